@@ -1,0 +1,291 @@
+"""A campaign's configuration: read once from YAML, validated, frozen, and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hydragnn_hpc.errors import UserError, nearest
+
+Positive = Annotated[int, Field(ge=1)]
+Widths = tuple[Positive, ...]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]  # names become folder names
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Task(Section):
+    """One predicted property."""
+
+    level: Literal["graph", "node"]
+    field: str
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Variant(Section):
+    """A set of tasks trained together; ``weights`` replace the tasks' own in the loss."""
+
+    name: Name
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+
+
+class Model(Section):
+    """The architecture: a trunk of message-passing layers shared by all tasks, a head for each."""
+
+    convolution: str = "PNA"
+    layers: Positive = 6
+    channels: Positive = 20
+    pooling: Literal["mean", "sum", "max"] = "mean"
+    graph_head: Widths = (50, 25)
+    node_head: Widths = (50, 25)
+
+
+class Optimizer(Section):
+    """The optimiser of the weights."""
+
+    name: Literal["Adam", "AdamW"] = "Adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 1.0e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Plateau(Section):
+    """Multiply the learning rate by ``factor`` when the validation loss has not improved for ``patience`` epochs."""
+
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    patience: Annotated[int, Field(ge=0)] = 5
+    minimum: Annotated[float, Field(ge=0)] = 1.0e-5
+
+
+class EarlyStopping(Section):
+    """Stop when the validation loss has not improved for ``patience`` epochs."""
+
+    patience: Positive = 10
+
+
+class Training(Section):
+    """How a member is trained; ``plateau`` and ``early_stopping`` are off where they are null."""
+
+    epochs: Positive = 200
+    batch_size: Positive = 64
+    optimizer: Optimizer = Optimizer()
+    plateau: Plateau | None = Plateau()
+    early_stopping: EarlyStopping | None = EarlyStopping()
+    engine: Literal["auto", "fused", "torch"] = "auto"
+
+
+class Launch(Section):
+    """How members are spread; ``slots_per_device``, ``attempts`` and the intervals do not change any result."""
+
+    slots_per_device: Positive = 1
+    stack: Positive = 1
+    attempts: Positive = 2
+    threads: Positive = 1
+    device: Literal["auto", "cpu", "cuda", "xpu"] = "auto"
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
+    silence_seconds: Annotated[float, Field(gt=0)] = 600.0
+
+
+WITHOUT_EFFECT = ("slots_per_device", "attempts", "checkpoint_seconds", "silence_seconds")
+"""Launch settings that may change between two runs of one campaign."""
+
+
+class Campaign(Section):
+    """One campaign: data set, tasks, variants, replicas, seed, model, training, launch."""
+
+    name: Name
+    dataset: str
+    tasks: Annotated[dict[Name, Task], Field(min_length=1)]
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
+    replicas: Annotated[int, Field(ge=1, le=100_000)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    model: Model = Model()
+    training: Training = Training()
+    launch: Launch = Launch()
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _spell_out(cls, value: Any, info: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        tasks = list(info.data.get("tasks") or {})
+        return [{"name": v, "tasks": _tasks_in(v, tasks)} if isinstance(v, str) else v for v in value]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Campaign:
+        names = [v.name for v in self.variants]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"variants: '{name}' is named twice; give each variant a name of its own")
+        for variant in self.variants:
+            for task in (*variant.tasks, *variant.weights):
+                if task not in self.tasks:
+                    raise ValueError(f"variant '{variant.name}': unknown task '{task}'{nearest(task, self.tasks)}")
+            if len(set(variant.tasks)) < len(variant.tasks):
+                raise ValueError(f"variant '{variant.name}': a task is named twice")
+        return self
+
+    def variant(self, name: str) -> Variant:
+        """Return the variant of that name."""
+        return next(v for v in self.variants if v.name == name)
+
+    def weight(self, variant: Variant, task: str) -> float:
+        """Return a task's weight in a variant's loss: the variant's own, else the task's."""
+        return variant.weights.get(task, self.tasks[task].weight)
+
+    def stacks(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Return what one worker trains at once: (variant, replicas), a function of the configuration alone."""
+        size = self.launch.stack
+        return [
+            (v.name, tuple(range(first, min(first + size, self.replicas))))
+            for v in self.variants
+            for first in range(0, self.replicas, size)
+        ]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what results depend on, as plain data (the data set enters by its checksum, not by its path)."""
+        content = self.model_dump(mode="json")
+        del content["dataset"]
+        for key in WITHOUT_EFFECT:
+            del content["launch"][key]
+        return content
+
+
+def member_seed(seed: int, variant: str, replica: int) -> int:
+    """Return a member's own seed (63 bits) from the campaign's seed, its variant's name and its replica's number.
+
+    The hash is BLAKE2b, so that it is the same on every machine and in every version of Python.
+    """
+    digest = hashlib.blake2b(f"{seed}|{variant}|{replica}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def config_hash(campaign: Campaign, dataset_sha256: str) -> str:
+    """Return the hash that names a campaign: of all that its results depend on."""
+    content = json.dumps([campaign.identity(), dataset_sha256], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
+    """Read a campaign file, apply ``key.key=value`` overrides, validate.
+
+    The data set's path comes back absolute; in the file it is relative to the file.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read or a value does not fit; an unknown key is told with the nearest known one.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no such campaign file: {path}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read campaign file {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"campaign file {path} holds no settings; start from jobs/campaigns/quickstart.yaml")
+    for override in overrides or []:
+        _apply(content, override)
+    campaign = parse_campaign(content, str(path))
+    dataset = (path.parent / Path(campaign.dataset).expanduser()).resolve()
+    return campaign.model_copy(update={"dataset": str(dataset)})
+
+
+def parse_campaign(content: dict[str, Any], where: str) -> Campaign:
+    """Validate plain data into a :class:`Campaign`; ``where`` is named in errors.
+
+    Raises
+    ------
+    UserError
+        On the first value that does not fit.
+    """
+    try:
+        return Campaign.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_first_line(error)}") from error
+
+
+def _tasks_in(name: str, tasks: list[str]) -> list[str]:
+    """Split a variant's name into task names: at '+', else as a run of known names, the longest first."""
+    if "+" in name:
+        return name.split("+")
+    found: list[str] = []
+    rest = name
+    while rest:
+        match = max((t for t in tasks if rest.startswith(t)), key=len, default=None)
+        if match is None:
+            return [name]
+        found.append(match)
+        rest = rest[len(match) :]
+    return found
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise UserError(f"--set {override}: expected key=value, for instance training.epochs=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: the value is not YAML: {error}") from error
+    *parents, last = key.split(".")
+    target = content
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise UserError(f"--set {override}: '{parent}' is a single value, it has no '{last}' in it")
+    # YAML reads 1e-3 (no dot) as text; a user of --set means the number.
+    target[last] = _number(value)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return number if math.isfinite(number) else value
+    return value
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(first["loc"][:-1])
+        return f"unknown key '{place}'{nearest(str(first['loc'][-1]), known)}"
+    if first["type"] == "missing":
+        return f"missing key '{place}'"
+    message = str(first["msg"]).removeprefix("Value error, ")
+    given = first.get("input")
+    shown = f" (given: {given!r})" if place and isinstance(given, str | int | float | bool | type(None)) else ""
+    return f"{place}: {message}{shown}" if place else message
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """Return the known keys of the section at ``location``."""
+    section: Any = Campaign
+    for part in location:
+        if section is Campaign and part == "tasks":
+            section = dict
+        elif section is Campaign and part == "variants":
+            section = list
+        elif section is dict:
+            section = Task
+        elif section is list:
+            section = Variant
+        elif isinstance(section, type) and issubclass(section, BaseModel) and str(part) in section.model_fields:
+            annotation = section.model_fields[str(part)].annotation
+            options = [annotation, *getattr(annotation, "__args__", ())]
+            section = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

@@ -1,0 +1,42 @@
+"""What can go wrong in a way that a user can act on, and the exit codes of every command."""
+
+from __future__ import annotations
+
+import difflib
+import enum
+from collections.abc import Iterable
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of ``hydragnn-hpc``."""
+
+    DONE = 0
+    MEMBERS_FAILED = 1
+    USAGE = 2
+    AGAIN = 75  # EX_TEMPFAIL of sysexits.h: out of time, run the same command again
+    INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """An error that a user can act on, told in one line: what, where, the value, the remedy.
+
+    Parameters
+    ----------
+    message : str
+        The line. Line breaks are folded into spaces.
+    exit_code : ExitCode, optional
+        The exit code of the command that meets it.
+    """
+
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.USAGE) -> None:
+        super().__init__(" ".join(message.split()))
+        self.exit_code = exit_code
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` or the list of what is known, to end an error with."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known are: {', '.join(known)}" if known else ""

@@ -1,0 +1,104 @@
+"""Every array of a data set, declared once: its name, shape, dtype, unit and meaning.
+
+Shapes are written with the sizes ``S`` samples, ``A`` atoms of all samples together, ``G`` geometries, ``B`` atoms of
+all geometries together, ``E`` directed edges of all geometries together, ``N`` bytes of text, and ``d`` the width of a
+target. A sample is a decoration (species and targets) of a geometry (sites, cell and neighbours); many samples may
+share one geometry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydragnn_hpc.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+"""Names of the parts; a sample's ``split`` is the position in this tuple."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One declared array.
+
+    Attributes
+    ----------
+    name, shape, dtype, unit, meaning : str
+        ``shape`` is a blank-separated list of size letters and numbers, ``"A d"`` or ``"G 3 3"``.
+    """
+
+    name: str
+    shape: str
+    dtype: str
+    unit: str
+    meaning: str
+
+    def check(self, array: np.ndarray, sizes: dict[str, int], where: str) -> None:
+        """Hold ``array`` to the declaration; size letters not yet in ``sizes`` are learned from it.
+
+        Raises
+        ------
+        UserError
+            If the dtype, the number of dimensions or a size differs.
+        """
+        if array.dtype != np.dtype(self.dtype):
+            raise UserError(
+                f"{where}: field '{self.name}' has dtype {array.dtype}, expected {self.dtype}; prepare the data again"
+            )
+        letters = self.shape.split()
+        expected = [int(s) if s.isdigit() else sizes.get(s, -1) for s in letters]
+        fits = array.ndim == len(letters) and all(e in (-1, a) for e, a in zip(expected, array.shape, strict=True))
+        if not fits:
+            shown = tuple(s if e < 0 else e for s, e in zip(letters, expected, strict=True))
+            raise UserError(
+                f"{where}: field '{self.name}' has shape {array.shape}, expected {shown}; prepare the data set again"
+            )
+        sizes.update({s: a for s, a in zip(letters, array.shape, strict=True) if not s.isdigit() and s != "d"})
+
+
+STRUCTURE = (
+    Field("sample_name_offsets", "S+1", "int64", "", "where each sample's name starts in sample_names"),
+    Field("sample_names", "N", "uint8", "", "names of the samples, UTF-8, concatenated"),
+    Field("sample_geometry", "S", "int32", "", "the geometry that each sample decorates"),
+    Field("split", "S", "uint8", "", "0 train, 1 validation, 2 test"),
+    Field("atom_offsets", "S+1", "int64", "", "where each sample's atoms start in A"),
+    Field("atomic_numbers", "A", "int32", "", "proton number of every atom"),
+    Field("geometry_atom_offsets", "G+1", "int64", "", "where each geometry's sites start in B"),
+    Field("pos", "B 3", "float64", "bohr", "positions of the sites"),
+    Field("cell", "G 3 3", "float64", "bohr", "rows are the lattice vectors; zeros where there is none"),
+    Field("periodic", "G 3", "uint8", "", "1 where the boundary is periodic along that lattice vector"),
+    Field("neighbour_offsets", "B+1", "int64", "", "where each site's neighbours start in E"),
+    Field("neighbours", "E", "int32", "", "neighbouring site, counted within its geometry"),
+    Field("edge_vectors", "E 3", "float64", "bohr", "from the site to its neighbour's image"),
+)
+"""The arrays that every data set has. ``neighbours`` is symmetric: each edge i -> j has its j -> i."""
+
+
+def target_field(name: str, level: str, unit: str) -> Field:
+    """Declare a target: ``node`` targets are ``[A, d]``, ``graph`` targets ``[S, d]``; NaN is a missing value."""
+    return Field(f"target_{name}", "A d" if level == "node" else "S d", "float64", unit, f"{level}-level target")
+
+
+@dataclass(frozen=True)
+class Property:
+    """A target known by name: its level and unit."""
+
+    name: str
+    level: str
+    unit: str
+    label: str
+
+
+PROPERTIES = {
+    p.name: p
+    for p in (
+        Property("mixing_enthalpy", "graph", "Ry", "mixing enthalpy"),
+        Property("charge_transfer", "node", "e", "charge transfer"),
+        Property("magnetic_moment", "node", "μB", "magnetic moment"),
+    )
+}
+"""What LSMS text gives. Energies are per cell."""
+
+BOHR_IN_ANGSTROM = 0.529177210903  # CODATA 2018
+RYDBERG_IN_EV = 13.605693122994  # CODATA 2018

@@ -1,0 +1,61 @@
+"""What a user sees while something long runs: a bar on a terminal, plain lines in a batch log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Progress = Callable[[int, int], None]
+"""Called as ``progress(done, total)``; ``total`` is 0 where it is not known."""
+
+
+def say(line: str) -> None:
+    """Print one line to standard error with the local time, at once."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(label: str, unit: str, every: float = 10.0) -> Iterator[Progress]:
+    """Show the progress of ``label``, counted in ``unit``: a bar on a terminal, a line every ``every`` seconds else."""
+    if sys.stderr.isatty():
+        with _bar(label, unit) as bar:
+            yield bar
+        return
+    started = last = time.monotonic()
+    seen = (0, 0)
+
+    def update(done: int, total: int) -> None:
+        nonlocal last, seen
+        seen = (done, total)
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
+            say(f"{label}: {_of(done, total)} {unit}")
+
+    yield update
+    if seen[0]:
+        say(f"{label}: {_of(*seen)} {unit} in {time.monotonic() - started:.1f} s")
+
+
+def _of(done: int, total: int) -> str:
+    return f"{done:,} of {total:,}" if total else f"{done:,}"
+
+
+@contextmanager
+def _bar(label: str, unit: str) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        bar = bars.add_task(label, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total or None)
