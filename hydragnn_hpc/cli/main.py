@@ -1,0 +1,53 @@
+"""The program: its commands, and how an error becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import hydragnn_hpc
+from hydragnn_hpc.errors import ExitCode, UserError
+
+app = typer.Typer(
+    name="hydragnn-hpc",
+    help="Train ensembles of multi-task graph neural networks on supercomputers: one model per GPU.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"hydragnn-hpc {hydragnn_hpc.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+def main() -> None:
+    """Run the command line; exit with one of :class:`~hydragnn_hpc.errors.ExitCode`."""
+    debug = "--debug" in sys.argv[1:]
+    # Allowed anywhere on the line, since it is added in hindsight.
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        app(args=arguments)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"hydragnn-hpc: error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("hydragnn-hpc: interrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
+        sys.exit(ExitCode.INTERRUPTED)

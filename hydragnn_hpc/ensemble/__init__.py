@@ -1,0 +1,1 @@
+"""Many members: supervisors over MPI ranks, hand-out, failures, resume."""
