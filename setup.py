@@ -1,0 +1,75 @@
+"""Metadata of hydragnn_hpc, in one place; pyproject.toml configures tools only."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).resolve().parent
+# Read, not imported: importing the package would need its dependencies.
+VERSION = re.search(r'^__version__ = "([^"]+)"$', (HERE / "hydragnn_hpc/__init__.py").read_text("utf-8"), re.M)[1]
+
+# Lower bounds are versions that the tests have run with; envs/local.lock pins the ones that they run with now.
+REQUIRED = [
+    "torch>=2.13",
+    "torch_geometric>=2.8",
+    "mpi4py>=4.1",
+    "adios2>=2.12.1",
+    "numpy>=2.4",
+    "pandas>=3.1",
+    "vesin>=0.6",
+    "ase>=3.29",
+    "pydantic>=2.14",
+    "PyYAML>=6.0",
+    "typer>=0.29",
+    "rich>=15.0",
+    "jinja2>=3.1",
+    "matplotlib>=3.11",
+    "scipy>=1.17",
+]
+
+EXTRAS = {
+    "mpich": ["mpich>=5.0"],  # an MPI without a system package; a supercomputer brings its own
+    "test": ["pytest>=9.2", "pytest-timeout>=2.4", "hypothesis>=6.170", "coverage>=7.17"],
+    "lint": ["ruff>=0.17.6", "mypy>=2.4"],
+}
+
+
+class BuildWithJobs(build_py):
+    """Put the job templates and machine profiles of ``jobs/`` into an installed package, where ``submit`` finds them."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(HERE / "jobs", Path(self.build_lib) / "hydragnn_hpc" / "jobs", dirs_exist_ok=True)
+
+
+setup(
+    name="hydragnn-hpc",
+    version=VERSION,
+    description="Ensembles of multi-task graph neural networks on supercomputers: one model per GPU, one shared data set",
+    long_description=(HERE / "README.md").read_text("utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    author="hydragnn_hpc developers",
+    license="BSD-3-Clause",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Physics",
+    ],
+    python_requires=">=3.11",
+    packages=find_packages(include=["hydragnn_hpc", "hydragnn_hpc.*"]),
+    package_data={"hydragnn_hpc": ["**/*.html", "**/*.jinja", "**/*.css", "**/*.js", "**/*.c", "**/*.h", "py.typed"]},
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["hydragnn-hpc = hydragnn_hpc.cli.main:main"]},
+    cmdclass={"build_py": BuildWithJobs},
+    zip_safe=False,
+)
