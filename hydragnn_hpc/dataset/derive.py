@@ -1,0 +1,87 @@
+"""Quantities derived from an LSMS calculation: charge transfer, mixing enthalpy, total moment."""
+
+from __future__ import annotations
+
+import numpy as np
+from ase.data import atomic_numbers as proton_numbers
+from ase.data import chemical_symbols
+
+from hydragnn_hpc.errors import UserError, nearest
+
+EndMembers = dict[int, float]
+"""Energy of the pure element, Ry per atom, by proton number."""
+
+
+def charge_transfer(charge: np.ndarray, atomic_numbers: np.ndarray) -> np.ndarray:
+    """Return the charge transfer of every atom, e: electrons in the site less the proton number. Both ``[n_atoms]``."""
+    return charge - atomic_numbers
+
+
+def parse_end_members(given: list[str]) -> EndMembers:
+    """Read ``["Fe=-2541.0", ...]`` (Ry per atom).
+
+    Raises
+    ------
+    UserError
+        If an entry is not ``symbol=number`` or the symbol is no element.
+    """
+    found: EndMembers = {}
+    for entry in given:
+        symbol, _, text = entry.partition("=")
+        if symbol not in proton_numbers:
+            raise UserError(f"end member '{entry}': no element '{symbol}'{nearest(symbol, chemical_symbols[1:])}")
+        try:
+            found[proton_numbers[symbol]] = float(text)
+        except ValueError as error:
+            raise UserError(f"end member '{entry}': expected SYMBOL=ENERGY, Ry per atom, as Fe=-2541.0") from error
+    return found
+
+
+def find_end_members(total_energies: np.ndarray, species_counts: np.ndarray, species: np.ndarray) -> EndMembers:
+    """Find the energies of the pure elements: the lowest per atom among the pure cells of each.
+
+    Parameters
+    ----------
+    total_energies : numpy.ndarray
+        ``[S]`` float64, Ry per cell.
+    species_counts : numpy.ndarray
+        ``[S, n_species]`` atoms of each species in each cell.
+    species : numpy.ndarray
+        ``[n_species]`` proton numbers.
+    """
+    found: EndMembers = {}
+    n_atoms = species_counts.sum(axis=1)
+    for column, z in enumerate(species.tolist()):
+        pure = species_counts[:, column] == n_atoms
+        if pure.any():
+            found[z] = float((total_energies[pure] / n_atoms[pure]).min())
+    return found
+
+
+def mixing_enthalpy(
+    total_energies: np.ndarray, species_counts: np.ndarray, species: np.ndarray, end_members: EndMembers
+) -> np.ndarray:
+    """Return H = E - sum_s n_s e_s, Ry per cell, ``[S]``; shapes as in :func:`find_end_members`.
+
+    Raises
+    ------
+    UserError
+        If an element has no end member.
+    """
+    missing = [chemical_symbols[z] for z in species.tolist() if z not in end_members]
+    if missing:
+        raise UserError(
+            f"no end member for {', '.join(missing)}: the mixing enthalpy needs the pure element's energy; add a pure"
+            f" cell to the data or give --end-member {missing[0]}=ENERGY (Ry per atom)"
+        )
+    # Summed in this order, n * (E_pure / n_pure), a pure cell's own enthalpy is exactly zero.
+    reference = sum(species_counts[:, k] * end_members[z] for k, z in enumerate(species.tolist()))
+    enthalpy: np.ndarray = total_energies - reference
+    return enthalpy
+
+
+def total_per_sample(values: np.ndarray, atom_offsets: np.ndarray) -> np.ndarray:
+    """Sum a node-level target ``[A, d]`` over each sample's atoms: ``[S, d]`` (the total magnetic moment, say)."""
+    running = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
+    total: np.ndarray = running[atom_offsets[1:]] - running[atom_offsets[:-1]]
+    return total
