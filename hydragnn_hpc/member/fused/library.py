@@ -1,0 +1,171 @@
+"""The compiled kernels: found in a per-user cache, or compiled into it at first use.
+
+The file's name carries a hash of everything that shapes it (sources, flags, compiler, processor), so a home folder
+shared by different machines is safe. Many workers of a node start at once: one compiles, the others wait for its lock,
+and the finished file appears by a rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+SOURCE = Path(__file__).parent / "source"
+COMPILERS = ("gcc", "clang", "cc")
+FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+NATIVE = ("-march=native", "-mcpu=native")
+"""The same wish in the dialects of x86 and of Arm and Power compilers; the first accepted one is used."""
+SECONDS = 300
+"""A compiler that takes longer is given up."""
+
+
+class CannotCompile(Exception):  # noqa: N818 - says what happened, and is caught where it is raised
+    """Why there are no kernels on this machine."""
+
+
+def unavailable(dtype: np.typing.DTypeLike = np.float32) -> str:
+    """Say why the kernels cannot be used here, or ``""`` if they can. Compiles them if need be (seconds, once)."""
+    try:
+        library(np.dtype(dtype).name)
+    except CannotCompile as error:
+        return str(error)
+    return ""
+
+
+@functools.cache
+def library(dtype: str, cache: Path | None = None) -> ctypes.CDLL:
+    """Load the kernels for ``float32`` or ``float64``, compiling them first where the cache has none.
+
+    Raises
+    ------
+    CannotCompile
+        With the reason, in one line.
+    """
+    compiler = find_compiler()
+    folder = cache or cache_folder()
+    target = folder / f"fused-{dtype}-{_fingerprint(compiler, dtype)}.so"
+    with _locked(target.with_suffix(".lock")):
+        if not _loads(target):
+            compile_source(compiler, dtype, target)
+        loaded = ctypes.CDLL(str(target))
+    loaded.fused_memory.restype = loaded.fused_lanes.restype = ctypes.c_int64
+    loaded.fused_step.restype = loaded.fused_predict.restype = None
+    return loaded
+
+
+def find_compiler() -> str:
+    """Path of a C compiler.
+
+    Raises
+    ------
+    CannotCompile
+        If none is on the path.
+    """
+    for name in COMPILERS:
+        if path := shutil.which(name):
+            return path
+    raise CannotCompile(f"no C compiler ({', '.join(COMPILERS)}) on the PATH")
+
+
+def cache_folder() -> Path:
+    """Return a folder that only this user can write to: below the home folder, or else in the temporary one.
+
+    Raises
+    ------
+    CannotCompile
+        If there is none.
+    """
+    with contextlib.suppress(OSError, RuntimeError):
+        return _private(Path.home() / ".cache" / "hydragnn_hpc")
+    try:
+        return _private(Path(tempfile.gettempdir()) / f"hydragnn_hpc-{os.getuid()}")
+    except OSError as error:
+        raise CannotCompile(f"no folder for compiled kernels: {error}") from error
+
+
+def compile_source(compiler: str, dtype: str, target: Path) -> None:
+    """Compile the kernels into ``target``, which appears whole or not at all.
+
+    Raises
+    ------
+    CannotCompile
+        With the compiler's first complaint.
+    """
+    extra = ["-DFUSED_DOUBLE"] if dtype == "float64" else []
+    complaint = ""
+    for native in (*((flag,) for flag in NATIVE), ()):
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.stem, suffix=".part")
+        os.close(handle)
+        command = [compiler, *FLAGS, *native, *extra, "-o", name, str(SOURCE / "member.c"), "-lm"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+            if done.returncode == 0:
+                Path(name).replace(target)
+                return
+            complaint = complaint or next(iter(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
+        except (OSError, subprocess.SubprocessError) as error:
+            raise CannotCompile(f"{compiler} did not run: {error}") from error
+        finally:
+            Path(name).unlink(missing_ok=True)
+    raise CannotCompile(f"{compiler} cannot compile the kernels: {complaint}")
+
+
+def _private(folder: Path) -> Path:
+    """Make ``folder``, and refuse one of somebody else or one that is not writable."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise OSError(f"{folder} belongs to another user")
+    with tempfile.TemporaryFile(dir=folder):
+        return folder
+
+
+def _fingerprint(compiler: str, dtype: str) -> str:
+    """Hash of all that the compiled file depends on."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCE.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    version = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=False).stdout
+    for word in (dtype, *FLAGS, *NATIVE, compiler, version, platform.machine(), _processor()):
+        digest.update(word.encode() + b"\0")
+    return digest.hexdigest()[:20]
+
+
+def _processor() -> str:
+    """What this processor can do: ``-march=native`` means something else on another one."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        wanted = ("model name", "flags", "Features", "cpu\t")
+        return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+    return platform.processor()
+
+
+def _loads(path: Path) -> bool:
+    """Whether ``path`` is a library that can be loaded: a cache may have been damaged."""
+    if not path.is_file():
+        return False
+    try:
+        ctypes.CDLL(str(path))
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock. Where the file system has none, work goes on: the rename alone keeps files whole."""
+    with path.open("w") as handle:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,148 @@
+"""The plan that the kernels read: the structures of ``source/plan.h``, filled from sizes, geometry and data."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hydragnn_hpc.member.fused.sizes import LEVELS, POOLINGS, Array, Geometry, NetworkSizes, ParameterTable, TaskSizes
+
+_INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
+
+
+class CLayer(ctypes.Structure):
+    """``Layer`` of plan.h."""
+
+    _fields_ = [
+        (name, _INT)
+        for name in (
+            *("n_in", "n_out", "pre_weight", "pre_bias", "post_weight", "post_bias", "lin_weight", "lin_bias"),
+            *("norm_weight", "norm_bias", "running_mean", "running_var"),
+        )
+    ]
+
+
+class CLinear(ctypes.Structure):
+    """``Linear`` of plan.h."""
+
+    _fields_ = [(name, _INT) for name in ("n_in", "n_out", "weight", "bias")]
+
+
+class CTask(ctypes.Structure):
+    """``Task`` of plan.h."""
+
+    _fields_ = [
+        *((name, _INT) for name in ("graph", "width", "linears")),
+        ("linear", _POINTER),
+        ("weight", ctypes.c_double),
+        ("target", _POINTER),
+    ]
+
+
+class CPlan(ctypes.Structure):
+    """``Plan`` of plan.h."""
+
+    _fields_ = [
+        *((name, _INT) for name in ("atoms", "layers", "tasks", "groups", "pooling", "parameters", "buffers")),
+        *((name, _POINTER) for name in ("order", "first", "neighbour", "group", "scale", "layer", "task", "inputs")),
+        ("momentum", ctypes.c_double),
+        ("epsilon", ctypes.c_double),
+    ]
+
+
+@dataclass
+class Plan:
+    """A filled ``CPlan`` with everything it points to."""
+
+    c: CPlan
+    kept: list[object] = field(default_factory=list)
+
+    @property
+    def pointer(self) -> object:
+        """What a kernel takes."""
+        return ctypes.byref(self.c)
+
+
+def degree_order(geometry: Geometry) -> tuple[Array, Array, Array, Array]:
+    """Sort the atoms by degree, so that atoms that share a matrix lie together.
+
+    Returns
+    -------
+    order : int64 [n]
+        Place -> atom.
+    first, neighbour : int32 [n + 1], [m]
+        The neighbours of each place, as places, in their order.
+    group : int64 [groups + 1]
+        First place of each distinct degree.
+    """
+    first, neighbour = np.asarray(geometry.first, np.int64), np.asarray(geometry.neighbour, np.int64)
+    degree = np.diff(first)
+    order = np.argsort(degree, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    rows = [place[neighbour[first[atom] : first[atom + 1]]] for atom in order]
+    new_first = np.concatenate([[0], np.cumsum(degree[order])])
+    starts = np.flatnonzero(np.diff(degree[order], prepend=-1))
+    new_neighbour = np.concatenate(rows).astype(np.int32)
+    return order, new_first.astype(np.int32), new_neighbour, np.append(starts, len(order)).astype(np.int64)
+
+
+def degree_scales(degree: Array, average_degree: tuple[float, float]) -> Array:
+    """PNA's scalers (Corso et al. 2020, eq. 5) of each degree: identity, amplification, attenuation, linear.
+
+    All are zero at degree 0: without neighbours every aggregate is zero, whatever it is scaled by, and unlike elsewhere
+    does not hold the bias of the message.
+
+    Returns
+    -------
+    float64 array [groups, 4]
+    """
+    linear, logarithm = average_degree
+    log = np.log(np.maximum(degree, 1) + 1.0)
+    scales = np.stack([np.ones_like(log), log / logarithm, logarithm / log, degree / linear], axis=1)
+    scales[degree == 0] = 0.0
+    return scales
+
+
+def build_plan(
+    sizes: NetworkSizes, table: ParameterTable, geometry: Geometry, inputs: Array, targets: Mapping[str, Array]
+) -> Plan:
+    """Fill a plan; ``inputs`` [S, n, F0] and ``targets`` are contiguous and of the engine's dtype."""
+    plan = Plan(CPlan())
+    order, first, neighbour, group = degree_order(geometry)
+    scale = degree_scales(np.diff(first)[group[:-1]], sizes.average_degree).astype(inputs.dtype)
+    layers = (CLayer * len(sizes.channels))(*(_layer(table, *item) for item in enumerate(sizes.layers)))
+    tasks = (CTask * len(sizes.tasks))(*(_task(plan, sizes, table, t, targets[t.name]) for t in sizes.tasks))
+    c = plan.c
+    c.atoms, c.layers, c.tasks, c.groups = geometry.n_atoms, len(layers), len(tasks), len(group) - 1
+    c.pooling = POOLINGS.index(sizes.pooling)
+    c.parameters, c.buffers = table.parameter_size, table.buffer_size
+    c.momentum, c.epsilon = sizes.momentum, sizes.epsilon
+    c.layer, c.task = ctypes.addressof(layers), ctypes.addressof(tasks)
+    arrays = {"order": order, "first": first, "neighbour": neighbour, "group": group, "scale": scale, "inputs": inputs}
+    for name, array in arrays.items():
+        setattr(c, name, array.ctypes.data)
+    plan.kept += [layers, tasks, *arrays.values()]
+    return plan
+
+
+def _layer(table: ParameterTable, number: int, widths: tuple[int, int]) -> CLayer:
+    conv, norm = f"trunk.{number}.conv", f"trunk.{number}.norm"
+    names = [f"{conv}.{part}.{kind}" for part in ("pre_nns.0.0", "post_nns.0.0", "lin") for kind in ("weight", "bias")]
+    places = [table.parameters[name][0] for name in (*names, f"{norm}.weight", f"{norm}.bias")]
+    running = [table.buffers[f"{norm}.{kind}"][0] for kind in ("running_mean", "running_var")]
+    return CLayer(*widths, *places, *running)
+
+
+def _task(plan: Plan, sizes: NetworkSizes, table: ParameterTable, task: TaskSizes, target: Array) -> CTask:
+    widths = sizes.linears(task)
+    linears = (CLinear * len(widths))()
+    for number, pair in enumerate(widths):
+        places = [table.parameters[f"heads.{task.name}.{number}.{kind}"][0] for kind in ("weight", "bias")]
+        linears[number] = CLinear(*pair, *places)
+    plan.kept += [linears, target]
+    graph = LEVELS.index(task.level)
+    return CTask(graph, task.width, len(widths), ctypes.addressof(linears), task.weight, target.ctypes.data)

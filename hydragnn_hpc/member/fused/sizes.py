@@ -1,0 +1,167 @@
+"""What the fused engine is built from: sizes of the network, its geometry, and where its parameters lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from hydragnn_hpc.errors import UserError
+
+Array = npt.NDArray[Any]
+Place = tuple[int, tuple[int, ...]]
+"""Offset into a member's flat vector, and shape."""
+
+POOLINGS = ("mean", "sum", "max")
+LEVELS = ("node", "graph")
+
+
+@dataclass(frozen=True)
+class TaskSizes:
+    """One head: ``level`` (``node`` or ``graph``), ``width`` of the property, ``hidden`` widths, ``weight`` in the loss."""
+
+    name: str
+    level: str
+    width: int
+    hidden: tuple[int, ...] = (50, 25)
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class NetworkSizes:
+    """Sizes and constants of a PNA network.
+
+    Attributes
+    ----------
+    inputs : int
+        Width F0 of the node inputs.
+    channels : tuple of int
+        Width of the output of each layer of the trunk.
+    tasks : tuple of TaskSizes
+    average_degree : (float, float)
+        PNA's mean degree, and mean of log(degree + 1), over the atoms of the training set.
+    pooling : str
+        ``mean``, ``sum`` or ``max``, for graph-level tasks.
+    momentum, epsilon : float
+        Of batch normalisation.
+    """
+
+    inputs: int
+    channels: tuple[int, ...]
+    tasks: tuple[TaskSizes, ...]
+    average_degree: tuple[float, float]
+    pooling: str = "mean"
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise UserError(f"pooling '{self.pooling}' is unknown; choose one of: {', '.join(POOLINGS)}")
+        for task in self.tasks:
+            if task.level not in LEVELS:
+                raise UserError(f"task '{task.name}': level '{task.level}' is unknown; choose node or graph")
+        if not self.tasks or not self.channels:
+            raise UserError("a network needs at least one layer and one task; add them to the campaign")
+
+    @property
+    def layers(self) -> tuple[tuple[int, int], ...]:
+        """Widths (in, out) of each layer."""
+        return tuple(zip((self.inputs, *self.channels[:-1]), self.channels, strict=True))
+
+    def linears(self, task: TaskSizes) -> tuple[tuple[int, int], ...]:
+        """Widths (in, out) of each fully connected layer of a head."""
+        widths = (self.channels[-1], *task.hidden, task.width)
+        return tuple(zip(widths[:-1], widths[1:], strict=True))
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every parameter, PyTorch Geometric's names in the trunk."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for number, (fan_in, out) in enumerate(self.layers):
+            trunk = f"trunk.{number}"
+            linears = {"pre_nns.0.0": (fan_in, 2 * fan_in), "post_nns.0.0": (out, 17 * fan_in), "lin": (out, out)}
+            for name, shape in linears.items():
+                shapes[f"{trunk}.conv.{name}.weight"] = shape
+                shapes[f"{trunk}.conv.{name}.bias"] = shape[:1]
+            shapes[f"{trunk}.norm.weight"] = shapes[f"{trunk}.norm.bias"] = (out,)
+        for task in self.tasks:
+            for number, (fan_in, out) in enumerate(self.linears(task)):
+                shapes[f"heads.{task.name}.{number}.weight"] = (out, fan_in)
+                shapes[f"heads.{task.name}.{number}.bias"] = (out,)
+        return shapes
+
+    def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every buffer."""
+        return {
+            f"trunk.{number}.norm.{name}": (out,)
+            for number, out in enumerate(self.channels)
+            for name in ("running_mean", "running_var")
+        }
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Neighbours of the atoms of every sample, sorted by receiver.
+
+    Attributes
+    ----------
+    first : int array [n + 1]
+        Atom i's neighbours are ``neighbour[first[i]:first[i + 1]]``.
+    neighbour : int array [m]
+        Atom numbers; one may come twice (two images of it).
+    """
+
+    first: Array
+    neighbour: Array
+
+    def __post_init__(self) -> None:
+        first, neighbour = np.asarray(self.first), np.asarray(self.neighbour)
+        good = first.ndim == neighbour.ndim == 1 and len(first) > 1 and first[0] == 0 and first[-1] == len(neighbour)
+        if not good or np.any(np.diff(first) < 0):
+            raise UserError(f"geometry: 'first' {first.shape} does not delimit {len(neighbour)} neighbours; check it")
+        if len(neighbour) and not 0 <= neighbour.min() <= neighbour.max() < len(first) - 1:
+            raise UserError(f"geometry: neighbours run to {neighbour.max()}, but there are {len(first) - 1} atoms")
+
+    @property
+    def n_atoms(self) -> int:
+        """Atoms n."""
+        return len(self.first) - 1
+
+
+class ParameterTable(Protocol):
+    """Where each parameter and buffer of a member lies in its flat vectors."""
+
+    @property
+    def parameters(self) -> Mapping[str, Place]:
+        """Name -> (offset, shape)."""
+
+    @property
+    def buffers(self) -> Mapping[str, Place]:
+        """Name -> (offset, shape)."""
+
+    @property
+    def parameter_size(self) -> int:
+        """Length P of the parameter vector, padding included."""
+
+    @property
+    def buffer_size(self) -> int:
+        """Length Q of the buffer vector."""
+
+
+def check_table(sizes: NetworkSizes, table: ParameterTable) -> None:
+    """Hold a table to the network's own names and shapes.
+
+    Raises
+    ------
+    UserError
+        If a name is missing, too much, or has another shape.
+    """
+    for expected, places in ((sizes.parameter_shapes(), table.parameters), (sizes.buffer_shapes(), table.buffers)):
+        if expected.keys() != places.keys():
+            names = ", ".join(sorted(expected.keys() ^ places.keys())[:4])
+            raise UserError(f"the fused engine and the network disagree on parameters: {names}; use engine 'torch'")
+        for name, shape in expected.items():
+            if tuple(places[name][1]) != shape:
+                raise UserError(f"parameter '{name}' has shape {places[name][1]}, the fused engine expects {shape}")

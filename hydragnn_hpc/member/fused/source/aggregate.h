@@ -1,0 +1,100 @@
+/* Aggregation over neighbours, forward and backward (Corso et al. 2020, eq. 2 to 5).
+ *
+ * y holds one block: a column of `features` vectors per atom. Features go four at a time, so that the
+ * running sums of one receiver stay in registers while its neighbours are visited. The variance takes
+ * a second pass, which float32 needs: mean(y^2) - mean(y)^2 cancels.
+ */
+#ifndef FUSED_AGGREGATE_H
+#define FUSED_AGGREGATE_H
+
+#include "plan.h"
+
+#define FEATURES_AT_ONCE 4
+
+/* PyTorch Geometric: clamp(var, 1e-5).sqrt(), then zero where that is not above sqrt(1e-5). */
+#define SMALLEST_VARIANCE ((real)1e-5)
+
+INLINE vec deviation(vec variance) { return square_root(where_positive(variance - SMALLEST_VARIANCE, variance)); }
+
+INLINE void aggregate_part(int U, const vec *y, const int32_t *neighbour, long degree, long features, vec *out) {
+    vec sum[FEATURES_AT_ONCE], low[FEATURES_AT_ONCE], high[FEATURES_AT_ONCE], square[FEATURES_AT_ONCE];
+    real share = (real)1 / degree;
+    const vec *from = y + neighbour[0] * features;
+    UNROLL for (int u = 0; u < U; u++) {
+        sum[u] = low[u] = high[u] = from[u];
+        square[u] = (vec){};
+    }
+    for (long e = 1; e < degree; e++) {
+        from = y + neighbour[e] * features;
+        UNROLL for (int u = 0; u < U; u++) {
+            vec value = from[u];
+            sum[u] += value;
+            low[u] = minimum(low[u], value);
+            high[u] = maximum(high[u], value);
+        }
+    }
+    UNROLL for (int u = 0; u < U; u++) sum[u] *= share;
+    for (long e = 0; e < degree; e++) {
+        from = y + neighbour[e] * features;
+        UNROLL for (int u = 0; u < U; u++) {
+            vec difference = from[u] - sum[u];
+            square[u] += difference * difference;
+        }
+    }
+    UNROLL for (int u = 0; u < U; u++) {
+        out[u] = sum[u];
+        out[features + u] = low[u];
+        out[2 * features + u] = high[u];
+        out[3 * features + u] = deviation(square[u] * share);
+    }
+}
+
+/* out[4 * features] of one receiver: mean, minimum, maximum, standard deviation; zeros without neighbours. */
+static void aggregate(const vec *y, const int32_t *neighbour, long degree, long features, vec *out) {
+    if (degree == 0) {
+        memset(out, 0, AGGREGATES * features * sizeof(vec));
+        return;
+    }
+    long f = 0;
+    for (; f + FEATURES_AT_ONCE <= features; f += FEATURES_AT_ONCE)
+        aggregate_part(FEATURES_AT_ONCE, y + f, neighbour, degree, features, out + f);
+    for (; f < features; f++) aggregate_part(1, y + f, neighbour, degree, features, out + f);
+}
+
+INLINE void aggregate_back_part(int U, const vec *y, const int32_t *neighbour, long degree, long features,
+                                const vec *value, const vec *grad, vec *grad_y) {
+    vec low[FEATURES_AT_ONCE], high[FEATURES_AT_ONCE], grad_low[FEATURES_AT_ONCE], grad_high[FEATURES_AT_ONCE];
+    vec level[FEATURES_AT_ONCE], slope[FEATURES_AT_ONCE];
+    real share = (real)1 / degree;
+    UNROLL for (int u = 0; u < U; u++) {
+        vec std = value[3 * features + u];
+        /* d std / d y_j = (y_j - mean) / (degree std), and nothing below the smallest variance */
+        slope[u] = where_positive(std, grad[3 * features + u] * share / std);
+        level[u] = grad[u] * share - slope[u] * value[u];
+        low[u] = value[features + u];
+        high[u] = value[2 * features + u];
+        grad_low[u] = grad[features + u];
+        grad_high[u] = grad[2 * features + u];
+    }
+    for (long e = 0; e < degree; e++) {
+        const vec *from = y + neighbour[e] * features;
+        vec *to = grad_y + neighbour[e] * features;
+        UNROLL for (int u = 0; u < U; u++) {
+            vec v = from[u], sum = to[u] + (level[u] + slope[u] * v);
+            sum = take_first(sum, v, low[u], &grad_low[u]);
+            to[u] = take_first(sum, v, high[u], &grad_high[u]);
+        }
+    }
+}
+
+/* Adds to grad_y of the neighbours what `grad` on the aggregates `value` of one receiver implies. */
+static void aggregate_back(const vec *y, const int32_t *neighbour, long degree, long features, const vec *value,
+                           const vec *grad, vec *grad_y) {
+    long f = 0;
+    for (; f + FEATURES_AT_ONCE <= features; f += FEATURES_AT_ONCE)
+        aggregate_back_part(FEATURES_AT_ONCE, y + f, neighbour, degree, features, value + f, grad + f, grad_y + f);
+    for (; f < features; f++)
+        aggregate_back_part(1, y + f, neighbour, degree, features, value + f, grad + f, grad_y + f);
+}
+
+#endif

@@ -1,0 +1,102 @@
+/* Batch normalisation (Ioffe & Szegedy 2015) and ReLU, as torch.nn.BatchNorm1d over all atoms of a batch. */
+#ifndef FUSED_NORM_H
+#define FUSED_NORM_H
+
+#include "plan.h"
+
+typedef struct {
+    real *mean, *inverse; /* of the batch, or running; inverse = 1 / sqrt(variance + epsilon) */
+    real *scale, *shift;  /* normalised = value * scale + shift */
+    real *slope, *level;  /* backward: gradient = scale * g - slope * (value - mean) - level */
+} Norm;
+
+/* x = relu(normalised), for `count` vectors of columns of `features`. */
+static void normalise(const Norm *norm, long features, const vec *from, long columns_count, vec *to) {
+    for (long t = 0; t < columns_count; t++, from += features, to += features)
+        for (long f = 0; f < features; f++) to[f] = rectify(from[f] * norm->scale[f] + norm->shift[f]);
+}
+
+static void prepare_norm(const Layer *layer, const real *parameters, const Norm *norm) {
+    for (long f = 0; f < layer->out; f++) {
+        norm->scale[f] = parameters[layer->norm_weight + f] * norm->inverse[f];
+        norm->shift[f] = parameters[layer->norm_bias + f] - norm->mean[f] * norm->scale[f];
+    }
+}
+
+static void running_norm(const Plan *plan, const Layer *layer, const real *parameters, const real *buffers,
+                         const Norm *norm) {
+    for (long f = 0; f < layer->out; f++) {
+        norm->mean[f] = buffers[layer->running_mean + f];
+        norm->inverse[f] = (real)(1 / sqrt(buffers[layer->running_var + f] + plan->epsilon));
+    }
+    prepare_norm(layer, parameters, norm);
+}
+
+static void add_to_sum(const vec *value, long features, long count, vec mask, vec *sum) {
+    for (long t = 0; t < count; t++, value += features)
+        for (long f = 0; f < features; f++) sum[f] += mask * value[f];
+}
+
+static void add_to_square(const Norm *norm, const vec *value, long features, long count, vec mask, vec *sum) {
+    for (long t = 0; t < count; t++, value += features)
+        for (long f = 0; f < features; f++) {
+            vec difference = value[f] - norm->mean[f];
+            sum[f] += mask * (difference * difference);
+        }
+}
+
+/* Batch statistics of `values` [blocks][atoms][features]; running ones move towards them.
+ * `sum` holds the masked sums over the batch, and is used up. */
+static void batch_norm(const Plan *plan, const Layer *layer, const real *parameters, real *buffers, const vec *values,
+                       const vec *mask, long samples, vec *sum, const Norm *norm) {
+    long features = layer->out, blocks = (samples + LANES - 1) / LANES;
+    double count = (double)samples * plan->atoms;
+    for (long f = 0; f < features; f++) {
+        norm->mean[f] = (real)(sum_lanes(sum[f]) / count);
+        sum[f] = (vec){};
+    }
+    for (long b = 0; b < blocks; b++)
+        add_to_square(norm, values + b * plan->atoms * features, features, plan->atoms, mask[b], sum);
+    for (long f = 0; f < features; f++) {
+        double square = sum_lanes(sum[f]);
+        real *mean = buffers + layer->running_mean + f, *var = buffers + layer->running_var + f;
+        norm->inverse[f] = (real)(1 / sqrt(square / count + plan->epsilon));
+        *mean = (real)((1 - plan->momentum) * *mean + plan->momentum * norm->mean[f]);
+        *var = (real)((1 - plan->momentum) * *var + plan->momentum * (square / (count - 1)));
+    }
+    prepare_norm(layer, parameters, norm);
+}
+
+/* Through the ReLU: grad becomes zero where x is, and the two sums of batch norm's gradient grow:
+ * of the gradient, and of the gradient times (value - mean). */
+static void rectify_back(const Norm *norm, long features, long count, const vec *x, const vec *value, vec *grad,
+                         vec *sum, vec *sum_product) {
+    for (long t = 0; t < count; t++, x += features, value += features, grad += features)
+        for (long f = 0; f < features; f++) {
+            vec g = where_positive(x[f], grad[f]);
+            grad[f] = g;
+            sum[f] += g;
+            sum_product[f] += g * (value[f] - norm->mean[f]);
+        }
+}
+
+/* Gradients of batch norm's weight and bias from the two sums, and what norm_back needs. */
+static void finish_norm_back(const Layer *layer, double count, const vec *sum, const vec *sum_product,
+                             const Norm *norm, real *gradients) {
+    for (long f = 0; f < layer->out; f++) {
+        real total = sum_lanes(sum[f]), product = sum_lanes(sum_product[f]) * norm->inverse[f];
+        gradients[layer->norm_bias + f] = total;
+        gradients[layer->norm_weight + f] = product;
+        norm->slope[f] = norm->scale[f] * norm->inverse[f] * (real)(product / count);
+        norm->level[f] = norm->scale[f] * (real)(total / count);
+    }
+}
+
+/* Gradient ahead of batch norm, in place; zero in lanes without a sample. */
+static void norm_back(const Norm *norm, long features, long count, const vec *value, vec mask, vec *grad) {
+    for (long t = 0; t < count; t++, value += features, grad += features)
+        for (long f = 0; f < features; f++)
+            grad[f] = mask * (norm->scale[f] * grad[f] - norm->slope[f] * (value[f] - norm->mean[f]) - norm->level[f]);
+}
+
+#endif

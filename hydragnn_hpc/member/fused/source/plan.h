@@ -1,0 +1,47 @@
+/* What the kernels are told: sizes, where each parameter lies, the geometry, the data. Mirrored field
+ * by field in plan.py. Offsets count elements of one member's flat parameter (or buffer) vector. */
+#ifndef FUSED_PLAN_H
+#define FUSED_PLAN_H
+
+#include "product.h"
+
+#define SCALERS 4     /* identity, amplification, attenuation, linear */
+#define AGGREGATES 4  /* mean, minimum, maximum, standard deviation */
+#define CHUNK 4       /* blocks of samples whose stacked aggregates are kept at once */
+
+enum { POOL_MEAN, POOL_SUM, POOL_MAX };
+
+typedef struct {
+    int64_t in, out;
+    int64_t pre_weight, pre_bias, post_weight, post_bias, lin_weight, lin_bias, norm_weight, norm_bias;
+    int64_t running_mean, running_var;
+} Layer;
+
+typedef struct {
+    int64_t in, out, weight, bias;
+} Linear;
+
+typedef struct {
+    int64_t graph, width, linears;
+    const Linear *linear;
+    double weight;
+    const real *target; /* [S, n, width] or, at graph level, [S, width] */
+} Task;
+
+typedef struct {
+    int64_t atoms, layers, tasks, groups, pooling, parameters, buffers;
+    const int64_t *order;     /* [n]: place in here -> atom; atoms of one degree lie together */
+    const int32_t *first;     /* [n + 1] */
+    const int32_t *neighbour; /* [m], places */
+    const int64_t *group;     /* [groups + 1]: first place of each degree */
+    const real *scale;        /* [groups, SCALERS]; all zero for degree 0 */
+    const Layer *layer;
+    const Task *task;
+    const real *inputs; /* [S, n, F0] */
+    double momentum, epsilon;
+} Plan;
+
+/* Rows of a stacked column: the atom's own features, the constant 1, then the four aggregates. */
+INLINE long stacked_rows(const Layer *layer) { return (1 + AGGREGATES) * layer->in + 1; }
+
+#endif

@@ -1,0 +1,144 @@
+/* Vectors of samples: the lanes of a `vec` are different samples of one member's batch.
+ *
+ * Written with the vector extensions of GCC and Clang, so any processor works; where these do not
+ * reach the instruction that matters (minimum, masked add, square root), x86 intrinsics are used.
+ * FUSED_DOUBLE selects float64, which exists to test the same source sharply.
+ */
+#ifndef FUSED_VECTOR_H
+#define FUSED_VECTOR_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+#ifdef FUSED_DOUBLE
+typedef double real;
+typedef int64_t lane_int;
+#define LANES (VECTOR_BYTES / 8)
+#define SUFFIX pd
+#define SQRT sqrt
+#else
+typedef float real;
+typedef int32_t lane_int;
+#define LANES (VECTOR_BYTES / 4)
+#define SUFFIX ps
+#define SQRT sqrtf
+#endif
+
+typedef real vec __attribute__((vector_size(VECTOR_BYTES), may_alias));
+typedef real loose_vec __attribute__((vector_size(VECTOR_BYTES), may_alias, aligned(sizeof(real))));
+typedef lane_int lane_mask __attribute__((vector_size(VECTOR_BYTES)));
+
+#define JOIN3(a, b, c) a##b##c
+#define NAME3(a, b, c) JOIN3(a, b, c)
+#define OP512(name) NAME3(_mm512_, name, SUFFIX)
+#define OP256(name) NAME3(_mm256_, name, SUFFIX)
+
+INLINE vec load_loose(const real *from) { return *(const loose_vec *)from; }
+INLINE void store_loose(real *to, vec value) { *(loose_vec *)to = value; }
+
+#if defined(__AVX512F__)
+
+INLINE vec minimum(vec a, vec b) { return (vec)OP512(min_)(a, b); }
+INLINE vec maximum(vec a, vec b) { return (vec)OP512(max_)(a, b); }
+#define COMPARE(a, b, how) NAME3(_mm512_cmp_, SUFFIX, _mask)(a, b, how)
+#define ADD_WHERE(a, mask, b) OP512(mask_add_)(a, mask, a, b)
+#define KEEP_WHERE(mask, a) OP512(maskz_mov_)(mask, a)
+
+/* sum + (a == b ? c : 0), and c set to zero in the lanes that matched: "the first match takes it all". */
+INLINE vec take_first(vec sum, vec a, vec b, vec *c) {
+    unsigned mask = COMPARE(a, b, _CMP_EQ_OQ);
+    vec result = (vec)ADD_WHERE(sum, mask, *c);
+    *c = (vec)KEEP_WHERE(~mask, *c);
+    return result;
+}
+/* a > 0 ? b : 0 */
+INLINE vec where_positive(vec a, vec b) {
+    return (vec)KEEP_WHERE(COMPARE(a, (vec){}, _CMP_GT_OQ), b);
+}
+/* a < 0 ? 0 : a, so that not-a-number stays not-a-number */
+INLINE vec rectify(vec a) { return (vec)KEEP_WHERE(COMPARE(a, (vec){}, _CMP_NLT_UQ), a); }
+INLINE vec square_root(vec a) { return (vec)OP512(sqrt_)(a); }
+
+#else
+
+INLINE vec choose(lane_mask mask, vec a, vec b) {
+    return (vec)((mask & (lane_mask)a) | (~mask & (lane_mask)b));
+}
+#if defined(__AVX__)
+INLINE vec minimum(vec a, vec b) { return (vec)OP256(min_)(a, b); }
+INLINE vec maximum(vec a, vec b) { return (vec)OP256(max_)(a, b); }
+INLINE vec square_root(vec a) { return (vec)OP256(sqrt_)(a); }
+#else
+INLINE vec minimum(vec a, vec b) { return choose(a < b, a, b); }
+INLINE vec maximum(vec a, vec b) { return choose(a > b, a, b); }
+INLINE vec square_root(vec a) {
+    vec result;
+    for (int l = 0; l < LANES; l++) result[l] = SQRT(a[l]);
+    return result;
+}
+#endif
+INLINE vec take_first(vec sum, vec a, vec b, vec *c) {
+    lane_mask mask = a == b;
+    vec taken = (vec)(mask & (lane_mask)*c);
+    *c = (vec)(~mask & (lane_mask)*c);
+    return sum + taken;
+}
+INLINE vec where_positive(vec a, vec b) { return (vec)((a > (vec){}) & (lane_mask)b); }
+INLINE vec rectify(vec a) { return (vec)(~(a < (vec){}) & (lane_mask)a); }
+
+#endif
+
+/* Sum over the lanes, always in the same order. */
+INLINE real sum_lanes(vec a) {
+    real part[LANES];
+    memcpy(part, &a, sizeof part);
+    for (int width = LANES / 2; width > 0; width /= 2)
+        for (int l = 0; l < width; l++) part[l] += part[l + width];
+    return part[0];
+}
+
+INLINE vec shuffle_two(vec a, vec b, lane_mask from) {
+#if defined(__GNUC__) && !defined(__clang__)
+    return __builtin_shuffle(a, b, from);
+#else
+    vec result;
+    for (int l = 0; l < LANES; l++) result[l] = from[l] < LANES ? a[from[l]] : b[from[l] - LANES];
+    return result;
+#endif
+}
+
+/* Lane l of the result is the sum over the lanes of a[l]: a transposition folded into a tree of
+ * additions, about three instructions a vector where summing each by itself takes eight. */
+INLINE vec sum_each(vec a[LANES]) {
+    int count = LANES;
+    UNROLL for (int s = 1; s < LANES; s *= 2) {
+        lane_mask straight, crossed;
+        UNROLL for (int l = 0; l < LANES; l++) {
+            straight[l] = (l & s) ? LANES + l : l;
+            crossed[l] = (l & s) ? LANES + (l ^ s) : (l ^ s);
+        }
+        count /= 2;
+        UNROLL for (int k = 0; k < count; k++)
+            a[k] = shuffle_two(a[2 * k], a[2 * k + 1], straight) + shuffle_two(a[2 * k], a[2 * k + 1], crossed);
+    }
+    return a[0];
+}
+
+#endif
