@@ -73,16 +73,15 @@ if [[ -e $venv ]] && { [[ ! -f $venv/.stamp ]] || ! "$venv/bin/python" -m pip --
   rm -rf "$venv"
 fi
 rm -f "$venv/.stamp"
-# Children must not inherit the lock: a background process of pip's would hold it.
-exec 8>&9 9>&-
+# Children must not inherit the lock (9>&-): one that outlives a killed script would hold it.
 if [[ ! -x $venv/bin/python ]]; then
-  "$python" -m venv "$venv" >>"$log" 2>&1 8>&- || fail "cannot make $venv: $(tail -n 1 "$log")"
+  "$python" -m venv "$venv" >>"$log" 2>&1 9>&- || fail "cannot make $venv: $(tail -n 1 "$log")"
 fi
 # torch first and alone: asked for together with the rest, pip may choose another build of it.
 echo "envs/local.sh: installing torch" >&2
-install "${torch_index[@]+"${torch_index[@]}"}" "$(grep '^torch==' "$lock")" 8>&-
+install "${torch_index[@]+"${torch_index[@]}"}" "$(grep '^torch==' "$lock")" 9>&-
 echo "envs/local.sh: installing $(grep -c '==' "$lock") packages of envs/local.lock" >&2
-install -r "$lock" 8>&-
-install --no-deps --no-build-isolation -e "$root" 8>&-
+install -r "$lock" 9>&-
+install --no-deps --no-build-isolation -e "$root" 9>&-
 printf '%s\n' "$stamp" >"$venv/.stamp"
 echo "envs/local.sh: ready: $venv (activate it with '. .venv/bin/activate')" >&2
