@@ -40,7 +40,7 @@ EXTRAS = {
 
 
 class BuildWithJobs(build_py):
-    """Put the job templates and machine profiles of ``jobs/`` into an installed package, where ``submit`` finds them."""
+    """Put the job templates and machine profiles of ``jobs/`` into an installed package, for ``submit``."""
 
     def run(self) -> None:
         super().run()
@@ -51,8 +51,8 @@ class BuildWithJobs(build_py):
 setup(
     name="hydragnn-hpc",
     version=VERSION,
-    description="Ensembles of multi-task graph neural networks on supercomputers: one model per GPU, one shared data set",
-    long_description=(HERE / "README.md").read_text("utf-8") if (HERE / "README.md").exists() else "",
+    description="Ensembles of multi-task graph neural networks on supercomputers: one model per GPU",
+    long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     author="hydragnn_hpc developers",
     license="BSD-3-Clause",

@@ -259,7 +259,8 @@ def _number(value: Any) -> Any:
 
 
 def _first_line(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
+    # A misspelt key is told ahead of the missing key that it causes.
+    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _keys_at(first["loc"][:-1])

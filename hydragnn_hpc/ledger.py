@@ -131,13 +131,20 @@ def _read(files: MemberFolder, variant: str, replica: int, present: set[str]) ->
     if files.failure.name in present:
         member.failures = _failures(files)
     if files.result.name in present:
-        member.result = dict(read_json(files.result))
+        member.result = _result(files)
         member.state = State.DIVERGED if member.result.get("state") == "diverged" else State.FINISHED
     elif member.failures and member.failures[-1].get("final"):
         member.state = State.FAILED
     elif files.checkpoint.name in present or files.previous_checkpoint.name in present:
         member.state = State.INTERRUPTED
     return member
+
+
+def _result(files: MemberFolder) -> dict[str, Any]:
+    content = read_json(files.result)
+    if not isinstance(content, dict):
+        raise UserError(f"cannot read {files.result}: it is no JSON object; remove it and run again")
+    return content
 
 
 def _names(files: MemberFolder) -> set[str]:
@@ -150,6 +157,8 @@ def _names(files: MemberFolder) -> set[str]:
 
 def _failures(files: MemberFolder) -> list[dict[str, Any]]:
     try:
-        return list(read_json(files.failure)) if files.failure.exists() else []
+        content = read_json(files.failure) if files.failure.exists() else []
     except UserError:
-        return []  # a record of failures that cannot be read must not stop the member from being trained
+        content = []
+    # A record of failures that cannot be read must not stop the member from being trained.
+    return [attempt for attempt in content if isinstance(attempt, dict)] if isinstance(content, list) else []

@@ -1,0 +1,241 @@
+"""Campaign files: what is read, what is refused and in which words, and which numbers follow from them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from hydragnn_hpc.config import WITHOUT_EFFECT, Campaign, config_hash, load_campaign, member_seed, parse_campaign
+from hydragnn_hpc.errors import ExitCode, UserError
+
+CAMPAIGNS = Path(__file__).parents[1] / "jobs" / "campaigns"
+TASKS = {
+    "H": {"level": "graph", "field": "mixing_enthalpy"},
+    "C": {"level": "node", "field": "charge_transfer"},
+    "M": {"level": "node", "field": "magnetic_moment"},
+}
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    """Return a small valid campaign as plain data, with ``changes``."""
+    return {"name": "small", "dataset": "a.bp", "tasks": TASKS, "variants": ["HCM"], **changes}
+
+
+def refused(**changes: Any) -> str:
+    """Return the line in which ``content(**changes)`` is refused."""
+    with pytest.raises(UserError) as caught:
+        parse_campaign(content(**changes), "file.yaml")
+    assert caught.value.exit_code == ExitCode.USAGE
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith("file.yaml: ")
+    return line
+
+
+@pytest.mark.parametrize("path", sorted(CAMPAIGNS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_campaign_is_valid(path: Path) -> None:
+    campaign = load_campaign(path)
+    assert Path(campaign.dataset).is_absolute()
+    assert Path(campaign.dataset).parent == CAMPAIGNS.parents[1] / "data"
+
+
+def test_the_paper_campaign_is_the_papers() -> None:
+    campaign = load_campaign(CAMPAIGNS / "paper.yaml")
+    assert [v.name for v in campaign.variants] == ["HCM", "HC", "HM", "CM", "H", "C", "M"]
+    assert all(v.tasks == tuple(v.name) for v in campaign.variants)
+    assert campaign.replicas * len(campaign.variants) == 84
+    assert (campaign.model.layers, campaign.model.channels) == (6, 20)
+    assert (campaign.training.batch_size, campaign.training.optimizer.learning_rate) == (64, 1e-3)
+
+
+def test_the_example_names_every_key() -> None:
+    """Somebody who adds a key to the configuration finds here that the example lacks it."""
+    text = (CAMPAIGNS / "example.yaml").read_text()
+    written = yaml.safe_load(text)
+
+    def compare(section: type[BaseModel], given_keys: dict[str, Any], place: str) -> None:
+        assert set(given_keys) == set(section.model_fields), f"example.yaml, {place}: keys differ"
+        for name, info in section.model_fields.items():
+            for option in (info.annotation, *getattr(info.annotation, "__args__", ())):
+                if isinstance(option, type) and issubclass(option, BaseModel) and name not in ("tasks", "variants"):
+                    compare(option, given_keys[name], f"{place}.{name}")
+
+    compare(Campaign, written, "top")
+    explained = {k for k, v in written.items() if not isinstance(v, dict)} - {"variants"}
+    for key in explained | set(written["launch"]) | set(written["training"]) | set(written["model"]):
+        assert re.search(rf"^\s*{key}:.*#", text, re.M), f"example.yaml: '{key}' has no comment"
+
+
+def test_example_shows_the_defaults() -> None:
+    campaign = load_campaign(CAMPAIGNS / "example.yaml")
+    default = parse_campaign(content(), "")
+    assert (campaign.model, campaign.training, campaign.launch) == (default.model, default.training, default.launch)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"replica": 3}, "unknown key 'replica'; did you mean 'replicas'?"),
+        ({"training": {"epoch": 3}}, "unknown key 'training.epoch'; did you mean 'epochs'?"),
+        ({"training": {"optimizer": {"rate": 1}}}, "unknown key 'training.optimizer.rate'; did you mean"),
+        ({"training": {"plateau": {"patienc": 1}}}, "'training.plateau.patienc'; did you mean 'patience'?"),
+        ({"tasks": {"H": {"level": "graph", "feild": "x"}}, "variants": ["H"]}, "did you mean 'field'?"),
+        ({"variants": [{"name": "a", "task": ["H"]}]}, "did you mean 'tasks'?"),
+        ({"variants": ["HX"]}, "variant 'HX': unknown task 'HX'"),
+        ({"variants": [{"name": "a", "tasks": ["H"], "weights": {"h": 2.0}}]}, "unknown task 'h'; known are: C, H, M"),
+        ({"variants": ["H", "H"]}, "'H' is named twice"),
+        ({"variants": ["HH"]}, "a task is named twice"),
+        ({"variants": []}, "variants: "),
+        ({"variants": 3}, "variants: "),
+        ({"variants": [{"name": "../up", "tasks": ["H"]}]}, "variants.0.name: "),
+        ({"replicas": 0}, "(given: 0)"),
+        ({"seed": -1}, "(given: -1)"),
+        ({"model": {"pooling": "median"}}, "(given: 'median')"),
+        ({"training": {"optimizer": {"learning_rate": float("nan")}}}, "training.optimizer.learning_rate: "),
+        ({"training": {"plateau": {"factor": 1.0}}}, "(given: 1.0)"),
+        ({"tasks": None}, "tasks: "),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(changes: dict[str, Any], words: str) -> None:
+    assert words in refused(**changes)
+
+
+def test_a_missing_key_is_named() -> None:
+    incomplete = content()
+    del incomplete["dataset"]
+    with pytest.raises(UserError, match="missing key 'dataset'"):
+        parse_campaign(incomplete, "file.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "holds no settings"),
+        ("- 1", "holds no settings"),
+        ("a: [1", "cannot read campaign file"),
+        ("a: \x00", "cannot read campaign file"),
+    ],
+)
+def test_a_file_that_is_no_campaign(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words):
+        load_campaign(path)
+
+
+def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such campaign file"):
+        load_campaign(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00name")
+    with pytest.raises(UserError, match="cannot read campaign file"):
+        load_campaign(tmp_path / "binary.yaml")
+
+
+def test_the_data_set_is_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    path = tmp_path / "sub" / "c.yaml"
+    path.write_text(yaml.safe_dump(content(dataset="../data/x.bp")))
+    monkeypatch.chdir(tmp_path)
+    assert load_campaign(Path("sub/c.yaml")).dataset == str(tmp_path / "data" / "x.bp")
+    path.write_text(yaml.safe_dump(content(dataset="/elsewhere/x.bp")))
+    assert load_campaign(path).dataset == "/elsewhere/x.bp"
+
+
+@pytest.mark.parametrize(
+    ("override", "get", "value"),
+    [
+        ("replicas=3", lambda c: c.replicas, 3),
+        ("training.epochs=7", lambda c: c.training.epochs, 7),
+        ("training.optimizer.learning_rate=1e-2", lambda c: c.training.optimizer.learning_rate, 1e-2),
+        ("training.early_stopping=null", lambda c: c.training.early_stopping, None),
+        ("variants=[H, CM]", lambda c: [v.tasks for v in c.variants], [("H",), ("C", "M")]),
+        ("model.graph_head=[8]", lambda c: c.model.graph_head, (8,)),
+        ("tasks.H.weight=2", lambda c: c.tasks["H"].weight, 2.0),
+    ],
+)
+def test_overrides(tmp_path: Path, override: str, get: Any, value: Any) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(content()))
+    assert get(load_campaign(path, [override])) == value
+
+
+@pytest.mark.parametrize("override", ["replicas", "=3", "a..b=1", "name.x=1", "replicas=[1", "replica=3"])
+def test_overrides_that_do_not_fit(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(content()))
+    with pytest.raises(UserError):
+        load_campaign(path, [override])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "name", "expected"),
+    [
+        (["H", "C", "M"], "HCM", ("H", "C", "M")),
+        (["H", "C", "M"], "M+H", ("M", "H")),
+        (["a", "ab", "b"], "abb", ("ab", "b")),
+        (["energy", "force"], "energy+force", ("energy", "force")),
+    ],
+)
+def test_variants_are_spelled_out(tasks: list[str], name: str, expected: tuple[str, ...]) -> None:
+    declared = {t: {"level": "graph", "field": "x"} for t in tasks}
+    assert parse_campaign(content(tasks=declared, variants=[name]), "").variants[0].tasks == expected
+
+
+@given(replicas=st.integers(1, 40), size=st.integers(1, 15))
+def test_stacks_hold_every_member_once_in_order(replicas: int, size: int) -> None:
+    campaign = parse_campaign(content(variants=["H", "CM"], replicas=replicas, launch={"stack": size}), "")
+    members = [(variant, replica) for variant, stack in campaign.stacks() for replica in stack]
+    assert members == [(v, r) for v in ("H", "CM") for r in range(replicas)]
+    assert all(1 <= len(stack) <= size for _, stack in campaign.stacks())
+
+
+def test_a_variants_own_weight_counts() -> None:
+    campaign = parse_campaign(
+        content(
+            tasks={**TASKS, "H": {**TASKS["H"], "weight": 3.0}},
+            variants=["HC", {"name": "b", "tasks": ["H", "C"], "weights": {"H": 2.0}}],
+        ),
+        "",
+    )
+    assert [campaign.weight(v, "H") for v in campaign.variants] == [3.0, 2.0]
+    assert campaign.weight(campaign.variant("b"), "C") == 1.0
+
+
+def test_seeds_are_those_of_every_machine_and_version() -> None:
+    """Recorded numbers: a change of these changes every result."""
+    assert member_seed(0, "HCM", 0) == 4422036017827444374
+    assert member_seed(0, "HCM", 1) != member_seed(0, "HCM", 0)
+
+
+@given(st.integers(0, 2**63 - 1), st.text(max_size=20), st.integers(0, 10**5))
+def test_seeds_fit_a_signed_word(seed: int, variant: str, replica: int) -> None:
+    assert 0 <= member_seed(seed, variant, replica) < 2**63
+
+
+def test_the_hash_holds_what_results_depend_on_and_nothing_else() -> None:
+    def named(sha: str = "d", **changes: Any) -> str:
+        return config_hash(parse_campaign(content(**changes), ""), sha)
+
+    base = named()
+    assert base == named(dataset="moved.bp")
+    for key in WITHOUT_EFFECT:
+        assert base == named(launch={key: 7}), key
+    assert base == named(model={"layers": 6}), "a default that is written out is the default"
+    changed = [
+        named("e"), named(seed=1), named(replicas=2), named(launch={"stack": 2}), named(launch={"threads": 2}),
+        named(training={"epochs": 3}), named(model={"layers": 3}), named(variants=["H"]),
+    ]  # fmt: skip
+    assert len({base, *changed}) == len(changed) + 1
+
+
+def test_a_frozen_campaign_reads_back_the_same() -> None:
+    campaign = load_campaign(CAMPAIGNS / "example.yaml")
+    again = parse_campaign(yaml.safe_load(yaml.safe_dump(campaign.model_dump(mode="json"))), "")
+    assert again == campaign

@@ -1,0 +1,232 @@
+"""Files of a campaign: written whole or not at all, and what a folder says about its members."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hydragnn_hpc import ledger
+from hydragnn_hpc.config import config_hash, load_campaign
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import Frozen, State
+from hydragnn_hpc.paths import CampaignFolder, read_json, remove_leftovers, write_json, write_text, written_whole
+
+EXAMPLE = Path(__file__).parents[1] / "jobs" / "campaigns" / "quickstart.yaml"
+NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(content=JSON)
+@settings(max_examples=40, deadline=None)
+def test_json_reads_back(tmp_path_factory: pytest.TempPathFactory, content: Any) -> None:
+    path = tmp_path_factory.mktemp("json") / "a.json"
+    write_json(path, content)
+    assert read_json(path) == content
+
+
+def test_an_error_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), written_whole(path, "w") as stream:
+        stream.write("new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_not_a_number_is_no_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_file_modes_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot write .*free space or mend the folder"):
+        write_text(tmp_path / "missing" / "a", "x")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_told_and_the_old_file_stays(tmp_path: Path) -> None:
+    script = """
+        import resource, sys
+        from pathlib import Path
+        from hydragnn_hpc.errors import UserError
+        from hydragnn_hpc.paths import write_text
+        import signal
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            write_text(Path(sys.argv[1]), "x" * 5000)
+        except UserError as error:
+            print(error)
+    """
+    path = tmp_path / "a"
+    path.write_text("old")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(path)], capture_output=True, text=True, check=True
+    )
+    assert "cannot write" in done.stdout
+    assert "File too large" in done.stdout
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_reader_never_sees_a_half(tmp_path: Path) -> None:
+    """A writer in another process is killed again and again; whatever is read meanwhile is whole."""
+    script = """
+        import sys
+        from pathlib import Path
+        from hydragnn_hpc.paths import write_json
+        k = 0
+        while True:
+            k += 1
+            write_json(Path(sys.argv[1]), [k] * 20000)
+    """
+    path = tmp_path / "a.json"
+    stop = threading.Event()
+    torn: list[str] = []
+
+    def watch() -> None:
+        while not stop.is_set():
+            if path.exists():
+                content = json.loads(path.read_text())
+                if len(content) != 20000 or len(set(content)) != 1:
+                    torn.append(str(content[:3]))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for moment in (0.25, 0.3, 0.35, 0.4):
+        writer = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), str(path)])
+        limit = time.monotonic() + 10
+        while not path.exists() and time.monotonic() < limit:
+            time.sleep(0.01)
+        time.sleep(moment)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    stop.set()
+    watcher.join()
+    assert not torn
+    leftovers = len(list(tmp_path.glob(".tmp-*")))
+    assert remove_leftovers(tmp_path) == leftovers
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_reading_what_is_not_there_or_not_json(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match="remove it and run again"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CampaignFolder:
+    return CampaignFolder(tmp_path / "out")
+
+
+@pytest.fixture
+def frozen(folder: CampaignFolder) -> Frozen:
+    """A campaign frozen into ``folder``."""
+    campaign = load_campaign(EXAMPLE)
+    folder.root.mkdir()
+    made = Frozen(campaign, config_hash(campaign, "abc"), "abc")
+    ledger.freeze(folder, made)
+    return made
+
+
+def test_a_frozen_campaign_comes_back(folder: CampaignFolder, frozen: Frozen) -> None:
+    assert ledger.read_frozen(folder) == frozen
+
+
+@pytest.mark.parametrize("damage", ["", "campaign: {}", "[]", "hash: x", "\x00", "campaign: {name: 3}\nhash: a"])
+def test_a_damaged_campaign_is_told_in_one_line(folder: CampaignFolder, frozen: Frozen, damage: str) -> None:
+    folder.campaign.write_text(damage)
+    with pytest.raises(UserError):
+        ledger.read_frozen(folder)
+
+
+def test_a_folder_without_a_campaign(folder: CampaignFolder) -> None:
+    with pytest.raises(UserError, match="holds no campaign"):
+        ledger.read_frozen(folder)
+
+
+def test_the_states_of_a_member(folder: CampaignFolder, frozen: Frozen) -> None:
+    def state(running: tuple[str, ...] = ()) -> State:
+        return ledger.read_members(folder, frozen.campaign, running)[0].state
+
+    files = folder.member("HCM", 0)
+    assert state() is State.WAITING
+    assert state(("HCM/00",)) is State.RUNNING
+    files.make()
+    files.checkpoint.write_bytes(b"x")
+    assert state() is State.INTERRUPTED
+    attempt = {"cause": "killed", "detail": "", "last_output": "", "rank": 0, "host": "h"}
+    ledger.add_failure(files, {**attempt, "final": False})
+    assert state() is State.INTERRUPTED
+    ledger.add_failure(files, {**attempt, "final": True})
+    assert state() is State.FAILED
+    ledger.reopen(files)
+    assert state() is State.INTERRUPTED
+    write_json(files.result, {"state": "finished"})
+    assert state(("HCM/00",)) is State.FINISHED, "a result on disk outweighs an old progress file"
+    write_json(files.result, {"state": "diverged"})
+    assert state() is State.DIVERGED
+    causes = [f["cause"] for f in ledger.read_member(folder, "HCM", 0).failures]
+    assert causes == ["killed", "killed"], "failures stay on record"
+
+
+def test_the_previous_checkpoint_alone_still_means_interrupted(folder: CampaignFolder, frozen: Frozen) -> None:
+    files = folder.member("M", 1)
+    files.make()
+    files.previous_checkpoint.write_bytes(b"x")
+    assert ledger.read_member(folder, "M", 1).state is State.INTERRUPTED
+
+
+def test_members_come_in_the_campaigns_order(folder: CampaignFolder, frozen: Frozen) -> None:
+    names = [m.name for m in ledger.read_members(folder, frozen.campaign)]
+    assert names == [f"{v}/{r:02d}" for v in ("HCM", "HC", "HM", "CM", "H", "C", "M") for r in (0, 1)]
+
+
+def test_a_damaged_record_of_failures_stops_nobody(folder: CampaignFolder, frozen: Frozen) -> None:
+    files = folder.member("HCM", 0)
+    files.make()
+    for damage in ("[{", "3", "[3]", "{}"):
+        files.failure.write_text(damage)
+        assert ledger.read_member(folder, "HCM", 0).state is State.WAITING
+    ledger.add_failure(files, {"cause": "x", "final": False})
+    assert len(ledger.read_member(folder, "HCM", 0).failures) == 1
+
+
+def test_a_damaged_result_is_told(folder: CampaignFolder, frozen: Frozen) -> None:
+    files = folder.member("HCM", 0)
+    files.make()
+    for damage in ("{", "[1]", "3"):
+        files.result.write_text(damage)
+        with pytest.raises(UserError, match="remove it and run again"):
+            ledger.read_member(folder, "HCM", 0)

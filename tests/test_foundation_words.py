@@ -1,0 +1,81 @@
+"""Errors in one line, progress lines in a batch log, and declared arrays that are held to their declaration."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hydragnn_hpc import logs
+from hydragnn_hpc.errors import ExitCode, UserError, nearest
+from hydragnn_hpc.fields import PROPERTIES, STRUCTURE, Field, target_field
+
+
+@given(st.text())
+def test_an_error_is_always_one_line(text: str) -> None:
+    error = UserError(text)
+    assert len(str(error).splitlines()) <= 1
+    assert error.exit_code is ExitCode.USAGE
+
+
+def test_exit_codes_are_those_of_the_manual() -> None:
+    assert {c.name: int(c) for c in ExitCode} == {
+        "DONE": 0, "MEMBERS_FAILED": 1, "USAGE": 2, "AGAIN": 75, "INTERRUPTED": 130,
+    }  # fmt: skip
+
+
+def test_the_nearest_word_is_proposed() -> None:
+    assert nearest("epoch", ["epochs", "batch_size"]) == "; did you mean 'epochs'?"
+    assert nearest("zzz", ["b", "a"]) == "; known are: a, b"
+    assert nearest("zzz", []) == ""
+
+
+def test_a_batch_log_gets_lines_not_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with logs.progress("reading", "files", every=0.0) as update:
+        update(1, 1000)
+        update(1000, 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d reading: 1 of 1,000 files", lines[0])
+    assert re.fullmatch(r"\d\d:\d\d:\d\d reading: 1,000 of 1,000 files in \d+\.\d s", lines[-1])
+
+
+def test_an_unknown_total_is_left_out_and_nothing_done_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with logs.progress("reading", "files", every=1e9) as update:
+        update(12, 0)
+    assert re.search(r"reading: 12 files in", capsys.readouterr().err)
+    with logs.progress("reading", "files"):
+        logs.say("between")
+    assert capsys.readouterr().err.splitlines()[0].endswith("between")
+
+
+def test_a_field_learns_sizes_and_holds_later_arrays_to_them() -> None:
+    sizes: dict[str, int] = {}
+    declared = {f.name: f for f in STRUCTURE}
+    declared["pos"].check(np.zeros((5, 3)), sizes, "x.bp")
+    assert sizes == {"B": 5}
+    with pytest.raises(UserError, match=r"x\.bp: field 'pos' has shape \(4, 3\), expected \(5, 3\)"):
+        declared["pos"].check(np.zeros((4, 3)), sizes, "x.bp")
+    with pytest.raises(UserError, match=r"expected \('G', 3, 3\)"):
+        declared["cell"].check(np.zeros((2, 3)), sizes, "x.bp")
+    with pytest.raises(UserError, match="dtype float32, expected float64"):
+        declared["pos"].check(np.zeros((5, 3), np.float32), sizes, "x.bp")
+
+
+def test_the_width_of_a_target_is_its_own() -> None:
+    sizes: dict[str, int] = {}
+    target_field("a", "node", "e").check(np.zeros((4, 1)), sizes, "")
+    target_field("b", "node", "e").check(np.zeros((4, 3)), sizes, "")
+    assert sizes == {"A": 4}
+    assert target_field("c", "graph", "Ry").shape == "S d"
+
+
+def test_declarations_are_consistent() -> None:
+    assert len({f.name for f in STRUCTURE}) == len(STRUCTURE)
+    for field in STRUCTURE:
+        assert isinstance(field, Field)
+        assert np.dtype(field.dtype).kind in "iuf"
+        assert field.meaning
+    assert {p.level for p in PROPERTIES.values()} == {"graph", "node"}
