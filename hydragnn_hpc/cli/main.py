@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import hydragnn_hpc
+from hydragnn_hpc.cli import data
 from hydragnn_hpc.errors import ExitCode, UserError
 
 app = typer.Typer(
@@ -18,6 +19,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(data.app, name="data")
 
 
 def _show_version(value: bool) -> None:

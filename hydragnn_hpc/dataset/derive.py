@@ -14,7 +14,8 @@ EndMembers = dict[int, float]
 
 def charge_transfer(charge: np.ndarray, atomic_numbers: np.ndarray) -> np.ndarray:
     """Return the charge transfer of every atom, e: electrons in the site less the proton number. Both ``[n_atoms]``."""
-    return charge - atomic_numbers
+    difference: np.ndarray = charge - atomic_numbers
+    return difference
 
 
 def parse_end_members(given: list[str]) -> EndMembers:

@@ -156,8 +156,8 @@ def charges(fe: np.ndarray, on: Lattice) -> np.ndarray:
         mu += step[:, n:]
         if largest.max() < _TOLERANCE:
             break
-    pure = fe.all(axis=1) | ~fe.any(axis=1)
-    return np.where(pure[:, None], 0.0, q)
+    occupied = fe.sum(axis=1, keepdims=True)
+    return np.where((occupied == 0) | (occupied == n), 0.0, q)
 
 
 def enthalpy(q: np.ndarray, fe: np.ndarray, on: Lattice) -> np.ndarray:

@@ -1,0 +1,127 @@
+"""Which samples a data set keeps, and which part each belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydragnn_hpc.errors import UserError
+
+
+def species_counts(atomic_numbers: np.ndarray, atom_offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count atoms by species.
+
+    Parameters
+    ----------
+    atomic_numbers : numpy.ndarray
+        ``[A]`` int32.
+    atom_offsets : numpy.ndarray
+        ``[S + 1]`` int64.
+
+    Returns
+    -------
+    species, counts : numpy.ndarray
+        ``[n_species]`` ascending proton numbers, ``[S, n_species]`` int64.
+    """
+    species, which = np.unique(atomic_numbers, return_inverse=True)
+    sample = np.repeat(np.arange(len(atom_offsets) - 1), np.diff(atom_offsets))
+    counts = np.zeros((len(atom_offsets) - 1, len(species)), dtype=np.int64)
+    np.add.at(counts, (sample, which), 1)
+    return species, counts
+
+
+def first_of_repeated(keys: list[bytes]) -> np.ndarray:
+    """Return the positions (ascending) of the first sample of every distinct key."""
+    first: dict[bytes, int] = {}
+    for position, key in enumerate(keys):
+        first.setdefault(key, position)
+    return np.array(sorted(first.values()), dtype=np.int64)
+
+
+def _generator(seed: int, purpose: str, composition: np.ndarray) -> np.random.Generator:
+    """A generator for one composition: what is drawn for it does not depend on which others there are."""
+    text = f"{seed}|{purpose}|{composition.tolist()}"
+    return np.random.default_rng(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
+
+
+def _groups(counts: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (composition, positions of its samples) for every distinct row of ``counts``."""
+    compositions, which = np.unique(counts, axis=0, return_inverse=True)
+    order = np.argsort(which.ravel(), kind="stable")
+    bounds = np.searchsorted(which.ravel()[order], np.arange(len(compositions) + 1))
+    return [(c, order[bounds[k] : bounds[k + 1]]) for k, c in enumerate(compositions)]
+
+
+def cap_per_composition(counts: np.ndarray, cap: int, seed: int) -> np.ndarray:
+    """Return the positions (ascending) kept when at most ``cap`` samples of a composition are: a seeded random choice.
+
+    ``counts`` is ``[S, n_species]``; a ``cap`` of 0 keeps all.
+    """
+    if cap == 0:
+        return np.arange(len(counts))
+    kept = []
+    for composition, members in _groups(counts):
+        if len(members) > cap:
+            members = _generator(seed, "cap", composition).choice(members, cap, replace=False)
+        kept.append(members)
+    return np.sort(np.concatenate(kept))
+
+
+@dataclass(frozen=True)
+class Split:
+    """The parts.
+
+    Attributes
+    ----------
+    part : numpy.ndarray
+        ``[S]`` uint8: 0 train, 1 validation, 2 test.
+    too_small : list of tuple
+        (species counts, samples) of compositions with too few samples to reach every part.
+    """
+
+    part: np.ndarray
+    too_small: list[tuple[list[int], int]]
+
+
+def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Split:
+    """Split every composition in the same proportion, at random.
+
+    A sample is in one part only. A composition too small to give each part a sample keeps what does not fill one in
+    the training part, and is listed.
+
+    Parameters
+    ----------
+    counts : numpy.ndarray
+        ``[S, n_species]``.
+    fractions : tuple of float
+        Of the training, validation and test part; they sum to 1.
+    seed : int
+        Seed of the random choice.
+
+    Raises
+    ------
+    UserError
+        If the fractions do not sum to 1, or a part stays empty.
+    """
+    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+        raise UserError(f"--fractions {fractions}: expected three positive numbers that sum to 1, as 0.70,0.15,0.15")
+    part = np.zeros(len(counts), dtype=np.uint8)
+    too_small = []
+    for composition, members in _groups(counts):
+        shuffled = _generator(seed, "split", composition).permutation(members)
+        n_validation, n_test = (int(np.floor(f * len(members) + 0.5)) for f in fractions[1:])
+        if len(members) - n_validation - n_test < 1 or n_validation < 1 or n_test < 1:
+            too_small.append((composition.tolist(), len(members)))
+            n_test = min(n_test, len(members) - 1)
+            n_validation = min(n_validation, len(members) - 1 - n_test)
+        part[shuffled[:n_test]] = 2
+        part[shuffled[n_test : n_test + n_validation]] = 1
+    for value, name in enumerate(("training", "validation", "test")):
+        if not (part == value).any():
+            raise UserError(
+                f"the {name} part is empty: {len(counts)} samples in {len(_groups(counts))} compositions are too few to"
+                f" split {fractions}; give more samples or other --fractions"
+            )
+    return Split(part, too_small)
