@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class BaselineModel(nn.Module):
         self.heads = nn.ModuleDict()
         for task in self.tasks:
             widths = (channels[-1], *task.hidden, task.width)
-            pairs = zip(widths[:-1], widths[1:], strict=True)
+            pairs = pairwise(widths)
             self.heads[task.name] = nn.ModuleList(nn.Linear(*pair) for pair in pairs)
 
     def forward(self, batch: Data) -> dict[str, Tensor]:

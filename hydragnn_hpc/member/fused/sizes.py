@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ LEVELS = ("node", "graph")
 
 @dataclass(frozen=True)
 class TaskSizes:
-    """One head: ``level`` (``node`` or ``graph``), ``width`` of the property, ``hidden`` widths, ``weight`` in the loss."""
+    """One head: ``level`` (node or graph), ``width`` of the property, ``hidden`` widths, ``weight`` in the loss."""
 
     name: str
     level: str
@@ -74,7 +75,7 @@ class NetworkSizes:
     def linears(self, task: TaskSizes) -> tuple[tuple[int, int], ...]:
         """Widths (in, out) of each fully connected layer of a head."""
         widths = (self.channels[-1], *task.hidden, task.width)
-        return tuple(zip(widths[:-1], widths[1:], strict=True))
+        return tuple(pairwise(widths))
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter, PyTorch Geometric's names in the trunk."""

@@ -1,8 +1,9 @@
 /* Aggregation over neighbours, forward and backward (Corso et al. 2020, eq. 2 to 5).
  *
  * y holds one block: a column of `features` vectors per atom. Features go four at a time, so that the
- * running sums of one receiver stay in registers while its neighbours are visited. The variance takes
- * a second pass, which float32 needs: mean(y^2) - mean(y)^2 cancels.
+ * running sums of one receiver stay in registers while its neighbours are visited. Mean and variance are
+ * of the differences from the first neighbour: mean(y^2) - mean(y)^2 cancels in float32, but shifted by
+ * one of the values the squared mean is at most degree times the variance, so little is lost.
  */
 #ifndef FUSED_AGGREGATE_H
 #define FUSED_AGGREGATE_H
@@ -14,38 +15,35 @@
 /* PyTorch Geometric: clamp(var, 1e-5).sqrt(), then zero where that is not above sqrt(1e-5). */
 #define SMALLEST_VARIANCE ((real)1e-5)
 
-INLINE vec deviation(vec variance) { return square_root(where_positive(variance - SMALLEST_VARIANCE, variance)); }
+INLINE vec deviation(vec variance) {
+    return where_positive(variance - SMALLEST_VARIANCE, quick_root(variance));
+}
 
 INLINE void aggregate_part(int U, const vec *y, const int32_t *neighbour, long degree, long features, vec *out) {
-    vec sum[FEATURES_AT_ONCE], low[FEATURES_AT_ONCE], high[FEATURES_AT_ONCE], square[FEATURES_AT_ONCE];
+    vec origin[FEATURES_AT_ONCE], sum[FEATURES_AT_ONCE], square[FEATURES_AT_ONCE];
+    vec low[FEATURES_AT_ONCE], high[FEATURES_AT_ONCE];
     real share = (real)1 / degree;
     const vec *from = y + neighbour[0] * features;
     UNROLL for (int u = 0; u < U; u++) {
-        sum[u] = low[u] = high[u] = from[u];
-        square[u] = (vec){};
+        origin[u] = low[u] = high[u] = from[u];
+        sum[u] = square[u] = (vec){};
     }
     for (long e = 1; e < degree; e++) {
         from = y + neighbour[e] * features;
         UNROLL for (int u = 0; u < U; u++) {
-            vec value = from[u];
-            sum[u] += value;
+            vec value = from[u], difference = value - origin[u];
+            sum[u] += difference;
+            square[u] += difference * difference;
             low[u] = minimum(low[u], value);
             high[u] = maximum(high[u], value);
         }
     }
-    UNROLL for (int u = 0; u < U; u++) sum[u] *= share;
-    for (long e = 0; e < degree; e++) {
-        from = y + neighbour[e] * features;
-        UNROLL for (int u = 0; u < U; u++) {
-            vec difference = from[u] - sum[u];
-            square[u] += difference * difference;
-        }
-    }
     UNROLL for (int u = 0; u < U; u++) {
-        out[u] = sum[u];
+        vec mean = sum[u] * share;
+        out[u] = origin[u] + mean;
         out[features + u] = low[u];
         out[2 * features + u] = high[u];
-        out[3 * features + u] = deviation(square[u] * share);
+        out[3 * features + u] = deviation(square[u] * share - mean * mean);
     }
 }
 
@@ -69,7 +67,7 @@ INLINE void aggregate_back_part(int U, const vec *y, const int32_t *neighbour, l
     UNROLL for (int u = 0; u < U; u++) {
         vec std = value[3 * features + u];
         /* d std / d y_j = (y_j - mean) / (degree std), and nothing below the smallest variance */
-        slope[u] = where_positive(std, grad[3 * features + u] * share / std);
+        slope[u] = where_positive(std, grad[3 * features + u] * share * quick_inverse(std));
         level[u] = grad[u] * share - slope[u] * value[u];
         low[u] = value[features + u];
         high[u] = value[2 * features + u];

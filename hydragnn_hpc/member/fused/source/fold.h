@@ -92,17 +92,27 @@ static void extend(const Layer *layer, const real *parameters, const FoldMemory 
                  columns(m->extended + section_at(layer, s), out, own));
 }
 
-/* M(d) of one degree, [out][1 + 5 in], from the folded sections. Writes up to LANES - 1 numbers past its end. */
-static void combine(const Layer *layer, const vec *folded, const real *scale, const real *bias, real *matrix) {
-    long in = layer->in, out = layer->out, own = own_chunks(layer), all = section_chunks(layer);
+/* Where chunk t of row r lies in a matrix: the chunks of [x, 1], then those of the aggregates. */
+INLINE long chunk_at(const Layer *layer, long r, long t) {
+    long own = own_chunks(layer);
+    return r * stacked_rows(layer) + (t < own ? t * LANES : layer->in + 1 + (t - own) * LANES);
+}
+
+/* M(d) of all degrees, each [out][1 + 5 in], from the folded sections. In this order the tail of a last, partly filled
+ * chunk is overwritten by what belongs there; only the last row's reaches past the end. */
+static void combine(const Plan *plan, const Layer *layer, const vec *folded, const real *bias, real *matrices) {
+    long out = layer->out, own = own_chunks(layer), all = section_chunks(layer), room = matrix_room(layer);
     for (long r = 0; r < out; r++) {
-        real *row = matrix + r * stacked_rows(layer);
-        for (long t = 0; t < all; t++) { /* in order: the tail of the last [x, 1] chunk is overwritten */
-            vec sum = t < own ? folded[t * out + r] : (vec){};
-            for (int s = 0; s < SCALERS; s++) sum += scale[s] * folded[section_at(layer, s) + t * out + r];
-            store_loose(t < own ? row + t * LANES : row + in + 1 + (t - own) * LANES, sum);
+        for (long t = 0; t < all; t++) {
+            vec part[SCALERS], fixed = t < own ? folded[t * out + r] : (vec){};
+            UNROLL for (int s = 0; s < SCALERS; s++) part[s] = folded[section_at(layer, s) + t * out + r];
+            for (long g = 0; g < plan->groups; g++) {
+                vec sum = fixed;
+                UNROLL for (int s = 0; s < SCALERS; s++) sum += plan->scale[g * SCALERS + s] * part[s];
+                store_loose(matrices + g * room + chunk_at(layer, r, t), sum);
+            }
         }
-        row[in] += bias[r];
+        for (long g = 0; g < plan->groups; g++) matrices[g * room + r * stacked_rows(layer) + layer->in] += bias[r];
     }
 }
 
@@ -112,26 +122,26 @@ static void fold(const Plan *plan, const Layer *layer, const real *parameters, c
     extend(layer, parameters, m);
     multiply(rows_of(parameters + layer->lin_weight, out, out, out), columns(m->extended, out, count),
              columns(m->folded, out, count));
-    for (long g = 0; g < plan->groups; g++)
-        combine(layer, m->folded, plan->scale + g * SCALERS, parameters + layer->lin_bias,
-                matrices + g * matrix_room(layer));
+    combine(plan, layer, m->folded, parameters + layer->lin_bias, matrices);
 }
 
-/* Gradient of the folded sections from that of all M(d); also that of l. */
+/* Gradient of the folded sections from that of all M(d); also that of l. Lanes past the end of [x, 1] hold what
+ * comes next in the matrix; they meet zeros in `extended` and go nowhere. */
 static void combine_back(const Plan *plan, const Layer *layer, const real *grads, vec *folded, real *grad_bias) {
-    long in = layer->in, out = layer->out, own = own_chunks(layer), all = section_chunks(layer);
-    memset(folded, 0, fold_vectors(layer) * sizeof(vec));
-    for (long g = 0; g < plan->groups; g++)
-        for (long r = 0; r < out; r++) {
-            const real *row = grads + g * matrix_room(layer) + r * stacked_rows(layer);
-            const real *scale = plan->scale + g * SCALERS;
-            grad_bias[r] += row[in];
-            for (long t = 0; t < all; t++) { /* lanes past the end of [x, 1] meet zeros in `extended` */
-                vec part = load_loose(t < own ? row + t * LANES : row + in + 1 + (t - own) * LANES);
-                if (t < own) folded[t * out + r] += part;
-                for (int s = 0; s < SCALERS; s++) folded[section_at(layer, s) + t * out + r] += scale[s] * part;
+    long out = layer->out, own = own_chunks(layer), all = section_chunks(layer), room = matrix_room(layer);
+    for (long r = 0; r < out; r++) {
+        for (long t = 0; t < all; t++) {
+            vec part[SCALERS] = {{0}}, fixed = {};
+            for (long g = 0; g < plan->groups; g++) {
+                vec grad = load_loose(grads + g * room + chunk_at(layer, r, t));
+                fixed += grad;
+                UNROLL for (int s = 0; s < SCALERS; s++) part[s] += plan->scale[g * SCALERS + s] * grad;
             }
+            if (t < own) folded[t * out + r] = fixed;
+            for (int s = 0; s < SCALERS; s++) folded[section_at(layer, s) + t * out + r] = part[s];
         }
+        for (long g = 0; g < plan->groups; g++) grad_bias[r] += grads[g * room + r * stacked_rows(layer) + layer->in];
+    }
 }
 
 /* Gradient of P_s, W1 and b from that of E_s (columns at `grad`). `sum` becomes scratch for that of S_s. */

@@ -31,6 +31,9 @@ typedef struct { /* element (r, k) is data[r * row_stride + k * depth_stride]: a
 #define TILE_ROWS 5
 #define OUTER_ROWS 4
 
+/* A row of a tile of the outer product. */
+typedef real outer_row __attribute__((vector_size(OUTER_COLUMNS * sizeof(real)), may_alias, aligned(sizeof(real))));
+
 INLINE Columns columns(vec *data, long stride, long count) { return (Columns){data, stride, count, 1, 0}; }
 INLINE Matrix rows_of(const real *data, long rows, long depth, long row_stride) {
     return (Matrix){data, rows, depth, row_stride, 1};
@@ -96,34 +99,44 @@ static void multiply_bias(Matrix m, const real *bias, Columns in, Columns out) {
     multiply_from(m, bias, 0, in, out);
 }
 
-/* One tile of the outer product. At an edge the last row or column is repeated and not written. */
-INLINE void outer_tile(Columns left, long r, long rows, Columns right, long c, long cols, real *d, long stride) {
+/* Sums over the lanes of one tile's products: sum[i][j] of row i and column j of the tile. At an edge (`ragged`) the
+ * last row and column are repeated instead of passed. */
+INLINE void outer_tile(int ragged, Columns left, long rows, Columns right, long cols, real *sum) {
     vec acc[OUTER_ROWS * OUTER_COLUMNS];
-    long row[OUTER_ROWS], col[OUTER_COLUMNS];
-    UNROLL for (int i = 0; i < OUTER_ROWS; i++) row[i] = r + i < rows ? r + i : rows - 1;
-    UNROLL for (int j = 0; j < OUTER_COLUMNS; j++) col[j] = c + j < cols ? c + j : cols - 1;
     UNROLL for (int k = 0; k < OUTER_ROWS * OUTER_COLUMNS; k++) acc[k] = (vec){};
     for (long b = 0; b < left.blocks; b++) {
         const vec *g = left.data + b * left.jump, *a = right.data + b * right.jump;
         for (long t = 0; t < left.count; t++, g += left.stride, a += right.stride) {
             vec y[OUTER_COLUMNS];
-            UNROLL for (int j = 0; j < OUTER_COLUMNS; j++) y[j] = a[col[j]];
+            UNROLL for (int j = 0; j < OUTER_COLUMNS; j++) y[j] = a[ragged && j >= cols ? cols - 1 : j];
             UNROLL for (int i = 0; i < OUTER_ROWS; i++) {
-                vec x = g[row[i]];
+                vec x = g[ragged && i >= rows ? rows - 1 : i];
                 UNROLL for (int j = 0; j < OUTER_COLUMNS; j++) acc[i * OUTER_COLUMNS + j] += x * y[j];
             }
         }
     }
-    real sum[OUTER_ROWS * OUTER_COLUMNS];
     UNROLL for (int k = 0; k < OUTER_ROWS * OUTER_COLUMNS; k += LANES) store_loose(sum + k, sum_each(acc + k));
-    for (int i = 0; i < OUTER_ROWS && r + i < rows; i++)
-        for (int j = 0; j < OUTER_COLUMNS && c + j < cols; j++) d[(r + i) * stride + c + j] += sum[i * OUTER_COLUMNS + j];
 }
 
 /* d[r * stride + c] += sum over columns and lanes of left[.][r] right[.][c] */
 static void outer_add(Columns left, long rows, Columns right, long cols, real *d, long stride) {
+    real sum[OUTER_ROWS * OUTER_COLUMNS];
     for (long c = 0; c < cols; c += OUTER_COLUMNS) /* the slice of `right` stays in the first-level cache */
-        for (long r = 0; r < rows; r += OUTER_ROWS) outer_tile(left, r, rows, right, c, cols, d, stride);
+        for (long r = 0; r < rows; r += OUTER_ROWS) {
+            Columns g = left, a = right;
+            real *to = d + r * stride + c;
+            g.data += r;
+            a.data += c;
+            if (r + OUTER_ROWS <= rows && c + OUTER_COLUMNS <= cols) {
+                outer_tile(0, g, OUTER_ROWS, a, OUTER_COLUMNS, sum);
+                UNROLL for (int i = 0; i < OUTER_ROWS; i++)
+                    *(outer_row *)(to + i * stride) += *(outer_row *)(sum + i * OUTER_COLUMNS);
+            } else {
+                outer_tile(1, g, rows - r, a, cols - c, sum);
+                for (int i = 0; i < OUTER_ROWS && r + i < rows; i++)
+                    for (int j = 0; j < OUTER_COLUMNS && c + j < cols; j++) to[i * stride + j] += sum[i * OUTER_COLUMNS + j];
+            }
+        }
 }
 
 /* d[r] += sum over columns and lanes of left[.][r] */
