@@ -136,9 +136,8 @@ def measure(edges: int, members: list[int], rounds: int) -> None:
         each = np.array(times[name]) / (SAMPLES * counts[name])
         ratio = float(np.median(np.array(times["A"]) / SAMPLES / each))
         micro = float(np.median(each)) * 1e6
-        print(
-            f"  {name:12s} {1e6 / micro:8.0f} samples/s  {micro:8.1f} us  {ratio:5.1f} x A  {floor / micro:6.1%} of the products' floor"
-        )
+        share = floor / micro
+        print(f"  {name:12s} {1e6 / micro:8.0f} samples/s {micro:8.1f} us {ratio:5.1f} x A {share:6.1%} of that floor")
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ class FusedEngine:
     inputs : array [S, n, F0]
         Node inputs, of the engine's dtype (float32; float64 is for tests).
     targets : mapping of str to array
-        Per task [S, n, d] or, at graph level, [S, d].
+        Per task [S, n, d] or, at graph level, [S, d]; NaN where it is missing, and then not counted.
 
     Raises
     ------
@@ -78,7 +78,7 @@ class FusedEngine:
         Returns
         -------
         float64 array [E, T]
-            Mean squared error per task, not weighted.
+            Mean squared error per task over the known targets, not weighted.
 
         Raises
         ------
@@ -137,8 +137,6 @@ class FusedEngine:
             raise UserError(
                 f"{name}: {array.dtype} {array.shape}, expected {self.dtype} {expected}; prepare the data again"
             )
-        if not np.isfinite(array).all():
-            raise UserError(f"{name}: values are missing, which the fused engine cannot skip; use engine 'torch'")
         return np.ascontiguousarray(array)
 
     def _stack(self, name: str, value: Any, members: int, width: int) -> Array:

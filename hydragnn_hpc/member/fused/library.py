@@ -53,30 +53,32 @@ def library(dtype: str, cache: Path | None = None) -> ctypes.CDLL:
     CannotCompile
         With the reason, in one line.
     """
-    compiler = find_compiler()
     folder = cache or cache_folder()
-    target = folder / f"fused-{dtype}-{_fingerprint(compiler, dtype)}.so"
-    with _locked(target.with_suffix(".lock")):
-        if not _loads(target):
-            compile_source(compiler, dtype, target)
-        loaded = ctypes.CDLL(str(target))
-    loaded.fused_memory.restype = loaded.fused_lanes.restype = ctypes.c_int64
-    loaded.fused_step.restype = loaded.fused_predict.restype = None
-    return loaded
+    reasons = []
+    for compiler in find_compilers():
+        target = folder / f"fused-{dtype}-{_fingerprint(compiler, dtype)}.so"
+        try:
+            with _locked(target.with_suffix(".lock")):
+                if not _loads(target):
+                    compile_source(compiler, dtype, target)
+                return _declared(ctypes.CDLL(str(target)))
+        except (CannotCompile, OSError) as error:
+            reasons.append(str(error))
+    raise CannotCompile("; ".join(reasons))
 
 
-def find_compiler() -> str:
-    """Path of a C compiler.
+def find_compilers() -> list[str]:
+    """Paths of the C compilers on the path, the preferred one first.
 
     Raises
     ------
     CannotCompile
-        If none is on the path.
+        If there is none.
     """
-    for name in COMPILERS:
-        if path := shutil.which(name):
-            return path
-    raise CannotCompile(f"no C compiler ({', '.join(COMPILERS)}) on the PATH")
+    found = [path for name in COMPILERS if (path := shutil.which(name))]
+    if not found:
+        raise CannotCompile(f"no C compiler ({', '.join(COMPILERS)}) on the PATH")
+    return found
 
 
 def cache_folder() -> Path:
@@ -120,6 +122,13 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
         finally:
             Path(name).unlink(missing_ok=True)
     raise CannotCompile(f"{compiler} cannot compile the kernels: {complaint}")
+
+
+def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
+    """Tell ctypes what the functions return."""
+    loaded.fused_memory.restype = loaded.fused_lanes.restype = ctypes.c_int64
+    loaded.fused_step.restype = loaded.fused_predict.restype = None
+    return loaded
 
 
 def _private(folder: Path) -> Path:

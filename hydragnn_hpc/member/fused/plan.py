@@ -35,7 +35,7 @@ class CTask(ctypes.Structure):
     """``Task`` of plan.h."""
 
     _fields_ = [
-        *((name, _INT) for name in ("graph", "width", "linears")),
+        *((name, _INT) for name in ("graph", "width", "linears", "partial")),
         ("linear", _POINTER),
         ("weight", ctypes.c_double),
         ("target", _POINTER),
@@ -145,4 +145,5 @@ def _task(plan: Plan, sizes: NetworkSizes, table: ParameterTable, task: TaskSize
         linears[number] = CLinear(*pair, *places)
     plan.kept += [linears, target]
     graph = LEVELS.index(task.level)
-    return CTask(graph, task.width, len(widths), ctypes.addressof(linears), task.weight, target.ctypes.data)
+    partial = int(np.isnan(target).any())
+    return CTask(graph, task.width, len(widths), partial, ctypes.addressof(linears), task.weight, target.ctypes.data)

@@ -118,11 +118,11 @@ class Problem:
             self.write(gradients[e], "parameters", {k: v.grad for k, v in model.named_parameters()})
         return np.array(losses), gradients, self._flat("buffers", np.dtype("float64"))
 
-    def reference_predict(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """Values of the reference models in evaluation mode, shaped as the engine's."""
+    def reference_predict(self, index: np.ndarray, training: bool = False) -> dict[str, np.ndarray]:
+        """Values of the reference models, in evaluation or training mode, shaped as the engine's."""
         out: dict[str, list[np.ndarray]] = {t.name: [] for t in self.sizes.tasks}
         for e, model in enumerate(self.models):
-            model.eval()
+            model.train(training)
             with torch.no_grad():
                 values = model(Batch.from_data_list([self.data[i] for i in index[e]]))
             for task in self.sizes.tasks:

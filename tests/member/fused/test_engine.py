@@ -189,8 +189,25 @@ def test_one_value_has_no_batch_statistics() -> None:
         problem.step(np.array([[0]]))
 
 
-def test_missing_targets_are_refused() -> None:
-    problem = Problem(network((4,)), random_geometry(np.random.default_rng(31), 5, 9))
-    targets = problem.targets | {"H": np.full_like(problem.targets["H"], np.nan)}
-    with pytest.raises(UserError, match="target 'H': values are missing"):
-        type(problem.engine)(problem.sizes, problem.table, problem.geometry, problem.inputs, targets)
+@pytest.mark.parametrize("missing", [0.3, 1.0])
+def test_missing_targets_do_not_count(missing: float) -> None:
+    """The mean is over the known targets of the batch, and there may be none."""
+    problem = Problem(network((6, 6)), random_geometry(np.random.default_rng(31), 5, 9))
+    rng, index = np.random.default_rng(37), problem.random_index(19)
+    for values in problem.targets.values():
+        values[rng.random(values.shape) < missing] = np.nan
+    arguments = problem.sizes, problem.table, problem.geometry, problem.inputs, problem.targets
+    problem.engine = type(problem.engine)(*arguments)
+    predicted = problem.reference_predict(index, training=True)
+    expected = [(values - problem.targets[name][index]) ** 2 for name, values in predicted.items()]
+    losses = problem.step(index)
+    np.testing.assert_allclose(losses[0], [np.nanmean(e) if np.isfinite(e).any() else 0 for e in expected], rtol=1e-12)
+    before = problem.parameters.copy()
+    for place in rng.integers(0, 400, 5):  # the gradient is the loss's slope
+        ends = []
+        for change in (1e-6, -1e-6):
+            problem.parameters = before.copy()
+            problem.parameters[0, place] += change
+            ends.append(problem.engine.step(problem.parameters, before.copy(), problem.buffers, index)[0])
+        slope = float((ends[0] - ends[1]) @ [task.weight for task in problem.sizes.tasks]) / 2e-6
+        assert problem.gradients[0, place] == pytest.approx(slope, abs=1e-6, rel=1e-5)

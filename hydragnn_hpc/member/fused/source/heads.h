@@ -86,7 +86,7 @@ static void load_target(const Plan *plan, const Task *task, const Block *block, 
             ((real *)(to + o))[l] = task->target[(block->sample[l] * atoms + atom) * width + o];
 }
 
-/* Squared error of the last activation, summed over everything; its gradient times `factor` goes to m->grad[0]. */
+/* Squared error of the last activation, summed over all known targets; its gradient times `factor` goes to m->grad[0]. */
 static double square_error(const Plan *plan, const Task *task, const HeadMemory *m, const Block *block, real factor) {
     long count = task->graph ? 1 : plan->atoms, width = task->width;
     const vec *out = m->activation[task->linears];
@@ -94,7 +94,7 @@ static double square_error(const Plan *plan, const Task *task, const HeadMemory 
     for (long i = 0; i < count; i++, grad += width, out += width) {
         load_target(plan, task, block, i, grad);
         for (long o = 0; o < width; o++) {
-            vec difference = block->mask * (out[o] - grad[o]);
+            vec difference = where_known(grad[o], block->mask * (out[o] - grad[o]));
             sum += difference * difference;
             grad[o] = factor * difference;
         }
@@ -111,12 +111,20 @@ static long head_input(const Plan *plan, const Task *task, const HeadMemory *m, 
     return 1;
 }
 
-/* Forward, loss and backward of one head for one block of a batch of `samples`; adds to grad_x and gradients.
- * Returns this block's part of the task's mean squared error. */
+/* How many targets of a task are known in a batch, at least 1. */
+static double known_targets(const Plan *plan, const Task *task, const int64_t *sample, long samples) {
+    long size = task->width * (task->graph ? 1 : plan->atoms), known = samples * size;
+    if (!task->partial) return (double)known;
+    for (long b = 0; b < samples; b++)
+        for (long k = 0; k < size; k++) known -= isnan(task->target[sample[b] * size + k]) != 0;
+    return known > 0 ? (double)known : 1;
+}
+
+/* Forward, loss and backward of one head for one block of a batch with so many known `values`; adds to grad_x and
+ * gradients. Returns this block's part of the task's mean squared error. */
 static double head_step(const Plan *plan, const Task *task, const real *parameters, const HeadMemory *m,
-                        const Block *block, long samples, vec *x, vec *grad_x, real *gradients) {
+                        const Block *block, double values, vec *x, vec *grad_x, real *gradients) {
     long features = task->linear[0].in, count = head_input(plan, task, m, x);
-    double values = (double)samples * count * task->width;
     head_forward(task, parameters, m, count);
     double error = square_error(plan, task, m, block, (real)(2 * task->weight / values));
     if (task->graph) {

@@ -68,13 +68,16 @@ static void heads_step(const Plan *plan, const Memory *m, const real *parameters
                        double *losses) {
     long features = plan->layer[plan->layers - 1].out, n = plan->atoms;
     clear_sums(m, features);
-    for (long t = 0; t < plan->tasks; t++) losses[t] = 0;
+    for (long t = 0; t < plan->tasks; t++) {
+        losses[t] = 0;
+        m->known[t] = known_targets(plan, plan->task + t, m->sample, samples);
+    }
     for (long b = 0; b * LANES < samples; b++) {
         Block block = block_of(m, b, samples);
         vec *x = layer_input(plan, m, plan->layers, b), *grad = m->grad + b * n * features;
         memset(grad, 0, n * features * sizeof(vec));
         for (long t = 0; t < plan->tasks; t++)
-            losses[t] += head_step(plan, plan->task + t, parameters, &m->head, &block, samples, x, grad, gradients);
+            losses[t] += head_step(plan, plan->task + t, parameters, &m->head, &block, m->known[t], x, grad, gradients);
         rectify_back(m->norm + plan->layers - 1, features, n, x, m->value[plan->layers - 1] + b * n * features, grad,
                      m->sum, m->sum_product);
     }

@@ -20,6 +20,7 @@ typedef struct {
     vec *grad, *grad_next; /* [blocks][atoms][widest] */
     vec *stacked;          /* [CHUNK][atoms][stacked rows] */
     vec *sum, *sum_product;
+    double *known; /* [tasks]: targets known in the batch */
     size_t bytes;
 } Memory;
 
@@ -114,6 +115,7 @@ static Memory lay_out(const Plan *plan, long samples, char *base) {
     Memory m = {0};
     m.sample = take(&arena, blocks * LANES * sizeof *m.sample);
     m.mask = take_vectors(&arena, blocks);
+    m.known = take(&arena, plan->tasks * sizeof *m.known);
     m.input = take_vectors(&arena, blocks * n * plan->layer[0].in);
     m.grad_matrices = take_reals(&arena, w.matrices);
     m.x = take_vectors(&arena, n * w.feature);

@@ -23,6 +23,7 @@ typedef struct {
 
 typedef struct {
     int64_t graph, width, linears;
+    int64_t partial; /* whether some targets are missing: not a number */
     const Linear *linear;
     double weight;
     const real *target; /* [S, n, width] or, at graph level, [S, width] */

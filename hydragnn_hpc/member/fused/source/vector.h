@@ -62,6 +62,8 @@ INLINE vec maximum(vec a, vec b) { return (vec)OP512(max_)(a, b); }
 INLINE vec square_root(vec a) { return (vec)OP512(sqrt_)(a); }
 /* a > 0 ? b : 0 */
 INLINE vec where_positive(vec a, vec b) { return (vec)OP512(maskz_mov_)(COMPARE(a, (vec){}, _CMP_GT_OQ), b); }
+/* b where a is a number, else 0 */
+INLINE vec where_known(vec a, vec b) { return (vec)OP512(maskz_mov_)(COMPARE(a, a, _CMP_ORD_Q), b); }
 /* sum + (a == b ? c : 0), and c set to zero in the lanes that matched: "the first match takes it all". */
 INLINE vec take_first(vec sum, vec a, vec b, vec *c) {
     unsigned mask = COMPARE(a, b, _CMP_EQ_OQ);
@@ -89,6 +91,7 @@ INLINE vec square_root(vec a) {
 }
 #endif
 INLINE vec where_positive(vec a, vec b) { return (vec)((a > (vec){}) & (lane_mask)b); }
+INLINE vec where_known(vec a, vec b) { return (vec)((a == a) & (lane_mask)b); }
 INLINE vec take_first(vec sum, vec a, vec b, vec *c) {
     lane_mask mask = a == b;
     vec taken = (vec)(mask & (lane_mask)*c);

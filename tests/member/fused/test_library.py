@@ -1,0 +1,112 @@
+"""Compiling and caching of the kernels: once a node, whole or not at all, and a reason where it cannot be done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hydragnn_hpc.member.fused import library as kernels
+from hydragnn_hpc.member.fused import unavailable
+
+LOAD = """
+import sys, pathlib
+from hydragnn_hpc.member.fused.library import library
+library("float32", pathlib.Path(sys.argv[1]))
+"""
+
+
+def fake_compiler(folder: Path, name: str, script: str) -> None:
+    """A compiler of this name that is a shell script."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def test_the_kernels_are_available_here() -> None:
+    assert unavailable() == unavailable("float64") == ""
+
+
+def test_many_workers_compile_once(tmp_path: Path) -> None:
+    log, cache = tmp_path / "log", tmp_path / "cache"
+    cache.mkdir()
+    fake_compiler(
+        tmp_path / "bin", "gcc", f'case "$*" in *member.c*) echo x >> {log};; esac\nexec {shutil.which("gcc")} "$@"'
+    )
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    command = [sys.executable, "-c", LOAD, str(cache)]
+    workers = [subprocess.Popen(command, env=environment) for _ in range(4)]
+    assert [worker.wait(120) for worker in workers] == [0] * 4
+    assert log.read_text().split() == ["x"]
+    assert sorted(path.suffix for path in cache.iterdir()) == [".lock", ".so"]
+
+
+def test_a_damaged_file_is_compiled_again(tmp_path: Path) -> None:
+    (compiler, *_) = kernels.find_compilers()
+    target = tmp_path / f"fused-float32-{kernels._fingerprint(compiler, 'float32')}.so"
+    target.write_text("no library")
+    assert kernels.library("float32", tmp_path).fused_lanes() > 1
+    assert target.stat().st_size > 10_000
+
+
+def test_without_a_compiler_there_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(kernels.CannotCompile, match="no C compiler"):
+        kernels.library("float32", tmp_path)
+
+
+def test_a_compiler_that_fails_gives_its_first_complaint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_compiler(tmp_path / "bin", "cc", 'echo "license expired" >&2; exit 3')
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    with pytest.raises(kernels.CannotCompile, match="cannot compile the kernels: license expired"):
+        kernels.library("float32", cache)
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+def test_the_next_compiler_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shutil.which("gcc") or shutil.which("cc")
+    fake_compiler(tmp_path / "bin", "gcc", "exit 1")
+    fake_compiler(tmp_path / "bin", "clang", f'PATH=/usr/bin:/bin exec {real} "$@"')
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    assert kernels.library("float32", cache).fused_lanes() > 1
+
+
+def test_a_folder_of_another_user_is_not_trusted(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can give a folder away")
+    os.chown(tmp_path, 12345, -1)
+    with pytest.raises(OSError, match="belongs to another user"):
+        kernels._private(tmp_path)
+
+
+@pytest.mark.parametrize("narrow", ["-mno-avx512f", "-mno-avx"])
+def test_narrower_processors_compute_the_same(narrow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paths for 32- and 16-byte vectors, on this processor."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("the narrow paths are chosen by x86 options")
+    import numpy as np
+
+    from tests.member.fused.reference import Problem, network, random_geometry
+
+    problem = Problem(network((7, 6)), random_geometry(np.random.default_rng(3), 9, 20), members=2)
+    index, before = problem.random_index(21), problem.buffers.copy()
+    losses, predicted = problem.step(index), problem.engine.predict(problem.parameters, before, index)
+    monkeypatch.setattr(kernels, "FLAGS", (*kernels.FLAGS, "-march=native", narrow))
+    monkeypatch.setattr(kernels, "NATIVE", ())
+    problem.engine._library = kernels.library("float64", tmp_path)
+    gradients, buffers = np.zeros_like(problem.gradients), before.copy()
+    np.testing.assert_allclose(problem.engine.step(problem.parameters, gradients, buffers, index), losses, rtol=1e-12)
+    np.testing.assert_allclose(gradients, problem.gradients, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(buffers, problem.buffers, rtol=1e-12)
+    again = problem.engine.predict(problem.parameters, before, index)
+    for name, values in again.items():
+        np.testing.assert_allclose(values, predicted[name], rtol=1e-11)
