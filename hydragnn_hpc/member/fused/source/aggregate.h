@@ -1,6 +1,6 @@
 /* Aggregation over neighbours, forward and backward (Corso et al. 2020, eq. 2 to 5).
  *
- * y holds one block: a column of `features` vectors per atom. Features go four at a time, so that the
+ * y holds one block: a column of `features` vectors per atom. Features go five at a time, so that the
  * running sums of one receiver stay in registers while its neighbours are visited. Mean and variance are
  * of the differences from the first neighbour: mean(y^2) - mean(y)^2 cancels in float32, but shifted by
  * one of the values the squared mean is at most degree times the variance, so little is lost.
@@ -10,7 +10,7 @@
 
 #include "plan.h"
 
-#define FEATURES_AT_ONCE 4
+#define FEATURES_AT_ONCE 5
 
 /* PyTorch Geometric: clamp(var, 1e-5).sqrt(), then zero where that is not above sqrt(1e-5). */
 #define SMALLEST_VARIANCE ((real)1e-5)
@@ -53,10 +53,17 @@ static void aggregate(const vec *y, const int32_t *neighbour, long degree, long 
         memset(out, 0, AGGREGATES * features * sizeof(vec));
         return;
     }
-    long f = 0;
-    for (; f + FEATURES_AT_ONCE <= features; f += FEATURES_AT_ONCE)
-        aggregate_part(FEATURES_AT_ONCE, y + f, neighbour, degree, features, out + f);
-    for (; f < features; f++) aggregate_part(1, y + f, neighbour, degree, features, out + f);
+    for (long f = 0; f < features; f += FEATURES_AT_ONCE) {
+#define PART(U) aggregate_part(U, y + f, neighbour, degree, features, out + f)
+        switch (features - f) {
+        case 1: PART(1); break;
+        case 2: PART(2); break;
+        case 3: PART(3); break;
+        case 4: PART(4); break;
+        default: PART(5); break;
+        }
+#undef PART
+    }
 }
 
 INLINE void aggregate_back_part(int U, const vec *y, const int32_t *neighbour, long degree, long features,
@@ -88,11 +95,17 @@ INLINE void aggregate_back_part(int U, const vec *y, const int32_t *neighbour, l
 /* Adds to grad_y of the neighbours what `grad` on the aggregates `value` of one receiver implies. */
 static void aggregate_back(const vec *y, const int32_t *neighbour, long degree, long features, const vec *value,
                            const vec *grad, vec *grad_y) {
-    long f = 0;
-    for (; f + FEATURES_AT_ONCE <= features; f += FEATURES_AT_ONCE)
-        aggregate_back_part(FEATURES_AT_ONCE, y + f, neighbour, degree, features, value + f, grad + f, grad_y + f);
-    for (; f < features; f++)
-        aggregate_back_part(1, y + f, neighbour, degree, features, value + f, grad + f, grad_y + f);
+    for (long f = 0; f < features; f += FEATURES_AT_ONCE) {
+#define PART(U) aggregate_back_part(U, y + f, neighbour, degree, features, value + f, grad + f, grad_y + f)
+        switch (features - f) {
+        case 1: PART(1); break;
+        case 2: PART(2); break;
+        case 3: PART(3); break;
+        case 4: PART(4); break;
+        default: PART(5); break;
+        }
+#undef PART
+    }
 }
 
 #endif

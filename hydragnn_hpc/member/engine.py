@@ -1,0 +1,159 @@
+"""What trains a stack of members, one batch at a time: the interface, and the choice of engine."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hydragnn_hpc.config import Campaign, Variant
+from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.member.fused import FusedEngine, Geometry, NetworkSizes, TaskSizes, unavailable
+from hydragnn_hpc.member.fused.sizes import Array
+from hydragnn_hpc.member.layout import ParameterLayout
+from hydragnn_hpc.member.samples import Samples
+from hydragnn_hpc.member.torch_engine import TorchEngine
+
+CONVOLUTIONS = ("PNA",)
+
+
+class Engine(Protocol):
+    """Forward and backward of E stacked members. A member's numbers do not depend on E nor on its place.
+
+    Attributes
+    ----------
+    name : str
+    sizes : NetworkSizes
+    layout : ParameterLayout
+    device : torch.device
+        Where parameters, gradients and buffers live.
+    """
+
+    name: str
+    sizes: NetworkSizes
+    layout: ParameterLayout
+    device: torch.device
+
+    def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
+        """One training batch of every member.
+
+        Parameters
+        ----------
+        parameters, gradients : tensor [E, P]
+            ``gradients`` of the weighted loss is overwritten, padding with zeros.
+        buffers : tensor [E, Q]
+            Running statistics, updated.
+        index : int64 array [E, B]
+            Sample numbers.
+
+        Returns
+        -------
+        tensor [E, T]
+            Mean squared error per task over the values that are not missing, not weighted. Nothing waits for the
+            device.
+        """
+
+    def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
+        """Scaled values of every task in evaluation mode.
+
+        Parameters
+        ----------
+        index : int64 array [B]
+            Samples, the same for all members.
+
+        Returns
+        -------
+        dict of str to tensor
+            Per task [E, atoms of the samples in order, d] or, at graph level, [E, B, d].
+        """
+
+
+class FusedCpu:
+    """The fused CPU engine (`hydragnn_hpc.member.fused`) behind the interface."""
+
+    name = "fused"
+
+    def __init__(self, sizes: NetworkSizes, samples: Samples) -> None:
+        self.sizes, self.device = sizes, torch.device("cpu")
+        self.layout = ParameterLayout.of(sizes)
+        s = samples.structure
+        shape = (len(s.sample_geometry), int(s.site_offsets[-1]))
+        targets = {
+            t.name: _resident(samples.targets[t.name], (*shape[: 2 if t.level == "node" else 1], t.width))
+            for t in sizes.tasks
+        }
+        geometry = Geometry(np.asarray(s.neighbour_offsets), np.asarray(s.neighbours))
+        inputs = _resident(samples.inputs, (*shape, sizes.inputs))
+        self._engine = FusedEngine(sizes, self.layout, geometry, inputs, targets)
+
+    def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
+        """See `Engine`."""
+        return torch.from_numpy(self._engine.step(parameters, gradients, buffers, index))
+
+    def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
+        """See `Engine`."""
+        members = len(parameters)
+        values = self._engine.predict(parameters, buffers, np.broadcast_to(index, (members, len(index))))
+        return {name: torch.from_numpy(v).reshape(members, -1, v.shape[-1]) for name, v in values.items()}
+
+
+def _resident(values: Array, shape: tuple[int, ...]) -> Array:
+    return np.ascontiguousarray(values, np.float32).reshape(shape)
+
+
+def network_sizes(campaign: Campaign, variant: Variant, samples: Samples) -> NetworkSizes:
+    """Return the sizes of a variant's network.
+
+    Raises
+    ------
+    UserError
+        If the convolution is unknown.
+    """
+    model = campaign.model
+    if model.convolution not in CONVOLUTIONS:
+        raise UserError(f"model.convolution={model.convolution}{nearest(model.convolution, CONVOLUTIONS)}")
+    tasks = tuple(
+        TaskSizes(
+            name,
+            campaign.tasks[name].level,
+            samples.targets[name].shape[1],
+            model.graph_head if campaign.tasks[name].level == "graph" else model.node_head,
+            campaign.weight(variant, name),
+        )
+        for name in variant.tasks
+    )
+    channels = (model.channels,) * model.layers
+    return NetworkSizes(samples.inputs.shape[1], channels, tasks, samples.average_degree(), model.pooling)
+
+
+def choose(campaign: Campaign, variant: Variant, samples: Samples, device: torch.device) -> tuple[Engine, str]:
+    """Return the engine for a variant, and why it is that one.
+
+    ``training.engine: auto`` takes the fused one wherever it can run; ``fused`` insists.
+
+    Raises
+    ------
+    UserError
+        If ``fused`` is asked for and cannot run.
+    """
+    sizes = network_sizes(campaign, variant, samples)
+    wanted = campaign.training.engine
+    reason = "training.engine=torch" if wanted == "torch" else why_not_fused(samples, device)
+    if not reason:
+        return FusedCpu(sizes, samples), "fused: one shared geometry, on the CPU"
+    if wanted == "fused":
+        raise UserError(f"training.engine=fused cannot be had: {reason}; set training.engine=auto")
+    return TorchEngine(sizes, samples, device), f"torch: {reason}"
+
+
+def why_not_fused(samples: Samples, device: torch.device) -> str:
+    """Say why the fused engine cannot train these samples on this device, or ``""`` if it can."""
+    if device.type != "cpu":
+        return f"the device is {device.type}"
+    if not samples.structure.shared_geometry:
+        return "the samples have geometries of their own"
+    if samples.missing():
+        return "some target values are missing"
+    return unavailable()

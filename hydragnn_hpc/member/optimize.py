@@ -1,0 +1,125 @@
+"""Adam over flat stacked parameters; the plateau schedule; early stopping. All of it per member."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hydragnn_hpc.config import EarlyStopping, Optimizer, Plateau
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Kingma & Ba 2015
+PLATEAU_THRESHOLD = 1e-4  # relative; as torch.optim.lr_scheduler.ReduceLROnPlateau
+SMALLEST_CHANGE = 1e-8  # of a learning rate; as there
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019) for E members, each with its own rate and age.
+
+    The factors of a step come from running products of beta in float64, one multiplication a step, so that they are
+    the same bits however often a training was interrupted, and in whatever stack.
+
+    Attributes
+    ----------
+    first, second : tensor [E, P]
+        Running means of the gradient and of its square.
+    decay : float64 array [E, 2]
+        beta_1^t and beta_2^t after the t steps that each member has made.
+    """
+
+    def __init__(self, options: Optimizer, first: Tensor, second: Tensor, decay: np.ndarray) -> None:
+        self.options, self.first, self.second = options, first, second
+        self.decay = np.array(decay, np.float64)
+
+    @classmethod
+    def fresh(cls, options: Optimizer, parameters: Tensor) -> Adam:
+        """Before the first step."""
+        return cls(options, torch.zeros_like(parameters), torch.zeros_like(parameters), np.ones((len(parameters), 2)))
+
+    def plan(self, steps: int, rates: np.ndarray) -> Tensor:
+        """Factors of the next ``steps`` steps at ``rates`` [E], to give to `step` one after the other.
+
+        They are computed ahead and sent to the device at once, so that no step waits for the host.
+
+        Returns
+        -------
+        tensor [steps, 3, E, 1]
+            What is added to the root of ``second``, minus what the ratio is multiplied by, and the weights' decay.
+        """
+        factors = np.empty((steps, 3, len(self.decay), 1))
+        rates = np.asarray(rates, np.float64)
+        for step in range(steps):
+            self.decay *= (BETA_1, BETA_2)
+            left = 1.0 - self.decay
+            root = np.sqrt(left[:, 1])
+            # m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + eps), numerator and denominator times sqrt(1 - beta_2^t)
+            factors[step, 0, :, 0] = EPSILON * root
+            factors[step, 1, :, 0] = -rates * root / left[:, 0]
+            factors[step, 2, :, 0] = 1.0 - rates * self.options.weight_decay
+        return torch.as_tensor(factors).to(self.first)
+
+    def step(self, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
+        """One step of all members, in place; ``gradients`` [E, P] is used up. ``factors`` is a row of `plan`."""
+        epsilon, rate, kept = factors.unbind()
+        if self.options.weight_decay and self.options.name == "Adam":
+            gradients.add_(parameters, alpha=self.options.weight_decay)
+        elif self.options.weight_decay:
+            parameters.mul_(kept)
+        self.first.lerp_(gradients, 1 - BETA_1)
+        self.second.mul_(BETA_2).addcmul_(gradients, gradients, value=1 - BETA_2)
+        torch.sqrt(self.second, out=gradients)
+        gradients.add_(epsilon)
+        torch.div(self.first, gradients, out=gradients)
+        parameters.addcmul_(gradients, rate)
+
+    def select(self, members: Tensor) -> Adam:
+        """The same for some of the members (positions, int64)."""
+        kept = members.cpu().numpy()
+        return Adam(self.options, self.first[members], self.second[members], self.decay[kept])
+
+
+@dataclass
+class Schedule:
+    """One member's learning rate and its end, from its validation losses.
+
+    The rate follows ``torch.optim.lr_scheduler.ReduceLROnPlateau``; the training ends after ``patience`` epochs
+    without a lower validation loss than the best.
+    """
+
+    rate: float
+    best: float = math.inf
+    best_epoch: int = 0
+    plateau_best: float = math.inf
+    plateau_bad: int = 0
+
+    def see(self, loss: float, epoch: int, plateau: Plateau | None) -> bool:
+        """Take the validation loss of ``epoch`` (from 1); returns whether it is the best so far."""
+        if plateau is not None:
+            self._see_plateau(loss, plateau)
+        if loss < self.best:
+            self.best, self.best_epoch = loss, epoch
+            return True
+        return False
+
+    def over(self, epoch: int, stopping: EarlyStopping | None) -> bool:
+        """Whether to stop early after ``epoch``."""
+        return stopping is not None and epoch - self.best_epoch >= stopping.patience
+
+    def state(self) -> dict[str, Any]:
+        """As plain data, for a checkpoint; ``Schedule(**state)`` restores it."""
+        return asdict(self)
+
+    def _see_plateau(self, loss: float, plateau: Plateau) -> None:
+        if loss < self.plateau_best * (1 - PLATEAU_THRESHOLD):
+            self.plateau_best, self.plateau_bad = loss, 0
+            return
+        self.plateau_bad += 1
+        if self.plateau_bad > plateau.patience:
+            self.plateau_bad = 0
+            lower = max(self.rate * plateau.factor, plateau.minimum)
+            if self.rate - lower > SMALLEST_CHANGE:
+                self.rate = lower
