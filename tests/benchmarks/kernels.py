@@ -69,17 +69,17 @@ def fused_epoch(
     table = FlatTable.of(sizes)
     engine = FusedEngine(sizes, table, geometry, *data)
     parameters = torch.empty(members, table.parameter_size).uniform_(-0.2, 0.2)
-    parameters.grad = torch.zeros_like(parameters)
-    buffers = torch.ones(members, table.buffer_size)
-    optimizer = torch.optim.Adam([parameters], lr=1e-3)
+    gradients, buffers = torch.zeros_like(parameters), torch.ones(members, table.buffer_size)
+    moments = torch.zeros_like(parameters), torch.zeros_like(parameters)
+    factors = torch.tensor([[1e-8] * members, [-1e-3] * members])
     rng = np.random.default_rng(0)
 
     def epoch() -> float:
         order = np.stack([rng.permutation(SAMPLES) for _ in range(members)])
         total = 0.0
         for start in range(0, SAMPLES, BATCH):
-            losses = engine.step(parameters, parameters.grad, buffers, order[:, start : start + BATCH])
-            optimizer.step()
+            losses = engine.step(parameters, gradients, buffers, order[:, start : start + BATCH])
+            engine.adam(parameters, gradients, moments, factors, (0.9, 0.999))
             total += float(losses.sum())
         return total
 

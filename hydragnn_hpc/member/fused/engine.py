@@ -126,6 +126,34 @@ class FusedEngine:
         )
         return out
 
+    def adam(
+        self, parameters: Any, gradients: Any, moments: tuple[Any, Any], factors: Any, betas: tuple[float, float]
+    ) -> None:
+        """One step of Adam for every member, in one pass over memory: seven of torch's cost a tenth of a training.
+
+        Parameters
+        ----------
+        parameters, gradients : torch CPU tensor or array [E, P]
+            ``parameters`` is updated.
+        moments : pair of torch CPU tensors or arrays [E, P]
+            Running means of the gradient and of its square, updated.
+        factors : torch CPU tensor or array [2, E]
+            What is added to the root of the second moment, and what the ratio is multiplied by (minus the learning
+            rate), both with Adam's corrections for the first steps.
+        betas : (float, float)
+
+        Raises
+        ------
+        UserError
+            If a shape or dtype does not fit.
+        """
+        members, width = len(parameters), self.layout.parameter_size
+        named = {"parameters": parameters, "gradients": gradients, "first moment": moments[0], "second": moments[1]}
+        arrays = [_address(self._stack(name, value, members, width)) for name, value in named.items()]
+        both = self._stack("factors", factors, 2, members)
+        c_betas = (ctypes.c_double * 2)(*betas)
+        self._library.fused_adam(self._plan.pointer, c_betas, ctypes.c_int64(members), *arrays, _address(both))
+
     def _shape(self, name: str) -> tuple[int, ...]:
         """Shape of one sample's target."""
         task = next(task for task in self.sizes.tasks if task.name == name)

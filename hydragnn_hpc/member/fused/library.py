@@ -127,7 +127,7 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
 def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     """Tell ctypes what the functions return."""
     loaded.fused_memory.restype = loaded.fused_lanes.restype = ctypes.c_int64
-    loaded.fused_step.restype = loaded.fused_predict.restype = None
+    loaded.fused_step.restype = loaded.fused_predict.restype = loaded.fused_adam.restype = None
     return loaded
 
 

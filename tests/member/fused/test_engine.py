@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -138,6 +139,25 @@ def test_a_prediction_does_not_depend_on_its_batch() -> None:
         assert all(part[name].tobytes() == whole[name][:, some[0]].tobytes() for name in part)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 3e-6)])
+def test_adam_follows_torch(dtype: str, tolerance: float) -> None:
+    problem = Problem(network((6,)), random_geometry(np.random.default_rng(41), 6, 14), members=3, dtype=dtype)
+    expected = torch.tensor(problem.parameters)
+    optimizer = torch.optim.Adam([expected], lr=0.01)
+    moments = np.zeros_like(problem.parameters), np.zeros_like(problem.parameters)
+    for step in range(1, 31):
+        problem.step(problem.random_index(16, seed=step))
+        expected.grad = torch.tensor(problem.gradients)
+        optimizer.step()
+        root = (1 - 0.999**step) ** 0.5
+        factors = np.array([[1e-8 * root] * 3, [-0.01 * root / (1 - 0.9**step)] * 3], dtype)
+        problem.engine.adam(problem.parameters, problem.gradients, moments, factors, (0.9, 0.999))
+    np.testing.assert_allclose(problem.parameters, expected.numpy(), rtol=tolerance, atol=tolerance)
+    problem.gradients[1, 3] = np.nan
+    problem.engine.adam(problem.parameters, problem.gradients, moments, factors, (0.9, 0.999))
+    assert np.argwhere(np.isnan(problem.parameters)).tolist() == [[1, 3]]
+
+
 def test_not_a_number_is_not_hidden() -> None:
     """A diverged member must show in its loss: ReLU and minimum do not swallow it."""
     problem = Problem(network((20, 20)), random_geometry(np.random.default_rng(19), 6, 14), members=2, dtype="float32")
@@ -149,8 +169,6 @@ def test_not_a_number_is_not_hidden() -> None:
 
 
 def test_torch_tensors_are_used_in_place() -> None:
-    import torch
-
     problem = Problem(network((4,)), random_geometry(np.random.default_rng(23), 5, 9), dtype="float32")
     index = problem.random_index(8)
     parameters, buffers = torch.tensor(problem.parameters), torch.tensor(problem.buffers)

@@ -4,6 +4,7 @@
  * so they do not depend on its neighbours. Only the convolutions' outputs are kept for the backward pass;
  * what lies between them is cheaper to compute again than to fetch from beyond the second-level cache.
  */
+#include "adam.h"
 #include "memory.h"
 
 /* Sample numbers, masks and node inputs of a batch, lane by lane. */
@@ -160,5 +161,15 @@ void fused_predict(const Plan *plan, char *memory, int64_t members, int64_t samp
                 head_predict(plan, task, parameters, &m.head, &block, x, out[t] + at * size);
             }
         }
+    }
+}
+
+/* One step of Adam. All arrays [members, P]; factors [2, members]: epsilon and (negative) rate of each member. */
+void fused_adam(const Plan *plan, const Betas *betas, int64_t members, real *parameters, const real *gradients,
+                real *first, real *second, const real *factors) {
+    for (long e = 0; e < members; e++) {
+        long at = e * plan->parameters;
+        adam(betas, plan->parameters, factors[e], factors[members + e], parameters + at, gradients + at, first + at,
+             second + at);
     }
 }
