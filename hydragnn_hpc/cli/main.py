@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import hydragnn_hpc
-from hydragnn_hpc.cli import data
+from hydragnn_hpc.cli import data, results, submit
 from hydragnn_hpc.errors import ExitCode, UserError
 
 app = typer.Typer(
@@ -21,6 +21,10 @@ app = typer.Typer(
 )
 
 app.add_typer(data.app, name="data")
+app.command(
+    "submit", epilog="Example: hydragnn-hpc submit jobs/campaigns/paper.yaml runs/paper --site perlmutter --dry-run"
+)(submit.submit)
+app.command("status", epilog="Example: hydragnn-hpc status runs/paper --watch")(results.status)
 
 
 def _show_version(value: bool) -> None:

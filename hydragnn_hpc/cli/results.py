@@ -1,0 +1,49 @@
+"""``status`` and ``report``: what a campaign's folder tells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hydragnn_hpc.errors import UserError
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="OUT", help="The campaign's folder, as given to run.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+PLAIN_WIDTH = 160  # of a line where no terminal sets it: a batch log, a pipe
+
+
+def status(
+    out: Folder,
+    watch: Annotated[bool, typer.Option("--watch", help="Renew it until nothing is left to train.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 2.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a campaign stands: members by state, rates, time left, the table so far, failures with causes.
+
+    It reads the folder alone: from another machine, while the campaign runs, or long after.
+    """
+    if watch and as_json:
+        raise UserError("status: --watch and --json exclude each other; call --json again and again instead")
+    from hydragnn_hpc.report import status as stage
+
+    if as_json:
+        typer.echo(json.dumps(stage.read_status(out)[0].plain(), indent=1, ensure_ascii=False, allow_nan=False))
+    elif watch:
+        try:
+            stage.watch(out, _console(), interval)
+        except KeyboardInterrupt:
+            return  # the user has seen enough: nothing was interrupted but the looking
+    else:
+        stage.show(out, _console())
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH, no_color=True)

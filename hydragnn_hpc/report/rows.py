@@ -1,0 +1,200 @@
+"""What a campaign's folder holds, as plain rows: the one source of every table, without pandas, so that it is fast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydragnn_hpc import ledger
+from hydragnn_hpc.config import Campaign, Variant
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.fields import PROPERTIES
+from hydragnn_hpc.ledger import Frozen, Member, State
+from hydragnn_hpc.paths import CampaignFolder
+
+Row = dict[str, Any]
+"""A row of a table; None is a missing value."""
+
+TABLE1 = ("variant", "task", "n", "n_total", "rmse_mean", "rmse_std", "unit", "rmse_unit_mean", "rmse_unit_std")
+TIMING = ("variant", "n", "n_total", "seconds_mean", "seconds_std", "epochs_mean", "epochs_std")
+
+
+@dataclass
+class Snapshot:
+    """A campaign and its members, in the campaign's order, as the folder showed them at one moment."""
+
+    folder: CampaignFolder
+    frozen: Frozen
+    members: list[Member]
+
+    @property
+    def campaign(self) -> Campaign:
+        """The configuration."""
+        return self.frozen.campaign
+
+    def finished(self, variant: str) -> list[Member]:
+        """Return the members of a variant that count: finished, neither diverged nor failed."""
+        return [m for m in self.members if m.variant == variant and m.state is State.FINISHED]
+
+
+def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None = None) -> Snapshot:
+    """Read a campaign's folder.
+
+    Parameters
+    ----------
+    out : Path or str
+        The campaign's folder.
+    running : collection of str, optional
+        Names of the members being trained now.
+    before : Snapshot, optional
+        An earlier look at the same folder: members that had a result then are not read again.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no campaign, or a result cannot be read.
+    """
+    folder = CampaignFolder(out)
+    frozen = ledger.read_frozen(folder)
+    try:
+        if before is None or before.frozen.hash != frozen.hash or len(before.members) != _size(frozen.campaign):
+            members = ledger.read_members(folder, frozen.campaign, running)
+        else:
+            members = [_again(folder, member, running) for member in before.members]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder.members}: a result.json or failure.json is not one: {error}; remove it") from error
+    return Snapshot(folder, frozen, members)
+
+
+def _again(folder: CampaignFolder, member: Member, running: Collection[str]) -> Member:
+    if member.result is not None:
+        return member
+    found = ledger.read_member(folder, member.variant, member.replica)
+    if found.result is None and found.name in running:
+        found.state = State.RUNNING
+    return found
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, or None for whatever else a file may hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def mean_std(values: Iterable[float]) -> tuple[float | None, float | None]:
+    """Return mean and standard deviation (ddof = 1); None where there are too few values.
+
+    Sums are exactly rounded (``math.fsum``), so that the order of the members changes no digit.
+    """
+    values = list(values)
+    if not values:
+        return None, None
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+
+def metric(member: Member, task: str, name: str) -> float | None:
+    """Return one of a member's test figures: ``rmse``, ``rmse_unit``, ``mae``, ``mae_unit``, ``n``."""
+    tasks = (member.result or {}).get("tasks")
+    found = tasks.get(task) if isinstance(tasks, dict) else None
+    return number(found.get(name)) if isinstance(found, dict) else None
+
+
+def metrics(members: Iterable[Member], task: str, name: str) -> list[float]:
+    """Return :func:`metric` of every member that has it."""
+    return [v for v in (metric(m, task, name) for m in members) if v is not None]
+
+
+def quantities(members: Iterable[Member], name: str) -> list[float]:
+    """Return a number of ``result.json``, ``seconds`` say, of every member that has it."""
+    return [v for v in (number((m.result or {}).get(name)) for m in members) if v is not None]
+
+
+def unit_of(snapshot: Snapshot, task: str) -> str:
+    """Return a task's unit: as its results say, else as its field is known, else nothing."""
+    for member in snapshot.members:
+        found = ((member.result or {}).get("tasks") or {}).get(task)
+        if isinstance(found, dict) and found.get("unit"):
+            return str(found["unit"])
+    known = PROPERTIES.get(snapshot.campaign.tasks[task].field)
+    return known.unit if known else ""
+
+
+def table1_rows(snapshot: Snapshot) -> list[Row]:
+    """Return Table 1: a row per variant and task, over the finished members."""
+    units = {task: unit_of(snapshot, task) for task in snapshot.campaign.tasks}
+    finished = _by_variant(snapshot)
+    return [
+        _table1_row(variant, task, finished[variant.name], snapshot.campaign.replicas, units[task])
+        for variant in snapshot.campaign.variants
+        for task in variant.tasks
+    ]
+
+
+def _table1_row(variant: Variant, task: str, finished: list[Member], total: int, unit: str) -> Row:
+    scaled = metrics(finished, task, "rmse")
+    values = (
+        variant.name, task, len(scaled), total, *mean_std(scaled), unit,
+        *mean_std(metrics(finished, task, "rmse_unit")),
+    )  # fmt: skip
+    return dict(zip(TABLE1, values, strict=True))
+
+
+def timing_rows(snapshot: Snapshot) -> list[Row]:
+    """Return the training times: a row per variant, over the finished members, in seconds."""
+    rows = []
+    for name, finished in _by_variant(snapshot).items():
+        seconds, epochs = quantities(finished, "seconds"), quantities(finished, "epochs")
+        values = (name, len(seconds), snapshot.campaign.replicas, *mean_std(seconds), *mean_std(epochs))
+        rows.append(dict(zip(TIMING, values, strict=True)))
+    return rows
+
+
+def member_rows(snapshot: Snapshot) -> list[Row]:
+    """Return a row per member: state, errors per task, training, place, cause of its last failure."""
+    return [_member_row(m, list(snapshot.campaign.tasks)) for m in snapshot.members]
+
+
+def _member_row(member: Member, tasks: list[str]) -> Row:
+    result = member.result or {}
+    row: Row = {"variant": member.variant, "replica": member.replica, "state": member.state.value}
+    row["seed"] = result.get("seed")
+    for task in tasks:
+        row.update({f"{name}_{task}": metric(member, task, name) for name in ("rmse", "rmse_unit", "mae", "mae_unit")})
+    for key in ("validation_loss", "seconds", "seconds_training", "seconds_validation"):
+        row[key] = number(result.get(key))
+    for key in ("best_epoch", "epochs", "stopped_by", "engine", "threads", "attempt"):
+        row[key] = result.get(key)
+    sessions = result.get("sessions") or []
+    row["sessions"] = len(sessions)
+    row["stack"] = " ".join(str(r) for r in result.get("stack") or [])
+    row["host"] = str(sessions[-1].get("host", "")) if sessions else ""
+    device = result.get("device") or {}
+    row["device"] = str(device.get("name") or device.get("type") or "")
+    row["failures"] = len(member.failures)
+    row["cause"] = str(member.failures[-1].get("cause", "")) if member.failures else ""
+    row["weights_sha256"] = result.get("weights_sha256")
+    return row
+
+
+def stacked(snapshot: Snapshot) -> int:
+    """Return the largest stack that any result was trained in (1: every member trained alone)."""
+    return max((len((m.result or {}).get("stack") or [0]) for m in snapshot.members), default=1)
+
+
+def _size(campaign: Campaign) -> int:
+    return len(campaign.variants) * campaign.replicas
+
+
+def _by_variant(snapshot: Snapshot) -> dict[str, list[Member]]:
+    found: dict[str, list[Member]] = {v.name: [] for v in snapshot.campaign.variants}
+    for member in snapshot.members:
+        if member.state is State.FINISHED:
+            found[member.variant].append(member)
+    return found

@@ -1,0 +1,78 @@
+"""Numbers and names as text: for people, for Markdown, for LaTeX, for a terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+MISSING = "–"
+"""What stands where there is no value: too few members, or none."""
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "μ": r"\ensuremath{\mu}", "±": r"\ensuremath{\pm}", "×": r"\ensuremath{\times}", "–": "--",
+    "²": r"\textsuperscript{2}",
+}  # fmt: skip
+
+
+def scientific(value: float | None, digits: int = 3) -> str:
+    """Return ``7.54e-3``: as the paper prints scaled errors."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def plain(value: float | None, digits: int = 4) -> str:
+    """Return a number with that many significant digits, without an exponent where it stays short."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    if places > digits + 3:
+        return scientific(value, digits)
+    return f"{value:,.{max(places, 0)}f}"
+
+
+def pair(mean: float | None, std: float | None, form: Any = scientific) -> str:
+    """Return ``mean ± std``; a dash for what is missing."""
+    return MISSING if mean is None else f"{form(mean)} ± {form(std) if std is not None else MISSING}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time span: ``42 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def latex(text: Any) -> str:
+    """Escape text for LaTeX."""
+    return "".join(_LATEX.get(c, c) for c in line(text))
+
+
+def markdown(text: Any) -> str:
+    """Escape text for a cell of a Markdown table."""
+    escaped = "".join(f"\\{c}" if c in "\\|`*_<>[]#" else c for c in line(text))
+    return escaped.replace("&", "&amp;")
+
+
+def line(text: Any) -> str:
+    """Fold text into one line without control characters: what a failed program printed may hold anything."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def last_line(text: Any) -> str:
+    """Return the last line of some output that is not blank."""
+    return next((line(t) for t in reversed(str(text or "").splitlines()) if line(t)), "")

@@ -1,0 +1,62 @@
+"""``status`` and ``report`` as a user calls them: real processes, exit codes, what is printed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(
+    str(Path(__file__).parents[1] / "report")
+)  # the maker of campaign folders lives with the report's tests
+
+import making
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program."""
+    line = [sys.executable, "-m", "hydragnn_hpc", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    states = {"H/01": "failed", "HM/00": "running"}
+    out = tmp_path_factory.mktemp("results") / "out"
+    return making.make(out, variants=("HM", "H", "M"), replicas=3, samples=30, epochs=6, states=states)
+
+
+def test_status_prints_plain_text_where_there_is_no_terminal(campaign: Path) -> None:
+    shown = command("status", str(campaign))
+    assert shown.returncode == 0, shown.stderr
+    assert "\x1b" not in shown.stdout and "9 members: 1 running, 7 finished, 1 failed" in shown.stdout
+    assert "2 of 3" in shown.stdout and "SIGKILL" in shown.stdout
+
+
+def test_status_as_json(campaign: Path) -> None:
+    shown = command("status", str(campaign), "--json")
+    assert shown.returncode == 0, shown.stderr
+    found = json.loads(shown.stdout)
+    assert found["states"] == {"running": 1, "finished": 7, "failed": 1}
+    assert [r["n"] for r in found["table1"]] == [2, 2, 2, 3] and found["settled"] is False
+
+
+@pytest.mark.parametrize("name", ["status"])
+def test_help_has_an_example(name: str) -> None:
+    shown = command(name, "--help")
+    assert shown.returncode == 0 and f"Example: hydragnn-hpc {name}" in shown.stdout
+
+
+@pytest.mark.parametrize("name", ["status"])
+def test_a_folder_without_a_campaign_is_one_line(name: str, tmp_path: Path) -> None:
+    shown = command(name, str(tmp_path))
+    assert shown.returncode == 2 and not shown.stdout
+    assert shown.stderr.count("\n") == 1 and "holds no campaign" in shown.stderr
+
+
+def test_watch_and_json_exclude_each_other(campaign: Path) -> None:
+    shown = command("status", str(campaign), "--watch", "--json")
+    assert shown.returncode == 2 and "exclude each other" in shown.stderr

@@ -1,0 +1,154 @@
+"""Tables: their numbers against numpy's, their columns, their bytes; who counts and who does not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import making
+import numpy as np
+import pytest
+
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.report import rows, tables, text
+from hydragnn_hpc.report.load import load
+
+MIXED = {"HM": "failed", "C/03": "diverged", "M": "waiting", "CM/01": "running", "CM/03": "interrupted"}
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def results_of(out: Path, variant: str) -> list[dict]:
+    """Read the finished results of a variant straight from their files."""
+    found = [json.loads(p.read_text()) for p in sorted((out / "members" / variant).glob("*/result.json"))]
+    return [r for r in found if r["state"] == "finished"]
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = making.make(tmp_path_factory.mktemp("tables") / "mixed", replicas=5, samples=20, epochs=6, states=MIXED)
+    tables.write_tables(out)
+    return out
+
+
+def test_table1_has_the_declared_columns_and_the_numbers_of_numpy(mixed: Path) -> None:
+    found = read_csv(mixed / "report" / "table1.csv")
+    assert list(found[0]) == [
+        "variant", "task", "n", "n_total", "rmse_mean", "rmse_std", "unit", "rmse_unit_mean", "rmse_unit_std",
+    ]  # fmt: skip
+    assert [(r["variant"], r["task"]) for r in found] == [(v, t) for v in making.PAPER_VARIANTS for t in v]
+    for row in found:
+        results = results_of(mixed, row["variant"])
+        assert (row["n"], row["n_total"]) == (str(len(results)), "5")
+        for name in ("rmse", "rmse_unit"):
+            values = [r["tasks"][row["task"]][name] for r in results]
+            if not values:
+                assert row[f"{name}_mean"] == row[f"{name}_std"] == ""
+                continue
+            assert float(row[f"{name}_mean"]) == pytest.approx(np.mean(values), rel=1e-14)
+            assert float(row[f"{name}_std"]) == pytest.approx(np.std(values, ddof=1), rel=1e-13)
+    counts = {r["variant"]: r["n"] for r in found}
+    assert counts == {"HCM": "5", "HC": "5", "HM": "0", "CM": "3", "H": "5", "C": "4", "M": "0"}
+    assert [r["unit"] for r in found[:3]] == ["Ry", "e", "μB"]
+
+
+def test_timing_and_members(mixed: Path) -> None:
+    found = {r["variant"]: r for r in read_csv(mixed / "report" / "timing.csv")}
+    assert list(found["HC"]) == ["variant", "n", "n_total", "seconds_mean", "seconds_std", "epochs_mean", "epochs_std"]
+    seconds = [r["seconds"] for r in results_of(mixed, "HC")]
+    assert float(found["HC"]["seconds_mean"]) == pytest.approx(np.mean(seconds))
+    assert float(found["HC"]["seconds_std"]) == pytest.approx(np.std(seconds, ddof=1))
+    assert found["M"]["seconds_mean"] == "" and found["M"]["n"] == "0"
+    members = read_csv(mixed / "report" / "members.csv")
+    assert len(members) == 35
+    states = {f"{m['variant']}/{int(m['replica']):02d}": m["state"] for m in members}
+    assert (states["HM/00"], states["C/03"], states["CM/03"], states["M/00"]) == (
+        "failed", "diverged", "interrupted", "waiting",
+    )  # fmt: skip
+    assert {m["cause"] for m in members if m["variant"] == "HM"} == {"killed by signal 9 (SIGKILL)"}
+
+
+def test_one_member_has_no_spread_and_says_so(tmp_path: Path) -> None:
+    out = making.make(tmp_path / "one", variants=("H",), tasks={"H": making.FEPT["H"]}, replicas=1, samples=10)
+    for path in tables.write_tables(out):
+        assert "nan" not in path.read_text().lower().replace("finance", ""), path
+    row = read_csv(out / "report" / "table1.csv")[0]
+    assert row["rmse_mean"] and row["rmse_std"] == "" and row["rmse_unit_std"] == ""
+    shown = (out / "report" / "table1.md").read_text()
+    assert "± – | 1 of 1" in shown and "fewer than two have finished" in shown
+    assert load(out).table1.rmse_std.isna().all()
+
+
+def test_the_same_results_give_the_same_bytes_in_any_order_of_finishing(mixed: Path, tmp_path: Path) -> None:
+    before = {p.name: p.read_bytes() for p in tables.write_tables(mixed)}
+    later = sorted(mixed.glob("members/*/*/result.json"))
+    for path in reversed(later):  # a later writer, another inode, another time: the same content
+        content = path.read_text()
+        path.unlink()
+        path.write_text(content)
+        os.utime(path, (1, 1))
+    assert {p.name: p.read_bytes() for p in tables.write_tables(mixed)} == before
+    assert not list(mixed.rglob(".tmp-*"))
+
+
+def test_a_sum_does_not_depend_on_its_order() -> None:
+    values = list(np.random.default_rng(0).random(500) * 10.0 ** np.random.default_rng(1).integers(-8, 8, 500))
+    assert rows.mean_std(values) == rows.mean_std(values[::-1])
+
+
+def test_stacked_members_are_told_in_the_timing_table(tmp_path: Path) -> None:
+    out = making.make(tmp_path / "stacked", variants=("H",), replicas=4, stack=4, samples=10)
+    tables.write_tables(out)
+    assert "stacks of up to 4: the time of each is its stack's" in (out / "report" / "timing.md").read_text()
+
+
+def test_latex_and_markdown_escape_names() -> None:
+    assert text.latex("a_b%&#{}") == r"a\_b\%\&\#\{\}"
+    assert text.markdown("a|b<c") == r"a\|b\<c"
+    assert text.line("\x1b[31mred\x07\nline") == "[31mred line"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.00754, "7.54e-3"), (12.0, "1.20e1"), (None, "–"), (float("nan"), "–")],
+)
+def test_scientific(value: float | None, shown: str) -> None:
+    assert text.scientific(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1234.5678, "1,235"),
+        (0.031772, "0.03177"),
+        (99.996, "100.00"),
+        (0, "0"),
+        (1.5e-7, "1.500e-7"),
+        (1e6, "1,000,000"),
+    ],
+)
+def test_plain(value: float, shown: str) -> None:
+    assert text.plain(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.5, "0.5 s"), (59.7, "1 min 00 s"), (3599.6, "1 h 00 min"), (90061, "1 d 1 h"), (None, "–")],
+)
+def test_duration(seconds: float | None, shown: str) -> None:
+    assert text.duration(seconds) == shown
+
+
+def test_a_folder_without_a_campaign_and_a_result_that_is_none_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no campaign"):
+        tables.write_tables(tmp_path)
+    out = making.make(tmp_path / "out", variants=("H",), replicas=2, samples=10, epochs=4)
+    for content in ("[1, 2", "[1, 2]", '"text"'):
+        (out / "members/H/01/result.json").write_text(content)
+        with pytest.raises(UserError, match=r"result\.json"):
+            tables.write_tables(out)
