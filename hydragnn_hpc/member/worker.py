@@ -1,0 +1,236 @@
+r"""The worker: a fresh process that trains one stack after another for its supervisor.
+
+    python -m hydragnn_hpc.member.worker --campaign OUT --staged FOLDER --rank R --local-rank L --slot S \
+        --in FD --out FD
+
+JSON lines come in on one file descriptor and go out on another; standard output and error are free for whatever
+libraries print. The worker leaves signals to its supervisor, and ends when its supervisor does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import hydragnn_hpc
+from hydragnn_hpc.dataset.stage import open_staged
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import read_frozen
+from hydragnn_hpc.member.engine import Engine, choose
+from hydragnn_hpc.member.samples import from_staged
+from hydragnn_hpc.member.train import Setting, StackTraining
+from hydragnn_hpc.paths import CampaignFolder
+
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+
+
+class Channel:
+    """Messages from and to the supervisor."""
+
+    def __init__(self, incoming: int, outgoing: int) -> None:
+        self._in, self._out = incoming, outgoing
+        self._buffer = b""
+        self._said_at = 0.0
+
+    def say(self, what: str, **more: Any) -> None:
+        """Send a message; when nobody listens any more, the worker is done."""
+        line = json.dumps({"say": what, **more}).encode() + b"\n"
+        try:
+            while line:
+                line = line[os.write(self._out, line) :]
+        except BrokenPipeError:
+            os._exit(1)
+        self._said_at = time.monotonic()
+
+    def alive(self) -> None:
+        """Show that the work goes on, at most once a second."""
+        if time.monotonic() - self._said_at >= 1.0:
+            self.say("alive")
+
+    def receive(self, wait: bool) -> dict[str, Any] | None:
+        """Return the next message, or None where there is none yet; the supervisor's end is the worker's end."""
+        while b"\n" not in self._buffer:
+            if not select.select([self._in], [], [], None if wait else 0)[0]:
+                return None
+            received = os.read(self._in, 65536)
+            if not received:
+                os._exit(1)
+            self._buffer += received
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+
+class Worker:
+    """Trains what it is told to."""
+
+    def __init__(self, setting: Setting, device: torch.device, channel: Channel) -> None:
+        self._setting, self._device, self._channel = setting, device, channel
+        self._engine: tuple[str, Engine] | None = None
+        self._stop = False
+
+    def serve(self) -> None:
+        """Answer messages until told to quit."""
+        while True:
+            message = self._channel.receive(wait=True)
+            if message is None or message["do"] == "quit":
+                return
+            if message["do"] == "train":
+                self._train(message["variant"], message["replicas"], message["attempt"])
+
+    def _train(self, variant: str, replicas: list[int], attempt: int) -> None:
+        self._stop = False
+        engine = self._engine_for(variant)
+        training = StackTraining(self._setting, variant, replicas, engine, attempt)
+        for member in training.members:
+            member.tell(f"{self._reason}; attempt {attempt}, stack {replicas}")
+        while training.members:
+            over = training.epoch(self._between_batches)
+            for member, state in over:
+                self._channel.say("finished", variant=variant, replica=member.replica, state=state)
+            self._tell_epoch(variant, training)
+            if self._stop and training.members:
+                training.save()
+                self._channel.say("stopped", variant=variant, replicas=[m.replica for m in training.members])
+                return
+        self._channel.say("done", variant=variant, replicas=replicas)
+
+    def _engine_for(self, variant: str) -> Engine:
+        if self._engine is None or self._engine[0] != variant:
+            self._engine = None  # frees its memory before the next is made
+            campaign = self._setting.campaign
+            engine, self._reason = choose(campaign, campaign.variant(variant), self._setting.samples, self._device)
+            self._engine = (variant, engine)
+        return self._engine[1]
+
+    def _between_batches(self) -> None:
+        self._channel.alive()
+        message = self._channel.receive(wait=False)
+        if message is not None and message["do"] in ("stop", "quit"):
+            self._stop = True
+
+    def _tell_epoch(self, variant: str, training: StackTraining) -> None:
+        members = [
+            {
+                "replica": m.replica,
+                "epoch": m.epoch,
+                "validation_loss": m.history[-1][2],
+                "learning_rate": m.schedule.rate,
+                "seconds": sum(m.history[-1][4:6]),
+            }
+            for m in training.members
+        ]
+        if members:
+            self._channel.say("epoch", variant=variant, members=members)
+
+
+def choose_device(wanted: str, local_rank: int) -> torch.device:
+    """Return the device of a local rank: its number modulo the visible devices.
+
+    Raises
+    ------
+    UserError
+        If a kind is asked for that is not there.
+    """
+    kinds = {"cuda": torch.cuda, "xpu": torch.xpu}
+    for kind, module in kinds.items():
+        if wanted in (kind, "auto") and module.is_available():
+            return torch.device(kind, local_rank % module.device_count())
+        if wanted == kind:
+            raise UserError(f"launch.device={kind}: torch {torch.__version__} sees no such device; see 'doctor'")
+    return torch.device("cpu")
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Return type, name, index and UUID of a device."""
+    if device.type == "cpu":
+        return {"type": "cpu", "name": platform.machine(), "index": None, "uuid": None}
+    module = {"cuda": torch.cuda, "xpu": torch.xpu}[device.type]
+    properties = module.get_device_properties(device)
+    uuid = str(getattr(properties, "uuid", "")) or None
+    return {"type": device.type, "name": properties.name, "index": device.index, "uuid": uuid}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {
+        "hydragnn_hpc": hydragnn_hpc.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _set_threads(threads: int) -> None:
+    # Under some launchers torch sees one core, under others all; the number changes the order of sums.
+    torch.set_num_threads(threads)
+    torch.set_num_interop_threads(1)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="hydragnn_hpc.member.worker")
+    parser.add_argument("--campaign", type=Path, required=True)
+    parser.add_argument("--staged", type=Path, required=True)
+    for name in ("--rank", "--local-rank", "--slot", "--in", "--out"):
+        parser.add_argument(name, type=int, required=True)
+    return parser.parse_args()
+
+
+def _begin(given: argparse.Namespace, channel: Channel) -> Worker:
+    folder = CampaignFolder(given.campaign)
+    frozen = read_frozen(folder)
+    _set_threads(frozen.campaign.launch.threads)
+    device = choose_device(frozen.campaign.launch.device, given.local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    staged = open_staged(given.staged)
+    about = {"device": describe(device), "threads": frozen.campaign.launch.threads, "versions": versions()}
+    where = {"host": socket.gethostname(), "rank": given.rank, "slot": given.slot}
+    setting = Setting(folder, frozen, staged.manifest, from_staged(staged, frozen.campaign), where, about)
+    channel.say("ready", device=about["device"], versions=about["versions"], pid=os.getpid())
+    return Worker(setting, device, channel)
+
+
+def main() -> int:
+    """Run the worker; returns its exit code."""
+    # A signal to the launcher's process group must not end a training half-way: the supervisor decides.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return 1
+    given = _arguments()
+    channel = Channel(getattr(given, "in"), given.out)
+    try:
+        _begin(given, channel).serve()
+    except Exception as error:  # whatever it is, the supervisor is told before this process ends
+        traceback.print_exc()
+        channel.say("error", cause=_cause(error), detail=type(error).__name__)
+        return 1
+    return 0
+
+
+def _cause(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in first:
+        return f"out of memory: {first}"
+    return f"error: {first}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
