@@ -24,7 +24,16 @@ import numpy as np
 
 SOURCE = Path(__file__).parent / "source"
 COMPILERS = ("gcc", "clang", "cc")
-FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = (
+    "-std=gnu11",
+    "-O3",
+    "-funroll-loops",
+    "-fPIC",
+    "-shared",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
 NATIVE = ("-march=native", "-mcpu=native")
 """The same wish in the dialects of x86 and of Arm and Power compilers; the first accepted one is used."""
 SECONDS = 300

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,12 @@ def test_atoms_of_one_degree_beyond_a_strip_and_several_chunks_agree() -> None:
     ring = np.array([[(i + s) % 40 for s in (-2, -1, 1, 2)] for i in range(40)])
     problem = Problem(network((5, 4)), Geometry(np.arange(0, 161, 4), ring.ravel()), samples=150)
     check(problem, problem.random_index(140))
+
+
+def test_wide_inputs_into_a_narrow_layer_agree() -> None:
+    geometry = random_geometry(np.random.default_rng(43), 7, 15)
+    problem = Problem(dataclasses.replace(network((1, 3)), inputs=40), geometry)
+    check(problem, problem.random_index(20))
 
 
 def test_a_trajectory_follows_the_reference() -> None:
@@ -156,6 +164,18 @@ def test_adam_follows_torch(dtype: str, tolerance: float) -> None:
     problem.gradients[1, 3] = np.nan
     problem.engine.adam(problem.parameters, problem.gradients, moments, factors, (0.9, 0.999))
     assert np.argwhere(np.isnan(problem.parameters)).tolist() == [[1, 3]]
+
+
+def test_subnormal_moments_vanish_and_the_processor_is_left_as_it_was() -> None:
+    """They would stay for ever, a hundred cycles each."""
+    problem = Problem(network((4,)), random_geometry(np.random.default_rng(47), 5, 9), dtype="float32")
+    moments = np.full_like(problem.parameters, 1e-37), np.full_like(problem.parameters, 1e-37)
+    problem.gradients[:] = 0
+    factors = np.array([[1e-8], [-1e-3]], np.float32)
+    for _ in range(60):
+        problem.engine.adam(problem.parameters, problem.gradients, moments, factors, (0.9, 0.999))
+    assert not moments[0].any()
+    assert np.float32(1e-20) * np.float32(1e-20) > 0
 
 
 def test_not_a_number_is_not_hidden() -> None:

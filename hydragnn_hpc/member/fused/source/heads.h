@@ -86,7 +86,8 @@ static void load_target(const Plan *plan, const Task *task, const Block *block, 
             ((real *)(to + o))[l] = task->target[(block->sample[l] * atoms + atom) * width + o];
 }
 
-/* Squared error of the last activation, summed over all known targets; its gradient times `factor` goes to m->grad[0]. */
+/* Squared error of the last activation, summed over all known targets. Its gradient times `factor` goes to
+ * m->grad[0]. */
 static double square_error(const Plan *plan, const Task *task, const HeadMemory *m, const Block *block, real factor) {
     long count = task->graph ? 1 : plan->atoms, width = task->width;
     const vec *out = m->activation[task->linears];
@@ -146,7 +147,8 @@ static void head_predict(const Plan *plan, const Task *task, const real *paramet
     for (long i = 0; i < count; i++) {
         long atom = task->graph ? 0 : plan->order[i];
         for (long l = 0; l < block->samples; l++)
-            for (long o = 0; o < width; o++) out[(l * count + atom) * width + o] = ((const real *)(value + i * width + o))[l];
+            for (long o = 0; o < width; o++)
+                out[(l * count + atom) * width + o] = ((const real *)(value + i * width + o))[l];
     }
 }
 

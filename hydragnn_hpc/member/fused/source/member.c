@@ -133,10 +133,26 @@ int64_t fused_memory(const Plan *plan, int64_t samples) { return (int64_t)lay_ou
  * index [members, samples]; losses [members, tasks], each the mean squared error, not weighted. */
 void fused_step(const Plan *plan, char *memory, int64_t members, int64_t samples, const real *parameters,
                 real *gradients, real *buffers, const int64_t *index, double *losses) {
+    unsigned before = flush_subnormals();
     for (long e = 0; e < members; e++) {
         Memory m = lay_out(plan, samples, memory);
         member_step(plan, &m, parameters + e * plan->parameters, gradients + e * plan->parameters,
                     buffers + e * plan->buffers, index + e * samples, samples, losses + e * plan->tasks);
+    }
+    restore_subnormals(before);
+}
+
+/* Values of all tasks of one block of at most LANES samples; `at` counts samples over all members. */
+static void predict_block(const Plan *plan, const Memory *m, const real *parameters, const int64_t *index, long at,
+                          long samples, real *const *out) {
+    load_batch(plan, m, index + at, samples);
+    Block block = block_of(m, 0, samples);
+    for (long l = 0; l < plan->layers; l++) convolve_block(plan, m, parameters, l, 0);
+    vec *x = layer_input(plan, m, plan->layers, 0);
+    for (long t = 0; t < plan->tasks; t++) {
+        const Task *task = plan->task + t;
+        long size = task->width * (task->graph ? 1 : plan->atoms);
+        head_predict(plan, task, parameters, &m->head, &block, x, out[t] + at * size);
     }
 }
 
@@ -144,32 +160,27 @@ void fused_step(const Plan *plan, char *memory, int64_t members, int64_t samples
  * [members, samples, n, width] or [members, samples, width]. */
 void fused_predict(const Plan *plan, char *memory, int64_t members, int64_t samples, const real *parameters,
                    const real *buffers, const int64_t *index, real *const *out) {
+    unsigned before = flush_subnormals();
     Memory m = lay_out(plan, LANES, memory);
     for (long e = 0; e < members; e++, parameters += plan->parameters, buffers += plan->buffers) {
+        long end = (e + 1) * samples;
         fold_all(plan, &m, parameters);
         for (long l = 0; l < plan->layers; l++)
             running_norm(plan, plan->layer + l, parameters, buffers, m.norm + l);
-        for (long at = e * samples; at < (e + 1) * samples; at += LANES) {
-            long left = (e + 1) * samples - at;
-            load_batch(plan, &m, index + at, left < LANES ? left : LANES);
-            Block block = block_of(&m, 0, left);
-            for (long l = 0; l < plan->layers; l++) convolve_block(plan, &m, parameters, l, 0);
-            vec *x = layer_input(plan, &m, plan->layers, 0);
-            for (long t = 0; t < plan->tasks; t++) {
-                const Task *task = plan->task + t;
-                long size = task->width * (task->graph ? 1 : plan->atoms);
-                head_predict(plan, task, parameters, &m.head, &block, x, out[t] + at * size);
-            }
-        }
+        for (long at = e * samples; at < end; at += LANES)
+            predict_block(plan, &m, parameters, index, at, end - at < LANES ? end - at : LANES, out);
     }
+    restore_subnormals(before);
 }
 
 /* One step of Adam. All arrays [members, P]; factors [2, members]: epsilon and (negative) rate of each member. */
 void fused_adam(const Plan *plan, const Betas *betas, int64_t members, real *parameters, const real *gradients,
                 real *first, real *second, const real *factors) {
+    unsigned before = flush_subnormals();
     for (long e = 0; e < members; e++) {
         long at = e * plan->parameters;
         adam(betas, plan->parameters, factors[e], factors[members + e], parameters + at, gradients + at, first + at,
              second + at);
     }
+    restore_subnormals(before);
 }

@@ -134,7 +134,8 @@ static void outer_add(Columns left, long rows, Columns right, long cols, real *d
             } else {
                 outer_tile(1, g, rows - r, a, cols - c, sum);
                 for (int i = 0; i < OUTER_ROWS && r + i < rows; i++)
-                    for (int j = 0; j < OUTER_COLUMNS && c + j < cols; j++) to[i * stride + j] += sum[i * OUTER_COLUMNS + j];
+                    for (int j = 0; j < OUTER_COLUMNS && c + j < cols; j++)
+                        to[i * stride + j] += sum[i * OUTER_COLUMNS + j];
             }
         }
 }
