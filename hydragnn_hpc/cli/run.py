@@ -1,0 +1,99 @@
+"""``hydragnn-hpc run``: train what is missing of a campaign, under any MPI launcher or none."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hydragnn_hpc.errors import UserError
+
+if TYPE_CHECKING:
+    from hydragnn_hpc.ensemble.folder import Plan
+
+EPILOG = "Example: mpirun -n 2 hydragnn-hpc run jobs/campaigns/quickstart.yaml runs/quickstart --set replicas=1"
+
+
+def run(
+    campaign: Annotated[Path, typer.Argument(help="The campaign file, YAML.")],
+    out: Annotated[Path, typer.Argument(help="The campaign's folder; made where it is not there.")],
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a setting, as training.epochs=3; repeatable.")
+    ] = None,
+    time_limit: Annotated[
+        str, typer.Option(help="Stop in time, everything saved, and exit with 75: 90s, 30m, 1h30m or 1:30:00.")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained; write nothing.")] = False,
+    local_rank: Annotated[
+        int | None, typer.Option(help="This rank's number on its node, if no launcher tells.")
+    ] = None,
+    stage_dir: Annotated[
+        Path | None, typer.Option(help="Node-local folder for the data set's copy; default $TMPDIR, /dev/shm, /tmp.")
+    ] = None,
+) -> None:
+    """Train what is missing of a campaign; the same command again goes on where it stopped.
+
+    Exit codes: 0 all done; 1 done, but members failed for good; 2 usage or configuration; 75 out of time, run me again.
+    """
+    from hydragnn_hpc.paths import CampaignFolder
+
+    if dry_run:
+        from hydragnn_hpc.ensemble.folder import read_plan
+
+        plan = read_plan(campaign, override or [], CampaignFolder(out))
+        _show(plan, out)
+        return
+    from hydragnn_hpc.ensemble.supervisor import RunOptions, run
+    from hydragnn_hpc.report.tables import write_tables
+
+    options = RunOptions(
+        campaign,
+        override or [],
+        out,
+        seconds_of(time_limit) if time_limit else None,
+        local_rank,
+        stage_dir,
+        write_tables,
+    )
+    raise typer.Exit(int(run(options)))
+
+
+def seconds_of(text: str) -> float:
+    """Read a duration: ``90s``, ``30m``, ``1h30m``, ``1:30:00`` or ``1-00:00:00`` (Slurm's days); returns seconds.
+
+    Raises
+    ------
+    UserError
+        If it is none of these, or not positive.
+    """
+    by_unit = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?", text.strip().lower())
+    by_clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d{2}):(\d{2})", text.strip())
+    match = by_clock or by_unit
+    parts = [int(part or 0) for part in match.groups()] if match else [0]
+    seconds = sum(n * s for n, s in zip(parts, (86400, 3600, 60, 1), strict=False))
+    if not seconds:
+        raise UserError(f"--time-limit '{text}': expected a duration, as 90s, 30m, 1h30m or 1:30:00")
+    return float(seconds)
+
+
+def _show(plan: Plan, out: Path) -> None:
+    import os
+
+    from hydragnn_hpc.ensemble.display import names
+    from hydragnn_hpc.ensemble.launcher import detect
+
+    launch = detect(os.environ)
+    if launch.rank:
+        return
+    campaign = plan.frozen.campaign
+    stacks, slots = plan.stacks(), campaign.launch.slots_per_device
+    typer.echo(f"campaign   {campaign.name} ({plan.frozen.hash[:12]}) into {out}")
+    typer.echo(f"data set   {campaign.dataset} ({plan.frozen.dataset_sha256[:12]})")
+    typer.echo("members    " + ", ".join(f"{n} {state}" for state, n in plan.counts().items()))
+    ranks = f"{launch.size} ranks x {slots} workers ({launch.launcher or 'no launcher'})"
+    typer.echo(f"workers    {ranks}; {len(stacks)} stacks of at most {campaign.launch.stack} members to train")
+    for number, (variant, replicas) in enumerate(stacks):
+        first = f"rank {number % launch.size} first" if number < launch.size * slots else "whoever is free"
+        typer.echo(f"           {names(variant, replicas):16s} {first}")

@@ -1,0 +1,165 @@
+"""A worker process as its supervisor sees it: started, listened to, watched, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+_TAIL_LINES = 12
+_STARTUP_SECONDS = 300.0  # importing torch from a busy parallel file system takes minutes
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How workers are started.
+
+    Attributes
+    ----------
+    command : tuple of str
+        The program; options are added.
+    environment : Mapping
+        Without the launcher's variables.
+    campaign, staged : Path
+    rank, local_rank : int
+    silence : float
+        Seconds without a word from a training worker after which it counts as hung.
+    """
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    campaign: Path
+    staged: Path
+    rank: int
+    local_rank: int
+    silence: float
+
+
+WORKER_COMMAND = (sys.executable, "-m", "hydragnn_hpc.member.worker")
+
+
+class Child:
+    """One worker.
+
+    Attributes
+    ----------
+    busy : bool
+        It trains something.
+    """
+
+    def __init__(self, options: WorkerOptions, slot: int, log: Path) -> None:
+        self._options, self.slot, self._log = options, slot, log
+        self.busy = False
+        self._ready = False
+        self._buffer = b""
+        self._heard_at = time.monotonic()
+        self._log_start = log.stat().st_size if log.exists() else 0
+        incoming, self._to = os.pipe()
+        self._from, outgoing = os.pipe()
+        os.set_blocking(self._from, False)
+        command = [
+            *options.command, "--campaign", str(options.campaign), "--staged", str(options.staged),
+            "--rank", str(options.rank), "--local-rank", str(options.local_rank), "--slot", str(slot),
+            "--in", str(incoming), "--out", str(outgoing),
+        ]  # fmt: skip
+        with log.open("ab") as stream:
+            # A session of its own: a signal to the launcher's process group does not meet it.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=dict(options.environment),
+                pass_fds=(incoming, outgoing),
+                start_new_session=True,
+            )
+        os.close(incoming)
+        os.close(outgoing)
+
+    @property
+    def ready(self) -> bool:
+        """It has told its device and waits for work, or works."""
+        return self._ready
+
+    def tell(self, message: Event) -> None:
+        """Send a message; a worker that is gone is noticed by :meth:`poll`."""
+        if message["do"] == "train":
+            self.busy = True
+            self._heard_at = time.monotonic()
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._to, json.dumps(message).encode() + b"\n")
+
+    def poll(self) -> list[Event]:
+        """Return what the worker has said, and ``{"say": "died", cause, detail, last_output}`` when it is no more."""
+        code = self._process.poll()
+        events = self._listen()
+        error = next((e for e in events if e["say"] == "error"), None)
+        if error is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)  # it ends right after this message
+            return [*(e for e in events if e is not error), self._died(error["cause"], error.get("detail", ""))]
+        if code is not None:
+            return [*events, self._died(_cause(code), "")]
+        limit = self._options.silence if self._ready else max(self._options.silence, _STARTUP_SECONDS)
+        if (self.busy or not self._ready) and time.monotonic() - self._heard_at > limit:
+            return [*events, self._died(f"no sign of life for {limit:g} s", "")]
+        return events
+
+    def _listen(self) -> list[Event]:
+        events: list[Event] = []
+        while select.select([self._from], [], [], 0)[0]:
+            received = os.read(self._from, 1 << 16)
+            if not received:
+                break
+            self._buffer += received
+        while b"\n" in self._buffer:
+            line, self._buffer = self._buffer.split(b"\n", 1)
+            events.append(json.loads(line))
+        for event in events:
+            self._heard_at = time.monotonic()
+            if event["say"] == "ready":
+                self._ready = True
+            elif event["say"] in ("done", "stopped"):
+                self.busy = False
+        return events
+
+    def _died(self, cause: str, detail: str) -> Event:
+        self.end()
+        return {"say": "died", "cause": cause, "detail": detail, "last_output": self._tail()}
+
+    def _tail(self) -> list[str]:
+        try:
+            with self._log.open("rb") as stream:
+                stream.seek(max(self._log_start, self._log.stat().st_size - 8192))
+                return stream.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
+        except OSError:
+            return []
+
+    def end(self, patience: float = 0.0) -> None:
+        """End the worker: ask, wait ``patience`` seconds, kill its process group; nothing of it remains."""
+        if patience and self._process.poll() is None:
+            self.tell({"do": "quit"})
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for handle in (self._to, self._from):
+            with contextlib.suppress(OSError):
+                os.close(handle)
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    return f"killed by signal {-code} ({signal.Signals(-code).name})"

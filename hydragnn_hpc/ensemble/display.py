@@ -1,0 +1,57 @@
+"""What rank 0 shows while a campaign runs: a bar on a terminal, a line an event in a log."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from hydragnn_hpc.logs import say
+
+
+def names(variant: str, replicas: tuple[int, ...] | list[int]) -> str:
+    """Return ``HCM/00``, or ``HCM/00-11`` for a run of replicas."""
+    if len(replicas) == 1:
+        return f"{variant}/{replicas[0]:02d}"
+    if list(replicas) == list(range(replicas[0], replicas[-1] + 1)):
+        return f"{variant}/{replicas[0]:02d}-{replicas[-1]:02d}"
+    return f"{variant}/{','.join(f'{r:02d}' for r in replicas)}"
+
+
+def duration(seconds: float) -> str:
+    """Return ``45 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Display:
+    """Lines for a log; on a terminal a bar below them."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._bars: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (TextColumn("members"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bars = Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True))
+            self._bar = self._bars.add_task("", total=total)
+            self._bars.start()
+
+    def line(self, text: str) -> None:
+        """Show an event."""
+        if self._bars is None:
+            say(text)
+        else:
+            self._bars.console.print(text, markup=False, highlight=False)
+
+    def update(self, over: int, note: str) -> None:
+        """Show how many members are over."""
+        if self._bars is not None:
+            self._bars.update(self._bar, completed=over, description=note)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bars is not None:
+            self._bars.stop()

@@ -1,0 +1,115 @@
+"""A campaign's folder at the start of a run: frozen, or held to what was frozen; cleaned; what is left to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydragnn_hpc import ledger
+from hydragnn_hpc.config import Campaign, config_hash, load_campaign
+from hydragnn_hpc.dataset import match, store
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import Frozen, Member, State
+from hydragnn_hpc.paths import CampaignFolder, remove_leftovers
+
+_MAY_BE_THERE = {"jobs", "logs", "run.lock"}  # made ahead of the first run, by 'submit' for instance
+_OVER = (State.FINISHED, State.DIVERGED)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run starts from.
+
+    Attributes
+    ----------
+    frozen : Frozen
+    members : list of Member
+        All, as the folder shows them.
+    """
+
+    frozen: Frozen
+    members: list[Member]
+
+    def stacks(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Return what is left to train: the campaign's stacks less the members that are over."""
+        over = {(m.variant, m.replica) for m in self.members if m.state in _OVER}
+        all_stacks = self.frozen.campaign.stacks()
+        stacks = [(v, tuple(r for r in replicas if (v, r) not in over)) for v, replicas in all_stacks]
+        return [stack for stack in stacks if stack[1]]
+
+    def counts(self) -> dict[State, int]:
+        """Return how many members are in each state."""
+        return {state: n for state in State if (n := sum(m.state is state for m in self.members))}
+
+
+def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> Plan:
+    """Read campaign, data set and folder, and hold them to each other; nothing is written.
+
+    Raises
+    ------
+    UserError
+        If they do not fit, or the folder belongs to another campaign.
+    """
+    campaign = load_campaign(path, overrides)
+    manifest = store.read_manifest(Path(campaign.dataset))
+    match.check(campaign, manifest)
+    frozen = Frozen(campaign, config_hash(campaign, manifest.sha256), manifest.sha256)
+    if folder.campaign.exists():
+        _hold(frozen, ledger.read_frozen(folder), folder)
+    elif folder.root.exists() and (not folder.root.is_dir() or _foreign(folder.root)):
+        raise UserError(f"{folder.root} exists and holds no campaign; give an empty or a new folder")
+    return Plan(frozen, ledger.read_members(folder, campaign))
+
+
+def begin(plan: Plan, folder: CampaignFolder) -> None:
+    """Freeze the configuration, clear what killed runs left, let given-up members be tried again. Holds the lock."""
+    for made in (folder.logs, folder.report, folder.members):
+        try:
+            made.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot create {made}: {error.strerror}; mend the folder, then run again") from error
+    ledger.freeze(folder, plan.frozen)
+    for place in (folder.root, folder.report, folder.figures):
+        remove_leftovers(place)
+    for member in plan.members:
+        files = folder.member(member.variant, member.replica)
+        if member.state is State.WAITING and not member.failures and not files.root.exists():
+            continue
+        remove_leftovers(files.root)
+        if member.state in _OVER:
+            # A kill between the result and the removal of the checkpoints leaves them.
+            files.checkpoint.unlink(missing_ok=True)
+            files.previous_checkpoint.unlink(missing_ok=True)
+        elif member.state is State.FAILED:
+            ledger.reopen(files)
+
+
+def _foreign(root: Path) -> bool:
+    return any(p.name not in _MAY_BE_THERE and not p.name.startswith(".tmp-") for p in root.iterdir())
+
+
+def _hold(new: Frozen, old: Frozen, folder: CampaignFolder) -> None:
+    if new.dataset_sha256 != old.dataset_sha256:
+        raise UserError(
+            f"{folder.root} was begun with another data set (content {old.dataset_sha256[:12]}, now"
+            f" {new.dataset_sha256[:12]} in {new.campaign.dataset}); restore it, or run into another folder"
+        )
+    if new.hash != old.hash:
+        changes = ", ".join(_differences(old.campaign, new.campaign)) or "written by another version of this program"
+        raise UserError(f"{folder.root} holds another campaign: {changes}; undo the change, or run into another folder")
+
+
+def _differences(old: Campaign, new: Campaign) -> list[str]:
+    before, after = _flat(old.identity()), _flat(new.identity())
+    keys = [k for k in dict.fromkeys((*before, *after)) if before.get(k) != after.get(k)]
+    return [f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}" for key in keys]
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {prefix: content}
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        found.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+    return found

@@ -1,0 +1,365 @@
+"""Rank 0's other duty: hands out stacks, records what happened, tells the user, decides when all is over."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydragnn_hpc import ledger
+from hydragnn_hpc.ensemble.display import Display, duration, names
+from hydragnn_hpc.ensemble.folder import Plan
+from hydragnn_hpc.ensemble.messages import Place
+from hydragnn_hpc.ensemble.schedule import Name, Scheduler, Worker
+from hydragnn_hpc.errors import ExitCode, UserError
+from hydragnn_hpc.ledger import State
+from hydragnn_hpc.paths import CampaignFolder, read_json, write_json
+
+_PROGRESS_SECONDS = 2.0
+_TABLES_SECONDS = 5.0
+_SAVE_SECONDS = 5.0  # what is kept back before a deadline for saving checkpoints, beside an epoch's time
+
+
+@dataclass
+class _Busy:
+    """What is known of a worker at work."""
+
+    since: float
+    epoch: int = 0
+    epoch_seconds: float = 0.0
+    losses: dict[int, float] = field(default_factory=dict)
+
+
+class Head:
+    """The state of a run.
+
+    Parameters
+    ----------
+    plan : Plan
+    folder : CampaignFolder
+    places : list of Place
+        Of every rank.
+    deadline : float or None
+        On the monotonic clock: by then all is saved.
+    on_change : callable
+        Brings the tables up to date.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: CampaignFolder,
+        places: list[Place],
+        deadline: float | None,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._plan, self._folder, self._places = plan, folder, places
+        self._deadline, self._on_change = deadline, on_change
+        self._launch = plan.frozen.campaign.launch
+        self._scheduler = Scheduler(plan.stacks(), self._launch.attempts)
+        self._total = len(plan.members)
+        counts = plan.counts()
+        self._over_before = counts.get(State.FINISHED, 0) + counts.get(State.DIVERGED, 0)
+        self._diverged = counts.get(State.DIVERGED, 0)
+        self._started = time.monotonic()
+        self._started_at = ledger.now()
+        self._idle: set[Worker] = set()
+        self._busy: dict[Worker, _Busy] = {}
+        self._devices: dict[Worker, dict[str, Any]] = {}
+        self._expected = {(p.rank, s) for p in places for s in range(self._launch.slots_per_device)}
+        self._broken: dict[Worker, str] = {}
+        self._longest_epoch = 0.0
+        self._stop: ExitCode | None = None
+        self._told_stop: set[Worker] = set()
+        self._written = self._tables = -math.inf
+        self._changed = True
+        self._complaint = ""
+        self.fatal: UserError | None = None
+        self.display = Display(self._total)
+        self._open()
+
+    def _open(self) -> None:
+        campaign, left = self._plan.frozen.campaign, self._total - self._over_before
+        shown = ", ".join(f"{n} {state}" for state, n in self._plan.counts().items())
+        workers = len(self._expected)
+        self.display.line(
+            f"campaign {campaign.name}: {self._total} members ({shown}), {left} to train on {workers} workers"
+        )
+        self._event("start", members_left=left, hosts=sorted({p.host for p in self._places}), ranks=len(self._places))
+
+    # What workers tell
+
+    def take(self, worker: Worker, event: dict[str, Any]) -> None:
+        """Take in what a worker, or its rank on its behalf, has said."""
+        kind = event["say"]
+        if kind == "ready":
+            self._ready(worker, event["device"])
+        elif kind == "epoch" and worker in self._busy:
+            self._epoch(worker, event["members"])
+        elif kind == "finished":
+            self._finished(worker, event)
+        elif kind in ("done", "stopped"):
+            self._free(worker, stopped=kind == "stopped")
+        elif kind == "died":
+            self._died(worker, event)
+        elif kind == "broken":
+            self._broken[worker] = event["cause"]
+            self._idle.discard(worker)
+            self.display.line(f"rank {worker[0]}: worker {worker[1]} cannot be started: {event['cause']}")
+        elif kind == "fatal":
+            self.fatal = UserError(event["error"], ExitCode(event["code"]))
+
+    def _ready(self, worker: Worker, device: dict[str, Any]) -> None:
+        self._devices[worker] = device
+        self._idle.add(worker)
+        host, uuid = self._places[worker[0]].host, device.get("uuid")
+        for other, known in self._devices.items():
+            same = uuid and known.get("uuid") == uuid and self._places[other[0]].host == host
+            if same and other[0] != worker[0]:
+                self.fatal = UserError(
+                    f"ranks {other[0]} and {worker[0]} on {host} have the same device {device['name']} ({uuid}): give"
+                    " each rank a device of its own, or start one rank a device with launch.slots_per_device"
+                )
+
+    def _epoch(self, worker: Worker, members: list[dict[str, Any]]) -> None:
+        busy = self._busy[worker]
+        busy.epoch = max(m["epoch"] for m in members)
+        busy.epoch_seconds = max(m["seconds"] for m in members)
+        busy.losses = {m["replica"]: m["validation_loss"] for m in members}
+        self._longest_epoch = max(self._longest_epoch, busy.epoch_seconds)
+
+    def _finished(self, worker: Worker, event: dict[str, Any]) -> None:
+        name = (event["variant"], event["replica"])
+        self._scheduler.member_done(worker, event["replica"])
+        self._changed = True
+        if event["state"] == "diverged":
+            self._diverged += 1
+        over = self._over_before + len(self._scheduler.finished)
+        left = self._seconds_left()
+        tail = f"{over} of {self._total} done" + (f", about {duration(left)} left" if left else "")
+        self.display.line(f"{names(name[0], [name[1]])} {event['state']}: {self._result(name)} ({tail})")
+        self._event("finished", worker, member=list(name), state=event["state"])
+
+    def _result(self, name: Name) -> str:
+        try:
+            result = read_json(self._folder.member(*name).result)
+            errors = " ".join(f"{task} {value['rmse']:.3g}" for task, value in result["tasks"].items())
+            return f"test RMSE {errors or 'none'}, {result['epochs']} epochs, {duration(result['seconds'])}"
+        except (UserError, KeyError, TypeError) as error:
+            return f"its result cannot be read ({error})"
+
+    def _free(self, worker: Worker, stopped: bool) -> None:
+        running = self._scheduler.running().get(worker)
+        if running is not None:
+            self._event("stopped" if stopped else "done", worker, variant=running.variant)
+            if stopped:
+                self._scheduler.stopped(worker)
+            else:
+                self._scheduler.stack_done(worker)
+        self._busy.pop(worker, None)
+        self._idle.add(worker)
+
+    def _died(self, worker: Worker, event: dict[str, Any]) -> None:
+        self._idle.discard(worker)
+        self._busy.pop(worker, None)
+        failed = self._scheduler.failed(worker)
+        place = self._places[worker[0]]
+        for name, attempt, final in failed:
+            record = {
+                "cause": event["cause"],
+                "detail": event.get("detail", ""),
+                "last_output": event.get("last_output", []),
+                "rank": worker[0],
+                "host": place.host,
+                "attempt": attempt,
+                "final": final,
+            }
+            self._safely(lambda n=name, r=record: ledger.add_failure(self._folder.member(*n), r))  # type: ignore[misc]
+        if failed:
+            self._changed = True
+            variant, replicas = failed[0][0][0], [name[1] for name, _, _ in failed]
+            attempt, final = failed[0][1:]
+            what = "given up" if final else "will be tried again"
+            where = f"rank {worker[0]} ({place.host}), attempt {attempt}"
+            self.display.line(f"{names(variant, replicas)} failed on {where}: {event['cause']}; {what}")
+            self._event("failed", worker, variant=variant, replicas=replicas, cause=event["cause"], final=final)
+
+    def lost(self, rank: int) -> None:
+        """A rank no longer answers: what it trained goes to others."""
+        self.display.line(f"rank {rank} on {self._places[rank].host} no longer answers; its members go to others")
+        for worker in [w for w in self._expected if w[0] == rank]:
+            self._died(worker, {"cause": f"rank {rank} on {self._places[rank].host} was lost"})
+            self._broken[worker] = "its rank was lost"
+
+    # What is to be done
+
+    def commands(self) -> list[tuple[Worker, dict[str, Any]]]:
+        """Return what to tell workers now."""
+        if self._stop is None and self._deadline is not None and self._time_is_up():
+            self.stop(ExitCode.AGAIN, "the time is nearly up")
+        told: list[tuple[Worker, dict[str, Any]]] = []
+        if self._stop is not None:
+            running = [w for w in self._scheduler.running() if w not in self._told_stop]
+            self._told_stop.update(running)
+            return [(worker, {"do": "stop"}) for worker in running]
+        for worker in sorted(self._idle):
+            assignment = self._scheduler.next(worker)
+            if assignment is None:
+                break
+            self._idle.discard(worker)
+            self._busy[worker] = _Busy(time.monotonic())
+            replicas = list(assignment.replicas)
+            told.append(
+                (
+                    worker,
+                    {"do": "train", "variant": assignment.variant, "replicas": replicas, "attempt": assignment.attempt},
+                )
+            )
+            again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""
+            self.display.line(f"{names(assignment.variant, replicas)} starts on rank {worker[0]}{again}")
+            self._event("assign", worker, variant=assignment.variant, replicas=replicas, attempt=assignment.attempt)
+        return told
+
+    def _time_is_up(self) -> bool:
+        # An epoch in progress must come to its end; a quarter more for the unevenness of machines.
+        margin = 1.25 * self._longest_epoch + _SAVE_SECONDS
+        return self._deadline is not None and time.monotonic() > self._deadline - margin
+
+    def stop(self, code: ExitCode, reason: str) -> None:
+        """Let every stack come to the end of its epoch and be saved; hand out nothing more."""
+        if self._stop is None:
+            self._stop = code
+            self.display.line(f"stopping: {reason}; members are saved at the end of their epoch")
+            self._event("stop", reason=reason)
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has come to its end."""
+        if self.fatal is not None:
+            return True
+        if self._stop is not None:
+            return self._scheduler.idle
+        return self._scheduler.over or (self._scheduler.idle and self._broken.keys() >= self._expected)
+
+    def exit_code(self) -> ExitCode:
+        """Return the run's exit code; where nothing could be trained, the reason is an error.
+
+        Raises
+        ------
+        UserError
+            If something kept the run from going on.
+        """
+        if self.fatal is not None:
+            raise self.fatal
+        if not self._scheduler.over and self._stop is None:
+            cause = next(iter(self._broken.values()), "unknown")
+            raise UserError(
+                f"no worker can be started: {cause}; see {self._folder.logs} and 'hydragnn-hpc doctor'",
+                ExitCode.MEMBERS_FAILED,
+            )
+        if self._scheduler.waiting:
+            return self._stop or ExitCode.AGAIN
+        return ExitCode.MEMBERS_FAILED if self._scheduler.given_up or self._diverged else ExitCode.DONE
+
+    # What is written
+
+    def tick(self) -> None:
+        """Bring ``progress.json`` and the tables up to date, every few seconds."""
+        now = time.monotonic()
+        if now - self._written >= _PROGRESS_SECONDS:
+            self._written = now
+            if not self._folder.campaign.exists():
+                self.fatal = UserError(
+                    f"{self._folder.root} was removed under the run; nothing more can be saved there"
+                )
+                return
+            self._safely(lambda: write_json(self._folder.progress, self._progress()))
+            self.display.update(self._over_before + len(self._scheduler.finished), self._note())
+        if self._changed and now - self._tables >= _TABLES_SECONDS:
+            self.write_tables()
+
+    def write_tables(self) -> None:
+        """Bring the tables up to date."""
+        self._changed, self._tables = False, time.monotonic()
+        self._safely(self._on_change)
+
+    def close(self) -> None:
+        """Write what is last: tables, the end's event; ``progress.json`` goes."""
+        self.display.close()
+        if self._folder.campaign.exists():
+            self.write_tables()
+            self._event("end", finished=len(self._scheduler.finished), given_up=len(self._scheduler.given_up))
+            self._safely(lambda: self._folder.progress.unlink(missing_ok=True))
+        over = self._over_before + len(self._scheduler.finished)
+        bad = len(self._scheduler.given_up), self._diverged
+        parts = [f"{over - self._diverged} of {self._total} members finished"]
+        parts += [f"{n} {what}" for n, what in zip(bad, ("failed for good", "diverged"), strict=True) if n]
+        waiting = self._total - over - bad[0]
+        parts += [f"{waiting} left: run the same command again"] if waiting else []
+        self.display.line("; ".join(parts))
+
+    def _progress(self) -> dict[str, Any]:
+        running = {}
+        for worker, assignment in self._scheduler.running().items():
+            busy = self._busy[worker]
+            for replica in assignment.replicas:
+                running[f"{assignment.variant}/{replica:02d}"] = {
+                    "epoch": busy.epoch,
+                    "epoch_seconds": busy.epoch_seconds,
+                    "rank": worker[0],
+                    "slot": worker[1],
+                    "host": self._places[worker[0]].host,
+                    "validation_loss": busy.losses.get(replica),
+                }
+        workers = [
+            {"rank": rank, "slot": slot, "host": self._places[rank].host, "device": device}
+            for (rank, slot), device in sorted(self._devices.items())
+        ]
+        return {
+            "time": ledger.now(),
+            "started": self._started_at,
+            "members_running": _finite(running),
+            "workers": workers,
+            "seconds_left": self._seconds_left(),
+        }
+
+    def _seconds_left(self) -> float | None:
+        done = len(self._scheduler.finished)
+        left = self._total - self._over_before - done - len(self._scheduler.given_up)
+        return (time.monotonic() - self._started) / done * left if done else None
+
+    def _note(self) -> str:
+        epochs = ", ".join(f"{a.variant} {self._busy[w].epoch}" for w, a in list(self._scheduler.running().items())[:4])
+        failed = len(self._scheduler.given_up) + self._diverged
+        return f"epoch {epochs}" + (f"; {failed} failed" if failed else "")
+
+    def _event(self, event: str, worker: Worker | None = None, **more: Any) -> None:
+        place = {} if worker is None else {"rank": worker[0], "slot": worker[1]}
+        line = json.dumps({"time": ledger.now(), "event": event, **place, **more}, ensure_ascii=False)
+
+        def append() -> None:
+            with self._folder.events.open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+
+        self._safely(append)
+
+    def _safely(self, write: Callable[[], Any]) -> None:
+        """Write what is told to users; a full disk must not end members that may yet be saved."""
+        try:
+            write()
+        except (OSError, UserError) as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                self.display.line(f"cannot record progress: {error}")
+
+
+def _finite(running: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinities: a loss that is none becomes null."""
+    for member in running.values():
+        loss = member["validation_loss"]
+        if loss is not None and not math.isfinite(loss):
+            member["validation_loss"] = None
+    return running

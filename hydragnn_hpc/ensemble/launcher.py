@@ -1,0 +1,102 @@
+"""Which launcher started this process, and what it says of rank, size and place; read from the environment alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hydragnn_hpc.errors import UserError
+
+
+@dataclass(frozen=True)
+class Variables:
+    """One launcher's environment variables; the first of each tuple that is set counts."""
+
+    launcher: str
+    rank: tuple[str, ...]
+    size: tuple[str, ...]
+    local_rank: tuple[str, ...]
+
+
+LAUNCHERS = (
+    Variables("Open MPI", ("OMPI_COMM_WORLD_RANK",), ("OMPI_COMM_WORLD_SIZE",), ("OMPI_COMM_WORLD_LOCAL_RANK",)),
+    Variables("jsrun", ("JSM_NAMESPACE_RANK",), ("JSM_NAMESPACE_SIZE",), ("JSM_NAMESPACE_LOCAL_RANK",)),
+    Variables("PALS", ("PALS_RANKID",), ("PALS_SIZE", "PMI_SIZE"), ("PALS_LOCAL_RANKID", "PMI_LOCAL_RANK")),
+    Variables("PMI", ("PMI_RANK",), ("PMI_SIZE",), ("PMI_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")),
+    Variables("Flux", ("FLUX_TASK_RANK",), ("FLUX_JOB_SIZE",), ("FLUX_TASK_LOCAL_ID",)),
+    # Only inside a step (srun): a batch shell has SLURM_NTASKS and SLURM_PROCID too, and is no launcher.
+    Variables("srun", ("SLURM_PROCID",), ("SLURM_STEP_NUM_TASKS",), ("SLURM_LOCALID",)),
+)
+"""In the order in which they are looked for: mpirun inside a Slurm step counts as mpirun."""
+
+# A worker that inherits these believes itself a rank: its MPI_Init fails under MPICH, or silently joins the parent's
+# world under Open MPI.
+_OF_LAUNCHERS = (
+    "PMI", "PMIX", "OMPI_", "PRTE_", "ORTE_", "MPI_", "MPICH_", "MPIEXEC_", "HYDRA", "HYDI_", "PALS_", "SLURM_",
+    "FLUX_", "JSM_", "LSB_", "I_MPI_", "GTL_",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the environment says.
+
+    Attributes
+    ----------
+    launcher : str or None
+        None where there is none: one rank, without MPI.
+    rank, size : int
+    local_rank : int or None
+        Rank within the node; None where no variable tells.
+    """
+
+    launcher: str | None
+    rank: int
+    size: int
+    local_rank: int | None
+
+
+def detect(environment: Mapping[str, str]) -> Launch:
+    """Find the launcher.
+
+    Raises
+    ------
+    UserError
+        If one of its variables is no number.
+    """
+    for known in LAUNCHERS:
+        rank, size = _first(environment, known.rank), _first(environment, known.size)
+        if rank is not None and size is not None:
+            return Launch(known.launcher, rank, size, _first(environment, known.local_rank))
+    return Launch(None, 0, 1, None)
+
+
+def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> int | None:
+    for name in names:
+        if name in environment:
+            try:
+                return int(environment[name])
+            except ValueError as error:
+                raise UserError(f"{name}='{environment[name]}' is no number; unset it, or mend the launcher") from error
+    return None
+
+
+def check_size(launch: Launch, size: int, library: str) -> None:
+    """Hold the communicator's size to the launcher's.
+
+    Raises
+    ------
+    UserError
+        If they differ: the launcher belongs to another MPI than the library, and every process takes itself for rank 0.
+    """
+    if launch.size != size:
+        raise UserError(
+            f"{launch.launcher} started {launch.size} processes, but MPI ({library.splitlines()[0].strip()})"
+            f" sees {size}: launcher and MPI library do not belong together; use the library's own mpirun (the one"
+            " beside this Python), or under Slurm 'srun --mpi=pmi2', or build mpi4py against the launcher's MPI"
+        )
+
+
+def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a worker: without the launcher's variables; device masks stay."""
+    return {name: value for name, value in environment.items() if not name.startswith(_OF_LAUNCHERS)}

@@ -1,0 +1,116 @@
+"""Who trains what: hands out stacks, counts attempts, knows when all is over. No processes, no files, no clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+Worker = tuple[int, int]
+"""(rank, slot)."""
+Name = tuple[str, int]
+"""(variant, replica)."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What one worker trains at once.
+
+    Attributes
+    ----------
+    attempt : int
+        Counted from 1 within this run.
+    """
+
+    variant: str
+    replicas: tuple[int, ...]
+    attempt: int
+
+
+class Scheduler:
+    """Hands out stacks in order; a failed one is tried again up to a limit, the last time each member alone.
+
+    So one poisonous member cannot take its stack along: a member's numbers do not depend on its stack.
+
+    Parameters
+    ----------
+    stacks : iterable of (str, tuple of int)
+        Variant and the replicas still to be trained.
+    attempts : int
+        At most so many tries of a member.
+    """
+
+    def __init__(self, stacks: Iterable[tuple[str, tuple[int, ...]]], attempts: int) -> None:
+        self._attempts = attempts
+        self._waiting = deque(Assignment(variant, tuple(replicas), 1) for variant, replicas in stacks if replicas)
+        self._running: dict[Worker, Assignment] = {}
+        self.finished: set[Name] = set()
+        self.given_up: set[Name] = set()
+
+    def next(self, worker: Worker) -> Assignment | None:
+        """Return what the idle ``worker`` trains now, or None where nothing waits."""
+        if worker in self._running or not self._waiting:
+            return None
+        self._running[worker] = self._waiting.popleft()
+        return self._running[worker]
+
+    def member_done(self, worker: Worker, replica: int) -> None:
+        """A member has its result; its stack goes on without it."""
+        running = self._running[worker]
+        self.finished.add((running.variant, replica))
+        left = tuple(r for r in running.replicas if r != replica)
+        self._running[worker] = Assignment(running.variant, left, running.attempt)
+
+    def stack_done(self, worker: Worker) -> None:
+        """The worker is idle again; whatever of its stack has no result is treated as failed."""
+        if self._running[worker].replicas:
+            self.failed(worker)
+        else:
+            del self._running[worker]
+
+    def stopped(self, worker: Worker) -> None:
+        """The worker has saved its stack and is idle: the stack waits for a later run."""
+        running = self._running.pop(worker)
+        if running.replicas:
+            self._waiting.appendleft(running)
+
+    def failed(self, worker: Worker) -> list[tuple[Name, int, bool]]:
+        """The worker's attempt has failed.
+
+        Returns
+        -------
+        list of (member, attempt, final)
+            ``final`` where the member is given up.
+        """
+        running = self._running.pop(worker, None)
+        if running is None:
+            return []
+        final = running.attempt >= self._attempts
+        names = [(running.variant, r) for r in running.replicas]
+        if final:
+            self.given_up.update(names)
+        elif names:
+            attempt = running.attempt + 1
+            alone = attempt == self._attempts
+            groups = [(r,) for r in running.replicas] if alone else [running.replicas]
+            self._waiting.extend(Assignment(running.variant, group, attempt) for group in groups)
+        return [(name, running.attempt, final) for name in names]
+
+    def running(self) -> dict[Worker, Assignment]:
+        """Return what is being trained, by worker."""
+        return dict(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Members that wait for a worker."""
+        return sum(len(a.replicas) for a in self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being trained."""
+        return not self._running
+
+    @property
+    def over(self) -> bool:
+        """Nothing is being trained and nothing waits."""
+        return not self._running and not self._waiting

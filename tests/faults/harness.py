@@ -1,0 +1,221 @@
+"""A campaign under real ``mpirun``, watched and hurt from outside.
+
+Everything here looks at processes and files only. Every process of a launch carries a mark in its environment, so that
+each one is found again wherever it was re-parented to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MARK = "CAMPAIGN_UNDER_TEST"
+BIN = Path(sys.executable).parent
+PATIENCE = 120.0  # no launch of these tests takes longer; what does, hangs
+
+
+@dataclass(frozen=True)
+class Process:
+    """One living process of a launch."""
+
+    pid: int
+    role: str  # launcher, proxy, rank, worker, stage, other
+    group: int
+
+
+def processes(mark: str) -> list[Process]:
+    """Find every living process that carries ``mark``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes()
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            group = os.getpgid(int(entry.name))
+        except OSError:
+            continue  # it ended while we looked
+        if f"{MARK}={mark}".encode() in environment.split(b"\0") and state != "Z":
+            found.append(Process(int(entry.name), _role(words), group))
+    return found
+
+
+def _role(words: list[str]) -> str:
+    line = " ".join(words)
+    program = Path(words[0]).name
+    if program.startswith(("mpirun", "mpiexec")):
+        return "launcher"
+    if "hydra_pmi_proxy" in program:
+        return "proxy"
+    if "hydragnn_hpc.member.worker" in line:
+        return "worker"
+    if "hydragnn_hpc.dataset.stage" in line:
+        return "stage"
+    if "hydragnn-hpc" in line or "hydragnn_hpc" in line:
+        return "rank"
+    return "other"
+
+
+@dataclass
+class Launch:
+    """A running campaign."""
+
+    out: Path
+    process: subprocess.Popen[bytes]
+    mark: str
+    log: Path
+
+    def of_role(self, role: str) -> list[Process]:
+        """Return its living processes of that role, in order of their number."""
+        return sorted((p for p in processes(self.mark) if p.role == role), key=lambda p: p.pid)
+
+    def wait_until(self, condition: Callable[[], bool], patience: float = PATIENCE) -> bool:
+        """Wait for ``condition`` while the launch lives; returns whether it came true."""
+        limit = time.monotonic() + patience
+        while time.monotonic() < limit:
+            if condition():
+                return True
+            if self.process.poll() is not None and not processes(self.mark):
+                return condition()
+            time.sleep(0.02)
+        return False
+
+    def end(self, patience: float = PATIENCE) -> int:
+        """Wait for the launch and all its descendants to end by themselves; returns the launcher's exit code.
+
+        Whatever is alive thereafter is an orphan or hangs: it is killed and the test fails.
+        """
+        limit = time.monotonic() + patience
+        while time.monotonic() < limit and (self.process.poll() is None or processes(self.mark)):
+            time.sleep(0.05)
+        left = processes(self.mark)
+        self.kill()
+        assert not left, f"still alive after {patience:.0f} s: {left}\n{self.tail()}"
+        return self.process.wait()
+
+    def kill(self) -> None:
+        """Kill all that is left of the launch."""
+        for process in processes(self.mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+
+    def tail(self, lines: int = 40) -> str:
+        """Return the end of what the launch printed."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@dataclass
+class Arena:
+    """A small campaign, its undisturbed outcome, and how to start it.
+
+    Attributes
+    ----------
+    folder : Path
+        Where outputs go.
+    campaign : Path
+        The campaign file.
+    stage : Path
+        The parent of the node-local copies.
+    """
+
+    folder: Path
+    campaign: Path
+    stage: Path
+    ranks: int = 2
+    launches: list[Launch] = field(default_factory=list)
+
+    def launch(self, out: Path, *options: str, ranks: int | None = None, environment: dict[str, str] | None = None):
+        """Start the campaign into ``out`` under mpirun, in a session of its own."""
+        mark = uuid.uuid4().hex
+        log = self.folder / f"launch-{mark[:8]}.log"
+        command = [
+            str(BIN / "mpirun"), "-n", str(ranks or self.ranks), str(BIN / "hydragnn-hpc"), "run", str(self.campaign),
+            str(out), "--stage-dir", str(self.stage), *options,
+        ]  # fmt: skip
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {}), MARK: mark},
+                start_new_session=True,
+            )
+        launch = Launch(out, process, mark, log)
+        self.launches.append(launch)
+        return launch
+
+    def run(self, out: Path, *options: str, **more) -> int:
+        """Run the campaign to its end, undisturbed; returns the exit code."""
+        return self.launch(out, *options, **more).end()
+
+    def last(self) -> Launch:
+        """Return the latest launch."""
+        return self.launches[-1]
+
+    def finish(self, out: Path, *options: str) -> None:
+        """Run the same command again, until it is done; it must be done at the first try."""
+        code = self.run(out, *options)
+        assert code == 0, f"exit code {code} of the run that should have finished\n{self.last().tail()}"
+
+
+def outcome(out: Path) -> dict[str, str | bytes]:
+    """Return what must not depend on any disturbance: Table 1 to the byte, every member's weights and errors."""
+    found: dict[str, str | bytes] = {"table1": (out / "report" / "table1.csv").read_bytes()}
+    for path in sorted(out.glob("members/*/*/result.json")):
+        result = json.loads(path.read_text())
+        name = f"{result['variant']}/{result['replica']}"
+        found[name] = json.dumps([result["weights_sha256"], result["tasks"], result["epochs"], result["best_epoch"]])
+    return found
+
+
+def check_files(out: Path) -> None:
+    """No file under its own name is half a file: all of them can be read, at any moment."""
+    import numpy as np
+    import torch
+    import yaml
+
+    readers: dict[str, Callable[[Path], object]] = {
+        ".json": lambda p: json.loads(p.read_text()),
+        ".yaml": lambda p: yaml.safe_load(p.read_text()),
+        ".npz": lambda p: [a.shape for a in np.load(p, allow_pickle=False).values()],
+        ".pt": lambda p: torch.load(p, weights_only=True),
+        ".csv": lambda p: _even_rows(p),
+    }
+    for path in out.rglob("*"):
+        if path.is_file() and not path.name.startswith(".tmp-") and path.suffix in readers:
+            readers[path.suffix](path)
+
+
+def _even_rows(path: Path) -> None:
+    text = path.read_text()
+    assert text.endswith("\n"), f"{path} ends in mid-line"
+    assert len({row.count(",") for row in text.splitlines()}) == 1, f"{path} has uneven rows"
+
+
+def status(out: Path) -> dict:
+    """Return what ``status --json`` says."""
+    shown = subprocess.run(
+        [str(BIN / "hydragnn-hpc"), "status", str(out), "--json"], capture_output=True, text=True, timeout=60
+    )
+    assert shown.returncode == 0, shown.stderr
+    return json.loads(shown.stdout)
+
+
+def check_clean(arena: Arena, out: Path) -> None:
+    """After a run that ended well: nothing half-written, no node-local copy, no lock left."""
+    left = [p for p in out.rglob(".tmp-*")] + [p for p in arena.stage.iterdir()]
+    assert not left, f"left behind: {left}"
+    assert not (out / "run.lock").exists(), "the lock was left behind"

@@ -1,0 +1,80 @@
+"""A byte changed, lost or added anywhere in a data set's folder: refused, with the file named."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hydragnn_hpc.errors import UserError
+
+
+def _open(path: Path, answer) -> None:
+    """Runs in a child: what opening the data set leads to."""
+    from hydragnn_hpc.dataset import store
+
+    try:
+        store.read(path)
+    except UserError as error:
+        answer.send(f"refused: {error}")
+    except BaseException as error:  # noqa: BLE001 - the child's only duty is to tell what happened
+        answer.send(f"crashed: {error!r}")
+    else:
+        answer.send("opened")
+
+
+def opening(path: Path) -> str:
+    """Open the data set in a child of its own; returns ``opened``, ``refused: ...``, ``crashed: ...`` or ``hangs``."""
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context("fork").Process(target=_open, args=(path, theirs))
+    child.start()
+    theirs.close()
+    try:
+        return ours.recv() if ours.poll(20) else "hangs"
+    except EOFError:
+        return "crashed without a word"
+    finally:
+        child.kill()
+        child.join()
+
+
+def damage(path: Path, chance: random.Random) -> str:
+    """Flip, cut, remove, add or swap bytes of one file; returns what was done."""
+    content = bytearray(path.read_bytes())
+    kind = chance.choice(["flip", "truncate", "remove bytes", "garbage", "append", "empty", "delete"])
+    place = chance.randrange(len(content))
+    if kind == "flip":
+        content[place] ^= 1 << chance.randrange(8)
+    elif kind == "truncate":
+        del content[place:]
+    elif kind == "remove bytes":
+        del content[place : place + chance.randrange(1, 64)]
+    elif kind == "garbage":
+        length = min(64, len(content) - place)
+        content[place : place + length] = bytes(255 - b for b in content[place : place + length])
+    elif kind == "append":
+        content += chance.randbytes(chance.randrange(1, 64))
+    elif kind == "empty":
+        content.clear()
+    path.unlink()
+    if kind != "delete":
+        path.write_bytes(content)
+    return f"{kind} at {place} of {path.name}"
+
+
+@pytest.mark.timeout(1800)
+def test_any_damage_is_refused_with_the_file_named(raw_data: Path, tmp_path: Path, fault_seed: int, long_form: bool):
+    chance = random.Random(fault_seed)
+    whole, hurt = raw_data / "small.bp", tmp_path / "hurt.bp"
+    assert opening(whole) == "opened"
+    files = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file())
+    for _ in range(560 if long_form else 60):
+        shutil.copytree(whole, hurt)
+        target = hurt / chance.choice(files)
+        done = damage(target, chance)
+        answer = opening(hurt)
+        assert answer.startswith("refused: ") and target.name in answer, f"{done}: {answer}"
+        shutil.rmtree(hurt)

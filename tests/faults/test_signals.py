@@ -1,0 +1,81 @@
+"""Signals to anybody, at any moment: the same command again ends in the same tables, and nothing outlives its run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+
+import harness
+import pytest
+
+pytestmark = pytest.mark.mpi
+
+TARGETS = ("launcher", "rank", "worker", "group")
+DEADLY = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL, "STOP then KILL")
+
+
+def hurt(launch: harness.Launch, target: str, what: signal.Signals | str, chance: random.Random) -> str:
+    """Send the signal; returns whom it met (empty when nobody of that kind was alive)."""
+    if target == "group":
+        pids = [p.pid for p in harness.processes(launch.mark) if p.role != "worker"]
+    else:
+        alive = launch.of_role(target)
+        pids = [chance.choice(alive).pid] if alive else []
+    for number in (signal.SIGSTOP, signal.SIGKILL) if isinstance(what, str) else (what,):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        time.sleep(0.3 if number is signal.SIGSTOP else 0)
+    return f"{target} {pids}" if pids else ""
+
+
+def test_any_signal_at_any_moment(arena, undisturbed, fault_seed: int, long_form: bool) -> None:
+    chance = random.Random(fault_seed)
+    cases = [(t, w) for t in TARGETS for w in DEADLY]
+    chance.shuffle(cases)
+    number = 56 if long_form else 8
+    cases = (cases * (number // len(cases) + 1))[:number]
+    log = []
+    for k, (target, what) in enumerate(cases):
+        out = arena.folder / f"out-{k:02d}"
+        launch = arena.launch(out)
+        moment = chance.uniform(0.0, 9.0)
+        launch.wait_until(lambda moment=moment, started=time.monotonic(): time.monotonic() - started > moment)
+        met = hurt(launch, target, what, chance)
+        code = launch.end()
+        assert (out / "report" / "table1.csv").exists() or code != 0, "exit code 0 without tables"
+        harness.check_files(out)
+        arena.finish(out)
+        assert harness.outcome(out) == undisturbed, f"case {k}: {what} to {met} at {moment:.2f} s changed the result"
+        harness.check_clean(arena, out)
+        log.append(f"{k:3d} {moment:5.2f} s  {str(what):15s} {met or target + ' (none alive)':24s} exit {code}")
+    print("\n".join(log))
+
+
+def test_a_run_that_is_killed_again_and_again_gets_there(arena, undisturbed, fault_seed: int) -> None:
+    """Every launch is killed soon; each gets a little further, since epochs are kept."""
+    chance = random.Random(fault_seed + 1)
+    out = arena.folder / "out"
+    for _ in range(4):
+        launch = arena.launch(out)
+        moment = chance.uniform(4.0, 7.0)
+        launch.wait_until(lambda moment=moment, started=time.monotonic(): time.monotonic() - started > moment)
+        hurt(launch, "launcher", signal.SIGKILL, chance)
+        launch.end()
+    arena.finish(out)
+    assert harness.outcome(out) == undisturbed
+
+
+def test_a_polite_end_saves_everything_and_says_run_me_again(arena, undisturbed) -> None:
+    out = arena.folder / "out"
+    launch = arena.launch(out)
+    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
+    for rank in launch.of_role("rank"):
+        os.kill(rank.pid, signal.SIGUSR2)
+    assert launch.end() == 75, launch.tail()
+    assert harness.status(out)["states"].get("running", 0) == 0
+    arena.finish(out)
+    assert harness.outcome(out) == undisturbed

@@ -1,0 +1,202 @@
+"""What can happen to storage: a full disk, a read-only folder, a folder taken away, broken files, a second launch."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import harness
+import pytest
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with a few MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("mounting a small file system needs root and the right to mount")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("left_kib", [0, 40, 400])
+def test_a_full_disk_is_told_and_nothing_is_lost(arena, undisturbed, small_disk: Path, left_kib: int) -> None:
+    """The disk fills up in mid-campaign, during checkpoints and results; freed, the same command finishes."""
+    out = small_disk / "out"
+    launch = arena.launch(out)
+    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt"))), launch.tail()
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    filler = small_disk / "filler"
+    try:
+        filler.write_bytes(bytes(max(0, free - left_kib * 1024)))
+    except OSError as error:
+        assert error.errno == 28  # the campaign was quicker with the last bytes: full all the same
+    code = launch.end()
+    assert code in (1, 2, 75), f"exit code {code}\n{launch.tail()}"
+    assert "No space left on device" in launch.log.read_text()
+    harness.check_files(out)
+    filler.unlink()
+    arena.finish(out)
+    assert harness.outcome(out) == undisturbed
+    harness.check_clean(arena, out)
+
+
+def test_a_folder_that_turns_read_only_is_told(arena, undisturbed, small_disk: Path) -> None:
+    out = small_disk / "out"
+    launch = arena.launch(out)
+    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt"))), launch.tail()
+    remount = ["mount", "-o", "remount,{},size=4m".format("ro"), str(small_disk)]
+    for process in launch.of_role("rank") + launch.of_role("worker"):
+        os.kill(process.pid, signal.SIGSTOP)  # so that no file is open for writing at the moment
+    turned = subprocess.run(remount, capture_output=True)
+    for process in launch.of_role("rank") + launch.of_role("worker"):
+        os.kill(process.pid, signal.SIGCONT)
+    if turned.returncode:
+        launch.kill()
+        pytest.skip("the log files are held open: this kernel refuses to turn the file system read-only")
+    assert launch.end() != 0
+    subprocess.run(["mount", "-o", "remount,rw,size=4m", str(small_disk)], check=True)
+    arena.finish(out)
+    assert harness.outcome(out) == undisturbed
+
+
+def test_a_read_only_folder_is_refused_in_one_line(arena, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro,size=4m", str(small_disk)], check=True)
+    assert arena.run(small_disk / "out") == 2
+    errors = [line for line in arena.last().log.read_text().splitlines() if "error" in line.lower()]
+    assert len(errors) == 1 and "ead-only" in errors[0], arena.last().tail()
+
+
+def test_a_folder_deleted_under_the_run_ends_it(arena, undisturbed) -> None:
+    out = arena.folder / "out"
+    launch = arena.launch(out)
+    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
+    out.rename(arena.folder / "away")
+    assert launch.end() != 0
+    shutil.rmtree(arena.folder / "away")
+    shutil.rmtree(out, ignore_errors=True)
+    arena.finish(out)
+    assert harness.outcome(out) == undisturbed
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "another version", "both broken"])
+def test_a_broken_checkpoint_is_told_and_the_previous_one_used(arena, undisturbed, damage: str, fault_seed: int) -> None:
+    out = arena.folder / "out"
+    launch = arena.launch(out)
+    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.previous.pt")))
+    launch.kill()
+    broken = [p for p in out.glob("members/*/*/checkpoint.pt") if not (p.parent / "result.json").exists()]
+    assert broken
+    for path in broken:
+        spoil(path, damage, random.Random(fault_seed))
+        if damage == "both broken":
+            spoil(path.with_name("checkpoint.previous.pt"), "garbage", random.Random(fault_seed))
+    arena.finish(out)
+    assert harness.outcome(out) == undisturbed
+    told = "".join(p.read_text() for p in out.glob("members/*/*/log.txt")) + arena.last().log.read_text()
+    assert "checkpoint.pt" in told
+
+
+def spoil(path: Path, damage: str, chance: random.Random) -> None:
+    """Damage one file."""
+    content = path.read_bytes() if path.exists() else b""
+    if damage == "another version":
+        import torch
+
+        torch.save({"schema": 999}, path)
+    elif damage == "truncated":
+        path.write_bytes(content[: chance.randrange(1, max(2, len(content)))])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:
+        path.write_bytes(chance.randbytes(len(content) or 100))
+
+
+def test_two_launches_in_one_folder(arena, undisturbed) -> None:
+    """The second is refused while the first lives, and leaves it alone; a dead one's lock does not block."""
+    out = arena.folder / "out"
+    first = arena.launch(out)
+    assert first.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
+    second = arena.launch(out, ranks=1)
+    assert second.end() == 2 and "error" in second.tail()
+    assert first.process.poll() is None
+    first.kill()
+    assert (out / "run.lock").exists(), "the kill came too late to leave a lock"
+    arena.finish(out)
+    assert harness.outcome(out) == undisturbed
+
+
+@pytest.mark.parametrize("how", ["truncated", "other data"])
+def test_a_data_set_changed_between_two_runs_is_refused(arena, undisturbed, raw_data: Path, how: str) -> None:
+    copy = arena.folder / "small.bp"
+    shutil.copytree(raw_data / "small.bp", copy)
+    arena.campaign = arena.folder / "campaign.yaml"
+    arena.campaign.write_text((raw_data / "campaign.yaml").read_text())
+    out = arena.folder / "out"
+    launch = arena.launch(out)
+    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
+    launch.kill()
+    if how == "truncated":
+        data = copy / "data.0"
+        data.write_bytes(data.read_bytes()[:-1000])
+    else:
+        shutil.rmtree(copy)
+        prepare = ["data", "prepare", str(raw_data / "raw"), str(copy), "--seed", "77"]
+        subprocess.run([str(harness.BIN / "hydragnn-hpc"), *prepare], check=True, capture_output=True, timeout=120)
+    assert arena.run(out) == 2, arena.last().tail()
+    errors = [line for line in arena.last().log.read_text().splitlines() if "error" in line.lower()]
+    assert len(errors) == 1 and ("small.bp" in errors[0]), arena.last().tail()
+    shutil.rmtree(copy)
+    shutil.copytree(raw_data / "small.bp", copy)
+    arena.finish(out)
+    assert harness.outcome(out) == undisturbed
+
+
+def test_a_data_set_changed_under_a_run_does_not_reach_it(arena, undisturbed, raw_data: Path) -> None:
+    """What a run trains on is its node-local copy, taken after the check."""
+    copy = arena.folder / "small.bp"
+    shutil.copytree(raw_data / "small.bp", copy)
+    arena.campaign = arena.folder / "campaign.yaml"
+    arena.campaign.write_text((raw_data / "campaign.yaml").read_text())
+    out = arena.folder / "out"
+    launch = arena.launch(out)
+    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
+    (copy / "data.0").write_bytes(b"")
+    assert launch.end() == 0, launch.tail()
+    assert harness.outcome(out) == undisturbed
+
+
+def test_a_clock_that_jumps(arena, undisturbed) -> None:
+    """The wall clock leaps a day ahead and back while members train; nobody is declared dead or out of time."""
+    library = next(iter(Path("/usr/lib").rglob("libfaketime.so.1")), None)
+    if library is None:
+        pytest.skip("needs libfaketime (Debian: faketime)")
+    clock = arena.folder / "clock"
+    clock.write_text("+0\n")
+    environment = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    out = arena.folder / "out"
+    launch = arena.launch(out, "--time-limit", "10m", environment=environment)
+    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt"))), launch.tail()
+    clock.write_text("+1d\n")
+    launch.wait_until(lambda: len(list(out.glob("members/*/*/result.json"))) >= 3)
+    clock.write_text("-1d\n")
+    assert launch.end() == 0, launch.tail()
+    assert harness.outcome(out) == undisturbed
+    assert not list(out.glob("members/*/*/failure.json"))
+    seconds = [json.loads(p.read_text())["seconds"] for p in out.glob("members/*/*/result.json")]
+    assert all(0 < s < 100 for s in seconds), seconds

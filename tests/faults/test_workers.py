@@ -1,0 +1,102 @@
+"""What can happen to a worker: it costs one attempt of what it trained, is recorded with its cause, and no more."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import time
+
+import harness
+import pytest
+
+pytestmark = pytest.mark.mpi
+
+
+def failures(out) -> list[dict]:
+    """Return every failed attempt of every member."""
+    return [a for path in sorted(out.glob("members/*/*/failure.json")) for a in json.loads(path.read_text())]
+
+
+def test_a_killed_worker_costs_one_attempt(arena, undisturbed) -> None:
+    out = arena.folder / "out"
+    launch = arena.launch(out)
+    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
+    os.kill(launch.of_role("worker")[0].pid, signal.SIGKILL)
+    assert launch.end() == 0, launch.tail()
+    assert harness.outcome(out) == undisturbed
+    assert [f["cause"] for f in failures(out)] == ["killed by signal 9 (SIGKILL)"]
+    harness.check_clean(arena, out)
+
+
+def test_a_member_killed_at_every_attempt_is_given_up_and_the_others_finish(arena, undisturbed) -> None:
+    """Whoever trains M is killed at once, every time; the other variants finish, and a later run makes M too."""
+    out = arena.folder / "out"
+    launch = arena.launch(out)
+
+    def training_m() -> bool:
+        try:
+            running = json.loads((out / "progress.json").read_text())["members_running"]
+        except (OSError, ValueError, KeyError):
+            return False
+        slots = {(m["rank"], m["slot"]) for name, m in running.items() if name.startswith("M/")}
+        for worker in launch.of_role("worker"):
+            words = (f"/proc/{worker.pid}/cmdline", "rb")
+            try:
+                with open(*words) as stream:
+                    line = stream.read().decode().split("\0")
+            except OSError:
+                continue
+            if (int(line[line.index("--rank") + 1]), int(line[line.index("--slot") + 1])) in slots:
+                os.kill(worker.pid, signal.SIGKILL)
+                time.sleep(2.5)  # until progress.json tells the next attempt
+        return False
+
+    launch.wait_until(training_m)
+    assert launch.end() == 1, launch.tail()
+    shown = harness.status(out)["states"]
+    assert shown["finished"] == 4 and shown["failed"] == 2, shown
+    assert "SIGKILL" in launch.tail(400)
+    arena.finish(out)
+    assert harness.outcome(out) == undisturbed
+
+
+def test_a_worker_that_hangs_is_ended_and_its_member_retried(arena, undisturbed) -> None:
+    out = arena.folder / "out"
+    launch = arena.launch(out, "--set", "launch.silence_seconds=6")
+    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
+    os.kill(launch.of_role("worker")[0].pid, signal.SIGSTOP)
+    assert launch.end() == 0, launch.tail()
+    assert harness.outcome(out) == undisturbed
+    assert [f["cause"] for f in failures(out)] == ["no sign of life for 6 s"]
+
+
+def test_a_worker_out_of_memory_costs_one_attempt(arena, undisturbed) -> None:
+    out = arena.folder / "out"
+    launch = arena.launch(out)
+    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
+    worker = launch.of_role("worker")[0]
+    soft = 1 << 20  # far below what it holds already: its next allocation fails
+    resource.prlimit(worker.pid, resource.RLIMIT_AS, (soft, soft))
+    assert launch.end() == 0, launch.tail()
+    assert harness.outcome(out) == undisturbed
+    assert len(failures(out)) == 1, failures(out)
+
+
+def test_a_member_that_diverges_is_a_result_of_its_own(arena) -> None:
+    """An overflowing loss weight drives one variant out of the finite numbers; the other is not touched by it."""
+    text = arena.campaign.read_text().replace("[HCM, HC, M]", "[M, {name: wild, tasks: [C], weights: {C: 3.0e+38}}]")
+    arena.campaign = arena.campaign.with_name("wild.yaml")
+    arena.campaign.write_text(text)
+    out = arena.folder / "out"
+    assert arena.run(out) == 1, arena.last().tail()
+    states = harness.status(out)["states"]
+    assert states == {"finished": 2, "diverged": 2}, states
+    rows = [row.split(",") for row in (out / "report" / "table1.csv").read_text().splitlines()]
+    wild = next(row for row in rows if row[0] == "wild")
+    assert wild[2:4] == ["0", "2"] and not any(wild[4:6]), rows
+    assert not failures(out), "a diverged member was retried"
+    started = time.monotonic()
+    assert arena.run(out) == 1
+    assert time.monotonic() - started < 30, "diverged members were trained again"
