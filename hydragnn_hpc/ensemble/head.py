@@ -54,7 +54,7 @@ class Head:
         folder: CampaignFolder,
         places: list[Place],
         deadline: float | None,
-        on_change: Callable[[], None],
+        on_change: Callable[[], object],
     ) -> None:
         self._plan, self._folder, self._places = plan, folder, places
         self._deadline, self._on_change = deadline, on_change

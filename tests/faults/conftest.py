@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import harness
+from tests.faults import harness
 import pytest
 
 CAMPAIGN = """\

@@ -8,7 +8,7 @@ import random
 import signal
 import time
 
-import harness
+from tests.faults import harness
 import pytest
 
 pytestmark = pytest.mark.mpi

@@ -1,0 +1,34 @@
+"""Options and fixtures of the whole test run."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--long``: the fault suite in full; ``--fault-seed``: its random choices again."""
+    parser.addoption("--long", action="store_true", help="the fault suite in its long form")
+    parser.addoption("--fault-seed", type=int, default=None, help="seed of the fault suite; printed at every run")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Tell the seed, so that a failure can be repeated."""
+    if config.getoption("--fault-seed") is None:
+        # A new one at every run, except in continuous integration, where a red run must be the change's fault.
+        config.option.fault_seed = 20221 if os.environ.get("CI") else random.SystemRandom().randrange(10**6)
+    return f"fault suite: --fault-seed {config.getoption('--fault-seed')}"
+
+
+@pytest.fixture(scope="session")
+def fault_seed(pytestconfig: pytest.Config) -> int:
+    """The seed of everything random in the fault suite."""
+    return int(pytestconfig.getoption("--fault-seed"))
+
+
+@pytest.fixture(scope="session")
+def long_form(pytestconfig: pytest.Config) -> bool:
+    """Whether the fault suite runs in full."""
+    return bool(pytestconfig.getoption("--long"))
