@@ -1,0 +1,95 @@
+"""``hydragnn-hpc submit``: the job script of a campaign on a machine, and its submission."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.paths import CampaignFolder, write_text
+
+
+def submit(
+    campaign: Annotated[Path, typer.Argument(help="The campaign file.")],
+    out: Annotated[Path, typer.Argument(help="The campaign's folder, on a file system that all nodes share.")],
+    site: Annotated[str, typer.Option(help="A machine of jobs/sites, or the path of a profile of your own.")],
+    nodes: Annotated[int | None, typer.Option(help="Nodes to ask for.")] = None,
+    walltime: Annotated[str | None, typer.Option(help="Time to ask for: minutes, 2h, 1:30:00.")] = None,
+    account: Annotated[str, typer.Option(help="What the job is charged to.")] = "",
+    queue: Annotated[str | None, typer.Option(help="Queue, partition or quality of service.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Measured seconds of a member (of a stack, where stacked), to estimate from.")
+    ] = None,
+    runs: Annotated[int, typer.Option(help="At most so many jobs in a row.")] = 50,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the campaign, as training.epochs=3; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, submit nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
+) -> None:
+    """Render the job script for a machine and submit it; the job goes on in further ones until all is trained."""
+    from hydragnn_hpc.config import load_campaign
+    from hydragnn_hpc.submit import chain, plan, render, scheduler
+    from hydragnn_hpc.submit.site import jobs_folder, load_site
+
+    machine = load_site(site)
+    settings = load_campaign(campaign, overrides or [])
+    folder = CampaignFolder(out.absolute())
+    work = plan.work_left(settings, folder.root, seconds)
+    if not work.members:
+        raise UserError(f"{out}: all members are finished; nothing to submit")
+    chosen = plan.make_plan(
+        settings, work, machine, nodes, plan.parse_walltime(walltime) if walltime is not None else None, queue
+    )
+    job = render.Job(
+        campaign=campaign.absolute(),
+        out=folder,
+        name=settings.name,
+        root=jobs_folder().parent,
+        python_folder=Path(sys.executable).parent,
+        overrides=tuple(overrides or []),
+        account=account,
+        runs=runs,
+    )
+    script = render.render(job, machine, chosen)
+    if dry_run:
+        typer.echo(script, nl=False)
+        return
+    if machine.retired:
+        raise UserError(f"--site {site}: {machine.retired}; --dry-run shows the script")
+    if not Path(settings.dataset).exists():
+        raise UserError(f"no data set at {settings.dataset}; 'hydragnn-hpc data prepare' makes it")
+    _make(folder.jobs)
+    write_text(folder.job_script, script)
+    chain.restart(folder)
+    entry: dict[str, object] = {
+        "site": machine.name, "nodes": chosen.nodes, "queue": chosen.queue, "account": account,
+        "walltime_seconds": chosen.walltime_seconds, "members_left": work.members, "script": str(folder.job_script),
+    }  # fmt: skip
+    if machine.scheduler == "local":
+        scheduler.record(folder, {"id": "local", **entry})
+        sys.exit(subprocess.run(["bash", str(folder.job_script)], check=False).returncode)
+    identifier = scheduler.submit(machine.scheduler, folder.job_script)
+    scheduler.record(folder, {"id": identifier, **entry})
+    if as_json:
+        typer.echo(json.dumps({"id": identifier, **entry}))
+        return
+    estimate = (
+        "unknown; measured times give one" if chosen.estimate_seconds is None else plan.clock(chosen.estimate_seconds)
+    )
+    typer.echo(
+        f"job {identifier}: {work.members} members on {chosen.nodes} nodes x {machine.ranks_per_node} ranks, "
+        f"{plan.clock(chosen.walltime_seconds)} a job (estimated need: {estimate})\nscript {folder.job_script}"
+    )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create {folder}: {error.strerror}; name a folder that you can write to") from error

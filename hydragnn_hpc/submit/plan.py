@@ -1,0 +1,129 @@
+"""How many nodes a campaign can keep busy on a machine, and how long it takes there."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import read_members
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.submit.site import Site
+
+START_SECONDS = 300
+"""Taken for the start of a job: environment, MPI, staging. Generous: a job that is cut short runs again."""
+RESERVE = 1.2
+"""Factor on measured training times: other nodes, other GPUs, a busy file system."""
+STEP_SECONDS = 600
+"""Wall times are rounded up to this."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left of a campaign.
+
+    Attributes
+    ----------
+    members : int
+        Members without a result.
+    stacks : int
+        Stacks that these belong to; one worker trains a stack.
+    stack_seconds : float or None
+        The longest measured time of a stack; None where nothing was measured.
+    """
+
+    members: int
+    stacks: int
+    stack_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job asks for."""
+
+    nodes: int
+    ranks: int
+    queue: str
+    walltime_seconds: int
+    estimate_seconds: float | None
+
+
+def work_left(campaign: Campaign, out: Path, seconds: float | None) -> Work:
+    """Count what ``out`` still lacks; ``seconds`` replaces the times measured in it."""
+    members = read_members(CampaignFolder(out), campaign)
+    left = {(m.variant, m.replica) for m in members if m.result is None}
+    stacks = sum(any((variant, r) in left for r in replicas) for variant, replicas in campaign.stacks())
+    measured = [float(m.result["seconds"]) for m in members if m.result and m.result.get("seconds")]
+    return Work(len(left), stacks, seconds or max(measured, default=None))
+
+
+def useful_nodes(work: Work, campaign: Campaign, site: Site) -> int:
+    """Return the number of nodes beyond which some would have nothing to train."""
+    devices = math.ceil(work.stacks / campaign.launch.slots_per_device)
+    return max(1, math.ceil(devices / site.ranks_per_node))
+
+
+def make_plan(
+    campaign: Campaign, work: Work, site: Site, nodes: int | None, walltime: int | None, queue: str | None
+) -> Plan:
+    """Choose nodes, queue and wall time: what is given, else what the campaign can use within the machine's rules.
+
+    Parameters
+    ----------
+    nodes, walltime, queue
+        The user's choice (``walltime`` in seconds); None leaves it to the profile and to measured times.
+
+    Raises
+    ------
+    UserError
+        If the campaign cannot use so many nodes, or the machine does not give so much.
+    """
+    most = useful_nodes(work, campaign, site)
+    if nodes is None:
+        nodes = min(most, max(limit.nodes[1] for limit in site.limits), site.usual_nodes)
+    elif nodes < 1:
+        raise UserError(f"--nodes {nodes}: at least 1")
+    limit = site.limit(nodes, queue, walltime / 3600 if walltime else None)
+    if nodes > max(most, limit.nodes[0]):
+        raise UserError(
+            f"--nodes {nodes}: {work.stacks} stacks to train keep at most {most} nodes of {site.ranks_per_node} ranks "
+            f"busy; ask for {most}"
+        )
+    workers = nodes * site.ranks_per_node * campaign.launch.slots_per_device
+    estimate = None
+    if work.stack_seconds is not None:
+        estimate = math.ceil(work.stacks / workers) * work.stack_seconds * RESERVE + START_SECONDS
+    longest = int(limit.hours * 3600)
+    if walltime is None:
+        wanted = longest if estimate is None else math.ceil(estimate / STEP_SECONDS) * STEP_SECONDS
+        walltime = min(wanted, longest)
+    return Plan(nodes, nodes * site.ranks_per_node, limit.queue, walltime, estimate)
+
+
+def parse_walltime(text: str) -> int:
+    """Return the seconds of ``90`` (minutes), ``2h``, ``45m``, ``1:30:00`` or ``1:30`` (hours and minutes).
+
+    Raises
+    ------
+    UserError
+        If the text is none of these, or the time is not above zero.
+    """
+    units = {"": 60, "h": 3600, "m": 60, "s": 1}
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([hms]?)", text):
+        seconds = int(float(found[1]) * units[found[2]])
+    elif found := re.fullmatch(r"(\d+):([0-5]\d)(?::([0-5]\d))?", text):
+        seconds = int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3] or 0)
+    else:
+        raise UserError(f"--walltime {text}: expected minutes, or a time such as 2h, 45m, 1:30:00")
+    if seconds <= 0:
+        raise UserError(f"--walltime {text}: must be above zero")
+    return seconds
+
+
+def clock(seconds: float) -> str:
+    """Return ``H:MM:SS``."""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -1,0 +1,116 @@
+"""The job script of one campaign on one machine, from the scheduler's template."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.submit.plan import Plan, clock
+from hydragnn_hpc.submit.site import Site, jobs_folder
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a script is made from, besides the machine and the plan.
+
+    Attributes
+    ----------
+    campaign : Path
+        The campaign file, absolute.
+    out : CampaignFolder
+        The campaign's folder, absolute.
+    name : str
+        The job's name.
+    root : Path
+        The checkout (or the folder that holds ``envs/``).
+    python_folder : Path
+        Where ``hydragnn-hpc`` lies now; for machines whose profile loads no environment.
+    overrides : tuple of str
+        ``key=value`` settings handed on to ``run``.
+    account : str
+        What is charged; empty where the machine asks for none.
+    runs : int
+        At most so many runs in the chain.
+    """
+
+    campaign: Path
+    out: CampaignFolder
+    name: str
+    root: Path
+    python_folder: Path
+    overrides: tuple[str, ...] = ()
+    account: str = ""
+    runs: int = 50
+
+
+def render(job: Job, site: Site, plan: Plan) -> str:
+    """Return the job script.
+
+    Raises
+    ------
+    UserError
+        If the machine needs an account and none is given, or a profile or template names what nothing provides.
+    """
+    import jinja2
+
+    if site.account and not job.account:
+        raise UserError(f"--site {site.name}: jobs there are charged to a project; name yours with --account")
+    values = _values(job, site, plan)
+    words = [_fill(word, values, site) for word in site.launch]
+    program = ["hydragnn-hpc", "run", str(job.campaign), str(job.out.root)]
+    program += [word for override in job.overrides for word in ("--set", override)]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(jobs_folder() / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["quote"] = lambda value: shlex.quote(str(value))
+    try:
+        return environment.get_template(f"{site.scheduler}.sh.jinja").render(
+            **values,
+            site=site,
+            job=job,
+            directives=[_fill(line, values, site) for line in site.directives],
+            launch=shlex.join(words),
+            per_rank=shlex.quote("; ".join([*site.per_rank, 'exec "$@"'])) if site.per_rank else "",
+            program=shlex.join(program),
+        )
+    except jinja2.UndefinedError as error:
+        raise UserError(f"template {site.scheduler}.sh.jinja: {error.message}; nothing provides that value") from error
+    except jinja2.TemplateError as error:
+        raise UserError(f"template {site.scheduler}.sh.jinja: {error}") from error
+
+
+def _values(job: Job, site: Site, plan: Plan) -> dict[str, str | int]:
+    return {
+        "nodes": plan.nodes,
+        "ranks": plan.ranks,
+        "ranks_per_node": site.ranks_per_node,
+        "cores_per_rank": site.cores_per_rank,
+        "gpus_per_node": site.gpus_per_node,
+        "queue": plan.queue,
+        "account": job.account,
+        "walltime": clock(plan.walltime_seconds),
+        "walltime_seconds": plan.walltime_seconds,
+        "walltime_minutes": math.ceil(plan.walltime_seconds / 60),
+        # Ranks stop at an epoch's end; what is left is for the last checkpoint and for the next job to be asked for.
+        "stop_seconds": max(30, min(180, plan.walltime_seconds // 10)),
+    }
+
+
+def _fill(text: str, values: dict[str, str | int], site: Site) -> str:
+    try:
+        return text.format_map(values)
+    except KeyError as error:
+        name = str(error.args[0])
+        raise UserError(
+            f"profile {site.name}: '{text}' names {{{name}}}, which is unknown{nearest(name, values)}"
+        ) from error
+    except (ValueError, IndexError, AttributeError) as error:
+        raise UserError(f"profile {site.name}: '{text}': {error}") from error

@@ -1,0 +1,121 @@
+"""Machine profiles: what one machine has, allows and is asked for with, read from ``jobs/sites/NAME.yaml``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+import hydragnn_hpc
+from hydragnn_hpc.config import Positive, Section
+from hydragnn_hpc.errors import UserError, nearest
+
+SCHEDULERS = ("slurm", "lsf", "pbs", "flux", "local")
+
+
+class Limit(Section):
+    """What one queue (partition, quality of service) allows; an empty name is the scheduler's default queue."""
+
+    queue: str = ""
+    nodes: tuple[Positive, Positive]
+    hours: Annotated[float, Field(gt=0)]
+
+
+class Site(Section):
+    """One machine, as jobs see it.
+
+    ``launch`` and ``directives`` may name ``{nodes}``, ``{ranks}``, ``{ranks_per_node}``, ``{cores_per_rank}``,
+    ``{gpus_per_node}``, ``{queue}``, ``{account}`` and ``{walltime}``. ``environment`` and ``per_rank`` are lines of
+    shell: the first run once in the script (``$root`` is the checkout), the second in every rank ahead of the program.
+    """
+
+    name: str
+    about: str
+    sources: tuple[str, ...] = ()
+    scheduler: Literal["slurm", "lsf", "pbs", "flux", "local"]
+    gpus_per_node: Annotated[int, Field(ge=0)]
+    cores_per_node: Positive
+    ranks_per_node: Positive
+    cores_per_rank: Positive
+    launch: Annotated[tuple[str, ...], Field(min_length=1)]
+    limits: Annotated[tuple[Limit, ...], Field(min_length=1)]
+    directives: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    per_rank: tuple[str, ...] = ()
+    account: bool = False  # whether a job must name one
+    usual_nodes: Positive = 1
+    retired: str = ""
+
+    def limit(self, nodes: int, queue: str | None, hours: float | None) -> Limit:
+        """Return the limit that a job of ``nodes`` falls under: of ``queue``, else of the first queue that takes it.
+
+        Raises
+        ------
+        UserError
+            If there is no such queue, or the machine gives no job so many nodes or so much time.
+        """
+        limits = [limit for limit in self.limits if queue in (None, limit.queue)]
+        if not limits:
+            known = {limit.queue for limit in self.limits}
+            raise UserError(f"{self.name} has no queue '{queue}'{nearest(queue or '', known)}")
+        fitting = [limit for limit in limits if limit.nodes[0] <= nodes <= limit.nodes[1]]
+        if not fitting:
+            ranges = ", ".join(f"{limit.queue or 'default'} {limit.nodes[0]} to {limit.nodes[1]}" for limit in limits)
+            raise UserError(f"--nodes {nodes}: {self.name} takes jobs of these numbers of nodes: {ranges}")
+        long_enough = [limit for limit in fitting if hours is None or hours <= limit.hours]
+        if not long_enough:
+            most = max(limit.hours for limit in fitting)
+            raise UserError(
+                f"--walltime of {hours:g} hours: {self.name} allows {most:g} hours on {nodes} nodes; ask for less, the "
+                "job goes on in further ones by itself"
+            )
+        return long_enough[0]
+
+
+def jobs_folder() -> Path:
+    """Return the folder of profiles and templates: ``jobs/`` of the checkout, or its copy in an installed package."""
+    package = Path(hydragnn_hpc.__file__).parent
+    checkout = package.parent / "jobs"
+    return checkout if (checkout / "sites").is_dir() else package / "jobs"
+
+
+def site_names() -> list[str]:
+    """Return the names of the profiles that come with the package."""
+    return sorted(path.stem for path in (jobs_folder() / "sites").glob("*.yaml"))
+
+
+def load_site(name: str) -> Site:
+    """Read a profile: by the name of one that comes with the package, or by the path of a YAML file.
+
+    Raises
+    ------
+    UserError
+        If there is no such profile, or it holds what does not fit.
+    """
+    given = Path(name)
+    path = given if given.suffix in (".yaml", ".yml") else jobs_folder() / "sites" / f"{name}.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Site.model_validate(content)
+    except FileNotFoundError as error:
+        if path == given:
+            raise UserError(f"--site {name}: no such file") from error
+        known = ", ".join(site_names())
+        raise UserError(f"--site {name}: no such machine; known are: {known}, or the path of a YAML file") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--site {name}: cannot read {path}: {error}") from error
+    except ValidationError as error:
+        raise UserError(f"--site {name}: {path}: {_first_line(error)}") from error
+
+
+def _first_line(error: ValidationError) -> str:
+    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        section = Limit if first["loc"][0] == "limits" else Site
+        return f"unknown key '{place}'{nearest(str(first['loc'][-1]), section.model_fields)}"
+    if first["type"] == "missing":
+        return f"missing key '{place}'"
+    return f"{place}: {first['msg']}"
