@@ -105,7 +105,7 @@ def _better_together(bench: _Bench) -> Claim:
 
 
 def _with_moment(bench: _Bench, task: str) -> list[Variant]:
-    """Return the multi-task variants that the claim is about: in the paper's case, those that also predict the moment."""
+    """Return the multi-task variants that the claim is about: in the paper, those that predict the moment too."""
     known = bench.snapshot.campaign.tasks
     variants = bench.multi(task)
     with_moment = [v for v in variants if any(known[t].field == "magnetic_moment" for t in v.tasks)]

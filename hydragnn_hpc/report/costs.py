@@ -82,19 +82,9 @@ def costs(snapshot: Snapshot) -> list[Cost]:
             continue
         ratio, interval = ratio_of_means(theirs, own)
         mean = math.fsum(own) / len(own)
-        found.append(
-            Cost(
-                variant.name,
-                names,
-                (len(own), *(len(t) for t in theirs)),
-                mean,
-                ratio * mean,
-                ratio,
-                interval,
-                device_hours(snapshot, [variant.name]),
-                device_hours(snapshot, list(names)),
-            )  # fmt: skip
-        )
+        counts = (len(own), *(len(t) for t in theirs))
+        hours = (device_hours(snapshot, [variant.name]), device_hours(snapshot, names))
+        found.append(Cost(variant.name, names, counts, mean, ratio * mean, ratio, interval, *hours))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +65,8 @@ class Samples:
     def formulas(self) -> np.ndarray:
         """Return every sample's composition, ``Fe12Pt20``, ``[S]``."""
         counts = [(symbol(z), self.count(int(z))) for z in self.species()]
-        parts = [np.array([f"{s}{n}" if n else "" for n in found], dtype=object) for s, found in counts]
-        return np.asarray(sum(parts[1:], parts[0]) if parts else np.full(len(self.n_atoms), "", object))
+        found = ["".join(f"{s}{n[k]}" for s, n in counts if n[k]) for k in range(len(self.n_atoms))]
+        return np.array(found, dtype=str)
 
     def composition(self) -> tuple[np.ndarray, str] | None:
         """Return the fraction of one species in every sample, ``[S]``, and its symbol; None for a single composition.
@@ -85,12 +86,12 @@ def symbol(number: int) -> str:
     """Return a chemical symbol; the number itself where there is none."""
     from ase.data import chemical_symbols
 
-    return chemical_symbols[number] if 0 < number < len(chemical_symbols) else f"Z{number}"
+    return str(chemical_symbols[number]) if 0 < number < len(chemical_symbols) else f"Z{number}"
 
 
 def ev_per_atom(values: np.ndarray | float, n_atoms: np.ndarray | float) -> np.ndarray:
     """Turn energies in Ry per cell into eV per atom."""
-    return np.asarray(values) * RYDBERG_IN_EV / np.asarray(n_atoms)
+    return np.asarray(np.asarray(values, float) * RYDBERG_IN_EV / np.asarray(n_atoms, float))
 
 
 def read_test_set(results: Results) -> Samples | None:
@@ -137,7 +138,7 @@ def read_all(results: Results) -> tuple[Samples | None, str]:
         return None, f"the data set {path} cannot be read here: {error}"
     offsets = arrays["sample_name_offsets"]
     text = arrays["sample_names"].tobytes()
-    names = [text[a:b].decode("utf-8", "replace") for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    names = [text[a:b].decode("utf-8", "replace") for a, b in itertools.pairwise(offsets)]
     targets = {name: arrays[f"target_{name}"] for name in manifest.targets}
     source = f"all {len(names):,} samples of the data set"
     return Samples(source, np.array(names), arrays["atomic_numbers"], arrays["atom_offsets"], targets), ""

@@ -74,5 +74,10 @@ def line(text: Any) -> str:
 
 
 def last_line(text: Any) -> str:
-    """Return the last line of some output that is not blank."""
-    return next((line(t) for t in reversed(str(text or "").splitlines()) if line(t)), "")
+    """Return the last line of some output, text or a list of lines, that is not blank."""
+    return next((line(t) for t in reversed(lines_of(text)) if line(t)), "")
+
+
+def lines_of(text: Any) -> list[str]:
+    """Return the lines of some output that is text or a list of lines."""
+    return [str(t) for t in text] if isinstance(text, list | tuple) else str(text or "").splitlines()

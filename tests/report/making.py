@@ -55,7 +55,7 @@ class Shape:
     arrays: bool = True
     dataset: str = "nowhere/fept.bp"
     cause: str = "killed by signal 9 (SIGKILL)"
-    last_output: str = "epoch 3\nslurmstepd: error: Detected 1 oom_kill event\n"
+    last_output: str | list = field(default_factory=lambda: ["epoch 3", "slurmstepd: Detected 1 oom_kill event", ""])
     launch: dict = field(default_factory=dict)
 
 
@@ -75,7 +75,8 @@ def make(out: Path, shape: Shape | None = None, **more) -> Path:
     if shape.arrays:
         np.savez(folder.test_set, **truth)
     clock = [0.0] * shape.ranks
-    events = [{"time": stamp(0), "event": "start", "rank": r, "host": host(r)} for r in range(shape.ranks)]
+    hosts = sorted({host(r) for r in range(shape.ranks)})
+    events = [{"time": stamp(0), "event": "start", "members_left": 1, "hosts": hosts, "ranks": shape.ranks}]
     for variant, replicas in campaign.stacks():
         rank = int(np.argmin(clock))
         tasks = campaign.variant(variant).tasks
@@ -87,9 +88,9 @@ def make(out: Path, shape: Shape | None = None, **more) -> Path:
             place = {"rank": rank, "slot": 0, "host": host(rank), "started": clock[rank], "seconds": seconds}
             maker = Member(folder, campaign, variant, replica, list(replicas), place)
             maker.write(state, truth, rng, shape)
-            events += maker.events(state)
+            events += maker.events(state, first=replica == replicas[0])
         clock[rank] += seconds + 2
-    events.append({"time": stamp(max(clock)), "event": "end", "rank": 0})
+    events.append({"time": stamp(max(clock)), "event": "end", "finished": 1, "given_up": 0})
     events.sort(key=lambda e: e["time"])
     folder.events.write_text("".join(json.dumps(e) + "\n" for e in events))
     write_progress(folder, shape)
@@ -175,7 +176,10 @@ class Member:
             real = truth[task.field]
             span = real.max() - real.min()
             level = LEVELS.get((self.variant, name), 1e-2) * (1 + 0.07 * rng.standard_normal())
-            predicted = real + span * level * rng.standard_normal(real.shape) * (0.5 + rng.random(real.shape))
+            hard = np.random.default_rng(len(real))  # what all members get wrong alike, and where
+            size = np.exp(0.5 * hard.standard_normal(real.shape)) / np.exp(0.25)
+            alike = 0.8 * hard.standard_normal(real.shape)
+            predicted = real + span * level * size * (alike + 0.6 * rng.standard_normal(real.shape))
             arrays[name] = predicted
             rmse, mae = np.sqrt(np.mean((predicted - real) ** 2)), np.mean(np.abs(predicted - real))
             found = {"rmse": rmse / span, "rmse_unit": rmse, "mae": mae / span, "mae_unit": mae}
@@ -205,18 +209,22 @@ class Member:
             "dataset_sha256": "da7a" * 16, "weights_sha256": f"{self.replica:064x}",
         })  # fmt: skip
 
-    def events(self, state: str) -> list[dict]:
+    def events(self, state: str, first: bool) -> list[dict]:
         """Return its lines of the event log."""
         if state == "waiting":
             return []
-        name = f"{self.variant}/{self.replica:02d}"
-        at = {k: self.place[k] for k in ("rank", "slot", "host")}
+        at = {k: self.place[k] for k in ("rank", "slot")}
         begin, end = self.place["started"], self.place["started"] + self.place["seconds"]
-        told = [{"time": stamp(begin), "event": "assign", **at, "members": [name]}]
-        if state in ("finished", "diverged", "failed"):
-            told.append(
-                {"time": stamp(end), "event": "failed" if state == "failed" else "finished", **at, "members": [name]}
-            )
+        told = []
+        if first:
+            stack = {"variant": self.variant, "replicas": self.stack, "attempt": 1}
+            told.append({"time": stamp(begin), "event": "assign", **at, **stack})
+        if state in ("finished", "diverged"):
+            member = [self.variant, self.replica]
+            told.append({"time": stamp(end), "event": "finished", **at, "member": member, "state": state})
+        if state == "failed":
+            lost = {"variant": self.variant, "replicas": [self.replica], "cause": "exit code 1", "final": True}
+            told.append({"time": stamp(end), "event": "failed", **at, **lost})
         return told
 
 
@@ -224,12 +232,15 @@ def write_progress(folder: CampaignFolder, shape: Shape, age: float = 0.0) -> No
     """Write ``progress.json``, and the lock where some member is running; ``age`` is how many seconds ago."""
     running = {n: s for n, s in shape.states.items() if s == "running" and "/" in n}
     now = datetime.now(UTC) - timedelta(seconds=age)
-    at = {"epoch": 17, "rank": 1, "slot": 0, "host": host(1), "validation_loss": 3.1e-4}
+    at = {"epoch": 17, "epoch_seconds": 9.5, "rank": 1, "slot": 0, "host": host(1), "validation_loss": 3.1e-4}
     write_json(folder.progress, {
         "time": now.isoformat(timespec="milliseconds"),
         "started": (now - timedelta(hours=1)).isoformat(timespec="milliseconds"),
         "members_running": dict.fromkeys(running, at),
-        "workers": [{"rank": r, "slot": 0, "host": host(r), "device": "NVIDIA H200"} for r in range(shape.ranks)],
+        "workers": [
+            {"rank": r, "slot": 0, "host": host(r), "device": {"type": "cuda", "name": "NVIDIA H200"}}
+            for r in range(shape.ranks)
+        ],
         "seconds_left": 5400.0 if running else None,
     })  # fmt: skip
     if running:

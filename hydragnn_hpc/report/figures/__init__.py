@@ -1,0 +1,1 @@
+"""Figures of a campaign, following its tasks and data."""
