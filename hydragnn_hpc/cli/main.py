@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import hydragnn_hpc
-from hydragnn_hpc.cli import data, results, run, submit
+from hydragnn_hpc.cli import data, doctor, results, run, submit
 from hydragnn_hpc.errors import ExitCode, UserError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 
 app.add_typer(data.app, name="data")
 app.command("run", epilog=run.EPILOG)(run.run)
+app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
 app.command(
     "submit", epilog="Example: hydragnn-hpc submit jobs/campaigns/paper.yaml runs/paper --site perlmutter --dry-run"
 )(submit.submit)

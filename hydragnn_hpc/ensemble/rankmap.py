@@ -1,0 +1,176 @@
+"""Which rank sits where: node, cores, memory and device of every rank, and what is wrong with that.
+
+``python -m hydragnn_hpc.ensemble.rankmap`` prints what MPI says of this process: so ``doctor`` tries a launcher.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydragnn_hpc.ensemble.launcher import Launch, detect, worker_environment
+from hydragnn_hpc.ensemble.messages import Messenger, places
+
+PATIENCE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One rank's place.
+
+    Attributes
+    ----------
+    cores : list of int
+        Logical cores that it may run on (the affinity mask).
+    memory_gib : float
+        Of its node.
+    torch : dict or None
+        What ``member.probe`` tells there: ``versions``, number of ``visible`` devices, and ``device`` (``type, name, index,
+        uuid``), the one that its worker takes. None where torch does not work.
+    trouble : str
+        Why it does not; empty where all is well.
+    """
+
+    rank: int
+    host: str
+    local_rank: int
+    cores: list[int]
+    memory_gib: float
+    torch: dict[str, Any] | None
+    trouble: str
+
+    @property
+    def device(self) -> dict[str, Any] | None:
+        """The device that its worker takes."""
+        return self.torch["device"] if self.torch else None
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain data, for JSON."""
+        return asdict(self)
+
+
+def probe(module: str, *arguments: str) -> tuple[dict[str, Any] | None, str]:
+    """Run a probe module in a child of its own; return (its answer, "") or (None, why there is none).
+
+    The child gets a worker's environment: none of the launcher's variables.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            env=worker_environment(os.environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"no answer in {PATIENCE_SECONDS:.0f} s"
+    if done.returncode == 0 and done.stdout.strip():
+        return dict(json.loads(done.stdout.strip().splitlines()[-1])), ""
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    ended = f"ended by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+    return None, f"{said[-1].strip() if said else 'nothing said'} ({ended})"
+
+
+def seats(messenger: Messenger, launch: Launch, local_rank: int | None) -> list[Seat]:
+    """Return every rank's seat, on every rank. Collective."""
+    place = places(messenger, launch, local_rank)[messenger.rank]
+    answer, trouble = probe("hydragnn_hpc.member.probe", str(place.local_rank))
+    seat = Seat(
+        place.rank,
+        place.host,
+        place.local_rank,
+        sorted(os.sched_getaffinity(0)),
+        round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+        answer,
+        trouble,
+    )
+    return list(messenger.share(seat))
+
+
+def complaints(found: list[Seat], slots: int) -> list[tuple[str, str]]:
+    """Return (what is wrong, what to do) of a map: devices shared by more ranks than slots, cores shared by all."""
+    wrong = []
+    by_device: dict[tuple[str, str], list[int]] = defaultdict(list)
+    by_host: dict[str, list[Seat]] = defaultdict(list)
+    for seat in found:
+        by_host[seat.host].append(seat)
+        if seat.device and seat.device["type"] != "cpu":
+            by_device[seat.host, str(seat.device.get("uuid") or seat.device["index"])].append(seat.rank)
+    for (host, device), ranks in by_device.items():
+        if len(ranks) > slots:
+            wrong.append(
+                (
+                    f"ranks {_listed(ranks)} share device {device} of {host}",
+                    "start one rank a device (srun --gpus-per-task=1, jsrun -g 1, mpiexec -ppn GPUS); workers that are "
+                    "meant to share one are launch.slots_per_device",
+                )
+            )
+    for host, here in by_host.items():
+        cores = {core for seat in here for core in seat.cores}
+        if len(cores) < len(here):
+            wrong.append(
+                (
+                    f"{len(here)} ranks on {host} share {len(cores)} cores ({ranges(sorted(cores))})",
+                    "give each rank cores of its own (srun -c N, mpiexec --depth N --cpu-bind depth), or start fewer",
+                )
+            )
+    for seat in found:
+        if seat.device is None:
+            wrong.append((f"rank {seat.rank} on {seat.host}: torch does not work: {seat.trouble}", "mend torch there"))
+    return wrong
+
+
+def ranges(numbers: list[int]) -> str:
+    """Return sorted numbers as ``0-3,8``."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in parts)
+
+
+def _listed(ranks: list[int]) -> str:
+    return ", ".join(str(rank) for rank in ranks)
+
+
+def library_path() -> str:
+    """Return the file of the MPI library that this process has loaded; empty where the system does not tell."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    files = {line.split()[-1] for line in lines if "/libmpi" in line and ".so" in line}
+    return min(files, key=len, default="")
+
+
+def main() -> None:
+    """Initialise MPI; print library, its file, rank and size, and what the launcher said, as JSON."""
+    from mpi4py import MPI
+
+    launch = detect(os.environ)
+    print(
+        json.dumps(
+            {
+                "library": " ".join(MPI.Get_library_version().rstrip("\0").splitlines()[0].split()),
+                "file": library_path(),
+                "rank": MPI.COMM_WORLD.Get_rank(),
+                "size": MPI.COMM_WORLD.Get_size(),
+                "launcher": launch.launcher,
+                "launcher_size": launch.size,
+            }
+        ),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

