@@ -31,7 +31,7 @@ class Seat:
     memory_gib : float
         Of its node.
     torch : dict or None
-        What ``member.probe`` tells there: ``versions``, number of ``visible`` devices, and ``device`` (``type, name, index,
+        What ``member.probe`` tells there: ``versions``, ``visible`` (a number), and ``device`` (``type, name, index,
         uuid``), the one that its worker takes. None where torch does not work.
     trouble : str
         Why it does not; empty where all is well.
