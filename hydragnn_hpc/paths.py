@@ -144,6 +144,7 @@ class CampaignFolder:
         self.page = self.report / "index.html"
         self.summary = self.report / "summary.json"
         self.claims = self.report / "claims.md"
+        self.supplement = self.report / "report.md"
 
     def member(self, variant: str, replica: int) -> MemberFolder:
         """Return the files of one member."""

@@ -27,6 +27,7 @@ app.command(
     "submit", epilog="Example: hydragnn-hpc submit jobs/campaigns/paper.yaml runs/paper --site perlmutter --dry-run"
 )(submit.submit)
 app.command("status", epilog="Example: hydragnn-hpc status runs/paper --watch")(results.status)
+app.command("report", epilog="Example: hydragnn-hpc report runs/paper")(results.report)
 
 
 def _show_version(value: bool) -> None:

@@ -47,3 +47,29 @@ def _console() -> Any:
 
     console = Console()
     return console if console.is_terminal else Console(width=PLAIN_WIDTH, no_color=True)
+
+
+def report(out: Folder, as_json: AsJson = False) -> None:
+    """Write tables, figures and the page of a campaign into OUT/report, from whatever has finished.
+
+    The page, OUT/report/index.html, is one file: open it in a browser, or send it to somebody.
+    """
+    from hydragnn_hpc.logs import progress
+
+    with progress("report", "figures") as bar:
+        from hydragnn_hpc.report.write import write_report
+
+        content, written = write_report(out, bar)
+    folder = content.results.folder
+    if as_json:
+        typer.echo(folder.summary.read_text(encoding="utf-8"), nl=False)
+        return
+    from hydragnn_hpc.report import tables
+
+    console = _console()
+    console.print(tables.as_rich(tables.paper_form(content.results)))
+    for claim in content.claims:
+        console.print(f"({claim.key}) {claim.statement}: {claim.verdict.value}", markup=False, highlight=False)
+    for remark in content.remarks:
+        console.print(f"remark: {remark}", markup=False, highlight=False)
+    console.print(f"{len(written)} files in {folder.report}; start with {folder.page}", markup=False, highlight=False)

@@ -17,6 +17,7 @@ from hydragnn_hpc.report.load import Results
 from hydragnn_hpc.report.samples import Samples
 
 ERROR_BINS, PARITY_BINS = 121, 128
+"""At most; few values are counted in fewer cells."""
 RANGE_IN_RMSE = 4.0
 """Densities of errors reach this many times the largest RMSE of the task; parity plots this far beyond the truth."""
 AGREEMENT = 1e-3
@@ -164,7 +165,8 @@ def _scale(results: Results, task: str, test_set: Samples) -> Scale | None:
     largest = max(rows.metrics(_finished(results), task, "rmse_unit"), default=0.0)
     low, high = float(np.nanmin(truth)), float(np.nanmax(truth))
     reach = RANGE_IN_RMSE * largest or 0.05 * (high - low) or 1.0
-    errors = np.linspace(-reach, reach, ERROR_BINS + 1)
+    cells = min(ERROR_BINS, 2 * int(np.sqrt(np.isfinite(truth).sum()) / 2) + 11)  # odd: one in the middle
+    errors = np.linspace(-reach, reach, cells + 1)
     return Scale(errors, np.linspace(low - reach, high + reach, PARITY_BINS + 1))
 
 

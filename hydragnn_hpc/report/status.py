@@ -82,14 +82,13 @@ def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[Status
     active = _is_active(folder, progress)
     running = _mapping(progress.get("members_running")) if active else {}
     snapshot = rows.read(out, running, before)
-    states = Counter(m.state.value for m in snapshot.members)
     started = progress.get("started") if active else None
     status = Status(
         name=snapshot.campaign.name,
         folder=str(folder.root),
         hash=snapshot.frozen.hash,
         members=len(snapshot.members),
-        states={s.value: states[s.value] for s in State if states[s.value]},
+        states=counts(snapshot),
         active=active,
         started=started,
         updated=progress.get("time"),
@@ -98,10 +97,16 @@ def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[Status
         worker_seconds_left=_worker_seconds_left(snapshot, running),
         workers=list(progress.get("workers") or []) if active else [],
         running={m.name: _mapping(running[m.name]) for m in snapshot.members if m.state is State.RUNNING},
-        failures=_failures(snapshot),
+        failures=failures(snapshot),
         table1=rows.table1_rows(snapshot),
     )
     return status, snapshot
+
+
+def counts(snapshot: Snapshot) -> dict[str, int]:
+    """Return the number of members by state; states without members are left out."""
+    found = Counter(m.state for m in snapshot.members)
+    return {s.value: found[s] for s in State if found[s]}
 
 
 def render(status: Status, snapshot: Snapshot) -> Any:
@@ -192,7 +197,7 @@ def _more(count: int) -> tuple[str, ...]:
     return (f"and {count - SHOWN:,} more: status --json",) if count > SHOWN else ()
 
 
-def _failures(snapshot: Snapshot) -> list[Row]:
+def failures(snapshot: Snapshot) -> list[Row]:
     """Return the members with failures or divergence, those given up first."""
     found = []
     for member in snapshot.members:

@@ -11,7 +11,9 @@ from hydragnn_hpc.report import paper, rows
 from hydragnn_hpc.report.figures.style import (
     DENSITY,
     GREY,
+    WIDTH,
     Drawing,
+    few_ticks,
     file_name,
     label_of,
     looks,
@@ -35,10 +37,11 @@ def table1(results: Results) -> Iterator[Drawing]:
         return
     figure, axes = panels(len(values), height=2.8)
     reference = {(b.variant, b.task): (b.paper_mean, b.paper_std) for b in paper.beside(results)}
+    look = looks([v.name for v in results.campaign.variants])
     for ax, (task, found) in zip(axes, values.items(), strict=True):
-        _members(ax, task, found, reference)
+        _members(ax, look, found, {v: reference[v, task] for v in found if (v, task) in reference})
         ax.set_title(f"{task}: {label_of(results.campaign, task)}")
-    axes[0].set_ylabel("test RMSE (scaled, no unit)")
+    axes[0].set_ylabel("test RMSE (scaled, 10⁻³)")
     beside = (
         "; open diamonds: the paper's mean ± std" if any((v, t) in reference for t in values for v in values[t]) else ""
     )
@@ -50,15 +53,15 @@ def table1(results: Results) -> Iterator[Drawing]:
     yield Drawing("rmse", "Test error by variant", caption, figure)
 
 
-def _members(ax: Any, task: str, found: dict[str, list[float]], reference: dict[Any, tuple[float, float]]) -> None:
-    look = looks(list(found))
+def _members(ax: Any, look: dict[str, Any], found: dict[str, list[float]], reference: dict[str, Any]) -> None:
     for k, (variant, errors) in enumerate(found.items()):
-        mean, std = rows.mean_std(errors)
-        shift = np.linspace(-0.12, 0.12, len(errors)) if len(errors) > 1 else np.zeros(1)
-        ax.plot(k + shift, errors, ".", color=look[variant]["color"], alpha=0.5, ms=4, mew=0)
+        values = np.array(errors) * 1e3
+        mean, std = rows.mean_std(values.tolist())
+        shift = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
+        ax.plot(k + shift, values, ".", color=look[variant]["color"], alpha=0.5, ms=4, mew=0)
         ax.errorbar(k - 0.24, mean, std, fmt="o", ms=4, color=look[variant]["color"], capsize=2.5, lw=1.2)
-        if (variant, task) in reference:
-            paper_mean, paper_std = reference[variant, task]
+        if variant in reference:
+            paper_mean, paper_std = np.array(reference[variant]) * 1e3
             ax.errorbar(k + 0.27, paper_mean, paper_std, fmt="D", ms=4, mfc="white", color=GREY, capsize=2, lw=1)
     ax.set_xticks(range(len(found)), list(found), rotation=0 if max(map(len, found)) < 5 else 30)
     ax.set_xlim(-0.6, len(found) - 0.4)
@@ -74,24 +77,21 @@ def parity(results: Results, collected: Collected) -> Iterator[Drawing]:
         found = [s for (v, _), s in collected.summaries.items() if v == variant.name]
         if not found:
             continue
-        figure, axes = panels(max(len(found), 2), height=2.75)
-        for ax, summary in zip(axes, found, strict=False):
+        figure, axes = panels(len(found), height=3.6, width=WIDTH / 3 * len(found))
+        for ax, summary in zip(axes, found, strict=True):
             edges = summary.scale.values
-            counts = np.ma.masked_equal(summary.parity.T, 0)
             extent = (edges[0], edges[-1], edges[0], edges[-1])
-            mesh = ax.imshow(
+            counts = np.ma.masked_equal(summary.parity.T, 0)
+            drawn = ax.imshow(
                 counts, norm=LogNorm(1, None), cmap=DENSITY, origin="lower", extent=extent, interpolation="nearest"
             )
             ax.plot(edges[[0, -1]], edges[[0, -1]], color=GREY, lw=0.7)
-            bar = figure.colorbar(mesh, ax=ax, label="values per cell (number)", shrink=0.9, pad=0.02, format="%d")
+            bar = figure.colorbar(drawn, ax=ax, location="bottom", label="values per cell (number)", format="%d")
             bar.minorticks_off()
-            ax.set_box_aspect(1)
-            ax.set_title(f"{summary.task}: {label_of(results.campaign, summary.task)}")
+            title = f"{summary.task}: {label_of(results.campaign, summary.task)}"
+            ax.set_title(f"{title}\n{_scores(summary)}", fontsize=7.5, loc="left", linespacing=1.4)
             ax.set_xlabel(with_unit("true", summary.unit))
             ax.set_ylabel(with_unit("predicted", summary.unit))
-            ax.text(0.04, 0.96, _scores(summary), transform=ax.transAxes, va="top", fontsize=7, linespacing=1.35)
-        for ax in axes[len(found) :]:
-            ax.set_axis_off()
         caption = (
             f"Predictions of the {found[0].n} finished members of {variant.name}"
             f" ({found[0].n} of {results.campaign.replicas}) for the test set, counted in cells;"
@@ -137,7 +137,7 @@ def densities(results: Results, collected: Collected) -> Iterator[Drawing]:
         ax.set_xlim(-reach, reach)
         ax.set_ylim(bottom=0)
         unit = found[0].unit
-        ax.set_xlabel(with_unit(f"error of {label_of(results.campaign, task)}, predicted - true", unit))
+        ax.set_xlabel(with_unit(f"error of {label_of(results.campaign, task)}, predicted − true", unit))
         ax.set_ylabel(f"probability density (1/{unit})" if unit else "probability density (no unit)")
         ax.legend(title="variant (members)")
         caption = (
@@ -171,6 +171,7 @@ def calibration(results: Results, found: list[Uncertainty]) -> Iterator[Drawing]
         if len(groups):
             ends = np.array([groups.min() * 0.8, groups.max() * 1.25])
             right.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+            few_ticks(right)
             right.plot(ends, ends, color=GREY, lw=0.7)
         right.set_xlabel(with_unit("spread of the members, root mean square", own[0].unit))
         right.set_ylabel(with_unit("error of their mean, root mean square", own[0].unit))

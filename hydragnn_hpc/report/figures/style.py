@@ -90,6 +90,16 @@ def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
+def few_ticks(ax: Any) -> None:
+    """Label both logarithmic axes at 1, 2 and 5 only, in plain numbers: what fits where a decade is wide."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FormatStrFormatter("%g"))
+        axis.set_minor_formatter(NullFormatter())
+
+
 def label_of(campaign: Campaign, task: str) -> str:
     """Return what a task predicts, in words."""
     field = campaign.tasks[task].field
