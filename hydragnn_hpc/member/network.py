@@ -56,9 +56,26 @@ class Batch:
     uniform: bool
 
 
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Multiply every member's matrices: ``[E, M, K]`` and ``[E, K, N]``.
+
+    With K = 1 by broadcasting: the gradient would be a product of single numbers, for which the library takes another
+    path for one matrix than for many, and a member would not be the same, bit for bit, alone and in a stack.
+    """
+    return a * b if a.shape[-1] == 1 else a @ b
+
+
+def times_vector(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Multiply every member's matrix ``[E, M, K]`` and vector ``[E, K]``; by sums, for the reason given above."""
+    return (a * b[:, None]).sum(2)
+
+
 def linear(x: torch.Tensor, named: Named, name: str) -> torch.Tensor:
     """Apply every member's own linear layer: ``[E, N, in]`` to ``[E, N, out]``."""
-    return torch.baddbmm(named[f"{name}.bias"][:, None], x, named[f"{name}.weight"].mT)
+    weight = named[f"{name}.weight"]
+    if weight.shape[1] == 1:  # as in times_vector
+        return (x * weight).sum(2, keepdim=True) + named[f"{name}.bias"][:, None]
+    return torch.baddbmm(named[f"{name}.bias"][:, None], x, weight.mT)
 
 
 def convolve(x: torch.Tensor, named: Named, name: str, batch: Batch) -> torch.Tensor:
@@ -72,16 +89,16 @@ def convolve(x: torch.Tensor, named: Named, name: str, batch: Batch) -> torch.Te
         folded[:, :, width:].reshape(members, out, 4, 4 * width).transpose(1, 2).reshape(members, 4 * out, 4 * width)
     )
     shift = blocks[:, :, : 3 * width].reshape(members, 4 * out, 3, width).sum(2)
-    weights = torch.cat([blocks, shift @ pre[:, :, :width]], 2)
-    offsets = shift @ pre_bias[:, :, None]
-    constant = torch.baddbmm(named[f"{name}.lin.bias"][:, :, None], lin, named[f"{name}.post_nns.0.0.bias"][:, :, None])
+    weights = torch.cat([blocks, product(shift, pre[:, :, :width])], 2)
+    offsets = times_vector(shift, pre_bias)
+    constant = times_vector(lin, named[f"{name}.post_nns.0.0.bias"]) + named[f"{name}.lin.bias"]
 
-    sent = x @ pre[:, :, width:].mT
+    sent = product(x, pre[:, :, width:].mT)
     gathered = Aggregate.apply(sent.reshape(members * rows, width), batch.table)  # type: ignore[no-untyped-call]
     z = torch.cat([gathered.view(members, rows, 4 * width), x], 2)
-    scaled = torch.baddbmm(offsets.mT, z, weights.mT).view(members, rows, 4, out)
+    scaled = torch.baddbmm(offsets[:, None], z, weights.mT).view(members, rows, 4, out)
     received = (scaled * batch.scales).sum(2)
-    return torch.baddbmm(constant.mT, x, folded[:, :, :width].mT) + received
+    return product(x, folded[:, :, :width].mT) + constant[:, None] + received
 
 
 class _NormRelu(torch.autograd.Function):
