@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -9,6 +10,10 @@ import numpy as np
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM
+
+_MARGIN = 1e-9  # bohr: distances this close to the cutoff are equal to it but for rounding
+_COINCIDE = 1e-3  # bohr: closer than any two nuclei
+_MOST_EDGES = 20_000_000  # of one geometry: about 1 GB, far beyond any sensible cutoff
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The neighbour list of one geometry, sorted by site, then neighbour, then vector.
+    """The neighbour list of one geometry, sorted by site, then neighbour, then image.
 
     Attributes
     ----------
@@ -53,8 +58,8 @@ class Neighbours:
     vectors: np.ndarray
 
 
-def parse_length(text: str) -> float:
-    """Read a length with its unit, ``7bohr`` or ``3.7angstrom``; returns bohr.
+def parse_length(text: str, what: str = "length") -> float:
+    """Read a length with its unit, ``7bohr`` or ``3.7angstrom``; returns bohr. Errors name the option ``what``.
 
     Raises
     ------
@@ -65,57 +70,85 @@ def parse_length(text: str) -> float:
     units = {"bohr": 1.0, "angstrom": 1 / BOHR_IN_ANGSTROM, "å": 1 / BOHR_IN_ANGSTROM}
     unit = match[2].lower() if match else ""
     if match is None or unit not in units:
-        raise UserError(f"length '{text}': expected a number with its unit, as 7bohr or 3.7angstrom")
+        raise UserError(f"{what} '{text}': expected a number with its unit, as 7bohr or 3.7angstrom")
     try:
         value = float(match[1]) * units[unit]
     except ValueError as error:
-        raise UserError(f"length '{text}': '{match[1]}' is not a number") from error
+        raise UserError(f"{what} '{text}': '{match[1]}' is not a number") from error
     if not 0 < value < float("inf"):
-        raise UserError(f"length '{text}': must be positive")
+        raise UserError(f"{what} '{text}': must be positive and finite")
     return value
 
 
 def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
-    """Find all pairs closer than ``cutoff`` (bohr). Under a periodic boundary every image is an edge of its own.
+    """Find all pairs closer than ``cutoff`` (bohr).
 
-    The relation is symmetric: with i -> j over v there is j -> i over -v.
+    Under a periodic boundary every image is an edge of its own, an atom's own images too. The relation is symmetric:
+    with i -> j over v there is j -> i over exactly -v.
 
     Raises
     ------
     UserError
-        If a periodic geometry's cell has no volume.
+        If a periodic geometry's cell has no volume or lets two atoms coincide, the list would be absurdly long, or a
+        shell of neighbours lies at the cutoff to the last digits.
     """
     from vesin import NeighborList
 
     n = len(geometry.pos)
     if any(geometry.periodic):
-        volume = abs(float(np.linalg.det(geometry.cell)))
-        lengths = np.linalg.norm(geometry.cell, axis=1)
-        if not np.isfinite(volume) or volume <= 1e-6 * float(np.prod(lengths)) or not lengths.all():
-            raise UserError(
-                f"a periodic boundary needs a cell with a volume, found {geometry.cell.tolist()} bohr; give --cell or"
-                " use --boundary open"
-            )
-    calculator = NeighborList(cutoff=cutoff, full_list=True)
+        _check_cell(geometry, cutoff)
     box = geometry.cell if any(geometry.periodic) else np.zeros((3, 3))
-    i, j, vectors = calculator.compute(geometry.pos, box, list(geometry.periodic), quantities="ijD")
-    i, j, vectors = np.asarray(i, np.int64), np.asarray(j, np.int64), np.asarray(vectors, np.float64).reshape(-1, 3)
-    # Vectors of symmetric images differ in their last bits: order by rounded ones, so that it is the same everywhere.
-    rounded = np.round(vectors, 6)
-    order = np.lexsort((rounded[:, 2], rounded[:, 1], rounded[:, 0], j, i))
-    i, j, vectors = i[order], j[order], vectors[order]
-    _check_symmetric(i, j, n)
+    # One thread: most lists are short. The margin shows what lies at the cutoff.
+    calculator = NeighborList(cutoff=cutoff + 2 * _MARGIN, full_list=True, n_threads=1)
+    i, j, images = calculator.compute(geometry.pos, box, list(geometry.periodic), quantities="ijS")
+    i, j = np.asarray(i, np.int64), np.asarray(j, np.int64)
+    images = np.asarray(images, np.int64).reshape(-1, 3)
+    order = np.lexsort((images[:, 2], images[:, 1], images[:, 0], j, i))
+    i, j, images = i[order], j[order], images[order]
+    # Computed here, in a fixed order of operations: the same bits everywhere, and of opposite sign both ways.
+    shift = images[:, :1] * geometry.cell[0] + images[:, 1:2] * geometry.cell[1] + images[:, 2:] * geometry.cell[2]
+    vectors = (geometry.pos[j] - geometry.pos[i]) + shift
+    lengths = np.sqrt((vectors**2).sum(axis=1))
+    _check_lengths(i, j, lengths, cutoff)
+    inside = lengths < cutoff
+    i, j, images, vectors = i[inside], j[inside], images[inside], vectors[inside]
+    _check_symmetric(i, j, images)
     offsets = np.zeros(n + 1, np.int64)
     np.cumsum(np.bincount(i, minlength=n), out=offsets[1:])
     return Neighbours(offsets, j.astype(np.int32), np.ascontiguousarray(vectors))
 
 
-def _check_symmetric(i: np.ndarray, j: np.ndarray, n: int) -> None:
-    forward, backward = np.sort(i * n + j), np.sort(j * n + i)
-    if not np.array_equal(forward, backward):
-        k = int(np.argmax(forward != backward))
-        pair = divmod(int(forward[k]), n)
+def _check_cell(geometry: Geometry, cutoff: float) -> None:
+    volume = abs(float(np.linalg.det(geometry.cell)))
+    edges = np.linalg.norm(geometry.cell, axis=1)
+    if not np.isfinite(volume) or volume <= 1e-6 * float(np.prod(edges)) or not edges.all():
         raise UserError(
-            f"the neighbour list is not symmetric at sites {pair}: their distance equals the cutoff to the last bit;"
-            " change --cutoff a little"
+            f"a periodic boundary needs a cell with a volume, found {geometry.cell.tolist()} bohr; mend --cell or use"
+            " --boundary open"
         )
+    expected = len(geometry.pos) ** 2 * 4 / 3 * math.pi * cutoff**3 / volume
+    if expected > _MOST_EDGES:
+        raise UserError(
+            f"a cutoff of {cutoff:g} bohr gives about {expected:.1e} edges in a cell of {len(geometry.pos)} atoms and"
+            f" {volume:g} bohr³; check the units of --cutoff and --cell"
+        )
+
+
+def _check_lengths(i: np.ndarray, j: np.ndarray, lengths: np.ndarray, cutoff: float) -> None:
+    if len(lengths) and lengths.min() < _COINCIDE:
+        k = int(np.argmin(lengths))
+        raise UserError(
+            f"sites {i[k]} and {j[k]} are {lengths[k]:.3g} bohr apart; under a periodic boundary, check --cell"
+        )
+    if (np.abs(lengths - cutoff) < _MARGIN).any():
+        raise UserError(
+            f"neighbours lie at the cutoff of {cutoff!r} bohr to the last digits, and rounding would decide which"
+            f" count; change --cutoff a little, to {cutoff + 0.01:.6g}bohr, say"
+        )
+
+
+def _check_symmetric(i: np.ndarray, j: np.ndarray, images: np.ndarray) -> None:
+    """Hold the list to its promise; the engines' backward passes rely on it."""
+    back = np.lexsort((-images[:, 2], -images[:, 1], -images[:, 0], i, j))
+    if not (np.array_equal(i, j[back]) and np.array_equal(j, i[back]) and np.array_equal(images, -images[back])):
+        raise RuntimeError("vesin's neighbour list is not symmetric: report the geometry and the version of vesin")

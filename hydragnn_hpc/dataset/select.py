@@ -88,8 +88,8 @@ class Split:
 def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Split:
     """Split every composition in the same proportion, at random.
 
-    A sample is in one part only. A composition too small to give each part a sample keeps what does not fill one in
-    the training part, and is listed.
+    A sample is in one part only. A composition too small to give each part a sample goes whole into the training
+    part, and is listed.
 
     Parameters
     ----------
@@ -105,8 +105,10 @@ def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, floa
     UserError
         If the fractions do not sum to 1, or a part stays empty.
     """
-    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
-        raise UserError(f"--fractions {fractions}: expected three positive numbers that sum to 1, as 0.70,0.15,0.15")
+    # Written so that NaN is refused too.
+    if not (all(f > 0 for f in fractions) and abs(sum(fractions) - 1) <= 1e-9):
+        shown = ",".join(f"{f:g}" for f in fractions)
+        raise UserError(f"--fractions {shown}: expected three positive numbers that sum to 1, as 0.70,0.15,0.15")
     part = np.zeros(len(counts), dtype=np.uint8)
     too_small = []
     for composition, members in _groups(counts):
@@ -114,14 +116,13 @@ def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, floa
         n_validation, n_test = (int(np.floor(f * len(members) + 0.5)) for f in fractions[1:])
         if len(members) - n_validation - n_test < 1 or n_validation < 1 or n_test < 1:
             too_small.append((composition.tolist(), len(members)))
-            n_test = min(n_test, len(members) - 1)
-            n_validation = min(n_validation, len(members) - 1 - n_test)
+            continue
         part[shuffled[:n_test]] = 2
         part[shuffled[n_test : n_test + n_validation]] = 1
     for value, name in enumerate(("training", "validation", "test")):
         if not (part == value).any():
             raise UserError(
                 f"the {name} part is empty: {len(counts)} samples in {len(_groups(counts))} compositions are too few to"
-                f" split {fractions}; give more samples or other --fractions"
+                " split by composition; give more samples or other --fractions"
             )
     return Split(part, too_small)

@@ -7,50 +7,33 @@ allowed to open anything; every array's name, shape and dtype is checked on the 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hydragnn_hpc.dataset.manifest import (
+    AGAIN,
+    MANIFEST,
+    SCHEMA,
+    Manifest,
+    is_there,
+    read_manifest,
+    seal_of,
+    sha256_of,
+    verify,
+)
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import STRUCTURE, Field, target_field
 from hydragnn_hpc.paths import TEMPORARY_PREFIX, write_text
-
-SCHEMA = 1
-MANIFEST = "manifest.json"
-_AGAIN = "copy it again from its source, or prepare it again"
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What ``manifest.json`` says; :func:`write` lists its keys."""
-
-    content: dict[str, Any]
-
-    @property
-    def sha256(self) -> str:
-        """The content's hash: names the data set, whatever its folder is called."""
-        return str(self.content["sha256"])
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Sizes by letter: S samples, A atoms, G geometries, B sites, E edges, N bytes of names."""
-        return dict(self.content["sizes"])
-
-    @property
-    def targets(self) -> dict[str, dict[str, Any]]:
-        """By name: level, width, unit, label, minimum, maximum, missing."""
-        return dict(self.content["targets"])
-
-    @property
-    def split_counts(self) -> list[int]:
-        """Samples in the training, validation and test part."""
-        return list(self.content["split"])
 
 
 def declared(targets: dict[str, dict[str, Any]]) -> tuple[Field, ...]:
@@ -69,31 +52,42 @@ def check_arrays(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any
     sizes: dict[str, int] = {}
     for field in declared(targets):
         if field.name not in arrays:
-            raise UserError(f"{where}: array '{field.name}' is missing; {_AGAIN}")
+            raise UserError(f"{where}: array '{field.name}' is missing; {AGAIN}")
         field.check(arrays[field.name], sizes, where)
     for letter in "SGB":
         if sizes.pop(f"{letter}+1") != sizes[letter] + 1:
-            raise UserError(f"{where}: an array of offsets does not fit its {sizes[letter]} entries; {_AGAIN}")
+            raise UserError(f"{where}: an array of offsets does not fit its {sizes[letter]} entries; {AGAIN}")
     for offsets, counted in (("sample_name_offsets", "N"), ("atom_offsets", "A"), ("neighbour_offsets", "E")):
         _check_offsets(arrays[offsets], sizes[counted], offsets, where)
     _check_offsets(arrays["geometry_atom_offsets"], sizes["B"], "geometry_atom_offsets", where)
     n_sites = np.diff(arrays["geometry_atom_offsets"])
     if sizes["S"] and not (arrays["sample_geometry"].min() >= 0 and arrays["sample_geometry"].max() < sizes["G"]):
-        raise UserError(f"{where}: a sample points to a geometry that is not there; {_AGAIN}")
+        raise UserError(f"{where}: a sample points to a geometry that is not there; {AGAIN}")
     if not np.array_equal(np.diff(arrays["atom_offsets"]), n_sites[arrays["sample_geometry"]]):
-        raise UserError(f"{where}: a sample's atoms do not fit its geometry's sites; {_AGAIN}")
+        raise UserError(f"{where}: a sample's atoms do not fit its geometry's sites; {AGAIN}")
     n_of_site = np.repeat(n_sites, n_sites)
     of_edge = np.repeat(n_of_site, np.diff(arrays["neighbour_offsets"]))
     if (arrays["neighbours"] < 0).any() or (arrays["neighbours"] >= of_edge).any():
-        raise UserError(f"{where}: a neighbour lies outside its geometry; {_AGAIN}")
+        raise UserError(f"{where}: a neighbour lies outside its geometry; {AGAIN}")
     if sizes["S"] and arrays["split"].max() > 2:
-        raise UserError(f"{where}: a sample belongs to no part; {_AGAIN}")
+        raise UserError(f"{where}: a sample belongs to no part; {AGAIN}")
+    _check_finite(arrays, targets, where)
     return sizes
+
+
+def _check_finite(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]], where: str) -> None:
+    """NaN stands for a missing target; nothing else may be NaN, and nothing infinite."""
+    for name in ("pos", "cell", "edge_vectors"):
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(f"{where}: array '{name}' holds values that are no finite numbers; {AGAIN}")
+    for name in targets:
+        if np.isinf(arrays[f"target_{name}"]).any():
+            raise UserError(f"{where}: target '{name}' holds infinite values; {AGAIN}")
 
 
 def _check_offsets(offsets: np.ndarray, total: int, name: str, where: str) -> None:
     if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != total or (np.diff(offsets) < 0).any():
-        raise UserError(f"{where}: array '{name}' does not count up from 0 to {total}; {_AGAIN}")
+        raise UserError(f"{where}: array '{name}' does not count up from 0 to {total}; {AGAIN}")
 
 
 def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], force: bool = False) -> Manifest:
@@ -120,21 +114,20 @@ def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], forc
     # ADIOS2 writes a non-contiguous array wrong, and refuses a read-only one.
     arrays = {name: np.require(array, requirements=["C", "W"]) for name, array in arrays.items()}
     sizes = check_arrays(arrays, facts["targets"], str(path))
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     try:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(temporary.parent, sum(a.nbytes for a in arrays.values()))
-        _write_bp(temporary, arrays)
-        manifest = _seal(temporary, arrays, sizes, facts)
-        _replace(temporary, path)
+        path = path.resolve()  # a link stays a link: what it points to is replaced
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_beside(path) as temporary:
+            _check_space(path.parent, sum(a.nbytes for a in arrays.values()))
+            _write_bp(temporary, arrays)
+            manifest = _seal(temporary, arrays, sizes, facts)
+            _replace(temporary, path, force)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
         ) from error
-    except RuntimeError as error:  # what ADIOS2 raises, on a full disk among others
-        raise UserError(f"cannot write {path}: ADIOS2 says: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except (RuntimeError, ValueError) as error:  # what ADIOS2 raises, on a full disk among others
+        raise UserError(f"cannot write {path}: ADIOS2 says: {error}; free space or choose another folder") from error
     return manifest
 
 
@@ -142,10 +135,40 @@ def refuse_existing(path: Path, force: bool) -> None:
     """Refuse to write over ``path``; early, before long work."""
     if path.suffix != ".bp":
         raise UserError(f"{path}: a data set's name ends in .bp")
-    if path.exists() and not force:
+    if not is_there(path):
+        return
+    if not force:
         raise UserError(f"{path} exists; give another name, or --force to replace it")
-    if path.exists() and not (path / MANIFEST).exists():
+    if not (path / MANIFEST).exists():
         raise UserError(f"{path} is no data set of this program: --force replaces data sets only; remove it by hand")
+
+
+@contextlib.contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    """Make a folder beside ``path``; it is gone in the end, unless renamed. Leftovers of killed writers go first.
+
+    A lock marks the living. Where the file system has no locks, leftovers stay.
+    """
+    for folder in path.parent.glob(f"{TEMPORARY_PREFIX}{path.name}-*"):
+        with contextlib.suppress(OSError), _locked(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(4)}")
+    temporary.mkdir()
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            stack.enter_context(_locked(temporary))
+        yield temporary
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -165,7 +188,7 @@ def _write_bp(folder: Path, arrays: dict[str, np.ndarray]) -> None:
             if array.size:  # ADIOS2 has no arrays of size zero; the manifest's shape brings them back
                 stream.write(name, array, list(array.shape), [0] * array.ndim, list(array.shape))
         stream.end_step()
-    for extra in folder.glob("*profiling.json"):
+    for extra in (*folder.glob("*profiling.json"), *folder.parent.glob(f"{folder.name}*profiling.json")):
         extra.unlink()
 
 
@@ -174,24 +197,41 @@ def _seal(folder: Path, arrays: dict[str, np.ndarray], sizes: dict[str, int], fa
         "schema": SCHEMA,
         "sizes": sizes,
         "split": np.bincount(arrays["split"], minlength=3).tolist(),
-        "arrays": {n: {"shape": list(a.shape), "dtype": str(a.dtype)} for n, a in arrays.items()},
-        "files": {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(folder.iterdir())},
+        "arrays": {
+            f.name: {"shape": list(arrays[f.name].shape), "dtype": f.dtype, "unit": f.unit}
+            for f in declared(facts["targets"])
+        },
+        "files": {p.name: {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in sorted(folder.iterdir())},
         **facts,
         "sha256": _content_hash(arrays, facts),
     }
     for file in folder.iterdir():
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
-    write_text(folder / MANIFEST, json.dumps({**content, "seal": _seal_of(content)}, indent=1, ensure_ascii=False))
+        _sync(file)
+    write_text(folder / MANIFEST, json.dumps({**content, "seal": seal_of(content)}, indent=1, ensure_ascii=False))
     return Manifest(content)
 
 
-def _replace(temporary: Path, path: Path) -> None:
-    old = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-old-{path.name}")
-    if path.exists():
+def _replace(temporary: Path, path: Path, force: bool) -> None:
+    if not (force and path.exists()):
+        temporary.rename(path)  # fails where another writer was faster
+    else:
+        old = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(4)}")
         path.rename(old)
-    temporary.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+        try:
+            temporary.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _content_hash(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> str:
@@ -200,66 +240,6 @@ def _content_hash(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> str:
         digest.update(f"{name}{arrays[name].dtype}{arrays[name].shape}".encode())
         digest.update(arrays[name].tobytes())
     return digest.hexdigest()
-
-
-def _seal_of(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Read and check ``manifest.json``; ADIOS2 is not involved.
-
-    Raises
-    ------
-    UserError
-        If ``path`` is no data set, or its manifest is damaged or of another version.
-    """
-    file = path / MANIFEST
-    if not path.exists():
-        raise UserError(f"no such data set: {path}; 'hydragnn-hpc data prepare' makes one")
-    if not path.is_dir():
-        raise UserError(f"{path} is a file; a data set is a folder that 'hydragnn-hpc data prepare' makes")
-    if not file.exists():
-        raise UserError(f"{path} is no data set of this program: it has no {MANIFEST}; prepare the data again")
-    try:
-        text = file.read_bytes().decode("utf-8")
-        content = json.loads(text)
-        seal = content.pop("seal")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}); {_AGAIN}") from error
-    if content.get("schema") != SCHEMA:
-        raise UserError(
-            f"{file}: format version {content.get('schema')}, this program reads {SCHEMA}; prepare it again"
-        )
-    # The seal covers the values; comparing the text too catches damage to blanks and doubled keys.
-    whole = json.dumps({**content, "seal": seal}, indent=1, ensure_ascii=False)
-    if seal != _seal_of(content) or whole != text:
-        raise UserError(f"{file} is damaged (its checksum does not fit); {_AGAIN}")
-    return Manifest(content)
-
-
-def verify(path: Path, manifest: Manifest) -> None:
-    """Check every file of the data set against the manifest: presence, size, SHA-256, and nothing besides.
-
-    Raises
-    ------
-    UserError
-        Names the first file that does not fit.
-    """
-    listed = manifest.content["files"]
-    for name, fact in listed.items():
-        file = path / name
-        if not file.is_file():
-            raise UserError(f"{file} is missing; {_AGAIN}")
-        if file.stat().st_size != fact["bytes"]:
-            raise UserError(f"{file} has {file.stat().st_size} bytes, expected {fact['bytes']}; {_AGAIN}")
-        if _sha256(file) != fact["sha256"]:
-            raise UserError(f"{file} is damaged (its SHA-256 does not fit the manifest); {_AGAIN}")
 
 
 def read(path: Path) -> tuple[Manifest, dict[str, np.ndarray]]:
@@ -277,22 +257,54 @@ def read(path: Path) -> tuple[Manifest, dict[str, np.ndarray]]:
         If anything does not fit.
     """
     manifest = read_manifest(path)
-    verify(path, manifest)
-    import adios2
+    arrays = dict(read_each(path, manifest))
+    check_arrays(arrays, manifest.targets, str(path))
+    return manifest, arrays
 
-    arrays: dict[str, np.ndarray] = {}
-    with adios2.FileReader(str(path)) as reader:
+
+def read_each(path: Path, manifest: Manifest) -> Iterator[tuple[str, np.ndarray]]:
+    """Verify the files, then read array by array, so that no more than one need be in memory.
+
+    Yields
+    ------
+    name : str
+    array : numpy.ndarray
+        Contiguous; shape and dtype as the manifest says.
+
+    Raises
+    ------
+    UserError
+        If anything does not fit.
+    """
+    verify(path, manifest)
+    with _opened(path) as reader:
         present = reader.available_variables()
         for name, fact in manifest.content["arrays"].items():
             shape, dtype = tuple(fact["shape"]), np.dtype(fact["dtype"])
             if 0 in shape:
-                arrays[name] = np.zeros(shape, dtype)
+                yield name, np.zeros(shape, dtype)
                 continue
             if name not in present:
-                raise UserError(f"{path}: ADIOS2 finds no array '{name}'; {_AGAIN}")
-            found = tuple(int(n) for n in present[name]["Shape"].split(","))
-            if found != shape:
-                raise UserError(f"{path}: array '{name}' has shape {found}, the manifest says {shape}; {_AGAIN}")
-            arrays[name] = np.ascontiguousarray(reader.read(name))
-    check_arrays(arrays, manifest.targets, str(path))
-    return manifest, arrays
+                raise UserError(f"{path}: ADIOS2 finds no array '{name}'; {AGAIN}")
+            array = np.ascontiguousarray(reader.read(name))
+            if array.shape != shape or array.dtype != dtype:
+                raise UserError(
+                    f"{path}: array '{name}' is {array.dtype} {array.shape}, not {dtype} {shape} as its manifest says;"
+                    f" {AGAIN}"
+                )
+            yield name, array
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    import adios2
+
+    try:
+        with adios2.FileReader(str(path)) as reader:
+            yield reader
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"cannot read {path}: ADIOS2 says: {error}; {AGAIN}") from error
+    finally:
+        # Whatever it is told, ADIOS2 2.12's reader leaves a profile under this name when it closes.
+        with contextlib.suppress(OSError):
+            Path(f"/tmp/{path.name}_{os.getpid():x}_profiling.json").unlink()

@@ -1,0 +1,123 @@
+"""The manifest of a data set: what every reader checks before anything opens the data.
+
+It lists the size and SHA-256 of every file, the shape, dtype and unit of every array, what the data set was made from
+and how it is scaled, and is itself sealed with a checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydragnn_hpc.errors import UserError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+AGAIN = "copy it again from its source, or prepare it again"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` says; :func:`hydragnn_hpc.dataset.store.write` lists its keys."""
+
+    content: dict[str, Any]
+
+    @property
+    def sha256(self) -> str:
+        """The content's hash: names the data set, whatever its folder is called."""
+        return str(self.content["sha256"])
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes by letter: S samples, A atoms, G geometries, B sites, E edges, N bytes of names."""
+        return dict(self.content["sizes"])
+
+    @property
+    def targets(self) -> dict[str, dict[str, Any]]:
+        """By name: level, width, unit, label, minimum, maximum, missing."""
+        return dict(self.content["targets"])
+
+    @property
+    def split_counts(self) -> list[int]:
+        """Samples in the training, validation and test part."""
+        return list(self.content["split"])
+
+
+def is_there(path: Path) -> bool:
+    """Whether ``path`` exists; where that cannot be told, a :class:`UserError`."""
+    try:
+        return path.exists()
+    except OSError as error:  # no right to look, or no possible name
+        raise UserError(f"cannot look for {path}: {error.strerror or error}; mend the path") from error
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check ``manifest.json``; ADIOS2 is not involved.
+
+    Raises
+    ------
+    UserError
+        If ``path`` is no data set, or its manifest is damaged or of another version.
+    """
+    file = path / MANIFEST
+    if not is_there(path):
+        raise UserError(f"no such data set: {path}; 'hydragnn-hpc data prepare' makes one")
+    if not path.is_dir():
+        raise UserError(f"{path} is a file; a data set is a folder that 'hydragnn-hpc data prepare' makes")
+    if not is_there(file):
+        raise UserError(
+            f"{path} is no whole data set of this program: {MANIFEST} is missing; copy it again or prepare it again"
+        )
+    try:
+        text = file.read_bytes().decode("utf-8")
+        content = json.loads(text)
+        schema = content.get("schema")
+        seal = content.pop("seal", None)
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({error}); {AGAIN}") from error
+    # The seal covers the values; comparing the text too catches damage to blanks and doubled keys.
+    whole = json.dumps({**content, "seal": seal}, indent=1, ensure_ascii=False)
+    fits = seal == seal_of(content) and whole == text
+    if schema != SCHEMA and (fits or seal is None):
+        raise UserError(f"{file}: format version {schema!r}, this program reads {SCHEMA}; prepare the data again")
+    if not fits:
+        raise UserError(f"{file} is damaged (its checksum does not fit); {AGAIN}")
+    return Manifest(content)
+
+
+def verify(path: Path, manifest: Manifest) -> None:
+    """Check every file of the data set against the manifest: presence, size, SHA-256. Files besides are let be.
+
+    Raises
+    ------
+    UserError
+        Names the first file that does not fit.
+    """
+    for name, fact in manifest.content["files"].items():
+        file = path / name
+        try:
+            if not file.is_file():
+                raise UserError(f"{file} is missing; {AGAIN}")
+            size = file.stat().st_size
+            if size != fact["bytes"]:
+                raise UserError(f"{file} has {size} bytes, expected {fact['bytes']}; {AGAIN}")
+            if sha256_of(file) != fact["sha256"]:
+                raise UserError(f"{file} is damaged (its SHA-256 does not fit the manifest); {AGAIN}")
+        except OSError as error:
+            raise UserError(f"cannot read {file}: {error.strerror or error}; {AGAIN}") from error
+
+
+def seal_of(content: dict[str, Any]) -> str:
+    """Return the checksum that protects a manifest's own content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
