@@ -7,10 +7,14 @@ that a reader that crashes or hangs on a broken file does not take an MPI rank a
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import json
+import math
 import os
 import shutil
+import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -27,7 +31,10 @@ from hydragnn_hpc.errors import UserError
 
 _PREFIX = "hydragnn-hpc-"
 _LOCK = "lock"
-_SILENCE = 300.0  # seconds without any growth of the copy after which the child counts as hung
+_TOLD = "error: "  # starts the child's line that is an error told to the user
+_SILENCE = 300.0  # seconds without a byte read or written after which the copying child counts as hung
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+_SPARE = 1_000_000  # bytes, for headers and the manifest
 
 
 @dataclass(frozen=True)
@@ -55,17 +62,34 @@ def scaled(values: np.ndarray, minimum: list[float] | float, maximum: list[float
 
 
 def copy(bp: Path, folder: Path) -> None:
-    """Read the data set ``bp``, checked, and write it as ``.npy`` files into the existing ``folder``."""
-    manifest, arrays = store.read(bp)
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
+    """Read the data set ``bp``, checked, and write it as ``.npy`` files into the existing ``folder``.
+
+    No more than one array is in memory at a time.
+    """
+    manifest = store.read_manifest(bp)
     low, high = (float(manifest.content["species"][k]) for k in ("minimum", "maximum"))
-    np.save(folder / "node_inputs.npy", scaled(arrays["atomic_numbers"][:, None].astype(np.float64), low, high))
-    for name, target in manifest.targets.items():
-        values = scaled(arrays[f"target_{name}"], target["minimum"], target["maximum"])
-        np.save(folder / f"scaled_{name}.npy", values)
+    for name, array in store.read_each(bp, manifest):
+        np.save(folder / f"{name}.npy", array)
+        target = manifest.targets.get(name.removeprefix("target_"))
+        if name == "atomic_numbers":
+            np.save(folder / "node_inputs.npy", scaled(array[:, None].astype(np.float64), low, high))
+        elif name.startswith("target_") and target:
+            inputs = scaled(array, target["minimum"], target["maximum"])
+            np.save(folder / f"scaled_{name.removeprefix('target_')}.npy", inputs)
+    store.check_arrays({p.stem: _map(p) for p in folder.glob("*.npy")}, manifest.targets, str(bp))
     # Last, so that its presence says that the copy is whole.
     (folder / store.MANIFEST).write_text(json.dumps(manifest.content), encoding="utf-8")
+
+
+def space_needed(manifest: store.Manifest) -> int:
+    """Return the bytes of a node-local copy."""
+    needed = _SPARE + 4 * manifest.sizes["A"]
+    for name, fact in manifest.content["arrays"].items():
+        values = math.prod(fact["shape"])
+        needed += values * np.dtype(fact["dtype"]).itemsize
+        if name.startswith("target_"):
+            needed += 4 * values
+    return needed
 
 
 def open_staged(folder: Path) -> StagedData:
@@ -79,34 +103,58 @@ def open_staged(folder: Path) -> StagedData:
     try:
         manifest = store.Manifest(json.loads((folder / store.MANIFEST).read_text(encoding="utf-8")))
         arrays = {p.stem: _map(p) for p in sorted(folder.glob("*.npy"))}
-    except (OSError, ValueError) as error:
+        missing = [f.name for f in store.declared(manifest.targets) if f.name not in arrays]
+    except (OSError, ValueError, KeyError, EOFError) as error:
         raise UserError(f"node-local copy {folder} cannot be read: {error}; run the same command again") from error
+    if missing:
+        raise UserError(f"node-local copy {folder} lacks {', '.join(missing)}; run the same command again")
     return StagedData(manifest, arrays)
 
 
 def _map(path: Path) -> np.ndarray:
-    # A file without data cannot be mapped.
-    array: np.ndarray = np.load(path, allow_pickle=False)
-    return array if array.size == 0 else np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:  # a file without data cannot be mapped
+        mapped = np.load(path, allow_pickle=False)
+    return mapped
 
 
-def node_local_parent(given: Path | None) -> Path:
-    """Return where copies go: what is given, else ``$TMPDIR``, ``/dev/shm``, ``/tmp``, the first that can be written.
+def node_local_parent(given: Path | None, needed: int = 0) -> Path:
+    """Return where copies go.
+
+    That is ``given``, else the first of ``$TMPDIR``, ``/dev/shm`` and ``/tmp`` that can be written and has ``needed``
+    bytes free (:func:`space_needed`).
 
     Raises
     ------
     UserError
-        If the given folder, or all of them, cannot be written.
+        If the given folder, or all of them, will not do.
     """
-    if given is not None:
-        candidates = [given]
-    else:
-        # TMPDIR is set by schedulers to a job's node-local storage.
-        candidates = [Path(p) for p in (os.environ.get("TMPDIR"), "/dev/shm", "/tmp") if p]
+    # TMPDIR is set by schedulers to a job's node-local storage.
+    usual = [Path(p) for p in (os.environ.get("TMPDIR"), "/dev/shm", "/tmp") if p]
+    candidates = [given] if given is not None else usual
+    reasons = []
     for folder in candidates:
-        if folder.is_dir() and os.access(folder, os.W_OK):
+        reason = _unfit(folder, needed)
+        if reason is None:
             return folder
-    raise UserError(f"no node-local folder can be written: {', '.join(map(str, candidates))}; give --stage-dir")
+        reasons.append(f"{folder} {reason}")
+    raise UserError(f"no node-local storage for the data set: {'; '.join(reasons)}; give another --stage-dir")
+
+
+def _unfit(folder: Path, needed: int) -> str | None:
+    """Return why no copy can go into ``folder``."""
+    try:
+        if not folder.is_dir():
+            return "is no folder"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return "cannot be written"
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return f"cannot be used ({error.strerror or error})"
+    if free < needed:
+        return f"has {free / 1e6:.1f} MB free of {needed / 1e6:.1f} MB needed"
+    return None
 
 
 class Staging:
@@ -122,28 +170,29 @@ class Staging:
         Node-local storage, from :func:`node_local_parent`.
     alive : callable, optional
         Called a few times a second while copying (to answer messages meanwhile).
+    silence : float
+        Seconds without a byte read or written after which the copying counts as hung.
     """
 
-    def __init__(self, bp: Path, parent: Path, alive: Callable[[], None] | None = None) -> None:
-        self._bp, self._parent, self._alive = bp, parent, alive
+    def __init__(
+        self, bp: Path, parent: Path, alive: Callable[[], None] | None = None, silence: float = _SILENCE
+    ) -> None:
+        self._bp, self._parent, self._alive, self._silence = bp, parent, alive, silence
         self._lock = -1
         self.folder = Path()
 
     def __enter__(self) -> Staging:
         manifest = store.read_manifest(self._bp)
         remove_abandoned(self._parent)
-        needed = 2 * sum(f["bytes"] for f in manifest.content["files"].values())
-        free = shutil.disk_usage(self._parent).free
-        if free < needed:
-            raise UserError(
-                f"node-local storage {self._parent} has {free / 1e6:.1f} MB free, {needed / 1e6:.1f} MB are needed;"
-                " give another --stage-dir"
-            )
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{manifest.sha256[:12]}-", dir=self._parent))
-        self._lock = os.open(self.folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        node_local_parent(self._parent, space_needed(manifest))
         try:
+            self.folder, self._lock = _own_folder(self._parent, f"{_PREFIX}{manifest.sha256[:12]}-")
             self._copy()
+        except OSError as error:
+            self.__exit__(None, None, None)
+            raise UserError(
+                f"cannot stage {self._bp} in {self._parent}: {error.strerror or error}; give another --stage-dir"
+            ) from error
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -152,14 +201,15 @@ class Staging:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock >= 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
             os.close(self._lock)
             self._lock = -1
 
     def _copy(self) -> None:
         command = [sys.executable, "-m", "hydragnn_hpc.dataset.stage", str(self._bp), str(self.folder)]
-        with tempfile.TemporaryFile("w+") as said:
+        command.append(str(os.getpid()))
+        with tempfile.TemporaryFile("w+", dir=self.folder, errors="replace") as said:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
             try:
                 self._watch(child)
@@ -171,22 +221,63 @@ class Staging:
                 return
             said.seek(0)
             lines = [line for line in said.read().splitlines() if line.strip()]
-        reason = lines[-1].removeprefix("error: ") if lines else f"its reader ended with {child.returncode}"
-        raise UserError(reason if child.returncode == 2 else f"cannot stage {self._bp}: {reason}")
+        last = lines[-1] if lines else ""
+        if last.startswith(_TOLD):
+            raise UserError(last.removeprefix(_TOLD))
+        words = f", its last words: {last}" if last else ""
+        raise UserError(
+            f"cannot stage {self._bp}: its reader {_ending(child.returncode)}{words}; check the data set with data info"
+            " --verify"
+        )
 
     def _watch(self, child: subprocess.Popen[bytes]) -> None:
-        """Wait for the child; end it when the copy has not grown for long."""
+        """Wait for the child; end it when it has not read or written for long."""
         seen, since = -1, time.monotonic()
         while child.poll() is None:
             if self._alive:
                 self._alive()
             time.sleep(0.05)
-            if time.monotonic() - since > 1.0:
-                size = sum(p.stat().st_size for p in self.folder.glob("*.npy"))
-                if size == seen and time.monotonic() - since > _SILENCE:
-                    raise UserError(f"cannot stage {self._bp}: its reader hangs; check it with data info --verify")
-                if size != seen:
-                    seen, since = size, time.monotonic()
+            moved = _bytes_moved(child.pid, self.folder)
+            if moved != seen:
+                seen, since = moved, time.monotonic()
+            elif time.monotonic() - since > self._silence:
+                raise UserError(
+                    f"cannot stage {self._bp}: its reader has done nothing for {self._silence:g} s; see whether the"
+                    " file system answers, and check the data set with data info --verify"
+                )
+
+
+def _bytes_moved(pid: int, folder: Path) -> int:
+    """Return what grows as a process reads and writes into ``folder``."""
+    moved = 0
+    with contextlib.suppress(OSError, ValueError):  # a hardened /proc does not tell; the folder still does
+        lines = Path(f"/proc/{pid}/io").read_text("ascii").splitlines()
+        moved = sum(int(line.split()[1]) for line in lines if line.startswith(("rchar:", "wchar:")))
+    return moved + sum(p.stat().st_size for p in folder.glob("*.npy"))
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    """Make a private folder and hold its lock; returns both."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        except FileNotFoundError:
+            continue  # another run took it for abandoned in the moment before it was locked
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), (folder / _LOCK).stat()):
+                return folder, lock
+        os.close(lock)
 
 
 def remove_abandoned(parent: Path) -> int:
@@ -194,13 +285,15 @@ def remove_abandoned(parent: Path) -> int:
     removed = 0
     for folder in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if folder.stat().st_uid != os.getuid():
+            status = folder.lstat()
+            # Others can make links in /tmp that lead elsewhere.
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
                 continue
-            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
-                removed += 1
+                removed += not folder.exists()
             except BlockingIOError:
                 pass  # in use
             finally:
@@ -246,9 +339,24 @@ def _bounds(offsets: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.nd
     return offsets[samples], offsets[samples + 1]
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Copy ``BP`` into ``FOLDER``, as the arguments name them; returns the exit code.
+
+    A third argument is the number of the parent process, without which this one ends.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if len(sys.argv) > 3 and os.getppid() != int(sys.argv[3]):
+        return 1
     try:
         copy(Path(sys.argv[1]), Path(sys.argv[2]))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(f"{_TOLD}{error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{_TOLD}cannot stage {sys.argv[1]} in {sys.argv[2]}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
