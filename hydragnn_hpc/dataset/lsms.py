@@ -258,7 +258,7 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
             for member in tar:
                 if member.isfile() and not Path(member.name).name.startswith("."):
                     stream = tar.extractfile(member) or io.BytesIO()
-                    yield f"{archive}:{member.name}", stream.read()
+                    yield f"{archive}/{member.name}", stream.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(
             f"cannot read {archive} as a tar archive: {error}; fetch it again, or give a folder or .tar[.gz|.bz2|.xz]"

@@ -1,0 +1,28 @@
+"""Data shared by the tests of this stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hydragnn_hpc.dataset import surrogate
+
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few hundred surrogate samples as LSMS text."""
+    folder = tmp_path_factory.mktemp("data") / "raw"
+    surrogate.generate(folder, cap=12, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_archive() -> Path:
+    """The open data set's archive, beside the checkout."""
+    archive = REAL / "fept_lsms_raw.tar.xz"
+    if not archive.exists():
+        pytest.skip("the open FePt data is not at ../shared/data")
+    return archive

@@ -1,0 +1,117 @@
+"""LSMS text: byte for byte, from folders and archives, and one clear line for every malformed file."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hydragnn_hpc.dataset import lsms
+from hydragnn_hpc.errors import UserError
+
+finite = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 6))
+
+
+@given(
+    z=st.lists(st.integers(1, 118), min_size=1, max_size=8),
+    energies=st.lists(finite, min_size=3, max_size=3),
+    data=st.data(),
+)
+@settings(max_examples=50, deadline=None)
+def test_what_is_written_is_read_again(z: list[int], energies: list[float], data: st.DataObject) -> None:
+    n = len(z)
+    numbers = st.lists(st.floats(-900, 900).map(lambda x: round(x, 6)), min_size=n, max_size=n)
+    charge, moment = (np.array(data.draw(numbers)) for _ in range(2))
+    pos = np.stack([np.arange(n) * 1.5, *(np.array(data.draw(numbers)) for _ in range(2))], 1)
+    sample = lsms.new_sample("out_1", np.array(energies), np.array(z), pos, (charge, moment))
+    text = lsms.format_sample(sample)
+    again = lsms.parse_sample(text.encode(), "out_1")
+    np.testing.assert_array_equal(again.table, sample.table)
+    np.testing.assert_array_equal(again.energies, sample.energies)
+    assert lsms.format_sample(again) == text
+
+
+def test_folder_and_archives_give_the_same_samples(raw: Path, tmp_path: Path) -> None:
+    expected = {s.name: lsms.format_sample(s) for s in lsms.iter_samples(raw)}
+    assert expected == {p.name: p.read_text() for p in raw.iterdir()}
+    for mode in ("", "gz", "bz2", "xz"):
+        archive = tmp_path / f"raw.tar.{mode}"
+        with tarfile.open(archive, f"w:{mode}") as tar:  # type: ignore[call-overload]
+            tar.add(raw, "inside")
+        assert {s.name: lsms.format_sample(s) for s in lsms.iter_samples(archive)} == expected
+
+
+def test_a_folder_is_read_in_natural_order(raw: Path) -> None:
+    names = [s.name for s in lsms.iter_samples(raw)]
+    assert names == [f"out_{k}" for k in range(len(names))]
+
+
+GOOD = lsms.format_sample(
+    lsms.new_sample("x", np.ones(3), np.array([26, 78]), np.eye(3)[:2], (np.array([26.5, 77.5]), np.zeros(2)))
+)
+LINES = GOOD.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "line 1: expected the total"),
+        (b"\xff\xfe\x00binary", "is not text"),
+        (b"some notes on the run\n", "line 1: expected the total"),
+        (LINES[0].encode() + b"\n", "no atoms"),
+        (GOOD[:-200].encode(), "line 3: "),
+        (GOOD.replace("78.", "nan", 1).replace("77.500000", "      nan").encode(), "line 3, column 6: nan"),
+        (GOOD.replace("77.500000", "      inf").encode(), "line 3, column 6: inf"),
+        (GOOD.replace("77.500000", "   gibber").encode(), "line 3, column 6: 'gibber'"),
+        ((LINES[0] + "\n" + LINES[1] + " 1.0\n" + LINES[2] + "\n").encode(), "line 2: 19 columns, expected 18"),
+        (GOOD.replace(" 26  ", "-26  ", 1).encode(), "line 2: -26 is no proton number"),
+        (GOOD.replace(" 26  ", "119  ", 1).encode(), "line 2: 119 is no proton number"),
+        ("\n".join([LINES[0], LINES[1], LINES[1], ""]).encode(), "two atoms in one place"),
+    ],
+)
+def test_a_malformed_file_is_named_with_line_and_reason(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "out_1").write_bytes(GOOD.encode())
+    (tmp_path / "out_2").write_bytes(content)
+    with pytest.raises(UserError, match="out_2") as caught:
+        list(lsms.iter_samples(tmp_path))
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+    skipped = lsms.Skipped()
+    assert [s.name for s in lsms.iter_samples(tmp_path, "skip", skipped)] == ["out_1"]
+    assert skipped.count == 1 and told in skipped.reasons[0]
+
+
+def test_sources_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file or folder"):
+        list(lsms.iter_samples(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="holds no file"):
+        list(lsms.iter_samples(tmp_path))
+    (tmp_path / "notes.tar").write_bytes(b"not an archive" * 100)
+    with pytest.raises(UserError, match="as a tar archive"):
+        list(lsms.iter_samples(tmp_path / "notes.tar"))
+
+
+def test_a_truncated_archive_is_told(raw: Path, tmp_path: Path) -> None:
+    for mode in ("gz", "xz", "bz2"):
+        archive = tmp_path / f"raw.tar.{mode}"
+        with tarfile.open(archive, f"w:{mode}") as tar:  # type: ignore[call-overload]
+            tar.add(raw, "inside")
+        archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+        with pytest.raises(UserError, match=archive.name):
+            list(lsms.iter_samples(archive))
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_all_real_files_come_back_byte_for_byte(real_archive: Path) -> None:
+    count = 0
+    with tarfile.open(real_archive, "r|*") as tar:
+        for member in tar:
+            if member.isfile():
+                content = tar.extractfile(member).read()  # type: ignore[union-attr]
+                assert lsms.format_sample(lsms.parse_sample(content, member.name)).encode() == content
+                count += 1
+    assert count == 32_015

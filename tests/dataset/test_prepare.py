@@ -1,0 +1,261 @@
+"""From raw files to the checked store and its node-local copy."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hydragnn_hpc.config import parse_campaign
+from hydragnn_hpc.dataset import match, store, surrogate
+from hydragnn_hpc.dataset.graphs import Geometry
+from hydragnn_hpc.dataset.lsms import format_sample, iter_samples, new_sample
+from hydragnn_hpc.dataset.prepare import Options, Samples, fit_scaling, prepare, structure_arrays
+from hydragnn_hpc.dataset.stage import Staging, open_staged, remove_abandoned, write_test_set
+from hydragnn_hpc.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def bp(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The surrogate, prepared."""
+    path = tmp_path_factory.mktemp("bp") / "small.bp"
+    prepare(raw, path, Options())
+    return path
+
+
+def test_what_went_in_comes_out(raw: Path, bp: Path) -> None:
+    manifest, a = store.read(bp)
+    names = [
+        bytes(a["sample_names"][s:e]).decode()
+        for s, e in zip(a["sample_name_offsets"], a["sample_name_offsets"][1:], strict=False)
+    ]
+    assert manifest.sizes["G"] == 1 and manifest.sizes["E"] == 206
+    for position, sample in enumerate(iter_samples(raw)):
+        assert names[position] == sample.name
+        atoms = slice(a["atom_offsets"][position], a["atom_offsets"][position + 1])
+        np.testing.assert_array_equal(a["atomic_numbers"][atoms], sample.atomic_numbers)
+        np.testing.assert_array_equal(a["target_magnetic_moment"][atoms, 0], sample.moment)
+        np.testing.assert_allclose(
+            a["target_charge_transfer"][atoms, 0], sample.charge - sample.atomic_numbers, atol=1e-12
+        )
+        x = (sample.atomic_numbers == 26).mean()
+        h = sample.energies[0] - x * surrogate.PURE_FE - (1 - x) * surrogate.PURE_PT
+        assert a["target_mixing_enthalpy"][position, 0] == pytest.approx(h, abs=1e-6)
+    assert np.unique(a["split"]).tolist() == [0, 1, 2]
+
+
+def test_the_content_does_not_depend_on_where_the_files_come_from(raw: Path, bp: Path, tmp_path: Path) -> None:
+    files = sorted(raw.iterdir())
+    random.Random(1).shuffle(files)
+    with tarfile.open(tmp_path / "raw.tar.xz", "w:xz") as tar:
+        for file in files:
+            tar.add(file, file.name)
+    again = prepare(tmp_path / "raw.tar.xz", tmp_path / "again.bp", Options())
+    assert again.sha256 == store.read_manifest(bp).sha256
+    assert prepare(raw, tmp_path / "other.bp", Options(seed=1)).sha256 != again.sha256
+
+
+def test_repeated_samples_are_dropped_and_counted(raw: Path, bp: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "raw"
+    shutil.copytree(raw, copy)
+    shutil.copy(copy / "out_5", copy / "out_90001")
+    manifest = prepare(copy, tmp_path / "x.bp", Options())
+    assert manifest.content["source"]["repeated"] == 1
+    assert manifest.sha256 == store.read_manifest(bp).sha256
+
+
+def test_mixed_atom_counts_and_geometries(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "raw").mkdir()
+    for k in range(60):
+        n = 2 + k % 3
+        z = np.full(n, 26) if k < 3 else np.full(n, 78) if k < 6 else np.where(np.arange(n) == 0, 26, 78)
+        pos = rng.uniform(0, 9, (n, 3))
+        sample = new_sample(f"out_{k}", rng.normal(size=3), z, pos, (z + rng.normal(size=n), rng.normal(size=n)))
+        (tmp_path / "raw" / sample.name).write_text(format_sample(sample))
+    manifest = prepare(tmp_path / "raw", tmp_path / "x.bp", Options(cap=0))
+    assert (manifest.sizes["S"], manifest.sizes["G"], manifest.sizes["A"]) == (60, 60, 180)
+    store.read(tmp_path / "x.bp")
+
+
+def test_isolated_atoms_and_data_without_any_edge(tmp_path: Path) -> None:
+    geometry = Geometry(np.array([[0.0, 0, 0], [50, 0, 0]]), np.zeros((3, 3)), (False,) * 3)
+    z = [np.array([26, 78], np.int32)] * 3
+    samples = Samples(["a", "b", "c"], [geometry], np.zeros(3, np.int32), z, {}, np.zeros(3))
+    arrays = structure_arrays(samples, np.arange(3, dtype=np.uint8), 7.0)
+    arrays["target_mixing_enthalpy"] = np.arange(3.0)[:, None]
+    facts = {"targets": fit_scaling(arrays, "all"), "species": {"minimum": 26, "maximum": 78}, "scaled_over": "all"}
+    facts |= {"source": {}, "neighbours": {}}
+    store.write(tmp_path / "x.bp", arrays, facts)
+    _, again = store.read(tmp_path / "x.bp")
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(again[name], array)
+    assert again["neighbours"].shape == (0,) and again["edge_vectors"].shape == (0, 3)
+
+
+def test_periodic_needs_a_cell(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs --cell"):
+        prepare(raw, tmp_path / "x.bp", Options(periodic=True))
+    cell = tuple(surrogate.sites()[1].ravel().tolist())
+    assert prepare(raw, tmp_path / "x.bp", Options(periodic=True, cell=cell)).sizes["E"] == 384
+
+
+def test_scaling_over_the_training_part(raw: Path, tmp_path: Path) -> None:
+    manifest = prepare(raw, tmp_path / "x.bp", Options(scale_over="train"))
+    _, a = store.read(tmp_path / "x.bp")
+    h = a["target_mixing_enthalpy"][a["split"] == 0]
+    assert manifest.targets["mixing_enthalpy"]["minimum"] == h.min(0).tolist()
+    assert manifest.targets["mixing_enthalpy"]["maximum"] == h.max(0).tolist()
+
+
+def campaign(dataset: Path, **changes):
+    """A campaign of one task over the data set."""
+    content = {
+        "name": "x",
+        "dataset": str(dataset),
+        "tasks": {"H": {"level": "graph", "field": "mixing_enthalpy"}},
+        "variants": ["H"],
+    }
+    return parse_campaign({**content, **changes}, "test")
+
+
+def test_a_campaign_is_held_to_its_data_set(raw: Path, bp: Path, tmp_path: Path) -> None:
+    manifest = store.read_manifest(bp)
+    match.check(campaign(bp), manifest)
+    wrong = {
+        "did you mean 'mixing_enthalpy'": {"tasks": {"H": {"level": "graph", "field": "mixing_entalpy"}}},
+        "tasks.H.level=graph": {"tasks": {"H": {"level": "node", "field": "mixing_enthalpy"}}},
+        "batch_size=64": {"training": {"batch_size": 100_000}},
+    }
+    for told, changes in wrong.items():
+        with pytest.raises(UserError, match=told):
+            match.check(campaign(bp, **changes), manifest)
+    for file in raw.iterdir():
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        sample = next(iter(iter_samples_of(file)))
+        sample.table[:, 6] = 0.25
+        (tmp_path / "raw" / file.name).write_text(format_sample(sample))
+    constant = prepare(tmp_path / "raw", tmp_path / "constant.bp", Options())
+    tasks = {"H": {"level": "node", "field": "magnetic_moment"}}
+    with pytest.raises(UserError, match=r"constant \(0.25 μB\)"):
+        match.check(campaign(bp, tasks=tasks), constant)
+
+
+def iter_samples_of(file: Path):
+    """Parse one file."""
+    from hydragnn_hpc.dataset.lsms import parse_sample
+
+    yield parse_sample(file.read_bytes(), str(file))
+
+
+def test_existing_data_is_not_overwritten(raw: Path, bp: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "small.bp"
+    shutil.copytree(bp, copy)
+    with pytest.raises(UserError, match="--force"):
+        prepare(raw, copy, Options(seed=3))
+    assert store.read(copy)[0].sha256 == store.read_manifest(bp).sha256
+    assert prepare(raw, copy, Options(seed=3), force=True).sha256 == store.read(copy)[0].sha256
+    (tmp_path / "mine.bp").mkdir()
+    with pytest.raises(UserError, match="remove it by hand"):
+        prepare(raw, tmp_path / "mine.bp", Options(), force=True)
+    with pytest.raises(UserError, match=r"ends in \.bp"):
+        prepare(raw, tmp_path / "data", Options())
+
+
+def test_what_is_no_data_set_is_refused(bp: Path, tmp_path: Path) -> None:
+    for made, told in (("missing.bp", "no such data set"), ("file.bp", "is a file"), ("folder.bp", "manifest.json")):
+        path = tmp_path / made
+        if made.startswith("file"):
+            path.write_text("x")
+        elif made.startswith("folder"):
+            path.mkdir()
+        with pytest.raises(UserError, match=told):
+            store.read(path)
+    other = tmp_path / "other.bp"
+    shutil.copytree(bp, other)
+    content = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**content, "schema": 99}))
+    with pytest.raises(UserError, match=r"format version 99|checksum does not fit"):
+        store.read(other)
+
+
+def test_a_full_disk_leaves_nothing(raw: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root and the right to mount")
+    try:
+        with pytest.raises(UserError, match=r"cannot write|free"):
+            prepare(raw, disk / "x.bp", Options())
+        assert not list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_the_node_local_copy_is_scaled_and_shared(bp: Path, tmp_path: Path) -> None:
+    with Staging(bp, tmp_path) as staging:
+        staged = open_staged(staging.folder)
+        manifest, arrays = store.read(bp)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(staged.arrays[name], array)
+        for name in manifest.targets:
+            scaled = staged.arrays[f"scaled_{name}"]
+            assert scaled.dtype == np.float32 and scaled.min() == 0 and scaled.max() == 1
+        assert set(np.unique(staged.arrays["node_inputs"])) == {0.0, 1.0}
+        assert not staged.arrays["pos"].flags.writeable
+        assert staging.folder.stat().st_mode & 0o077 == 0
+        assert remove_abandoned(tmp_path) == 0, "a living run's copy was removed"
+        write_test_set(staged, tmp_path / "test_set.npz")
+    assert not list(tmp_path.glob("hydragnn-hpc-*"))
+    test = np.load(tmp_path / "test_set.npz", allow_pickle=False)
+    chosen = np.flatnonzero(arrays["split"] == 2)
+    np.testing.assert_array_equal(test["sample"], chosen)
+    np.testing.assert_array_equal(test["mixing_enthalpy"], arrays["target_mixing_enthalpy"][chosen])
+    assert test["magnetic_moment"].shape == (32 * len(chosen), 1)
+
+
+def test_copies_of_killed_runs_are_removed(bp: Path, tmp_path: Path) -> None:
+    abandoned, used = tmp_path / "hydragnn-hpc-abc-1", tmp_path / "hydragnn-hpc-abc-2"
+    for folder in (abandoned, used):
+        folder.mkdir()
+        (folder / "lock").touch()
+        (folder / "pos.npy").write_bytes(b"x")
+    held = os.open(used / "lock", os.O_RDWR)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with Staging(bp, tmp_path):
+        assert not abandoned.exists() and used.exists()
+    os.close(held)
+
+
+def test_a_damaged_data_set_is_told_by_the_copying_child(bp: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "small.bp"
+    shutil.copytree(bp, copy)
+    (copy / "data.0").write_bytes((copy / "data.0").read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"data\.0 has .* bytes, expected"), Staging(copy, tmp_path):
+        pass
+    assert not list(tmp_path.glob("hydragnn-hpc-*"))
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_the_real_data(real_archive: Path, tmp_path: Path) -> None:
+    manifest = prepare(real_archive, tmp_path / "fept.bp", Options())
+    assert manifest.sizes["S"] == 27_908
+    expected = {
+        "mixing_enthalpy": (0, 65.918),
+        "charge_transfer": (-5.310, 0.847),
+        "magnetic_moment": (-0.0516, 3.8078),
+    }
+    for name, (low, high) in expected.items():
+        target = manifest.targets[name]
+        assert target["minimum"][0] == pytest.approx(low, abs=6e-4)
+        assert target["maximum"][0] == pytest.approx(high, abs=6e-4)
+    assert sum(manifest.split_counts) == 27_908
