@@ -14,11 +14,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-seed", type=int, default=None, help="seed of the fault suite; printed at every run")
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    """Tell the seed, so that a failure can be repeated."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the seed."""
     if config.getoption("--fault-seed") is None:
         # A new one at every run, except in continuous integration, where a red run must be the change's fault.
         config.option.fault_seed = 20221 if os.environ.get("CI") else random.SystemRandom().randrange(10**6)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Tell the seed, so that a failure can be repeated."""
     return f"fault suite: --fault-seed {config.getoption('--fault-seed')}"
 
 

@@ -216,6 +216,6 @@ def status(out: Path) -> dict:
 
 def check_clean(arena: Arena, out: Path) -> None:
     """After a run that ended well: nothing half-written, no node-local copy, no lock left."""
-    left = [p for p in out.rglob(".tmp-*")] + [p for p in arena.stage.iterdir()]
+    left = list(out.rglob(".tmp-*")) + list(arena.stage.iterdir())
     assert not left, f"left behind: {left}"
     assert not (out / "run.lock").exists(), "the lock was left behind"

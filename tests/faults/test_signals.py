@@ -8,8 +8,9 @@ import random
 import signal
 import time
 
-from tests.faults import harness
 import pytest
+
+from tests.faults import harness
 
 pytestmark = pytest.mark.mpi
 
@@ -51,7 +52,7 @@ def test_any_signal_at_any_moment(arena, undisturbed, fault_seed: int, long_form
         arena.finish(out)
         assert harness.outcome(out) == undisturbed, f"case {k}: {what} to {met} at {moment:.2f} s changed the result"
         harness.check_clean(arena, out)
-        log.append(f"{k:3d} {moment:5.2f} s  {str(what):15s} {met or target + ' (none alive)':24s} exit {code}")
+        log.append(f"{k:3d} {moment:5.2f} s  {what!s:15s} {met or target + ' (none alive)':24s} exit {code}")
     print("\n".join(log))
 
 

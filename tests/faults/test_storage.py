@@ -11,8 +11,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults import harness
 import pytest
+
+from tests.faults import harness
 
 pytestmark = pytest.mark.mpi
 
@@ -90,7 +91,9 @@ def test_a_folder_deleted_under_the_run_ends_it(arena, undisturbed) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "another version", "both broken"])
-def test_a_broken_checkpoint_is_told_and_the_previous_one_used(arena, undisturbed, damage: str, fault_seed: int) -> None:
+def test_a_broken_checkpoint_is_told_and_the_previous_one_used(
+    arena, undisturbed, damage: str, fault_seed: int
+) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out)
     assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.previous.pt")))

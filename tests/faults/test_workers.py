@@ -8,8 +8,9 @@ import resource
 import signal
 import time
 
-from tests.faults import harness
 import pytest
+
+from tests.faults import harness
 
 pytestmark = pytest.mark.mpi
 
