@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,13 +46,29 @@ def _options(
     """Options of every command."""
 
 
+# What a wrong option raises; typer shows only this subclass of it to the outside.
+_CommandLineError: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+def _tell_usage(error: Any) -> None:
+    message = error.format_message()
+    if "\n" in message.strip():  # a group called without a command: this is its help
+        print(message)
+        return
+    where = error.ctx.command_path if getattr(error, "ctx", None) else "hydragnn-hpc"
+    print(f"hydragnn-hpc: error: {message.rstrip('.')}; see '{where} --help'", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Run the command line; exit with one of :class:`~hydragnn_hpc.errors.ExitCode`."""
     debug = "--debug" in sys.argv[1:]
     # Allowed anywhere on the line, since it is added in hindsight.
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        app(args=arguments)
+        sys.exit(app(args=arguments, standalone_mode=False) or 0)
+    except _CommandLineError as error:
+        _tell_usage(error)
+        sys.exit(ExitCode.USAGE)
     except UserError as error:
         if debug:
             raise
