@@ -7,7 +7,7 @@ apply for want of the variants that it compares.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hydragnn_hpc.config import Variant
@@ -131,15 +131,17 @@ def _one_head(bench: _Bench) -> Claim:
     if mean is None:
         return _unfinished("c", statement, bench, sorted({v.name for pair in configured for v in pair}))
     found = costs.heads(bench.snapshot)
-    verdict, reason = _inside(mean[1], HEAD_SHARE, [n for h in found for n in h.n])
-    figures = f"{mean[0]:+.1%} {_shown(mean[1], '+.1%')}"
+    verdict, reason = _inside(mean[1], HEAD_SHARE, [n for h in found for n in h.n], text.percent)
+    figures = f"{text.percent(mean[0])} {_shares(mean[1])}"
     evidence = [Evidence("geometric mean over all", figures, verdict, reason)]
     for head in found:
-        each = "" if head.more_per_epoch is None else f"; per epoch {head.more_per_epoch:+.1%}"
-        figures = f"{head.more:+.1%} {_shown(head.interval, '+.1%')}, n = {_counts(head.n)}{each}"
-        inside = _inside(head.interval, HEAD_SHARE, head.n)
+        each = "" if head.more_per_epoch is None else f"; per epoch {text.percent(head.more_per_epoch)}"
+        figures = f"{text.percent(head.more)} {_shares(head.interval)}, n = {_counts(head.n)}{each}"
+        inside = _inside(head.interval, HEAD_SHARE, head.n, text.percent)
         evidence.append(Evidence(f"{head.smaller} to {head.larger}", figures, *inside))
-    remark = f"“About 10 %” is taken as {HEAD_SHARE[0]:.0%} to {HEAD_SHARE[1]:.0%}; the mean over all decides."
+    remark = (
+        f"“About 10 %” is taken as {HEAD_SHARE[0] * 100:g} to {HEAD_SHARE[1] * 100:g} %; the mean over all decides."
+    )
     return Claim("c", statement, verdict, tuple(evidence), remark)
 
 
@@ -186,7 +188,9 @@ def _lower_spread(bench: _Bench, task: str, first: str, second: str) -> Evidence
     return Evidence(what, figures, *_inside(pair.spread_interval, (0.0, 1.0), pair.n))
 
 
-def _inside(interval: Interval | None, bounds: Interval, n: Sequence[int]) -> tuple[Verdict, str]:
+def _inside(
+    interval: Interval | None, bounds: Interval, n: Sequence[int], form: Callable[[float], str] = "{:g}".format
+) -> tuple[Verdict, str]:
     if interval is None or min(n) < ENOUGH:
         return Verdict.UNDECIDED, f"too few members: {_counts(n)}, at least {ENOUGH} of each are needed"
     if bounds[0] < interval[0] and interval[1] < bounds[1]:
@@ -194,7 +198,7 @@ def _inside(interval: Interval | None, bounds: Interval, n: Sequence[int]) -> tu
     if interval[1] <= bounds[0] or interval[0] >= bounds[1]:
         return Verdict.FAILS, ""
     edge = bounds[0] if interval[0] <= bounds[0] <= interval[1] else bounds[1]
-    return Verdict.UNDECIDED, f"the interval includes {edge:g}"
+    return Verdict.UNDECIDED, f"the interval includes {form(edge)}"
 
 
 def _together(evidence: Sequence[Evidence]) -> Verdict:
@@ -242,6 +246,10 @@ def _figures(pair: Pair | None) -> str:
 
 def _shown(interval: Interval | None, form: str) -> str:
     return f"[{', '.join(format(v, form) for v in interval)}]" if interval else "(no interval)"
+
+
+def _shares(interval: Interval | None) -> str:
+    return f"[{', '.join(map(text.percent, interval))}]" if interval else "(no interval)"
 
 
 def _counts(n: Sequence[int]) -> str:

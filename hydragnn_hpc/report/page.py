@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ MEMBERS = 2000
 POINTS = 40
 """Points of a small curve at most."""
 CURVE_WIDTH, CURVE_HEIGHT = 120, 24
+SHOWN = 0.7
+"""Page pixels per image pixel: sharp on a screen of high resolution too."""
 
 
 def page(content: Content, parts: Sequence[Section]) -> str:
@@ -51,9 +55,21 @@ def page(content: Content, parts: Sequence[Section]) -> str:
     )
 
 
-def embedded(path: Path) -> str:
-    """Return an image as a ``data:`` address."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+@dataclass(frozen=True)
+class Image:
+    """An image as a ``data:`` address, and the size at which it is shown: the same letters in all of them."""
+
+    address: str
+    width: int
+    height: int
+
+
+def embedded(path: Path) -> Image:
+    """Return a PNG for the page."""
+    content = path.read_bytes()
+    width, height = struct.unpack(">II", content[16:24])  # of the header chunk, first in every PNG
+    address = f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
+    return Image(address, round(width * SHOWN), round(height * SHOWN))
 
 
 def curves(content: Content) -> dict[str, str]:

@@ -49,12 +49,18 @@ def runs(results: Results) -> list[Row]:
     for event in events(results):
         kind = event.get("event")
         if kind == "start":
-            found.append({"start": event.get("time"), "end": None, "reason": "no end is recorded: killed, or at work"})
+            found.append(
+                {
+                    "start": text.moment(event.get("time")),
+                    "end": None,
+                    "reason": "no end is recorded: killed, or at work",
+                }
+            )
             found[-1].update({k: _words(v) for k, v in event.items() if k not in ("time", "event")})
         elif found and kind == "stop":
             found[-1]["reason"] = str(event.get("reason", ""))
         elif found and kind == "end":
-            found[-1]["end"] = event.get("time")
+            found[-1]["end"] = text.moment(event.get("time"))
             if str(found[-1]["reason"]).startswith("no end"):
                 found[-1]["reason"] = "nothing left to do"
     return found

@@ -15,7 +15,10 @@ from hydragnn_hpc.report.figures.style import Drawing
 from hydragnn_hpc.report.samples import ev_per_atom
 from hydragnn_hpc.report.statistics import Interval
 from hydragnn_hpc.report.tables import Table
-from hydragnn_hpc.report.text import plain, scientific
+from hydragnn_hpc.report.text import percent, plain, scientific
+
+FAILURES = 500
+"""So many failures are listed; every member's ``failure.json`` has its own."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,9 @@ def sections(content: Content, drawings: Sequence[Drawing]) -> list[Section]:
 
 _FROZEN = "As frozen into the campaign's folder by its first run."
 _ABOUT_CLAIMS = (
-    "Claims of Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007 (2022), weighed over this campaign's members. A"
-    " comparison of errors is decided only where its 95 % interval excludes zero and Welch's test, corrected after Holm,"
-    " stays below 0.05, with three members on either side at least; a claim holds where all its comparisons do."
+    "Claims of Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007 (2022), weighed over this campaign's members."
+    " A comparison of errors is decided only where its 95 % interval excludes zero and Welch's test, corrected after"
+    " Holm, stays below 0.05, with three members on either side at least; a claim holds where all its comparisons do."
 )
 
 
@@ -148,7 +151,7 @@ def _costs(content: Content) -> Iterator[Table]:
         yield Table("One multi-task model against its single-task models", header, shown, (note,))
     if content.heads:
         added = [
-            (h.smaller, h.larger, _percent(h.more), _interval(h.interval, _percent), _percent(h.more_per_epoch),
+            (h.smaller, h.larger, percent(h.more), _interval(h.interval, percent), percent(h.more_per_epoch),
              f"{h.n[0]} and {h.n[1]}")
             for h in content.heads
         ]  # fmt: skip
@@ -162,7 +165,7 @@ def _uncertainty(content: Content) -> Iterator[Table]:
         return
     shown = [
         (u.variant, u.task, u.unit, plain(u.rmse_mean_member), plain(u.rmse_best_member), plain(u.rmse_ensemble),
-         _percent(u.rmse_ensemble / u.rmse_mean_member - 1 if u.rmse_mean_member else None), plain(u.spread),
+         percent(u.rmse_ensemble / u.rmse_mean_member - 1 if u.rmse_mean_member else None), plain(u.spread),
          plain(u.spearman, 2), plain(u.calibration_error, 2), str(u.n))
         for u in found
     ]  # fmt: skip
@@ -170,7 +173,8 @@ def _uncertainty(content: Content) -> Iterator[Table]:
               "rank correlation", "calibration error", "members")  # fmt: skip
     notes = (
         "Spread: root mean square of the members' standard deviation (ddof = 1). Rank correlation: of spread and"
-        " absolute error of the ensemble's mean. Calibration error: mean distance of the calibration curve from the diagonal.",
+        " absolute error of the ensemble's mean. Calibration error: mean distance of the calibration curve from the"
+        " diagonal.",
     )
     yield Table("The ensemble's mean against one member, and its spread against its error", header, shown, notes)
     least = [
@@ -188,7 +192,9 @@ def _failures(content: Content) -> Iterator[Table]:
         for attempt in member.failures:
             place = f"{attempt.get('host') or '?'} rank {attempt.get('rank')}"
             cells = (attempt.get("cause", ""), attempt.get("detail", ""), text.last_line(attempt.get("last_output")))
-            shown.append((member.name, member.state.value, *map(text.line, cells), place, str(attempt.get("time", ""))))
+            shown.append(
+                (member.name, member.state.value, *map(text.line, cells), place, text.moment(attempt.get("time")))
+            )
         if member.state is State.DIVERGED:
             epochs = str((member.result or {}).get("epochs", "?"))
             shown.append(
@@ -196,7 +202,8 @@ def _failures(content: Content) -> Iterator[Table]:
             )
     if shown:
         header = ("member", "state now", "cause", "detail", "last line of output", "where", "when")
-        yield Table("Failed attempts and diverged members", header, shown)
+        notes = (f"The first {FAILURES:,} of {len(shown):,}.",) if len(shown) > FAILURES else ()
+        yield Table("Failed attempts and diverged members (times in UTC)", header, shown[:FAILURES], notes)
 
 
 def _provenance(content: Content) -> Iterator[Table]:
@@ -206,17 +213,13 @@ def _provenance(content: Content) -> Iterator[Table]:
     if found:
         header = tuple(dict.fromkeys(key for run in found for key in run))
         shown = [tuple(text.MISSING if run.get(k) in (None, "") else str(run[k]) for k in header) for run in found]
-        yield Table("Runs", header, shown)
+        yield Table("Runs (times in UTC)", header, shown)
 
 
 def _interval(interval: Interval | None, form: Callable[[float], str]) -> str:
     if interval is None:
         return text.MISSING
     return f"[{', '.join(form(v) for v in interval)}]"
-
-
-def _percent(value: float | None) -> str:
-    return text.MISSING if value is None else f"{100 * value:+.1f} %"
 
 
 def _two(value: float) -> str:

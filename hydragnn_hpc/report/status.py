@@ -164,7 +164,8 @@ def _activity(status: Status) -> str:
     if status.active:
         rate = f"{text.plain(status.members_per_hour, 3)} members an hour"
         left = text.duration(status.seconds_left) if status.seconds_left is not None else "not known yet"
-        return f"running since {status.started} on {len(status.workers)} workers; {rate}; time left: {left}"
+        since = f"running since {text.moment(status.started)} UTC"
+        return f"{since} on {len(status.workers)} workers; {rate}; time left: {left}"
     if status.settled:
         failed = status.states.get(State.FAILED.value, 0)
         again = f"; {failed:,} failed: the same run command tries them again" if failed else ""

@@ -36,6 +36,16 @@ def plain(value: float | None, digits: int = 4) -> str:
     return f"{value:,.{max(places, 0)}f}"
 
 
+def percent(value: float | None) -> str:
+    """Return a share as ``+4.2 %``."""
+    return MISSING if value is None else f"{100 * value:+.1f} %"
+
+
+def moment(stamp: Any) -> str:
+    """Return a time, ISO 8601 in UTC, to the second: ``2026-08-01 09:30:12``."""
+    return line(stamp)[:19].replace("T", " ") if stamp else MISSING
+
+
 def pair(mean: float | None, std: float | None, form: Any = scientific) -> str:
     """Return ``mean ± std``; a dash for what is missing."""
     return MISSING if mean is None else f"{form(mean)} ± {form(std) if std is not None else MISSING}"

@@ -1,0 +1,62 @@
+"""Campaign folders and their reports, rendered once for all tests: drawing takes seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import making
+import pytest
+
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.report.content import Content
+from hydragnn_hpc.report.write import write_report
+
+EVIL = "<script>document.title='broken'</script> & \"quotes\" | `code` \x1b[31m"
+
+
+@dataclass
+class Rendered:
+    """A campaign's folder, what its report says, and the files written."""
+
+    folder: CampaignFolder
+    content: Content
+    files: list[Path]
+
+
+def render(out: Path, **shape) -> Rendered:
+    """Make a campaign's folder and its report."""
+    making.make(out, **shape)
+    content, files = write_report(out)
+    return Rendered(content.results.folder, content, files)
+
+
+@pytest.fixture(scope="session")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    """The paper's variants, three replicas: one variant failed, one waiting, one member diverged, two at work."""
+    states = {"HM": "failed", "C/01": "diverged", "M": "waiting", "CM/01": "running", "CM/02": "interrupted"}
+    out = tmp_path_factory.mktemp("report") / "unfinished"
+    return render(out, replicas=3, samples=60, epochs=12, states=states, cause=EVIL, last_output=[EVIL, EVIL])
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    """Tasks that this program does not know: a graph target, and a node target of three components; stacked."""
+    tasks = {"gap": {"level": "graph", "field": "band_gap"}, "F": {"level": "node", "field": "forces"}}
+    variants = ({"name": "gap_and+F", "tasks": ["gap", "F"]}, "gap", "F")
+    out = tmp_path_factory.mktemp("report") / "foreign"
+    return render(out, tasks=tasks, variants=variants, replicas=4, stack=4, samples=40, epochs=10, width=3)
+
+
+@pytest.fixture(scope="session")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    """One task, one replica."""
+    out = tmp_path_factory.mktemp("report") / "single"
+    return render(out, tasks={"H": making.FEPT["H"]}, variants=("H",), replicas=1, samples=20, epochs=6)
+
+
+@pytest.fixture(scope="session")
+def nothing(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    """No member has finished, and there is no test set yet."""
+    out = tmp_path_factory.mktemp("report") / "nothing"
+    return render(out, variants=("HC", "H"), replicas=2, arrays=False, states={"HC": "waiting", "H": "waiting"})

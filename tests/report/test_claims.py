@@ -1,0 +1,137 @@
+"""Claims: what decides them, what leaves them open, in the paper's campaign and in others; costs by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import making
+import pytest
+
+from hydragnn_hpc.paths import read_json, write_json
+from hydragnn_hpc.report import costs, paper
+from hydragnn_hpc.report.claims import Claim, Verdict, weigh
+from hydragnn_hpc.report.load import load
+
+STEADY, LOOSE = (-2, -1, 0, 1, 2, 0), (-30, 25, -5, 30, -25, 5)
+
+
+def spread(mean: float, steps: tuple[int, ...], unit: float) -> list[float]:
+    return [mean + k * unit for k in steps]
+
+
+def campaign(out: Path, errors: dict, seconds: dict | None = None, **shape) -> dict[str, Claim]:
+    """Make a campaign whose members have exactly these errors, {(variant, task): values}, and times; weigh its claims."""
+    replicas = max(len(v) for v in [*errors.values(), *(seconds or {}).values()])
+    making.make(out, replicas=replicas, arrays=False, samples=6, **shape)
+    for (variant, task), values in errors.items():
+        for replica, value in enumerate(values):
+            change(out, variant, replica, lambda r, t=task, v=value: r["tasks"][t].update(rmse=v))
+    for variant, values in (seconds or {}).items():
+        for replica, value in enumerate(values):
+            change(out, variant, replica, lambda r, v=value: r.update(seconds=v))
+    return {c.key: c for c in weigh(load(out))}
+
+
+def change(out: Path, variant: str, replica: int, how) -> None:
+    path = out / "members" / variant / f"{replica:02d}" / "result.json"
+    result = read_json(path)
+    how(result)
+    write_json(path, result)
+
+
+def paper_like(better: float = 7e-3, alone: float = 1e-2) -> dict:
+    """Errors of H in the paper's four variants: multi-task ones steady."""
+    return {
+        ("HM", "H"): spread(better, STEADY, 1e-5),
+        ("HCM", "H"): spread(better, STEADY, 1e-5),
+        ("HC", "H"): spread(2e-2, LOOSE, 1e-5),
+        ("H", "H"): spread(alone, LOOSE, 1e-5),
+    }
+
+
+def test_better_and_steadier_together_holds_whatever_hc_does(tmp_path: Path) -> None:
+    claim = campaign(tmp_path / "x", paper_like())["a"]
+    assert claim.verdict is Verdict.HOLDS, claim
+    assert "HCM and HM predict H" in claim.statement and len(claim.evidence) == 4
+
+
+def test_worse_together_does_not_hold(tmp_path: Path) -> None:
+    assert campaign(tmp_path / "x", paper_like(better=1.3e-2))["a"].verdict is Verdict.FAILS
+
+
+def test_an_interval_that_includes_zero_is_undecided(tmp_path: Path) -> None:
+    claim = campaign(tmp_path / "x", paper_like(better=9.99e-3))["a"]
+    assert claim.verdict is Verdict.UNDECIDED
+    assert {e.reason for e in claim.evidence if "mean RMSE" in e.what} == {"the interval includes zero"}
+
+
+def test_two_members_decide_nothing(tmp_path: Path) -> None:
+    claim = campaign(tmp_path / "x", {k: v[:2] for k, v in paper_like().items()})["a"]
+    assert claim.verdict is Verdict.UNDECIDED
+    assert all("too few members" in e.reason for e in claim.evidence)
+
+
+def test_unfinished_variants_are_undecided_and_missing_ones_not_applicable(tmp_path: Path) -> None:
+    waiting = {v: "waiting" for v in making.PAPER_VARIANTS}
+    making.make(tmp_path / "a", replicas=3, arrays=False, states=waiting)
+    assert {c.verdict for c in weigh(load(tmp_path / "a"))} == {Verdict.UNDECIDED}
+    making.make(tmp_path / "b", variants=("HM",), replicas=3, arrays=False, samples=6)
+    assert {c.verdict for c in weigh(load(tmp_path / "b"))} == {Verdict.NOT_APPLICABLE}
+
+
+def test_node_tasks_better_alone(tmp_path: Path) -> None:
+    tasks, variants = {"C": making.FEPT["C"], "M": making.FEPT["M"]}, ("CM", "C", "M")
+    errors = {
+        ("CM", "C"): spread(6.5e-3, STEADY, 1e-5),
+        ("C", "C"): spread(6e-3, STEADY, 1e-5),
+        ("CM", "M"): spread(9e-3, STEADY, 1e-5),
+        ("M", "M"): spread(8.8e-3, STEADY, 1e-5),
+    }
+    shape = {"tasks": tasks, "variants": variants}
+    found = campaign(tmp_path / "x", errors, **shape)
+    assert found["b"].verdict is Verdict.HOLDS and found["b"].statement == "C and M are slightly better alone"
+    assert found["a"].verdict is Verdict.NOT_APPLICABLE
+    errors["CM", "M"] = spread(8.6e-3, STEADY, 1e-5)
+    assert campaign(tmp_path / "y", errors, **shape)["b"].verdict is Verdict.FAILS
+
+
+@pytest.mark.parametrize(
+    ("share", "verdict"), [(0.10, Verdict.HOLDS), (0.30, Verdict.FAILS), (0.15, Verdict.UNDECIDED), (-0.1, Verdict.FAILS)]
+)
+def test_one_head_more(tmp_path: Path, share: float, verdict: Verdict) -> None:
+    seconds = {v: spread(600 * (1 + share) ** (len(v) - 1), STEADY, 2.0) for v in making.PAPER_VARIANTS}
+    found = campaign(tmp_path / "x", {}, seconds)
+    assert found["c"].verdict is verdict, found["c"]
+    results = load(tmp_path / "x")
+    value, interval = costs.mean_head(results)
+    assert value == pytest.approx(share, abs=1e-6) and interval[0] < value < interval[1]
+    assert len(costs.heads(results)) == 9  # three ways from a pair to HCM, two from each single
+
+
+@pytest.mark.parametrize(
+    ("together", "verdict"), [(700.0, Verdict.HOLDS), (900.0, Verdict.FAILS), (818.0, Verdict.UNDECIDED)]
+)
+def test_one_model_against_three(tmp_path: Path, together: float, verdict: Verdict) -> None:
+    seconds = {"HCM": spread(together, STEADY, 3.0), **{v: spread(600.0, STEADY, 3.0) for v in "HCM"}}
+    found = campaign(tmp_path / "x", {}, seconds)
+    assert found["d"].verdict is verdict, found["d"]
+    cost = next(c for c in costs.costs(load(tmp_path / "x")) if c.variant == "HCM")
+    assert cost.ratio == pytest.approx(1800 / together) and cost.singles == ("H", "C", "M")
+    assert cost.device_hours == pytest.approx(6 * together / 3600)
+
+
+def test_device_hours_count_a_stack_once_and_a_shared_device_by_its_share(tmp_path: Path) -> None:
+    out = making.make(tmp_path / "x", variants=("H",), replicas=4, stack=4, arrays=False, launch={"slots_per_device": 2})
+    seconds = read_json(out / "members/H/00/result.json")["seconds"]
+    assert costs.device_hours(load(out), ["H"]) == pytest.approx(seconds / 3600 / 2)
+
+
+def test_the_papers_variants_are_known_by_their_fields(tmp_path: Path) -> None:
+    tasks = {"energy": making.FEPT["H"], "q": making.FEPT["C"], "mine": {"level": "graph", "field": "gap"}}
+    variants = ({"name": "both", "tasks": ["q", "energy"]}, {"name": "e", "tasks": ["energy"]}, "mine")
+    out = making.make(tmp_path / "x", tasks=tasks, variants=variants, replicas=2, arrays=False, samples=6)
+    found = {(b.variant, b.task): (b.paper_mean, b.ratio) for b in paper.beside(load(out))}
+    assert found.keys() == {("both", "energy"), ("both", "q"), ("e", "energy")}
+    assert found["both", "q"][0] == 7.36e-3 and found["e", "energy"][0] == 1.02e-2
+    mean = load(out).table1.set_index(["variant", "task"]).rmse_mean["both", "q"]
+    assert found["both", "q"][1] == pytest.approx(mean / 7.36e-3)
