@@ -19,8 +19,8 @@ app = typer.Typer(help="Make, prepare and look at data sets.", no_args_is_help=T
 @app.command(epilog="Example: hydragnn-hpc data generate data/raw --cap 40")
 def generate(
     out: Annotated[Path, typer.Argument(help="The folder to make.")],
-    cap: Annotated[int, typer.Option(help="At most so many samples a composition.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 0,
+    cap: Annotated[int, typer.Option(min=1, help="At most so many samples a composition.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same files.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
 ) -> None:
     """Write a surrogate FePt data set as LSMS text."""
@@ -38,17 +38,32 @@ def generate(
 def prepare(
     raw: Annotated[Path, typer.Argument(help="LSMS text: a folder, or a tar archive of any compression.")],
     out: Annotated[Path, typer.Argument(help="The data set to make; its name ends in .bp.")],
-    cutoff: Annotated[str, typer.Option(help="Neighbours are closer than this; with its unit.")] = "7bohr",
-    boundary: Annotated[str, typer.Option(help="open or periodic.")] = "open",
+    cutoff: Annotated[
+        str, typer.Option(help="Neighbours are closer than this; with its unit, bohr or angstrom.")
+    ] = "7bohr",
+    boundary: Annotated[str, typer.Option(help="open, or periodic: images are neighbours too; needs --cell.")] = "open",
     cell: Annotated[
-        str, typer.Option(help="3 edge lengths or 9 numbers (rows are vectors), with unit: '20.9 10.4 14.1 bohr'.")
+        str,
+        typer.Option(
+            help="3 edge lengths or 9 numbers (rows are lattice vectors), with unit: '20.872 10.436 14.116 bohr'."
+            " LSMS text does not hold it."
+        ),
     ] = "",
-    cap: Annotated[int, typer.Option(help="At most so many samples a composition; 0 keeps all.")] = 1000,
-    fractions: Annotated[str, typer.Option(help="Training, validation and test part.")] = "0.70,0.15,0.15",
-    seed: Annotated[int, typer.Option(help="Of the split and of the cap's choice.")] = 0,
-    scale_over: Annotated[str, typer.Option(help="Take minimum and maximum over: all, train.")] = "all",
+    cap: Annotated[
+        int, typer.Option(min=0, help="At most so many samples a composition, chosen at random; 0 keeps all.")
+    ] = 1000,
+    fractions: Annotated[
+        str, typer.Option(help="Training, validation and test part of every composition.")
+    ] = "0.70,0.15,0.15",
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and of the cap's choice.")] = 0,
+    scale_over: Annotated[
+        str, typer.Option(help="Scale targets to [0, 1] by minimum and maximum over: all, train.")
+    ] = "all",
     end_member: Annotated[
-        list[str] | None, typer.Option(help="Energy of a pure element, Ry per atom, as Fe=-2541.0; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Energy of a pure element, Ry per atom, as Fe=-2541.0; repeatable. Else from the data's pure cells."
+        ),
     ] = None,
     on_error: Annotated[str, typer.Option(help="A malformed file: fail, skip.")] = "fail",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing data set.")] = False,
@@ -60,7 +75,7 @@ def prepare(
     from hydragnn_hpc.logs import progress
 
     options = pipeline.Options(
-        cutoff=parse_length(cutoff),
+        cutoff=parse_length(cutoff, "--cutoff"),
         periodic=_one_of("--boundary", boundary, ("open", "periodic")) == "periodic",
         cell=parse_cell(cell) if cell else None,
         cap=cap,
@@ -103,19 +118,24 @@ def parse_cell(text: str) -> tuple[float, ...]:
     UserError
         If the unit is missing or the numbers are not three or nine.
     """
+    import math
+
     from hydragnn_hpc.dataset.graphs import parse_length
 
     *words, unit = text.replace(",", " ").split() or [""]
-    scale = parse_length(f"1{unit}")
     try:
-        numbers = [float(w) * scale for w in words]
-    except ValueError as error:
-        raise UserError(f"--cell '{text}': expected numbers and a unit, as '20.872 10.436 14.116 bohr'") from error
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = [math.nan]
+    if len(numbers) not in (3, 9) or not all(map(math.isfinite, numbers)) or not unit.isalpha():
+        raise UserError(
+            f"--cell '{text}': expected 3 edge lengths or 9 numbers, and a unit: '20.872 10.436 14.116 bohr'"
+        )
+    scale = parse_length(f"1{unit}", f"--cell '{text}': unit")
+    numbers = [number * scale for number in numbers]
     if len(numbers) == 3:
         a, b, c = numbers
-        return (a, 0.0, 0.0, 0.0, b, 0.0, 0.0, 0.0, c)
-    if len(numbers) != 9:
-        raise UserError(f"--cell '{text}': {len(numbers)} numbers, expected 3 edge lengths or 9")
+        numbers = [a, 0.0, 0.0, 0.0, b, 0.0, 0.0, 0.0, c]
     return tuple(numbers)
 
 
@@ -134,42 +154,78 @@ def _fractions(text: str) -> tuple[float, float, float]:
 
 
 def _check_values(manifest: Manifest, arrays: dict[str, Any], file: Path) -> None:
+    """Hold the targets' values to the manifest, beyond what reading checks."""
     import numpy as np
 
+    train = arrays["split"] == 0
+    if np.bincount(arrays["split"], minlength=3).tolist() != manifest.split_counts:
+        raise UserError(f"{file}: the parts of the split differ from its manifest; prepare it again")
     for name, target in manifest.targets.items():
         values = arrays[f"target_{name}"]
-        if np.isinf(values).any() or int(np.isnan(values).sum()) != target["missing"]:
-            raise UserError(f"{file}: target '{name}' has values that are no finite numbers; prepare it again")
-        outside = (values < np.array(target["minimum"])) | (values > np.array(target["maximum"]))
-        if manifest.content["scaled_over"] == "all" and outside.any():
-            raise UserError(f"{file}: target '{name}' leaves the range in its manifest; prepare it again")
+        if int(np.isnan(values).sum()) != target["missing"]:
+            raise UserError(f"{file}: target '{name}' misses other values than its manifest says; prepare it again")
+        if manifest.content["scaled_over"] == "train":
+            of_atom = np.repeat(train, np.diff(arrays["atom_offsets"]))
+            values = values[of_atom if target["level"] == "node" else train]
+        found = [np.nanmin(values, axis=0).tolist(), np.nanmax(values, axis=0).tolist()]
+        if found != [target["minimum"], target["maximum"]]:
+            raise UserError(f"{file}: target '{name}' has another range than its manifest says; prepare it again")
 
 
 def _show(manifest: Manifest, path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    sizes, content = manifest.sizes, manifest.content
-    source, near = content["source"], content["neighbours"]
-    console = Console(highlight=False)
-    console.print(f"[bold]{path}[/bold]  {manifest.sha256[:16]}")
-    train, validation, test = manifest.split_counts
-    console.print(f"samples      {sizes['S']:,}: {train:,} train, {validation:,} validation, {test:,} test")
-    console.print(f"atoms        {sizes['A']:,}; geometries {sizes['G']:,}")
-    edges = sizes["E"] / max(sizes["G"], 1)
-    console.print(
-        f"neighbours   cutoff {near['cutoff_bohr']:.4g} bohr, {near['boundary']} boundary: {edges:.1f} directed edges"
-        f" and {sizes['E'] / max(sizes['B'], 1):.1f} neighbours an atom"
-    )
-    console.print(
-        f"source       {source['path']}: {source['read']:,} read, {source['skipped']:,} skipped, {source['repeated']:,}"
-        f" repeated, {source['capped']:,} over the cap of {source['cap']:,}; {source['compositions']:,} compositions,"
-        f" {source['compositions_too_small_to_split']:,} too small to split"
-    )
-    for reason in source["skipped_reasons"]:
-        console.print(f"             skipped: {reason}", markup=False)
-    table = Table("target", "level", "width", "unit", "minimum", "maximum", "missing")
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in _facts(manifest):
+        facts.add_row(name, value)
+    targets = Table("target", "level", "width", "unit", "minimum", "maximum", "missing")
     for name, t in manifest.targets.items():
         low, high = (", ".join(f"{v:.6g}" for v in t[k]) for k in ("minimum", "maximum"))
-        table.add_row(name, t["level"], str(t["width"]), t["unit"], low, high, str(t["missing"]))
-    console.print(table)
+        targets.add_row(name, t["level"], str(t["width"]), t["unit"], low, high, f"{t['missing']:,}")
+    console = Console(highlight=False, markup=False)
+    console.print(str(path), style="bold", soft_wrap=True)
+    console.print(facts)
+    console.print(targets)
+
+
+def _facts(manifest: Manifest) -> list[tuple[str, str]]:
+    sizes, content = manifest.sizes, manifest.content
+    source, near = content["source"], content["neighbours"]
+    train, validation, test = manifest.split_counts
+    facts = [
+        ("content", manifest.sha256[:16]),
+        ("samples", f"{sizes['S']:,}: {train:,} train, {validation:,} validation, {test:,} test"),
+        ("atoms", f"{sizes['A']:,}; distinct geometries: {sizes['G']:,}"),
+        ("compositions", _compositions(source)),
+        (
+            "neighbours",
+            f"closer than {near['cutoff_bohr']:.6g} bohr, {near['boundary']} boundary:"
+            f" {_range(near.get('fewest'), near.get('most'))}{sizes['E'] / max(sizes['B'], 1):.1f} an atom,"
+            f" {sizes['E'] / max(sizes['G'], 1):,.1f} directed edges a geometry",
+        ),
+        ("scaled over", {"all": "all samples", "train": "the training part"}[content["scaled_over"]]),
+        (
+            "source",
+            f"{source['path']}: {source['read']:,} read, {source['skipped']:,} skipped, {source['repeated']:,}"
+            f" repeated, {source['capped']:,} over the cap of {source['cap'] or 'none'}, {sizes['S']:,} kept",
+        ),
+        ("end members", _end_members(source["end_members"])),
+    ]
+    return facts + [("skipped", reason) for reason in source["skipped_reasons"]]
+
+
+def _compositions(source: dict[str, Any]) -> str:
+    per = source.get("samples_per_composition", {})
+    counted = f" of {per['minimum']:,} to {per['maximum']:,} samples" if per else ""
+    return f"{source['compositions']:,}{counted}, {source['compositions_too_small_to_split']:,} too small to split"
+
+
+def _range(low: int | None, high: int | None) -> str:
+    return "" if low is None else f"{low} to {high}, mean "
+
+
+def _end_members(energies: dict[str, float]) -> str:
+    from ase.data import chemical_symbols
+
+    return ", ".join(f"{chemical_symbols[int(z)]} {energy:.6f} Ry/atom" for z, energy in energies.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from ase.data import atomic_numbers as proton_numbers
 from ase.data import chemical_symbols
@@ -32,9 +34,12 @@ def parse_end_members(given: list[str]) -> EndMembers:
         if symbol not in proton_numbers:
             raise UserError(f"end member '{entry}': no element '{symbol}'{nearest(symbol, chemical_symbols[1:])}")
         try:
-            found[proton_numbers[symbol]] = float(text)
-        except ValueError as error:
-            raise UserError(f"end member '{entry}': expected SYMBOL=ENERGY, Ry per atom, as Fe=-2541.0") from error
+            energy = float(text)
+        except ValueError:
+            energy = math.nan
+        if not math.isfinite(energy):
+            raise UserError(f"end member '{entry}': expected SYMBOL=ENERGY, Ry per atom, as Fe=-2541.0")
+        found[proton_numbers[symbol]] = energy
     return found
 
 

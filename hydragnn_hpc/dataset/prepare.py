@@ -54,7 +54,7 @@ class Options:
 
 @dataclass
 class Samples:
-    """All samples, in natural order of their names: what the later steps choose from.
+    """All samples, in natural order of their names, whatever order they were read in.
 
     Attributes
     ----------
@@ -81,11 +81,13 @@ class Samples:
     def chosen(self, positions: np.ndarray) -> Samples:
         """Return the samples at ``positions``; geometries nobody uses any more are dropped."""
         picks = positions.tolist()
-        used, renumbered = np.unique(self.geometry[positions], return_inverse=True)
+        # By first use, so that the numbers do not depend on the order in which the files were read.
+        number: dict[int, int] = {}
+        renumbered = [number.setdefault(g, len(number)) for g in self.geometry[positions].tolist()]
         return Samples(
             [self.names[k] for k in picks],
-            [self.geometries[k] for k in used.tolist()],
-            renumbered.astype(np.int32),
+            [self.geometries[k] for k in number],
+            np.array(renumbered, np.int32),
             [self.atomic_numbers[k] for k in picks],
             {name: [values[k] for k in picks] for name, values in self.node.items()},
             self.energies[positions],
@@ -118,7 +120,12 @@ def read_lsms(source: Path, options: Options, progress: Progress | None = None) 
         rows.append((sample.name, number, z, transfer, sample.moment.copy(), float(sample.energies[0])))
         if progress:
             progress(len(rows) + skipped.count, total)
-    rows.sort(key=lambda row: lsms.natural_key(row[0]))
+    # Names need not be unique (files of one name in several folders): the content decides between them.
+    rows.sort(
+        key=lambda row: (
+            lsms.natural_key(row[0]), row[0], geometries[row[1]].key(), *(a.tobytes() for a in row[2:5]), row[5]
+        )
+    )  # fmt: skip
     names, numbers, species, transfers, moments, energies = zip(*rows, strict=True)
     node = {"charge_transfer": list(transfers), "magnetic_moment": list(moments)}
     samples = Samples(list(names), geometries, np.array(numbers, np.int32), list(species), node, np.array(energies))
@@ -143,6 +150,7 @@ def prepare(
     samples, skipped = read_lsms(source, options, progress)
     n_read = len(samples.names)
     species, counts = select.species_counts(np.concatenate(samples.atomic_numbers), samples.atom_offsets())
+    _check_end_members(options.end_members, species)
     end_members = {**derive.find_end_members(samples.energies, counts, species), **options.end_members}
     enthalpy = derive.mixing_enthalpy(samples.energies, counts, species, end_members)
 
@@ -153,14 +161,18 @@ def prepare(
     split = select.split_by_composition(counts[kept], options.fractions, options.seed)
     if split.too_small:
         say(_told(split.too_small, species))
+    per_composition = np.unique(counts[kept], axis=0, return_counts=True)[1]
     source_facts = {
-        "path": source.name,
+        "path": source.resolve().name,
         "read": n_read,
         "skipped": skipped.count,
         "skipped_reasons": skipped.reasons,
         "repeated": n_read - len(unique),
         "capped": len(unique) - len(kept),
-        "compositions": len(np.unique(counts[kept], axis=0)),
+        "kept": len(kept),
+        "species": [int(z) for z in species],
+        "compositions": len(per_composition),
+        "samples_per_composition": {"minimum": int(per_composition.min()), "maximum": int(per_composition.max())},
         "compositions_too_small_to_split": len(split.too_small),
         "end_members": {str(z): end_members[z] for z in species.tolist()},
         "cap": options.cap,
@@ -177,9 +189,26 @@ def prepare(
         "species": {"minimum": int(arrays["atomic_numbers"].min()), "maximum": int(arrays["atomic_numbers"].max())},
         "scaled_over": options.scale_over,
         "source": source_facts,
-        "neighbours": {"cutoff_bohr": options.cutoff, "boundary": "periodic" if options.periodic else "open"},
+        "neighbours": {
+            "cutoff_bohr": options.cutoff,
+            "boundary": "periodic" if options.periodic else "open",
+            "fewest": int(np.diff(arrays["neighbour_offsets"]).min()),
+            "most": int(np.diff(arrays["neighbour_offsets"]).max()),
+        },
     }
     return store.write(out, arrays, facts, force)
+
+
+def _check_end_members(given: derive.EndMembers, species: np.ndarray) -> None:
+    from ase.data import chemical_symbols
+
+    for z in given:
+        if z not in species:
+            known = ", ".join(chemical_symbols[s] for s in species.tolist())
+            raise UserError(
+                f"--end-member {chemical_symbols[z]}={given[z]:g}: the data holds no {chemical_symbols[z]} (it holds"
+                f" {known}); leave it out"
+            )
 
 
 def structure_arrays(samples: Samples, part: np.ndarray, cutoff: float) -> dict[str, np.ndarray]:
@@ -217,6 +246,7 @@ def fit_scaling(arrays: dict[str, np.ndarray], over: str) -> dict[str, dict[str,
             values = values[of_train if known.level == "node" else train]
         low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
         if (low == high).any():
+            # Not refused: the other targets may be what the user is after. A campaign that asks for it is.
             say(f"target '{known.name}' is constant ({low[0]:g} {known.unit}): no campaign can be trained on it")
         found[known.name] = {
             "level": known.level,
