@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +38,30 @@ def fault_seed(pytestconfig: pytest.Config) -> int:
 def long_form(pytestconfig: pytest.Config) -> bool:
     """Whether the fault suite runs in full."""
     return bool(pytestconfig.getoption("--long"))
+
+
+@pytest.fixture(scope="session")
+def surrogate_raw(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """``surrogate_raw(cap)``: a folder of surrogate LSMS text, at most ``cap`` samples a composition; read it only."""
+    from hydragnn_hpc.dataset import surrogate
+
+    made: dict[int, Path] = {}
+
+    def raw(cap: int) -> Path:
+        if cap not in made:
+            folder = tmp_path_factory.mktemp("surrogate") / f"cap{cap}"
+            surrogate.generate(folder, cap, seed=0)
+            made[cap] = folder
+        return made[cap]
+
+    return raw
+
+
+@pytest.fixture(scope="session")
+def small_bp(surrogate_raw: Callable[[int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared surrogate data set of 250 samples, all on one geometry; read it only."""
+    from hydragnn_hpc.dataset import prepare
+
+    path = tmp_path_factory.mktemp("prepared") / "small.bp"
+    prepare.prepare(surrogate_raw(8), path, prepare.Options())
+    return path

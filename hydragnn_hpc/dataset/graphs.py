@@ -66,7 +66,7 @@ def parse_length(text: str, what: str = "length") -> float:
     UserError
         If the unit is missing or unknown, or the number is not positive.
     """
-    match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([A-Za-zÅ]*)\s*", text)
+    match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([^\W\d_]*)\s*", text)
     units = {"bohr": 1.0, "angstrom": 1 / BOHR_IN_ANGSTROM, "å": 1 / BOHR_IN_ANGSTROM}
     unit = match[2].lower() if match else ""
     if match is None or unit not in units:
@@ -119,9 +119,10 @@ def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
 
 
 def _check_cell(geometry: Geometry, cutoff: float) -> None:
-    volume = abs(float(np.linalg.det(geometry.cell)))
+    finite = bool(np.isfinite(geometry.cell).all())
+    volume = abs(float(np.linalg.det(geometry.cell))) if finite else 0.0
     edges = np.linalg.norm(geometry.cell, axis=1)
-    if not np.isfinite(volume) or volume <= 1e-6 * float(np.prod(edges)) or not edges.all():
+    if not finite or volume <= 1e-6 * float(np.prod(edges)) or not edges.all():
         raise UserError(
             f"a periodic boundary needs a cell with a volume, found {geometry.cell.tolist()} bohr; mend --cell or use"
             " --boundary open"

@@ -1,4 +1,4 @@
-"""Neighbour lists against brute force: open and periodic, skewed and small cells."""
+"""Neighbour lists against brute force and against ASE."""
 
 from __future__ import annotations
 
@@ -8,76 +8,146 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from synthetic import neighbours_of
 
-from hydragnn_hpc.dataset import surrogate
+from hydragnn_hpc.dataset import graphs
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours, parse_length
 from hydragnn_hpc.errors import UserError
 
+OPEN, PERIODIC = (False,) * 3, (True,) * 3
+NO_CELL = np.zeros((3, 3))
 
-def brute_force(geometry: Geometry, cutoff: float) -> list[tuple[int, int, tuple[float, ...]]]:
-    """All pairs over all images, by looking at each."""
-    reach = []
-    for axis in range(3):
-        if geometry.periodic[axis]:
-            others = np.cross(geometry.cell[(axis + 1) % 3], geometry.cell[(axis + 2) % 3])
-            height = abs(np.linalg.det(geometry.cell)) / np.linalg.norm(others)
-            spread = np.ptp(geometry.pos @ np.linalg.inv(geometry.cell), axis=0)[axis]
-            reach.append(int(np.ceil(cutoff / height + spread)) + 1)
-        else:
-            reach.append(0)
-    found = []
-    for step in product(*(range(-r, r + 1) for r in reach)):
-        vectors = geometry.pos[None] + np.array(step) @ geometry.cell - geometry.pos[:, None]
+
+@st.composite
+def structures(draw: st.DrawFn, periodic: tuple[bool, bool, bool] | None = None) -> tuple[Geometry, float]:
+    """Up to 6 atoms, some outside of a skewed cell, and a cutoff that may be longer than the cell."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    cell = np.diag(rng.uniform(2.0, 8.0, 3)) + draw(st.sampled_from([0.0, 2.0])) * rng.uniform(-1, 1, (3, 3))
+    edges = np.linalg.norm(cell, axis=1)
+    assume(abs(np.linalg.det(cell)) > 0.2 * edges.prod())
+    pos = rng.uniform(-0.7, 1.7, (draw(st.integers(1, 6)), 3)) @ cell
+    chosen = periodic or draw(st.sampled_from([OPEN, PERIODIC, (True, False, True)]))
+    return Geometry(pos, cell, chosen), draw(st.floats(1.0, 9.0))
+
+
+def by_brute_force(geometry: Geometry, cutoff: float) -> set[tuple[int, int, tuple[float, ...]]]:
+    """Every pair and every image within reach, one by one."""
+    heights = 1 / np.linalg.norm(np.linalg.inv(geometry.cell).T, axis=1)  # distances between opposite faces
+    inside = geometry.pos @ np.linalg.inv(geometry.cell)
+    spread = np.ceil(np.ptp(inside, axis=0))
+    reach = [
+        int(np.ceil(cutoff / h) + s) if p else 0 for h, s, p in zip(heights, spread, geometry.periodic, strict=True)
+    ]
+    found = set()
+    for image in product(*(range(-r, r + 1) for r in reach)):
+        vectors = geometry.pos[None] - geometry.pos[:, None] + np.array(image) @ geometry.cell
         near = np.linalg.norm(vectors, axis=2) < cutoff
-        if not any(step):
+        if image == (0, 0, 0):
             np.fill_diagonal(near, False)
-        found += [(int(i), int(j), tuple(np.round(vectors[i, j], 6) + 0.0)) for i, j in np.argwhere(near)]
-    return sorted(found)
+        for i, j in np.argwhere(near):
+            found.add((int(i), int(j), tuple((np.round(vectors[i, j], 6) + 0.0).tolist())))
+    return found
 
 
-@given(
-    seed=st.integers(0, 10_000), n=st.integers(1, 12), periodic=st.tuples(*[st.booleans()] * 3), skew=st.floats(0, 0.9)
-)
-@settings(max_examples=60, deadline=None)
-def test_neighbours_are_those_of_brute_force(seed: int, n: int, periodic, skew: float) -> None:
-    rng = np.random.default_rng(seed)
-    cell = np.diag(rng.uniform(2.0, 6.0, 3)) if any(periodic) else np.zeros((3, 3))
-    if any(periodic):
-        cell[1, 0], cell[2, 1] = skew * cell[0, 0], skew * cell[1, 1]
-    pos = rng.uniform(0, 1, (n, 3)) @ (cell if any(periodic) else np.eye(3) * 6)
-    geometry, cutoff = Geometry(pos, cell, periodic), float(rng.uniform(1.5, 5.0))
-    expected = brute_force(geometry, cutoff)
-    lengths = [np.linalg.norm(v) for _, _, v in expected]
-    assume(all(abs(length - cutoff) > 1e-5 for length in lengths))
+def coincides(geometry: Geometry) -> bool:
+    """Whether two atoms (or images) come closer than a list accepts."""
+    return any(np.linalg.norm(v) < 2e-3 for _, _, v in by_brute_force(geometry, 0.01))
+
+
+@settings(max_examples=150, deadline=None)
+@given(structures())
+def test_lists_equal_brute_force(case: tuple[Geometry, float]) -> None:
+    geometry, cutoff = case
+    assume(not coincides(geometry))
+    assert neighbours_of(geometry, cutoff) == by_brute_force(geometry, cutoff)
+
+
+@settings(max_examples=40, deadline=None)
+@given(structures(PERIODIC))
+def test_lists_have_the_edges_of_ase(case: tuple[Geometry, float]) -> None:
+    from ase import Atoms
+    from ase.neighborlist import neighbor_list
+
+    geometry, cutoff = case
+    assume(not coincides(geometry))
     found = find_neighbours(geometry, cutoff)
-    i = np.repeat(np.arange(n), np.diff(found.offsets))
-    pairs = zip(i.tolist(), found.neighbours.tolist(), found.vectors, strict=True)
-    assert sorted((a, b, tuple(np.round(v, 6) + 0.0)) for a, b, v in pairs) == expected
+    i, j, d = neighbor_list("ijd", Atoms(positions=geometry.pos, cell=geometry.cell, pbc=True), cutoff)
+    sites = np.repeat(np.arange(len(geometry.pos)), np.diff(found.offsets))
+    ours = sorted(zip(sites, found.neighbours, np.linalg.norm(found.vectors, axis=1).round(6), strict=True))
+    assert ours == sorted(zip(i, j, d.round(6), strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(structures())
+def test_lists_are_sorted_and_exactly_antisymmetric(case: tuple[Geometry, float]) -> None:
+    geometry, cutoff = case
+    assume(not coincides(geometry))
+    found = find_neighbours(geometry, cutoff)
+    sites = np.repeat(np.arange(len(geometry.pos)), np.diff(found.offsets))
+    pairs = list(zip(sites.tolist(), found.neighbours.tolist(), strict=True))
+    assert pairs == sorted(pairs)
+    there = {(i, j, v.tobytes()) for (i, j), v in zip(pairs, found.vectors + 0.0, strict=True)}
+    back = {(j, i, v.tobytes()) for (i, j), v in zip(pairs, -found.vectors + 0.0, strict=True)}
+    assert len(there) == len(pairs) and there == back
+    again = find_neighbours(geometry, cutoff)
+    assert again.vectors.tobytes() == found.vectors.tobytes()
+
+
+def test_an_atom_has_its_own_images_as_neighbours() -> None:
+    simple_cubic = Geometry(np.zeros((1, 3)), 5.0 * np.eye(3), PERIODIC)
+    assert [len(find_neighbours(simple_cubic, r).neighbours) for r in (4.9, 5.1, 7.2, 8.7)] == [0, 6, 18, 26]
+
+
+def test_isolated_atoms_have_no_neighbours() -> None:
+    found = find_neighbours(Geometry(np.array([[0.0, 0, 0], [3, 0, 0], [99, 0, 0]]), NO_CELL, OPEN), 7.0)
+    assert found.offsets.tolist() == [0, 1, 2, 2] and found.neighbours.tolist() == [1, 0]
+    assert found.vectors.tolist() == [[3, 0, 0], [-3, 0, 0]]
 
 
 @pytest.mark.parametrize(
-    ("cutoff", "periodic", "edges"), [("7bohr", False, 206), ("7angstrom", False, 714), ("7bohr", True, 384)]
+    ("pos", "cell", "cutoff", "told"),
+    [
+        ([[0, 0, 0]], np.zeros((3, 3)), 7.0, "cell with a volume.*--boundary open"),
+        ([[0, 0, 0]], [[5, 0, 0], [0, 5, 0], [5, 5, 0]], 7.0, "cell with a volume"),
+        ([[0, 0, 0]], [[5, 0, 0], [0, 5, 0], [0, 0, np.nan]], 7.0, "cell with a volume"),
+        ([[0, 0, 0], [5, 0, 0]], 5 * np.eye(3), 4.0, "sites 0 and 1 are 0 bohr apart.*--cell"),
+        ([[0, 0, 0]], 5 * np.eye(3), 5.0, "at the cutoff of 5.0 bohr.*5.01bohr"),
+        ([[0, 0, 0], [1, 1, 1]], 5 * np.eye(3), 7000.0, "check the units of --cutoff and --cell"),
+    ],
 )
-def test_the_lattice_of_the_paper(cutoff: str, periodic: bool, edges: int) -> None:
-    pos, cell = surrogate.sites()
-    found = find_neighbours(Geometry(pos, cell, (periodic,) * 3), parse_length(cutoff))
-    assert len(found.neighbours) == edges
-
-
-def test_a_cell_without_volume_is_refused() -> None:
-    flat = np.array([[3.0, 0, 0], [0, 3.0, 0], [3.0, 3.0, 0]])
-    with pytest.raises(UserError, match="needs a cell with a volume"):
-        find_neighbours(Geometry(np.zeros((1, 3)), flat, (True, True, True)), 3.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "told"), [("7", "with its unit"), ("7 nm", "with its unit"), ("-7bohr", "positive"), ("e.bohr", "number")]
-)
-def test_lengths_that_are_none(text: str, told: str) -> None:
+def test_what_cannot_be_listed_is_told_in_one_line(pos, cell, cutoff: float, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        parse_length(text)
+        find_neighbours(Geometry(np.array(pos, float), np.array(cell, float), PERIODIC), cutoff)
 
 
-def test_units() -> None:
-    assert parse_length("7bohr") == 7
-    assert parse_length("7 angstrom") == pytest.approx(13.228, abs=1e-3)
+def test_a_shell_at_the_cutoff_is_told_under_an_open_boundary_too() -> None:
+    third = 1 / 3
+    with pytest.raises(UserError, match="rounding would decide"):
+        find_neighbours(Geometry(np.array([[0.0, 0, 0], [3 * third + 3 * 0.1, 0, 0]]), NO_CELL, OPEN), 1.3)
+
+
+def test_a_list_that_is_not_symmetric_is_not_accepted() -> None:
+    i, j, images = np.array([0, 0, 1]), np.array([1, 1, 0]), np.array([[0, 0, 0], [1, 0, 0], [0, 0, 0]])
+    with pytest.raises(RuntimeError, match="not symmetric"):
+        graphs._check_symmetric(i, j, images)
+
+
+@pytest.mark.parametrize(
+    ("text", "bohr"), [("7bohr", 7.0), (" 3.5 Bohr ", 3.5), ("7angstrom", 13.2280), ("1e1 Å", 18.8973), ("2å", 3.77945)]
+)
+def test_lengths(text: str, bohr: float) -> None:
+    assert parse_length(text) == pytest.approx(bohr, rel=1e-5)
+
+
+@pytest.mark.parametrize("text", ["7", "", "bohr", "7 miles", "-7bohr", "0bohr", "1e999bohr", "1.2.3bohr", "nanbohr"])
+def test_what_is_no_length_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--cutoff"):
+        parse_length(text, "--cutoff")
+
+
+def test_geometries_are_equal_when_their_bits_are() -> None:
+    pos = np.arange(6.0).reshape(2, 3)
+    key = Geometry(pos, NO_CELL, OPEN).key()
+    assert key == Geometry(pos.copy(), NO_CELL, OPEN).key()
+    assert key != Geometry(np.nextafter(pos, 9), NO_CELL, OPEN).key()
+    assert key != Geometry(pos, np.eye(3), OPEN).key() != Geometry(pos, np.eye(3), PERIODIC).key()

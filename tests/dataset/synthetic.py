@@ -1,0 +1,104 @@
+"""Small data sets made of nothing: arrays for the store, LSMS text of any structures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hydragnn_hpc.dataset import lsms
+from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
+from hydragnn_hpc.dataset.prepare import Samples, structure_arrays
+
+FE, CO, PT = 26, 27, 78
+
+
+def arrays(seed: int = 0, sizes: tuple[int, ...] = (4, 1, 6), cutoff: float = 5.0) -> dict[str, np.ndarray]:
+    """A data set of two samples for each geometry; geometry k has ``sizes[k]`` sites, every other one is periodic."""
+    rng = np.random.default_rng(seed)
+    geometries = []
+    for k, n in enumerate(sizes):
+        cell = np.diag(rng.uniform(5, 8, 3)) + rng.uniform(-1, 1, (3, 3))
+        geometries.append(Geometry(rng.uniform(0, 1, (n, 3)) @ cell, cell, (k % 2 == 1,) * 3))
+    which = np.repeat(np.arange(len(sizes)), 2).astype(np.int32)
+    species = [rng.choice([FE, CO, PT], sizes[g]).astype(np.int32) for g in which]
+    names = [f"sample_{k}_ü" for k in range(len(which))]
+    samples = Samples(names, geometries, which, species, {}, np.zeros(len(which)))
+    made = structure_arrays(samples, np.arange(len(which)).astype(np.uint8) % 3, cutoff)
+    n_atoms = len(made["atomic_numbers"])
+    made["target_energy"] = rng.normal(size=(len(which), 1))
+    made["target_spin"] = rng.normal(size=(n_atoms, 3))
+    made["target_spin"][0, 1] = np.nan
+    return made
+
+
+def facts(of: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What :func:`hydragnn_hpc.dataset.store.write` wants to know besides the arrays."""
+    targets = {}
+    for name, level, unit in (("energy", "graph", "Ry"), ("spin", "node", "μB")):
+        values = of[f"target_{name}"]
+        targets[name] = {
+            "level": level,
+            "unit": unit,
+            "label": name,
+            "width": values.shape[1],
+            "minimum": np.nanmin(values, axis=0).tolist(),
+            "maximum": np.nanmax(values, axis=0).tolist(),
+            "missing": int(np.isnan(values).sum()),
+        }
+    z = of["atomic_numbers"]
+    return {
+        "targets": targets,
+        "species": {"minimum": int(z.min()), "maximum": int(z.max())},
+        "scaled_over": "all",
+        "source": {"path": "synthetic"},
+        "neighbours": {"cutoff_bohr": 5.0, "boundary": "open"},
+    }
+
+
+def reseal(bp: Path, **changed: Any) -> None:
+    """Make a damaged data set's manifest fit it again, so that the damage reaches ADIOS2; set ``changed`` besides."""
+    file = bp / "manifest.json"
+    content = json.loads(file.read_text())
+    del content["seal"]
+    for name in content["files"]:
+        data = (bp / name).read_bytes()
+        content["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    content.update(changed)
+    seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps({**content, "seal": seal}, indent=1, ensure_ascii=False))
+
+
+def write_raw(folder: Path, samples: list[lsms.LsmsSample]) -> Path:
+    """Write LSMS text into the new folder."""
+    folder.mkdir(parents=True)
+    for sample in samples:
+        lsms.write_sample(sample, folder)
+    return folder
+
+
+def alloys(n: int = 40, seed: int = 0, n_geometries: int = 3) -> list[lsms.LsmsSample]:
+    """Fe-Co-Pt samples of 2 to 4 atoms on a few geometries, with the pure cells; energies are linear plus noise."""
+    rng = np.random.default_rng(seed)
+    pos = [rng.uniform(0, 6, (2 + k % 3, 3)) for k in range(n_geometries)]
+    made = []
+    for k in range(n):
+        sites = pos[k % n_geometries]
+        z = np.full(len(sites), (FE, CO, PT)[k % 3]) if k < 6 else rng.choice([FE, CO, PT], len(sites))
+        energy = -100.0 * z.sum() + (0.0 if len(set(z)) == 1 else rng.uniform(0, 1))
+        charge, moment = z + np.round(rng.normal(size=len(z)), 6), np.round(rng.normal(size=len(z)), 6)
+        made.append(lsms.new_sample(f"out_{k}", np.array([energy, 1.0, 0.5]), z, sites, (charge, moment)))
+    return made
+
+
+def neighbours_of(geometry: Geometry, cutoff: float) -> set[tuple[int, int, tuple[float, ...]]]:
+    """The list of :func:`find_neighbours` as a set of (site, neighbour, rounded vector)."""
+    found = find_neighbours(geometry, cutoff)
+    sites = np.repeat(np.arange(len(geometry.pos)), np.diff(found.offsets))
+    return {
+        (int(i), int(j), tuple((np.round(v, 6) + 0.0).tolist()))
+        for i, j, v in zip(sites, found.neighbours, found.vectors, strict=True)
+    }
