@@ -100,7 +100,7 @@ def _values(job: Job, site: Site, plan: Plan) -> dict[str, str | int]:
         "walltime_seconds": plan.walltime_seconds,
         "walltime_minutes": math.ceil(plan.walltime_seconds / 60),
         # Ranks stop at an epoch's end; what is left is for the last checkpoint and for the next job to be asked for.
-        "stop_seconds": max(30, min(180, plan.walltime_seconds // 10)),
+        "stop_seconds": max(10, min(180, plan.walltime_seconds // 10)),
     }
 
 

@@ -1,0 +1,126 @@
+"""One Slurm for all tests of this folder, and a small campaign with the outcome that mpirun gives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import Cluster, missing
+
+BIN = Path(sys.executable).parent
+SITE = Path(__file__).parents[2] / "jobs" / "sites" / "slurm.yaml"
+CAMPAIGN = """\
+name: under-slurm
+dataset: small.bp
+tasks:
+  H: {level: graph, field: mixing_enthalpy}
+  C: {level: node, field: charge_transfer}
+variants: [HC, H, C]
+replicas: 4
+model: {layers: 2, channels: 8, graph_head: [8], node_head: [8]}
+training: {epochs: 20, batch_size: 16, early_stopping: null, engine: torch}
+launch: {checkpoint_seconds: 0, device: cpu}
+"""
+
+
+@dataclass
+class Place:
+    """Where a test works: the campaign, its profile, the undisturbed outcome, the cluster."""
+
+    cluster: Cluster
+    folder: Path
+    campaign: Path
+    site: Path
+    expected: dict[str, str]
+
+    def submit(self, out: Path, *options: str) -> str:
+        """Submit the campaign; return the job's number."""
+        command = [
+            str(BIN / "hydragnn-hpc"),
+            "submit",
+            str(self.campaign),
+            str(out),
+            "--site",
+            str(self.site),
+            "--json",
+        ]
+        done = subprocess.run(
+            [*command, "--nodes", "2", *options],
+            env=self.cluster.environment(), capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return str(json.loads(done.stdout)["id"])
+
+    def wait(self, condition: Callable[[], bool], what: str, out: Path, patience: float = 150.0) -> None:
+        """Wait for ``condition``; on running out of patience, fail with the job's output."""
+        limit = time.monotonic() + patience
+        while not condition():
+            if time.monotonic() > limit:
+                texts = [p.read_text(errors="replace")[-3000:] for p in sorted((out / "jobs").glob("*.txt"))]
+                pytest.fail(f"not in {patience:.0f} s: {what}\n" + "\n".join(texts) + self.cluster.log())
+            time.sleep(0.2)
+
+    def wait_for_end(self, job: str, out: Path) -> None:
+        """Wait until the job is over, its further runs included, and hold its outcome to the undisturbed one."""
+        self.wait(
+            lambda: self.cluster.state(job) in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", ""), "the end", out
+        )
+        text = "\n".join(p.read_text(errors="replace") for p in (out / "jobs").glob("*.txt"))
+        assert self.cluster.state(job) == "COMPLETED", f"{self.cluster.state(job)}\n{text[-4000:]}"
+        assert outcome(out) == self.expected
+
+
+def outcome(out: Path) -> dict[str, str]:
+    """Return what must not depend on launcher, ranks or interruptions: Table 1 and every member's weights."""
+    found = {"table1": (out / "report" / "table1.csv").read_text()}
+    for path in sorted(out.glob("members/*/*/result.json")):
+        found["/".join(path.parts[-3:-1])] = json.loads(path.read_text())["weights_sha256"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Slurm of two nodes, with two pretended GPUs each."""
+    if reason := missing():
+        if os.environ.get("CI"):
+            pytest.fail(f"no Slurm can run here: {reason}")
+        pytest.skip(f"no Slurm can run here: {reason}")
+    made = Cluster(tmp_path_factory.mktemp("slurm"), ("n1", "n2"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="session")
+def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The data set, the campaign, the shipped profile of a Slurm machine, and the outcome under mpirun."""
+    folder = tmp_path_factory.mktemp("campaign")
+    program = str(BIN / "hydragnn-hpc")
+    for arguments in (
+        [program, "data", "generate", str(folder / "raw"), "--cap", "12", "--seed", "3"],
+        [program, "data", "prepare", str(folder / "raw"), str(folder / "small.bp")],
+    ):
+        subprocess.run(arguments, check=True, timeout=120, capture_output=True)
+    campaign = folder / "campaign.yaml"
+    campaign.write_text(CAMPAIGN)
+    # The profile as it ships, with the cores of these nodes; each rank leaves a note of its device mask.
+    note = f"echo $SLURMD_NODENAME $SLURM_LOCALID $CUDA_VISIBLE_DEVICES >> {folder}/masks.txt"
+    text = SITE.read_text().replace("cores_per_node: 16", "cores_per_node: 4")
+    text = text.replace("cores_per_rank: 8", "cores_per_rank: 2") + f"per_rank:\n  - {note}\n"
+    site = folder / "site.yaml"
+    site.write_text(text)
+    subprocess.run(
+        [str(BIN / "mpirun"), "-n", "2", program, "run", str(campaign), str(folder / "by-mpirun")],
+        check=True, timeout=180, capture_output=True,
+    )  # fmt: skip
+    return Place(cluster, folder, campaign, site, outcome(folder / "by-mpirun"))

@@ -1,0 +1,79 @@
+"""The rendered job script under a real Slurm: to the end, through time limits, cancellation and a failing node."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.conftest import Place
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+
+def finished(out: Path) -> int:
+    """Return how many members have a result."""
+    return len(list(out.glob("members/*/*/result.json")))
+
+
+def runs(out: Path) -> int:
+    """Return how many runs the chain has made."""
+    return int(json.loads((out / "jobs" / "chain.json").read_text())["runs"])
+
+
+def test_two_nodes_of_two_ranks_give_what_mpirun_gives(place: Place, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    job = place.submit(out)
+    place.wait_for_end(job, out)
+    assert runs(out) == 1
+    entry = json.loads((out / "jobs" / "submitted.jsonl").read_text())
+    assert (entry["id"], entry["nodes"], entry["members_left"]) == (job, 2, 12)
+    # One GPU a rank, another on each rank of a node.
+    masks = [line.split() for line in (place.folder / "masks.txt").read_text().splitlines()]
+    assert sorted((node, rank) for node, rank, _ in masks[:4]) == [("n1", "0"), ("n1", "1"), ("n2", "0"), ("n2", "1")]
+    assert sorted((node, gpu) for node, _, gpu in masks[:4]) == [("n1", "0"), ("n1", "1"), ("n2", "0"), ("n2", "1")]
+
+
+def test_out_of_time_it_requeues_itself_until_done(place: Place, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    job = place.submit(out, "--walltime", "22s")
+    place.wait(lambda: out.joinpath("jobs", "chain.json").exists() and runs(out) > 1, "a second run", out)
+    assert finished(out) < 12, "the first run was to be cut short"
+    place.wait_for_end(job, out)
+    assert runs(out) > 1
+
+
+def test_a_signal_ends_a_run_and_the_next_goes_on(place: Place, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    job = place.submit(out)
+    place.wait(lambda: finished(out) > 0, "a first member", out)
+    place.cluster.call("scancel", "--signal=USR2", job)
+    place.wait_for_end(job, out)
+    assert runs(out) == 2
+
+
+def test_cancelled_then_submitted_again(place: Place, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = place.submit(out)
+    place.wait(lambda: finished(out) > 0, "a first member", out)
+    place.cluster.call("scancel", first)
+    place.wait(lambda: place.cluster.state(first) in ("CANCELLED", ""), "the cancellation", out)
+    assert finished(out) < 12
+    second = place.submit(out)
+    place.wait_for_end(second, out)
+    left = [json.loads(line)["members_left"] for line in (out / "jobs" / "submitted.jsonl").read_text().splitlines()]
+    assert left[0] == 12
+    assert 0 < left[1] < 12
+
+
+def test_a_node_that_fails_in_mid_run(place: Place, tmp_path: Path) -> None:
+    """Slurm ends the job and puts it back into the queue; with the node up again, it goes on."""
+    out = tmp_path / "out"
+    job = place.submit(out)
+    place.wait(lambda: finished(out) > 0, "a first member", out)
+    place.cluster.call("scontrol", "update", "nodename=n2", "state=down", "reason=test")
+    place.wait(lambda: place.cluster.state(job) in ("PENDING", "COMPLETING", "NODE_FAIL"), "the end of the run", out)
+    place.cluster.call("scontrol", "update", "nodename=n2", "state=resume")
+    place.wait_for_end(job, out)
+    assert runs(out) == 2

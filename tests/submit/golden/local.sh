@@ -1,0 +1,20 @@
+#!/bin/bash
+# No scheduler: this host, until done. The wall time ends each run, and the next follows at once.
+
+out=/project/fept/runs/paper
+cd /project/fept || exit 2
+
+export PATH=/project/venv/bin:$PATH
+
+python -m hydragnn_hpc.submit.chain begin "$out" || exit
+mpirun -n 2 \
+  hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+  --time-limit "$((30600 - SECONDS - 180))s"
+# The members' files decide what follows: all done, or the same again (75).
+python -m hydragnn_hpc.submit.chain end "$out" "$?" --runs 50
+code=$?
+if [ "$code" -eq 75 ]; then
+  exec bash /project/fept/runs/paper/jobs/job.sh
+fi
+exit "$code"
+

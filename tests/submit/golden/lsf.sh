@@ -1,0 +1,27 @@
+#!/bin/bash
+#BSUB -J fept
+#BSUB -W 260
+#BSUB -o /project/fept/runs/paper/jobs/%J.txt
+# LSF puts the job back into the queue when it exits with 75.
+#BSUB -Q "75"
+#BSUB -wa USR2
+#BSUB -wt 3
+#BSUB -P abc123
+#BSUB -n 4
+#BSUB -R "span[ptile=4] affinity[core(10)]"
+#BSUB -gpu "num=4:mode=shared"
+
+out=/project/fept/runs/paper
+cd /project/fept || exit 2
+
+export PATH=/project/venv/bin:$PATH
+
+python -m hydragnn_hpc.submit.chain begin "$out" || exit
+mpirun -n 4 --map-by ppr:4:node:PE=10 \
+  hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+  --time-limit "$((15600 - SECONDS - 180))s"
+# The members' files decide what follows: all done, or the same again (75).
+python -m hydragnn_hpc.submit.chain end "$out" "$?" --runs 50
+code=$?
+exit "$code"
+

@@ -1,0 +1,35 @@
+#!/bin/bash
+#SBATCH --job-name=fept
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --cpus-per-task=32
+#SBATCH --time=2:20:00
+#SBATCH --output=/project/fept/runs/paper/jobs/%j.txt
+#SBATCH --open-mode=append
+#SBATCH --requeue
+# Ranks stop by the time limit below; should one not, USR2 (NCCL takes USR1) reminds it. Slurm may send it a minute early.
+#SBATCH --signal=USR2@90
+#SBATCH --account=abc123
+#SBATCH --constraint=gpu
+#SBATCH --qos=regular
+#SBATCH --gpus-per-node=4
+
+out=/project/fept/runs/paper
+cd /project/fept || exit 2
+
+root=/project/hydragnn_hpc
+. "$root/envs/perlmutter.sh"
+export MPICH_GPU_SUPPORT_ENABLED=0
+
+python -m hydragnn_hpc.submit.chain begin "$out" || exit
+srun --nodes=2 --ntasks=8 --ntasks-per-node=4 --cpus-per-task=32 --cpu-bind=cores --gpus-per-task=1 --wait=0 --kill-on-bad-exit=0 \
+  hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+  --time-limit "$((8400 - SECONDS - 180))s"
+# The members' files decide what follows: all done, or the same again (75).
+python -m hydragnn_hpc.submit.chain end "$out" "$?" --runs 50
+code=$?
+if [ "$code" -eq 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID" || sbatch /project/fept/runs/paper/jobs/job.sh
+fi
+exit "$code"
+

@@ -1,0 +1,32 @@
+#!/bin/bash
+#PBS -N fept
+#PBS -l walltime=4:20:00
+#PBS -j oe
+#PBS -o /project/fept/runs/paper/jobs/
+#PBS -r y
+#PBS -A abc123
+#PBS -q preemptable
+#PBS -l select=1:system=polaris
+#PBS -l place=scatter
+#PBS -l filesystems=home:eagle
+
+out=/project/fept/runs/paper
+cd /project/fept || exit 2
+
+root=/project/hydragnn_hpc
+. "$root/envs/polaris.sh"
+export MPICH_GPU_SUPPORT_ENABLED=0
+
+python -m hydragnn_hpc.submit.chain begin "$out" || exit
+mpiexec -n 4 -ppn 4 --depth 8 --cpu-bind depth \
+  bash -c 'export CUDA_VISIBLE_DEVICES="$((3 - PMI_LOCAL_RANK % 4))"; exec "$@"' rank \
+  hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+  --time-limit "$((15600 - SECONDS - 180))s"
+# The members' files decide what follows: all done, or the same again (75).
+python -m hydragnn_hpc.submit.chain end "$out" "$?" --runs 50
+code=$?
+if [ "$code" -eq 75 ]; then
+  qsub /project/fept/runs/paper/jobs/job.sh
+fi
+exit "$code"
+

@@ -1,0 +1,31 @@
+#!/bin/bash
+#SBATCH --job-name=fept
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=2
+#SBATCH --cpus-per-task=8
+#SBATCH --time=8:30:00
+#SBATCH --output=/project/fept/runs/paper/jobs/%j.txt
+#SBATCH --open-mode=append
+#SBATCH --requeue
+# Ranks stop by the time limit below; should one not, USR2 (NCCL takes USR1) reminds it. Slurm may send it a minute early.
+#SBATCH --signal=USR2@90
+#SBATCH --account=abc123
+#SBATCH --gpus-per-node=2
+
+out=/project/fept/runs/paper
+cd /project/fept || exit 2
+
+export PATH=/project/venv/bin:$PATH
+
+python -m hydragnn_hpc.submit.chain begin "$out" || exit
+srun --mpi=pmi2 --nodes=1 --ntasks=2 --ntasks-per-node=2 --cpus-per-task=8 --gpus-per-task=1 --wait=0 --kill-on-bad-exit=0 \
+  hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+  --time-limit "$((30600 - SECONDS - 180))s"
+# The members' files decide what follows: all done, or the same again (75).
+python -m hydragnn_hpc.submit.chain end "$out" "$?" --runs 50
+code=$?
+if [ "$code" -eq 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID" || sbatch /project/fept/runs/paper/jobs/job.sh
+fi
+exit "$code"
+

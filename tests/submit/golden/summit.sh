@@ -1,0 +1,26 @@
+#!/bin/bash
+#BSUB -J fept
+#BSUB -W 90
+#BSUB -o /project/fept/runs/paper/jobs/%J.txt
+# LSF puts the job back into the queue when it exits with 75.
+#BSUB -Q "75"
+#BSUB -wa USR2
+#BSUB -wt 3
+#BSUB -P abc123
+#BSUB -q batch
+#BSUB -nnodes 2
+
+out=/project/fept/runs/paper
+cd /project/fept || exit 2
+
+export PATH=/project/venv/bin:$PATH
+
+python -m hydragnn_hpc.submit.chain begin "$out" || exit
+jsrun -n 12 -r 6 -a 1 -g 1 -c 7 \
+  hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+  --time-limit "$((5400 - SECONDS - 180))s"
+# The members' files decide what follows: all done, or the same again (75).
+python -m hydragnn_hpc.submit.chain end "$out" "$?" --runs 50
+code=$?
+exit "$code"
+

@@ -1,0 +1,388 @@
+"""Job scripts: one golden file a machine, what is refused, what schedulers answer, and how a chain goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hydragnn_hpc import ledger
+from hydragnn_hpc.config import Campaign, config_hash, load_campaign
+from hydragnn_hpc.errors import ExitCode, UserError
+from hydragnn_hpc.ledger import Frozen
+from hydragnn_hpc.paths import CampaignFolder, write_json
+from hydragnn_hpc.submit import chain, plan, render, scheduler
+from hydragnn_hpc.submit.site import Site, load_site, site_names
+
+ROOT = Path(__file__).parents[2]
+PAPER = ROOT / "jobs" / "campaigns" / "paper.yaml"
+GOLDEN = Path(__file__).parent / "golden"
+BIN = Path(sys.executable).parent
+RENEW = "python -m tests.submit.renew"
+
+
+@pytest.fixture(scope="module")
+def paper() -> Campaign:
+    """The paper's campaign."""
+    return load_campaign(PAPER)
+
+
+def work(stacks: int = 84, seconds: float | None = None) -> plan.Work:
+    """Return what is left of a campaign whose stacks hold one member each."""
+    return plan.Work(stacks, stacks, seconds)
+
+
+def script_of(name: str) -> str:
+    """Return the paper's script for a machine, with paths that stand for themselves."""
+    site, campaign = load_site(name), load_campaign(PAPER)
+    chosen = plan.make_plan(campaign, work(seconds=600.0), site, None, None, None)
+    job = render.Job(
+        campaign=Path("/project/fept/paper.yaml"),
+        out=CampaignFolder("/project/fept/runs/paper"),
+        name="fept",
+        root=Path("/project/hydragnn_hpc"),
+        python_folder=Path("/project/venv/bin"),
+        overrides=("training.epochs=100",),
+        account="abc123",
+    )
+    return render.render(job, site, chosen)
+
+
+def test_every_machine_has_its_golden_file() -> None:
+    assert site_names() == sorted(p.stem for p in GOLDEN.glob("*.sh"))
+
+
+@pytest.mark.parametrize("name", site_names())
+def test_scripts_are_the_golden_ones(name: str) -> None:
+    expected = (GOLDEN / f"{name}.sh").read_text()
+    assert script_of(name) == expected, f"the script for {name} has changed; if it is meant: {RENEW}"
+
+
+@pytest.mark.parametrize("name", site_names())
+def test_scripts_are_sound_bash(name: str, tmp_path: Path) -> None:
+    script = tmp_path / "job.sh"
+    script.write_text(script_of(name))
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    if shutil.which("shellcheck") is None:
+        assert not os.environ.get("CI"), "shellcheck is not installed"
+        pytest.skip("shellcheck is not installed")
+    # SC1091: environments are sourced that are not here; SC2016: what ranks expand is quoted on purpose.
+    done = subprocess.run(
+        ["shellcheck", "--shell=bash", "--exclude=SC1091,SC2016", str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not done.stdout, done.stdout
+
+
+def test_summit_is_launched_as_the_paper_was() -> None:
+    assert "\njsrun -n 12 -r 6 -a 1 -g 1 -c 7 " in script_of("summit")
+    assert "#BSUB -nnodes 2\n" in script_of("summit")
+
+
+@pytest.mark.parametrize("name", site_names())
+def test_profiles_fit_their_nodes(name: str) -> None:
+    site = load_site(name)
+    assert site.name == name
+    assert site.ranks_per_node * site.cores_per_rank <= site.cores_per_node
+    assert site.gpus_per_node in (0, site.ranks_per_node), "one rank a GPU"
+    assert name == "local" or site.sources
+
+
+# What a job asks for
+
+
+@pytest.mark.parametrize(
+    ("stacks", "site", "nodes", "queue", "hours"),
+    [
+        (84, "frontier", 2, "batch", 2.0),
+        (3, "frontier", 1, "batch", 2.0),
+        (84, "polaris", 1, "preemptable", 72.0),
+        (84, "summit", 2, "batch", 2.0),
+        (84, "local", 1, "", 24.0),
+    ],
+)
+def test_without_measurements_a_job_asks_for_the_queues_time(
+    paper: Campaign, stacks: int, site: str, nodes: int, queue: str, hours: float
+) -> None:
+    chosen = plan.make_plan(paper, work(stacks), load_site(site), None, None, None)
+    assert (chosen.nodes, chosen.queue, chosen.walltime_seconds) == (nodes, queue, hours * 3600)
+
+
+def test_measured_seconds_give_the_time() -> None:
+    paper = load_campaign(PAPER)
+    # 84 stacks on 2 nodes of 6: 7 rounds of 600 s, a fifth more, 5 minutes to start: 89 minutes, rounded up to 90.
+    chosen = plan.make_plan(paper, work(seconds=600.0), load_site("summit"), 2, None, None)
+    assert chosen.estimate_seconds == 7 * 600 * 1.2 + 300
+    assert chosen.walltime_seconds == 90 * 60
+    slots = load_campaign(PAPER, ["launch.slots_per_device=7"])
+    assert plan.make_plan(slots, work(seconds=600.0), load_site("summit"), 2, None, None).estimate_seconds == 1020
+
+
+def test_more_than_a_queue_allows_is_cut_and_goes_on_in_further_jobs(paper: Campaign) -> None:
+    chosen = plan.make_plan(paper, work(seconds=36000.0), load_site("frontier"), 2, None, None)
+    assert chosen.walltime_seconds == 7200
+
+
+@pytest.mark.parametrize(
+    ("site", "nodes", "walltime", "queue", "words"),
+    [
+        ("frontier", 12, None, None, "keep at most 11 nodes of 8 ranks busy; ask for 11"),
+        ("frontier", 0, None, None, "at least 1"),
+        ("frontier", 10000, None, None, "takes jobs of these numbers of nodes"),
+        ("frontier", 2, 25 * 3600, None, "frontier allows 24 hours on 2 nodes"),
+        ("frontier", 2, 3 * 3600, "batch", "frontier allows 2 hours on 2 nodes"),
+        ("frontier", 2, None, "bach", "frontier has no queue 'bach'; did you mean 'batch'?"),
+        ("polaris", 2, None, "prod", "prod 10 to 24"),
+        ("perlmutter", 9, None, "debug", "debug 1 to 8"),
+        ("local", 2, None, None, "takes jobs of these numbers"),
+    ],
+)
+def test_what_a_machine_does_not_give(
+    paper: Campaign, site: str, nodes: int, walltime: int | None, queue: str | None, words: str
+) -> None:
+    with pytest.raises(UserError, match=words.replace("?", r"\?")):
+        plan.make_plan(paper, work(), load_site(site), nodes, walltime, queue)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 5400), ("2h", 7200), ("45m", 2700), ("1:30:00", 5400), ("1:30", 5400), ("0.5h", 1800)]
+)
+def test_wall_times(text: str, seconds: int) -> None:
+    assert plan.parse_walltime(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "-1", "1:99", "1d", "1:2:3:4", "nan"])
+def test_wall_times_that_are_none(text: str) -> None:
+    with pytest.raises(UserError, match="--walltime"):
+        plan.parse_walltime(text)
+
+
+# Profiles that do not fit
+
+
+def site_file(folder: Path, **changes: object) -> str:
+    """Write the generic Slurm profile with ``changes`` (None removes a key); return its path."""
+    content = yaml.safe_load((ROOT / "jobs/sites/slurm.yaml").read_text())
+    content = {k: v for k, v in {**content, **changes}.items() if v is not None}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(content))
+    return str(folder / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scheduler": "sge"}, "scheduler"),
+        ({"gpu_per_node": 3}, "unknown key 'gpu_per_node'; did you mean 'gpus_per_node'?"),
+        ({"limits": [{"nodes": [1, 2], "hour": 3}]}, "unknown key 'limits.0.hour'; did you mean 'hours'?"),
+        ({"launch": None}, "missing key 'launch'"),
+        ({"cores_per_node": 0}, "cores_per_node"),
+    ],
+)
+def test_profiles_that_do_not_fit(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_site(site_file(tmp_path, **changes))
+    assert words in str(caught.value)
+
+
+def test_profiles_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no such machine; known are: aurora, .*, summit"):
+        load_site("frontyer")
+    with pytest.raises(UserError, match="no such file"):
+        load_site(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize("word", ["--nodes={node}", "--x={", "--x={nodes.x}", "{0}"])
+def test_a_profile_that_names_what_is_unknown(tmp_path: Path, paper: Campaign, word: str) -> None:
+    site = load_site(site_file(tmp_path, launch=["srun", word]))
+    job = render.Job(PAPER, CampaignFolder(tmp_path), "x", ROOT, BIN)
+    with pytest.raises(UserError, match="profile slurm"):
+        render.render(job, site, plan.make_plan(paper, work(), site, None, None, None))
+
+
+def test_an_account_that_is_missing(tmp_path: Path, paper: Campaign) -> None:
+    site = load_site("frontier")
+    job = render.Job(PAPER, CampaignFolder(tmp_path), "x", ROOT, BIN)
+    with pytest.raises(UserError, match="name yours with --account"):
+        render.render(job, site, plan.make_plan(paper, work(), site, None, None, None))
+
+
+def test_names_with_blanks_and_quotes_reach_the_program_unharmed(tmp_path: Path, paper: Campaign) -> None:
+    """The local script is run with a stand-in for the launcher that prints its words."""
+    (tmp_path / "bin").mkdir()
+    for name, body in (("mpirun", 'printf "%s\\n" "$@"'), ("python", "exit 0")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    folder = tmp_path / "it's a 'folder' $HOME"
+    folder.mkdir()
+    site: Site = load_site("local")
+    job = render.Job(folder / "c d.yaml", CampaignFolder(folder / "o;ut"), "x", ROOT, tmp_path / "bin", ("name='a b'",))
+    script = render.render(job, site, plan.make_plan(paper, work(), site, None, 600, None))
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    words = done.stdout.splitlines()
+    assert words[:4] == ["-n", "2", "hydragnn-hpc", "run"]
+    assert words[4:8] == [str(folder / "c d.yaml"), str(folder / "o;ut"), "--set", "name='a b'"]
+    assert words[8] == "--time-limit"
+    assert 530 <= int(words[9].removesuffix("s")) <= 540
+
+
+# Schedulers
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "identifier"),
+    [
+        ("slurm", "123;cluster\n", "123"),
+        ("lsf", "Job <4711> is submitted to queue <batch>.\n", "4711"),
+        ("pbs", "99.polaris-pbs-01\n", "99.polaris-pbs-01"),
+        ("flux", "ƒM7Zq9AKHno\n", "ƒM7Zq9AKHno"),
+    ],
+)
+def test_identifiers(name: str, answer: str, identifier: str) -> None:
+    assert scheduler.job_id(name, answer) == identifier
+    with pytest.raises(UserError, match="names no job"):
+        scheduler.job_id(name, "\n")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a campaign whose data set is there, and an empty PATH folder ahead."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "data.bp").mkdir()
+    text = PAPER.read_text().replace("../../data/fept.bp", "data.bp")
+    (tmp_path / "c.yaml").write_text(text)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    return tmp_path
+
+
+def command(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``submit`` in ``here``."""
+    return subprocess.run(
+        [str(BIN / "hydragnn-hpc"), "submit", "c.yaml", "out", *arguments],
+        cwd=here, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def stand_in(here: Path, name: str, body: str) -> None:
+    """Put a program on PATH."""
+    (here / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+    (here / "bin" / name).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("site", "program", "body"),
+    [
+        ("frontier", "sbatch", '[ "$1" = --parsable ] && grep -q "^#SBATCH --account=abc" "$2" && echo "7;x"'),
+        ("lsf", "bsub", 'grep -q "^#BSUB -P abc" && echo "Job <7> is submitted to default queue <normal>."'),
+        ("aurora", "qsub", 'grep -q "^#PBS -A abc" "$1" && echo 7'),
+        ("flux", "flux", '[ "$1" = batch ] && grep -q "^# flux: --bank=abc" "$2" && echo 7'),
+    ],
+)
+def test_a_job_is_submitted_and_remembered(here: Path, site: str, program: str, body: str) -> None:
+    stand_in(here, program, body)
+    done = command(here, "--site", site, "--account", "abc", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["id"] == "7"
+    lines = [json.loads(line) for line in (here / "out/jobs/submitted.jsonl").read_text().splitlines()]
+    assert [(line["id"], line["site"], line["members_left"]) for line in lines] == [("7", site, 84)]
+    assert (here / "out/jobs/job.sh").exists()
+
+
+def test_refusals_are_one_line(here: Path) -> None:
+    stand_in(here, "sbatch", 'echo "sbatch: error: Batch job submission failed: Invalid account" >&2; exit 1')
+    for arguments, words in [
+        (["--site", "frontier", "--account", "abc"], "'sbatch' refused the job: sbatch: error"),
+        (["--site", "polaris", "--account", "abc"], "'qsub' is not on this host"),
+        (["--site", "frntier"], "no such machine"),
+        (["--site", "summit", "--account", "abc"], "switched off in November 2024"),
+        (["--site", "slurm", "--walltime", "x"], "--walltime x"),
+        (["--site", "slurm", "--set", "replica=1"], "did you mean 'replicas'?"),
+    ]:
+        done = command(here, *arguments)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_dry_run_writes_nothing(here: Path) -> None:
+    done = command(here, "--site", "frontier", "--account", "abc", "--dry-run")
+    assert done.stdout.startswith("#!/bin/bash\n#SBATCH")
+    assert not (here / "out").exists()
+
+
+# The chain
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CampaignFolder:
+    """A campaign's folder of 2 members, none trained."""
+    made = CampaignFolder(tmp_path / "out")
+    made.jobs.mkdir(parents=True)
+    campaign = load_campaign(PAPER, ["variants=[H]", "replicas=2"])
+    ledger.freeze(made, Frozen(campaign, config_hash(campaign, "d"), "d"))
+    return made
+
+
+def finish(folder: CampaignFolder, replica: int, state: str = "finished") -> None:
+    """Give a member its result."""
+    files = folder.member("H", replica)
+    files.make()
+    write_json(files.result, {"state": state, "seconds": 5.0})
+
+
+def test_a_chain_goes_on_while_something_moves(folder: CampaignFolder) -> None:
+    chain.begin(folder)
+    assert chain.end(folder, 75, 50)[0] == 1, "nothing moved"
+    chain.begin(folder)
+    finish(folder, 0)
+    assert chain.end(folder, 75, 50) == (ExitCode.AGAIN, "1 members are left; to be run again")
+    chain.begin(folder)
+    folder.member("H", 1).make()
+    folder.member("H", 1).checkpoint.write_bytes(b"x")
+    assert chain.end(folder, 137, 50)[0] == ExitCode.AGAIN, "a launcher that was killed: the members decide"
+    assert chain.end(folder, 75, 3)[0] == 1, "the limit of runs"
+    finish(folder, 1)
+    assert chain.end(folder, 75, 50) == (ExitCode.DONE, "done")
+
+
+def test_a_chain_tells_failed_members(folder: CampaignFolder) -> None:
+    chain.begin(folder)
+    finish(folder, 0)
+    finish(folder, 1, "diverged")
+    assert chain.end(folder, 0, 50) == (ExitCode.MEMBERS_FAILED, "done; 1 members failed")
+
+
+def test_a_chain_does_not_repeat_a_mistake(folder: CampaignFolder, tmp_path: Path) -> None:
+    chain.begin(folder)
+    finish(folder, 0)
+    assert chain.end(folder, 2, 50)[0] == ExitCode.USAGE
+    assert chain.end(CampaignFolder(tmp_path / "empty"), 0, 50)[0] == 1
+
+
+def test_a_user_who_submits_again_starts_a_new_count(folder: CampaignFolder) -> None:
+    for _ in range(3):
+        chain.begin(folder)
+    chain.restart(folder)
+    chain.begin(folder)
+    assert json.loads(folder.job_chain.read_text())["runs"] == 1
+    folder.job_chain.write_text("[")
+    chain.begin(folder)
+    assert json.loads(folder.job_chain.read_text())["runs"] == 1
+
+
+def test_what_is_left_counts_stacks(folder: CampaignFolder) -> None:
+    campaign = load_campaign(PAPER, ["variants=[H]", "replicas=5", "launch.stack=2"])
+    finish(folder, 0)
+    finish(folder, 2)
+    finish(folder, 3)
+    left = plan.work_left(campaign, folder.root, None)
+    assert (left.members, left.stacks, left.stack_seconds) == (2, 2, 5.0)
+    assert plan.work_left(campaign, folder.root, 7.0).stack_seconds == 7.0
