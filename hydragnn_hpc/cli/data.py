@@ -19,14 +19,15 @@ app = typer.Typer(help="Make, prepare and look at data sets.", no_args_is_help=T
 @app.command(epilog="Example: hydragnn-hpc data generate data/raw --cap 40")
 def generate(
     out: Annotated[Path, typer.Argument(help="The folder to make.")],
-    cap: Annotated[int, typer.Option(min=1, help="At most so many samples a composition.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same files.")] = 0,
+    cap: Annotated[int, typer.Option(help="At most so many samples a composition.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
 ) -> None:
     """Write a surrogate FePt data set as LSMS text."""
     from hydragnn_hpc.dataset import surrogate
     from hydragnn_hpc.logs import progress
 
+    _check_seed(seed)
     with progress("generating", "files") as update:
         number = surrogate.generate(out, cap, seed, force, update)
     typer.echo(f"{out}: {number:,} files")
@@ -50,12 +51,12 @@ def prepare(
         ),
     ] = "",
     cap: Annotated[
-        int, typer.Option(min=0, help="At most so many samples a composition, chosen at random; 0 keeps all.")
+        int, typer.Option(help="At most so many samples a composition, chosen at random; 0 keeps all.")
     ] = 1000,
     fractions: Annotated[
         str, typer.Option(help="Training, validation and test part of every composition.")
     ] = "0.70,0.15,0.15",
-    seed: Annotated[int, typer.Option(min=0, help="Of the split and of the cap's choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the split and of the cap's choice.")] = 0,
     scale_over: Annotated[
         str, typer.Option(help="Scale targets to [0, 1] by minimum and maximum over: all, train.")
     ] = "all",
@@ -74,6 +75,7 @@ def prepare(
     from hydragnn_hpc.dataset.graphs import parse_length
     from hydragnn_hpc.logs import progress
 
+    _check_seed(seed)
     options = pipeline.Options(
         cutoff=parse_length(cutoff, "--cutoff"),
         periodic=_one_of("--boundary", boundary, ("open", "periodic")) == "periodic",
@@ -143,6 +145,11 @@ def _one_of(option: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise UserError(f"{option} {value}{nearest(value, known)}")
     return value
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise UserError(f"--seed {seed}: must be 0 or positive")
 
 
 def _fractions(text: str) -> tuple[float, float, float]:

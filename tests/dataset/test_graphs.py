@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from synthetic import neighbours_of
 
-from hydragnn_hpc.dataset import graphs
+from hydragnn_hpc.dataset import graphs, surrogate
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours, parse_length
 from hydragnn_hpc.errors import UserError
 
@@ -91,6 +91,15 @@ def test_lists_are_sorted_and_exactly_antisymmetric(case: tuple[Geometry, float]
     assert len(there) == len(pairs) and there == back
     again = find_neighbours(geometry, cutoff)
     assert again.vectors.tobytes() == found.vectors.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("cutoff", "periodic", "edges"), [("7bohr", False, 206), ("7angstrom", False, 714), ("7bohr", True, 384)]
+)
+def test_the_lattice_of_the_paper(cutoff: str, periodic: bool, edges: int) -> None:
+    pos, cell = surrogate.sites()
+    found = find_neighbours(Geometry(pos, cell, (periodic,) * 3), parse_length(cutoff))
+    assert len(found.neighbours) == edges
 
 
 def test_an_atom_has_its_own_images_as_neighbours() -> None:

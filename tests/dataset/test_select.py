@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydragnn_hpc.dataset import select
+from hydragnn_hpc.dataset import derive, select
 from hydragnn_hpc.errors import UserError
 
 FRACTIONS = (0.7, 0.15, 0.15)
@@ -67,6 +67,14 @@ def test_every_composition_is_split_in_the_same_proportion(sizes, seed, fraction
     assert np.array_equal(split.part, select.split_by_composition(counts, fractions, seed).part)
 
 
+def test_the_parts_depend_on_the_composition_and_the_seed_alone() -> None:
+    counts = np.repeat([[1, 3], [2, 2]], [40, 60], axis=0)
+    whole = select.split_by_composition(counts, FRACTIONS, 4).part
+    alone = select.split_by_composition(counts[40:], FRACTIONS, 4).part
+    np.testing.assert_array_equal(whole[40:], alone)
+    assert (select.split_by_composition(counts, FRACTIONS, 5).part != whole).any()
+
+
 def test_seeds_split_differently() -> None:
     counts = counts_of([100])
     parts = [select.split_by_composition(counts, FRACTIONS, seed).part for seed in (0, 1)]
@@ -94,3 +102,22 @@ def test_fractions_that_are_none_are_refused(fractions) -> None:
 def test_a_part_that_stays_empty_is_refused() -> None:
     with pytest.raises(UserError, match=r"validation part is empty: 4 samples in 2 compositions"):
         select.split_by_composition(counts_of([2, 2]), FRACTIONS, 0)
+
+
+def test_mixing_enthalpy_of_any_elements() -> None:
+    species, counts = np.array([29, 79]), np.array([[4, 0], [0, 2], [2, 2]])
+    energies = np.array([-40.0, -14.0, -35.5])
+    found = derive.find_end_members(energies, counts, species)
+    assert found == {29: -10.0, 79: -7.0}
+    np.testing.assert_allclose(derive.mixing_enthalpy(energies, counts, species, found), [0, 0, -1.5])
+    with pytest.raises(UserError, match=r"no end member for Au.*--end-member Au="):
+        derive.mixing_enthalpy(energies, counts, species, {29: -10.0})
+    assert derive.parse_end_members(["Au=-7.5"]) == {79: -7.5}
+    for wrong, told in (
+        ("Xx=1", "no element 'Xx'"),
+        ("Au", "SYMBOL=ENERGY"),
+        ("Au=much", "SYMBOL=ENERGY"),
+        ("Au=nan", "SYMBOL=ENERGY"),
+    ):
+        with pytest.raises(UserError, match=told):
+            derive.parse_end_members([wrong])
