@@ -11,7 +11,9 @@ import pandas as pd
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member
+from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report import rows
+from hydragnn_hpc.report.live import running_now
 
 HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds_training", "seconds_validation")
 
@@ -83,7 +85,7 @@ def load(out: Path | str) -> Results:
     UserError
         If the folder holds no campaign, or a result cannot be read.
     """
-    snapshot = rows.read(out)
+    snapshot = rows.read(out, running_now(CampaignFolder(out)))
     return Results(snapshot.folder, snapshot.frozen, snapshot.members)
 
 

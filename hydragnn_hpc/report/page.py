@@ -37,6 +37,7 @@ def page(content: Content, parts: Sequence[Section]) -> str:
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -53,6 +54,11 @@ def page(content: Content, parts: Sequence[Section]) -> str:
         style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
         script=(TEMPLATES / "page.js").read_text(encoding="utf-8"),
     )
+
+
+def _printable(value: Any) -> Any:
+    # What a failed program printed may hold control characters, which no page may have.
+    return "".join(c for c in value if c.isprintable() or c == "\n") if type(value) is str else value
 
 
 @dataclass(frozen=True)

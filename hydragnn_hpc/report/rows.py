@@ -14,6 +14,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES
 from hydragnn_hpc.ledger import Frozen, Member, State
 from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.report import text
 
 Row = dict[str, Any]
 """A row of a table; None is a missing value."""
@@ -178,7 +179,7 @@ def _member_row(member: Member, tasks: list[str]) -> Row:
     device = result.get("device") or {}
     row["device"] = str(device.get("name") or device.get("type") or "")
     row["failures"] = len(member.failures)
-    row["cause"] = str(member.failures[-1].get("cause", "")) if member.failures else ""
+    row["cause"] = text.line(member.failures[-1].get("cause", "")) if member.failures else ""
     row["weights_sha256"] = result.get("weights_sha256")
     return row
 

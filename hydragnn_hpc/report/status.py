@@ -6,18 +6,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import State
-from hydragnn_hpc.paths import CampaignFolder, read_json
+from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report import rows, tables, text
+from hydragnn_hpc.report.live import mapping, progress_of, timestamp
 from hydragnn_hpc.report.rows import Row, Snapshot
 
-STALE_SECONDS = 60.0
-"""A run writes its progress every two seconds; a progress file older than this has nobody behind it."""
 SHOWN = 20
 """So many running members and failures are shown; ``--json`` has all of them."""
 UNSETTLED = (State.WAITING, State.RUNNING, State.INTERRUPTED)
@@ -78,9 +75,8 @@ def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[Status
         If the folder holds no campaign, or a result cannot be read.
     """
     folder = CampaignFolder(out)
-    progress = _progress(folder)
-    active = _is_active(folder, progress)
-    running = _mapping(progress.get("members_running")) if active else {}
+    progress, active = progress_of(folder)
+    running = mapping(progress.get("members_running")) if active else {}
     snapshot = rows.read(out, running, before)
     started = progress.get("started") if active else None
     status = Status(
@@ -93,10 +89,10 @@ def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[Status
         started=started,
         updated=progress.get("time"),
         seconds_left=rows.number(progress.get("seconds_left")) if active else None,
-        members_per_hour=_members_per_hour(snapshot, _seconds_of(started)),
+        members_per_hour=_members_per_hour(snapshot, timestamp(started)),
         worker_seconds_left=_worker_seconds_left(snapshot, running),
         workers=list(progress.get("workers") or []) if active else [],
-        running={m.name: _mapping(running[m.name]) for m in snapshot.members if m.state is State.RUNNING},
+        running={m.name: mapping(running[m.name]) for m in snapshot.members if m.state is State.RUNNING},
         failures=failures(snapshot),
         table1=rows.table1_rows(snapshot),
     )
@@ -223,7 +219,7 @@ def failures(snapshot: Snapshot) -> list[Row]:
 def _members_per_hour(snapshot: Snapshot, started: float | None) -> float | None:
     if started is None:
         return None
-    ends = [_seconds_of((m.result.get("sessions") or [{}])[-1].get("ended")) for m in snapshot.members if m.result]
+    ends = [timestamp((m.result.get("sessions") or [{}])[-1].get("ended")) for m in snapshot.members if m.result]
     done = sum(1 for end in ends if end is not None and end >= started)
     elapsed = time.time() - started
     return done / elapsed * 3600 if done and elapsed > 0 else None
@@ -240,30 +236,7 @@ def _worker_seconds_left(snapshot: Snapshot, running: dict[str, Any]) -> float |
     for member in snapshot.members:
         if member.state in UNSETTLED:
             expected = means[member.variant]
-            epoch = rows.number(_mapping(running.get(member.name)).get("epoch")) or 0.0
+            epoch = rows.number(mapping(running.get(member.name)).get("epoch")) or 0.0
             share = 1 - min(epoch / campaign.training.epochs, 1.0)
             total += (sum(known) / len(known) if expected is None else expected) * share / campaign.launch.stack
     return total
-
-
-def _progress(folder: CampaignFolder) -> dict[str, Any]:
-    try:
-        return _mapping(read_json(folder.progress)) if folder.progress.exists() else {}
-    except UserError:
-        return {}  # it tells of the present only; the members' own files tell the rest
-
-
-def _is_active(folder: CampaignFolder, progress: dict[str, Any]) -> bool:
-    written = _seconds_of(progress.get("time"))
-    return folder.lock.exists() and written is not None and time.time() - written < STALE_SECONDS
-
-
-def _seconds_of(stamp: Any) -> float | None:
-    try:
-        return datetime.fromisoformat(str(stamp)).timestamp()
-    except ValueError:
-        return None
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""A real browser without any library: Chromium's own protocol over its pipe (null-terminated JSON on two descriptors)."""
+"""A real browser without any library: Chromium's own protocol over its pipe (JSON, each message ended by a zero)."""
 
 from __future__ import annotations
 

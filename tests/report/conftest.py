@@ -1,34 +1,10 @@
-"""Campaign folders and their reports, rendered once for all tests: drawing takes seconds."""
+"""Reports rendered once for all tests: drawing takes seconds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import making
 import pytest
-
-from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.report.content import Content
-from hydragnn_hpc.report.write import write_report
-
-EVIL = "<script>document.title='broken'</script> & \"quotes\" | `code` \x1b[31m"
-
-
-@dataclass
-class Rendered:
-    """A campaign's folder, what its report says, and the files written."""
-
-    folder: CampaignFolder
-    content: Content
-    files: list[Path]
-
-
-def render(out: Path, **shape) -> Rendered:
-    """Make a campaign's folder and its report."""
-    making.make(out, **shape)
-    content, files = write_report(out)
-    return Rendered(content.results.folder, content, files)
+from rendering import EVIL, Rendered, render
 
 
 @pytest.fixture(scope="session")

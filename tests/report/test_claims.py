@@ -20,7 +20,7 @@ def spread(mean: float, steps: tuple[int, ...], unit: float) -> list[float]:
 
 
 def campaign(out: Path, errors: dict, seconds: dict | None = None, **shape) -> dict[str, Claim]:
-    """Make a campaign whose members have exactly these errors, {(variant, task): values}, and times; weigh its claims."""
+    """Make a campaign whose members have these errors, {(variant, task): values}, and times; weigh its claims."""
     replicas = max(len(v) for v in [*errors.values(), *(seconds or {}).values()])
     making.make(out, replicas=replicas, arrays=False, samples=6, **shape)
     for (variant, task), values in errors.items():
@@ -72,7 +72,7 @@ def test_two_members_decide_nothing(tmp_path: Path) -> None:
 
 
 def test_unfinished_variants_are_undecided_and_missing_ones_not_applicable(tmp_path: Path) -> None:
-    waiting = {v: "waiting" for v in making.PAPER_VARIANTS}
+    waiting = dict.fromkeys(making.PAPER_VARIANTS, "waiting")
     making.make(tmp_path / "a", replicas=3, arrays=False, states=waiting)
     assert {c.verdict for c in weigh(load(tmp_path / "a"))} == {Verdict.UNDECIDED}
     making.make(tmp_path / "b", variants=("HM",), replicas=3, arrays=False, samples=6)
@@ -96,7 +96,8 @@ def test_node_tasks_better_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "verdict"), [(0.10, Verdict.HOLDS), (0.30, Verdict.FAILS), (0.15, Verdict.UNDECIDED), (-0.1, Verdict.FAILS)]
+    ("share", "verdict"),
+    [(0.10, Verdict.HOLDS), (0.30, Verdict.FAILS), (0.15, Verdict.UNDECIDED), (-0.1, Verdict.FAILS)],
 )
 def test_one_head_more(tmp_path: Path, share: float, verdict: Verdict) -> None:
     seconds = {v: spread(600 * (1 + share) ** (len(v) - 1), STEADY, 2.0) for v in making.PAPER_VARIANTS}
@@ -121,7 +122,9 @@ def test_one_model_against_three(tmp_path: Path, together: float, verdict: Verdi
 
 
 def test_device_hours_count_a_stack_once_and_a_shared_device_by_its_share(tmp_path: Path) -> None:
-    out = making.make(tmp_path / "x", variants=("H",), replicas=4, stack=4, arrays=False, launch={"slots_per_device": 2})
+    out = making.make(
+        tmp_path / "x", variants=("H",), replicas=4, stack=4, arrays=False, launch={"slots_per_device": 2}
+    )
     seconds = read_json(out / "members/H/00/result.json")["seconds"]
     assert costs.device_hours(load(out), ["H"]) == pytest.approx(seconds / 3600 / 2)
 

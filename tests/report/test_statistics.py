@@ -59,7 +59,7 @@ def test_difference_its_interval_and_its_seed() -> None:
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    """Twelve members a variant, as in the paper: at least 88 of 100 for a nominal 95 (bootstrap intervals are short)."""
+    """Twelve members a variant, as in the paper: 88 of 100 at least for a nominal 95 (such intervals are short)."""
     rng = np.random.default_rng(3)
     hits = 0
     for _ in range(100):

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.report import rows
 from hydragnn_hpc.report.costs import seconds_of
 from hydragnn_hpc.report.figures.style import GREY, PALETTE, Drawing, looks, panels, time_unit
+from hydragnn_hpc.report.live import timestamp
 from hydragnn_hpc.report.load import Results
 
 LINES = 40
@@ -160,7 +160,7 @@ def read_sessions(results: Results) -> list[Session]:
     found = set()
     for member in results.members:
         for s in (member.result or {}).get("sessions") or []:
-            span = [_seconds(s.get("started")), _seconds(s.get("ended"))]
+            span = [timestamp(s.get("started")), timestamp(s.get("ended"))]
             if None not in span and isinstance(s.get("rank"), int):
                 found.add(Session((s["rank"], s.get("slot") or 0), member.variant, span[0] or 0.0, span[1] or 0.0))
     return sorted([*_merged(found), *_failed(results)], key=lambda s: (s.worker, s.started))
@@ -181,7 +181,7 @@ def _merged(sessions: set[Session]) -> list[Session]:
 def _failed(results: Results) -> Iterator[Session]:
     assigned: dict[tuple[int, int], float] = {}
     for event in events(results):
-        worker, moment = (event.get("rank"), event.get("slot")), _seconds(event.get("time"))
+        worker, moment = (event.get("rank"), event.get("slot")), timestamp(event.get("time"))
         if not isinstance(worker[0], int) or not isinstance(worker[1], int) or moment is None:
             continue
         place = (worker[0], worker[1])
@@ -225,10 +225,3 @@ def _distinct(sessions: list[Session]) -> Iterator[Session]:
         if s.ended > begin:
             until[s.worker] = s.ended
             yield Session(s.worker, s.variant, begin, s.ended, s.failed)
-
-
-def _seconds(stamp: Any) -> float | None:
-    try:
-        return datetime.fromisoformat(str(stamp)).timestamp()
-    except ValueError:
-        return None

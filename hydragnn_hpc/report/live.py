@@ -1,0 +1,42 @@
+"""Whether a run is at work in a campaign's folder, and on what: from its lock and its progress file."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.paths import CampaignFolder, read_json
+
+STALE_SECONDS = 60.0
+"""A run writes its progress every two seconds; a progress file older than this has nobody behind it."""
+
+
+def progress_of(folder: CampaignFolder) -> tuple[dict[str, Any], bool]:
+    """Return ``progress.json``, empty where there is none, and whether a run is at work now."""
+    try:
+        progress = mapping(read_json(folder.progress)) if folder.progress.exists() else {}
+    except UserError:
+        progress = {}  # it tells of the present only; the members' own files tell the rest
+    written = timestamp(progress.get("time"))
+    return progress, folder.lock.exists() and written is not None and time.time() - written < STALE_SECONDS
+
+
+def running_now(folder: CampaignFolder) -> dict[str, Any]:
+    """Return the members being trained now: name to what is known of them."""
+    progress, active = progress_of(folder)
+    return mapping(progress.get("members_running")) if active else {}
+
+
+def timestamp(stamp: Any) -> float | None:
+    """Return a time, ISO 8601, in seconds since 1970; None where it is not one."""
+    try:
+        return datetime.fromisoformat(str(stamp)).timestamp()
+    except ValueError:
+        return None
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a JSON object, empty where it is none."""
+    return value if isinstance(value, dict) else {}

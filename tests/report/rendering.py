@@ -1,0 +1,30 @@
+"""A campaign's folder and its report, and words that no page may take for its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import making
+
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.report.content import Content
+from hydragnn_hpc.report.write import write_report
+
+EVIL = "<script>document.title='broken'</script> & \"quotes\" | `code` \x1b[31m"
+
+
+@dataclass
+class Rendered:
+    """A campaign's folder, what its report says, and the files written."""
+
+    folder: CampaignFolder
+    content: Content
+    files: list[Path]
+
+
+def render(out: Path, **shape) -> Rendered:
+    """Make a campaign's folder and its report."""
+    making.make(out, **shape)
+    content, files = write_report(out)
+    return Rendered(content.results.folder, content, files)

@@ -1,0 +1,182 @@
+"""Samples, predictions and uncertainty: against numpy over all members at once, by hand, by known answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import making
+import numpy as np
+import pytest
+from scipy import stats
+
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.paths import read_json, write_json
+from hydragnn_hpc.report import predictions, samples, uncertainty
+from hydragnn_hpc.report.load import Results, load
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    out = tmp_path_factory.mktemp("predictions") / "out"
+    return load(making.make(out, variants=("HC", "H"), replicas=5, samples=50, epochs=5, states={"H/02": "diverged"}))
+
+
+def everything(results: Results, variant: str, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read all members' predictions at once, and the truth."""
+    paths = sorted((results.folder.members / variant).glob("*/predictions.npz"))
+    field = results.campaign.tasks[task].field
+    return np.array([np.load(p)[task] for p in paths]), np.load(results.folder.test_set)[field]
+
+
+def test_one_pass_gives_what_all_at_once_give(results: Results) -> None:
+    test_set = samples.read_test_set(results)
+    collected = predictions.collect(results, test_set)
+    assert not collected.problems and len(collected.summaries) == 3
+    for (variant, task), summary in collected.summaries.items():
+        predicted, truth = everything(results, variant, task)
+        error = predicted - truth
+        assert summary.n == len(predicted) == (5 if variant == "HC" else 4)
+        np.testing.assert_allclose(summary.rmse, np.sqrt((error**2).mean((1, 2))), rtol=1e-12)
+        np.testing.assert_allclose(summary.mae, np.abs(error).mean((1, 2)), rtol=1e-12)
+        np.testing.assert_allclose(summary.mean, predicted.mean(0), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(summary.std, predicted.std(0, ddof=1), rtol=1e-8, atol=1e-12)
+        r2 = [np.corrcoef(p.ravel(), truth.ravel())[0, 1] ** 2 for p in predicted]
+        np.testing.assert_allclose(summary.r2, r2, atol=1e-3)
+        density, _ = np.histogram(error[0], summary.scale.errors)
+        width = np.diff(summary.scale.errors)
+        np.testing.assert_allclose(summary.densities[0], density / error[0].size / width)
+        parity, _, _ = np.histogram2d(
+            np.tile(truth.ravel(), len(predicted)), predicted.ravel(), [summary.scale.values] * 2
+        )
+        assert abs(summary.parity - parity).sum() <= 2 and summary.parity.sum() == parity.sum()  # a value on an edge
+
+
+def test_the_ensemble_by_numpy(results: Results) -> None:
+    test_set = samples.read_test_set(results)
+    summary = predictions.collect(results, test_set).summaries["HC", "C"]
+    found = uncertainty.assess(summary, test_set)
+    predicted, truth = everything(results, "HC", "C")
+    error, spread = np.abs(predicted.mean(0) - truth).ravel(), predicted.std(0, ddof=1).ravel()
+    assert found.rmse_ensemble == pytest.approx(np.sqrt((error**2).mean()))
+    assert found.rmse_best_member == pytest.approx(np.sqrt(((predicted - truth) ** 2).mean((1, 2))).min())
+    assert found.rmse_ensemble < found.rmse_mean_member
+    assert found.spearman == pytest.approx(stats.spearmanr(spread, error).statistic)
+    assert found.pearson == pytest.approx(np.corrcoef(spread, error)[0, 1])
+    half = found.coverage[list(uncertainty.LEVELS).index(0.5)]
+    assert half == pytest.approx(np.mean(error < 0.6744897501960817 * spread), abs=1e-3)
+    assert found.spread == pytest.approx(np.sqrt((spread**2).mean()))
+    formulas = test_set.formulas()
+    worst = found.least_certain[0]
+    own = np.repeat(formulas == worst.formula, making.SITES)
+    each = np.sqrt((spread.reshape(-1, making.SITES) ** 2).mean(1))
+    assert worst.samples == (formulas == worst.formula).sum() and worst.spread == pytest.approx(
+        each[formulas == worst.formula].mean()
+    )
+    assert worst.rmse == pytest.approx(np.sqrt((error[own] ** 2).mean()))
+    assert worst.spread == pytest.approx(max(each[formulas == f].mean() for f in set(formulas)))
+
+
+def test_a_calibrated_ensemble_is_called_calibrated_and_an_overconfident_one_not() -> None:
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(0.5, 2.0, 40_000)
+    error = np.abs(rng.standard_normal(40_000) * spread)
+    assert np.abs(uncertainty.coverage_of(error, spread) - uncertainty.LEVELS).mean() < 0.01
+    small = uncertainty.coverage_of(error, spread / 3)
+    expected = 2 * stats.norm.cdf(stats.norm.ppf((1 + uncertainty.LEVELS) / 2) / 3) - 1
+    np.testing.assert_allclose(small, expected, atol=0.01)
+
+
+def test_what_does_not_fit_is_left_out_and_told(tmp_path: Path) -> None:
+    out = making.make(tmp_path / "x", variants=("H",), replicas=6, samples=20, epochs=4)
+    paths = [out / f"members/H/{k:02d}/predictions.npz" for k in range(6)]
+    paths[0].unlink()
+    paths[1].write_bytes(b"PK no archive")
+    np.savez(paths[2], sample=np.arange(3), H=np.zeros((3, 1)))
+    np.savez(paths[3], sample=np.arange(20), H=np.full((20, 1), np.nan))
+    result = read_json(out / "members/H/04/result.json")
+    result["tasks"]["H"]["rmse_unit"] *= 1.5
+    write_json(out / "members/H/04/result.json", result)
+    results = load(out)
+    collected = predictions.collect(results, samples.read_test_set(results))
+    assert collected.summaries["H", "H"].n == 2
+    told = "\n".join(collected.problems)
+    assert [p.partition(":")[0] for p in collected.problems] == [f"H/{k:02d}" for k in range(5)]
+    for words in ("missing", "cannot read", "do not fit", "result.json says RMSE"):
+        assert words in told, words
+
+
+def test_missing_truth_is_not_compared() -> None:
+    truth = np.array([[0.0], [np.nan], [2.0]])
+    scale = predictions.Scale(np.linspace(-1, 1, 12), np.linspace(-1, 3, predictions.PARITY_BINS + 1))
+    summary = predictions.Summary("v", "t", "graph", "", truth, scale)
+    summary.add(np.array([[0.3], [9.0], [1.6]]))
+    assert summary.rmse[0] == pytest.approx(np.sqrt((0.09 + 0.16) / 2)) and summary.parity.sum() == 2
+
+
+def five_structures() -> samples.Samples:
+    numbers = np.array([26, 78, 26, 26, 78, 78, 78, 26, 26, 26], np.int32)
+    offsets = np.array([0, 2, 4, 6, 7, 10])
+    names = np.array(list("abcde"))
+    return samples.Samples("five", names, numbers, offsets, {"m": np.arange(10.0)[:, None]})
+
+
+def test_composition_formulas_and_totals_by_hand() -> None:
+    found = five_structures()
+    assert found.formulas().tolist() == ["Fe1Pt1", "Fe2", "Pt2", "Pt1", "Fe3"]
+    fraction, species = found.composition()
+    assert species == "Fe" and fraction.tolist() == [0.5, 1, 0, 0, 1]
+    assert found.total(found.targets["m"])[:, 0].tolist() == [1, 5, 9, 6, 24]
+
+
+def test_one_missing_value_spoils_its_own_total_only() -> None:
+    values = np.array([[1.0], [np.nan], [1e16], [1.0], [1.0], [1.0], [1.0], [1.0], [1.0], [1.0]])
+    total = five_structures().total(values)[:, 0]
+    assert np.isnan(total[0]) and total[2:].tolist() == [2.0, 1.0, 3.0]
+
+
+def test_energies_per_atom() -> None:
+    # REFERENCE: an error of 7.5e-3 of 65.92 Ry a cell of 32 atoms is about 0.21 eV/atom.
+    assert float(samples.ev_per_atom(7.5e-3 * 65.92, 32)) == pytest.approx(0.21, abs=5e-4)
+
+
+def small_dataset(path: Path) -> str:
+    """Write a data set of three structures of two atoms; returns its hash."""
+    arrays = {
+        "sample_name_offsets": np.array([0, 1, 2, 4]), "sample_names": np.frombuffer(b"abcd", np.uint8),
+        "sample_geometry": np.zeros(3, np.int32), "split": np.array([0, 1, 2], np.uint8),
+        "atom_offsets": np.array([0, 2, 4, 6]), "atomic_numbers": np.array([26, 26, 26, 78, 78, 78], np.int32),
+        "geometry_atom_offsets": np.array([0, 2]), "pos": np.array([[0.0, 0, 0], [2, 0, 0]]),
+        "cell": np.zeros((1, 3, 3)), "periodic": np.zeros((1, 3), np.uint8), "neighbour_offsets": np.array([0, 1, 2]),
+        "neighbours": np.array([1, 0], np.int32), "edge_vectors": np.array([[2.0, 0, 0], [-2, 0, 0]]),
+        "target_mixing_enthalpy": np.array([[0.0], [3.0], [0.0]]),
+    }  # fmt: skip
+    target = {
+        "level": "graph",
+        "width": 1,
+        "unit": "Ry",
+        "label": "H",
+        "minimum": [0.0],
+        "maximum": [3.0],
+        "missing": 0,
+    }
+    facts = {
+        "targets": {"mixing_enthalpy": target}, "species": {"minimum": 26, "maximum": 78}, "scaled_over": "all",
+        "source": {}, "neighbours": {"cutoff_bohr": 3.0, "boundary": "open"},
+    }  # fmt: skip
+    return store.write(path, arrays, facts).sha256
+
+
+def test_the_data_set_is_shown_where_it_is_the_one_that_was_trained_on(tmp_path: Path) -> None:
+    out = making.make(tmp_path / "x", variants=("H",), replicas=1, samples=10, dataset=str(tmp_path / "d.bp"))
+    assert samples.read_all(load(out)) == (None, f"the data set {tmp_path / 'd.bp'} is not there")
+    sha256 = small_dataset(tmp_path / "d.bp")
+    found, why = samples.read_all(load(out))
+    assert found is None and "no longer the one" in why
+    text = (out / "campaign.yaml").read_text()
+    (out / "campaign.yaml").write_text(text.replace("da7a" * 16, sha256))
+    found, why = samples.read_all(load(out))
+    assert not why and found.source == "all 3 samples of the data set"
+    assert found.names.tolist() == ["a", "b", "cd"] and found.targets["mixing_enthalpy"][:, 0].tolist() == [0, 3, 0]
+    next((tmp_path / "d.bp").glob("data.*")).write_bytes(b"garbage")
+    found, why = samples.read_all(load(out))
+    assert found is None and "data.0" in why

@@ -1,0 +1,190 @@
+"""The whole report, of campaigns finished and not: what is written, that it is true and the same everywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+from pathlib import Path
+
+import making
+import numpy as np
+import pytest
+from rendering import EVIL, Rendered
+
+from hydragnn_hpc.report import page, statistics
+from hydragnn_hpc.report.figures import data, errors, style, training
+from hydragnn_hpc.report.write import write_report
+
+
+def names(rendered: Rendered) -> set[str]:
+    """Return the names of the figures, each there as PNG and PDF."""
+    pictures = {p.stem for p in rendered.folder.figures.glob("*.png")}
+    assert pictures == {p.stem for p in rendered.folder.figures.glob("*.pdf")}
+    return pictures
+
+
+def test_an_unfinished_campaign_has_every_figure_that_it_can_have(unfinished: Rendered) -> None:
+    assert names(unfinished) == {
+        "rmse", "composition_H", "parity_HCM", "parity_HC", "parity_CM", "parity_H", "parity_C",
+        "errors_H", "errors_C", "errors_M", "total_M", "training_time", "learning_curves", "schedule",
+        "calibration_H", "calibration_C", "calibration_M",
+    }  # fmt: skip
+    report = unfinished.folder.report
+    for name in ("table1.csv", "timing.md", "members.tex", "claims.md", "report.md", "summary.json", "index.html"):
+        assert (report / name).stat().st_size > 0, name
+    for path in unfinished.folder.figures.glob("*.png"):
+        width, height = struct.unpack(">II", path.read_bytes()[16:24])
+        assert 300 < width <= style.WIDTH * style.DPI and height > 200, path
+
+
+def test_other_tasks_have_their_own_figures(foreign: Rendered) -> None:
+    assert names(foreign) == {
+        "rmse", "composition_gap", "parity_gap-and+F", "parity_gap", "parity_F", "errors_gap", "errors_F", "total_F",
+        "training_time", "learning_curves", "schedule", "calibration_gap", "calibration_F",
+    }  # fmt: skip
+    assert not foreign.content.beside, "the paper knows no such tasks"
+    assert "stacks of up to 4" in foreign.folder.supplement.read_text()
+
+
+def test_one_replica_of_one_task(single: Rendered) -> None:
+    assert names(single) == {
+        "rmse", "composition_H", "parity_H", "errors_H", "training_time", "learning_curves", "schedule",
+    }  # fmt: skip
+    for path in single.folder.report.glob("*.*"):
+        words = re.sub(r"data:image[^\"]*|<script>.*</script>", "", path.read_text("utf-8"), flags=re.DOTALL)
+        assert not re.search(r"\bnan\b", words, re.IGNORECASE), path
+    assert single.content.pairs == [] and single.content.uncertainties == []
+
+
+def test_nothing_finished_is_told_as_such(nothing: Rendered) -> None:
+    assert names(nothing) == set()
+    assert "4 members: 4 waiting" in nothing.folder.supplement.read_text()
+    assert "0 of 2" in nothing.folder.page.read_text()
+    assert any("test_set.npz is not there" in r for r in nothing.content.remarks)
+
+
+def test_the_summary_holds_what_was_weighed(unfinished: Rendered) -> None:
+    found = json.loads(unfinished.folder.summary.read_text("utf-8"))
+    assert sum(found["states"].values()) == found["members"] == 21
+    assert found["states"]["finished"] == 12 and found["states"]["failed"] == 3 and found["states"]["diverged"] == 1
+    pairs = statistics.compare_all(unfinished.content.results)
+    assert [p["difference"] for p in found["pairs"]] == [p.difference for p in pairs]
+    assert [c["key"] for c in found["claims"]] == ["a", "b", "c", "d"]
+    assert {f["name"] for f in found["figures"]} == names(unfinished)
+    assert found["provenance"]["devices"].endswith("NVIDIA H200")
+    results = [json.loads(p.read_text()) for p in sorted(unfinished.folder.members.glob("HC/*/result.json"))]
+    row = next(r for r in found["table1"] if (r["variant"], r["task"]) == ("HC", "H"))
+    assert row["rmse_mean"] == pytest.approx(np.mean([r["tasks"]["H"]["rmse"] for r in results]))
+
+
+def test_page_and_supplement_say_the_same(unfinished: Rendered) -> None:
+    html, markdown = unfinished.folder.page.read_text("utf-8"), unfinished.folder.supplement.read_text("utf-8")
+    csv = (unfinished.folder.report / "table1.csv").read_text().splitlines()
+    assert len(csv) == 13
+    for row in unfinished.content.results.table1.itertuples():
+        if row.n:
+            mantissa = f"{row.rmse_mean:.2e}".replace("e-0", "e-")
+            assert mantissa in html and mantissa in markdown, row
+    for claim in unfinished.content.claims:
+        assert claim.statement in html and claim.statement in markdown
+    for words in ("2 of 3", "0 of 3", "3 of 3", "da7a" * 16, "slots_per_device", "node000"):
+        assert words in html and words in markdown, words
+
+
+def test_what_others_wrote_is_escaped(unfinished: Rendered) -> None:
+    html = unfinished.folder.page.read_text("utf-8")
+    assert "&lt;script&gt;document.title=" in html and EVIL[:20] not in html and "\x1b" not in html
+    assert html.count("<script>") == 1
+    assert EVIL[:20] not in unfinished.folder.supplement.read_text("utf-8").replace("\\<script\\>", "")
+
+
+def test_the_page_stands_alone_and_is_small(unfinished: Rendered) -> None:
+    html = unfinished.folder.page.read_text("utf-8")
+    assert len(html) < 5_000_000
+    for words in ("http://", "https://", 'src="figures', "@import", "url("):
+        assert words not in html, words
+    assert html.count("data:image/png") == len(names(unfinished))
+
+
+def test_small_curves_follow_the_losses(unfinished: Rendered) -> None:
+    found = page.curves(unfinished.content)
+    points = [tuple(map(float, p.split(","))) for p in found["HCM/00"].split()]
+    loss = unfinished.content.histories["HCM/00"].validation_loss.to_numpy()
+    assert len(points) == len(loss) and points[0][1] < points[-1][1]  # downwards on the screen
+    assert np.corrcoef([y for _, y in points], -np.log(loss))[0, 1] > 0.99
+    assert "M/00" not in found
+
+
+def test_failed_attempts_are_bars_and_a_stack_is_one(unfinished: Rendered, foreign: Rendered) -> None:
+    found = training.read_sessions(unfinished.content.results)
+    assert len([s for s in found if s.failed]) == 3
+    assert len([s for s in found if not s.failed]) == 13  # twelve finished and one diverged
+    assert len(training.read_sessions(foreign.content.results)) == 3
+
+
+def test_a_cut_event_log_is_read_as_far_as_it_goes(unfinished: Rendered, tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    shutil.copytree(unfinished.folder.root, out, ignore=shutil.ignore_patterns("report"))
+    path = out / "logs" / "events.jsonl"
+    path.write_bytes(path.read_bytes()[:-20] + b"\n[1]\n\xff\n")
+    from hydragnn_hpc.report.load import load
+
+    assert len(training.events(load(out))) > 10
+
+
+def test_a_neutral_cell_has_no_figure_of_its_total(unfinished: Rendered) -> None:
+    with style.style():
+        drawn = [d.name for d in data.totals(unfinished.content.results, unfinished.content.everything)]
+    assert drawn == ["total_M"]  # charges add up to zero
+
+
+def test_figures_show_the_numbers(unfinished: Rendered) -> None:
+    """What is drawn, read back from the figures' artists."""
+    content = unfinished.content
+    with style.style():
+        (rmse,) = errors.table1(content.results)
+        (curves,) = training.curves(content.results, content.histories)
+        densities = {d.name: d for d in errors.densities(content.results, content.collected)}
+    mean = content.results.table1.set_index(["variant", "task"]).rmse_mean["HC", "C"]
+    ax = rmse.figure.axes[1]
+    drawn = [line.get_ydata() for line in ax.lines]
+    assert any(len(y) == 1 and y[0] == pytest.approx(1e3 * mean) for y in drawn)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["HCM", "HC", "CM", "C"]
+    for figure in (rmse, curves, *densities.values()):
+        for ax in figure.figure.axes:
+            if ax.axison and ax.get_xlabel():
+                assert "(" in ax.get_xlabel() or ax.get_xlabel() == "variant", ax.get_xlabel()
+    line = densities["errors_C"].figure.axes[0].lines[0]
+    area = np.trapezoid(line.get_ydata(), line.get_xdata())
+    assert area == pytest.approx(1, abs=0.03)
+    median = np.median([h.validation_loss.iloc[0] for n, h in content.histories.items() if n.startswith("HCM/")])
+    assert any(line.get_ydata()[0] == pytest.approx(median) for line in curves.figure.axes[0].lines)
+
+
+def test_the_same_results_give_the_same_report_and_old_figures_go(single: Rendered) -> None:
+    before = {p: p.read_bytes() for p in single.files}
+    stale = single.folder.figures / "parity_gone.png"
+    stale.write_bytes(b"-")
+    write_report(single.folder.root)
+    assert not stale.exists()
+    assert {p.name for p, content in before.items() if p.read_bytes() != content} == set()
+
+
+def test_report_reads_neither_torch_nor_mpi(single: Rendered) -> None:
+    import subprocess
+    import sys
+
+    code = "import sys; from hydragnn_hpc.report import content; content.gather(sys.argv[1]);"
+    code += " print([m for m in ('torch', 'mpi4py', 'adios2') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, single.folder.root], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("replicas", "samples"), [(12, 1000), (143, 100)])
+def test_many_members(replicas: int, samples: int, tmp_path: Path) -> None:
+    """The paper's 84 members, and a thousand: within 5 MB."""
+    write_report(making.make(tmp_path / "x", replicas=replicas, samples=samples, epochs=100))
+    assert (tmp_path / "x" / "report" / "index.html").stat().st_size < 5_000_000
