@@ -1,0 +1,26 @@
+"""Runs a campaign with a stand-in worker: ``python drive.py CAMPAIGN OUT STAGE WHAT VICTIM SECONDS``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hydragnn_hpc.ensemble.supervisor import RunOptions, run
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.report.tables import write_tables
+
+campaign, out, stage, *worker = sys.argv[1:]
+command = (sys.executable, str(Path(__file__).with_name("standin.py")), *worker)
+options = RunOptions(Path(campaign), [], Path(out), None, None, Path(stage), write_tables, command)
+try:
+    code = int(run(options))
+except UserError as error:
+    print(f"hydragnn-hpc: error: {error}", file=sys.stderr, flush=True)
+    code = int(error.exit_code)
+heavy = {"torch", "torch_geometric", "adios2", "matplotlib"} & set(sys.modules)
+# Not getrusage: its peak is inherited from whoever started this process.
+peak = (
+    next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line) // 1024
+)
+print(f"SUPERVISOR peak {peak} MiB heavy {sorted(heavy)}", flush=True)
+sys.exit(code)

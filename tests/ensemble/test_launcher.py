@@ -1,0 +1,58 @@
+"""What the environment says: the launchers' variables, mismatches, and what a worker must not inherit."""
+
+from __future__ import annotations
+
+import pytest
+
+from hydragnn_hpc.ensemble.launcher import Launch, check_size, detect, worker_environment
+from hydragnn_hpc.errors import UserError
+
+SLURM_JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Launch(None, 0, 1, None)),
+        (SLURM_JOB, Launch(None, 0, 1, None)),  # a batch shell
+        ({**SLURM_JOB, "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}, Launch("srun", 3, 8, 1)),
+        (
+            {**SLURM_JOB, "SLURM_STEP_NUM_TASKS": "2", "OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "12",
+             "OMPI_COMM_WORLD_LOCAL_RANK": "2"},
+            Launch("Open MPI", 5, 12, 2),
+        ),
+        (
+            {"JSM_NAMESPACE_RANK": "7", "JSM_NAMESPACE_SIZE": "12", "JSM_NAMESPACE_LOCAL_RANK": "1"},
+            Launch("jsrun", 7, 12, 1),
+        ),
+        ({"PALS_RANKID": "13", "PMI_SIZE": "24", "PALS_LOCAL_RANKID": "1", "PMI_RANK": "13"}, Launch("PALS", 13, 24, 1)),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, Launch("PMI", 1, 2, 1)),
+        ({"FLUX_TASK_RANK": "3", "FLUX_JOB_SIZE": "4", "FLUX_TASK_LOCAL_ID": "3"}, Launch("Flux", 3, 4, 3)),
+    ],
+)  # fmt: skip
+def test_launchers(environment: dict[str, str], expected: Launch) -> None:
+    assert detect(environment) == expected
+
+
+def test_a_variable_that_is_no_number() -> None:
+    with pytest.raises(UserError, match="PMI_RANK='one'"):
+        detect({"PMI_RANK": "one", "PMI_SIZE": "2"})
+
+
+def test_a_launcher_of_another_mpi_is_told() -> None:
+    with pytest.raises(UserError, match=r"Open MPI started 4 processes.*sees 1.*do not belong together"):
+        check_size(Launch("Open MPI", 0, 4, 0), 1, "MPICH Version: 5.0\nmore")
+    check_size(Launch("PMI", 0, 4, 0), 4, "MPICH")
+
+
+def test_a_worker_inherits_masks_and_no_launcher() -> None:
+    kept = {
+        "CUDA_VISIBLE_DEVICES": "1",
+        "ROCR_VISIBLE_DEVICES": "0",
+        "ZE_AFFINITY_MASK": "0",
+        "PATH": "/bin",
+        "TMPDIR": "/t",
+    }
+    gone = {"PMI_RANK": "0", "PMIX_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "SLURM_PROCID": "0", "HYDI_CONTROL_FD": "7"}
+    gone |= {"MPI_LOCALRANKID": "0", "PALS_RANKID": "0", "FLUX_JOB_SIZE": "1", "JSM_NAMESPACE_SIZE": "1"}
+    assert worker_environment({**kept, **gone}) == kept

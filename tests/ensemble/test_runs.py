@@ -1,0 +1,115 @@
+"""Real campaigns: the same bits however they are spread, stacked or interrupted; refusals; deadlines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.mpi
+BIN = Path(sys.executable).parent
+
+
+def run(campaign: Path, out: Path, *options: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run a campaign under mpirun (``ranks=0``: without)."""
+    launcher = [str(BIN / "mpirun"), "-n", str(ranks)] if ranks else []
+    command = [*launcher, str(BIN / "hydragnn-hpc"), "run", str(campaign), str(out), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+def outcome(out: Path) -> dict[str, object]:
+    """Table 1 to the byte and every member's numbers."""
+    found: dict[str, object] = {"table1": (out / "report" / "table1.csv").read_bytes()}
+    for path in sorted(out.glob("members/*/*/result.json")):
+        result = json.loads(path.read_text())
+        found[f"{result['variant']}/{result['replica']}"] = (
+            result["weights_sha256"],
+            result["tasks"],
+            result["epochs"],
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def reference(small: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The campaign on one rank, without a launcher."""
+    out = tmp_path_factory.mktemp("reference") / "out"
+    done = run(small / "campaign.yaml", out, ranks=0)
+    assert done.returncode == 0, done.stderr
+    found = outcome(out)
+    assert len({entry[0] for name, entry in found.items() if name != "table1"}) == 6, "members share their weights"  # type: ignore[index]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [(1, []), (2, []), (4, []), (1, ["--set", "launch.slots_per_device=2"])],
+    ids=["1 rank", "2 ranks", "4 ranks", "2 slots"],
+)
+def test_the_same_bits_however_it_is_spread(small: Path, tmp_path: Path, reference, ranks: int, options) -> None:
+    done = run(small / "campaign.yaml", tmp_path / "out", *options, ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    assert outcome(tmp_path / "out") == reference
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_the_same_bits_alone_and_in_a_stack(small: Path, tmp_path: Path, engine: str) -> None:
+    for stack in (1, 2):
+        done = run(
+            small / "campaign.yaml", tmp_path / f"out{stack}", "--set", f"launch.stack={stack}", "--set",
+            f"training.engine={engine}", "--set", "replicas=3", "--set", "training.early_stopping.patience=2", ranks=0,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert outcome(tmp_path / "out1") == outcome(tmp_path / "out2")
+
+
+def test_a_deadline_saves_everything_and_the_same_command_goes_on(small: Path, tmp_path: Path) -> None:
+    long = ["--set", "training.epochs=1500", "--set", "training.early_stopping=null"]
+    out, runs = tmp_path / "out", 0
+    while (done := run(small / "campaign.yaml", out, *long, "--time-limit", "25s", ranks=2)).returncode == 75:
+        runs += 1
+        assert "run the same command again" in done.stderr
+        assert runs < 12
+    assert done.returncode == 0, done.stderr
+    assert runs >= 1, "the campaign was too short for its deadline"
+    undisturbed = run(small / "campaign.yaml", tmp_path / "whole", *long, ranks=2)
+    assert undisturbed.returncode == 0
+    assert outcome(out) == outcome(tmp_path / "whole")
+
+
+def test_refusals(small: Path, tmp_path: Path, reference) -> None:
+    out = tmp_path / "out"
+    assert run(small / "campaign.yaml", out, "--set", "variants=[H]", "--set", "replicas=1", ranks=0).returncode == 0
+    before = outcome(out)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    cases = {
+        "training.epochs: 4 -> 5": (
+            out,
+            ["--set", "variants=[H]", "--set", "replicas=1", "--set", "training.epochs=5"],
+        ),
+        "replicas: 1 -> 2": (out, ["--set", "variants=[H]"]),
+        "holds no campaign": (tmp_path / "mine", []),
+        "did you mean 'epochs'": (tmp_path / "new", ["--set", "training.epoch=5"]),
+        "batch_size=100000 is larger": (tmp_path / "new", ["--set", "training.batch_size=100000"]),
+        "unknown task 'X'": (tmp_path / "new", ["--set", "variants=[X]"]),
+        "--time-limit 'soon'": (tmp_path / "new", ["--time-limit", "soon"]),
+    }
+    for told, (where, options) in cases.items():
+        done = run(small / "campaign.yaml", where, *options, ranks=0)
+        errors = [line for line in done.stderr.splitlines() if "error:" in line]
+        assert done.returncode == 2 and len(errors) == 1 and told in errors[0], (told, done.stderr)
+    assert not (tmp_path / "new").exists()
+    assert outcome(out) == before
+    allowed = ["--set", "variants=[H]", "--set", "replicas=1", "--set", "launch.attempts=5"]
+    assert run(small / "campaign.yaml", out, *allowed, ranks=0).returncode == 0
+
+
+def test_a_dry_run_writes_nothing(small: Path, tmp_path: Path) -> None:
+    done = run(small / "campaign.yaml", tmp_path / "out", "--dry-run", ranks=2)
+    assert done.returncode == 0
+    assert "6 waiting" in done.stdout and "2 ranks x 1 workers" in done.stdout
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,74 @@
+"""Who trains what: every member ends exactly once, whatever happens and however many workers there are."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hydragnn_hpc.ensemble.schedule import Scheduler
+
+stacks_strategy = st.lists(
+    st.tuples(st.sampled_from(["HCM", "HC", "H"]), st.integers(1, 4)), min_size=1, max_size=6
+).map(lambda sizes: [(f"{v}{k}", tuple(range(n))) for k, (v, n) in enumerate(sizes)])
+
+
+@given(stacks=stacks_strategy, workers=st.integers(1, 5), attempts=st.integers(1, 4), seed=st.integers(0, 10**6))
+@settings(max_examples=300, deadline=None)
+def test_every_member_ends_exactly_once(stacks, workers: int, attempts: int, seed: int) -> None:
+    chance = random.Random(seed)
+    scheduler = Scheduler(stacks, attempts)
+    names = [(variant, r) for variant, replicas in stacks for r in replicas]
+    tried: Counter[tuple[str, int]] = Counter()
+    steps = 0
+    while not scheduler.over:
+        steps += 1
+        assert steps < 10_000, "the schedule does not come to an end"
+        worker = (chance.randrange(workers), 0)
+        running = scheduler.running()
+        held = [(a.variant, r) for a in running.values() for r in a.replicas]
+        assert len(held) == len(set(held)), "a member is trained twice at once"
+        if worker not in running:
+            assignment = scheduler.next(worker)
+            if assignment is not None:
+                for replica in assignment.replicas:
+                    tried[assignment.variant, replica] += 1
+            continue
+        left = running[worker].replicas
+        what = chance.choice(["member", "member", "done", "died", "stopped"])
+        if what == "member" and left:
+            scheduler.member_done(worker, chance.choice(left))
+        elif what == "done" and not left:
+            scheduler.stack_done(worker)
+        elif what == "died":
+            for name, attempt, final in scheduler.failed(worker):
+                assert final == (attempt == attempts)
+                assert name not in scheduler.finished
+        elif what == "stopped":
+            scheduler.stopped(worker)
+            for replica in left:
+                tried[running[worker].variant, replica] -= 1
+    assert scheduler.finished | scheduler.given_up == set(names)
+    assert not scheduler.finished & scheduler.given_up
+    assert all(1 <= tried[name] <= attempts for name in names)
+
+
+def test_the_last_attempt_is_made_alone() -> None:
+    scheduler = Scheduler([("HCM", (0, 1, 2))], attempts=2)
+    scheduler.next((0, 0))
+    scheduler.member_done((0, 0), 1)
+    assert [(name, final) for name, _, final in scheduler.failed((0, 0))] == [(("HCM", 0), False), (("HCM", 2), False)]
+    first, second = scheduler.next((0, 0)), scheduler.next((1, 0))
+    assert first is not None and second is not None
+    assert (first.replicas, second.replicas, first.attempt) == ((0,), (2,), 2)
+
+
+def test_ten_thousand_members_are_handed_out_quickly() -> None:
+    scheduler = Scheduler([("H", (r,)) for r in range(10_000)], attempts=2)
+    for replica in range(10_000):
+        scheduler.next((0, 0))
+        scheduler.member_done((0, 0), replica)
+        scheduler.stack_done((0, 0))
+    assert scheduler.over and len(scheduler.finished) == 10_000

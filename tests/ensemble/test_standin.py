@@ -1,0 +1,112 @@
+"""Supervisors over real MPI ranks with workers that fail on demand."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.mpi
+MPIRUN = Path(sys.executable).with_name("mpirun")
+DRIVE = Path(__file__).with_name("drive.py")
+
+
+def drive(small: Path, out: Path, ranks: int, *worker: str, campaign: str = "campaign.yaml"):
+    """Run with the stand-in; returns the finished process."""
+    stage = out.parent / "stage"
+    stage.mkdir(exist_ok=True)
+    launcher = [str(MPIRUN), "-n", str(ranks)] if ranks else []
+    command = [*launcher, sys.executable, str(DRIVE), str(small / campaign), str(out), str(stage), *worker]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    assert not list(stage.iterdir()), "node-local copies were left"
+    return done
+
+
+@pytest.mark.parametrize("ranks", [0, 1, 2, 4])
+def test_all_members_are_trained_on_any_number_of_ranks(small: Path, tmp_path: Path, ranks: int) -> None:
+    done = drive(small, tmp_path / "out", ranks, "good", "-", "0.05")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("members/*/*/result.json"))) == 6
+    supervisors = re.findall(r"SUPERVISOR peak (\d+) MiB heavy (.*)", done.stdout)
+    assert len(supervisors) == max(ranks, 1)
+    for peak, heavy in supervisors:
+        assert int(peak) < 120 and heavy == "[]", done.stdout
+    again = drive(small, tmp_path / "out", ranks, "hopeless", "-", "0")
+    assert again.returncode == 0, "finished members were not left alone"
+
+
+def test_a_crash_costs_its_member_alone(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = drive(small, out, 2, "crash", "H", "0.05")
+    assert done.returncode == 1, done.stderr
+    assert {p.parts[-3] for p in out.glob("members/*/*/result.json")} == {"HCM", "M"}
+    for replica in ("00", "01"):
+        attempts = json.loads((out / "members" / "H" / replica / "failure.json").read_text())
+        assert [a["cause"] for a in attempts] == ["killed by signal 11 (SIGSEGV)"] * 2
+        assert [a["final"] for a in attempts] == [False, True]
+        assert "about to crash" in attempts[-1]["last_output"]
+    rows = [row.split(",") for row in (out / "report" / "table1.csv").read_text().splitlines()]
+    assert {row[0]: row[2:4] for row in rows[1:]} == {"HCM": ["2", "2"], "H": ["0", "2"], "M": ["2", "2"]}
+    again = drive(small, out, 2, "good", "-", "0.05")
+    assert again.returncode == 0, "members given up by an earlier run were not tried again"
+
+
+def test_a_silent_worker_is_ended(small: Path, tmp_path: Path) -> None:
+    text = (small / "campaign.yaml").read_text().replace("launch: {", "launch: {silence_seconds: 2, attempts: 1, ")
+    (small / "silent.yaml").write_text(text)
+    done = drive(small, tmp_path / "out", 2, "silent", "M", "0.05", campaign="silent.yaml")
+    assert done.returncode == 1
+    attempts = json.loads((tmp_path / "out" / "members" / "M" / "00" / "failure.json").read_text())
+    assert attempts[-1]["cause"] == "no sign of life for 2 s"
+
+
+def test_workers_that_cannot_start_are_told_and_nothing_hangs(small: Path, tmp_path: Path) -> None:
+    done = drive(small, tmp_path / "out", 2, "hopeless", "-", "0")
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1 and "no module named torch" in errors[0], done.stderr
+
+
+def test_two_ranks_on_one_device_are_refused(small: Path, tmp_path: Path) -> None:
+    done = drive(small, tmp_path / "out", 2, "double", "-", "5")
+    assert done.returncode == 2
+    assert "have the same device stand-in (GPU-1)" in done.stderr
+
+
+def test_a_launcher_of_another_mpi_is_refused(small: Path, tmp_path: Path) -> None:
+    environment = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
+    command = [
+        sys.executable,
+        str(DRIVE),
+        str(small / "campaign.yaml"),
+        str(tmp_path / "out"),
+        str(tmp_path),
+        "good",
+        "-",
+        "1",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**_environment(), **environment})
+    assert done.returncode == 2 and "do not belong together" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)
+
+
+def test_an_error_at_the_start_is_told_once_and_ends_all_ranks(small: Path, tmp_path: Path) -> None:
+    shutil.copytree(small / "small.bp", tmp_path / "small.bp")
+    (tmp_path / "small.bp" / "data.0").write_bytes(b"short")
+    shutil.copy(small / "campaign.yaml", tmp_path / "campaign.yaml")
+    for what, told in (("campaign.yaml", "data.0"), ("missing.yaml", "no such campaign file")):
+        done = drive(tmp_path, tmp_path / "out", 3, "good", "-", "0", campaign=what)
+        assert done.returncode == 2
+        errors = [line for line in done.stderr.splitlines() if "error:" in line]
+        assert len(errors) == 1 and told in errors[0], done.stderr
