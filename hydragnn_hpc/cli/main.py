@@ -52,8 +52,7 @@ _CommandLineError: type[Any] = next(c for c in typer.BadParameter.__mro__ if c._
 
 def _tell_usage(error: Any) -> None:
     message = error.format_message()
-    if "\n" in message.strip():  # a group called without a command: this is its help
-        print(message)
+    if not message.strip():  # a group called without a command: it has shown its help
         return
     where = error.ctx.command_path if getattr(error, "ctx", None) else "hydragnn-hpc"
     print(f"hydragnn-hpc: error: {message.rstrip('.')}; see '{where} --help'", file=sys.stderr, flush=True)

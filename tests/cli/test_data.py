@@ -39,7 +39,7 @@ def test_info_tells_what_is_there(made: Path) -> None:
     ("arguments", "told"),
     [
         (["generate", "{raw}"], "exists and is not empty"),
-        (["generate", "{new}", "--cap", "0"], "--cap 0"),
+        (["generate", "{new}", "--cap", "0"], "--cap"),
         (["prepare", "{new}", "{new}.bp"], "no such file or folder"),
         (["prepare", "{raw}", "{bp}"], "--force"),
         (["prepare", "{raw}", "{new}.bp", "--cutoff", "7"], "with its unit"),

@@ -1,7 +1,7 @@
 """A stand-in for the worker: speaks its protocol, sleeps instead of training, fails on demand.
 
-``python standin.py WHAT SECONDS [worker options]`` where WHAT is ``good``, ``crash VARIANT``, ``silent VARIANT``, ``hopeless``
-(dies before it is ready) or ``double`` (claims the same device on every rank).
+``python standin.py WHAT VICTIM SECONDS [worker options]`` where WHAT is ``good``, ``crash`` or ``silent`` (on the variant
+VICTIM), ``hopeless`` (dies before it is ready) or ``double`` (claims the same device on every rank).
 """
 
 from __future__ import annotations
@@ -28,15 +28,13 @@ def result(variant: str, replica: int) -> None:
     """Leave a result."""
     folder = Path(given["--campaign"]) / "members" / variant / f"{replica:02d}"
     folder.mkdir(parents=True, exist_ok=True)
-    tasks = {
-        t: {"level": "graph", "unit": "Ry", "n": 1, "rmse": 0.1, "mae": 0.1, "rmse_unit": 1.0, "mae_unit": 1.0}
-        for t in variant
-    }
+    numbers = dict.fromkeys(("rmse", "mae", "rmse_unit", "mae_unit"), 0.1)
     content = {
-        "schema": 1, "state": "finished", "variant": variant, "replica": replica, "seed": 0, "tasks": tasks, "epochs": 1,
-        "validation_loss": 0.1, "best_epoch": 1, "stopped_by": "epochs", "seconds": seconds, "seconds_training": seconds,
-        "seconds_validation": 0.0, "stack": [replica], "engine": "none", "attempt": 1, "sessions": [], "device": {},
-        "threads": 1, "versions": {}, "weights_sha256": "", "config_hash": "", "dataset_sha256": "",
+        "schema": 1, "state": "finished", "variant": variant, "replica": replica, "seed": 0, "epochs": 1,
+        "tasks": {task: {"level": "graph", "unit": "Ry", "n": 1, **numbers} for task in variant},
+        "validation_loss": 0.1, "best_epoch": 1, "stopped_by": "epochs", "stack": [replica], "engine": "none",
+        "seconds": seconds, "seconds_training": seconds, "seconds_validation": 0.0, "attempt": 1, "sessions": [],
+        "device": {}, "threads": 1, "versions": {}, "weights_sha256": "", "config_hash": "", "dataset_sha256": "",
     }  # fmt: skip
     temporary = folder / ".tmp-result"
     temporary.write_text(json.dumps(content))

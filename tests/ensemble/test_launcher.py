@@ -15,7 +15,10 @@ SLURM_JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLU
     [
         ({}, Launch(None, 0, 1, None)),
         (SLURM_JOB, Launch(None, 0, 1, None)),  # a batch shell
-        ({**SLURM_JOB, "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}, Launch("srun", 3, 8, 1)),
+        (
+            {**SLURM_JOB, "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"},
+            Launch("srun", 3, 8, 1),
+        ),
         (
             {**SLURM_JOB, "SLURM_STEP_NUM_TASKS": "2", "OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "12",
              "OMPI_COMM_WORLD_LOCAL_RANK": "2"},
@@ -25,7 +28,10 @@ SLURM_JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLU
             {"JSM_NAMESPACE_RANK": "7", "JSM_NAMESPACE_SIZE": "12", "JSM_NAMESPACE_LOCAL_RANK": "1"},
             Launch("jsrun", 7, 12, 1),
         ),
-        ({"PALS_RANKID": "13", "PMI_SIZE": "24", "PALS_LOCAL_RANKID": "1", "PMI_RANK": "13"}, Launch("PALS", 13, 24, 1)),
+        (
+            {"PALS_RANKID": "13", "PMI_SIZE": "24", "PALS_LOCAL_RANKID": "1", "PMI_RANK": "13"},
+            Launch("PALS", 13, 24, 1),
+        ),
         ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, Launch("PMI", 1, 2, 1)),
         ({"FLUX_TASK_RANK": "3", "FLUX_JOB_SIZE": "4", "FLUX_TASK_LOCAL_ID": "3"}, Launch("Flux", 3, 4, 3)),
     ],

@@ -16,7 +16,15 @@ from hydragnn_hpc.ensemble import lock
 from hydragnn_hpc.ensemble.lock import RunLock
 from hydragnn_hpc.errors import UserError
 
-HOLD = "import sys,time;from pathlib import Path;from hydragnn_hpc.ensemble.lock import RunLock;l=RunLock(Path(sys.argv[1]));l.acquire();print('held',flush=True);time.sleep(60)"
+HOLD = """
+import sys, time
+from pathlib import Path
+from hydragnn_hpc.ensemble.lock import RunLock
+lock = RunLock(Path(sys.argv[1]))
+lock.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 def test_the_second_is_refused_while_the_first_lives_and_not_after(tmp_path: Path) -> None:

@@ -90,6 +90,11 @@ class Launch:
             time.sleep(0.02)
         return False
 
+    def let_run(self, seconds: float) -> None:
+        """Let it run for so long, or to its end."""
+        limit = time.monotonic() + seconds
+        self.wait_until(lambda: time.monotonic() > limit)
+
     def end(self, patience: float = PATIENCE) -> int:
         """Wait for the launch and all its descendants to end by themselves; returns the launcher's exit code.
 

@@ -44,7 +44,7 @@ def test_any_signal_at_any_moment(arena, undisturbed, fault_seed: int, long_form
         out = arena.folder / f"out-{k:02d}"
         launch = arena.launch(out)
         moment = chance.uniform(0.0, 9.0)
-        launch.wait_until(lambda moment=moment, started=time.monotonic(): time.monotonic() - started > moment)
+        launch.let_run(moment)
         met = hurt(launch, target, what, chance)
         code = launch.end()
         assert (out / "report" / "table1.csv").exists() or code != 0, "exit code 0 without tables"
@@ -63,7 +63,7 @@ def test_a_run_that_is_killed_again_and_again_gets_there(arena, undisturbed, fau
     for _ in range(4):
         launch = arena.launch(out)
         moment = chance.uniform(4.0, 7.0)
-        launch.wait_until(lambda moment=moment, started=time.monotonic(): time.monotonic() - started > moment)
+        launch.let_run(moment)
         hurt(launch, "launcher", signal.SIGKILL, chance)
         launch.end()
     arena.finish(out)

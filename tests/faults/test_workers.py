@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -43,10 +44,8 @@ def test_a_member_killed_at_every_attempt_is_given_up_and_the_others_finish(aren
             return False
         slots = {(m["rank"], m["slot"]) for name, m in running.items() if name.startswith("M/")}
         for worker in launch.of_role("worker"):
-            words = (f"/proc/{worker.pid}/cmdline", "rb")
             try:
-                with open(*words) as stream:
-                    line = stream.read().decode().split("\0")
+                line = Path(f"/proc/{worker.pid}/cmdline").read_bytes().decode().split("\0")
             except OSError:
                 continue
             if (int(line[line.index("--rank") + 1]), int(line[line.index("--slot") + 1])) in slots:
