@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from hydragnn_hpc.dataset import bp5
 from hydragnn_hpc.dataset.manifest import (
     AGAIN,
     MANIFEST,
@@ -111,8 +112,8 @@ def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], forc
         If ``path`` exists (and not ``force``), an array does not fit, or the folder cannot be written.
     """
     refuse_existing(path, force)
-    # ADIOS2 writes a non-contiguous array wrong, and refuses a read-only one.
-    arrays = {name: np.require(array, requirements=["C", "W"]) for name, array in arrays.items()}
+    # ADIOS2 writes a non-contiguous array wrong.
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     sizes = check_arrays(arrays, facts["targets"], str(path))
     try:
         path = path.resolve()  # a link stays a link: what it points to is replaced
@@ -126,8 +127,6 @@ def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], forc
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
         ) from error
-    except (RuntimeError, ValueError) as error:  # what ADIOS2 raises, on a full disk among others
-        raise UserError(f"cannot write {path}: ADIOS2 says: {error}; free space or choose another folder") from error
     return manifest
 
 
@@ -178,16 +177,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def _write_bp(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    import adios2
-
-    io = adios2.Adios().declare_io("write")
-    io.set_engine("BP5")
-    with adios2.Stream(io, str(folder), "w") as stream:
-        stream.begin_step()
-        for name, array in arrays.items():
-            if array.size:  # ADIOS2 has no arrays of size zero; the manifest's shape brings them back
-                stream.write(name, array, list(array.shape), [0] * array.ndim, list(array.shape))
-        stream.end_step()
+    bp5.write(folder, arrays)
     for extra in (*folder.glob("*profiling.json"), *folder.parent.glob(f"{folder.name}*profiling.json")):
         extra.unlink()
 
@@ -277,7 +267,7 @@ def read_each(path: Path, manifest: Manifest) -> Iterator[tuple[str, np.ndarray]
         If anything does not fit.
     """
     verify(path, manifest)
-    with _opened(path) as reader:
+    with bp5.opened(path) as reader:
         present = reader.available_variables()
         for name, fact in manifest.content["arrays"].items():
             shape, dtype = tuple(fact["shape"]), np.dtype(fact["dtype"])
@@ -293,18 +283,3 @@ def read_each(path: Path, manifest: Manifest) -> Iterator[tuple[str, np.ndarray]
                     f" {AGAIN}"
                 )
             yield name, array
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    import adios2
-
-    try:
-        with adios2.FileReader(str(path)) as reader:
-            yield reader
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"cannot read {path}: ADIOS2 says: {error}; {AGAIN}") from error
-    finally:
-        # Whatever it is told, ADIOS2 2.12's reader leaves a profile under this name when it closes.
-        with contextlib.suppress(OSError):
-            Path(f"/tmp/{path.name}_{os.getpid():x}_profiling.json").unlink()

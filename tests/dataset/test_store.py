@@ -1,0 +1,365 @@
+"""The store: what goes in comes out to the bit, whole or not at all, and no damage goes unnoticed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from synthetic import arrays, facts, reseal
+
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.errors import UserError
+
+FILES = ["data.0", "manifest.json", "md.0", "md.idx", "mmd.0"]
+
+
+@pytest.fixture
+def content() -> dict[str, np.ndarray]:
+    return arrays()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set; copy it before hurting it."""
+    path = tmp_path_factory.mktemp("store") / "whole.bp"
+    store.write(path, arrays(), facts(arrays()))
+    return path
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "copy.bp"))
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 999), st.lists(st.integers(1, 7), min_size=1, max_size=4), st.sampled_from([0.4, 4.0]))
+def test_what_goes_in_comes_out_to_the_bit(tmp_path: Path, seed: int, sizes: list[int], cutoff: float) -> None:
+    given_ = arrays(seed, tuple(sizes), cutoff)
+    made = store.write(tmp_path / "x.bp", given_, facts(given_), force=True)
+    manifest, found = store.read(tmp_path / "x.bp")
+    assert manifest == made and list(found) == list(given_)
+    for name, array in given_.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
+        assert found[name].tobytes() == array.tobytes() and found[name].flags.c_contiguous, name
+
+
+def test_arrays_that_adios2_would_write_wrong_are_written_right(content: dict[str, np.ndarray], tmp_path: Path) -> None:
+    hard = {k: np.asfortranarray(a) if a.ndim > 1 else np.repeat(a, 2)[::2] for k, a in content.items()}
+    for array in hard.values():
+        array.flags.writeable = False
+    store.write(tmp_path / "x.bp", hard, facts(content))
+    _, found = store.read(tmp_path / "x.bp")
+    assert all(found[k].tobytes() == a.tobytes() for k, a in content.items())
+
+
+def test_the_manifest_declares_what_is_there(whole: Path) -> None:
+    manifest, found = store.read(whole)
+    declared = manifest.content["arrays"]
+    assert {k: (tuple(v["shape"]), v["dtype"]) for k, v in declared.items()} == {
+        k: (v.shape, str(v.dtype)) for k, v in found.items()
+    }
+    assert declared["pos"]["unit"] == "bohr" and declared["target_spin"]["unit"] == "μB"
+    assert manifest.content["files"].keys() == set(FILES) - {"manifest.json"}
+    assert manifest.split_counts == [2, 2, 2] and manifest.sizes["S"] == 6
+
+
+def test_nothing_is_left_beside_a_data_set_by_writing_or_reading(
+    content: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    path = tmp_path / f"beside-{tmp_path.name}-{os.getpid()}.bp"
+    store.write(path, content, facts(content))
+    store.read(path)
+    assert sorted(p.name for p in path.iterdir()) == FILES
+    assert list(tmp_path.iterdir()) == [path]
+    assert not [p for p in Path("/tmp").iterdir() if path.name in p.name and "profiling" in p.name]
+
+
+def test_the_hash_names_the_content(content: dict[str, np.ndarray], tmp_path: Path, whole: Path) -> None:
+    assert store.write(tmp_path / "other.bp", content, facts(content)).sha256 == store.read_manifest(whole).sha256
+    for name in ("target_energy", "pos", "split"):
+        changed = {**content, name: content[name].copy()}
+        flat = changed[name].reshape(-1)
+        flat[1] = np.nextafter(flat[1], 99) if flat.dtype.kind == "f" else flat[0]
+        if not np.array_equal(changed[name], content[name]):
+            other = store.write(tmp_path / "other.bp", changed, facts(content), force=True)
+            assert other.sha256 != store.read_manifest(whole).sha256, name
+
+
+def spoilt(name: str, **change: object) -> object:
+    return pytest.param(name, change, id="-".join([name, *change]))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        spoilt("pos", dtype="float32"),
+        spoilt("pos", dtype=">f8"),
+        spoilt("atomic_numbers", dtype="int64"),
+        spoilt("target_spin", shape=(-1,)),
+        spoilt("cell", shape=(-1, 9)),
+        spoilt("split", shorter=True),
+        spoilt("atom_offsets", shorter=True),
+        spoilt("atom_offsets", values=(1, -1)),
+        spoilt("geometry_atom_offsets", values=(0, 3)),
+        spoilt("neighbour_offsets", values=(1, 10**6)),
+        spoilt("neighbours", values=(0, 99)),
+        spoilt("neighbours", values=(0, -1)),
+        spoilt("sample_geometry", values=(0, 3)),
+        spoilt("sample_geometry", values=(0, 2)),
+        spoilt("split", values=(0, 3)),
+        spoilt("pos", values=((0, 0), np.nan)),
+        spoilt("edge_vectors", values=((0, 0), np.inf)),
+        spoilt("target_energy", values=((0, 0), np.inf)),
+        spoilt("target_energy", missing=True),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_by_name(content, tmp_path: Path, name: str, change: dict) -> None:
+    told = facts(content)
+    array = content.pop(name).copy()
+    if "dtype" in change:
+        array = array.astype(change["dtype"])
+    if "shape" in change:
+        array = array.reshape(change["shape"])
+    if "shorter" in change:
+        array = array[:-1]
+    if "values" in change:
+        place, value = change["values"]
+        array[place] = value
+    if "missing" not in change:
+        content[name] = array
+    with pytest.raises(UserError) as error:
+        store.write(tmp_path / "x.bp", content, told)
+    words = {"sample_geometry": "geometry", "geometry_atom_offsets": "", "split": "", "neighbours": "neighbour"}
+    assert words.get(name, name.removeprefix("target_")) in str(error.value) and "x.bp" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+# Damage
+
+
+def damaged(path: Path, chance: random.Random) -> str:
+    """Hurt one file in one way; returns what was done."""
+    data = bytearray(path.read_bytes())
+    kind = chance.choice(["flip", "cut", "remove", "insert", "zero", "empty", "delete", "swap for a folder"])
+    place = chance.randrange(len(data))
+    if kind == "flip":
+        data[place] ^= 1 << chance.randrange(8)
+    elif kind == "cut":
+        del data[place:]
+    elif kind == "remove":
+        del data[place]
+    elif kind == "insert":
+        data.insert(place, chance.randrange(256))
+    elif kind == "zero":
+        data[place] = 0 if data[place] else 255
+    path.unlink()
+    if kind == "swap for a folder":
+        path.mkdir()
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind != "delete":
+        path.write_bytes(data)
+    return f"{kind} at {place} of {path.name}"
+
+
+def answers(paths: list[Path], patience: float = 60.0) -> list[str]:
+    """What reading each data set leads to, in a process of its own, which may crash or hang."""
+    program = """
+import sys
+from pathlib import Path
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.errors import UserError
+for path in sys.argv[1:]:
+    try:
+        store.read(Path(path))
+    except UserError as error:
+        print(error)
+    else:
+        print("opened")
+    sys.stdout.flush()
+print("adios2" in sys.modules)
+"""
+    command = [sys.executable, "-c", program, *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_any_damage_is_refused_and_adios2_never_sees_it(whole: Path, tmp_path: Path, part: int) -> None:
+    chance = random.Random(part)
+    done, paths = [], []
+    for case in range(20):
+        paths.append(Path(shutil.copytree(whole, tmp_path / f"{case}.bp")))
+        done.append(damaged(paths[-1] / FILES[(case + part) % len(FILES)], chance))
+    *said, adios2_was_imported = answers(paths)
+    assert len(said) == len(paths)
+    for path, what, answer in zip(paths, done, said, strict=True):
+        assert str(path) in answer and what.split(" of ")[1] in answer, f"{what}: {answer}"
+    assert adios2_was_imported == "False"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '"text"', "7", "{}", '{"schema": 1}', "[" * 100_000, "\x00" * 50, '{"seal": 1}']
+)
+def test_a_manifest_that_is_none_is_refused(copy: Path, text: str) -> None:
+    (copy / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        store.read(copy)
+
+
+def test_a_manifest_that_is_no_text_is_refused(copy: Path) -> None:
+    (copy / "manifest.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        store.read(copy)
+
+
+def test_another_format_is_told_as_such(copy: Path) -> None:
+    reseal(copy, schema=2)
+    with pytest.raises(UserError, match="format version 2, this program reads 1; prepare the data again"):
+        store.read(copy)
+    (copy / "manifest.json").write_text('{"schema": "theirs"}')
+    with pytest.raises(UserError, match="format version 'theirs'"):
+        store.read(copy)
+
+
+def test_a_manifest_that_promises_other_arrays_is_refused(copy: Path, whole: Path) -> None:
+    listed = store.read_manifest(whole).content["arrays"]
+    for name, change, told in (
+        ("pos", {"shape": [11, 2]}, "'pos' is float64"),
+        ("pos", {"dtype": "float32"}, "'pos' is float64"),
+        ("more", {"shape": [1], "dtype": "int8"}, "no array 'more'"),
+    ):
+        reseal(copy, arrays={**listed, name: {**listed.get(name, {}), **change}})
+        with pytest.raises(UserError, match=told):
+            store.read(copy)
+
+
+# Writing
+
+
+def test_existing_folders_are_kept_unless_forced(copy: Path, content, tmp_path: Path) -> None:
+    before = (copy / "manifest.json").read_bytes()
+    with pytest.raises(UserError, match="--force"):
+        store.write(copy, content, facts(content))
+    content["target_energy"] += 1
+    with pytest.raises(UserError):
+        store.write(copy, {**content, "pos": content["pos"][:-1]}, facts(content), force=True)
+    assert (copy / "manifest.json").read_bytes() == before
+    store.write(copy, content, facts(content), force=True)
+    assert np.array_equal(store.read(copy)[1]["target_energy"], content["target_energy"])
+    assert list(tmp_path.iterdir()) == [copy]
+
+
+def test_a_link_stays_a_link(copy: Path, content, tmp_path: Path) -> None:
+    link = tmp_path / "link.bp"
+    link.symlink_to(copy)
+    content["target_energy"] += 1
+    made = store.write(link, content, facts(content), force=True)
+    assert link.is_symlink() and store.read_manifest(copy).sha256 == made.sha256
+    assert sorted(tmp_path.iterdir()) == [copy, link]
+
+
+@pytest.mark.parametrize("place", ["file/x.bp", "/proc/x.bp", "x" * 300 + ".bp"])
+def test_places_that_cannot_be_written_are_one_line(content, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot"):
+        store.write(tmp_path / place, content, facts(content))
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root and the right to mount")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("free_kib", [0, 8, 16, 24, 28, 32])
+def test_a_full_disk_leaves_nothing_behind(disk: Path, content, free_kib: int) -> None:
+    """From no room at all to room for the arrays but not for the indices, where the space check does not help."""
+    (disk / "filler").write_bytes(bytes((64 - free_kib) * 1024))
+    try:
+        store.write(disk / "x.bp", content, facts(content))
+    except UserError as error:
+        assert str(disk) in str(error)
+        assert [p.name for p in disk.iterdir()] == ["filler"]
+    else:
+        assert free_kib >= 24
+        store.read(disk / "x.bp")
+
+
+def test_a_read_only_disk_is_told(disk: Path, content) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(UserError, match="Read-only"):
+        store.write(disk / "x.bp", content, facts(content))
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from synthetic import arrays, facts
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.errors import UserError
+content = arrays(int(sys.argv[3]))
+if sys.argv[4] == "hang":
+    store._seal = lambda *_: (print("here", flush=True), time.sleep(60))
+try:
+    store.write(Path(sys.argv[1]), content, facts(content))
+except UserError as error:
+    print(error)
+else:
+    print("written")
+"""
+
+
+def writer(path: Path, seed: int, how: str = "on") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, str(path), str(Path(__file__).parent), str(seed), how]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_what_a_killed_writer_leaves_is_removed_by_the_next(content, tmp_path: Path) -> None:
+    path = tmp_path / "x.bp"
+    child = writer(path, 0, "hang")
+    assert child.stdout is not None and child.stdout.readline() == "here\n"
+    # While it lives, its folder is left alone.
+    store.write(path, content, facts(content))
+    assert len(list(tmp_path.glob(".tmp-*"))) == 1
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert len(list(tmp_path.glob(".tmp-*"))) == 1
+    store.write(path, content, facts(content), force=True)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_two_writers_at_once_one_wins_and_the_other_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.bp"
+    children = [writer(path, seed) for seed in (1, 2, 3)]
+    said = sorted(c.communicate(timeout=60)[0].strip() for c in children)
+    assert said.count("written") == 1, said
+    assert all("x.bp" in line for line in said if line != "written")
+    seeds = [k for k in (1, 2, 3) if np.array_equal(arrays(k)["pos"], store.read(path)[1]["pos"])]
+    assert len(seeds) == 1 and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_manifest_alone_is_read_at_once(whole: Path) -> None:
+    started = time.monotonic()
+    assert store.read_manifest(whole).content["schema"] == json.loads((whole / "manifest.json").read_text())["schema"]
+    assert time.monotonic() - started < 1
