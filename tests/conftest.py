@@ -23,6 +23,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.fault_seed = 20221 if os.environ.get("CI") else random.SystemRandom().randrange(10**6)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long form's tests out of a run in the short form."""
+    if not config.getoption("--long"):
+        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("long")])
+        items[:] = [i for i in items if not i.get_closest_marker("long")]
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     """Tell the seed, so that a failure can be repeated."""
     return f"fault suite: --fault-seed {config.getoption('--fault-seed')}"

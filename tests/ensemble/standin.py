@@ -1,7 +1,7 @@
 """A stand-in for the worker: speaks its protocol, sleeps instead of training, fails on demand.
 
-``python standin.py WHAT VICTIM SECONDS [worker options]`` where WHAT is ``good``, ``crash`` or ``silent`` (on the variant
-VICTIM), ``hopeless`` (dies before it is ready) or ``double`` (claims the same device on every rank).
+``python standin.py WHAT VICTIM SECONDS [worker options]`` where WHAT is ``good``, ``crash`` or ``silent`` (on the
+variant VICTIM), ``hopeless`` (dies before it is ready) or ``double`` (claims the same device on every rank).
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ def test_any_signal_at_any_moment(arena, undisturbed, fault_seed: int, long_form
     print("\n".join(log))
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_again_and_again_gets_there(arena, undisturbed, fault_seed: int) -> None:
     """Every launch is killed soon; each gets a little further, since epochs are kept."""
     chance = random.Random(fault_seed + 1)

@@ -30,6 +30,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("left_kib", [0, 40])
 def test_a_full_disk_is_told_and_nothing_is_lost(arena, undisturbed, small_disk: Path, left_kib: int) -> None:
     """The disk fills up in mid-campaign, during checkpoints and results; freed, the same command finishes."""
@@ -52,6 +53,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(arena, undisturbed, small_disk:
     harness.check_clean(arena, out)
 
 
+@pytest.mark.long
 def test_a_folder_that_turns_read_only_is_told(arena, undisturbed, small_disk: Path) -> None:
     out = small_disk / "out"
     launch = arena.launch(out)
@@ -78,6 +80,7 @@ def test_a_read_only_folder_is_refused_in_one_line(arena, small_disk: Path) -> N
     assert len(errors) == 1 and "ead-only" in errors[0], arena.last().tail()
 
 
+@pytest.mark.long
 def test_a_folder_deleted_under_the_run_ends_it(arena, undisturbed) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out)
@@ -90,13 +93,14 @@ def test_a_folder_deleted_under_the_run_ends_it(arena, undisturbed) -> None:
     assert harness.outcome(out) == undisturbed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "another version", "both broken"])
 def test_a_broken_checkpoint_is_told_and_the_previous_one_used(
     arena, undisturbed, damage: str, fault_seed: int
 ) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out)
-    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.previous.pt")))
+    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.previous.pt"))), launch.tail()
     launch.kill()
     broken = [p for p in out.glob("members/*/*/checkpoint.pt") if not (p.parent / "result.json").exists()]
     assert broken, launch.tail()
@@ -139,6 +143,7 @@ def test_two_launches_in_one_folder(arena, undisturbed) -> None:
     assert harness.outcome(out) == undisturbed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["truncated", "other data"])
 def test_a_data_set_changed_between_two_runs_is_refused(arena, undisturbed, raw_data: Path, how: str) -> None:
     copy = arena.folder / "small.bp"
@@ -165,6 +170,7 @@ def test_a_data_set_changed_between_two_runs_is_refused(arena, undisturbed, raw_
     assert harness.outcome(out) == undisturbed
 
 
+@pytest.mark.long
 def test_a_data_set_changed_under_a_run_does_not_reach_it(arena, undisturbed, raw_data: Path) -> None:
     """What a run trains on is its node-local copy, taken after the check."""
     copy = arena.folder / "small.bp"
@@ -215,6 +221,7 @@ time_t time(time_t *where) {
 """
 
 
+@pytest.mark.long
 def test_a_clock_that_jumps(arena, undisturbed) -> None:
     """The wall clock leaps a day ahead and back while members train; nobody is declared dead or out of time."""
     source, library, clock = (arena.folder / name for name in ("clock.c", "clock.so", "clock"))
