@@ -29,10 +29,12 @@ REQUIRED = [
     "rich>=15.0",
     "jinja2>=3.1",
     "matplotlib>=3.11",
+    "pillow>=13.0",
     "scipy>=1.17",
 ]
 
 EXTRAS = {
+    "tensorboard": ["tensorboardX>=2.6.5"],  # report --tensorboard
     "mpich": ["mpich>=5.0"],  # an MPI without a system package; a supercomputer brings its own
     "test": ["pytest>=9.2", "pytest-timeout>=2.4", "hypothesis>=6.170", "coverage>=7.17"],
     "lint": ["ruff>=0.17.6", "mypy>=2.4"],

@@ -145,6 +145,7 @@ class CampaignFolder:
         self.summary = self.report / "summary.json"
         self.claims = self.report / "claims.md"
         self.supplement = self.report / "report.md"
+        self.tensorboard = self.report / "tensorboard"
 
     def member(self, variant: str, replica: int) -> MemberFolder:
         """Return the files of one member."""

@@ -49,7 +49,13 @@ def _console() -> Any:
     return console if console.is_terminal else Console(width=PLAIN_WIDTH, no_color=True)
 
 
-def report(out: Folder, as_json: AsJson = False) -> None:
+def report(
+    out: Folder,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the members' learning curves for TensorBoard, too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Write tables, figures and the page of a campaign into OUT/report, from whatever has finished.
 
     The page, OUT/report/index.html, is one file: open it in a browser, or send it to somebody.
@@ -60,6 +66,10 @@ def report(out: Folder, as_json: AsJson = False) -> None:
         from hydragnn_hpc.report.write import write_report
 
         content, written = write_report(out, bar)
+        if tensorboard:
+            from hydragnn_hpc.report.tensorboard import write_scalars
+
+            written += write_scalars(content)
     folder = content.results.folder
     if as_json:
         typer.echo(folder.summary.read_text(encoding="utf-8"), nl=False)
@@ -72,4 +82,6 @@ def report(out: Folder, as_json: AsJson = False) -> None:
         console.print(f"({claim.key}) {claim.statement}: {claim.verdict.value}", markup=False, highlight=False)
     for remark in content.remarks:
         console.print(f"remark: {remark}", markup=False, highlight=False)
+    if tensorboard:
+        console.print(f"tensorboard --logdir {folder.tensorboard}", markup=False, highlight=False)
     console.print(f"{len(written)} files in {folder.report}; start with {folder.page}", markup=False, highlight=False)

@@ -68,9 +68,14 @@ class Results(rows.Snapshot):
         if not path.exists():
             return None
         try:
-            return pd.read_csv(path)
+            found = pd.read_csv(path)
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {error}; remove it and run again") from error
+        if not {"epoch", "train_loss", "validation_loss"} <= set(found.columns):
+            raise UserError(
+                f"{path} is no history: it lacks epoch, train_loss or validation_loss; remove it and run again"
+            )
+        return found
 
     def predictions(self, member: Member) -> dict[str, np.ndarray] | None:
         """Return a member's ``predictions.npz``, ``sample`` and an array per task in its unit; None if it has none."""

@@ -26,13 +26,13 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     states = {"H/01": "failed", "HM/00": "running"}
     out = tmp_path_factory.mktemp("results") / "out"
-    return making.make(out, variants=("HM", "H", "M"), replicas=3, samples=30, epochs=6, states=states)
+    return making.make(out, variants=("HM", "H"), replicas=3, samples=30, epochs=6, states=states)
 
 
 def test_status_prints_plain_text_where_there_is_no_terminal(campaign: Path) -> None:
     shown = command("status", str(campaign))
     assert shown.returncode == 0, shown.stderr
-    assert "\x1b" not in shown.stdout and "9 members: 1 running, 7 finished, 1 failed" in shown.stdout
+    assert "\x1b" not in shown.stdout and "6 members: 1 running, 4 finished, 1 failed" in shown.stdout
     assert "2 of 3" in shown.stdout and "SIGKILL" in shown.stdout
 
 
@@ -40,17 +40,17 @@ def test_status_as_json(campaign: Path) -> None:
     shown = command("status", str(campaign), "--json")
     assert shown.returncode == 0, shown.stderr
     found = json.loads(shown.stdout)
-    assert found["states"] == {"running": 1, "finished": 7, "failed": 1}
-    assert [r["n"] for r in found["table1"]] == [2, 2, 2, 3] and found["settled"] is False
+    assert found["states"] == {"running": 1, "finished": 4, "failed": 1}
+    assert [r["n"] for r in found["table1"]] == [2, 2, 2] and found["settled"] is False
 
 
-@pytest.mark.parametrize("name", ["status"])
+@pytest.mark.parametrize("name", ["status", "report"])
 def test_help_has_an_example(name: str) -> None:
     shown = command(name, "--help")
     assert shown.returncode == 0 and f"Example: hydragnn-hpc {name}" in shown.stdout
 
 
-@pytest.mark.parametrize("name", ["status"])
+@pytest.mark.parametrize("name", ["status", "report"])
 def test_a_folder_without_a_campaign_is_one_line(name: str, tmp_path: Path) -> None:
     shown = command(name, str(tmp_path))
     assert shown.returncode == 2 and not shown.stdout
@@ -60,3 +60,13 @@ def test_a_folder_without_a_campaign_is_one_line(name: str, tmp_path: Path) -> N
 def test_watch_and_json_exclude_each_other(campaign: Path) -> None:
     shown = command("status", str(campaign), "--watch", "--json")
     assert shown.returncode == 2 and "exclude each other" in shown.stderr
+
+
+def test_report_writes_everything_and_says_where(campaign: Path) -> None:
+    shown = command("report", str(campaign))
+    assert shown.returncode == 0, shown.stderr
+    assert "2 of 3" in shown.stdout and str(campaign / "report" / "index.html") in shown.stdout.replace("\n", "")
+    assert "(a)" in shown.stdout and "undecided" in shown.stdout and "remark:" in shown.stdout
+    assert (campaign / "report" / "table1.csv").read_text().startswith("variant,task,n,n_total")
+    summary = json.loads((campaign / "report" / "summary.json").read_text())
+    assert summary["states"]["running"] == 1

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rendering import EVIL, Rendered
 
-from hydragnn_hpc.report import page, statistics
+from hydragnn_hpc.report import content, page, statistics
 from hydragnn_hpc.report.figures import data, errors, style, training
 from hydragnn_hpc.report.write import write_report
 
@@ -134,6 +134,22 @@ def test_a_cut_event_log_is_read_as_far_as_it_goes(unfinished: Rendered, tmp_pat
     assert len(training.events(load(out))) > 10
 
 
+def test_damaged_records_are_left_out_and_told(tmp_path: Path) -> None:
+    out = making.make(tmp_path / "x", variants=("H",), replicas=4, samples=10, epochs=4)
+    (out / "members/H/00/history.csv").write_text("epoch,loss\n1,2\n")
+    (out / "members/H/01/history.csv").write_bytes(b"")
+    (out / "members/H/02/history.csv").write_text("epoch,train_loss,validation_loss\n1,0.5,nan\n2,0.4,-1\n")
+    (out / "test_set.npz").write_bytes(b"PK")
+    gathered = content.gather(out)
+    assert gathered.histories.keys() == {"H/02", "H/03"}
+    told = " ".join(gathered.remarks)
+    assert "H/00/history.csv is no history" in told and "H/01/history.csv" in told and "test_set.npz" in told
+    with style.style():
+        drawn = [d.name for make in content.drawings(gathered) for d in make()]
+    assert drawn == ["rmse", "training_time", "learning_curves", "schedule"]
+    assert page.curves(gathered).keys() == {"H/03"}
+
+
 def test_a_neutral_cell_has_no_figure_of_its_total(unfinished: Rendered) -> None:
     with style.style():
         drawn = [d.name for d in data.totals(unfinished.content.results, unfinished.content.everything)]
@@ -142,12 +158,12 @@ def test_a_neutral_cell_has_no_figure_of_its_total(unfinished: Rendered) -> None
 
 def test_figures_show_the_numbers(unfinished: Rendered) -> None:
     """What is drawn, read back from the figures' artists."""
-    content = unfinished.content
+    gathered = unfinished.content
     with style.style():
-        (rmse,) = errors.table1(content.results)
-        (curves,) = training.curves(content.results, content.histories)
-        densities = {d.name: d for d in errors.densities(content.results, content.collected)}
-    mean = content.results.table1.set_index(["variant", "task"]).rmse_mean["HC", "C"]
+        (rmse,) = errors.table1(gathered.results)
+        (curves,) = training.curves(gathered.results, gathered.histories)
+        densities = {d.name: d for d in errors.densities(gathered.results, gathered.collected)}
+    mean = gathered.results.table1.set_index(["variant", "task"]).rmse_mean["HC", "C"]
     ax = rmse.figure.axes[1]
     drawn = [line.get_ydata() for line in ax.lines]
     assert any(len(y) == 1 and y[0] == pytest.approx(1e3 * mean) for y in drawn)
@@ -159,7 +175,7 @@ def test_figures_show_the_numbers(unfinished: Rendered) -> None:
     line = densities["errors_C"].figure.axes[0].lines[0]
     area = np.trapezoid(line.get_ydata(), line.get_xdata())
     assert area == pytest.approx(1, abs=0.03)
-    median = np.median([h.validation_loss.iloc[0] for n, h in content.histories.items() if n.startswith("HCM/")])
+    median = np.median([h.validation_loss.iloc[0] for n, h in gathered.histories.items() if n.startswith("HCM/")])
     assert any(line.get_ydata()[0] == pytest.approx(median) for line in curves.figure.axes[0].lines)
 
 
@@ -169,7 +185,7 @@ def test_the_same_results_give_the_same_report_and_old_figures_go(single: Render
     stale.write_bytes(b"-")
     write_report(single.folder.root)
     assert not stale.exists()
-    assert {p.name for p, content in before.items() if p.read_bytes() != content} == set()
+    assert {p.name for p, bytes_ in before.items() if p.read_bytes() != bytes_} == set()
 
 
 def test_report_reads_neither_torch_nor_mpi(single: Rendered) -> None:
@@ -188,3 +204,26 @@ def test_many_members(replicas: int, samples: int, tmp_path: Path) -> None:
     """The paper's 84 members, and a thousand: within 5 MB."""
     write_report(making.make(tmp_path / "x", replicas=replicas, samples=samples, epochs=100))
     assert (tmp_path / "x" / "report" / "index.html").stat().st_size < 5_000_000
+
+
+def test_tensorboard_gets_every_epoch_of_every_member(single: Rendered) -> None:
+    """Read back with the format's own messages: a length, its checksum, an event, its checksum."""
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    from hydragnn_hpc.report.tensorboard import write_scalars
+
+    write_scalars(single.content)
+    (path,) = write_scalars(single.content)  # a second time, in place of the first
+    assert path.parent == single.folder.report / "tensorboard" / "H" / "00"
+    left, found = path.read_bytes(), {}
+    while left:
+        (length,) = struct.unpack("<Q", left[:8])
+        event = Event.FromString(left[12 : 12 + length])
+        left = left[16 + length :]
+        for value in event.summary.value:
+            found[value.tag, event.step] = value.simple_value
+    history = single.content.histories["H/00"]
+    assert len(found) == 5 * len(history)
+    for row in history.itertuples():
+        assert found["validation_loss", row.epoch] == pytest.approx(row.validation_loss, rel=1e-6)

