@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from hydragnn_hpc.dataset.imports import alone
 from hydragnn_hpc.errors import UserError
 
 _END = b"end\n"
@@ -67,21 +68,9 @@ def _received(stream: IO[bytes]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _adios2() -> Any:
-    """Import ADIOS2 alone: it would import torch where that is installed, which takes longer than all the rest."""
-    absent = [name for name in ("torch", "cupy") if name not in sys.modules]
-    hidden: dict[str, Any] = dict.fromkeys(absent)
-    sys.modules.update(hidden)  # None makes an import fail, which ADIOS2 is prepared for
-    try:
-        import adios2
-    finally:
-        for name in absent:
-            del sys.modules[name]
-    return adios2
-
-
 def _write_here(folder: str, arrays: dict[str, np.ndarray]) -> None:
-    adios2 = _adios2()
+    with alone():
+        import adios2
     io = adios2.Adios().declare_io("write")
     io.set_engine("BP5")
     with adios2.Stream(io, folder, "w") as stream:
@@ -100,7 +89,8 @@ def opened(path: Path) -> Iterator[Any]:
     UserError
         If ADIOS2 refuses to open or read it.
     """
-    adios2 = _adios2()
+    with alone():
+        import adios2
     try:
         with adios2.FileReader(str(path)) as reader:
             yield reader

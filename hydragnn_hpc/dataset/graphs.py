@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hydragnn_hpc.dataset.imports import alone
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM
 
@@ -92,7 +93,8 @@ def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
         If a periodic geometry's cell has no volume or lets two atoms coincide, the list would be absurdly long, or a
         shell of neighbours lies at the cutoff to the last digits.
     """
-    from vesin import NeighborList
+    with alone():
+        from vesin import NeighborList
 
     n = len(geometry.pos)
     if any(geometry.periodic):
