@@ -28,7 +28,8 @@ class Site(Section):
 
     ``launch`` and ``directives`` may name ``{nodes}``, ``{ranks}``, ``{ranks_per_node}``, ``{cores_per_rank}``,
     ``{gpus_per_node}``, ``{queue}``, ``{account}`` and ``{walltime}``. ``environment`` and ``per_rank`` are lines of
-    shell: the first run once in the script (``$root`` is the checkout), the second in every rank ahead of the program.
+    shell: the first run once in the script (``$HYDRAGNN_HPC_ROOT``
+    is the checkout), the second in every rank ahead of the program.
     """
 
     name: str

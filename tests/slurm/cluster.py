@@ -95,6 +95,13 @@ class Cluster:
         words = dict(word.split("=", 1) for word in done.stdout.split() if "=" in word)
         return words.get("JobState", "")
 
+    def jobs(self) -> list[str]:
+        """Return the numbers of all jobs that are not over."""
+        done = subprocess.run(
+            ["squeue", "-h", "-o", "%i"], env=self.environment(), capture_output=True, text=True, check=False
+        )
+        return done.stdout.split()
+
     def log(self) -> str:
         """Return the end of the controller's log."""
         return "\n".join((self.folder / "slurmctld.log").read_text(errors="replace").splitlines()[-15:])
@@ -145,7 +152,13 @@ class Cluster:
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
 
     def stop(self) -> None:
-        """End every daemon that :meth:`start` started."""
+        """End every job, and every daemon that :meth:`start` started."""
+        # While the daemons live: a step outlives its slurmd.
+        subprocess.run(["scancel", "--state=PENDING"], env=self.environment(), capture_output=True, check=False)
+        subprocess.run(["scancel", "--full", "--signal=KILL", "--state=RUNNING"], env=self.environment(), check=False)
+        limit = time.monotonic() + 30
+        while time.monotonic() < limit and self.jobs():
+            time.sleep(0.2)
         for file in sorted(self.folder.glob("*.pid"), reverse=True):
             with contextlib.suppress(ProcessLookupError, ValueError):
                 os.kill(int(file.read_text()), signal.SIGTERM)

@@ -40,6 +40,7 @@ class Place:
     campaign: Path
     site: Path
     expected: dict[str, str]
+    seconds: float  # that mpirun took for it
 
     def submit(self, out: Path, *options: str) -> str:
         """Submit the campaign; return the job's number."""
@@ -119,8 +120,10 @@ def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Place:
     text = text.replace("cores_per_rank: 8", "cores_per_rank: 2") + f"per_rank:\n  - {note}\n"
     site = folder / "site.yaml"
     site.write_text(text)
+    started = time.monotonic()
     subprocess.run(
         [str(BIN / "mpirun"), "-n", "2", program, "run", str(campaign), str(folder / "by-mpirun")],
         check=True, timeout=180, capture_output=True,
     )  # fmt: skip
-    return Place(cluster, folder, campaign, site, outcome(folder / "by-mpirun"))
+    seconds = time.monotonic() - started
+    return Place(cluster, folder, campaign, site, outcome(folder / "by-mpirun"), seconds)

@@ -13,8 +13,9 @@
 out=/project/fept/runs/paper
 cd /project/fept || exit 2
 
-root=/project/hydragnn_hpc
-. "$root/envs/aurora.sh"
+export PATH=/project/venv/bin:$PATH
+export HYDRAGNN_HPC_ROOT=/project/hydragnn_hpc
+. "$HYDRAGNN_HPC_ROOT/envs/aurora.sh"
 export ZE_FLAT_DEVICE_HIERARCHY=FLAT
 export MPIR_CVAR_ENABLE_GPU=0
 

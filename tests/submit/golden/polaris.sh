@@ -13,8 +13,9 @@
 out=/project/fept/runs/paper
 cd /project/fept || exit 2
 
-root=/project/hydragnn_hpc
-. "$root/envs/polaris.sh"
+export PATH=/project/venv/bin:$PATH
+export HYDRAGNN_HPC_ROOT=/project/hydragnn_hpc
+. "$HYDRAGNN_HPC_ROOT/envs/polaris.sh"
 export MPICH_GPU_SUPPORT_ENABLED=0
 
 python -m hydragnn_hpc.submit.chain begin "$out" || exit

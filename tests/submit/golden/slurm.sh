@@ -16,6 +16,8 @@ out=/project/fept/runs/paper
 cd /project/fept || exit 2
 
 export PATH=/project/venv/bin:$PATH
+export HYDRAGNN_HPC_ROOT=/project/hydragnn_hpc
+export MPIR_CVAR_CH4_NETMOD=ofi
 
 python -m hydragnn_hpc.submit.chain begin "$out" || exit
 srun --mpi=pmi2 --nodes=1 --ntasks=2 --ntasks-per-node=2 --cpus-per-task=8 --gpus-per-task=1 --wait=0 --kill-on-bad-exit=0 \
