@@ -7,18 +7,22 @@ constraining field's columns, which are carried along untouched.
 
 from __future__ import annotations
 
-import io
-import re
-import tarfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial import cKDTree
 
-from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.dataset.files import count_files, iter_files, natural_key
+from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.paths import write_text
+
+__all__ = [
+    "LsmsSample", "Skipped", "count_files", "format_sample", "iter_samples", "natural_key", "new_sample",
+    "parse_sample", "write_sample",
+]  # fmt: skip
 
 COLUMNS = 18
 _ATOM = (
@@ -26,10 +30,12 @@ _ATOM = (
     " %9.4f  %21.15f  %21.15f  %21.15f\n"
 )
 _LARGEST_Z = 118
+_ONE_PLACE = 1e-3  # bohr; nuclei of a real structure are more than one bohr apart
+_REMEMBERED = 1000
 _SHOWN_REASONS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LsmsSample:
     """One file.
 
@@ -107,25 +113,32 @@ def write_sample(sample: LsmsSample, folder: Path) -> None:
 def parse_sample(content: bytes, where: str) -> LsmsSample:
     """Read one file's content; ``where`` names it in errors.
 
+    Blank lines at the end and carriage returns are passed over; nothing else is.
+
     Raises
     ------
     UserError
         If it is not LSMS text; names the file, the line and the reason.
     """
+    if not content.strip():
+        raise UserError(f"{where}: the file is empty ({len(content)} bytes); run that calculation again")
     try:
         text = content.decode("ascii")
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: byte {error.start} is not text; this is no LSMS output") from error
-    header, _, body = text.partition("\n")
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        raise UserError(f"{where}, line {line}: byte 0x{byte:02x} is not text; this is no LSMS output") from error
+    header, _, body = text.rstrip().partition("\n")
     energies = _numbers(header)
-    if energies is None or len(energies) != 3 or not np.isfinite(energies).all():
-        shown = header[:60]
-        raise UserError(f"{where}, line 1: expected the total, band and Fermi energy (3 numbers, Ry), found '{shown}'")
-    lines = body.splitlines()
-    if not lines:
-        raise UserError(f"{where}: no atoms after line 1; the file is truncated or empty")
+    if energies is None or len(energies) != 3 or len(header.split()) != 3 or not np.isfinite(energies).all():
+        raise UserError(
+            f"{where}, line 1: expected the total, band and Fermi energy (3 numbers, Ry), found {header[:60]!r}"
+        )
+    if not body:
+        raise UserError(f"{where}: no atoms after line 1; the file is truncated")
+    lines = body.split("\n")
     values = _numbers(body)
-    if values is None or any(len(line.split()) != COLUMNS for line in lines):
+    if values is None or len(values) != COLUMNS * len(lines) or any(len(line.split()) != COLUMNS for line in lines):
         raise UserError(_first_bad_line(lines, where))
     table = values.reshape(-1, COLUMNS)
     _check(table, where)
@@ -144,12 +157,14 @@ def _numbers(text: str) -> np.ndarray | None:
 def _first_bad_line(lines: list[str], where: str) -> str:
     for number, line in enumerate(lines, start=2):
         words = line.split()
-        if len(words) != COLUMNS:
-            reason = "the file is truncated" if number == len(lines) + 1 else "columns must not be mixed"
-            return f"{where}, line {number}: {len(words)} columns, expected {COLUMNS}; {reason}"
         for column, word in enumerate(words, start=1):
-            if _numbers(word) is None:
-                return f"{where}, line {number}, column {column}: '{word[:40]}' is not a number"
+            value = _numbers(word)
+            if value is None or len(value) != 1:
+                return f"{where}, line {number}, column {column}: {word[:40]!r} is not a number"
+        if len(words) != COLUMNS:
+            last = number == len(lines) + 1 and len(words) < COLUMNS
+            reason = "the file is truncated" if last else "columns must not be mixed"
+            return f"{where}, line {number}: {len(words)} columns, expected {COLUMNS}; {reason}"
     return f"{where}: not LSMS text"
 
 
@@ -166,7 +181,7 @@ def _check(table: np.ndarray, where: str) -> None:
 
 
 class GeometryCheck:
-    """Refuses atoms in one place; remembers the positions that it has seen, since most files share theirs."""
+    """Refuses atoms in one place; remembers positions that it has seen, since most files share theirs."""
 
     def __init__(self) -> None:
         self._seen: set[bytes] = set()
@@ -176,22 +191,23 @@ class GeometryCheck:
         key = sample.pos.tobytes()
         if key in self._seen:
             return
-        _, first, counts = np.unique(sample.pos, axis=0, return_index=True, return_counts=True)
-        if (counts > 1).any():
-            row = int(first[np.argmax(counts > 1)])
-            raise UserError(f"{where}, line {row + 2}: two atoms in one place, {sample.pos[row].tolist()} bohr")
-        self._seen.add(key)
-
-
-def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key under which ``out_2`` comes before ``out_10``."""
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part)
+        pairs = cKDTree(sample.pos).query_pairs(_ONE_PLACE, output_type="ndarray")
+        if len(pairs):
+            first, second = sorted(min(pairs.tolist(), key=sorted))
+            raise UserError(
+                f"{where}, line {second + 2}: two atoms in one place, {sample.pos[second].tolist()} bohr, the other in"
+                f" line {first + 2}"
+            )
+        if len(self._seen) < _REMEMBERED:
+            self._seen.add(key)
 
 
 def iter_samples(source: Path, on_error: str = "fail", skipped: Skipped | None = None) -> Iterator[LsmsSample]:
     """Yield the samples of a folder (at any depth, in natural order) or of a tar archive (in its own order).
 
-    Hidden files are left out. Archives of any compression are streamed; nothing is unpacked to disk.
+    Hidden files are left out; any other file must be LSMS text, so that a damaged one cannot pass for a note. One
+    file is in memory at a time (:func:`hydragnn_hpc.dataset.files.iter_files`). Whoever needs one order wherever the
+    files come from sorts by :func:`natural_key` of the names.
 
     Parameters
     ----------
@@ -207,11 +223,15 @@ def iter_samples(source: Path, on_error: str = "fail", skipped: Skipped | None =
     UserError
         If ``source`` is missing, holds no file, or holds a malformed file (``on_error="fail"``).
     """
+    if on_error not in ("fail", "skip"):
+        raise UserError(f"on_error '{on_error}'{nearest(on_error, ('fail', 'skip'))}")
     skipped = skipped if skipped is not None else Skipped()
     check, found, good = GeometryCheck(), 0, 0
-    for where, content in _files(source):
+    for where, content in iter_files(source):
         found += 1
         try:
+            if isinstance(content, UserError):
+                raise content
             sample = parse_sample(content, where)
             check(sample, where)
         except UserError as error:
@@ -224,46 +244,3 @@ def iter_samples(source: Path, on_error: str = "fail", skipped: Skipped | None =
     if not good:
         what = f"none of its {found} files is LSMS text; the first: {skipped.reasons[0]}" if found else "holds no file"
         raise UserError(f"{source}: {what}")
-
-
-def count_files(source: Path) -> int:
-    """Return how many files a folder holds, 0 for an archive (counting would mean reading it twice)."""
-    return sum(1 for _ in _visible(source)) if source.is_dir() else 0
-
-
-def _visible(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file():
-            yield path
-
-
-def _files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of every visible file."""
-    if source.is_dir():
-        for path in sorted(_visible(source), key=lambda p: natural_key(str(p.relative_to(source)))):
-            try:
-                yield str(path), path.read_bytes()
-            except OSError as error:
-                raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    elif source.is_file():
-        yield from _members(source)
-    else:
-        raise UserError(f"no such file or folder: {source}")
-
-
-def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
-    try:
-        with tarfile.open(archive, "r|*") as tar:
-            for member in tar:
-                if member.isfile() and not Path(member.name).name.startswith("."):
-                    stream = tar.extractfile(member) or io.BytesIO()
-                    yield f"{archive}/{member.name}", stream.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(
-            f"cannot read {archive} as a tar archive: {error}; fetch it again, or give a folder or .tar[.gz|.bz2|.xz]"
-        ) from error
-    except Exception as error:
-        if type(error).__name__ not in ("LZMAError", "error", "ZstdError"):
-            raise
-        raise UserError(f"cannot read {archive}: {error}; the archive is damaged, fetch it again") from error

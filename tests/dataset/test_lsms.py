@@ -54,23 +54,60 @@ GOOD = lsms.format_sample(
     lsms.new_sample("x", np.ones(3), np.array([26, 78]), np.eye(3)[:2], (np.array([26.5, 77.5]), np.zeros(2)))
 )
 LINES = GOOD.splitlines()
+WORDS = LINES[2].split()
+SECOND_ON_FIRST = (LINES[2], " ".join([*WORDS[:2], "1.0", "0.0", "0.0", *WORDS[5:]]))
+
+
+def test_line_ends_of_other_systems_and_blank_lines_at_the_end_are_fine() -> None:
+    expected = lsms.parse_sample(GOOD.encode(), "x").table
+    for content in (GOOD.replace("\n", "\r\n"), GOOD.rstrip("\n"), GOOD + "\n \n"):
+        np.testing.assert_array_equal(lsms.parse_sample(content.encode(), "x").table, expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.binary(max_size=3), st.integers(0, 3)), max_size=6))
+@settings(max_examples=300, deadline=None)
+def test_any_damage_is_told_or_read_as_python_reads_it(edits: list[tuple[int, bytes, int]]) -> None:
+    content = bytearray(GOOD.encode())
+    for at, new, removed in edits:
+        content[at : at + removed] = new
+    try:
+        sample = lsms.parse_sample(bytes(content), "x")
+    except UserError as error:
+        assert str(error).startswith("x") and str(error).isprintable()
+        return
+    header, *lines = content.decode("ascii").rstrip().split("\n")
+    assert sample.energies.tolist() == [float(word) for word in header.split()]
+    assert sample.table.tolist() == [[float(word) for word in line.split()] for line in lines]
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "line 1: expected the total"),
-        (b"\xff\xfe\x00binary", "is not text"),
+        (b"", "is empty (0 bytes)"),
+        (b" \n\n", "is empty (3 bytes)"),
+        (b"\xff\xfe\x00binary", "line 1: byte 0xff is not text"),
+        (GOOD.replace("77.500000", "77.5000µ", 1).encode(), "line 3: byte 0xc2 is not text"),
+        (bytes(4096), "line 1: expected the total"),
+        (b"1.0 2.0 nan\n", "line 1: expected the total"),
+        (b"1.0 2.0 3.0 4.0\n", "line 1: expected the total"),
+        (b"\x1b[31mnotes\n", "found '\\x1b[31mnotes'"),
         (b"some notes on the run\n", "line 1: expected the total"),
         (LINES[0].encode() + b"\n", "no atoms"),
-        (GOOD[:-200].encode(), "line 3: "),
+        (GOOD[:-200].encode(), "columns, expected 18; the file is truncated"),
+        (GOOD[:-200].encode() + bytes(200), "line 3, column"),
+        (GOOD.replace("77.500000", "77.5-1.00").encode(), "line 3, column 6: '77.5-1.00' is not a number"),
+        ((GOOD.rstrip().rsplit(" ", 1)[0] + " 1-1\n").encode(), "line 3, column 18: '1-1' is not a number"),
+        ("\n".join([LINES[0], LINES[1], "", LINES[2]]).encode(), "line 3: 0 columns, expected 18; columns must not"),
         (GOOD.replace("78.", "nan", 1).replace("77.500000", "      nan").encode(), "line 3, column 6: nan"),
         (GOOD.replace("77.500000", "      inf").encode(), "line 3, column 6: inf"),
         (GOOD.replace("77.500000", "   gibber").encode(), "line 3, column 6: 'gibber'"),
         ((LINES[0] + "\n" + LINES[1] + " 1.0\n" + LINES[2] + "\n").encode(), "line 2: 19 columns, expected 18"),
         (GOOD.replace(" 26  ", "-26  ", 1).encode(), "line 2: -26 is no proton number"),
+        (GOOD.replace(" 26  ", "26.5 ", 1).encode(), "line 2: 26.5 is no proton number"),
+        (GOOD.replace(" 26  ", "  0  ", 1).encode(), "line 2: 0 is no proton number"),
         (GOOD.replace(" 26  ", "119  ", 1).encode(), "line 2: 119 is no proton number"),
-        ("\n".join([LINES[0], LINES[1], LINES[1], ""]).encode(), "two atoms in one place"),
+        ("\n".join([LINES[0], LINES[1], LINES[1], ""]).encode(), "line 3: two atoms in one place, [1.0, 0.0, 0.0]"),
+        (GOOD.replace("0.0000", "0.0001", 1).replace(*SECOND_ON_FIRST).encode(), "the other in line 2"),
     ],
 )
 def test_a_malformed_file_is_named_with_line_and_reason(tmp_path: Path, content: bytes, told: str) -> None:
@@ -84,6 +121,38 @@ def test_a_malformed_file_is_named_with_line_and_reason(tmp_path: Path, content:
     assert skipped.count == 1 and told in skipped.reasons[0]
 
 
+def test_files_that_cannot_be_read_are_passed_over_where_asked(tmp_path: Path) -> None:
+    (tmp_path / "out_1").write_text(GOOD)
+    (tmp_path / "out_2").symlink_to("nowhere")
+    (tmp_path / "README").write_text("notes on these runs\n")
+    with pytest.raises(UserError, match=r"README, line 1.*--on-error skip"):
+        list(lsms.iter_samples(tmp_path))
+    skipped = lsms.Skipped()
+    assert [s.name for s in lsms.iter_samples(tmp_path, "skip", skipped)] == ["out_1"]
+    assert skipped.count == 2 and "link to nowhere" in skipped.reasons[1]
+    with pytest.raises(UserError, match="did you mean 'skip'"):
+        list(lsms.iter_samples(tmp_path, "skp"))
+
+
+def test_many_failures_are_counted_and_the_first_few_shown(tmp_path: Path) -> None:
+    for k in range(50):
+        (tmp_path / f"out_{k}").write_text("broken\n" if k % 2 else GOOD)
+    skipped = lsms.Skipped()
+    assert len(list(lsms.iter_samples(tmp_path, "skip", skipped))) == 25
+    assert skipped.count == 25 and len(skipped.reasons) == 5 and "out_1," in skipped.reasons[0]
+
+
+def test_geometries_beyond_the_remembered_are_still_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lsms, "_REMEMBERED", 2)
+    check, good = lsms.GeometryCheck(), lsms.parse_sample(GOOD.encode(), "x")
+    for k in range(5):
+        moved = good.pos + k
+        check(lsms.new_sample("x", np.ones(3), good.atomic_numbers, moved, (good.charge, good.moment)), "x")
+    twice = lsms.new_sample("x", np.ones(3), good.atomic_numbers, np.ones((2, 3)), (good.charge, good.moment))
+    with pytest.raises(UserError, match="two atoms in one place"):
+        check(twice, "x")
+
+
 def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         list(lsms.iter_samples(tmp_path / "nowhere"))
@@ -92,16 +161,6 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "notes.tar").write_bytes(b"not an archive" * 100)
     with pytest.raises(UserError, match="as a tar archive"):
         list(lsms.iter_samples(tmp_path / "notes.tar"))
-
-
-def test_a_truncated_archive_is_told(raw: Path, tmp_path: Path) -> None:
-    for mode in ("gz", "xz", "bz2"):
-        archive = tmp_path / f"raw.tar.{mode}"
-        with tarfile.open(archive, f"w:{mode}") as tar:  # type: ignore[call-overload]
-            tar.add(raw, "inside")
-        archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
-        with pytest.raises(UserError, match=archive.name):
-            list(lsms.iter_samples(archive))
 
 
 @pytest.mark.realdata

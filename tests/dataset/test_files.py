@@ -1,0 +1,196 @@
+"""Folders and tar archives: every file comes once, and what is damaged, missing or in the way is told."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hydragnn_hpc.dataset import files
+from hydragnn_hpc.errors import UserError
+
+CONTENT = {f"o/out_{k}": f"{k} ".encode() * 300 for k in range(12)}
+BLOCK = 512 + 1024  # a member's header and content; the contents are 600 to 900 bytes
+
+
+def pack(content: dict[str, bytes]) -> bytes:
+    """A plain tar archive."""
+    return pack_members([(name, data, tarfile.REGTYPE) for name, data in content.items()])
+
+
+def pack_members(members: list[tuple[str, bytes, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data, kind in members:
+            header = tarfile.TarInfo(name)
+            header.type, header.size = kind, len(data)
+            header.linkname = "elsewhere" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+            tar.addfile(header, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def read(archive: Path) -> dict[str, bytes | UserError]:
+    """All files by their name within the archive."""
+    return {where.removeprefix(f"{archive}/"): content for where, content in files.iter_files(archive)}
+
+
+def test_a_member_is_as_long_as_assumed() -> None:
+    assert {(len(c) + 511) // 512 * 512 for c in CONTENT.values()} == {BLOCK - 512}
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_every_compression_in_one_stream_or_several(
+    tmp_path: Path, compress: Callable[[bytes], bytes], pieces: int
+) -> None:
+    """Parallel compressors write several streams into one file. The name does not matter, the content does."""
+    tar, archive = pack(CONTENT), tmp_path / "archive"
+    step = -(-len(tar) // pieces)
+    archive.write_bytes(b"".join(compress(tar[k : k + step]) for k in range(0, len(tar), step)))
+    assert read(archive) == CONTENT
+    assert files.count_files(archive) == 0
+
+
+def test_the_older_lzma(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(lzma.compress(pack(CONTENT), format=lzma.FORMAT_ALONE))
+    assert read(tmp_path / "a") == CONTENT
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize(
+    "cut", [7 * BLOCK, 7 * BLOCK + 100, 7 * BLOCK + 512, 7 * BLOCK + 700, 8 * BLOCK - 5, 12 * BLOCK]
+)
+def test_an_archive_cut_anywhere_is_told(tmp_path: Path, compress: Callable[[bytes], bytes], cut: int) -> None:
+    """At a member's start, in a header, after it, in a content, in its padding, ahead of the archive's end."""
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(compress(pack(CONTENT)[:cut]))
+    with pytest.raises(UserError, match="truncated"):
+        read(archive)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.97])
+def test_a_compressed_stream_cut_anywhere_is_told(
+    tmp_path: Path, compress: Callable[[bytes], bytes], kept: float
+) -> None:
+    archive, noise = tmp_path / "a.tar", {f"n_{k}": os.urandom(3000) for k in range(8)}
+    whole = compress(pack(noise))
+    archive.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(UserError, match=r"a\.tar as a tar archive"):
+        read(archive)
+
+
+def test_a_damaged_header_or_checksum_is_told(tmp_path: Path) -> None:
+    archive, tar = tmp_path / "a.tar", bytearray(pack(CONTENT))
+    tar[7 * BLOCK : 7 * BLOCK + 300] = b"\xaa" * 300
+    archive.write_bytes(tar)
+    with pytest.raises(UserError, match="invalid header"):
+        read(archive)
+    zipped = bytearray(gzip.compress(pack(CONTENT)))
+    zipped[-6] ^= 0xFF  # in the checksum: all contents come out, and the last word is that they may be wrong
+    archive.write_bytes(zipped)
+    with pytest.raises(UserError, match="CRC"):
+        read(archive)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"not an archive" * 100, "no archive"),
+        (b"", "no archive"),
+        (b"PK\x03\x04" + bytes(1000), "no archive"),
+        (b"\x28\xb5\x2f\xfd" + bytes(1000), r"zstd -d .*a\.tar"),
+    ],
+)
+def test_what_is_no_archive_is_told(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        read(tmp_path / "a.tar")
+
+
+def test_an_empty_archive_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(pack({}))
+    assert read(tmp_path / "a.tar") == {}
+
+
+def test_members_that_are_no_plain_file_are_told_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, archive = tarfile.REGTYPE, tmp_path / "a.tar"
+    monkeypatch.setattr(files, "LARGEST", 100)
+    archive.write_bytes(
+        pack_members(
+            [
+                ("o", b"", tarfile.DIRTYPE),
+                ("o/soft", b"", tarfile.SYMTYPE),
+                ("o/hard", b"", tarfile.LNKTYPE),
+                ("o/pipe", b"", tarfile.FIFOTYPE),
+                ("o/big", b"x" * 101, plain),
+                ("o/bad\udcff", b"", plain),
+                ("o/once", b"1", plain),
+                ("o/once", b"2", plain),
+                ("o/after", b"x" * 100, plain),
+            ]
+        )
+    )
+    found = list(files.iter_files(archive))
+    assert [c for _, c in found if isinstance(c, bytes)] == [b"1", b"x" * 100]
+    reasons = [str(c) for _, c in found if isinstance(c, UserError)]
+    expected = ["soft: is a link", "hard: is a link", "pipe: is no plain", "101 bytes", "not UTF-8", "once: is in the"]
+    assert len(reasons) == len(expected) and all(e in r for e, r in zip(expected, reasons, strict=True)), reasons
+
+
+def test_hidden_files_and_folders_are_left_out_of_both(tmp_path: Path) -> None:
+    names = ["out_1", "deep/er/out_2", ".hidden", ".git/config", "deep/._out_2"]
+    folder = tmp_path / "raw"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(pack({f"./{name}": name.encode() for name in names}))
+    assert list(read(archive).values()) == [b"out_1", b"deep/er/out_2"]
+    assert [c for _, c in files.iter_files(folder)] == [b"deep/er/out_2", b"out_1"]
+    assert files.count_files(folder) == 2
+
+
+def test_links_in_a_folder(tmp_path: Path) -> None:
+    """Links to files and folders are followed, once each; a loop ends; one to nowhere is told."""
+    folder, outside = tmp_path / "raw", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (outside / "out_1").write_text("1")
+    (folder / "linked").symlink_to(outside)
+    (folder / "loop").symlink_to(folder)
+    (folder / "out_2").symlink_to(outside / "out_1")
+    (folder / "out_3").symlink_to("nowhere")
+    os.mkfifo(folder / "out_4")
+    found = [(Path(where).name, content) for where, content in files.iter_files(folder)]
+    assert [name for name, _ in found] == ["out_1", "out_2", "out_3", "out_4"]
+    assert [c for _, c in found[:2]] == [b"1", b"1"]
+    assert "No such file or directory (it is a link to nowhere)" in str(found[2][1])
+    assert "is no plain file" in str(found[3][1])
+
+
+def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "out_1").open("wb") as stream:
+        stream.truncate(files.LARGEST + 1)  # a sparse file: no space taken
+    ((_, content),) = files.iter_files(tmp_path)
+    assert "too many for LSMS text" in str(content)
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1), max_size=8))
+def test_any_names_have_one_natural_order(names: list[str]) -> None:
+    order = sorted(names, key=lambda n: (files.natural_key(n), n))
+    assert order == sorted(names[::-1], key=lambda n: (files.natural_key(n), n))
+
+
+def test_natural_order() -> None:
+    names = ["out_2", "out_10", "out_1", "a3b", "a20b", "²", "10", "9", "out"]
+    assert sorted(names, key=files.natural_key) == ["9", "10", "a3b", "a20b", "out", "out_1", "out_2", "out_10", "²"]
