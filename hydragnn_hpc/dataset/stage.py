@@ -353,7 +353,11 @@ def main() -> int:
         print(f"{_TOLD}{error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"{_TOLD}cannot stage {sys.argv[1]} in {sys.argv[2]}: {error.strerror or error}", file=sys.stderr)
+        # Of a full disk, NumPy tells only how many items it could write.
+        reason = error.strerror or f"no space left or a quota reached ({error})"
+        print(
+            f"{_TOLD}cannot stage {sys.argv[1]} in {sys.argv[2]}: {reason}; give another --stage-dir", file=sys.stderr
+        )
         return 2
     return 0
 

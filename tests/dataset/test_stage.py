@@ -1,0 +1,251 @@
+"""Node-local copies under fire: crashing and hanging readers, kills, several runs at once, no room."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic import reseal
+
+from hydragnn_hpc.dataset import stage, store
+from hydragnn_hpc.dataset.stage import Staging, node_local_parent, open_staged
+from hydragnn_hpc.errors import UserError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from hydragnn_hpc.dataset.stage import Staging
+with Staging(Path(sys.argv[1]), Path(sys.argv[2])) as staging:
+    print(staging.folder, flush=True)
+    time.sleep(float(sys.argv[3]))
+print(any(name in sys.modules for name in ("torch", "adios2")))
+"""
+
+
+def holder(bp: Path, parent: Path, seconds: float) -> subprocess.Popen[str]:
+    """A process that holds a copy for so long."""
+    command = [sys.executable, "-c", HOLD, str(bp), str(parent), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Path:
+    """Node-local storage of the test's own."""
+    folder = tmp_path / "node-local"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def hurt(small_bp: Path, tmp_path: Path) -> Callable[[str, Callable[[bytes], bytes]], Path]:
+    """``hurt(file, change)``: a data set whose damage its manifest does not tell, so that ADIOS2 meets it."""
+
+    def make(name: str, change: Callable[[bytes], bytes]) -> Path:
+        bp = Path(shutil.copytree(small_bp, tmp_path / "hurt.bp"))
+        (bp / name).write_bytes(change((bp / name).read_bytes()))
+        reseal(bp)
+        return bp
+
+    return make
+
+
+def wait_for(condition: Callable[[], bool], patience: float = 60.0) -> None:
+    limit = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_copy_is_private_named_after_the_content_and_as_large_as_foretold(small_bp: Path, parent: Path) -> None:
+    manifest = store.read_manifest(small_bp)
+    beats = []
+    with Staging(small_bp, parent, lambda: beats.append(1)) as staging:
+        assert staging.folder.parent == parent and manifest.sha256[:12] in staging.folder.name
+        assert staging.folder.stat().st_mode & 0o777 == 0o700
+        size = sum(p.stat().st_size for p in staging.folder.iterdir())
+        assert size <= stage.space_needed(manifest) <= size + 1_100_000
+        assert beats
+        staged = open_staged(staging.folder)
+        assert all(isinstance(a, np.memmap) for a in staged.arrays.values())
+        with pytest.raises(ValueError, match="read-only"):
+            staged.arrays["node_inputs"][0] = 1
+    assert not list(parent.iterdir())
+
+
+def test_a_reader_that_crashes_is_one_error(hurt, parent: Path) -> None:
+    """An emptied index is a segmentation fault of ADIOS2 2.12."""
+    bp = hurt("md.idx", lambda data: b"")
+    with pytest.raises(UserError, match=r"hurt\.bp.*SIGSEGV|finds no array"), Staging(bp, parent):
+        pass
+    assert not list(parent.iterdir())
+
+
+def test_a_reader_that_hangs_is_ended_and_one_error(hurt, parent: Path) -> None:
+    """Of data cut short, ADIOS2 2.12 waits for the rest for ever, and ignores an interrupt."""
+    bp = hurt("data.0", lambda data: data[: len(data) // 2])
+    started = time.monotonic()
+    with pytest.raises(UserError, match="done nothing for 3 s"), Staging(bp, parent, silence=3.0):
+        pass
+    assert time.monotonic() - started < 60
+    assert not list(parent.iterdir())
+    assert not _stagers(bp)
+
+
+def _stagers(bp: Path) -> list[int]:
+    """Living children that copy this data set."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"hydragnn_hpc.dataset.stage" in words and str(bp).encode() in words:
+            found.append(int(entry.parent.name))
+    return found
+
+
+def test_a_killed_run_takes_its_copying_child_along(hurt, parent: Path) -> None:
+    bp = hurt("data.0", lambda data: data[: len(data) // 2])
+    run = holder(bp, parent, 0)
+    wait_for(lambda: bool(_stagers(bp)))
+    wait_for(lambda: any(parent.glob("*/*.npy")) or bool(_stagers(bp)))
+    time.sleep(0.5)
+    run.kill()
+    run.communicate()
+    wait_for(lambda: not _stagers(bp), 10)
+
+
+def test_what_a_killed_run_leaves_goes_with_the_next_and_the_living_stays(small_bp: Path, parent: Path) -> None:
+    runs = [holder(small_bp, parent, 60) for _ in range(2)]
+    folders = [Path(run.stdout.readline().strip()) for run in runs if run.stdout]
+    runs[0].send_signal(signal.SIGKILL)
+    runs[0].communicate()
+    assert all(f.is_dir() for f in folders)
+    with Staging(small_bp, parent) as staging:
+        assert sorted(parent.iterdir()) == sorted([folders[1], staging.folder])
+        open_staged(folders[1])
+    runs[1].kill()
+    runs[1].communicate()
+
+
+def test_several_runs_stage_on_one_node_at_once(small_bp: Path, parent: Path) -> None:
+    runs = [holder(small_bp, parent, 0.1) for _ in range(6)]
+    for run in runs:
+        out, err = run.communicate(timeout=120)
+        assert run.returncode == 0, err
+        assert out.splitlines()[1] == "False", "the rank's process loaded torch or adios2"
+    assert not list(parent.iterdir())
+
+
+def test_a_folder_removed_before_its_lock_is_held_is_made_again(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run may take the new folder for an abandoned one, just before its lock is held."""
+    real, stolen = stage.fcntl.flock, []
+
+    def flock(handle: int, how: int) -> None:
+        if not stolen:
+            stolen.extend(parent.iterdir())
+            shutil.rmtree(stolen[0])
+        real(handle, how)
+
+    monkeypatch.setattr(stage.fcntl, "flock", flock)
+    folder, lock = stage._own_folder(parent, "hydragnn-hpc-x-")
+    assert folder.is_dir() and folder != stolen[0] and os.fstat(lock).st_nlink == 1
+    os.close(lock)
+
+
+def test_links_of_others_are_not_followed(small_bp: Path, parent: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").touch()
+    (parent / "hydragnn-hpc-link").symlink_to(tmp_path / "precious")
+    assert stage.remove_abandoned(parent) == 0
+    assert [p.name for p in (tmp_path / "precious").iterdir()] == ["file"]
+
+
+def test_a_copy_that_is_not_whole_is_not_opened(small_bp: Path, parent: Path, tmp_path: Path) -> None:
+    with Staging(small_bp, parent) as staging:
+        for name, change in (
+            ("pos.npy", lambda p: p.unlink()),
+            ("pos.npy", lambda p: p.write_bytes(b"")),
+            ("pos.npy", lambda p: p.write_bytes(p.read_bytes()[:-8])),
+            ("manifest.json", lambda p: p.unlink()),
+            ("manifest.json", lambda p: p.write_text("{")),
+        ):
+            copy = Path(shutil.copytree(staging.folder, tmp_path / "copy"))
+            change(copy / name)
+            with pytest.raises(UserError, match="run the same command again"):
+                open_staged(copy)
+            shutil.rmtree(copy)
+
+
+def test_a_data_set_that_is_none_is_told(parent: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such data set"), Staging(tmp_path / "none.bp", parent):
+        pass
+    assert not list(parent.iterdir())
+
+
+def test_storage_without_room_is_told(small_bp: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root and the right to mount")
+    try:
+        with pytest.raises(UserError, match=r"0\.1 MB free.*needed.*--stage-dir"), Staging(small_bp, disk):
+            pass
+        child = stage._own_folder(disk, "hydragnn-hpc-x-")[0]
+        command = [sys.executable, "-m", "hydragnn_hpc.dataset.stage", str(small_bp), str(child)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and "no space left" in done.stderr.lower() and "Traceback" not in done.stderr
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_copies_go_to_the_first_place_that_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert node_local_parent(None) == tmp_path
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
+    assert node_local_parent(None) in (Path("/dev/shm"), Path("/tmp"))
+    monkeypatch.delenv("TMPDIR")
+    assert node_local_parent(None) in (Path("/dev/shm"), Path("/tmp"))
+    assert node_local_parent(tmp_path, 10) == tmp_path
+    (tmp_path / "file").touch()
+    for given_, told in ((tmp_path / "gone", "gone is no folder"), (tmp_path / "file", "file is no folder")):
+        with pytest.raises(UserError, match=told):
+            node_local_parent(given_)
+    with pytest.raises(UserError, match=r"/dev/shm has .* MB free of .*; /tmp has .*--stage-dir"):
+        node_local_parent(None, 10**18)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
+def test_scaled_values_fill_zero_to_one(values: list[float]) -> None:
+    array = np.array(values)[:, None]
+    low, high = array.min(axis=0).tolist(), array.max(axis=0).tolist()
+    scaled = stage.scaled(array, low, high)
+    assert scaled.dtype == np.float32 and np.isfinite(scaled).all()
+    if low == high:
+        assert (scaled == 0).all()
+    else:
+        assert scaled.min() == 0 and scaled.max() == 1
+        np.testing.assert_allclose(
+            scaled.astype(float) * (high[0] - low[0]) + low[0], array, atol=1e-6 * (high[0] - low[0])
+        )
+
+
+def test_missing_values_stay_missing() -> None:
+    assert np.isnan(stage.scaled(np.array([[np.nan], [1.0]]), [0.0], [2.0])).ravel().tolist() == [True, False]
+
+
+def test_the_staged_manifest_is_the_store_s(small_bp: Path, parent: Path) -> None:
+    with Staging(small_bp, parent) as staging:
+        kept = json.loads((staging.folder / "manifest.json").read_text())
+    assert kept == store.read_manifest(small_bp).content
