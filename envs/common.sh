@@ -1,0 +1,24 @@
+# What the environments of all machines share; sourced by envs/MACHINE.sh, which sets $venv and loads the modules.
+# Called as a program, envs/MACHINE.sh makes the environment; sourced, as job scripts do, it loads it.
+# shellcheck shell=bash disable=SC2154
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# make_environment PYTHON TORCH... : a virtual environment on PYTHON, torch as the machine needs it, mpi4py built
+# against the machine's MPI, the rest from the package registry, this package, and a check of it all.
+make_environment() {
+  local python=$1
+  shift
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "$0: error: $python is older than Python 3.11; set another python module at the top of $0" >&2
+    return 1
+  }
+  [ -x "$venv/bin/python" ] || "$python" -m venv ${inherit:+--system-site-packages} "$venv" || return
+  # shellcheck disable=SC1091
+  . "$venv/bin/activate"
+  if (($#)); then pip install "$@" || return; fi
+  # A wheel of mpi4py may find another MPI first: this one is built against the compiler wrapper's.
+  MPICC=$mpicc pip install --no-cache-dir --no-binary=mpi4py mpi4py || return
+  pip install -e "$root" || return
+  hydragnn-hpc doctor || echo "$0: the login node may lack GPUs and a launcher: call doctor in a job as well" >&2
+}
