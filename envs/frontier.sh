@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # OLCF Frontier. 'bash envs/frontier.sh INDEX' on a login node makes the environment; job scripts source it.
-# INDEX is where torch built for ROCm comes from: pytorch.org/get-started names it for 'Linux, Pip, ROCm' (take the version below).
+# INDEX is where torch built for ROCm comes from: pytorch.org/get-started names it (Linux, Pip, ROCm).
 # Source: OLCF user documentation, PyTorch on Frontier (modules, ROCm builds of torch, mpi4py with the Cray wrapper).
 # Put it on Lustre, not on NFS, where Python starts slowly at scale: venv=/lustre/orion/PROJECT/... below.
 # shellcheck disable=SC1091,SC2034,SC2154
