@@ -9,6 +9,8 @@ Lengths in bohr, charges in e, energies in Ry, moments in μB.
 from __future__ import annotations
 
 import math
+import re
+import secrets
 import shutil
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -20,6 +22,7 @@ from scipy.special import erfc
 from hydragnn_hpc.dataset.lsms import format_sample, new_sample
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import Progress
+from hydragnn_hpc.paths import TEMPORARY_PREFIX
 
 A, C = 5.218, 7.058  # lattice constants of the body-centred tetragonal cell, bohr
 N_SITES = 32
@@ -200,31 +203,67 @@ def configurations(cap: int, seed: int) -> np.ndarray:
 def generate(out: Path, cap: int, seed: int, force: bool = False, progress: Progress | None = None) -> int:
     """Write a surrogate data set as LSMS text into the new folder ``out``; returns the number of files.
 
+    The folder appears when it is complete. Where ``out`` is a link, what it points to is replaced.
+
     Raises
     ------
     UserError
-        If ``out`` exists and is not empty (and not ``force``), or cannot be written.
+        If ``out`` exists and is not empty (and not ``force``), holds anything but such files, or cannot be written.
     """
     if cap < 1:
         raise UserError(f"--cap {cap}: at least 1 sample a composition")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
-        raise UserError(f"{out} exists and is not empty; give another folder, or --force to replace it")
-    fe = configurations(cap, seed)
-    temporary = out.with_name(f".tmp-{out.name}")
+    if seed < 0:
+        raise UserError(f"--seed {seed}: must be 0 or positive")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        _write(temporary, fe, progress)
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
+        out = out.resolve()
+        _refuse_existing(out, force)
+        fe = configurations(cap, seed)
+        temporary = _beside(out)
+        try:
+            temporary.mkdir(parents=True)
+            _write(temporary, fe, progress)
+            _put_in_place(temporary, out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise UserError(
             f"cannot write {out}: {error.strerror or error}; free space or choose another folder"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return len(fe)
+
+
+def _refuse_existing(out: Path, force: bool) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"{out} is a file; give the name of a folder")
+    if Path.cwd().is_relative_to(out):
+        raise UserError(f"{out} is where you are; give the name of a new folder")
+    names = sorted(path.name for path in out.iterdir())
+    if names and not force:
+        raise UserError(f"{out} exists and is not empty; give another folder, or --force to replace it")
+    for name in names:
+        if not re.fullmatch(r"out_\d+", name):
+            raise UserError(f"{out} holds '{name}', which is no LSMS text; --force replaces data alone: move it away")
+
+
+def _put_in_place(temporary: Path, out: Path) -> None:
+    if not out.exists():
+        temporary.rename(out)
+        return
+    old = _beside(out)
+    out.rename(old)
+    try:
+        temporary.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(out: Path) -> Path:
+    # Named at random: two at once must not write into one folder.
+    return out.with_name(f"{TEMPORARY_PREFIX}{out.name}-{secrets.token_hex(4)}")
 
 
 def _write(folder: Path, fe: np.ndarray, progress: Progress | None, block: int = 512) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydragnn_hpc.dataset import surrogate
+from hydragnn_hpc.dataset import lsms, surrogate
 from hydragnn_hpc.errors import UserError
 
 
@@ -62,19 +62,94 @@ def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="exists and is not empty"):
         surrogate.generate(tmp_path, cap=2, seed=0)
+    with pytest.raises(UserError, match=r"holds 'mine.txt', which is no LSMS text"):
+        surrogate.generate(tmp_path, cap=2, seed=0, force=True)
+    with pytest.raises(UserError, match="is a file"):
+        surrogate.generate(tmp_path / "mine.txt", cap=2, seed=0, force=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
     assert (tmp_path / "mine.txt").read_text() == "precious"
-    with pytest.raises(UserError, match="--cap 0"):
-        surrogate.generate(tmp_path / "new", cap=0, seed=0)
+
+
+@pytest.mark.parametrize(("cap", "seed", "told"), [(0, 0, "--cap 0"), (2, -1, "--seed -1")])
+def test_numbers_out_of_range_are_refused(tmp_path: Path, cap: int, seed: int, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        surrogate.generate(tmp_path / "new", cap, seed)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_current_folder_is_not_pulled_from_under_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deeper").mkdir()
+    monkeypatch.chdir(tmp_path / "deeper")
+    for out in (".", "..", str(tmp_path)):
+        with pytest.raises(UserError, match="is where you are"):
+            surrogate.generate(Path(out), cap=2, seed=0, force=True)
+
+
+def test_an_empty_folder_is_filled_and_data_replaced_where_forced(tmp_path: Path) -> None:
+    real, link, total = tmp_path / "real", tmp_path / "link", 2 + 31 * 2
+    real.mkdir()
+    link.symlink_to(real)
+    assert surrogate.generate(link, cap=2, seed=0) == total
+    first = (real / "out_0").read_text()
+    (real / "out_99999").write_text("of an earlier, larger set")
+    assert surrogate.generate(link, cap=2, seed=1, force=True) == total
+    assert link.is_symlink() and len(list(real.iterdir())) == total and (real / "out_0").read_text() != first
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_an_interruption_leaves_nothing_new(tmp_path: Path) -> None:
+    out = tmp_path / "raw"
+    surrogate.generate(out, cap=2, seed=0)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        surrogate.generate(out, 2, seed=1, force=True, progress=interrupt)
+    assert [p.name for p in tmp_path.iterdir()] == ["raw"]
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_progress_counts_up_to_the_whole(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    seen: list[tuple[int, int]] = []
+    n = surrogate.generate(tmp_path / "raw", 25, 0, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (n, n) and len(seen) > 1 and [d for d, _ in seen] == sorted({d for d, _ in seen})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_files_hold_what_the_law_gives(raw: Path) -> None:
+    """Neutral cells, the pure cells' energies as given, and H from the written energies."""
+    samples = list(lsms.iter_samples(raw))
+    on = surrogate.lattice()
+    for sample in samples[::17] + samples[-2:]:
+        fe = sample.atomic_numbers == surrogate.FE
+        transfer = sample.charge - sample.atomic_numbers
+        assert abs(transfer.sum()) < 32 * 0.5e-6 + 1e-9
+        h = sample.energies[0] - fe.mean() * surrogate.PURE_FE - (1 - fe.mean()) * surrogate.PURE_PT
+        assert h == pytest.approx(surrogate.enthalpy(transfer[None], fe[None], on)[0], abs=1e-8)
+    ends = {int(s.atomic_numbers.sum()): s for s in samples[-2:]}
+    assert ends[32 * 26].energies[0] == surrogate.PURE_FE and ends[32 * 78].energies[0] == surrogate.PURE_PT
+    assert not any((s.charge - s.atomic_numbers).any() for s in ends.values())
 
 
 @pytest.mark.realdata
 def test_close_to_the_real_data(real_archive: Path) -> None:
+    """The law on every eighth real configuration. On all 32,015: RMSE of H 0.4825 Ry, C 0.0523 e, M 0.0466 μB."""
     real = np.load(real_archive.with_name("fept_lsms_real_all.npz"))
     fe = np.unpackbits(real["fe"], axis=1)[:, :32].astype(bool)[::8]
     x, on = fe.mean(1), surrogate.lattice()
     truth = real["energies_ry"][::8, 0] - x * surrogate.PURE_FE - (1 - x) * surrogate.PURE_PT
     q = surrogate.charges(fe, on)
-    h = surrogate.enthalpy(q, fe, on)
-    assert np.sqrt(np.mean((h - truth) ** 2)) < 0.55
-    assert np.corrcoef(h, truth)[0, 1] > 0.999
-    assert np.sqrt(np.mean((surrogate.moments(q, fe, on) - real["moment_mub"][::8]) ** 2)) < 0.06
+    h, m = surrogate.enthalpy(q, fe, on), surrogate.moments(q, fe, on)
+
+    def rmse(found: np.ndarray, expected: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((found - expected) ** 2)))
+
+    assert rmse(h, truth) == pytest.approx(0.473, abs=0.01)
+    assert np.corrcoef(h, truth)[0, 1] > 0.9995
+    assert rmse(q, real["dq_e"][::8]) == pytest.approx(0.0521, abs=0.001)
+    assert rmse(m, real["moment_mub"][::8]) == pytest.approx(0.0463, abs=0.001)
+    # As in the data: 0.984 and -0.989.
+    assert np.corrcoef(m.sum(1), x)[0, 1] == pytest.approx(0.984, abs=0.002)
+    assert np.corrcoef(h, m.sum(1))[0, 1] == pytest.approx(-0.989, abs=0.002)
