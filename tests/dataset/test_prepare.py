@@ -242,20 +242,3 @@ def test_a_damaged_data_set_is_told_by_the_copying_child(bp: Path, tmp_path: Pat
     with pytest.raises(UserError, match=r"data\.0 has .* bytes, expected"), Staging(copy, tmp_path):
         pass
     assert not list(tmp_path.glob("hydragnn-hpc-*"))
-
-
-@pytest.mark.realdata
-@pytest.mark.slow
-def test_the_real_data(real_archive: Path, tmp_path: Path) -> None:
-    manifest = prepare(real_archive, tmp_path / "fept.bp", Options())
-    assert manifest.sizes["S"] == 27_908
-    expected = {
-        "mixing_enthalpy": (0, 65.918),
-        "charge_transfer": (-5.310, 0.847),
-        "magnetic_moment": (-0.0516, 3.8078),
-    }
-    for name, (low, high) in expected.items():
-        target = manifest.targets[name]
-        assert target["minimum"][0] == pytest.approx(low, abs=6e-4)
-        assert target["maximum"][0] == pytest.approx(high, abs=6e-4)
-    assert sum(manifest.split_counts) == 27_908
