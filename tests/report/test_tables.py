@@ -32,6 +32,10 @@ def results_of(out: Path, variant: str) -> list[dict]:
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = making.make(tmp_path_factory.mktemp("tables") / "mixed", replicas=5, samples=20, epochs=6, states=MIXED)
+    diverged = out / "members/C/03/result.json"
+    result = json.loads(diverged.read_text())
+    result["tasks"]["C"].update(rmse=1e3, rmse_unit=1e3)  # even one with numbers does not count
+    diverged.write_text(json.dumps(result))
     tables.write_tables(out)
     return out
 
@@ -63,6 +67,7 @@ def test_timing_and_members(mixed: Path) -> None:
     seconds = [r["seconds"] for r in results_of(mixed, "HC")]
     assert float(found["HC"]["seconds_mean"]) == pytest.approx(np.mean(seconds))
     assert float(found["HC"]["seconds_std"]) == pytest.approx(np.std(seconds, ddof=1))
+    assert found["C"]["n"] == "4" and found["CM"]["n"] == "3"
     assert found["M"]["seconds_mean"] == "" and found["M"]["n"] == "0"
     members = read_csv(mixed / "report" / "members.csv")
     assert len(members) == 35

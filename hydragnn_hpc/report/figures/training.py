@@ -48,7 +48,7 @@ def times(results: Results) -> Iterator[Drawing]:
         mean, std = rows.mean_std(values.tolist())
         color = look[variant]["color"]
         ax.bar(k, mean, color=color, alpha=0.35, width=0.7)
-        ax.errorbar(k, mean, std, fmt="none", color="black", capsize=3, lw=1)
+        ax.errorbar(k, mean, std, fmt="none", color="black", capsize=3, lw=1, zorder=5)
         shift = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else np.zeros(1)
         ax.plot(k + shift, values, ".", ms=4, mew=0, color=color)
         ax.text(k, 0, f"n = {len(values)}", ha="center", va="bottom", fontsize=6.5)
@@ -65,6 +65,8 @@ def times(results: Results) -> Iterator[Drawing]:
 
 def curves(results: Results, histories: dict[str, pd.DataFrame]) -> Iterator[Drawing]:
     """Draw the loss by epoch, a panel a variant."""
+    from matplotlib.ticker import NullFormatter
+
     grouped = {
         v.name: [h for name, h in histories.items() if name.rpartition("/")[0] == v.name and len(h)]
         for v in results.campaign.variants
@@ -84,6 +86,7 @@ def curves(results: Results, histories: dict[str, pd.DataFrame]) -> Iterator[Dra
         ax.plot(together.validation_loss.median(), color="black", lw=1.2, label="validation, median")
         ax.plot(together.train_loss.median(), color="black", lw=1, ls=":", label="training, median")
         ax.set_yscale("log")
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_title(f"{variant} (n = {len(found)})")
     for ax in axes[len(grouped) :]:
         ax.set_axis_off()
@@ -141,7 +144,7 @@ def schedule(results: Results) -> Iterator[Drawing]:
     ticks = list(range(0, len(workers), step))
     slots = any(slot for _, slot in workers)
     ax.set_yticks(ticks, [f"{workers[k][0]}.{workers[k][1]}" if slots else str(workers[k][0]) for k in ticks])
-    ax.invert_yaxis()
+    ax.set_ylim(len(workers) - 0.4, -0.6)
     ax.set(xlabel=f"time since the start ({unit})", ylabel="rank.slot" if slots else "rank")
     ax.grid(axis="x", color=GREY, alpha=0.3, lw=0.5)
     ax.set_axisbelow(True)
