@@ -26,7 +26,7 @@ tasks:
 variants: [HC, H, C]
 replicas: 4
 model: {layers: 2, channels: 8, graph_head: [8], node_head: [8]}
-training: {epochs: 20, batch_size: 16, early_stopping: null, engine: torch}
+training: {epochs: 12, batch_size: 16, early_stopping: null, engine: torch}
 launch: {checkpoint_seconds: 0, device: cpu}
 """
 
@@ -60,7 +60,7 @@ class Place:
         assert done.returncode == 0, done.stderr
         return str(json.loads(done.stdout)["id"])
 
-    def wait(self, condition: Callable[[], bool], what: str, out: Path, patience: float = 150.0) -> None:
+    def wait(self, condition: Callable[[], bool], what: str, out: Path, patience: float = 280.0) -> None:
         """Wait for ``condition``; on running out of patience, fail with the job's output."""
         limit = time.monotonic() + patience
         while not condition():

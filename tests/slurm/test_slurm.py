@@ -9,7 +9,7 @@ import pytest
 
 from tests.slurm.conftest import Place
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def finished(out: Path) -> int:
