@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from hydragnn_hpc.cli.main import main
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -49,14 +53,91 @@ def test_info_tells_what_is_there(made: Path) -> None:
         (["prepare", "{raw}", "{new}.bp", "--cell", "1 2 bohr"], "9 numbers"),
         (["prepare", "{raw}", "{new}.bp", "--end-member", "Xx=1"], "no element"),
         (["prepare", "{raw}", "/proc/nowhere/x.bp"], "cannot write"),
+        (["prepare", "{raw}", "{new}.bp", "--seed", "-1"], "--seed -1"),
+        (["prepare", "{raw}", "{new}.bp", "--cap", "-1"], "--cap -1"),
+        (["prepare", "{raw}", "{new}.bp", "--boundary", "periodic"], "needs --cell"),
+        (["prepare", "{raw}", "{new}.bp", "--cell", "1 2 nan bohr"], "expected 3 edge lengths"),
+        (["prepare", "{raw}", "{new}.bp", "--cell", "1 2 3 miles"], "--cell '1 2 3 miles'"),
+        (["prepare", "{raw}", "{new}.bp", "--scale-over", "test"], "--scale-over test; known are: all, train"),
+        (["prepare", "{raw}", "{new}.bp", "--on-error", "skp"], "did you mean 'skip'"),
+        (["prepare", "{raw}", "{new}.bp", "--end-member", "Au=-1"], "holds no Au"),
+        (["prepare", "{raw}", "{new}"], "ends in .bp"),
+        (["prepare", "{empty}", "{new}.bp"], "{empty}"),
+        (["prepare", "{bp}", "{new}.bp"], "{bp}"),
+        (["prepare", "{bp}/data.0", "{new}.bp"], "data.0"),
+        (["generate", "{new}", "--seed", "-3"], "--seed -3"),
+        (["info", "{bp}/data.0"], "is a file"),
         (["info", "{raw}"], "manifest.json"),
         (["info", "{new}.bp"], "no such data set"),
     ],
 )
-def test_what_a_user_gets_wrong_is_one_line(made: Path, arguments: list[str], told: str) -> None:
+def test_what_a_user_gets_wrong_is_one_line(
+    made: Path, arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     places = {"raw": str(made / "raw"), "bp": str(made / "small.bp"), "new": str(made / "new")}
-    done = command(*(a.format(**places) for a in arguments))
-    assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if "error" in line]
-    assert len(errors) == 1 and told in errors[0], done.stderr
+    places["empty"] = str(made / "empty")
+    (made / "empty").mkdir(exist_ok=True)
+    # The program's own entry, in this process: thirty starts of Python would take a minute.
+    monkeypatch.setattr(sys, "argv", ["hydragnn-hpc", "data", *(a.format(**places) for a in arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    errors = [line for line in said.splitlines() if "error" in line]
+    assert len(errors) == 1 and told.format(**places) in errors[0], said
+    assert "Traceback" not in said
     assert not (made / "new").exists() and not (made / "new.bp").exists()
+
+
+def test_damage_is_told_by_verifying(made: Path) -> None:
+    copy = Path(shutil.copytree(made / "small.bp", made / "copy.bp"))
+    data = bytearray((copy / "data.0").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / "data.0").write_bytes(data)
+    assert command("info", str(copy)).returncode == 0  # what the manifest says needs no data
+    done = command("info", str(copy), "--verify")
+    assert done.returncode == 2 and "data.0 is damaged" in done.stderr and "verified" not in done.stdout
+
+
+def test_values_that_leave_the_manifest_s_range_are_told(made: Path) -> None:
+    """Damage that every checksum fits: a manifest sealed with another range."""
+    from hydragnn_hpc.cli.data import _check_values
+    from hydragnn_hpc.dataset import store
+    from hydragnn_hpc.errors import UserError
+
+    file = made / "small.bp"
+    manifest, arrays = store.read(file)
+    _check_values(manifest, arrays, file)
+    for name in ("mixing_enthalpy", "magnetic_moment"):
+        for change, told in ((np.nan, "misses other values"), (99.0, "another range")):
+            hurt = {**arrays, f"target_{name}": arrays[f"target_{name}"].copy()}
+            hurt[f"target_{name}"][3] = change
+            with pytest.raises(UserError, match=f"{name}.*{told}"):
+                _check_values(manifest, hurt, file)
+    with pytest.raises(UserError, match="parts of the split"):
+        _check_values(manifest, {**arrays, "split": np.zeros_like(arrays["split"])}, file)
+
+
+def test_every_option_of_prepare_reaches_the_data_set(made: Path) -> None:
+    out = made / "periodic.bp"
+    options = ["--boundary", "periodic", "--cell", "20.872 10.436 14.116 bohr", "--cap", "4", "--seed", "3"]
+    options += ["--fractions", "0.5,0.25,0.25", "--scale-over", "train", "--end-member", "Fe=-2541.5"]
+    options += ["--cutoff", "3.7angstrom", "--on-error", "skip"]
+    assert command("prepare", str(made / "raw"), str(out), *options).returncode == 0
+    content = json.loads(command("info", str(out), "--json", "--verify").stdout)
+    assert content["verified"] and content["scaled_over"] == "train"
+    assert content["neighbours"]["boundary"] == "periodic"
+    assert content["neighbours"]["cutoff_bohr"] == pytest.approx(6.99199, abs=1e-4)
+    assert content["sizes"]["E"] == 384 and content["neighbours"]["fewest"] == content["neighbours"]["most"] == 12
+    source = content["source"]
+    assert (source["cap"], source["seed"], source["fractions"]) == (4, 3, [0.5, 0.25, 0.25])
+    assert source["end_members"]["26"] == -2541.5
+    assert command("prepare", str(made / "raw"), str(out)).returncode == 2
+    assert command("prepare", str(made / "raw"), str(out), "--force").returncode == 0
+    assert json.loads(command("info", str(out), "--json").stdout)["neighbours"]["boundary"] == "open"
+
+
+@pytest.mark.parametrize("name", ["generate", "prepare", "info"])
+def test_help_has_an_example_that_is_a_command(name: str) -> None:
+    shown = command(name, "--help").stdout
+    assert f"Example: hydragnn-hpc data {name}" in " ".join(shown.split())
