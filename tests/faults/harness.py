@@ -79,6 +79,40 @@ class Launch:
         """Return its living processes of that role, in order of their number."""
         return sorted((p for p in processes(self.mark) if p.role == role), key=lambda p: p.pid)
 
+    def training_worker(self) -> Process:
+        """Return a worker in the middle of a member: one whose member has a checkpoint and no result."""
+        found: list[Process] = []
+
+        def look() -> bool:
+            for worker in self.of_role("worker"):
+                names, _ = self.assigned(self.place_of(worker))
+                if any(self._is_half_way(*name) for name in names):
+                    found.append(worker)
+                    return True
+            return False
+
+        assert self.wait_until(look), self.tail()
+        return found[0]
+
+    def place_of(self, worker: Process) -> tuple[int, ...]:
+        """Return a worker's rank and slot, from its command line."""
+        try:
+            words = Path(f"/proc/{worker.pid}/cmdline").read_bytes().decode().split("\0")
+            return tuple(int(words[words.index(option) + 1]) for option in ("--rank", "--slot"))
+        except (OSError, ValueError):
+            return ()
+
+    def assigned(self, place: tuple[int, ...]) -> tuple[list[tuple[str, int]], int]:
+        """Return what the worker at ``place`` was given last, and how often it was given something."""
+        events = self.out / "logs" / "events.jsonl"
+        lines = events.read_text().splitlines() if events.exists() else []
+        mine = [e for e in map(json.loads, lines) if e["event"] == "assign" and (e["rank"], e["slot"]) == place]
+        return [(mine[-1]["variant"], r) for r in mine[-1]["replicas"]] if mine else [], len(mine)
+
+    def _is_half_way(self, variant: str, replica: int) -> bool:
+        folder = self.out / "members" / variant / f"{replica:02d}"
+        return (folder / "checkpoint.pt").exists() and not (folder / "result.json").exists()
+
     def wait_until(self, condition: Callable[[], bool], patience: float = PATIENCE) -> bool:
         """Wait for ``condition`` while the launch lives; returns whether it came true."""
         limit = time.monotonic() + patience

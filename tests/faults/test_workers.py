@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
@@ -24,8 +23,7 @@ def failures(out) -> list[dict]:
 def test_a_killed_worker_costs_one_attempt(arena, undisturbed) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out)
-    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
-    os.kill(launch.of_role("worker")[0].pid, signal.SIGKILL)
+    os.kill(launch.training_worker().pid, signal.SIGKILL)
     assert launch.end() == 0, launch.tail()
     assert harness.outcome(out) == undisturbed
     assert [f["cause"] for f in failures(out)] == ["killed by signal 9 (SIGKILL)"]
@@ -37,23 +35,18 @@ def test_a_member_killed_at_every_attempt_is_given_up_and_the_others_finish(aren
     out = arena.folder / "out"
     launch = arena.launch(out)
 
-    def training_m() -> bool:
-        try:
-            running = json.loads((out / "progress.json").read_text())["members_running"]
-        except (OSError, ValueError, KeyError):
-            return False
-        slots = {(m["rank"], m["slot"]) for name, m in running.items() if name.startswith("M/")}
+    met: set[tuple[tuple[int, ...], int]] = set()
+
+    def kill_whoever_begins_m() -> bool:
         for worker in launch.of_role("worker"):
-            try:
-                line = Path(f"/proc/{worker.pid}/cmdline").read_bytes().decode().split("\0")
-            except OSError:
-                continue
-            if (int(line[line.index("--rank") + 1]), int(line[line.index("--slot") + 1])) in slots:
+            place = launch.place_of(worker)
+            names, number = launch.assigned(place)
+            if names and names[0][0] == "M" and (place, number) not in met:
+                met.add((place, number))
                 os.kill(worker.pid, signal.SIGKILL)
-                time.sleep(2.5)  # until progress.json tells the next attempt
         return False
 
-    launch.wait_until(training_m)
+    launch.wait_until(kill_whoever_begins_m)
     assert launch.end() == 1, launch.tail()
     shown = harness.status(out)["states"]
     assert shown["finished"] == 4 and shown["failed"] == 2, shown
@@ -65,8 +58,7 @@ def test_a_member_killed_at_every_attempt_is_given_up_and_the_others_finish(aren
 def test_a_worker_that_hangs_is_ended_and_its_member_retried(arena, undisturbed) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out, "--set", "launch.silence_seconds=6")
-    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
-    os.kill(launch.of_role("worker")[0].pid, signal.SIGSTOP)
+    os.kill(launch.training_worker().pid, signal.SIGSTOP)
     assert launch.end() == 0, launch.tail()
     assert harness.outcome(out) == undisturbed
     assert [f["cause"] for f in failures(out)] == ["no sign of life for 6 s"]
@@ -75,8 +67,7 @@ def test_a_worker_that_hangs_is_ended_and_its_member_retried(arena, undisturbed)
 def test_a_worker_out_of_memory_costs_one_attempt(arena, undisturbed) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out)
-    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
-    worker = launch.of_role("worker")[0]
+    worker = launch.training_worker()
     soft = 1 << 20  # far below what it holds already: its next allocation fails
     resource.prlimit(worker.pid, resource.RLIMIT_AS, (soft, soft))
     assert launch.end() == 0, launch.tail()
