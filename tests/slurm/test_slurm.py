@@ -76,31 +76,3 @@ def test_a_node_that_fails_in_mid_run(place: Place, tmp_path: Path) -> None:
     # Its daemon never went away, so the controller takes it back by itself (ReturnToService=2).
     place.wait_for_end(job, out)
     assert runs(out) == 2
-
-
-def test_cancelled_then_submitted_again(place: Place, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    first = place.submit(out)
-    place.wait(lambda: finished(out) > 0, "a first member", out)
-    place.cluster.call("scancel", first)
-    place.wait(lambda: place.cluster.state(first) in ("CANCELLED", ""), "the cancellation", out)
-    assert finished(out) < 12
-    second = place.submit(out)
-    place.wait_for_end(second, out)
-    left = [json.loads(line)["members_left"] for line in (out / "jobs" / "submitted.jsonl").read_text().splitlines()]
-    assert left[0] == 12
-    assert 0 < left[1] < 12
-
-
-def test_a_node_that_fails_in_mid_run(place: Place, tmp_path: Path) -> None:
-    """Slurm ends the job and puts it back into the queue; with the node up again, it goes on."""
-    out = tmp_path / "out"
-    job = place.submit(out)
-    place.wait(lambda: finished(out) > 0, "a first member", out)
-    place.cluster.call("scontrol", "update", "nodename=n2", "state=down", "reason=test")
-    place.wait(lambda: place.cluster.state(job) in ("PENDING", "COMPLETING", "NODE_FAIL"), "the end of the run", out)
-    # Its daemon never went away, so the controller may have taken it back by itself already.
-    if "down" in place.cluster.call("sinfo", "-h", "-n", "n2", "-o", "%t"):
-        place.cluster.call("scontrol", "update", "nodename=n2", "state=resume")
-    place.wait_for_end(job, out)
-    assert runs(out) == 2
