@@ -13,7 +13,7 @@ import yaml
 
 from hydragnn_hpc.config import Campaign, parse_campaign
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_json, write_json, write_text
+from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_json, remove_leftovers, write_json, write_text
 
 
 class State(enum.StrEnum):
@@ -107,9 +107,10 @@ def read_members(folder: CampaignFolder, campaign: Campaign, running: Iterable[s
 def add_failure(files: MemberFolder, attempt: dict[str, Any]) -> None:
     """Append a failed attempt to ``failure.json``: ``cause, detail, last_output, rank, host, final``.
 
-    ``final`` says that the run gives the member up.
+    ``final`` says that the run gives the member up. What the attempt's worker, which is dead, left half-written goes.
     """
     files.make()
+    remove_leftovers(files.root)
     write_json(files.failure, [*_failures(files), {"time": now(), **attempt}])
 
 

@@ -21,7 +21,15 @@ from hydragnn_hpc import ledger
 from hydragnn_hpc.config import config_hash, load_campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, State
-from hydragnn_hpc.paths import CampaignFolder, read_json, remove_leftovers, write_json, write_text, written_whole
+from hydragnn_hpc.paths import (
+    TEMPORARY_PREFIX,
+    CampaignFolder,
+    read_json,
+    remove_leftovers,
+    write_json,
+    write_text,
+    written_whole,
+)
 
 EXAMPLE = Path(__file__).parents[1] / "jobs" / "campaigns" / "quickstart.yaml"
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
@@ -187,7 +195,10 @@ def test_the_states_of_a_member(folder: CampaignFolder, frozen: Frozen) -> None:
     files.checkpoint.write_bytes(b"x")
     assert state() is State.INTERRUPTED
     attempt = {"cause": "killed", "detail": "", "last_output": "", "rank": 0, "host": "h"}
+    half = files.root / f"{TEMPORARY_PREFIX}half"
+    half.touch()
     ledger.add_failure(files, {**attempt, "final": False})
+    assert not half.exists(), "what the dead worker left half-written is removed with its failure recorded"
     assert state() is State.INTERRUPTED
     ledger.add_failure(files, {**attempt, "final": True})
     assert state() is State.FAILED

@@ -1,218 +1,251 @@
-"""The network in plain torch, for E members at once: a trunk of PNA layers, heads, losses.
+"""The network in plain torch for E members at once, forward and backward.
 
-PNA (Corso et al., NeurIPS 2020) as in PyTorch Geometric, with the algebra folded. A message is linear in both ends,
-``W [x_i, x_j] + b = W1 x_i + W2 x_j + b``, so ``W2 x`` is multiplied per node and aggregated; the receiver's own part
-shifts mean, minimum and maximum and leaves the deviation alone. What follows is linear too: with ``T = lin post`` split
-into a part for x and one block ``T_s`` per scaler s, and ``z = [mean, min, max, std of W2 x_j, x_i]``, ::
-
-    out_i = T_x x_i + c + sum_s scale_s(degree_i) (U_s z_i + d_s)
-    U_s = [T_s, (T_s,mean + T_s,min + T_s,max) W1],   d_s = (T_s,mean + T_s,min + T_s,max) b
-
-Rows without neighbours have all scales zero: they receive nothing.
+The backward pass is written out: a step is then about fifty kernels a layer, however many members there are, all
+weights' gradients come out in one flat tensor, and every large array is allocated once. `weights` derives the algebra.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import torch
+from torch import Tensor
 
-from hydragnn_hpc.member.aggregate import Aggregate, NeighbourTable
-from hydragnn_hpc.member.fused.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.aggregate import Aggregated, aggregate, aggregate_back
+from hydragnn_hpc.member.arena import Arena
+from hydragnn_hpc.member.batches import Batch, Padding
+from hydragnn_hpc.member.heads import Errors, Head, Pool, errors
+from hydragnn_hpc.member.weights import AGGREGATES, Weights
 
-Named = Mapping[str, torch.Tensor]
 
-
-@dataclass(frozen=True)
-class Batch:
-    """What E members see in one step; each member has N rows (atoms) of B samples, padded to the longest.
+class Layer:
+    """One layer of the trunk for batches of one shape: PNA, forward and backward.
 
     Attributes
     ----------
-    inputs : torch.Tensor
-        ``[E, N, F0]``.
-    table : NeighbourTable
-        Over all E N rows.
-    scales : torch.Tensor
-        ``[E, N, 4, 1]`` degree scalers: identity, amplification, attenuation, linear; zeros without neighbours.
-    valid : torch.Tensor or None
-        ``[E, N, 1]``, 1 for atoms, 0 for padding; None where there is none.
-    atoms : torch.Tensor
-        ``[E, B, n]`` int64: each sample's rows within its member; padded with N.
-    n_atoms : torch.Tensor
-        ``[E, B, 1]`` atoms of each sample.
-    uniform : bool
-        Every sample has n atoms, in order: rows can be viewed as ``[E, B, n]``.
+    x, x_grad : tensor [R, E, 5 F + 1]
+        Its input, a column of ones, and what the atoms receive: mean, minimum, maximum, standard deviation.
     """
 
-    inputs: torch.Tensor
-    table: NeighbourTable
-    scales: torch.Tensor
-    valid: torch.Tensor | None
-    atoms: torch.Tensor
-    n_atoms: torch.Tensor
-    uniform: bool
+    def __init__(self, number: int, width: int, batch: Batch, weights: Weights, arena: Arena) -> None:
+        self.number, self.width, self.rows, self.members = number, width, batch.rows, batch.members
+        self._weights, pairs = weights, (batch.rows, batch.members)
+        self.x, self.x_grad = (
+            arena.take(f"{name}.{number}", *pairs, (1 + AGGREGATES) * width + 1) for name in ("x", "x_grad")
+        )
+        self.x[..., width] = 1.0
+        self._received, self._received_grad = (self._last(t) for t in (self.x, self.x_grad))
+        self._sent = arena.take(f"sent.{number}", *pairs, width)
+        # The table's rows: one a row of the batch, with the features of all members, or one a row and member.
+        across = len(batch.table.bag_first)
+        self._across = (across, width * batch.rows * batch.members // across)
+        stacked = arena.take(f"stacked.{number}", 4 * across + 1, self._across[1])
+        stacked[-1] = 0.0
+        self._aggregated = Aggregated(stacked, arena.take(f"ties.{number}", 2, *self._across))
+        self._blocks = arena.take("blocks", *pairs, weights.big[number].shape[2])
+        self._packed = arena.take("packed", across, 2, self._across[1])
+        self._scratch = arena.take("scratch", 4 * batch.table.slots, *self._across)
+
+    def _last(self, x: Tensor) -> Tensor:
+        """The columns of what is received, [4, R, E, F]."""
+        return torch.unflatten(x[..., self.width + 1 :], 2, (AGGREGATES, self.width)).permute(2, 0, 1, 3)
+
+    def forward(self, batch: Batch, training: bool) -> Tensor:
+        """PNA of ``x``: [R, E, out]."""
+        sent, big = self._weights.sent[self.number], self._weights.big[self.number]
+        torch.bmm(self.x[..., : self.width].transpose(0, 1), sent, out=self._sent.transpose(0, 1))
+        flat = self._sent.view(self._across)
+        aggregate(flat, batch.table, self._scratch, self._aggregated, self._received, training)
+        torch.bmm(self.x.transpose(0, 1), big, out=self._blocks.transpose(0, 1))
+        blocks = self._blocks.view(self.rows * self.members, self._weights.blocks, -1)
+        return torch.bmm(batch.scales, blocks).view(self.rows, self.members, -1)
+
+    def backward(self, batch: Batch, grad: Tensor) -> Tensor:
+        """Gradients of the weights, from ``grad`` [R, E, out]; returns that of the input [R, E, F].
+
+        The first layer's, which nobody asks for, is not complete.
+        """
+        sent, big = self._weights.sent[self.number], self._weights.big[self.number]
+        pairs = self.rows * self.members
+        torch.mul(grad.view(pairs, 1, -1), batch.scales.mT, out=self._blocks.view(pairs, self._weights.blocks, -1))
+        blocks = self._blocks.transpose(0, 1)
+        torch.bmm(self.x.permute(1, 2, 0), blocks, out=self._weights.big_grad[self.number])
+        torch.bmm(blocks, big.mT, out=self.x_grad.transpose(0, 1))
+        back = aggregate_back(self._received_grad, batch.table, self._scratch, self._aggregated, self._packed)
+        back = back.view(self.rows, self.members, self.width).transpose(0, 1)
+        own = self.x[..., : self.width]
+        torch.bmm(own.permute(1, 2, 0), back, out=self._weights.sent_grad[self.number])
+        own_grad = self.x_grad[..., : self.width]
+        if self.number:
+            own_grad.transpose(0, 1).baddbmm_(back, sent.mT)
+        return own_grad
 
 
-def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Multiply every member's matrices: ``[E, M, K]`` and ``[E, K, N]``.
+class Norm:
+    """Batch normalisation of [R, E, F] per member, over its own atoms.
 
-    With K = 1 by broadcasting: the gradient would be a product of single numbers, for which the library takes another
-    path for one matrix than for many, and a member would not be the same, bit for bit, alone and in a stack.
+    Parameters
+    ----------
+    weight, bias : tensor [E, 1, F]
+    statistics : tensor [2, E * F]
+        Batch mean and unbiased variance are left here.
     """
-    return a * b if a.shape[-1] == 1 else a @ b
+
+    def __init__(self, weight: Tensor, bias: Tensor, statistics: Tensor, epsilon: float) -> None:
+        self._weight, self._bias, self._statistics, self._epsilon = weight, bias, statistics, epsilon
+
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
+        """Normalise."""
+        self._x = x
+        if batch.padding is not None:
+            return self._forward_padded(x, batch.padding)
+        flat = x.view(batch.rows, -1)
+        mean, variance = self._statistics
+        weight, bias = self._weight.view(-1), self._bias.view(-1)
+        # Momentum 1: the running statistics become the batch's own.
+        out, self._mean, self._inverse = torch.native_batch_norm(
+            flat, weight, bias, mean, variance, True, 1.0, self._epsilon
+        )
+        return out.view(x.shape)
+
+    def backward(self, grad: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, weight and bias."""
+        if batch.padding is not None:
+            return self._backward_padded(grad, batch.padding)
+        flat, weight = self._x.view(batch.rows, -1), self._weight.view(-1)
+        x, weight, bias = torch.ops.aten.native_batch_norm_backward(
+            grad.reshape(flat.shape), flat, weight, None, None, self._mean, self._inverse, True, self._epsilon,
+            [True, True, True],
+        )  # fmt: skip
+        return x.view(self._x.shape), weight, bias
+
+    def _forward_padded(self, x: Tensor, padding: Padding) -> Tensor:
+        # The convolution leaves zeros in padded rows.
+        mean = x.sum(0, keepdim=True) / padding.count
+        centred = (x - mean) * padding.valid
+        squares = (centred * centred).sum(0, keepdim=True)
+        self._inverse = (squares / padding.count + self._epsilon).rsqrt_()
+        self._statistics[0].copy_(mean.view(-1))
+        self._statistics[1].copy_((squares / (padding.count - 1)).view(-1))
+        self._normal = centred.mul_(self._inverse)
+        return torch.addcmul(self._bias.transpose(0, 1), self._normal, self._weight.transpose(0, 1))
+
+    def _backward_padded(self, grad: Tensor, padding: Padding) -> tuple[Tensor, Tensor, Tensor]:
+        # Padded rows have no gradient, and what they get here meets scalers of zero.
+        bias = grad.sum(0, keepdim=True)
+        weight = (grad * self._normal).sum(0, keepdim=True)
+        x = torch.addcmul(grad - bias / padding.count, self._normal, weight / padding.count, value=-1)
+        return x.mul_(self._inverse * self._weight.transpose(0, 1)), weight, bias
 
 
-def times_vector(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Multiply every member's matrix ``[E, M, K]`` and vector ``[E, K]``; by sums, for the reason given above."""
-    return (a * b[:, None]).sum(2)
+class Network:
+    """The passes over batches of one shape, and the arrays they need.
 
+    Parameters
+    ----------
+    weights : Weights
+        Of as many members.
+    batch : Batch
+        Of the shape.
+    arena : Arena
+        Where the arrays are; another network over it ends this one's use.
+    """
 
-def linear(x: torch.Tensor, named: Named, name: str) -> torch.Tensor:
-    """Apply every member's own linear layer: ``[E, N, in]`` to ``[E, N, out]``."""
-    weight = named[f"{name}.weight"]
-    if weight.shape[1] == 1:  # as in times_vector
-        return (x * weight).sum(2, keepdim=True) + named[f"{name}.bias"][:, None]
-    return torch.baddbmm(named[f"{name}.bias"][:, None], x, weight.mT)
+    def __init__(self, weights: Weights, batch: Batch, arena: Arena) -> None:
+        sizes = weights.sizes
+        self._weights, out = weights, sizes.channels[-1]
+        self._layers = [Layer(n, width, batch, weights, arena) for n, (width, _) in enumerate(sizes.layers)]
+        self._last = arena.take("last", batch.rows * batch.members + 1, out + 1)
+        self._last[:, -1], self._last[-1] = 1.0, 0.0
+        self._pooled = arena.take("pooled", batch.samples, batch.members, out + 1)
+        self._pooled[..., -1] = 1.0
+        self._grad = arena.take("grad", batch.rows, batch.members, out)
+        self._pooled_grad = arena.take("pooled_grad", batch.samples, batch.members, out)
+        self._features = self._last[:-1].view(batch.rows, batch.members, -1)
+        # Where each layer's output goes: the next one's input.
+        self._outputs = [*(layer.x[..., : layer.width] for layer in self._layers[1:]), self._features[..., :-1]]
+        self.statistics = arena.take("statistics", len(self._layers), 2, batch.members * out)
+        scale, shift = weights.value["norm.weight"], weights.value["norm.bias"]
+        self._norms = [Norm(*row, sizes.epsilon) for row in zip(scale, shift, self.statistics, strict=True)]
+        rows = {"node": batch.rows, "graph": batch.samples}
+        self._heads = [Head(number, weights, rows[g.level], arena) for number, g in enumerate(weights.heads)]
 
+    def train(self, batch: Batch, inputs: Tensor, targets: list[Tensor], missing: bool) -> Tensor:
+        """Forward and backward of a batch; leaves the gradients in the weights, batch statistics in `statistics`.
 
-def convolve(x: torch.Tensor, named: Named, name: str, batch: Batch) -> torch.Tensor:
-    """Apply one PNA layer: ``[E, N, F]`` to ``[E, N, out]`` (the module's docstring derives it)."""
-    members, rows, width = x.shape
-    pre, post = named[f"{name}.pre_nns.0.0.weight"], named[f"{name}.post_nns.0.0.weight"]
-    lin, pre_bias = named[f"{name}.lin.weight"], named[f"{name}.pre_nns.0.0.bias"]
-    out = lin.shape[1]
-    folded = lin @ post
-    blocks = (
-        folded[:, :, width:].reshape(members, out, 4, 4 * width).transpose(1, 2).reshape(members, 4 * out, 4 * width)
-    )
-    shift = blocks[:, :, : 3 * width].reshape(members, 4 * out, 3, width).sum(2)
-    weights = torch.cat([blocks, product(shift, pre[:, :, :width])], 2)
-    offsets = times_vector(shift, pre_bias)
-    constant = times_vector(lin, named[f"{name}.post_nns.0.0.bias"]) + named[f"{name}.lin.bias"]
+        Parameters
+        ----------
+        inputs : tensor [R * E, F0]
+        targets : list of tensor [R, E, T * d] or [B, E, T * d]
+            By group of heads.
+        missing : bool
+            Whether any target may be NaN.
 
-    sent = product(x, pre[:, :, width:].mT)
-    gathered = Aggregate.apply(sent.reshape(members * rows, width), batch.table)  # type: ignore[no-untyped-call]
-    z = torch.cat([gathered.view(members, rows, 4 * width), x], 2)
-    scaled = torch.baddbmm(offsets[:, None], z, weights.mT).view(members, rows, 4, out)
-    received = (scaled * batch.scales).sum(2)
-    return product(x, folded[:, :, :width].mT) + constant[:, None] + received
+        Returns
+        -------
+        tensor [E, T]
+            Mean squared errors, groups of heads one after the other.
+        """
+        self.statistics.zero_()
+        self._start(inputs)
+        for layer, norm, out in zip(self._layers, self._norms, self._outputs, strict=True):
+            torch.clamp_min(norm.forward(layer.forward(batch, True), batch), 0.0, out=out)
+        pool = self._pool(batch)
+        found = [
+            errors(self._values(head), target, head.task_weights, missing)
+            for head, target in zip(self._heads, targets, strict=True)
+        ]
+        self._trunk_back(batch, self._heads_back(pool, found))
+        return found[0].losses if len(found) == 1 else torch.cat([f.losses for f in found], 1)
 
+    def predict(self, batch: Batch, inputs: Tensor, buffers: Tensor) -> list[Tensor]:
+        """Values [R, E, T * d] or [B, E, T * d] by group of heads, with the running statistics ``buffers`` [E, Q]."""
+        layers, members = len(self._layers), batch.members
+        mean, variance = buffers.view(members, layers, 2, 1, -1).permute(2, 1, 3, 0, 4).unbind()
+        scale = self._weights.value["norm.weight"].transpose(1, 2) * (variance + self._weights.sizes.epsilon).rsqrt()
+        shift = self._weights.value["norm.bias"].transpose(1, 2) - mean * scale
+        self._start(inputs)
+        for number, (layer, out) in enumerate(zip(self._layers, self._outputs, strict=True)):
+            normal = torch.addcmul(shift[number], layer.forward(batch, False), scale[number])
+            torch.clamp_min(normal, 0.0, out=out)
+        self._pool(batch)
+        return [self._values(head) for head in self._heads]
 
-class _NormRelu(torch.autograd.Function):
-    """Batch normalisation over each member's atoms, then ReLU; also returns mean and biased variance."""
+    def _start(self, inputs: Tensor) -> None:
+        first = self._layers[0]
+        first.x[..., : first.width].copy_(inputs.view(first.rows, first.members, -1))
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, valid: torch.Tensor | None, epsilon: float
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if valid is None:
-            variance, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
-        else:
-            count = valid.sum(1, keepdim=True)
-            mean = (x * valid).sum(1, keepdim=True) / count
-            variance = ((x - mean).square() * valid).sum(1, keepdim=True) / count
-        inverse = (variance + epsilon).rsqrt()
-        normal = (x - mean) * inverse
-        y = torch.addcmul(bias[:, None], normal, weight[:, None]).relu_()
-        if valid is not None:
-            y.mul_(valid)
-        ctx.save_for_backward(normal, y, inverse, weight, valid)
-        ctx.mark_non_differentiable(mean, variance)
-        return y, mean, variance
+    def _pool(self, batch: Batch) -> Pool | None:
+        if not any(head.level == "graph" for head in self._heads):
+            return None
+        pool = Pool(self._weights.sizes.pooling, batch, self._last)
+        pool.forward(self._pooled[..., :-1])
+        return pool
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        normal, y, inverse, weight, valid = ctx.saved_tensors
-        g = gradients[0] * (y > 0)  # padding has y = 0, so it sends nothing back
-        g_bias = g.sum(1, keepdim=True)
-        g_weight = (g * normal).sum(1, keepdim=True)
-        count = float(y.shape[1]) if valid is None else valid.sum(1, keepdim=True)
-        g_x = torch.addcmul(g - g_bias / count, normal, g_weight / count, value=-1).mul_(inverse * weight[:, None])
-        if valid is not None:
-            g_x.mul_(valid)
-        return g_x, g_weight[:, 0], g_bias[:, 0], None, None
+    def _values(self, head: Head) -> Tensor:
+        return head.forward(self._features if head.level == "node" else self._pooled)
 
+    def _heads_back(self, pool: Pool | None, found: list[Errors]) -> Tensor:
+        """Gradient of the last activations [R, E, F]."""
+        total = self._grad
+        first = True
+        for head, error in zip(self._heads, found, strict=True):
+            if head.level == "node":
+                head.backward(self._features, error.grad, total, accumulate=not first)
+                first = False
+        if first:
+            total.zero_()
+        for head, error in zip(self._heads, found, strict=True):
+            if head.level == "graph" and pool is not None:
+                head.backward(self._pooled, error.grad, self._pooled_grad, accumulate=False)
+                pool.backward(self._pooled[..., :-1], self._pooled_grad, total)
+        return total
 
-def normalise_fixed(
-    x: torch.Tensor, named: Named, buffers: Named, name: str, batch: Batch, epsilon: float
-) -> torch.Tensor:
-    """Normalise ``[E, N, F]`` by the running statistics, then ReLU."""
-    scale = named[f"{name}.weight"] * (buffers[f"{name}.running_var"] + epsilon).rsqrt()
-    shift = named[f"{name}.bias"] - buffers[f"{name}.running_mean"] * scale
-    y = torch.addcmul(shift[:, None], x, scale[:, None]).relu_()
-    return y if batch.valid is None else y * batch.valid
-
-
-def normalise(
-    x: torch.Tensor, named: Named, buffers: Named, name: str, batch: Batch, sizes: NetworkSizes
-) -> torch.Tensor:
-    """Batch-normalise ``[E, N, F]`` per member, then ReLU; the running statistics are updated in place."""
-    weight, bias = named[f"{name}.weight"], named[f"{name}.bias"]
-    running_mean, running_var = buffers[f"{name}.running_mean"], buffers[f"{name}.running_var"]
-    y, mean, variance = _NormRelu.apply(x, weight, bias, batch.valid, sizes.epsilon)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        count = x.shape[1] if batch.valid is None else batch.valid.sum(1)
-        running_mean.lerp_(mean[:, 0], sizes.momentum)
-        running_var.lerp_(variance[:, 0] * (count / (count - 1)), sizes.momentum)
-    result: torch.Tensor = y
-    return result
-
-
-def pool(x: torch.Tensor, batch: Batch, how: str) -> torch.Tensor:
-    """Pool ``[E, N, F]`` over the atoms of each sample: ``[E, B, F]``."""
-    members, _, width = x.shape
-    _, samples, most = batch.atoms.shape
-    if batch.uniform:
-        grouped = x.view(members, samples, most, width)
-        if how == "max":
-            return grouped.amax(2)
-        return grouped.sum(2) if how == "sum" else grouped.mean(2)
-    # Values after a ReLU are not negative, so that the zeros of the padding change neither sum nor maximum.
-    padded = torch.cat([x, x.new_zeros(members, 1, width)], 1)
-    atoms = batch.atoms.reshape(members, samples * most, 1).expand(-1, -1, width)
-    grouped = padded.gather(1, atoms).view(members, samples, most, width)
-    if how == "max":
-        return grouped.amax(2)
-    total = grouped.sum(2)
-    return total if how == "sum" else total / batch.n_atoms
-
-
-def head(x: torch.Tensor, named: Named, task: TaskSizes) -> torch.Tensor:
-    """Apply a task's fully connected layers to ``[E, rows, F]``."""
-    last = len(task.hidden)
-    for k in range(last + 1):
-        x = linear(x, named, f"heads.{task.name}.{k}")
-        if k < last:
-            x = torch.relu(x)
-    return x
-
-
-def forward(batch: Batch, named: Named, buffers: Named, sizes: NetworkSizes, training: bool) -> dict[str, torch.Tensor]:
-    """Return every task's predictions: ``[E, N, d]`` at node level, ``[E, B, d]`` at graph level, scaled."""
-    x = batch.inputs
-    for layer in range(len(sizes.channels)):
-        x = convolve(x, named, f"trunk.{layer}.conv", batch)
-        norm = f"trunk.{layer}.norm"
-        if training:
-            x = normalise(x, named, buffers, norm, batch, sizes)
-        else:
-            x = normalise_fixed(x, named, buffers, norm, batch, sizes.epsilon)
-    needs_pool = any(t.level == "graph" for t in sizes.tasks)
-    pooled = pool(x, batch, sizes.pooling) if needs_pool else x
-    return {t.name: head(pooled if t.level == "graph" else x, named, t) for t in sizes.tasks}
-
-
-def losses(
-    predicted: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor], sizes: NetworkSizes
-) -> torch.Tensor:
-    """Return per-task mean squared errors ``[E, T]``; values whose target is NaN do not count."""
-    found = []
-    for task in sizes.tasks:
-        target = targets[task.name]
-        known = ~target.isnan()
-        squared = torch.where(known, predicted[task.name] - target.nan_to_num(0.0), 0.0).square()
-        found.append(squared.sum((1, 2)) / known.sum((1, 2)).clamp(min=1))
-    return torch.stack(found, 1)
+    def _trunk_back(self, batch: Batch, grad: Tensor) -> None:
+        scales: list[Tensor] = []
+        shifts: list[Tensor] = []
+        for number in reversed(range(len(self._layers))):
+            grad = torch.ops.aten.threshold_backward(grad, self._outputs[number], 0.0)
+            grad, scale, shift = self._norms[number].backward(grad, batch)
+            scales.insert(0, scale.view(-1))
+            shifts.insert(0, shift.view(-1))
+            grad = self._layers[number].backward(batch, grad)
+        torch.cat([*scales, *shifts], out=self._weights.norm_grad)

@@ -1,0 +1,229 @@
+"""Batches of a stack: which atoms are in which row, and the tables of their neighbours.
+
+A batch has R rows (atoms) a member, E members side by side: arrays are [R, E, ...]. With one geometry for all samples
+every member has the same table over the rows, and a row carries the features of all members; else the table runs over
+all R * E (row, member) pairs, and members with fewer atoms than the largest are padded with rows that nothing reads.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hydragnn_hpc.dataset.stage import atoms_of
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.aggregate import Table, make_table
+from hydragnn_hpc.member.fused.sizes import Array, NetworkSizes
+from hydragnn_hpc.member.samples import Structure
+from hydragnn_hpc.member.weights import SCALERS
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Which rows belong to which sample, where samples differ in size.
+
+    Attributes
+    ----------
+    rows : int64 tensor [most, B * E]
+        (Row, member) pairs of each sample, R * E for none.
+    sample : int64 tensor [R * E]
+        The sample of each pair, B * E for padding.
+    inverse : tensor [B, E, 1]
+        1 / atoms of each sample.
+    """
+
+    rows: Tensor
+    sample: Tensor
+    inverse: Tensor
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Which rows of a stack are none: members with fewer atoms than the largest are padded.
+
+    Attributes
+    ----------
+    valid : tensor [R, E, 1]
+        1 for atoms, 0 for padding.
+    count : tensor [1, E, 1]
+        Atoms of each member.
+    """
+
+    valid: Tensor
+    count: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of E members.
+
+    Attributes
+    ----------
+    members, samples, rows : int
+        E, B, R.
+    table : Table
+        Over R rows, or over R * E pairs.
+    scales : tensor [R * E, 1, blocks]
+        PNA's scalers of each pair, all zero without neighbours; a fifth, 1, where there are atoms without neighbours.
+    atoms, graphs : int64 tensor [R * E], [B * E]
+        Atom of each pair (any for padding), and sample numbers.
+    padding : Padding or None
+        None where nothing is padded.
+    pooling : Pooling or None
+        None where the rows of a sample are the next R / B ones.
+    """
+
+    members: int
+    samples: int
+    rows: int
+    table: Table
+    scales: Tensor
+    atoms: Tensor
+    graphs: Tensor
+    padding: Padding | None
+    pooling: Pooling | None
+
+
+class Batches:
+    """Makes batches.
+
+    Parameters
+    ----------
+    structure : Structure
+    sizes : NetworkSizes
+    device, dtype
+        Where batches are used, and their numbers.
+    """
+
+    def __init__(self, structure: Structure, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype) -> None:
+        self._structure, self._device, self._dtype = structure, device, dtype
+        self.shared = structure.shared_geometry
+        degree = structure.degrees()
+        self.blocks = SCALERS + int(len(degree) > 0 and degree.min() == 0)
+        self._pool = any(t.level == "graph" for t in sizes.tasks)
+        # One more site, without neighbours, is what padding is.
+        self._most = np.maximum.reduceat(degree, structure.site_offsets[:-1]) if len(degree) else degree
+        self._degree = self._send(np.append(degree, 0))
+        self._first = self._send(structure.neighbour_offsets)
+        neighbours = structure.neighbours if len(structure.neighbours) else np.zeros(1, np.int32)
+        self._neighbours = resident(neighbours, device, torch.int32)
+        self._scales = _scales(np.append(degree, 0), sizes.average_degree, self.blocks).to(device, dtype)
+        self._sites = torch.arange(int(structure.site_offsets[-1]) if self.shared else 0, device=device)[:, None]
+        self._fixed: dict[int, tuple[Table, Tensor]] = {}
+        self._scales_of: dict[tuple[int, int], Tensor] = {}
+
+    def make(self, index: Array) -> Batch:
+        """Put the samples ``index`` [E, B] into rows."""
+        return self._make_shared(index) if self.shared else self._make_general(index)
+
+    def _send(self, array: Array) -> Tensor:
+        """Copy to the device; from pinned memory, so that the host does not wait."""
+        tensor = torch.from_numpy(np.array(array, order="C"))
+        if self._device.type == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor.to(self._device)
+
+    def _make_shared(self, index: Array) -> Batch:
+        members, samples = index.shape
+        n = int(self._structure.site_offsets[-1])
+        rows = samples * n
+        if samples not in self._fixed:
+            site = np.tile(np.arange(n), samples)
+            base = np.repeat(np.arange(samples) * n, n)
+            self._fixed[samples] = self._table(self._send(site), self._send(base), 1, int(self._most[0]))
+        table, scales = self._fixed[samples]
+        if (members, samples) not in self._scales_of:
+            self._scales_of[members, samples] = scales.repeat_interleave(members, 0)
+        graphs = self._send(index.T.reshape(-1))
+        atoms = torch.add(self._sites, graphs.view(samples, 1, members), alpha=n).view(-1)
+        every = self._scales_of[members, samples]
+        return Batch(members, samples, rows, table, every, atoms, graphs, None, None)
+
+    def _table(self, site: Tensor, base: Tensor, members: int, slots: int) -> tuple[Table, Tensor]:
+        """Table and scalers of (row, member) pairs at these sites, of samples that start in row ``base``."""
+        slots = max(1, slots)
+        degree = self._degree[site]
+        slot = torch.arange(slots, device=self._device)
+        edge = self._first[site][:, None] + torch.where(slot < degree[:, None], slot, 0)
+        pair = torch.arange(len(site), device=self._device)[:, None]
+        sender = self._neighbours[edge.clamp_(max=len(self._neighbours) - 1)]
+        neighbour = (base[:, None] + sender) * members + pair % members
+        neighbour = torch.where(degree[:, None] > 0, neighbour, pair)
+        regular = self.shared and int(self._structure.degrees().min()) == slots
+        return make_table(neighbour, degree, self._dtype, regular), self._scales[site]
+
+    def _make_general(self, index: Array) -> Batch:
+        s = self._structure
+        members, samples = index.shape
+        flat = index.reshape(-1)
+        counts = (s.atom_offsets[flat + 1] - s.atom_offsets[flat]).reshape(members, samples)
+        totals = counts.sum(1)
+        rows, pairs = int(totals.max()), int(totals.max()) * members
+        starts = np.cumsum(counts, axis=1) - counts
+        # All atoms of all members one after the other, and the pair that each becomes.
+        of_sample = np.repeat(np.arange(members * samples), counts.reshape(-1))
+        atom = atoms_of(s.atom_offsets, flat)
+        within = atom - s.atom_offsets[flat][of_sample]
+        start, member = starts.reshape(-1)[of_sample], of_sample // samples
+        pair = (start + within) * members + member
+        host = np.zeros((4, pairs), np.int64)
+        host[1], host[3] = len(s.degrees()), samples * members
+        host[0, pair], host[1, pair] = atom, s.site_offsets[s.sample_geometry[flat]][of_sample] + within
+        host[2, pair], host[3, pair] = start, of_sample % samples * members + member
+        atoms, site, base, sample = self._send(host)
+        most = int(self._most[s.sample_geometry[flat]].max()) if len(self._most) else 1
+        table, scales = self._table(site, base, members, most)
+        padding = None
+        if totals.min() < rows:
+            valid = (sample < samples * members).to(self._dtype).view(rows, members, 1)
+            padding = Padding(valid, self._send(totals).to(self._dtype).view(1, members, 1))
+        pooling = self._pooling(starts, counts, sample, pairs) if self._pool else None
+        graphs = self._send(index.T.reshape(-1))
+        return Batch(members, samples, rows, table, scales, atoms, graphs, padding, pooling)
+
+    def _pooling(self, starts: Array, counts: Array, sample: Tensor, pairs: int) -> Pooling:
+        members = len(starts)
+        slot = torch.arange(int(counts.max()), device=self._device)[:, None]
+        start, count = self._send(np.stack([starts.T.reshape(-1), counts.T.reshape(-1)]))
+        member = torch.arange(len(start), device=self._device) % members
+        rows = torch.where(slot < count, (start + slot) * members + member, pairs)
+        return Pooling(rows, sample, (1.0 / count.to(self._dtype)).view(-1, members, 1))
+
+
+def resident(array: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Bring a whole array to the device; on the CPU a mapped file stays one, read-only, where its type is right."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array)).to(device, dtype)
+
+
+def check_statistics(index: Array, structure: Structure) -> None:
+    """Refuse a training batch that has no batch statistics.
+
+    Raises
+    ------
+    UserError
+        If a member's batch has fewer than two atoms.
+    """
+    if index.shape[1] < 2 and bool(np.any(structure.atom_offsets[index + 1] - structure.atom_offsets[index] < 2)):
+        raise UserError("a batch of one sample of one atom has no batch statistics; make the batches larger")
+
+
+def _scales(degree: Array, average: tuple[float, float], blocks: int) -> Tensor:
+    """PNA's scalers (Corso et al. 2020, eq. 5) of each site, [sites, 1, blocks].
+
+    Identity, amplification, attenuation, linear. All are zero without neighbours: every aggregate is zero there, and
+    unlike elsewhere does not hold the receiver's own part. A fifth block is not scaled; it is zero for the last site,
+    which is padding.
+    """
+    linear, logarithm = average
+    log = np.log(np.maximum(degree, 1) + 1.0)
+    columns = [np.ones_like(log), log / logarithm, logarithm / log, degree / linear]
+    scales = np.stack(columns, axis=1) * (degree > 0)[:, None]
+    if blocks > SCALERS:
+        scales = np.concatenate([scales, (np.arange(len(degree)) < len(degree) - 1)[:, None]], axis=1)
+    return torch.from_numpy(scales)[:, None]

@@ -1,0 +1,66 @@
+"""How many kernels a training step launches: on a GPU each costs microseconds, whatever the size of its work."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from graphs_for_tests import make_samples
+from torch.profiler import ProfilerActivity, profile
+
+from hydragnn_hpc.config import Optimizer
+from hydragnn_hpc.member.fused.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.optimize import Adam
+from hydragnn_hpc.member.torch_engine import TorchEngine
+
+WITHOUT_KERNEL = {
+    "aten::view", "aten::reshape", "aten::_unsafe_view", "aten::_reshape_alias", "aten::expand", "aten::transpose",
+    "aten::unsqueeze", "aten::squeeze", "aten::slice", "aten::select", "aten::narrow", "aten::split", "aten::chunk",
+    "aten::as_strided", "aten::permute", "aten::t", "aten::detach", "aten::empty", "aten::empty_like",
+    "aten::empty_strided", "aten::new_empty", "aten::resize_", "aten::alias", "aten::lift_fresh", "aten::unbind",
+    "aten::result_type", "aten::to", "aten::mT", "aten::numpy_T", "aten::expand_as", "aten::new_zeros", "aten::view_as",
+    "aten::set_", "aten::is_same_size", "aten::unflatten", "aten::flatten",
+    "aten::_local_scalar_dense", "aten::item", "aten::resolve_conj", "aten::resolve_neg", "aten::split_with_sizes",
+    "aten::empty_permuted", "aten::detach_", "aten::contiguous", "aten::clone",
+}  # fmt: skip
+"""Views and allocations; ``contiguous``, ``clone`` and the like launch through what they call."""
+
+
+ONE_KERNEL = {"aten::bmm", "aten::baddbmm_", "aten::sum", "aten::amin", "aten::amax", "aten::mean"}
+"""One launch of a GPU's libraries, whatever a CPU calls within: there a product of a stack may be one call a member."""
+
+
+def launches(members: int) -> int:
+    """Kernels of one training step of the paper's HCM network, optimiser included."""
+    rng = np.random.default_rng(1)
+    tasks = {"H": ("graph", 1), "C": ("node", 1), "M": ("node", 1)}
+    samples = make_samples(rng, [32], 20, tasks)
+    sizes = NetworkSizes(
+        1, (20,) * 6, tuple(TaskSizes(n, level, w) for n, (level, w) in tasks.items()), samples.average_degree()
+    )
+    engine = TorchEngine(sizes, samples, torch.device("cpu"), together=True)
+    parameters = torch.stack([engine.layout.initial_parameters(e) for e in range(members)])
+    buffers = torch.stack([engine.layout.initial_buffers()] * members)
+    gradients, index = torch.empty_like(parameters), np.stack([rng.permutation(20)[:16] for _ in range(members)])
+    adam = Adam.fresh(Optimizer(), parameters)
+    factors = adam.plan(3, np.full(members, 1e-3))
+    engine.step(parameters, gradients, buffers, index)
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        engine.step(parameters, gradients, buffers, index)
+        adam.step(parameters, gradients, factors[0])
+    return sum(_kernels(e) for e in profiler.events() if e.cpu_parent is None)
+
+
+def _kernels(event) -> int:
+    if event.name in ONE_KERNEL:
+        return 1
+    if event.name == "aten::to" and event.input_shapes[0] == []:
+        return 0  # a number that the host wraps
+    within = sum(_kernels(child) for child in event.cpu_children)
+    return within or int(event.name.startswith("aten::") and event.name not in WITHOUT_KERNEL)
+
+
+def test_the_number_of_launches_does_not_grow_with_the_stack_and_is_small() -> None:
+    one, twelve = launches(1), launches(12)
+    print("launches a step:", one, twelve)
+    assert twelve == one
+    assert twelve <= 320, f"{twelve} kernel launches a training step"
