@@ -13,75 +13,113 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from hydragnn_hpc.member.fused.sizes import Array
+
 SMALLEST_VARIANCE = 1e-5  # PyTorch Geometric's StdAggregation: up to it the deviation counts as zero
 
 
 @dataclass(frozen=True)
-class Table:
-    """Neighbours of N rows, K slots each; K is the largest degree, at least 1.
+class Part:
+    """Some rows of a table, padded to the same number of slots K.
 
     Attributes
     ----------
+    rows : slice
+        Which: n of them.
     slots : int
-        K.
-    forward : tensor [K * N]
+        K, the largest degree of theirs, at least 1.
+    forward : tensor [K * n]
         Row in each slot; rows with fewer neighbours repeat their first one, those without any themselves.
-    backward : tensor [4 * K * N]
+    backward : tensor [4 * K * n]
         Where a row finds its receivers' minimum, maximum and their gradients, stacked [4 N + 1]; the last row for
         repeats.
-    bag, bag_first : tensor [N * K], [N]
-        ``forward`` row by row.
-    weight, weight_back : tensor [N * K]
-        1 / degree of the row, and of its neighbour; 0 for repeats.
-    inverse : tensor [N, 1]
-        1 / degree; 0 without neighbours.
-    repeats : tensor [N, 1] or None
+    repeats : tensor [n, 1] or None
         How often each row's first neighbour is repeated; None where nothing is.
     """
 
+    rows: slice
     slots: int
     forward: Tensor
     backward: Tensor
+    repeats: Tensor | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Neighbours of N rows.
+
+    Attributes
+    ----------
+    rows : int
+        N.
+    parts : tuple of Part
+        They cover the rows, in order.
+    room : int
+        The largest K * n of them.
+    bag, bag_first : tensor [edges], [N]
+        Neighbours row by row, and where each row's begin.
+    weight, weight_back : tensor [edges]
+        1 / degree of the row, and of its neighbour.
+    inverse : tensor [N, 1]
+        1 / degree; 0 without neighbours.
+    """
+
+    rows: int
+    parts: tuple[Part, ...]
+    room: int
     bag: Tensor
     bag_first: Tensor
     weight: Tensor
     weight_back: Tensor
     inverse: Tensor
-    repeats: Tensor | None
 
 
-def make_table(neighbour: Tensor, degree: Tensor, dtype: torch.dtype, regular: bool = False) -> Table:
+def make_table(bag: Tensor, degree: Array, on_device: Tensor, dtype: torch.dtype, rows_at_once: int) -> Table:
     """Make the tables of rows with these neighbours.
 
     Parameters
     ----------
-    neighbour : int64 tensor [N, K]
-        Rows; beyond the degree anything within 0 .. N - 1.
-    degree : int64 tensor [N]
-    regular : bool
-        Whether all rows are known to have K neighbours.
+    bag : int64 tensor [edges]
+        Neighbours row by row.
+    degree : int64 array [N]
+        On the host: nothing waits for the device.
+    on_device : int64 tensor [2, N]
+        The same, and where each row's neighbours begin.
+    rows_at_once : int
+        Rows a part. Little is padded where rows with the same degree are near each other.
     """
-    rows, slots = neighbour.shape
-    slot = torch.arange(slots, device=neighbour.device)
-    real = slot < degree[:, None]
-    own = torch.arange(rows, device=neighbour.device)[:, None]
-    first = torch.where(degree[:, None] > 0, neighbour[:, :1], own)
-    bag = torch.where(real, neighbour, first)
-    part = (torch.arange(4, device=neighbour.device) * rows)[:, None, None]
-    backward = torch.where(real.T, bag.T + part, 4 * rows)
-    inverse = torch.where(degree > 0, 1.0 / degree.clamp(min=1).to(dtype), 0.0)
-    repeats = (slots - degree.clamp(min=1))[:, None].to(dtype)
+    parts = [
+        _part(bag, on_device[:, at : at + rows_at_once], degree, slice(at, min(at + rows_at_once, len(degree))), dtype)
+        for at in range(0, len(degree), rows_at_once)
+    ]
+    inverse = torch.where(on_device[0] > 0, 1.0 / on_device[0].clamp(min=1).to(dtype), 0.0)
     return Table(
-        slots,
-        bag.T.reshape(-1),
-        backward.reshape(-1),
-        bag.reshape(-1),
-        torch.arange(0, rows * slots, slots, device=neighbour.device),
-        (real * inverse[:, None]).reshape(-1),
-        (real * inverse[bag]).reshape(-1),
+        len(degree),
+        tuple(parts),
+        max(len(part.forward) for part in parts),
+        bag,
+        on_device[1],
+        torch.repeat_interleave(inverse, on_device[0], output_size=len(bag)),
+        inverse[bag],
         inverse[:, None],
-        None if regular else repeats,
     )
+
+
+def _part(bag: Tensor, on_device: Tensor, degrees: Array, rows: slice, dtype: torch.dtype) -> Part:
+    degree, first = on_device
+    fewest, slots = int(degrees[rows].min()), max(1, int(degrees[rows].max()))
+    slot = torch.arange(slots, device=bag.device)[:, None]
+    real = slot < degree
+    neighbour = torch.arange(rows.start, rows.stop, device=bag.device).expand(slots, -1)
+    if len(bag):
+        edge = first + torch.where(real, slot, 0)
+        found = bag[edge.clamp_(max=len(bag) - 1)]
+        neighbour = found if fewest else torch.where(degree > 0, found, neighbour)
+    total = len(degrees)
+    part = (torch.arange(4, device=bag.device) * total)[:, None, None]
+    backward = torch.where(real, neighbour + part, 4 * total)
+    repeats = None if fewest == slots else (slots - degree.clamp(min=1))[:, None].to(dtype)
+    return Part(rows, slots, neighbour.reshape(-1), backward.reshape(-1), repeats)
 
 
 class Aggregated:
@@ -113,7 +151,7 @@ def aggregate(sent: Tensor, table: Table, scratch: Tensor, kept: Aggregated, out
 
     Parameters
     ----------
-    scratch : tensor [4 * K, N, W]
+    scratch : tensor [4 * room, W]
         Overwritten.
     kept : Aggregated
         Filled; its ``sent`` is taken over.
@@ -122,30 +160,39 @@ def aggregate(sent: Tensor, table: Table, scratch: Tensor, kept: Aggregated, out
     training : bool
         Whether the backward pass will follow.
     """
-    slots = table.slots
-    values, matches = scratch[:slots], torch.unflatten(scratch[slots : 3 * slots], 0, (2, slots))
-    torch.index_select(sent, 0, table.forward, out=values.flatten(0, 1))
-    torch.amin(values, 0, out=kept.extremes[0])
-    torch.amax(values, 0, out=kept.extremes[1])
-    if training:
-        torch.eq(values[None], kept.extremes[:, None], out=matches)
-        torch.sum(matches, 1, out=kept.ties)
     kept.sent = sent
     kept.mean = embedding_bag(table.bag, sent, table.bag_first, mode="sum", per_sample_weights=table.weight)
-    # Two passes: the mean is taken off first, so that nothing cancels.
-    values.sub_(kept.mean)
-    values.mul_(values)
-    variance = torch.sum(values, 0)
-    if table.repeats is not None:
-        if training:
-            kept.ties.addcmul_(matches[:, 0], table.repeats, value=-1)
-        variance.addcmul_(values[0], table.repeats, value=-1)
+    variance = torch.empty_like(kept.mean)
+    for part in table.parts:
+        _aggregate(part, scratch, kept, variance[part.rows], training)
     variance.mul_(table.inverse)
     kept.slope = torch.threshold(variance, SMALLEST_VARIANCE, torch.inf).rsqrt_()
     like = out.shape[1:]
     torch.mul(variance.view(like), kept.slope.view(like), out=out[3])
     out[0].copy_(kept.mean.view(like))
     out[1:3].copy_(kept.extremes.view(2, *like))
+
+
+def _aggregate(part: Part, scratch: Tensor, kept: Aggregated, squares: Tensor, training: bool) -> None:
+    """Extremes and ties of a part, and the sum of squared deviations."""
+    shape = (part.slots, *squares.shape)
+    room = len(part.forward)
+    values, matches = scratch[:room].view(shape), scratch[room : 3 * room].view(2, *shape)
+    extremes, ties = kept.extremes[:, part.rows], kept.ties[:, part.rows]
+    torch.index_select(kept.sent, 0, part.forward, out=values.flatten(0, 1))
+    torch.amin(values, 0, out=extremes[0])
+    torch.amax(values, 0, out=extremes[1])
+    if training:
+        torch.eq(values[None], extremes[:, None], out=matches)
+        torch.sum(matches, 1, out=ties)
+    # Two passes: the mean is taken off first, so that nothing cancels.
+    values.sub_(kept.mean[part.rows])
+    values.mul_(values)
+    torch.sum(values, 0, out=squares)
+    if part.repeats is not None:
+        if training:
+            ties.addcmul_(matches[:, 0], part.repeats, value=-1)
+        squares.addcmul_(values[0], part.repeats, value=-1)
 
 
 def aggregate_back(grad: Tensor, table: Table, scratch: Tensor, kept: Aggregated, packed: Tensor) -> Tensor:
@@ -156,7 +203,7 @@ def aggregate_back(grad: Tensor, table: Table, scratch: Tensor, kept: Aggregated
     Parameters
     ----------
     grad : tensor [4, N, W] or [4, R, E, F]
-    scratch, packed : tensor [4 * K, N, W], [N, 2, W]
+    scratch, packed : tensor [4 * room, W], [N, 2, W]
         Overwritten.
     """
     rows, width = kept.sent.shape
@@ -168,9 +215,20 @@ def aggregate_back(grad: Tensor, table: Table, scratch: Tensor, kept: Aggregated
     torch.addcmul(grad[0], multiple, kept.mean.view(like), value=-1, out=constant)
     flat = packed.view(rows, 2 * width)
     linear = embedding_bag(table.bag, flat, table.bag_first, mode="sum", per_sample_weights=table.weight_back)
-    torch.index_select(kept.stacked, 0, table.backward, out=scratch.flatten(0, 1))
-    matches, shares = scratch.view(2, -1, rows, width)
-    matches.eq_(kept.sent).mul_(shares)
+    result = torch.empty_like(kept.sent)
+    for part in table.parts:
+        _aggregate_back(part, scratch, kept, linear[part.rows], result[part.rows])
+    return result
+
+
+def _aggregate_back(part: Part, scratch: Tensor, kept: Aggregated, linear: Tensor, out: Tensor) -> None:
+    rows, width = out.shape
+    gathered = scratch[: 4 * len(part.forward)]
+    torch.index_select(kept.stacked, 0, part.backward, out=gathered)
+    by_slot = gathered.view(-1, rows, width)
+    matches, shares = by_slot.chunk(2)
+    sent = kept.sent[part.rows]
+    matches.eq_(sent).mul_(shares)
     # The shares are used up: the rest of the gradient takes a slot of theirs, and is summed with them.
-    torch.addcmul(linear[:, :width], kept.sent, linear[:, width:], out=shares[0])
-    return torch.sum(scratch[: len(matches) + 1], 0)
+    torch.addcmul(linear[:, :width], sent, linear[:, width:], out=shares[0])
+    torch.sum(by_slot[: len(matches) + 1], 0, out=out)

@@ -3,6 +3,7 @@
 A batch has R rows (atoms) a member, E members side by side: arrays are [R, E, ...]. With one geometry for all samples
 every member has the same table over the rows, and a row carries the features of all members; else the table runs over
 all R * E (row, member) pairs, and members with fewer atoms than the largest are padded with rows that nothing reads.
+Rows are sorted by their number of neighbours, so that parts of the tables need little padding.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ class Batch:
     padding : Padding or None
         None where nothing is padded.
     pooling : Pooling or None
-        None where the rows of a sample are the next R / B ones.
+        None where every B-th row is of the same sample.
+    order : int64 tensor [R]
+        Row of each atom, sample after sample, where all members have the same batch.
     """
 
     members: int
@@ -86,6 +89,17 @@ class Batch:
     graphs: Tensor
     padding: Padding | None
     pooling: Pooling | None
+    order: Tensor
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """What batches of one geometry have in common: ``sites`` [n, 1] in the order of the rows."""
+
+    table: Table
+    scales: Tensor
+    sites: Tensor
+    order: Tensor
 
 
 class Batches:
@@ -97,24 +111,24 @@ class Batches:
     sizes : NetworkSizes
     device, dtype
         Where batches are used, and their numbers.
+    rows_at_once : int
+        Rows a part of the tables of neighbours (`hydragnn_hpc.member.aggregate.make_table`).
     """
 
-    def __init__(self, structure: Structure, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, structure: Structure, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype, rows_at_once: int
+    ) -> None:
         self._structure, self._device, self._dtype = structure, device, dtype
+        self._rows_at_once = rows_at_once
         self.shared = structure.shared_geometry
-        degree = structure.degrees()
-        self.blocks = SCALERS + int(len(degree) > 0 and degree.min() == 0)
-        self._pool = any(t.level == "graph" for t in sizes.tasks)
         # One more site, without neighbours, is what padding is.
-        self._most = np.maximum.reduceat(degree, structure.site_offsets[:-1]) if len(degree) else degree
-        self._degree = self._send(np.append(degree, 0))
+        self._degree = np.append(structure.degrees(), 0)
+        self.blocks = SCALERS + int(len(self._degree) > 1 and self._degree[:-1].min() == 0)
+        self._pool = any(t.level == "graph" for t in sizes.tasks)
         self._first = self._send(structure.neighbour_offsets)
-        neighbours = structure.neighbours if len(structure.neighbours) else np.zeros(1, np.int32)
-        self._neighbours = resident(neighbours, device, torch.int32)
-        self._scales = _scales(np.append(degree, 0), sizes.average_degree, self.blocks).to(device, dtype)
-        self._sites = torch.arange(int(structure.site_offsets[-1]) if self.shared else 0, device=device)[:, None]
-        self._fixed: dict[int, tuple[Table, Tensor]] = {}
-        self._scales_of: dict[tuple[int, int], Tensor] = {}
+        self._neighbours = resident(structure.neighbours, device, torch.int32)
+        self._scales = _scales(self._degree, sizes.average_degree, self.blocks).to(device, dtype)
+        self._fixed: dict[tuple[int, int], _Fixed] = {}
 
     def make(self, index: Array) -> Batch:
         """Put the samples ``index`` [E, B] into rows."""
@@ -130,31 +144,37 @@ class Batches:
     def _make_shared(self, index: Array) -> Batch:
         members, samples = index.shape
         n = int(self._structure.site_offsets[-1])
-        rows = samples * n
-        if samples not in self._fixed:
-            site = np.tile(np.arange(n), samples)
-            base = np.repeat(np.arange(samples) * n, n)
-            self._fixed[samples] = self._table(self._send(site), self._send(base), 1, int(self._most[0]))
-        table, scales = self._fixed[samples]
-        if (members, samples) not in self._scales_of:
-            self._scales_of[members, samples] = scales.repeat_interleave(members, 0)
+        if (members, samples) not in self._fixed:
+            self._fixed[members, samples] = self._fix(members, samples)
+        fixed = self._fixed[members, samples]
         graphs = self._send(index.T.reshape(-1))
-        atoms = torch.add(self._sites, graphs.view(samples, 1, members), alpha=n).view(-1)
-        every = self._scales_of[members, samples]
-        return Batch(members, samples, rows, table, every, atoms, graphs, None, None)
+        atoms = torch.add(fixed.sites, graphs, alpha=n).view(-1)
+        return Batch(
+            members, samples, samples * n, fixed.table, fixed.scales, atoms, graphs, None, None, fixed.order
+        )  # fmt: skip
 
-    def _table(self, site: Tensor, base: Tensor, members: int, slots: int) -> tuple[Table, Tensor]:
-        """Table and scalers of (row, member) pairs at these sites, of samples that start in row ``base``."""
-        slots = max(1, slots)
+    def _fix(self, members: int, samples: int) -> _Fixed:
+        """All but the samples of a batch of one geometry: site after site, those with most neighbours first."""
+        degree = self._degree[:-1]
+        sites = np.argsort(-degree, kind="stable")
+        rank = np.argsort(sites)
+        place = (rank + np.zeros((samples, 1), np.int64)) * samples + np.arange(samples)[:, None]
+        site, sample = np.repeat(sites, samples), np.tile(np.arange(samples), len(sites))
+        table = self._table(site, self._send(sample * len(sites)), 1, self._send(place.reshape(-1)))
+        scales = self._scales[self._send(site)].repeat_interleave(members, 0)
+        return _Fixed(table, scales, self._send(sites)[:, None], self._send(place.reshape(-1)))
+
+    def _table(self, site: Array, base: Tensor, members: int, place: Tensor) -> Table:
+        """Table of pairs at these sites, of samples that start in row ``base``; ``place`` is where each pair went."""
         degree = self._degree[site]
-        slot = torch.arange(slots, device=self._device)
-        edge = self._first[site][:, None] + torch.where(slot < degree[:, None], slot, 0)
-        pair = torch.arange(len(site), device=self._device)[:, None]
-        sender = self._neighbours[edge.clamp_(max=len(self._neighbours) - 1)]
-        neighbour = (base[:, None] + sender) * members + pair % members
-        neighbour = torch.where(degree[:, None] > 0, neighbour, pair)
-        regular = self.shared and int(self._structure.degrees().min()) == slots
-        return make_table(neighbour, degree, self._dtype, regular), self._scales[site]
+        total = int(degree.sum())
+        begin = np.cumsum(degree) - degree
+        on_device = self._send(np.stack([degree, begin, site]))
+        pair = torch.repeat_interleave(on_device[0], output_size=total)
+        edge = torch.arange(total, device=self._device) + (self._first[on_device[2]] - on_device[1])[pair]
+        row = base[pair] + self._neighbours[edge]
+        bag = place[row if members == 1 else row * members + pair % members]
+        return make_table(bag, degree, on_device[:2], self._dtype, self._rows_at_once)
 
     def _make_general(self, index: Array) -> Batch:
         s = self._structure
@@ -171,26 +191,33 @@ class Batches:
         start, member = starts.reshape(-1)[of_sample], of_sample // samples
         pair = (start + within) * members + member
         host = np.zeros((4, pairs), np.int64)
-        host[1], host[3] = len(s.degrees()), samples * members
+        host[1], host[3] = len(self._degree) - 1, samples * members
         host[0, pair], host[1, pair] = atom, s.site_offsets[s.sample_geometry[flat]][of_sample] + within
         host[2, pair], host[3, pair] = start, of_sample % samples * members + member
-        atoms, site, base, sample = self._send(host)
-        most = int(self._most[s.sample_geometry[flat]].max()) if len(self._most) else 1
-        table, scales = self._table(site, base, members, most)
+        # Those with most neighbours first, in every member.
+        order = np.argsort(-self._degree[host[1]].reshape(rows, members), axis=0, kind="stable")
+        came = (order * members + np.arange(members)).reshape(-1)
+        host, place = host[:, came], np.argsort(came)
+        atoms, sites, base, sample, places = self._send(np.concatenate([host, place[None]]))
+        table = self._table(host[1], base, members, places)
         padding = None
         if totals.min() < rows:
             valid = (sample < samples * members).to(self._dtype).view(rows, members, 1)
             padding = Padding(valid, self._send(totals).to(self._dtype).view(1, members, 1))
-        pooling = self._pooling(starts, counts, sample, pairs) if self._pool else None
+        pooling = self._pooling(starts, counts, sample, places) if self._pool else None
         graphs = self._send(index.T.reshape(-1))
-        return Batch(members, samples, rows, table, scales, atoms, graphs, padding, pooling)
+        unsorted = torch.div(places[::members], members, rounding_mode="floor")
+        return Batch(
+            members, samples, rows, table, self._scales[sites], atoms, graphs, padding, pooling, unsorted
+        )  # fmt: skip
 
-    def _pooling(self, starts: Array, counts: Array, sample: Tensor, pairs: int) -> Pooling:
+    def _pooling(self, starts: Array, counts: Array, sample: Tensor, places: Tensor) -> Pooling:
         members = len(starts)
         slot = torch.arange(int(counts.max()), device=self._device)[:, None]
         start, count = self._send(np.stack([starts.T.reshape(-1), counts.T.reshape(-1)]))
         member = torch.arange(len(start), device=self._device) % members
-        rows = torch.where(slot < count, (start + slot) * members + member, pairs)
+        pair = torch.where(slot < count, (start + slot) * members + member, 0)
+        rows = torch.where(slot < count, places[pair], len(places))
         return Pooling(rows, sample, (1.0 / count.to(self._dtype)).view(-1, members, 1))
 
 

@@ -132,11 +132,11 @@ class Pool:
         """Fill ``out`` [B, E, F]."""
         pooling, grouped = self._batch.pooling, self._grouped()
         if self._how == "max":
-            torch.amax(grouped, 1, out=out)
+            torch.amax(grouped, 0, out=out)
         elif self._how == "mean" and pooling is None:
-            torch.mean(grouped, 1, out=out)
+            torch.mean(grouped, 0, out=out)
         else:
-            torch.sum(grouped, 1, out=out)
+            torch.sum(grouped, 0, out=out)
             if self._how == "mean" and pooling is not None:
                 out.mul_(pooling.inverse)
 
@@ -149,13 +149,13 @@ class Pool:
         if self._how != "max":
             if pooling is None:
                 share = self._batch.samples / self._batch.rows if self._how == "mean" else 1.0
-                self._spread(total).add_(grad[:, None], alpha=share)
+                self._spread(total).add_(grad, alpha=share)
             else:
                 total.add_(self._gathered(grad.mul_(pooling.inverse) if self._how == "mean" else grad))
             return
-        grad.div_((self._grouped() == out[:, None]).sum(1))
+        grad.div_((self._grouped() == out).sum(0))
         if pooling is None:
-            self._spread(total).addcmul_(self._spread(self._features()) == out[:, None], grad[:, None])
+            self._spread(total).addcmul_(self._spread(self._features()) == out, grad)
         else:
             total.addcmul_(self._features() == self._gathered(out), self._gathered(grad))
 
@@ -164,17 +164,17 @@ class Pool:
         return self._x[:-1, :-1].view(batch.rows, batch.members, -1)
 
     def _grouped(self) -> Tensor:
-        """Features by sample, [B, atoms, E, F]."""
+        """Features by sample, [atoms, B, E, F]."""
         batch = self._batch
         if batch.pooling is None:
             return self._spread(self._features())
         rows = batch.pooling.rows
         gathered = self._x[rows.view(-1), :-1]
-        return gathered.view(len(rows), batch.samples, batch.members, -1).transpose(0, 1)
+        return gathered.view(len(rows), batch.samples, batch.members, -1)
 
     def _spread(self, features: Tensor) -> Tensor:
-        """View [R, E, F] by sample, [B, atoms, E, F]."""
-        return features.view(self._batch.samples, -1, *features.shape[1:])
+        """View [R, E, F] by sample, [atoms, B, E, F]."""
+        return features.view(-1, self._batch.samples, *features.shape[1:])
 
     def _gathered(self, values: Tensor) -> Tensor:
         """Give every atom its sample's values: [B, E, F] to [R, E, F]; zeros to padding."""

@@ -35,14 +35,14 @@ class Layer:
         self._received, self._received_grad = (self._last(t) for t in (self.x, self.x_grad))
         self._sent = arena.take(f"sent.{number}", *pairs, width)
         # The table's rows: one a row of the batch, with the features of all members, or one a row and member.
-        across = len(batch.table.bag_first)
+        across = batch.table.rows
         self._across = (across, width * batch.rows * batch.members // across)
         stacked = arena.take(f"stacked.{number}", 4 * across + 1, self._across[1])
         stacked[-1] = 0.0
         self._aggregated = Aggregated(stacked, arena.take(f"ties.{number}", 2, *self._across))
         self._blocks = arena.take("blocks", *pairs, weights.big[number].shape[2])
         self._packed = arena.take("packed", across, 2, self._across[1])
-        self._scratch = arena.take("scratch", 4 * batch.table.slots, *self._across)
+        self._scratch = arena.take("scratch", 4 * batch.table.room, self._across[1])
 
     def _last(self, x: Tensor) -> Tensor:
         """The columns of what is received, [4, R, E, F]."""

@@ -17,6 +17,8 @@ from hydragnn_hpc.member.weights import Weights, head_groups
 PREDICTED_AT_ONCE = {"cpu": 4096}
 """Atoms predicted at once: what stays in a core's caches; elsewhere `PREDICTED`, to bound the memory."""
 PREDICTED = 65536
+ROWS_AT_ONCE = {"cpu": 256}
+"""Rows whose neighbours are padded and worked on together: what fits a core's caches; elsewhere all, in one launch."""
 
 
 class TorchEngine:
@@ -50,7 +52,8 @@ class TorchEngine:
         self.layout = ParameterLayout.of(sizes)
         self._together = device.type != "cpu" if together is None else together
         self._structure = samples.structure
-        self._batches = Batches(samples.structure, sizes, device, dtype)
+        rows_at_once = 2**62 if self._together else ROWS_AT_ONCE.get(device.type, 2**62)
+        self._batches = Batches(samples.structure, sizes, device, dtype, rows_at_once)
         self._inputs = resident(samples.inputs, device, dtype)
         self._groups = head_groups(sizes)
         by_group = [[samples.targets[t.name] for t in group.tasks] for group in self._groups]
@@ -110,7 +113,8 @@ class TorchEngine:
                 weights.load(parameters)
                 loaded = weights
             values = network.predict(batch, self._inputs[batch.atoms], buffers)
-            for group, value in zip(self._groups, values, strict=True):
+            for group, computed in zip(self._groups, values, strict=True):
+                value = computed if group.level == "graph" else computed[batch.order]
                 by_task = torch.unflatten(value, 2, (len(group.tasks), -1)).permute(2, 1, 0, 3)
                 for task, one in zip(group.tasks, by_task, strict=True):
                     found[task.name].append(one)
@@ -126,7 +130,7 @@ class TorchEngine:
 
     def _ready(self, batch: Batch) -> tuple[Weights, Network]:
         """Weights for as many members, and the network for batches of this shape."""
-        shape = (batch.members, batch.samples, batch.rows, batch.table.slots)
+        shape = (batch.members, batch.samples, batch.rows, batch.table.room)
         if self._network is None or self._network[0] != shape:
             weights = self._network[1] if self._network and self._network[0][0] == batch.members else None
             if weights is None:
