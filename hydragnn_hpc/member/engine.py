@@ -13,6 +13,7 @@ from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.member.fused import FusedEngine, Geometry, NetworkSizes, TaskSizes, unavailable
 from hydragnn_hpc.member.fused.sizes import Array
 from hydragnn_hpc.member.layout import ParameterLayout
+from hydragnn_hpc.member.optimize import BETA_1, BETA_2, Adam
 from hydragnn_hpc.member.samples import Samples
 from hydragnn_hpc.member.torch_engine import TorchEngine
 
@@ -55,6 +56,9 @@ class Engine(Protocol):
             device.
         """
 
+    def update(self, adam: Adam, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
+        """One step of ``adam`` in whatever way is fastest here; ``gradients`` are used up (`Adam.step`)."""
+
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         """Scaled values of every task in evaluation mode.
 
@@ -91,6 +95,14 @@ class FusedCpu:
     def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
         """See `Engine`."""
         return torch.from_numpy(self._engine.step(parameters, gradients, buffers, index))
+
+    def update(self, adam: Adam, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
+        """See `Engine`."""
+        if adam.options.weight_decay:
+            adam.step(parameters, gradients, factors)
+        else:
+            moments, both = (adam.first, adam.second), factors[:2].view(2, -1)
+            self._engine.adam(parameters, gradients, moments, both, (BETA_1, BETA_2))
 
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         """See `Engine`."""

@@ -30,6 +30,7 @@ class Part:
         self._truth = {
             t.name: torch.tensor(values_of(samples, t.name, chosen), device=engine.device) for t in engine.sizes.tasks
         }
+        self._known = {n: None if not t.isnan().any() else ~t.isnan() for n, t in self._truth.items()}
         self._weights = torch.tensor([t.weight for t in engine.sizes.tasks], dtype=torch.float64, device=engine.device)
 
     @torch.no_grad()
@@ -41,16 +42,18 @@ class Part:
         predicted = self._engine.predict(parameters, buffers, self.chosen)
         found = []
         for e in range(len(parameters)):
-            per_task = [_mse(predicted[name][e], truth) for name, truth in self._truth.items()]
+            per_task = [_mse(predicted[name][e], truth, self._known[name]) for name, truth in self._truth.items()]
             found.append((torch.stack(per_task) * self._weights).sum())
         losses: np.ndarray = torch.stack(found).cpu().numpy()
         return losses
 
 
-def _mse(predicted: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    known = ~truth.isnan()
-    squared = torch.where(known, predicted - truth.nan_to_num(0.0), 0.0).double().square()
-    return squared.sum() / known.sum().clamp(min=1)
+def _mse(predicted: torch.Tensor, truth: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+    """Mean squared error over the ``known`` values; None where all are."""
+    difference = predicted - truth if known is None else torch.where(known, predicted - truth, 0.0)
+    count = truth.numel() if known is None else known.sum().clamp(min=1)
+    mean: torch.Tensor = torch.linalg.vector_norm(difference, dtype=torch.float64).square() / count
+    return mean
 
 
 def test_errors(

@@ -11,6 +11,7 @@ from hydragnn_hpc.member.batches import Batch, Batches, check_statistics, reside
 from hydragnn_hpc.member.fused.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.layout import ParameterLayout
 from hydragnn_hpc.member.network import Network
+from hydragnn_hpc.member.optimize import Adam
 from hydragnn_hpc.member.samples import Samples
 from hydragnn_hpc.member.weights import Weights, head_groups
 
@@ -92,6 +93,10 @@ class TorchEngine:
         seen = network.statistics.view(layers, 2, members, -1).permute(2, 0, 1, 3)
         buffers.view(members, layers, 2, -1).lerp_(seen, self.sizes.momentum)
         return losses if self._column == sorted(self._column) else losses[:, self._column]
+
+    def update(self, adam: Adam, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
+        """See `hydragnn_hpc.member.engine.Engine`."""
+        adam.step(parameters, gradients, factors)
 
     @torch.no_grad()
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:

@@ -191,7 +191,7 @@ class StackTraining:
             index = np.ascontiguousarray(order[:, step * size : (step + 1) * size])
             losses = self._engine.step(self.parameters, self._gradients, self.buffers, index)
             total += losses.double() * index.shape[1]
-            self._adam.step(self.parameters, self._gradients, factors[step])
+            self._engine.update(self._adam, self.parameters, self._gradients, factors[step])
             alive()
         # Weighted task by task, member by member: the order of the sum must not depend on the stack.
         mean: np.ndarray = np.array([float((row * weights).sum()) for row in total / len(part)])

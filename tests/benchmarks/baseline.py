@@ -6,7 +6,7 @@ project is a multiple of, and what the engines' numbers are compared with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,6 +16,11 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import PNAConv, global_add_pool, global_max_pool, global_mean_pool
+from torch_geometric.utils import degree
+
+from hydragnn_hpc.dataset.stage import atoms_of
+from hydragnn_hpc.member.fused.sizes import TaskSizes
+from hydragnn_hpc.member.samples import Samples
 
 AGGREGATORS = ["mean", "min", "max", "std"]
 SCALERS = ["identity", "amplification", "attenuation", "linear"]
@@ -94,3 +99,29 @@ def train_epoch(model: BaselineModel, loader: DataLoader, optimizer: torch.optim
         optimizer.step()
         total += loss.item()
     return total / len(loader)
+
+
+def epoch_of(samples: Samples, channels: Sequence[int], tasks: Sequence[TaskSizes], batch: int) -> Callable[[], object]:
+    """An epoch of the baseline over ``samples``."""
+    data = [graph_of(samples, number, tasks) for number in range(len(samples.structure.sample_geometry))]
+    degrees = torch.cat([degree(d.edge_index[1], d.num_nodes, torch.long) for d in data])
+    named = [Task(t.name, t.level, t.width, t.hidden, t.weight) for t in tasks]
+    model = BaselineModel(samples.inputs.shape[1], channels, named, torch.bincount(degrees))
+    loader = DataLoader(data, batch_size=batch, shuffle=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    return lambda: train_epoch(model, loader, optimizer)
+
+
+def graph_of(samples: Samples, number: int, tasks: Sequence[TaskSizes]) -> Data:
+    """One sample as the library's ``Data``."""
+    s = samples.structure
+    site = int(s.site_offsets[s.sample_geometry[number]])
+    atoms = atoms_of(s.atom_offsets, np.array([number]))
+    first = s.neighbour_offsets[site : site + len(atoms) + 1]
+    receiver = np.repeat(np.arange(len(atoms)), np.diff(first))
+    edges = np.stack([s.neighbours[first[0] : first[-1]], receiver])
+    data = Data(x=torch.tensor(samples.inputs[atoms]), edge_index=torch.tensor(edges, dtype=torch.long))
+    for task in tasks:
+        rows = atoms if task.level == "node" else np.array([number])
+        data[f"y_{task.name}"] = torch.tensor(samples.targets[task.name][rows])
+    return data

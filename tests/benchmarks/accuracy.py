@@ -1,0 +1,123 @@
+"""Compare what the engines learn with what baseline A learns: test RMSE after the same training, over several seeds.
+
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.accuracy data/quickstart.bp [--seeds 4] [--epochs 30]
+
+In float32 two right implementations differ by rounding from the first step on, and trainings amplify it: what must
+agree is the distribution over seeds. Everyone trains the paper's HCM network with Adam at a fixed rate and keeps the
+weights of the epoch with the lowest validation loss. Weights and shuffles are drawn from the same distributions.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch_geometric.loader import DataLoader
+from torch_geometric.utils import degree
+
+from hydragnn_hpc.config import Optimizer, load_campaign
+from hydragnn_hpc.dataset import stage
+from hydragnn_hpc.member.engine import Engine, FusedCpu, network_sizes
+from hydragnn_hpc.member.optimize import Adam
+from hydragnn_hpc.member.samples import Samples, from_staged
+from hydragnn_hpc.member.torch_engine import TorchEngine
+from tests.benchmarks.baseline import BaselineModel, Task, graph_of, train_epoch
+
+CAMPAIGN = Path(__file__).parents[2] / "jobs" / "campaigns" / "quickstart.yaml"
+BATCH, RATE = 64, 1e-3
+Errors = dict[str, float]
+
+
+def errors(predicted: dict[str, np.ndarray], samples: Samples, chosen: np.ndarray) -> Errors:
+    """Scaled RMSE by task."""
+    found = {}
+    for name, values in predicted.items():
+        rows = stage.atoms_of(samples.structure.atom_offsets, chosen) if samples.levels[name] == "node" else chosen
+        found[name] = float(np.sqrt(np.mean((values.astype(np.float64) - samples.targets[name][rows]) ** 2)))
+    return found
+
+
+def best_of(epochs: int, train: Callable[[], object], test: Callable[[int], Errors]) -> Errors:
+    """Test errors of the epoch with the lowest validation loss; ``test(part)`` measures on a part."""
+    best, kept = np.inf, Errors()
+    for _ in range(epochs):
+        train()
+        loss = sum(e**2 for e in test(1).values())
+        if loss < best:
+            best, kept = loss, test(2)
+    return kept
+
+
+def train_baseline(samples: Samples, tasks: list, channels: tuple[int, ...], seed: int, epochs: int) -> Errors:
+    """One training of baseline A."""
+    torch.manual_seed(seed)
+    data = [graph_of(samples, number, tasks) for number in range(len(samples.structure.sample_geometry))]
+    degrees = torch.cat([degree(d.edge_index[1], d.num_nodes, torch.long) for d in data])
+    model = BaselineModel(samples.inputs.shape[1], channels, [Task(t.name, t.level) for t in tasks], degrees.bincount())
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    loader = DataLoader([data[k] for k in samples.parts[0]], batch_size=BATCH, shuffle=True)
+
+    @torch.no_grad()
+    def test(part: int) -> Errors:
+        model.eval()
+        chosen = samples.parts[part]
+        batches = DataLoader([data[k] for k in chosen], batch_size=256)
+        values = [model(batch) for batch in batches]
+        return errors({t.name: torch.cat([v[t.name] for v in values]).numpy() for t in tasks}, samples, chosen)
+
+    return best_of(epochs, lambda: train_epoch(model, loader, optimizer), test)
+
+
+def train_engine(engine: Engine, samples: Samples, seed: int, epochs: int) -> Errors:
+    """One training in an engine."""
+    parameters = engine.layout.initial_parameters(seed)[None]
+    buffers, gradients = engine.layout.initial_buffers()[None].clone(), torch.zeros_like(parameters)
+    adam, rng = Adam.fresh(Optimizer(learning_rate=RATE), parameters), np.random.default_rng(seed)
+
+    def train() -> None:
+        order = rng.permutation(samples.parts[0])[None]
+        starts = range(0, order.shape[1], BATCH)
+        for start, factors in zip(starts, adam.plan(len(starts), np.array([RATE])), strict=True):
+            engine.step(parameters, gradients, buffers, np.ascontiguousarray(order[:, start : start + BATCH]))
+            engine.update(adam, parameters, gradients, factors)
+
+    def test(part: int) -> Errors:
+        chosen = samples.parts[part]
+        values = engine.predict(parameters, buffers, chosen)
+        return errors({name: value[0].numpy() for name, value in values.items()}, samples, chosen)
+
+    return best_of(epochs, train, test)
+
+
+def main() -> None:
+    """Read the command line, train, print means and spreads."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path, help="a prepared data set with the paper's three targets")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=30)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    campaign = load_campaign(CAMPAIGN, [f"dataset={arguments.dataset.resolve()}"])
+    with stage.Staging(arguments.dataset, Path("/tmp")) as staging:
+        samples = from_staged(stage.open_staged(staging.folder), campaign)
+        sizes = network_sizes(campaign, campaign.variant("HCM"), samples)
+        runs: dict[str, Callable[[int], Errors]] = {
+            "A": lambda s: train_baseline(samples, list(sizes.tasks), sizes.channels, s, arguments.epochs),
+            "torch": lambda s: train_engine(
+                TorchEngine(sizes, samples, torch.device("cpu")), samples, s, arguments.epochs
+            ),
+            "fused": lambda s: train_engine(FusedCpu(sizes, samples), samples, s, arguments.epochs),
+        }
+        print("| engine | " + " | ".join(t.name for t in sizes.tasks) + " |\n|---|" + "---|" * len(sizes.tasks))
+        for name, run in runs.items():
+            found = [run(seed) for seed in range(arguments.seeds)]
+            columns = [np.array([f[t.name] for f in found]) for t in sizes.tasks]
+            shown = " | ".join(f"{c.mean():.4f} ± {c.std(ddof=1):.4f}" for c in columns)
+            print(f"| {name} | {shown} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

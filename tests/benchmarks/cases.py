@@ -1,0 +1,105 @@
+"""What is measured on: graphs, the paper's network, random species and targets; and the least work they need."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
+from hydragnn_hpc.member.fused.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.samples import Samples, Structure
+
+BATCH, SAMPLES = 64, 384
+CHANNELS = (20,) * 6
+TASKS = (TaskSizes("H", "graph", 1), TaskSizes("C", "node", 1), TaskSizes("M", "node", 1))
+
+LATTICE = (5.218, 7.058)
+"""a and c of the body-centred tetragonal cell of FePt, bohr."""
+CUTOFFS = {"206": (7.0, False), "620": (11.4, False), "714": (13.228, False), "periodic": (13.228, True)}
+"""Shared geometries, by directed edges a graph: cutoff in bohr, and whether periodic (a multigraph of 2,752 edges)."""
+CASES = (*CUTOFFS, "varying")
+NEAR = 22
+"""Nearest neighbours of an atom in the varying case, before the relation is made symmetric."""
+AGGREGATION = 5 + 8
+"""Instructions forward (subtract, add, multiply-add, minimum, maximum) and backward (multiply-add, add, and twice
+compare, masked add, masked clear)."""
+
+
+def supercell(periodic: bool) -> Geometry:
+    """The 32 sites of the FePt supercell, in the data set's order."""
+    a, c = LATTICE
+    corners = [((2 * bx + i) * a, j * a, k * c) for bx in (0, 1) for k in (0, 1) for j in (0, 1) for i in (0, 1)]
+    sites = [np.add(corner, shift) for corner in corners for shift in ((0, 0, 0), (a / 2, a / 2, c / 2))]
+    return Geometry(np.array(sites), np.diag([4 * a, 2 * a, 2 * c]), (periodic,) * 3)
+
+
+def shared(case: str) -> Structure:
+    """All samples decorate the FePt lattice."""
+    cutoff, periodic = CUTOFFS[case]
+    found = find_neighbours(supercell(periodic), cutoff)
+    n = len(found.offsets) - 1
+    offsets = np.arange(SAMPLES + 1) * n
+    return Structure(offsets, np.zeros(SAMPLES, np.int32), np.array([0, n]), found.offsets, found.neighbours)
+
+
+def varying() -> Structure:
+    """Every sample has random positions of its own, 20 to 44 of them; neighbours are near ones, both ways."""
+    rng = np.random.default_rng(1)
+    counts = rng.integers(20, 45, SAMPLES)
+    lists: list[np.ndarray] = []
+    degrees: list[int] = []
+    for n in counts:
+        pos = rng.random((n, 3))
+        distance = np.linalg.norm(pos[:, None] - pos[None], axis=2)
+        limit = np.sort(distance[~np.eye(n, dtype=bool)])[min(NEAR * n, n * (n - 1)) - 1]
+        near = (distance <= limit) & ~np.eye(n, dtype=bool)
+        lists.append(np.nonzero(near)[1])
+        degrees.extend(near.sum(1))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    first = np.concatenate([[0], np.cumsum(degrees)])
+    return Structure(
+        offsets, np.arange(SAMPLES, dtype=np.int32), offsets, first, np.concatenate(lists).astype(np.int32)
+    )
+
+
+def make_samples(case: str) -> Samples:
+    """Random species and targets on the structure of a case."""
+    structure = varying() if case == "varying" else shared(case)
+    rng = np.random.default_rng(0)
+    rows = {"node": int(structure.atom_offsets[-1]), "graph": SAMPLES}
+    return Samples(
+        structure,
+        rng.integers(0, 2, (rows["node"], 1)).astype(np.float32),
+        {t.name: rng.random((rows[t.level], 1), np.float32) for t in TASKS},
+        {t.name: t.level for t in TASKS},
+        (np.arange(SAMPLES), np.arange(0), np.arange(0)),
+    )
+
+
+def network_sizes(samples: Samples) -> NetworkSizes:
+    """The paper's HCM network."""
+    return NetworkSizes(1, CHANNELS, TASKS, samples.average_degree())
+
+
+def edges_per_sample(samples: Samples) -> float:
+    """Directed edges of a sample, on average."""
+    structure = samples.structure
+    edges = np.add.reduceat(structure.degrees(), structure.site_offsets[:-1])
+    return float(edges[structure.sample_geometry].mean())
+
+
+def floor_megaflop(samples: Samples) -> float:
+    """Least work a sample and step, forward and backward: matrix products, and aggregation in the same coin.
+
+    Per atom and layer: W2 x, and one matrix of the atom's degree on [x, mean, min, max, std]; the heads; three times
+    that with the backward pass. (The first layer needs no gradient of its input: 0.02 MFLOP, left in.) Aggregation
+    takes AGGREGATION vector instructions per edge and feature, each as long as a multiply-add.
+    """
+    sizes = network_sizes(samples)
+    atoms = int(samples.structure.atom_offsets[-1]) / SAMPLES
+    trunk = sum(fan_in * fan_in + 5 * fan_in * out for fan_in, out in sizes.layers) * atoms
+    heads = sum(
+        sum(fan_in * out for fan_in, out in sizes.linears(task)) * (atoms if task.level == "node" else 1)
+        for task in sizes.tasks
+    )
+    aggregation = AGGREGATION * edges_per_sample(samples) * sum(fan_in for fan_in, _ in sizes.layers)
+    return (3 * 2 * (trunk + heads) + 2 * aggregation) / 1e6
