@@ -15,6 +15,7 @@ from torch.nn.functional import embedding_bag
 
 from hydragnn_hpc.member.fused.sizes import Array
 
+FEWEST_ROWS = 64  # of a part: fewer are not worth its launches
 SMALLEST_VARIANCE = 1e-5  # PyTorch Geometric's StdAggregation: up to it the deviation counts as zero
 
 
@@ -74,7 +75,7 @@ class Table:
     inverse: Tensor
 
 
-def make_table(bag: Tensor, degree: Array, on_device: Tensor, dtype: torch.dtype, rows_at_once: int) -> Table:
+def make_table(bag: Tensor, degree: Array, on_device: Tensor, dtype: torch.dtype, room: int) -> Table:
     """Make the tables of rows with these neighbours.
 
     Parameters
@@ -82,16 +83,17 @@ def make_table(bag: Tensor, degree: Array, on_device: Tensor, dtype: torch.dtype
     bag : int64 tensor [edges]
         Neighbours row by row.
     degree : int64 array [N]
-        On the host: nothing waits for the device.
+        Descending; on the host: nothing waits for the device.
     on_device : int64 tensor [2, N]
         The same, and where each row's neighbours begin.
-    rows_at_once : int
-        Rows a part. Little is padded where rows with the same degree are near each other.
+    room : int
+        Slots of a part, about: rows times their largest degree.
     """
-    parts = [
-        _part(bag, on_device[:, at : at + rows_at_once], degree, slice(at, min(at + rows_at_once, len(degree))), dtype)
-        for at in range(0, len(degree), rows_at_once)
-    ]
+    parts: list[Part] = []
+    while not parts or parts[-1].rows.stop < len(degree):
+        start = parts[-1].rows.stop if parts else 0
+        stop = min(start + max(FEWEST_ROWS, room // max(1, int(degree[start]))), len(degree))
+        parts.append(_part(bag, on_device[:, start:stop], degree, slice(start, stop), dtype))
     inverse = torch.where(on_device[0] > 0, 1.0 / on_device[0].clamp(min=1).to(dtype), 0.0)
     return Table(
         len(degree),

@@ -111,15 +111,15 @@ class Batches:
     sizes : NetworkSizes
     device, dtype
         Where batches are used, and their numbers.
-    rows_at_once : int
-        Rows a part of the tables of neighbours (`hydragnn_hpc.member.aggregate.make_table`).
+    room : int
+        Of a part of the tables of neighbours (`hydragnn_hpc.member.aggregate.make_table`).
     """
 
     def __init__(
-        self, structure: Structure, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype, rows_at_once: int
+        self, structure: Structure, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype, room: int
     ) -> None:
         self._structure, self._device, self._dtype = structure, device, dtype
-        self._rows_at_once = rows_at_once
+        self._room = room
         self.shared = structure.shared_geometry
         # One more site, without neighbours, is what padding is.
         self._degree = np.append(structure.degrees(), 0)
@@ -174,7 +174,7 @@ class Batches:
         edge = torch.arange(total, device=self._device) + (self._first[on_device[2]] - on_device[1])[pair]
         row = base[pair] + self._neighbours[edge]
         bag = place[row if members == 1 else row * members + pair % members]
-        return make_table(bag, degree, on_device[:2], self._dtype, self._rows_at_once)
+        return make_table(bag, degree, on_device[:2], self._dtype, self._room)
 
     def _make_general(self, index: Array) -> Batch:
         s = self._structure

@@ -18,8 +18,8 @@ from hydragnn_hpc.member.weights import Weights, head_groups
 PREDICTED_AT_ONCE = {"cpu": 4096}
 """Atoms predicted at once: what stays in a core's caches; elsewhere `PREDICTED`, to bound the memory."""
 PREDICTED = 65536
-ROWS_AT_ONCE = {"cpu": 256}
-"""Rows whose neighbours are padded and worked on together: what fits a core's caches; elsewhere all, in one launch."""
+ROOM = {"cpu": 8192}
+"""Neighbours (padded) that are worked on together: what fits a core's caches; elsewhere all, in one launch."""
 
 
 class TorchEngine:
@@ -53,8 +53,8 @@ class TorchEngine:
         self.layout = ParameterLayout.of(sizes)
         self._together = device.type != "cpu" if together is None else together
         self._structure = samples.structure
-        rows_at_once = 2**62 if self._together else ROWS_AT_ONCE.get(device.type, 2**62)
-        self._batches = Batches(samples.structure, sizes, device, dtype, rows_at_once)
+        room = 2**62 if self._together else ROOM.get(device.type, 2**62)
+        self._batches = Batches(samples.structure, sizes, device, dtype, room)
         self._inputs = resident(samples.inputs, device, dtype)
         self._groups = head_groups(sizes)
         by_group = [[samples.targets[t.name] for t in group.tasks] for group in self._groups]
