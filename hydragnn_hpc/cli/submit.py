@@ -46,6 +46,9 @@ def submit(
     chosen = plan.make_plan(
         settings, work, machine, nodes, plan.parse_walltime(walltime) if walltime is not None else None, queue
     )
+    if dry_run and machine.account and not account:
+        account = "YOUR_PROJECT"
+        typer.echo(f"--site {site}: jobs there are charged to a project; name yours with --account", err=True)
     job = render.Job(
         campaign=campaign.absolute(),
         out=folder,

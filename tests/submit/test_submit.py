@@ -295,6 +295,15 @@ def test_a_job_is_submitted_and_remembered(here: Path, site: str, program: str, 
     assert (here / "out/jobs/job.sh").exists()
 
 
+def test_a_dry_run_needs_no_account(here: Path) -> None:
+    done = command(here, "--site", "summit", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "#BSUB -nnodes 2\n" in done.stdout
+    assert "jsrun -n 12 -r 6 -a 1 -g 1 -c 7 " in done.stdout
+    assert "--account" in done.stderr
+    assert not (here / "out").exists()
+
+
 def test_refusals_are_one_line(here: Path) -> None:
     stand_in(here, "sbatch", 'echo "sbatch: error: Batch job submission failed: Invalid account" >&2; exit 1')
     for arguments, words in [
