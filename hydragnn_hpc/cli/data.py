@@ -13,6 +13,8 @@ from hydragnn_hpc.errors import UserError, nearest
 if TYPE_CHECKING:
     from hydragnn_hpc.dataset.store import Manifest
 
+_BOUNDARIES = {"auto": None, "open": False, "periodic": True}
+
 app = typer.Typer(help="Make, prepare and look at data sets.", no_args_is_help=True)
 
 
@@ -37,17 +39,38 @@ def generate(
     epilog="Example: hydragnn-hpc data prepare data/raw data/fept.bp --cutoff 7bohr --boundary open --cap 1000"
 )
 def prepare(
-    raw: Annotated[Path, typer.Argument(help="LSMS text: a folder, or a tar archive of any compression.")],
+    raw: Annotated[
+        Path,
+        typer.Argument(
+            help="LSMS text, extended XYZ or ASE databases (.db, .json): a folder, a tar archive of any compression, or"
+            " (not LSMS) a file."
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="The data set to make; its name ends in .bp.")],
     cutoff: Annotated[
         str, typer.Option(help="Neighbours are closer than this; with its unit, bohr or angstrom.")
     ] = "7bohr",
-    boundary: Annotated[str, typer.Option(help="open, or periodic: images are neighbours too; needs --cell.")] = "open",
+    form: Annotated[str, typer.Option("--format", help="auto (by content), lsms, extxyz, or ase-db.")] = "auto",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to learn from structure files, NAME=LEVEL:KEY:UNIT[:LABEL]; repeatable. Level: graph, node, or"
+            " mixing (KEY is a total energy, stored as mixing enthalpy). As energy=graph:energy:eV,"
+            " forces=node:forces:eV/Ang, mixing_enthalpy=mixing:energy:eV."
+        ),
+    ] = None,
+    boundary: Annotated[
+        str,
+        typer.Option(
+            help="open, or periodic: images are neighbours too. Default: as each structure says; LSMS text: open, and"
+            " periodic needs --cell."
+        ),
+    ] = "auto",
     cell: Annotated[
         str,
         typer.Option(
             help="3 edge lengths or 9 numbers (rows are lattice vectors), with unit: '20.872 10.436 14.116 bohr'."
-            " LSMS text does not hold it."
+            " For structures without one, as LSMS text."
         ),
     ] = "",
     cap: Annotated[
@@ -63,23 +86,27 @@ def prepare(
     end_member: Annotated[
         list[str] | None,
         typer.Option(
-            help="Energy of a pure element, Ry per atom, as Fe=-2541.0; repeatable. Else from the data's pure cells."
+            help="Energy of a pure element, Ry per atom unless with its unit, as Fe=-2541.0 or Cu=-3.72eV; repeatable."
+            " Else from the data's pure cells."
         ),
     ] = None,
-    on_error: Annotated[str, typer.Option(help="A malformed file: fail, skip.")] = "fail",
+    on_error: Annotated[str, typer.Option(help="A malformed file or structure: fail, skip.")] = "fail",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing data set.")] = False,
 ) -> None:
-    """Turn LSMS text into the shared ADIOS2 data set."""
+    """Turn LSMS text, extended XYZ or ASE databases into the shared ADIOS2 data set."""
     from hydragnn_hpc.dataset import derive
     from hydragnn_hpc.dataset import prepare as pipeline
     from hydragnn_hpc.dataset.graphs import parse_length
+    from hydragnn_hpc.dataset.targets import parse_targets
     from hydragnn_hpc.logs import progress
 
     _check_seed(seed)
     options = pipeline.Options(
         cutoff=parse_length(cutoff, "--cutoff"),
-        periodic=_one_of("--boundary", boundary, ("open", "periodic")) == "periodic",
+        periodic=_BOUNDARIES[_one_of("--boundary", boundary, tuple(_BOUNDARIES))],
         cell=parse_cell(cell) if cell else None,
+        form=form,
+        targets=parse_targets(target or []),
         cap=cap,
         fractions=_fractions(fractions),
         seed=seed,
@@ -87,7 +114,7 @@ def prepare(
         end_members=derive.parse_end_members(end_member or []),
         on_error=_one_of("--on-error", on_error, ("fail", "skip")),
     )
-    with progress("reading", "files") as update:
+    with progress("reading", "samples") as update:
         manifest = pipeline.prepare(raw, out, options, force, update)
     _show(manifest, out)
 
@@ -217,8 +244,9 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
             f"{source['path']}: {source['read']:,} read, {source['skipped']:,} skipped, {source['repeated']:,}"
             f" repeated, {source['capped']:,} over the cap of {source['cap'] or 'none'}, {sizes['S']:,} kept",
         ),
-        ("end members", _end_members(source["end_members"])),
     ]
+    if source["end_members"]:
+        facts.append(("end members", _end_members(source["end_members"])))
     return facts + [("skipped", reason) for reason in source["skipped_reasons"]]
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 from ase.data import atomic_numbers as proton_numbers
 from ase.data import chemical_symbols
 
+from hydragnn_hpc.dataset.units import parse_unit
 from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.fields import RYDBERG_IN_EV
 
 EndMembers = dict[int, float]
 """Energy of the pure element, Ry per atom, by proton number."""
@@ -21,7 +24,7 @@ def charge_transfer(charge: np.ndarray, atomic_numbers: np.ndarray) -> np.ndarra
 
 
 def parse_end_members(given: list[str]) -> EndMembers:
-    """Read ``["Fe=-2541.0", ...]`` (Ry per atom).
+    """Read ``["Fe=-2541.0", "Cu=-3.72eV", ...]``: energies per atom, in Ry unless with their unit; returns Ry.
 
     Raises
     ------
@@ -33,12 +36,18 @@ def parse_end_members(given: list[str]) -> EndMembers:
         symbol, _, text = entry.partition("=")
         if proton_numbers.get(symbol, 0) == 0:  # ase knows 'X', a site without an atom, as number 0
             raise UserError(f"end member '{entry}': no element '{symbol}'{nearest(symbol, chemical_symbols[1:])}")
+        match = re.fullmatch(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(\S*)\s*", text)
         try:
-            energy = float(text)
+            energy = float(match[1]) if match else math.nan
         except ValueError:
             energy = math.nan
-        if not math.isfinite(energy):
-            raise UserError(f"end member '{entry}': expected SYMBOL=ENERGY, Ry per atom, as Fe=-2541.0")
+        if match is None or not math.isfinite(energy):
+            raise UserError(f"end member '{entry}': expected SYMBOL=ENERGY, Ry per atom, as Fe=-2541.0 or Cu=-3.72eV")
+        if match[2]:
+            unit = parse_unit(match[2], f"end member '{entry}'")
+            if unit.in_ev is None:
+                raise UserError(f"end member '{entry}': {match[2]} is no unit of energy; give Ry or eV, say")
+            energy *= unit.in_ev / RYDBERG_IN_EV
         if proton_numbers[symbol] in found:
             raise UserError(f"end member '{entry}': {symbol} is given twice; leave one out")
         found[proton_numbers[symbol]] = energy
@@ -51,7 +60,7 @@ def find_end_members(total_energies: np.ndarray, species_counts: np.ndarray, spe
     Parameters
     ----------
     total_energies : numpy.ndarray
-        ``[S]`` float64, Ry per cell.
+        ``[S]`` float64, Ry per cell; NaN where not known.
     species_counts : numpy.ndarray
         ``[S, n_species]`` atoms of each species in each cell.
     species : numpy.ndarray
@@ -60,7 +69,7 @@ def find_end_members(total_energies: np.ndarray, species_counts: np.ndarray, spe
     found: EndMembers = {}
     n_atoms = species_counts.sum(axis=1)
     for column, z in enumerate(species.tolist()):
-        pure = species_counts[:, column] == n_atoms
+        pure = (species_counts[:, column] == n_atoms) & np.isfinite(total_energies)
         if pure.any():
             found[z] = float((total_energies[pure] / n_atoms[pure]).min())
     return found

@@ -29,7 +29,8 @@ _KINDS: tuple[tuple[bytes, Callable[[IO[bytes]], Any]], ...] = (
     (rb"\xfd7zXZ\x00", lzma.open),
     (rb"\]\x00\x00", lzma.open),  # the older .lzma
 )
-_DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
+DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
+"""What reading a damaged or truncated file may raise."""
 
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
@@ -39,7 +40,7 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
 
 def count_files(source: Path) -> int:
     """Return how many files a folder holds, 0 for an archive (counting would mean reading it twice)."""
-    return len(_visible(source)) if source.is_dir() else 0
+    return len(visible(source)) if source.is_dir() else 0
 
 
 def iter_files(source: Path) -> Iterator[tuple[str, bytes | UserError]]:
@@ -58,7 +59,7 @@ def iter_files(source: Path) -> Iterator[tuple[str, bytes | UserError]]:
     elif source.is_file():
         try:
             yield from _in_archive(source)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             if isinstance(error, OSError) and error.strerror:  # of the system, not of what is in the file
                 raise UserError(f"cannot read {source}: {error.strerror}") from error
             raise UserError(
@@ -73,7 +74,15 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") and part != ".." for part in PurePosixPath(name).parts)
 
 
-def _visible(folder: Path) -> list[Path]:
+def visible(folder: Path) -> list[Path]:
+    """Return the files of a folder, at any depth, in natural order, without hidden ones.
+
+    Raises
+    ------
+    UserError
+        If a folder cannot be read.
+    """
+
     def refuse(error: OSError) -> None:
         raise UserError(f"cannot read folder {error.filename}: {error.strerror}; mend its permissions") from error
 
@@ -91,7 +100,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[str, bytes | UserError]]:
-    for path in _visible(folder):
+    for path in visible(folder):
         where, content = _printable(str(path)), None
         problem = _name_problem(str(path))
         try:
@@ -111,7 +120,7 @@ def _in_folder(folder: Path) -> Iterator[tuple[str, bytes | UserError]]:
 def _in_archive(archive: Path) -> Iterator[tuple[str, bytes | UserError]]:
     seen: set[str] = set()
     with (
-        _decompressed(archive) as stream,
+        decompressed(archive) as stream,
         tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar,
     ):
         while (member := tar.next()) is not None:
@@ -128,7 +137,24 @@ def _in_archive(archive: Path) -> Iterator[tuple[str, bytes | UserError]]:
             continue
 
 
-def _decompressed(archive: Path) -> Any:
+def is_archive(file: Path) -> bool:
+    """Return whether a file starts like a tar archive, once decompressed."""
+    try:
+        with decompressed(file) as stream:
+            tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+    except DAMAGE:
+        return False
+    return True
+
+
+def decompressed(archive: Path) -> Any:
+    """Open a file for reading, through gzip, bzip2 or xz where it is compressed.
+
+    Raises
+    ------
+    UserError
+        If it is compressed with zstd.
+    """
     stream = archive.open("rb")
     start = stream.read(16)
     stream.seek(0)

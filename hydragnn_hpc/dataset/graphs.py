@@ -97,9 +97,11 @@ def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
         from vesin import NeighborList
 
     n = len(geometry.pos)
+    box = np.zeros((3, 3))
     if any(geometry.periodic):
-        _check_cell(geometry, cutoff)
-    box = geometry.cell if any(geometry.periodic) else np.zeros((3, 3))
+        check_cell(geometry)
+        box = _box(geometry, cutoff)
+        _check_length(n, box, cutoff)
     # One thread: most lists are short. The margin shows what lies at the cutoff.
     calculator = NeighborList(cutoff=cutoff + 2 * _MARGIN, full_list=True, n_threads=1)
     i, j, images = calculator.compute(geometry.pos, box, list(geometry.periodic), quantities="ijS")
@@ -120,19 +122,48 @@ def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
     return Neighbours(offsets, j.astype(np.int32), np.ascontiguousarray(vectors))
 
 
-def _check_cell(geometry: Geometry, cutoff: float) -> None:
-    finite = bool(np.isfinite(geometry.cell).all())
-    volume = abs(float(np.linalg.det(geometry.cell))) if finite else 0.0
-    edges = np.linalg.norm(geometry.cell, axis=1)
-    if not finite or volume <= 1e-6 * float(np.prod(edges)) or not edges.all():
+def check_cell(geometry: Geometry) -> None:
+    """Refuse a periodic boundary along lattice vectors that are no numbers, zero, or in one line or plane.
+
+    Raises
+    ------
+    UserError
+        With the cell.
+    """
+    if not any(geometry.periodic):
+        return
+    vectors = geometry.cell[list(geometry.periodic)]
+    finite = bool(np.isfinite(vectors).all())
+    edges = np.linalg.norm(vectors, axis=1)
+    # The volume, area or length that the periodic vectors span.
+    spanned = math.sqrt(max(float(np.linalg.det(vectors @ vectors.T)), 0.0)) if finite else 0.0
+    if not finite or spanned <= 1e-6 * float(np.prod(edges)) or not edges.all():
         raise UserError(
-            f"a periodic boundary needs a cell with a volume, found {geometry.cell.tolist()} bohr; mend --cell or use"
-            " --boundary open"
+            f"a periodic boundary needs a cell with a volume, found {geometry.cell.tolist()} bohr; mend the cell"
+            " (--cell, where the data holds none) or use --boundary open"
         )
-    expected = len(geometry.pos) ** 2 * 4 / 3 * math.pi * cutoff**3 / volume
+
+
+def _box(geometry: Geometry, cutoff: float) -> np.ndarray:
+    """Return the cell with vectors in place of those without a period that reach beyond all atoms and the cutoff."""
+    if all(geometry.periodic):
+        return geometry.cell
+    box = geometry.cell.copy()
+    free = np.flatnonzero(~np.array(geometry.periodic))
+    # The last right-singular vectors are perpendicular to all periodic ones.
+    normals = np.linalg.svd(geometry.cell[list(geometry.periodic)])[2][3 - len(free) :]
+    for axis, normal in zip(free, normals, strict=True):
+        along = geometry.pos @ normal
+        box[axis] = normal * (float(np.ptp(along)) + 2 * cutoff)
+    return box
+
+
+def _check_length(n: int, box: np.ndarray, cutoff: float) -> None:
+    volume = abs(float(np.linalg.det(box)))
+    expected = n**2 * 4 / 3 * math.pi * cutoff**3 / volume
     if expected > _MOST_EDGES:
         raise UserError(
-            f"a cutoff of {cutoff:g} bohr gives about {expected:.1e} edges in a cell of {len(geometry.pos)} atoms and"
+            f"a cutoff of {cutoff:g} bohr gives about {expected:.1e} edges in a cell of {n} atoms and"
             f" {volume:g} bohr³; check the units of --cutoff and --cell"
         )
 

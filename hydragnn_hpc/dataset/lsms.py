@@ -180,6 +180,17 @@ def _check(table: np.ndarray, where: str) -> None:
         raise UserError(f"{where}, line {row + 2}: {z[row]:g} is no proton number (1 to {_LARGEST_Z})")
 
 
+def refuse_one_place(pos: np.ndarray, where: str, counted: str, first: int = 0) -> None:
+    """Refuse two atoms in one place; errors name them as ``counted``, numbered from ``first``."""
+    pairs = cKDTree(pos).query_pairs(_ONE_PLACE, output_type="ndarray")
+    if len(pairs):
+        one, other = sorted(min(pairs.tolist(), key=sorted))
+        raise UserError(
+            f"{where}, {counted} {other + first}: two atoms in one place, {pos[other].tolist()} bohr, the other in"
+            f" {counted} {one + first}"
+        )
+
+
 class GeometryCheck:
     """Refuses atoms in one place; remembers positions that it has seen, since most files share theirs."""
 
@@ -191,13 +202,7 @@ class GeometryCheck:
         key = sample.pos.tobytes()
         if key in self._seen:
             return
-        pairs = cKDTree(sample.pos).query_pairs(_ONE_PLACE, output_type="ndarray")
-        if len(pairs):
-            first, second = sorted(min(pairs.tolist(), key=sorted))
-            raise UserError(
-                f"{where}, line {second + 2}: two atoms in one place, {sample.pos[second].tolist()} bohr, the other in"
-                f" line {first + 2}"
-            )
+        refuse_one_place(sample.pos, where, "line", first=2)
         if len(self._seen) < _REMEMBERED:
             self._seen.add(key)
 

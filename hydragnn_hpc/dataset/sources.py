@@ -1,0 +1,146 @@
+"""What a data set is made from, in whatever format, as samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hydragnn_hpc.dataset import derive, lsms, structures, targets
+from hydragnn_hpc.dataset.graphs import Geometry, check_cell
+from hydragnn_hpc.dataset.manifest import is_there
+from hydragnn_hpc.dataset.samples import Collector, Samples
+from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.fields import PROPERTIES, Property
+from hydragnn_hpc.logs import Progress
+
+if TYPE_CHECKING:
+    from hydragnn_hpc.dataset.prepare import Options
+
+_SAME_CELL = 1e-6  # bohr
+
+
+@dataclass
+class Raw:
+    """What was read.
+
+    Attributes
+    ----------
+    samples : Samples
+    skipped : lsms.Skipped
+        What was passed over.
+    properties : list of Property
+        The targets in ``samples.values``.
+    mixing : Property or None
+        The mixing enthalpy that is to be derived from ``samples.energies``.
+    form : str
+        The format.
+    """
+
+    samples: Samples
+    skipped: lsms.Skipped
+    properties: list[Property]
+    mixing: Property | None
+    form: str
+
+
+def read(source: Path, options: Options, progress: Progress | None = None) -> Raw:
+    """Read all of a source, in the format that is given or found.
+
+    Raises
+    ------
+    UserError
+        If the source cannot be read, the options do not fit its format, or something in it is malformed.
+    """
+    known = ("auto", *structures.FORMATS)
+    if options.form not in known:
+        raise UserError(f"--format {options.form}{nearest(options.form, known)}")
+    if not is_there(source):
+        raise UserError(f"no such file or folder: {source}")
+    form = structures.detect(source) if options.form == "auto" else options.form
+    if form == "lsms":
+        return read_lsms(source, options, progress)
+    return read_structures(source, form, options, progress)
+
+
+def read_lsms(source: Path, options: Options, progress: Progress | None = None) -> Raw:
+    """Read all LSMS text of a folder or archive; the boundary is open unless ``options`` says otherwise."""
+    if options.targets:
+        raise UserError(
+            f"{source} is LSMS text, whose targets are {', '.join(PROPERTIES)}: leave out --target, or give --format"
+        )
+    if options.periodic and options.cell is None:
+        raise UserError("--boundary periodic needs --cell: LSMS text does not hold the cell")
+    skipped, total, found = lsms.Skipped(), lsms.count_files(source), Collector()
+    cell = np.zeros((3, 3)) if options.cell is None else np.array(options.cell, dtype=np.float64).reshape(3, 3)
+    for sample in lsms.iter_samples(source, options.on_error, skipped):
+        geometry = Geometry(sample.pos, cell, (bool(options.periodic),) * 3)
+        z = sample.atomic_numbers
+        # Copied: a view would keep the whole table of every file alive.
+        values: dict[str, np.ndarray | None] = {
+            "charge_transfer": derive.charge_transfer(sample.charge, z)[:, None],
+            "magnetic_moment": sample.moment.copy()[:, None],
+        }
+        found.add(sample.name, geometry, z, values, float(sample.energies[0]))
+        if progress:
+            progress(len(found) + skipped.count, total)
+    properties = [PROPERTIES[name] for name in ("charge_transfer", "magnetic_moment")]
+    samples = found.samples(properties, {p.name: 1 for p in properties})
+    return Raw(samples, skipped, properties, PROPERTIES["mixing_enthalpy"], "lsms")
+
+
+def read_structures(source: Path, form: str, options: Options, progress: Progress | None = None) -> Raw:
+    """Read all structures of extended XYZ files or ASE databases; cell and boundary are theirs unless given."""
+    skipped, found = lsms.Skipped(), Collector()
+    extract = targets.Extractor(options.targets)
+    for frame in structures.iter_frames(source, form):
+        try:
+            if isinstance(frame, UserError):
+                raise frame
+            if not options.targets:
+                raise _NoTargetError(f"{source}: no --target says what to learn; {targets.available(frame)}")
+            geometry = _geometry(frame, options)
+            values, energy = extract(frame)
+        except _NoTargetError:
+            raise
+        except UserError as error:
+            if options.on_error == "fail":
+                raise UserError(f"{error} (--on-error skip passes over such structures)") from error
+            skipped.add(str(error))
+        else:
+            found.add(frame.name, geometry, frame.atomic_numbers, values, energy)
+        if progress:
+            progress(len(found) + skipped.count, 0)
+    if not len(found):
+        reason = f"; the first: {skipped.reasons[0]}" if skipped.count else ""
+        what = f"none of its {skipped.count} structures can be used" if skipped.count else "holds no structure"
+        raise UserError(f"{source}: {what} as {form}{reason}")
+    widths = extract.widths(str(source))
+    properties = [one.property for one in options.targets if not one.mixing]
+    mixing = next((one.property for one in options.targets if one.mixing), None)
+    return Raw(found.samples(properties, widths), skipped, properties, mixing, form)
+
+
+class _NoTargetError(UserError):
+    """Not a malformed structure: nothing to pass over."""
+
+
+def _geometry(frame: structures.Frame, options: Options) -> Geometry:
+    cell = frame.cell
+    if options.cell is not None:
+        given = np.array(options.cell, dtype=np.float64).reshape(3, 3)
+        if cell.any() and np.abs(cell - given).max() > _SAME_CELL:
+            raise UserError(
+                f"{frame.where}: has a cell of its own, {cell.round(6).tolist()} bohr, other than --cell; leave --cell"
+                " out"
+            )
+        cell = given
+    periodic = frame.periodic if options.periodic is None else (options.periodic,) * 3
+    geometry = Geometry(frame.pos, cell, periodic)
+    try:
+        check_cell(geometry)
+    except UserError as error:
+        raise UserError(f"{frame.where}: {error}") from error
+    return geometry

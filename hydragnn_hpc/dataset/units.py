@@ -1,0 +1,97 @@
+"""Units of targets, written as products and quotients, and lengths between ångström and bohr."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.fields import BOHR_IN_ANGSTROM, RYDBERG_IN_EV
+
+_KILOJOULE_PER_MOLE_IN_EV = 0.010364269656262174  # 1000 / (N_A e), exact SI values of 2019
+# Energies carry their size in eV, which converts total energies; the others are names alone.
+_ENERGIES = {
+    "eV": 1.0,
+    "meV": 1e-3,
+    "Ry": RYDBERG_IN_EV,
+    "mRy": 1e-3 * RYDBERG_IN_EV,
+    "Ha": 2 * RYDBERG_IN_EV,
+    "kJ/mol": _KILOJOULE_PER_MOLE_IN_EV,
+    "kcal/mol": 4.184 * _KILOJOULE_PER_MOLE_IN_EV,
+}
+_NAMES = {
+    **{name: name for name in _ENERGIES if "/" not in name},
+    "hartree": "Ha",
+    "rydberg": "Ry",
+    **dict.fromkeys(("Ang", "Angstrom", "angstrom", "Å", "A"), "Å"),
+    **dict.fromkeys(("bohr", "Bohr"), "bohr"),
+    **dict.fromkeys(("μB", "µB", "muB", "mu_B", "bohr_magneton"), "μB"),
+    **{name: name for name in ("e", "D", "V", "GPa", "kbar", "K", "nm", "ps", "fs", "THz", "atom", "mol")},
+    **{"kJ": "kJ", "kcal": "kcal", "J": "J", "N": "N", "m": "m", "C": "C", "T": "T"},
+    "debye": "D",
+}
+_FACTOR = re.compile(r"([^\W\d]+|1)(?:\^(-?[1-9]))?")
+_SNAP_DECIMALS, _SNAP_STEPS = 10, 4
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit.
+
+    Attributes
+    ----------
+    text : str
+        As it is shown, ``"eV/Å"``; empty for a plain number.
+    in_ev : float or None
+        Its size if it is an energy (or an energy per atom), eV.
+    per_atom : bool
+        Whether it is an energy per atom.
+    """
+
+    text: str
+    in_ev: float | None = None
+    per_atom: bool = False
+
+
+def parse_unit(text: str, where: str) -> Unit:
+    """Read a unit: names joined by ``*`` and ``/``, with integer powers (``eV/Ang^3``); ``1`` is a plain number.
+
+    Raises
+    ------
+    UserError
+        If a name is unknown or the text is no such expression; ``where`` names the option.
+    """
+    pieces = re.split(r"([*/])", text.strip())
+    shown = ""
+    for sign, factor in zip(["", *pieces[1::2]], pieces[::2], strict=True):
+        match = _FACTOR.fullmatch(factor)
+        if match is None or (match[1] != "1" and match[1] not in _NAMES):
+            alike = [name for name in _NAMES if name.casefold() == factor.casefold()]
+            raise UserError(
+                f"{where}: unknown unit '{text}'{nearest(factor or text, alike or [*_NAMES, '1'])} (units are joined by"
+                " * and /, with powers: eV/Ang^3; 1 is a plain number)"
+            )
+        name = _NAMES.get(match[1], "1")
+        shown += f"{sign}{name}" + (f"^{match[2]}" if match[2] else "")
+    energy, per_atom = shown.removesuffix("/atom"), shown.endswith("/atom")
+    return Unit("" if shown == "1" else shown, _ENERGIES.get(energy), per_atom and energy in _ENERGIES)
+
+
+def to_bohr(angstrom: np.ndarray) -> np.ndarray:
+    """Convert ångström to bohr; :func:`to_angstrom` undoes it exactly for numbers of up to ten decimals."""
+    return _snapped(angstrom / BOHR_IN_ANGSTROM)
+
+
+def to_angstrom(bohr: np.ndarray) -> np.ndarray:
+    """Convert bohr to ångström; :func:`to_bohr` undoes it exactly for numbers of up to ten decimals."""
+    return _snapped(bohr * BOHR_IN_ANGSTROM)
+
+
+def _snapped(values: np.ndarray) -> np.ndarray:
+    # The two conversions do not undo each other to the last bit. What lies within rounding of a short decimal was
+    # one: it is put back, so that files converted forth and back hold the numbers they held.
+    short = np.round(values, _SNAP_DECIMALS)
+    result: np.ndarray = np.where(np.abs(short - values) <= _SNAP_STEPS * np.spacing(np.abs(values)), short, values)
+    return result

@@ -1,0 +1,136 @@
+"""Extended XYZ: frames cut from a stream so that damage costs one frame, parsed by ASE, written to the last digit."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import deque
+from collections.abc import Iterator
+from typing import IO, Any
+
+from hydragnn_hpc.errors import UserError
+
+_LONGEST_LINE = 2**24  # bytes; a longer one is no line of text
+_SHOWN = 40
+
+
+def is_count(line: bytes) -> bool:
+    """Whether a line holds a number of atoms and nothing else, as every frame's first does."""
+    return re.fullmatch(rb"\s*[0-9]{1,9}\s*", line) is not None
+
+
+class _Lines:
+    """The lines of a stream, which can be put back."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._back: deque[bytes] = deque()
+        self.number = 0
+
+    def next(self) -> bytes:
+        """Return the next line, empty at the end."""
+        self.number += 1
+        return self._back.popleft() if self._back else self._stream.readline(_LONGEST_LINE)
+
+    def put_back(self, lines: list[bytes]) -> None:
+        """Make these lines the next ones."""
+        self._back.extendleft(reversed(lines))
+        self.number -= len(lines)
+
+
+def iter_chunks(stream: IO[bytes], where: str) -> Iterator[tuple[int, list[bytes] | UserError]]:
+    """Yield (number from 0, lines) of every frame; in place of lines the reason where one is damaged.
+
+    A frame counts as whole when the next one, or the end, follows it. After a damaged one, reading goes on at the next
+    line that holds a single number.
+    """
+    lines, number = _Lines(stream), 0
+    while (first := _first_line(lines)) is not None:
+        start = lines.number
+        if not is_count(first):
+            found = first.strip()[:_SHOWN].decode("utf-8", "backslashreplace")
+            yield (
+                number,
+                UserError(
+                    f"{where}, frame {number}, line {start}: expected the number of atoms, found {found!r}; this is no"
+                    " extended XYZ"
+                ),
+            )
+            number += 1
+            _resume(lines)
+            continue
+        chunk = _take(lines, first)
+        after = lines.next()
+        lines.put_back([after])
+        found_atoms = max(len(chunk) - 2, 0)
+        announced = f"{where}, frame {number}, line {start}: {int(first)} atoms are announced"
+        if len(chunk) < int(first) + 2:
+            how = "the next frame starts" if after else "the file ends"
+            reason = "mend the number of atoms or the lines" if after else "it is truncated"
+            yield number, UserError(f"{announced}, and {how} after {found_atoms}; {reason}")
+        elif after.strip() and not is_count(after):
+            found = after.strip()[:_SHOWN].decode("utf-8", "backslashreplace")
+            yield (
+                number,
+                UserError(
+                    f"{announced}, and then comes {found!r}, which starts no frame; mend the number or the lines"
+                ),
+            )
+            _resume(lines)
+        else:
+            yield number, chunk
+        number += 1
+
+
+def _first_line(lines: _Lines) -> bytes | None:
+    """Return the next line that is not blank; None at the end."""
+    while line := lines.next():
+        if line.strip():
+            return line
+    return None
+
+
+def _take(lines: _Lines, first: bytes) -> list[bytes]:
+    """Return a frame's lines, as many as it announces and there are before the next frame."""
+    chunk = [first]
+    while len(chunk) < int(first) + 2 and (line := lines.next()):
+        if len(chunk) > 1 and is_count(line):
+            lines.put_back([line])
+            break
+        chunk.append(line)
+    return chunk
+
+
+def _resume(lines: _Lines) -> None:
+    while (line := lines.next()) and not is_count(line):
+        continue
+    lines.put_back([line])
+
+
+def parse(chunk: list[bytes], where: str) -> Any:
+    """Return a frame's lines as an ``ase.Atoms``, its numbers in ``info``, ``arrays`` and the calculator's results.
+
+    Raises
+    ------
+    UserError
+        If ASE cannot read it, or an atom's line has another number of columns than ``Properties`` says.
+    """
+    import ase.io
+
+    try:
+        text = b"".join(chunk).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: byte 0x{error.object[error.start]:02x} is not UTF-8 text; mend the file") from error
+    columns = re.search(r'\bProperties="?([\w:]+)', text.split("\n", 2)[1])
+    expected = sum(int(n) for n in columns[1].split(":")[2::3] if n.isdigit()) if columns else 0
+    for number, line in enumerate(text.splitlines()[2:]):
+        count = len(line.split())
+        if (columns and count != expected) or count < 4:
+            raise UserError(
+                f"{where}, atom {number}: {count} columns, expected {expected or '4 or more'}; mend the line or"
+                " Properties"
+            )
+    try:
+        return ase.io.read(io.StringIO(text), index=0, format="extxyz")
+    except Exception as error:  # on damaged text ASE raises whatever its parser runs into
+        raise UserError(f"{where}: ASE cannot read it as extended XYZ: {error!s:.160}; mend the frame") from error

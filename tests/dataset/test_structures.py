@@ -1,0 +1,308 @@
+"""Extended XYZ and ASE databases, written by ASE, as data sets."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import ase.db
+import ase.io
+import numpy as np
+import pytest
+from alloy_frames import PURE, frames, write
+from ase import Atoms
+
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.prepare import Options, prepare
+from hydragnn_hpc.dataset.structures import detect
+from hydragnn_hpc.dataset.targets import parse_targets
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.fields import BOHR_IN_ANGSTROM, RYDBERG_IN_EV
+
+TARGETS = parse_targets(
+    ["energy=graph:energy:eV", "forces=node:forces:eV/Ang:force", "dipole=graph:dipole_moment:e*Ang", "q=node:bader:e"]
+)
+OPTIONS = Options(targets=TARGETS, fractions=(0.5, 0.25, 0.25))
+
+
+def database(path: Path, made: list[Atoms]) -> Path:
+    """Write an ASE database; what ASE keeps no column for goes into its data."""
+    with ase.db.connect(path) as db:
+        for atoms in made:
+            data = {"dipole_moment": atoms.info["dipole_moment"], "bader": atoms.arrays["bader"]}
+            db.write(atoms, data=data)
+    return path
+
+
+def folder_of(path: Path, made: list[Atoms]) -> Path:
+    for k in range(0, len(made), 7):
+        write(path / f"part_{k}.extxyz", made[k : k + 7])
+    return path
+
+
+def tar_of(path: Path, made: list[Atoms]) -> Path:
+    folder = folder_of(path.with_suffix(".parts"), made)
+    with tarfile.open(path, "w:xz") as tar:
+        tar.add(folder, "deep")
+    return path
+
+
+def compressed(path: Path, made: list[Atoms]) -> Path:
+    plain = write(path.with_suffix(".xyz"), made)
+    path.write_bytes(gzip.compress(plain.read_bytes()))
+    return path
+
+
+def tar_of_database(path: Path, made: list[Atoms]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        tar.add(database(path.with_suffix(".db"), made), "a.db")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "form"),
+    [
+        (write, "a.extxyz", "extxyz"),
+        (write, "whatever", "extxyz"),
+        (folder_of, "folder", "extxyz"),
+        (tar_of, "a.tar", "extxyz"),
+        (compressed, "a.gz", "extxyz"),
+        (database, "a.db", "ase-db"),
+        (database, "a.json", "ase-db"),
+        (tar_of_database, "a.tar", "ase-db"),
+    ],
+)
+def test_every_source_gives_what_was_written(make: Callable, name: str, form: str, tmp_path: Path) -> None:
+    made = frames()
+    source = make(tmp_path / name, made)
+    assert detect(source) == form
+    manifest = prepare(source, tmp_path / "x.bp", OPTIONS)
+    assert manifest.content["source"]["format"] == form and manifest.sizes["S"] == manifest.sizes["G"] == len(made)
+    assert manifest.content["neighbours"]["boundary"] == "periodic"
+    assert manifest.targets["forces"] | {"minimum": 0, "maximum": 0} == {
+        "level": "node", "unit": "eV/Å", "label": "force", "width": 3, "missing": 0, "minimum": 0, "maximum": 0,
+    }  # fmt: skip
+    assert manifest.targets["dipole"]["unit"] == "e*Å" and manifest.targets["dipole"]["width"] == 3
+    _, a = store.read(tmp_path / "x.bp")
+    np.testing.assert_array_equal(a["atomic_numbers"], np.concatenate([m.numbers for m in made]))
+    digits = 1e-7 if form == "extxyz" else 1e-12  # ASE writes 8 decimals of positions
+    np.testing.assert_allclose(a["pos"] * BOHR_IN_ANGSTROM, np.concatenate([m.positions for m in made]), atol=digits)
+    np.testing.assert_allclose(a["cell"] * BOHR_IN_ANGSTROM, [m.cell.array for m in made], atol=1e-12)
+    for key, expected in (
+        ("energy", [[m.get_potential_energy()] for m in made]),
+        ("forces", np.concatenate([m.get_forces() for m in made])),
+        ("dipole", [m.info["dipole_moment"] for m in made]),
+        ("q", np.concatenate([m.arrays["bader"] for m in made])[:, None]),
+    ):
+        np.testing.assert_allclose(a[f"target_{key}"], expected, atol=1e-7)
+
+
+def test_neighbours_under_the_files_own_boundary(tmp_path: Path) -> None:
+    """Bulk, slab and molecule in one file: each along its own axes; held to a sum over explicit images."""
+    made = [a for p in ((1, 1, 1), (1, 1, 0), (0, 1, 0), (0, 0, 0)) for a in frames(12, sum(p), tuple(map(bool, p)))]
+    for atoms in made[12:24]:
+        atoms.cell[2] = 0  # a slab often has no third vector
+    made[-1].cell[:] = 0
+    bp = tmp_path / "x.bp"
+    manifest = prepare(write(tmp_path / "a.xyz", made), bp, OPTIONS)
+    assert manifest.content["neighbours"]["boundary"] == "mixed"
+    _, a = store.read(bp)
+    for g in range(manifest.sizes["G"]):
+        sites = slice(*a["geometry_atom_offsets"][g : g + 2])
+        pos, cell, periodic = a["pos"][sites], a["cell"][g], a["periodic"][g]
+        reach = [range(-4, 5) if p else (0,) for p in periodic]
+        shifts = np.array([(i, j, k) for i in reach[0] for j in reach[1] for k in reach[2]]) @ cell
+        d = np.linalg.norm(pos[None, :, None] + shifts - pos[:, None, None], axis=-1)
+        expected = ((d < 7.0) & (d > 1e-9)).sum(axis=(1, 2))
+        found = np.diff(a["neighbour_offsets"])[sites]
+        np.testing.assert_array_equal(found, expected, f"geometry {g}, periodic {periodic}")
+
+
+def test_the_boundary_can_be_overridden(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.xyz", frames(40))
+    for periodic, word in ((True, "periodic"), (False, "open"), (None, "periodic")):
+        options = Options(targets=TARGETS, fractions=OPTIONS.fractions, periodic=periodic)
+        manifest = prepare(source, tmp_path / "x.bp", options, force=True)
+        assert manifest.content["neighbours"]["boundary"] == word
+
+
+def test_a_cell_for_structures_without_one(tmp_path: Path) -> None:
+    made = frames(40)
+    for atoms in made:
+        atoms.cell[:], atoms.pbc = 0, False
+    source = write(tmp_path / "a.xyz", made)
+    cell = tuple((np.eye(3) * 20.0).ravel().tolist())
+    options = Options(targets=TARGETS, fractions=OPTIONS.fractions, periodic=True, cell=cell)
+    prepare(source, tmp_path / "x.bp", options)
+    assert (store.read(tmp_path / "x.bp")[1]["cell"] == np.eye(3) * 20).all()
+    with pytest.raises(UserError, match=r"a\.xyz, frame 0: a periodic boundary needs a cell with a volume"):
+        prepare(source, tmp_path / "y.bp", Options(targets=TARGETS, periodic=True))
+    with pytest.raises(UserError, match=r"a cell of its own.*leave --cell out"):
+        prepare(write(tmp_path / "b.xyz", frames()), tmp_path / "y.bp", options)
+
+
+def test_mixing_enthalpy_from_energies_in_any_unit(tmp_path: Path) -> None:
+    made = frames()
+    source = write(tmp_path / "a.xyz", made)
+    options = Options(targets=parse_targets(["h=mixing:energy:eV"]), fractions=OPTIONS.fractions)
+    manifest = prepare(source, tmp_path / "x.bp", options)
+    assert manifest.targets["h"]["unit"] == "Ry" and manifest.targets["h"]["level"] == "graph"
+    for z, symbol in ((29, "Cu"), (46, "Pd"), (79, "Au")):
+        assert manifest.content["source"]["end_members"][str(z)] * RYDBERG_IN_EV == pytest.approx(PURE[symbol])
+    _, a = store.read(tmp_path / "x.bp")
+    expected = [m.get_potential_energy() - sum(PURE[s] for s in m.get_chemical_symbols()) for m in made]
+    np.testing.assert_allclose(a["target_h"][:, 0] * RYDBERG_IN_EV, expected, atol=1e-9)
+    # The same energies given per atom, in another unit, and with an end member of its own unit.
+    for atoms in made:
+        atoms.info["e"] = atoms.get_potential_energy() / len(atoms) / RYDBERG_IN_EV * 1000
+    options = Options(targets=parse_targets(["h=mixing:e:mRy/atom"]), fractions=OPTIONS.fractions)
+    prepare(write(tmp_path / "b.xyz", made), tmp_path / "y.bp", options)
+    np.testing.assert_allclose(store.read(tmp_path / "y.bp")[1]["target_h"], a["target_h"], atol=1e-9)
+
+
+def test_missing_values_are_counted_and_stay_missing(tmp_path: Path) -> None:
+    made = frames()
+    del made[5].info["dipole_moment"], made[6].arrays["bader"]
+    made[7].calc.results["forces"][0, 1] = np.nan
+    manifest = prepare(write(tmp_path / "a.xyz", made), tmp_path / "x.bp", OPTIONS)
+    missing = {name: t["missing"] for name, t in manifest.targets.items()}
+    assert missing == {"energy": 0, "forces": 1, "dipole": 3, "q": len(made[6])}
+    _, a = store.read(tmp_path / "x.bp")
+    assert np.isnan(a["target_dipole"][5]).all() and np.isfinite(np.delete(a["target_dipole"], 5, 0)).all()
+
+
+BAD_FRAMES: dict[str, tuple[Callable[[list[Atoms]], object], str]] = {
+    "no volume": (lambda m: m[4].cell.__setitem__(2, m[4].cell[1]), "frame 4: a periodic boundary needs a cell"),
+    "no cell": (lambda m: m[4].cell.__setitem__(slice(None), 0), "frame 4: a periodic boundary needs a cell"),
+    "nan position": (lambda m: m[4].positions.__setitem__((1, 2), np.nan), "frame 4: atom 1 is at .*no finite"),
+    "coincide": (lambda m: m[4].positions.__setitem__(1, m[4].positions[0]), "frame 4, atom 1: two atoms in one place"),
+    "no element": (lambda m: m[4].numbers.__setitem__(0, 0), "frame 4: atom 0 is no element"),
+    "width": (lambda m: m[4].info.update(dipole_moment=[1.0, 2.0]), "frame 4: .*2 components, but 3 in .*frame 0"),
+    "infinite": (lambda m: m[4].info.update(dipole_moment=[1.0, np.inf, 2.0]), "frame 4: .*infinite"),
+    "text": (lambda m: m[4].info.update(dipole_moment="large"), "frame 4: 'dipole_moment' is 'large', which is no num"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FRAMES)
+def test_a_bad_frame_fails_or_is_passed_over(case: str, tmp_path: Path) -> None:
+    spoil, told = BAD_FRAMES[case]
+    made = frames()
+    spoil(made)
+    source = write(tmp_path / "a.xyz", made)
+    with pytest.raises(UserError, match=told) as error:
+        prepare(source, tmp_path / "x.bp", OPTIONS)
+    assert "--on-error skip" in str(error.value) and "\n" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.xyz"]
+    options = Options(targets=TARGETS, fractions=OPTIONS.fractions, on_error="skip")
+    facts = prepare(source, tmp_path / "x.bp", options).content["source"]
+    assert (facts["read"], facts["skipped"]) == (39, 1) and "frame 4" in facts["skipped_reasons"][0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["f=node:energy:eV"], "'energy' has 1 value for 2 atoms"),
+        (["f=graph:forces:eV/Ang"], "is given for every atom; its level is node"),
+        (["f=node:dipole_moment:eV"], "'dipole_moment' has 3 values for 2 atoms"),
+        (["e=graph:enrgy:eV"], "no structure has 'enrgy' for target 'e'; did you mean 'energy'"),
+        (["e=graph:xyzzy:eV"], r"no structure has 'xyzzy'.*the files hold: .*forces \(node\)"),
+        ([], "no --target says what to learn; graph-level keys: dipole_moment, energy; node-level keys: bader, forces"),
+    ],
+)
+def test_targets_that_the_file_does_not_have(wrong: list[str], told: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.xyz", frames())
+    with pytest.raises(UserError, match=told):
+        prepare(source, tmp_path / "x.bp", Options(targets=parse_targets(wrong)))
+
+
+LINES = ["2", "Properties=species:S:1:pos:R:3 energy=-1.5", "Cu 0 0 0", "Au 0 0 2.5"]
+GOOD = "\n".join(LINES) + "\n"
+CUT = "\n".join(LINES[:3])
+BAD_TEXT: dict[str, tuple[str, str, int]] = {
+    "truncated": (GOOD * 2 + CUT, "frame 2, line 9: 2 atoms are announced, and the file ends after 1", 2),
+    "an atom too few": (GOOD + CUT + "\n" + GOOD, "frame 1, line 5: .*the next frame starts after 1", 2),
+    "an atom too many": (GOOD + GOOD + "Cu 1 1 1\n" + GOOD, "frame 1, line 5: .*then comes 'Cu 1 1 1', which", 2),
+    "no comment": (GOOD + "2\nCu 0 0 0\nCu 0 0 2\n" + GOOD, "frame 1, line 5: .*the next frame starts after 1", 2),
+    "a word": (GOOD + GOOD.replace("2.5", "2,5") + GOOD, "frame 1: ASE cannot read it", 2),
+    "a column too few": (GOOD + GOOD.replace("0 2.5", "2.5") + GOOD, "frame 1, atom 1: 3 columns, expected 4", 2),
+    "a column too many": (GOOD + GOOD.replace("2.5", "2.5 1") + GOOD, "frame 1, atom 1: 5 columns, expected 4", 2),
+    "a lattice of 6": (GOOD + GOOD.replace("energy", 'Lattice="1 0 0 0 1 0" energy') + GOOD, "frame 1: ASE cannot", 2),
+    "no atoms": (GOOD + "0\n\n" + GOOD, "frame 1: no atoms", 2),
+    "garbage": ("\x00\x01\x02garbage", "frame 0, line 1: expected the number of atoms, found", 0),
+    "empty": ("", "holds no structure", 0),
+    "blank": ("\n\n", "holds no structure", 0),
+    "not text": (GOOD + GOOD.replace("Au", "\udcff") + GOOD, "frame 1: byte 0xff is not UTF-8", 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_TEXT)
+def test_damaged_text_costs_one_frame(case: str, tmp_path: Path) -> None:
+    from hydragnn_hpc.dataset.sources import read_structures
+
+    text, told, good = BAD_TEXT[case]
+    source = tmp_path / "a.extxyz"
+    source.write_bytes(text.encode("utf-8", "surrogateescape"))
+    targets = parse_targets(["e=graph:energy:eV"])
+    with pytest.raises(UserError, match=told):
+        prepare(source, tmp_path / "x.bp", Options(targets=targets))
+    options = Options(targets=targets, on_error="skip")
+    if not good:
+        with pytest.raises(UserError, match=told):
+            prepare(source, tmp_path / "x.bp", options)
+        return
+    raw = read_structures(source, "extxyz", options)
+    assert len(raw.samples.names) == good and raw.skipped.count == 1
+
+
+def test_damaged_databases_are_told(tmp_path: Path) -> None:
+    whole = database(tmp_path / "a.db", frames()).read_bytes()
+    (tmp_path / "cut.db").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "rubbish.db").write_bytes(b"rubbish" * 100)
+    (tmp_path / "empty.db").write_bytes(b"")
+    text = database(tmp_path / "a.json", frames()).read_text()
+    (tmp_path / "cut.json").write_text(text[: len(text) // 2])
+    (tmp_path / "other.json").write_text(json.dumps({"a": 1}))
+    for name in ("cut.db", "rubbish.db", "empty.db", "cut.json", "other.json"):
+        with pytest.raises(UserError, match=name):
+            prepare(tmp_path / name, tmp_path / "x.bp", OPTIONS)
+
+
+def test_the_format_can_be_insisted_on(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.extxyz", frames())
+    with pytest.raises(UserError, match=r"--format extxzy; did you mean 'extxyz'\?"):
+        prepare(source, tmp_path / "x.bp", Options(form="extxzy", targets=TARGETS))
+    with pytest.raises(UserError, match=r"a\.extxyz"):
+        prepare(source, tmp_path / "x.bp", Options(form="ase-db", targets=TARGETS))
+    with pytest.raises(UserError, match=r"LSMS text.*leave out --target"):
+        prepare(source, tmp_path / "x.bp", Options(form="lsms", targets=TARGETS))
+    with pytest.raises(UserError, match="--end-member is for a mixing enthalpy"):
+        prepare(source, tmp_path / "x.bp", Options(targets=TARGETS, end_members={29: -1.0}))
+
+
+def test_samples_that_share_a_lattice_share_its_geometry(tmp_path: Path) -> None:
+    """What ASE reads of one decimal number twice must become the same bohr."""
+    rng = np.random.default_rng(0)
+    made = frames(2)
+    lattice = made[1]
+    made = []
+    for k in range(30):
+        atoms = lattice.copy()
+        atoms.numbers = rng.choice([29, 46, 79], 4) if k > 1 else [29] * 4
+        atoms.info["energy"] = float(k)
+        made.append(atoms)
+    options = Options(targets=parse_targets(["e=graph:energy:eV"]), fractions=(0.5, 0.25, 0.25), cap=0)
+    facts = prepare(write(tmp_path / "a.xyz", made), tmp_path / "x.bp", options)
+    assert facts.sizes["G"] == 1 and facts.content["source"]["repeated"] >= 1
+
+
+def test_the_order_of_files_does_not_matter(tmp_path: Path) -> None:
+    made = frames()
+    folder = folder_of(tmp_path / "parts", made)
+    first = prepare(folder, tmp_path / "a.bp", OPTIONS)
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as tar:
+        for file in sorted(folder.iterdir(), reverse=True):
+            tar.add(file, file.name)
+    assert prepare(tmp_path / "a.tgz", tmp_path / "b.bp", OPTIONS).sha256 == first.sha256
