@@ -26,6 +26,12 @@ def submit(
         float | None, typer.Option(help="Measured seconds of a member (of a stack, where stacked), to estimate from.")
     ] = None,
     runs: Annotated[int, typer.Option(help="At most so many jobs in a row.")] = 50,
+    packed: Annotated[
+        Path | None,
+        typer.Option(
+            help="An environment packed by envs/pack.sh: unpacked on every node, so that Python starts from there."
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the campaign, as training.epochs=3; repeatable.")
     ] = None,
@@ -58,6 +64,7 @@ def submit(
         overrides=tuple(overrides or []),
         account=account,
         runs=runs,
+        packed=_archive(packed),
     )
     script = render.render(job, machine, chosen)
     if dry_run:
@@ -89,6 +96,12 @@ def submit(
         f"job {identifier}: {work.members} members on {chosen.nodes} nodes x {machine.ranks_per_node} ranks, "
         f"{plan.clock(chosen.walltime_seconds)} a job (estimated need: {estimate})\nscript {folder.job_script}"
     )
+
+
+def _archive(path: Path | None) -> Path | None:
+    if path is not None and not path.is_file():
+        raise UserError(f"--packed {path}: no such file; 'bash envs/pack.sh FOLDER {path}' makes it")
+    return path.absolute() if path else None
 
 
 def _make(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shlex
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class Job:
         What is charged; empty where the machine asks for none.
     runs : int
         At most so many runs in the chain.
+    packed : Path or None
+        An archive of the environment (``envs/pack.sh``) to unpack on every node.
     """
 
     campaign: Path
@@ -45,6 +48,7 @@ class Job:
     overrides: tuple[str, ...] = ()
     account: str = ""
     runs: int = 50
+    packed: Path | None = None
 
 
 def render(job: Job, site: Site, plan: Plan) -> str:
@@ -61,7 +65,9 @@ def render(job: Job, site: Site, plan: Plan) -> str:
         raise UserError(f"--site {site.name}: jobs there are charged to a project; name yours with --account")
     values = _values(job, site, plan)
     words = [_fill(word, values, site) for word in site.launch]
-    program = ["hydragnn-hpc", "run", str(job.campaign), str(job.out.root)]
+    # The console command of a packed environment would name the folder that it was packed from.
+    command = ["python", "-m", "hydragnn_hpc"] if job.packed else ["hydragnn-hpc"]
+    program = [*command, "run", str(job.campaign), str(job.out.root)]
     program += [word for override in job.overrides for word in ("--set", override)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(jobs_folder() / "templates"),
@@ -78,6 +84,8 @@ def render(job: Job, site: Site, plan: Plan) -> str:
             job=job,
             directives=[_fill(line, values, site) for line in site.directives],
             launch=shlex.join(words),
+            per_node=shlex.join([_fill(word, values, site) for word in site.per_node]),
+            node_environment=f"/tmp/hydragnn_hpc-environment-{_digest(job.out.root)}",
             per_rank=shlex.quote("; ".join([*site.per_rank, 'exec "$@"'])) if site.per_rank else "",
             program=shlex.join(program),
         )
@@ -85,6 +93,11 @@ def render(job: Job, site: Site, plan: Plan) -> str:
         raise UserError(f"template {site.scheduler}.sh.jinja: {error.message}; nothing provides that value") from error
     except jinja2.TemplateError as error:
         raise UserError(f"template {site.scheduler}.sh.jinja: {error}") from error
+
+
+def _digest(folder: Path) -> str:
+    """One name a campaign's folder: what a killed job left on a node is replaced by the next."""
+    return hashlib.sha256(str(folder).encode()).hexdigest()[:12]
 
 
 def _values(job: Job, site: Site, plan: Plan) -> dict[str, str | int]:

@@ -29,7 +29,8 @@ class Site(Section):
     ``launch`` and ``directives`` may name ``{nodes}``, ``{ranks}``, ``{ranks_per_node}``, ``{cores_per_rank}``,
     ``{gpus_per_node}``, ``{queue}``, ``{account}`` and ``{walltime}``. ``environment`` and ``per_rank`` are lines of
     shell: the first run once in the script (``$HYDRAGNN_HPC_ROOT``
-    is the checkout), the second in every rank ahead of the program.
+    is the checkout), the second in every rank ahead of the program. ``per_node`` starts one process on each node of the
+    job, for a packed environment; without it that process runs where the script runs.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Site(Section):
     directives: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     per_rank: tuple[str, ...] = ()
+    per_node: tuple[str, ...] = ()
     account: bool = False  # whether a job must name one
     usual_nodes: Positive = 1
     retired: str = ""

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "jobs" / "campaigns" / "paper.yaml"
 GOLDEN = Path(__file__).parent / "golden"
 BIN = Path(sys.executable).parent
+PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
 RENEW = "python -m tests.submit.renew"
 
 
@@ -38,7 +39,7 @@ def work(stacks: int = 84, seconds: float | None = None) -> plan.Work:
     return plan.Work(stacks, stacks, seconds)
 
 
-def script_of(name: str) -> str:
+def script_of(name: str, packed: bool = False) -> str:
     """Return the paper's script for a machine, with paths that stand for themselves."""
     site, campaign = load_site(name), load_campaign(PAPER)
     chosen = plan.make_plan(campaign, work(seconds=600.0), site, None, None, None)
@@ -50,6 +51,7 @@ def script_of(name: str) -> str:
         python_folder=Path("/project/venv/bin"),
         overrides=("training.epochs=100",),
         account="abc123",
+        packed=Path("/project/environment.tar") if packed else None,
     )
     return render.render(job, site, chosen)
 
@@ -64,10 +66,11 @@ def test_scripts_are_the_golden_ones(name: str) -> None:
     assert script_of(name) == expected, f"the script for {name} has changed; if it is meant: {RENEW}"
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["shared environment", "packed environment"])
 @pytest.mark.parametrize("name", site_names())
-def test_scripts_are_sound_bash(name: str, tmp_path: Path) -> None:
+def test_scripts_are_sound_bash(name: str, packed: bool, tmp_path: Path) -> None:
     script = tmp_path / "job.sh"
-    script.write_text(script_of(name))
+    script.write_text(script_of(name, packed))
     subprocess.run(["bash", "-n", str(script)], check=True)
     if shutil.which("shellcheck") is None:
         assert not os.environ.get("CI"), "shellcheck is not installed"
@@ -94,6 +97,22 @@ def test_profiles_fit_their_nodes(name: str) -> None:
     assert site.ranks_per_node * site.cores_per_rank <= site.cores_per_node
     assert site.gpus_per_node in (0, site.ranks_per_node), "one rank a GPU"
     assert name == "local" or site.sources
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("frontier", "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 bash -c"),
+        ("aurora", "mpiexec -n 1 -ppn 1 bash -c"),
+        ("summit", "jsrun -n 2 -r 1 -a 1 -g 0 -c 1 bash -c"),
+        ("flux", "flux run -N 1 -n 1 bash -c"),
+        ("lsf", "mpirun -n 1 --map-by ppr:1:node bash -c"),
+    ],
+)
+def test_a_packed_environment_is_unpacked_once_a_node(name: str, line: str) -> None:
+    script = script_of(name, packed=True)
+    assert script.count(f"\n{line}") == 2, "to unpack, and to clean up"
+    assert "python -m hydragnn_hpc run" in script
 
 
 # What a job asks for
@@ -231,6 +250,41 @@ def test_names_with_blanks_and_quotes_reach_the_program_unharmed(tmp_path: Path,
     assert words[4:8] == [str(folder / "c d.yaml"), str(folder / "o;ut"), "--set", "name='a b'"]
     assert words[8] == "--time-limit"
     assert 530 <= int(words[9].removesuffix("s")) <= 540
+
+
+def test_a_campaign_from_a_packed_environment(tmp_path: Path) -> None:
+    """Packed, unpacked, trained from the copy alone, cleaned up: by the script, on this host."""
+    light = tmp_path / "light"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(light)], check=True)
+    packages = Path(subprocess.check_output([str(light / "bin/python"), "-c", PURELIB], text=True).strip())
+    (packages / "rest.pth").write_text(
+        f"{Path(subprocess.check_output([sys.executable, '-c', PURELIB], text=True).strip())}\n"
+    )
+    archive = tmp_path / "environment.tar"
+    subprocess.run(["bash", str(ROOT / "envs/pack.sh"), str(light), str(archive)], check=True, capture_output=True)
+    program = str(BIN / "hydragnn-hpc")
+    for arguments in (["generate", "raw", "--cap", "8"], ["prepare", "raw", "small.bp"]):
+        subprocess.run([program, "data", *arguments], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "c.yaml").write_text(
+        "name: packed\ndataset: small.bp\nvariants: [H]\nreplicas: 2\nmodel: {layers: 1, channels: 4}\n"
+        "tasks: {H: {level: graph, field: mixing_enthalpy}}\ntraining: {epochs: 2, batch_size: 16}\n"
+    )
+    site = yaml.safe_load((ROOT / "jobs/sites/local.yaml").read_text())
+    site["per_rank"] = ["python -c 'import hydragnn_hpc; print(hydragnn_hpc.__file__)' >> where.txt"]
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
+    done = subprocess.run(
+        [program, "submit", "c.yaml", "out", "--site", "site.yaml", "--packed", str(archive)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        # mpi4py looks for the library in its environment; this light one has none of its own.
+        env={**os.environ, "MPI4PY_LIBMPI": str(Path(sys.prefix) / "lib" / "libmpi.so.12")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    places = set((tmp_path / "where.txt").read_text().split())
+    assert len(places) == 1
+    place = Path(places.pop())
+    assert place.parts[2].startswith("hydragnn_hpc-environment-")
+    assert not list(Path("/tmp").glob(f"{place.parts[2]}*")), "the copy is left behind"
+    assert len(list((tmp_path / "out").glob("members/H/*/result.json"))) == 2
 
 
 # Schedulers

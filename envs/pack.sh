@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Packs an environment, virtual or conda, into one archive that works wherever it is unpacked: for
+# 'hydragnn-hpc submit --packed ARCHIVE', which unpacks it on every node of a job.
+#
+#   bash envs/pack.sh FOLDER ARCHIVE.tar
+set -euo pipefail
+
+if (($# != 2)) || [[ $2 != *.tar ]]; then
+  echo "usage: bash envs/pack.sh FOLDER ARCHIVE.tar" >&2
+  exit 2
+fi
+environment=$1 archive=$2
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if ! "$environment/bin/python" -c 'import hydragnn_hpc' 2>/dev/null; then
+  echo "envs/pack.sh: error: $environment is no environment that hydragnn_hpc is installed in; name its folder" >&2
+  exit 2
+fi
+# Compiled modules lie beside the sources: what each rank would otherwise compile again.
+"$environment/bin/python" -m compileall -q "$root/hydragnn_hpc"
+packages=$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+packages=${packages#"$(cd "$environment" && pwd -P)"/}
+packages=${packages#"$(cd "$environment" && pwd)"/}
+trap 'rm -f "$archive.part"' EXIT
+tar -cf "$archive.part" -C "$environment" .
+# The package itself may be installed in editable form; its copy is found ahead of the checkout.
+tar -rf "$archive.part" -C "$root" --transform "s,^hydragnn_hpc,./$packages/hydragnn_hpc," hydragnn_hpc
+mv "$archive.part" "$archive"
+echo "$archive: $(du -h "$archive" | cut -f1)"
