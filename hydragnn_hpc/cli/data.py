@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hydragnn_hpc.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from hydragnn_hpc.dataset.store import Manifest
+from hydragnn_hpc.cli.data_options import check_seed, one_of, parse_cell, parse_fractions
+from hydragnn_hpc.cli.data_show import check_values, show
 
 _BOUNDARIES = {"auto": None, "open": False, "periodic": True}
 
@@ -29,7 +27,7 @@ def generate(
     from hydragnn_hpc.dataset import surrogate
     from hydragnn_hpc.logs import progress
 
-    _check_seed(seed)
+    check_seed(seed)
     with progress("generating", "files") as update:
         number = surrogate.generate(out, cap, seed, force, update)
     typer.echo(f"{out}: {number:,} files")
@@ -70,7 +68,7 @@ def prepare(
         str,
         typer.Option(
             help="3 edge lengths or 9 numbers (rows are lattice vectors), with unit: '20.872 10.436 14.116 bohr'."
-            " For structures without one, as LSMS text."
+            " For structures without one, as LSMS text; also the period that --split-by symmetry goes by."
         ),
     ] = "",
     cap: Annotated[
@@ -80,6 +78,13 @@ def prepare(
         str, typer.Option(help="Training, validation and test part of every composition.")
     ] = "0.70,0.15,0.15",
     seed: Annotated[int, typer.Option(help="Of the split and of the cap's choice.")] = 0,
+    split_by: Annotated[
+        str,
+        typer.Option(
+            help="composition: every one in the same proportion; symmetry: that, and configurations that the lattice's"
+            " symmetry makes equal stay together; random."
+        ),
+    ] = "composition",
     scale_over: Annotated[
         str, typer.Option(help="Scale targets to [0, 1] by minimum and maximum over: all, train.")
     ] = "all",
@@ -100,23 +105,67 @@ def prepare(
     from hydragnn_hpc.dataset.targets import parse_targets
     from hydragnn_hpc.logs import progress
 
-    _check_seed(seed)
+    check_seed(seed)
     options = pipeline.Options(
         cutoff=parse_length(cutoff, "--cutoff"),
-        periodic=_BOUNDARIES[_one_of("--boundary", boundary, tuple(_BOUNDARIES))],
+        periodic=_BOUNDARIES[one_of("--boundary", boundary, _BOUNDARIES)],
         cell=parse_cell(cell) if cell else None,
         form=form,
         targets=parse_targets(target or []),
         cap=cap,
-        fractions=_fractions(fractions),
+        fractions=parse_fractions(fractions),
         seed=seed,
-        scale_over=_one_of("--scale-over", scale_over, ("all", "train")),
+        split_by=split_by,
+        scale_over=one_of("--scale-over", scale_over, ("all", "train")),
         end_members=derive.parse_end_members(end_member or []),
-        on_error=_one_of("--on-error", on_error, ("fail", "skip")),
+        on_error=one_of("--on-error", on_error, ("fail", "skip")),
     )
     with progress("reading", "samples") as update:
         manifest = pipeline.prepare(raw, out, options, force, update)
-    _show(manifest, out)
+    show(manifest, out)
+
+
+@app.command(epilog="Example: hydragnn-hpc data split data/fept.bp data/fept-1.bp --split-by symmetry --seed 1")
+def split(
+    file: Annotated[Path, typer.Argument(help="A data set, .bp.")],
+    out: Annotated[Path, typer.Argument(help="The data set to make; its name ends in .bp.")],
+    fractions: Annotated[str, typer.Option(help="Training, validation and test part.")] = "0.70,0.15,0.15",
+    seed: Annotated[int, typer.Option(help="Same seed, same split.")] = 0,
+    split_by: Annotated[
+        str,
+        typer.Option(
+            help="composition: every one in the same proportion; symmetry: that, and configurations that the lattice's"
+            " symmetry makes equal stay together; random."
+        ),
+    ] = "composition",
+    cell: Annotated[
+        str,
+        typer.Option(
+            help="The crystal's period, where the graph's boundary is open: 3 edge lengths or 9 numbers, with unit, as"
+            " '20.872 10.436 14.116 bohr'. Symmetry goes by it."
+        ),
+    ] = "",
+    scale_over: Annotated[str, typer.Option(help="all, train; default: as the data set was.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing data set.")] = False,
+) -> None:
+    """Write a data set again with another split."""
+    from hydragnn_hpc.dataset import resplit
+
+    check_seed(seed)
+    choice = resplit.Choice(
+        by=split_by,
+        fractions=parse_fractions(fractions),
+        seed=seed,
+        cell=parse_cell(cell) if cell else None,
+        scale_over=one_of("--scale-over", scale_over, ("all", "train")) if scale_over else None,
+    )
+    manifest, equivalents = resplit.split(file, out, choice, force)
+    show(manifest, out)
+    n_samples, n_test = manifest.sizes["S"], manifest.split_counts[2]
+    typer.echo(
+        f"{equivalents.classes:,} symmetry classes of {n_samples:,} samples; {equivalents.after:,} of {n_test:,} test"
+        f" samples have an equivalent in the training part ({equivalents.before:,} before)"
+    )
 
 
 @app.command(epilog="Example: hydragnn-hpc data info data/fept.bp --verify")
@@ -130,137 +179,10 @@ def info(
 
     manifest = store.read_manifest(file)
     if verify:
-        _check_values(*store.read(file), file)
+        check_values(*store.read(file), file)
     if as_json:
         typer.echo(json.dumps({**manifest.content, "verified": verify}, ensure_ascii=False))
         return
-    _show(manifest, file)
+    show(manifest, file)
     if verify:
         typer.echo("verified: every checksum, shape and value range fits")
-
-
-def parse_cell(text: str) -> tuple[float, ...]:
-    """Read ``"20.872 10.436 14.116 bohr"`` (or nine numbers); returns nine numbers in bohr.
-
-    Raises
-    ------
-    UserError
-        If the unit is missing or the numbers are not three or nine.
-    """
-    import math
-
-    from hydragnn_hpc.dataset.graphs import parse_length
-
-    *words, unit = text.replace(",", " ").split() or [""]
-    try:
-        numbers = [float(word) for word in words]
-    except ValueError:
-        numbers = [math.nan]
-    if len(numbers) not in (3, 9) or not all(map(math.isfinite, numbers)) or not unit.isalpha():
-        raise UserError(
-            f"--cell '{text}': expected 3 edge lengths or 9 numbers, and a unit: '20.872 10.436 14.116 bohr'"
-        )
-    scale = parse_length(f"1{unit}", f"--cell '{text}': unit")
-    numbers = [number * scale for number in numbers]
-    if len(numbers) == 3:
-        a, b, c = numbers
-        numbers = [a, 0.0, 0.0, 0.0, b, 0.0, 0.0, 0.0, c]
-    return tuple(numbers)
-
-
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise UserError(f"{option} {value}{nearest(value, known)}")
-    return value
-
-
-def _check_seed(seed: int) -> None:
-    if seed < 0:
-        raise UserError(f"--seed {seed}: must be 0 or positive")
-
-
-def _fractions(text: str) -> tuple[float, float, float]:
-    try:
-        train, validation, test = (float(word) for word in text.split(","))
-    except ValueError as error:
-        raise UserError(f"--fractions {text}: expected three numbers, as 0.70,0.15,0.15") from error
-    return train, validation, test
-
-
-def _check_values(manifest: Manifest, arrays: dict[str, Any], file: Path) -> None:
-    """Hold the targets' values to the manifest, beyond what reading checks."""
-    import numpy as np
-
-    train = arrays["split"] == 0
-    if np.bincount(arrays["split"], minlength=3).tolist() != manifest.split_counts:
-        raise UserError(f"{file}: the parts of the split differ from its manifest; prepare it again")
-    for name, target in manifest.targets.items():
-        values = arrays[f"target_{name}"]
-        if int(np.isnan(values).sum()) != target["missing"]:
-            raise UserError(f"{file}: target '{name}' misses other values than its manifest says; prepare it again")
-        if manifest.content["scaled_over"] == "train":
-            of_atom = np.repeat(train, np.diff(arrays["atom_offsets"]))
-            values = values[of_atom if target["level"] == "node" else train]
-        found = [np.nanmin(values, axis=0).tolist(), np.nanmax(values, axis=0).tolist()]
-        if found != [target["minimum"], target["maximum"]]:
-            raise UserError(f"{file}: target '{name}' has another range than its manifest says; prepare it again")
-
-
-def _show(manifest: Manifest, path: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in _facts(manifest):
-        facts.add_row(name, value)
-    targets = Table("target", "level", "width", "unit", "minimum", "maximum", "missing")
-    for name, t in manifest.targets.items():
-        low, high = (", ".join(f"{v:.6g}" for v in t[k]) for k in ("minimum", "maximum"))
-        targets.add_row(name, t["level"], str(t["width"]), t["unit"], low, high, f"{t['missing']:,}")
-    console = Console(highlight=False, markup=False)
-    console.print(str(path), style="bold", soft_wrap=True)
-    console.print(facts)
-    console.print(targets)
-
-
-def _facts(manifest: Manifest) -> list[tuple[str, str]]:
-    sizes, content = manifest.sizes, manifest.content
-    source, near = content["source"], content["neighbours"]
-    train, validation, test = manifest.split_counts
-    facts = [
-        ("content", manifest.sha256[:16]),
-        ("samples", f"{sizes['S']:,}: {train:,} train, {validation:,} validation, {test:,} test"),
-        ("atoms", f"{sizes['A']:,}; distinct geometries: {sizes['G']:,}"),
-        ("compositions", _compositions(source)),
-        (
-            "neighbours",
-            f"closer than {near['cutoff_bohr']:.6g} bohr, {near['boundary']} boundary:"
-            f" {_range(near.get('fewest'), near.get('most'))}{sizes['E'] / max(sizes['B'], 1):.1f} an atom,"
-            f" {sizes['E'] / max(sizes['G'], 1):,.1f} directed edges a geometry",
-        ),
-        ("scaled over", {"all": "all samples", "train": "the training part"}[content["scaled_over"]]),
-        (
-            "source",
-            f"{source['path']}: {source['read']:,} read, {source['skipped']:,} skipped, {source['repeated']:,}"
-            f" repeated, {source['capped']:,} over the cap of {source['cap'] or 'none'}, {sizes['S']:,} kept",
-        ),
-    ]
-    if source["end_members"]:
-        facts.append(("end members", _end_members(source["end_members"])))
-    return facts + [("skipped", reason) for reason in source["skipped_reasons"]]
-
-
-def _compositions(source: dict[str, Any]) -> str:
-    per = source.get("samples_per_composition", {})
-    counted = f" of {per['minimum']:,} to {per['maximum']:,} samples" if per else ""
-    return f"{source['compositions']:,}{counted}, {source['compositions_too_small_to_split']:,} too small to split"
-
-
-def _range(low: int | None, high: int | None) -> str:
-    return "" if low is None else f"{low} to {high}, mean "
-
-
-def _end_members(energies: dict[str, float]) -> str:
-    from ase.data import chemical_symbols
-
-    return ", ".join(f"{chemical_symbols[int(z)]} {energy:.6f} Ry/atom" for z, energy in energies.items())

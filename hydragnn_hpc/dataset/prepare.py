@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.dataset import derive, select, sources, store
+from hydragnn_hpc.dataset import derive, select, sources, store, symmetry
 from hydragnn_hpc.dataset.graphs import find_neighbours
 from hydragnn_hpc.dataset.samples import Samples, offsets_of
 from hydragnn_hpc.dataset.targets import Wanted
@@ -40,6 +40,8 @@ class Options:
         Training, validation, test.
     seed : int
         Of the cap's choice and the split.
+    split_by : {"composition", "symmetry", "random"}
+        What the split keeps in proportion, or together (:func:`hydragnn_hpc.dataset.select.split`).
     scale_over : {"all", "train"}
         What minimum and maximum are taken over.
     end_members : dict
@@ -56,6 +58,7 @@ class Options:
     cap: int = 1000
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
     seed: int = 0
+    split_by: str = "composition"
     scale_over: str = "all"
     end_members: derive.EndMembers = field(default_factory=dict)
     on_error: str = "fail"
@@ -81,9 +84,15 @@ def prepare(
 
     unique = select.first_of_repeated(samples.keys())
     kept = unique[select.cap_per_composition(counts[unique], options.cap, options.seed)]
-    split = select.split_by_composition(counts[kept], options.fractions, options.seed)
+    chosen = samples.chosen(kept)
+    classes = None
+    if options.split_by == "symmetry":
+        geometries = [symmetry.with_period(g, options.cell) for g in chosen.geometries]
+        z = np.concatenate(chosen.atomic_numbers)
+        classes = symmetry.classes(geometries, chosen.geometry, z, chosen.atom_offsets())
+    split = select.split(options.split_by, counts[kept], options.fractions, options.seed, classes)
     if split.too_small:
-        say(_told(split.too_small, species))
+        say(too_small_told(split.too_small, species))
     per_composition = np.unique(counts[kept], axis=0, return_counts=True)[1]
     source_facts = {
         "path": source.resolve().name,
@@ -102,9 +111,12 @@ def prepare(
         "cap": options.cap,
         "seed": options.seed,
         "fractions": list(options.fractions),
+        "split_by": options.split_by,
     }
+    if classes is not None:
+        source_facts["symmetry_classes"] = len(np.unique(classes))
     properties = raw.properties if raw.mixing is None else [raw.mixing, *raw.properties]
-    arrays = arrays_of(samples.chosen(kept), split.part, options.cutoff)
+    arrays = arrays_of(chosen, split.part, options.cutoff)
     return store.write(out, arrays, facts_of(arrays, properties, options, source_facts), force)
 
 
@@ -245,7 +257,8 @@ def fit_scaling(
     return found
 
 
-def _told(too_small: list[tuple[list[int], int]], species: np.ndarray) -> str:
+def too_small_told(too_small: list[tuple[list[int], int]], species: np.ndarray) -> str:
+    """Return a line that says which compositions do not reach every part of a split."""
     from ase.data import chemical_symbols
 
     def formula(counts: list[int]) -> str:

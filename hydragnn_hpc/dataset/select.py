@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.errors import UserError, nearest
 
 
 def species_counts(atomic_numbers: np.ndarray, atom_offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +85,117 @@ class Split:
     too_small: list[tuple[list[int], int]]
 
 
+SPLIT_BY = ("composition", "symmetry", "random")
+
+
+def split(
+    by: str,
+    counts: np.ndarray,
+    fractions: tuple[float, float, float],
+    seed: int,
+    classes: np.ndarray | None = None,
+) -> Split:
+    """Split samples into training, validation and test part.
+
+    Parameters
+    ----------
+    by : {"composition", "symmetry", "random"}
+        Every composition in the same proportion; that, and no class in two parts; or all samples alike.
+    counts : numpy.ndarray
+        ``[S, n_species]``.
+    fractions, seed
+        As in :func:`split_by_composition`.
+    classes : numpy.ndarray or None
+        ``[S]``, needed for ``symmetry``.
+
+    Raises
+    ------
+    UserError
+        If ``by`` is unknown, the fractions do not sum to 1, or a part stays empty.
+    """
+    if by not in SPLIT_BY:
+        raise UserError(f"--split-by {by}{nearest(by, SPLIT_BY)}")
+    if by == "random":
+        return Split(split_by_composition(np.zeros((len(counts), 1), np.int64), fractions, seed).part, [])
+    if by == "composition" or classes is None:
+        return split_by_composition(counts, fractions, seed)
+    return split_by_class(counts, classes, fractions, seed)
+
+
+def split_by_class(counts: np.ndarray, classes: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Split:
+    """Split every composition in about the same proportion, and keep every class in one part.
+
+    The classes of a composition are dealt out whole, the largest first, each to the part that lacks most; among equals
+    chance decides. A composition of fewer than three classes, or too small, goes whole into the training part.
+
+    Parameters
+    ----------
+    counts, classes : numpy.ndarray
+        ``[S, n_species]`` and ``[S]``; samples of one class are of one composition.
+    fractions, seed
+        As in :func:`split_by_composition`.
+
+    Raises
+    ------
+    UserError
+        If the fractions do not sum to 1, or a part stays empty.
+    """
+    _check_fractions(fractions)
+    part = np.zeros(len(counts), dtype=np.uint8)
+    too_small = []
+    for composition, members in _groups(counts):
+        _, first, which = np.unique(classes[members], return_index=True, return_inverse=True)
+        sizes = np.bincount(which)
+        wanted = _wanted(len(members), fractions)
+        if wanted is None or len(sizes) < 3:
+            too_small.append((composition.tolist(), len(members)))
+            continue
+        # A class is known by its first sample, so that its number does not decide.
+        chance = _generator(seed, "split", composition).permutation(len(sizes))[np.argsort(np.argsort(first))]
+        dealt = _deal(sizes, chance, np.array(wanted))
+        part[members] = dealt[which]
+    _refuse_empty(part, counts)
+    return Split(part, too_small)
+
+
+def _deal(sizes: np.ndarray, chance: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the part of each class; at least three classes."""
+    dealt = np.zeros(len(sizes), np.uint8)
+    lacking = wanted.astype(float)
+    for k in np.lexsort((chance, -sizes)).tolist():
+        dealt[k] = np.argmax(lacking)
+        lacking[dealt[k]] -= sizes[k]
+    for empty in set(range(3)) - set(dealt.tolist()):
+        # Few large classes: the smallest of the part that has most of them is enough.
+        giver = int(np.bincount(dealt, minlength=3).argmax())
+        mine = np.flatnonzero(dealt == giver)
+        dealt[mine[np.lexsort((chance[mine], sizes[mine]))[0]]] = empty
+    return dealt
+
+
+def _wanted(n: int, fractions: tuple[float, float, float]) -> tuple[int, int, int] | None:
+    """Return how many of n samples each part gets; None if a part would get none."""
+    n_validation, n_test = (int(np.floor(f * n + 0.5)) for f in fractions[1:])
+    n_train = n - n_validation - n_test
+    return None if min(n_train, n_validation, n_test) < 1 else (n_train, n_validation, n_test)
+
+
+def _check_fractions(fractions: tuple[float, float, float]) -> None:
+    # Written so that NaN is refused too.
+    if not (all(f > 0 for f in fractions) and abs(sum(fractions) - 1) <= 1e-9):
+        shown = ",".join(f"{f:g}" for f in fractions)
+        raise UserError(f"--fractions {shown}: expected three positive numbers that sum to 1, as 0.70,0.15,0.15")
+
+
+def _refuse_empty(part: np.ndarray, counts: np.ndarray) -> None:
+    for value, name in enumerate(("training", "validation", "test")):
+        if not (part == value).any():
+            raise UserError(
+                f"the {name} part is empty: {len(counts)} samples in {len(_groups(counts))} compositions are too few to"
+                " split by composition; give more samples, other --fractions, or --split-by random"
+            )
+
+
 def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Split:
     """Split every composition in the same proportion, at random.
 
@@ -105,24 +216,17 @@ def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, floa
     UserError
         If the fractions do not sum to 1, or a part stays empty.
     """
-    # Written so that NaN is refused too.
-    if not (all(f > 0 for f in fractions) and abs(sum(fractions) - 1) <= 1e-9):
-        shown = ",".join(f"{f:g}" for f in fractions)
-        raise UserError(f"--fractions {shown}: expected three positive numbers that sum to 1, as 0.70,0.15,0.15")
+    _check_fractions(fractions)
     part = np.zeros(len(counts), dtype=np.uint8)
     too_small = []
     for composition, members in _groups(counts):
-        shuffled = _generator(seed, "split", composition).permutation(members)
-        n_validation, n_test = (int(np.floor(f * len(members) + 0.5)) for f in fractions[1:])
-        if len(members) - n_validation - n_test < 1 or n_validation < 1 or n_test < 1:
+        wanted = _wanted(len(members), fractions)
+        if wanted is None:
             too_small.append((composition.tolist(), len(members)))
             continue
+        _, n_validation, n_test = wanted
+        shuffled = _generator(seed, "split", composition).permutation(members)
         part[shuffled[:n_test]] = 2
         part[shuffled[n_test : n_test + n_validation]] = 1
-    for value, name in enumerate(("training", "validation", "test")):
-        if not (part == value).any():
-            raise UserError(
-                f"the {name} part is empty: {len(counts)} samples in {len(_groups(counts))} compositions are too few to"
-                " split by composition; give more samples or other --fractions"
-            )
+    _refuse_empty(part, counts)
     return Split(part, too_small)

@@ -66,6 +66,16 @@ def test_info_tells_what_is_there(made: Path) -> None:
         (["prepare", "{bp}", "{new}.bp"], "{bp}"),
         (["prepare", "{bp}/data.0", "{new}.bp"], "data.0"),
         (["generate", "{new}", "--seed", "-3"], "--seed -3"),
+        (["prepare", "{raw}", "{new}.bp", "--target", "e=graph:energy:eV"], "is LSMS text"),
+        (["prepare", "{raw}", "{new}.bp", "--target", "e=graph:energy:ev"], "did you mean 'eV'"),
+        (["prepare", "{raw}", "{new}.bp", "--format", "lmsm"], "did you mean 'lsms'"),
+        (["prepare", "{raw}", "{new}.bp", "--format", "extxyz", "--target", "e=graph:energy:eV"], "frame 0"),
+        (["prepare", "{raw}", "{new}.bp", "--split-by", "symetry"], "did you mean 'symmetry'"),
+        (["split", "{bp}", "{new}.bp", "--split-by", "composition", "--seed", "-1"], "--seed -1"),
+        (["split", "{bp}", "{new}.bp", "--fractions", "1,0,0"], "--fractions 1,0,0"),
+        (["split", "{bp}", "{bp}"], "--force"),
+        (["split", "{raw}", "{new}.bp"], "manifest.json"),
+        (["split", "{bp}", "{new}.bp", "--scale-over", "tran"], "did you mean 'train'"),
         (["info", "{bp}/data.0"], "is a file"),
         (["info", "{raw}"], "manifest.json"),
         (["info", "{new}.bp"], "no such data set"),
@@ -101,21 +111,21 @@ def test_damage_is_told_by_verifying(made: Path) -> None:
 
 def test_values_that_leave_the_manifest_s_range_are_told(made: Path) -> None:
     """Damage that every checksum fits: a manifest sealed with another range."""
-    from hydragnn_hpc.cli.data import _check_values
+    from hydragnn_hpc.cli.data_show import check_values
     from hydragnn_hpc.dataset import store
     from hydragnn_hpc.errors import UserError
 
     file = made / "small.bp"
     manifest, arrays = store.read(file)
-    _check_values(manifest, arrays, file)
+    check_values(manifest, arrays, file)
     for name in ("mixing_enthalpy", "magnetic_moment"):
         for change, told in ((np.nan, "misses other values"), (99.0, "another range")):
             hurt = {**arrays, f"target_{name}": arrays[f"target_{name}"].copy()}
             hurt[f"target_{name}"][3] = change
             with pytest.raises(UserError, match=f"{name}.*{told}"):
-                _check_values(manifest, hurt, file)
+                check_values(manifest, hurt, file)
     with pytest.raises(UserError, match="parts of the split"):
-        _check_values(manifest, {**arrays, "split": np.zeros_like(arrays["split"])}, file)
+        check_values(manifest, {**arrays, "split": np.zeros_like(arrays["split"])}, file)
 
 
 def test_every_option_of_prepare_reaches_the_data_set(made: Path) -> None:
@@ -137,7 +147,17 @@ def test_every_option_of_prepare_reaches_the_data_set(made: Path) -> None:
     assert json.loads(command("info", str(out), "--json").stdout)["neighbours"]["boundary"] == "open"
 
 
-@pytest.mark.parametrize("name", ["generate", "prepare", "info"])
+def test_splitting_again_by_symmetry(made: Path) -> None:
+    out = made / "again.bp"
+    options = ["--split-by", "symmetry", "--cell", "20.872 10.436 14.116 bohr", "--seed", "2"]
+    done = command("split", str(made / "small.bp"), str(out), *options)
+    assert done.returncode == 0, done.stderr
+    assert "symmetry classes of 250 samples; 0 of" in done.stdout
+    content = json.loads(command("info", str(out), "--json", "--verify").stdout)
+    assert content["verified"] and content["source"]["split_by"] == "symmetry" and content["source"]["seed"] == 2
+
+
+@pytest.mark.parametrize("name", ["generate", "prepare", "split", "info"])
 def test_help_has_an_example_that_is_a_command(name: str) -> None:
     shown = command(name, "--help").stdout
     assert f"Example: hydragnn-hpc data {name}" in " ".join(shown.split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydragnn_hpc.dataset import derive, select
@@ -121,3 +121,36 @@ def test_mixing_enthalpy_of_any_elements() -> None:
     ):
         with pytest.raises(UserError, match=told):
             derive.parse_end_members([wrong])
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=1, max_size=150), st.integers(0, 100))
+def test_classes_stay_whole_and_every_part_gets_its_share(labels: list[tuple[int, int]], seed: int) -> None:
+    counts = np.array([[composition, 4 - composition] for composition, _ in labels])
+    classes = np.array([composition * 100 + which for composition, which in labels])
+    try:
+        found = select.split("symmetry", counts, (0.6, 0.2, 0.2), seed, classes)
+    except UserError as error:
+        assert "part is empty" in str(error)
+        return
+    for c in np.unique(classes):
+        assert len(np.unique(found.part[classes == c])) == 1
+    small = {tuple(c) for c, _ in found.too_small}
+    for composition in np.unique(counts, axis=0):
+        chosen = (counts == composition).all(axis=1)
+        sizes = np.bincount(found.part[chosen], minlength=3)
+        if tuple(composition.tolist()) in small:
+            assert sizes[1] == sizes[2] == 0
+        else:
+            largest = np.unique(classes[chosen], return_counts=True)[1].max()
+            assert sizes.min() > 0
+            assert np.abs(sizes - chosen.sum() * np.array([0.6, 0.2, 0.2])).max() <= 2 * largest + 1
+    again = select.split("symmetry", counts, (0.6, 0.2, 0.2), seed, classes)
+    np.testing.assert_array_equal(found.part, again.part)
+
+
+def test_a_random_split_pays_no_heed_to_compositions() -> None:
+    counts = np.array([[1, 0]] * 20)
+    counts[:2] = [0, 1]
+    found = select.split("random", counts, (0.5, 0.25, 0.25), 0)
+    assert np.bincount(found.part).tolist() == [10, 5, 5] and found.too_small == []

@@ -1,0 +1,58 @@
+"""Reading of option values that several data commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hydragnn_hpc.errors import UserError, nearest
+
+
+def parse_cell(text: str) -> tuple[float, ...]:
+    """Read ``"20.872 10.436 14.116 bohr"`` (or nine numbers); returns nine numbers in bohr.
+
+    Raises
+    ------
+    UserError
+        If the unit is missing or the numbers are not three or nine.
+    """
+    import math
+
+    from hydragnn_hpc.dataset.graphs import parse_length
+
+    *words, unit = text.replace(",", " ").split() or [""]
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = [math.nan]
+    if len(numbers) not in (3, 9) or not all(map(math.isfinite, numbers)) or not unit.isalpha():
+        raise UserError(
+            f"--cell '{text}': expected 3 edge lengths or 9 numbers, and a unit: '20.872 10.436 14.116 bohr'"
+        )
+    scale = parse_length(f"1{unit}", f"--cell '{text}': unit")
+    numbers = [number * scale for number in numbers]
+    if len(numbers) == 3:
+        a, b, c = numbers
+        numbers = [a, 0.0, 0.0, 0.0, b, 0.0, 0.0, 0.0, c]
+    return tuple(numbers)
+
+
+def one_of(option: str, value: str, known: Iterable[str]) -> str:
+    """Return ``value`` if it is known; else a :class:`UserError` with the nearest that is."""
+    if value not in known:
+        raise UserError(f"{option} {value}{nearest(value, known)}")
+    return value
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a negative seed."""
+    if seed < 0:
+        raise UserError(f"--seed {seed}: must be 0 or positive")
+
+
+def parse_fractions(text: str) -> tuple[float, float, float]:
+    """Read ``"0.70,0.15,0.15"``; whether they sum to 1 is checked where they are used."""
+    try:
+        train, validation, test = (float(word) for word in text.split(","))
+    except ValueError as error:
+        raise UserError(f"--fractions {text}: expected three numbers, as 0.70,0.15,0.15") from error
+    return train, validation, test

@@ -1,0 +1,91 @@
+"""What the data commands show of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydragnn_hpc.errors import UserError
+
+if TYPE_CHECKING:
+    from hydragnn_hpc.dataset.store import Manifest
+
+
+def check_values(manifest: Manifest, arrays: dict[str, Any], file: Path) -> None:
+    """Hold the targets' values to the manifest, beyond what reading checks."""
+    import numpy as np
+
+    train = arrays["split"] == 0
+    if np.bincount(arrays["split"], minlength=3).tolist() != manifest.split_counts:
+        raise UserError(f"{file}: the parts of the split differ from its manifest; prepare it again")
+    for name, target in manifest.targets.items():
+        values = arrays[f"target_{name}"]
+        if int(np.isnan(values).sum()) != target["missing"]:
+            raise UserError(f"{file}: target '{name}' misses other values than its manifest says; prepare it again")
+        if manifest.content["scaled_over"] == "train":
+            of_atom = np.repeat(train, np.diff(arrays["atom_offsets"]))
+            values = values[of_atom if target["level"] == "node" else train]
+        found = [np.nanmin(values, axis=0).tolist(), np.nanmax(values, axis=0).tolist()]
+        if found != [target["minimum"], target["maximum"]]:
+            raise UserError(f"{file}: target '{name}' has another range than its manifest says; prepare it again")
+
+
+def show(manifest: Manifest, path: Path) -> None:
+    """Print what a data set's manifest says."""
+    from rich.console import Console
+    from rich.table import Table
+
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in _facts(manifest):
+        facts.add_row(name, value)
+    targets = Table("target", "level", "width", "unit", "minimum", "maximum", "missing")
+    for name, t in manifest.targets.items():
+        low, high = (", ".join(f"{v:.6g}" for v in t[k]) for k in ("minimum", "maximum"))
+        targets.add_row(name, t["level"], str(t["width"]), t["unit"], low, high, f"{t['missing']:,}")
+    console = Console(highlight=False, markup=False)
+    console.print(str(path), style="bold", soft_wrap=True)
+    console.print(facts)
+    console.print(targets)
+
+
+def _facts(manifest: Manifest) -> list[tuple[str, str]]:
+    sizes, content = manifest.sizes, manifest.content
+    source, near = content["source"], content["neighbours"]
+    train, validation, test = manifest.split_counts
+    facts = [
+        ("content", manifest.sha256[:16]),
+        ("samples", f"{sizes['S']:,}: {train:,} train, {validation:,} validation, {test:,} test"),
+        ("atoms", f"{sizes['A']:,}; distinct geometries: {sizes['G']:,}"),
+        ("compositions", _compositions(source)),
+        (
+            "neighbours",
+            f"closer than {near['cutoff_bohr']:.6g} bohr, {near['boundary']} boundary:"
+            f" {_range(near.get('fewest'), near.get('most'))}{sizes['E'] / max(sizes['B'], 1):.1f} an atom,"
+            f" {sizes['E'] / max(sizes['G'], 1):,.1f} directed edges a geometry",
+        ),
+        ("scaled over", {"all": "all samples", "train": "the training part"}[content["scaled_over"]]),
+        (
+            "source",
+            f"{source['path']}: {source['read']:,} read, {source['skipped']:,} skipped, {source['repeated']:,}"
+            f" repeated, {source['capped']:,} over the cap of {source['cap'] or 'none'}, {sizes['S']:,} kept",
+        ),
+    ]
+    if source["end_members"]:
+        facts.append(("end members", _end_members(source["end_members"])))
+    return facts + [("skipped", reason) for reason in source["skipped_reasons"]]
+
+
+def _compositions(source: dict[str, Any]) -> str:
+    per = source.get("samples_per_composition", {})
+    counted = f" of {per['minimum']:,} to {per['maximum']:,} samples" if per else ""
+    return f"{source['compositions']:,}{counted}, {source['compositions_too_small_to_split']:,} too small to split"
+
+
+def _range(low: int | None, high: int | None) -> str:
+    return "" if low is None else f"{low} to {high}, mean "
+
+
+def _end_members(energies: dict[str, float]) -> str:
+    from ase.data import chemical_symbols
+
+    return ", ".join(f"{chemical_symbols[int(z)]} {energy:.6f} Ry/atom" for z, energy in energies.items())

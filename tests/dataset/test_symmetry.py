@@ -1,0 +1,179 @@
+"""Groups of lattices and clusters that textbooks know, and what they make equal."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk, graphene, molecule
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hydragnn_hpc.dataset import store, surrogate, symmetry
+from hydragnn_hpc.dataset.graphs import Geometry
+from hydragnn_hpc.dataset.prepare import Options, prepare
+from hydragnn_hpc.dataset.resplit import Choice, classes_of, split
+from hydragnn_hpc.errors import UserError
+
+ALL, NONE = (True, True, True), (False, False, False)
+FEPT = (20.872, 0, 0, 0, 10.436, 0, 0, 0, 14.116)
+
+
+def crystal(atoms) -> Geometry:
+    return Geometry(atoms.positions, np.asarray(atoms.cell.array), tuple(map(bool, atoms.pbc)))
+
+
+def cluster(name: str) -> Geometry:
+    return Geometry(molecule(name).positions, np.zeros((3, 3)), NONE)
+
+
+def cube(n: int, periodic: tuple[bool, bool, bool] = ALL) -> Geometry:
+    return Geometry(np.array(list(product(range(n), repeat=3))) * 4.0, np.eye(3) * 4.0 * n, periodic)
+
+
+def layer(n: int) -> Geometry:
+    pos = np.array([(i, j, 0) for i in range(n) for j in range(n)]) * 4.0
+    return Geometry(pos, np.diag([4.0 * n, 4.0 * n, 0]), (True, True, False))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "operations"),
+    [
+        (cube(3), 48 * 27),  # point group m-3m, times 27 shifts
+        (cube(2), 48),  # half of each shift is its own inverse: only 6 turns and 8 shifts move sites differently
+        (cube(2, NONE), 48),
+        (layer(3), 8 * 9),  # p4mm; the mirror in the plane moves nothing
+        (crystal(bulk("Cu", cubic=True)), 24),  # any permutation of the 4 sites
+        (crystal(bulk("Mg", "hcp", a=3.2, c=5.2)), 2),
+        (crystal(bulk("Cu") * (3, 3, 3)), 48 * 27),
+        (crystal(graphene(size=(3, 3, 1), vacuum=None)), 12 * 9),  # p6mm
+        (Geometry(*surrogate.sites(), ALL), 8 * 32),  # mmm, times 32 shifts of the body-centred lattice
+        (cluster("CH4"), 24),
+        (cluster("H2O"), 2),
+        (cluster("CO2"), 2),
+        (cluster("C6H6"), 12),  # of 24, the mirror in the plane moves nothing
+        (Geometry(np.zeros((1, 3)), np.eye(3), ALL), 1),
+        (Geometry(np.array([[0, 0, 0], [0, 0, 2.0], [0, 0.1, 5.0]]), np.diag([0, 0, 9.0]), (False, False, True)), 1),
+        (Geometry(np.array([[0, 0, 0], [0, 0, 3.0], [0, 0, 6.0]]), np.diag([0, 0, 9.0]), (False, False, True)), 6),
+    ],
+)
+def test_groups_have_the_order_that_is_known(geometry: Geometry, operations: int) -> None:
+    # Species do not count: hydrogen and oxygen of water lie on sites that geometry alone tells apart.
+    found = symmetry.site_permutations(geometry)
+    assert len(found) == operations
+    rows = {tuple(p) for p in found.tolist()}
+    assert tuple(range(len(geometry.pos))) in rows
+    some = found[:: max(1, len(found) // 12)]
+    assert all(tuple(a[b].tolist()) in rows for a in some for b in some), "not a group"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_the_group_is_of_the_crystal_not_of_its_description(seed: int) -> None:
+    """Another origin, orientation, choice of lattice vectors, and images of the sites: the same permutations."""
+    rng = np.random.default_rng(seed)
+    plain = Geometry(*surrogate.sites(), ALL)
+    turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    skew = np.eye(3)
+    skew[1, 0], skew[2, 0], skew[2, 1] = rng.integers(-3, 4, 3)
+    pos = plain.pos + rng.integers(-2, 3, (32, 3)) @ plain.cell + rng.normal(size=3)
+    other = Geometry(pos @ turn, skew @ plain.cell @ turn, ALL)
+    np.testing.assert_array_equal(symmetry.site_permutations(other), symmetry.site_permutations(plain))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 31))
+def test_equivalent_decorations_are_of_one_class_and_others_are_not(seed: int, n_iron: int) -> None:
+    rng = np.random.default_rng(seed)
+    geometry = Geometry(*surrogate.sites(), ALL)
+    group = symmetry.site_permutations(geometry)
+    z = np.where(rng.permutation(32) < n_iron, 26, 78)
+    same = z[group[rng.integers(len(group))]]
+    other = np.where(rng.permutation(32) < n_iron, 26, 78)
+    offsets = np.arange(4) * 32
+    found = symmetry.classes([geometry], np.zeros(3, np.int32), np.concatenate([z, same, other]), offsets)
+    assert found[0] == found[1]
+    assert (found[2] == found[0]) == bool((z[group] == other).all(axis=1).any())
+
+
+def test_samples_of_different_geometries_are_of_different_classes() -> None:
+    one, other = cube(2), cube(2, NONE)
+    z = np.tile([26, 26, 26, 26, 78, 78, 78, 78], 3)
+    found = symmetry.classes([one, other], np.array([0, 1, 0], np.int32), z, np.arange(4) * 8)
+    assert found[0] == found[2] != found[1]
+
+
+@pytest.fixture(scope="module")
+def bp(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The surrogate with an open graph, split by composition; many of its samples are equivalent."""
+    path = tmp_path_factory.mktemp("bp") / "small.bp"
+    prepare(raw, path, Options(cap=40))
+    return path
+
+
+def test_no_class_is_torn_apart(bp: Path, tmp_path: Path) -> None:
+    manifest, found = split(bp, tmp_path / "x.bp", Choice(by="symmetry", cell=FEPT))
+    assert found.before > 0 == found.after and found.classes < manifest.sizes["S"]
+    _, a = store.read(tmp_path / "x.bp")
+    classes = classes_of(a, FEPT)
+    for c in np.unique(classes):
+        assert len(np.unique(a["split"][classes == c])) == 1
+    _, old = store.read(bp)
+    for name in old:
+        if name != "split":
+            np.testing.assert_array_equal(a[name], old[name])
+    assert manifest.targets == store.read_manifest(bp).targets  # scaled over all, whatever the split
+    source = manifest.content["source"]
+    assert source["split_by"] == "symmetry" and source["split_again_from"] == store.read_manifest(bp).sha256
+    for composition in np.unique(np.add.reduceat(a["atomic_numbers"] == 26, a["atom_offsets"][:-1], dtype=int)):
+        chosen = np.add.reduceat(a["atomic_numbers"] == 26, a["atom_offsets"][:-1], dtype=int) == composition
+        if len(np.unique(classes[chosen])) > 8:
+            share = (a["split"][chosen] == 0).mean()
+            assert 0.55 <= share <= 0.85, f"composition {composition}: {share:.2f} to train"
+
+
+def test_preparing_by_symmetry_is_splitting_by_symmetry(raw: Path, bp: Path, tmp_path: Path) -> None:
+    split(bp, tmp_path / "x.bp", Choice(by="symmetry", cell=FEPT, seed=3))
+    prepare(raw, tmp_path / "y.bp", Options(cap=40, split_by="symmetry", cell=FEPT, seed=0))
+    again, _ = split(bp, tmp_path / "z.bp", Choice(by="symmetry", cell=FEPT))
+    (_, y), (_, z) = store.read(tmp_path / "y.bp"), store.read(tmp_path / "z.bp")
+    np.testing.assert_array_equal(y["split"], z["split"])
+    assert again.sha256 != store.read_manifest(tmp_path / "x.bp").sha256
+
+
+def test_scaling_over_the_training_part_follows_the_split(raw: Path, bp: Path, tmp_path: Path) -> None:
+    manifest, _ = split(bp, tmp_path / "x.bp", Choice(by="random", seed=5, scale_over="train"))
+    _, a = store.read(tmp_path / "x.bp")
+    h = a["target_mixing_enthalpy"][a["split"] == 0]
+    target = manifest.targets["mixing_enthalpy"]
+    assert (target["minimum"], target["maximum"]) == (h.min(0).tolist(), h.max(0).tolist())
+    assert manifest.content["scaled_over"] == "train"
+    back, _ = split(tmp_path / "x.bp", tmp_path / "y.bp", Choice(scale_over="all"))
+    assert back.sha256 == store.read_manifest(bp).sha256, "the same choice does not give the same data set back"
+    assert manifest.split_counts == pytest.approx([len(a["split"]) * f for f in (0.7, 0.15, 0.15)], abs=1)
+
+
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        (Choice(by="symetry"), "did you mean 'symmetry'"),
+        (Choice(fractions=(0.9, 0.2, 0.1)), "--fractions"),
+        (Choice(by="symmetry", cell=(1.0, *FEPT[1:])), "bohr apart in the cell of --cell"),
+        (Choice(by="symmetry", cell=(0.0,) * 9), "cell with a volume"),
+    ],
+)
+def test_what_does_not_fit_is_told(bp: Path, tmp_path: Path, choice: Choice, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        split(bp, tmp_path / "x.bp", choice)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_the_real_data_has_as_many_classes_as_were_found(real_archive: Path, tmp_path: Path) -> None:
+    prepare(real_archive, tmp_path / "fept.bp", Options())
+    _, found = split(tmp_path / "fept.bp", tmp_path / "x.bp", Choice(by="symmetry", cell=FEPT))
+    assert found.classes == 22_479 and found.after == 0
+    assert 850 < found.before < 1050
