@@ -17,10 +17,11 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 @contextmanager
-def written_whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def written_whole(path: Path, mode: str = "wb", keep: Path | None = None) -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path``; on leaving without an error it is synced and renamed to ``path``.
 
-    A reader sees the old file or the new one, never a half. File modes follow the umask.
+    A reader sees the old file or the new one, never a half; ``keep`` is what the old one is then called. File modes
+    follow the umask.
 
     Raises
     ------
@@ -36,6 +37,8 @@ def written_whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             stream.flush()
             os.fchmod(stream.fileno(), 0o666 & ~_umask())
             os.fsync(stream.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
         Path(temporary).replace(path)
         temporary = ""
         _sync_folder(path.parent)

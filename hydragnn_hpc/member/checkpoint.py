@@ -46,9 +46,7 @@ class Checkpoint:
 
 def save(files: MemberFolder, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; the one before stays as ``checkpoint.previous.pt``."""
-    if files.checkpoint.exists():
-        files.checkpoint.replace(files.previous_checkpoint)
-    with written_whole(files.checkpoint) as stream:
+    with written_whole(files.checkpoint, keep=files.previous_checkpoint) as stream:
         torch.save({"schema": SCHEMA, **vars(checkpoint)}, stream)
 
 

@@ -33,27 +33,28 @@ def hurt(launch: harness.Launch, target: str, what: signal.Signals | str, chance
     return f"{target} {pids}" if pids else ""
 
 
-def test_any_signal_at_any_moment(arena, undisturbed, fault_seed: int, long_form: bool) -> None:
-    chance = random.Random(fault_seed)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test for each case: 8 of them, or 56 in the long form, every target meeting every signal in turn."""
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", range(56 if metafunc.config.getoption("--long") else 8))
+
+
+def test_any_signal_at_any_moment(arena, undisturbed, fault_seed: int, case: int) -> None:
     cases = [(t, w) for t in TARGETS for w in DEADLY]
-    chance.shuffle(cases)
-    number = 56 if long_form else 8
-    cases = (cases * (number // len(cases) + 1))[:number]
-    log = []
-    for k, (target, what) in enumerate(cases):
-        out = arena.folder / f"out-{k:02d}"
-        launch = arena.launch(out)
-        moment = chance.uniform(0.0, 9.0)
-        launch.let_run(moment)
-        met = hurt(launch, target, what, chance)
-        code = launch.end()
-        assert (out / "report" / "table1.csv").exists() or code != 0, "exit code 0 without tables"
-        harness.check_files(out)
-        arena.finish(out)
-        assert harness.outcome(out) == undisturbed, f"case {k}: {what} to {met} at {moment:.2f} s changed the result"
-        harness.check_clean(arena, out)
-        log.append(f"{k:3d} {moment:5.2f} s  {what!s:15s} {met or target + ' (none alive)':24s} exit {code}")
-    print("\n".join(log))
+    random.Random(fault_seed).shuffle(cases)
+    target, what = cases[case % len(cases)]
+    chance = random.Random(f"{fault_seed} {case}")
+    out, moment = arena.folder / "out", chance.uniform(0.0, 9.0)
+    launch = arena.launch(out)
+    launch.let_run(moment)
+    met = hurt(launch, target, what, chance)
+    code = launch.end()
+    assert (out / "report" / "table1.csv").exists() or code != 0, "exit code 0 without tables"
+    harness.check_files(out)
+    arena.finish(out)
+    print(f"{moment:5.2f} s  {what!s:15s} {met or target + ' (none alive)':24s} exit {code}")
+    assert harness.outcome(out) == undisturbed, "the result has changed"
+    harness.check_clean(arena, out)
 
 
 @pytest.mark.long
