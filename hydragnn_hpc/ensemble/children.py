@@ -55,6 +55,8 @@ class Child:
     ----------
     busy : bool
         It trains something.
+    pipe : int or None
+        What it says comes from there; None after its last word.
     """
 
     def __init__(self, options: WorkerOptions, slot: int, log: Path) -> None:
@@ -67,6 +69,7 @@ class Child:
         incoming, self._to = os.pipe()
         self._from, outgoing = os.pipe()
         os.set_blocking(self._from, False)
+        self.pipe: int | None = self._from
         command = [
             *options.command, "--campaign", str(options.campaign), "--staged", str(options.staged),
             "--rank", str(options.rank), "--local-rank", str(options.local_rank), "--slot", str(slot),
@@ -120,6 +123,7 @@ class Child:
         while select.select([self._from], [], [], 0)[0]:
             received = os.read(self._from, 1 << 16)
             if not received:
+                self.pipe = None
                 break
             self._buffer += received
         while b"\n" in self._buffer:

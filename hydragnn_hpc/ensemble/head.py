@@ -20,6 +20,7 @@ from hydragnn_hpc.paths import CampaignFolder, read_json, write_json
 
 _PROGRESS_SECONDS = 2.0
 _TABLES_SECONDS = 5.0
+_TABLES_SHARE = 50.0  # at least so many times as long between two tables as one takes
 _SAVE_SECONDS = 5.0  # what is kept back before a deadline for saving checkpoints, beside an epoch's time
 
 
@@ -75,6 +76,7 @@ class Head:
         self._stop: ExitCode | None = None
         self._told_stop: set[Worker] = set()
         self._written = self._tables = -math.inf
+        self._tables_pause = _TABLES_SECONDS
         self._changed = True
         self._complaint = ""
         self.fatal: UserError | None = None
@@ -278,13 +280,15 @@ class Head:
                 return
             self._safely(lambda: write_json(self._folder.progress, self._progress()))
             self.display.update(self._over_before + len(self._scheduler.finished), self._note())
-        if self._changed and now - self._tables >= _TABLES_SECONDS:
+        if self._changed and now - self._tables >= self._tables_pause:
             self.write_tables()
 
     def write_tables(self) -> None:
         """Bring the tables up to date."""
         self._changed, self._tables = False, time.monotonic()
         self._safely(self._on_change)
+        # Very many members take seconds to read: then it is done less often, and hardly delays what is handed out.
+        self._tables_pause = max(_TABLES_SECONDS, _TABLES_SHARE * (time.monotonic() - self._tables))
 
     def close(self) -> None:
         """Write what is last: tables, the end's event; ``progress.json`` goes."""

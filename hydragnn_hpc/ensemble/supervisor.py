@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import select
 import signal
 import sys
 import time
@@ -26,7 +28,9 @@ from hydragnn_hpc.ensemble.messages import Message, Messenger, Place, connect, p
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.paths import CampaignFolder
 
-_POLL_SECONDS = 0.03
+_POLL_SECONDS = 0.03  # between two looks for messages; MPI can only be asked
+_QUICK_SECONDS = 0.002  # while something goes on: an answer may be under way
+_ACTIVE_SECONDS = 0.2
 _BEAT_SECONDS = 5.0
 _LOST_SECONDS = 120.0  # without a beat of a rank; generous, since a rank on a loaded node may be late
 _STARTS = 3  # deaths of a worker in a row, without its being ready, after which its slot is given up
@@ -142,6 +146,7 @@ class Rank:
         self._heard = dict.fromkeys(range(messenger.size), time.monotonic())
         self._lost: set[int] = set()
         self._beat_at = time.monotonic()
+        self._active_at = -math.inf
         self._staged: Path | None = None
         self._end: ExitCode | None = None
         self._signals: list[int] = []
@@ -206,16 +211,26 @@ class Rank:
 
     def _loop(self) -> None:
         while self._end is None:
-            for source, message in self._arrived():
+            arrived = self._arrived()
+            for source, message in arrived:
                 self._take(source, message)
-            for slot in list(self._children):
-                for event in self._children[slot].poll():
-                    self._hear(slot, event)
+            events = [(slot, event) for slot, child in list(self._children.items()) for event in child.poll()]
+            for slot, event in events:
+                self._hear(slot, event)
             self._pass_on_signals()
             if self.head is not None:
                 self._steer(self.head)
             self._beat()
-            time.sleep(_POLL_SECONDS)
+            self._pause(bool(arrived or events))
+
+    def _pause(self, active: bool) -> None:
+        """Wait a moment, or until a worker says something."""
+        now = time.monotonic()
+        if active:
+            self._active_at = now
+        seconds = 0.0 if self._own else _QUICK_SECONDS if now - self._active_at < _ACTIVE_SECONDS else _POLL_SECONDS
+        pipes = [child.pipe for child in self._children.values() if child.pipe is not None]
+        select.select(pipes, [], [], seconds)
 
     def _arrived(self) -> list[tuple[int, Message]]:
         own = list(self._own)

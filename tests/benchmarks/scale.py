@@ -1,0 +1,129 @@
+"""Measure what the ensemble itself costs: scheduling over many ranks, start-up and reports of large campaigns.
+
+    python -m tests.benchmarks.scale [--ranks 64] [--members 10000] [--seconds 2] [--json FILE]
+
+Members only sleep (the tests' stand-in for the worker): what is left is the ensemble. Efficiency is the time that
+members slept over the time that the ranks had, from the first hand-out to the last result. All ranks share this host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydragnn_hpc.dataset import surrogate
+from hydragnn_hpc.dataset.prepare import Options, prepare
+
+DRIVE = Path(__file__).parents[1] / "ensemble" / "drive.py"
+BIN = Path(sys.executable).parent
+CAMPAIGN = """\
+name: scale
+dataset: small.bp
+tasks:
+  H: {level: graph, field: mixing_enthalpy}
+  C: {level: node, field: charge_transfer}
+variants: [HC, H]
+replicas: REPLICAS
+"""
+Row = dict[str, Any]
+
+
+def campaign(folder: Path, members: int) -> Path:
+    """A campaign of so many members on a small data set."""
+    if not (folder / "small.bp").exists():
+        surrogate.generate(folder / "raw", cap=4, seed=2)
+        prepare(folder / "raw", folder / "small.bp", Options())
+    path = folder / f"{members}.yaml"
+    path.write_text(CAMPAIGN.replace("REPLICAS", str(members // 2)), encoding="utf-8")
+    return path
+
+
+def drive(folder: Path, out: Path, ranks: int, members: int, sleep: float) -> tuple[float, str]:
+    """Run a campaign of sleepers; returns its wall time and what it printed."""
+    (folder / "stage").mkdir(exist_ok=True)
+    words = [str(campaign(folder, members)), str(out), str(folder / "stage"), "good", "-", str(sleep)]
+    started = time.perf_counter()
+    done = subprocess.run(
+        [str(BIN / "mpirun"), "-n", str(ranks), sys.executable, str(DRIVE), *words],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return time.perf_counter() - started, done.stdout
+
+
+def events(out: Path, kind: str) -> list[float]:
+    """Times of the events of a kind, seconds."""
+    lines = map(json.loads, (out / "logs" / "events.jsonl").read_text(encoding="utf-8").splitlines())
+    return [datetime.fromisoformat(e["time"]).timestamp() for e in lines if e["event"] == kind]
+
+
+def efficiency(folder: Path, ranks: int, sleep: float) -> Row:
+    """Ten members a rank that sleep."""
+    out, members = folder / "ranks", 10 * ranks
+    wall, printed = drive(folder, out, ranks, members, sleep)
+    span = max(events(out, "finished")) - min(events(out, "assign"))
+    return {
+        "what": f"{ranks} ranks, {members} members of {sleep:g} s",
+        "efficiency": members * sleep / (ranks * span),
+        "wall_seconds": wall,
+        "supervisor_megabytes": max(int(m) for m in re.findall(r"SUPERVISOR peak (\d+)", printed)),
+    }
+
+
+def large(folder: Path, members: int) -> list[Row]:
+    """A campaign of very many members that take no time: hand-out, start-up, status."""
+    out = folder / "members"
+    wall, printed = drive(folder, out, 4, members, 0.0)
+    span = max(events(out, "finished")) - min(events(out, "assign"))
+    start, _ = drive(folder, out, 4, members, 0.0)
+    rows = [
+        {
+            "what": f"{members} members of no time on 4 ranks",
+            "milliseconds_a_member": 1e3 * span / members,
+            "wall_seconds": wall,
+            "supervisor_megabytes": max(int(m) for m in re.findall(r"SUPERVISOR peak (\d+)", printed)),
+        },
+        {"what": f"the same command again: all {members} found finished", "wall_seconds": start},
+    ]
+    for command in (["status"], ["status", "--json"]):
+        rows.append(timed(f"{' '.join(command)} of {members} members", [*command, str(out)]))
+    return rows
+
+
+def timed(what: str, arguments: list[str]) -> Row:
+    """Wall time and peak memory of a command."""
+    started = time.perf_counter()
+    process = subprocess.Popen([str(BIN / "hydragnn-hpc"), *arguments], stdout=subprocess.DEVNULL)
+    _, code, usage = os.wait4(process.pid, 0)
+    assert code == 0, what
+    return {"what": what, "wall_seconds": time.perf_counter() - started, "megabytes": usage.ru_maxrss / 1024}
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, default=64)
+    parser.add_argument("--members", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--json", type=Path, help="write the rows there as well")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        rows = [efficiency(folder, arguments.ranks, arguments.seconds), *large(folder, arguments.members)]
+    for row in rows:
+        rest = ", ".join(f"{k} {v:.3g}" for k, v in row.items() if k != "what")
+        print(f"{row['what']}: {rest}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
