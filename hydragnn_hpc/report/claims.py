@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hydragnn_hpc.config import Variant
 from hydragnn_hpc.report import costs, text
@@ -142,7 +142,7 @@ def _one_head(bench: _Bench) -> Claim:
     remark = (
         f"“About 10 %” is taken as {HEAD_SHARE[0] * 100:g} to {HEAD_SHARE[1] * 100:g} %; the mean over all decides."
     )
-    return Claim("c", statement, verdict, tuple(evidence), remark)
+    return _of_equal_stacks(Claim("c", statement, verdict, tuple(evidence), remark), bench)
 
 
 def _faster(bench: _Bench) -> Claim:
@@ -161,7 +161,17 @@ def _faster(bench: _Bench) -> Claim:
         figures = f"{cost.ratio:.2f} {_shown(cost.interval, '.2f')} times, n = {_counts(cost.n)}"
         inside = _inside(cost.interval, (FASTER, float("inf")), cost.n)
         evidence.append(Evidence(f"{cost.variant} against {' + '.join(cost.singles)}", figures, *inside))
-    return Claim("d", statement, _together(evidence), tuple(evidence))
+    return _of_equal_stacks(Claim("d", statement, _together(evidence), tuple(evidence)), bench)
+
+
+def _of_equal_stacks(claim: Claim, bench: _Bench) -> Claim:
+    """Leave a claim about times undecided where the times do not compare."""
+    if costs.comparable(bench.snapshot):
+        return claim
+    reason = "trained in stacks of different sizes"
+    evidence = tuple(replace(e, verdict=Verdict.UNDECIDED, reason=reason) for e in claim.evidence)
+    remark = f"{claim.remark} Undecided: the variants were {reason}, and a member's time is its stack's.".strip()
+    return replace(claim, verdict=Verdict.UNDECIDED, evidence=evidence, remark=remark)
 
 
 def _lower_error(bench: _Bench, task: str, first: str, second: str) -> Evidence:

@@ -132,6 +132,15 @@ def mean_head(snapshot: Snapshot) -> tuple[float, Interval | None] | None:
     return value, bootstrap_interval(data, statistic)
 
 
+def comparable(snapshot: Snapshot) -> bool:
+    """Whether all variants were trained in stacks of the same sizes: a member's time is its stack's."""
+    sizes: dict[str, set[int]] = {}
+    for member in snapshot.members:
+        if member.result:
+            sizes.setdefault(member.variant, set()).add(len(member.result.get("stack") or [0]))
+    return len({frozenset(s) for s in sizes.values()}) <= 1
+
+
 def one_more(variants: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
     """Return every two variants of which the second has the tasks of the first and one more."""
     return [

@@ -121,6 +121,16 @@ def test_one_model_against_three(tmp_path: Path, together: float, verdict: Verdi
     assert cost.device_hours == pytest.approx(6 * together / 3600)
 
 
+def test_times_of_different_stacks_decide_nothing(tmp_path: Path) -> None:
+    seconds = {v: spread(600.0, STEADY, 3.0) for v in making.PAPER_VARIANTS}
+    assert campaign(tmp_path / "x", {}, seconds)["d"].verdict is Verdict.HOLDS
+    for replica in range(6):
+        change(tmp_path / "x", "HCM", replica, lambda r: r.update(stack=[0, 1, 2]))
+    found = {c.key: c for c in weigh(load(tmp_path / "x"))}
+    for key in ("c", "d"):
+        assert found[key].verdict is Verdict.UNDECIDED and "stacks of different sizes" in found[key].remark
+
+
 def test_device_hours_count_a_stack_once_and_a_shared_device_by_its_share(tmp_path: Path) -> None:
     out = making.make(
         tmp_path / "x", variants=("H",), replicas=4, stack=4, arrays=False, launch={"slots_per_device": 2}
