@@ -17,10 +17,13 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from hydragnn_hpc.logs import say
 
 SOURCE = Path(__file__).parent / "source"
 COMPILERS = ("gcc", "clang", "cc")
@@ -115,7 +118,7 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
         With the compiler's first complaint.
     """
     extra = ["-DFUSED_DOUBLE"] if dtype == "float64" else []
-    complaint = ""
+    complaint, started = "", time.monotonic()
     for native in (*((flag,) for flag in NATIVE), ()):
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.stem, suffix=".part")
         os.close(handle)
@@ -124,6 +127,7 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
             if done.returncode == 0:
                 Path(name).replace(target)
+                say(f"compiled the fused engine with {compiler} in {time.monotonic() - started:.1f} s: {target}")
                 return
             complaint = complaint or next(iter(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
         except (OSError, subprocess.SubprocessError) as error:
