@@ -10,27 +10,51 @@ import typer
 
 from hydragnn_hpc.cli.data_options import check_seed, one_of, parse_cell, parse_fractions
 from hydragnn_hpc.cli.data_show import check_values, show
+from hydragnn_hpc.errors import UserError
 
 _BOUNDARIES = {"auto": None, "open": False, "periodic": True}
 
 app = typer.Typer(help="Make, prepare and look at data sets.", no_args_is_help=True)
 
 
-@app.command(epilog="Example: hydragnn-hpc data generate data/raw --cap 40")
+@app.command(
+    epilog="Example: hydragnn-hpc data generate data/alloy.extxyz --system ternary --cap 20 --sizes 1x1x1,2x2x1"
+)
 def generate(
-    out: Annotated[Path, typer.Argument(help="The folder to make.")],
-    cap: Annotated[int, typer.Option(help="At most so many samples a composition.")] = 1000,
+    out: Annotated[Path, typer.Argument(help="LSMS text: the folder to make; extended XYZ: the file.")],
+    system: Annotated[str, typer.Option(help="FePt, CuAu, or ternary (Cu-Ag-Au).")] = "FePt",
+    form: Annotated[
+        str, typer.Option("--format", help="lsms (FePt alone) or extxyz. Default: lsms for FePt, else extxyz.")
+    ] = "",
+    cap: Annotated[int, typer.Option(help="At most so many samples a composition (and size).")] = 1000,
+    sizes: Annotated[
+        str, typer.Option(help="CuAu and ternary: repetitions of the cube of 4 atoms, as 1x1x1,2x2x2. Default: 2x2x2.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
 ) -> None:
-    """Write a surrogate FePt data set as LSMS text."""
-    from hydragnn_hpc.dataset import surrogate
+    """Write a surrogate data set: FePt as LSMS text, or an alloy as extended XYZ."""
+    from hydragnn_hpc.dataset import alloys, convert, surrogate
     from hydragnn_hpc.logs import progress
 
     check_seed(seed)
-    with progress("generating", "files") as update:
-        number = surrogate.generate(out, cap, seed, force, update)
-    typer.echo(f"{out}: {number:,} files")
+    one_of("--system", system, ("FePt", *alloys.SYSTEMS))
+    form = one_of("--format", form or ("lsms" if system == "FePt" else "extxyz"), ("lsms", "extxyz"))
+    if system != "FePt" and form == "lsms":
+        raise UserError(f"--format lsms --system {system}: only FePt can be written as LSMS text; leave --format out")
+    if system == "FePt" and sizes:
+        raise UserError(f"--sizes {sizes}: FePt has one size of cell, of 32 atoms; leave it out")
+    if form == "extxyz" and out.suffix not in (".xyz", ".extxyz"):
+        raise UserError(f"{out}: the name of an extended XYZ file ends in .extxyz or .xyz")
+    with progress("generating", "files" if form == "lsms" else "structures") as update:
+        if system != "FePt":
+            choice = cap, alloys.parse_sizes(sizes or "2x2x2")
+            number = alloys.generate(out, system, seed, choice, force, update)
+        elif form == "lsms":
+            number = surrogate.generate(out, cap, seed, force, update)
+        else:
+            number = convert.generate_fept(out, cap, seed, force, update)
+    typer.echo(f"{out}: {number:,} {'files' if form == 'lsms' else 'structures'}")
 
 
 @app.command(
@@ -166,6 +190,45 @@ def split(
         f"{equivalents.classes:,} symmetry classes of {n_samples:,} samples; {equivalents.after:,} of {n_test:,} test"
         f" samples have an equivalent in the training part ({equivalents.before:,} before)"
     )
+
+
+@app.command(epilog="Example: hydragnn-hpc data convert data/fept.bp fept.extxyz")
+def convert(
+    source: Annotated[Path, typer.Argument(help="A data set (.bp), LSMS text, extended XYZ, or an ASE database.")],
+    out: Annotated[
+        Path, typer.Argument(help="A data set (.bp), an extended XYZ file (.extxyz, .xyz), or a folder of LSMS text.")
+    ],
+    to: Annotated[str, typer.Option(help="What to write: auto (by OUT's name), lsms, extxyz, bp.")] = "auto",
+    form: Annotated[
+        str, typer.Option("--format", help="What SOURCE is: auto (by content), lsms, extxyz, ase-db.")
+    ] = "auto",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="As for prepare, where a structure file does not say itself what its keys are. LSMS text needs"
+            " total_energy, charge or charge_transfer, magnetic_moment: total_energy=graph:energy:eV."
+        ),
+    ] = None,
+    cell: Annotated[str, typer.Option(help="As for prepare, for structures without one.")] = "",
+    cutoff: Annotated[str, typer.Option(help="Of a data set, with its unit. Default: as SOURCE says, or 7bohr.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+) -> None:
+    """Convert between LSMS text, extended XYZ and data sets; says what the new format cannot hold."""
+    from hydragnn_hpc.dataset import convert as conversion
+    from hydragnn_hpc.dataset.graphs import parse_length
+    from hydragnn_hpc.dataset.prepare import Options
+    from hydragnn_hpc.dataset.targets import parse_targets
+
+    options = Options(
+        form=form,
+        targets=parse_targets(target or []),
+        cell=parse_cell(cell) if cell else None,
+        cutoff=parse_length(cutoff, "--cutoff") if cutoff else 0.0,
+    )
+    done = conversion.convert(source, out, options, to, force)
+    typer.echo(f"{out}: {done.count:,} structures as {done.kind}")
+    if done.lost:
+        typer.echo(f"not held by {done.kind}: {'; '.join(done.lost)}")
 
 
 @app.command(epilog="Example: hydragnn-hpc data info data/fept.bp --verify")

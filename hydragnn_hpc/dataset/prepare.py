@@ -40,6 +40,8 @@ class Options:
         Training, validation, test.
     seed : int
         Of the cap's choice and the split.
+    keep_repeated : bool
+        Whether samples of the same species on the same sites are all kept.
     split_by : {"composition", "symmetry", "random"}
         What the split keeps in proportion, or together (:func:`hydragnn_hpc.dataset.select.split`).
     scale_over : {"all", "train"}
@@ -58,6 +60,7 @@ class Options:
     cap: int = 1000
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
     seed: int = 0
+    keep_repeated: bool = False
     split_by: str = "composition"
     scale_over: str = "all"
     end_members: derive.EndMembers = field(default_factory=dict)
@@ -77,25 +80,30 @@ def prepare(
     store.refuse_existing(out, force)
     if options.cap < 0:
         raise UserError(f"--cap {options.cap}: must be 0 (keep all) or positive")
-    raw = sources.read(source, options, progress)
+    return write_raw(sources.read(source, options, progress), out, options, force)
+
+
+def write_raw(raw: sources.Raw, out: Path, options: Options, force: bool = False) -> store.Manifest:
+    """Make the data set ``out`` from what was read: derive, select, split, scale, connect, write.
+
+    Raises
+    ------
+    UserError
+        On the first thing that does not fit; nothing is left behind.
+    """
     samples = raw.samples
     species, counts = select.species_counts(np.concatenate(samples.atomic_numbers), samples.atom_offsets())
     end_members = _add_mixing_enthalpy(raw, counts, species, options.end_members)
 
-    unique = select.first_of_repeated(samples.keys())
+    unique = np.arange(len(samples.names)) if options.keep_repeated else select.first_of_repeated(samples.keys())
     kept = unique[select.cap_per_composition(counts[unique], options.cap, options.seed)]
-    chosen = samples.chosen(kept)
-    classes = None
-    if options.split_by == "symmetry":
-        geometries = [symmetry.with_period(g, options.cell) for g in chosen.geometries]
-        z = np.concatenate(chosen.atomic_numbers)
-        classes = symmetry.classes(geometries, chosen.geometry, z, chosen.atom_offsets())
-    split = select.split(options.split_by, counts[kept], options.fractions, options.seed, classes)
-    if split.too_small:
-        say(too_small_told(split.too_small, species))
-    per_composition = np.unique(counts[kept], axis=0, return_counts=True)[1]
+    chosen, counts = samples.chosen(kept), counts[kept]
+    part, of_split = (
+        _split(chosen, (species, counts), options) if raw.part is None else (raw.part[kept], {"split_by": "source"})
+    )
+    per_composition = np.unique(counts, axis=0, return_counts=True)[1]
     source_facts = {
-        "path": source.resolve().name,
+        "path": raw.path.resolve().name,
         "format": raw.form,
         "read": len(samples.names),
         "skipped": raw.skipped.count,
@@ -106,18 +114,37 @@ def prepare(
         "species": [int(z) for z in species],
         "compositions": len(per_composition),
         "samples_per_composition": {"minimum": int(per_composition.min()), "maximum": int(per_composition.max())},
-        "compositions_too_small_to_split": len(split.too_small),
+        "compositions_too_small_to_split": 0,
         "end_members": {str(z): end_members[z] for z in species.tolist() if z in end_members},
         "cap": options.cap,
         "seed": options.seed,
         "fractions": list(options.fractions),
-        "split_by": options.split_by,
+        **of_split,
     }
-    if classes is not None:
-        source_facts["symmetry_classes"] = len(np.unique(classes))
     properties = raw.properties if raw.mixing is None else [raw.mixing, *raw.properties]
-    arrays = arrays_of(chosen, split.part, options.cutoff)
+    arrays = arrays_of(chosen, part, options.cutoff)
     return store.write(out, arrays, facts_of(arrays, properties, options, source_facts), force)
+
+
+def _split(
+    chosen: Samples, composition: tuple[np.ndarray, np.ndarray], options: Options
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the parts and what the manifest says of them; ``composition`` as select.species_counts gives it."""
+    species, counts = composition
+    classes, facts = None, {}
+    if options.split_by == "symmetry":
+        geometries = [symmetry.with_period(g, options.cell) for g in chosen.geometries]
+        z = np.concatenate(chosen.atomic_numbers)
+        classes = symmetry.classes(geometries, chosen.geometry, z, chosen.atom_offsets())
+        facts["symmetry_classes"] = len(np.unique(classes))
+    split = select.split(options.split_by, counts, options.fractions, options.seed, classes)
+    if split.too_small:
+        say(too_small_told(split.too_small, species))
+    return split.part, {
+        **facts,
+        "split_by": options.split_by,
+        "compositions_too_small_to_split": len(split.too_small),
+    }
 
 
 def arrays_of(samples: Samples, part: np.ndarray, cutoff: float) -> dict[str, np.ndarray]:

@@ -37,6 +37,10 @@ class Raw:
         The mixing enthalpy that is to be derived from ``samples.energies``.
     form : str
         The format.
+    path : Path
+        Where from.
+    part : numpy.ndarray or None
+        ``[S]`` uint8, where the source itself says to which part of the split each sample belongs.
     """
 
     samples: Samples
@@ -44,6 +48,8 @@ class Raw:
     properties: list[Property]
     mixing: Property | None
     form: str
+    path: Path
+    part: np.ndarray | None = None
 
 
 def read(source: Path, options: Options, progress: Progress | None = None) -> Raw:
@@ -88,7 +94,7 @@ def read_lsms(source: Path, options: Options, progress: Progress | None = None) 
             progress(len(found) + skipped.count, total)
     properties = [PROPERTIES[name] for name in ("charge_transfer", "magnetic_moment")]
     samples = found.samples(properties, {p.name: 1 for p in properties})
-    return Raw(samples, skipped, properties, PROPERTIES["mixing_enthalpy"], "lsms")
+    return Raw(samples, skipped, properties, PROPERTIES["mixing_enthalpy"], "lsms", source)
 
 
 def read_structures(source: Path, form: str, options: Options, progress: Progress | None = None) -> Raw:
@@ -120,7 +126,7 @@ def read_structures(source: Path, form: str, options: Options, progress: Progres
     widths = extract.widths(str(source))
     properties = [one.property for one in options.targets if not one.mixing]
     mixing = next((one.property for one in options.targets if one.mixing), None)
-    return Raw(found.samples(properties, widths), skipped, properties, mixing, form)
+    return Raw(found.samples(properties, widths), skipped, properties, mixing, form, source)
 
 
 class _NoTargetError(UserError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase.io.extxyz import per_atom_properties
 from ase.io.formats import UnknownFileTypeError
 
 from hydragnn_hpc.dataset import files, xyz
@@ -147,9 +148,13 @@ def _frames_of_xyz(content: Path | bytes, where: str, name: str) -> Iterator[Fra
 
 def _frame_of_chunk(chunk: list[bytes], where: str, name: str) -> Frame | UserError:
     try:
-        return _frame(xyz.parse(chunk, where), where, name)
+        atoms = xyz.parse(chunk, where)
     except UserError as error:
         return error
+    columns = xyz.column_names(chunk[1])
+    # ASE calls this column otherwise than the file; a user goes by the file.
+    renamed = {"charges": "charge"} if "charge" in columns else {}
+    return _frame(atoms, where, name, {"charges" if c == "charge" else c for c in columns}, renamed)
 
 
 def _frames_of_database(content: Path | bytes, where: str, name: str) -> Iterator[Frame | UserError]:
@@ -181,21 +186,21 @@ def _frame_of_row(row: Any, where: str, name: str) -> Frame | UserError:
     try:
         atoms = row.toatoms()
         atoms.info = {**row.key_value_pairs, **row.data}
-        return _frame(atoms, where, name)
-    except UserError as error:
-        return error
+        return _frame(atoms, where, name, set(per_atom_properties), {})
     except _DAMAGE as error:
         return UserError(f"{where}: damaged: {type(error).__name__}: {error}")
 
 
-def _frame(atoms: Any, where: str, name: str) -> Frame:
-    """Turn an ASE structure into a :class:`Frame`: what a calculator left, what is of the structure, of the atoms."""
+def _frame(atoms: Any, where: str, name: str, of_atoms: set[str], renamed: dict[str, str]) -> Frame:
+    """Turn an ASE structure into a :class:`Frame`.
+
+    Of a calculator's results, those named in ``of_atoms`` are of the atoms; ``renamed`` gives some another key.
+    """
     values, columns = dict(atoms.info), dict(atoms.arrays)
     numbers, positions = columns.pop("numbers"), columns.pop("positions")
     own = values.pop("name", None)
     for key, value in (atoms.calc.results if atoms.calc else {}).items():
-        of_atoms = np.ndim(value) and len(value) == len(atoms) and key not in ("stress", "dipole", "magmom")
-        (columns if of_atoms else values)[key] = value
+        (columns if key in of_atoms else values)[renamed.get(key, key)] = value
     periodic = (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2]))
     pos, cell = to_bohr(np.asarray(positions, np.float64)), to_bohr(np.asarray(atoms.cell.array, np.float64))
     name = name if own is None else str(own)

@@ -9,9 +9,7 @@ Lengths in bohr, charges in e, energies in Ry, moments in μB.
 from __future__ import annotations
 
 import math
-import re
-import secrets
-import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
@@ -19,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from scipy.special import erfc
 
-from hydragnn_hpc.dataset.lsms import format_sample, new_sample
+from hydragnn_hpc.dataset.lsms import LsmsSample, format_sample, new_sample
+from hydragnn_hpc.dataset.outputs import new_folder
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import Progress
-from hydragnn_hpc.paths import TEMPORARY_PREFIX
 
 A, C = 5.218, 7.058  # lattice constants of the body-centred tetragonal cell, bohr
 N_SITES = 32
@@ -214,59 +212,18 @@ def generate(out: Path, cap: int, seed: int, force: bool = False, progress: Prog
         raise UserError(f"--cap {cap}: at least 1 sample a composition")
     if seed < 0:
         raise UserError(f"--seed {seed}: must be 0 or positive")
-    try:
-        out = out.resolve()
-        _refuse_existing(out, force)
-        fe = configurations(cap, seed)
-        temporary = _beside(out)
-        try:
-            temporary.mkdir(parents=True)
-            _write(temporary, fe, progress)
-            _put_in_place(temporary, out)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {out}: {error.strerror or error}; free space or choose another folder"
-        ) from error
+    fe = configurations(cap, seed)
+    with new_folder(out, force) as folder:
+        for done, sample in enumerate(samples(fe), start=1):
+            # Written plainly: the whole folder is renamed at the end.
+            (folder / sample.name).write_text(format_sample(sample), encoding="ascii")
+            if progress:
+                progress(done, len(fe))
     return len(fe)
 
 
-def _refuse_existing(out: Path, force: bool) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UserError(f"{out} is a file; give the name of a folder")
-    if Path.cwd().is_relative_to(out):
-        raise UserError(f"{out} is where you are; give the name of a new folder")
-    names = sorted(path.name for path in out.iterdir())
-    if names and not force:
-        raise UserError(f"{out} exists and is not empty; give another folder, or --force to replace it")
-    for name in names:
-        if not re.fullmatch(r"out_\d+", name):
-            raise UserError(f"{out} holds '{name}', which is no LSMS text; --force replaces data alone: move it away")
-
-
-def _put_in_place(temporary: Path, out: Path) -> None:
-    if not out.exists():
-        temporary.rename(out)
-        return
-    old = _beside(out)
-    out.rename(old)
-    try:
-        temporary.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(out: Path) -> Path:
-    # Named at random: two at once must not write into one folder.
-    return out.with_name(f"{TEMPORARY_PREFIX}{out.name}-{secrets.token_hex(4)}")
-
-
-def _write(folder: Path, fe: np.ndarray, progress: Progress | None, block: int = 512) -> None:
+def samples(fe: np.ndarray, block: int = 512) -> Iterator[LsmsSample]:
+    """Yield what LSMS would write for the configurations ``[S, 32]``."""
     on = lattice()
     for first in range(0, len(fe), block):
         part = fe[first : first + block]
@@ -279,8 +236,4 @@ def _write(folder: Path, fe: np.ndarray, progress: Progress | None, block: int =
         for k, occupied in enumerate(part):
             z = np.where(occupied, FE, PT)
             energies = np.array([total[k], band[k], fermi[k]])
-            sample = new_sample(f"out_{first + k}", energies, z, on.pos, (z + q[k], m[k]))
-            # Written plainly: the whole folder is renamed at the end.
-            (folder / sample.name).write_text(format_sample(sample), encoding="ascii")
-        if progress:
-            progress(first + len(part), len(fe))
+            yield new_sample(f"out_{first + k}", energies, z, on.pos, (z + q[k], m[k]))

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
+import numpy as np
+from ase.data import chemical_symbols
+
+from hydragnn_hpc.dataset.units import to_angstrom
 from hydragnn_hpc.errors import UserError
 
 _LONGEST_LINE = 2**24  # bytes; a longer one is no line of text
 _SHOWN = 40
+_PROPERTIES = re.compile(rb'(?:^|\s)Properties="?([^\s"]+)')
 
 
 def is_count(line: bytes) -> bool:
@@ -107,6 +113,12 @@ def _resume(lines: _Lines) -> None:
     lines.put_back([line])
 
 
+def column_names(comment: bytes) -> set[str]:
+    """Return the names of the columns that a frame's comment line announces."""
+    found = _PROPERTIES.search(comment)
+    return {name.decode("utf-8", "replace") for name in found[1].split(b":")[::3]} if found else set()
+
+
 def parse(chunk: list[bytes], where: str) -> Any:
     """Return a frame's lines as an ``ase.Atoms``, its numbers in ``info``, ``arrays`` and the calculator's results.
 
@@ -121,9 +133,9 @@ def parse(chunk: list[bytes], where: str) -> Any:
         text = b"".join(chunk).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: byte 0x{error.object[error.start]:02x} is not UTF-8 text; mend the file") from error
-    columns = re.search(r'\bProperties="?([\w:]+)', text.split("\n", 2)[1])
-    expected = sum(int(n) for n in columns[1].split(":")[2::3] if n.isdigit()) if columns else 0
-    for number, line in enumerate(text.splitlines()[2:]):
+    columns = _PROPERTIES.search(chunk[1])
+    expected = sum(int(n) for n in columns[1].split(b":")[2::3] if n.isdigit()) if columns else 0
+    for number, line in enumerate(text.rstrip("\n").split("\n")[2:]):
         count = len(line.split())
         if (columns and count != expected) or count < 4:
             raise UserError(
@@ -134,3 +146,51 @@ def parse(chunk: list[bytes], where: str) -> Any:
         return ase.io.read(io.StringIO(text), index=0, format="extxyz")
     except Exception as error:  # on damaged text ASE raises whatever its parser runs into
         raise UserError(f"{where}: ASE cannot read it as extended XYZ: {error!s:.160}; mend the frame") from error
+
+
+def format_frame(
+    atomic_numbers: np.ndarray,
+    pos: np.ndarray,
+    cell: np.ndarray,
+    periodic: tuple[bool, bool, bool],
+    values: Mapping[str, Any],
+    columns: Mapping[str, np.ndarray],
+) -> str:
+    """Return a structure as extended XYZ, every number with all its digits (ASE would keep 8 decimals of positions).
+
+    Parameters
+    ----------
+    atomic_numbers, pos, cell, periodic
+        ``[n]``, ``[n, 3]`` and ``[3, 3]`` in bohr, written in ångström; a cell of zeros is left out.
+    values : mapping
+        Of the structure: numbers, arrays of one dimension, text; anything else is written as JSON.
+    columns : mapping
+        Of every atom, numbers ``[n]`` or ``[n, d]``.
+    """
+    symbols = [chemical_symbols[z] for z in atomic_numbers.tolist()]
+    table = {"pos": to_angstrom(pos), **{key: v.reshape(len(symbols), -1) for key, v in columns.items()}}
+    kinds = {key: "I" if v.dtype.kind in "iu" else "R" for key, v in table.items()}
+    header = []
+    if cell.any():
+        header.append(f'Lattice="{_joined(to_angstrom(cell).ravel())}"')
+    header.append("Properties=species:S:1" + "".join(f":{k}:{kinds[k]}:{v.shape[1]}" for k, v in table.items()))
+    header += [f"{key}={_value(value)}" for key, value in values.items()]
+    header.append(f'pbc="{" ".join("FT"[p] for p in periodic)}"')
+    rows = zip(symbols, *(v.tolist() for v in table.values()), strict=True)
+    lines = [" ".join([symbol, *(repr(number) for part in parts for number in part)]) for symbol, *parts in rows]
+    return "\n".join([str(len(symbols)), " ".join(header), *lines]) + "\n"
+
+
+def _joined(numbers: np.ndarray) -> str:
+    return " ".join(map(repr, numbers.tolist()))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*[_.@-][\w.@-]*", value, re.ASCII):
+        return value  # cannot be taken for a number or a truth value
+    array = np.asarray(value) if not isinstance(value, str | dict) else np.array("")
+    if array.dtype.kind in "iuf" and array.ndim < 2 and array.size:
+        text = _joined(array.reshape(-1))
+        return text if array.size == 1 else f'"{text}"'
+    escaped = json.dumps(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"_JSON {escaped}"'

@@ -76,6 +76,17 @@ def test_info_tells_what_is_there(made: Path) -> None:
         (["split", "{bp}", "{bp}"], "--force"),
         (["split", "{raw}", "{new}.bp"], "manifest.json"),
         (["split", "{bp}", "{new}.bp", "--scale-over", "tran"], "did you mean 'train'"),
+        (["generate", "{new}.xyz", "--system", "ternery"], "did you mean 'ternary'"),
+        (["generate", "{new}", "--system", "CuAu"], "ends in .extxyz"),
+        (["generate", "{new}", "--system", "CuAu", "--format", "lsms"], "only FePt"),
+        (["generate", "{new}", "--sizes", "1x1x1"], "FePt has one size"),
+        (["generate", "{new}.xyz", "--system", "CuAu", "--sizes", "1x1"], "--sizes 1x1"),
+        (["generate", "{new}.xyz", "--system", "CuAu", "--cap", "0"], "--cap 0"),
+        (["generate", "/proc/nowhere/x.xyz", "--system", "CuAu"], "cannot write"),
+        (["convert", "{raw}", "{new}.bp", "--cutoff", "7"], "with its unit"),
+        (["convert", "{raw}", "{new}", "--to", "lmsm"], "did you mean 'lsms'"),
+        (["convert", "{raw}", "{new}"], "is lsms already"),
+        (["convert", "{raw}", "{bp}"], "--force"),
         (["info", "{bp}/data.0"], "is a file"),
         (["info", "{raw}"], "manifest.json"),
         (["info", "{new}.bp"], "no such data set"),
@@ -96,7 +107,7 @@ def test_what_a_user_gets_wrong_is_one_line(
     errors = [line for line in said.splitlines() if "error" in line]
     assert len(errors) == 1 and told.format(**places) in errors[0], said
     assert "Traceback" not in said
-    assert not (made / "new").exists() and not (made / "new.bp").exists()
+    assert not [p.name for p in made.glob("new*")]
 
 
 def test_damage_is_told_by_verifying(made: Path) -> None:
@@ -157,7 +168,17 @@ def test_splitting_again_by_symmetry(made: Path) -> None:
     assert content["verified"] and content["source"]["split_by"] == "symmetry" and content["source"]["seed"] == 2
 
 
-@pytest.mark.parametrize("name", ["generate", "prepare", "split", "info"])
+def test_a_data_set_as_extended_xyz_and_back(made: Path) -> None:
+    done = command("convert", str(made / "small.bp"), str(made / "small.extxyz"))
+    assert done.returncode == 0 and "250 structures as extxyz" in done.stdout, done.stderr
+    assert "not held by extxyz: neighbour lists" in done.stdout
+    assert command("convert", str(made / "small.extxyz"), str(made / "back.bp")).returncode == 0
+    contents = [json.loads(command("info", str(made / f"{n}.bp"), "--json").stdout) for n in ("small", "back")]
+    assert contents[0]["targets"] == contents[1]["targets"] and contents[0]["split"] == contents[1]["split"]
+    assert contents[1]["source"]["split_by"] == "source"
+
+
+@pytest.mark.parametrize("name", ["generate", "prepare", "split", "convert", "info"])
 def test_help_has_an_example_that_is_a_command(name: str) -> None:
     shown = command(name, "--help").stdout
     assert f"Example: hydragnn-hpc data {name}" in " ".join(shown.split())

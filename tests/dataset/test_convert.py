@@ -1,0 +1,151 @@
+"""Conversions: what both formats can hold comes back, what one cannot hold is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from alloy_frames import frames, write
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from synthetic import alloys, write_raw
+
+from hydragnn_hpc.dataset import store, surrogate
+from hydragnn_hpc.dataset.convert import convert
+from hydragnn_hpc.dataset.graphs import Geometry
+from hydragnn_hpc.dataset.prepare import Options, arrays_of, facts_of, prepare
+from hydragnn_hpc.dataset.samples import Collector
+from hydragnn_hpc.dataset.targets import parse_targets
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.fields import Property
+
+CELL = tuple(surrogate.sites()[1].ravel().tolist())
+NONE = Options(cutoff=0.0)
+numbers = st.floats(-1e6, 1e6, allow_subnormal=False) | st.just(float("nan"))
+
+
+@st.composite
+def data_sets(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Any small data set: names, species, boundaries, targets of any width with gaps."""
+    n = draw(st.integers(3, 6))
+    unused = ["stress", "name", "energy", "forces", "T", "x"]
+    properties = [
+        Property(name, draw(st.sampled_from(["graph", "node"])), draw(st.sampled_from(["", "eV/Å", "μB", "e*Å^2"])),
+                 draw(st.text(min_size=1, max_size=8).filter(lambda t: t.strip() == t and not t.startswith(":"))))
+        for name in draw(st.lists(st.sampled_from(unused), min_size=1, max_size=3, unique=True))
+    ]  # fmt: skip
+    widths = {p.name: draw(st.sampled_from([1, 2, 9])) for p in properties}
+    found = Collector()
+    for k in range(n):
+        size = draw(st.integers(1, 3))
+        pos = np.arange(size)[:, None] * [0, 0, 2.5] + draw(npst.arrays(float, (size, 3), elements=st.floats(0, 1)))
+        cell = draw(st.sampled_from([np.zeros((3, 3)), np.diag([11.0, 12.0, 13.3])]))
+        periodic = tuple(draw(st.lists(st.booleans(), min_size=3, max_size=3))) if cell.any() else (False,) * 3
+        z = np.array(draw(st.lists(st.integers(1, 118), min_size=size, max_size=size)), np.int32)
+        values = {}
+        for p in properties:
+            shape = (size if p.level == "node" else 1, widths[p.name])
+            values[p.name] = draw(npst.arrays(float, shape, elements=numbers))
+            if k < 2:
+                values[p.name][:] = np.where(np.isnan(values[p.name]), float(k), values[p.name])
+        name = draw(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6)) + f"_{k}"
+        found.add(name, Geometry(pos, cell, periodic), z, values, np.nan)
+    samples = found.samples(properties, widths)
+    # In the order in which reading finds them again.
+    arrays = arrays_of(samples.chosen(np.arange(n)), np.arange(n, dtype=np.uint8) % 3, 4.0)
+    return arrays, facts_of(arrays, properties, Options(cutoff=4.0), {"path": "x"})
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(made=data_sets())
+def test_any_data_set_comes_back_from_extended_xyz(made, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("round")
+    arrays, facts = made
+    first = store.write(folder / "a.bp", arrays, facts)
+    convert(folder / "a.bp", folder / "a.extxyz", NONE)
+    convert(folder / "a.extxyz", folder / "b.bp", NONE)
+    second, again = store.read(folder / "b.bp")
+    assert again.keys() == arrays.keys()
+    for name, array in arrays.items():
+        if name in ("pos", "cell", "edge_vectors"):  # through ångström and back
+            np.testing.assert_allclose(again[name], array, rtol=0, atol=1e-13)
+        else:
+            np.testing.assert_array_equal(again[name], array, name)
+    assert second.targets == first.targets and second.content["neighbours"] == first.content["neighbours"]
+    # What came out of a file goes back into it as it was.
+    convert(folder / "b.bp", folder / "b.extxyz", NONE)
+    convert(folder / "b.extxyz", folder / "c.bp", NONE)
+    np.testing.assert_allclose(store.read(folder / "c.bp")[1]["pos"], again["pos"], rtol=0, atol=1e-13)
+
+
+def test_lsms_text_comes_back_byte_for_byte(tmp_path: Path) -> None:
+    surrogate.generate(tmp_path / "raw", cap=3, seed=0)
+    done = convert(tmp_path / "raw", tmp_path / "a.extxyz", Options(cutoff=0.0, cell=CELL))
+    assert (done.kind, done.count, done.lost) == ("extxyz", 95, ())
+    back = convert(tmp_path / "a.extxyz", tmp_path / "back", NONE)
+    assert back.lost == ("cell and boundary",)
+    for file in (tmp_path / "raw").iterdir():
+        assert (tmp_path / "back" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_data_set_of_lsms_text_comes_back_as_text(tmp_path: Path) -> None:
+    raw = write_raw(tmp_path / "raw", alloys(60))
+    done = convert(raw, tmp_path / "a.bp", NONE)
+    assert "band and Fermi energies" in done.lost[0] and done.count == 60
+    told = convert(tmp_path / "a.bp", tmp_path / "back", NONE).lost
+    assert any("written as 0" in line for line in told) and any("neighbour lists" in line for line in told)
+    again = convert(tmp_path / "back", tmp_path / "b.bp", NONE)
+    assert again.count == 60
+    assert store.read_manifest(tmp_path / "b.bp").sha256 == store.read_manifest(tmp_path / "a.bp").sha256
+    # And by way of extended XYZ, which keeps the split and the end members.
+    convert(tmp_path / "a.bp", tmp_path / "a.extxyz", NONE)
+    convert(tmp_path / "a.extxyz", tmp_path / "by_way", NONE)
+    for file in (tmp_path / "back").iterdir():
+        one, other = (np.loadtxt(tmp_path / f / file.name, skiprows=1) for f in ("back", "by_way"))
+        np.testing.assert_allclose(one, other, atol=1e-13)
+        assert (tmp_path / "by_way" / file.name).read_text().split()[:3] == file.read_text().split()[:3]
+
+
+def test_structures_of_others_need_to_say_what_is_what(tmp_path: Path) -> None:
+    made = frames()
+    for atoms in made:
+        atoms.new_array("moment", np.ones(len(atoms)))
+        atoms.info["kind"] = "bulk metal"
+    source = write(tmp_path / "a.extxyz", made)
+    with pytest.raises(UserError, match=r"frame 0: LSMS text needs total_energy and charge and magnetic_moment.*--tar"):
+        convert(source, tmp_path / "raw", NONE)
+    assert not (tmp_path / "raw").exists()
+    given = ["total_energy=graph:energy:eV", "charge_transfer=node:bader:e", "magnetic_moment=node:moment:muB"]
+    done = convert(source, tmp_path / "raw", Options(cutoff=0.0, targets=parse_targets(given)))
+    assert {"'forces'", "'dipole_moment'", "'kind'"} <= set(done.lost)
+    manifest = prepare(tmp_path / "raw", tmp_path / "x.bp", Options(fractions=(0.5, 0.25, 0.25)))
+    found = manifest.content["source"]["end_members"]
+    assert found["29"] * 13.605693122994 == pytest.approx(-3.5, abs=1e-9)
+    wrong = parse_targets([given[0], given[1].replace(":e", ":muB"), given[2]])
+    with pytest.raises(UserError, match="LSMS text holds it in e, not in μB"):
+        convert(source, tmp_path / "raw2", Options(cutoff=0.0, targets=wrong))
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "to", "told"),
+    [
+        ("a.extxyz", "b.xyz", "auto", "is extxyz already"),
+        ("a.extxyz", "b.bp", "bq", "did you mean 'bp'"),
+        ("a.extxyz", "b.bp", "auto", "no --target says what to learn"),
+        ("none.extxyz", "b.bp", "auto", "no such file"),
+        ("none.bp", "b.xyz", "auto", "no such data set"),
+        ("a.extxyz", "a.extxyz", "lsms", "is a file"),
+        ("a.extxyz", "there", "lsms", "exists and is not empty"),
+    ],
+)
+def test_what_cannot_be_converted_is_told(tmp_path: Path, source: str, out: str, to: str, told: str) -> None:
+    write(tmp_path / "a.extxyz", frames(4))
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine.txt").write_text("mine")
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=told):
+        convert(tmp_path / source, tmp_path / out, NONE, to)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before
