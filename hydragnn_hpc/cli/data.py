@@ -235,17 +235,34 @@ def convert(
 def info(
     file: Annotated[Path, typer.Argument(help="A data set, .bp.")],
     verify: Annotated[bool, typer.Option("--verify", help="Check every checksum and value.")] = False,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw histograms of compositions and targets into this file, .png or .pdf.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
-    """Show what is in a data set."""
-    from hydragnn_hpc.dataset import store
+    """Show what is in a data set, and how it is distributed."""
+    from hydragnn_hpc.dataset import store, summary
 
+    if figure:
+        from hydragnn_hpc.cli import data_figure
+
+        data_figure.check_name(figure)
     manifest = store.read_manifest(file)
-    if verify:
-        check_values(*store.read(file), file)
+    distribution = manifest.content.get("distribution")
+    if verify or figure or distribution is None:  # data sets of earlier versions do not say it in their manifest
+        manifest, arrays = store.read(file)
+        distribution = summary.distribution(arrays, manifest.targets)
+        if verify:
+            check_values(manifest, arrays, file)
+        if figure:
+            title = f"{file.name}: {manifest.sizes['S']:,} samples, {manifest.sizes['A']:,} atoms"
+            data_figure.save(figure, arrays, manifest.targets, title)
     if as_json:
-        typer.echo(json.dumps({**manifest.content, "verified": verify}, ensure_ascii=False))
+        content = {**manifest.content, "distribution": distribution, "verified": verify}
+        typer.echo(json.dumps(content, ensure_ascii=False))
         return
-    show(manifest, file)
+    show(manifest, file, distribution)
     if verify:
         typer.echo("verified: every checksum, shape and value range fits")
+    if figure:
+        typer.echo(f"histograms: {figure}")

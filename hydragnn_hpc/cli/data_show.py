@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 from hydragnn_hpc.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.table import Column, Table
+
     from hydragnn_hpc.dataset.store import Manifest
+
+_SHOWN_COMPONENTS = 6
 
 
 def check_values(manifest: Manifest, arrays: dict[str, Any], file: Path) -> None:
@@ -30,22 +34,65 @@ def check_values(manifest: Manifest, arrays: dict[str, Any], file: Path) -> None
             raise UserError(f"{file}: target '{name}' has another range than its manifest says; prepare it again")
 
 
-def show(manifest: Manifest, path: Path) -> None:
-    """Print what a data set's manifest says."""
+def show(manifest: Manifest, path: Path, distribution: dict[str, Any] | None = None) -> None:
+    """Print what a data set's manifest says, and how its samples are distributed."""
     from rich.console import Console
     from rich.table import Table
 
+    distribution = distribution or manifest.content["distribution"]
     facts = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in _facts(manifest):
+    atoms = distribution["atoms"]
+    sizes = f"{atoms['minimum']:,} to {atoms['maximum']:,}, mean {atoms['mean']:.4g}"
+    for name, value in [*_facts(manifest), ("sample's atoms", sizes)]:
         facts.add_row(name, value)
-    targets = Table("target", "level", "width", "unit", "minimum", "maximum", "missing")
-    for name, t in manifest.targets.items():
-        low, high = (", ".join(f"{v:.6g}" for v in t[k]) for k in ("minimum", "maximum"))
-        targets.add_row(name, t["level"], str(t["width"]), t["unit"], low, high, f"{t['missing']:,}")
     console = Console(highlight=False, markup=False)
     console.print(str(path), style="bold", soft_wrap=True)
     console.print(facts)
-    console.print(targets)
+    console.print(_targets(manifest, distribution))
+    console.print(_elements(distribution))
+
+
+def _targets(manifest: Manifest, distribution: dict[str, Any]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Column, Table
+
+    table = Table(
+        Column("target", no_wrap=True),
+        "level",
+        "unit",
+        *_right("min", "mean", "std", "max", "missing"),
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name, t in manifest.targets.items():
+        moments = distribution["targets"][name]
+        columns = list(zip(t["minimum"], moments["mean"], moments["std"], t["maximum"], strict=True))
+        for k, values in enumerate(columns[:_SHOWN_COMPONENTS]):
+            shown = name if t["width"] == 1 else f"{name}[{k}]"
+            missing = f"{t['missing']:,}" if k == 0 else ""
+            table.add_row(shown, t["level"], t["unit"], *(f"{v:.4g}" for v in values), missing)
+        if len(columns) > _SHOWN_COMPONENTS:
+            table.add_row(f"{name}[...]", t["level"], t["unit"], *[f"{len(columns):,} components"], "", "", "", "")
+    return table
+
+
+def _elements(distribution: dict[str, Any]) -> Table:
+    from ase.data import chemical_symbols
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Column, Table
+
+    from hydragnn_hpc.dataset.summary import BUCKETS
+
+    table = Table(Column("samples by share", no_wrap=True), *_right(*BUCKETS), box=SIMPLE_HEAD, pad_edge=False)
+    for z, counts in distribution["elements"].items():
+        table.add_row(chemical_symbols[int(z)], *(f"{n:,}" if n else "" for n in counts))
+    return table
+
+
+def _right(*titles: str) -> list[Column]:
+    from rich.table import Column
+
+    return [Column(title, justify="right") for title in titles]
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
@@ -55,7 +102,10 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     facts = [
         ("content", manifest.sha256[:16]),
         ("samples", f"{sizes['S']:,}: {train:,} train, {validation:,} validation, {test:,} test"),
-        ("atoms", f"{sizes['A']:,}; distinct geometries: {sizes['G']:,}"),
+        (
+            "atoms",
+            f"{sizes['A']:,}, {sizes['A'] / max(sizes['S'], 1):.3g} a sample; distinct geometries: {sizes['G']:,}",
+        ),
         ("compositions", _compositions(source)),
         (
             "neighbours",

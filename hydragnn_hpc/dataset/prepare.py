@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.dataset import derive, select, sources, store, symmetry
+from hydragnn_hpc.dataset import derive, select, sources, store, summary, symmetry
 from hydragnn_hpc.dataset.graphs import find_neighbours
 from hydragnn_hpc.dataset.samples import Samples, offsets_of
 from hydragnn_hpc.dataset.targets import Wanted
@@ -160,10 +160,12 @@ def facts_of(
 ) -> dict[str, Any]:
     """Return what the manifest says besides sizes and checksums."""
     every = np.diff(arrays["neighbour_offsets"])
+    targets = fit_scaling(arrays, options.scale_over, properties)
     return {
-        "targets": fit_scaling(arrays, options.scale_over, properties),
+        "targets": targets,
         "species": {"minimum": int(arrays["atomic_numbers"].min()), "maximum": int(arrays["atomic_numbers"].max())},
         "scaled_over": options.scale_over,
+        "distribution": summary.distribution(arrays, targets),
         "source": source,
         "neighbours": {
             "cutoff_bohr": options.cutoff,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hydragnn_hpc.dataset import select, store, symmetry
+from hydragnn_hpc.dataset import select, store, summary, symmetry
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.prepare import fit_scaling, too_small_told
 from hydragnn_hpc.fields import Property
@@ -87,6 +87,7 @@ def split(bp: Path, out: Path, choice: Choice, force: bool = False) -> tuple[sto
         **{key: manifest.content[key] for key in ("species", "neighbours")},
         "targets": fit_scaling(arrays, over, properties),
         "scaled_over": over,
+        "distribution": summary.distribution(arrays, manifest.targets),
         "source": source,
     }
     return store.write(out, arrays, facts, force), found

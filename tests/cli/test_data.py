@@ -39,6 +39,30 @@ def test_info_tells_what_is_there(made: Path) -> None:
     assert content["sizes"]["S"] == sum(content["split"]) == 250
 
 
+def test_info_tells_the_distribution_and_draws_it(made: Path) -> None:
+    """A picture that PIL can open, of a page's width, with more in it than paper; a PDF; the numbers in the table."""
+    from PIL import Image
+
+    for name in ("a.png", "a.pdf"):
+        shown = command("info", str(made / "small.bp"), "--figure", str(made / name))
+        assert shown.returncode == 0 and f"histograms: {made / name}" in shown.stdout.replace("\n", ""), shown.stderr
+        assert "100 %" in shown.stdout and "mean" in shown.stdout
+    with Image.open(made / "a.png") as picture:
+        assert picture.width > 1000 and (np.asarray(picture.convert("L")) < 200).mean() > 0.02
+    assert (made / "a.pdf").read_bytes().startswith(b"%PDF")
+    content = json.loads(command("info", str(made / "small.bp"), "--json").stdout)
+    assert sum(content["distribution"]["elements"]["26"]) == 250
+
+
+def test_info_of_a_data_set_whose_manifest_does_not_say_its_distribution(made: Path) -> None:
+    from tests.dataset.synthetic import reseal
+
+    old = Path(shutil.copytree(made / "small.bp", made / "old.bp"))
+    new = json.loads((old / "manifest.json").read_text())["distribution"]
+    reseal(old, distribution=None)
+    assert json.loads(command("info", str(old), "--json").stdout)["distribution"] == new
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -87,6 +111,8 @@ def test_info_tells_what_is_there(made: Path) -> None:
         (["convert", "{raw}", "{new}", "--to", "lmsm"], "did you mean 'lsms'"),
         (["convert", "{raw}", "{new}"], "is lsms already"),
         (["convert", "{raw}", "{bp}"], "--force"),
+        (["info", "{bp}", "--figure", "{new}.jpg"], "ends in .png or .pdf"),
+        (["info", "{bp}", "--figure", "/proc/nowhere/x.png"], "cannot write"),
         (["info", "{bp}/data.0"], "is a file"),
         (["info", "{raw}"], "manifest.json"),
         (["info", "{new}.bp"], "no such data set"),

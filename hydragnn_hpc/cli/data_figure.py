@@ -1,0 +1,116 @@
+"""The figure of ``data info``: histograms of compositions, sizes and targets."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.paths import written_whole
+from hydragnn_hpc.report.figures import style
+
+_COLUMNS, _BINS, _MOST_SERIES, _MOST_SHARES = 2, 60, len(style.PALETTE), 150
+_COMPONENTS = "xyz"
+
+
+def check_name(path: Path) -> None:
+    """Refuse a figure's name before long work.
+
+    Raises
+    ------
+    UserError
+        If it ends neither in .png nor in .pdf.
+    """
+    if path.suffix not in (".png", ".pdf"):
+        raise UserError(f"--figure {path}: the name of a figure ends in .png or .pdf")
+
+
+def save(path: Path, arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]], title: str) -> None:
+    """Draw the data set's histograms into ``path``, whole or not at all.
+
+    Raises
+    ------
+    UserError
+        If it cannot be written.
+    """
+    with style.style():
+        figure = _draw(arrays, targets, title)
+        with written_whole(path) as stream:
+            metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
+            figure.savefig(stream, format=path.suffix[1:], dpi=style.DPI, metadata=metadata)
+
+
+def _draw(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]], title: str) -> Any:
+    from ase.data import chemical_symbols
+
+    from hydragnn_hpc.dataset.summary import composition
+
+    species, fractions = composition(arrays)
+    symbols = [chemical_symbols[z] for z in species.tolist()]
+    n_atoms = np.diff(arrays["atom_offsets"])
+    varying = len(np.unique(n_atoms)) > 1
+    panels = 1 + varying + len(targets)
+    figure, axes = style.panels(_COLUMNS, math.ceil(panels / _COLUMNS), height=2.3)
+    for spare in axes[panels:]:
+        spare.remove()
+    figure.suptitle(title, fontsize=9)
+    left = iter(axes)
+    _shares(next(left), symbols, fractions)
+    if varying:
+        ax = next(left)
+        ax.hist(n_atoms, bins=np.arange(n_atoms.min(), n_atoms.max() + 2) - 0.5, color=style.PALETTE[0])
+        ax.set(xlabel="atoms in a sample", ylabel="samples")
+    for name, target in targets.items():
+        _target(next(left), arrays, name, target, dict(zip(symbols, species.tolist(), strict=True)))
+    return figure
+
+
+def _shares(ax: Any, symbols: list[str], fractions: np.ndarray) -> None:
+    """Draw how often each element has which share; of two elements one says it all."""
+    shown = symbols[:1] if len(symbols) == 2 else symbols[:_MOST_SERIES]
+    looks = style.looks(shown)
+    for k, symbol in enumerate(shown):
+        # Shares are fractions of small numbers: bins would beat with them.
+        share, count = np.unique(np.round(fractions[:, k], 6), return_counts=True)
+        if len(share) <= _MOST_SHARES:
+            ax.plot(share, count, label=symbol, markersize=3, **{**looks[symbol], "linewidth": 0.8})
+        else:
+            _steps(ax, fractions[:, k], np.linspace(0, 1, _BINS + 1), k, symbol, filled=False)
+    ax.set_ylim(bottom=0)
+    ax.set(xlabel=f"share of {shown[0]}" if len(shown) == 1 else "share of an element", ylabel="samples")
+    if len(shown) > 1:
+        ax.legend()
+
+
+def _target(
+    ax: Any, arrays: dict[str, np.ndarray], name: str, target: dict[str, Any], elements: dict[str, int]
+) -> None:
+    """Draw a target: a series for each component, or for each element's atoms."""
+    values, of_atoms = arrays[f"target_{name}"], target["level"] == "node"
+    width = values.shape[1]
+    if width > 1:
+        names = _COMPONENTS if width == 3 else [str(k) for k in range(width)]
+        series = {names[k]: values[:, k] for k in range(min(width, _MOST_SERIES))}
+    elif of_atoms and len(elements) <= _MOST_SERIES:
+        series = {s: values[arrays["atomic_numbers"] == z, 0] for s, z in elements.items()}
+    else:
+        series = {"": values[:, 0]}
+    series = {key: v[np.isfinite(v)] for key, v in series.items()}
+    low = min(v.min(initial=np.inf) for v in series.values())
+    high = max(v.max(initial=-np.inf) for v in series.values())
+    bins = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+    for k, (key, v) in enumerate(series.items()):
+        _steps(ax, v, bins, k, key, filled=len(series) == 1)
+    ax.set(xlabel=style.with_unit(target["label"], target["unit"]), ylabel="atoms" if of_atoms else "samples")
+    if len(series) > 1:
+        ax.legend()
+
+
+def _steps(ax: Any, values: np.ndarray, bins: np.ndarray, k: int, label: str, filled: bool) -> None:
+    look = style.PALETTE[k % len(style.PALETTE)]
+    dash = style.DASHES[k % len(style.DASHES)]
+    kind = {"histtype": "stepfilled"} if filled else {"histtype": "step", "linestyle": dash, "linewidth": 1.2}
+    ax.hist(values, bins=bins, color=look, label=label, **kind)
