@@ -218,15 +218,18 @@ def structure_arrays(samples: Samples, part: np.ndarray, cutoff: float) -> dict[
     UserError
         If a geometry has no neighbour list; names the first sample on it.
     """
-    lists = []
+    # Edges are most of a data set. They grow in place: a list of pieces, put together in the end, would be there twice.
+    neighbours, vectors, n_neighbours = bytearray(), bytearray(), []
+    first = np.unique(samples.geometry, return_index=True)[1]
     for number, geometry in enumerate(samples.geometries):
         try:
-            lists.append(find_neighbours(geometry, cutoff))
+            found = find_neighbours(geometry, cutoff)
         except UserError as error:
-            first = samples.names[int(np.argmax(samples.geometry == number))]
-            raise UserError(f"{first}: {error}") from error
+            raise UserError(f"{samples.names[int(first[number])]}: {error}") from error
+        neighbours += found.neighbours.data
+        vectors += found.vectors.data
+        n_neighbours.append(np.diff(found.offsets))
     names = [name.encode() for name in samples.names]
-    n_neighbours = np.concatenate([np.diff(n.offsets) for n in lists])
     return {
         "sample_name_offsets": offsets_of([len(n) for n in names]),
         "sample_names": np.frombuffer(b"".join(names), np.uint8),
@@ -238,9 +241,9 @@ def structure_arrays(samples: Samples, part: np.ndarray, cutoff: float) -> dict[
         "pos": np.concatenate([g.pos for g in samples.geometries]),
         "cell": np.stack([g.cell for g in samples.geometries]),
         "periodic": np.array([g.periodic for g in samples.geometries], np.uint8),
-        "neighbour_offsets": offsets_of(n_neighbours),
-        "neighbours": np.concatenate([n.neighbours for n in lists]),
-        "edge_vectors": np.concatenate([n.vectors for n in lists]),
+        "neighbour_offsets": offsets_of(np.concatenate(n_neighbours)),
+        "neighbours": np.frombuffer(neighbours, np.int32),
+        "edge_vectors": np.frombuffer(vectors, np.float64).reshape(-1, 3),
     }
 
 

@@ -228,7 +228,7 @@ def _content_hash(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps([facts["targets"], facts["species"]], sort_keys=True).encode())
     for name in sorted(arrays):
         digest.update(f"{name}{arrays[name].dtype}{arrays[name].shape}".encode())
-        digest.update(arrays[name].tobytes())
+        digest.update(arrays[name].data if arrays[name].size else b"")  # the bytes themselves, not a copy
     return digest.hexdigest()
 
 

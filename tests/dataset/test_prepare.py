@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,25 @@ def test_isolated_atoms_and_data_without_any_edge(tmp_path: Path) -> None:
     for name, array in arrays.items():
         np.testing.assert_array_equal(again[name], array)
     assert again["neighbours"].shape == (0,) and again["edge_vectors"].shape == (0, 3)
+
+
+def test_edges_are_in_memory_once() -> None:
+    """They are most of a large data set; what is needed beside the result is little."""
+    rng = np.random.default_rng(0)
+    cell = np.eye(3) * 14.0
+    grid = np.stack(np.meshgrid(*[np.arange(4) * 3.5] * 3), axis=-1).reshape(-1, 3)
+    geometries = [Geometry(grid + rng.uniform(0, 0.3, grid.shape), cell, (True,) * 3) for _ in range(60)]
+    z, n = [np.full(64, 26, np.int32)] * 60, np.arange(60, dtype=np.int32)
+    samples = Samples([f"s{k}" for k in range(60)], geometries, n, z, {}, np.zeros(60))
+    structure_arrays(samples, np.zeros(60, np.uint8), 7.0)  # what is imported and compiled at first use
+    tracemalloc.start()
+    try:
+        arrays = structure_arrays(samples, np.zeros(60, np.uint8), 7.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(arrays["neighbours"]) > 100_000
+    assert peak < 1.4 * sum(a.nbytes for a in arrays.values())
 
 
 def test_periodic_needs_a_cell(raw: Path, tmp_path: Path) -> None:
