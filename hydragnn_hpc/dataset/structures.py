@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from hydragnn_hpc.errors import UserError
 FORMATS = ("lsms", "extxyz", "ase-db")
 _SQLITE = b"SQLite format 3\x00"
 _LARGEST_Z = 118
+_LOOKED_AT = 15  # files
 # What ASE raises on a damaged database depends on where the damage is.
 _DAMAGE = (sqlite3.Error, UnknownFileTypeError, KeyError, IndexError, ValueError, TypeError, AttributeError, OSError)
 
@@ -61,7 +64,8 @@ class Frame:
 def detect(source: Path) -> str:
     """Return which of :data:`FORMATS` a file, the files of a folder or those of an archive have: by content.
 
-    The first file decides; ``lsms`` where it is neither of the others.
+    Of several files some are looked at, and what most of them are decides (a note may lie beside the data); ``lsms``
+    where it is neither of the others.
 
     Raises
     ------
@@ -71,14 +75,12 @@ def detect(source: Path) -> str:
     if source.is_file() and not files.is_archive(source):
         return _format_of(_start_of(source), source.name)
     if source.is_dir():
-        for path in files.visible(source):
-            if path.is_file():
-                return _format_of(_start_of(path), path.name)
-        return "lsms"
-    for name, content in files.iter_files(source):
-        if not isinstance(content, UserError):
-            return _format_of(content[:4096], name)
-    return "lsms"
+        paths = [path for path in files.visible(source) if path.is_file()]
+        found = [_format_of(_start_of(path), path.name) for path in paths[:: max(1, len(paths) // _LOOKED_AT)]]
+    else:
+        some = islice(files.iter_files(source), _LOOKED_AT)
+        found = [_format_of(c[:4096], name) for name, c in some if not isinstance(c, UserError)]
+    return Counter(found).most_common(1)[0][0] if found else "lsms"
 
 
 def _start_of(path: Path) -> bytes:

@@ -270,6 +270,16 @@ def test_damaged_databases_are_told(tmp_path: Path) -> None:
             prepare(tmp_path / name, tmp_path / "x.bp", OPTIONS)
 
 
+def test_a_note_beside_the_data_does_not_decide_what_they_are(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "parts", frames(60))
+    (folder / "NOTE.json").write_text(json.dumps({"made": "by hand"}))
+    (folder / "README").write_text("Read me.\n")
+    assert detect(folder) == "extxyz"
+    options = Options(targets=TARGETS, fractions=OPTIONS.fractions, on_error="skip")
+    source = prepare(folder, tmp_path / "x.bp", options).content["source"]
+    assert (source["read"], source["skipped"]) == (60, 2)
+
+
 def test_the_format_can_be_insisted_on(tmp_path: Path) -> None:
     source = write(tmp_path / "a.extxyz", frames())
     with pytest.raises(UserError, match=r"--format extxzy; did you mean 'extxyz'\?"):
