@@ -154,3 +154,15 @@ def test_a_random_split_pays_no_heed_to_compositions() -> None:
     counts[:2] = [0, 1]
     found = select.split("random", counts, (0.5, 0.25, 0.25), 0)
     assert np.bincount(found.part).tolist() == [10, 5, 5] and found.too_small == []
+
+
+def test_classes_are_dealt_out_in_proportion() -> None:
+    counts = np.ones((100, 1), np.int64)
+    singles = select.split("symmetry", counts, (0.6, 0.2, 0.2), 0, np.arange(100))
+    assert np.bincount(singles.part).tolist() == [60, 20, 20]
+    # Classes of 10, 8, 5 and 2 samples, four of each: no part is off by more than the smallest.
+    classes = np.repeat(np.arange(16), np.tile([10, 8, 5, 2], 4))
+    mixed = select.split("symmetry", counts, (0.6, 0.2, 0.2), 0, classes)
+    assert np.abs(np.bincount(mixed.part) - [60, 20, 20]).max() <= 2
+    others = [select.split("symmetry", counts, (0.6, 0.2, 0.2), seed, classes).part for seed in range(1, 5)]
+    assert any((other != mixed.part).any() for other in others), "the seed does not matter"
