@@ -25,11 +25,47 @@ class Section(BaseModel):
 
 
 class Task(Section):
-    """One predicted property."""
+    """One predicted property; with a ``reference``, the network learns what is left of it (`dataset.residual`)."""
 
     level: Literal["graph", "node"]
     field: str
     weight: Annotated[float, Field(gt=0)] = 1.0
+    reference: Literal["none", "composition", "species"] = "none"
+
+
+class SpeciesInput(Section):
+    """The scaled proton number."""
+
+    name: Literal["species"] = "species"
+
+
+class CompositionInput(Section):
+    """The share of each element in the sample."""
+
+    name: Literal["composition"] = "composition"
+
+
+class ShellsInput(Section):
+    """Atoms of each element in the first ``number`` shells of neighbours around the site."""
+
+    name: Literal["shells"] = "shells"
+    number: Annotated[int, Field(ge=1, le=200)] = 13
+
+
+class EwaldInput(Section):
+    """The electrostatic potential at the site of unit charges on each element, the sample neutral."""
+
+    name: Literal["ewald"] = "ewald"
+
+
+Input = Annotated[SpeciesInput | CompositionInput | ShellsInput | EwaldInput, Field(discriminator="name")]
+INPUTS: dict[str, type[Section]] = {
+    "species": SpeciesInput,
+    "composition": CompositionInput,
+    "shells": ShellsInput,
+    "ewald": EwaldInput,
+}
+"""Node inputs by name; how they are computed: `dataset.inputs`."""
 
 
 class Variant(Section):
@@ -73,13 +109,29 @@ class EarlyStopping(Section):
     patience: Positive = 10
 
 
+class Cosine(Section):
+    """Lower the learning rate along half a cosine, to ``minimum`` after ``epochs`` (null: those of the training).
+
+    The first ``warmup`` epochs rise towards the full rate in equal steps.
+    """
+
+    epochs: Positive | None = None
+    minimum: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Annotated[int, Field(ge=0)] = 0
+
+
 class Training(Section):
-    """How a member is trained; ``plateau`` and ``early_stopping`` are off where they are null."""
+    """How a member is trained; ``plateau`` and ``early_stopping`` are off where they are null.
+
+    ``schedule`` says whether the learning rate follows ``plateau`` or ``cosine``.
+    """
 
     epochs: Positive = 200
     batch_size: Positive = 64
     optimizer: Optimizer = Optimizer()
+    schedule: Literal["plateau", "cosine"] = "plateau"
     plateau: Plateau | None = Plateau()
+    cosine: Cosine = Cosine()
     early_stopping: EarlyStopping | None = EarlyStopping()
     engine: Literal["auto", "fused", "torch"] = "auto"
 
@@ -105,6 +157,7 @@ class Campaign(Section):
 
     name: Name
     dataset: str
+    inputs: Annotated[tuple[Input, ...], Field(min_length=1)] = (SpeciesInput(),)
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
     replicas: Annotated[int, Field(ge=1, le=100_000)] = 1
@@ -112,6 +165,20 @@ class Campaign(Section):
     model: Model = Model()
     training: Training = Training()
     launch: Launch = Launch()
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _name_inputs(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        spelt_out = [{"name": v} if isinstance(v, str) else v for v in value]
+        names = [v.get("name") for v in spelt_out if isinstance(v, dict)]
+        for name in names:
+            if name not in INPUTS:
+                raise ValueError(f"unknown input '{name}'{nearest(str(name), INPUTS)}")
+            if names.count(name) > 1:
+                raise ValueError(f"'{name}' is named twice")
+        return spelt_out
 
     @field_validator("variants", mode="before")
     @classmethod
@@ -158,6 +225,15 @@ class Campaign(Section):
         del content["dataset"]
         for key in WITHOUT_EFFECT:
             del content["launch"][key]
+        # What came later is left out at its default, so that older folders keep their names and go on.
+        if content["inputs"] == [{"name": "species"}]:
+            del content["inputs"]
+        for task in content["tasks"].values():
+            if task["reference"] == "none":
+                del task["reference"]
+        training = content["training"]
+        if training["schedule"] == "plateau":
+            del training["schedule"], training["cosine"]
         return content
 
 
@@ -276,6 +352,8 @@ def _first_line(error: ValidationError) -> str:
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     """Return the known keys of the section at ``location``."""
     section: Any = Campaign
+    if location[:1] == ("inputs",) and len(location) > 2:
+        return list(INPUTS[str(location[2])].model_fields)
     for part in location:
         if section is Campaign and part == "tasks":
             section = dict

@@ -1,7 +1,7 @@
 """Node-local copies: the data set as plain memory-mapped arrays, one copy a node, shared by all its workers.
 
-Also a program of its own, ``python -m hydragnn_hpc.dataset.stage BP FOLDER``: the copying runs in a child process, so
-that a reader that crashes or hangs on a broken file does not take an MPI rank along.
+Also a program of its own, ``python -m hydragnn_hpc.dataset.stage BP FOLDER [PARENT [WANTED]]``: the copying runs in a
+child process, so that a reader that crashes or hangs on a broken file does not take an MPI rank along.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset import ready, store
+from hydragnn_hpc.dataset.ready import Wanted
 from hydragnn_hpc.errors import UserError
 
 _PREFIX = "hydragnn-hpc-"
@@ -45,13 +47,17 @@ class StagedData:
     ----------
     manifest : Manifest
     arrays : dict
-        Memory-mapped, read-only: the store's arrays under their names, and float32 ``node_inputs`` ``[A, 1]`` (scaled
-        proton number) and ``scaled_<target>`` (``[A, d]`` or ``[S, d]``, NaN where missing), all in [0, 1] over what
-        the scaling was fitted to.
+        Memory-mapped, read-only: the store's arrays under their names, and float32 ``node_inputs`` ``[A, F0]`` (the
+        scaled proton number, or what was wanted) and ``scaled_<target>`` (``[A, d]`` or ``[S, d]``, NaN where
+        missing) in [0, 1] over what the scaling was fitted to; ``reference_<task>`` and ``residual_<task>`` for tasks
+        with a reference.
+    ready : dict
+        What was wanted, and how it was computed (`dataset.ready`); empty where nothing was.
     """
 
     manifest: store.Manifest
     arrays: dict[str, np.ndarray]
+    ready: dict[str, Any] = field(default_factory=dict)
 
 
 def scaled(values: np.ndarray, minimum: list[float] | float, maximum: list[float] | float) -> np.ndarray:
@@ -61,10 +67,10 @@ def scaled(values: np.ndarray, minimum: list[float] | float, maximum: list[float
     return result
 
 
-def copy(bp: Path, folder: Path) -> None:
+def copy(bp: Path, folder: Path, wanted: Wanted | None = None) -> None:
     """Read the data set ``bp``, checked, and write it as ``.npy`` files into the existing ``folder``.
 
-    No more than one array is in memory at a time.
+    No more than one array is in memory at a time. Then what is ``wanted`` is computed (`dataset.ready`).
     """
     manifest = store.read_manifest(bp)
     low, high = (float(manifest.content["species"][k]) for k in ("minimum", "maximum"))
@@ -76,7 +82,10 @@ def copy(bp: Path, folder: Path) -> None:
         elif name.startswith("target_") and target:
             inputs = scaled(array, target["minimum"], target["maximum"])
             np.save(folder / f"scaled_{name.removeprefix('target_')}.npy", inputs)
-    store.check_arrays({p.stem: _map(p) for p in folder.glob("*.npy")}, manifest.targets, str(bp))
+    arrays = {p.stem: _map(p) for p in folder.glob("*.npy")}
+    store.check_arrays(arrays, manifest.targets, str(bp))
+    if wanted is not None and wanted.more:
+        ready.write(folder, arrays, manifest.content, wanted)
     # Last, so that its presence says that the copy is whole.
     (folder / store.MANIFEST).write_text(json.dumps(manifest.content), encoding="utf-8")
 
@@ -103,12 +112,13 @@ def open_staged(folder: Path) -> StagedData:
     try:
         manifest = store.Manifest(json.loads((folder / store.MANIFEST).read_text(encoding="utf-8")))
         arrays = {p.stem: _map(p) for p in sorted(folder.glob("*.npy"))}
+        about = ready.read(folder)
         missing = [f.name for f in store.declared(manifest.targets) if f.name not in arrays]
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise UserError(f"node-local copy {folder} cannot be read: {error}; run the same command again") from error
     if missing:
         raise UserError(f"node-local copy {folder} lacks {', '.join(missing)}; run the same command again")
-    return StagedData(manifest, arrays)
+    return StagedData(manifest, arrays, about)
 
 
 def _map(path: Path) -> np.ndarray:
@@ -172,12 +182,20 @@ class Staging:
         Called a few times a second while copying (to answer messages meanwhile).
     silence : float
         Seconds without a byte read or written after which the copying counts as hung.
+    wanted : Wanted, optional
+        What a campaign wants computed besides.
     """
 
     def __init__(
-        self, bp: Path, parent: Path, alive: Callable[[], None] | None = None, silence: float = _SILENCE
+        self,
+        bp: Path,
+        parent: Path,
+        alive: Callable[[], None] | None = None,
+        silence: float = _SILENCE,
+        wanted: Wanted | None = None,
     ) -> None:
         self._bp, self._parent, self._alive, self._silence = bp, parent, alive, silence
+        self._wanted = wanted
         self._lock = -1
         self.folder = Path()
 
@@ -209,6 +227,8 @@ class Staging:
     def _copy(self) -> None:
         command = [sys.executable, "-m", "hydragnn_hpc.dataset.stage", str(self._bp), str(self.folder)]
         command.append(str(os.getpid()))
+        if self._wanted is not None:
+            command.append(self._wanted.written())
         with tempfile.TemporaryFile("w+", dir=self.folder, errors="replace") as said:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
             try:
@@ -342,13 +362,13 @@ def _bounds(offsets: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.nd
 def main() -> int:
     """Copy ``BP`` into ``FOLDER``, as the arguments name them; returns the exit code.
 
-    A third argument is the number of the parent process, without which this one ends.
+    A third argument is the number of the parent process, without which this one ends; a fourth what is wanted.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if len(sys.argv) > 3 and os.getppid() != int(sys.argv[3]):
         return 1
     try:
-        copy(Path(sys.argv[1]), Path(sys.argv[2]))
+        copy(Path(sys.argv[1]), Path(sys.argv[2]), Wanted.read(sys.argv[4]) if len(sys.argv) > 4 else None)
     except UserError as error:
         print(f"{_TOLD}{error}", file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.dataset.ready import Wanted
 from hydragnn_hpc.dataset.stage import Staging, node_local_parent, open_staged, write_test_set
 from hydragnn_hpc.ensemble import folder as campaign_folder
 from hydragnn_hpc.ensemble.children import WORKER_COMMAND, Child, WorkerOptions
@@ -184,7 +185,8 @@ class Rank:
         if self._place.rank != self._place.leader:
             return
         parent = node_local_parent(self._options.stage_dir)
-        staging = Staging(Path(self._campaign.dataset), parent, self._beat)
+        wanted = Wanted.of(self._campaign)
+        staging = Staging(Path(self._campaign.dataset), parent, self._beat, wanted=wanted)
         self._staged = stack.enter_context(staging).folder
         if self.head is not None and not self._folder.test_set.exists():
             write_test_set(open_staged(self._staged), self._folder.test_set)

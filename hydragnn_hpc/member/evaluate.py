@@ -11,7 +11,7 @@ import torch
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.member.engine import Engine
-from hydragnn_hpc.member.samples import Samples, to_units, values_of
+from hydragnn_hpc.member.samples import Samples, to_units, values_of, whole
 
 
 class Part:
@@ -69,17 +69,18 @@ def test_errors(
     Returns
     -------
     tasks : dict
-        By task: level, unit, n, rmse, mae (scaled) and rmse_unit, mae_unit (in the unit).
+        By task: level, unit, n, rmse, mae (scaled), rmse_unit, mae_unit (in the unit), and of the validation part, by
+        which choices are to be made, rmse_validation (scaled). With a reference, of the whole property all the same.
     predictions : dict
         ``sample`` ``[T]`` and by task, in its unit, ``[rows, d]`` float64.
     """
     chosen = samples.parts[2]
-    predicted = engine.predict(state[0][None], state[1][None], chosen)
+    predicted, validation = (engine.predict(state[0][None], state[1][None], samples.parts[k]) for k in (2, 1))
     tasks, predictions = {}, {"sample": chosen.astype(np.int64)}
     for task in engine.sizes.tasks:
         field = campaign.tasks[task.name].field
-        scaled = predicted[task.name][0].cpu().numpy()
-        truth = values_of(samples, task.name, chosen)
+        scaled, truth = _scaled(samples, task.name, chosen, predicted)
+        seen, known = _scaled(samples, task.name, samples.parts[1], validation)
         in_units = to_units(scaled, manifest, field)
         predictions[task.name] = in_units
         difference = scaled.astype(np.float64) - truth
@@ -92,8 +93,17 @@ def test_errors(
             "mae": float(np.nanmean(np.abs(difference))),
             "rmse_unit": float(np.sqrt(np.nanmean(unit_difference**2))),
             "mae_unit": float(np.nanmean(np.abs(unit_difference))),
+            "rmse_validation": float(np.sqrt(np.nanmean((seen.astype(np.float64) - known) ** 2))),
         }
     return tasks, predictions
+
+
+def _scaled(
+    samples: Samples, task: str, chosen: np.ndarray, predicted: dict[str, torch.Tensor]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return one member's predictions and the truth for ``chosen`` samples, scaled, references put back."""
+    raw = predicted[task][0].cpu().numpy()
+    return whole(samples, task, chosen, raw), whole(samples, task, chosen, values_of(samples, task, chosen))
 
 
 def weights_hash(parameters: torch.Tensor, buffers: torch.Tensor) -> str:

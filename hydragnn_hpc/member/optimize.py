@@ -1,4 +1,4 @@
-"""Adam over flat stacked parameters; the plateau schedule; early stopping. All of it per member."""
+"""Adam over flat stacked parameters; the learning rate's schedule; early stopping. All of it per member."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hydragnn_hpc.config import EarlyStopping, Optimizer, Plateau
+from hydragnn_hpc.config import Cosine, EarlyStopping, Optimizer, Plateau, Training
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Kingma & Ba 2015
 PLATEAU_THRESHOLD = 1e-4  # relative; as torch.optim.lr_scheduler.ReduceLROnPlateau
@@ -86,8 +86,8 @@ class Adam:
 class Schedule:
     """One member's learning rate and its end, from its validation losses.
 
-    The rate follows ``torch.optim.lr_scheduler.ReduceLROnPlateau``; the training ends after ``patience`` epochs
-    without a lower validation loss than the best.
+    The rate follows ``torch.optim.lr_scheduler.ReduceLROnPlateau``, or half a cosine (`cosine_rate`); the training
+    ends after ``patience`` epochs without a lower validation loss than the best.
     """
 
     rate: float
@@ -96,10 +96,19 @@ class Schedule:
     plateau_best: float = math.inf
     plateau_bad: int = 0
 
-    def see(self, loss: float, epoch: int, plateau: Plateau | None) -> bool:
+    @classmethod
+    def fresh(cls, options: Training) -> Schedule:
+        """Before the first epoch."""
+        full = options.optimizer.learning_rate
+        return cls(full if options.schedule == "plateau" else cosine_rate(0, full, options.cosine, options.epochs))
+
+    def see(self, loss: float, epoch: int, options: Training) -> bool:
         """Take the validation loss of ``epoch`` (from 1); returns whether it is the best so far."""
-        if plateau is not None:
-            self._see_plateau(loss, plateau)
+        if options.schedule == "cosine":
+            # From the epoch alone, so that it is the same however often the training was interrupted.
+            self.rate = cosine_rate(epoch, options.optimizer.learning_rate, options.cosine, options.epochs)
+        elif options.plateau is not None:
+            self._see_plateau(loss, options.plateau)
         if loss < self.best:
             self.best, self.best_epoch = loss, epoch
             return True
@@ -123,3 +132,23 @@ class Schedule:
             lower = max(self.rate * plateau.factor, plateau.minimum)
             if self.rate - lower > SMALLEST_CHANGE:
                 self.rate = lower
+
+
+def cosine_rate(done: int, full: float, options: Cosine, epochs: int) -> float:
+    """Return the learning rate of the epoch that follows ``done`` epochs (Loshchilov & Hutter 2017, no restarts).
+
+    Parameters
+    ----------
+    full : float
+        The highest rate.
+    options : Cosine
+    epochs : int
+        Of the whole training.
+    """
+    if done < options.warmup:
+        return full * (done + 1) / (options.warmup + 1)
+    length = (options.epochs or epochs) - options.warmup
+    part = min((done - options.warmup) / length, 1.0) if length > 0 else 1.0
+    # A minimum above the full rate would turn the schedule upside down.
+    lowest = min(options.minimum, full)
+    return lowest + (full - lowest) * (1 + math.cos(math.pi * part)) / 2

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.dataset.ready import PLAIN, Wanted
 from hydragnn_hpc.dataset.stage import StagedData, atoms_of
 from hydragnn_hpc.dataset.store import Manifest
+from hydragnn_hpc.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,22 @@ class Structure:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What was taken off a task's target, and what the rest was divided by.
+
+    Attributes
+    ----------
+    values : numpy.ndarray
+        ``[A, d]`` or ``[S, d]`` float32, scaled.
+    scale : numpy.ndarray
+        ``[d]`` float64.
+    """
+
+    values: np.ndarray
+    scale: np.ndarray
+
+
+@dataclass(frozen=True)
 class Samples:
     """What an engine trains on.
 
@@ -54,11 +73,16 @@ class Samples:
     inputs : numpy.ndarray
         ``[A, F0]`` float, scaled node inputs.
     targets : dict
-        By task, scaled: ``[A, d]`` at node level, ``[S, d]`` at graph level; NaN where missing.
+        By task, scaled: ``[A, d]`` at node level, ``[S, d]`` at graph level; NaN where missing. With a reference, the
+        residual.
     levels : dict
         By task, ``node`` or ``graph``.
     parts : tuple of numpy.ndarray
         Sample numbers of the training, validation and test part, ascending.
+    references : dict
+        By task that has one.
+    recipe : dict
+        How inputs and references were computed (`dataset.ready`): what a trained model needs to be used elsewhere.
     """
 
     structure: Structure
@@ -66,6 +90,8 @@ class Samples:
     targets: Mapping[str, np.ndarray]
     levels: Mapping[str, str]
     parts: tuple[np.ndarray, np.ndarray, np.ndarray]
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def average_degree(self) -> tuple[float, float]:
         """Return PNA's mean degree and mean log(degree + 1) over the atoms of the training part."""
@@ -84,18 +110,33 @@ class Samples:
 
 
 def from_staged(staged: StagedData, campaign: Campaign) -> Samples:
-    """Take what a campaign's tasks need from a node-local copy; nothing is copied, arrays stay mapped."""
+    """Take what a campaign's tasks need from a node-local copy; nothing is copied, arrays stay mapped.
+
+    Raises
+    ------
+    UserError
+        If the copy was made for a campaign that wants something else.
+    """
     a = staged.arrays
+    wanted, made = asdict(Wanted.of(campaign)), staged.ready.get("wanted", PLAIN)
+    if wanted != made:
+        raise UserError(f"the node-local copy was made for other inputs or references ({made}); run the command again")
     structure = Structure(
         a["atom_offsets"], a["sample_geometry"], a["geometry_atom_offsets"], a["neighbour_offsets"], a["neighbours"]
     )
     parts = tuple(np.flatnonzero(a["split"] == k) for k in range(3))
+    references = {
+        name: Reference(a[f"reference_{name}"], np.array(fitted["scale"]))
+        for name, fitted in staged.ready.get("references", {}).items()
+    }
     return Samples(
         structure,
         a["node_inputs"],
-        {name: a[f"scaled_{task.field}"] for name, task in campaign.tasks.items()},
+        {n: a[f"residual_{n}" if n in references else f"scaled_{t.field}"] for n, t in campaign.tasks.items()},
         {name: task.level for name, task in campaign.tasks.items()},
         (parts[0], parts[1], parts[2]),
+        references,
+        {key: staged.ready[key] for key in ("inputs", "references") if staged.ready.get(key)},
     )
 
 
@@ -107,9 +148,22 @@ def to_units(values: np.ndarray, manifest: Manifest, field: str) -> np.ndarray:
     return unscaled
 
 
-def values_of(samples: Samples, task: str, chosen: np.ndarray) -> np.ndarray:
-    """Return a task's scaled truth for ``chosen`` samples: rows of their atoms in order, or one row a sample."""
-    values = samples.targets[task]
+def rows_of(samples: Samples, task: str, chosen: np.ndarray) -> np.ndarray:
+    """Return a task's rows for ``chosen`` samples: their atoms in order, or the samples themselves."""
     if samples.levels[task] == "graph":
-        return np.asarray(values[chosen])
-    return np.asarray(values[atoms_of(samples.structure.atom_offsets, chosen)])
+        return chosen
+    return atoms_of(samples.structure.atom_offsets, chosen)
+
+
+def values_of(samples: Samples, task: str, chosen: np.ndarray) -> np.ndarray:
+    """Return what a network should give for ``chosen`` samples: rows of their atoms in order, or one row a sample."""
+    return np.asarray(samples.targets[task][rows_of(samples, task, chosen)])
+
+
+def whole(samples: Samples, task: str, chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Put a task's reference back on what a network gives for ``chosen`` samples: scaled values of the property."""
+    reference = samples.references.get(task)
+    if reference is None:
+        return values
+    back: np.ndarray = values * reference.scale + reference.values[rows_of(samples, task, chosen)]
+    return back

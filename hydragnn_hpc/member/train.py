@@ -103,7 +103,7 @@ class StackTraining:
         files = self._setting.folder.member(self.variant.name, replica)
         files.make()
         seed = member_seed(self._setting.campaign.seed, self.variant.name, replica)
-        return Member(replica, seed, files, Schedule(self._options.optimizer.learning_rate))
+        return Member(replica, seed, files, Schedule.fresh(self._options))
 
     def _begin(self) -> None:
         """Set the stack's numbers: from each member's checkpoint, else from its seed."""
@@ -167,7 +167,7 @@ class StackTraining:
             member.history.append(row)
             session = member.sessions[-1]
             session["ended"], session["epochs"] = now(), session["epochs"] + 1
-            if self._is_finite(e) and member.schedule.see(row[2], member.epoch, self._options.plateau):
+            if self._is_finite(e) and member.schedule.see(row[2], member.epoch, self._options):
                 self._best_parameters[e].copy_(self.parameters[e])
                 self._best_buffers[e].copy_(self.buffers[e])
         over = self._close_those_at_their_end()
@@ -286,6 +286,8 @@ class StackTraining:
             "tasks": {name: {**setting.manifest.targets[f], "field": f} for name, f in fields.items()},
             "species": setting.manifest.content["species"],
             "neighbours": setting.manifest.content["neighbours"],
+            # How inputs and references are computed for other structures (`dataset.inputs`, `dataset.residual`).
+            "ready": dict(setting.samples.recipe),
         }
 
 

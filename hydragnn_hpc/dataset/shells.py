@@ -1,0 +1,126 @@
+"""Shells of neighbours around a site: found from the distances of the geometries themselves, or smooth radial bins.
+
+Where all geometries have the same first shells (a lattice), a shell is a distance. Where they have not (atoms off their
+sites, molecules), the shells would be noise, and smooth bins take their place: Gaussians of the distance that fade out
+at the end of the range, as the radial symmetry functions of Behler & Parrinello, Phys. Rev. Lett. 98, 146401 (2007).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
+
+_TOLERANCE = 0.02  # bohr; distances that lie closer are one shell
+_GROWTH = 1.2501337  # of the search radius; odd, so that no lattice has a distance at just such a radius
+_RANGE = 2.0  # of radial bins, in cutoffs of the data set's neighbours
+
+
+@dataclass(frozen=True)
+class Shells:
+    """Which distances count together.
+
+    Attributes
+    ----------
+    kind : str
+        ``shells`` or ``radial``.
+    radii : list of float
+        Mean distance of each shell, or centre of each bin, bohr.
+    bounds : list of float
+        ``shells``: where each begins, and where the last ends. ``radial``: the Gaussians' width and the end, bohr.
+    """
+
+    kind: str
+    radii: list[float]
+    bounds: list[float]
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data; ``Shells(**plain)`` restores it."""
+        return asdict(self)
+
+    def operator(self, geometry: Geometry) -> csr_matrix:
+        """Return ``[shells * n, n]``: how often (radial: how much) site j is in shell s of site i, row s * n + i.
+
+        Raises
+        ------
+        UserError
+            From the neighbour list.
+        """
+        n, number = len(geometry.pos), len(self.radii)
+        found = find_neighbours(geometry, self.bounds[-1])
+        i = np.repeat(np.arange(n), np.diff(found.offsets))
+        j, r = found.neighbours.astype(np.int64), np.linalg.norm(found.vectors, axis=1)
+        if self.kind == "shells":
+            shell = np.searchsorted(self.bounds, r, side="right") - 1
+            return csr_matrix((np.ones(len(i)), (shell * n + i, j)), shape=(number * n, n))
+        width, end = self.bounds
+        weights = np.exp(-(((r[:, None] - np.array(self.radii)) / width) ** 2) / 2)
+        weights *= (1 + np.cos(np.pi * r[:, None] / end)) / 2
+        rows = np.arange(number) * n + i[:, None]
+        columns = np.broadcast_to(j[:, None], rows.shape)
+        return csr_matrix((weights.ravel(), (rows.ravel(), columns.ravel())), shape=(number * n, n))
+
+
+def find(geometries: Iterable[Geometry], number: int, cutoff: float, shortest: float) -> Shells:
+    """Return the first ``number`` shells (fewer, where the sites end) if all geometries share them, else radial bins.
+
+    Parameters
+    ----------
+    geometries : iterable of Geometry
+    number : int
+    cutoff, shortest : float
+        Of the data set's neighbour lists, bohr: cutoff and shortest distance. Radial bins reach from the shortest
+        distance to twice the cutoff.
+    """
+    shared: Shells | None = None
+    for geometry in geometries:
+        own = _shells_of(geometry, number, cutoff)
+        if own is None or (shared is not None and not _alike(own, shared)):
+            return _radial(number, cutoff, shortest)
+        shared = shared or own
+    return shared or _radial(number, cutoff, shortest)
+
+
+def _radial(number: int, cutoff: float, shortest: float) -> Shells:
+    end = _RANGE * cutoff
+    step = (end - shortest) / number
+    return Shells("radial", (shortest + step * np.arange(number)).tolist(), [step / 2, end])
+
+
+def _alike(one: Shells, other: Shells) -> bool:
+    same = len(one.radii) == len(other.radii)
+    return same and bool(np.allclose(one.radii, other.radii, rtol=0, atol=_TOLERANCE / 2))
+
+
+def _shells_of(geometry: Geometry, number: int, cutoff: float) -> Shells | None:
+    """Return the shells of one geometry, or None where they are none: some is around less than half of the sites."""
+    if len(geometry.pos) == 1 and not any(geometry.periodic):
+        return None
+    radius, spread = cutoff, float(np.linalg.norm(np.ptp(geometry.pos, axis=0)))
+    while True:
+        found = find_neighbours(geometry, radius)
+        r = np.linalg.norm(found.vectors, axis=1)
+        order = np.argsort(r)
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(r[order]) > _TOLERANCE) + 1]) if len(r) else np.zeros(0)
+        # The last shell may go on behind the radius.
+        if len(starts) > number or (not any(geometry.periodic) and radius > spread):
+            break
+        radius *= _GROWTH
+    starts = starts.astype(np.int64)
+    ends = np.append(starts[1:], len(r))[:number]
+    starts = starts[:number]
+    site = np.repeat(np.arange(len(geometry.pos)), np.diff(found.offsets))[order]
+    distances = r[order]
+    for start, end in zip(starts, ends, strict=True):
+        if 2 * len(np.unique(site[start:end])) < len(geometry.pos):
+            return None
+    inner = (distances[ends[:-1] - 1] + distances[starts[1:]]) / 2
+    behind = distances[ends[-1]] if ends[-1] < len(r) else distances[-1] + 2 * _TOLERANCE
+    last = (distances[ends[-1] - 1] + behind) / 2
+    radii = [float(distances[s:e].mean()) for s, e in zip(starts, ends, strict=True)]
+    return Shells("shells", radii, [0.0, *inner.tolist(), float(last)])
