@@ -6,7 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PLAIN_WIDTH = 160  # of a line where no terminal sets it: a batch log, a pipe
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)``; ``total`` is 0 where it is not known."""
 
@@ -14,6 +19,14 @@ Progress = Callable[[int, int], None]
 def say(line: str) -> None:
     """Print one line to standard error with the local time, at once."""
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+def console(**options: Any) -> Console:
+    """Return what tables are printed on: the terminal, or lines wide enough for a batch log or a pipe."""
+    from rich.console import Console
+
+    made = Console(**options)
+    return made if made.is_terminal else Console(width=PLAIN_WIDTH, no_color=True, **options)
 
 
 @contextmanager

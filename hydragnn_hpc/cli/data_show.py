@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.logs import console
 
 if TYPE_CHECKING:
     from rich.table import Column, Table
@@ -36,7 +37,6 @@ def check_values(manifest: Manifest, arrays: dict[str, Any], file: Path) -> None
 
 def show(manifest: Manifest, path: Path, distribution: dict[str, Any] | None = None) -> None:
     """Print what a data set's manifest says, and how its samples are distributed."""
-    from rich.console import Console
     from rich.table import Table
 
     distribution = distribution or manifest.content["distribution"]
@@ -45,11 +45,11 @@ def show(manifest: Manifest, path: Path, distribution: dict[str, Any] | None = N
     sizes = f"{atoms['minimum']:,} to {atoms['maximum']:,}, mean {atoms['mean']:.4g}"
     for name, value in [*_facts(manifest), ("sample's atoms", sizes)]:
         facts.add_row(name, value)
-    console = Console(highlight=False, markup=False)
-    console.print(str(path), style="bold", soft_wrap=True)
-    console.print(facts)
-    console.print(_targets(manifest, distribution))
-    console.print(_elements(distribution))
+    screen = console(highlight=False, markup=False)
+    screen.print(str(path), style="bold", soft_wrap=True)
+    screen.print(facts)
+    screen.print(_targets(manifest, distribution))
+    screen.print(_elements(distribution))
 
 
 def _targets(manifest: Manifest, distribution: dict[str, Any]) -> Table:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.logs import console
 
 Folder = Annotated[
     Path, typer.Argument(metavar="OUT", help="The campaign's folder, as given to run.", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-PLAIN_WIDTH = 160  # of a line where no terminal sets it: a batch log, a pipe
 
 
 def status(
@@ -35,18 +35,11 @@ def status(
         typer.echo(json.dumps(stage.read_status(out)[0].plain(), indent=1, ensure_ascii=False, allow_nan=False))
     elif watch:
         try:
-            stage.watch(out, _console(), interval)
+            stage.watch(out, console(), interval)
         except KeyboardInterrupt:
             return  # the user has seen enough: nothing was interrupted but the looking
     else:
-        stage.show(out, _console())
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH, no_color=True)
+        stage.show(out, console())
 
 
 def report(
@@ -76,12 +69,12 @@ def report(
         return
     from hydragnn_hpc.report import tables
 
-    console = _console()
-    console.print(tables.as_rich(tables.paper_form(content.results)))
+    screen = console()
+    screen.print(tables.as_rich(tables.paper_form(content.results)))
     for claim in content.claims:
-        console.print(f"({claim.key}) {claim.statement}: {claim.verdict.value}", markup=False, highlight=False)
+        screen.print(f"({claim.key}) {claim.statement}: {claim.verdict.value}", markup=False, highlight=False)
     for remark in content.remarks:
-        console.print(f"remark: {remark}", markup=False, highlight=False)
+        screen.print(f"remark: {remark}", markup=False, highlight=False)
     if tensorboard:
-        console.print(f"tensorboard --logdir {folder.tensorboard}", markup=False, highlight=False)
-    console.print(f"{len(written)} files in {folder.report}; start with {folder.page}", markup=False, highlight=False)
+        screen.print(f"tensorboard --logdir {folder.tensorboard}", markup=False, highlight=False)
+    screen.print(f"{len(written)} files in {folder.report}; start with {folder.page}", markup=False, highlight=False)
