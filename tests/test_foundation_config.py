@@ -101,6 +101,16 @@ def test_example_shows_the_defaults() -> None:
         ({"training": {"optimizer": {"learning_rate": float("nan")}}}, "training.optimizer.learning_rate: "),
         ({"training": {"plateau": {"factor": 1.0}}}, "(given: 1.0)"),
         ({"tasks": None}, "tasks: "),
+        ({"inputs": ["species", "shels"]}, "unknown input 'shels'; did you mean 'shells'?"),
+        ({"inputs": [{"name": "shells", "numbr": 3}]}, "'inputs.0.shells.numbr'; did you mean 'number'?"),
+        ({"inputs": [{"name": "shells", "number": 0}]}, "(given: 0)"),
+        ({"inputs": ["species", "species"]}, "'species' is named twice"),
+        ({"inputs": []}, "inputs: "),
+        ({"inputs": "species"}, "inputs: "),
+        ({"inputs": [3]}, "inputs.0: "),
+        ({"tasks": {"H": {"level": "graph", "field": "x", "reference": "mean"}}, "variants": ["H"]}, "'mean'"),
+        ({"training": {"schedule": "linear"}}, "(given: 'linear')"),
+        ({"training": {"cosine": {"warm_up": 1}}}, "'training.cosine.warm_up'; did you mean 'warmup'?"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(changes: dict[str, Any], words: str) -> None:
@@ -225,8 +235,12 @@ def test_the_hash_holds_what_results_depend_on_and_nothing_else() -> None:
 
     base = named()
     assert base == named(dataset="moved.bp")
+    assert base == named(inputs=["species"])
+    assert base == named(tasks={name: {**task, "reference": "none"} for name, task in TASKS.items()})
+    assert base == named(training={"schedule": "plateau", "cosine": {"warmup": 3}}), "the cosine is not in use"
     for key in WITHOUT_EFFECT:
         assert base == named(launch={key: 7}), key
+    assert named(inputs=["species", "shells"]) == named(inputs=["species", {"name": "shells", "number": 13}])
     assert base == named(model={"layers": 6}), "a default that is written out is the default"
     changed = [
         named("e"), named(seed=1), named(replicas=2), named(launch={"stack": 2}), named(launch={"threads": 2}),
@@ -239,3 +253,13 @@ def test_a_frozen_campaign_reads_back_the_same() -> None:
     campaign = load_campaign(CAMPAIGNS / "example.yaml")
     again = parse_campaign(yaml.safe_load(yaml.safe_dump(campaign.model_dump(mode="json"))), "")
     assert again == campaign
+
+
+def test_older_folders_go_on() -> None:
+    """Recorded when there were no inputs, references and schedules to choose: a folder begun then keeps its name."""
+    recorded = {
+        "paper": "0b327a74b49efcc6572732549f47d46bfc3366bafcdebbd5711a81a31f067b4b",
+        "quickstart": "4a8b18fed911abe7da05945adce0074bed7d16ad71427d2d0399d80d3182c3c5",
+    }
+    for name, before in recorded.items():
+        assert config_hash(load_campaign(CAMPAIGNS / f"{name}.yaml"), "0" * 64) == before

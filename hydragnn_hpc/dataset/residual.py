@@ -1,8 +1,8 @@
 """Reference values of a task's target, from the training part, and what is left of the target: what a network learns.
 
 ``composition``: the mean per composition; at node level per composition and element. A composition that the training
-part lacks takes the mean of the K nearest that it has (K: number of elements), weighted by inverse distance: between
-two neighbouring compositions of two elements, linear interpolation. ``species``: at node level the mean per element; at
+part lacks lies on the line between its neighbours; of more than two elements it takes the mean of the K nearest (K:
+number of elements), weighted by inverse distance. ``species``: at node level the mean per element; at
 graph level a linear function of the numbers of atoms of each element, by least squares.
 
 The residual is divided by its standard deviation over the training part, so that a network's outputs are of order one.
@@ -76,18 +76,21 @@ def _of_compositions(known: np.ndarray, values: np.ndarray, asked: np.ndarray) -
     distinct, where = np.unique(np.round(asked, _DIGITS), axis=0, return_inverse=True)
     table = np.empty((len(distinct), *values.shape[1:]))
     for row, composition in enumerate(distinct):
-        distance = np.linalg.norm(known - composition, axis=1)
         for column in np.ndindex(*values.shape[1:]):
-            table[row, *column] = _interpolated(distance, values[:, *column], known.shape[1])
+            there = np.isfinite(values[:, *column])
+            table[row, *column] = _interpolated(composition, known[there], values[there, *column])
     found: np.ndarray = table[where.reshape(-1)]
     return found
 
 
-def _interpolated(distance: np.ndarray, values: np.ndarray, n_elements: int) -> float:
-    there = np.flatnonzero(np.isfinite(values))
-    if not len(there):
+def _interpolated(asked: np.ndarray, known: np.ndarray, values: np.ndarray) -> float:
+    if not len(known):
         return 0.0
-    nearest = there[np.argsort(distance[there], kind="stable")[:n_elements]]
+    if len(asked) == 2:
+        order = np.argsort(known[:, 0])
+        return float(np.interp(asked[0], known[order, 0], values[order]))
+    distance = np.linalg.norm(known - asked, axis=1)
+    nearest = np.argsort(distance, kind="stable")[: len(asked)]
     if distance[nearest[0]] < 10.0**-_DIGITS * 2:
         return float(values[nearest[0]])
     return float(np.average(values[nearest], weights=1 / distance[nearest]))

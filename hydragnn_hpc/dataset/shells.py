@@ -18,6 +18,7 @@ from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 
 _TOLERANCE = 0.02  # bohr; distances that lie closer are one shell
 _GROWTH = 1.2501337  # of the search radius; odd, so that no lattice has a distance at just such a radius
+_ODD = 1.0000137
 _RANGE = 2.0  # of radial bins, in cutoffs of the data set's neighbours
 
 
@@ -52,7 +53,8 @@ class Shells:
             From the neighbour list.
         """
         n, number = len(geometry.pos), len(self.radii)
-        found = find_neighbours(geometry, self.bounds[-1])
+        # Bins end at a round number, where a lattice may have a shell; it weighs nothing there.
+        found = find_neighbours(geometry, self.bounds[-1] * (_ODD if self.kind == "radial" else 1.0))
         i = np.repeat(np.arange(n), np.diff(found.offsets))
         j, r = found.neighbours.astype(np.int64), np.linalg.norm(found.vectors, axis=1)
         if self.kind == "shells":
@@ -60,7 +62,7 @@ class Shells:
             return csr_matrix((np.ones(len(i)), (shell * n + i, j)), shape=(number * n, n))
         width, end = self.bounds
         weights = np.exp(-(((r[:, None] - np.array(self.radii)) / width) ** 2) / 2)
-        weights *= (1 + np.cos(np.pi * r[:, None] / end)) / 2
+        weights *= (1 + np.cos(np.pi * np.minimum(r[:, None] / end, 1))) / 2
         rows = np.arange(number) * n + i[:, None]
         columns = np.broadcast_to(j[:, None], rows.shape)
         return csr_matrix((weights.ravel(), (rows.ravel(), columns.ravel())), shape=(number * n, n))

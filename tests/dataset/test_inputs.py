@@ -1,0 +1,238 @@
+"""Node inputs by name: against sums done by hand, on lattices, clusters and crystals with atoms off their sites."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import arrays as synthetic_arrays
+
+from hydragnn_hpc.dataset import decorations, inputs, shells, surrogate
+from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
+from hydragnn_hpc.dataset.inputs import Recipe, Site
+from hydragnn_hpc.errors import UserError
+
+FE, PD, PT = 26, 46, 78
+EVERYTHING = [{"name": "species"}, {"name": "composition"}, {"name": "shells", "number": 4}, {"name": "ewald"}]
+FACTS = {"species": {"minimum": FE, "maximum": PT}, "neighbours": {"cutoff_bohr": 7.0}}
+ALWAYS, NEVER = (True, True, True), (False, False, False)
+
+
+def lattice() -> Geometry:
+    """The supercell of the open FePt data."""
+    return Geometry(*surrogate.sites(), ALWAYS)
+
+
+def data_set(geometries: list[Geometry], which: list[int], elements: list[int], seed: int = 0) -> dict[str, np.ndarray]:
+    """Random decorations as a data set's arrays; two of three samples are of the training part."""
+    rng = np.random.default_rng(seed)
+    sizes = [len(g.pos) for g in geometries]
+    found = [find_neighbours(g, 7.0) for g in geometries]
+    n_of_sample = np.array(sizes)[which]
+    return {
+        "sample_geometry": np.array(which, np.int32),
+        "split": (np.arange(len(which)) % 3 == 2).astype(np.uint8),
+        "atom_offsets": np.concatenate([[0], np.cumsum(n_of_sample)]).astype(np.int64),
+        "atomic_numbers": np.concatenate([rng.choice(elements, n) for n in n_of_sample]).astype(np.int32),
+        "geometry_atom_offsets": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        "pos": np.concatenate([g.pos for g in geometries]),
+        "cell": np.stack([g.cell for g in geometries]),
+        "periodic": np.array([g.periodic for g in geometries], np.uint8),
+        "edge_vectors": np.concatenate([f.vectors for f in found]),
+    }
+
+
+def brute_counts(geometry: Geometry, numbers: np.ndarray, element: int, low: float, high: float) -> np.ndarray:
+    """Images of atoms of an element at a distance from ``low`` to below ``high``, by trying all of them."""
+    reach = range(-3, 4) if any(geometry.periodic) else range(1)
+    counts = np.zeros(len(numbers), int)
+    for shift in product(reach, repeat=3):
+        r = np.linalg.norm(geometry.pos + np.array(shift) @ geometry.cell - geometry.pos[:, None], axis=2)
+        counts += ((r >= max(low, 1e-6)) & (r < high) & (numbers == element)).sum(axis=1)
+    return counts
+
+
+CLUSTER = Geometry(surrogate.sites()[0], np.zeros((3, 3)), NEVER)
+
+
+@pytest.mark.parametrize("geometry", [lattice(), CLUSTER], ids=["cell", "cluster"])
+def test_shells_count_images_as_trying_all_of_them_does(geometry: Geometry) -> None:
+    numbers = np.random.default_rng(1).choice([FE, PD, PT], 32)
+    found = shells.find([geometry], 4, 7.0, 5.0)
+    assert found.kind == "shells"
+    np.testing.assert_allclose(found.radii, [5.1056, 5.218, 7.058, 7.3794], atol=1e-4)
+    recipe = Recipe(["shells"], [FE, PD, PT], [FE, PT], found.plain())
+    columns = Site(recipe, geometry).columns(numbers[None])[0].reshape(32, 4, 3)
+    for s, k in product(range(4), range(3)):
+        expected = brute_counts(geometry, numbers, [FE, PD, PT][k], *found.bounds[s : s + 2])
+        np.testing.assert_array_equal(columns[:, s, k], expected)
+
+
+@pytest.mark.parametrize(
+    ("cell", "pos", "madelung"),
+    [
+        (np.eye(3), [[0, 0, 0], [0.5, 0.5, 0.5]], 1.76267477),  # CsCl; in units of the nearest distance
+        (0.5 * (1 - np.eye(3)), [[0, 0, 0], [0.5, 0.5, 0.5]], 1.74756459),  # NaCl
+        (0.5 * (1 - np.eye(3)), [[0, 0, 0], [0.25, 0.25, 0.25]], 1.63805505),  # zinc blende
+    ],
+)
+@pytest.mark.parametrize("size", [3.0, 20.0])
+def test_potentials_of_known_crystals(cell: np.ndarray, pos: list, madelung: float, size: float) -> None:
+    """Madelung constants from Borwein, Borwein & Taylor, J. Math. Phys. 26, 2999 (1985), and Crandall (1999)."""
+    geometry = Geometry(np.array(pos) * size + 7.7, cell * size, ALWAYS)  # not inside the cell
+    nearest = np.linalg.norm(find_neighbours(geometry, 1.234 * size).vectors, axis=1).min()
+    columns = Site(Recipe(["ewald"], [FE, PT], [FE, PT]), geometry).columns(np.array([[FE, PT]]))[0]
+    # Charges +1 on Fe and -1 on Pt are the first column less the second.
+    np.testing.assert_allclose((columns[:, 0] - columns[:, 1]) * nearest, [-madelung, madelung], rtol=1e-8)
+
+
+def test_a_cell_and_its_double_have_the_same_potentials() -> None:
+    rng = np.random.default_rng(3)
+    cell = np.diag([8.0, 9.0, 7.0]) + rng.uniform(-1, 1, (3, 3))
+    pos, numbers = rng.uniform(0, 1, (5, 3)) @ cell, rng.choice([FE, PD, PT], 5)
+    recipe = Recipe(["ewald"], [FE, PD, PT], [FE, PT])
+    single = Site(recipe, Geometry(pos, cell, ALWAYS)).columns(numbers[None])[0]
+    double = np.concatenate([pos, pos + cell[1]])
+    twice = Site(recipe, Geometry(double, cell * [[1], [2], [1]], ALWAYS)).columns(np.tile(numbers, 2)[None])[0]
+    np.testing.assert_allclose(twice, np.tile(single, (2, 1)), atol=1e-9)
+
+
+def test_clusters_follow_coulombs_law_and_slabs_are_refused() -> None:
+    pos = np.array([[0.0, 0, 0], [3, 0, 0], [0, 4, 0]])
+    columns = Site(Recipe(["ewald"], [FE, PT], [FE, PT]), Geometry(pos, np.zeros((3, 3)), NEVER)).columns(
+        np.array([[FE, PT, PT]])
+    )
+    q = np.array([2 / 3, -1 / 3, -1 / 3])
+    np.testing.assert_allclose(columns[0, :, 0], [q[1] / 3 + q[2] / 4, q[0] / 3 + q[2] / 5, q[0] / 4 + q[1] / 5])
+    with pytest.raises(UserError, match="leave 'ewald' out"):
+        inputs.potential_matrix(Geometry(pos, np.eye(3) * 9, (True, True, False)))
+
+
+def test_all_inputs_of_a_lattice(tmp_path: Path) -> None:
+    data = data_set([lattice()], [0] * 90, [FE, PT])
+    recipe = inputs.write(data, inputs.plan(data, EVERYTHING, FACTS), tmp_path / "x.npy")
+    x = np.load(tmp_path / "x.npy")
+    # Of two elements one says it all; species, composition, four shells, potential.
+    assert [c.split()[0] for c in recipe.columns] == ["species", "composition", *["shell"] * 4, "ewald"]
+    assert all(c.endswith("Fe") for c in recipe.columns[1:])
+    assert x.dtype == np.float32 and x.shape == (90 * 32, 7) and not list(tmp_path.glob("raw*"))
+    assert set(x[:, 0]) == {0.0, 1.0}
+    train = x[np.repeat(data["split"], 32) == 0]
+    np.testing.assert_allclose(train[:, 1:].mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(train[:, 1:].std(axis=0), 1, atol=1e-5)
+    share = (data["atomic_numbers"].reshape(90, 32) == FE).mean(axis=1)
+    assert np.corrcoef(share, x.reshape(90, 32, 7)[:, 0, 1])[0, 1] == pytest.approx(1)
+
+
+def test_the_test_part_does_not_enter_the_standard(tmp_path: Path) -> None:
+    data = data_set([lattice()], [0] * 30, [FE, PT])
+    recipes = []
+    for seed in (0, 1):
+        atoms = np.repeat(data["split"], 32) != 0
+        changed = data["atomic_numbers"].copy()
+        changed[atoms] = np.random.default_rng(seed).choice([FE, PT], atoms.sum())
+        changed_data = {**data, "atomic_numbers": changed}
+        recipes.append(inputs.write(changed_data, inputs.plan(data, EVERYTHING, FACTS), tmp_path / "x.npy"))
+    assert recipes[0] == recipes[1]
+
+
+def test_a_crystal_shifted_onto_itself_keeps_its_inputs() -> None:
+    """Site 0 -> site 2 is a shift by a lattice vector along x: the inputs move with the atoms."""
+    geometry = lattice()
+    data = data_set([geometry], [0] * 12, [FE, PD, PT])
+    recipe = inputs.plan(data, [{"name": "shells", "number": 13}, {"name": "ewald"}], FACTS)
+    step = np.array([surrogate.A, 0, 0])
+    fraction = (geometry.pos[:, None] + step - geometry.pos) @ np.linalg.inv(geometry.cell)
+    onto = np.argmin(np.abs(fraction - np.round(fraction)).sum(axis=2), axis=1)
+    assert sorted(onto) == list(range(32)) and (onto != np.arange(32)).all()
+    numbers = data["atomic_numbers"].reshape(12, 32)
+    shifted = np.empty_like(numbers)
+    shifted[:, onto] = numbers
+    site = Site(recipe, geometry)
+    np.testing.assert_allclose(site.columns(shifted)[:, onto], site.columns(numbers), atol=1e-12)
+
+
+def test_what_does_not_vary_or_repeats_itself_is_left_out(tmp_path: Path) -> None:
+    pure = data_set([lattice()], [0] * 6, [FE])
+    recipe = inputs.write(pure, inputs.plan(pure, EVERYTHING, FACTS), tmp_path / "x.npy")
+    assert recipe.columns == ["species"] and np.isfinite(np.load(tmp_path / "x.npy")).all()
+    recipe = inputs.write(pure, inputs.plan(pure, EVERYTHING[1:], FACTS), tmp_path / "x.npy")
+    assert len(recipe.kept) == 1 and (np.load(tmp_path / "x.npy") == 0).all()
+    ternary = data_set([lattice()], [0] * 60, [FE, PD, PT])
+    recipe = inputs.write(ternary, inputs.plan(ternary, EVERYTHING, FACTS), tmp_path / "x.npy")
+    kinds = [c.split()[0] for c in recipe.columns]
+    assert [kinds.count(k) for k in ("species", "composition", "shell", "ewald")] == [1, 2, 8, 2]
+
+
+def shaken(number: int, seed: int = 5) -> list[Geometry]:
+    """Crystals of several sizes with their atoms off their sites, and clusters among them."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for k in range(number):
+        size = (2, 2, 1 + k % 2)
+        corners = np.array(list(product(*map(range, size))), float)
+        pos = (corners[:, None] + [[0, 0, 0], [0.5, 0.5, 0.5]]).reshape(-1, 3) * 5.4
+        found.append(Geometry(pos + 0.2 * rng.normal(size=pos.shape), np.diag(size) * 5.4, NEVER if k % 3 else ALWAYS))
+    return found
+
+
+def test_geometries_without_common_shells_get_smooth_bins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    geometries = shaken(12)
+    which = [k % 12 for k in range(40)]
+    data = data_set(geometries, which, [FE, PD, PT])
+    plan = inputs.plan(data, EVERYTHING, FACTS)
+    assert plan.shells is not None and plan.shells["kind"] == "radial" and plan.shells["bounds"][1] == 14.0
+    recipe = inputs.write(data, plan, tmp_path / "x.npy")
+    x = np.load(tmp_path / "x.npy")
+    assert np.isfinite(x).all()
+    # What is kept with a model gives the same for every structure alone.
+    restored = Recipe(**json.loads(json.dumps(recipe.plain())))
+    for sample, g in enumerate(which):
+        atoms = slice(*data["atom_offsets"][sample : sample + 2])
+        alone = Site(restored, geometries[g]).inputs(data["atomic_numbers"][atoms][None])[0]
+        np.testing.assert_allclose(alone, x[atoms], atol=2e-5)
+    monkeypatch.setattr(inputs, "_BATCH", 7)
+    inputs.write(data, plan, tmp_path / "y.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), x, atol=1e-5)
+
+
+def test_bins_do_not_jump_where_an_atom_crosses_the_range() -> None:
+    found = shells.find(shaken(2), 6, 7.0, 4.0)
+    recipe = Recipe(["shells"], [FE], [FE, FE], found.plain())
+    end = found.bounds[1]
+    seen = []
+    for r in (end - 1e-3, end + 1e-3, 5.0, 5.001):
+        pair = Geometry(np.array([[0.0, 0, 0], [r, 0, 0]]), np.zeros((3, 3)), NEVER)
+        seen.append(Site(recipe, pair).columns(np.array([[FE, FE]]))[0])
+    np.testing.assert_allclose(seen[0], seen[1], atol=1e-5)
+    np.testing.assert_allclose(seen[2], seen[3], atol=5e-3)
+    assert seen[2].max() > 0.5
+
+
+def test_supercells_of_one_lattice_share_shells() -> None:
+    pos, cell = surrogate.sites()
+    double = Geometry(np.concatenate([pos, pos + cell[2]]), cell * [[1], [1], [2]], ALWAYS)
+    assert shells.find([lattice(), double], 5, 7.0, 5.0).kind == "shells"
+    # The distances of one shaken crystal are no shells either: each is around two sites only.
+    assert shells.find(shaken(1), 5, 7.0, 4.0).kind == "radial"
+    assert shells.find([], 5, 7.0, 4.0).kind == "radial"
+    atom = Geometry(np.zeros((1, 3)), np.zeros((3, 3)), NEVER)
+    assert shells.find([atom], 5, 7.0, 4.0).kind == "radial"
+    assert Site(Recipe(["shells"], [FE], [FE, FE], shells.find([atom], 2, 7.0, 4.0).plain()), atom).columns(
+        np.array([[FE]])
+    ).tolist() == [[[0.0, 0.0]]]
+
+
+def test_blocks_hold_every_sample_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decorations, "_BLOCK", 10)
+    data = synthetic_arrays(sizes=(4, 1, 6, 25, 3))
+    found = list(decorations.blocks(data["atom_offsets"]))
+    assert [b for _, b in found][:-1] == [f for f, _ in found][1:] and found[0][0] == 0 and found[-1][1] == 10
+    counts = decorations.counts_of(data["atomic_numbers"], data["atom_offsets"], np.array([26, 27, 78]))
+    for sample in range(10):
+        own = data["atomic_numbers"][slice(*data["atom_offsets"][sample : sample + 2])]
+        assert counts[sample].tolist() == [(own == z).sum() for z in (26, 27, 78)]
+    assert decorations.elements_of(data["atomic_numbers"]).tolist() == sorted(set(data["atomic_numbers"].tolist()))

@@ -1,0 +1,137 @@
+"""References and residuals: means of the training part and of nothing else, whole again when put together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hydragnn_hpc.dataset import residual
+from hydragnn_hpc.dataset.residual import Reference
+from hydragnn_hpc.errors import UserError
+
+FE, PD, PT = 26, 46, 78
+
+
+def data_set(seed: int = 0, samples: int = 200, sizes: tuple[int, ...] = (4, 6)) -> dict[str, np.ndarray]:
+    """Decorations of random composition, of samples of several sizes; every fourth is of the test part."""
+    rng = np.random.default_rng(seed)
+    n = rng.choice(sizes, samples)
+    return {
+        "atom_offsets": np.concatenate([[0], np.cumsum(n)]).astype(np.int64),
+        "atomic_numbers": rng.choice([FE, PT], n.sum()).astype(np.int32),
+        "split": np.where(np.arange(samples) % 4 == 3, 2, 0).astype(np.uint8),
+    }
+
+
+def compositions(data: dict[str, np.ndarray]) -> np.ndarray:
+    """The share of Fe in every sample."""
+    iron = np.add.reduceat((data["atomic_numbers"] == FE).astype(float), data["atom_offsets"][:-1])
+    share: np.ndarray = iron / np.diff(data["atom_offsets"])
+    return share
+
+
+def fit(
+    data: dict[str, np.ndarray], values: np.ndarray, level: str, kind: str, folder: Path
+) -> tuple[Reference, np.ndarray, np.ndarray]:
+    """The fitted reference, and the written arrays."""
+    paths = (folder / "reference.npy", folder / "residual.npy")
+    found = residual.write(data, {"name": "T", "level": level, "reference": kind}, values.astype(np.float32), paths)
+    return found, np.load(paths[0]), np.load(paths[1])
+
+
+@pytest.mark.parametrize("level", ["graph", "node"])
+@pytest.mark.parametrize("kind", ["composition", "species"])
+def test_the_parts_make_the_whole_and_the_rest_is_of_order_one(tmp_path: Path, level: str, kind: str) -> None:
+    data = data_set()
+    rows = 200 if level == "graph" else int(data["atom_offsets"][-1])
+    values = np.random.default_rng(1).normal(0.5, 0.1, (rows, 2)).astype(np.float32)
+    values[:5, 0] = np.nan
+    found, reference, rest = fit(data, values, level, kind, tmp_path)
+    back = rest * np.array(found.scale) + reference
+    np.testing.assert_allclose(back, values, atol=2e-7)
+    assert np.isnan(rest[:5, 0]).all() and np.isfinite(rest[5:]).all() and np.isfinite(reference).all()
+    row_split = data["split"] if level == "graph" else np.repeat(data["split"], np.diff(data["atom_offsets"]))
+    np.testing.assert_allclose(np.sqrt(np.nanmean(rest[row_split == 0] ** 2, axis=0)), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.nanmean(rest[row_split == 0], axis=0), 0, atol=1e-5)
+    assert (reference.std(axis=0) > 0).all()
+
+
+def test_means_are_of_each_composition_and_of_each_element_in_it(tmp_path: Path) -> None:
+    data = data_set()
+    share, split = compositions(data), data["split"]
+    energy = (share**2)[:, None] + 0.01 * np.random.default_rng(2).normal(size=(200, 1))
+    _, reference, _ = fit(data, energy, "graph", "composition", tmp_path)
+    atom_share = np.repeat(share, np.diff(data["atom_offsets"]))
+    iron, atom_split = data["atomic_numbers"] == FE, np.repeat(split, np.diff(data["atom_offsets"]))
+    charge = np.where(iron, atom_share, -1.0)[:, None] + 0.01 * np.random.default_rng(3).normal(size=(len(iron), 1))
+    _, of_atoms, _ = fit(data, charge, "node", "composition", tmp_path)
+    _, of_elements, _ = fit(data, charge, "node", "species", tmp_path)
+    for x in np.unique(share):
+        chosen = share == x
+        np.testing.assert_allclose(reference[chosen], energy[chosen & (split == 0)].mean(), atol=1e-6)
+        for is_it in (iron, ~iron):
+            atoms = is_it & (atom_share == x)
+            if (atoms & (atom_split == 0)).any():
+                np.testing.assert_allclose(of_atoms[atoms], charge[atoms & (atom_split == 0)].mean(), atol=1e-6)
+    np.testing.assert_allclose(of_elements[iron], charge[iron & (atom_split == 0)].mean(), atol=1e-6)
+
+
+def test_the_test_part_does_not_enter(tmp_path: Path) -> None:
+    data = data_set()
+    values = np.random.default_rng(1).normal(size=(200, 1))
+    before = fit(data, values, "graph", "composition", tmp_path)[0]
+    values[data["split"] == 2] += 1e3
+    assert fit(data, values, "graph", "composition", tmp_path)[0] == before
+
+
+def test_a_composition_that_was_never_seen_lies_between_its_neighbours(tmp_path: Path) -> None:
+    data = data_set(sizes=(10,), samples=2000)
+    share = compositions(data)
+    values = (3 * share)[:, None]
+    unseen = np.isclose(share, 0.5)
+    data["split"] = np.where(unseen, 2, 0).astype(np.uint8)
+    found, reference, _ = fit(data, values, "graph", "composition", tmp_path)
+    np.testing.assert_allclose(reference[unseen], 1.5, atol=1e-6)
+    # Of another number of atoms.
+    np.testing.assert_allclose(found.of(np.array([[45, 55], [46, 54]]))[:, 0, 0], [1.35, 1.38], atol=1e-6)
+    # In a ternary, between three; known ones are met exactly.
+    corners = [[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]
+    ternary = Reference("composition", "graph", [FE, PD, PT], corners, [[[1.0]], [[2.0]], [[6.0]]], [1.0])
+    np.testing.assert_allclose(ternary.of(np.array([[1, 1, 1], [0, 4, 0]]))[:, 0, 0], [3.0, 2.0], atol=1e-9)
+
+
+def test_species_of_a_graph_is_a_sum_over_atoms(tmp_path: Path) -> None:
+    data = data_set(sizes=(3, 5, 8))
+    n, share = np.diff(data["atom_offsets"]), compositions(data)
+    energy = (0.3 + 2.0 * n * share - 1.5 * n * (1 - share))[:, None]
+    found, reference, _ = fit(data, energy, "graph", "species", tmp_path)
+    np.testing.assert_allclose(reference, energy, rtol=1e-5)
+    np.testing.assert_allclose(np.ravel(found.values), [0.3, 2.0, -1.5], rtol=1e-4)
+    assert Reference(**json.loads(json.dumps(found.plain()))) == found
+
+
+def test_an_element_that_was_never_seen_lies_between_its_neighbours(tmp_path: Path) -> None:
+    data = data_set()
+    data["atomic_numbers"][: data["atom_offsets"][1]] = PD
+    data["split"][0] = 2
+    values = np.where(data["atomic_numbers"] == PT, 1.0, 0.0)[:, None]
+    found, reference, _ = fit(data, values, "node", "species", tmp_path)
+    np.testing.assert_allclose(reference[0], (PD - FE) / (PT - FE), rtol=1e-6)
+    assert found.elements == [FE, PD, PT]
+
+
+def test_a_mean_over_single_samples_is_refused(tmp_path: Path) -> None:
+    data = data_set(samples=4, sizes=(200, 201, 202, 203))
+    with pytest.raises(UserError, match=r"tasks\.T\.reference=composition.*too few.*set it to species or none"):
+        fit(data, np.zeros((4, 1)), "graph", "composition", tmp_path)
+
+
+def test_a_target_without_any_value_or_spread_is_left_alone(tmp_path: Path) -> None:
+    data = data_set()
+    for value in (np.nan, 0.25):
+        found, reference, rest = fit(data, np.full((200, 1), value), "graph", "composition", tmp_path)
+        assert found.scale == [1.0] and np.isfinite(reference).all()
+        assert np.array_equal(rest, np.full((200, 1), value * 0), equal_nan=True)

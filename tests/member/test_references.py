@@ -1,0 +1,152 @@
+"""Members with inputs, references and a cosine: the same numbers when interrupted, errors of the whole property."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hydragnn_hpc.config import config_hash, parse_campaign
+from hydragnn_hpc.dataset import prepare, residual, stage, surrogate
+from hydragnn_hpc.dataset.inputs import Recipe, Site
+from hydragnn_hpc.dataset.ready import Wanted
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import Frozen
+from hydragnn_hpc.member.engine import choose
+from hydragnn_hpc.member.samples import from_staged, values_of, whole
+from hydragnn_hpc.member.train import Setting, StackTraining
+from hydragnn_hpc.paths import CampaignFolder
+
+CONTENT = {
+    "name": "small",
+    "dataset": "small.bp",
+    "inputs": ["species", "composition", {"name": "shells", "number": 4}, "ewald"],
+    "tasks": {
+        "H": {"level": "graph", "field": "mixing_enthalpy", "reference": "composition"},
+        "C": {"level": "node", "field": "charge_transfer", "reference": "species"},
+        "M": {"level": "node", "field": "magnetic_moment"},
+    },
+    "variants": ["HCM", "H"],
+    "replicas": 2,
+    "model": {"layers": 2, "channels": 8, "graph_head": [8], "node_head": [8]},
+    "training": {"epochs": 4, "batch_size": 16, "schedule": "cosine", "early_stopping": None},
+    "launch": {"device": "cpu"},
+}
+CAMPAIGN = parse_campaign(CONTENT, "")
+
+
+@pytest.fixture(scope="module")
+def staged(surrogate_raw, tmp_path_factory: pytest.TempPathFactory) -> stage.StagedData:
+    """A periodic data set, staged for the campaign."""
+    folder = tmp_path_factory.mktemp("staged")
+    cell = tuple(surrogate.sites()[1].ravel().tolist())
+    options = prepare.Options(periodic=True, cell=cell)
+    prepare.prepare(surrogate_raw(8), folder / "small.bp", options)
+    (folder / "copy").mkdir()
+    stage.copy(folder / "small.bp", folder / "copy", Wanted.of(CAMPAIGN))
+    return stage.open_staged(folder / "copy")
+
+
+def training(staged: stage.StagedData, out: Path, variant: str = "HCM") -> StackTraining:
+    """A stack of both replicas, from their checkpoints where there are any."""
+    samples = from_staged(staged, CAMPAIGN)
+    frozen = Frozen(CAMPAIGN, config_hash(CAMPAIGN, staged.manifest.sha256), staged.manifest.sha256)
+    engine, _ = choose(CAMPAIGN, CAMPAIGN.variant(variant), samples, torch.device("cpu"))
+    setting = Setting(CampaignFolder(out), frozen, staged.manifest, samples, {}, {})
+    return StackTraining(setting, variant, [0, 1], engine, 1)
+
+
+def results(out: Path) -> dict[str, tuple[str, dict]]:
+    """Weights and errors of every member."""
+    found = {}
+    for path in sorted(out.glob("members/*/*/result.json")):
+        content = json.loads(path.read_text())
+        found[str(path.parent.relative_to(out))] = (content["weights_sha256"], content["tasks"])
+    return found
+
+
+def test_an_interrupted_training_ends_the_same(staged: stage.StagedData, tmp_path: Path) -> None:
+    whole_run = training(staged, tmp_path / "whole")
+    while whole_run.members:
+        whole_run.epoch(lambda: None)
+    for _ in range(4):
+        part = training(staged, tmp_path / "parts")
+        part.epoch(lambda: None)
+        part.save()
+    found = results(tmp_path / "whole")
+    assert len(found) == 2 and found == results(tmp_path / "parts")
+    rows = (tmp_path / "parts" / "members/HCM/00/history.csv").read_text().splitlines()[1:]
+    expected = [1e-3 * (1 + np.cos(np.pi * k / 4)) / 2 for k in range(4)]
+    assert [float(row.split(",")[3]) for row in rows] == pytest.approx(expected)
+
+
+def test_errors_and_predictions_are_of_the_whole_property(staged: stage.StagedData, tmp_path: Path) -> None:
+    stack = training(staged, tmp_path)
+    while stack.members:
+        stack.epoch(lambda: None)
+    stage.write_test_set(staged, tmp_path / "test_set.npz")
+    truth = np.load(tmp_path / "test_set.npz")
+    predicted = np.load(tmp_path / "members/HCM/00/predictions.npz")
+    tasks = results(tmp_path)["members/HCM/00"][1]
+    for name, task in CAMPAIGN.tasks.items():
+        of = staged.manifest.targets[task.field]
+        error = float(np.sqrt(np.mean((predicted[name] - truth[task.field]) ** 2)))
+        assert tasks[name]["rmse_unit"] == pytest.approx(error, rel=1e-5)
+        assert tasks[name]["rmse"] == pytest.approx(error / (of["maximum"][0] - of["minimum"][0]), rel=1e-5)
+        assert 0 < tasks[name]["rmse_validation"] < 1
+    # Four epochs leave little but the mean per composition, and that alone is better than 0.05.
+    assert tasks["H"]["rmse"] < 0.05
+
+
+def test_reference_and_residual_are_the_target(staged: stage.StagedData) -> None:
+    samples = from_staged(staged, CAMPAIGN)
+    assert set(samples.references) == {"H", "C"} and samples.inputs.shape[1] == 7
+    chosen = samples.parts[2][::3]
+    for name, task in CAMPAIGN.tasks.items():
+        back = whole(samples, name, chosen, values_of(samples, name, chosen))
+        rows = chosen
+        if task.level == "node":
+            rows = stage.atoms_of(staged.arrays["atom_offsets"], chosen)
+        np.testing.assert_allclose(back, staged.arrays[f"scaled_{task.field}"][rows], atol=2e-7)
+
+
+def test_a_model_holds_what_new_structures_need(staged: stage.StagedData, tmp_path: Path) -> None:
+    stack = training(staged, tmp_path, "H")
+    while stack.members:
+        stack.epoch(lambda: None)
+    model = torch.load(tmp_path / "members/H/00/model.pt", weights_only=True)
+    recipe, a = Recipe(**model["ready"]["inputs"]), staged.arrays
+    numbers = a["atomic_numbers"].reshape(-1, 32)[:5]
+    from hydragnn_hpc.dataset.decorations import counts_of, geometry
+
+    again = Site(recipe, geometry(a, 0)).inputs(numbers)
+    np.testing.assert_allclose(again.reshape(-1, 7), a["node_inputs"][:160], atol=1e-5)
+    fitted = residual.Reference(**model["ready"]["references"]["H"])
+    counts = counts_of(a["atomic_numbers"], a["atom_offsets"], np.array(fitted.elements))
+    np.testing.assert_allclose(fitted.of(counts)[:, 0], a["reference_H"], atol=1e-6)
+
+
+def test_a_copy_made_for_others_is_refused(staged: stage.StagedData) -> None:
+    other = parse_campaign({**CONTENT, "inputs": ["species"]}, "")
+    with pytest.raises(UserError, match="other inputs or references"):
+        from_staged(staged, other)
+    plain = stage.StagedData(staged.manifest, staged.arrays)
+    with pytest.raises(UserError, match="other inputs or references"):
+        from_staged(plain, CAMPAIGN)
+
+
+def test_what_cannot_be_had_is_told_by_the_run(surrogate_raw, tmp_path: Path) -> None:
+    """The copying child's own error, in one line."""
+    prepare.prepare(surrogate_raw(1), tmp_path / "one.bp", prepare.Options(split_by="random"))
+    many = Wanted(
+        [{"name": "species"}], [{"name": "H", "field": "mixing_enthalpy", "level": "graph", "reference": "composition"}]
+    )
+    parent = tmp_path / "local"
+    parent.mkdir()
+    staging = stage.Staging(tmp_path / "one.bp", parent, wanted=many)
+    with pytest.raises(UserError, match=r"^tasks\.H\.reference=composition"), staging:
+        pass
+    assert not list(parent.iterdir())
