@@ -119,7 +119,8 @@ class TorchEngine:
                 loaded = weights
             values = network.predict(batch, self._inputs[batch.atoms], buffers)
             for group, computed in zip(self._groups, values, strict=True):
-                value = computed if group.level == "graph" else computed[batch.order]
+                # A copy: the next batch is computed in the same memory.
+                value = computed.clone() if group.level == "graph" else computed[batch.order]
                 by_task = torch.unflatten(value, 2, (len(group.tasks), -1)).permute(2, 1, 0, 3)
                 for task, one in zip(group.tasks, by_task, strict=True):
                     found[task.name].append(one)

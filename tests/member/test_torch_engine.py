@@ -8,6 +8,7 @@ import torch
 from graphs_for_tests import Reference, make_samples
 
 from hydragnn_hpc.dataset.stage import atoms_of
+from hydragnn_hpc.member import torch_engine
 from hydragnn_hpc.member.fused.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.layout import ParameterLayout
 from hydragnn_hpc.member.samples import Samples
@@ -85,8 +86,10 @@ def test_losses_gradients_and_statistics_are_the_librarys(graph_sizes: list[int]
     assert not gradients[:, used:].any(), "the padding has gradients"
 
 
+@pytest.mark.parametrize("at_once", [4096, 40], ids=["at once", "in pieces"])
 @pytest.mark.parametrize("graph_sizes", [[9], [1, 4, 12]], ids=["shared", "varying"])
-def test_predictions_are_the_librarys(graph_sizes: list[int]) -> None:
+def test_predictions_are_the_librarys(graph_sizes: list[int], at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torch_engine.PREDICTED_AT_ONCE, "cpu", at_once)
     rng = np.random.default_rng(3)
     samples = make_samples(rng, graph_sizes, 14, TASKS)
     sizes = network(samples)
