@@ -28,6 +28,7 @@ from tests.benchmarks.baseline import BaselineModel, Task, graph_of, train_epoch
 
 CAMPAIGN = Path(__file__).parents[2] / "jobs" / "campaigns" / "quickstart.yaml"
 BATCH, RATE = 64, 1e-3
+ENGINES = ["A", "torch", "fused"]
 Errors = dict[str, float]
 
 
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("dataset", type=Path, help="a prepared data set with the paper's three targets")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     campaign = load_campaign(CAMPAIGN, [f"dataset={arguments.dataset.resolve()}"])
@@ -112,8 +114,8 @@ def main() -> None:
             "fused": lambda s: train_engine(FusedCpu(sizes, samples), samples, s, arguments.epochs),
         }
         print("| engine | " + " | ".join(t.name for t in sizes.tasks) + " |\n|---|" + "---|" * len(sizes.tasks))
-        for name, run in runs.items():
-            found = [run(seed) for seed in range(arguments.seeds)]
+        for name in arguments.engines:
+            found = [runs[name](seed) for seed in range(arguments.seeds)]
             columns = [np.array([f[t.name] for f in found]) for t in sizes.tasks]
             shown = " | ".join(f"{c.mean():.4f} ± {c.std(ddof=1):.4f}" for c in columns)
             print(f"| {name} | {shown} |", flush=True)
