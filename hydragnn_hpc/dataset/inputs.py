@@ -23,9 +23,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from hydragnn_hpc.dataset import decorations, shells
+from hydragnn_hpc.dataset.ewald import potential_matrix
 from hydragnn_hpc.dataset.graphs import Geometry
-from hydragnn_hpc.dataset.surrogate import madelung_matrix
-from hydragnn_hpc.errors import UserError
 
 _NEW = 1e-6  # share of a column's variance that those ahead of it must leave
 _BATCH = 100_000  # atoms of one geometry worked on at once
@@ -126,31 +125,6 @@ class Site:
         kept = self.columns(numbers)[..., recipe.kept]
         standard: np.ndarray = ((kept - np.array(recipe.mean)) / np.array(recipe.scale)).astype(np.float32)
         return standard
-
-
-def potential_matrix(geometry: Geometry) -> np.ndarray:
-    """Return the potential at site i of unit charges at site j and all its images, ``[n, n]`` float64, 1/bohr.
-
-    Raises
-    ------
-    UserError
-        If the boundary is periodic along one or two vectors only.
-    """
-    pos, n = geometry.pos, len(geometry.pos)
-    if all(geometry.periodic):
-        inside = np.linalg.solve(geometry.cell.T, pos.T).T % 1.0 @ geometry.cell
-        volume = abs(float(np.linalg.det(geometry.cell)))
-        # About equal work in both sums; below 0.25 / bohr² for cells of a few atoms.
-        return madelung_matrix(inside, geometry.cell, min(0.25, np.pi * (n / volume**2) ** (1 / 3)))
-    if any(geometry.periodic):
-        raise UserError(
-            "inputs: ewald needs cells that are periodic along all three vectors, or along none; leave 'ewald' out, or"
-            " prepare the data set with --boundary periodic or open"
-        )
-    r = np.linalg.norm(pos[:, None] - pos, axis=2)
-    np.fill_diagonal(r, np.inf)
-    inverse: np.ndarray = 1.0 / r
-    return inverse
 
 
 def plan(arrays: Mapping[str, np.ndarray], wanted: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Recipe:

@@ -11,6 +11,7 @@ import pytest
 from synthetic import arrays as synthetic_arrays
 
 from hydragnn_hpc.dataset import decorations, inputs, shells, surrogate
+from hydragnn_hpc.dataset.ewald import potential_matrix
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.dataset.inputs import Recipe, Site
 from hydragnn_hpc.errors import UserError
@@ -108,7 +109,7 @@ def test_clusters_follow_coulombs_law_and_slabs_are_refused() -> None:
     q = np.array([2 / 3, -1 / 3, -1 / 3])
     np.testing.assert_allclose(columns[0, :, 0], [q[1] / 3 + q[2] / 4, q[0] / 3 + q[2] / 5, q[0] / 4 + q[1] / 5])
     with pytest.raises(UserError, match="leave 'ewald' out"):
-        inputs.potential_matrix(Geometry(pos, np.eye(3) * 9, (True, True, False)))
+        potential_matrix(Geometry(pos, np.eye(3) * 9, (True, True, False)))
 
 
 def test_all_inputs_of_a_lattice(tmp_path: Path) -> None:
