@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +46,10 @@ def run(
         plan = read_plan(campaign, override or [], CampaignFolder(out))
         _show(plan, out)
         return
+    # Until the supervisor's own handlers are there, a signal ends this process at once, even within MPI's start:
+    # Python's handler would wait there for a rank that the same signal has ended.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     from hydragnn_hpc.ensemble.supervisor import RunOptions, run
     from hydragnn_hpc.report.tables import write_tables
 

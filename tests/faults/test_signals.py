@@ -57,6 +57,15 @@ def test_any_signal_at_any_moment(arena, undisturbed, fault_seed: int, case: int
     harness.check_clean(arena, out)
 
 
+def test_an_interrupt_while_ranks_start_leaves_none_waiting(arena) -> None:
+    """The narrow moment in which one rank dies of it and another is within MPI's start."""
+    for k in range(6):
+        launch = arena.launch(arena.folder / f"out{k}")
+        launch.let_run(0.45 + 0.06 * k)
+        os.kill(launch.process.pid, signal.SIGINT)
+        assert launch.end(30) != 0
+
+
 @pytest.mark.long
 def test_a_run_that_is_killed_again_and_again_gets_there(arena, undisturbed, fault_seed: int) -> None:
     """Every launch is killed soon; each gets a little further, since epochs are kept."""
