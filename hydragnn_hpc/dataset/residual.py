@@ -114,7 +114,8 @@ class _Target:
                 continue
             atoms = slice(int(offsets[first]), int(offsets[behind]))
             sample = np.repeat(samples, np.diff(offsets[first : behind + 1]))
-            yield atoms, sample, np.searchsorted(self.elements, self.arrays["atomic_numbers"][atoms])
+            if len(sample):
+                yield atoms, sample, np.searchsorted(self.elements, self.arrays["atomic_numbers"][atoms])
 
     def training_means(self, group: np.ndarray, n_groups: int) -> np.ndarray:
         """Return means over the training part by sample ``group`` ``[S]`` and element: ``[n_groups, K or 1, d]``."""
@@ -133,12 +134,19 @@ class _Target:
         reshaped: np.ndarray = means.reshape(n_groups, width, -1)
         return reshaped
 
-    def deviation(self, reference: np.ndarray) -> np.ndarray:
+    def referred(self, reference: Reference) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Yield rows of the target, the sample of each, and each row's reference ``[rows, d]`` float64."""
+        for rows, sample, element in self.blocks():
+            first = int(sample[0])
+            table = reference.of(self.counts[first : int(sample[-1]) + 1])
+            yield rows, sample, table[sample - first, element]
+
+    def deviation(self, reference: Reference) -> np.ndarray:
         """Return the residual's standard deviation over the training part, ``[d]``; 1 where there is none."""
         squares, number = np.zeros(self.values.shape[1]), np.zeros(self.values.shape[1])
-        for rows, sample, element in self.blocks():
+        for rows, sample, taken_off in self.referred(reference):
             train = self.arrays["split"][sample] == 0
-            left = (self.values[rows] - reference[sample, element])[train]
+            left = (self.values[rows] - taken_off)[train]
             squares += np.nansum(left**2, axis=0)
             number += np.isfinite(left).sum(axis=0)
         deviation: np.ndarray = np.sqrt(squares / np.maximum(number, 1))
@@ -171,11 +179,10 @@ def write(
     """
     target = _Target(arrays, values, task["level"])
     fitted = _fit(target, task)
-    table = fitted.of(target.counts)
-    scale = target.deviation(table)
+    scale = target.deviation(fitted)
     reference, residual = (decorations.new_array(path, values.shape) for path in paths)
-    for rows, sample, element in target.blocks():
-        reference[rows] = table[sample, element]
+    for rows, _, taken_off in target.referred(fitted):
+        reference[rows] = taken_off
         # Of the rounded reference, so that reference + residual * scale is the target again.
         residual[rows] = (values[rows] - reference[rows].astype(np.float64)) / scale
     return Reference(**{**fitted.plain(), "scale": scale.tolist()})
