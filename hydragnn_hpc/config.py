@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hydragnn_hpc.convolutions import why_not
 from hydragnn_hpc.errors import UserError, nearest
 
 Positive = Annotated[int, Field(ge=1)]
@@ -76,15 +77,28 @@ class Variant(Section):
     weights: dict[str, Annotated[float, Field(gt=0)]] = {}
 
 
+class Edges(Section):
+    """Features of edges: the length of each, spread over ``number`` Gaussians between 0 and the cutoff."""
+
+    number: Annotated[int, Field(ge=2, le=1000)] = 20
+
+
 class Model(Section):
     """The architecture: a trunk of message-passing layers shared by all tasks, a head for each."""
 
     convolution: str = "PNA"
+    edges: Edges | None = None
     layers: Positive = 6
     channels: Positive = 20
     pooling: Literal["mean", "sum", "max"] = "mean"
     graph_head: Widths = (50, 25)
     node_head: Widths = (50, 25)
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Model:
+        if reason := why_not(self.convolution, self.edges is not None):
+            raise ValueError(reason)
+        return self
 
 
 class Optimizer(Section):
@@ -231,6 +245,8 @@ class Campaign(Section):
         for task in content["tasks"].values():
             if task["reference"] == "none":
                 del task["reference"]
+        if content["model"]["edges"] is None:
+            del content["model"]["edges"]
         training = content["training"]
         if training["schedule"] == "plateau":
             del training["schedule"], training["cosine"]

@@ -1,4 +1,4 @@
-"""Any data, from end to end: a ternary of several sizes, periodic, as extended XYZ, to a table of results."""
+"""Any data and any convolution, from end to end: a periodic ternary of several sizes, from extended XYZ to a table."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from hydragnn_hpc.convolutions import CONVOLUTIONS
 
 CAMPAIGN = {
     "name": "ternary",
@@ -41,22 +43,49 @@ def program(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
-def test_a_ternary_from_generate_to_table_1(tmp_path: Path) -> None:
-    program(tmp_path, "data", "generate", "raw.extxyz", "--system", "ternary", "--cap", "8", "--sizes", "1x1x1,2x1x1")
+@pytest.fixture(scope="module")
+def ternary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set and a campaign on it."""
+    folder = tmp_path_factory.mktemp("ternary")
+    program(folder, "data", "generate", "raw.extxyz", "--system", "ternary", "--cap", "8", "--sizes", "1x1x1,2x1x1")
     targets = ["mixing_enthalpy=mixing:energy:eV", "forces=node:forces:eV/Ang:force on an atom", "charge=node:charge:e"]
     options = [word for target in targets for word in ("--target", target)]
-    program(tmp_path, "data", "prepare", "raw.extxyz", "ternary.bp", *options)
-    content = json.loads(program(tmp_path, "data", "info", "ternary.bp", "--json", "--verify"))
+    program(folder, "data", "prepare", "raw.extxyz", "ternary.bp", *options)
+    (folder / "campaign.yaml").write_text(yaml.safe_dump(CAMPAIGN))
+    return folder
+
+
+def table1(out: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Rows of a campaign's first table by variant and task."""
+    with (out / "report" / "table1.csv").open(newline="") as stream:
+        return {(row["variant"], row["task"]): row for row in csv.DictReader(stream)}
+
+
+@pytest.mark.slow
+def test_a_ternary_from_generate_to_table_1(ternary: Path) -> None:
+    content = json.loads(program(ternary, "data", "info", "ternary.bp", "--json", "--verify"))
     assert content["neighbours"]["boundary"] == "periodic" and content["source"]["species"] == [29, 47, 79]
     assert content["sizes"]["G"] > 100 and 4 * content["sizes"]["S"] < content["sizes"]["A"] < 8 * content["sizes"]["S"]
-    (tmp_path / "campaign.yaml").write_text(yaml.safe_dump(CAMPAIGN))
-    program(tmp_path, "run", "campaign.yaml", "out")
-    program(tmp_path, "report", "out")
-    with (tmp_path / "out" / "report" / "table1.csv").open(newline="") as stream:
-        rows = {(row["variant"], row["task"]): row for row in csv.DictReader(stream)}
+    program(ternary, "run", "campaign.yaml", "out")
+    program(ternary, "report", "out")
+    rows = table1(ternary / "out")
     assert rows.keys() == {("HQ", "H"), ("HQ", "Q"), ("F", "F")}
     for key, unit in {("HQ", "H"): "Ry", ("HQ", "Q"): "e", ("F", "F"): "eV/Å"}.items():
         row = rows[key]
         assert row["unit"] == unit and row["n"] == row["n_total"] == "1"
         assert 0 < float(row["rmse_mean"]) < 1 and 0 < float(row["rmse_unit_mean"]) < 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_campaign_of_every_convolution(ternary: Path, name: str) -> None:
+    options = ["model.convolution=" + name, "variants=[HQ]", "replicas=2", "launch.stack=2"]
+    if CONVOLUTIONS[name].edges != "none":
+        options.append("model.edges={number: 8}")
+    arguments = [word for option in options for word in ("--set", option)]
+    program(ternary, "run", "campaign.yaml", name, *arguments)
+    rows = table1(ternary / name)
+    assert {key: row["n"] for key, row in rows.items()} == {("HQ", "H"): "2", ("HQ", "Q"): "2"}
+    assert all(0 < float(row["rmse_mean"]) < 1 for row in rows.values())
+    results = [json.loads(p.read_text()) for p in (ternary / name / "members").rglob("result.json")]
+    assert {r["engine"] for r in results} == {"library"} and len({r["weights_sha256"] for r in results}) == 2

@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.config import Campaign, Variant
-from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.fused import FusedEngine, Geometry, NetworkSizes, TaskSizes, unavailable
 from hydragnn_hpc.member.fused.sizes import Array
 from hydragnn_hpc.member.layout import ParameterLayout
 from hydragnn_hpc.member.optimize import BETA_1, BETA_2, Adam
 from hydragnn_hpc.member.samples import Samples
 from hydragnn_hpc.member.torch_engine import TorchEngine
-
-CONVOLUTIONS = ("PNA",)
 
 
 class Engine(Protocol):
@@ -116,16 +114,8 @@ def _resident(values: Array, shape: tuple[int, ...]) -> Array:
 
 
 def network_sizes(campaign: Campaign, variant: Variant, samples: Samples) -> NetworkSizes:
-    """Return the sizes of a variant's network.
-
-    Raises
-    ------
-    UserError
-        If the convolution is unknown.
-    """
+    """Return the sizes of a variant's network."""
     model = campaign.model
-    if model.convolution not in CONVOLUTIONS:
-        raise UserError(f"model.convolution={model.convolution}{nearest(model.convolution, CONVOLUTIONS)}")
     tasks = tuple(
         TaskSizes(
             name,
@@ -151,13 +141,31 @@ def choose(campaign: Campaign, variant: Variant, samples: Samples, device: torch
         If ``fused`` is asked for and cannot run.
     """
     sizes = network_sizes(campaign, variant, samples)
-    wanted = campaign.training.engine
+    wanted, model = campaign.training.engine, campaign.model
+    if model.convolution != "PNA" or model.edges:
+        return _library(campaign, sizes, samples, device)
     reason = "training.engine=torch" if wanted == "torch" else why_not_fused(samples, device)
     if not reason:
         return FusedCpu(sizes, samples), "fused: one shared geometry, on the CPU"
     if wanted == "fused":
         raise UserError(f"training.engine=fused cannot be had: {reason}; set training.engine=auto")
     return TorchEngine(sizes, samples, device), f"torch: {reason}"
+
+
+def _library(campaign: Campaign, sizes: NetworkSizes, samples: Samples, device: torch.device) -> tuple[Engine, str]:
+    # Not at the top: PyTorch Geometric takes seconds to load, and PNA does without it.
+    from hydragnn_hpc.member.library_engine import LibraryEngine
+    from hydragnn_hpc.member.library_network import Trunk
+
+    model = campaign.model
+    what = f"{model.convolution} with edge features" if model.edges else model.convolution
+    if campaign.training.engine == "fused":
+        raise UserError(
+            f"training.engine=fused cannot be had: it knows PNA without edge features, not {what}; set"
+            " training.engine=auto"
+        )
+    trunk = Trunk(model.convolution, model.edges.number if model.edges else 0, samples.structure.cutoff)
+    return LibraryEngine(sizes, trunk, samples, device), f"library: {what}, on PyTorch Geometric's layers"
 
 
 def why_not_fused(samples: Samples, device: torch.device) -> str:

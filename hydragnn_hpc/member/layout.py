@@ -40,9 +40,16 @@ class ParameterLayout:
     @classmethod
     def of(cls, sizes: NetworkSizes) -> ParameterLayout:
         """Lay out the parameters of a network one after the other."""
-        parameters, used = _place(sizes.parameter_shapes())
-        buffers, buffer_size = _place(sizes.buffer_shapes())
-        return cls(parameters, buffers, (used // MULTIPLE + 1) * MULTIPLE, buffer_size)
+        return cls.of_shapes(sizes.parameter_shapes(), sizes.buffer_shapes())
+
+    @staticmethod
+    def of_shapes(
+        parameter_shapes: Mapping[str, tuple[int, ...]], buffer_shapes: Mapping[str, tuple[int, ...]]
+    ) -> ParameterLayout:
+        """Lay out parameters and buffers of these names and shapes one after the other."""
+        parameters, used = _place(parameter_shapes)
+        buffers, buffer_size = _place(buffer_shapes)
+        return ParameterLayout(parameters, buffers, (used // MULTIPLE + 1) * MULTIPLE, buffer_size)
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of ``flat`` [..., P]: name -> [..., *shape]."""

@@ -29,6 +29,10 @@ class Structure:
         ``[G + 1]`` int64.
     neighbour_offsets, neighbours : numpy.ndarray
         ``[B + 1]`` int64, ``[E]`` int32.
+    edge_vectors : numpy.ndarray
+        ``[E, 3]`` float64, bohr; empty where nothing asks for them.
+    cutoff : float
+        Bohr; 0 where nothing asks for it.
     """
 
     atom_offsets: np.ndarray
@@ -36,6 +40,8 @@ class Structure:
     site_offsets: np.ndarray
     neighbour_offsets: np.ndarray
     neighbours: np.ndarray
+    edge_vectors: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
+    cutoff: float = 0.0
 
     @property
     def shared_geometry(self) -> bool:
@@ -122,7 +128,13 @@ def from_staged(staged: StagedData, campaign: Campaign) -> Samples:
     if wanted != made:
         raise UserError(f"the node-local copy was made for other inputs or references ({made}); run the command again")
     structure = Structure(
-        a["atom_offsets"], a["sample_geometry"], a["geometry_atom_offsets"], a["neighbour_offsets"], a["neighbours"]
+        a["atom_offsets"],
+        a["sample_geometry"],
+        a["geometry_atom_offsets"],
+        a["neighbour_offsets"],
+        a["neighbours"],
+        a["edge_vectors"],
+        float(staged.manifest.content["neighbours"]["cutoff_bohr"]),
     )
     parts = tuple(np.flatnonzero(a["split"] == k) for k in range(3))
     references = {

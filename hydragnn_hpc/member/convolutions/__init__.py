@@ -1,0 +1,67 @@
+"""Convolutions by name: each file makes one ``Layer(sizes)`` from PyTorch Geometric's.
+
+Its ``forward(x, graph)`` takes ``x [N, in]`` and gives ``[N, out]``. It may use nothing of an atom's number or
+place in the batch; `tests/member/test_convolutions.py` holds all of them to that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+
+from torch import Tensor, nn
+
+from hydragnn_hpc.convolutions import CONVOLUTIONS
+
+
+@dataclass(frozen=True)
+class LayerSizes:
+    """What a layer is built from.
+
+    Attributes
+    ----------
+    fan_in, out : int
+        Widths.
+    edge_features : int
+        K; 0 for none.
+    cutoff : float
+        Of the neighbours, bohr.
+    average_degree : (float, float)
+        Mean degree and mean of log(degree + 1) over the atoms of the training part.
+    """
+
+    fan_in: int
+    out: int
+    edge_features: int
+    cutoff: float
+    average_degree: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A batch of samples as one graph.
+
+    Attributes
+    ----------
+    edges : int64 tensor [2, E]
+        Neighbour, then the atom that receives; one pair may come twice (two images).
+    lengths : tensor [E] or None
+        Bohr; None where the network has no edge features.
+    features : tensor [E, K] or None
+    sample : int64 tensor [N]
+        Position in the batch.
+    samples : int
+        Samples B.
+    """
+
+    edges: Tensor
+    lengths: Tensor | None
+    features: Tensor | None
+    sample: Tensor
+    samples: int
+
+
+def build(name: str, sizes: LayerSizes) -> nn.Module:
+    """Return one layer of the convolution ``name``, freshly initialised as its library does."""
+    layer: nn.Module = import_module(f"{__name__}.{CONVOLUTIONS[name].module}").Layer(sizes)
+    return layer

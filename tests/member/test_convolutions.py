@@ -1,0 +1,285 @@
+"""What every convolution must hold to, by whatever name: one suite over all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from graphs_for_tests import make_samples
+
+from hydragnn_hpc.config import parse_campaign
+from hydragnn_hpc.convolutions import CONVOLUTIONS, why_not
+from hydragnn_hpc.dataset.stage import atoms_of
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine import choose
+from hydragnn_hpc.member.fused.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.library_engine import LibraryEngine
+from hydragnn_hpc.member.library_network import Trunk
+from hydragnn_hpc.member.samples import Samples
+from hydragnn_hpc.member.torch_engine import TorchEngine
+
+CPU = torch.device("cpu")
+TASKS = {"H": ("graph", 1), "C": ("node", 1), "V": ("node", 3)}
+CUTOFF = 7.0
+EVERY = [(name, edges) for name in CONVOLUTIONS for edges in (False, True) if not why_not(name, edges)]
+every = pytest.mark.parametrize(("name", "edges"), EVERY, ids=[f"{n}{'+edges' if e else ''}" for n, e in EVERY])
+
+
+def with_vectors(samples: Samples, rng: np.random.Generator) -> Samples:
+    """Random symmetric edge vectors shorter than the cutoff: what goes there comes back."""
+    s = samples.structure
+    receiver = np.repeat(np.arange(len(s.degrees())), s.degrees())
+    base = np.repeat(s.site_offsets[:-1], np.diff(s.site_offsets))[receiver]
+    sender = s.neighbours + base
+    vectors = np.zeros((len(sender), 3))
+    # The k-th edge from i to j pairs with the k-th from j to i.
+    seen: dict[tuple[int, int], int] = {}
+    drawn: dict[tuple[int, int, int], np.ndarray] = {}
+    for edge, (i, j) in enumerate(zip(receiver.tolist(), sender.tolist(), strict=True)):
+        k = seen[i, j] = seen.get((i, j), -1) + 1
+        key = (min(i, j), max(i, j), k if i != j else k // 2)
+        if key not in drawn:
+            drawn[key] = rng.normal(size=3)
+            drawn[key] *= rng.uniform(1.0, CUTOFF) / np.linalg.norm(drawn[key])
+        vectors[edge] = drawn[key] if i < j or (i == j and k % 2 == 0) else -drawn[key]
+    return dataclasses.replace(samples, structure=dataclasses.replace(s, edge_vectors=vectors, cutoff=CUTOFF))
+
+
+def random_samples(seed: int, sizes: list[int], number: int = 12) -> Samples:
+    """Random graphs, isolated atoms and repeated edges among them, with real-valued inputs."""
+    rng = np.random.default_rng(seed)
+    samples = with_vectors(make_samples(rng, sizes, number, TASKS), rng)
+    return dataclasses.replace(samples, inputs=rng.normal(size=samples.inputs.shape))
+
+
+def make_engine(name: str, edges: bool, samples: Samples, pooling: str = "mean") -> LibraryEngine:
+    """A small network in float64."""
+    tasks = tuple(TaskSizes(t, level, width, (7, 5), 1.0 + k) for k, (t, (level, width)) in enumerate(TASKS.items()))
+    sizes = NetworkSizes(1, (6, 6, 6), tasks, samples.average_degree(), pooling)
+    return LibraryEngine(sizes, Trunk(name, 5 if edges else 0, CUTOFF), samples, CPU, torch.float64)
+
+
+def stack(engine: LibraryEngine, members: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Initial numbers of a stack, its running statistics moved from where they start."""
+    parameters = torch.stack([engine.layout.initial_parameters(5 + e) for e in range(members)]).double()
+    buffers = torch.stack([engine.layout.initial_buffers()] * members).double()
+    return parameters, buffers + 0.1 * torch.arange(members)[:, None]
+
+
+def renumbered(samples: Samples, order: np.ndarray) -> Samples:
+    """The same samples over one geometry with its atoms in another order: new atom k was ``order[k]``."""
+    s = samples.structure
+    number = np.argsort(order)
+    degrees = s.degrees()
+    where = atoms_of(s.neighbour_offsets, order)
+    offsets = np.concatenate([[0], np.cumsum(degrees[order])])
+    structure = dataclasses.replace(
+        s,
+        neighbour_offsets=offsets,
+        neighbours=number[s.neighbours[where]].astype(np.int32),
+        edge_vectors=s.edge_vectors[where],
+    )
+    rows = (np.arange(len(s.sample_geometry))[:, None] * len(order) + order).ravel()
+    targets = {t: v[rows] if samples.levels[t] == "node" else v for t, v in samples.targets.items()}
+    return dataclasses.replace(samples, structure=structure, inputs=samples.inputs[rows], targets=targets)
+
+
+@every
+def test_the_order_of_atoms_does_not_matter(name: str, edges: bool) -> None:
+    samples = random_samples(1, [9])
+    order = np.random.default_rng(2).permutation(9)
+    engine, other = (make_engine(name, edges, s) for s in (samples, renumbered(samples, order)))
+    parameters, buffers = stack(engine, 1)
+    index = np.arange(12)
+    found, again = (e.predict(parameters, buffers, index) for e in (engine, other))
+    torch.testing.assert_close(again["H"], found["H"])
+    for task in ("C", "V"):
+        by_sample = found[task].view(1, 12, 9, -1)
+        torch.testing.assert_close(again[task].view(1, 12, 9, -1), by_sample[:, :, order])
+
+
+@every
+def test_a_sample_alone_is_the_sample_in_a_batch(name: str, edges: bool) -> None:
+    samples = random_samples(3, [1, 4, 9])
+    engine = make_engine(name, edges, samples, "sum")
+    parameters, buffers = stack(engine, 2)
+    index = np.random.default_rng(4).permutation(12)
+    together = engine.predict(parameters, buffers, index)
+    alone = [engine.predict(parameters, buffers, index[k : k + 1]) for k in range(12)]
+    for task in TASKS:
+        torch.testing.assert_close(torch.cat([a[task] for a in alone], 1), together[task])
+
+
+@every
+def test_gradients_are_the_slopes_of_the_loss(name: str, edges: bool) -> None:
+    samples = random_samples(5, [4, 7])
+    engine = make_engine(name, edges, samples)
+    parameters, buffers = stack(engine, 1)
+    index = np.arange(6)[None]
+    gradients = torch.full_like(parameters, 7.0)
+    engine.step(parameters, gradients, buffers.clone(), index)
+    weights = torch.tensor([t.weight for t in engine.sizes.tasks], dtype=torch.float64)
+
+    def loss(at: torch.Tensor) -> float:
+        return float(engine.step(at, torch.empty_like(at), buffers.clone(), index)[0] @ weights)
+
+    generator = torch.Generator().manual_seed(6)
+    for _ in range(5):
+        along = torch.randn(parameters.shape, generator=generator, dtype=torch.float64)
+        along[:, -engine._counts[-1] :] = 0  # padding
+        h = 1e-6
+        slope = (loss(parameters + h * along) - loss(parameters - h * along)) / (2 * h)
+        # Five directions, so that a kink (ReLU, minimum) within one step of h is not met in all.
+        if slope == pytest.approx(float((gradients * along).sum()), rel=1e-4, abs=1e-7):
+            break
+    else:
+        pytest.fail("the gradient is not the slope in any of five directions")
+    assert not gradients[:, -engine._counts[-1] :].any()
+
+
+@every
+def test_a_member_is_the_same_in_a_stack_and_alone(name: str, edges: bool) -> None:
+    samples = random_samples(7, [5, 8])
+    engine = make_engine(name, edges, samples)
+    parameters, buffers = stack(engine, 3)
+    index = np.stack([np.random.default_rng(e).permutation(12)[:6] for e in range(3)])
+    gradients, seen = torch.zeros_like(parameters), buffers.clone()
+    losses = engine.step(parameters, gradients, seen, index)
+    for e in range(3):
+        own, own_seen = torch.zeros_like(parameters[:1]), buffers[e : e + 1].clone()
+        alone = engine.step(parameters[e : e + 1], own, own_seen, index[e : e + 1])
+        assert torch.equal(alone[0], losses[e])
+        assert torch.equal(own[0], gradients[e])
+        assert torch.equal(own_seen[0], seen[e])
+
+
+@every
+def test_weights_come_back_from_a_file(name: str, edges: bool, tmp_path: Path) -> None:
+    samples = random_samples(8, [5, 8])
+    engine = make_engine(name, edges, samples)
+    parameters, buffers = stack(engine, 1)
+    named = {**engine.layout.named(parameters[0]), **engine.layout.named_buffers(buffers[0])}
+    torch.save({n: v.clone() for n, v in named.items()}, tmp_path / "weights.pt")
+    loaded = torch.load(tmp_path / "weights.pt", weights_only=True)
+    other = make_engine(name, edges, samples)
+    again = other.layout.flat(loaded)[None], other.layout.flat_buffers(loaded)[None]
+    for task, values in engine.predict(parameters, buffers, np.arange(12)).items():
+        assert torch.equal(other.predict(*again, np.arange(12))[task], values)
+
+
+@every
+def test_seeds_give_weights_of_their_own(name: str, edges: bool) -> None:
+    layout = make_engine(name, edges, random_samples(9, [5])).layout
+    state = torch.get_rng_state()
+    one, again, other = (layout.initial_parameters(seed) for seed in (2**62 + 1, 2**62 + 1, 3))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(one, again)
+    for task in TASKS:
+        assert not torch.equal(
+            layout.named(one)[f"heads.{task}.0.weight"], layout.named(other)[f"heads.{task}.0.weight"]
+        )
+
+
+@pytest.mark.parametrize("name", [n for n, e in EVERY if e])
+def test_edge_features_tell_lengths_and_nothing_else(name: str) -> None:
+    samples = random_samples(10, [9])
+    engine = make_engine(name, True, samples)
+    parameters, buffers = stack(engine, 1)
+
+    def predicted(vectors: np.ndarray) -> torch.Tensor:
+        changed = dataclasses.replace(samples, structure=dataclasses.replace(samples.structure, edge_vectors=vectors))
+        return make_engine(name, True, changed).predict(parameters, buffers, np.arange(12))["C"]
+
+    vectors = samples.structure.edge_vectors
+    turned = vectors @ np.linalg.qr(np.random.default_rng(11).normal(size=(3, 3)))[0]
+    torch.testing.assert_close(predicted(turned), predicted(vectors))
+    assert not torch.allclose(predicted(0.9 * vectors), predicted(vectors))
+
+
+def test_missing_values_count_for_nothing() -> None:
+    samples = random_samples(12, [5, 8])
+    targets = {t: v.copy() for t, v in samples.targets.items()}
+    targets["C"][::2], targets["H"][:] = np.nan, np.nan
+    holes = dataclasses.replace(samples, targets=targets)
+    engine = make_engine("SAGE", False, holes)
+    parameters, buffers = stack(engine, 1)
+    gradients, index = torch.zeros_like(parameters), np.arange(6)[None]
+    losses = engine.step(parameters, gradients, buffers.clone(), index)
+    assert losses[0, 0] == 0
+    assert gradients.isfinite().all()
+    atoms = atoms_of(samples.structure.atom_offsets, np.arange(6))
+    engine._network.train()
+    values = engine._call(parameters[0], buffers[0].clone(), *engine._graph(np.arange(6)))["C"].detach().numpy()
+    expected = np.nanmean((values - targets["C"][atoms]) ** 2)
+    assert losses[0, 1].item() == pytest.approx(expected)
+
+
+def test_pna_is_the_torch_engines() -> None:
+    """Two ways to write one network: the library's layers, and the project's own."""
+    samples = random_samples(13, [5, 8])
+    library = make_engine("PNA", False, samples)
+    own = TorchEngine(library.sizes, samples, CPU, torch.float64)
+    parameters, buffers = stack(library, 1)
+    renamed = {n.replace(".conv.conv.", ".conv."): v for n, v in library.layout.named(parameters[0]).items()}
+    same = own.layout.flat(renamed)[None]
+    found, expected = (e.predict(p, buffers, np.arange(12)) for e, p in ((library, parameters), (own, same)))
+    for task in TASKS:
+        torch.testing.assert_close(found[task], expected[task])
+    index, seen = np.arange(6)[None], (buffers.clone(), buffers.clone())
+    gradients = torch.zeros_like(parameters), torch.zeros_like(same)
+    losses = library.step(parameters, gradients[0], seen[0], index), own.step(same, gradients[1], seen[1], index)
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*seen)
+    by_name = own.layout.named(gradients[1][0])
+    for name, gradient in library.layout.named(gradients[0][0]).items():
+        torch.testing.assert_close(gradient, by_name[name.replace(".conv.conv.", ".conv.")])
+
+
+def campaign(**model: object):
+    """A campaign of one task."""
+    content = {
+        "name": "c",
+        "dataset": "d.bp",
+        "tasks": {t: {"level": level, "field": t} for t, (level, _) in TASKS.items()},
+        "variants": ["HCV"],
+        "model": model,
+    }
+    return parse_campaign(content, "c.yaml")
+
+
+def test_the_engine_follows_from_the_campaign() -> None:
+    samples = random_samples(14, [5])
+    for model, engine in (
+        ({"convolution": "SAGE"}, "library"),
+        ({"edges": {"number": 8}}, "library"),
+        ({}, "fused"),
+    ):
+        asked = campaign(**model)
+        assert choose(asked, asked.variants[0], samples, CPU)[0].name == engine
+    asked = campaign(convolution="GIN").model_copy()
+    asked = asked.model_copy(update={"training": asked.training.model_copy(update={"engine": "fused"})})
+    with pytest.raises(UserError, match="fused cannot be had: it knows PNA without edge features, not GIN"):
+        choose(asked, asked.variants[0], samples, CPU)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({"convolution": "GraphConv"}, "unknown convolution 'GraphConv'; known are: PNA, SAGE, GIN, GAT, MFC, CGCNN"),
+        ({"convolution": "SAGE", "edges": {"number": 8}}, "SAGE has no use for edge features; leave model.edges out"),
+        ({"convolution": "SchNet"}, "SchNet works on edge features; add model.edges"),
+        ({"edges": {"number": 1}}, "model.edges.number"),
+        ({"edges": {"gaussians": 1}}, "unknown key 'model.edges.gaussians'"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(model: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        campaign(**model)
+
+
+def test_campaigns_of_before_keep_their_hash() -> None:
+    assert "edges" not in campaign().identity()["model"]
+    assert campaign(edges={"number": 8}).identity()["model"]["edges"] == {"number": 8}
