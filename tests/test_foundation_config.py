@@ -64,8 +64,12 @@ def test_the_example_names_every_key() -> None:
         assert set(given_keys) == set(section.model_fields), f"example.yaml, {place}: keys differ"
         for name, info in section.model_fields.items():
             for option in (info.annotation, *getattr(info.annotation, "__args__", ())):
-                if isinstance(option, type) and issubclass(option, BaseModel) and name not in ("tasks", "variants"):
+                if not (isinstance(option, type) and issubclass(option, BaseModel)) or name in ("tasks", "variants"):
+                    continue
+                if given_keys[name] is not None:
                     compare(option, given_keys[name], f"{place}.{name}")
+                else:  # off by default; the comment says what it takes
+                    assert re.search(rf"^\s*{name}: null +# {{{{{':.*'.join(option.model_fields)}:", text, re.M), name
 
     compare(Campaign, written, "top")
     explained = {k for k, v in written.items() if not isinstance(v, dict)} - {"variants"}

@@ -86,8 +86,7 @@ def test_every_dependency_is_declared_and_used() -> None:
     block = re.search(r"^REQUIRED = \[\n(.*?)^\]", (ROOT / "setup.py").read_text("utf-8"), re.M | re.S)
     assert block
     declared = {re.split(r"[><=]", r)[0].lower().replace("_", "-") for r in re.findall(r'"([^"]+)"', block[1])}
-    # The library's layers are what the engines are held to by the tests; nothing of it is needed to train PNA.
-    assert third_party() - OPTIONAL == declared - {"torch-geometric"}
+    assert third_party() - OPTIONAL == declared
 
 
 def loaded_by(code: str) -> set[str]:

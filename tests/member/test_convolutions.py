@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,13 @@ def test_edge_features_tell_lengths_and_nothing_else(name: str) -> None:
     turned = vectors @ np.linalg.qr(np.random.default_rng(11).normal(size=(3, 3)))[0]
     torch.testing.assert_close(predicted(turned), predicted(vectors))
     assert not torch.allclose(predicted(0.9 * vectors), predicted(vectors))
+
+
+def test_no_generated_source_is_left_in_the_temporary_folder() -> None:
+    for name, edges in EVERY:
+        make_engine(name, edges, random_samples(15, [5]))
+    left = [m for n, m in sys.modules.items() if n.startswith("torch_geometric.") and n.endswith("_propagate")]
+    assert left and not any(Path(str(m.__file__)).exists() for m in left)
 
 
 def test_missing_values_count_for_nothing() -> None:

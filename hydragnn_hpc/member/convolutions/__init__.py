@@ -6,8 +6,11 @@ place in the batch; `tests/member/test_convolutions.py` holds all of them to tha
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -64,4 +67,14 @@ class Graph:
 def build(name: str, sizes: LayerSizes) -> nn.Module:
     """Return one layer of the convolution ``name``, freshly initialised as its library does."""
     layer: nn.Module = import_module(f"{__name__}.{CONVOLUTIONS[name].module}").Layer(sizes)
+    _remove_generated()
     return layer
+
+
+def _remove_generated() -> None:
+    """Remove the source files that PyTorch Geometric generates, loads, and leaves in the temporary folder."""
+    folder = Path(tempfile.gettempdir())
+    for name, module in list(sys.modules.items()):
+        source = getattr(module, "__file__", None)
+        if name.startswith("torch_geometric.") and source and Path(source).parent == folder:
+            Path(source).unlink(missing_ok=True)
