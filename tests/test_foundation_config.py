@@ -69,7 +69,8 @@ def test_the_example_names_every_key() -> None:
                 if given_keys[name] is not None:
                     compare(option, given_keys[name], f"{place}.{name}")
                 else:  # off by default; the comment says what it takes
-                    assert re.search(rf"^\s*{name}: null +# {{{{{':.*'.join(option.model_fields)}:", text, re.M), name
+                    keys = ": .*".join(option.model_fields)
+                    assert re.search(rf"^\s*{name}: null +#.*\b{keys}: ", text, re.M), f"{place}.{name}"
 
     compare(Campaign, written, "top")
     explained = {k for k, v in written.items() if not isinstance(v, dict)} - {"variants"}
