@@ -125,7 +125,7 @@ class Batches:
         self._degree = np.append(structure.degrees(), 0)
         self.blocks = SCALERS + int(len(self._degree) > 1 and self._degree[:-1].min() == 0)
         self._pool = any(t.level == "graph" for t in sizes.tasks)
-        self._first = self._send(structure.neighbour_offsets)
+        self._first = self.send(structure.neighbour_offsets)
         self._neighbours = resident(structure.neighbours, device, torch.int32)
         self._scales = _scales(self._degree, sizes.average_degree, self.blocks).to(device, dtype)
         self._fixed: dict[tuple[int, int], _Fixed] = {}
@@ -134,7 +134,7 @@ class Batches:
         """Put the samples ``index`` [E, B] into rows."""
         return self._make_shared(index) if self.shared else self._make_general(index)
 
-    def _send(self, array: Array) -> Tensor:
+    def send(self, array: Array) -> Tensor:
         """Copy to the device; from pinned memory, so that the host does not wait."""
         tensor = torch.from_numpy(np.array(array, order="C"))
         if self._device.type == "cuda":
@@ -142,15 +142,17 @@ class Batches:
         return tensor.to(self._device)
 
     def _make_shared(self, index: Array) -> Batch:
-        members, samples = index.shape
+        return self.of_numbers(self.send(index.T.reshape(-1)), *index.shape)
+
+    def of_numbers(self, numbers: Tensor, members: int, samples: int) -> Batch:
+        """Put samples of one geometry into rows, on the device alone; ``numbers`` [B * E] of a batch's samples."""
         n = int(self._structure.site_offsets[-1])
         if (members, samples) not in self._fixed:
             self._fixed[members, samples] = self._fix(members, samples)
         fixed = self._fixed[members, samples]
-        graphs = self._send(index.T.reshape(-1))
-        atoms = torch.add(fixed.sites, graphs, alpha=n).view(-1)
+        atoms = torch.add(fixed.sites, numbers, alpha=n).view(-1)
         return Batch(
-            members, samples, samples * n, fixed.table, fixed.scales, atoms, graphs, None, None, fixed.order
+            members, samples, samples * n, fixed.table, fixed.scales, atoms, numbers, None, None, fixed.order
         )  # fmt: skip
 
     def _fix(self, members: int, samples: int) -> _Fixed:
@@ -160,16 +162,16 @@ class Batches:
         rank = np.argsort(sites)
         place = (rank + np.zeros((samples, 1), np.int64)) * samples + np.arange(samples)[:, None]
         site, sample = np.repeat(sites, samples), np.tile(np.arange(samples), len(sites))
-        table = self._table(site, self._send(sample * len(sites)), 1, self._send(place.reshape(-1)))
-        scales = self._scales[self._send(site)].repeat_interleave(members, 0)
-        return _Fixed(table, scales, self._send(sites)[:, None], self._send(place.reshape(-1)))
+        table = self._table(site, self.send(sample * len(sites)), 1, self.send(place.reshape(-1)))
+        scales = self._scales[self.send(site)].repeat_interleave(members, 0)
+        return _Fixed(table, scales, self.send(sites)[:, None], self.send(place.reshape(-1)))
 
     def _table(self, site: Array, base: Tensor, members: int, place: Tensor) -> Table:
         """Table of pairs at these sites, of samples that start in row ``base``; ``place`` is where each pair went."""
         degree = self._degree[site]
         total = int(degree.sum())
         begin = np.cumsum(degree) - degree
-        on_device = self._send(np.stack([degree, begin, site]))
+        on_device = self.send(np.stack([degree, begin, site]))
         pair = torch.repeat_interleave(on_device[0], output_size=total)
         edge = torch.arange(total, device=self._device) + (self._first[on_device[2]] - on_device[1])[pair]
         row = base[pair] + self._neighbours[edge]
@@ -198,14 +200,14 @@ class Batches:
         order = np.argsort(-self._degree[host[1]].reshape(rows, members), axis=0, kind="stable")
         came = (order * members + np.arange(members)).reshape(-1)
         host, place = host[:, came], np.argsort(came)
-        atoms, sites, base, sample, places = self._send(np.concatenate([host, place[None]]))
+        atoms, sites, base, sample, places = self.send(np.concatenate([host, place[None]]))
         table = self._table(host[1], base, members, places)
         padding = None
         if totals.min() < rows:
             valid = (sample < samples * members).to(self._dtype).view(rows, members, 1)
-            padding = Padding(valid, self._send(totals).to(self._dtype).view(1, members, 1))
+            padding = Padding(valid, self.send(totals).to(self._dtype).view(1, members, 1))
         pooling = self._pooling(starts, counts, sample, places) if self._pool else None
-        graphs = self._send(index.T.reshape(-1))
+        graphs = self.send(index.T.reshape(-1))
         unsorted = torch.div(places[::members], members, rounding_mode="floor")
         return Batch(
             members, samples, rows, table, self._scales[sites], atoms, graphs, padding, pooling, unsorted
@@ -214,7 +216,7 @@ class Batches:
     def _pooling(self, starts: Array, counts: Array, sample: Tensor, places: Tensor) -> Pooling:
         members = len(starts)
         slot = torch.arange(int(counts.max()), device=self._device)[:, None]
-        start, count = self._send(np.stack([starts.T.reshape(-1), counts.T.reshape(-1)]))
+        start, count = self.send(np.stack([starts.T.reshape(-1), counts.T.reshape(-1)]))
         member = torch.arange(len(start), device=self._device) % members
         pair = torch.where(slot < count, (start + slot) * members + member, 0)
         rows = torch.where(slot < count, places[pair], len(places))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hydragnn_hpc.member.arena import Arena
 from hydragnn_hpc.member.batches import Batch, Batches, check_statistics, resident
+from hydragnn_hpc.member.captured import CapturedSteps, Step
 from hydragnn_hpc.member.fused.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.layout import ParameterLayout
 from hydragnn_hpc.member.network import Network
@@ -37,6 +38,8 @@ class TorchEngine:
         Whether the members of a stack go through each kernel together: a number of launches that does not depend on
         E. The default on accelerators. On a CPU they go one after the other: a launch costs little there, one member's
         arrays stay in the caches, and every member has the same bits in any stack, whatever the matrix library does.
+    capture : bool, optional
+        Whether steps over one geometry become CUDA graphs (`hydragnn_hpc.member.captured`). The default on CUDA.
     """
 
     name = "torch"
@@ -48,6 +51,7 @@ class TorchEngine:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         together: bool | None = None,
+        capture: bool | None = None,
     ) -> None:
         self.sizes, self.device = sizes, device
         self.layout = ParameterLayout.of(sizes)
@@ -62,9 +66,13 @@ class TorchEngine:
         self._missing = any(bool(np.isnan(values).any()) for group in by_group for values in group)
         # Groups of heads may come in another order than the tasks.
         order = [task.name for group in self._groups for task in group.tasks]
-        self._column = [order.index(task.name) for task in sizes.tasks]
+        column = [order.index(task.name) for task in sizes.tasks]
+        self._column = None if column == sorted(column) else torch.tensor(column, device=device)
         self._like = torch.empty(0, dtype=dtype, device=device)
         self._arena = Arena(self._like)
+        if capture is None:
+            capture = device.type == "cuda"
+        self._captured = CapturedSteps(self._prepare) if capture and self._together and self._batches.shared else None
         self._network: tuple[tuple[int, ...], Weights, Network] | None = None
 
     @torch.no_grad()
@@ -83,16 +91,36 @@ class TorchEngine:
         return torch.cat([self._step(parameters[e], gradients[e], buffers[e], index[e]) for e in each])
 
     def _step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
+        if self._captured is not None:
+            numbers = self._batches.send(index.T.reshape(-1))
+            return self._captured.step(parameters, gradients, buffers, numbers, index.shape)
         batch = self._batches.make(index)
-        weights, network = self._ready(batch)
+        return self._pass(batch, *self._ready(batch), (parameters, gradients, buffers))
+
+    def _prepare(self, members: int, samples: int) -> Step:
+        """Return a step over one geometry that has its working memory for itself."""
+        weights = Weights(self.layout, self.sizes, members, self._batches.blocks, self._like)
+        networks: list[Network] = []
+
+        def step(parameters: Tensor, gradients: Tensor, buffers: Tensor, numbers: Tensor) -> Tensor:
+            batch = self._batches.of_numbers(numbers, members, samples)
+            if not networks:
+                networks.append(Network(weights, batch, Arena(self._like)))
+            return self._pass(batch, weights, networks[0], (parameters, gradients, buffers))
+
+        return step
+
+    def _pass(self, batch: Batch, weights: Weights, network: Network, state: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Forward and backward of one batch, all on the device; returns losses [E, T]."""
+        parameters, gradients, buffers = state
         weights.load(parameters)
         targets = [self._truth(number, batch) for number in range(len(self._groups))]
         losses = network.train(batch, self._inputs[batch.atoms], targets, self._missing or batch.padding is not None)
         weights.unload(gradients)
-        members, layers = len(index), len(self.sizes.channels)
+        members, layers = batch.members, len(self.sizes.channels)
         seen = network.statistics.view(layers, 2, members, -1).permute(2, 0, 1, 3)
         buffers.view(members, layers, 2, -1).lerp_(seen, self.sizes.momentum)
-        return losses if self._column == sorted(self._column) else losses[:, self._column]
+        return losses if self._column is None else losses.index_select(1, self._column)
 
     def update(self, adam: Adam, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
         """See `hydragnn_hpc.member.engine.Engine`."""

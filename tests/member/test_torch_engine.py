@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -157,3 +159,45 @@ def test_missing_targets_do_not_count() -> None:
     for t, task in enumerate(sizes.tasks):
         squared = (predicted[task.name].detach().numpy() - hidden[task.name]) ** 2
         assert found[0, t].item() == pytest.approx(np.nanmean(squared), rel=1e-12)
+
+
+def steps(engine: TorchEngine, members: int, device: torch.device) -> list[torch.Tensor]:
+    """Losses, gradients and buffers of five steps over batches of two shapes, the stack shrunk in between."""
+    parameters, buffers = (t.float().to(device) for t in stack(engine.sizes, members))
+    found = []
+    for number, samples in enumerate((6, 6, 3, 6, 6)):
+        if number == 3:
+            parameters, buffers = parameters[1:].clone(), buffers[1:].clone()
+        rng = np.random.default_rng(number)
+        index = np.stack([rng.permutation(14)[:samples] for _ in range(len(parameters))])
+        gradients = torch.zeros_like(parameters)
+        found.append(engine.step(parameters, gradients, buffers, index).clone())
+        found += [gradients.clone(), buffers.clone()]
+        parameters -= 0.01 * gradients
+        engine.predict(parameters, buffers, np.arange(14))
+    return [tensor.cpu() for tensor in found]
+
+
+def test_without_cuda_steps_run_as_they_are_and_say_so() -> None:
+    samples = make_samples(np.random.default_rng(2), [9], 14, TASKS)
+    sizes = network(samples)
+    plain, captured = (TorchEngine(sizes, samples, CPU, together=True, capture=c) for c in (False, True))
+    expected = steps(plain, 3, CPU)
+    with pytest.warns(UserWarning, match="steps run without a CUDA graph"):
+        found = steps(captured, 3, CPU)
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_graph_gives_what_the_step_gives() -> None:
+    device = torch.device("cuda")
+    samples = make_samples(np.random.default_rng(2), [9], 14, TASKS)
+    sizes = network(samples)
+    plain, captured = (TorchEngine(sizes, samples, device, capture=c) for c in (False, True))
+    expected = steps(plain, 3, device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = steps(captured, 3, device)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
