@@ -94,6 +94,11 @@ class Model(Section):
     graph_head: Widths = (50, 25)
     node_head: Widths = (50, 25)
 
+    @property
+    def plain_pna(self) -> bool:
+        """Whether it is what the engines of the project's own compute."""
+        return self.convolution == "PNA" and self.edges is None
+
     @model_validator(mode="after")
     def _can_be_built(self) -> Model:
         if reason := why_not(self.convolution, self.edges is not None):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import hydragnn_hpc
-from hydragnn_hpc.cli import data, doctor, results, run, submit
+from hydragnn_hpc.cli import data, doctor, predict, results, run, submit
 from hydragnn_hpc.errors import ExitCode, UserError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command(
 )(submit.submit)
 app.command("status", epilog="Example: hydragnn-hpc status runs/paper --watch")(results.status)
 app.command("report", epilog="Example: hydragnn-hpc report runs/paper")(results.report)
+app.command("predict", epilog=predict.EPILOG)(predict.predict)
 
 
 def _show_version(value: bool) -> None:

@@ -27,7 +27,8 @@ from hydragnn_hpc.dataset.ewald import potential_matrix
 from hydragnn_hpc.dataset.graphs import Geometry
 
 _NEW = 1e-6  # share of a column's variance that those ahead of it must leave
-_BATCH = 100_000  # atoms of one geometry worked on at once
+BATCH = 100_000
+"""Atoms of one geometry worked on at once."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def plan(arrays: Mapping[str, np.ndarray], wanted: Sequence[Mapping[str, Any]], 
 
 
 def _shortest(vectors: np.ndarray, cutoff: float) -> float:
-    blocks = (vectors[k : k + _BATCH] for k in range(0, len(vectors), _BATCH))
+    blocks = (vectors[k : k + BATCH] for k in range(0, len(vectors), BATCH))
     return min((float(np.linalg.norm(b, axis=1).min()) for b in blocks), default=cutoff / 2)
 
 
@@ -172,9 +173,9 @@ def write(arrays: Mapping[str, np.ndarray], recipe: Recipe, path: Path) -> Recip
     fitted = _choose(recipe, *moments)
     made = decorations.new_array(path, (len(raw), len(fitted.kept)))
     mean, scale = np.array(fitted.mean), np.array(fitted.scale)
-    for start in range(0, len(raw), _BATCH):
-        block = raw[start : start + _BATCH][:, fitted.kept].astype(np.float64)
-        made[start : start + _BATCH] = (block - mean) / scale
+    for start in range(0, len(raw), BATCH):
+        block = raw[start : start + BATCH][:, fitted.kept].astype(np.float64)
+        made[start : start + BATCH] = (block - mean) / scale
     raw_path.unlink()
     return fitted
 
@@ -190,8 +191,8 @@ def _fill(arrays: Mapping[str, np.ndarray], recipe: Recipe, raw: np.ndarray) -> 
             continue
         site = Site(recipe, decorations.geometry(arrays, number))
         n = int(np.diff(arrays["geometry_atom_offsets"][number : number + 2])[0])
-        for start in range(0, len(samples), max(1, _BATCH // max(n, 1))):
-            chosen = samples[start : start + max(1, _BATCH // max(n, 1))]
+        for start in range(0, len(samples), max(1, BATCH // max(n, 1))):
+            chosen = samples[start : start + max(1, BATCH // max(n, 1))]
             atoms = arrays["atom_offsets"][chosen][:, None] + np.arange(n)
             columns = site.columns(np.asarray(arrays["atomic_numbers"])[atoms])
             raw[atoms] = columns

@@ -50,6 +50,8 @@ class Options:
         Energy of pure elements by proton number, Ry per atom; those not given are found in the data.
     on_error : {"fail", "skip"}
         What a malformed file does.
+    needs_targets : bool
+        Whether structure files without targets are refused.
     """
 
     cutoff: float = 7.0
@@ -65,6 +67,7 @@ class Options:
     scale_over: str = "all"
     end_members: derive.EndMembers = field(default_factory=dict)
     on_error: str = "fail"
+    needs_targets: bool = True
 
 
 def prepare(

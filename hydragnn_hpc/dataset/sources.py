@@ -105,7 +105,7 @@ def read_structures(source: Path, form: str, options: Options, progress: Progres
         try:
             if isinstance(frame, UserError):
                 raise frame
-            if not options.targets:
+            if not options.targets and options.needs_targets:
                 raise _NoTargetError(f"{source}: no --target says what to learn; {targets.available(frame)}")
             geometry = _geometry(frame, options)
             values, energy = extract(frame)

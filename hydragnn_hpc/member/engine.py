@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hydragnn_hpc.config import Campaign, Variant
+from hydragnn_hpc.config import Campaign, Model, Variant
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.fused import FusedEngine, Geometry, NetworkSizes, TaskSizes, unavailable
 from hydragnn_hpc.member.fused.sizes import Array
@@ -113,7 +113,9 @@ def _resident(values: Array, shape: tuple[int, ...]) -> Array:
     return np.ascontiguousarray(values, np.float32).reshape(shape)
 
 
-def network_sizes(campaign: Campaign, variant: Variant, samples: Samples) -> NetworkSizes:
+def network_sizes(
+    campaign: Campaign, variant: Variant, samples: Samples, average_degree: tuple[float, float]
+) -> NetworkSizes:
     """Return the sizes of a variant's network."""
     model = campaign.model
     tasks = tuple(
@@ -127,7 +129,7 @@ def network_sizes(campaign: Campaign, variant: Variant, samples: Samples) -> Net
         for name in variant.tasks
     )
     channels = (model.channels,) * model.layers
-    return NetworkSizes(samples.inputs.shape[1], channels, tasks, samples.average_degree(), model.pooling)
+    return NetworkSizes(samples.inputs.shape[1], channels, tasks, average_degree, model.pooling)
 
 
 def choose(campaign: Campaign, variant: Variant, samples: Samples, device: torch.device) -> tuple[Engine, str]:
@@ -140,36 +142,35 @@ def choose(campaign: Campaign, variant: Variant, samples: Samples, device: torch
     UserError
         If ``fused`` is asked for and cannot run.
     """
-    sizes = network_sizes(campaign, variant, samples)
-    wanted, model = campaign.training.engine, campaign.model
-    if model.convolution != "PNA" or model.edges:
-        return _library(campaign, sizes, samples, device)
-    reason = "training.engine=torch" if wanted == "torch" else why_not_fused(samples, device)
+    sizes = network_sizes(campaign, variant, samples, samples.average_degree())
+    wanted = campaign.training.engine
+    reason = why_not_fused(campaign.model, samples, device)
+    if wanted == "torch" and campaign.model.plain_pna:
+        reason = "training.engine=torch"
     if not reason:
         return FusedCpu(sizes, samples), "fused: one shared geometry, on the CPU"
     if wanted == "fused":
         raise UserError(f"training.engine=fused cannot be had: {reason}; set training.engine=auto")
-    return TorchEngine(sizes, samples, device), f"torch: {reason}"
+    engine = general(campaign.model, sizes, samples, device)
+    return engine, f"{engine.name}: {reason}"
 
 
-def _library(campaign: Campaign, sizes: NetworkSizes, samples: Samples, device: torch.device) -> tuple[Engine, str]:
+def general(model: Model, sizes: NetworkSizes, samples: Samples, device: torch.device) -> Engine:
+    """Return the engine that takes any samples on any device."""
+    if model.plain_pna:
+        return TorchEngine(sizes, samples, device)
     # Not at the top: PyTorch Geometric takes seconds to load, and PNA does without it.
     from hydragnn_hpc.member.library_engine import LibraryEngine
     from hydragnn_hpc.member.library_network import Trunk
 
-    model = campaign.model
-    what = f"{model.convolution} with edge features" if model.edges else model.convolution
-    if campaign.training.engine == "fused":
-        raise UserError(
-            f"training.engine=fused cannot be had: it knows PNA without edge features, not {what}; set"
-            " training.engine=auto"
-        )
     trunk = Trunk(model.convolution, model.edges.number if model.edges else 0, samples.structure.cutoff)
-    return LibraryEngine(sizes, trunk, samples, device), f"library: {what}, on PyTorch Geometric's layers"
+    return LibraryEngine(sizes, trunk, samples, device)
 
 
-def why_not_fused(samples: Samples, device: torch.device) -> str:
+def why_not_fused(model: Model, samples: Samples, device: torch.device) -> str:
     """Say why the fused engine cannot train these samples on this device, or ``""`` if it can."""
+    if not model.plain_pna:
+        return f"{model.convolution}{' with edge features' if model.edges else ''}, on PyTorch Geometric's layers"
     if device.type != "cpu":
         return f"the device is {device.type}"
     if not samples.structure.shared_geometry:

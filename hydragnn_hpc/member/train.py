@@ -284,7 +284,10 @@ class StackTraining:
             "inputs": sizes.inputs,
             "average_degree": list(sizes.average_degree),
             "tasks": {name: {**setting.manifest.targets[f], "field": f} for name, f in fields.items()},
-            "species": setting.manifest.content["species"],
+            "species": {
+                **setting.manifest.content["species"],
+                "elements": setting.manifest.content["source"].get("species"),
+            },
             "neighbours": setting.manifest.content["neighbours"],
             # How inputs and references are computed for other structures (`dataset.inputs`, `dataset.residual`).
             "ready": dict(setting.samples.recipe),

@@ -105,7 +105,7 @@ def main() -> None:
     campaign = load_campaign(CAMPAIGN, [f"dataset={arguments.dataset.resolve()}"])
     with stage.Staging(arguments.dataset, Path("/tmp")) as staging:
         samples = from_staged(stage.open_staged(staging.folder), campaign)
-        sizes = network_sizes(campaign, campaign.variant("HCM"), samples)
+        sizes = network_sizes(campaign, campaign.variant("HCM"), samples, samples.average_degree())
         runs: dict[str, Callable[[int], Errors]] = {
             "A": lambda s: train_baseline(samples, list(sizes.tasks), sizes.channels, s, arguments.epochs),
             "torch": lambda s: train_engine(

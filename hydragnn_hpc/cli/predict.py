@@ -1,0 +1,86 @@
+"""``hydragnn-hpc predict``: a finished ensemble applied to new structures."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hydragnn_hpc.cli.data_options import parse_cell
+from hydragnn_hpc.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from hydragnn_hpc.dataset.apply import Structures
+    from hydragnn_hpc.member.predict import Prediction
+
+EPILOG = "Example: hydragnn-hpc predict runs/quickstart new.extxyz --variant HCM --out predicted.csv"
+COLUMNS = ("variant", "task", "unit", "sample", "atom", "component", "mean", "std", "members")
+
+
+def predict(
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The campaign's folder, as given to run.", show_default=False)
+    ],
+    structures: Annotated[Path, typer.Argument(help="LSMS text, extended XYZ or ASE databases, as for data prepare.")],
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Use this variant; repeatable. Default: all with finished members.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Write here. Default: standard output.")] = None,
+    form: Annotated[str, typer.Option("--format", help="auto (by content), lsms, extxyz, or ase-db.")] = "auto",
+    cell: Annotated[
+        str, typer.Option(help="Cell of structures that hold none, as for data prepare: '20.8 10.4 14.1 bohr'.")
+    ] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda, xpu, or auto: what is there.")] = "auto",
+) -> None:
+    """Predict every task for new structures: mean and standard deviation over a variant's finished members, as csv.
+
+    Neighbours, inputs, scaling and references are those of the training; the structures need no targets.
+    """
+    from hydragnn_hpc.ledger import read_frozen, read_members
+    from hydragnn_hpc.logs import progress, say
+    from hydragnn_hpc.paths import CampaignFolder, written_whole
+
+    folder = CampaignFolder(out)
+    campaign = read_frozen(folder).campaign
+    names = [v.name for v in campaign.variants]
+    for name in variant or []:
+        if name not in names:
+            raise UserError(f"--variant {name}: {out} has no such variant{nearest(name, names)}")
+    if device not in ("cpu", "cuda", "xpu", "auto"):
+        raise UserError(f"--device {device}; known are: cpu, cuda, xpu, auto")
+    with progress("predict", "structures") as update:
+        from hydragnn_hpc.dataset import apply
+        from hydragnn_hpc.member import predict as stage
+        from hydragnn_hpc.member.worker import choose_device
+
+        models = stage.read_models(folder, read_members(folder, campaign), variant or [])
+        facts = stage.facts_of(next(iter(models.values()))[0])
+        read = apply.read(structures, facts, form, parse_cell(cell) if cell else None, update)
+        found = [p for v, m in models.items() for p in stage.predict(campaign, v, m, read, choose_device(device, 0))]
+    with nullcontext(sys.stdout) if to is None else written_whole(to, "w") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(row for prediction in found for row in _rows(prediction, read))
+    if to is not None:
+        counts = ", ".join(f"{v} ({len(m)})" for v, m in models.items())
+        say(f"{to}: {len(read.names):,} structures, variants (members): {counts}")
+
+
+def _rows(prediction: Prediction, structures: Structures) -> Iterator[tuple[Any, ...]]:
+    """Yield rows of the table; atoms and components are counted from 0, and empty where there is only one."""
+    offsets = structures.arrays["atom_offsets"].tolist()
+    head = (prediction.variant, prediction.task, prediction.unit)
+    node, wide = prediction.level == "node", prediction.mean.shape[1] > 1
+    for number, name in enumerate(structures.names):
+        for row in range(offsets[number], offsets[number + 1]) if node else (number,):
+            atom = row - offsets[number] if node else ""
+            for d, (mean, std) in enumerate(
+                zip(prediction.mean[row].tolist(), prediction.std[row].tolist(), strict=True)
+            ):
+                spread = "" if std != std else repr(std)
+                yield *head, name, atom, d if wide else "", repr(mean), spread, prediction.members

@@ -1,0 +1,134 @@
+"""An ensemble applied to new structures: mean and spread of its members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.dataset.apply import Facts, Structures
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import Member, State
+from hydragnn_hpc.member.checkpoint import SCHEMA
+from hydragnn_hpc.member.engine import general, network_sizes
+from hydragnn_hpc.member.samples import Samples, Structure
+from hydragnn_hpc.paths import CampaignFolder, MemberFolder
+
+_KEYS = ("weights", "average_degree", "tasks", "species", "neighbours", "ready")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One task of one variant.
+
+    Attributes
+    ----------
+    variant, task, level, unit : str
+    mean, std : numpy.ndarray
+        ``[A, d]`` or, at graph level, ``[S, d]`` float64, in the unit; std (ddof = 1) is NaN of one member.
+    members : int
+    """
+
+    variant: str
+    task: str
+    level: str
+    unit: str
+    mean: np.ndarray
+    std: np.ndarray
+    members: int
+
+
+def read_models(folder: CampaignFolder, members: Sequence[Member], variants: Sequence[str]) -> dict[str, list[Any]]:
+    """Read the models of all finished members by variant, of ``variants`` alone if any are named.
+
+    Raises
+    ------
+    UserError
+        If there is none, or one is damaged.
+    """
+    found: dict[str, list[Any]] = {}
+    for member in members:
+        if member.state is State.FINISHED and (not variants or member.variant in variants):
+            model = _read(folder.member(member.variant, member.replica))
+            found.setdefault(member.variant, []).append(model)
+    for variant in variants or [""]:
+        if variant not in found and (variant or not found):
+            of = f" of variant '{variant}'" if variant else ""
+            raise UserError(f"{folder.root}: no member{of} has finished; see 'hydragnn-hpc status {folder.root}'")
+    return found
+
+
+def _read(files: MemberFolder) -> dict[str, Any]:
+    try:
+        # Weights and plain data: nothing in the file is executed.
+        model = torch.load(files.model, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch.load raise almost anything
+        reason = str(error).split(chr(10))[0][:160] or type(error).__name__
+        raise UserError(
+            f"cannot read {files.model}: {reason}; remove the member's folder and run the campaign again"
+        ) from error
+    if not isinstance(model, dict) or model.get("schema") != SCHEMA or any(key not in model for key in _KEYS):
+        raise UserError(f"{files.model} was written by another version; remove the member's folder and run again")
+    return model
+
+
+def facts_of(model: dict[str, Any]) -> Facts:
+    """Return what a model says of the structures that it knows."""
+    return Facts(model["species"], model["neighbours"], model["ready"])
+
+
+def predict(
+    campaign: Campaign, variant: str, models: Sequence[dict[str, Any]], structures: Structures, device: torch.device
+) -> list[Prediction]:
+    """Apply all models of one variant.
+
+    Returns
+    -------
+    list of Prediction
+        In the variant's order of tasks; whatever was taken off a target in training is put back.
+    """
+    of = campaign.variant(variant)
+    samples = _samples(campaign, of.tasks, models[0], structures)
+    linear, logarithmic = models[0]["average_degree"]
+    sizes = network_sizes(campaign, of, samples, (float(linear), float(logarithmic)))
+    engine = general(campaign.model, sizes, samples, device)
+    parameters = torch.stack([engine.layout.flat(m["weights"]) for m in models]).to(device)
+    buffers = torch.stack([engine.layout.flat_buffers(m["weights"]) for m in models]).to(device)
+    values = engine.predict(parameters, buffers, np.arange(len(structures.names)))
+    found = []
+    for task in of.tasks:
+        target, fitted = models[0]["tasks"][task], models[0]["ready"].get("references", {}).get(task)
+        scaled = values[task].cpu().numpy().astype(np.float64)
+        if fitted:
+            scaled = scaled * np.array(fitted["scale"]) + structures.reference(fitted)
+        low, high = np.array(target["minimum"]), np.array(target["maximum"])
+        in_units = scaled * (high - low) + low
+        std = in_units.std(axis=0, ddof=1) if len(models) > 1 else np.full(in_units.shape[1:], np.nan)
+        level = campaign.tasks[task].level
+        found.append(Prediction(variant, task, level, target["unit"], in_units.mean(axis=0), std, len(models)))
+    return found
+
+
+def _samples(campaign: Campaign, tasks: Sequence[str], model: dict[str, Any], structures: Structures) -> Samples:
+    """Return structures without targets as what an engine takes."""
+    a = structures.arrays
+    structure = Structure(
+        a["atom_offsets"],
+        a["sample_geometry"],
+        a["geometry_atom_offsets"],
+        a["neighbour_offsets"],
+        a["neighbours"],
+        a["edge_vectors"],
+        float(model["neighbours"]["cutoff_bohr"]),
+    )
+    rows = {"node": len(a["atomic_numbers"]), "graph": len(structures.names)}
+    levels = {task: campaign.tasks[task].level for task in tasks}
+    nothing = {
+        t: np.full((rows[level], len(model["tasks"][t]["minimum"])), np.nan, np.float32) for t, level in levels.items()
+    }
+    none = np.empty(0, np.int64)
+    return Samples(structure, structures.inputs, nothing, levels, (none, none, none))
