@@ -26,7 +26,10 @@ def predict(
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="The campaign's folder, as given to run.", show_default=False)
     ],
-    structures: Annotated[Path, typer.Argument(help="LSMS text, extended XYZ or ASE databases, as for data prepare.")],
+    structures: Annotated[
+        Path,
+        typer.Argument(metavar="STRUCTURES", help="LSMS text, extended XYZ or ASE databases, as for data prepare."),
+    ],
     variant: Annotated[
         list[str] | None, typer.Option(help="Use this variant; repeatable. Default: all with finished members.")
     ] = None,

@@ -18,7 +18,7 @@ from hydragnn_hpc.member.engine import general, network_sizes
 from hydragnn_hpc.member.samples import Samples, Structure
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
 
-_KEYS = ("weights", "average_degree", "tasks", "species", "neighbours", "ready")
+_KEYS = ("weights", "average_degree", "tasks", "species", "neighbours")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _read(files: MemberFolder) -> dict[str, Any]:
         ) from error
     if not isinstance(model, dict) or model.get("schema") != SCHEMA or any(key not in model for key in _KEYS):
         raise UserError(f"{files.model} was written by another version; remove the member's folder and run again")
-    return model
+    return {"ready": {}, **model}
 
 
 def facts_of(model: dict[str, Any]) -> Facts:
