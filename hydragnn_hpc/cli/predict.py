@@ -59,8 +59,9 @@ def predict(
     with progress("predict", "structures") as update:
         from hydragnn_hpc.dataset import apply
         from hydragnn_hpc.member import predict as stage
-        from hydragnn_hpc.member.worker import choose_device
+        from hydragnn_hpc.member.worker import choose_device, set_threads
 
+        set_threads(campaign.launch.threads)
         models = stage.read_models(folder, read_members(folder, campaign), variant or [])
         facts = stage.facts_of(next(iter(models.values()))[0])
         read = apply.read(structures, facts, form, parse_cell(cell) if cell else None, update)

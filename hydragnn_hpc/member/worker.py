@@ -175,7 +175,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def _set_threads(threads: int) -> None:
+def set_threads(threads: int) -> None:
+    """Use so many cores."""
     # Under some launchers torch sees one core, under others all; the number changes the order of sums.
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
@@ -193,7 +194,7 @@ def _arguments() -> argparse.Namespace:
 def _begin(given: argparse.Namespace, channel: Channel) -> Worker:
     folder = CampaignFolder(given.campaign)
     frozen = read_frozen(folder)
-    _set_threads(frozen.campaign.launch.threads)
+    set_threads(frozen.campaign.launch.threads)
     device = choose_device(frozen.campaign.launch.device, given.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
