@@ -26,6 +26,9 @@ def run(
     time_limit: Annotated[
         str, typer.Option(help="Stop in time, everything saved, and exit with 75: 90s, 30m, 1h30m or 1:30:00.")
     ] = "",
+    start_limit: Annotated[
+        str, typer.Option(help="Give up where MPI has not started by then: a rank is missing.")
+    ] = "10m",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained; write nothing.")] = False,
     local_rank: Annotated[
         int | None, typer.Option(help="This rank's number on its node, if no launcher tells.")
@@ -57,7 +60,8 @@ def run(
         campaign,
         override or [],
         out,
-        seconds_of(time_limit) if time_limit else None,
+        seconds_of(time_limit, "--time-limit") if time_limit else None,
+        seconds_of(start_limit, "--start-limit"),
         local_rank,
         stage_dir,
         write_tables,
@@ -65,7 +69,7 @@ def run(
     raise typer.Exit(int(run(options)))
 
 
-def seconds_of(text: str) -> float:
+def seconds_of(text: str, option: str) -> float:
     """Read a duration: ``90s``, ``30m``, ``1h30m``, ``1:30:00`` or ``1-00:00:00`` (Slurm's days); returns seconds.
 
     Raises
@@ -79,7 +83,7 @@ def seconds_of(text: str) -> float:
     parts = [int(part or 0) for part in match.groups()] if match else [0]
     seconds = sum(n * s for n, s in zip(parts, (86400, 3600, 60, 1), strict=False))
     if not seconds:
-        raise UserError(f"--time-limit '{text}': expected a duration, as 90s, 30m, 1h30m or 1:30:00")
+        raise UserError(f"{option} '{text}': expected a duration, as 90s, 30m, 1h30m or 1:30:00")
     return float(seconds)
 
 

@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from hydragnn_hpc.dataset.imports import alone
+from hydragnn_hpc.dataset.spool import pieces, ranges
 from hydragnn_hpc.errors import UserError
 
 _END = b"end\n"
@@ -51,32 +52,36 @@ def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
 def _send(stream: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         stream.write(f"{name} {array.dtype.str} {' '.join(map(str, array.shape))}\n".encode())
-        stream.write(array.data.cast("B"))
+        for piece in pieces(array):
+            stream.write(piece.data.cast("B"))
     stream.write(_END)
 
 
-def _received(stream: IO[bytes]) -> dict[str, np.ndarray]:
-    arrays = {}
+def _received(stream: IO[bytes]) -> Iterator[tuple[str, tuple[int, ...], slice, np.ndarray]]:
+    """Yield (name, shape, rows, their content)."""
     while (header := stream.readline()) != _END:
         if not header:
             raise EOFError("the parent process ended")
-        name, dtype, *shape = header.decode().split()
-        array = np.empty(tuple(map(int, shape)), dtype)
-        if stream.readinto(array.data.cast("B")) != array.nbytes:  # type: ignore[attr-defined]
-            raise EOFError("the parent process ended")
-        arrays[name] = array
-    return arrays
+        name, dtype, *sizes = header.decode().split()
+        shape = tuple(map(int, sizes))
+        for rows in ranges(shape, np.dtype(dtype).itemsize):
+            piece = np.empty((rows.stop - rows.start, *shape[1:]), dtype)
+            if stream.readinto(piece.data.cast("B")) != piece.nbytes:  # type: ignore[attr-defined]
+                raise EOFError("the parent process ended")
+            yield name, shape, rows, piece
 
 
-def _write_here(folder: str, arrays: dict[str, np.ndarray]) -> None:
+def _write_here(folder: str, received: Iterator[tuple[str, tuple[int, ...], slice, np.ndarray]]) -> None:
     with alone():
         import adios2
     io = adios2.Adios().declare_io("write")
     io.set_engine("BP5")
     with adios2.Stream(io, folder, "w") as stream:
         stream.begin_step()
-        for name, array in arrays.items():
-            stream.write(name, array, list(array.shape), [0] * array.ndim, list(array.shape))
+        for name, shape, rows, piece in received:
+            stream.write(name, piece, list(shape), [rows.start] + [0] * (piece.ndim - 1), list(piece.shape))
+            # To the disk now: else ADIOS2 holds all until the step's end.
+            stream.engine.impl.PerformDataWrite()
         stream.end_step()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from hydragnn_hpc.dataset import derive, select, sources, store, summary, symmetry
 from hydragnn_hpc.dataset.graphs import find_neighbours
 from hydragnn_hpc.dataset.samples import Samples, offsets_of
+from hydragnn_hpc.dataset.spool import Spool
 from hydragnn_hpc.dataset.targets import Wanted
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
@@ -125,7 +126,9 @@ def write_raw(raw: sources.Raw, out: Path, options: Options, force: bool = False
         **of_split,
     }
     properties = raw.properties if raw.mixing is None else [raw.mixing, *raw.properties]
-    arrays = arrays_of(chosen, part, options.cutoff)
+    with store.told(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        arrays = arrays_of(chosen, part, options.cutoff, out.parent)
     return store.write(out, arrays, facts_of(arrays, properties, options, source_facts), force)
 
 
@@ -150,9 +153,9 @@ def _split(
     }
 
 
-def arrays_of(samples: Samples, part: np.ndarray, cutoff: float) -> dict[str, np.ndarray]:
+def arrays_of(samples: Samples, part: np.ndarray, cutoff: float, folder: Path | None = None) -> dict[str, np.ndarray]:
     """Return all arrays of a data set: of the structures, and ``target_<name>`` for all values."""
-    arrays = structure_arrays(samples, part, cutoff)
+    arrays = structure_arrays(samples, part, cutoff, folder)
     for name, values in samples.values.items():
         arrays[f"target_{name}"] = np.concatenate(values)
     return arrays
@@ -213,24 +216,26 @@ def _check_end_members(given: derive.EndMembers, species: np.ndarray) -> None:
             )
 
 
-def structure_arrays(samples: Samples, part: np.ndarray, cutoff: float) -> dict[str, np.ndarray]:
-    """Return the arrays of :data:`hydragnn_hpc.fields.STRUCTURE`.
+def structure_arrays(
+    samples: Samples, part: np.ndarray, cutoff: float, folder: Path | None = None
+) -> dict[str, np.ndarray]:
+    """Return the arrays of :data:`hydragnn_hpc.fields.STRUCTURE`; those of edges are maps of files in ``folder``.
 
     Raises
     ------
     UserError
         If a geometry has no neighbour list; names the first sample on it.
     """
-    # Edges are most of a data set. They grow in place: a list of pieces, put together in the end, would be there twice.
-    neighbours, vectors, n_neighbours = bytearray(), bytearray(), []
+    # Edges are most of a data set: they go to disk at once.
+    neighbours, vectors, n_neighbours = Spool("int32", (), folder), Spool("float64", (3,), folder), []
     first = np.unique(samples.geometry, return_index=True)[1]
     for number, geometry in enumerate(samples.geometries):
         try:
             found = find_neighbours(geometry, cutoff)
         except UserError as error:
             raise UserError(f"{samples.names[int(first[number])]}: {error}") from error
-        neighbours += found.neighbours.data
-        vectors += found.vectors.data
+        neighbours.add(found.neighbours)
+        vectors.add(found.vectors)
         n_neighbours.append(np.diff(found.offsets))
     names = [name.encode() for name in samples.names]
     return {
@@ -245,8 +250,8 @@ def structure_arrays(samples: Samples, part: np.ndarray, cutoff: float) -> dict[
         "cell": np.stack([g.cell for g in samples.geometries]),
         "periodic": np.array([g.periodic for g in samples.geometries], np.uint8),
         "neighbour_offsets": offsets_of(np.concatenate(n_neighbours)),
-        "neighbours": np.frombuffer(neighbours, np.int32),
-        "edge_vectors": np.frombuffer(vectors, np.float64).reshape(-1, 3),
+        "neighbours": neighbours.array(),
+        "edge_vectors": vectors.array(),
     }
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.dataset import ready, store
+from hydragnn_hpc.dataset import ready, spool, store
 from hydragnn_hpc.dataset.ready import Wanted
 from hydragnn_hpc.errors import UserError
 
@@ -70,18 +70,24 @@ def scaled(values: np.ndarray, minimum: list[float] | float, maximum: list[float
 def copy(bp: Path, folder: Path, wanted: Wanted | None = None) -> None:
     """Read the data set ``bp``, checked, and write it as ``.npy`` files into the existing ``folder``.
 
-    No more than one array is in memory at a time. Then what is ``wanted`` is computed (`dataset.ready`).
+    No more than a piece of an array is in memory at a time. Then what is ``wanted`` is computed (`dataset.ready`).
     """
     manifest = store.read_manifest(bp)
     low, high = (float(manifest.content["species"][k]) for k in ("minimum", "maximum"))
-    for name, array in store.read_each(bp, manifest):
-        np.save(folder / f"{name}.npy", array)
+    for name, content in store.read_pieces(bp, manifest):
+        fact = manifest.content["arrays"][name]
+        shape = tuple(fact["shape"])
+        spool.save(folder / f"{name}.npy", shape, fact["dtype"], content)
         target = manifest.targets.get(name.removeprefix("target_"))
+        array = _map(folder / f"{name}.npy")
         if name == "atomic_numbers":
-            np.save(folder / "node_inputs.npy", scaled(array[:, None].astype(np.float64), low, high))
+            array, column, shape, limits = array[:, None], "node_inputs", (*shape, 1), (low, high)
         elif name.startswith("target_") and target:
-            inputs = scaled(array, target["minimum"], target["maximum"])
-            np.save(folder / f"scaled_{name.removeprefix('target_')}.npy", inputs)
+            column, limits = f"scaled_{name.removeprefix('target_')}", (target["minimum"], target["maximum"])
+        else:
+            continue
+        in_range = (scaled(piece.astype(np.float64), *limits) for piece in spool.pieces(array))
+        spool.save(folder / f"{column}.npy", shape, np.float32, in_range)
     arrays = {p.stem: _map(p) for p in folder.glob("*.npy")}
     store.check_arrays(arrays, manifest.targets, str(bp))
     if wanted is not None and wanted.more:

@@ -32,9 +32,12 @@ from hydragnn_hpc.dataset.manifest import (
     sha256_of,
     verify,
 )
+from hydragnn_hpc.dataset.spool import pieces, ranges
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import STRUCTURE, Field, target_field
 from hydragnn_hpc.paths import TEMPORARY_PREFIX, write_text
+
+_SITES = 1_000_000  # whose neighbours are looked at together
 
 
 def declared(targets: dict[str, dict[str, Any]]) -> tuple[Field, ...]:
@@ -66,23 +69,30 @@ def check_arrays(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any
         raise UserError(f"{where}: a sample points to a geometry that is not there; {AGAIN}")
     if not np.array_equal(np.diff(arrays["atom_offsets"]), n_sites[arrays["sample_geometry"]]):
         raise UserError(f"{where}: a sample's atoms do not fit its geometry's sites; {AGAIN}")
-    n_of_site = np.repeat(n_sites, n_sites)
-    of_edge = np.repeat(n_of_site, np.diff(arrays["neighbour_offsets"]))
-    if (arrays["neighbours"] < 0).any() or (arrays["neighbours"] >= of_edge).any():
-        raise UserError(f"{where}: a neighbour lies outside its geometry; {AGAIN}")
+    _check_neighbours(arrays, np.repeat(n_sites, n_sites), where)
     if sizes["S"] and arrays["split"].max() > 2:
         raise UserError(f"{where}: a sample belongs to no part; {AGAIN}")
     _check_finite(arrays, targets, where)
     return sizes
 
 
+def _check_neighbours(arrays: dict[str, np.ndarray], n_of_site: np.ndarray, where: str) -> None:
+    """Hold every neighbour to its geometry, a piece of the sites at a time: edges are most of a data set."""
+    offsets, neighbours = arrays["neighbour_offsets"], arrays["neighbours"]
+    for first in range(0, len(n_of_site), _SITES):
+        bounds = offsets[first : first + _SITES + 1]
+        some = neighbours[bounds[0] : bounds[-1]]
+        if (some < 0).any() or (some >= np.repeat(n_of_site[first : first + _SITES], np.diff(bounds))).any():
+            raise UserError(f"{where}: a neighbour lies outside its geometry; {AGAIN}")
+
+
 def _check_finite(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]], where: str) -> None:
     """NaN stands for a missing target; nothing else may be NaN, and nothing infinite."""
     for name in ("pos", "cell", "edge_vectors"):
-        if not np.isfinite(arrays[name]).all():
+        if not all(np.isfinite(piece).all() for piece in pieces(arrays[name])):
             raise UserError(f"{where}: array '{name}' holds values that are no finite numbers; {AGAIN}")
     for name in targets:
-        if np.isinf(arrays[f"target_{name}"]).any():
+        if any(np.isinf(piece).any() for piece in pieces(arrays[f"target_{name}"])):
             raise UserError(f"{where}: target '{name}' holds infinite values; {AGAIN}")
 
 
@@ -115,19 +125,26 @@ def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], forc
     # ADIOS2 writes a non-contiguous array wrong.
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     sizes = check_arrays(arrays, facts["targets"], str(path))
-    try:
-        path = path.resolve()  # a link stays a link: what it points to is replaced
+    path = path.resolve()  # a link stays a link: what it points to is replaced
+    with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary_beside(path) as temporary:
             _check_space(path.parent, sum(a.nbytes for a in arrays.values()))
             _write_bp(temporary, arrays)
             manifest = _seal(temporary, arrays, sizes, facts)
             _replace(temporary, path, force)
+    return manifest
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Tell a failure of the storage while ``path`` is made."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
         ) from error
-    return manifest
 
 
 def refuse_existing(path: Path, force: bool) -> None:
@@ -252,6 +269,51 @@ def read(path: Path) -> tuple[Manifest, dict[str, np.ndarray]]:
     return manifest, arrays
 
 
+def read_pieces(path: Path, manifest: Manifest) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
+    """Verify the files, then read array by array, each in pieces of its rows, in order.
+
+    Yields
+    ------
+    name : str
+    pieces : iterator of numpy.ndarray
+        Contiguous; to be used up before the next array is asked for.
+
+    Raises
+    ------
+    UserError
+        If anything does not fit.
+    """
+    verify(path, manifest)
+    with bp5.opened(path) as reader:
+        present = reader.available_variables()
+        for name, fact in manifest.content["arrays"].items():
+            if 0 not in fact["shape"] and name not in present:
+                raise UserError(f"{path}: ADIOS2 finds no array '{name}'; {AGAIN}")
+            yield name, _pieces_of(reader, path, name, fact, present)
+
+
+def _pieces_of(
+    reader: Any, path: Path, name: str, fact: dict[str, Any], present: dict[str, Any]
+) -> Iterator[np.ndarray]:
+    shape, dtype = tuple(fact["shape"]), np.dtype(fact["dtype"])
+    if 0 in shape:
+        return
+    found = tuple(int(n) for n in present[name]["Shape"].split(","))
+    kind = {"double": "float64", "float": "float32"}.get(
+        present[name]["Type"], present[name]["Type"].removesuffix("_t")
+    )
+    if (found, kind) != (shape, dtype.name):
+        raise UserError(
+            f"{path}: array '{name}' is {kind} {found}, not {dtype.name} {shape} as its manifest says; {AGAIN}"
+        )
+    for rows in ranges(shape, dtype.itemsize):
+        count = [rows.stop - rows.start, *shape[1:]]
+        piece = np.ascontiguousarray(reader.read(name, [rows.start] + [0] * (len(shape) - 1), count))
+        if list(piece.shape) != count or piece.dtype != dtype:
+            raise UserError(f"{path}: ADIOS2 read {piece.dtype} {piece.shape} of array '{name}'; {AGAIN}")
+        yield piece
+
+
 def read_each(path: Path, manifest: Manifest) -> Iterator[tuple[str, np.ndarray]]:
     """Verify the files, then read array by array, so that no more than one need be in memory.
 
@@ -266,20 +328,11 @@ def read_each(path: Path, manifest: Manifest) -> Iterator[tuple[str, np.ndarray]
     UserError
         If anything does not fit.
     """
-    verify(path, manifest)
-    with bp5.opened(path) as reader:
-        present = reader.available_variables()
-        for name, fact in manifest.content["arrays"].items():
-            shape, dtype = tuple(fact["shape"]), np.dtype(fact["dtype"])
-            if 0 in shape:
-                yield name, np.zeros(shape, dtype)
-                continue
-            if name not in present:
-                raise UserError(f"{path}: ADIOS2 finds no array '{name}'; {AGAIN}")
-            array = np.ascontiguousarray(reader.read(name))
-            if array.shape != shape or array.dtype != dtype:
-                raise UserError(
-                    f"{path}: array '{name}' is {array.dtype} {array.shape}, not {dtype} {shape} as its manifest says;"
-                    f" {AGAIN}"
-                )
-            yield name, array
+    for name, found in read_pieces(path, manifest):
+        fact = manifest.content["arrays"][name]
+        array = np.empty(tuple(fact["shape"]), fact["dtype"])
+        first = 0
+        for piece in found:
+            array[first : first + len(piece)] = piece
+            first += len(piece)
+        yield name, array

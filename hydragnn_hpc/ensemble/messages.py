@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hydragnn_hpc.ensemble import startup
 from hydragnn_hpc.ensemble.launcher import Launch, check_size
 
 Message = dict[str, Any]
@@ -118,8 +119,10 @@ class OverMpi:
         self._comm.Abort(code)
 
 
-def connect(launch: Launch) -> Messenger:
+def connect(launch: Launch, seconds: float = startup.SECONDS) -> Messenger:
     """Return the messenger for this launch; MPI is initialised only where a launcher started this process.
+
+    Where MPI has not started after ``seconds``, the process is ended.
 
     Raises
     ------
@@ -128,7 +131,8 @@ def connect(launch: Launch) -> Messenger:
     """
     if launch.launcher is None:
         return Alone()
-    from mpi4py import MPI
+    with startup.limited(seconds):
+        from mpi4py import MPI
 
     check_size(launch, MPI.COMM_WORLD.Get_size(), MPI.Get_library_version())
     return OverMpi(MPI.COMM_WORLD.Dup())

@@ -49,6 +49,8 @@ class RunOptions:
     out : Path
     seconds : float or None
         Time limit.
+    start_seconds : float
+        Time limit for MPI's start.
     local_rank : int or None
     stage_dir : Path or None
     on_change : callable
@@ -61,6 +63,7 @@ class RunOptions:
     overrides: list[str]
     out: Path
     seconds: float | None
+    start_seconds: float
     local_rank: int | None
     stage_dir: Path | None
     on_change: Callable[[Path], object]
@@ -82,7 +85,7 @@ def run(options: RunOptions) -> ExitCode:
     """
     started = time.monotonic()
     launch = detect(os.environ)
-    messenger = connect(launch)
+    messenger = connect(launch, options.start_seconds)
     where = places(messenger, launch, options.local_rank)
     folder = CampaignFolder(options.out.absolute())
     lock = RunLock(folder.lock)

@@ -195,7 +195,7 @@ def test_geometries_without_common_shells_get_smooth_bins(tmp_path: Path, monkey
         atoms = slice(*data["atom_offsets"][sample : sample + 2])
         alone = Site(restored, geometries[g]).inputs(data["atomic_numbers"][atoms][None])[0]
         np.testing.assert_allclose(alone, x[atoms], atol=2e-5)
-    monkeypatch.setattr(inputs, "_BATCH", 7)
+    monkeypatch.setattr(inputs, "BATCH", 7)
     inputs.write(data, plan, tmp_path / "y.npy")
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), x, atol=1e-5)
 

@@ -11,7 +11,7 @@ from hydragnn_hpc.report.tables import write_tables
 
 campaign, out, stage, *worker = sys.argv[1:]
 command = (sys.executable, str(Path(__file__).with_name("standin.py")), *worker)
-options = RunOptions(Path(campaign), [], Path(out), None, None, Path(stage), write_tables, command)
+options = RunOptions(Path(campaign), [], Path(out), None, 60.0, None, Path(stage), write_tables, command)
 try:
     code = int(run(options))
 except UserError as error:

@@ -175,14 +175,20 @@ class Arena:
     ranks: int = 2
     launches: list[Launch] = field(default_factory=list)
 
-    def launch(self, out: Path, *options: str, ranks: int | None = None, environment: dict[str, str] | None = None):
-        """Start the campaign into ``out`` under mpirun, in a session of its own."""
+    def launch(
+        self,
+        out: Path,
+        *options: str,
+        ranks: int | None = None,
+        environment: dict[str, str] | None = None,
+        wrapper: Path | None = None,
+    ):
+        """Start the campaign into ``out`` under mpirun, each rank by the ``wrapper``, in a session of its own."""
         mark = uuid.uuid4().hex
         log = self.folder / f"launch-{mark[:8]}.log"
-        command = [
-            str(BIN / "mpirun"), "-n", str(ranks or self.ranks), str(BIN / "hydragnn-hpc"), "run", str(self.campaign),
-            str(out), "--stage-dir", str(self.stage), *options,
-        ]  # fmt: skip
+        rank = [str(wrapper)] if wrapper else []
+        rank += [str(BIN / "hydragnn-hpc"), "run", str(self.campaign), str(out), "--stage-dir", str(self.stage)]
+        command = [str(BIN / "mpirun"), "-n", str(ranks or self.ranks), *rank, "--start-limit", "60s", *options]
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 command,

@@ -66,6 +66,16 @@ def test_an_interrupt_while_ranks_start_leaves_none_waiting(arena) -> None:
         assert launch.end(30) != 0
 
 
+def test_a_rank_that_ends_before_mpi_starts_is_not_waited_for(arena) -> None:
+    """Its exit code is no signal, so the launcher ends nobody; and MPI's start has no limit of its own."""
+    half = arena.folder / "half.sh"
+    half.write_text('#!/bin/sh\n[ "$PMI_RANK" = 1 ] && exit 1\nexec "$@"\n')
+    half.chmod(0o755)
+    launch = arena.launch(arena.folder / "out", "--start-limit", "2s", wrapper=half)
+    assert launch.end(30) != 0
+    assert "MPI has not started within 2 s" in launch.tail()
+
+
 @pytest.mark.long
 def test_a_run_that_is_killed_again_and_again_gets_there(arena, undisturbed, fault_seed: int) -> None:
     """Every launch is killed soon; each gets a little further, since epochs are kept."""
