@@ -42,10 +42,10 @@ def epoch_of(samples: Samples, engine: str, members: int) -> Epoch:
         return baseline_epoch(samples, cases.CHANNELS, cases.TASKS, BATCH)
     sizes = cases.network_sizes(samples)
     made: Engine = FusedCpu(sizes, samples) if engine == "fused" else TorchEngine(sizes, samples, torch.device("cpu"))
-    return _stacked_epoch(made, members)
+    return stacked_epoch(made, members)
 
 
-def _stacked_epoch(engine: Engine, members: int) -> Epoch:
+def stacked_epoch(engine: Engine, members: int, samples: int = SAMPLES) -> Epoch:
     """As a stack's training does it."""
     parameters = torch.stack([engine.layout.initial_parameters(e) for e in range(members)])
     buffers = torch.stack([engine.layout.initial_buffers()] * members)
@@ -53,10 +53,10 @@ def _stacked_epoch(engine: Engine, members: int) -> Epoch:
     rng = np.random.default_rng(0)
 
     def epoch() -> float:
-        order = np.stack([rng.permutation(SAMPLES) for _ in range(members)])
-        steps = SAMPLES // BATCH
+        order = np.stack([rng.permutation(samples) for _ in range(members)])
+        steps = samples // BATCH
         factors = adam.plan(steps, np.full(members, 1e-3))
-        total = torch.zeros(members, len(cases.TASKS), dtype=torch.float64)
+        total = torch.zeros(members, len(engine.sizes.tasks), dtype=torch.float64)
         for step in range(steps):
             index = np.ascontiguousarray(order[:, step * BATCH : (step + 1) * BATCH])
             total += engine.step(parameters, gradients, buffers, index)
