@@ -65,7 +65,8 @@ def test_every_command_runs(tmp_path: Path) -> None:
 def test_the_quick_start_is_the_worked_example() -> None:
     script = (ROOT / "jobs" / "local.sh").read_text("utf-8")
     script = script.replace('"$data"', "data/quickstart.bp").replace('"$out"', "runs/quickstart")
-    steps = [c for c in commands() if re.match(r"hydragnn-hpc (data (generate|prepare)|report)|mpirun", c)]
+    own = re.compile(r"(hydragnn-hpc (data (generate|prepare)|report)|mpirun)\b.* \S+/quickstart")
+    steps = [c for c in commands() if own.match(c)]
     assert len(steps) == 4
     for command in steps:
         assert command in script, f"jobs/local.sh lacks: {command}"

@@ -37,8 +37,8 @@ def test_two_nodes_of_two_ranks_give_what_mpirun_gives(place: Place, tmp_path: P
 
 def test_out_of_time_it_requeues_itself_until_done(place: Place, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    # A third of the time that all members need, and what is kept back for saving.
-    job = place.submit(out, "--walltime", f"{place.seconds / 3 + 18:.0f}s")
+    # Half of the time that all members need, start-up included, and what is kept back for saving.
+    job = place.submit(out, "--walltime", f"{place.seconds / 2 + 18:.0f}s")
     place.wait_for_end(job, out)
     assert runs(out) > 1, "the first run was to be cut short"
 
