@@ -230,12 +230,15 @@ class Campaign(Section):
         return variant.weights.get(task, self.tasks[task].weight)
 
     def stacks(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Return what one worker trains at once: (variant, replicas), a function of the configuration alone."""
+        """Return what one worker trains at once: (variant, replicas), a function of the configuration alone.
+
+        The first replicas of every variant come first, so that a campaign's table soon has all its rows.
+        """
         size = self.launch.stack
         return [
             (v.name, tuple(range(first, min(first + size, self.replicas))))
-            for v in self.variants
             for first in range(0, self.replicas, size)
+            for v in self.variants
         ]
 
     def identity(self) -> dict[str, Any]:

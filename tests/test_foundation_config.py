@@ -204,11 +204,14 @@ def test_variants_are_spelled_out(tasks: list[str], name: str, expected: tuple[s
 
 
 @given(replicas=st.integers(1, 40), size=st.integers(1, 15))
-def test_stacks_hold_every_member_once_in_order(replicas: int, size: int) -> None:
+def test_stacks_hold_every_member_once_and_all_variants_early(replicas: int, size: int) -> None:
     campaign = parse_campaign(content(variants=["H", "CM"], replicas=replicas, launch={"stack": size}), "")
     members = [(variant, replica) for variant, stack in campaign.stacks() for replica in stack]
-    assert members == [(v, r) for v in ("H", "CM") for r in range(replicas)]
+    assert sorted(members) == [(v, r) for v in ("CM", "H") for r in range(replicas)]
     assert all(1 <= len(stack) <= size for _, stack in campaign.stacks())
+    assert [variant for variant, _ in campaign.stacks()[:2]] == ["H", "CM"]
+    for variant in ("H", "CM"):
+        assert [r for v, r in members if v == variant] == list(range(replicas))
 
 
 def test_a_variants_own_weight_counts() -> None:
