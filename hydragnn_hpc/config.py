@@ -31,7 +31,7 @@ class Task(Section):
     level: Literal["graph", "node"]
     field: str
     weight: Annotated[float, Field(gt=0)] = 1.0
-    reference: Literal["none", "composition", "species"] = "none"
+    reference: Literal["none", "composition", "species", "linear"] = "none"
 
 
 class SpeciesInput(Section):
@@ -219,6 +219,12 @@ class Campaign(Section):
                     raise ValueError(f"variant '{variant.name}': unknown task '{task}'{nearest(task, self.tasks)}")
             if len(set(variant.tasks)) < len(variant.tasks):
                 raise ValueError(f"variant '{variant.name}': a task is named twice")
+        if {entry.name for entry in self.inputs} <= {"species", "composition"}:
+            for name, declared in self.tasks.items():
+                if declared.reference == "linear":
+                    raise ValueError(
+                        f"tasks.{name}.reference=linear: add shells or ewald to inputs, or set composition"
+                    )
         return self
 
     def variant(self, name: str) -> Variant:

@@ -114,6 +114,10 @@ def test_example_shows_the_defaults() -> None:
         ({"inputs": "species"}, "inputs: "),
         ({"inputs": [3]}, "inputs.0: "),
         ({"tasks": {"H": {"level": "graph", "field": "x", "reference": "mean"}}, "variants": ["H"]}, "'mean'"),
+        (
+            {"tasks": {"H": {"level": "graph", "field": "x", "reference": "linear"}}, "variants": ["H"]},
+            "add shells or ewald",
+        ),
         ({"training": {"schedule": "linear"}}, "(given: 'linear')"),
         ({"training": {"cosine": {"warm_up": 1}}}, "'training.cosine.warm_up'; did you mean 'warmup'?"),
     ],

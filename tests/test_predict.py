@@ -20,7 +20,7 @@ FEPT = {
     "dataset": "fept.bp",
     "inputs": ["species", "composition", {"name": "shells", "number": 3}, "ewald"],
     "tasks": {
-        "H": {"level": "graph", "field": "mixing_enthalpy", "reference": "composition"},
+        "H": {"level": "graph", "field": "mixing_enthalpy", "reference": "linear"},
         "C": {"level": "node", "field": "charge_transfer", "reference": "species"},
         "M": {"level": "node", "field": "magnetic_moment"},
     },

@@ -56,12 +56,13 @@ class Structures:
         """Return the values of a task's reference, scaled: ``[A, d]`` or, at graph level, ``[S, d]`` float64."""
         reference = residual.Reference(**fitted)
         elements, a = np.array(reference.elements), self.arrays
-        table = reference.of(decorations.counts_of(a["atomic_numbers"], a["atom_offsets"], elements))
+        counts = decorations.counts_of(a["atomic_numbers"], a["atom_offsets"], elements)
+        n_atoms, element = np.diff(a["atom_offsets"]), np.searchsorted(elements, a["atomic_numbers"])
+        described = residual.described(reference.level, self.inputs, n_atoms, element, len(elements))
         if reference.level == "graph":
-            return table[:, 0]
-        sample = np.repeat(np.arange(len(self.names)), np.diff(a["atom_offsets"]))
-        found: np.ndarray = table[sample, np.searchsorted(elements, a["atomic_numbers"])]
-        return found
+            each = np.arange(len(self.names))
+            return reference.of(counts, each, np.zeros_like(each), described)
+        return reference.of(counts, np.repeat(np.arange(len(self.names)), n_atoms), element, described)
 
 
 def read(

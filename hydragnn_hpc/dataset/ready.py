@@ -86,10 +86,11 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, An
     if recipe.names != ["species"]:
         recipe = inputs.write(arrays, recipe, folder / "node_inputs.npy")
     about["inputs"] = recipe.plain()
+    node_inputs = np.load(folder / "node_inputs.npy", mmap_mode="r")
     for task in wanted.tasks:
         name = task["name"]
         paths = (folder / f"reference_{name}.npy", folder / f"residual_{name}.npy")
-        fitted = residual.write(arrays, task, arrays[f"scaled_{task['field']}"], paths)
+        fitted = residual.write(arrays, task, arrays[f"scaled_{task['field']}"], node_inputs, paths)
         about["references"][name] = fitted.plain()
     (folder / READY).write_text(json.dumps(about), encoding="utf-8")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hydragnn_hpc.dataset import residual
+from hydragnn_hpc.dataset.regress import Within
 from hydragnn_hpc.dataset.residual import Reference
 from hydragnn_hpc.errors import UserError
 
@@ -26,6 +27,17 @@ def data_set(seed: int = 0, samples: int = 200, sizes: tuple[int, ...] = (4, 6))
     }
 
 
+def node_inputs(data: dict[str, np.ndarray]) -> np.ndarray:
+    """Three columns for every atom."""
+    return np.random.default_rng(7).normal(size=(len(data["atomic_numbers"]), 3)).astype(np.float32)
+
+
+def of_samples(found: Reference, counts: list[list[int]]) -> np.ndarray:
+    """The reference of samples with so many atoms of each element, at graph level."""
+    each = np.arange(len(counts))
+    return found.of(np.array(counts), each, np.zeros_like(each), np.empty((0, 0)))[:, 0]
+
+
 def compositions(data: dict[str, np.ndarray]) -> np.ndarray:
     """The share of Fe in every sample."""
     iron = np.add.reduceat((data["atomic_numbers"] == FE).astype(float), data["atom_offsets"][:-1])
@@ -38,12 +50,13 @@ def fit(
 ) -> tuple[Reference, np.ndarray, np.ndarray]:
     """The fitted reference, and the written arrays."""
     paths = (folder / "reference.npy", folder / "residual.npy")
-    found = residual.write(data, {"name": "T", "level": level, "reference": kind}, values.astype(np.float32), paths)
+    task = {"name": "T", "level": level, "reference": kind}
+    found = residual.write(data, task, values.astype(np.float32), node_inputs(data), paths)
     return found, np.load(paths[0]), np.load(paths[1])
 
 
 @pytest.mark.parametrize("level", ["graph", "node"])
-@pytest.mark.parametrize("kind", ["composition", "species"])
+@pytest.mark.parametrize("kind", ["composition", "species", "linear"])
 def test_the_parts_make_the_whole_and_the_rest_is_of_order_one(tmp_path: Path, level: str, kind: str) -> None:
     data = data_set()
     rows = 200 if level == "graph" else int(data["atom_offsets"][-1])
@@ -96,11 +109,38 @@ def test_a_composition_that_was_never_seen_lies_between_its_neighbours(tmp_path:
     found, reference, _ = fit(data, values, "graph", "composition", tmp_path)
     np.testing.assert_allclose(reference[unseen], 1.5, atol=1e-6)
     # Of another number of atoms.
-    np.testing.assert_allclose(found.of(np.array([[45, 55], [46, 54]]))[:, 0, 0], [1.35, 1.38], atol=1e-6)
+    np.testing.assert_allclose(of_samples(found, [[45, 55], [46, 54]]), [1.35, 1.38], atol=1e-6)
     # In a ternary, between three; known ones are met exactly.
     corners = [[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]
     ternary = Reference("composition", "graph", [FE, PD, PT], corners, [[[1.0]], [[2.0]], [[6.0]]], [1.0])
-    np.testing.assert_allclose(ternary.of(np.array([[1, 1, 1], [0, 4, 0]]))[:, 0, 0], [3.0, 2.0], atol=1e-9)
+    np.testing.assert_allclose(of_samples(ternary, [[1, 1, 1], [0, 4, 0]]), [3.0, 2.0], atol=1e-9)
+
+
+def test_what_is_linear_within_a_composition_is_taken_off_whole(tmp_path: Path) -> None:
+    data = data_set(sizes=(8,), samples=4000)
+    x, iron = node_inputs(data).astype(np.float64), data["atomic_numbers"] == FE
+    share = np.repeat(compositions(data), 8)
+    slope = np.stack([share, share**2, np.where(iron, 2.0, -1.0)], axis=1)
+    values = (np.where(iron, share, -share) + (x * slope).sum(axis=1)).reshape(-1, 8)
+    for level, target in (("node", values.reshape(-1, 1)), ("graph", values.mean(axis=1)[:, None])):
+        found, reference, _ = fit(data, target, level, "linear", tmp_path)
+        assert found.scale[0] < 0.05 * target.std()
+        assert np.abs(reference - target).mean() < 0.02 * target.std()
+        plain = json.dumps(found.plain())
+        assert json.dumps(Reference(**json.loads(plain)).plain()) == plain
+
+
+def test_slopes_lean_on_all_compositions_where_one_says_little() -> None:
+    rng = np.random.default_rng(0)
+    group = np.repeat([0, 1, 2], [1000, 2, 0])
+    x = rng.normal(size=(1002, 4))
+    y = x @ np.array([1.0, 2.0, 3.0, 4.0]) + group
+    sums = Within(3, 1, 4)
+    for part in np.array_split(rng.permutation(1002), 7):
+        sums.add(group[part], np.zeros(len(part), np.int64), x[part], y[part])
+    at_zero, slopes = sums.fit()
+    np.testing.assert_allclose(slopes[:, 0], [[1, 2, 3, 4]] * 3, atol=0.02)
+    np.testing.assert_allclose(at_zero[:, 0], [0, 1, np.nan], atol=0.05)
 
 
 def test_species_of_a_graph_is_a_sum_over_atoms(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hydragnn_hpc.config import config_hash, parse_campaign
-from hydragnn_hpc.dataset import prepare, residual, stage, surrogate
+from hydragnn_hpc.dataset import apply, prepare, stage, surrogate
 from hydragnn_hpc.dataset.inputs import Recipe, Site
 from hydragnn_hpc.dataset.ready import Wanted
 from hydragnn_hpc.errors import UserError
@@ -26,7 +26,7 @@ CONTENT = {
     "inputs": ["species", "composition", {"name": "shells", "number": 4}, "ewald"],
     "tasks": {
         "H": {"level": "graph", "field": "mixing_enthalpy", "reference": "composition"},
-        "C": {"level": "node", "field": "charge_transfer", "reference": "species"},
+        "C": {"level": "node", "field": "charge_transfer", "reference": "linear"},
         "M": {"level": "node", "field": "magnetic_moment"},
     },
     "variants": ["HCM", "H"],
@@ -120,17 +120,18 @@ def test_a_model_holds_what_new_structures_need(staged: stage.StagedData, tmp_pa
     model = torch.load(tmp_path / "members/H/00/model.pt", weights_only=True)
     recipe, a = Recipe(**model["ready"]["inputs"]), staged.arrays
     numbers = a["atomic_numbers"].reshape(-1, 32)[:5]
-    from hydragnn_hpc.dataset.decorations import counts_of, geometry
+    from hydragnn_hpc.dataset.decorations import geometry
 
     again = Site(recipe, geometry(a, 0)).inputs(numbers)
     np.testing.assert_allclose(again.reshape(-1, 7), a["node_inputs"][:160], atol=1e-5)
-    fitted = residual.Reference(**model["ready"]["references"]["H"])
-    counts = counts_of(a["atomic_numbers"], a["atom_offsets"], np.array(fitted.elements))
-    np.testing.assert_allclose(fitted.of(counts)[:, 0], a["reference_H"], atol=1e-6)
+    structures = apply.Structures([""] * len(a["split"]), a, a["node_inputs"])
+    for task in ("H", "C"):
+        found = structures.reference(model["ready"]["references"][task])
+        np.testing.assert_allclose(found, a[f"reference_{task}"], atol=1e-6)
 
 
 def test_a_copy_made_for_others_is_refused(staged: stage.StagedData) -> None:
-    other = parse_campaign({**CONTENT, "inputs": ["species"]}, "")
+    other = parse_campaign({**CONTENT, "inputs": ["species", "ewald"]}, "")
     with pytest.raises(UserError, match="other inputs or references"):
         from_staged(staged, other)
     plain = stage.StagedData(staged.manifest, staged.arrays)
