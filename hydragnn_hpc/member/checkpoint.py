@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.optimize import Schedule
 from hydragnn_hpc.paths import MemberFolder, write_json, write_text, written_whole
 
 SCHEMA = 1
@@ -29,8 +30,7 @@ class Checkpoint:
         ``config_hash, dataset_sha256, variant, replica``: another member's checkpoint is refused.
     tensors : dict
         ``parameters, first, second, best_parameters`` ``[P]``, ``buffers, best_buffers`` ``[Q]``, ``decay`` ``[2]``.
-    schedule : dict
-        Of :class:`~hydragnn_hpc.member.optimize.Schedule`.
+    schedule : Schedule
     history : list of list of float
         A row an epoch, columns as :data:`HISTORY`.
     sessions : list of dict
@@ -39,7 +39,7 @@ class Checkpoint:
 
     identity: dict[str, Any]
     tensors: dict[str, torch.Tensor]
-    schedule: dict[str, Any]
+    schedule: Schedule
     history: list[list[float]]
     sessions: list[dict[str, Any]]
 
@@ -47,7 +47,7 @@ class Checkpoint:
 def save(files: MemberFolder, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; the one before stays as ``checkpoint.previous.pt``."""
     with written_whole(files.checkpoint, keep=files.previous_checkpoint) as stream:
-        torch.save({"schema": SCHEMA, **vars(checkpoint)}, stream)
+        torch.save({"schema": SCHEMA, **vars(checkpoint), "schedule": asdict(checkpoint.schedule)}, stream)
 
 
 def load(
@@ -79,7 +79,7 @@ def _read(path: Path, identity: dict[str, Any], shapes: dict[str, int]) -> Check
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
         raise UserError("written by another version")
-    found = Checkpoint(**content)
+    found = Checkpoint(**{**content, "schedule": Schedule(**content["schedule"])})
     if found.identity != identity:
         raise UserError("of another campaign or member")
     for name, length in shapes.items():

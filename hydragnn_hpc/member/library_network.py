@@ -36,7 +36,7 @@ class Trunk:
 
 
 class LibraryNetwork(nn.Module):
-    """Convolution, batch normalisation and ReLU a layer, a head a task; parameters named as in every engine."""
+    """Convolution, batch normalisation and ReLU a layer, a head a task."""
 
     def __init__(self, sizes: NetworkSizes, trunk: Trunk) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class LibraryNetwork(nn.Module):
         return values
 
     def named(self) -> dict[str, Tensor]:
-        """Parameters under the names that they have in every engine, in this module's order."""
+        """Parameters in this module's order; those of heads and norms have the names that they have in every engine."""
         found: dict[str, Tensor] = {}
         for name, parameter in self.named_parameters():
             part, number, rest = name.split(".", 2)

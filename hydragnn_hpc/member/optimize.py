@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ class Adam:
 
 @dataclass
 class Schedule:
-    """One member's learning rate and its end, from its validation losses.
+    """One member's learning rate and its end, from its validation losses. One rate holds for an epoch.
 
     The rate follows ``torch.optim.lr_scheduler.ReduceLROnPlateau``, or half a cosine (`cosine_rate`); the training
     ends after ``patience`` epochs without a lower validation loss than the best.
@@ -100,15 +100,25 @@ class Schedule:
     def fresh(cls, options: Training) -> Schedule:
         """Before the first epoch."""
         full = options.optimizer.learning_rate
-        return cls(full if options.schedule == "plateau" else cosine_rate(0, full, options.cosine, options.epochs))
+        match options.schedule:
+            case "plateau":
+                return cls(full)
+            case "cosine":
+                return cls(cosine_rate(0, full, options.cosine, options.epochs))
+            case unknown:
+                assert_never(unknown)
 
     def see(self, loss: float, epoch: int, options: Training) -> bool:
         """Take the validation loss of ``epoch`` (from 1); returns whether it is the best so far."""
-        if options.schedule == "cosine":
-            # From the epoch alone, so that it is the same however often the training was interrupted.
-            self.rate = cosine_rate(epoch, options.optimizer.learning_rate, options.cosine, options.epochs)
-        elif options.plateau is not None:
-            self._see_plateau(loss, options.plateau)
+        match options.schedule:
+            case "plateau":
+                if options.plateau is not None:
+                    self._see_plateau(loss, options.plateau)
+            case "cosine":
+                # From the epoch alone, so that it is the same however often the training was interrupted.
+                self.rate = cosine_rate(epoch, options.optimizer.learning_rate, options.cosine, options.epochs)
+            case unknown:
+                assert_never(unknown)
         if loss < self.best:
             self.best, self.best_epoch = loss, epoch
             return True
@@ -117,10 +127,6 @@ class Schedule:
     def over(self, epoch: int, stopping: EarlyStopping | None) -> bool:
         """Whether to stop early after ``epoch``."""
         return stopping is not None and epoch - self.best_epoch >= stopping.patience
-
-    def state(self) -> dict[str, Any]:
-        """As plain data, for a checkpoint; ``Schedule(**state)`` restores it."""
-        return asdict(self)
 
     def _see_plateau(self, loss: float, plateau: Plateau) -> None:
         if loss < self.plateau_best * (1 - PLATEAU_THRESHOLD):

@@ -119,8 +119,7 @@ class StackTraining:
                 tensors["decay"] = torch.ones(2, dtype=torch.float64)
             else:
                 tensors = found.tensors
-                member.schedule = Schedule(**found.schedule)
-                member.history, member.sessions = found.history, found.sessions
+                member.schedule, member.history, member.sessions = found.schedule, found.history, found.sessions
                 member.tell(f"resumed after epoch {member.epoch}")
             member.sessions.append({"started": now(), "ended": now(), **self._setting.where, "epochs": 0})
             for name, column in columns.items():
@@ -235,9 +234,8 @@ class StackTraining:
             rows = (*weights, self.buffers, self._best_buffers)
             tensors = {name: row[e].cpu().clone() for name, row in zip(_TENSORS, rows, strict=True)}
             tensors["decay"] = torch.from_numpy(self._adam.decay[e].copy())
-            state = member.schedule.state()
-            content = saved.Checkpoint(self._identity(member), tensors, state, member.history, member.sessions)
-            saved.save(member.files, content)
+            m = member
+            saved.save(m.files, saved.Checkpoint(self._identity(m), tensors, m.schedule, m.history, m.sessions))
             saved.write_history(member.files, member.history)
         self._saved_at = time.monotonic()
 

@@ -83,7 +83,9 @@ def make_plan(
     """
     most = useful_nodes(work, campaign, site)
     if nodes is None:
-        nodes = min(most, max(limit.nodes[1] for limit in site.limits), site.usual_nodes)
+        ranges = [limit.nodes for limit in site.limits if queue in (None, limit.queue)] or [(1, 1)]
+        nodes = min(most, site.usual_nodes, max(high for _, high in ranges))
+        nodes = max(nodes, min(low for low, _ in ranges))
     elif nodes < 1:
         raise UserError(f"--nodes {nodes}: at least 1")
     limit = site.limit(nodes, queue, walltime / 3600 if walltime else None)

@@ -106,6 +106,7 @@ def _values(job: Job, site: Site, plan: Plan) -> dict[str, str | int]:
         "ranks": plan.ranks,
         "ranks_per_node": site.ranks_per_node,
         "cores_per_rank": site.cores_per_rank,
+        "cores_per_node": site.cores_per_node,
         "gpus_per_node": site.gpus_per_node,
         "queue": plan.queue,
         "account": job.account,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 import hydragnn_hpc
 from hydragnn_hpc.config import Positive, Section
@@ -26,11 +26,13 @@ class Limit(Section):
 class Site(Section):
     """One machine, as jobs see it.
 
-    ``launch`` and ``directives`` may name ``{nodes}``, ``{ranks}``, ``{ranks_per_node}``, ``{cores_per_rank}``,
-    ``{gpus_per_node}``, ``{queue}``, ``{account}`` and ``{walltime}``. ``environment`` and ``per_rank`` are lines of
-    shell: the first run once in the script (``$HYDRAGNN_HPC_ROOT``
-    is the checkout), the second in every rank ahead of the program. ``per_node`` starts one process on each node of the
-    job, for a packed environment; without it that process runs where the script runs.
+    ``launch``, ``directives`` and ``per_node`` may name ``{nodes}``, ``{ranks}``, ``{ranks_per_node}``,
+    ``{cores_per_rank}``, ``{cores_per_node}``, ``{gpus_per_node}``, ``{queue}``, ``{account}``, ``{walltime}``,
+    ``{walltime_seconds}``, ``{walltime_minutes}`` and ``{stop_seconds}`` (how long ahead of the end ranks are told to
+    stop). ``environment`` and ``per_rank`` are lines of shell, left as they are: the first run once in the script
+    (``$HYDRAGNN_HPC_ROOT`` is the checkout), the second in every rank ahead of the program. ``per_node`` starts one
+    process on each node of the job, for a packed environment; without it that process runs where the script runs.
+    ``usual_nodes`` is the most that a job asks for unless its user names a number.
     """
 
     name: str
@@ -50,6 +52,15 @@ class Site(Section):
     account: bool = False  # whether a job must name one
     usual_nodes: Positive = 1
     retired: str = ""
+
+    @model_validator(mode="after")
+    def _fits_its_nodes(self) -> Site:
+        if self.ranks_per_node * self.cores_per_rank > self.cores_per_node:
+            raise ValueError(
+                f"{self.ranks_per_node} ranks of {self.cores_per_rank} cores do not fit a node of"
+                f" {self.cores_per_node}: lower ranks_per_node or cores_per_rank"
+            )
+        return self
 
     def limit(self, nodes: int, queue: str | None, hours: float | None) -> Limit:
         """Return the limit that a job of ``nodes`` falls under: of ``queue``, else of the first queue that takes it.
@@ -121,4 +132,4 @@ def _first_line(error: ValidationError) -> str:
         return f"unknown key '{place}'{nearest(str(first['loc'][-1]), section.model_fields)}"
     if first["type"] == "missing":
         return f"missing key '{place}'"
-    return f"{place}: {first['msg']}"
+    return f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")

@@ -94,7 +94,9 @@ def test_a_folder_deleted_under_the_run_ends_it(arena, undisturbed) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "another version", "both broken"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "garbage", "empty", "another version", "another schedule", "both broken"]
+)
 def test_a_broken_checkpoint_is_told_and_the_previous_one_used(
     arena, undisturbed, damage: str, fault_seed: int
 ) -> None:
@@ -121,6 +123,11 @@ def spoil(path: Path, damage: str, chance: random.Random) -> None:
         import torch
 
         torch.save({"schema": 999}, path)
+    elif damage == "another schedule":
+        import torch
+
+        held = torch.load(path, weights_only=True)
+        torch.save({**held, "schedule": {**held["schedule"], "cycle": 3}}, path)
     elif damage == "truncated":
         path.write_bytes(content[: chance.randrange(1, max(2, len(content)))])
     elif damage == "empty":

@@ -158,6 +158,16 @@ def test_a_member_is_the_same_in_a_stack_and_alone(name: str, edges: bool) -> No
 
 
 @every
+def test_training_changes_nothing_but_what_is_saved(name: str, edges: bool) -> None:
+    engine = make_engine(name, edges, random_samples(7, [5, 8]))
+    parameters, buffers = stack(engine, 1)
+    before = {n: b.clone() for n, b in engine._network.named_buffers()}
+    engine.step(parameters, torch.zeros_like(parameters), buffers, np.arange(6)[None])
+    for buffer, value in engine._network.named_buffers():
+        assert ".norm.running_" in buffer or torch.equal(value, before[buffer])
+
+
+@every
 def test_weights_come_back_from_a_file(name: str, edges: bool, tmp_path: Path) -> None:
     samples = random_samples(8, [5, 8])
     engine = make_engine(name, edges, samples)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from hypothesis import given
@@ -17,7 +19,7 @@ def rates(options: Training, losses: list[float]) -> list[float]:
     for epoch, loss in enumerate(losses, start=1):
         seen.append(schedule.rate)
         schedule.see(loss, epoch, options)
-        schedule = Schedule(**schedule.state())
+        schedule = Schedule(**asdict(schedule))
     return seen
 
 

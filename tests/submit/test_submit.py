@@ -135,6 +135,13 @@ def test_without_measurements_a_job_asks_for_the_queues_time(
     assert (chosen.nodes, chosen.queue, chosen.walltime_seconds) == (nodes, queue, hours * 3600)
 
 
+@pytest.mark.parametrize(("queue", "nodes"), [("prod", 10), ("debug", 1), (None, 1)])
+def test_a_queue_that_takes_many_nodes_is_given_as_many_as_it_takes(
+    paper: Campaign, queue: str | None, nodes: int
+) -> None:
+    assert plan.make_plan(paper, work(), load_site("polaris"), None, None, queue).nodes == nodes
+
+
 def test_measured_seconds_give_the_time() -> None:
     paper = load_campaign(PAPER)
     # 84 stacks on 2 nodes of 6: 7 rounds of 600 s, a fifth more, 5 minutes to start: 89 minutes, rounded up to 90.
@@ -203,6 +210,7 @@ def site_file(folder: Path, **changes: object) -> str:
         ({"limits": [{"nodes": [1, 2], "hour": 3}]}, "unknown key 'limits.0.hour'; did you mean 'hours'?"),
         ({"launch": None}, "missing key 'launch'"),
         ({"cores_per_node": 0}, "cores_per_node"),
+        ({"cores_per_rank": 9, "ranks_per_node": 100}, "100 ranks of 9 cores do not fit a node of"),
     ],
 )
 def test_profiles_that_do_not_fit(tmp_path: Path, changes: dict[str, object], words: str) -> None:

@@ -1,7 +1,8 @@
 """Convolutions by name: each file makes one ``Layer(sizes)`` from PyTorch Geometric's.
 
 Its ``forward(x, graph)`` takes ``x [N, in]`` and gives ``[N, out]``. It may use nothing of an atom's number or
-place in the batch; `tests/member/test_convolutions.py` holds all of them to that.
+place in the batch, and training may change nothing in it but its parameters (no batch norm of its own);
+`tests/member/test_convolutions.py` holds all of them to that.
 """
 
 from __future__ import annotations
