@@ -142,7 +142,7 @@ class Cosine(Section):
 class Training(Section):
     """How a member is trained; ``plateau`` and ``early_stopping`` are off where they are null.
 
-    ``schedule`` says whether the learning rate follows ``plateau`` or ``cosine``.
+    ``schedule`` says whether the learning rate follows ``plateau`` or ``cosine`` (`member.optimize.Schedule`).
     """
 
     epochs: Positive = 200
@@ -253,7 +253,8 @@ class Campaign(Section):
         del content["dataset"]
         for key in WITHOUT_EFFECT:
             del content["launch"][key]
-        # What came later is left out at its default, so that older folders keep their names and go on.
+        # What came later is left out at its default, so that older folders keep their names and go on: a key that is
+        # added to any section needs a line here.
         if content["inputs"] == [{"name": "species"}]:
             del content["inputs"]
         for task in content["tasks"].values():

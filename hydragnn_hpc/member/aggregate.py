@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from hydragnn_hpc.member.fused.sizes import Array
+from hydragnn_hpc.member.sizes import Array
 
 FEWEST_ROWS = 64  # of a part: fewer are not worth its launches
 SMALLEST_VARIANCE = 1e-5  # PyTorch Geometric's StdAggregation: up to it the deviation counts as zero

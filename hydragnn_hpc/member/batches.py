@@ -18,8 +18,8 @@ from torch import Tensor
 from hydragnn_hpc.dataset.stage import atoms_of
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.aggregate import Table, make_table
-from hydragnn_hpc.member.fused.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.samples import Structure
+from hydragnn_hpc.member.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.weights import SCALERS
 
 

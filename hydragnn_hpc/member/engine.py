@@ -11,10 +11,10 @@ from torch import Tensor
 from hydragnn_hpc.config import Campaign, Model, Variant
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.fused import FusedEngine, Geometry, NetworkSizes, TaskSizes, unavailable
-from hydragnn_hpc.member.fused.sizes import Array
 from hydragnn_hpc.member.layout import ParameterLayout
 from hydragnn_hpc.member.optimize import BETA_1, BETA_2, Adam
 from hydragnn_hpc.member.samples import Samples
+from hydragnn_hpc.member.sizes import Array
 from hydragnn_hpc.member.torch_engine import TorchEngine
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.member.fused.sizes import NetworkSizes, Place
+from hydragnn_hpc.member.sizes import NetworkSizes, Place
 
 MULTIPLE = 64
 """P is a multiple of this many numbers, so that every member's vector starts on a cache line, and so that vector

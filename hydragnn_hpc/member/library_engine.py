@@ -10,11 +10,11 @@ from torch.func import functional_call
 from hydragnn_hpc.dataset.stage import atoms_of
 from hydragnn_hpc.member.batches import check_statistics, resident
 from hydragnn_hpc.member.convolutions import Graph
-from hydragnn_hpc.member.fused.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.layout import ParameterLayout
 from hydragnn_hpc.member.library_network import LibraryNetwork, ModuleLayout, Trunk
 from hydragnn_hpc.member.optimize import Adam
 from hydragnn_hpc.member.samples import Samples
+from hydragnn_hpc.member.sizes import Array, NetworkSizes
 
 PREDICTED_AT_ONCE = {"cpu": 4096}
 """Atoms predicted at once; elsewhere `PREDICTED`, to bound the memory."""

@@ -11,8 +11,8 @@ from torch_geometric.nn import global_add_pool, global_max_pool, global_mean_poo
 from torch_geometric.nn.models.schnet import GaussianSmearing
 
 from hydragnn_hpc.member.convolutions import Graph, LayerSizes, build
-from hydragnn_hpc.member.fused.sizes import NetworkSizes
 from hydragnn_hpc.member.layout import ParameterLayout
+from hydragnn_hpc.member.sizes import NetworkSizes
 
 _POOL = {"mean": global_mean_pool, "sum": global_add_pool, "max": global_max_pool}
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from hydragnn_hpc.member.arena import Arena
 from hydragnn_hpc.member.batches import Batch, Batches, check_statistics, resident
 from hydragnn_hpc.member.captured import CapturedSteps, Step
-from hydragnn_hpc.member.fused.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.layout import ParameterLayout
 from hydragnn_hpc.member.network import Network
 from hydragnn_hpc.member.optimize import Adam
 from hydragnn_hpc.member.samples import Samples
+from hydragnn_hpc.member.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.weights import Weights, head_groups
 
 PREDICTED_AT_ONCE = {"cpu": 4096}

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hydragnn_hpc.member.fused.sizes import Array, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.layout import ParameterLayout
+from hydragnn_hpc.member.sizes import Array, NetworkSizes, TaskSizes
 
 SCALERS, AGGREGATES, SHIFTED = 4, 4, 3  # mean, min and max are shifted by the receiver's own part, std is not
 

@@ -19,8 +19,8 @@ from torch_geometric.nn import PNAConv, global_add_pool, global_max_pool, global
 from torch_geometric.utils import degree
 
 from hydragnn_hpc.dataset.stage import atoms_of
-from hydragnn_hpc.member.fused.sizes import TaskSizes
 from hydragnn_hpc.member.samples import Samples
+from hydragnn_hpc.member.sizes import TaskSizes
 
 AGGREGATORS = ["mean", "min", "max", "std"]
 SCALERS = ["identity", "amplification", "attenuation", "linear"]

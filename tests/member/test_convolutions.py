@@ -16,10 +16,10 @@ from hydragnn_hpc.convolutions import CONVOLUTIONS, why_not
 from hydragnn_hpc.dataset.stage import atoms_of
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine import choose
-from hydragnn_hpc.member.fused.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.library_engine import LibraryEngine
 from hydragnn_hpc.member.library_network import Trunk
 from hydragnn_hpc.member.samples import Samples
+from hydragnn_hpc.member.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.torch_engine import TorchEngine
 
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ from graphs_for_tests import make_samples
 from torch.profiler import ProfilerActivity, profile
 
 from hydragnn_hpc.config import Optimizer
-from hydragnn_hpc.member.fused.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.optimize import Adam
+from hydragnn_hpc.member.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.torch_engine import TorchEngine
 
 WITHOUT_KERNEL = {

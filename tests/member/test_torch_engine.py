@@ -11,9 +11,9 @@ from graphs_for_tests import Reference, make_samples
 
 from hydragnn_hpc.dataset.stage import atoms_of
 from hydragnn_hpc.member import torch_engine
-from hydragnn_hpc.member.fused.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.layout import ParameterLayout
 from hydragnn_hpc.member.samples import Samples
+from hydragnn_hpc.member.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.torch_engine import TorchEngine
 
 TASKS = {"H": ("graph", 1), "C": ("node", 1), "V": ("node", 3)}

@@ -5,7 +5,7 @@ in ``source/`` and is compiled at first use.
 """
 
 from hydragnn_hpc.member.fused.engine import FusedEngine
-from hydragnn_hpc.member.fused.library import unavailable
-from hydragnn_hpc.member.fused.sizes import Geometry, NetworkSizes, ParameterTable, TaskSizes
+from hydragnn_hpc.member.fused.kernels import unavailable
+from hydragnn_hpc.member.sizes import Geometry, NetworkSizes, ParameterTable, TaskSizes
 
 __all__ = ["FusedEngine", "Geometry", "NetworkSizes", "ParameterTable", "TaskSizes", "unavailable"]

@@ -10,7 +10,7 @@ import torch
 from torch_geometric.data import Batch
 
 from hydragnn_hpc.member.fused import FusedEngine, Geometry, NetworkSizes, TaskSizes
-from hydragnn_hpc.member.fused.sizes import Place
+from hydragnn_hpc.member.sizes import Place
 from tests.benchmarks.baseline import BaselineModel, Task, make_samples
 
 MIXED = (TaskSizes("H", "graph", 1), TaskSizes("C", "node", 1), TaskSizes("M", "node", 1, weight=0.5))

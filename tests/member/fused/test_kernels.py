@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from hydragnn_hpc.member.fused import library as kernels
-from hydragnn_hpc.member.fused import unavailable
+from hydragnn_hpc.member.fused import kernels, unavailable
 
 LOAD = """
 import sys, pathlib
-from hydragnn_hpc.member.fused.library import library
+from hydragnn_hpc.member.fused.kernels import library
 library("float32", pathlib.Path(sys.argv[1]))
 """
 
