@@ -13,7 +13,7 @@ from hydragnn_hpc import ledger
 from hydragnn_hpc.ensemble.display import Display, duration, names
 from hydragnn_hpc.ensemble.folder import Plan
 from hydragnn_hpc.ensemble.messages import Place
-from hydragnn_hpc.ensemble.schedule import Name, Scheduler, Worker
+from hydragnn_hpc.ensemble.schedule import Name, Scheduler, Worker, seconds_left
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.paths import CampaignFolder, read_json, write_json
@@ -65,7 +65,7 @@ class Head:
         counts = plan.counts()
         self._over_before = counts.get(State.FINISHED, 0) + counts.get(State.DIVERGED, 0)
         self._diverged = counts.get(State.DIVERGED, 0)
-        self._started = time.monotonic()
+        self._spent: list[float] = []
         self._started_at = ledger.now()
         self._idle: set[Worker] = set()
         self._busy: dict[Worker, _Busy] = {}
@@ -136,6 +136,7 @@ class Head:
     def _finished(self, worker: Worker, event: dict[str, Any]) -> None:
         name = (event["variant"], event["replica"])
         self._scheduler.member_done(worker, event["replica"])
+        self._spent.append(time.monotonic() - self._busy[worker].since)
         self._changed = True
         if event["state"] == "diverged":
             self._diverged += 1
@@ -331,9 +332,9 @@ class Head:
         }
 
     def _seconds_left(self) -> float | None:
-        done = len(self._scheduler.finished)
-        left = self._total - self._over_before - done - len(self._scheduler.given_up)
-        return (time.monotonic() - self._started) / done * left if done else None
+        now = time.monotonic()
+        running = [now - busy.since for busy in self._busy.values()]
+        return seconds_left(self._spent, running, self._scheduler.waiting_stacks, len(self._idle) + len(self._busy))
 
     def _note(self) -> str:
         epochs = ", ".join(f"{a.variant} {self._busy[w].epoch}" for w, a in list(self._scheduler.running().items())[:4])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 Worker = tuple[int, int]
@@ -106,6 +106,11 @@ class Scheduler:
         return sum(len(a.replicas) for a in self._waiting)
 
     @property
+    def waiting_stacks(self) -> int:
+        """Stacks that wait for a worker."""
+        return len(self._waiting)
+
+    @property
     def idle(self) -> bool:
         """Nothing is being trained."""
         return not self._running
@@ -114,3 +119,28 @@ class Scheduler:
     def over(self) -> bool:
         """Nothing is being trained and nothing waits."""
         return not self._running and not self._waiting
+
+
+def seconds_left(spent: Collection[float], running: Collection[float], waiting: int, workers: int) -> float | None:
+    """Estimate how long the rest takes.
+
+    Parameters
+    ----------
+    spent : collection of float
+        Seconds from a stack's start to a member's end, of every member that has finished.
+    running : collection of float
+        Seconds since the start of every stack being trained.
+    waiting : int
+        Stacks that wait.
+    workers : int
+
+    Returns
+    -------
+    float or None
+        None ahead of the first finished member.
+    """
+    if not spent:
+        return None
+    usual = sum(spent) / len(spent)
+    left = [max(usual - seconds, 0.0) for seconds in running]
+    return max(max(left, default=0.0), (sum(left) + waiting * usual) / max(workers, 1))

@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydragnn_hpc.ensemble.schedule import Scheduler
+from hydragnn_hpc.ensemble.schedule import Scheduler, seconds_left
 
 stacks_strategy = st.lists(
     st.tuples(st.sampled_from(["HCM", "HC", "H"]), st.integers(1, 4)), min_size=1, max_size=6
@@ -72,3 +72,11 @@ def test_ten_thousand_members_are_handed_out_quickly() -> None:
         scheduler.member_done((0, 0), replica)
         scheduler.stack_done((0, 0))
     assert scheduler.over and len(scheduler.finished) == 10_000
+
+
+def test_time_left_is_told_in_whole_stacks() -> None:
+    assert seconds_left([], [10.0], 3, 1) is None
+    # Four members of one stack end together: its three fellows do not make the rest seem quicker.
+    assert seconds_left([100.0], [100.0], 20, 1) == seconds_left([100.0] * 4, [], 20, 1) == 2000.0
+    assert seconds_left([100.0], [30.0, 150.0], 2, 2) == 135.0
+    assert seconds_left([100.0], [30.0, 150.0], 0, 2) == 70.0
