@@ -103,6 +103,7 @@ def _installed(name: str) -> bool:
 
 def _try_mpirun() -> Finding:
     """Start two processes with the mpirun on PATH: do they see each other?"""
+    from hydragnn_hpc.ensemble import rankmap
     from hydragnn_hpc.ensemble.launcher import worker_environment
 
     # The environment's own is there even where it is not activated.
@@ -122,7 +123,7 @@ def _try_mpirun() -> Finding:
         )
     except subprocess.TimeoutExpired:
         return Finding("launcher", False, f"{mpirun} -n 2 gave no answer in 60 s", "try doctor inside a job")
-    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    answers = rankmap.answers(done.stdout)
     if done.returncode or len(answers) != 2:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing said"]
         return Finding(

@@ -157,19 +157,30 @@ def main() -> None:
     from mpi4py import MPI
 
     launch = detect(os.environ)
-    print(
-        json.dumps(
-            {
-                "library": " ".join(MPI.Get_library_version().rstrip("\0").splitlines()[0].split()),
-                "file": library_path(),
-                "rank": MPI.COMM_WORLD.Get_rank(),
-                "size": MPI.COMM_WORLD.Get_size(),
-                "launcher": launch.launcher,
-                "launcher_size": launch.size,
-            }
-        ),
-        flush=True,
-    )
+    told = {
+        "library": " ".join(MPI.Get_library_version().rstrip("\0").splitlines()[0].split()),
+        "file": library_path(),
+        "rank": MPI.COMM_WORLD.Get_rank(),
+        "size": MPI.COMM_WORLD.Get_size(),
+        "launcher": launch.launcher,
+        "launcher_size": launch.size,
+    }
+    # In one piece: with PYTHONUNBUFFERED, print writes the end of the line apart, and two ranks' lines become one.
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
+
+
+def answers(text: str) -> list[dict[str, Any]]:
+    """Return what several processes printed by :func:`main`, however their lines ran together; [] if it is torn."""
+    found, decoder = [], json.JSONDecoder()
+    while (start := text.find("{")) >= 0:
+        try:
+            value, end = decoder.raw_decode(text[start:])
+        except ValueError:
+            return []
+        found.append(value)
+        text = text[start + end :]
+    return found
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hydragnn_hpc.ensemble.rankmap import Seat, complaints, ranges
+from hydragnn_hpc.ensemble.rankmap import Seat, answers, complaints, ranges
 
 BIN = Path(sys.executable).parent
 
@@ -31,12 +31,17 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.mpi
 def test_all_is_well_here() -> None:
-    done = run("hydragnn-hpc", "doctor", "--json")
+    done = run("hydragnn-hpc", "doctor", "--json", PYTHONUNBUFFERED="1")
     told = json.loads(done.stdout)
     assert (done.returncode, told["well"], told["ranks"]) == (0, True, [])
     found = {f["check"]: f["found"] for f in told["findings"]}
     assert found["launcher"].endswith("mpirun, which fits the library")
     assert "written, read back, equal" in found["adios2"]
+
+
+def test_answers_are_told_apart_however_their_lines_run_together() -> None:
+    assert answers('{"size": 2}{"size": 2}\n\n') == answers('note\n{"size": 2}\n{"size": 2}\n') == [{"size": 2}] * 2
+    assert answers("") == answers('{"size"{"size": 2}: 2}') == []
 
 
 @pytest.mark.mpi
