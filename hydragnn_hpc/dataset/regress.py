@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-_LEAN = 1.0  # weight of the common slopes: that of so many rows whose columns have standard deviation 1
+_LEAN = 1.0  # weight of the common slopes: that of so many rows whose columns vary as they do on average
+_STILL = 1e-10  # share of a column's square that is rounding: a column that varies less within groups does not vary
 
 
 class Within:
@@ -47,8 +48,12 @@ class Within:
         x, y, f = self._x / n[:, None], self._y / n, self._x.shape[1]
         xx = (self._xx - n[:, None, None] * x[:, :, None] * x[:, None]).reshape(*self._shape, f, f)
         xy = (self._xy - n[:, None] * x * y[:, None]).reshape(*self._shape, f, 1)
-        lean = _LEAN * np.eye(f)
-        common = np.linalg.solve(xx.sum(axis=0) + lean, xy.sum(axis=0))
-        slopes = np.linalg.solve(xx + lean, xy + _LEAN * common)[..., 0]
+        together = xx.sum(axis=0)
+        spread = np.einsum("kff->kf", together)
+        square = np.einsum("gkff->kf", self._xx.reshape(xx.shape))
+        rows = np.maximum(self._n.reshape(self._shape).sum(axis=0), 1)[:, None]
+        lean = _LEAN * np.where(spread > _STILL * square, spread / rows, square + 1.0)[:, :, None] * np.eye(f)
+        common = np.linalg.solve(together + lean, xy.sum(axis=0))
+        slopes = np.linalg.solve(xx + lean, xy + lean @ common)[..., 0]
         at_zero = np.where(self._n > 0, y - (x * slopes.reshape(-1, f)).sum(axis=1), np.nan)
         return at_zero.reshape(self._shape), slopes

@@ -130,6 +130,25 @@ def test_what_is_linear_within_a_composition_is_taken_off_whole(tmp_path: Path) 
         assert json.dumps(Reference(**json.loads(plain)).plain()) == plain
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_the_unit_of_a_column_does_not_matter(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    group, x = rng.integers(0, 5, 300), rng.normal(size=(300, 3))
+    x[:, 2] = group  # says nothing within a group
+    y = x[:, 0] * (1 + group) + rng.normal(size=300)
+
+    def fitted(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sums = Within(5, 1, 3)
+        sums.add(group, np.zeros(300, np.int64), columns, y)
+        return sums.fit()
+
+    at_zero, slopes = fitted(x)
+    again, steeper = fitted(x * scale)
+    np.testing.assert_allclose(again, at_zero, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(steeper * scale, slopes, rtol=1e-6, atol=1e-9)
+    assert np.abs(slopes[:, 0, 2]).max() < 1e-9
+
+
 def test_slopes_lean_on_all_compositions_where_one_says_little() -> None:
     rng = np.random.default_rng(0)
     group = np.repeat([0, 1, 2], [1000, 2, 0])
