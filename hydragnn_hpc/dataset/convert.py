@@ -219,7 +219,7 @@ def _to_bp(source: Path, out: Path, options: prepare.Options, force: bool) -> Co
             options = replace(options, cutoff=said["cutoff_bohr"])
     options = replace(options, cutoff=options.cutoff or 7.0, cap=0, keep_repeated=True)
     store.refuse_existing(out, force)
-    raw = sources.read(source, replace(options, targets=(*options.targets, *splits)))
+    raw = sources.read(source, replace(options, targets=(*options.targets, *splits)), folder=store.folder_for(out))
     if splits:
         raw.properties.pop()
         values = np.concatenate(raw.samples.values.pop("split"))[:, 0]

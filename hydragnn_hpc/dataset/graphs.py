@@ -17,7 +17,7 @@ _COINCIDE = 1e-3  # bohr: closer than any two nuclei
 _MOST_EDGES = 20_000_000  # of one geometry: about 1 GB, far beyond any sensible cutoff
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Geometry:
     """Sites without species.
 

@@ -12,7 +12,7 @@ import numpy as np
 from hydragnn_hpc.dataset import derive, select, sources, store, summary, symmetry
 from hydragnn_hpc.dataset.graphs import find_neighbours
 from hydragnn_hpc.dataset.samples import Samples, offsets_of
-from hydragnn_hpc.dataset.spool import Spool
+from hydragnn_hpc.dataset.spool import Spool, joined
 from hydragnn_hpc.dataset.targets import Wanted
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
@@ -84,7 +84,7 @@ def prepare(
     store.refuse_existing(out, force)
     if options.cap < 0:
         raise UserError(f"--cap {options.cap}: must be 0 (keep all) or positive")
-    return write_raw(sources.read(source, options, progress), out, options, force)
+    return write_raw(sources.read(source, options, progress, store.folder_for(out)), out, options, force)
 
 
 def write_raw(raw: sources.Raw, out: Path, options: Options, force: bool = False) -> store.Manifest:
@@ -157,7 +157,7 @@ def arrays_of(samples: Samples, part: np.ndarray, cutoff: float, folder: Path | 
     """Return all arrays of a data set: of the structures, and ``target_<name>`` for all values."""
     arrays = structure_arrays(samples, part, cutoff, folder)
     for name, values in samples.values.items():
-        arrays[f"target_{name}"] = np.concatenate(values)
+        arrays[f"target_{name}"] = joined(values, "float64", values[0].shape[1:], folder)
     return arrays
 
 
@@ -219,15 +219,18 @@ def _check_end_members(given: derive.EndMembers, species: np.ndarray) -> None:
 def structure_arrays(
     samples: Samples, part: np.ndarray, cutoff: float, folder: Path | None = None
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of :data:`hydragnn_hpc.fields.STRUCTURE`; those of edges are maps of files in ``folder``.
+    """Return the arrays of :data:`hydragnn_hpc.fields.STRUCTURE`; those of atoms and edges are maps of files.
+
+    The files are in ``folder``, or where temporary files are, and nameless.
 
     Raises
     ------
     UserError
         If a geometry has no neighbour list; names the first sample on it.
     """
-    # Edges are most of a data set: they go to disk at once.
-    neighbours, vectors, n_neighbours = Spool("int32", (), folder), Spool("float64", (3,), folder), []
+    # Edges are most of a data set.
+    neighbours, vectors = Spool("int32", (), folder), Spool("float64", (3,), folder)
+    n_neighbours = Spool("int32", (), folder)
     first = np.unique(samples.geometry, return_index=True)[1]
     for number, geometry in enumerate(samples.geometries):
         try:
@@ -236,7 +239,7 @@ def structure_arrays(
             raise UserError(f"{samples.names[int(first[number])]}: {error}") from error
         neighbours.add(found.neighbours)
         vectors.add(found.vectors)
-        n_neighbours.append(np.diff(found.offsets))
+        n_neighbours.add(np.diff(found.offsets))
     names = [name.encode() for name in samples.names]
     return {
         "sample_name_offsets": offsets_of([len(n) for n in names]),
@@ -244,12 +247,12 @@ def structure_arrays(
         "sample_geometry": samples.geometry,
         "split": part,
         "atom_offsets": samples.atom_offsets(),
-        "atomic_numbers": np.concatenate(samples.atomic_numbers),
+        "atomic_numbers": joined(samples.atomic_numbers, "int32", (), folder),
         "geometry_atom_offsets": offsets_of([len(g.pos) for g in samples.geometries]),
-        "pos": np.concatenate([g.pos for g in samples.geometries]),
+        "pos": joined((g.pos for g in samples.geometries), "float64", (3,), folder),
         "cell": np.stack([g.cell for g in samples.geometries]),
         "periodic": np.array([g.periodic for g in samples.geometries], np.uint8),
-        "neighbour_offsets": offsets_of(np.concatenate(n_neighbours)),
+        "neighbour_offsets": offsets_of(n_neighbours.array()),
         "neighbours": neighbours.array(),
         "edge_vectors": vectors.array(),
     }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 
 from hydragnn_hpc.dataset.files import natural_key
 from hydragnn_hpc.dataset.graphs import Geometry
+from hydragnn_hpc.dataset.spool import Shelf
 from hydragnn_hpc.fields import Property
 
 Values = dict[str, np.ndarray | None]
@@ -64,7 +66,11 @@ class Samples:
     def keys(self) -> list[bytes]:
         """Return for every sample what is equal for the same species on the same sites only."""
         pairs = zip(self.geometry.tolist(), self.atomic_numbers, strict=True)
-        return [g.to_bytes(4, "little") + z.tobytes() for g, z in pairs]
+        return [_hash(g.to_bytes(4, "little") + z.tobytes()) for g, z in pairs]
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def offsets_of(counts: list[int] | np.ndarray) -> np.ndarray:
@@ -72,7 +78,7 @@ def offsets_of(counts: list[int] | np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Row:
     name: str
     geometry: int
@@ -85,22 +91,33 @@ class _Row:
         return (geometries[self.geometry].key(), self.atomic_numbers.tobytes(), *values, repr(self.energy).encode())
 
 
-@dataclass
 class Collector:
-    """Gathers samples one by one; geometries that they share are kept once."""
+    """Gathers samples one by one; geometries that they share are kept once.
 
-    _rows: list[_Row] = field(default_factory=list)
-    _geometries: list[Geometry] = field(default_factory=list)
-    _known: dict[bytes, int] = field(default_factory=dict)
+    What every atom has is kept on disk, in ``folder`` or where temporary files are; in memory a sample takes about a
+    kilobyte, however many atoms it has.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._shelf = Shelf(folder)
+        self._rows: list[_Row] = []
+        self._geometries: list[Geometry] = []
+        self._known: dict[bytes, int] = {}
 
     def add(self, name: str, geometry: Geometry, atomic_numbers: np.ndarray, values: Values, energy: float) -> None:
-        """Add a sample; arrays are kept, not copied."""
-        # Known by a hash: positions need not be held twice.
-        key = hashlib.blake2b(geometry.key(), digest_size=16).digest()
-        number = self._known.setdefault(key, len(self._geometries))
+        """Add a sample; its arrays are copied.
+
+        Raises
+        ------
+        UserError
+            If there is no room on disk.
+        """
+        keep = self._shelf.keep
+        number = self._known.setdefault(_hash(geometry.key()), len(self._geometries))
         if number == len(self._geometries):
-            self._geometries.append(geometry)
-        self._rows.append(_Row(name, number, atomic_numbers, values, energy))
+            self._geometries.append(replace(geometry, pos=keep(geometry.pos)))
+        kept = {name: value if value is None else keep(value) for name, value in values.items()}
+        self._rows.append(_Row(name, number, keep(atomic_numbers), kept, energy))
 
     def __len__(self) -> int:
         return len(self._rows)

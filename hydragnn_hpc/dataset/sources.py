@@ -52,8 +52,8 @@ class Raw:
     part: np.ndarray | None = None
 
 
-def read(source: Path, options: Options, progress: Progress | None = None) -> Raw:
-    """Read all of a source, in the format that is given or found.
+def read(source: Path, options: Options, progress: Progress | None = None, folder: Path | None = None) -> Raw:
+    """Read all of a source, in the format that is given or found; what atoms have is kept on disk, in ``folder``.
 
     Raises
     ------
@@ -67,11 +67,11 @@ def read(source: Path, options: Options, progress: Progress | None = None) -> Ra
         raise UserError(f"no such file or folder: {source}")
     form = structures.detect(source) if options.form == "auto" else options.form
     if form == "lsms":
-        return read_lsms(source, options, progress)
-    return read_structures(source, form, options, progress)
+        return read_lsms(source, options, Collector(folder), progress)
+    return read_structures(source, form, options, Collector(folder), progress)
 
 
-def read_lsms(source: Path, options: Options, progress: Progress | None = None) -> Raw:
+def read_lsms(source: Path, options: Options, found: Collector, progress: Progress | None = None) -> Raw:
     """Read all LSMS text of a folder or archive; the boundary is open unless ``options`` says otherwise."""
     if options.targets:
         raise UserError(
@@ -79,15 +79,14 @@ def read_lsms(source: Path, options: Options, progress: Progress | None = None) 
         )
     if options.periodic and options.cell is None:
         raise UserError("--boundary periodic needs --cell: LSMS text does not hold the cell")
-    skipped, total, found = lsms.Skipped(), lsms.count_files(source), Collector()
+    skipped, total = lsms.Skipped(), lsms.count_files(source)
     cell = np.zeros((3, 3)) if options.cell is None else np.array(options.cell, dtype=np.float64).reshape(3, 3)
     for sample in lsms.iter_samples(source, options.on_error, skipped):
         geometry = Geometry(sample.pos, cell, (bool(options.periodic),) * 3)
         z = sample.atomic_numbers
-        # Copied: a view would keep the whole table of every file alive.
         values: dict[str, np.ndarray | None] = {
             "charge_transfer": derive.charge_transfer(sample.charge, z)[:, None],
-            "magnetic_moment": sample.moment.copy()[:, None],
+            "magnetic_moment": sample.moment[:, None],
         }
         found.add(sample.name, geometry, z, values, float(sample.energies[0]))
         if progress:
@@ -97,9 +96,11 @@ def read_lsms(source: Path, options: Options, progress: Progress | None = None) 
     return Raw(samples, skipped, properties, PROPERTIES["mixing_enthalpy"], "lsms", source)
 
 
-def read_structures(source: Path, form: str, options: Options, progress: Progress | None = None) -> Raw:
+def read_structures(
+    source: Path, form: str, options: Options, found: Collector, progress: Progress | None = None
+) -> Raw:
     """Read all structures of extended XYZ files or ASE databases; cell and boundary are theirs unless given."""
-    skipped, found = lsms.Skipped(), Collector()
+    skipped = lsms.Skipped()
     extract = targets.Extractor(options.targets)
     for frame in structures.iter_frames(source, form):
         try:

@@ -1,14 +1,17 @@
-"""Arrays larger than memory: grown in nameless files, walked through in pieces."""
+"""Arrays larger than memory: on disk in nameless files, walked through in pieces."""
 
 from __future__ import annotations
 
 import math
+import mmap
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from hydragnn_hpc.errors import UserError
 
 PIECE = 16_000_000
 """Bytes worked on at once."""
@@ -50,6 +53,68 @@ class Spool:
             return np.zeros(shape, self._dtype)
         mapped: np.ndarray = np.memmap(self._file, self._dtype, "r", shape=shape)
         return mapped
+
+
+def joined(arrays: Iterable[np.ndarray], dtype: str, width: tuple[int, ...], folder: Path | None = None) -> np.ndarray:
+    """Return the rows of all arrays as one, on disk (`Spool`).
+
+    Raises
+    ------
+    OSError
+        If there is no room.
+    """
+    spool = Spool(dtype, width, folder)
+    for rows in arrays:
+        spool.add(rows)
+    return spool.array()
+
+
+class Shelf:
+    """Room on disk for many small arrays, each there at once. Nothing is left of it when its process ends.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where the files are; the default for temporary files where there is none.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._room = np.zeros(0, np.uint8)
+        self._used = self._total = 0
+
+    def keep(self, array: np.ndarray) -> np.ndarray:
+        """Return an equal array whose values are in a mapped file.
+
+        Raises
+        ------
+        UserError
+            If there is no room.
+        """
+        if not array.size:
+            return array
+        if self._used + array.nbytes > len(self._room):
+            # Ever larger pieces: each takes a file handle.
+            self._room, self._used = self._reserve(max(array.nbytes, PIECE, self._total // 4)), 0
+        kept: np.ndarray = self._room[self._used : self._used + array.nbytes].view(array.dtype).reshape(array.shape)
+        kept[...] = array
+        self._used += -(-array.nbytes // 8) * 8
+        return kept
+
+    def _reserve(self, size: int) -> np.ndarray:
+        try:
+            with tempfile.TemporaryFile(dir=self._folder) as file:
+                # Written, not only sized: a process that writes to a map without room behind it is ended (SIGBUS).
+                for first in range(0, size, PIECE):
+                    file.write(bytes(min(PIECE, size - first)))
+                file.flush()
+                self._total += size
+                return np.frombuffer(mmap.mmap(file.fileno(), size), np.uint8)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self._folder or tempfile.gettempdir()}: {error.strerror or error}; free space or choose"
+                " another folder"
+            ) from error
 
 
 def ranges(shape: tuple[int, ...], itemsize: int) -> Iterator[slice]:

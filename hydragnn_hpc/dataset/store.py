@@ -147,6 +147,11 @@ def told(path: Path) -> Iterator[None]:
         ) from error
 
 
+def folder_for(path: Path) -> Path:
+    """Return the nearest folder to ``path`` that is there: where there is room for it, and for what it is made from."""
+    return next(folder for folder in path.resolve().parents if folder.is_dir())
+
+
 def refuse_existing(path: Path, force: bool) -> None:
     """Refuse to write over ``path``; early, before long work."""
     if path.suffix != ".bp":

@@ -20,8 +20,10 @@ from hydragnn_hpc.dataset import match, store, surrogate
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.lsms import format_sample, iter_samples, new_sample
 from hydragnn_hpc.dataset.prepare import Options, Samples, fit_scaling, prepare, structure_arrays
+from hydragnn_hpc.dataset.samples import Collector
 from hydragnn_hpc.dataset.stage import Staging, open_staged, remove_abandoned, write_test_set
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.fields import Property
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,38 @@ def test_edges_are_in_memory_once() -> None:
         tracemalloc.stop()
     assert len(arrays["neighbours"]) > 100_000
     assert peak < 1.4 * sum(a.nbytes for a in arrays.values())
+
+
+def test_atoms_of_samples_are_on_disk_while_they_are_gathered(tmp_path: Path) -> None:
+    """Beside a kilobyte for each sample, memory does not grow with the data."""
+    rng = np.random.default_rng(0)
+    wanted = Property("charge", "node", "e", "charge")
+
+    def gathered(n: int, atoms: int) -> tuple[Samples, int]:
+        tracemalloc.start()
+        try:
+            found = Collector(tmp_path)
+            for k in range(n):
+                geometry = Geometry(rng.uniform(0, 9, (atoms, 3)), np.eye(3) * 9.0, (True,) * 3)
+                found.add(f"s{k}", geometry, np.full(atoms, 26 + k, np.int32), {"charge": np.full((atoms, 1), k)}, 0.0)
+            return found.samples([wanted], {"charge": 1}), tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    samples, held = gathered(60, 20_000)  # 43 MB, in several files
+    assert held < 2_000_000
+    for k, (geometry, z, charge) in enumerate(
+        zip(samples.geometries, samples.atomic_numbers, samples.values["charge"], strict=True)
+    ):
+        assert (z == 26 + k).all() and (charge == k).all() and charge.shape == (20_000, 1)
+        assert geometry.pos.shape == (20_000, 3) and 0 <= geometry.pos.min() < geometry.pos.max() < 9
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_room_for_what_is_gathered_is_told(tmp_path: Path) -> None:
+    geometry = Geometry(np.zeros((1, 3)), np.eye(3), (True,) * 3)
+    with pytest.raises(UserError, match=r"cannot write .*gone: No such file or directory; free space or choose"):
+        Collector(tmp_path / "gone").add("s", geometry, np.array([26], np.int32), {}, 0.0)
 
 
 def test_periodic_needs_a_cell(raw: Path, tmp_path: Path) -> None:

@@ -240,6 +240,7 @@ BAD_TEXT: dict[str, tuple[str, str, int]] = {
 
 @pytest.mark.parametrize("case", BAD_TEXT)
 def test_damaged_text_costs_one_frame(case: str, tmp_path: Path) -> None:
+    from hydragnn_hpc.dataset.samples import Collector
     from hydragnn_hpc.dataset.sources import read_structures
 
     text, told, good = BAD_TEXT[case]
@@ -253,7 +254,7 @@ def test_damaged_text_costs_one_frame(case: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=told):
             prepare(source, tmp_path / "x.bp", options)
         return
-    raw = read_structures(source, "extxyz", options)
+    raw = read_structures(source, "extxyz", options, Collector(tmp_path))
     assert len(raw.samples.names) == good and raw.skipped.count == 1
 
 
