@@ -136,23 +136,27 @@ class Head:
     def _finished(self, worker: Worker, event: dict[str, Any]) -> None:
         name = (event["variant"], event["replica"])
         self._scheduler.member_done(worker, event["replica"])
-        self._spent.append(time.monotonic() - self._busy[worker].since)
+        told, seconds = self._result(name)
+        # A member that was resumed has been trained for longer than since its stack's start.
+        self._spent.append(max(seconds, time.monotonic() - self._busy[worker].since))
         self._changed = True
         if event["state"] == "diverged":
             self._diverged += 1
         over = self._over_before + len(self._scheduler.finished)
         left = self._seconds_left()
         tail = f"{over} of {self._total} done" + (f", about {duration(left)} left" if left else "")
-        self.display.line(f"{names(name[0], [name[1]])} {event['state']}: {self._result(name)} ({tail})")
+        self.display.line(f"{names(name[0], [name[1]])} {event['state']}: {told} ({tail})")
         self._event("finished", worker, member=list(name), state=event["state"])
 
-    def _result(self, name: Name) -> str:
+    def _result(self, name: Name) -> tuple[str, float]:
+        """Return what a line says of a member's result, and the seconds it was trained for."""
         try:
             result = read_json(self._folder.member(*name).result)
             errors = " ".join(f"{task} {value['rmse']:.3g}" for task, value in result["tasks"].items())
-            return f"test RMSE {errors or 'none'}, {result['epochs']} epochs, {duration(result['seconds'])}"
-        except (UserError, KeyError, TypeError) as error:
-            return f"its result cannot be read ({error})"
+            seconds = float(result["seconds"])
+            return f"test RMSE {errors or 'none'}, {result['epochs']} epochs, {duration(seconds)}", seconds
+        except (UserError, KeyError, TypeError, ValueError) as error:
+            return f"its result cannot be read ({error})", 0.0
 
     def _free(self, worker: Worker, stopped: bool) -> None:
         running = self._scheduler.running().get(worker)

@@ -127,7 +127,7 @@ def seconds_left(spent: Collection[float], running: Collection[float], waiting: 
     Parameters
     ----------
     spent : collection of float
-        Seconds from a stack's start to a member's end, of every member that has finished.
+        Seconds that every finished member took in its stack, in this run and in those before.
     running : collection of float
         Seconds since the start of every stack being trained.
     waiting : int
