@@ -211,12 +211,17 @@ class _Target:
             rest = self.described(first, behind)
             yield rows, sample, reference.of(self.counts[first:behind], sample - first, element, rest)
 
-    def slopes(self, group: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the least-squares fit within groups of samples, over the training part (`regress.Within.fit`)."""
+    def slopes(self, group: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least-squares fit within groups of samples, over the training part (`regress.Within.fit`).
+
+        ``group`` ``[S]`` is a sample's; ``shares`` ``[groups, K]`` are the groups' compositions.
+        """
         assert self.inputs is not None
         nodes = self.level == "node"
         kinds, columns = (len(self.elements), 1) if nodes else (1, len(self.elements))
-        of_each = [regress.Within(n_groups, kinds, columns * self.inputs.shape[1]) for _ in self.values[:1].T]
+        width = columns * self.inputs.shape[1]
+        # The last share follows from the others.
+        of_each = [regress.Within(len(shares), kinds, width, shares[:, :-1]) for _ in self.values[:1].T]
         for rows, sample, element in self.blocks():
             train = self.arrays["split"][sample] == 0
             rest = self.described(int(sample[0]), int(sample[-1]) + 1)
@@ -293,7 +298,7 @@ def _fit(target: _Target, task: Mapping[str, str]) -> Reference:
         of_sample = np.zeros(len(shares), np.int64)
         of_sample[train] = group.reshape(-1)
         if kind == "linear":
-            at_zero, slopes = target.slopes(of_sample, len(known))
+            at_zero, slopes = target.slopes(of_sample, known)
             return Reference(kind, level, elements, known.tolist(), at_zero.tolist(), one, slopes.tolist())
         means = target.training_means(of_sample, len(known))
         return Reference(kind, level, elements, known.tolist(), means.tolist(), one)

@@ -138,7 +138,7 @@ def test_the_unit_of_a_column_does_not_matter(scale: float) -> None:
     y = x[:, 0] * (1 + group) + rng.normal(size=300)
 
     def fitted(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        sums = Within(5, 1, 3)
+        sums = Within(5, 1, 3, np.arange(5.0)[:, None])
         sums.add(group, np.zeros(300, np.int64), columns, y)
         return sums.fit()
 
@@ -154,12 +154,27 @@ def test_slopes_lean_on_all_compositions_where_one_says_little() -> None:
     group = np.repeat([0, 1, 2], [1000, 2, 0])
     x = rng.normal(size=(1002, 4))
     y = x @ np.array([1.0, 2.0, 3.0, 4.0]) + group
-    sums = Within(3, 1, 4)
+    sums = Within(3, 1, 4, np.arange(3.0)[:, None])
     for part in np.array_split(rng.permutation(1002), 7):
         sums.add(group[part], np.zeros(len(part), np.int64), x[part], y[part])
     at_zero, slopes = sums.fit()
     np.testing.assert_allclose(slopes[:, 0], [[1, 2, 3, 4]] * 3, atol=0.02)
     np.testing.assert_allclose(at_zero[:, 0], [0, 1, np.nan], atol=0.05)
+
+
+def test_slopes_lean_on_the_compositions_around(tmp_path: Path) -> None:
+    """A group that says nothing of a column takes the slope that those around it have, not the mean of all."""
+    rng = np.random.default_rng(0)
+    where = np.linspace(0, 1, 21)
+    group = np.repeat(np.arange(21), 100)
+    x = rng.normal(size=(2100, 2))
+    x[group == 18, 1] = 0.5
+    steep = 1 - 2 * where + 4 * where**3
+    sums = Within(21, 1, 2, where[:, None])
+    sums.add(group, np.zeros(2100, np.int64), x, 2 * x[:, 0] + steep[group] * x[:, 1])
+    _, slopes = sums.fit()
+    np.testing.assert_allclose(slopes[:, 0, 0], 2, atol=0.01)
+    np.testing.assert_allclose(slopes[:, 0, 1], steep, atol=0.05)  # their mean is 1
 
 
 def test_species_of_a_graph_is_a_sum_over_atoms(tmp_path: Path) -> None:
