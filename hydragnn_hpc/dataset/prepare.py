@@ -12,7 +12,7 @@ import numpy as np
 from hydragnn_hpc.dataset import derive, select, sources, store, summary, symmetry
 from hydragnn_hpc.dataset.graphs import find_neighbours
 from hydragnn_hpc.dataset.samples import Samples, offsets_of
-from hydragnn_hpc.dataset.spool import Spool, joined
+from hydragnn_hpc.dataset.spool import Spool, joined, told
 from hydragnn_hpc.dataset.targets import Wanted
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
@@ -126,7 +126,7 @@ def write_raw(raw: sources.Raw, out: Path, options: Options, force: bool = False
         **of_split,
     }
     properties = raw.properties if raw.mixing is None else [raw.mixing, *raw.properties]
-    with store.told(out):
+    with told(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         arrays = arrays_of(chosen, part, options.cutoff, out.parent)
     return store.write(out, arrays, facts_of(arrays, properties, options, source_facts), force)
@@ -228,7 +228,6 @@ def structure_arrays(
     UserError
         If a geometry has no neighbour list; names the first sample on it.
     """
-    # Edges are most of a data set.
     neighbours, vectors = Spool("int32", (), folder), Spool("float64", (3,), folder)
     n_neighbours = Spool("int32", (), folder)
     first = np.unique(samples.geometry, return_index=True)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import tempfile
@@ -15,6 +16,17 @@ from hydragnn_hpc.errors import UserError
 
 PIECE = 16_000_000
 """Bytes worked on at once."""
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Tell a failure of the storage while ``path`` is made."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from error
 
 
 class Spool:
@@ -102,19 +114,14 @@ class Shelf:
         return kept
 
     def _reserve(self, size: int) -> np.ndarray:
-        try:
-            with tempfile.TemporaryFile(dir=self._folder) as file:
-                # Written, not only sized: a process that writes to a map without room behind it is ended (SIGBUS).
-                for first in range(0, size, PIECE):
-                    file.write(bytes(min(PIECE, size - first)))
-                file.flush()
-                self._total += size
-                return np.frombuffer(mmap.mmap(file.fileno(), size), np.uint8)
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self._folder or tempfile.gettempdir()}: {error.strerror or error}; free space or choose"
-                " another folder"
-            ) from error
+        folder = self._folder or Path(tempfile.gettempdir())
+        with told(folder), tempfile.TemporaryFile(dir=folder) as file:
+            # Written, not only sized: a process that writes to a map without room behind it is ended (SIGBUS).
+            for first in range(0, size, PIECE):
+                file.write(bytes(min(PIECE, size - first)))
+            file.flush()
+            self._total += size
+            return np.frombuffer(mmap.mmap(file.fileno(), size), np.uint8)
 
 
 def ranges(shape: tuple[int, ...], itemsize: int) -> Iterator[slice]:

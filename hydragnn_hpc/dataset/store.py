@@ -32,7 +32,7 @@ from hydragnn_hpc.dataset.manifest import (
     sha256_of,
     verify,
 )
-from hydragnn_hpc.dataset.spool import pieces, ranges
+from hydragnn_hpc.dataset.spool import pieces, ranges, told
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import STRUCTURE, Field, target_field
 from hydragnn_hpc.paths import TEMPORARY_PREFIX, write_text
@@ -134,17 +134,6 @@ def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], forc
             manifest = _seal(temporary, arrays, sizes, facts)
             _replace(temporary, path, force)
     return manifest
-
-
-@contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Tell a failure of the storage while ``path`` is made."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
-        ) from error
 
 
 def folder_for(path: Path) -> Path:

@@ -162,7 +162,7 @@ def test_slopes_lean_on_all_compositions_where_one_says_little() -> None:
     np.testing.assert_allclose(at_zero[:, 0], [0, 1, np.nan], atol=0.05)
 
 
-def test_slopes_lean_on_the_compositions_around(tmp_path: Path) -> None:
+def test_slopes_lean_on_the_compositions_around() -> None:
     """A group that says nothing of a column takes the slope that those around it have, not the mean of all."""
     rng = np.random.default_rng(0)
     where = np.linspace(0, 1, 21)
