@@ -18,7 +18,14 @@ Progress = Callable[[int, int], None]
 
 def say(line: str) -> None:
     """Print one line to standard error with the local time, at once."""
-    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+    tell(f"{time.strftime('%H:%M:%S')} {line}")
+
+
+def tell(line: str) -> None:
+    """Print one line to standard error, at once and in one piece, so that the lines of two ranks stay two."""
+    # With PYTHONUNBUFFERED, print writes the end of the line apart.
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def console(**options: Any) -> Console:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -31,6 +34,19 @@ def test_the_nearest_word_is_proposed() -> None:
     assert nearest("epoch", ["epochs", "batch_size"]) == "; did you mean 'epochs'?"
     assert nearest("zzz", ["b", "a"]) == "; known are: a, b"
     assert nearest("zzz", []) == ""
+
+
+@pytest.mark.parametrize(
+    "line", ["from hydragnn_hpc.logs import say; say('x')", "from hydragnn_hpc.cli.main import main; main()"]
+)
+def test_lines_come_in_one_piece(line: str) -> None:
+    """A launcher joins the ranks' output piece by piece: what is written apart becomes two ranks' lines in one."""
+    reader, writer = os.pipe2(os.O_DIRECT)  # keeps apart what was written apart
+    subprocess.run([sys.executable, "-u", "-c", line, "no-such-command"], stderr=writer, check=False, timeout=60)
+    os.close(writer)
+    assert os.read(reader, 4096).endswith(b"\n")
+    assert os.read(reader, 4096) == b""
+    os.close(reader)
 
 
 def test_a_batch_log_gets_lines_not_a_bar(capsys: pytest.CaptureFixture[str]) -> None:

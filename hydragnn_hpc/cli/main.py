@@ -10,6 +10,7 @@ import typer
 import hydragnn_hpc
 from hydragnn_hpc.cli import data, doctor, predict, results, run, submit
 from hydragnn_hpc.errors import ExitCode, UserError
+from hydragnn_hpc.logs import tell
 
 app = typer.Typer(
     name="hydragnn-hpc",
@@ -56,7 +57,7 @@ def _tell_usage(error: Any) -> None:
     if not message.strip():  # a group called without a command: it has shown its help
         return
     where = error.ctx.command_path if getattr(error, "ctx", None) else "hydragnn-hpc"
-    print(f"hydragnn-hpc: error: {message.rstrip('.')}; see '{where} --help'", file=sys.stderr, flush=True)
+    tell(f"hydragnn-hpc: error: {message.rstrip('.')}; see '{where} --help'")
 
 
 def main() -> None:
@@ -72,8 +73,8 @@ def main() -> None:
     except UserError as error:
         if debug:
             raise
-        print(f"hydragnn-hpc: error: {error}", file=sys.stderr, flush=True)
+        tell(f"hydragnn-hpc: error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("hydragnn-hpc: interrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
+        tell("hydragnn-hpc: interrupted; the same command goes on where it stopped")
         sys.exit(ExitCode.INTERRUPTED)

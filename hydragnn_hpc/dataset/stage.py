@@ -30,6 +30,7 @@ import numpy as np
 from hydragnn_hpc.dataset import ready, spool, store
 from hydragnn_hpc.dataset.ready import Wanted
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.logs import tell
 
 _PREFIX = "hydragnn-hpc-"
 _LOCK = "lock"
@@ -376,14 +377,12 @@ def main() -> int:
     try:
         copy(Path(sys.argv[1]), Path(sys.argv[2]), Wanted.read(sys.argv[4]) if len(sys.argv) > 4 else None)
     except UserError as error:
-        print(f"{_TOLD}{error}", file=sys.stderr)
+        tell(f"{_TOLD}{error}")
         return 2
     except OSError as error:
         # Of a full disk, NumPy tells only how many items it could write.
         reason = error.strerror or f"no space left or a quota reached ({error})"
-        print(
-            f"{_TOLD}cannot stage {sys.argv[1]} in {sys.argv[2]}: {reason}; give another --stage-dir", file=sys.stderr
-        )
+        tell(f"{_TOLD}cannot stage {sys.argv[1]} in {sys.argv[2]}: {reason}; give another --stage-dir")
         return 2
     return 0
 

@@ -7,7 +7,6 @@ import math
 import os
 import select
 import signal
-import sys
 import time
 import traceback
 from collections import deque
@@ -27,6 +26,7 @@ from hydragnn_hpc.ensemble.launcher import detect, worker_environment
 from hydragnn_hpc.ensemble.lock import RunLock
 from hydragnn_hpc.ensemble.messages import Message, Messenger, Place, connect, places
 from hydragnn_hpc.errors import ExitCode, UserError
+from hydragnn_hpc.logs import tell
 from hydragnn_hpc.paths import CampaignFolder
 
 _POLL_SECONDS = 0.03  # between two looks for messages; MPI can only be asked
@@ -356,7 +356,7 @@ class Rank:
         if self._lost:
             # MPI's own end waits for every rank: with one lost it would wait for ever.
             if failure is not None:
-                print(f"hydragnn-hpc: error: {failure}", file=sys.stderr, flush=True)
+                tell(f"hydragnn-hpc: error: {failure}")
             self._messenger.abort(int(self._end))
         return failure
 

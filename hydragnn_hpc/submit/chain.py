@@ -15,6 +15,7 @@ from typing import Any
 
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State, read_frozen, read_members
+from hydragnn_hpc.logs import tell
 from hydragnn_hpc.paths import CampaignFolder, read_json, write_json
 
 UNFINISHED = (State.WAITING, State.RUNNING, State.INTERRUPTED)
@@ -86,9 +87,9 @@ def main() -> None:
             return
         code, words = end(folder, given.code, given.runs)
     except UserError as error:
-        print(f"hydragnn-hpc: error: {error}", file=sys.stderr)
+        tell(f"hydragnn-hpc: error: {error}")
         sys.exit(error.exit_code)
-    print(f"hydragnn-hpc: {words}", file=sys.stderr)
+    tell(f"hydragnn-hpc: {words}")
     sys.exit(code)
 
 

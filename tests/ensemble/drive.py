@@ -22,5 +22,6 @@ heavy = {"torch", "torch_geometric", "adios2", "matplotlib"} & set(sys.modules)
 peak = (
     next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line) // 1024
 )
-print(f"SUPERVISOR peak {peak} MiB heavy {sorted(heavy)}", flush=True)
+# In one piece, so that the lines of two ranks stay two.
+sys.stdout.write(f"SUPERVISOR peak {peak} MiB heavy {sorted(heavy)}\n")
 sys.exit(code)
