@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -359,7 +357,6 @@ def test_of_two_writers_at_once_one_wins_and_the_other_is_told(tmp_path: Path) -
     assert len(seeds) == 1 and list(tmp_path.iterdir()) == [path]
 
 
-def test_the_manifest_alone_is_read_at_once(whole: Path) -> None:
-    started = time.monotonic()
-    assert store.read_manifest(whole).content["schema"] == json.loads((whole / "manifest.json").read_text())["schema"]
-    assert time.monotonic() - started < 1
+def test_the_manifest_is_read_without_the_arrays(whole: Path, tmp_path: Path) -> None:
+    shutil.copy(whole / "manifest.json", tmp_path)
+    assert store.read_manifest(tmp_path).content == store.read_manifest(whole).content

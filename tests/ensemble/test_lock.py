@@ -39,7 +39,7 @@ def test_the_second_is_refused_while_the_first_lives_and_not_after(tmp_path: Pat
     again = RunLock(path)
     started = time.monotonic()
     again.acquire()
-    assert time.monotonic() - started < 2, "a dead run's lock blocked"
+    assert time.monotonic() - started < 10, "a dead run's lock blocked"
     again.release()
     assert not path.exists()
 
