@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydragnn_hpc.errors import UserError
+
 Event = dict[str, Any]
 _TAIL_LINES = 12
 _STARTUP_SECONDS = 300.0  # importing torch from a busy parallel file system takes minutes
@@ -65,7 +67,11 @@ class Child:
         self._ready = False
         self._buffer = b""
         self._heard_at = time.monotonic()
-        self._log_start = log.stat().st_size if log.exists() else 0
+        try:
+            stream = log.open("ab")
+        except OSError as error:
+            raise UserError(f"cannot write {log}: {error.strerror}; mend the folder, then run again") from error
+        self._log_start = stream.tell()
         incoming, self._to = os.pipe()
         self._from, outgoing = os.pipe()
         os.set_blocking(self._from, False)
@@ -75,7 +81,7 @@ class Child:
             "--rank", str(options.rank), "--local-rank", str(options.local_rank), "--slot", str(slot),
             "--in", str(incoming), "--out", str(outgoing),
         ]  # fmt: skip
-        with log.open("ab") as stream:
+        with stream:
             # A session of its own: a signal to the launcher's process group does not meet it.
             self._process = subprocess.Popen(
                 command,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import holder_lives
 
 BEAT_SECONDS = 2.0
 _STANDSTILL_SECONDS = 12.0  # several beats, and what a network file system may cache
@@ -52,8 +53,8 @@ class RunLock:
         try:
             knows = self._flock()
             holder = self._read()
-            same_host = holder.get("host") == self._about["host"]
-            dead = not holder or (knows and same_host) or (same_host and not _lives(holder.get("pid")))
+            lives = holder_lives(holder)
+            dead = not holder or (lives is not None and (knows or not lives))
             if not dead and self._moves(holder):
                 raise UserError(_told(self._path, holder))
             self.beat(force=True)
@@ -74,7 +75,8 @@ class RunLock:
     def release(self) -> None:
         """Give the lock back."""
         if self._handle >= 0:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of a folder that has turned read-only; a lock left does not block
+                self._path.unlink(missing_ok=True)
             self._close()
 
     def _close(self) -> None:
@@ -113,10 +115,6 @@ class RunLock:
             if self._read().get("beats") != holder.get("beats"):
                 return True
         return False
-
-
-def _lives(pid: Any) -> bool:
-    return isinstance(pid, int) and Path(f"/proc/{pid}").exists()
 
 
 def _told(path: Path, holder: dict[str, Any]) -> str:

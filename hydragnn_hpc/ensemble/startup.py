@@ -1,4 +1,4 @@
-"""MPI's start, within a time limit."""
+"""MPI's start, within a time limit, and what killed ranks left of theirs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 SECONDS = 600.0
 """Time for MPI's start; the largest machines take a few minutes."""
+_SEGMENTS = "mpich_shm_*"
+_SETTLED_SECONDS = 60.0  # a segment is mapped in the moment in which it is made
 
 
 @contextlib.contextmanager
@@ -47,3 +50,28 @@ def _watch(parent: int, seconds: float) -> None:
             break
         time.sleep(0.2)
     os._exit(0)
+
+
+def remove_abandoned(folder: Path = Path("/dev/shm")) -> int:
+    """Remove shared memory of this user that MPICH made for ranks that were killed: no process maps it any more.
+
+    MPICH takes its segments away a moment after its start; of ranks killed in that moment they would stay until the
+    machine is restarted. Returns how many there were.
+    """
+    removed = 0
+    for path in folder.glob(_SEGMENTS):
+        with contextlib.suppress(OSError):
+            found = path.lstat()
+            settled = time.time() - found.st_mtime > _SETTLED_SECONDS
+            if found.st_uid == os.getuid() and settled and not _is_mapped(path):
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _is_mapped(path: Path) -> bool:
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # of another user, who cannot map this user's segments, or ended meanwhile
+            if str(path) in maps.read_text(errors="replace"):
+                return True
+    return False

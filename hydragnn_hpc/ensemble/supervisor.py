@@ -20,6 +20,7 @@ from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.ready import Wanted
 from hydragnn_hpc.dataset.stage import Staging, node_local_parent, open_staged, write_test_set
 from hydragnn_hpc.ensemble import folder as campaign_folder
+from hydragnn_hpc.ensemble import startup
 from hydragnn_hpc.ensemble.children import WORKER_COMMAND, Child, WorkerOptions
 from hydragnn_hpc.ensemble.head import Head
 from hydragnn_hpc.ensemble.launcher import detect, worker_environment
@@ -187,6 +188,7 @@ class Rank:
         """Have the node's copy made by its first rank; the others learn of it by message."""
         if self._place.rank != self._place.leader:
             return
+        startup.remove_abandoned()
         parent = node_local_parent(self._options.stage_dir)
         wanted = Wanted.of(self._campaign)
         staging = Staging(Path(self._campaign.dataset), parent, self._beat, wanted=wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,14 +70,14 @@ def load(
             continue
         try:
             return _read(path, identity, shapes)
-        except Exception as error:  # a damaged file makes torch.load raise almost anything
+        except Exception as error:  # a damaged file raises almost anything
             reason = str(error).split(chr(10))[0][:160] or type(error).__name__
             tell(f"{path.name} cannot be used ({reason}); going on from what came before it")
     return None
 
 
 def _read(path: Path, identity: dict[str, Any], shapes: dict[str, int]) -> Checkpoint:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read_weights(path)
     if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
         raise UserError("written by another version")
     found = Checkpoint(**{**content, "schedule": Schedule(**content["schedule"])})
@@ -86,6 +87,22 @@ def _read(path: Path, identity: dict[str, Any], shapes: dict[str, int]) -> Check
         if found.tensors[name].shape != (length,) or not bool(found.tensors[name].isfinite().all()):
             raise UserError(f"'{name}' is damaged")
     return found
+
+
+def read_weights(path: Path) -> Any:
+    """Read a file of ``torch.save``: tensors and plain data, of which nothing is executed.
+
+    Raises
+    ------
+    Exception
+        Of almost any kind, if the file is damaged.
+    """
+    # A changed bit passes torch.load as another number; the archive's checksums tell.
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise UserError(f"the checksum of its part '{damaged}' is wrong")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def remove(files: MemberFolder) -> None:

@@ -13,7 +13,7 @@ from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.apply import Facts, Structures
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member, State
-from hydragnn_hpc.member.checkpoint import SCHEMA
+from hydragnn_hpc.member.checkpoint import SCHEMA, read_weights
 from hydragnn_hpc.member.engine import general, network_sizes
 from hydragnn_hpc.member.samples import Samples, Structure
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
@@ -64,9 +64,8 @@ def read_models(folder: CampaignFolder, members: Sequence[Member], variants: Seq
 
 def _read(files: MemberFolder) -> dict[str, Any]:
     try:
-        # Weights and plain data: nothing in the file is executed.
-        model = torch.load(files.model, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes torch.load raise almost anything
+        model = read_weights(files.model)
+    except Exception as error:  # a damaged file raises almost anything
         reason = str(error).split(chr(10))[0][:160] or type(error).__name__
         raise UserError(
             f"cannot read {files.model}: {reason}; remove the member's folder and run the campaign again"

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import holder_lives
 from hydragnn_hpc.paths import CampaignFolder, read_json
 
 STALE_SECONDS = 60.0
-"""A run writes its progress every two seconds; a progress file older than this has nobody behind it."""
+"""A run writes its progress every two seconds; one on another host whose file is older than this is taken for dead."""
 
 
 def progress_of(folder: CampaignFolder) -> tuple[dict[str, Any], bool]:
     """Return ``progress.json``, empty where there is none, and whether a run is at work now."""
-    try:
-        progress = mapping(read_json(folder.progress)) if folder.progress.exists() else {}
-    except UserError:
-        progress = {}  # it tells of the present only; the members' own files tell the rest
+    progress = _read(folder.progress)
     written = timestamp(progress.get("time"))
-    return progress, folder.lock.exists() and written is not None and time.time() - written < STALE_SECONDS
+    if written is None or not folder.lock.exists():
+        return progress, False
+    # Of a run on this host it is known; of one on another, clocks have to be compared.
+    lives = holder_lives(_read(folder.lock))
+    return progress, time.time() - written < STALE_SECONDS if lives is None else lives
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return mapping(read_json(path)) if path.exists() else {}
+    except UserError:
+        return {}  # it tells of the present only; the members' own files tell the rest
 
 
 def running_now(folder: CampaignFolder) -> dict[str, Any]:

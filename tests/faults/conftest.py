@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ variants: [HCM, HC, M]
 replicas: 2
 seed: 5
 model: {layers: 2, channels: 8, graph_head: [8], node_head: [8]}
-training: {epochs: 300, batch_size: 8, early_stopping: null}
+training: {epochs: 160, batch_size: 8, early_stopping: null}
 launch: {attempts: 3, checkpoint_seconds: 0, device: cpu}
 """
 
@@ -38,26 +40,40 @@ def raw_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Undisturbed:
+    """What the campaign gives, and how long it takes, when nothing happens to it."""
+
+    outcome: dict[str, str | bytes]
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def undisturbed(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The campaign, run once in peace."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    arena = make_arena(folder, raw_data)
+    started = time.monotonic()
+    arena.finish(folder / "out")
+    seconds = time.monotonic() - started
+    harness.check_files(folder / "out")
+    harness.check_told(folder / "out")
+    return Undisturbed(harness.outcome(folder / "out"), seconds)
+
+
 @pytest.fixture
-def arena(raw_data: Path, tmp_path: Path) -> Iterator[harness.Arena]:
+def arena(raw_data: Path, undisturbed: Undisturbed, tmp_path: Path) -> Iterator[harness.Arena]:
     """A campaign file beside the data, a folder for outputs, a private place for node-local copies."""
-    campaign = raw_data / "campaign.yaml"
-    campaign.write_text(CAMPAIGN)
-    stage = tmp_path / "node-local"
-    stage.mkdir()
-    arena = harness.Arena(tmp_path, campaign, stage)
+    arena = make_arena(tmp_path, raw_data)
+    arena.undisturbed = undisturbed.outcome
     yield arena
     for launch in arena.launches:
         launch.kill()
 
 
-@pytest.fixture(scope="session")
-def undisturbed(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | bytes]:
-    """The outcome of the campaign when nothing happens to it."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (raw_data / "campaign.yaml").write_text(CAMPAIGN)
+def make_arena(folder: Path, raw_data: Path) -> harness.Arena:
+    """Lay the campaign out."""
+    campaign = raw_data / "campaign.yaml"
+    campaign.write_text(CAMPAIGN)
     (folder / "node-local").mkdir()
-    arena = harness.Arena(folder, raw_data / "campaign.yaml", folder / "node-local")
-    arena.finish(folder / "out")
-    harness.check_clean(arena, folder / "out")
-    return harness.outcome(folder / "out")
+    return harness.Arena(folder, campaign, folder / "node-local")

@@ -7,6 +7,7 @@ each one is found again wherever it was re-parented to.
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,11 +169,14 @@ class Arena:
         The campaign file.
     stage : Path
         The parent of the node-local copies.
+    undisturbed : dict
+        The outcome when nothing happens to it.
     """
 
     folder: Path
     campaign: Path
     stage: Path
+    undisturbed: dict[str, str | bytes] = field(default_factory=dict)
     ranks: int = 2
     launches: list[Launch] = field(default_factory=list)
 
@@ -210,10 +215,22 @@ class Arena:
         """Return the latest launch."""
         return self.launches[-1]
 
-    def finish(self, out: Path, *options: str) -> None:
-        """Run the same command again, until it is done; it must be done at the first try."""
-        code = self.run(out, *options)
+    def finish(self, out: Path) -> None:
+        """Run it; it must be done at the first try, and leave nothing behind."""
+        code = self.run(out)
         assert code == 0, f"exit code {code} of the run that should have finished\n{self.last().tail()}"
+        check_clean(self, out)
+
+    def recover(self, out: Path) -> None:
+        """After whatever happened: whole files, a true status; then the same command ends as if nothing had been."""
+        check_files(out)
+        check_told(out)
+        self.finish(out)
+        self.check_outcome(out)
+
+    def check_outcome(self, out: Path) -> None:
+        """The result is that of the undisturbed run."""
+        assert outcome(out) == self.undisturbed, "the result has changed"
 
 
 def outcome(out: Path) -> dict[str, str | bytes]:
@@ -247,20 +264,46 @@ def check_files(out: Path) -> None:
 def _even_rows(path: Path) -> None:
     text = path.read_text()
     assert text.endswith("\n"), f"{path} ends in mid-line"
-    assert len({row.count(",") for row in text.splitlines()}) == 1, f"{path} has uneven rows"
+    assert len({len(row) for row in csv.reader(text.splitlines())}) == 1, f"{path} has uneven rows"
 
 
 def status(out: Path) -> dict:
     """Return what ``status --json`` says."""
-    shown = subprocess.run(
-        [str(BIN / "hydragnn-hpc"), "status", str(out), "--json"], capture_output=True, text=True, timeout=60
-    )
+    shown = _ask_status(out)
     assert shown.returncode == 0, shown.stderr
     return json.loads(shown.stdout)
 
 
+def _ask_status(out: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "hydragnn-hpc"), "status", str(out), "--json"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def check_told(out: Path) -> None:
+    """Nobody is at work, and ``status`` says so; it counts members as their files do."""
+    if not (out / "campaign.yaml").exists():
+        shown = _ask_status(out)
+        assert shown.returncode == 2 and "holds no campaign" in shown.stderr, shown
+        return
+    told = status(out)
+    assert not told["active"] and not told["running"] and not told["workers"], told
+    counted = Counter(_state(folder) for folder in out.glob("members/*/*"))
+    counted["waiting"] += told["members"] - counted.total()
+    assert told["states"] == {state: n for state, n in counted.items() if n}, (told["states"], counted)
+
+
+def _state(member: Path) -> str:
+    """Return the state that a member's files mean."""
+    if (member / "result.json").exists():
+        return json.loads((member / "result.json").read_text())["state"]
+    failures = json.loads((member / "failure.json").read_text()) if (member / "failure.json").exists() else []
+    if failures and failures[-1]["final"]:
+        return "failed"
+    return "interrupted" if list(member.glob("checkpoint*.pt")) else "waiting"
+
+
 def check_clean(arena: Arena, out: Path) -> None:
     """After a run that ended well: nothing half-written, no node-local copy, no lock left."""
-    left = list(out.rglob(".tmp-*")) + list(arena.stage.iterdir())
+    left = [*out.rglob(".tmp-*"), *arena.stage.iterdir(), *out.glob("members/*/*/checkpoint*.pt")]
+    left += [path for path in (out / "run.lock", out / "progress.json") if path.exists()]
     assert not left, f"left behind: {left}"
-    assert not (out / "run.lock").exists(), "the lock was left behind"

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,83 +22,111 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own with a few MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True)
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], capture_output=True)
     if mount.returncode:
         pytest.skip("mounting a small file system needs root and the right to mount")
     yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    while folder.is_mount():  # a failed test may leave a view laid over it
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("left_kib", [0, 40])
-def test_a_full_disk_is_told_and_nothing_is_lost(arena, undisturbed, small_disk: Path, left_kib: int) -> None:
-    """The disk fills up in mid-campaign, during checkpoints and results; freed, the same command finishes."""
-    out = small_disk / "out"
-    launch = arena.launch(out)
-    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt"))), launch.tail()
-    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
-    filler = small_disk / "filler"
+def fill(disk: Path, left_kib: int = 0) -> Path:
+    """Take all of a disk's space but so many KiB; returns the file that has it."""
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    filler = disk / "filler"
     try:
         filler.write_bytes(bytes(max(0, free - left_kib * 1024)))
     except OSError as error:
         assert error.errno == 28  # the campaign was quicker with the last bytes: full all the same
-    code = launch.end()
-    assert code in (1, 2, 75), f"exit code {code}\n{launch.tail()}"
-    assert "No space left on device" in launch.log.read_text()
-    harness.check_files(out)
-    filler.unlink()
-    arena.finish(out)
-    assert harness.outcome(out) == undisturbed
-    harness.check_clean(arena, out)
+    return filler
 
 
 @pytest.mark.long
-def test_a_folder_that_turns_read_only_is_told(arena, undisturbed, small_disk: Path) -> None:
+@pytest.mark.parametrize("left_kib", [0, 40])
+@pytest.mark.parametrize("first", ["checkpoint.pt", "result.json"])
+def test_a_full_disk_is_told_and_nothing_is_lost(arena, small_disk: Path, first: str, left_kib: int) -> None:
+    """The disk fills up among the first checkpoints, or among results; freed, the same command finishes."""
+    out = small_disk / "out"
+    launch = arena.launch(out)
+    assert launch.wait_until(lambda: any(out.glob(f"members/*/*/{first}"))), launch.tail()
+    filler = fill(small_disk, left_kib)
+    code = launch.end()
+    assert code in (1, 2, 75), f"exit code {code}\n{launch.tail()}"
+    assert "No space left on device" in launch.log.read_text()
+    filler.unlink()
+    arena.recover(out)
+
+
+@pytest.mark.long
+def test_a_report_on_a_full_disk_is_told_and_made_again(arena, small_disk: Path) -> None:
+    out = small_disk / "out"
+    arena.finish(out)
+    made = report(out)
+    assert made.returncode == 0, made.stderr
+    filler = fill(small_disk)
+    full = report(out)
+    errors = [line for line in full.stderr.splitlines() if "error" in line.lower()]
+    assert full.returncode == 2 and len(errors) == 1 and "No space left on device" in errors[0], full.stderr
+    harness.check_files(out)
+    arena.check_outcome(out)
+    filler.unlink()
+    assert report(out).returncode == 0
+    harness.check_clean(arena, out)
+    arena.check_outcome(out)
+
+
+def report(out: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``report``."""
+    command = [str(harness.BIN / "hydragnn-hpc"), "report", str(out)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.long
+def test_a_folder_that_turns_read_only_is_told(arena, small_disk: Path) -> None:
+    """What is open for writing stays so, nothing new can be written: as on a file system that has met an error."""
     out = small_disk / "out"
     launch = arena.launch(out)
     assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt"))), launch.tail()
-    remount = ["mount", "-o", "remount,{},size=4m".format("ro"), str(small_disk)]
-    for process in launch.of_role("rank") + launch.of_role("worker"):
-        os.kill(process.pid, signal.SIGSTOP)  # so that no file is open for writing at the moment
-    turned = subprocess.run(remount, capture_output=True)
-    for process in launch.of_role("rank") + launch.of_role("worker"):
-        os.kill(process.pid, signal.SIGCONT)
-    if turned.returncode:
-        launch.kill()
-        pytest.skip("the log files are held open: this kernel refuses to turn the file system read-only")
-    assert launch.end() != 0
-    subprocess.run(["mount", "-o", "remount,rw,size=4m", str(small_disk)], check=True)
-    arena.finish(out)
-    assert harness.outcome(out) == undisturbed
+    # A file system with open files cannot be made read-only itself; a read-only view of it is laid over it.
+    subprocess.run(["mount", "--bind", str(small_disk), str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(small_disk)], check=True)
+    assert launch.end() in (1, 2), launch.tail()
+    told = launch.log.read_text()
+    assert "Read-only file system" in told and "Traceback" not in told, told
+    subprocess.run(["umount", "-l", str(small_disk)], check=True)
+    arena.recover(out)
 
 
 def test_a_read_only_folder_is_refused_in_one_line(arena, small_disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro,size=4m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro,size=16m", str(small_disk)], check=True)
     assert arena.run(small_disk / "out") == 2
     errors = [line for line in arena.last().log.read_text().splitlines() if "error" in line.lower()]
     assert len(errors) == 1 and "ead-only" in errors[0], arena.last().tail()
 
 
 @pytest.mark.long
-def test_a_folder_deleted_under_the_run_ends_it(arena, undisturbed) -> None:
-    out = arena.folder / "out"
+@pytest.mark.parametrize("how", ["removed", "moved away"])
+def test_a_folder_taken_away_under_the_run_ends_it(arena, how: str) -> None:
+    out, away = arena.folder / "out", arena.folder / "away"
     launch = arena.launch(out)
     assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
-    out.rename(arena.folder / "away")
+    out.rename(away)  # at once: what is being written must not come in between
+    if how == "removed":
+        shutil.rmtree(away, ignore_errors=True)
     assert launch.end() != 0
-    shutil.rmtree(arena.folder / "away")
-    shutil.rmtree(out, ignore_errors=True)
+    told = launch.log.read_text()
+    assert told.count("hydragnn-hpc: error: ") == 1 and str(out) in told and "Traceback" not in told, told
+    for left in (away, out):
+        shutil.rmtree(left, ignore_errors=True)
     arena.finish(out)
-    assert harness.outcome(out) == undisturbed
+    arena.check_outcome(out)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "damage", ["truncated", "garbage", "empty", "another version", "another schedule", "both broken"]
+    "damage", ["truncated", "garbage", "empty", "one bit", "another version", "another schedule", "both broken"]
 )
-def test_a_broken_checkpoint_is_told_and_the_previous_one_used(
-    arena, undisturbed, damage: str, fault_seed: int
-) -> None:
+def test_a_broken_checkpoint_is_told_and_the_previous_one_used(arena, damage: str, fault_seed: int) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out)
     assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.previous.pt"))), launch.tail()
@@ -110,8 +137,7 @@ def test_a_broken_checkpoint_is_told_and_the_previous_one_used(
         spoil(path, damage, random.Random(fault_seed))
         if damage == "both broken":
             spoil(path.with_name("checkpoint.previous.pt"), "garbage", random.Random(fault_seed))
-    arena.finish(out)
-    assert harness.outcome(out) == undisturbed
+    arena.recover(out)
     told = "".join(p.read_text() for p in out.glob("members/*/*/log.txt")) + arena.last().log.read_text()
     assert "checkpoint.pt" in told
 
@@ -130,13 +156,29 @@ def spoil(path: Path, damage: str, chance: random.Random) -> None:
         torch.save({**held, "schedule": {**held["schedule"], "cycle": 3}}, path)
     elif damage == "truncated":
         path.write_bytes(content[: chance.randrange(1, max(2, len(content)))])
+    elif damage == "one bit":
+        changed = bytearray(content)
+        changed[len(content) // 2] ^= 1
+        path.write_bytes(changed)
     elif damage == "empty":
         path.write_bytes(b"")
     else:
         path.write_bytes(chance.randbytes(len(content) or 100))
 
 
-def test_two_launches_in_one_folder(arena, undisturbed) -> None:
+def test_two_launches_at_one_moment(arena) -> None:
+    """One of them trains, the other is refused in one line."""
+    out = arena.folder / "out"
+    both = [arena.launch(out, ranks=1) for _ in range(2)]
+    codes = [launch.end() for launch in both]
+    assert sorted(codes) == [0, 2], [launch.tail() for launch in both]
+    refused = both[codes.index(2)].log.read_text().splitlines()
+    assert [line for line in refused if "error" in line and "in use" in line], refused
+    harness.check_clean(arena, out)
+    arena.check_outcome(out)
+
+
+def test_two_launches_in_one_folder(arena) -> None:
     """The second is refused while the first lives, and leaves it alone; a dead one's lock does not block."""
     out = arena.folder / "out"
     first = arena.launch(out)
@@ -146,13 +188,12 @@ def test_two_launches_in_one_folder(arena, undisturbed) -> None:
     assert first.process.poll() is None
     first.kill()
     assert (out / "run.lock").exists(), "the kill came too late to leave a lock"
-    arena.finish(out)
-    assert harness.outcome(out) == undisturbed
+    arena.recover(out)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["truncated", "other data"])
-def test_a_data_set_changed_between_two_runs_is_refused(arena, undisturbed, raw_data: Path, how: str) -> None:
+def test_a_data_set_changed_between_two_runs_is_refused(arena, raw_data: Path, how: str) -> None:
     copy = arena.folder / "small.bp"
     shutil.copytree(raw_data / "small.bp", copy)
     arena.campaign = arena.folder / "campaign.yaml"
@@ -173,12 +214,11 @@ def test_a_data_set_changed_between_two_runs_is_refused(arena, undisturbed, raw_
     assert len(errors) == 1 and ("small.bp" in errors[0]), arena.last().tail()
     shutil.rmtree(copy)
     shutil.copytree(raw_data / "small.bp", copy)
-    arena.finish(out)
-    assert harness.outcome(out) == undisturbed
+    arena.recover(out)
 
 
 @pytest.mark.long
-def test_a_data_set_changed_under_a_run_does_not_reach_it(arena, undisturbed, raw_data: Path) -> None:
+def test_a_data_set_changed_under_a_run_does_not_reach_it(arena, raw_data: Path) -> None:
     """What a run trains on is its node-local copy, taken after the check."""
     copy = arena.folder / "small.bp"
     shutil.copytree(raw_data / "small.bp", copy)
@@ -189,7 +229,7 @@ def test_a_data_set_changed_under_a_run_does_not_reach_it(arena, undisturbed, ra
     assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
     (copy / "data.0").write_bytes(b"")
     assert launch.end() == 0, launch.tail()
-    assert harness.outcome(out) == undisturbed
+    arena.check_outcome(out)
 
 
 CLOCK = r"""
@@ -229,7 +269,7 @@ time_t time(time_t *where) {
 
 
 @pytest.mark.long
-def test_a_clock_that_jumps(arena, undisturbed) -> None:
+def test_a_clock_that_jumps(arena) -> None:
     """The wall clock leaps a day ahead and back while members train; nobody is declared dead or out of time."""
     source, library, clock = (arena.folder / name for name in ("clock.c", "clock.so", "clock"))
     source.write_text(CLOCK)
@@ -246,7 +286,7 @@ def test_a_clock_that_jumps(arena, undisturbed) -> None:
     launch.wait_until(lambda: len(list(out.glob("members/*/*/result.json"))) >= 3)
     clock.write_text("-86400")
     assert launch.end() == 0, launch.tail()
-    assert harness.outcome(out) == undisturbed
+    arena.check_outcome(out)
     assert not list(out.glob("members/*/*/failure.json"))
     results = [json.loads(p.read_text()) for p in out.glob("members/*/*/result.json")]
     assert all(0 < r["seconds"] < 100 for r in results)

@@ -19,17 +19,17 @@ def failures(out) -> list[dict]:
     return [a for path in sorted(out.glob("members/*/*/failure.json")) for a in json.loads(path.read_text())]
 
 
-def test_a_killed_worker_costs_one_attempt(arena, undisturbed) -> None:
+def test_a_killed_worker_costs_one_attempt(arena) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out)
     os.kill(launch.training_worker().pid, signal.SIGKILL)
     assert launch.end() == 0, launch.tail()
-    assert harness.outcome(out) == undisturbed
+    arena.check_outcome(out)
     assert [f["cause"] for f in failures(out)] == ["killed by signal 9 (SIGKILL)"]
     harness.check_clean(arena, out)
 
 
-def test_a_member_killed_at_every_attempt_is_given_up_and_the_others_finish(arena, undisturbed) -> None:
+def test_a_member_killed_at_every_attempt_is_given_up_and_the_others_finish(arena) -> None:
     """Whoever trains M is killed at once, every time; the other variants finish, and a later run makes M too."""
     out = arena.folder / "out"
     launch = arena.launch(out)
@@ -50,27 +50,26 @@ def test_a_member_killed_at_every_attempt_is_given_up_and_the_others_finish(aren
     shown = harness.status(out)["states"]
     assert shown["finished"] == 4 and shown["failed"] == 2, shown
     assert "SIGKILL" in launch.tail(400)
-    arena.finish(out)
-    assert harness.outcome(out) == undisturbed
+    arena.recover(out)
 
 
-def test_a_worker_that_hangs_is_ended_and_its_member_retried(arena, undisturbed) -> None:
+def test_a_worker_that_hangs_is_ended_and_its_member_retried(arena) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out, "--set", "launch.silence_seconds=6")
     os.kill(launch.training_worker().pid, signal.SIGSTOP)
     assert launch.end() == 0, launch.tail()
-    assert harness.outcome(out) == undisturbed
+    arena.check_outcome(out)
     assert [f["cause"] for f in failures(out)] == ["no sign of life for 6 s"]
 
 
-def test_a_worker_out_of_memory_costs_one_attempt(arena, undisturbed) -> None:
+def test_a_worker_out_of_memory_costs_one_attempt(arena) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out)
     worker = launch.training_worker()
     soft = 1 << 20  # far below what it holds already: its next allocation fails
     resource.prlimit(worker.pid, resource.RLIMIT_AS, (soft, soft))
     assert launch.end() == 0, launch.tail()
-    assert harness.outcome(out) == undisturbed
+    arena.check_outcome(out)
     assert len(failures(out)) == 1, failures(out)
 
 
