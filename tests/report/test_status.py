@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import socket
+import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -44,6 +48,21 @@ def test_members_of_a_run_that_is_gone_are_not_running(live: Path) -> None:
     for found in (stale, ended):
         assert not found.active and "running" not in found.states and found.states["interrupted"] == 2
         assert found.seconds_left is None and found.worker_seconds_left is not None
+
+
+def test_of_a_run_on_this_host_it_is_known_whether_it_lives(live: Path) -> None:
+    """However fresh its progress is, and whatever the clocks say."""
+    shape, folder = making.Shape(replicas=4, states=STATES), CampaignFolder(live)
+    dead = subprocess.Popen(["true"])
+    while ") Z " not in Path(f"/proc/{dead.pid}/stat").read_text():  # dead, and not waited for
+        time.sleep(0.01)
+    for pid, age, active in ((dead.pid, 0, False), (os.getpid(), 86400, True), (os.getpid(), -86400, True)):
+        making.write_progress(folder, shape, age=age)
+        folder.lock.write_text(json.dumps({"host": socket.gethostname(), "pid": pid, "beats": 3}).ljust(256))
+        assert status.read_status(live)[0].active == active, (pid, age)
+    dead.wait()
+    folder.lock.write_text(json.dumps({"host": socket.gethostname(), "pid": dead.pid, "beats": 3}))
+    assert not status.read_status(live)[0].active
 
 
 def test_the_rate_counts_members_that_this_run_finished(live: Path) -> None:

@@ -1,0 +1,80 @@
+"""Checkpoints: what was saved comes back, or the one before it; never other numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hydragnn_hpc.member import checkpoint
+from hydragnn_hpc.member.checkpoint import Checkpoint
+from hydragnn_hpc.member.optimize import Schedule
+from hydragnn_hpc.paths import MemberFolder
+
+IDENTITY = {"config_hash": "c", "dataset_sha256": "d", "variant": "HCM", "replica": 1}
+SHAPES = {"parameters": 300, "buffers": 40}
+
+
+def made(epoch: int) -> Checkpoint:
+    """A checkpoint after that epoch."""
+    numbers = torch.Generator().manual_seed(epoch)
+    tensors = {name: torch.randn(length, generator=numbers) for name, length in SHAPES.items()}
+    history = [[k + 1.0, 0.5, 0.25, 1e-3, 1.0, 0.1] for k in range(epoch)]
+    return Checkpoint(IDENTITY, tensors, Schedule(1e-3, best=0.25, best_epoch=1), history, [{"host": "node"}])
+
+
+def same(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two hold the same, to the bit."""
+    tensors = all(torch.equal(one.tensors[name], other.tensors[name]) for name in SHAPES)
+    rest = all(getattr(one, k) == getattr(other, k) for k in ("identity", "schedule", "history", "sessions"))
+    return tensors and rest
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> MemberFolder:
+    """A member's folder after two checkpoints."""
+    files = MemberFolder(tmp_path_factory.mktemp("campaign"), "HCM", 1)
+    files.make()
+    for epoch in (1, 2):
+        checkpoint.save(files, made(epoch))
+    return files
+
+
+def test_the_latest_comes_back(files: MemberFolder) -> None:
+    told: list[str] = []
+    found = checkpoint.load(files, IDENTITY, SHAPES, told.append)
+    assert found is not None and same(found, made(2)) and not told
+    assert same(checkpoint._read(files.previous_checkpoint, IDENTITY, SHAPES), made(1))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), kind=st.sampled_from(["flip", "cut", "lose"]))
+def test_damage_anywhere_never_gives_other_numbers(files: MemberFolder, place: float, bit: int, kind: str) -> None:
+    """It is the same all the same (a byte that says nothing), or the one before, which is told."""
+    whole = files.checkpoint.read_bytes()
+    hurt, at = bytearray(whole), int(place * len(whole))
+    if kind == "flip":
+        hurt[at] ^= 1 << bit
+    else:
+        del hurt[at : len(whole) if kind == "cut" else at + 1]
+    told: list[str] = []
+    try:
+        files.checkpoint.write_bytes(hurt)
+        found = checkpoint.load(files, IDENTITY, SHAPES, told.append)
+    finally:
+        files.checkpoint.write_bytes(whole)
+    assert found is not None and same(found, made(1 if told else 2)), (kind, at, told)
+
+
+@pytest.mark.parametrize("changed", [{"replica": 2}, {"config_hash": "x"}, {"dataset_sha256": "x"}, {"variant": "H"}])
+def test_a_checkpoint_of_something_else_is_not_used(files: MemberFolder, changed: dict) -> None:
+    told: list[str] = []
+    assert checkpoint.load(files, {**IDENTITY, **changed}, SHAPES, told.append) is None
+    assert len(told) == 2 and all("of another campaign or member" in line for line in told)
+
+
+def test_a_member_without_checkpoint_begins(tmp_path: Path) -> None:
+    assert checkpoint.load(MemberFolder(tmp_path, "HCM", 0), IDENTITY, SHAPES, pytest.fail) is None
