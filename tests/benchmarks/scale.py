@@ -22,6 +22,7 @@ from typing import Any
 
 from hydragnn_hpc.dataset import surrogate
 from hydragnn_hpc.dataset.prepare import Options, prepare
+from tests.report import making
 
 DRIVE = Path(__file__).parents[1] / "ensemble" / "drive.py"
 BIN = Path(sys.executable).parent
@@ -95,7 +96,13 @@ def large(folder: Path, members: int) -> list[Row]:
     ]
     for command in (["status"], ["status", "--json"]):
         rows.append(timed(f"{' '.join(command)} of {members} members", [*command, str(out)]))
-    return rows
+    return [*rows, timed(f"report of {members} members", ["report", str(out)])]
+
+
+def reports(folder: Path, members: int) -> Row:
+    """The report of very many members that have predictions, for as many samples as the quick start's test part."""
+    out = making.make(folder / "reports", variants=("HC", "H"), replicas=members // 2, samples=445)
+    return timed(f"report of {members} members with predictions for 445 samples", ["report", str(out)])
 
 
 def timed(what: str, arguments: list[str]) -> Row:
@@ -118,6 +125,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         rows = [efficiency(folder, arguments.ranks, arguments.seconds), *large(folder, arguments.members)]
+        rows.append(reports(folder, arguments.members))
     for row in rows:
         rest = ", ".join(f"{k} {v:.3g}" for k, v in row.items() if k != "what")
         print(f"{row['what']}: {rest}")

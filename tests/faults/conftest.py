@@ -23,7 +23,7 @@ variants: [HCM, HC, M]
 replicas: 2
 seed: 5
 model: {layers: 2, channels: 8, graph_head: [8], node_head: [8]}
-training: {epochs: 160, batch_size: 8, early_stopping: null}
+training: {epochs: 100, batch_size: 8, early_stopping: null}
 launch: {attempts: 3, checkpoint_seconds: 0, device: cpu}
 """
 
