@@ -76,8 +76,9 @@ def prepare(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to learn from structure files, NAME=LEVEL:KEY:UNIT[:LABEL]; repeatable. Level: graph, node, or"
-            " mixing (KEY is a total energy, stored as mixing enthalpy). As energy=graph:energy:eV,"
+            # [b] keeps the help from taking :KEY: for the name of an emoji.
+            help="What to learn from structure files, NAME=LEVEL:[b]KEY[/b]:UNIT[:LABEL]; repeatable. Level: graph,"
+            " node, or mixing (KEY is a total energy, stored as mixing enthalpy). As energy=graph:energy:eV,"
             " forces=node:forces:eV/Ang, mixing_enthalpy=mixing:energy:eV."
         ),
     ] = None,

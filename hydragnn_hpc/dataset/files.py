@@ -137,6 +137,13 @@ def _in_archive(archive: Path) -> Iterator[tuple[str, bytes | UserError]]:
             continue
 
 
+def is_compressed(file: Path) -> bool:
+    """Return whether a file starts as gzip, bzip2 or xz do."""
+    with file.open("rb") as stream:
+        start = stream.read(16)
+    return any(re.match(magic, start) for magic, _ in _KINDS)
+
+
 def is_archive(file: Path) -> bool:
     """Return whether a file starts like a tar archive, once decompressed."""
     try:

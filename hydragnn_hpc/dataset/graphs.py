@@ -58,6 +58,10 @@ class Neighbours:
     neighbours: np.ndarray
     vectors: np.ndarray
 
+    def shortest(self) -> float:
+        """Return the length of the shortest vector, bohr; infinite where there is none."""
+        return math.sqrt(float((self.vectors**2).sum(axis=1).min(initial=math.inf)))
+
 
 def parse_length(text: str, what: str = "length") -> float:
     """Read a length with its unit, ``7bohr`` or ``3.7angstrom``; returns bohr. Errors name the option ``what``.

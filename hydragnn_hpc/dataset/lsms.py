@@ -20,8 +20,8 @@ from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.paths import write_text
 
 __all__ = [
-    "LsmsSample", "Skipped", "count_files", "format_sample", "iter_samples", "natural_key", "new_sample",
-    "parse_sample", "write_sample",
+    "LsmsSample", "MalformedError", "Skipped", "count_files", "format_sample", "iter_samples", "natural_key",
+    "new_sample", "parse_sample", "write_sample",
 ]  # fmt: skip
 
 COLUMNS = 18
@@ -72,6 +72,10 @@ class LsmsSample:
     def moment(self) -> np.ndarray:
         """``[n_atoms]`` float64, μB."""
         return self.table[:, 6]
+
+
+class MalformedError(UserError):
+    """One file or structure among others is malformed: it can be passed over."""
 
 
 @dataclass
@@ -187,7 +191,7 @@ def refuse_one_place(pos: np.ndarray, where: str, counted: str, first: int = 0) 
         one, other = sorted(min(pairs.tolist(), key=sorted))
         raise UserError(
             f"{where}, {counted} {other + first}: two atoms in one place, {pos[other].tolist()} bohr, the other in"
-            f" {counted} {one + first}"
+            f" {counted} {one + first}; take one of them out, or check the unit of positions"
         )
 
 
@@ -241,7 +245,7 @@ def iter_samples(source: Path, on_error: str = "fail", skipped: Skipped | None =
             check(sample, where)
         except UserError as error:
             if on_error == "fail":
-                raise UserError(f"{error} (--on-error skip passes over such files)") from error
+                raise MalformedError(str(error)) from error
             skipped.add(str(error))
             continue
         good += 1

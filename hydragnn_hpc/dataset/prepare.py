@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,16 @@ import numpy as np
 
 from hydragnn_hpc.dataset import derive, select, sources, store, summary, symmetry
 from hydragnn_hpc.dataset.graphs import find_neighbours
+from hydragnn_hpc.dataset.lsms import MalformedError
 from hydragnn_hpc.dataset.samples import Samples, offsets_of
 from hydragnn_hpc.dataset.spool import Spool, joined, told
 from hydragnn_hpc.dataset.targets import Wanted
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
 from hydragnn_hpc.logs import Progress, say
+
+_LARGEST = 1e100
+_CLOSE = 1.0  # bohr; the two of H2 are 1.4 apart
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,11 @@ def prepare(
     store.refuse_existing(out, force)
     if options.cap < 0:
         raise UserError(f"--cap {options.cap}: must be 0 (keep all) or positive")
-    return write_raw(sources.read(source, options, progress, store.folder_for(out)), out, options, force)
+    try:
+        raw = sources.read(source, options, progress, store.folder_for(out))
+    except MalformedError as error:
+        raise UserError(f"{error} (--on-error skip passes over it)") from error
+    return write_raw(raw, out, options, force)
 
 
 def write_raw(raw: sources.Raw, out: Path, options: Options, force: bool = False) -> store.Manifest:
@@ -99,7 +108,10 @@ def write_raw(raw: sources.Raw, out: Path, options: Options, force: bool = False
     species, counts = select.species_counts(np.concatenate(samples.atomic_numbers), samples.atom_offsets())
     end_members = _add_mixing_enthalpy(raw, counts, species, options.end_members)
 
-    unique = np.arange(len(samples.names)) if options.keep_repeated else select.first_of_repeated(samples.keys())
+    unique = np.arange(len(samples.names))
+    if not options.keep_repeated:
+        unique = select.first_of_repeated(samples.keys())
+        _tell_contradictions(samples)
     kept = unique[select.cap_per_composition(counts[unique], options.cap, options.seed)]
     chosen, counts = samples.chosen(kept), counts[kept]
     part, of_split = (
@@ -130,6 +142,22 @@ def write_raw(raw: sources.Raw, out: Path, options: Options, force: bool = False
         out.parent.mkdir(parents=True, exist_ok=True)
         arrays = arrays_of(chosen, part, options.cutoff, out.parent)
     return store.write(out, arrays, facts_of(arrays, properties, options, source_facts), force)
+
+
+def _tell_contradictions(samples: Samples) -> None:
+    """Say how many repeated samples have other target values than the first, which is the one that is kept."""
+    first: dict[bytes, int] = {}
+    other = []
+    for k, key in enumerate(samples.keys()):
+        kept = first.setdefault(key, k)
+        columns: list[Any] = [samples.energies, *samples.values.values()]
+        if kept != k and not all(np.array_equal(c[kept], c[k], equal_nan=True) for c in columns):
+            other.append((samples.names[k], samples.names[kept]))
+    if other:
+        say(
+            f"{len(other)} samples repeat another's species and sites with other target values ({other[0][0]}, say,"
+            f" those of {other[0][1]}): only the first of each is kept; check which is right"
+        )
 
 
 def _split(
@@ -231,14 +259,24 @@ def structure_arrays(
     neighbours, vectors = Spool("int32", (), folder), Spool("float64", (3,), folder)
     n_neighbours = Spool("int32", (), folder)
     first = np.unique(samples.geometry, return_index=True)[1]
+    closest, lonely = (math.inf, 0), 0
     for number, geometry in enumerate(samples.geometries):
         try:
             found = find_neighbours(geometry, cutoff)
         except UserError as error:
             raise UserError(f"{samples.names[int(first[number])]}: {error}") from error
+        closest = min(closest, (found.shortest(), number))
+        lonely += int((np.diff(found.offsets) == 0).sum()) if len(geometry.pos) > 1 else 0
         neighbours.add(found.neighbours)
         vectors.add(found.vectors)
         n_neighbours.add(np.diff(found.offsets))
+    if closest[0] < _CLOSE:
+        where = samples.names[int(first[closest[1]])]
+        say(
+            f"two atoms of {where} are {closest[0]:.3g} bohr apart, closer than any nuclei: check the unit of positions"
+        )
+    if lonely:
+        say(f"{lonely:,} atoms have no neighbour within {cutoff:g} bohr: check the unit of positions, and the cutoff")
     names = [name.encode() for name in samples.names]
     return {
         "sample_name_offsets": offsets_of([len(n) for n in names]),
@@ -283,6 +321,11 @@ def fit_scaling(
                 f"target '{known.name}' is missing everywhere{part} in component {int(np.argmax(empty))}; leave it out"
             )
         low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+        if (np.maximum(np.abs(low), np.abs(high)) > _LARGEST).any():
+            raise UserError(
+                f"target '{known.name}' goes from {low.min():.3g} to {high.max():.3g} {known.unit}: beyond {_LARGEST:g}"
+                " no variance can be computed; mend the values, or write nan where one is missing"
+            )
         if (low == high).any():
             # Not refused: the other targets may be what the user is after. A campaign that asks for it is.
             value = f"{low[np.argmax(low == high)]:g} {known.unit}".rstrip()

@@ -116,7 +116,7 @@ def split(
     if by not in SPLIT_BY:
         raise UserError(f"--split-by {by}{nearest(by, SPLIT_BY)}")
     if by == "random":
-        return Split(split_by_composition(np.zeros((len(counts), 1), np.int64), fractions, seed).part, [])
+        return Split(_split_each(np.zeros((len(counts), 1), np.int64), fractions, seed, by="random").part, [])
     if by == "composition" or classes is None:
         return split_by_composition(counts, fractions, seed)
     return split_by_class(counts, classes, fractions, seed)
@@ -154,7 +154,7 @@ def split_by_class(counts: np.ndarray, classes: np.ndarray, fractions: tuple[flo
         chance = _generator(seed, "split", composition).permutation(len(sizes))[np.argsort(np.argsort(first))]
         dealt = _deal(sizes, chance, np.array(wanted))
         part[members] = dealt[which]
-    _refuse_empty(part, counts)
+    _refuse_empty(part, counts, "symmetry")
     return Split(part, too_small)
 
 
@@ -187,12 +187,14 @@ def _check_fractions(fractions: tuple[float, float, float]) -> None:
         raise UserError(f"--fractions {shown}: expected three positive numbers that sum to 1, as 0.70,0.15,0.15")
 
 
-def _refuse_empty(part: np.ndarray, counts: np.ndarray) -> None:
+def _refuse_empty(part: np.ndarray, counts: np.ndarray, by: str) -> None:
     for value, name in enumerate(("training", "validation", "test")):
         if not (part == value).any():
+            how, or_else = ("at random", "") if by == "random" else (f"by {by}", ", or --split-by random")
+            among = "" if by == "random" else f", compositions: {len(_groups(counts))}"
             raise UserError(
-                f"the {name} part is empty: {len(counts)} samples in {len(_groups(counts))} compositions are too few to"
-                " split by composition; give more samples, other --fractions, or --split-by random"
+                f"the {name} part is empty: too few samples to split {how} (samples: {len(counts)}{among}); give more"
+                f" samples, other --fractions{or_else}"
             )
 
 
@@ -216,6 +218,10 @@ def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, floa
     UserError
         If the fractions do not sum to 1, or a part stays empty.
     """
+    return _split_each(counts, fractions, seed, by="composition")
+
+
+def _split_each(counts: np.ndarray, fractions: tuple[float, float, float], seed: int, by: str) -> Split:
     _check_fractions(fractions)
     part = np.zeros(len(counts), dtype=np.uint8)
     too_small = []
@@ -228,5 +234,5 @@ def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, floa
         shuffled = _generator(seed, "split", composition).permutation(members)
         part[shuffled[:n_test]] = 2
         part[shuffled[n_test : n_test + n_validation]] = 1
-    _refuse_empty(part, counts)
+    _refuse_empty(part, counts, by)
     return Split(part, too_small)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hydragnn_hpc.dataset import derive, lsms, structures, targets
+from hydragnn_hpc.dataset import derive, files, lsms, structures, targets
 from hydragnn_hpc.dataset.graphs import Geometry, check_cell
 from hydragnn_hpc.dataset.manifest import is_there
 from hydragnn_hpc.dataset.samples import Collector, Samples
@@ -67,18 +67,34 @@ def read(source: Path, options: Options, progress: Progress | None = None, folde
         raise UserError(f"no such file or folder: {source}")
     form = structures.detect(source) if options.form == "auto" else options.form
     if form == "lsms":
+        if source.is_file() and not files.is_archive(source):
+            _refuse_lsms_file(source)
         return read_lsms(source, options, Collector(folder), progress)
     return read_structures(source, form, options, Collector(folder), progress)
 
 
+def _refuse_lsms_file(source: Path) -> None:
+    if not source.stat().st_size:
+        raise UserError(f"{source}: the file is empty (0 bytes); make it again")
+    if files.is_compressed(source):
+        next(files.iter_files(source), None)  # says what is wrong with the archive
+    raise UserError(
+        f"{source}: is neither extended XYZ nor an ASE database nor an archive, and LSMS text comes in a folder or a"
+        " tar archive; convert it, or give the folder that it is in"
+    )
+
+
 def read_lsms(source: Path, options: Options, found: Collector, progress: Progress | None = None) -> Raw:
     """Read all LSMS text of a folder or archive; the boundary is open unless ``options`` says otherwise."""
+    if source.is_dir() and not files.count_files(source):
+        raise UserError(f"{source}: holds no file; give the folder or archive that the data are in")
     if options.targets:
         raise UserError(
-            f"{source} is LSMS text, whose targets are {', '.join(PROPERTIES)}: leave out --target, or give --format"
+            f"{source} is read as LSMS text, since it is neither extended XYZ nor an ASE database; LSMS text has"
+            f" targets of its own ({', '.join(PROPERTIES)}): leave out --target, or give --format"
         )
     if options.periodic and options.cell is None:
-        raise UserError("--boundary periodic needs --cell: LSMS text does not hold the cell")
+        raise UserError(f"{source}: LSMS text holds no cell, and a periodic boundary needs one: give --cell")
     skipped, total = lsms.Skipped(), lsms.count_files(source)
     cell = np.zeros((3, 3)) if options.cell is None else np.array(options.cell, dtype=np.float64).reshape(3, 3)
     for sample in lsms.iter_samples(source, options.on_error, skipped):
@@ -114,7 +130,7 @@ def read_structures(
             raise
         except UserError as error:
             if options.on_error == "fail":
-                raise UserError(f"{error} (--on-error skip passes over such structures)") from error
+                raise lsms.MalformedError(str(error)) from error
             skipped.add(str(error))
         else:
             found.add(frame.name, geometry, frame.atomic_numbers, values, energy)
@@ -123,7 +139,7 @@ def read_structures(
     if not len(found):
         reason = f"; the first: {skipped.reasons[0]}" if skipped.count else ""
         what = f"none of its {skipped.count} structures can be used" if skipped.count else "holds no structure"
-        raise UserError(f"{source}: {what} as {form}{reason}")
+        raise UserError(f"{source}: {what} as {form}{reason or '; give a file that has some, or another --format'}")
     widths = extract.widths(str(source))
     properties = [one.property for one in options.targets if not one.mixing]
     mixing = next((one.property for one in options.targets if one.mixing), None)

@@ -223,7 +223,7 @@ def _check(frame: Frame) -> None:
         raise UserError(f"{frame.where}: no atoms; leave the structure out")
     if z.min() < 1 or z.max() > _LARGEST_Z:
         atom = int(np.argmax((z < 1) | (z > _LARGEST_Z)))
-        raise UserError(f"{frame.where}: atom {atom} is no element (proton number {z[atom]})")
+        raise UserError(f"{frame.where}: atom {atom} is no element (proton number {z[atom]}); mend or leave it out")
     if not np.isfinite(pos).all():
         atom = int(np.argwhere(~np.isfinite(pos))[0, 0])
         raise UserError(f"{frame.where}: atom {atom} is at {pos[atom].tolist()}: no finite position; mend the file")

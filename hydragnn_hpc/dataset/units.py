@@ -93,5 +93,7 @@ def _snapped(values: np.ndarray) -> np.ndarray:
     # The two conversions do not undo each other to the last bit. What lies within rounding of a short decimal was
     # one: it is put back, so that files converted forth and back hold the numbers they held.
     short = np.round(values, _SNAP_DECIMALS)
-    result: np.ndarray = np.where(np.abs(short - values) <= _SNAP_STEPS * np.spacing(np.abs(values)), short, values)
+    with np.errstate(invalid="ignore"):  # what is not finite stays so, and is told where structures are checked
+        close = np.abs(short - values) <= _SNAP_STEPS * np.spacing(np.abs(values))
+    result: np.ndarray = np.where(close, short, values)
     return result

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 
 from hydragnn_hpc.dataset.units import to_angstrom
 from hydragnn_hpc.errors import UserError
@@ -18,6 +18,8 @@ from hydragnn_hpc.errors import UserError
 _LONGEST_LINE = 2**24  # bytes; a longer one is no line of text
 _SHOWN = 40
 _PROPERTIES = re.compile(rb'(?:^|\s)Properties="?([^\s"]+)')
+
+_PBC = re.compile(rb'(?:^|\s)pbc=(?:"([^"]*)"|\'([^\']*)\'|(\[[^\]]*\]|\S+))', re.IGNORECASE)
 
 
 def is_count(line: bytes) -> bool:
@@ -133,19 +135,47 @@ def parse(chunk: list[bytes], where: str) -> Any:
         text = b"".join(chunk).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: byte 0x{error.object[error.start]:02x} is not UTF-8 text; mend the file") from error
+    _check_boundary(chunk[1], where)
     columns = _PROPERTIES.search(chunk[1])
-    expected = sum(int(n) for n in columns[1].split(b":")[2::3] if n.isdigit()) if columns else 0
+    parts = columns[1].split(b":") if columns else []
+    if len(parts) % 3 or not all(n.isdigit() for n in parts[2::3]):
+        raise UserError(f"{where}: Properties={b':'.join(parts).decode()} is not NAME:KIND:COLUMNS:...; mend it")
+    expected, symbols = sum(map(int, parts[2::3])), _symbol_column(parts)
     for number, line in enumerate(text.rstrip("\n").split("\n")[2:]):
-        count = len(line.split())
+        words = line.split()
+        count = len(words)
         if (columns and count != expected) or count < 4:
             raise UserError(
                 f"{where}, atom {number}: {count} columns, expected {expected or '4 or more'}; mend the line or"
                 " Properties"
             )
+        if symbols is not None and words[symbols].capitalize() not in atomic_numbers:
+            raise UserError(f"{where}, atom {number}: {words[symbols][:_SHOWN]!r} is no element's symbol; mend it")
     try:
         return ase.io.read(io.StringIO(text), index=0, format="extxyz")
     except Exception as error:  # on damaged text ASE raises whatever its parser runs into
         raise UserError(f"{where}: ASE cannot read it as extended XYZ: {error!s:.160}; mend the frame") from error
+
+
+def _check_boundary(comment: bytes, where: str) -> None:
+    """Refuse a ``pbc`` that is not three truth values: ASE would take any word for a true one."""
+    found = _PBC.search(comment)
+    if found is None:
+        return
+    shown = (found[1] or found[2] or found[3]).decode("utf-8", "replace")
+    words = re.split(r"[\s,\[\]]+", shown.strip(" \t[]{}"))
+    if len(words) not in (1, 3) or any(word.casefold() not in ("t", "f", "true", "false", "0", "1") for word in words):
+        raise UserError(f"{where}: pbc={shown[:_SHOWN]!r} is not three of T and F; mend it")
+
+
+def _symbol_column(parts: list[bytes]) -> int | None:
+    """Return the column that holds the symbols, by the parts of ``Properties``; None where none does."""
+    place = 0
+    for name, count in zip(parts[::3], parts[2::3], strict=True):
+        if name == b"species":
+            return place
+        place += int(count)
+    return None if parts else 0
 
 
 def format_frame(

@@ -207,4 +207,6 @@ def test_a_data_set_as_extended_xyz_and_back(made: Path) -> None:
 @pytest.mark.parametrize("name", ["generate", "prepare", "split", "convert", "info"])
 def test_help_has_an_example_that_is_a_command(name: str) -> None:
     shown = command(name, "--help").stdout
+    assert all(ord(letter) < 0x3000 for letter in shown)  # no :word: has turned into a picture
+    assert name != "prepare" or "NAME=LEVEL:KEY:UNIT[:LABEL]" in shown
     assert f"Example: hydragnn-hpc data {name}" in " ".join(shown.split())

@@ -15,6 +15,7 @@ from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.graphs import parse_length
 from hydragnn_hpc.dataset.lsms import LsmsSample, write_sample
 from hydragnn_hpc.dataset.prepare import Options, prepare
+from hydragnn_hpc.dataset.targets import parse_targets
 from hydragnn_hpc.errors import UserError
 
 
@@ -121,6 +122,25 @@ def test_a_constant_target_is_told_and_the_others_stay_of_use(
     assert manifest.targets["magnetic_moment"]["minimum"] == manifest.targets["magnetic_moment"]["maximum"] == [1.5]
 
 
+def test_what_is_odd_about_structures_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = Options(targets=parse_targets(["e=graph:energy:eV"]), fractions=(0.5, 0.25, 0.25), split_by="random")
+    pairs = [(f"{0.05 * k + 1:.2f}", k) for k in range(8)] + [("1.00", 99), ("0.30", 8), ("70", 9)]
+    text = "".join(f"2\nProperties=species:S:1:pos:R:3 energy={e}\nCu 0 0 0\nAu 0 0 {z}\n" for z, e in pairs)
+    (tmp_path / "a.xyz").write_text(text)
+    prepare(tmp_path / "a.xyz", tmp_path / "x.bp", options)
+    told = capsys.readouterr().err
+    assert "1 samples repeat" in told and "a.xyz@8, say, those of a.xyz@0" in told
+    assert "two atoms of a.xyz@9 are 0.567 bohr apart" in told and "2 atoms have no neighbour within 7 bohr" in told
+
+
+def test_values_beyond_all_measure_are_refused(tmp_path: Path) -> None:
+    pairs = zip(range(1, 9), [*range(7), "-1e308"], strict=True)
+    text = "".join(f"2\nProperties=species:S:1:pos:R:3 energy={e}\nCu 0 0 0\nAu 0 0 {z}\n" for z, e in pairs)
+    (tmp_path / "a.xyz").write_text(text)
+    with pytest.raises(UserError, match=r"target 'e' goes from -1e\+308 to 6 eV"):
+        prepare(tmp_path / "a.xyz", tmp_path / "x.bp", Options(targets=parse_targets(["e=graph:energy:eV"])))
+
+
 def test_small_compositions_are_told_in_one_line(mixed: Path, tmp_path: Path, capsys) -> None:
     source = prepare(mixed, tmp_path / "x.bp", Options()).content["source"]
     lines = [line for line in capsys.readouterr().err.splitlines() if "too few samples" in line]
@@ -129,9 +149,11 @@ def test_small_compositions_are_told_in_one_line(mixed: Path, tmp_path: Path, ca
 
 
 def test_too_few_samples_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="too few to split by composition"):
+    with pytest.raises(UserError, match="too few samples to split by composition"):
         prepare(write_raw(tmp_path / "raw", alloys(9)), tmp_path / "x.bp", Options())
     assert [p.name for p in tmp_path.iterdir()] == ["raw"]
+    with pytest.raises(UserError, match=r"split at random \(samples: 2\); give more samples, other --fractions$"):
+        prepare(write_raw(tmp_path / "two", alloys(2)), tmp_path / "x.bp", Options(split_by="random"))
 
 
 @pytest.mark.parametrize(

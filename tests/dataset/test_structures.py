@@ -17,7 +17,7 @@ from ase import Atoms
 
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.prepare import Options, prepare
-from hydragnn_hpc.dataset.structures import detect
+from hydragnn_hpc.dataset.structures import detect, iter_frames
 from hydragnn_hpc.dataset.targets import parse_targets
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM, RYDBERG_IN_EV
@@ -229,6 +229,11 @@ BAD_TEXT: dict[str, tuple[str, str, int]] = {
     "a word": (GOOD + GOOD.replace("2.5", "2,5") + GOOD, "frame 1: ASE cannot read it", 2),
     "a column too few": (GOOD + GOOD.replace("0 2.5", "2.5") + GOOD, "frame 1, atom 1: 3 columns, expected 4", 2),
     "a column too many": (GOOD + GOOD.replace("2.5", "2.5 1") + GOOD, "frame 1, atom 1: 5 columns, expected 4", 2),
+    "no symbol": (GOOD + GOOD.replace("Au", "Ubn") + GOOD, "frame 1, atom 1: 'Ubn' is no element's symbol", 2),
+    "a boundary of words": (GOOD + GOOD.replace("energy", "pbc=maybe energy") + GOOD, "frame 1: pbc='maybe' is", 2),
+    "two boundaries": (GOOD + GOOD.replace("energy", 'pbc="T F" energy') + GOOD, "frame 1: pbc='T F' is not", 2),
+    "Properties cut": (GOOD + GOOD.replace(":1:pos:R:3", "") + GOOD, "Properties=species:S is not", 2),
+    "infinitely far": (GOOD + GOOD.replace("2.5", "inf") + GOOD, "frame 1: atom 1 is at", 2),
     "a lattice of 6": (GOOD + GOOD.replace("energy", 'Lattice="1 0 0 0 1 0" energy') + GOOD, "frame 1: ASE cannot", 2),
     "no atoms": (GOOD + "0\n\n" + GOOD, "frame 1: no atoms", 2),
     "garbage": ("\x00\x01\x02garbage", "frame 0, line 1: expected the number of atoms, found", 0),
@@ -256,6 +261,38 @@ def test_damaged_text_costs_one_frame(case: str, tmp_path: Path) -> None:
         return
     raw = read_structures(source, "extxyz", options, Collector(tmp_path))
     assert len(raw.samples.names) == good and raw.skipped.count == 1
+
+
+@pytest.mark.parametrize("shown", ['"T F T"', "'T F T'", "[T, F, T]", '"1 0 1"', '"True False True"'])
+def test_a_boundary_in_every_spelling(shown: str, tmp_path: Path) -> None:
+    lattice = 'Lattice="9 0 0 0 9 0 0 0 9"'
+    (tmp_path / "a.xyz").write_text(GOOD.replace("energy", f"{lattice} pbc={shown} energy"))
+    (frame,) = iter_frames(tmp_path / "a.xyz", "extxyz")
+    assert not isinstance(frame, UserError) and frame.periodic == (True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("x.cif", b"data_image0\n_cell_length_a 4.08\n", "is neither extended XYZ nor an ASE database"),
+        ("x.bin", b"\x00\x80garbage", "is neither extended XYZ nor an ASE database"),
+        ("x.gz", b"\x1f\x8b\x08garbage", "cannot read .* as a tar archive"),
+        ("x", b"", "the file is empty"),
+    ],
+)
+def test_a_file_of_no_known_format(name: str, content: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    for options in (OPTIONS, Options(periodic=True, needs_targets=False)):
+        with pytest.raises(UserError, match=told):
+            prepare(tmp_path / name, tmp_path / "x.bp", options)
+
+
+def test_a_folder_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / ".hidden").write_text(GOOD)
+    for options in (OPTIONS, Options(periodic=True, needs_targets=False)):
+        with pytest.raises(UserError, match="holds no file"):
+            prepare(tmp_path / "raw", tmp_path / "x.bp", options)
 
 
 def test_damaged_databases_are_told(tmp_path: Path) -> None:
