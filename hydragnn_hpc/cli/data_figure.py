@@ -12,7 +12,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import written_whole
 from hydragnn_hpc.report.figures import style
 
-_COLUMNS, _BINS, _MOST_SERIES, _MOST_SHARES = 2, 60, len(style.PALETTE), 150
+_COLUMNS, _BINS, _MOST_SERIES, _MOST_SHARES = 2, 60, 9, 150
 _COMPONENTS = "xyz"
 
 
@@ -63,26 +63,38 @@ def _draw(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]], tit
         ax = next(left)
         ax.hist(n_atoms, bins=np.arange(n_atoms.min(), n_atoms.max() + 2) - 0.5, color=style.PALETTE[0])
         ax.set(xlabel="atoms in a sample", ylabel="samples")
+        ax.xaxis.get_major_locator().set_params(integer=True)
     for name, target in targets.items():
         _target(next(left), arrays, name, target, dict(zip(symbols, species.tolist(), strict=True)))
+    for ax in axes[:panels]:
+        ax.yaxis.get_major_locator().set_params(integer=True)  # samples and atoms are counted
     return figure
 
 
 def _shares(ax: Any, symbols: list[str], fractions: np.ndarray) -> None:
     """Draw how often each element has which share; of two elements one says it all."""
-    shown = symbols[:1] if len(symbols) == 2 else symbols[:_MOST_SERIES]
+    often = np.argsort(-(fractions > 0).sum(axis=0), kind="stable")[:_MOST_SERIES]
+    series = [0] if len(symbols) == 2 else sorted(often.tolist())
+    shown = [symbols[k] for k in series]
     looks = style.looks(shown)
-    for k, symbol in enumerate(shown):
+    for k, symbol in zip(series, shown, strict=True):
         # Shares are fractions of small numbers: bins would beat with them.
         share, count = np.unique(np.round(fractions[:, k], 6), return_counts=True)
         if len(share) <= _MOST_SHARES:
             ax.plot(share, count, label=symbol, markersize=3, **{**looks[symbol], "linewidth": 0.8})
         else:
-            _steps(ax, fractions[:, k], np.linspace(0, 1, _BINS + 1), k, symbol, filled=False)
+            _steps(ax, fractions[:, k], np.linspace(0, 1, _BINS + 1), shown.index(symbol), symbol, filled=False)
     ax.set_ylim(bottom=0)
     ax.set(xlabel=f"share of {shown[0]}" if len(shown) == 1 else "share of an element", ylabel="samples")
     if len(shown) > 1:
-        ax.legend()
+        _legend(ax, len(shown), len(symbols), "elements")
+
+
+def _legend(ax: Any, shown: int, of: int, what: str) -> None:
+    title = f"{shown} of {of} {what}" if shown < of else None
+    ax.legend(ncols=2 if shown > 4 else 1, title=title, title_fontsize=7.5, columnspacing=1.0)
+    if shown > 4:  # room above the curves
+        ax.set_ylim(top=1.35 * ax.get_ylim()[1])
 
 
 def _target(
@@ -99,14 +111,15 @@ def _target(
     else:
         series = {"": values[:, 0]}
     series = {key: v[np.isfinite(v)] for key, v in series.items()}
+    number = min(_BINS, 10 + int(np.sqrt(max(map(len, series.values())))))  # few values in few bins
     low = min(v.min(initial=np.inf) for v in series.values())
     high = max(v.max(initial=-np.inf) for v in series.values())
-    bins = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+    bins = np.linspace(low, high if high > low else low + 1, number + 1)
     for k, (key, v) in enumerate(series.items()):
         _steps(ax, v, bins, k, key, filled=len(series) == 1)
     ax.set(xlabel=style.with_unit(target["label"], target["unit"]), ylabel="atoms" if of_atoms else "samples")
     if len(series) > 1:
-        ax.legend()
+        _legend(ax, len(series), width if width > 1 else len(series), "components")
 
 
 def _steps(ax: Any, values: np.ndarray, bins: np.ndarray, k: int, label: str, filled: bool) -> None:

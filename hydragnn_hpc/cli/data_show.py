@@ -69,7 +69,8 @@ def _targets(manifest: Manifest, distribution: dict[str, Any]) -> Table:
         columns = list(zip(t["minimum"], moments["mean"], moments["std"], t["maximum"], strict=True))
         for k, values in enumerate(columns[:_SHOWN_COMPONENTS]):
             shown = name if t["width"] == 1 else f"{name}[{k}]"
-            missing = f"{t['missing']:,}" if k == 0 else ""
+            # Data sets of earlier versions count over all components.
+            missing = f"{moments['missing'][k]:,}" if "missing" in moments else f"{t['missing']:,}" * (k == 0)
             table.add_row(shown, t["level"], t["unit"], *(f"{v:.4g}" for v in values), missing)
         if len(columns) > _SHOWN_COMPONENTS:
             table.add_row(f"{name}[...]", t["level"], t["unit"], *[f"{len(columns):,} components"], "", "", "", "")

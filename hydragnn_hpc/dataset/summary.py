@@ -19,8 +19,8 @@ def distribution(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any
     Returns
     -------
     dict
-        ``targets`` {name: mean, std} per component, NaN left out, std over all values (ddof = 0); ``atoms`` {minimum,
-        mean, maximum} of a sample; ``elements`` {proton number: samples in each of :data:`BUCKETS`}.
+        ``targets`` {name: mean, std, missing} per component, NaN left out, std over all values (ddof = 0); ``atoms``
+        {minimum, mean, maximum} of a sample; ``elements`` {proton number: samples in each of :data:`BUCKETS`}.
     """
     species, fractions = composition(arrays)
     n_atoms = np.diff(arrays["atom_offsets"])
@@ -47,4 +47,5 @@ def _bucket(fraction: np.ndarray) -> np.ndarray:
 
 
 def _moments(values: np.ndarray) -> dict[str, list[float]]:
-    return {"mean": np.nanmean(values, axis=0).tolist(), "std": np.nanstd(values, axis=0).tolist()}
+    missing = np.isnan(values).sum(axis=0).tolist()
+    return {"mean": np.nanmean(values, axis=0).tolist(), "std": np.nanstd(values, axis=0).tolist(), "missing": missing}

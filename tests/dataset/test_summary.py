@@ -18,7 +18,7 @@ def test_buckets_and_moments_of_what_is_known() -> None:
     found = summary.distribution(arrays, {"a": {}})
     # Shares of iron: 1, 1/5 (its bucket's upper end), 4/5 (likewise), 0.
     assert found["elements"] == {"26": [1, 1, 0, 0, 1, 0, 1], "78": [1, 1, 0, 0, 1, 0, 1]}
-    assert found["targets"]["a"] == {"mean": [4.0, 3.0], "std": [np.sqrt(5.0), 1.0]}
+    assert found["targets"]["a"] == {"mean": [4.0, 3.0], "std": [np.sqrt(5.0), 1.0], "missing": [0, 2]}
     assert found["atoms"] == {"minimum": 5, "mean": 5.0, "maximum": 5}
 
 
