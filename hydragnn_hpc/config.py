@@ -154,6 +154,15 @@ class Training(Section):
     early_stopping: EarlyStopping | None = EarlyStopping()
     engine: Literal["auto", "fused", "torch"] = "auto"
 
+    @model_validator(mode="after")
+    def _cosine_fits(self) -> Training:
+        epochs, rate = self.cosine.epochs or self.epochs, self.optimizer.learning_rate
+        if self.schedule == "cosine" and self.cosine.warmup > epochs:
+            raise ValueError(f"cosine.warmup={self.cosine.warmup} is longer than its {epochs} epochs; shorten it")
+        if self.schedule == "cosine" and self.cosine.minimum > rate:
+            raise ValueError(f"cosine.minimum={self.cosine.minimum:g} is above the learning rate {rate:g}; lower it")
+        return self
+
 
 class Launch(Section):
     """How members are spread; ``slots_per_device``, ``attempts`` and the intervals do not change any result."""

@@ -119,6 +119,8 @@ def test_example_shows_the_defaults() -> None:
             "add shells or ewald",
         ),
         ({"training": {"schedule": "linear"}}, "(given: 'linear')"),
+        ({"training": {"schedule": "cosine", "epochs": 9, "cosine": {"warmup": 10}}}, "longer than its 9 epochs"),
+        ({"training": {"schedule": "cosine", "cosine": {"minimum": 1.0}}}, "above the learning rate 0.001"),
         ({"training": {"cosine": {"warm_up": 1}}}, "'training.cosine.warm_up'; did you mean 'warmup'?"),
     ],
 )

@@ -13,7 +13,8 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
     Raises
     ------
     UserError
-        If a task's field is missing, of the other level, or constant, or a batch is larger than the training part.
+        If a task's field is missing, of the other level, or constant, a batch is larger than the training part, or an
+        engine that is insisted on cannot train them.
     """
     where = campaign.dataset
     for name, task in campaign.tasks.items():
@@ -33,9 +34,21 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
                     f"task '{name}': target '{task.field}' is constant ({low:g} {target['unit']}) in {where}: there is"
                     " nothing to learn; leave the task out"
                 )
+    if campaign.training.engine == "fused" and (reason := _why_not_fused(campaign, manifest)):
+        raise UserError(f"training.engine=fused cannot be had: {reason}; set training.engine=auto")
     n_train = manifest.split_counts[0]
     if campaign.training.batch_size > n_train:
         raise UserError(
             f"training.batch_size={campaign.training.batch_size} is larger than the training part of {where}"
             f" ({n_train} samples); set training.batch_size={min(64, n_train)} or less"
         )
+
+
+def _why_not_fused(campaign: Campaign, manifest: Manifest) -> str:
+    """Say what of the network or the data rules the fused engine out, before a worker would find it."""
+    if not campaign.model.plain_pna:
+        return "it knows PNA without edge features alone"
+    if manifest.sizes["G"] > 1:
+        return f"{campaign.dataset} has {manifest.sizes['G']:,} geometries, and it takes one for all samples"
+    lacking = next((n for n, t in campaign.tasks.items() if manifest.targets[t.field]["missing"]), None)
+    return f"some values of task '{lacking}' are missing" if lacking else ""

@@ -156,7 +156,7 @@ def test_no_room_for_what_is_gathered_is_told(tmp_path: Path) -> None:
 
 
 def test_periodic_needs_a_cell(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs --cell"):
+    with pytest.raises(UserError, match="give --cell"):
         prepare(raw, tmp_path / "x.bp", Options(periodic=True))
     cell = tuple(surrogate.sites()[1].ravel().tolist())
     assert prepare(raw, tmp_path / "x.bp", Options(periodic=True, cell=cell)).sizes["E"] == 384
@@ -188,6 +188,7 @@ def test_a_campaign_is_held_to_its_data_set(raw: Path, bp: Path, tmp_path: Path)
         "did you mean 'mixing_enthalpy'": {"tasks": {"H": {"level": "graph", "field": "mixing_entalpy"}}},
         "tasks.H.level=graph": {"tasks": {"H": {"level": "node", "field": "mixing_enthalpy"}}},
         "batch_size=64": {"training": {"batch_size": 100_000}},
+        "fused cannot be had: it knows PNA": {"training": {"engine": "fused"}, "model": {"convolution": "GIN"}},
     }
     for told, changes in wrong.items():
         with pytest.raises(UserError, match=told):
