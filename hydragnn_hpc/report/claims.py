@@ -97,7 +97,8 @@ def _better_together(bench: _Bench) -> Claim:
     evidence, parts = [], []
     for task in tasks:
         chosen = _with_moment(bench, task)
-        parts.append(f"{_listed([v.name for v in chosen])} predict {task} better, and more steadily, than {task} alone")
+        who = f"{_listed([v.name for v in chosen])} predict{'s' if len(chosen) == 1 else ''}"
+        parts.append(f"{who} {task} better, and more steadily, than {task} alone")
         for variant in chosen:
             names = (variant.name, bench.single(task))
             evidence += [_lower_error(bench, task, *names), _lower_spread(bench, task, *names)]

@@ -75,7 +75,7 @@ def gather(out: Path | str) -> Content:
         claims=claims.weigh(results, pairs),
         costs=costs.costs(results),
         heads=costs.heads(results),
-        beside=paper.beside(results),
+        beside=paper.beside(results, test_set),
         test_set=test_set,
         everything=everything,
         collected=collected,
@@ -92,7 +92,7 @@ def drawings(content: Content) -> Iterator[Callable[[], Iterator[Any]]]:
     from hydragnn_hpc.report.figures import data, errors, training
 
     results = content.results
-    yield partial(errors.table1, results)
+    yield partial(errors.table1, results, content.beside)
     yield partial(data.composition, results, content.everything)
     yield partial(errors.parity, results, content.collected)
     yield partial(errors.densities, results, content.collected)

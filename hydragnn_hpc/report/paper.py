@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hydragnn_hpc.config import Campaign, Variant
 from hydragnn_hpc.report import rows
 from hydragnn_hpc.report.rows import Snapshot
+from hydragnn_hpc.report.samples import Samples
 
 LETTERS = {"mixing_enthalpy": "H", "charge_transfer": "C", "magnetic_moment": "M"}
 TABLE1: dict[str, dict[str, tuple[float, float]]] = {
@@ -22,6 +23,7 @@ TABLE1: dict[str, dict[str, tuple[float, float]]] = {
     "C": {"C": (5.94e-3, 4.39e-4)},
     "M": {"M": (8.77e-3, 3.18e-4)},
 }
+ELEMENTS = {26, 78}
 MEMBERS = 12
 CITATION = "Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007 (2022), Table 1"
 
@@ -41,8 +43,13 @@ class Beside:
     ratio: float | None
 
 
-def beside(snapshot: Snapshot) -> list[Beside]:
-    """Return ours beside the paper's for every variant and task that the paper has too, by the fields predicted."""
+def beside(snapshot: Snapshot, test_set: Samples | None) -> list[Beside]:
+    """Return ours beside the paper's for every variant and task that the paper has too, by the fields predicted.
+
+    None where the test set is of other elements than the paper's.
+    """
+    if test_set is not None and not set(test_set.species().tolist()) <= ELEMENTS:
+        return []
     found = []
     for row in rows.table1_rows(snapshot):
         variant = snapshot.campaign.variant(row["variant"])

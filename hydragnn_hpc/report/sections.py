@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -73,6 +73,7 @@ def _errors(content: Content) -> Iterator[Table]:
     results = content.results
     yield tables.paper_form(results)
     in_units = tables.paper_form(results, scaled=False)
+    in_units = replace(in_units, notes=(*in_units.notes, *_known(content)))
     extra = [t for t in results.campaign.tasks if rows.unit_of(results, t) == "Ry"]
     sizes = np.unique(content.test_set.n_atoms) if content.test_set is not None else np.array([])
     if not extra or len(sizes) != 1:
@@ -91,6 +92,16 @@ def _errors(content: Content) -> Iterator[Table]:
     header = (*in_units.header[:-1], *(f"{t} / (eV/atom)" for t in extra), in_units.header[-1])
     note = f"Energies in Ry are per cell of {sizes[0]} atoms."
     yield Table(in_units.title, header, cells, (*in_units.notes, note))
+
+
+def _known(content: Content) -> Iterator[str]:
+    """Yield a note on the test values that errors are taken over, where some are missing."""
+    tasks = content.results.campaign.tasks
+    truths = {t: content.test_set.targets.get(s.field) for t, s in tasks.items()} if content.test_set else {}
+    counts = [(t, int(np.isfinite(v).sum()), v.size) for t, v in truths.items() if v is not None]
+    shown = [f"{t} {known:,} of {size:,}" for t, known, size in counts if known < size]
+    if shown:
+        yield f"Test values that are known, over which errors are taken: {', '.join(shown)}."
 
 
 def _about_paper(content: Content) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +19,15 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Composition:
-    """Samples of one composition: how many, their mean spread and RMSE of the ensemble's mean, in the task's unit."""
+    """Samples of one composition: how many, their mean spread and RMSE of the ensemble's mean, in the task's unit.
+
+    ``rmse`` is None where no truth is known.
+    """
 
     formula: str
     samples: int
     spread: float
-    rmse: float
+    rmse: float | None
 
 
 @dataclass(frozen=True)
@@ -105,16 +109,18 @@ def _least_certain(summary: Summary, error: np.ndarray, std: np.ndarray, test_se
     if summary.level == "node":
         counts = np.maximum(test_set.n_atoms, 1)
         spread = np.sqrt(test_set.total(std**2).mean(axis=1) / counts)
-        known = np.maximum(test_set.total(summary.valid.astype(np.int64)).sum(axis=1), 1)
-        squared = test_set.total(np.nan_to_num(error) ** 2).sum(axis=1) / known
+        known = test_set.total(summary.valid.astype(np.int64)).sum(axis=1)
+        squared = test_set.total(np.nan_to_num(error) ** 2).sum(axis=1)
     else:
-        spread, squared = np.sqrt((std**2).mean(axis=1)), np.nan_to_num(error**2).mean(axis=1)
+        spread, known = np.sqrt((std**2).mean(axis=1)), summary.valid.sum(axis=1)
+        squared = np.nan_to_num(error**2).sum(axis=1)
     formulas, group = np.unique(test_set.formulas(), return_inverse=True)
     samples = np.bincount(group)
     mean = np.bincount(group, spread) / samples
-    rmse = np.sqrt(np.bincount(group, squared) / samples)
-    order = np.argsort(-mean, kind="stable")[:SHOWN]
-    return [Composition(str(formulas[k]), int(samples[k]), float(mean[k]), float(rmse[k])) for k in order]
+    known, squared = np.bincount(group, known), np.bincount(group, squared)
+    rmse = [math.sqrt(s / n) if n else None for s, n in zip(squared.tolist(), known.tolist(), strict=True)]
+    order = np.argsort(-mean, kind="stable")[:SHOWN].tolist()
+    return [Composition(str(formulas[k]), int(samples[k]), float(mean[k]), rmse[k]) for k in order]
 
 
 def _correlation(function: object, a: np.ndarray, b: np.ndarray) -> float | None:

@@ -120,6 +120,24 @@ def five_structures() -> samples.Samples:
     return samples.Samples("five", names, numbers, offsets, {"m": np.arange(10.0)[:, None]})
 
 
+@pytest.mark.parametrize("level", ["graph", "node"])
+def test_a_composition_without_any_truth_has_no_error(level: str) -> None:
+    known = five_structures()
+    rows = 5 if level == "graph" else 10
+    truth = np.zeros((rows, 2))
+    truth[1 if level == "graph" else slice(2, 4)] = np.nan  # Fe2
+    truth[0, 1] = np.nan  # one of the components of Fe1Pt1
+    scale = predictions.Scale(np.linspace(-9, 9, 12), np.linspace(-9, 9, predictions.PARITY_BINS + 1))
+    summary = predictions.Summary("v", "t", level, "", truth, scale)
+    for shift in (1.0, 3.0):
+        summary.add(np.full((rows, 2), shift))
+    found = uncertainty.assess(summary, known)
+    assert found is not None
+    assert {c.formula: c.rmse for c in found.least_certain} == {
+        "Fe2": None, "Fe1Pt1": 2.0, "Pt2": 2.0, "Pt1": 2.0, "Fe3": 2.0
+    }  # fmt: skip
+
+
 def test_composition_formulas_and_totals_by_hand() -> None:
     found = five_structures()
     assert found.formulas().tolist() == ["Fe1Pt1", "Fe2", "Pt2", "Pt1", "Fe3"]

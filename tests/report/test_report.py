@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import making
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 from rendering import EVIL, Rendered
 
-from hydragnn_hpc.report import content, page, statistics
+from hydragnn_hpc.report import content, page, sections, statistics
 from hydragnn_hpc.report.figures import data, errors, style, training
+from hydragnn_hpc.report.samples import Samples
 from hydragnn_hpc.report.write import write_report
 
 
@@ -46,6 +48,22 @@ def test_other_tasks_have_their_own_figures(foreign: Rendered) -> None:
     }  # fmt: skip
     assert not foreign.content.beside, "the paper knows no such tasks"
     assert "stacks of up to 4" in foreign.folder.supplement.read_text()
+
+
+def test_a_tensor_with_missing_values(foreign: Rendered) -> None:
+    """Every component has a name, no mean runs over them all, and what is missing is counted."""
+    numbers, offsets = np.array([29, 47, 79, 29, 29, 79], np.int32), np.array([0, 3, 5, 6])
+    gap = np.arange(27.0).reshape(3, 9)
+    gap[1] = np.nan
+    known = Samples("all 3 samples", np.array(list("abc")), numbers, offsets, {"band_gap": gap})
+    with style.style():
+        (drawing,) = data.composition(foreign.content.results, known)
+    legend = drawing.figure.axes[0].get_legend()
+    assert [t.get_text() for t in legend.get_texts()] == [f"component {k}" for k in range(9)]
+    assert "the 2 with a value of all 3 samples" in drawing.caption
+    shown = sections.sections(replace(foreign.content, test_set=known), [])
+    table1 = next(s for s in shown if s.key == "table1")
+    assert "errors are taken: gap 18 of 27." in " ".join(table1.tables[1].notes)
 
 
 def test_one_replica_of_one_task(single: Rendered) -> None:
@@ -160,7 +178,7 @@ def test_figures_show_the_numbers(unfinished: Rendered) -> None:
     """What is drawn, read back from the figures' artists."""
     gathered = unfinished.content
     with style.style():
-        (rmse,) = errors.table1(gathered.results)
+        (rmse,) = errors.table1(gathered.results, gathered.beside)
         (curves,) = training.curves(gathered.results, gathered.histories)
         densities = {d.name: d for d in errors.densities(gathered.results, gathered.collected)}
     mean = gathered.results.table1.set_index(["variant", "task"]).rmse_mean["HC", "C"]

@@ -28,14 +28,19 @@ def composition(results: Results, samples: Samples | None) -> Iterator[Drawing]:
             continue
         unit, label = rows.unit_of(results, task), label_of(results.campaign, task)
         figure, (ax,) = panels(1, height=3.2, width=5.0)
-        for k in range(values.shape[1]):
-            _cloud(ax, fraction, values[:, k], PALETTE[k % len(PALETTE)])
-        _mean_line(ax, fraction, values[:, 0])
+        width = values.shape[1]
+        for k in range(width):
+            _cloud(ax, fraction, values[:, k], PALETTE[k % len(PALETTE)], *([f"component {k}"] if width > 1 else []),
+                   marker="." if k < len(PALETTE) else "x")  # fmt: skip
+        if width == 1:
+            _mean_line(ax, fraction, values[:, 0], _mean_of(samples, species))
         ax.set_xlabel(f"fraction of {species} atoms (no unit)")
         ax.set_ylabel(with_unit(label, f"{unit} per cell" if unit == "Ry" else unit))
         _second_axis(ax, unit, samples)
-        ax.legend(markerscale=3)
-        caption = f"{label.capitalize()} against composition: {samples.source}; line: mean of each composition."
+        beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if width > 1 else {}
+        ax.legend(markerscale=3, **beside)
+        line = "; a colour for each component" if width > 1 else f"; line: {_mean_of(samples, species)}"
+        caption = f"{label.capitalize()} against composition: {_known(samples, values)}{line}."
         yield Drawing(file_name("composition", task), f"{label.capitalize()} and composition", caption, figure)
 
 
@@ -62,7 +67,7 @@ def totals(results: Results, samples: Samples | None) -> Iterator[Drawing]:
         if found is not None:
             ax = next(axis)
             _cloud(ax, found[0], total, PALETTE[0])
-            _mean_line(ax, found[0], total)
+            _mean_line(ax, found[0], total, _mean_of(samples, found[1]))
             ax.set(
                 xlabel=f"fraction of {found[1]} atoms (no unit)", ylabel=with_unit(f"total {label}", f"{unit} per cell")
             )
@@ -81,20 +86,30 @@ def totals(results: Results, samples: Samples | None) -> Iterator[Drawing]:
         yield Drawing(file_name("total", task), f"Total {label}", caption, figure)
 
 
-def _cloud(ax: Any, x: np.ndarray, y: np.ndarray, color: str) -> None:
+def _known(samples: Samples, values: np.ndarray) -> str:
+    """Say which samples are shown, of how many."""
+    known = int(np.isfinite(values).any(axis=1).sum())
+    return samples.source if known == len(values) else f"the {known:,} with a value of {samples.source}"
+
+
+def _mean_of(samples: Samples, species: str) -> str:
+    return "mean of a composition" if len(samples.species()) == 2 else f"mean at a fraction of {species}"
+
+
+def _cloud(ax: Any, x: np.ndarray, y: np.ndarray, color: str, label: str = "a structure", *, marker: str = ".") -> None:
     many = len(x) > MANY
     ax.plot(
-        x, y, ".", ms=2.2 if many else 3.5, mew=0, color=color, alpha=0.25 if many else 0.5, rasterized=True,
-        label="a structure",
+        x, y, marker, ms=2.2 if many else 3.5, mew=0.5 if marker == "x" else 0, color=color,
+        alpha=0.25 if many else 0.5, rasterized=True, label=label,
     )  # fmt: skip
 
 
-def _mean_line(ax: Any, x: np.ndarray, y: np.ndarray) -> None:
+def _mean_line(ax: Any, x: np.ndarray, y: np.ndarray, label: str) -> None:
     known = np.isfinite(y)
     places, group = np.unique(x[known], return_inverse=True)
     if 1 < len(places) <= 200:
         mean = np.bincount(group, y[known]) / np.bincount(group)
-        ax.plot(places, mean, color="black", lw=1, label="mean of a composition")
+        ax.plot(places, mean, color="black", lw=1, label=label)
 
 
 def _second_axis(ax: Any, unit: str, samples: Samples) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.report import paper, rows
+from hydragnn_hpc.report import rows
 from hydragnn_hpc.report.figures.style import (
     DENSITY,
     GREY,
@@ -22,6 +22,7 @@ from hydragnn_hpc.report.figures.style import (
     with_unit,
 )
 from hydragnn_hpc.report.load import Results
+from hydragnn_hpc.report.paper import Beside
 from hydragnn_hpc.report.predictions import Collected, Summary
 from hydragnn_hpc.report.statistics import errors_of
 from hydragnn_hpc.report.uncertainty import LEVELS, Uncertainty
@@ -29,14 +30,14 @@ from hydragnn_hpc.report.uncertainty import LEVELS, Uncertainty
 DENSITY_REACH = 3.0  # in RMSE of the worst variant
 
 
-def table1(results: Results) -> Iterator[Drawing]:
+def table1(results: Results, beside_it: list[Beside]) -> Iterator[Drawing]:
     """Draw every member's test RMSE by variant, a panel a task, with the paper's where it has one."""
     values = {t: errors_of(results, t) for t in results.campaign.tasks}
     values = {t: found for t, found in values.items() if found}
     if not values:
         return
     figure, axes = panels(len(values), height=2.8)
-    reference = {(b.variant, b.task): (b.paper_mean, b.paper_std) for b in paper.beside(results)}
+    reference = {(b.variant, b.task): (b.paper_mean, b.paper_std) for b in beside_it}
     look = looks([v.name for v in results.campaign.variants])
     for ax, (task, found) in zip(axes, values.items(), strict=True):
         _members(ax, look, found, {v: reference[v, task] for v in found if (v, task) in reference})
@@ -173,13 +174,13 @@ def calibration(results: Results, found: list[Uncertainty]) -> Iterator[Drawing]
             right.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
             few_ticks(right)
             right.plot(ends, ends, color=GREY, lw=0.7)
-        right.set_xlabel(with_unit("spread of the members, root mean square", own[0].unit))
-        right.set_ylabel(with_unit("error of their mean, root mean square", own[0].unit))
+        right.set_xlabel(with_unit("spread of the members, RMS", own[0].unit))
+        right.set_ylabel(with_unit("error of their mean, RMS", own[0].unit))
         right.set_box_aspect(1)
         caption = (
             f"Ensembles as predictors of {task}. Left: share of true values within the central normal interval of each"
-            " confidence level around the ensemble's mean (grey: perfect). Right: error against spread in groups of"
-            " equal size (grey: equal). The spread is over initial weights alone."
+            " confidence level around the ensemble's mean (grey: perfect). Right: error against spread, root mean"
+            " squares (RMS) in groups of equal size (grey: equal). The spread is over initial weights alone."
         )
         yield Drawing(file_name("calibration", task), f"Calibration of {task}", caption, figure)
 

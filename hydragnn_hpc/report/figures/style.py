@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,13 +92,21 @@ def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def few_ticks(ax: Any) -> None:
-    """Label both logarithmic axes at 1, 2 and 5 only, in plain numbers: what fits where a decade is wide."""
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
-
+    """Label both logarithmic axes in plain numbers, no more of them than fit."""
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FormatStrFormatter("%g"))
-        axis.set_minor_formatter(NullFormatter())
+        log_labels(axis)
+
+
+def log_labels(axis: Any) -> None:
+    """Label a logarithmic axis in plain numbers, at steps that suit its limits: some always, and never too many."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    low, high = sorted(axis.get_view_interval())
+    decades = math.log10(high / low) if low > 0 else 9.0
+    steps = (1.0, 2.0, 5.0) if decades < 1.2 else (1.0, 3.0) if decades < 2.5 else (1.0,)
+    axis.set_major_locator(MaxNLocator(3) if decades < 0.6 else LogLocator(subs=steps))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def label_of(campaign: Campaign, task: str) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.report import rows
 from hydragnn_hpc.report.costs import seconds_of
-from hydragnn_hpc.report.figures.style import GREY, PALETTE, Drawing, looks, panels, time_unit
+from hydragnn_hpc.report.figures.style import GREY, PALETTE, Drawing, log_labels, looks, panels, time_unit
 from hydragnn_hpc.report.live import timestamp
 from hydragnn_hpc.report.load import Results
 
@@ -65,8 +65,6 @@ def times(results: Results) -> Iterator[Drawing]:
 
 def curves(results: Results, histories: dict[str, pd.DataFrame]) -> Iterator[Drawing]:
     """Draw the loss by epoch, a panel a variant."""
-    from matplotlib.ticker import NullFormatter
-
     grouped = {
         v.name: [h for name, h in histories.items() if name.rpartition("/")[0] == v.name and len(h)]
         for v in results.campaign.variants
@@ -86,7 +84,7 @@ def curves(results: Results, histories: dict[str, pd.DataFrame]) -> Iterator[Dra
         ax.plot(together.validation_loss.median(), color="black", lw=1.2, label="validation, median")
         ax.plot(together.train_loss.median(), color="black", lw=1, ls=":", label="training, median")
         ax.set_yscale("log")
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        log_labels(ax.yaxis)
         ax.set_title(f"{variant} (n = {len(found)})")
     for ax in axes[len(grouped) :]:
         ax.set_axis_off()
@@ -151,9 +149,10 @@ def schedule(results: Results) -> Iterator[Drawing]:
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=8)
     used = sum(s.ended - s.started for s in _distinct(sessions))
     share = used / ((end - begin) * len(workers)) if end > begin else 1.0
+    who = "1 worker was" if len(workers) == 1 else f"{len(workers)} workers were"
     caption = (
-        f"What every worker trained, and when. {len(workers)} workers were busy {share:.0%} of the time between the"
-        " first start and the last end; a stack is one bar."
+        f"What every worker trained, and when. {who} busy {share:.0%} of the time between the first start and the last"
+        " end; a stack is one bar."
     )
     yield Drawing("schedule", "Workers over time", caption, figure)
 
