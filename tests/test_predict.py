@@ -133,6 +133,10 @@ def test_periodic_structures_of_several_sizes_and_edge_lengths(tmp_path: Path) -
         ("empty.xyz", (), "empty.xyz"),
         ("copper.xyz", (), "holds Cu, which the models were not trained on (they know Fe, Pt)"),
         ("iron.xyz", ("--variant", "HM"), "--variant HM: out has no such variant; did you mean 'HCM'?"),
+        ("nowhere.xyz", (), "atom 1 is at [inf, "),
+        ("iron.cif", (), "is neither extended XYZ nor an ASE database"),
+        ("iron.xyz", ("--out", "raw"), "--out raw: raw is a folder"),
+        ("iron.xyz", ("--out", "no/p.csv"), "--out no/p.csv: there is no folder no"),
         ("iron.xyz", ("--device", "gpu"), "--device gpu; known are: cpu, cuda, xpu, auto"),
     ],
 )
@@ -142,10 +146,19 @@ def test_what_cannot_be_predicted_is_told_in_one_line(
     (fept / "empty.xyz").write_text("")
     (fept / "copper.xyz").write_text(XYZ.format("Cu"))
     (fept / "iron.xyz").write_text(XYZ.format("Fe"))
+    (fept / "nowhere.xyz").write_text(XYZ.format("Fe").replace("2 2 2", "inf 2 2"))
+    (fept / "iron.cif").write_text("data_iron\n_cell_length_a 5\n")
     found = command(fept, "predict", "out", structures, *options)
     assert found.returncode == 2 and found.stdout == ""
-    lines = [line for line in found.stderr.splitlines() if line.startswith("hydragnn-hpc: error")]
-    assert len(lines) == 1 and told in lines[0], found.stderr
+    lines = found.stderr.splitlines()
+    assert len(lines) == 1 and told in lines[0] and "--on-error" not in lines[0], found.stderr
+
+
+def test_a_boundary_that_the_models_do_not_know_is_told(fept: Path) -> None:
+    (fept / "iron.xyz").write_text(XYZ.format("Fe"))
+    found = command(fept, "predict", "out", "iron.xyz", "--variant", "M")
+    assert found.returncode == 0 and "1 of 1 structures have another boundary" in found.stderr
+    assert "taken as open" in found.stderr
 
 
 def test_a_damaged_model_is_named_and_nothing_is_written(fept: Path) -> None:

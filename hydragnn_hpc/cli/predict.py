@@ -56,6 +56,9 @@ def predict(
             raise UserError(f"--variant {name}: {out} has no such variant{nearest(name, names)}")
     if device not in ("cpu", "cuda", "xpu", "auto"):
         raise UserError(f"--device {device}; known are: cpu, cuda, xpu, auto")
+    if to is not None and (to.is_dir() or not to.parent.is_dir()):  # before long work
+        where = f"{to} is a folder" if to.is_dir() else f"there is no folder {to.parent}"
+        raise UserError(f"--out {to}: {where}; give the name of a file in a folder that is there")
     with progress("predict", "structures") as update:
         from hydragnn_hpc.dataset import apply
         from hydragnn_hpc.member import predict as stage

@@ -12,7 +12,7 @@ import numpy as np
 from hydragnn_hpc.dataset import decorations, inputs, prepare, residual, sources
 from hydragnn_hpc.dataset.stage import scaled
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.logs import Progress
+from hydragnn_hpc.logs import Progress, say
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,18 @@ def read(
     boundary = {"open": False, "periodic": True}.get(facts.neighbours["boundary"])
     cutoff = float(facts.neighbours["cutoff_bohr"])
     options = prepare.Options(cutoff=cutoff, periodic=boundary, cell=cell, form=form, needs_targets=False)
-    samples = sources.read(source, options, progress).samples
+    raw = sources.read(source, options, progress)
+    samples = raw.samples
     low, high = int(facts.species["minimum"]), int(facts.species["maximum"])
     known = np.array(facts.species.get("elements") or range(low, high + 1))
     for name, numbers in zip(samples.names, samples.atomic_numbers, strict=True):
         if not np.isin(numbers, known).all():
             raise UserError(_unknown(name, int(numbers[~np.isin(numbers, known)][0]), known))
+    if raw.overruled:
+        say(
+            f"{raw.overruled:,} of {len(samples.names):,} structures have another boundary of their own than the"
+            f" models were trained on; taken as {facts.neighbours['boundary']}"
+        )
     arrays = prepare.structure_arrays(samples, np.full(len(samples.names), 2, np.uint8), cutoff)
     return Structures(samples.names, arrays, _inputs(arrays, facts))
 

@@ -144,7 +144,7 @@ def check_cell(geometry: Geometry) -> None:
     if not finite or spanned <= 1e-6 * float(np.prod(edges)) or not edges.all():
         raise UserError(
             f"a periodic boundary needs a cell with a volume, found {geometry.cell.tolist()} bohr; mend the cell"
-            " (--cell, where the data holds none) or use --boundary open"
+            " (--cell, where the data holds none) or make the boundary open"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,10 @@ class Raw:
         Where from.
     part : numpy.ndarray or None
         ``[S]`` uint8, where the source itself says to which part of the split each sample belongs.
+    overruled : int
+        Samples that have another boundary of their own than the one that was asked for.
+    end_members : dict
+        Those that the source itself says its mixing enthalpy was taken with.
     """
 
     samples: Samples
@@ -50,6 +54,8 @@ class Raw:
     form: str
     path: Path
     part: np.ndarray | None = None
+    overruled: int = 0
+    end_members: derive.EndMembers = field(default_factory=dict)
 
 
 def read(source: Path, options: Options, progress: Progress | None = None, folder: Path | None = None) -> Raw:
@@ -67,7 +73,7 @@ def read(source: Path, options: Options, progress: Progress | None = None, folde
         raise UserError(f"no such file or folder: {source}")
     form = structures.detect(source) if options.form == "auto" else options.form
     if form == "lsms":
-        if source.is_file() and not files.is_archive(source):
+        if options.form == "auto" and source.is_file() and not files.is_archive(source):
             _refuse_lsms_file(source)
         return read_lsms(source, options, Collector(folder), progress)
     return read_structures(source, form, options, Collector(folder), progress)
@@ -116,7 +122,7 @@ def read_structures(
     source: Path, form: str, options: Options, found: Collector, progress: Progress | None = None
 ) -> Raw:
     """Read all structures of extended XYZ files or ASE databases; cell and boundary are theirs unless given."""
-    skipped = lsms.Skipped()
+    skipped, overruled = lsms.Skipped(), 0
     extract = targets.Extractor(options.targets)
     for frame in structures.iter_frames(source, form):
         try:
@@ -134,6 +140,7 @@ def read_structures(
             skipped.add(str(error))
         else:
             found.add(frame.name, geometry, frame.atomic_numbers, values, energy)
+            overruled += geometry.periodic != frame.periodic
         if progress:
             progress(len(found) + skipped.count, 0)
     if not len(found):
@@ -143,7 +150,7 @@ def read_structures(
     widths = extract.widths(str(source))
     properties = [one.property for one in options.targets if not one.mixing]
     mixing = next((one.property for one in options.targets if one.mixing), None)
-    return Raw(found.samples(properties, widths), skipped, properties, mixing, form, source)
+    return Raw(found.samples(properties, widths), skipped, properties, mixing, form, source, overruled=overruled)
 
 
 class _NoTargetError(UserError):

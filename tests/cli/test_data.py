@@ -79,7 +79,7 @@ def test_info_of_a_data_set_whose_manifest_does_not_say_its_distribution(made: P
         (["prepare", "{raw}", "/proc/nowhere/x.bp"], "cannot write"),
         (["prepare", "{raw}", "{new}.bp", "--seed", "-1"], "--seed -1"),
         (["prepare", "{raw}", "{new}.bp", "--cap", "-1"], "--cap -1"),
-        (["prepare", "{raw}", "{new}.bp", "--boundary", "periodic"], "needs --cell"),
+        (["prepare", "{raw}", "{new}.bp", "--boundary", "periodic"], "give --cell"),
         (["prepare", "{raw}", "{new}.bp", "--cell", "1 2 nan bohr"], "expected 3 edge lengths"),
         (["prepare", "{raw}", "{new}.bp", "--cell", "1 2 3 miles"], "--cell '1 2 3 miles'"),
         (["prepare", "{raw}", "{new}.bp", "--scale-over", "test"], "--scale-over test; known are: all, train"),

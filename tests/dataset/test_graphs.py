@@ -116,7 +116,7 @@ def test_isolated_atoms_have_no_neighbours() -> None:
 @pytest.mark.parametrize(
     ("pos", "cell", "cutoff", "told"),
     [
-        ([[0, 0, 0]], np.zeros((3, 3)), 7.0, "cell with a volume.*--boundary open"),
+        ([[0, 0, 0]], np.zeros((3, 3)), 7.0, "cell with a volume.*boundary open"),
         ([[0, 0, 0]], [[5, 0, 0], [0, 5, 0], [5, 5, 0]], 7.0, "cell with a volume"),
         ([[0, 0, 0]], [[5, 0, 0], [0, 5, 0], [0, 0, np.nan]], 7.0, "cell with a volume"),
         ([[0, 0, 0], [5, 0, 0]], 5 * np.eye(3), 4.0, "sites 0 and 1 are 0 bohr apart.*--cell"),
