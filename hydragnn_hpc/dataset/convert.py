@@ -206,9 +206,14 @@ def _says(source: Path, form: str) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
+def _end_members(said: dict[str, Any]) -> dict[int, float]:
+    return {int(z): float(e) for z, e in said.get("end_members", {}).items()}
+
+
 def _to_bp(source: Path, out: Path, options: prepare.Options, force: bool) -> Conversion:
     lost = ["band and Fermi energies, spin and field columns"] if options.form == "lsms" else []
     splits: tuple[Wanted, ...] = ()
+    said: dict[str, Any] = {}
     if options.form != "lsms" and not options.targets:
         said = _says(source, options.form)
         targets = [str(entry) for entry in said.get("targets", ())]
@@ -220,6 +225,7 @@ def _to_bp(source: Path, out: Path, options: prepare.Options, force: bool) -> Co
     options = replace(options, cutoff=options.cutoff or 7.0, cap=0, keep_repeated=True)
     store.refuse_existing(out, force)
     raw = sources.read(source, replace(options, targets=(*options.targets, *splits)), folder=store.folder_for(out))
+    raw.end_members = _end_members(said)
     if splits:
         raw.properties.pop()
         values = np.concatenate(raw.samples.values.pop("split"))[:, 0]
@@ -237,8 +243,7 @@ def _to_lsms(source: Path, out: Path, options: prepare.Options, force: bool) -> 
         end_members = {int(z): e for z, e in manifest.content["source"].get("end_members", {}).items()}
     else:
         frames = _read(source, options)
-        said = _says(source, options.form).get("end_members", {})
-        end_members = {int(z): float(e) for z, e in said.items()}
+        end_members = _end_members(_says(source, options.form))
     wanted = {w.property.name: w for w in options.targets}
     count, names = 0, set()
     with outputs.new_folder(out, force) as folder:

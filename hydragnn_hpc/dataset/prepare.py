@@ -224,7 +224,7 @@ def _add_mixing_enthalpy(
     if raw.mixing is None:
         if given:
             raise UserError("--end-member is for a mixing enthalpy; ask for one: --target NAME=mixing:KEY:UNIT")
-        return {}
+        return raw.end_members
     _check_end_members(given, species)
     end_members = {**derive.find_end_members(raw.samples.energies, counts, species), **given}
     enthalpy = derive.mixing_enthalpy(raw.samples.energies, counts, species, end_members)

@@ -102,7 +102,10 @@ def test_a_data_set_of_lsms_text_comes_back_as_text(tmp_path: Path) -> None:
     assert store.read_manifest(tmp_path / "b.bp").sha256 == store.read_manifest(tmp_path / "a.bp").sha256
     # And by way of extended XYZ, which keeps the split and the end members.
     convert(tmp_path / "a.bp", tmp_path / "a.extxyz", NONE)
-    convert(tmp_path / "a.extxyz", tmp_path / "by_way", NONE)
+    convert(tmp_path / "a.extxyz", tmp_path / "c.bp", NONE)
+    convert(tmp_path / "c.bp", tmp_path / "c.extxyz", NONE)
+    assert (tmp_path / "c.extxyz").read_bytes() == (tmp_path / "a.extxyz").read_bytes()
+    convert(tmp_path / "c.extxyz", tmp_path / "by_way", NONE)
     for file in (tmp_path / "back").iterdir():
         one, other = (np.loadtxt(tmp_path / f / file.name, skiprows=1) for f in ("back", "by_way"))
         np.testing.assert_allclose(one, other, atol=1e-13)
