@@ -139,8 +139,11 @@ def _in_archive(archive: Path) -> Iterator[tuple[str, bytes | UserError]]:
 
 def is_compressed(file: Path) -> bool:
     """Return whether a file starts as gzip, bzip2 or xz do."""
-    with file.open("rb") as stream:
-        start = stream.read(16)
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(16)
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; mend its permissions") from error
     return any(re.match(magic, start) for magic, _ in _KINDS)
 
 

@@ -144,8 +144,10 @@ def _frames_of_xyz(content: Path | bytes, where: str, name: str) -> Iterator[Fra
                 yield chunk if isinstance(chunk, UserError) else _frame_of_chunk(chunk, f"{where}, frame {number}",
                                                                                 f"{name}@{number}")  # fmt: skip
     except files.DAMAGE as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        yield UserError(f"{where}: cannot be read: {reason}; it is damaged or truncated")
+        if isinstance(error, OSError) and error.strerror:  # of the system, not of what is in the file
+            yield UserError(f"{where}: cannot be read: {error.strerror}; mend that, or leave the file out")
+        else:
+            yield UserError(f"{where}: cannot be read: {error}; it is damaged or truncated")
 
 
 def _frame_of_chunk(chunk: list[bytes], where: str, name: str) -> Frame | UserError:

@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import ase.db
 import ase.io
@@ -16,6 +17,7 @@ from alloy_frames import PURE, frames, write
 from ase import Atoms
 
 from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.files import is_compressed
 from hydragnn_hpc.dataset.prepare import Options, prepare
 from hydragnn_hpc.dataset.structures import detect, iter_frames
 from hydragnn_hpc.dataset.targets import parse_targets
@@ -285,6 +287,15 @@ def test_a_file_of_no_known_format(name: str, content: bytes, told: str, tmp_pat
     for options in (OPTIONS, Options(periodic=True, needs_targets=False)):
         with pytest.raises(UserError, match=told):
             prepare(tmp_path / name, tmp_path / "x.bp", options)
+
+
+def test_a_file_that_the_system_does_not_give_is_not_called_damaged(tmp_path: Path) -> None:
+    write(tmp_path / "raw" / "a.extxyz", frames())
+    with patch("pathlib.Path.open", side_effect=PermissionError(13, "Permission denied")):
+        (told,) = iter_frames(tmp_path / "raw", "extxyz")
+        assert isinstance(told, UserError) and "Permission denied; mend that" in str(told)
+        with pytest.raises(UserError, match="Permission denied; mend its permissions"):
+            is_compressed(tmp_path / "raw" / "a.extxyz")
 
 
 def test_a_folder_of_nothing(tmp_path: Path) -> None:
