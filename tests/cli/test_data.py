@@ -90,7 +90,7 @@ def test_info_of_a_data_set_whose_manifest_does_not_say_its_distribution(made: P
         (["prepare", "{bp}", "{new}.bp"], "{bp}"),
         (["prepare", "{bp}/data.0", "{new}.bp"], "data.0"),
         (["generate", "{new}", "--seed", "-3"], "--seed -3"),
-        (["prepare", "{raw}", "{new}.bp", "--target", "e=graph:energy:eV"], "is LSMS text"),
+        (["prepare", "{raw}", "{new}.bp", "--target", "e=graph:energy:eV"], "is read as LSMS text"),
         (["prepare", "{raw}", "{new}.bp", "--target", "e=graph:energy:ev"], "did you mean 'eV'"),
         (["prepare", "{raw}", "{new}.bp", "--format", "lmsm"], "did you mean 'lsms'"),
         (["prepare", "{raw}", "{new}.bp", "--format", "extxyz", "--target", "e=graph:energy:eV"], "frame 0"),
