@@ -12,11 +12,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hydragnn_hpc.convolutions import why_not
-from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.errors import UserError, nearest, refuse_control_characters
 
 Positive = Annotated[int, Field(ge=1)]
 Widths = tuple[Positive, ...]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]  # names become folder names
+
+
+Text = Annotated[str, Field(pattern=r"^\P{Cc}+$")]  # without control characters
 
 
 class Section(BaseModel):
@@ -29,7 +32,7 @@ class Task(Section):
     """One predicted property; with a ``reference``, the network learns what is left of it (`dataset.residual`)."""
 
     level: Literal["graph", "node"]
-    field: str
+    field: Text
     weight: Annotated[float, Field(gt=0)] = 1.0
     reference: Literal["none", "composition", "species", "linear"] = "none"
 
@@ -176,6 +179,9 @@ class Launch(Section):
     silence_seconds: Annotated[float, Field(gt=0)] = 600.0
 
 
+NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""What reading text that is no YAML may raise: of bytes, of a date that is none, of a thousand brackets."""
+
 WITHOUT_EFFECT = ("slots_per_device", "attempts", "checkpoint_seconds", "silence_seconds")
 """Launch settings that may change between two runs of one campaign."""
 
@@ -184,7 +190,7 @@ class Campaign(Section):
     """One campaign: data set, tasks, variants, replicas, seed, model, training, launch."""
 
     name: Name
-    dataset: str
+    dataset: Text
     inputs: Annotated[tuple[Input, ...], Field(min_length=1)] = (SpeciesInput(),)
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
@@ -200,9 +206,9 @@ class Campaign(Section):
         if not isinstance(value, list | tuple):
             return value
         spelt_out = [{"name": v} if isinstance(v, str) else v for v in value]
-        names = [v.get("name") for v in spelt_out if isinstance(v, dict)]
+        names = [v["name"] for v in spelt_out if isinstance(v, dict) and "name" in v]
         for name in names:
-            if name not in INPUTS:
+            if not isinstance(name, str) or name not in INPUTS:
                 raise ValueError(f"unknown input '{name}'{nearest(str(name), INPUTS)}")
             if names.count(name) > 1:
                 raise ValueError(f"'{name}' is named twice")
@@ -306,14 +312,18 @@ def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"no such campaign file: {path}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, *NO_YAML) as error:
         raise UserError(f"cannot read campaign file {path}: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"campaign file {path} holds no settings; start from jobs/campaigns/quickstart.yaml")
     for override in overrides or []:
         _apply(content, override)
     campaign = parse_campaign(content, str(path))
-    dataset = (path.parent / Path(campaign.dataset).expanduser()).resolve()
+    try:
+        dataset = (path.parent / Path(campaign.dataset).expanduser()).resolve()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path}: dataset={campaign.dataset!r}: {error}; give the path of a data set") from error
+    refuse_control_characters(str(dataset), f"{path}: the data set's path")
     return campaign.model_copy(update={"dataset": str(dataset)})
 
 
@@ -348,30 +358,35 @@ def _tasks_in(name: str, tasks: list[str]) -> list[str]:
 
 def _apply(content: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
+    if not equals or not key.strip("."):
         raise UserError(f"--set {override}: expected key=value, for instance training.epochs=3")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except NO_YAML as error:
         raise UserError(f"--set {override}: the value is not YAML: {error}") from error
-    *parents, last = key.split(".")
-    target = content
-    for parent in parents:
-        target = target.setdefault(parent, {})
-        if not isinstance(target, dict):
-            raise UserError(f"--set {override}: '{parent}' is a single value, it has no '{last}' in it")
-    # YAML reads 1e-3 (no dot) as text; a user of --set means the number.
-    target[last] = _number(value)
+    # YAML reads 1e-3 (no dot) as text; a user of --set means the number, unless it stands in quotes.
+    _set(content, key.split("."), _number(value) if value == text.strip() else value, override)
 
 
-def _number(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return value
-        return number if math.isfinite(number) else value
-    return value
+def _set(section: dict[str, Any], parts: list[str], value: Any, override: str) -> None:
+    # Names of tasks may hold dots.
+    n = next((n for n in range(len(parts), 1, -1) if ".".join(parts[:n]) in section), 1)
+    key, rest = ".".join(parts[:n]), parts[n:]
+    if not rest:
+        section[key] = value
+        return
+    inner = section.setdefault(key, {})
+    if not isinstance(inner, dict):
+        raise UserError(f"--set {override}: '{key}' is a single value, it has no '{'.'.join(rest)}' in it")
+    _set(inner, rest, value, override)
+
+
+def _number(text: str) -> str | float:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
 
 
 def _first_line(error: ValidationError) -> str:
@@ -383,6 +398,11 @@ def _first_line(error: ValidationError) -> str:
         return f"unknown key '{place}'{nearest(str(first['loc'][-1]), known)}"
     if first["type"] == "missing":
         return f"missing key '{place}'"
+    if first["type"] == "union_tag_not_found" and isinstance(first["input"], dict):  # an entry of inputs
+        wrong = [str(key) for key in first["input"] if key not in ("name", "number")]
+        return (
+            f"unknown key '{place}.{wrong[0]}'{nearest(wrong[0], ['name'])}" if wrong else f"missing key '{place}.name'"
+        )
     message = str(first["msg"]).removeprefix("Value error, ")
     given = first.get("input")
     shown = f" (given: {given!r})" if place and isinstance(given, str | int | float | bool | type(None)) else ""

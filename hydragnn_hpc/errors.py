@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import re
 from collections.abc import Iterable
 
 
@@ -40,3 +41,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known are: {', '.join(known)}" if known else ""
+
+
+def refuse_control_characters(name: str, what: str) -> None:
+    """Refuse a name that one line of a file or of a script cannot hold.
+
+    Raises
+    ------
+    UserError
+        If a line break, another control character, or a byte that is not UTF-8 is in it.
+    """
+    if re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", name):
+        raise UserError(
+            f"{what} {name!r} holds a line break, a control character or a byte that is not UTF-8; rename it"
+        )

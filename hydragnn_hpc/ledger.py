@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from hydragnn_hpc.config import Campaign, parse_campaign
+from hydragnn_hpc.config import NO_YAML, Campaign, parse_campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_json, remove_leftovers, write_json, write_text
 
@@ -86,7 +86,7 @@ def read_frozen(folder: CampaignFolder) -> Frozen:
         return Frozen(campaign, str(content["hash"]), str(content["dataset_sha256"]))
     except FileNotFoundError as error:
         raise UserError(f"{folder.root} holds no campaign; 'hydragnn-hpc run CAMPAIGN.yaml OUT' makes one") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, *NO_YAML, KeyError, TypeError) as error:
         raise UserError(f"cannot read {folder.campaign}: {error}; restore it, or run into another folder") from error
 
 

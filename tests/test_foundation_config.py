@@ -113,6 +113,8 @@ def test_example_shows_the_defaults() -> None:
         ({"inputs": []}, "inputs: "),
         ({"inputs": "species"}, "inputs: "),
         ({"inputs": [3]}, "inputs.0: "),
+        ({"inputs": [{"number": 3}]}, "missing key 'inputs.0.name'"),
+        ({"inputs": [{"name": ["species"]}]}, "unknown input '['species']'"),
         ({"tasks": {"H": {"level": "graph", "field": "x", "reference": "mean"}}, "variants": ["H"]}, "'mean'"),
         (
             {"tasks": {"H": {"level": "graph", "field": "x", "reference": "linear"}}, "variants": ["H"]},
@@ -142,13 +144,19 @@ def test_a_missing_key_is_named() -> None:
         ("- 1", "holds no settings"),
         ("a: [1", "cannot read campaign file"),
         ("a: \x00", "cannot read campaign file"),
+        ("a: 2026-13-45", "cannot read campaign file"),
+        ("[" * 5000, "cannot read campaign file"),
+        (yaml.safe_dump(content(dataset="~nobody-of-that-name/a.bp")), "give the path of a data set"),
+        (yaml.safe_dump(content(dataset="a\0.bp")), "dataset: String should match"),
+        ("!!python/object/apply:os.getcwd []", "cannot read campaign file"),
     ],
 )
 def test_a_file_that_is_no_campaign(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=words) as caught:
         load_campaign(path)
+    assert len(str(caught.value)) < 500
 
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
@@ -165,6 +173,10 @@ def test_the_data_set_is_relative_to_the_file(tmp_path: Path, monkeypatch: pytes
     path.write_text(yaml.safe_dump(content(dataset="../data/x.bp")))
     monkeypatch.chdir(tmp_path)
     assert load_campaign(Path("sub/c.yaml")).dataset == str(tmp_path / "data" / "x.bp")
+    (tmp_path / "two\nlines").mkdir()
+    (tmp_path / "two\nlines" / "c.yaml").write_text(path.read_text())
+    with pytest.raises(UserError, match=r"the data set's path '.*two\\nlines.*' holds a line break.*rename"):
+        load_campaign(tmp_path / "two\nlines" / "c.yaml", ["dataset=x.bp"])
     path.write_text(yaml.safe_dump(content(dataset="/elsewhere/x.bp")))
     assert load_campaign(path).dataset == "/elsewhere/x.bp"
 
@@ -179,6 +191,7 @@ def test_the_data_set_is_relative_to_the_file(tmp_path: Path, monkeypatch: pytes
         ("variants=[H, CM]", lambda c: [v.tasks for v in c.variants], [("H",), ("C", "M")]),
         ("model.graph_head=[8]", lambda c: c.model.graph_head, (8,)),
         ("tasks.H.weight=2", lambda c: c.tasks["H"].weight, 2.0),
+        ("tasks.H.field='007'", lambda c: c.tasks["H"].field, "007"),
     ],
 )
 def test_overrides(tmp_path: Path, override: str, get: Any, value: Any) -> None:
@@ -187,7 +200,9 @@ def test_overrides(tmp_path: Path, override: str, get: Any, value: Any) -> None:
     assert get(load_campaign(path, [override])) == value
 
 
-@pytest.mark.parametrize("override", ["replicas", "=3", "a..b=1", "name.x=1", "replicas=[1", "replica=3"])
+@pytest.mark.parametrize(
+    "override", ["replicas", "=3", "a..b=1", "name.x=1", "replicas=[1", "replica=3", "seed=2026-13-45"]
+)
 def test_overrides_that_do_not_fit(tmp_path: Path, override: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(content()))

@@ -172,7 +172,9 @@ def test_a_frozen_campaign_comes_back(folder: CampaignFolder, frozen: Frozen) ->
     assert ledger.read_frozen(folder) == frozen
 
 
-@pytest.mark.parametrize("damage", ["", "campaign: {}", "[]", "hash: x", "\x00", "campaign: {name: 3}\nhash: a"])
+@pytest.mark.parametrize(
+    "damage", ["", "campaign: {}", "[]", "hash: x", "\x00", "campaign: {name: 3}\nhash: a", "a: 2026-13-45"]
+)
 def test_a_damaged_campaign_is_told_in_one_line(folder: CampaignFolder, frozen: Frozen, damage: str) -> None:
     folder.campaign.write_text(damage)
     with pytest.raises(UserError):

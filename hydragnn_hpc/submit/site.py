@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 import hydragnn_hpc
-from hydragnn_hpc.config import Positive, Section
+from hydragnn_hpc.config import NO_YAML, Positive, Section
 from hydragnn_hpc.errors import UserError, nearest
 
 SCHEDULERS = ("slurm", "lsf", "pbs", "flux", "local")
@@ -118,10 +118,10 @@ def load_site(name: str) -> Site:
             raise UserError(f"--site {name}: no such file") from error
         known = ", ".join(site_names())
         raise UserError(f"--site {name}: no such machine; known are: {known}, or the path of a YAML file") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--site {name}: cannot read {path}: {error}") from error
     except ValidationError as error:
         raise UserError(f"--site {name}: {path}: {_first_line(error)}") from error
+    except (OSError, *NO_YAML) as error:
+        raise UserError(f"--site {name}: cannot read {path}: {error}") from error
 
 
 def _first_line(error: ValidationError) -> str:
