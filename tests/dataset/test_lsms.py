@@ -14,6 +14,7 @@ from hydragnn_hpc.dataset import lsms
 from hydragnn_hpc.errors import UserError
 
 finite = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 6))
+DECIMALS = (6, 6, 6, 2, 6, 6, 6, 4, 6, 6, 6)  # of columns 8 to 18, as far as the format and a double hold them
 
 
 @given(
@@ -25,13 +26,18 @@ finite = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 6))
 def test_what_is_written_is_read_again(z: list[int], energies: list[float], data: st.DataObject) -> None:
     n = len(z)
     numbers = st.lists(st.floats(-900, 900).map(lambda x: round(x, 6)), min_size=n, max_size=n)
-    charge, moment = (np.array(data.draw(numbers)) for _ in range(2))
-    pos = np.stack([np.arange(n) * 1.5, *(np.array(data.draw(numbers)) for _ in range(2))], 1)
+    charge, moment, y, z_of_pos = (np.array(data.draw(numbers)) for _ in range(4))
+    pos = np.stack([np.arange(n) * 1.5, y, z_of_pos], 1)
     sample = lsms.new_sample("out_1", np.array(energies), np.array(z), pos, (charge, moment))
+    sample.table[:, 1] = data.draw(st.lists(st.integers(0, 10**8 - 1), min_size=n, max_size=n))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    sample.table[:, 7:] = np.stack([rng.uniform(-900, 900, n).round(d) for d in DECIMALS], 1)
     text = lsms.format_sample(sample)
     again = lsms.parse_sample(text.encode(), "out_1")
     np.testing.assert_array_equal(again.table, sample.table)
     np.testing.assert_array_equal(again.energies, sample.energies)
+    assert (again.charge.tolist(), again.moment.tolist()) == (charge.tolist(), moment.tolist())
+    assert (again.atomic_numbers.tolist(), again.pos.tolist()) == (z, pos.tolist())
     assert lsms.format_sample(again) == text
 
 

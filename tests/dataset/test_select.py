@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydragnn_hpc.dataset import derive, select
+from hydragnn_hpc.dataset.graphs import Geometry
+from hydragnn_hpc.dataset.samples import Collector
 from hydragnn_hpc.errors import UserError
 
 FRACTIONS = (0.7, 0.15, 0.15)
@@ -147,6 +149,29 @@ def test_classes_stay_whole_and_every_part_gets_its_share(labels: list[tuple[int
             assert np.abs(sizes - chosen.sum() * np.array([0.6, 0.2, 0.2])).max() <= 2 * largest + 1
     again = select.split("symmetry", counts, (0.6, 0.2, 0.2), seed, classes)
     np.testing.assert_array_equal(found.part, again.part)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), by=st.sampled_from(select.SPLIT_BY), seed=st.integers(0, 9))
+def test_the_order_in_which_samples_are_read_and_classes_are_numbered_does_not_matter(
+    data: st.DataObject, by: str, seed: int
+) -> None:
+    numbers = [*range(8), *data.draw(st.lists(st.integers(8, 200), max_size=40, unique=True))]
+    geometry = Geometry(np.zeros((1, 3)), np.zeros((3, 3)), (False,) * 3)
+    found = []
+    for order in (numbers, data.draw(st.permutations(numbers))):
+        read = Collector()
+        for k in order:
+            read.add(f"out_{k}", geometry, np.array([26 + k % 2], np.int32), {}, 0.0)
+        samples = read.samples([], {})
+        _, counts = select.species_counts(np.concatenate(samples.atomic_numbers), samples.atom_offsets())
+        called = dict(zip(range(500), data.draw(st.permutations(range(500))), strict=True))
+        classes = np.array([called[int(name.removeprefix("out_")) // 2 * 2 + z[0] % 2] for name, z in
+                            zip(samples.names, samples.atomic_numbers, strict=True)])  # fmt: skip
+        part = select.split(by, counts, (0.5, 0.25, 0.25), seed, classes).part
+        found.append(dict(zip(samples.names, part.tolist(), strict=True)))
+    assert found[0] == found[1]
+    assert found[0].keys() == {f"out_{k}" for k in numbers} and set(found[0].values()) == {0, 1, 2}
 
 
 def test_a_random_split_pays_no_heed_to_compositions() -> None:

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import reseal
 
 from hydragnn_hpc.dataset import stage, store
+from hydragnn_hpc.dataset.prepare import fit_scaling
 from hydragnn_hpc.dataset.stage import Staging, node_local_parent, open_staged
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.fields import Property
 
 HOLD = """
 import sys, time
@@ -241,8 +243,27 @@ def test_scaled_values_fill_zero_to_one(values: list[float]) -> None:
         )
 
 
-def test_missing_values_stay_missing() -> None:
-    assert np.isnan(stage.scaled(np.array([[np.nan], [1.0]]), [0.0], [2.0])).ravel().tolist() == [True, False]
+@settings(max_examples=60, deadline=None)
+@given(level=st.sampled_from(["graph", "node"]), over=st.sampled_from(["all", "train"]), width=st.integers(1, 4),
+       seed=st.integers(0, 999))  # fmt: skip
+def test_every_component_is_scaled_over_what_is_asked_for_and_gaps_stay(
+    level: str, over: str, width: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(1, 4, 12))])
+    split = np.array([0, 0, 0, *rng.integers(0, 3, 9)], np.uint8)
+    part = np.repeat(split, np.diff(offsets)) if level == "node" else split
+    values = rng.normal(size=(len(part), width)) * 10.0 ** rng.integers(-6, 6, width) + rng.normal(size=width)
+    values[2:][rng.random((len(part) - 2, width)) < 0.3] = np.nan  # the first two are of the training part
+    arrays = {"split": split, "atom_offsets": offsets, "target_x": values}
+    fitted = fit_scaling(arrays, over, [Property("x", level, "eV", "x")])["x"]
+    scaled = stage.scaled(values, fitted["minimum"], fitted["maximum"])
+    assert np.array_equal(np.isnan(scaled), np.isnan(values)) and fitted["missing"] == np.isnan(values).sum()
+    used = scaled[part == 0] if over == "train" else scaled
+    assert np.nanmin(used, axis=0).tolist() == [0.0] * width and np.nanmax(used, axis=0).tolist() == [1.0] * width
+    low, high = np.array(fitted["minimum"]), np.array(fitted["maximum"])
+    error = np.abs(scaled.astype(float) * (high - low) + low - values)
+    assert np.nanmax(error / np.fmax(np.abs(values - low), high - low)) < 1e-6
 
 
 def test_the_staged_manifest_is_the_store_s(small_bp: Path, parent: Path) -> None:
