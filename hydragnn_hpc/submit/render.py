@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.errors import UserError, nearest, refuse_control_characters
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.submit.plan import Plan, clock
 from hydragnn_hpc.submit.site import Site, jobs_folder
@@ -57,12 +58,14 @@ def render(job: Job, site: Site, plan: Plan) -> str:
     Raises
     ------
     UserError
-        If the machine needs an account and none is given, or a profile or template names what nothing provides.
+        If the machine needs an account and none is given, a name is none that a script can hold, or a profile or
+        template names what nothing provides.
     """
     import jinja2
 
     if site.account and not job.account:
         raise UserError(f"--site {site.name}: jobs there are charged to a project; name yours with --account")
+    _refuse_names(job)
     values = _values(job, site, plan)
     words = [_fill(word, values, site) for word in site.launch]
     # The console command of a packed environment would name the folder that it was packed from.
@@ -93,6 +96,16 @@ def render(job: Job, site: Site, plan: Plan) -> str:
         raise UserError(f"template {site.scheduler}.sh.jinja: {error.message}; nothing provides that value") from error
     except jinja2.TemplateError as error:
         raise UserError(f"template {site.scheduler}.sh.jinja: {error}") from error
+
+
+def _refuse_names(job: Job) -> None:
+    """Refuse names that would end a line of the script: the next one would be a command."""
+    # The scheduler reads these lines by rules of its own, where no quotes are sure to help.
+    if job.account and not re.fullmatch(r"[\w.:@/+=,-]+", job.account):
+        raise UserError(f"--account {job.account!r}: expected letters, digits and any of _ . : @ / + = , -")
+    names = {"the campaign file": job.campaign, "the campaign's folder": job.out.root, "--packed": job.packed or ""}
+    for what, name in names.items():
+        refuse_control_characters(str(name), what)
 
 
 def _digest(folder: Path) -> str:

@@ -1,0 +1,98 @@
+"""Names of files, folders and accounts that a shell would execute arrive as they are, or are refused in a line."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hydragnn_hpc.config import load_campaign
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.submit import plan, render
+from hydragnn_hpc.submit.site import load_site, site_names
+
+ROOT = Path(__file__).parents[2]
+PAPER = ROOT / "jobs" / "campaigns" / "paper.yaml"
+FITTING = [
+    "a b", "it's", 'say "x"', "$(touch executed)", "`touch executed`", "a; touch executed;", "a && touch executed",
+    "-rf", "$HOME", "*", "~", "# x", "a\\", "{account}", "{{ 7 * 7 }}", "%j", "'$(touch executed)'",
+    '"$(touch executed)"', "|x",
+]  # fmt: skip
+REFUSED = ["a\ntouch executed\n", "a\r\ntouch executed", "\x1b[31m", "\udcff", "a\u0085b"]
+
+
+def script(site: str, out: Path, campaign: Path, account: str = "abc", overrides: tuple[str, ...] = ()) -> str:
+    """Return the paper's script with these names."""
+    machine, settings = load_site(site), load_campaign(PAPER)
+    chosen = plan.make_plan(settings, plan.Work(84, 84, None), machine, None, None, None)
+    binaries = campaign.parents[1] / "bin"
+    job = render.Job(campaign, CampaignFolder(out), "fept", ROOT, binaries, overrides, account)
+    return render.render(job, machine, chosen)
+
+
+@pytest.mark.parametrize("name", FITTING)
+def test_the_local_script_executes_no_name(name: str, tmp_path: Path) -> None:
+    """Run under bash, with stand-ins for the launcher and for Python that print their words."""
+    (tmp_path / "bin").mkdir()
+    for program, body in (("mpirun", 'printf "%s\\0" "$@"'), ("python", 'printf "%s\\n" "$@" >&2')):
+        (tmp_path / "bin" / program).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / "bin" / program).chmod(0o755)
+    folder = tmp_path / name
+    folder.mkdir()
+    made = script("local", folder / name, folder / f"{name}.yaml", overrides=(f"name={name}",))
+    (tmp_path / "job.sh").write_text(made)
+    done = subprocess.run(["bash", str(tmp_path / "job.sh")], cwd=tmp_path, capture_output=True, text=True, check=True)
+    words = done.stdout.split("\0")
+    assert words[2:8] == ["hydragnn-hpc", "run", f"{folder / name}.yaml", str(folder / name), "--set", f"name={name}"]
+    assert done.stderr.splitlines()[:4] == ["-m", "hydragnn_hpc.submit.chain", "begin", str(folder / name)]
+    assert not list(tmp_path.rglob("executed"))
+
+
+@pytest.mark.parametrize("site", site_names())
+@pytest.mark.parametrize("name", FITTING)
+def test_ahead_of_the_first_command_there_are_comments_alone(site: str, name: str, tmp_path: Path) -> None:
+    """Schedulers read these lines; a name in them neither ends a line nor is cut at a blank."""
+    header = script(site, tmp_path / name, tmp_path / "in" / f"{name}.yaml").split("\n\n")[0].splitlines()
+    plain = script(site, tmp_path / "out", tmp_path / "in" / "c.yaml").split("\n\n")[0].splitlines()
+    assert all(line.startswith("#") for line in header)
+    for line, other in zip(header, plain, strict=True):
+        assert line == other or re.fullmatch(r".*(-o |--output=).*", other), line
+
+
+@pytest.mark.parametrize("site", site_names())
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_ends_a_line_is_refused(site: str, name: str, tmp_path: Path) -> None:
+    folder, campaign = tmp_path / "out", tmp_path / "in" / "c.yaml"
+    for out, file, account, told in (
+        (tmp_path / name, campaign, "abc", "the campaign's folder"),
+        (folder, tmp_path / "in" / name, "abc", "the campaign file"),
+        (folder, campaign, name, "--account"),
+    ):
+        with pytest.raises(UserError, match=told) as caught:
+            script(site, out, file, account)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("account", ["a b", "$(touch executed)", "`touch executed`", "a;b", 'a"b', "a'b", "#"])
+def test_accounts_that_are_none_are_refused(account: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected letters, digits"):
+        script("slurm", tmp_path / "out", tmp_path / "in" / "c.yaml", account)
+
+
+def test_refusals_of_the_command_are_one_line_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "small.bp").mkdir()
+    (tmp_path / "c.yaml").write_text(PAPER.read_text().replace("../../data/fept.bp", "small.bp"))
+    program = [sys.executable, "-m", "hydragnn_hpc", "submit", "c.yaml"]
+    for arguments in (
+        ["a\ntouch executed\n", "--site", "local"],
+        ["out", "--site", "slurm", "--account", "$(x)\ntouch y"],
+    ):
+        done = subprocess.run([*program, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.yaml", "small.bp"]
