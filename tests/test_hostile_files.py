@@ -1,0 +1,230 @@
+"""Files that would execute code when unpickled, in every place that a campaign reads: nothing of them ever runs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from hydragnn_hpc.dataset import stage
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import read_frozen, read_members
+from hydragnn_hpc.member.predict import read_models
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.report import content
+
+CAMPAIGN = {
+    "name": "small",
+    "dataset": "small.bp",
+    "tasks": {"H": {"level": "graph", "field": "mixing_enthalpy"}, "C": {"level": "node", "field": "charge_transfer"}},
+    "variants": ["HC"],
+    "replicas": 2,
+    "model": {"layers": 1, "channels": 4, "graph_head": [4], "node_head": [4]},
+    "training": {"epochs": 2, "batch_size": 32},
+    "launch": {"device": "cpu", "checkpoint_seconds": 0},
+}
+
+
+def command(folder: Path, *arguments: str, umask: int = -1) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", "hydragnn_hpc", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PATH": f"{folder}/bin:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        umask=umask,
+    )
+
+
+def trained(folder: Path, umask: int = -1) -> Path:
+    """Make a data set and a finished campaign on it: ``raw``, ``small.bp``, ``out``."""
+    (folder / "campaign.yaml").write_text(yaml.safe_dump(CAMPAIGN))
+    (folder / "bin").mkdir(exist_ok=True)
+    for words in ("data generate raw --cap 6", "data prepare raw small.bp", "run campaign.yaml out"):
+        done = command(folder, *words.split(), umask=umask)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished campaign; copy it before hurting it."""
+    return trained(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def hurt(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "hurt"))
+
+
+class Payload:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, (self.marker,)
+
+
+def bare(path: Path, payload: Payload) -> None:
+    path.write_bytes(pickle.dumps(payload))
+
+
+def of_torch(path: Path, payload: Payload) -> None:
+    torch.save({"schema": 1, "identity": payload, "tensors": payload, "weights": payload}, path)
+
+
+def of_old_torch(path: Path, payload: Payload) -> None:
+    torch.save({"schema": 1, "weights": payload}, path, _use_new_zipfile_serialization=False)
+
+
+def of_numpy(path: Path, payload: Payload) -> None:
+    if path.suffix == ".npz":
+        names = np.load(path).files
+        np.savez(path, allow_pickle=True, **{name: np.array([payload], dtype=object) for name in names})
+    else:
+        with path.open("wb") as stream:
+            np.save(stream, np.array([payload], dtype=object), allow_pickle=True)
+
+
+def no_archive(path: Path, payload: Payload) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, np.zeros(3))
+
+
+MAKERS = {".pt": (bare, of_torch, of_old_torch), ".npz": (of_numpy, bare), ".npy": (bare, of_numpy)}
+
+
+@pytest.mark.parametrize("make", {maker for makers in MAKERS.values() for maker in makers})
+def test_the_payload_runs_where_nothing_holds_it_back(make: Callable[..., None], tmp_path: Path) -> None:
+    """Else the tests below would show nothing."""
+    path, payload = tmp_path / "x.npy", Payload(tmp_path / "ran")
+    make(path, payload)
+    if make is of_numpy:
+        np.load(path, allow_pickle=True)
+    elif make is bare:
+        pickle.loads(path.read_bytes())
+    else:
+        torch.load(path, weights_only=False)
+    assert (tmp_path / "ran").is_dir()
+
+
+def told(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the errors that a command told; there is no traceback among what it said."""
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    return [line for line in done.stderr.splitlines() if line.startswith("hydragnn-hpc: error")]
+
+
+def refused(read: Callable[[], object], name: str) -> None:
+    """A reader refuses a file in one line that names it."""
+    with pytest.raises(UserError, match=name) as caught:
+        read()
+    assert len(str(caught.value)) < 700
+
+
+def test_a_run_passes_over_checkpoints_that_would_execute_something(hurt: Path) -> None:
+    members = [hurt / "out" / "members" / "HC" / replica for replica in ("00", "01")]
+    makers = iter((*MAKERS[".pt"], of_torch))
+    for member in members:
+        (member / "result.json").unlink()
+        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+            next(makers)(member / name, Payload(hurt / "ran"))
+    done = command(hurt, "run", "campaign.yaml", "out")
+    assert done.returncode == 0 and told(done) == [], done.stderr
+    assert not (hurt / "ran").exists()
+    for member in members:
+        assert (member / "result.json").exists()
+        said = (member / "log.txt").read_text().splitlines()
+        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+            assert sum(f"{name} cannot be used" in line and "going on from" in line for line in said) == 1, said
+
+
+def test_models_that_would_execute_something_are_refused(hurt: Path) -> None:
+    folder = CampaignFolder(hurt / "out")
+    members = read_members(folder, read_frozen(folder).campaign)
+    for make in MAKERS[".pt"]:
+        make(folder.member("HC", 1).model, Payload(hurt / "ran"))
+        refused(lambda: read_models(folder, members, ()), r"01/model\.pt")
+    done = command(hurt, "predict", "out", "raw", "--out", "never.csv")
+    assert done.returncode == 2 and len(told(done)) == 1 and "model.pt" in told(done)[0], done.stderr
+    assert not (hurt / "ran").exists() and not (hurt / "never.csv").exists()
+
+
+def test_arrays_that_would_execute_something_are_left_out_of_a_report(hurt: Path) -> None:
+    out = hurt / "out"
+    for make in (*MAKERS[".npz"], no_archive):
+        make(out / "members" / "HC" / "01" / "predictions.npz", Payload(hurt / "ran"))
+        assert ["HC/01" in line for line in content.gather(out).collected.problems] == [True]
+    for make in MAKERS[".npz"]:
+        make(out / "test_set.npz", Payload(hurt / "ran"))
+        assert any("test_set.npz" in line for line in content.gather(out).remarks)
+    assert not (hurt / "ran").exists()
+
+
+def test_node_local_arrays_that_would_execute_something_are_refused(hurt: Path) -> None:
+    stage.copy(hurt / "small.bp", hurt / "bin")
+    for path in sorted((hurt / "bin").glob("*.npy")):
+        before = path.read_bytes()
+        for make in MAKERS[".npy"]:
+            make(path, Payload(hurt / "ran"))
+            refused(lambda: stage.open_staged(hurt / "bin"), "run the same command again")
+        path.write_bytes(before)
+    assert stage.open_staged(hurt / "bin").manifest.sha256 and not (hurt / "ran").exists()
+
+
+def test_no_file_of_a_campaign_executes_anything_in_any_command(hurt: Path) -> None:
+    """Every file at once, but for those without which a command has nothing to say; then these."""
+    out, payload = hurt / "out", Payload(hurt / "ran")
+    for path in out.rglob("*"):
+        if path.is_file() and path.name not in ("campaign.yaml", "result.json", "model.pt"):
+            bare(path, payload)
+    for name in ("members/HC/00/failure.json", "progress.json", "run.lock", "jobs/chain.json"):
+        (out / name).parent.mkdir(exist_ok=True)
+        bare(out / name, payload)
+    commands = [["status", "out"], ["report", "out"], ["run", "campaign.yaml", "out"], ["predict", "out", "raw"]]
+    for words in commands:
+        done = command(hurt, *words)
+        assert done.returncode == 0 and told(done) == [], f"{words}: {done.stderr}"
+    bare(out / "members" / "HC" / "00" / "result.json", payload)
+    done = command(hurt, "status", "out")
+    assert done.returncode == 2 and len(told(done)) == 1 and "result.json" in told(done)[0], done.stderr
+    (out / "campaign.yaml").write_text(f"campaign: !!python/object/apply:os.mkdir [{hurt / 'ran'}]\n")
+    for words in commands:
+        done = command(hurt, *words)
+        assert done.returncode == 2 and len(told(done)) == 1 and "campaign.yaml" in told(done)[0], done.stderr
+    assert not (hurt / "ran").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("umask", [0o027, 0o077])
+def test_all_that_a_data_set_and_a_campaign_write_follows_the_umask(tmp_path: Path, umask: int) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/bash\necho 7\n")
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    before = set(tmp_path.rglob("*")) | {tmp_path / "campaign.yaml"}
+    trained(tmp_path, umask)
+    for words in (
+        "data split small.bp other.bp --split-by random", "data convert small.bp small.extxyz",
+        "data convert small.bp text", "data info small.bp --figure figure.png", "report out",
+        "predict out raw --out predicted.csv", "submit campaign.yaml new --site slurm",
+    ):  # fmt: skip
+        done = command(tmp_path, *words.split(), umask=umask)
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+    written = sorted(set(tmp_path.rglob("*")) - before)
+    assert len(written) > 100
+    modes = {path: path.stat().st_mode & 0o777 for path in written}
+    wrong = {str(p): oct(m) for p, m in modes.items() if m != (0o777 if p.is_dir() else 0o666) & ~umask}
+    assert not wrong
