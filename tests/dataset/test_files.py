@@ -7,7 +7,9 @@ import gzip
 import io
 import lzma
 import os
+import re
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -17,6 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydragnn_hpc.dataset import files
+from hydragnn_hpc.dataset.convert import convert
+from hydragnn_hpc.dataset.prepare import Options, prepare
+from hydragnn_hpc.dataset.targets import parse_targets
 from hydragnn_hpc.errors import UserError
 
 CONTENT = {f"o/out_{k}": f"{k} ".encode() * 300 for k in range(12)}
@@ -196,3 +201,41 @@ def test_any_names_have_one_natural_order(names: list[str], random: Random) -> N
 def test_natural_order() -> None:
     names = ["out_2", "out_10", "out_1", "a3b", "a20b", "²", "10", "9", "out"]
     assert sorted(names, key=files.natural_key) == ["9", "10", "a3b", "a20b", "out", "out_1", "out_2", "out_10", "²"]
+
+
+def test_an_archive_cannot_write_anywhere(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that lead out of a folder, links, and files through them, devices: of none is anything unpacked."""
+    prefixes = ["../up_", f"{tmp_path}/", "link/", "./a/../../", "..//"] * 100
+    named = zip(prefixes, sorted(raw.iterdir()), strict=False)
+    good = [(f"{prefix}{path.name}", path.read_bytes(), tarfile.REGTYPE) for prefix, path in named]
+    bad = [
+        ("link", b"", tarfile.SYMTYPE), ("hard", b"", tarfile.LNKTYPE), ("null", b"", tarfile.CHRTYPE),
+        ("disk", b"", tarfile.BLKTYPE), ("pipe", b"", tarfile.FIFOTYPE),
+    ]  # fmt: skip
+    inside, elsewhere = tmp_path / "in", tmp_path / "temporary"
+    inside.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    monkeypatch.chdir(inside)
+    (inside / "a.tar").write_bytes(pack_members([*bad, *good]))
+    with pytest.raises(UserError, match=r"a\.tar/link: is a link.*--on-error skip"):
+        prepare(inside / "a.tar", inside / "x.bp", Options())
+    facts = prepare(inside / "a.tar", inside / "x.bp", Options(on_error="skip")).content["source"]
+    assert facts["skipped"] == len(bad) and facts["read"] == len(good) > 100
+    database = b"SQLite format 3\0" + bytes(600)
+    (inside / "b.tar").write_bytes(pack({"../../up.db": database, f"{tmp_path}/b.db": database}))
+    with pytest.raises(UserError):
+        prepare(inside / "b.tar", inside / "y.bp", Options(targets=parse_targets(["e=graph:energy:eV"])))
+    assert sorted(p.name for p in inside.iterdir()) == ["a.tar", "b.tar", "x.bp"]
+    assert not list(elsewhere.iterdir()) and sorted(tmp_path.iterdir()) == [inside, elsewhere]
+
+
+@pytest.mark.parametrize("name", ["../up", "/tmp/up", "..", ".", ".hidden", "a/b", "a b"])
+def test_a_structures_name_is_no_path(tmp_path: Path, raw: Path, name: str) -> None:
+    convert(raw, tmp_path / "a.extxyz", Options())
+    first, comment, rest = (tmp_path / "a.extxyz").read_text().split("\n", 2)
+    comment = re.sub(r"name=\S+", f'name="{name}"', comment)
+    (tmp_path / "a.extxyz").write_text("\n".join([first, comment, rest]))
+    with pytest.raises(UserError, match="no name for a file; rename the structure"):
+        convert(tmp_path / "a.extxyz", tmp_path / "deep" / "out", Options())
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.extxyz", "deep"]

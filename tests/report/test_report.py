@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from rendering import EVIL, Rendered
 
+from hydragnn_hpc.config import parse_campaign
+from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.report import content, page, sections, statistics
 from hydragnn_hpc.report.figures import data, errors, style, training
 from hydragnn_hpc.report.samples import Samples
@@ -116,6 +118,37 @@ def test_what_others_wrote_is_escaped(unfinished: Rendered) -> None:
     assert "&lt;script&gt;document.title=" in html and EVIL[:20] not in html and "\x1b" not in html
     assert html.count("<script>") == 1
     assert EVIL[:20] not in unfinished.folder.supplement.read_text("utf-8").replace("\\<script\\>", "")
+
+
+def evil(value: object, key: str = "") -> object:
+    """Put what no page may take for its own in place of every text of a record, but for words that have a meaning."""
+    if isinstance(value, dict):
+        return {k: evil(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [evil(v, key) for v in value]
+    meant = ("state", "variant", "level", "time", "started", "ended", "event", "member")
+    return EVIL if isinstance(value, str) and key not in meant else value
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_no_name_in_any_record_becomes_a_part_of_the_page(tmp_path: Path) -> None:
+    """Data sets, fields, units, devices, hosts, versions: others name them. Campaigns have plain names, or none."""
+    tasks = {"H": {"level": "graph", "field": "<script>alert(1)</script>"}}
+    out = making.make(tmp_path / "x", tasks=tasks, variants=("H",), replicas=2, samples=10, epochs=4, dataset=EVIL[:-5])
+    for path in (*out.rglob("result.json"), out / "progress.json"):
+        path.write_text(json.dumps(evil(json.loads(path.read_text()))))
+    lines = (out / "logs" / "events.jsonl").read_text().splitlines()
+    (out / "logs" / "events.jsonl").write_text("".join(json.dumps(evil(json.loads(x))) + "\n" for x in lines))
+    write_report(out)
+    html = (out / "report" / "index.html").read_text("utf-8")
+    assert html.count("<script>") == html.count("</script>") == 1 and "\x1b" not in html
+    assert html.count("&lt;script&gt;document.title=") > 3 and "&lt;script&gt;alert(1)" in html
+    outside = re.sub(r"(?s)```yaml.*?```", "", (out / "report" / "report.md").read_text("utf-8"))
+    assert not re.search(r"(?<!\\)<script", outside) and "\x1b" not in outside
+    for changes in ({"name": EVIL}, {"tasks": {EVIL: tasks["H"]}}, {"variants": [{"name": EVIL, "tasks": ["H"]}]}):
+        named = {"name": "x", "dataset": "x.bp", "tasks": tasks, "variants": ["H"], **changes}
+        with pytest.raises(UserError, match="should match pattern"):
+            parse_campaign(named, "file.yaml")
 
 
 def test_the_page_stands_alone_and_is_small(unfinished: Rendered) -> None:
