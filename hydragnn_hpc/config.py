@@ -6,178 +6,25 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from hydragnn_hpc.convolutions import why_not
 from hydragnn_hpc.errors import UserError, nearest, refuse_control_characters
-
-Positive = Annotated[int, Field(ge=1)]
-Widths = tuple[Positive, ...]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]  # names become folder names
-
-
-Text = Annotated[str, Field(pattern=r"^\P{Cc}+$")]  # without control characters
-
-
-class Section(BaseModel):
-    """A frozen part of the configuration that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Task(Section):
-    """One predicted property; with a ``reference``, the network learns what is left of it (`dataset.residual`)."""
-
-    level: Literal["graph", "node"]
-    field: Text
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    reference: Literal["none", "composition", "species", "linear"] = "none"
-
-
-class SpeciesInput(Section):
-    """The scaled proton number."""
-
-    name: Literal["species"] = "species"
-
-
-class CompositionInput(Section):
-    """The share of each element in the sample."""
-
-    name: Literal["composition"] = "composition"
-
-
-class ShellsInput(Section):
-    """Atoms of each element in the first ``number`` shells of neighbours around the site."""
-
-    name: Literal["shells"] = "shells"
-    number: Annotated[int, Field(ge=1, le=200)] = 13
-
-
-class EwaldInput(Section):
-    """The electrostatic potential at the site of unit charges on each element, the sample neutral."""
-
-    name: Literal["ewald"] = "ewald"
-
-
-Input = Annotated[SpeciesInput | CompositionInput | ShellsInput | EwaldInput, Field(discriminator="name")]
-INPUTS: dict[str, type[Section]] = {
-    "species": SpeciesInput,
-    "composition": CompositionInput,
-    "shells": ShellsInput,
-    "ewald": EwaldInput,
-}
-"""Node inputs by name; how they are computed: `dataset.inputs`."""
-
-
-class Variant(Section):
-    """A set of tasks trained together; ``weights`` replace the tasks' own in the loss."""
-
-    name: Name
-    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
-    weights: dict[str, Annotated[float, Field(gt=0)]] = {}
-
-
-class Edges(Section):
-    """Features of edges: the length of each, spread over ``number`` Gaussians between 0 and the cutoff."""
-
-    number: Annotated[int, Field(ge=2, le=1000)] = 20
-
-
-class Model(Section):
-    """The architecture: a trunk of message-passing layers shared by all tasks, a head for each."""
-
-    convolution: str = "PNA"
-    edges: Edges | None = None
-    layers: Positive = 6
-    channels: Positive = 20
-    pooling: Literal["mean", "sum", "max"] = "mean"
-    graph_head: Widths = (50, 25)
-    node_head: Widths = (50, 25)
-
-    @property
-    def plain_pna(self) -> bool:
-        """Whether it is what the engines of the project's own compute."""
-        return self.convolution == "PNA" and self.edges is None
-
-    @model_validator(mode="after")
-    def _can_be_built(self) -> Model:
-        if reason := why_not(self.convolution, self.edges is not None):
-            raise ValueError(reason)
-        return self
-
-
-class Optimizer(Section):
-    """The optimiser of the weights."""
-
-    name: Literal["Adam", "AdamW"] = "Adam"
-    learning_rate: Annotated[float, Field(gt=0)] = 1.0e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-
-
-class Plateau(Section):
-    """Multiply the learning rate by ``factor`` when the validation loss has not improved for ``patience`` epochs."""
-
-    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    patience: Annotated[int, Field(ge=0)] = 5
-    minimum: Annotated[float, Field(ge=0)] = 1.0e-5
-
-
-class EarlyStopping(Section):
-    """Stop when the validation loss has not improved for ``patience`` epochs."""
-
-    patience: Positive = 10
-
-
-class Cosine(Section):
-    """Lower the learning rate along half a cosine, to ``minimum`` after ``epochs`` (null: those of the training).
-
-    The first ``warmup`` epochs rise towards the full rate in equal steps.
-    """
-
-    epochs: Positive | None = None
-    minimum: Annotated[float, Field(ge=0)] = 0.0
-    warmup: Annotated[int, Field(ge=0)] = 0
-
-
-class Training(Section):
-    """How a member is trained; ``plateau`` and ``early_stopping`` are off where they are null.
-
-    ``schedule`` says whether the learning rate follows ``plateau`` or ``cosine`` (`member.optimize.Schedule`).
-    """
-
-    epochs: Positive = 200
-    batch_size: Positive = 64
-    optimizer: Optimizer = Optimizer()
-    schedule: Literal["plateau", "cosine"] = "plateau"
-    plateau: Plateau | None = Plateau()
-    cosine: Cosine = Cosine()
-    early_stopping: EarlyStopping | None = EarlyStopping()
-    engine: Literal["auto", "fused", "torch"] = "auto"
-
-    @model_validator(mode="after")
-    def _cosine_fits(self) -> Training:
-        epochs, rate = self.cosine.epochs or self.epochs, self.optimizer.learning_rate
-        if self.schedule == "cosine" and self.cosine.warmup > epochs:
-            raise ValueError(f"cosine.warmup={self.cosine.warmup} is longer than its {epochs} epochs; shorten it")
-        if self.schedule == "cosine" and self.cosine.minimum > rate:
-            raise ValueError(f"cosine.minimum={self.cosine.minimum:g} is above the learning rate {rate:g}; lower it")
-        return self
-
-
-class Launch(Section):
-    """How members are spread; ``slots_per_device``, ``attempts`` and the intervals do not change any result."""
-
-    slots_per_device: Positive = 1
-    stack: Positive = 1
-    attempts: Positive = 2
-    threads: Positive = 1
-    device: Literal["auto", "cpu", "cuda", "xpu"] = "auto"
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
-    silence_seconds: Annotated[float, Field(gt=0)] = 600.0
-
+from hydragnn_hpc.sections import (
+    INPUTS,
+    Input,
+    Launch,
+    Model,
+    Name,
+    Section,
+    SpeciesInput,
+    Task,
+    Text,
+    Training,
+    Variant,
+)
 
 NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 """What reading text that is no YAML may raise: of bytes, of a date that is none, of a thousand brackets."""

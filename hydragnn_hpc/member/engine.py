@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hydragnn_hpc.config import Campaign, Model, Variant
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.fused import FusedEngine, Geometry, NetworkSizes, TaskSizes, unavailable
 from hydragnn_hpc.member.layout import ParameterLayout
@@ -16,6 +16,7 @@ from hydragnn_hpc.member.optimize import BETA_1, BETA_2, Adam
 from hydragnn_hpc.member.samples import Samples
 from hydragnn_hpc.member.sizes import Array
 from hydragnn_hpc.member.torch_engine import TorchEngine
+from hydragnn_hpc.sections import Model, Variant
 
 
 class Engine(Protocol):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hydragnn_hpc.config import Cosine, EarlyStopping, Optimizer, Plateau, Training
+from hydragnn_hpc.sections import Cosine, EarlyStopping, Optimizer, Plateau, Training
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Kingma & Ba 2015
 PLATEAU_THRESHOLD = 1e-4  # relative; as torch.optim.lr_scheduler.ReduceLROnPlateau

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hydragnn_hpc.config import Campaign, Variant, member_seed
+from hydragnn_hpc.config import Campaign, member_seed
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.ledger import Frozen, now
 from hydragnn_hpc.member import checkpoint as saved
@@ -20,6 +20,7 @@ from hydragnn_hpc.member.evaluate import Part, test_errors, weights_hash
 from hydragnn_hpc.member.optimize import Adam, Schedule
 from hydragnn_hpc.member.samples import Samples
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
+from hydragnn_hpc.sections import Variant
 
 _TENSORS = ("parameters", "first", "second", "best_parameters", "buffers", "best_buffers")
 

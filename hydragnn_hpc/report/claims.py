@@ -10,10 +10,10 @@ import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from hydragnn_hpc.config import Variant
 from hydragnn_hpc.report import costs, text
 from hydragnn_hpc.report.rows import Snapshot
 from hydragnn_hpc.report.statistics import ENOUGH, Interval, Pair, compare_all
+from hydragnn_hpc.sections import Variant
 
 SIGNIFICANT = 0.05
 HEAD_SHARE = (0.05, 0.15)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydragnn_hpc.config import Variant
 from hydragnn_hpc.report import rows
 from hydragnn_hpc.report.rows import Snapshot
 from hydragnn_hpc.report.statistics import Interval, bootstrap_interval, ratio_of_means
+from hydragnn_hpc.sections import Variant
 
 
 @dataclass(frozen=True)

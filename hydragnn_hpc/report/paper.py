@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hydragnn_hpc.config import Campaign, Variant
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.report import rows
 from hydragnn_hpc.report.rows import Snapshot
 from hydragnn_hpc.report.samples import Samples
+from hydragnn_hpc.sections import Variant
 
 LETTERS = {"mixing_enthalpy": "H", "charge_transfer": "C", "magnetic_moment": "M"}
 TABLE1: dict[str, dict[str, tuple[float, float]]] = {

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hydragnn_hpc import ledger
-from hydragnn_hpc.config import Campaign, Variant
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES
 from hydragnn_hpc.ledger import Frozen, Member, State
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report import text
+from hydragnn_hpc.sections import Variant
 
 Row = dict[str, Any]
 """A row of a table; None is a missing value."""

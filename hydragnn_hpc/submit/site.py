@@ -9,8 +9,9 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 import hydragnn_hpc
-from hydragnn_hpc.config import NO_YAML, Positive, Section
+from hydragnn_hpc.config import NO_YAML
 from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.sections import Positive, Section
 
 SCHEDULERS = ("slurm", "lsf", "pbs", "flux", "local")
 

@@ -18,12 +18,13 @@ import torch
 from torch_geometric.loader import DataLoader
 from torch_geometric.utils import degree
 
-from hydragnn_hpc.config import Optimizer, load_campaign
+from hydragnn_hpc.config import load_campaign
 from hydragnn_hpc.dataset import stage
 from hydragnn_hpc.member.engine import Engine, FusedCpu, network_sizes
 from hydragnn_hpc.member.optimize import Adam
 from hydragnn_hpc.member.samples import Samples, from_staged
 from hydragnn_hpc.member.torch_engine import TorchEngine
+from hydragnn_hpc.sections import Optimizer
 from tests.benchmarks.baseline import BaselineModel, Task, graph_of, train_epoch
 
 CAMPAIGN = Path(__file__).parents[2] / "jobs" / "campaigns" / "quickstart.yaml"

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from hydragnn_hpc.config import Optimizer
 from hydragnn_hpc.member.engine import Engine, FusedCpu
 from hydragnn_hpc.member.optimize import Adam
 from hydragnn_hpc.member.samples import Samples
 from hydragnn_hpc.member.torch_engine import TorchEngine
+from hydragnn_hpc.sections import Optimizer
 from tests.benchmarks import cases
 from tests.benchmarks.cases import BATCH, SAMPLES
 

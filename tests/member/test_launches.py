@@ -7,10 +7,10 @@ import torch
 from graphs_for_tests import make_samples
 from torch.profiler import ProfilerActivity, profile
 
-from hydragnn_hpc.config import Optimizer
 from hydragnn_hpc.member.optimize import Adam
 from hydragnn_hpc.member.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.torch_engine import TorchEngine
+from hydragnn_hpc.sections import Optimizer
 
 WITHOUT_KERNEL = {
     "aten::view", "aten::reshape", "aten::_unsafe_view", "aten::_reshape_alias", "aten::expand", "aten::transpose",

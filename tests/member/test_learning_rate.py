@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydragnn_hpc.config import Cosine, EarlyStopping, Plateau, Training
 from hydragnn_hpc.member.optimize import Schedule, cosine_rate
+from hydragnn_hpc.sections import Cosine, EarlyStopping, Plateau, Training
 
 
 def rates(options: Training, losses: list[float]) -> list[float]:
