@@ -185,6 +185,7 @@ def test_node_local_arrays_that_would_execute_something_are_refused(hurt: Path) 
     assert stage.open_staged(hurt / "bin").manifest.sha256 and not (hurt / "ran").exists()
 
 
+@pytest.mark.slow
 def test_no_file_of_a_campaign_executes_anything_in_any_command(hurt: Path) -> None:
     """Every file at once, but for those without which a command has nothing to say; then these."""
     out, payload = hurt / "out", Payload(hurt / "ran")
