@@ -59,7 +59,19 @@ def sections(edges: st.SearchStrategy[Any], epochs: st.SearchStrategy[Any]) -> d
         "slots_per_device": counts, "stack": counts, "attempts": counts, "threads": counts,
         "device": st.sampled_from(["auto", "cpu"]), "checkpoint_seconds": floor, "silence_seconds": positive,
     }  # fmt: skip
-    return {k: st.fixed_dictionaries(v) for k, v in (("model", model), ("training", training), ("launch", launch))}
+    return {
+        "model": st.fixed_dictionaries(model),
+        "training": st.fixed_dictionaries(training).map(fitting),
+        "launch": st.fixed_dictionaries(launch),
+    }
+
+
+def fitting(training: dict[str, Any]) -> dict[str, Any]:
+    """A warm-up within the cosine's epochs, and a minimum below the learning rate; others are refused."""
+    cosine, rate = training["cosine"], training["optimizer"]["learning_rate"]
+    cosine["warmup"] = min(cosine["warmup"], cosine["epochs"] or training["epochs"])
+    cosine["minimum"] = min(cosine["minimum"], rate)
+    return training
 
 
 @st.composite
