@@ -101,6 +101,8 @@ def _show(plan: Plan, out: Path) -> None:
     typer.echo(f"campaign   {campaign.name} ({plan.frozen.hash[:12]}) into {out}")
     typer.echo(f"data set   {campaign.dataset} ({plan.frozen.dataset_sha256[:12]})")
     typer.echo("members    " + ", ".join(f"{n} {state}" for state, n in plan.counts().items()))
+    for remark in plan.remarks:
+        typer.echo(f"remark     {remark}")
     ranks = f"{launch.size} ranks x {slots} workers ({launch.launcher or 'no launcher'})"
     typer.echo(f"workers    {ranks}; {len(stacks)} stacks of at most {campaign.launch.stack} members to train")
     for number, (variant, replicas) in enumerate(stacks):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.store import Manifest
+from hydragnn_hpc.dataset.units import is_energy
 from hydragnn_hpc.errors import UserError, nearest
 
 
@@ -42,6 +43,22 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
             f"training.batch_size={campaign.training.batch_size} is larger than the training part of {where}"
             f" ({n_train} samples); set training.batch_size={min(64, n_train)} or less"
         )
+
+
+def remarks(campaign: Campaign, manifest: Manifest) -> list[str]:
+    """Return what a user should know of a campaign that can be trained, a line each."""
+    atoms = manifest.content.get("distribution", {}).get("atoms", {})
+    found = []
+    if campaign.model.pooling != "sum" and atoms.get("minimum") != atoms.get("maximum"):
+        for name, task in campaign.tasks.items():
+            unit = manifest.targets[task.field]["unit"]
+            if task.level == "graph" and is_energy(unit):
+                found.append(
+                    f"task '{name}': '{task.field}' is in {unit} a structure, and structures differ in size; with"
+                    f" model.pooling={campaign.model.pooling} a structure and its repetition get the same value: use"
+                    " sum, or a target per atom"
+                )
+    return found
 
 
 def _why_not_fused(campaign: Campaign, manifest: Manifest) -> str:

@@ -79,6 +79,11 @@ def parse_unit(text: str, where: str) -> Unit:
     return Unit("" if shown == "1" else shown, _ENERGIES.get(energy), per_atom and energy in _ENERGIES)
 
 
+def is_energy(unit: str) -> bool:
+    """Whether a unit, as it is shown, is that of an energy; one per atom is none."""
+    return unit in _ENERGIES
+
+
 def to_bohr(angstrom: np.ndarray) -> np.ndarray:
     """Convert ångström to bohr; :func:`to_angstrom` undoes it exactly for numbers of up to ten decimals."""
     return _snapped(angstrom / BOHR_IN_ANGSTROM)

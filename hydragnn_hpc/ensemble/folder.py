@@ -26,10 +26,13 @@ class Plan:
     frozen : Frozen
     members : list of Member
         All, as the folder shows them.
+    remarks : list of str
+        What the user should know, a line each.
     """
 
     frozen: Frozen
     members: list[Member]
+    remarks: list[str]
 
     def stacks(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return what is left to train: the campaign's stacks less the members that are over."""
@@ -59,7 +62,7 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> Plan:
         _hold(frozen, ledger.read_frozen(folder), folder)
     elif folder.root.exists() and (not folder.root.is_dir() or _foreign(folder.root)):
         raise UserError(f"{folder.root} exists and holds no campaign; give an empty or a new folder")
-    return Plan(frozen, ledger.read_members(folder, campaign))
+    return Plan(frozen, ledger.read_members(folder, campaign), match.remarks(campaign, manifest))
 
 
 def begin(plan: Plan, folder: CampaignFolder) -> None:

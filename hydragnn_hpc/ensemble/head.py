@@ -90,6 +90,8 @@ class Head:
         self.display.line(
             f"campaign {campaign.name}: {self._total} members ({shown}), {left} to train on {workers} workers"
         )
+        for remark in self._plan.remarks:
+            self.display.line(f"remark: {remark}")
         self._event("start", members_left=left, hosts=sorted({p.host for p in self._places}), ranks=len(self._places))
 
     # What workers tell
