@@ -122,6 +122,9 @@ class Campaign(Section):
         for task in content["tasks"].values():
             if task["reference"] == "none":
                 del task["reference"]
+            elif task["reference"] == "linear":
+                # Its slopes leaned on other slopes at first; members of both kinds must not share a folder.
+                task["reference"] = "linear, local"
         if content["model"]["edges"] is None:
             del content["model"]["edges"]
         training = content["training"]

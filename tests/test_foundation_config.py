@@ -293,3 +293,10 @@ def test_older_folders_go_on() -> None:
     }
     for name, before in recorded.items():
         assert config_hash(load_campaign(CAMPAIGNS / f"{name}.yaml", [patience]), "0" * 64) == before
+
+
+def test_folders_with_references_that_were_fitted_otherwise_do_not_go_on() -> None:
+    """Recorded when the slopes of a linear reference leaned on a polynomial in the composition."""
+    tasks = {name: {**task, "reference": "linear"} for name, task in TASKS.items()}
+    campaign = parse_campaign(content(inputs=["species", "ewald"], tasks=tasks), "")
+    assert config_hash(campaign, "0" * 64) != "0d8d48c410f6ec87e8c1f3f101444e65265a8e48030cbf0fc6a27b3518eebac2"

@@ -27,6 +27,8 @@ from hydragnn_hpc.dataset.ewald import potential_matrix
 from hydragnn_hpc.dataset.graphs import Geometry
 
 _NEW = 1e-6  # share of a column's variance that those ahead of it must leave
+# Candidates: of slopes by all but shells, and by shells. Errors on classes left out are flat from one to the next.
+_LEANING = ((1.0, 1.0), (10.0, 10.0), (1.0, 10.0), (1.0, 100.0), (10.0, 100.0))
 BATCH = 100_000
 """Atoms of one geometry worked on at once."""
 
@@ -80,6 +82,16 @@ class Recipe:
             else:
                 found += [(f"{name} {s}", name) for s in symbols]
         return found
+
+    def leanings(self) -> np.ndarray:
+        """Return how much the slopes by each kept column may lean, ``[C, F0]`` (`dataset.regress`).
+
+        A potential carries over from one composition to the next, and shells tell the details of each: where few
+        samples are distinct, they may be trusted less.
+        """
+        shell = np.array([self.all_columns()[k][1] == "shells" for k in self.kept])
+        found = [np.where(shell, details, others) for others, details in _LEANING]
+        return np.unique(found, axis=0) if shell.all() else np.array(found)
 
 
 class Site:

@@ -87,10 +87,12 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, An
         recipe = inputs.write(arrays, recipe, folder / "node_inputs.npy")
     about["inputs"] = recipe.plain()
     node_inputs = np.load(folder / "node_inputs.npy", mmap_mode="r")
+    leanings = recipe.leanings() if recipe.kept else None
     for task in wanted.tasks:
         name = task["name"]
         paths = (folder / f"reference_{name}.npy", folder / f"residual_{name}.npy")
-        fitted = residual.write(arrays, task, arrays[f"scaled_{task['field']}"], node_inputs, paths)
+        values = arrays[f"scaled_{task['field']}"]
+        fitted = residual.write(arrays, task, values, node_inputs, paths, leanings)
         about["references"][name] = fitted.plain()
     (folder / READY).write_text(json.dumps(about), encoding="utf-8")
 

@@ -6,7 +6,7 @@ number of elements), weighted by inverse distance. ``species``: at node level th
 graph level a linear function of the numbers of atoms of each element, by least squares. ``linear``: for each of the
 groups that ``composition`` takes the mean of, a linear function of the node inputs (`dataset.inputs`), by least squares
 (`dataset.regress`): at node level of the atom's own, at graph level of their sums over the atoms of each element,
-divided by the number of atoms.
+divided by the number of atoms. Slopes lean on those of the compositions around.
 
 The residual is divided by its standard deviation over the training part, so that a network's outputs are of order one.
 All in scaled units (`dataset.stage`).
@@ -159,9 +159,14 @@ class _Target:
     """One task's scaled target, walked through in blocks of samples."""
 
     def __init__(
-        self, arrays: Mapping[str, np.ndarray], values: np.ndarray, level: str, inputs: np.ndarray | None = None
+        self,
+        arrays: Mapping[str, np.ndarray],
+        values: np.ndarray,
+        level: str,
+        inputs: np.ndarray | None = None,
+        leanings: np.ndarray | None = None,
     ) -> None:
-        self.arrays, self.values, self.level, self.inputs = arrays, values, level, inputs
+        self.arrays, self.values, self.level, self.inputs, self.leanings = arrays, values, level, inputs, leanings
         self.elements = decorations.elements_of(arrays["atomic_numbers"])
         self.counts = decorations.counts_of(arrays["atomic_numbers"], arrays["atom_offsets"], self.elements)
 
@@ -220,8 +225,11 @@ class _Target:
         nodes = self.level == "node"
         kinds, columns = (len(self.elements), 1) if nodes else (1, len(self.elements))
         width = columns * self.inputs.shape[1]
+        leanings = None if self.leanings is None else np.tile(self.leanings, (1, columns))
         # The last share follows from the others.
-        of_each = [regress.Within(len(shares), kinds, width, shares[:, :-1]) for _ in self.values[:1].T]
+        of_each = [
+            regress.Within(len(shares), kinds, width, shares[:, :-1], leanings) for _ in range(self.values.shape[1])
+        ]
         for rows, sample, element in self.blocks():
             train = self.arrays["split"][sample] == 0
             rest = self.described(int(sample[0]), int(sample[-1]) + 1)
@@ -249,6 +257,7 @@ def write(
     values: np.ndarray,
     inputs: np.ndarray,
     paths: tuple[Path, Path],
+    leanings: np.ndarray | None = None,
 ) -> Reference:
     """Fit a task's reference; write the reference and the residual of every row (``.npy``, float32).
 
@@ -264,6 +273,8 @@ def write(
         ``[A, F]``, node inputs.
     paths : tuple of Path
         Of the reference and of the residual.
+    leanings : numpy.ndarray, optional
+        ``[C, F]``, how much the slopes of ``linear`` by each input may lean (`regress.Within`).
 
     Raises
     ------
@@ -272,7 +283,7 @@ def write(
     OSError
         If there is no room.
     """
-    target = _Target(arrays, values, task["level"], inputs if task["reference"] == "linear" else None)
+    target = _Target(arrays, values, task["level"], inputs if task["reference"] == "linear" else None, leanings)
     fitted = _fit(target, task)
     scale = target.deviation(fitted)
     reference, residual = (decorations.new_array(path, values.shape) for path in paths)

@@ -112,6 +112,20 @@ def test_clusters_follow_coulombs_law_and_slabs_are_refused() -> None:
         potential_matrix(Geometry(pos, np.eye(3) * 9, (True, True, False)))
 
 
+def test_shells_may_lean_more_than_what_stands_beside_them(tmp_path: Path) -> None:
+    data = data_set([lattice()], [0] * 60, [FE, PT])
+    for wanted in (EVERYTHING, [EVERYTHING[2]]):
+        recipe = inputs.write(data, inputs.plan(data, wanted, FACTS), tmp_path / "x.npy")
+        shell = np.array([c.startswith("shell ") for c in recipe.columns])
+        leanings = recipe.leanings()
+        assert leanings.shape[1] == len(recipe.columns) and (leanings == 1).all(axis=1).any()
+        assert all(len(set(row[shell])) == 1 for row in leanings)
+        assert len(np.unique(leanings, axis=0)) == len(leanings)
+        others = leanings[:, ~shell].max(axis=1, initial=0)
+        assert (leanings[:, shell].max(axis=1) >= others).all()
+        assert (leanings[:, shell].max(axis=1) > others).any()
+
+
 def test_all_inputs_of_a_lattice(tmp_path: Path) -> None:
     data = data_set([lattice()], [0] * 90, [FE, PT])
     recipe = inputs.write(data, inputs.plan(data, EVERYTHING, FACTS), tmp_path / "x.npy")

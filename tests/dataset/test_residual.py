@@ -151,11 +151,11 @@ def test_the_unit_of_a_column_does_not_matter(scale: float) -> None:
 
 def test_slopes_lean_on_all_compositions_where_one_says_little() -> None:
     rng = np.random.default_rng(0)
-    group = np.repeat([0, 1, 2], [1000, 2, 0])
-    x = rng.normal(size=(1002, 4))
+    group = np.repeat([0, 1, 2], [10000, 2, 0])
+    x = rng.normal(size=(10002, 4))
     y = x @ np.array([1.0, 2.0, 3.0, 4.0]) + group
     sums = Within(3, 1, 4, np.arange(3.0)[:, None])
-    for part in np.array_split(rng.permutation(1002), 7):
+    for part in np.array_split(rng.permutation(10002), 7):
         sums.add(group[part], np.zeros(len(part), np.int64), x[part], y[part])
     at_zero, slopes = sums.fit()
     np.testing.assert_allclose(slopes[:, 0], [[1, 2, 3, 4]] * 3, atol=0.02)
@@ -163,18 +163,90 @@ def test_slopes_lean_on_all_compositions_where_one_says_little() -> None:
 
 
 def test_slopes_lean_on_the_compositions_around() -> None:
-    """A group that says nothing of a column takes the slope that those around it have, not the mean of all."""
+    """A group that says nothing of a column takes the slope of those around it, whatever those far away have."""
     rng = np.random.default_rng(0)
     where = np.linspace(0, 1, 21)
-    group = np.repeat(np.arange(21), 100)
-    x = rng.normal(size=(2100, 2))
+    group = np.repeat(np.arange(21), 1000)
+    x = rng.normal(size=(21000, 2))
     x[group == 18, 1] = 0.5
-    steep = 1 - 2 * where + 4 * where**3
+    steep = where + 5 * (where < 0.4)
     sums = Within(21, 1, 2, where[:, None])
-    sums.add(group, np.zeros(2100, np.int64), x, 2 * x[:, 0] + steep[group] * x[:, 1])
+    sums.add(group, np.zeros(21000, np.int64), x, 2 * x[:, 0] + steep[group] * x[:, 1])
     _, slopes = sums.fit()
     np.testing.assert_allclose(slopes[:, 0, 0], 2, atol=0.01)
-    np.testing.assert_allclose(slopes[:, 0, 1], steep, atol=0.05)  # their mean is 1
+    # A cubic polynomial through all of them is off by 0.3 there.
+    np.testing.assert_allclose(slopes[:, 0, 1], steep, atol=0.02)
+
+
+def test_slopes_lean_on_the_compositions_around_in_a_plane() -> None:
+    """Of three elements: a composition that says nothing lies between those around it, however many there are."""
+    rng = np.random.default_rng(0)
+    places = np.array([(i, j) for i in range(7) for j in range(7 - i)]) / 6
+    group = np.repeat(np.arange(len(places)), 300)
+    x = rng.normal(size=(len(group), 1))
+    silent = int(np.flatnonzero((places == [1 / 3, 1 / 3]).all(axis=1))[0])
+    x[group == silent] = 0.5
+    steep = 1 + 2 * places[:, 0] - 3 * places[:, 1]
+    sums = Within(len(places), 1, 1, places)
+    sums.add(group, np.zeros(len(group), np.int64), x, steep[group] * x[:, 0])
+    np.testing.assert_allclose(sums.fit()[1][silent, 0], steep[silent], atol=0.02)
+
+
+def test_groups_of_few_rows_look_farther_around() -> None:
+    """Three rows cannot tell eight slopes, nor can those of the groups next to them."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(40), 3)
+    x, slopes = rng.normal(size=(120, 8)), rng.normal(size=8)
+    sums = Within(40, 1, 8, np.arange(40.0)[:, None])
+    sums.add(group, np.zeros(120, np.int64), x, x @ slopes)
+    assert np.abs(sums.fit()[1][:, 0] - slopes).max() < 0.25 * np.abs(slopes).max()
+
+
+def test_a_column_that_leans_more_is_trusted_less_where_rows_are_alike() -> None:
+    """A group of like rows cannot tell two columns apart: the one that leans keeps what the groups around say."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(9), 1000)
+    x = rng.normal(size=(9000, 2))
+    alike = group == 8
+    x[alike] = rng.choice([-1.0, 1.0], alike.sum())[:, None] * [1.0, 1.0]
+    y = x.sum(axis=1) + np.where(alike, 2 * x[:, 0], 0.0)  # 4 in all is what it can see
+    for leaning, expected in (([1.0, 1.0], [2, 2]), ([1.0, 30.0], [2.75, 1.25])):
+        sums = Within(9, 1, 2, np.zeros((9, 1)), np.array([leaning]))
+        sums.add(group, np.zeros(9000, np.int64), x, y)
+        np.testing.assert_allclose(sums.fit()[1][8, 0], expected, atol=0.05)
+
+
+@pytest.mark.parametrize("times", [1, 40])
+def test_leaning_is_chosen_by_rows_that_are_unlike_those_fitted(times: int) -> None:
+    """Where each group has its own noise by heart, stiff slopes predict better; repeats of its rows change nothing."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(30), 12)
+    x = rng.normal(size=(360, 6))
+    noisy, clean = x.sum(axis=1) + rng.normal(size=360), x @ rng.normal(size=6) * (1 + group % 2)
+    soft, stiff = np.full(6, 0.01), np.full(6, 100.0)
+    for y, expected in ((noisy, stiff), (clean, soft)):
+        found = []
+        for leanings in (np.array([soft, stiff]), expected[None]):
+            sums = Within(30, 1, 6, np.arange(30.0)[:, None], leanings)
+            for _ in range(times):
+                some = rng.permutation(360)
+                sums.add(group[some], np.zeros(360, np.int64), x[some] + 1e-9 * rng.normal(size=(360, 6)), y[some])
+            found.append(sums.fit()[1])
+        np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-7)
+
+
+def test_how_much_an_input_leans_reaches_the_fit_of_every_element(tmp_path: Path) -> None:
+    data = data_set(sizes=(8,), samples=300)
+    values = np.random.default_rng(1).normal(size=(300, 1))
+    paths = (tmp_path / "reference.npy", tmp_path / "residual.npy")
+    task = {"name": "T", "level": "graph", "reference": "linear"}
+    x = node_inputs(data)
+    plain = np.array(residual.write(data, task, values, x, paths).slopes)
+    leanings = np.array([[1.0, 1e12, 1.0]])
+    found = np.array(residual.write(data, task, values, x, paths, leanings).slopes).reshape(-1, 2, 3)
+    assert np.abs(plain.reshape(-1, 2, 3)).min() > 0
+    # On the common slopes, and those on zero.
+    assert np.abs(found[..., 1]).max() < 1e-6 < np.abs(found[..., [0, 2]]).max()
 
 
 def test_species_of_a_graph_is_a_sum_over_atoms(tmp_path: Path) -> None:
