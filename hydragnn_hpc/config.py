@@ -117,6 +117,9 @@ class Campaign(Section):
             del content["launch"][key]
         # What came later is left out at its default, so that older folders keep their names and go on: a key that is
         # added to any section needs a line here.
+        for entry in content["inputs"]:
+            if entry.get("powers") == 1:
+                del entry["powers"]
         if content["inputs"] == [{"name": "species"}]:
             del content["inputs"]
         for task in content["tasks"].values():
@@ -249,7 +252,7 @@ def _first_line(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"missing key '{place}'"
     if first["type"] == "union_tag_not_found" and isinstance(first["input"], dict):  # an entry of inputs
-        wrong = [str(key) for key in first["input"] if key not in ("name", "number")]
+        wrong = [str(key) for key in first["input"] if not any(key in i.model_fields for i in INPUTS.values())]
         return (
             f"unknown key '{place}.{wrong[0]}'{nearest(wrong[0], ['name'])}" if wrong else f"missing key '{place}.name'"
         )

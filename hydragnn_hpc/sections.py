@@ -51,9 +51,10 @@ class ShellsInput(Section):
 
 
 class EwaldInput(Section):
-    """The electrostatic potential at the site of unit charges on each element, the sample neutral."""
+    """The electrostatic potential at the site of unit charges on each element, the sample neutral, and its powers."""
 
     name: Literal["ewald"] = "ewald"
+    powers: Annotated[int, Field(ge=1, le=4)] = 1
 
 
 Input = Annotated[SpeciesInput | CompositionInput | ShellsInput | EwaldInput, Field(discriminator="name")]

@@ -270,6 +270,9 @@ def test_the_hash_holds_what_results_depend_on_and_nothing_else() -> None:
     for key in WITHOUT_EFFECT:
         assert base == named(launch={key: 7}), key
     assert named(inputs=["species", "shells"]) == named(inputs=["species", {"name": "shells", "number": 13}])
+    alone = named(inputs=["species", "ewald"])
+    assert alone == named(inputs=["species", {"name": "ewald", "powers": 1}]), "as before there were powers"
+    assert alone != named(inputs=["species", {"name": "ewald", "powers": 2}])
     assert base == named(model={"layers": 6}), "a default that is written out is the default"
     changed = [
         named("e"), named(seed=1), named(replicas=2), named(launch={"stack": 2}), named(launch={"threads": 2}),
@@ -293,6 +296,8 @@ def test_older_folders_go_on() -> None:
     }
     for name, before in recorded.items():
         assert config_hash(load_campaign(CAMPAIGNS / f"{name}.yaml", [patience]), "0" * 64) == before
+    campaign = parse_campaign(content(inputs=["species", "ewald"]), "")
+    assert campaign.identity()["inputs"] == [{"name": "species"}, {"name": "ewald"}]
 
 
 def test_folders_with_references_that_were_fitted_otherwise_do_not_go_on() -> None:

@@ -4,7 +4,8 @@
 sample. ``shells``: atoms of each element in the shells of neighbours around the site (`dataset.shells`). ``ewald``: for
 each element, the electrostatic potential at the site of unit charges on its atoms and an equal, neutralising charge on
 all atoms. Of charges q_s on the elements, neutral together, the potential is the sum of q_s times these columns.
-Periodic cells by Ewald's sum, with all images; clusters by Coulomb's law.
+Periodic cells by Ewald's sum, with all images; clusters by Coulomb's law. ``powers`` adds its square, cube and so on:
+atoms answer to their potential, so that energies are no linear function of it.
 
 All but ``species`` come with mean 0 and standard deviation 1 over the atoms of the training part. Columns that do not
 vary there, or follow linearly from those of the same name ahead of them, say nothing more and are left out: for two
@@ -53,6 +54,8 @@ class Recipe:
         Their places among all columns.
     mean, scale : list of float
         Taken off, and divided by.
+    powers : int
+        Of the potential: 1, it alone.
     """
 
     names: list[str]
@@ -63,6 +66,7 @@ class Recipe:
     kept: list[int] = field(default_factory=list)
     mean: list[float] = field(default_factory=list)
     scale: list[float] = field(default_factory=list)
+    powers: int = 1
 
     def plain(self) -> dict[str, Any]:
         """As plain data; ``Recipe(**plain)`` restores it."""
@@ -81,6 +85,8 @@ class Recipe:
                 found += [(f"shell {r:.4g} bohr {s}", name) for r in self.shells["radii"] for s in symbols]
             else:
                 found += [(f"{name} {s}", name) for s in symbols]
+            if name == "ewald":
+                found += [(f"{name}^{p} {s}", name) for p in range(2, self.powers + 1) for s in symbols]
         return found
 
     def leanings(self) -> np.ndarray:
@@ -128,7 +134,8 @@ class Site:
                 around = (self._shells @ flat).reshape(-1, n, m, len(recipe.elements))
                 found.append(around.transpose(2, 1, 0, 3).reshape(m, n, -1))
             elif name == "ewald" and self._potential is not None:
-                found.append(np.einsum("ij,mjk->mik", self._potential, is_element - shares, optimize=True))
+                potential = np.einsum("ij,mjk->mik", self._potential, is_element - shares, optimize=True)
+                found += [potential**p for p in range(1, recipe.powers + 1)]
         columns: np.ndarray = np.concatenate(found, axis=2)
         return columns
 
@@ -153,15 +160,16 @@ def plan(arrays: Mapping[str, np.ndarray], wanted: Sequence[Mapping[str, Any]], 
         The manifest's content.
     """
     species = [float(facts["species"][k]) for k in ("minimum", "maximum")]
-    around = None
+    around, powers = None, 1
     for entry in wanted:
+        powers = max(powers, entry.get("powers", 1))
         if entry["name"] == "shells":
             n = len(arrays["cell"])
             cutoff = float(facts["neighbours"]["cutoff_bohr"])
             geometries = (decorations.geometry(arrays, g) for g in range(n))
             around = shells.find(geometries, entry["number"], cutoff, _shortest(arrays["edge_vectors"], cutoff)).plain()
     elements = decorations.elements_of(arrays["atomic_numbers"]).tolist()
-    return Recipe([e["name"] for e in wanted], elements, species, around)
+    return Recipe([e["name"] for e in wanted], elements, species, around, powers=powers)
 
 
 def _shortest(vectors: np.ndarray, cutoff: float) -> float:
@@ -240,6 +248,7 @@ def _choose(recipe: Recipe, n_atoms: int, total: np.ndarray, products: np.ndarra
         kept,
         np.where(as_is, 0.0, mean[kept]).tolist(),
         np.where(as_is | (deviation == 0), 1.0, deviation).tolist(),
+        recipe.powers,
     )
 
 

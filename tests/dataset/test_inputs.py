@@ -112,6 +112,20 @@ def test_clusters_follow_coulombs_law_and_slabs_are_refused() -> None:
         potential_matrix(Geometry(pos, np.eye(3) * 9, (True, True, False)))
 
 
+def test_powers_of_the_potential_stand_beside_it(tmp_path: Path) -> None:
+    data = data_set([lattice()], [0] * 60, [FE, PT])
+    wanted = [{"name": "shells", "number": 4}, {"name": "ewald", "powers": 3}]
+    recipe = inputs.write(data, inputs.plan(data, wanted, FACTS), tmp_path / "x.npy")
+    # Of two elements one says it all: the potentials are each other's negative.
+    assert recipe.columns[4:] == ["ewald Fe", "ewald^2 Fe", "ewald^3 Fe"]
+    restored = Recipe(**json.loads(json.dumps(recipe.plain())))
+    again = Site(restored, lattice()).inputs(data["atomic_numbers"].reshape(-1, 32))
+    np.testing.assert_allclose(again.reshape(-1, 7), np.load(tmp_path / "x.npy"), atol=1e-5)
+    raw = again * np.array(recipe.scale) + np.array(recipe.mean)
+    np.testing.assert_allclose(raw[..., 5], raw[..., 4] ** 2, atol=1e-6)
+    np.testing.assert_allclose(raw[..., 6], raw[..., 4] ** 3, atol=1e-6)
+
+
 def test_shells_may_lean_more_than_what_stands_beside_them(tmp_path: Path) -> None:
     data = data_set([lattice()], [0] * 60, [FE, PT])
     for wanted in (EVERYTHING, [EVERYTHING[2]]):
