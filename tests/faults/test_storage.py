@@ -137,7 +137,9 @@ def test_a_broken_checkpoint_is_told_and_the_previous_one_used(arena, damage: st
         spoil(path, damage, random.Random(fault_seed))
         if damage == "both broken":
             spoil(path.with_name("checkpoint.previous.pt"), "garbage", random.Random(fault_seed))
-    arena.recover(out)
+    harness.check_told(out)
+    arena.finish(out)
+    arena.check_outcome(out)
     told = "".join(p.read_text() for p in out.glob("members/*/*/log.txt")) + arena.last().log.read_text()
     assert "checkpoint.pt" in told
 
