@@ -129,7 +129,11 @@ def test_a_folder_taken_away_under_the_run_ends_it(arena, how: str) -> None:
 def test_a_broken_checkpoint_is_told_and_the_previous_one_used(arena, damage: str, fault_seed: int) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out)
-    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.previous.pt"))), launch.tail()
+
+    def has_both() -> bool:  # the older is renamed first: for a moment there is it alone
+        return any(p.with_name("checkpoint.pt").exists() for p in out.glob("members/*/*/checkpoint.previous.pt"))
+
+    assert launch.wait_until(has_both), launch.tail()
     launch.kill()
     broken = [p for p in out.glob("members/*/*/checkpoint.pt") if not (p.parent / "result.json").exists()]
     assert broken, launch.tail()
