@@ -110,8 +110,9 @@ def write_raw(raw: sources.Raw, out: Path, options: Options, force: bool = False
 
     unique = np.arange(len(samples.names))
     if not options.keep_repeated:
-        unique = select.first_of_repeated(samples.keys())
-        _tell_contradictions(samples)
+        keys = samples.keys()
+        unique = select.first_of_repeated(keys)
+        _tell_contradictions(samples, keys, unique)
     kept = unique[select.cap_per_composition(counts[unique], options.cap, options.seed)]
     chosen, counts = samples.chosen(kept), counts[kept]
     part, of_split = (
@@ -144,14 +145,14 @@ def write_raw(raw: sources.Raw, out: Path, options: Options, force: bool = False
     return store.write(out, arrays, facts_of(arrays, properties, options, source_facts), force)
 
 
-def _tell_contradictions(samples: Samples) -> None:
-    """Say how many repeated samples have other target values than the first, which is the one that is kept."""
-    first: dict[bytes, int] = {}
+def _tell_contradictions(samples: Samples, keys: list[bytes], unique: np.ndarray) -> None:
+    """Say how many repeated samples have other target values than the first (``unique``), which is the one kept."""
+    first = {keys[k]: k for k in unique.tolist()}
+    columns: list[Any] = [samples.energies, *samples.values.values()]
     other = []
-    for k, key in enumerate(samples.keys()):
-        kept = first.setdefault(key, k)
-        columns: list[Any] = [samples.energies, *samples.values.values()]
-        if kept != k and not all(np.array_equal(c[kept], c[k], equal_nan=True) for c in columns):
+    for k in np.setdiff1d(np.arange(len(keys)), unique).tolist():
+        kept = first[keys[k]]
+        if not all(np.array_equal(c[kept], c[k], equal_nan=True) for c in columns):
             other.append((samples.names[k], samples.names[kept]))
     if other:
         say(
