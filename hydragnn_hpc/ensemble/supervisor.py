@@ -149,7 +149,8 @@ class Rank:
         self._starts: dict[int, int] = {}
         self._own: deque[tuple[int, Message]] = deque()  # messages to this rank itself
         self._heard = dict.fromkeys(range(messenger.size), time.monotonic())
-        self._lost: set[int] = set()
+        self._lost: set[int] = set()  # not heard of for too long
+        self._gone: set[int] = set()  # said that nothing more comes from them
         self._beat_at = time.monotonic()
         self._active_at = -math.inf
         self._staged: Path | None = None
@@ -178,6 +179,9 @@ class Rank:
                 failure = self._report(failure)
             if self.head is not None:
                 failure = self._conclude(failure)
+            elif self._end is not None:
+                self._end_children()
+                self._messenger.send(0, {"do": "bye"})  # its last message
         if failure is not None:
             raise failure
         return ExitCode(self._end if self._end is not None else ExitCode.MEMBERS_FAILED)
@@ -296,13 +300,18 @@ class Rank:
     def _steer(self, head: Head) -> None:
         for worker, message in head.commands():
             self._send(worker[0], {"do": "worker", "slot": worker[1], "message": message})
-        for rank, heard in self._heard.items():
-            if rank and rank not in self._lost and time.monotonic() - heard > _LOST_SECONDS:
-                self._lost.add(rank)
-                head.lost(rank)
+        for rank in self._newly_lost():
+            head.lost(rank)
         head.tick()
         if head.over and not self._own:
             self._end = ExitCode.MEMBERS_FAILED  # _conclude tells the real one
+
+    def _newly_lost(self) -> list[int]:
+        now = time.monotonic()
+        late = {rank for rank, heard in self._heard.items() if rank and now - heard > _LOST_SECONDS}
+        late -= self._lost | self._gone
+        self._lost |= late
+        return sorted(late)
 
     # End
 
@@ -354,6 +363,7 @@ class Rank:
                 self._messenger.send(rank, {"do": "end", "code": int(self._end)})
         self._end_children()
         self.head.close()
+        self._await_farewells()
         self.lock.release()
         if self._lost:
             # MPI's own end waits for every rank: with one lost it would wait for ever.
@@ -361,6 +371,21 @@ class Rank:
                 tell(f"hydragnn-hpc: error: {failure}")
             self._messenger.abort(int(self._end))
         return failure
+
+    def _await_farewells(self) -> None:
+        """Rank 0: read what the others still say, until each has said that it was all.
+
+        A process that ends with messages unread resets its connections: on a network without shared memory, what it
+        sent last, the end of the campaign, would not arrive.
+        """
+        while set(range(1, self._messenger.size)) - self._gone - self._lost:
+            for source, message in self._messenger.receive():
+                self._heard[source] = time.monotonic()
+                if message.get("do") == "bye":
+                    self._gone.add(source)
+            self._newly_lost()
+            self._beat()
+            time.sleep(_QUICK_SECONDS)
 
     def _end_children(self) -> None:
         for child in self._children.values():

@@ -40,6 +40,16 @@ def test_all_members_are_trained_on_any_number_of_ranks(small: Path, tmp_path: P
     assert again.returncode == 0, "finished members were not left alone"
 
 
+def test_the_end_reaches_every_rank_over_a_network(small: Path, tmp_path: Path, monkeypatch) -> None:
+    """Without shared memory, and with messages of all ranks on their way at all times, the last ones included."""
+    for name, value in {"MPIR_CVAR_CH4_NETMOD": "ofi", "MPIR_CVAR_NOLOCAL": "1", "DRIVE_BEAT_SECONDS": "0"}.items():
+        monkeypatch.setenv(name, value)
+    for attempt in range(3):
+        done = drive(small, tmp_path / f"out{attempt}", 4, "good", "-", "0.01")
+        assert done.returncode == 0, done.stderr
+        assert "MPI error" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 def test_a_crash_costs_its_member_alone(small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = drive(small, out, 2, "crash", "H", "0.05")

@@ -69,13 +69,17 @@ class Place:
                 pytest.fail(f"not in {patience:.0f} s: {what}\n" + "\n".join(texts) + self.cluster.log())
             time.sleep(0.2)
 
-    def wait_for_end(self, job: str, out: Path) -> None:
-        """Wait until the job is over, its further runs included, and hold its outcome to the undisturbed one."""
-        self.wait(
-            lambda: self.cluster.state(job) in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", ""), "the end", out
-        )
+    def end(self, job: str, out: Path) -> tuple[str, str]:
+        """Wait until the job is over, its further runs included; return its state and its output."""
+        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "")
+        self.wait(lambda: self.cluster.state(job) in over, "the end", out)
         text = "\n".join(p.read_text(errors="replace") for p in (out / "jobs").glob("*.txt"))
-        assert self.cluster.state(job) == "COMPLETED", f"{self.cluster.state(job)}\n{text[-4000:]}"
+        return self.cluster.state(job), text
+
+    def wait_for_end(self, job: str, out: Path) -> None:
+        """Wait until the job is over, and hold its outcome to the undisturbed one."""
+        state, text = self.end(job, out)
+        assert state == "COMPLETED", f"{state}\n{text[-4000:]}"
         assert outcome(out) == self.expected
 
 
