@@ -48,12 +48,14 @@ def test_any_signal_at_any_moment(arena, undisturbed, fault_seed: int, case: int
     target, what = cases[case % len(cases)]
     chance = random.Random(f"{fault_seed} {case}")
     out, moment = arena.folder / "out", chance.uniform(0.0, undisturbed.seconds)
-    launch = arena.launch(out)
+    network = chance.random() < 0.5
+    launch = arena.launch(out, environment=harness.OVER_NETWORK if network else None)
     launch.let_run(moment)
     met = hurt(launch, target, what, chance)
     code = launch.end()
     assert (out / "report" / "table1.csv").exists() or code != 0, "exit code 0 without tables"
-    print(f"{moment:5.2f} s  {what!s:15s} {met or target + ' (none alive)':24s} exit {code}")
+    way = "network" if network else "memory"
+    print(f"{moment:5.2f} s  {way:8s}{what!s:15s} {met or target + ' (none alive)':24s} exit {code}")
     arena.recover(out)
 
 
