@@ -1,10 +1,16 @@
-"""Point-to-point messages between ranks: small dictionaries. After start-up there is nothing else, no collective."""
+"""Point-to-point messages between ranks: small dictionaries; and who still answers.
+
+After start-up there is nothing else between ranks, no collective: a rank that is lost holds up none of the others.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,13 +42,21 @@ class Place:
 
 
 class Messenger(Protocol):
-    """Sends and receives among ranks."""
+    """Sends and receives among ranks.
+
+    Attributes
+    ----------
+    rank, size : int
+    unreachable : set of int
+        Ranks to which a message could not be sent: they have ended.
+    """
 
     rank: int
     size: int
+    unreachable: set[int]
 
     def send(self, to: int, message: Message) -> None:
-        """Send without waiting."""
+        """Send without waiting; what cannot be sent is dropped, and its receiver noted as unreachable."""
 
     def receive(self) -> list[tuple[int, Message]]:
         """Return what has arrived, as (from, message), without waiting."""
@@ -61,6 +75,7 @@ class Alone:
 
     def __init__(self) -> None:
         self._waiting: deque[Message] = deque()
+        self.unreachable: set[int] = set()
 
     def send(self, to: int, message: Message) -> None:
         """See `Messenger`."""
@@ -91,23 +106,38 @@ class OverMpi:
     """
 
     def __init__(self, comm: Any) -> None:
+        from mpi4py import MPI
+
         self._comm = comm
+        self._error = MPI.Exception
+        self._status = MPI.Status
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
-        self._sending: list[Any] = []
+        self.unreachable: set[int] = set()
+        self._sending: list[tuple[int, Any]] = []
 
     def send(self, to: int, message: Message) -> None:
         """See `Messenger`."""
-        self._sending = [request for request in self._sending if not request.Test()]
-        self._sending.append(self._comm.isend(message, dest=to, tag=_TAG))
+        self._sending = [(other, request) for other, request in self._sending if not self._is_done(other, request)]
+        try:
+            self._sending.append((to, self._comm.isend(message, dest=to, tag=_TAG)))
+        except self._error:
+            self.unreachable.add(to)
+
+    def _is_done(self, to: int, request: Any) -> bool:
+        try:
+            return bool(request.Test())
+        except self._error:
+            self.unreachable.add(to)
+            return True
 
     def receive(self) -> list[tuple[int, Message]]:
         """See `Messenger`."""
-        from mpi4py import MPI
-
         arrived = []
-        status = MPI.Status()
-        while (message := self._comm.improbe(tag=_TAG, status=status)) is not None:
-            arrived.append((status.Get_source(), message.recv()))
+        status = self._status()
+        # An error here does not tell whose connection broke; that rank falls silent, or a message to it fails.
+        with contextlib.suppress(self._error):
+            while (message := self._comm.improbe(tag=_TAG, status=status)) is not None:
+                arrived.append((status.Get_source(), message.recv()))
         return arrived
 
     def share(self, value: Any) -> list[Any]:
@@ -117,6 +147,49 @@ class OverMpi:
     def abort(self, code: int) -> None:
         """See `Messenger`."""
         self._comm.Abort(code)
+
+
+class Roll:
+    """Which of the ranks that one rank has to do with still answer.
+
+    Parameters
+    ----------
+    messenger : Messenger
+    ranks : iterable of int
+        Those to listen for.
+    patience : float
+        Seconds of silence after which a rank is lost.
+
+    Attributes
+    ----------
+    lost : set of int
+        Silent for too long, or no longer to be reached.
+    gone : set of int
+        Said that nothing more comes from them.
+    """
+
+    def __init__(self, messenger: Messenger, ranks: Iterable[int], patience: float) -> None:
+        self._messenger, self._patience = messenger, patience
+        self._heard = dict.fromkeys(ranks, time.monotonic())
+        self.lost: set[int] = set()
+        self.gone: set[int] = set()
+
+    @property
+    def expected(self) -> list[int]:
+        """The ranks from which something more is to come."""
+        return sorted(self._heard.keys() - self.gone - self.lost)
+
+    def hear(self, rank: int) -> None:
+        """Note a sign of life."""
+        if rank in self._heard:
+            self._heard[rank] = time.monotonic()
+
+    def newly_lost(self) -> list[int]:
+        """Note who has been lost since the last call, and return them."""
+        silent = time.monotonic() - self._patience
+        late = [k for k in self.expected if self._heard[k] < silent or k in self._messenger.unreachable]
+        self.lost.update(late)
+        return late
 
 
 def connect(launch: Launch, seconds: float = startup.SECONDS) -> Messenger:

@@ -25,7 +25,7 @@ from hydragnn_hpc.ensemble.children import WORKER_COMMAND, Child, WorkerOptions
 from hydragnn_hpc.ensemble.head import Head
 from hydragnn_hpc.ensemble.launcher import detect, worker_environment
 from hydragnn_hpc.ensemble.lock import RunLock
-from hydragnn_hpc.ensemble.messages import Message, Messenger, Place, connect, places
+from hydragnn_hpc.ensemble.messages import Message, Messenger, Place, Roll, connect, places
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.logs import tell
 from hydragnn_hpc.paths import CampaignFolder
@@ -35,6 +35,7 @@ _QUICK_SECONDS = 0.002  # while something goes on: an answer may be under way
 _ACTIVE_SECONDS = 0.2
 _BEAT_SECONDS = 5.0
 _LOST_SECONDS = 120.0  # without a beat of a rank; generous, since a rank on a loaded node may be late
+_HEADLESS_SECONDS = 600.0  # without a beat of rank 0, which may be held up by a file system while it writes tables
 _STARTS = 3  # deaths of a worker in a row, without its being ready, after which its slot is given up
 _POLITE_SECONDS = 10.0
 
@@ -148,9 +149,9 @@ class Rank:
         self._children: dict[int, Child] = {}
         self._starts: dict[int, int] = {}
         self._own: deque[tuple[int, Message]] = deque()  # messages to this rank itself
-        self._heard = dict.fromkeys(range(messenger.size), time.monotonic())
-        self._lost: set[int] = set()  # not heard of for too long
-        self._gone: set[int] = set()  # said that nothing more comes from them
+        head = messenger.rank == 0
+        self._others = range(1, messenger.size) if head else range(1)  # that this rank talks to
+        self._roll = Roll(messenger, self._others, _LOST_SECONDS if head else _HEADLESS_SECONDS)
         self._beat_at = time.monotonic()
         self._active_at = -math.inf
         self._staged: Path | None = None
@@ -179,12 +180,7 @@ class Rank:
                 failure = self._report(failure)
             if self.head is not None:
                 failure = self._conclude(failure)
-            elif self._end is not None:
-                self._end_children()
-                self._messenger.send(0, {"do": "bye"})  # its last message
-        if failure is not None:
-            raise failure
-        return ExitCode(self._end if self._end is not None else ExitCode.MEMBERS_FAILED)
+        return self._leave(failure)
 
     # Start
 
@@ -232,6 +228,9 @@ class Rank:
             if self.head is not None:
                 self._steer(self.head)
             self._beat()
+            if self.head is None and self._roll.newly_lost():
+                words = "rank 0 no longer answers, and has perhaps been killed; run the same command again"
+                raise UserError(words, ExitCode.AGAIN)
             self._pause(bool(arrived or events))
 
     def _pause(self, active: bool) -> None:
@@ -249,7 +248,7 @@ class Rank:
         return [*own, *self._messenger.receive()]
 
     def _take(self, source: int, message: Message) -> None:
-        self._heard[source] = time.monotonic()
+        self._roll.hear(source)
         what = message.get("do")
         if what == "begin":
             self._staged = Path(message["staged"])
@@ -294,24 +293,17 @@ class Rank:
             self.lock.beat()
         if time.monotonic() - self._beat_at >= _BEAT_SECONDS:
             self._beat_at = time.monotonic()
-            if self.head is None:
-                self._messenger.send(0, {"do": "beat"})
+            for rank in self._others:
+                self._messenger.send(rank, {"do": "beat"})
 
     def _steer(self, head: Head) -> None:
         for worker, message in head.commands():
             self._send(worker[0], {"do": "worker", "slot": worker[1], "message": message})
-        for rank in self._newly_lost():
+        for rank in self._roll.newly_lost():
             head.lost(rank)
         head.tick()
         if head.over and not self._own:
             self._end = ExitCode.MEMBERS_FAILED  # _conclude tells the real one
-
-    def _newly_lost(self) -> list[int]:
-        now = time.monotonic()
-        late = {rank for rank, heard in self._heard.items() if rank and now - heard > _LOST_SECONDS}
-        late -= self._lost | self._gone
-        self._lost |= late
-        return sorted(late)
 
     # End
 
@@ -345,7 +337,7 @@ class Rank:
         }
         self._tell_head(0, event)
         limit = time.monotonic() + _LOST_SECONDS
-        while self._end is None and time.monotonic() < limit:
+        while self._end is None and not self._roll.lost and time.monotonic() < limit:
             for source, message in self._messenger.receive():
                 self._take(source, message)
             time.sleep(_POLL_SECONDS)
@@ -358,34 +350,43 @@ class Rank:
             self._end = self.head.exit_code() if failure is None else failure.exit_code
         except UserError as error:
             failure, self._end = error, error.exit_code
-        for rank in range(1, self._messenger.size):
-            if rank not in self._lost:
-                self._messenger.send(rank, {"do": "end", "code": int(self._end)})
+        for rank in self._roll.expected:
+            self._messenger.send(rank, {"do": "end", "code": int(self._end)})
         self._end_children()
         self.head.close()
-        self._await_farewells()
+        self._await_farewells(self.lock)
         self.lock.release()
-        if self._lost:
-            # MPI's own end waits for every rank: with one lost it would wait for ever.
-            if failure is not None:
-                tell(f"hydragnn-hpc: error: {failure}")
-            self._messenger.abort(int(self._end))
         return failure
 
-    def _await_farewells(self) -> None:
+    def _await_farewells(self, lock: RunLock) -> None:
         """Rank 0: read what the others still say, until each has said that it was all.
 
         A process that ends with messages unread resets its connections: on a network without shared memory, what it
         sent last, the end of the campaign, would not arrive.
         """
-        while set(range(1, self._messenger.size)) - self._gone - self._lost:
+        while self._roll.expected:
             for source, message in self._messenger.receive():
-                self._heard[source] = time.monotonic()
+                self._roll.hear(source)
                 if message.get("do") == "bye":
-                    self._gone.add(source)
-            self._newly_lost()
-            self._beat()
+                    self._roll.gone.add(source)
+            self._roll.newly_lost()
+            lock.beat()
             time.sleep(_QUICK_SECONDS)
+
+    def _leave(self, failure: UserError | None) -> ExitCode:
+        """Say that nothing more comes, and return the exit code, or raise what this rank failed of."""
+        code = ExitCode.MEMBERS_FAILED if self._end is None else self._end
+        code = code if failure is None else failure.exit_code
+        if self._roll.lost:
+            # MPI's own end waits for every rank: with one lost it would wait for ever.
+            if failure is not None:
+                tell(f"hydragnn-hpc: error: {failure}")
+            self._messenger.abort(int(code))
+        if self.head is None and self._end is not None:
+            self._messenger.send(0, {"do": "bye"})
+        if failure is not None:
+            raise failure
+        return code
 
     def _end_children(self) -> None:
         for child in self._children.values():

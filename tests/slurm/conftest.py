@@ -76,11 +76,12 @@ class Place:
         text = "\n".join(p.read_text(errors="replace") for p in (out / "jobs").glob("*.txt"))
         return self.cluster.state(job), text
 
-    def wait_for_end(self, job: str, out: Path) -> None:
-        """Wait until the job is over, and hold its outcome to the undisturbed one."""
+    def wait_for_end(self, job: str, out: Path) -> str:
+        """Wait until the job is over, and hold its outcome to the undisturbed one; return what it printed."""
         state, text = self.end(job, out)
         assert state == "COMPLETED", f"{state}\n{text[-4000:]}"
         assert outcome(out) == self.expected
+        return text
 
 
 def outcome(out: Path) -> dict[str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,35 @@ def test_a_node_that_fails_in_mid_run(place: Place, tmp_path: Path) -> None:
     # Its daemon never went away, so the controller takes it back by itself (ReturnToService=2).
     place.wait_for_end(job, out)
     assert runs(out) == 2
+
+
+def rank_process(out: Path, rank: int) -> int:
+    """Return the number of the process that is the supervisor of ``rank``."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+            marked = f"SLURM_PROCID={rank}" in (entry / "environ").read_bytes().decode().split("\0")
+            if marked and str(out) in words and Path(words[0]).name.startswith("python"):
+                return int(entry.name)
+    raise AssertionError(f"no rank {rank}")
+
+
+@pytest.mark.parametrize(
+    ("rank", "signalled", "in_all"),
+    [
+        pytest.param(3, False, 1, id="its members go to others"),
+        pytest.param(3, True, 2, id="ahead of messages to it", marks=pytest.mark.long),
+        pytest.param(0, False, 2, id="the others end"),
+    ],
+)
+def test_a_rank_that_is_killed(place: Place, tmp_path: Path, rank: int, signalled: bool, in_all: int) -> None:
+    """Slurm lets the other ranks go on."""
+    out = tmp_path / "out"
+    job = place.submit(out)
+    place.wait(lambda: finished(out) > 0, "a first member", out)
+    os.kill(rank_process(out, rank), signal.SIGKILL)
+    if signalled:
+        place.cluster.call("scancel", "--signal=USR2", job)
+    text = place.wait_for_end(job, out)
+    assert runs(out) == in_all
+    assert "Traceback" not in text, text
