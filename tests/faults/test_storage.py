@@ -87,9 +87,14 @@ def test_a_folder_that_turns_read_only_is_told(arena, small_disk: Path) -> None:
     out = small_disk / "out"
     launch = arena.launch(out)
     assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt"))), launch.tail()
-    # A file system with open files cannot be made read-only itself; a read-only view of it is laid over it.
-    subprocess.run(["mount", "--bind", str(small_disk), str(small_disk)], check=True)
-    subprocess.run(["mount", "-o", "remount,bind,ro", str(small_disk)], check=True)
+    # A file system with open files cannot be made read-only itself; a read-only view of it is laid over it: at once,
+    # since the view too has open files as soon as it is there.
+    view = arena.folder / "view"
+    view.mkdir()
+    subprocess.run(["mount", "--bind", str(small_disk), str(view)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(view)], check=True)
+    subprocess.run(["mount", "--bind", str(view), str(small_disk)], check=True)
+    subprocess.run(["umount", str(view)], check=True)
     assert launch.end() in (1, 2), launch.tail()
     told = launch.log.read_text()
     assert "Read-only file system" in told and "Traceback" not in told, told
