@@ -145,7 +145,7 @@ class Head:
         if event["state"] == "diverged":
             self._diverged += 1
         over = self._over_before + len(self._scheduler.finished)
-        left = self._seconds_left()
+        left = self._seconds_left() if over < self._total else None
         tail = f"{over} of {self._total} done" + (f", about {duration(left)} left" if left else "")
         self.display.line(f"{names(name[0], [name[1]])} {event['state']}: {told} ({tail})")
         self._event("finished", worker, member=list(name), state=event["state"])
