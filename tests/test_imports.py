@@ -106,4 +106,4 @@ def test_light_commands_start_light(arguments: list[str]) -> None:
 
 def test_a_supervisor_holds_no_training_library() -> None:
     """It lives beside a worker on every GPU, and must never open a GPU context."""
-    assert loaded_by("import hydragnn_hpc.ensemble.supervisor") <= {"mpi4py", "pandas"}
+    assert loaded_by("import hydragnn_hpc.ensemble.run") <= {"mpi4py", "pandas"}

@@ -1,4 +1,4 @@
-"""A worker process as its supervisor sees it: started, listened to, watched, ended."""
+"""Worker processes as their supervisor sees them: started, listened to, watched, replaced, ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from hydragnn_hpc.errors import UserError
 Event = dict[str, Any]
 _TAIL_LINES = 12
 _STARTUP_SECONDS = 300.0  # importing torch from a busy parallel file system takes minutes
+_STARTS = 3  # deaths of a worker in a row, without its being ready, after which its slot is given up
+_POLITE_SECONDS = 10.0
+_KILLED_SECONDS = 10.0  # until a killed process is gone
 
 
 @dataclass(frozen=True)
@@ -161,12 +164,79 @@ class Child:
             self.tell({"do": "quit"})
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(patience)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # of a driver that hangs; it is killed once it wakes
+            self._process.wait(_KILLED_SECONDS)
         for handle in (self._to, self._from):
             with contextlib.suppress(OSError):
                 os.close(handle)
+
+    def kill(self) -> None:
+        """Kill the worker and all that it started, without waiting."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class Workers:
+    """The workers of one rank, one for each slot; one that dies is replaced.
+
+    Parameters
+    ----------
+    make : callable
+        Starts the worker of a slot.
+    """
+
+    def __init__(self, make: Callable[[int], Child]) -> None:
+        self._make = make
+        self._children: dict[int, Child] = {}
+        self._starts: dict[int, int] = {}
+
+    @property
+    def pipes(self) -> list[int]:
+        """What can be read when a worker says something."""
+        return [child.pipe for child in self._children.values() if child.pipe is not None]
+
+    def start(self, slot: int) -> None:
+        """Start the worker of ``slot``; not after it has died too often without being ready."""
+        if self._starts.get(slot, 0) < _STARTS:
+            self._starts[slot] = self._starts.get(slot, 0) + 1
+            self._children[slot] = self._make(slot)
+
+    def tell(self, slot: int, message: Event) -> None:
+        """Send a message; work that was meant for a worker that has been replaced meanwhile is dropped."""
+        child = self._children.get(slot)
+        if child is not None and (child.ready or message["do"] != "train"):
+            child.tell(message)
+
+    def poll(self) -> list[tuple[int, Event]]:
+        """Return what workers have said, and of those that died, as (slot, event)."""
+        heard: list[tuple[int, Event]] = []
+        for slot, child in list(self._children.items()):
+            for event in child.poll():
+                if event["say"] != "alive":
+                    heard.append((slot, event))
+                if event["say"] == "ready":
+                    self._starts[slot] = 0
+                elif event["say"] == "died":
+                    del self._children[slot]
+                    self.start(slot)
+                    if slot not in self._children:
+                        cause = next((line for line in reversed(event["last_output"]) if line.strip()), event["cause"])
+                        heard.append((slot, {"say": "broken", "cause": f"{event['cause']}; {cause}"}))
+        return heard
+
+    def kill(self) -> None:
+        """Kill all, without waiting."""
+        for child in self._children.values():
+            child.kill()
+
+    def end(self) -> None:
+        """End all: idle ones are asked, busy ones killed."""
+        for child in self._children.values():
+            child.tell({"do": "quit"})
+        for child in self._children.values():
+            child.end(0.0 if child.busy or not child.ready else _POLITE_SECONDS)
+        self._children.clear()
 
 
 def _cause(code: int) -> str:

@@ -70,6 +70,7 @@ class Head:
         self._idle: set[Worker] = set()
         self._busy: dict[Worker, _Busy] = {}
         self._devices: dict[Worker, dict[str, Any]] = {}
+        self._owners: dict[tuple[str, str], int] = {}  # of a host's devices: their ranks
         self._expected = {(p.rank, s) for p in places for s in range(self._launch.slots_per_device)}
         self._broken: dict[Worker, str] = {}
         self._longest_epoch = 0.0
@@ -120,13 +121,12 @@ class Head:
         self._devices[worker] = device
         self._idle.add(worker)
         host, uuid = self._places[worker[0]].host, device.get("uuid")
-        for other, known in self._devices.items():
-            same = uuid and known.get("uuid") == uuid and self._places[other[0]].host == host
-            if same and other[0] != worker[0]:
-                self.fatal = UserError(
-                    f"ranks {other[0]} and {worker[0]} on {host} have the same device {device['name']} ({uuid}): give"
-                    " each rank a device of its own, or start one rank a device with launch.slots_per_device"
-                )
+        other = self._owners.setdefault((host, uuid), worker[0]) if uuid else worker[0]
+        if other != worker[0]:
+            self.fatal = UserError(
+                f"ranks {other} and {worker[0]} on {host} have the same device {device['name']} ({uuid}): give"
+                " each rank a device of its own, or start one rank a device with launch.slots_per_device"
+            )
 
     def _epoch(self, worker: Worker, members: list[dict[str, Any]]) -> None:
         busy = self._busy[worker]
@@ -137,6 +137,9 @@ class Head:
 
     def _finished(self, worker: Worker, event: dict[str, Any]) -> None:
         name = (event["variant"], event["replica"])
+        running = self._scheduler.running().get(worker)
+        if running is None or running.variant != name[0]:
+            return  # of work that has been given to another meanwhile
         self._scheduler.member_done(worker, event["replica"])
         told, seconds = self._result(name)
         # A member that was resumed has been trained for longer than since its stack's start.
@@ -207,7 +210,7 @@ class Head:
 
     def commands(self) -> list[tuple[Worker, dict[str, Any]]]:
         """Return what to tell workers now."""
-        if self._stop is None and self._deadline is not None and self._time_is_up():
+        if self._stop is None and self.time_is_up:
             self.stop(ExitCode.AGAIN, "the time is nearly up")
         told: list[tuple[Worker, dict[str, Any]]] = []
         if self._stop is not None:
@@ -232,7 +235,9 @@ class Head:
             self._event("assign", worker, variant=assignment.variant, replicas=replicas, attempt=assignment.attempt)
         return told
 
-    def _time_is_up(self) -> bool:
+    @property
+    def time_is_up(self) -> bool:
+        """Whether epochs must come to their end now for all to be saved within the time limit."""
         # An epoch in progress must come to its end; a quarter more for the unevenness of machines.
         margin = 1.25 * self._longest_epoch + _SAVE_SECONDS
         return self._deadline is not None and time.monotonic() > self._deadline - margin
@@ -243,6 +248,11 @@ class Head:
             self._stop = code
             self.display.line(f"stopping: {reason}; members are saved at the end of their epoch")
             self._event("stop", reason=reason)
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the run ends before its members are trained."""
+        return self.fatal is not None or self._stop is not None
 
     @property
     def over(self) -> bool:

@@ -18,9 +18,10 @@ from typing import Any
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import holder_lives
+from hydragnn_hpc.logs import tell
 
 BEAT_SECONDS = 2.0
-_STANDSTILL_SECONDS = 12.0  # several beats, and what a network file system may cache
+_STANDSTILL_SECONDS = 60.0  # many beats, what a network file system may cache, and what tables may take
 
 
 class RunLock:
@@ -55,6 +56,9 @@ class RunLock:
             holder = self._read()
             lives = holder_lives(holder)
             dead = not holder or (lives is not None and (knows or not lives))
+            if not dead and lives is None:
+                where = holder.get("host", "?")
+                tell(f"{self._path.parent} was in use on {where}; waiting up to {_STANDSTILL_SECONDS:.0f} s to see")
             if not dead and self._moves(holder):
                 raise UserError(_told(self._path, holder))
             self.beat(force=True)

@@ -19,6 +19,7 @@ from hydragnn_hpc.ensemble.launcher import Launch, check_size
 
 Message = dict[str, Any]
 _TAG = 77
+_LOOKS = 2
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class Messenger(Protocol):
     def abort(self, code: int) -> None:
         """End all ranks at once: the last resort, when one of them no longer answers."""
 
+    def close(self, code: int) -> None:
+        """End MPI, together with all other ranks; where one was killed at the very end, exit with ``code`` without."""
+
 
 class Alone:
     """One rank, without MPI."""
@@ -95,6 +99,9 @@ class Alone:
         """See `Messenger`."""
         os._exit(code)
 
+    def close(self, code: int) -> None:
+        """See `Messenger`."""
+
 
 class OverMpi:
     """Ranks of an MPI communicator.
@@ -117,7 +124,6 @@ class OverMpi:
 
     def send(self, to: int, message: Message) -> None:
         """See `Messenger`."""
-        self._sending = [(other, request) for other, request in self._sending if not self._is_done(other, request)]
         try:
             self._sending.append((to, self._comm.isend(message, dest=to, tag=_TAG)))
         except self._error:
@@ -132,12 +138,20 @@ class OverMpi:
 
     def receive(self) -> list[tuple[int, Message]]:
         """See `Messenger`."""
+        self._sending = [(to, request) for to, request in self._sending if not self._is_done(to, request)]
         arrived = []
         status = self._status()
-        # An error here does not tell whose connection broke; that rank falls silent, or a message to it fails.
-        with contextlib.suppress(self._error):
-            while (message := self._comm.improbe(tag=_TAG, status=status)) is not None:
-                arrived.append((status.Get_source(), message.recv()))
+        nothing = 0
+        # A look that finds nothing may be the one that lets the next find something.
+        while nothing < _LOOKS:
+            # An error does not tell whose connection broke; that rank falls silent, or a message to it fails.
+            with contextlib.suppress(self._error):
+                message = self._comm.improbe(tag=_TAG, status=status)
+                if message is not None:
+                    arrived.append((status.Get_source(), message.recv()))
+                    nothing = 0
+                    continue
+            nothing += 1
         return arrived
 
     def share(self, value: Any) -> list[Any]:
@@ -147,6 +161,13 @@ class OverMpi:
     def abort(self, code: int) -> None:
         """See `Messenger`."""
         self._comm.Abort(code)
+
+    def close(self, code: int) -> None:
+        """See `Messenger`."""
+        from mpi4py import MPI
+
+        with startup.watched(startup.SECONDS, "all is saved, but MPI has not ended", lambda: os._exit(code)):
+            MPI.Finalize()
 
 
 class Roll:
@@ -170,7 +191,8 @@ class Roll:
 
     def __init__(self, messenger: Messenger, ranks: Iterable[int], patience: float) -> None:
         self._messenger, self._patience = messenger, patience
-        self._heard = dict.fromkeys(ranks, time.monotonic())
+        self._looked = time.monotonic()
+        self._heard = dict.fromkeys(ranks, self._looked)
         self.lost: set[int] = set()
         self.gone: set[int] = set()
 
@@ -184,9 +206,20 @@ class Roll:
         if rank in self._heard:
             self._heard[rank] = time.monotonic()
 
+    def silent(self, seconds: float) -> list[int]:
+        """Return those of `expected` that have not been heard of for ``seconds``."""
+        return [k for k in self.expected if self._heard[k] < time.monotonic() - seconds]
+
     def newly_lost(self) -> list[int]:
-        """Note who has been lost since the last call, and return them."""
-        silent = time.monotonic() - self._patience
+        """Note who has been lost since the last call, and return them.
+
+        A time in which nobody called, since this rank was held up, counts for nobody: they may have spoken meanwhile.
+        """
+        now = time.monotonic()
+        pause, self._looked = now - self._looked, now
+        if pause > self._patience / 10:
+            self._heard = {rank: heard + pause for rank, heard in self._heard.items()}
+        silent = now - self._patience
         late = [k for k in self.expected if self._heard[k] < silent or k in self._messenger.unreachable]
         self.lost.update(late)
         return late
@@ -215,8 +248,10 @@ def places(messenger: Messenger, launch: Launch, given_local_rank: int | None) -
     """Return every rank's place. Collective: at start-up only."""
     local = given_local_rank if given_local_rank is not None else launch.local_rank
     told = messenger.share((socket.gethostname(), local))
-    found = []
+    found: list[Place] = []
+    of_host: dict[str, list[int]] = {}
     for rank, (host, local_rank) in enumerate(told):
-        same = [k for k, (other, _) in enumerate(told) if other == host]
-        found.append(Place(rank, host, same.index(rank) if local_rank is None else local_rank, same[0]))
+        same = of_host.setdefault(host, [])
+        found.append(Place(rank, host, len(same) if local_rank is None else local_rank, same[0] if same else rank))
+        same.append(rank)
     return found

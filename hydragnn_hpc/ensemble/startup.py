@@ -1,4 +1,4 @@
-"""MPI's start, within a time limit, and what killed ranks left of theirs."""
+"""What waits for all ranks, within time limits: MPI's start and end; and what killed ranks left of theirs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SECONDS = 600.0
-"""Time for MPI's start; the largest machines take a few minutes."""
+"""Time for MPI's start, and for all else that ranks do together; the largest machines take a few minutes."""
 _SEGMENTS = "mpich_shm_*"
 _SETTLED_SECONDS = 60.0  # a segment is mapped in the moment in which it is made
 
@@ -50,6 +51,27 @@ def _watch(parent: int, seconds: float) -> None:
             break
         time.sleep(0.2)
     os._exit(0)
+
+
+@contextlib.contextmanager
+def watched(seconds: float, told: str, leave: Callable[[], object]) -> Iterator[None]:
+    """Say ``told`` and call ``leave`` if the body, which waits for other ranks, takes longer than ``seconds``.
+
+    By a thread: unlike MPI's start, later calls leave the interpreter's lock free, and from then on a child process
+    could disturb the network's memory.
+    """
+
+    def give_up() -> None:
+        os.write(2, f"hydragnn-hpc: {socket.gethostname()}: {told} within {seconds:.0f} s\n".encode())
+        leave()
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def remove_abandoned(folder: Path = Path("/dev/shm")) -> int:

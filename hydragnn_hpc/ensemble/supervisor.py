@@ -9,7 +9,7 @@ import select
 import signal
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,12 @@ from typing import Any
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.ready import Wanted
 from hydragnn_hpc.dataset.stage import Staging, node_local_parent, open_staged, write_test_set
-from hydragnn_hpc.ensemble import folder as campaign_folder
 from hydragnn_hpc.ensemble import startup
-from hydragnn_hpc.ensemble.children import WORKER_COMMAND, Child, WorkerOptions
+from hydragnn_hpc.ensemble.children import WORKER_COMMAND, Child, WorkerOptions, Workers
 from hydragnn_hpc.ensemble.head import Head
-from hydragnn_hpc.ensemble.launcher import detect, worker_environment
+from hydragnn_hpc.ensemble.launcher import worker_environment
 from hydragnn_hpc.ensemble.lock import RunLock
-from hydragnn_hpc.ensemble.messages import Message, Messenger, Place, Roll, connect, places
+from hydragnn_hpc.ensemble.messages import Message, Messenger, Place, Roll
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.logs import tell
 from hydragnn_hpc.paths import CampaignFolder
@@ -33,11 +32,12 @@ from hydragnn_hpc.paths import CampaignFolder
 _POLL_SECONDS = 0.03  # between two looks for messages; MPI can only be asked
 _QUICK_SECONDS = 0.002  # while something goes on: an answer may be under way
 _ACTIVE_SECONDS = 0.2
-_BEAT_SECONDS = 5.0
+_BEAT_SECONDS = 5.0  # and more on many ranks, lest rank 0 hears of nothing else
+_BEATS_PER_SECOND = 200
+_QUESTIONS = 3
 _LOST_SECONDS = 120.0  # without a beat of a rank; generous, since a rank on a loaded node may be late
 _HEADLESS_SECONDS = 600.0  # without a beat of rank 0, which may be held up by a file system while it writes tables
-_STARTS = 3  # deaths of a worker in a row, without its being ready, after which its slot is given up
-_POLITE_SECONDS = 10.0
+_NOTICE_SECONDS = 20.0  # in which all ranks notice that one is lost, and clean up
 
 
 @dataclass(frozen=True)
@@ -72,61 +72,8 @@ class RunOptions:
     worker_command: tuple[str, ...] = WORKER_COMMAND
 
 
-def run(options: RunOptions) -> ExitCode:
-    """Train what is missing of a campaign; the same call on every rank. Collective at its start only.
-
-    Returns
-    -------
-    ExitCode
-        The same on every rank.
-
-    Raises
-    ------
-    UserError
-        On rank 0; the other ranks return its exit code.
-    """
-    started = time.monotonic()
-    launch = detect(os.environ)
-    messenger = connect(launch, options.start_seconds)
-    where = places(messenger, launch, options.local_rank)
-    folder = CampaignFolder(options.out.absolute())
-    lock = RunLock(folder.lock)
-    plan, failure = None, None
-    if messenger.rank == 0:
-        try:
-            plan = _begin(options, folder, lock)
-        except Exception as error:  # told to all ranks before it is raised, so that none waits for ever
-            failure = error
-    code = failure.exit_code if isinstance(failure, UserError) else ExitCode.USAGE
-    frozen, error_code = messenger.share((plan.frozen if plan else None, code if failure else None))[0]
-    if failure is not None:
-        raise failure
-    if error_code is not None:
-        return ExitCode(error_code)
-    rank = Rank(options, folder, frozen.campaign, messenger, where)
-    if plan is not None:
-        deadline = None if options.seconds is None else started + options.seconds
-        rank.head = Head(plan, folder, where, deadline, lambda: options.on_change(folder.root))
-        rank.lock = lock
-    return rank.run()
-
-
-def _begin(options: RunOptions, folder: CampaignFolder, lock: RunLock) -> campaign_folder.Plan:
-    """Rank 0: read, check, lock, freeze."""
-    campaign_folder.read_plan(options.campaign, options.overrides, folder)  # refuses before anything is made
-    try:
-        folder.root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create {folder.root}: {error.strerror}; choose another folder") from error
-    lock.acquire()
-    try:
-        # Read again: another run may have ended while we waited for its lock.
-        plan = campaign_folder.read_plan(options.campaign, options.overrides, folder)
-        campaign_folder.begin(plan, folder)
-    except BaseException:
-        lock.release()
-        raise
-    return plan
+class _LeaveError(Exception):
+    """The run ended while the data were staged."""
 
 
 class Rank:
@@ -146,13 +93,16 @@ class Rank:
         self._options, self._folder, self._campaign = options, folder, campaign
         self._messenger, self._where = messenger, where
         self._place = where[messenger.rank]
-        self._children: dict[int, Child] = {}
-        self._starts: dict[int, int] = {}
+        self._workers = Workers(self._start_child)
         self._own: deque[tuple[int, Message]] = deque()  # messages to this rank itself
         head = messenger.rank == 0
-        self._others = range(1, messenger.size) if head else range(1)  # that this rank talks to
-        self._roll = Roll(messenger, self._others, _LOST_SECONDS if head else _HEADLESS_SECONDS)
+        # Rank 0 listens for all others, they for rank 0.
+        others, patience = (range(1, messenger.size), _LOST_SECONDS) if head else (range(1), _HEADLESS_SECONDS)
+        self._roll = Roll(messenger, others, patience)
+        self._dismissed: set[int] = set()  # told to end, since they had been taken for lost
+        self._asked: Counter[int] = Counter()  # silent ranks, since they were last heard of
         self._beat_at = time.monotonic()
+        self._beat_seconds = max(_BEAT_SECONDS, messenger.size / _BEATS_PER_SECOND)
         self._active_at = -math.inf
         self._staged: Path | None = None
         self._end: ExitCode | None = None
@@ -167,9 +117,10 @@ class Rank:
             signal.signal(number, self._on_signal)
         failure: UserError | None = None
         with contextlib.ExitStack() as stack:
-            stack.callback(self._end_children)
+            stack.callback(self._workers.end)
             try:
-                self._stage(stack)
+                with contextlib.suppress(_LeaveError):
+                    self._stage(stack)
                 self._loop()
             except UserError as error:
                 failure = error
@@ -191,7 +142,7 @@ class Rank:
         startup.remove_abandoned()
         parent = node_local_parent(self._options.stage_dir)
         wanted = Wanted.of(self._campaign)
-        staging = Staging(Path(self._campaign.dataset), parent, self._beat, wanted=wanted)
+        staging = Staging(Path(self._campaign.dataset), parent, self._listen, wanted=wanted)
         self._staged = stack.enter_context(staging).folder
         if self.head is not None and not self._folder.test_set.exists():
             write_test_set(open_staged(self._staged), self._folder.test_set)
@@ -199,10 +150,15 @@ class Rank:
             if place.leader == self._place.rank:
                 self._send(place.rank, {"do": "begin", "staged": str(self._staged)})
 
-    def _start_child(self, slot: int) -> None:
-        if self._starts.get(slot, 0) >= _STARTS:
-            return
-        self._starts[slot] = self._starts.get(slot, 0) + 1
+    def _listen(self) -> None:
+        """While the data are staged: go on talking, and leave off once the run ends."""
+        self._turn()
+        # Even if other nodes have trained all members meanwhile, rank 0 still needs the data for the test set.
+        wanted = self.head is not None and not self.head.cut_short and not self._folder.test_set.exists()
+        if self._end is not None and not wanted:
+            raise _LeaveError
+
+    def _start_child(self, slot: int) -> Child:
         options = WorkerOptions(
             self._options.worker_command,
             worker_environment(os.environ),
@@ -212,26 +168,30 @@ class Rank:
             self._place.local_rank,
             self._campaign.launch.silence_seconds,
         )
-        self._children[slot] = Child(options, slot, self._folder.worker_log(self._place.rank, slot))
+        return Child(options, slot, self._folder.worker_log(self._place.rank, slot))
 
     # Loop
 
     def _loop(self) -> None:
         while self._end is None:
-            arrived = self._arrived()
-            for source, message in arrived:
-                self._take(source, message)
-            events = [(slot, event) for slot, child in list(self._children.items()) for event in child.poll()]
-            for slot, event in events:
-                self._hear(slot, event)
-            self._pass_on_signals()
-            if self.head is not None:
-                self._steer(self.head)
-            self._beat()
-            if self.head is None and self._roll.newly_lost():
-                words = "rank 0 no longer answers, and has perhaps been killed; run the same command again"
-                raise UserError(words, ExitCode.AGAIN)
-            self._pause(bool(arrived or events))
+            self._pause(self._turn())
+
+    def _turn(self) -> bool:
+        """Hear all that has come, and act; return whether anything had come."""
+        arrived = self._arrived()
+        for source, message in arrived:
+            self._take(source, message)
+        events = self._workers.poll()
+        for slot, event in events:
+            self._tell_head(slot, event)
+        self._pass_on_signals()
+        if self.head is not None:
+            self._steer(self.head)
+        elif self._roll.newly_lost():
+            words = "rank 0 no longer answers, and has perhaps been killed; run the same command again"
+            raise UserError(words, ExitCode.AGAIN)
+        self._beat()
+        return bool(arrived or events)
 
     def _pause(self, active: bool) -> None:
         """Wait a moment, or until a worker says something."""
@@ -239,8 +199,7 @@ class Rank:
         if active:
             self._active_at = now
         seconds = 0.0 if self._own else _QUICK_SECONDS if now - self._active_at < _ACTIVE_SECONDS else _POLL_SECONDS
-        pipes = [child.pipe for child in self._children.values() if child.pipe is not None]
-        select.select(pipes, [], [], seconds)
+        select.select(self._workers.pipes, [], [], seconds)
 
     def _arrived(self) -> list[tuple[int, Message]]:
         own = list(self._own)
@@ -249,35 +208,31 @@ class Rank:
 
     def _take(self, source: int, message: Message) -> None:
         self._roll.hear(source)
+        self._asked.pop(source, None)
         what = message.get("do")
-        if what == "begin":
+        if self.head is not None and source in self._roll.lost:
+            self._dismiss(source)
+        elif what == "beat":
+            if self.head is not None:
+                self._send(source, {"do": "beat"})
+        elif what == "begin":
             self._staged = Path(message["staged"])
             for slot in range(self._campaign.launch.slots_per_device):
-                self._start_child(slot)
+                self._workers.start(slot)
         elif what == "end":
             self._end = ExitCode(message["code"])
         elif what == "signal" and self.head is not None:
             self._stop_by_signal(self.head, message["number"])
         elif what == "worker":
-            slot = message["slot"]
-            if slot in self._children:
-                self._children[slot].tell(message["message"])
+            self._workers.tell(message["slot"], message["message"])
         elif what == "event" and self.head is not None:
             self.head.take((source, message["slot"]), message["event"])
 
-    def _hear(self, slot: int, event: dict[str, Any]) -> None:
-        """Pass on what a worker says; replace one that died."""
-        if event["say"] == "alive":
-            return
-        if event["say"] == "ready":
-            self._starts[slot] = 0
-        self._tell_head(slot, event)
-        if event["say"] == "died":
-            del self._children[slot]
-            self._start_child(slot)
-            if slot not in self._children:
-                cause = next((line for line in reversed(event["last_output"]) if line.strip()), event["cause"])
-                self._tell_head(slot, {"say": "broken", "cause": f"{event['cause']}; {cause}"})
+    def _dismiss(self, rank: int) -> None:
+        """Rank 0: end a rank that lives after all, since others have what it trained."""
+        if rank not in self._dismissed:
+            self._dismissed.add(rank)
+            self._messenger.send(rank, {"do": "end", "code": int(ExitCode.AGAIN)})
 
     def _tell_head(self, slot: int, event: dict[str, Any]) -> None:
         self._send(0, {"do": "event", "slot": slot, "event": event})
@@ -291,9 +246,17 @@ class Rank:
     def _beat(self) -> None:
         if self.lock is not None:
             self.lock.beat()
-        if time.monotonic() - self._beat_at >= _BEAT_SECONDS:
-            self._beat_at = time.monotonic()
-            for rank in self._others:
+        if time.monotonic() - self._beat_at < self._beat_seconds:
+            return
+        self._beat_at = time.monotonic()
+        if self.head is None:
+            self._messenger.send(0, {"do": "beat"})  # which answers
+            return
+        # Over a network, a message to a rank that has ended fails, and tells at once. A few only: those to a rank of
+        # this host would fill the memory through which rank 0 talks to all ranks of the host.
+        for rank in self._roll.silent(3 * self._beat_seconds):
+            if self._asked[rank] < _QUESTIONS:
+                self._asked[rank] += 1
                 self._messenger.send(rank, {"do": "beat"})
 
     def _steer(self, head: Head) -> None:
@@ -310,7 +273,7 @@ class Rank:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(number)
         if len(self._signals) > 2:  # the user insists: at once (checkpoints are kept)
-            self._end_children()
+            self._workers.kill()
             os._exit(ExitCode.INTERRUPTED)
 
     def _pass_on_signals(self) -> None:
@@ -336,10 +299,11 @@ class Rank:
             "code": failure.exit_code,
         }
         self._tell_head(0, event)
-        limit = time.monotonic() + _LOST_SECONDS
-        while self._end is None and not self._roll.lost and time.monotonic() < limit:
+        while self._end is None and not self._roll.lost:
             for source, message in self._messenger.receive():
                 self._take(source, message)
+            self._beat()
+            self._roll.newly_lost()
             time.sleep(_POLL_SECONDS)
         return failure if self._end is None else None
 
@@ -350,9 +314,10 @@ class Rank:
             self._end = self.head.exit_code() if failure is None else failure.exit_code
         except UserError as error:
             failure, self._end = error, error.exit_code
-        for rank in self._roll.expected:
-            self._messenger.send(rank, {"do": "end", "code": int(self._end)})
-        self._end_children()
+        for rank in range(1, self._messenger.size):
+            if rank not in self._dismissed | self._messenger.unreachable:
+                self._messenger.send(rank, {"do": "end", "code": int(self._end)})
+        self._workers.end()
         self.head.close()
         self._await_farewells(self.lock)
         self.lock.release()
@@ -381,16 +346,12 @@ class Rank:
             # MPI's own end waits for every rank: with one lost it would wait for ever.
             if failure is not None:
                 tell(f"hydragnn-hpc: error: {failure}")
+            if self.head is None:
+                time.sleep(_NOTICE_SECONDS)  # that the others notice too, and remove their copies
             self._messenger.abort(int(code))
         if self.head is None and self._end is not None:
             self._messenger.send(0, {"do": "bye"})
+        self._messenger.close(int(code))
         if failure is not None:
             raise failure
         return code
-
-    def _end_children(self) -> None:
-        for child in self._children.values():
-            child.tell({"do": "quit"})
-        for child in self._children.values():
-            child.end(0.0 if child.busy or not child.ready else _POLITE_SECONDS)
-        self._children.clear()

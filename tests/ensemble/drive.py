@@ -1,6 +1,6 @@
 """Runs a campaign with a stand-in worker: ``python drive.py CAMPAIGN OUT STAGE WHAT VICTIM SECONDS``.
 
-Ranks say that they live as often as DRIVE_BEAT_SECONDS in the environment tells.
+Ranks say that they live as often as DRIVE_BEAT_SECONDS in the environment tells, and are lost after DRIVE_LOST_SECONDS.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 from hydragnn_hpc.ensemble import supervisor
-from hydragnn_hpc.ensemble.supervisor import RunOptions, run
+from hydragnn_hpc.ensemble.run import run
+from hydragnn_hpc.ensemble.supervisor import RunOptions
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.report.tables import write_tables
 
 supervisor._BEAT_SECONDS = float(os.environ.get("DRIVE_BEAT_SECONDS", supervisor._BEAT_SECONDS))
+supervisor._LOST_SECONDS = float(os.environ.get("DRIVE_LOST_SECONDS", supervisor._LOST_SECONDS))
 campaign, out, stage, *worker = sys.argv[1:]
 command = (sys.executable, str(Path(__file__).with_name("standin.py")), *worker)
 options = RunOptions(Path(campaign), [], Path(out), None, 60.0, None, Path(stage), write_tables, command)

@@ -1,0 +1,76 @@
+"""One run of a campaign: what all ranks do together at its start, and then each its loop."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from hydragnn_hpc.ensemble import folder as campaign_folder
+from hydragnn_hpc.ensemble import startup
+from hydragnn_hpc.ensemble.head import Head
+from hydragnn_hpc.ensemble.launcher import detect
+from hydragnn_hpc.ensemble.lock import RunLock
+from hydragnn_hpc.ensemble.messages import connect, places
+from hydragnn_hpc.ensemble.supervisor import Rank, RunOptions
+from hydragnn_hpc.errors import ExitCode, UserError
+from hydragnn_hpc.paths import CampaignFolder
+
+
+def run(options: RunOptions) -> ExitCode:
+    """Train what is missing of a campaign; the same call on every rank. Collective at its start only.
+
+    Returns
+    -------
+    ExitCode
+        The same on every rank.
+
+    Raises
+    ------
+    UserError
+        On rank 0; the other ranks return its exit code.
+    """
+    started = time.monotonic()
+    launch = detect(os.environ)
+    messenger = connect(launch, options.start_seconds)
+    folder = CampaignFolder(options.out.absolute())
+    lock = RunLock(folder.lock)
+    told = "not all ranks have begun (one has ended, or the campaign's file system hangs)"
+    with startup.watched(startup.SECONDS, told, lambda: messenger.abort(int(ExitCode.AGAIN))):
+        where = places(messenger, launch, options.local_rank)
+        plan, failure = None, None
+        if messenger.rank == 0:
+            try:
+                plan = _begin(options, folder, lock)
+            except Exception as error:  # told to all ranks before it is raised, so that none waits for ever
+                failure = error
+        code = failure.exit_code if isinstance(failure, UserError) else ExitCode.USAGE
+        frozen, error_code = messenger.share((plan.frozen if plan else None, code if failure else None))[0]
+    if error_code is not None:
+        messenger.close(int(error_code))
+        if failure is not None:
+            raise failure
+        return ExitCode(error_code)
+    rank = Rank(options, folder, frozen.campaign, messenger, where)
+    if plan is not None:
+        deadline = None if options.seconds is None else started + options.seconds
+        rank.head = Head(plan, folder, where, deadline, lambda: options.on_change(folder.root))
+        rank.lock = lock
+    return rank.run()
+
+
+def _begin(options: RunOptions, folder: CampaignFolder, lock: RunLock) -> campaign_folder.Plan:
+    """Rank 0: read, check, lock, freeze."""
+    campaign_folder.read_plan(options.campaign, options.overrides, folder)  # refuses before anything is made
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create {folder.root}: {error.strerror}; choose another folder") from error
+    lock.acquire()
+    try:
+        # Read again: another run may have ended while we waited for its lock.
+        plan = campaign_folder.read_plan(options.campaign, options.overrides, folder)
+        campaign_folder.begin(plan, folder)
+    except BaseException:
+        lock.release()
+        raise
+    return plan
