@@ -60,7 +60,7 @@ def process_of(out: Path, rank: int) -> int:
     raise AssertionError(f"no rank {rank}")
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 100.0) -> None:
     """Wait until something is so."""
     limit = time.monotonic() + seconds
     while not condition():
@@ -75,12 +75,12 @@ def test_a_rank_that_stands_still(small: Path, tmp_path: Path, way: dict[str, st
     """Stopped, it takes no message, as a killed one that its launcher leaves alone; later, it may live after all."""
     out, stage, text = tmp_path / "out", tmp_path / "stage", (small / "campaign.yaml").read_text()
     stage.mkdir()
-    (small / "many.yaml").write_text(text.replace("replicas: 2", "replicas: 8"))
+    (small / "many.yaml").write_text(text.replace("replicas: 2", "replicas: 4"))
     command = [str(MPIRUN), "-n", "4", sys.executable, str(DRIVE), str(small / "many.yaml"), str(out), str(stage)]
-    times = {"DRIVE_BEAT_SECONDS": "0.02", "DRIVE_LOST_SECONDS": "1.5"}
+    times = {"DRIVE_BEAT_SECONDS": "0.02", "DRIVE_LOST_SECONDS": "3"}
     with (tmp_path / "said").open("w+") as said:
         run = subprocess.Popen(
-            [*command, "good", "-", "0.5"], env={**os.environ, **way, **times}, stdout=said, stderr=subprocess.STDOUT
+            [*command, "good", "-", "1"], env={**os.environ, **way, **times}, stdout=said, stderr=subprocess.STDOUT
         )
         try:
             wait_for(lambda: list(out.glob("members/*/*/result.json")))
@@ -91,10 +91,11 @@ def test_a_rank_that_stands_still(small: Path, tmp_path: Path, way: dict[str, st
                 os.kill(victim, signal.SIGCONT)
             else:  # its launcher would wait for it
                 wait_for(lambda: "MPI_Abort" in (tmp_path / "said").read_text())
-                os.kill(victim, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
             run.wait(60)  # with any code: launchers count ranks that an abort ends
         finally:
             run.kill()
         told = (tmp_path / "said").read_text()
-    assert len(list(out.glob("members/*/*/result.json"))) == 24, told
-    assert "Traceback" not in told and "24 of 24 members finished" in told, told
+    assert len(list(out.glob("members/*/*/result.json"))) == 12, told
+    assert "Traceback" not in told and "12 of 12 members finished" in told, told
