@@ -210,7 +210,7 @@ class Head:
 
     def commands(self) -> list[tuple[Worker, dict[str, Any]]]:
         """Return what to tell workers now."""
-        if self._stop is None and self.time_is_up:
+        if self._stop is None and self._time_is_up():
             self.stop(ExitCode.AGAIN, "the time is nearly up")
         told: list[tuple[Worker, dict[str, Any]]] = []
         if self._stop is not None:
@@ -235,9 +235,7 @@ class Head:
             self._event("assign", worker, variant=assignment.variant, replicas=replicas, attempt=assignment.attempt)
         return told
 
-    @property
-    def time_is_up(self) -> bool:
-        """Whether epochs must come to their end now for all to be saved within the time limit."""
+    def _time_is_up(self) -> bool:
         # An epoch in progress must come to its end; a quarter more for the unevenness of machines.
         margin = 1.25 * self._longest_epoch + _SAVE_SECONDS
         return self._deadline is not None and time.monotonic() > self._deadline - margin

@@ -115,9 +115,7 @@ class OverMpi:
     def __init__(self, comm: Any) -> None:
         from mpi4py import MPI
 
-        self._comm = comm
-        self._error = MPI.Exception
-        self._status = MPI.Status
+        self._comm, self._mpi = comm, MPI
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self.unreachable: set[int] = set()
         self._sending: list[tuple[int, Any]] = []
@@ -126,13 +124,13 @@ class OverMpi:
         """See `Messenger`."""
         try:
             self._sending.append((to, self._comm.isend(message, dest=to, tag=_TAG)))
-        except self._error:
+        except self._mpi.Exception:
             self.unreachable.add(to)
 
     def _is_done(self, to: int, request: Any) -> bool:
         try:
             return bool(request.Test())
-        except self._error:
+        except self._mpi.Exception:
             self.unreachable.add(to)
             return True
 
@@ -140,12 +138,12 @@ class OverMpi:
         """See `Messenger`."""
         self._sending = [(to, request) for to, request in self._sending if not self._is_done(to, request)]
         arrived = []
-        status = self._status()
+        status = self._mpi.Status()
         nothing = 0
         # A look that finds nothing may be the one that lets the next find something.
         while nothing < _LOOKS:
             # An error does not tell whose connection broke; that rank falls silent, or a message to it fails.
-            with contextlib.suppress(self._error):
+            with contextlib.suppress(self._mpi.Exception):
                 message = self._comm.improbe(tag=_TAG, status=status)
                 if message is not None:
                     arrived.append((status.Get_source(), message.recv()))
@@ -164,10 +162,8 @@ class OverMpi:
 
     def close(self, code: int) -> None:
         """See `Messenger`."""
-        from mpi4py import MPI
-
         with startup.watched(startup.SECONDS, "all is saved, but MPI has not ended", lambda: os._exit(code)):
-            MPI.Finalize()
+            self._mpi.Finalize()
 
 
 class Roll:

@@ -153,9 +153,10 @@ class Rank:
     def _listen(self) -> None:
         """While the data are staged: go on talking, and leave off once the run ends."""
         self._turn()
+        if self._end is None:
+            return
         # Even if other nodes have trained all members meanwhile, rank 0 still needs the data for the test set.
-        wanted = self.head is not None and not self.head.cut_short and not self._folder.test_set.exists()
-        if self._end is not None and not wanted:
+        if self.head is None or self.head.cut_short or self._folder.test_set.exists():
             raise _LeaveError
 
     def _start_child(self, slot: int) -> Child:

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from hydragnn_hpc.ensemble.messages import Alone, Roll
+from tests.ranks import OVER_NETWORK, process_of
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
 DRIVE = Path(__file__).with_name("drive.py")
 MEMORY: dict[str, str] = {}
-NETWORK = {"MPIR_CVAR_CH4_NETMOD": "ofi", "MPIR_CVAR_NOLOCAL": "1"}
 
 
 def called(roll: Roll, seconds: float) -> list[int]:
@@ -49,17 +49,6 @@ def test_who_cannot_be_reached_is_lost_at_once() -> None:
     assert (roll.newly_lost(), roll.newly_lost(), roll.expected) == ([2], [], [1])
 
 
-def process_of(out: Path, rank: int) -> int:
-    """Return the process of a rank."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().decode().split("\0")
-            mine = f"PMI_RANK={rank}" in (entry / "environ").read_bytes().decode().split("\0")
-            if mine and str(out) in words and str(DRIVE) in words:
-                return int(entry.name)
-    raise AssertionError(f"no rank {rank}")
-
-
 def wait_for(condition: Callable[[], object], seconds: float = 100.0) -> None:
     """Wait until something is so."""
     limit = time.monotonic() + seconds
@@ -69,7 +58,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 100.0) -> None:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("way", [MEMORY, NETWORK], ids=["memory", "network"])
+@pytest.mark.parametrize("way", [MEMORY, OVER_NETWORK], ids=["memory", "network"])
 @pytest.mark.parametrize("returns", [False, True], ids=["for good", "for a while"])
 def test_a_rank_that_stands_still(small: Path, tmp_path: Path, way: dict[str, str], returns: bool) -> None:
     """Stopped, it takes no message, as a killed one that its launcher leaves alone; later, it may live after all."""
@@ -84,7 +73,7 @@ def test_a_rank_that_stands_still(small: Path, tmp_path: Path, way: dict[str, st
         )
         try:
             wait_for(lambda: list(out.glob("members/*/*/result.json")))
-            victim = process_of(out, 2)
+            victim = process_of(out, "PMI_RANK", 2)
             os.kill(victim, signal.SIGSTOP)
             if returns:
                 wait_for(lambda: "no longer answers" in (tmp_path / "said").read_text())

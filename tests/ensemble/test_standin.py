@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ranks import OVER_NETWORK
+
 pytestmark = pytest.mark.mpi
 MPIRUN = Path(sys.executable).with_name("mpirun")
 DRIVE = Path(__file__).with_name("drive.py")
@@ -42,7 +44,7 @@ def test_all_members_are_trained_on_any_number_of_ranks(small: Path, tmp_path: P
 
 def test_the_end_reaches_every_rank_over_a_network(small: Path, tmp_path: Path, monkeypatch) -> None:
     """Without shared memory, and with messages of all ranks on their way at all times, the last ones included."""
-    for name, value in {"MPIR_CVAR_CH4_NETMOD": "ofi", "MPIR_CVAR_NOLOCAL": "1", "DRIVE_BEAT_SECONDS": "0"}.items():
+    for name, value in {**OVER_NETWORK, "DRIVE_BEAT_SECONDS": "0"}.items():
         monkeypatch.setenv(name, value)
     for attempt in range(3):
         done = drive(small, tmp_path / f"out{attempt}", 4, "good", "-", "0.01")

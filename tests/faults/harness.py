@@ -23,7 +23,6 @@ from pathlib import Path
 MARK = "CAMPAIGN_UNDER_TEST"
 BIN = Path(sys.executable).parent
 PATIENCE = 120.0  # no launch of these tests takes longer; what does, hangs
-OVER_NETWORK = {"MPIR_CVAR_CH4_NETMOD": "ofi", "MPIR_CVAR_NOLOCAL": "1"}  # no shared memory, as between nodes
 
 
 @dataclass(frozen=True)

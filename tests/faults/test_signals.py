@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import harness
+from tests.ranks import OVER_NETWORK
 
 pytestmark = pytest.mark.mpi
 
@@ -49,7 +50,7 @@ def test_any_signal_at_any_moment(arena, undisturbed, fault_seed: int, case: int
     chance = random.Random(f"{fault_seed} {case}")
     out, moment = arena.folder / "out", chance.uniform(0.0, undisturbed.seconds)
     network = chance.random() < 0.5
-    launch = arena.launch(out, environment=harness.OVER_NETWORK if network else None)
+    launch = arena.launch(out, environment=OVER_NETWORK if network else None)
     launch.let_run(moment)
     met = hurt(launch, target, what, chance)
     code = launch.end()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ranks import process_of
 from tests.slurm.conftest import Place
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -90,17 +90,6 @@ def test_a_node_that_fails_in_mid_run(place: Place, tmp_path: Path) -> None:
     assert runs(out) == 2
 
 
-def rank_process(out: Path, rank: int) -> int:
-    """Return the number of the process that is the supervisor of ``rank``."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().decode().split("\0")
-            marked = f"SLURM_PROCID={rank}" in (entry / "environ").read_bytes().decode().split("\0")
-            if marked and str(out) in words and Path(words[0]).name.startswith("python"):
-                return int(entry.name)
-    raise AssertionError(f"no rank {rank}")
-
-
 @pytest.mark.parametrize(
     ("rank", "signalled", "in_all"),
     [
@@ -114,7 +103,7 @@ def test_a_rank_that_is_killed(place: Place, tmp_path: Path, rank: int, signalle
     out = tmp_path / "out"
     job = place.submit(out)
     place.wait(lambda: finished(out) > 0, "a first member", out)
-    os.kill(rank_process(out, rank), signal.SIGKILL)
+    os.kill(process_of(out, "SLURM_PROCID", rank), signal.SIGKILL)
     if signalled:
         place.cluster.call("scancel", "--signal=USR2", job)
     text = place.wait_for_end(job, out)
