@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.durations import seconds_of
 
 if TYPE_CHECKING:
     from hydragnn_hpc.ensemble.folder import Plan
@@ -24,7 +23,7 @@ def run(
         list[str] | None, typer.Option("--set", help="Replace a setting, as training.epochs=3; repeatable.")
     ] = None,
     time_limit: Annotated[
-        str, typer.Option(help="Stop in time, everything saved, and exit with 75: 90s, 30m, 1h30m or 1:30:00.")
+        str, typer.Option(help="Stop in time, everything saved, and exit with 75: 30 (minutes), 90s, 1h30m, 1:30:00.")
     ] = "",
     start_limit: Annotated[
         str, typer.Option(help="Give up where MPI has not started by then: a rank is missing.")
@@ -68,24 +67,6 @@ def run(
         write_tables,
     )
     raise typer.Exit(int(run(options)))
-
-
-def seconds_of(text: str, option: str) -> float:
-    """Read a duration: ``90s``, ``30m``, ``1h30m``, ``1:30:00`` or ``1-00:00:00`` (Slurm's days); returns seconds.
-
-    Raises
-    ------
-    UserError
-        If it is none of these, or not positive.
-    """
-    by_unit = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?", text.strip().lower())
-    by_clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d{2}):(\d{2})", text.strip())
-    match = by_clock or by_unit
-    parts = [int(part or 0) for part in match.groups()] if match else [0]
-    seconds = sum(n * s for n, s in zip(parts, (86400, 3600, 60, 1), strict=False))
-    if not seconds:
-        raise UserError(f"{option} '{text}': expected a duration, as 90s, 30m, 1h30m or 1:30:00")
-    return float(seconds)
 
 
 def _show(plan: Plan, out: Path) -> None:

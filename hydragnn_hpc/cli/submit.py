@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from hydragnn_hpc.durations import clock, seconds_of
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, write_text
 
@@ -19,7 +21,7 @@ def submit(
     out: Annotated[Path, typer.Argument(help="The campaign's folder, on a file system that all nodes share.")],
     site: Annotated[str, typer.Option(help="A machine of jobs/sites, or the path of a profile of your own.")],
     nodes: Annotated[int | None, typer.Option(help="Nodes to ask for.")] = None,
-    walltime: Annotated[str | None, typer.Option(help="Time to ask for: minutes, 2h, 1:30:00.")] = None,
+    walltime: Annotated[str | None, typer.Option(help="Time to ask for: 90 (minutes), 2h, 1h30m, 1:30:00.")] = None,
     account: Annotated[str, typer.Option(help="What the job is charged to.")] = "",
     queue: Annotated[str | None, typer.Option(help="Queue, partition or quality of service.")] = None,
     seconds: Annotated[
@@ -49,9 +51,8 @@ def submit(
     work = plan.work_left(settings, folder.root, seconds)
     if not work.members:
         raise UserError(f"{out}: all members are finished; nothing to submit")
-    chosen = plan.make_plan(
-        settings, work, machine, nodes, plan.parse_walltime(walltime) if walltime is not None else None, queue
-    )
+    asked = math.ceil(seconds_of(walltime, "--walltime")) if walltime is not None else None
+    chosen = plan.make_plan(settings, work, machine, nodes, asked, queue)
     if dry_run and machine.account and not account:
         account = "YOUR_PROJECT"
         typer.echo(f"--site {site}: jobs there are charged to a project; name yours with --account", err=True)
@@ -89,12 +90,10 @@ def submit(
     if as_json:
         typer.echo(json.dumps({"id": identifier, **entry}))
         return
-    estimate = (
-        "unknown; measured times give one" if chosen.estimate_seconds is None else plan.clock(chosen.estimate_seconds)
-    )
+    estimate = "unknown; measured times give one" if chosen.estimate_seconds is None else clock(chosen.estimate_seconds)
     typer.echo(
         f"job {identifier}: {work.members} members on {chosen.nodes} nodes x {machine.ranks_per_node} ranks, "
-        f"{plan.clock(chosen.walltime_seconds)} a job (estimated need: {estimate})\nscript {folder.job_script}"
+        f"{clock(chosen.walltime_seconds)} a job (estimated need: {estimate})\nscript {folder.job_script}"
     )
 
 

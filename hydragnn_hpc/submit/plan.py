@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,29 +102,3 @@ def make_plan(
         wanted = longest if estimate is None else math.ceil(estimate / STEP_SECONDS) * STEP_SECONDS
         walltime = min(wanted, longest)
     return Plan(nodes, nodes * site.ranks_per_node, limit.queue, walltime, estimate)
-
-
-def parse_walltime(text: str) -> int:
-    """Return the seconds of ``90`` (minutes), ``2h``, ``45m``, ``1:30:00`` or ``1:30`` (hours and minutes).
-
-    Raises
-    ------
-    UserError
-        If the text is none of these, or the time is not above zero.
-    """
-    units = {"": 60, "h": 3600, "m": 60, "s": 1}
-    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([hms]?)", text):
-        seconds = int(float(found[1]) * units[found[2]])
-    elif found := re.fullmatch(r"(\d+):([0-5]\d)(?::([0-5]\d))?", text):
-        seconds = int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3] or 0)
-    else:
-        raise UserError(f"--walltime {text}: expected minutes, or a time such as 2h, 45m, 1:30:00")
-    if seconds <= 0:
-        raise UserError(f"--walltime {text}: must be above zero")
-    return seconds
-
-
-def clock(seconds: float) -> str:
-    """Return ``H:MM:SS``."""
-    whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

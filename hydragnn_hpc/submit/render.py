@@ -9,9 +9,10 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydragnn_hpc.durations import clock
 from hydragnn_hpc.errors import UserError, nearest, refuse_control_characters
 from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.submit.plan import Plan, clock
+from hydragnn_hpc.submit.plan import Plan
 from hydragnn_hpc.submit.site import Site, jobs_folder
 
 

@@ -178,19 +178,6 @@ def test_what_a_machine_does_not_give(
         plan.make_plan(paper, work(), load_site(site), nodes, walltime, queue)
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 5400), ("2h", 7200), ("45m", 2700), ("1:30:00", 5400), ("1:30", 5400), ("0.5h", 1800)]
-)
-def test_wall_times(text: str, seconds: int) -> None:
-    assert plan.parse_walltime(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "x", "0", "-1", "1:99", "1d", "1:2:3:4", "nan"])
-def test_wall_times_that_are_none(text: str) -> None:
-    with pytest.raises(UserError, match="--walltime"):
-        plan.parse_walltime(text)
-
-
 # Profiles that do not fit
 
 
@@ -373,7 +360,7 @@ def test_refusals_are_one_line(here: Path) -> None:
         (["--site", "polaris", "--account", "abc"], "'qsub' is not on this host"),
         (["--site", "frntier"], "no such machine"),
         (["--site", "summit", "--account", "abc"], "switched off in November 2024"),
-        (["--site", "slurm", "--walltime", "x"], "--walltime x"),
+        (["--site", "slurm", "--walltime", "x"], "--walltime 'x': expected minutes"),
         (["--site", "slurm", "--set", "replica=1"], "did you mean 'replicas'?"),
     ]:
         done = command(here, *arguments)

@@ -1,0 +1,58 @@
+"""Durations as people write them: one grammar for every option and setting that takes a time."""
+
+from __future__ import annotations
+
+import re
+
+from hydragnn_hpc.errors import UserError
+
+EXPECTED = "expected minutes, 90s, 45m, 1h30m, 1.5h, 2d, 1:30:00 (hours first) or 1-12:00:00 (days first)"
+
+_NUMBER = r"(\d{1,12}(?:\.\d{1,9})?)"
+_UNITS = re.compile(rf"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m(?:in)?)?(?:{_NUMBER}s)?", re.ASCII | re.IGNORECASE)
+_MINUTES = re.compile(_NUMBER, re.ASCII)
+_CLOCK = re.compile(r"(?:(\d{1,9}):)?(\d{1,9}):([0-5]?\d)", re.ASCII)
+_DAYS = re.compile(r"(\d{1,9})-(\d{1,9})(?::([0-5]?\d)(?::([0-5]?\d))?)?", re.ASCII)
+
+
+def seconds_of(text: str, option: str) -> float:
+    """Read a duration in any of Slurm's forms or with units; return seconds.
+
+    Slurm's forms are ``minutes``, ``minutes:seconds``, ``hours:minutes:seconds``, ``days-hours``,
+    ``days-hours:minutes`` and ``days-hours:minutes:seconds``; with units, the largest first: ``1h30m``, ``1.5h``,
+    ``2d``, ``90s``.
+
+    Parameters
+    ----------
+    text : str
+        The duration.
+    option : str
+        What it was given for; named in the error.
+
+    Raises
+    ------
+    UserError
+        If it is none of these, or not above zero.
+    """
+    given = text.strip()
+    seconds = 0.0
+    if found := _MINUTES.fullmatch(given):
+        seconds = _sum(("0", "0", found[1], "0"))
+    elif (found := _CLOCK.fullmatch(given)) and (found[1] is None or int(found[2]) < 60):
+        seconds = _sum(("0", *found.groups()))
+    elif found := (_DAYS.fullmatch(given) or _UNITS.fullmatch(given)):
+        seconds = _sum(found.groups())
+    if not seconds:
+        raise UserError(f"{option} '{text}': {EXPECTED}")
+    return seconds
+
+
+def clock(seconds: float) -> str:
+    """Return ``H:MM:SS``."""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _sum(parts: tuple[str | None, ...]) -> float:
+    """Add up days, hours, minutes and seconds."""
+    return sum(float(part or 0) * factor for part, factor in zip(parts, (86400, 3600, 60, 1), strict=True))
