@@ -8,7 +8,7 @@ from hydragnn_hpc.errors import UserError
 
 EXPECTED = "expected minutes, 90s, 45m, 1h30m, 1.5h, 2d, 1:30:00 (hours first) or 1-12:00:00 (days first)"
 
-_NUMBER = r"(\d{1,12}(?:\.\d{1,9})?)"
+_NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
 _UNITS = re.compile(rf"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m(?:in)?)?(?:{_NUMBER}s)?", re.ASCII | re.IGNORECASE)
 _MINUTES = re.compile(_NUMBER, re.ASCII)
 _CLOCK = re.compile(r"(?:(\d{1,9}):)?(\d{1,9}):([0-5]?\d)", re.ASCII)

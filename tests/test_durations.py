@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hydragnn_hpc.durations import clock, seconds_of
 from hydragnn_hpc.errors import UserError
 
-whole = st.integers(0, 10**6)
+whole = st.integers(0, 10**4)
 
 
 @given(days=whole, hours=whole, minutes=st.integers(0, 59), seconds=st.integers(0, 59))
