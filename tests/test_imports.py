@@ -19,6 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ORDER = ["foundation", "dataset", "member", "ensemble", "report", "submit", "cli"]
 APART = {("ensemble", "member"), ("report", "ensemble"), ("submit", "dataset"), ("submit", "member"),
          ("submit", "ensemble"), ("submit", "report")}  # fmt: skip
+FOUNDATION = {"records"}  # folders of the foundation
 ONLY_IN = {"adios2": "dataset", "mpi4py": "ensemble", "torch": "member", "torch_geometric": "member"}
 HEAVY = ("torch", "torch_geometric", "pandas", "adios2", "matplotlib", "mpi4py", "scipy", "ase", "vesin", "numba")
 DISTRIBUTION = {"yaml": "pyyaml", "PIL": "pillow"}
@@ -30,7 +31,8 @@ def stage_of(module: str) -> str:
     parts = module.split(".")
     if parts[1:2] == ["__main__"]:
         return "cli"
-    return parts[1] if len(parts) > 1 and (PACKAGE / parts[1]).is_dir() else "foundation"
+    folder = len(parts) > 1 and parts[1] not in FOUNDATION and (PACKAGE / parts[1]).is_dir()
+    return parts[1] if folder else "foundation"
 
 
 def dotted(path: Path) -> str:
@@ -62,6 +64,18 @@ def test_imports_point_backwards() -> None:
                 there = stage_of(name)
                 if ORDER.index(there) > ORDER.index(here) or (here, there) in APART:
                     wrong.append(f"{path.relative_to(ROOT)}:{line}: {here} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_records_import_nothing_but_errors() -> None:
+    """They are used on both sides of every process and file."""
+    allowed = ("hydragnn_hpc.records.", "hydragnn_hpc.errors.")
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in (PACKAGE / "records").glob("*.py")
+        for line, name in imports(path)
+        if name.startswith("hydragnn_hpc") and not name.startswith(allowed)
+    ]
     assert not wrong, "\n".join(wrong)
 
 

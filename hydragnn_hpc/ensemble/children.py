@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
@@ -13,11 +12,25 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.records.events import (
+    Alive,
+    Broken,
+    Command,
+    Died,
+    Done,
+    Event,
+    Failed,
+    Quit,
+    Ready,
+    Report,
+    Stopped,
+    Train,
+    read_event,
+    to_line,
+)
 
-Event = dict[str, Any]
 _TAIL_LINES = 12
 _STARTUP_SECONDS = 300.0  # importing torch from a busy parallel file system takes minutes
 _STARTS = 3  # deaths of a worker in a row, without its being ready, after which its slot is given up
@@ -103,31 +116,31 @@ class Child:
         """It has told its device and waits for work, or works."""
         return self._ready
 
-    def tell(self, message: Event) -> None:
-        """Send a message; a worker that is gone is noticed by :meth:`poll`."""
-        if message["do"] == "train":
+    def send(self, command: Command) -> None:
+        """Send a command; a worker that is gone is noticed by :meth:`poll`."""
+        if isinstance(command, Train):
             self.busy = True
             self._heard_at = time.monotonic()
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._to, json.dumps(message).encode() + b"\n")
+            os.write(self._to, to_line(command))
 
-    def poll(self) -> list[Event]:
-        """Return what the worker has said, and ``{"say": "died", cause, detail, last_output}`` when it is no more."""
+    def poll(self) -> list[Report]:
+        """Return the events that the worker has sent; `Died` is the last of them."""
         code = self._process.poll()
-        events = self._listen()
-        error = next((e for e in events if e["say"] == "error"), None)
-        if error is not None:
+        events: list[Report] = [*self._receive()]
+        failed = next((event for event in events if isinstance(event, Failed)), None)
+        if failed is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)  # it ends right after this message
-            return [*(e for e in events if e is not error), self._died(error["cause"], error.get("detail", ""))]
+                self._process.wait(10)  # it ends right after this event
+            return [*(event for event in events if event is not failed), self._died(failed.cause, failed.detail)]
         if code is not None:
-            return [*events, self._died(_cause(code), "")]
+            return [*events, self._died(_cause(code))]
         limit = self._options.silence if self._ready else max(self._options.silence, _STARTUP_SECONDS)
         if (self.busy or not self._ready) and time.monotonic() - self._heard_at > limit:
-            return [*events, self._died(f"no sign of life for {limit:g} s", "")]
+            return [*events, self._died(f"no sign of life for {limit:g} s")]
         return events
 
-    def _listen(self) -> list[Event]:
+    def _receive(self) -> list[Event]:
         events: list[Event] = []
         while select.select([self._from], [], [], 0)[0]:
             received = os.read(self._from, 1 << 16)
@@ -137,31 +150,31 @@ class Child:
             self._buffer += received
         while b"\n" in self._buffer:
             line, self._buffer = self._buffer.split(b"\n", 1)
-            events.append(json.loads(line))
+            events.append(read_event(line))
         for event in events:
             self._heard_at = time.monotonic()
-            if event["say"] == "ready":
+            if isinstance(event, Ready):
                 self._ready = True
-            elif event["say"] in ("done", "stopped"):
+            elif isinstance(event, Done | Stopped):
                 self.busy = False
         return events
 
-    def _died(self, cause: str, detail: str) -> Event:
+    def _died(self, cause: str, detail: str = "") -> Died:
         self.end()
-        return {"say": "died", "cause": cause, "detail": detail, "last_output": self._tail()}
+        return Died(cause=cause, detail=detail, last_output=self._tail())
 
-    def _tail(self) -> list[str]:
+    def _tail(self) -> tuple[str, ...]:
         try:
             with self._log.open("rb") as stream:
                 stream.seek(max(self._log_start, self._log.stat().st_size - 8192))
-                return stream.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
+                return tuple(stream.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
         except OSError:
-            return []
+            return ()
 
     def end(self, patience: float = 0.0) -> None:
         """End the worker: ask, wait ``patience`` seconds, kill its process group; nothing of it remains."""
         if patience and self._process.poll() is None:
-            self.tell({"do": "quit"})
+            self.send(Quit())
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(patience)
         self.kill()
@@ -202,28 +215,28 @@ class Workers:
             self._starts[slot] = self._starts.get(slot, 0) + 1
             self._children[slot] = self._make(slot)
 
-    def tell(self, slot: int, message: Event) -> None:
-        """Send a message; work that was meant for a worker that has been replaced meanwhile is dropped."""
+    def send(self, slot: int, command: Command) -> None:
+        """Send a command; work that was meant for a worker that has been replaced meanwhile is dropped."""
         child = self._children.get(slot)
-        if child is not None and (child.ready or message["do"] != "train"):
-            child.tell(message)
+        if child is not None and (child.ready or not isinstance(command, Train)):
+            child.send(command)
 
-    def poll(self) -> list[tuple[int, Event]]:
-        """Return what workers have said, and of those that died, as (slot, event)."""
-        heard: list[tuple[int, Event]] = []
+    def poll(self) -> list[tuple[int, Report]]:
+        """Return what has happened to workers, as (slot, report)."""
+        reports: list[tuple[int, Report]] = []
         for slot, child in list(self._children.items()):
             for event in child.poll():
-                if event["say"] != "alive":
-                    heard.append((slot, event))
-                if event["say"] == "ready":
+                if not isinstance(event, Alive):
+                    reports.append((slot, event))
+                if isinstance(event, Ready):
                     self._starts[slot] = 0
-                elif event["say"] == "died":
+                elif isinstance(event, Died):
                     del self._children[slot]
                     self.start(slot)
                     if slot not in self._children:
-                        cause = next((line for line in reversed(event["last_output"]) if line.strip()), event["cause"])
-                        heard.append((slot, {"say": "broken", "cause": f"{event['cause']}; {cause}"}))
-        return heard
+                        last = next((line for line in reversed(event.last_output) if line.strip()), event.cause)
+                        reports.append((slot, Broken(cause=f"{event.cause}; {last}")))
+        return reports
 
     def kill(self) -> None:
         """Kill all, without waiting."""
@@ -233,7 +246,7 @@ class Workers:
     def end(self) -> None:
         """End all: idle ones are asked, busy ones killed."""
         for child in self._children.values():
-            child.tell({"do": "quit"})
+            child.send(Quit())
         for child in self._children.values():
             child.end(0.0 if child.busy or not child.ready else _POLITE_SECONDS)
         self._children.clear()

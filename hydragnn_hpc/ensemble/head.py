@@ -17,6 +17,21 @@ from hydragnn_hpc.ensemble.schedule import Name, Scheduler, Worker, seconds_left
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.paths import CampaignFolder, read_json, write_json
+from hydragnn_hpc.records.device import Device
+from hydragnn_hpc.records.events import (
+    Broken,
+    Command,
+    Died,
+    Done,
+    Epoch,
+    Finished,
+    MemberEpoch,
+    Ready,
+    Report,
+    Stop,
+    Stopped,
+    Train,
+)
 
 _PROGRESS_SECONDS = 2.0
 _TABLES_SECONDS = 5.0
@@ -69,7 +84,7 @@ class Head:
         self._started_at = ledger.now()
         self._idle: set[Worker] = set()
         self._busy: dict[Worker, _Busy] = {}
-        self._devices: dict[Worker, dict[str, Any]] = {}
+        self._devices: dict[Worker, Device] = {}
         self._owners: dict[tuple[str, str], int] = {}  # of a host's devices: their ranks
         self._expected = {(p.rank, s) for p in places for s in range(self._launch.slots_per_device)}
         self._broken: dict[Worker, str] = {}
@@ -97,61 +112,58 @@ class Head:
 
     # What workers tell
 
-    def take(self, worker: Worker, event: dict[str, Any]) -> None:
-        """Take in what a worker, or its rank on its behalf, has said."""
-        kind = event["say"]
-        if kind == "ready":
-            self._ready(worker, event["device"])
-        elif kind == "epoch" and worker in self._busy:
-            self._epoch(worker, event["members"])
-        elif kind == "finished":
-            self._finished(worker, event)
-        elif kind in ("done", "stopped"):
-            self._free(worker, stopped=kind == "stopped")
-        elif kind == "died":
-            self._died(worker, event)
-        elif kind == "broken":
-            self._broken[worker] = event["cause"]
+    def take(self, worker: Worker, report: Report) -> None:
+        """Act on what a worker, or its rank on its behalf, reports."""
+        if isinstance(report, Ready):
+            self._ready(worker, report.device)
+        elif isinstance(report, Epoch) and worker in self._busy:
+            self._epoch(worker, report.members)
+        elif isinstance(report, Finished):
+            self._finished(worker, report)
+        elif isinstance(report, Done | Stopped):
+            self._free(worker, stopped=isinstance(report, Stopped))
+        elif isinstance(report, Died):
+            self._died(worker, report)
+        elif isinstance(report, Broken):
+            self._broken[worker] = report.cause
             self._idle.discard(worker)
-            self.display.line(f"rank {worker[0]}: worker {worker[1]} cannot be started: {event['cause']}")
-        elif kind == "fatal":
-            self.fatal = UserError(event["error"], ExitCode(event["code"]))
+            self.display.line(f"rank {worker[0]}: worker {worker[1]} cannot be started: {report.cause}")
 
-    def _ready(self, worker: Worker, device: dict[str, Any]) -> None:
+    def _ready(self, worker: Worker, device: Device) -> None:
         self._devices[worker] = device
         self._idle.add(worker)
-        host, uuid = self._places[worker[0]].host, device.get("uuid")
+        host, uuid = self._places[worker[0]].host, device.uuid
         other = self._owners.setdefault((host, uuid), worker[0]) if uuid else worker[0]
         if other != worker[0]:
             self.fatal = UserError(
-                f"ranks {other} and {worker[0]} on {host} have the same device {device['name']} ({uuid}): give"
+                f"ranks {other} and {worker[0]} on {host} have the same device {device.name} ({uuid}): give"
                 " each rank a device of its own, or start one rank a device with launch.slots_per_device"
             )
 
-    def _epoch(self, worker: Worker, members: list[dict[str, Any]]) -> None:
+    def _epoch(self, worker: Worker, members: tuple[MemberEpoch, ...]) -> None:
         busy = self._busy[worker]
-        busy.epoch = max(m["epoch"] for m in members)
-        busy.epoch_seconds = max(m["seconds"] for m in members)
-        busy.losses = {m["replica"]: m["validation_loss"] for m in members}
+        busy.epoch = max(m.epoch for m in members)
+        busy.epoch_seconds = max(m.seconds for m in members)
+        busy.losses = {m.replica: m.validation_loss for m in members}
         self._longest_epoch = max(self._longest_epoch, busy.epoch_seconds)
 
-    def _finished(self, worker: Worker, event: dict[str, Any]) -> None:
-        name = (event["variant"], event["replica"])
+    def _finished(self, worker: Worker, event: Finished) -> None:
+        name = (event.variant, event.replica)
         running = self._scheduler.running().get(worker)
         if running is None or running.variant != name[0]:
             return  # of work that has been given to another meanwhile
-        self._scheduler.member_done(worker, event["replica"])
+        self._scheduler.member_done(worker, event.replica)
         told, seconds = self._result(name)
         # A member that was resumed has been trained for longer than since its stack's start.
         self._spent.append(max(seconds, time.monotonic() - self._busy[worker].since))
         self._changed = True
-        if event["state"] == "diverged":
+        if event.state == "diverged":
             self._diverged += 1
         over = self._over_before + len(self._scheduler.finished)
         left = self._seconds_left() if over < self._total else None
         tail = f"{over} of {self._total} done" + (f", about {duration(left)} left" if left else "")
-        self.display.line(f"{names(name[0], [name[1]])} {event['state']}: {told} ({tail})")
-        self._event("finished", worker, member=list(name), state=event["state"])
+        self.display.line(f"{names(name[0], [name[1]])} {event.state}: {told} ({tail})")
+        self._event("finished", worker, member=list(name), state=event.state)
 
     def _result(self, name: Name) -> tuple[str, float]:
         """Return what a line says of a member's result, and the seconds it was trained for."""
@@ -174,16 +186,16 @@ class Head:
         self._busy.pop(worker, None)
         self._idle.add(worker)
 
-    def _died(self, worker: Worker, event: dict[str, Any]) -> None:
+    def _died(self, worker: Worker, event: Died) -> None:
         self._idle.discard(worker)
         self._busy.pop(worker, None)
         failed = self._scheduler.failed(worker)
         place = self._places[worker[0]]
         for name, attempt, final in failed:
             record = {
-                "cause": event["cause"],
-                "detail": event.get("detail", ""),
-                "last_output": event.get("last_output", []),
+                "cause": event.cause,
+                "detail": event.detail,
+                "last_output": list(event.last_output),
                 "rank": worker[0],
                 "host": place.host,
                 "attempt": attempt,
@@ -196,27 +208,27 @@ class Head:
             attempt, final = failed[0][1:]
             what = "given up" if final else "will be tried again"
             where = f"rank {worker[0]} ({place.host}), attempt {attempt}"
-            self.display.line(f"{names(variant, replicas)} failed on {where}: {event['cause']}; {what}")
-            self._event("failed", worker, variant=variant, replicas=replicas, cause=event["cause"], final=final)
+            self.display.line(f"{names(variant, replicas)} failed on {where}: {event.cause}; {what}")
+            self._event("failed", worker, variant=variant, replicas=replicas, cause=event.cause, final=final)
 
     def lost(self, rank: int) -> None:
         """A rank no longer answers: what it trained goes to others."""
         self.display.line(f"rank {rank} on {self._places[rank].host} no longer answers; its members go to others")
         for worker in [w for w in self._expected if w[0] == rank]:
-            self._died(worker, {"cause": f"rank {rank} on {self._places[rank].host} was lost"})
+            self._died(worker, Died(cause=f"rank {rank} on {self._places[rank].host} was lost"))
             self._broken[worker] = "its rank was lost"
 
     # What is to be done
 
-    def commands(self) -> list[tuple[Worker, dict[str, Any]]]:
+    def commands(self) -> list[tuple[Worker, Command]]:
         """Return what to tell workers now."""
         if self._stop is None and self._time_is_up():
             self.stop(ExitCode.AGAIN, "the time is nearly up")
-        told: list[tuple[Worker, dict[str, Any]]] = []
+        told: list[tuple[Worker, Command]] = []
         if self._stop is not None:
             running = [w for w in self._scheduler.running() if w not in self._told_stop]
             self._told_stop.update(running)
-            return [(worker, {"do": "stop"}) for worker in running]
+            return [(worker, Stop()) for worker in running]
         for worker in sorted(self._idle):
             assignment = self._scheduler.next(worker)
             if assignment is None:
@@ -224,12 +236,8 @@ class Head:
             self._idle.discard(worker)
             self._busy[worker] = _Busy(time.monotonic())
             replicas = list(assignment.replicas)
-            told.append(
-                (
-                    worker,
-                    {"do": "train", "variant": assignment.variant, "replicas": replicas, "attempt": assignment.attempt},
-                )
-            )
+            train = Train(variant=assignment.variant, replicas=assignment.replicas, attempt=assignment.attempt)
+            told.append((worker, train))
             again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""
             self.display.line(f"{names(assignment.variant, replicas)} starts on rank {worker[0]}{again}")
             self._event("assign", worker, variant=assignment.variant, replicas=replicas, attempt=assignment.attempt)
@@ -334,7 +342,7 @@ class Head:
                     "validation_loss": busy.losses.get(replica),
                 }
         workers = [
-            {"rank": rank, "slot": slot, "host": self._places[rank].host, "device": device}
+            {"rank": rank, "slot": slot, "host": self._places[rank].host, "device": device.model_dump()}
             for (rank, slot), device in sorted(self._devices.items())
         ]
         return {

@@ -1,4 +1,4 @@
-"""Point-to-point messages between ranks: small dictionaries; and who still answers.
+"""Point-to-point messages between ranks (`records.messages`); and who still answers.
 
 After start-up there is nothing else between ranks, no collective: a rank that is lost holds up none of the others.
 """
@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from hydragnn_hpc.ensemble import startup
 from hydragnn_hpc.ensemble.launcher import Launch, check_size
+from hydragnn_hpc.records.messages import RankMessage
 
-Message = dict[str, Any]
 _TAG = 77
 _LOOKS = 2
 
@@ -56,10 +56,10 @@ class Messenger(Protocol):
     size: int
     unreachable: set[int]
 
-    def send(self, to: int, message: Message) -> None:
+    def send(self, to: int, message: RankMessage) -> None:
         """Send without waiting; what cannot be sent is dropped, and its receiver noted as unreachable."""
 
-    def receive(self) -> list[tuple[int, Message]]:
+    def receive(self) -> list[tuple[int, RankMessage]]:
         """Return what has arrived, as (from, message), without waiting."""
 
     def share(self, value: Any) -> list[Any]:
@@ -78,14 +78,14 @@ class Alone:
     rank, size = 0, 1
 
     def __init__(self) -> None:
-        self._waiting: deque[Message] = deque()
+        self._waiting: deque[RankMessage] = deque()
         self.unreachable: set[int] = set()
 
-    def send(self, to: int, message: Message) -> None:
+    def send(self, to: int, message: RankMessage) -> None:
         """See `Messenger`."""
         self._waiting.append(message)
 
-    def receive(self) -> list[tuple[int, Message]]:
+    def receive(self) -> list[tuple[int, RankMessage]]:
         """See `Messenger`."""
         arrived = [(0, message) for message in self._waiting]
         self._waiting.clear()
@@ -120,7 +120,7 @@ class OverMpi:
         self.unreachable: set[int] = set()
         self._sending: list[tuple[int, Any]] = []
 
-    def send(self, to: int, message: Message) -> None:
+    def send(self, to: int, message: RankMessage) -> None:
         """See `Messenger`."""
         try:
             self._sending.append((to, self._comm.isend(message, dest=to, tag=_TAG)))
@@ -134,7 +134,7 @@ class OverMpi:
             self.unreachable.add(to)
             return True
 
-    def receive(self) -> list[tuple[int, Message]]:
+    def receive(self) -> list[tuple[int, RankMessage]]:
         """See `Messenger`."""
         self._sending = [(to, request) for to, request in self._sending if not self._is_done(to, request)]
         arrived = []

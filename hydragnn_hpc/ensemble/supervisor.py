@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.ready import Wanted
@@ -24,10 +23,21 @@ from hydragnn_hpc.ensemble.children import WORKER_COMMAND, Child, WorkerOptions,
 from hydragnn_hpc.ensemble.head import Head
 from hydragnn_hpc.ensemble.launcher import worker_environment
 from hydragnn_hpc.ensemble.lock import RunLock
-from hydragnn_hpc.ensemble.messages import Message, Messenger, Place, Roll
+from hydragnn_hpc.ensemble.messages import Messenger, Place, Roll
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.logs import tell
 from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.records.messages import (
+    End,
+    Farewell,
+    Heartbeat,
+    RankFailed,
+    RankMessage,
+    SignalReceived,
+    Staged,
+    WorkerCommand,
+    WorkerReport,
+)
 
 _POLL_SECONDS = 0.03  # between two looks for messages; MPI can only be asked
 _QUICK_SECONDS = 0.002  # while something goes on: an answer may be under way
@@ -94,7 +104,7 @@ class Rank:
         self._messenger, self._where = messenger, where
         self._place = where[messenger.rank]
         self._workers = Workers(self._start_child)
-        self._own: deque[tuple[int, Message]] = deque()  # messages to this rank itself
+        self._own: deque[tuple[int, RankMessage]] = deque()  # messages to this rank itself
         head = messenger.rank == 0
         # Rank 0 listens for all others, they for rank 0.
         others, patience = (range(1, messenger.size), _LOST_SECONDS) if head else (range(1), _HEADLESS_SECONDS)
@@ -148,7 +158,7 @@ class Rank:
             write_test_set(open_staged(self._staged), self._folder.test_set)
         for place in self._where:
             if place.leader == self._place.rank:
-                self._send(place.rank, {"do": "begin", "staged": str(self._staged)})
+                self._send(place.rank, Staged(folder=self._staged))
 
     def _listen(self) -> None:
         """While the data are staged: go on talking, and leave off once the run ends."""
@@ -182,9 +192,9 @@ class Rank:
         arrived = self._arrived()
         for source, message in arrived:
             self._take(source, message)
-        events = self._workers.poll()
-        for slot, event in events:
-            self._tell_head(slot, event)
+        reports = self._workers.poll()
+        for slot, report in reports:
+            self._send(0, WorkerReport(slot=slot, report=report))
         self._pass_on_signals()
         if self.head is not None:
             self._steer(self.head)
@@ -192,7 +202,7 @@ class Rank:
             words = "rank 0 no longer answers, and has perhaps been killed; run the same command again"
             raise UserError(words, ExitCode.AGAIN)
         self._beat()
-        return bool(arrived or events)
+        return bool(arrived or reports)
 
     def _pause(self, active: bool) -> None:
         """Wait a moment, or until a worker says something."""
@@ -202,43 +212,48 @@ class Rank:
         seconds = 0.0 if self._own else _QUICK_SECONDS if now - self._active_at < _ACTIVE_SECONDS else _POLL_SECONDS
         select.select(self._workers.pipes, [], [], seconds)
 
-    def _arrived(self) -> list[tuple[int, Message]]:
+    def _arrived(self) -> list[tuple[int, RankMessage]]:
         own = list(self._own)
         self._own.clear()
         return [*own, *self._messenger.receive()]
 
-    def _take(self, source: int, message: Message) -> None:
+    def _take(self, source: int, message: RankMessage) -> None:
         self._roll.hear(source)
         self._asked.pop(source, None)
-        what = message.get("do")
         if self.head is not None and source in self._roll.lost:
             self._dismiss(source)
-        elif what == "beat":
-            if self.head is not None:
-                self._send(source, {"do": "beat"})
-        elif what == "begin":
-            self._staged = Path(message["staged"])
+        elif self.head is not None and self._take_as_head(self.head, source, message):
+            pass
+        elif isinstance(message, Staged):
+            self._staged = message.folder
             for slot in range(self._campaign.launch.slots_per_device):
                 self._workers.start(slot)
-        elif what == "end":
-            self._end = ExitCode(message["code"])
-        elif what == "signal" and self.head is not None:
-            self._stop_by_signal(self.head, message["number"])
-        elif what == "worker":
-            self._workers.tell(message["slot"], message["message"])
-        elif what == "event" and self.head is not None:
-            self.head.take((source, message["slot"]), message["event"])
+        elif isinstance(message, End):
+            self._end = message.code
+        elif isinstance(message, WorkerCommand):
+            self._workers.send(message.slot, message.command)
+
+    def _take_as_head(self, head: Head, source: int, message: RankMessage) -> bool:
+        """Rank 0: act on a message that is meant for it as such; return whether it was."""
+        if isinstance(message, Heartbeat):
+            self._send(source, Heartbeat())
+        elif isinstance(message, SignalReceived):
+            self._stop_by_signal(head, message.number)
+        elif isinstance(message, WorkerReport):
+            head.take((source, message.slot), message.report)
+        elif isinstance(message, RankFailed):
+            head.fatal = UserError(message.error, message.code)
+        else:
+            return False
+        return True
 
     def _dismiss(self, rank: int) -> None:
         """Rank 0: end a rank that lives after all, since others have what it trained."""
         if rank not in self._dismissed:
             self._dismissed.add(rank)
-            self._messenger.send(rank, {"do": "end", "code": int(ExitCode.AGAIN)})
+            self._messenger.send(rank, End(code=ExitCode.AGAIN))
 
-    def _tell_head(self, slot: int, event: dict[str, Any]) -> None:
-        self._send(0, {"do": "event", "slot": slot, "event": event})
-
-    def _send(self, to: int, message: Message) -> None:
+    def _send(self, to: int, message: RankMessage) -> None:
         if to == self._place.rank:
             self._own.append((to, message))
         else:
@@ -251,18 +266,18 @@ class Rank:
             return
         self._beat_at = time.monotonic()
         if self.head is None:
-            self._messenger.send(0, {"do": "beat"})  # which answers
+            self._messenger.send(0, Heartbeat())  # which answers
             return
         # Over a network, a message to a rank that has ended fails, and tells at once. A few only: those to a rank of
         # this host would fill the memory through which rank 0 talks to all ranks of the host.
         for rank in self._roll.silent(3 * self._beat_seconds):
             if self._asked[rank] < _QUESTIONS:
                 self._asked[rank] += 1
-                self._messenger.send(rank, {"do": "beat"})
+                self._messenger.send(rank, Heartbeat())
 
     def _steer(self, head: Head) -> None:
-        for worker, message in head.commands():
-            self._send(worker[0], {"do": "worker", "slot": worker[1], "message": message})
+        for worker, command in head.commands():
+            self._send(worker[0], WorkerCommand(slot=worker[1], command=command))
         for rank in self._roll.newly_lost():
             head.lost(rank)
         head.tick()
@@ -284,7 +299,7 @@ class Rank:
             if self.head is not None:
                 self._stop_by_signal(self.head, number)
             else:
-                self._send(0, {"do": "signal", "number": number})
+                self._send(0, SignalReceived(number=number))
 
     def _stop_by_signal(self, head: Head, number: int) -> None:
         code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.AGAIN
@@ -294,12 +309,8 @@ class Rank:
         """A rank that cannot go on: rank 0 is told, and says it; returns what this rank itself raises."""
         if self.head is not None:
             return failure
-        event = {
-            "say": "fatal",
-            "error": f"rank {self._place.rank} ({self._place.host}): {failure}",
-            "code": failure.exit_code,
-        }
-        self._tell_head(0, event)
+        error = f"rank {self._place.rank} ({self._place.host}): {failure}"
+        self._send(0, RankFailed(error=error, code=failure.exit_code))
         while self._end is None and not self._roll.lost:
             for source, message in self._messenger.receive():
                 self._take(source, message)
@@ -317,7 +328,7 @@ class Rank:
             failure, self._end = error, error.exit_code
         for rank in range(1, self._messenger.size):
             if rank not in self._dismissed | self._messenger.unreachable:
-                self._messenger.send(rank, {"do": "end", "code": int(self._end)})
+                self._messenger.send(rank, End(code=self._end))
         self._workers.end()
         self.head.close()
         self._await_farewells(self.lock)
@@ -333,7 +344,7 @@ class Rank:
         while self._roll.expected:
             for source, message in self._messenger.receive():
                 self._roll.hear(source)
-                if message.get("do") == "bye":
+                if isinstance(message, Farewell):
                     self._roll.gone.add(source)
             self._roll.newly_lost()
             lock.beat()
@@ -351,7 +362,7 @@ class Rank:
                 time.sleep(_NOTICE_SECONDS)  # that the others notice too, and remove their copies
             self._messenger.abort(int(code))
         if self.head is None and self._end is not None:
-            self._messenger.send(0, {"do": "bye"})
+            self._messenger.send(0, Farewell())
         self._messenger.close(int(code))
         if failure is not None:
             raise failure

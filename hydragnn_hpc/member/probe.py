@@ -25,7 +25,7 @@ def main() -> None:
         json.dumps(
             {
                 "versions": versions(),
-                "device": describe(device),
+                "device": describe(device).model_dump(),
                 "visible": module.device_count() if module else 0,
                 "capability": torch.backends.cpu.get_cpu_capability(),
             }

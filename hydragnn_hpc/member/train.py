@@ -20,6 +20,7 @@ from hydragnn_hpc.member.evaluate import Part, test_errors, weights_hash
 from hydragnn_hpc.member.optimize import Adam, Schedule
 from hydragnn_hpc.member.samples import Samples
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
+from hydragnn_hpc.records.events import EndState
 from hydragnn_hpc.sections import Variant
 
 _TENSORS = ("parameters", "first", "second", "best_parameters", "buffers", "best_buffers")
@@ -141,7 +142,7 @@ class StackTraining:
             "replica": member.replica,
         }
 
-    def epoch(self, alive: Callable[[], None]) -> list[tuple[Member, str]]:
+    def epoch(self, alive: Callable[[], None]) -> list[tuple[Member, EndState]]:
         """Train and validate one epoch.
 
         Parameters
@@ -197,12 +198,12 @@ class StackTraining:
         mean: np.ndarray = np.array([float((row * weights).sum()) for row in total / len(part)])
         return mean
 
-    def _close_those_at_their_end(self) -> list[tuple[Member, str]]:
-        over = []
+    def _close_those_at_their_end(self) -> list[tuple[Member, EndState]]:
+        over: list[tuple[Member, EndState]] = []
         for e, member in enumerate(self.members):
             reason = self._reason_to_end(e, member)
             if reason:
-                state = "diverged" if reason == "diverged" else "finished"
+                state: EndState = "diverged" if reason == "diverged" else "finished"
                 self._close(e, member, reason, state)
                 over.append((member, state))
         if over:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import os
 import platform
 import select
@@ -21,7 +20,6 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +32,24 @@ from hydragnn_hpc.member.engine import Engine, choose
 from hydragnn_hpc.member.samples import from_staged
 from hydragnn_hpc.member.train import Setting, StackTraining
 from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.records.device import Device
+from hydragnn_hpc.records.events import (
+    Alive,
+    Command,
+    Done,
+    Epoch,
+    Event,
+    Failed,
+    Finished,
+    MemberEpoch,
+    Quit,
+    Ready,
+    Stop,
+    Stopped,
+    Train,
+    read_command,
+    to_line,
+)
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -46,9 +62,9 @@ class Channel:
         self._buffer = b""
         self._said_at = 0.0
 
-    def say(self, what: str, **more: Any) -> None:
-        """Send a message; when nobody listens any more, the worker is done."""
-        line = json.dumps({"say": what, **more}).encode() + b"\n"
+    def send(self, event: Event) -> None:
+        """Send an event; when nobody listens any more, the worker is done."""
+        line = to_line(event)
         try:
             while line:
                 line = line[os.write(self._out, line) :]
@@ -59,10 +75,10 @@ class Channel:
     def alive(self) -> None:
         """Show that the work goes on, at most once a second."""
         if time.monotonic() - self._said_at >= 1.0:
-            self.say("alive")
+            self.send(Alive())
 
-    def receive(self, wait: bool) -> dict[str, Any] | None:
-        """Return the next message, or None where there is none yet; the supervisor's end is the worker's end."""
+    def receive(self, wait: bool) -> Command | None:
+        """Return the next command, or None where there is none yet; the supervisor's end is the worker's end."""
         while b"\n" not in self._buffer:
             if not select.select([self._in], [], [], None if wait else 0)[0]:
                 return None
@@ -71,8 +87,7 @@ class Channel:
                 os._exit(1)
             self._buffer += received
         line, self._buffer = self._buffer.split(b"\n", 1)
-        message: dict[str, Any] = json.loads(line)
-        return message
+        return read_command(line)
 
 
 class Worker:
@@ -84,13 +99,13 @@ class Worker:
         self._stop = False
 
     def serve(self) -> None:
-        """Answer messages until told to quit."""
+        """Obey commands until the one to quit."""
         while True:
-            message = self._channel.receive(wait=True)
-            if message is None or message["do"] == "quit":
+            command = self._channel.receive(wait=True)
+            if command is None or isinstance(command, Quit):
                 return
-            if message["do"] == "train":
-                self._train(message["variant"], message["replicas"], message["attempt"])
+            if isinstance(command, Train):
+                self._train(command.variant, list(command.replicas), command.attempt)
 
     def _train(self, variant: str, replicas: list[int], attempt: int) -> None:
         self._stop = False
@@ -101,13 +116,13 @@ class Worker:
         while training.members:
             over = training.epoch(self._between_batches)
             for member, state in over:
-                self._channel.say("finished", variant=variant, replica=member.replica, state=state)
-            self._tell_epoch(variant, training)
+                self._channel.send(Finished(variant=variant, replica=member.replica, state=state))
+            self._report_epoch(variant, training)
             if self._stop and training.members:
                 training.save()
-                self._channel.say("stopped", variant=variant, replicas=[m.replica for m in training.members])
+                self._channel.send(Stopped(variant=variant, replicas=tuple(m.replica for m in training.members)))
                 return
-        self._channel.say("done", variant=variant, replicas=replicas)
+        self._channel.send(Done(variant=variant, replicas=tuple(replicas)))
 
     def _engine_for(self, variant: str) -> Engine:
         if self._engine is None or self._engine[0] != variant:
@@ -119,23 +134,22 @@ class Worker:
 
     def _between_batches(self) -> None:
         self._channel.alive()
-        message = self._channel.receive(wait=False)
-        if message is not None and message["do"] in ("stop", "quit"):
+        if isinstance(self._channel.receive(wait=False), Stop | Quit):
             self._stop = True
 
-    def _tell_epoch(self, variant: str, training: StackTraining) -> None:
-        members = [
-            {
-                "replica": m.replica,
-                "epoch": m.epoch,
-                "validation_loss": m.history[-1][2],
-                "learning_rate": m.schedule.rate,
-                "seconds": sum(m.history[-1][4:6]),
-            }
+    def _report_epoch(self, variant: str, training: StackTraining) -> None:
+        members = tuple(
+            MemberEpoch(
+                replica=m.replica,
+                epoch=m.epoch,
+                validation_loss=m.history[-1][2],
+                learning_rate=m.schedule.rate,
+                seconds=sum(m.history[-1][4:6]),
+            )
             for m in training.members
-        ]
+        )
         if members:
-            self._channel.say("epoch", variant=variant, members=members)
+            self._channel.send(Epoch(variant=variant, members=members))
 
 
 def choose_device(wanted: str, local_rank: int) -> torch.device:
@@ -155,14 +169,14 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
     return torch.device("cpu")
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """Return type, name, index and UUID of a device."""
+def describe(device: torch.device) -> Device:
+    """Return the record of a device."""
     if device.type == "cpu":
-        return {"type": "cpu", "name": platform.machine(), "index": None, "uuid": None}
+        return Device(type="cpu", name=platform.machine(), index=None, uuid=None)
     module = {"cuda": torch.cuda, "xpu": torch.xpu}[device.type]
     properties = module.get_device_properties(device)
     uuid = str(getattr(properties, "uuid", "")) or None
-    return {"type": device.type, "name": properties.name, "index": device.index, "uuid": uuid}
+    return Device(type=device.type, name=properties.name, index=device.index, uuid=uuid)
 
 
 def versions() -> dict[str, str]:
@@ -199,10 +213,11 @@ def _begin(given: argparse.Namespace, channel: Channel) -> Worker:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     staged = open_staged(given.staged)
-    about = {"device": describe(device), "threads": frozen.campaign.launch.threads, "versions": versions()}
+    used, found = describe(device), versions()
+    about = {"device": used.model_dump(), "threads": frozen.campaign.launch.threads, "versions": found}
     where = {"host": socket.gethostname(), "rank": given.rank, "slot": given.slot}
     setting = Setting(folder, frozen, staged.manifest, from_staged(staged, frozen.campaign), where, about)
-    channel.say("ready", device=about["device"], versions=about["versions"], pid=os.getpid())
+    channel.send(Ready(device=used, versions=found, pid=os.getpid()))
     return Worker(setting, device, channel)
 
 
@@ -221,7 +236,7 @@ def main() -> int:
         _begin(given, channel).serve()
     except Exception as error:  # whatever it is, the supervisor is told before this process ends
         traceback.print_exc()
-        channel.say("error", cause=_cause(error), detail=type(error).__name__)
+        channel.send(Failed(cause=_cause(error), detail=type(error).__name__))
         return 1
     return 0
 

@@ -13,15 +13,18 @@ import sys
 import time
 from pathlib import Path
 
+from hydragnn_hpc.records.device import Device
+from hydragnn_hpc.records.events import Done, Event, Finished, Quit, Ready, Train, read_command, to_line
+
 what, victim, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 given = dict(zip(sys.argv[4::2], sys.argv[5::2], strict=True))
 incoming, outgoing = int(given["--in"]), int(given["--out"])
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def say(kind: str, **more: object) -> None:
-    """Send a message."""
-    os.write(outgoing, json.dumps({"say": kind, **more}).encode() + b"\n")
+def send(event: Event) -> None:
+    """Send an event."""
+    os.write(outgoing, to_line(event))
 
 
 def result(variant: str, replica: int) -> None:
@@ -45,25 +48,25 @@ if what == "hopeless":
     print("ImportError: no module named torch", file=sys.stderr)
     sys.exit(1)
 uuid = "GPU-1" if what == "double" else None
-say("ready", device={"type": "cpu", "name": "stand-in", "index": None, "uuid": uuid}, versions={}, pid=os.getpid())
+send(Ready(device=Device(type="cpu", name="stand-in", index=None, uuid=uuid), versions={}, pid=os.getpid()))
 buffer = b""
 while received := os.read(incoming, 4096):
     buffer += received
     while b"\n" in buffer:
         line, buffer = buffer.split(b"\n", 1)
-        message = json.loads(line)
-        if message["do"] == "quit":
+        command = read_command(line)
+        if isinstance(command, Quit):
             sys.exit(0)
-        if message["do"] != "train":
+        if not isinstance(command, Train):
             continue
-        variant = message["variant"]
+        variant = command.variant
         if variant == victim and what == "crash":
             print("about to crash", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGSEGV)
         if variant == victim and what == "silent":
             time.sleep(3600)
-        for replica in message["replicas"]:
+        for replica in command.replicas:
             time.sleep(seconds)
             result(variant, replica)
-            say("finished", variant=variant, replica=replica, state="finished")
-        say("done", variant=variant, replicas=message["replicas"])
+            send(Finished(variant=variant, replica=replica, state="finished"))
+        send(Done(variant=variant, replicas=command.replicas))

@@ -1,0 +1,165 @@
+"""Messages between a worker and its rank: events from the worker, commands to it, each a line of JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from hydragnn_hpc.records.base import Message, Prose
+from hydragnn_hpc.records.device import Device
+
+EndState = Literal["finished", "diverged"]
+
+
+class Ready(Message):
+    """The worker has its device and its data, and waits for work."""
+
+    kind: Literal["ready"] = "ready"
+    device: Device
+    versions: dict[str, str]
+    pid: int
+
+
+class Alive(Message):
+    """The worker makes progress; sent at most once a second."""
+
+    kind: Literal["alive"] = "alive"
+
+
+class MemberEpoch(Message):
+    """One member's latest epoch.
+
+    Attributes
+    ----------
+    epoch : int
+        Counted from 1.
+    validation_loss : float
+        Not finite where the member diverges.
+    seconds : float
+        Training and validation of the epoch.
+    """
+
+    replica: int
+    epoch: int
+    validation_loss: float
+    learning_rate: float
+    seconds: float
+
+
+class Epoch(Message):
+    """The stack has finished an epoch; ``members`` are those that go on."""
+
+    kind: Literal["epoch"] = "epoch"
+    variant: str
+    members: tuple[MemberEpoch, ...]
+
+
+class Finished(Message):
+    """One member has its result; the rest of its stack goes on."""
+
+    kind: Literal["finished"] = "finished"
+    variant: str
+    replica: int
+    state: EndState
+
+
+class Done(Message):
+    """Every member of the stack has its result; the worker is idle."""
+
+    kind: Literal["done"] = "done"
+    variant: str
+    replicas: tuple[int, ...]
+
+
+class Stopped(Message):
+    """The stack has been saved before its end, as requested; the worker is idle. ``replicas`` have no result yet."""
+
+    kind: Literal["stopped"] = "stopped"
+    variant: str
+    replicas: tuple[int, ...]
+
+
+class Failed(Message):
+    """The worker cannot go on, and ends. ``detail`` is the exception's type."""
+
+    kind: Literal["failed"] = "failed"
+    cause: Prose
+    detail: str
+
+
+Event = Ready | Alive | Epoch | Finished | Done | Stopped | Failed
+
+
+class Died(Message):
+    """Reported by the rank: the worker has ended, or was ended. ``last_output`` are the last lines of its log."""
+
+    kind: Literal["died"] = "died"
+    cause: Prose
+    detail: str = ""
+    last_output: tuple[str, ...] = ()
+
+
+class Broken(Message):
+    """Reported by the rank: the worker cannot be started, and is not tried again."""
+
+    kind: Literal["broken"] = "broken"
+    cause: Prose
+
+
+Report = Event | Died | Broken
+"""What rank 0 learns of a worker."""
+
+
+class Train(Message):
+    """Train these replicas of a variant together. ``attempt`` is counted from 1 within the run."""
+
+    kind: Literal["train"] = "train"
+    variant: str
+    replicas: tuple[int, ...]
+    attempt: int
+
+
+class Stop(Message):
+    """Save the stack at the end of its epoch, and wait for work."""
+
+    kind: Literal["stop"] = "stop"
+
+
+class Quit(Message):
+    """Save the stack at the end of its epoch, and end."""
+
+    kind: Literal["quit"] = "quit"
+
+
+Command = Train | Stop | Quit
+
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+_COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
+
+
+def to_line(message: Event | Command) -> bytes:
+    """Return ``message`` as one line of JSON."""
+    return message.model_dump_json().encode() + b"\n"
+
+
+def read_event(line: bytes) -> Event:
+    """Parse a worker's line.
+
+    Raises
+    ------
+    ValueError
+        If it is not the JSON of an event.
+    """
+    return _EVENT.validate_json(line)
+
+
+def read_command(line: bytes) -> Command:
+    """Parse a line sent to a worker.
+
+    Raises
+    ------
+    ValueError
+        If it is not the JSON of a command.
+    """
+    return _COMMAND.validate_json(line)
