@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import enum
 import os
-import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -122,17 +120,6 @@ def reopen(files: MemberFolder) -> None:
     if attempts and attempts[-1].get("final"):
         attempts[-1]["final"] = False
         write_json(files.failure, attempts)
-
-
-def holder_lives(holder: Mapping[str, Any]) -> bool | None:
-    """Whether the process that a lock file names, ``host`` and ``pid``, lives; None where this host cannot know."""
-    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
-        return None
-    try:
-        state = Path(f"/proc/{holder['pid']}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return False
-    return state[:1] not in ([], ["Z"], ["X"])  # killed, and not yet waited for
 
 
 def now() -> str:

@@ -1,27 +1,35 @@
 """One run at a time in a campaign's folder; a dead run's lock does not block.
 
-The lock file holds who has it and a counter that its holder advances. On file systems with ``flock`` a holder that died
-on this host is known at once. A holder on another host, or a file system without it, is judged by the counter alone: it
-is dead when the counter stands still. No clocks are compared.
+The lock file names its holder (`processes.identity`) and has a counter that the holder advances. Whether a holder on
+this system lives is known at once. One on another host is dead when its counter stands still; no clocks are compared.
+
+No two runs can take the same lock, on any file system: the file is made by a hard link, or else exclusively, and of
+those who see the same dead holder only the one that makes the *claim* on it, a file named after that holder's token,
+may replace the lock. ``flock``, where there is one, only shortens the wait.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
-import socket
+import re
+import secrets
 import time
 from pathlib import Path
 from typing import Any
 
+from hydragnn_hpc import processes
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.ledger import holder_lives
 from hydragnn_hpc.logs import tell
+from hydragnn_hpc.paths import TEMPORARY_PREFIX
 
 BEAT_SECONDS = 2.0
-_STANDSTILL_SECONDS = 60.0  # many beats, what a network file system may cache, and what tables may take
+STANDSTILL_SECONDS = 60.0
+"""Many beats, what a network file system may cache, and the time that tables may take."""
+_RECORD_BYTES = 512  # of one length, so that it is overwritten in one write
 
 
 class RunLock:
@@ -31,96 +39,172 @@ class RunLock:
     ----------
     path : Path
         The lock file.
-
-    Raises
-    ------
-    UserError
-        On entering, if another run holds it and lives, or the folder cannot be written.
+    standstill : float, optional
+        Seconds without an advance of its counter after which a holder elsewhere is dead.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, standstill: float = STANDSTILL_SECONDS) -> None:
+        self._path, self._standstill = path, standstill
         self._handle = -1
         self._beats = 0
         self._beat_at = 0.0
-        self._about = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        self._about = {
+            **processes.identity(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "token": secrets.token_hex(8),
+        }
 
     def acquire(self) -> None:
-        """Take the lock."""
+        """Take the lock.
+
+        Raises
+        ------
+        UserError
+            If another run holds it and lives, or the folder cannot be written.
+        """
         try:
-            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._take(self._path)
         except OSError as error:
-            raise UserError(f"cannot write {self._path}: {error.strerror}; mend the folder, then run again") from error
-        try:
-            knows = self._flock()
-            holder = self._read()
-            lives = holder_lives(holder)
-            dead = not holder or (lives is not None and (knows or not lives))
-            if not dead and lives is None:
-                where = holder.get("host", "?")
-                tell(f"{self._path.parent} was in use on {where}; waiting up to {_STANDSTILL_SECONDS:.0f} s to see")
-            if not dead and self._moves(holder):
-                raise UserError(_told(self._path, holder))
-            self.beat(force=True)
+            self._close()
+            raise UserError(
+                f"cannot write {self._path}: {error.strerror or error}; mend the folder, then run again"
+            ) from error
         except BaseException:
             self._close()
             raise
+        holder = _read(self._path)
+        if holder.get("token") != self._about["token"]:  # we stood still for so long that our claim was replaced
+            self._close()
+            raise UserError(_in_use(self._path, holder))
 
-    def beat(self, force: bool = False) -> None:
-        """Show that the holder lives; call it often, it writes every few seconds only."""
+    def beat(self, force: bool = False) -> bool:
+        """Show that the holder lives; call it often, it writes every few seconds only.
+
+        Returns False once another run has taken the lock, because this one stood still for too long.
+        """
         if not force and time.monotonic() - self._beat_at < BEAT_SECONDS:
-            return
+            return True
         self._beat_at = time.monotonic()
         self._beats += 1
-        content = json.dumps({**self._about, "beats": self._beats}).encode()
         with contextlib.suppress(OSError):  # a full disk must not end a run that still can train
-            os.pwrite(self._handle, content.ljust(256), 0)
+            os.pwrite(self._handle, self._record(), 0)
+        return bool(_read(self._path).get("token", self._about["token"]) == self._about["token"])
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Give the lock back, unless another run has taken it."""
         if self._handle >= 0:
-            with contextlib.suppress(OSError):  # of a folder that has turned read-only; a lock left does not block
-                self._path.unlink(missing_ok=True)
+            # A folder may have turned read-only; a lock that is left does not block.
+            with contextlib.suppress(OSError):
+                if _read(self._path).get("token") == self._about["token"]:
+                    self._path.unlink(missing_ok=True)
             self._close()
 
-    def _close(self) -> None:
-        os.close(self._handle)
-        self._handle = -1
+    def _take(self, path: Path) -> None:
+        """Make ``path`` as this run's, or replace it if its holder is dead."""
+        while not self._create(path):
+            holder = _read(path)
+            if not holder:
+                continue  # given back meanwhile
+            self._refuse_living(path, holder)
+            claim = path.with_name(f"{TEMPORARY_PREFIX}{self._path.name}-{holder['token']}")
+            self._take(claim)
+            if _read(path).get("token") == holder["token"]:
+                claim.replace(path)
+                return
+            claim.unlink(missing_ok=True)  # replaced or given back before we had the claim
+            self._close()
 
-    def _flock(self) -> bool:
-        """Whether the file system can tell who holds the lock, and it is not held."""
+    def _create(self, path: Path) -> bool:
+        """Make ``path`` with this run's record, open and locked; False if it is there."""
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+        self._handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(_told(self._path, self._read())) from error
-        except OSError:
-            return False
-        # Its holder may have removed the file between our open and our lock.
-        try:
-            ours = os.fstat(self._handle).st_ino == self._path.stat().st_ino
-        except FileNotFoundError:
-            ours = False
-        if not ours:
-            raise UserError(f"{self._path}: another run has just ended; run the same command again")
+            os.pwrite(self._handle, self._record(), 0)
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.link(temporary, path)
+        except FileExistsError:
+            # NFS may have made the link and lost the answer.
+            made = os.fstat(self._handle).st_nlink == 2
+            if not made:
+                self._close()
+            return made
+        except OSError:  # a file system without hard links
+            self._close()
+            try:
+                self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            except FileExistsError:
+                return False
+            os.pwrite(self._handle, self._record(), 0)
+        finally:
+            temporary.unlink(missing_ok=True)
         return True
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            content = json.loads(os.pread(self._handle, 4096, 0).decode())
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+    def _record(self) -> bytes:
+        return json.dumps({**self._about, "beats": self._beats}).encode().ljust(_RECORD_BYTES)
 
-    def _moves(self, holder: dict[str, Any]) -> bool:
-        """Whether the holder's counter advances within a while."""
-        limit = time.monotonic() + _STANDSTILL_SECONDS
-        while time.monotonic() < limit:
-            time.sleep(0.5)
-            if self._read().get("beats") != holder.get("beats"):
-                return True
-        return False
+    def _close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _refuse_living(self, path: Path, holder: dict[str, Any]) -> None:
+        """Raise if the holder lives."""
+        lives = processes.lives(holder)
+        if lives is None and processes.same_system(holder):  # in another container: one kernel, one set of locks
+            lives = _is_flocked(path)
+        if lives is None:
+            # What is no record may be one that is being written.
+            seconds = self._standstill if "beats" in holder else min(self._standstill, 2 * BEAT_SECONDS)
+            tell(f"{self._path.parent} was in use on {holder.get('host', '?')}; waiting up to {seconds:.0f} s to see")
+            lives = _is_flocked(path) or _changes(path, holder, seconds)
+        if lives:
+            raise UserError(_in_use(self._path, holder))
 
 
-def _told(path: Path, holder: dict[str, Any]) -> str:
+def _is_flocked(path: Path) -> bool | None:
+    """Whether a process holds the ``flock`` of ``path``; None where the file system does not know."""
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return False
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the record in ``path``, empty where there is no file; with a token of its bytes where it has none."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        record = {}
+    record = record if isinstance(record, dict) else {}
+    if re.fullmatch("[0-9a-f]{16}", str(record.get("token"))):
+        return record
+    return {**record, "token": hashlib.sha256(content).hexdigest()[:16]}
+
+
+def _changes(path: Path, holder: dict[str, Any], seconds: float) -> bool:
+    """Whether the record in ``path`` changes within so many seconds."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        time.sleep(min(0.5, seconds / 4))
+        if _read(path) != holder:
+            return True
+    return False
+
+
+def _in_use(path: Path, holder: dict[str, Any]) -> str:
     who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')} since {holder.get('since', '?')}"
     return f"{path.parent} is in use: {who}; wait for it, end it, or run into another folder"

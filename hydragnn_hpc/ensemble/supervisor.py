@@ -260,8 +260,9 @@ class Rank:
             self._messenger.send(to, message)
 
     def _beat(self) -> None:
-        if self.lock is not None:
-            self.lock.beat()
+        if self.lock is not None and not self.lock.beat():
+            words = "this run stood still for so long that another has taken the folder over; end one of the two"
+            raise UserError(f"{self._folder.root}: {words}", ExitCode.AGAIN)
         if time.monotonic() - self._beat_at < self._beat_seconds:
             return
         self._beat_at = time.monotonic()

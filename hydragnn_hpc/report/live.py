@@ -7,8 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from hydragnn_hpc import processes
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.ledger import holder_lives
 from hydragnn_hpc.paths import CampaignFolder, read_json
 
 STALE_SECONDS = 60.0
@@ -22,8 +22,8 @@ def progress_of(folder: CampaignFolder) -> tuple[dict[str, Any], bool]:
     if written is None or not folder.lock.exists():
         return progress, False
     # Of a run on this host it is known; of one on another, clocks have to be compared.
-    lives = holder_lives(_read(folder.lock))
-    return progress, time.time() - written < STALE_SECONDS if lives is None else lives
+    lives = processes.lives(_read(folder.lock))
+    return progress, abs(time.time() - written) < STALE_SECONDS if lives is None else lives
 
 
 def _read(path: Path) -> dict[str, Any]:

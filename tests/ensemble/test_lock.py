@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from hydragnn_hpc.ensemble import lock
+from hydragnn_hpc import processes
 from hydragnn_hpc.ensemble.lock import RunLock
 from hydragnn_hpc.errors import UserError
 
 HOLD = """
 import sys, time
 from pathlib import Path
+from hydragnn_hpc import processes
 from hydragnn_hpc.ensemble.lock import RunLock
 lock = RunLock(Path(sys.argv[1]))
 lock.acquire()
@@ -45,9 +46,8 @@ def test_the_second_is_refused_while_the_first_lives_and_not_after(tmp_path: Pat
 
 
 @pytest.mark.parametrize("lives", [True, False])
-def test_a_holder_on_another_host_is_judged_by_its_counter(tmp_path: Path, monkeypatch, lives: bool) -> None:
+def test_a_holder_on_another_host_is_judged_by_its_counter(tmp_path: Path, lives: bool) -> None:
     """Such a holder's process cannot be seen from here, and flock may not reach across."""
-    monkeypatch.setattr(lock, "_STANDSTILL_SECONDS", 3.0)
     path, ended = tmp_path / "run.lock", threading.Event()
     about = {"host": "elsewhere", "pid": os.getpid(), "since": "then"}
     path.write_text(json.dumps({**about, "beats": 1}))
@@ -63,9 +63,9 @@ def test_a_holder_on_another_host_is_judged_by_its_counter(tmp_path: Path, monke
     try:
         if lives:
             with pytest.raises(UserError, match="on elsewhere since then"):
-                RunLock(path).acquire()
+                RunLock(path, standstill=3.0).acquire()
         else:
-            taken = RunLock(path)
+            taken = RunLock(path, standstill=3.0)
             taken.acquire()
             taken.release()
     finally:
@@ -76,9 +76,84 @@ def test_a_holder_on_another_host_is_judged_by_its_counter(tmp_path: Path, monke
 def test_a_lock_of_garbage_does_not_block(tmp_path: Path) -> None:
     path = tmp_path / "run.lock"
     path.write_bytes(b"\x00\xffnot json")
-    taken = RunLock(path)
+    taken = RunLock(path, standstill=0.5)
     taken.acquire()
     taken.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+RACE = """
+import errno, fcntl, os, sys, time
+from pathlib import Path
+from hydragnn_hpc import processes
+from hydragnn_hpc.ensemble.lock import RunLock
+from hydragnn_hpc.errors import UserError
+path, links, moment = Path(sys.argv[1]), sys.argv[2] == "links", float(sys.argv[3])
+def missing(*arguments):
+    raise OSError(errno.ENOSYS, "not on this file system")
+fcntl.flock = missing
+if not links:
+    os.link = missing
+judge = RunLock._refuse_living
+def judge_and_wait(*arguments):  # until all have seen the same dead holder
+    judge(*arguments)
+    time.sleep(0.3)
+RunLock._refuse_living = judge_and_wait
+lock = RunLock(path, standstill=0.3)
+while time.time() < moment:
+    pass
+try:
+    lock.acquire()
+    print("holds", flush=True)
+except UserError as error:
+    print(error, flush=True)
+input()
+"""
+
+
+@pytest.mark.parametrize("links", ["links", "no links"])
+@pytest.mark.parametrize("before", ["nothing", "a dead run", "a dead run and a dead claim on it", "garbage"])
+def test_one_of_many_takes_it_on_a_file_system_without_flock(tmp_path: Path, links: str, before: str) -> None:
+    path = tmp_path / "run.lock"
+    dead = {"host": "elsewhere", "pid": 7, "since": "then", "beats": 3}
+    if before.startswith("a dead run"):
+        path.write_text(json.dumps({**dead, "token": "0" * 16}))
+    if before.endswith("claim on it"):
+        (tmp_path / f".tmp-run.lock-{'0' * 16}").write_text(json.dumps({**dead, "token": "a" * 16}))
+    if before == "garbage":
+        path.write_text("garbage")
+    command = [sys.executable, "-c", RACE, str(path), links, str(time.time() + 0.8)]
+    claimants = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [claimant.stdout.readline().strip() for claimant in claimants if claimant.stdout]
+    pids = [claimant.pid for claimant, word in zip(claimants, said, strict=True) if word == "holds"]
+    assert len(pids) == 1, said
+    assert json.loads(path.read_text())["pid"] == pids[0]
+    assert all("is in use: process" in word for word in said if word != "holds"), said
+    for claimant in claimants:
+        claimant.kill()
+        claimant.communicate()
+    assert [p.name for p in tmp_path.iterdir()] == ["run.lock"]
+
+
+def test_a_number_used_again_does_not_block(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.lock"
+    path.write_text(json.dumps({**processes.identity(), "started": "17", "beats": 3, "token": "0" * 16}))
+    RunLock(path).acquire()
+    assert "waiting" not in capsys.readouterr().err
+
+
+def test_a_holder_that_was_replaced_learns_of_it_and_leaves_the_other_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run.lock"
+    mine = RunLock(path)
+    mine.acquire()
+    assert mine.beat(force=True)
+    content = path.read_text()
+    path.unlink()
+    assert mine.beat(force=True), "a file that was removed is nobody's"
+    path.write_text(content.replace(json.loads(content)["token"], "f" * 16))
+    assert not mine.beat(force=True)
+    mine.release()
+    assert path.exists()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

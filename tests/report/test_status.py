@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import socket
 import subprocess
 import time
 from datetime import UTC, datetime, timedelta
@@ -15,6 +13,7 @@ import making
 import pytest
 from rich.console import Console
 
+from hydragnn_hpc import processes
 from hydragnn_hpc.paths import CampaignFolder, read_json, write_json
 from hydragnn_hpc.report import status
 
@@ -56,12 +55,23 @@ def test_of_a_run_on_this_host_it_is_known_whether_it_lives(live: Path) -> None:
     dead = subprocess.Popen(["true"])
     while ") Z " not in Path(f"/proc/{dead.pid}/stat").read_text():  # dead, and not waited for
         time.sleep(0.01)
-    for pid, age, active in ((dead.pid, 0, False), (os.getpid(), 86400, True), (os.getpid(), -86400, True)):
+    me = processes.identity()
+    for holder, age, active in (
+        (me, 86400, True),
+        (me, -86400, True),
+        ({**me, "pid": dead.pid}, 0, False),
+        ({**me, "started": "1"}, 0, False),  # its number is this process's now
+        ({**me, "boot": "an earlier one"}, 90, False),  # of another host, or before a restart: clocks decide
+        ({**me, "boot": "an earlier one"}, -90, False),
+        ({**me, "boot": "an earlier one"}, 0, True),
+        ({**me, "namespace": "of a container"}, 90, False),
+    ):
         making.write_progress(folder, shape, age=age)
-        folder.lock.write_text(json.dumps({"host": socket.gethostname(), "pid": pid, "beats": 3}).ljust(256))
-        assert status.read_status(live)[0].active == active, (pid, age)
+        folder.lock.write_text(json.dumps({**holder, "beats": 3}))
+        assert status.read_status(live)[0].active == active, (holder, age)
     dead.wait()
-    folder.lock.write_text(json.dumps({"host": socket.gethostname(), "pid": dead.pid, "beats": 3}))
+    making.write_progress(folder, shape)
+    folder.lock.write_text(json.dumps({**me, "pid": dead.pid}))
     assert not status.read_status(live)[0].active
 
 

@@ -1,0 +1,55 @@
+"""Whether the process that a file names is the one that wrote it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hydragnn_hpc import processes
+
+PRINT = "import json; from hydragnn_hpc import processes; print(json.dumps(processes.identity()), flush=True); input()"
+
+
+def begun() -> tuple[subprocess.Popen[str], dict[str, object]]:
+    """Start a process; return it with its identity."""
+    process = subprocess.Popen([sys.executable, "-c", PRINT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, json.loads(process.stdout.readline())
+
+
+def test_a_process_lives_until_it_is_killed() -> None:
+    process, about = begun()
+    assert about["pid"] == process.pid
+    assert processes.lives(about) is True
+    process.kill()
+    while ") Z " not in Path(f"/proc/{process.pid}/stat").read_text():
+        pass
+    assert processes.lives(about) is False, "dead, and its parent does not know"
+    process.wait()
+    assert processes.lives(about) is False
+
+
+def test_a_number_alone_is_no_process() -> None:
+    me = processes.identity()
+    assert processes.lives(me) is True
+    assert processes.lives({**me, "started": "17"}) is False, "the number was used again"
+    for unknown in ({"boot": "another"}, {"namespace": "a container's"}, {"pid": "7"}, {"pid": None}):
+        assert processes.lives({**me, **unknown}) is None, unknown
+    for few in ({}, {"host": me["host"], "pid": os.getpid()}):
+        assert processes.lives(few) is None, few
+
+
+def test_nothing_is_known_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    me = processes.identity()
+    processes._kernel.cache_clear()
+    monkeypatch.setattr(processes, "_BOOT_ID", tmp_path / "nowhere")
+    try:
+        assert set(processes.identity()) == {"host", "pid"}
+        assert processes.lives(me) is None
+    finally:
+        processes._kernel.cache_clear()
