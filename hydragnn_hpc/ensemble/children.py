@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from hydragnn_hpc.ensemble.lines import BadLinesError, Limits, LineReader, LineWriter, quoted
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.events import (
     Alive,
@@ -35,6 +35,7 @@ _TAIL_LINES = 12
 _STARTUP_SECONDS = 300.0  # importing torch from a busy parallel file system takes minutes
 _STARTS = 3  # deaths of a worker in a row, without its being ready, after which its slot is given up
 _POLITE_SECONDS = 10.0
+_LAST_READS = 16  # a megabyte, the largest pipe that Linux lets users make
 _KILLED_SECONDS = 10.0  # until a killed process is gone
 
 
@@ -51,7 +52,9 @@ class WorkerOptions:
     campaign, staged : Path
     rank, local_rank : int
     silence : float
-        Seconds without a word from a training worker after which it counts as hung.
+        Seconds after which a training worker that sends nothing, or a worker that reads nothing, counts as hung.
+    limits : Limits
+        Of what it sends.
     """
 
     command: tuple[str, ...]
@@ -61,6 +64,7 @@ class WorkerOptions:
     rank: int
     local_rank: int
     silence: float
+    limits: Limits = field(default_factory=Limits)
 
 
 WORKER_COMMAND = (sys.executable, "-m", "hydragnn_hpc.member.worker")
@@ -74,14 +78,13 @@ class Child:
     busy : bool
         It trains something.
     pipe : int or None
-        What it says comes from there; None after its last word.
+        Readable when it has sent something; None once it has closed its end.
     """
 
     def __init__(self, options: WorkerOptions, slot: int, log: Path) -> None:
         self._options, self.slot, self._log = options, slot, log
         self.busy = False
         self._ready = False
-        self._buffer = b""
         self._heard_at = time.monotonic()
         try:
             stream = log.open("ab")
@@ -90,8 +93,7 @@ class Child:
         self._log_start = stream.tell()
         incoming, self._to = os.pipe()
         self._from, outgoing = os.pipe()
-        os.set_blocking(self._from, False)
-        self.pipe: int | None = self._from
+        self._reader, self._writer = LineReader(self._from, options.limits), LineWriter(self._to)
         command = [
             *options.command, "--campaign", str(options.campaign), "--staged", str(options.staged),
             "--rank", str(options.rank), "--local-rank", str(options.local_rank), "--slot", str(slot),
@@ -112,6 +114,11 @@ class Child:
         os.close(outgoing)
 
     @property
+    def pipe(self) -> int | None:
+        """See the class."""
+        return None if self._reader.ended else self._from
+
+    @property
     def ready(self) -> bool:
         """It has told its device and waits for work, or works."""
         return self._ready
@@ -121,43 +128,45 @@ class Child:
         if isinstance(command, Train):
             self.busy = True
             self._heard_at = time.monotonic()
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._to, to_line(command))
+        self._writer.write(to_line(command))
 
     def poll(self) -> list[Report]:
         """Return the events that the worker has sent; `Died` is the last of them."""
         code = self._process.poll()
-        events: list[Report] = [*self._receive()]
-        failed = next((event for event in events if isinstance(event, Failed)), None)
-        if failed is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)  # it ends right after this event
-            return [*(event for event in events if event is not failed), self._died(failed.cause, failed.detail)]
+        self._writer.write(b"")
+        events: list[Report] = []
+        # What a worker sent before its end counts: all that its pipe can still hold. Of a living one only a part is
+        # read: one that floods its pipe must not keep this rank from hearing the others.
+        for _ in range(1 if code is None else _LAST_READS):
+            try:
+                for event in self._receive():
+                    if isinstance(event, Failed):
+                        return [*events, self._died(event.cause, event.detail)]
+                    events.append(event)
+            except BadLinesError as error:
+                return [*events, self._died(f"sent {error}")]
         if code is not None:
             return [*events, self._died(_cause(code))]
         limit = self._options.silence if self._ready else max(self._options.silence, _STARTUP_SECONDS)
         if (self.busy or not self._ready) and time.monotonic() - self._heard_at > limit:
             return [*events, self._died(f"no sign of life for {limit:g} s")]
+        if self._writer.blocked_seconds > limit:
+            return [*events, self._died(f"has not read its commands for {limit:g} s")]
         return events
 
-    def _receive(self) -> list[Event]:
-        events: list[Event] = []
-        while select.select([self._from], [], [], 0)[0]:
-            received = os.read(self._from, 1 << 16)
-            if not received:
-                self.pipe = None
-                break
-            self._buffer += received
-        while b"\n" in self._buffer:
-            line, self._buffer = self._buffer.split(b"\n", 1)
-            events.append(read_event(line))
-        for event in events:
+    def _receive(self) -> Iterator[Event]:
+        """Yield the events that one read completes."""
+        for line in self._reader.read():
+            try:
+                event = read_event(line)
+            except ValueError as error:
+                raise BadLinesError(f"a line that is no event, {quoted(line)}") from error
             self._heard_at = time.monotonic()
             if isinstance(event, Ready):
                 self._ready = True
             elif isinstance(event, Done | Stopped):
                 self.busy = False
-        return events
+            yield event
 
     def _died(self, cause: str, detail: str = "") -> Died:
         self.end()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import select
 import signal
 import time
 import traceback
@@ -22,6 +21,7 @@ from hydragnn_hpc.ensemble import startup
 from hydragnn_hpc.ensemble.children import WORKER_COMMAND, Child, WorkerOptions, Workers
 from hydragnn_hpc.ensemble.head import Head
 from hydragnn_hpc.ensemble.launcher import worker_environment
+from hydragnn_hpc.ensemble.lines import wait_readable
 from hydragnn_hpc.ensemble.lock import RunLock
 from hydragnn_hpc.ensemble.messages import Messenger, Place, Roll
 from hydragnn_hpc.errors import ExitCode, UserError
@@ -210,7 +210,7 @@ class Rank:
         if active:
             self._active_at = now
         seconds = 0.0 if self._own else _QUICK_SECONDS if now - self._active_at < _ACTIVE_SECONDS else _POLL_SECONDS
-        select.select(self._workers.pipes, [], [], seconds)
+        wait_readable(self._workers.pipes, seconds)
 
     def _arrived(self) -> list[tuple[int, RankMessage]]:
         own = list(self._own)

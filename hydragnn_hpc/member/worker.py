@@ -59,6 +59,8 @@ class Channel:
 
     def __init__(self, incoming: int, outgoing: int) -> None:
         self._in, self._out = incoming, outgoing
+        self._readable = select.poll()  # unlike select.select, at home with descriptors of 1024 and more
+        self._readable.register(incoming, select.POLLIN)
         self._buffer = b""
         self._said_at = 0.0
 
@@ -80,7 +82,7 @@ class Channel:
     def receive(self, wait: bool) -> Command | None:
         """Return the next command, or None where there is none yet; the supervisor's end is the worker's end."""
         while b"\n" not in self._buffer:
-            if not select.select([self._in], [], [], None if wait else 0)[0]:
+            if not self._readable.poll(None if wait else 0):
                 return None
             received = os.read(self._in, 65536)
             if not received:

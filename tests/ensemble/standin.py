@@ -1,7 +1,8 @@
 """A stand-in for the worker: speaks its protocol, sleeps instead of training, fails on demand.
 
 ``python standin.py WHAT VICTIM SECONDS [worker options]`` where WHAT is ``good``, ``crash`` or ``silent`` (on the
-variant VICTIM), ``hopeless`` (dies before it is ready) or ``double`` (claims the same device on every rank).
+variant VICTIM), a key of BAD (what it sends when it is to train VICTIM), ``hopeless`` (dies before it is ready) or
+``double`` (claims the same device on every rank).
 """
 
 from __future__ import annotations
@@ -16,6 +17,15 @@ from pathlib import Path
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import Done, Event, Finished, Quit, Ready, Train, read_command, to_line
 
+BAD = {
+    "garbage": b"\xff\x00\x80garbage\n",
+    "number": b"17\n",
+    "unknown": b'{"kind": "gossip"}\n',
+    "incomplete": b'{"kind": "finished"}\n',
+    "long": b"x" * (100 << 20),
+    "no newline": b"x",
+    "flood": b'{"kind": "alive"}\n' * (1 << 20),
+}
 what, victim, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 given = dict(zip(sys.argv[4::2], sys.argv[5::2], strict=True))
 incoming, outgoing = int(given["--in"]), int(given["--out"])
@@ -64,6 +74,11 @@ while received := os.read(incoming, 4096):
             print("about to crash", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGSEGV)
         if variant == victim and what == "silent":
+            time.sleep(3600)
+        if variant == victim and what in BAD:
+            bad = BAD[what]
+            while bad:
+                bad = bad[os.write(outgoing, bad) :]
             time.sleep(3600)
         for replica in command.replicas:
             time.sleep(seconds)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import subprocess
 import sys
 import time
@@ -110,6 +112,22 @@ def test_refusals(small: Path, tmp_path: Path, reference) -> None:
     assert outcome(out) == before
     allowed = ["--set", "variants=[H]", "--set", "replicas=1", "--set", "launch.attempts=5"]
     assert run(small / "campaign.yaml", out, *allowed, ranks=0).returncode == 0
+
+
+def test_many_descriptors(small: Path, tmp_path: Path) -> None:
+    """Rank 0 of a large run has more than 1,024 of them, which ``select.select`` cannot hold."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    descriptors = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    command = [str(BIN / "hydragnn-hpc"), "run", str(small / "campaign.yaml"), str(tmp_path / "out")]
+    command += ["--set", "variants=[H]", "--set", "replicas=1"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, pass_fds=descriptors)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_dry_run_writes_nothing(small: Path, tmp_path: Path) -> None:

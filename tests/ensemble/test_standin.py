@@ -77,6 +77,30 @@ def test_a_silent_worker_is_ended(small: Path, tmp_path: Path) -> None:
     assert attempts[-1]["cause"] == "no sign of life for 2 s"
 
 
+@pytest.mark.parametrize(
+    ("what", "cause"),
+    [
+        ("garbage", r"sent a line that is no event, b'\\xff\\x00\\x80garbage'"),
+        ("number", "sent a line that is no event, b'17'"),
+        ("unknown", "sent a line that is no event, .*gossip"),
+        ("incomplete", "sent a line that is no event, .*finished"),
+        ("long", r"sent a line of more than 4,194,304 bytes, b'xxxx.*\.\.\."),
+        ("no newline", "no sign of life for 3 s"),
+        ("flood", "sent more than 10,000 lines in a second"),
+    ],
+)
+def test_bad_lines_cost_their_worker_alone(small: Path, tmp_path: Path, what: str, cause: str) -> None:
+    text = (small / "campaign.yaml").read_text().replace("launch: {", "launch: {silence_seconds: 3, attempts: 1, ")
+    (small / "bad.yaml").write_text(text)
+    out = tmp_path / "out"
+    done = drive(small, out, 2, what, "H", "0.05", campaign="bad.yaml")
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert {p.parts[-3] for p in out.glob("members/*/*/result.json")} == {"HCM", "M"}
+    for replica in ("00", "01"):
+        attempts = json.loads((out / "members" / "H" / replica / "failure.json").read_text())
+        assert [re.match(cause, a["cause"]) is not None for a in attempts] == [True], attempts
+
+
 def test_workers_that_cannot_start_are_told_and_nothing_hangs(small: Path, tmp_path: Path) -> None:
     done = drive(small, tmp_path / "out", 2, "hopeless", "-", "0")
     assert done.returncode == 1

@@ -1,0 +1,77 @@
+"""Lines over pipes: whole, in order, bounded; and nobody waits for the other end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hydragnn_hpc.ensemble.lines import BadLinesError, Limits, LineReader, LineWriter
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """A pipe: the end to read, the end to write."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+@given(st.lists(st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"")), max_size=20), st.integers(1, 30))
+def test_lines_come_whole_however_they_are_cut(lines: list[bytes], size: int) -> None:
+    source, sink = os.pipe()
+    sent, received = b"".join(line + b"\n" for line in lines), []
+    reader = LineReader(source, Limits())
+    for start in range(0, len(sent), size):
+        os.write(sink, sent[start : start + size])
+        received += reader.read()
+    assert received == lines and not reader.ended
+    os.close(sink)
+    assert reader.read() == [] and reader.ended
+    os.close(source)
+
+
+def test_one_read_is_bounded(pipe: tuple[int, int]) -> None:
+    """Whoever floods a pipe is heard in turns with the others."""
+    source, sink = pipe
+    writer, reader = LineWriter(sink), LineReader(source, Limits(lines_per_second=10**9))
+    writer.write(b"x\n" * (1 << 20))
+    assert writer.blocked_seconds > 0
+    assert 0 < len(reader.read()) <= 1 << 16
+    writer.write(b"")
+    assert len(reader.read()) > 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "broken"),
+    [
+        (b"x" * 11, "a line of more than 10 bytes, b'x"),
+        (b"x\nxxxxx\n" + b"y" * 11, "a line of more than 10 bytes, b'y"),
+        (b"x\n" * 6, "more than 5 lines in a second"),
+    ],
+)
+def test_limits(pipe: tuple[int, int], sent: bytes, broken: str) -> None:
+    source, sink = pipe
+    os.write(sink, sent)
+    with pytest.raises(BadLinesError, match=broken):
+        LineReader(source, Limits(line_bytes=10, lines_per_second=5)).read()
+
+
+def test_what_a_reader_leaves_unread_waits_and_what_nobody_reads_is_dropped() -> None:
+    source, sink = os.pipe()
+    writer, reader = LineWriter(sink), LineReader(source, Limits(lines_per_second=10**9))
+    sent, received = b"0123456789\n" * 20_000, 0
+    writer.write(sent)
+    while received < 20_000:
+        received += len(reader.read())
+        writer.write(b"")
+    assert writer.blocked_seconds == 0
+    writer.write(sent)
+    os.close(source)
+    writer.write(b"")
+    assert writer.blocked_seconds == 0
+    os.close(sink)
