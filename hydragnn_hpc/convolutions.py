@@ -1,4 +1,6 @@
-"""The convolutions that a campaign can name. A new one is a line here and a file in `hydragnn_hpc.member.convolutions`.
+"""The convolutions that a campaign can name.
+
+A new one is a line here and a file in `hydragnn_hpc.member.library.convolutions`.
 
 Those of PyTorch Geometric that hand on one vector an atom. DimeNet and PaiNN do not: they hand on states of edges, or
 vectors beside the scalars.
@@ -17,7 +19,7 @@ class Convolution:
     Attributes
     ----------
     module : str
-        Its file in `hydragnn_hpc.member.convolutions`.
+        Its file in `hydragnn_hpc.member.library.convolutions`.
     edges : {"none", "optional", "required"}
         Whether it can use features of edges.
     """

@@ -50,7 +50,7 @@ def long_form(pytestconfig: pytest.Config) -> bool:
 @pytest.fixture(scope="session")
 def surrogate_raw(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """``surrogate_raw(cap)``: a folder of surrogate LSMS text, at most ``cap`` samples a composition; read it only."""
-    from hydragnn_hpc.dataset import surrogate
+    from hydragnn_hpc.dataset.generate import surrogate
 
     made: dict[int, Path] = {}
 
@@ -67,8 +67,9 @@ def surrogate_raw(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], P
 @pytest.fixture(scope="session")
 def small_bp(surrogate_raw: Callable[[int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared surrogate data set of 250 samples, all on one geometry; read it only."""
-    from hydragnn_hpc.dataset import prepare
+    from hydragnn_hpc.dataset.build import prepare
+    from hydragnn_hpc.dataset.read.options import Options
 
     path = tmp_path_factory.mktemp("prepared") / "small.bp"
-    prepare.prepare(surrogate_raw(8), path, prepare.Options())
+    prepare.prepare(surrogate_raw(8), path, Options())
     return path

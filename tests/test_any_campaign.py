@@ -186,7 +186,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from hydragnn_hpc.config import config_hash, load_campaign, member_seed
-from hydragnn_hpc.dataset import select
+from hydragnn_hpc.dataset.build import select
 counts = np.repeat([[1, 3], [2, 2], [3, 1]], [40, 60, 30], axis=0)
 print(member_seed(7, "HCM", 3), config_hash(load_campaign(Path(sys.argv[1])), "d"))
 print(select.cap_per_composition(counts, 20, 5).tolist())

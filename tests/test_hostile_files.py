@@ -16,12 +16,12 @@ import pytest
 import torch
 import yaml
 
-from hydragnn_hpc.dataset import stage
+from hydragnn_hpc.dataset.staged import copies
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import read_frozen, read_members
 from hydragnn_hpc.member.predict import read_models
 from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.report import content
+from hydragnn_hpc.report.document import content
 
 CAMPAIGN = {
     "name": "small",
@@ -175,14 +175,14 @@ def test_arrays_that_would_execute_something_are_left_out_of_a_report(hurt: Path
 
 
 def test_node_local_arrays_that_would_execute_something_are_refused(hurt: Path) -> None:
-    stage.copy(hurt / "small.bp", hurt / "bin")
+    copies.copy(hurt / "small.bp", hurt / "bin")
     for path in sorted((hurt / "bin").glob("*.npy")):
         before = path.read_bytes()
         for make in MAKERS[".npy"]:
             make(path, Payload(hurt / "ran"))
-            refused(lambda: stage.open_staged(hurt / "bin"), "run the same command again")
+            refused(lambda: copies.open_staged(hurt / "bin"), "run the same command again")
         path.write_bytes(before)
-    assert stage.open_staged(hurt / "bin").manifest.sha256 and not (hurt / "ran").exists()
+    assert copies.open_staged(hurt / "bin").manifest.sha256 and not (hurt / "ran").exists()
 
 
 @pytest.mark.slow

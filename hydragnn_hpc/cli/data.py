@@ -34,7 +34,8 @@ def generate(
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
 ) -> None:
     """Write a surrogate data set: FePt as LSMS text, or an alloy as extended XYZ."""
-    from hydragnn_hpc.dataset import alloys, convert, surrogate
+    from hydragnn_hpc.dataset.build import convert
+    from hydragnn_hpc.dataset.generate import alloys, surrogate
     from hydragnn_hpc.logs import progress
 
     check_seed(seed)
@@ -124,10 +125,10 @@ def prepare(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing data set.")] = False,
 ) -> None:
     """Turn LSMS text, extended XYZ or ASE databases into the shared ADIOS2 data set."""
-    from hydragnn_hpc.dataset import derive
-    from hydragnn_hpc.dataset import prepare as pipeline
+    from hydragnn_hpc.dataset.build import prepare as pipeline
     from hydragnn_hpc.dataset.graphs import parse_length
-    from hydragnn_hpc.dataset.targets import parse_targets
+    from hydragnn_hpc.dataset.read import derive
+    from hydragnn_hpc.dataset.read.targets import parse_targets
     from hydragnn_hpc.logs import progress
 
     check_seed(seed)
@@ -174,7 +175,7 @@ def split(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing data set.")] = False,
 ) -> None:
     """Write a data set again with another split."""
-    from hydragnn_hpc.dataset import resplit
+    from hydragnn_hpc.dataset.build import resplit
 
     check_seed(seed)
     choice = resplit.Choice(
@@ -215,10 +216,10 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
 ) -> None:
     """Convert between LSMS text, extended XYZ and data sets; says what the new format cannot hold."""
-    from hydragnn_hpc.dataset import convert as conversion
+    from hydragnn_hpc.dataset.build import convert as conversion
     from hydragnn_hpc.dataset.graphs import parse_length
-    from hydragnn_hpc.dataset.prepare import Options
-    from hydragnn_hpc.dataset.targets import parse_targets
+    from hydragnn_hpc.dataset.read.options import Options
+    from hydragnn_hpc.dataset.read.targets import parse_targets
 
     options = Options(
         form=form,
@@ -242,7 +243,8 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Show what is in a data set, and how it is distributed."""
-    from hydragnn_hpc.dataset import store, summary
+    from hydragnn_hpc.dataset import store
+    from hydragnn_hpc.dataset.build import summary
 
     if figure:
         from hydragnn_hpc.cli import data_figure

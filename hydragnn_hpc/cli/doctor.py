@@ -143,7 +143,7 @@ def _adios2() -> Finding:
     from hydragnn_hpc.ensemble.rankmap import probe
 
     with tempfile.TemporaryDirectory(prefix="hydragnn-doctor-") as folder:
-        answer, trouble = probe("hydragnn_hpc.dataset.probe", folder)
+        answer, trouble = probe("hydragnn_hpc.dataset.store.probe", folder)
     if answer is None:
         return Finding("adios2", False, trouble, "pip install --force-reinstall adios2")
     return Finding("adios2", True, f"{answer['version']}: written, read back, equal")
@@ -159,7 +159,7 @@ def _torch(seat: Seat) -> Finding:
 
 
 def _node_local() -> Finding:
-    from hydragnn_hpc.dataset.stage import node_local_parent
+    from hydragnn_hpc.dataset.staged.copies import node_local_parent
 
     folder = node_local_parent(None)
     free = shutil.disk_usage(folder).free / 2**30

@@ -15,7 +15,7 @@ from hydragnn_hpc.cli.data_options import parse_cell
 from hydragnn_hpc.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from hydragnn_hpc.dataset.apply import Structures
+    from hydragnn_hpc.dataset.build.unseen import Structures
     from hydragnn_hpc.member.predict import Prediction
 
 EPILOG = "Example: hydragnn-hpc predict runs/quickstart new.extxyz --variant HCM --out predicted.csv"
@@ -60,14 +60,14 @@ def predict(
         where = f"{to} is a folder" if to.is_dir() else f"there is no folder {to.parent}"
         raise UserError(f"--out {to}: {where}; give the name of a file in a folder that is there")
     with progress("predict", "structures") as update:
-        from hydragnn_hpc.dataset import apply
+        from hydragnn_hpc.dataset.build import unseen
         from hydragnn_hpc.member import predict as stage
         from hydragnn_hpc.member.worker import choose_device, set_threads
 
         set_threads(campaign.launch.threads)
         models = stage.read_models(folder, read_members(folder, campaign), variant or [])
         facts = stage.facts_of(next(iter(models.values()))[0])
-        read = apply.read(structures, facts, form, parse_cell(cell) if cell else None, update)
+        read = unseen.read(structures, facts, form, parse_cell(cell) if cell else None, update)
         found = [p for v, m in models.items() for p in stage.predict(campaign, v, m, read, choose_device(device, 0))]
     with nullcontext(sys.stdout) if to is None else written_whole(to, "w") as stream:
         writer = csv.writer(stream, lineterminator="\n")

@@ -29,7 +29,7 @@ def status(
     """
     if watch and as_json:
         raise UserError("status: --watch and --json exclude each other; call --json again and again instead")
-    from hydragnn_hpc.report import status as stage
+    from hydragnn_hpc.report.tables import status as stage
 
     if as_json:
         typer.echo(json.dumps(stage.read_status(out)[0].plain(), indent=1, ensure_ascii=False, allow_nan=False))
@@ -67,10 +67,10 @@ def report(
     if as_json:
         typer.echo(folder.summary.read_text(encoding="utf-8"), nl=False)
         return
-    from hydragnn_hpc.report import tables
+    from hydragnn_hpc.report.tables import summary
 
     screen = console()
-    screen.print(tables.as_rich(tables.paper_form(content.results)))
+    screen.print(summary.as_rich(summary.paper_form(content.results)))
     for claim in content.claims:
         screen.print(f"({claim.key}) {claim.statement}: {claim.verdict.value}", markup=False, highlight=False)
     for remark in content.remarks:

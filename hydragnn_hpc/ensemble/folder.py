@@ -8,7 +8,8 @@ from typing import Any
 
 from hydragnn_hpc import ledger
 from hydragnn_hpc.config import Campaign, config_hash, load_campaign
-from hydragnn_hpc.dataset import match, store
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.staged import match
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, Member, State
 from hydragnn_hpc.paths import CampaignFolder, remove_leftovers

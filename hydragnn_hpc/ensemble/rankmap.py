@@ -83,7 +83,7 @@ def probe(module: str, *arguments: str) -> tuple[dict[str, Any] | None, str]:
 def seats(messenger: Messenger, launch: Launch, local_rank: int | None) -> list[Seat]:
     """Return every rank's seat, on every rank. Collective."""
     place = places(messenger, launch, local_rank)[messenger.rank]
-    answer, trouble = probe("hydragnn_hpc.member.probe", str(place.local_rank))
+    answer, trouble = probe("hydragnn_hpc.member.device", str(place.local_rank))
     seat = Seat(
         place.rank,
         place.host,

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 from hydragnn_hpc.config import Campaign
-from hydragnn_hpc.dataset.ready import Wanted
-from hydragnn_hpc.dataset.stage import Staging, node_local_parent, open_staged, write_test_set
+from hydragnn_hpc.dataset.staged.copies import Staging, node_local_parent, open_staged, write_test_set
+from hydragnn_hpc.dataset.staged.requirements import Wanted
 from hydragnn_hpc.ensemble import startup
 from hydragnn_hpc.ensemble.children import WORKER_COMMAND, Child, WorkerOptions, Workers
 from hydragnn_hpc.ensemble.head import Head

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from hydragnn_hpc.config import Campaign
-from hydragnn_hpc.dataset.apply import Facts, Structures
+from hydragnn_hpc.dataset.build.unseen import Facts, Structures
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member, State
-from hydragnn_hpc.member.checkpoint import SCHEMA, read_weights
-from hydragnn_hpc.member.engine import general, network_sizes
-from hydragnn_hpc.member.samples import Samples, Structure
+from hydragnn_hpc.member.choose import general, network_sizes
+from hydragnn_hpc.member.engine.training_data import Samples, Structure
+from hydragnn_hpc.member.training.checkpoint import SCHEMA, read_weights
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
 
 _KEYS = ("weights", "average_degree", "tasks", "species", "neighbours")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
-import platform
 import select
 import signal
 import socket
@@ -21,18 +20,16 @@ import time
 import traceback
 from pathlib import Path
 
-import numpy as np
 import torch
 
-import hydragnn_hpc
-from hydragnn_hpc.dataset.stage import open_staged
-from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.dataset.staged.copies import open_staged
 from hydragnn_hpc.ledger import read_frozen
-from hydragnn_hpc.member.engine import Engine, choose
-from hydragnn_hpc.member.samples import from_staged
-from hydragnn_hpc.member.train import Setting, StackTraining
+from hydragnn_hpc.member.choose import choose
+from hydragnn_hpc.member.device import choose_device, describe, set_threads, versions
+from hydragnn_hpc.member.engine.interface import Engine
+from hydragnn_hpc.member.engine.training_data import from_staged
+from hydragnn_hpc.member.training.train import Setting, StackTraining
 from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import (
     Alive,
     Command,
@@ -152,50 +149,6 @@ class Worker:
         )
         if members:
             self._channel.send(Epoch(variant=variant, members=members))
-
-
-def choose_device(wanted: str, local_rank: int) -> torch.device:
-    """Return the device of a local rank: its number modulo the visible devices.
-
-    Raises
-    ------
-    UserError
-        If a kind is asked for that is not there.
-    """
-    kinds = {"cuda": torch.cuda, "xpu": torch.xpu}
-    for kind, module in kinds.items():
-        if wanted in (kind, "auto") and module.is_available():
-            return torch.device(kind, local_rank % module.device_count())
-        if wanted == kind:
-            raise UserError(f"launch.device={kind}: torch {torch.__version__} sees no such device; see 'doctor'")
-    return torch.device("cpu")
-
-
-def describe(device: torch.device) -> Device:
-    """Return the record of a device."""
-    if device.type == "cpu":
-        return Device(type="cpu", name=platform.machine(), index=None, uuid=None)
-    module = {"cuda": torch.cuda, "xpu": torch.xpu}[device.type]
-    properties = module.get_device_properties(device)
-    uuid = str(getattr(properties, "uuid", "")) or None
-    return Device(type=device.type, name=properties.name, index=device.index, uuid=uuid)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    return {
-        "hydragnn_hpc": hydragnn_hpc.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def set_threads(threads: int) -> None:
-    """Use so many cores."""
-    # Under some launchers torch sees one core, under others all; the number changes the order of sums.
-    torch.set_num_threads(threads)
-    torch.set_num_interop_threads(1)
 
 
 def _arguments() -> argparse.Namespace:

@@ -9,8 +9,8 @@ import pandas as pd
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.report.content import Content
-from hydragnn_hpc.report.load import HISTORY
+from hydragnn_hpc.report.document.content import Content
+from hydragnn_hpc.report.results.load import HISTORY
 
 
 def write_scalars(content: Content) -> list[Path]:

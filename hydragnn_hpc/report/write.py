@@ -6,13 +6,13 @@ from pathlib import Path
 
 from hydragnn_hpc.logs import Progress
 from hydragnn_hpc.paths import remove_leftovers, write_json, write_text
-from hydragnn_hpc.report import content as stage
-from hydragnn_hpc.report import document
-from hydragnn_hpc.report.content import Content
+from hydragnn_hpc.report.document import content as stage
+from hydragnn_hpc.report.document import markdown
+from hydragnn_hpc.report.document.body import sections
+from hydragnn_hpc.report.document.content import Content
+from hydragnn_hpc.report.document.page import page
 from hydragnn_hpc.report.figures.style import Drawing, save, style
-from hydragnn_hpc.report.page import page
-from hydragnn_hpc.report.sections import sections
-from hydragnn_hpc.report.tables import make_folder, write_tables
+from hydragnn_hpc.report.tables.summary import make_folder, write_tables
 
 
 def write_report(out: Path | str, progress: Progress = lambda done, total: None) -> tuple[Content, list[Path]]:
@@ -47,9 +47,9 @@ def write_report(out: Path | str, progress: Progress = lambda done, total: None)
         if old.suffix in (".png", ".pdf") and old not in written:
             old.unlink(missing_ok=True)
     parts = sections(content, drawings)
-    write_text(folder.claims, document.claims_document(content))
-    write_text(folder.supplement, document.supplement(content, parts))
-    write_json(folder.summary, document.summary(content, drawings))
+    write_text(folder.claims, markdown.claims_document(content))
+    write_text(folder.supplement, markdown.supplement(content, parts))
+    write_json(folder.summary, markdown.summary(content, drawings))
     write_text(folder.page, page(content, parts))
     return content, [*written, folder.claims, folder.supplement, folder.summary, folder.page]
 

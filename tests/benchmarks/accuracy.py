@@ -19,11 +19,13 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.utils import degree
 
 from hydragnn_hpc.config import load_campaign
-from hydragnn_hpc.dataset import stage
-from hydragnn_hpc.member.engine import Engine, FusedCpu, network_sizes
-from hydragnn_hpc.member.optimize import Adam
-from hydragnn_hpc.member.samples import Samples, from_staged
-from hydragnn_hpc.member.torch_engine import TorchEngine
+from hydragnn_hpc.dataset.staged import copies
+from hydragnn_hpc.member.choose import network_sizes
+from hydragnn_hpc.member.engine.interface import Engine
+from hydragnn_hpc.member.engine.optimize import Adam
+from hydragnn_hpc.member.engine.training_data import Samples, from_staged
+from hydragnn_hpc.member.fused.adapter import FusedCpu
+from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.sections import Optimizer
 from tests.benchmarks.baseline import BaselineModel, Task, graph_of, train_epoch
 
@@ -37,7 +39,7 @@ def errors(predicted: dict[str, np.ndarray], samples: Samples, chosen: np.ndarra
     """Scaled RMSE by task."""
     found = {}
     for name, values in predicted.items():
-        rows = stage.atoms_of(samples.structure.atom_offsets, chosen) if samples.levels[name] == "node" else chosen
+        rows = copies.atoms_of(samples.structure.atom_offsets, chosen) if samples.levels[name] == "node" else chosen
         found[name] = float(np.sqrt(np.mean((values.astype(np.float64) - samples.targets[name][rows]) ** 2)))
     return found
 
@@ -104,8 +106,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     campaign = load_campaign(CAMPAIGN, [f"dataset={arguments.dataset.resolve()}"])
-    with stage.Staging(arguments.dataset, Path("/tmp")) as staging:
-        samples = from_staged(stage.open_staged(staging.folder), campaign)
+    with copies.Staging(arguments.dataset, Path("/tmp")) as staging:
+        samples = from_staged(copies.open_staged(staging.folder), campaign)
         sizes = network_sizes(campaign, campaign.variant("HCM"), samples, samples.average_degree())
         runs: dict[str, Callable[[int], Errors]] = {
             "A": lambda s: train_baseline(samples, list(sizes.tasks), sizes.channels, s, arguments.epochs),

@@ -18,9 +18,9 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.nn import PNAConv, global_add_pool, global_max_pool, global_mean_pool
 from torch_geometric.utils import degree
 
-from hydragnn_hpc.dataset.stage import atoms_of
-from hydragnn_hpc.member.samples import Samples
-from hydragnn_hpc.member.sizes import TaskSizes
+from hydragnn_hpc.dataset.staged.copies import atoms_of
+from hydragnn_hpc.member.engine.sizes import TaskSizes
+from hydragnn_hpc.member.engine.training_data import Samples
 
 AGGREGATORS = ["mean", "min", "max", "std"]
 SCALERS = ["identity", "amplification", "attenuation", "linear"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
-from hydragnn_hpc.member.samples import Samples, Structure
-from hydragnn_hpc.member.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.engine.training_data import Samples, Structure
 
 BATCH, SAMPLES = 64, 384
 CHANNELS = (20,) * 6

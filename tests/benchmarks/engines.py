@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from hydragnn_hpc.member.engine import Engine, FusedCpu
-from hydragnn_hpc.member.optimize import Adam
-from hydragnn_hpc.member.samples import Samples
-from hydragnn_hpc.member.torch_engine import TorchEngine
+from hydragnn_hpc.member.engine.interface import Engine
+from hydragnn_hpc.member.engine.optimize import Adam
+from hydragnn_hpc.member.engine.training_data import Samples
+from hydragnn_hpc.member.fused.adapter import FusedCpu
+from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.sections import Optimizer
 from tests.benchmarks import cases
 from tests.benchmarks.cases import BATCH, SAMPLES

@@ -34,7 +34,8 @@ OPTIONS = [
     "0",
 ]
 STAGE = (
-    "import sys; from pathlib import Path; from hydragnn_hpc.dataset.stage import copy; copy(*map(Path, sys.argv[1:]))"
+    "import sys; from pathlib import Path; from hydragnn_hpc.dataset.staged.copies import copy;"
+    " copy(*map(Path, sys.argv[1:]))"
 )
 SPACING = 2.0
 """Of the simple cubic lattice that structures start from, angstrom."""
@@ -107,9 +108,9 @@ def worker(staged: Path, campaign: Path, copied: bool) -> Row:
     import torch
 
     from hydragnn_hpc.config import load_campaign
-    from hydragnn_hpc.dataset.stage import StagedData, open_staged
-    from hydragnn_hpc.member.engine import choose
-    from hydragnn_hpc.member.samples import from_staged
+    from hydragnn_hpc.dataset.staged.copies import StagedData, open_staged
+    from hydragnn_hpc.member.choose import choose
+    from hydragnn_hpc.member.engine.training_data import from_staged
     from tests.benchmarks.engines import stacked_epoch
 
     torch.set_num_threads(1)

@@ -20,8 +20,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hydragnn_hpc.dataset import surrogate
-from hydragnn_hpc.dataset.prepare import Options, prepare
+from hydragnn_hpc.dataset.build.prepare import prepare
+from hydragnn_hpc.dataset.generate import surrogate
+from hydragnn_hpc.dataset.read.options import Options
 from tests.report import making
 
 DRIVE = Path(__file__).parents[1] / "ensemble" / "drive.py"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hydragnn_hpc.dataset import surrogate
+from hydragnn_hpc.dataset.generate import surrogate
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.dataset import lsms
+from hydragnn_hpc.dataset.build.prepare import structure_arrays
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
-from hydragnn_hpc.dataset.prepare import Samples, structure_arrays
+from hydragnn_hpc.dataset.read import lsms
+from hydragnn_hpc.dataset.read.gathered import Samples
 
 FE, CO, PT = 26, 27, 78
 

@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydragnn_hpc.dataset import alloys, convert, store, surrogate
-from hydragnn_hpc.dataset.prepare import Options, prepare
-from hydragnn_hpc.dataset.targets import parse_targets
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.build import convert
+from hydragnn_hpc.dataset.build.prepare import prepare
+from hydragnn_hpc.dataset.generate import alloys, surrogate
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
 
 SMALL = (2, alloys.parse_sizes("1x1x1,2x1x1"))
@@ -104,7 +107,7 @@ def test_a_ternary_of_several_sizes_is_split_by_composition(tmp_path: Path) -> N
 
 
 def test_fept_as_extended_xyz_is_the_lsms_text(tmp_path: Path) -> None:
-    from hydragnn_hpc.dataset.lsms import iter_samples
+    from hydragnn_hpc.dataset.read.lsms import iter_samples
 
     assert convert.generate_fept(tmp_path / "a.extxyz", 3, 0) == 95
     surrogate.generate(tmp_path / "raw", 3, 0)

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from synthetic import alloys, write_raw
 
-from hydragnn_hpc.dataset import store, surrogate
-from hydragnn_hpc.dataset.convert import convert
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.build.convert import convert
+from hydragnn_hpc.dataset.build.prepare import arrays_of, facts_of, prepare
+from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry
-from hydragnn_hpc.dataset.prepare import Options, arrays_of, facts_of, prepare
-from hydragnn_hpc.dataset.samples import Collector
-from hydragnn_hpc.dataset.targets import parse_targets
+from hydragnn_hpc.dataset.read.gathered import Collector
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import Property
 

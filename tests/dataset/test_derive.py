@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from hydragnn_hpc.dataset import derive
+from hydragnn_hpc.dataset.read import derive
 from hydragnn_hpc.errors import UserError
 
 SPECIES = np.array([26, 46, 78])

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydragnn_hpc.dataset import files
-from hydragnn_hpc.dataset.convert import convert
-from hydragnn_hpc.dataset.prepare import Options, prepare
-from hydragnn_hpc.dataset.targets import parse_targets
+from hydragnn_hpc.dataset.build.convert import convert
+from hydragnn_hpc.dataset.build.prepare import prepare
+from hydragnn_hpc.dataset.read import files
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
 
 CONTENT = {f"o/out_{k}": f"{k} ".encode() * 300 for k in range(12)}

@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from synthetic import neighbours_of
 
-from hydragnn_hpc.dataset import graphs, surrogate
+from hydragnn_hpc.dataset import graphs
+from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours, parse_length
 from hydragnn_hpc.errors import UserError
 

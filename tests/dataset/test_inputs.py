@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from synthetic import arrays as synthetic_arrays
 
-from hydragnn_hpc.dataset import decorations, inputs, shells, surrogate
-from hydragnn_hpc.dataset.ewald import potential_matrix
+from hydragnn_hpc.dataset.features import decorations, inputs, shells
+from hydragnn_hpc.dataset.features.ewald import potential_matrix
+from hydragnn_hpc.dataset.features.inputs import Recipe, Site
+from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
-from hydragnn_hpc.dataset.inputs import Recipe, Site
 from hydragnn_hpc.errors import UserError
 
 FE, PD, PT = 26, 46, 78

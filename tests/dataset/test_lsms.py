@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydragnn_hpc.dataset import lsms
+from hydragnn_hpc.dataset.read import lsms
 from hydragnn_hpc.errors import UserError
 
 finite = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 6))

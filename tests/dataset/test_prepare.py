@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 
 from hydragnn_hpc.config import parse_campaign
-from hydragnn_hpc.dataset import match, store, surrogate
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.build.prepare import fit_scaling, prepare, structure_arrays
+from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry
-from hydragnn_hpc.dataset.lsms import format_sample, iter_samples, new_sample
-from hydragnn_hpc.dataset.prepare import Options, Samples, fit_scaling, prepare, structure_arrays
-from hydragnn_hpc.dataset.samples import Collector
-from hydragnn_hpc.dataset.stage import Staging, open_staged, remove_abandoned, write_test_set
+from hydragnn_hpc.dataset.read.gathered import Collector, Samples
+from hydragnn_hpc.dataset.read.lsms import format_sample, iter_samples, new_sample
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.staged import match
+from hydragnn_hpc.dataset.staged.copies import Staging, open_staged, remove_abandoned, write_test_set
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import Property
 
@@ -206,7 +209,7 @@ def test_a_campaign_is_held_to_its_data_set(raw: Path, bp: Path, tmp_path: Path)
 
 def iter_samples_of(file: Path):
     """Parse one file."""
-    from hydragnn_hpc.dataset.lsms import parse_sample
+    from hydragnn_hpc.dataset.read.lsms import parse_sample
 
     yield parse_sample(file.read_bytes(), str(file))
 

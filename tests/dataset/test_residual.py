@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydragnn_hpc.dataset import residual
-from hydragnn_hpc.dataset.regress import Within
-from hydragnn_hpc.dataset.residual import Reference
+from hydragnn_hpc.dataset.features import residual
+from hydragnn_hpc.dataset.features.regression import Within
+from hydragnn_hpc.dataset.features.residual import Reference
 from hydragnn_hpc.errors import UserError
 
 FE, PD, PT = 26, 46, 78

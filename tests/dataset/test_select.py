@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydragnn_hpc.dataset import derive, select
+from hydragnn_hpc.dataset.build import select
 from hydragnn_hpc.dataset.graphs import Geometry
-from hydragnn_hpc.dataset.samples import Collector
+from hydragnn_hpc.dataset.read import derive
+from hydragnn_hpc.dataset.read.gathered import Collector
 from hydragnn_hpc.errors import UserError
 
 FRACTIONS = (0.7, 0.15, 0.15)

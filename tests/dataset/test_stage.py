@@ -18,16 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import reseal
 
-from hydragnn_hpc.dataset import stage, store
-from hydragnn_hpc.dataset.prepare import fit_scaling
-from hydragnn_hpc.dataset.stage import Staging, node_local_parent, open_staged
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.build.prepare import fit_scaling
+from hydragnn_hpc.dataset.staged import copies
+from hydragnn_hpc.dataset.staged.copies import Staging, node_local_parent, open_staged
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import Property
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from hydragnn_hpc.dataset.stage import Staging
+from hydragnn_hpc.dataset.staged.copies import Staging
 with Staging(Path(sys.argv[1]), Path(sys.argv[2])) as staging:
     print(staging.folder, flush=True)
     time.sleep(float(sys.argv[3]))
@@ -76,7 +77,7 @@ def test_a_copy_is_private_named_after_the_content_and_as_large_as_foretold(smal
         assert staging.folder.parent == parent and manifest.sha256[:12] in staging.folder.name
         assert staging.folder.stat().st_mode & 0o777 == 0o700
         size = sum(p.stat().st_size for p in staging.folder.iterdir())
-        assert size <= stage.space_needed(manifest) <= size + 1_100_000
+        assert size <= copies.space_needed(manifest) <= size + 1_100_000
         assert beats
         staged = open_staged(staging.folder)
         assert all(isinstance(a, np.memmap) for a in staged.arrays.values())
@@ -112,7 +113,7 @@ def _stagers(bp: Path) -> list[int]:
             words = entry.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"hydragnn_hpc.dataset.stage" in words and str(bp).encode() in words:
+        if b"hydragnn_hpc.dataset.staged.copies" in words and str(bp).encode() in words:
             found.append(int(entry.parent.name))
     return found
 
@@ -152,7 +153,7 @@ def test_several_runs_stage_on_one_node_at_once(small_bp: Path, parent: Path) ->
 
 def test_a_folder_removed_before_its_lock_is_held_is_made_again(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run may take the new folder for an abandoned one, just before its lock is held."""
-    real, stolen = stage.fcntl.flock, []
+    real, stolen = copies.fcntl.flock, []
 
     def flock(handle: int, how: int) -> None:
         if not stolen:
@@ -160,8 +161,8 @@ def test_a_folder_removed_before_its_lock_is_held_is_made_again(parent: Path, mo
             shutil.rmtree(stolen[0])
         real(handle, how)
 
-    monkeypatch.setattr(stage.fcntl, "flock", flock)
-    folder, lock = stage._own_folder(parent, "hydragnn-hpc-x-")
+    monkeypatch.setattr(copies.fcntl, "flock", flock)
+    folder, lock = copies._own_folder(parent, "hydragnn-hpc-x-")
     assert folder.is_dir() and folder != stolen[0] and os.fstat(lock).st_nlink == 1
     os.close(lock)
 
@@ -170,7 +171,7 @@ def test_links_of_others_are_not_followed(small_bp: Path, parent: Path, tmp_path
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").touch()
     (parent / "hydragnn-hpc-link").symlink_to(tmp_path / "precious")
-    assert stage.remove_abandoned(parent) == 0
+    assert copies.remove_abandoned(parent) == 0
     assert [p.name for p in (tmp_path / "precious").iterdir()] == ["file"]
 
 
@@ -204,8 +205,8 @@ def test_storage_without_room_is_told(small_bp: Path, tmp_path: Path) -> None:
     try:
         with pytest.raises(UserError, match=r"0\.1 MB free.*needed.*--stage-dir"), Staging(small_bp, disk):
             pass
-        child = stage._own_folder(disk, "hydragnn-hpc-x-")[0]
-        command = [sys.executable, "-m", "hydragnn_hpc.dataset.stage", str(small_bp), str(child)]
+        child = copies._own_folder(disk, "hydragnn-hpc-x-")[0]
+        command = [sys.executable, "-m", "hydragnn_hpc.dataset.staged.copies", str(small_bp), str(child)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and "no space left" in done.stderr.lower() and "Traceback" not in done.stderr
     finally:
@@ -232,7 +233,7 @@ def test_copies_go_to_the_first_place_that_will_do(tmp_path: Path, monkeypatch: 
 def test_scaled_values_fill_zero_to_one(values: list[float]) -> None:
     array = np.array(values)[:, None]
     low, high = array.min(axis=0).tolist(), array.max(axis=0).tolist()
-    scaled = stage.scaled(array, low, high)
+    scaled = copies.scaled(array, low, high)
     assert scaled.dtype == np.float32 and np.isfinite(scaled).all()
     if low == high:
         assert (scaled == 0).all()
@@ -257,7 +258,7 @@ def test_every_component_is_scaled_over_what_is_asked_for_and_gaps_stay(
     values[2:][rng.random((len(part) - 2, width)) < 0.3] = np.nan  # the first two are of the training part
     arrays = {"split": split, "atom_offsets": offsets, "target_x": values}
     fitted = fit_scaling(arrays, over, [Property("x", level, "eV", "x")])["x"]
-    scaled = stage.scaled(values, fitted["minimum"], fitted["maximum"])
+    scaled = copies.scaled(values, fitted["minimum"], fitted["maximum"])
     assert np.array_equal(np.isnan(scaled), np.isnan(values)) and fitted["missing"] == np.isnan(values).sum()
     used = scaled[part == 0] if over == "train" else scaled
     assert np.nanmin(used, axis=0).tolist() == [0.0] * width and np.nanmax(used, axis=0).tolist() == [1.0] * width

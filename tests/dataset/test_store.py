@@ -18,7 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic import arrays, facts, reseal
 
-from hydragnn_hpc.dataset import spool, stage, store
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.staged import copies
+from hydragnn_hpc.dataset.store import spool
 from hydragnn_hpc.errors import UserError
 
 FILES = ["data.0", "manifest.json", "md.0", "md.idx", "mmd.0"]
@@ -62,8 +64,8 @@ def test_what_goes_in_comes_out_to_the_bit(
         made = store.write(tmp_path / "x.bp", given_, facts(given_), force=True)
         manifest, found = store.read(tmp_path / "x.bp")
         with tempfile.TemporaryDirectory(dir=tmp_path) as copy:
-            stage.copy(tmp_path / "x.bp", Path(copy))
-            staged = {name: np.array(array) for name, array in stage.open_staged(Path(copy)).arrays.items()}
+            copies.copy(tmp_path / "x.bp", Path(copy))
+            staged = {name: np.array(array) for name, array in copies.open_staged(Path(copy)).arrays.items()}
     assert manifest == made and list(found) == list(given_)
     for name, array in given_.items():
         assert staged[name].dtype == array.dtype and staged[name].shape == array.shape, name
@@ -338,7 +340,7 @@ from hydragnn_hpc.dataset import store
 from hydragnn_hpc.errors import UserError
 content = arrays(int(sys.argv[3]))
 if sys.argv[4] == "hang":
-    store._seal = lambda *_: (print("here", flush=True), time.sleep(60))
+    store.shared._seal = lambda *_: (print("here", flush=True), time.sleep(60))
 try:
     store.write(Path(sys.argv[1]), content, facts(content))
 except UserError as error:

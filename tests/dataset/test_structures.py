@@ -17,10 +17,11 @@ from alloy_frames import PURE, frames, write
 from ase import Atoms
 
 from hydragnn_hpc.dataset import store
-from hydragnn_hpc.dataset.files import is_compressed
-from hydragnn_hpc.dataset.prepare import Options, prepare
-from hydragnn_hpc.dataset.structures import detect, iter_frames
-from hydragnn_hpc.dataset.targets import parse_targets
+from hydragnn_hpc.dataset.build.prepare import prepare
+from hydragnn_hpc.dataset.read.files import is_compressed
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.read.structures import detect, iter_frames
+from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM, RYDBERG_IN_EV
 
@@ -247,8 +248,8 @@ BAD_TEXT: dict[str, tuple[str, str, int]] = {
 
 @pytest.mark.parametrize("case", BAD_TEXT)
 def test_damaged_text_costs_one_frame(case: str, tmp_path: Path) -> None:
-    from hydragnn_hpc.dataset.samples import Collector
-    from hydragnn_hpc.dataset.sources import read_structures
+    from hydragnn_hpc.dataset.read.gathered import Collector
+    from hydragnn_hpc.dataset.read.sources import read_structures
 
     text, told, good = BAD_TEXT[case]
     source = tmp_path / "a.extxyz"

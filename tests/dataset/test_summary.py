@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 from synthetic import alloys, write_raw
 
-from hydragnn_hpc.dataset import store, summary
-from hydragnn_hpc.dataset.prepare import Options, prepare
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.build import summary
+from hydragnn_hpc.dataset.build.prepare import prepare
+from hydragnn_hpc.dataset.read.options import Options
 
 
 def test_buckets_and_moments_of_what_is_known() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydragnn_hpc.dataset import lsms, surrogate
-from hydragnn_hpc.dataset.ewald import madelung_matrix
+from hydragnn_hpc.dataset.features.ewald import madelung_matrix
+from hydragnn_hpc.dataset.generate import surrogate
+from hydragnn_hpc.dataset.read import lsms
 from hydragnn_hpc.errors import UserError
 
 

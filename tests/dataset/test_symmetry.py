@@ -11,10 +11,13 @@ from ase.build import bulk, graphene, molecule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydragnn_hpc.dataset import store, surrogate, symmetry
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.build import symmetry
+from hydragnn_hpc.dataset.build.prepare import prepare
+from hydragnn_hpc.dataset.build.resplit import Choice, classes_of, split
+from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry
-from hydragnn_hpc.dataset.prepare import Options, prepare
-from hydragnn_hpc.dataset.resplit import Choice, classes_of, split
+from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.errors import UserError
 
 ALL, NONE = (True, True, True), (False, False, False)

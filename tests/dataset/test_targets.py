@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydragnn_hpc.dataset.derive import parse_end_members
-from hydragnn_hpc.dataset.targets import parse_targets
-from hydragnn_hpc.dataset.units import parse_unit, to_angstrom, to_bohr
+from hydragnn_hpc.dataset.read.derive import parse_end_members
+from hydragnn_hpc.dataset.read.targets import parse_targets
+from hydragnn_hpc.dataset.read.units import parse_unit, to_angstrom, to_bohr
 from hydragnn_hpc.errors import UserError
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hydragnn_hpc.dataset import surrogate
-from hydragnn_hpc.dataset.prepare import Options, prepare
+from hydragnn_hpc.dataset.build.prepare import prepare
+from hydragnn_hpc.dataset.generate import surrogate
+from hydragnn_hpc.dataset.read.options import Options
 
 CAMPAIGN = """\
 name: small

@@ -61,7 +61,7 @@ def _role(words: list[str]) -> str:
         return "proxy"
     if "hydragnn_hpc.member.worker" in line:
         return "worker"
-    if "hydragnn_hpc.dataset.stage" in line:
+    if "hydragnn_hpc.dataset.staged.copies" in line:
         return "stage"
     if "hydragnn-hpc" in line or "hydragnn_hpc" in line:
         return "rank"

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch_geometric.nn import PNAConv
 
-from hydragnn_hpc.member.layout import ParameterLayout, pna_state
-from hydragnn_hpc.member.samples import Samples, Structure
-from hydragnn_hpc.member.sizes import NetworkSizes
+from hydragnn_hpc.member.engine.layout import ParameterLayout, pna_state
+from hydragnn_hpc.member.engine.sizes import NetworkSizes
+from hydragnn_hpc.member.engine.training_data import Samples, Structure
 
 
 def random_symmetric(rng: np.random.Generator, n: int, pairs: int, loops: bool = True) -> tuple[np.ndarray, np.ndarray]:

@@ -9,9 +9,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hydragnn_hpc.member import checkpoint
-from hydragnn_hpc.member.checkpoint import Checkpoint
-from hydragnn_hpc.member.optimize import Schedule
+from hydragnn_hpc.member.training import checkpoint
+from hydragnn_hpc.member.training.checkpoint import Checkpoint
+from hydragnn_hpc.member.training.schedule import Schedule
 from hydragnn_hpc.paths import MemberFolder
 
 IDENTITY = {"config_hash": "c", "dataset_sha256": "d", "variant": "HCM", "replica": 1}

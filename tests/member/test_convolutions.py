@@ -13,14 +13,14 @@ from graphs_for_tests import make_samples
 
 from hydragnn_hpc.config import parse_campaign
 from hydragnn_hpc.convolutions import CONVOLUTIONS, why_not
-from hydragnn_hpc.dataset.stage import atoms_of
+from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.member.engine import choose
-from hydragnn_hpc.member.library_engine import LibraryEngine
-from hydragnn_hpc.member.library_network import Trunk
-from hydragnn_hpc.member.samples import Samples
-from hydragnn_hpc.member.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.torch_engine import TorchEngine
+from hydragnn_hpc.member.choose import choose
+from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.engine.training_data import Samples
+from hydragnn_hpc.member.library.engine import LibraryEngine
+from hydragnn_hpc.member.library.network import Trunk
+from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 
 CPU = torch.device("cpu")
 TASKS = {"H": ("graph", 1), "C": ("node", 1), "V": ("node", 3)}

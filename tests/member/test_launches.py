@@ -7,9 +7,9 @@ import torch
 from graphs_for_tests import make_samples
 from torch.profiler import ProfilerActivity, profile
 
-from hydragnn_hpc.member.optimize import Adam
-from hydragnn_hpc.member.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.torch_engine import TorchEngine
+from hydragnn_hpc.member.engine.optimize import Adam
+from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.sections import Optimizer
 
 WITHOUT_KERNEL = {

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydragnn_hpc.member.optimize import Schedule, cosine_rate
+from hydragnn_hpc.member.training.schedule import Schedule, cosine_rate
 from hydragnn_hpc.sections import Cosine, EarlyStopping, Plateau, Training
 
 

@@ -10,14 +10,17 @@ import pytest
 import torch
 
 from hydragnn_hpc.config import config_hash, parse_campaign
-from hydragnn_hpc.dataset import apply, prepare, stage, surrogate
-from hydragnn_hpc.dataset.inputs import Recipe, Site
-from hydragnn_hpc.dataset.ready import Wanted
+from hydragnn_hpc.dataset.build import prepare, unseen
+from hydragnn_hpc.dataset.features.inputs import Recipe, Site
+from hydragnn_hpc.dataset.generate import surrogate
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.staged import copies
+from hydragnn_hpc.dataset.staged.requirements import Wanted
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen
-from hydragnn_hpc.member.engine import choose
-from hydragnn_hpc.member.samples import from_staged, values_of, whole
-from hydragnn_hpc.member.train import Setting, StackTraining
+from hydragnn_hpc.member.choose import choose
+from hydragnn_hpc.member.engine.training_data import from_staged, values_of, whole
+from hydragnn_hpc.member.training.train import Setting, StackTraining
 from hydragnn_hpc.paths import CampaignFolder
 
 CONTENT = {
@@ -39,18 +42,18 @@ CAMPAIGN = parse_campaign(CONTENT, "")
 
 
 @pytest.fixture(scope="module")
-def staged(surrogate_raw, tmp_path_factory: pytest.TempPathFactory) -> stage.StagedData:
+def staged(surrogate_raw, tmp_path_factory: pytest.TempPathFactory) -> copies.StagedData:
     """A periodic data set, staged for the campaign."""
     folder = tmp_path_factory.mktemp("staged")
     cell = tuple(surrogate.sites()[1].ravel().tolist())
-    options = prepare.Options(periodic=True, cell=cell)
+    options = Options(periodic=True, cell=cell)
     prepare.prepare(surrogate_raw(8), folder / "small.bp", options)
     (folder / "copy").mkdir()
-    stage.copy(folder / "small.bp", folder / "copy", Wanted.of(CAMPAIGN))
-    return stage.open_staged(folder / "copy")
+    copies.copy(folder / "small.bp", folder / "copy", Wanted.of(CAMPAIGN))
+    return copies.open_staged(folder / "copy")
 
 
-def training(staged: stage.StagedData, out: Path, variant: str = "HCM") -> StackTraining:
+def training(staged: copies.StagedData, out: Path, variant: str = "HCM") -> StackTraining:
     """A stack of both replicas, from their checkpoints where there are any."""
     samples = from_staged(staged, CAMPAIGN)
     frozen = Frozen(CAMPAIGN, config_hash(CAMPAIGN, staged.manifest.sha256), staged.manifest.sha256)
@@ -68,7 +71,7 @@ def results(out: Path) -> dict[str, tuple[str, dict]]:
     return found
 
 
-def test_an_interrupted_training_ends_the_same(staged: stage.StagedData, tmp_path: Path) -> None:
+def test_an_interrupted_training_ends_the_same(staged: copies.StagedData, tmp_path: Path) -> None:
     whole_run = training(staged, tmp_path / "whole")
     while whole_run.members:
         whole_run.epoch(lambda: None)
@@ -83,11 +86,11 @@ def test_an_interrupted_training_ends_the_same(staged: stage.StagedData, tmp_pat
     assert [float(row.split(",")[3]) for row in rows] == pytest.approx(expected)
 
 
-def test_errors_and_predictions_are_of_the_whole_property(staged: stage.StagedData, tmp_path: Path) -> None:
+def test_errors_and_predictions_are_of_the_whole_property(staged: copies.StagedData, tmp_path: Path) -> None:
     stack = training(staged, tmp_path)
     while stack.members:
         stack.epoch(lambda: None)
-    stage.write_test_set(staged, tmp_path / "test_set.npz")
+    copies.write_test_set(staged, tmp_path / "test_set.npz")
     truth = np.load(tmp_path / "test_set.npz")
     predicted = np.load(tmp_path / "members/HCM/00/predictions.npz")
     tasks = results(tmp_path)["members/HCM/00"][1]
@@ -101,7 +104,7 @@ def test_errors_and_predictions_are_of_the_whole_property(staged: stage.StagedDa
     assert tasks["H"]["rmse"] < 0.05
 
 
-def test_reference_and_residual_are_the_target(staged: stage.StagedData) -> None:
+def test_reference_and_residual_are_the_target(staged: copies.StagedData) -> None:
     samples = from_staged(staged, CAMPAIGN)
     assert set(samples.references) == {"H", "C"} and samples.inputs.shape[1] == 7
     chosen = samples.parts[2][::3]
@@ -109,45 +112,45 @@ def test_reference_and_residual_are_the_target(staged: stage.StagedData) -> None
         back = whole(samples, name, chosen, values_of(samples, name, chosen))
         rows = chosen
         if task.level == "node":
-            rows = stage.atoms_of(staged.arrays["atom_offsets"], chosen)
+            rows = copies.atoms_of(staged.arrays["atom_offsets"], chosen)
         np.testing.assert_allclose(back, staged.arrays[f"scaled_{task.field}"][rows], atol=2e-7)
 
 
-def test_a_model_holds_what_new_structures_need(staged: stage.StagedData, tmp_path: Path) -> None:
+def test_a_model_holds_what_new_structures_need(staged: copies.StagedData, tmp_path: Path) -> None:
     stack = training(staged, tmp_path, "H")
     while stack.members:
         stack.epoch(lambda: None)
     model = torch.load(tmp_path / "members/H/00/model.pt", weights_only=True)
     recipe, a = Recipe(**model["ready"]["inputs"]), staged.arrays
     numbers = a["atomic_numbers"].reshape(-1, 32)[:5]
-    from hydragnn_hpc.dataset.decorations import geometry
+    from hydragnn_hpc.dataset.features.decorations import geometry
 
     again = Site(recipe, geometry(a, 0)).inputs(numbers)
     np.testing.assert_allclose(again.reshape(-1, 7), a["node_inputs"][:160], atol=1e-5)
-    structures = apply.Structures([""] * len(a["split"]), a, a["node_inputs"])
+    structures = unseen.Structures([""] * len(a["split"]), a, a["node_inputs"])
     for task in ("H", "C"):
         found = structures.reference(model["ready"]["references"][task])
         np.testing.assert_allclose(found, a[f"reference_{task}"], atol=1e-6)
 
 
-def test_a_copy_made_for_others_is_refused(staged: stage.StagedData) -> None:
+def test_a_copy_made_for_others_is_refused(staged: copies.StagedData) -> None:
     other = parse_campaign({**CONTENT, "inputs": ["species", "ewald"]}, "")
     with pytest.raises(UserError, match="other inputs or references"):
         from_staged(staged, other)
-    plain = stage.StagedData(staged.manifest, staged.arrays)
+    plain = copies.StagedData(staged.manifest, staged.arrays)
     with pytest.raises(UserError, match="other inputs or references"):
         from_staged(plain, CAMPAIGN)
 
 
 def test_what_cannot_be_had_is_told_by_the_run(surrogate_raw, tmp_path: Path) -> None:
     """The copying child's own error, in one line."""
-    prepare.prepare(surrogate_raw(1), tmp_path / "one.bp", prepare.Options(split_by="random"))
+    prepare.prepare(surrogate_raw(1), tmp_path / "one.bp", Options(split_by="random"))
     many = Wanted(
         [{"name": "species"}], [{"name": "H", "field": "mixing_enthalpy", "level": "graph", "reference": "composition"}]
     )
     parent = tmp_path / "local"
     parent.mkdir()
-    staging = stage.Staging(tmp_path / "one.bp", parent, wanted=many)
+    staging = copies.Staging(tmp_path / "one.bp", parent, wanted=many)
     with pytest.raises(UserError, match=r"^tasks\.H\.reference=composition"), staging:
         pass
     assert not list(parent.iterdir())

@@ -9,12 +9,12 @@ import pytest
 import torch
 from graphs_for_tests import Reference, make_samples
 
-from hydragnn_hpc.dataset.stage import atoms_of
-from hydragnn_hpc.member import torch_engine
-from hydragnn_hpc.member.layout import ParameterLayout
-from hydragnn_hpc.member.samples import Samples
-from hydragnn_hpc.member.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.torch_engine import TorchEngine
+from hydragnn_hpc.dataset.staged.copies import atoms_of
+from hydragnn_hpc.member.engine.layout import ParameterLayout
+from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.engine.training_data import Samples
+from hydragnn_hpc.member.torch_engine import engine as torch_engine
+from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 
 TASKS = {"H": ("graph", 1), "C": ("node", 1), "V": ("node", 3)}
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from pathlib import Path
 import making
 
 from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.report.content import Content
+from hydragnn_hpc.report.document.content import Content
 from hydragnn_hpc.report.write import write_report
 
 EVIL = "<script>document.title='broken'</script> & \"quotes\" | `code` \x1b[31m"

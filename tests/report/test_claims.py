@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from hydragnn_hpc.paths import read_json, write_json
-from hydragnn_hpc.report import costs, paper
-from hydragnn_hpc.report.claims import Claim, Verdict, weigh
-from hydragnn_hpc.report.load import load
-from hydragnn_hpc.report.samples import Samples
+from hydragnn_hpc.report.analysis import costs, paper
+from hydragnn_hpc.report.analysis.claims import Claim, Verdict, weigh
+from hydragnn_hpc.report.results.load import load
+from hydragnn_hpc.report.results.samples import Samples
 
 STEADY, LOOSE = (-2, -1, 0, 1, 2, 0), (-30, 25, -5, 30, -25, 5)
 

@@ -11,8 +11,9 @@ from scipy import stats
 
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.paths import read_json, write_json
-from hydragnn_hpc.report import predictions, samples, uncertainty
-from hydragnn_hpc.report.load import Results, load
+from hydragnn_hpc.report.analysis import uncertainty
+from hydragnn_hpc.report.results import predictions, samples
+from hydragnn_hpc.report.results.load import Results, load
 
 
 @pytest.fixture(scope="module")

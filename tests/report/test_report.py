@@ -16,9 +16,10 @@ from rendering import EVIL, Rendered
 
 from hydragnn_hpc.config import parse_campaign
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.report import content, page, sections, statistics
+from hydragnn_hpc.report.analysis import statistics
+from hydragnn_hpc.report.document import body, content, page
 from hydragnn_hpc.report.figures import data, errors, style, training
-from hydragnn_hpc.report.samples import Samples
+from hydragnn_hpc.report.results.samples import Samples
 from hydragnn_hpc.report.write import write_report
 
 
@@ -63,7 +64,7 @@ def test_a_tensor_with_missing_values(foreign: Rendered) -> None:
     legend = drawing.figure.axes[0].get_legend()
     assert [t.get_text() for t in legend.get_texts()] == [f"component {k}" for k in range(9)]
     assert "the 2 with a value of all 3 samples" in drawing.caption
-    shown = sections.sections(replace(foreign.content, test_set=known), [])
+    shown = body.sections(replace(foreign.content, test_set=known), [])
     table1 = next(s for s in shown if s.key == "table1")
     assert "errors are taken: gap 18 of 27." in " ".join(table1.tables[1].notes)
 
@@ -180,7 +181,7 @@ def test_a_cut_event_log_is_read_as_far_as_it_goes(unfinished: Rendered, tmp_pat
     shutil.copytree(unfinished.folder.root, out, ignore=shutil.ignore_patterns("report"))
     path = out / "logs" / "events.jsonl"
     path.write_bytes(path.read_bytes()[:-20] + b"\n[1]\n\xff\n")
-    from hydragnn_hpc.report.load import load
+    from hydragnn_hpc.report.results.load import load
 
     assert len(training.events(load(out))) > 10
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hydragnn_hpc.report import statistics
+from hydragnn_hpc.report.analysis import statistics
 
 A = [7.5e-3, 7.9e-3, 6.8e-3, 8.4e-3, 7.1e-3]
 B = [9.8e-3, 1.13e-2, 1.02e-2, 9.1e-3, 1.05e-2, 1.2e-2]

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from hydragnn_hpc import processes
 from hydragnn_hpc.paths import CampaignFolder, read_json, write_json
-from hydragnn_hpc.report import status
+from hydragnn_hpc.report.tables import status
 
 STATES = {"HM": "failed", "C/03": "diverged", "M": "waiting", "CM/01": "running", "CM/03": "interrupted"}
 

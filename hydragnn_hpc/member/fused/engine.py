@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.sizes import Array, Geometry, NetworkSizes, ParameterTable, check_table
 from hydragnn_hpc.member.fused.kernels import library, unavailable
 from hydragnn_hpc.member.fused.plan import build_plan
-from hydragnn_hpc.member.sizes import Array, Geometry, NetworkSizes, ParameterTable, check_table
 
 ALIGNMENT = 64
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hydragnn_hpc.member.sizes import LEVELS, POOLINGS, Array, Geometry, NetworkSizes, ParameterTable, TaskSizes
+from hydragnn_hpc.member.engine.sizes import LEVELS, POOLINGS, Array, Geometry, NetworkSizes, ParameterTable, TaskSizes
 
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 

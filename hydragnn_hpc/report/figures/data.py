@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.report import rows
 from hydragnn_hpc.report.figures.style import GREY, PALETTE, Drawing, file_name, label_of, panels, with_unit
-from hydragnn_hpc.report.load import Results
-from hydragnn_hpc.report.samples import Samples, ev_per_atom
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.load import Results
+from hydragnn_hpc.report.results.samples import Samples, ev_per_atom
 
 MANY = 3000
 """From so many points on they are drawn smaller and fainter."""

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.report import rows
+from hydragnn_hpc.report.analysis.paper import Beside
+from hydragnn_hpc.report.analysis.statistics import errors_of
+from hydragnn_hpc.report.analysis.uncertainty import LEVELS, Uncertainty
 from hydragnn_hpc.report.figures.style import (
     DENSITY,
     GREY,
@@ -21,11 +23,9 @@ from hydragnn_hpc.report.figures.style import (
     panels,
     with_unit,
 )
-from hydragnn_hpc.report.load import Results
-from hydragnn_hpc.report.paper import Beside
-from hydragnn_hpc.report.predictions import Collected, Summary
-from hydragnn_hpc.report.statistics import errors_of
-from hydragnn_hpc.report.uncertainty import LEVELS, Uncertainty
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.load import Results
+from hydragnn_hpc.report.results.predictions import Collected, Summary
 
 DENSITY_REACH = 3.0  # in RMSE of the worst variant
 

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.report import rows
-from hydragnn_hpc.report.costs import seconds_of
+from hydragnn_hpc.report.analysis.costs import seconds_of
 from hydragnn_hpc.report.figures.style import GREY, PALETTE, Drawing, log_labels, looks, panels, time_unit
-from hydragnn_hpc.report.live import timestamp
-from hydragnn_hpc.report.load import Results
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.live import timestamp
+from hydragnn_hpc.report.results.load import Results
 
 LINES = 40
 """Single members drawn per panel of the learning curves."""

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch_geometric.data import Batch
 
-from hydragnn_hpc.member.fused import FusedEngine, Geometry, NetworkSizes, TaskSizes
-from hydragnn_hpc.member.sizes import Place
+from hydragnn_hpc.member.engine.sizes import Geometry, NetworkSizes, Place, TaskSizes
+from hydragnn_hpc.member.fused.engine import FusedEngine
 from tests.benchmarks.baseline import BaselineModel, Task, make_samples
 
 MIXED = (TaskSizes("H", "graph", 1), TaskSizes("C", "node", 1), TaskSizes("M", "node", 1, weight=0.5))

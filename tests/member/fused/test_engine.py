@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.member.fused import Geometry, TaskSizes
+from hydragnn_hpc.member.engine.sizes import Geometry, TaskSizes
 from tests.member.fused.reference import MIXED, Problem, network, random_geometry
 
 VECTOR = (TaskSizes("force", "node", 3, (7,)), TaskSizes("stress", "graph", 6, (11, 5, 3), 2.0))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hydragnn_hpc.member.fused import kernels, unavailable
+from hydragnn_hpc.member.fused import kernels
+from hydragnn_hpc.member.fused.kernels import unavailable
 
 LOAD = """
 import sys, pathlib

@@ -1,0 +1,345 @@
+"""Between LSMS text, extended XYZ and the data set: everything that both sides can hold, and word of what is lost.
+
+A structure passes as a :class:`~hydragnn_hpc.dataset.read.structures.Frame`. LSMS text's numbers have fixed keys there
+(:data:`LSMS_UNITS`); a data set's have its targets' names. The first frame of an extended XYZ file written here says in
+its key ``hydragnn_hpc`` what makes it a data set again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hydragnn_hpc.dataset.read import lsms, sources, structures, xyz
+from hydragnn_hpc.dataset import outputs, store
+from hydragnn_hpc.dataset.build import prepare
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.generate import surrogate
+from hydragnn_hpc.dataset.read.structures import Frame
+from hydragnn_hpc.dataset.read.targets import Wanted, parse_targets
+from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.fields import RYDBERG_IN_EV
+from hydragnn_hpc.logs import Progress
+
+KINDS = ("lsms", "extxyz", "bp")
+LSMS_UNITS = {
+    "total_energy": "Ry", "band_energy": "Ry", "fermi_energy": "Ry", "charge": "e", "magnetic_moment": "μB",
+}  # fmt: skip
+"""Keys and units of LSMS text's numbers; ``charge`` is the electrons in the site."""
+
+# LSMS text's columns 2 to 5 and 8 to 18, carried along: index, position in bohr (through ångström it would come back
+# with another last digit), spin and field.
+_REST = "lsms_columns"
+_SAME_POSITION = 1e-9  # bohr
+_SAYS = "hydragnn_hpc"
+_RESERVED = {
+    "stress", "virial", "virials", "lattice", "properties", "pbc", "name", "split", "numbers", "positions", "species",
+    "pos", "symbols", "move_mask", "cell", "uid", "tags", "masses", "momenta", _SAYS,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Attributes
+    ----------
+    kind : str
+        What was written, one of :data:`KINDS`.
+    count : int
+        Structures.
+    lost : tuple of str
+        What the new format cannot hold.
+    """
+
+    kind: str
+    count: int
+    lost: tuple[str, ...]
+
+
+def convert(source: Path, out: Path, options: Options, to: str = "auto", force: bool = False) -> Conversion:
+    """Convert ``source`` to ``out``: everything is kept, nothing chosen, capped or dropped.
+
+    Parameters
+    ----------
+    source : Path
+        LSMS text, extended XYZ, an ASE database, or a data set.
+    out : Path
+        A data set (``.bp``), an extended XYZ file (``.xyz``, ``.extxyz``), or else a folder of LSMS text.
+    options : Options
+        Format of the source, cell, cutoff and targets, where they are needed.
+    to : {"auto", "lsms", "extxyz", "bp"}
+        What to write; ``auto``: by the name of ``out``.
+    force : bool
+        Replace what is there.
+
+    Raises
+    ------
+    UserError
+        If something cannot be read or written, or lacks what the other format needs.
+    """
+    if to not in ("auto", *KINDS):
+        raise UserError(f"--to {to}{nearest(to, ('auto', *KINDS))}")
+    kind = _kind_of(out) if to == "auto" else to
+    given = "bp" if source.suffix == ".bp" else options.form
+    if given == "auto":
+        given = structures.detect(source)
+    if given == kind:
+        raise UserError(f"{source} is {given} already; copy it, or give OUT another name or --to")
+    write = {"bp": _to_bp, "extxyz": _to_extxyz, "lsms": _to_lsms}[kind]
+    return write(source, out, replace(options, form=given), force)
+
+
+def _kind_of(out: Path) -> str:
+    return "bp" if out.suffix == ".bp" else "extxyz" if out.suffix in (".xyz", ".extxyz") else "lsms"
+
+
+def frame_of_lsms(sample: lsms.LsmsSample, cell: tuple[float, ...] | None) -> Frame:
+    """Return an LSMS sample as a frame; periodic if a cell (nine numbers, bohr) is given."""
+    table = sample.table
+    values = dict(zip(("total_energy", "band_energy", "fermi_energy"), sample.energies.tolist(), strict=True))
+    columns = {
+        "charge": sample.charge,
+        "magnetic_moment": sample.moment,
+        _REST: np.concatenate([table[:, 1:5], table[:, 7:]], axis=1),
+    }
+    matrix = np.zeros((3, 3)) if cell is None else np.array(cell).reshape(3, 3)
+    periodic = (cell is not None,) * 3
+    return Frame(sample.name, sample.name, sample.atomic_numbers, sample.pos, matrix, periodic, values, columns)
+
+
+def _frames_of_bp(bp: Path) -> tuple[store.Manifest, Iterator[Frame]]:
+    manifest, a = store.read(bp)
+
+    def frames() -> Iterator[Frame]:
+        sites = list(pairwise(a["geometry_atom_offsets"].tolist()))
+        text, names = a["sample_names"].tobytes(), pairwise(a["sample_name_offsets"].tolist())
+        atoms = pairwise(a["atom_offsets"].tolist())
+        for k, ((start, end), (first, last)) in enumerate(zip(names, atoms, strict=True)):
+            g = int(a["sample_geometry"][k])
+            values: dict[str, Any] = {"split": int(a["split"][k])}
+            columns = {}
+            for name, target in manifest.targets.items():
+                if target["level"] == "node":
+                    columns[name] = a[f"target_{name}"][first:last]
+                elif not np.isnan(a[f"target_{name}"][k]).all():
+                    values[name] = a[f"target_{name}"][k]
+            p = a["periodic"][g].astype(bool).tolist()
+            name = text[start:end].decode()
+            yield Frame(name, f"{bp}, sample {k}", a["atomic_numbers"][first:last], a["pos"][slice(*sites[g])],
+                        a["cell"][g], (p[0], p[1], p[2]), values, columns)  # fmt: skip
+
+    return manifest, frames()
+
+
+def _read(source: Path, options: Options) -> Iterator[Frame]:
+    if options.form == "lsms":
+        for sample in sorted(lsms.iter_samples(source), key=lambda s: (lsms.natural_key(s.name), s.name)):
+            yield frame_of_lsms(sample, options.cell)
+        return
+    for frame in structures.iter_frames(source, options.form):
+        if isinstance(frame, UserError):
+            raise frame
+        yield frame
+
+
+def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conversion:
+    outputs.refuse_file(out, force)
+    lost: dict[str, None] = {}
+    says: dict[str, Any] = {}
+    if options.form == "bp":
+        manifest, frames = _frames_of_bp(source)
+        says = {
+            "targets": [_spelled(name, t) for name, t in manifest.targets.items()],
+            "cutoff_bohr": manifest.content["neighbours"]["cutoff_bohr"],
+            "scaled_over": manifest.content["scaled_over"],
+            "end_members": manifest.content["source"].get("end_members", {}),
+        }
+        lost["neighbour lists (made again from the cutoff)"] = lost["the counts of its preparation"] = None
+    else:
+        frames = _read(source, options)
+    count = 0
+    with outputs.new_file(out) as stream:
+        for frame in frames:
+            stream.write(frame_text(frame, {_SAYS: says} if says and not count else {}, lost).encode())
+            count += 1
+    return Conversion("extxyz", count, tuple(lost))
+
+
+def frame_text(frame: Frame, extra: Mapping[str, Any], lost: dict[str, None]) -> str:
+    """Return a frame as extended XYZ; keys that are neither number nor text are named in ``lost``."""
+    values: dict[str, Any] = {"name": frame.name}
+    columns = {}
+    for key, value in frame.values.items():
+        if _is_written(key, np.asarray(value), 2) or isinstance(value, str):
+            values[_key(key)] = value
+        else:
+            lost[f"'{key}' (no number, or a table)"] = None
+    for key, value in frame.columns.items():
+        array = np.asarray(value)
+        if _is_written(key, array, 4):
+            columns[_key(key)] = array.astype(int) if array.dtype.kind == "b" else array
+        else:
+            lost[f"'{key}' (no numbers)"] = None
+    return xyz.format_frame(frame.atomic_numbers, frame.pos, frame.cell, frame.periodic, {**values, **extra}, columns)
+
+
+def _is_written(key: str, array: np.ndarray, dimensions: int) -> bool:
+    return array.dtype.kind in "biuf" and array.ndim < dimensions and array.size > 0 and not re.search(r"[:=\s]", key)
+
+
+def _key(name: str) -> str:
+    """Return the key under which a target is written: some names mean something else to whoever reads the file."""
+    return name if name == "split" or name.lower() not in _RESERVED else f"target_{name}"
+
+
+def _spelled(name: str, target: dict[str, Any]) -> str:
+    return f"{name}={target['level']}:{_key(name)}:{target['unit'] or '1'}:{target['label']}"
+
+
+def _says(source: Path, form: str) -> dict[str, Any]:
+    """Return what the first frame says of the data set that it came from."""
+    first = next(structures.iter_frames(source, form), None)
+    said = first.values.get(_SAYS) if isinstance(first, Frame) else None
+    return said if isinstance(said, dict) else {}
+
+
+def _end_members(said: dict[str, Any]) -> dict[int, float]:
+    return {int(z): float(e) for z, e in said.get("end_members", {}).items()}
+
+
+def _to_bp(source: Path, out: Path, options: Options, force: bool) -> Conversion:
+    lost = ["band and Fermi energies, spin and field columns"] if options.form == "lsms" else []
+    splits: tuple[Wanted, ...] = ()
+    said: dict[str, Any] = {}
+    if options.form != "lsms" and not options.targets:
+        said = _says(source, options.form)
+        targets = [str(entry) for entry in said.get("targets", ())]
+        options = replace(options, targets=parse_targets(targets), scale_over=said.get("scaled_over", "all"))
+        if targets:
+            splits = parse_targets(["split=graph:split:1"])
+        if options.cutoff == 0 and isinstance(said.get("cutoff_bohr"), float):
+            options = replace(options, cutoff=said["cutoff_bohr"])
+    options = replace(options, cutoff=options.cutoff or 7.0, cap=0, keep_repeated=True)
+    store.refuse_existing(out, force)
+    raw = sources.read(source, replace(options, targets=(*options.targets, *splits)), folder=store.folder_for(out))
+    raw.end_members = _end_members(said)
+    if splits:
+        raw.properties.pop()
+        values = np.concatenate(raw.samples.values.pop("split"))[:, 0]
+        raw.part = values.astype(np.uint8) if np.isin(values, (0, 1, 2)).all() else None
+    manifest = prepare.write_raw(raw, out, options, force)
+    return Conversion("bp", manifest.sizes["S"], tuple(lost))
+
+
+def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversion:
+    lost = dict.fromkeys(["cell and boundary"])
+    end_members: dict[int, float] = {}
+    if options.form == "bp":
+        manifest, frames = _frames_of_bp(source)
+        lost["split, scaling and neighbour lists"] = None
+        end_members = {int(z): e for z, e in manifest.content["source"].get("end_members", {}).items()}
+    else:
+        frames = _read(source, options)
+        end_members = _end_members(_says(source, options.form))
+    wanted = {w.property.name: w for w in options.targets}
+    count, names = 0, set()
+    with outputs.new_folder(out, force) as folder:
+        for frame in frames:
+            sample = _lsms_of(frame, wanted, end_members, lost)
+            if not re.fullmatch(r"[\w@=+-][\w@=+.-]*", sample.name) or sample.name in names:
+                raise UserError(
+                    f"{frame.where}: the name {sample.name!r} is {'there twice' if sample.name in names else 'no name'}"
+                    " for a file; rename the structure"
+                )
+            names.add(sample.name)
+            (folder / sample.name).write_text(lsms.format_sample(sample), encoding="ascii")
+            count += 1
+    return Conversion("lsms", count, tuple(lost))
+
+
+def _lsms_of(
+    frame: Frame, wanted: dict[str, Wanted], end_members: dict[int, float], lost: dict[str, None]
+) -> lsms.LsmsSample:
+    used = {w.key for w in wanted.values()} | {*LSMS_UNITS, _REST, "charge_transfer", "mixing_enthalpy", "split", _SAYS}
+    lost.update((f"'{key}'", None) for key in (*frame.values, *frame.columns) if key not in used)
+    z = frame.atomic_numbers
+    total = _energy(frame, wanted, "total_energy")
+    if total is None and end_members and "mixing_enthalpy" in frame.values:
+        # The end members' sum as derive.mixing_enthalpy takes it, so that the energy comes back to the bit.
+        reference = sum(int((z == s).sum()) * end_members[s] for s in sorted(end_members))
+        total = float(np.ravel(frame.values["mixing_enthalpy"])[0]) + reference
+    charge = _column(frame, wanted, "charge")
+    transfer = _column(frame, wanted, "charge_transfer")
+    charge = transfer + z if charge is None and transfer is not None else charge
+    moment = _column(frame, wanted, "magnetic_moment")
+    lacking = [
+        name
+        for name, found in (("total_energy", total), ("charge", charge), ("magnetic_moment", moment))
+        if found is None or np.isnan(found).any()
+    ]
+    if lacking or total is None or charge is None or moment is None:
+        raise UserError(
+            f"{frame.where}: LSMS text needs {' and '.join(lacking)}; say which key holds it: --target"
+            f" {lacking[0]}={'graph:KEY:Ry' if lacking[0] == 'total_energy' else 'node:KEY:' + LSMS_UNITS[lacking[0]]}"
+        )
+    others = [_energy(frame, wanted, name) for name in ("band_energy", "fermi_energy")]
+    if None in others:
+        lost["band and Fermi energies (not in the source: written as 0)"] = None
+    energies = np.array([total, *(e or 0.0 for e in others)])
+    sample = lsms.new_sample(frame.name, energies, z, frame.pos, (charge, moment))
+    rest = frame.columns.get(_REST)
+    if rest is not None and rest.shape == (len(z), 15):
+        sample.table[:, 1], sample.table[:, 7:] = rest[:, 0], rest[:, 4:]
+        if np.abs(rest[:, 1:4] - frame.pos).max() < _SAME_POSITION:  # else somebody has moved the atoms
+            sample.table[:, 2:5] = rest[:, 1:4]
+    else:
+        lost["spin and field columns (not in the source: spins along z)"] = None
+    return sample
+
+
+def _energy(frame: Frame, wanted: dict[str, Wanted], name: str) -> float | None:
+    one = wanted.get(name)
+    raw = frame.values.get(one.key if one else name)
+    if raw is None or np.size(raw) != 1:
+        return None
+    if one is not None and one.unit.in_ev is None:
+        raise UserError(f"--target {name}: {one.unit.text} is no unit of energy; give Ry or eV, say")
+    return float(np.ravel(raw)[0]) * (one.unit.in_ev / RYDBERG_IN_EV if one and one.unit.in_ev else 1.0)
+
+
+def _column(frame: Frame, wanted: dict[str, Wanted], name: str) -> np.ndarray | None:
+    one = wanted.get(name)
+    unit = LSMS_UNITS.get(name, "e")
+    if one is not None and one.unit.text != unit:
+        raise UserError(f"--target {name}: LSMS text holds it in {unit}, not in {one.unit.text or 'plain numbers'}")
+    raw = frame.columns.get(one.key if one else name)
+    return None if raw is None or np.size(raw) != len(frame.atomic_numbers) else np.ravel(raw).astype(np.float64)
+
+
+def generate_fept(out: Path, cap: int, seed: int, force: bool = False, progress: Progress | None = None) -> int:
+    """Write the surrogate FePt data set as one periodic extended XYZ file; returns the number of structures.
+
+    Keys and units are those of LSMS text (:data:`LSMS_UNITS`).
+
+    Raises
+    ------
+    UserError
+        If ``out`` exists (and not ``force``) or cannot be written.
+    """
+    if cap < 1:
+        raise UserError(f"--cap {cap}: at least 1 sample a composition")
+    outputs.refuse_file(out, force)
+    fe, cell = surrogate.configurations(cap, seed), tuple(surrogate.sites()[1].ravel().tolist())
+    with outputs.new_file(out) as stream:
+        for done, sample in enumerate(surrogate.samples(fe), start=1):
+            stream.write(frame_text(frame_of_lsms(sample, cell), {}, {}).encode())
+            if progress:
+                progress(done, len(fe))
+    return len(fe)

@@ -1,0 +1,306 @@
+"""From raw files to the shared data set: derive, select, split, scale, connect, write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hydragnn_hpc.dataset.read import derive, sources
+from hydragnn_hpc.dataset.build import select, summary, symmetry
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.graphs import find_neighbours
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.read.lsms import MalformedError
+from hydragnn_hpc.dataset.read.gathered import Samples, offsets_of
+from hydragnn_hpc.dataset.store.spool import Spool, joined, told
+from hydragnn_hpc.dataset.read.targets import Wanted
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.fields import PROPERTIES, Property
+from hydragnn_hpc.logs import Progress, say
+
+_LARGEST = 1e100
+_CLOSE = 1.0  # bohr; the two of H2 are 1.4 apart
+
+
+def prepare(
+    source: Path, out: Path, options: Options, force: bool = False, progress: Progress | None = None
+) -> store.Manifest:
+    """Make the data set ``out`` from LSMS text or structure files (:class:`Options` says how).
+
+    Raises
+    ------
+    UserError
+        On the first thing that does not fit; nothing is left behind.
+    """
+    store.refuse_existing(out, force)
+    if options.cap < 0:
+        raise UserError(f"--cap {options.cap}: must be 0 (keep all) or positive")
+    try:
+        raw = sources.read(source, options, progress, store.folder_for(out))
+    except MalformedError as error:
+        raise UserError(f"{error} (--on-error skip passes over it)") from error
+    return write_raw(raw, out, options, force)
+
+
+def write_raw(raw: sources.Raw, out: Path, options: Options, force: bool = False) -> store.Manifest:
+    """Make the data set ``out`` from what was read: derive, select, split, scale, connect, write.
+
+    Raises
+    ------
+    UserError
+        On the first thing that does not fit; nothing is left behind.
+    """
+    samples = raw.samples
+    species, counts = select.species_counts(np.concatenate(samples.atomic_numbers), samples.atom_offsets())
+    end_members = _add_mixing_enthalpy(raw, counts, species, options.end_members)
+
+    unique = np.arange(len(samples.names))
+    if not options.keep_repeated:
+        keys = samples.keys()
+        unique = select.first_of_repeated(keys)
+        _tell_contradictions(samples, keys, unique)
+    kept = unique[select.cap_per_composition(counts[unique], options.cap, options.seed)]
+    chosen, counts = samples.chosen(kept), counts[kept]
+    part, of_split = (
+        _split(chosen, (species, counts), options) if raw.part is None else (raw.part[kept], {"split_by": "source"})
+    )
+    per_composition = np.unique(counts, axis=0, return_counts=True)[1]
+    source_facts = {
+        "path": raw.path.resolve().name,
+        "format": raw.form,
+        "read": len(samples.names),
+        "skipped": raw.skipped.count,
+        "skipped_reasons": raw.skipped.reasons,
+        "repeated": len(samples.names) - len(unique),
+        "capped": len(unique) - len(kept),
+        "kept": len(kept),
+        "species": [int(z) for z in species],
+        "compositions": len(per_composition),
+        "samples_per_composition": {"minimum": int(per_composition.min()), "maximum": int(per_composition.max())},
+        "compositions_too_small_to_split": 0,
+        "end_members": {str(z): end_members[z] for z in species.tolist() if z in end_members},
+        "cap": options.cap,
+        "seed": options.seed,
+        "fractions": list(options.fractions),
+        **of_split,
+    }
+    properties = raw.properties if raw.mixing is None else [raw.mixing, *raw.properties]
+    with told(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        arrays = arrays_of(chosen, part, options.cutoff, out.parent)
+    return store.write(out, arrays, facts_of(arrays, properties, options, source_facts), force)
+
+
+def _tell_contradictions(samples: Samples, keys: list[bytes], unique: np.ndarray) -> None:
+    """Say how many repeated samples have other target values than the first (``unique``), which is the one kept."""
+    first = {keys[k]: k for k in unique.tolist()}
+    columns: list[Any] = [samples.energies, *samples.values.values()]
+    other = []
+    for k in np.setdiff1d(np.arange(len(keys)), unique).tolist():
+        kept = first[keys[k]]
+        if not all(np.array_equal(c[kept], c[k], equal_nan=True) for c in columns):
+            other.append((samples.names[k], samples.names[kept]))
+    if other:
+        say(
+            f"{len(other)} samples repeat another's species and sites with other target values ({other[0][0]}, say,"
+            f" those of {other[0][1]}): only the first of each is kept; check which is right"
+        )
+
+
+def _split(
+    chosen: Samples, composition: tuple[np.ndarray, np.ndarray], options: Options
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the parts and what the manifest says of them; ``composition`` as select.species_counts gives it."""
+    species, counts = composition
+    classes, facts = None, {}
+    if options.split_by == "symmetry":
+        geometries = [symmetry.with_period(g, options.cell) for g in chosen.geometries]
+        z = np.concatenate(chosen.atomic_numbers)
+        classes = symmetry.classes(geometries, chosen.geometry, z, chosen.atom_offsets())
+        facts["symmetry_classes"] = len(np.unique(classes))
+    split = select.split(options.split_by, counts, options.fractions, options.seed, classes)
+    if split.too_small:
+        say(too_small_told(split.too_small, species))
+    return split.part, {
+        **facts,
+        "split_by": options.split_by,
+        "compositions_too_small_to_split": len(split.too_small),
+    }
+
+
+def arrays_of(samples: Samples, part: np.ndarray, cutoff: float, folder: Path | None = None) -> dict[str, np.ndarray]:
+    """Return all arrays of a data set: of the structures, and ``target_<name>`` for all values."""
+    arrays = structure_arrays(samples, part, cutoff, folder)
+    for name, values in samples.values.items():
+        arrays[f"target_{name}"] = joined(values, "float64", values[0].shape[1:], folder)
+    return arrays
+
+
+def facts_of(
+    arrays: dict[str, np.ndarray], properties: list[Property], options: Options, source: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what the manifest says besides sizes and checksums."""
+    every = np.diff(arrays["neighbour_offsets"])
+    targets = fit_scaling(arrays, options.scale_over, properties)
+    return {
+        "targets": targets,
+        "species": {"minimum": int(arrays["atomic_numbers"].min()), "maximum": int(arrays["atomic_numbers"].max())},
+        "scaled_over": options.scale_over,
+        "distribution": summary.distribution(arrays, targets),
+        "source": source,
+        "neighbours": {
+            "cutoff_bohr": options.cutoff,
+            "boundary": boundary_of(arrays["periodic"]),
+            "fewest": int(every.min()),
+            "most": int(every.max()),
+        },
+    }
+
+
+def boundary_of(periodic: np.ndarray) -> str:
+    """Return ``open``, ``periodic`` (along all vectors of all geometries) or ``mixed``, from ``[G, 3]``."""
+    if not periodic.any():
+        return "open"
+    return "periodic" if periodic.all() else "mixed"
+
+
+def _add_mixing_enthalpy(
+    raw: sources.Raw, counts: np.ndarray, species: np.ndarray, given: derive.EndMembers
+) -> derive.EndMembers:
+    """Derive the mixing enthalpy, where one is wanted, into the samples' values; returns the end members used."""
+    if raw.mixing is None:
+        if given:
+            raise UserError("--end-member is for a mixing enthalpy; ask for one: --target NAME=mixing:KEY:UNIT")
+        return raw.end_members
+    _check_end_members(given, species)
+    end_members = {**derive.find_end_members(raw.samples.energies, counts, species), **given}
+    enthalpy = derive.mixing_enthalpy(raw.samples.energies, counts, species, end_members)
+    raw.samples.values[raw.mixing.name] = list(enthalpy[:, None, None])
+    return end_members
+
+
+def _check_end_members(given: derive.EndMembers, species: np.ndarray) -> None:
+    from ase.data import chemical_symbols
+
+    for z in given:
+        if z not in species:
+            known = ", ".join(chemical_symbols[s] for s in species.tolist())
+            raise UserError(
+                f"--end-member {chemical_symbols[z]}={given[z]:g}: the data holds no {chemical_symbols[z]} (it holds"
+                f" {known}); leave it out"
+            )
+
+
+def structure_arrays(
+    samples: Samples, part: np.ndarray, cutoff: float, folder: Path | None = None
+) -> dict[str, np.ndarray]:
+    """Return the arrays of :data:`hydragnn_hpc.fields.STRUCTURE`; those of atoms and edges are maps of files.
+
+    The files are in ``folder``, or where temporary files are, and nameless.
+
+    Raises
+    ------
+    UserError
+        If a geometry has no neighbour list; names the first sample on it.
+    """
+    neighbours, vectors = Spool("int32", (), folder), Spool("float64", (3,), folder)
+    n_neighbours = Spool("int32", (), folder)
+    first = np.unique(samples.geometry, return_index=True)[1]
+    closest, lonely = (math.inf, 0), 0
+    for number, geometry in enumerate(samples.geometries):
+        try:
+            found = find_neighbours(geometry, cutoff)
+        except UserError as error:
+            raise UserError(f"{samples.names[int(first[number])]}: {error}") from error
+        closest = min(closest, (found.shortest(), number))
+        lonely += int((np.diff(found.offsets) == 0).sum()) if len(geometry.pos) > 1 else 0
+        neighbours.add(found.neighbours)
+        vectors.add(found.vectors)
+        n_neighbours.add(np.diff(found.offsets))
+    if closest[0] < _CLOSE:
+        where = samples.names[int(first[closest[1]])]
+        say(
+            f"two atoms of {where} are {closest[0]:.3g} bohr apart, closer than any nuclei: check the unit of positions"
+        )
+    if lonely:
+        say(f"{lonely:,} atoms have no neighbour within {cutoff:g} bohr: check the unit of positions, and the cutoff")
+    names = [name.encode() for name in samples.names]
+    return {
+        "sample_name_offsets": offsets_of([len(n) for n in names]),
+        "sample_names": np.frombuffer(b"".join(names), np.uint8),
+        "sample_geometry": samples.geometry,
+        "split": part,
+        "atom_offsets": samples.atom_offsets(),
+        "atomic_numbers": joined(samples.atomic_numbers, "int32", (), folder),
+        "geometry_atom_offsets": offsets_of([len(g.pos) for g in samples.geometries]),
+        "pos": joined((g.pos for g in samples.geometries), "float64", (3,), folder),
+        "cell": np.stack([g.cell for g in samples.geometries]),
+        "periodic": np.array([g.periodic for g in samples.geometries], np.uint8),
+        "neighbour_offsets": offsets_of(n_neighbours.array()),
+        "neighbours": neighbours.array(),
+        "edge_vectors": vectors.array(),
+    }
+
+
+def fit_scaling(
+    arrays: dict[str, np.ndarray], over: str, properties: Sequence[Property] = tuple(PROPERTIES.values())
+) -> dict[str, dict[str, Any]]:
+    """Return the manifest's ``targets`` for those of ``properties`` that are among ``arrays``: range per component.
+
+    Raises
+    ------
+    UserError
+        If a component has no value, in all or in the training part.
+    """
+    train = arrays["split"] == 0
+    of_train = np.repeat(train, np.diff(arrays["atom_offsets"]))
+    found = {}
+    for known in properties:
+        values = arrays.get(f"target_{known.name}")
+        if values is None:
+            continue
+        if over == "train":
+            values = values[of_train if known.level == "node" else train]
+        empty = np.isnan(values).all(axis=0)
+        if empty.any():
+            part = " in the training part" if over == "train" else ""
+            raise UserError(
+                f"target '{known.name}' is missing everywhere{part} in component {int(np.argmax(empty))}; leave it out"
+            )
+        low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+        if (np.maximum(np.abs(low), np.abs(high)) > _LARGEST).any():
+            raise UserError(
+                f"target '{known.name}' goes from {low.min():.3g} to {high.max():.3g} {known.unit}: beyond {_LARGEST:g}"
+                " no variance can be computed; mend the values, or write nan where one is missing"
+            )
+        if (low == high).any():
+            # Not refused: the other targets may be what the user is after. A campaign that asks for it is.
+            value = f"{low[np.argmax(low == high)]:g} {known.unit}".rstrip()
+            say(f"target '{known.name}' is constant ({value}): no campaign can be trained on it")
+        found[known.name] = {
+            "level": known.level,
+            "unit": known.unit,
+            "label": known.label,
+            "width": values.shape[1],
+            "minimum": low.tolist(),
+            "maximum": high.tolist(),
+            "missing": int(np.isnan(arrays[f"target_{known.name}"]).sum()),
+        }
+    return found
+
+
+def too_small_told(too_small: list[tuple[list[int], int]], species: np.ndarray) -> str:
+    """Return a line that says which compositions do not reach every part of a split."""
+    from ase.data import chemical_symbols
+
+    def formula(counts: list[int]) -> str:
+        pairs = zip(species.tolist(), counts, strict=True)
+        return "".join(f"{chemical_symbols[z]}{n}" for z, n in pairs if n)
+
+    shown = ", ".join(f"{formula(c)} ({n})" for c, n in too_small[:5]) + (", ..." if len(too_small) > 5 else "")
+    return f"{len(too_small)} compositions have too few samples to reach every part of the split: {shown}"

@@ -1,0 +1,110 @@
+"""Another split of a data set that is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from hydragnn_hpc.dataset.build import select, summary, symmetry
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.graphs import Geometry
+from hydragnn_hpc.dataset.build.prepare import fit_scaling, too_small_told
+from hydragnn_hpc.fields import Property
+from hydragnn_hpc.logs import say
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to split.
+
+    Attributes
+    ----------
+    by : {"composition", "symmetry", "random"}
+    fractions : tuple of float
+        Training, validation, test.
+    seed : int
+    cell : tuple of float or None
+        Nine numbers, bohr, rows are vectors: the crystal's period, where the graph's boundary is open.
+    scale_over : {"all", "train"} or None
+        None as the data set was.
+    """
+
+    by: str = "composition"
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    seed: int = 0
+    cell: tuple[float, ...] | None = None
+    scale_over: str | None = None
+
+
+@dataclass(frozen=True)
+class Equivalents:
+    """What the symmetry of the lattices says of a split.
+
+    Attributes
+    ----------
+    classes : int
+        How many classes of equivalent samples there are.
+    before, after : int
+        Test samples with an equivalent in the training part: in the old and the new split.
+    """
+
+    classes: int
+    before: int
+    after: int
+
+
+def split(bp: Path, out: Path, choice: Choice, force: bool = False) -> tuple[store.Manifest, Equivalents]:
+    """Write the data set ``bp`` again as ``out`` with another split; all else stays.
+
+    Raises
+    ------
+    UserError
+        If ``bp`` cannot be read, ``out`` exists (and not ``force``), or the choice does not fit.
+    """
+    store.refuse_existing(out, force)
+    manifest, arrays = store.read(bp)
+    species, counts = select.species_counts(arrays["atomic_numbers"], arrays["atom_offsets"])
+    classes = classes_of(arrays, choice.cell)
+    made = select.split(choice.by, counts, choice.fractions, choice.seed, classes)
+    if made.too_small:
+        say(too_small_told(made.too_small, species))
+    old, arrays["split"] = arrays["split"], made.part
+    found = Equivalents(len(np.unique(classes)), symmetry.leaked(classes, old), symmetry.leaked(classes, made.part))
+    properties = [Property(name, t["level"], t["unit"], t["label"]) for name, t in manifest.targets.items()]
+    over = choice.scale_over or str(manifest.content["scaled_over"])
+    source = {
+        **manifest.content["source"],
+        "split_by": choice.by,
+        "seed": choice.seed,
+        "fractions": list(choice.fractions),
+        "compositions_too_small_to_split": len(made.too_small),
+        "symmetry_classes": found.classes,
+        "split_again_from": manifest.sha256,
+    }
+    facts = {
+        **{key: manifest.content[key] for key in ("species", "neighbours")},
+        "targets": fit_scaling(arrays, over, properties),
+        "scaled_over": over,
+        "distribution": summary.distribution(arrays, manifest.targets),
+        "source": source,
+    }
+    return store.write(out, arrays, facts, force), found
+
+
+def classes_of(arrays: dict[str, np.ndarray], cell: tuple[float, ...] | None) -> np.ndarray:
+    """Return every sample's symmetry class, ``[S]`` int64, from a data set's arrays and the crystal's period.
+
+    Raises
+    ------
+    UserError
+        If the given cell has no volume or lets atoms coincide.
+    """
+    geometries = []
+    for g, (first, last) in enumerate(pairwise(arrays["geometry_atom_offsets"].tolist())):
+        periodic = arrays["periodic"][g].astype(bool).tolist()
+        geometry = Geometry(arrays["pos"][first:last], arrays["cell"][g], (periodic[0], periodic[1], periodic[2]))
+        geometries.append(symmetry.with_period(geometry, cell))
+    return symmetry.classes(geometries, arrays["sample_geometry"], arrays["atomic_numbers"], arrays["atom_offsets"])

@@ -1,0 +1,131 @@
+"""New structures as the arrays that trained models take: neighbours, inputs and references as in their training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hydragnn_hpc.dataset.features import decorations, inputs, residual
+from hydragnn_hpc.dataset.build import prepare
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.read import sources
+from hydragnn_hpc.dataset.staged.copies import scaled
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.logs import Progress, say
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What models of one campaign say of the structures that they know.
+
+    Attributes
+    ----------
+    species : dict
+        ``minimum, maximum`` of the scaling, and the ``elements`` of the data (proton numbers); None where the data set
+        does not tell them.
+    neighbours : dict
+        ``cutoff_bohr, boundary``.
+    ready : dict
+        ``inputs`` and ``references``, as `dataset.ready` left them.
+    """
+
+    species: Mapping[str, Any]
+    neighbours: Mapping[str, Any]
+    ready: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Structures:
+    """New structures.
+
+    Attributes
+    ----------
+    names : list of str
+    arrays : dict
+        Those of :data:`hydragnn_hpc.fields.STRUCTURE`.
+    inputs : numpy.ndarray
+        ``[A, F0]`` float32.
+    """
+
+    names: list[str]
+    arrays: dict[str, np.ndarray]
+    inputs: np.ndarray
+
+    def reference(self, fitted: Mapping[str, Any]) -> np.ndarray:
+        """Return the values of a task's reference, scaled: ``[A, d]`` or, at graph level, ``[S, d]`` float64."""
+        reference = residual.Reference(**fitted)
+        elements, a = np.array(reference.elements), self.arrays
+        counts = decorations.counts_of(a["atomic_numbers"], a["atom_offsets"], elements)
+        n_atoms, element = np.diff(a["atom_offsets"]), np.searchsorted(elements, a["atomic_numbers"])
+        described = residual.described(reference.level, self.inputs, n_atoms, element, len(elements))
+        if reference.level == "graph":
+            each = np.arange(len(self.names))
+            return reference.of(counts, each, np.zeros_like(each), described)
+        return reference.of(counts, np.repeat(np.arange(len(self.names)), n_atoms), element, described)
+
+
+def read(
+    source: Path, facts: Facts, form: str, cell: tuple[float, ...] | None, progress: Progress | None = None
+) -> Structures:
+    """Read structures in any format that `sources` knows; what they hold besides is not looked at.
+
+    Parameters
+    ----------
+    source : Path
+    facts : Facts
+        Of the models that are to be applied.
+    form : str
+        A format, or ``auto``.
+    cell : tuple of float or None
+        Nine numbers, bohr, where the source gives no cell.
+
+    Raises
+    ------
+    UserError
+        If a structure is malformed, or holds an element that the models were not trained on.
+    """
+    boundary = {"open": False, "periodic": True}.get(facts.neighbours["boundary"])
+    cutoff = float(facts.neighbours["cutoff_bohr"])
+    options = Options(cutoff=cutoff, periodic=boundary, cell=cell, form=form, needs_targets=False)
+    raw = sources.read(source, options, progress)
+    samples = raw.samples
+    low, high = int(facts.species["minimum"]), int(facts.species["maximum"])
+    known = np.array(facts.species.get("elements") or range(low, high + 1))
+    for name, numbers in zip(samples.names, samples.atomic_numbers, strict=True):
+        if not np.isin(numbers, known).all():
+            raise UserError(_unknown(name, int(numbers[~np.isin(numbers, known)][0]), known))
+    if raw.overruled:
+        say(
+            f"{raw.overruled:,} of {len(samples.names):,} structures have another boundary of their own than the"
+            f" models were trained on; taken as {facts.neighbours['boundary']}"
+        )
+    arrays = prepare.structure_arrays(samples, np.full(len(samples.names), 2, np.uint8), cutoff)
+    return Structures(samples.names, arrays, _inputs(arrays, facts))
+
+
+def _unknown(name: str, number: int, known: np.ndarray) -> str:
+    from ase.data import chemical_symbols
+
+    elements = ", ".join(chemical_symbols[z] for z in known.tolist())
+    return f"{name} holds {chemical_symbols[number]}, which the models were not trained on (they know {elements})"
+
+
+def _inputs(arrays: Mapping[str, np.ndarray], facts: Facts) -> np.ndarray:
+    numbers = arrays["atomic_numbers"]
+    fitted = facts.ready.get("inputs")
+    if not fitted or fitted["names"] == ["species"]:
+        return scaled(numbers[:, None].astype(np.float64), facts.species["minimum"], facts.species["maximum"])
+    recipe = inputs.Recipe(**fitted)
+    found = np.empty((len(numbers), len(recipe.kept)), np.float32)
+    for number in range(len(arrays["cell"])):
+        site = inputs.Site(recipe, decorations.geometry(arrays, number))
+        chosen = np.flatnonzero(arrays["sample_geometry"] == number)
+        n = int(np.diff(arrays["geometry_atom_offsets"][number : number + 2])[0])
+        for some in np.array_split(chosen, -(-len(chosen) * n // inputs.BATCH)):
+            atoms = arrays["atom_offsets"][some][:, None] + np.arange(n)
+            found[atoms] = site.inputs(numbers[atoms])
+    return found

@@ -1,0 +1,262 @@
+"""What a model is told of every atom: columns by name, computed once when the data set is staged.
+
+``species``: the proton number, scaled to [0, 1] over the data set. ``composition``: the share of each element in the
+sample. ``shells``: atoms of each element in the shells of neighbours around the site (`dataset.shells`). ``ewald``: for
+each element, the electrostatic potential at the site of unit charges on its atoms and an equal, neutralising charge on
+all atoms. Of charges q_s on the elements, neutral together, the potential is the sum of q_s times these columns.
+Periodic cells by Ewald's sum, with all images; clusters by Coulomb's law. ``powers`` adds its square, cube and so on:
+atoms answer to their potential, so that energies are no linear function of it.
+
+All but ``species`` come with mean 0 and standard deviation 1 over the atoms of the training part. Columns that do not
+vary there, or follow linearly from those of the same name ahead of them, say nothing more and are left out: for two
+elements, half. Across names they stay: on a small periodic lattice the potential is linear in enough shells, and yet
+saves the model from having to find out which combination matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from hydragnn_hpc.dataset.features import decorations, shells
+from hydragnn_hpc.dataset.features.ewald import potential_matrix
+from hydragnn_hpc.dataset.graphs import Geometry
+
+_NEW = 1e-6  # share of a column's variance that those ahead of it must leave
+# Candidates: of slopes by all but shells, and by shells. Errors on classes left out are flat from one to the next.
+_LEANING = ((1.0, 1.0), (10.0, 10.0), (1.0, 10.0), (1.0, 100.0), (10.0, 100.0))
+BATCH = 100_000
+"""Atoms of one geometry worked on at once."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How node inputs are computed: fitted to one data set, kept with the models trained on it.
+
+    Attributes
+    ----------
+    names : list of str
+        The inputs asked for, in order.
+    elements : list of int
+        Proton numbers, ascending.
+    species : list of float
+        Lowest and highest proton number of the scaling.
+    shells : dict or None
+        Of :class:`hydragnn_hpc.dataset.features.shells.Shells`.
+    columns : list of str
+        Those kept.
+    kept : list of int
+        Their places among all columns.
+    mean, scale : list of float
+        Taken off, and divided by.
+    powers : int
+        Of the potential: 1, it alone.
+    """
+
+    names: list[str]
+    elements: list[int]
+    species: list[float]
+    shells: dict[str, Any] | None = None
+    columns: list[str] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    mean: list[float] = field(default_factory=list)
+    scale: list[float] = field(default_factory=list)
+    powers: int = 1
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data; ``Recipe(**plain)`` restores it."""
+        return asdict(self)
+
+    def all_columns(self) -> list[tuple[str, str]]:
+        """Return all columns ahead of the choice: their names, and the inputs that they belong to."""
+        from ase.data import chemical_symbols
+
+        symbols = [chemical_symbols[z] for z in self.elements]
+        found: list[tuple[str, str]] = []
+        for name in self.names:
+            if name == "species":
+                found.append((name, name))
+            elif name == "shells" and self.shells is not None:
+                found += [(f"shell {r:.4g} bohr {s}", name) for r in self.shells["radii"] for s in symbols]
+            else:
+                found += [(f"{name} {s}", name) for s in symbols]
+            if name == "ewald":
+                found += [(f"{name}^{p} {s}", name) for p in range(2, self.powers + 1) for s in symbols]
+        return found
+
+    def leanings(self) -> np.ndarray:
+        """Return how much the slopes by each kept column may lean, ``[C, F0]`` (`dataset.regress`).
+
+        A potential carries over from one composition to the next, and shells tell the details of each: where few
+        samples are distinct, they may be trusted less.
+        """
+        shell = np.array([self.all_columns()[k][1] == "shells" for k in self.kept])
+        found = [np.where(shell, details, others) for others, details in _LEANING]
+        return np.unique(found, axis=0) if shell.all() else np.array(found)
+
+
+class Site:
+    """The operators of one geometry, from which the columns of all its decorations follow.
+
+    Raises
+    ------
+    UserError
+        If a potential is asked for under a boundary that is periodic along one or two vectors only.
+    """
+
+    def __init__(self, recipe: Recipe, geometry: Geometry) -> None:
+        self._recipe = recipe
+        self._shells: csr_matrix | None = None
+        if recipe.shells is not None:
+            self._shells = shells.Shells(**recipe.shells).operator(geometry)
+        self._potential = potential_matrix(geometry) if "ewald" in recipe.names else None
+
+    def columns(self, numbers: np.ndarray) -> np.ndarray:
+        """Return all columns of m decorations ``numbers`` ``[m, n]``: ``[m, n, F]`` float64, raw."""
+        recipe = self._recipe
+        m, n = numbers.shape
+        is_element = (numbers[..., None] == np.array(recipe.elements)).astype(np.float64)
+        shares = np.broadcast_to(is_element.mean(axis=1, keepdims=True), is_element.shape)
+        found = []
+        for name in recipe.names:
+            if name == "species":
+                low, high = recipe.species
+                found.append((numbers[..., None] - low) / ((high - low) or 1.0))
+            elif name == "composition":
+                found.append(shares)
+            elif name == "shells" and self._shells is not None:
+                flat = is_element.transpose(1, 0, 2).reshape(n, -1)
+                around = (self._shells @ flat).reshape(-1, n, m, len(recipe.elements))
+                found.append(around.transpose(2, 1, 0, 3).reshape(m, n, -1))
+            elif name == "ewald" and self._potential is not None:
+                potential = np.einsum("ij,mjk->mik", self._potential, is_element - shares, optimize=True)
+                found += [potential**p for p in range(1, recipe.powers + 1)]
+        columns: np.ndarray = np.concatenate(found, axis=2)
+        return columns
+
+    def inputs(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the inputs of m decorations ``numbers`` ``[m, n]`` as a model takes them: ``[m, n, F0]`` float32."""
+        recipe = self._recipe
+        kept = self.columns(numbers)[..., recipe.kept]
+        standard: np.ndarray = ((kept - np.array(recipe.mean)) / np.array(recipe.scale)).astype(np.float32)
+        return standard
+
+
+def plan(arrays: Mapping[str, np.ndarray], wanted: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Recipe:
+    """Return the recipe for a data set, without what `write` fits.
+
+    Parameters
+    ----------
+    arrays : mapping
+        Of the data set.
+    wanted : sequence of mapping
+        A campaign's ``inputs`` as plain data.
+    facts : mapping
+        The manifest's content.
+    """
+    species = [float(facts["species"][k]) for k in ("minimum", "maximum")]
+    around, powers = None, 1
+    for entry in wanted:
+        powers = max(powers, entry.get("powers", 1))
+        if entry["name"] == "shells":
+            n = len(arrays["cell"])
+            cutoff = float(facts["neighbours"]["cutoff_bohr"])
+            geometries = (decorations.geometry(arrays, g) for g in range(n))
+            around = shells.find(geometries, entry["number"], cutoff, _shortest(arrays["edge_vectors"], cutoff)).plain()
+    elements = decorations.elements_of(arrays["atomic_numbers"]).tolist()
+    return Recipe([e["name"] for e in wanted], elements, species, around, powers=powers)
+
+
+def _shortest(vectors: np.ndarray, cutoff: float) -> float:
+    blocks = (vectors[k : k + BATCH] for k in range(0, len(vectors), BATCH))
+    return min((float(np.linalg.norm(b, axis=1).min()) for b in blocks), default=cutoff / 2)
+
+
+def write(arrays: Mapping[str, np.ndarray], recipe: Recipe, path: Path) -> Recipe:
+    """Compute the inputs of all samples into ``path`` (``.npy``, ``[A, F0]`` float32); returns the fitted recipe.
+
+    Raises
+    ------
+    UserError
+        As :class:`Site`.
+    OSError
+        If there is no room.
+    """
+    raw_path = path.with_name("raw_inputs.npy")  # gone when this returns
+    raw = decorations.new_array(raw_path, (len(arrays["atomic_numbers"]), len(recipe.all_columns())))
+    moments = _fill(arrays, recipe, raw)
+    fitted = _choose(recipe, *moments)
+    made = decorations.new_array(path, (len(raw), len(fitted.kept)))
+    mean, scale = np.array(fitted.mean), np.array(fitted.scale)
+    for start in range(0, len(raw), BATCH):
+        block = raw[start : start + BATCH][:, fitted.kept].astype(np.float64)
+        made[start : start + BATCH] = (block - mean) / scale
+    raw_path.unlink()
+    return fitted
+
+
+def _fill(arrays: Mapping[str, np.ndarray], recipe: Recipe, raw: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """Compute all columns, geometry by geometry; returns number, sum and products over the training part's atoms."""
+    width = raw.shape[1]
+    n_atoms, total, products = 0, np.zeros(width), np.zeros((width, width))
+    by_geometry = np.argsort(arrays["sample_geometry"], kind="stable")
+    ends = np.cumsum(np.bincount(arrays["sample_geometry"], minlength=len(arrays["cell"])))
+    for number, samples in enumerate(np.split(by_geometry, ends[:-1])):
+        if not len(samples):
+            continue
+        site = Site(recipe, decorations.geometry(arrays, number))
+        n = int(np.diff(arrays["geometry_atom_offsets"][number : number + 2])[0])
+        for start in range(0, len(samples), max(1, BATCH // max(n, 1))):
+            chosen = samples[start : start + max(1, BATCH // max(n, 1))]
+            atoms = arrays["atom_offsets"][chosen][:, None] + np.arange(n)
+            columns = site.columns(np.asarray(arrays["atomic_numbers"])[atoms])
+            raw[atoms] = columns
+            train = columns[arrays["split"][chosen] == 0].reshape(-1, width)
+            n_atoms += len(train)
+            total += train.sum(axis=0)
+            products += train.T @ train
+    return n_atoms, total, products
+
+
+def _choose(recipe: Recipe, n_atoms: int, total: np.ndarray, products: np.ndarray) -> Recipe:
+    """Return the recipe with the columns that say something new, in order, and their means and deviations."""
+    mean = total / max(n_atoms, 1)
+    covariance = products / max(n_atoms, 1) - np.outer(mean, mean)
+    size = products.diagonal() / max(n_atoms, 1)
+    columns = recipe.all_columns()
+    kept: list[int] = []
+    for k, (_, owner) in enumerate(columns):
+        others = [c for c in kept if columns[c][1] == owner]
+        varies = covariance[k, k] > _NEW**2 * size[k]
+        if owner == "species" or (varies and _left(covariance, others, k) > _NEW):
+            kept.append(k)
+    kept = kept or [0]
+    # Species keeps its scale of the data set: it is what models without other inputs are given.
+    as_is = np.array([columns[k][1] == "species" for k in kept])
+    deviation = np.sqrt(np.maximum(covariance.diagonal()[kept], 0))
+    return Recipe(
+        recipe.names,
+        recipe.elements,
+        recipe.species,
+        recipe.shells,
+        [columns[k][0] for k in kept],
+        kept,
+        np.where(as_is, 0.0, mean[kept]).tolist(),
+        np.where(as_is | (deviation == 0), 1.0, deviation).tolist(),
+        recipe.powers,
+    )
+
+
+def _left(covariance: np.ndarray, kept: list[int], k: int) -> float:
+    """Return the share of column k's variance that the ``kept`` ones do not determine."""
+    if not kept:
+        return 1.0
+    deviation = np.sqrt(covariance.diagonal())
+    correlation = covariance[np.ix_(kept, kept)] / np.outer(deviation[kept], deviation[kept])
+    with_k = covariance[kept, k] / (deviation[kept] * deviation[k])
+    return float(1.0 - with_k @ np.linalg.solve(correlation, with_k))

@@ -1,0 +1,335 @@
+"""Reference values of a task's target, from the training part, and what is left of the target: what a network learns.
+
+``composition``: the mean per composition; at node level per composition and element. A composition that the training
+part lacks lies on the line between its neighbours; of more than two elements it takes the mean of the K nearest (K:
+number of elements), weighted by inverse distance. ``species``: at node level the mean per element; at
+graph level a linear function of the numbers of atoms of each element, by least squares. ``linear``: for each of the
+groups that ``composition`` takes the mean of, a linear function of the node inputs (`dataset.inputs`), by least squares
+(`dataset.regress`): at node level of the atom's own, at graph level of their sums over the atoms of each element,
+divided by the number of atoms. Slopes lean on those of the compositions around.
+
+The residual is divided by its standard deviation over the training part, so that a network's outputs are of order one.
+All in scaled units (`dataset.stage`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hydragnn_hpc.dataset.features import decorations, regression
+from hydragnn_hpc.errors import UserError
+
+_DIGITS = 9  # shares that agree to so many are one composition
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A fitted reference.
+
+    Attributes
+    ----------
+    kind, level : str
+        ``composition``, ``species`` or ``linear``; ``graph`` or ``node``.
+    elements : list of int
+        Proton numbers, ascending.
+    compositions : list of list of float
+        ``composition`` and ``linear``: those of the training part, ``[n, K]``.
+    values : list
+        ``composition``: means ``[n, K or 1, d]``, NaN where nothing is known; ``linear``: the same where all inputs are
+        0; ``species``: means ``[K, d]`` at node level, at graph level ``[1 + K, d]``: a constant, and what each atom
+        adds.
+    scale : list of float
+        ``[d]``, standard deviation of the residual.
+    slopes : list
+        ``linear``: ``[n, K or 1, F, d]``, by the inputs (at graph level F counts them once for each element).
+    """
+
+    kind: str
+    level: str
+    elements: list[int]
+    compositions: list[list[float]]
+    values: list[Any]
+    scale: list[float]
+    slopes: list[Any] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data; ``Reference(**plain)`` restores it."""
+        return asdict(self)
+
+    def of(self, counts: np.ndarray, sample: np.ndarray, element: np.ndarray, described: np.ndarray) -> np.ndarray:
+        """Return the reference of rows of a target: samples at graph level, atoms at node level.
+
+        Parameters
+        ----------
+        counts : numpy.ndarray
+            ``[S, K]``, atoms of each element in some samples.
+        sample, element : numpy.ndarray
+            ``[rows]``, the sample of a row among those, and its element's place (0 at graph level).
+        described : numpy.ndarray
+            ``[rows, F]``, what :func:`described` gives.
+
+        Returns
+        -------
+        numpy.ndarray
+            Float64, ``[rows, d]``.
+        """
+        values = np.array(self.values, np.float64)
+        if self.kind == "species" and self.level == "node":
+            by_element: np.ndarray = values[element]
+            return by_element
+        if self.kind == "species":
+            linear: np.ndarray = values[0] + counts[sample] @ values[1:]
+            return linear
+        known, shares = np.array(self.compositions), decorations.shares_of(counts)
+        found: np.ndarray = _of_compositions(known, values, shares)[sample, element]
+        if self.kind == "linear":
+            slopes = np.array(self.slopes, np.float64)
+            flat = _of_compositions(known, slopes.reshape(*values.shape[:2], -1), shares)[sample, element]
+            found += np.einsum("rf,rfd->rd", described, flat.reshape(len(sample), *slopes.shape[2:]))
+        return found
+
+
+def described(level: str, inputs: np.ndarray, n_atoms: np.ndarray, element: np.ndarray, kinds: int) -> np.ndarray:
+    """Return what ``linear`` is a function of, float64: ``[n, F]`` at node level, ``[S, K F]`` at graph level.
+
+    Parameters
+    ----------
+    level : str
+    inputs : numpy.ndarray
+        ``[n, F]``, node inputs of all atoms of S samples.
+    n_atoms : numpy.ndarray
+        ``[S]``, atoms of each sample.
+    element : numpy.ndarray
+        ``[n]``, place among the elements.
+    kinds : int
+        K, how many elements there are.
+    """
+    rows = np.asarray(inputs, np.float64)
+    if level == "node":
+        return rows
+    sample = np.repeat(np.arange(len(n_atoms)), n_atoms)
+    wide = np.zeros((len(n_atoms), kinds, rows.shape[1]))
+    for k in range(kinds):
+        chosen = element == k
+        for column in range(rows.shape[1]):
+            wide[:, k, column] = np.bincount(sample[chosen], rows[chosen, column], minlength=len(n_atoms))
+    mean: np.ndarray = wide.reshape(len(n_atoms), -1) / np.maximum(n_atoms, 1)[:, None]
+    return mean
+
+
+def _of_compositions(known: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Look up compositions ``asked`` ``[S, K]``; what is not ``known`` is interpolated."""
+    distinct, where = np.unique(np.round(asked, _DIGITS), axis=0, return_inverse=True)
+    flat = values.reshape(len(values), -1)
+    table = np.zeros((len(distinct), flat.shape[1]))
+    masks, of_column = np.unique(np.isfinite(flat), axis=1, return_inverse=True)
+    for number, there in enumerate(masks.T):
+        if there.any():
+            columns = of_column.reshape(-1) == number
+            index, weight = _mixture(distinct, known[there])
+            table[:, columns] = np.einsum("sk,skc->sc", weight, flat[there][:, columns][index])
+    found: np.ndarray = table[where.reshape(-1)].reshape(-1, *values.shape[1:])
+    return found
+
+
+def _mixture(asked: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return of which ``known`` compositions each ``asked`` one is mixed, and their weights; both ``[S, k]``."""
+    if known.shape[1] == 2:
+        order, at = np.argsort(known[:, 0]), asked[:, 0]
+        x = known[order, 0]
+        right = np.minimum(np.searchsorted(x, at), len(x) - 1)
+        left = np.maximum(right - 1, 0)
+        width = x[right] - x[left]
+        share = np.clip((x[right] - at) / np.where(width > 0, width, 1), 0, 1)
+        return np.stack([order[left], order[right]], axis=1), np.stack([share, 1 - share], axis=1)
+    distance = np.linalg.norm(known - asked[:, None], axis=2)
+    index = np.argsort(distance, axis=1, kind="stable")[:, : known.shape[1]]
+    nearest = np.take_along_axis(distance, index, axis=1)
+    weight = 1 / np.maximum(nearest, 10.0**-_DIGITS)
+    weight[nearest[:, 0] < 10.0**-_DIGITS * 2, 1:] = 0
+    return index, weight / weight.sum(axis=1, keepdims=True)
+
+
+class _Target:
+    """One task's scaled target, walked through in blocks of samples."""
+
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        values: np.ndarray,
+        level: str,
+        inputs: np.ndarray | None = None,
+        leanings: np.ndarray | None = None,
+    ) -> None:
+        self.arrays, self.values, self.level, self.inputs, self.leanings = arrays, values, level, inputs, leanings
+        self.elements = decorations.elements_of(arrays["atomic_numbers"])
+        self.counts = decorations.counts_of(arrays["atomic_numbers"], arrays["atom_offsets"], self.elements)
+
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Yield rows of the target, the sample of each, and its place among the elements (0 at graph level)."""
+        offsets = self.arrays["atom_offsets"]
+        for first, behind in decorations.blocks(offsets):
+            samples = np.arange(first, behind)
+            if self.level == "graph":
+                yield slice(first, behind), samples, np.zeros(len(samples), np.int64)
+                continue
+            atoms = slice(int(offsets[first]), int(offsets[behind]))
+            sample = np.repeat(samples, np.diff(offsets[first : behind + 1]))
+            if len(sample):
+                yield atoms, sample, np.searchsorted(self.elements, self.arrays["atomic_numbers"][atoms])
+
+    def training_means(self, group: np.ndarray, n_groups: int) -> np.ndarray:
+        """Return means over the training part by sample ``group`` ``[S]`` and element: ``[n_groups, K or 1, d]``."""
+        width = len(self.elements) if self.level == "node" else 1
+        shape = (n_groups * width, self.values.shape[1])
+        total, number = np.zeros(shape), np.zeros(shape)
+        for rows, sample, element in self.blocks():
+            train = self.arrays["split"][sample] == 0
+            place = (group[sample] * width + element)[train]
+            values = np.asarray(self.values[rows], np.float64)[train]
+            for d in range(shape[1]):
+                there = np.isfinite(values[:, d])
+                total[:, d] += np.bincount(place[there], values[there, d], minlength=shape[0])
+                number[:, d] += np.bincount(place[there], minlength=shape[0])
+        means = np.divide(total, number, out=np.full(shape, np.nan), where=number > 0)
+        reshaped: np.ndarray = means.reshape(n_groups, width, -1)
+        return reshaped
+
+    def described(self, first: int, behind: int) -> np.ndarray:
+        """Return what ``linear`` is a function of, for the rows of samples ``first`` to ``behind``."""
+        if self.inputs is None:
+            return np.empty((0, 0))
+        offsets = self.arrays["atom_offsets"][first : behind + 1]
+        atoms = slice(int(offsets[0]), int(offsets[-1]))
+        element = np.searchsorted(self.elements, self.arrays["atomic_numbers"][atoms])
+        return described(self.level, self.inputs[atoms], np.diff(offsets), element, len(self.elements))
+
+    def referred(self, reference: Reference) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Yield rows of the target, the sample of each, and each row's reference ``[rows, d]`` float64."""
+        for rows, sample, element in self.blocks():
+            first, behind = int(sample[0]), int(sample[-1]) + 1
+            rest = self.described(first, behind)
+            yield rows, sample, reference.of(self.counts[first:behind], sample - first, element, rest)
+
+    def slopes(self, group: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least-squares fit within groups of samples, over the training part (`regression.Within.fit`).
+
+        ``group`` ``[S]`` is a sample's; ``shares`` ``[groups, K]`` are the groups' compositions.
+        """
+        assert self.inputs is not None
+        nodes = self.level == "node"
+        kinds, columns = (len(self.elements), 1) if nodes else (1, len(self.elements))
+        width = columns * self.inputs.shape[1]
+        leanings = None if self.leanings is None else np.tile(self.leanings, (1, columns))
+        # The last share follows from the others.
+        of_each = [
+            regression.Within(len(shares), kinds, width, shares[:, :-1], leanings) for _ in range(self.values.shape[1])
+        ]
+        for rows, sample, element in self.blocks():
+            train = self.arrays["split"][sample] == 0
+            rest = self.described(int(sample[0]), int(sample[-1]) + 1)
+            for sums, values in zip(of_each, self.values[rows].T, strict=True):
+                sums.add(group[sample][train], element[train], rest[train], values[train])
+        fits = [sums.fit() for sums in of_each]
+        return np.stack([at_zero for at_zero, _ in fits], axis=-1), np.stack([slopes for _, slopes in fits], axis=-1)
+
+    def deviation(self, reference: Reference) -> np.ndarray:
+        """Return the residual's standard deviation over the training part, ``[d]``; 1 where there is none."""
+        squares, number = np.zeros(self.values.shape[1]), np.zeros(self.values.shape[1])
+        for rows, sample, taken_off in self.referred(reference):
+            train = self.arrays["split"][sample] == 0
+            left = (self.values[rows] - taken_off)[train]
+            squares += np.nansum(left**2, axis=0)
+            number += np.isfinite(left).sum(axis=0)
+        deviation: np.ndarray = np.sqrt(squares / np.maximum(number, 1))
+        deviation[deviation == 0] = 1.0
+        return deviation
+
+
+def write(
+    arrays: Mapping[str, np.ndarray],
+    task: Mapping[str, str],
+    values: np.ndarray,
+    inputs: np.ndarray,
+    paths: tuple[Path, Path],
+    leanings: np.ndarray | None = None,
+) -> Reference:
+    """Fit a task's reference; write the reference and the residual of every row (``.npy``, float32).
+
+    Parameters
+    ----------
+    arrays : mapping
+        Of the data set.
+    task : mapping
+        ``name``, ``level`` and ``reference`` of the task.
+    values : numpy.ndarray
+        ``[A, d]`` or ``[S, d]`` float32, its scaled target; NaN where missing.
+    inputs : numpy.ndarray
+        ``[A, F]``, node inputs.
+    paths : tuple of Path
+        Of the reference and of the residual.
+    leanings : numpy.ndarray, optional
+        ``[C, F]``, how much the slopes of ``linear`` by each input may lean (`regression.Within`).
+
+    Raises
+    ------
+    UserError
+        If the training part has fewer than two samples a composition: the mean would be the sample itself.
+    OSError
+        If there is no room.
+    """
+    target = _Target(arrays, values, task["level"], inputs if task["reference"] == "linear" else None, leanings)
+    fitted = _fit(target, task)
+    scale = target.deviation(fitted)
+    reference, residual = (decorations.new_array(path, values.shape) for path in paths)
+    for rows, _, taken_off in target.referred(fitted):
+        reference[rows] = taken_off
+        # Of the rounded reference, so that reference + residual * scale is the target again.
+        residual[rows] = (values[rows] - reference[rows].astype(np.float64)) / scale
+    return Reference(**{**fitted.plain(), "scale": scale.tolist()})
+
+
+def _fit(target: _Target, task: Mapping[str, str]) -> Reference:
+    kind, level, elements = task["reference"], task["level"], target.elements.tolist()
+    one = [1.0] * target.values.shape[1]
+    if kind in ("composition", "linear"):
+        shares = np.round(decorations.shares_of(target.counts), _DIGITS)
+        train = target.arrays["split"] == 0
+        known, group = np.unique(shares[train], axis=0, return_inverse=True)
+        if 2 * len(known) > np.count_nonzero(train):
+            raise UserError(
+                f"tasks.{task['name']}.reference={kind}: the training part has {np.count_nonzero(train)} samples"
+                f" of {len(known)} compositions, too few of each for a mean; set it to species or none"
+            )
+        of_sample = np.zeros(len(shares), np.int64)
+        of_sample[train] = group.reshape(-1)
+        if kind == "linear":
+            at_zero, slopes = target.slopes(of_sample, known)
+            return Reference(kind, level, elements, known.tolist(), at_zero.tolist(), one, slopes.tolist())
+        means = target.training_means(of_sample, len(known))
+        return Reference(kind, level, elements, known.tolist(), means.tolist(), one)
+    if level == "node":
+        means = target.training_means(np.zeros(len(target.counts), np.int64), 1)[0]
+        for d in range(means.shape[1]):
+            there = np.isfinite(means[:, d])
+            if there.any():  # an element that the training part lacks lies between its neighbours
+                means[:, d] = np.interp(target.elements, target.elements[there], means[there, d])
+        return Reference(kind, level, elements, [], np.nan_to_num(means).tolist(), one)
+    return Reference(kind, level, elements, [], _linear(target).tolist(), one)
+
+
+def _linear(target: _Target) -> np.ndarray:
+    """Return the least-squares constant and contribution of an atom of each element, ``[1 + K, d]``."""
+    train = target.arrays["split"] == 0
+    known = np.concatenate([np.ones((np.count_nonzero(train), 1)), target.counts[train]], axis=1)
+    values = np.asarray(target.values[train], np.float64)
+    columns = []
+    for d in range(values.shape[1]):
+        there = np.isfinite(values[:, d])
+        columns.append(np.linalg.lstsq(known[there], values[there, d], rcond=None)[0])
+    return np.stack(columns, axis=1)

@@ -1,0 +1,1 @@
+"""Surrogate data, where the real ones are not at hand."""

@@ -1,0 +1,1 @@
+"""Raw files in any format as frames and samples, with their targets and units."""

@@ -1,0 +1,98 @@
+"""Quantities derived from an LSMS calculation: charge transfer and mixing enthalpy."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+from ase.data import atomic_numbers as proton_numbers
+from ase.data import chemical_symbols
+
+from hydragnn_hpc.dataset.read.units import parse_unit
+from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.fields import RYDBERG_IN_EV
+
+EndMembers = dict[int, float]
+"""Energy of the pure element, Ry per atom, by proton number."""
+
+
+def charge_transfer(charge: np.ndarray, atomic_numbers: np.ndarray) -> np.ndarray:
+    """Return the charge transfer of every atom, e: electrons in the site less the proton number. Both ``[n_atoms]``."""
+    difference: np.ndarray = charge - atomic_numbers
+    return difference
+
+
+def parse_end_members(given: list[str]) -> EndMembers:
+    """Read ``["Fe=-2541.0", "Cu=-3.72eV", ...]``: energies per atom, in Ry unless with their unit; returns Ry.
+
+    Raises
+    ------
+    UserError
+        If an entry is not ``symbol=number``, the symbol is no element, or an element is given twice.
+    """
+    found: EndMembers = {}
+    for entry in given:
+        symbol, _, text = entry.partition("=")
+        if proton_numbers.get(symbol, 0) == 0:  # ase knows 'X', a site without an atom, as number 0
+            raise UserError(f"end member '{entry}': no element '{symbol}'{nearest(symbol, chemical_symbols[1:])}")
+        match = re.fullmatch(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(\S*)\s*", text)
+        try:
+            energy = float(match[1]) if match else math.nan
+        except ValueError:
+            energy = math.nan
+        if match is None or not math.isfinite(energy):
+            raise UserError(f"end member '{entry}': expected SYMBOL=ENERGY, Ry per atom, as Fe=-2541.0 or Cu=-3.72eV")
+        if match[2]:
+            unit = parse_unit(match[2], f"end member '{entry}'")
+            if unit.in_ev is None:
+                raise UserError(f"end member '{entry}': {match[2]} is no unit of energy; give Ry or eV, say")
+            energy *= unit.in_ev / RYDBERG_IN_EV
+        if proton_numbers[symbol] in found:
+            raise UserError(f"end member '{entry}': {symbol} is given twice; leave one out")
+        found[proton_numbers[symbol]] = energy
+    return found
+
+
+def find_end_members(total_energies: np.ndarray, species_counts: np.ndarray, species: np.ndarray) -> EndMembers:
+    """Find the energies of the pure elements: the lowest per atom among the pure cells of each.
+
+    Parameters
+    ----------
+    total_energies : numpy.ndarray
+        ``[S]`` float64, Ry per cell; NaN where not known.
+    species_counts : numpy.ndarray
+        ``[S, n_species]`` atoms of each species in each cell.
+    species : numpy.ndarray
+        ``[n_species]`` proton numbers.
+    """
+    found: EndMembers = {}
+    n_atoms = species_counts.sum(axis=1)
+    for column, z in enumerate(species.tolist()):
+        pure = (species_counts[:, column] == n_atoms) & np.isfinite(total_energies)
+        if pure.any():
+            found[z] = float((total_energies[pure] / n_atoms[pure]).min())
+    return found
+
+
+def mixing_enthalpy(
+    total_energies: np.ndarray, species_counts: np.ndarray, species: np.ndarray, end_members: EndMembers
+) -> np.ndarray:
+    """Return H = E - sum_s n_s e_s, Ry per cell, ``[S]``; shapes as in :func:`find_end_members`.
+
+    Raises
+    ------
+    UserError
+        If an element has no end member.
+    """
+    missing = [chemical_symbols[z] for z in species.tolist() if z not in end_members]
+    if missing:
+        raise UserError(
+            f"no end member for {', '.join(missing)}: the mixing enthalpy needs the pure element's energy; add a pure"
+            f" cell to the data or give --end-member {missing[0]}=ENERGY (Ry per atom)"
+        )
+    # As n * (E_pure / n_pure), which gives a pure cell back its own energy to one rounding: exactly for 32 atoms, to
+    # 1e-10 Ry in others of this size.
+    reference = sum(species_counts[:, k] * end_members[z] for k, z in enumerate(species.tolist()))
+    enthalpy: np.ndarray = total_energies - reference
+    return enthalpy

@@ -1,0 +1,157 @@
+"""The samples of a data set while it is being made: gathered in any order, brought into one."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from hydragnn_hpc.dataset.graphs import Geometry
+from hydragnn_hpc.dataset.read.files import natural_key
+from hydragnn_hpc.dataset.store.spool import Shelf
+from hydragnn_hpc.fields import Property
+
+Values = dict[str, np.ndarray | None]
+"""A sample's targets by name: ``[n_atoms, d]`` at node level, ``[1, d]`` at graph level; None is missing."""
+
+
+@dataclass
+class Samples:
+    """All samples, in natural order of their names, whatever order they were read in.
+
+    Attributes
+    ----------
+    names : list of str
+    geometries : list of Geometry
+        The distinct ones, in order of first use.
+    geometry : numpy.ndarray
+        ``[S]`` int32, which one each sample decorates.
+    atomic_numbers : list of numpy.ndarray
+        Per sample ``[n]`` int32.
+    values : dict
+        Targets by name, per sample ``[n, d]`` (node level) or ``[1, d]`` (graph level) float64, NaN where missing.
+    energies : numpy.ndarray
+        ``[S]`` float64 total energies, Ry per cell; NaN where not known.
+    """
+
+    names: list[str]
+    geometries: list[Geometry]
+    geometry: np.ndarray
+    atomic_numbers: list[np.ndarray]
+    values: dict[str, list[np.ndarray]]
+    energies: np.ndarray
+
+    def chosen(self, positions: np.ndarray) -> Samples:
+        """Return the samples at ``positions``; geometries nobody uses any more are dropped."""
+        picks = positions.tolist()
+        # By first use, so that the numbers do not depend on the order in which the files were read.
+        number: dict[int, int] = {}
+        renumbered = [number.setdefault(g, len(number)) for g in self.geometry[positions].tolist()]
+        return Samples(
+            [self.names[k] for k in picks],
+            [self.geometries[k] for k in number],
+            np.array(renumbered, np.int32),
+            [self.atomic_numbers[k] for k in picks],
+            {name: [values[k] for k in picks] for name, values in self.values.items()},
+            self.energies[positions],
+        )
+
+    def atom_offsets(self) -> np.ndarray:
+        """Return ``[S + 1]`` int64."""
+        return offsets_of([len(z) for z in self.atomic_numbers])
+
+    def keys(self) -> list[bytes]:
+        """Return for every sample what is equal for the same species on the same sites only."""
+        pairs = zip(self.geometry.tolist(), self.atomic_numbers, strict=True)
+        return [_hash(g.to_bytes(4, "little") + z.tobytes()) for g, z in pairs]
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def offsets_of(counts: list[int] | np.ndarray) -> np.ndarray:
+    """Return where each of ``counts`` entries starts, and the end: ``[n + 1]`` int64."""
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+
+
+@dataclass(slots=True)
+class _Row:
+    name: str
+    geometry: int
+    atomic_numbers: np.ndarray
+    values: Values
+    energy: float
+
+    def content(self, geometries: list[Geometry]) -> tuple[bytes, ...]:
+        values = [b"" if v is None else v.tobytes() for v in self.values.values()]
+        return (geometries[self.geometry].key(), self.atomic_numbers.tobytes(), *values, repr(self.energy).encode())
+
+
+class Collector:
+    """Gathers samples one by one; geometries that they share are kept once.
+
+    What every atom has is kept on disk, in ``folder`` or where temporary files are; in memory a sample takes about a
+    kilobyte, however many atoms it has.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._shelf = Shelf(folder)
+        self._rows: list[_Row] = []
+        self._geometries: list[Geometry] = []
+        self._known: dict[bytes, int] = {}
+
+    def add(self, name: str, geometry: Geometry, atomic_numbers: np.ndarray, values: Values, energy: float) -> None:
+        """Add a sample; its arrays are copied.
+
+        Raises
+        ------
+        UserError
+            If there is no room on disk.
+        """
+        keep = self._shelf.keep
+        number = self._known.setdefault(_hash(geometry.key()), len(self._geometries))
+        if number == len(self._geometries):
+            self._geometries.append(replace(geometry, pos=keep(geometry.pos)))
+        kept = {name: value if value is None else keep(value) for name, value in values.items()}
+        self._rows.append(_Row(name, number, keep(atomic_numbers), kept, energy))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def samples(self, properties: list[Property], widths: dict[str, int]) -> Samples:
+        """Return all, in natural order of their names; missing values become NaN."""
+        rows = self._ordered()
+        values = {
+            p.name: [
+                r.values[p.name] if r.values[p.name] is not None else _missing(p, widths[p.name], len(r.atomic_numbers))
+                for r in rows
+            ]
+            for p in properties
+        }
+        return Samples(
+            [r.name for r in rows],
+            self._geometries,
+            np.array([r.geometry for r in rows], np.int32),
+            [r.atomic_numbers for r in rows],
+            values,  # type: ignore[arg-type]
+            np.array([r.energy for r in rows]),
+        )
+
+    def _ordered(self) -> list[_Row]:
+        def by_name(row: _Row) -> tuple[tuple[tuple[int, int | str], ...], str]:
+            return natural_key(row.name), row.name
+
+        ordered: list[_Row] = []
+        for _, alike in groupby(sorted(self._rows, key=by_name), key=lambda row: row.name):
+            # Names need not be unique (files of one name in several folders): the content decides between them.
+            group = list(alike)
+            ordered += group if len(group) == 1 else sorted(group, key=lambda row: row.content(self._geometries))
+        return ordered
+
+
+def _missing(of: Property, width: int, n_atoms: int) -> np.ndarray:
+    return np.full((n_atoms if of.level == "node" else 1, width), np.nan)

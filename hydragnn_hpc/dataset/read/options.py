@@ -1,0 +1,60 @@
+"""How a data set is prepared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hydragnn_hpc.dataset.read import derive
+from hydragnn_hpc.dataset.read.targets import Wanted
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a data set is prepared; lengths in bohr, energies in Ry.
+
+    Attributes
+    ----------
+    cutoff : float
+        Neighbours are closer than this.
+    periodic : bool or None
+        Whether images count as neighbours; None as the source says (LSMS text: open).
+    cell : tuple of float or None
+        Nine numbers, rows are lattice vectors, where the source gives none.
+    form : {"auto", "lsms", "extxyz", "ase-db"}
+        Format of the source.
+    targets : tuple of Wanted
+        What to take from structure files; LSMS text has its own.
+    cap : int
+        At most so many samples a composition; 0 keeps all.
+    fractions : tuple of float
+        Training, validation, test.
+    seed : int
+        Of the cap's choice and the split.
+    keep_repeated : bool
+        Whether samples of the same species on the same sites are all kept.
+    split_by : {"composition", "symmetry", "random"}
+        What the split keeps in proportion, or together (:func:`hydragnn_hpc.dataset.build.select.split`).
+    scale_over : {"all", "train"}
+        What minimum and maximum are taken over.
+    end_members : dict
+        Energy of pure elements by proton number, Ry per atom; those not given are found in the data.
+    on_error : {"fail", "skip"}
+        What a malformed file does.
+    needs_targets : bool
+        Whether structure files without targets are refused.
+    """
+
+    cutoff: float = 7.0
+    periodic: bool | None = None
+    cell: tuple[float, ...] | None = None
+    form: str = "auto"
+    targets: tuple[Wanted, ...] = ()
+    cap: int = 1000
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    seed: int = 0
+    keep_repeated: bool = False
+    split_by: str = "composition"
+    scale_over: str = "all"
+    end_members: derive.EndMembers = field(default_factory=dict)
+    on_error: str = "fail"
+    needs_targets: bool = True

@@ -1,0 +1,206 @@
+"""Targets named by the user: which numbers of a structure file become which target, in which unit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydragnn_hpc.dataset.read.structures import Frame
+from hydragnn_hpc.dataset.read.units import Unit, parse_unit
+from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
+
+LEVELS = ("graph", "node", "mixing")
+_EXPECTED = "expected NAME=LEVEL:KEY:UNIT or NAME=LEVEL:KEY:UNIT:LABEL, as energy=graph:energy:eV"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A target to be taken from structure files.
+
+    Attributes
+    ----------
+    property : Property
+        What is stored: name, level, unit, label.
+    key : str
+        What it is called in the files.
+    unit : Unit
+        What it is in there.
+    mixing : bool
+        Whether ``key`` is a total energy, from which the mixing enthalpy (Ry per cell) is derived.
+    """
+
+    property: Property
+    key: str
+    unit: Unit
+    mixing: bool = False
+
+
+def parse_targets(given: Sequence[str]) -> tuple[Wanted, ...]:
+    """Read ``["energy=graph:energy:eV", "forces=node:forces:eV/Ang:force on an atom", ...]``.
+
+    The level is ``graph`` (a value of the structure), ``node`` (of every atom), or ``mixing``: a total energy of the
+    structure, stored as mixing enthalpy.
+
+    Raises
+    ------
+    UserError
+        If an entry cannot be read, its unit is unknown, a name is given twice, or two mixing enthalpies are asked for.
+    """
+    wanted: list[Wanted] = []
+    for entry in given:
+        where = f"--target {entry}"
+        name, equals, rest = entry.partition("=")
+        level, key, unit_text, *label = [*rest.split(":", 3), "", ""][: max(3, rest.count(":") + 1)]
+        if not equals or not key or not unit_text:
+            raise UserError(f"{where}: {_EXPECTED}")
+        if not re.fullmatch(r"[A-Za-z]\w{0,63}", name, re.ASCII):
+            raise UserError(f"{where}: '{name}' is no name: letters, digits and '_', starting with a letter")
+        if level not in LEVELS:
+            raise UserError(f"{where}: level '{level}'{nearest(level, LEVELS)}")
+        if any(name == w.property.name for w in wanted):
+            raise UserError(f"{where}: target '{name}' is given twice; leave one out or rename it")
+        unit, mixing = parse_unit(unit_text, where), level == "mixing"
+        if mixing and unit.in_ev is None:
+            raise UserError(f"{where}: a mixing enthalpy is made from an energy, and {unit_text} is none; give eV, say")
+        if mixing and any(w.mixing for w in wanted):
+            raise UserError(f"{where}: a second mixing enthalpy; leave one out")
+        shown = next((part for part in label if part), name.replace("_", " "))
+        stored = Property(name, "graph" if mixing else level, "Ry" if mixing else unit.text, shown)
+        wanted.append(Wanted(stored, key, unit, mixing))
+    return tuple(wanted)
+
+
+class Extractor:
+    """Takes the wanted targets from one frame after another, and holds the frames to each other.
+
+    Parameters
+    ----------
+    wanted : sequence of Wanted
+    """
+
+    def __init__(self, wanted: Sequence[Wanted]) -> None:
+        self.wanted = tuple(wanted)
+        self._seen: dict[str, tuple[int, str]] = {}  # name: width, and where it was first seen
+        self._known: set[str] = set()
+
+    def __call__(self, frame: Frame) -> tuple[dict[str, np.ndarray | None], float]:
+        """Return the targets' values by name and the total energy for the mixing enthalpy.
+
+        Returns
+        -------
+        values : dict
+            ``[n_atoms, d]`` at node level, ``[1, d]`` at graph level; None where the frame does not have the key.
+        energy : float
+            Ry per cell; NaN where no mixing enthalpy is wanted or the frame has no energy.
+
+        Raises
+        ------
+        UserError
+            If a value is no number, infinite, of another width than before, or of another number of atoms.
+        """
+        self._known |= {f"{key} (graph)" for key in frame.values} | {f"{key} (node)" for key in frame.columns}
+        values: dict[str, np.ndarray | None] = {}
+        energy = np.nan
+        for one in self.wanted:
+            found = (_of_atoms if one.property.level == "node" else _of_structure)(frame, one.key)
+            if found is not None:
+                self._check(one, found, frame.where)
+            if not one.mixing:
+                values[one.property.name] = found
+            elif found is not None:
+                assert one.unit.in_ev is not None
+                scale = one.unit.in_ev / RYDBERG_IN_EV * (len(frame.atomic_numbers) if one.unit.per_atom else 1)
+                energy = float(found[0, 0]) * scale
+                if found.shape[1] != 1:
+                    raise UserError(f"{frame.where}: '{one.key}' holds {found.shape[1]} numbers; an energy is one")
+        # Remembered only now: a frame that is passed over must not set the rule.
+        for name, found in values.items():
+            if found is not None:
+                self._seen.setdefault(name, (found.shape[1], frame.where))
+        if not np.isnan(energy):
+            self._seen.setdefault(next(w.property.name for w in self.wanted if w.mixing), (1, frame.where))
+        return values, energy
+
+    def _check(self, one: Wanted, found: np.ndarray, where: str) -> None:
+        if np.isinf(found).any():
+            raise UserError(f"{where}: '{one.key}' holds an infinite value; mend it, or write nan where it is missing")
+        width, first = self._seen.get(one.property.name, (found.shape[1], ""))
+        if found.shape[1] != width:
+            raise UserError(
+                f"{where}: '{one.key}' has {found.shape[1]} components, but {width} in {first}; a target has one width:"
+                " mend the file, or prepare the two kinds apart"
+            )
+
+    def widths(self, source: str) -> dict[str, int]:
+        """Return every target's width; after the last frame.
+
+        Raises
+        ------
+        UserError
+            If a target was in no frame.
+        """
+        for one in self.wanted:
+            if one.property.name not in self._seen:
+                raise UserError(
+                    f"{source}: no structure has '{one.key}' for target '{one.property.name}'{self._nearest(one.key)}"
+                )
+        return {name: width for name, (width, _) in self._seen.items()}
+
+    def _nearest(self, key: str) -> str:
+        close = nearest(key, {known.split(" (")[0] for known in self._known})
+        return (
+            close if close.startswith("; did") else f"; the files hold: {', '.join(sorted(self._known)) or 'nothing'}"
+        )
+
+
+def available(frame: Frame) -> str:
+    """Return in words which keys a frame offers as targets."""
+
+    def those(keys: Sequence[str], get: Callable[[Frame, str], np.ndarray | None]) -> str:
+        good = []
+        for key in keys:
+            try:
+                good += [key] if get(frame, key) is not None else []
+            except UserError:
+                continue
+        return ", ".join(good) or "none"
+
+    graph, node = those(list(frame.values), _of_structure), those(list(frame.columns), _of_atoms)
+    return f"graph-level keys: {graph}; node-level keys: {node}"
+
+
+def _numbers(raw: object, key: str, where: str) -> np.ndarray:
+    try:
+        array = np.asarray(raw)
+        if array.dtype.kind not in "biuf":
+            raise ValueError
+    except ValueError as error:
+        raise UserError(f"{where}: '{key}' is {str(raw)[:40]!r}, which is no number; choose another key") from error
+    return array.astype(np.float64)
+
+
+def _of_structure(frame: Frame, key: str) -> np.ndarray | None:
+    if key in frame.values:
+        array = _numbers(frame.values[key], key, frame.where).reshape(1, -1)
+        if not array.size:
+            raise UserError(f"{frame.where}: '{key}' is empty; leave it out where it is missing")
+        return array
+    if key in frame.columns:
+        raise UserError(f"{frame.where}: '{key}' is given for every atom; its level is node, not graph")
+    return None
+
+
+def _of_atoms(frame: Frame, key: str) -> np.ndarray | None:
+    n = len(frame.atomic_numbers)
+    raw = frame.columns.get(key, frame.values.get(key))
+    if raw is None:
+        return None
+    array = _numbers(raw, key, frame.where)
+    if array.ndim == 0 or len(array) != n:
+        count = "1 value" if array.ndim == 0 else f"{len(array)} values"
+        raise UserError(f"{frame.where}: '{key}' has {count} for {n} atoms; a node-level target has one for each atom")
+    return array.reshape(n, -1)

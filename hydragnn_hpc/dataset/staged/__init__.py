@@ -1,0 +1,1 @@
+"""Node-local copies of a data set, and what a campaign needs of them."""

@@ -1,0 +1,393 @@
+"""Node-local copies: the data set as plain memory-mapped arrays, one copy a node, shared by all its workers.
+
+``python -m hydragnn_hpc.dataset.staged.copies BP FOLDER [PARENT [WANTED]]`` is a program: the copying
+runs in a child process, so that a reader that crashes or hangs on a broken file does not take an MPI rank along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import math
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.staged import requirements
+from hydragnn_hpc.dataset.staged.requirements import Wanted
+from hydragnn_hpc.dataset.store import spool
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.logs import tell
+
+_PREFIX = "hydragnn-hpc-"
+_LOCK = "lock"
+_TOLD = "error: "  # starts the child's line that is an error told to the user
+_SILENCE = 300.0  # seconds without a byte read or written after which the copying child counts as hung
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+_SPARE = 1_000_000  # bytes, for headers and the manifest
+
+
+@dataclass(frozen=True)
+class StagedData:
+    """A node-local copy.
+
+    Attributes
+    ----------
+    manifest : Manifest
+    arrays : dict
+        Memory-mapped, read-only: the store's arrays under their names, and float32 ``node_inputs`` ``[A, F0]`` (the
+        scaled proton number, or what was wanted) and ``scaled_<target>`` (``[A, d]`` or ``[S, d]``, NaN where
+        missing) in [0, 1] over what the scaling was fitted to; ``reference_<task>`` and ``residual_<task>`` for tasks
+        with a reference.
+    ready : dict
+        What was wanted, and how it was computed (`dataset.ready`); empty where nothing was.
+    """
+
+    manifest: store.Manifest
+    arrays: dict[str, np.ndarray]
+    ready: dict[str, Any] = field(default_factory=dict)
+
+
+def scaled(values: np.ndarray, minimum: list[float] | float, maximum: list[float] | float) -> np.ndarray:
+    """Min-max scale ``[..., d]`` to float32; a component without a range becomes 0."""
+    span = np.asarray(maximum) - np.asarray(minimum)
+    result: np.ndarray = ((values - np.asarray(minimum)) / np.where(span == 0, 1.0, span)).astype(np.float32)
+    return result
+
+
+def copy(bp: Path, folder: Path, wanted: Wanted | None = None) -> None:
+    """Read the data set ``bp``, checked, and write it as ``.npy`` files into the existing ``folder``.
+
+    No more than a piece of an array is in memory at a time. Then what is ``wanted`` is computed (`dataset.ready`).
+    """
+    manifest = store.read_manifest(bp)
+    low, high = (float(manifest.content["species"][k]) for k in ("minimum", "maximum"))
+    for name, content in store.read_pieces(bp, manifest):
+        fact = manifest.content["arrays"][name]
+        shape = tuple(fact["shape"])
+        spool.save(folder / f"{name}.npy", shape, fact["dtype"], content)
+        target = manifest.targets.get(name.removeprefix("target_"))
+        array = _map(folder / f"{name}.npy")
+        if name == "atomic_numbers":
+            array, column, shape, limits = array[:, None], "node_inputs", (*shape, 1), (low, high)
+        elif name.startswith("target_") and target:
+            column, limits = f"scaled_{name.removeprefix('target_')}", (target["minimum"], target["maximum"])
+        else:
+            continue
+        in_range = (scaled(piece.astype(np.float64), *limits) for piece in spool.pieces(array))
+        spool.save(folder / f"{column}.npy", shape, np.float32, in_range)
+    arrays = {p.stem: _map(p) for p in folder.glob("*.npy")}
+    store.check_arrays(arrays, manifest.targets, str(bp))
+    if wanted is not None and wanted.more:
+        requirements.write(folder, arrays, manifest.content, wanted)
+    # Last, so that its presence says that the copy is whole.
+    (folder / store.MANIFEST).write_text(json.dumps(manifest.content), encoding="utf-8")
+
+
+def space_needed(manifest: store.Manifest) -> int:
+    """Return the bytes of a node-local copy."""
+    needed = _SPARE + 4 * manifest.sizes["A"]
+    for name, fact in manifest.content["arrays"].items():
+        values = math.prod(fact["shape"])
+        needed += values * np.dtype(fact["dtype"]).itemsize
+        if name.startswith("target_"):
+            needed += 4 * values
+    return needed
+
+
+def open_staged(folder: Path) -> StagedData:
+    """Map a node-local copy, read-only.
+
+    Raises
+    ------
+    UserError
+        If the copy is gone or not whole.
+    """
+    try:
+        manifest = store.Manifest(json.loads((folder / store.MANIFEST).read_text(encoding="utf-8")))
+        arrays = {p.stem: _map(p) for p in sorted(folder.glob("*.npy"))}
+        about = requirements.read(folder)
+        missing = [f.name for f in store.declared(manifest.targets) if f.name not in arrays]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(f"node-local copy {folder} cannot be read: {error}; run the same command again") from error
+    if missing:
+        raise UserError(f"node-local copy {folder} lacks {', '.join(missing)}; run the same command again")
+    return StagedData(manifest, arrays, about)
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:  # a file without data cannot be mapped
+        mapped = np.load(path, allow_pickle=False)
+    return mapped
+
+
+def node_local_parent(given: Path | None, needed: int = 0) -> Path:
+    """Return where copies go.
+
+    That is ``given``, else the first of ``$TMPDIR``, ``/dev/shm`` and ``/tmp`` that can be written and has ``needed``
+    bytes free (:func:`space_needed`).
+
+    Raises
+    ------
+    UserError
+        If the given folder, or all of them, will not do.
+    """
+    # TMPDIR is set by schedulers to a job's node-local storage.
+    usual = [Path(p) for p in (os.environ.get("TMPDIR"), "/dev/shm", "/tmp") if p]
+    candidates = [given] if given is not None else usual
+    reasons = []
+    for folder in candidates:
+        reason = _unfit(folder, needed)
+        if reason is None:
+            return folder
+        reasons.append(f"{folder} {reason}")
+    raise UserError(f"no node-local storage for the data set: {'; '.join(reasons)}; give another --stage-dir")
+
+
+def _unfit(folder: Path, needed: int) -> str | None:
+    """Return why no copy can go into ``folder``."""
+    try:
+        if not folder.is_dir():
+            return "is no folder"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return "cannot be written"
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return f"cannot be used ({error.strerror or error})"
+    if free < needed:
+        return f"has {free / 1e6:.1f} MB free of {needed / 1e6:.1f} MB needed"
+    return None
+
+
+class Staging:
+    """The node's copy of a data set while the ``with`` block lasts; entered by one process a node.
+
+    Leftovers of killed runs in the same place are removed first: a copy whose lock nobody holds is nobody's.
+
+    Parameters
+    ----------
+    bp : Path
+        The data set.
+    parent : Path
+        Node-local storage, from :func:`node_local_parent`.
+    alive : callable, optional
+        Called a few times a second while copying (to answer messages meanwhile).
+    silence : float
+        Seconds without a byte read or written after which the copying counts as hung.
+    wanted : Wanted, optional
+        What a campaign wants computed besides.
+    """
+
+    def __init__(
+        self,
+        bp: Path,
+        parent: Path,
+        alive: Callable[[], None] | None = None,
+        silence: float = _SILENCE,
+        wanted: Wanted | None = None,
+    ) -> None:
+        self._bp, self._parent, self._alive, self._silence = bp, parent, alive, silence
+        self._wanted = wanted
+        self._lock = -1
+        self.folder = Path()
+
+    def __enter__(self) -> Staging:
+        manifest = store.read_manifest(self._bp)
+        remove_abandoned(self._parent)
+        node_local_parent(self._parent, space_needed(manifest))
+        try:
+            self.folder, self._lock = _own_folder(self._parent, f"{_PREFIX}{manifest.sha256[:12]}-")
+            self._copy()
+        except OSError as error:
+            self.__exit__(None, None, None)
+            raise UserError(
+                f"cannot stage {self._bp} in {self._parent}: {error.strerror or error}; give another --stage-dir"
+            ) from error
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock >= 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = -1
+
+    def _copy(self) -> None:
+        command = [sys.executable, "-m", "hydragnn_hpc.dataset.staged.copies", str(self._bp), str(self.folder)]
+        command.append(str(os.getpid()))
+        if self._wanted is not None:
+            command.append(self._wanted.written())
+        with tempfile.TemporaryFile("w+", dir=self.folder, errors="replace") as said:
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+            try:
+                self._watch(child)
+            finally:
+                if child.poll() is None:
+                    child.kill()
+                    child.wait()
+            if child.returncode == 0 and (self.folder / store.MANIFEST).exists():
+                return
+            said.seek(0)
+            lines = [line for line in said.read().splitlines() if line.strip()]
+        last = lines[-1] if lines else ""
+        if last.startswith(_TOLD):
+            raise UserError(last.removeprefix(_TOLD))
+        words = f", its last words: {last}" if last else ""
+        raise UserError(
+            f"cannot stage {self._bp}: its reader {_ending(child.returncode)}{words}; check the data set with data info"
+            " --verify"
+        )
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> None:
+        """Wait for the child; end it when it has not read or written for long."""
+        seen, since = -1, time.monotonic()
+        while child.poll() is None:
+            if self._alive:
+                self._alive()
+            time.sleep(0.05)
+            moved = _bytes_moved(child.pid, self.folder)
+            if moved != seen:
+                seen, since = moved, time.monotonic()
+            elif time.monotonic() - since > self._silence:
+                raise UserError(
+                    f"cannot stage {self._bp}: its reader has done nothing for {self._silence:g} s; see whether the"
+                    " file system answers, and check the data set with data info --verify"
+                )
+
+
+def _bytes_moved(pid: int, folder: Path) -> int:
+    """Return what grows as a process reads and writes into ``folder``."""
+    moved = 0
+    with contextlib.suppress(OSError, ValueError):  # a hardened /proc does not tell; the folder still does
+        lines = Path(f"/proc/{pid}/io").read_text("ascii").splitlines()
+        moved = sum(int(line.split()[1]) for line in lines if line.startswith(("rchar:", "wchar:")))
+    return moved + sum(p.stat().st_size for p in folder.glob("*.npy"))
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    """Make a private folder and hold its lock; returns both."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        except FileNotFoundError:
+            continue  # another run took it for abandoned in the moment before it was locked
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), (folder / _LOCK).stat()):
+                return folder, lock
+        os.close(lock)
+
+
+def remove_abandoned(parent: Path) -> int:
+    """Remove copies in ``parent`` that belonged to killed runs of this user; returns how many."""
+    removed = 0
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            status = folder.lstat()
+            # Others can make links in /tmp that lead elsewhere.
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+                continue
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+                removed += not folder.exists()
+            except BlockingIOError:
+                pass  # in use
+            finally:
+                os.close(lock)
+    return removed
+
+
+def write_test_set(staged: StagedData, path: Path) -> None:
+    """Write the test part's truth to ``path`` (``.npz``), in its units.
+
+    ``sample`` [T], ``names`` [T], ``atom_offsets`` [T + 1], ``atomic_numbers`` and every target under its field's name.
+    """
+    from hydragnn_hpc.paths import written_whole
+
+    a = staged.arrays
+    sample = np.flatnonzero(a["split"] == 2)
+    atoms = atoms_of(a["atom_offsets"], sample)
+    names = [
+        bytes(a["sample_names"][s:e]).decode() for s, e in zip(*_bounds(a["sample_name_offsets"], sample), strict=True)
+    ]
+    content = {
+        "sample": sample.astype(np.int64),
+        "names": np.array(names),
+        "atom_offsets": np.concatenate([[0], np.cumsum(np.diff(a["atom_offsets"])[sample])]).astype(np.int64),
+        "atomic_numbers": a["atomic_numbers"][atoms],
+    }
+    for name, target in staged.manifest.targets.items():
+        content[name] = a[f"target_{name}"][atoms if target["level"] == "node" else sample]
+    with written_whole(path) as stream:
+        np.savez_compressed(stream, **content)
+
+
+def atoms_of(offsets: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """Return the positions in A of all atoms of ``samples``, in their order."""
+    start, end = _bounds(offsets, samples)
+    counts = end - start
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    positions: np.ndarray = np.repeat(start, counts) + within
+    return positions
+
+
+def _bounds(offsets: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return offsets[samples], offsets[samples + 1]
+
+
+def main() -> int:
+    """Copy ``BP`` into ``FOLDER``, as the arguments name them; returns the exit code.
+
+    A third argument is the number of the parent process, without which this one ends; a fourth what is wanted.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if len(sys.argv) > 3 and os.getppid() != int(sys.argv[3]):
+        return 1
+    try:
+        copy(Path(sys.argv[1]), Path(sys.argv[2]), Wanted.read(sys.argv[4]) if len(sys.argv) > 4 else None)
+    except UserError as error:
+        tell(f"{_TOLD}{error}")
+        return 2
+    except OSError as error:
+        # Of a full disk, NumPy tells only how many items it could write.
+        reason = error.strerror or f"no space left or a quota reached ({error})"
+        tell(f"{_TOLD}cannot stage {sys.argv[1]} in {sys.argv[2]}: {reason}; give another --stage-dir")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

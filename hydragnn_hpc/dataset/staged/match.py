@@ -1,0 +1,71 @@
+"""Whether a campaign and a data set fit each other; checked before anything is started."""
+
+from __future__ import annotations
+
+from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.dataset.read.units import is_energy
+from hydragnn_hpc.dataset.store import Manifest
+from hydragnn_hpc.errors import UserError, nearest
+
+
+def check(campaign: Campaign, manifest: Manifest) -> None:
+    """Hold a campaign's tasks and batch size to a data set.
+
+    Raises
+    ------
+    UserError
+        If a task's field is missing, of the other level, or constant, a batch is larger than the training part, or an
+        engine that is insisted on cannot train them.
+    """
+    where = campaign.dataset
+    for name, task in campaign.tasks.items():
+        target = manifest.targets.get(task.field)
+        if target is None:
+            raise UserError(
+                f"task '{name}': {where} has no target '{task.field}'{nearest(task.field, manifest.targets)}"
+            )
+        if target["level"] != task.level:
+            raise UserError(
+                f"task '{name}': '{task.field}' is a {target['level']}-level target, not {task.level}; set"
+                f" tasks.{name}.level={target['level']}"
+            )
+        for low, high in zip(target["minimum"], target["maximum"], strict=True):
+            if low == high:
+                raise UserError(
+                    f"task '{name}': target '{task.field}' is constant ({low:g} {target['unit']}) in {where}: there is"
+                    " nothing to learn; leave the task out"
+                )
+    if campaign.training.engine == "fused" and (reason := _why_not_fused(campaign, manifest)):
+        raise UserError(f"training.engine=fused cannot be had: {reason}; set training.engine=auto")
+    n_train = manifest.split_counts[0]
+    if campaign.training.batch_size > n_train:
+        raise UserError(
+            f"training.batch_size={campaign.training.batch_size} is larger than the training part of {where}"
+            f" ({n_train} samples); set training.batch_size={min(64, n_train)} or less"
+        )
+
+
+def remarks(campaign: Campaign, manifest: Manifest) -> list[str]:
+    """Return what a user should know of a campaign that can be trained, a line each."""
+    atoms = manifest.content.get("distribution", {}).get("atoms", {})
+    found = []
+    if campaign.model.pooling != "sum" and atoms.get("minimum") != atoms.get("maximum"):
+        for name, task in campaign.tasks.items():
+            unit = manifest.targets[task.field]["unit"]
+            if task.level == "graph" and is_energy(unit):
+                found.append(
+                    f"task '{name}': '{task.field}' is in {unit} a structure, and structures differ in size; with"
+                    f" model.pooling={campaign.model.pooling} a structure and its repetition get the same value: use"
+                    " sum, or a target per atom"
+                )
+    return found
+
+
+def _why_not_fused(campaign: Campaign, manifest: Manifest) -> str:
+    """Say what of the network or the data rules the fused engine out, before a worker would find it."""
+    if not campaign.model.plain_pna:
+        return "it knows PNA without edge features alone"
+    if manifest.sizes["G"] > 1:
+        return f"{campaign.dataset} has {manifest.sizes['G']:,} geometries, and it takes one for all samples"
+    lacking = next((n for n, t in campaign.tasks.items() if manifest.targets[t.field]["missing"]), None)
+    return f"some values of task '{lacking}' are missing" if lacking else ""

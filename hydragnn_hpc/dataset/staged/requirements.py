@@ -1,0 +1,104 @@
+"""What a campaign wants of a data set beyond its scaled arrays: node inputs by name, references and residuals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hydragnn_hpc.config import Campaign
+
+READY = "ready.json"
+PLAIN = {"inputs": [{"name": "species"}], "tasks": []}
+"""What every copy has."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be computed when a data set is staged.
+
+    Attributes
+    ----------
+    inputs : list of dict
+        A campaign's ``inputs`` as plain data.
+    tasks : list of dict
+        ``name, field, level, reference`` of the tasks that have a reference.
+    """
+
+    inputs: list[dict[str, Any]]
+    tasks: list[dict[str, str]]
+
+    @classmethod
+    def of(cls, campaign: Campaign) -> Wanted:
+        """Return what a campaign wants."""
+        tasks = [
+            {"name": name, "field": t.field, "level": t.level, "reference": t.reference}
+            for name, t in campaign.tasks.items()
+            if t.reference != "none"
+        ]
+        return cls([entry.model_dump(mode="json") for entry in campaign.inputs], tasks)
+
+    @property
+    def more(self) -> bool:
+        """Whether anything but what every copy has."""
+        return asdict(self) != PLAIN
+
+    @classmethod
+    def read(cls, text: str) -> Wanted:
+        """Restore what :meth:`written` gave."""
+        return cls(**json.loads(text))
+
+    def written(self) -> str:
+        """As one line of text."""
+        return json.dumps(asdict(self))
+
+
+def write(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], wanted: Wanted) -> None:
+    """Compute into a node-local copy what is ``wanted``: ``node_inputs``, ``reference_<task>``, ``residual_<task>``.
+
+    ``ready.json`` beside them holds ``wanted``, and how they were computed: ``inputs`` and ``references``.
+
+    Parameters
+    ----------
+    folder : Path
+    arrays : mapping
+        The copy's arrays.
+    facts : mapping
+        The manifest's content.
+    wanted : Wanted
+
+    Raises
+    ------
+    UserError
+        If something wanted cannot be had of this data set.
+    OSError
+        If there is no room.
+    """
+    # Not at the top: a supervisor imports this module, and has no use for SciPy.
+    from hydragnn_hpc.dataset.features import inputs, residual
+
+    about: dict[str, Any] = {"wanted": asdict(wanted), "inputs": None, "references": {}}
+    recipe = inputs.plan(arrays, wanted.inputs, facts)
+    if recipe.names != ["species"]:
+        recipe = inputs.write(arrays, recipe, folder / "node_inputs.npy")
+    about["inputs"] = recipe.plain()
+    node_inputs = np.load(folder / "node_inputs.npy", mmap_mode="r")
+    leanings = recipe.leanings() if recipe.kept else None
+    for task in wanted.tasks:
+        name = task["name"]
+        paths = (folder / f"reference_{name}.npy", folder / f"residual_{name}.npy")
+        values = arrays[f"scaled_{task['field']}"]
+        fitted = residual.write(arrays, task, values, node_inputs, paths, leanings)
+        about["references"][name] = fitted.plain()
+    (folder / READY).write_text(json.dumps(about), encoding="utf-8")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the content of a copy's ``ready.json``; empty where nothing was wanted."""
+    path = folder / READY
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found

@@ -1,0 +1,26 @@
+"""The shared data set: an ADIOS2 BP5 folder with a manifest that protects its readers."""
+
+from hydragnn_hpc.dataset.store.manifest import MANIFEST, Manifest, read_manifest, verify
+from hydragnn_hpc.dataset.store.shared import (
+    check_arrays,
+    declared,
+    folder_for,
+    read,
+    read_pieces,
+    refuse_existing,
+    write,
+)
+
+__all__ = [
+    "MANIFEST",
+    "Manifest",
+    "check_arrays",
+    "declared",
+    "folder_for",
+    "read",
+    "read_manifest",
+    "read_pieces",
+    "refuse_existing",
+    "verify",
+    "write",
+]

@@ -1,0 +1,81 @@
+"""The contact with ADIOS2: BP5 folders, written by a child process, opened for reading after they were checked.
+
+Writing is a process of its own (`hydragnn_hpc.dataset.store.bp5_writer`) since ADIOS2 2.12 aborts its process when it
+closes a file on a full disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from hydragnn_hpc.dataset.imports import alone
+from hydragnn_hpc.dataset.store.spool import pieces
+from hydragnn_hpc.errors import UserError
+
+END = b"end\n"
+
+
+def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays (C-contiguous, by name) in one step into the BP5 folder ``folder``; empty ones are left out.
+
+    Raises
+    ------
+    OSError
+        If ADIOS2 fails, with the reason as far as it tells one.
+    """
+    command = [sys.executable, "-m", "hydragnn_hpc.dataset.store.bp5_writer", str(folder)]
+    with tempfile.TemporaryFile("w+b") as said:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said) as child:
+            assert child.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # a child that is gone has told why
+                _send(child.stdin, {n: a for n, a in arrays.items() if a.size})  # ADIOS2 has no arrays of size zero
+                child.stdin.close()
+        if child.returncode == 0:
+            return
+        said.seek(0)
+        text = said.read().decode("utf-8", "replace")
+    told = re.search(r"errno = \d+: ([^\x1b\n]+)", text)
+    last = text.strip().splitlines()[-1] if text.strip() else f"exit code {child.returncode}"
+    raise OSError(0, told[1] if told else f"ADIOS2 failed: {last}")
+
+
+def _send(stream: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        stream.write(f"{name} {array.dtype.str} {' '.join(map(str, array.shape))}\n".encode())
+        for piece in pieces(array):
+            stream.write(piece.data.cast("B"))
+    stream.write(END)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a BP5 folder for reading; check it first, since ADIOS2 does not.
+
+    Raises
+    ------
+    UserError
+        If ADIOS2 refuses to open or read it.
+    """
+    with alone():
+        import adios2
+    try:
+        with adios2.FileReader(str(path)) as reader:
+            yield reader
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path}: ADIOS2 says: {error}; copy it again from its source, or prepare it again"
+        ) from error
+    finally:
+        # Whatever it is told, ADIOS2 2.12's reader leaves a profile under this name when it closes.
+        with contextlib.suppress(OSError):
+            Path(f"/tmp/{path.name}_{os.getpid():x}_profiling.json").unlink()

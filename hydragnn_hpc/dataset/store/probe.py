@@ -1,0 +1,35 @@
+"""Whether ADIOS2 works here: ``python -m hydragnn_hpc.dataset.store.probe FOLDER`` writes and reads back, prints JSON.
+
+A child process of ``doctor``: a broken installation may end its process or hang.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import adios2
+import numpy as np
+
+
+def main() -> None:
+    """Write two arrays to ``FOLDER/probe.bp``, read them back, compare."""
+    path = str(Path(sys.argv[1]) / "probe.bp")
+    arrays: dict[str, np.ndarray] = {"numbers": np.linspace(0.0, 1.0, 1000).reshape(250, 4)}
+    arrays["bytes"] = np.arange(256, dtype=np.uint8)
+    with adios2.Stream(path, "w") as stream:
+        stream.begin_step()
+        for name, array in arrays.items():
+            stream.write(name, array, list(array.shape), [0] * array.ndim, list(array.shape))
+        stream.end_step()
+    with adios2.FileReader(path) as reader:
+        for name, array in arrays.items():
+            read = reader.read(name)
+            if read.dtype != array.dtype or not np.array_equal(read, array):
+                raise SystemExit(f"'{name}' was written and read back differently")
+    print(json.dumps({"version": adios2.__version__}))
+
+
+if __name__ == "__main__":
+    main()

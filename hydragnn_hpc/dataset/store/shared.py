@@ -1,0 +1,332 @@
+"""The shared data set: an ADIOS2 BP5 folder with a manifest that protects its readers.
+
+ADIOS2 does not check what it reads: a truncated file hangs it, garbage crashes it or comes back as numbers. So every
+file's size and SHA-256 stand in ``manifest.json``, itself sealed with a checksum, and are checked before ADIOS2 is
+allowed to open anything; every array's name, shape and dtype is checked on the way in and on the way out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hydragnn_hpc.dataset.store import bp5
+from hydragnn_hpc.dataset.store.manifest import (
+    AGAIN,
+    MANIFEST,
+    SCHEMA,
+    Manifest,
+    is_there,
+    read_manifest,
+    seal_of,
+    sha256_of,
+    verify,
+)
+from hydragnn_hpc.dataset.store.spool import pieces, ranges, told
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.fields import STRUCTURE, Field, target_field
+from hydragnn_hpc.paths import TEMPORARY_PREFIX, write_text
+
+_SITES = 1_000_000  # whose neighbours are looked at together
+
+
+def declared(targets: dict[str, dict[str, Any]]) -> tuple[Field, ...]:
+    """Return every array of a data set with these targets."""
+    return (*STRUCTURE, *(target_field(name, t["level"], t["unit"]) for name, t in targets.items()))
+
+
+def check_arrays(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]], where: str) -> dict[str, int]:
+    """Hold arrays to their declarations and to each other; returns the sizes by letter.
+
+    Raises
+    ------
+    UserError
+        On the first that does not fit.
+    """
+    sizes: dict[str, int] = {}
+    for field in declared(targets):
+        if field.name not in arrays:
+            raise UserError(f"{where}: array '{field.name}' is missing; {AGAIN}")
+        field.check(arrays[field.name], sizes, where)
+    for letter in "SGB":
+        if sizes.pop(f"{letter}+1") != sizes[letter] + 1:
+            raise UserError(f"{where}: an array of offsets does not fit its {sizes[letter]} entries; {AGAIN}")
+    for offsets, counted in (("sample_name_offsets", "N"), ("atom_offsets", "A"), ("neighbour_offsets", "E")):
+        _check_offsets(arrays[offsets], sizes[counted], offsets, where)
+    _check_offsets(arrays["geometry_atom_offsets"], sizes["B"], "geometry_atom_offsets", where)
+    n_sites = np.diff(arrays["geometry_atom_offsets"])
+    if sizes["S"] and not (arrays["sample_geometry"].min() >= 0 and arrays["sample_geometry"].max() < sizes["G"]):
+        raise UserError(f"{where}: a sample points to a geometry that is not there; {AGAIN}")
+    if not np.array_equal(np.diff(arrays["atom_offsets"]), n_sites[arrays["sample_geometry"]]):
+        raise UserError(f"{where}: a sample's atoms do not fit its geometry's sites; {AGAIN}")
+    _check_neighbours(arrays, np.repeat(n_sites, n_sites), where)
+    if sizes["S"] and arrays["split"].max() > 2:
+        raise UserError(f"{where}: a sample belongs to no part; {AGAIN}")
+    _check_finite(arrays, targets, where)
+    return sizes
+
+
+def _check_neighbours(arrays: dict[str, np.ndarray], n_of_site: np.ndarray, where: str) -> None:
+    """Hold every neighbour to its geometry, a piece of the sites at a time: edges are most of a data set."""
+    offsets, neighbours = arrays["neighbour_offsets"], arrays["neighbours"]
+    for first in range(0, len(n_of_site), _SITES):
+        bounds = offsets[first : first + _SITES + 1]
+        some = neighbours[bounds[0] : bounds[-1]]
+        if (some < 0).any() or (some >= np.repeat(n_of_site[first : first + _SITES], np.diff(bounds))).any():
+            raise UserError(f"{where}: a neighbour lies outside its geometry; {AGAIN}")
+
+
+def _check_finite(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]], where: str) -> None:
+    """NaN stands for a missing target; nothing else may be NaN, and nothing infinite."""
+    for name in ("pos", "cell", "edge_vectors"):
+        if not all(np.isfinite(piece).all() for piece in pieces(arrays[name])):
+            raise UserError(f"{where}: array '{name}' holds values that are no finite numbers; {AGAIN}")
+    for name in targets:
+        if any(np.isinf(piece).any() for piece in pieces(arrays[f"target_{name}"])):
+            raise UserError(f"{where}: target '{name}' holds infinite values; {AGAIN}")
+
+
+def _check_offsets(offsets: np.ndarray, total: int, name: str, where: str) -> None:
+    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != total or (np.diff(offsets) < 0).any():
+        raise UserError(f"{where}: array '{name}' does not count up from 0 to {total}; {AGAIN}")
+
+
+def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], force: bool = False) -> Manifest:
+    """Write a data set, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.bp`` folder to make.
+    arrays : dict
+        By name, as declared in :mod:`hydragnn_hpc.fields`.
+    facts : dict
+        The manifest's ``targets`` (name: level, width, unit, label, minimum, maximum, missing), ``species``
+        (minimum, maximum of the proton number), ``scaled_over``, ``source`` and ``neighbours``.
+    force : bool
+        Replace an existing data set.
+
+    Raises
+    ------
+    UserError
+        If ``path`` exists (and not ``force``), an array does not fit, or the folder cannot be written.
+    """
+    refuse_existing(path, force)
+    # ADIOS2 writes a non-contiguous array wrong.
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    sizes = check_arrays(arrays, facts["targets"], str(path))
+    path = path.resolve()  # a link stays a link: what it points to is replaced
+    with told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_beside(path) as temporary:
+            _check_space(path.parent, sum(a.nbytes for a in arrays.values()))
+            _write_bp(temporary, arrays)
+            manifest = _seal(temporary, arrays, sizes, facts)
+            _replace(temporary, path, force)
+    return manifest
+
+
+def folder_for(path: Path) -> Path:
+    """Return the nearest folder to ``path`` that is there: where there is room for it, and for what it is made from."""
+    return next(folder for folder in path.resolve().parents if folder.is_dir())
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Refuse to write over ``path``; early, before long work."""
+    if path.suffix != ".bp":
+        raise UserError(f"{path}: a data set's name ends in .bp")
+    if not is_there(path):
+        return
+    if not force:
+        raise UserError(f"{path} exists; give another name, or --force to replace it")
+    if not (path / MANIFEST).exists():
+        raise UserError(f"{path} is no data set of this program: --force replaces data sets only; remove it by hand")
+
+
+@contextlib.contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    """Make a folder beside ``path``; it is gone in the end, unless renamed. Leftovers of killed writers go first.
+
+    A lock marks the living. Where the file system has no locks, leftovers stay.
+    """
+    for folder in path.parent.glob(f"{TEMPORARY_PREFIX}{path.name}-*"):
+        with contextlib.suppress(OSError), _locked(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(4)}")
+    temporary.mkdir()
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            stack.enter_context(_locked(temporary))
+        yield temporary
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(f"cannot write into {folder}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
+
+
+def _write_bp(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    bp5.write(folder, arrays)
+    for extra in (*folder.glob("*profiling.json"), *folder.parent.glob(f"{folder.name}*profiling.json")):
+        extra.unlink()
+
+
+def _seal(folder: Path, arrays: dict[str, np.ndarray], sizes: dict[str, int], facts: dict[str, Any]) -> Manifest:
+    content = {
+        "schema": SCHEMA,
+        "sizes": sizes,
+        "split": np.bincount(arrays["split"], minlength=3).tolist(),
+        "arrays": {
+            f.name: {"shape": list(arrays[f.name].shape), "dtype": f.dtype, "unit": f.unit}
+            for f in declared(facts["targets"])
+        },
+        "files": {p.name: {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in sorted(folder.iterdir())},
+        **facts,
+        "sha256": _content_hash(arrays, facts),
+    }
+    for file in folder.iterdir():
+        _sync(file)
+    write_text(folder / MANIFEST, json.dumps({**content, "seal": seal_of(content)}, indent=1, ensure_ascii=False))
+    return Manifest(content)
+
+
+def _replace(temporary: Path, path: Path, force: bool) -> None:
+    if not (force and path.exists()):
+        temporary.rename(path)  # fails where another writer was faster
+    else:
+        old = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(4)}")
+        path.rename(old)
+        try:
+            temporary.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _content_hash(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps([facts["targets"], facts["species"]], sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(f"{name}{arrays[name].dtype}{arrays[name].shape}".encode())
+        digest.update(arrays[name].data if arrays[name].size else b"")  # the bytes themselves, not a copy
+    return digest.hexdigest()
+
+
+def read(path: Path) -> tuple[Manifest, dict[str, np.ndarray]]:
+    """Verify and read a data set.
+
+    Returns
+    -------
+    manifest : Manifest
+    arrays : dict
+        Every array by name, contiguous.
+
+    Raises
+    ------
+    UserError
+        If anything does not fit.
+    """
+    manifest = read_manifest(path)
+    arrays = dict(read_each(path, manifest))
+    check_arrays(arrays, manifest.targets, str(path))
+    return manifest, arrays
+
+
+def read_pieces(path: Path, manifest: Manifest) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
+    """Verify the files, then read array by array, each in pieces of its rows, in order.
+
+    Yields
+    ------
+    name : str
+    pieces : iterator of numpy.ndarray
+        Contiguous; to be used up before the next array is asked for.
+
+    Raises
+    ------
+    UserError
+        If anything does not fit.
+    """
+    verify(path, manifest)
+    with bp5.opened(path) as reader:
+        present = reader.available_variables()
+        for name, fact in manifest.content["arrays"].items():
+            if 0 not in fact["shape"] and name not in present:
+                raise UserError(f"{path}: ADIOS2 finds no array '{name}'; {AGAIN}")
+            yield name, _pieces_of(reader, path, name, fact, present)
+
+
+def _pieces_of(
+    reader: Any, path: Path, name: str, fact: dict[str, Any], present: dict[str, Any]
+) -> Iterator[np.ndarray]:
+    shape, dtype = tuple(fact["shape"]), np.dtype(fact["dtype"])
+    if 0 in shape:
+        return
+    found = tuple(int(n) for n in present[name]["Shape"].split(","))
+    kind = {"double": "float64", "float": "float32"}.get(
+        present[name]["Type"], present[name]["Type"].removesuffix("_t")
+    )
+    if (found, kind) != (shape, dtype.name):
+        raise UserError(
+            f"{path}: array '{name}' is {kind} {found}, not {dtype.name} {shape} as its manifest says; {AGAIN}"
+        )
+    for rows in ranges(shape, dtype.itemsize):
+        count = [rows.stop - rows.start, *shape[1:]]
+        piece = np.ascontiguousarray(reader.read(name, [rows.start] + [0] * (len(shape) - 1), count))
+        if list(piece.shape) != count or piece.dtype != dtype:
+            raise UserError(f"{path}: ADIOS2 read {piece.dtype} {piece.shape} of array '{name}'; {AGAIN}")
+        yield piece
+
+
+def read_each(path: Path, manifest: Manifest) -> Iterator[tuple[str, np.ndarray]]:
+    """Verify the files, then read array by array, so that no more than one need be in memory.
+
+    Yields
+    ------
+    name : str
+    array : numpy.ndarray
+        Contiguous; shape and dtype as the manifest says.
+
+    Raises
+    ------
+    UserError
+        If anything does not fit.
+    """
+    for name, found in read_pieces(path, manifest):
+        fact = manifest.content["arrays"][name]
+        array = np.empty(tuple(fact["shape"]), fact["dtype"])
+        first = 0
+        for piece in found:
+            array[first : first + len(piece)] = piece
+            first += len(piece)
+        yield name, array

@@ -1,0 +1,85 @@
+"""The device of a rank; ``python -m hydragnn_hpc.member.device LOCAL_RANK`` prints what torch finds as JSON.
+
+The program is a child of ``doctor``: torch may fail to load, or kill its process, and ``doctor`` has to report it.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+
+import numpy as np
+import torch
+
+import hydragnn_hpc
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.records.device import Device
+
+
+def choose_device(wanted: str, local_rank: int) -> torch.device:
+    """Return the device of a local rank: its number modulo the visible devices.
+
+    Raises
+    ------
+    UserError
+        If a kind is asked for that is not there.
+    """
+    kinds = {"cuda": torch.cuda, "xpu": torch.xpu}
+    for kind, module in kinds.items():
+        if wanted in (kind, "auto") and module.is_available():
+            return torch.device(kind, local_rank % module.device_count())
+        if wanted == kind:
+            raise UserError(f"launch.device={kind}: torch {torch.__version__} sees no such device; see 'doctor'")
+    return torch.device("cpu")
+
+
+def describe(device: torch.device) -> Device:
+    """Return the record of a device."""
+    if device.type == "cpu":
+        return Device(type="cpu", name=platform.machine(), index=None, uuid=None)
+    module = {"cuda": torch.cuda, "xpu": torch.xpu}[device.type]
+    properties = module.get_device_properties(device)
+    uuid = str(getattr(properties, "uuid", "")) or None
+    return Device(type=device.type, name=properties.name, index=device.index, uuid=uuid)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {
+        "hydragnn_hpc": hydragnn_hpc.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def set_threads(threads: int) -> None:
+    """Use so many cores."""
+    # Under some launchers torch sees one core, under others all; the number changes the order of sums.
+    torch.set_num_threads(threads)
+    torch.set_num_interop_threads(1)
+
+
+def main() -> None:
+    """Print versions, the number of visible devices, and the device of the local rank given."""
+    device = choose_device("auto", int(sys.argv[1]))
+    module = {"cuda": torch.cuda, "xpu": torch.xpu}.get(device.type)
+    # A device that is listed but broken, or taken by somebody else, fails only when it is used.
+    total = float(torch.ones(8, device=device).sum())
+    if total != 8.0:
+        raise SystemExit(f"the sum of eight ones on {device} is {total}")
+    print(
+        json.dumps(
+            {
+                "versions": versions(),
+                "device": describe(device).model_dump(),
+                "visible": module.device_count() if module else 0,
+                "capability": torch.backends.cpu.get_cpu_capability(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

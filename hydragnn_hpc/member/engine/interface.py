@@ -1,0 +1,66 @@
+"""What trains a stack of members, one batch at a time: the interface of every engine."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hydragnn_hpc.member.engine.layout import ParameterLayout
+from hydragnn_hpc.member.engine.optimize import Adam
+from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
+
+
+class Engine(Protocol):
+    """Forward and backward of E stacked members. A member's numbers do not depend on E nor on its place.
+
+    Attributes
+    ----------
+    name : str
+    sizes : NetworkSizes
+    layout : ParameterLayout
+    device : torch.device
+        Where parameters, gradients and buffers live.
+    """
+
+    name: str
+    sizes: NetworkSizes
+    layout: ParameterLayout
+    device: torch.device
+
+    def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
+        """One training batch of every member.
+
+        Parameters
+        ----------
+        parameters, gradients : tensor [E, P]
+            ``gradients`` of the weighted loss is overwritten, padding with zeros.
+        buffers : tensor [E, Q]
+            Running statistics, updated.
+        index : int64 array [E, B]
+            Sample numbers.
+
+        Returns
+        -------
+        tensor [E, T]
+            Mean squared error per task over the values that are not missing, not weighted. Nothing waits for the
+            device.
+        """
+
+    def update(self, adam: Adam, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
+        """One step of ``adam`` in whatever way is fastest here; ``gradients`` are used up (`Adam.step`)."""
+
+    def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
+        """Scaled values of every task in evaluation mode.
+
+        Parameters
+        ----------
+        index : int64 array [B]
+            Samples, the same for all members.
+
+        Returns
+        -------
+        dict of str to tensor
+            Per task [E, atoms of the samples in order, d] or, at graph level, [E, B, d].
+        """

@@ -1,0 +1,147 @@
+"""The named parameters and buffers of one member, each in one flat vector.
+
+A stack of E members is then ``parameters [E, P]`` and ``buffers [E, Q]``: one tensor to optimise, keep and compare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.sizes import NetworkSizes, Place
+
+MULTIPLE = 64
+"""P is a multiple of this many numbers, so that every member's vector starts on a cache line, and so that vector
+instructions handle each of its numbers alike wherever the member stands in the stack."""
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """Where each parameter and buffer of a member lies in its flat vectors.
+
+    Attributes
+    ----------
+    parameters, buffers : mapping of str to (int, tuple of int)
+        Name -> (offset, shape), in PyTorch Geometric's names for PNA.
+    parameter_size, buffer_size : int
+        P and Q. At least one number of P is padding; padding is zero, and stays so.
+    """
+
+    parameters: Mapping[str, Place]
+    buffers: Mapping[str, Place]
+    parameter_size: int
+    buffer_size: int
+
+    @classmethod
+    def of(cls, sizes: NetworkSizes) -> ParameterLayout:
+        """Lay out the parameters of a network one after the other."""
+        return cls.of_shapes(sizes.parameter_shapes(), sizes.buffer_shapes())
+
+    @staticmethod
+    def of_shapes(
+        parameter_shapes: Mapping[str, tuple[int, ...]], buffer_shapes: Mapping[str, tuple[int, ...]]
+    ) -> ParameterLayout:
+        """Lay out parameters and buffers of these names and shapes one after the other."""
+        parameters, used = _place(parameter_shapes)
+        buffers, buffer_size = _place(buffer_shapes)
+        return ParameterLayout(parameters, buffers, (used // MULTIPLE + 1) * MULTIPLE, buffer_size)
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views of ``flat`` [..., P]: name -> [..., *shape]."""
+        return _views(flat, self.parameters, self.parameter_size)
+
+    def named_buffers(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views of ``flat`` [..., Q]: name -> [..., *shape]."""
+        return _views(flat, self.buffers, self.buffer_size)
+
+    def flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Put named parameters into one vector [P].
+
+        Raises
+        ------
+        UserError
+            If a name is missing or a shape differs.
+        """
+        return _fill(tensors, self.parameters, self.parameter_size)
+
+    def flat_buffers(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Put named buffers into one vector [Q]; raises as `flat`."""
+        return _fill(tensors, self.buffers, self.buffer_size)
+
+    def initial_parameters(self, seed: int) -> Tensor:
+        """Draw a member's initial weights, float32 [P], from its own seed.
+
+        Linear layers are drawn as PyTorch and PyTorch Geometric do: weight and bias uniform within 1 / sqrt(fan-in)
+        (He et al. 2015 with a = sqrt(5)); batch norm starts as the identity.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        flat = torch.zeros(self.parameter_size)
+        views = self.named(flat)
+        for name, view in views.items():
+            stem, kind = name.rsplit(".", 1)
+            if stem.endswith(".norm"):
+                view.fill_(1.0 if kind == "weight" else 0.0)
+                continue
+            bound = 1.0 / math.sqrt(views[f"{stem}.weight"].shape[1])
+            view.copy_((torch.rand(view.shape, generator=generator) * 2 - 1) * bound)
+        return flat
+
+    def initial_buffers(self) -> Tensor:
+        """Running mean 0 and variance 1, float32 [Q]."""
+        flat = torch.zeros(self.buffer_size)
+        for name, view in self.named_buffers(flat).items():
+            view.fill_(1.0 if name.endswith("running_var") else 0.0)
+        return flat
+
+    def module_state(self, flat: Tensor, prefix: str) -> dict[str, Tensor]:
+        """Parameters below ``prefix`` (``trunk.0.conv``) under their names in the library's module."""
+        start = f"{prefix}."
+        return {n.removeprefix(start): v for n, v in self.named(flat).items() if n.startswith(start)}
+
+
+def pna_state(
+    layout: ParameterLayout, flat: Tensor, layer: int, average_degree: tuple[float, float]
+) -> dict[str, Tensor]:
+    """Return what PyTorch Geometric's ``PNAConv.load_state_dict`` takes, for one layer of one member's vector [P].
+
+    The way back is ``layout.flat`` with the module's ``state_dict()`` under ``trunk.<layer>.conv.``.
+    """
+    linear, logarithm = (flat.new_tensor([value]) for value in average_degree)
+    degrees = {"aggr_module.avg_deg_lin": linear, "aggr_module.avg_deg_log": logarithm}
+    return {**degrees, **layout.module_state(flat, f"trunk.{layer}.conv")}
+
+
+def _place(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Place], int]:
+    places: dict[str, Place] = {}
+    end = 0
+    for name, shape in shapes.items():
+        places[name] = (end, shape)
+        end += math.prod(shape)
+    return places, end
+
+
+def _views(flat: Tensor, places: Mapping[str, Place], size: int) -> dict[str, Tensor]:
+    if flat.shape[-1] != size:
+        raise UserError(f"a member's vector has {flat.shape[-1]} numbers, expected {size}; is it of another network?")
+    lead = flat.shape[:-1]
+    return {n: flat[..., at : at + math.prod(shape)].view(*lead, *shape) for n, (at, shape) in places.items()}
+
+
+def _fill(tensors: Mapping[str, Tensor], places: Mapping[str, Place], size: int) -> Tensor:
+    if missing := places.keys() - tensors.keys():
+        raise UserError(f"weights lack '{min(missing)}'; are they of another network?")
+    first = tensors[next(iter(places))]
+    flat = torch.zeros(size, dtype=first.dtype)
+    for name, view in _views(flat, places, size).items():
+        if tensors[name].shape != view.shape:
+            raise UserError(
+                f"weights '{name}' have shape {tuple(tensors[name].shape)}, expected {tuple(view.shape)}; "
+                "are they of another network?"
+            )
+        view.copy_(tensors[name].detach())
+    return flat

@@ -1,0 +1,32 @@
+"""Training data on the device of an engine, and what a batch must hold."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.sizes import Array
+from hydragnn_hpc.member.engine.training_data import Structure
+
+
+def resident(array: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Bring a whole array to the device; on the CPU a mapped file stays one, read-only, where its type is right."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array)).to(device, dtype)
+
+
+def check_statistics(index: Array, structure: Structure) -> None:
+    """Refuse a training batch that has no batch statistics.
+
+    Raises
+    ------
+    UserError
+        If a member's batch has fewer than two atoms.
+    """
+    if index.shape[1] < 2 and bool(np.any(structure.atom_offsets[index + 1] - structure.atom_offsets[index] < 2)):
+        raise UserError("a batch of one sample of one atom has no batch statistics; make the batches larger")

@@ -1,0 +1,181 @@
+"""A node-local copy of the data set as what an engine trains on: inputs, targets, neighbours, parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.dataset.staged.copies import StagedData, atoms_of
+from hydragnn_hpc.dataset.staged.requirements import PLAIN, Wanted
+from hydragnn_hpc.dataset.store import Manifest
+from hydragnn_hpc.errors import UserError
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Sizes and neighbours; the letters are those of :mod:`hydragnn_hpc.fields`.
+
+    Attributes
+    ----------
+    atom_offsets : numpy.ndarray
+        ``[S + 1]`` int64.
+    sample_geometry : numpy.ndarray
+        ``[S]`` int32.
+    site_offsets : numpy.ndarray
+        ``[G + 1]`` int64.
+    neighbour_offsets, neighbours : numpy.ndarray
+        ``[B + 1]`` int64, ``[E]`` int32.
+    edge_vectors : numpy.ndarray
+        ``[E, 3]`` float64, bohr; empty where nothing asks for them.
+    cutoff : float
+        Bohr; 0 where nothing asks for it.
+    """
+
+    atom_offsets: np.ndarray
+    sample_geometry: np.ndarray
+    site_offsets: np.ndarray
+    neighbour_offsets: np.ndarray
+    neighbours: np.ndarray
+    edge_vectors: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
+    cutoff: float = 0.0
+
+    @property
+    def shared_geometry(self) -> bool:
+        """Whether all samples decorate one geometry."""
+        return len(self.site_offsets) == 2
+
+    def degrees(self) -> np.ndarray:
+        """``[B]`` int64: neighbours of every site."""
+        return np.diff(self.neighbour_offsets)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What was taken off a task's target, and what the rest was divided by.
+
+    Attributes
+    ----------
+    values : numpy.ndarray
+        ``[A, d]`` or ``[S, d]`` float32, scaled.
+    scale : numpy.ndarray
+        ``[d]`` float64.
+    """
+
+    values: np.ndarray
+    scale: np.ndarray
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What an engine trains on.
+
+    Attributes
+    ----------
+    structure : Structure
+    inputs : numpy.ndarray
+        ``[A, F0]`` float, scaled node inputs.
+    targets : dict
+        By task, scaled: ``[A, d]`` at node level, ``[S, d]`` at graph level; NaN where missing. With a reference, the
+        residual.
+    levels : dict
+        By task, ``node`` or ``graph``.
+    parts : tuple of numpy.ndarray
+        Sample numbers of the training, validation and test part, ascending.
+    references : dict
+        By task that has one.
+    recipe : dict
+        How inputs and references were computed (`dataset.ready`): what a trained model needs to be used elsewhere.
+    """
+
+    structure: Structure
+    inputs: np.ndarray
+    targets: Mapping[str, np.ndarray]
+    levels: Mapping[str, str]
+    parts: tuple[np.ndarray, np.ndarray, np.ndarray]
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def average_degree(self) -> tuple[float, float]:
+        """Return PNA's mean degree and mean log(degree + 1) over the atoms of the training part."""
+        s = self.structure
+        uses = np.bincount(s.sample_geometry[self.parts[0]], minlength=len(s.site_offsets) - 1)
+        weight = np.repeat(uses, np.diff(s.site_offsets)).astype(np.float64)
+        degrees = s.degrees().astype(np.float64)
+        linear = float((weight * degrees).sum() / weight.sum())
+        logarithmic = float((weight * np.log(degrees + 1)).sum() / weight.sum())
+        # Without any edge the scalers are never used; 1 keeps them finite.
+        return linear or 1.0, logarithmic or 1.0
+
+    def missing(self) -> bool:
+        """Whether any target value is missing."""
+        return any(bool(np.isnan(values).any()) for values in self.targets.values())
+
+
+def from_staged(staged: StagedData, campaign: Campaign) -> Samples:
+    """Take what a campaign's tasks need from a node-local copy; nothing is copied, arrays stay mapped.
+
+    Raises
+    ------
+    UserError
+        If the copy was made for a campaign that wants something else.
+    """
+    a = staged.arrays
+    wanted, made = asdict(Wanted.of(campaign)), staged.ready.get("wanted", PLAIN)
+    if wanted != made:
+        raise UserError(f"the node-local copy was made for other inputs or references ({made}); run the command again")
+    structure = Structure(
+        a["atom_offsets"],
+        a["sample_geometry"],
+        a["geometry_atom_offsets"],
+        a["neighbour_offsets"],
+        a["neighbours"],
+        a["edge_vectors"],
+        float(staged.manifest.content["neighbours"]["cutoff_bohr"]),
+    )
+    parts = tuple(np.flatnonzero(a["split"] == k) for k in range(3))
+    references = {
+        name: Reference(a[f"reference_{name}"], np.array(fitted["scale"]))
+        for name, fitted in staged.ready.get("references", {}).items()
+    }
+    return Samples(
+        structure,
+        a["node_inputs"],
+        {n: a[f"residual_{n}" if n in references else f"scaled_{t.field}"] for n, t in campaign.tasks.items()},
+        {name: task.level for name, task in campaign.tasks.items()},
+        (parts[0], parts[1], parts[2]),
+        references,
+        {key: staged.ready[key] for key in ("inputs", "references") if staged.ready.get(key)},
+    )
+
+
+def to_units(values: np.ndarray, manifest: Manifest, field: str) -> np.ndarray:
+    """Undo a target's scaling: ``[..., d]`` scaled to float64 in its unit."""
+    target = manifest.targets[field]
+    low, high = np.array(target["minimum"]), np.array(target["maximum"])
+    unscaled: np.ndarray = values.astype(np.float64) * (high - low) + low
+    return unscaled
+
+
+def rows_of(samples: Samples, task: str, chosen: np.ndarray) -> np.ndarray:
+    """Return a task's rows for ``chosen`` samples: their atoms in order, or the samples themselves."""
+    if samples.levels[task] == "graph":
+        return chosen
+    return atoms_of(samples.structure.atom_offsets, chosen)
+
+
+def values_of(samples: Samples, task: str, chosen: np.ndarray) -> np.ndarray:
+    """Return what a network should give for ``chosen`` samples: rows of their atoms in order, or one row a sample."""
+    return np.asarray(samples.targets[task][rows_of(samples, task, chosen)])
+
+
+def whole(samples: Samples, task: str, chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Put a task's reference back on what a network gives for ``chosen`` samples: scaled values of the property."""
+    reference = samples.references.get(task)
+    if reference is None:
+        return values
+    back: np.ndarray = values * reference.scale + reference.values[rows_of(samples, task, chosen)]
+    return back

@@ -1,0 +1,1 @@
+"""The engine of every convolution, on PyTorch Geometric's layers."""

@@ -1,0 +1,34 @@
+"""Graph attention with dynamic scores (Brody, Alon and Yahav, ICLR 2022)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch_geometric.nn import GATv2Conv
+
+from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes
+
+HEADS = 4
+
+
+class Layer(nn.Module):
+    """The library's layer, the mean over its heads, plus a linear map of the atom itself.
+
+    No self-loops are added: the library would drop an atom's own periodic images for them.
+    """
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__()
+        self.conv = GATv2Conv(
+            sizes.fan_in,
+            sizes.out,
+            heads=HEADS,
+            concat=False,
+            add_self_loops=False,
+            residual=True,
+            edge_dim=sizes.edge_features or None,
+        )
+
+    def forward(self, x: Tensor, graph: Graph) -> Tensor:
+        """[N, in] to [N, out]."""
+        found: Tensor = self.conv(x, graph.edges, graph.features)
+        return found

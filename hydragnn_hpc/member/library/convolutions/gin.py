@@ -1,0 +1,27 @@
+"""Graph isomorphism network (Xu et al., ICLR 2019); with edge features GINE (Hu et al., ICLR 2020)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch_geometric.nn import GINConv, GINEConv
+
+from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes
+
+
+class Layer(nn.Module):
+    """The library's layers around a perceptron of two layers, epsilon learned."""
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__()
+        perceptron = nn.Sequential(nn.Linear(sizes.fan_in, sizes.out), nn.ReLU(), nn.Linear(sizes.out, sizes.out))
+        self._with_edges = sizes.edge_features > 0
+        if self._with_edges:
+            self.conv = GINEConv(perceptron, train_eps=True, edge_dim=sizes.edge_features)
+        else:
+            self.conv = GINConv(perceptron, train_eps=True)
+
+    def forward(self, x: Tensor, graph: Graph) -> Tensor:
+        """[N, in] to [N, out]."""
+        more = (graph.features,) if self._with_edges else ()
+        found: Tensor = self.conv(x, graph.edges, *more)
+        return found

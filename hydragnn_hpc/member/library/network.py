@@ -1,0 +1,119 @@
+"""Networks of any convolution as one module: trunk, pooling, heads; and where its numbers lie in a flat vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import global_add_pool, global_max_pool, global_mean_pool
+from torch_geometric.nn.models.schnet import GaussianSmearing
+
+from hydragnn_hpc.member.engine.layout import ParameterLayout
+from hydragnn_hpc.member.engine.sizes import NetworkSizes
+from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes, build
+
+_POOL = {"mean": global_mean_pool, "sum": global_add_pool, "max": global_max_pool}
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """What a trunk is made of.
+
+    Attributes
+    ----------
+    convolution : str
+    edge_features : int
+        Gaussians between 0 and the cutoff that a length is spread over; 0 for no edge features.
+    cutoff : float
+        Bohr.
+    """
+
+    convolution: str
+    edge_features: int
+    cutoff: float
+
+
+class LibraryNetwork(nn.Module):
+    """Convolution, batch normalisation and ReLU a layer, a head a task."""
+
+    def __init__(self, sizes: NetworkSizes, trunk: Trunk) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.spread = GaussianSmearing(0.0, trunk.cutoff, trunk.edge_features) if trunk.edge_features else None
+        self.trunk = nn.ModuleList()
+        for fan_in, out in sizes.layers:
+            layer = LayerSizes(fan_in, out, trunk.edge_features, trunk.cutoff, sizes.average_degree)
+            norm = nn.BatchNorm1d(out, eps=sizes.epsilon, momentum=sizes.momentum)
+            norm.num_batches_tracked = None  # of use to no one here
+            self.trunk.append(_TrunkLayer(build(trunk.convolution, layer), norm))
+        # In a list: a task may have a name that no module may have.
+        self.heads = nn.ModuleList(_Head(sizes.linears(task)) for task in sizes.tasks)
+
+    def forward(self, x: Tensor, graph: Graph) -> dict[str, Tensor]:
+        """Values of every task: [N, d], or [B, d] at graph level, from node inputs ``x`` [N, F0]."""
+        if self.spread is not None:
+            graph = Graph(graph.edges, graph.lengths, self.spread(graph.lengths), graph.sample, graph.samples)
+        for layer in self.trunk:
+            x = layer(x, graph)
+        values = {}
+        for task, head in zip(self.sizes.tasks, self.heads, strict=True):
+            pooled = task.level == "graph"
+            values[task.name] = head(_POOL[self.sizes.pooling](x, graph.sample, graph.samples) if pooled else x)
+        return values
+
+    def named(self) -> dict[str, Tensor]:
+        """Parameters in this module's order; those of heads and norms have the names that they have in every engine."""
+        found: dict[str, Tensor] = {}
+        for name, parameter in self.named_parameters():
+            part, number, rest = name.split(".", 2)
+            found[f"heads.{self.sizes.tasks[int(number)].name}.{rest}" if part == "heads" else name] = parameter
+        return found
+
+
+class _TrunkLayer(nn.Module):
+    def __init__(self, conv: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, norm
+
+    def forward(self, x: Tensor, graph: Graph) -> Tensor:
+        found: Tensor = self.norm(self.conv(x, graph)).relu()
+        return found
+
+
+class _Head(nn.ModuleList):
+    def __init__(self, widths: Iterable[tuple[int, int]]) -> None:
+        super().__init__(nn.Linear(*pair) for pair in widths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number, linear in enumerate(self):
+            x = linear(x if number == 0 else x.relu())
+        return x
+
+
+@dataclass(frozen=True)
+class ModuleLayout(ParameterLayout):
+    """The layout of a module's numbers; initial weights are the module's own.
+
+    Attributes
+    ----------
+    make : callable
+        Makes the module, drawing from torch's generator.
+    """
+
+    make: Callable[[], LibraryNetwork]
+
+    @classmethod
+    def of_module(cls, make: Callable[[], LibraryNetwork]) -> ModuleLayout:
+        """Lay out what ``make`` gives: its parameters, and the running statistics of its batch norms."""
+        module = make()
+        parameters = {name: tuple(p.shape) for name, p in module.named().items()}
+        buffers = {name: tuple(b.shape) for name, b in module.named_buffers() if ".norm.running_" in name}
+        return cls(**vars(ParameterLayout.of_shapes(parameters, buffers)), make=make)
+
+    def initial_parameters(self, seed: int) -> Tensor:
+        """Draw a member's initial weights, float32 [P], from its own seed, as the library draws them."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.flat(self.make().named())

@@ -1,0 +1,236 @@
+"""The four aggregations of PNA over padded neighbour tables, forward and backward by gathering alone.
+
+Nothing is scattered: no atomics are needed, and results are deterministic on every device. The backward pass may gather
+because the neighbour relation is symmetric: those who receive from j are j's own neighbours. Slots of the table come
+first ([K, N, ...]), so that every reduction runs along long contiguous rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from hydragnn_hpc.member.engine.sizes import Array
+
+FEWEST_ROWS = 64  # of a part: fewer are not worth its launches
+SMALLEST_VARIANCE = 1e-5  # PyTorch Geometric's StdAggregation: up to it the deviation counts as zero
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a table, padded to the same number of slots K.
+
+    Attributes
+    ----------
+    rows : slice
+        Which: n of them.
+    slots : int
+        K, the largest degree of theirs, at least 1.
+    forward : tensor [K * n]
+        Row in each slot; rows with fewer neighbours repeat their first one, those without any themselves.
+    backward : tensor [4 * K * n]
+        Where a row finds its receivers' minimum, maximum and their gradients, stacked [4 N + 1]; the last row for
+        repeats.
+    repeats : tensor [n, 1] or None
+        How often each row's first neighbour is repeated; None where nothing is.
+    """
+
+    rows: slice
+    slots: int
+    forward: Tensor
+    backward: Tensor
+    repeats: Tensor | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Neighbours of N rows.
+
+    Attributes
+    ----------
+    rows : int
+        N.
+    parts : tuple of Part
+        They cover the rows, in order.
+    room : int
+        The largest K * n of them.
+    bag, bag_first : tensor [edges], [N]
+        Neighbours row by row, and where each row's begin.
+    weight, weight_back : tensor [edges]
+        1 / degree of the row, and of its neighbour.
+    inverse : tensor [N, 1]
+        1 / degree; 0 without neighbours.
+    """
+
+    rows: int
+    parts: tuple[Part, ...]
+    room: int
+    bag: Tensor
+    bag_first: Tensor
+    weight: Tensor
+    weight_back: Tensor
+    inverse: Tensor
+
+
+def make_table(bag: Tensor, degree: Array, on_device: Tensor, dtype: torch.dtype, room: int) -> Table:
+    """Make the tables of rows with these neighbours.
+
+    Parameters
+    ----------
+    bag : int64 tensor [edges]
+        Neighbours row by row.
+    degree : int64 array [N]
+        Descending; on the host: nothing waits for the device.
+    on_device : int64 tensor [2, N]
+        The same, and where each row's neighbours begin.
+    room : int
+        Slots of a part, about: rows times their largest degree.
+    """
+    parts: list[Part] = []
+    while not parts or parts[-1].rows.stop < len(degree):
+        start = parts[-1].rows.stop if parts else 0
+        stop = min(start + max(FEWEST_ROWS, room // max(1, int(degree[start]))), len(degree))
+        parts.append(_part(bag, on_device[:, start:stop], degree, slice(start, stop), dtype))
+    inverse = torch.where(on_device[0] > 0, 1.0 / on_device[0].clamp(min=1).to(dtype), 0.0)
+    return Table(
+        len(degree),
+        tuple(parts),
+        max(len(part.forward) for part in parts),
+        bag,
+        on_device[1],
+        torch.repeat_interleave(inverse, on_device[0], output_size=len(bag)),
+        inverse[bag],
+        inverse[:, None],
+    )
+
+
+def _part(bag: Tensor, on_device: Tensor, degrees: Array, rows: slice, dtype: torch.dtype) -> Part:
+    degree, first = on_device
+    fewest, slots = int(degrees[rows].min()), max(1, int(degrees[rows].max()))
+    slot = torch.arange(slots, device=bag.device)[:, None]
+    real = slot < degree
+    neighbour = torch.arange(rows.start, rows.stop, device=bag.device).expand(slots, -1)
+    if len(bag):
+        edge = first + torch.where(real, slot, 0)
+        found = bag[edge.clamp_(max=len(bag) - 1)]
+        neighbour = found if fewest else torch.where(degree > 0, found, neighbour)
+    total = len(degrees)
+    part = (torch.arange(4, device=bag.device) * total)[:, None, None]
+    backward = torch.where(real, neighbour + part, 4 * total)
+    repeats = None if fewest == slots else (slots - degree.clamp(min=1))[:, None].to(dtype)
+    return Part(rows, slots, neighbour.reshape(-1), backward.reshape(-1), repeats)
+
+
+class Aggregated:
+    """What one layer's aggregation leaves for its backward pass.
+
+    Attributes
+    ----------
+    sent : tensor [N, W]
+        What was aggregated.
+    mean, slope : tensor [N, W]
+        Mean; 1 / std, 0 where std counts as zero.
+    stacked : tensor [4 N + 1, W]
+        Minimum, maximum, their gradients, and a row of zeros.
+    extremes, ties : tensor [2, N, W]
+        The first half of ``stacked``; how many neighbours have that value.
+    """
+
+    sent: Tensor
+    mean: Tensor
+    slope: Tensor
+
+    def __init__(self, stacked: Tensor, ties: Tensor) -> None:
+        self.stacked, self.ties = stacked, ties
+        self.extremes = stacked[: 2 * ties.shape[1]].view(ties.shape)
+
+
+def aggregate(sent: Tensor, table: Table, scratch: Tensor, kept: Aggregated, out: Tensor, training: bool) -> None:
+    """Aggregate ``sent`` [N, W] over each row's neighbours: mean, minimum, maximum, standard deviation.
+
+    Parameters
+    ----------
+    scratch : tensor [4 * room, W]
+        Overwritten.
+    kept : Aggregated
+        Filled; its ``sent`` is taken over.
+    out : tensor [4, N, W] or [4, R, E, F] of as many numbers
+        Filled; may be strided.
+    training : bool
+        Whether the backward pass will follow.
+    """
+    kept.sent = sent
+    kept.mean = embedding_bag(table.bag, sent, table.bag_first, mode="sum", per_sample_weights=table.weight)
+    variance = torch.empty_like(kept.mean)
+    for part in table.parts:
+        _aggregate(part, scratch, kept, variance[part.rows], training)
+    variance.mul_(table.inverse)
+    kept.slope = torch.threshold(variance, SMALLEST_VARIANCE, torch.inf).rsqrt_()
+    like = out.shape[1:]
+    torch.mul(variance.view(like), kept.slope.view(like), out=out[3])
+    out[0].copy_(kept.mean.view(like))
+    out[1:3].copy_(kept.extremes.view(2, *like))
+
+
+def _aggregate(part: Part, scratch: Tensor, kept: Aggregated, squares: Tensor, training: bool) -> None:
+    """Extremes and ties of a part, and the sum of squared deviations."""
+    shape = (part.slots, *squares.shape)
+    room = len(part.forward)
+    values, matches = scratch[:room].view(shape), scratch[room : 3 * room].view(2, *shape)
+    extremes, ties = kept.extremes[:, part.rows], kept.ties[:, part.rows]
+    torch.index_select(kept.sent, 0, part.forward, out=values.flatten(0, 1))
+    torch.amin(values, 0, out=extremes[0])
+    torch.amax(values, 0, out=extremes[1])
+    if training:
+        torch.eq(values[None], extremes[:, None], out=matches)
+        torch.sum(matches, 1, out=ties)
+    # Two passes: the mean is taken off first, so that nothing cancels.
+    values.sub_(kept.mean[part.rows])
+    values.mul_(values)
+    torch.sum(values, 0, out=squares)
+    if part.repeats is not None:
+        if training:
+            ties.addcmul_(matches[:, 0], part.repeats, value=-1)
+        squares.addcmul_(values[0], part.repeats, value=-1)
+
+
+def aggregate_back(grad: Tensor, table: Table, scratch: Tensor, kept: Aggregated, packed: Tensor) -> Tensor:
+    """Gradient of `aggregate` with respect to ``sent``, [N, W].
+
+    Where several neighbours tie for an extreme they share its gradient, as in PyTorch Geometric.
+
+    Parameters
+    ----------
+    grad : tensor [4, N, W] or [4, R, E, F]
+    scratch, packed : tensor [4 * room, W], [N, 2, W]
+        Overwritten.
+    """
+    rows, width = kept.sent.shape
+    like = grad.shape[1:]
+    torch.div(grad[1:3], kept.ties.view(2, *like), out=kept.stacked[2 * rows : -1].view(2, *like))
+    # d std_i / d y_j = (y_j - mean_i) / (degree_i std_i): a constant and a multiple of y_j, summed over i.
+    constant, multiple = packed[:, 0].view(like), packed[:, 1].view(like)
+    torch.mul(grad[3], kept.slope.view(like), out=multiple)
+    torch.addcmul(grad[0], multiple, kept.mean.view(like), value=-1, out=constant)
+    flat = packed.view(rows, 2 * width)
+    linear = embedding_bag(table.bag, flat, table.bag_first, mode="sum", per_sample_weights=table.weight_back)
+    result = torch.empty_like(kept.sent)
+    for part in table.parts:
+        _aggregate_back(part, scratch, kept, linear[part.rows], result[part.rows])
+    return result
+
+
+def _aggregate_back(part: Part, scratch: Tensor, kept: Aggregated, linear: Tensor, out: Tensor) -> None:
+    rows, width = out.shape
+    gathered = scratch[: 4 * len(part.forward)]
+    torch.index_select(kept.stacked, 0, part.backward, out=gathered)
+    by_slot = gathered.view(-1, rows, width)
+    matches, shares = by_slot.chunk(2)
+    sent = kept.sent[part.rows]
+    matches.eq_(sent).mul_(shares)
+    # The shares are used up: the rest of the gradient takes a slot of theirs, and is summed with them.
+    torch.addcmul(linear[:, :width], sent, linear[:, width:], out=shares[0])
+    torch.sum(by_slot[: len(matches) + 1], 0, out=out)

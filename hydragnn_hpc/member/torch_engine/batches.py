@@ -1,0 +1,238 @@
+"""Batches of a stack: which atoms are in which row, and the tables of their neighbours.
+
+A batch has R rows (atoms) a member, E members side by side: arrays are [R, E, ...]. With one geometry for all samples
+every member has the same table over the rows, and a row carries the features of all members; else the table runs over
+all R * E (row, member) pairs, and members with fewer atoms than the largest are padded with rows that nothing reads.
+Rows are sorted by their number of neighbours, so that parts of the tables need little padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hydragnn_hpc.dataset.staged.copies import atoms_of
+from hydragnn_hpc.member.engine.resident import resident
+from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
+from hydragnn_hpc.member.engine.training_data import Structure
+from hydragnn_hpc.member.torch_engine.aggregate import Table, make_table
+from hydragnn_hpc.member.torch_engine.weights import SCALERS
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Which rows belong to which sample, where samples differ in size.
+
+    Attributes
+    ----------
+    rows : int64 tensor [most, B * E]
+        (Row, member) pairs of each sample, R * E for none.
+    sample : int64 tensor [R * E]
+        The sample of each pair, B * E for padding.
+    inverse : tensor [B, E, 1]
+        1 / atoms of each sample.
+    """
+
+    rows: Tensor
+    sample: Tensor
+    inverse: Tensor
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Which rows of a stack are none: members with fewer atoms than the largest are padded.
+
+    Attributes
+    ----------
+    valid : tensor [R, E, 1]
+        1 for atoms, 0 for padding.
+    count : tensor [1, E, 1]
+        Atoms of each member.
+    """
+
+    valid: Tensor
+    count: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of E members.
+
+    Attributes
+    ----------
+    members, samples, rows : int
+        E, B, R.
+    table : Table
+        Over R rows, or over R * E pairs.
+    scales : tensor [R * E, 1, blocks]
+        PNA's scalers of each pair, all zero without neighbours; a fifth, 1, where there are atoms without neighbours.
+    atoms, graphs : int64 tensor [R * E], [B * E]
+        Atom of each pair (any for padding), and sample numbers.
+    padding : Padding or None
+        None where nothing is padded.
+    pooling : Pooling or None
+        None where every B-th row is of the same sample.
+    order : int64 tensor [R]
+        Row of each atom, sample after sample, where all members have the same batch.
+    """
+
+    members: int
+    samples: int
+    rows: int
+    table: Table
+    scales: Tensor
+    atoms: Tensor
+    graphs: Tensor
+    padding: Padding | None
+    pooling: Pooling | None
+    order: Tensor
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """What batches of one geometry have in common: ``sites`` [n, 1] in the order of the rows."""
+
+    table: Table
+    scales: Tensor
+    sites: Tensor
+    order: Tensor
+
+
+class Batches:
+    """Makes batches.
+
+    Parameters
+    ----------
+    structure : Structure
+    sizes : NetworkSizes
+    device, dtype
+        Where batches are used, and their numbers.
+    room : int
+        Of a part of the tables of neighbours (`hydragnn_hpc.member.torch_engine.aggregate.make_table`).
+    """
+
+    def __init__(
+        self, structure: Structure, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype, room: int
+    ) -> None:
+        self._structure, self._device, self._dtype = structure, device, dtype
+        self._room = room
+        self.shared = structure.shared_geometry
+        # One more site, without neighbours, is what padding is.
+        self._degree = np.append(structure.degrees(), 0)
+        self.blocks = SCALERS + int(len(self._degree) > 1 and self._degree[:-1].min() == 0)
+        self._pool = any(t.level == "graph" for t in sizes.tasks)
+        self._first = self.send(structure.neighbour_offsets)
+        self._neighbours = resident(structure.neighbours, device, torch.int32)
+        self._scales = _scales(self._degree, sizes.average_degree, self.blocks).to(device, dtype)
+        self._fixed: dict[tuple[int, int], _Fixed] = {}
+
+    def make(self, index: Array) -> Batch:
+        """Put the samples ``index`` [E, B] into rows."""
+        return self._make_shared(index) if self.shared else self._make_general(index)
+
+    def send(self, array: Array) -> Tensor:
+        """Copy to the device; from pinned memory, so that the host does not wait."""
+        tensor = torch.from_numpy(np.array(array, order="C"))
+        if self._device.type == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor.to(self._device)
+
+    def _make_shared(self, index: Array) -> Batch:
+        return self.of_numbers(self.send(index.T.reshape(-1)), *index.shape)
+
+    def of_numbers(self, numbers: Tensor, members: int, samples: int) -> Batch:
+        """Put samples of one geometry into rows, on the device alone; ``numbers`` [B * E] of a batch's samples."""
+        n = int(self._structure.site_offsets[-1])
+        if (members, samples) not in self._fixed:
+            self._fixed[members, samples] = self._fix(members, samples)
+        fixed = self._fixed[members, samples]
+        atoms = torch.add(fixed.sites, numbers, alpha=n).view(-1)
+        return Batch(
+            members, samples, samples * n, fixed.table, fixed.scales, atoms, numbers, None, None, fixed.order
+        )  # fmt: skip
+
+    def _fix(self, members: int, samples: int) -> _Fixed:
+        """All but the samples of a batch of one geometry: site after site, those with most neighbours first."""
+        degree = self._degree[:-1]
+        sites = np.argsort(-degree, kind="stable")
+        rank = np.argsort(sites)
+        place = (rank + np.zeros((samples, 1), np.int64)) * samples + np.arange(samples)[:, None]
+        site, sample = np.repeat(sites, samples), np.tile(np.arange(samples), len(sites))
+        table = self._table(site, self.send(sample * len(sites)), 1, self.send(place.reshape(-1)))
+        scales = self._scales[self.send(site)].repeat_interleave(members, 0)
+        return _Fixed(table, scales, self.send(sites)[:, None], self.send(place.reshape(-1)))
+
+    def _table(self, site: Array, base: Tensor, members: int, place: Tensor) -> Table:
+        """Table of pairs at these sites, of samples that start in row ``base``; ``place`` is where each pair went."""
+        degree = self._degree[site]
+        total = int(degree.sum())
+        begin = np.cumsum(degree) - degree
+        on_device = self.send(np.stack([degree, begin, site]))
+        pair = torch.repeat_interleave(on_device[0], output_size=total)
+        edge = torch.arange(total, device=self._device) + (self._first[on_device[2]] - on_device[1])[pair]
+        row = base[pair] + self._neighbours[edge]
+        bag = place[row if members == 1 else row * members + pair % members]
+        return make_table(bag, degree, on_device[:2], self._dtype, self._room)
+
+    def _make_general(self, index: Array) -> Batch:
+        s = self._structure
+        members, samples = index.shape
+        flat = index.reshape(-1)
+        counts = (s.atom_offsets[flat + 1] - s.atom_offsets[flat]).reshape(members, samples)
+        totals = counts.sum(1)
+        rows, pairs = int(totals.max()), int(totals.max()) * members
+        starts = np.cumsum(counts, axis=1) - counts
+        # All atoms of all members one after the other, and the pair that each becomes.
+        of_sample = np.repeat(np.arange(members * samples), counts.reshape(-1))
+        atom = atoms_of(s.atom_offsets, flat)
+        within = atom - s.atom_offsets[flat][of_sample]
+        start, member = starts.reshape(-1)[of_sample], of_sample // samples
+        pair = (start + within) * members + member
+        host = np.zeros((4, pairs), np.int64)
+        host[1], host[3] = len(self._degree) - 1, samples * members
+        host[0, pair], host[1, pair] = atom, s.site_offsets[s.sample_geometry[flat]][of_sample] + within
+        host[2, pair], host[3, pair] = start, of_sample % samples * members + member
+        # Those with most neighbours first, in every member.
+        order = np.argsort(-self._degree[host[1]].reshape(rows, members), axis=0, kind="stable")
+        came = (order * members + np.arange(members)).reshape(-1)
+        host, place = host[:, came], np.argsort(came)
+        atoms, sites, base, sample, places = self.send(np.concatenate([host, place[None]]))
+        table = self._table(host[1], base, members, places)
+        padding = None
+        if totals.min() < rows:
+            valid = (sample < samples * members).to(self._dtype).view(rows, members, 1)
+            padding = Padding(valid, self.send(totals).to(self._dtype).view(1, members, 1))
+        pooling = self._pooling(starts, counts, sample, places) if self._pool else None
+        graphs = self.send(index.T.reshape(-1))
+        unsorted = torch.div(places[::members], members, rounding_mode="floor")
+        return Batch(
+            members, samples, rows, table, self._scales[sites], atoms, graphs, padding, pooling, unsorted
+        )  # fmt: skip
+
+    def _pooling(self, starts: Array, counts: Array, sample: Tensor, places: Tensor) -> Pooling:
+        members = len(starts)
+        slot = torch.arange(int(counts.max()), device=self._device)[:, None]
+        start, count = self.send(np.stack([starts.T.reshape(-1), counts.T.reshape(-1)]))
+        member = torch.arange(len(start), device=self._device) % members
+        pair = torch.where(slot < count, (start + slot) * members + member, 0)
+        rows = torch.where(slot < count, places[pair], len(places))
+        return Pooling(rows, sample, (1.0 / count.to(self._dtype)).view(-1, members, 1))
+
+
+def _scales(degree: Array, average: tuple[float, float], blocks: int) -> Tensor:
+    """PNA's scalers (Corso et al. 2020, eq. 5) of each site, [sites, 1, blocks].
+
+    Identity, amplification, attenuation, linear. All are zero without neighbours: every aggregate is zero there, and
+    unlike elsewhere does not hold the receiver's own part. A fifth block is not scaled; it is zero for the last site,
+    which is padding.
+    """
+    linear, logarithm = average
+    log = np.log(np.maximum(degree, 1) + 1.0)
+    columns = [np.ones_like(log), log / logarithm, logarithm / log, degree / linear]
+    scales = np.stack(columns, axis=1) * (degree > 0)[:, None]
+    if blocks > SCALERS:
+        scales = np.concatenate([scales, (np.arange(len(degree)) < len(degree) - 1)[:, None]], axis=1)
+    return torch.from_numpy(scales)[:, None]

@@ -1,0 +1,174 @@
+"""The general engine, in plain torch: any graphs, any device, E members at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hydragnn_hpc.member.engine.layout import ParameterLayout
+from hydragnn_hpc.member.engine.optimize import Adam
+from hydragnn_hpc.member.engine.resident import check_statistics, resident
+from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
+from hydragnn_hpc.member.engine.training_data import Samples
+from hydragnn_hpc.member.torch_engine.arena import Arena
+from hydragnn_hpc.member.torch_engine.batches import Batch, Batches
+from hydragnn_hpc.member.torch_engine.captured import CapturedSteps, Step
+from hydragnn_hpc.member.torch_engine.network import Network
+from hydragnn_hpc.member.torch_engine.weights import Weights, head_groups
+
+PREDICTED_AT_ONCE = {"cpu": 4096}
+"""Atoms predicted at once: what stays in a core's caches; elsewhere `PREDICTED`, to bound the memory."""
+PREDICTED = 65536
+ROOM = {"cpu": 8192}
+"""Neighbours (padded) that are worked on together: what fits a core's caches; elsewhere all, in one launch."""
+
+
+class TorchEngine:
+    """Training steps and predictions of stacked members.
+
+    Parameters
+    ----------
+    sizes : NetworkSizes
+    samples : Samples
+    device : torch.device
+        The data set's inputs and targets are kept there.
+    dtype : torch.dtype
+        float32; float64 for tests.
+    together : bool, optional
+        Whether the members of a stack go through each kernel together: a number of launches that does not depend on
+        E. The default on accelerators. On a CPU they go one after the other: a launch costs little there, one member's
+        arrays stay in the caches, and every member has the same bits in any stack, whatever the matrix library does.
+    capture : bool, optional
+        Whether steps over one geometry become CUDA graphs (`captured`). The default on CUDA.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        sizes: NetworkSizes,
+        samples: Samples,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        together: bool | None = None,
+        capture: bool | None = None,
+    ) -> None:
+        self.sizes, self.device = sizes, device
+        self.layout = ParameterLayout.of(sizes)
+        self._together = device.type != "cpu" if together is None else together
+        self._structure = samples.structure
+        room = 2**62 if self._together else ROOM.get(device.type, 2**62)
+        self._batches = Batches(samples.structure, sizes, device, dtype, room)
+        self._inputs = resident(samples.inputs, device, dtype)
+        self._groups = head_groups(sizes)
+        by_group = [[samples.targets[t.name] for t in group.tasks] for group in self._groups]
+        self._targets = [resident(t[0] if len(t) == 1 else np.concatenate(t, axis=1), device, dtype) for t in by_group]
+        self._missing = any(bool(np.isnan(values).any()) for group in by_group for values in group)
+        # Groups of heads may come in another order than the tasks.
+        order = [task.name for group in self._groups for task in group.tasks]
+        column = [order.index(task.name) for task in sizes.tasks]
+        self._column = None if column == sorted(column) else torch.tensor(column, device=device)
+        self._like = torch.empty(0, dtype=dtype, device=device)
+        self._arena = Arena(self._like)
+        if capture is None:
+            capture = device.type == "cuda"
+        self._captured = CapturedSteps(self._prepare) if capture and self._together and self._batches.shared else None
+        self._network: tuple[tuple[int, ...], Weights, Network] | None = None
+
+    @torch.no_grad()
+    def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
+        """See `hydragnn_hpc.member.engine.interface.Engine`.
+
+        Raises
+        ------
+        UserError
+            If a member's batch has no statistics: one sample of one atom.
+        """
+        check_statistics(index, self._structure)
+        if self._together:
+            return self._step(parameters, gradients, buffers, index)
+        each = [slice(e, e + 1) for e in range(len(index))]
+        return torch.cat([self._step(parameters[e], gradients[e], buffers[e], index[e]) for e in each])
+
+    def _step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
+        if self._captured is not None:
+            numbers = self._batches.send(index.T.reshape(-1))
+            return self._captured.step(parameters, gradients, buffers, numbers, index.shape)
+        batch = self._batches.make(index)
+        return self._pass(batch, *self._ready(batch), (parameters, gradients, buffers))
+
+    def _prepare(self, members: int, samples: int) -> Step:
+        """Return a step over one geometry that has its working memory for itself."""
+        weights = Weights(self.layout, self.sizes, members, self._batches.blocks, self._like)
+        networks: list[Network] = []
+
+        def step(parameters: Tensor, gradients: Tensor, buffers: Tensor, numbers: Tensor) -> Tensor:
+            batch = self._batches.of_numbers(numbers, members, samples)
+            if not networks:
+                networks.append(Network(weights, batch, Arena(self._like)))
+            return self._pass(batch, weights, networks[0], (parameters, gradients, buffers))
+
+        return step
+
+    def _pass(self, batch: Batch, weights: Weights, network: Network, state: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Forward and backward of one batch, all on the device; returns losses [E, T]."""
+        parameters, gradients, buffers = state
+        weights.load(parameters)
+        targets = [self._truth(number, batch) for number in range(len(self._groups))]
+        losses = network.train(batch, self._inputs[batch.atoms], targets, self._missing or batch.padding is not None)
+        weights.unload(gradients)
+        members, layers = batch.members, len(self.sizes.channels)
+        seen = network.statistics.view(layers, 2, members, -1).permute(2, 0, 1, 3)
+        buffers.view(members, layers, 2, -1).lerp_(seen, self.sizes.momentum)
+        return losses if self._column is None else losses.index_select(1, self._column)
+
+    def update(self, adam: Adam, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
+        """See `hydragnn_hpc.member.engine.interface.Engine`."""
+        adam.step(parameters, gradients, factors)
+
+    @torch.no_grad()
+    def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
+        """See `hydragnn_hpc.member.engine.interface.Engine`."""
+        if self._together:
+            return self._predict(parameters, buffers, index)
+        found = [self._predict(parameters[e : e + 1], buffers[e : e + 1], index) for e in range(len(parameters))]
+        return {name: torch.cat([f[name] for f in found]) for name in found[0]}
+
+    def _predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
+        members, loaded = len(parameters), None
+        most = int(np.diff(self._structure.atom_offsets).max())
+        chunk = max(1, PREDICTED_AT_ONCE.get(self.device.type, PREDICTED) // (most * members))
+        found: dict[str, list[Tensor]] = {t.name: [] for t in self.sizes.tasks}
+        for first in range(0, len(index), chunk):
+            batch = self._batches.make(np.tile(index[first : first + chunk], (members, 1)))
+            weights, network = self._ready(batch)
+            if loaded is not weights:
+                weights.load(parameters)
+                loaded = weights
+            values = network.predict(batch, self._inputs[batch.atoms], buffers)
+            for group, computed in zip(self._groups, values, strict=True):
+                # A copy: the next batch is computed in the same memory.
+                value = computed.clone() if group.level == "graph" else computed[batch.order]
+                by_task = torch.unflatten(value, 2, (len(group.tasks), -1)).permute(2, 1, 0, 3)
+                for task, one in zip(group.tasks, by_task, strict=True):
+                    found[task.name].append(one)
+        return {name: torch.cat(values, 1) for name, values in found.items()}
+
+    def _truth(self, number: int, batch: Batch) -> Tensor:
+        """Targets of a group of heads, [R, E, T * d] or [B, E, T * d]; NaN in padded rows."""
+        values = self._targets[number]
+        if self._groups[number].level == "graph":
+            return values[batch.graphs].view(batch.samples, batch.members, -1)
+        found = values[batch.atoms].view(batch.rows, batch.members, -1)
+        return found if batch.padding is None else torch.where(batch.padding.valid > 0, found, torch.nan)
+
+    def _ready(self, batch: Batch) -> tuple[Weights, Network]:
+        """Weights for as many members, and the network for batches of this shape."""
+        shape = (batch.members, batch.samples, batch.rows, batch.table.room)
+        if self._network is None or self._network[0] != shape:
+            weights = self._network[1] if self._network and self._network[0][0] == batch.members else None
+            if weights is None:
+                weights = Weights(self.layout, self.sizes, batch.members, self._batches.blocks, self._like)
+            self._network = (shape, weights, Network(weights, batch, self._arena))
+        return self._network[1:]

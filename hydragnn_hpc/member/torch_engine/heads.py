@@ -1,0 +1,185 @@
+"""Pooling, heads and losses of a stack, forward and backward.
+
+Heads of the same level and widths are one product: the first layer over the columns of all of them, the others with a
+batch of (member, task). Biases are a row of the weights that meets a column of ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hydragnn_hpc.member.torch_engine.arena import Arena
+from hydragnn_hpc.member.torch_engine.batches import Batch
+from hydragnn_hpc.member.torch_engine.weights import Weights
+
+
+class Head:
+    """One group of heads for batches of one shape.
+
+    Parameters
+    ----------
+    number : int
+        Which group of ``weights``.
+    weights : Weights
+    rows : int
+        Rows (atoms or samples) a member.
+    arena : Arena
+    """
+
+    def __init__(self, number: int, weights: Weights, rows: int, arena: Arena) -> None:
+        group = weights.heads[number]
+        self.level, self._members, self._rows, widths = group.level, weights.members, rows, group.widths
+        self.task_weights = weights.task_weights[number]
+        # [E, in + 1, T * out], then [E * T, in + 1, out].
+        self._value, self._grad = (
+            [source[f"head.{number}.{k}"].flatten(0, 2 if k else 1) for k in range(len(widths))]
+            for source in (weights.value, weights.grad)
+        )
+        pairs = weights.members * len(group.tasks)
+        name = f"head.{number}"
+        # Behind each layer, for every (member, task): what comes out of it, and that after the ReLU with a one.
+        self._linear = [arena.take(f"{name}.linear.{k}", rows, pairs, out) for k, (_, out) in enumerate(widths)]
+        self._hidden = [
+            arena.take(f"{name}.hidden.{k}", rows, pairs, out + 1) for k, (_, out) in enumerate(widths[:-1])
+        ]
+        for hidden in self._hidden:
+            hidden[..., -1] = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values [R, E, T * d] of x [R, E, F + 1], whose last column is ones."""
+        for k, (weight, linear) in enumerate(zip(self._value, self._linear, strict=True)):
+            torch.bmm(x.transpose(0, 1), weight, out=linear.view(self._rows, len(weight), -1).transpose(0, 1))
+            if k < len(self._hidden):
+                x = self._hidden[k]
+                torch.clamp_min(linear, 0.0, out=x[..., :-1])
+        return self._linear[-1].view(self._rows, self._members, -1)
+
+    def backward(self, x: Tensor, grad: Tensor, out: Tensor, accumulate: bool) -> None:
+        """Fill the weights' gradients; put that of x without its ones into ``out`` [R, E, F], or add it there.
+
+        ``grad`` [R, E, T * d] is that of the values.
+        """
+        for k in range(len(self._hidden), 0, -1):
+            hidden, weight = self._hidden[k - 1], self._value[k]
+            pairs = grad.view(self._rows, len(weight), -1).transpose(0, 1)
+            torch.bmm(hidden.permute(1, 2, 0), pairs, out=self._grad[k])
+            before = self._linear[k - 1]
+            torch.bmm(pairs, weight[:, :-1].mT, out=before.transpose(0, 1))
+            grad = torch.ops.aten.threshold_backward(before, hidden[..., :-1], 0.0)
+        pairs = grad.reshape(self._rows, self._members, -1).transpose(0, 1)
+        torch.bmm(x.permute(1, 2, 0), pairs, out=self._grad[0])
+        back, weight = out.transpose(0, 1), self._value[0][:, :-1].mT
+        if accumulate:
+            back.baddbmm_(pairs, weight)
+        else:
+            torch.bmm(pairs, weight, out=back)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Mean squared errors of a group of heads, and their gradient.
+
+    Attributes
+    ----------
+    losses : tensor [E, T]
+        Not weighted.
+    grad : tensor [R, E, T * d]
+        Of the weighted sum of losses.
+    """
+
+    losses: Tensor
+    grad: Tensor
+
+
+def errors(values: Tensor, targets: Tensor, weights: Tensor, missing: bool) -> Errors:
+    """Compare ``values`` with ``targets`` [R, E, T * d]; NaN targets do not count where any may be ``missing``.
+
+    ``weights`` [T, 1] are the tasks' in the loss.
+    """
+    tasks = len(weights)
+    difference = values - targets
+    if not missing:
+        by_task = torch.unflatten(difference, 2, (tasks, -1))
+        factor = weights * (2.0 / (by_task.shape[0] * by_task.shape[3]))
+        return Errors((by_task * by_task).mean((0, 3)), (by_task * factor).flatten(2))
+    known = ~targets.isnan()
+    by_task = torch.unflatten(torch.where(known, difference, 0.0), 2, (tasks, -1))
+    count = torch.unflatten(known, 2, (tasks, -1)).sum((0, 3)).clamp_(min=1).to(values.dtype)
+    losses = (by_task * by_task).sum((0, 3)) / count
+    return Errors(losses, (by_task * (2.0 * weights / count[..., None])).flatten(2))
+
+
+class Pool:
+    """Pooling of atoms to samples, ``mean``, ``sum`` or ``max``, for one batch.
+
+    Values come out of a ReLU, so that zeros change neither sum nor maximum.
+
+    Parameters
+    ----------
+    how : str
+    batch : Batch
+    x : tensor [R * E + 1, F + 1]
+        Features of every pair, a column of ones, and a row of zeros.
+    """
+
+    def __init__(self, how: str, batch: Batch, x: Tensor) -> None:
+        self._how, self._batch, self._x = how, batch, x
+
+    def forward(self, out: Tensor) -> None:
+        """Fill ``out`` [B, E, F]."""
+        pooling, grouped = self._batch.pooling, self._grouped()
+        if self._how == "max":
+            torch.amax(grouped, 0, out=out)
+        elif self._how == "mean" and pooling is None:
+            torch.mean(grouped, 0, out=out)
+        else:
+            torch.sum(grouped, 0, out=out)
+            if self._how == "mean" and pooling is not None:
+                out.mul_(pooling.inverse)
+
+    def backward(self, out: Tensor, grad: Tensor, total: Tensor) -> None:
+        """Add the gradient of the features to ``total`` [R, E, F].
+
+        ``out`` as filled; ``grad`` [B, E, F] is used up. Atoms that tie for a maximum share its gradient.
+        """
+        pooling = self._batch.pooling
+        if self._how != "max":
+            if pooling is None:
+                share = self._batch.samples / self._batch.rows if self._how == "mean" else 1.0
+                self._spread(total).add_(grad, alpha=share)
+            else:
+                total.add_(self._gathered(grad.mul_(pooling.inverse) if self._how == "mean" else grad))
+            return
+        grad.div_((self._grouped() == out).sum(0))
+        if pooling is None:
+            self._spread(total).addcmul_(self._spread(self._features()) == out, grad)
+        else:
+            total.addcmul_(self._features() == self._gathered(out), self._gathered(grad))
+
+    def _features(self) -> Tensor:
+        batch = self._batch
+        return self._x[:-1, :-1].view(batch.rows, batch.members, -1)
+
+    def _grouped(self) -> Tensor:
+        """Features by sample, [atoms, B, E, F]."""
+        batch = self._batch
+        if batch.pooling is None:
+            return self._spread(self._features())
+        rows = batch.pooling.rows
+        gathered = self._x[rows.view(-1), :-1]
+        return gathered.view(len(rows), batch.samples, batch.members, -1)
+
+    def _spread(self, features: Tensor) -> Tensor:
+        """View [R, E, F] by sample, [atoms, B, E, F]."""
+        return features.view(-1, self._batch.samples, *features.shape[1:])
+
+    def _gathered(self, values: Tensor) -> Tensor:
+        """Give every atom its sample's values: [B, E, F] to [R, E, F]; zeros to padding."""
+        batch = self._batch
+        flat = values.reshape(batch.samples * batch.members, -1)
+        padded = torch.cat([flat, flat.new_zeros(1, flat.shape[1])])
+        sample = batch.pooling.sample if batch.pooling is not None else batch.graphs
+        return padded[sample].view(batch.rows, batch.members, -1)

@@ -1,0 +1,251 @@
+"""The network in plain torch for E members at once, forward and backward.
+
+The backward pass is written out: a step is then about fifty kernels a layer, however many members there are, all
+weights' gradients come out in one flat tensor, and every large array is allocated once. `weights` derives the algebra.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hydragnn_hpc.member.torch_engine.aggregate import Aggregated, aggregate, aggregate_back
+from hydragnn_hpc.member.torch_engine.arena import Arena
+from hydragnn_hpc.member.torch_engine.batches import Batch, Padding
+from hydragnn_hpc.member.torch_engine.heads import Errors, Head, Pool, errors
+from hydragnn_hpc.member.torch_engine.weights import AGGREGATES, Weights
+
+
+class Layer:
+    """One layer of the trunk for batches of one shape: PNA, forward and backward.
+
+    Attributes
+    ----------
+    x, x_grad : tensor [R, E, 5 F + 1]
+        Its input, a column of ones, and what the atoms receive: mean, minimum, maximum, standard deviation.
+    """
+
+    def __init__(self, number: int, width: int, batch: Batch, weights: Weights, arena: Arena) -> None:
+        self.number, self.width, self.rows, self.members = number, width, batch.rows, batch.members
+        self._weights, pairs = weights, (batch.rows, batch.members)
+        self.x, self.x_grad = (
+            arena.take(f"{name}.{number}", *pairs, (1 + AGGREGATES) * width + 1) for name in ("x", "x_grad")
+        )
+        self.x[..., width] = 1.0
+        self._received, self._received_grad = (self._last(t) for t in (self.x, self.x_grad))
+        self._sent = arena.take(f"sent.{number}", *pairs, width)
+        # The table's rows: one a row of the batch, with the features of all members, or one a row and member.
+        across = batch.table.rows
+        self._across = (across, width * batch.rows * batch.members // across)
+        stacked = arena.take(f"stacked.{number}", 4 * across + 1, self._across[1])
+        stacked[-1] = 0.0
+        self._aggregated = Aggregated(stacked, arena.take(f"ties.{number}", 2, *self._across))
+        self._blocks = arena.take("blocks", *pairs, weights.big[number].shape[2])
+        self._packed = arena.take("packed", across, 2, self._across[1])
+        self._scratch = arena.take("scratch", 4 * batch.table.room, self._across[1])
+
+    def _last(self, x: Tensor) -> Tensor:
+        """The columns of what is received, [4, R, E, F]."""
+        return torch.unflatten(x[..., self.width + 1 :], 2, (AGGREGATES, self.width)).permute(2, 0, 1, 3)
+
+    def forward(self, batch: Batch, training: bool) -> Tensor:
+        """PNA of ``x``: [R, E, out]."""
+        sent, big = self._weights.sent[self.number], self._weights.big[self.number]
+        torch.bmm(self.x[..., : self.width].transpose(0, 1), sent, out=self._sent.transpose(0, 1))
+        flat = self._sent.view(self._across)
+        aggregate(flat, batch.table, self._scratch, self._aggregated, self._received, training)
+        torch.bmm(self.x.transpose(0, 1), big, out=self._blocks.transpose(0, 1))
+        blocks = self._blocks.view(self.rows * self.members, self._weights.blocks, -1)
+        return torch.bmm(batch.scales, blocks).view(self.rows, self.members, -1)
+
+    def backward(self, batch: Batch, grad: Tensor) -> Tensor:
+        """Gradients of the weights, from ``grad`` [R, E, out]; returns that of the input [R, E, F].
+
+        The first layer's, which nobody asks for, is not complete.
+        """
+        sent, big = self._weights.sent[self.number], self._weights.big[self.number]
+        pairs = self.rows * self.members
+        torch.mul(grad.view(pairs, 1, -1), batch.scales.mT, out=self._blocks.view(pairs, self._weights.blocks, -1))
+        blocks = self._blocks.transpose(0, 1)
+        torch.bmm(self.x.permute(1, 2, 0), blocks, out=self._weights.big_grad[self.number])
+        torch.bmm(blocks, big.mT, out=self.x_grad.transpose(0, 1))
+        back = aggregate_back(self._received_grad, batch.table, self._scratch, self._aggregated, self._packed)
+        back = back.view(self.rows, self.members, self.width).transpose(0, 1)
+        own = self.x[..., : self.width]
+        torch.bmm(own.permute(1, 2, 0), back, out=self._weights.sent_grad[self.number])
+        own_grad = self.x_grad[..., : self.width]
+        if self.number:
+            own_grad.transpose(0, 1).baddbmm_(back, sent.mT)
+        return own_grad
+
+
+class Norm:
+    """Batch normalisation of [R, E, F] per member, over its own atoms.
+
+    Parameters
+    ----------
+    weight, bias : tensor [E, 1, F]
+    statistics : tensor [2, E * F]
+        Batch mean and unbiased variance are left here.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, statistics: Tensor, epsilon: float) -> None:
+        self._weight, self._bias, self._statistics, self._epsilon = weight, bias, statistics, epsilon
+
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
+        """Normalise."""
+        self._x = x
+        if batch.padding is not None:
+            return self._forward_padded(x, batch.padding)
+        flat = x.view(batch.rows, -1)
+        mean, variance = self._statistics
+        weight, bias = self._weight.view(-1), self._bias.view(-1)
+        # Momentum 1: the running statistics become the batch's own.
+        out, self._mean, self._inverse = torch.native_batch_norm(
+            flat, weight, bias, mean, variance, True, 1.0, self._epsilon
+        )
+        return out.view(x.shape)
+
+    def backward(self, grad: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, weight and bias."""
+        if batch.padding is not None:
+            return self._backward_padded(grad, batch.padding)
+        flat, weight = self._x.view(batch.rows, -1), self._weight.view(-1)
+        x, weight, bias = torch.ops.aten.native_batch_norm_backward(
+            grad.reshape(flat.shape), flat, weight, None, None, self._mean, self._inverse, True, self._epsilon,
+            [True, True, True],
+        )  # fmt: skip
+        return x.view(self._x.shape), weight, bias
+
+    def _forward_padded(self, x: Tensor, padding: Padding) -> Tensor:
+        # The convolution leaves zeros in padded rows.
+        mean = x.sum(0, keepdim=True) / padding.count
+        centred = (x - mean) * padding.valid
+        squares = (centred * centred).sum(0, keepdim=True)
+        self._inverse = (squares / padding.count + self._epsilon).rsqrt_()
+        self._statistics[0].copy_(mean.view(-1))
+        self._statistics[1].copy_((squares / (padding.count - 1)).view(-1))
+        self._normal = centred.mul_(self._inverse)
+        return torch.addcmul(self._bias.transpose(0, 1), self._normal, self._weight.transpose(0, 1))
+
+    def _backward_padded(self, grad: Tensor, padding: Padding) -> tuple[Tensor, Tensor, Tensor]:
+        # Padded rows have no gradient, and what they get here meets scalers of zero.
+        bias = grad.sum(0, keepdim=True)
+        weight = (grad * self._normal).sum(0, keepdim=True)
+        x = torch.addcmul(grad - bias / padding.count, self._normal, weight / padding.count, value=-1)
+        return x.mul_(self._inverse * self._weight.transpose(0, 1)), weight, bias
+
+
+class Network:
+    """The passes over batches of one shape, and the arrays they need.
+
+    Parameters
+    ----------
+    weights : Weights
+        Of as many members.
+    batch : Batch
+        Of the shape.
+    arena : Arena
+        Where the arrays are; another network over it ends this one's use.
+    """
+
+    def __init__(self, weights: Weights, batch: Batch, arena: Arena) -> None:
+        sizes = weights.sizes
+        self._weights, out = weights, sizes.channels[-1]
+        self._layers = [Layer(n, width, batch, weights, arena) for n, (width, _) in enumerate(sizes.layers)]
+        self._last = arena.take("last", batch.rows * batch.members + 1, out + 1)
+        self._last[:, -1], self._last[-1] = 1.0, 0.0
+        self._pooled = arena.take("pooled", batch.samples, batch.members, out + 1)
+        self._pooled[..., -1] = 1.0
+        self._grad = arena.take("grad", batch.rows, batch.members, out)
+        self._pooled_grad = arena.take("pooled_grad", batch.samples, batch.members, out)
+        self._features = self._last[:-1].view(batch.rows, batch.members, -1)
+        # Where each layer's output goes: the next one's input.
+        self._outputs = [*(layer.x[..., : layer.width] for layer in self._layers[1:]), self._features[..., :-1]]
+        self.statistics = arena.take("statistics", len(self._layers), 2, batch.members * out)
+        scale, shift = weights.value["norm.weight"], weights.value["norm.bias"]
+        self._norms = [Norm(*row, sizes.epsilon) for row in zip(scale, shift, self.statistics, strict=True)]
+        rows = {"node": batch.rows, "graph": batch.samples}
+        self._heads = [Head(number, weights, rows[g.level], arena) for number, g in enumerate(weights.heads)]
+
+    def train(self, batch: Batch, inputs: Tensor, targets: list[Tensor], missing: bool) -> Tensor:
+        """Forward and backward of a batch; leaves the gradients in the weights, batch statistics in `statistics`.
+
+        Parameters
+        ----------
+        inputs : tensor [R * E, F0]
+        targets : list of tensor [R, E, T * d] or [B, E, T * d]
+            By group of heads.
+        missing : bool
+            Whether any target may be NaN.
+
+        Returns
+        -------
+        tensor [E, T]
+            Mean squared errors, groups of heads one after the other.
+        """
+        self.statistics.zero_()
+        self._start(inputs)
+        for layer, norm, out in zip(self._layers, self._norms, self._outputs, strict=True):
+            torch.clamp_min(norm.forward(layer.forward(batch, True), batch), 0.0, out=out)
+        pool = self._pool(batch)
+        found = [
+            errors(self._values(head), target, head.task_weights, missing)
+            for head, target in zip(self._heads, targets, strict=True)
+        ]
+        self._trunk_back(batch, self._heads_back(pool, found))
+        return found[0].losses if len(found) == 1 else torch.cat([f.losses for f in found], 1)
+
+    def predict(self, batch: Batch, inputs: Tensor, buffers: Tensor) -> list[Tensor]:
+        """Values [R, E, T * d] or [B, E, T * d] by group of heads, with the running statistics ``buffers`` [E, Q]."""
+        layers, members = len(self._layers), batch.members
+        mean, variance = buffers.view(members, layers, 2, 1, -1).permute(2, 1, 3, 0, 4).unbind()
+        scale = self._weights.value["norm.weight"].transpose(1, 2) * (variance + self._weights.sizes.epsilon).rsqrt()
+        shift = self._weights.value["norm.bias"].transpose(1, 2) - mean * scale
+        self._start(inputs)
+        for number, (layer, out) in enumerate(zip(self._layers, self._outputs, strict=True)):
+            normal = torch.addcmul(shift[number], layer.forward(batch, False), scale[number])
+            torch.clamp_min(normal, 0.0, out=out)
+        self._pool(batch)
+        return [self._values(head) for head in self._heads]
+
+    def _start(self, inputs: Tensor) -> None:
+        first = self._layers[0]
+        first.x[..., : first.width].copy_(inputs.view(first.rows, first.members, -1))
+
+    def _pool(self, batch: Batch) -> Pool | None:
+        if not any(head.level == "graph" for head in self._heads):
+            return None
+        pool = Pool(self._weights.sizes.pooling, batch, self._last)
+        pool.forward(self._pooled[..., :-1])
+        return pool
+
+    def _values(self, head: Head) -> Tensor:
+        return head.forward(self._features if head.level == "node" else self._pooled)
+
+    def _heads_back(self, pool: Pool | None, found: list[Errors]) -> Tensor:
+        """Gradient of the last activations [R, E, F]."""
+        total = self._grad
+        first = True
+        for head, error in zip(self._heads, found, strict=True):
+            if head.level == "node":
+                head.backward(self._features, error.grad, total, accumulate=not first)
+                first = False
+        if first:
+            total.zero_()
+        for head, error in zip(self._heads, found, strict=True):
+            if head.level == "graph" and pool is not None:
+                head.backward(self._pooled, error.grad, self._pooled_grad, accumulate=False)
+                pool.backward(self._pooled[..., :-1], self._pooled_grad, total)
+        return total
+
+    def _trunk_back(self, batch: Batch, grad: Tensor) -> None:
+        scales: list[Tensor] = []
+        shifts: list[Tensor] = []
+        for number in reversed(range(len(self._layers))):
+            grad = torch.ops.aten.threshold_backward(grad, self._outputs[number], 0.0)
+            grad, scale, shift = self._norms[number].backward(grad, batch)
+            scales.insert(0, scale.view(-1))
+            shifts.insert(0, shift.view(-1))
+            grad = self._layers[number].backward(batch, grad)
+        torch.cat([*scales, *shifts], out=self._weights.norm_grad)

@@ -1,0 +1,246 @@
+"""The weights of a stack as the matrices that a step multiplies with, and their gradients back again.
+
+A member's parameters lie flat, in the library's shapes. One gather brings all of a stack's into the order of `_Place`:
+transposed, a bias as the row that meets a column of ones, one block a member. One gather brings the gradients back.
+
+PNA's layer is folded. With m_ij = W1 x_i + b + y_j, y_j = W2 x_j, the aggregates of m_ij over j are those of y_j, all
+but the standard deviation shifted by W1 x_i + b. With L the last matrix, P0 and P_sa the blocks of the one before
+(scaler s, aggregate a), the layer is ::
+
+    out_i = L P0 x_i + L p + l + sum_s c_s(d_i) [ S_s (W1 x_i + b) + sum_a Q_sa aggregate_a(y) ]
+    Q_sa = L P_sa,    S_s = Q_s,mean + Q_s,min + Q_s,max
+
+so that one product of [x, 1, mean, min, max, std] with a matrix of one block of columns a scaler is all that is left;
+the blocks are then summed with the scalers of each atom. Scaler 0 is the identity and holds the unscaled part too,
+unless atoms without neighbours (all c_s = 0) demand a block of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hydragnn_hpc.member.engine.layout import ParameterLayout
+from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes, TaskSizes
+
+SCALERS, AGGREGATES, SHIFTED = 4, 4, 3  # mean, min and max are shifted by the receiver's own part, std is not
+
+
+@dataclass(frozen=True)
+class HeadGroup:
+    """Heads of the same level and widths, computed together; ``first`` is their first column among the losses."""
+
+    tasks: tuple[TaskSizes, ...]
+    widths: tuple[tuple[int, int], ...]
+    first: int
+
+    @property
+    def level(self) -> str:
+        """``node`` or ``graph``."""
+        return self.tasks[0].level
+
+
+def head_groups(sizes: NetworkSizes) -> tuple[HeadGroup, ...]:
+    """Put tasks of the same level and widths together."""
+    found: dict[tuple[object, ...], list[TaskSizes]] = {}
+    for task in sizes.tasks:
+        found.setdefault((task.level, task.hidden, task.width), []).append(task)
+    groups: list[HeadGroup] = []
+    for tasks in found.values():
+        first = sum(len(g.tasks) for g in groups)
+        groups.append(HeadGroup(tuple(tasks), sizes.linears(tasks[0]), first))
+    return tuple(groups)
+
+
+class _Place:
+    """Numbers of a member's vector in the order of the matrices, in pieces [layers, rows, columns]."""
+
+    def __init__(self, layout: ParameterLayout) -> None:
+        self._layout = layout
+        self.zero = layout.parameter_size - 1  # the last number is padding, and zero
+        self.pieces: list[tuple[str, Array]] = []
+
+    def weight(self, name: str) -> Array:
+        """Places of a weight, transposed: [in, out]."""
+        return self._of(f"{name}.weight").T
+
+    def bias(self, name: str) -> Array:
+        """Places of a bias, as a row."""
+        return self._of(f"{name}.bias")[None]
+
+    def both(self, name: str) -> Array:
+        """Places of a weight, transposed, with the bias as its last row."""
+        return np.concatenate([self.weight(name), self.bias(name)])
+
+    def add(self, name: str, piece: list[Array]) -> None:
+        """Add a piece; one array a layer, or a batch."""
+        self.pieces.append((name, np.stack(piece)))
+
+    def _of(self, name: str) -> Array:
+        at, shape = self._layout.parameters[name]
+        return np.arange(at, at + math.prod(shape)).reshape(shape)
+
+
+def _pieces(layout: ParameterLayout, sizes: NetworkSizes) -> list[tuple[str, Array]]:
+    place = _Place(layout)
+    for group, numbers in enumerate(trunk_groups(sizes)):
+        names = [f"trunk.{n}.conv" for n in numbers]
+        width = sizes.layers[numbers[0]][0]
+        post = [place.both(f"{n}.post_nns.0.0") for n in names]
+        # Rows of post: x, (bias,) then scaler, aggregate, feature.
+        place.add(f"post.{group}", [np.concatenate([p[:width], p[-1:], p[width:-1]]) for p in post])
+        place.add(f"lin.{group}", [place.weight(f"{n}.lin") for n in names])
+        place.add(f"lin_bias.{group}", [place.bias(f"{n}.lin") for n in names])
+        pre = [place.both(f"{n}.pre_nns.0.0") for n in names]
+        place.add(f"own.{group}", [np.concatenate([p[:width], p[-1:]]) for p in pre])
+        place.add(f"sent.{group}", [p[width:-1] for p in pre])
+    for kind in ("weight", "bias"):
+        norms = [layout.parameters[f"trunk.{n}.norm.{kind}"] for n in range(len(sizes.channels))]
+        place.add(f"norm.{kind}", [np.arange(at, at + shape[0])[None] for at, shape in norms])
+    for number, heads in enumerate(head_groups(sizes)):
+        first = [place.both(f"heads.{t.name}.0") for t in heads.tasks]
+        place.add(f"head.{number}.0", [np.concatenate(first, axis=1)])
+        for k in range(1, len(heads.widths)):
+            place.add(f"head.{number}.{k}", [np.stack([place.both(f"heads.{t.name}.{k}") for t in heads.tasks])])
+    return place.pieces
+
+
+def trunk_groups(sizes: NetworkSizes) -> list[list[int]]:
+    """Layers of the same widths, which are folded together: the first one, and the others."""
+    groups: list[list[int]] = []
+    for number, widths in enumerate(sizes.layers):
+        if groups and sizes.layers[groups[-1][-1]] == widths:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups
+
+
+class Weights:
+    """Matrices of E members and, in the same order, their gradients.
+
+    Attributes
+    ----------
+    value, grad : dict of str to Tensor
+        Views of the two flat tensors: name -> [layers, E, rows, columns] (heads beyond the first [1, E, T, ., .]).
+    heads : tuple of HeadGroup
+    task_weights : list of Tensor
+        Per group of heads [T, 1]: the tasks' weights in the loss.
+    norm_grad : Tensor
+        Gradients of all batch norms' weights, then of their biases, [2 * layers * E * out].
+    sent, sent_grad : list of Tensor
+        Per layer [E, in, in]: W2.
+    big, big_grad : list of Tensor
+        Per layer [E, 5 in + 1, blocks * out]: the folded matrix.
+    """
+
+    def __init__(self, layout: ParameterLayout, sizes: NetworkSizes, members: int, blocks: int, like: Tensor) -> None:
+        self.sizes, self.members, self.blocks = sizes, members, blocks
+        pieces = _pieces(layout, sizes)
+        # Each piece is [batch, ...] per member; the members come second.
+        offset = np.arange(members) * layout.parameter_size
+        order = [np.add.outer(offset, piece).swapaxes(0, 1) for _, piece in pieces]
+        source = np.concatenate([piece.ravel() for piece in order])
+        self._gather = torch.from_numpy(source).to(like.device)
+        self._flat, self._flat_grad = (like.new_zeros(len(source) + 1) for _ in range(2))
+        # Where each parameter's gradient lies; padding finds the last number, which stays zero.
+        back = np.full(members * layout.parameter_size, len(source))
+        back[source] = np.arange(len(source))
+        self._scatter = torch.from_numpy(back).to(like.device)
+        self.value, self.grad = (self._views(flat, pieces, order) for flat in (self._flat, self._flat_grad))
+        self.heads = head_groups(sizes)
+        self.task_weights = [like.new_tensor([t.weight for t in g.tasks])[:, None] for g in self.heads]
+        at = self.grad["norm.weight"].storage_offset()
+        self.norm_grad = self._flat_grad[at : at + 2 * self.grad["norm.weight"].numel()]
+        self._groups = [_Fold(self, number, layers) for number, layers in enumerate(trunk_groups(sizes))]
+        self.big = [big for group in self._groups for big in group.big]
+        self.big_grad = [big for group in self._groups for big in group.big_grad]
+        self.sent = [m for g in self._groups for m in self.value[f"sent.{g.number}"]]
+        self.sent_grad = [m for g in self._groups for m in self.grad[f"sent.{g.number}"]]
+
+    @staticmethod
+    def _views(flat: Tensor, pieces: list[tuple[str, Array]], order: list[Array]) -> dict[str, Tensor]:
+        views, at = {}, 0
+        for (name, _), piece in zip(pieces, order, strict=True):
+            views[name] = flat[at : at + piece.size].view(piece.shape)
+            at += piece.size
+        return views
+
+    def load(self, parameters: Tensor) -> None:
+        """Take over the parameters [E, P] and fold the trunk's."""
+        torch.index_select(parameters.view(-1), 0, self._gather, out=self._flat[:-1])
+        for group in self._groups:
+            group.fold()
+
+    def unload(self, gradients: Tensor) -> None:
+        """Unfold the trunk's gradients and write all of them to ``gradients`` [E, P], zeros to its padding."""
+        for group in self._groups:
+            group.unfold()
+        torch.index_select(self._flat_grad, 0, self._scatter, out=gradients.view(-1))
+
+
+class _Fold:
+    """The folding of the layers of one group (the module's docstring), batched over layers and members."""
+
+    def __init__(self, weights: Weights, number: int, layers: list[int]) -> None:
+        self.number = number
+        width, out = weights.sizes.layers[layers[0]]
+        self._width, self._out, batch = width, out, len(layers) * weights.members
+        self._flat = {n: weights.value[f"{n}.{number}"].flatten(0, 1) for n in ("post", "lin", "lin_bias", "own")}
+        self._grad = {n: weights.grad[f"{n}.{number}"].flatten(0, 1) for n in ("post", "lin", "lin_bias", "own")}
+        like = self._flat["lin"]
+        self._folded = like.new_zeros(batch, (1 + SCALERS * AGGREGATES) * width + 1, out)
+        self._shift = like.new_zeros(batch, width, SCALERS * out)
+        self._shift_grad = torch.zeros_like(self._shift)
+        self._separate = weights.blocks > SCALERS
+        shape = (batch, (1 + AGGREGATES) * width + 1, weights.blocks * out)
+        big, grad = like.new_zeros(shape), like.new_zeros(shape)
+        self._big, self._big_grad = self._parts(big), self._parts(grad)
+        self.big = list(big.view(len(layers), weights.members, *shape[1:]))
+        self.big_grad = list(grad.view(len(layers), weights.members, *shape[1:]))
+
+    def _parts(self, big: Tensor) -> dict[str, Tensor]:
+        """Views of the matrix: what is scaled of x and 1, what is not, and the aggregates' rows in two shapes."""
+        own, out = self._width + 1, self._out
+        received = big[:, own:, : SCALERS * out]
+        return {
+            "scaled": big[:, :own, : SCALERS * out],
+            "unscaled": big[:, :own, -out:] if self._separate else big[:, :own, :out],
+            "received": torch.unflatten(torch.unflatten(received, 2, (SCALERS, out)), 1, (AGGREGATES, self._width)),
+            "shifted": torch.unflatten(received[:, : SHIFTED * self._width], 1, (SHIFTED, self._width)),
+        }
+
+    def _by_scaler(self, folded: Tensor) -> Tensor:
+        """View the rows of aggregates, (scaler, aggregate, in) by out, as [batch, aggregate, in, scaler, out]."""
+        rows = torch.unflatten(folded[:, self._width + 1 :], 1, (SCALERS, AGGREGATES, self._width))
+        return rows.permute(0, 2, 3, 1, 4)
+
+    def fold(self) -> None:
+        """Fill `big` from the gathered weights."""
+        own = self._width + 1
+        torch.bmm(self._flat["post"], self._flat["lin"], out=self._folded)
+        self._big["received"].copy_(self._by_scaler(self._folded))
+        torch.sum(self._big["shifted"], 1, out=self._shift)
+        torch.bmm(self._flat["own"], self._shift, out=self._big["scaled"])
+        if self._separate:
+            self._big["unscaled"].copy_(self._folded[:, :own])
+        else:
+            self._big["unscaled"].add_(self._folded[:, :own])
+        self._big["unscaled"][:, -1:].add_(self._flat["lin_bias"])
+
+    def unfold(self) -> None:
+        """Gradients of the gathered weights from that of `big`, which is used up."""
+        own = self._width + 1
+        scaled = self._big_grad["scaled"]
+        torch.bmm(self._flat["own"].mT, scaled, out=self._shift_grad)
+        torch.bmm(scaled, self._shift.mT, out=self._grad["own"])
+        self._big_grad["shifted"].add_(self._shift_grad[:, None])
+        self._by_scaler(self._folded).copy_(self._big_grad["received"])
+        self._folded[:, :own].copy_(self._big_grad["unscaled"])
+        self._grad["lin_bias"].copy_(self._big_grad["unscaled"][:, -1:])
+        torch.bmm(self._folded, self._flat["lin"].mT, out=self._grad["post"])
+        torch.bmm(self._flat["post"].mT, self._folded, out=self._grad["lin"])

@@ -1,0 +1,113 @@
+"""How good a member is on a part of the data: losses while training, errors in the end."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+
+from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.dataset.store import Manifest
+from hydragnn_hpc.member.engine.interface import Engine
+from hydragnn_hpc.member.engine.training_data import Samples, to_units, values_of, whole
+
+
+class Part:
+    """One part of the data with its truth on the engine's device.
+
+    Parameters
+    ----------
+    engine : Engine
+    samples : Samples
+    chosen : numpy.ndarray
+        ``[T]`` int64 sample numbers.
+    """
+
+    def __init__(self, engine: Engine, samples: Samples, chosen: np.ndarray) -> None:
+        self._engine, self.chosen = engine, chosen
+        self._truth = {
+            t.name: torch.tensor(values_of(samples, t.name, chosen), device=engine.device) for t in engine.sizes.tasks
+        }
+        self._known = {n: None if not t.isnan().any() else ~t.isnan() for n, t in self._truth.items()}
+        self._weights = torch.tensor([t.weight for t in engine.sizes.tasks], dtype=torch.float64, device=engine.device)
+
+    @torch.no_grad()
+    def losses(self, parameters: torch.Tensor, buffers: torch.Tensor) -> np.ndarray:
+        """Return every member's weighted loss on this part, ``[E]`` float64.
+
+        One member after the other, so that a member's loss has the same bits in any stack.
+        """
+        predicted = self._engine.predict(parameters, buffers, self.chosen)
+        found = []
+        for e in range(len(parameters)):
+            per_task = [_mse(predicted[name][e], truth, self._known[name]) for name, truth in self._truth.items()]
+            found.append((torch.stack(per_task) * self._weights).sum())
+        losses: np.ndarray = torch.stack(found).cpu().numpy()
+        return losses
+
+
+def _mse(predicted: torch.Tensor, truth: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+    """Mean squared error over the ``known`` values; None where all are."""
+    difference = predicted - truth if known is None else torch.where(known, predicted - truth, 0.0)
+    count = truth.numel() if known is None else known.sum().clamp(min=1)
+    mean: torch.Tensor = torch.linalg.vector_norm(difference, dtype=torch.float64).square() / count
+    return mean
+
+
+def test_errors(
+    engine: Engine, samples: Samples, manifest: Manifest, campaign: Campaign, state: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
+    """Return one member's test errors and predictions.
+
+    Parameters
+    ----------
+    state : tuple of torch.Tensor
+        Its parameters ``[P]`` and buffers ``[Q]``.
+
+    Returns
+    -------
+    tasks : dict
+        By task: level, unit, n, rmse, mae (scaled), rmse_unit, mae_unit (in the unit), and of the validation part, by
+        which choices are to be made, rmse_validation (scaled). With a reference, of the whole property all the same.
+    predictions : dict
+        ``sample`` ``[T]`` and by task, in its unit, ``[rows, d]`` float64.
+    """
+    chosen = samples.parts[2]
+    predicted, validation = (engine.predict(state[0][None], state[1][None], samples.parts[k]) for k in (2, 1))
+    tasks, predictions = {}, {"sample": chosen.astype(np.int64)}
+    for task in engine.sizes.tasks:
+        field = campaign.tasks[task.name].field
+        scaled, truth = _scaled(samples, task.name, chosen, predicted)
+        seen, known = _scaled(samples, task.name, samples.parts[1], validation)
+        in_units = to_units(scaled, manifest, field)
+        predictions[task.name] = in_units
+        difference = scaled.astype(np.float64) - truth
+        unit_difference = in_units - to_units(truth, manifest, field)
+        tasks[task.name] = {
+            "level": task.level,
+            "unit": manifest.targets[field]["unit"],
+            "n": int(np.count_nonzero(~np.isnan(truth))),
+            "rmse": float(np.sqrt(np.nanmean(difference**2))),
+            "mae": float(np.nanmean(np.abs(difference))),
+            "rmse_unit": float(np.sqrt(np.nanmean(unit_difference**2))),
+            "mae_unit": float(np.nanmean(np.abs(unit_difference))),
+            "rmse_validation": float(np.sqrt(np.nanmean((seen.astype(np.float64) - known) ** 2))),
+        }
+    return tasks, predictions
+
+
+def _scaled(
+    samples: Samples, task: str, chosen: np.ndarray, predicted: dict[str, torch.Tensor]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return one member's predictions and the truth for ``chosen`` samples, scaled, references put back."""
+    raw = predicted[task][0].cpu().numpy()
+    return whole(samples, task, chosen, raw), whole(samples, task, chosen, values_of(samples, task, chosen))
+
+
+def weights_hash(parameters: torch.Tensor, buffers: torch.Tensor) -> str:
+    """Return the SHA-256 of a member's numbers."""
+    digest = hashlib.sha256(parameters.cpu().numpy().tobytes())
+    digest.update(buffers.cpu().numpy().tobytes())
+    return digest.hexdigest()

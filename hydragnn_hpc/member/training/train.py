@@ -1,0 +1,300 @@
+"""The training of a stack: E replicas of one variant, together in one engine, each for itself."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from hydragnn_hpc.config import Campaign, member_seed
+from hydragnn_hpc.dataset.store import Manifest
+from hydragnn_hpc.ledger import Frozen, now
+from hydragnn_hpc.member.engine.interface import Engine
+from hydragnn_hpc.member.engine.optimize import Adam
+from hydragnn_hpc.member.engine.training_data import Samples
+from hydragnn_hpc.member.training import checkpoint as saved
+from hydragnn_hpc.member.training.evaluate import Part, test_errors, weights_hash
+from hydragnn_hpc.member.training.schedule import Schedule
+from hydragnn_hpc.paths import CampaignFolder, MemberFolder
+from hydragnn_hpc.records.events import EndState
+from hydragnn_hpc.sections import Variant
+
+_TENSORS = ("parameters", "first", "second", "best_parameters", "buffers", "best_buffers")
+
+
+@dataclass
+class Member:
+    """One member of the stack, apart from its numbers."""
+
+    replica: int
+    seed: int
+    files: MemberFolder
+    schedule: Schedule
+    history: list[list[float]] = field(default_factory=list)
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs behind it."""
+        return len(self.history)
+
+    def tell(self, line: str) -> None:
+        """Add a line to the member's log."""
+        with self.files.log.open("a", encoding="utf-8") as stream:
+            stream.write(f"{now()} {line}\n")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a worker knows while it trains: all that is the same for every stack.
+
+    Attributes
+    ----------
+    folder : CampaignFolder
+    frozen : Frozen
+    manifest : Manifest
+    samples : Samples
+    where : dict
+        ``host, rank, slot`` of the worker.
+    about : dict
+        ``device, threads, versions`` as they go into ``result.json``.
+    """
+
+    folder: CampaignFolder
+    frozen: Frozen
+    manifest: Manifest
+    samples: Samples
+    where: dict[str, Any]
+    about: dict[str, Any]
+
+    @property
+    def campaign(self) -> Campaign:
+        """The campaign."""
+        return self.frozen.campaign
+
+
+class StackTraining:
+    """Trains replicas of one variant, from their checkpoints where they have any.
+
+    Parameters
+    ----------
+    setting : Setting
+    variant : str
+    replicas : list of int
+        The members still to be trained.
+    engine : Engine
+    attempt : int
+        Goes into ``result.json``.
+    """
+
+    def __init__(self, setting: Setting, variant: str, replicas: list[int], engine: Engine, attempt: int) -> None:
+        self._setting, self._engine, self._attempt = setting, engine, attempt
+        self.variant: Variant = setting.campaign.variant(variant)
+        self._options = setting.campaign.training
+        self._stack = list(replicas)
+        self._saved_at = time.monotonic()
+        self.members = [self._new_member(r) for r in replicas]
+        self._begin()
+        self._validation = Part(engine, setting.samples, setting.samples.parts[1])
+
+    def _new_member(self, replica: int) -> Member:
+        files = self._setting.folder.member(self.variant.name, replica)
+        files.make()
+        seed = member_seed(self._setting.campaign.seed, self.variant.name, replica)
+        return Member(replica, seed, files, Schedule.fresh(self._options))
+
+    def _begin(self) -> None:
+        """Set the stack's numbers: from each member's checkpoint, else from its seed."""
+        layout, device = self._engine.layout, self._engine.device
+        shapes = {name: layout.buffer_size if "buffers" in name else layout.parameter_size for name in _TENSORS}
+        columns: dict[str, list[torch.Tensor]] = {name: [] for name in (*_TENSORS, "decay")}
+        for member in self.members:
+            found = saved.load(member.files, self._identity(member), {**shapes, "decay": 2}, member.tell)
+            if found is None:
+                parameters, buffers = layout.initial_parameters(member.seed), layout.initial_buffers()
+                zeros = torch.zeros_like(parameters)
+                tensors = dict(zip(_TENSORS, (parameters, zeros, zeros, parameters, buffers, buffers), strict=True))
+                tensors["decay"] = torch.ones(2, dtype=torch.float64)
+            else:
+                tensors = found.tensors
+                member.schedule, member.history, member.sessions = found.schedule, found.history, found.sessions
+                member.tell(f"resumed after epoch {member.epoch}")
+            member.sessions.append({"started": now(), "ended": now(), **self._setting.where, "epochs": 0})
+            for name, column in columns.items():
+                column.append(tensors[name])
+        decay = torch.stack(columns.pop("decay")).numpy()
+        numbers = {name: torch.stack(column).to(device) for name, column in columns.items()}
+        self.parameters, self.buffers = numbers["parameters"], numbers["buffers"]
+        self._best_parameters, self._best_buffers = numbers["best_parameters"], numbers["best_buffers"]
+        self._gradients = torch.zeros_like(self.parameters)
+        self._adam = Adam(self._options.optimizer, numbers["first"], numbers["second"], decay)
+
+    def _identity(self, member: Member) -> dict[str, Any]:
+        frozen = self._setting.frozen
+        return {
+            "config_hash": frozen.hash,
+            "dataset_sha256": frozen.dataset_sha256,
+            "variant": self.variant.name,
+            "replica": member.replica,
+        }
+
+    def epoch(self, alive: Callable[[], None]) -> list[tuple[Member, EndState]]:
+        """Train and validate one epoch.
+
+        Parameters
+        ----------
+        alive : callable
+            Called after every batch.
+
+        Returns
+        -------
+        list of (Member, str)
+            Those that are over now, with ``finished`` or ``diverged``; their files are written, they have left the
+            stack.
+        """
+        self._close_those_at_their_end()  # a checkpoint may already be at the last epoch
+        started = time.monotonic()
+        train = self._train(alive)
+        trained = time.monotonic()
+        validation = self._validation.losses(self.parameters, self.buffers)
+        seconds = (trained - started, time.monotonic() - trained)
+        for e, member in enumerate(self.members):
+            rate = member.schedule.rate
+            row = [member.epoch + 1, float(train[e]), float(validation[e]), rate, *seconds]
+            member.history.append(row)
+            session = member.sessions[-1]
+            session["ended"], session["epochs"] = now(), session["epochs"] + 1
+            if self._is_finite(e) and member.schedule.see(row[2], member.epoch, self._options):
+                self._best_parameters[e].copy_(self.parameters[e])
+                self._best_buffers[e].copy_(self.buffers[e])
+        over = self._close_those_at_their_end()
+        if time.monotonic() - self._saved_at >= self._setting.campaign.launch.checkpoint_seconds:
+            self.save()
+        return over
+
+    def _is_finite(self, e: int) -> bool:
+        return all(math.isfinite(value) for value in self.members[e].history[-1][1:3])
+
+    def _train(self, alive: Callable[[], None]) -> np.ndarray:
+        """Go once through the training part, every member in an order of its own; returns mean losses ``[E]``."""
+        part, size = self._setting.samples.parts[0], self._options.batch_size
+        order = np.stack([part[shuffle(m.seed, m.epoch, len(part))] for m in self.members])
+        device = self._engine.device
+        steps = -(-len(part) // size)
+        factors = self._adam.plan(steps, np.array([m.schedule.rate for m in self.members]))
+        weights = torch.tensor([t.weight for t in self._engine.sizes.tasks], dtype=torch.float64, device=device)
+        total = torch.zeros(len(self.members), len(weights), dtype=torch.float64, device=device)
+        for step in range(steps):
+            index = np.ascontiguousarray(order[:, step * size : (step + 1) * size])
+            losses = self._engine.step(self.parameters, self._gradients, self.buffers, index)
+            total += losses.double() * index.shape[1]
+            self._engine.update(self._adam, self.parameters, self._gradients, factors[step])
+            alive()
+        # Weighted task by task, member by member: the order of the sum must not depend on the stack.
+        mean: np.ndarray = np.array([float((row * weights).sum()) for row in total / len(part)])
+        return mean
+
+    def _close_those_at_their_end(self) -> list[tuple[Member, EndState]]:
+        over: list[tuple[Member, EndState]] = []
+        for e, member in enumerate(self.members):
+            reason = self._reason_to_end(e, member)
+            if reason:
+                state: EndState = "diverged" if reason == "diverged" else "finished"
+                self._close(e, member, reason, state)
+                over.append((member, state))
+        if over:
+            gone = {member.replica for member, _ in over}
+            self._keep([e for e, member in enumerate(self.members) if member.replica not in gone])
+        return over
+
+    def _reason_to_end(self, e: int, member: Member) -> str:
+        if not member.epoch:
+            return ""
+        if not self._is_finite(e):
+            return "diverged"
+        if member.schedule.over(member.epoch, self._options.early_stopping):
+            return "early_stopping"
+        return "epochs" if member.epoch >= self._options.epochs else ""
+
+    def _keep(self, which: list[int]) -> None:
+        kept = torch.tensor(which, dtype=torch.int64, device=self.parameters.device)
+        self.members = [self.members[e] for e in which]
+        for name in ("parameters", "buffers", "_best_parameters", "_best_buffers", "_gradients"):
+            setattr(self, name, getattr(self, name)[kept].clone())
+        self._adam = self._adam.select(kept)
+
+    def save(self) -> None:
+        """Write every member's checkpoint and history."""
+        for e, member in enumerate(self.members):
+            if not member.epoch:
+                continue
+            weights = (self.parameters, self._adam.first, self._adam.second, self._best_parameters)
+            rows = (*weights, self.buffers, self._best_buffers)
+            tensors = {name: row[e].cpu().clone() for name, row in zip(_TENSORS, rows, strict=True)}
+            tensors["decay"] = torch.from_numpy(self._adam.decay[e].copy())
+            m = member
+            saved.save(m.files, saved.Checkpoint(self._identity(m), tensors, m.schedule, m.history, m.sessions))
+            saved.write_history(member.files, member.history)
+        self._saved_at = time.monotonic()
+
+    def _close(self, e: int, member: Member, reason: str, state: str) -> None:
+        best = (self._best_parameters[e], self._best_buffers[e])
+        tasks, predictions = test_errors(
+            self._engine, self._setting.samples, self._setting.manifest, self._setting.campaign, best
+        )
+        seconds = np.array([row[4:6] for row in member.history]).sum(axis=0)
+        diverged = state == "diverged"
+        result = {
+            "schema": saved.SCHEMA,
+            "state": state,
+            **self._identity(member),
+            "seed": member.seed,
+            "tasks": {} if diverged else tasks,
+            "validation_loss": member.schedule.best if member.schedule.best_epoch else None,
+            "best_epoch": member.schedule.best_epoch,
+            "epochs": member.epoch,
+            "stopped_by": reason,
+            "seconds": float(seconds.sum()),
+            "seconds_training": float(seconds[0]),
+            "seconds_validation": float(seconds[1]),
+            "stack": self._stack,
+            "engine": self._engine.name,
+            "attempt": self._attempt,
+            "sessions": member.sessions,
+            **self._setting.about,
+            "weights_sha256": weights_hash(*best),
+        }
+        member.tell(f"{state} after epoch {member.epoch} ({reason})")
+        saved.write_history(member.files, member.history)
+        saved.write_done(member.files, result, self._model(best), {} if diverged else predictions)
+
+    def _model(self, best: tuple[torch.Tensor, torch.Tensor]) -> dict[str, Any]:
+        """Return all that is needed to use a trained member elsewhere: named weights, sizes, scaling, neighbours."""
+        setting, sizes, layout = self._setting, self._engine.sizes, self._engine.layout
+        named = {**layout.named(best[0]), **layout.named_buffers(best[1])}
+        fields = {name: setting.campaign.tasks[name].field for name in self.variant.tasks}
+        return {
+            "schema": saved.SCHEMA,
+            "weights": {name: value.cpu().clone() for name, value in named.items()},
+            "model": setting.campaign.model.model_dump(mode="json"),
+            "inputs": sizes.inputs,
+            "average_degree": list(sizes.average_degree),
+            "tasks": {name: {**setting.manifest.targets[f], "field": f} for name, f in fields.items()},
+            "species": {
+                **setting.manifest.content["species"],
+                "elements": setting.manifest.content["source"].get("species"),
+            },
+            "neighbours": setting.manifest.content["neighbours"],
+            # How inputs and references are computed for other structures (`dataset.inputs`, `dataset.residual`).
+            "ready": dict(setting.samples.recipe),
+        }
+
+
+def shuffle(seed: int, epoch: int, n: int) -> np.ndarray:
+    """Return a member's order of the training part in an epoch: a permutation of n from (seed, epoch) alone."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n)

@@ -1,0 +1,1 @@
+"""Statistics, claims, costs and uncertainty, from results alone."""

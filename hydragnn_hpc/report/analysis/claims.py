@@ -1,0 +1,276 @@
+"""The paper's four claims (Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007, 2022), weighed in any campaign.
+
+Nothing is forced: a claim holds, or does not, only where the members decide it; else it is undecided, or does not
+apply for want of the variants that it compares.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from hydragnn_hpc.report import text
+from hydragnn_hpc.report.analysis import costs
+from hydragnn_hpc.report.analysis.statistics import ENOUGH, Interval, Pair, compare_all
+from hydragnn_hpc.report.results.rows import Snapshot
+from hydragnn_hpc.sections import Variant
+
+SIGNIFICANT = 0.05
+HEAD_SHARE = (0.05, 0.15)
+"""What counts as "about 10 %"."""
+FASTER = 2.2
+
+
+class Verdict(enum.StrEnum):
+    """What the members say about a claim."""
+
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    UNDECIDED = "undecided"
+    NOT_APPLICABLE = "not applicable"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One comparison behind a claim: what is compared, its figures, its verdict and why."""
+
+    what: str
+    figures: str
+    verdict: Verdict
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: its statement in this campaign's words, its verdict, the comparisons behind it, remarks."""
+
+    key: str
+    statement: str
+    verdict: Verdict
+    evidence: tuple[Evidence, ...] = ()
+    remark: str = ""
+
+
+@dataclass
+class _Bench:
+    """What the claims are weighed with."""
+
+    snapshot: Snapshot
+    pairs: list[Pair] = field(default_factory=list)
+
+    def pair(self, task: str, first: str, second: str) -> Pair | None:
+        """Return the comparison of two variants, turned so that it is ``first`` less ``second``."""
+        for p in self.pairs:
+            if p.task == task and (p.first, p.second) == (first, second):
+                return p
+            if p.task == task and (p.first, p.second) == (second, first):
+                return _turned(p)
+        return None
+
+    def single(self, task: str) -> str:
+        """Return the name of the variant with this task alone."""
+        found = costs.single_of(self.snapshot, task)
+        return found.name if found else ""
+
+    def multi(self, task: str) -> list[Variant]:
+        """Return the multi-task variants with this task."""
+        return [v for v in self.snapshot.campaign.variants if task in v.tasks and len(v.tasks) > 1]
+
+    def tasks(self, level: str) -> list[str]:
+        """Return the tasks of a level that have both a single-task and a multi-task variant."""
+        found = [t for t, task in self.snapshot.campaign.tasks.items() if task.level == level]
+        return [t for t in found if self.single(t) and self.multi(t)]
+
+
+def weigh(snapshot: Snapshot, pairs: list[Pair] | None = None) -> list[Claim]:
+    """Weigh the claims (a) to (d)."""
+    bench = _Bench(snapshot, compare_all(snapshot) if pairs is None else pairs)
+    return [_better_together(bench), _better_alone(bench), _one_head(bench), _faster(bench)]
+
+
+def _better_together(bench: _Bench) -> Claim:
+    tasks = bench.tasks("graph")
+    if not tasks:
+        return _missing(
+            "a", "a graph-level task is predicted better, and more steadily, together with others than alone"
+        )
+    evidence, parts = [], []
+    for task in tasks:
+        chosen = _with_moment(bench, task)
+        who = f"{_listed([v.name for v in chosen])} predict{'s' if len(chosen) == 1 else ''}"
+        parts.append(f"{who} {task} better, and more steadily, than {task} alone")
+        for variant in chosen:
+            names = (variant.name, bench.single(task))
+            evidence += [_lower_error(bench, task, *names), _lower_spread(bench, task, *names)]
+    return Claim("a", "; ".join(parts), _together(evidence), tuple(evidence))
+
+
+def _with_moment(bench: _Bench, task: str) -> list[Variant]:
+    """Return the multi-task variants that the claim is about: in the paper, those that predict the moment too."""
+    known = bench.snapshot.campaign.tasks
+    variants = bench.multi(task)
+    with_moment = [v for v in variants if any(known[t].field == "magnetic_moment" for t in v.tasks)]
+    return with_moment if known[task].field == "mixing_enthalpy" and with_moment else variants
+
+
+def _better_alone(bench: _Bench) -> Claim:
+    tasks = bench.tasks("node")
+    if not tasks:
+        return _missing("b", "a node-level task is predicted slightly better alone than together with others")
+    evidence = []
+    for task in tasks:
+        evidence += [_lower_error(bench, task, bench.single(task), v.name) for v in bench.multi(task)]
+    return Claim("b", f"{_listed(tasks)} {_are(tasks)} slightly better alone", _together(evidence), tuple(evidence))
+
+
+def _one_head(bench: _Bench) -> Claim:
+    statement = "one head more costs about 10 % more training time"
+    configured = costs.one_more(bench.snapshot.campaign.variants)
+    if not configured:
+        return _missing("c", statement, "two variants that differ by one task")
+    mean = costs.mean_head(bench.snapshot)
+    if mean is None:
+        return _unfinished("c", statement, bench, sorted({v.name for pair in configured for v in pair}))
+    found = costs.heads(bench.snapshot)
+    verdict, reason = _inside(mean[1], HEAD_SHARE, [n for h in found for n in h.n], text.percent)
+    figures = f"{text.percent(mean[0])} {_shares(mean[1])}"
+    evidence = [Evidence("geometric mean over all", figures, verdict, reason)]
+    for head in found:
+        each = "" if head.more_per_epoch is None else f"; per epoch {text.percent(head.more_per_epoch)}"
+        figures = f"{text.percent(head.more)} {_shares(head.interval)}, n = {_counts(head.n)}{each}"
+        inside = _inside(head.interval, HEAD_SHARE, head.n, text.percent)
+        evidence.append(Evidence(f"{head.smaller} to {head.larger}", figures, *inside))
+    remark = (
+        f"“About 10 %” is taken as {HEAD_SHARE[0] * 100:g} to {HEAD_SHARE[1] * 100:g} %; the mean over all decides."
+    )
+    return _of_equal_stacks(Claim("c", statement, verdict, tuple(evidence), remark), bench)
+
+
+def _faster(bench: _Bench) -> Claim:
+    statement = "one model of three tasks trains more than 2.2 times faster than the three of a task each together"
+    needed = [
+        [v.name, *(bench.single(t) for t in v.tasks)] for v in bench.snapshot.campaign.variants if len(v.tasks) == 3
+    ]
+    needed = [names for names in needed if all(names)]
+    if not needed:
+        return _missing("d", statement, "a variant of three tasks, and the three of a task each")
+    found = [c for c in costs.costs(bench.snapshot) if len(c.singles) == 3]
+    if not found:
+        return _unfinished("d", statement, bench, needed[0])
+    evidence = []
+    for cost in found:
+        figures = f"{cost.ratio:.2f} {_shown(cost.interval, '.2f')} times, n = {_counts(cost.n)}"
+        inside = _inside(cost.interval, (FASTER, float("inf")), cost.n)
+        evidence.append(Evidence(f"{cost.variant} against {' + '.join(cost.singles)}", figures, *inside))
+    return _of_equal_stacks(Claim("d", statement, _together(evidence), tuple(evidence)), bench)
+
+
+def _of_equal_stacks(claim: Claim, bench: _Bench) -> Claim:
+    """Leave a claim about times undecided where the times do not compare."""
+    if costs.comparable(bench.snapshot):
+        return claim
+    reason = "trained in stacks of different sizes"
+    evidence = tuple(replace(e, verdict=Verdict.UNDECIDED, reason=reason) for e in claim.evidence)
+    remark = f"{claim.remark} Undecided: the variants were {reason}, and a member's time is its stack's.".strip()
+    return replace(claim, verdict=Verdict.UNDECIDED, evidence=evidence, remark=remark)
+
+
+def _lower_error(bench: _Bench, task: str, first: str, second: str) -> Evidence:
+    """Weigh whether ``first`` has the lower mean error."""
+    what = f"{task}: mean RMSE of {first} against {second}"
+    pair = bench.pair(task, first, second)
+    if pair is None or pair.interval is None or min(pair.n) < ENOUGH:
+        return Evidence(what, _figures(pair), Verdict.UNDECIDED, _too_few(bench, first, second))
+    if pair.interval[0] <= 0 <= pair.interval[1]:
+        return Evidence(what, _figures(pair), Verdict.UNDECIDED, "the interval includes zero")
+    if pair.p_holm is not None and pair.p_holm >= SIGNIFICANT:
+        reason = f"Welch's test, corrected, does not reach {SIGNIFICANT}"
+        return Evidence(what, _figures(pair), Verdict.UNDECIDED, reason)
+    return Evidence(what, _figures(pair), Verdict.HOLDS if pair.difference < 0 else Verdict.FAILS)
+
+
+def _lower_spread(bench: _Bench, task: str, first: str, second: str) -> Evidence:
+    """Weigh whether the errors of ``first`` spread less."""
+    what = f"{task}: spread of {first} over that of {second}"
+    pair = bench.pair(task, first, second)
+    if pair is None or pair.spread_ratio is None or pair.spread_interval is None or min(pair.n) < ENOUGH:
+        return Evidence(what, text.MISSING, Verdict.UNDECIDED, _too_few(bench, first, second))
+    figures = f"{pair.spread_ratio:.2f} {_shown(pair.spread_interval, '.2f')}, n = {_counts(pair.n)}"
+    return Evidence(what, figures, *_inside(pair.spread_interval, (0.0, 1.0), pair.n))
+
+
+def _inside(
+    interval: Interval | None, bounds: Interval, n: Sequence[int], form: Callable[[float], str] = "{:g}".format
+) -> tuple[Verdict, str]:
+    if interval is None or min(n) < ENOUGH:
+        return Verdict.UNDECIDED, f"too few members: {_counts(n)}, at least {ENOUGH} of each are needed"
+    if bounds[0] < interval[0] and interval[1] < bounds[1]:
+        return Verdict.HOLDS, ""
+    if interval[1] <= bounds[0] or interval[0] >= bounds[1]:
+        return Verdict.FAILS, ""
+    edge = bounds[0] if interval[0] <= bounds[0] <= interval[1] else bounds[1]
+    return Verdict.UNDECIDED, f"the interval includes {form(edge)}"
+
+
+def _together(evidence: Sequence[Evidence]) -> Verdict:
+    """A claim holds where all its comparisons do, and does not hold where one does not."""
+    verdicts = {e.verdict for e in evidence}
+    if Verdict.FAILS in verdicts:
+        return Verdict.FAILS
+    return Verdict.HOLDS if verdicts == {Verdict.HOLDS} else Verdict.UNDECIDED
+
+
+def _missing(key: str, statement: str, needs: str = "a variant of that task alone, and one with others") -> Claim:
+    return Claim(key, statement, Verdict.NOT_APPLICABLE, (), f"The campaign has not what this compares: {needs}.")
+
+
+def _unfinished(key: str, statement: str, bench: _Bench, variants: Sequence[str]) -> Claim:
+    return Claim(key, statement, Verdict.UNDECIDED, (), f"Undecided: {_too_few(bench, *variants)}.")
+
+
+def _too_few(bench: _Bench, *variants: str) -> str:
+    counts = [f"{v}: {len(bench.snapshot.finished(v))}" for v in variants]
+    return f"too few members ({', '.join(counts)}), at least {ENOUGH} of each are needed"
+
+
+def _turned(pair: Pair) -> Pair:
+    def flip(i: Interval | None) -> Interval | None:
+        return (-i[1], -i[0]) if i else None
+
+    def invert(i: Interval | None) -> Interval | None:
+        return (1 / i[1], 1 / i[0]) if i and i[0] > 0 else None
+
+    ratio = 1 / pair.spread_ratio if pair.spread_ratio else None
+    return Pair(
+        pair.task, pair.second, pair.first, (pair.n[1], pair.n[0]), -pair.difference, flip(pair.interval),
+        pair.p_value, pair.p_holm, ratio, invert(pair.spread_interval),
+    )  # fmt: skip
+
+
+def _figures(pair: Pair | None) -> str:
+    if pair is None:
+        return text.MISSING
+    shown = f"[{', '.join(text.scientific(v) for v in pair.interval)}]" if pair.interval else "(no interval)"
+    p_value = f"p (Holm) = {text.plain(pair.p_holm, 2)}"
+    return f"difference {text.scientific(pair.difference)} {shown}, n = {_counts(pair.n)}, {p_value}"
+
+
+def _shown(interval: Interval | None, form: str) -> str:
+    return f"[{', '.join(format(v, form) for v in interval)}]" if interval else "(no interval)"
+
+
+def _shares(interval: Interval | None) -> str:
+    return f"[{', '.join(map(text.percent, interval))}]" if interval else "(no interval)"
+
+
+def _counts(n: Sequence[int]) -> str:
+    return _listed([str(k) for k in n])
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"

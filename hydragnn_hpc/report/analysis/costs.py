@@ -1,0 +1,160 @@
+"""What training costs: a multi-task variant against its single-task ones, one head more, device-hours."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydragnn_hpc.report.analysis.statistics import Interval, bootstrap_interval, ratio_of_means
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.rows import Snapshot
+from hydragnn_hpc.sections import Variant
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A multi-task variant against the single-task variants of its tasks together.
+
+    Attributes
+    ----------
+    singles : tuple of str
+        The single-task variants.
+    n : tuple of int
+        Members with a time: of the variant, then of each single-task one.
+    seconds, seconds_singles : float
+        Mean training time of a member; the sum of the single-task means.
+    ratio : float
+        ``seconds_singles / seconds``; ``interval`` is its 95 % bootstrap interval.
+    device_hours, device_hours_singles : float
+        Spent on all their finished members together.
+    """
+
+    variant: str
+    singles: tuple[str, ...]
+    n: tuple[int, ...]
+    seconds: float
+    seconds_singles: float
+    ratio: float
+    interval: Interval | None
+    device_hours: float
+    device_hours_singles: float
+
+
+@dataclass(frozen=True)
+class Head:
+    """A variant against the same with one task more: the share of training time that the head adds.
+
+    ``more`` is in total seconds, ``more_per_epoch`` in seconds per epoch, both as a share (0.1 is 10 %).
+    """
+
+    smaller: str
+    larger: str
+    n: tuple[int, int]
+    more: float
+    interval: Interval | None
+    more_per_epoch: float | None
+
+
+def single_of(snapshot: Snapshot, task: str) -> Variant | None:
+    """Return the variant that has this task alone."""
+    return next((v for v in snapshot.campaign.variants if v.tasks == (task,)), None)
+
+
+def seconds_of(snapshot: Snapshot, variant: str) -> list[float]:
+    """Return the training times of a variant's finished members."""
+    return rows.quantities(snapshot.finished(variant), "seconds")
+
+
+def costs(snapshot: Snapshot) -> list[Cost]:
+    """Return every multi-task variant whose tasks all have a single-task variant, where all have finished members."""
+    found = []
+    for variant in snapshot.campaign.variants:
+        singles = [single_of(snapshot, t) for t in variant.tasks]
+        names = tuple(s.name for s in singles if s is not None)
+        if len(variant.tasks) < 2 or len(names) < len(singles):
+            continue
+        own, theirs = seconds_of(snapshot, variant.name), [seconds_of(snapshot, name) for name in names]
+        if not own or not all(theirs) or not sum(own):
+            continue
+        ratio, interval = ratio_of_means(theirs, own)
+        mean = math.fsum(own) / len(own)
+        counts = (len(own), *(len(t) for t in theirs))
+        hours = (device_hours(snapshot, [variant.name]), device_hours(snapshot, names))
+        found.append(Cost(variant.name, names, counts, mean, ratio * mean, ratio, interval, *hours))
+    return found
+
+
+def device_hours(snapshot: Snapshot, variants: Sequence[str]) -> float:
+    """Return the device-hours behind the results of these variants, diverged ones included.
+
+    A stack's time counts once, and devices that several workers shared are counted by their share. Attempts that failed
+    left no time, and are not in it.
+    """
+    stacks: dict[tuple[str, tuple[int, ...]], float] = {}
+    for member in snapshot.members:
+        if member.variant in variants and member.result:
+            stack = (member.variant, tuple(member.result.get("stack") or [member.replica]))
+            stacks[stack] = max(stacks.get(stack, 0.0), rows.number(member.result.get("seconds")) or 0.0)
+    return math.fsum(stacks.values()) / 3600 / snapshot.campaign.launch.slots_per_device
+
+
+def heads(snapshot: Snapshot) -> list[Head]:
+    """Return every two variants that differ by one task, where both have finished members."""
+    found = []
+    for small, large in one_more(_timed(snapshot)):
+        a, b = seconds_of(snapshot, small.name), seconds_of(snapshot, large.name)
+        ratio, interval = ratio_of_means([b], a)
+        each = [_seconds_per_epoch(snapshot, v.name) for v in (small, large)]
+        per_epoch = each[1] / each[0] - 1 if each[0] and each[1] else None
+        shifted = (interval[0] - 1, interval[1] - 1) if interval else None
+        found.append(Head(small.name, large.name, (len(a), len(b)), ratio - 1, shifted, per_epoch))
+    return found
+
+
+def mean_head(snapshot: Snapshot) -> tuple[float, Interval | None] | None:
+    """Return the share that one head more adds, geometric mean over :func:`heads`, and its 95 % bootstrap interval."""
+    pairs = [(a.name, b.name) for a, b in one_more(_timed(snapshot))]
+    if not pairs:
+        return None
+    names = sorted({name for pair in pairs for name in pair})
+    data = [seconds_of(snapshot, name) for name in names]
+    places = [(names.index(a), names.index(b)) for a, b in pairs]
+
+    def statistic(*arrays: np.ndarray, axis: int) -> np.ndarray:
+        logs = [np.log(a.mean(axis=axis)) for a in arrays]
+        return np.asarray(np.exp(sum(logs[b] - logs[a] for a, b in places) / len(places)) - 1)
+
+    value = float(statistic(*(np.asarray(d, float) for d in data), axis=-1))
+    return value, bootstrap_interval(data, statistic)
+
+
+def comparable(snapshot: Snapshot) -> bool:
+    """Whether all variants were trained in stacks of the same sizes: a member's time is its stack's."""
+    sizes: dict[str, set[int]] = {}
+    for member in snapshot.members:
+        if member.result:
+            sizes.setdefault(member.variant, set()).add(len(member.result.get("stack") or [0]))
+    return len({frozenset(s) for s in sizes.values()}) <= 1
+
+
+def one_more(variants: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
+    """Return every two variants of which the second has the tasks of the first and one more."""
+    return [
+        (a, b)
+        for a, b in itertools.permutations(variants, 2)
+        if set(a.tasks) < set(b.tasks) and len(b.tasks) == len(a.tasks) + 1
+    ]
+
+
+def _timed(snapshot: Snapshot) -> list[Variant]:
+    return [v for v in snapshot.campaign.variants if sum(seconds_of(snapshot, v.name)) > 0]
+
+
+def _seconds_per_epoch(snapshot: Snapshot, variant: str) -> float | None:
+    finished = snapshot.finished(variant)
+    seconds, epochs = sum(rows.quantities(finished, "seconds")), sum(rows.quantities(finished, "epochs"))
+    return seconds / epochs if epochs else None

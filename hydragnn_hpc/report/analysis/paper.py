@@ -1,0 +1,75 @@
+"""The paper's Table 1 beside ours, where a campaign trains the paper's tasks.
+
+Source: Lupo Pasini, Zhang, Reeve and Choi, Mach. Learn.: Sci. Technol. 3 025007 (2022), Table 1: test RMSE of scaled
+values, mean and standard deviation over 12 members.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.rows import Snapshot
+from hydragnn_hpc.report.results.samples import Samples
+from hydragnn_hpc.sections import Variant
+
+LETTERS = {"mixing_enthalpy": "H", "charge_transfer": "C", "magnetic_moment": "M"}
+TABLE1: dict[str, dict[str, tuple[float, float]]] = {
+    "HCM": {"H": (7.54e-3, 8.70e-4), "C": (6.77e-3, 3.59e-4), "M": (1.04e-2, 4.94e-4)},
+    "HC": {"H": (7.33e-3, 4.77e-4), "C": (7.36e-3, 3.23e-4)},
+    "HM": {"H": (6.64e-3, 5.08e-4), "M": (1.02e-2, 5.23e-4)},
+    "CM": {"C": (5.94e-3, 3.02e-4), "M": (9.30e-3, 4.12e-4)},
+    "H": {"H": (1.02e-2, 1.16e-3)},
+    "C": {"C": (5.94e-3, 4.39e-4)},
+    "M": {"M": (8.77e-3, 3.18e-4)},
+}
+ELEMENTS = {26, 78}
+MEMBERS = 12
+CITATION = "Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007 (2022), Table 1"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One entry of Table 1 here and in the paper (scaled RMSE); ``ratio`` is ours over the paper's."""
+
+    variant: str
+    task: str
+    n: int
+    n_total: int
+    mean: float | None
+    std: float | None
+    paper_mean: float
+    paper_std: float
+    ratio: float | None
+
+
+def beside(snapshot: Snapshot, test_set: Samples | None) -> list[Beside]:
+    """Return ours beside the paper's for every variant and task that the paper has too, by the fields predicted.
+
+    None where the test set is of other elements than the paper's.
+    """
+    if test_set is not None and not set(test_set.species().tolist()) <= ELEMENTS:
+        return []
+    found = []
+    for row in rows.table1_rows(snapshot):
+        variant = snapshot.campaign.variant(row["variant"])
+        name, letter = paper_name(snapshot.campaign, variant), _letter(snapshot.campaign, row["task"])
+        if name is None or letter is None:
+            continue
+        mean, std = TABLE1[name][letter]
+        ratio = row["rmse_mean"] / mean if row["rmse_mean"] is not None else None
+        counts = (row["n"], row["n_total"])
+        found.append(Beside(row["variant"], row["task"], *counts, row["rmse_mean"], row["rmse_std"], mean, std, ratio))
+    return found
+
+
+def paper_name(campaign: Campaign, variant: Variant) -> str | None:
+    """Return what the paper calls a variant with these tasks; None where it has no such one."""
+    letters = {_letter(campaign, t) for t in variant.tasks}
+    name = "".join(x for x in "HCM" if x in letters)
+    return name if name in TABLE1 and len(letters) == len(name) == len(variant.tasks) else None
+
+
+def _letter(campaign: Campaign, task: str) -> str | None:
+    return LETTERS.get(campaign.tasks[task].field)

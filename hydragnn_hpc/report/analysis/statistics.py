@@ -1,0 +1,159 @@
+"""Comparisons between variants: differences of means, ratios of means and of spreads, with their uncertainty."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.rows import Snapshot
+
+LEVEL = 0.95
+RESAMPLES = 9_999
+MANY = 200
+"""From so many members on fewer resamples do: the interval's own noise is small against the rest."""
+ENOUGH = 3
+"""With fewer members than this on either side nothing is decided."""
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two variants that share a task, compared over their members' test RMSE (scaled).
+
+    Attributes
+    ----------
+    n : tuple of int
+        Finished members of either.
+    difference : float
+        Mean RMSE of ``first`` less that of ``second``.
+    interval : (float, float) or None
+        95 % bootstrap interval (BCa, seeded) of the difference; None with fewer than two members on a side.
+    p_value, p_holm : float or None
+        Welch's test, and the same after Holm's correction over all pairs of the campaign.
+    spread_ratio : float or None
+        Standard deviation of ``first`` over that of ``second``.
+    spread_interval : (float, float) or None
+        Its 95 % interval from the F distribution, exact where errors are normally distributed.
+    """
+
+    task: str
+    first: str
+    second: str
+    n: tuple[int, int]
+    difference: float
+    interval: Interval | None
+    p_value: float | None
+    p_holm: float | None
+    spread_ratio: float | None
+    spread_interval: Interval | None
+
+
+def compare_all(snapshot: Snapshot) -> list[Pair]:
+    """Compare every two variants that share a task and have finished members, with Holm's correction over all."""
+    found: list[Pair] = []
+    for task in snapshot.campaign.tasks:
+        values = errors_of(snapshot, task)
+        found += [compare(task, (a, values[a]), (b, values[b])) for a, b in itertools.combinations(values, 2)]
+    adjusted = holm([p.p_value for p in found])
+    return [Pair(**{**vars(p), "p_holm": q}) for p, q in zip(found, adjusted, strict=True)]
+
+
+def errors_of(snapshot: Snapshot, task: str) -> dict[str, list[float]]:
+    """Return the scaled test RMSE of the finished members of every variant that has the task and such members."""
+    variants = [v.name for v in snapshot.campaign.variants if task in v.tasks]
+    found = {v: rows.metrics(snapshot.finished(v), task, "rmse") for v in variants}
+    return {v: values for v, values in found.items() if values}
+
+
+def compare(task: str, first: tuple[str, Sequence[float]], second: tuple[str, Sequence[float]]) -> Pair:
+    """Compare two variants, given as (name, errors of the members)."""
+    (name_a, a), (name_b, b) = first, second
+    ratio, ratio_interval = spread_ratio(a, b)
+    return Pair(
+        task, name_a, name_b, (len(a), len(b)), math.fsum(a) / len(a) - math.fsum(b) / len(b),
+        bootstrap_interval((a, b), _difference), welch(a, b), None, ratio, ratio_interval,
+    )  # fmt: skip
+
+
+def bootstrap_interval(data: Sequence[Sequence[float]], statistic: Callable[..., np.ndarray]) -> Interval | None:
+    """Return the 95 % BCa bootstrap interval of a statistic of independent samples.
+
+    Parameters
+    ----------
+    data : sequence of sequences of float
+    statistic : callable
+        Takes as many arrays as there are samples, and ``axis``.
+
+    Returns
+    -------
+    (float, float) or None
+        None where a sample has fewer than two values. The same data give the same interval: the resampling is seeded.
+    """
+    if min(len(d) for d in data) < 2:
+        return None
+    arrays = tuple(np.asarray(d, float) for d in data)
+    if all(np.ptp(a) == 0 for a in arrays):
+        value = float(statistic(*arrays, axis=-1))
+        return value, value
+    many = max(len(a) for a in arrays) > MANY
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            arrays, statistic, vectorized=True, n_resamples=1_999 if many else RESAMPLES, batch=1_000,
+            confidence_level=LEVEL, method="BCa", rng=np.random.default_rng(0),
+        ).confidence_interval  # fmt: skip
+    low, high = float(found.low), float(found.high)
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def welch(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Return the p value of Welch's test for equal means; None where it is not defined."""
+    if min(len(a), len(b)) < 2 or (np.ptp(a) == 0 and np.ptp(b) == 0):
+        return None
+    return rows.number(float(stats.ttest_ind(a, b, equal_var=False).pvalue))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p values after Holm's step-down correction; None stays None and is not counted."""
+    given = sorted((p, k) for k, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    worst = 0.0
+    for rank, (p, k) in enumerate(given):
+        worst = max(worst, min(1.0, (len(given) - rank) * p))
+        adjusted[k] = worst
+    return adjusted
+
+
+def spread_ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, Interval | None]:
+    """Return std(a) / std(b) and its 95 % interval from the F distribution; None where it is not defined."""
+    if min(len(a), len(b)) < 2 or np.ptp(b) == 0:
+        return None, None
+    ratio = float(np.std(a, ddof=1) / np.std(b, ddof=1))
+    low, high = stats.f.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], len(a) - 1, len(b) - 1)
+    return ratio, (ratio / math.sqrt(high), ratio / math.sqrt(low))
+
+
+def ratio_of_means(
+    numerators: Sequence[Sequence[float]], denominator: Sequence[float]
+) -> tuple[float, Interval | None]:
+    """Return (sum of the means of ``numerators``) / (mean of ``denominator``) and its 95 % bootstrap interval."""
+    data = (*numerators, denominator)
+    value = float(_sum_over_last(*(np.asarray(d, float) for d in data), axis=-1))
+    return value, bootstrap_interval(data, _sum_over_last)
+
+
+def _difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+    return np.asarray(a.mean(axis=axis) - b.mean(axis=axis))
+
+
+def _sum_over_last(*arrays: np.ndarray, axis: int) -> np.ndarray:
+    *numerators, denominator = arrays
+    return np.asarray(sum(a.mean(axis=axis) for a in numerators) / denominator.mean(axis=axis))

@@ -1,0 +1,1 @@
+"""The report as documents: the page, the supplement, the summary."""

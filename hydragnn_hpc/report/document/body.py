@@ -1,0 +1,241 @@
+"""The report as sections of words, tables and figures: what the page and the supplement both show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hydragnn_hpc.ledger import State
+from hydragnn_hpc.report import text
+from hydragnn_hpc.report.analysis import paper
+from hydragnn_hpc.report.analysis.claims import Claim
+from hydragnn_hpc.report.analysis.statistics import Interval
+from hydragnn_hpc.report.document import provenance
+from hydragnn_hpc.report.document.content import Content
+from hydragnn_hpc.report.figures.style import Drawing
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.samples import ev_per_atom
+from hydragnn_hpc.report.tables import summary
+from hydragnn_hpc.report.tables.summary import Table
+from hydragnn_hpc.report.text import percent, plain, scientific
+
+FAILURES = 500
+"""So many failures are listed; every member's ``failure.json`` has its own."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report; ``key`` names it in links."""
+
+    key: str
+    title: str
+    words: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    drawings: tuple[Drawing, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    code: str = field(default="")
+
+
+def sections(content: Content, drawings: Sequence[Drawing]) -> list[Section]:
+    """Return the report's sections in order; those with nothing to show are left out."""
+    named = {d.name: d for d in drawings}
+
+    def some(*starts: str) -> tuple[Drawing, ...]:
+        return tuple(d for name, d in named.items() if name.startswith(starts))
+
+    results = content.results
+    found = [
+        Section("table1", "Table 1: test errors", (), tuple(_errors(content)), some("rmse")),
+        Section("claims", "The paper's claims", (_ABOUT_CLAIMS,), (), (), tuple(content.claims)),
+        Section("paper", "Beside the paper", _about_paper(content), tuple(_beside(content))),
+        Section("variants", "Variants compared", _about_pairs(content), tuple(_pairs(content))),
+        Section("costs", "Costs", (), tuple(_costs(content)), some("training_time")),
+        Section("data", "The data", (), (), some("composition_", "total_")),
+        Section("predictions", "Predictions", (), (), some("parity_", "errors_")),
+        Section("uncertainty", "The ensemble's uncertainty", (), tuple(_uncertainty(content)), some("calibration_")),
+        Section("training", "Training", (), (), some("learning_curves", "schedule")),
+        Section("failures", "Failures", (), tuple(_failures(content))),
+        Section("members", "Members", (), (summary.members_table(results),)),
+        Section("configuration", "Configuration", (_FROZEN,), code=provenance.configuration(results)),
+        Section("provenance", "Provenance", (), tuple(_provenance(content))),
+        Section("remarks", "Remarks", tuple(content.remarks)),
+    ]
+    return [s for s in found if s.words or s.tables or s.drawings or s.claims or s.code]
+
+
+_FROZEN = "As frozen into the campaign's folder by its first run."
+_ABOUT_CLAIMS = (
+    "Claims of Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007 (2022), weighed over this campaign's members."
+    " A comparison of errors is decided only where its 95 % interval excludes zero and Welch's test, corrected after"
+    " Holm, stays below 0.05, with three members on either side at least; a claim holds where all its comparisons do."
+)
+
+
+def _errors(content: Content) -> Iterator[Table]:
+    results = content.results
+    yield summary.paper_form(results)
+    in_units = summary.paper_form(results, scaled=False)
+    in_units = replace(in_units, notes=(*in_units.notes, *_known(content)))
+    extra = [t for t in results.campaign.tasks if rows.unit_of(results, t) == "Ry"]
+    sizes = np.unique(content.test_set.n_atoms) if content.test_set is not None else np.array([])
+    if not extra or len(sizes) != 1:
+        yield in_units
+        return
+    factor = float(ev_per_atom(1.0, float(sizes[0])))
+    found = {(r["variant"], r["task"]): r for r in rows.table1_rows(results)}
+    cells = []
+    for variant, shown in zip(results.campaign.variants, in_units.cells, strict=True):
+        per_atom = []
+        for task in extra:
+            row = found.get((variant.name, task), {"rmse_unit_mean": None, "rmse_unit_std": None})
+            values = [None if row[k] is None else row[k] * factor for k in ("rmse_unit_mean", "rmse_unit_std")]
+            per_atom.append(text.pair(values[0], values[1], plain))
+        cells.append((*shown[:-1], *per_atom, shown[-1]))
+    header = (*in_units.header[:-1], *(f"{t} / (eV/atom)" for t in extra), in_units.header[-1])
+    note = f"Energies in Ry are per cell of {sizes[0]} atoms."
+    yield Table(in_units.title, header, cells, (*in_units.notes, note))
+
+
+def _known(content: Content) -> Iterator[str]:
+    """Yield a note on the test values that errors are taken over, where some are missing."""
+    tasks = content.results.campaign.tasks
+    truths = {t: content.test_set.targets.get(s.field) for t, s in tasks.items()} if content.test_set else {}
+    counts = [(t, int(np.isfinite(v).sum()), v.size) for t, v in truths.items() if v is not None]
+    shown = [f"{t} {known:,} of {size:,}" for t, known, size in counts if known < size]
+    if shown:
+        yield f"Test values that are known, over which errors are taken: {', '.join(shown)}."
+
+
+def _about_paper(content: Content) -> tuple[str, ...]:
+    if not content.beside:
+        return ()
+    return (
+        f"{paper.CITATION}: mean ± std over {paper.MEMBERS} members, scaled. Scaled errors compare as far as both data"
+        " sets have the same ranges.",
+    )
+
+
+def _beside(content: Content) -> Iterator[Table]:
+    if content.beside:
+        shown = [
+            (b.variant, b.task, text.pair(b.mean, b.std), text.pair(b.paper_mean, b.paper_std), plain(b.ratio, 3),
+             f"{b.n} of {b.n_total}")
+            for b in content.beside
+        ]  # fmt: skip
+        header = ("variant", "task", "RMSE here", "RMSE in the paper", "ratio here / paper", "n of N")
+        yield Table("Test RMSE (scaled) here and in the paper", header, shown)
+
+
+def _about_pairs(content: Content) -> tuple[str, ...]:
+    if not content.pairs:
+        return ()
+    return (
+        "Difference of mean test RMSE (scaled), first less second, with its 95 % bootstrap interval (BCa, seeded);"
+        " p values of Welch's test, as found and after Holm's correction over all pairs; ratio of standard deviations,"
+        " first over second, with its 95 % interval (F distribution).",
+    )
+
+
+def _pairs(content: Content) -> Iterator[Table]:
+    if content.pairs:
+        shown = [
+            (p.task, p.first, p.second, scientific(p.difference), _interval(p.interval, scientific),
+             plain(p.p_value, 2),
+             plain(p.p_holm, 2), plain(p.spread_ratio, 3), _interval(p.spread_interval, _two),
+             f"{p.n[0]} and {p.n[1]}")
+            for p in content.pairs
+        ]  # fmt: skip
+        header = ("task", "first", "second", "difference", "95 % interval", "p (Welch)", "p (Holm)", "ratio of spreads",
+                  "95 % interval ", "members")  # fmt: skip
+        yield Table("Every two variants that share a task", header, shown)
+
+
+def _costs(content: Content) -> Iterator[Table]:
+    yield summary.timing_table(content.results)
+    if content.costs:
+        shown = [
+            (c.variant, " + ".join(c.singles), plain(c.seconds), plain(c.seconds_singles), plain(c.ratio, 3),
+             _interval(c.interval, _two), plain(c.device_hours, 3), plain(c.device_hours_singles, 3))
+            for c in content.costs
+        ]  # fmt: skip
+        header = ("together", "alone", "seconds together", "seconds alone, summed", "times faster", "95 % interval",
+                  "device-hours together", "device-hours alone")  # fmt: skip
+        note = "Device-hours are of all members with a result; a stack counts once; failed attempts are not in them."
+        yield Table("One multi-task model against its single-task models", header, shown, (note,))
+    if content.heads:
+        added = [
+            (h.smaller, h.larger, percent(h.more), _interval(h.interval, percent), percent(h.more_per_epoch),
+             f"{h.n[0]} and {h.n[1]}")
+            for h in content.heads
+        ]  # fmt: skip
+        columns = ("from", "to", "more time", "95 % interval", "more time per epoch", "members")
+        yield Table("One head more", columns, added)
+
+
+def _uncertainty(content: Content) -> Iterator[Table]:
+    found = content.uncertainties
+    if not found:
+        return
+    shown = [
+        (u.variant, u.task, u.unit, plain(u.rmse_mean_member), plain(u.rmse_best_member), plain(u.rmse_ensemble),
+         percent(u.rmse_ensemble / u.rmse_mean_member - 1 if u.rmse_mean_member else None), plain(u.spread),
+         plain(u.spearman, 2), plain(u.calibration_error, 2), str(u.n))
+        for u in found
+    ]  # fmt: skip
+    header = ("variant", "task", "unit", "RMSE of a member", "RMSE of the best", "RMSE of the mean", "change", "spread",
+              "rank correlation", "calibration error", "members")  # fmt: skip
+    notes = (
+        "Spread: root mean square of the members' standard deviation (ddof = 1). Rank correlation: of spread and"
+        " absolute error of the ensemble's mean. Calibration error: mean distance of the calibration curve from the"
+        " diagonal.",
+    )
+    yield Table("The ensemble's mean against one member, and its spread against its error", header, shown, notes)
+    least = [
+        (u.variant, u.task, c.formula, plain(c.spread), plain(c.rmse), u.unit, str(c.samples))
+        for u in found
+        for c in u.least_certain
+    ]
+    columns = ("variant", "task", "composition", "spread", "RMSE of the mean", "unit", "test samples")
+    yield Table("Least certain compositions", columns, least)
+
+
+def _failures(content: Content) -> Iterator[Table]:
+    shown = []
+    for member in content.results.members:
+        for attempt in member.failures:
+            place = f"{attempt.get('host') or '?'} rank {attempt.get('rank')}"
+            cells = (attempt.get("cause", ""), attempt.get("detail", ""), text.last_line(attempt.get("last_output")))
+            shown.append(
+                (member.name, member.state.value, *map(text.line, cells), place, text.moment(attempt.get("time")))
+            )
+        if member.state is State.DIVERGED:
+            epochs = str((member.result or {}).get("epochs", "?"))
+            shown.append(
+                (member.name, "diverged", "the loss is no longer finite", f"after {epochs} epochs", "", "", "")
+            )
+    if shown:
+        header = ("member", "state now", "cause", "detail", "last line of output", "where", "when")
+        notes = (f"The first {FAILURES:,} of {len(shown):,}.",) if len(shown) > FAILURES else ()
+        yield Table("Failed attempts and diverged members (times in UTC)", header, shown[:FAILURES], notes)
+
+
+def _provenance(content: Content) -> Iterator[Table]:
+    facts = provenance.provenance(content.results)
+    yield Table("What made these results", ("what", "value"), list(facts.items()))
+    found = provenance.runs(content.results)
+    if found:
+        header = tuple(dict.fromkeys(key for run in found for key in run))
+        shown = [tuple(text.MISSING if run.get(k) in (None, "") else str(run[k]) for k in header) for run in found]
+        yield Table("Runs (times in UTC)", header, shown)
+
+
+def _interval(interval: Interval | None, form: Callable[[float], str]) -> str:
+    if interval is None:
+        return text.MISSING
+    return f"[{', '.join(form(v) for v in interval)}]"
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}"

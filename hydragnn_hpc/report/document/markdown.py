@@ -1,0 +1,98 @@
+"""The report as files to read and to compute with: ``report.md``, ``claims.md``, ``summary.json``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from hydragnn_hpc.report import text
+from hydragnn_hpc.report.analysis.claims import Claim
+from hydragnn_hpc.report.document import provenance
+from hydragnn_hpc.report.document.body import Section
+from hydragnn_hpc.report.document.content import Content
+from hydragnn_hpc.report.figures.style import Drawing
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.tables.status import counts, failures
+from hydragnn_hpc.report.tables.summary import Table, as_markdown
+
+SCHEMA = 1
+
+
+def supplement(content: Content, parts: Sequence[Section]) -> str:
+    """Return the whole report as Markdown."""
+    results = content.results
+    states = ", ".join(f"{n:,} {state}" for state, n in counts(results).items())
+    lines = [f"# {text.markdown(results.campaign.name)}", "", f"{len(results.members):,} members: {states}.", ""]
+    for part in parts:
+        lines += [f"## {text.markdown(part.title)}", ""]
+        lines += [f"{text.markdown(words)}\n" for words in part.words]
+        lines += [_claim(claim) for claim in part.claims]
+        lines += [as_markdown(table) for table in part.tables]
+        for drawing in part.drawings:
+            lines += [f"![{text.markdown(drawing.title)}](figures/{drawing.name}.png)", ""]
+            lines += [f"{text.markdown(drawing.caption)}", ""]
+        if part.code:
+            lines += ["```yaml", part.code.replace("```", "'''").rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def claims_document(content: Content) -> str:
+    """Return the claims as Markdown."""
+    return "\n".join(["# The paper's claims", "", *(_claim(c) for c in content.claims)])
+
+
+def summary(content: Content, drawings: Sequence[Drawing]) -> dict[str, Any]:
+    """Return all figures of the report as plain data: what is missing or not a number is null."""
+    results = content.results
+    found = {
+        "schema": SCHEMA,
+        "campaign": results.campaign.name,
+        "hash": results.frozen.hash,
+        "dataset_sha256": results.frozen.dataset_sha256,
+        "members": len(results.members),
+        "states": counts(results),
+        "table1": rows.table1_rows(results),
+        "timing": rows.timing_rows(results),
+        "claims": content.claims,
+        "pairs": content.pairs,
+        "costs": content.costs,
+        "heads": content.heads,
+        "paper": content.beside,
+        "uncertainty": content.uncertainties,
+        "failures": failures(results),
+        "figures": [{"name": d.name, "title": d.title, "caption": d.caption} for d in drawings],
+        "configuration": results.campaign.model_dump(mode="json"),
+        "provenance": provenance.provenance(results),
+        "runs": provenance.runs(results),
+        "remarks": content.remarks,
+    }
+    return {key: _plain(value) for key, value in found.items()}
+
+
+def _claim(claim: Claim) -> str:
+    lines = [
+        f"**({claim.key}) {text.markdown(claim.statement)}: {claim.verdict.value}.** {text.markdown(claim.remark)}",
+        "",
+    ]
+    if claim.evidence:
+        shown = [(e.what, e.figures, e.verdict.value, e.reason) for e in claim.evidence]
+        lines.append(as_markdown(Table("Evidence", ("comparison", "figures", "verdict", "why"), shown)))
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,119 @@
+"""The report as one self-contained page: no file beside it, nothing from the network."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from hydragnn_hpc.report.document.body import Section
+from hydragnn_hpc.report.document.content import Content
+from hydragnn_hpc.report.tables.status import counts
+from hydragnn_hpc.report.tables.summary import Table
+
+TEMPLATES = Path(__file__).with_name("templates")
+MEMBERS = 2000
+"""So many members are listed; ``members.csv`` has all of them."""
+POINTS = 40
+"""Points of a small curve at most."""
+CURVE_WIDTH, CURVE_HEIGHT = 120, 24
+SHOWN = 0.7
+"""Page pixels per image pixel: sharp on a screen of high resolution too."""
+
+
+def page(content: Content, parts: Sequence[Section]) -> str:
+    """Return the page; the figures must be in their folder already, they are embedded.
+
+    Everything that comes from outside, names, causes, output, is escaped.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    results = content.results
+    figures = {d.name: embedded(results.folder.figures / f"{d.name}.png") for p in parts for d in p.drawings}
+    return environment.get_template("index.html.jinja").render(
+        campaign=results.campaign,
+        hash=results.frozen.hash,
+        total=len(results.members),
+        states=counts(results),
+        parts=[_shortened(p) if p.key == "members" else p for p in parts],
+        figures=figures,
+        curves=curves(content),
+        style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        script=(TEMPLATES / "page.js").read_text(encoding="utf-8"),
+    )
+
+
+def _printable(value: Any) -> Any:
+    # What a failed program printed may hold control characters, which no page may have.
+    return "".join(c for c in value if c.isprintable() or c == "\n") if type(value) is str else value
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image as a ``data:`` address, and the size at which it is shown: the same letters in all of them."""
+
+    address: str
+    width: int
+    height: int
+
+
+def embedded(path: Path) -> Image:
+    """Return a PNG for the page."""
+    content = path.read_bytes()
+    width, height = struct.unpack(">II", content[16:24])  # of the header chunk, first in every PNG
+    address = f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
+    return Image(address, round(width * SHOWN), round(height * SHOWN))
+
+
+def curves(content: Content) -> dict[str, str]:
+    """Return the points of every listed member's small learning curve, for an SVG of the declared size.
+
+    Logarithm of the validation loss against epoch; the members of a variant share their axes.
+    """
+    found: dict[str, str] = {}
+    for variant in content.results.campaign.variants:
+        names = [m.name for m in content.results.members[:MEMBERS] if m.variant == variant.name]
+        logs = {n: _log_loss(content.histories[n]) for n in names if n in content.histories}
+        logs = {n: v for n, v in logs.items() if len(v)}
+        if not logs:
+            continue
+        everything = np.concatenate(list(logs.values()))
+        low, high = float(everything[:, 1].min()), float(everything[:, 1].max())
+        last = float(everything[:, 0].max())
+        for name, values in logs.items():
+            keep = np.unique(np.linspace(0, len(values) - 1, min(POINTS, len(values))).round().astype(int))
+            x = values[keep, 0] / max(last, 1.0) * CURVE_WIDTH
+            y = (high - values[keep, 1]) / ((high - low) or 1.0) * (CURVE_HEIGHT - 2) + 1
+            found[name] = " ".join(f"{a:.0f},{b:.0f}" for a, b in zip(x, y, strict=True))
+    return found
+
+
+def _log_loss(history: pd.DataFrame) -> np.ndarray:
+    """Return ``[n, 2]``: epoch and log10 of the validation loss, where it is a positive number."""
+    if "epoch" not in history or "validation_loss" not in history:
+        return np.zeros((0, 2))
+    epoch, loss = (pd.to_numeric(history[k], errors="coerce").to_numpy(float) for k in ("epoch", "validation_loss"))
+    known = np.isfinite(epoch) & np.isfinite(loss) & (loss > 0)
+    return np.column_stack([epoch[known], np.log10(loss[known])])
+
+
+def _shortened(part: Section) -> Any:
+    (table,) = part.tables
+    if len(table.cells) <= MEMBERS:
+        return part
+    note = f"The first {MEMBERS:,} of {len(table.cells):,} members; members.csv has all of them."
+    short = Table(table.title, table.header, table.cells[:MEMBERS], (*table.notes, note))
+    return Section(part.key, part.title, part.words, (short,))

@@ -1,0 +1,102 @@
+"""Where results come from: versions, devices, hosts, runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import yaml
+
+import hydragnn_hpc
+from hydragnn_hpc.report import text
+from hydragnn_hpc.report.figures.training import events
+from hydragnn_hpc.report.results.load import Results
+from hydragnn_hpc.report.results.rows import Row, stacked
+
+HOSTS = 12
+"""So many hosts are named; of more, the number."""
+
+
+def provenance(results: Results) -> dict[str, str]:
+    """Return what names the campaign and what it was made with, as label and words."""
+    found = [m.result for m in results.members if m.result]
+    frozen = results.frozen
+    facts = {
+        "campaign": frozen.campaign.name,
+        "configuration (SHA-256)": frozen.hash,
+        "data set": frozen.campaign.dataset,
+        "data set (SHA-256)": frozen.dataset_sha256,
+        "seed of the campaign": str(frozen.campaign.seed),
+        "seeds of the members": "from campaign seed, variant and replica (BLAKE2b); in members.csv",
+    }
+    versions: dict[str, Counter[str]] = {}
+    for result in found:
+        for package, version in (result.get("versions") or {}).items():
+            versions.setdefault(str(package), Counter())[str(version)] += 1
+    facts["versions"] = "; ".join(f"{package} {_counted(count)}" for package, count in sorted(versions.items()))
+    facts["devices"] = _devices(found)
+    facts["engines"] = _counted(Counter(str(r.get("engine")) for r in found))
+    facts["threads per worker"] = _counted(Counter(str(r.get("threads")) for r in found))
+    facts["members per stack"] = f"up to {stacked(results)}"
+    facts["hosts"] = _hosts([s for r in found for s in r.get("sessions") or []])
+    facts["written with"] = f"hydragnn_hpc {hydragnn_hpc.__version__}"
+    return {k: v for k, v in facts.items() if v}
+
+
+def runs(results: Results) -> list[Row]:
+    """Return every run of the campaign: start, end, ranks, hosts, and what else its start tells."""
+    found: list[Row] = []
+    for event in events(results):
+        kind = event.get("event")
+        if kind == "start":
+            found.append(
+                {
+                    "start": text.moment(event.get("time")),
+                    "end": None,
+                    "reason": "no end is recorded: killed, or at work",
+                }
+            )
+            found[-1].update({k: _words(v) for k, v in event.items() if k not in ("time", "event")})
+        elif found and kind == "stop":
+            found[-1]["reason"] = str(event.get("reason", ""))
+        elif found and kind == "end":
+            found[-1]["end"] = text.moment(event.get("time"))
+            if str(found[-1]["reason"]).startswith("no end"):
+                found[-1]["reason"] = "nothing left to do"
+    return found
+
+
+def configuration(results: Results) -> str:
+    """Return the frozen configuration as YAML."""
+    return str(yaml.safe_dump(results.campaign.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _devices(found: list[dict[str, Any]]) -> str:
+    names: Counter[str] = Counter()
+    known: dict[str, set[str]] = {}
+    for result in found:
+        device = result.get("device") or {}
+        name = str(device.get("name") or device.get("type") or "unknown")
+        names[name] += 1
+        if device.get("uuid"):
+            known.setdefault(name, set()).add(str(device["uuid"]))
+    return "; ".join(
+        f"{n} members on {f'{len(known[name])} x ' if name in known else ''}{name}" for name, n in names.most_common()
+    )
+
+
+def _hosts(sessions: list[dict[str, Any]]) -> str:
+    hosts = sorted({str(s["host"]) for s in sessions if s.get("host")})
+    if len(hosts) > HOSTS:
+        return f"{len(hosts)}: {', '.join(hosts[:HOSTS])} and more"
+    return ", ".join(hosts)
+
+
+def _counted(count: Counter[str]) -> str:
+    if len(count) == 1:
+        return next(iter(count))
+    return ", ".join(f"{value} ({n} members)" for value, n in count.most_common())
+
+
+def _words(value: Any) -> str:
+    return ", ".join(text.line(v) for v in value) if isinstance(value, list) else text.line(value)

@@ -1,0 +1,1 @@
+"""A campaign's folder as rows, frames and arrays."""

@@ -1,0 +1,183 @@
+"""All members' test predictions in one pass over their files: errors, densities, ensemble mean and spread.
+
+Each file is read once and let go, so that a thousand members need the memory of one variant's sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import Member
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.load import Results
+from hydragnn_hpc.report.results.samples import Samples
+
+ERROR_BINS, PARITY_BINS = 121, 128
+"""At most; few values are counted in fewer cells."""
+RANGE_IN_RMSE = 4.0
+"""Densities of errors reach this many times the largest RMSE of the task; parity plots this far beyond the truth."""
+AGREEMENT = 1e-3
+"""Relative difference at which a result's RMSE and that of its predictions are said to disagree."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The axes that all variants of a task share, in the task's unit."""
+
+    errors: np.ndarray
+    values: np.ndarray
+
+
+@dataclass
+class Summary:
+    """What the members of a variant predict for a task, in the task's unit.
+
+    Attributes
+    ----------
+    truth : numpy.ndarray
+        ``[A, d]`` or ``[S, d]`` of the test set.
+    rmse, mae, r2 : list of float
+        A value per member.
+    densities : list of numpy.ndarray
+        Probability density of the errors on ``scale.errors`` (edges), an array per member.
+    parity : numpy.ndarray
+        Counts ``[truth, predicted]`` on ``scale.values`` (edges), over all members.
+    total, squares : numpy.ndarray
+        Running mean and sum of squared deviations over members, shaped as ``truth``.
+    """
+
+    variant: str
+    task: str
+    level: str
+    unit: str
+    truth: np.ndarray
+    scale: Scale
+    rmse: list[float] = field(default_factory=list)
+    mae: list[float] = field(default_factory=list)
+    r2: list[float] = field(default_factory=list)
+    densities: list[np.ndarray] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Start the sums."""
+        self.valid = np.isfinite(self.truth)
+        self.parity = np.zeros((PARITY_BINS, PARITY_BINS), np.int64)
+        self._mean = np.zeros_like(self.truth)
+        self._squares = np.zeros_like(self.truth)
+
+    @property
+    def n(self) -> int:
+        """Members taken in."""
+        return len(self.rmse)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The ensemble's mean prediction, shaped as ``truth``."""
+        return self._mean
+
+    @property
+    def std(self) -> np.ndarray | None:
+        """The members' standard deviation (ddof = 1), shaped as ``truth``; None for fewer than two members."""
+        return np.sqrt(self._squares / (self.n - 1)) if self.n > 1 else None
+
+    def add(self, predicted: np.ndarray) -> None:
+        """Take one member's predictions in."""
+        truth, value = self.truth[self.valid], predicted[self.valid]
+        error = value - truth
+        self.rmse.append(float(np.sqrt(np.mean(error**2))))
+        self.mae.append(float(np.mean(np.abs(error))))
+        variance = float(np.sum((truth - truth.mean()) ** 2))
+        self.r2.append(1 - float(np.sum(error**2)) / variance if variance else float("nan"))
+        width = self.scale.errors[1] - self.scale.errors[0]
+        counts, _ = np.histogram(error, self.scale.errors)
+        self.densities.append(counts / (len(error) * width))
+        self.parity += _counts(truth, value, self.scale.values)
+        # Welford's update: no loss of digits where the spread is small against the values.
+        difference = predicted - self._mean
+        self._mean += difference / self.n
+        self._squares += difference * (predicted - self._mean)
+
+
+@dataclass
+class Collected:
+    """Summaries by (variant, task), and what could not be used, in words."""
+
+    summaries: dict[tuple[str, str], Summary]
+    problems: list[str]
+
+
+def collect(results: Results, test_set: Samples | None) -> Collected:
+    """Read the predictions of all finished members.
+
+    Parameters
+    ----------
+    results : Results
+    test_set : Samples or None
+        Without it nothing can be compared, and nothing is read.
+    """
+    collected = Collected({}, [])
+    if test_set is None:
+        return collected
+    scales = {task: _scale(results, task, test_set) for task in results.campaign.tasks}
+    for variant in results.campaign.variants:
+        for member in results.finished(variant.name):
+            try:
+                _take(collected, results, member, (test_set, scales))
+            except UserError as error:
+                collected.problems.append(f"{member.name}: {error}")
+    return collected
+
+
+def _take(
+    collected: Collected, results: Results, member: Member, known: tuple[Samples, dict[str, Scale | None]]
+) -> None:
+    test_set, scales = known
+    found = results.predictions(member)
+    if found is None:
+        raise UserError("predictions.npz is missing: left out of figures and ensemble")
+    for task in results.campaign.variant(member.variant).tasks:
+        settings, scale = results.campaign.tasks[task], scales[task]
+        if scale is None or task not in found:
+            raise UserError(f"no predictions or no truth of task {task}: left out of figures and ensemble")
+        truth = test_set.targets[settings.field]
+        predicted = found[task].reshape(-1, 1) if found[task].ndim == 1 else found[task]
+        if predicted.shape != truth.shape or not np.isfinite(predicted[np.isfinite(truth)]).all():
+            raise UserError(f"predictions of task {task} do not fit the test set: left out of figures and ensemble")
+        key = (member.variant, task)
+        if key not in collected.summaries:
+            unit = rows.unit_of(results, task)
+            collected.summaries[key] = Summary(*key, settings.level, unit, truth, scale)
+        collected.summaries[key].add(np.asarray(predicted, float))
+        told, own = rows.metric(member, task, "rmse_unit"), collected.summaries[key].rmse[-1]
+        if told is not None and abs(told - own) > AGREEMENT * max(told, own):
+            collected.problems.append(
+                f"{member.name}: result.json says RMSE {told:.4g} of {task}, predictions {own:.4g}"
+            )
+
+
+def _scale(results: Results, task: str, test_set: Samples) -> Scale | None:
+    truth = test_set.targets.get(results.campaign.tasks[task].field)
+    if truth is None or not np.isfinite(truth).any():
+        return None
+    largest = max(rows.metrics(_finished(results), task, "rmse_unit"), default=0.0)
+    low, high = float(np.nanmin(truth)), float(np.nanmax(truth))
+    reach = RANGE_IN_RMSE * largest or 0.05 * (high - low) or 1.0
+    cells = min(ERROR_BINS, 2 * int(np.sqrt(np.isfinite(truth).sum()) / 2) + 11)  # odd: one in the middle
+    errors = np.linspace(-reach, reach, cells + 1)
+    return Scale(errors, np.linspace(low - reach, high + reach, PARITY_BINS + 1))
+
+
+def _finished(results: Results) -> Iterable[Member]:
+    for variant in results.campaign.variants:
+        yield from results.finished(variant.name)
+
+
+def _counts(truth: np.ndarray, value: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    step = edges[1] - edges[0]
+    place = [np.floor((v - edges[0]) / step).astype(np.int64) for v in (truth, value)]
+    inside = (place[1] >= 0) & (place[1] < PARITY_BINS)
+    flat = place[0][inside] * PARITY_BINS + place[1][inside]
+    return np.bincount(flat, minlength=PARITY_BINS**2).reshape(PARITY_BINS, PARITY_BINS)

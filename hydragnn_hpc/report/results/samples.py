@@ -1,0 +1,148 @@
+"""The samples behind a campaign: its test set, or the whole data set where that still exists."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.fields import RYDBERG_IN_EV
+from hydragnn_hpc.report.results.load import Results, read_arrays
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Structures and their true values.
+
+    Attributes
+    ----------
+    source : str
+        What they are, in words: ``4,208 samples of the test set``.
+    names : numpy.ndarray
+        ``[S]``, text.
+    atomic_numbers : numpy.ndarray
+        ``[A]``, int32, of all samples in order.
+    atom_offsets : numpy.ndarray
+        ``[S+1]``, int64: where each sample's atoms start.
+    targets : dict
+        Field to float64 array in its unit: ``[A, d]`` of a node target, ``[S, d]`` of a graph target; NaN is missing.
+    """
+
+    source: str
+    names: np.ndarray
+    atomic_numbers: np.ndarray
+    atom_offsets: np.ndarray
+    targets: dict[str, np.ndarray]
+
+    @property
+    def n_atoms(self) -> np.ndarray:
+        """Atoms of every sample, ``[S]``."""
+        return np.diff(self.atom_offsets)
+
+    def count(self, number: int) -> np.ndarray:
+        """Return how many atoms of a species every sample has, ``[S]``."""
+        return self.total((self.atomic_numbers == number)[:, None].astype(np.int64))[:, 0]
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Return the sum over each sample's atoms, ``[S, d]`` from ``[A, d]``; zero where a sample has no atoms."""
+        summed = np.concatenate([np.zeros((1, values.shape[1]), values.dtype), np.cumsum(values, axis=0)])
+        if np.issubdtype(values.dtype, np.integer):
+            return np.asarray(summed[self.atom_offsets[1:]] - summed[self.atom_offsets[:-1]])
+        # Differences of one long running sum would lose digits, and a single NaN would spoil all that follow it.
+        found = np.zeros((len(self.n_atoms), values.shape[1]))
+        filled = self.n_atoms > 0
+        if filled.any():
+            found[filled] = np.add.reduceat(values, self.atom_offsets[:-1][filled], axis=0)
+        return found
+
+    def species(self) -> np.ndarray:
+        """Return the proton numbers that occur, ascending."""
+        return np.unique(self.atomic_numbers)
+
+    def formulas(self) -> np.ndarray:
+        """Return every sample's composition, ``Fe12Pt20``, ``[S]``."""
+        counts = [(symbol(z), self.count(int(z))) for z in self.species()]
+        found = ["".join(f"{s}{n[k]}" for s, n in counts if n[k]) for k in range(len(self.n_atoms))]
+        return np.array(found, dtype=str)
+
+    def composition(self) -> tuple[np.ndarray, str] | None:
+        """Return the fraction of one species in every sample, ``[S]``, and its symbol; None for a single composition.
+
+        Of two species the lighter one; of more, the one whose fraction varies most.
+        """
+        n_atoms = np.maximum(self.n_atoms, 1)
+        fractions = {int(z): self.count(int(z)) / n_atoms for z in self.species()}
+        varying = {z: float(np.ptp(x)) for z, x in fractions.items() if len(x) and np.ptp(x) > 0}
+        if not varying:
+            return None
+        chosen = min(varying) if len(fractions) == 2 else max(varying, key=lambda z: (varying[z], -z))
+        return fractions[chosen], symbol(chosen)
+
+
+def symbol(number: int) -> str:
+    """Return a chemical symbol; the number itself where there is none."""
+    from ase.data import chemical_symbols
+
+    return str(chemical_symbols[number]) if 0 < number < len(chemical_symbols) else f"Z{number}"
+
+
+def ev_per_atom(values: np.ndarray | float, n_atoms: np.ndarray | float) -> np.ndarray:
+    """Turn energies in Ry per cell into eV per atom."""
+    return np.asarray(np.asarray(values, float) * RYDBERG_IN_EV / np.asarray(n_atoms, float))
+
+
+def read_test_set(results: Results) -> Samples | None:
+    """Read ``test_set.npz``; None where there is none yet.
+
+    Raises
+    ------
+    UserError
+        If the file is not one.
+    """
+    found = read_arrays(results.folder.test_set)
+    if found is None:
+        return None
+    fixed = ("sample", "names", "atom_offsets", "atomic_numbers")
+    if not all(name in found for name in fixed):
+        raise UserError(f"cannot read {results.folder.test_set}: it lacks one of {', '.join(fixed)}; run again")
+    targets = {name: _columns(array) for name, array in found.items() if name not in fixed}
+    source = f"{len(found['sample']):,} samples of the test set"
+    return Samples(source, found["names"].astype(str), found["atomic_numbers"], found["atom_offsets"], targets)
+
+
+def read_all(results: Results) -> tuple[Samples | None, str]:
+    """Read the data set, where it exists and is the one that was trained on.
+
+    Returns
+    -------
+    samples : Samples or None
+    reason : str
+        Why there are none; empty where there are.
+    """
+    path = Path(results.campaign.dataset)
+    if not path.exists():
+        return None, f"the data set {path} is not there"
+    try:
+        from hydragnn_hpc.dataset import store
+
+        manifest = store.read_manifest(path)
+        if manifest.sha256 != results.frozen.dataset_sha256:
+            return None, f"the data set {path} is no longer the one that was trained on"
+        _, arrays = store.read(path)
+    except UserError as error:
+        return None, str(error)
+    except ImportError as error:
+        return None, f"the data set {path} cannot be read here: {error}"
+    offsets = arrays["sample_name_offsets"]
+    text = arrays["sample_names"].tobytes()
+    names = [text[a:b].decode("utf-8", "replace") for a, b in itertools.pairwise(offsets)]
+    targets = {name: arrays[f"target_{name}"] for name in manifest.targets}
+    source = f"all {len(names):,} samples of the data set"
+    return Samples(source, np.array(names), arrays["atomic_numbers"], arrays["atom_offsets"], targets), ""
+
+
+def _columns(array: np.ndarray) -> np.ndarray:
+    return array[:, None] if array.ndim == 1 else array

@@ -1,0 +1,1 @@
+"""Tables, as files and as shown on a terminal."""

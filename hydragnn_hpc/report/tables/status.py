@@ -1,0 +1,244 @@
+"""How a campaign stands: states, rates, time left, the table so far, failures; read from disk, shown on a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydragnn_hpc.ledger import State
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.report import text
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.live import mapping, progress_of, timestamp
+from hydragnn_hpc.report.results.rows import Row, Snapshot
+from hydragnn_hpc.report.tables import summary
+
+SHOWN = 20
+"""So many running members and failures are shown; ``--json`` has all of them."""
+UNSETTLED = (State.WAITING, State.RUNNING, State.INTERRUPTED)
+
+
+@dataclass
+class Status:
+    """How a campaign stands.
+
+    Attributes
+    ----------
+    states : dict
+        State to number of members; states without members are left out.
+    active : bool
+        Whether a run is at work now.
+    members_per_hour : float or None
+        Members finished by the run at work, per hour of it.
+    worker_seconds_left : float or None
+        What is still to be trained, as one worker's time: finished members of the same variant are the measure.
+    running : dict
+        Name to ``epoch, rank, slot, host, validation_loss``.
+    failures : list of dict
+        A row per member with failures: ``member, state, attempts, cause, last_output, rank, host, time``.
+    """
+
+    name: str
+    folder: str
+    hash: str
+    members: int
+    states: dict[str, int]
+    active: bool
+    started: str | None
+    updated: str | None
+    seconds_left: float | None
+    members_per_hour: float | None
+    worker_seconds_left: float | None
+    workers: list[dict[str, Any]]
+    running: dict[str, dict[str, Any]]
+    failures: list[Row]
+    table1: list[Row]
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to train."""
+        return not any(self.states.get(s.value) for s in UNSETTLED)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain data, for JSON."""
+        return {**asdict(self), "settled": self.settled}
+
+
+def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[Status, Snapshot]:
+    """Read how the campaign in ``out`` stands; what an earlier look found finished is not read again.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no campaign, or a result cannot be read.
+    """
+    folder = CampaignFolder(out)
+    progress, active = progress_of(folder)
+    running = mapping(progress.get("members_running")) if active else {}
+    snapshot = rows.read(out, running, before)
+    started = progress.get("started") if active else None
+    status = Status(
+        name=snapshot.campaign.name,
+        folder=str(folder.root),
+        hash=snapshot.frozen.hash,
+        members=len(snapshot.members),
+        states=counts(snapshot),
+        active=active,
+        started=started,
+        updated=progress.get("time"),
+        seconds_left=rows.number(progress.get("seconds_left")) if active else None,
+        members_per_hour=_members_per_hour(snapshot, timestamp(started)),
+        worker_seconds_left=_worker_seconds_left(snapshot, running),
+        workers=list(progress.get("workers") or []) if active else [],
+        running={m.name: mapping(running[m.name]) for m in snapshot.members if m.state is State.RUNNING},
+        failures=failures(snapshot),
+        table1=rows.table1_rows(snapshot),
+    )
+    return status, snapshot
+
+
+def counts(snapshot: Snapshot) -> dict[str, int]:
+    """Return the number of members by state; states without members are left out."""
+    found = Counter(m.state for m in snapshot.members)
+    return {s.value: found[s] for s in State if found[s]}
+
+
+def render(status: Status, snapshot: Snapshot) -> Any:
+    """Return the status for a terminal: something that ``rich`` prints."""
+    from rich.console import Group
+    from rich.text import Text
+
+    counts = ", ".join(f"{n:,} {state}" for state, n in status.states.items())
+    parts: list[Any] = [
+        Text(f"{status.name}  {status.folder}  {status.hash[:12]}", "bold"),
+        Text(f"{status.members:,} member{'s' * (status.members != 1)}: {counts}"),
+        Text(_activity(status)),
+    ]
+    if status.running:
+        parts.append(summary.as_rich(_running_table(status)))
+    parts.append(summary.as_rich(summary.paper_form(snapshot)))
+    if status.failures:
+        parts.append(summary.as_rich(_failures_table(status)))
+    return Group(*parts)
+
+
+def show(out: Path, console: Any) -> Status:
+    """Print how the campaign in ``out`` stands."""
+    status, snapshot = read_status(out)
+    console.print(render(status, snapshot))
+    return status
+
+
+def watch(out: Path, console: Any, interval: float = 2.0, pause: Callable[[float], None] = time.sleep) -> Status:
+    """Show how the campaign stands, again and again, until nothing is left to train or the user interrupts.
+
+    On a terminal the picture is renewed in place; elsewhere a plain one follows another, only when something changed.
+    """
+    from rich.live import Live
+
+    status, snapshot = read_status(out)
+    if not console.is_terminal:
+        console.print(render(status, snapshot))
+        while not status.settled:
+            pause(interval)
+            before, (status, snapshot) = status, read_status(out, snapshot)
+            if (before.states, before.failures) != (status.states, status.failures):
+                console.print(render(status, snapshot))
+        return status
+    with Live(render(status, snapshot), console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        live.refresh()
+        while not status.settled:
+            pause(interval)
+            status, snapshot = read_status(out, snapshot)
+            live.update(render(status, snapshot), refresh=True)
+    return status
+
+
+def _activity(status: Status) -> str:
+    if status.active:
+        rate = f"{text.plain(status.members_per_hour, 3)} members an hour"
+        left = text.duration(status.seconds_left) if status.seconds_left is not None else "not known yet"
+        since = f"running since {text.moment(status.started)} UTC"
+        return f"{since} on {len(status.workers)} workers; {rate}; time left: {left}"
+    if status.settled:
+        failed = status.states.get(State.FAILED.value, 0)
+        again = f"; {failed:,} failed: the same run command tries them again" if failed else ""
+        return f"nothing left to train{again}"
+    work = ""
+    if status.worker_seconds_left is not None:
+        work = f"; about {text.duration(status.worker_seconds_left)} of one worker's time left"
+    return f"no run at work{work}; 'hydragnn-hpc run CAMPAIGN.yaml {status.folder}' goes on"
+
+
+def _running_table(status: Status) -> summary.Table:
+    shown = []
+    for name, at in list(status.running.items())[:SHOWN]:
+        place = f"{at.get('host', '?')} rank {at.get('rank', '?')} slot {at.get('slot', '?')}"
+        loss = text.scientific(rows.number(at.get("validation_loss")))
+        shown.append((name, str(at.get("epoch", text.MISSING)), loss, place))
+    return summary.Table("Running", ("member", "epoch", "validation loss", "where"), shown, _more(len(status.running)))
+
+
+def _failures_table(status: Status) -> summary.Table:
+    shown = [
+        (f["member"], f["state"], str(f["attempts"]), f["cause"], f["last_output"] or text.MISSING)
+        for f in status.failures[:SHOWN]
+    ]
+    header = ("member", "state now", "failed attempts", "last cause", "last line of output")
+    return summary.Table("Failures", header, shown, _more(len(status.failures)))
+
+
+def _more(count: int) -> tuple[str, ...]:
+    return (f"and {count - SHOWN:,} more: status --json",) if count > SHOWN else ()
+
+
+def failures(snapshot: Snapshot) -> list[Row]:
+    """Return the members with failures or divergence, those given up first."""
+    found = []
+    for member in snapshot.members:
+        if not member.failures and member.state is not State.DIVERGED:
+            continue
+        last = member.failures[-1] if member.failures else {"cause": "diverged: the loss is no longer finite"}
+        found.append(
+            {
+                "member": member.name,
+                "state": member.state.value,
+                "attempts": len(member.failures),
+                "cause": text.line(last.get("cause", "")),
+                "last_output": text.last_line(last.get("last_output")),
+                "rank": last.get("rank"),
+                "host": last.get("host"),
+                "time": last.get("time"),
+            }
+        )
+    return sorted(found, key=lambda f: f["state"] != State.FAILED.value)
+
+
+def _members_per_hour(snapshot: Snapshot, started: float | None) -> float | None:
+    if started is None:
+        return None
+    ends = [timestamp((m.result.get("sessions") or [{}])[-1].get("ended")) for m in snapshot.members if m.result]
+    done = sum(1 for end in ends if end is not None and end >= started)
+    elapsed = time.time() - started
+    return done / elapsed * 3600 if done and elapsed > 0 else None
+
+
+def _worker_seconds_left(snapshot: Snapshot, running: dict[str, Any]) -> float | None:
+    """Estimate it from the mean time of a variant's finished stacks, less the share of epochs already trained."""
+    campaign = snapshot.campaign
+    means = {v.name: rows.mean_std(rows.quantities(snapshot.finished(v.name), "seconds"))[0] for v in campaign.variants}
+    known = [m for m in means.values() if m is not None]
+    if not known:
+        return None
+    total = 0.0
+    for member in snapshot.members:
+        if member.state in UNSETTLED:
+            expected = means[member.variant]
+            epoch = rows.number(mapping(running.get(member.name)).get("epoch")) or 0.0
+            share = 1 - min(epoch / campaign.training.epochs, 1.0)
+            total += (sum(known) / len(known) if expected is None else expected) * share / campaign.launch.stack
+    return total
