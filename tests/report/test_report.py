@@ -244,7 +244,7 @@ def test_report_reads_neither_torch_nor_mpi(single: Rendered) -> None:
     import subprocess
     import sys
 
-    code = "import sys; from hydragnn_hpc.report import content; content.gather(sys.argv[1]);"
+    code = "import sys; from hydragnn_hpc.report.document import content; content.gather(sys.argv[1]);"
     code += " print([m for m in ('torch', 'mpi4py', 'adios2') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code, single.folder.root], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
