@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -38,7 +39,7 @@ class Campaign(Section):
 
     name: Name
     dataset: Text
-    inputs: Annotated[tuple[Input, ...], Field(min_length=1)] = (SpeciesInput(),)
+    inputs: Annotated[tuple[Input, ...], Field(min_length=1)] = (SpeciesInput(name="species"),)
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
     replicas: Annotated[int, Field(ge=1, le=100_000)] = 1
@@ -243,11 +244,10 @@ def _number(text: str) -> str | float:
 
 
 def _first_line(error: ValidationError) -> str:
-    # A misspelt key is told ahead of the missing key that it causes.
+    # A misspelt key comes before the missing key that it causes.
     first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
-    place = ".".join(str(part) for part in first["loc"])
+    place, known = _place(first["loc"])
     if first["type"] == "extra_forbidden":
-        known = _keys_at(first["loc"][:-1])
         return f"unknown key '{place}'{nearest(str(first['loc'][-1]), known)}"
     if first["type"] == "missing":
         return f"missing key '{place}'"
@@ -262,22 +262,33 @@ def _first_line(error: ValidationError) -> str:
     return f"{place}: {message}{shown}" if place else message
 
 
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """Return the known keys of the section at ``location``."""
-    section: Any = Campaign
-    if location[:1] == ("inputs",) and len(location) > 2:
-        return list(INPUTS[str(location[2])].model_fields)
+def _place(location: tuple[int | str, ...]) -> tuple[str, list[str]]:
+    """Return an error's location as a file has it, and the keys that are known there."""
+    kinds: list[Any] = [Campaign]
+    shown: list[str] = []
+    known: list[str] = []
     for part in location:
-        if section is Campaign and part == "tasks":
-            section = dict
-        elif section is Campaign and part == "variants":
-            section = list
-        elif section is dict:
-            section = Task
-        elif section is list:
-            section = Variant
-        elif isinstance(section, type) and issubclass(section, BaseModel) and str(part) in section.model_fields:
-            annotation = section.model_fields[str(part)].annotation
-            options = [annotation, *getattr(annotation, "__args__", ())]
-            section = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+        sections = {_tag(kind): kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)}
+        if None not in sections and part in sections:  # pydantic names the alternative; the file does not
+            kinds = [sections[str(part)]]
+            continue
+        shown.append(str(part))
+        known = [key for section in sections.values() for key in section.model_fields]
+        fields = [s.model_fields[str(part)].annotation for s in sections.values() if str(part) in s.model_fields]
+        kinds = [k for inner in (fields or [a for kind in kinds for a in get_args(kind)]) for k in _alternatives(inner)]
+    return ".".join(shown), known
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    """Return what a value of a type may be, without annotations."""
+    if get_origin(kind) is Annotated:
+        return _alternatives(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [inner for argument in get_args(kind) for inner in _alternatives(argument)]
+    return [kind]
+
+
+def _tag(section: type[BaseModel]) -> str | None:
+    """Return the name that chooses a section among its alternatives, if one does."""
+    name = section.model_fields.get("name")
+    return get_args(name.annotation)[0] if name is not None and get_origin(name.annotation) is Literal else None

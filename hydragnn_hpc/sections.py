@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hydragnn_hpc.convolutions import why_not
+from hydragnn_hpc.errors import nearest
 
 Positive = Annotated[int, Field(ge=1)]
 Widths = tuple[Positive, ...]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]  # names become folder names
-
-
+LearningRate = Annotated[float, Field(gt=0)]
 Text = Annotated[str, Field(pattern=r"^\P{Cc}+$")]  # without control characters
 
 
@@ -34,26 +34,26 @@ class Task(Section):
 class SpeciesInput(Section):
     """The scaled proton number."""
 
-    name: Literal["species"] = "species"
+    name: Literal["species"]
 
 
 class CompositionInput(Section):
     """The share of each element in the sample."""
 
-    name: Literal["composition"] = "composition"
+    name: Literal["composition"]
 
 
 class ShellsInput(Section):
     """Atoms of each element in the first ``number`` shells of neighbours around the site."""
 
-    name: Literal["shells"] = "shells"
+    name: Literal["shells"]
     number: Annotated[int, Field(ge=1, le=200)] = 13
 
 
 class EwaldInput(Section):
     """The electrostatic potential at the site of unit charges on each element, the sample neutral, and its powers."""
 
-    name: Literal["ewald"] = "ewald"
+    name: Literal["ewald"]
     powers: Annotated[int, Field(ge=1, le=4)] = 1
 
 
@@ -104,12 +104,25 @@ class Model(Section):
         return self
 
 
-class Optimizer(Section):
-    """The optimiser of the weights."""
+class AdamOptimizer(Section):
+    """Adam (Kingma & Ba 2015); ``weight_decay`` is added to the gradient."""
 
-    name: Literal["Adam", "AdamW"] = "Adam"
-    learning_rate: Annotated[float, Field(gt=0)] = 1.0e-3
+    name: Literal["Adam"]
+    learning_rate: LearningRate = 1.0e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class AdamWOptimizer(Section):
+    """AdamW (Loshchilov & Hutter 2019): Adam with ``weight_decay`` apart from the gradient; defaults as torch's."""
+
+    name: Literal["AdamW"]
+    learning_rate: LearningRate = 1.0e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+
+
+Optimizer = Annotated[AdamOptimizer | AdamWOptimizer, Field(discriminator="name")]
+OPTIMIZERS: dict[str, type[Section]] = {"Adam": AdamOptimizer, "AdamW": AdamWOptimizer}
+"""Optimisers by name; how they step: `member.engine.optimize`."""
 
 
 class Plateau(Section):
@@ -145,12 +158,22 @@ class Training(Section):
 
     epochs: Positive = 200
     batch_size: Positive = 64
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = AdamOptimizer(name="Adam")
     schedule: Literal["plateau", "cosine"] = "plateau"
     plateau: Plateau | None = Plateau()
     cosine: Cosine = Cosine()
     early_stopping: EarlyStopping | None = EarlyStopping()
     engine: Literal["auto", "fused", "torch"] = "auto"
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _name_optimizer(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        name = value.get("name", "Adam")
+        if not isinstance(name, str) or name not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer '{name}'{nearest(str(name), OPTIMIZERS)}")
+        return {"name": name, **value}
 
     @model_validator(mode="after")
     def _cosine_fits(self) -> Training:

@@ -168,12 +168,10 @@ def test_any_key_misspelt_anywhere_is_refused_with_the_right_one(data: st.DataOb
     for part in place:
         section = section[part]
     section[wrong] = section[key] if added else section.pop(key)
-    shown = [str(part) for part in place]
-    if place[:1] == ("inputs",) and (added or key != "name"):  # which of the inputs it is, is known
-        shown.append(section["name"])
+    shown = ".".join(str(part) for part in (*place, wrong))
     with pytest.raises(UserError) as caught:
         parse_campaign(changed, "file.yaml")
-    assert str(caught.value) == f"file.yaml: unknown key '{'.'.join([*shown, wrong])}'; did you mean '{key}'?"
+    assert str(caught.value) == f"file.yaml: unknown key '{shown}'; did you mean '{key}'?"
 
 
 @given(st.sets(st.tuples(st.integers(0, 12), st.text("01|a", max_size=2), st.integers(0, 12)), max_size=40))

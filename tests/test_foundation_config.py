@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from hydragnn_hpc.config import WITHOUT_EFFECT, Campaign, config_hash, load_campaign, member_seed, parse_campaign
 from hydragnn_hpc.errors import ExitCode, UserError
+from hydragnn_hpc.sections import OPTIMIZERS
 
 CAMPAIGNS = Path(__file__).parents[1] / "jobs" / "campaigns"
 TASKS = {
@@ -64,6 +65,8 @@ def test_the_example_names_every_key() -> None:
         assert set(given_keys) == set(section.model_fields), f"example.yaml, {place}: keys differ"
         for name, info in section.model_fields.items():
             for option in (info.annotation, *getattr(info.annotation, "__args__", ())):
+                if option in OPTIMIZERS.values() and option is not OPTIMIZERS[given_keys[name]["name"]]:
+                    continue
                 if not (isinstance(option, type) and issubclass(option, BaseModel)) or name in ("tasks", "variants"):
                     continue
                 if given_keys[name] is not None:
@@ -90,6 +93,10 @@ def test_example_shows_the_defaults() -> None:
         ({"replica": 3}, "unknown key 'replica'; did you mean 'replicas'?"),
         ({"training": {"epoch": 3}}, "unknown key 'training.epoch'; did you mean 'epochs'?"),
         ({"training": {"optimizer": {"rate": 1}}}, "unknown key 'training.optimizer.rate'; did you mean"),
+        ({"training": {"optimizer": {"name": "AdamX"}}}, "unknown optimizer 'AdamX'; did you mean 'Adam'?"),
+        ({"training": {"optimizer": {"name": "AdamW", "rate": 1}}}, "unknown key 'training.optimizer.rate'; did you"),
+        ({"training": {"optimizer": {"name": "AdamW", "weight_decay": -1}}}, "training.optimizer.weight_decay: "),
+        ({"training": {"optimizer": "AdamW"}}, "training.optimizer: "),
         ({"training": {"plateau": {"patienc": 1}}}, "'training.plateau.patienc'; did you mean 'patience'?"),
         ({"tasks": {"H": {"level": "graph", "feild": "x"}}, "variants": ["H"]}, "did you mean 'field'?"),
         ({"variants": [{"name": "a", "task": ["H"]}]}, "did you mean 'tasks'?"),
@@ -107,7 +114,7 @@ def test_example_shows_the_defaults() -> None:
         ({"training": {"plateau": {"factor": 1.0}}}, "(given: 1.0)"),
         ({"tasks": None}, "tasks: "),
         ({"inputs": ["species", "shels"]}, "unknown input 'shels'; did you mean 'shells'?"),
-        ({"inputs": [{"name": "shells", "numbr": 3}]}, "'inputs.0.shells.numbr'; did you mean 'number'?"),
+        ({"inputs": [{"name": "shells", "numbr": 3}]}, "'inputs.0.numbr'; did you mean 'number'?"),
         ({"inputs": [{"name": "shells", "number": 0}]}, "(given: 0)"),
         ({"inputs": ["species", "species"]}, "'species' is named twice"),
         ({"inputs": []}, "inputs: "),
@@ -245,6 +252,12 @@ def test_a_variants_own_weight_counts() -> None:
     )
     assert [campaign.weight(v, "H") for v in campaign.variants] == [3.0, 2.0]
     assert campaign.weight(campaign.variant("b"), "C") == 1.0
+
+
+@pytest.mark.parametrize(("given_", "decay"), [({}, 0.0), ({"name": "Adam"}, 0.0), ({"name": "AdamW"}, 0.01)])
+def test_the_decay_is_torchs_unless_given(given_: dict[str, Any], decay: float) -> None:
+    optimizer = parse_campaign(content(training={"optimizer": given_}), "").training.optimizer
+    assert optimizer.weight_decay == decay
 
 
 def test_seeds_are_those_of_every_machine_and_version() -> None:

@@ -26,7 +26,7 @@ from hydragnn_hpc.member.engine.optimize import Adam
 from hydragnn_hpc.member.engine.training_data import Samples, from_staged
 from hydragnn_hpc.member.fused.adapter import FusedCpu
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
-from hydragnn_hpc.sections import Optimizer
+from hydragnn_hpc.sections import AdamOptimizer
 from tests.benchmarks.baseline import BaselineModel, Task, graph_of, train_epoch
 
 CAMPAIGN = Path(__file__).parents[2] / "jobs" / "campaigns" / "quickstart.yaml"
@@ -79,7 +79,7 @@ def train_engine(engine: Engine, samples: Samples, seed: int, epochs: int) -> Er
     """One training in an engine."""
     parameters = engine.layout.initial_parameters(seed)[None]
     buffers, gradients = engine.layout.initial_buffers()[None].clone(), torch.zeros_like(parameters)
-    adam, rng = Adam.fresh(Optimizer(learning_rate=RATE), parameters), np.random.default_rng(seed)
+    adam, rng = Adam.fresh(AdamOptimizer(name="Adam", learning_rate=RATE), parameters), np.random.default_rng(seed)
 
     def train() -> None:
         order = rng.permutation(samples.parts[0])[None]

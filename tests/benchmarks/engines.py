@@ -27,7 +27,7 @@ from hydragnn_hpc.member.engine.optimize import Adam
 from hydragnn_hpc.member.engine.training_data import Samples
 from hydragnn_hpc.member.fused.adapter import FusedCpu
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
-from hydragnn_hpc.sections import Optimizer
+from hydragnn_hpc.sections import AdamOptimizer
 from tests.benchmarks import cases
 from tests.benchmarks.cases import BATCH, SAMPLES
 
@@ -50,7 +50,7 @@ def stacked_epoch(engine: Engine, members: int, samples: int = SAMPLES) -> Epoch
     """As a stack's training does it."""
     parameters = torch.stack([engine.layout.initial_parameters(e) for e in range(members)])
     buffers = torch.stack([engine.layout.initial_buffers()] * members)
-    gradients, adam = torch.zeros_like(parameters), Adam.fresh(Optimizer(), parameters)
+    gradients, adam = torch.zeros_like(parameters), Adam.fresh(AdamOptimizer(name="Adam"), parameters)
     rng = np.random.default_rng(0)
 
     def epoch() -> float:

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from hydragnn_hpc.member.engine.optimize import Adam
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
-from hydragnn_hpc.sections import Optimizer
+from hydragnn_hpc.sections import AdamOptimizer
 
 WITHOUT_KERNEL = {
     "aten::view", "aten::reshape", "aten::_unsafe_view", "aten::_reshape_alias", "aten::expand", "aten::transpose",
@@ -41,7 +41,7 @@ def launches(members: int) -> int:
     parameters = torch.stack([engine.layout.initial_parameters(e) for e in range(members)])
     buffers = torch.stack([engine.layout.initial_buffers()] * members)
     gradients, index = torch.empty_like(parameters), np.stack([rng.permutation(20)[:16] for _ in range(members)])
-    adam = Adam.fresh(Optimizer(), parameters)
+    adam = Adam.fresh(AdamOptimizer(name="Adam"), parameters)
     factors = adam.plan(3, np.full(members, 1e-3))
     engine.step(parameters, gradients, buffers, index)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
