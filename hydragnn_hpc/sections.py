@@ -153,7 +153,7 @@ class Cosine(Section):
 class Training(Section):
     """How a member is trained; ``plateau`` and ``early_stopping`` are off where they are null.
 
-    ``schedule`` says whether the learning rate follows ``plateau`` or ``cosine`` (`member.optimize.Schedule`).
+    ``schedule`` says whether the learning rate follows ``plateau`` or ``cosine`` (`member.engine.optimize.Schedule`).
     """
 
     epochs: Positive = 200
