@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.dataset.read import lsms, sources, structures, xyz
 from hydragnn_hpc.dataset import outputs, store
 from hydragnn_hpc.dataset.build import prepare
-from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.generate import surrogate
+from hydragnn_hpc.dataset.read import lsms, sources, structures, xyz
+from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.structures import Frame
 from hydragnn_hpc.dataset.read.targets import Wanted, parse_targets
 from hydragnn_hpc.errors import UserError, nearest

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.dataset.read import derive, sources
-from hydragnn_hpc.dataset.build import select, summary, symmetry
 from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.build import select, summary, symmetry
 from hydragnn_hpc.dataset.graphs import find_neighbours
-from hydragnn_hpc.dataset.read.options import Options
-from hydragnn_hpc.dataset.read.lsms import MalformedError
+from hydragnn_hpc.dataset.read import derive, sources
 from hydragnn_hpc.dataset.read.gathered import Samples, offsets_of
+from hydragnn_hpc.dataset.read.lsms import MalformedError
+from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.store.spool import Spool, joined, told
-from hydragnn_hpc.dataset.read.targets import Wanted
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
 from hydragnn_hpc.logs import Progress, say

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hydragnn_hpc.dataset.build import select, summary, symmetry
 from hydragnn_hpc.dataset import store
-from hydragnn_hpc.dataset.graphs import Geometry
+from hydragnn_hpc.dataset.build import select, summary, symmetry
 from hydragnn_hpc.dataset.build.prepare import fit_scaling, too_small_told
+from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.fields import Property
 from hydragnn_hpc.logs import say
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.dataset.features import decorations, inputs, residual
 from hydragnn_hpc.dataset.build import prepare
-from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.features import decorations, inputs, residual
 from hydragnn_hpc.dataset.read import sources
+from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged.copies import scaled
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import Progress, say
