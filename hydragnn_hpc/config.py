@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -29,6 +30,11 @@ from hydragnn_hpc.sections import (
 
 NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 """What reading text that is no YAML may raise: of bytes, of a date that is none, of a thousand brackets."""
+
+_Section = TypeVar("_Section", bound=BaseModel)
+
+HASH_SCHEMA = 1
+"""Raised when a default or the meaning of a key changes: folders begun before then belong to other campaigns."""
 
 WITHOUT_EFFECT = ("slots_per_device", "attempts", "checkpoint_seconds", "silence_seconds")
 """Launch settings that may change between two runs of one campaign."""
@@ -110,31 +116,31 @@ class Campaign(Section):
             for v in self.variants
         ]
 
-    def identity(self) -> dict[str, Any]:
-        """Return what results depend on, as plain data (the data set enters by its checksum, not by its path)."""
-        content = self.model_dump(mode="json")
-        del content["dataset"]
-        for key in WITHOUT_EFFECT:
-            del content["launch"][key]
-        # What came later is left out at its default, so that older folders keep their names and go on: a key that is
-        # added to any section needs a line here.
-        for entry in content["inputs"]:
-            if entry.get("powers") == 1:
-                del entry["powers"]
-        if content["inputs"] == [{"name": "species"}]:
-            del content["inputs"]
-        for task in content["tasks"].values():
-            if task["reference"] == "none":
-                del task["reference"]
-            elif task["reference"] == "linear":
-                # Its slopes leaned on other slopes at first; members of both kinds must not share a folder.
-                task["reference"] = "linear, local"
-        if content["model"]["edges"] is None:
-            del content["model"]["edges"]
-        training = content["training"]
-        if training["schedule"] == "plateau":
-            del training["schedule"], training["cosine"]
-        return content
+    def effective(self) -> Campaign:
+        """Return the campaign with every key that has no effect on results at its default.
+
+        These are launch settings, the schedule that is not chosen, heads of a level that no variant predicts, and
+        weights of a variant that repeat the task's or belong to a task that it does not train.
+        """
+        training, cosine = self.training, self.training.cosine
+        cosine = cosine.model_copy(update={"epochs": None}) if cosine.epochs == training.epochs else cosine
+        levels = {self.tasks[task].level for variant in self.variants for task in variant.tasks}
+        unused = ("graph_head", "pooling") * ("graph" not in levels) + ("node_head",) * ("node" not in levels)
+        variants = []
+        for variant in self.variants:
+            own = {t: w for t, w in variant.weights.items() if t in variant.tasks and w != self.tasks[t].weight}
+            variants.append(variant.model_copy(update={"weights": own}))
+        return self.model_copy(
+            update={
+                "variants": tuple(variants),
+                "model": _at_default(self.model, unused),
+                "training": _at_default(
+                    training.model_copy(update={"cosine": cosine}),
+                    ("plateau",) if training.schedule == "cosine" else ("cosine",),
+                ),
+                "launch": _at_default(self.launch, WITHOUT_EFFECT),
+            }
+        )
 
 
 def member_seed(seed: int, variant: str, replica: int) -> int:
@@ -147,8 +153,12 @@ def member_seed(seed: int, variant: str, replica: int) -> int:
 
 
 def config_hash(campaign: Campaign, dataset_sha256: str) -> str:
-    """Return the hash that names a campaign: of all that its results depend on."""
-    content = json.dumps([campaign.identity(), dataset_sha256], sort_keys=True)
+    """Return the hash that names a campaign: of what has an effect on results and is not at its default.
+
+    The data set enters by its checksum, not by its path.
+    """
+    settings = campaign.effective().model_dump(mode="json", exclude={"dataset"}, exclude_defaults=True)
+    content = json.dumps([HASH_SCHEMA, settings, dataset_sha256], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -193,6 +203,11 @@ def parse_campaign(content: dict[str, Any], where: str) -> Campaign:
         return Campaign.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{where}: {_first_line(error)}") from error
+
+
+def _at_default(section: _Section, keys: Iterable[str]) -> _Section:
+    """Return the section with ``keys`` at their defaults."""
+    return section.model_copy(update={key: type(section).model_fields[key].default for key in keys})
 
 
 def _tasks_in(name: str, tasks: list[str]) -> list[str]:

@@ -113,6 +113,37 @@ def test_any_campaign_comes_back_from_its_folder_under_the_same_hash(
     assert config_hash(found.campaign, "d") == found.hash == config_hash(campaign, "d")
 
 
+@settings(max_examples=60, deadline=None)
+@given(campaigns(), campaigns(), st.data())
+def test_only_what_has_an_effect_changes_the_hash(campaign: Campaign, other: Campaign, data: st.DataObject) -> None:
+    """Defaults come and go, and keys without an effect take any value; every other value names another campaign."""
+    before = config_hash(campaign, "d")
+    bare = campaign.model_dump(mode="json", exclude_defaults=True)
+    whole = campaign.model_dump(mode="json")
+    for section in ("model", "training", "launch"):
+        written = data.draw(st.sets(st.sampled_from(sorted(whole[section]))), label=section)
+        bare.setdefault(section, {}).update({key: whole[section][key] for key in written})
+    assert config_hash(parse_campaign(bare, ""), "d") == before
+
+    off = ("launch", ["slots_per_device", "attempts", "checkpoint_seconds", "silence_seconds"])
+    schedule = ("training", ["plateau" if campaign.training.schedule == "cosine" else "cosine"])
+    levels = {campaign.tasks[task].level for variant in campaign.variants for task in variant.tasks}
+    heads = ("model", [f"{level}_head" for level in ("graph", "node") if level not in levels])
+    without_effect = {(section, key) for section, keys in (off, schedule, heads) for key in keys}
+    for section in ("model", "training", "launch"):
+        for key in whole[section]:
+            theirs = other.model_dump(mode="json")[section][key]
+            changed = {**whole, section: {**whole[section], key: theirs}}
+            try:
+                same = config_hash(parse_campaign(changed, ""), "d") == before
+            except UserError:  # the two do not fit each other
+                continue
+            if (section, key) in without_effect or theirs == whole[section][key]:
+                assert same, (section, key)
+            elif (section, key) not in (("model", "pooling"), ("training", "cosine"), ("training", "epochs")):
+                assert not same, (section, key)
+
+
 def leaves(content: dict[str, Any], where: str) -> Iterator[str]:
     """Yield ``key.key=value`` for every value of a section, and for what is in it."""
     for key, value in content.items():

@@ -271,50 +271,55 @@ def test_seeds_fit_a_signed_word(seed: int, variant: str, replica: int) -> None:
     assert 0 <= member_seed(seed, variant, replica) < 2**63
 
 
-def test_the_hash_holds_what_results_depend_on_and_nothing_else() -> None:
-    def named(sha: str = "d", **changes: Any) -> str:
-        return config_hash(parse_campaign(content(**changes), ""), sha)
+def named(sha: str = "d", **changes: Any) -> str:
+    """Return the hash of ``content(**changes)``."""
+    return config_hash(parse_campaign(content(**changes), ""), sha)
 
-    base = named()
-    assert base == named(dataset="moved.bp")
-    assert base == named(inputs=["species"])
-    assert base == named(tasks={name: {**task, "reference": "none"} for name, task in TASKS.items()})
-    assert base == named(training={"schedule": "plateau", "cosine": {"warmup": 3}}), "the cosine is not in use"
-    for key in WITHOUT_EFFECT:
-        assert base == named(launch={key: 7}), key
-    assert named(inputs=["species", "shells"]) == named(inputs=["species", {"name": "shells", "number": 13}])
-    alone = named(inputs=["species", "ewald"])
-    assert alone == named(inputs=["species", {"name": "ewald", "powers": 1}]), "as before there were powers"
-    assert alone != named(inputs=["species", {"name": "ewald", "powers": 2}])
-    assert base == named(model={"layers": 6}), "a default that is written out is the default"
-    changed = [
-        named("e"), named(seed=1), named(replicas=2), named(launch={"stack": 2}), named(launch={"threads": 2}),
-        named(training={"epochs": 3}), named(model={"layers": 3}), named(variants=["H"]),
+
+@pytest.mark.parametrize(
+    ("changes", "other"),
+    [
+        ({}, {"dataset": "moved.bp"}),
+        ({}, {"inputs": ["species"]}),
+        ({}, {"tasks": {name: {**task, "reference": "none"} for name, task in TASKS.items()}}),
+        ({}, {"model": {"layers": 6}}),
+        ({}, {"variants": [{"name": "HCM", "tasks": ["H", "C", "M"], "weights": {"H": 1.0}}]}),
+        ({}, {"training": {"schedule": "plateau", "cosine": {"warmup": 3}}}),
+        ({"training": {"schedule": "cosine"}}, {"training": {"schedule": "cosine", "plateau": None}}),
+        ({"training": {"schedule": "cosine"}}, {"training": {"schedule": "cosine", "cosine": {"epochs": 200}}}),
+        ({"variants": ["H"]}, {"variants": ["H"], "model": {"node_head": [1]}}),
+        ({"variants": ["CM"]}, {"variants": ["CM"], "model": {"graph_head": [1], "pooling": "max"}}),
+        ({"variants": ["H"]}, {"variants": [{"name": "H", "tasks": ["H"], "weights": {"C": 2.0}}]}),
+        ({"inputs": ["shells"]}, {"inputs": [{"name": "shells", "number": 13}]}),
+        (
+            {"training": {"optimizer": {"name": "AdamW"}}},
+            {"training": {"optimizer": {"name": "AdamW", "weight_decay": 0.01}}},
+        ),
+        *[({}, {"launch": {key: 7}}) for key in WITHOUT_EFFECT],
+    ],
+    ids=lambda changes: str(changes)[:60],
+)
+def test_what_has_no_effect_names_the_same_campaign(changes: dict[str, Any], other: dict[str, Any]) -> None:
+    assert named(**changes) == named(**other)
+
+
+def test_what_results_depend_on_names_another_campaign() -> None:
+    linear = {name: {**task, "reference": "composition"} for name, task in TASKS.items()}
+    names = [
+        named(), named("e"), named(seed=1), named(replicas=2), named(launch={"stack": 2}), named(launch={"threads": 2}),
+        named(training={"epochs": 3}), named(model={"layers": 3}), named(variants=["H"]), named(variants=["CM"]),
+        named(training={"optimizer": {"name": "AdamW"}}), named(training={"schedule": "cosine"}), named(tasks=linear),
+        named(training={"optimizer": {"weight_decay": 0.01}}), named(training={"plateau": None}),
+        named(training={"schedule": "cosine", "cosine": {"warmup": 3}}), named(model={"edges": {}}),
+        named(model={"edges": {"number": 9}}), named(model={"graph_head": [1]}), named(model={"pooling": "max"}),
+        named(inputs=["shells"]), named(inputs=["species", "shells"]), named(inputs=["ewald"]),
+        named(inputs=[{"name": "ewald", "powers": 2}]), named(variants=["H"], model={"graph_head": [1]}),
+        named(variants=[{"name": "HCM", "tasks": ["H", "C", "M"], "weights": {"H": 2.0}}]),
     ]  # fmt: skip
-    assert len({base, *changed}) == len(changed) + 1
+    assert len(set(names)) == len(names)
 
 
 def test_a_frozen_campaign_reads_back_the_same() -> None:
     campaign = load_campaign(CAMPAIGNS / "example.yaml")
     again = parse_campaign(yaml.safe_load(yaml.safe_dump(campaign.model_dump(mode="json"))), "")
     assert again == campaign
-
-
-def test_older_folders_go_on() -> None:
-    """Recorded when there were no inputs, references and schedules to choose: a folder begun then keeps its name."""
-    patience = "training.early_stopping.patience=10"  # as the paper's campaign had it then
-    recorded = {
-        "paper": "0b327a74b49efcc6572732549f47d46bfc3366bafcdebbd5711a81a31f067b4b",
-        "quickstart": "4a8b18fed911abe7da05945adce0074bed7d16ad71427d2d0399d80d3182c3c5",
-    }
-    for name, before in recorded.items():
-        assert config_hash(load_campaign(CAMPAIGNS / f"{name}.yaml", [patience]), "0" * 64) == before
-    campaign = parse_campaign(content(inputs=["species", "ewald"]), "")
-    assert campaign.identity()["inputs"] == [{"name": "species"}, {"name": "ewald"}]
-
-
-def test_folders_with_references_that_were_fitted_otherwise_do_not_go_on() -> None:
-    """Recorded when the slopes of a linear reference leaned on a polynomial in the composition."""
-    tasks = {name: {**task, "reference": "linear"} for name, task in TASKS.items()}
-    campaign = parse_campaign(content(inputs=["species", "ewald"], tasks=tasks), "")
-    assert config_hash(campaign, "0" * 64) != "0d8d48c410f6ec87e8c1f3f101444e65265a8e48030cbf0fc6a27b3518eebac2"

@@ -105,7 +105,7 @@ def _hold(new: Frozen, old: Frozen, folder: CampaignFolder) -> None:
 
 
 def _differences(old: Campaign, new: Campaign) -> list[str]:
-    before, after = _flat(old.identity()), _flat(new.identity())
+    before, after = (_flat(c.effective().model_dump(mode="json", exclude={"dataset"})) for c in (old, new))
     keys = [k for k in dict.fromkeys((*before, *after)) if before.get(k) != after.get(k)]
     return [f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}" for key in keys]
 

@@ -296,8 +296,3 @@ def test_the_engine_follows_from_the_campaign() -> None:
 def test_what_cannot_be_built_is_refused(model: dict[str, object], told: str) -> None:
     with pytest.raises(UserError, match=told):
         campaign(**model)
-
-
-def test_campaigns_of_before_keep_their_hash() -> None:
-    assert "edges" not in campaign().identity()["model"]
-    assert campaign(edges={"number": 8}).identity()["model"]["edges"] == {"number": 8}
