@@ -114,6 +114,13 @@ def add_failure(files: MemberFolder, attempt: dict[str, Any]) -> None:
     write_json(files.failure, [*_failures(files), {"time": now(), **attempt}])
 
 
+def remove_remains(files: MemberFolder) -> None:
+    """Remove what is left beside a result when its worker dies right after writing it."""
+    remove_leftovers(files.root)
+    files.checkpoint.unlink(missing_ok=True)
+    files.previous_checkpoint.unlink(missing_ok=True)
+
+
 def reopen(files: MemberFolder) -> None:
     """Let a member that an earlier run gave up be tried again; its failures stay on record."""
     attempts = _failures(files)

@@ -80,12 +80,11 @@ def begin(plan: Plan, folder: CampaignFolder) -> None:
         files = folder.member(member.variant, member.replica)
         if member.state is State.WAITING and not member.failures and not files.root.exists():
             continue
-        remove_leftovers(files.root)
         if member.state in _OVER:
-            # A kill between the result and the removal of the checkpoints leaves them.
-            files.checkpoint.unlink(missing_ok=True)
-            files.previous_checkpoint.unlink(missing_ok=True)
-        elif member.state is State.FAILED:
+            ledger.remove_remains(files)
+            continue
+        remove_leftovers(files.root)
+        if member.state is State.FAILED:
             ledger.reopen(files)
 
 

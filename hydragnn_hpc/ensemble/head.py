@@ -23,6 +23,7 @@ from hydragnn_hpc.records.events import (
     Command,
     Died,
     Done,
+    EndState,
     Epoch,
     Finished,
     MemberEpoch,
@@ -187,6 +188,7 @@ class Head:
         self._idle.add(worker)
 
     def _died(self, worker: Worker, event: Died) -> None:
+        self._take_what_is_whole(worker)
         self._idle.discard(worker)
         self._busy.pop(worker, None)
         failed = self._scheduler.failed(worker)
@@ -210,6 +212,22 @@ class Head:
             where = f"rank {worker[0]} ({place.host}), attempt {attempt}"
             self.display.line(f"{names(variant, replicas)} failed on {where}: {event.cause}; {what}")
             self._event("failed", worker, variant=variant, replicas=replicas, cause=event.cause, final=final)
+
+    def _take_what_is_whole(self, worker: Worker) -> None:
+        """Count members as finished that are so on disk: their worker died before it could report them."""
+        running = self._scheduler.running().get(worker)
+        if running is None:
+            return
+        for replica in running.replicas:
+            name = (running.variant, replica)
+            try:
+                member = ledger.read_member(self._folder, *name)
+            except UserError:
+                continue  # damaged: it is trained again
+            if member.result is not None:
+                state: EndState = "diverged" if member.state is State.DIVERGED else "finished"
+                self._finished(worker, Finished(variant=running.variant, replica=replica, state=state))
+                self._safely(lambda n=name: ledger.remove_remains(self._folder.member(*n)))  # type: ignore[misc]
 
     def lost(self, rank: int) -> None:
         """A rank no longer answers: what it trained goes to others."""

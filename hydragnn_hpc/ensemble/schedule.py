@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Worker = tuple[int, int]
 """(rank, slot)."""
@@ -20,29 +20,35 @@ class Assignment:
     ----------
     attempt : int
         Counted from 1 within this run.
+    alone : bool
+        It was handed out with one member.
     """
 
     variant: str
     replicas: tuple[int, ...]
     attempt: int
+    alone: bool
 
 
 class Scheduler:
     """Hands out stacks in order; a failed one is tried again up to a limit, the last time each member alone.
 
-    So one poisonous member cannot take its stack along: a member's numbers do not depend on its stack.
+    So no member is given up for the failure of another of its stack, even where the limit is one attempt: those of a
+    stack then have a second. A member's numbers do not depend on its stack.
 
     Parameters
     ----------
     stacks : iterable of (str, tuple of int)
         Variant and the replicas still to be trained.
     attempts : int
-        At most so many tries of a member.
+        Failed attempts after which a member is given up, provided that it made the last one alone.
     """
 
     def __init__(self, stacks: Iterable[tuple[str, tuple[int, ...]]], attempts: int) -> None:
         self._attempts = attempts
-        self._waiting = deque(Assignment(variant, tuple(replicas), 1) for variant, replicas in stacks if replicas)
+        self._waiting = deque(
+            Assignment(variant, tuple(replicas), 1, len(replicas) == 1) for variant, replicas in stacks if replicas
+        )
         self._running: dict[Worker, Assignment] = {}
         self.finished: set[Name] = set()
         self.given_up: set[Name] = set()
@@ -59,7 +65,7 @@ class Scheduler:
         running = self._running[worker]
         self.finished.add((running.variant, replica))
         left = tuple(r for r in running.replicas if r != replica)
-        self._running[worker] = Assignment(running.variant, left, running.attempt)
+        self._running[worker] = replace(running, replicas=left)
 
     def stack_done(self, worker: Worker) -> None:
         """The worker is idle again; whatever of its stack has no result is treated as failed."""
@@ -85,15 +91,15 @@ class Scheduler:
         running = self._running.pop(worker, None)
         if running is None:
             return []
-        final = running.attempt >= self._attempts
+        final = running.attempt >= self._attempts and running.alone
         names = [(running.variant, r) for r in running.replicas]
         if final:
             self.given_up.update(names)
         elif names:
             attempt = running.attempt + 1
-            alone = attempt == self._attempts
-            groups = [(r,) for r in running.replicas] if alone else [running.replicas]
-            self._waiting.extend(Assignment(running.variant, group, attempt) for group in groups)
+            split = attempt >= self._attempts
+            groups = [(r,) for r in running.replicas] if split else [running.replicas]
+            self._waiting.extend(Assignment(running.variant, group, attempt, len(group) == 1) for group in groups)
         return [(name, running.attempt, final) for name in names]
 
     def running(self) -> dict[Worker, Assignment]:

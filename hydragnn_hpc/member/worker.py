@@ -28,12 +28,13 @@ from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.device import choose_device, describe, set_threads, versions
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.training_data import from_staged
-from hydragnn_hpc.member.training.train import Setting, StackTraining
+from hydragnn_hpc.member.training.train import Member, Setting, StackTraining
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.events import (
     Alive,
     Command,
     Done,
+    EndState,
     Epoch,
     Event,
     Failed,
@@ -112,10 +113,12 @@ class Worker:
         training = StackTraining(self._setting, variant, replicas, engine, attempt)
         for member in training.members:
             member.tell(f"{self._reason}; attempt {attempt}, stack {replicas}")
+
+        def report(member: Member, state: EndState) -> None:
+            self._channel.send(Finished(variant=variant, replica=member.replica, state=state))
+
         while training.members:
-            over = training.epoch(self._between_batches)
-            for member, state in over:
-                self._channel.send(Finished(variant=variant, replica=member.replica, state=state))
+            training.epoch(self._between_batches, report)
             self._report_epoch(variant, training)
             if self._stop and training.members:
                 training.save()

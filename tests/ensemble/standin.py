@@ -1,8 +1,8 @@
 """A stand-in for the worker: speaks its protocol, sleeps instead of training, fails on demand.
 
-``python standin.py WHAT VICTIM SECONDS [worker options]`` where WHAT is ``good``, ``crash`` or ``silent`` (on the
-variant VICTIM), a key of BAD (what it sends when it is to train VICTIM), ``hopeless`` (dies before it is ready) or
-``double`` (claims the same device on every rank).
+``python standin.py WHAT VICTIM SECONDS [worker options]`` where WHAT says what happens once VICTIM is to be trained:
+``good`` (nothing), ``crash``, ``silent``, ``speechless`` (dies after its results, before it reports them) or a key of
+BAD (sends that); or else ``hopeless`` (dies before it is ready) or ``double`` (claims the same device on every rank).
 """
 
 from __future__ import annotations
@@ -80,6 +80,10 @@ while received := os.read(incoming, 4096):
             while bad:
                 bad = bad[os.write(outgoing, bad) :]
             time.sleep(3600)
+        if variant == victim and what == "speechless":
+            for replica in command.replicas:
+                result(variant, replica)
+            os.kill(os.getpid(), signal.SIGKILL)
         for replica in command.replicas:
             time.sleep(seconds)
             result(variant, replica)

@@ -68,6 +68,19 @@ def test_a_crash_costs_its_member_alone(small: Path, tmp_path: Path) -> None:
     assert again.returncode == 0, "members given up by an earlier run were not tried again"
 
 
+def test_a_member_that_is_finished_on_disk_is_finished(small: Path, tmp_path: Path) -> None:
+    """Its worker dies before it can report it: neither an attempt lost nor a second training."""
+    text = (small / "campaign.yaml").read_text().replace("launch: {", "launch: {attempts: 1, stack: 2, ")
+    (small / "speechless.yaml").write_text(text)
+    out = tmp_path / "out"
+    done = drive(small, out, 2, "speechless", "H", "0.05", campaign="speechless.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "6 of 6 members finished" in done.stderr and not list(out.glob("members/*/*/failure.json"))
+    events = [json.loads(line) for line in (out / "logs" / "events.jsonl").read_text().splitlines()]
+    assert sum(e["event"] == "assign" and e["variant"] == "H" for e in events) == 1
+    assert sum(e["event"] == "finished" for e in events) == 6
+
+
 def test_a_silent_worker_is_ended(small: Path, tmp_path: Path) -> None:
     text = (small / "campaign.yaml").read_text().replace("launch: {", "launch: {silence_seconds: 2, attempts: 1, ")
     (small / "silent.yaml").write_text(text)

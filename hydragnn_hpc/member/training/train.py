@@ -143,21 +143,19 @@ class StackTraining:
             "replica": member.replica,
         }
 
-    def epoch(self, alive: Callable[[], None]) -> list[tuple[Member, EndState]]:
+    def epoch(
+        self, alive: Callable[[], None], finished: Callable[[Member, EndState], None] = lambda member, state: None
+    ) -> None:
         """Train and validate one epoch.
 
         Parameters
         ----------
         alive : callable
             Called after every batch.
-
-        Returns
-        -------
-        list of (Member, str)
-            Those that are over now, with ``finished`` or ``diverged``; their files are written, they have left the
-            stack.
+        finished : callable
+            Called for each member that leaves the stack, as soon as its files are written.
         """
-        self._close_those_at_their_end()  # a checkpoint may already be at the last epoch
+        self._close_those_at_their_end(finished)  # a checkpoint may already be at the last epoch
         started = time.monotonic()
         train = self._train(alive)
         trained = time.monotonic()
@@ -172,10 +170,9 @@ class StackTraining:
             if self._is_finite(e) and member.schedule.see(row[2], member.epoch, self._options):
                 self._best_parameters[e].copy_(self.parameters[e])
                 self._best_buffers[e].copy_(self.buffers[e])
-        over = self._close_those_at_their_end()
+        self._close_those_at_their_end(finished)
         if time.monotonic() - self._saved_at >= self._setting.campaign.launch.checkpoint_seconds:
             self.save()
-        return over
 
     def _is_finite(self, e: int) -> bool:
         return all(math.isfinite(value) for value in self.members[e].history[-1][1:3])
@@ -199,18 +196,17 @@ class StackTraining:
         mean: np.ndarray = np.array([float((row * weights).sum()) for row in total / len(part)])
         return mean
 
-    def _close_those_at_their_end(self) -> list[tuple[Member, EndState]]:
-        over: list[tuple[Member, EndState]] = []
+    def _close_those_at_their_end(self, finished: Callable[[Member, EndState], None]) -> None:
+        gone: set[int] = set()
         for e, member in enumerate(self.members):
             reason = self._reason_to_end(e, member)
             if reason:
                 state: EndState = "diverged" if reason == "diverged" else "finished"
                 self._close(e, member, reason, state)
-                over.append((member, state))
-        if over:
-            gone = {member.replica for member, _ in over}
-            self._keep([e for e, member in enumerate(self.members) if member.replica not in gone])
-        return over
+                finished(member, state)
+                gone.add(e)
+        if gone:
+            self._keep([e for e in range(len(self.members)) if e not in gone])
 
     def _reason_to_end(self, e: int, member: Member) -> str:
         if not member.epoch:
