@@ -16,6 +16,7 @@ class ExitCode(enum.IntEnum):
     USAGE = 2
     AGAIN = 75  # EX_TEMPFAIL of sysexits.h: out of time, run the same command again
     INTERRUPTED = 130
+    READER_GONE = 141  # as of a process that SIGPIPE ended: nobody reads its standard output any more
 
 
 class UserError(Exception):

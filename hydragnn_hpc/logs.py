@@ -6,7 +6,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from hydragnn_hpc.streams import optional
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,8 +26,7 @@ def say(line: str) -> None:
 def tell(line: str) -> None:
     """Print one line to standard error, at once and in one piece, so that the lines of two ranks stay two."""
     # With PYTHONUNBUFFERED, print writes the end of the line apart.
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    optional(sys.stderr).write(line + "\n")
 
 
 def console(**options: Any) -> Console:
@@ -39,7 +40,7 @@ def console(**options: Any) -> Console:
 @contextmanager
 def progress(label: str, unit: str, every: float = 10.0) -> Iterator[Progress]:
     """Show the progress of ``label``, counted in ``unit``: a bar on a terminal, a line every ``every`` seconds else."""
-    if sys.stderr.isatty():
+    if optional(sys.stderr).isatty():
         with _bar(label, unit) as bar:
             yield bar
         return
@@ -76,6 +77,6 @@ def _bar(label: str, unit: str) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    with Bars(*columns, console=Console(file=cast("IO[str]", optional(sys.stderr)))) as bars:
         bar = bars.add_task(label, total=None)
         yield lambda done, total: bars.update(bar, completed=done, total=total or None)

@@ -262,7 +262,7 @@ def info(
             data_figure.save(figure, arrays, manifest.targets, title)
     if as_json:
         content = {**manifest.content, "distribution": distribution, "verified": verify}
-        typer.echo(json.dumps(content, ensure_ascii=False))
+        typer.echo(json.dumps(content))
         return
     show(manifest, file, distribution)
     if verify:

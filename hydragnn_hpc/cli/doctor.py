@@ -176,7 +176,7 @@ def _show(findings: list[Finding], seats: list[Seat], as_json: bool) -> None:
             "findings": [asdict(f) for f in findings],
             "ranks": [seat.plain() for seat in seats],
         }
-        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(content, indent=1))
         return
     for finding in findings:
         typer.echo(f"{'ok ' if finding.well else 'BAD'}  {finding.check:18s} {finding.found}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import hydragnn_hpc
+from hydragnn_hpc import streams
 from hydragnn_hpc.cli import data, doctor, predict, results, run, submit
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.logs import tell
@@ -62,18 +63,23 @@ def _tell_usage(error: Any) -> None:
 
 def main() -> None:
     """Run the command line; exit with one of :class:`~hydragnn_hpc.errors.ExitCode`."""
+    streams.prepare()
     debug = "--debug" in sys.argv[1:]
     # Allowed anywhere on the line, since it is added in hindsight.
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        sys.exit(app(args=arguments, standalone_mode=False) or 0)
+        code = app(args=arguments, standalone_mode=False) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        sys.exit(code)
     except _CommandLineError as error:
         _tell_usage(error)
         sys.exit(ExitCode.USAGE)
     except UserError as error:
         if debug:
             raise
-        tell(f"hydragnn-hpc: error: {error}")
+        if error.exit_code is not ExitCode.READER_GONE:
+            tell(f"hydragnn-hpc: error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         tell("hydragnn-hpc: interrupted; the same command goes on where it stopped")

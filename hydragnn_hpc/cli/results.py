@@ -32,7 +32,7 @@ def status(
     from hydragnn_hpc.report.tables import status as stage
 
     if as_json:
-        typer.echo(json.dumps(stage.read_status(out)[0].plain(), indent=1, ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps(stage.read_status(out)[0].plain(), indent=1, allow_nan=False))
     elif watch:
         try:
             stage.watch(out, console(), interval)

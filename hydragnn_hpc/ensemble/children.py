@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydragnn_hpc.ensemble.lines import BadLinesError, Limits, LineReader, LineWriter, quoted
-from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.logs import tell
 from hydragnn_hpc.records.events import (
     Alive,
     Broken,
@@ -89,7 +89,8 @@ class Child:
         try:
             stream = log.open("ab")
         except OSError as error:
-            raise UserError(f"cannot write {log}: {error.strerror}; mend the folder, then run again") from error
+            tell(f"cannot write {log}: {error.strerror or error}; what this worker prints is lost")
+            stream = Path(os.devnull).open("ab")  # noqa: SIM115
         self._log_start = stream.tell()
         incoming, self._to = os.pipe()
         self._from, outgoing = os.pipe()

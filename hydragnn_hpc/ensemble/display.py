@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import IO, Any, cast
 
 from hydragnn_hpc.logs import say
+from hydragnn_hpc.streams import optional
 
 
 def names(variant: str, replicas: tuple[int, ...] | list[int]) -> str:
@@ -30,12 +31,13 @@ class Display:
     def __init__(self, total: int) -> None:
         self._total = total
         self._bars: Any = None
-        if sys.stderr.isatty():
+        if optional(sys.stderr).isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
             columns = (TextColumn("members"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bars = Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True))
+            console = Console(file=cast("IO[str]", optional(sys.stderr)))
+            self._bars = Progress(*columns, TextColumn("{task.description}"), console=console)
             self._bar = self._bars.add_task("", total=total)
             self._bars.start()
 

@@ -392,10 +392,10 @@ class Head:
         self._safely(append)
 
     def _safely(self, write: Callable[[], Any]) -> None:
-        """Write what is told to users; a full disk must not end members that may yet be saved."""
+        """Write what is for people; whatever goes wrong with it must not end members that may yet be saved."""
         try:
             write()
-        except (OSError, UserError) as error:
+        except Exception as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 self.display.line(f"cannot record progress: {error}")

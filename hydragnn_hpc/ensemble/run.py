@@ -37,12 +37,15 @@ def run(options: RunOptions) -> ExitCode:
     told = "not all ranks have begun (one has ended, or the campaign's file system hangs)"
     with startup.watched(startup.SECONDS, told, lambda: messenger.abort(int(ExitCode.AGAIN))):
         where = places(messenger, launch, options.local_rank)
-        plan, failure = None, None
+        plan, head, failure = None, None, None
         if messenger.rank == 0:
             try:
                 plan = _begin(options, folder, lock)
+                deadline = None if options.seconds is None else started + options.seconds
+                head = Head(plan, folder, where, deadline, lambda: options.on_change(folder.root))
             except Exception as error:  # told to all ranks before it is raised, so that none waits for ever
                 failure = error
+                lock.release()
         code = failure.exit_code if isinstance(failure, UserError) else ExitCode.USAGE
         frozen, error_code = messenger.share((plan.frozen if plan else None, code if failure else None))[0]
     if error_code is not None:
@@ -51,10 +54,8 @@ def run(options: RunOptions) -> ExitCode:
             raise failure
         return ExitCode(error_code)
     rank = Rank(options, folder, frozen.campaign, messenger, where)
-    if plan is not None:
-        deadline = None if options.seconds is None else started + options.seconds
-        rank.head = Head(plan, folder, where, deadline, lambda: options.on_change(folder.root))
-        rank.lock = lock
+    if head is not None:
+        rank.head, rank.lock = head, lock
     return rank.run()
 
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hydragnn_hpc.logs import tell
+
 SECONDS = 600.0
 """Time for MPI's start, and for all else that ranks do together; the largest machines take a few minutes."""
 _SEGMENTS = "mpich_shm_*"
@@ -28,7 +30,10 @@ def limited(seconds: float) -> Iterator[None]:
     parent = os.getpid()
     watcher = os.fork()
     if watcher == 0:
-        _watch(parent, seconds)
+        try:
+            _watch(parent, seconds)
+        finally:
+            os._exit(0)
     try:
         yield
     finally:
@@ -44,13 +49,12 @@ def _watch(parent: int, seconds: float) -> None:
         if time.monotonic() > limit:
             line = (
                 f"hydragnn-hpc: {socket.gethostname()}: MPI has not started within {seconds:.0f} s: another rank ended"
-                " before it, or cannot be reached; see its node's messages above, or give --start-limit\n"
+                " before it, or cannot be reached; see its node's messages above, or give --start-limit"
             )
-            os.write(2, line.encode())
+            tell(line)
             os.kill(parent, signal.SIGKILL)  # a launcher ends all ranks where one is ended by a signal
             break
         time.sleep(0.2)
-    os._exit(0)
 
 
 @contextlib.contextmanager
@@ -62,7 +66,7 @@ def watched(seconds: float, told: str, leave: Callable[[], object]) -> Iterator[
     """
 
     def give_up() -> None:
-        os.write(2, f"hydragnn-hpc: {socket.gethostname()}: {told} within {seconds:.0f} s\n".encode())
+        tell(f"hydragnn-hpc: {socket.gethostname()}: {told} within {seconds:.0f} s")
         leave()
 
     timer = threading.Timer(seconds, give_up)

@@ -135,7 +135,7 @@ class Rank:
             except UserError as error:
                 failure = error
             except Exception:
-                traceback.print_exc()
+                tell(traceback.format_exc().rstrip())
                 failure = UserError(f"rank {self._place.rank}: internal error, see above", ExitCode.MEMBERS_FAILED)
             if failure is not None:
                 failure = self._report(failure)

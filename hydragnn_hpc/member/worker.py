@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from hydragnn_hpc import streams
 from hydragnn_hpc.dataset.staged.copies import open_staged
 from hydragnn_hpc.ledger import read_frozen
 from hydragnn_hpc.member.choose import choose
@@ -188,6 +189,7 @@ def main() -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return 1
+    streams.prepare_worker()
     given = _arguments()
     channel = Channel(getattr(given, "in"), given.out)
     try:

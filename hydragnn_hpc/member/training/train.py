@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -44,8 +45,8 @@ class Member:
         return len(self.history)
 
     def tell(self, line: str) -> None:
-        """Add a line to the member's log."""
-        with self.files.log.open("a", encoding="utf-8") as stream:
+        """Add a line to the member's log, if it can be written."""
+        with contextlib.suppress(OSError), self.files.log.open("a", encoding="utf-8") as stream:
             stream.write(f"{now()} {line}\n")
 
 
