@@ -7,12 +7,11 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from hydragnn_hpc import yaml_files
 from hydragnn_hpc.errors import UserError, nearest, refuse_control_characters
 from hydragnn_hpc.sections import (
     INPUTS,
@@ -27,9 +26,8 @@ from hydragnn_hpc.sections import (
     Training,
     Variant,
 )
-
-NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
-"""What reading text that is no YAML may raise: of bytes, of a date that is none, of a thousand brackets."""
+from hydragnn_hpc.validation import one_line
+from hydragnn_hpc.yaml_files import NO_YAML
 
 _Section = TypeVar("_Section", bound=BaseModel)
 
@@ -173,7 +171,7 @@ def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
         If the file cannot be read or a value does not fit; an unknown key is told with the nearest known one.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml_files.read(path)
     except FileNotFoundError as error:
         raise UserError(f"no such campaign file: {path}") from error
     except (OSError, *NO_YAML) as error:
@@ -202,7 +200,7 @@ def parse_campaign(content: dict[str, Any], where: str) -> Campaign:
     try:
         return Campaign.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{where}: {_first_line(error)}") from error
+        raise UserError(f"{where}: {one_line(error, Campaign)}") from error
 
 
 def _at_default(section: _Section, keys: Iterable[str]) -> _Section:
@@ -230,7 +228,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not equals or not key.strip("."):
         raise UserError(f"--set {override}: expected key=value, for instance training.epochs=3")
     try:
-        value = yaml.safe_load(text)
+        value = yaml_files.parse(text)
     except NO_YAML as error:
         raise UserError(f"--set {override}: the value is not YAML: {error}") from error
     # YAML reads 1e-3 (no dot) as text; a user of --set means the number, unless it stands in quotes.
@@ -256,54 +254,3 @@ def _number(text: str) -> str | float:
     except ValueError:
         return text
     return number if math.isfinite(number) else text
-
-
-def _first_line(error: ValidationError) -> str:
-    # A misspelt key comes before the missing key that it causes.
-    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
-    place, known = _place(first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key '{place}'{nearest(str(first['loc'][-1]), known)}"
-    if first["type"] == "missing":
-        return f"missing key '{place}'"
-    if first["type"] == "union_tag_not_found" and isinstance(first["input"], dict):  # an entry of inputs
-        wrong = [str(key) for key in first["input"] if not any(key in i.model_fields for i in INPUTS.values())]
-        return (
-            f"unknown key '{place}.{wrong[0]}'{nearest(wrong[0], ['name'])}" if wrong else f"missing key '{place}.name'"
-        )
-    message = str(first["msg"]).removeprefix("Value error, ")
-    given = first.get("input")
-    shown = f" (given: {given!r})" if place and isinstance(given, str | int | float | bool | type(None)) else ""
-    return f"{place}: {message}{shown}" if place else message
-
-
-def _place(location: tuple[int | str, ...]) -> tuple[str, list[str]]:
-    """Return an error's location as a file has it, and the keys that are known there."""
-    kinds: list[Any] = [Campaign]
-    shown: list[str] = []
-    known: list[str] = []
-    for part in location:
-        sections = {_tag(kind): kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)}
-        if None not in sections and part in sections:  # pydantic names the alternative; the file does not
-            kinds = [sections[str(part)]]
-            continue
-        shown.append(str(part))
-        known = [key for section in sections.values() for key in section.model_fields]
-        fields = [s.model_fields[str(part)].annotation for s in sections.values() if str(part) in s.model_fields]
-        kinds = [k for inner in (fields or [a for kind in kinds for a in get_args(kind)]) for k in _alternatives(inner)]
-    return ".".join(shown), known
-
-
-def _alternatives(kind: Any) -> list[Any]:
-    """Return what a value of a type may be, without annotations."""
-    if get_origin(kind) is Annotated:
-        return _alternatives(get_args(kind)[0])
-    if get_origin(kind) in (Union, UnionType):
-        return [inner for argument in get_args(kind) for inner in _alternatives(argument)]
-    return [kind]
-
-
-def _tag(section: type[BaseModel]) -> str | None:
-    """Return the name that chooses a section among its alternatives, if one does."""
-    name = section.model_fields.get("name")
-    return get_args(name.annotation)[0] if name is not None and get_origin(name.annotation) is Literal else None

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from hydragnn_hpc.config import NO_YAML, Campaign, parse_campaign
+from hydragnn_hpc import yaml_files
+from hydragnn_hpc.config import Campaign, parse_campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_json, remove_leftovers, write_json, write_text
 
@@ -79,12 +80,12 @@ def read_frozen(folder: CampaignFolder) -> Frozen:
         If the folder holds no campaign, or its file cannot be read.
     """
     try:
-        content = yaml.safe_load(folder.campaign.read_text(encoding="utf-8"))
+        content = yaml_files.read(folder.campaign)
         campaign = parse_campaign(content["campaign"], str(folder.campaign))
         return Frozen(campaign, str(content["hash"]), str(content["dataset_sha256"]))
     except FileNotFoundError as error:
         raise UserError(f"{folder.root} holds no campaign; 'hydragnn-hpc run CAMPAIGN.yaml OUT' makes one") from error
-    except (OSError, *NO_YAML, KeyError, TypeError) as error:
+    except (OSError, *yaml_files.NO_YAML, KeyError, TypeError) as error:
         raise UserError(f"cannot read {folder.campaign}: {error}; restore it, or run into another folder") from error
 
 

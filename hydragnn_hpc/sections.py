@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -13,6 +14,7 @@ Positive = Annotated[int, Field(ge=1)]
 Widths = tuple[Positive, ...]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]  # names become folder names
 LearningRate = Annotated[float, Field(gt=0)]
+_TRUTH = "in YAML yes, no, on, off, true and false are truth values; write a number, or a name in quotes"
 Text = Annotated[str, Field(pattern=r"^\P{Cc}+$")]  # without control characters
 
 
@@ -20,6 +22,18 @@ class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_truth_values(cls, content: Any) -> Any:
+        """Pydantic would take true for the number 1."""
+        for key, value in content.items() if isinstance(content, dict) else ():
+            kind = cls.model_fields[key].annotation if key in cls.model_fields else bool
+            parts = value.values() if isinstance(value, dict) and get_origin(kind) is dict else value
+            parts = parts if isinstance(parts, Iterable) else [parts]
+            if kind is not bool and any(isinstance(part, bool) for part in parts):
+                raise ValueError(f"{key}: {_TRUTH}")
+        return content
 
 
 class Task(Section):

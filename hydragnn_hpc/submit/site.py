@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 import hydragnn_hpc
-from hydragnn_hpc.config import NO_YAML
+from hydragnn_hpc import yaml_files
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.sections import Positive, Section
+from hydragnn_hpc.validation import one_line
 
 SCHEDULERS = ("slurm", "lsf", "pbs", "flux", "local")
 
@@ -112,7 +112,7 @@ def load_site(name: str) -> Site:
     given = Path(name)
     path = given if given.suffix in (".yaml", ".yml") else jobs_folder() / "sites" / f"{name}.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml_files.read(path)
         return Site.model_validate(content)
     except FileNotFoundError as error:
         if path == given:
@@ -120,17 +120,6 @@ def load_site(name: str) -> Site:
         known = ", ".join(site_names())
         raise UserError(f"--site {name}: no such machine; known are: {known}, or the path of a YAML file") from error
     except ValidationError as error:
-        raise UserError(f"--site {name}: {path}: {_first_line(error)}") from error
-    except (OSError, *NO_YAML) as error:
+        raise UserError(f"--site {name}: {path}: {one_line(error, Site)}") from error
+    except (OSError, *yaml_files.NO_YAML) as error:
         raise UserError(f"--site {name}: cannot read {path}: {error}") from error
-
-
-def _first_line(error: ValidationError) -> str:
-    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        section = Limit if first["loc"][0] == "limits" else Site
-        return f"unknown key '{place}'{nearest(str(first['loc'][-1]), section.model_fields)}"
-    if first["type"] == "missing":
-        return f"missing key '{place}'"
-    return f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")

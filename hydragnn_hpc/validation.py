@@ -1,0 +1,72 @@
+"""One line for what pydantic finds wrong with a user's file."""
+
+from __future__ import annotations
+
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from hydragnn_hpc.errors import nearest
+
+
+def one_line(error: ValidationError, model: type[BaseModel]) -> str:
+    """Return what is wrong and where, of the first error; with the nearest known key where one is misspelt.
+
+    Parameters
+    ----------
+    error : ValidationError
+    model : type
+        What was validated.
+    """
+    # A misspelt key comes ahead of the missing key that it causes.
+    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+    (place, known), given = _place(model, first["loc"]), first.get("input")
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{place}'{nearest(str(first['loc'][-1]), known)}"
+    if first["type"] == "missing":
+        return f"missing key '{place}'"
+    if first["type"] == "union_tag_not_found" and isinstance(given, dict):
+        tag = str(first["ctx"]["discriminator"]).strip("'")
+        wrong = [str(key) for key in given if str(key) not in _place(model, (*first["loc"], str(key)))[1]]
+        return (
+            f"unknown key '{place}.{wrong[0]}'{nearest(wrong[0], [tag])}" if wrong else f"missing key '{place}.{tag}'"
+        )
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not place:
+        return message
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | type(None)) else ""
+    remedy = "; write it in quotes" if first["type"] == "string_type" and shown else ""
+    return f"{place}: {message}{shown}{remedy}"
+
+
+def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str, list[str]]:
+    """Return an error's location as a file has it, and the keys that are known there."""
+    kinds: list[Any] = [model]
+    shown: list[str] = []
+    known: list[str] = []
+    for part in location:
+        sections = {_tag(kind): kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)}
+        if None not in sections and part in sections:  # pydantic names the alternative; the file does not
+            kinds = [sections[str(part)]]
+            continue
+        shown.append(str(part))
+        known = [key for section in sections.values() for key in section.model_fields]
+        fields = [s.model_fields[str(part)].annotation for s in sections.values() if str(part) in s.model_fields]
+        kinds = [k for inner in (fields or [a for kind in kinds for a in get_args(kind)]) for k in _alternatives(inner)]
+    return ".".join(shown), known
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    """Return what a value of a type may be, without annotations."""
+    if get_origin(kind) is Annotated:
+        return _alternatives(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [inner for argument in get_args(kind) for inner in _alternatives(argument)]
+    return [kind]
+
+
+def _tag(section: type[BaseModel]) -> str | None:
+    """Return the name that chooses a section among its alternatives, if one does."""
+    name = section.model_fields.get("name")
+    return get_args(name.annotation)[0] if name is not None and get_origin(name.annotation) is Literal else None

@@ -1,0 +1,91 @@
+"""Reading YAML: what it would silently lose or turn into something else is refused, with the line.
+
+Of a key that is there twice YAML keeps the last; ``no`` becomes false, ``010`` becomes 8, ``1:30`` becomes 90, and
+``2026-08-01`` a date. Nothing in this program's files means that: such a name is written in quotes.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""What reading text that is no YAML may raise: of bytes, of a date that is none, of a thousand brackets."""
+
+_TAG = "tag:yaml.org,2002:"
+_OCTAL_OR_CLOCK = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+
+
+def read(path: Path) -> Any:
+    """Return the content of a YAML file.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    yaml.YAMLError, ValueError, RecursionError
+        `NO_YAML`: if it is no YAML, holds a key twice, or a value that YAML would turn into another.
+    """
+    return parse(path.read_text(encoding="utf-8"))
+
+
+def parse(text: str) -> Any:
+    """Return the content of YAML text; errors as of `read`."""
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check(root)
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _check(root: yaml.Node) -> None:
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.ScalarNode):
+            _check_value(node)
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        if key.tag == f"{_TAG}merge":
+            continue
+        line = _line(key)
+        if not isinstance(key, yaml.ScalarNode) or key.tag != f"{_TAG}str":
+            shown = key.value if isinstance(key, yaml.ScalarNode) else "that is a list or a section"
+            raise yaml.YAMLError(f"line {line}: the key {shown} is no text in YAML; write it in quotes")
+        if key.value in lines:
+            where = f"in line {line}" if lines[key.value] == line else f"in lines {lines[key.value]} and {line}"
+            raise yaml.YAMLError(f"the key '{key.value}' is there twice, {where}; remove one of the two")
+        lines[key.value] = line
+
+
+def _check_value(node: yaml.ScalarNode) -> None:
+    text = node.value
+    if node.tag == f"{_TAG}timestamp":
+        raise yaml.YAMLError(f"line {_line(node)}: {text} is a date in YAML; if it is a name, write '{text}' in quotes")
+    if node.tag in (f"{_TAG}int", f"{_TAG}float") and _OCTAL_OR_CLOCK.fullmatch(text):
+        raise yaml.YAMLError(
+            f"line {_line(node)}: {text} is read as octal or as a time in YAML; write the number plainly, or a name in"
+            f" quotes: '{text}'"
+        )
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1

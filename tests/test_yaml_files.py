@@ -1,0 +1,117 @@
+"""Campaigns and machine profiles that YAML would take for something else are refused, with the line and the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hydragnn_hpc import yaml_files
+from hydragnn_hpc.config import load_campaign
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.submit.site import load_site
+
+ROOT = Path(__file__).parents[1]
+CAMPAIGN = """\
+name: plain
+dataset: here.bp
+tasks:
+  H: {level: graph, field: mixing_enthalpy}
+variants: [H]
+"""
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+CONTENT = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=12
+)
+
+
+@given(CONTENT)
+def test_what_was_written_comes_back(content: Any) -> None:
+    assert yaml_files.parse(yaml.safe_dump(content, allow_unicode=True)) == content
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("name: again\n", "the key 'name' is there twice, in lines 1 and 6; remove one of the two"),
+        ("training: {epochs: 3}\ntraining: {batch_size: 4}\n", "the key 'training' is there twice, in lines 6 and 7"),
+        ("training: {epochs: 3, epochs: 4}\n", "the key 'epochs' is there twice, in line 6"),
+        ("'name': again\n", "the key 'name' is there twice, in lines 1 and 6"),
+        ("seed: 010\n", "line 6: 010 is read as octal or as a time in YAML; .* in quotes: '010'"),
+        ("seed: 1:30\n", "line 6: 1:30 is read as octal or as a time in YAML; .* in quotes: '1:30'"),
+        ("model: {layers: 2026-08-01}\n", "line 6: 2026-08-01 is a date in YAML; .*write '2026-08-01' in quotes"),
+        ("seed: 2026-99-01\n", "line 6: 2026-99-01 is a date in YAML"),
+        ("yes: 3\n", "line 6: the key yes is no text in YAML; write it in quotes"),
+        ("12: 3\n", "line 6: the key 12 is no text in YAML; write it in quotes"),
+        ("[a, b]: 3\n", "line 6: the key that is a list or a section is no text in YAML"),
+        ("training: {epochs: yes}\n", "training: epochs: in YAML yes, no, .* in quotes"),
+        ("model: {graph_head: [true]}\n", "model: graph_head: in YAML yes, no, .* in quotes"),
+        ("seed: on\n", "seed: in YAML yes, no, .* in quotes"),
+    ],
+)
+def test_a_campaign_that_yaml_would_change_is_refused(tmp_path: Path, more: str, told: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(CAMPAIGN)
+    assert load_campaign(path).seed == 0
+    path.write_text(CAMPAIGN + more)
+    with pytest.raises(UserError, match=told):
+        load_campaign(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("name: plain", "name: no", "name: in YAML yes, no, .* in quotes"),
+        ("name: plain", "name: 12", r"name: .*valid string \(given: 12\); write it in quotes"),
+        ("name: plain", "name: 1.5", r"name: .*\(given: 1.5\); write it in quotes"),
+        ("name: plain", "name: ~", r"name: .*\(given: None\); write it in quotes"),
+        ("  H:", "  no:", "line 4: the key no is no text in YAML"),
+        ("variants: [H]", "variants: [{name: H, tasks: [H], weights: {H: true}}]", "weights: in YAML yes, no"),
+    ],
+)
+def test_a_name_that_is_none_in_yaml_is_refused(tmp_path: Path, old: str, new: str, told: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(CAMPAIGN.replace(old, new))
+    with pytest.raises(UserError, match=told):
+        load_campaign(path)
+
+
+def test_quotes_help(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(CAMPAIGN.replace("plain", "'no'").replace("H:", "'010':").replace("[H]", "['010']"))
+    campaign = load_campaign(path, ["name='12'"])
+    assert campaign.name == "12" and campaign.variants[0].tasks == ("010",)
+
+
+@pytest.mark.parametrize("text", ["010", "2026-08-01", "{a: 1, a: 2}", "true"])
+def test_values_set_on_the_command_line_are_held_to_the_same(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(CAMPAIGN)
+    with pytest.raises(UserError, match=r"in quotes|there twice"):
+        load_campaign(path, [f"training.epochs={text}"])
+
+
+def test_a_machine_profile_that_yaml_would_change_is_refused(tmp_path: Path) -> None:
+    text = (ROOT / "jobs" / "sites" / "local.yaml").read_text()
+    path = tmp_path / "mine.yaml"
+    lines = text.count("\n")
+    for more, told in (
+        ("name: again\n", f"the key 'name' is there twice, in lines .* and {lines + 1}"),
+        ("usual_nodes: true\n", "usual_nodes: in YAML yes, no"),
+        ("usual_nodez: 1\n", "unknown key 'usual_nodez'; did you mean 'usual_nodes'"),
+    ):
+        path.write_text(text + more)
+        with pytest.raises(UserError, match=told):
+            load_site(str(path))
+    assert load_site("local").name == "local"
+
+
+def test_merge_keys_and_aliases_are_no_repetition() -> None:
+    text = "a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: [*a, *a]\n"
+    assert yaml_files.parse(text)["b"] == {"x": 3, "y": 2}
+    bomb = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+    assert len(yaml_files.parse(bomb)) == 30
