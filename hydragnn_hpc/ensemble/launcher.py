@@ -10,19 +10,26 @@ from hydragnn_hpc.errors import UserError
 
 @dataclass(frozen=True)
 class Variables:
-    """One launcher's environment variables; the first of each tuple that is set counts."""
+    """One launcher's environment variables; the first of each tuple that is set counts.
+
+    Attributes
+    ----------
+    sets_pmi : bool
+        It sets PMI_RANK as well: where that differs, another launcher has started this process in a step of this one.
+    """
 
     launcher: str
     rank: tuple[str, ...]
     size: tuple[str, ...]
     local_rank: tuple[str, ...]
+    sets_pmi: bool = False
 
 
 LAUNCHERS = (
     Variables("Open MPI", ("OMPI_COMM_WORLD_RANK",), ("OMPI_COMM_WORLD_SIZE",), ("OMPI_COMM_WORLD_LOCAL_RANK",)),
     Variables("jsrun", ("JSM_NAMESPACE_RANK",), ("JSM_NAMESPACE_SIZE",), ("JSM_NAMESPACE_LOCAL_RANK",)),
-    Variables("PALS", ("PALS_RANKID",), ("PALS_SIZE", "PMI_SIZE"), ("PALS_LOCAL_RANKID", "PMI_LOCAL_RANK")),
-    Variables("PMI", ("PMI_RANK",), ("PMI_SIZE",), ("PMI_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")),
+    Variables("PALS", ("PALS_RANKID",), ("PALS_SIZE", "PMI_SIZE"), ("PALS_LOCAL_RANKID", "PMI_LOCAL_RANK"), True),
+    Variables("PMI", ("PMI_RANK",), ("PMI_SIZE",), ("MPI_LOCALRANKID", "PMI_LOCAL_RANK")),
     Variables("Flux", ("FLUX_TASK_RANK",), ("FLUX_JOB_SIZE",), ("FLUX_TASK_LOCAL_ID",)),
     # Only inside a step (srun): a batch shell has SLURM_NTASKS and SLURM_PROCID too, and is no launcher.
     Variables("srun", ("SLURM_PROCID",), ("SLURM_STEP_NUM_TASKS",), ("SLURM_LOCALID",)),
@@ -32,7 +39,7 @@ LAUNCHERS = (
 # A worker that inherits these believes itself a rank: its MPI_Init fails under MPICH, or silently joins the parent's
 # world under Open MPI.
 _OF_LAUNCHERS = (
-    "PMI", "PMIX", "OMPI_", "PRTE_", "ORTE_", "MPI_", "MPICH_", "MPIEXEC_", "HYDRA", "HYDI_", "PALS_", "SLURM_",
+    "PMI", "PMIX", "OMPI_", "PRTE_", "ORTE_", "MPI_", "MPICH_", "MPIEXEC_", "HYDRA_", "HYDI_", "PALS_", "SLURM_",
     "FLUX_", "JSM_", "LSB_", "I_MPI_", "GTL_",
 )  # fmt: skip
 
@@ -66,9 +73,25 @@ def detect(environment: Mapping[str, str]) -> Launch:
     """
     for known in LAUNCHERS:
         rank, size = _first(environment, known.rank), _first(environment, known.size)
-        if rank is not None and size is not None:
-            return Launch(known.launcher, rank, size, _first(environment, known.local_rank))
+        if rank is None or size is None or (known.sets_pmi and _first(environment, ("PMI_RANK",)) not in (rank, None)):
+            continue
+        own = _first(environment, known.local_rank)
+        return Launch(known.launcher, rank, size, _local_rank(environment, rank, size) if own is None else own)
     return Launch(None, 0, 1, None)
+
+
+def _local_rank(environment: Mapping[str, str], rank: int, size: int) -> int | None:
+    """Return the local rank that variables of the same launcher under another name tell, as Flux's beside PMI's.
+
+    They are its own where rank and size agree. Otherwise they are those of an outer step, the same for all ranks that
+    a launcher has started in it.
+    """
+    for other in LAUNCHERS:
+        if (_first(environment, other.rank), _first(environment, other.size)) == (rank, size):
+            local_rank = _first(environment, other.local_rank)
+            if local_rank is not None:
+                return local_rank
+    return None
 
 
 def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> int | None:

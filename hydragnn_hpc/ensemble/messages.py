@@ -31,7 +31,7 @@ class Place:
     rank : int
     host : str
     local_rank : int
-        Its number among the ranks of its host, as the launcher counts, else in order of rank.
+        Its number among the ranks of its host.
     leader : int
         The first rank of its host: it keeps the node's copy of the data.
     """
@@ -241,13 +241,19 @@ def connect(launch: Launch, seconds: float = startup.SECONDS) -> Messenger:
 
 
 def places(messenger: Messenger, launch: Launch, given_local_rank: int | None) -> list[Place]:
-    """Return every rank's place. Collective: at start-up only."""
-    local = given_local_rank if given_local_rank is not None else launch.local_rank
-    told = messenger.share((socket.gethostname(), local))
-    found: list[Place] = []
+    """Return every rank's place. Collective: at start-up only.
+
+    Local ranks are those given; else the launcher's, if they tell the ranks of a host apart; else in order of rank.
+    """
+    shared = messenger.share((socket.gethostname(), given_local_rank, launch.local_rank))
     of_host: dict[str, list[int]] = {}
-    for rank, (host, local_rank) in enumerate(told):
-        same = of_host.setdefault(host, [])
-        found.append(Place(rank, host, len(same) if local_rank is None else local_rank, same[0] if same else rank))
-        same.append(rank)
+    for rank, (host, _, _) in enumerate(shared):
+        of_host.setdefault(host, []).append(rank)
+    found = []
+    for rank, (host, given, _) in enumerate(shared):
+        ranks = of_host[host]
+        counted = [shared[r][2] for r in ranks]
+        if None in counted or len(set(counted)) < len(ranks):
+            counted = list(range(len(ranks)))
+        found.append(Place(rank, host, counted[ranks.index(rank)] if given is None else given, ranks[0]))
     return found

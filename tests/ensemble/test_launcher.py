@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from hydragnn_hpc.ensemble.launcher import Launch, check_size, detect, worker_environment
+from hydragnn_hpc.ensemble.messages import places
 from hydragnn_hpc.errors import UserError
 
 SLURM_JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
@@ -33,6 +36,18 @@ SLURM_JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLU
             Launch("PALS", 13, 24, 1),
         ),
         ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, Launch("PMI", 1, 2, 1)),
+        # Flux in a step of srun, with Flux's own PMI; srun's PMI; mpirun in a step of PALS
+        (
+            {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "1", "PMI_RANK": "2", "PMI_SIZE": "4",
+             "FLUX_TASK_RANK": "2", "FLUX_JOB_SIZE": "4", "FLUX_TASK_LOCAL_ID": "1"},
+            Launch("PMI", 2, 4, 1),
+        ),
+        ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "1", "PMI_RANK": "2", "PMI_SIZE": "4"},
+         Launch("PMI", 2, 4, None)),
+        ({"SLURM_PROCID": "2", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4", "PMI_RANK": "2", "PMI_SIZE": "4"},
+         Launch("PMI", 2, 4, 1)),
+        ({"PALS_RANKID": "0", "PALS_LOCAL_RANKID": "0", "PMI_LOCAL_RANK": "0", "PMI_RANK": "3", "PMI_SIZE": "4",
+          "MPI_LOCALRANKID": "3"}, Launch("PMI", 3, 4, 3)),
         ({"FLUX_TASK_RANK": "3", "FLUX_JOB_SIZE": "4", "FLUX_TASK_LOCAL_ID": "3"}, Launch("Flux", 3, 4, 3)),
     ],
 )  # fmt: skip
@@ -51,8 +66,37 @@ def test_a_launcher_of_another_mpi_is_told() -> None:
     check_size(Launch("PMI", 0, 4, 0), 4, "MPICH")
 
 
+@dataclass
+class Shared:
+    """A messenger that has been given what every rank shares."""
+
+    values: list[tuple[str, int | None, int | None]]
+
+    def share(self, value: object) -> list[tuple[str, int | None, int | None]]:
+        """See `Messenger`."""
+        return self.values
+
+
+@pytest.mark.parametrize(
+    ("of_launcher", "expected"),
+    [
+        ([(None, 3), (None, 2), (None, 0)], [3, 2, 0]),
+        ([(None, 0), (None, 0), (None, 0)], [0, 1, 2]),  # of an outer step
+        ([(None, 1), (None, None), (None, None)], [0, 1, 2]),
+        ([(7, 0), (7, 0), (None, 0)], [7, 7, 2]),
+    ],
+)
+def test_local_ranks(of_launcher: list[tuple[int | None, int | None]], expected: list[int]) -> None:
+    here, there = [("a", *pair) for pair in of_launcher], ("b", None, None)
+    found = places(Shared([*here[:1], there, *here[1:]]), Launch("PMI", 0, 4, None), None)
+    assert [p.local_rank for p in found if p.host == "a"] == expected
+    assert [(p.rank, p.leader) for p in found] == [(0, 0), (1, 1), (2, 0), (3, 0)]
+
+
 def test_a_worker_inherits_masks_and_no_launcher() -> None:
     kept = {
+        "HYDRAGNN_AGGR_BACKEND": "mpi",
+        "HYDRA": "a user's own",
         "CUDA_VISIBLE_DEVICES": "1",
         "ROCR_VISIBLE_DEVICES": "0",
         "ZE_AFFINITY_MASK": "0",
@@ -60,5 +104,6 @@ def test_a_worker_inherits_masks_and_no_launcher() -> None:
         "TMPDIR": "/t",
     }
     gone = {"PMI_RANK": "0", "PMIX_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "SLURM_PROCID": "0", "HYDI_CONTROL_FD": "7"}
+    gone |= {"HYDRA_LAUNCHER": "ssh"}
     gone |= {"MPI_LOCALRANKID": "0", "PALS_RANKID": "0", "FLUX_JOB_SIZE": "1", "JSM_NAMESPACE_SIZE": "1"}
     assert worker_environment({**kept, **gone}) == kept
