@@ -43,7 +43,7 @@ def submit(
     """Render the job script for a machine and submit it; the job goes on in further ones until all is trained."""
     from hydragnn_hpc.config import load_campaign
     from hydragnn_hpc.submit import chain, plan, render, scheduler
-    from hydragnn_hpc.submit.site import jobs_folder, load_site
+    from hydragnn_hpc.submit.site import load_site
 
     machine = load_site(site)
     settings = load_campaign(campaign, overrides or [])
@@ -60,7 +60,7 @@ def submit(
         campaign=campaign.absolute(),
         out=folder,
         name=settings.name,
-        root=jobs_folder().parent,
+        root=scheduler.jobs_folder().parent,
         python_folder=Path(sys.executable).parent,
         overrides=tuple(overrides or []),
         account=account,
@@ -82,10 +82,10 @@ def submit(
         "site": machine.name, "nodes": chosen.nodes, "queue": chosen.queue, "account": account,
         "walltime_seconds": chosen.walltime_seconds, "members_left": work.members, "script": str(folder.job_script),
     }  # fmt: skip
-    if machine.scheduler == "local":
+    if not machine.scheduler.submit:
         scheduler.record(folder, {"id": "local", **entry})
         sys.exit(subprocess.run(["bash", str(folder.job_script)], check=False).returncode)
-    identifier = scheduler.submit(machine.scheduler, folder.job_script)
+    identifier = scheduler.submit(machine.scheduler, folder.job_script, render.values_of(job, machine, chosen))
     scheduler.record(folder, {"id": identifier, **entry})
     if as_json:
         typer.echo(json.dumps({"id": identifier, **entry}))

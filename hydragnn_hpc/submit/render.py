@@ -6,14 +6,16 @@ import hashlib
 import math
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydragnn_hpc.durations import clock
-from hydragnn_hpc.errors import UserError, nearest, refuse_control_characters
+from hydragnn_hpc.errors import UserError, refuse_control_characters
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.submit.plan import Plan
-from hydragnn_hpc.submit.site import Site, jobs_folder
+from hydragnn_hpc.submit.scheduler import fill, follow_on, jobs_folder
+from hydragnn_hpc.submit.site import Site
 
 
 @dataclass(frozen=True)
@@ -67,36 +69,41 @@ def render(job: Job, site: Site, plan: Plan) -> str:
     if site.account and not job.account:
         raise UserError(f"--site {site.name}: jobs there are charged to a project; name yours with --account")
     _refuse_names(job)
-    values = _values(job, site, plan)
-    words = [_fill(word, values, site) for word in site.launch]
+    values = values_of(job, site, plan)
+
+    def filled(words: Iterable[str]) -> list[str]:
+        return [fill(word, values, f"profile {site.name}") for word in words]
+
     # The console command of a packed environment would name the folder that it was packed from.
     command = ["python", "-m", "hydragnn_hpc"] if job.packed else ["hydragnn-hpc"]
     program = [*command, "run", str(job.campaign), str(job.out.root)]
     program += [word for override in job.overrides for word in ("--set", override)]
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(jobs_folder() / "templates"),
+        loader=jinja2.FileSystemLoader([site.scheduler.folder, jobs_folder() / "schedulers"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters["quote"] = lambda value: shlex.quote(str(value))
+    template = f"{site.scheduler.name}.sh.jinja"
     try:
-        return environment.get_template(f"{site.scheduler}.sh.jinja").render(
+        return environment.get_template(template).render(
             **values,
             site=site,
             job=job,
-            directives=[_fill(line, values, site) for line in site.directives],
-            launch=shlex.join(words),
-            per_node=shlex.join([_fill(word, values, site) for word in site.per_node]),
+            again=follow_on(site.scheduler, values),
+            directives=filled(site.directives),
+            launch=shlex.join(filled(site.launch)),
+            per_node=shlex.join(filled(site.per_node)),
             node_environment=f"/tmp/hydragnn_hpc-environment-{_digest(job.out.root)}",
             per_rank=shlex.quote("; ".join([*site.per_rank, 'exec "$@"'])) if site.per_rank else "",
             program=shlex.join(program),
         )
     except jinja2.UndefinedError as error:
-        raise UserError(f"template {site.scheduler}.sh.jinja: {error.message}; nothing provides that value") from error
+        raise UserError(f"template {template}: {error.message}; nothing provides that value") from error
     except jinja2.TemplateError as error:
-        raise UserError(f"template {site.scheduler}.sh.jinja: {error}") from error
+        raise UserError(f"template {template}: {error}") from error
 
 
 def _refuse_names(job: Job) -> None:
@@ -114,8 +121,12 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256(str(folder).encode()).hexdigest()[:12]
 
 
-def _values(job: Job, site: Site, plan: Plan) -> dict[str, str | int]:
+def values_of(job: Job, site: Site, plan: Plan) -> dict[str, str | int]:
+    """Return what profiles, schedulers and templates may name."""
     return {
+        "name": job.name,
+        "script": str(job.out.job_script),
+        "jobs": str(job.out.jobs),
         "nodes": plan.nodes,
         "ranks": plan.ranks,
         "ranks_per_node": site.ranks_per_node,
@@ -130,15 +141,3 @@ def _values(job: Job, site: Site, plan: Plan) -> dict[str, str | int]:
         # Ranks stop at an epoch's end; what is left is for the last checkpoint and for the next job to be asked for.
         "stop_seconds": max(10, min(180, plan.walltime_seconds // 10)),
     }
-
-
-def _fill(text: str, values: dict[str, str | int], site: Site) -> str:
-    try:
-        return text.format_map(values)
-    except KeyError as error:
-        name = str(error.args[0])
-        raise UserError(
-            f"profile {site.name}: '{text}' names {{{name}}}, which is unknown{nearest(name, values)}"
-        ) from error
-    except (ValueError, IndexError, AttributeError) as error:
-        raise UserError(f"profile {site.name}: '{text}': {error}") from error

@@ -1,25 +1,122 @@
-"""Handing a job script to the machine's scheduler, and remembering under which number it took it."""
+"""Schedulers: how a job script is handed over and goes on, read from ``jobs/schedulers/NAME.yaml``.
+
+``NAME.sh.jinja`` beside it writes the script's directives and includes ``body.sh.jinja``, what all scripts share. A new
+scheduler is two files: in ``jobs/schedulers/``, or in the folder of a profile that names it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Annotated
 
-from hydragnn_hpc.errors import UserError
+from pydantic import AfterValidator, ValidationError
+
+import hydragnn_hpc
+from hydragnn_hpc import yaml_files
+from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.ledger import now
 from hydragnn_hpc.paths import CampaignFolder
-
-COMMANDS = {"slurm": ["sbatch", "--parsable"], "lsf": ["bsub"], "pbs": ["qsub"], "flux": ["flux", "batch"]}
-"""The command that takes a script. LSF's reads it from standard input; the others are given its path."""
+from hydragnn_hpc.sections import Section
+from hydragnn_hpc.validation import one_line
 
 PATIENCE_SECONDS = 120
 
 
-def submit(scheduler: str, script: Path) -> str:
+def _one_group(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    if not groups:
+        raise ValueError("put the part that is the job's identifier into parentheses")
+    return pattern
+
+
+class Scheduler(Section):
+    """One scheduler's commands.
+
+    ``submit`` and ``again`` may name what a profile's words may (`submit.site.Site`), and ``{script}``, ``{name}`` and
+    ``{jobs}``: the script, the job's name and the folder for its output. Without ``{script}`` among the words of
+    ``submit`` the script goes to the command's standard input; without ``submit`` the script runs on this host.
+    ``job_id`` is a regular expression whose first group is the job's identifier in what ``submit`` prints. ``again`` is
+    a line of shell that asks for the next job at a script's end; without it the scheduler itself runs a job again that
+    exits with 75, as its template tells it to.
+    """
+
+    name: str
+    about: str
+    sources: tuple[str, ...] = ()
+    submit: tuple[str, ...] = ()
+    job_id: Annotated[str, AfterValidator(_one_group)] = r"(\S+)\s*$"
+    again: str = ""
+    folder: Path
+    """Where its template lies."""
+
+
+def jobs_folder() -> Path:
+    """Return the folder of profiles and schedulers: ``jobs/`` of the checkout, or its copy in an installed package."""
+    package = Path(hydragnn_hpc.__file__).parent
+    checkout = package.parent / "jobs"
+    return checkout if (checkout / "sites").is_dir() else package / "jobs"
+
+
+def load_scheduler(name: str, folders: Iterable[Path]) -> Scheduler:
+    """Read ``NAME.yaml`` from the first of ``folders`` that holds it.
+
+    Raises
+    ------
+    ValueError
+        If none does, or it holds what does not fit.
+    """
+    folders = list(folders)
+    folder = next((f for f in folders if (f / f"{name}.sh.jinja").is_file() and name != "body"), None)
+    if folder is None:
+        known = {path.name.removesuffix(".sh.jinja") for f in folders for path in f.glob("*.sh.jinja")} - {"body"}
+        raise ValueError(f"no scheduler '{name}'{nearest(name, known)}")
+    path = folder / f"{name}.yaml"
+    try:
+        content = yaml_files.read(path)
+    except (OSError, *yaml_files.NO_YAML) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no settings")
+    try:
+        return Scheduler.model_validate({**content, "name": name, "folder": folder})
+    except ValidationError as error:
+        raise ValueError(f"{path}: {one_line(error, Scheduler)}") from error
+
+
+def fill(text: str, values: Mapping[str, str | int], where: str) -> str:
+    """Return ``text`` with its ``{names}`` replaced.
+
+    Raises
+    ------
+    UserError
+        If it names what is not among ``values``; ``where`` is named in the error.
+    """
+    try:
+        return text.format_map(values)
+    except KeyError as error:
+        name = str(error.args[0])
+        raise UserError(f"{where}: '{text}' names {{{name}}}, which is unknown{nearest(name, values)}") from error
+    except (ValueError, IndexError, AttributeError) as error:
+        raise UserError(f"{where}: '{text}': {error}") from error
+
+
+def follow_on(scheduler: Scheduler, values: Mapping[str, str | int]) -> str:
+    """Return the line of shell that asks for the next job, or ``""``."""
+    quoted = {name: shlex.quote(str(value)) for name, value in values.items()}
+    return fill(scheduler.again, quoted, f"scheduler {scheduler.name}")
+
+
+def submit(scheduler: Scheduler, script: Path, values: Mapping[str, str | int]) -> str:
     """Hand ``script`` to the scheduler; return the job's identifier.
 
     Raises
@@ -27,18 +124,17 @@ def submit(scheduler: str, script: Path) -> str:
     UserError
         If the scheduler is not on this host, does not answer, or refuses the job.
     """
-    command = COMMANDS[scheduler]
+    command = [fill(word, values, f"scheduler {scheduler.name}") for word in scheduler.submit]
     if shutil.which(command[0]) is None:
         raise UserError(
-            f"'{command[0]}' is not on this host, so no {scheduler} job can be submitted from here; log in to the "
+            f"'{command[0]}' is not on this host, so no {scheduler.name} job can be submitted from here; log in to the "
             "machine, or look at the script with --dry-run"
         )
-    from_input = scheduler == "lsf"
+    from_input = not any("{script}" in word for word in scheduler.submit)
     try:
         done = subprocess.run(
-            command if from_input else [*command, str(script)],
-            input=script.read_text(encoding="utf-8") if from_input else None,
-            stdin=None if from_input else subprocess.DEVNULL,
+            command,
+            input=script.read_text(encoding="utf-8") if from_input else "",
             capture_output=True,
             text=True,
             timeout=PATIENCE_SECONDS,
@@ -46,7 +142,7 @@ def submit(scheduler: str, script: Path) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise UserError(
-            f"'{command[0]}' gave no answer for {PATIENCE_SECONDS} s; look at the queue, then again"
+            f"'{command[0]}' gave no answer for {PATIENCE_SECONDS} s; look at the queue, then submit again"
         ) from error
     if done.returncode:
         words = " ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-2:])
@@ -54,7 +150,7 @@ def submit(scheduler: str, script: Path) -> str:
     return job_id(scheduler, done.stdout)
 
 
-def job_id(scheduler: str, answer: str) -> str:
+def job_id(scheduler: Scheduler, answer: str) -> str:
     """Read the job's identifier out of the scheduler's answer.
 
     Raises
@@ -62,17 +158,10 @@ def job_id(scheduler: str, answer: str) -> str:
     UserError
         If it is not there.
     """
-    text = answer.strip()
-    if scheduler == "lsf":
-        found = re.search(r"Job <(\d+)>", text)
-        text = found[1] if found else ""
-    elif scheduler == "slurm":
-        text = text.splitlines()[-1].split(";")[0] if text else ""
-    else:
-        text = text.splitlines()[-1] if text else ""
-    if not text:
+    found = re.search(scheduler.job_id, answer)
+    if found is None:
         raise UserError(f"the scheduler's answer names no job: {answer.strip()!r}; look at the queue")
-    return text
+    return found[1]
 
 
 def record(folder: CampaignFolder, entry: dict[str, object]) -> None:

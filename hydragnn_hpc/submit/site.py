@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-import hydragnn_hpc
 from hydragnn_hpc import yaml_files
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.sections import Positive, Section
+from hydragnn_hpc.submit.scheduler import Scheduler, jobs_folder, load_scheduler
 from hydragnn_hpc.validation import one_line
-
-SCHEDULERS = ("slurm", "lsf", "pbs", "flux", "local")
 
 
 class Limit(Section):
@@ -33,13 +31,14 @@ class Site(Section):
     stop). ``environment`` and ``per_rank`` are lines of shell, left as they are: the first run once in the script
     (``$HYDRAGNN_HPC_ROOT`` is the checkout), the second in every rank ahead of the program. ``per_node`` starts one
     process on each node of the job, for a packed environment; without it that process runs where the script runs.
-    ``usual_nodes`` is the most that a job asks for unless its user names a number.
+    ``usual_nodes`` is the most that a job asks for unless its user names a number. ``scheduler`` names a file of
+    ``jobs/schedulers/``, or one beside the profile.
     """
 
     name: str
     about: str
     sources: tuple[str, ...] = ()
-    scheduler: Literal["slurm", "lsf", "pbs", "flux", "local"]
+    scheduler: Scheduler
     gpus_per_node: Annotated[int, Field(ge=0)]
     cores_per_node: Positive
     ranks_per_node: Positive
@@ -53,6 +52,12 @@ class Site(Section):
     account: bool = False  # whether a job must name one
     usual_nodes: Positive = 1
     retired: str = ""
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _load(cls, name: Any, info: ValidationInfo) -> Scheduler:
+        folders = (info.context or {}).get("folders", ())
+        return load_scheduler(str(name), [*folders, jobs_folder() / "schedulers"])
 
     @model_validator(mode="after")
     def _fits_its_nodes(self) -> Site:
@@ -89,13 +94,6 @@ class Site(Section):
         return long_enough[0]
 
 
-def jobs_folder() -> Path:
-    """Return the folder of profiles and templates: ``jobs/`` of the checkout, or its copy in an installed package."""
-    package = Path(hydragnn_hpc.__file__).parent
-    checkout = package.parent / "jobs"
-    return checkout if (checkout / "sites").is_dir() else package / "jobs"
-
-
 def site_names() -> list[str]:
     """Return the names of the profiles that come with the package."""
     return sorted(path.stem for path in (jobs_folder() / "sites").glob("*.yaml"))
@@ -113,7 +111,7 @@ def load_site(name: str) -> Site:
     path = given if given.suffix in (".yaml", ".yml") else jobs_folder() / "sites" / f"{name}.yaml"
     try:
         content = yaml_files.read(path)
-        return Site.model_validate(content)
+        return Site.model_validate(content, context={"folders": [path.parent]})
     except FileNotFoundError as error:
         if path == given:
             raise UserError(f"--site {name}: no such file") from error

@@ -22,6 +22,7 @@ from hydragnn_hpc.submit.site import Site, load_site, site_names
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "jobs" / "campaigns" / "paper.yaml"
+SCHEDULERS = ROOT / "jobs" / "schedulers"
 GOLDEN = Path(__file__).parent / "golden"
 BIN = Path(sys.executable).parent
 PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
@@ -192,7 +193,9 @@ def site_file(folder: Path, **changes: object) -> str:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"scheduler": "sge"}, "scheduler"),
+        ({"scheduler": "sge"}, "scheduler: no scheduler 'sge'; known are: flux, local, lsf, pbs, slurm"),
+        ({"scheduler": "slrum"}, "no scheduler 'slrum'; did you mean 'slurm'?"),
+        ({"scheduler": "body"}, "no scheduler 'body'"),
         ({"gpu_per_node": 3}, "unknown key 'gpu_per_node'; did you mean 'gpus_per_node'?"),
         ({"limits": [{"nodes": [1, 2], "hour": 3}]}, "unknown key 'limits.0.hour'; did you mean 'hours'?"),
         ({"launch": None}, "missing key 'launch'"),
@@ -284,6 +287,69 @@ def test_a_campaign_from_a_packed_environment(tmp_path: Path) -> None:
 
 # Schedulers
 
+CONDOR = {
+    "htcondor.yaml": """\
+about: HTCondor, which takes a job's settings as arguments and runs a job again until it exits with another code than 75
+submit: [condor_submit, -terse, "executable={script}", "batch_name={name}", "+MaxTime={walltime_seconds}",
+         "on_exit_remove=ExitCode != 75", -queue, "{nodes}"]
+job_id: '([0-9.]+) -'
+""",
+    "htcondor.sh.jinja": """\
+#!/bin/bash
+# For {{ nodes }} nodes.
+{% include "body.sh.jinja" %}
+""",
+}
+
+
+def test_a_scheduler_is_two_files(here: Path) -> None:
+    """They lie beside the profile that names it; nothing else knows of it."""
+    for name, text in CONDOR.items():
+        (here / name).write_text(text)
+    site_file(here, scheduler="htcondor", name="pool")
+    stand_in(here, "condor_submit", 'printf "%s\\n" "$@" > words.txt; echo "7.0 - 7.1"')
+    done = command(here, "--site", "mine.yaml", "--nodes", "2", "--walltime", "1h")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("job 7.0: 84 members on 2 nodes")
+    script = here / "out/jobs/job.sh"
+    assert (here / "words.txt").read_text().splitlines() == [
+        "-terse", f"executable={script}", "batch_name=fept", "+MaxTime=3600", "on_exit_remove=ExitCode != 75",
+        "-queue", "2",
+    ]  # fmt: skip
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    assert "# For 2 nodes.\nout=" in script.read_text() and "srun " in script.read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("htcondor.yaml", "about: x\nsubmitt: [x]", "htcondor.yaml: unknown key 'submitt'; did you mean 'submit'?"),
+        ("htcondor.yaml", "about: x\njob_id: '('", "job_id: no regular expression"),
+        (
+            "htcondor.yaml",
+            "about: x\njob_id: 'a'",
+            "job_id: put the part that is the job's identifier into parentheses",
+        ),
+        ("htcondor.yaml", "about: [", "cannot read"),
+        ("htcondor.yaml", "", "holds no settings"),
+        (
+            "htcondor.yaml",
+            "about: x\nsubmit: [c, '{scrip}']",
+            "scheduler htcondor: '{scrip}' names {scrip}, which is unknown",
+        ),
+        ("htcondor.sh.jinja", "{{ node }}", "template htcondor.sh.jinja: 'node' is undefined"),
+        ("htcondor.sh.jinja", "{% if %}", "template htcondor.sh.jinja: "),
+    ],
+)
+def test_schedulers_that_do_not_fit(here: Path, file: str, text: str, words: str) -> None:
+    for name, whole in {**CONDOR, file: text}.items():
+        (here / name).write_text(whole)
+    site_file(here, scheduler="htcondor")
+    stand_in(here, "condor_submit", "echo 7 -")
+    done = command(here, "--site", "mine.yaml")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and words in done.stderr, done.stderr
+
 
 @pytest.mark.parametrize(
     ("name", "answer", "identifier"),
@@ -295,9 +361,10 @@ def test_a_campaign_from_a_packed_environment(tmp_path: Path) -> None:
     ],
 )
 def test_identifiers(name: str, answer: str, identifier: str) -> None:
-    assert scheduler.job_id(name, answer) == identifier
+    found = scheduler.load_scheduler(name, [SCHEDULERS])
+    assert scheduler.job_id(found, answer) == identifier
     with pytest.raises(UserError, match="names no job"):
-        scheduler.job_id(name, "\n")
+        scheduler.job_id(found, "\n")
 
 
 @pytest.fixture
