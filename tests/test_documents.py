@@ -1,0 +1,254 @@
+"""Every command of every document is run, in its order, in a folder that looks like the checkout; or, where that
+cannot be done here (another machine, hours of training), its program, options and files are checked.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from hydragnn_hpc.cli.main import app
+from hydragnn_hpc.errors import ExitCode
+from hydragnn_hpc.submit.site import site_names
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+LIMITS = {"README.md": 150, "CHANGELOG.md": 250}
+"""Lines of a document at most; of all others 250."""
+# In the order in which their commands are run: later ones use what earlier ones have made.
+NAMES = (
+    "README.md", "hydragnn_hpc/dataset/README.md", "jobs/README.md", "hydragnn_hpc/FORMATS.md",
+    "hydragnn_hpc/DESIGN.md", "CONTRIBUTING.md", "tests/README.md", "tests/benchmarks/RESULTS-accuracy.md",
+    "tests/benchmarks/RESULTS-speed.md", "CHANGELOG.md",
+)  # fmt: skip
+TEXTS = {name: (ROOT / name).read_text("utf-8") for name in NAMES}
+ENVIRONMENT = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+
+# Results come from the open data and from hours of training: here the surrogate stands in, and nothing is trained.
+RESULTS = "tests/benchmarks/RESULTS-accuracy.md"
+OPEN_DATA = ("FILES", "data/quickstart-lsms")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Return the code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+def steps(name: str) -> Iterator[tuple[str, str]]:
+    """Yield ("bash", command) and ("yaml" or "jinja", content), in their order, commands without their comments."""
+    for language, block in re.findall(r"^```(bash|yaml|jinja)\n(.*?)^```", TEXTS[name], re.M | re.S):
+        if language != "bash":
+            yield language, block
+            continue
+        lines = (line.split("  #")[0].strip() for line in block.replace("\\\n", " ").splitlines())
+        yield from ((language, line) for line in lines if line and not line.startswith("#"))
+
+
+def commands() -> list[str]:
+    """Return every command of every document."""
+    return [step for name in NAMES for language, step in steps(name) if language == "bash"]
+
+
+@functools.cache
+def help_of(*program: str) -> str:
+    """Return what a program says of itself."""
+    done = subprocess.run([*program, "--help"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def only_checked(command: str) -> bool:
+    """Check a command that is not run here; False for one that is."""
+    words = [w for w in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S*", w)]
+    if words[:2] == ["rm", "-rf"] or words[0] in ("ruff", "mypy"):  # tests/run.sh runs the latter
+        return True
+    if words[0] == "bash":  # a script that makes an environment, or that runs this test
+        source = (ROOT / words[1]).read_text("utf-8")
+    elif words[0] == "pytest":
+        source = (ROOT / "tests" / "conftest.py").read_text("utf-8")
+        marked = re.findall(r"\b(?!not|and|or)[a-z]+", words[words.index("-m") + 1]) if "-m" in words else []
+        registered = (ROOT / "pyproject.toml").read_text("utf-8")
+        assert all((ROOT / w).exists() for w in words[1:] if "/" in w), command
+        assert all(f'"{marker}:' in registered for marker in marked), command
+    elif words[:2] == ["python", "-m"]:
+        source = ROOT.joinpath(*words[2].split(".")).with_suffix(".py").read_text("utf-8")
+    else:
+        return False
+    assert all(w in source for w in words if w.startswith("--")), command
+    return True
+
+
+def as_run_here(command: str, document: str) -> str:
+    """Return a command in the form that is quick: results are not trained for again."""
+    command = command.replace(".venv/bin/", "").replace("--cap 100", "--cap 8")
+    if document == RESULTS:
+        command = command.replace(*OPEN_DATA) + (" --dry-run" if "hydragnn-hpc run" in command else "")
+    return command
+
+
+def file_named_in(content: str) -> str | None:
+    """Return the file name in the comment that a block begins with."""
+    named = re.match(r"(?:# |\{# )(\S+\.(?:yaml|jinja))", content)
+    return named[1] if named else None
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_every_command_runs(tmp_path: Path) -> None:
+    for name in ("envs", "hydragnn_hpc", "tests"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    # Campaign files name their data relative to themselves, so they must not be followed out of the folder.
+    shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
+    for name in NAMES:
+        for language, step in steps(name):
+            if language != "bash":
+                if file := file_named_in(step):
+                    (tmp_path / file).write_text(step, "utf-8")
+                continue
+            if only_checked(step):
+                continue
+            command = as_run_here(step, name)
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=tmp_path, env=ENVIRONMENT, stdin=subprocess.DEVNULL,
+                capture_output=True, text=True, timeout=280, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{name}: {command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    for file in ("table1.csv", "timing.csv", "members.csv", "index.html"):
+        assert (tmp_path / "runs" / "quickstart" / "report" / file).exists(), file
+
+
+def test_documents_end() -> None:
+    found = {str(p.relative_to(ROOT)) for p in ROOT.rglob("*.md") if not any(s.startswith(".") for s in p.parts)}
+    found -= {f for f in found if f.split("/")[0] in ("data", "runs")}
+    assert found == set(NAMES)
+    for name, text in TEXTS.items():
+        limit = LIMITS.get(name, 250)
+        assert len(text.splitlines()) <= limit, f"{name}: more than {limit} lines"
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_links_lead_somewhere() -> None:
+    wrong = []
+    for name, text in TEXTS.items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if re.match(r"https?:", target):
+                continue
+            file, _, anchor = target.partition("#")
+            path = (ROOT / name).parent / file if file else ROOT / name
+            if not path.exists() or (anchor and anchor not in anchors(path.read_text("utf-8"))):
+                wrong.append(f"{name}: {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_and_modules_that_are_named_exist() -> None:
+    """A name in capitals stands for the reader's own; a name without a folder may be that of any file."""
+    own = {file_named_in(step) for document in NAMES for language, step in steps(document) if language != "bash"}
+    anywhere = {
+        path.name for folder in ("hydragnn_hpc", "jobs", "envs", "tests") for path in (ROOT / folder).rglob("*")
+    }
+    wrong = []
+    for name, text in TEXTS.items():
+        places = ((ROOT / name).parent, ROOT, ROOT / "hydragnn_hpc", ROOT / "jobs")
+        for file in re.findall(r"`((?:[\w-]+/)*[\w.-]+\.(?:py|sh|yaml|jinja|h|c))`", text):
+            there = file in own or any((place / file).exists() for place in places)
+            if not there and not re.search("[A-Z]{4}|^my", file) and ("/" in file or file not in anywhere):
+                wrong.append(f"{name}: {file}")
+        for module in re.findall(r"`(?:python -m )?((?:hydragnn_hpc|tests)(?:\.\w+)+)", text):
+            path = ROOT.joinpath(*module.split("."))
+            if not path.is_dir() and not path.with_suffix(".py").exists():
+                wrong.append(f"{name}: {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_quick_start_is_the_worked_example() -> None:
+    script = (ROOT / "jobs" / "local.sh").read_text("utf-8")
+    script = script.replace('"$data"', "data/quickstart.bp").replace('"$out"', "runs/quickstart")
+    own = re.compile(r"(hydragnn-hpc (data (generate|prepare)|report)|mpirun)\b.* \S+/quickstart")
+    worked = [step for _, step in steps("README.md") if own.match(step)]
+    assert len(worked) == 4
+    for command in worked:
+        assert command in script, f"jobs/local.sh lacks: {command}"
+
+
+def test_continuous_integration_runs_the_readmes_test_command() -> None:
+    assert (ROOT / ".ci" / "run").read_text("utf-8").splitlines()[-1] == "bash tests/run.sh"
+    assert "bash tests/run.sh" in commands()
+
+
+def named_in_tables() -> dict[str, str]:
+    """Return the commands in tables, by their words, as `| \\`hydragnn-hpc data info FILE.bp [--verify]\\` |`."""
+    rows = [row for text in TEXTS.values() for row in re.findall(r"^\| `hydragnn-hpc ([^`]*)`", text, re.M)]
+    return {re.match(r"(?:(?:data|site) )?\w+", row)[0]: row for row in rows}  # type: ignore[index]
+
+
+def test_the_tables_of_commands_are_complete() -> None:
+    root = get_command(app)
+    known = set()
+    for name, command in root.commands.items():  # type: ignore[attr-defined]
+        known |= {f"{name} {inner}" for inner in getattr(command, "commands", {})} or {name}
+    assert set(named_in_tables()) == known
+
+
+def test_options_that_are_named_exist() -> None:
+    for words, row in named_in_tables().items():
+        shown = help_of(str(BIN / "hydragnn-hpc"), *words.split())
+        for option in re.findall(r"--[a-z-]+", row):
+            assert option in shown, f"{row}: no {option}"
+        assert "Example:" in shown, f"{words}: its help has no example"
+
+
+def test_every_exit_code_is_explained() -> None:
+    table = TEXTS["README.md"][TEXTS["README.md"].index("| exit code | means |") :].split("\n\n")[0]
+    assert [int(n) for n in re.findall(r"^\| (\d+) \|", table, re.M)] == sorted(code.value for code in ExitCode)
+
+
+def test_every_machine_is_named() -> None:
+    text = TEXTS["jobs/README.md"]
+    table = text[text.index("| machine | `--site`") :].split("\n\n")[0]
+    assert set(re.findall(r"`([a-z]+)`", table)) == set(site_names())
+
+
+def test_every_dependency_is_explained() -> None:
+    block = re.search(r"^REQUIRED = \[\n(.*?)^\]", (ROOT / "setup.py").read_text("utf-8"), re.M | re.S)
+    assert block
+    text = TEXTS["hydragnn_hpc/DESIGN.md"]
+    table = text[text.index("| library | for |") :].split("\n\n")[0]
+    for name in re.findall(r'"([A-Za-z0-9_]+)', block[1]):
+        assert re.search(rf"\b{name}\b", table), name
+
+
+def test_rooms_import_as_drawn() -> None:
+    text = TEXTS["hydragnn_hpc/DESIGN.md"]
+    rows = re.findall(r"^\| `(\w+)/(\w+)` \|.*\|([^|]*)\|$", text, re.M)
+    drawn = {
+        f"{stage}.{room}": {f"{stage}.{name}" for name in re.findall(r"`(\w+)`", may)} for stage, room, may in rows
+    }
+    package = ROOT / "hydragnn_hpc"
+    rooms = {".".join(p.parent.relative_to(package).parts) for s in ("dataset", "member", "report")
+             for p in (package / s).glob("*/__init__.py")}  # fmt: skip
+    assert set(drawn) == rooms
+    wrong = []
+    for path in package.rglob("*.py"):
+        here = ".".join(path.relative_to(package).parts[:2])
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))) if here in drawn else ():
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    there = ".".join(f"{node.module}.{alias.name}".split(".")[1:3])
+                    if there in drawn and there not in {here, *drawn[here]} and there.startswith(here.split(".")[0]):
+                        wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {here} imports {there}")
+    assert not wrong, "\n".join(wrong)
