@@ -104,7 +104,6 @@ def _installed(name: str) -> bool:
 def _try_mpirun() -> Finding:
     """Start two processes with the mpirun on PATH: do they see each other?"""
     from hydragnn_hpc.ensemble import rankmap
-    from hydragnn_hpc.ensemble.launcher import worker_environment
 
     # The environment's own is there even where it is not activated.
     mpirun = shutil.which("mpirun") or shutil.which("mpirun", path=Path(sys.executable).parent)
@@ -114,7 +113,6 @@ def _try_mpirun() -> Finding:
     try:
         done = subprocess.run(
             command,
-            env=worker_environment(os.environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -125,10 +123,11 @@ def _try_mpirun() -> Finding:
         return Finding("launcher", False, f"{mpirun} -n 2 gave no answer in 60 s", "try doctor inside a job")
     answers = rankmap.answers(done.stdout)
     if done.returncode or len(answers) != 2:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing said"]
-        return Finding(
-            "launcher", False, f"{mpirun} -n 2 failed: {said[-1].strip()}", "use the MPI library's own mpirun"
-        )
+        said = [line.strip() for line in done.stderr.splitlines() if any(map(str.isalnum, line))] or ["no output"]
+        if any("as root" in line for line in said):
+            remedy = "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1, or use another account"
+            return Finding("launcher", False, f"{mpirun} refuses to run as root", remedy)
+        return Finding("launcher", False, f"{mpirun} -n 2 failed: {said[-1]}", "use the MPI library's own mpirun")
     if any(answer["size"] != 2 for answer in answers):
         remedy = (
             f"it belongs to another MPI than {answers[0]['library']}: use that library's own mpirun or srun --mpi=pmi2"

@@ -16,6 +16,7 @@ from typing import Any
 
 from hydragnn_hpc.ensemble.launcher import Launch, detect, worker_environment
 from hydragnn_hpc.ensemble.messages import Messenger, places
+from hydragnn_hpc.ensemble.startup import end_without_launcher
 
 PATIENCE_SECONDS = 120.0
 
@@ -168,6 +169,8 @@ def main() -> None:
     # In one piece: with PYTHONUNBUFFERED, print writes the end of the line apart, and two ranks' lines become one.
     sys.stdout.write(json.dumps(told) + "\n")
     sys.stdout.flush()
+    if launch.launcher is None:
+        end_without_launcher()
 
 
 def answers(text: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from hydragnn_hpc.logs import tell
 
 SECONDS = 600.0
 """Time for MPI's start, and for all else that ranks do together; the largest machines take a few minutes."""
-_SEGMENTS = "mpich_shm_*"
+_SEGMENTS = ("mpich_shm_*", "sm_segment.*")  # MPICH's, Open MPI's
 _SETTLED_SECONDS = 60.0  # a segment is mapped in the moment in which it is made
 
 
@@ -78,14 +78,28 @@ def watched(seconds: float, told: str, leave: Callable[[], object]) -> Iterator[
         timer.cancel()
 
 
+def end_without_launcher() -> None:
+    """Finalise MPI in a process that no launcher started, and remove its shared memory.
+
+    Open MPI 5 leaves that to its launcher's daemon: without one, 16 MB stay behind.
+    """
+    from mpi4py import MPI
+
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/sm_segment." in line}
+    MPI.Finalize()
+    for path in mapped:
+        with contextlib.suppress(OSError):
+            Path(path).unlink()
+
+
 def remove_abandoned(folder: Path = Path("/dev/shm")) -> int:
-    """Remove shared memory of this user that MPICH made for ranks that were killed: no process maps it any more.
+    """Remove shared memory of this user that MPI made for ranks that were killed: no process maps it any more.
 
     MPICH takes its segments away a moment after its start; of ranks killed in that moment they would stay until the
-    machine is restarted. Returns how many there were.
+    machine is restarted. Open MPI keeps its own to the end. Returns how many there were.
     """
     removed = 0
-    for path in folder.glob(_SEGMENTS):
+    for path in (path for pattern in _SEGMENTS for path in folder.glob(pattern)):
         with contextlib.suppress(OSError):
             found = path.lstat()
             settled = time.time() - found.st_mtime > _SETTLED_SECONDS

