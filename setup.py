@@ -42,12 +42,13 @@ EXTRAS = {
 
 
 class BuildWithJobs(build_py):
-    """Put the job templates and machine profiles of ``jobs/`` into an installed package, for ``submit``."""
+    """Put ``jobs/`` and ``envs/`` into an installed package, for ``submit``."""
 
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
-            shutil.copytree(HERE / "jobs", Path(self.build_lib) / "hydragnn_hpc" / "jobs", dirs_exist_ok=True)
+            for folder in ("jobs", "envs"):
+                shutil.copytree(HERE / folder, Path(self.build_lib) / "hydragnn_hpc" / folder, dirs_exist_ok=True)
 
 
 setup(

@@ -14,5 +14,5 @@ if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
   set -e
   make_environment python3
 else
-  . "$venv/bin/activate"
+  load_environment
 fi

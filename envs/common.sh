@@ -3,12 +3,23 @@
 # shellcheck shell=bash disable=SC2154
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python_folder=${PATH%%:*} # a job script puts its own Python's folder first, ahead of what modules add
+
+# load_environment : the environment that this script made, else the one that this package is installed in.
+load_environment() {
+  # shellcheck disable=SC1091
+  if [ -e "$venv/bin/activate" ]; then . "$venv/bin/activate"; else export PATH=$python_folder:$PATH; fi
+}
 
 # make_environment PYTHON TORCH... : a virtual environment on PYTHON, torch as the machine needs it, mpi4py built
 # against the machine's MPI, the rest from the package registry, this package, and a check of it all.
 make_environment() {
   local python=$1
   shift
+  [ -f "$root/setup.py" ] || {
+    echo "$0: error: $root is an installed package; call this script in a checkout, or install the wheel by yourself" >&2
+    return 1
+  }
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "$0: error: $python is older than Python 3.11; set another python module at the top of $0" >&2
     return 1

@@ -16,5 +16,5 @@ if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
   set -e
   make_environment python3 torch --index-url "${1:?name the index of torch for ROCm, from pytorch.org/get-started}"
 else
-  . "$venv/bin/activate"
+  load_environment
 fi

@@ -10,8 +10,8 @@ if (($# != 2)) || [[ $2 != *.tar ]]; then
   exit 2
 fi
 environment=$1 archive=$2
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-if ! "$environment/bin/python" -c 'import hydragnn_hpc' 2>/dev/null; then
+where='import hydragnn_hpc, pathlib; print(pathlib.Path(hydragnn_hpc.__file__).parents[1])'
+if ! root=$("$environment/bin/python" -c "$where" 2>/dev/null); then
   echo "envs/pack.sh: error: $environment is no environment that hydragnn_hpc is installed in; name its folder" >&2
   exit 2
 fi

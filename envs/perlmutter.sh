@@ -13,5 +13,5 @@ if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
   set -e
   make_environment python3 torch
 else
-  . "$venv/bin/activate"
+  load_environment
 fi

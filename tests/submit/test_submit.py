@@ -19,13 +19,13 @@ from hydragnn_hpc.ledger import Frozen
 from hydragnn_hpc.paths import CampaignFolder, write_json
 from hydragnn_hpc.submit import chain, plan, render, scheduler
 from hydragnn_hpc.submit.site import Site, load_site, site_names
+from tests.environments import ENVIRONMENT, light
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "jobs" / "campaigns" / "paper.yaml"
 SCHEDULERS = ROOT / "jobs" / "schedulers"
 GOLDEN = Path(__file__).parent / "golden"
 BIN = Path(sys.executable).parent
-PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
 RENEW = "python -m tests.submit.renew"
 
 
@@ -252,14 +252,12 @@ def test_names_with_blanks_and_quotes_reach_the_program_unharmed(tmp_path: Path,
 
 def test_a_campaign_from_a_packed_environment(tmp_path: Path) -> None:
     """Packed, unpacked, trained from the copy alone, cleaned up: by the script, on this host."""
-    light = tmp_path / "light"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(light)], check=True)
-    packages = Path(subprocess.check_output([str(light / "bin/python"), "-c", PURELIB], text=True).strip())
-    (packages / "rest.pth").write_text(
-        f"{Path(subprocess.check_output([sys.executable, '-c', PURELIB], text=True).strip())}\n"
-    )
+    programs = light(tmp_path / "light")
+    (next(programs.parent.glob("lib/python3*/site-packages")) / "checkout.pth").write_text(f"{ROOT}\n")
     archive = tmp_path / "environment.tar"
-    subprocess.run(["bash", str(ROOT / "envs/pack.sh"), str(light), str(archive)], check=True, capture_output=True)
+    subprocess.run(
+        ["bash", str(ROOT / "envs/pack.sh"), str(programs.parent), str(archive)], check=True, capture_output=True
+    )
     program = str(BIN / "hydragnn-hpc")
     for arguments in (["generate", "raw", "--cap", "8"], ["prepare", "raw", "small.bp"]):
         subprocess.run([program, "data", *arguments], cwd=tmp_path, check=True, capture_output=True)
@@ -273,8 +271,7 @@ def test_a_campaign_from_a_packed_environment(tmp_path: Path) -> None:
     done = subprocess.run(
         [program, "submit", "c.yaml", "out", "--site", "site.yaml", "--packed", str(archive)],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        # mpi4py looks for the library in its environment; this light one has none of its own.
-        env={**os.environ, "MPI4PY_LIBMPI": str(Path(sys.prefix) / "lib" / "libmpi.so.12")},
+        env={**os.environ, **ENVIRONMENT},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     places = set((tmp_path / "where.txt").read_text().split())
