@@ -9,7 +9,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import Samples
-from hydragnn_hpc.member.fused.adapter import FusedCpu
+from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.fused.kernels import unavailable
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.sections import Model, Variant
@@ -50,7 +50,7 @@ def choose(campaign: Campaign, variant: Variant, samples: Samples, device: torch
     if wanted == "torch" and campaign.model.plain_pna:
         reason = "training.engine=torch"
     if not reason:
-        return FusedCpu(sizes, samples), "fused: one shared geometry, on the CPU"
+        return FusedEngine(sizes, samples), "fused: one shared geometry, on the CPU"
     if wanted == "fused":
         raise UserError(f"training.engine=fused cannot be had: {reason}; set training.engine=auto")
     engine = general(campaign.model, sizes, samples, device)

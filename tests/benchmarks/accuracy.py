@@ -24,7 +24,7 @@ from hydragnn_hpc.member.choose import network_sizes
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import Adam
 from hydragnn_hpc.member.engine.training_data import Samples, from_staged
-from hydragnn_hpc.member.fused.adapter import FusedCpu
+from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.sections import AdamOptimizer
 from tests.benchmarks.baseline import BaselineModel, Task, graph_of, train_epoch
@@ -114,7 +114,7 @@ def main() -> None:
             "torch": lambda s: train_engine(
                 TorchEngine(sizes, samples, torch.device("cpu")), samples, s, arguments.epochs
             ),
-            "fused": lambda s: train_engine(FusedCpu(sizes, samples), samples, s, arguments.epochs),
+            "fused": lambda s: train_engine(FusedEngine(sizes, samples), samples, s, arguments.epochs),
         }
         print("| engine | " + " | ".join(t.name for t in sizes.tasks) + " |\n|---|" + "---|" * len(sizes.tasks))
         for name in arguments.engines:

@@ -25,7 +25,7 @@ import torch
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import Adam
 from hydragnn_hpc.member.engine.training_data import Samples
-from hydragnn_hpc.member.fused.adapter import FusedCpu
+from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.sections import AdamOptimizer
 from tests.benchmarks import cases
@@ -42,7 +42,9 @@ def epoch_of(samples: Samples, engine: str, members: int) -> Epoch:
 
         return baseline_epoch(samples, cases.CHANNELS, cases.TASKS, BATCH)
     sizes = cases.network_sizes(samples)
-    made: Engine = FusedCpu(sizes, samples) if engine == "fused" else TorchEngine(sizes, samples, torch.device("cpu"))
+    made: Engine = (
+        FusedEngine(sizes, samples) if engine == "fused" else TorchEngine(sizes, samples, torch.device("cpu"))
+    )
     return stacked_epoch(made, members)
 
 

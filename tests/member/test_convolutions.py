@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from graphs_for_tests import make_samples
 
 from hydragnn_hpc.config import parse_campaign
 from hydragnn_hpc.convolutions import CONVOLUTIONS, why_not
@@ -20,10 +19,12 @@ from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import Samples
 from hydragnn_hpc.member.library.engine import LibraryEngine
 from hydragnn_hpc.member.library.network import Trunk
-from hydragnn_hpc.member.torch_engine.engine import TorchEngine
+from tests.member.contract.problem import random_neighbours
+from tests.member.contract.problem import random_samples as samples_over
 
 CPU = torch.device("cpu")
 TASKS = {"H": ("graph", 1), "C": ("node", 1), "V": ("node", 3)}
+TASK_SIZES = tuple(TaskSizes(t, *of, (7, 5), 1.0 + k) for k, (t, of) in enumerate(TASKS.items()))
 CUTOFF = 7.0
 EVERY = [(name, edges) for name in CONVOLUTIONS for edges in (False, True) if not why_not(name, edges)]
 every = pytest.mark.parametrize(("name", "edges"), EVERY, ids=[f"{n}{'+edges' if e else ''}" for n, e in EVERY])
@@ -52,14 +53,13 @@ def with_vectors(samples: Samples, rng: np.random.Generator) -> Samples:
 def random_samples(seed: int, sizes: list[int], number: int = 12) -> Samples:
     """Random graphs, isolated atoms and repeated edges among them, with real-valued inputs."""
     rng = np.random.default_rng(seed)
-    samples = with_vectors(make_samples(rng, sizes, number, TASKS), rng)
-    return dataclasses.replace(samples, inputs=rng.normal(size=samples.inputs.shape))
+    geometries = [random_neighbours(rng, n, int(rng.integers(0, 4 * n))) for n in sizes]
+    return with_vectors(samples_over(rng, geometries, number, TASK_SIZES, spread=1.0), rng)
 
 
 def make_engine(name: str, edges: bool, samples: Samples, pooling: str = "mean") -> LibraryEngine:
     """A small network in float64."""
-    tasks = tuple(TaskSizes(t, level, width, (7, 5), 1.0 + k) for k, (t, (level, width)) in enumerate(TASKS.items()))
-    sizes = NetworkSizes(1, (6, 6, 6), tasks, samples.average_degree(), pooling)
+    sizes = NetworkSizes(1, (6, 6, 6), TASK_SIZES, samples.average_degree(), pooling)
     return LibraryEngine(sizes, Trunk(name, 5 if edges else 0, CUTOFF), samples, CPU, torch.float64)
 
 
@@ -215,45 +215,6 @@ def test_no_generated_source_is_left_in_the_temporary_folder() -> None:
         make_engine(name, edges, random_samples(15, [5]))
     left = [m for n, m in sys.modules.items() if n.startswith("torch_geometric.") and n.endswith("_propagate")]
     assert left and not any(Path(str(m.__file__)).exists() for m in left)
-
-
-def test_missing_values_count_for_nothing() -> None:
-    samples = random_samples(12, [5, 8])
-    targets = {t: v.copy() for t, v in samples.targets.items()}
-    targets["C"][::2], targets["H"][:] = np.nan, np.nan
-    holes = dataclasses.replace(samples, targets=targets)
-    engine = make_engine("SAGE", False, holes)
-    parameters, buffers = stack(engine, 1)
-    gradients, index = torch.zeros_like(parameters), np.arange(6)[None]
-    losses = engine.step(parameters, gradients, buffers.clone(), index)
-    assert losses[0, 0] == 0
-    assert gradients.isfinite().all()
-    atoms = atoms_of(samples.structure.atom_offsets, np.arange(6))
-    engine._network.train()
-    values = engine._call(parameters[0], buffers[0].clone(), *engine._graph(np.arange(6)))["C"].detach().numpy()
-    expected = np.nanmean((values - targets["C"][atoms]) ** 2)
-    assert losses[0, 1].item() == pytest.approx(expected)
-
-
-def test_pna_is_the_torch_engines() -> None:
-    """Two ways to write one network: the library's layers, and the project's own."""
-    samples = random_samples(13, [5, 8])
-    library = make_engine("PNA", False, samples)
-    own = TorchEngine(library.sizes, samples, CPU, torch.float64)
-    parameters, buffers = stack(library, 1)
-    renamed = {n.replace(".conv.conv.", ".conv."): v for n, v in library.layout.named(parameters[0]).items()}
-    same = own.layout.flat(renamed)[None]
-    found, expected = (e.predict(p, buffers, np.arange(12)) for e, p in ((library, parameters), (own, same)))
-    for task in TASKS:
-        torch.testing.assert_close(found[task], expected[task])
-    index, seen = np.arange(6)[None], (buffers.clone(), buffers.clone())
-    gradients = torch.zeros_like(parameters), torch.zeros_like(same)
-    losses = library.step(parameters, gradients[0], seen[0], index), own.step(same, gradients[1], seen[1], index)
-    torch.testing.assert_close(*losses)
-    torch.testing.assert_close(*seen)
-    by_name = own.layout.named(gradients[1][0])
-    for name, gradient in library.layout.named(gradients[0][0]).items():
-        torch.testing.assert_close(gradient, by_name[name.replace(".conv.conv.", ".conv.")])
 
 
 def campaign(**model: object):

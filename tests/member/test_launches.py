@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from graphs_for_tests import make_samples
 from torch.profiler import ProfilerActivity, profile
 
 from hydragnn_hpc.member.engine.optimize import Adam
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.sections import AdamOptimizer
+from tests.member.contract.problem import random_neighbours, random_samples
 
 WITHOUT_KERNEL = {
     "aten::view", "aten::reshape", "aten::_unsafe_view", "aten::_reshape_alias", "aten::expand", "aten::transpose",
@@ -32,11 +32,9 @@ ONE_KERNEL = {"aten::bmm", "aten::baddbmm_", "aten::sum", "aten::amin", "aten::a
 def launches(members: int) -> int:
     """Kernels of one training step of the paper's HCM network, optimiser included."""
     rng = np.random.default_rng(1)
-    tasks = {"H": ("graph", 1), "C": ("node", 1), "M": ("node", 1)}
-    samples = make_samples(rng, [32], 20, tasks)
-    sizes = NetworkSizes(
-        1, (20,) * 6, tuple(TaskSizes(n, level, w) for n, (level, w) in tasks.items()), samples.average_degree()
-    )
+    tasks = (TaskSizes("H", "graph", 1), TaskSizes("C", "node", 1), TaskSizes("M", "node", 1))
+    samples = random_samples(rng, [random_neighbours(rng, 32, 64)], 20, tasks)
+    sizes = NetworkSizes(1, (20,) * 6, tasks, samples.average_degree())
     engine = TorchEngine(sizes, samples, torch.device("cpu"), together=True)
     parameters = torch.stack([engine.layout.initial_parameters(e) for e in range(members)])
     buffers = torch.stack([engine.layout.initial_buffers()] * members)

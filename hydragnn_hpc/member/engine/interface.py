@@ -15,6 +15,11 @@ from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 class Engine(Protocol):
     """Forward and backward of E stacked members. A member's numbers do not depend on E nor on its place.
 
+    `tests/member/contract` holds every engine to this. Where PNA's minimum or maximum over neighbours is reached by
+    several that differ otherwise, the loss has no gradient, and the engines choose: fused gives it to the first of
+    them, torch and library give each an equal share. Neighbours with equal features, which tie all the time, are not
+    such a case: whichever of them takes it, the weights receive the same.
+
     Attributes
     ----------
     name : str

@@ -1,13 +1,11 @@
-"""What the fused engine is built from: sizes of the network, its geometry, and where its parameters lie."""
+"""Sizes and constants of a network, and the names and shapes of its parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from hydragnn_hpc.errors import UserError
@@ -100,69 +98,3 @@ class NetworkSizes:
             for number, out in enumerate(self.channels)
             for name in ("running_mean", "running_var")
         }
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Neighbours of the atoms of every sample, sorted by receiver.
-
-    Attributes
-    ----------
-    first : int array [n + 1]
-        Atom i's neighbours are ``neighbour[first[i]:first[i + 1]]``.
-    neighbour : int array [m]
-        Atom numbers; one may come twice (two images of it).
-    """
-
-    first: Array
-    neighbour: Array
-
-    def __post_init__(self) -> None:
-        first, neighbour = np.asarray(self.first), np.asarray(self.neighbour)
-        good = first.ndim == neighbour.ndim == 1 and len(first) > 1 and first[0] == 0 and first[-1] == len(neighbour)
-        if not good or np.any(np.diff(first) < 0):
-            raise UserError(f"geometry: 'first' {first.shape} does not delimit {len(neighbour)} neighbours; check it")
-        if len(neighbour) and not 0 <= neighbour.min() <= neighbour.max() < len(first) - 1:
-            raise UserError(f"geometry: neighbours run to {neighbour.max()}, but there are {len(first) - 1} atoms")
-
-    @property
-    def n_atoms(self) -> int:
-        """Atoms n."""
-        return len(self.first) - 1
-
-
-class ParameterTable(Protocol):
-    """Where each parameter and buffer of a member lies in its flat vectors."""
-
-    @property
-    def parameters(self) -> Mapping[str, Place]:
-        """Name -> (offset, shape)."""
-
-    @property
-    def buffers(self) -> Mapping[str, Place]:
-        """Name -> (offset, shape)."""
-
-    @property
-    def parameter_size(self) -> int:
-        """Length P of the parameter vector, padding included."""
-
-    @property
-    def buffer_size(self) -> int:
-        """Length Q of the buffer vector."""
-
-
-def check_table(sizes: NetworkSizes, table: ParameterTable) -> None:
-    """Hold a table to the network's own names and shapes.
-
-    Raises
-    ------
-    UserError
-        If a name is missing, too much, or has another shape.
-    """
-    for expected, places in ((sizes.parameter_shapes(), table.parameters), (sizes.buffer_shapes(), table.buffers)):
-        if expected.keys() != places.keys():
-            names = ", ".join(sorted(expected.keys() ^ places.keys())[:4])
-            raise UserError(f"the fused engine and the network disagree on parameters: {names}; use engine 'torch'")
-        for name, shape in expected.items():
-            if tuple(places[name][1]) != shape:
-                raise UserError(f"parameter '{name}' has shape {places[name][1]}, the fused engine expects {shape}")

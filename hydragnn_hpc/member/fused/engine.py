@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.member.engine.sizes import Array, Geometry, NetworkSizes, ParameterTable, check_table
+from hydragnn_hpc.member.engine.layout import ParameterLayout
+from hydragnn_hpc.member.engine.optimize import BETA_1, BETA_2, Adam
+from hydragnn_hpc.member.engine.resident import check_statistics
+from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
+from hydragnn_hpc.member.engine.training_data import Samples
 from hydragnn_hpc.member.fused.kernels import library, unavailable
 from hydragnn_hpc.member.fused.plan import build_plan
 
@@ -17,155 +22,107 @@ ALIGNMENT = 64
 
 
 class FusedEngine:
-    """Compiled PNA network for E stacked members (Corso et al. 2020; the algebra is in ``source/fold.h``).
+    """Compiled PNA network for E stacked members on the CPU (Corso et al. 2020; the algebra is in ``source/fold.h``).
 
     Parameters
     ----------
     sizes : NetworkSizes
-    table : ParameterTable
-        Where each parameter lies in a member's flat vector.
-    geometry : Geometry
-        Shared by all samples.
-    inputs : array [S, n, F0]
-        Node inputs, of the engine's dtype (float32; float64 is for tests).
-    targets : mapping of str to array
-        Per task [S, n, d] or, at graph level, [S, d]; NaN where it is missing, and then not counted.
+    samples : Samples
+        All over one geometry.
+    dtype : torch.dtype
+        float32; float64 for tests.
 
     Raises
     ------
     UserError
-        If the kernels cannot be compiled here, or arrays and sizes do not fit together.
-
-    Notes
-    -----
-    A member's numbers depend on its own parameters, buffers and index alone, bit for bit: not on E, nor on its place.
+        If the kernels cannot be compiled here.
     """
 
-    def __init__(
-        self,
-        sizes: NetworkSizes,
-        table: ParameterTable,
-        geometry: Geometry,
-        inputs: Array,
-        targets: Mapping[str, Array],
-    ) -> None:
-        self.sizes, self.layout, self.geometry = sizes, table, geometry
-        self.dtype = np.dtype(inputs.dtype)
-        if self.dtype.name not in ("float32", "float64"):
-            raise UserError(f"node inputs have dtype {self.dtype}; the fused engine takes float32")
+    name = "fused"
+
+    def __init__(self, sizes: NetworkSizes, samples: Samples, dtype: torch.dtype = torch.float32) -> None:
+        self.sizes, self.device = sizes, torch.device("cpu")
+        self.layout = ParameterLayout.of(sizes)
+        self.dtype = np.dtype(str(dtype).removeprefix("torch."))
         if reason := unavailable(self.dtype):
             raise UserError(f"the fused engine cannot run here: {reason}; use engine 'torch'")
-        check_table(sizes, table)
-        self.n_samples = len(inputs)
-        inputs = self._data("node inputs", inputs, (geometry.n_atoms, sizes.inputs))
-        checked = {t.name: self._data(f"target '{t.name}'", targets[t.name], self._shape(t.name)) for t in sizes.tasks}
+        self._structure = samples.structure
+        self._samples, self._atoms = len(samples.structure.sample_geometry), int(samples.structure.site_offsets[-1])
+        inputs = self._data(samples.inputs, (self._atoms, sizes.inputs))
+        targets = {t.name: self._data(samples.targets[t.name], self._shape(t.name)) for t in sizes.tasks}
         self._library = library(self.dtype.name)
-        self._plan = build_plan(sizes, table, geometry, inputs, checked)
+        self._plan = build_plan(sizes, self.layout, samples.structure, inputs, targets)
         self._memory = np.empty(0, np.uint8)
 
-    def step(self, parameters: Any, gradients: Any, buffers: Any, index: Any) -> Array:
-        """Forward and backward of one batch of every member.
-
-        Parameters
-        ----------
-        parameters, gradients : torch CPU tensor or array [E, P]
-            Of the engine's dtype, contiguous. ``gradients`` is overwritten, padding with zeros.
-        buffers : torch CPU tensor or array [E, Q]
-            Running statistics, updated.
-        index : int array [E, B]
-            Sample numbers.
-
-        Returns
-        -------
-        float64 array [E, T]
-            Mean squared error per task over the known targets, not weighted.
+    def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
+        """See `hydragnn_hpc.member.engine.interface.Engine`.
 
         Raises
         ------
         UserError
-            If a shape, dtype or sample number does not fit, or batch norm would see one value only.
+            If a shape, dtype or sample number does not fit, or a batch has no statistics: one sample of one atom.
         """
         index = self._index(index)
+        check_statistics(index, self._structure)
         members, samples = index.shape
-        if samples * self.geometry.n_atoms < 2:
-            raise UserError("a batch of one sample of one atom has no batch statistics; make the batches larger")
-        parameters, gradients = (
-            self._stack(name, value, members, self.layout.parameter_size)
-            for name, value in (("parameters", parameters), ("gradients", gradients))
-        )
-        buffers = self._stack("buffers", buffers, members, self.layout.buffer_size)
+        width = self.layout.parameter_size
+        arrays = [
+            self._stack("parameters", parameters, members, width),
+            self._stack("gradients", gradients, members, width),
+            self._stack("buffers", buffers, members, self.layout.buffer_size),
+        ]
         losses = np.empty((members, len(self.sizes.tasks)))
-        memory = self._working_memory(samples)
-        arrays = (_address(array) for array in (parameters, gradients, buffers, index, losses))
-        self._library.fused_step(self._plan.pointer, memory, ctypes.c_int64(members), ctypes.c_int64(samples), *arrays)
-        return losses
+        addresses = [_address(array) for array in (*arrays, index, losses)]
+        memory, sizes = self._working_memory(samples), (ctypes.c_int64(members), ctypes.c_int64(samples))
+        self._library.fused_step(self._plan.pointer, memory, *sizes, *addresses)
+        return torch.from_numpy(losses)
 
-    def predict(self, parameters: Any, buffers: Any, index: Any) -> dict[str, Array]:
-        """Values of every task in evaluation mode (running statistics), for any number of samples.
-
-        Returns
-        -------
-        dict of str to array
-            Per task [E, B, n, d] or, at graph level, [E, B, d], of the engine's dtype.
+    def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
+        """See `hydragnn_hpc.member.engine.interface.Engine`.
 
         Raises
         ------
         UserError
-            As `step`.
+            If a shape, dtype or sample number does not fit.
         """
-        index = self._index(index)
+        index = self._index(np.tile(index, (len(parameters), 1)))
         members, samples = index.shape
-        parameters = self._stack("parameters", parameters, members, self.layout.parameter_size)
-        buffers = self._stack("buffers", buffers, members, self.layout.buffer_size)
+        arrays = [
+            self._stack("parameters", parameters, members, self.layout.parameter_size),
+            self._stack("buffers", buffers, members, self.layout.buffer_size),
+        ]
         out = {t.name: np.empty((*index.shape, *self._shape(t.name)), self.dtype) for t in self.sizes.tasks}
         pointers = (ctypes.c_void_p * len(out))(*(array.ctypes.data for array in out.values()))
-        memory = self._working_memory(self._library.fused_lanes())
-        arrays = (_address(array) for array in (parameters, buffers, index))
-        self._library.fused_predict(
-            self._plan.pointer, memory, ctypes.c_int64(members), ctypes.c_int64(samples), *arrays, pointers
+        addresses = [_address(array) for array in (*arrays, index)]
+        memory, sizes = (
+            self._working_memory(self._library.fused_lanes()),
+            (ctypes.c_int64(members), ctypes.c_int64(samples)),
         )
-        return out
+        self._library.fused_predict(self._plan.pointer, memory, *sizes, *addresses, pointers)
+        return {name: torch.from_numpy(v).reshape(members, -1, v.shape[-1]) for name, v in out.items()}
 
-    def adam(
-        self, parameters: Any, gradients: Any, moments: tuple[Any, Any], factors: Any, betas: tuple[float, float]
-    ) -> None:
-        """One step of Adam for every member, in one pass over memory: seven of torch's cost a tenth of a training.
+    def update(self, adam: Adam, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
+        """See `hydragnn_hpc.member.engine.interface.Engine`.
 
-        Parameters
-        ----------
-        parameters, gradients : torch CPU tensor or array [E, P]
-            ``parameters`` is updated.
-        moments : pair of torch CPU tensors or arrays [E, P]
-            Running means of the gradient and of its square, updated.
-        factors : torch CPU tensor or array [2, E]
-            What is added to the root of the second moment, and what the ratio is multiplied by (minus the learning
-            rate), both with Adam's corrections for the first steps.
-        betas : (float, float)
-
-        Raises
-        ------
-        UserError
-            If a shape or dtype does not fit.
+        Adam without weight decay goes in one pass over memory: seven of torch's cost a tenth of a training.
         """
+        if adam.options.weight_decay:
+            adam.step(parameters, gradients, factors)
+            return
         members, width = len(parameters), self.layout.parameter_size
-        named = {"parameters": parameters, "gradients": gradients, "first moment": moments[0], "second": moments[1]}
+        named = {"parameters": parameters, "gradients": gradients, "first moment": adam.first, "second": adam.second}
         arrays = [_address(self._stack(name, value, members, width)) for name, value in named.items()]
-        both = self._stack("factors", factors, 2, members)
-        c_betas = (ctypes.c_double * 2)(*betas)
-        self._library.fused_adam(self._plan.pointer, c_betas, ctypes.c_int64(members), *arrays, _address(both))
+        both = self._stack("factors", factors[:2].view(2, -1), 2, members)
+        betas = (ctypes.c_double * 2)(BETA_1, BETA_2)
+        self._library.fused_adam(self._plan.pointer, betas, ctypes.c_int64(members), *arrays, _address(both))
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """Shape of one sample's target."""
         task = next(task for task in self.sizes.tasks if task.name == name)
-        return (self.geometry.n_atoms, task.width) if task.level == "node" else (task.width,)
+        return (self._atoms, task.width) if task.level == "node" else (task.width,)
 
-    def _data(self, name: str, array: Array, shape: tuple[int, ...]) -> Array:
-        expected = (self.n_samples, *shape)
-        if array.shape != expected or array.dtype != self.dtype:
-            raise UserError(
-                f"{name}: {array.dtype} {array.shape}, expected {self.dtype} {expected}; prepare the data again"
-            )
-        return np.ascontiguousarray(array)
+    def _data(self, values: Array, shape: tuple[int, ...]) -> Array:
+        return np.ascontiguousarray(values, self.dtype).reshape(self._samples, *shape)
 
     def _stack(self, name: str, value: Any, members: int, width: int) -> Array:
         array: Array = np.asarray(value)
@@ -177,8 +134,8 @@ class FusedEngine:
         array: Array = np.ascontiguousarray(index, np.int64)
         if array.ndim != 2 or array.size == 0:
             raise UserError(f"index: shape {array.shape}, expected [members, samples], neither of them zero")
-        if array.min() < 0 or array.max() >= self.n_samples:
-            raise UserError(f"index: samples {array.min()} to {array.max()}, but there are {self.n_samples}")
+        if array.min() < 0 or array.max() >= self._samples:
+            raise UserError(f"index: samples {array.min()} to {array.max()}, but there are {self._samples}")
         return array
 
     def _working_memory(self, samples: int) -> ctypes.c_void_p:

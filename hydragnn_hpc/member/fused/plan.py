@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hydragnn_hpc.member.engine.sizes import LEVELS, POOLINGS, Array, Geometry, NetworkSizes, ParameterTable, TaskSizes
+from hydragnn_hpc.member.engine.degrees import degree_scales
+from hydragnn_hpc.member.engine.layout import ParameterLayout
+from hydragnn_hpc.member.engine.sizes import LEVELS, POOLINGS, Array, NetworkSizes, TaskSizes
+from hydragnn_hpc.member.engine.training_data import Structure
 
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
@@ -66,7 +69,7 @@ class Plan:
         return ctypes.byref(self.c)
 
 
-def degree_order(geometry: Geometry) -> tuple[Array, Array, Array, Array]:
+def degree_order(structure: Structure) -> tuple[Array, Array, Array, Array]:
     """Sort the atoms by degree, so that atoms that share a matrix lie together.
 
     Returns
@@ -78,7 +81,7 @@ def degree_order(geometry: Geometry) -> tuple[Array, Array, Array, Array]:
     group : int64 [groups + 1]
         First place of each distinct degree.
     """
-    first, neighbour = np.asarray(geometry.first, np.int64), np.asarray(geometry.neighbour, np.int64)
+    first, neighbour = (np.asarray(a, np.int64) for a in (structure.neighbour_offsets, structure.neighbours))
     degree = np.diff(first)
     order = np.argsort(degree, kind="stable")
     place = np.empty_like(order)
@@ -90,36 +93,19 @@ def degree_order(geometry: Geometry) -> tuple[Array, Array, Array, Array]:
     return order, new_first.astype(np.int32), new_neighbour, np.append(starts, len(order)).astype(np.int64)
 
 
-def degree_scales(degree: Array, average_degree: tuple[float, float]) -> Array:
-    """PNA's scalers (Corso et al. 2020, eq. 5) of each degree: identity, amplification, attenuation, linear.
-
-    All are zero at degree 0: without neighbours every aggregate is zero, whatever it is scaled by, and unlike elsewhere
-    does not hold the bias of the message.
-
-    Returns
-    -------
-    float64 array [groups, 4]
-    """
-    linear, logarithm = average_degree
-    log = np.log(np.maximum(degree, 1) + 1.0)
-    scales = np.stack([np.ones_like(log), log / logarithm, logarithm / log, degree / linear], axis=1)
-    scales[degree == 0] = 0.0
-    return scales
-
-
 def build_plan(
-    sizes: NetworkSizes, table: ParameterTable, geometry: Geometry, inputs: Array, targets: Mapping[str, Array]
+    sizes: NetworkSizes, layout: ParameterLayout, structure: Structure, inputs: Array, targets: Mapping[str, Array]
 ) -> Plan:
     """Fill a plan; ``inputs`` [S, n, F0] and ``targets`` are contiguous and of the engine's dtype."""
     plan = Plan(CPlan())
-    order, first, neighbour, group = degree_order(geometry)
+    order, first, neighbour, group = degree_order(structure)
     scale = degree_scales(np.diff(first)[group[:-1]], sizes.average_degree).astype(inputs.dtype)
-    layers = (CLayer * len(sizes.channels))(*(_layer(table, *item) for item in enumerate(sizes.layers)))
-    tasks = (CTask * len(sizes.tasks))(*(_task(plan, sizes, table, t, targets[t.name]) for t in sizes.tasks))
+    layers = (CLayer * len(sizes.channels))(*(_layer(layout, *item) for item in enumerate(sizes.layers)))
+    tasks = (CTask * len(sizes.tasks))(*(_task(plan, sizes, layout, t, targets[t.name]) for t in sizes.tasks))
     c = plan.c
-    c.atoms, c.layers, c.tasks, c.groups = geometry.n_atoms, len(layers), len(tasks), len(group) - 1
+    c.atoms, c.layers, c.tasks, c.groups = len(order), len(layers), len(tasks), len(group) - 1
     c.pooling = POOLINGS.index(sizes.pooling)
-    c.parameters, c.buffers = table.parameter_size, table.buffer_size
+    c.parameters, c.buffers = layout.parameter_size, layout.buffer_size
     c.momentum, c.epsilon = sizes.momentum, sizes.epsilon
     c.layer, c.task = ctypes.addressof(layers), ctypes.addressof(tasks)
     arrays = {"order": order, "first": first, "neighbour": neighbour, "group": group, "scale": scale, "inputs": inputs}
@@ -129,19 +115,19 @@ def build_plan(
     return plan
 
 
-def _layer(table: ParameterTable, number: int, widths: tuple[int, int]) -> CLayer:
+def _layer(layout: ParameterLayout, number: int, widths: tuple[int, int]) -> CLayer:
     conv, norm = f"trunk.{number}.conv", f"trunk.{number}.norm"
     names = [f"{conv}.{part}.{kind}" for part in ("pre_nns.0.0", "post_nns.0.0", "lin") for kind in ("weight", "bias")]
-    places = [table.parameters[name][0] for name in (*names, f"{norm}.weight", f"{norm}.bias")]
-    running = [table.buffers[f"{norm}.{kind}"][0] for kind in ("running_mean", "running_var")]
+    places = [layout.parameters[name][0] for name in (*names, f"{norm}.weight", f"{norm}.bias")]
+    running = [layout.buffers[f"{norm}.{kind}"][0] for kind in ("running_mean", "running_var")]
     return CLayer(*widths, *places, *running)
 
 
-def _task(plan: Plan, sizes: NetworkSizes, table: ParameterTable, task: TaskSizes, target: Array) -> CTask:
+def _task(plan: Plan, sizes: NetworkSizes, layout: ParameterLayout, task: TaskSizes, target: Array) -> CTask:
     widths = sizes.linears(task)
     linears = (CLinear * len(widths))()
     for number, pair in enumerate(widths):
-        places = [table.parameters[f"heads.{task.name}.{number}.{kind}"][0] for kind in ("weight", "bias")]
+        places = [layout.parameters[f"heads.{task.name}.{number}.{kind}"][0] for kind in ("weight", "bias")]
         linears[number] = CLinear(*pair, *places)
     plan.kept += [linears, target]
     graph = LEVELS.index(task.level)

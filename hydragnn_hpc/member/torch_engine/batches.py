@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.dataset.staged.copies import atoms_of
+from hydragnn_hpc.member.engine.degrees import degree_scales
 from hydragnn_hpc.member.engine.resident import resident
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import Structure
@@ -223,16 +224,11 @@ class Batches:
 
 
 def _scales(degree: Array, average: tuple[float, float], blocks: int) -> Tensor:
-    """PNA's scalers (Corso et al. 2020, eq. 5) of each site, [sites, 1, blocks].
+    """PNA's scalers of each site, [sites, 1, blocks].
 
-    Identity, amplification, attenuation, linear. All are zero without neighbours: every aggregate is zero there, and
-    unlike elsewhere does not hold the receiver's own part. A fifth block is not scaled; it is zero for the last site,
-    which is padding.
+    A fifth block is not scaled; it is zero for the last site, which is padding.
     """
-    linear, logarithm = average
-    log = np.log(np.maximum(degree, 1) + 1.0)
-    columns = [np.ones_like(log), log / logarithm, logarithm / log, degree / linear]
-    scales = np.stack(columns, axis=1) * (degree > 0)[:, None]
+    scales = degree_scales(degree, average)
     if blocks > SCALERS:
         scales = np.concatenate([scales, (np.arange(len(degree)) < len(degree) - 1)[:, None]], axis=1)
     return torch.from_numpy(scales)[:, None]

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from hydragnn_hpc.member.fused import kernels
 from hydragnn_hpc.member.fused.kernels import unavailable
+from tests.member.contract.problem import Problem, agree, random_neighbours, random_samples
 
 LOAD = """
 import sys, pathlib
@@ -95,20 +98,13 @@ def test_narrower_processors_compute_the_same(narrow: str, tmp_path: Path, monke
     """The paths for 32- and 16-byte vectors, on this processor."""
     if os.uname().machine != "x86_64":
         pytest.skip("the narrow paths are chosen by x86 options")
-    import numpy as np
-
-    from tests.member.fused.reference import Problem, network, random_geometry
-
-    problem = Problem(network((7, 6)), random_geometry(np.random.default_rng(3), 9, 20), members=2)
-    index, before = problem.random_index(21), problem.buffers.copy()
-    losses, predicted = problem.step(index), problem.engine.predict(problem.parameters, before, index)
+    rng = np.random.default_rng(3)
+    problem = Problem(random_samples(rng, [random_neighbours(rng, 9, 20)], 30), members=2)
+    engine, index = problem.engine("fused"), problem.index(21)
+    expected, predicted = problem.step(engine, index), engine.predict(*problem.stack(engine), index[0])
     monkeypatch.setattr(kernels, "FLAGS", (*kernels.FLAGS, "-march=native", narrow))
     monkeypatch.setattr(kernels, "NATIVE", ())
-    problem.engine._library = kernels.library("float64", tmp_path)
-    gradients, buffers = np.zeros_like(problem.gradients), before.copy()
-    np.testing.assert_allclose(problem.engine.step(problem.parameters, gradients, buffers, index), losses, rtol=1e-12)
-    np.testing.assert_allclose(gradients, problem.gradients, rtol=1e-9, atol=1e-11)
-    np.testing.assert_allclose(buffers, problem.buffers, rtol=1e-12)
-    again = problem.engine.predict(problem.parameters, before, index)
-    for name, values in again.items():
-        np.testing.assert_allclose(values, predicted[name], rtol=1e-11)
+    engine._library = kernels.library("float64", tmp_path)
+    agree(problem.step(engine, index), expected)
+    for name, values in engine.predict(*problem.stack(engine), index[0]).items():
+        torch.testing.assert_close(values, predicted[name], rtol=1e-11, atol=1e-12)

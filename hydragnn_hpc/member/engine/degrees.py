@@ -1,0 +1,30 @@
+"""PNA's scalers: what an atom's aggregates are multiplied by for its number of neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hydragnn_hpc.member.engine.sizes import Array
+
+
+def degree_scales(degree: Array, average_degree: tuple[float, float]) -> Array:
+    """Scalers of each degree (Corso et al. 2020, eq. 5): identity, amplification, attenuation, linear.
+
+    All are zero at degree 0: without neighbours every aggregate is zero, whatever it is scaled by, and unlike elsewhere
+    does not hold the bias of the message.
+
+    Parameters
+    ----------
+    degree : int array [n]
+    average_degree : (float, float)
+        Mean degree, and mean of log(degree + 1).
+
+    Returns
+    -------
+    float64 array [n, 4]
+    """
+    linear, logarithm = average_degree
+    log = np.log(np.maximum(degree, 1) + 1.0)
+    scales = np.stack([np.ones_like(log), log / logarithm, logarithm / log, degree / linear], axis=1)
+    scales[degree == 0] = 0.0
+    return scales

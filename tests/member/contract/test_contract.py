@@ -1,0 +1,244 @@
+"""What every engine must hold to: same data and same weights, same losses, gradients, statistics and predictions.
+
+The judge is the library engine in float64: PyTorch Geometric's layers and autograd. That its own gradients are the
+slopes of its losses is shown by `tests/member/test_convolutions.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.sizes import TaskSizes
+from hydragnn_hpc.member.library import engine as library_engine
+from hydragnn_hpc.member.torch_engine import engine as torch_engine
+from tests.member.contract.problem import (
+    ENGINES,
+    TASKS,
+    Neighbours,
+    Outcome,
+    Problem,
+    agree,
+    outcome,
+    random_neighbours,
+    random_samples,
+    with_holes,
+)
+
+every = pytest.mark.parametrize("name", ENGINES)
+every_on_any_geometry = pytest.mark.parametrize("name", [n for n in ENGINES if n != "fused"])
+every_in_float32_too = pytest.mark.parametrize(
+    ("name", "dtype"), [(n, d) for n in ENGINES for d in (torch.float64, torch.float32)]
+)
+LEVELS = {
+    "mixed": TASKS,
+    "graph": TASKS[:1],
+    "node": TASKS[1:],
+    "one group": (*TASKS[:2], TaskSizes("D", "node", 1, (7, 5))),
+}
+
+
+def geometries(rng: np.random.Generator, *atoms: int) -> list[Neighbours]:
+    """Random ones of so many atoms."""
+    return [random_neighbours(rng, n, int(rng.integers(0, 4 * n))) for n in atoms]
+
+
+def shared(seed: int = 0, atoms: int = 9, **options: object) -> Problem:
+    """Three members over one geometry."""
+    rng = np.random.default_rng(seed)
+    return Problem(random_samples(rng, [random_neighbours(rng, atoms, 2 * atoms)], 14, **options))  # type: ignore[arg-type]
+
+
+def varying(seed: int, *atoms: int) -> Problem:
+    """Three members over several geometries."""
+    rng = np.random.default_rng(seed)
+    return Problem(random_samples(rng, geometries(rng, *atoms)))
+
+
+def check(problem: Problem, name: str, index: np.ndarray, dtype: torch.dtype = torch.float64) -> Outcome:
+    """Hold a step and a prediction to the judge's."""
+    engine, judge = problem.engine(name, dtype), problem.engine()
+    found = problem.step(engine, index, dtype)
+    agree(found, problem.step(judge, index), dtype)
+    predicted = engine.predict(*problem.stack(engine, dtype), index[0])
+    close = 1e-12 if dtype == torch.float64 else 1e-4
+    for task, values in judge.predict(*problem.stack(judge), index[0]).items():
+        torch.testing.assert_close(predicted[task].double(), values, rtol=close, atol=close, msg=task)
+    return found
+
+
+@every_in_float32_too
+@pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
+def test_one_geometry(name: str, dtype: torch.dtype, pooling: str) -> None:
+    problem = Problem(shared().samples, pooling=pooling)
+    check(problem, name, problem.index(6), dtype)
+
+
+@every_on_any_geometry
+@pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
+@pytest.mark.parametrize("atoms", [(1, 4, 12), (5, 5, 5)], ids=["sizes differ", "same size"])
+def test_several_geometries(name: str, atoms: tuple[int, ...], pooling: str) -> None:
+    problem = Problem(varying(1, *atoms).samples, pooling=pooling)
+    check(problem, name, problem.index(6))
+
+
+@every
+@pytest.mark.parametrize("levels", LEVELS)
+def test_any_tasks(name: str, levels: str) -> None:
+    problem = Problem(shared(2, tasks=LEVELS[levels]).samples, LEVELS[levels])
+    check(problem, name, problem.index(6))
+
+
+@every
+def test_wider_inputs_and_one_layer(name: str) -> None:
+    """All layers have the same width, which is all that a campaign can ask for."""
+    problem = Problem(shared(3, inputs=5).samples, channels=(4, 4))
+    check(problem, name, problem.index(6))
+    problem = Problem(shared(4).samples, channels=(3,))
+    check(problem, name, problem.index(6))
+
+
+@every
+@pytest.mark.parametrize("pairs", [0, 4], ids=["all", "some"])
+def test_isolated_atoms(name: str, pairs: int) -> None:
+    rng = np.random.default_rng(5)
+    problem = Problem(random_samples(rng, [random_neighbours(rng, 6, pairs)]))
+    assert problem.samples.structure.degrees().min() == 0
+    check(problem, name, problem.index(6))
+
+
+@every
+@pytest.mark.parametrize("loops", [0, 2], ids=["isolated", "its own neighbour"])
+def test_samples_of_one_atom(name: str, loops: int) -> None:
+    rng = np.random.default_rng(6)
+    problem = Problem(random_samples(rng, [random_neighbours(rng, 1, loops)]))
+    check(problem, name, problem.index(5))
+    engine = problem.engine(name)
+    parameters, buffers = problem.stack(engine)
+    with pytest.raises(UserError, match="a batch of one sample of one atom has no batch statistics"):
+        engine.step(parameters, torch.zeros_like(parameters), buffers, problem.index(1))
+    assert engine.predict(parameters, buffers, np.array([3]))["V"].shape == (3, 1, 3)
+
+
+@every_in_float32_too
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_missing_targets_do_not_count(name: str, dtype: torch.dtype, share: float) -> None:
+    """The mean is over the known values of a batch; where there are none, the loss and its gradient are zero."""
+    problem = Problem(with_holes(shared(7).samples, np.random.default_rng(8), share))
+    found = check(problem, name, problem.index(6), dtype)
+    if share == 1.0:
+        assert not found.losses.any()
+        assert not any(gradient.any() for gradient in found.gradients.values())
+
+
+@every
+def test_equal_neighbours(name: str) -> None:
+    """Inputs of species alone: minimum and maximum meet many equal neighbours, and deviations vanish."""
+    problem = shared(9, atoms=8, spread=0.0)
+    check(problem, name, problem.index(8))
+
+
+@every
+def test_ties_between_neighbours_that_differ(name: str) -> None:
+    """The message's weights are zero, so that all neighbours tie whatever they are (see `Engine`)."""
+    lists = np.array([0, 2, 3, 4]), np.array([1, 2, 0, 0], np.int32)  # atom 0 has two neighbours, the others one
+    found = []
+    for neighbours in (lists[1], lists[1][[1, 0, 2, 3]]):
+        problem = Problem(random_samples(np.random.default_rng(10), [(lists[0], neighbours)]), TASKS[:2])
+        for layer in range(3):
+            weight = problem.parameters[f"trunk.{layer}.conv.pre_nns.0.0.weight"]
+            weight[..., weight.shape[-1] // 2 :] = 0
+        found.append(problem.step(problem.engine(name), problem.index(6)))
+        expected = problem.step(problem.engine(), problem.index(6))
+    mean = {n: (found[0].gradients[n] + found[1].gradients[n]) / 2 for n in found[0].gradients}
+    agree(Outcome(found[0].losses, mean, found[0].buffers), expected)
+    weight = "trunk.1.conv.pre_nns.0.0.weight"
+    same = torch.allclose(found[0].gradients[weight], found[1].gradients[weight], rtol=1e-9)
+    assert same == (name != "fused"), "the first neighbour takes the gradient in the fused engine alone"
+
+
+@every
+def test_batches_of_other_sizes_and_a_stack_that_shrinks(name: str) -> None:
+    """One engine after another shape: the last small batch of an epoch, members that leave."""
+    problem = shared(11)
+    engine, judge = problem.engine(name), problem.engine()
+    parameters, buffers = problem.stack(engine)
+    true_parameters, true_buffers = problem.stack(judge)
+    for number, batch in enumerate((6, 6, 2, 6, 3, 14)):
+        if number in (3, 5):
+            parameters, buffers, true_parameters, true_buffers = (
+                t[1:].clone() for t in (parameters, buffers, true_parameters, true_buffers)
+            )
+        index = problem.index(batch, number)[: len(parameters)]
+        gradients, true_gradients = torch.zeros_like(parameters), torch.zeros_like(true_parameters)
+        losses = engine.step(parameters, gradients, buffers, index)
+        true_losses = judge.step(true_parameters, true_gradients, true_buffers, index)
+        agree(
+            outcome(engine, losses, gradients, buffers),
+            outcome(judge, true_losses, true_gradients, true_buffers),
+            loose=1e3,
+        )
+        parameters, true_parameters = parameters - 0.01 * gradients, true_parameters - 0.01 * true_gradients
+        engine.predict(parameters, buffers, problem.index(14)[0])
+
+
+@every_in_float32_too
+@pytest.mark.parametrize("atoms", [(9,), (1, 4, 12)], ids=["one geometry", "several"])
+def test_a_member_does_not_depend_on_its_stack(name: str, dtype: torch.dtype, atoms: tuple[int, ...]) -> None:
+    """Bit for bit, alone and in any place; on accelerators, where members go together, to rounding."""
+    if name == "fused" and len(atoms) > 1:
+        atoms = (12,)
+    problem = varying(12, *atoms)
+    engine, index = problem.engine(name, dtype), problem.index(8)
+    parameters, buffers = problem.stack(engine, dtype)
+    gradients, seen = torch.empty_like(parameters), buffers.clone()
+    losses = engine.step(parameters, gradients, seen, index)
+    predicted = engine.predict(parameters, buffers, index[0])
+    close = {"rtol": 1e-3, "atol": 1e-4} if name == "torch together" else {"rtol": 0, "atol": 0}
+    for places in ([1], [2, 0], [2, 1, 0], [1, 1, 1]):
+        own, own_seen = torch.full_like(parameters[places], 7.0), buffers[places]
+        again = engine.step(parameters[places], own, own_seen, index[places])
+        values = engine.predict(parameters[places], buffers[places], index[0])
+        torch.testing.assert_close(again, losses[places], **close)
+        torch.testing.assert_close(own, gradients[places], **close)
+        torch.testing.assert_close(own_seen, seen[places], **close)
+        for task, value in values.items():
+            torch.testing.assert_close(value, predicted[task][places], **close)
+
+
+@every
+@pytest.mark.parametrize("at_once", [4096, 20], ids=["at once", "in pieces"])
+def test_a_prediction_does_not_depend_on_its_batch(name: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (torch_engine, library_engine):
+        monkeypatch.setitem(module.PREDICTED_AT_ONCE, "cpu", at_once)
+    problem = shared(13)
+    engine, index = problem.engine(name), problem.index(14)[0]
+    state = problem.stack(engine)
+    together, alone = engine.predict(*state, index), [engine.predict(*state, index[k : k + 1]) for k in range(14)]
+    for task, values in together.items():
+        torch.testing.assert_close(torch.cat([a[task] for a in alone], 1), values, rtol=1e-12, atol=1e-12)
+
+
+@every
+def test_not_a_number_shows_in_its_members_losses_alone(name: str) -> None:
+    """A diverged member must be noticed: ReLU and minimum do not swallow it."""
+    problem = shared(14)
+    engine = problem.engine(name, torch.float32)
+    parameters, buffers = problem.stack(engine, torch.float32)
+    parameters[1, 0] = torch.nan
+    losses = engine.step(parameters, torch.empty_like(parameters), buffers, problem.index(8))
+    assert losses[[0, 2]].isfinite().all() and losses[1].isnan().all()
+
+
+def test_the_judge_is_not_fooled_by_weights() -> None:
+    """Each weight of a task in the loss reaches the gradients, and only those."""
+    problem = shared(15)
+    doubled = tuple(dataclasses.replace(t, weight=2 * t.weight) for t in TASKS)
+    found, expected = (p.step(p.engine(), p.index(6)) for p in (Problem(problem.samples, doubled), problem))
+    torch.testing.assert_close(found.losses, expected.losses)
+    for name, gradient in expected.gradients.items():
+        torch.testing.assert_close(found.gradients[name], 2 * gradient)
