@@ -36,6 +36,30 @@ class Section(BaseModel):
         return content
 
 
+class SquaredLoss(Section):
+    """The mean of d^2, d the difference from the true value, scaled."""
+
+    name: Literal["mse"]
+
+
+class AbsoluteLoss(Section):
+    """The mean of |d|."""
+
+    name: Literal["mae"]
+
+
+class HuberLoss(Section):
+    """The mean of d^2 / 2 up to ``delta``, which is scaled as the task is, and of delta (|d| - delta / 2) beyond."""
+
+    name: Literal["huber"]
+    delta: Annotated[float, Field(gt=0)] = 1.0
+
+
+TaskLoss = Annotated[SquaredLoss | AbsoluteLoss | HuberLoss, Field(discriminator="name")]
+LOSSES: dict[str, type[Section]] = {"mse": SquaredLoss, "mae": AbsoluteLoss, "huber": HuberLoss}
+"""Losses by name; how they are computed: `member.engine.losses`."""
+
+
 class Task(Section):
     """One predicted property; with a ``reference``, the network learns what is left of it (`dataset.residual`)."""
 
@@ -43,6 +67,16 @@ class Task(Section):
     field: Text
     weight: Annotated[float, Field(gt=0)] = 1.0
     reference: Literal["none", "composition", "species", "linear"] = "none"
+    loss: TaskLoss = SquaredLoss(name="mse")
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _name_loss(cls, value: Any) -> Any:
+        spelt_out = {"name": value} if isinstance(value, str) else value
+        name = spelt_out.get("name", "mse") if isinstance(spelt_out, dict) else None
+        if isinstance(spelt_out, dict) and (not isinstance(name, str) or name not in LOSSES):
+            raise ValueError(f"unknown loss '{name}'{nearest(str(name), LOSSES)}")
+        return {"name": name, **spelt_out} if isinstance(spelt_out, dict) else value
 
 
 class SpeciesInput(Section):
@@ -134,8 +168,17 @@ class AdamWOptimizer(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
 
 
-Optimizer = Annotated[AdamOptimizer | AdamWOptimizer, Field(discriminator="name")]
-OPTIMIZERS: dict[str, type[Section]] = {"Adam": AdamOptimizer, "AdamW": AdamWOptimizer}
+class SgdOptimizer(Section):
+    """Gradient descent with ``momentum`` (Polyak 1964, as torch has it); ``weight_decay`` is added to the gradient."""
+
+    name: Literal["SGD"]
+    learning_rate: LearningRate = 1.0e-2
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+OptimizerSection = AdamOptimizer | AdamWOptimizer | SgdOptimizer
+OPTIMIZERS: dict[str, type[Section]] = {"Adam": AdamOptimizer, "AdamW": AdamWOptimizer, "SGD": SgdOptimizer}
 """Optimisers by name; how they step: `member.engine.optimize`."""
 
 
@@ -172,7 +215,7 @@ class Training(Section):
 
     epochs: Positive = 200
     batch_size: Positive = 64
-    optimizer: Optimizer = AdamOptimizer(name="Adam")
+    optimizer: Annotated[OptimizerSection, Field(discriminator="name")] = AdamOptimizer(name="Adam")
     schedule: Literal["plateau", "cosine"] = "plateau"
     plateau: Plateau | None = Plateau()
     cosine: Cosine = Cosine()

@@ -7,10 +7,12 @@ import torch
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.interface import Engine
+from hydragnn_hpc.member.engine.losses import loss_of
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import Samples
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.fused.kernels import unavailable
+from hydragnn_hpc.member.fused.plan import LOSSES
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.sections import Model, Variant
 
@@ -27,6 +29,7 @@ def network_sizes(
             samples.targets[name].shape[1],
             model.graph_head if campaign.tasks[name].level == "graph" else model.node_head,
             campaign.weight(variant, name),
+            loss_of(campaign.tasks[name].loss),
         )
         for name in variant.tasks
     )
@@ -46,7 +49,7 @@ def choose(campaign: Campaign, variant: Variant, samples: Samples, device: torch
     """
     sizes = network_sizes(campaign, variant, samples, samples.average_degree())
     wanted = campaign.training.engine
-    reason = why_not_fused(campaign.model, samples, device)
+    reason = why_not_fused(campaign.model, sizes, samples, device)
     if wanted == "torch" and campaign.model.plain_pna:
         reason = "training.engine=torch"
     if not reason:
@@ -69,7 +72,7 @@ def general(model: Model, sizes: NetworkSizes, samples: Samples, device: torch.d
     return LibraryEngine(sizes, trunk, samples, device)
 
 
-def why_not_fused(model: Model, samples: Samples, device: torch.device) -> str:
+def why_not_fused(model: Model, sizes: NetworkSizes, samples: Samples, device: torch.device) -> str:
     """Say why the fused engine cannot train these samples on this device, or ``""`` if it can."""
     if not model.plain_pna:
         return f"{model.convolution}{' with edge features' if model.edges else ''}, on PyTorch Geometric's layers"
@@ -79,4 +82,7 @@ def why_not_fused(model: Model, samples: Samples, device: torch.device) -> str:
         return "the samples have geometries of their own"
     if samples.missing():
         return "some target values are missing"
+    for task in sizes.tasks:
+        if task.loss.name not in LOSSES:
+            return f"task '{task.name}' has the loss {task.loss.name}"
     return unavailable()

@@ -22,7 +22,7 @@ from hydragnn_hpc.config import load_campaign
 from hydragnn_hpc.dataset.staged import copies
 from hydragnn_hpc.member.choose import network_sizes
 from hydragnn_hpc.member.engine.interface import Engine
-from hydragnn_hpc.member.engine.optimize import Adam
+from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.training_data import Samples, from_staged
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
@@ -79,7 +79,7 @@ def train_engine(engine: Engine, samples: Samples, seed: int, epochs: int) -> Er
     """One training in an engine."""
     parameters = engine.layout.initial_parameters(seed)[None]
     buffers, gradients = engine.layout.initial_buffers()[None].clone(), torch.zeros_like(parameters)
-    adam, rng = Adam.fresh(AdamOptimizer(name="Adam", learning_rate=RATE), parameters), np.random.default_rng(seed)
+    adam, rng = new_optimizer(AdamOptimizer(name="Adam", learning_rate=RATE), parameters), np.random.default_rng(seed)
 
     def train() -> None:
         order = rng.permutation(samples.parts[0])[None]

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from hydragnn_hpc.member.engine.interface import Engine
-from hydragnn_hpc.member.engine.optimize import Adam
+from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.training_data import Samples
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
@@ -52,7 +52,7 @@ def stacked_epoch(engine: Engine, members: int, samples: int = SAMPLES) -> Epoch
     """As a stack's training does it."""
     parameters = torch.stack([engine.layout.initial_parameters(e) for e in range(members)])
     buffers = torch.stack([engine.layout.initial_buffers()] * members)
-    gradients, adam = torch.zeros_like(parameters), Adam.fresh(AdamOptimizer(name="Adam"), parameters)
+    gradients, adam = torch.zeros_like(parameters), new_optimizer(AdamOptimizer(name="Adam"), parameters)
     rng = np.random.default_rng(0)
 
     def epoch() -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from hydragnn_hpc.member.engine.optimize import Adam
+from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.sections import AdamOptimizer
@@ -39,7 +39,7 @@ def launches(members: int) -> int:
     parameters = torch.stack([engine.layout.initial_parameters(e) for e in range(members)])
     buffers = torch.stack([engine.layout.initial_buffers()] * members)
     gradients, index = torch.empty_like(parameters), np.stack([rng.permutation(20)[:16] for _ in range(members)])
-    adam = Adam.fresh(AdamOptimizer(name="Adam"), parameters)
+    adam = new_optimizer(AdamOptimizer(name="Adam"), parameters)
     factors = adam.plan(3, np.full(members, 1e-3))
     engine.step(parameters, gradients, buffers, index)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:

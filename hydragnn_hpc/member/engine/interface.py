@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.member.engine.layout import ParameterLayout
-from hydragnn_hpc.member.engine.optimize import Adam
+from hydragnn_hpc.member.engine.optimize import Optimizer
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 
 
@@ -49,12 +49,11 @@ class Engine(Protocol):
         Returns
         -------
         tensor [E, T]
-            Mean squared error per task over the values that are not missing, not weighted. Nothing waits for the
-            device.
+            Mean loss of each task over the values that are not missing, not weighted. Nothing waits for the device.
         """
 
-    def update(self, adam: Adam, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
-        """One step of ``adam`` in whatever way is fastest here; ``gradients`` are used up (`Adam.step`)."""
+    def update(self, optimizer: Optimizer, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
+        """One step of ``optimizer`` in whatever way is fastest here; ``gradients`` are used up (`Optimizer.step`)."""
 
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         """Scaled values of every task in evaluation mode.

@@ -1,38 +1,45 @@
-"""Adam over flat stacked parameters, each member with its own rate and age."""
+"""Optimisers over flat stacked parameters, each member with its own learning rate and age.
+
+A new one is a section of the campaign file (`hydragnn_hpc.sections`), a class here and its line in `OPTIMIZERS`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hydragnn_hpc.sections import Optimizer
+from hydragnn_hpc.sections import AdamOptimizer, AdamWOptimizer, OptimizerSection, SgdOptimizer
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Kingma & Ba 2015
 
 
-class Adam:
-    """Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019) for E members, each with its own rate and age.
+class Optimizer:
+    """An optimiser of E members; what it keeps from step to step is in each member's checkpoint.
 
-    The factors of a step come from running products of beta in float64, one multiplication a step, so that they are
-    the same bits however often a training was interrupted, and in whatever stack.
-
-    Attributes
+    Parameters
     ----------
-    first, second : tensor [E, P]
-        Running means of the gradient and of its square.
-    decay : float64 array [E, 2]
-        beta_1^t and beta_2^t after the t steps that each member has made.
+    options : section of the campaign file
+    state : mapping of str to tensor
+        By name of `MOMENTS` [E, P], where the parameters are, and of `COUNTERS` [E, n], float64 on the CPU.
     """
 
-    def __init__(self, options: Optimizer, first: Tensor, second: Tensor, decay: np.ndarray) -> None:
-        self.options, self.first, self.second = options, first, second
-        self.decay = np.array(decay, np.float64)
+    MOMENTS: ClassVar[tuple[str, ...]] = ()
+    """Names of what is as long as the parameters, and begins as zeros."""
+    COUNTERS: ClassVar[Mapping[str, int]] = {}
+    """Names and lengths of what a member keeps beside them, and begins as ones."""
+
+    def __init__(self, options: OptimizerSection, state: Mapping[str, Tensor]) -> None:
+        self.options, self.state = options, dict(state)
 
     @classmethod
-    def fresh(cls, options: Optimizer, parameters: Tensor) -> Adam:
-        """Before the first step."""
-        return cls(options, torch.zeros_like(parameters), torch.zeros_like(parameters), np.ones((len(parameters), 2)))
+    def initial(cls, parameter_size: int) -> dict[str, Tensor]:
+        """One member's state before the first step, on the CPU: float32 [P] and float64 [n]."""
+        moments = {name: torch.zeros(parameter_size) for name in cls.MOMENTS}
+        return {**moments, **{name: torch.ones(n, dtype=torch.float64) for name, n in cls.COUNTERS.items()}}
 
     def plan(self, steps: int, rates: np.ndarray) -> Tensor:
         """Factors of the next ``steps`` steps at ``rates`` [E], to give to `step` one after the other.
@@ -41,36 +48,108 @@ class Adam:
 
         Returns
         -------
-        tensor [steps, 3, E, 1]
-            What is added to the root of ``second``, minus what the ratio is multiplied by, and the weights' decay.
+        tensor [steps, factors, E, 1]
         """
-        factors = np.empty((steps, 3, len(self.decay), 1))
+        raise NotImplementedError
+
+    def step(self, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
+        """One step of all members, in place; ``gradients`` [E, P] is used up. ``factors`` is a row of `plan`."""
+        raise NotImplementedError
+
+    def select(self, members: Tensor) -> Optimizer:
+        """The same for some of the members (positions, int64)."""
+        return type(self)(self.options, {name: value[members.to(value.device)] for name, value in self.state.items()})
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015); weight decay is added to the gradient.
+
+    ``first`` and ``second`` are running means of the gradient and of its square. ``decay`` holds beta_1^t and beta_2^t
+    after the t steps that a member has made: running products in float64, one multiplication a step, so that the
+    factors have the same bits however often a training was interrupted, and in whatever stack.
+    """
+
+    MOMENTS = ("first", "second")
+    COUNTERS: ClassVar[Mapping[str, int]] = {"decay": 2}
+    options: AdamOptimizer | AdamWOptimizer
+
+    def plan(self, steps: int, rates: np.ndarray) -> Tensor:
+        """See `Optimizer`.
+
+        Returns
+        -------
+        tensor [steps, 3, E, 1]
+            What is added to the root of ``second``, minus what the ratio is multiplied by, and what AdamW leaves of
+            the weights.
+        """
+        decay = self.state["decay"].numpy()
+        factors = np.empty((steps, 3, len(decay), 1))
         rates = np.asarray(rates, np.float64)
         for step in range(steps):
-            self.decay *= (BETA_1, BETA_2)
-            left = 1.0 - self.decay
+            decay *= (BETA_1, BETA_2)
+            left = 1.0 - decay
             root = np.sqrt(left[:, 1])
             # m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + eps), numerator and denominator times sqrt(1 - beta_2^t)
             factors[step, 0, :, 0] = EPSILON * root
             factors[step, 1, :, 0] = -rates * root / left[:, 0]
             factors[step, 2, :, 0] = 1.0 - rates * self.options.weight_decay
-        return torch.as_tensor(factors).to(self.first)
+        return torch.as_tensor(factors).to(self.state["first"])
 
     def step(self, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
-        """One step of all members, in place; ``gradients`` [E, P] is used up. ``factors`` is a row of `plan`."""
+        """See `Optimizer`."""
         epsilon, rate, kept = factors.unbind()
-        if self.options.weight_decay and self.options.name == "Adam":
-            gradients.add_(parameters, alpha=self.options.weight_decay)
-        elif self.options.weight_decay:
-            parameters.mul_(kept)
-        self.first.lerp_(gradients, 1 - BETA_1)
-        self.second.mul_(BETA_2).addcmul_(gradients, gradients, value=1 - BETA_2)
-        torch.sqrt(self.second, out=gradients)
+        if self.options.weight_decay:
+            self._decay(parameters, gradients, kept)
+        first, second = self.state["first"], self.state["second"]
+        first.lerp_(gradients, 1 - BETA_1)
+        second.mul_(BETA_2).addcmul_(gradients, gradients, value=1 - BETA_2)
+        torch.sqrt(second, out=gradients)
         gradients.add_(epsilon)
-        torch.div(self.first, gradients, out=gradients)
+        torch.div(first, gradients, out=gradients)
         parameters.addcmul_(gradients, rate)
 
-    def select(self, members: Tensor) -> Adam:
-        """The same for some of the members (positions, int64)."""
-        kept = members.cpu().numpy()
-        return Adam(self.options, self.first[members], self.second[members], self.decay[kept])
+    def _decay(self, parameters: Tensor, gradients: Tensor, kept: Tensor) -> None:
+        gradients.add_(parameters, alpha=self.options.weight_decay)
+
+
+class AdamW(Adam):
+    """Adam with weight decay apart from the gradient (Loshchilov & Hutter 2019)."""
+
+    def _decay(self, parameters: Tensor, gradients: Tensor, kept: Tensor) -> None:
+        parameters.mul_(kept)
+
+
+class Sgd(Optimizer):
+    """Gradient descent with momentum (Polyak 1964), as torch.optim.SGD without dampening."""
+
+    MOMENTS = ("velocity",)
+    options: SgdOptimizer
+
+    def plan(self, steps: int, rates: np.ndarray) -> Tensor:
+        """See `Optimizer`.
+
+        Returns
+        -------
+        tensor [steps, 1, E, 1]
+            Minus the learning rates.
+        """
+        factors = np.broadcast_to(-np.asarray(rates, np.float64)[:, None], (steps, 1, len(rates), 1))
+        return torch.as_tensor(factors.copy()).to(self.state["velocity"])
+
+    def step(self, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
+        """See `Optimizer`."""
+        if self.options.weight_decay:
+            gradients.add_(parameters, alpha=self.options.weight_decay)
+        velocity = self.state["velocity"].mul_(self.options.momentum).add_(gradients)
+        parameters.addcmul_(velocity, factors[0])
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"Adam": Adam, "AdamW": AdamW, "SGD": Sgd}
+
+
+def new_optimizer(options: OptimizerSection, parameters: Tensor) -> Optimizer:
+    """Return the optimiser of a campaign file before its first step, for ``parameters`` [E, P]."""
+    kind = OPTIMIZERS[options.name]
+    members, size = parameters.shape
+    initial = {name: torch.stack([value] * members) for name, value in kind.initial(size).items()}
+    return kind(options, {n: value.to(parameters) if n in kind.MOMENTS else value for n, value in initial.items()})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy.typing as npt
 
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.losses import Loss, MeanSquaredError
 
 Array = npt.NDArray[Any]
 Place = tuple[int, tuple[int, ...]]
@@ -20,13 +21,14 @@ LEVELS = ("node", "graph")
 
 @dataclass(frozen=True)
 class TaskSizes:
-    """One head: ``level`` (node or graph), ``width`` of the property, ``hidden`` widths, ``weight`` in the loss."""
+    """One head: ``level`` (node or graph), ``width`` of the property, ``hidden`` widths, ``weight`` of its ``loss``."""
 
     name: str
     level: str
     width: int
     hidden: tuple[int, ...] = (50, 25)
     weight: float = 1.0
+    loss: Loss = field(default_factory=MeanSquaredError)
 
 
 @dataclass(frozen=True)

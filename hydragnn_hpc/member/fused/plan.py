@@ -13,6 +13,9 @@ from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.sizes import LEVELS, POOLINGS, Array, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import Structure
 
+LOSSES = ("mse", "mae", "huber")
+"""In the order of plan.h."""
+
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
@@ -38,9 +41,10 @@ class CTask(ctypes.Structure):
     """``Task`` of plan.h."""
 
     _fields_ = [
-        *((name, _INT) for name in ("graph", "width", "linears", "partial")),
+        *((name, _INT) for name in ("graph", "width", "linears", "partial", "loss")),
         ("linear", _POINTER),
         ("weight", ctypes.c_double),
+        ("delta", ctypes.c_double),
         ("target", _POINTER),
     ]
 
@@ -130,6 +134,6 @@ def _task(plan: Plan, sizes: NetworkSizes, layout: ParameterLayout, task: TaskSi
         places = [layout.parameters[f"heads.{task.name}.{number}.{kind}"][0] for kind in ("weight", "bias")]
         linears[number] = CLinear(*pair, *places)
     plan.kept += [linears, target]
-    graph = LEVELS.index(task.level)
-    partial = int(np.isnan(target).any())
-    return CTask(graph, task.width, len(widths), partial, ctypes.addressof(linears), task.weight, target.ctypes.data)
+    flags = LEVELS.index(task.level), task.width, len(widths), int(np.isnan(target).any()), LOSSES.index(task.loss.name)
+    delta = getattr(task.loss, "delta", 0.0)
+    return CTask(*flags, ctypes.addressof(linears), task.weight, delta, target.ctypes.data)

@@ -9,9 +9,9 @@ from torch.func import functional_call
 
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.engine.layout import ParameterLayout
-from hydragnn_hpc.member.engine.optimize import Adam
+from hydragnn_hpc.member.engine.optimize import Optimizer
 from hydragnn_hpc.member.engine.resident import check_statistics, resident
-from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
+from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import Samples
 from hydragnn_hpc.member.library.convolutions import Graph
 from hydragnn_hpc.member.library.network import LibraryNetwork, ModuleLayout, Trunk
@@ -72,14 +72,14 @@ class LibraryEngine:
             atoms, graph = self._graph(samples)
             flat = parameters[e].detach().requires_grad_()
             values = self._call(flat, buffers[e], atoms, graph)
-            losses = torch.stack([self._loss(t.name, values[t.name], atoms, samples) for t in self.sizes.tasks])
+            losses = torch.stack([self._loss(t, values[t.name], atoms, samples) for t in self.sizes.tasks])
             gradients[e] = torch.autograd.grad(losses @ self._weights, flat)[0]
             found.append(losses.detach())
         return torch.stack(found)
 
-    def update(self, adam: Adam, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
+    def update(self, optimizer: Optimizer, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
         """See `hydragnn_hpc.member.engine.interface.Engine`."""
-        adam.step(parameters, gradients, factors)
+        optimizer.step(parameters, gradients, factors)
 
     @torch.no_grad()
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
@@ -126,11 +126,9 @@ class LibraryEngine:
     def _to(self, array: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
-    def _loss(self, task: str, values: Tensor, atoms: Tensor, samples: Array) -> Tensor:
-        """Mean squared error over the values that are not missing; 0 where all are."""
-        node = next(t for t in self.sizes.tasks if t.name == task).level == "node"
-        truth = self._targets[task][atoms if node else self._to(samples)]
+    def _loss(self, task: TaskSizes, values: Tensor, atoms: Tensor, samples: Array) -> Tensor:
+        """Mean loss over the values that are not missing; 0 where all are."""
+        truth = self._targets[task.name][atoms if task.level == "node" else self._to(samples)]
         known = ~truth.isnan()
-        squares = torch.where(known, values - torch.where(known, truth, 0), 0).square()
-        loss: Tensor = squares.sum() / known.sum().clamp(min=1)
-        return loss
+        each = task.loss.of(torch.where(known, values - torch.where(known, truth, 0), 0))
+        return each.sum() / known.sum().clamp(min=1)

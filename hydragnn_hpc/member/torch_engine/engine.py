@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.member.engine.layout import ParameterLayout
-from hydragnn_hpc.member.engine.optimize import Adam
+from hydragnn_hpc.member.engine.optimize import Optimizer
 from hydragnn_hpc.member.engine.resident import check_statistics, resident
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import Samples
@@ -123,9 +123,9 @@ class TorchEngine:
         buffers.view(members, layers, 2, -1).lerp_(seen, self.sizes.momentum)
         return losses if self._column is None else losses.index_select(1, self._column)
 
-    def update(self, adam: Adam, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
+    def update(self, optimizer: Optimizer, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
         """See `hydragnn_hpc.member.engine.interface.Engine`."""
-        adam.step(parameters, gradients, factors)
+        optimizer.step(parameters, gradients, factors)
 
     @torch.no_grad()
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Pooling, heads and losses of a stack, forward and backward.
 
-Heads of the same level and widths are one product: the first layer over the columns of all of them, the others with a
-batch of (member, task). Biases are a row of the weights that meets a column of ones.
+Heads of the same level, widths and loss are one product: the first layer over the columns of all of them, the others
+with a batch of (member, task). Biases are a row of the weights that meets a column of ones.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hydragnn_hpc.member.engine.losses import Loss
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.torch_engine.batches import Batch
 from hydragnn_hpc.member.torch_engine.weights import Weights
@@ -31,7 +32,8 @@ class Head:
 
     def __init__(self, number: int, weights: Weights, rows: int, arena: Arena) -> None:
         group = weights.heads[number]
-        self.level, self._members, self._rows, widths = group.level, weights.members, rows, group.widths
+        self.level, self.loss, self._members, self._rows = group.level, group.loss, weights.members, rows
+        widths = group.widths
         self.task_weights = weights.task_weights[number]
         # [E, in + 1, T * out], then [E * T, in + 1, out].
         self._value, self._grad = (
@@ -80,7 +82,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Errors:
-    """Mean squared errors of a group of heads, and their gradient.
+    """Mean losses of a group of heads, and their gradient.
 
     Attributes
     ----------
@@ -94,7 +96,7 @@ class Errors:
     grad: Tensor
 
 
-def errors(values: Tensor, targets: Tensor, weights: Tensor, missing: bool) -> Errors:
+def errors(loss: Loss, values: Tensor, targets: Tensor, weights: Tensor, missing: bool) -> Errors:
     """Compare ``values`` with ``targets`` [R, E, T * d]; NaN targets do not count where any may be ``missing``.
 
     ``weights`` [T, 1] are the tasks' in the loss.
@@ -103,13 +105,13 @@ def errors(values: Tensor, targets: Tensor, weights: Tensor, missing: bool) -> E
     difference = values - targets
     if not missing:
         by_task = torch.unflatten(difference, 2, (tasks, -1))
-        factor = weights * (2.0 / (by_task.shape[0] * by_task.shape[3]))
-        return Errors((by_task * by_task).mean((0, 3)), (by_task * factor).flatten(2))
+        factor = weights * (1.0 / (by_task.shape[0] * by_task.shape[3]))
+        return Errors(loss.of(by_task).mean((0, 3)), (loss.slope(by_task) * factor).flatten(2))
     known = ~targets.isnan()
     by_task = torch.unflatten(torch.where(known, difference, 0.0), 2, (tasks, -1))
     count = torch.unflatten(known, 2, (tasks, -1)).sum((0, 3)).clamp_(min=1).to(values.dtype)
-    losses = (by_task * by_task).sum((0, 3)) / count
-    return Errors(losses, (by_task * (2.0 * weights / count[..., None])).flatten(2))
+    losses = loss.of(by_task).sum((0, 3)) / count
+    return Errors(losses, (loss.slope(by_task) * (weights / count[..., None])).flatten(2))
 
 
 class Pool:

@@ -182,7 +182,7 @@ class Network:
         Returns
         -------
         tensor [E, T]
-            Mean squared errors, groups of heads one after the other.
+            Mean losses, groups of heads one after the other.
         """
         self.statistics.zero_()
         self._start(inputs)
@@ -190,7 +190,7 @@ class Network:
             torch.clamp_min(norm.forward(layer.forward(batch, True), batch), 0.0, out=out)
         pool = self._pool(batch)
         found = [
-            errors(self._values(head), target, head.task_weights, missing)
+            errors(head.loss, self._values(head), target, head.task_weights, missing)
             for head, target in zip(self._heads, targets, strict=True)
         ]
         self._trunk_back(batch, self._heads_back(pool, found))

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.member.engine.layout import ParameterLayout
+from hydragnn_hpc.member.engine.losses import Loss
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes, TaskSizes
 
 SCALERS, AGGREGATES, SHIFTED = 4, 4, 3  # mean, min and max are shifted by the receiver's own part, std is not
@@ -32,7 +33,7 @@ SCALERS, AGGREGATES, SHIFTED = 4, 4, 3  # mean, min and max are shifted by the r
 
 @dataclass(frozen=True)
 class HeadGroup:
-    """Heads of the same level and widths, computed together; ``first`` is their first column among the losses."""
+    """Heads of the same level, widths and loss, computed together; ``first`` is their first column among the losses."""
 
     tasks: tuple[TaskSizes, ...]
     widths: tuple[tuple[int, int], ...]
@@ -43,12 +44,17 @@ class HeadGroup:
         """``node`` or ``graph``."""
         return self.tasks[0].level
 
+    @property
+    def loss(self) -> Loss:
+        """The loss of each."""
+        return self.tasks[0].loss
+
 
 def head_groups(sizes: NetworkSizes) -> tuple[HeadGroup, ...]:
-    """Put tasks of the same level and widths together."""
+    """Put tasks of the same level, widths and loss together."""
     found: dict[tuple[object, ...], list[TaskSizes]] = {}
     for task in sizes.tasks:
-        found.setdefault((task.level, task.hidden, task.width), []).append(task)
+        found.setdefault((task.level, task.hidden, task.width, task.loss), []).append(task)
     groups: list[HeadGroup] = []
     for tasks in found.values():
         first = sum(len(g.tasks) for g in groups)

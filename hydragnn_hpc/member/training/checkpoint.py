@@ -30,7 +30,7 @@ class Checkpoint:
     identity : dict
         ``config_hash, dataset_sha256, variant, replica``: another member's checkpoint is refused.
     tensors : dict
-        ``parameters, first, second, best_parameters`` ``[P]``, ``buffers, best_buffers`` ``[Q]``, ``decay`` ``[2]``.
+        ``parameters, best_parameters`` ``[P]``, ``buffers, best_buffers`` ``[Q]``, and the optimiser's state.
     schedule : Schedule
     history : list of list of float
         A row an epoch, columns as :data:`HISTORY`.

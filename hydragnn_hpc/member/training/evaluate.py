@@ -11,6 +11,7 @@ import torch
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.member.engine.interface import Engine
+from hydragnn_hpc.member.engine.sizes import TaskSizes
 from hydragnn_hpc.member.engine.training_data import Samples, to_units, values_of, whole
 
 
@@ -42,18 +43,17 @@ class Part:
         predicted = self._engine.predict(parameters, buffers, self.chosen)
         found = []
         for e in range(len(parameters)):
-            per_task = [_mse(predicted[name][e], truth, self._known[name]) for name, truth in self._truth.items()]
+            per_task = [self._loss(t, predicted[t.name][e]) for t in self._engine.sizes.tasks]
             found.append((torch.stack(per_task) * self._weights).sum())
         losses: np.ndarray = torch.stack(found).cpu().numpy()
         return losses
 
-
-def _mse(predicted: torch.Tensor, truth: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
-    """Mean squared error over the ``known`` values; None where all are."""
-    difference = predicted - truth if known is None else torch.where(known, predicted - truth, 0.0)
-    count = truth.numel() if known is None else known.sum().clamp(min=1)
-    mean: torch.Tensor = torch.linalg.vector_norm(difference, dtype=torch.float64).square() / count
-    return mean
+    def _loss(self, task: TaskSizes, predicted: torch.Tensor) -> torch.Tensor:
+        """Mean loss over the values that are not missing."""
+        truth, known = self._truth[task.name], self._known[task.name]
+        difference = predicted - truth if known is None else torch.where(known, predicted - truth, 0.0)
+        count = truth.numel() if known is None else known.sum().clamp(min=1)
+        return task.loss.total(difference) / count
 
 
 def test_errors(

@@ -16,7 +16,7 @@ from hydragnn_hpc.config import Campaign, member_seed
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.ledger import Frozen, now
 from hydragnn_hpc.member.engine.interface import Engine
-from hydragnn_hpc.member.engine.optimize import Adam
+from hydragnn_hpc.member.engine.optimize import OPTIMIZERS
 from hydragnn_hpc.member.engine.training_data import Samples
 from hydragnn_hpc.member.training import checkpoint as saved
 from hydragnn_hpc.member.training.evaluate import Part, test_errors, weights_hash
@@ -25,7 +25,7 @@ from hydragnn_hpc.paths import CampaignFolder, MemberFolder
 from hydragnn_hpc.records.events import EndState
 from hydragnn_hpc.sections import Variant
 
-_TENSORS = ("parameters", "first", "second", "best_parameters", "buffers", "best_buffers")
+_NUMBERS = ("parameters", "buffers", "best_parameters", "best_buffers")
 
 
 @dataclass
@@ -97,6 +97,7 @@ class StackTraining:
         self._setting, self._engine, self._attempt = setting, engine, attempt
         self.variant: Variant = setting.campaign.variant(variant)
         self._options = setting.campaign.training
+        self._optimizer_kind = OPTIMIZERS[self._options.optimizer.name]
         self._stack = list(replicas)
         self._saved_at = time.monotonic()
         self.members = [self._new_member(r) for r in replicas]
@@ -111,29 +112,31 @@ class StackTraining:
 
     def _begin(self) -> None:
         """Set the stack's numbers: from each member's checkpoint, else from its seed."""
-        layout, device = self._engine.layout, self._engine.device
-        shapes = {name: layout.buffer_size if "buffers" in name else layout.parameter_size for name in _TENSORS}
-        columns: dict[str, list[torch.Tensor]] = {name: [] for name in (*_TENSORS, "decay")}
+        columns: dict[str, list[torch.Tensor]] = {}
         for member in self.members:
-            found = saved.load(member.files, self._identity(member), {**shapes, "decay": 2}, member.tell)
-            if found is None:
-                parameters, buffers = layout.initial_parameters(member.seed), layout.initial_buffers()
-                zeros = torch.zeros_like(parameters)
-                tensors = dict(zip(_TENSORS, (parameters, zeros, zeros, parameters, buffers, buffers), strict=True))
-                tensors["decay"] = torch.ones(2, dtype=torch.float64)
-            else:
-                tensors = found.tensors
+            start = self._initial(member)
+            found = saved.load(
+                member.files, self._identity(member), {n: len(value) for n, value in start.items()}, member.tell
+            )
+            if found is not None:
                 member.schedule, member.history, member.sessions = found.schedule, found.history, found.sessions
                 member.tell(f"resumed after epoch {member.epoch}")
             member.sessions.append({"started": now(), "ended": now(), **self._setting.where, "epochs": 0})
-            for name, column in columns.items():
-                column.append(tensors[name])
-        decay = torch.stack(columns.pop("decay")).numpy()
-        numbers = {name: torch.stack(column).to(device) for name, column in columns.items()}
-        self.parameters, self.buffers = numbers["parameters"], numbers["buffers"]
-        self._best_parameters, self._best_buffers = numbers["best_parameters"], numbers["best_buffers"]
+            for name, value in (start if found is None else found.tensors).items():
+                columns.setdefault(name, []).append(value)
+        stacked = {name: torch.stack(column) for name, column in columns.items()}
+        host = self._optimizer_kind.COUNTERS
+        numbers = {name: value if name in host else value.to(self._engine.device) for name, value in stacked.items()}
+        self.parameters, self.buffers, self._best_parameters, self._best_buffers = (numbers.pop(n) for n in _NUMBERS)
         self._gradients = torch.zeros_like(self.parameters)
-        self._adam = Adam(self._options.optimizer, numbers["first"], numbers["second"], decay)
+        self._optimizer = self._optimizer_kind(self._options.optimizer, numbers)
+
+    def _initial(self, member: Member) -> dict[str, torch.Tensor]:
+        """A member's numbers before its first epoch, under the names of its checkpoint."""
+        layout = self._engine.layout
+        parameters, buffers = layout.initial_parameters(member.seed), layout.initial_buffers()
+        numbers = dict(zip(_NUMBERS, (parameters, buffers) * 2, strict=True))
+        return {**numbers, **self._optimizer_kind.initial(layout.parameter_size)}
 
     def _identity(self, member: Member) -> dict[str, Any]:
         frozen = self._setting.frozen
@@ -184,14 +187,14 @@ class StackTraining:
         order = np.stack([part[shuffle(m.seed, m.epoch, len(part))] for m in self.members])
         device = self._engine.device
         steps = -(-len(part) // size)
-        factors = self._adam.plan(steps, np.array([m.schedule.rate for m in self.members]))
+        factors = self._optimizer.plan(steps, np.array([m.schedule.rate for m in self.members]))
         weights = torch.tensor([t.weight for t in self._engine.sizes.tasks], dtype=torch.float64, device=device)
         total = torch.zeros(len(self.members), len(weights), dtype=torch.float64, device=device)
         for step in range(steps):
             index = np.ascontiguousarray(order[:, step * size : (step + 1) * size])
             losses = self._engine.step(self.parameters, self._gradients, self.buffers, index)
             total += losses.double() * index.shape[1]
-            self._engine.update(self._adam, self.parameters, self._gradients, factors[step])
+            self._engine.update(self._optimizer, self.parameters, self._gradients, factors[step])
             alive()
         # Weighted task by task, member by member: the order of the sum must not depend on the stack.
         mean: np.ndarray = np.array([float((row * weights).sum()) for row in total / len(part)])
@@ -223,17 +226,16 @@ class StackTraining:
         self.members = [self.members[e] for e in which]
         for name in ("parameters", "buffers", "_best_parameters", "_best_buffers", "_gradients"):
             setattr(self, name, getattr(self, name)[kept].clone())
-        self._adam = self._adam.select(kept)
+        self._optimizer = self._optimizer.select(kept)
 
     def save(self) -> None:
         """Write every member's checkpoint and history."""
         for e, member in enumerate(self.members):
             if not member.epoch:
                 continue
-            weights = (self.parameters, self._adam.first, self._adam.second, self._best_parameters)
-            rows = (*weights, self.buffers, self._best_buffers)
-            tensors = {name: row[e].cpu().clone() for name, row in zip(_TENSORS, rows, strict=True)}
-            tensors["decay"] = torch.from_numpy(self._adam.decay[e].copy())
+            rows = (self.parameters, self.buffers, self._best_parameters, self._best_buffers)
+            numbers = dict(zip(_NUMBERS, rows, strict=True)) | self._optimizer.state
+            tensors = {name: value[e].cpu().clone() for name, value in numbers.items()}
             m = member
             saved.save(m.files, saved.Checkpoint(self._identity(m), tensors, m.schedule, m.history, m.sessions))
             saved.write_history(member.files, member.history)

@@ -7,13 +7,20 @@ slopes of its losses is shown by `tests/member/test_convolutions.py`.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
+from hydragnn_hpc import sections
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine import losses, optimize
+from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.sizes import TaskSizes
+from hydragnn_hpc.member.engine.training_data import values_of
+from hydragnn_hpc.member.fused.plan import LOSSES as FUSED_LOSSES
 from hydragnn_hpc.member.library import engine as library_engine
 from hydragnn_hpc.member.torch_engine import engine as torch_engine
 from tests.member.contract.problem import (
@@ -91,6 +98,84 @@ def test_several_geometries(name: str, atoms: tuple[int, ...], pooling: str) -> 
 def test_any_tasks(name: str, levels: str) -> None:
     problem = Problem(shared(2, tasks=LEVELS[levels]).samples, LEVELS[levels])
     check(problem, name, problem.index(6))
+
+
+LOSSES = {
+    "mse": (losses.MeanSquaredError(), mse_loss),
+    "mae": (losses.MeanAbsoluteError(), l1_loss),
+    "huber": (losses.Huber(0.4), partial(huber_loss, delta=0.4)),
+}
+
+
+@every_in_float32_too
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses(name: str, dtype: torch.dtype, loss: str) -> None:
+    """Each alone, with missing values; the judge's own values are torch's."""
+    tasks = tuple(dataclasses.replace(t, loss=LOSSES[loss][0]) for t in TASKS)
+    problem = Problem(with_holes(shared(16).samples, np.random.default_rng(17), 0.2), tasks)
+    index = problem.index(6)
+    found = check(problem, name, index, dtype)
+    one = problem.engine().predict(*problem.stack(problem.engine()), index[0])  # another network: evaluation mode
+    for task in tasks:
+        truth = torch.from_numpy(values_of(problem.samples, task.name, index[0]))
+        difference = torch.where(truth.isnan(), 0.0, one[task.name][0] - truth)
+        expected = LOSSES[loss][1](difference, torch.zeros_like(difference), reduction="none")
+        torch.testing.assert_close(task.loss.of(difference), expected)
+        torch.testing.assert_close(task.loss.total(difference.float()), expected.sum(), rtol=1e-6, atol=0.0)
+    assert found.losses.shape == (3, 3)
+
+
+@every
+def test_one_loss_for_each_task(name: str) -> None:
+    names = ("mse", "mae", "huber")
+    tasks = tuple(dataclasses.replace(t, loss=LOSSES[k][0]) for t, k in zip(LEVELS["one group"], names, strict=True))
+    problem = Problem(shared(18, tasks=tasks).samples, tasks)
+    check(problem, name, problem.index(6))
+
+
+def test_every_loss_is_tested_and_in_the_kernels() -> None:
+    """A campaign file can name them all."""
+    assert {*LOSSES} == {*losses.LOSSES} == {*sections.LOSSES} == {*FUSED_LOSSES}
+
+
+OPTIMIZERS = {
+    "Adam": (torch.optim.Adam, {}),
+    "Adam with decay": (torch.optim.Adam, {"weight_decay": 0.02}),
+    "AdamW": (torch.optim.AdamW, {}),
+    "SGD": (torch.optim.SGD, {"momentum": 0.9}),
+    "SGD with decay": (torch.optim.SGD, {"momentum": 0.5, "weight_decay": 0.02}),
+}
+
+
+@every_in_float32_too
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_optimizers_are_torchs(name: str, dtype: torch.dtype, kind: str) -> None:
+    """Thirty steps, a member leaving on the way, its state stored and restored."""
+    made, options = OPTIMIZERS[kind]
+    name_in_file = kind.split(maxsplit=1)[0]
+    section = sections.OPTIMIZERS[name_in_file](name=name_in_file, learning_rate=0.01, **options)
+    problem = shared(19)
+    engine = problem.engine(name, dtype)
+    parameters = problem.stack(engine, dtype)[0]
+    expected = parameters.clone()
+    judge = made([expected], lr=0.01, **options)
+    optimizer = new_optimizer(section, parameters)
+    generator = torch.Generator().manual_seed(20)
+    for step in range(30):
+        gradients = torch.randn(expected.shape, generator=generator, dtype=torch.float64).to(dtype)
+        expected.grad = gradients.clone()
+        judge.step()
+        if step == 10:
+            optimizer = optimizer.select(torch.tensor([0, 1, 2])).select(torch.tensor([2, 0]))
+            parameters = parameters[[2, 0]].clone()
+        kept = gradients if step < 10 else gradients[[2, 0]]
+        engine.update(optimizer, parameters, kept, optimizer.plan(1, np.full(len(parameters), 0.01))[0])
+    close = 1e-12 if dtype == torch.float64 else 3e-6
+    torch.testing.assert_close(parameters, expected[[2, 0]], rtol=close, atol=close)
+
+
+def test_every_optimizer_is_tested() -> None:
+    assert {kind.split()[0] for kind in OPTIMIZERS} == {*optimize.OPTIMIZERS} == {*sections.OPTIMIZERS}
 
 
 @every

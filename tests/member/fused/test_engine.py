@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.member.engine.optimize import Adam
+from hydragnn_hpc.member.engine.optimize import Adam, new_optimizer
 from hydragnn_hpc.member.engine.sizes import TaskSizes
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.sections import AdamOptimizer
@@ -80,7 +80,7 @@ def test_not_a_number_stays_in_its_place() -> None:
     of = any_problem(41, members=3)
     engine = of.engine("fused", torch.float32)
     parameters, _ = of.stack(engine, torch.float32)
-    adam, gradients = Adam.fresh(AdamOptimizer(name="Adam"), parameters), torch.ones_like(parameters)
+    adam, gradients = new_optimizer(AdamOptimizer(name="Adam"), parameters), torch.ones_like(parameters)
     gradients[1, 3] = torch.nan
     engine.update(adam, parameters, gradients, adam.plan(1, np.full(3, 0.01))[0])
     assert parameters.isnan().nonzero().tolist() == [[1, 3]]
@@ -91,11 +91,11 @@ def test_subnormal_moments_vanish_and_the_processor_is_left_as_it_was() -> None:
     of = any_problem(47)
     engine = of.engine("fused", torch.float32)
     parameters, _ = of.stack(engine, torch.float32)
-    moments = [torch.full_like(parameters, 1e-37) for _ in range(2)]
-    adam = Adam(AdamOptimizer(name="Adam"), *moments, np.ones((1, 2)))
+    moments = {name: torch.full_like(parameters, 1e-37) for name in ("first", "second")}
+    adam = Adam(AdamOptimizer(name="Adam"), {**moments, "decay": torch.ones(1, 2, dtype=torch.float64)})
     for factors in adam.plan(60, np.array([1e-3])):
         engine.update(adam, parameters, torch.zeros_like(parameters), factors)
-    assert not adam.first.any()
+    assert not adam.state["first"].any()
     assert np.float32(1e-20) * np.float32(1e-20) > 0
 
 

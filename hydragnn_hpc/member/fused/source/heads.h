@@ -2,6 +2,7 @@
 #ifndef FUSED_HEADS_H
 #define FUSED_HEADS_H
 
+#include "loss.h"
 #include "norm.h"
 
 typedef struct {
@@ -86,9 +87,8 @@ static void load_target(const Plan *plan, const Task *task, const Block *block, 
             ((real *)(to + o))[l] = task->target[(block->sample[l] * atoms + atom) * width + o];
 }
 
-/* Squared error of the last activation, summed over all known targets. Its gradient times `factor` goes to
- * m->grad[0]. */
-static double square_error(const Plan *plan, const Task *task, const HeadMemory *m, const Block *block, real factor) {
+/* Loss of the last activation, summed over all known targets. Its gradient times `factor` goes to m->grad[0]. */
+static double sum_loss(const Plan *plan, const Task *task, const HeadMemory *m, const Block *block, real factor) {
     long count = task->graph ? 1 : plan->atoms, width = task->width;
     const vec *out = m->activation[task->linears];
     vec *grad = m->grad[0], sum = {};
@@ -96,8 +96,9 @@ static double square_error(const Plan *plan, const Task *task, const HeadMemory 
         load_target(plan, task, block, i, grad);
         for (long o = 0; o < width; o++) {
             vec difference = where_known(grad[o], block->mask * (out[o] - grad[o]));
-            sum += difference * difference;
-            grad[o] = factor * difference;
+            vec slope;
+            sum += loss_of(task, difference, &slope);
+            grad[o] = factor * slope;
         }
     }
     return sum_lanes(sum);
@@ -122,12 +123,12 @@ static double known_targets(const Plan *plan, const Task *task, const int64_t *s
 }
 
 /* Forward, loss and backward of one head for one block of a batch with so many known `values`; adds to grad_x and
- * gradients. Returns this block's part of the task's mean squared error. */
+ * gradients. Returns this block's part of the task's mean loss. */
 static double head_step(const Plan *plan, const Task *task, const real *parameters, const HeadMemory *m,
                         const Block *block, double values, vec *x, vec *grad_x, real *gradients) {
     long features = task->linear[0].in, count = head_input(plan, task, m, x);
     head_forward(task, parameters, m, count);
-    double error = square_error(plan, task, m, block, (real)(2 * task->weight / values));
+    double loss = sum_loss(plan, task, m, block, (real)(task->weight / values));
     if (task->graph) {
         memset(m->grad_pooled, 0, features * sizeof(vec));
         head_back(task, parameters, m, 1, m->grad_pooled, gradients);
@@ -135,7 +136,7 @@ static double head_step(const Plan *plan, const Task *task, const real *paramete
     } else {
         head_back(task, parameters, m, count, grad_x, gradients);
     }
-    return error / values;
+    return loss / values;
 }
 
 /* Values of one head for one block: `out` [samples of the block, n, width] or [samples, width]. */

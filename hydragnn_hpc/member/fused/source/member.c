@@ -130,7 +130,7 @@ int64_t fused_lanes(void) { return LANES; }
 int64_t fused_memory(const Plan *plan, int64_t samples) { return (int64_t)lay_out(plan, samples, NULL).bytes; }
 
 /* memory: fused_memory(plan, samples) bytes, aligned to 64. parameters, gradients [members, P]; buffers [members, Q];
- * index [members, samples]; losses [members, tasks], each the mean squared error, not weighted. */
+ * index [members, samples]; losses [members, tasks], each the mean loss, not weighted. */
 void fused_step(const Plan *plan, char *memory, int64_t members, int64_t samples, const real *parameters,
                 real *gradients, real *buffers, const int64_t *index, double *losses) {
     unsigned before = flush_subnormals();

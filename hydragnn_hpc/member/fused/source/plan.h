@@ -10,6 +10,7 @@
 #define CHUNK 4       /* blocks of samples whose stacked aggregates are kept at once */
 
 enum { POOL_MEAN, POOL_SUM, POOL_MAX };
+enum { LOSS_MSE, LOSS_MAE, LOSS_HUBER };
 
 typedef struct {
     int64_t in, out;
@@ -24,8 +25,9 @@ typedef struct {
 typedef struct {
     int64_t graph, width, linears;
     int64_t partial; /* whether some targets are missing: not a number */
+    int64_t loss;
     const Linear *linear;
-    double weight;
+    double weight, delta;
     const real *target; /* [S, n, width] or, at graph level, [S, width] */
 } Task;
 
