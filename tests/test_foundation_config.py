@@ -127,6 +127,16 @@ def test_example_shows_the_defaults() -> None:
             {"tasks": {"H": {"level": "graph", "field": "x", "reference": "linear"}}, "variants": ["H"]},
             "add shells or ewald",
         ),
+        (
+            {"tasks": {"H": {"level": "graph", "field": "x", "loss": "hubr"}}, "variants": ["H"]},
+            "did you mean 'huber'?",
+        ),
+        (
+            {"tasks": {"H": {"level": "graph", "field": "x", "loss": {"name": "huber", "detla": 1}}}},
+            "unknown key 'tasks.H.loss.detla'; did you mean 'delta'?",
+        ),
+        ({"tasks": {"H": {"level": "graph", "field": "x", "loss": {"name": "huber", "delta": 0}}}}, "(given: 0)"),
+        ({"training": {"optimizer": {"name": "SGD", "momentum": 1.0}}}, "training.optimizer.momentum: "),
         ({"training": {"schedule": "linear"}}, "(given: 'linear')"),
         ({"training": {"schedule": "cosine", "epochs": 9, "cosine": {"warmup": 10}}}, "longer than its 9 epochs"),
         ({"training": {"schedule": "cosine", "cosine": {"minimum": 1.0}}}, "above the learning rate 0.001"),

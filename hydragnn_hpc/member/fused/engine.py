@@ -16,7 +16,7 @@ from hydragnn_hpc.member.engine.resident import check_statistics
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import Samples
 from hydragnn_hpc.member.fused.kernels import library, unavailable
-from hydragnn_hpc.member.fused.plan import build_plan
+from hydragnn_hpc.member.fused.plan import CBetas, build_plan
 
 ALIGNMENT = 64
 
@@ -114,7 +114,7 @@ class FusedEngine:
         named = {"parameters": parameters, "gradients": gradients, **moments}
         arrays = [_address(self._stack(name, value, members, width)) for name, value in named.items()]
         both = self._stack("factors", factors[:2].view(2, -1), 2, members)
-        betas = (ctypes.c_double * 2)(BETA_1, BETA_2)
+        betas = ctypes.byref(CBetas(BETA_1, BETA_2))
         self._library.fused_adam(self._plan.pointer, betas, ctypes.c_int64(members), *arrays, _address(both))
 
     def _shape(self, name: str) -> tuple[int, ...]:

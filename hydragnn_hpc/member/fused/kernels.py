@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from hydragnn_hpc.logs import say
+from hydragnn_hpc.member.fused.plan import interface
 
 SOURCE = Path(__file__).parent / "source"
 COMPILERS = ("gcc", "clang", "cc")
@@ -73,7 +74,7 @@ def library(dtype: str, cache: Path | None = None) -> ctypes.CDLL:
             with _locked(target.with_suffix(".lock")):
                 if not _loads(target):
                     compile_source(compiler, dtype, target)
-                return _declared(ctypes.CDLL(str(target)))
+                return _declared(ctypes.CDLL(str(target)), dtype)
         except (CannotCompile, OSError) as error:
             reasons.append(str(error))
     raise CannotCompile("; ".join(reasons))
@@ -137,8 +138,17 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
     raise CannotCompile(f"{compiler} cannot compile the kernels: {complaint}")
 
 
-def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
-    """Tell ctypes what the functions return."""
+def _declared(loaded: ctypes.CDLL, dtype: str) -> ctypes.CDLL:
+    """Declare what the functions return, and hold the library to the structures and enumerations of `plan`."""
+    loaded.fused_interface.restype = ctypes.c_char_p
+    expected, found, value = interface(dtype), dict[str, int](), ctypes.c_int64()
+    while name := loaded.fused_interface(ctypes.c_int64(len(found)), ctypes.byref(value)):
+        found[name.decode()] = value.value
+    for name in expected | found:
+        if expected.get(name) != found.get(name):
+            raise CannotCompile(
+                f"the kernels have {name} = {found.get(name)}, fused/plan.py has {expected.get(name)}; make them alike"
+            )
     loaded.fused_memory.restype = loaded.fused_lanes.restype = ctypes.c_int64
     loaded.fused_step.restype = loaded.fused_predict.restype = loaded.fused_adam.restype = None
     return loaded

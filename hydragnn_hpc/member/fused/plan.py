@@ -10,11 +10,11 @@ import numpy as np
 
 from hydragnn_hpc.member.engine.degrees import degree_scales
 from hydragnn_hpc.member.engine.layout import ParameterLayout
-from hydragnn_hpc.member.engine.sizes import LEVELS, POOLINGS, Array, NetworkSizes, TaskSizes
+from hydragnn_hpc.member.engine.sizes import POOLINGS, Array, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import Structure
 
 LOSSES = ("mse", "mae", "huber")
-"""In the order of plan.h."""
+"""Those that the kernels know, in the order of plan.h."""
 
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
@@ -25,7 +25,7 @@ class CLayer(ctypes.Structure):
     _fields_ = [
         (name, _INT)
         for name in (
-            *("n_in", "n_out", "pre_weight", "pre_bias", "post_weight", "post_bias", "lin_weight", "lin_bias"),
+            *("in", "out", "pre_weight", "pre_bias", "post_weight", "post_bias", "lin_weight", "lin_bias"),
             *("norm_weight", "norm_bias", "running_mean", "running_var"),
         )
     ]
@@ -34,7 +34,7 @@ class CLayer(ctypes.Structure):
 class CLinear(ctypes.Structure):
     """``Linear`` of plan.h."""
 
-    _fields_ = [(name, _INT) for name in ("n_in", "n_out", "weight", "bias")]
+    _fields_ = [(name, _INT) for name in ("in", "out", "weight", "bias")]
 
 
 class CTask(ctypes.Structure):
@@ -58,6 +58,24 @@ class CPlan(ctypes.Structure):
         ("momentum", ctypes.c_double),
         ("epsilon", ctypes.c_double),
     ]
+
+
+class CBetas(ctypes.Structure):
+    """``Betas`` of adam.h."""
+
+    _fields_ = [("beta_1", ctypes.c_double), ("beta_2", ctypes.c_double)]
+
+
+def interface(dtype: str) -> dict[str, int]:
+    """Return what kernels for ``dtype`` must have alike, under the names of ``source/interface.h``."""
+    found = {"sizeof real": np.dtype(dtype).itemsize, "SCALERS": 4}
+    found |= {f"POOL_{name.upper()}": number for number, name in enumerate(POOLINGS)}
+    found |= {f"LOSS_{name.upper()}": number for number, name in enumerate(LOSSES)}
+    for structure in (CLayer, CLinear, CTask, CPlan, CBetas):
+        name = structure.__name__.removeprefix("C")
+        found[f"sizeof {name}"] = ctypes.sizeof(structure)
+        found |= {f"{name}.{entry[0]}": getattr(structure, entry[0]).offset for entry in structure._fields_}
+    return found
 
 
 @dataclass
@@ -134,6 +152,12 @@ def _task(plan: Plan, sizes: NetworkSizes, layout: ParameterLayout, task: TaskSi
         places = [layout.parameters[f"heads.{task.name}.{number}.{kind}"][0] for kind in ("weight", "bias")]
         linears[number] = CLinear(*pair, *places)
     plan.kept += [linears, target]
-    flags = LEVELS.index(task.level), task.width, len(widths), int(np.isnan(target).any()), LOSSES.index(task.loss.name)
+    flags = (
+        int(task.level == "graph"),
+        task.width,
+        len(widths),
+        int(np.isnan(target).any()),
+        LOSSES.index(task.loss.name),
+    )
     delta = getattr(task.loss, "delta", 0.0)
     return CTask(*flags, ctypes.addressof(linears), task.weight, delta, target.ctypes.data)

@@ -93,6 +93,32 @@ def test_a_folder_of_another_user_is_not_trusted(tmp_path: Path) -> None:
         kernels._private(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("was", "becomes", "words"),
+    [
+        ("int64_t graph, width, linears;", "int64_t width, graph, linears;", "Task.graph = 8, fused/plan.py has 0"),
+        ("LOSS_MSE, LOSS_MAE,", "LOSS_MAE, LOSS_MSE,", "LOSS_MSE = 1, fused/plan.py has 0"),
+        (
+            "int64_t in, out, weight, bias;",
+            "int64_t in, out, weight, bias, new;",
+            "sizeof Linear = 40, fused/plan.py has 32",
+        ),
+    ],
+)
+def test_another_interface_is_refused(
+    was: str, becomes: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A structure or an enumeration that was changed on one side alone would be read as other numbers."""
+    shutil.copytree(kernels.SOURCE, tmp_path / "source")
+    header = tmp_path / "source" / "plan.h"
+    assert was in header.read_text()
+    header.write_text(header.read_text().replace(was, becomes))
+    monkeypatch.setattr(kernels, "SOURCE", tmp_path / "source")
+    monkeypatch.setattr(kernels, "FLAGS", [flag for flag in kernels.FLAGS if flag != "-O3"])
+    with pytest.raises(kernels.CannotCompile, match=words):
+        kernels.library("float32", tmp_path)
+
+
 @pytest.mark.parametrize("narrow", ["-mno-avx512f", "-mno-avx"])
 def test_narrower_processors_compute_the_same(narrow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The paths for 32- and 16-byte vectors, on this processor."""

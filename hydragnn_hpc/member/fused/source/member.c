@@ -4,7 +4,7 @@
  * so they do not depend on its neighbours. Only the convolutions' outputs are kept for the backward pass;
  * what lies between them is cheaper to compute again than to fetch from beyond the second-level cache.
  */
-#include "adam.h"
+#include "interface.h"
 #include "memory.h"
 
 /* Sample numbers, masks and node inputs of a batch, lane by lane. */

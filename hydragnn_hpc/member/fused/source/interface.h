@@ -1,0 +1,38 @@
+/* What both sides of the interface must have alike: places in structures, sizes, numbers of enumerations. Python
+ * compares them with plan.py when it loads the library. */
+#ifndef FUSED_INTERFACE_H
+#define FUSED_INTERFACE_H
+
+#include "adam.h"
+#include "plan.h"
+
+#define PLACE(type, field) {#type "." #field, offsetof(type, field)}
+#define NUMBER(name) {#name, name}
+#define SIZE(type) {"sizeof " #type, sizeof(type)}
+
+static const struct {
+    const char *name;
+    int64_t value;
+} INTERFACE[] = {
+    SIZE(real), SIZE(Layer), SIZE(Linear), SIZE(Task), SIZE(Plan), SIZE(Betas), NUMBER(SCALERS),
+    NUMBER(POOL_MEAN), NUMBER(POOL_SUM), NUMBER(POOL_MAX), NUMBER(LOSS_MSE), NUMBER(LOSS_MAE), NUMBER(LOSS_HUBER),
+    PLACE(Layer, in), PLACE(Layer, out), PLACE(Layer, pre_weight), PLACE(Layer, pre_bias), PLACE(Layer, post_weight),
+    PLACE(Layer, post_bias), PLACE(Layer, lin_weight), PLACE(Layer, lin_bias), PLACE(Layer, norm_weight),
+    PLACE(Layer, norm_bias), PLACE(Layer, running_mean), PLACE(Layer, running_var),
+    PLACE(Linear, in), PLACE(Linear, out), PLACE(Linear, weight), PLACE(Linear, bias),
+    PLACE(Task, graph), PLACE(Task, width), PLACE(Task, linears), PLACE(Task, partial), PLACE(Task, loss),
+    PLACE(Task, linear), PLACE(Task, weight), PLACE(Task, delta), PLACE(Task, target),
+    PLACE(Plan, atoms), PLACE(Plan, layers), PLACE(Plan, tasks), PLACE(Plan, groups), PLACE(Plan, pooling),
+    PLACE(Plan, parameters), PLACE(Plan, buffers), PLACE(Plan, order), PLACE(Plan, first), PLACE(Plan, neighbour),
+    PLACE(Plan, group), PLACE(Plan, scale), PLACE(Plan, layer), PLACE(Plan, task), PLACE(Plan, inputs),
+    PLACE(Plan, momentum), PLACE(Plan, epsilon), PLACE(Betas, beta_1), PLACE(Betas, beta_2),
+};
+
+/* Entry k, or NULL behind the last. */
+const char *fused_interface(int64_t k, int64_t *value) {
+    if (k >= (int64_t)(sizeof INTERFACE / sizeof *INTERFACE)) return NULL;
+    *value = INTERFACE[k].value;
+    return INTERFACE[k].name;
+}
+
+#endif
