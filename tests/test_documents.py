@@ -104,11 +104,13 @@ def file_named_in(content: str) -> str | None:
 
 @pytest.mark.slow
 @pytest.mark.mpi
+@pytest.mark.timeout(900)
 def test_every_command_runs(tmp_path: Path) -> None:
     for name in ("envs", "hydragnn_hpc", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     # Campaign files name their data relative to themselves, so they must not be followed out of the folder.
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
+    (tmp_path / "environment.tar").touch()  # stands for what envs/pack.sh makes of a whole environment
     for name in NAMES:
         for language, step in steps(name):
             if language != "bash":
