@@ -24,6 +24,7 @@ from hydragnn_hpc.records.events import (
     Died,
     Done,
     EndState,
+    EngineChanged,
     Epoch,
     Finished,
     MemberEpoch,
@@ -119,6 +120,12 @@ class Head:
             self._ready(worker, report.device)
         elif isinstance(report, Epoch) and worker in self._busy:
             self._epoch(worker, report.members)
+        elif isinstance(report, EngineChanged):
+            member = names(report.variant, [report.replica])
+            self.display.line(
+                f"{member} was trained by {report.before}, goes on with {report.after}:"
+                " the last digits of its result depend on that"
+            )
         elif isinstance(report, Finished):
             self._finished(worker, report)
         elif isinstance(report, Done | Stopped):

@@ -114,6 +114,8 @@ class Worker:
         training = StackTraining(self._setting, variant, replicas, engine, attempt)
         for member in training.members:
             member.tell(f"{self._reason}; attempt {attempt}, stack {replicas}")
+        for change in training.engine_changes:
+            self._channel.send(change)
 
         def report(member: Member, state: EndState) -> None:
             self._channel.send(Finished(variant=variant, replica=member.replica, state=state))

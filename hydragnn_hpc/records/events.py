@@ -64,6 +64,16 @@ class Finished(Message):
     state: EndState
 
 
+class EngineChanged(Message):
+    """A member goes on with another engine, or other vector lanes, than trained it before its interruption."""
+
+    kind: Literal["engine_changed"] = "engine_changed"
+    variant: str
+    replica: int
+    before: str
+    after: str
+
+
 class Done(Message):
     """Every member of the stack has its result; the worker is idle."""
 
@@ -88,7 +98,7 @@ class Failed(Message):
     detail: str
 
 
-Event = Ready | Alive | Epoch | Finished | Done | Stopped | Failed
+Event = Ready | Alive | Epoch | EngineChanged | Finished | Done | Stopped | Failed
 
 
 class Died(Message):

@@ -1,8 +1,9 @@
 """A stand-in for the worker: speaks its protocol, sleeps instead of training, fails on demand.
 
 ``python standin.py WHAT VICTIM SECONDS [worker options]`` where WHAT says what happens once VICTIM is to be trained:
-``good`` (nothing), ``crash``, ``silent``, ``speechless`` (dies after its results, before it reports them) or a key of
-BAD (sends that); or else ``hopeless`` (dies before it is ready) or ``double`` (claims the same device on every rank).
+``good`` (nothing), ``crash``, ``silent``, ``speechless`` (dies after its results, before it reports them), ``engine``
+(says that another engine goes on) or a key of BAD (sends that); or else ``hopeless`` (dies before it is ready) or
+``double`` (claims the same device on every rank).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 from hydragnn_hpc.records.device import Device
-from hydragnn_hpc.records.events import Done, Event, Finished, Quit, Ready, Train, read_command, to_line
+from hydragnn_hpc.records.events import Done, EngineChanged, Event, Finished, Quit, Ready, Train, read_command, to_line
 
 BAD = {
     "garbage": b"\xff\x00\x80garbage\n",
@@ -84,6 +85,8 @@ while received := os.read(incoming, 4096):
             for replica in command.replicas:
                 result(variant, replica)
             os.kill(os.getpid(), signal.SIGKILL)
+        if variant == victim and what == "engine":
+            send(EngineChanged(variant=variant, replica=0, before="engine torch", after="engine fused"))
         for replica in command.replicas:
             time.sleep(seconds)
             result(variant, replica)

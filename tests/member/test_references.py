@@ -53,13 +53,15 @@ def staged(surrogate_raw, tmp_path_factory: pytest.TempPathFactory) -> copies.St
     return copies.open_staged(folder / "copy")
 
 
-def training(staged: copies.StagedData, out: Path, variant: str = "HCM") -> StackTraining:
+def training(staged: copies.StagedData, out: Path, variant: str = "HCM", engine: str = "auto") -> StackTraining:
     """A stack of both replicas, from their checkpoints where there are any."""
     samples = from_staged(staged, CAMPAIGN)
     frozen = Frozen(CAMPAIGN, config_hash(CAMPAIGN, staged.manifest.sha256), staged.manifest.sha256)
-    engine, _ = choose(CAMPAIGN, CAMPAIGN.variant(variant), samples, torch.device("cpu"))
+    options = CAMPAIGN.training.model_copy(update={"engine": engine})
+    asked = CAMPAIGN.model_copy(update={"training": options})
+    chosen, _ = choose(asked, asked.variant(variant), samples, torch.device("cpu"))
     setting = Setting(CampaignFolder(out), frozen, staged.manifest, samples, {}, {})
-    return StackTraining(setting, variant, [0, 1], engine, 1)
+    return StackTraining(setting, variant, [0, 1], chosen, 1)
 
 
 def results(out: Path) -> dict[str, tuple[str, dict]]:
@@ -84,6 +86,24 @@ def test_an_interrupted_training_ends_the_same(staged: copies.StagedData, tmp_pa
     rows = (tmp_path / "parts" / "members/HCM/00/history.csv").read_text().splitlines()[1:]
     expected = [1e-3 * (1 + np.cos(np.pi * k / 4)) / 2 for k in range(4)]
     assert [float(row.split(",")[3]) for row in rows] == pytest.approx(expected)
+
+
+def test_another_engine_after_an_interruption_is_recorded(staged: copies.StagedData, tmp_path: Path) -> None:
+    for engine in ("fused", "torch", "torch"):
+        part = training(staged, tmp_path, engine=engine)
+        part.epoch(lambda: None)
+        part.save()
+    assert not part.engine_changes
+    part = training(staged, tmp_path, engine="fused")
+    (change, _) = part.engine_changes
+    assert change.before.startswith("engine torch with ") and change.after.startswith("engine fused with ")
+    while part.members:
+        part.epoch(lambda: None)
+    result = json.loads((tmp_path / "members/HCM/00/result.json").read_text())
+    assert [s["engine"] for s in result["sessions"]] == ["fused", "torch", "torch", "fused"]
+    assert all(s["lanes"] in (4, 8, 16) for s in result["sessions"])
+    log = (tmp_path / "members/HCM/00/log.txt").read_text()
+    assert log.count("goes on with") == 2 and f"was trained by {change.before}, goes on with {change.after}" in log
 
 
 def test_errors_and_predictions_are_of_the_whole_property(staged: copies.StagedData, tmp_path: Path) -> None:

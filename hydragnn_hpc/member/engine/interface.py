@@ -27,12 +27,15 @@ class Engine(Protocol):
     layout : ParameterLayout
     device : torch.device
         Where parameters, gradients and buffers live.
+    lanes : int or None
+        Numbers that a vector instruction of the CPU takes at once, which decides the order of sums; None elsewhere.
     """
 
     name: str
     sizes: NetworkSizes
     layout: ParameterLayout
     device: torch.device
+    lanes: int | None
 
     def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
         """One training batch of every member.

@@ -20,6 +20,13 @@ def resident(array: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(np.asarray(array)).to(device, dtype)
 
 
+def vector_lanes(device: torch.device) -> int | None:
+    """Return how many float32 numbers torch's kernels take at once on a CPU; None on another device."""
+    if device.type != "cpu":
+        return None
+    return {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 4)
+
+
 def check_statistics(index: Array, structure: Structure) -> None:
     """Refuse a training batch that has no batch statistics.
 

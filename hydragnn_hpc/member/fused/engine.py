@@ -51,6 +51,7 @@ class FusedEngine:
         inputs = self._data(samples.inputs, (self._atoms, sizes.inputs))
         targets = {t.name: self._data(samples.targets[t.name], self._shape(t.name)) for t in sizes.tasks}
         self._library = library(self.dtype.name)
+        self.lanes: int | None = self._library.fused_lanes()
         self._plan = build_plan(sizes, self.layout, samples.structure, inputs, targets)
         self._memory = np.empty(0, np.uint8)
 

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import Optimizer
-from hydragnn_hpc.member.engine.resident import check_statistics, resident
+from hydragnn_hpc.member.engine.resident import check_statistics, resident, vector_lanes
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import Samples
 from hydragnn_hpc.member.library.convolutions import Graph
@@ -45,7 +45,7 @@ class LibraryEngine:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.sizes, self.device, self._dtype = sizes, device, dtype
+        self.sizes, self.device, self.lanes, self._dtype = sizes, device, vector_lanes(device), dtype
         self.layout: ParameterLayout = ModuleLayout.of_module(lambda: LibraryNetwork(sizes, trunk))
         self._lengths_wanted = trunk.edge_features > 0
         self._network = LibraryNetwork(sizes, trunk).to(device, dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import Optimizer
-from hydragnn_hpc.member.engine.resident import check_statistics, resident
+from hydragnn_hpc.member.engine.resident import check_statistics, resident, vector_lanes
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import Samples
 from hydragnn_hpc.member.torch_engine.arena import Arena
@@ -54,7 +54,7 @@ class TorchEngine:
         together: bool | None = None,
         capture: bool | None = None,
     ) -> None:
-        self.sizes, self.device = sizes, device
+        self.sizes, self.device, self.lanes = sizes, device, vector_lanes(device)
         self.layout = ParameterLayout.of(sizes)
         self._together = device.type != "cpu" if together is None else together
         self._structure = samples.structure

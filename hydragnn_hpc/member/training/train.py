@@ -22,7 +22,7 @@ from hydragnn_hpc.member.training import checkpoint as saved
 from hydragnn_hpc.member.training.evaluate import Part, test_errors, weights_hash
 from hydragnn_hpc.member.training.schedule import Schedule
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
-from hydragnn_hpc.records.events import EndState
+from hydragnn_hpc.records.events import EndState, EngineChanged
 from hydragnn_hpc.sections import Variant
 
 _NUMBERS = ("parameters", "buffers", "best_parameters", "best_buffers")
@@ -91,6 +91,11 @@ class StackTraining:
     engine : Engine
     attempt : int
         Goes into ``result.json``.
+
+    Attributes
+    ----------
+    engine_changes : list of EngineChanged
+        Of members that another engine, or the same with other vectors, trained before.
     """
 
     def __init__(self, setting: Setting, variant: str, replicas: list[int], engine: Engine, attempt: int) -> None:
@@ -100,6 +105,7 @@ class StackTraining:
         self._optimizer_kind = OPTIMIZERS[self._options.optimizer.name]
         self._stack = list(replicas)
         self._saved_at = time.monotonic()
+        self.engine_changes: list[EngineChanged] = []
         self.members = [self._new_member(r) for r in replicas]
         self._begin()
         self._validation = Part(engine, setting.samples, setting.samples.parts[1])
@@ -121,7 +127,9 @@ class StackTraining:
             if found is not None:
                 member.schedule, member.history, member.sessions = found.schedule, found.history, found.sessions
                 member.tell(f"resumed after epoch {member.epoch}")
-            member.sessions.append({"started": now(), "ended": now(), **self._setting.where, "epochs": 0})
+                self._compare_engines(member)
+            used = {"engine": self._engine.name, "lanes": self._engine.lanes}
+            member.sessions.append({"started": now(), "ended": now(), **self._setting.where, "epochs": 0, **used})
             for name, value in (start if found is None else found.tensors).items():
                 columns.setdefault(name, []).append(value)
         stacked = {name: torch.stack(column) for name, column in columns.items()}
@@ -130,6 +138,15 @@ class StackTraining:
         self.parameters, self.buffers, self._best_parameters, self._best_buffers = (numbers.pop(n) for n in _NUMBERS)
         self._gradients = torch.zeros_like(self.parameters)
         self._optimizer = self._optimizer_kind(self._options.optimizer, numbers)
+
+    def _compare_engines(self, member: Member) -> None:
+        """Note where another engine, or the same with other vectors, trained a member before its interruption."""
+        last = member.sessions[-1]
+        before, after = _described(last["engine"], last["lanes"]), _described(self._engine.name, self._engine.lanes)
+        if before != after:
+            change = EngineChanged(variant=self.variant.name, replica=member.replica, before=before, after=after)
+            self.engine_changes.append(change)
+            member.tell(f"was trained by {before}, goes on with {after}: the last digits of its result depend on that")
 
     def _initial(self, member: Member) -> dict[str, torch.Tensor]:
         """A member's numbers before its first epoch, under the names of its checkpoint."""
@@ -292,6 +309,10 @@ class StackTraining:
             # How inputs and references are computed for other structures (`dataset.inputs`, `dataset.residual`).
             "ready": dict(setting.samples.recipe),
         }
+
+
+def _described(engine: str, lanes: int | None) -> str:
+    return f"engine {engine}" + (f" with {lanes} vector lanes" if lanes else "")
 
 
 def shuffle(seed: int, epoch: int, n: int) -> np.ndarray:
