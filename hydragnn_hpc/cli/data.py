@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hydragnn_hpc.cli.data_options import check_seed, one_of, parse_cell, parse_fractions
+from hydragnn_hpc.cli.data_options import FORMATS_HELP, ON_ERROR_HELP, check_seed, one_of, parse_cell, parse_fractions
 from hydragnn_hpc.cli.data_show import check_values, show
 from hydragnn_hpc.errors import UserError
 
@@ -65,15 +65,15 @@ def prepare(
     raw: Annotated[
         Path,
         typer.Argument(
-            help="LSMS text, extended XYZ or ASE databases (.db, .json): a folder, a tar archive of any compression, or"
-            " (not LSMS) a file."
+            help="LSMS text, extended XYZ, ASE databases (.db, .json) or what else ASE reads (POSCAR, .cif, .traj): a"
+            " file, a folder, or an archive (.zip, or .tar of any compression)."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="The data set to make; its name ends in .bp.")],
     cutoff: Annotated[
         str, typer.Option(help="Neighbours are closer than this; with its unit, bohr or angstrom.")
     ] = "7bohr",
-    form: Annotated[str, typer.Option("--format", help="auto (by content), lsms, extxyz, or ase-db.")] = "auto",
+    form: Annotated[str, typer.Option("--format", help=FORMATS_HELP)] = "auto",
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -121,10 +121,10 @@ def prepare(
             " Else from the data's pure cells."
         ),
     ] = None,
-    on_error: Annotated[str, typer.Option(help="A malformed file or structure: fail, skip.")] = "fail",
+    on_error: Annotated[str, typer.Option(help=ON_ERROR_HELP)] = "fail",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing data set.")] = False,
 ) -> None:
-    """Turn LSMS text, extended XYZ or ASE databases into the shared ADIOS2 data set."""
+    """Turn structures in any format into the shared ADIOS2 data set."""
     from hydragnn_hpc.dataset.build import prepare as pipeline
     from hydragnn_hpc.dataset.graphs import parse_length
     from hydragnn_hpc.dataset.read import derive
@@ -196,14 +196,12 @@ def split(
 
 @app.command(epilog="Example: hydragnn-hpc data convert data/fept.bp fept.extxyz")
 def convert(
-    source: Annotated[Path, typer.Argument(help="A data set (.bp), LSMS text, extended XYZ, or an ASE database.")],
+    source: Annotated[Path, typer.Argument(help="A data set (.bp), or structures in any format that prepare reads.")],
     out: Annotated[
         Path, typer.Argument(help="A data set (.bp), an extended XYZ file (.extxyz, .xyz), or a folder of LSMS text.")
     ],
     to: Annotated[str, typer.Option(help="What to write: auto (by OUT's name), lsms, extxyz, bp.")] = "auto",
-    form: Annotated[
-        str, typer.Option("--format", help="What SOURCE is: auto (by content), lsms, extxyz, ase-db.")
-    ] = "auto",
+    form: Annotated[str, typer.Option("--format", help=f"What SOURCE is: {FORMATS_HELP}")] = "auto",
     target: Annotated[
         list[str] | None,
         typer.Option(

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 from hydragnn_hpc.errors import UserError, nearest
 
+FORMATS_HELP = "auto (by content), lsms, extxyz, ase-db, or ase: whatever else ASE reads, as POSCAR, .cif or .traj."
+ON_ERROR_HELP = "What a structure does that cannot be used: fail, or skip (it is left out and counted)."
+
 
 def parse_cell(text: str) -> tuple[float, ...]:
     """Read ``"20.872 10.436 14.116 bohr"`` (or nine numbers); returns nine numbers in bohr.

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hydragnn_hpc.cli.data_options import parse_cell
+from hydragnn_hpc.cli.data_options import FORMATS_HELP, ON_ERROR_HELP, one_of, parse_cell
 from hydragnn_hpc.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from hydragnn_hpc.dataset.build.unseen import Structures
+    from hydragnn_hpc.dataset.build.unseen import UnseenStructures
     from hydragnn_hpc.member.predict import Prediction
 
 EPILOG = "Example: hydragnn-hpc predict runs/quickstart new.extxyz --variant HCM --out predicted.csv"
-COLUMNS = ("variant", "task", "unit", "sample", "atom", "component", "mean", "std", "members")
+COLUMNS = ("variant", "task", "unit", "index", "frame", "sample", "atom", "component", "mean", "std", "members")
 
 
 def predict(
@@ -28,16 +28,20 @@ def predict(
     ],
     structures: Annotated[
         Path,
-        typer.Argument(metavar="STRUCTURES", help="LSMS text, extended XYZ or ASE databases, as for data prepare."),
+        typer.Argument(
+            metavar="STRUCTURES",
+            help="Structures in any format that data prepare reads: a file, a folder or an archive.",
+        ),
     ],
     variant: Annotated[
         list[str] | None, typer.Option(help="Use this variant; repeatable. Default: all with finished members.")
     ] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Write here. Default: standard output.")] = None,
-    form: Annotated[str, typer.Option("--format", help="auto (by content), lsms, extxyz, or ase-db.")] = "auto",
+    form: Annotated[str, typer.Option("--format", help=FORMATS_HELP)] = "auto",
     cell: Annotated[
         str, typer.Option(help="Cell of structures that hold none, as for data prepare: '20.8 10.4 14.1 bohr'.")
     ] = "",
+    on_error: Annotated[str, typer.Option(help=ON_ERROR_HELP)] = "fail",
     device: Annotated[str, typer.Option(help="cpu, cuda, xpu, or auto: what is there.")] = "auto",
 ) -> None:
     """Predict every task for new structures: mean and standard deviation over a variant's finished members, as csv.
@@ -54,6 +58,7 @@ def predict(
     for name in variant or []:
         if name not in names:
             raise UserError(f"--variant {name}: {out} has no such variant{nearest(name, names)}")
+    one_of("--on-error", on_error, ("fail", "skip"))
     if device not in ("cpu", "cuda", "xpu", "auto"):
         raise UserError(f"--device {device}; known are: cpu, cuda, xpu, auto")
     if to is not None and (to.is_dir() or not to.parent.is_dir()):  # before long work
@@ -67,27 +72,34 @@ def predict(
         set_threads(campaign.launch.threads)
         models = stage.read_models(folder, read_members(folder, campaign), variant or [])
         facts = stage.facts_of(next(iter(models.values()))[0])
-        read = unseen.read(structures, facts, form, parse_cell(cell) if cell else None, update)
+        choice = unseen.ReadingChoice(form, parse_cell(cell) if cell else None, on_error)
+        read = unseen.read(structures, facts, choice, update)
         found = [p for v, m in models.items() for p in stage.predict(campaign, v, m, read, choose_device(device, 0))]
     with nullcontext(sys.stdout) if to is None else written_whole(to, "w") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(row for prediction in found for row in _rows(prediction, read))
+    if read.skipped.count:
+        say(f"{read.skipped.count:,} structures skipped; the first: {read.skipped.reasons[0]}")
     if to is not None:
         counts = ", ".join(f"{v} ({len(m)})" for v, m in models.items())
         say(f"{to}: {len(read.names):,} structures, variants (members): {counts}")
 
 
-def _rows(prediction: Prediction, structures: Structures) -> Iterator[tuple[Any, ...]]:
-    """Yield rows of the table; atoms and components are counted from 0, and empty where there is only one."""
+def _rows(prediction: Prediction, structures: UnseenStructures) -> Iterator[tuple[Any, ...]]:
+    """Yield rows of the table, in the order of the source.
+
+    Structures, atoms and components are counted from 0; atoms and components are empty where there is only one.
+    """
     offsets = structures.arrays["atom_offsets"].tolist()
     head = (prediction.variant, prediction.task, prediction.unit)
     node, wide = prediction.level == "node", prediction.mean.shape[1] > 1
     for number, name in enumerate(structures.names):
+        which = (int(structures.index[number]), structures.origins[number], name)
         for row in range(offsets[number], offsets[number + 1]) if node else (number,):
             atom = row - offsets[number] if node else ""
             for d, (mean, std) in enumerate(
                 zip(prediction.mean[row].tolist(), prediction.std[row].tolist(), strict=True)
             ):
                 spread = "" if std != std else repr(std)
-                yield *head, name, atom, d if wide else "", repr(mean), spread, prediction.members
+                yield *head, *which, atom, d if wide else "", repr(mean), spread, prediction.members

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hydragnn_hpc.config import Campaign
-from hydragnn_hpc.dataset.build.unseen import Facts, Structures
+from hydragnn_hpc.dataset.build.unseen import TrainingFacts, UnseenStructures
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member, State
 from hydragnn_hpc.member.choose import general, network_sizes
@@ -75,13 +75,17 @@ def _read(files: MemberFolder) -> dict[str, Any]:
     return {"ready": {}, **model}
 
 
-def facts_of(model: dict[str, Any]) -> Facts:
+def facts_of(model: dict[str, Any]) -> TrainingFacts:
     """Return what a model says of the structures that it knows."""
-    return Facts(model["species"], model["neighbours"], model["ready"])
+    return TrainingFacts(model["species"], model["neighbours"], model["ready"])
 
 
 def predict(
-    campaign: Campaign, variant: str, models: Sequence[dict[str, Any]], structures: Structures, device: torch.device
+    campaign: Campaign,
+    variant: str,
+    models: Sequence[dict[str, Any]],
+    structures: UnseenStructures,
+    device: torch.device,
 ) -> list[Prediction]:
     """Apply all models of one variant.
 
@@ -112,7 +116,7 @@ def predict(
     return found
 
 
-def _samples(campaign: Campaign, tasks: Sequence[str], model: dict[str, Any], structures: Structures) -> Samples:
+def _samples(campaign: Campaign, tasks: Sequence[str], model: dict[str, Any], structures: UnseenStructures) -> Samples:
     """Return structures without targets as what an engine takes."""
     a = structures.arrays
     structure = Structure(

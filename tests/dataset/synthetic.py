@@ -11,8 +11,10 @@ import numpy as np
 
 from hydragnn_hpc.dataset.build.prepare import structure_arrays
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
-from hydragnn_hpc.dataset.read import lsms
-from hydragnn_hpc.dataset.read.gathered import Samples
+from hydragnn_hpc.dataset.read import files
+from hydragnn_hpc.dataset.read.formats import lsms
+from hydragnn_hpc.dataset.read.frames import Frame
+from hydragnn_hpc.dataset.read.gathered import RawSamples
 
 FE, CO, PT = 26, 27, 78
 
@@ -27,13 +29,31 @@ def arrays(seed: int = 0, sizes: tuple[int, ...] = (4, 1, 6), cutoff: float = 5.
     which = np.repeat(np.arange(len(sizes)), 2).astype(np.int32)
     species = [rng.choice([FE, CO, PT], sizes[g]).astype(np.int32) for g in which]
     names = [f"sample_{k}_ü" for k in range(len(which))]
-    samples = Samples(names, geometries, which, species, {}, np.zeros(len(which)))
+    samples = raw_samples(names, geometries, which, species)
     made = structure_arrays(samples, np.arange(len(which)).astype(np.uint8) % 3, cutoff)
     n_atoms = len(made["atomic_numbers"])
     made["target_energy"] = rng.normal(size=(len(which), 1))
     made["target_spin"] = rng.normal(size=(n_atoms, 3))
     made["target_spin"][0, 1] = np.nan
     return made
+
+
+def raw_samples(
+    names: list[str], geometries: list[Geometry], geometry: np.ndarray, numbers: list[np.ndarray]
+) -> RawSamples:
+    """Samples without targets, as they are read."""
+    n = len(names)
+    return RawSamples(names, names, np.arange(n), geometries, geometry, numbers, {}, np.full(n, np.nan))
+
+
+def frame_of(name: str, geometry: Geometry, numbers: np.ndarray) -> Frame:
+    """A structure without values."""
+    return Frame(name, name, name, numbers, geometry.pos, geometry.cell, geometry.periodic)
+
+
+def lsms_samples(source: Path) -> list[lsms.LsmsSample]:
+    """All LSMS text of a folder or archive, in its order."""
+    return [lsms.parse_sample(file.read(), file.where) for file in files.iter_files(source)]
 
 
 def facts(of: dict[str, np.ndarray]) -> dict[str, Any]:

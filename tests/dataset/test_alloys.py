@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic import lsms_samples
 
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build import convert
@@ -107,12 +108,10 @@ def test_a_ternary_of_several_sizes_is_split_by_composition(tmp_path: Path) -> N
 
 
 def test_fept_as_extended_xyz_is_the_lsms_text(tmp_path: Path) -> None:
-    from hydragnn_hpc.dataset.read.lsms import iter_samples
-
     assert convert.generate_fept(tmp_path / "a.extxyz", 3, 0) == 95
     surrogate.generate(tmp_path / "raw", 3, 0)
     read = ase.io.read(tmp_path / "a.extxyz", index=":")
-    for atoms, sample in zip(read, iter_samples(tmp_path / "raw"), strict=True):
+    for atoms, sample in zip(read, lsms_samples(tmp_path / "raw"), strict=True):
         assert atoms.info["total_energy"] == sample.energies[0] and atoms.pbc.all()
         np.testing.assert_allclose(atoms.get_charges(), sample.charge, rtol=0, atol=1e-13)
 

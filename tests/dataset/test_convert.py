@@ -11,14 +11,14 @@ from alloy_frames import frames, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from synthetic import alloys, write_raw
+from synthetic import alloys, frame_of, write_raw
 
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.convert import convert
 from hydragnn_hpc.dataset.build.prepare import arrays_of, facts_of, prepare
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry
-from hydragnn_hpc.dataset.read.gathered import Collector
+from hydragnn_hpc.dataset.read.gathered import SampleCollector
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
@@ -40,7 +40,7 @@ def data_sets(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         for name in draw(st.lists(st.sampled_from(unused), min_size=1, max_size=3, unique=True))
     ]  # fmt: skip
     widths = {p.name: draw(st.sampled_from([1, 2, 9])) for p in properties}
-    found = Collector()
+    found = SampleCollector()
     for k in range(n):
         size = draw(st.integers(1, 3))
         pos = np.arange(size)[:, None] * [0, 0, 2.5] + draw(npst.arrays(float, (size, 3), elements=st.floats(0, 1)))
@@ -54,7 +54,8 @@ def data_sets(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             if k < 2:
                 values[p.name][:] = np.where(np.isnan(values[p.name]), float(k), values[p.name])
         name = draw(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6)) + f"_{k}"
-        found.add(name, Geometry(pos, cell, periodic), z, values, np.nan)
+        geometry = Geometry(pos, cell, periodic)
+        found.add(frame_of(name, geometry, z), k, geometry, values)
     samples = found.samples(properties, widths)
     # In the order in which reading finds them again.
     arrays = arrays_of(samples.chosen(np.arange(n)), np.arange(n, dtype=np.uint8) % 3, 4.0)

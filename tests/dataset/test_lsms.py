@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic import lsms_samples
 
-from hydragnn_hpc.dataset.read import lsms
+from hydragnn_hpc.dataset.read import frames, sources
+from hydragnn_hpc.dataset.read.formats import lsms
+from hydragnn_hpc.dataset.read.frames import MalformedError
+from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.errors import UserError
 
 finite = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 6))
@@ -42,17 +47,17 @@ def test_what_is_written_is_read_again(z: list[int], energies: list[float], data
 
 
 def test_folder_and_archives_give_the_same_samples(raw: Path, tmp_path: Path) -> None:
-    expected = {s.name: lsms.format_sample(s) for s in lsms.iter_samples(raw)}
+    expected = {s.name: lsms.format_sample(s) for s in lsms_samples(raw)}
     assert expected == {p.name: p.read_text() for p in raw.iterdir()}
     for mode in ("", "gz", "bz2", "xz"):
         archive = tmp_path / f"raw.tar.{mode}"
         with tarfile.open(archive, f"w:{mode}") as tar:  # type: ignore[call-overload]
             tar.add(raw, "inside")
-        assert {s.name: lsms.format_sample(s) for s in lsms.iter_samples(archive)} == expected
+        assert {s.name: lsms.format_sample(s) for s in lsms_samples(archive)} == expected
 
 
 def test_a_folder_is_read_in_natural_order(raw: Path) -> None:
-    names = [s.name for s in lsms.iter_samples(raw)]
+    names = [s.name for s in lsms_samples(raw)]
     assert names == [f"out_{k}" for k in range(len(names))]
 
 
@@ -112,61 +117,60 @@ def test_any_damage_is_told_or_read_as_python_reads_it(edits: list[tuple[int, by
         (GOOD.replace(" 26  ", "26.5 ", 1).encode(), "line 2: 26.5 is no proton number"),
         (GOOD.replace(" 26  ", "  0  ", 1).encode(), "line 2: 0 is no proton number"),
         (GOOD.replace(" 26  ", "119  ", 1).encode(), "line 2: 119 is no proton number"),
-        ("\n".join([LINES[0], LINES[1], LINES[1], ""]).encode(), "line 3: two atoms in one place, [1.0, 0.0, 0.0]"),
-        (GOOD.replace("0.0000", "0.0001", 1).replace(*SECOND_ON_FIRST).encode(), "the other in line 2"),
+        ("\n".join([LINES[0], LINES[1], LINES[1], ""]).encode(), "atom 1: two atoms in one place, [1.0, 0.0, 0.0]"),
+        (GOOD.replace("0.0000", "0.0001", 1).replace(*SECOND_ON_FIRST).encode(), "the other is atom 0"),
     ],
 )
 def test_a_malformed_file_is_named_with_line_and_reason(tmp_path: Path, content: bytes, told: str) -> None:
     (tmp_path / "out_1").write_bytes(GOOD.encode())
     (tmp_path / "out_2").write_bytes(content)
-    with pytest.raises(UserError, match="out_2") as caught:
-        list(lsms.iter_samples(tmp_path))
+    with pytest.raises(MalformedError, match="out_2") as caught:
+        sources.read(tmp_path, Options())
     assert told in str(caught.value) and "\n" not in str(caught.value)
-    skipped = lsms.Skipped()
-    assert [s.name for s in lsms.iter_samples(tmp_path, "skip", skipped)] == ["out_1"]
-    assert skipped.count == 1 and told in skipped.reasons[0]
+    found = sources.read(tmp_path, Options(on_error="skip"))
+    assert found.samples.names == ["out_1"]
+    assert found.skipped.count == 1 and told in found.skipped.reasons[0]
 
 
 def test_files_that_cannot_be_read_are_passed_over_where_asked(tmp_path: Path) -> None:
     (tmp_path / "out_1").write_text(GOOD)
     (tmp_path / "out_2").symlink_to("nowhere")
     (tmp_path / "README").write_text("notes on these runs\n")
-    with pytest.raises(lsms.MalformedError, match="README, line 1"):
-        list(lsms.iter_samples(tmp_path))
-    skipped = lsms.Skipped()
-    assert [s.name for s in lsms.iter_samples(tmp_path, "skip", skipped)] == ["out_1"]
-    assert skipped.count == 2 and "link to nowhere" in skipped.reasons[1]
+    with pytest.raises(MalformedError, match="README, line 1"):
+        sources.read(tmp_path, Options())
+    found = sources.read(tmp_path, Options(on_error="skip"))
+    assert found.samples.names == ["out_1"]
+    assert found.skipped.count == 2 and "link to nowhere" in found.skipped.reasons[1]
     with pytest.raises(UserError, match="did you mean 'skip'"):
-        list(lsms.iter_samples(tmp_path, "skp"))
+        sources.read(tmp_path, Options(on_error="skp"))
 
 
 def test_many_failures_are_counted_and_the_first_few_shown(tmp_path: Path) -> None:
     for k in range(50):
         (tmp_path / f"out_{k}").write_text("broken\n" if k % 2 else GOOD)
-    skipped = lsms.Skipped()
-    assert len(list(lsms.iter_samples(tmp_path, "skip", skipped))) == 25
+    found = sources.read(tmp_path, Options(on_error="skip"))
+    skipped = found.skipped
+    assert len(found.samples.names) == 25
     assert skipped.count == 25 and len(skipped.reasons) == 5 and "out_1," in skipped.reasons[0]
 
 
 def test_geometries_beyond_the_remembered_are_still_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lsms, "_REMEMBERED", 2)
-    check, good = lsms.GeometryCheck(), lsms.parse_sample(GOOD.encode(), "x")
+    monkeypatch.setattr(frames, "_REMEMBERED", 2)
+    check, good = frames.FrameCheck(), lsms.frame_of(lsms.parse_sample(GOOD.encode(), "x"), "x", "x")
     for k in range(5):
-        moved = good.pos + k
-        check(lsms.new_sample("x", np.ones(3), good.atomic_numbers, moved, (good.charge, good.moment)), "x")
-    twice = lsms.new_sample("x", np.ones(3), good.atomic_numbers, np.ones((2, 3)), (good.charge, good.moment))
+        check(replace(good, pos=good.pos + k))
     with pytest.raises(UserError, match="two atoms in one place"):
-        check(twice, "x")
+        check(replace(good, pos=np.ones((2, 3))))
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
-        list(lsms.iter_samples(tmp_path / "nowhere"))
+        sources.read(tmp_path / "nowhere", Options())
     with pytest.raises(UserError, match="holds no file"):
-        list(lsms.iter_samples(tmp_path))
+        sources.read(tmp_path, Options())
     (tmp_path / "notes.tar").write_bytes(b"not an archive" * 100)
-    with pytest.raises(UserError, match="as a tar archive"):
-        list(lsms.iter_samples(tmp_path / "notes.tar"))
+    with pytest.raises(UserError, match="no archive"):
+        sources.read(tmp_path / "notes.tar", Options())
 
 
 @pytest.mark.realdata

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic import frame_of, lsms_samples, raw_samples
 
 from hydragnn_hpc.config import parse_campaign
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import fit_scaling, prepare, structure_arrays
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry
-from hydragnn_hpc.dataset.read.gathered import Collector, Samples
-from hydragnn_hpc.dataset.read.lsms import format_sample, iter_samples, new_sample
+from hydragnn_hpc.dataset.read.formats.lsms import format_sample, new_sample, parse_sample
+from hydragnn_hpc.dataset.read.gathered import RawSamples, SampleCollector
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged import match
 from hydragnn_hpc.dataset.staged.copies import Staging, open_staged, remove_abandoned, write_test_set
@@ -44,7 +45,7 @@ def test_what_went_in_comes_out(raw: Path, bp: Path) -> None:
         for s, e in zip(a["sample_name_offsets"], a["sample_name_offsets"][1:], strict=False)
     ]
     assert manifest.sizes["G"] == 1 and manifest.sizes["E"] == 206
-    for position, sample in enumerate(iter_samples(raw)):
+    for position, sample in enumerate(lsms_samples(raw)):
         assert names[position] == sample.name
         atoms = slice(a["atom_offsets"][position], a["atom_offsets"][position + 1])
         np.testing.assert_array_equal(a["atomic_numbers"][atoms], sample.atomic_numbers)
@@ -95,7 +96,7 @@ def test_mixed_atom_counts_and_geometries(tmp_path: Path) -> None:
 def test_isolated_atoms_and_data_without_any_edge(tmp_path: Path) -> None:
     geometry = Geometry(np.array([[0.0, 0, 0], [50, 0, 0]]), np.zeros((3, 3)), (False,) * 3)
     z = [np.array([26, 78], np.int32)] * 3
-    samples = Samples(["a", "b", "c"], [geometry], np.zeros(3, np.int32), z, {}, np.zeros(3))
+    samples = raw_samples(["a", "b", "c"], [geometry], np.zeros(3, np.int32), z)
     arrays = structure_arrays(samples, np.arange(3, dtype=np.uint8), 7.0)
     arrays["target_mixing_enthalpy"] = np.arange(3.0)[:, None]
     facts = {"targets": fit_scaling(arrays, "all"), "species": {"minimum": 26, "maximum": 78}, "scaled_over": "all"}
@@ -114,7 +115,7 @@ def test_edges_are_in_memory_once() -> None:
     grid = np.stack(np.meshgrid(*[np.arange(4) * 3.5] * 3), axis=-1).reshape(-1, 3)
     geometries = [Geometry(grid + rng.uniform(0, 0.3, grid.shape), cell, (True,) * 3) for _ in range(60)]
     z, n = [np.full(64, 26, np.int32)] * 60, np.arange(60, dtype=np.int32)
-    samples = Samples([f"s{k}" for k in range(60)], geometries, n, z, {}, np.zeros(60))
+    samples = raw_samples([f"s{k}" for k in range(60)], geometries, n, z)
     structure_arrays(samples, np.zeros(60, np.uint8), 7.0)  # what is imported and compiled at first use
     tracemalloc.start()
     try:
@@ -131,13 +132,14 @@ def test_atoms_of_samples_are_on_disk_while_they_are_gathered(tmp_path: Path) ->
     rng = np.random.default_rng(0)
     wanted = Property("charge", "node", "e", "charge")
 
-    def gathered(n: int, atoms: int) -> tuple[Samples, int]:
+    def gathered(n: int, atoms: int) -> tuple[RawSamples, int]:
         tracemalloc.start()
         try:
-            found = Collector(tmp_path)
+            found = SampleCollector(tmp_path)
             for k in range(n):
                 geometry = Geometry(rng.uniform(0, 9, (atoms, 3)), np.eye(3) * 9.0, (True,) * 3)
-                found.add(f"s{k}", geometry, np.full(atoms, 26 + k, np.int32), {"charge": np.full((atoms, 1), k)}, 0.0)
+                frame = frame_of(f"s{k}", geometry, np.full(atoms, 26 + k, np.int32))
+                found.add(frame, k, geometry, {"charge": np.full((atoms, 1), k)})
             return found.samples([wanted], {"charge": 1}), tracemalloc.get_traced_memory()[0]
         finally:
             tracemalloc.stop()
@@ -155,7 +157,7 @@ def test_atoms_of_samples_are_on_disk_while_they_are_gathered(tmp_path: Path) ->
 def test_no_room_for_what_is_gathered_is_told(tmp_path: Path) -> None:
     geometry = Geometry(np.zeros((1, 3)), np.eye(3), (True,) * 3)
     with pytest.raises(UserError, match=r"cannot write .*gone: No such file or directory; free space or choose"):
-        Collector(tmp_path / "gone").add("s", geometry, np.array([26], np.int32), {}, 0.0)
+        SampleCollector(tmp_path / "gone").add(frame_of("s", geometry, np.array([26], np.int32)), 0, geometry, {})
 
 
 def test_periodic_needs_a_cell(raw: Path, tmp_path: Path) -> None:
@@ -198,20 +200,13 @@ def test_a_campaign_is_held_to_its_data_set(raw: Path, bp: Path, tmp_path: Path)
             match.check(campaign(bp, **changes), manifest)
     for file in raw.iterdir():
         (tmp_path / "raw").mkdir(exist_ok=True)
-        sample = next(iter(iter_samples_of(file)))
+        sample = parse_sample(file.read_bytes(), str(file))
         sample.table[:, 6] = 0.25
         (tmp_path / "raw" / file.name).write_text(format_sample(sample))
     constant = prepare(tmp_path / "raw", tmp_path / "constant.bp", Options())
     tasks = {"H": {"level": "node", "field": "magnetic_moment"}}
     with pytest.raises(UserError, match=r"constant \(0.25 μB\)"):
         match.check(campaign(bp, tasks=tasks), constant)
-
-
-def iter_samples_of(file: Path):
-    """Parse one file."""
-    from hydragnn_hpc.dataset.read.lsms import parse_sample
-
-    yield parse_sample(file.read_bytes(), str(file))
 
 
 def test_existing_data_is_not_overwritten(raw: Path, bp: Path, tmp_path: Path) -> None:

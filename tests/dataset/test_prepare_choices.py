@@ -14,7 +14,7 @@ from synthetic import alloys, write_raw
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.graphs import parse_length
-from hydragnn_hpc.dataset.read.lsms import LsmsSample, write_sample
+from hydragnn_hpc.dataset.read.formats.lsms import LsmsSample, write_sample
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError

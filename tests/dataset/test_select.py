@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic import frame_of
 
 from hydragnn_hpc.dataset.build import select
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.read import derive
-from hydragnn_hpc.dataset.read.gathered import Collector
+from hydragnn_hpc.dataset.read.gathered import SampleCollector
 from hydragnn_hpc.errors import UserError
 
 FRACTIONS = (0.7, 0.15, 0.15)
@@ -161,9 +162,9 @@ def test_the_order_in_which_samples_are_read_and_classes_are_numbered_does_not_m
     geometry = Geometry(np.zeros((1, 3)), np.zeros((3, 3)), (False,) * 3)
     found = []
     for order in (numbers, data.draw(st.permutations(numbers))):
-        read = Collector()
+        read = SampleCollector()
         for k in order:
-            read.add(f"out_{k}", geometry, np.array([26 + k % 2], np.int32), {}, 0.0)
+            read.add(frame_of(f"out_{k}", geometry, np.array([26 + k % 2], np.int32)), k, geometry, {})
         samples = read.samples([], {})
         _, counts = select.species_counts(np.concatenate(samples.atomic_numbers), samples.atom_offsets())
         called = dict(zip(range(500), data.draw(st.permutations(range(500))), strict=True))

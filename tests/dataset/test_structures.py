@@ -18,9 +18,10 @@ from ase import Atoms
 
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
+from hydragnn_hpc.dataset.read import sources
 from hydragnn_hpc.dataset.read.files import is_compressed
+from hydragnn_hpc.dataset.read.formats import detect, iter_frames
 from hydragnn_hpc.dataset.read.options import Options
-from hydragnn_hpc.dataset.read.structures import detect, iter_frames
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM, RYDBERG_IN_EV
@@ -248,9 +249,6 @@ BAD_TEXT: dict[str, tuple[str, str, int]] = {
 
 @pytest.mark.parametrize("case", BAD_TEXT)
 def test_damaged_text_costs_one_frame(case: str, tmp_path: Path) -> None:
-    from hydragnn_hpc.dataset.read.gathered import Collector
-    from hydragnn_hpc.dataset.read.sources import read_structures
-
     text, told, good = BAD_TEXT[case]
     source = tmp_path / "a.extxyz"
     source.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -262,7 +260,7 @@ def test_damaged_text_costs_one_frame(case: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=told):
             prepare(source, tmp_path / "x.bp", options)
         return
-    raw = read_structures(source, "extxyz", options, Collector(tmp_path))
+    raw = sources.read(source, options, folder=tmp_path)
     assert len(raw.samples.names) == good and raw.skipped.count == 1
 
 
@@ -285,7 +283,7 @@ def test_a_boundary_in_every_spelling(shown: str, tmp_path: Path) -> None:
 )
 def test_a_file_of_no_known_format(name: str, content: bytes, told: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    for options in (OPTIONS, Options(periodic=True, needs_targets=False)):
+    for options in (OPTIONS, Options(periodic=True, purpose="predict")):
         with pytest.raises(UserError, match=told):
             prepare(tmp_path / name, tmp_path / "x.bp", options)
 
@@ -302,7 +300,7 @@ def test_a_file_that_the_system_does_not_give_is_not_called_damaged(tmp_path: Pa
 def test_a_folder_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / ".hidden").write_text(GOOD)
-    for options in (OPTIONS, Options(periodic=True, needs_targets=False)):
+    for options in (OPTIONS, Options(periodic=True, purpose="predict")):
         with pytest.raises(UserError, match="holds no file"):
             prepare(tmp_path / "raw", tmp_path / "x.bp", options)
 

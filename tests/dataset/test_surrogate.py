@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic import lsms_samples
 
 from hydragnn_hpc.dataset.features.ewald import madelung_matrix
 from hydragnn_hpc.dataset.generate import surrogate
-from hydragnn_hpc.dataset.read import lsms
 from hydragnn_hpc.errors import UserError
 
 
@@ -122,7 +122,7 @@ def test_progress_counts_up_to_the_whole(tmp_path: Path, capfd: pytest.CaptureFi
 
 def test_the_files_hold_what_the_law_gives(raw: Path) -> None:
     """Neutral cells, the pure cells' energies as given, and H from the written energies."""
-    samples = list(lsms.iter_samples(raw))
+    samples = lsms_samples(raw)
     on = surrogate.lattice()
     for sample in samples[::17] + samples[-2:]:
         fe = sample.atomic_numbers == surrogate.FE

@@ -13,6 +13,7 @@ from hydragnn_hpc.config import config_hash, parse_campaign
 from hydragnn_hpc.dataset.build import prepare, unseen
 from hydragnn_hpc.dataset.features.inputs import Recipe, Site
 from hydragnn_hpc.dataset.generate import surrogate
+from hydragnn_hpc.dataset.read.frames import Skipped
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged import copies
 from hydragnn_hpc.dataset.staged.requirements import Wanted
@@ -147,7 +148,9 @@ def test_a_model_holds_what_new_structures_need(staged: copies.StagedData, tmp_p
 
     again = Site(recipe, geometry(a, 0)).inputs(numbers)
     np.testing.assert_allclose(again.reshape(-1, 7), a["node_inputs"][:160], atol=1e-5)
-    structures = unseen.Structures([""] * len(a["split"]), a, a["node_inputs"])
+    structures = unseen.UnseenStructures(
+        [""] * len(a["split"]), [], np.arange(len(a["split"])), a, a["node_inputs"], Skipped()
+    )
     for task in ("H", "C"):
         found = structures.reference(model["ready"]["references"][task])
         np.testing.assert_allclose(found, a[f"reference_{task}"], atol=1e-6)

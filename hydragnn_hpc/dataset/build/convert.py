@@ -1,8 +1,8 @@
-"""Between LSMS text, extended XYZ and the data set: everything that both sides can hold, and word of what is lost.
+"""Between formats of structures and the data set: everything that both sides can hold, and a list of what is lost.
 
-A structure passes as a :class:`~hydragnn_hpc.dataset.read.structures.Frame`. LSMS text's numbers have fixed keys there
-(:data:`LSMS_UNITS`); a data set's have its targets' names. The first frame of an extended XYZ file written here says in
-its key ``hydragnn_hpc`` what makes it a data set again.
+A structure passes as a :class:`~hydragnn_hpc.dataset.read.frames.Frame`. LSMS text's numbers have fixed keys there
+(:data:`hydragnn_hpc.dataset.read.formats.lsms.UNITS`); a data set's have its targets' names. The first frame of an
+extended XYZ file written here states in its key ``hydragnn_hpc`` what makes it a data set again.
 """
 
 from __future__ import annotations
@@ -19,28 +19,24 @@ import numpy as np
 from hydragnn_hpc.dataset import outputs, store
 from hydragnn_hpc.dataset.build import prepare
 from hydragnn_hpc.dataset.generate import surrogate
-from hydragnn_hpc.dataset.read import lsms, sources, structures, xyz
+from hydragnn_hpc.dataset.read import files, formats, sources
+from hydragnn_hpc.dataset.read.formats import lsms
+from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame
+from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
 from hydragnn_hpc.dataset.read.options import Options
-from hydragnn_hpc.dataset.read.structures import Frame
-from hydragnn_hpc.dataset.read.targets import Wanted, parse_targets
+from hydragnn_hpc.dataset.read.targets import TargetSpec, parse_targets
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import RYDBERG_IN_EV
 from hydragnn_hpc.logs import Progress
 
 KINDS = ("lsms", "extxyz", "bp")
-LSMS_UNITS = {
-    "total_energy": "Ry", "band_energy": "Ry", "fermi_energy": "Ry", "charge": "e", "magnetic_moment": "μB",
-}  # fmt: skip
-"""Keys and units of LSMS text's numbers; ``charge`` is the electrons in the site."""
 
-# LSMS text's columns 2 to 5 and 8 to 18, carried along: index, position in bohr (through ångström it would come back
-# with another last digit), spin and field.
-_REST = "lsms_columns"
 _SAME_POSITION = 1e-9  # bohr
 _SAYS = "hydragnn_hpc"
+# Names that mean something else to whoever reads extended XYZ, in any letter case.
 _RESERVED = {
     "stress", "virial", "virials", "lattice", "properties", "pbc", "name", "split", "numbers", "positions", "species",
-    "pos", "symbols", "move_mask", "cell", "uid", "tags", "masses", "momenta", _SAYS,
+    "pos", "symbols", "z", "move_mask", "cell", "uid", "tags", "masses", "momenta", _SAYS,
 }  # fmt: skip
 
 
@@ -69,7 +65,7 @@ def convert(source: Path, out: Path, options: Options, to: str = "auto", force: 
     Parameters
     ----------
     source : Path
-        LSMS text, extended XYZ, an ASE database, or a data set.
+        Structures of any format, or a data set.
     out : Path
         A data set (``.bp``), an extended XYZ file (``.xyz``, ``.extxyz``), or else a folder of LSMS text.
     options : Options
@@ -89,7 +85,7 @@ def convert(source: Path, out: Path, options: Options, to: str = "auto", force: 
     kind = _kind_of(out) if to == "auto" else to
     given = "bp" if source.suffix == ".bp" else options.form
     if given == "auto":
-        given = structures.detect(source)
+        given = formats.detect(source)
     if given == kind:
         raise UserError(f"{source} is {given} already; copy it, or give OUT another name or --to")
     write = {"bp": _to_bp, "extxyz": _to_extxyz, "lsms": _to_lsms}[kind]
@@ -100,30 +96,24 @@ def _kind_of(out: Path) -> str:
     return "bp" if out.suffix == ".bp" else "extxyz" if out.suffix in (".xyz", ".extxyz") else "lsms"
 
 
-def frame_of_lsms(sample: lsms.LsmsSample, cell: tuple[float, ...] | None) -> Frame:
-    """Return an LSMS sample as a frame; periodic if a cell (nine numbers, bohr) is given."""
-    table = sample.table
-    values = dict(zip(("total_energy", "band_energy", "fermi_energy"), sample.energies.tolist(), strict=True))
-    columns = {
-        "charge": sample.charge,
-        "magnetic_moment": sample.moment,
-        _REST: np.concatenate([table[:, 1:5], table[:, 7:]], axis=1),
-    }
-    matrix = np.zeros((3, 3)) if cell is None else np.array(cell).reshape(3, 3)
-    periodic = (cell is not None,) * 3
-    return Frame(sample.name, sample.name, sample.atomic_numbers, sample.pos, matrix, periodic, values, columns)
+def _with_cell(frame: Frame, cell: tuple[float, ...] | None) -> Frame:
+    """Return a frame with a cell (nine numbers, bohr) and periodic, if one is given and the frame has none."""
+    if cell is None or frame.cell.any():
+        return frame
+    return replace(frame, cell=np.array(cell).reshape(3, 3), periodic=(True, True, True))
 
 
-def _frames_of_bp(bp: Path) -> tuple[store.Manifest, Iterator[Frame]]:
+def _frames_of_bp(bp: Path) -> tuple[store.Manifest, Iterator[tuple[Frame, int]]]:
+    """Return the manifest, and every sample with its part of the split."""
     manifest, a = store.read(bp)
 
-    def frames() -> Iterator[Frame]:
+    def frames() -> Iterator[tuple[Frame, int]]:
         sites = list(pairwise(a["geometry_atom_offsets"].tolist()))
         text, names = a["sample_names"].tobytes(), pairwise(a["sample_name_offsets"].tolist())
         atoms = pairwise(a["atom_offsets"].tolist())
         for k, ((start, end), (first, last)) in enumerate(zip(names, atoms, strict=True)):
             g = int(a["sample_geometry"][k])
-            values: dict[str, Any] = {"split": int(a["split"][k])}
+            values: dict[str, Any] = {}
             columns = {}
             for name, target in manifest.targets.items():
                 if target["level"] == "node":
@@ -131,31 +121,36 @@ def _frames_of_bp(bp: Path) -> tuple[store.Manifest, Iterator[Frame]]:
                 elif not np.isnan(a[f"target_{name}"][k]).all():
                     values[name] = a[f"target_{name}"][k]
             p = a["periodic"][g].astype(bool).tolist()
-            name = text[start:end].decode()
-            yield Frame(name, f"{bp}, sample {k}", a["atomic_numbers"][first:last], a["pos"][slice(*sites[g])],
-                        a["cell"][g], (p[0], p[1], p[2]), values, columns)  # fmt: skip
+            frame = Frame(text[start:end].decode(), f"{bp.name}@{k}", f"{bp}, sample {k}",
+                          a["atomic_numbers"][first:last], a["pos"][slice(*sites[g])], a["cell"][g],
+                          (p[0], p[1], p[2]), values, columns)  # fmt: skip
+            yield frame, int(a["split"][k])
 
     return manifest, frames()
 
 
 def _read(source: Path, options: Options) -> Iterator[Frame]:
+    """Yield the structures of a source; LSMS text in natural order of the names, wherever the files come from."""
+
+    def good() -> Iterator[Frame]:
+        for frame in formats.iter_frames(source, options.form):
+            if isinstance(frame, UserError):
+                raise frame
+            yield _with_cell(frame, options.cell)
+
     if options.form == "lsms":
-        for sample in sorted(lsms.iter_samples(source), key=lambda s: (lsms.natural_key(s.name), s.name)):
-            yield frame_of_lsms(sample, options.cell)
-        return
-    for frame in structures.iter_frames(source, options.form):
-        if isinstance(frame, UserError):
-            raise frame
-        yield frame
+        return iter(sorted(good(), key=lambda frame: (files.natural_key(frame.name), frame.name)))
+    return good()
 
 
 def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conversion:
     outputs.refuse_file(out, force)
     lost: dict[str, None] = {}
-    says: dict[str, Any] = {}
+    frames: Iterator[tuple[Frame, int | None]]
+    stated: dict[str, Any] = {}
     if options.form == "bp":
         manifest, frames = _frames_of_bp(source)
-        says = {
+        stated = {
             "targets": [_spelled(name, t) for name, t in manifest.targets.items()],
             "cutoff_bohr": manifest.content["neighbours"]["cutoff_bohr"],
             "scaled_over": manifest.content["scaled_over"],
@@ -163,73 +158,89 @@ def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conver
         }
         lost["neighbour lists (made again from the cutoff)"] = lost["the counts of its preparation"] = None
     else:
-        frames = _read(source, options)
+        frames = ((frame, None) for frame in _read(source, options))
     count = 0
     with outputs.new_file(out) as stream:
-        for frame in frames:
-            stream.write(frame_text(frame, {_SAYS: says} if says and not count else {}, lost).encode())
+        for frame, part in frames:
+            head = {} if part is None else {"split": part}
+            tail = {_SAYS: stated} if stated and not count else {}
+            stream.write(frame_text(frame, lost, head, tail).encode())
             count += 1
     return Conversion("extxyz", count, tuple(lost))
 
 
-def frame_text(frame: Frame, extra: Mapping[str, Any], lost: dict[str, None]) -> str:
-    """Return a frame as extended XYZ; keys that are neither number nor text are named in ``lost``."""
-    values: dict[str, Any] = {"name": frame.name}
+def frame_text(
+    frame: Frame, lost: dict[str, None], head: Mapping[str, Any] | None = None, tail: Mapping[str, Any] | None = None
+) -> str:
+    """Return a frame as extended XYZ; keys that are neither number nor text are named in ``lost``.
+
+    ``head`` and ``tail`` are written before and after the frame's own values, under their keys as they are.
+    """
+    values: dict[str, Any] = {"name": frame.name, **(head or {})}
     columns = {}
     for key, value in frame.values.items():
-        if _is_written(key, np.asarray(value), 2) or isinstance(value, str):
+        if _is_key(key) and (isinstance(value, str) or _is_written(value, 2)):
             values[_key(key)] = value
         else:
             lost[f"'{key}' (no number, or a table)"] = None
     for key, value in frame.columns.items():
-        array = np.asarray(value)
-        if _is_written(key, array, 4):
+        if _is_key(key) and _is_written(value, 4):
+            array = np.asarray(value)
             columns[_key(key)] = array.astype(int) if array.dtype.kind == "b" else array
         else:
             lost[f"'{key}' (no numbers)"] = None
-    return xyz.format_frame(frame.atomic_numbers, frame.pos, frame.cell, frame.periodic, {**values, **extra}, columns)
+    periodic = frame.periodic or (False, False, False)
+    return format_frame(frame.atomic_numbers, frame.pos, frame.cell, periodic, {**values, **(tail or {})}, columns)
 
 
-def _is_written(key: str, array: np.ndarray, dimensions: int) -> bool:
-    return array.dtype.kind in "biuf" and array.ndim < dimensions and array.size > 0 and not re.search(r"[:=\s]", key)
+def _is_key(key: str) -> bool:
+    return re.fullmatch(r"""[^\s:="'{}\[\]\\]+""", key) is not None
+
+
+def _is_written(value: Any, dimensions: int) -> bool:
+    array = np.asarray(value)
+    return array.dtype.kind in "biuf" and array.ndim < dimensions and array.size > 0
 
 
 def _key(name: str) -> str:
-    """Return the key under which a target is written: some names mean something else to whoever reads the file."""
-    return name if name == "split" or name.lower() not in _RESERVED else f"target_{name}"
+    """Return the key under which a value is written: another for every name, and none with a meaning of its own."""
+    plain = name.casefold()
+    while plain.startswith("target_"):
+        plain = plain.removeprefix("target_")
+    return f"target_{name}" if plain in _RESERVED else name
 
 
 def _spelled(name: str, target: dict[str, Any]) -> str:
     return f"{name}={target['level']}:{_key(name)}:{target['unit'] or '1'}:{target['label']}"
 
 
-def _says(source: Path, form: str) -> dict[str, Any]:
-    """Return what the first frame says of the data set that it came from."""
-    first = next(structures.iter_frames(source, form), None)
-    said = first.values.get(_SAYS) if isinstance(first, Frame) else None
-    return said if isinstance(said, dict) else {}
+def _stated(source: Path, form: str) -> dict[str, Any]:
+    """Return what the first frame states of the data set that it came from."""
+    first = next(formats.iter_frames(source, form), None)
+    stated = first.values.get(_SAYS) if isinstance(first, Frame) else None
+    return stated if isinstance(stated, dict) else {}
 
 
-def _end_members(said: dict[str, Any]) -> dict[int, float]:
-    return {int(z): float(e) for z, e in said.get("end_members", {}).items()}
+def _end_members(stated: dict[str, Any]) -> dict[int, float]:
+    return {int(z): float(e) for z, e in stated.get("end_members", {}).items()}
 
 
 def _to_bp(source: Path, out: Path, options: Options, force: bool) -> Conversion:
     lost = ["band and Fermi energies, spin and field columns"] if options.form == "lsms" else []
-    splits: tuple[Wanted, ...] = ()
-    said: dict[str, Any] = {}
+    splits: tuple[TargetSpec, ...] = ()
+    stated: dict[str, Any] = {}
     if options.form != "lsms" and not options.targets:
-        said = _says(source, options.form)
-        targets = [str(entry) for entry in said.get("targets", ())]
-        options = replace(options, targets=parse_targets(targets), scale_over=said.get("scaled_over", "all"))
+        stated = _stated(source, options.form)
+        targets = [str(entry) for entry in stated.get("targets", ())]
+        options = replace(options, targets=parse_targets(targets), scale_over=stated.get("scaled_over", "all"))
         if targets:
             splits = parse_targets(["split=graph:split:1"])
-        if options.cutoff == 0 and isinstance(said.get("cutoff_bohr"), float):
-            options = replace(options, cutoff=said["cutoff_bohr"])
-    options = replace(options, cutoff=options.cutoff or 7.0, cap=0, keep_repeated=True)
+        if options.cutoff == 0 and isinstance(stated.get("cutoff_bohr"), float):
+            options = replace(options, cutoff=stated["cutoff_bohr"])
+    options = replace(options, cutoff=options.cutoff or 7.0, cap=0, keep_repeated=True, purpose="convert")
     store.refuse_existing(out, force)
     raw = sources.read(source, replace(options, targets=(*options.targets, *splits)), folder=store.folder_for(out))
-    raw.end_members = _end_members(said)
+    raw.end_members = _end_members(stated)
     if splits:
         raw.properties.pop()
         values = np.concatenate(raw.samples.values.pop("split"))[:, 0]
@@ -241,23 +252,23 @@ def _to_bp(source: Path, out: Path, options: Options, force: bool) -> Conversion
 def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversion:
     lost = dict.fromkeys(["cell and boundary"])
     end_members: dict[int, float] = {}
+    frames: Iterator[Frame]
     if options.form == "bp":
-        manifest, frames = _frames_of_bp(source)
+        manifest, samples = _frames_of_bp(source)
+        frames = (frame for frame, _ in samples)
         lost["split, scaling and neighbour lists"] = None
         end_members = {int(z): e for z, e in manifest.content["source"].get("end_members", {}).items()}
     else:
         frames = _read(source, options)
-        end_members = _end_members(_says(source, options.form))
+        end_members = _end_members(_stated(source, options.form))
     wanted = {w.property.name: w for w in options.targets}
     count, names = 0, set()
     with outputs.new_folder(out, force) as folder:
         for frame in frames:
             sample = _lsms_of(frame, wanted, end_members, lost)
             if not re.fullmatch(r"[\w@=+-][\w@=+.-]*", sample.name) or sample.name in names:
-                raise UserError(
-                    f"{frame.where}: the name {sample.name!r} is {'there twice' if sample.name in names else 'no name'}"
-                    " for a file; rename the structure"
-                )
+                what = "the name of two structures" if sample.name in names else "no name for a file"
+                raise UserError(f"{frame.where}: {sample.name!r} is {what}; rename the structure")
             names.add(sample.name)
             (folder / sample.name).write_text(lsms.format_sample(sample), encoding="ascii")
             count += 1
@@ -265,9 +276,16 @@ def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversi
 
 
 def _lsms_of(
-    frame: Frame, wanted: dict[str, Wanted], end_members: dict[int, float], lost: dict[str, None]
+    frame: Frame, wanted: dict[str, TargetSpec], end_members: dict[int, float], lost: dict[str, None]
 ) -> lsms.LsmsSample:
-    used = {w.key for w in wanted.values()} | {*LSMS_UNITS, _REST, "charge_transfer", "mixing_enthalpy", "split", _SAYS}
+    used = {w.key for w in wanted.values()} | {
+        *lsms.UNITS,
+        lsms.REST,
+        "charge_transfer",
+        "mixing_enthalpy",
+        "split",
+        _SAYS,
+    }
     lost.update((f"'{key}'", None) for key in (*frame.values, *frame.columns) if key not in used)
     z = frame.atomic_numbers
     total = _energy(frame, wanted, "total_energy")
@@ -287,14 +305,14 @@ def _lsms_of(
     if lacking or total is None or charge is None or moment is None:
         raise UserError(
             f"{frame.where}: LSMS text needs {' and '.join(lacking)}; say which key holds it: --target"
-            f" {lacking[0]}={'graph:KEY:Ry' if lacking[0] == 'total_energy' else 'node:KEY:' + LSMS_UNITS[lacking[0]]}"
+            f" {lacking[0]}={'graph:KEY:Ry' if lacking[0] == 'total_energy' else 'node:KEY:' + lsms.UNITS[lacking[0]]}"
         )
     others = [_energy(frame, wanted, name) for name in ("band_energy", "fermi_energy")]
     if None in others:
         lost["band and Fermi energies (not in the source: written as 0)"] = None
     energies = np.array([total, *(e or 0.0 for e in others)])
     sample = lsms.new_sample(frame.name, energies, z, frame.pos, (charge, moment))
-    rest = frame.columns.get(_REST)
+    rest = frame.columns.get(lsms.REST)
     if rest is not None and rest.shape == (len(z), 15):
         sample.table[:, 1], sample.table[:, 7:] = rest[:, 0], rest[:, 4:]
         if np.abs(rest[:, 1:4] - frame.pos).max() < _SAME_POSITION:  # else somebody has moved the atoms
@@ -304,9 +322,16 @@ def _lsms_of(
     return sample
 
 
-def _energy(frame: Frame, wanted: dict[str, Wanted], name: str) -> float | None:
+def _usable(frame: Frame, stated: Mapping[str, Any], key: str) -> Any:
+    found = stated.get(key)
+    if isinstance(found, Unreadable):
+        raise UserError(f"{frame.where}: '{key}' {found.reason}")
+    return found
+
+
+def _energy(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> float | None:
     one = wanted.get(name)
-    raw = frame.values.get(one.key if one else name)
+    raw = _usable(frame, frame.values, one.key if one else name)
     if raw is None or np.size(raw) != 1:
         return None
     if one is not None and one.unit.in_ev is None:
@@ -314,19 +339,19 @@ def _energy(frame: Frame, wanted: dict[str, Wanted], name: str) -> float | None:
     return float(np.ravel(raw)[0]) * (one.unit.in_ev / RYDBERG_IN_EV if one and one.unit.in_ev else 1.0)
 
 
-def _column(frame: Frame, wanted: dict[str, Wanted], name: str) -> np.ndarray | None:
+def _column(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> np.ndarray | None:
     one = wanted.get(name)
-    unit = LSMS_UNITS.get(name, "e")
+    unit = lsms.UNITS.get(name, "e")
     if one is not None and one.unit.text != unit:
         raise UserError(f"--target {name}: LSMS text holds it in {unit}, not in {one.unit.text or 'plain numbers'}")
-    raw = frame.columns.get(one.key if one else name)
+    raw = _usable(frame, frame.columns, one.key if one else name)
     return None if raw is None or np.size(raw) != len(frame.atomic_numbers) else np.ravel(raw).astype(np.float64)
 
 
 def generate_fept(out: Path, cap: int, seed: int, force: bool = False, progress: Progress | None = None) -> int:
     """Write the surrogate FePt data set as one periodic extended XYZ file; returns the number of structures.
 
-    Keys and units are those of LSMS text (:data:`LSMS_UNITS`).
+    Keys and units are those of LSMS text (:data:`hydragnn_hpc.dataset.read.formats.lsms.UNITS`).
 
     Raises
     ------
@@ -339,7 +364,8 @@ def generate_fept(out: Path, cap: int, seed: int, force: bool = False, progress:
     fe, cell = surrogate.configurations(cap, seed), tuple(surrogate.sites()[1].ravel().tolist())
     with outputs.new_file(out) as stream:
         for done, sample in enumerate(surrogate.samples(fe), start=1):
-            stream.write(frame_text(frame_of_lsms(sample, cell), {}, {}).encode())
+            frame = _with_cell(lsms.frame_of(sample, sample.name, sample.name), cell)
+            stream.write(frame_text(frame, {}).encode())
             if progress:
                 progress(done, len(fe))
     return len(fe)

@@ -13,8 +13,8 @@ from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build import select, summary, symmetry
 from hydragnn_hpc.dataset.graphs import find_neighbours
 from hydragnn_hpc.dataset.read import derive, sources
-from hydragnn_hpc.dataset.read.gathered import Samples, offsets_of
-from hydragnn_hpc.dataset.read.lsms import MalformedError
+from hydragnn_hpc.dataset.read.frames import MalformedError, hint_to_skip
+from hydragnn_hpc.dataset.read.gathered import RawSamples, offsets_of
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.store.spool import Spool, joined, told
 from hydragnn_hpc.errors import UserError
@@ -38,14 +38,12 @@ def prepare(
     store.refuse_existing(out, force)
     if options.cap < 0:
         raise UserError(f"--cap {options.cap}: must be 0 (keep all) or positive")
-    try:
+    with hint_to_skip():
         raw = sources.read(source, options, progress, store.folder_for(out))
-    except MalformedError as error:
-        raise UserError(f"{error} (--on-error skip passes over it)") from error
-    return write_raw(raw, out, options, force)
+        return write_raw(raw, out, options, force)
 
 
-def write_raw(raw: sources.Raw, out: Path, options: Options, force: bool = False) -> store.Manifest:
+def write_raw(raw: sources.RawData, out: Path, options: Options, force: bool = False) -> store.Manifest:
     """Make the data set ``out`` from what was read: derive, select, split, scale, connect, write.
 
     Raises
@@ -94,7 +92,7 @@ def write_raw(raw: sources.Raw, out: Path, options: Options, force: bool = False
     return store.write(out, arrays, facts_of(arrays, properties, options, source_facts), force)
 
 
-def _tell_contradictions(samples: Samples, keys: list[bytes], unique: np.ndarray) -> None:
+def _tell_contradictions(samples: RawSamples, keys: list[bytes], unique: np.ndarray) -> None:
     """Say how many repeated samples have other target values than the first (``unique``), which is the one kept."""
     first = {keys[k]: k for k in unique.tolist()}
     columns: list[Any] = [samples.energies, *samples.values.values()]
@@ -102,7 +100,7 @@ def _tell_contradictions(samples: Samples, keys: list[bytes], unique: np.ndarray
     for k in np.setdiff1d(np.arange(len(keys)), unique).tolist():
         kept = first[keys[k]]
         if not all(np.array_equal(c[kept], c[k], equal_nan=True) for c in columns):
-            other.append((samples.names[k], samples.names[kept]))
+            other.append((samples.origins[k], samples.origins[kept]))
     if other:
         say(
             f"{len(other)} samples repeat another's species and sites with other target values ({other[0][0]}, say,"
@@ -111,7 +109,7 @@ def _tell_contradictions(samples: Samples, keys: list[bytes], unique: np.ndarray
 
 
 def _split(
-    chosen: Samples, composition: tuple[np.ndarray, np.ndarray], options: Options
+    chosen: RawSamples, composition: tuple[np.ndarray, np.ndarray], options: Options
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the parts and what the manifest says of them; ``composition`` as select.species_counts gives it."""
     species, counts = composition
@@ -131,7 +129,9 @@ def _split(
     }
 
 
-def arrays_of(samples: Samples, part: np.ndarray, cutoff: float, folder: Path | None = None) -> dict[str, np.ndarray]:
+def arrays_of(
+    samples: RawSamples, part: np.ndarray, cutoff: float, folder: Path | None = None
+) -> dict[str, np.ndarray]:
     """Return all arrays of a data set: of the structures, and ``target_<name>`` for all values."""
     arrays = structure_arrays(samples, part, cutoff, folder)
     for name, values in samples.values.items():
@@ -168,7 +168,7 @@ def boundary_of(periodic: np.ndarray) -> str:
 
 
 def _add_mixing_enthalpy(
-    raw: sources.Raw, counts: np.ndarray, species: np.ndarray, given: derive.EndMembers
+    raw: sources.RawData, counts: np.ndarray, species: np.ndarray, given: derive.EndMembers
 ) -> derive.EndMembers:
     """Derive the mixing enthalpy, where one is wanted, into the samples' values; returns the end members used."""
     if raw.mixing is None:
@@ -195,7 +195,7 @@ def _check_end_members(given: derive.EndMembers, species: np.ndarray) -> None:
 
 
 def structure_arrays(
-    samples: Samples, part: np.ndarray, cutoff: float, folder: Path | None = None
+    samples: RawSamples, part: np.ndarray, cutoff: float, folder: Path | None = None
 ) -> dict[str, np.ndarray]:
     """Return the arrays of :data:`hydragnn_hpc.fields.STRUCTURE`; those of atoms and edges are maps of files.
 
@@ -214,14 +214,14 @@ def structure_arrays(
         try:
             found = find_neighbours(geometry, cutoff)
         except UserError as error:
-            raise UserError(f"{samples.names[int(first[number])]}: {error}") from error
+            raise MalformedError(f"{samples.origins[int(first[number])]}: {error}") from error
         closest = min(closest, (found.shortest(), number))
         lonely += int((np.diff(found.offsets) == 0).sum()) if len(geometry.pos) > 1 else 0
         neighbours.add(found.neighbours)
         vectors.add(found.vectors)
         n_neighbours.add(np.diff(found.offsets))
     if closest[0] < _CLOSE:
-        where = samples.names[int(first[closest[1]])]
+        where = samples.origins[int(first[closest[1]])]
         say(
             f"two atoms of {where} are {closest[0]:.3g} bohr apart, closer than any nuclei: check the unit of positions"
         )

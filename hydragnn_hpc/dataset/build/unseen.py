@@ -12,14 +12,14 @@ import numpy as np
 from hydragnn_hpc.dataset.build import prepare
 from hydragnn_hpc.dataset.features import decorations, inputs, residual
 from hydragnn_hpc.dataset.read import sources
+from hydragnn_hpc.dataset.read.frames import Skipped, hint_to_skip
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged.copies import scaled
-from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import Progress, say
 
 
 @dataclass(frozen=True)
-class Facts:
+class TrainingFacts:
     """What models of one campaign say of the structures that they know.
 
     Attributes
@@ -39,21 +39,48 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Structures:
-    """New structures.
+class ReadingChoice:
+    """How to read new structures.
 
     Attributes
     ----------
-    names : list of str
+    form : str
+        A format, or ``auto``.
+    cell : tuple of float or None
+        Nine numbers, bohr, where the source gives no cell.
+    on_error : {"fail", "skip"}
+        What a structure does that cannot be used.
+    """
+
+    form: str = "auto"
+    cell: tuple[float, ...] | None = None
+    on_error: str = "fail"
+
+
+@dataclass(frozen=True)
+class UnseenStructures:
+    """New structures, in the order of their source.
+
+    Attributes
+    ----------
+    names, origins : list of str
+        The names, which need not differ, and which structure of the source each is.
+    index : numpy.ndarray
+        ``[S]`` int64, the position of each in the source, counted from 0, with those that were skipped.
     arrays : dict
         Those of :data:`hydragnn_hpc.fields.STRUCTURE`.
     inputs : numpy.ndarray
         ``[A, F0]`` float32.
+    skipped : Skipped
+        What could not be used.
     """
 
     names: list[str]
+    origins: list[str]
+    index: np.ndarray
     arrays: dict[str, np.ndarray]
     inputs: np.ndarray
+    skipped: Skipped
 
     def reference(self, fitted: Mapping[str, Any]) -> np.ndarray:
         """Return the values of a task's reference, scaled: ``[A, d]`` or, at graph level, ``[S, d]`` float64."""
@@ -69,52 +96,46 @@ class Structures:
 
 
 def read(
-    source: Path, facts: Facts, form: str, cell: tuple[float, ...] | None, progress: Progress | None = None
-) -> Structures:
-    """Read structures in any format that `sources` knows; what they hold besides is not looked at.
+    source: Path, facts: TrainingFacts, choice: ReadingChoice, progress: Progress | None = None
+) -> UnseenStructures:
+    """Read structures in any format, in the order of the source; what they hold besides is not looked at.
 
     Parameters
     ----------
     source : Path
-    facts : Facts
+    facts : TrainingFacts
         Of the models that are to be applied.
-    form : str
-        A format, or ``auto``.
-    cell : tuple of float or None
-        Nine numbers, bohr, where the source gives no cell.
+    choice : ReadingChoice
 
     Raises
     ------
     UserError
         If a structure is malformed, or holds an element that the models were not trained on.
     """
-    boundary = {"open": False, "periodic": True}.get(facts.neighbours["boundary"])
-    cutoff = float(facts.neighbours["cutoff_bohr"])
-    options = Options(cutoff=cutoff, periodic=boundary, cell=cell, form=form, needs_targets=False)
-    raw = sources.read(source, options, progress)
-    samples = raw.samples
     low, high = int(facts.species["minimum"]), int(facts.species["maximum"])
-    known = np.array(facts.species.get("elements") or range(low, high + 1))
-    for name, numbers in zip(samples.names, samples.atomic_numbers, strict=True):
-        if not np.isin(numbers, known).all():
-            raise UserError(_unknown(name, int(numbers[~np.isin(numbers, known)][0]), known))
-    if raw.overruled:
-        say(
-            f"{raw.overruled:,} of {len(samples.names):,} structures have another boundary of their own than the"
-            f" models were trained on; taken as {facts.neighbours['boundary']}"
-        )
-    arrays = prepare.structure_arrays(samples, np.full(len(samples.names), 2, np.uint8), cutoff)
-    return Structures(samples.names, arrays, _inputs(arrays, facts))
+    cutoff = float(facts.neighbours["cutoff_bohr"])
+    options = Options(
+        cutoff=cutoff,
+        periodic={"open": False, "periodic": True}.get(facts.neighbours["boundary"]),
+        cell=choice.cell,
+        form=choice.form,
+        on_error=choice.on_error,
+        purpose="predict",
+        elements=tuple(int(z) for z in facts.species.get("elements") or range(low, high + 1)),
+    )
+    with hint_to_skip():
+        raw = sources.read(source, options, progress)
+        samples = raw.samples
+        if raw.overruled:
+            say(
+                f"{raw.overruled:,} of {len(samples.names):,} structures have another boundary of their own than the"
+                f" models were trained on; taken as {facts.neighbours['boundary']}"
+            )
+        arrays = prepare.structure_arrays(samples, np.full(len(samples.names), 2, np.uint8), cutoff)
+    return UnseenStructures(samples.names, samples.origins, samples.index, arrays, _inputs(arrays, facts), raw.skipped)
 
 
-def _unknown(name: str, number: int, known: np.ndarray) -> str:
-    from ase.data import chemical_symbols
-
-    elements = ", ".join(chemical_symbols[z] for z in known.tolist())
-    return f"{name} holds {chemical_symbols[number]}, which the models were not trained on (they know {elements})"
-
-
-def _inputs(arrays: Mapping[str, np.ndarray], facts: Facts) -> np.ndarray:
+def _inputs(arrays: Mapping[str, np.ndarray], facts: TrainingFacts) -> np.ndarray:
     numbers = arrays["atomic_numbers"]
     fitted = facts.ready.get("inputs")
     if not fitted or fitted["names"] == ["species"]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from hydragnn_hpc.dataset import outputs
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
-from hydragnn_hpc.dataset.read import xyz
+from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame
 from hydragnn_hpc.dataset.read.units import to_bohr
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import Progress
@@ -187,4 +187,4 @@ def _frame(z: np.ndarray, pos: np.ndarray, cell: np.ndarray) -> str:
     energy, forces, charge = properties(z, pos, cell)
     columns = {"forces": np.round(forces, 6) + 0.0, "charge": np.round(charge, 6) + 0.0}  # + 0.0: no -0.0
     values = {"energy": round(energy, _DECIMALS)}
-    return xyz.format_frame(z, to_bohr(pos), to_bohr(cell), (True, True, True), values, columns)
+    return format_frame(z, to_bohr(pos), to_bohr(cell), (True, True, True), values, columns)

@@ -18,7 +18,7 @@ import numpy as np
 
 from hydragnn_hpc.dataset.features.ewald import madelung_matrix
 from hydragnn_hpc.dataset.outputs import new_folder
-from hydragnn_hpc.dataset.read.lsms import LsmsSample, format_sample, new_sample
+from hydragnn_hpc.dataset.read.formats.lsms import LsmsSample, format_sample, new_sample
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import Progress
 

@@ -1,27 +1,35 @@
-"""The files of a folder or a tar archive, one after another: streamed, nothing unpacked to disk, nothing lost unseen.
+"""The files of a folder or an archive, one after another: streamed, nothing unpacked to disk, nothing lost unseen.
 
 Python's ``tarfile`` ends in silence at a damaged or missing header, and its own decompression checks no gzip checksum
 and stops after the first of several compressed streams. So the archive is decompressed here, read to its very end, and
-every header is held to be one.
+every header is checked to be one.
 """
 
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
 import os
 import re
+import stat
 import tarfile
+import tempfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
 from hydragnn_hpc.errors import UserError
 
 LARGEST = 256 * 2**20
-"""Bytes; a larger file (some 800,000 atoms of LSMS text) is refused unread."""
+"""Bytes; a larger file (some 800,000 atoms of LSMS text) is not read whole."""
+
+LARGEST_COPY = 4 * 2**30
+"""Bytes; a larger file of an archive is not copied to disk for a library that reads files alone."""
 
 _KINDS: tuple[tuple[bytes, Callable[[IO[bytes]], Any]], ...] = (
     (rb"\x1f\x8b\x08", gzip.open),
@@ -29,8 +37,104 @@ _KINDS: tuple[tuple[bytes, Callable[[IO[bytes]], Any]], ...] = (
     (rb"\xfd7zXZ\x00", lzma.open),
     (rb"\]\x00\x00", lzma.open),  # the older .lzma
 )
-DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
+_SUFFIXES = (".gz", ".bz2", ".xz", ".lzma")
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_ZSTD = b"\x28\xb5\x2f\xfd"
+DAMAGE = (
+    tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError, NotImplementedError,
+)  # fmt: skip
 """What reading a damaged or truncated file may raise."""
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """One file of a source.
+
+    Attributes
+    ----------
+    where : str
+        What errors call it: the source's path, and within an archive the member's.
+    origin : str
+        Its path within the source; the name of a source that is a file itself.
+    opened : callable
+        Opens it for reading, as it is stored.
+    path : Path or None
+        Of a file on disk.
+    problem : str
+        Why it cannot be read; empty where it can.
+    """
+
+    where: str
+    origin: str
+    opened: Callable[[], IO[bytes]]
+    path: Path | None = None
+    problem: str = ""
+
+    @property
+    def plain_name(self) -> str:
+        """Its name without folders and without the suffix of a compression."""
+        name = PurePosixPath(self.origin).name
+        return name[: -len(PurePosixPath(name).suffix)] if name.casefold().endswith(_SUFFIXES) else name
+
+    def named(self, number: str, what: str) -> tuple[str, str, str]:
+        """Return name, origin and place (for errors) of one of its structures."""
+        name = PurePosixPath(self.origin).name
+        return f"{name}@{number}", f"{self.origin}@{number}", f"{self.where}, {what}"
+
+    def open(self) -> Any:
+        """Open it for reading, decompressed.
+
+        Raises
+        ------
+        OSError, UserError
+            If it cannot be opened, or is compressed with zstd.
+        """
+        return _decompressing(self.opened(), self.where)
+
+    def read(self) -> bytes:
+        """Return its content, decompressed.
+
+        Raises
+        ------
+        UserError
+            If it cannot be read, or is larger than `LARGEST`.
+        """
+        try:
+            with self.open() as stream:
+                content = bytes(stream.read(LARGEST + 1))
+        except DAMAGE as error:
+            raise UserError(f"{self.where}: {why(error)}") from error
+        if len(content) > LARGEST:
+            raise UserError(f"{self.where}: more than {LARGEST:,} bytes are too many for one structure")
+        return content
+
+    @contextlib.contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """Give the path of the file, or of a decompressed copy under its own name that is removed afterwards.
+
+        Raises
+        ------
+        UserError
+            If it is larger than `LARGEST_COPY`.
+        """
+        if self.path is not None and not is_compressed(self.path):
+            yield self.path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, self.plain_name)
+            with self.open() as stream, path.open("wb") as copy:
+                while piece := stream.read(2**20):
+                    copy.write(piece)
+                    if copy.tell() > LARGEST_COPY:
+                        raise UserError(f"{self.where}: more than {LARGEST_COPY:,} bytes; unpack it, and give the file")
+            yield path
+
+
+def why(error: BaseException) -> str:
+    """Return in words why a file could not be read (one of :data:`DAMAGE`)."""
+    if isinstance(error, OSError) and error.strerror:  # of the system, not of what is in the file
+        return f"cannot be read: {error.strerror}; make it readable, or leave the file out"
+    return f"cannot be read: {error}; it is damaged or truncated"
 
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
@@ -43,28 +147,39 @@ def count_files(source: Path) -> int:
     return len(visible(source)) if source.is_dir() else 0
 
 
-def iter_files(source: Path) -> Iterator[tuple[str, bytes | UserError]]:
-    """Yield (name, content) of every file; the reason in place of the content where one cannot be read.
+def iter_files(source: Path, step: int = 1) -> Iterator[RawFile]:
+    """Yield every file of a folder or an archive, or the one file that ``source`` is.
 
-    A folder's files come at any depth (links to folders are followed) in natural order, an archive's in its own.
-    Hidden files and folders are left out.
+    A folder's files come at any depth (links to folders are followed) in natural order, an archive's in its own, each
+    to be read before the next is asked for. Hidden files and folders are left out.
+
+    Parameters
+    ----------
+    source : Path
+    step : int
+        Of a folder's files, every so many.
 
     Raises
     ------
     UserError
-        If ``source`` or one of its folders cannot be read, or the archive is damaged, truncated, or none.
+        If ``source`` or one of its folders cannot be read, or the archive is damaged or truncated.
     """
     if source.is_dir():
-        yield from _in_folder(source)
+        yield from (_on_disk(path, source) for path in visible(source)[::step])
     elif source.is_file():
         try:
-            yield from _in_archive(source)
+            if _is_zip(source):
+                yield from _in_zip(source)
+            elif _is_tar(source):
+                yield from _in_tar(source)
+            else:
+                yield _on_disk(source, source.parent)
         except DAMAGE as error:
-            if isinstance(error, OSError) and error.strerror:  # of the system, not of what is in the file
+            if isinstance(error, OSError) and error.strerror:
                 raise UserError(f"cannot read {source}: {error.strerror}") from error
             raise UserError(
-                f"cannot read {source} as a tar archive: {error}; it is damaged, truncated or no archive: fetch it"
-                " again, or give a folder or a .tar, .tar.gz, .tar.bz2 or .tar.xz"
+                f"cannot read {source}: {error}; it is damaged, truncated or no archive: fetch it again, or give a"
+                " folder, a file, or a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz"
             ) from error
     else:
         raise UserError(f"no such file or folder: {source}")
@@ -99,83 +214,121 @@ def visible(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (natural_key(str(path)), str(path)))
 
 
-def _in_folder(folder: Path) -> Iterator[tuple[str, bytes | UserError]]:
-    for path in visible(folder):
-        where, content = _printable(str(path)), None
-        problem = _name_problem(str(path))
-        try:
-            status = path.stat()
-            if not problem and not path.is_file():
-                problem = "is no plain file"
-            elif status.st_size > LARGEST:
-                problem = _too_large(status.st_size)
-            elif not problem:
-                content = path.read_bytes()
-        except OSError as error:
-            target = f" (it is a link to {path.readlink()})" if path.is_symlink() else ""
-            problem = f"cannot be read: {error.strerror}{target}"
-        yield where, UserError(f"{where}: {problem}") if content is None else content
+def _on_disk(path: Path, source: Path) -> RawFile:
+    where = _printable(str(path))
+    problem = _name_problem(str(path))
+    try:
+        if not problem and not path.is_file():
+            path.stat()
+            problem = "is no plain file"
+    except OSError as error:
+        target = f" (it is a link to {path.readlink()})" if path.is_symlink() else ""
+        problem = f"cannot be read: {error.strerror}{target}"
+    origin = _printable(path.relative_to(source).as_posix())
+    return RawFile(where, origin, lambda: path.open("rb"), path, problem)
 
 
-def _in_archive(archive: Path) -> Iterator[tuple[str, bytes | UserError]]:
+def _in_tar(archive: Path) -> Iterator[RawFile]:
     seen: set[str] = set()
     with (
-        decompressed(archive) as stream,
+        _decompressing(archive.open("rb"), str(archive)) as stream,
         tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar,
     ):
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # else every header is kept to the end
             if member.isdir() or _is_hidden(member.name):
                 continue
-            where, content = _printable(f"{archive}/{member.name}"), None
-            problem = _member_problem(member) or ("is in the archive twice; pack it again" * (member.name in seen))
+            problem = _member_problem(member) or _TWICE * (member.name in seen)
             seen.add(member.name)
-            if not problem and (opened := tar.extractfile(member)) is not None:
-                content = opened.read()
-            yield where, UserError(f"{where}: {problem}") if content is None else content
+            yield _member(archive, member.name, _opener_of(tar.extractfile, member), problem)
         while stream.read(2**20):  # a checksum is looked at where its stream ends
             continue
 
 
-def is_compressed(file: Path) -> bool:
-    """Return whether a file starts as gzip, bzip2 or xz do."""
+def _in_zip(archive: Path) -> Iterator[RawFile]:
+    seen: set[str] = set()
+    with zipfile.ZipFile(archive) as packed:
+        for member in packed.infolist():
+            if member.is_dir() or _is_hidden(member.filename):
+                continue
+            problem = _TWICE * (member.filename in seen) or _name_problem(member.filename)
+            if stat.S_ISLNK(member.external_attr >> 16):
+                problem = "is a link; pack it again without links"
+            elif member.flag_bits & 0x1:
+                problem = "is encrypted; unpack the archive with its password, and give the folder"
+            seen.add(member.filename)
+            yield _member(archive, member.filename, _opener_of(packed.open, member), problem)
+
+
+def _opener_of(opened: Callable[[Any], Any], member: Any) -> Callable[[], IO[bytes]]:
+    return lambda: opened(member)
+
+
+_TWICE = "is in the archive twice; pack it again"
+
+
+def _member(archive: Path, name: str, opened: Callable[[], IO[bytes]], problem: str) -> RawFile:
+    return RawFile(_printable(f"{archive}/{name}"), _printable(name.removeprefix("./")), opened, None, problem)
+
+
+def _start_of(file: Path) -> bytes:
     try:
         with file.open("rb") as stream:
-            start = stream.read(16)
+            return stream.read(16)
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}; mend its permissions") from error
-    return any(re.match(magic, start) for magic, _ in _KINDS)
+        raise UserError(f"cannot read {file}: {error.strerror}; make it readable") from error
 
 
-def is_archive(file: Path) -> bool:
-    """Return whether a file starts like a tar archive, once decompressed."""
+def is_compressed(file: Path) -> bool:
+    """Return whether a file starts as gzip, bzip2, xz or zstd do."""
+    start = _start_of(file)
+    return start.startswith(_ZSTD) or any(re.match(magic, start) for magic, _ in _KINDS)
+
+
+def _is_zip(file: Path) -> bool:
+    return _start_of(file).startswith(_ZIP)
+
+
+def _is_tar(file: Path) -> bool:
+    """Return whether a file starts like a tar archive once decompressed, or is said by its name to be one."""
     try:
-        with decompressed(file) as stream:
+        with _decompressing(file.open("rb"), str(file)) as stream:
             tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
     except DAMAGE:
-        return False
+        return ".tar" in file.name or file.suffix in (".tgz", ".tbz2", ".txz")
     return True
 
 
-def decompressed(archive: Path) -> Any:
-    """Open a file for reading, through gzip, bzip2 or xz where it is compressed.
+def _decompressing(stream: Any, where: str) -> Any:
+    """Return a stream that reads through gzip, bzip2 or xz where ``stream`` is compressed, and closes it.
 
     Raises
     ------
     UserError
         If it is compressed with zstd.
     """
-    stream = archive.open("rb")
-    start = stream.read(16)
-    stream.seek(0)
-    if start.startswith(b"\x28\xb5\x2f\xfd"):
+    start = stream.peek(16)[:16]
+    if start.startswith(_ZSTD):
         stream.close()
-        raise UserError(f"{archive} is compressed with zstd, which is not read here; decompress it: zstd -d {archive}")
+        raise UserError(f"{where} is compressed with zstd, which is not read here; decompress it: zstd -d {where}")
     for magic, opener in _KINDS:
         if re.match(magic, start):
-            stream.close()
-            return opener(archive)  # type: ignore[arg-type]
+            return _Closing(opener(stream), stream)
     return stream
+
+
+class _Closing(contextlib.AbstractContextManager[Any]):
+    """A decompressed stream that closes the compressed one too."""
+
+    def __init__(self, inner: IO[bytes], outer: IO[bytes]) -> None:
+        self._inner, self._outer = inner, outer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __exit__(self, *_: object) -> None:
+        self._inner.close()
+        self._outer.close()
 
 
 class _Header(tarfile.TarInfo):
@@ -197,7 +350,7 @@ def _member_problem(member: tarfile.TarInfo) -> str:
         return f"is a link (to {_printable(member.linkname)}); pack it again with tar --dereference --hard-dereference"
     if not member.isfile():
         return "is no plain file"
-    return _too_large(member.size) if member.size > LARGEST else _name_problem(member.name)
+    return _too_large(member.size) if member.size > LARGEST_COPY else _name_problem(member.name)
 
 
 def _name_problem(name: str) -> str:
@@ -205,7 +358,7 @@ def _name_problem(name: str) -> str:
 
 
 def _too_large(size: int) -> str:
-    return f"{size:,} bytes are too many for LSMS text (at most {LARGEST:,})"
+    return f"{size:,} bytes are too many (at most {LARGEST_COPY:,}); unpack it, and give the folder"
 
 
 def _printable(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.read.files import natural_key
+from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.store.spool import Shelf
 from hydragnn_hpc.fields import Property
 
@@ -19,12 +21,17 @@ Values = dict[str, np.ndarray | None]
 
 
 @dataclass
-class Samples:
-    """All samples, in natural order of their names, whatever order they were read in.
+class RawSamples:
+    """All samples, in natural order of their names or as they were read.
 
     Attributes
     ----------
     names : list of str
+        Several samples may have one name.
+    origins : list of str
+        Which structure of the source each is: unique.
+    index : numpy.ndarray
+        ``[S]`` int64, the position of each in the source, counted from 0, with those that were left out.
     geometries : list of Geometry
         The distinct ones, in order of first use.
     geometry : numpy.ndarray
@@ -38,20 +45,24 @@ class Samples:
     """
 
     names: list[str]
+    origins: list[str]
+    index: np.ndarray
     geometries: list[Geometry]
     geometry: np.ndarray
     atomic_numbers: list[np.ndarray]
     values: dict[str, list[np.ndarray]]
     energies: np.ndarray
 
-    def chosen(self, positions: np.ndarray) -> Samples:
+    def chosen(self, positions: np.ndarray) -> RawSamples:
         """Return the samples at ``positions``; geometries nobody uses any more are dropped."""
         picks = positions.tolist()
         # By first use, so that the numbers do not depend on the order in which the files were read.
         number: dict[int, int] = {}
         renumbered = [number.setdefault(g, len(number)) for g in self.geometry[positions].tolist()]
-        return Samples(
+        return RawSamples(
             [self.names[k] for k in picks],
+            [self.origins[k] for k in picks],
+            self.index[positions],
             [self.geometries[k] for k in number],
             np.array(renumbered, np.int32),
             [self.atomic_numbers[k] for k in picks],
@@ -81,6 +92,8 @@ def offsets_of(counts: list[int] | np.ndarray) -> np.ndarray:
 @dataclass(slots=True)
 class _Row:
     name: str
+    origin: str
+    index: int
     geometry: int
     atomic_numbers: np.ndarray
     values: Values
@@ -91,7 +104,7 @@ class _Row:
         return (geometries[self.geometry].key(), self.atomic_numbers.tobytes(), *values, repr(self.energy).encode())
 
 
-class Collector:
+class SampleCollector:
     """Gathers samples one by one; geometries that they share are kept once.
 
     What every atom has is kept on disk, in ``folder`` or where temporary files are; in memory a sample takes about a
@@ -104,8 +117,12 @@ class Collector:
         self._geometries: list[Geometry] = []
         self._known: dict[bytes, int] = {}
 
-    def add(self, name: str, geometry: Geometry, atomic_numbers: np.ndarray, values: Values, energy: float) -> None:
-        """Add a sample; its arrays are copied.
+    def knows(self, geometry: Geometry) -> bool:
+        """Whether a sample on that geometry has been added."""
+        return _hash(geometry.key()) in self._known
+
+    def add(self, frame: Frame, index: int, geometry: Geometry, values: Values, energy: float = math.nan) -> None:
+        """Add the source's structure number ``index``, on ``geometry``; its arrays are copied.
 
         Raises
         ------
@@ -117,14 +134,14 @@ class Collector:
         if number == len(self._geometries):
             self._geometries.append(replace(geometry, pos=keep(geometry.pos)))
         kept = {name: value if value is None else keep(value) for name, value in values.items()}
-        self._rows.append(_Row(name, number, keep(atomic_numbers), kept, energy))
+        self._rows.append(_Row(frame.name, frame.origin, index, number, keep(frame.atomic_numbers), kept, energy))
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def samples(self, properties: list[Property], widths: dict[str, int]) -> Samples:
-        """Return all, in natural order of their names; missing values become NaN."""
-        rows = self._ordered()
+    def samples(self, properties: list[Property], widths: dict[str, int], as_read: bool = False) -> RawSamples:
+        """Return all, in natural order of their names or ``as_read``; missing values become NaN."""
+        rows = self._rows if as_read else self._ordered()
         values = {
             p.name: [
                 r.values[p.name] if r.values[p.name] is not None else _missing(p, widths[p.name], len(r.atomic_numbers))
@@ -132,8 +149,10 @@ class Collector:
             ]
             for p in properties
         }
-        return Samples(
+        return RawSamples(
             [r.name for r in rows],
+            [r.origin for r in rows],
+            np.array([r.index for r in rows], np.int64),
             self._geometries,
             np.array([r.geometry for r in rows], np.int32),
             [r.atomic_numbers for r in rows],

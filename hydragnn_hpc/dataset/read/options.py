@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hydragnn_hpc.dataset.read import derive
-from hydragnn_hpc.dataset.read.targets import Wanted
+from hydragnn_hpc.dataset.read.targets import TargetSpec
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Options:
         Whether images count as neighbours; None as the source says (LSMS text: open).
     cell : tuple of float or None
         Nine numbers, rows are lattice vectors, where the source gives none.
-    form : {"auto", "lsms", "extxyz", "ase-db"}
-        Format of the source.
-    targets : tuple of Wanted
+    form : str
+        Format of the source, one of :data:`hydragnn_hpc.dataset.read.formats.FORMATS` or ``auto``.
+    targets : tuple of TargetSpec
         What to take from structure files; LSMS text has its own.
     cap : int
         At most so many samples a composition; 0 keeps all.
@@ -39,16 +39,19 @@ class Options:
     end_members : dict
         Energy of pure elements by proton number, Ry per atom; those not given are found in the data.
     on_error : {"fail", "skip"}
-        What a malformed file does.
-    needs_targets : bool
-        Whether structure files without targets are refused.
+        What a structure does that cannot be used.
+    purpose : {"train", "convert", "predict"}
+        ``train`` needs targets, and leaves out structures marked as isolated atoms; ``convert`` keeps those;
+        ``predict`` needs no targets either, and keeps the order of the source.
+    elements : tuple of int
+        Proton numbers that structures may hold; empty for any.
     """
 
     cutoff: float = 7.0
     periodic: bool | None = None
     cell: tuple[float, ...] | None = None
     form: str = "auto"
-    targets: tuple[Wanted, ...] = ()
+    targets: tuple[TargetSpec, ...] = ()
     cap: int = 1000
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
     seed: int = 0
@@ -57,4 +60,5 @@ class Options:
     scale_over: str = "all"
     end_members: derive.EndMembers = field(default_factory=dict)
     on_error: str = "fail"
-    needs_targets: bool = True
+    purpose: str = "train"
+    elements: tuple[int, ...] = ()

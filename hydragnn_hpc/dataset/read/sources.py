@@ -8,29 +8,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hydragnn_hpc.dataset.graphs import Geometry, check_cell
-from hydragnn_hpc.dataset.read import derive, files, lsms, structures, targets
-from hydragnn_hpc.dataset.read.gathered import Collector, Samples
+from hydragnn_hpc.dataset.graphs import Geometry, check_cell, find_neighbours
+from hydragnn_hpc.dataset.read import derive, files, formats, targets
+from hydragnn_hpc.dataset.read.frames import Frame, MalformedError, Skipped
+from hydragnn_hpc.dataset.read.gathered import RawSamples, SampleCollector
 from hydragnn_hpc.dataset.store.manifest import is_there
 from hydragnn_hpc.errors import UserError, nearest
-from hydragnn_hpc.fields import PROPERTIES, Property
-from hydragnn_hpc.logs import Progress
+from hydragnn_hpc.fields import Property
+from hydragnn_hpc.logs import Progress, say
 
 if TYPE_CHECKING:
     from hydragnn_hpc.dataset.read.options import Options
 
 _SAME_CELL = 1e-6  # bohr
+ON_ERROR = ("fail", "skip")
 
 
 @dataclass
-class Raw:
+class RawData:
     """What was read.
 
     Attributes
     ----------
-    samples : Samples
-    skipped : lsms.Skipped
-        What was passed over.
+    samples : RawSamples
+    skipped : Skipped
+        What was left out.
     properties : list of Property
         The targets in ``samples.values``.
     mixing : Property or None
@@ -40,15 +42,15 @@ class Raw:
     path : Path
         Where from.
     part : numpy.ndarray or None
-        ``[S]`` uint8, where the source itself says to which part of the split each sample belongs.
+        ``[S]`` uint8, where the source itself states to which part of the split each sample belongs.
     overruled : int
         Samples that have another boundary of their own than the one that was asked for.
     end_members : dict
-        Those that the source itself says its mixing enthalpy was taken with.
+        Those that the source itself states for its mixing enthalpy.
     """
 
-    samples: Samples
-    skipped: lsms.Skipped
+    samples: RawSamples
+    skipped: Skipped
     properties: list[Property]
     mixing: Property | None
     form: str
@@ -58,106 +60,134 @@ class Raw:
     end_members: derive.EndMembers = field(default_factory=dict)
 
 
-def read(source: Path, options: Options, progress: Progress | None = None, folder: Path | None = None) -> Raw:
-    """Read all of a source, in the format that is given or found; what atoms have is kept on disk, in ``folder``.
+def read(source: Path, options: Options, progress: Progress | None = None, folder: Path | None = None) -> RawData:
+    """Read all of a source, in the format that is given or detected; what atoms have is kept on disk, in ``folder``.
 
     Raises
     ------
     UserError
-        If the source cannot be read, the options do not fit its format, or something in it is malformed.
+        If the source cannot be read, the options do not fit its format, or something in it is malformed
+        (:class:`MalformedError` where ``on_error="skip"`` would leave it out).
     """
-    known = ("auto", *structures.FORMATS)
-    if options.form not in known:
-        raise UserError(f"--format {options.form}{nearest(options.form, known)}")
+    if options.on_error not in ON_ERROR:
+        raise UserError(f"on_error '{options.on_error}'{nearest(options.on_error, ON_ERROR)}")
     if not is_there(source):
         raise UserError(f"no such file or folder: {source}")
-    form = structures.detect(source) if options.form == "auto" else options.form
-    if form == "lsms":
-        if options.form == "auto" and source.is_file() and not files.is_archive(source):
-            _refuse_lsms_file(source)
-        return read_lsms(source, options, Collector(folder), progress)
-    return read_structures(source, form, options, Collector(folder), progress)
-
-
-def _refuse_lsms_file(source: Path) -> None:
-    if not source.stat().st_size:
-        raise UserError(f"{source}: the file is empty (0 bytes); make it again")
-    if files.is_compressed(source):
-        next(files.iter_files(source), None)  # says what is wrong with the archive
-    raise UserError(
-        f"{source}: is neither extended XYZ nor an ASE database nor an archive, and LSMS text comes in a folder or a"
-        " tar archive; convert it, or give the folder that it is in"
-    )
-
-
-def read_lsms(source: Path, options: Options, found: Collector, progress: Progress | None = None) -> Raw:
-    """Read all LSMS text of a folder or archive; the boundary is open unless ``options`` says otherwise."""
-    if source.is_dir() and not files.count_files(source):
-        raise UserError(f"{source}: holds no file; give the folder or archive that the data are in")
-    if options.targets:
+    form = formats.detect(source) if options.form == "auto" else options.form
+    own = formats.reader(form).TARGETS if options.purpose != "predict" else ()
+    if own and options.targets:
+        names = ", ".join(one.property.name for one in own)
         raise UserError(
-            f"{source} is read as LSMS text, since it is neither extended XYZ nor an ASE database; LSMS text has"
-            f" targets of its own ({', '.join(PROPERTIES)}): leave out --target, or give --format"
+            f"{source} is read as {form.upper()} text, which has targets of its own ({names}): leave out --target, or"
+            " give --format"
         )
-    if options.periodic and options.cell is None:
-        raise UserError(f"{source}: LSMS text holds no cell, and a periodic boundary needs one: give --cell")
-    skipped, total = lsms.Skipped(), lsms.count_files(source)
-    cell = np.zeros((3, 3)) if options.cell is None else np.array(options.cell, dtype=np.float64).reshape(3, 3)
-    for sample in lsms.iter_samples(source, options.on_error, skipped):
-        geometry = Geometry(sample.pos, cell, (bool(options.periodic),) * 3)
-        z = sample.atomic_numbers
-        values: dict[str, np.ndarray | None] = {
-            "charge_transfer": derive.charge_transfer(sample.charge, z)[:, None],
-            "magnetic_moment": sample.moment[:, None],
-        }
-        found.add(sample.name, geometry, z, values, float(sample.energies[0]))
+    gathering = _Gathering(source, options, own or options.targets, folder)
+    total = files.count_files(source) if own else 0
+    for frame in formats.iter_frames(source, form):
+        gathering.take(frame)
         if progress:
-            progress(len(found) + skipped.count, total)
-    properties = [PROPERTIES[name] for name in ("charge_transfer", "magnetic_moment")]
-    samples = found.samples(properties, {p.name: 1 for p in properties})
-    return Raw(samples, skipped, properties, PROPERTIES["mixing_enthalpy"], "lsms", source)
+            progress(gathering.count, total)
+    return gathering.finish(form)
 
 
-def read_structures(
-    source: Path, form: str, options: Options, found: Collector, progress: Progress | None = None
-) -> Raw:
-    """Read all structures of extended XYZ files or ASE databases; cell and boundary are theirs unless given."""
-    skipped, overruled = lsms.Skipped(), 0
-    extract = targets.Extractor(options.targets)
-    for frame in structures.iter_frames(source, form):
+class _Gathering:
+    """The loop over structures: one place where a structure that cannot be used is an error, or skipped and counted."""
+
+    def __init__(
+        self, source: Path, options: Options, specs: tuple[targets.TargetSpec, ...], folder: Path | None
+    ) -> None:
+        self._source, self._options, self._specs = source, options, specs
+        self._extract = targets.TargetExtractor(specs)
+        self._samples, self._skipped = SampleCollector(folder), Skipped()
+        self._overruled = self._isolated = self._lone = 0
+
+    @property
+    def count(self) -> int:
+        """Structures taken and skipped so far."""
+        return len(self._samples) + self._skipped.count
+
+    def take(self, frame: Frame | UserError) -> None:
+        """Take a structure in, or leave it out."""
         try:
             if isinstance(frame, UserError):
                 raise frame
-            if not options.targets and options.needs_targets:
-                raise _NoTargetError(f"{source}: no --target says what to learn; {targets.available(frame)}")
-            geometry = _geometry(frame, options)
-            values, energy = extract(frame)
-        except _NoTargetError:
+            self._add(frame)
+        except targets.WrongTargetError:
             raise
         except UserError as error:
-            if options.on_error == "fail":
-                raise lsms.MalformedError(str(error)) from error
-            skipped.add(str(error))
-        else:
-            found.add(frame.name, geometry, frame.atomic_numbers, values, energy)
-            overruled += geometry.periodic != frame.periodic
-        if progress:
-            progress(len(found) + skipped.count, 0)
-    if not len(found):
-        reason = f"; the first: {skipped.reasons[0]}" if skipped.count else ""
-        what = f"none of its {skipped.count} structures can be used" if skipped.count else "holds no structure"
-        raise UserError(f"{source}: {what} as {form}{reason or '; give a file that has some, or another --format'}")
-    widths = extract.widths(str(source))
-    properties = [one.property for one in options.targets if not one.mixing]
-    mixing = next((one.property for one in options.targets if one.mixing), None)
-    return Raw(found.samples(properties, widths), skipped, properties, mixing, form, source, overruled=overruled)
+            if self._options.on_error == "fail":
+                raise MalformedError(str(error)) from error
+            self._skipped.add(str(error))
+
+    def _add(self, frame: Frame) -> None:
+        options = self._options
+        if options.purpose != "predict" and not self._specs:
+            raise targets.WrongTargetError(
+                f"{self._source}: no --target says what to learn; {targets.available(frame)}"
+            )
+        if options.purpose == "train" and frame.marked_isolated:
+            self._skipped.add(f"{frame.where}: an isolated atom ({frame.marked_isolated})")
+            self._isolated += 1
+            return
+        _refuse_other_elements(frame, options.elements)
+        geometry = _geometry(frame, options)
+        if options.on_error == "skip" and not self._samples.knows(geometry):
+            try:
+                find_neighbours(geometry, options.cutoff)
+            except UserError as error:
+                raise UserError(f"{frame.where}: {error}") from error
+        values, energy = self._extract(frame)
+        if not np.isnan(energy) and self._is_lone(frame, geometry):
+            energy, self._lone = np.nan, self._lone + 1
+        self._samples.add(frame, self.count, geometry, values, energy)
+        self._overruled += frame.periodic is not None and geometry.periodic != frame.periodic
+
+    def _is_lone(self, frame: Frame, geometry: Geometry) -> bool:
+        """Whether it is one atom that has no neighbour, and not for want of a boundary in the format."""
+        if len(frame.atomic_numbers) > 1 or frame.periodic is None:
+            return False
+        return not len(find_neighbours(geometry, self._options.cutoff).neighbours)
+
+    def finish(self, form: str) -> RawData:
+        """Return what was read.
+
+        Raises
+        ------
+        UserError
+            If it is nothing, or a target was in no structure.
+        """
+        if self._isolated:
+            say(f"{self._isolated:,} structures are marked as isolated atoms (config_type): left out")
+        if self._lone:
+            say(
+                f"{self._lone:,} structures are one atom without a neighbour within {self._options.cutoff:g} bohr: they"
+                " have no mixing enthalpy, and are not taken for pure crystals"
+            )
+        if not len(self._samples):
+            count, reasons = self._skipped.count, self._skipped.reasons
+            what = f"none of its {count} structures can be used" if count else "holds no structure"
+            remedy = f"; the first: {reasons[0]}" if count else "; give a file that has some, or another --format"
+            raise UserError(f"{self._source}: {what} as {form}{remedy}")
+        widths = self._extract.widths(str(self._source))
+        properties = [one.property for one in self._specs if not one.mixing]
+        mixing = next((one.property for one in self._specs if one.mixing), None)
+        samples = self._samples.samples(properties, widths, as_read=self._options.purpose == "predict")
+        return RawData(samples, self._skipped, properties, mixing, form, self._source, overruled=self._overruled)
 
 
-class _NoTargetError(UserError):
-    """Not a malformed structure: nothing to pass over."""
+def _refuse_other_elements(frame: Frame, elements: tuple[int, ...]) -> None:
+    from ase.data import chemical_symbols
+
+    other = [int(z) for z in frame.atomic_numbers if z not in elements]
+    if elements and other:
+        known = ", ".join(chemical_symbols[z] for z in elements)
+        raise UserError(
+            f"{frame.where}: holds {chemical_symbols[other[0]]}, which the models were not trained on (they know"
+            f" {known})"
+        )
 
 
-def _geometry(frame: structures.Frame, options: Options) -> Geometry:
+def _geometry(frame: Frame, options: Options) -> Geometry:
     cell = frame.cell
     if options.cell is not None:
         given = np.array(options.cell, dtype=np.float64).reshape(3, 3)
@@ -167,8 +197,8 @@ def _geometry(frame: structures.Frame, options: Options) -> Geometry:
                 " out"
             )
         cell = given
-    periodic = frame.periodic if options.periodic is None else (options.periodic,) * 3
-    geometry = Geometry(frame.pos, cell, periodic)
+    own = frame.periodic or (False,) * 3
+    geometry = Geometry(frame.pos, cell, own if options.periodic is None else (options.periodic,) * 3)
     try:
         check_cell(geometry)
     except UserError as error:

@@ -8,17 +8,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydragnn_hpc.dataset.read.structures import Frame
+from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
 from hydragnn_hpc.dataset.read.units import Unit, parse_unit
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
+
+
+class WrongTargetError(UserError):
+    """A target that does not suit the file as a whole: not one malformed structure, so nothing to skip."""
+
 
 LEVELS = ("graph", "node", "mixing")
 _EXPECTED = "expected NAME=LEVEL:KEY:UNIT or NAME=LEVEL:KEY:UNIT:LABEL, as energy=graph:energy:eV"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TargetSpec:
     """A target to be taken from structure files.
 
     Attributes
@@ -31,15 +36,18 @@ class Wanted:
         What it is in there.
     mixing : bool
         Whether ``key`` is a total energy, from which the mixing enthalpy (Ry per cell) is derived.
+    less_protons : bool
+        Whether an atom's proton number is subtracted from the value.
     """
 
     property: Property
     key: str
     unit: Unit
     mixing: bool = False
+    less_protons: bool = False
 
 
-def parse_targets(given: Sequence[str]) -> tuple[Wanted, ...]:
+def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
     """Read ``["energy=graph:energy:eV", "forces=node:forces:eV/Ang:force on an atom", ...]``.
 
     The level is ``graph`` (a value of the structure), ``node`` (of every atom), or ``mixing``: a total energy of the
@@ -50,7 +58,7 @@ def parse_targets(given: Sequence[str]) -> tuple[Wanted, ...]:
     UserError
         If an entry cannot be read, its unit is unknown, a name is given twice, or two mixing enthalpies are asked for.
     """
-    wanted: list[Wanted] = []
+    wanted: list[TargetSpec] = []
     for entry in given:
         where = f"--target {entry}"
         name, equals, rest = entry.partition("=")
@@ -70,19 +78,19 @@ def parse_targets(given: Sequence[str]) -> tuple[Wanted, ...]:
             raise UserError(f"{where}: a second mixing enthalpy; leave one out")
         shown = next((part for part in label if part), name.replace("_", " "))
         stored = Property(name, "graph" if mixing else level, "Ry" if mixing else unit.text, shown)
-        wanted.append(Wanted(stored, key, unit, mixing))
+        wanted.append(TargetSpec(stored, key, unit, mixing))
     return tuple(wanted)
 
 
-class Extractor:
+class TargetExtractor:
     """Takes the wanted targets from one frame after another, and holds the frames to each other.
 
     Parameters
     ----------
-    wanted : sequence of Wanted
+    wanted : sequence of TargetSpec
     """
 
-    def __init__(self, wanted: Sequence[Wanted]) -> None:
+    def __init__(self, wanted: Sequence[TargetSpec]) -> None:
         self.wanted = tuple(wanted)
         self._seen: dict[str, tuple[int, str]] = {}  # name: width, and where it was first seen
         self._known: set[str] = set()
@@ -108,9 +116,11 @@ class Extractor:
         for one in self.wanted:
             found = (_of_atoms if one.property.level == "node" else _of_structure)(frame, one.key)
             if found is not None:
+                _refuse_other_unit(one, frame)
                 self._check(one, found, frame.where)
             if not one.mixing:
-                values[one.property.name] = found
+                less = found is not None and one.less_protons
+                values[one.property.name] = found - frame.atomic_numbers[:, None] if less else found
             elif found is not None:
                 assert one.unit.in_ev is not None
                 scale = one.unit.in_ev / RYDBERG_IN_EV * (len(frame.atomic_numbers) if one.unit.per_atom else 1)
@@ -125,7 +135,7 @@ class Extractor:
             self._seen.setdefault(next(w.property.name for w in self.wanted if w.mixing), (1, frame.where))
         return values, energy
 
-    def _check(self, one: Wanted, found: np.ndarray, where: str) -> None:
+    def _check(self, one: TargetSpec, found: np.ndarray, where: str) -> None:
         if np.isinf(found).any():
             raise UserError(f"{where}: '{one.key}' holds an infinite value; mend it, or write nan where it is missing")
         width, first = self._seen.get(one.property.name, (found.shape[1], ""))
@@ -157,6 +167,23 @@ class Extractor:
         )
 
 
+def _refuse_other_unit(one: TargetSpec, frame: Frame) -> None:
+    """Refuse a unit other than the one that the file states, where it is one of those known here."""
+    stated = frame.units.get(one.key)
+    if stated is None:
+        return
+    try:
+        known = parse_unit(stated, "")
+    except UserError:
+        return
+    if known.text != one.unit.text:
+        name = one.property.name
+        raise WrongTargetError(
+            f"--target {name}: '{one.key}' is in {stated}, as the metadata of {frame.where.rsplit(', ', 1)[0]} state,"
+            f" not in {one.unit.text or 'plain numbers'}; correct the unit in --target"
+        )
+
+
 def available(frame: Frame) -> str:
     """Return in words which keys a frame offers as targets."""
 
@@ -174,6 +201,8 @@ def available(frame: Frame) -> str:
 
 
 def _numbers(raw: object, key: str, where: str) -> np.ndarray:
+    if isinstance(raw, Unreadable):
+        raise UserError(f"{where}: '{key}' {raw.reason}")
     try:
         array = np.asarray(raw)
         if array.dtype.kind not in "biuf":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,14 +24,14 @@ _ENERGIES = {
 }
 _NAMES = {
     **{name: name for name in _ENERGIES if "/" not in name},
-    "hartree": "Ha",
-    "rydberg": "Ry",
+    **dict.fromkeys(("hartree", "Hartree"), "Ha"),
+    **dict.fromkeys(("rydberg", "Rydberg"), "Ry"),
     **dict.fromkeys(("Ang", "Angstrom", "angstrom", "Å", "A"), "Å"),
     **dict.fromkeys(("bohr", "Bohr"), "bohr"),
     **dict.fromkeys(("μB", "µB", "muB", "mu_B", "bohr_magneton"), "μB"),
     **{name: name for name in ("e", "D", "V", "GPa", "kbar", "K", "nm", "ps", "fs", "THz", "atom", "mol")},
     **{"kJ": "kJ", "kcal": "kcal", "J": "J", "N": "N", "m": "m", "C": "C", "T": "T"},
-    "debye": "D",
+    **dict.fromkeys(("debye", "Debye"), "D"),
 }
 _FACTOR = re.compile(r"([^\W\d]+|1)(?:\^(-?[1-9]))?")
 _SNAP_DECIMALS, _SNAP_STEPS = 10, 4
@@ -79,6 +80,28 @@ def parse_unit(text: str, where: str) -> Unit:
     return Unit("" if shown == "1" else shown, _ENERGIES.get(energy), per_atom and energy in _ENERGIES)
 
 
+@dataclass(frozen=True)
+class LengthUnit:
+    """A unit of length: ``to_bohr`` converts an array."""
+
+    name: str
+    to_bohr: Callable[[np.ndarray], np.ndarray]
+
+
+def length_unit(text: str, where: str) -> LengthUnit:
+    """Return the unit of length of that name.
+
+    Raises
+    ------
+    UserError
+        If it is none; ``where`` names the place.
+    """
+    name = "bohr" if text.strip().casefold() in ("a0", "a_0", "au", "a.u.") else parse_unit(text, where).text
+    if name not in _LENGTHS:
+        raise UserError(f"{where}: '{text}' is no unit of length; known are: {', '.join(_LENGTHS)}")
+    return _LENGTHS[name]
+
+
 def is_energy(unit: str) -> bool:
     """Whether a unit, as it is shown, is that of an energy; one per atom is none."""
     return unit in _ENERGIES
@@ -92,6 +115,14 @@ def to_bohr(angstrom: np.ndarray) -> np.ndarray:
 def to_angstrom(bohr: np.ndarray) -> np.ndarray:
     """Convert bohr to ångström; :func:`to_bohr` undoes it exactly for numbers of up to ten decimals."""
     return _snapped(bohr * BOHR_IN_ANGSTROM)
+
+
+ANGSTROM = LengthUnit("Å", to_bohr)
+_LENGTHS = {
+    "Å": ANGSTROM,
+    "bohr": LengthUnit("bohr", lambda lengths: lengths),
+    "nm": LengthUnit("nm", lambda lengths: to_bohr(lengths * 10.0)),
+}
 
 
 def _snapped(values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""LSMS text, the output of an LSMS calculation: read, written byte for byte, iterated over in a folder or an archive.
+"""LSMS text, the output of an LSMS calculation: read, and written byte for byte.
 
 A file's first line holds the total, band and Fermi energy (Ry). Every other line is one atom in 18 columns: proton
 number, index, position (bohr), charge (electrons in the site), magnetic moment (μB), then the spin direction and the
@@ -9,20 +9,33 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import cKDTree
 
-from hydragnn_hpc.dataset.read.files import count_files, iter_files, natural_key
-from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.dataset.read.files import RawFile
+from hydragnn_hpc.dataset.read.frames import Frame
+from hydragnn_hpc.dataset.read.targets import TargetSpec
+from hydragnn_hpc.dataset.read.units import parse_unit
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.fields import PROPERTIES
 from hydragnn_hpc.paths import write_text
 
-__all__ = [
-    "LsmsSample", "MalformedError", "Skipped", "count_files", "format_sample", "iter_samples", "natural_key",
-    "new_sample", "parse_sample", "write_sample",
-]  # fmt: skip
+UNITS = {
+    "total_energy": "Ry", "band_energy": "Ry", "fermi_energy": "Ry", "charge": "e", "magnetic_moment": "μB",
+}  # fmt: skip
+"""Keys and units of a frame's numbers; ``charge`` is the electrons in the site."""
+
+REST = "lsms_columns"
+"""Key of columns 2 to 5 and 8 to 18, carried along: index, position in bohr (through ångström it would come back with
+another last digit), spin and field."""
+
+TARGETS = (
+    TargetSpec(PROPERTIES["mixing_enthalpy"], "total_energy", parse_unit("Ry", "LSMS text"), mixing=True),
+    TargetSpec(PROPERTIES["charge_transfer"], "charge", parse_unit("e", "LSMS text"), less_protons=True),
+    TargetSpec(PROPERTIES["magnetic_moment"], "magnetic_moment", parse_unit("μB", "LSMS text")),
+)
 
 COLUMNS = 18
 _ATOM = (
@@ -30,9 +43,6 @@ _ATOM = (
     " %9.4f  %21.15f  %21.15f  %21.15f\n"
 )
 _LARGEST_Z = 118
-_ONE_PLACE = 1e-3  # bohr; nuclei of a real structure are more than one bohr apart
-_REMEMBERED = 1000
-_SHOWN_REASONS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,22 +84,35 @@ class LsmsSample:
         return self.table[:, 6]
 
 
-class MalformedError(UserError):
-    """One file or structure among others is malformed: it can be passed over."""
+def detect(start: bytes, name: str) -> bool:
+    """Whether the first line holds three numbers, and the second is none of another format."""
+    lines = start.split(b"\n", 2)
+    try:
+        words = [line.decode("ascii").split() for line in lines[:2]]
+        numbers = [float(word) for word in words[0]]
+    except ValueError:
+        return False
+    return len(numbers) == 3 and (len(lines) < 3 or len(words[1]) >= COLUMNS - 1)
 
 
-@dataclass
-class Skipped:
-    """What was passed over while reading with ``on_error="skip"``: how many files, and why the first few."""
+def frames(file: RawFile) -> Iterator[Frame | UserError]:
+    """Yield the one structure of a file."""
+    try:
+        yield frame_of(parse_sample(file.read(), file.where), file.where, file.origin)
+    except UserError as error:
+        yield error
 
-    count: int = 0
-    reasons: list[str] = field(default_factory=list)
 
-    def add(self, reason: str) -> None:
-        """Count one file."""
-        self.count += 1
-        if len(self.reasons) < _SHOWN_REASONS:
-            self.reasons.append(reason)
+def frame_of(sample: LsmsSample, where: str, origin: str) -> Frame:
+    """Return a sample as a frame, without cell and boundary, which LSMS text does not hold."""
+    table = sample.table
+    values = dict(zip(("total_energy", "band_energy", "fermi_energy"), sample.energies.tolist(), strict=True))
+    columns = {
+        "charge": sample.charge,
+        "magnetic_moment": sample.moment,
+        REST: np.concatenate([table[:, 1:5], table[:, 7:]], axis=1),
+    }
+    return Frame(sample.name, origin, where, sample.atomic_numbers, sample.pos, np.zeros((3, 3)), None, values, columns)
 
 
 def new_sample(
@@ -182,74 +205,3 @@ def _check(table: np.ndarray, where: str) -> None:
     if wrong.any():
         row = int(np.argmax(wrong))
         raise UserError(f"{where}, line {row + 2}: {z[row]:g} is no proton number (1 to {_LARGEST_Z})")
-
-
-def refuse_one_place(pos: np.ndarray, where: str, counted: str, first: int = 0) -> None:
-    """Refuse two atoms in one place; errors name them as ``counted``, numbered from ``first``."""
-    pairs = cKDTree(pos).query_pairs(_ONE_PLACE, output_type="ndarray")
-    if len(pairs):
-        one, other = sorted(min(pairs.tolist(), key=sorted))
-        raise UserError(
-            f"{where}, {counted} {other + first}: two atoms in one place, {pos[other].tolist()} bohr, the other in"
-            f" {counted} {one + first}; take one of them out, or check the unit of positions"
-        )
-
-
-class GeometryCheck:
-    """Refuses atoms in one place; remembers positions that it has seen, since most files share theirs."""
-
-    def __init__(self) -> None:
-        self._seen: set[bytes] = set()
-
-    def __call__(self, sample: LsmsSample, where: str) -> None:
-        """Check one sample's positions."""
-        key = sample.pos.tobytes()
-        if key in self._seen:
-            return
-        refuse_one_place(sample.pos, where, "line", first=2)
-        if len(self._seen) < _REMEMBERED:
-            self._seen.add(key)
-
-
-def iter_samples(source: Path, on_error: str = "fail", skipped: Skipped | None = None) -> Iterator[LsmsSample]:
-    """Yield the samples of a folder (at any depth, in natural order) or of a tar archive (in its own order).
-
-    Hidden files are left out; any other file must be LSMS text, so that a damaged one cannot pass for a note. One
-    file is in memory at a time (:func:`iter_files`). Whoever needs one order wherever the
-    files come from sorts by :func:`natural_key` of the names.
-
-    Parameters
-    ----------
-    source : Path
-        A folder or an archive.
-    on_error : {"fail", "skip"}
-        What a malformed file does.
-    skipped : Skipped, optional
-        Counts what was passed over.
-
-    Raises
-    ------
-    UserError
-        If ``source`` is missing, holds no file, or holds a malformed file (``on_error="fail"``).
-    """
-    if on_error not in ("fail", "skip"):
-        raise UserError(f"on_error '{on_error}'{nearest(on_error, ('fail', 'skip'))}")
-    skipped = skipped if skipped is not None else Skipped()
-    check, found, good = GeometryCheck(), 0, 0
-    for where, content in iter_files(source):
-        found += 1
-        try:
-            if isinstance(content, UserError):
-                raise content
-            sample = parse_sample(content, where)
-            check(sample, where)
-        except UserError as error:
-            if on_error == "fail":
-                raise MalformedError(str(error)) from error
-            skipped.add(str(error))
-            continue
-        good += 1
-        yield sample
-    if not good:
-        what = f"none of its {found} files is LSMS text; the first: {skipped.reasons[0]}" if found else "holds no file"
-        raise UserError(f"{source}: {what}")

@@ -1,0 +1,90 @@
+"""Structures of ASE as frames, whichever of ASE's readers they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase.io.extxyz import per_atom_properties
+
+from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
+from hydragnn_hpc.dataset.read.units import ANGSTROM, LengthUnit
+
+_OF_ATOMS = frozenset(per_atom_properties)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which structure it is: the attributes of :class:`~hydragnn_hpc.dataset.read.frames.Frame` of the same names."""
+
+    name: str
+    origin: str
+    where: str
+
+
+def frame_of(
+    atoms: Any,
+    own: Sequence[tuple[str, Mapping[str, Any]]],
+    place: Place,
+    length: LengthUnit = ANGSTROM,
+    units: Mapping[str, str] | None = None,
+) -> Frame:
+    """Turn an ASE structure into a frame.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+    own : sequence of (str, mapping)
+        Where values of the structure stand, in words, and the values by key. A key that stands in two places, or also
+        among the calculator's results, with different values is :class:`Unreadable`.
+    place : Place
+    length : LengthUnit
+        Of positions and cell.
+    units : mapping
+        Stated for some keys.
+    """
+    values: dict[str, Any] = {}
+    first: dict[str, str] = {}
+    for where, mapping in own:
+        for key, value in mapping.items():
+            values[key] = _agreed(values[key], value, first[key], where) if key in values else value
+            first.setdefault(key, where)
+    columns = dict(atoms.arrays)
+    numbers, positions = columns.pop("numbers"), columns.pop("positions")
+    for key, value in (atoms.calc.results if atoms.calc else {}).items():
+        mine, other = (columns, values) if key in _OF_ATOMS else (values, columns)
+        if key in values:
+            value = _agreed(values[key], value, first[key], "the calculator's results")
+        elif key in columns and mine is columns:
+            value = _agreed(columns[key], value, "the arrays of atoms", "the calculator's results")
+        mine[key] = value
+        if mine is columns:
+            other.pop(key, None)
+    own_name = values.pop("name", None)
+    periodic = (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2]))
+    return Frame(
+        place.name if own_name is None else str(own_name),
+        place.origin,
+        place.where,
+        np.asarray(numbers, np.int32),
+        length.to_bohr(np.asarray(positions, np.float64)),
+        length.to_bohr(np.asarray(atoms.cell.array, np.float64)),
+        periodic,
+        values,
+        columns,
+        dict(units or {}),
+    )
+
+
+def _agreed(one: Any, other: Any, first: str, second: str) -> Any:
+    """Return the value that two places give; :class:`Unreadable` where they do not agree."""
+    try:
+        same = bool(np.array_equal(one, other, equal_nan=True))
+    except TypeError:  # no numbers
+        same = bool(np.array_equal(one, other))
+    if same:
+        return other
+    shown = [" ".join(str(value).split())[:40] for value in (one, other)]
+    return Unreadable(f"is {shown[0]} in {first} and {shown[1]} in {second}; correct or remove one of them")

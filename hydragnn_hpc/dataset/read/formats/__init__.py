@@ -1,0 +1,128 @@
+"""The formats of raw structures.
+
+A new one is a line here and a file in this folder: a module with the three names of :class:`Reader`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from hydragnn_hpc.dataset.read import files
+from hydragnn_hpc.dataset.read.files import RawFile
+from hydragnn_hpc.dataset.read.frames import Frame, FrameCheck
+from hydragnn_hpc.dataset.read.targets import TargetSpec
+from hydragnn_hpc.errors import UserError, nearest
+
+FORMATS = {"ase-db": "ase_db", "extxyz": "extxyz", "lsms": "lsms", "ase": "ase_files"}
+"""Module of each format, in the order in which they are tried on a file."""
+
+_LOOKED_AT = 15  # files
+_START = 4096  # bytes
+
+
+class Reader(Protocol):
+    """What a format's module has."""
+
+    TARGETS: tuple[TargetSpec, ...]
+    """The format's own targets; empty where the user says what to learn."""
+
+    @staticmethod
+    def detect(start: bytes, name: str) -> bool:
+        """Whether a file is of this format, by its first 4,096 bytes and its name."""
+
+    @staticmethod
+    def frames(file: RawFile) -> Iterator[Frame | UserError]:
+        """Yield the structures of a file; the reason in place of one that is malformed.
+
+        No more than one structure is in memory at a time, where the format allows it.
+        """
+
+
+def reader(form: str) -> Reader:
+    """Return a format's module.
+
+    Raises
+    ------
+    UserError
+        If there is no such format.
+    """
+    if form not in FORMATS:
+        raise UserError(f"--format {form}{nearest(form, ('auto', *FORMATS))}")
+    module: Reader = importlib.import_module(f"{__name__}.{FORMATS[form]}")  # type: ignore[assignment]
+    return module
+
+
+def detect(source: Path) -> str:
+    """Return which of :data:`FORMATS` a file, the files of a folder or those of an archive have, by their content.
+
+    Some files of many are looked at, and the format of most decides: a note may lie beside the data.
+
+    Raises
+    ------
+    UserError
+        If ``source`` cannot be read, or no file has a known format.
+    """
+    paths = files.visible(source) if source.is_dir() else []
+    if source.is_dir() and not paths:
+        raise UserError(f"{source}: holds no file; give the folder or archive that the data are in")
+    step = max(1, len(paths) // _LOOKED_AT)
+    found = [_format_of(file) for file in islice(files.iter_files(source, step), _LOOKED_AT + 1)]
+    known = Counter(form for form in found if isinstance(form, str)).most_common(1)
+    if known:
+        return known[0][0]
+    problem = next((form for form in found if isinstance(form, UserError)), None)
+    if problem is not None:
+        raise problem
+    if not found:
+        raise UserError(f"{source}: holds no file; give the folder or archive that the data are in")
+    if source.is_file() and not source.stat().st_size:
+        raise UserError(f"{source}: the file is empty (0 bytes); make it again")
+    raise UserError(
+        f"{source}: is of no format that is read here: LSMS text, extended XYZ, ASE databases, and what ASE knows by"
+        " its name or content (POSCAR, .cif, .traj); convert it, or give --format"
+    )
+
+
+def _format_of(file: RawFile) -> str | UserError | None:
+    """Return a file's format, None where it is of none, or why it cannot be read."""
+    if file.problem:
+        return UserError(f"{file.where}: {file.problem}")
+    try:
+        with file.open() as stream:
+            start = bytes(stream.read(_START))
+    except files.DAMAGE as error:
+        return UserError(f"{file.where}: {files.why(error)}")
+    return next((form for form in FORMATS if reader(form).detect(start, file.plain_name)), None)
+
+
+def iter_frames(source: Path, form: str) -> Iterator[Frame | UserError]:
+    """Yield the structures of a file, of a folder's files, or of an archive's; the reason where one is malformed.
+
+    Raises
+    ------
+    UserError
+        If ``source`` is missing, or an archive is damaged.
+    """
+    read, check = reader(form).frames, FrameCheck()
+    for file in files.iter_files(source):
+        if file.problem:
+            yield UserError(f"{file.where}: {file.problem}")
+            continue
+        try:
+            for frame in read(file):
+                yield frame if isinstance(frame, UserError) else _checked(frame, check)
+        except files.DAMAGE as error:
+            yield UserError(f"{file.where}: {files.why(error)}")
+
+
+def _checked(frame: Frame, check: FrameCheck) -> Frame | UserError:
+    try:
+        check(frame)
+    except UserError as error:
+        return error
+    return frame

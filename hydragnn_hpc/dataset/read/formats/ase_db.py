@@ -1,0 +1,87 @@
+"""ASE databases, SQLite or JSON, with the units that their metadata state."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ase.io.formats import UnknownFileTypeError
+
+from hydragnn_hpc.dataset.read.atoms import Place, frame_of
+from hydragnn_hpc.dataset.read.files import RawFile
+from hydragnn_hpc.dataset.read.frames import Frame
+from hydragnn_hpc.dataset.read.targets import TargetSpec
+from hydragnn_hpc.dataset.read.units import ANGSTROM, LengthUnit, length_unit
+from hydragnn_hpc.errors import UserError
+
+TARGETS: tuple[TargetSpec, ...] = ()
+
+_SQLITE = b"SQLite format 3\x00"
+# What ASE raises on a damaged database depends on where the damage is.
+_DAMAGE = (sqlite3.Error, UnknownFileTypeError, KeyError, IndexError, ValueError, TypeError, AttributeError, OSError)
+
+
+def detect(start: bytes, name: str) -> bool:
+    """Whether it is SQLite or a JSON object, or named as a database."""
+    return start.startswith(_SQLITE) or start.lstrip().startswith(b"{") or name.endswith((".db", ".json"))
+
+
+def frames(file: RawFile) -> Iterator[Frame | UserError]:
+    """Yield the rows, each as a structure."""
+    import ase.db
+
+    with file.open() as stream:
+        start = stream.read(len(_SQLITE))
+    with file.on_disk() as path:
+        if not path.stat().st_size:
+            yield UserError(f"{file.where}: the file is empty (0 bytes)")
+            return
+        number: int | str = "first"
+        try:
+            connect: Any = ase.db.connect
+            db = connect(path, type="db" if start == _SQLITE else "json", use_lock_file=False)
+            length, units = _stated_units(dict(db.metadata or {}), file.where)
+            for row in db.select():
+                number = int(row.id)
+                yield _frame_of(row, file, length, units)
+        except UserError as error:
+            yield error
+        except _DAMAGE as error:
+            yield UserError(
+                f"{file.where}: no ASE database from row {number} on: {type(error).__name__}: {error}; it is damaged,"
+                " truncated or of another format"
+            )
+
+
+def _frame_of(row: Any, file: RawFile, length: LengthUnit, units: Mapping[str, str]) -> Frame | UserError:
+    name, origin, where = file.named(f"id={row.id}", f"id {row.id}")
+    try:
+        atoms = row.toatoms()
+        own = [("the row's key-value pairs", row.key_value_pairs), ("the row's data", row.data)]
+        return frame_of(atoms, own, Place(name, origin, where), length, units)
+    except _DAMAGE as error:
+        return UserError(f"{where}: damaged: {type(error).__name__}: {error}")
+
+
+def _stated_units(metadata: Mapping[str, Any], where: str) -> tuple[LengthUnit, dict[str, str]]:
+    """Return the unit of lengths and those of keys, as SchNetPack and ASE's ``key_descriptions`` state them.
+
+    Raises
+    ------
+    UserError
+        If the unit of lengths is none.
+    """
+    stated = next((metadata[key] for key in ("_distance_unit", "distance_unit") if metadata.get(key)), None)
+    length = ANGSTROM if stated is None else length_unit(str(stated), f"{where}: metadata: _distance_unit")
+    units: dict[str, str] = {}
+    for key, described in _mapping(metadata.get("key_descriptions")).items():
+        if isinstance(described, list | tuple) and len(described) == 3 and described[2]:
+            units[str(key)] = str(described[2])
+    for table in ("property_unit_dict", "_property_unit_dict"):
+        units.update({str(key): str(unit) for key, unit in _mapping(metadata.get(table)).items() if unit})
+    return length, units
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

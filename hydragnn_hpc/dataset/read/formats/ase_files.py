@@ -1,0 +1,83 @@
+"""Whatever else ASE reads: POSCAR, CIF, trajectories, output of calculations. One structure or several in a file."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from hydragnn_hpc.dataset.read.atoms import Place, frame_of
+from hydragnn_hpc.dataset.read.files import RawFile
+from hydragnn_hpc.dataset.read.frames import Frame
+from hydragnn_hpc.dataset.read.targets import TargetSpec
+from hydragnn_hpc.errors import UserError
+
+TARGETS: tuple[TargetSpec, ...] = ()
+
+# Databases and extended XYZ have readers of their own here; a bundle is a folder; to read a restart file, ASE would
+# start its calculator.
+_NOT = {
+    "db", "json", "mysql", "postgresql", "extxyz", "xyz", "bundletrajectory", "gpw", "wout", "nomad-json", "dftb",
+    "acemolecule-out", "acemolecule-input",
+}  # fmt: skip
+_SHOWN = 160
+
+
+def _kind(start: bytes, name: str) -> Any:
+    """Return ASE's format of a file, by its content or else its name; None where it has none."""
+    from ase.io.formats import UnknownFileTypeError, filetype, ioformats, match_magic
+
+    base = PurePosixPath(name).name
+    guesses: tuple[Callable[[], Any], ...] = (
+        lambda: match_magic(start),
+        lambda: ioformats[filetype(base, read=False, guess=False)],
+    )
+    for guess in guesses:
+        try:
+            kind = guess()
+        except (UnknownFileTypeError, KeyError, ValueError):
+            continue
+        if kind.can_read and kind.name not in _NOT:
+            return kind
+    return None
+
+
+def detect(start: bytes, name: str) -> bool:
+    """Whether ASE knows a format for the name or the first bytes."""
+    return _kind(start, name) is not None
+
+
+def frames(file: RawFile) -> Iterator[Frame | UserError]:
+    """Yield the structures of a file."""
+    import ase.io
+
+    with file.open() as stream:
+        kind = _kind(stream.read(4096), file.plain_name)
+    if kind is None:
+        yield UserError(f"{file.where}: ASE knows no format of that name or content; rename or convert it")
+        return
+    number = 0
+    with file.on_disk() as path:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for atoms in ase.io.iread(path, index=":", format=kind.name, do_not_split_by_at_sign=True):
+                    yield _frame_of(atoms, file, number)
+                    number += 1
+        except Exception as error:  # on damaged files ASE raises whatever its parsers run into
+            reason = f"{type(error).__name__}: {error!s:.{_SHOWN}}".replace("\n", " ")
+            yield UserError(
+                f"{file.where}, frame {number}: ASE cannot read it as {kind.name}: {reason}; correct the file"
+            )
+
+
+def _frame_of(atoms: Any, file: RawFile, number: int) -> Frame | UserError:
+    _, origin, where = file.named(str(number), f"frame {number}")
+    shared = [o for o in (atoms.info.get("occupancy") or {}).values() if len(o) > 1 or any(v != 1 for v in o.values())]
+    if shared:
+        return UserError(
+            f"{where}: a site is occupied by {shared[0]}: a structure of partly occupied sites is an average of many;"
+            " give ordered structures"
+        )
+    return frame_of(atoms, [("the file's header", atoms.info)], Place(origin, origin, where))

@@ -1,0 +1,281 @@
+"""Extended XYZ: frames cut from a stream so that damage costs one frame, every column under the file's own name."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from typing import IO, Any
+
+import numpy as np
+from ase.data import atomic_numbers
+
+from hydragnn_hpc.dataset.read.files import RawFile
+from hydragnn_hpc.dataset.read.formats.extxyz_header import SHOWN, numbers, parse_header
+from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
+from hydragnn_hpc.dataset.read.targets import TargetSpec
+from hydragnn_hpc.dataset.read.units import to_bohr
+from hydragnn_hpc.errors import UserError
+
+TARGETS: tuple[TargetSpec, ...] = ()
+
+_LONGEST_LINE = 2**24  # bytes; a longer one is no line of text
+# Names of the columns that make the structure, the usual one first; where it is there, the others are plain data.
+_SPECIES = ("species", "symbols", "z", "numbers")
+_POSITIONS = ("pos", "positions")
+_TRUTH = {"t": True, "f": False, "true": True, "false": False, "1": True, "0": False}
+
+
+def detect(start: bytes, name: str) -> bool:
+    """Whether the first line is a number of atoms, or the name says so."""
+    return is_count(start.split(b"\n", 1)[0]) or name.endswith((".xyz", ".extxyz"))
+
+
+def frames(file: RawFile) -> Iterator[Frame | UserError]:
+    """Yield the frames of a file, one in memory at a time."""
+    with file.open() as stream:
+        for number, chunk in iter_chunks(stream, file.where):
+            try:
+                yield (
+                    chunk
+                    if isinstance(chunk, UserError)
+                    else _parse(chunk, *file.named(f"{number}", f"frame {number}"))
+                )
+            except UserError as error:
+                yield error
+
+
+def is_count(line: bytes) -> bool:
+    """Whether a line holds a number of atoms and nothing else, as every frame's first does."""
+    return re.fullmatch(rb"\s*[0-9]{1,9}\s*", line) is not None
+
+
+class _Lines:
+    """The lines of a stream, which can be put back."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._back: deque[bytes] = deque()
+        self.number = 0
+
+    def next(self) -> bytes:
+        """Return the next line, empty at the end."""
+        self.number += 1
+        return self._back.popleft() if self._back else self._stream.readline(_LONGEST_LINE)
+
+    def put_back(self, lines: list[bytes]) -> None:
+        """Make these lines the next ones."""
+        self._back.extendleft(reversed(lines))
+        self.number -= len(lines)
+
+
+def iter_chunks(stream: IO[bytes], where: str) -> Iterator[tuple[int, list[bytes] | UserError]]:
+    """Yield (number from 0, lines) of every frame; in place of lines the reason where one is damaged.
+
+    A frame counts as whole when the next one, or the end, follows it. After a damaged one, reading goes on at the next
+    line that holds a single number.
+    """
+    lines, number = _Lines(stream), 0
+    while (first := _first_line(lines)) is not None:
+        start = lines.number
+        if not is_count(first):
+            found = first.strip()[:SHOWN].decode("utf-8", "backslashreplace")
+            yield (
+                number,
+                UserError(
+                    f"{where}, frame {number}, line {start}: expected the number of atoms, found {found!r}; this is no"
+                    " extended XYZ"
+                ),
+            )
+            number += 1
+            _resume(lines)
+            continue
+        chunk = _take(lines, first)
+        after = lines.next()
+        lines.put_back([after])
+        found_atoms = max(len(chunk) - 2, 0)
+        announced = f"{where}, frame {number}, line {start}: {int(first)} atoms are announced"
+        if len(chunk) < int(first) + 2:
+            how = "the next frame starts" if after else "the file ends"
+            reason = "correct the number of atoms or the lines" if after else "it is truncated"
+            yield number, UserError(f"{announced}, and {how} after {found_atoms}; {reason}")
+        elif after.strip() and not is_count(after):
+            found = after.strip()[:SHOWN].decode("utf-8", "backslashreplace")
+            yield (
+                number,
+                UserError(
+                    f"{announced}, and then comes {found!r}, which starts no frame; correct the number or the lines"
+                ),
+            )
+            _resume(lines)
+        else:
+            yield number, chunk
+        number += 1
+
+
+def _first_line(lines: _Lines) -> bytes | None:
+    """Return the next line that is not blank; None at the end."""
+    while line := lines.next():
+        if line.strip():
+            return line
+    return None
+
+
+def _take(lines: _Lines, first: bytes) -> list[bytes]:
+    """Return a frame's lines, as many as it announces and there are before the next frame."""
+    chunk = [first]
+    while len(chunk) < int(first) + 2 and (line := lines.next()):
+        if len(chunk) > 1 and is_count(line):
+            lines.put_back([line])
+            break
+        chunk.append(line)
+    return chunk
+
+
+def _resume(lines: _Lines) -> None:
+    while (line := lines.next()) and not is_count(line):
+        continue
+    lines.put_back([line])
+
+
+def _parse(chunk: list[bytes], name: str, origin: str, where: str) -> Frame:
+    """Return a frame's lines as a structure.
+
+    Raises
+    ------
+    UserError
+        If species, positions, cell or boundary are malformed, or a line has another number of columns than
+        ``Properties`` says.
+    """
+    try:
+        comment, *rows = (line.decode("utf-8").rstrip("\r\n") for line in [*chunk[1:], b""][: int(chunk[0]) + 1])
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}: byte 0x{error.object[error.start]:02x} is not UTF-8 text; correct the file"
+        ) from error
+    header = parse_header(comment, where)
+    words = [row.split() for row in rows]
+    columns, z, pos = _columns(header.structural.get("properties"), words, where)
+    cell = _cell(header.structural.get("lattice"), where)
+    periodic = _periodic(header.structural.get("pbc"), cell is not None, where)
+    return Frame(
+        name if header.name is None else header.name,
+        origin,
+        where,
+        z,
+        to_bohr(pos),
+        to_bohr(np.zeros((3, 3)) if cell is None else cell),
+        periodic,
+        header.values,
+        columns,
+    )
+
+
+def _columns(
+    properties: str | None, words: list[list[str]], where: str
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Return the columns by name, the proton numbers and the positions (ångström)."""
+    layout = _layout(properties, where)
+    width = sum(count for _, _, count in layout)
+    for atom, line in enumerate(words):
+        if (properties is not None and len(line) != width) or len(line) < width:
+            expected = width if properties is not None else "4 or more"
+            raise UserError(
+                f"{where}, atom {atom}: {len(line)} columns, expected {expected}; correct the line or Properties"
+            )
+    species, positions = (_place(layout, names, where) for names in (_SPECIES, _POSITIONS))
+    found: dict[str, Any] = {}
+    z, pos, start = np.zeros(0, np.int32), np.zeros((0, 3)), 0
+    for number, (name, kind, count) in enumerate(layout):
+        cells = [line[start : start + count] for line in words]
+        start += count
+        if number == species:
+            as_numbers = name.casefold() in _SPECIES[2:]
+            z = np.array(
+                [_proton_number(line[0], as_numbers, f"{where}, atom {k}") for k, line in enumerate(cells)], np.int32
+            )
+        elif number == positions:
+            if count != 3:
+                raise UserError(f"{where}: the column '{name}' is {count} wide; positions are 3; correct Properties")
+            made = _array(kind if kind in "RI" else "R", cells)
+            if isinstance(made, Unreadable):
+                raise UserError(f"{where}: the column '{name}' {made.reason}")
+            pos = np.asarray(made, np.float64).reshape(-1, 3)
+        elif name in found:
+            found[name] = Unreadable("is the name of two columns in Properties; rename one of them")
+        else:
+            found[name] = _array(kind, cells)
+    return found, z, pos
+
+
+def _layout(properties: str | None, where: str) -> list[tuple[str, str, int]]:
+    """Return (name, kind, number of columns) of every entry of ``Properties``."""
+    parts = (properties or "species:S:1:pos:R:3").split(":")
+    if len(parts) % 3 or not all(re.fullmatch("[1-9][0-9]{0,5}", n) for n in parts[2::3]):
+        raise UserError(f"{where}: Properties={properties} is not NAME:KIND:COLUMNS:...; correct it")
+    return [(n, k, int(c)) for n, k, c in zip(parts[::3], parts[1::3], parts[2::3], strict=True)]
+
+
+def _place(layout: list[tuple[str, str, int]], names: tuple[str, ...], where: str) -> int:
+    """Return which entry holds the species or positions."""
+    plain = [name.casefold() for name, _, _ in layout]
+    for name in names:
+        if plain.count(name) > 1:
+            raise UserError(f"{where}: Properties has two columns '{name}'; rename one of them")
+        if name in plain:
+            return plain.index(name)
+    raise UserError(
+        f"{where}: Properties has no column '{names[0]}', only {', '.join(n for n, _, _ in layout)}; add it"
+    )
+
+
+def _proton_number(word: str, as_number: bool, where: str) -> int:
+    if as_number and word.isdecimal():
+        return int(word[:9])
+    symbol = word.capitalize()
+    if symbol not in atomic_numbers:
+        raise UserError(f"{where}: {word[:SHOWN]!r} is no element's symbol; correct it")
+    return int(atomic_numbers[symbol])
+
+
+def _array(kind: str, cells: list[list[str]]) -> Any:
+    """Return a column ``[n]``, or ``[n, count]`` of several; :class:`Unreadable` where a word is not of its kind."""
+    flat = [word for line in cells for word in line]
+    if kind == "S":
+        made: Any = np.array(flat, dtype=object)
+    elif kind == "L":
+        bad = next((k for k, word in enumerate(flat) if word.casefold() not in _TRUTH), None)
+        if bad is not None:
+            return Unreadable(f"holds {flat[bad][:SHOWN]!r}, which is neither T nor F; correct it")
+        made = np.array([_TRUTH[word.casefold()] for word in flat], dtype=bool)
+    elif kind in ("R", "I"):
+        made = numbers(flat)
+        if made is None and flat:
+            bad_word = next(word for word in flat if numbers([word]) is None)
+            return Unreadable(f"holds {bad_word[:SHOWN]!r}, which is no number; correct it")
+        if kind == "I" and made is not None and made.dtype.kind != "i":
+            return Unreadable("is declared as integers (I) in Properties and holds others; declare it as R")
+        made = np.zeros(0) if made is None else made.astype(float) if kind == "R" else made
+    else:
+        return Unreadable(f"is of kind {kind!r} in Properties, which is none of S, I, R and L; correct it")
+    return made if not cells or len(cells[0]) == 1 else made.reshape(len(cells), -1)
+
+
+def _cell(lattice: str | None, where: str) -> np.ndarray | None:
+    if lattice is None:
+        return None
+    found = numbers(re.findall(r"[^\s,\[\]]+", lattice))
+    if found is None or len(found) != 9:
+        raise UserError(f"{where}: Lattice={lattice[:SHOWN]!r} is not nine numbers; correct it")
+    return found.astype(float).reshape(3, 3)
+
+
+def _periodic(pbc: str | None, has_cell: bool, where: str) -> tuple[bool, bool, bool]:
+    """Return the boundary: as ``pbc`` says, else periodic where there is a cell."""
+    if pbc is None:
+        return (has_cell,) * 3
+    words = [word.casefold() for word in re.split(r"[\s,\[\]]+", pbc.strip(" \t[]{}"))]
+    if len(words) not in (1, 3) or any(word not in _TRUTH for word in words):
+        raise UserError(f"{where}: pbc={pbc[:SHOWN]!r} is not three of T and F; correct it")
+    a, b, c = (_TRUTH[word] for word in (words * 3 if len(words) == 1 else words))
+    return a, b, c

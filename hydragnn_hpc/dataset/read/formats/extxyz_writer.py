@@ -1,0 +1,61 @@
+"""Extended XYZ written to the last digit."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from hydragnn_hpc.dataset.read.units import to_angstrom
+
+
+def format_frame(
+    atomic_numbers: np.ndarray,
+    pos: np.ndarray,
+    cell: np.ndarray,
+    periodic: tuple[bool, bool, bool],
+    values: Mapping[str, Any],
+    columns: Mapping[str, np.ndarray],
+) -> str:
+    """Return a structure as extended XYZ, every number with all its digits (ASE would keep 8 decimals of positions).
+
+    Parameters
+    ----------
+    atomic_numbers, pos, cell, periodic
+        ``[n]``, ``[n, 3]`` and ``[3, 3]`` in bohr, written in ångström; a cell of zeros is left out.
+    values : mapping
+        Of the structure: numbers, arrays of one dimension, text; anything else is written as JSON.
+    columns : mapping
+        Of every atom, numbers ``[n]`` or ``[n, d]``.
+    """
+    symbols = [chemical_symbols[z] for z in atomic_numbers.tolist()]
+    table = {"pos": to_angstrom(pos), **{key: v.reshape(len(symbols), -1) for key, v in columns.items()}}
+    kinds = {key: "I" if v.dtype.kind in "iu" else "R" for key, v in table.items()}
+    header = []
+    if cell.any():
+        header.append(f'Lattice="{_joined(to_angstrom(cell).ravel())}"')
+    header.append("Properties=species:S:1" + "".join(f":{k}:{kinds[k]}:{v.shape[1]}" for k, v in table.items()))
+    header += [f"{key}={_value(value)}" for key, value in values.items()]
+    header.append(f'pbc="{" ".join("FT"[p] for p in periodic)}"')
+    rows = zip(symbols, *(v.tolist() for v in table.values()), strict=True)
+    lines = [" ".join([symbol, *(repr(number) for part in parts for number in part)]) for symbol, *parts in rows]
+    return "\n".join([str(len(symbols)), " ".join(header), *lines]) + "\n"
+
+
+def _joined(numbers: np.ndarray) -> str:
+    return " ".join(map(repr, numbers.tolist()))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*[_.@-][\w.@-]*", value, re.ASCII):
+        return value  # cannot be taken for a number or a truth value
+    array = np.asarray(value) if not isinstance(value, str | dict) else np.array("")
+    if array.dtype.kind in "iuf" and array.ndim < 2 and array.size:
+        text = _joined(array.reshape(-1))
+        return text if array.size == 1 else f'"{text}"'
+    escaped = json.dumps(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"_JSON {escaped}"'

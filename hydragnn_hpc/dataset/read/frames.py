@@ -1,0 +1,151 @@
+"""The one shape in which structures of any format are handed on, and the errors and counts of reading them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from hydragnn_hpc.errors import UserError
+
+_LARGEST_Z = 118
+_COINCIDE = 1e-3  # bohr; nuclei of a real structure are more than one bohr apart
+_SHOWN_REASONS = 5
+_REMEMBERED = 1000
+_ISOLATED = "isolatedatom"
+
+
+class MalformedError(UserError):
+    """One file or structure among others cannot be used: ``--on-error skip`` goes on without it."""
+
+
+@contextlib.contextmanager
+def hint_to_skip() -> Iterator[None]:
+    """Name the option that leaves a malformed structure out, in whatever error says that there is one."""
+    try:
+        yield
+    except MalformedError as error:
+        raise UserError(f"{error} (--on-error skip leaves it out)") from error
+
+
+@dataclass
+class Skipped:
+    """What was skipped while reading: how many structures or files, and why the first few."""
+
+    count: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    def add(self, reason: str) -> None:
+        """Count one structure or file."""
+        self.count += 1
+        if len(self.reasons) < _SHOWN_REASONS:
+            self.reasons.append(reason)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for a value that is in the file but cannot be used: an error for whoever asks for it, and for nobody else.
+
+    Attributes
+    ----------
+    reason : str
+        Continues "'KEY' ...": ``stands twice in the header, as 'energy=1' and as 'energy=2'``.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One structure of a file, in whatever format.
+
+    Attributes
+    ----------
+    name : str
+        The structure's own name, or ``file@number``; other structures may have the same.
+    origin : str
+        Which structure of the source it is: the path within the source and the number in the file. Unique.
+    where : str
+        The file and the structure in it, for errors.
+    atomic_numbers : numpy.ndarray
+        ``[n_atoms]`` int32.
+    pos, cell : numpy.ndarray
+        ``[n_atoms, 3]`` and ``[3, 3]`` float64, bohr; the rows of ``cell`` are vectors, zeros where there is none.
+    periodic : tuple of bool or None
+        Along each lattice vector; None where the format cannot state it.
+    values : dict
+        What the file states of the structure, by key: numbers, text or :class:`Unreadable`.
+    columns : dict
+        What it states of every atom, by key, ``[n_atoms, ...]`` or :class:`Unreadable`.
+    units : dict
+        Units that the file states, by key.
+    """
+
+    name: str
+    origin: str
+    where: str
+    atomic_numbers: np.ndarray
+    pos: np.ndarray
+    cell: np.ndarray
+    periodic: tuple[bool, bool, bool] | None
+    values: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def marked_isolated(self) -> str:
+        """``config_type=IsolatedAtom``, as the file writes it, where it marks one atom as isolated; else empty."""
+        if len(self.atomic_numbers) != 1:
+            return ""
+        for key, value in self.values.items():
+            if key.casefold() == "config_type" and isinstance(value, str):
+                plain = value.casefold().replace("_", "").replace("-", "").replace(" ", "")
+                if plain in (_ISOLATED, _ISOLATED + "s"):
+                    return f"{key}={value}"
+        return ""
+
+
+class FrameCheck:
+    """Refuses structures that are none; remembers positions that it has seen, since samples often share theirs."""
+
+    def __init__(self) -> None:
+        self._seen: set[bytes] = set()
+
+    def __call__(self, frame: Frame) -> None:
+        """Check one structure.
+
+        Raises
+        ------
+        UserError
+            If it has no atoms, no elements, no finite positions or cell, or two atoms in one place.
+        """
+        z, pos, cell, where = frame.atomic_numbers, frame.pos, frame.cell, frame.where
+        if not len(z):
+            raise UserError(f"{where}: no atoms; leave the structure out")
+        if z.min() < 1 or z.max() > _LARGEST_Z:
+            atom = int(np.argmax((z < 1) | (z > _LARGEST_Z)))
+            raise UserError(f"{where}: atom {atom} is no element (proton number {z[atom]}); correct or leave it out")
+        if not np.isfinite(pos).all():
+            atom = int(np.argwhere(~np.isfinite(pos))[0, 0])
+            raise UserError(f"{where}: atom {atom} is at {pos[atom].tolist()}, no finite position; correct the file")
+        if not np.isfinite(cell).all():
+            raise UserError(f"{where}: the cell is {cell.tolist()}, no finite numbers; correct the file")
+        key = pos.tobytes()
+        if key not in self._seen:
+            _refuse_coinciding(pos, where)
+            if len(self._seen) < _REMEMBERED:
+                self._seen.add(key)
+
+
+def _refuse_coinciding(pos: np.ndarray, where: str) -> None:
+    pairs = cKDTree(pos).query_pairs(_COINCIDE, output_type="ndarray")
+    if len(pairs):
+        one, other = sorted(min(pairs.tolist(), key=sorted))
+        raise UserError(
+            f"{where}, atom {other}: two atoms in one place, {pos[other].tolist()} bohr, the other is atom {one}; take"
+            " one of them out, or check the unit of positions"
+        )
