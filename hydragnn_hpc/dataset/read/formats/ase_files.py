@@ -65,6 +65,8 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
                 for atoms in ase.io.iread(path, index=":", format=kind.name, do_not_split_by_at_sign=True):
                     yield _frame_of(atoms, file, number)
                     number += 1
+            if not number:
+                yield UserError(f"{file.where}: holds no structure that ASE can read as {kind.name}; correct the file")
         except Exception as error:  # on damaged files ASE raises whatever its parsers run into
             reason = f"{type(error).__name__}: {error!s:.{_SHOWN}}".replace("\n", " ")
             yield UserError(

@@ -1,0 +1,386 @@
+"""Formats as they are met in the wild: keys, columns, quotes and units mean what the file says, or are refused."""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import ase.db
+import ase.io
+import numpy as np
+import pytest
+from alloy_frames import frames, write
+from ase import Atoms
+from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.build.prepare import prepare
+from hydragnn_hpc.dataset.read import formats, sources
+from hydragnn_hpc.dataset.read.formats.extxyz_header import parse_header
+from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.read.targets import parse_targets
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.fields import BOHR_IN_ANGSTROM
+
+ENERGY = parse_targets(["E=graph:energy:eV"])
+LATTICE = 'Lattice="9 0 0 0 9 0 0 0 9"'
+
+
+def xyz(path: Path, header: str, atoms: tuple[str, ...] = ("Cu 0 0 0", "Au 0 0 2.5"), n: int = 1) -> Path:
+    """Write frames of one header; ``%d`` in it is the frame's number."""
+    lines = "".join(f"{len(atoms)}\n{header.replace('%d', str(k))}\n" + "\n".join(atoms) + "\n" for k in range(n))
+    path.write_text(lines)
+    return path
+
+
+def only(source: Path, form: str = "auto") -> Frame:
+    """The one structure of a source."""
+    (frame,) = formats.iter_frames(source, formats.detect(source) if form == "auto" else form)
+    assert isinstance(frame, Frame), frame
+    return frame
+
+
+def read(source: Path, *targets: str, **options: object) -> sources.RawData:
+    """Read a source for training."""
+    return sources.read(source, Options(targets=parse_targets(targets or ["E=graph:energy:eV"]), **options))  # type: ignore[arg-type]
+
+
+def test_what_ase_writes_is_read_as_ase_reads_it(tmp_path: Path) -> None:
+    """Held to ASE's own reader, for every key and column that it does not rename."""
+    made = frames(8)
+    for k, atoms in enumerate(made):
+        atoms.info |= {"count": k, "flag": k % 2 == 0, "note": 'of "two" words', "table": np.arange(6.0).reshape(2, 3)}
+        atoms.info["virial"] = np.arange(9.0).reshape(3, 3)
+        atoms.calc.results["stress"] = np.arange(6.0)
+        atoms.new_array("site", np.arange(len(atoms)))
+        atoms.new_array("even", np.arange(len(atoms)) % 2 == 0)
+        atoms.pbc = [True, k % 2 == 0, False]
+    source = write(tmp_path / "a.extxyz", made)
+    theirs = ase.io.read(source, index=":")
+    for ours, atoms in zip(formats.iter_frames(source, "extxyz"), theirs, strict=True):
+        assert isinstance(ours, Frame)
+        np.testing.assert_array_equal(ours.atomic_numbers, atoms.numbers)
+        np.testing.assert_allclose(ours.pos * BOHR_IN_ANGSTROM, atoms.positions, atol=1e-12)
+        np.testing.assert_allclose(ours.cell * BOHR_IN_ANGSTROM, atoms.cell.array, atol=1e-12)
+        assert ours.periodic == tuple(atoms.pbc)
+        results = atoms.calc.results
+        assert ours.values.keys() == {*atoms.info, "energy", "stress"}
+        assert ours.columns.keys() == {*atoms.arrays, "forces"} - {"numbers", "positions"}
+        for key, value in (atoms.info | {k: results[k] for k in ("energy", "stress")}).items():
+            np.testing.assert_array_equal(ours.values[key], value, key)
+        for key, value in (atoms.arrays | {"forces": results["forces"]}).items():
+            if key not in ("numbers", "positions"):
+                np.testing.assert_array_equal(ours.columns[key], value, key)
+
+
+@pytest.mark.parametrize(
+    ("column", "word"),
+    [("Z:R:1", "1.9"), ("Z:I:1", "7"), ("numbers:I:1", "7"), ("symbols:S:1", "H"), ("positions:R:3", "1 2 3")],
+)
+def test_a_column_beside_species_and_positions_is_data(column: str, word: str, tmp_path: Path) -> None:
+    atoms = (f"Cu 0 0 0 {word}", f"Au 0 0 2.5 {word}")
+    frame = only(xyz(tmp_path / "a.xyz", f"{LATTICE} Properties=species:S:1:pos:R:3:{column}", atoms))
+    assert frame.atomic_numbers.tolist() == [29, 79] and frame.pos[:, :2].any() == 0
+    assert frame.columns.keys() == {column.split(":", maxsplit=1)[0]}
+
+
+@pytest.mark.parametrize(
+    ("properties", "atoms"),
+    [
+        ("Z:I:1:pos:R:3", ("29 0 0 0", "79 0 0 2.5")),
+        ("pos:R:3:Species:S:1", ("0 0 0 Cu", "0 0 2.5 au")),
+        ("symbols:S:1:positions:R:3", ("Cu 0 0 0", "Au 0 0 2.5")),
+    ],
+)
+def test_species_and_positions_by_their_other_names(properties: str, atoms: tuple[str, ...], tmp_path: Path) -> None:
+    frame = only(xyz(tmp_path / "a.xyz", f"{LATTICE} Properties={properties}", atoms))
+    assert frame.atomic_numbers.tolist() == [29, 79] and frame.pos[1, 2] == pytest.approx(2.5 / BOHR_IN_ANGSTROM)
+    assert not frame.columns
+
+
+def test_names_that_ase_would_swap_stay_apart(tmp_path: Path) -> None:
+    properties = "Properties=species:S:1:pos:R:3:charge:R:1:charges:R:1:f:R:3:f0:R:1"
+    atoms = ("Cu 0 0 0 1 2 3 4 5 6", "Au 0 0 2.5 1 2 3 4 5 6")
+    columns = only(xyz(tmp_path / "a.xyz", properties, atoms)).columns
+    assert {key: np.ravel(v[0]).tolist() for key, v in columns.items()} == {
+        "charge": [1], "charges": [2], "f": [3, 4, 5], "f0": [6],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("header", "periodic"),
+    [
+        ('lattice="9 0 0 0 9 0 0 0 9"', (True,) * 3),
+        ('LATTICE="9 0 0 0 9 0 0 0 9" PBC="T T F"', (True, True, False)),
+        ("Lattice='9 0 0 0 9 0 0 0 9' pbc={T F F}", (True, False, False)),
+        ("Lattice = [9,0,0, 0,9,0, 0,0,9]", (True,) * 3),
+        ('note="pbc=F F F, once" Lattice="9 0 0 0 9 0 0 0 9" pbc=[T, T, T]', (True,) * 3),
+    ],
+)
+@pytest.mark.parametrize(
+    "properties", ["Properties=", "properties={", "PROPERTIES='", 'note="Properties=x:R:1" Properties=']
+)
+def test_a_header_in_any_letter_case_and_quotes(
+    header: str, periodic: tuple[bool, ...], properties: str, tmp_path: Path
+) -> None:
+    close = {"{": "}", "'": "'"}.get(properties[-1], "")
+    source = xyz(
+        tmp_path / "a.xyz", f"{header} {properties}species:S:1:pos:R:3:q:R:1{close}", ("Cu 0 0 0 1", "Au 0 0 2 2")
+    )
+    frame = only(source)
+    assert frame.periodic == periodic and frame.columns["q"].tolist() == [1, 2]
+    np.testing.assert_allclose(frame.cell * BOHR_IN_ANGSTROM, np.eye(3) * 9)
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (f"{LATTICE} lattice='8 0 0 0 8 0 0 0 8'", "holds both 'Lattice=9 0 0 .*' and 'lattice=8"),
+        (f'{LATTICE} pbc="T T T" PBC=F', "holds both 'pbc=T T T' and 'PBC=F'"),
+        ("Properties=species:S:1:pos:R:3 properties=species:S:1:pos:R:3", "holds both 'Properties="),
+        ("energy=1 energy=2", "'energy' stands twice in the header, as 'energy=1' and as 'energy=2'"),
+        ("Properties=species:S:1:pos:R:2:pos:R:1", "Properties has two columns 'pos'"),
+        ("Properties=x:S:1:pos:R:3 energy=1", "Properties has no column 'species', only x, pos"),
+        ("energy=1d0", "'energy' is '1d0', which is no number"),
+        ("energy=1_000", "'energy' is '1_000', which is no number"),
+        ('energy="_JSON [1,"', "'energy' is no JSON"),
+    ],
+)
+def test_a_header_that_says_two_things_or_none_is_refused(header: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        read(xyz(tmp_path / "a.xyz", header))
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "told"),
+    [
+        ("L", "maybe", "holds 'maybe', which is neither T nor F"),
+        ("I", "1.5", "is declared as integers"),
+        ("R", "high", "holds 'high', which is no number"),
+        ("X", "1", "is of kind 'X'"),
+        ("q:R:1:q:R", "1 1", "is the name of two columns"),
+    ],
+)
+def test_keys_that_nobody_asked_for_spoil_nothing_and_are_refused_when_asked_for(
+    kind: str, word: str, told: str, tmp_path: Path
+) -> None:
+    header = 'stress="1 2 3" virial=none x="_JSON {" twice=1 twice=2 energy=-1'
+    columns = f"q:{kind}:1" if ":" not in kind else f"{kind}:1"
+    source = xyz(tmp_path / "a.xyz", f"Properties=species:S:1:pos:R:3:{columns} {header}", (f"Cu 0 0 0 {word}",))
+    assert read(source).samples.values["E"] == [np.array([[-1.0]])]
+    assert isinstance(only(source).columns["q"], Unreadable)
+    with pytest.raises(UserError, match=f"'q' {told}"):
+        read(source, "q=node:q:e")
+
+
+def test_one_key_of_the_structure_and_of_its_atoms(tmp_path: Path) -> None:
+    source = xyz(
+        tmp_path / "a.xyz", "Properties=species:S:1:pos:R:3:energy:R:1 energy=-9", ("Cu 0 0 0 1", "Au 0 0 2 2")
+    )
+    samples = read(source, "E=graph:energy:eV", "e=node:energy:eV").samples
+    assert samples.values["E"][0].tolist() == [[-9]] and samples.values["e"][0].tolist() == [[1], [2]]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(exclude_characters="\n\r", codec="utf-8"), max_size=60))
+def test_any_comment_is_read_or_refused_in_a_line(comment: str) -> None:
+    try:
+        parse_header(comment, "x")
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.from_regex(r"[A-Za-z_]\w{0,8}", fullmatch=True), st.floats(allow_nan=False), max_size=4),
+       st.sampled_from(['{}="{}"', "{}='{}'", "{}={{{}}}", "{} = {}", "{}=[{}]", "{}={}"]))  # fmt: skip
+def test_numbers_in_any_quotes_are_what_was_written(values: dict[str, float], spelled: str) -> None:
+    values = {key: v for key, v in values.items() if key.casefold() not in ("name", "pbc", "lattice", "properties")}
+    text = " ".join(spelled.format(key, repr(value)) for key, value in values.items())
+    assert parse_header(text, "x").values == values
+
+
+def zipped(folder: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder.parent))
+    return path
+
+
+def packed(folder: Path, path: Path) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, folder.name)
+    return path
+
+
+@pytest.mark.parametrize("pack", [zipped, packed, lambda folder, path: folder])
+def test_nested_folders_and_compressed_files_in_every_kind_of_archive(pack: Callable, tmp_path: Path) -> None:
+    made, root = frames(8), tmp_path / "raw"
+    write(root / "deep" / "er" / "a.extxyz", made[:4])
+    (root / "b.extxyz.gz").write_bytes(gzip.compress(write(tmp_path / "b.extxyz", made[4:]).read_bytes()))
+    raw = read(pack(root, tmp_path / "packed"))
+    assert len(raw.samples.names) == 8 and raw.form == "extxyz"
+    assert sorted(raw.samples.origins)[0].endswith("b.extxyz.gz@0") and "deep/er/a.extxyz@3" in raw.samples.origins[3]
+
+
+def test_members_of_a_zip_archive_that_are_not_read(tmp_path: Path) -> None:
+    good = xyz(tmp_path / "a.xyz", "energy=1").read_text()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.xyz", good)
+        link = zipfile.ZipInfo("link.xyz")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("__MACOSX/._a.xyz", b"rubbish")
+        archive.writestr("../../up.xyz", good)
+    raw = read(tmp_path / "a.zip", on_error="skip")
+    assert len(raw.samples.names) == 2 and raw.skipped.count == 1 and "is a link" in raw.skipped.reasons[0]
+    content = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"cannot read .*cut\.zip.*damaged"):
+        read(tmp_path / "cut.zip")
+
+
+@pytest.mark.parametrize("name", ["a.traj", "POSCAR", "a.cif", "a.xsf", "CONTCAR.relaxed"])
+def test_what_else_ase_reads(name: str, tmp_path: Path) -> None:
+    made = frames(2)[1]
+    (tmp_path / "run_1").mkdir()
+    form = {"POSCAR": "vasp", "CONTCAR.relaxed": "vasp"}.get(name)
+    ase.io.write(tmp_path / "run_1" / name, made, format=form)
+    assert formats.detect(tmp_path) == "ase"
+    frame = only(tmp_path)
+    assert frame.origin == f"run_1/{name}@0" and frame.periodic == (True, True, True)
+    assert frame.atomic_numbers.tolist() == made.numbers.tolist()
+    assert abs(np.linalg.det(frame.cell)) * BOHR_IN_ANGSTROM**3 == pytest.approx(made.cell.volume, rel=1e-5)
+    np.testing.assert_array_equal(only(zipped(tmp_path / "run_1", tmp_path / "a.zip")).pos, frame.pos)
+    if name == "a.traj":
+        assert frame.values["energy"] == made.get_potential_energy()
+        np.testing.assert_array_equal(frame.columns["forces"], made.get_forces())
+
+
+def test_partly_occupied_sites_are_refused(tmp_path: Path) -> None:
+    made = frames(2)[1]
+    made.info["occupancy"] = {str(k): {"Cu": 0.5, "Au": 0.5} for k in range(4)}
+    made.new_array("spacegroup_kinds", np.arange(4))
+    ase.io.write(tmp_path / "a.cif", made)
+    (told,) = formats.iter_frames(tmp_path / "a.cif", "ase")
+    assert isinstance(told, UserError) and "partly occupied" in str(told)
+
+
+def test_damage_costs_one_file_of_a_folder(tmp_path: Path) -> None:
+    for k, atoms in enumerate(frames(6)):
+        ase.io.write(tmp_path / f"{k}.traj", atoms)
+    whole = (tmp_path / "3.traj").read_bytes()
+    (tmp_path / "3.traj").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "4.cif").write_text("data_x\n")
+    raw = read(tmp_path, on_error="skip")
+    assert len(raw.samples.names) == 6 - 1 and raw.skipped.count == 2
+    assert "3.traj, frame 0: ASE cannot read it" in raw.skipped.reasons[0]
+
+
+def database(path: Path, metadata: dict, scale: float = 1.0, n: int = 12) -> Path:
+    """Methane in a database whose lengths are multiplied, with energies in its data."""
+    rng = np.random.default_rng(0)
+    with ase.db.connect(path) as db:
+        for k in range(n):
+            atoms = molecule("CH4")
+            atoms.positions = (atoms.positions + rng.normal(size=(5, 3)) * 0.01) * scale
+            db.write(atoms, data={"energy": np.array([-40.0 - 0.01 * k])})
+        db.metadata = metadata
+    return path
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale"), [("Ang", 1.0), ("Bohr", 1 / BOHR_IN_ANGSTROM), ("a0", 1 / BOHR_IN_ANGSTROM), ("nm", 0.1)]
+)
+def test_lengths_in_the_unit_that_a_database_states(unit: str, scale: float, tmp_path: Path) -> None:
+    frame = next(iter(formats.iter_frames(database(tmp_path / "a.db", {"_distance_unit": unit}, scale), "ase-db")))
+    assert isinstance(frame, Frame)
+    assert np.linalg.norm(frame.pos[1] - frame.pos[0]) == pytest.approx(1.09 / BOHR_IN_ANGSTROM, abs=0.1)
+
+
+def test_units_that_a_database_states_are_held_to_those_of_the_targets(tmp_path: Path) -> None:
+    tables = ({"_property_unit_dict": {"energy": "Hartree"}}, {"key_descriptions": {"energy": ("E", "energy", "Ha")}})
+    for k, metadata in enumerate(tables):
+        source = database(tmp_path / f"{k}.db", metadata)
+        assert len(read(source, "E=graph:energy:Ha").samples.names) == 12
+        with pytest.raises(UserError, match=r"--target E: 'energy' is in Ha.*not in eV"):
+            read(source, on_error="skip")
+    with pytest.raises(UserError, match="'furlong'"):
+        read(database(tmp_path / "c.db", {"_distance_unit": "furlong"}), "E=graph:energy:Ha")
+
+
+def test_a_row_and_its_calculator_that_disagree(tmp_path: Path) -> None:
+    with ase.db.connect(tmp_path / "a.db") as db:
+        for energy in (-1.0, -2.0):
+            atoms = Atoms("CuAu", positions=[[0, 0, 0], [0, 0, 2.5]])
+            atoms.calc = SinglePointCalculator(atoms, energy=-1.0)
+            db.write(atoms, data={"energy": energy})
+    with pytest.raises(
+        UserError, match=r"id 2: 'energy' is -2.0 in the row's data and -1.0 in the calculator's results"
+    ):
+        read(tmp_path / "a.db")
+    assert len(read(tmp_path / "a.db", on_error="skip").samples.names) == 1
+
+
+@pytest.mark.parametrize(
+    "mark", ["config_type=IsolatedAtom", "config_type=isolated_atom", 'Config_Type="isolated atom"']
+)
+def test_marked_isolated_atoms_are_left_out(mark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    crystal = xyz(tmp_path / "a.xyz", "energy=-%d", n=12).read_text()
+    atom = xyz(tmp_path / "a.xyz", f'{mark} energy=-0.2 pbc="F F F"', ("Cu 0 0 0",)).read_text()
+    (tmp_path / "a.xyz").write_text(crystal + atom)
+    raw = read(tmp_path / "a.xyz")
+    assert len(raw.samples.names) == 12 and raw.skipped.count == 1
+    assert "1 structures are marked as isolated atoms" in capsys.readouterr().err
+    options = Options(purpose="predict")
+    assert len(sources.read(tmp_path / "a.xyz", options).samples.names) == 13
+
+
+def test_lone_atoms_are_no_pure_crystals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether the boundary is open, or a box of vacuum; a primitive cell of one atom is a crystal."""
+    parts = [xyz(tmp_path / "x", f"{LATTICE} energy=-%d", ("Cu 0 0 0", "Cu 0 0 2.5"), 3).read_text()]
+    for header in (
+        'pbc="F F F" energy=-0.2',
+        'Lattice="20 0 0 0 20 0 0 0 20" energy=-0.2',
+        'Lattice="2 0 0 0 2 0 0 0 2" energy=-9',
+    ):
+        parts.append(xyz(tmp_path / "x", header, ("Cu 0 0 0",)).read_text())
+    (tmp_path / "a.xyz").write_text("".join(parts))
+    energies = read(tmp_path / "a.xyz", "H=mixing:energy:eV").samples.energies
+    assert np.isnan(energies).sum() == 2 and "2 structures are one atom without a neighbour" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("atoms", "cutoff"), [(("Cu 0 0 0", "Au 9 0 0"), 7.0), (("Cu 0 0 0", "Au 0 0 2.25"), 2.25 / BOHR_IN_ANGSTROM)]
+)
+def test_what_has_no_neighbour_list_is_skipped_too(atoms: tuple[str, ...], cutoff: float, tmp_path: Path) -> None:
+    good = xyz(tmp_path / "a.xyz", f"{LATTICE} energy=-%d", ("Cu 0 0 0", "Au 0 0 2.5"), 8).read_text()
+    for k in range(4):
+        good += xyz(tmp_path / "a.xyz", f"{LATTICE} energy=-1{k}", ("Cu 0 0 0", f"Au 0 0 2.{6 + k}")).read_text()
+    bad = xyz(tmp_path / "a.xyz", f"{LATTICE} energy=-7", atoms).read_text()
+    (tmp_path / "a.xyz").write_text(good + bad)
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "a.xyz").write_text(good)
+    options = Options(targets=ENERGY, cutoff=cutoff, split_by="random", fractions=(0.4, 0.3, 0.3))
+    with pytest.raises(UserError, match=r"a\.xyz@12: .*--on-error skip leaves it out"):
+        prepare(tmp_path / "a.xyz", tmp_path / "x.bp", options)
+    skipping = Options(**{**vars(options), "on_error": "skip"})
+    facts = prepare(tmp_path / "a.xyz", tmp_path / "x.bp", skipping)
+    assert facts.content["source"]["skipped"] == 1 and "frame 12" in facts.content["source"]["skipped_reasons"][0]
+    assert facts.sha256 == prepare(tmp_path / "good" / "a.xyz", tmp_path / "y.bp", skipping).sha256
+    assert store.read(tmp_path / "x.bp")[0].sha256 == facts.sha256
+
+
+def test_new_structures_keep_their_order_and_say_which_they_are(tmp_path: Path) -> None:
+    source = xyz(tmp_path / "b.xyz", "name=CuAu energy=%d", n=12)
+    source.write_text(source.read_text() + "1\nname=CuAu\nCu inf 0 0\n" + xyz(tmp_path / "c.xyz", "name=1").read_text())
+    samples = sources.read(source, Options(purpose="predict", on_error="skip")).samples
+    assert samples.names == ["CuAu"] * 12 + ["1"]
+    assert samples.index.tolist() == [*range(12), 13]
+    assert samples.origins == [f"b.xyz@{k}" for k in [*range(12), 13]]
