@@ -257,7 +257,8 @@ def test_what_else_ase_reads(name: str, tmp_path: Path) -> None:
     assert frame.origin == f"run_1/{name}@0" and frame.periodic == (True, True, True)
     assert frame.atomic_numbers.tolist() == made.numbers.tolist()
     assert abs(np.linalg.det(frame.cell)) * BOHR_IN_ANGSTROM**3 == pytest.approx(made.cell.volume, rel=1e-5)
-    np.testing.assert_array_equal(only(zipped(tmp_path / "run_1", tmp_path / "a.zip")).pos, frame.pos)
+    for pack in (zipped, packed):
+        np.testing.assert_array_equal(only(pack(tmp_path / "run_1", tmp_path / "archive")).pos, frame.pos)
     if name == "a.traj":
         assert frame.values["energy"] == made.get_potential_energy()
         np.testing.assert_array_equal(frame.columns["forces"], made.get_forces())

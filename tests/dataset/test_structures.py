@@ -292,8 +292,8 @@ def test_a_file_that_the_system_does_not_give_is_not_called_damaged(tmp_path: Pa
     write(tmp_path / "raw" / "a.extxyz", frames())
     with patch("pathlib.Path.open", side_effect=PermissionError(13, "Permission denied")):
         (told,) = iter_frames(tmp_path / "raw", "extxyz")
-        assert isinstance(told, UserError) and "Permission denied; mend that" in str(told)
-        with pytest.raises(UserError, match="Permission denied; mend its permissions"):
+        assert isinstance(told, UserError) and "Permission denied; make it readable" in str(told)
+        with pytest.raises(UserError, match="Permission denied; make it readable"):
             is_compressed(tmp_path / "raw" / "a.extxyz")
 
 

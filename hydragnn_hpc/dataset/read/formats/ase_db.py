@@ -31,8 +31,6 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
     """Yield the rows, each as a structure."""
     import ase.db
 
-    with file.open() as stream:
-        start = stream.read(len(_SQLITE))
     with file.on_disk() as path:
         if not path.stat().st_size:
             yield UserError(f"{file.where}: the file is empty (0 bytes)")
@@ -40,7 +38,9 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
         number: int | str = "first"
         try:
             connect: Any = ase.db.connect
-            db = connect(path, type="db" if start == _SQLITE else "json", use_lock_file=False)
+            with path.open("rb") as stream:
+                kind = "db" if stream.read(len(_SQLITE)) == _SQLITE else "json"
+            db = connect(path, type=kind, use_lock_file=False)
             length, units = _stated_units(dict(db.metadata or {}), file.where)
             for row in db.select():
                 number = int(row.id)

@@ -52,13 +52,13 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
     """Yield the structures of a file."""
     import ase.io
 
-    with file.open() as stream:
-        kind = _kind(stream.read(4096), file.plain_name)
-    if kind is None:
-        yield UserError(f"{file.where}: ASE knows no format of that name or content; rename or convert it")
-        return
-    number = 0
     with file.on_disk() as path:
+        with path.open("rb") as stream:
+            kind = _kind(stream.read(4096), file.plain_name)
+        if kind is None:
+            yield UserError(f"{file.where}: ASE knows no format of that name or content; rename or convert it")
+            return
+        number = 0
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -69,9 +69,7 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
                 yield UserError(f"{file.where}: holds no structure that ASE can read as {kind.name}; correct the file")
         except Exception as error:  # on damaged files ASE raises whatever its parsers run into
             reason = f"{type(error).__name__}: {error!s:.{_SHOWN}}".replace("\n", " ")
-            yield UserError(
-                f"{file.where}, frame {number}: ASE cannot read it as {kind.name}: {reason}; correct the file"
-            )
+            yield UserError(f"{file.where}, frame {number}: ASE cannot read it as {kind.name}: {reason}; correct it")
 
 
 def _frame_of(atoms: Any, file: RawFile, number: int) -> Frame | UserError:
