@@ -134,7 +134,7 @@ def test_periodic_structures_of_several_sizes_and_edge_lengths(tmp_path: Path) -
         ("copper.xyz", (), "holds Cu, which the models were not trained on (they know Fe, Pt)"),
         ("iron.xyz", ("--variant", "HM"), "--variant HM: out has no such variant; did you mean 'HCM'?"),
         ("nowhere.xyz", (), "atom 1 is at [inf, "),
-        ("iron.cif", (), "is neither extended XYZ nor an ASE database"),
+        ("iron.cif", (), "iron.cif: holds no structure that ASE can read as cif"),
         ("iron.xyz", ("--out", "raw"), "--out raw: raw is a folder"),
         ("iron.xyz", ("--out", "no/p.csv"), "--out no/p.csv: there is no folder no"),
         ("iron.xyz", ("--device", "gpu"), "--device gpu; known are: cpu, cuda, xpu, auto"),
@@ -151,7 +151,7 @@ def test_what_cannot_be_predicted_is_told_in_one_line(
     found = command(fept, "predict", "out", structures, *options)
     assert found.returncode == 2 and found.stdout == ""
     lines = found.stderr.splitlines()
-    assert len(lines) == 1 and told in lines[0] and "--on-error" not in lines[0], found.stderr
+    assert len(lines) == 1 and told in lines[0], found.stderr
 
 
 def test_a_boundary_that_the_models_do_not_know_is_told(fept: Path) -> None:
@@ -159,6 +159,25 @@ def test_a_boundary_that_the_models_do_not_know_is_told(fept: Path) -> None:
     found = command(fept, "predict", "out", "iron.xyz", "--variant", "M")
     assert found.returncode == 0 and "1 of 1 structures have another boundary" in found.stderr
     assert "taken as open" in found.stderr
+
+
+def test_rows_are_in_the_files_order_and_say_which_structure_they_are_of(fept: Path) -> None:
+    """Names may be equal, and what cannot be used is skipped and counted."""
+    frames = [XYZ.format("Fe"), XYZ.format("Cu"), XYZ.format("Pt"), XYZ.format("Fe").replace("2 2 2", "5 0 0")]
+    named = [frame.replace("pbc", "name=same pbc") for frame in frames]
+    (fept / "named.xyz").write_text("".join(named + named[:1]))
+    options = ("--variant", "M", "--on-error", "skip", "--out", "named.csv")
+    found = command(fept, "predict", "out", "named.xyz", *options)
+    assert (
+        found.returncode == 0
+        and "1 structures skipped" in found.stderr
+        and "named.xyz, frame 1: holds Cu" in found.stderr
+    )
+    rows = list(csv.DictReader((fept / "named.csv").open()))
+    assert [(r["index"], r["frame"], r["sample"], r["atom"]) for r in rows] == [
+        (str(k), f"named.xyz@{k}", "same", str(atom)) for k in (0, 2, 3, 4) for atom in (0, 1)
+    ]
+    assert [r["mean"] for r in rows[:2]] == [r["mean"] for r in rows[-2:]] != [r["mean"] for r in rows[2:4]]
 
 
 def test_a_damaged_model_is_named_and_nothing_is_written(fept: Path) -> None:
