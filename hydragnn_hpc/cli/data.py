@@ -31,7 +31,7 @@ def generate(
         str, typer.Option(help="CuAu and ternary: repetitions of the cube of 4 atoms, as 1x1x1,2x2x2. Default: 2x2x2.")
     ] = "",
     seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing OUT.")] = False,
 ) -> None:
     """Write a surrogate data set: FePt as LSMS text, or an alloy as extended XYZ."""
     from hydragnn_hpc.dataset.build import convert
@@ -205,13 +205,13 @@ def convert(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="As for prepare, where a structure file does not say itself what its keys are. LSMS text needs"
+            help="As for prepare, where the source does not state itself what its keys mean. LSMS text needs"
             " total_energy, charge or charge_transfer, magnetic_moment: total_energy=graph:energy:eV."
         ),
     ] = None,
     cell: Annotated[str, typer.Option(help="As for prepare, for structures without one.")] = "",
     cutoff: Annotated[str, typer.Option(help="Of a data set, with its unit. Default: as SOURCE says, or 7bohr.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing OUT.")] = False,
 ) -> None:
     """Convert between LSMS text, extended XYZ and data sets; says what the new format cannot hold."""
     from hydragnn_hpc.dataset.build import convert as conversion
@@ -250,7 +250,7 @@ def info(
         data_figure.check_name(figure)
     manifest = store.read_manifest(file)
     distribution = manifest.content.get("distribution")
-    if verify or figure or distribution is None:  # data sets of earlier versions do not say it in their manifest
+    if verify or figure or distribution is None:  # data sets of earlier versions do not hold it in their manifest
         manifest, arrays = store.read(file)
         distribution = summary.distribution(arrays, manifest.targets)
         if verify:

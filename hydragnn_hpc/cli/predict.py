@@ -42,7 +42,7 @@ def predict(
         str, typer.Option(help="Cell of structures that hold none, as for data prepare: '20.8 10.4 14.1 bohr'.")
     ] = "",
     on_error: Annotated[str, typer.Option(help=ON_ERROR_HELP)] = "fail",
-    device: Annotated[str, typer.Option(help="cpu, cuda, xpu, or auto: what is there.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, xpu, or auto: whatever the machine has.")] = "auto",
 ) -> None:
     """Predict every task for new structures: mean and standard deviation over a variant's finished members, as csv.
 

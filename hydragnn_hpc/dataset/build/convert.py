@@ -73,7 +73,7 @@ def convert(source: Path, out: Path, options: Options, to: str = "auto", force: 
     to : {"auto", "lsms", "extxyz", "bp"}
         What to write; ``auto``: by the name of ``out``.
     force : bool
-        Replace what is there.
+        Replace an existing file, folder or data set.
 
     Raises
     ------
@@ -304,7 +304,7 @@ def _lsms_of(
     ]
     if lacking or total is None or charge is None or moment is None:
         raise UserError(
-            f"{frame.where}: LSMS text needs {' and '.join(lacking)}; say which key holds it: --target"
+            f"{frame.where}: LSMS text needs {' and '.join(lacking)}; name the key that holds it: --target"
             f" {lacking[0]}={'graph:KEY:Ry' if lacking[0] == 'total_energy' else 'node:KEY:' + lsms.UNITS[lacking[0]]}"
         )
     others = [_energy(frame, wanted, name) for name in ("band_energy", "fermi_energy")]
@@ -335,7 +335,7 @@ def _energy(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> float | N
     if raw is None or np.size(raw) != 1:
         return None
     if one is not None and one.unit.in_ev is None:
-        raise UserError(f"--target {name}: {one.unit.text} is no unit of energy; give Ry or eV, say")
+        raise UserError(f"--target {name}: {one.unit.text} is no unit of energy; give Ry or eV, for example")
     return float(np.ravel(raw)[0]) * (one.unit.in_ev / RYDBERG_IN_EV if one and one.unit.in_ev else 1.0)
 
 

@@ -20,17 +20,17 @@ from hydragnn_hpc.logs import Progress, say
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What models of one campaign say of the structures that they know.
+    """What models of one campaign state of the data that they were trained on.
 
     Attributes
     ----------
     species : dict
         ``minimum, maximum`` of the scaling, and the ``elements`` of the data (proton numbers); None where the data set
-        does not tell them.
+        does not state them.
     neighbours : dict
         ``cutoff_bohr, boundary``.
     ready : dict
-        ``inputs`` and ``references``, as `dataset.ready` left them.
+        ``inputs`` and ``references``, as `dataset.staged` left them.
     """
 
     species: Mapping[str, Any]

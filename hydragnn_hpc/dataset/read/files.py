@@ -199,7 +199,7 @@ def visible(folder: Path) -> list[Path]:
     """
 
     def refuse(error: OSError) -> None:
-        raise UserError(f"cannot read folder {error.filename}: {error.strerror}; mend its permissions") from error
+        raise UserError(f"cannot read folder {error.filename}: {error.strerror}; correct its permissions") from error
 
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()

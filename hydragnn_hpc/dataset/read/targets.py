@@ -73,7 +73,9 @@ def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
             raise UserError(f"{where}: target '{name}' is given twice; leave one out or rename it")
         unit, mixing = parse_unit(unit_text, where), level == "mixing"
         if mixing and unit.in_ev is None:
-            raise UserError(f"{where}: a mixing enthalpy is made from an energy, and {unit_text} is none; give eV, say")
+            raise UserError(
+                f"{where}: a mixing enthalpy is made from an energy, and {unit_text} is no unit of energy; give eV"
+            )
         if mixing and any(w.mixing for w in wanted):
             raise UserError(f"{where}: a second mixing enthalpy; leave one out")
         shown = next((part for part in label if part), name.replace("_", " "))
@@ -83,7 +85,7 @@ def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
 
 
 class TargetExtractor:
-    """Takes the wanted targets from one frame after another, and holds the frames to each other.
+    """Takes targets from one frame after another, and checks that they have the same width in all.
 
     Parameters
     ----------
@@ -127,7 +129,7 @@ class TargetExtractor:
                 energy = float(found[0, 0]) * scale
                 if found.shape[1] != 1:
                     raise UserError(f"{frame.where}: '{one.key}' holds {found.shape[1]} numbers; an energy is one")
-        # Remembered only now: a frame that is passed over must not set the rule.
+        # Remembered only now: a frame that is skipped must not set the width.
         for name, found in values.items():
             if found is not None:
                 self._seen.setdefault(name, (found.shape[1], frame.where))
@@ -137,12 +139,14 @@ class TargetExtractor:
 
     def _check(self, one: TargetSpec, found: np.ndarray, where: str) -> None:
         if np.isinf(found).any():
-            raise UserError(f"{where}: '{one.key}' holds an infinite value; mend it, or write nan where it is missing")
+            raise UserError(
+                f"{where}: '{one.key}' holds an infinite value; correct it, or write nan where it is missing"
+            )
         width, first = self._seen.get(one.property.name, (found.shape[1], ""))
         if found.shape[1] != width:
             raise UserError(
                 f"{where}: '{one.key}' has {found.shape[1]} components, but {width} in {first}; a target has one width:"
-                " mend the file, or prepare the two kinds apart"
+                " correct the file, or prepare the two kinds as two data sets"
             )
 
     def widths(self, source: str) -> dict[str, int]:

@@ -129,7 +129,7 @@ def _snapped(values: np.ndarray) -> np.ndarray:
     # The two conversions do not undo each other to the last bit. What lies within rounding of a short decimal was
     # one: it is put back, so that files converted forth and back hold the numbers they held.
     short = np.round(values, _SNAP_DECIMALS)
-    with np.errstate(invalid="ignore"):  # what is not finite stays so, and is told where structures are checked
+    with np.errstate(invalid="ignore"):  # what is not finite stays so, and is refused with the structure
         close = np.abs(short - values) <= _SNAP_STEPS * np.spacing(np.abs(values))
     result: np.ndarray = np.where(close, short, values)
     return result

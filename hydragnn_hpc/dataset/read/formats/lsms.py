@@ -140,7 +140,7 @@ def write_sample(sample: LsmsSample, folder: Path) -> None:
 def parse_sample(content: bytes, where: str) -> LsmsSample:
     """Read one file's content; ``where`` names it in errors.
 
-    Blank lines at the end and carriage returns are passed over; nothing else is.
+    Blank lines at the end and carriage returns are ignored; nothing else is.
 
     Raises
     ------
