@@ -25,10 +25,11 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import Property
 
 CELL = tuple(surrogate.sites()[1].ravel().tolist())
+UNITS = ["", "eV/Å", "μB", "e*Å^2", "kJ/mol", "eV/atom"]
 NONE = Options(cutoff=0.0)
 # What has a meaning of its own for readers of extended XYZ, here or in ASE.
-TAKEN = ["stress", "target_stress", "target_target_stress", "virial", "name", "split", "energy", "forces", "T", "x", "Z",
-         "z", "charge", "charges", "f", "f0", "Lattice", "lattice", "pbc", "Properties", "species", "Species", "pos",
+TAKEN = ["stress", "target_stress", "target_target_stress", "virial", "name", "split", "energy", "forces", "T", "x",
+         "Z", "z", "charge", "charges", "f", "f0", "Lattice", "lattice", "pbc", "Properties", "species", "Species", "pos",
          "numbers", "symbols", "positions", "magmoms", "hydragnn_hpc", "uid", "config_type", "true"]  # fmt: skip
 numbers = st.floats(-1e6, 1e6, allow_subnormal=False) | st.just(float("nan"))
 
@@ -39,7 +40,7 @@ def data_sets(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     n = draw(st.integers(3, 6))
     names = st.sampled_from(TAKEN) | st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,20}", fullmatch=True)
     properties = [
-        Property(name, draw(st.sampled_from(["graph", "node"])), draw(st.sampled_from(["", "eV/Å", "μB", "e*Å^2", "kJ/mol", "eV/atom"])),
+        Property(name, draw(st.sampled_from(["graph", "node"])), draw(st.sampled_from(UNITS)),
                  draw(st.text(min_size=1, max_size=8).filter(lambda t: t.strip() == t and not t.startswith(":"))))
         for name in draw(st.lists(names, min_size=1, max_size=4, unique=True))
     ]  # fmt: skip

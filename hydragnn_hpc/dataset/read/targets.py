@@ -74,7 +74,7 @@ def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
         unit, mixing = parse_unit(unit_text, where), level == "mixing"
         if mixing and unit.in_ev is None:
             raise UserError(
-                f"{where}: a mixing enthalpy is made from an energy, and {unit_text} is no unit of energy; give eV"
+                f"{where}: a mixing enthalpy is made from an energy; {unit_text} is no unit of one, as eV is"
             )
         if mixing and any(w.mixing for w in wanted):
             raise UserError(f"{where}: a second mixing enthalpy; leave one out")
@@ -139,9 +139,7 @@ class TargetExtractor:
 
     def _check(self, one: TargetSpec, found: np.ndarray, where: str) -> None:
         if np.isinf(found).any():
-            raise UserError(
-                f"{where}: '{one.key}' holds an infinite value; correct it, or write nan where it is missing"
-            )
+            raise UserError(f"{where}: '{one.key}' holds an infinite value; correct it, or write nan if missing")
         width, first = self._seen.get(one.property.name, (found.shape[1], ""))
         if found.shape[1] != width:
             raise UserError(
