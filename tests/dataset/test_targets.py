@@ -47,7 +47,7 @@ def test_energies_have_the_size_that_ase_gives_them(text: str, in_ev: float | No
         ("energy=graph:energy:ev", "unknown unit 'ev'; did you mean 'eV'"),
         ("energy=graph:energy:eV//Ang", "unknown unit"),
         ("energy=graph:energy:eV/Ang^x", "unknown unit"),
-        ("h=mixing:energy:muB", "is none; give eV"),
+        ("h=mixing:energy:muB", "muB is no unit of one"),
     ],
 )
 def test_what_cannot_be_read_is_told(entry: str, told: str) -> None:
