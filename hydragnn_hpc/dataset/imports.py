@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 _HEAVY = ("torch", "cupy")
@@ -24,3 +26,19 @@ def alone() -> Iterator[None]:
     finally:
         for name in hidden:
             del sys.modules[name]
+
+
+def import_adios2() -> Any:
+    """Import ADIOS2 and return it.
+
+    It looks for its settings in ``$HOME``, and crashes where that is not set (``env -i``, a container's clean
+    environment).
+    """
+    if "HOME" not in os.environ:
+        try:
+            os.environ["HOME"] = str(Path.home())
+        except RuntimeError:  # a user whom the system does not know
+            os.environ["HOME"] = "/"
+    with alone():
+        import adios2
+    return adios2

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from hydragnn_hpc.config import Campaign
-from hydragnn_hpc.dataset.staged.copies import Staging, node_local_parent, open_staged, write_test_set
+from hydragnn_hpc.dataset.staged.copies import Staging, open_staged, write_test_set
 from hydragnn_hpc.dataset.staged.requirements import Wanted
 from hydragnn_hpc.ensemble import startup
 from hydragnn_hpc.ensemble.children import WORKER_COMMAND, Child, WorkerOptions, Workers
@@ -150,9 +150,8 @@ class Rank:
         if self._place.rank != self._place.leader:
             return
         startup.remove_abandoned()
-        parent = node_local_parent(self._options.stage_dir)
         wanted = Wanted.of(self._campaign)
-        staging = Staging(Path(self._campaign.dataset), parent, self._listen, wanted=wanted)
+        staging = Staging(Path(self._campaign.dataset), self._options.stage_dir, self._listen, wanted=wanted)
         self._staged = stack.enter_context(staging).folder
         if self.head is not None and not self._folder.test_set.exists():
             write_test_set(open_staged(self._staged), self._folder.test_set)

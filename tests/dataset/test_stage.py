@@ -197,7 +197,7 @@ def test_a_data_set_that_is_none_is_told(parent: Path, tmp_path: Path) -> None:
     assert not list(parent.iterdir())
 
 
-def test_storage_without_room_is_told(small_bp: Path, tmp_path: Path) -> None:
+def test_storage_without_room_is_told(small_bp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], capture_output=True).returncode:
@@ -205,6 +205,9 @@ def test_storage_without_room_is_told(small_bp: Path, tmp_path: Path) -> None:
     try:
         with pytest.raises(UserError, match=r"0\.1 MB free.*needed.*--stage-dir"), Staging(small_bp, disk):
             pass
+        monkeypatch.setenv("TMPDIR", str(disk))
+        with Staging(small_bp, None) as elsewhere:  # a full place is passed over
+            assert elsewhere.folder.parent in (Path("/dev/shm"), Path("/tmp"))
         child = copies._own_folder(disk, "hydragnn-hpc-x-")[0]
         command = [sys.executable, "-m", "hydragnn_hpc.dataset.staged.copies", str(small_bp), str(child)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)

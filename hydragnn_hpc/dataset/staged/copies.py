@@ -149,16 +149,18 @@ def node_local_parent(given: Path | None, needed: int = 0) -> Path:
     UserError
         If the given folder, or all of them, will not do.
     """
-    # TMPDIR is set by schedulers to a job's node-local storage.
-    usual = [Path(p) for p in (os.environ.get("TMPDIR"), "/dev/shm", "/tmp") if p]
-    candidates = [given] if given is not None else usual
     reasons = []
-    for folder in candidates:
+    for folder in _candidates(given):
         reason = _unfit(folder, needed)
         if reason is None:
             return folder
         reasons.append(f"{folder} {reason}")
     raise UserError(f"no node-local storage for the data set: {'; '.join(reasons)}; give another --stage-dir")
+
+
+def _candidates(given: Path | None) -> list[Path]:
+    # TMPDIR is set by schedulers to a job's node-local storage.
+    return [given] if given is not None else [Path(p) for p in (os.environ.get("TMPDIR"), "/dev/shm", "/tmp") if p]
 
 
 def _unfit(folder: Path, needed: int) -> str | None:
@@ -185,8 +187,8 @@ class Staging:
     ----------
     bp : Path
         The data set.
-    parent : Path
-        Node-local storage, from :func:`node_local_parent`.
+    given : Path or None
+        Where the copy goes; else :func:`node_local_parent` chooses.
     alive : callable, optional
         Called a few times a second while copying (to answer messages meanwhile).
     silence : float
@@ -198,27 +200,28 @@ class Staging:
     def __init__(
         self,
         bp: Path,
-        parent: Path,
+        given: Path | None,
         alive: Callable[[], None] | None = None,
         silence: float = _SILENCE,
         wanted: Wanted | None = None,
     ) -> None:
-        self._bp, self._parent, self._alive, self._silence = bp, parent, alive, silence
+        self._bp, self._given, self._alive, self._silence = bp, given, alive, silence
         self._wanted = wanted
         self._lock = -1
         self.folder = Path()
 
     def __enter__(self) -> Staging:
         manifest = store.read_manifest(self._bp)
-        remove_abandoned(self._parent)
-        node_local_parent(self._parent, space_needed(manifest))
+        for folder in _candidates(self._given):
+            remove_abandoned(folder)
+        parent = node_local_parent(self._given, space_needed(manifest))
         try:
-            self.folder, self._lock = _own_folder(self._parent, f"{_PREFIX}{manifest.sha256[:12]}-")
+            self.folder, self._lock = _own_folder(parent, f"{_PREFIX}{manifest.sha256[:12]}-")
             self._copy()
         except OSError as error:
             self.__exit__(None, None, None)
             raise UserError(
-                f"cannot stage {self._bp} in {self._parent}: {error.strerror or error}; give another --stage-dir"
+                f"cannot stage {self._bp} in {parent}: {error.strerror or error}; give another --stage-dir"
             ) from error
         except BaseException:
             self.__exit__(None, None, None)

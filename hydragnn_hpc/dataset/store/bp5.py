@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from hydragnn_hpc.dataset.imports import alone
+from hydragnn_hpc.dataset.imports import import_adios2
 from hydragnn_hpc.dataset.store.spool import pieces
 from hydragnn_hpc.errors import UserError
 
@@ -66,8 +66,7 @@ def opened(path: Path) -> Iterator[Any]:
     UserError
         If ADIOS2 refuses to open or read it.
     """
-    with alone():
-        import adios2
+    adios2 = import_adios2()
     try:
         with adios2.FileReader(str(path)) as reader:
             yield reader

@@ -11,7 +11,7 @@ from typing import IO
 
 import numpy as np
 
-from hydragnn_hpc.dataset.imports import alone
+from hydragnn_hpc.dataset.imports import import_adios2
 from hydragnn_hpc.dataset.store.bp5 import END
 from hydragnn_hpc.dataset.store.spool import ranges
 
@@ -31,8 +31,7 @@ def _received(stream: IO[bytes]) -> Iterator[tuple[str, tuple[int, ...], slice, 
 
 
 def _write_here(folder: str, received: Iterator[tuple[str, tuple[int, ...], slice, np.ndarray]]) -> None:
-    with alone():
-        import adios2
+    adios2 = import_adios2()
     io = adios2.Adios().declare_io("write")
     io.set_engine("BP5")
     with adios2.Stream(io, folder, "w") as stream:

@@ -9,12 +9,14 @@ import json
 import sys
 from pathlib import Path
 
-import adios2
 import numpy as np
+
+from hydragnn_hpc.dataset.imports import import_adios2
 
 
 def main() -> None:
     """Write two arrays to ``FOLDER/probe.bp``, read them back, compare."""
+    adios2 = import_adios2()
     path = str(Path(sys.argv[1]) / "probe.bp")
     arrays: dict[str, np.ndarray] = {"numbers": np.linspace(0.0, 1.0, 1000).reshape(250, 4)}
     arrays["bytes"] = np.arange(256, dtype=np.uint8)

@@ -1,0 +1,57 @@
+"""Commands where the environment lacks what is usually there: a home, a locale, room for temporary files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CAMPAIGN = """\
+name: bare
+dataset: small.bp
+tasks: {H: {level: graph, field: mixing_enthalpy}}
+variants: [H]
+model: {layers: 1, channels: 4}
+training: {epochs: 1, batch_size: 32}
+"""
+COMMANDS = (
+    "data prepare raw {name}.bp", "data info {name}.bp", "data info small.bp --verify", "run c.yaml {name}",
+    "status {name}", "status {name} --json", "report {name}", "predict {name} raw",
+)  # fmt: skip
+BARE = {"PATH": os.environ["PATH"]}
+ENVIRONMENTS = {
+    "bare": BARE,
+    "plain-c": {**BARE, "HOME": "/", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    "latin": {**BARE, "HOME": "/nowhere", "TMPDIR": "/nowhere", "PYTHONIOENCODING": "latin-1"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(small_bp: Path, surrogate_raw, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with raw data, a data set and a campaign."""
+    made = tmp_path_factory.mktemp("environment")
+    (made / "raw").symlink_to(surrogate_raw(8))
+    (made / "small.bp").symlink_to(small_bp)
+    (made / "c.yaml").write_text(CAMPAIGN)
+    return made
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_every_command_works_in(folder: Path, name: str) -> None:
+    for line in COMMANDS:
+        words = [sys.executable, "-m", "hydragnn_hpc", *line.format(name=name).split()]
+        done = subprocess.run(words, cwd=folder, env=ENVIRONMENTS[name], capture_output=True)
+        assert done.returncode == 0, (line, done.stderr)
+        assert b"Traceback" not in done.stderr
+        if "--json" in line:
+            assert json.loads(done.stdout)["states"] == {"finished": 1}
+
+
+def test_adios2_is_not_blamed_for_what_the_environment_lacks(tmp_path: Path) -> None:
+    code = "import sys; from hydragnn_hpc.dataset.store.probe import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=BARE, capture_output=True, text=True)
+    assert done.returncode == 0 and json.loads(done.stdout)["version"], done.stderr
