@@ -8,6 +8,9 @@ from hydragnn_hpc.errors import UserError
 
 EXPECTED = "expected minutes, 90s, 45m, 1h30m, 1.5h, 2d, 1:30:00 (hours first) or 1-12:00:00 (days first)"
 
+SAVE_SECONDS = 5.0
+"""A run keeps so many seconds of its time limit for saving, beside the time of an epoch."""
+
 _NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
 _UNITS = re.compile(rf"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m(?:in)?)?(?:{_NUMBER}s)?", re.ASCII | re.IGNORECASE)
 _MINUTES = re.compile(_NUMBER, re.ASCII)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hydragnn_hpc.durations import seconds_of
+from hydragnn_hpc.durations import SAVE_SECONDS, seconds_of
+from hydragnn_hpc.errors import UserError
 
 if TYPE_CHECKING:
     from hydragnn_hpc.ensemble.folder import Plan
@@ -42,6 +43,9 @@ def run(
     """
     from hydragnn_hpc.paths import CampaignFolder
 
+    seconds = seconds_of(time_limit, "--time-limit") if time_limit else None
+    if seconds is not None and seconds <= SAVE_SECONDS:
+        raise UserError(f"--time-limit {time_limit}: {SAVE_SECONDS:g} s of it are for saving; give more")
     if dry_run:
         from hydragnn_hpc.ensemble.folder import read_plan
 
@@ -60,7 +64,7 @@ def run(
         campaign,
         override or [],
         out,
-        seconds_of(time_limit, "--time-limit") if time_limit else None,
+        seconds,
         seconds_of(start_limit, "--start-limit"),
         local_rank,
         stage_dir,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydragnn_hpc import ledger
+from hydragnn_hpc.durations import SAVE_SECONDS
 from hydragnn_hpc.ensemble.display import Display, duration, names
 from hydragnn_hpc.ensemble.folder import Plan
 from hydragnn_hpc.ensemble.messages import Place
@@ -38,7 +39,6 @@ from hydragnn_hpc.records.events import (
 _PROGRESS_SECONDS = 2.0
 _TABLES_SECONDS = 5.0
 _TABLES_SHARE = 50.0  # at least so many times as long between two tables as one takes
-_SAVE_SECONDS = 5.0  # what is kept back before a deadline for saving checkpoints, beside an epoch's time
 
 
 @dataclass
@@ -92,6 +92,7 @@ class Head:
         self._broken: dict[Worker, str] = {}
         self._longest_epoch = 0.0
         self._stop: ExitCode | None = None
+        self._out_of_time = False
         self._told_stop: set[Worker] = set()
         self._written = self._tables = -math.inf
         self._tables_pause = _TABLES_SECONDS
@@ -248,6 +249,7 @@ class Head:
     def commands(self) -> list[tuple[Worker, Command]]:
         """Return what to tell workers now."""
         if self._stop is None and self._time_is_up():
+            self._out_of_time = True
             self.stop(ExitCode.AGAIN, "the time is nearly up")
         told: list[tuple[Worker, Command]] = []
         if self._stop is not None:
@@ -270,7 +272,7 @@ class Head:
 
     def _time_is_up(self) -> bool:
         # An epoch in progress must come to its end; a quarter more for the unevenness of machines.
-        margin = 1.25 * self._longest_epoch + _SAVE_SECONDS
+        margin = 1.25 * self._longest_epoch + SAVE_SECONDS
         return self._deadline is not None and time.monotonic() > self._deadline - margin
 
     def stop(self, code: ExitCode, reason: str) -> None:
@@ -308,6 +310,11 @@ class Head:
             cause = next(iter(self._broken.values()), "unknown")
             raise UserError(
                 f"no worker can be started: {cause}; see {self._folder.logs} and 'hydragnn-hpc doctor'",
+                ExitCode.MEMBERS_FAILED,
+            )
+        if self._out_of_time and not self._longest_epoch and not self._spent:
+            raise UserError(
+                "the time limit was too short: it was up before an epoch of any member had ended; give more time",
                 ExitCode.MEMBERS_FAILED,
             )
         if self._scheduler.waiting:

@@ -8,6 +8,7 @@ failed makes a launcher exit with any code, and the members tell what is left to
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from hydragnn_hpc.ledger import State, read_frozen, read_members
 from hydragnn_hpc.logs import tell
 from hydragnn_hpc.paths import CampaignFolder, read_json, write_json
 
+LATE_RUNS = 3
+"""So many jobs in a row may begin too late to train anything; one that waited for a slow file system goes on."""
 UNFINISHED = (State.WAITING, State.RUNNING, State.INTERRUPTED)
 
 
@@ -26,15 +29,23 @@ def progress_mark(folder: CampaignFolder) -> str:
     mark = hashlib.sha256()
     for path in sorted(folder.members.glob("*/*/*")):
         if path.name in ("result.json", "checkpoint.pt"):
-            found = path.stat()
+            try:
+                found = path.stat()
+            except OSError:
+                continue  # unreadable, or removed meanwhile
             mark.update(f"{path.relative_to(folder.root)}|{found.st_size}|{found.st_mtime_ns}\n".encode())
     return mark.hexdigest()
 
 
 def begin(folder: CampaignFolder) -> None:
     """Count the run, and remember how far the campaign is."""
-    folder.jobs.mkdir(parents=True, exist_ok=True)
-    write_json(folder.job_chain, {"runs": int(_read(folder).get("runs", 0)) + 1, "mark": progress_mark(folder)})
+    before = _read(folder)
+    content = {"runs": before["runs"] + 1, "late": before["late"], "mark": progress_mark(folder)}
+    try:
+        folder.jobs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create {folder.jobs}: {error.strerror or error}; mend the folder") from error
+    write_json(folder.job_chain, content)
 
 
 def restart(folder: CampaignFolder) -> None:
@@ -42,11 +53,20 @@ def restart(folder: CampaignFolder) -> None:
     folder.job_chain.unlink(missing_ok=True)
 
 
-def end(folder: CampaignFolder, code: int, runs: int) -> tuple[int, str]:
+def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tuple[int, str]:
     """Decide what follows a run that ended with ``code``: return the exit code, and the reason in words.
 
-    75: run again. At most ``runs`` runs are made in a row, and none after one that moved nothing.
+    75: run again. At most ``runs`` runs are made in a row, and none after one that moved nothing, except where it was
+    ``late``: less than half of the job's time was left when it began.
     """
+    before = _read(folder)
+    moved = before["mark"] != progress_mark(folder)
+    with contextlib.suppress(UserError):  # a record that cannot be written ends no chain
+        write_json(folder.job_chain, {**before, "late": before["late"] + 1 if late and not moved else 0})
+    if late and not moved and code != ExitCode.USAGE:
+        if before["late"] + 1 < min(LATE_RUNS, runs):
+            return ExitCode.AGAIN, "the job's set-up left too little time to train; to be run again"
+        return 1, f"stopped: the set-up left too little time to train in {before['late'] + 1} jobs; give them more time"
     if code == ExitCode.USAGE:
         return code, "the campaign cannot be run as it is; the line above says why"
     if not folder.campaign.exists():
@@ -56,20 +76,22 @@ def end(folder: CampaignFolder, code: int, runs: int) -> tuple[int, str]:
     if not left:
         failed = sum(m.state is not State.FINISHED for m in members)
         return (ExitCode.MEMBERS_FAILED, f"done; {failed} members failed") if failed else (ExitCode.DONE, "done")
-    before = _read(folder)
-    if before.get("mark") == progress_mark(folder):
+    if not moved:
         return 1, f"stopped: {left} members are left, but this run finished no epoch of any; give it more time"
-    if int(before.get("runs", 1)) >= runs:
+    if before["runs"] >= runs:
         return 1, f"stopped: {left} members are left after {runs} runs in a row; submit again to go on"
     return ExitCode.AGAIN, f"{left} members are left; to be run again"
 
 
 def _read(folder: CampaignFolder) -> dict[str, Any]:
+    """Return ``runs``, ``late`` and ``mark``; as at the beginning where they cannot be read."""
     try:
         content = read_json(folder.job_chain)
     except UserError:
-        return {}
-    return content if isinstance(content, dict) else {}
+        content = None
+    given = content if isinstance(content, dict) else {}
+    counts = {name: given.get(name) for name in ("runs", "late")}
+    return {**{k: n if type(n) is int and n >= 0 else 0 for k, n in counts.items()}, "mark": given.get("mark")}
 
 
 def main() -> None:
@@ -79,13 +101,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("code", type=int, nargs="?", default=0)
     parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--late", type=int, default=0, help="1: the job's set-up took most of its time")
     given = parser.parse_args()
     folder = CampaignFolder(given.out)
     try:
         if given.moment == "begin":
             begin(folder)
             return
-        code, words = end(folder, given.code, given.runs)
+        code, words = end(folder, given.code, given.runs, bool(given.late))
     except UserError as error:
         tell(f"hydragnn-hpc: error: {error}")
         sys.exit(error.exit_code)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydragnn_hpc.durations import clock
+from hydragnn_hpc.durations import SAVE_SECONDS, clock
 from hydragnn_hpc.errors import UserError, refuse_control_characters
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.submit.plan import Plan
@@ -140,4 +140,5 @@ def values_of(job: Job, site: Site, plan: Plan) -> dict[str, str | int]:
         "walltime_minutes": math.ceil(plan.walltime_seconds / 60),
         # Ranks stop at an epoch's end; what is left is for the last checkpoint and for the next job to be asked for.
         "stop_seconds": max(10, min(180, plan.walltime_seconds // 10)),
+        "least_seconds": int(SAVE_SECONDS),
     }

@@ -489,6 +489,60 @@ def test_a_chain_does_not_repeat_a_mistake(folder: CampaignFolder, tmp_path: Pat
     assert chain.end(CampaignFolder(tmp_path / "empty"), 0, 50)[0] == 1
 
 
+def test_a_job_that_begins_late_keeps_its_chain_but_not_for_ever(folder: CampaignFolder) -> None:
+    for late_before in range(chain.LATE_RUNS - 1):
+        chain.begin(folder)
+        assert chain.end(folder, 75, 50, late=True)[0] == ExitCode.AGAIN, late_before
+    chain.begin(folder)
+    code, words = chain.end(folder, 75, 50, late=True)
+    assert code == 1 and f"too little time to train in {chain.LATE_RUNS} jobs" in words
+    chain.begin(folder)
+    finish(folder, 0)
+    assert chain.end(folder, 75, 50, late=True)[0] == ExitCode.AGAIN, "late, and yet it got further"
+    chain.begin(folder)
+    assert chain.end(folder, 75, 50, late=True)[0] == ExitCode.AGAIN, "the count begins again"
+    chain.begin(folder)
+    assert chain.end(folder, 75, 50)[0] == 1, "in time, and nothing moved"
+
+
+def test_a_first_job_that_begins_late_keeps_its_chain(folder: CampaignFolder) -> None:
+    folder.campaign.unlink()
+    chain.begin(folder)
+    assert chain.end(folder, 75, 50, late=True)[0] == ExitCode.AGAIN
+
+
+@pytest.mark.parametrize(
+    "record", ["[", "[]", '{"runs": "many", "late": -1}', '{"runs": 1e99, "late": true, "mark": {}}']
+)
+def test_a_damaged_record_of_a_chain_starts_it_again(folder: CampaignFolder, record: str) -> None:
+    folder.job_chain.write_text(record)
+    assert chain.end(folder, 75, 50)[0] == ExitCode.AGAIN
+    chain.begin(folder)
+    assert chain.end(folder, 75, 50)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("setup", "code", "launched"), [("SECONDS=0", 0, 1), ("SECONDS=600", 75, 0), ("SECONDS=536", 75, 0)]
+)
+def test_a_script_launches_only_what_has_time(
+    tmp_path: Path, paper: Campaign, folder: CampaignFolder, setup: str, code: int, launched: int
+) -> None:
+    """The local script with a stand-in for the launcher, after a set-up of so many seconds."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "mpirun").write_text("#!/bin/bash\necho launched\n")
+    (tmp_path / "bin" / "mpirun").chmod(0o755)
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    site = load_site("local").model_copy(update={"environment": (setup,)})
+    job = render.Job(tmp_path / "c.yaml", folder, "x", ROOT, tmp_path / "bin")
+    script = render.render(job, site, plan.make_plan(paper, work(), site, None, 600, None)).replace("exec bash", "true")
+    if launched:
+        finish(folder, 0), finish(folder, 1)
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, done.stdout.count("launched")) == (code, launched), done.stderr
+
+
 def test_a_user_who_submits_again_starts_a_new_count(folder: CampaignFolder) -> None:
     for _ in range(3):
         chain.begin(folder)
