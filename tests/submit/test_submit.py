@@ -87,7 +87,7 @@ def test_scripts_are_sound_bash(name: str, packed: bool, tmp_path: Path) -> None
 
 
 def test_summit_is_launched_as_the_paper_was() -> None:
-    assert "\njsrun -n 12 -r 6 -a 1 -g 1 -c 7 " in script_of("summit")
+    assert "\n  jsrun -n 12 -r 6 -a 1 -g 1 -c 7 " in script_of("summit")
     assert "#BSUB -nnodes 2\n" in script_of("summit")
 
 
