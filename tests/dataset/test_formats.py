@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.read import formats, sources
+from hydragnn_hpc.dataset.read.formats import lsms
 from hydragnn_hpc.dataset.read.formats.extxyz_header import parse_header
 from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
 from hydragnn_hpc.dataset.read.options import Options
@@ -188,6 +189,51 @@ def test_one_key_of_the_structure_and_of_its_atoms(tmp_path: Path) -> None:
     assert samples.values["E"][0].tolist() == [[-9]] and samples.values["e"][0].tolist() == [[1], [2]]
 
 
+def lsms_text(path: Path, made: list[Atoms]) -> None:
+    path.mkdir()
+    for k, atoms in enumerate(made):
+        z, zero = atoms.numbers, np.zeros(len(atoms))
+        sample = lsms.new_sample(f"out_{k}", np.ones(3), z, atoms.positions / BOHR_IN_ANGSTROM, (z + zero, zero))
+        lsms.write_sample(sample, path)
+
+
+WRITERS: dict[str, Callable[[Path, list[Atoms]], object]] = {
+    "ase-db": lambda path, made: [ase.db.connect(path, type="db").write(atoms) for atoms in made],
+    "extxyz": write,
+    "lsms": lsms_text,
+    "ase": lambda path, made: ase.io.write(path, made, format="traj"),
+}
+
+
+@pytest.mark.parametrize("form", formats.FORMATS)
+def test_every_format_keeps_to_the_readers_contract(form: str, tmp_path: Path) -> None:
+    """A format that is added says here how its files are written."""
+    made = frames(5)
+    WRITERS[form](tmp_path / "source", made)
+    (tmp_path / "source").is_dir() and (tmp_path / "source" / "README.md").write_text("Notes.\n")
+    assert formats.detect(tmp_path / "source") == form
+    found = list(formats.iter_frames(tmp_path / "source", form))
+    good = [frame for frame in found if isinstance(frame, Frame)]
+    assert len(good) == 5 and len({frame.origin for frame in good}) == 5
+    for frame, atoms in zip(good, made, strict=True):
+        assert frame.atomic_numbers.dtype == np.int32 and frame.atomic_numbers.tolist() == atoms.numbers.tolist()
+        np.testing.assert_allclose(frame.pos * BOHR_IN_ANGSTROM, atoms.positions, atol=1e-7)
+        assert frame.periodic == (None if form == "lsms" else (True, True, True))
+    if (tmp_path / "source").is_file():
+        whole = (tmp_path / "source").read_bytes()
+        (tmp_path / "source").write_bytes(whole[: len(whole) // 2])
+        assert any(isinstance(frame, UserError) for frame in formats.iter_frames(tmp_path / "source", form))
+
+
+@pytest.mark.parametrize("name", ["README.md", "slurm-1.out", "run.log", "input.in"])
+def test_notes_and_logs_are_no_sign_of_a_format(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("Notes.\n")
+    with pytest.raises(UserError, match="is of no format"):
+        formats.detect(tmp_path)
+    write(tmp_path / "a.extxyz", frames(1))
+    assert formats.detect(tmp_path) == "extxyz"
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(exclude_characters="\n\r", codec="utf-8"), max_size=60))
 def test_any_comment_is_read_or_refused_in_a_line(comment: str) -> None:
@@ -303,6 +349,11 @@ def test_lengths_in_the_unit_that_a_database_states(unit: str, scale: float, tmp
     frame = next(iter(formats.iter_frames(database(tmp_path / "a.db", {"_distance_unit": unit}, scale), "ase-db")))
     assert isinstance(frame, Frame)
     assert np.linalg.norm(frame.pos[1] - frame.pos[0]) == pytest.approx(1.09 / BOHR_IN_ANGSTROM, abs=0.1)
+
+
+def test_a_unit_that_is_not_known_is_mentioned_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read(database(tmp_path / "a.db", {"_property_unit_dict": {"energy": "furlong"}}))
+    assert capsys.readouterr().err.count("'energy' is in 'furlong', a unit not known here; taken as eV") == 1
 
 
 def test_units_that_a_database_states_are_held_to_those_of_the_targets(tmp_path: Path) -> None:

@@ -96,6 +96,16 @@ class Frame:
     columns: dict[str, Any] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        n = len(self.atomic_numbers)
+        shapes = {"pos": (self.pos, (n, 3)), "cell": (self.cell, (3, 3))}
+        for name, (array, shape) in shapes.items():
+            if array.shape != shape or array.dtype != np.float64:
+                raise ValueError(f"{self.where}: {name} is {array.dtype} {array.shape}, expected float64 {shape}")
+        for key, column in self.columns.items():
+            if not isinstance(column, Unreadable) and len(column) != n:
+                raise ValueError(f"{self.where}: column '{key}' has {len(column)} rows for {n} atoms")
+
     @property
     def marked_isolated(self) -> str:
         """``config_type=IsolatedAtom``, as the file writes it, where it marks one atom as isolated; else empty."""

@@ -112,7 +112,7 @@ class _Gathering:
             if isinstance(frame, UserError):
                 raise frame
             self._add(frame)
-        except targets.WrongTargetError:
+        except targets.WrongOptionError:
             raise
         except UserError as error:
             if self._options.on_error == "fail":
@@ -122,7 +122,7 @@ class _Gathering:
     def _add(self, frame: Frame) -> None:
         options = self._options
         if options.purpose != "predict" and not self._specs:
-            raise targets.WrongTargetError(
+            raise targets.WrongOptionError(
                 f"{self._source}: no --target says what to learn; {targets.available(frame)}"
             )
         if options.purpose == "train" and frame.marked_isolated:
@@ -189,6 +189,10 @@ def _refuse_other_elements(frame: Frame, elements: tuple[int, ...]) -> None:
 
 def _geometry(frame: Frame, options: Options) -> Geometry:
     cell = frame.cell
+    if options.periodic and options.cell is None and frame.periodic is None:
+        raise targets.WrongOptionError(
+            f"{frame.where}: its format holds no cell, and a periodic boundary needs one: give --cell"
+        )
     if options.cell is not None:
         given = np.array(options.cell, dtype=np.float64).reshape(3, 3)
         if cell.any() and np.abs(cell - given).max() > _SAME_CELL:

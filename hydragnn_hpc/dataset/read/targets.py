@@ -12,10 +12,11 @@ from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
 from hydragnn_hpc.dataset.read.units import Unit, parse_unit
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
+from hydragnn_hpc.logs import say
 
 
-class WrongTargetError(UserError):
-    """A target that does not suit the file as a whole: not one malformed structure, so nothing to skip."""
+class WrongOptionError(UserError):
+    """An option that does not suit the source as a whole: not one malformed structure, so nothing to skip."""
 
 
 LEVELS = ("graph", "node", "mixing")
@@ -96,6 +97,7 @@ class TargetExtractor:
         self.wanted = tuple(wanted)
         self._seen: dict[str, tuple[int, str]] = {}  # name: width, and where it was first seen
         self._known: set[str] = set()
+        self._units_checked: set[tuple[str, str]] = set()
 
     def __call__(self, frame: Frame) -> tuple[dict[str, np.ndarray | None], float]:
         """Return the targets' values by name and the total energy for the mixing enthalpy.
@@ -118,7 +120,7 @@ class TargetExtractor:
         for one in self.wanted:
             found = (_of_atoms if one.property.level == "node" else _of_structure)(frame, one.key)
             if found is not None:
-                _refuse_other_unit(one, frame)
+                self._check_unit(one, frame)
                 self._check(one, found, frame.where)
             if not one.mixing:
                 less = found is not None and one.less_protons
@@ -136,6 +138,24 @@ class TargetExtractor:
         if not np.isnan(energy):
             self._seen.setdefault(next(w.property.name for w in self.wanted if w.mixing), (1, frame.where))
         return values, energy
+
+    def _check_unit(self, one: TargetSpec, frame: Frame) -> None:
+        """Refuse a unit other than the one that the file states; mention one that is not known here."""
+        stated, name, taken = frame.units.get(one.key), one.property.name, one.unit.text or "plain numbers"
+        if stated is None or (name, stated) in self._units_checked:
+            return
+        self._units_checked.add((name, stated))
+        file = frame.where.rsplit(", ", 1)[0]
+        try:
+            known = parse_unit(stated, "").text
+        except UserError:
+            say(f"{file}: '{one.key}' is in '{stated}', a unit not known here; taken as {taken}, as --target says")
+            return
+        if known != one.unit.text:
+            raise WrongOptionError(
+                f"--target {name}: '{one.key}' is in {stated}, as the metadata of {file} state, not in {taken}; correct"
+                " the unit in --target"
+            )
 
     def _check(self, one: TargetSpec, found: np.ndarray, where: str) -> None:
         if np.isinf(found).any():
@@ -166,23 +186,6 @@ class TargetExtractor:
         close = nearest(key, {known.split(" (")[0] for known in self._known})
         return (
             close if close.startswith("; did") else f"; the files hold: {', '.join(sorted(self._known)) or 'nothing'}"
-        )
-
-
-def _refuse_other_unit(one: TargetSpec, frame: Frame) -> None:
-    """Refuse a unit other than the one that the file states, where it is one of those known here."""
-    stated = frame.units.get(one.key)
-    if stated is None:
-        return
-    try:
-        known = parse_unit(stated, "")
-    except UserError:
-        return
-    if known.text != one.unit.text:
-        name = one.property.name
-        raise WrongTargetError(
-            f"--target {name}: '{one.key}' is in {stated}, as the metadata of {frame.where.rsplit(', ', 1)[0]} state,"
-            f" not in {one.unit.text or 'plain numbers'}; correct the unit in --target"
         )
 
 

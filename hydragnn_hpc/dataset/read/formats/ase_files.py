@@ -21,6 +21,24 @@ _NOT = {
     "db", "json", "mysql", "postgresql", "extxyz", "xyz", "bundletrajectory", "gpw", "wout", "nomad-json", "dftb",
     "acemolecule-out", "acemolecule-input",
 }  # fmt: skip
+# Suffixes that ASE knows and that notes and logs have as well: no sign of a format, but read where --format says so.
+_WEAK = {
+    "md",
+    "out",
+    "log",
+    "dat",
+    "data",
+    "in",
+    "inp",
+    "com",
+    "config",
+    "restart",
+    "cell",
+    "geom",
+    "arc",
+    "res",
+    "ascii",
+}
 _SHOWN = 160
 
 
@@ -44,8 +62,9 @@ def _kind(start: bytes, name: str) -> Any:
 
 
 def detect(start: bytes, name: str) -> bool:
-    """Whether ASE knows a format for the name or the first bytes."""
-    return _kind(start, name) is not None
+    """Whether ASE knows a format for the first bytes, or for a name that says enough."""
+    weak = PurePosixPath(name).suffix.removeprefix(".").casefold() in _WEAK
+    return _kind(start, "" if weak else name) is not None
 
 
 def frames(file: RawFile) -> Iterator[Frame | UserError]:
