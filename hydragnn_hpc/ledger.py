@@ -5,16 +5,16 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import yaml
 
 from hydragnn_hpc import yaml_files
 from hydragnn_hpc.config import Campaign, parse_campaign
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_json, remove_leftovers, write_json, write_text
+from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_record, remove_leftovers, write_record, write_text
+from hydragnn_hpc.records.member import Failure, Failures, Result
 
 
 class State(enum.StrEnum):
@@ -43,17 +43,17 @@ class Member:
 
     Attributes
     ----------
-    result : dict or None
-        ``result.json``, when finished or diverged.
-    failures : list of dict
-        The failed attempts of ``failure.json``, oldest first: ``time, cause, detail, last_output, rank, host, final``.
+    result : Result or None
+        When finished or diverged.
+    failures : tuple of Failure
+        Its failed attempts, oldest first.
     """
 
     variant: str
     replica: int
     state: State
-    result: dict[str, Any] | None = None
-    failures: list[dict[str, Any]] = field(default_factory=list)
+    result: Result | None = None
+    failures: tuple[Failure, ...] = ()
 
     @property
     def name(self) -> str:
@@ -90,7 +90,13 @@ def read_frozen(folder: CampaignFolder) -> Frozen:
 
 
 def read_member(folder: CampaignFolder, variant: str, replica: int) -> Member:
-    """Read the state of one member; a ``result.json`` that is not one is told as an error."""
+    """Read the state of one member.
+
+    Raises
+    ------
+    UserError
+        If there is a ``result.json`` that cannot be read.
+    """
     files = folder.member(variant, replica)
     return _read(files, variant, replica, _names(files))
 
@@ -105,14 +111,11 @@ def read_members(folder: CampaignFolder, campaign: Campaign, running: Iterable[s
     return members
 
 
-def add_failure(files: MemberFolder, attempt: dict[str, Any]) -> None:
-    """Append a failed attempt to ``failure.json``: ``cause, detail, last_output, rank, host, final``.
-
-    ``final`` says that the run gives the member up. What the attempt's worker, which is dead, left half-written goes.
-    """
+def add_failure(files: MemberFolder, attempt: Failure) -> None:
+    """Append a failed attempt to ``failure.json``; what its worker, which is dead, left half-written is removed."""
     files.make()
     remove_leftovers(files.root)
-    write_json(files.failure, [*_failures(files), {"time": now(), **attempt}])
+    write_record(files.failure, Failures((*_failures(files), attempt)))
 
 
 def remove_remains(files: MemberFolder) -> None:
@@ -125,9 +128,9 @@ def remove_remains(files: MemberFolder) -> None:
 def reopen(files: MemberFolder) -> None:
     """Let a member that an earlier run gave up be tried again; its failures stay on record."""
     attempts = _failures(files)
-    if attempts and attempts[-1].get("final"):
-        attempts[-1]["final"] = False
-        write_json(files.failure, attempts)
+    if attempts and attempts[-1].final:
+        last = attempts[-1].model_copy(update={"final": False})
+        write_record(files.failure, Failures((*attempts[:-1], last)))
 
 
 def now() -> str:
@@ -140,20 +143,13 @@ def _read(files: MemberFolder, variant: str, replica: int, present: set[str]) ->
     if files.failure.name in present:
         member.failures = _failures(files)
     if files.result.name in present:
-        member.result = _result(files)
-        member.state = State.DIVERGED if member.result.get("state") == "diverged" else State.FINISHED
-    elif member.failures and member.failures[-1].get("final"):
+        member.result = read_record(files.result, Result)
+        member.state = State(member.result.state)
+    elif member.failures and member.failures[-1].final:
         member.state = State.FAILED
     elif files.checkpoint.name in present or files.previous_checkpoint.name in present:
         member.state = State.INTERRUPTED
     return member
-
-
-def _result(files: MemberFolder) -> dict[str, Any]:
-    content = read_json(files.result)
-    if not isinstance(content, dict):
-        raise UserError(f"cannot read {files.result}: it is no JSON object; remove it and run again")
-    return content
 
 
 def _names(files: MemberFolder) -> set[str]:
@@ -164,10 +160,9 @@ def _names(files: MemberFolder) -> set[str]:
         return set()
 
 
-def _failures(files: MemberFolder) -> list[dict[str, Any]]:
+def _failures(files: MemberFolder) -> tuple[Failure, ...]:
     try:
-        content = read_json(files.failure) if files.failure.exists() else []
+        return read_record(files.failure, Failures).root
     except UserError:
-        content = []
-    # A record of failures that cannot be read must not stop the member from being trained.
-    return [attempt for attempt in content if isinstance(attempt, dict)] if isinstance(content, list) else []
+        # None yet, or unreadable: that must not stop the member from being trained.
+        return ()

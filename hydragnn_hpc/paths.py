@@ -8,10 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.records.base import first_error
 
+_R = TypeVar("_R", bound=BaseModel)
 TEMPORARY_PREFIX = ".tmp-"
 """What a half-written file's name starts with; leftovers of a kill are removed by :func:`remove_leftovers`."""
 
@@ -76,6 +80,29 @@ def read_json(path: Path) -> Any:
         raise UserError(f"no such file: {path}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}; remove it and run again") from error
+
+
+def write_record(path: Path, record: BaseModel) -> None:
+    """Write a record as JSON to ``path`` whole or not at all."""
+    write_json(path, record.model_dump(mode="json", by_alias=True))
+
+
+def read_record(path: Path, kind: type[_R]) -> _R:
+    """Read a record from a JSON file.
+
+    Raises
+    ------
+    UserError
+        If it is missing, is not JSON, or is not such a record of this version.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"no such file: {path}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; mend the folder, then run again") from error
+    except ValidationError as error:
+        raise UserError(f"cannot read {path}: {first_error(error)}; remove it and run again") from error
 
 
 def remove_leftovers(folder: Path) -> int:

@@ -27,9 +27,11 @@ from hydragnn_hpc.paths import (
     read_json,
     remove_leftovers,
     write_json,
+    write_record,
     write_text,
     written_whole,
 )
+from tests.member_records import a_failure, a_result
 
 EXAMPLE = Path(__file__).parents[1] / "jobs" / "campaigns" / "quickstart.yaml"
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
@@ -196,21 +198,20 @@ def test_the_states_of_a_member(folder: CampaignFolder, frozen: Frozen) -> None:
     files.make()
     files.checkpoint.write_bytes(b"x")
     assert state() is State.INTERRUPTED
-    attempt = {"cause": "killed", "detail": "", "last_output": "", "rank": 0, "host": "h"}
     half = files.root / f"{TEMPORARY_PREFIX}half"
     half.touch()
-    ledger.add_failure(files, {**attempt, "final": False})
+    ledger.add_failure(files, a_failure(cause="killed"))
     assert not half.exists(), "what the dead worker left half-written is removed with its failure recorded"
     assert state() is State.INTERRUPTED
-    ledger.add_failure(files, {**attempt, "final": True})
+    ledger.add_failure(files, a_failure(cause="killed", final=True))
     assert state() is State.FAILED
     ledger.reopen(files)
     assert state() is State.INTERRUPTED
-    write_json(files.result, {"state": "finished"})
+    write_record(files.result, a_result())
     assert state(("HCM/00",)) is State.FINISHED, "a result on disk outweighs an old progress file"
-    write_json(files.result, {"state": "diverged"})
+    write_record(files.result, a_result(state="diverged"))
     assert state() is State.DIVERGED
-    causes = [f["cause"] for f in ledger.read_member(folder, "HCM", 0).failures]
+    causes = [f.cause for f in ledger.read_member(folder, "HCM", 0).failures]
     assert causes == ["killed", "killed"], "failures stay on record"
 
 
@@ -232,7 +233,7 @@ def test_a_damaged_record_of_failures_stops_nobody(folder: CampaignFolder, froze
     for damage in ("[{", "3", "[3]", "{}"):
         files.failure.write_text(damage)
         assert ledger.read_member(folder, "HCM", 0).state is State.WAITING
-    ledger.add_failure(files, {"cause": "x", "final": False})
+    ledger.add_failure(files, a_failure())
     assert len(ledger.read_member(folder, "HCM", 0).failures) == 1
 
 

@@ -17,7 +17,7 @@ from hydragnn_hpc.ensemble.messages import Place
 from hydragnn_hpc.ensemble.schedule import Name, Scheduler, Worker, seconds_left
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State
-from hydragnn_hpc.paths import CampaignFolder, read_json, write_json
+from hydragnn_hpc.paths import CampaignFolder, read_record, write_json
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import (
     Broken,
@@ -35,6 +35,7 @@ from hydragnn_hpc.records.events import (
     Stopped,
     Train,
 )
+from hydragnn_hpc.records.member import Failure, Result
 
 _PROGRESS_SECONDS = 2.0
 _TABLES_SECONDS = 5.0
@@ -177,12 +178,12 @@ class Head:
     def _result(self, name: Name) -> tuple[str, float]:
         """Return what a line says of a member's result, and the seconds it was trained for."""
         try:
-            result = read_json(self._folder.member(*name).result)
-            errors = " ".join(f"{task} {value['rmse']:.3g}" for task, value in result["tasks"].items())
-            seconds = float(result["seconds"])
-            return f"test RMSE {errors or 'none'}, {result['epochs']} epochs, {duration(seconds)}", seconds
-        except (UserError, KeyError, TypeError, ValueError) as error:
+            result = read_record(self._folder.member(*name).result, Result)
+        except UserError as error:
             return f"its result cannot be read ({error})", 0.0
+        known = {task: found.rmse for task, found in result.tasks.items() if found.rmse is not None}
+        errors = " ".join(f"{task} {rmse:.3g}" for task, rmse in known.items())
+        return f"test RMSE {errors or 'none'}, {result.epochs} epochs, {duration(result.seconds)}", result.seconds
 
     def _free(self, worker: Worker, stopped: bool) -> None:
         running = self._scheduler.running().get(worker)
@@ -202,15 +203,16 @@ class Head:
         failed = self._scheduler.failed(worker)
         place = self._places[worker[0]]
         for name, attempt, final in failed:
-            record = {
-                "cause": event.cause,
-                "detail": event.detail,
-                "last_output": list(event.last_output),
-                "rank": worker[0],
-                "host": place.host,
-                "attempt": attempt,
-                "final": final,
-            }
+            record = Failure(
+                time=ledger.now(),
+                cause=event.cause,
+                detail=event.detail,
+                last_output=event.last_output,
+                rank=worker[0],
+                host=place.host,
+                attempt=attempt,
+                final=final,
+            )
             self._safely(lambda n=name, r=record: ledger.add_failure(self._folder.member(*n), r))  # type: ignore[misc]
         if failed:
             self._changed = True

@@ -175,9 +175,17 @@ def _begin(given: argparse.Namespace, channel: Channel) -> Worker:
         torch.cuda.set_device(device)
     staged = open_staged(given.staged)
     used, found = describe(device), versions()
-    about = {"device": used.model_dump(), "threads": frozen.campaign.launch.threads, "versions": found}
-    where = {"host": socket.gethostname(), "rank": given.rank, "slot": given.slot}
-    setting = Setting(folder, frozen, staged.manifest, from_staged(staged, frozen.campaign), where, about)
+    setting = Setting(
+        folder=folder,
+        frozen=frozen,
+        manifest=staged.manifest,
+        samples=from_staged(staged, frozen.campaign),
+        host=socket.gethostname(),
+        rank=given.rank,
+        slot=given.slot,
+        device=used,
+        versions=found,
+    )
     channel.send(Ready(device=used, versions=found, pid=os.getpid()))
     return Worker(setting, device, channel)
 

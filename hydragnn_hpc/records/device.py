@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hydragnn_hpc.records.base import Record
+from hydragnn_hpc.records.base import FileRecord
 
 
-class Device(Record):
+class Device(FileRecord):
     """A CPU or an accelerator.
 
     Attributes
@@ -23,3 +23,8 @@ class Device(Record):
     name: str
     index: int | None
     uuid: str | None
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return self.name or self.type

@@ -55,7 +55,7 @@ def work_left(campaign: Campaign, out: Path, seconds: float | None) -> Work:
     members = read_members(CampaignFolder(out), campaign)
     left = {(m.variant, m.replica) for m in members if m.result is None}
     stacks = sum(any((variant, r) in left for r in replicas) for variant, replicas in campaign.stacks())
-    measured = [float(m.result["seconds"]) for m in members if m.result and m.result.get("seconds")]
+    measured = [m.result.seconds for m in members if m.result and m.result.seconds]
     return Work(len(left), stacks, seconds or max(measured, default=None))
 
 

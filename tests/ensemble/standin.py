@@ -30,6 +30,7 @@ BAD = {
 what, victim, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 given = dict(zip(sys.argv[4::2], sys.argv[5::2], strict=True))
 incoming, outgoing = int(given["--in"]), int(given["--out"])
+DEVICE = Device(type="cpu", name="stand-in", index=None, uuid=None)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -48,7 +49,8 @@ def result(variant: str, replica: int) -> None:
         "tasks": {task: {"level": "graph", "unit": "Ry", "n": 1, **numbers} for task in variant},
         "validation_loss": 0.1, "best_epoch": 1, "stopped_by": "epochs", "stack": [replica], "engine": "none",
         "seconds": seconds, "seconds_training": seconds, "seconds_validation": 0.0, "attempt": 1, "sessions": [],
-        "device": {}, "threads": 1, "versions": {}, "weights_sha256": "", "config_hash": "", "dataset_sha256": "",
+        "device": DEVICE.model_dump(), "threads": 1, "versions": {},
+        "weights_sha256": "", "config_hash": "", "dataset_sha256": "",
     }  # fmt: skip
     temporary = folder / ".tmp-result"
     temporary.write_text(json.dumps(content))
@@ -59,7 +61,7 @@ if what == "hopeless":
     print("ImportError: no module named torch", file=sys.stderr)
     sys.exit(1)
 uuid = "GPU-1" if what == "double" else None
-send(Ready(device=Device(type="cpu", name="stand-in", index=None, uuid=uuid), versions={}, pid=os.getpid()))
+send(Ready(device=DEVICE.model_copy(update={"uuid": uuid}), versions={}, pid=os.getpid()))
 buffer = b""
 while received := os.read(incoming, 4096):
     buffer += received

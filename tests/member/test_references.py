@@ -23,6 +23,7 @@ from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.engine.training_data import from_staged, values_of, whole
 from hydragnn_hpc.member.training.train import Setting, StackTraining
 from hydragnn_hpc.paths import CampaignFolder
+from tests.member_records import CPU
 
 CONTENT = {
     "name": "small",
@@ -61,7 +62,7 @@ def training(staged: copies.StagedData, out: Path, variant: str = "HCM", engine:
     options = CAMPAIGN.training.model_copy(update={"engine": engine})
     asked = CAMPAIGN.model_copy(update={"training": options})
     chosen, _ = choose(asked, asked.variant(variant), samples, torch.device("cpu"))
-    setting = Setting(CampaignFolder(out), frozen, staged.manifest, samples, {}, {})
+    setting = Setting(CampaignFolder(out), frozen, staged.manifest, samples, "host", 0, 0, CPU, {})
     return StackTraining(setting, variant, [0, 1], chosen, 1)
 
 

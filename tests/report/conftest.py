@@ -12,7 +12,7 @@ def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     """The paper's variants, three replicas: one variant failed, one waiting, one member diverged, two at work."""
     states = {"HM": "failed", "C/01": "diverged", "M": "waiting", "CM/01": "running", "CM/02": "interrupted"}
     out = tmp_path_factory.mktemp("report") / "unfinished"
-    return render(out, replicas=3, samples=60, epochs=12, states=states, cause=EVIL, last_output=[EVIL, EVIL])
+    return render(out, replicas=3, samples=60, epochs=12, states=states, cause=EVIL, last_output=(EVIL, EVIL))
 
 
 @pytest.fixture(scope="session")

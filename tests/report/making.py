@@ -15,7 +15,10 @@ import numpy as np
 
 from hydragnn_hpc import ledger
 from hydragnn_hpc.config import member_seed, parse_campaign
-from hydragnn_hpc.paths import CampaignFolder, write_json
+from hydragnn_hpc.paths import CampaignFolder, write_json, write_record
+from hydragnn_hpc.records.device import Device
+from hydragnn_hpc.records.member import Failure, Session, TaskErrors
+from tests.member_records import a_result
 
 START = datetime(2026, 8, 1, 9, 0, 0, tzinfo=UTC)
 SITES = 32
@@ -55,7 +58,7 @@ class Shape:
     arrays: bool = True
     dataset: str = "nowhere/fept.bp"
     cause: str = "killed by signal 9 (SIGKILL)"
-    last_output: str | list = field(default_factory=lambda: ["epoch 3", "slurmstepd: Detected 1 oom_kill event", ""])
+    last_output: tuple[str, ...] = ("epoch 3", "slurmstepd: Detected 1 oom_kill event", "")
     launch: dict = field(default_factory=dict)
 
 
@@ -151,9 +154,9 @@ class Member:
             files.checkpoint.write_bytes(b"-")
         elif state == "failed":
             for attempt in (1, 2):
-                detail = {"cause": shape.cause, "detail": "", "last_output": shape.last_output}
-                at = {"rank": self.place["rank"], "host": self.place["host"], "attempt": attempt, "final": attempt == 2}
-                ledger.add_failure(files, {**detail, **at})
+                at = {"time": ledger.now(), "rank": self.place["rank"], "host": self.place["host"], "attempt": attempt}
+                what = {"cause": shape.cause, "detail": "", "last_output": shape.last_output, "final": attempt == 2}
+                ledger.add_failure(files, Failure(**at, **what))
         else:
             self._result(files, state, epochs, truth, rng, shape)
 
@@ -185,29 +188,26 @@ class Member:
             found = {"rmse": rmse / span, "rmse_unit": rmse, "mae": mae / span, "mae_unit": mae}
             if state == "diverged":
                 found = dict.fromkeys(found)
-            tasks[name] = {
-                "level": task.level, "unit": UNITS.get(task.field, "arb. u."), "n": real.size,
-                **{k: None if v is None else float(v) for k, v in found.items()},
-            }  # fmt: skip
+            errors = {k: None if v is None else float(v) for k, v in found.items()}
+            tasks[name] = TaskErrors(level=task.level, unit=UNITS.get(task.field, "arb. u."), n=real.size, **errors)
         if shape.arrays and state == "finished":
             np.savez(files.predictions, **arrays)
         seconds = self.place["seconds"]
         ended = {"started": stamp(self.place["started"]), "ended": stamp(self.place["started"] + seconds)}
         session = {**ended, **{k: self.place[k] for k in ("host", "rank", "slot")}, "epochs": epochs}
-        write_json(files.result, {
-            "schema": 1, "state": state, "variant": self.variant, "replica": self.replica,
-            "seed": member_seed(shape.seed, self.variant, self.replica), "tasks": tasks,
-            "validation_loss": None if state == "diverged" else 1.2e-4,
-            "best_epoch": max(epochs - 10, 1), "epochs": epochs,
-            "stopped_by": "diverged" if state == "diverged" else "early_stopping", "seconds": seconds,
-            "seconds_training": 0.9 * seconds, "seconds_validation": 0.1 * seconds, "stack": self.stack,
-            "engine": "fused", "attempt": 1, "sessions": [session],
-            "device": {"type": "cuda", "name": "NVIDIA H200", "index": self.place["rank"] % 4,
-                       "uuid": f"GPU-{self.place['rank']:08x}"},
-            "threads": 1, "versions": {"python": "3.11.2", "torch": "2.13.0", "hydragnn_hpc": "0.1.0"},
-            "config_hash": "c0ffee" * 10 + "beef",
-            "dataset_sha256": "da7a" * 16, "weights_sha256": f"{self.replica:064x}",
-        })  # fmt: skip
+        rank = self.place["rank"]
+        write_record(files.result, a_result(
+            state=state, variant=self.variant, replica=self.replica,
+            seed=member_seed(shape.seed, self.variant, self.replica), tasks=tasks,
+            validation_loss=None if state == "diverged" else 1.2e-4,
+            best_epoch=max(epochs - 10, 1), epochs=epochs,
+            stopped_by="diverged" if state == "diverged" else "early_stopping", seconds=seconds,
+            seconds_training=0.9 * seconds, seconds_validation=0.1 * seconds, stack=tuple(self.stack),
+            engine="fused", sessions=(Session(**session),),
+            device=Device(type="cuda", name="NVIDIA H200", index=rank % 4, uuid=f"GPU-{rank:08x}"),
+            versions={"python": "3.11.2", "torch": "2.13.0", "hydragnn_hpc": "0.1.0"},
+            config_hash="c0ffee" * 10 + "beef", dataset_sha256="da7a" * 16, weights_sha256=f"{self.replica:064x}",
+        ))  # fmt: skip
 
     def events(self, state: str, first: bool) -> list[dict]:
         """Return its lines of the event log."""

@@ -14,8 +14,10 @@ import pytest
 from rich.console import Console
 
 from hydragnn_hpc import processes
-from hydragnn_hpc.paths import CampaignFolder, read_json, write_json
+from hydragnn_hpc.paths import CampaignFolder, read_json, write_json, write_record
+from hydragnn_hpc.records.member import Failures
 from hydragnn_hpc.report.tables import status
+from tests.member_records import a_failure
 
 STATES = {"HM": "failed", "C/03": "diverged", "M": "waiting", "CM/01": "running", "CM/03": "interrupted"}
 
@@ -109,7 +111,7 @@ def test_a_plain_picture_names_everything(live: Path) -> None:
 def test_output_of_a_failed_program_cannot_paint_the_terminal(tmp_path: Path) -> None:
     evil = "[red]not markup[/red] \x1b]0;title\x07\x1b[2J"
     out = making.make(
-        tmp_path / "x", variants=("H",), replicas=1, samples=10, states={"H": "failed"}, cause=evil, last_output=evil
+        tmp_path / "x", variants=("H",), replicas=1, samples=10, states={"H": "failed"}, cause=evil, last_output=(evil,)
     )
     stream = io.StringIO()
     status.show(out, Console(file=stream, width=200, force_terminal=True))
@@ -128,7 +130,7 @@ def test_watch_follows_until_nothing_is_left(live: Path, terminal: bool) -> None
         for variant, replica in left:
             folder = CampaignFolder(live).member(variant, replica)
             folder.make()
-            write_json(folder.failure, [{"cause": "exit code 1", "last_output": "", "final": True}])
+            write_record(folder.failure, Failures((a_failure(final=True),)))
         if len(looks) > 1:
             CampaignFolder(live).lock.unlink(missing_ok=True)
         assert len(looks) < 5, "watch does not end"

@@ -15,7 +15,8 @@ import torch
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.training.schedule import Schedule
-from hydragnn_hpc.paths import MemberFolder, write_json, write_text, written_whole
+from hydragnn_hpc.paths import MemberFolder, write_record, write_text, written_whole
+from hydragnn_hpc.records.member import Identity, Result, Session
 
 SCHEMA = 1
 HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds_training", "seconds_validation")
@@ -27,39 +28,44 @@ class Checkpoint:
 
     Attributes
     ----------
-    identity : dict
-        ``config_hash, dataset_sha256, variant, replica``: another member's checkpoint is refused.
+    identity : Identity
+        Another member's checkpoint is refused.
     tensors : dict
         ``parameters, best_parameters`` ``[P]``, ``buffers, best_buffers`` ``[Q]``, and the optimiser's state.
     schedule : Schedule
     history : list of list of float
         A row an epoch, columns as :data:`HISTORY`.
-    sessions : list of dict
+    sessions : list of Session
         Who trained it when.
     """
 
-    identity: dict[str, Any]
+    identity: Identity
     tensors: dict[str, torch.Tensor]
     schedule: Schedule
     history: list[list[float]]
-    sessions: list[dict[str, Any]]
+    sessions: list[Session]
 
 
 def save(files: MemberFolder, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; the one before stays as ``checkpoint.previous.pt``."""
     with written_whole(files.checkpoint, keep=files.previous_checkpoint) as stream:
-        torch.save({"schema": SCHEMA, **vars(checkpoint), "schedule": asdict(checkpoint.schedule)}, stream)
+        plain = {
+            "identity": checkpoint.identity.model_dump(),
+            "schedule": asdict(checkpoint.schedule),
+            "sessions": [s.model_dump() for s in checkpoint.sessions],
+        }
+        torch.save({"schema": SCHEMA, **vars(checkpoint), **plain}, stream)
 
 
 def load(
-    files: MemberFolder, identity: dict[str, Any], shapes: dict[str, int], tell: Callable[[str], None]
+    files: MemberFolder, identity: Identity, shapes: dict[str, int], tell: Callable[[str], None]
 ) -> Checkpoint | None:
     """Read the latest checkpoint that can be used, or None.
 
     Parameters
     ----------
-    identity : dict
-        What its ``identity`` must be.
+    identity : Identity
+        Of the member that is to be trained.
     shapes : dict
         Length of each tensor.
     tell : callable
@@ -76,11 +82,16 @@ def load(
     return None
 
 
-def _read(path: Path, identity: dict[str, Any], shapes: dict[str, int]) -> Checkpoint:
+def _read(path: Path, identity: Identity, shapes: dict[str, int]) -> Checkpoint:
     content = read_weights(path)
     if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
         raise UserError("written by another version")
-    found = Checkpoint(**{**content, "schedule": Schedule(**content["schedule"])})
+    declared = {
+        "identity": Identity(**content["identity"]),
+        "schedule": Schedule(**content["schedule"]),
+        "sessions": [Session(**s) for s in content["sessions"]],
+    }
+    found = Checkpoint(**{**content, **declared})
     if found.identity != identity:
         raise UserError("of another campaign or member")
     for name, length in shapes.items():
@@ -120,13 +131,11 @@ def write_history(files: MemberFolder, history: list[list[float]]) -> None:
     write_text(files.history, text.getvalue())
 
 
-def write_done(
-    files: MemberFolder, result: dict[str, Any], model: dict[str, Any], predictions: dict[str, np.ndarray]
-) -> None:
+def write_done(files: MemberFolder, result: Result, model: dict[str, Any], predictions: dict[str, np.ndarray]) -> None:
     """Write what a finished member leaves; ``result.json`` comes last and says that all the rest is there."""
     with written_whole(files.model) as stream:
         torch.save(model, stream)
     with written_whole(files.predictions) as stream:
         np.savez_compressed(stream, allow_pickle=False, **predictions)
-    write_json(files.result, result)
+    write_record(files.result, result)
     remove(files)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.sizes import TaskSizes
 from hydragnn_hpc.member.engine.training_data import Samples, to_units, values_of, whole
+from hydragnn_hpc.records.member import TaskErrors
 
 
 class Part:
@@ -58,7 +58,7 @@ class Part:
 
 def test_errors(
     engine: Engine, samples: Samples, manifest: Manifest, campaign: Campaign, state: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
+) -> tuple[dict[str, TaskErrors], dict[str, np.ndarray]]:
     """Return one member's test errors and predictions.
 
     Parameters
@@ -69,8 +69,7 @@ def test_errors(
     Returns
     -------
     tasks : dict
-        By task: level, unit, n, rmse, mae (scaled), rmse_unit, mae_unit (in the unit), and of the validation part, by
-        which choices are to be made, rmse_validation (scaled). With a reference, of the whole property all the same.
+        By task; with a reference, of the whole property all the same.
     predictions : dict
         ``sample`` ``[T]`` and by task, in its unit, ``[rows, d]`` float64.
     """
@@ -85,17 +84,25 @@ def test_errors(
         predictions[task.name] = in_units
         difference = scaled.astype(np.float64) - truth
         unit_difference = in_units - to_units(truth, manifest, field)
-        tasks[task.name] = {
-            "level": task.level,
-            "unit": manifest.targets[field]["unit"],
-            "n": int(np.count_nonzero(~np.isnan(truth))),
-            "rmse": float(np.sqrt(np.nanmean(difference**2))),
-            "mae": float(np.nanmean(np.abs(difference))),
-            "rmse_unit": float(np.sqrt(np.nanmean(unit_difference**2))),
-            "mae_unit": float(np.nanmean(np.abs(unit_difference))),
-            "rmse_validation": float(np.sqrt(np.nanmean((seen.astype(np.float64) - known) ** 2))),
-        }
+        tasks[task.name] = TaskErrors(
+            level=campaign.tasks[task.name].level,
+            unit=manifest.targets[field]["unit"],
+            n=int(np.count_nonzero(~np.isnan(truth))),
+            rmse=_rmse(difference),
+            mae=_mae(difference),
+            rmse_unit=_rmse(unit_difference),
+            mae_unit=_mae(unit_difference),
+            rmse_validation=_rmse(seen.astype(np.float64) - known),
+        )
     return tasks, predictions
+
+
+def _rmse(difference: np.ndarray) -> float | None:
+    return None if np.isnan(difference).all() else float(np.sqrt(np.nanmean(difference**2)))
+
+
+def _mae(difference: np.ndarray) -> float | None:
+    return None if np.isnan(difference).all() else float(np.nanmean(np.abs(difference)))
 
 
 def _scaled(

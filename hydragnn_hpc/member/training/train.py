@@ -22,7 +22,9 @@ from hydragnn_hpc.member.training import checkpoint as saved
 from hydragnn_hpc.member.training.evaluate import Part, test_errors, weights_hash
 from hydragnn_hpc.member.training.schedule import Schedule
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
+from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import EndState, EngineChanged
+from hydragnn_hpc.records.member import Identity, Reason, Result, Session, TaskErrors
 from hydragnn_hpc.sections import Variant
 
 _NUMBERS = ("parameters", "buffers", "best_parameters", "best_buffers")
@@ -37,7 +39,7 @@ class Member:
     files: MemberFolder
     schedule: Schedule
     history: list[list[float]] = field(default_factory=list)
-    sessions: list[dict[str, Any]] = field(default_factory=list)
+    sessions: list[Session] = field(default_factory=list)
 
     @property
     def epoch(self) -> int:
@@ -60,18 +62,23 @@ class Setting:
     frozen : Frozen
     manifest : Manifest
     samples : Samples
-    where : dict
-        ``host, rank, slot`` of the worker.
-    about : dict
-        ``device, threads, versions`` as they go into ``result.json``.
+    host : str
+    rank, slot : int
+        Of the worker.
+    device : Device
+    versions : dict
+        By package.
     """
 
     folder: CampaignFolder
     frozen: Frozen
     manifest: Manifest
     samples: Samples
-    where: dict[str, Any]
-    about: dict[str, Any]
+    host: str
+    rank: int
+    slot: int
+    device: Device
+    versions: dict[str, str]
 
     @property
     def campaign(self) -> Campaign:
@@ -128,8 +135,7 @@ class StackTraining:
                 member.schedule, member.history, member.sessions = found.schedule, found.history, found.sessions
                 member.tell(f"resumed after epoch {member.epoch}")
                 self._compare_engines(member)
-            used = {"engine": self._engine.name, "lanes": self._engine.lanes}
-            member.sessions.append({"started": now(), "ended": now(), **self._setting.where, "epochs": 0, **used})
+            member.sessions.append(self._new_session())
             for name, value in (start if found is None else found.tensors).items():
                 columns.setdefault(name, []).append(value)
         stacked = {name: torch.stack(column) for name, column in columns.items()}
@@ -142,7 +148,9 @@ class StackTraining:
     def _compare_engines(self, member: Member) -> None:
         """Note where another engine, or the same with other vectors, trained a member before its interruption."""
         last = member.sessions[-1]
-        before, after = _described(last["engine"], last["lanes"]), _described(self._engine.name, self._engine.lanes)
+        if last.engine is None:  # of an earlier version
+            return
+        before, after = _described(last.engine, last.lanes), _described(self._engine.name, self._engine.lanes)
         if before != after:
             change = EngineChanged(variant=self.variant.name, replica=member.replica, before=before, after=after)
             self.engine_changes.append(change)
@@ -155,14 +163,26 @@ class StackTraining:
         numbers = dict(zip(_NUMBERS, (parameters, buffers) * 2, strict=True))
         return {**numbers, **self._optimizer_kind.initial(layout.parameter_size)}
 
-    def _identity(self, member: Member) -> dict[str, Any]:
+    def _new_session(self) -> Session:
+        return Session(
+            started=now(),
+            ended=now(),
+            host=self._setting.host,
+            rank=self._setting.rank,
+            slot=self._setting.slot,
+            epochs=0,
+            engine=self._engine.name,
+            lanes=self._engine.lanes,
+        )
+
+    def _identity(self, member: Member) -> Identity:
         frozen = self._setting.frozen
-        return {
-            "config_hash": frozen.hash,
-            "dataset_sha256": frozen.dataset_sha256,
-            "variant": self.variant.name,
-            "replica": member.replica,
-        }
+        return Identity(
+            config_hash=frozen.hash,
+            dataset_sha256=frozen.dataset_sha256,
+            variant=self.variant.name,
+            replica=member.replica,
+        )
 
     def epoch(
         self, alive: Callable[[], None], finished: Callable[[Member, EndState], None] = lambda member, state: None
@@ -187,7 +207,7 @@ class StackTraining:
             row = [member.epoch + 1, float(train[e]), float(validation[e]), rate, *seconds]
             member.history.append(row)
             session = member.sessions[-1]
-            session["ended"], session["epochs"] = now(), session["epochs"] + 1
+            member.sessions[-1] = session.model_copy(update={"ended": now(), "epochs": session.epochs + 1})
             if self._is_finite(e) and member.schedule.see(row[2], member.epoch, self._options):
                 self._best_parameters[e].copy_(self.parameters[e])
                 self._best_buffers[e].copy_(self.buffers[e])
@@ -229,14 +249,14 @@ class StackTraining:
         if gone:
             self._keep([e for e in range(len(self.members)) if e not in gone])
 
-    def _reason_to_end(self, e: int, member: Member) -> str:
+    def _reason_to_end(self, e: int, member: Member) -> Reason | None:
         if not member.epoch:
-            return ""
+            return None
         if not self._is_finite(e):
             return "diverged"
         if member.schedule.over(member.epoch, self._options.early_stopping):
             return "early_stopping"
-        return "epochs" if member.epoch >= self._options.epochs else ""
+        return "epochs" if member.epoch >= self._options.epochs else None
 
     def _keep(self, which: list[int]) -> None:
         kept = torch.tensor(which, dtype=torch.int64, device=self.parameters.device)
@@ -258,36 +278,38 @@ class StackTraining:
             saved.write_history(member.files, member.history)
         self._saved_at = time.monotonic()
 
-    def _close(self, e: int, member: Member, reason: str, state: str) -> None:
+    def _close(self, e: int, member: Member, reason: Reason, state: EndState) -> None:
         best = (self._best_parameters[e], self._best_buffers[e])
-        tasks, predictions = test_errors(
-            self._engine, self._setting.samples, self._setting.manifest, self._setting.campaign, best
-        )
+        tasks: dict[str, TaskErrors] = {}
+        predictions: dict[str, np.ndarray] = {}
+        if state == "finished":
+            setting = self._setting
+            tasks, predictions = test_errors(self._engine, setting.samples, setting.manifest, setting.campaign, best)
         seconds = np.array([row[4:6] for row in member.history]).sum(axis=0)
-        diverged = state == "diverged"
-        result = {
-            "schema": saved.SCHEMA,
-            "state": state,
-            **self._identity(member),
-            "seed": member.seed,
-            "tasks": {} if diverged else tasks,
-            "validation_loss": member.schedule.best if member.schedule.best_epoch else None,
-            "best_epoch": member.schedule.best_epoch,
-            "epochs": member.epoch,
-            "stopped_by": reason,
-            "seconds": float(seconds.sum()),
-            "seconds_training": float(seconds[0]),
-            "seconds_validation": float(seconds[1]),
-            "stack": self._stack,
-            "engine": self._engine.name,
-            "attempt": self._attempt,
-            "sessions": member.sessions,
-            **self._setting.about,
-            "weights_sha256": weights_hash(*best),
-        }
+        result = Result(
+            state=state,
+            **self._identity(member).model_dump(),
+            seed=member.seed,
+            tasks=tasks,
+            validation_loss=member.schedule.best if member.schedule.best_epoch else None,
+            best_epoch=member.schedule.best_epoch,
+            epochs=member.epoch,
+            stopped_by=reason,
+            seconds=float(seconds.sum()),
+            seconds_training=float(seconds[0]),
+            seconds_validation=float(seconds[1]),
+            stack=tuple(self._stack),
+            engine=self._engine.name,
+            attempt=self._attempt,
+            sessions=tuple(member.sessions),
+            device=self._setting.device,
+            threads=self._setting.campaign.launch.threads,
+            versions=self._setting.versions,
+            weights_sha256=weights_hash(*best),
+        )
         member.tell(f"{state} after epoch {member.epoch} ({reason})")
         saved.write_history(member.files, member.history)
-        saved.write_done(member.files, result, self._model(best), {} if diverged else predictions)
+        saved.write_done(member.files, result, self._model(best), predictions)
 
     def _model(self, best: tuple[torch.Tensor, torch.Tensor]) -> dict[str, Any]:
         """Return all that is needed to use a trained member elsewhere: named weights, sizes, scaling, neighbours."""

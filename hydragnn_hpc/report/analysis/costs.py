@@ -97,8 +97,8 @@ def device_hours(snapshot: Snapshot, variants: Sequence[str]) -> float:
     stacks: dict[tuple[str, tuple[int, ...]], float] = {}
     for member in snapshot.members:
         if member.variant in variants and member.result:
-            stack = (member.variant, tuple(member.result.get("stack") or [member.replica]))
-            stacks[stack] = max(stacks.get(stack, 0.0), rows.number(member.result.get("seconds")) or 0.0)
+            stack = (member.variant, member.result.stack)
+            stacks[stack] = max(stacks.get(stack, 0.0), member.result.seconds)
     return math.fsum(stacks.values()) / 3600 / snapshot.campaign.launch.slots_per_device
 
 
@@ -137,7 +137,7 @@ def comparable(snapshot: Snapshot) -> bool:
     sizes: dict[str, set[int]] = {}
     for member in snapshot.members:
         if member.result:
-            sizes.setdefault(member.variant, set()).add(len(member.result.get("stack") or [0]))
+            sizes.setdefault(member.variant, set()).add(len(member.result.stack))
     return len({frozenset(s) for s in sizes.values()}) <= 1
 
 

@@ -205,16 +205,12 @@ def _failures(content: Content) -> Iterator[Table]:
     shown = []
     for member in content.results.members:
         for attempt in member.failures:
-            place = f"{attempt.get('host') or '?'} rank {attempt.get('rank')}"
-            cells = (attempt.get("cause", ""), attempt.get("detail", ""), text.last_line(attempt.get("last_output")))
-            shown.append(
-                (member.name, member.state.value, *map(text.line, cells), place, text.moment(attempt.get("time")))
-            )
-        if member.state is State.DIVERGED:
-            epochs = str((member.result or {}).get("epochs", "?"))
-            shown.append(
-                (member.name, "diverged", "the loss is no longer finite", f"after {epochs} epochs", "", "", "")
-            )
+            place = f"{attempt.host} rank {attempt.rank}"
+            cells = (attempt.cause, attempt.detail, text.last_line(attempt.last_output))
+            shown.append((member.name, member.state.value, *map(text.line, cells), place, text.moment(attempt.time)))
+        if member.result and member.state is State.DIVERGED:
+            after = f"after {member.result.epochs} epochs"
+            shown.append((member.name, "diverged", "the loss is no longer finite", after, "", "", ""))
     if shown:
         header = ("member", "state now", "cause", "detail", "last line of output", "where", "when")
         notes = (f"The first {FAILURES:,} of {len(shown):,}.",) if len(shown) > FAILURES else ()

@@ -134,7 +134,7 @@ def _inconsistent(results: Results) -> list[str]:
     """Say which results come from another campaign or data set than the folder's."""
     found = []
     for key, frozen in (("config_hash", results.frozen.hash), ("dataset_sha256", results.frozen.dataset_sha256)):
-        other = [m.name for m in results.members if m.result and m.result.get(key) not in (None, frozen)]
+        other = [m.name for m in results.members if m.result and getattr(m.result, key) != frozen]
         if other:
             found.append(f"{key} of {len(other)} results, {other[0]} the first, is not the campaign's")
     return found

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
 
 import hydragnn_hpc
+from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.figures.training import events
 from hydragnn_hpc.report.results.load import Results
@@ -31,14 +33,14 @@ def provenance(results: Results) -> dict[str, str]:
     }
     versions: dict[str, Counter[str]] = {}
     for result in found:
-        for package, version in (result.get("versions") or {}).items():
-            versions.setdefault(str(package), Counter())[str(version)] += 1
+        for package, version in result.versions.items():
+            versions.setdefault(package, Counter())[version] += 1
     facts["versions"] = "; ".join(f"{package} {_counted(count)}" for package, count in sorted(versions.items()))
-    facts["devices"] = _devices(found)
-    facts["engines"] = _counted(Counter(str(r.get("engine")) for r in found))
-    facts["threads per worker"] = _counted(Counter(str(r.get("threads")) for r in found))
+    facts["devices"] = _devices(r.device for r in found)
+    facts["engines"] = _counted(Counter(r.engine for r in found))
+    facts["threads per worker"] = _counted(Counter(str(r.threads) for r in found))
     facts["members per stack"] = f"up to {stacked(results)}"
-    facts["hosts"] = _hosts([s for r in found for s in r.get("sessions") or []])
+    facts["hosts"] = _hosts(s.host for r in found for s in r.sessions)
     facts["written with"] = f"hydragnn_hpc {hydragnn_hpc.__version__}"
     return {k: v for k, v in facts.items() if v}
 
@@ -71,22 +73,20 @@ def configuration(results: Results) -> str:
     return str(yaml.safe_dump(results.campaign.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
-def _devices(found: list[dict[str, Any]]) -> str:
+def _devices(devices: Iterable[Device]) -> str:
     names: Counter[str] = Counter()
     known: dict[str, set[str]] = {}
-    for result in found:
-        device = result.get("device") or {}
-        name = str(device.get("name") or device.get("type") or "unknown")
-        names[name] += 1
-        if device.get("uuid"):
-            known.setdefault(name, set()).add(str(device["uuid"]))
+    for device in devices:
+        names[device.label] += 1
+        if device.uuid:
+            known.setdefault(device.label, set()).add(device.uuid)
     return "; ".join(
         f"{n} members on {f'{len(known[name])} x ' if name in known else ''}{name}" for name, n in names.most_common()
     )
 
 
-def _hosts(sessions: list[dict[str, Any]]) -> str:
-    hosts = sorted({str(s["host"]) for s in sessions if s.get("host")})
+def _hosts(sessions: Iterable[str]) -> str:
+    hosts = sorted(set(sessions))
     if len(hosts) > HOSTS:
         return f"{len(hosts)}: {', '.join(hosts[:HOSTS])} and more"
     return ", ".join(hosts)

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -161,10 +162,9 @@ def read_sessions(results: Results) -> list[Session]:
     """Return who trained what and when: from the sessions of the results, and failed attempts from the event log."""
     found = set()
     for member in results.members:
-        for s in (member.result or {}).get("sessions") or []:
-            span = [timestamp(s.get("started")), timestamp(s.get("ended"))]
-            if None not in span and isinstance(s.get("rank"), int):
-                found.add(Session((s["rank"], s.get("slot") or 0), member.variant, span[0] or 0.0, span[1] or 0.0))
+        for s in member.result.sessions if member.result else ():
+            began, ended = (datetime.fromisoformat(t).timestamp() for t in (s.started, s.ended))
+            found.add(Session((s.rank, s.slot), member.variant, began, ended))
     return sorted([*_merged(found), *_failed(results)], key=lambda s: (s.worker, s.started))
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from hydragnn_hpc import ledger
 from hydragnn_hpc.config import Campaign
-from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES
 from hydragnn_hpc.ledger import Frozen, Member, State
 from hydragnn_hpc.paths import CampaignFolder
@@ -22,6 +21,10 @@ Row = dict[str, Any]
 
 TABLE1 = ("variant", "task", "n", "n_total", "rmse_mean", "rmse_std", "unit", "rmse_unit_mean", "rmse_unit_std")
 TIMING = ("variant", "n", "n_total", "seconds_mean", "seconds_std", "epochs_mean", "epochs_std")
+_OF_RESULT = (
+    "validation_loss", "seconds", "seconds_training", "seconds_validation",
+    "best_epoch", "epochs", "stopped_by", "engine", "threads", "attempt",
+)  # fmt: skip
 
 
 @dataclass
@@ -61,13 +64,10 @@ def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None
     """
     folder = CampaignFolder(out)
     frozen = ledger.read_frozen(folder)
-    try:
-        if before is None or before.frozen.hash != frozen.hash or len(before.members) != _size(frozen.campaign):
-            members = ledger.read_members(folder, frozen.campaign, running)
-        else:
-            members = [_again(folder, member, running) for member in before.members]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder.members}: a result.json or failure.json is not one: {error}; remove it") from error
+    if before is None or before.frozen.hash != frozen.hash or len(before.members) != _size(frozen.campaign):
+        members = ledger.read_members(folder, frozen.campaign, running)
+    else:
+        members = [_again(folder, member, running) for member in before.members]
     return Snapshot(folder, frozen, members)
 
 
@@ -103,9 +103,8 @@ def mean_std(values: Iterable[float]) -> tuple[float | None, float | None]:
 
 def metric(member: Member, task: str, name: str) -> float | None:
     """Return one of a member's test figures: ``rmse``, ``rmse_unit``, ``mae``, ``mae_unit``, ``n``."""
-    tasks = (member.result or {}).get("tasks")
-    found = tasks.get(task) if isinstance(tasks, dict) else None
-    return number(found.get(name)) if isinstance(found, dict) else None
+    found = member.result.tasks.get(task) if member.result else None
+    return number(getattr(found, name)) if found else None
 
 
 def metrics(members: Iterable[Member], task: str, name: str) -> list[float]:
@@ -114,16 +113,16 @@ def metrics(members: Iterable[Member], task: str, name: str) -> list[float]:
 
 
 def quantities(members: Iterable[Member], name: str) -> list[float]:
-    """Return a number of ``result.json``, ``seconds`` say, of every member that has it."""
-    return [v for v in (number((m.result or {}).get(name)) for m in members) if v is not None]
+    """Return a number of every member's result, ``seconds`` or ``epochs``."""
+    return [float(getattr(m.result, name)) for m in members if m.result]
 
 
 def unit_of(snapshot: Snapshot, task: str) -> str:
     """Return a task's unit: as its results say, else as its field is known, else nothing."""
     for member in snapshot.members:
-        found = ((member.result or {}).get("tasks") or {}).get(task)
-        if isinstance(found, dict) and found.get("unit"):
-            return str(found["unit"])
+        found = member.result.tasks.get(task) if member.result else None
+        if found and found.unit:
+            return found.unit
     known = PROPERTIES.get(snapshot.campaign.tasks[task].field)
     return known.unit if known else ""
 
@@ -164,30 +163,27 @@ def member_rows(snapshot: Snapshot) -> list[Row]:
 
 
 def _member_row(member: Member, tasks: list[str]) -> Row:
-    result = member.result or {}
+    result = member.result
     row: Row = {"variant": member.variant, "replica": member.replica, "state": member.state.value}
-    row["seed"] = result.get("seed")
+    row["seed"] = result.seed if result else None
     for task in tasks:
         row.update({f"{name}_{task}": metric(member, task, name) for name in ("rmse", "rmse_unit", "mae", "mae_unit")})
-    for key in ("validation_loss", "seconds", "seconds_training", "seconds_validation"):
-        row[key] = number(result.get(key))
-    for key in ("best_epoch", "epochs", "stopped_by", "engine", "threads", "attempt"):
-        row[key] = result.get(key)
-    sessions = result.get("sessions") or []
+    for key in _OF_RESULT:
+        row[key] = getattr(result, key) if result else None
+    sessions = result.sessions if result else ()
     row["sessions"] = len(sessions)
-    row["stack"] = " ".join(str(r) for r in result.get("stack") or [])
-    row["host"] = str(sessions[-1].get("host", "")) if sessions else ""
-    device = result.get("device") or {}
-    row["device"] = str(device.get("name") or device.get("type") or "")
+    row["stack"] = " ".join(map(str, result.stack)) if result else ""
+    row["host"] = sessions[-1].host if sessions else ""
+    row["device"] = result.device.label if result else ""
     row["failures"] = len(member.failures)
-    row["cause"] = text.line(member.failures[-1].get("cause", "")) if member.failures else ""
-    row["weights_sha256"] = result.get("weights_sha256")
+    row["cause"] = text.line(member.failures[-1].cause) if member.failures else ""
+    row["weights_sha256"] = result.weights_sha256 if result else None
     return row
 
 
 def stacked(snapshot: Snapshot) -> int:
     """Return the largest stack that any result was trained in (1: every member trained alone)."""
-    return max((len((m.result or {}).get("stack") or [0]) for m in snapshot.members), default=1)
+    return max((len(m.result.stack) for m in snapshot.members if m.result), default=1)
 
 
 def _size(campaign: Campaign) -> int:

@@ -202,17 +202,17 @@ def failures(snapshot: Snapshot) -> list[Row]:
     for member in snapshot.members:
         if not member.failures and member.state is not State.DIVERGED:
             continue
-        last = member.failures[-1] if member.failures else {"cause": "diverged: the loss is no longer finite"}
+        last = member.failures[-1] if member.failures else None
         found.append(
             {
                 "member": member.name,
                 "state": member.state.value,
                 "attempts": len(member.failures),
-                "cause": text.line(last.get("cause", "")),
-                "last_output": text.last_line(last.get("last_output")),
-                "rank": last.get("rank"),
-                "host": last.get("host"),
-                "time": last.get("time"),
+                "cause": text.line(last.cause) if last else "diverged: the loss is no longer finite",
+                "last_output": text.last_line(last.last_output) if last else "",
+                "rank": last.rank if last else None,
+                "host": last.host if last else None,
+                "time": last.time if last else None,
             }
         )
     return sorted(found, key=lambda f: f["state"] != State.FAILED.value)
@@ -221,7 +221,7 @@ def failures(snapshot: Snapshot) -> list[Row]:
 def _members_per_hour(snapshot: Snapshot, started: float | None) -> float | None:
     if started is None:
         return None
-    ends = [timestamp((m.result.get("sessions") or [{}])[-1].get("ended")) for m in snapshot.members if m.result]
+    ends = [timestamp(m.result.sessions[-1].ended) for m in snapshot.members if m.result and m.result.sessions]
     done = sum(1 for end in ends if end is not None and end >= started)
     elapsed = time.time() - started
     return done / elapsed * 3600 if done and elapsed > 0 else None

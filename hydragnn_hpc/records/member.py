@@ -1,0 +1,151 @@
+"""What a member leaves in its folder: its result, and its failed attempts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, RootModel
+
+from hydragnn_hpc.records.base import Amount, Count, FileRecord, Moment, Prose
+from hydragnn_hpc.records.device import Device
+from hydragnn_hpc.records.events import EndState
+
+Level = Literal["node", "graph"]
+Reason = Literal["early_stopping", "epochs", "diverged"]
+
+
+class Identity(FileRecord):
+    """Which member of which campaign."""
+
+    config_hash: str
+    dataset_sha256: str
+    variant: str
+    replica: Count
+
+
+class TaskErrors(FileRecord):
+    """A member's errors of one task, over the test set.
+
+    Attributes
+    ----------
+    level : str
+    unit : str
+    n : int
+        Values compared.
+    rmse, mae : float or None
+        Scaled; None where the test set has no value.
+    rmse_unit, mae_unit : float or None
+        In the unit.
+    rmse_validation : float or None
+        Scaled, of the validation set, by which choices are made; None also in results of earlier versions.
+    """
+
+    level: Level
+    unit: str
+    n: Count
+    rmse: Amount | None
+    mae: Amount | None
+    rmse_unit: Amount | None
+    mae_unit: Amount | None
+    rmse_validation: Amount | None = None
+
+
+class Session(FileRecord):
+    """A stretch of time in which one worker trained a member: ``epochs`` of it.
+
+    Attributes
+    ----------
+    engine : str or None
+        None in results of earlier versions.
+    lanes : int or None
+        Its vector lanes (`member.engine.interface`).
+    """
+
+    started: Moment
+    ended: Moment
+    host: str
+    rank: Count
+    slot: Count
+    epochs: Count
+    engine: str | None = None
+    lanes: Count | None = None
+
+
+class Result(FileRecord):
+    """``result.json``: a member that has come to its end; written last, it says that all the rest is there.
+
+    Attributes
+    ----------
+    state : str
+        ``finished``, or ``diverged``: its loss left the finite numbers.
+    tasks : dict
+        By task; empty where it diverged.
+    validation_loss : float or None
+        The lowest, scaled and weighted: of ``best_epoch``; None where no epoch's was finite.
+    best_epoch, epochs : int
+    stopped_by : str
+        ``early_stopping``, ``epochs`` or ``diverged``.
+    seconds, seconds_training, seconds_validation : float
+        Of all sessions; of the whole stack where members were stacked.
+    stack : tuple of int
+        Replicas trained together.
+    attempt : int
+        Counted from 1 within the run.
+    weights_sha256 : str
+        Of the best epoch's parameters and buffers.
+    """
+
+    format: Literal[1] = Field(default=1, alias="schema")
+    state: EndState
+    config_hash: str
+    dataset_sha256: str
+    variant: str
+    replica: Count
+    seed: Count
+    tasks: dict[str, TaskErrors]
+    validation_loss: Amount | None
+    best_epoch: Count
+    epochs: Count
+    stopped_by: Reason
+    seconds: Amount
+    seconds_training: Amount
+    seconds_validation: Amount
+    stack: tuple[Count, ...]
+    engine: str
+    attempt: Count
+    sessions: tuple[Session, ...]
+    device: Device
+    threads: Count
+    versions: dict[str, str]
+    weights_sha256: str
+
+
+class Failure(FileRecord):
+    """One failed attempt.
+
+    Attributes
+    ----------
+    cause : str
+        ``killed by signal 9 (SIGKILL)``, ``exit code 1``, ``no sign of life for 600 s``, ``error: ...``.
+    detail : str
+        The exception's type, or empty.
+    last_output : tuple of str
+        The last lines of the worker's log.
+    attempt : int
+        Counted from 1 within the run.
+    final : bool
+        Whether the run gave the member up.
+    """
+
+    time: Moment
+    cause: Prose
+    detail: str
+    last_output: tuple[str, ...]
+    rank: Count
+    host: str
+    attempt: Count
+    final: bool
+
+
+class Failures(RootModel[tuple[Failure, ...]]):
+    """``failure.json``: a member's failed attempts, oldest first."""
