@@ -13,7 +13,7 @@ from typing import IO, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.records.base import first_error
+from hydragnn_hpc.validation import one_line
 
 _R = TypeVar("_R", bound=BaseModel)
 TEMPORARY_PREFIX = ".tmp-"
@@ -102,7 +102,9 @@ def read_record(path: Path, kind: type[_R]) -> _R:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; mend the folder, then run again") from error
     except ValidationError as error:
-        raise UserError(f"cannot read {path}: {first_error(error)}; remove it and run again") from error
+        versions = [e["input"] for e in error.errors(include_url=False) if e["loc"] == ("schema",)]
+        reason = f"it is of format version {versions[0]!r}" if versions else one_line(error, kind)
+        raise UserError(f"cannot read {path}: {reason}; remove it and run again") from error
 
 
 def remove_leftovers(folder: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Record(BaseModel):
@@ -43,17 +43,3 @@ Moment = Annotated[str, AfterValidator(_iso)]
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
-
-
-def first_error(error: ValidationError) -> str:
-    """Return in one line the first value that does not fit: its key, the reason, what was given."""
-    first = min(error.errors(include_url=False, include_context=False), key=lambda e: e["loc"] != ("schema",))
-    place, given = ".".join(map(str, first["loc"])), first["input"]
-    if first["type"] == "missing":
-        return f"missing key '{place}'"
-    if first["type"] == "extra_forbidden":
-        return f"unknown key '{place}'"
-    if first["loc"] == ("schema",):
-        return f"format version {given!r}, which this version of the program does not read"
-    shown = f" (given: {given!r:.60})" if place and isinstance(given, str | int | float | bool | None) else ""
-    return f"{place}: {first['msg']}{shown}" if place else first["msg"]

@@ -18,14 +18,20 @@ HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds_t
 
 
 class Results(rows.Snapshot):
-    """A campaign's results: :class:`~hydragnn_hpc.report.results.rows.Snapshot` with frames.
+    """A campaign's results, as the folder showed them when :func:`load` read it.
 
     Attributes
     ----------
+    campaign : Campaign
+        The configuration.
+    members : list of Member
+        All members, in the campaign's order: ``variant``, ``replica``, ``name`` (``HCM/00``), ``state``, ``result``
+        (the content of ``result.json``, None until the member has finished) and ``failures``.
     members_frame, table1, timing : pandas.DataFrame
         The tables as in ``members.csv``, ``table1.csv`` and ``timing.csv``.
     errors : pandas.DataFrame
-        A row per finished member and task: ``variant, replica, task, rmse, rmse_unit, mae, mae_unit, unit``.
+        A row per finished member and task: ``variant, replica, task, rmse, rmse_unit, mae, mae_unit, unit``. ``rmse``
+        and ``mae`` are scaled, the others in ``unit``; all are of the test set.
     """
 
     @cached_property
@@ -77,17 +83,67 @@ class Results(rows.Snapshot):
         return found
 
     def predictions(self, member: Member) -> dict[str, np.ndarray] | None:
-        """Return a member's ``predictions.npz``, ``sample`` and an array per task in its unit; None if it has none."""
+        """Return what a member predicts for the test set, None if it has not finished.
+
+        Returns
+        -------
+        dict or None
+            ``sample``: ``[T]`` int64, numbers of the samples; and by task, in its unit, float64: ``[T, d]`` at graph
+            level, ``[atoms of these samples in order, d]`` at node level.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be read.
+        """
         return read_arrays(self.folder.member(member.variant, member.replica).predictions)
+
+    def test_set(self) -> dict[str, np.ndarray] | None:
+        """Return the test set, None before the first run has read it.
+
+        Returns
+        -------
+        dict or None
+            ``sample``: ``[T]`` int64; ``names``: ``[T]``; ``atom_offsets``: ``[T + 1]`` int64, where each sample's
+            atoms start; ``atomic_numbers``; and the true values by field, in its unit, shaped as the predictions.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be read.
+        """
+        return read_arrays(self.folder.test_set)
 
 
 def load(out: Path | str) -> Results:
-    """Read a campaign's folder, finished or not.
+    """Read the results of a campaign, finished or running, from its folder.
+
+    Parameters
+    ----------
+    out : Path or str
+        The campaign's folder.
+
+    Returns
+    -------
+    Results
 
     Raises
     ------
     UserError
         If the folder holds no campaign, or a result cannot be read.
+
+    Examples
+    --------
+    >>> import hydragnn_hpc
+    >>> results = hydragnn_hpc.load("runs/quickstart")
+    >>> results.table1.columns.to_list()[:6]
+    ['variant', 'task', 'n', 'n_total', 'rmse_mean', 'rmse_std']
+    >>> results.errors.groupby(["variant", "task"]).rmse.median().loc["HCM"].index.to_list()
+    ['C', 'H', 'M']
+    >>> member = results.finished("HCM")[0]
+    >>> error = results.predictions(member)["H"] - results.test_set()["mixing_enthalpy"]
+    >>> bool(abs((error**2).mean() ** 0.5 / member.result.tasks["H"].rmse_unit - 1) < 1e-6)
+    True
     """
     snapshot = rows.read(out, running_now(CampaignFolder(out)))
     return Results(snapshot.folder, snapshot.frozen, snapshot.members)

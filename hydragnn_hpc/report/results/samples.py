@@ -10,7 +10,7 @@ import numpy as np
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import RYDBERG_IN_EV
-from hydragnn_hpc.report.results.load import Results, read_arrays
+from hydragnn_hpc.report.results.load import Results
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def read_test_set(results: Results) -> Samples | None:
     UserError
         If the file is not one.
     """
-    found = read_arrays(results.folder.test_set)
+    found = results.test_set()
     if found is None:
         return None
     fixed = ("sample", "names", "atom_offsets", "atomic_numbers")

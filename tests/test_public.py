@@ -1,0 +1,34 @@
+"""What users import: the exported names, their documented example, and how little importing the package loads."""
+
+from __future__ import annotations
+
+import doctest
+from pathlib import Path
+
+import pytest
+
+import hydragnn_hpc
+from hydragnn_hpc.report.results import load
+from tests.report import making
+from tests.test_imports import loaded_by
+
+
+def test_every_exported_name_is_there_and_others_are_refused() -> None:
+    assert {name: getattr(hydragnn_hpc, name).__name__ for name in ("load", "Results", "UserError")} == {
+        "load": "load", "Results": "Results", "UserError": "UserError",
+    }  # fmt: skip
+    assert set(hydragnn_hpc.__all__) <= set(dir(hydragnn_hpc))
+    with pytest.raises(AttributeError, match="exports Results"):
+        hydragnn_hpc.train  # noqa: B018
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert loaded_by("import hydragnn_hpc, hydragnn_hpc.errors; hydragnn_hpc.UserError") == set()
+
+
+def test_the_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    making.make(tmp_path / "runs" / "quickstart", replicas=2, samples=20, epochs=4)
+    monkeypatch.chdir(tmp_path)
+    examples = doctest.DocTestFinder().find(load.load, "load", globs={})
+    assert examples and examples[0].examples
+    assert doctest.DocTestRunner().run(examples[0]).failed == 0
