@@ -127,7 +127,7 @@ def evil(value: object, key: str = "") -> object:
         return {k: evil(v, k) for k, v in value.items()}
     if isinstance(value, list):
         return [evil(v, key) for v in value]
-    meant = ("state", "variant", "level", "time", "started", "ended", "event", "member")
+    meant = ("state", "stopped_by", "variant", "level", "time", "started", "ended", "event", "member")
     return EVIL if isinstance(value, str) and key not in meant else value
 
 
