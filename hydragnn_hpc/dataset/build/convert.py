@@ -25,14 +25,16 @@ from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame
 from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import TargetSpec, parse_targets
+from hydragnn_hpc.dataset.read.units import Unit
 from hydragnn_hpc.errors import UserError, nearest
-from hydragnn_hpc.fields import RYDBERG_IN_EV
+from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
 from hydragnn_hpc.logs import Progress
 
 KINDS = ("lsms", "extxyz", "bp")
 
 _SAME_POSITION = 1e-9  # bohr
 _SAYS = "hydragnn_hpc"
+_PART = TargetSpec(Property("-split", "graph", "", ""), "split", Unit(""))  # under a name that no target can have
 # Names that mean something else to whoever reads extended XYZ, in any letter case.
 _RESERVED = {
     "stress", "virial", "virials", "lattice", "properties", "pbc", "name", "split", "numbers", "positions", "species",
@@ -227,23 +229,23 @@ def _end_members(stated: dict[str, Any]) -> dict[int, float]:
 
 def _to_bp(source: Path, out: Path, options: Options, force: bool) -> Conversion:
     lost = ["band and Fermi energies, spin and field columns"] if options.form == "lsms" else []
-    splits: tuple[TargetSpec, ...] = ()
+    part: tuple[TargetSpec, ...] = ()
     stated: dict[str, Any] = {}
     if options.form != "lsms" and not options.targets:
         stated = _stated(source, options.form)
         targets = [str(entry) for entry in stated.get("targets", ())]
         options = replace(options, targets=parse_targets(targets), scale_over=stated.get("scaled_over", "all"))
         if targets:
-            splits = parse_targets(["split=graph:split:1"])
+            part = (_PART,)
         if options.cutoff == 0 and isinstance(stated.get("cutoff_bohr"), float):
             options = replace(options, cutoff=stated["cutoff_bohr"])
     options = replace(options, cutoff=options.cutoff or 7.0, cap=0, keep_repeated=True, purpose="convert")
     store.refuse_existing(out, force)
-    raw = sources.read(source, replace(options, targets=(*options.targets, *splits)), folder=store.folder_for(out))
+    raw = sources.read(source, replace(options, targets=(*options.targets, *part)), folder=store.folder_for(out))
     raw.end_members = _end_members(stated)
-    if splits:
+    if part:
         raw.properties.pop()
-        values = np.concatenate(raw.samples.values.pop("split"))[:, 0]
+        values = np.concatenate(raw.samples.values.pop(_PART.property.name))[:, 0]
         raw.part = values.astype(np.uint8) if np.isin(values, (0, 1, 2)).all() else None
     manifest = prepare.write_raw(raw, out, options, force)
     return Conversion("bp", manifest.sizes["S"], tuple(lost))
@@ -278,14 +280,8 @@ def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversi
 def _lsms_of(
     frame: Frame, wanted: dict[str, TargetSpec], end_members: dict[int, float], lost: dict[str, None]
 ) -> lsms.LsmsSample:
-    used = {w.key for w in wanted.values()} | {
-        *lsms.UNITS,
-        lsms.REST,
-        "charge_transfer",
-        "mixing_enthalpy",
-        "split",
-        _SAYS,
-    }
+    derived = ("charge_transfer", "mixing_enthalpy", "split", _SAYS)
+    used = {w.key for w in wanted.values()} | {*lsms.UNITS, lsms.REST, *derived}
     lost.update((f"'{key}'", None) for key in (*frame.values, *frame.columns) if key not in used)
     z = frame.atomic_numbers
     total = _energy(frame, wanted, "total_energy")
