@@ -367,6 +367,23 @@ def test_units_that_a_database_states_are_held_to_those_of_the_targets(tmp_path:
         read(database(tmp_path / "c.db", {"_distance_unit": "furlong"}), "E=graph:energy:Ha")
 
 
+def test_the_unit_of_positions_in_any_table(tmp_path: Path) -> None:
+    source = database(tmp_path / "a.db", {"units": {"positions": "Bohr", "energy": "Ha"}}, 1 / BOHR_IN_ANGSTROM)
+    frame = next(iter(formats.iter_frames(source, "ase-db")))
+    assert isinstance(frame, Frame) and frame.units["energy"] == "Ha"
+    assert np.linalg.norm(frame.pos[1] - frame.pos[0]) == pytest.approx(1.09 / BOHR_IN_ANGSTROM, abs=0.1)
+    with pytest.raises(UserError, match="several units of length"):
+        read(database(tmp_path / "b.db", {"units": {"positions": "Bohr"}, "_distance_unit": "Ang"}))
+
+
+def test_a_value_beyond_all_bounds_costs_its_structure(tmp_path: Path) -> None:
+    text = xyz(tmp_path / "a.xyz", "energy=-%d", n=3).read_text() + xyz(tmp_path / "b", "energy=1e200").read_text()
+    (tmp_path / "a.xyz").write_text(text)
+    with pytest.raises(UserError, match=r"frame 3: 'energy' reaches 1e\+200"):
+        read(tmp_path / "a.xyz")
+    assert len(read(tmp_path / "a.xyz", on_error="skip").samples.names) == 3
+
+
 def test_a_row_and_its_calculator_that_disagree(tmp_path: Path) -> None:
     with ase.db.connect(tmp_path / "a.db") as db:
         for energy in (-1.0, -2.0):
@@ -381,7 +398,7 @@ def test_a_row_and_its_calculator_that_disagree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "mark", ["config_type=IsolatedAtom", "config_type=isolated_atom", 'Config_Type="isolated atom"']
+    "mark", ["isolated_atom=T", "config_type=IsolatedAtom", "config_type=isolated_atom", 'Config_Type="isolated atom"']
 )
 def test_marked_isolated_atoms_are_left_out(mark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     crystal = xyz(tmp_path / "a.xyz", "energy=-%d", n=12).read_text()

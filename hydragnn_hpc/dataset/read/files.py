@@ -134,6 +134,8 @@ def why(error: BaseException) -> str:
     """Return in words why a file could not be read (one of :data:`DAMAGE`)."""
     if isinstance(error, OSError) and error.strerror:  # of the system, not of what is in the file
         return f"cannot be read: {error.strerror}; make it readable, or leave the file out"
+    if isinstance(error, NotImplementedError):  # of zipfile, for compressions that it does not know
+        return f"cannot be read: {error}; unpack the archive, and give the folder"
     return f"cannot be read: {error}; it is damaged or truncated"
 
 

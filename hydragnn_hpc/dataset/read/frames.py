@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ _LARGEST_Z = 118
 _COINCIDE = 1e-3  # bohr; nuclei of a real structure are more than one bohr apart
 _SHOWN_REASONS = 5
 _REMEMBERED = 1000
-_ISOLATED = "isolatedatom"
+_ISOLATED = ("isolatedatom", "isolatedatoms")
 
 
 class MalformedError(UserError):
@@ -112,11 +113,15 @@ class Frame:
         if len(self.atomic_numbers) != 1:
             return ""
         for key, value in self.values.items():
-            if key.casefold() == "config_type" and isinstance(value, str):
-                plain = value.casefold().replace("_", "").replace("-", "").replace(" ", "")
-                if plain in (_ISOLATED, _ISOLATED + "s"):
-                    return f"{key}={value}"
+            by_type = _plain(key) == "configtype" and isinstance(value, str) and _plain(value) in _ISOLATED
+            by_flag = _plain(key) in _ISOLATED and isinstance(value, bool | np.bool_) and value
+            if by_type or by_flag:
+                return f"{key}={value}"
         return ""
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\s_-]", "", text.casefold())
 
 
 class FrameCheck:

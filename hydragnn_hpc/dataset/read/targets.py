@@ -19,6 +19,7 @@ class WrongOptionError(UserError):
     """An option that does not suit the source as a whole: not one malformed structure, so nothing to skip."""
 
 
+_LARGEST = 1e100
 LEVELS = ("graph", "node", "mixing")
 _EXPECTED = "expected NAME=LEVEL:KEY:UNIT or NAME=LEVEL:KEY:UNIT:LABEL, as energy=graph:energy:eV"
 
@@ -160,6 +161,12 @@ class TargetExtractor:
     def _check(self, one: TargetSpec, found: np.ndarray, where: str) -> None:
         if np.isinf(found).any():
             raise UserError(f"{where}: '{one.key}' holds an infinite value; correct it, or write nan if missing")
+        largest = np.nanmax(np.abs(found), initial=0.0)
+        if largest > _LARGEST:
+            raise UserError(
+                f"{where}: '{one.key}' reaches {largest:.3g}, and beyond {_LARGEST:g} no variance can be computed; correct"
+                " it, or write nan if missing"
+            )
         width, first = self._seen.get(one.property.name, (found.shape[1], ""))
         if found.shape[1] != width:
             raise UserError(

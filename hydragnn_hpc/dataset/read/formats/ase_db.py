@@ -17,6 +17,8 @@ from hydragnn_hpc.errors import UserError
 
 TARGETS: tuple[TargetSpec, ...] = ()
 
+_LENGTHS = ("_distance_unit", "distance_unit")
+_TABLES = ("units", "property_units", "property_unit_dict", "_property_unit_dict")
 _SQLITE = b"SQLite format 3\x00"
 # What ASE raises on a damaged database depends on where the damage is.
 _DAMAGE = (sqlite3.Error, UnknownFileTypeError, KeyError, IndexError, ValueError, TypeError, AttributeError, OSError)
@@ -65,22 +67,25 @@ def _frame_of(row: Any, file: RawFile, length: LengthUnit, units: Mapping[str, s
 
 
 def _stated_units(metadata: Mapping[str, Any], where: str) -> tuple[LengthUnit, dict[str, str]]:
-    """Return the unit of lengths and those of keys, as SchNetPack and ASE's ``key_descriptions`` state them.
+    """Return the unit of lengths and those of keys, as SchNetPack's tables and ASE's ``key_descriptions`` state them.
 
     Raises
     ------
     UserError
-        If the unit of lengths is none.
+        If a unit of lengths is none, or there are several.
     """
-    stated = next((metadata[key] for key in ("_distance_unit", "distance_unit") if metadata.get(key)), None)
-    length = ANGSTROM if stated is None else length_unit(str(stated), f"{where}: metadata: _distance_unit")
     units: dict[str, str] = {}
     for key, described in _mapping(metadata.get("key_descriptions")).items():
         if isinstance(described, list | tuple) and len(described) == 3 and described[2]:
             units[str(key)] = str(described[2])
-    for table in ("property_unit_dict", "_property_unit_dict"):
+    for table in _TABLES:
         units.update({str(key): str(unit) for key, unit in _mapping(metadata.get(table)).items() if unit})
-    return length, units
+    stated = {key: metadata[key] for key in _LENGTHS if metadata.get(key)}
+    stated |= {key: units[key] for key in ("positions", "_positions") if key in units}
+    lengths = {length_unit(str(unit), f"{where}: metadata: {key}") for key, unit in stated.items()}
+    if len(lengths) > 1:
+        raise UserError(f"{where}: the metadata state several units of length, {stated}; correct them")
+    return lengths.pop() if lengths else ANGSTROM, units
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
