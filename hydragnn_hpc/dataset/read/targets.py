@@ -164,8 +164,8 @@ class TargetExtractor:
         largest = np.nanmax(np.abs(found), initial=0.0)
         if largest > _LARGEST:
             raise UserError(
-                f"{where}: '{one.key}' reaches {largest:.3g}, and beyond {_LARGEST:g} no variance can be computed; correct"
-                " it, or write nan if missing"
+                f"{where}: '{one.key}' reaches {largest:.3g}, and beyond {_LARGEST:g} no variance can be computed; "
+                "correct it, or write nan if missing"
             )
         width, first = self._seen.get(one.property.name, (found.shape[1], ""))
         if found.shape[1] != width:
