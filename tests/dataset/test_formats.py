@@ -384,6 +384,14 @@ def test_a_value_beyond_all_bounds_costs_its_structure(tmp_path: Path) -> None:
     assert len(read(tmp_path / "a.xyz", on_error="skip").samples.names) == 3
 
 
+def test_nesting_without_end_is_damage(tmp_path: Path) -> None:
+    deep = "[" * 100_000
+    assert read(xyz(tmp_path / "a.xyz", f'x="_JSON {deep}" energy=-1')).samples.values["E"] == [np.array([[-1.0]])]
+    (tmp_path / "a.json").write_text('{"1": ' + deep)
+    with pytest.raises(UserError, match="no ASE database from row first on"):
+        read(tmp_path / "a.json")
+
+
 def test_a_row_and_its_calculator_that_disagree(tmp_path: Path) -> None:
     with ase.db.connect(tmp_path / "a.db") as db:
         for energy in (-1.0, -2.0):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Mapping
 from typing import Any
-
-from ase.io.formats import UnknownFileTypeError
 
 from hydragnn_hpc.dataset.read.atoms import Place, frame_of
 from hydragnn_hpc.dataset.read.files import RawFile
@@ -20,8 +17,6 @@ TARGETS: tuple[TargetSpec, ...] = ()
 _LENGTHS = ("_distance_unit", "distance_unit")
 _TABLES = ("units", "property_units", "property_unit_dict", "_property_unit_dict")
 _SQLITE = b"SQLite format 3\x00"
-# What ASE raises on a damaged database depends on where the damage is.
-_DAMAGE = (sqlite3.Error, UnknownFileTypeError, KeyError, IndexError, ValueError, TypeError, AttributeError, OSError)
 
 
 def detect(start: bytes, name: str) -> bool:
@@ -49,10 +44,11 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
                 yield _frame_of(row, file, length, units)
         except UserError as error:
             yield error
-        except _DAMAGE as error:
+        except Exception as error:  # on damaged files ASE raises whatever its code runs into
+            reason = f"{type(error).__name__}: {error!s:.160}"
             yield UserError(
-                f"{file.where}: no ASE database from row {number} on: {type(error).__name__}: {error}; it is damaged,"
-                " truncated or of another format"
+                f"{file.where}: no ASE database from row {number} on: {reason}; it is damaged, truncated or of another"
+                " format"
             )
 
 
@@ -62,8 +58,8 @@ def _frame_of(row: Any, file: RawFile, length: LengthUnit, units: Mapping[str, s
         atoms = row.toatoms()
         own = [("the row's key-value pairs", row.key_value_pairs), ("the row's data", row.data)]
         return frame_of(atoms, own, Place(name, origin, where), length, units)
-    except _DAMAGE as error:
-        return UserError(f"{where}: damaged: {type(error).__name__}: {error}")
+    except Exception as error:  # as above
+        return UserError(f"{where}: damaged: {type(error).__name__}: {error!s:.160}")
 
 
 def _stated_units(metadata: Mapping[str, Any], where: str) -> tuple[LengthUnit, dict[str, str]]:

@@ -85,7 +85,7 @@ def json_text(text: str) -> str:
     """Return text as it was before it was written as JSON, where it was."""
     try:
         plain = json.loads(text.removeprefix("_JSON ")) if text.startswith("_JSON ") else text
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return plain if isinstance(plain, str) else text
 
@@ -132,9 +132,12 @@ def _of_nine(key: str, array: np.ndarray) -> Any:
 def _of_json(text: str) -> Any:
     try:
         found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Unreadable(f"is no JSON: {error!s:.80}; correct or remove it")
+    try:
         array = np.array(found)
-    except ValueError as error:
-        return found if "found" in locals() else Unreadable(f"is no JSON: {error}; correct or remove it")
+    except (ValueError, RecursionError):  # lists of several lengths
+        return found
     return array if array.dtype.kind in "ifb" and array.ndim else found
 
 
@@ -147,4 +150,4 @@ def numbers(words: list[str]) -> np.ndarray | None:
             return np.array(words, dtype=int)
         except OverflowError:
             return np.array(words, dtype=float)
-    return np.array(words, dtype=float) if all(map(_FLOAT.fullmatch, words)) else None
+    return np.array([float(word) for word in words]) if all(map(_FLOAT.fullmatch, words)) else None
