@@ -149,6 +149,8 @@ def test_a_header_in_any_letter_case_and_quotes(
         ("energy=1 energy=2", "'energy' stands twice in the header, as 'energy=1' and as 'energy=2'"),
         ("Properties=species:S:1:pos:R:2:pos:R:1", "Properties has two columns 'pos'"),
         ("Properties=x:S:1:pos:R:3 energy=1", "Properties has no column 'species', only x, pos"),
+        (f"{LATTICE} pbc=T T F", "'pbc' is followed by 'T' outside of quotes"),
+        ("energy=1 2 3", "'energy' is followed by '2' outside of quotes|'3' outside"),
         ("energy=1d0", "'energy' is '1d0', which is no number"),
         ("energy=1_000", "'energy' is '1_000', which is no number"),
         ('energy="_JSON [1,"', "'energy' is no JSON"),

@@ -22,23 +22,8 @@ _NOT = {
     "acemolecule-out", "acemolecule-input",
 }  # fmt: skip
 # Suffixes that ASE knows and that notes and logs have as well: no sign of a format, but read where --format says so.
-_WEAK = {
-    "md",
-    "out",
-    "log",
-    "dat",
-    "data",
-    "in",
-    "inp",
-    "com",
-    "config",
-    "restart",
-    "cell",
-    "geom",
-    "arc",
-    "res",
-    "ascii",
-}
+_WEAK = (".md", ".out", ".log", ".dat", ".data", ".in", ".inp", ".com", ".config", ".restart", ".cell", ".geom", ".arc",
+         ".res", ".ascii")  # fmt: skip
 _SHOWN = 160
 
 
@@ -63,8 +48,7 @@ def _kind(start: bytes, name: str) -> Any:
 
 def detect(start: bytes, name: str) -> bool:
     """Whether ASE knows a format for the first bytes, or for a name that says enough."""
-    weak = PurePosixPath(name).suffix.removeprefix(".").casefold() in _WEAK
-    return _kind(start, "" if weak else name) is not None
+    return _kind(start, "" if name.casefold().endswith(_WEAK) else name) is not None
 
 
 def frames(file: RawFile) -> Iterator[Frame | UserError]:
@@ -79,16 +63,22 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
             return
         number = 0
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                for atoms in ase.io.iread(path, index=":", format=kind.name, do_not_split_by_at_sign=True):
-                    yield _frame_of(atoms, file, number)
-                    number += 1
+            images = ase.io.iread(path, index=":", format=kind.name, do_not_split_by_at_sign=True)
+            while (atoms := _quietly(images)) is not None:
+                yield _frame_of(atoms, file, number)
+                number += 1
             if not number:
                 yield UserError(f"{file.where}: holds no structure that ASE can read as {kind.name}; correct the file")
         except Exception as error:  # on damaged files ASE raises whatever its parsers run into
             reason = f"{type(error).__name__}: {error!s:.{_SHOWN}}".replace("\n", " ")
             yield UserError(f"{file.where}, frame {number}: ASE cannot read it as {kind.name}: {reason}; correct it")
+
+
+def _quietly(images: Iterator[Any]) -> Any:
+    """Return the next structure, None at the end, without the warnings of ASE's parsers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return next(images, None)
 
 
 def _frame_of(atoms: Any, file: RawFile, number: int) -> Frame | UserError:

@@ -57,12 +57,17 @@ def parse_header(comment: str, where: str) -> Header:
     Raises
     ------
     UserError
-        If ``Lattice``, ``pbc`` or ``Properties`` stand there twice.
+        If ``Lattice``, ``pbc`` or ``Properties`` stand there twice, or ``pbc`` is not in quotes.
     """
     header = Header()
     shown: dict[str, str] = {}
+    last = ""
     for key, text in _items(comment):
         plain = key.casefold()
+        if last and text is None and (key in _TRUTH or _FLOAT.fullmatch(key)):
+            _refuse_unquoted(header, last, key, where)
+            continue
+        last = "" if text is None else key
         mine = f"{key}={text}"[:SHOWN]
         if plain in _STRUCTURAL:
             if plain in header.structural:
@@ -79,6 +84,15 @@ def parse_header(comment: str, where: str) -> Header:
     if isinstance(header.values.pop("name", None), Unreadable):
         header.name = None
     return header
+
+
+def _refuse_unquoted(header: Header, key: str, word: str, where: str) -> None:
+    """Refuse one of several numbers or truth values that are not in quotes: the first would pass for all."""
+    reason = f"is followed by {word!r} outside of quotes; quote all that belongs to it"
+    if key.casefold() not in _STRUCTURAL:
+        header.values[key] = Unreadable(reason)
+    elif key.casefold() == "pbc" and len(header.structural["pbc"].split()) == 1:
+        raise UserError(f"{where}: '{key}' {reason}")
 
 
 def json_text(text: str) -> str:
