@@ -21,7 +21,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import read_frozen, read_members
 from hydragnn_hpc.member.predict import read_models
 from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.report.document import content
+from hydragnn_hpc.report.analysis import content
 
 CAMPAIGN = {
     "name": "small",

@@ -29,17 +29,18 @@ def status(
     """
     if watch and as_json:
         raise UserError("status: --watch and --json exclude each other; call --json again and again instead")
-    from hydragnn_hpc.report.tables import status as stage
+    from hydragnn_hpc.report.tables import status as campaign_status
 
     if as_json:
-        typer.echo(json.dumps(stage.read_status(out)[0].plain(), indent=1, allow_nan=False))
+        found, _ = campaign_status.read_status(out)
+        typer.echo(json.dumps(found.plain(), indent=1, allow_nan=False))
     elif watch:
         try:
-            stage.watch(out, console(), interval)
+            campaign_status.watch(out, console(), interval)
         except KeyboardInterrupt:
             return  # the user has seen enough: nothing was interrupted but the looking
     else:
-        stage.show(out, console())
+        campaign_status.show(out, console())
 
 
 def report(
@@ -67,10 +68,11 @@ def report(
     if as_json:
         typer.echo(folder.summary.read_text(encoding="utf-8"), nl=False)
         return
-    from hydragnn_hpc.report.tables import summary
+    from hydragnn_hpc.report.tables.table1 import paper_form
+    from hydragnn_hpc.report.tables.text_table import as_rich
 
     screen = console()
-    screen.print(summary.as_rich(summary.paper_form(content.results)))
+    screen.print(as_rich(paper_form(content.results)))
     for claim in content.claims:
         screen.print(f"({claim.key}) {claim.statement}: {claim.verdict.value}", markup=False, highlight=False)
     for remark in content.remarks:

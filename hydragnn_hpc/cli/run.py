@@ -58,7 +58,7 @@ def run(
         signal.signal(number, signal.SIG_DFL)
     from hydragnn_hpc.ensemble.run import run
     from hydragnn_hpc.ensemble.supervisor import RunOptions
-    from hydragnn_hpc.report.tables.summary import write_tables
+    from hydragnn_hpc.report.tables.registry import write_tables
 
     options = RunOptions(
         campaign,

@@ -9,8 +9,7 @@ import pandas as pd
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.report.document.content import Content
-from hydragnn_hpc.report.results.load import HISTORY
+from hydragnn_hpc.report.analysis.content import Content
 
 
 def write_scalars(content: Content) -> list[Path]:
@@ -45,5 +44,5 @@ def write_scalars(content: Content) -> list[Path]:
 
 
 def _finite(history: pd.DataFrame) -> list[dict[str, float]]:
-    known = history[[c for c in HISTORY if c in history]].apply(pd.to_numeric, errors="coerce").dropna(subset="epoch")
+    known = history.apply(pd.to_numeric, errors="coerce").dropna(subset="epoch")
     return [{str(k): float(v) for k, v in row.items() if pd.notna(v)} for row in known.to_dict("records")]

@@ -46,7 +46,7 @@ def moment(stamp: Any) -> str:
     return line(stamp)[:19].replace("T", " ") if stamp else MISSING
 
 
-def pair(mean: float | None, std: float | None, form: Any = scientific) -> str:
+def plus_minus(mean: float | None, std: float | None, form: Any = scientific) -> str:
     """Return ``mean ± std``; a dash for what is missing."""
     return MISSING if mean is None else f"{form(mean)} ± {form(std) if std is not None else MISSING}"
 

@@ -9,11 +9,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(
-    str(Path(__file__).parents[1] / "report")
-)  # the maker of campaign folders lives with the report's tests
-
-import making
+from tests.report import making
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from hydragnn_hpc.ensemble import supervisor
 from hydragnn_hpc.ensemble.run import run
 from hydragnn_hpc.ensemble.supervisor import RunOptions
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.report.tables.summary import write_tables
+from hydragnn_hpc.report.tables.registry import write_tables
 
 supervisor._BEAT_SECONDS = float(os.environ.get("DRIVE_BEAT_SECONDS", supervisor._BEAT_SECONDS))
 supervisor._LOST_SECONDS = float(os.environ.get("DRIVE_LOST_SECONDS", supervisor._LOST_SECONDS))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import making
 import pytest
-from rendering import EVIL, Rendered, render
+
+from tests.report import making
+from tests.report.rendering import EVIL, Rendered, render
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import making
-
 from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.report.document.content import Content
+from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.write import write_report
+from tests.report import making
 
 EVIL = "<script>document.title='broken'</script> & \"quotes\" | `code` \x1b[31m"
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import making
 import numpy as np
 import pytest
 
 from hydragnn_hpc.paths import read_json, write_json
 from hydragnn_hpc.report.analysis import costs, paper
 from hydragnn_hpc.report.analysis.claims import Claim, Verdict, weigh
+from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.load import load
-from hydragnn_hpc.report.results.samples import Samples
+from tests.report import making
 
 STEADY, LOOSE = (-2, -1, 0, 1, 2, 0), (-30, 25, -5, 30, -25, 5)
 
@@ -145,9 +145,9 @@ def test_the_papers_variants_are_known_by_their_fields(tmp_path: Path) -> None:
     tasks = {"energy": making.FEPT["H"], "q": making.FEPT["C"], "mine": {"level": "graph", "field": "gap"}}
     variants = ({"name": "both", "tasks": ["q", "energy"]}, {"name": "e", "tasks": ["energy"]}, "mine")
     out = making.make(tmp_path / "x", tasks=tasks, variants=variants, replicas=2, arrays=False, samples=6)
-    other = Samples("", np.array(["a"]), np.array([29, 78], np.int32), np.array([0, 2]), {})
-    assert not paper.beside(load(out), other)  # of other elements than the paper's
-    found = {(b.variant, b.task): (b.paper_mean, b.ratio) for b in paper.beside(load(out), None)}
+    other = GroundTruth("", np.array(["a"]), np.array([29, 78], np.int32), np.array([0, 2]), {})
+    assert not paper.compare(load(out), other)  # of other elements than the paper's
+    found = {(b.variant, b.task): (b.paper_mean, b.ratio) for b in paper.compare(load(out), None)}
     assert found.keys() == {("both", "energy"), ("both", "q"), ("e", "energy")}
     assert found["both", "q"][0] == 7.36e-3 and found["e", "energy"][0] == 1.02e-2
     mean = load(out).table1.set_index(["variant", "task"]).rmse_mean["both", "q"]

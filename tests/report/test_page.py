@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import browser
 import pytest
-from rendering import Rendered
+
+from tests.report import browser
+from tests.report.rendering import Rendered
 
 pytestmark = pytest.mark.skipif(browser.program() is None, reason="no Chromium: apt-get install chromium")
 

@@ -1,10 +1,9 @@
-"""Samples, predictions and uncertainty: against numpy over all members at once, by hand, by known answers."""
+"""True values, predictions and uncertainty: against numpy over all members at once, by hand, by known answers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import making
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,8 +11,9 @@ from scipy import stats
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.paths import read_json, write_json
 from hydragnn_hpc.report.analysis import uncertainty
-from hydragnn_hpc.report.results import predictions, samples
+from hydragnn_hpc.report.results import ground_truth, predictions
 from hydragnn_hpc.report.results.load import Results, load
+from tests.report import making
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,10 @@ def everything(results: Results, variant: str, task: str) -> tuple[np.ndarray, n
 
 
 def test_one_pass_gives_what_all_at_once_give(results: Results) -> None:
-    test_set = samples.read_test_set(results)
+    test_set = ground_truth.read_test_set(results)
     collected = predictions.collect(results, test_set)
-    assert not collected.problems and len(collected.summaries) == 3
-    for (variant, task), summary in collected.summaries.items():
+    assert not collected.problems and len(collected.ensembles) == 3
+    for (variant, task), summary in collected.ensembles.items():
         predicted, truth = everything(results, variant, task)
         error = predicted - truth
         assert summary.n == len(predicted) == (5 if variant == "HC" else 4)
@@ -43,18 +43,18 @@ def test_one_pass_gives_what_all_at_once_give(results: Results) -> None:
         np.testing.assert_allclose(summary.std, predicted.std(0, ddof=1), rtol=1e-8, atol=1e-12)
         r2 = [np.corrcoef(p.ravel(), truth.ravel())[0, 1] ** 2 for p in predicted]
         np.testing.assert_allclose(summary.r2, r2, atol=1e-3)
-        density, _ = np.histogram(error[0], summary.scale.errors)
-        width = np.diff(summary.scale.errors)
+        density, _ = np.histogram(error[0], summary.edges.errors)
+        width = np.diff(summary.edges.errors)
         np.testing.assert_allclose(summary.densities[0], density / error[0].size / width)
         parity, _, _ = np.histogram2d(
-            np.tile(truth.ravel(), len(predicted)), predicted.ravel(), [summary.scale.values] * 2
+            np.tile(truth.ravel(), len(predicted)), predicted.ravel(), [summary.edges.values] * 2
         )
         assert abs(summary.parity - parity).sum() <= 2 and summary.parity.sum() == parity.sum()  # a value on an edge
 
 
 def test_the_ensemble_by_numpy(results: Results) -> None:
-    test_set = samples.read_test_set(results)
-    summary = predictions.collect(results, test_set).summaries["HC", "C"]
+    test_set = ground_truth.read_test_set(results)
+    summary = predictions.collect(results, test_set).ensembles["HC", "C"]
     found = uncertainty.assess(summary, test_set)
     predicted, truth = everything(results, "HC", "C")
     error, spread = np.abs(predicted.mean(0) - truth).ravel(), predicted.std(0, ddof=1).ravel()
@@ -98,8 +98,8 @@ def test_what_does_not_fit_is_left_out_and_told(tmp_path: Path) -> None:
     result["tasks"]["H"]["rmse_unit"] *= 1.5
     write_json(out / "members/H/04/result.json", result)
     results = load(out)
-    collected = predictions.collect(results, samples.read_test_set(results))
-    assert collected.summaries["H", "H"].n == 2
+    collected = predictions.collect(results, ground_truth.read_test_set(results))
+    assert collected.ensembles["H", "H"].n == 2
     told = "\n".join(collected.problems)
     assert [p.partition(":")[0] for p in collected.problems] == [f"H/{k:02d}" for k in range(5)]
     for words in ("missing", "cannot read", "do not fit", "result.json says RMSE"):
@@ -108,17 +108,17 @@ def test_what_does_not_fit_is_left_out_and_told(tmp_path: Path) -> None:
 
 def test_missing_truth_is_not_compared() -> None:
     truth = np.array([[0.0], [np.nan], [2.0]])
-    scale = predictions.Scale(np.linspace(-1, 1, 12), np.linspace(-1, 3, predictions.PARITY_BINS + 1))
-    summary = predictions.Summary("v", "t", "graph", "", truth, scale)
+    scale = predictions.HistogramEdges(np.linspace(-1, 1, 12), np.linspace(-1, 3, predictions.PARITY_BINS + 1))
+    summary = predictions.EnsembleStatistics("v", "t", "graph", "", truth, scale)
     summary.add(np.array([[0.3], [9.0], [1.6]]))
     assert summary.rmse[0] == pytest.approx(np.sqrt((0.09 + 0.16) / 2)) and summary.parity.sum() == 2
 
 
-def five_structures() -> samples.Samples:
+def five_structures() -> ground_truth.GroundTruth:
     numbers = np.array([26, 78, 26, 26, 78, 78, 78, 26, 26, 26], np.int32)
     offsets = np.array([0, 2, 4, 6, 7, 10])
     names = np.array(list("abcde"))
-    return samples.Samples("five", names, numbers, offsets, {"m": np.arange(10.0)[:, None]})
+    return ground_truth.GroundTruth("five", names, numbers, offsets, {"m": np.arange(10.0)[:, None]})
 
 
 @pytest.mark.parametrize("level", ["graph", "node"])
@@ -128,8 +128,8 @@ def test_a_composition_without_any_truth_has_no_error(level: str) -> None:
     truth = np.zeros((rows, 2))
     truth[1 if level == "graph" else slice(2, 4)] = np.nan  # Fe2
     truth[0, 1] = np.nan  # one of the components of Fe1Pt1
-    scale = predictions.Scale(np.linspace(-9, 9, 12), np.linspace(-9, 9, predictions.PARITY_BINS + 1))
-    summary = predictions.Summary("v", "t", level, "", truth, scale)
+    scale = predictions.HistogramEdges(np.linspace(-9, 9, 12), np.linspace(-9, 9, predictions.PARITY_BINS + 1))
+    summary = predictions.EnsembleStatistics("v", "t", level, "", truth, scale)
     for shift in (1.0, 3.0):
         summary.add(np.full((rows, 2), shift))
     found = uncertainty.assess(summary, known)
@@ -155,7 +155,7 @@ def test_one_missing_value_spoils_its_own_total_only() -> None:
 
 def test_energies_per_atom() -> None:
     # REFERENCE: an error of 7.5e-3 of 65.92 Ry a cell of 32 atoms is about 0.21 eV/atom.
-    assert float(samples.ev_per_atom(7.5e-3 * 65.92, 32)) == pytest.approx(0.21, abs=5e-4)
+    assert float(ground_truth.ev_per_atom(7.5e-3 * 65.92, 32)) == pytest.approx(0.21, abs=5e-4)
 
 
 def small_dataset(path: Path) -> str:
@@ -187,15 +187,15 @@ def small_dataset(path: Path) -> str:
 
 def test_the_data_set_is_shown_where_it_is_the_one_that_was_trained_on(tmp_path: Path) -> None:
     out = making.make(tmp_path / "x", variants=("H",), replicas=1, samples=10, dataset=str(tmp_path / "d.bp"))
-    assert samples.read_all(load(out)) == (None, f"the data set {tmp_path / 'd.bp'} is not there")
+    assert ground_truth.read_data_set(load(out)) == (None, f"the data set {tmp_path / 'd.bp'} is not there")
     sha256 = small_dataset(tmp_path / "d.bp")
-    found, why = samples.read_all(load(out))
+    found, why = ground_truth.read_data_set(load(out))
     assert found is None and "no longer the one" in why
     text = (out / "campaign.yaml").read_text()
     (out / "campaign.yaml").write_text(text.replace("da7a" * 16, sha256))
-    found, why = samples.read_all(load(out))
+    found, why = ground_truth.read_data_set(load(out))
     assert not why and found.source == "all 3 samples of the data set"
     assert found.names.tolist() == ["a", "b", "cd"] and found.targets["mixing_enthalpy"][:, 0].tolist() == [0, 3, 0]
     next((tmp_path / "d.bp").glob("data.*")).write_bytes(b"garbage")
-    found, why = samples.read_all(load(out))
+    found, why = ground_truth.read_data_set(load(out))
     assert found is None and "data.0" in why

@@ -9,18 +9,20 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 
-import making
 import numpy as np
 import pytest
-from rendering import EVIL, Rendered
 
 from hydragnn_hpc.config import parse_campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.report.analysis import statistics
 from hydragnn_hpc.report.document import body, content, page
-from hydragnn_hpc.report.figures import data, errors, style, training
-from hydragnn_hpc.report.results.samples import Samples
+from hydragnn_hpc.report.figures import composition, error_density, learning_curves, rmse, style
+from hydragnn_hpc.report.figures.registry import FIGURES
+from hydragnn_hpc.report.results import worker_sessions
+from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.write import write_report
+from tests.report import making
+from tests.report.rendering import EVIL, Rendered
 
 
 def names(rendered: Rendered) -> set[str]:
@@ -44,12 +46,17 @@ def test_an_unfinished_campaign_has_every_figure_that_it_can_have(unfinished: Re
         assert 300 < width <= style.WIDTH * style.DPI and height > 200, path
 
 
+def test_every_figure_has_a_section_and_every_section_its_own_key() -> None:
+    keys = [outline.key for outline in body.SECTIONS]
+    assert len(set(keys)) == len(keys) and {figure.section for figure in FIGURES} <= set(keys)
+
+
 def test_other_tasks_have_their_own_figures(foreign: Rendered) -> None:
     assert names(foreign) == {
         "rmse", "composition_gap", "parity_gap-and+F", "parity_gap", "parity_F", "errors_gap", "errors_F", "total_F",
         "training_time", "learning_curves", "schedule", "calibration_gap", "calibration_F",
     }  # fmt: skip
-    assert not foreign.content.beside, "the paper knows no such tasks"
+    assert not foreign.content.paper, "the paper knows no such tasks"
     assert "stacks of up to 4" in foreign.folder.supplement.read_text()
 
 
@@ -58,9 +65,9 @@ def test_a_tensor_with_missing_values(foreign: Rendered) -> None:
     numbers, offsets = np.array([29, 47, 79, 29, 29, 79], np.int32), np.array([0, 3, 5, 6])
     gap = np.arange(27.0).reshape(3, 9)
     gap[1] = np.nan
-    known = Samples("all 3 samples", np.array(list("abc")), numbers, offsets, {"band_gap": gap})
+    known = GroundTruth("all 3 samples", np.array(list("abc")), numbers, offsets, {"band_gap": gap})
     with style.style():
-        (drawing,) = data.composition(foreign.content.results, known)
+        (drawing,) = composition.draw(replace(foreign.content, all_samples=known))
     legend = drawing.figure.axes[0].get_legend()
     assert [t.get_text() for t in legend.get_texts()] == [f"component {k}" for k in range(9)]
     assert "the 2 with a value of all 3 samples" in drawing.caption
@@ -170,10 +177,10 @@ def test_small_curves_follow_the_losses(unfinished: Rendered) -> None:
 
 
 def test_failed_attempts_are_bars_and_a_stack_is_one(unfinished: Rendered, foreign: Rendered) -> None:
-    found = training.read_sessions(unfinished.content.results)
+    found = worker_sessions.read_sessions(unfinished.content.results)
     assert len([s for s in found if s.failed]) == 3
     assert len([s for s in found if not s.failed]) == 13  # twelve finished and one diverged
-    assert len(training.read_sessions(foreign.content.results)) == 3
+    assert len(worker_sessions.read_sessions(foreign.content.results)) == 3
 
 
 def test_a_cut_event_log_is_read_as_far_as_it_goes(unfinished: Rendered, tmp_path: Path) -> None:
@@ -183,7 +190,7 @@ def test_a_cut_event_log_is_read_as_far_as_it_goes(unfinished: Rendered, tmp_pat
     path.write_bytes(path.read_bytes()[:-20] + b"\n[1]\n\xff\n")
     from hydragnn_hpc.report.results.load import load
 
-    assert len(training.events(load(out))) > 10
+    assert len(worker_sessions.events(load(out))) > 10
 
 
 def test_damaged_records_are_left_out_and_told(tmp_path: Path) -> None:
@@ -197,14 +204,14 @@ def test_damaged_records_are_left_out_and_told(tmp_path: Path) -> None:
     told = " ".join(gathered.remarks)
     assert "H/00/history.csv is no history" in told and "H/01/history.csv" in told and "test_set.npz" in told
     with style.style():
-        drawn = [d.name for make in content.drawings(gathered) for d in make()]
+        drawn = [d.name for figure in FIGURES for d in figure.draw(gathered)]
     assert drawn == ["rmse", "training_time", "learning_curves", "schedule"]
     assert page.curves(gathered).keys() == {"H/03"}
 
 
 def test_a_neutral_cell_has_no_figure_of_its_total(unfinished: Rendered) -> None:
     with style.style():
-        drawn = [d.name for d in data.totals(unfinished.content.results, unfinished.content.everything)]
+        drawn = [d.name for d in composition.draw_totals(unfinished.content)]
     assert drawn == ["total_M"]  # charges add up to zero
 
 
@@ -212,15 +219,15 @@ def test_figures_show_the_numbers(unfinished: Rendered) -> None:
     """What is drawn, read back from the figures' artists."""
     gathered = unfinished.content
     with style.style():
-        (rmse,) = errors.table1(gathered.results, gathered.beside)
-        (curves,) = training.curves(gathered.results, gathered.histories)
-        densities = {d.name: d for d in errors.densities(gathered.results, gathered.collected)}
+        (errors,) = rmse.draw(gathered)
+        (curves,) = learning_curves.draw(gathered)
+        densities = {d.name: d for d in error_density.draw(gathered)}
     mean = gathered.results.table1.set_index(["variant", "task"]).rmse_mean["HC", "C"]
-    ax = rmse.figure.axes[1]
+    ax = errors.figure.axes[1]
     drawn = [line.get_ydata() for line in ax.lines]
     assert any(len(y) == 1 and y[0] == pytest.approx(1e3 * mean) for y in drawn)
     assert [t.get_text() for t in ax.get_xticklabels()] == ["HCM", "HC", "CM", "C"]
-    for figure in (rmse, curves, *densities.values()):
+    for figure in (errors, curves, *densities.values()):
         for ax in figure.figure.axes:
             if ax.axison and ax.get_xlabel():
                 assert "(" in ax.get_xlabel() or ax.get_xlabel() == "variant", ax.get_xlabel()
@@ -244,7 +251,7 @@ def test_report_reads_neither_torch_nor_mpi(single: Rendered) -> None:
     import subprocess
     import sys
 
-    code = "import sys; from hydragnn_hpc.report.document import content; content.gather(sys.argv[1]);"
+    code = "import sys; from hydragnn_hpc.report.analysis import content; content.gather(sys.argv[1]);"
     code += " print([m for m in ('torch', 'mpi4py', 'adios2') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code, single.folder.root], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

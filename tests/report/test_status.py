@@ -9,7 +9,6 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import making
 import pytest
 from rich.console import Console
 
@@ -18,6 +17,7 @@ from hydragnn_hpc.paths import CampaignFolder, read_json, write_json, write_reco
 from hydragnn_hpc.records.member import Failures
 from hydragnn_hpc.report.tables import status
 from tests.member_records import a_failure
+from tests.report import making
 
 STATES = {"HM": "failed", "C/03": "diverged", "M": "waiting", "CM/01": "running", "CM/03": "interrupted"}
 

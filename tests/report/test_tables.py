@@ -7,7 +7,6 @@ import json
 import os
 from pathlib import Path
 
-import making
 import numpy as np
 import pytest
 
@@ -15,7 +14,8 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.load import load
-from hydragnn_hpc.report.tables import summary
+from hydragnn_hpc.report.tables.registry import write_tables
+from tests.report import making
 
 MIXED = {"HM": "failed", "C/03": "diverged", "M": "waiting", "CM/01": "running", "CM/03": "interrupted"}
 
@@ -38,7 +38,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = json.loads(diverged.read_text())
     result["tasks"]["C"].update(rmse=1e3, rmse_unit=1e3)  # even one with numbers does not count
     diverged.write_text(json.dumps(result))
-    summary.write_tables(out)
+    write_tables(out)
     return out
 
 
@@ -82,7 +82,7 @@ def test_timing_and_members(mixed: Path) -> None:
 
 def test_one_member_has_no_spread_and_says_so(tmp_path: Path) -> None:
     out = making.make(tmp_path / "one", variants=("H",), tasks={"H": making.FEPT["H"]}, replicas=1, samples=10)
-    for path in summary.write_tables(out):
+    for path in write_tables(out):
         assert "nan" not in path.read_text().lower().replace("finance", ""), path
     row = read_csv(out / "report" / "table1.csv")[0]
     assert row["rmse_mean"] and row["rmse_std"] == "" and row["rmse_unit_std"] == ""
@@ -92,14 +92,14 @@ def test_one_member_has_no_spread_and_says_so(tmp_path: Path) -> None:
 
 
 def test_the_same_results_give_the_same_bytes_in_any_order_of_finishing(mixed: Path, tmp_path: Path) -> None:
-    before = {p.name: p.read_bytes() for p in summary.write_tables(mixed)}
+    before = {p.name: p.read_bytes() for p in write_tables(mixed)}
     later = sorted(mixed.glob("members/*/*/result.json"))
     for path in reversed(later):  # a later writer, another inode, another time: the same content
         content = path.read_text()
         path.unlink()
         path.write_text(content)
         os.utime(path, (1, 1))
-    assert {p.name: p.read_bytes() for p in summary.write_tables(mixed)} == before
+    assert {p.name: p.read_bytes() for p in write_tables(mixed)} == before
     assert not list(mixed.rglob(".tmp-*"))
 
 
@@ -110,7 +110,7 @@ def test_a_sum_does_not_depend_on_its_order() -> None:
 
 def test_stacked_members_are_told_in_the_timing_table(tmp_path: Path) -> None:
     out = making.make(tmp_path / "stacked", variants=("H",), replicas=4, stack=4, samples=10)
-    summary.write_tables(out)
+    write_tables(out)
     assert "stacks of up to 4: the time of each is its stack's" in (out / "report" / "timing.md").read_text()
 
 
@@ -153,9 +153,9 @@ def test_duration(seconds: float | None, shown: str) -> None:
 
 def test_a_folder_without_a_campaign_and_a_result_that_is_none_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no campaign"):
-        summary.write_tables(tmp_path)
+        write_tables(tmp_path)
     out = making.make(tmp_path / "out", variants=("H",), replicas=2, samples=10, epochs=4)
     for content in ("[1, 2", "[1, 2]", '"text"'):
         (out / "members/H/01/result.json").write_text(content)
         with pytest.raises(UserError, match=r"result\.json"):
-            summary.write_tables(out)
+            write_tables(out)

@@ -53,7 +53,7 @@ class Claim:
 
 
 @dataclass
-class _Bench:
+class _Comparisons:
     """What the claims are weighed with."""
 
     snapshot: Snapshot
@@ -85,54 +85,54 @@ class _Bench:
 
 def weigh(snapshot: Snapshot, pairs: list[Pair] | None = None) -> list[Claim]:
     """Weigh the claims (a) to (d)."""
-    bench = _Bench(snapshot, compare_all(snapshot) if pairs is None else pairs)
-    return [_better_together(bench), _better_alone(bench), _one_head(bench), _faster(bench)]
+    compared = _Comparisons(snapshot, compare_all(snapshot) if pairs is None else pairs)
+    return [_better_together(compared), _better_alone(compared), _one_head(compared), _faster(compared)]
 
 
-def _better_together(bench: _Bench) -> Claim:
-    tasks = bench.tasks("graph")
+def _better_together(compared: _Comparisons) -> Claim:
+    tasks = compared.tasks("graph")
     if not tasks:
         return _missing(
             "a", "a graph-level task is predicted better, and more steadily, together with others than alone"
         )
     evidence, parts = [], []
     for task in tasks:
-        chosen = _with_moment(bench, task)
+        chosen = _with_moment(compared, task)
         who = f"{_listed([v.name for v in chosen])} predict{'s' if len(chosen) == 1 else ''}"
         parts.append(f"{who} {task} better, and more steadily, than {task} alone")
         for variant in chosen:
-            names = (variant.name, bench.single(task))
-            evidence += [_lower_error(bench, task, *names), _lower_spread(bench, task, *names)]
+            names = (variant.name, compared.single(task))
+            evidence += [_lower_error(compared, task, *names), _lower_spread(compared, task, *names)]
     return Claim("a", "; ".join(parts), _together(evidence), tuple(evidence))
 
 
-def _with_moment(bench: _Bench, task: str) -> list[Variant]:
+def _with_moment(compared: _Comparisons, task: str) -> list[Variant]:
     """Return the multi-task variants that the claim is about: in the paper, those that predict the moment too."""
-    known = bench.snapshot.campaign.tasks
-    variants = bench.multi(task)
+    known = compared.snapshot.campaign.tasks
+    variants = compared.multi(task)
     with_moment = [v for v in variants if any(known[t].field == "magnetic_moment" for t in v.tasks)]
     return with_moment if known[task].field == "mixing_enthalpy" and with_moment else variants
 
 
-def _better_alone(bench: _Bench) -> Claim:
-    tasks = bench.tasks("node")
+def _better_alone(compared: _Comparisons) -> Claim:
+    tasks = compared.tasks("node")
     if not tasks:
         return _missing("b", "a node-level task is predicted slightly better alone than together with others")
     evidence = []
     for task in tasks:
-        evidence += [_lower_error(bench, task, bench.single(task), v.name) for v in bench.multi(task)]
+        evidence += [_lower_error(compared, task, compared.single(task), v.name) for v in compared.multi(task)]
     return Claim("b", f"{_listed(tasks)} {_are(tasks)} slightly better alone", _together(evidence), tuple(evidence))
 
 
-def _one_head(bench: _Bench) -> Claim:
+def _one_head(compared: _Comparisons) -> Claim:
     statement = "one head more costs about 10 % more training time"
-    configured = costs.one_more(bench.snapshot.campaign.variants)
+    configured = costs.one_more(compared.snapshot.campaign.variants)
     if not configured:
         return _missing("c", statement, "two variants that differ by one task")
-    mean = costs.mean_head(bench.snapshot)
+    mean = costs.mean_head(compared.snapshot)
     if mean is None:
-        return _unfinished("c", statement, bench, sorted({v.name for pair in configured for v in pair}))
-    found = costs.heads(bench.snapshot)
+        return _unfinished("c", statement, compared, sorted({v.name for pair in configured for v in pair}))
+    found = costs.heads(compared.snapshot)
     verdict, reason = _inside(mean[1], HEAD_SHARE, [n for h in found for n in h.n], text.percent)
     figures = f"{text.percent(mean[0])} {_shares(mean[1])}"
     evidence = [Evidence("geometric mean over all", figures, verdict, reason)]
@@ -144,31 +144,33 @@ def _one_head(bench: _Bench) -> Claim:
     remark = (
         f"“About 10 %” is taken as {HEAD_SHARE[0] * 100:g} to {HEAD_SHARE[1] * 100:g} %; the mean over all decides."
     )
-    return _of_equal_stacks(Claim("c", statement, verdict, tuple(evidence), remark), bench)
+    return _of_equal_stacks(Claim("c", statement, verdict, tuple(evidence), remark), compared)
 
 
-def _faster(bench: _Bench) -> Claim:
+def _faster(compared: _Comparisons) -> Claim:
     statement = "one model of three tasks trains more than 2.2 times faster than the three of a task each together"
     needed = [
-        [v.name, *(bench.single(t) for t in v.tasks)] for v in bench.snapshot.campaign.variants if len(v.tasks) == 3
+        [v.name, *(compared.single(t) for t in v.tasks)]
+        for v in compared.snapshot.campaign.variants
+        if len(v.tasks) == 3
     ]
     needed = [names for names in needed if all(names)]
     if not needed:
         return _missing("d", statement, "a variant of three tasks, and the three of a task each")
-    found = [c for c in costs.costs(bench.snapshot) if len(c.singles) == 3]
+    found = [c for c in costs.costs(compared.snapshot) if len(c.singles) == 3]
     if not found:
-        return _unfinished("d", statement, bench, needed[0])
+        return _unfinished("d", statement, compared, needed[0])
     evidence = []
     for cost in found:
         figures = f"{cost.ratio:.2f} {_shown(cost.interval, '.2f')} times, n = {_counts(cost.n)}"
         inside = _inside(cost.interval, (FASTER, float("inf")), cost.n)
         evidence.append(Evidence(f"{cost.variant} against {' + '.join(cost.singles)}", figures, *inside))
-    return _of_equal_stacks(Claim("d", statement, _together(evidence), tuple(evidence)), bench)
+    return _of_equal_stacks(Claim("d", statement, _together(evidence), tuple(evidence)), compared)
 
 
-def _of_equal_stacks(claim: Claim, bench: _Bench) -> Claim:
+def _of_equal_stacks(claim: Claim, compared: _Comparisons) -> Claim:
     """Leave a claim about times undecided where the times do not compare."""
-    if costs.comparable(bench.snapshot):
+    if costs.comparable(compared.snapshot):
         return claim
     reason = "trained in stacks of different sizes"
     evidence = tuple(replace(e, verdict=Verdict.UNDECIDED, reason=reason) for e in claim.evidence)
@@ -176,12 +178,12 @@ def _of_equal_stacks(claim: Claim, bench: _Bench) -> Claim:
     return replace(claim, verdict=Verdict.UNDECIDED, evidence=evidence, remark=remark)
 
 
-def _lower_error(bench: _Bench, task: str, first: str, second: str) -> Evidence:
+def _lower_error(compared: _Comparisons, task: str, first: str, second: str) -> Evidence:
     """Weigh whether ``first`` has the lower mean error."""
     what = f"{task}: mean RMSE of {first} against {second}"
-    pair = bench.pair(task, first, second)
+    pair = compared.pair(task, first, second)
     if pair is None or pair.interval is None or min(pair.n) < ENOUGH:
-        return Evidence(what, _figures(pair), Verdict.UNDECIDED, _too_few(bench, first, second))
+        return Evidence(what, _figures(pair), Verdict.UNDECIDED, _too_few(compared, first, second))
     if pair.interval[0] <= 0 <= pair.interval[1]:
         return Evidence(what, _figures(pair), Verdict.UNDECIDED, "the interval includes zero")
     if pair.p_holm is not None and pair.p_holm >= SIGNIFICANT:
@@ -190,12 +192,12 @@ def _lower_error(bench: _Bench, task: str, first: str, second: str) -> Evidence:
     return Evidence(what, _figures(pair), Verdict.HOLDS if pair.difference < 0 else Verdict.FAILS)
 
 
-def _lower_spread(bench: _Bench, task: str, first: str, second: str) -> Evidence:
+def _lower_spread(compared: _Comparisons, task: str, first: str, second: str) -> Evidence:
     """Weigh whether the errors of ``first`` spread less."""
     what = f"{task}: spread of {first} over that of {second}"
-    pair = bench.pair(task, first, second)
+    pair = compared.pair(task, first, second)
     if pair is None or pair.spread_ratio is None or pair.spread_interval is None or min(pair.n) < ENOUGH:
-        return Evidence(what, text.MISSING, Verdict.UNDECIDED, _too_few(bench, first, second))
+        return Evidence(what, text.MISSING, Verdict.UNDECIDED, _too_few(compared, first, second))
     figures = f"{pair.spread_ratio:.2f} {_shown(pair.spread_interval, '.2f')}, n = {_counts(pair.n)}"
     return Evidence(what, figures, *_inside(pair.spread_interval, (0.0, 1.0), pair.n))
 
@@ -225,12 +227,12 @@ def _missing(key: str, statement: str, needs: str = "a variant of that task alon
     return Claim(key, statement, Verdict.NOT_APPLICABLE, (), f"The campaign has not what this compares: {needs}.")
 
 
-def _unfinished(key: str, statement: str, bench: _Bench, variants: Sequence[str]) -> Claim:
-    return Claim(key, statement, Verdict.UNDECIDED, (), f"Undecided: {_too_few(bench, *variants)}.")
+def _unfinished(key: str, statement: str, compared: _Comparisons, variants: Sequence[str]) -> Claim:
+    return Claim(key, statement, Verdict.UNDECIDED, (), f"Undecided: {_too_few(compared, *variants)}.")
 
 
-def _too_few(bench: _Bench, *variants: str) -> str:
-    counts = [f"{v}: {len(bench.snapshot.finished(v))}" for v in variants]
+def _too_few(compared: _Comparisons, *variants: str) -> str:
+    counts = [f"{v}: {len(compared.snapshot.finished(v))}" for v in variants]
     return f"too few members ({', '.join(counts)}), at least {ENOUGH} of each are needed"
 
 

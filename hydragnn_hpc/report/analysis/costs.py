@@ -16,7 +16,7 @@ from hydragnn_hpc.sections import Variant
 
 
 @dataclass(frozen=True)
-class Cost:
+class MultiTaskCost:
     """A multi-task variant against the single-task variants of its tasks together.
 
     Attributes
@@ -45,7 +45,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadCost:
     """A variant against the same with one task more: the share of training time that the head adds.
 
     ``more`` is in total seconds, ``more_per_epoch`` in seconds per epoch, both as a share (0.1 is 10 %).
@@ -69,7 +69,7 @@ def seconds_of(snapshot: Snapshot, variant: str) -> list[float]:
     return rows.quantities(snapshot.finished(variant), "seconds")
 
 
-def costs(snapshot: Snapshot) -> list[Cost]:
+def costs(snapshot: Snapshot) -> list[MultiTaskCost]:
     """Return every multi-task variant whose tasks all have a single-task variant, where all have finished members."""
     found = []
     for variant in snapshot.campaign.variants:
@@ -84,7 +84,7 @@ def costs(snapshot: Snapshot) -> list[Cost]:
         mean = math.fsum(own) / len(own)
         counts = (len(own), *(len(t) for t in theirs))
         hours = (device_hours(snapshot, [variant.name]), device_hours(snapshot, names))
-        found.append(Cost(variant.name, names, counts, mean, ratio * mean, ratio, interval, *hours))
+        found.append(MultiTaskCost(variant.name, names, counts, mean, ratio * mean, ratio, interval, *hours))
     return found
 
 
@@ -102,7 +102,7 @@ def device_hours(snapshot: Snapshot, variants: Sequence[str]) -> float:
     return math.fsum(stacks.values()) / 3600 / snapshot.campaign.launch.slots_per_device
 
 
-def heads(snapshot: Snapshot) -> list[Head]:
+def heads(snapshot: Snapshot) -> list[HeadCost]:
     """Return every two variants that differ by one task, where both have finished members."""
     found = []
     for small, large in one_more(_timed(snapshot)):
@@ -111,7 +111,7 @@ def heads(snapshot: Snapshot) -> list[Head]:
         each = [_seconds_per_epoch(snapshot, v.name) for v in (small, large)]
         per_epoch = each[1] / each[0] - 1 if each[0] and each[1] else None
         shifted = (interval[0] - 1, interval[1] - 1) if interval else None
-        found.append(Head(small.name, large.name, (len(a), len(b)), ratio - 1, shifted, per_epoch))
+        found.append(HeadCost(small.name, large.name, (len(a), len(b)), ratio - 1, shifted, per_epoch))
     return found
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.rows import Snapshot
-from hydragnn_hpc.report.results.samples import Samples
 from hydragnn_hpc.sections import Variant
 
 LETTERS = {"mixing_enthalpy": "H", "charge_transfer": "C", "magnetic_moment": "M"}
@@ -30,7 +30,7 @@ CITATION = "Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007 (2022), Tab
 
 
 @dataclass(frozen=True)
-class Beside:
+class PaperComparison:
     """One entry of Table 1 here and in the paper (scaled RMSE); ``ratio`` is ours over the paper's."""
 
     variant: str
@@ -44,7 +44,7 @@ class Beside:
     ratio: float | None
 
 
-def beside(snapshot: Snapshot, test_set: Samples | None) -> list[Beside]:
+def compare(snapshot: Snapshot, test_set: GroundTruth | None) -> list[PaperComparison]:
     """Return ours beside the paper's for every variant and task that the paper has too, by the fields predicted.
 
     None where the test set is of other elements than the paper's.
@@ -60,7 +60,9 @@ def beside(snapshot: Snapshot, test_set: Samples | None) -> list[Beside]:
         mean, std = TABLE1[name][letter]
         ratio = row["rmse_mean"] / mean if row["rmse_mean"] is not None else None
         counts = (row["n"], row["n_total"])
-        found.append(Beside(row["variant"], row["task"], *counts, row["rmse_mean"], row["rmse_std"], mean, std, ratio))
+        found.append(
+            PaperComparison(row["variant"], row["task"], *counts, row["rmse_mean"], row["rmse_std"], mean, std, ratio)
+        )
     return found
 
 

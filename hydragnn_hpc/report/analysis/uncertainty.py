@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from hydragnn_hpc.report.results.predictions import Summary
-from hydragnn_hpc.report.results.samples import Samples
+from hydragnn_hpc.report.results.ground_truth import GroundTruth
+from hydragnn_hpc.report.results.predictions import EnsembleStatistics
 
 LEVELS = np.round(np.arange(0.05, 1.0, 0.05), 2)
 """Confidence levels of the calibration curve."""
@@ -18,7 +18,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Composition:
+class CompositionSpread:
     """Samples of one composition: how many, their mean spread and RMSE of the ensemble's mean, in the task's unit.
 
     ``rmse`` is None where no truth is known.
@@ -49,7 +49,7 @@ class Uncertainty:
         nothing of noise or of the model's own limits, and is expected to be too small.
     groups : numpy.ndarray
         ``[k, 2]``: (spread, error), both root mean square, in groups of equal size ordered by spread.
-    least_certain : list of Composition
+    least_certain : list of CompositionSpread
         The compositions with the largest mean spread.
     """
 
@@ -66,10 +66,10 @@ class Uncertainty:
     coverage: np.ndarray
     calibration_error: float
     groups: np.ndarray
-    least_certain: list[Composition]
+    least_certain: list[CompositionSpread]
 
 
-def assess(summary: Summary, test_set: Samples) -> Uncertainty | None:
+def assess(summary: EnsembleStatistics, test_set: GroundTruth) -> Uncertainty | None:
     """Assess the ensemble of a variant for one task; None for fewer than two members."""
     std = summary.std
     if std is None:
@@ -105,7 +105,9 @@ def _groups(absolute: np.ndarray, spread: np.ndarray) -> np.ndarray:
     return np.array([(_rms(spread[p]), _rms(absolute[p])) for p in parts])
 
 
-def _least_certain(summary: Summary, error: np.ndarray, std: np.ndarray, test_set: Samples) -> list[Composition]:
+def _least_certain(
+    summary: EnsembleStatistics, error: np.ndarray, std: np.ndarray, test_set: GroundTruth
+) -> list[CompositionSpread]:
     if summary.level == "node":
         counts = np.maximum(test_set.n_atoms, 1)
         spread = np.sqrt(test_set.total(std**2).mean(axis=1) / counts)
@@ -120,7 +122,7 @@ def _least_certain(summary: Summary, error: np.ndarray, std: np.ndarray, test_se
     known, squared = np.bincount(group, known), np.bincount(group, squared)
     rmse = [math.sqrt(s / n) if n else None for s, n in zip(squared.tolist(), known.tolist(), strict=True)]
     order = np.argsort(-mean, kind="stable")[:SHOWN].tolist()
-    return [Composition(str(formulas[k]), int(samples[k]), float(mean[k]), rmse[k]) for k in order]
+    return [CompositionSpread(str(formulas[k]), int(samples[k]), float(mean[k]), rmse[k]) for k in order]
 
 
 def _correlation(function: object, a: np.ndarray, b: np.ndarray) -> float | None:

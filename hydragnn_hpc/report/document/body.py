@@ -1,9 +1,9 @@
-"""The report as sections of words, tables and figures: what the page and the supplement both show."""
+"""The report as sections of text, tables and figures: what the page and the supplement both show."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,58 +11,60 @@ from hydragnn_hpc.ledger import State
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.analysis import paper
 from hydragnn_hpc.report.analysis.claims import Claim
+from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.analysis.statistics import Interval
 from hydragnn_hpc.report.document import provenance
-from hydragnn_hpc.report.document.content import Content
-from hydragnn_hpc.report.figures.style import Drawing
+from hydragnn_hpc.report.figures.style import SavedFigure
 from hydragnn_hpc.report.results import rows
-from hydragnn_hpc.report.results.samples import ev_per_atom
-from hydragnn_hpc.report.tables import summary
-from hydragnn_hpc.report.tables.summary import Table
-from hydragnn_hpc.report.text import percent, plain, scientific
+from hydragnn_hpc.report.results.ground_truth import ev_per_atom
+from hydragnn_hpc.report.tables import members, table1, timing
+from hydragnn_hpc.report.tables.text_table import TextTable
+from hydragnn_hpc.report.text import percent, plain, plus_minus, scientific
 
 FAILURES = 500
-"""So many failures are listed; every member's ``failure.json`` has its own."""
+"""At most this many failures are listed; every member's ``failure.json`` has its own."""
 
 
 @dataclass(frozen=True)
-class Section:
-    """A part of the report; ``key`` names it in links."""
+class ReportSection:
+    """A section of the report; ``key`` names it in links."""
 
     key: str
     title: str
-    words: tuple[str, ...] = ()
-    tables: tuple[Table, ...] = ()
-    drawings: tuple[Drawing, ...] = ()
+    paragraphs: tuple[str, ...] = ()
+    tables: tuple[TextTable, ...] = ()
+    figures: tuple[SavedFigure, ...] = ()
     claims: tuple[Claim, ...] = ()
-    code: str = field(default="")
+    code: str = ""
 
 
-def sections(content: Content, drawings: Sequence[Drawing]) -> list[Section]:
+@dataclass(frozen=True)
+class _Outline:
+    """How a section is made; its figures name it themselves (`figures.registry`)."""
+
+    key: str
+    title: str
+    paragraphs: Callable[[Content], Iterable[str]] = lambda content: ()
+    tables: Callable[[Content], Iterable[TextTable]] = lambda content: ()
+    claims: Callable[[Content], Iterable[Claim]] = lambda content: ()
+    code: Callable[[Content], str] = lambda content: ""
+
+
+def sections(content: Content, figures: Sequence[SavedFigure]) -> list[ReportSection]:
     """Return the report's sections in order; those with nothing to show are left out."""
-    named = {d.name: d for d in drawings}
-
-    def some(*starts: str) -> tuple[Drawing, ...]:
-        return tuple(d for name, d in named.items() if name.startswith(starts))
-
-    results = content.results
     found = [
-        Section("table1", "Table 1: test errors", (), tuple(_errors(content)), some("rmse")),
-        Section("claims", "The paper's claims", (_ABOUT_CLAIMS,), (), (), tuple(content.claims)),
-        Section("paper", "Beside the paper", _about_paper(content), tuple(_beside(content))),
-        Section("variants", "Variants compared", _about_pairs(content), tuple(_pairs(content))),
-        Section("costs", "Costs", (), tuple(_costs(content)), some("training_time")),
-        Section("data", "The data", (), (), some("composition_", "total_")),
-        Section("predictions", "Predictions", (), (), some("parity_", "errors_")),
-        Section("uncertainty", "The ensemble's uncertainty", (), tuple(_uncertainty(content)), some("calibration_")),
-        Section("training", "Training", (), (), some("learning_curves", "schedule")),
-        Section("failures", "Failures", (), tuple(_failures(content))),
-        Section("members", "Members", (), (summary.members_table(results),)),
-        Section("configuration", "Configuration", (_FROZEN,), code=provenance.configuration(results)),
-        Section("provenance", "Provenance", (), tuple(_provenance(content))),
-        Section("remarks", "Remarks", tuple(content.remarks)),
+        ReportSection(
+            o.key,
+            o.title,
+            tuple(o.paragraphs(content)),
+            tuple(o.tables(content)),
+            tuple(f for f in figures if f.section == o.key),
+            tuple(o.claims(content)),
+            o.code(content),
+        )
+        for o in SECTIONS
     ]
-    return [s for s in found if s.words or s.tables or s.drawings or s.claims or s.code]
+    return [s for s in found if s.paragraphs or s.tables or s.figures or s.claims or s.code]
 
 
 _FROZEN = "As frozen into the campaign's folder by its first run."
@@ -73,10 +75,10 @@ _ABOUT_CLAIMS = (
 )
 
 
-def _errors(content: Content) -> Iterator[Table]:
+def _errors(content: Content) -> Iterator[TextTable]:
     results = content.results
-    yield summary.paper_form(results)
-    in_units = summary.paper_form(results, scaled=False)
+    yield table1.paper_form(results)
+    in_units = table1.paper_form(results, scaled=False)
     in_units = replace(in_units, notes=(*in_units.notes, *_known(content)))
     extra = [t for t in results.campaign.tasks if rows.unit_of(results, t) == "Ry"]
     sizes = np.unique(content.test_set.n_atoms) if content.test_set is not None else np.array([])
@@ -91,11 +93,11 @@ def _errors(content: Content) -> Iterator[Table]:
         for task in extra:
             row = found.get((variant.name, task), {"rmse_unit_mean": None, "rmse_unit_std": None})
             values = [None if row[k] is None else row[k] * factor for k in ("rmse_unit_mean", "rmse_unit_std")]
-            per_atom.append(text.pair(values[0], values[1], plain))
+            per_atom.append(plus_minus(values[0], values[1], plain))
         cells.append((*shown[:-1], *per_atom, shown[-1]))
     header = (*in_units.header[:-1], *(f"{t} / (eV/atom)" for t in extra), in_units.header[-1])
     note = f"Energies in Ry are per cell of {sizes[0]} atoms."
-    yield Table(in_units.title, header, cells, (*in_units.notes, note))
+    yield TextTable(in_units.title, header, cells, (*in_units.notes, note))
 
 
 def _known(content: Content) -> Iterator[str]:
@@ -108,8 +110,8 @@ def _known(content: Content) -> Iterator[str]:
         yield f"Test values that are known, over which errors are taken: {', '.join(shown)}."
 
 
-def _about_paper(content: Content) -> tuple[str, ...]:
-    if not content.beside:
+def _paper_paragraphs(content: Content) -> tuple[str, ...]:
+    if not content.paper:
         return ()
     return (
         f"{paper.CITATION}: mean ± std over {paper.MEMBERS} members, scaled. Scaled errors compare as far as both data"
@@ -117,18 +119,18 @@ def _about_paper(content: Content) -> tuple[str, ...]:
     )
 
 
-def _beside(content: Content) -> Iterator[Table]:
-    if content.beside:
+def _against_paper(content: Content) -> Iterator[TextTable]:
+    if content.paper:
         shown = [
-            (b.variant, b.task, text.pair(b.mean, b.std), text.pair(b.paper_mean, b.paper_std), plain(b.ratio, 3),
+            (b.variant, b.task, plus_minus(b.mean, b.std), plus_minus(b.paper_mean, b.paper_std), plain(b.ratio, 3),
              f"{b.n} of {b.n_total}")
-            for b in content.beside
+            for b in content.paper
         ]  # fmt: skip
         header = ("variant", "task", "RMSE here", "RMSE in the paper", "ratio here / paper", "n of N")
-        yield Table("Test RMSE (scaled) here and in the paper", header, shown)
+        yield TextTable("Test RMSE (scaled) here and in the paper", header, shown)
 
 
-def _about_pairs(content: Content) -> tuple[str, ...]:
+def _pair_paragraphs(content: Content) -> tuple[str, ...]:
     if not content.pairs:
         return ()
     return (
@@ -138,7 +140,7 @@ def _about_pairs(content: Content) -> tuple[str, ...]:
     )
 
 
-def _pairs(content: Content) -> Iterator[Table]:
+def _pairs(content: Content) -> Iterator[TextTable]:
     if content.pairs:
         shown = [
             (p.task, p.first, p.second, scientific(p.difference), _interval(p.interval, scientific),
@@ -149,11 +151,11 @@ def _pairs(content: Content) -> Iterator[Table]:
         ]  # fmt: skip
         header = ("task", "first", "second", "difference", "95 % interval", "p (Welch)", "p (Holm)", "ratio of spreads",
                   "95 % interval ", "members")  # fmt: skip
-        yield Table("Every two variants that share a task", header, shown)
+        yield TextTable("Every two variants that share a task", header, shown)
 
 
-def _costs(content: Content) -> Iterator[Table]:
-    yield summary.timing_table(content.results)
+def _costs(content: Content) -> Iterator[TextTable]:
+    yield timing.timing_table(content.results, rows.timing_rows(content.results))
     if content.costs:
         shown = [
             (c.variant, " + ".join(c.singles), plain(c.seconds), plain(c.seconds_singles), plain(c.ratio, 3),
@@ -163,7 +165,7 @@ def _costs(content: Content) -> Iterator[Table]:
         header = ("together", "alone", "seconds together", "seconds alone, summed", "times faster", "95 % interval",
                   "device-hours together", "device-hours alone")  # fmt: skip
         note = "Device-hours are of all members with a result; a stack counts once; failed attempts are not in them."
-        yield Table("One multi-task model against its single-task models", header, shown, (note,))
+        yield TextTable("One multi-task model against its single-task models", header, shown, (note,))
     if content.heads:
         added = [
             (h.smaller, h.larger, percent(h.more), _interval(h.interval, percent), percent(h.more_per_epoch),
@@ -171,10 +173,10 @@ def _costs(content: Content) -> Iterator[Table]:
             for h in content.heads
         ]  # fmt: skip
         columns = ("from", "to", "more time", "95 % interval", "more time per epoch", "members")
-        yield Table("One head more", columns, added)
+        yield TextTable("One head more", columns, added)
 
 
-def _uncertainty(content: Content) -> Iterator[Table]:
+def _uncertainty(content: Content) -> Iterator[TextTable]:
     found = content.uncertainties
     if not found:
         return
@@ -191,17 +193,17 @@ def _uncertainty(content: Content) -> Iterator[Table]:
         " absolute error of the ensemble's mean. Calibration error: mean distance of the calibration curve from the"
         " diagonal.",
     )
-    yield Table("The ensemble's mean against one member, and its spread against its error", header, shown, notes)
+    yield TextTable("The ensemble's mean against one member, and its spread against its error", header, shown, notes)
     least = [
         (u.variant, u.task, c.formula, plain(c.spread), plain(c.rmse), u.unit, str(c.samples))
         for u in found
         for c in u.least_certain
     ]
     columns = ("variant", "task", "composition", "spread", "RMSE of the mean", "unit", "test samples")
-    yield Table("Least certain compositions", columns, least)
+    yield TextTable("Least certain compositions", columns, least)
 
 
-def _failures(content: Content) -> Iterator[Table]:
+def _failures(content: Content) -> Iterator[TextTable]:
     shown = []
     for member in content.results.members:
         for attempt in member.failures:
@@ -214,17 +216,17 @@ def _failures(content: Content) -> Iterator[Table]:
     if shown:
         header = ("member", "state now", "cause", "detail", "last line of output", "where", "when")
         notes = (f"The first {FAILURES:,} of {len(shown):,}.",) if len(shown) > FAILURES else ()
-        yield Table("Failed attempts and diverged members (times in UTC)", header, shown[:FAILURES], notes)
+        yield TextTable("Failed attempts and diverged members (times in UTC)", header, shown[:FAILURES], notes)
 
 
-def _provenance(content: Content) -> Iterator[Table]:
+def _provenance(content: Content) -> Iterator[TextTable]:
     facts = provenance.provenance(content.results)
-    yield Table("What made these results", ("what", "value"), list(facts.items()))
+    yield TextTable("What made these results", ("what", "value"), list(facts.items()))
     found = provenance.runs(content.results)
     if found:
         header = tuple(dict.fromkeys(key for run in found for key in run))
         shown = [tuple(text.MISSING if run.get(k) in (None, "") else str(run[k]) for k in header) for run in found]
-        yield Table("Runs (times in UTC)", header, shown)
+        yield TextTable("Runs (times in UTC)", header, shown)
 
 
 def _interval(interval: Interval | None, form: Callable[[float], str]) -> str:
@@ -235,3 +237,29 @@ def _interval(interval: Interval | None, form: Callable[[float], str]) -> str:
 
 def _two(value: float) -> str:
     return f"{value:.2f}"
+
+
+SECTIONS = (
+    _Outline("table1", "Table 1: test errors", tables=_errors),
+    _Outline("claims", "The paper's claims", lambda content: (_ABOUT_CLAIMS,), claims=lambda content: content.claims),
+    _Outline("paper", "Beside the paper", _paper_paragraphs, _against_paper),
+    _Outline("variants", "Variants compared", _pair_paragraphs, _pairs),
+    _Outline("costs", "Costs", tables=_costs),
+    _Outline("data", "The data"),
+    _Outline("predictions", "Predictions"),
+    _Outline("uncertainty", "The ensemble's uncertainty", tables=_uncertainty),
+    _Outline("training", "Training"),
+    _Outline("failures", "Failures", tables=_failures),
+    _Outline(
+        "members", "Members", tables=lambda content: members.tables(content.results, rows.member_rows(content.results))
+    ),
+    _Outline(
+        "configuration",
+        "Configuration",
+        lambda content: (_FROZEN,),
+        code=lambda content: provenance.configuration(content.results),
+    ),
+    _Outline("provenance", "Provenance", tables=_provenance),
+    _Outline("remarks", "Remarks", lambda content: content.remarks),
+)
+"""The report's sections, in order. A new one is a line here."""

@@ -11,28 +11,28 @@ import numpy as np
 
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.analysis.claims import Claim
+from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.document import provenance
-from hydragnn_hpc.report.document.body import Section
-from hydragnn_hpc.report.document.content import Content
-from hydragnn_hpc.report.figures.style import Drawing
+from hydragnn_hpc.report.document.body import ReportSection
+from hydragnn_hpc.report.figures.style import SavedFigure
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.tables.status import counts, failures
-from hydragnn_hpc.report.tables.summary import Table, as_markdown
+from hydragnn_hpc.report.tables.text_table import TextTable, as_markdown
 
 SCHEMA = 1
 
 
-def supplement(content: Content, parts: Sequence[Section]) -> str:
+def supplement(content: Content, parts: Sequence[ReportSection]) -> str:
     """Return the whole report as Markdown."""
     results = content.results
     states = ", ".join(f"{n:,} {state}" for state, n in counts(results).items())
     lines = [f"# {text.markdown(results.campaign.name)}", "", f"{len(results.members):,} members: {states}.", ""]
     for part in parts:
         lines += [f"## {text.markdown(part.title)}", ""]
-        lines += [f"{text.markdown(words)}\n" for words in part.words]
+        lines += [f"{text.markdown(words)}\n" for words in part.paragraphs]
         lines += [_claim(claim) for claim in part.claims]
         lines += [as_markdown(table) for table in part.tables]
-        for drawing in part.drawings:
+        for drawing in part.figures:
             lines += [f"![{text.markdown(drawing.title)}](figures/{drawing.name}.png)", ""]
             lines += [f"{text.markdown(drawing.caption)}", ""]
         if part.code:
@@ -45,7 +45,7 @@ def claims_document(content: Content) -> str:
     return "\n".join(["# The paper's claims", "", *(_claim(c) for c in content.claims)])
 
 
-def summary(content: Content, drawings: Sequence[Drawing]) -> dict[str, Any]:
+def summary(content: Content, figures: Sequence[SavedFigure]) -> dict[str, Any]:
     """Return all figures of the report as plain data: what is missing or not a number is null."""
     results = content.results
     found = {
@@ -61,10 +61,10 @@ def summary(content: Content, drawings: Sequence[Drawing]) -> dict[str, Any]:
         "pairs": content.pairs,
         "costs": content.costs,
         "heads": content.heads,
-        "paper": content.beside,
+        "paper": content.paper,
         "uncertainty": content.uncertainties,
         "failures": failures(results),
-        "figures": [{"name": d.name, "title": d.title, "caption": d.caption} for d in drawings],
+        "figures": [{"name": d.name, "title": d.title, "caption": d.caption} for d in figures],
         "configuration": results.campaign.model_dump(mode="json"),
         "provenance": provenance.provenance(results),
         "runs": provenance.runs(results),
@@ -80,7 +80,7 @@ def _claim(claim: Claim) -> str:
     ]
     if claim.evidence:
         shown = [(e.what, e.figures, e.verdict.value, e.reason) for e in claim.evidence]
-        lines.append(as_markdown(Table("Evidence", ("comparison", "figures", "verdict", "why"), shown)))
+        lines.append(as_markdown(TextTable("Evidence", ("comparison", "figures", "verdict", "why"), shown)))
     return "\n".join(lines)
 
 

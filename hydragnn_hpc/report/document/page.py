@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from hydragnn_hpc.report.document.body import Section
-from hydragnn_hpc.report.document.content import Content
+from hydragnn_hpc.report.analysis.content import Content
+from hydragnn_hpc.report.document.body import ReportSection
 from hydragnn_hpc.report.tables.status import counts
-from hydragnn_hpc.report.tables.summary import Table
+from hydragnn_hpc.report.tables.text_table import TextTable
 
 TEMPLATES = Path(__file__).with_name("templates")
 MEMBERS = 2000
@@ -28,7 +28,7 @@ SHOWN = 0.7
 """Page pixels per image pixel: sharp on a screen of high resolution too."""
 
 
-def page(content: Content, parts: Sequence[Section]) -> str:
+def page(content: Content, parts: Sequence[ReportSection]) -> str:
     """Return the page; the figures must be in their folder already, they are embedded.
 
     Everything that comes from outside, names, causes, output, is escaped.
@@ -42,7 +42,7 @@ def page(content: Content, parts: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     results = content.results
-    figures = {d.name: embedded(results.folder.figures / f"{d.name}.png") for p in parts for d in p.drawings}
+    figures = {d.name: embedded(results.folder.figures / f"{d.name}.png") for p in parts for d in p.figures}
     return environment.get_template("index.html.jinja").render(
         campaign=results.campaign,
         hash=results.frozen.hash,
@@ -62,7 +62,7 @@ def _printable(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Image:
+class EmbeddedImage:
     """An image as a ``data:`` address, and the size at which it is shown: the same letters in all of them."""
 
     address: str
@@ -70,12 +70,12 @@ class Image:
     height: int
 
 
-def embedded(path: Path) -> Image:
+def embedded(path: Path) -> EmbeddedImage:
     """Return a PNG for the page."""
     content = path.read_bytes()
     width, height = struct.unpack(">II", content[16:24])  # of the header chunk, first in every PNG
     address = f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
-    return Image(address, round(width * SHOWN), round(height * SHOWN))
+    return EmbeddedImage(address, round(width * SHOWN), round(height * SHOWN))
 
 
 def curves(content: Content) -> dict[str, str]:
@@ -110,10 +110,10 @@ def _log_loss(history: pd.DataFrame) -> np.ndarray:
     return np.column_stack([epoch[known], np.log10(loss[known])])
 
 
-def _shortened(part: Section) -> Any:
+def _shortened(part: ReportSection) -> Any:
     (table,) = part.tables
     if len(table.cells) <= MEMBERS:
         return part
     note = f"The first {MEMBERS:,} of {len(table.cells):,} members; members.csv has all of them."
-    short = Table(table.title, table.header, table.cells[:MEMBERS], (*table.notes, note))
-    return Section(part.key, part.title, part.words, (short,))
+    short = TextTable(table.title, table.header, table.cells[:MEMBERS], (*table.notes, note))
+    return ReportSection(part.key, part.title, part.paragraphs, (short,))

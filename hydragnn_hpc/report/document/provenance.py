@@ -11,9 +11,9 @@ import yaml
 import hydragnn_hpc
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.report import text
-from hydragnn_hpc.report.figures.training import events
 from hydragnn_hpc.report.results.load import Results
 from hydragnn_hpc.report.results.rows import Row, stacked
+from hydragnn_hpc.report.results.worker_sessions import events
 
 HOSTS = 12
 """So many hosts are named; of more, the number."""

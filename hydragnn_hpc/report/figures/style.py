@@ -41,6 +41,16 @@ class Drawing:
     figure: Any
 
 
+@dataclass(frozen=True)
+class SavedFigure:
+    """What the report keeps of a :class:`Drawing` once its files are written, and the section that shows it."""
+
+    section: str
+    name: str
+    title: str
+    caption: str
+
+
 def style() -> Any:
     """Return the context in which figures are made."""
     import matplotlib as mpl

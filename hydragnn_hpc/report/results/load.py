@@ -80,7 +80,7 @@ class Results(rows.Snapshot):
             raise UserError(
                 f"{path} is no history: it lacks epoch, train_loss or validation_loss; remove it and run again"
             )
-        return found
+        return found[[c for c in HISTORY if c in found]]
 
     def predictions(self, member: Member) -> dict[str, np.ndarray] | None:
         """Return what a member predicts for the test set, None if it has not finished.

@@ -13,8 +13,8 @@ import numpy as np
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member
 from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.load import Results
-from hydragnn_hpc.report.results.samples import Samples
 
 ERROR_BINS, PARITY_BINS = 121, 128
 """At most; few values are counted in fewer cells."""
@@ -25,7 +25,7 @@ AGREEMENT = 1e-3
 
 
 @dataclass(frozen=True)
-class Scale:
+class HistogramEdges:
     """The axes that all variants of a task share, in the task's unit."""
 
     errors: np.ndarray
@@ -33,7 +33,7 @@ class Scale:
 
 
 @dataclass
-class Summary:
+class EnsembleStatistics:
     """What the members of a variant predict for a task, in the task's unit.
 
     Attributes
@@ -43,9 +43,9 @@ class Summary:
     rmse, mae, r2 : list of float
         A value per member.
     densities : list of numpy.ndarray
-        Probability density of the errors on ``scale.errors`` (edges), an array per member.
+        Probability density of the errors on ``edges.errors`` (edges), an array per member.
     parity : numpy.ndarray
-        Counts ``[truth, predicted]`` on ``scale.values`` (edges), over all members.
+        Counts ``[truth, predicted]`` on ``edges.values`` (edges), over all members.
     total, squares : numpy.ndarray
         Running mean and sum of squared deviations over members, shaped as ``truth``.
     """
@@ -55,7 +55,7 @@ class Summary:
     level: str
     unit: str
     truth: np.ndarray
-    scale: Scale
+    edges: HistogramEdges
     rmse: list[float] = field(default_factory=list)
     mae: list[float] = field(default_factory=list)
     r2: list[float] = field(default_factory=list)
@@ -91,10 +91,10 @@ class Summary:
         self.mae.append(float(np.mean(np.abs(error))))
         variance = float(np.sum((truth - truth.mean()) ** 2))
         self.r2.append(1 - float(np.sum(error**2)) / variance if variance else float("nan"))
-        width = self.scale.errors[1] - self.scale.errors[0]
-        counts, _ = np.histogram(error, self.scale.errors)
+        width = self.edges.errors[1] - self.edges.errors[0]
+        counts, _ = np.histogram(error, self.edges.errors)
         self.densities.append(counts / (len(error) * width))
-        self.parity += _counts(truth, value, self.scale.values)
+        self.parity += _counts(truth, value, self.edges.values)
         # Welford's update: no loss of digits where the spread is small against the values.
         difference = predicted - self._mean
         self._mean += difference / self.n
@@ -102,26 +102,26 @@ class Summary:
 
 
 @dataclass
-class Collected:
+class CollectedPredictions:
     """Summaries by (variant, task), and what could not be used, in words."""
 
-    summaries: dict[tuple[str, str], Summary]
+    ensembles: dict[tuple[str, str], EnsembleStatistics]
     problems: list[str]
 
 
-def collect(results: Results, test_set: Samples | None) -> Collected:
+def collect(results: Results, test_set: GroundTruth | None) -> CollectedPredictions:
     """Read the predictions of all finished members.
 
     Parameters
     ----------
     results : Results
-    test_set : Samples or None
+    test_set : GroundTruth or None
         Without it nothing can be compared, and nothing is read.
     """
-    collected = Collected({}, [])
+    collected = CollectedPredictions({}, [])
     if test_set is None:
         return collected
-    scales = {task: _scale(results, task, test_set) for task in results.campaign.tasks}
+    scales = {task: _edges(results, task, test_set) for task in results.campaign.tasks}
     for variant in results.campaign.variants:
         for member in results.finished(variant.name):
             try:
@@ -132,7 +132,10 @@ def collect(results: Results, test_set: Samples | None) -> Collected:
 
 
 def _take(
-    collected: Collected, results: Results, member: Member, known: tuple[Samples, dict[str, Scale | None]]
+    collected: CollectedPredictions,
+    results: Results,
+    member: Member,
+    known: tuple[GroundTruth, dict[str, HistogramEdges | None]],
 ) -> None:
     test_set, scales = known
     found = results.predictions(member)
@@ -147,18 +150,18 @@ def _take(
         if predicted.shape != truth.shape or not np.isfinite(predicted[np.isfinite(truth)]).all():
             raise UserError(f"predictions of task {task} do not fit the test set: left out of figures and ensemble")
         key = (member.variant, task)
-        if key not in collected.summaries:
+        if key not in collected.ensembles:
             unit = rows.unit_of(results, task)
-            collected.summaries[key] = Summary(*key, settings.level, unit, truth, scale)
-        collected.summaries[key].add(np.asarray(predicted, float))
-        told, own = rows.metric(member, task, "rmse_unit"), collected.summaries[key].rmse[-1]
+            collected.ensembles[key] = EnsembleStatistics(*key, settings.level, unit, truth, scale)
+        collected.ensembles[key].add(np.asarray(predicted, float))
+        told, own = rows.metric(member, task, "rmse_unit"), collected.ensembles[key].rmse[-1]
         if told is not None and abs(told - own) > AGREEMENT * max(told, own):
             collected.problems.append(
                 f"{member.name}: result.json says RMSE {told:.4g} of {task}, predictions {own:.4g}"
             )
 
 
-def _scale(results: Results, task: str, test_set: Samples) -> Scale | None:
+def _edges(results: Results, task: str, test_set: GroundTruth) -> HistogramEdges | None:
     truth = test_set.targets.get(results.campaign.tasks[task].field)
     if truth is None or not np.isfinite(truth).any():
         return None
@@ -167,7 +170,7 @@ def _scale(results: Results, task: str, test_set: Samples) -> Scale | None:
     reach = RANGE_IN_RMSE * largest or 0.05 * (high - low) or 1.0
     cells = min(ERROR_BINS, 2 * int(np.sqrt(np.isfinite(truth).sum()) / 2) + 11)  # odd: one in the middle
     errors = np.linspace(-reach, reach, cells + 1)
-    return Scale(errors, np.linspace(low - reach, high + reach, PARITY_BINS + 1))
+    return HistogramEdges(errors, np.linspace(low - reach, high + reach, PARITY_BINS + 1))
 
 
 def _finished(results: Results) -> Iterable[Member]:

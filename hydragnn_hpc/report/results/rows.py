@@ -186,6 +186,12 @@ def stacked(snapshot: Snapshot) -> int:
     return max((len(m.result.stack) for m in snapshot.members if m.result), default=1)
 
 
+def stacking_note(snapshot: Snapshot) -> str:
+    """Return a sentence on the times of stacked members; empty where every member was trained alone."""
+    size = stacked(snapshot)
+    return f"Members were trained in stacks of up to {size}: the time of each is its stack's." if size > 1 else ""
+
+
 def _size(campaign: Campaign) -> int:
     return len(campaign.variants) * campaign.replicas
 

@@ -15,7 +15,8 @@ from hydragnn_hpc.report import text
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.live import mapping, progress_of, timestamp
 from hydragnn_hpc.report.results.rows import Row, Snapshot
-from hydragnn_hpc.report.tables import summary
+from hydragnn_hpc.report.tables import table1
+from hydragnn_hpc.report.tables.text_table import TextTable, as_rich
 
 SHOWN = 20
 """So many running members and failures are shown; ``--json`` has all of them."""
@@ -23,7 +24,7 @@ UNSETTLED = (State.WAITING, State.RUNNING, State.INTERRUPTED)
 
 
 @dataclass
-class Status:
+class CampaignStatus:
     """How a campaign stands.
 
     Attributes
@@ -68,7 +69,7 @@ class Status:
         return {**asdict(self), "settled": self.settled}
 
 
-def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[Status, Snapshot]:
+def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[CampaignStatus, Snapshot]:
     """Read how the campaign in ``out`` stands; what an earlier look found finished is not read again.
 
     Raises
@@ -81,7 +82,7 @@ def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[Status
     running = mapping(progress.get("members_running")) if active else {}
     snapshot = rows.read(out, running, before)
     started = progress.get("started") if active else None
-    status = Status(
+    status = CampaignStatus(
         name=snapshot.campaign.name,
         folder=str(folder.root),
         hash=snapshot.frozen.hash,
@@ -107,7 +108,7 @@ def counts(snapshot: Snapshot) -> dict[str, int]:
     return {s.value: found[s] for s in State if found[s]}
 
 
-def render(status: Status, snapshot: Snapshot) -> Any:
+def render(status: CampaignStatus, snapshot: Snapshot) -> Any:
     """Return the status for a terminal: something that ``rich`` prints."""
     from rich.console import Group
     from rich.text import Text
@@ -119,21 +120,23 @@ def render(status: Status, snapshot: Snapshot) -> Any:
         Text(_activity(status)),
     ]
     if status.running:
-        parts.append(summary.as_rich(_running_table(status)))
-    parts.append(summary.as_rich(summary.paper_form(snapshot)))
+        parts.append(as_rich(_running_table(status)))
+    parts.append(as_rich(table1.paper_form(snapshot)))
     if status.failures:
-        parts.append(summary.as_rich(_failures_table(status)))
+        parts.append(as_rich(_failures_table(status)))
     return Group(*parts)
 
 
-def show(out: Path, console: Any) -> Status:
+def show(out: Path, console: Any) -> CampaignStatus:
     """Print how the campaign in ``out`` stands."""
     status, snapshot = read_status(out)
     console.print(render(status, snapshot))
     return status
 
 
-def watch(out: Path, console: Any, interval: float = 2.0, pause: Callable[[float], None] = time.sleep) -> Status:
+def watch(
+    out: Path, console: Any, interval: float = 2.0, pause: Callable[[float], None] = time.sleep
+) -> CampaignStatus:
     """Show how the campaign stands, again and again, until nothing is left to train or the user interrupts.
 
     On a terminal the picture is renewed in place; elsewhere a plain one follows another, only when something changed.
@@ -158,7 +161,7 @@ def watch(out: Path, console: Any, interval: float = 2.0, pause: Callable[[float
     return status
 
 
-def _activity(status: Status) -> str:
+def _activity(status: CampaignStatus) -> str:
     if status.active:
         rate = f"{text.plain(status.members_per_hour, 3)} members an hour"
         left = text.duration(status.seconds_left) if status.seconds_left is not None else "not known yet"
@@ -174,22 +177,22 @@ def _activity(status: Status) -> str:
     return f"no run at work{work}; 'hydragnn-hpc run CAMPAIGN.yaml {status.folder}' goes on"
 
 
-def _running_table(status: Status) -> summary.Table:
+def _running_table(status: CampaignStatus) -> TextTable:
     shown = []
     for name, at in list(status.running.items())[:SHOWN]:
         place = f"{at.get('host', '?')} rank {at.get('rank', '?')} slot {at.get('slot', '?')}"
         loss = text.scientific(rows.number(at.get("validation_loss")))
         shown.append((name, str(at.get("epoch", text.MISSING)), loss, place))
-    return summary.Table("Running", ("member", "epoch", "validation loss", "where"), shown, _more(len(status.running)))
+    return TextTable("Running", ("member", "epoch", "validation loss", "where"), shown, _more(len(status.running)))
 
 
-def _failures_table(status: Status) -> summary.Table:
+def _failures_table(status: CampaignStatus) -> TextTable:
     shown = [
         (f["member"], f["state"], str(f["attempts"]), f["cause"], f["last_output"] or text.MISSING)
         for f in status.failures[:SHOWN]
     ]
     header = ("member", "state now", "failed attempts", "last cause", "last line of output")
-    return summary.Table("Failures", header, shown, _more(len(status.failures)))
+    return TextTable("Failures", header, shown, _more(len(status.failures)))
 
 
 def _more(count: int) -> tuple[str, ...]:

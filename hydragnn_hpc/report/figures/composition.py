@@ -1,4 +1,4 @@
-"""Figures of the data: graph targets against composition, node targets' totals."""
+"""Targets against composition: graph-level ones themselves, node-level ones as totals."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.figures.style import GREY, PALETTE, Drawing, file_name, label_of, panels, with_unit
 from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.ground_truth import GroundTruth, ev_per_atom
 from hydragnn_hpc.report.results.load import Results
-from hydragnn_hpc.report.results.samples import Samples, ev_per_atom
 
 MANY = 3000
-"""From so many points on they are drawn smaller and fainter."""
+"""From this many points on, points are drawn smaller and fainter."""
 
 
-def composition(results: Results, samples: Samples | None) -> Iterator[Drawing]:
+def draw(content: Content) -> Iterator[Drawing]:
     """Draw every graph-level target against composition."""
-    found = samples.composition() if samples is not None else None
-    if samples is None or found is None:
+    results, samples = content.results, content.all_samples
+    composition = samples.composition() if samples is not None else None
+    if samples is None or composition is None:
         return
-    fraction, species = found
+    fraction, species = composition
     for task, settings in results.campaign.tasks.items():
         values = samples.targets.get(settings.field)
         if settings.level != "graph" or values is None:
@@ -35,7 +37,7 @@ def composition(results: Results, samples: Samples | None) -> Iterator[Drawing]:
         if width == 1:
             _mean_line(ax, fraction, values[:, 0], _mean_of(samples, species))
         ax.set_xlabel(f"fraction of {species} atoms (no unit)")
-        ax.set_ylabel(with_unit(label, f"{unit} per cell" if unit == "Ry" else unit))
+        ax.set_ylabel(_axis_label(results, task))
         _second_axis(ax, unit, samples)
         beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if width > 1 else {}
         ax.legend(markerscale=3, **beside)
@@ -44,55 +46,63 @@ def composition(results: Results, samples: Samples | None) -> Iterator[Drawing]:
         yield Drawing(file_name("composition", task), f"{label.capitalize()} and composition", caption, figure)
 
 
-def totals(results: Results, samples: Samples | None) -> Iterator[Drawing]:
+def draw_totals(content: Content) -> Iterator[Drawing]:
     """Draw the total of every node-level target against composition, and graph-level targets against that total."""
-    found = samples.composition() if samples is not None else None
+    samples, tasks = content.all_samples, content.results.campaign.tasks
     if samples is None:
         return
-    tasks = results.campaign.tasks
-    graph = [t for t, s in tasks.items() if s.level == "graph" and s.field in samples.targets]
     for task, settings in tasks.items():
         if settings.level != "node" or settings.field not in samples.targets:
             continue
         total = samples.total(samples.targets[settings.field])[:, 0]
-        unit, label = rows.unit_of(results, task), label_of(results.campaign, task)
         scale = float(np.nanmax(np.abs(samples.targets[settings.field]))) if len(total) else 0.0
         if not np.isfinite(total).any() or np.nanmax(np.abs(total)) < 1e-3 * scale:
             continue  # a neutral cell's charges: the total is zero but for rounding
-        columns = (found is not None) + len(graph)
-        if not columns:
-            continue
-        figure, axes = panels(columns, height=2.9, width=3.5 * columns if columns < 3 else 7.0)
-        axis = iter(axes)
-        if found is not None:
-            ax = next(axis)
-            _cloud(ax, found[0], total, PALETTE[0])
-            _mean_line(ax, found[0], total, _mean_of(samples, found[1]))
-            ax.set(
-                xlabel=f"fraction of {found[1]} atoms (no unit)", ylabel=with_unit(f"total {label}", f"{unit} per cell")
-            )
-            ax.set_title(_correlation(found[0], total))
-            ax.legend(markerscale=3)
-        for other in graph:
-            ax, values = next(axis), samples.targets[tasks[other].field][:, 0]
-            _cloud(ax, total, values, PALETTE[1])
-            per_cell = rows.unit_of(results, other)
-            ax.set_xlabel(with_unit(f"total {label}", f"{unit} per cell"))
-            ax.set_ylabel(
-                with_unit(label_of(results.campaign, other), f"{per_cell} per cell" if per_cell == "Ry" else per_cell)
-            )
-            ax.set_title(_correlation(total, values))
-        caption = f"Total {label} of a structure against composition, and what goes with it: {samples.source}."
-        yield Drawing(file_name("total", task), f"Total {label}", caption, figure)
+        figure = _totals_figure(content.results, samples, task, total)
+        if figure is not None:
+            label = label_of(content.results.campaign, task)
+            caption = f"Total {label} of a structure against composition, and what goes with it: {samples.source}."
+            yield Drawing(file_name("total", task), f"Total {label}", caption, figure)
 
 
-def _known(samples: Samples, values: np.ndarray) -> str:
+def _totals_figure(results: Results, samples: GroundTruth, task: str, total: np.ndarray) -> Any:
+    """Return the panels of one node-level task; None where there is nothing to show its total against."""
+    composition = samples.composition()
+    graph = [t for t, s in results.campaign.tasks.items() if s.level == "graph" and s.field in samples.targets]
+    columns = (composition is not None) + len(graph)
+    if not columns:
+        return None
+    figure, axes = panels(columns, height=2.9, width=3.5 * columns if columns < 3 else 7.0)
+    axis = iter(axes)
+    total_label = with_unit(f"total {label_of(results.campaign, task)}", f"{rows.unit_of(results, task)} per cell")
+    if composition is not None:
+        ax, (fraction, species) = next(axis), composition
+        _cloud(ax, fraction, total, PALETTE[0])
+        _mean_line(ax, fraction, total, _mean_of(samples, species))
+        ax.set(xlabel=f"fraction of {species} atoms (no unit)", ylabel=total_label)
+        ax.set_title(_correlation(fraction, total))
+        ax.legend(markerscale=3)
+    for other in graph:
+        ax, values = next(axis), samples.targets[results.campaign.tasks[other].field][:, 0]
+        _cloud(ax, total, values, PALETTE[1])
+        ax.set(xlabel=total_label, ylabel=_axis_label(results, other))
+        ax.set_title(_correlation(total, values))
+    return figure
+
+
+def _axis_label(results: Results, task: str) -> str:
+    """Return a graph-level task's label; energies in Ry are those of a whole cell."""
+    unit = rows.unit_of(results, task)
+    return with_unit(label_of(results.campaign, task), f"{unit} per cell" if unit == "Ry" else unit)
+
+
+def _known(samples: GroundTruth, values: np.ndarray) -> str:
     """Say which samples are shown, of how many."""
     known = int(np.isfinite(values).any(axis=1).sum())
     return samples.source if known == len(values) else f"the {known:,} with a value of {samples.source}"
 
 
-def _mean_of(samples: Samples, species: str) -> str:
+def _mean_of(samples: GroundTruth, species: str) -> str:
     return "mean of a composition" if len(samples.species()) == 2 else f"mean at a fraction of {species}"
 
 
@@ -112,7 +122,7 @@ def _mean_line(ax: Any, x: np.ndarray, y: np.ndarray, label: str) -> None:
         ax.plot(places, mean, color="black", lw=1, label=label)
 
 
-def _second_axis(ax: Any, unit: str, samples: Samples) -> None:
+def _second_axis(ax: Any, unit: str, samples: GroundTruth) -> None:
     sizes = np.unique(samples.n_atoms)
     if unit == "Ry" and len(sizes) == 1 and sizes[0] > 0:
         factor = float(ev_per_atom(1.0, float(sizes[0])))

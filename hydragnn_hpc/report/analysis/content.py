@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -14,14 +11,14 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.report.analysis import claims, costs, paper, statistics, uncertainty
 from hydragnn_hpc.report.analysis.claims import Claim
-from hydragnn_hpc.report.analysis.costs import Cost, Head
-from hydragnn_hpc.report.analysis.paper import Beside
+from hydragnn_hpc.report.analysis.costs import HeadCost, MultiTaskCost
+from hydragnn_hpc.report.analysis.paper import PaperComparison
 from hydragnn_hpc.report.analysis.statistics import Pair
 from hydragnn_hpc.report.analysis.uncertainty import Uncertainty
-from hydragnn_hpc.report.results import predictions, samples
+from hydragnn_hpc.report.results import ground_truth, predictions
+from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.load import Results, load
-from hydragnn_hpc.report.results.predictions import Collected
-from hydragnn_hpc.report.results.samples import Samples
+from hydragnn_hpc.report.results.predictions import CollectedPredictions
 
 
 @dataclass
@@ -32,7 +29,7 @@ class Content:
     ----------
     histories : dict
         Member name to its ``history.csv``.
-    everything : Samples or None
+    all_samples : GroundTruth or None
         What figures over all samples show: the data set, else the test set, else nothing.
     remarks : list of str
         What could not be used or shown, and why.
@@ -41,12 +38,12 @@ class Content:
     results: Results
     pairs: list[Pair]
     claims: list[Claim]
-    costs: list[Cost]
-    heads: list[Head]
-    beside: list[Beside]
-    test_set: Samples | None
-    everything: Samples | None
-    collected: Collected
+    costs: list[MultiTaskCost]
+    heads: list[HeadCost]
+    paper: list[PaperComparison]
+    test_set: GroundTruth | None
+    all_samples: GroundTruth | None
+    predictions: CollectedPredictions
     uncertainties: list[Uncertainty]
     histories: dict[str, pd.DataFrame]
     remarks: list[str] = field(default_factory=list)
@@ -64,22 +61,22 @@ def gather(out: Path | str) -> Content:
     remarks: list[str] = []
     pairs = statistics.compare_all(results)
     test_set = _test_set(results, remarks)
-    everything, why = samples.read_all(results)
-    if everything is None:
-        everything = test_set
+    all_samples, why = ground_truth.read_data_set(results)
+    if all_samples is None:
+        all_samples = test_set
         remarks.append(f"Figures over all samples show {test_set.source if test_set else 'nothing'}: {why}.")
     collected = predictions.collect(results, test_set)
-    found = [uncertainty.assess(s, test_set) for s in collected.summaries.values()] if test_set else []
+    found = [uncertainty.assess(s, test_set) for s in collected.ensembles.values()] if test_set else []
     content = Content(
         results=results,
         pairs=pairs,
         claims=claims.weigh(results, pairs),
         costs=costs.costs(results),
         heads=costs.heads(results),
-        beside=paper.beside(results, test_set),
+        paper=paper.compare(results, test_set),
         test_set=test_set,
-        everything=everything,
-        collected=collected,
+        all_samples=all_samples,
+        predictions=collected,
         uncertainties=[u for u in found if u is not None],
         histories=_histories(results, remarks),
         remarks=remarks,
@@ -88,25 +85,9 @@ def gather(out: Path | str) -> Content:
     return content
 
 
-def drawings(content: Content) -> Iterator[Callable[[], Iterator[Any]]]:
-    """Yield what draws each kind of figure, in the order of the report."""
-    from hydragnn_hpc.report.figures import data, errors, training
-
-    results = content.results
-    yield partial(errors.table1, results, content.beside)
-    yield partial(data.composition, results, content.everything)
-    yield partial(errors.parity, results, content.collected)
-    yield partial(errors.densities, results, content.collected)
-    yield partial(data.totals, results, content.everything)
-    yield partial(training.times, results)
-    yield partial(training.curves, results, content.histories)
-    yield partial(training.schedule, results)
-    yield partial(errors.calibration, results, content.uncertainties)
-
-
-def _test_set(results: Results, remarks: list[str]) -> Samples | None:
+def _test_set(results: Results, remarks: list[str]) -> GroundTruth | None:
     try:
-        found = samples.read_test_set(results)
+        found = ground_truth.read_test_set(results)
     except UserError as error:
         remarks.append(str(error))
         return None

@@ -14,7 +14,7 @@ from hydragnn_hpc.report.results.load import Results
 
 
 @dataclass(frozen=True)
-class Samples:
+class GroundTruth:
     """Structures and their true values.
 
     Attributes
@@ -94,7 +94,7 @@ def ev_per_atom(values: np.ndarray | float, n_atoms: np.ndarray | float) -> np.n
     return np.asarray(np.asarray(values, float) * RYDBERG_IN_EV / np.asarray(n_atoms, float))
 
 
-def read_test_set(results: Results) -> Samples | None:
+def read_test_set(results: Results) -> GroundTruth | None:
     """Read ``test_set.npz``; None where there is none yet.
 
     Raises
@@ -110,15 +110,15 @@ def read_test_set(results: Results) -> Samples | None:
         raise UserError(f"cannot read {results.folder.test_set}: it lacks one of {', '.join(fixed)}; run again")
     targets = {name: _columns(array) for name, array in found.items() if name not in fixed}
     source = f"{len(found['sample']):,} samples of the test set"
-    return Samples(source, found["names"].astype(str), found["atomic_numbers"], found["atom_offsets"], targets)
+    return GroundTruth(source, found["names"].astype(str), found["atomic_numbers"], found["atom_offsets"], targets)
 
 
-def read_all(results: Results) -> tuple[Samples | None, str]:
+def read_data_set(results: Results) -> tuple[GroundTruth | None, str]:
     """Read the data set, where it exists and is the one that was trained on.
 
     Returns
     -------
-    samples : Samples or None
+    found : GroundTruth or None
     reason : str
         Why there are none; empty where there are.
     """
@@ -141,7 +141,7 @@ def read_all(results: Results) -> tuple[Samples | None, str]:
     names = [text[a:b].decode("utf-8", "replace") for a, b in itertools.pairwise(offsets)]
     targets = {name: arrays[f"target_{name}"] for name in manifest.targets}
     source = f"all {len(names):,} samples of the data set"
-    return Samples(source, np.array(names), arrays["atomic_numbers"], arrays["atom_offsets"], targets), ""
+    return GroundTruth(source, np.array(names), arrays["atomic_numbers"], arrays["atom_offsets"], targets), ""
 
 
 def _columns(array: np.ndarray) -> np.ndarray:

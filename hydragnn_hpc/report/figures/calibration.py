@@ -1,0 +1,49 @@
+"""Calibration of the ensembles' uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hydragnn_hpc.report.analysis.content import Content
+from hydragnn_hpc.report.analysis.uncertainty import LEVELS
+from hydragnn_hpc.report.figures.style import GREY, Drawing, few_ticks, file_name, looks, panels, with_unit
+
+
+def draw(content: Content) -> Iterator[Drawing]:
+    """Draw coverage against confidence, and error against spread, of the ensembles, a figure per task."""
+    results = content.results
+    look = looks([v.name for v in results.campaign.variants])
+    for task in results.campaign.tasks:
+        own = [u for u in content.uncertainties if u.task == task]
+        if not own:
+            continue
+        figure, (left, right) = panels(2, height=3.0)
+        for u in own:
+            kind = {k: look[u.variant][k] for k in ("color", "linestyle", "marker")}
+            left.plot(LEVELS, u.coverage, ms=3, label=f"{u.variant} ({u.calibration_error:.2f})", **kind)
+            positive = (u.groups > 0).all(axis=1)
+            right.plot(*u.groups[positive].T, ms=3.5, label=u.variant, **kind)
+        left.plot([0, 1], [0, 1], color=GREY, lw=0.7)
+        left.set(
+            xlabel="confidence level (no unit)", ylabel="share of truths inside (no unit)", xlim=(0, 1), ylim=(0, 1)
+        )
+        left.set_box_aspect(1)
+        left.legend(title="variant (calibration error)")
+        groups = np.concatenate([u.groups.ravel() for u in own])
+        groups = groups[groups > 0]
+        if len(groups):
+            ends = np.array([groups.min() * 0.8, groups.max() * 1.25])
+            right.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+            few_ticks(right)
+            right.plot(ends, ends, color=GREY, lw=0.7)
+        right.set_xlabel(with_unit("spread of the members, RMS", own[0].unit))
+        right.set_ylabel(with_unit("error of their mean, RMS", own[0].unit))
+        right.set_box_aspect(1)
+        caption = (
+            f"Ensembles as predictors of {task}. Left: share of true values within the central normal interval of each"
+            " confidence level around the ensemble's mean (grey: perfect). Right: error against spread, root mean"
+            " squares (RMS) in groups of equal size (grey: equal). The spread is over initial weights alone."
+        )
+        yield Drawing(file_name("calibration", task), f"Calibration of {task}", caption, figure)

@@ -1,0 +1,46 @@
+"""Probability density of the test errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hydragnn_hpc.report.analysis.content import Content
+from hydragnn_hpc.report.figures.style import Drawing, file_name, label_of, looks, panels, with_unit
+
+REACH = 3.0  # of the axis, in RMSE of the worst variant
+
+
+def draw(content: Content) -> Iterator[Drawing]:
+    """Draw the probability density of the test errors, a figure per task, a line per variant."""
+    results = content.results
+    look = looks([v.name for v in results.campaign.variants])
+    for task in results.campaign.tasks:
+        found = [e for (_, t), e in content.predictions.ensembles.items() if t == task]
+        if not found:
+            continue
+        figure, (ax,) = panels(1, height=3.0, width=5.0)
+        for ensemble in found:
+            middle = (ensemble.edges.errors[1:] + ensemble.edges.errors[:-1]) / 2
+            lines = np.array(ensemble.densities)
+            mean, kind = lines.mean(axis=0), look[ensemble.variant]
+            ax.plot(
+                middle, mean, color=kind["color"], ls=kind["linestyle"],
+                label=f"{ensemble.variant} ({ensemble.n} of {results.campaign.replicas})",
+            )  # fmt: skip
+            if ensemble.n > 1:
+                std = lines.std(axis=0, ddof=1)
+                ax.fill_between(middle, np.maximum(mean - std, 0), mean + std, color=kind["color"], alpha=0.18, lw=0)
+        reach = REACH * max(float(np.mean(e.rmse)) for e in found)
+        ax.set_xlim(-reach, reach)
+        ax.set_ylim(bottom=0)
+        unit = found[0].unit
+        ax.set_xlabel(with_unit(f"error of {label_of(results.campaign, task)}, predicted − true", unit))
+        ax.set_ylabel(f"probability density (1/{unit})" if unit else "probability density (no unit)")
+        ax.legend(title="variant (members)")
+        caption = (
+            f"Density of the test errors of {task}: mean line over the finished members of each variant,"
+            " band: one standard deviation over members."
+        )
+        yield Drawing(file_name("errors", task), f"Errors of {task}", caption, figure)

@@ -1,0 +1,68 @@
+"""Parity plots: predicted against true values of the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hydragnn_hpc.report.analysis.content import Content
+from hydragnn_hpc.report.figures.style import (
+    DENSITY,
+    GREY,
+    WIDTH,
+    Drawing,
+    file_name,
+    label_of,
+    numbers,
+    panels,
+    with_unit,
+)
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.predictions import EnsembleStatistics
+
+
+def draw(content: Content) -> Iterator[Drawing]:
+    """Draw predicted against true test values, a figure per variant, a panel per task, coloured by density."""
+    from matplotlib.colors import LogNorm
+
+    results = content.results
+    for variant in results.campaign.variants:
+        found = [e for (v, _), e in content.predictions.ensembles.items() if v == variant.name]
+        if not found:
+            continue
+        figure, axes = panels(len(found), height=3.6, width=WIDTH / 3 * len(found))
+        for ax, ensemble in zip(axes, found, strict=True):
+            edges = ensemble.edges.values
+            extent = (edges[0], edges[-1], edges[0], edges[-1])
+            counts = np.ma.masked_equal(ensemble.parity.T, 0)
+            drawn = ax.imshow(
+                counts, norm=LogNorm(1, None), cmap=DENSITY, origin="lower", extent=extent, interpolation="nearest"
+            )
+            ax.plot(edges[[0, -1]], edges[[0, -1]], color=GREY, lw=0.7)
+            bar = figure.colorbar(drawn, ax=ax, location="bottom", label="values per cell (number)", format="%d")
+            bar.minorticks_off()
+            title = f"{ensemble.task}: {label_of(results.campaign, ensemble.task)}"
+            ax.set_title(f"{title}\n{_scores(ensemble)}", fontsize=7.5, loc="left", linespacing=1.4)
+            ax.set_xlabel(with_unit("true", ensemble.unit))
+            ax.set_ylabel(with_unit("predicted", ensemble.unit))
+        caption = (
+            f"Predictions of the {found[0].n} finished members of {variant.name}"
+            f" ({found[0].n} of {results.campaign.replicas}) for the test set, counted in cells;"
+            " scores: mean ± standard deviation over members."
+        )
+        yield Drawing(file_name("parity", variant.name), f"Parity, {variant.name}", caption, figure)
+
+
+def _scores(ensemble: EnsembleStatistics) -> str:
+    lines = []
+    for name, values, unit in (
+        ("RMSE", ensemble.rmse, ensemble.unit),
+        ("MAE", ensemble.mae, ensemble.unit),
+        ("R²", ensemble.r2, ""),
+    ):
+        mean, std = rows.mean_std([v for v in values if np.isfinite(v)])
+        if mean is not None:
+            digits = f"{mean:.5f}" if name == "R²" else numbers(mean, std, unit)
+            lines.append(f"{name} {digits}")
+    return "\n".join(lines)

@@ -1,0 +1,40 @@
+"""Training time by variant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hydragnn_hpc.report.analysis.content import Content
+from hydragnn_hpc.report.analysis.costs import seconds_of
+from hydragnn_hpc.report.figures.style import Drawing, looks, panels, time_unit
+from hydragnn_hpc.report.results import rows
+
+
+def draw(content: Content) -> Iterator[Drawing]:
+    """Draw the training time of every variant."""
+    results = content.results
+    found = {v.name: seconds_of(results, v.name) for v in results.campaign.variants}
+    found = {v: s for v, s in found.items() if s}
+    if not found:
+        return
+    divisor, unit = time_unit(max(max(s) for s in found.values()))
+    look = looks([v.name for v in results.campaign.variants])
+    figure, (ax,) = panels(1, height=2.8, width=5.0)
+    for k, (variant, seconds) in enumerate(found.items()):
+        values = np.array(seconds) / divisor
+        mean, std = rows.mean_std(values.tolist())
+        color = look[variant]["color"]
+        ax.bar(k, mean, color=color, alpha=0.35, width=0.7)
+        ax.errorbar(k, mean, std, fmt="none", color="black", capsize=3, lw=1, zorder=5)
+        shift = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else np.zeros(1)
+        ax.plot(k + shift, values, ".", ms=4, mew=0, color=color)
+        ax.text(k, 0, f"n = {len(values)}", ha="center", va="bottom", fontsize=6.5)
+    ax.set_xticks(range(len(found)), list(found), rotation=0 if max(map(len, found)) < 7 else 30)
+    ax.set(xlabel="variant", ylabel=f"training time ({unit})")
+    caption = (
+        "Training and validation time of a member: bars and whiskers mean ± standard deviation, a dot per finished"
+        f" member (n of {results.campaign.replicas}). {rows.stacking_note(results)}"
+    ).strip()
+    yield Drawing("training_time", "Training time by variant", caption, figure)

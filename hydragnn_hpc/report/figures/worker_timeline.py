@@ -1,0 +1,76 @@
+"""Who trained what and when."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from hydragnn_hpc.report.analysis.content import Content
+from hydragnn_hpc.report.figures.style import GREY, PALETTE, Drawing, looks, panels, time_unit
+from hydragnn_hpc.report.results.worker_sessions import WorkerSession, read_sessions
+
+FAILED = "#D00000"
+
+
+def draw(content: Content) -> Iterator[Drawing]:
+    """Draw which worker trained which variant when."""
+    results = content.results
+    sessions = read_sessions(results)
+    if not sessions:
+        return
+    workers = sorted({s.worker for s in sessions})
+    begin, end = min(s.started for s in sessions), max(s.ended for s in sessions)
+    divisor, unit = time_unit(end - begin)
+    look = looks([v.name for v in results.campaign.variants])
+    height = min(max(1.3 + 0.2 * len(workers), 2.0), 9.0)
+    figure, (ax,) = panels(1, height=height)
+    for variant in results.campaign.variants:
+        own = [s for s in sessions if s.variant == variant.name and not s.failed]
+        if own:
+            ax.barh(
+                [workers.index(s.worker) for s in own],
+                [(s.ended - s.started) / divisor for s in own],
+                left=[(s.started - begin) / divisor for s in own],
+                height=0.8,
+                color=look[variant.name]["color"],
+                edgecolor="white",
+                linewidth=0.4,
+                label=variant.name,
+                # Beyond the palette's length a hatch tells two variants of one colour apart.
+                hatch="///" if list(look).index(variant.name) >= len(PALETTE) else None,
+            )
+    lost = [s for s in sessions if s.failed]
+    if lost:
+        ax.barh(
+            [workers.index(s.worker) for s in lost],
+            [(s.ended - s.started) / divisor for s in lost],
+            left=[(s.started - begin) / divisor for s in lost],
+            height=0.8, color="white", edgecolor=FAILED, hatch="xxxx", linewidth=0.8, label="failed",
+        )  # fmt: skip
+    step = math.ceil(len(workers) / 40)
+    ticks = list(range(0, len(workers), step))
+    slots = any(slot for _, slot in workers)
+    ax.set_yticks(ticks, [f"{workers[k][0]}.{workers[k][1]}" if slots else str(workers[k][0]) for k in ticks])
+    ax.set_ylim(len(workers) - 0.4, -0.6)
+    ax.set(xlabel=f"time since the start ({unit})", ylabel="rank.slot" if slots else "rank")
+    ax.grid(axis="x", color=GREY, alpha=0.3, lw=0.5)
+    ax.set_axisbelow(True)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=8)
+    used = sum(s.ended - s.started for s in _distinct(sessions))
+    share = used / ((end - begin) * len(workers)) if end > begin else 1.0
+    who = "1 worker was" if len(workers) == 1 else f"{len(workers)} workers were"
+    caption = (
+        f"What every worker trained, and when. {who} busy {share:.0%} of the time between the first start and the last"
+        " end; a stack is one bar."
+    )
+    yield Drawing("schedule", "Workers over time", caption, figure)
+
+
+def _distinct(sessions: list[WorkerSession]) -> Iterator[WorkerSession]:
+    """Yield sessions without what overlaps on the same worker."""
+    until: dict[tuple[int, int], float] = {}
+    for s in sessions:
+        begin = max(s.started, until.get(s.worker, s.started))
+        if s.ended > begin:
+            until[s.worker] = s.ended
+            yield WorkerSession(s.worker, s.variant, begin, s.ended, s.failed)

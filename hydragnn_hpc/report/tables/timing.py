@@ -1,0 +1,31 @@
+"""Training times by variant."""
+
+from __future__ import annotations
+
+from hydragnn_hpc.report import text
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.rows import Row, Snapshot
+from hydragnn_hpc.report.tables.text_table import TextTable, notes_on, tidy
+
+
+def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
+    """Return the training times for people, and tidy."""
+    return [timing_table(snapshot, content), tidy("Training time, a row per variant", content, rows.TIMING)]
+
+
+def timing_table(snapshot: Snapshot, content: list[Row]) -> TextTable:
+    """Return the training times for people."""
+    shown = [
+        (
+            r["variant"],
+            text.plus_minus(r["seconds_mean"], r["seconds_std"], text.plain),
+            text.plus_minus(r["epochs_mean"], r["epochs_std"], text.plain),
+            text.plain(r["seconds_mean"] / r["epochs_mean"] if r["seconds_mean"] and r["epochs_mean"] else None),
+            f"{r['n']} of {r['n_total']}",
+        )
+        for r in content
+    ]
+    header = ("variant", "seconds", "epochs", "seconds per epoch", "n of N")
+    stacked = [note] if (note := rows.stacking_note(snapshot)) else []
+    notes = (*notes_on([r["n"] for r in content]), *stacked)
+    return TextTable("Training time, mean ± std over members", header, shown, notes)
