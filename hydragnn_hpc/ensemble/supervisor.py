@@ -16,7 +16,7 @@ from types import FrameType
 
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.staged.copies import Staging, open_staged, write_test_set
-from hydragnn_hpc.dataset.staged.requirements import Wanted
+from hydragnn_hpc.dataset.staged.requirements import Requirements
 from hydragnn_hpc.ensemble import startup
 from hydragnn_hpc.ensemble.children import WORKER_COMMAND, Child, WorkerOptions, Workers
 from hydragnn_hpc.ensemble.head import Head
@@ -150,7 +150,7 @@ class Rank:
         if self._place.rank != self._place.leader:
             return
         startup.remove_abandoned()
-        wanted = Wanted.of(self._campaign)
+        wanted = Requirements.of(self._campaign)
         staging = Staging(Path(self._campaign.dataset), self._options.stage_dir, self._listen, wanted=wanted)
         self._staged = stack.enter_context(staging).folder
         if self.head is not None and not self._folder.test_set.exists():

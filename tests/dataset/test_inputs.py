@@ -12,7 +12,7 @@ from synthetic import arrays as synthetic_arrays
 
 from hydragnn_hpc.dataset.features import decorations, inputs, shells
 from hydragnn_hpc.dataset.features.ewald import potential_matrix
-from hydragnn_hpc.dataset.features.inputs import Recipe, Site
+from hydragnn_hpc.dataset.features.inputs import GeometryOperators, InputRecipe
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.errors import UserError
@@ -66,8 +66,8 @@ def test_shells_count_images_as_trying_all_of_them_does(geometry: Geometry) -> N
     found = shells.find([geometry], 4, 7.0, 5.0)
     assert found.kind == "shells"
     np.testing.assert_allclose(found.radii, [5.1056, 5.218, 7.058, 7.3794], atol=1e-4)
-    recipe = Recipe(["shells"], [FE, PD, PT], [FE, PT], found.plain())
-    columns = Site(recipe, geometry).columns(numbers[None])[0].reshape(32, 4, 3)
+    recipe = InputRecipe(["shells"], [FE, PD, PT], [FE, PT], found.plain())
+    columns = GeometryOperators(recipe, geometry).columns(numbers[None])[0].reshape(32, 4, 3)
     for s, k in product(range(4), range(3)):
         expected = brute_counts(geometry, numbers, [FE, PD, PT][k], *found.bounds[s : s + 2])
         np.testing.assert_array_equal(columns[:, s, k], expected)
@@ -86,7 +86,7 @@ def test_potentials_of_known_crystals(cell: np.ndarray, pos: list, madelung: flo
     """Madelung constants from Borwein, Borwein & Taylor, J. Math. Phys. 26, 2999 (1985), and Crandall (1999)."""
     geometry = Geometry(np.array(pos) * size + 7.7, cell * size, ALWAYS)  # not inside the cell
     nearest = np.linalg.norm(find_neighbours(geometry, 1.234 * size).vectors, axis=1).min()
-    columns = Site(Recipe(["ewald"], [FE, PT], [FE, PT]), geometry).columns(np.array([[FE, PT]]))[0]
+    columns = GeometryOperators(InputRecipe(["ewald"], [FE, PT], [FE, PT]), geometry).columns(np.array([[FE, PT]]))[0]
     # Charges +1 on Fe and -1 on Pt are the first column less the second.
     np.testing.assert_allclose((columns[:, 0] - columns[:, 1]) * nearest, [-madelung, madelung], rtol=1e-8)
 
@@ -95,18 +95,20 @@ def test_a_cell_and_its_double_have_the_same_potentials() -> None:
     rng = np.random.default_rng(3)
     cell = np.diag([8.0, 9.0, 7.0]) + rng.uniform(-1, 1, (3, 3))
     pos, numbers = rng.uniform(0, 1, (5, 3)) @ cell, rng.choice([FE, PD, PT], 5)
-    recipe = Recipe(["ewald"], [FE, PD, PT], [FE, PT])
-    single = Site(recipe, Geometry(pos, cell, ALWAYS)).columns(numbers[None])[0]
+    recipe = InputRecipe(["ewald"], [FE, PD, PT], [FE, PT])
+    single = GeometryOperators(recipe, Geometry(pos, cell, ALWAYS)).columns(numbers[None])[0]
     double = np.concatenate([pos, pos + cell[1]])
-    twice = Site(recipe, Geometry(double, cell * [[1], [2], [1]], ALWAYS)).columns(np.tile(numbers, 2)[None])[0]
+    twice = GeometryOperators(recipe, Geometry(double, cell * [[1], [2], [1]], ALWAYS)).columns(
+        np.tile(numbers, 2)[None]
+    )[0]
     np.testing.assert_allclose(twice, np.tile(single, (2, 1)), atol=1e-9)
 
 
 def test_clusters_follow_coulombs_law_and_slabs_are_refused() -> None:
     pos = np.array([[0.0, 0, 0], [3, 0, 0], [0, 4, 0]])
-    columns = Site(Recipe(["ewald"], [FE, PT], [FE, PT]), Geometry(pos, np.zeros((3, 3)), NEVER)).columns(
-        np.array([[FE, PT, PT]])
-    )
+    columns = GeometryOperators(
+        InputRecipe(["ewald"], [FE, PT], [FE, PT]), Geometry(pos, np.zeros((3, 3)), NEVER)
+    ).columns(np.array([[FE, PT, PT]]))
     q = np.array([2 / 3, -1 / 3, -1 / 3])
     np.testing.assert_allclose(columns[0, :, 0], [q[1] / 3 + q[2] / 4, q[0] / 3 + q[2] / 5, q[0] / 4 + q[1] / 5])
     with pytest.raises(UserError, match="leave 'ewald' out"):
@@ -119,26 +121,26 @@ def test_powers_of_the_potential_stand_beside_it(tmp_path: Path) -> None:
     recipe = inputs.write(data, inputs.plan(data, wanted, FACTS), tmp_path / "x.npy")
     # Of two elements one says it all: the potentials are each other's negative.
     assert recipe.columns[4:] == ["ewald Fe", "ewald^2 Fe", "ewald^3 Fe"]
-    restored = Recipe(**json.loads(json.dumps(recipe.plain())))
-    again = Site(restored, lattice()).inputs(data["atomic_numbers"].reshape(-1, 32))
+    restored = InputRecipe(**json.loads(json.dumps(recipe.plain())))
+    again = GeometryOperators(restored, lattice()).inputs(data["atomic_numbers"].reshape(-1, 32))
     np.testing.assert_allclose(again.reshape(-1, 7), np.load(tmp_path / "x.npy"), atol=1e-5)
     raw = again * np.array(recipe.scale) + np.array(recipe.mean)
     np.testing.assert_allclose(raw[..., 5], raw[..., 4] ** 2, atol=1e-6)
     np.testing.assert_allclose(raw[..., 6], raw[..., 4] ** 3, atol=1e-6)
 
 
-def test_shells_may_lean_more_than_what_stands_beside_them(tmp_path: Path) -> None:
+def test_shells_may_be_shrunk_more_than_other_inputs(tmp_path: Path) -> None:
     data = data_set([lattice()], [0] * 60, [FE, PT])
     for wanted in (EVERYTHING, [EVERYTHING[2]]):
         recipe = inputs.write(data, inputs.plan(data, wanted, FACTS), tmp_path / "x.npy")
         shell = np.array([c.startswith("shell ") for c in recipe.columns])
-        leanings = recipe.leanings()
-        assert leanings.shape[1] == len(recipe.columns) and (leanings == 1).all(axis=1).any()
-        assert all(len(set(row[shell])) == 1 for row in leanings)
-        assert len(np.unique(leanings, axis=0)) == len(leanings)
-        others = leanings[:, ~shell].max(axis=1, initial=0)
-        assert (leanings[:, shell].max(axis=1) >= others).all()
-        assert (leanings[:, shell].max(axis=1) > others).any()
+        shrinkage = recipe.shrinkage()
+        assert shrinkage.shape[1] == len(recipe.columns) and (shrinkage == 1).all(axis=1).any()
+        assert all(len(set(row[shell])) == 1 for row in shrinkage)
+        assert len(np.unique(shrinkage, axis=0)) == len(shrinkage)
+        others = shrinkage[:, ~shell].max(axis=1, initial=0)
+        assert (shrinkage[:, shell].max(axis=1) >= others).all()
+        assert (shrinkage[:, shell].max(axis=1) > others).any()
 
 
 def test_all_inputs_of_a_lattice(tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ def test_the_test_part_does_not_enter_the_standard(tmp_path: Path) -> None:
 
 
 def test_a_crystal_shifted_onto_itself_keeps_its_inputs() -> None:
-    """Site 0 -> site 2 is a shift by a lattice vector along x: the inputs move with the atoms."""
+    """GeometryOperators 0 -> site 2 is a shift by a lattice vector along x: the inputs move with the atoms."""
     geometry = lattice()
     data = data_set([geometry], [0] * 12, [FE, PD, PT])
     recipe = inputs.plan(data, [{"name": "shells", "number": 13}, {"name": "ewald"}], FACTS)
@@ -181,7 +183,7 @@ def test_a_crystal_shifted_onto_itself_keeps_its_inputs() -> None:
     numbers = data["atomic_numbers"].reshape(12, 32)
     shifted = np.empty_like(numbers)
     shifted[:, onto] = numbers
-    site = Site(recipe, geometry)
+    site = GeometryOperators(recipe, geometry)
     np.testing.assert_allclose(site.columns(shifted)[:, onto], site.columns(numbers), atol=1e-12)
 
 
@@ -219,10 +221,10 @@ def test_geometries_without_common_shells_get_smooth_bins(tmp_path: Path, monkey
     x = np.load(tmp_path / "x.npy")
     assert np.isfinite(x).all()
     # What is kept with a model gives the same for every structure alone.
-    restored = Recipe(**json.loads(json.dumps(recipe.plain())))
+    restored = InputRecipe(**json.loads(json.dumps(recipe.plain())))
     for sample, g in enumerate(which):
         atoms = slice(*data["atom_offsets"][sample : sample + 2])
-        alone = Site(restored, geometries[g]).inputs(data["atomic_numbers"][atoms][None])[0]
+        alone = GeometryOperators(restored, geometries[g]).inputs(data["atomic_numbers"][atoms][None])[0]
         np.testing.assert_allclose(alone, x[atoms], atol=2e-5)
     monkeypatch.setattr(inputs, "BATCH", 7)
     inputs.write(data, plan, tmp_path / "y.npy")
@@ -231,12 +233,12 @@ def test_geometries_without_common_shells_get_smooth_bins(tmp_path: Path, monkey
 
 def test_bins_do_not_jump_where_an_atom_crosses_the_range() -> None:
     found = shells.find(shaken(2), 6, 7.0, 4.0)
-    recipe = Recipe(["shells"], [FE], [FE, FE], found.plain())
+    recipe = InputRecipe(["shells"], [FE], [FE, FE], found.plain())
     end = found.bounds[1]
     seen = []
     for r in (end - 1e-3, end + 1e-3, 5.0, 5.001):
         pair = Geometry(np.array([[0.0, 0, 0], [r, 0, 0]]), np.zeros((3, 3)), NEVER)
-        seen.append(Site(recipe, pair).columns(np.array([[FE, FE]]))[0])
+        seen.append(GeometryOperators(recipe, pair).columns(np.array([[FE, FE]]))[0])
     np.testing.assert_allclose(seen[0], seen[1], atol=1e-5)
     np.testing.assert_allclose(seen[2], seen[3], atol=5e-3)
     assert seen[2].max() > 0.5
@@ -251,9 +253,9 @@ def test_supercells_of_one_lattice_share_shells() -> None:
     assert shells.find([], 5, 7.0, 4.0).kind == "radial"
     atom = Geometry(np.zeros((1, 3)), np.zeros((3, 3)), NEVER)
     assert shells.find([atom], 5, 7.0, 4.0).kind == "radial"
-    assert Site(Recipe(["shells"], [FE], [FE, FE], shells.find([atom], 2, 7.0, 4.0).plain()), atom).columns(
-        np.array([[FE]])
-    ).tolist() == [[[0.0, 0.0]]]
+    assert GeometryOperators(
+        InputRecipe(["shells"], [FE], [FE, FE], shells.find([atom], 2, 7.0, 4.0).plain()), atom
+    ).columns(np.array([[FE]])).tolist() == [[[0.0, 0.0]]]
 
 
 def test_blocks_hold_every_sample_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hydragnn_hpc.dataset.features import residual
-from hydragnn_hpc.dataset.features.regression import Within
-from hydragnn_hpc.dataset.features.residual import Reference
+from hydragnn_hpc.dataset.features.regression import GroupedRegression
+from hydragnn_hpc.dataset.features.residual import FittedReference
 from hydragnn_hpc.errors import UserError
 
 FE, PD, PT = 26, 46, 78
@@ -32,7 +32,7 @@ def node_inputs(data: dict[str, np.ndarray]) -> np.ndarray:
     return np.random.default_rng(7).normal(size=(len(data["atomic_numbers"]), 3)).astype(np.float32)
 
 
-def of_samples(found: Reference, counts: list[list[int]]) -> np.ndarray:
+def of_samples(found: FittedReference, counts: list[list[int]]) -> np.ndarray:
     """The reference of samples with so many atoms of each element, at graph level."""
     each = np.arange(len(counts))
     return found.of(np.array(counts), each, np.zeros_like(each), np.empty((0, 0)))[:, 0]
@@ -47,7 +47,7 @@ def compositions(data: dict[str, np.ndarray]) -> np.ndarray:
 
 def fit(
     data: dict[str, np.ndarray], values: np.ndarray, level: str, kind: str, folder: Path
-) -> tuple[Reference, np.ndarray, np.ndarray]:
+) -> tuple[FittedReference, np.ndarray, np.ndarray]:
     """The fitted reference, and the written arrays."""
     paths = (folder / "reference.npy", folder / "residual.npy")
     task = {"name": "T", "level": level, "reference": kind}
@@ -112,7 +112,7 @@ def test_a_composition_that_was_never_seen_lies_between_its_neighbours(tmp_path:
     np.testing.assert_allclose(of_samples(found, [[45, 55], [46, 54]]), [1.35, 1.38], atol=1e-6)
     # In a ternary, between three; known ones are met exactly.
     corners = [[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]
-    ternary = Reference("composition", "graph", [FE, PD, PT], corners, [[[1.0]], [[2.0]], [[6.0]]], [1.0])
+    ternary = FittedReference("composition", "graph", [FE, PD, PT], corners, [[[1.0]], [[2.0]], [[6.0]]], [1.0])
     np.testing.assert_allclose(of_samples(ternary, [[1, 1, 1], [0, 4, 0]]), [3.0, 2.0], atol=1e-9)
 
 
@@ -127,7 +127,7 @@ def test_what_is_linear_within_a_composition_is_taken_off_whole(tmp_path: Path) 
         assert found.scale[0] < 0.05 * target.std()
         assert np.abs(reference - target).mean() < 0.02 * target.std()
         plain = json.dumps(found.plain())
-        assert json.dumps(Reference(**json.loads(plain)).plain()) == plain
+        assert json.dumps(FittedReference(**json.loads(plain)).plain()) == plain
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
@@ -138,7 +138,7 @@ def test_the_unit_of_a_column_does_not_matter(scale: float) -> None:
     y = x[:, 0] * (1 + group) + rng.normal(size=300)
 
     def fitted(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        sums = Within(5, 1, 3, np.arange(5.0)[:, None])
+        sums = GroupedRegression(5, 1, 3, np.arange(5.0)[:, None])
         sums.add(group, np.zeros(300, np.int64), columns, y)
         return sums.fit()
 
@@ -154,7 +154,7 @@ def test_slopes_lean_on_all_compositions_where_one_says_little() -> None:
     group = np.repeat([0, 1, 2], [10000, 2, 0])
     x = rng.normal(size=(10002, 4))
     y = x @ np.array([1.0, 2.0, 3.0, 4.0]) + group
-    sums = Within(3, 1, 4, np.arange(3.0)[:, None])
+    sums = GroupedRegression(3, 1, 4, np.arange(3.0)[:, None])
     for part in np.array_split(rng.permutation(10002), 7):
         sums.add(group[part], np.zeros(len(part), np.int64), x[part], y[part])
     at_zero, slopes = sums.fit()
@@ -170,7 +170,7 @@ def test_slopes_lean_on_the_compositions_around() -> None:
     x = rng.normal(size=(21000, 2))
     x[group == 18, 1] = 0.5
     steep = where + 5 * (where < 0.4)
-    sums = Within(21, 1, 2, where[:, None])
+    sums = GroupedRegression(21, 1, 2, where[:, None])
     sums.add(group, np.zeros(21000, np.int64), x, 2 * x[:, 0] + steep[group] * x[:, 1])
     _, slopes = sums.fit()
     np.testing.assert_allclose(slopes[:, 0, 0], 2, atol=0.01)
@@ -187,7 +187,7 @@ def test_slopes_lean_on_the_compositions_around_in_a_plane() -> None:
     silent = int(np.flatnonzero((places == [1 / 3, 1 / 3]).all(axis=1))[0])
     x[group == silent] = 0.5
     steep = 1 + 2 * places[:, 0] - 3 * places[:, 1]
-    sums = Within(len(places), 1, 1, places)
+    sums = GroupedRegression(len(places), 1, 1, places)
     sums.add(group, np.zeros(len(group), np.int64), x, steep[group] * x[:, 0])
     np.testing.assert_allclose(sums.fit()[1][silent, 0], steep[silent], atol=0.02)
 
@@ -197,37 +197,37 @@ def test_groups_of_few_rows_look_farther_around() -> None:
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(40), 3)
     x, slopes = rng.normal(size=(120, 8)), rng.normal(size=8)
-    sums = Within(40, 1, 8, np.arange(40.0)[:, None])
+    sums = GroupedRegression(40, 1, 8, np.arange(40.0)[:, None])
     sums.add(group, np.zeros(120, np.int64), x, x @ slopes)
     assert np.abs(sums.fit()[1][:, 0] - slopes).max() < 0.25 * np.abs(slopes).max()
 
 
-def test_a_column_that_leans_more_is_trusted_less_where_rows_are_alike() -> None:
-    """A group of like rows cannot tell two columns apart: the one that leans keeps what the groups around say."""
+def test_a_column_that_is_shrunk_more_is_trusted_less_where_rows_are_alike() -> None:
+    """Two columns are equal in a group of like rows: the one that is shrunk keeps the slope of the groups nearby."""
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(9), 1000)
     x = rng.normal(size=(9000, 2))
     alike = group == 8
     x[alike] = rng.choice([-1.0, 1.0], alike.sum())[:, None] * [1.0, 1.0]
-    y = x.sum(axis=1) + np.where(alike, 2 * x[:, 0], 0.0)  # 4 in all is what it can see
-    for leaning, expected in (([1.0, 1.0], [2, 2]), ([1.0, 30.0], [2.75, 1.25])):
-        sums = Within(9, 1, 2, np.zeros((9, 1)), np.array([leaning]))
+    y = x.sum(axis=1) + np.where(alike, 2 * x[:, 0], 0.0)  # only their sum, 4, shows in the data
+    for strength, expected in (([1.0, 1.0], [2, 2]), ([1.0, 30.0], [2.75, 1.25])):
+        sums = GroupedRegression(9, 1, 2, np.zeros((9, 1)), np.array([strength]))
         sums.add(group, np.zeros(9000, np.int64), x, y)
         np.testing.assert_allclose(sums.fit()[1][8, 0], expected, atol=0.05)
 
 
 @pytest.mark.parametrize("times", [1, 40])
-def test_leaning_is_chosen_by_rows_that_are_unlike_those_fitted(times: int) -> None:
-    """Where each group has its own noise by heart, stiff slopes predict better; repeats of its rows change nothing."""
+def test_shrinkage_is_chosen_by_rows_that_are_unlike_those_fitted(times: int) -> None:
+    """Where each group overfits its own noise, strong shrinkage predicts better; repeats of its rows change nothing."""
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(30), 12)
     x = rng.normal(size=(360, 6))
     noisy, clean = x.sum(axis=1) + rng.normal(size=360), x @ rng.normal(size=6) * (1 + group % 2)
-    soft, stiff = np.full(6, 0.01), np.full(6, 100.0)
-    for y, expected in ((noisy, stiff), (clean, soft)):
+    weak, strong = np.full(6, 0.01), np.full(6, 100.0)
+    for y, expected in ((noisy, strong), (clean, weak)):
         found = []
-        for leanings in (np.array([soft, stiff]), expected[None]):
-            sums = Within(30, 1, 6, np.arange(30.0)[:, None], leanings)
+        for shrinkage in (np.array([weak, strong]), expected[None]):
+            sums = GroupedRegression(30, 1, 6, np.arange(30.0)[:, None], shrinkage)
             for _ in range(times):
                 some = rng.permutation(360)
                 sums.add(group[some], np.zeros(360, np.int64), x[some] + 1e-9 * rng.normal(size=(360, 6)), y[some])
@@ -235,17 +235,17 @@ def test_leaning_is_chosen_by_rows_that_are_unlike_those_fitted(times: int) -> N
         np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-7)
 
 
-def test_how_much_an_input_leans_reaches_the_fit_of_every_element(tmp_path: Path) -> None:
+def test_the_shrinkage_of_an_input_reaches_the_fit_of_every_element(tmp_path: Path) -> None:
     data = data_set(sizes=(8,), samples=300)
     values = np.random.default_rng(1).normal(size=(300, 1))
     paths = (tmp_path / "reference.npy", tmp_path / "residual.npy")
     task = {"name": "T", "level": "graph", "reference": "linear"}
     x = node_inputs(data)
     plain = np.array(residual.write(data, task, values, x, paths).slopes)
-    leanings = np.array([[1.0, 1e12, 1.0]])
-    found = np.array(residual.write(data, task, values, x, paths, leanings).slopes).reshape(-1, 2, 3)
+    shrinkage = np.array([[1.0, 1e12, 1.0]])
+    found = np.array(residual.write(data, task, values, x, paths, shrinkage).slopes).reshape(-1, 2, 3)
     assert np.abs(plain.reshape(-1, 2, 3)).min() > 0
-    # On the common slopes, and those on zero.
+    # Shrunk towards the common slopes, which are shrunk towards zero.
     assert np.abs(found[..., 1]).max() < 1e-6 < np.abs(found[..., [0, 2]]).max()
 
 
@@ -256,7 +256,7 @@ def test_species_of_a_graph_is_a_sum_over_atoms(tmp_path: Path) -> None:
     found, reference, _ = fit(data, energy, "graph", "species", tmp_path)
     np.testing.assert_allclose(reference, energy, rtol=1e-5)
     np.testing.assert_allclose(np.ravel(found.values), [0.3, 2.0, -1.5], rtol=1e-4)
-    assert Reference(**json.loads(json.dumps(found.plain()))) == found
+    assert FittedReference(**json.loads(json.dumps(found.plain()))) == found
 
 
 def test_an_element_that_was_never_seen_lies_between_its_neighbours(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import torch
 
 from hydragnn_hpc.config import config_hash, parse_campaign
 from hydragnn_hpc.dataset.build import prepare, unseen
-from hydragnn_hpc.dataset.features.inputs import Recipe, Site
+from hydragnn_hpc.dataset.features.inputs import GeometryOperators, InputRecipe
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read.frames import Skipped
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged import copies
-from hydragnn_hpc.dataset.staged.requirements import Wanted
+from hydragnn_hpc.dataset.staged.requirements import Requirements
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen
 from hydragnn_hpc.member.choose import choose
@@ -51,7 +51,7 @@ def staged(surrogate_raw, tmp_path_factory: pytest.TempPathFactory) -> copies.St
     options = Options(periodic=True, cell=cell)
     prepare.prepare(surrogate_raw(8), folder / "small.bp", options)
     (folder / "copy").mkdir()
-    copies.copy(folder / "small.bp", folder / "copy", Wanted.of(CAMPAIGN))
+    copies.copy(folder / "small.bp", folder / "copy", Requirements.of(CAMPAIGN))
     return copies.open_staged(folder / "copy")
 
 
@@ -143,11 +143,11 @@ def test_a_model_holds_what_new_structures_need(staged: copies.StagedData, tmp_p
     while stack.members:
         stack.epoch(lambda: None)
     model = torch.load(tmp_path / "members/H/00/model.pt", weights_only=True)
-    recipe, a = Recipe(**model["ready"]["inputs"]), staged.arrays
+    recipe, a = InputRecipe(**model["ready"]["inputs"]), staged.arrays
     numbers = a["atomic_numbers"].reshape(-1, 32)[:5]
     from hydragnn_hpc.dataset.features.decorations import geometry
 
-    again = Site(recipe, geometry(a, 0)).inputs(numbers)
+    again = GeometryOperators(recipe, geometry(a, 0)).inputs(numbers)
     np.testing.assert_allclose(again.reshape(-1, 7), a["node_inputs"][:160], atol=1e-5)
     structures = unseen.UnseenStructures(
         [""] * len(a["split"]), [], np.arange(len(a["split"])), a, a["node_inputs"], Skipped()
@@ -169,7 +169,7 @@ def test_a_copy_made_for_others_is_refused(staged: copies.StagedData) -> None:
 def test_what_cannot_be_had_is_told_by_the_run(surrogate_raw, tmp_path: Path) -> None:
     """The copying child's own error, in one line."""
     prepare.prepare(surrogate_raw(1), tmp_path / "one.bp", Options(split_by="random"))
-    many = Wanted(
+    many = Requirements(
         [{"name": "species"}], [{"name": "H", "field": "mixing_enthalpy", "level": "graph", "reference": "composition"}]
     )
     parent = tmp_path / "local"

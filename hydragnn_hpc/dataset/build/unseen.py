@@ -84,7 +84,7 @@ class UnseenStructures:
 
     def reference(self, fitted: Mapping[str, Any]) -> np.ndarray:
         """Return the values of a task's reference, scaled: ``[A, d]`` or, at graph level, ``[S, d]`` float64."""
-        reference = residual.Reference(**fitted)
+        reference = residual.FittedReference(**fitted)
         elements, a = np.array(reference.elements), self.arrays
         counts = decorations.counts_of(a["atomic_numbers"], a["atom_offsets"], elements)
         n_atoms, element = np.diff(a["atom_offsets"]), np.searchsorted(elements, a["atomic_numbers"])
@@ -140,10 +140,10 @@ def _inputs(arrays: Mapping[str, np.ndarray], facts: TrainingFacts) -> np.ndarra
     fitted = facts.ready.get("inputs")
     if not fitted or fitted["names"] == ["species"]:
         return scaled(numbers[:, None].astype(np.float64), facts.species["minimum"], facts.species["maximum"])
-    recipe = inputs.Recipe(**fitted)
+    recipe = inputs.InputRecipe(**fitted)
     found = np.empty((len(numbers), len(recipe.kept)), np.float32)
     for number in range(len(arrays["cell"])):
-        site = inputs.Site(recipe, decorations.geometry(arrays, number))
+        site = inputs.GeometryOperators(recipe, decorations.geometry(arrays, number))
         chosen = np.flatnonzero(arrays["sample_geometry"] == number)
         n = int(np.diff(arrays["geometry_atom_offsets"][number : number + 2])[0])
         for some in np.array_split(chosen, -(-len(chosen) * n // inputs.BATCH)):

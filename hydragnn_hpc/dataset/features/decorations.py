@@ -1,4 +1,4 @@
-"""Samples as decorations of geometries: their elements, how many atoms of each, and the walk through them in blocks."""
+"""Samples as decorations of geometries: their elements, counts of atoms, and iteration over them in blocks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from hydragnn_hpc.dataset.graphs import Geometry
 
-_BLOCK = 100_000  # atoms worked on at once: tens of megabytes with the widest inputs
+_BLOCK = 100_000  # atoms processed at once: tens of megabytes with the widest inputs
 
 
 def blocks(atom_offsets: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield ranges of samples (first, behind the last) of at most 100,000 atoms, or one sample, each."""
+    """Yield ranges of samples (first, last + 1), each of at most 100,000 atoms or of one sample."""
     first, n = 0, len(atom_offsets) - 1
     while first < n:
         behind = int(np.searchsorted(atom_offsets, atom_offsets[first] + _BLOCK, side="right")) - 1
@@ -44,7 +44,7 @@ def counts_of(numbers: np.ndarray, atom_offsets: np.ndarray, elements: np.ndarra
 
 
 def shares_of(counts: np.ndarray) -> np.ndarray:
-    """Return compositions ``[S, K]`` float64 from numbers of atoms; zeros of a sample without atoms."""
+    """Return compositions ``[S, K]`` float64 from counts of atoms; zeros for a sample without atoms."""
     shares: np.ndarray = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return shares
 
@@ -57,14 +57,14 @@ def geometry(arrays: Mapping[str, np.ndarray], number: int) -> Geometry:
 
 
 def new_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Make a float32 ``.npy`` file, mapped for writing, all of its room taken at once.
+    """Make a float32 ``.npy`` file, mapped for writing, with all of its space allocated at once.
 
-    Without that, a storage that fills up later would kill the process by a signal (SIGBUS).
+    Without that, a disk that fills up later would kill the process by a signal (SIGBUS).
 
     Raises
     ------
     OSError
-        If there is no room.
+        If the storage is full.
     """
     with path.open("wb") as stream:
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}

@@ -24,7 +24,7 @@ def potential_matrix(geometry: Geometry) -> np.ndarray:
     if all(geometry.periodic):
         inside = np.linalg.solve(geometry.cell.T, pos.T).T % 1.0 @ geometry.cell
         volume = abs(float(np.linalg.det(geometry.cell)))
-        # About equal work in both sums; below 0.25 / bohr² for cells of a few atoms.
+        # Balances the work of both sums; below 0.25 / bohr² for cells of a few atoms.
         return madelung_matrix(inside, geometry.cell, min(0.25, np.pi * (n / volume**2) ** (1 / 3)))
     if any(geometry.periodic):
         raise UserError(
@@ -45,12 +45,12 @@ def madelung_matrix(pos: np.ndarray, cell: np.ndarray, eta: float = 0.25) -> np.
     pos, cell : numpy.ndarray
         ``[n, 3]`` and ``[3, 3]`` float64, bohr.
     eta : float
-        Splitting parameter, 1/bohr². Both sums are carried to where their terms fall below 1e-15.
+        Splitting parameter, 1/bohr². Both sums are truncated where their terms fall below 1e-15.
 
     Returns
     -------
     numpy.ndarray
-        ``[n, n]`` float64, 1/bohr. The uniform background's term makes the potential's average zero.
+        ``[n, n]`` float64, 1/bohr. A uniform neutralising background makes the average potential zero.
     """
     volume = abs(np.linalg.det(cell))
     reciprocal = 2 * np.pi * np.linalg.inv(cell).T
@@ -73,6 +73,6 @@ def madelung_matrix(pos: np.ndarray, cell: np.ndarray, eta: float = 0.25) -> np.
 
 
 def _within(radius: float, dual: np.ndarray, extra: int = 0) -> np.ndarray:
-    """Return the integer steps that cover a sphere: ``dual`` are the rows whose lengths count planes per length."""
+    """Return the lattice points (integers) that cover a sphere; ``dual`` holds the reciprocal vectors as rows."""
     reach = [math.ceil(radius * float(np.linalg.norm(row)) / (2 * np.pi)) + extra for row in dual]
     return np.array(list(product(*(range(-n, n + 1) for n in reach))))

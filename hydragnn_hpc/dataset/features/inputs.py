@@ -1,16 +1,16 @@
-"""What a model is told of every atom: columns by name, computed once when the data set is staged.
+"""Node inputs of a model: columns by name, computed once when the data set is staged.
 
-``species``: the proton number, scaled to [0, 1] over the data set. ``composition``: the share of each element in the
-sample. ``shells``: atoms of each element in the shells of neighbours around the site (`dataset.shells`). ``ewald``: for
-each element, the electrostatic potential at the site of unit charges on its atoms and an equal, neutralising charge on
-all atoms. Of charges q_s on the elements, neutral together, the potential is the sum of q_s times these columns.
-Periodic cells by Ewald's sum, with all images; clusters by Coulomb's law. ``powers`` adds its square, cube and so on:
-atoms answer to their potential, so that energies are no linear function of it.
+``species``: the proton number, scaled to [0, 1] over the data set. ``composition``: the fraction of each element in the
+sample. ``shells``: atoms of each element in the shells of neighbours around the site (`features.shells`). ``ewald``:
+for each element, the electrostatic potential at the site of unit charges on its atoms and an equal, neutralising charge
+on all atoms. For charges q_s on the elements that sum to zero, the potential is the sum of q_s times these columns.
+Periodic cells use Ewald's sum, with all images; clusters use Coulomb's law. ``powers`` adds the potential's square,
+cube and so on: atoms respond to their potential, so that energies are not linear in it.
 
-All but ``species`` come with mean 0 and standard deviation 1 over the atoms of the training part. Columns that do not
-vary there, or follow linearly from those of the same name ahead of them, say nothing more and are left out: for two
-elements, half. Across names they stay: on a small periodic lattice the potential is linear in enough shells, and yet
-saves the model from having to find out which combination matters.
+All but ``species`` are standardised: mean 0 and standard deviation 1 over the atoms of the training part. Columns that
+are constant there, or linear in the preceding columns of the same name, are redundant and left out: for two elements,
+half of them. Redundancy between names is kept: on a small periodic lattice the potential is linear in enough shells,
+and still saves the model from learning which combination matters.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from hydragnn_hpc.dataset.features import decorations, shells
 from hydragnn_hpc.dataset.features.ewald import potential_matrix
 from hydragnn_hpc.dataset.graphs import Geometry
 
-_NEW = 1e-6  # share of a column's variance that those ahead of it must leave
-# Candidates: of slopes by all but shells, and by shells. Errors on classes left out are flat from one to the next.
-_LEANING = ((1.0, 1.0), (10.0, 10.0), (1.0, 10.0), (1.0, 100.0), (10.0, 100.0))
+_NEW = 1e-6  # least share of a column's variance that the preceding columns must leave unexplained
+# Candidates: for the slopes of all columns but shells, and of shells. Errors on left-out classes vary little between
+# neighbouring candidates.
+_SHRINKAGE = ((1.0, 1.0), (10.0, 10.0), (1.0, 10.0), (1.0, 100.0), (10.0, 100.0))
 BATCH = 100_000
 """Atoms of one geometry worked on at once."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How node inputs are computed: fitted to one data set, kept with the models trained on it.
+class InputRecipe:
+    """How node inputs are computed: fitted to one data set, stored with the models trained on it.
 
     Attributes
     ----------
@@ -45,17 +46,17 @@ class Recipe:
     elements : list of int
         Proton numbers, ascending.
     species : list of float
-        Lowest and highest proton number of the scaling.
+        Lowest and highest proton number, scaled to 0 and 1.
     shells : dict or None
         Of :class:`hydragnn_hpc.dataset.features.shells.Shells`.
     columns : list of str
-        Those kept.
+        Names of the columns kept.
     kept : list of int
-        Their places among all columns.
+        Their indices among all columns.
     mean, scale : list of float
-        Taken off, and divided by.
+        Subtracted from, and divided into, each kept column.
     powers : int
-        Of the potential: 1, it alone.
+        Highest power of the potential.
     """
 
     names: list[str]
@@ -69,11 +70,11 @@ class Recipe:
     powers: int = 1
 
     def plain(self) -> dict[str, Any]:
-        """As plain data; ``Recipe(**plain)`` restores it."""
+        """Return it as plain data; ``InputRecipe(**plain)`` restores it."""
         return asdict(self)
 
     def all_columns(self) -> list[tuple[str, str]]:
-        """Return all columns ahead of the choice: their names, and the inputs that they belong to."""
+        """Return all columns, kept or not: their names, and the inputs that they belong to."""
         from ase.data import chemical_symbols
 
         symbols = [chemical_symbols[z] for z in self.elements]
@@ -89,27 +90,27 @@ class Recipe:
                 found += [(f"{name}^{p} {s}", name) for p in range(2, self.powers + 1) for s in symbols]
         return found
 
-    def leanings(self) -> np.ndarray:
-        """Return how much the slopes by each kept column may lean, ``[C, F0]`` (`dataset.regress`).
+    def shrinkage(self) -> np.ndarray:
+        """Return candidates for how strongly each kept column's slopes are shrunk, ``[C, F0]`` (`features.regression`).
 
-        A potential carries over from one composition to the next, and shells tell the details of each: where few
-        samples are distinct, they may be trusted less.
+        A potential carries over from one composition to the next, whereas shells describe the details of each: where
+        few samples are distinct, shells may be shrunk more.
         """
         shell = np.array([self.all_columns()[k][1] == "shells" for k in self.kept])
-        found = [np.where(shell, details, others) for others, details in _LEANING]
+        found = [np.where(shell, details, others) for others, details in _SHRINKAGE]
         return np.unique(found, axis=0) if shell.all() else np.array(found)
 
 
-class Site:
-    """The operators of one geometry, from which the columns of all its decorations follow.
+class GeometryOperators:
+    """The operators of one geometry, which give the columns of all its decorations.
 
     Raises
     ------
     UserError
-        If a potential is asked for under a boundary that is periodic along one or two vectors only.
+        If a potential is requested under a boundary that is periodic along one or two vectors only.
     """
 
-    def __init__(self, recipe: Recipe, geometry: Geometry) -> None:
+    def __init__(self, recipe: InputRecipe, geometry: Geometry) -> None:
         self._recipe = recipe
         self._shells: csr_matrix | None = None
         if recipe.shells is not None:
@@ -117,7 +118,7 @@ class Site:
         self._potential = potential_matrix(geometry) if "ewald" in recipe.names else None
 
     def columns(self, numbers: np.ndarray) -> np.ndarray:
-        """Return all columns of m decorations ``numbers`` ``[m, n]``: ``[m, n, F]`` float64, raw."""
+        """Return all columns of m decorations ``numbers`` ``[m, n]``: ``[m, n, F]`` float64, not standardised."""
         recipe = self._recipe
         m, n = numbers.shape
         is_element = (numbers[..., None] == np.array(recipe.elements)).astype(np.float64)
@@ -147,13 +148,15 @@ class Site:
         return standard
 
 
-def plan(arrays: Mapping[str, np.ndarray], wanted: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Recipe:
-    """Return the recipe for a data set, without what `write` fits.
+def plan(
+    arrays: Mapping[str, np.ndarray], wanted: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> InputRecipe:
+    """Return the recipe for a data set, before :func:`write` fits it.
 
     Parameters
     ----------
     arrays : mapping
-        Of the data set.
+        The data set's arrays.
     wanted : sequence of mapping
         A campaign's ``inputs`` as plain data.
     facts : mapping
@@ -169,7 +172,7 @@ def plan(arrays: Mapping[str, np.ndarray], wanted: Sequence[Mapping[str, Any]], 
             geometries = (decorations.geometry(arrays, g) for g in range(n))
             around = shells.find(geometries, entry["number"], cutoff, _shortest(arrays["edge_vectors"], cutoff)).plain()
     elements = decorations.elements_of(arrays["atomic_numbers"]).tolist()
-    return Recipe([e["name"] for e in wanted], elements, species, around, powers=powers)
+    return InputRecipe([e["name"] for e in wanted], elements, species, around, powers=powers)
 
 
 def _shortest(vectors: np.ndarray, cutoff: float) -> float:
@@ -177,17 +180,17 @@ def _shortest(vectors: np.ndarray, cutoff: float) -> float:
     return min((float(np.linalg.norm(b, axis=1).min()) for b in blocks), default=cutoff / 2)
 
 
-def write(arrays: Mapping[str, np.ndarray], recipe: Recipe, path: Path) -> Recipe:
+def write(arrays: Mapping[str, np.ndarray], recipe: InputRecipe, path: Path) -> InputRecipe:
     """Compute the inputs of all samples into ``path`` (``.npy``, ``[A, F0]`` float32); returns the fitted recipe.
 
     Raises
     ------
     UserError
-        As :class:`Site`.
+        As :class:`GeometryOperators`.
     OSError
-        If there is no room.
+        If the storage is full.
     """
-    raw_path = path.with_name("raw_inputs.npy")  # gone when this returns
+    raw_path = path.with_name("raw_inputs.npy")  # deleted before this returns
     raw = decorations.new_array(raw_path, (len(arrays["atomic_numbers"]), len(recipe.all_columns())))
     moments = _fill(arrays, recipe, raw)
     fitted = _choose(recipe, *moments)
@@ -200,8 +203,8 @@ def write(arrays: Mapping[str, np.ndarray], recipe: Recipe, path: Path) -> Recip
     return fitted
 
 
-def _fill(arrays: Mapping[str, np.ndarray], recipe: Recipe, raw: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Compute all columns, geometry by geometry; returns number, sum and products over the training part's atoms."""
+def _fill(arrays: Mapping[str, np.ndarray], recipe: InputRecipe, raw: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """Compute all columns, geometry by geometry; returns count, sum and products over the training part's atoms."""
     width = raw.shape[1]
     n_atoms, total, products = 0, np.zeros(width), np.zeros((width, width))
     by_geometry = np.argsort(arrays["sample_geometry"], kind="stable")
@@ -209,7 +212,7 @@ def _fill(arrays: Mapping[str, np.ndarray], recipe: Recipe, raw: np.ndarray) -> 
     for number, samples in enumerate(np.split(by_geometry, ends[:-1])):
         if not len(samples):
             continue
-        site = Site(recipe, decorations.geometry(arrays, number))
+        site = GeometryOperators(recipe, decorations.geometry(arrays, number))
         n = int(np.diff(arrays["geometry_atom_offsets"][number : number + 2])[0])
         for start in range(0, len(samples), max(1, BATCH // max(n, 1))):
             chosen = samples[start : start + max(1, BATCH // max(n, 1))]
@@ -223,8 +226,8 @@ def _fill(arrays: Mapping[str, np.ndarray], recipe: Recipe, raw: np.ndarray) -> 
     return n_atoms, total, products
 
 
-def _choose(recipe: Recipe, n_atoms: int, total: np.ndarray, products: np.ndarray) -> Recipe:
-    """Return the recipe with the columns that say something new, in order, and their means and deviations."""
+def _choose(recipe: InputRecipe, n_atoms: int, total: np.ndarray, products: np.ndarray) -> InputRecipe:
+    """Return the recipe with the columns that are not redundant, in order, and their means and deviations."""
     mean = total / max(n_atoms, 1)
     covariance = products / max(n_atoms, 1) - np.outer(mean, mean)
     size = products.diagonal() / max(n_atoms, 1)
@@ -233,13 +236,13 @@ def _choose(recipe: Recipe, n_atoms: int, total: np.ndarray, products: np.ndarra
     for k, (_, owner) in enumerate(columns):
         others = [c for c in kept if columns[c][1] == owner]
         varies = covariance[k, k] > _NEW**2 * size[k]
-        if owner == "species" or (varies and _left(covariance, others, k) > _NEW):
+        if owner == "species" or (varies and _unexplained(covariance, others, k) > _NEW):
             kept.append(k)
     kept = kept or [0]
-    # Species keeps its scale of the data set: it is what models without other inputs are given.
+    # Species keeps its scaling over the data set, which is also what models without other inputs are given.
     as_is = np.array([columns[k][1] == "species" for k in kept])
     deviation = np.sqrt(np.maximum(covariance.diagonal()[kept], 0))
-    return Recipe(
+    return InputRecipe(
         recipe.names,
         recipe.elements,
         recipe.species,
@@ -252,8 +255,8 @@ def _choose(recipe: Recipe, n_atoms: int, total: np.ndarray, products: np.ndarra
     )
 
 
-def _left(covariance: np.ndarray, kept: list[int], k: int) -> float:
-    """Return the share of column k's variance that the ``kept`` ones do not determine."""
+def _unexplained(covariance: np.ndarray, kept: list[int], k: int) -> float:
+    """Return the share of column k's variance that the ``kept`` columns do not explain."""
     if not kept:
         return 1.0
     deviation = np.sqrt(covariance.diagonal())

@@ -1,15 +1,15 @@
-"""Reference values of a task's target, from the training part, and what is left of the target: what a network learns.
+"""References of a task's target, fitted to the training part, and the residuals that a network learns.
 
 ``composition``: the mean per composition; at node level per composition and element. A composition that the training
-part lacks lies on the line between its neighbours; of more than two elements it takes the mean of the K nearest (K:
-number of elements), weighted by inverse distance. ``species``: at node level the mean per element; at
-graph level a linear function of the numbers of atoms of each element, by least squares. ``linear``: for each of the
-groups that ``composition`` takes the mean of, a linear function of the node inputs (`dataset.inputs`), by least squares
-(`dataset.regress`): at node level of the atom's own, at graph level of their sums over the atoms of each element,
-divided by the number of atoms. Slopes lean on those of the compositions around.
+part lacks is interpolated linearly between its neighbours; with more than two elements it takes the mean of the K
+nearest (K: number of elements), weighted by inverse distance. ``species``: at node level the mean per element; at graph
+level a linear function of the numbers of atoms of each element, by least squares. ``linear``: for each group that
+``composition`` averages over, a linear function of the node inputs (`features.inputs`), by regularised least squares
+(`features.regression`): at node level of the atom's own inputs, at graph level of their sums over the atoms of each
+element, divided by the number of atoms. Slopes are shrunk towards those of nearby compositions.
 
 The residual is divided by its standard deviation over the training part, so that a network's outputs are of order one.
-All in scaled units (`dataset.stage`).
+Everything is in scaled units (`staged.copies`).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import numpy as np
 from hydragnn_hpc.dataset.features import decorations, regression
 from hydragnn_hpc.errors import UserError
 
-_DIGITS = 9  # shares that agree to so many are one composition
+_DIGITS = 9  # fractions that agree to this many are one composition
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A fitted reference.
+class FittedReference:
+    """A reference as fitted to the training part.
 
     Attributes
     ----------
@@ -38,15 +38,15 @@ class Reference:
     elements : list of int
         Proton numbers, ascending.
     compositions : list of list of float
-        ``composition`` and ``linear``: those of the training part, ``[n, K]``.
+        ``composition`` and ``linear``: compositions of the training part, ``[n, K]``.
     values : list
-        ``composition``: means ``[n, K or 1, d]``, NaN where nothing is known; ``linear``: the same where all inputs are
-        0; ``species``: means ``[K, d]`` at node level, at graph level ``[1 + K, d]``: a constant, and what each atom
-        adds.
+        ``composition``: means ``[n, K or 1, d]``, NaN where no value is known; ``linear``: intercepts of the same
+        shape; ``species``: means ``[K, d]`` at node level, at graph level ``[1 + K, d]``: a constant, and the
+        contribution of an atom of each element.
     scale : list of float
         ``[d]``, standard deviation of the residual.
     slopes : list
-        ``linear``: ``[n, K or 1, F, d]``, by the inputs (at graph level F counts them once for each element).
+        ``linear``: ``[n, K or 1, F, d]``, one per input (at graph level, per input and element).
     """
 
     kind: str
@@ -58,7 +58,7 @@ class Reference:
     slopes: list[Any] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
-        """As plain data; ``Reference(**plain)`` restores it."""
+        """Return it as plain data; ``FittedReference(**plain)`` restores it."""
         return asdict(self)
 
     def of(self, counts: np.ndarray, sample: np.ndarray, element: np.ndarray, described: np.ndarray) -> np.ndarray:
@@ -67,11 +67,11 @@ class Reference:
         Parameters
         ----------
         counts : numpy.ndarray
-            ``[S, K]``, atoms of each element in some samples.
+            ``[S, K]``, atoms of each element in each sample.
         sample, element : numpy.ndarray
-            ``[rows]``, the sample of a row among those, and its element's place (0 at graph level).
+            ``[rows]``, each row's index among those samples, and that of its element (0 at graph level).
         described : numpy.ndarray
-            ``[rows, F]``, what :func:`described` gives.
+            ``[rows, F]``, from :func:`described`.
 
         Returns
         -------
@@ -95,7 +95,7 @@ class Reference:
 
 
 def described(level: str, inputs: np.ndarray, n_atoms: np.ndarray, element: np.ndarray, kinds: int) -> np.ndarray:
-    """Return what ``linear`` is a function of, float64: ``[n, F]`` at node level, ``[S, K F]`` at graph level.
+    """Return the regressors of ``linear``, float64: ``[n, F]`` at node level, ``[S, K F]`` at graph level.
 
     Parameters
     ----------
@@ -105,9 +105,9 @@ def described(level: str, inputs: np.ndarray, n_atoms: np.ndarray, element: np.n
     n_atoms : numpy.ndarray
         ``[S]``, atoms of each sample.
     element : numpy.ndarray
-        ``[n]``, place among the elements.
+        ``[n]``, index among the elements.
     kinds : int
-        K, how many elements there are.
+        K, the number of elements.
     """
     rows = np.asarray(inputs, np.float64)
     if level == "node":
@@ -123,22 +123,22 @@ def described(level: str, inputs: np.ndarray, n_atoms: np.ndarray, element: np.n
 
 
 def _of_compositions(known: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Look up compositions ``asked`` ``[S, K]``; what is not ``known`` is interpolated."""
+    """Look up the values of compositions ``asked`` ``[S, K]``; those not among ``known`` are interpolated."""
     distinct, where = np.unique(np.round(asked, _DIGITS), axis=0, return_inverse=True)
     flat = values.reshape(len(values), -1)
     table = np.zeros((len(distinct), flat.shape[1]))
     masks, of_column = np.unique(np.isfinite(flat), axis=1, return_inverse=True)
-    for number, there in enumerate(masks.T):
-        if there.any():
+    for number, present in enumerate(masks.T):
+        if present.any():
             columns = of_column.reshape(-1) == number
-            index, weight = _mixture(distinct, known[there])
-            table[:, columns] = np.einsum("sk,skc->sc", weight, flat[there][:, columns][index])
+            index, weight = _mixture(distinct, known[present])
+            table[:, columns] = np.einsum("sk,skc->sc", weight, flat[present][:, columns][index])
     found: np.ndarray = table[where.reshape(-1)].reshape(-1, *values.shape[1:])
     return found
 
 
 def _mixture(asked: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return of which ``known`` compositions each ``asked`` one is mixed, and their weights; both ``[S, k]``."""
+    """Return the ``known`` compositions that each ``asked`` one is interpolated from, and their weights, ``[S, k]``."""
     if known.shape[1] == 2:
         order, at = np.argsort(known[:, 0]), asked[:, 0]
         x = known[order, 0]
@@ -156,7 +156,7 @@ def _mixture(asked: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 class _Target:
-    """One task's scaled target, walked through in blocks of samples."""
+    """One task's scaled target, read in blocks of samples."""
 
     def __init__(
         self,
@@ -164,14 +164,14 @@ class _Target:
         values: np.ndarray,
         level: str,
         inputs: np.ndarray | None = None,
-        leanings: np.ndarray | None = None,
+        shrinkage: np.ndarray | None = None,
     ) -> None:
-        self.arrays, self.values, self.level, self.inputs, self.leanings = arrays, values, level, inputs, leanings
+        self.arrays, self.values, self.level, self.inputs, self.shrinkage = arrays, values, level, inputs, shrinkage
         self.elements = decorations.elements_of(arrays["atomic_numbers"])
         self.counts = decorations.counts_of(arrays["atomic_numbers"], arrays["atom_offsets"], self.elements)
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """Yield rows of the target, the sample of each, and its place among the elements (0 at graph level)."""
+        """Yield rows of the target, the sample of each, and the index of its element (0 at graph level)."""
         offsets = self.arrays["atom_offsets"]
         for first, behind in decorations.blocks(offsets):
             samples = np.arange(first, behind)
@@ -193,15 +193,15 @@ class _Target:
             place = (group[sample] * width + element)[train]
             values = np.asarray(self.values[rows], np.float64)[train]
             for d in range(shape[1]):
-                there = np.isfinite(values[:, d])
-                total[:, d] += np.bincount(place[there], values[there, d], minlength=shape[0])
-                number[:, d] += np.bincount(place[there], minlength=shape[0])
+                known = np.isfinite(values[:, d])
+                total[:, d] += np.bincount(place[known], values[known, d], minlength=shape[0])
+                number[:, d] += np.bincount(place[known], minlength=shape[0])
         means = np.divide(total, number, out=np.full(shape, np.nan), where=number > 0)
         reshaped: np.ndarray = means.reshape(n_groups, width, -1)
         return reshaped
 
     def described(self, first: int, behind: int) -> np.ndarray:
-        """Return what ``linear`` is a function of, for the rows of samples ``first`` to ``behind``."""
+        """Return the regressors of ``linear`` for the rows of samples ``first`` to ``behind``, exclusive."""
         if self.inputs is None:
             return np.empty((0, 0))
         offsets = self.arrays["atom_offsets"][first : behind + 1]
@@ -209,7 +209,7 @@ class _Target:
         element = np.searchsorted(self.elements, self.arrays["atomic_numbers"][atoms])
         return described(self.level, self.inputs[atoms], np.diff(offsets), element, len(self.elements))
 
-    def referred(self, reference: Reference) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    def references(self, reference: FittedReference) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
         """Yield rows of the target, the sample of each, and each row's reference ``[rows, d]`` float64."""
         for rows, sample, element in self.blocks():
             first, behind = int(sample[0]), int(sample[-1]) + 1
@@ -217,18 +217,19 @@ class _Target:
             yield rows, sample, reference.of(self.counts[first:behind], sample - first, element, rest)
 
     def slopes(self, group: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the least-squares fit within groups of samples, over the training part (`regression.Within.fit`).
+        """Return the least-squares fit within groups of samples, over the training part (`GroupedRegression.fit`).
 
-        ``group`` ``[S]`` is a sample's; ``shares`` ``[groups, K]`` are the groups' compositions.
+        ``group`` ``[S]`` is each sample's group; ``shares`` ``[groups, K]`` are the groups' compositions.
         """
         assert self.inputs is not None
         nodes = self.level == "node"
         kinds, columns = (len(self.elements), 1) if nodes else (1, len(self.elements))
         width = columns * self.inputs.shape[1]
-        leanings = None if self.leanings is None else np.tile(self.leanings, (1, columns))
-        # The last share follows from the others.
+        shrinkage = None if self.shrinkage is None else np.tile(self.shrinkage, (1, columns))
+        # The last fraction follows from the others.
         of_each = [
-            regression.Within(len(shares), kinds, width, shares[:, :-1], leanings) for _ in range(self.values.shape[1])
+            regression.GroupedRegression(len(shares), kinds, width, shares[:, :-1], shrinkage)
+            for _ in range(self.values.shape[1])
         ]
         for rows, sample, element in self.blocks():
             train = self.arrays["split"][sample] == 0
@@ -238,14 +239,14 @@ class _Target:
         fits = [sums.fit() for sums in of_each]
         return np.stack([at_zero for at_zero, _ in fits], axis=-1), np.stack([slopes for _, slopes in fits], axis=-1)
 
-    def deviation(self, reference: Reference) -> np.ndarray:
+    def deviation(self, reference: FittedReference) -> np.ndarray:
         """Return the residual's standard deviation over the training part, ``[d]``; 1 where there is none."""
         squares, number = np.zeros(self.values.shape[1]), np.zeros(self.values.shape[1])
-        for rows, sample, taken_off in self.referred(reference):
+        for rows, sample, baseline in self.references(reference):
             train = self.arrays["split"][sample] == 0
-            left = (self.values[rows] - taken_off)[train]
-            squares += np.nansum(left**2, axis=0)
-            number += np.isfinite(left).sum(axis=0)
+            residual = (self.values[rows] - baseline)[train]
+            squares += np.nansum(residual**2, axis=0)
+            number += np.isfinite(residual).sum(axis=0)
         deviation: np.ndarray = np.sqrt(squares / np.maximum(number, 1))
         deviation[deviation == 0] = 1.0
         return deviation
@@ -257,14 +258,14 @@ def write(
     values: np.ndarray,
     inputs: np.ndarray,
     paths: tuple[Path, Path],
-    leanings: np.ndarray | None = None,
-) -> Reference:
+    shrinkage: np.ndarray | None = None,
+) -> FittedReference:
     """Fit a task's reference; write the reference and the residual of every row (``.npy``, float32).
 
     Parameters
     ----------
     arrays : mapping
-        Of the data set.
+        The data set's arrays.
     task : mapping
         ``name``, ``level`` and ``reference`` of the task.
     values : numpy.ndarray
@@ -272,29 +273,29 @@ def write(
     inputs : numpy.ndarray
         ``[A, F]``, node inputs.
     paths : tuple of Path
-        Of the reference and of the residual.
-    leanings : numpy.ndarray, optional
-        ``[C, F]``, how much the slopes of ``linear`` by each input may lean (`regression.Within`).
+        Files for the reference and the residual.
+    shrinkage : numpy.ndarray, optional
+        ``[C, F]``, candidates for how strongly each input's slopes are shrunk (`regression.GroupedRegression`).
 
     Raises
     ------
     UserError
-        If the training part has fewer than two samples a composition: the mean would be the sample itself.
+        If the training part has fewer than two samples per composition: the mean would be the sample itself.
     OSError
-        If there is no room.
+        If the storage is full.
     """
-    target = _Target(arrays, values, task["level"], inputs if task["reference"] == "linear" else None, leanings)
+    target = _Target(arrays, values, task["level"], inputs if task["reference"] == "linear" else None, shrinkage)
     fitted = _fit(target, task)
     scale = target.deviation(fitted)
     reference, residual = (decorations.new_array(path, values.shape) for path in paths)
-    for rows, _, taken_off in target.referred(fitted):
-        reference[rows] = taken_off
-        # Of the rounded reference, so that reference + residual * scale is the target again.
+    for rows, _, baseline in target.references(fitted):
+        reference[rows] = baseline
+        # From the rounded reference, so that reference + residual * scale gives the target exactly.
         residual[rows] = (values[rows] - reference[rows].astype(np.float64)) / scale
-    return Reference(**{**fitted.plain(), "scale": scale.tolist()})
+    return FittedReference(**{**fitted.plain(), "scale": scale.tolist()})
 
 
-def _fit(target: _Target, task: Mapping[str, str]) -> Reference:
+def _fit(target: _Target, task: Mapping[str, str]) -> FittedReference:
     kind, level, elements = task["reference"], task["level"], target.elements.tolist()
     one = [1.0] * target.values.shape[1]
     if kind in ("composition", "linear"):
@@ -310,26 +311,26 @@ def _fit(target: _Target, task: Mapping[str, str]) -> Reference:
         of_sample[train] = group.reshape(-1)
         if kind == "linear":
             at_zero, slopes = target.slopes(of_sample, known)
-            return Reference(kind, level, elements, known.tolist(), at_zero.tolist(), one, slopes.tolist())
+            return FittedReference(kind, level, elements, known.tolist(), at_zero.tolist(), one, slopes.tolist())
         means = target.training_means(of_sample, len(known))
-        return Reference(kind, level, elements, known.tolist(), means.tolist(), one)
+        return FittedReference(kind, level, elements, known.tolist(), means.tolist(), one)
     if level == "node":
         means = target.training_means(np.zeros(len(target.counts), np.int64), 1)[0]
         for d in range(means.shape[1]):
-            there = np.isfinite(means[:, d])
-            if there.any():  # an element that the training part lacks lies between its neighbours
-                means[:, d] = np.interp(target.elements, target.elements[there], means[there, d])
-        return Reference(kind, level, elements, [], np.nan_to_num(means).tolist(), one)
-    return Reference(kind, level, elements, [], _linear(target).tolist(), one)
+            known = np.isfinite(means[:, d])
+            if known.any():  # an element that the training part lacks is interpolated between its neighbours
+                means[:, d] = np.interp(target.elements, target.elements[known], means[known, d])
+        return FittedReference(kind, level, elements, [], np.nan_to_num(means).tolist(), one)
+    return FittedReference(kind, level, elements, [], _linear(target).tolist(), one)
 
 
 def _linear(target: _Target) -> np.ndarray:
     """Return the least-squares constant and contribution of an atom of each element, ``[1 + K, d]``."""
     train = target.arrays["split"] == 0
-    known = np.concatenate([np.ones((np.count_nonzero(train), 1)), target.counts[train]], axis=1)
+    terms = np.concatenate([np.ones((np.count_nonzero(train), 1)), target.counts[train]], axis=1)
     values = np.asarray(target.values[train], np.float64)
     columns = []
     for d in range(values.shape[1]):
-        there = np.isfinite(values[:, d])
-        columns.append(np.linalg.lstsq(known[there], values[there, d], rcond=None)[0])
+        known = np.isfinite(values[:, d])
+        columns.append(np.linalg.lstsq(terms[known], values[known, d], rcond=None)[0])
     return np.stack(columns, axis=1)

@@ -1,8 +1,8 @@
-"""Shells of neighbours around a site: found from the distances of the geometries themselves, or smooth radial bins.
+"""Shells of neighbours around a site: derived from the distances in the geometries themselves, or smooth radial bins.
 
-Where all geometries have the same first shells (a lattice), a shell is a distance. Where they have not (atoms off their
-sites, molecules), the shells would be noise, and smooth bins take their place: Gaussians of the distance that fade out
-at the end of the range, as the radial symmetry functions of Behler & Parrinello, Phys. Rev. Lett. 98, 146401 (2007).
+Where all geometries share their first shells (a lattice), a shell is a distance. Where they do not (displaced atoms,
+molecules), shells would be noise, and smooth bins replace them: Gaussians of the distance that fade out at the end of
+the range, as the radial symmetry functions of Behler & Parrinello, Phys. Rev. Lett. 98, 146401 (2007).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from scipy.sparse import csr_matrix
 
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 
-_TOLERANCE = 0.02  # bohr; distances that lie closer are one shell
-_GROWTH = 1.2501337  # of the search radius; odd, so that no lattice has a distance at just such a radius
+_TOLERANCE = 0.02  # bohr; distances closer than this are one shell
+_GROWTH = 1.2501337  # of the search radius; odd, so that no lattice has a distance at exactly such a radius
 _ODD = 1.0000137
 _RANGE = 2.0  # of radial bins, in cutoffs of the data set's neighbours
 
 
 @dataclass(frozen=True)
 class Shells:
-    """Which distances count together.
+    """Distances from a site, grouped into shells or bins.
 
     Attributes
     ----------
@@ -41,11 +41,11 @@ class Shells:
     bounds: list[float]
 
     def plain(self) -> dict[str, Any]:
-        """As plain data; ``Shells(**plain)`` restores it."""
+        """Return it as plain data; ``Shells(**plain)`` restores it."""
         return asdict(self)
 
     def operator(self, geometry: Geometry) -> csr_matrix:
-        """Return ``[shells * n, n]``: how often (radial: how much) site j is in shell s of site i, row s * n + i.
+        """Return ``[shells * n, n]``: how often (radial: weight) site j is in shell s of site i, row s * n + i.
 
         Raises
         ------
@@ -53,7 +53,7 @@ class Shells:
             From the neighbour list.
         """
         n, number = len(geometry.pos), len(self.radii)
-        # Bins end at a round number, where a lattice may have a shell; it weighs nothing there.
+        # Bins end at a round number, where a lattice may have a shell; its weight is zero there.
         found = find_neighbours(geometry, self.bounds[-1] * (_ODD if self.kind == "radial" else 1.0))
         i = np.repeat(np.arange(n), np.diff(found.offsets))
         j, r = found.neighbours.astype(np.int64), np.linalg.norm(found.vectors, axis=1)
@@ -69,14 +69,14 @@ class Shells:
 
 
 def find(geometries: Iterable[Geometry], number: int, cutoff: float, shortest: float) -> Shells:
-    """Return the first ``number`` shells (fewer, where the sites end) if all geometries share them, else radial bins.
+    """Return the first ``number`` shells (or as many as there are) if all geometries share them, else radial bins.
 
     Parameters
     ----------
     geometries : iterable of Geometry
     number : int
     cutoff, shortest : float
-        Of the data set's neighbour lists, bohr: cutoff and shortest distance. Radial bins reach from the shortest
+        Cutoff and shortest distance of the data set's neighbour lists, bohr. Radial bins reach from the shortest
         distance to twice the cutoff.
     """
     shared: Shells | None = None
@@ -100,7 +100,7 @@ def _alike(one: Shells, other: Shells) -> bool:
 
 
 def _shells_of(geometry: Geometry, number: int, cutoff: float) -> Shells | None:
-    """Return the shells of one geometry, or None where they are none: some is around less than half of the sites."""
+    """Return the shells of one geometry; None if fewer than half of the sites have any one of them."""
     if len(geometry.pos) == 1 and not any(geometry.periodic):
         return None
     radius, spread = cutoff, float(np.linalg.norm(np.ptp(geometry.pos, axis=0)))
@@ -109,7 +109,7 @@ def _shells_of(geometry: Geometry, number: int, cutoff: float) -> Shells | None:
         r = np.linalg.norm(found.vectors, axis=1)
         order = np.argsort(r)
         starts = np.concatenate([[0], np.flatnonzero(np.diff(r[order]) > _TOLERANCE) + 1]) if len(r) else np.zeros(0)
-        # The last shell may go on behind the radius.
+        # The last shell may extend beyond the radius.
         if len(starts) > number or (not any(geometry.periodic) and radius > spread):
             break
         radius *= _GROWTH

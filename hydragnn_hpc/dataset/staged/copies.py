@@ -29,7 +29,7 @@ import numpy as np
 
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.staged import requirements
-from hydragnn_hpc.dataset.staged.requirements import Wanted
+from hydragnn_hpc.dataset.staged.requirements import Requirements
 from hydragnn_hpc.dataset.store import spool
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import tell
@@ -70,7 +70,7 @@ def scaled(values: np.ndarray, minimum: list[float] | float, maximum: list[float
     return result
 
 
-def copy(bp: Path, folder: Path, wanted: Wanted | None = None) -> None:
+def copy(bp: Path, folder: Path, wanted: Requirements | None = None) -> None:
     """Read the data set ``bp``, checked, and write it as ``.npy`` files into the existing ``folder``.
 
     No more than a piece of an array is in memory at a time. Then what is ``wanted`` is computed (`dataset.ready`).
@@ -193,7 +193,7 @@ class Staging:
         Called a few times a second while copying (to answer messages meanwhile).
     silence : float
         Seconds without a byte read or written after which the copying counts as hung.
-    wanted : Wanted, optional
+    wanted : Requirements, optional
         What a campaign wants computed besides.
     """
 
@@ -203,7 +203,7 @@ class Staging:
         given: Path | None,
         alive: Callable[[], None] | None = None,
         silence: float = _SILENCE,
-        wanted: Wanted | None = None,
+        wanted: Requirements | None = None,
     ) -> None:
         self._bp, self._given, self._alive, self._silence = bp, given, alive, silence
         self._wanted = wanted
@@ -380,7 +380,7 @@ def main() -> int:
     if len(sys.argv) > 3 and os.getppid() != int(sys.argv[3]):
         return 1
     try:
-        copy(Path(sys.argv[1]), Path(sys.argv[2]), Wanted.read(sys.argv[4]) if len(sys.argv) > 4 else None)
+        copy(Path(sys.argv[1]), Path(sys.argv[2]), Requirements.read(sys.argv[4]) if len(sys.argv) > 4 else None)
     except UserError as error:
         tell(f"{_TOLD}{error}")
         return 2

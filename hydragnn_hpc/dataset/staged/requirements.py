@@ -1,4 +1,4 @@
-"""What a campaign wants of a data set beyond its scaled arrays: node inputs by name, references and residuals."""
+"""What a campaign requires beyond the scaled arrays: node inputs by name, references and residuals."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PLAIN = {"inputs": [{"name": "species"}], "tasks": []}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is to be computed when a data set is staged.
+class Requirements:
+    """What is computed for a campaign when its data set is staged.
 
     Attributes
     ----------
@@ -33,8 +33,8 @@ class Wanted:
     tasks: list[dict[str, str]]
 
     @classmethod
-    def of(cls, campaign: Campaign) -> Wanted:
-        """Return what a campaign wants."""
+    def of(cls, campaign: Campaign) -> Requirements:
+        """Return what a campaign requires."""
         tasks = [
             {"name": name, "field": t.field, "level": t.level, "reference": t.reference}
             for name, t in campaign.tasks.items()
@@ -44,23 +44,23 @@ class Wanted:
 
     @property
     def more(self) -> bool:
-        """Whether anything but what every copy has."""
+        """Whether it requires anything that not every copy has."""
         return asdict(self) != PLAIN
 
     @classmethod
-    def read(cls, text: str) -> Wanted:
-        """Restore what :meth:`written` gave."""
+    def read(cls, text: str) -> Requirements:
+        """Restore it from :meth:`written`."""
         return cls(**json.loads(text))
 
     def written(self) -> str:
-        """As one line of text."""
+        """Return it as one line of text."""
         return json.dumps(asdict(self))
 
 
-def write(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], wanted: Wanted) -> None:
-    """Compute into a node-local copy what is ``wanted``: ``node_inputs``, ``reference_<task>``, ``residual_<task>``.
+def write(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], wanted: Requirements) -> None:
+    """Compute what is ``wanted`` into a node-local copy: ``node_inputs``, ``reference_<task>``, ``residual_<task>``.
 
-    ``ready.json`` beside them holds ``wanted``, and how they were computed: ``inputs`` and ``references``.
+    ``ready.json`` in the same folder holds ``wanted``, and how it was computed: ``inputs`` and ``references``.
 
     Parameters
     ----------
@@ -69,16 +69,16 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, An
         The copy's arrays.
     facts : mapping
         The manifest's content.
-    wanted : Wanted
+    wanted : Requirements
 
     Raises
     ------
     UserError
-        If something wanted cannot be had of this data set.
+        If the data set does not allow something that is wanted.
     OSError
-        If there is no room.
+        If the storage is full.
     """
-    # Not at the top: a supervisor imports this module, and has no use for SciPy.
+    # Imported here because a supervisor imports this module and has no use for SciPy.
     from hydragnn_hpc.dataset.features import inputs, residual
 
     about: dict[str, Any] = {"wanted": asdict(wanted), "inputs": None, "references": {}}
@@ -87,18 +87,18 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, An
         recipe = inputs.write(arrays, recipe, folder / "node_inputs.npy")
     about["inputs"] = recipe.plain()
     node_inputs = np.load(folder / "node_inputs.npy", mmap_mode="r")
-    leanings = recipe.leanings() if recipe.kept else None
+    shrinkage = recipe.shrinkage() if recipe.kept else None
     for task in wanted.tasks:
         name = task["name"]
         paths = (folder / f"reference_{name}.npy", folder / f"residual_{name}.npy")
         values = arrays[f"scaled_{task['field']}"]
-        fitted = residual.write(arrays, task, values, node_inputs, paths, leanings)
+        fitted = residual.write(arrays, task, values, node_inputs, paths, shrinkage)
         about["references"][name] = fitted.plain()
     (folder / READY).write_text(json.dumps(about), encoding="utf-8")
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return the content of a copy's ``ready.json``; empty where nothing was wanted."""
+    """Return the content of a copy's ``ready.json``; empty if nothing was wanted."""
     path = folder / READY
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found

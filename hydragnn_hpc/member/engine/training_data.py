@@ -10,7 +10,7 @@ import numpy as np
 
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.staged.copies import StagedData, atoms_of
-from hydragnn_hpc.dataset.staged.requirements import PLAIN, Wanted
+from hydragnn_hpc.dataset.staged.requirements import PLAIN, Requirements
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.errors import UserError
 
@@ -124,7 +124,7 @@ def from_staged(staged: StagedData, campaign: Campaign) -> Samples:
         If the copy was made for a campaign that wants something else.
     """
     a = staged.arrays
-    wanted, made = asdict(Wanted.of(campaign)), staged.ready.get("wanted", PLAIN)
+    wanted, made = asdict(Requirements.of(campaign)), staged.ready.get("wanted", PLAIN)
     if wanted != made:
         raise UserError(f"the node-local copy was made for other inputs or references ({made}); run the command again")
     structure = Structure(
