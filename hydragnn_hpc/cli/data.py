@@ -178,7 +178,7 @@ def split(
     from hydragnn_hpc.dataset.build import resplit
 
     check_seed(seed)
-    choice = resplit.Choice(
+    choice = resplit.SplitOptions(
         by=split_by,
         fractions=parse_fractions(fractions),
         seed=seed,
@@ -242,7 +242,7 @@ def info(
 ) -> None:
     """Show what is in a data set, and how it is distributed."""
     from hydragnn_hpc.dataset import store
-    from hydragnn_hpc.dataset.build import summary
+    from hydragnn_hpc.dataset.build.distribution import describe
 
     if figure:
         from hydragnn_hpc.cli import data_figure
@@ -252,7 +252,7 @@ def info(
     distribution = manifest.content.get("distribution")
     if verify or figure or distribution is None:  # data sets of earlier versions do not hold it in their manifest
         manifest, arrays = store.read(file)
-        distribution = summary.distribution(arrays, manifest.targets)
+        distribution = describe(arrays, manifest.targets)
         if verify:
             check_values(manifest, arrays, file)
         if figure:

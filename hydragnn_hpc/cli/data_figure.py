@@ -46,7 +46,7 @@ def save(path: Path, arrays: dict[str, np.ndarray], targets: dict[str, dict[str,
 def _draw(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]], title: str) -> Any:
     from ase.data import chemical_symbols
 
-    from hydragnn_hpc.dataset.build.summary import composition
+    from hydragnn_hpc.dataset.build.distribution import composition
 
     species, fractions = composition(arrays)
     symbols = [chemical_symbols[z] for z in species.tolist()]

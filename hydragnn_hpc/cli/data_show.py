@@ -82,7 +82,7 @@ def _elements(distribution: dict[str, Any]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Column, Table
 
-    from hydragnn_hpc.dataset.build.summary import BUCKETS
+    from hydragnn_hpc.dataset.build.distribution import BUCKETS
 
     table = Table(Column("samples by share", no_wrap=True), *_right(*BUCKETS), box=SIMPLE_HEAD, pad_edge=False)
     for z, counts in distribution["elements"].items():

@@ -1,4 +1,4 @@
-"""Neighbour lists of geometries: which sites interact, and over which vector."""
+"""Neighbour lists of geometries: which sites interact, and along which vector."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydragnn_hpc.dataset.imports import alone
+from hydragnn_hpc.dataset.imports import without_torch
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM
 
-_MARGIN = 1e-9  # bohr: distances this close to the cutoff are equal to it but for rounding
+_MARGIN = 1e-9  # bohr: distances this close to the cutoff equal it up to rounding
 _COINCIDE = 1e-3  # bohr: closer than any two nuclei
-_MOST_EDGES = 20_000_000  # of one geometry: about 1 GB, far beyond any sensible cutoff
+_MOST_EDGES = 20_000_000  # in one geometry: about 1 GB, far beyond any sensible cutoff
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Geometry:
     periodic: tuple[bool, bool, bool]
 
     def key(self) -> bytes:
-        """Return what is equal for equal geometries only."""
+        """Return bytes that are equal only for equal geometries."""
         return self.pos.tobytes() + self.cell.tobytes() + bytes(self.periodic)
 
 
@@ -59,7 +59,7 @@ class Neighbours:
     vectors: np.ndarray
 
     def shortest(self) -> float:
-        """Return the length of the shortest vector, bohr; infinite where there is none."""
+        """Return the length of the shortest vector, bohr; infinite if there is none."""
         return math.sqrt(float((self.vectors**2).sum(axis=1).min(initial=math.inf)))
 
 
@@ -88,16 +88,16 @@ def parse_length(text: str, what: str = "length") -> float:
 def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
     """Find all pairs closer than ``cutoff`` (bohr).
 
-    Under a periodic boundary every image is an edge of its own, an atom's own images too. The relation is symmetric:
-    with i -> j over v there is j -> i over exactly -v.
+    Under a periodic boundary every image is an edge of its own, including an atom's own images. The list is symmetric:
+    for i -> j along v there is j -> i along exactly -v.
 
     Raises
     ------
     UserError
-        If a periodic geometry's cell has no volume or lets two atoms coincide, the list would be absurdly long, or a
+        If a periodic geometry's cell has no volume or makes two atoms coincide, the list would be absurdly long, or a
         shell of neighbours lies at the cutoff to the last digits.
     """
-    with alone():
+    with without_torch():
         from vesin import NeighborList
 
     n = len(geometry.pos)
@@ -106,14 +106,14 @@ def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
         check_cell(geometry)
         box = _box(geometry, cutoff)
         _check_length(n, box, cutoff)
-    # One thread: most lists are short. The margin shows what lies at the cutoff.
+    # One thread: most lists are short. The margin reveals what lies exactly at the cutoff.
     calculator = NeighborList(cutoff=cutoff + 2 * _MARGIN, full_list=True, n_threads=1)
     i, j, images = calculator.compute(geometry.pos, box, list(geometry.periodic), quantities="ijS")
     i, j = np.asarray(i, np.int64), np.asarray(j, np.int64)
     images = np.asarray(images, np.int64).reshape(-1, 3)
     order = np.lexsort((images[:, 2], images[:, 1], images[:, 0], j, i))
     i, j, images = i[order], j[order], images[order]
-    # Computed here, in a fixed order of operations: the same bits everywhere, and of opposite sign both ways.
+    # Computed here, in a fixed order of operations: the same bits everywhere, and exactly opposite both ways.
     shift = images[:, :1] * geometry.cell[0] + images[:, 1:2] * geometry.cell[1] + images[:, 2:] * geometry.cell[2]
     vectors = (geometry.pos[j] - geometry.pos[i]) + shift
     lengths = np.sqrt((vectors**2).sum(axis=1))
@@ -127,12 +127,12 @@ def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
 
 
 def check_cell(geometry: Geometry) -> None:
-    """Refuse a periodic boundary along lattice vectors that are no numbers, zero, or in one line or plane.
+    """Refuse a periodic boundary along lattice vectors that are not finite, zero, collinear or coplanar.
 
     Raises
     ------
     UserError
-        With the cell.
+        Naming the cell.
     """
     if not any(geometry.periodic):
         return
@@ -149,7 +149,7 @@ def check_cell(geometry: Geometry) -> None:
 
 
 def _box(geometry: Geometry, cutoff: float) -> np.ndarray:
-    """Return the cell with vectors in place of those without a period that reach beyond all atoms and the cutoff."""
+    """Return the cell with non-periodic vectors replaced by ones that reach beyond all atoms and the cutoff."""
     if all(geometry.periodic):
         return geometry.cell
     box = geometry.cell.copy()
@@ -186,7 +186,7 @@ def _check_lengths(i: np.ndarray, j: np.ndarray, lengths: np.ndarray, cutoff: fl
 
 
 def _check_symmetric(i: np.ndarray, j: np.ndarray, images: np.ndarray) -> None:
-    """Hold the list to its promise; the engines' backward passes rely on it."""
+    """Check the list's promise, on which the engines' backward passes rely."""
     back = np.lexsort((-images[:, 2], -images[:, 1], -images[:, 0], i, j))
     if not (np.array_equal(i, j[back]) and np.array_equal(j, i[back]) and np.array_equal(images, -images[back])):
         raise RuntimeError("vesin's neighbour list is not symmetric: report the geometry and the version of vesin")

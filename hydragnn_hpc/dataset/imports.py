@@ -1,4 +1,4 @@
-"""How this stage imports libraries that would import torch along, though it is not used here."""
+"""Imports of libraries that would load torch as well, though it is not used here."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _HEAVY = ("torch", "cupy")
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Let imports inside go without torch, where it is not loaded yet.
+def without_torch() -> Iterator[None]:
+    """Hide torch from imports inside the block, unless it is loaded already.
 
-    ADIOS2 and vesin take torch's arrays too, so they import it where it is installed: seconds, and hundreds of
-    megabytes in a process that has no use for it. Both are prepared for its absence.
+    ADIOS2 and vesin accept torch tensors too, so they import torch where it is installed: this costs seconds, and
+    hundreds of megabytes in a process that has no use for it. Both work without it.
     """
     hidden: dict[str, Any] = {name: None for name in _HEAVY if name not in sys.modules}
     sys.modules.update(hidden)  # None makes an import fail

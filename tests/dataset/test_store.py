@@ -47,7 +47,7 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(0, 999), st.lists(st.integers(1, 7), min_size=1, max_size=4), st.sampled_from([0.4, 4.0]),
-    st.sampled_from([1, 50, spool.PIECE]), st.booleans(),
+    st.sampled_from([1, 50, spool.CHUNK]), st.booleans(),
 )  # fmt: skip
 def test_what_goes_in_comes_out_to_the_bit(
     tmp_path: Path, seed: int, sizes: list[int], cutoff: float, piece: int, nameless: bool

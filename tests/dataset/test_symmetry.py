@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build import symmetry
 from hydragnn_hpc.dataset.build.prepare import prepare
-from hydragnn_hpc.dataset.build.resplit import Choice, classes_of, split
+from hydragnn_hpc.dataset.build.resplit import SplitOptions, classes_of, split
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.read.options import Options
@@ -117,7 +117,7 @@ def bp(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_no_class_is_torn_apart(bp: Path, tmp_path: Path) -> None:
-    manifest, found = split(bp, tmp_path / "x.bp", Choice(by="symmetry", cell=FEPT))
+    manifest, found = split(bp, tmp_path / "x.bp", SplitOptions(by="symmetry", cell=FEPT))
     assert found.before > 0 == found.after and found.classes < manifest.sizes["S"]
     _, a = store.read(tmp_path / "x.bp")
     classes = classes_of(a, FEPT)
@@ -138,22 +138,22 @@ def test_no_class_is_torn_apart(bp: Path, tmp_path: Path) -> None:
 
 
 def test_preparing_by_symmetry_is_splitting_by_symmetry(raw: Path, bp: Path, tmp_path: Path) -> None:
-    split(bp, tmp_path / "x.bp", Choice(by="symmetry", cell=FEPT, seed=3))
+    split(bp, tmp_path / "x.bp", SplitOptions(by="symmetry", cell=FEPT, seed=3))
     prepare(raw, tmp_path / "y.bp", Options(cap=40, split_by="symmetry", cell=FEPT, seed=0))
-    again, _ = split(bp, tmp_path / "z.bp", Choice(by="symmetry", cell=FEPT))
+    again, _ = split(bp, tmp_path / "z.bp", SplitOptions(by="symmetry", cell=FEPT))
     (_, y), (_, z) = store.read(tmp_path / "y.bp"), store.read(tmp_path / "z.bp")
     np.testing.assert_array_equal(y["split"], z["split"])
     assert again.sha256 != store.read_manifest(tmp_path / "x.bp").sha256
 
 
 def test_scaling_over_the_training_part_follows_the_split(raw: Path, bp: Path, tmp_path: Path) -> None:
-    manifest, _ = split(bp, tmp_path / "x.bp", Choice(by="random", seed=5, scale_over="train"))
+    manifest, _ = split(bp, tmp_path / "x.bp", SplitOptions(by="random", seed=5, scale_over="train"))
     _, a = store.read(tmp_path / "x.bp")
     h = a["target_mixing_enthalpy"][a["split"] == 0]
     target = manifest.targets["mixing_enthalpy"]
     assert (target["minimum"], target["maximum"]) == (h.min(0).tolist(), h.max(0).tolist())
     assert manifest.content["scaled_over"] == "train"
-    back, _ = split(tmp_path / "x.bp", tmp_path / "y.bp", Choice(scale_over="all"))
+    back, _ = split(tmp_path / "x.bp", tmp_path / "y.bp", SplitOptions(scale_over="all"))
     assert back.sha256 == store.read_manifest(bp).sha256, "the same choice does not give the same data set back"
     assert manifest.split_counts == pytest.approx([len(a["split"]) * f for f in (0.7, 0.15, 0.15)], abs=1)
 
@@ -161,13 +161,13 @@ def test_scaling_over_the_training_part_follows_the_split(raw: Path, bp: Path, t
 @pytest.mark.parametrize(
     ("choice", "told"),
     [
-        (Choice(by="symetry"), "did you mean 'symmetry'"),
-        (Choice(fractions=(0.9, 0.2, 0.1)), "--fractions"),
-        (Choice(by="symmetry", cell=(1.0, *FEPT[1:])), "bohr apart in the cell of --cell"),
-        (Choice(by="symmetry", cell=(0.0,) * 9), "cell with a volume"),
+        (SplitOptions(by="symetry"), "did you mean 'symmetry'"),
+        (SplitOptions(fractions=(0.9, 0.2, 0.1)), "--fractions"),
+        (SplitOptions(by="symmetry", cell=(1.0, *FEPT[1:])), "bohr apart in the cell of --cell"),
+        (SplitOptions(by="symmetry", cell=(0.0,) * 9), "cell with a volume"),
     ],
 )
-def test_what_does_not_fit_is_told(bp: Path, tmp_path: Path, choice: Choice, told: str) -> None:
+def test_what_does_not_fit_is_told(bp: Path, tmp_path: Path, choice: SplitOptions, told: str) -> None:
     with pytest.raises(UserError, match=told):
         split(bp, tmp_path / "x.bp", choice)
     assert not list(tmp_path.iterdir())
@@ -177,6 +177,6 @@ def test_what_does_not_fit_is_told(bp: Path, tmp_path: Path, choice: Choice, tol
 @pytest.mark.slow
 def test_the_real_data_has_as_many_classes_as_were_found(real_archive: Path, tmp_path: Path) -> None:
     prepare(real_archive, tmp_path / "fept.bp", Options())
-    _, found = split(tmp_path / "fept.bp", tmp_path / "x.bp", Choice(by="symmetry", cell=FEPT))
+    _, found = split(tmp_path / "fept.bp", tmp_path / "x.bp", SplitOptions(by="symmetry", cell=FEPT))
     assert found.classes == 22_479 and found.after == 0
     assert 850 < found.before < 1050

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from hydragnn_hpc.dataset import store
-from hydragnn_hpc.dataset.build import select, summary, symmetry
+from hydragnn_hpc.dataset.build import distribution, select, symmetry
 from hydragnn_hpc.dataset.graphs import find_neighbours
 from hydragnn_hpc.dataset.read import derive, sources
 from hydragnn_hpc.dataset.read.frames import MalformedError, hint_to_skip
 from hydragnn_hpc.dataset.read.gathered import RawSamples, offsets_of
 from hydragnn_hpc.dataset.read.options import Options
-from hydragnn_hpc.dataset.store.spool import Spool, joined, told
+from hydragnn_hpc.dataset.store.spool import Spool, joined, storage_errors
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
 from hydragnn_hpc.logs import Progress, say
@@ -59,7 +59,7 @@ def write_raw(raw: sources.RawData, out: Path, options: Options, force: bool = F
     if not options.keep_repeated:
         keys = samples.keys()
         unique = select.first_of_repeated(keys)
-        _tell_contradictions(samples, keys, unique)
+        _warn_of_contradictions(samples, keys, unique)
     kept = unique[select.cap_per_composition(counts[unique], options.cap, options.seed)]
     chosen, counts = samples.chosen(kept), counts[kept]
     part, of_split = (
@@ -86,13 +86,13 @@ def write_raw(raw: sources.RawData, out: Path, options: Options, force: bool = F
         **of_split,
     }
     properties = raw.properties if raw.mixing is None else [raw.mixing, *raw.properties]
-    with told(out):
+    with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         arrays = arrays_of(chosen, part, options.cutoff, out.parent)
     return store.write(out, arrays, facts_of(arrays, properties, options, source_facts), force)
 
 
-def _tell_contradictions(samples: RawSamples, keys: list[bytes], unique: np.ndarray) -> None:
+def _warn_of_contradictions(samples: RawSamples, keys: list[bytes], unique: np.ndarray) -> None:
     """Say how many repeated samples have other target values than the first (``unique``), which is the one kept."""
     first = {keys[k]: k for k in unique.tolist()}
     columns: list[Any] = [samples.energies, *samples.values.values()]
@@ -121,7 +121,7 @@ def _split(
         facts["symmetry_classes"] = len(np.unique(classes))
     split = select.split(options.split_by, counts, options.fractions, options.seed, classes)
     if split.too_small:
-        say(too_small_told(split.too_small, species))
+        say(too_small_message(split.too_small, species))
     return split.part, {
         **facts,
         "split_by": options.split_by,
@@ -149,7 +149,7 @@ def facts_of(
         "targets": targets,
         "species": {"minimum": int(arrays["atomic_numbers"].min()), "maximum": int(arrays["atomic_numbers"].max())},
         "scaled_over": options.scale_over,
-        "distribution": summary.distribution(arrays, targets),
+        "distribution": distribution.describe(arrays, targets),
         "source": source,
         "neighbours": {
             "cutoff_bohr": options.cutoff,
@@ -292,8 +292,8 @@ def fit_scaling(
     return found
 
 
-def too_small_told(too_small: list[tuple[list[int], int]], species: np.ndarray) -> str:
-    """Return a line that says which compositions do not reach every part of a split."""
+def too_small_message(too_small: list[tuple[list[int], int]], species: np.ndarray) -> str:
+    """Return a line that names the compositions that do not reach every part of a split."""
     from ase.data import chemical_symbols
 
     def formula(counts: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""Another split of a data set that is there."""
+"""A new split of an existing data set."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from hydragnn_hpc.dataset import store
-from hydragnn_hpc.dataset.build import select, summary, symmetry
-from hydragnn_hpc.dataset.build.prepare import fit_scaling, too_small_told
+from hydragnn_hpc.dataset.build import distribution, select, symmetry
+from hydragnn_hpc.dataset.build.prepare import fit_scaling, too_small_message
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.fields import Property
 from hydragnn_hpc.logs import say
 
 
 @dataclass(frozen=True)
-class Choice:
+class SplitOptions:
     """How to split.
 
     Attributes
@@ -29,7 +29,7 @@ class Choice:
     cell : tuple of float or None
         Nine numbers, bohr, rows are vectors: the crystal's period, where the graph's boundary is open.
     scale_over : {"all", "train"} or None
-        None as the data set was.
+        None keeps what the data set has.
     """
 
     by: str = "composition"
@@ -40,13 +40,13 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Equivalents:
-    """What the symmetry of the lattices says of a split.
+class SymmetryLeakage:
+    """Leakage of a split through the symmetry of the lattices.
 
     Attributes
     ----------
     classes : int
-        How many classes of equivalent samples there are.
+        Number of classes of equivalent samples.
     before, after : int
         Test samples with an equivalent in the training part: in the old and the new split.
     """
@@ -56,30 +56,30 @@ class Equivalents:
     after: int
 
 
-def split(bp: Path, out: Path, choice: Choice, force: bool = False) -> tuple[store.Manifest, Equivalents]:
-    """Write the data set ``bp`` again as ``out`` with another split; all else stays.
+def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tuple[store.Manifest, SymmetryLeakage]:
+    """Write the data set ``bp`` as ``out`` with another split; everything else stays the same.
 
     Raises
     ------
     UserError
-        If ``bp`` cannot be read, ``out`` exists (and not ``force``), or the choice does not fit.
+        If ``bp`` cannot be read, ``out`` exists (and not ``force``), or the options do not fit the data.
     """
     store.refuse_existing(out, force)
     manifest, arrays = store.read(bp)
     species, counts = select.species_counts(arrays["atomic_numbers"], arrays["atom_offsets"])
-    classes = classes_of(arrays, choice.cell)
-    made = select.split(choice.by, counts, choice.fractions, choice.seed, classes)
+    classes = classes_of(arrays, options.cell)
+    made = select.split(options.by, counts, options.fractions, options.seed, classes)
     if made.too_small:
-        say(too_small_told(made.too_small, species))
+        say(too_small_message(made.too_small, species))
     old, arrays["split"] = arrays["split"], made.part
-    found = Equivalents(len(np.unique(classes)), symmetry.leaked(classes, old), symmetry.leaked(classes, made.part))
+    found = SymmetryLeakage(len(np.unique(classes)), symmetry.leaked(classes, old), symmetry.leaked(classes, made.part))
     properties = [Property(name, t["level"], t["unit"], t["label"]) for name, t in manifest.targets.items()]
-    over = choice.scale_over or str(manifest.content["scaled_over"])
+    over = options.scale_over or str(manifest.content["scaled_over"])
     source = {
         **manifest.content["source"],
-        "split_by": choice.by,
-        "seed": choice.seed,
-        "fractions": list(choice.fractions),
+        "split_by": options.by,
+        "seed": options.seed,
+        "fractions": list(options.fractions),
         "compositions_too_small_to_split": len(made.too_small),
         "symmetry_classes": found.classes,
         "split_again_from": manifest.sha256,
@@ -88,7 +88,7 @@ def split(bp: Path, out: Path, choice: Choice, force: bool = False) -> tuple[sto
         **{key: manifest.content[key] for key in ("species", "neighbours")},
         "targets": fit_scaling(arrays, over, properties),
         "scaled_over": over,
-        "distribution": summary.distribution(arrays, manifest.targets),
+        "distribution": distribution.describe(arrays, manifest.targets),
         "source": source,
     }
     return store.write(out, arrays, facts, force), found

@@ -1,4 +1,4 @@
-"""Which samples a data set keeps, and which part each belongs to."""
+"""Which samples a data set keeps, and which part of the split each belongs to."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def first_of_repeated(keys: list[bytes]) -> np.ndarray:
 
 
 def _generator(seed: int, purpose: str, composition: np.ndarray) -> np.random.Generator:
-    """A generator for one composition: what is drawn for it does not depend on which others there are."""
+    """Return a generator for one composition: what it draws does not depend on the other compositions."""
     text = f"{seed}|{purpose}|{composition.tolist()}"
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
 
@@ -55,7 +55,7 @@ def _groups(counts: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def cap_per_composition(counts: np.ndarray, cap: int, seed: int) -> np.ndarray:
-    """Return the positions (ascending) kept when at most ``cap`` samples of a composition are: a seeded random choice.
+    """Return the positions (ascending) kept of at most ``cap`` samples per composition: a seeded random choice.
 
     ``counts`` is ``[S, n_species]``; a ``cap`` of 0 keeps all.
     """
@@ -71,7 +71,7 @@ def cap_per_composition(counts: np.ndarray, cap: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Split:
-    """The parts.
+    """The part of each sample.
 
     Attributes
     ----------
@@ -111,7 +111,7 @@ def split(
     Raises
     ------
     UserError
-        If ``by`` is unknown, the fractions do not sum to 1, or a part stays empty.
+        If ``by`` is unknown, the fractions do not sum to 1, or a part is empty.
     """
     if by not in SPLIT_BY:
         raise UserError(f"--split-by {by}{nearest(by, SPLIT_BY)}")
@@ -125,8 +125,8 @@ def split(
 def split_by_class(counts: np.ndarray, classes: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Split:
     """Split every composition in about the same proportion, and keep every class in one part.
 
-    The classes of a composition are dealt out whole, the largest first, each to the part that lacks most; among equals
-    chance decides. A composition of fewer than three classes, or too small, goes whole into the training part.
+    Whole classes of a composition are assigned, the largest first, each to the part that lacks most samples; ties are
+    broken at random. A composition of fewer than three classes, or too small, goes entirely into the training part.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def split_by_class(counts: np.ndarray, classes: np.ndarray, fractions: tuple[flo
     Raises
     ------
     UserError
-        If the fractions do not sum to 1, or a part stays empty.
+        If the fractions do not sum to 1, or a part is empty.
     """
     _check_fractions(fractions)
     part = np.zeros(len(counts), dtype=np.uint8)
@@ -146,13 +146,13 @@ def split_by_class(counts: np.ndarray, classes: np.ndarray, fractions: tuple[flo
     for composition, members in _groups(counts):
         _, first, which = np.unique(classes[members], return_index=True, return_inverse=True)
         sizes = np.bincount(which)
-        wanted = _wanted(len(members), fractions)
-        if wanted is None or len(sizes) < 3:
+        part_sizes = _part_sizes(len(members), fractions)
+        if part_sizes is None or len(sizes) < 3:
             too_small.append((composition.tolist(), len(members)))
             continue
-        # A class is known by its first sample, so that its number does not decide.
+        # A class is identified by its first sample, so that its number has no influence.
         chance = _generator(seed, "split", composition).permutation(len(sizes))[np.argsort(np.argsort(first))]
-        dealt = _deal(sizes, chance, np.array(wanted))
+        dealt = _deal(sizes, chance, np.array(part_sizes))
         part[members] = dealt[which]
     _refuse_empty(part, counts, "symmetry")
     return Split(part, too_small)
@@ -166,14 +166,14 @@ def _deal(sizes: np.ndarray, chance: np.ndarray, wanted: np.ndarray) -> np.ndarr
         dealt[k] = np.argmax(lacking)
         lacking[dealt[k]] -= sizes[k]
     for empty in set(range(3)) - set(dealt.tolist()):
-        # Few large classes: the smallest of the part that has most of them is enough.
+        # Few large classes: the part with the most of them gives up its smallest.
         giver = int(np.bincount(dealt, minlength=3).argmax())
         mine = np.flatnonzero(dealt == giver)
         dealt[mine[np.lexsort((chance[mine], sizes[mine]))[0]]] = empty
     return dealt
 
 
-def _wanted(n: int, fractions: tuple[float, float, float]) -> tuple[int, int, int] | None:
+def _part_sizes(n: int, fractions: tuple[float, float, float]) -> tuple[int, int, int] | None:
     """Return how many of n samples each part gets; None if a part would get none."""
     n_validation, n_test = (int(np.floor(f * n + 0.5)) for f in fractions[1:])
     n_train = n - n_validation - n_test
@@ -181,7 +181,7 @@ def _wanted(n: int, fractions: tuple[float, float, float]) -> tuple[int, int, in
 
 
 def _check_fractions(fractions: tuple[float, float, float]) -> None:
-    # Written so that NaN is refused too.
+    # Phrased so that NaN is refused too.
     if not (all(f > 0 for f in fractions) and abs(sum(fractions) - 1) <= 1e-9):
         shown = ",".join(f"{f:g}" for f in fractions)
         raise UserError(f"--fractions {shown}: expected three positive numbers that sum to 1, as 0.70,0.15,0.15")
@@ -201,7 +201,7 @@ def _refuse_empty(part: np.ndarray, counts: np.ndarray, by: str) -> None:
 def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Split:
     """Split every composition in the same proportion, at random.
 
-    A sample is in one part only. A composition too small to give each part a sample goes whole into the training
+    Each sample is in one part. A composition too small to give each part a sample goes entirely into the training
     part, and is listed.
 
     Parameters
@@ -216,7 +216,7 @@ def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, floa
     Raises
     ------
     UserError
-        If the fractions do not sum to 1, or a part stays empty.
+        If the fractions do not sum to 1, or a part is empty.
     """
     return _split_each(counts, fractions, seed, by="composition")
 
@@ -226,11 +226,11 @@ def _split_each(counts: np.ndarray, fractions: tuple[float, float, float], seed:
     part = np.zeros(len(counts), dtype=np.uint8)
     too_small = []
     for composition, members in _groups(counts):
-        wanted = _wanted(len(members), fractions)
-        if wanted is None:
+        part_sizes = _part_sizes(len(members), fractions)
+        if part_sizes is None:
             too_small.append((composition.tolist(), len(members)))
             continue
-        _, n_validation, n_test = wanted
+        _, n_validation, n_test = part_sizes
         shuffled = _generator(seed, "split", composition).permutation(members)
         part[shuffled[:n_test]] = 2
         part[shuffled[n_test : n_test + n_validation]] = 1

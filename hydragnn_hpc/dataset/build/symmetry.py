@@ -1,9 +1,9 @@
 """Which decorations of one lattice are the same crystal: classes under the permutations of its sites by isometries.
 
-A crystal that is turned or shifted onto itself is the same crystal with its sites renumbered. The isometries are found
-by themselves: linear parts from the metric of the periodic lattice and from the shape of the sites across it, shifts
-from where the first site may go; those that map sites onto sites make the group. It is the group of the supercell, not
-of the primitive cell: an isometry must keep the periodic images too.
+A crystal that is rotated or shifted onto itself is the same crystal with its sites renumbered. The isometries are
+derived from the geometry: linear parts from the metric of the periodic lattice and from the arrangement of the sites
+across it, shifts from where the first site may go; those that map sites onto sites form the group. It is the group of
+the supercell, not of the primitive cell: an isometry must preserve the periodic images too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def site_permutations(geometry: Geometry) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        ``[n_operations, n]`` int64: site i goes to site ``[k, i]``. A group, the identity among them; distinct.
+        ``[n_operations, n]`` int64: operation k takes site i to site ``[k, i]``. A group, without duplicates.
     """
     pos, periodic = geometry.pos, np.array(geometry.periodic)
     if len(pos) == 1:
@@ -46,16 +46,16 @@ def site_permutations(geometry: Geometry) -> np.ndarray:
     # Coordinates: along the lattice in units of its vectors, wrapped; across it in bohr.
     basis = np.concatenate([along, across])
     frame = np.linalg.pinv(basis)  # [3, r]
-    sites = _Sites(pos @ frame, along)
+    sites = _SiteLookup(pos @ frame, along)
     found = {tuple(range(len(pos)))}
     for of_lattice, of_cluster in product(_lattice_rotations(along), _cluster_rotations(spread)):
-        turned = _turned(pos @ frame, of_lattice, of_cluster)
-        found.update(sites.permutations(turned))
+        rotated = _rotated(pos @ frame, of_lattice, of_cluster)
+        found.update(sites.permutations(rotated))
     return np.array(sorted(found), dtype=np.int64)
 
 
 def _reduced(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:
-    """Return the periodic lattice vectors, ``[p, 3]``, as short as they come."""
+    """Return the periodic lattice vectors, ``[p, 3]``, reduced to the shortest ones."""
     if not periodic.any():
         return np.zeros((0, 3))
     completed = cell.copy()
@@ -67,7 +67,7 @@ def _reduced(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:
 
 
 def _across(pos: np.ndarray, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return orthonormal directions across the lattice in which the sites differ, and the sites there, centred.
+    """Return orthonormal directions across the lattice along which sites differ, and centred coordinates along them.
 
     ``[r, 3]`` and ``[n, r]``; r is 0 for a crystal, 3 for a cluster that is not flat.
     """
@@ -81,11 +81,11 @@ def _across(pos: np.ndarray, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _lattice_rotations(along: np.ndarray) -> list[np.ndarray]:
-    """Return the integer matrices ``[p, p]`` that keep the lattice's metric."""
+    """Return the integer matrices ``[p, p]`` that preserve the lattice's metric."""
     p = len(along)
     if not p:
         return [np.zeros((0, 0))]
-    # Of a reduced basis, an image's coefficients are at most 1 in size, but for rounding at the border.
+    # In a reduced basis, the coefficients of an image are at most 1 in size, up to rounding at the border.
     steps = np.array(list(product(range(-2, 3), repeat=p)))
     vectors = steps @ along
     scale = float((along**2).sum(axis=1).max())
@@ -107,7 +107,7 @@ def _cluster_rotations(spread: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _independent(spread: np.ndarray) -> np.ndarray:
-    """Return r independent ones of the sites ``[n, r]``: the outermost that stand well apart in direction."""
+    """Return r linearly independent sites of ``[n, r]``: the outermost whose directions are well separated."""
     order = np.argsort(-(spread**2).sum(axis=1), kind="stable")
     chosen: list[np.ndarray] = []
     for threshold in (0.3, 1e-3):
@@ -120,7 +120,7 @@ def _independent(spread: np.ndarray) -> np.ndarray:
 
 
 def _like(reference: np.ndarray, vectors: np.ndarray, scale: float) -> list[tuple[int, ...]]:
-    """Return which of ``vectors`` have the lengths and angles among each other that ``reference`` has."""
+    """Return the tuples of ``vectors`` (indices) that have the same lengths and mutual angles as ``reference``."""
     metric = reference @ reference.T
     tolerance = 4 * _SAME_PLACE * np.sqrt(scale)
     lengths = (vectors**2).sum(axis=1)
@@ -135,22 +135,22 @@ def _like(reference: np.ndarray, vectors: np.ndarray, scale: float) -> list[tupl
     return partial
 
 
-def _turned(coordinates: np.ndarray, of_lattice: np.ndarray, of_cluster: np.ndarray) -> np.ndarray:
+def _rotated(coordinates: np.ndarray, of_lattice: np.ndarray, of_cluster: np.ndarray) -> np.ndarray:
     p = len(of_lattice)
     along, across = coordinates[:, :p], coordinates[:, p:]
     centre = across.mean(axis=0)
     return np.concatenate([along @ of_lattice, (across - centre) @ of_cluster + centre], axis=1)
 
 
-class _Sites:
-    """The sites in coordinates whose first ones are wrapped; answers which site is where."""
+class _SiteLookup:
+    """Finds sites by coordinates, of which those along the lattice are wrapped."""
 
     def __init__(self, coordinates: np.ndarray, along: np.ndarray) -> None:
         self._p = len(along)
         self._scale = np.ones(coordinates.shape[1])
         self._scale[: self._p] = np.linalg.norm(along, axis=1)
         self._here = coordinates
-        # Scaled to bohr, so that one tolerance does for all; exact distances are not needed, only identity.
+        # Scaled to bohr, so that one tolerance serves all; exact distances do not matter, only identity.
         self._tree = cKDTree(self._wrapped(coordinates), boxsize=np.where(np.arange(len(self._scale)) < self._p,
                                                                           self._scale, 0.0))  # fmt: skip
 
@@ -158,9 +158,9 @@ class _Sites:
         coordinates = coordinates.copy()
         along = coordinates[..., : self._p]
         along -= np.floor(along)
-        along[along >= 1] = 0  # of -1e-20, the floor leaves 1
+        along[along >= 1] = 0  # -1e-20 less its floor is 1
         wrapped = coordinates * self._scale
-        # Rounding must not reach the box's edge, where the tree refuses.
+        # Rounding must not reach the edge of the box, which the tree refuses.
         inside = np.nextafter(self._scale[: self._p], 0)
         wrapped[..., : self._p] = np.minimum(wrapped[..., : self._p], inside)
         return wrapped
@@ -170,29 +170,29 @@ class _Sites:
         distance, site = self._tree.query(self._wrapped(coordinates))
         return np.where(distance < _SAME_PLACE, site, -1)
 
-    def permutations(self, turned: np.ndarray) -> Iterator[tuple[int, ...]]:
-        """Yield where the turned sites go, for every shift along the lattice that takes them to sites."""
-        shifts = np.zeros((1, turned.shape[1]))
+    def permutations(self, rotated: np.ndarray) -> Iterator[tuple[int, ...]]:
+        """Yield where the rotated sites go, for every shift along the lattice that maps them onto sites."""
+        shifts = np.zeros((1, rotated.shape[1]))
         if self._p:
-            shifts = self._here - turned[0]
-            # Across the lattice nothing is shifted: the centre stays.
+            shifts = self._here - rotated[0]
+            # There is no shift across the lattice: the centre stays.
             shifts = shifts[(np.abs(shifts[:, self._p :]) < _SAME_PLACE).all(axis=1)]
             shifts[:, self._p :] = 0
-        for site in turned[1:4]:  # few survive three sites, and only they are looked at whole
+        for site in rotated[1:4]:  # few shifts survive three sites, and only those are tested on all
             shifts = shifts[self.find(site + shifts) >= 0]
         for shift in shifts:
-            goes_to = self.find(turned + shift)
+            goes_to = self.find(rotated + shift)
             if goes_to.min() >= 0 and len(np.unique(goes_to)) == len(goes_to):
                 yield tuple(goes_to.tolist())
 
 
 def with_period(geometry: Geometry, cell: tuple[float, ...] | None) -> Geometry:
-    """Return the geometry as the crystal that it is where its period is given, though its graph's boundary is open.
+    """Return the geometry with the given period: a crystal, though its graph may have an open boundary.
 
     Raises
     ------
     UserError
-        If the cell (nine numbers, bohr, rows are vectors) has no volume or lets atoms coincide.
+        If the cell (nine numbers, bohr, rows are vectors) has no volume or makes atoms coincide.
     """
     if cell is None:
         return geometry
@@ -215,9 +215,9 @@ def classes(
     Parameters
     ----------
     geometries : list of Geometry
-        With the boundary that the crystal has, whatever the graph's is.
+        With the crystal's boundary, whatever the graph's is.
     geometry, atomic_numbers, atom_offsets : numpy.ndarray
-        ``[S]``, ``[A]`` and ``[S + 1]``, as in the data set. Samples on different geometries are of different classes.
+        ``[S]``, ``[A]`` and ``[S + 1]``, as in the data set. Samples on different geometries are in different classes.
     """
     hashes = np.zeros(len(geometry), np.uint64)
     order = np.argsort(geometry, kind="stable")
@@ -233,9 +233,9 @@ def classes(
 
 
 def _canonical_hashes(z: np.ndarray, permutations: np.ndarray) -> np.ndarray:
-    """Return a hash of each row of ``z`` [S, n] that is the same for all its permutations: the least of theirs.
+    """Return a hash of each row of ``z`` [S, n] that is the same for all its permutations: the smallest of theirs.
 
-    Should two classes ever share one (64 bits), they would be kept in one part without need: no harm.
+    Should two classes ever share one (64 bits), they would be kept in one part needlessly, which does no harm.
     """
     species = np.unique(z)
     rng = np.random.default_rng(0)
@@ -245,7 +245,7 @@ def _canonical_hashes(z: np.ndarray, permutations: np.ndarray) -> np.ndarray:
         block = z[first : first + _BLOCK]
         hashes = np.zeros((len(block), len(permutations)), np.uint64)
         for s, weight in zip(species.tolist(), weights, strict=True):
-            # Site i's atom lands on site p[i], and weighs what that site does.
+            # The atom of site i moves to site p[i], and takes that site's weight.
             hashes += (block == s).astype(np.uint64) @ weight[permutations].T
         best[first : first + _BLOCK] = hashes.min(axis=1)
     return best

@@ -13,7 +13,7 @@ import numpy as np
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.read.files import natural_key
 from hydragnn_hpc.dataset.read.frames import Frame
-from hydragnn_hpc.dataset.store.spool import Shelf
+from hydragnn_hpc.dataset.store.spool import ScratchSpace
 from hydragnn_hpc.fields import Property
 
 Values = dict[str, np.ndarray | None]
@@ -112,7 +112,7 @@ class SampleCollector:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._shelf = Shelf(folder)
+        self._shelf = ScratchSpace(folder)
         self._rows: list[_Row] = []
         self._geometries: list[Geometry] = []
         self._known: dict[bytes, int] = {}

@@ -1,7 +1,7 @@
-"""Node-local copies: the data set as plain memory-mapped arrays, one copy a node, shared by all its workers.
+"""Node-local copies: the data set as plain memory-mapped arrays, one copy per node, shared by all its workers.
 
-``python -m hydragnn_hpc.dataset.staged.copies BP FOLDER [PARENT [WANTED]]`` is a program: the copying
-runs in a child process, so that a reader that crashes or hangs on a broken file does not take an MPI rank along.
+``python -m hydragnn_hpc.dataset.staged.copies BP FOLDER [PARENT [WANTED]]`` makes the copy. It runs as a child process,
+so that a reader that crashes or hangs on a broken file does not take an MPI rank down with it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from hydragnn_hpc.logs import tell
 
 _PREFIX = "hydragnn-hpc-"
 _LOCK = "lock"
-_TOLD = "error: "  # starts the child's line that is an error told to the user
-_SILENCE = 300.0  # seconds without a byte read or written after which the copying child counts as hung
+_ERROR = "error: "  # prefix of the child's line that holds an error for the user
+_SILENCE = 300.0  # seconds without a byte read or written after which the copying child is considered hung
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 _SPARE = 1_000_000  # bytes, for headers and the manifest
 
@@ -51,11 +51,11 @@ class StagedData:
     manifest : Manifest
     arrays : dict
         Memory-mapped, read-only: the store's arrays under their names, and float32 ``node_inputs`` ``[A, F0]`` (the
-        scaled proton number, or what was wanted) and ``scaled_<target>`` (``[A, d]`` or ``[S, d]``, NaN where
-        missing) in [0, 1] over what the scaling was fitted to; ``reference_<task>`` and ``residual_<task>`` for tasks
-        with a reference.
+        scaled proton number, or the inputs required) and ``scaled_<target>`` (``[A, d]`` or ``[S, d]``, NaN where
+        missing), in [0, 1] over the samples that the scaling was fitted to; ``reference_<task>`` and
+        ``residual_<task>`` for tasks with a reference.
     ready : dict
-        What was wanted, and how it was computed (`dataset.ready`); empty where nothing was.
+        What was required, and how it was computed (`staged.requirements`); empty if nothing was.
     """
 
     manifest: store.Manifest
@@ -64,20 +64,20 @@ class StagedData:
 
 
 def scaled(values: np.ndarray, minimum: list[float] | float, maximum: list[float] | float) -> np.ndarray:
-    """Min-max scale ``[..., d]`` to float32; a component without a range becomes 0."""
+    """Min-max scale ``[..., d]`` to float32; a constant component becomes 0."""
     span = np.asarray(maximum) - np.asarray(minimum)
     result: np.ndarray = ((values - np.asarray(minimum)) / np.where(span == 0, 1.0, span)).astype(np.float32)
     return result
 
 
 def copy(bp: Path, folder: Path, wanted: Requirements | None = None) -> None:
-    """Read the data set ``bp``, checked, and write it as ``.npy`` files into the existing ``folder``.
+    """Read and verify the data set ``bp``, and write it as ``.npy`` files into the existing ``folder``.
 
-    No more than a piece of an array is in memory at a time. Then what is ``wanted`` is computed (`dataset.ready`).
+    Only one chunk of an array is in memory at a time. Then what is ``wanted`` is computed (`staged.requirements`).
     """
     manifest = store.read_manifest(bp)
     low, high = (float(manifest.content["species"][k]) for k in ("minimum", "maximum"))
-    for name, content in store.read_pieces(bp, manifest):
+    for name, content in store.read_chunks(bp, manifest):
         fact = manifest.content["arrays"][name]
         shape = tuple(fact["shape"])
         spool.save(folder / f"{name}.npy", shape, fact["dtype"], content)
@@ -89,18 +89,18 @@ def copy(bp: Path, folder: Path, wanted: Requirements | None = None) -> None:
             column, limits = f"scaled_{name.removeprefix('target_')}", (target["minimum"], target["maximum"])
         else:
             continue
-        in_range = (scaled(piece.astype(np.float64), *limits) for piece in spool.pieces(array))
+        in_range = (scaled(chunk.astype(np.float64), *limits) for chunk in spool.chunks(array))
         spool.save(folder / f"{column}.npy", shape, np.float32, in_range)
     arrays = {p.stem: _map(p) for p in folder.glob("*.npy")}
     store.check_arrays(arrays, manifest.targets, str(bp))
     if wanted is not None and wanted.more:
         requirements.write(folder, arrays, manifest.content, wanted)
-    # Last, so that its presence says that the copy is whole.
+    # Written last: its presence means that the copy is complete.
     (folder / store.MANIFEST).write_text(json.dumps(manifest.content), encoding="utf-8")
 
 
 def space_needed(manifest: store.Manifest) -> int:
-    """Return the bytes of a node-local copy."""
+    """Return the size of a node-local copy in bytes."""
     needed = _SPARE + 4 * manifest.sizes["A"]
     for name, fact in manifest.content["arrays"].items():
         values = math.prod(fact["shape"])
@@ -116,7 +116,7 @@ def open_staged(folder: Path) -> StagedData:
     Raises
     ------
     UserError
-        If the copy is gone or not whole.
+        If the copy is gone or incomplete.
     """
     try:
         manifest = store.Manifest(json.loads((folder / store.MANIFEST).read_text(encoding="utf-8")))
@@ -133,7 +133,7 @@ def open_staged(folder: Path) -> StagedData:
 def _map(path: Path) -> np.ndarray:
     try:
         mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError:  # a file without data cannot be mapped
+    except ValueError:  # an empty array cannot be mapped
         mapped = np.load(path, allow_pickle=False)
     return mapped
 
@@ -141,13 +141,13 @@ def _map(path: Path) -> np.ndarray:
 def node_local_parent(given: Path | None, needed: int = 0) -> Path:
     """Return where copies go.
 
-    That is ``given``, else the first of ``$TMPDIR``, ``/dev/shm`` and ``/tmp`` that can be written and has ``needed``
+    That is ``given``, or else the first of ``$TMPDIR``, ``/dev/shm`` and ``/tmp`` that is writable and has ``needed``
     bytes free (:func:`space_needed`).
 
     Raises
     ------
     UserError
-        If the given folder, or all of them, will not do.
+        If the given folder, or every one of these, is unsuitable.
     """
     reasons = []
     for folder in _candidates(given):
@@ -179,9 +179,9 @@ def _unfit(folder: Path, needed: int) -> str | None:
 
 
 class Staging:
-    """The node's copy of a data set while the ``with`` block lasts; entered by one process a node.
+    """The node's copy of a data set for the duration of a ``with`` block; entered by one process per node.
 
-    Leftovers of killed runs in the same place are removed first: a copy whose lock nobody holds is nobody's.
+    Copies left behind by killed runs in the same place are removed first: those whose lock nobody holds.
 
     Parameters
     ----------
@@ -190,11 +190,11 @@ class Staging:
     given : Path or None
         Where the copy goes; else :func:`node_local_parent` chooses.
     alive : callable, optional
-        Called a few times a second while copying (to answer messages meanwhile).
+        Called a few times a second while copying, so that messages are still answered.
     silence : float
-        Seconds without a byte read or written after which the copying counts as hung.
+        Seconds without a byte read or written after which the copying is considered hung.
     wanted : Requirements, optional
-        What a campaign wants computed besides.
+        What a campaign requires in addition.
     """
 
     def __init__(
@@ -241,8 +241,8 @@ class Staging:
         command.append(str(os.getpid()))
         if self._wanted is not None:
             command.append(self._wanted.written())
-        with tempfile.TemporaryFile("w+", dir=self.folder, errors="replace") as said:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        with tempfile.TemporaryFile("w+", dir=self.folder, errors="replace") as output:
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
             try:
                 self._watch(child)
             finally:
@@ -251,19 +251,19 @@ class Staging:
                     child.wait()
             if child.returncode == 0 and (self.folder / store.MANIFEST).exists():
                 return
-            said.seek(0)
-            lines = [line for line in said.read().splitlines() if line.strip()]
+            output.seek(0)
+            lines = [line for line in output.read().splitlines() if line.strip()]
         last = lines[-1] if lines else ""
-        if last.startswith(_TOLD):
-            raise UserError(last.removeprefix(_TOLD))
-        words = f", its last words: {last}" if last else ""
+        if last.startswith(_ERROR):
+            raise UserError(last.removeprefix(_ERROR))
+        words = f", its last output: {last}" if last else ""
         raise UserError(
             f"cannot stage {self._bp}: its reader {_ending(child.returncode)}{words}; check the data set with data info"
             " --verify"
         )
 
     def _watch(self, child: subprocess.Popen[bytes]) -> None:
-        """Wait for the child; end it when it has not read or written for long."""
+        """Wait for the child; raise when it has not read or written for too long."""
         seen, since = -1, time.monotonic()
         while child.poll() is None:
             if self._alive:
@@ -274,15 +274,15 @@ class Staging:
                 seen, since = moved, time.monotonic()
             elif time.monotonic() - since > self._silence:
                 raise UserError(
-                    f"cannot stage {self._bp}: its reader has done nothing for {self._silence:g} s; see whether the"
-                    " file system answers, and check the data set with data info --verify"
+                    f"cannot stage {self._bp}: its reader has made no progress for {self._silence:g} s; see whether the"
+                    " file system responds, and check the data set with data info --verify"
                 )
 
 
 def _bytes_moved(pid: int, folder: Path) -> int:
-    """Return what grows as a process reads and writes into ``folder``."""
+    """Return a number that grows as a process reads, or writes into ``folder``."""
     moved = 0
-    with contextlib.suppress(OSError, ValueError):  # a hardened /proc does not tell; the folder still does
+    with contextlib.suppress(OSError, ValueError):  # a hardened /proc hides it; the folder still shows progress
         lines = Path(f"/proc/{pid}/io").read_text("ascii").splitlines()
         moved = sum(int(line.split()[1]) for line in lines if line.startswith(("rchar:", "wchar:")))
     return moved + sum(p.stat().st_size for p in folder.glob("*.npy"))
@@ -298,13 +298,13 @@ def _ending(code: int) -> str:
 
 
 def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
-    """Make a private folder and hold its lock; returns both."""
+    """Create a private folder and lock it; returns the folder and the lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         try:
             lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         except FileNotFoundError:
-            continue  # another run took it for abandoned in the moment before it was locked
+            continue  # another run removed it as abandoned just before it was locked
         fcntl.flock(lock, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), (folder / _LOCK).stat()):
@@ -313,12 +313,12 @@ def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
 
 
 def remove_abandoned(parent: Path) -> int:
-    """Remove copies in ``parent`` that belonged to killed runs of this user; returns how many."""
+    """Remove the copies in ``parent`` left behind by killed runs of this user; returns how many."""
     removed = 0
     for folder in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             status = folder.lstat()
-            # Others can make links in /tmp that lead elsewhere.
+            # Other users can plant links in /tmp that lead elsewhere.
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
                 continue
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -334,7 +334,7 @@ def remove_abandoned(parent: Path) -> int:
 
 
 def write_test_set(staged: StagedData, path: Path) -> None:
-    """Write the test part's truth to ``path`` (``.npz``), in its units.
+    """Write the true values of the test part to ``path`` (``.npz``), in their units.
 
     ``sample`` [T], ``names`` [T], ``atom_offsets`` [T + 1], ``atomic_numbers`` and every target under its field's name.
     """
@@ -359,7 +359,7 @@ def write_test_set(staged: StagedData, path: Path) -> None:
 
 
 def atoms_of(offsets: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """Return the positions in A of all atoms of ``samples``, in their order."""
+    """Return the indices in A of all atoms of ``samples``, in their order."""
     start, end = _bounds(offsets, samples)
     counts = end - start
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -374,7 +374,7 @@ def _bounds(offsets: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.nd
 def main() -> int:
     """Copy ``BP`` into ``FOLDER``, as the arguments name them; returns the exit code.
 
-    A third argument is the number of the parent process, without which this one ends; a fourth what is wanted.
+    The third argument is the process ID of the parent, with which this process ends; the fourth what is required.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if len(sys.argv) > 3 and os.getppid() != int(sys.argv[3]):
@@ -382,12 +382,12 @@ def main() -> int:
     try:
         copy(Path(sys.argv[1]), Path(sys.argv[2]), Requirements.read(sys.argv[4]) if len(sys.argv) > 4 else None)
     except UserError as error:
-        tell(f"{_TOLD}{error}")
+        tell(f"{_ERROR}{error}")
         return 2
     except OSError as error:
-        # Of a full disk, NumPy tells only how many items it could write.
+        # On a full disk, NumPy reports only how many items it could write.
         reason = error.strerror or f"no space left or a quota reached ({error})"
-        tell(f"{_TOLD}cannot stage {sys.argv[1]} in {sys.argv[2]}: {reason}; give another --stage-dir")
+        tell(f"{_ERROR}cannot stage {sys.argv[1]} in {sys.argv[2]}: {reason}; give another --stage-dir")
         return 2
     return 0
 

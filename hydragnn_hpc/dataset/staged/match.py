@@ -9,13 +9,13 @@ from hydragnn_hpc.errors import UserError, nearest
 
 
 def check(campaign: Campaign, manifest: Manifest) -> None:
-    """Hold a campaign's tasks and batch size to a data set.
+    """Check a campaign's tasks and batch size against a data set.
 
     Raises
     ------
     UserError
-        If a task's field is missing, of the other level, or constant, a batch is larger than the training part, or an
-        engine that is insisted on cannot train them.
+        If a task's field is missing, of the other level, or constant, a batch is larger than the training part, or
+        ``training.engine=fused`` cannot train them.
     """
     where = campaign.dataset
     for name, task in campaign.tasks.items():
@@ -46,7 +46,7 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
 
 
 def remarks(campaign: Campaign, manifest: Manifest) -> list[str]:
-    """Return what a user should know of a campaign that can be trained, a line each."""
+    """Return what a user should know about a campaign that can be trained, a line each."""
     atoms = manifest.content.get("distribution", {}).get("atoms", {})
     found = []
     if campaign.model.pooling != "sum" and atoms.get("minimum") != atoms.get("maximum"):
@@ -54,7 +54,7 @@ def remarks(campaign: Campaign, manifest: Manifest) -> list[str]:
             unit = manifest.targets[task.field]["unit"]
             if task.level == "graph" and is_energy(unit):
                 found.append(
-                    f"task '{name}': '{task.field}' is in {unit} a structure, and structures differ in size; with"
+                    f"task '{name}': '{task.field}' is in {unit} per structure, and structures differ in size; with"
                     f" model.pooling={campaign.model.pooling} a structure and its repetition get the same value: use"
                     " sum, or a target per atom"
                 )
@@ -62,7 +62,7 @@ def remarks(campaign: Campaign, manifest: Manifest) -> list[str]:
 
 
 def _why_not_fused(campaign: Campaign, manifest: Manifest) -> str:
-    """Say what of the network or the data rules the fused engine out, before a worker would find it."""
+    """Return what in the network or the data rules out the fused engine, before a worker runs into it."""
     if not campaign.model.plain_pna:
         return "it knows PNA without edge features alone"
     if manifest.sizes["G"] > 1:

@@ -6,7 +6,7 @@ from hydragnn_hpc.dataset.store.shared import (
     declared,
     folder_for,
     read,
-    read_pieces,
+    read_chunks,
     refuse_existing,
     write,
 )
@@ -18,8 +18,8 @@ __all__ = [
     "declared",
     "folder_for",
     "read",
+    "read_chunks",
     "read_manifest",
-    "read_pieces",
     "refuse_existing",
     "verify",
     "write",

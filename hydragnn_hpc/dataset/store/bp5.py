@@ -1,7 +1,7 @@
-"""The contact with ADIOS2: BP5 folders, written by a child process, opened for reading after they were checked.
+"""The interface to ADIOS2: BP5 folders, written by a child process, opened for reading once they are checked.
 
-Writing is a process of its own (`hydragnn_hpc.dataset.store.bp5_writer`) since ADIOS2 2.12 aborts its process when it
-closes a file on a full disk.
+Writing runs in a process of its own (`hydragnn_hpc.dataset.store.bp5_writer`) because ADIOS2 2.12 aborts its process
+when it closes a file on a full disk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from hydragnn_hpc.dataset.imports import import_adios2
-from hydragnn_hpc.dataset.store.spool import pieces
+from hydragnn_hpc.dataset.store.spool import chunks
 from hydragnn_hpc.errors import UserError
 
 END = b"end\n"
@@ -31,35 +31,35 @@ def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     Raises
     ------
     OSError
-        If ADIOS2 fails, with the reason as far as it tells one.
+        If ADIOS2 fails, with the reason if it gives one.
     """
     command = [sys.executable, "-m", "hydragnn_hpc.dataset.store.bp5_writer", str(folder)]
-    with tempfile.TemporaryFile("w+b") as said:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said) as child:
+    with tempfile.TemporaryFile("w+b") as output:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output) as child:
             assert child.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # a child that is gone has told why
+            with contextlib.suppress(BrokenPipeError):  # a child that has ended has printed why
                 _send(child.stdin, {n: a for n, a in arrays.items() if a.size})  # ADIOS2 has no arrays of size zero
                 child.stdin.close()
         if child.returncode == 0:
             return
-        said.seek(0)
-        text = said.read().decode("utf-8", "replace")
-    told = re.search(r"errno = \d+: ([^\x1b\n]+)", text)
+        output.seek(0)
+        text = output.read().decode("utf-8", "replace")
+    reason = re.search(r"errno = \d+: ([^\x1b\n]+)", text)
     last = text.strip().splitlines()[-1] if text.strip() else f"exit code {child.returncode}"
-    raise OSError(0, told[1] if told else f"ADIOS2 failed: {last}")
+    raise OSError(0, reason[1] if reason else f"ADIOS2 failed: {last}")
 
 
 def _send(stream: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         stream.write(f"{name} {array.dtype.str} {' '.join(map(str, array.shape))}\n".encode())
-        for piece in pieces(array):
-            stream.write(piece.data.cast("B"))
+        for chunk in chunks(array):
+            stream.write(chunk.data.cast("B"))
     stream.write(END)
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """Open a BP5 folder for reading; check it first, since ADIOS2 does not.
+    """Open a BP5 folder for reading; the caller has checked it, since ADIOS2 does not.
 
     Raises
     ------
@@ -75,6 +75,6 @@ def opened(path: Path) -> Iterator[Any]:
             f"cannot read {path}: ADIOS2 says: {error}; copy it again from its source, or prepare it again"
         ) from error
     finally:
-        # Whatever it is told, ADIOS2 2.12's reader leaves a profile under this name when it closes.
+        # Whatever its settings, ADIOS2 2.12's reader leaves a profile under this name when it closes.
         with contextlib.suppress(OSError):
             Path(f"/tmp/{path.name}_{os.getpid():x}_profiling.json").unlink()

@@ -1,6 +1,6 @@
 """The process that writes a BP5 folder: ``python -m hydragnn_hpc.dataset.store.bp5_writer FOLDER``.
 
-Arrays come in on its standard input, piece by piece, as `hydragnn_hpc.dataset.store.bp5` sends them.
+It receives arrays on its standard input, chunk by chunk, as `hydragnn_hpc.dataset.store.bp5` sends them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from hydragnn_hpc.dataset.store.spool import ranges
 
 
 def _received(stream: IO[bytes]) -> Iterator[tuple[str, tuple[int, ...], slice, np.ndarray]]:
-    """Yield (name, shape, rows, their content)."""
+    """Yield (name, shape, slice of rows, values of those rows)."""
     while (header := stream.readline()) != END:
         if not header:
             raise EOFError("the parent process ended")
         name, dtype, *sizes = header.decode().split()
         shape = tuple(map(int, sizes))
         for rows in ranges(shape, np.dtype(dtype).itemsize):
-            piece = np.empty((rows.stop - rows.start, *shape[1:]), dtype)
-            if stream.readinto(piece.data.cast("B")) != piece.nbytes:  # type: ignore[attr-defined]
+            chunk = np.empty((rows.stop - rows.start, *shape[1:]), dtype)
+            if stream.readinto(chunk.data.cast("B")) != chunk.nbytes:  # type: ignore[attr-defined]
                 raise EOFError("the parent process ended")
-            yield name, shape, rows, piece
+            yield name, shape, rows, chunk
 
 
 def _write_here(folder: str, received: Iterator[tuple[str, tuple[int, ...], slice, np.ndarray]]) -> None:
@@ -36,9 +36,9 @@ def _write_here(folder: str, received: Iterator[tuple[str, tuple[int, ...], slic
     io.set_engine("BP5")
     with adios2.Stream(io, folder, "w") as stream:
         stream.begin_step()
-        for name, shape, rows, piece in received:
-            stream.write(name, piece, list(shape), [rows.start] + [0] * (piece.ndim - 1), list(piece.shape))
-            # To the disk now: else ADIOS2 holds all until the step's end.
+        for name, shape, rows, chunk in received:
+            stream.write(name, chunk, list(shape), [rows.start] + [0] * (chunk.ndim - 1), list(chunk.shape))
+            # Flushed now: ADIOS2 would otherwise hold everything in memory until the end of the step.
             stream.engine.impl.PerformDataWrite()
         stream.end_step()
 

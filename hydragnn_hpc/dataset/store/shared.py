@@ -1,8 +1,8 @@
 """The shared data set: an ADIOS2 BP5 folder with a manifest that protects its readers.
 
-ADIOS2 does not check what it reads: a truncated file hangs it, garbage crashes it or comes back as numbers. So every
-file's size and SHA-256 stand in ``manifest.json``, itself sealed with a checksum, and are checked before ADIOS2 is
-allowed to open anything; every array's name, shape and dtype is checked on the way in and on the way out.
+ADIOS2 does not check what it reads: a truncated file hangs it, and garbage crashes it or is returned as numbers. So
+``manifest.json``, itself protected by a checksum, lists every file's size and SHA-256, which are checked before ADIOS2
+may open anything; every array's name, shape and dtype is checked when written and when read.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from hydragnn_hpc.dataset.store.manifest import (
     sha256_of,
     verify,
 )
-from hydragnn_hpc.dataset.store.spool import pieces, ranges, told
+from hydragnn_hpc.dataset.store.spool import chunks, ranges, storage_errors
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import STRUCTURE, Field, target_field
 from hydragnn_hpc.paths import TEMPORARY_PREFIX, write_text
 
-_SITES = 1_000_000  # whose neighbours are looked at together
+_SITES = 1_000_000  # whose neighbours are checked together
 
 
 def declared(targets: dict[str, dict[str, Any]]) -> tuple[Field, ...]:
@@ -46,12 +46,12 @@ def declared(targets: dict[str, dict[str, Any]]) -> tuple[Field, ...]:
 
 
 def check_arrays(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]], where: str) -> dict[str, int]:
-    """Hold arrays to their declarations and to each other; returns the sizes by letter.
+    """Check arrays against their declarations and each other; returns the sizes by letter.
 
     Raises
     ------
     UserError
-        On the first that does not fit.
+        On the first mismatch.
     """
     sizes: dict[str, int] = {}
     for field in declared(targets):
@@ -77,7 +77,7 @@ def check_arrays(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any
 
 
 def _check_neighbours(arrays: dict[str, np.ndarray], n_of_site: np.ndarray, where: str) -> None:
-    """Hold every neighbour to its geometry, a piece of the sites at a time: edges are most of a data set."""
+    """Check that every neighbour is a site of its geometry, in blocks of sites: edges are most of a data set."""
     offsets, neighbours = arrays["neighbour_offsets"], arrays["neighbours"]
     for first in range(0, len(n_of_site), _SITES):
         bounds = offsets[first : first + _SITES + 1]
@@ -87,12 +87,12 @@ def _check_neighbours(arrays: dict[str, np.ndarray], n_of_site: np.ndarray, wher
 
 
 def _check_finite(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]], where: str) -> None:
-    """NaN stands for a missing target; nothing else may be NaN, and nothing infinite."""
+    """Check that NaN occurs only for missing targets, and infinity nowhere."""
     for name in ("pos", "cell", "edge_vectors"):
-        if not all(np.isfinite(piece).all() for piece in pieces(arrays[name])):
+        if not all(np.isfinite(chunk).all() for chunk in chunks(arrays[name])):
             raise UserError(f"{where}: array '{name}' holds values that are no finite numbers; {AGAIN}")
     for name in targets:
-        if any(np.isinf(piece).any() for piece in pieces(arrays[f"target_{name}"])):
+        if any(np.isinf(chunk).any() for chunk in chunks(arrays[f"target_{name}"])):
             raise UserError(f"{where}: target '{name}' holds infinite values; {AGAIN}")
 
 
@@ -102,12 +102,12 @@ def _check_offsets(offsets: np.ndarray, total: int, name: str, where: str) -> No
 
 
 def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], force: bool = False) -> Manifest:
-    """Write a data set, whole or not at all.
+    """Write a data set, completely or not at all.
 
     Parameters
     ----------
     path : Path
-        The ``.bp`` folder to make.
+        The ``.bp`` folder to create.
     arrays : dict
         By name, as declared in :mod:`hydragnn_hpc.fields`.
     facts : dict
@@ -122,11 +122,11 @@ def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], forc
         If ``path`` exists (and not ``force``), an array does not fit, or the folder cannot be written.
     """
     refuse_existing(path, force)
-    # ADIOS2 writes a non-contiguous array wrong.
+    # ADIOS2 writes non-contiguous arrays incorrectly.
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     sizes = check_arrays(arrays, facts["targets"], str(path))
     path = path.resolve()  # a link stays a link: what it points to is replaced
-    with told(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary_beside(path) as temporary:
             _check_space(path.parent, sum(a.nbytes for a in arrays.values()))
@@ -137,12 +137,12 @@ def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], forc
 
 
 def folder_for(path: Path) -> Path:
-    """Return the nearest folder to ``path`` that is there: where there is room for it, and for what it is made from."""
+    """Return the nearest existing folder above ``path``: its file system has space for it and for temporary files."""
     return next(folder for folder in path.resolve().parents if folder.is_dir())
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Refuse to write over ``path``; early, before long work."""
+    """Refuse to overwrite ``path``; called early, before long work."""
     if path.suffix != ".bp":
         raise UserError(f"{path}: a data set's name ends in .bp")
     if not is_there(path):
@@ -155,9 +155,9 @@ def refuse_existing(path: Path, force: bool) -> None:
 
 @contextlib.contextmanager
 def _temporary_beside(path: Path) -> Iterator[Path]:
-    """Make a folder beside ``path``; it is gone in the end, unless renamed. Leftovers of killed writers go first.
+    """Create a folder beside ``path``, removed at the end unless renamed; leftovers of killed writers go first.
 
-    A lock marks the living. Where the file system has no locks, leftovers stay.
+    A lock marks folders in use. Where the file system has no locks, leftovers stay.
     """
     for folder in path.parent.glob(f"{TEMPORARY_PREFIX}{path.name}-*"):
         with contextlib.suppress(OSError), _locked(folder):
@@ -214,7 +214,7 @@ def _seal(folder: Path, arrays: dict[str, np.ndarray], sizes: dict[str, int], fa
 
 def _replace(temporary: Path, path: Path, force: bool) -> None:
     if not (force and path.exists()):
-        temporary.rename(path)  # fails where another writer was faster
+        temporary.rename(path)  # fails if another writer was faster
     else:
         old = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(4)}")
         path.rename(old)
@@ -255,7 +255,7 @@ def read(path: Path) -> tuple[Manifest, dict[str, np.ndarray]]:
     Raises
     ------
     UserError
-        If anything does not fit.
+        If anything does not match the manifest.
     """
     manifest = read_manifest(path)
     arrays = dict(read_each(path, manifest))
@@ -263,19 +263,19 @@ def read(path: Path) -> tuple[Manifest, dict[str, np.ndarray]]:
     return manifest, arrays
 
 
-def read_pieces(path: Path, manifest: Manifest) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
-    """Verify the files, then read array by array, each in pieces of its rows, in order.
+def read_chunks(path: Path, manifest: Manifest) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
+    """Verify the files, then read array by array, each in chunks of rows, in order.
 
     Yields
     ------
     name : str
-    pieces : iterator of numpy.ndarray
-        Contiguous; to be used up before the next array is asked for.
+    chunks : iterator of numpy.ndarray
+        Contiguous; to be consumed before the next array is requested.
 
     Raises
     ------
     UserError
-        If anything does not fit.
+        If anything does not match the manifest.
     """
     verify(path, manifest)
     with bp5.opened(path) as reader:
@@ -283,10 +283,10 @@ def read_pieces(path: Path, manifest: Manifest) -> Iterator[tuple[str, Iterator[
         for name, fact in manifest.content["arrays"].items():
             if 0 not in fact["shape"] and name not in present:
                 raise UserError(f"{path}: ADIOS2 finds no array '{name}'; {AGAIN}")
-            yield name, _pieces_of(reader, path, name, fact, present)
+            yield name, _chunks_of(reader, path, name, fact, present)
 
 
-def _pieces_of(
+def _chunks_of(
     reader: Any, path: Path, name: str, fact: dict[str, Any], present: dict[str, Any]
 ) -> Iterator[np.ndarray]:
     shape, dtype = tuple(fact["shape"]), np.dtype(fact["dtype"])
@@ -302,31 +302,31 @@ def _pieces_of(
         )
     for rows in ranges(shape, dtype.itemsize):
         count = [rows.stop - rows.start, *shape[1:]]
-        piece = np.ascontiguousarray(reader.read(name, [rows.start] + [0] * (len(shape) - 1), count))
-        if list(piece.shape) != count or piece.dtype != dtype:
-            raise UserError(f"{path}: ADIOS2 read {piece.dtype} {piece.shape} of array '{name}'; {AGAIN}")
-        yield piece
+        chunk = np.ascontiguousarray(reader.read(name, [rows.start] + [0] * (len(shape) - 1), count))
+        if list(chunk.shape) != count or chunk.dtype != dtype:
+            raise UserError(f"{path}: ADIOS2 read {chunk.dtype} {chunk.shape} of array '{name}'; {AGAIN}")
+        yield chunk
 
 
 def read_each(path: Path, manifest: Manifest) -> Iterator[tuple[str, np.ndarray]]:
-    """Verify the files, then read array by array, so that no more than one need be in memory.
+    """Verify the files, then read array by array, so that only one needs to be in memory.
 
     Yields
     ------
     name : str
     array : numpy.ndarray
-        Contiguous; shape and dtype as the manifest says.
+        Contiguous; shape and dtype as in the manifest.
 
     Raises
     ------
     UserError
-        If anything does not fit.
+        If anything does not match the manifest.
     """
-    for name, found in read_pieces(path, manifest):
+    for name, found in read_chunks(path, manifest):
         fact = manifest.content["arrays"][name]
         array = np.empty(tuple(fact["shape"]), fact["dtype"])
         first = 0
-        for piece in found:
-            array[first : first + len(piece)] = piece
-            first += len(piece)
+        for chunk in found:
+            array[first : first + len(chunk)] = chunk
+            first += len(chunk)
         yield name, array

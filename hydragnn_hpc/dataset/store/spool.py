@@ -1,4 +1,4 @@
-"""Arrays larger than memory: on disk in nameless files, walked through in pieces."""
+"""Arrays larger than memory: on disk in unnamed files, processed in chunks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import numpy as np
 
 from hydragnn_hpc.errors import UserError
 
-PIECE = 16_000_000
-"""Bytes worked on at once."""
+CHUNK = 16_000_000
+"""Bytes processed at once."""
 
 
 @contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Tell a failure of the storage while ``path`` is made."""
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a failure of the storage while ``path`` is written into an error for the user."""
     try:
         yield
     except OSError as error:
@@ -30,15 +30,15 @@ def told(path: Path) -> Iterator[None]:
 
 
 class Spool:
-    """An array that grows by rows. Its room is disk, not memory, and nothing is left of it when its process ends.
+    """An array that grows by rows. It takes up disk, not memory, and vanishes with its process.
 
     Parameters
     ----------
     dtype : str
     width : tuple of int
-        Shape of a row; empty for numbers.
+        Shape of a row; empty for scalars.
     folder : Path, optional
-        Where the file is; the default for temporary files where there is none.
+        Where the file is; by default where temporary files go.
     """
 
     def __init__(self, dtype: str, width: tuple[int, ...] = (), folder: Path | None = None) -> None:
@@ -52,13 +52,13 @@ class Spool:
         Raises
         ------
         OSError
-            If there is no room.
+            If the storage is full.
         """
         self._file.write(np.ascontiguousarray(rows, self._dtype).data.cast("B") if rows.size else b"")
         self._rows += len(rows)
 
     def array(self) -> np.ndarray:
-        """Return the whole as a read-only map of the file, which stays as long as the array does."""
+        """Return the whole array as a read-only map of the file, which lives as long as the array."""
         self._file.flush()
         shape = (self._rows, *self._width)
         if 0 in shape:
@@ -73,7 +73,7 @@ def joined(arrays: Iterable[np.ndarray], dtype: str, width: tuple[int, ...], fol
     Raises
     ------
     OSError
-        If there is no room.
+        If the storage is full.
     """
     spool = Spool(dtype, width, folder)
     for rows in arrays:
@@ -81,70 +81,70 @@ def joined(arrays: Iterable[np.ndarray], dtype: str, width: tuple[int, ...], fol
     return spool.array()
 
 
-class Shelf:
-    """Room on disk for many small arrays, each there at once. Nothing is left of it when its process ends.
+class ScratchSpace:
+    """Space on disk for many small arrays, readable at once. It vanishes with its process.
 
     Parameters
     ----------
     folder : Path, optional
-        Where the files are; the default for temporary files where there is none.
+        Where the files are; by default where temporary files go.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._room = np.zeros(0, np.uint8)
+        self._buffer = np.zeros(0, np.uint8)
         self._used = self._total = 0
 
     def keep(self, array: np.ndarray) -> np.ndarray:
-        """Return an equal array whose values are in a mapped file.
+        """Return a copy of the array in a mapped file.
 
         Raises
         ------
         UserError
-            If there is no room.
+            If the storage is full.
         """
         if not array.size:
             return array
-        if self._used + array.nbytes > len(self._room):
-            # Ever larger pieces: each takes a file handle.
-            self._room, self._used = self._reserve(max(array.nbytes, PIECE, self._total // 4)), 0
-        kept: np.ndarray = self._room[self._used : self._used + array.nbytes].view(array.dtype).reshape(array.shape)
+        if self._used + array.nbytes > len(self._buffer):
+            # Ever larger buffers: each takes a file handle.
+            self._buffer, self._used = self._reserve(max(array.nbytes, CHUNK, self._total // 4)), 0
+        kept: np.ndarray = self._buffer[self._used : self._used + array.nbytes].view(array.dtype).reshape(array.shape)
         kept[...] = array
         self._used += -(-array.nbytes // 8) * 8
         return kept
 
     def _reserve(self, size: int) -> np.ndarray:
         folder = self._folder or Path(tempfile.gettempdir())
-        with told(folder), tempfile.TemporaryFile(dir=folder) as file:
-            # Written, not only sized: a process that writes to a map without room behind it is ended (SIGBUS).
-            for first in range(0, size, PIECE):
-                file.write(bytes(min(PIECE, size - first)))
+        with storage_errors(folder), tempfile.TemporaryFile(dir=folder) as file:
+            # Written, not only sized: writing to a map without disk space behind it kills the process (SIGBUS).
+            for first in range(0, size, CHUNK):
+                file.write(bytes(min(CHUNK, size - first)))
             file.flush()
             self._total += size
             return np.frombuffer(mmap.mmap(file.fileno(), size), np.uint8)
 
 
 def ranges(shape: tuple[int, ...], itemsize: int) -> Iterator[slice]:
-    """Yield slices of rows of at most 16 MB (or one row) each, that make up an array."""
-    rows = max(1, PIECE // max(1, itemsize * math.prod(shape[1:])))
+    """Yield slices that cover an array's rows, each of at most 16 MB or one row."""
+    rows = max(1, CHUNK // max(1, itemsize * math.prod(shape[1:])))
     return (slice(first, min(first + rows, shape[0])) for first in range(0, shape[0], rows))
 
 
-def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield an array's rows in pieces (`ranges`)."""
+def chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield an array's rows in chunks (`ranges`)."""
     return (array[rows] for rows in ranges(array.shape, array.itemsize))
 
 
 def save(path: Path, shape: tuple[int, ...], dtype: Any, content: Iterator[np.ndarray]) -> None:
-    """Write pieces of rows, one after the other, as one ``.npy`` file.
+    """Write chunks of rows, one after the other, as one ``.npy`` file.
 
     Raises
     ------
     OSError
-        If there is no room.
+        If the storage is full.
     """
     with path.open("wb") as stream:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, header)
-        for piece in content:
-            stream.write(np.ascontiguousarray(piece, dtype).data.cast("B") if piece.size else b"")
+        for chunk in content:
+            stream.write(np.ascontiguousarray(chunk, dtype).data.cast("B") if chunk.size else b"")

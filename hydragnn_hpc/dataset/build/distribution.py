@@ -9,18 +9,18 @@ import numpy as np
 from hydragnn_hpc.dataset.build.select import species_counts
 
 EDGES = (0.2, 0.4, 0.6, 0.8)
-"""Fractions of an element at which its buckets end; none of it and nothing else are buckets of their own."""
+"""Upper ends of the buckets, as fractions of an element; 0 and 1 are buckets of their own."""
 BUCKETS = ("0 %", "≤ 20 %", "≤ 40 %", "≤ 60 %", "≤ 80 %", "< 100 %", "100 %")
 
 
-def distribution(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return what the manifest keeps of the distribution, as plain data.
+def describe(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the distribution as the manifest stores it, as plain data.
 
     Returns
     -------
     dict
-        ``targets`` {name: mean, std, missing} per component, NaN left out, std over all values (ddof = 0); ``atoms``
-        {minimum, mean, maximum} of a sample; ``elements`` {proton number: samples in each of :data:`BUCKETS`}.
+        ``targets`` {name: mean, std, missing} per component, NaN ignored, std over all values (ddof = 0); ``atoms``
+        {minimum, mean, maximum} per sample; ``elements`` {proton number: samples in each of :data:`BUCKETS`}.
     """
     species, fractions = composition(arrays)
     n_atoms = np.diff(arrays["atom_offsets"])
@@ -41,7 +41,7 @@ def composition(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bucket(fraction: np.ndarray) -> np.ndarray:
-    """Return the bucket of each: its upper end belongs to it."""
+    """Return the bucket of each fraction; buckets include their upper end."""
     inner = 1 + np.searchsorted(EDGES, fraction, side="left")
     return np.where(fraction == 0, 0, np.where(fraction == 1, len(BUCKETS) - 1, inner))
 
