@@ -1,4 +1,4 @@
-"""Learning curves for TensorBoard, a run a member; needs the extra ``tensorboard``: small, and without torch."""
+"""Learning curves for TensorBoard, a run per member; needs the extra ``tensorboard``, which does not need torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hydragnn_hpc.report.analysis.content import Content
 def write_scalars(content: Content) -> list[Path]:
     """Write every member's history as TensorBoard scalars into ``report/tensorboard/VARIANT/REPLICA``.
 
-    What an earlier report left there is replaced. Returns the files.
+    Files of an earlier report are replaced. Returns the new ones.
 
     Raises
     ------
@@ -39,7 +39,9 @@ def write_scalars(content: Content) -> list[Path]:
                         writer.add_summary(scalar(key, value), global_step=int(row["epoch"]))
             writer.close()
     except OSError as error:
-        raise UserError(f"cannot write {folder.tensorboard}: {error.strerror or error}; mend the folder") from error
+        raise UserError(
+            f"cannot write {folder.tensorboard}: {error.strerror or error}; check the folder and its permissions"
+        ) from error
     return sorted(p for p in folder.tensorboard.rglob("*") if p.is_file())
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 MISSING = "–"
-"""What stands where there is no value: too few members, or none."""
+"""Shown in place of a missing value."""
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -17,7 +17,7 @@ _LATEX = {
 
 
 def scientific(value: float | None, digits: int = 3) -> str:
-    """Return ``7.54e-3``: as the paper prints scaled errors."""
+    """Return a number as ``7.54e-3``, the way the paper prints scaled errors."""
     if value is None or not math.isfinite(value):
         return MISSING
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
@@ -25,7 +25,7 @@ def scientific(value: float | None, digits: int = 3) -> str:
 
 
 def plain(value: float | None, digits: int = 4) -> str:
-    """Return a number with that many significant digits, without an exponent where it stays short."""
+    """Return a number with the given number of significant digits, without an exponent unless it would be long."""
     if value is None or not math.isfinite(value):
         return MISSING
     if value == 0:
@@ -47,7 +47,7 @@ def moment(stamp: Any) -> str:
 
 
 def plus_minus(mean: float | None, std: float | None, form: Any = scientific) -> str:
-    """Return ``mean ± std``; a dash for what is missing."""
+    """Return ``mean ± std``, with a dash for a missing value."""
     return MISSING if mean is None else f"{form(mean)} ± {form(std) if std is not None else MISSING}"
 
 
@@ -79,7 +79,7 @@ def markdown(text: Any) -> str:
 
 
 def line(text: Any) -> str:
-    """Fold text into one line without control characters: what a failed program printed may hold anything."""
+    """Fold text into one line without control characters: the output of a failed program may contain anything."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 

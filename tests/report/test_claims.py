@@ -9,7 +9,7 @@ import pytest
 
 from hydragnn_hpc.paths import read_json, write_json
 from hydragnn_hpc.report.analysis import costs, paper
-from hydragnn_hpc.report.analysis.claims import Claim, Verdict, weigh
+from hydragnn_hpc.report.analysis.claims import Claim, Verdict, assess
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.load import load
 from tests.report import making
@@ -31,7 +31,7 @@ def campaign(out: Path, errors: dict, seconds: dict | None = None, **shape) -> d
     for variant, values in (seconds or {}).items():
         for replica, value in enumerate(values):
             change(out, variant, replica, lambda r, v=value: r.update(seconds=v))
-    return {c.key: c for c in weigh(load(out))}
+    return {c.key: c for c in assess(load(out))}
 
 
 def change(out: Path, variant: str, replica: int, how) -> None:
@@ -76,9 +76,9 @@ def test_two_members_decide_nothing(tmp_path: Path) -> None:
 def test_unfinished_variants_are_undecided_and_missing_ones_not_applicable(tmp_path: Path) -> None:
     waiting = dict.fromkeys(making.PAPER_VARIANTS, "waiting")
     making.make(tmp_path / "a", replicas=3, arrays=False, states=waiting)
-    assert {c.verdict for c in weigh(load(tmp_path / "a"))} == {Verdict.UNDECIDED}
+    assert {c.verdict for c in assess(load(tmp_path / "a"))} == {Verdict.UNDECIDED}
     making.make(tmp_path / "b", variants=("HM",), replicas=3, arrays=False, samples=6)
-    assert {c.verdict for c in weigh(load(tmp_path / "b"))} == {Verdict.NOT_APPLICABLE}
+    assert {c.verdict for c in assess(load(tmp_path / "b"))} == {Verdict.NOT_APPLICABLE}
 
 
 def test_node_tasks_better_alone(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_times_of_different_stacks_decide_nothing(tmp_path: Path) -> None:
     assert campaign(tmp_path / "x", {}, seconds)["d"].verdict is Verdict.HOLDS
     for replica in range(6):
         change(tmp_path / "x", "HCM", replica, lambda r: r.update(stack=[0, 1, 2]))
-    found = {c.key: c for c in weigh(load(tmp_path / "x"))}
+    found = {c.key: c for c in assess(load(tmp_path / "x"))}
     for key in ("c", "d"):
         assert found[key].verdict is Verdict.UNDECIDED and "stacks of different sizes" in found[key].remark
 

@@ -87,7 +87,7 @@ def test_a_calibrated_ensemble_is_called_calibrated_and_an_overconfident_one_not
     np.testing.assert_allclose(small, expected, atol=0.01)
 
 
-def test_what_does_not_fit_is_left_out_and_told(tmp_path: Path) -> None:
+def test_what_does_not_fit_is_left_out_and_named(tmp_path: Path) -> None:
     out = making.make(tmp_path / "x", variants=("H",), replicas=6, samples=20, epochs=4)
     paths = [out / f"members/H/{k:02d}/predictions.npz" for k in range(6)]
     paths[0].unlink()
@@ -100,10 +100,10 @@ def test_what_does_not_fit_is_left_out_and_told(tmp_path: Path) -> None:
     results = load(out)
     collected = predictions.collect(results, ground_truth.read_test_set(results))
     assert collected.ensembles["H", "H"].n == 2
-    told = "\n".join(collected.problems)
+    problems = "\n".join(collected.problems)
     assert [p.partition(":")[0] for p in collected.problems] == [f"H/{k:02d}" for k in range(5)]
     for words in ("missing", "cannot read", "do not fit", "result.json says RMSE"):
-        assert words in told, words
+        assert words in problems, words
 
 
 def test_missing_truth_is_not_compared() -> None:
@@ -187,7 +187,7 @@ def small_dataset(path: Path) -> str:
 
 def test_the_data_set_is_shown_where_it_is_the_one_that_was_trained_on(tmp_path: Path) -> None:
     out = making.make(tmp_path / "x", variants=("H",), replicas=1, samples=10, dataset=str(tmp_path / "d.bp"))
-    assert ground_truth.read_data_set(load(out)) == (None, f"the data set {tmp_path / 'd.bp'} is not there")
+    assert ground_truth.read_data_set(load(out)) == (None, f"the data set {tmp_path / 'd.bp'} does not exist")
     sha256 = small_dataset(tmp_path / "d.bp")
     found, why = ground_truth.read_data_set(load(out))
     assert found is None and "no longer the one" in why

@@ -73,7 +73,7 @@ def test_a_tensor_with_missing_values(foreign: Rendered) -> None:
     assert "the 2 with a value of all 3 samples" in drawing.caption
     shown = body.sections(replace(foreign.content, test_set=known), [])
     table1 = next(s for s in shown if s.key == "table1")
-    assert "errors are taken: gap 18 of 27." in " ".join(table1.tables[1].notes)
+    assert "from the known ones: gap 18 of 27." in " ".join(table1.tables[1].notes)
 
 
 def test_one_replica_of_one_task(single: Rendered) -> None:
@@ -86,14 +86,14 @@ def test_one_replica_of_one_task(single: Rendered) -> None:
     assert single.content.pairs == [] and single.content.uncertainties == []
 
 
-def test_nothing_finished_is_told_as_such(nothing: Rendered) -> None:
+def test_a_report_without_finished_members_says_so(nothing: Rendered) -> None:
     assert names(nothing) == set()
     assert "4 members: 4 waiting" in nothing.folder.supplement.read_text()
     assert "0 of 2" in nothing.folder.page.read_text()
-    assert any("test_set.npz is not there" in r for r in nothing.content.remarks)
+    assert any("test_set.npz is missing" in r for r in nothing.content.remarks)
 
 
-def test_the_summary_holds_what_was_weighed(unfinished: Rendered) -> None:
+def test_the_summary_holds_the_analysis(unfinished: Rendered) -> None:
     found = json.loads(unfinished.folder.summary.read_text("utf-8"))
     assert sum(found["states"].values()) == found["members"] == 21
     assert found["states"]["finished"] == 12 and found["states"]["failed"] == 3 and found["states"]["diverged"] == 1
@@ -193,7 +193,7 @@ def test_a_cut_event_log_is_read_as_far_as_it_goes(unfinished: Rendered, tmp_pat
     assert len(worker_sessions.events(load(out))) > 10
 
 
-def test_damaged_records_are_left_out_and_told(tmp_path: Path) -> None:
+def test_damaged_records_are_left_out_and_named(tmp_path: Path) -> None:
     out = making.make(tmp_path / "x", variants=("H",), replicas=4, samples=10, epochs=4)
     (out / "members/H/00/history.csv").write_text("epoch,loss\n1,2\n")
     (out / "members/H/01/history.csv").write_bytes(b"")
@@ -201,8 +201,10 @@ def test_damaged_records_are_left_out_and_told(tmp_path: Path) -> None:
     (out / "test_set.npz").write_bytes(b"PK")
     gathered = content.gather(out)
     assert gathered.histories.keys() == {"H/02", "H/03"}
-    told = " ".join(gathered.remarks)
-    assert "H/00/history.csv is no history" in told and "H/01/history.csv" in told and "test_set.npz" in told
+    remarks = " ".join(gathered.remarks)
+    assert (
+        "H/00/history.csv is not a history" in remarks and "H/01/history.csv" in remarks and "test_set.npz" in remarks
+    )
     with style.style():
         drawn = [d.name for figure in FIGURES for d in figure.draw(gathered)]
     assert drawn == ["rmse", "training_time", "learning_curves", "schedule"]

@@ -108,10 +108,10 @@ def test_a_sum_does_not_depend_on_its_order() -> None:
     assert rows.mean_std(values) == rows.mean_std(values[::-1])
 
 
-def test_stacked_members_are_told_in_the_timing_table(tmp_path: Path) -> None:
+def test_the_timing_table_names_stacked_members(tmp_path: Path) -> None:
     out = making.make(tmp_path / "stacked", variants=("H",), replicas=4, stack=4, samples=10)
     write_tables(out)
-    assert "stacks of up to 4: the time of each is its stack's" in (out / "report" / "timing.md").read_text()
+    assert "stacks of up to 4: a member's time is that of its stack" in (out / "report" / "timing.md").read_text()
 
 
 def test_latex_and_markdown_escape_names() -> None:

@@ -1,7 +1,7 @@
-"""The paper's four claims (Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007, 2022), weighed in any campaign.
+"""The paper's four claims (Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007, 2022), tested on any campaign.
 
-Nothing is forced: a claim holds, or does not, only where the members decide it; else it is undecided, or does not
-apply for want of the variants that it compares.
+A claim holds, or does not hold, only where the members decide it; otherwise it is undecided, or not applicable where
+the campaign lacks the variants that it compares.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from hydragnn_hpc.sections import Variant
 
 SIGNIFICANT = 0.05
 HEAD_SHARE = (0.05, 0.15)
-"""What counts as "about 10 %"."""
+"""The range that counts as "about 10 %"."""
 FASTER = 2.2
 
 
 class Verdict(enum.StrEnum):
-    """What the members say about a claim."""
+    """Outcome of testing a claim."""
 
     HOLDS = "holds"
     FAILS = "does not hold"
@@ -33,7 +33,7 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Evidence:
-    """One comparison behind a claim: what is compared, its figures, its verdict and why."""
+    """One comparison behind a claim: what is compared, its numbers, its verdict and why."""
 
     what: str
     figures: str
@@ -43,7 +43,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: its statement in this campaign's words, its verdict, the comparisons behind it, remarks."""
+    """One claim: its statement in terms of this campaign, its verdict, the comparisons behind it, remarks."""
 
     key: str
     statement: str
@@ -54,13 +54,13 @@ class Claim:
 
 @dataclass
 class _Comparisons:
-    """What the claims are weighed with."""
+    """A campaign and its pairwise comparisons, on which claims are tested."""
 
     snapshot: Snapshot
     pairs: list[Pair] = field(default_factory=list)
 
     def pair(self, task: str, first: str, second: str) -> Pair | None:
-        """Return the comparison of two variants, turned so that it is ``first`` less ``second``."""
+        """Return the comparison of two variants, as ``first`` minus ``second``."""
         for p in self.pairs:
             if p.task == task and (p.first, p.second) == (first, second):
                 return p
@@ -69,7 +69,7 @@ class _Comparisons:
         return None
 
     def single(self, task: str) -> str:
-        """Return the name of the variant with this task alone."""
+        """Return the name of the single-task variant of a task; empty if there is none."""
         found = costs.single_of(self.snapshot, task)
         return found.name if found else ""
 
@@ -83,8 +83,8 @@ class _Comparisons:
         return [t for t in found if self.single(t) and self.multi(t)]
 
 
-def weigh(snapshot: Snapshot, pairs: list[Pair] | None = None) -> list[Claim]:
-    """Weigh the claims (a) to (d)."""
+def assess(snapshot: Snapshot, pairs: list[Pair] | None = None) -> list[Claim]:
+    """Test the claims (a) to (d)."""
     compared = _Comparisons(snapshot, compare_all(snapshot) if pairs is None else pairs)
     return [_better_together(compared), _better_alone(compared), _one_head(compared), _faster(compared)]
 
@@ -93,13 +93,13 @@ def _better_together(compared: _Comparisons) -> Claim:
     tasks = compared.tasks("graph")
     if not tasks:
         return _missing(
-            "a", "a graph-level task is predicted better, and more steadily, together with others than alone"
+            "a", "a graph-level task is predicted better, and with less spread, together with others than alone"
         )
     evidence, parts = [], []
     for task in tasks:
         chosen = _with_moment(compared, task)
         who = f"{_listed([v.name for v in chosen])} predict{'s' if len(chosen) == 1 else ''}"
-        parts.append(f"{who} {task} better, and more steadily, than {task} alone")
+        parts.append(f"{who} {task} better, and with less spread, than {task} alone")
         for variant in chosen:
             names = (variant.name, compared.single(task))
             evidence += [_lower_error(compared, task, *names), _lower_spread(compared, task, *names)]
@@ -125,7 +125,7 @@ def _better_alone(compared: _Comparisons) -> Claim:
 
 
 def _one_head(compared: _Comparisons) -> Claim:
-    statement = "one head more costs about 10 % more training time"
+    statement = "one additional head costs about 10 % more training time"
     configured = costs.one_more(compared.snapshot.campaign.variants)
     if not configured:
         return _missing("c", statement, "two variants that differ by one task")
@@ -135,20 +135,19 @@ def _one_head(compared: _Comparisons) -> Claim:
     found = costs.heads(compared.snapshot)
     verdict, reason = _inside(mean[1], HEAD_SHARE, [n for h in found for n in h.n], text.percent)
     figures = f"{text.percent(mean[0])} {_shares(mean[1])}"
-    evidence = [Evidence("geometric mean over all", figures, verdict, reason)]
+    evidence = [Evidence("geometric mean over all pairs", figures, verdict, reason)]
     for head in found:
         each = "" if head.more_per_epoch is None else f"; per epoch {text.percent(head.more_per_epoch)}"
         figures = f"{text.percent(head.more)} {_shares(head.interval)}, n = {_counts(head.n)}{each}"
         inside = _inside(head.interval, HEAD_SHARE, head.n, text.percent)
         evidence.append(Evidence(f"{head.smaller} to {head.larger}", figures, *inside))
-    remark = (
-        f"“About 10 %” is taken as {HEAD_SHARE[0] * 100:g} to {HEAD_SHARE[1] * 100:g} %; the mean over all decides."
-    )
+    low, high = (f"{100 * share:g}" for share in HEAD_SHARE)
+    remark = f"“About 10 %” is taken to mean {low} to {high} %; the mean over all pairs decides."
     return _of_equal_stacks(Claim("c", statement, verdict, tuple(evidence), remark), compared)
 
 
 def _faster(compared: _Comparisons) -> Claim:
-    statement = "one model of three tasks trains more than 2.2 times faster than the three of a task each together"
+    statement = "one model of three tasks trains more than 2.2 times faster than three single-task models in sum"
     needed = [
         [v.name, *(compared.single(t) for t in v.tasks)]
         for v in compared.snapshot.campaign.variants
@@ -156,7 +155,7 @@ def _faster(compared: _Comparisons) -> Claim:
     ]
     needed = [names for names in needed if all(names)]
     if not needed:
-        return _missing("d", statement, "a variant of three tasks, and the three of a task each")
+        return _missing("d", statement, "a variant with three tasks, and a single-task variant for each of them")
     found = [c for c in costs.costs(compared.snapshot) if len(c.singles) == 3]
     if not found:
         return _unfinished("d", statement, compared, needed[0])
@@ -169,17 +168,17 @@ def _faster(compared: _Comparisons) -> Claim:
 
 
 def _of_equal_stacks(claim: Claim, compared: _Comparisons) -> Claim:
-    """Leave a claim about times undecided where the times do not compare."""
+    """Leave a claim about times undecided if the times are not comparable."""
     if costs.comparable(compared.snapshot):
         return claim
     reason = "trained in stacks of different sizes"
     evidence = tuple(replace(e, verdict=Verdict.UNDECIDED, reason=reason) for e in claim.evidence)
-    remark = f"{claim.remark} Undecided: the variants were {reason}, and a member's time is its stack's.".strip()
+    remark = f"{claim.remark} Undecided: the variants were {reason}, and a member's time is that of its stack.".strip()
     return replace(claim, verdict=Verdict.UNDECIDED, evidence=evidence, remark=remark)
 
 
 def _lower_error(compared: _Comparisons, task: str, first: str, second: str) -> Evidence:
-    """Weigh whether ``first`` has the lower mean error."""
+    """Test whether ``first`` has the lower mean error."""
     what = f"{task}: mean RMSE of {first} against {second}"
     pair = compared.pair(task, first, second)
     if pair is None or pair.interval is None or min(pair.n) < ENOUGH:
@@ -187,13 +186,13 @@ def _lower_error(compared: _Comparisons, task: str, first: str, second: str) -> 
     if pair.interval[0] <= 0 <= pair.interval[1]:
         return Evidence(what, _figures(pair), Verdict.UNDECIDED, "the interval includes zero")
     if pair.p_holm is not None and pair.p_holm >= SIGNIFICANT:
-        reason = f"Welch's test, corrected, does not reach {SIGNIFICANT}"
+        reason = f"p (Holm) is not below {SIGNIFICANT}"
         return Evidence(what, _figures(pair), Verdict.UNDECIDED, reason)
     return Evidence(what, _figures(pair), Verdict.HOLDS if pair.difference < 0 else Verdict.FAILS)
 
 
 def _lower_spread(compared: _Comparisons, task: str, first: str, second: str) -> Evidence:
-    """Weigh whether the errors of ``first`` spread less."""
+    """Test whether the errors of ``first`` have the smaller spread."""
     what = f"{task}: spread of {first} over that of {second}"
     pair = compared.pair(task, first, second)
     if pair is None or pair.spread_ratio is None or pair.spread_interval is None or min(pair.n) < ENOUGH:
@@ -216,15 +215,17 @@ def _inside(
 
 
 def _together(evidence: Sequence[Evidence]) -> Verdict:
-    """A claim holds where all its comparisons do, and does not hold where one does not."""
+    """Return the verdict on a claim: it holds if all its comparisons do, and does not hold if one does not."""
     verdicts = {e.verdict for e in evidence}
     if Verdict.FAILS in verdicts:
         return Verdict.FAILS
     return Verdict.HOLDS if verdicts == {Verdict.HOLDS} else Verdict.UNDECIDED
 
 
-def _missing(key: str, statement: str, needs: str = "a variant of that task alone, and one with others") -> Claim:
-    return Claim(key, statement, Verdict.NOT_APPLICABLE, (), f"The campaign has not what this compares: {needs}.")
+def _missing(
+    key: str, statement: str, needs: str = "a variant with that task alone, and one with other tasks as well"
+) -> Claim:
+    return Claim(key, statement, Verdict.NOT_APPLICABLE, (), f"The campaign lacks what this compares: {needs}.")
 
 
 def _unfinished(key: str, statement: str, compared: _Comparisons, variants: Sequence[str]) -> Claim:

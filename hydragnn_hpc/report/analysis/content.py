@@ -1,4 +1,4 @@
-"""Everything that a report says, gathered once: the page, the supplement and the summary show the same."""
+"""Everything that a report shows, gathered once, so that page, supplement and summary agree."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from hydragnn_hpc.report.results.predictions import CollectedPredictions
 
 @dataclass
 class Content:
-    """What a report says.
+    """Everything that a report shows.
 
     Attributes
     ----------
     histories : dict
         Member name to its ``history.csv``.
     all_samples : GroundTruth or None
-        What figures over all samples show: the data set, else the test set, else nothing.
+        What figures over all samples show: the data set, or else the test set, or else nothing.
     remarks : list of str
         What could not be used or shown, and why.
     """
@@ -50,7 +50,7 @@ class Content:
 
 
 def gather(out: Path | str) -> Content:
-    """Read a campaign's folder and weigh what it says.
+    """Read a campaign's folder and analyse it.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def gather(out: Path | str) -> Content:
     content = Content(
         results=results,
         pairs=pairs,
-        claims=claims.weigh(results, pairs),
+        claims=claims.assess(results, pairs),
         costs=costs.costs(results),
         heads=costs.heads(results),
         paper=paper.compare(results, test_set),
@@ -92,7 +92,7 @@ def _test_set(results: Results, remarks: list[str]) -> GroundTruth | None:
         remarks.append(str(error))
         return None
     if found is None:
-        remarks.append("test_set.npz is not there: no figure of predictions.")
+        remarks.append("test_set.npz is missing: no figures of predictions.")
     return found
 
 
@@ -112,10 +112,10 @@ def _histories(results: Results, remarks: list[str]) -> dict[str, pd.DataFrame]:
 
 
 def _inconsistent(results: Results) -> list[str]:
-    """Say which results come from another campaign or data set than the folder's."""
+    """Return which results come from another campaign or data set than the folder's."""
     found = []
     for key, frozen in (("config_hash", results.frozen.hash), ("dataset_sha256", results.frozen.dataset_sha256)):
         other = [m.name for m in results.members if m.result and getattr(m.result, key) != frozen]
         if other:
-            found.append(f"{key} of {len(other)} results, {other[0]} the first, is not the campaign's")
+            found.append(f"{len(other)} results, {other[0]} the first, have another {key} than the campaign")
     return found

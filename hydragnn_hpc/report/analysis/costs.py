@@ -1,4 +1,4 @@
-"""What training costs: a multi-task variant against its single-task ones, one head more, device-hours."""
+"""Cost of training: a multi-task variant against its single-task ones, one additional head, device-hours."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from hydragnn_hpc.sections import Variant
 
 @dataclass(frozen=True)
 class MultiTaskCost:
-    """A multi-task variant against the single-task variants of its tasks together.
+    """Cost of a multi-task variant against that of the single-task variants of its tasks in sum.
 
     Attributes
     ----------
     singles : tuple of str
         The single-task variants.
     n : tuple of int
-        Members with a time: of the variant, then of each single-task one.
+        Members with a recorded time: of the variant, then of each single-task one.
     seconds, seconds_singles : float
         Mean training time of a member; the sum of the single-task means.
     ratio : float
         ``seconds_singles / seconds``; ``interval`` is its 95 % bootstrap interval.
     device_hours, device_hours_singles : float
-        Spent on all their finished members together.
+        Total of all their members with a result.
     """
 
     variant: str
@@ -46,9 +46,9 @@ class MultiTaskCost:
 
 @dataclass(frozen=True)
 class HeadCost:
-    """A variant against the same with one task more: the share of training time that the head adds.
+    """Cost of one additional head: a variant against one with the same tasks and one more.
 
-    ``more`` is in total seconds, ``more_per_epoch`` in seconds per epoch, both as a share (0.1 is 10 %).
+    ``more`` compares total seconds, ``more_per_epoch`` seconds per epoch, both as a fraction (0.1 is 10 %).
     """
 
     smaller: str
@@ -60,7 +60,7 @@ class HeadCost:
 
 
 def single_of(snapshot: Snapshot, task: str) -> Variant | None:
-    """Return the variant that has this task alone."""
+    """Return the single-task variant of a task."""
     return next((v for v in snapshot.campaign.variants if v.tasks == (task,)), None)
 
 
@@ -70,7 +70,7 @@ def seconds_of(snapshot: Snapshot, variant: str) -> list[float]:
 
 
 def costs(snapshot: Snapshot) -> list[MultiTaskCost]:
-    """Return every multi-task variant whose tasks all have a single-task variant, where all have finished members."""
+    """Return the costs of multi-task variants for which all single-task variants exist and have finished members."""
     found = []
     for variant in snapshot.campaign.variants:
         singles = [single_of(snapshot, t) for t in variant.tasks]
@@ -89,10 +89,10 @@ def costs(snapshot: Snapshot) -> list[MultiTaskCost]:
 
 
 def device_hours(snapshot: Snapshot, variants: Sequence[str]) -> float:
-    """Return the device-hours behind the results of these variants, diverged ones included.
+    """Return the device-hours spent on the results of these variants, including diverged ones.
 
-    A stack's time counts once, and devices that several workers shared are counted by their share. Attempts that failed
-    left no time, and are not in it.
+    A stack's time counts once, and a device that several workers share counts by their share. Failed attempts record
+    no time and are not included.
     """
     stacks: dict[tuple[str, tuple[int, ...]], float] = {}
     for member in snapshot.members:
@@ -103,7 +103,7 @@ def device_hours(snapshot: Snapshot, variants: Sequence[str]) -> float:
 
 
 def heads(snapshot: Snapshot) -> list[HeadCost]:
-    """Return every two variants that differ by one task, where both have finished members."""
+    """Return all pairs of variants that differ by one task, if both have finished members."""
     found = []
     for small, large in one_more(_timed(snapshot)):
         a, b = seconds_of(snapshot, small.name), seconds_of(snapshot, large.name)
@@ -116,7 +116,7 @@ def heads(snapshot: Snapshot) -> list[HeadCost]:
 
 
 def mean_head(snapshot: Snapshot) -> tuple[float, Interval | None] | None:
-    """Return the share that one head more adds, geometric mean over :func:`heads`, and its 95 % bootstrap interval."""
+    """Return the fraction that one additional head adds, geometric mean over :func:`heads`, and its 95 % interval."""
     pairs = [(a.name, b.name) for a, b in one_more(_timed(snapshot))]
     if not pairs:
         return None
@@ -133,7 +133,7 @@ def mean_head(snapshot: Snapshot) -> tuple[float, Interval | None] | None:
 
 
 def comparable(snapshot: Snapshot) -> bool:
-    """Whether all variants were trained in stacks of the same sizes: a member's time is its stack's."""
+    """Whether all variants were trained in stacks of the same sizes; a member's time is that of its stack."""
     sizes: dict[str, set[int]] = {}
     for member in snapshot.members:
         if member.result:
@@ -142,7 +142,7 @@ def comparable(snapshot: Snapshot) -> bool:
 
 
 def one_more(variants: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
-    """Return every two variants of which the second has the tasks of the first and one more."""
+    """Return the pairs of variants of which the second has the tasks of the first and one more."""
     return [
         (a, b)
         for a, b in itertools.permutations(variants, 2)

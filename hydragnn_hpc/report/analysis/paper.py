@@ -1,4 +1,4 @@
-"""The paper's Table 1 beside ours, where a campaign trains the paper's tasks.
+"""Comparison with the paper's Table 1, where a campaign trains the paper's tasks.
 
 Source: Lupo Pasini, Zhang, Reeve and Choi, Mach. Learn.: Sci. Technol. 3 025007 (2022), Table 1: test RMSE of scaled
 values, mean and standard deviation over 12 members.
@@ -31,7 +31,7 @@ CITATION = "Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007 (2022), Tab
 
 @dataclass(frozen=True)
 class PaperComparison:
-    """One entry of Table 1 here and in the paper (scaled RMSE); ``ratio`` is ours over the paper's."""
+    """One entry of Table 1 here and in the paper (scaled RMSE); ``ratio`` is this campaign's over the paper's."""
 
     variant: str
     task: str
@@ -45,9 +45,9 @@ class PaperComparison:
 
 
 def compare(snapshot: Snapshot, test_set: GroundTruth | None) -> list[PaperComparison]:
-    """Return ours beside the paper's for every variant and task that the paper has too, by the fields predicted.
+    """Compare every variant and task that the paper has too, identified by the fields predicted.
 
-    None where the test set is of other elements than the paper's.
+    Empty if the test set has elements that the paper's has not.
     """
     if test_set is not None and not set(test_set.species().tolist()) <= ELEMENTS:
         return []
@@ -67,7 +67,7 @@ def compare(snapshot: Snapshot, test_set: GroundTruth | None) -> list[PaperCompa
 
 
 def paper_name(campaign: Campaign, variant: Variant) -> str | None:
-    """Return what the paper calls a variant with these tasks; None where it has no such one."""
+    """Return the paper's name for a variant with these tasks; None if it has no such variant."""
     letters = {_letter(campaign, t) for t in variant.tasks}
     name = "".join(x for x in "HCM" if x in letters)
     return name if name in TABLE1 and len(letters) == len(name) == len(variant.tasks) else None

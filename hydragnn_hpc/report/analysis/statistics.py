@@ -1,4 +1,4 @@
-"""Comparisons between variants: differences of means, ratios of means and of spreads, with their uncertainty."""
+"""Comparisons between variants: differences of means, ratios of means and of standard deviations, with intervals."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from hydragnn_hpc.report.results.rows import Snapshot
 LEVEL = 0.95
 RESAMPLES = 9_999
 MANY = 200
-"""From so many members on fewer resamples do: the interval's own noise is small against the rest."""
+"""Above this many members fewer resamples suffice: the interval's own noise is small."""
 ENOUGH = 3
-"""With fewer members than this on either side nothing is decided."""
+"""Nothing is decided with fewer members than this on either side."""
 
 Interval = tuple[float, float]
 
@@ -31,13 +31,13 @@ class Pair:
     Attributes
     ----------
     n : tuple of int
-        Finished members of either.
+        Finished members of each.
     difference : float
-        Mean RMSE of ``first`` less that of ``second``.
+        Mean RMSE of ``first`` minus that of ``second``.
     interval : (float, float) or None
-        95 % bootstrap interval (BCa, seeded) of the difference; None with fewer than two members on a side.
+        95 % bootstrap interval (BCa, seeded) of the difference; None if either side has fewer than two members.
     p_value, p_holm : float or None
-        Welch's test, and the same after Holm's correction over all pairs of the campaign.
+        Of Welch's test, before and after Holm's correction over all pairs of the campaign.
     spread_ratio : float or None
         Standard deviation of ``first`` over that of ``second``.
     spread_interval : (float, float) or None
@@ -57,7 +57,7 @@ class Pair:
 
 
 def compare_all(snapshot: Snapshot) -> list[Pair]:
-    """Compare every two variants that share a task and have finished members, with Holm's correction over all."""
+    """Compare all pairs of variants that share a task and have finished members, with Holm's correction over all."""
     found: list[Pair] = []
     for task in snapshot.campaign.tasks:
         values = errors_of(snapshot, task)
@@ -67,7 +67,7 @@ def compare_all(snapshot: Snapshot) -> list[Pair]:
 
 
 def errors_of(snapshot: Snapshot, task: str) -> dict[str, list[float]]:
-    """Return the scaled test RMSE of the finished members of every variant that has the task and such members."""
+    """Return the scaled test RMSE of finished members by variant, for variants that have any."""
     variants = [v.name for v in snapshot.campaign.variants if task in v.tasks]
     found = {v: rows.metrics(snapshot.finished(v), task, "rmse") for v in variants}
     return {v: values for v, values in found.items() if values}
@@ -95,7 +95,7 @@ def bootstrap_interval(data: Sequence[Sequence[float]], statistic: Callable[...,
     Returns
     -------
     (float, float) or None
-        None where a sample has fewer than two values. The same data give the same interval: the resampling is seeded.
+        None if a sample has fewer than two values. The same data give the same interval: the resampling is seeded.
     """
     if min(len(d) for d in data) < 2:
         return None
@@ -115,14 +115,14 @@ def bootstrap_interval(data: Sequence[Sequence[float]], statistic: Callable[...,
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Return the p value of Welch's test for equal means; None where it is not defined."""
+    """Return the p value of Welch's test for equal means; None if undefined."""
     if min(len(a), len(b)) < 2 or (np.ptp(a) == 0 and np.ptp(b) == 0):
         return None
     return rows.number(float(stats.ttest_ind(a, b, equal_var=False).pvalue))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p values after Holm's step-down correction; None stays None and is not counted."""
+    """Return p values after Holm's step-down correction; None stays None and does not count."""
     given = sorted((p, k) for k, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     worst = 0.0
@@ -133,7 +133,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def spread_ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, Interval | None]:
-    """Return std(a) / std(b) and its 95 % interval from the F distribution; None where it is not defined."""
+    """Return std(a) / std(b) and its 95 % interval from the F distribution; None if undefined."""
     if min(len(a), len(b)) < 2 or np.ptp(b) == 0:
         return None, None
     ratio = float(np.std(a, ddof=1) / np.std(b, ddof=1))

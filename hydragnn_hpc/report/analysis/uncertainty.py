@@ -1,4 +1,4 @@
-"""The ensemble as a predictor: what its mean gains over one member, and what its spread says about its error."""
+"""The ensemble as a predictor: what its mean gains over single members, and how well its spread predicts errors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class CompositionSpread:
-    """Samples of one composition: how many, their mean spread and RMSE of the ensemble's mean, in the task's unit.
+    """Samples of one composition: number, mean spread and RMSE of the ensemble's mean, in the task's unit.
 
-    ``rmse`` is None where no truth is known.
+    ``rmse`` is None if no true value is known.
     """
 
     formula: str
@@ -43,10 +43,10 @@ class Uncertainty:
     pearson, spearman : float or None
         Correlation of spread and absolute error of the ensemble's mean, over all values.
     coverage : numpy.ndarray
-        Share of truths within the central normal interval of each confidence level in :data:`LEVELS`.
+        Fraction of true values within the central normal interval of each confidence level in :data:`LEVELS`.
     calibration_error : float
-        Expected calibration error: mean of ``|coverage - level|``. A spread over initial weights alone knows
-        nothing of noise or of the model's own limits, and is expected to be too small.
+        Expected calibration error: mean of ``|coverage - level|``. A spread over initial weights alone
+        reflects neither noise nor the limits of the model, and is expected to be too small.
     groups : numpy.ndarray
         ``[k, 2]``: (spread, error), both root mean square, in groups of equal size ordered by spread.
     least_certain : list of CompositionSpread
@@ -69,21 +69,21 @@ class Uncertainty:
     least_certain: list[CompositionSpread]
 
 
-def assess(summary: EnsembleStatistics, test_set: GroundTruth) -> Uncertainty | None:
+def assess(ensemble: EnsembleStatistics, test_set: GroundTruth) -> Uncertainty | None:
     """Assess the ensemble of a variant for one task; None for fewer than two members."""
-    std = summary.std
+    std = ensemble.std
     if std is None:
         return None
-    error = np.where(summary.valid, summary.mean - summary.truth, np.nan)
-    absolute, spread = np.abs(error[summary.valid]), std[summary.valid]
+    error = np.where(ensemble.valid, ensemble.mean - ensemble.truth, np.nan)
+    absolute, spread = np.abs(error[ensemble.valid]), std[ensemble.valid]
     coverage = coverage_of(absolute, spread)
     return Uncertainty(
-        variant=summary.variant,
-        task=summary.task,
-        unit=summary.unit,
-        n=summary.n,
-        rmse_mean_member=float(np.mean(summary.rmse)),
-        rmse_best_member=min(summary.rmse),
+        variant=ensemble.variant,
+        task=ensemble.task,
+        unit=ensemble.unit,
+        n=ensemble.n,
+        rmse_mean_member=float(np.mean(ensemble.rmse)),
+        rmse_best_member=min(ensemble.rmse),
         rmse_ensemble=_rms(absolute),
         spread=_rms(spread),
         pearson=_correlation(stats.pearsonr, spread, absolute),
@@ -91,12 +91,12 @@ def assess(summary: EnsembleStatistics, test_set: GroundTruth) -> Uncertainty | 
         coverage=coverage,
         calibration_error=float(np.mean(np.abs(coverage - LEVELS))),
         groups=_groups(absolute, spread),
-        least_certain=_least_certain(summary, error, std, test_set),
+        least_certain=_least_certain(ensemble, error, std, test_set),
     )
 
 
 def coverage_of(absolute: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """Return the share of absolute errors within ``z(level) * spread``, for every level of :data:`LEVELS`."""
+    """Return the fraction of absolute errors within ``z(level) * spread``, for every level of :data:`LEVELS`."""
     return np.array([float(np.mean(absolute <= stats.norm.ppf((1 + p) / 2) * spread)) for p in LEVELS])
 
 
@@ -106,15 +106,15 @@ def _groups(absolute: np.ndarray, spread: np.ndarray) -> np.ndarray:
 
 
 def _least_certain(
-    summary: EnsembleStatistics, error: np.ndarray, std: np.ndarray, test_set: GroundTruth
+    ensemble: EnsembleStatistics, error: np.ndarray, std: np.ndarray, test_set: GroundTruth
 ) -> list[CompositionSpread]:
-    if summary.level == "node":
+    if ensemble.level == "node":
         counts = np.maximum(test_set.n_atoms, 1)
         spread = np.sqrt(test_set.total(std**2).mean(axis=1) / counts)
-        known = test_set.total(summary.valid.astype(np.int64)).sum(axis=1)
+        known = test_set.total(ensemble.valid.astype(np.int64)).sum(axis=1)
         squared = test_set.total(np.nan_to_num(error) ** 2).sum(axis=1)
     else:
-        spread, known = np.sqrt((std**2).mean(axis=1)), summary.valid.sum(axis=1)
+        spread, known = np.sqrt((std**2).mean(axis=1)), ensemble.valid.sum(axis=1)
         squared = np.nan_to_num(error**2).sum(axis=1)
     formulas, group = np.unique(test_set.formulas(), return_inverse=True)
     samples = np.bincount(group)

@@ -67,11 +67,12 @@ def sections(content: Content, figures: Sequence[SavedFigure]) -> list[ReportSec
     return [s for s in found if s.paragraphs or s.tables or s.figures or s.claims or s.code]
 
 
-_FROZEN = "As frozen into the campaign's folder by its first run."
+_FROZEN = "As frozen in the campaign's folder by its first run."
 _ABOUT_CLAIMS = (
-    "Claims of Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007 (2022), weighed over this campaign's members."
-    " A comparison of errors is decided only where its 95 % interval excludes zero and Welch's test, corrected after"
-    " Holm, stays below 0.05, with three members on either side at least; a claim holds where all its comparisons do."
+    "Claims of Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007 (2022), tested on this campaign's members."
+    " A comparison of errors is decided only if its 95 % interval excludes zero, the p value of Welch's test after"
+    " Holm's correction is below 0.05, and both sides have at least three members; a claim holds if all its comparisons"
+    " do."
 )
 
 
@@ -101,21 +102,21 @@ def _errors(content: Content) -> Iterator[TextTable]:
 
 
 def _known(content: Content) -> Iterator[str]:
-    """Yield a note on the test values that errors are taken over, where some are missing."""
+    """Yield a note on the test values that errors are computed from, if some are missing."""
     tasks = content.results.campaign.tasks
     truths = {t: content.test_set.targets.get(s.field) for t, s in tasks.items()} if content.test_set else {}
     counts = [(t, int(np.isfinite(v).sum()), v.size) for t, v in truths.items() if v is not None]
     shown = [f"{t} {known:,} of {size:,}" for t, known, size in counts if known < size]
     if shown:
-        yield f"Test values that are known, over which errors are taken: {', '.join(shown)}."
+        yield f"Some test values are missing; errors are computed from the known ones: {', '.join(shown)}."
 
 
 def _paper_paragraphs(content: Content) -> tuple[str, ...]:
     if not content.paper:
         return ()
     return (
-        f"{paper.CITATION}: mean ± std over {paper.MEMBERS} members, scaled. Scaled errors compare as far as both data"
-        " sets have the same ranges.",
+        f"{paper.CITATION}: mean ± std over {paper.MEMBERS} members, scaled. Scaled errors are comparable"
+        " only as far as the two data sets have the same ranges.",
     )
 
 
@@ -134,8 +135,8 @@ def _pair_paragraphs(content: Content) -> tuple[str, ...]:
     if not content.pairs:
         return ()
     return (
-        "Difference of mean test RMSE (scaled), first less second, with its 95 % bootstrap interval (BCa, seeded);"
-        " p values of Welch's test, as found and after Holm's correction over all pairs; ratio of standard deviations,"
+        "Difference of mean test RMSE (scaled), first minus second, with its 95 % bootstrap interval (BCa, seeded);"
+        " p values of Welch's test, before and after Holm's correction over all pairs; ratio of standard deviations,"
         " first over second, with its 95 % interval (F distribution).",
     )
 
@@ -151,7 +152,7 @@ def _pairs(content: Content) -> Iterator[TextTable]:
         ]  # fmt: skip
         header = ("task", "first", "second", "difference", "95 % interval", "p (Welch)", "p (Holm)", "ratio of spreads",
                   "95 % interval ", "members")  # fmt: skip
-        yield TextTable("Every two variants that share a task", header, shown)
+        yield TextTable("All pairs of variants that share a task", header, shown)
 
 
 def _costs(content: Content) -> Iterator[TextTable]:
@@ -164,7 +165,7 @@ def _costs(content: Content) -> Iterator[TextTable]:
         ]  # fmt: skip
         header = ("together", "alone", "seconds together", "seconds alone, summed", "times faster", "95 % interval",
                   "device-hours together", "device-hours alone")  # fmt: skip
-        note = "Device-hours are of all members with a result; a stack counts once; failed attempts are not in them."
+        note = "Device-hours count all members with a result; a stack counts once; failed attempts are not included."
         yield TextTable("One multi-task model against its single-task models", header, shown, (note,))
     if content.heads:
         added = [
@@ -172,8 +173,8 @@ def _costs(content: Content) -> Iterator[TextTable]:
              f"{h.n[0]} and {h.n[1]}")
             for h in content.heads
         ]  # fmt: skip
-        columns = ("from", "to", "more time", "95 % interval", "more time per epoch", "members")
-        yield TextTable("One head more", columns, added)
+        columns = ("from", "to", "added time", "95 % interval", "added time per epoch", "members")
+        yield TextTable("One additional head", columns, added)
 
 
 def _uncertainty(content: Content) -> Iterator[TextTable]:
@@ -186,20 +187,22 @@ def _uncertainty(content: Content) -> Iterator[TextTable]:
          plain(u.spearman, 2), plain(u.calibration_error, 2), str(u.n))
         for u in found
     ]  # fmt: skip
-    header = ("variant", "task", "unit", "RMSE of a member", "RMSE of the best", "RMSE of the mean", "change", "spread",
+    header = ("variant", "task", "unit", "mean member RMSE", "best member RMSE", "ensemble RMSE", "change", "spread",
               "rank correlation", "calibration error", "members")  # fmt: skip
     notes = (
         "Spread: root mean square of the members' standard deviation (ddof = 1). Rank correlation: of spread and"
         " absolute error of the ensemble's mean. Calibration error: mean distance of the calibration curve from the"
         " diagonal.",
     )
-    yield TextTable("The ensemble's mean against one member, and its spread against its error", header, shown, notes)
+    yield TextTable(
+        "The ensemble's mean against single members, and its spread against its error", header, shown, notes
+    )
     least = [
         (u.variant, u.task, c.formula, plain(c.spread), plain(c.rmse), u.unit, str(c.samples))
         for u in found
         for c in u.least_certain
     ]
-    columns = ("variant", "task", "composition", "spread", "RMSE of the mean", "unit", "test samples")
+    columns = ("variant", "task", "composition", "spread", "ensemble RMSE", "unit", "test samples")
     yield TextTable("Least certain compositions", columns, least)
 
 
@@ -221,7 +224,7 @@ def _failures(content: Content) -> Iterator[TextTable]:
 
 def _provenance(content: Content) -> Iterator[TextTable]:
     facts = provenance.provenance(content.results)
-    yield TextTable("What made these results", ("what", "value"), list(facts.items()))
+    yield TextTable("Configuration, software and hardware", ("what", "value"), list(facts.items()))
     found = provenance.runs(content.results)
     if found:
         header = tuple(dict.fromkeys(key for run in found for key in run))
@@ -242,7 +245,7 @@ def _two(value: float) -> str:
 SECTIONS = (
     _Outline("table1", "Table 1: test errors", tables=_errors),
     _Outline("claims", "The paper's claims", lambda content: (_ABOUT_CLAIMS,), claims=lambda content: content.claims),
-    _Outline("paper", "Beside the paper", _paper_paragraphs, _against_paper),
+    _Outline("paper", "Comparison with the paper", _paper_paragraphs, _against_paper),
     _Outline("variants", "Variants compared", _pair_paragraphs, _pairs),
     _Outline("costs", "Costs", tables=_costs),
     _Outline("data", "The data"),

@@ -1,4 +1,4 @@
-"""The report as files to read and to compute with: ``report.md``, ``claims.md``, ``summary.json``."""
+"""The report as text and as data: ``report.md``, ``claims.md``, ``summary.json``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def supplement(content: Content, parts: Sequence[ReportSection]) -> str:
     lines = [f"# {text.markdown(results.campaign.name)}", "", f"{len(results.members):,} members: {states}.", ""]
     for part in parts:
         lines += [f"## {text.markdown(part.title)}", ""]
-        lines += [f"{text.markdown(words)}\n" for words in part.paragraphs]
+        lines += [f"{text.markdown(paragraph)}\n" for paragraph in part.paragraphs]
         lines += [_claim(claim) for claim in part.claims]
         lines += [as_markdown(table) for table in part.tables]
         for drawing in part.figures:
@@ -46,7 +46,7 @@ def claims_document(content: Content) -> str:
 
 
 def summary(content: Content, figures: Sequence[SavedFigure]) -> dict[str, Any]:
-    """Return all figures of the report as plain data: what is missing or not a number is null."""
+    """Return all numbers of the report as plain data; missing and non-finite ones are null."""
     results = content.results
     found = {
         "schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""The report as one self-contained page: no file beside it, nothing from the network."""
+"""The report as one self-contained page: no other files, nothing from the network."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from hydragnn_hpc.report.tables.text_table import TextTable
 
 TEMPLATES = Path(__file__).with_name("templates")
 MEMBERS = 2000
-"""So many members are listed; ``members.csv`` has all of them."""
+"""At most this many members are listed; ``members.csv`` has all of them."""
 POINTS = 40
-"""Points of a small curve at most."""
+"""At most this many points per small learning curve."""
 CURVE_WIDTH, CURVE_HEIGHT = 120, 24
 SHOWN = 0.7
-"""Page pixels per image pixel: sharp on a screen of high resolution too."""
+"""Page pixels per image pixel: sharp on high-resolution screens too."""
 
 
 def page(content: Content, parts: Sequence[ReportSection]) -> str:
-    """Return the page; the figures must be in their folder already, they are embedded.
+    """Return the page, with the figures embedded from their files.
 
-    Everything that comes from outside, names, causes, output, is escaped.
+    Everything from outside (names, causes, output) is escaped.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -57,13 +57,13 @@ def page(content: Content, parts: Sequence[ReportSection]) -> str:
 
 
 def _printable(value: Any) -> Any:
-    # What a failed program printed may hold control characters, which no page may have.
+    # The output of a failed program may contain control characters, which a page must not.
     return "".join(c for c in value if c.isprintable() or c == "\n") if type(value) is str else value
 
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """An image as a ``data:`` address, and the size at which it is shown: the same letters in all of them."""
+    """An image as a ``data:`` address, and its size on the page: letters are the same size in all figures."""
 
     address: str
     width: int
@@ -71,15 +71,15 @@ class EmbeddedImage:
 
 
 def embedded(path: Path) -> EmbeddedImage:
-    """Return a PNG for the page."""
+    """Return a PNG to embed in the page."""
     content = path.read_bytes()
-    width, height = struct.unpack(">II", content[16:24])  # of the header chunk, first in every PNG
+    width, height = struct.unpack(">II", content[16:24])  # in the header chunk, the first of every PNG
     address = f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
     return EmbeddedImage(address, round(width * SHOWN), round(height * SHOWN))
 
 
 def curves(content: Content) -> dict[str, str]:
-    """Return the points of every listed member's small learning curve, for an SVG of the declared size.
+    """Return the points of every listed member's small learning curve, for an SVG of the size above.
 
     Logarithm of the validation loss against epoch; the members of a variant share their axes.
     """
@@ -102,7 +102,7 @@ def curves(content: Content) -> dict[str, str]:
 
 
 def _log_loss(history: pd.DataFrame) -> np.ndarray:
-    """Return ``[n, 2]``: epoch and log10 of the validation loss, where it is a positive number."""
+    """Return ``[n, 2]``: epoch and log10 of the validation loss, where it is positive and finite."""
     if "epoch" not in history or "validation_loss" not in history:
         return np.zeros((0, 2))
     epoch, loss = (pd.to_numeric(history[k], errors="coerce").to_numpy(float) for k in ("epoch", "validation_loss"))

@@ -1,4 +1,4 @@
-"""Where results come from: versions, devices, hosts, runs."""
+"""Provenance of results: versions, devices, hosts, runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from hydragnn_hpc.report.results.rows import Row, stacked
 from hydragnn_hpc.report.results.worker_sessions import events
 
 HOSTS = 12
-"""So many hosts are named; of more, the number."""
+"""At most this many hosts are named."""
 
 
 def provenance(results: Results) -> dict[str, str]:
-    """Return what names the campaign and what it was made with, as label and words."""
+    """Return what identifies the campaign and what it was trained with, as label and text."""
     found = [m.result for m in results.members if m.result]
     frozen = results.frozen
     facts = {
@@ -46,7 +46,7 @@ def provenance(results: Results) -> dict[str, str]:
 
 
 def runs(results: Results) -> list[Row]:
-    """Return every run of the campaign: start, end, ranks, hosts, and what else its start tells."""
+    """Return every run of the campaign: start, end, ranks, hosts, and everything else that its start event records."""
     found: list[Row] = []
     for event in events(results):
         kind = event.get("event")
@@ -55,7 +55,7 @@ def runs(results: Results) -> list[Row]:
                 {
                     "start": text.moment(event.get("time")),
                     "end": None,
-                    "reason": "no end is recorded: killed, or at work",
+                    "reason": "no end is recorded: killed, or still running",
                 }
             )
             found[-1].update({k: _words(v) for k, v in event.items() if k not in ("time", "event")})

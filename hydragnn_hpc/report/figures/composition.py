@@ -14,7 +14,7 @@ from hydragnn_hpc.report.results.ground_truth import GroundTruth, ev_per_atom
 from hydragnn_hpc.report.results.load import Results
 
 MANY = 3000
-"""From this many points on, points are drawn smaller and fainter."""
+"""Above this many points, they are drawn smaller and fainter."""
 
 
 def draw(content: Content) -> Iterator[Drawing]:
@@ -97,7 +97,7 @@ def _axis_label(results: Results, task: str) -> str:
 
 
 def _known(samples: GroundTruth, values: np.ndarray) -> str:
-    """Say which samples are shown, of how many."""
+    """Return which samples are shown, and of how many."""
     known = int(np.isfinite(values).any(axis=1).sum())
     return samples.source if known == len(values) else f"the {known:,} with a value of {samples.source}"
 

@@ -1,4 +1,4 @@
-"""How every figure looks, and how it becomes files: readable in print, safe for the colour-blind."""
+"""Style of all figures and how they are saved: readable in print, safe for the colour-blind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hydragnn_hpc.paths import written_whole
 from hydragnn_hpc.report import text
 
 WIDTH = 7.0
-"""Inches: the full width of a journal's page."""
+"""Inches: the full width of a journal page."""
 DPI = 160
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours (jfly.uni-koeln.de/color), less the yellow, which fades in print."""
@@ -33,7 +33,7 @@ _RC: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with its file name (without suffix), title, and a caption that says what is shown, of how many."""
+    """A figure with its file name (without suffix), title, and caption."""
 
     name: str
     title: str
@@ -67,18 +67,18 @@ def panels(columns: int, rows: int = 1, height: float = 2.6, width: float = WIDT
 
 
 def save(drawing: Drawing, folder: Path) -> list[Path]:
-    """Write a figure as PNG and PDF, each whole or not at all; the same figure gives the same bytes."""
+    """Write a figure as PNG and PDF, each completely or not at all; the same figure gives the same bytes."""
     paths = [folder / f"{drawing.name}.png", folder / f"{drawing.name}.pdf"]
     with style(), written_whole(paths[0]) as stream:
         stream.write(compressed(drawing.figure))
-    drawing.figure.set_layout_engine("none")  # it is laid out; doing it again takes a third of the time
+    drawing.figure.set_layout_engine("none")  # the layout is done; repeating it takes a third of the time
     with style(), written_whole(paths[1]) as stream:
         drawing.figure.savefig(stream, format="pdf", dpi=300, metadata={"CreationDate": None, "Title": drawing.title})
     return paths
 
 
 def compressed(figure: Any) -> bytes:
-    """Return a figure as a PNG of at most 256 colours: a third of the size, and no visible difference."""
+    """Return a figure as a PNG of at most 256 colours: a third of the size, with no visible difference."""
     from PIL import Image
 
     raw, small = io.BytesIO(), io.BytesIO()
@@ -89,7 +89,7 @@ def compressed(figure: Any) -> bytes:
 
 
 def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return colour, line style and marker of every name: different in two ways at least, however many there are."""
+    """Return colour, line style and marker of every name; any two differ in at least two of them if possible."""
     count = len(PALETTE)
     return {
         name: {
@@ -102,13 +102,13 @@ def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def few_ticks(ax: Any) -> None:
-    """Label both logarithmic axes in plain numbers, no more of them than fit."""
+    """Label both logarithmic axes in plain numbers, as many as fit."""
     for axis in (ax.xaxis, ax.yaxis):
         log_labels(axis)
 
 
 def log_labels(axis: Any) -> None:
-    """Label a logarithmic axis in plain numbers, at steps that suit its limits: some always, and never too many."""
+    """Label a logarithmic axis in plain numbers, at steps that suit its limits: at least some, and never too many."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high = sorted(axis.get_view_interval())
@@ -120,7 +120,7 @@ def log_labels(axis: Any) -> None:
 
 
 def label_of(campaign: Campaign, task: str) -> str:
-    """Return what a task predicts, in words."""
+    """Return the name of the quantity that a task predicts."""
     field = campaign.tasks[task].field
     return PROPERTIES[field].label if field in PROPERTIES else field.replace("_", " ")
 
@@ -131,12 +131,12 @@ def with_unit(label: str, unit: str) -> str:
 
 
 def file_name(*parts: str) -> str:
-    """Return a file's name made of words and names that a campaign chose."""
+    """Return a file name made of fixed words and names from the campaign."""
     return "_".join("".join(c if c.isalnum() or c in "+-" else "-" for c in part) for part in parts)
 
 
 def time_unit(largest: float) -> tuple[float, str]:
-    """Return the divisor and the name of the unit that suits a span in seconds."""
+    """Return the divisor and the name of the unit that suits a time span in seconds."""
     for divisor, name in ((3600.0, "h"), (60.0, "min")):
         if largest > 2 * divisor:
             return divisor, name
@@ -144,6 +144,6 @@ def time_unit(largest: float) -> tuple[float, str]:
 
 
 def numbers(value: float, std: float | None, unit: str = "") -> str:
-    """Return ``mean ± std unit`` for a text in a figure."""
+    """Return ``mean ± std unit`` for a label in a figure."""
     shown = text.plain(value, 3) if std is None else f"{text.plain(value, 3)} ± {text.plain(std, 2)}"
     return f"{shown} {unit}".strip()

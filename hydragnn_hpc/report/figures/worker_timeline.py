@@ -1,4 +1,4 @@
-"""Who trained what and when."""
+"""Which worker trained which variant, and when."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def draw(content: Content) -> Iterator[Drawing]:
                 edgecolor="white",
                 linewidth=0.4,
                 label=variant.name,
-                # Beyond the palette's length a hatch tells two variants of one colour apart.
+                # Beyond the length of the palette, a hatch distinguishes two variants of one colour.
                 hatch="///" if list(look).index(variant.name) >= len(PALETTE) else None,
             )
     lost = [s for s in sessions if s.failed]
@@ -67,7 +67,7 @@ def draw(content: Content) -> Iterator[Drawing]:
 
 
 def _distinct(sessions: list[WorkerSession]) -> Iterator[WorkerSession]:
-    """Yield sessions without what overlaps on the same worker."""
+    """Yield sessions without their overlap with others on the same worker."""
     until: dict[tuple[int, int], float] = {}
     for s in sessions:
         begin = max(s.started, until.get(s.worker, s.started))

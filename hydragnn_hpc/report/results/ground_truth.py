@@ -1,4 +1,4 @@
-"""The samples behind a campaign: its test set, or the whole data set where that still exists."""
+"""True values of a campaign's samples: of its test set, or of the whole data set where that still exists."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class GroundTruth:
     Attributes
     ----------
     source : str
-        What they are, in words: ``4,208 samples of the test set``.
+        What they are, for captions: ``4,208 samples of the test set``.
     names : numpy.ndarray
         ``[S]``, text.
     atomic_numbers : numpy.ndarray
@@ -51,7 +51,7 @@ class GroundTruth:
         summed = np.concatenate([np.zeros((1, values.shape[1]), values.dtype), np.cumsum(values, axis=0)])
         if np.issubdtype(values.dtype, np.integer):
             return np.asarray(summed[self.atom_offsets[1:]] - summed[self.atom_offsets[:-1]])
-        # Differences of one long running sum would lose digits, and a single NaN would spoil all that follow it.
+        # Differences of one long running sum would lose digits, and a single NaN would spread to all that follow.
         found = np.zeros((len(self.n_atoms), values.shape[1]))
         filled = self.n_atoms > 0
         if filled.any():
@@ -71,7 +71,7 @@ class GroundTruth:
     def composition(self) -> tuple[np.ndarray, str] | None:
         """Return the fraction of one species in every sample, ``[S]``, and its symbol; None for a single composition.
 
-        Of two species the lighter one; of more, the one whose fraction varies most.
+        With two species the lighter one; with more, the one whose fraction varies most.
         """
         n_atoms = np.maximum(self.n_atoms, 1)
         fractions = {int(z): self.count(int(z)) / n_atoms for z in self.species()}
@@ -83,24 +83,24 @@ class GroundTruth:
 
 
 def symbol(number: int) -> str:
-    """Return a chemical symbol; the number itself where there is none."""
+    """Return a chemical symbol; ``Z`` and the number if there is none."""
     from ase.data import chemical_symbols
 
     return str(chemical_symbols[number]) if 0 < number < len(chemical_symbols) else f"Z{number}"
 
 
 def ev_per_atom(values: np.ndarray | float, n_atoms: np.ndarray | float) -> np.ndarray:
-    """Turn energies in Ry per cell into eV per atom."""
+    """Convert energies in Ry per cell to eV per atom."""
     return np.asarray(np.asarray(values, float) * RYDBERG_IN_EV / np.asarray(n_atoms, float))
 
 
 def read_test_set(results: Results) -> GroundTruth | None:
-    """Read ``test_set.npz``; None where there is none yet.
+    """Read ``test_set.npz``; None if there is none yet.
 
     Raises
     ------
     UserError
-        If the file is not one.
+        If the file is not valid.
     """
     found = results.test_set()
     if found is None:
@@ -114,23 +114,23 @@ def read_test_set(results: Results) -> GroundTruth | None:
 
 
 def read_data_set(results: Results) -> tuple[GroundTruth | None, str]:
-    """Read the data set, where it exists and is the one that was trained on.
+    """Read the data set, if it exists and is the one that the members were trained on.
 
     Returns
     -------
     found : GroundTruth or None
     reason : str
-        Why there are none; empty where there are.
+        Why it was not read; otherwise empty.
     """
     path = Path(results.campaign.dataset)
     if not path.exists():
-        return None, f"the data set {path} is not there"
+        return None, f"the data set {path} does not exist"
     try:
         from hydragnn_hpc.dataset import store
 
         manifest = store.read_manifest(path)
         if manifest.sha256 != results.frozen.dataset_sha256:
-            return None, f"the data set {path} is no longer the one that was trained on"
+            return None, f"the data set {path} is no longer the one that the members were trained on"
         _, arrays = store.read(path)
     except UserError as error:
         return None, str(error)

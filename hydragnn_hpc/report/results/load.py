@@ -62,12 +62,12 @@ class Results(rows.Snapshot):
         return pd.DataFrame(found, columns=["variant", "replica", "task", *names, "unit"])
 
     def history(self, member: Member) -> pd.DataFrame | None:
-        """Return a member's ``history.csv`` (:data:`HISTORY`), None where there is none.
+        """Return a member's ``history.csv`` (:data:`HISTORY`), None if there is none.
 
         Raises
         ------
         UserError
-            If the file is not one.
+            If the file is not valid.
         """
         path = self.folder.member(member.variant, member.replica).history
         if not path.exists():
@@ -78,7 +78,7 @@ class Results(rows.Snapshot):
             raise UserError(f"cannot read {path}: {error}; remove it and run again") from error
         if not {"epoch", "train_loss", "validation_loss"} <= set(found.columns):
             raise UserError(
-                f"{path} is no history: it lacks epoch, train_loss or validation_loss; remove it and run again"
+                f"{path} is not a history: it lacks epoch, train_loss or validation_loss; remove it and run again"
             )
         return found[[c for c in HISTORY if c in found]]
 
@@ -150,19 +150,19 @@ def load(out: Path | str) -> Results:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """Read an ``.npz`` file into memory; None where there is none.
+    """Read an ``.npz`` file into memory; None if there is none.
 
     Raises
     ------
     UserError
-        If the file is not one.
+        If the file is not valid.
     """
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
     except FileNotFoundError:
         return None
-    except Exception as error:  # on a damaged file NumPy raises whatever its zip reader runs into
+    except Exception as error:  # on a damaged file NumPy passes on whatever its zip reader raises
         raise UserError(f"cannot read {path}: {error}; remove it and its member's result.json, run again") from error
 
 

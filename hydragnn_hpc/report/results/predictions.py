@@ -1,6 +1,6 @@
 """All members' test predictions in one pass over their files: errors, densities, ensemble mean and spread.
 
-Each file is read once and let go, so that a thousand members need the memory of one variant's sums.
+Each file is read once and released, so that a thousand members need only the memory of the running sums.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.load import Results
 
 ERROR_BINS, PARITY_BINS = 121, 128
-"""At most; few values are counted in fewer cells."""
+"""At most; few values are counted in fewer bins."""
 RANGE_IN_RMSE = 4.0
-"""Densities of errors reach this many times the largest RMSE of the task; parity plots this far beyond the truth."""
+"""Error densities extend to this many times the task's largest RMSE, parity plots this far beyond the true values."""
 AGREEMENT = 1e-3
-"""Relative difference at which a result's RMSE and that of its predictions are said to disagree."""
+"""Relative difference above which a result's RMSE and that of its predictions disagree."""
 
 
 @dataclass(frozen=True)
 class HistogramEdges:
-    """The axes that all variants of a task share, in the task's unit."""
+    """Histogram bins that all variants of a task share, in the task's unit."""
 
     errors: np.ndarray
     values: np.ndarray
@@ -34,7 +34,7 @@ class HistogramEdges:
 
 @dataclass
 class EnsembleStatistics:
-    """What the members of a variant predict for a task, in the task's unit.
+    """Statistics of the test predictions of a variant's members for one task, in the task's unit.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class EnsembleStatistics:
 
     @property
     def n(self) -> int:
-        """Members taken in."""
+        """Number of members added."""
         return len(self.rmse)
 
     @property
@@ -84,7 +84,7 @@ class EnsembleStatistics:
         return np.sqrt(self._squares / (self.n - 1)) if self.n > 1 else None
 
     def add(self, predicted: np.ndarray) -> None:
-        """Take one member's predictions in."""
+        """Add one member's predictions."""
         truth, value = self.truth[self.valid], predicted[self.valid]
         error = value - truth
         self.rmse.append(float(np.sqrt(np.mean(error**2))))
@@ -95,7 +95,7 @@ class EnsembleStatistics:
         counts, _ = np.histogram(error, self.edges.errors)
         self.densities.append(counts / (len(error) * width))
         self.parity += _counts(truth, value, self.edges.values)
-        # Welford's update: no loss of digits where the spread is small against the values.
+        # Welford's update loses no digits where the spread is small compared with the values.
         difference = predicted - self._mean
         self._mean += difference / self.n
         self._squares += difference * (predicted - self._mean)
@@ -103,7 +103,7 @@ class EnsembleStatistics:
 
 @dataclass
 class CollectedPredictions:
-    """Summaries by (variant, task), and what could not be used, in words."""
+    """Statistics by (variant, task), and the problems met, as text."""
 
     ensembles: dict[tuple[str, str], EnsembleStatistics]
     problems: list[str]
@@ -116,7 +116,7 @@ def collect(results: Results, test_set: GroundTruth | None) -> CollectedPredicti
     ----------
     results : Results
     test_set : GroundTruth or None
-        Without it nothing can be compared, and nothing is read.
+        Without it there is nothing to compare with, and nothing is read.
     """
     collected = CollectedPredictions({}, [])
     if test_set is None:
@@ -125,13 +125,13 @@ def collect(results: Results, test_set: GroundTruth | None) -> CollectedPredicti
     for variant in results.campaign.variants:
         for member in results.finished(variant.name):
             try:
-                _take(collected, results, member, (test_set, scales))
+                _add_member(collected, results, member, (test_set, scales))
             except UserError as error:
                 collected.problems.append(f"{member.name}: {error}")
     return collected
 
 
-def _take(
+def _add_member(
     collected: CollectedPredictions,
     results: Results,
     member: Member,
@@ -154,10 +154,10 @@ def _take(
             unit = rows.unit_of(results, task)
             collected.ensembles[key] = EnsembleStatistics(*key, settings.level, unit, truth, scale)
         collected.ensembles[key].add(np.asarray(predicted, float))
-        told, own = rows.metric(member, task, "rmse_unit"), collected.ensembles[key].rmse[-1]
-        if told is not None and abs(told - own) > AGREEMENT * max(told, own):
+        recorded, own = rows.metric(member, task, "rmse_unit"), collected.ensembles[key].rmse[-1]
+        if recorded is not None and abs(recorded - own) > AGREEMENT * max(recorded, own):
             collected.problems.append(
-                f"{member.name}: result.json says RMSE {told:.4g} of {task}, predictions {own:.4g}"
+                f"{member.name}: result.json says RMSE {recorded:.4g} of {task}, predictions {own:.4g}"
             )
 
 
@@ -168,7 +168,7 @@ def _edges(results: Results, task: str, test_set: GroundTruth) -> HistogramEdges
     largest = max(rows.metrics(_finished(results), task, "rmse_unit"), default=0.0)
     low, high = float(np.nanmin(truth)), float(np.nanmax(truth))
     reach = RANGE_IN_RMSE * largest or 0.05 * (high - low) or 1.0
-    cells = min(ERROR_BINS, 2 * int(np.sqrt(np.isfinite(truth).sum()) / 2) + 11)  # odd: one in the middle
+    cells = min(ERROR_BINS, 2 * int(np.sqrt(np.isfinite(truth).sum()) / 2) + 11)  # odd: one bin is centred
     errors = np.linspace(-reach, reach, cells + 1)
     return HistogramEdges(errors, np.linspace(low - reach, high + reach, PARITY_BINS + 1))
 

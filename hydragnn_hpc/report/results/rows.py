@@ -1,4 +1,4 @@
-"""What a campaign's folder holds, as plain rows: the one source of every table, without pandas, so that it is fast."""
+"""A campaign's folder as plain rows: the one source of every table, without pandas, so that it is fast."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OF_RESULT = (
 
 @dataclass
 class Snapshot:
-    """A campaign and its members, in the campaign's order, as the folder showed them at one moment."""
+    """A campaign and its members, in the campaign's order, as they were in the folder at one moment."""
 
     folder: CampaignFolder
     frozen: Frozen
@@ -41,7 +41,7 @@ class Snapshot:
         return self.frozen.campaign
 
     def finished(self, variant: str) -> list[Member]:
-        """Return the members of a variant that count: finished, neither diverged nor failed."""
+        """Return the finished members of a variant, without diverged and failed ones."""
         return [m for m in self.members if m.variant == variant and m.state is State.FINISHED]
 
 
@@ -55,7 +55,7 @@ def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None
     running : collection of str, optional
         Names of the members being trained now.
     before : Snapshot, optional
-        An earlier look at the same folder: members that had a result then are not read again.
+        An earlier snapshot of the same folder: members that had a result then are not read again.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def _again(folder: CampaignFolder, member: Member, running: Collection[str]) -> 
 
 
 def number(value: Any) -> float | None:
-    """Return a finite number, or None for whatever else a file may hold."""
+    """Return a finite number, or None for anything else that a file may contain."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
@@ -90,7 +90,7 @@ def number(value: Any) -> float | None:
 def mean_std(values: Iterable[float]) -> tuple[float | None, float | None]:
     """Return mean and standard deviation (ddof = 1); None where there are too few values.
 
-    Sums are exactly rounded (``math.fsum``), so that the order of the members changes no digit.
+    Sums are exactly rounded (``math.fsum``), so that no digit depends on the order of the members.
     """
     values = list(values)
     if not values:
@@ -113,12 +113,12 @@ def metrics(members: Iterable[Member], task: str, name: str) -> list[float]:
 
 
 def quantities(members: Iterable[Member], name: str) -> list[float]:
-    """Return a number of every member's result, ``seconds`` or ``epochs``."""
+    """Return ``seconds`` or ``epochs`` of every member that has a result."""
     return [float(getattr(m.result, name)) for m in members if m.result]
 
 
 def unit_of(snapshot: Snapshot, task: str) -> str:
-    """Return a task's unit: as its results say, else as its field is known, else nothing."""
+    """Return a task's unit: from its results, or else of its known field, or else empty."""
     for member in snapshot.members:
         found = member.result.tasks.get(task) if member.result else None
         if found and found.unit:
@@ -189,7 +189,7 @@ def stacked(snapshot: Snapshot) -> int:
 def stacking_note(snapshot: Snapshot) -> str:
     """Return a sentence on the times of stacked members; empty where every member was trained alone."""
     size = stacked(snapshot)
-    return f"Members were trained in stacks of up to {size}: the time of each is its stack's." if size > 1 else ""
+    return f"Members were trained in stacks of up to {size}: a member's time is that of its stack." if size > 1 else ""
 
 
 def _size(campaign: Campaign) -> int:

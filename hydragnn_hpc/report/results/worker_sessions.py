@@ -15,7 +15,7 @@ from hydragnn_hpc.report.results.load import Results
 
 @dataclass(frozen=True)
 class WorkerSession:
-    """A stretch of time in which a worker trained a stack, in seconds of the epoch; ``failed`` ended in a failure."""
+    """A stretch of time in which a worker trained a stack, in seconds since 1970; ``failed`` if that failed."""
 
     worker: tuple[int, int]
     variant: str
@@ -25,7 +25,7 @@ class WorkerSession:
 
 
 def read_sessions(results: Results) -> list[WorkerSession]:
-    """Return who trained what and when: from the sessions of the results, and failed attempts from the event log."""
+    """Return the sessions of all workers: from the results, and failed attempts from the event log."""
     found = set()
     for member in results.members:
         for s in member.result.sessions if member.result else ():
@@ -35,7 +35,7 @@ def read_sessions(results: Results) -> list[WorkerSession]:
 
 
 def _merged(sessions: set[WorkerSession]) -> list[WorkerSession]:
-    """Take overlapping sessions of one worker and variant together: the members of a stack."""
+    """Merge overlapping sessions of one worker and variant: the members of a stack."""
     merged: list[WorkerSession] = []
     for s in sorted(sessions, key=lambda s: (s.worker, s.variant, s.started)):
         last = merged[-1] if merged else None
@@ -60,12 +60,12 @@ def _failed(results: Results) -> Iterator[WorkerSession]:
 
 
 def events(results: Results) -> list[dict[str, Any]]:
-    """Return the event log; a line that a kill cut short is left out.
+    """Return the event log; a line cut short by a kill is skipped.
 
     Raises
     ------
     UserError
-        If the file is there and cannot be read.
+        If the file exists and cannot be read.
     """
     path = results.folder.events
     try:
@@ -73,7 +73,7 @@ def events(results: Results) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; mend the file's rights") from error
+        raise UserError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
     found = []
     for line in lines:
         try:

@@ -78,4 +78,6 @@ def make_folder(folder: CampaignFolder) -> None:
     try:
         folder.figures.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot create {folder.figures}: {error.strerror or error}; mend the folder") from error
+        raise UserError(
+            f"cannot create {folder.figures}: {error.strerror or error}; check the folder and its permissions"
+        ) from error

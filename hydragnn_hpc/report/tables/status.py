@@ -1,4 +1,4 @@
-"""How a campaign stands: states, rates, time left, the table so far, failures; read from disk, shown on a terminal."""
+"""Status of a campaign: states, rates, time left, the table so far, failures; read from disk, shown on a terminal."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from hydragnn_hpc.report.tables import table1
 from hydragnn_hpc.report.tables.text_table import TextTable, as_rich
 
 SHOWN = 20
-"""So many running members and failures are shown; ``--json`` has all of them."""
+"""At most this many running members and failures are shown; ``--json`` has all of them."""
 UNSETTLED = (State.WAITING, State.RUNNING, State.INTERRUPTED)
 
 
 @dataclass
 class CampaignStatus:
-    """How a campaign stands.
+    """Status of a campaign.
 
     Attributes
     ----------
     states : dict
         State to number of members; states without members are left out.
     active : bool
-        Whether a run is at work now.
+        Whether a run is active now.
     members_per_hour : float or None
-        Members finished by the run at work, per hour of it.
+        Members finished by the active run, per hour.
     worker_seconds_left : float or None
-        What is still to be trained, as one worker's time: finished members of the same variant are the measure.
+        Training time left for a single worker, estimated from finished members of the same variant.
     running : dict
         Name to ``epoch, rank, slot, host, validation_loss``.
     failures : list of dict
@@ -70,7 +70,7 @@ class CampaignStatus:
 
 
 def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[CampaignStatus, Snapshot]:
-    """Read how the campaign in ``out`` stands; what an earlier look found finished is not read again.
+    """Read the status of the campaign in ``out``; members finished in the snapshot ``before`` are not read again.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def counts(snapshot: Snapshot) -> dict[str, int]:
 
 
 def render(status: CampaignStatus, snapshot: Snapshot) -> Any:
-    """Return the status for a terminal: something that ``rich`` prints."""
+    """Return the status for a terminal, as a ``rich`` renderable."""
     from rich.console import Group
     from rich.text import Text
 
@@ -128,7 +128,7 @@ def render(status: CampaignStatus, snapshot: Snapshot) -> Any:
 
 
 def show(out: Path, console: Any) -> CampaignStatus:
-    """Print how the campaign in ``out`` stands."""
+    """Print the status of the campaign in ``out``."""
     status, snapshot = read_status(out)
     console.print(render(status, snapshot))
     return status
@@ -137,9 +137,9 @@ def show(out: Path, console: Any) -> CampaignStatus:
 def watch(
     out: Path, console: Any, interval: float = 2.0, pause: Callable[[float], None] = time.sleep
 ) -> CampaignStatus:
-    """Show how the campaign stands, again and again, until nothing is left to train or the user interrupts.
+    """Show the status repeatedly until nothing is left to train or the user interrupts.
 
-    On a terminal the picture is renewed in place; elsewhere a plain one follows another, only when something changed.
+    On a terminal it is redrawn in place; elsewhere it is printed again whenever something has changed.
     """
     from rich.live import Live
 
@@ -169,12 +169,12 @@ def _activity(status: CampaignStatus) -> str:
         return f"{since} on {len(status.workers)} workers; {rate}; time left: {left}"
     if status.settled:
         failed = status.states.get(State.FAILED.value, 0)
-        again = f"; {failed:,} failed: the same run command tries them again" if failed else ""
+        again = f"; {failed:,} failed: the same run command retries them" if failed else ""
         return f"nothing left to train{again}"
     work = ""
     if status.worker_seconds_left is not None:
         work = f"; about {text.duration(status.worker_seconds_left)} of one worker's time left"
-    return f"no run at work{work}; 'hydragnn-hpc run CAMPAIGN.yaml {status.folder}' goes on"
+    return f"no run is active{work}; 'hydragnn-hpc run CAMPAIGN.yaml {status.folder}' continues"
 
 
 def _running_table(status: CampaignStatus) -> TextTable:
@@ -200,7 +200,7 @@ def _more(count: int) -> tuple[str, ...]:
 
 
 def failures(snapshot: Snapshot) -> list[Row]:
-    """Return the members with failures or divergence, those given up first."""
+    """Return the members with failures or divergence, those that have finally failed first."""
     found = []
     for member in snapshot.members:
         if not member.failures and member.state is not State.DIVERGED:
@@ -231,7 +231,7 @@ def _members_per_hour(snapshot: Snapshot, started: float | None) -> float | None
 
 
 def _worker_seconds_left(snapshot: Snapshot, running: dict[str, Any]) -> float | None:
-    """Estimate it from the mean time of a variant's finished stacks, less the share of epochs already trained."""
+    """Estimate it from the mean time of a variant's finished stacks, minus the share of epochs already trained."""
     campaign = snapshot.campaign
     means = {v.name: rows.mean_std(rows.quantities(snapshot.finished(v.name), "seconds"))[0] for v in campaign.variants}
     known = [m for m in means.values() if m is not None]
