@@ -14,8 +14,8 @@ import pytest
 
 from hydragnn_hpc.config import parse_campaign
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.report.analysis import statistics
-from hydragnn_hpc.report.document import body, content, page
+from hydragnn_hpc.report.analysis import content, statistics
+from hydragnn_hpc.report.document import body, page
 from hydragnn_hpc.report.figures import composition, error_density, learning_curves, rmse, style
 from hydragnn_hpc.report.figures.registry import FIGURES
 from hydragnn_hpc.report.results import worker_sessions

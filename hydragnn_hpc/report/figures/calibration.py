@@ -26,9 +26,8 @@ def draw(content: Content) -> Iterator[Drawing]:
             positive = (u.groups > 0).all(axis=1)
             right.plot(*u.groups[positive].T, ms=3.5, label=u.variant, **kind)
         left.plot([0, 1], [0, 1], color=GREY, lw=0.7)
-        left.set(
-            xlabel="confidence level (no unit)", ylabel="share of truths inside (no unit)", xlim=(0, 1), ylim=(0, 1)
-        )
+        left.set(xlim=(0, 1), ylim=(0, 1))
+        left.set(xlabel="confidence level (no unit)", ylabel="fraction of true values inside (no unit)")
         left.set_box_aspect(1)
         left.legend(title="variant (calibration error)")
         groups = np.concatenate([u.groups.ravel() for u in own])
@@ -42,8 +41,8 @@ def draw(content: Content) -> Iterator[Drawing]:
         right.set_ylabel(with_unit("error of their mean, RMS", own[0].unit))
         right.set_box_aspect(1)
         caption = (
-            f"Ensembles as predictors of {task}. Left: share of true values within the central normal interval of each"
-            " confidence level around the ensemble's mean (grey: perfect). Right: error against spread, root mean"
+            f"Ensembles as predictors of {task}. Left: fraction of true values within the central normal interval of"
+            " each confidence level around the ensemble's mean (grey: perfect). Right: error against spread, root mean"
             " squares (RMS) in groups of equal size (grey: equal). The spread is over initial weights alone."
         )
         yield Drawing(file_name("calibration", task), f"Calibration of {task}", caption, figure)

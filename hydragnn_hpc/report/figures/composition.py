@@ -61,8 +61,8 @@ def draw_totals(content: Content) -> Iterator[Drawing]:
         figure = _totals_figure(content.results, samples, task, total)
         if figure is not None:
             label = label_of(content.results.campaign, task)
-            caption = f"Total {label} of a structure against composition, and what goes with it: {samples.source}."
-            yield Drawing(file_name("total", task), f"Total {label}", caption, figure)
+            what = f"Total {label} of a structure against composition, and graph-level targets against it"
+            yield Drawing(file_name("total", task), f"Total {label}", f"{what}: {samples.source}.", figure)
 
 
 def _totals_figure(results: Results, samples: GroundTruth, task: str, total: np.ndarray) -> Any:
@@ -103,10 +103,10 @@ def _known(samples: GroundTruth, values: np.ndarray) -> str:
 
 
 def _mean_of(samples: GroundTruth, species: str) -> str:
-    return "mean of a composition" if len(samples.species()) == 2 else f"mean at a fraction of {species}"
+    return "mean per composition" if len(samples.species()) == 2 else f"mean at a fraction of {species}"
 
 
-def _cloud(ax: Any, x: np.ndarray, y: np.ndarray, color: str, label: str = "a structure", *, marker: str = ".") -> None:
+def _cloud(ax: Any, x: np.ndarray, y: np.ndarray, color: str, label: str = "structures", *, marker: str = ".") -> None:
     many = len(x) > MANY
     ax.plot(
         x, y, marker, ms=2.2 if many else 3.5, mew=0.5 if marker == "x" else 0, color=color,

@@ -50,7 +50,7 @@ def draw(content: Content) -> Iterator[Drawing]:
     target.legend(*handles, loc="center" if target is not axes[0] else "upper right")
     many = f" (the first {LINES} of each)" if max(len(f) for f in grouped.values()) > LINES else ""
     caption = (
-        f"Loss by epoch, members as far as they have got. Coloured: validation loss of single members{many};"
+        f"Loss by epoch, as far as each member has been trained. Coloured: validation loss of single members{many};"
         " black: medians over the members that reached the epoch."
     )
     yield Drawing("learning_curves", "Learning curves", caption, figure)

@@ -40,7 +40,7 @@ def draw(content: Content) -> Iterator[Drawing]:
                 counts, norm=LogNorm(1, None), cmap=DENSITY, origin="lower", extent=extent, interpolation="nearest"
             )
             ax.plot(edges[[0, -1]], edges[[0, -1]], color=GREY, lw=0.7)
-            bar = figure.colorbar(drawn, ax=ax, location="bottom", label="values per cell (number)", format="%d")
+            bar = figure.colorbar(drawn, ax=ax, location="bottom", label="values per bin (number)", format="%d")
             bar.minorticks_off()
             title = f"{ensemble.task}: {label_of(results.campaign, ensemble.task)}"
             ax.set_title(f"{title}\n{_scores(ensemble)}", fontsize=7.5, loc="left", linespacing=1.4)
@@ -48,7 +48,7 @@ def draw(content: Content) -> Iterator[Drawing]:
             ax.set_ylabel(with_unit("predicted", ensemble.unit))
         caption = (
             f"Predictions of the {found[0].n} finished members of {variant.name}"
-            f" ({found[0].n} of {results.campaign.replicas}) for the test set, counted in cells;"
+            f" ({found[0].n} of {results.campaign.replicas}) for the test set, counted in bins;"
             " scores: mean ± standard deviation over members."
         )
         yield Drawing(file_name("parity", variant.name), f"Parity, {variant.name}", caption, figure)

@@ -31,7 +31,7 @@ def draw(content: Content) -> Iterator[Drawing]:
     diamonds = "; open diamonds: the paper's mean ± std" if compared else ""
     counts = sorted({len(v) for found in values.values() for v in found.values()})
     caption = (
-        f"Test RMSE of scaled values: a dot per member ({_range(counts)} of {results.campaign.replicas} a variant),"
+        f"Test RMSE of scaled values: a dot per member ({_range(counts)} of {results.campaign.replicas} per variant),"
         f" bars: mean ± standard deviation over members{diamonds}."
     )
     yield Drawing("rmse", "Test error by variant", caption, figure)

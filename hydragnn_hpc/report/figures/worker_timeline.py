@@ -60,8 +60,8 @@ def draw(content: Content) -> Iterator[Drawing]:
     share = used / ((end - begin) * len(workers)) if end > begin else 1.0
     who = "1 worker was" if len(workers) == 1 else f"{len(workers)} workers were"
     caption = (
-        f"What every worker trained, and when. {who} busy {share:.0%} of the time between the first start and the last"
-        " end; a stack is one bar."
+        f"Variants trained by each worker over time. {who} busy {share:.0%} of the time between the first start and"
+        " the last end; a stack is one bar."
     )
     yield Drawing("schedule", "Workers over time", caption, figure)
 
