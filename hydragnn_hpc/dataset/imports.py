@@ -39,6 +39,6 @@ def import_adios2() -> Any:
             os.environ["HOME"] = str(Path.home())
         except RuntimeError:  # a user whom the system does not know
             os.environ["HOME"] = "/"
-    with alone():
+    with without_torch():
         import adios2
     return adios2

@@ -159,7 +159,7 @@ def node_local_parent(given: Path | None, needed: int = 0) -> Path:
 
 
 def _candidates(given: Path | None) -> list[Path]:
-    # TMPDIR is set by schedulers to a job's node-local storage.
+    # Schedulers set TMPDIR to a job's node-local storage.
     return [given] if given is not None else [Path(p) for p in (os.environ.get("TMPDIR"), "/dev/shm", "/tmp") if p]
 
 
