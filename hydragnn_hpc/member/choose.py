@@ -9,7 +9,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.losses import loss_of
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.engine.training_data import Samples
+from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.fused.kernels import unavailable
 from hydragnn_hpc.member.fused.plan import LOSSES
@@ -18,7 +18,7 @@ from hydragnn_hpc.sections import Model, Variant
 
 
 def network_sizes(
-    campaign: Campaign, variant: Variant, samples: Samples, average_degree: tuple[float, float]
+    campaign: Campaign, variant: Variant, data: TrainingData, average_degree: tuple[float, float]
 ) -> NetworkSizes:
     """Return the sizes of a variant's network."""
     model = campaign.model
@@ -26,7 +26,7 @@ def network_sizes(
         TaskSizes(
             name,
             campaign.tasks[name].level,
-            samples.targets[name].shape[1],
+            data.targets[name].shape[1],
             model.graph_head if campaign.tasks[name].level == "graph" else model.node_head,
             campaign.weight(variant, name),
             loss_of(campaign.tasks[name].loss),
@@ -34,10 +34,10 @@ def network_sizes(
         for name in variant.tasks
     )
     channels = (model.channels,) * model.layers
-    return NetworkSizes(samples.inputs.shape[1], channels, tasks, average_degree, model.pooling)
+    return NetworkSizes(data.inputs.shape[1], channels, tasks, average_degree, model.pooling)
 
 
-def choose(campaign: Campaign, variant: Variant, samples: Samples, device: torch.device) -> tuple[Engine, str]:
+def choose(campaign: Campaign, variant: Variant, data: TrainingData, device: torch.device) -> tuple[Engine, str]:
     """Return the engine for a variant, and why it is that one.
 
     ``training.engine: auto`` takes the fused one wherever it can run; ``fused`` insists.
@@ -47,40 +47,40 @@ def choose(campaign: Campaign, variant: Variant, samples: Samples, device: torch
     UserError
         If ``fused`` is asked for and cannot run.
     """
-    sizes = network_sizes(campaign, variant, samples, samples.average_degree())
+    sizes = network_sizes(campaign, variant, data, data.average_degree())
     wanted = campaign.training.engine
-    reason = why_not_fused(campaign.model, sizes, samples, device)
+    reason = why_not_fused(campaign.model, sizes, data, device)
     if wanted == "torch" and campaign.model.plain_pna:
         reason = "training.engine=torch"
     if not reason:
-        return FusedEngine(sizes, samples), "fused: one shared geometry, on the CPU"
+        return FusedEngine(sizes, data), "fused: one shared geometry, on the CPU"
     if wanted == "fused":
         raise UserError(f"training.engine=fused cannot be had: {reason}; set training.engine=auto")
-    engine = general(campaign.model, sizes, samples, device)
+    engine = general(campaign.model, sizes, data, device)
     return engine, f"{engine.name}: {reason}"
 
 
-def general(model: Model, sizes: NetworkSizes, samples: Samples, device: torch.device) -> Engine:
+def general(model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device) -> Engine:
     """Return the engine that takes any samples on any device."""
     if model.plain_pna:
-        return TorchEngine(sizes, samples, device)
+        return TorchEngine(sizes, data, device)
     # Not at the top: PyTorch Geometric takes seconds to load, and PNA does without it.
     from hydragnn_hpc.member.library.engine import LibraryEngine
     from hydragnn_hpc.member.library.network import Trunk
 
-    trunk = Trunk(model.convolution, model.edges.number if model.edges else 0, samples.structure.cutoff)
-    return LibraryEngine(sizes, trunk, samples, device)
+    trunk = Trunk(model.convolution, model.edges.number if model.edges else 0, data.structure.cutoff)
+    return LibraryEngine(sizes, trunk, data, device)
 
 
-def why_not_fused(model: Model, sizes: NetworkSizes, samples: Samples, device: torch.device) -> str:
+def why_not_fused(model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device) -> str:
     """Say why the fused engine cannot train these samples on this device, or ``""`` if it can."""
     if not model.plain_pna:
         return f"{model.convolution}{' with edge features' if model.edges else ''}, on PyTorch Geometric's layers"
     if device.type != "cpu":
         return f"the device is {device.type}"
-    if not samples.structure.shared_geometry:
+    if not data.structure.shared_geometry:
         return "the samples have geometries of their own"
-    if samples.missing():
+    if data.missing():
         return "some target values are missing"
     for task in sizes.tasks:
         if task.loss.name not in LOSSES:

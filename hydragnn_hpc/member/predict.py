@@ -14,7 +14,7 @@ from hydragnn_hpc.dataset.build.unseen import TrainingFacts, UnseenStructures
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member, State
 from hydragnn_hpc.member.choose import general, network_sizes
-from hydragnn_hpc.member.engine.training_data import Samples, Structure
+from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
 from hydragnn_hpc.member.training.checkpoint import SCHEMA, read_weights
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
 
@@ -95,10 +95,10 @@ def predict(
         In the variant's order of tasks; whatever was taken off a target in training is put back.
     """
     of = campaign.variant(variant)
-    samples = _samples(campaign, of.tasks, models[0], structures)
+    data = _data(campaign, of.tasks, models[0], structures)
     linear, logarithmic = models[0]["average_degree"]
-    sizes = network_sizes(campaign, of, samples, (float(linear), float(logarithmic)))
-    engine = general(campaign.model, sizes, samples, device)
+    sizes = network_sizes(campaign, of, data, (float(linear), float(logarithmic)))
+    engine = general(campaign.model, sizes, data, device)
     parameters = torch.stack([engine.layout.flat(m["weights"]) for m in models]).to(device)
     buffers = torch.stack([engine.layout.flat_buffers(m["weights"]) for m in models]).to(device)
     values = engine.predict(parameters, buffers, np.arange(len(structures.names)))
@@ -116,22 +116,16 @@ def predict(
     return found
 
 
-def _samples(campaign: Campaign, tasks: Sequence[str], model: dict[str, Any], structures: UnseenStructures) -> Samples:
+def _data(
+    campaign: Campaign, tasks: Sequence[str], model: dict[str, Any], structures: UnseenStructures
+) -> TrainingData:
     """Return structures without targets as what an engine takes."""
     a = structures.arrays
-    structure = Structure(
-        a["atom_offsets"],
-        a["sample_geometry"],
-        a["geometry_atom_offsets"],
-        a["neighbour_offsets"],
-        a["neighbours"],
-        a["edge_vectors"],
-        float(model["neighbours"]["cutoff_bohr"]),
-    )
+    structure = Structure.of(a, model["neighbours"]["cutoff_bohr"])
     rows = {"node": len(a["atomic_numbers"]), "graph": len(structures.names)}
     levels = {task: campaign.tasks[task].level for task in tasks}
     nothing = {
         t: np.full((rows[level], len(model["tasks"][t]["minimum"])), np.nan, np.float32) for t, level in levels.items()
     }
     none = np.empty(0, np.int64)
-    return Samples(structure, structures.inputs, nothing, levels, (none, none, none))
+    return TrainingData(structure, structures.inputs, nothing, levels, (none, none, none))

@@ -29,7 +29,7 @@ from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.device import choose_device, describe, set_threads, versions
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.training_data import from_staged
-from hydragnn_hpc.member.training.train import Member, Setting, StackTraining
+from hydragnn_hpc.member.training.train import Setting, StackMember, StackTraining
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.events import (
     Alive,
@@ -113,11 +113,11 @@ class Worker:
         engine = self._engine_for(variant)
         training = StackTraining(self._setting, variant, replicas, engine, attempt)
         for member in training.members:
-            member.tell(f"{self._reason}; attempt {attempt}, stack {replicas}")
+            member.log(f"{self._reason}; attempt {attempt}, stack {replicas}")
         for change in training.engine_changes:
             self._channel.send(change)
 
-        def report(member: Member, state: EndState) -> None:
+        def report(member: StackMember, state: EndState) -> None:
             self._channel.send(Finished(variant=variant, replica=member.replica, state=state))
 
         while training.members:
@@ -133,7 +133,7 @@ class Worker:
         if self._engine is None or self._engine[0] != variant:
             self._engine = None  # frees its memory before the next is made
             campaign = self._setting.campaign
-            engine, self._reason = choose(campaign, campaign.variant(variant), self._setting.samples, self._device)
+            engine, self._reason = choose(campaign, campaign.variant(variant), self._setting.data, self._device)
             self._engine = (variant, engine)
         return self._engine[1]
 
@@ -179,7 +179,7 @@ def _begin(given: argparse.Namespace, channel: Channel) -> Worker:
         folder=folder,
         frozen=frozen,
         manifest=staged.manifest,
-        samples=from_staged(staged, frozen.campaign),
+        data=from_staged(staged, frozen.campaign),
         host=socket.gethostname(),
         rank=given.rank,
         slot=given.slot,

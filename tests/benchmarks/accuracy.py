@@ -23,7 +23,7 @@ from hydragnn_hpc.dataset.staged import copies
 from hydragnn_hpc.member.choose import network_sizes
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import new_optimizer
-from hydragnn_hpc.member.engine.training_data import Samples, from_staged
+from hydragnn_hpc.member.engine.training_data import TrainingData, from_staged
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.sections import AdamOptimizer
@@ -35,7 +35,7 @@ ENGINES = ["A", "torch", "fused"]
 Errors = dict[str, float]
 
 
-def errors(predicted: dict[str, np.ndarray], samples: Samples, chosen: np.ndarray) -> Errors:
+def errors(predicted: dict[str, np.ndarray], samples: TrainingData, chosen: np.ndarray) -> Errors:
     """Scaled RMSE by task."""
     found = {}
     for name, values in predicted.items():
@@ -55,7 +55,7 @@ def best_of(epochs: int, train: Callable[[], object], test: Callable[[int], Erro
     return kept
 
 
-def train_baseline(samples: Samples, tasks: list, channels: tuple[int, ...], seed: int, epochs: int) -> Errors:
+def train_baseline(samples: TrainingData, tasks: list, channels: tuple[int, ...], seed: int, epochs: int) -> Errors:
     """One training of baseline A."""
     torch.manual_seed(seed)
     data = [graph_of(samples, number, tasks) for number in range(len(samples.structure.sample_geometry))]
@@ -75,7 +75,7 @@ def train_baseline(samples: Samples, tasks: list, channels: tuple[int, ...], see
     return best_of(epochs, lambda: train_epoch(model, loader, optimizer), test)
 
 
-def train_engine(engine: Engine, samples: Samples, seed: int, epochs: int) -> Errors:
+def train_engine(engine: Engine, samples: TrainingData, seed: int, epochs: int) -> Errors:
     """One training in an engine."""
     parameters = engine.layout.initial_parameters(seed)[None]
     buffers, gradients = engine.layout.initial_buffers()[None].clone(), torch.zeros_like(parameters)

@@ -20,7 +20,7 @@ from torch_geometric.utils import degree
 
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.engine.sizes import TaskSizes
-from hydragnn_hpc.member.engine.training_data import Samples
+from hydragnn_hpc.member.engine.training_data import TrainingData
 
 AGGREGATORS = ["mean", "min", "max", "std"]
 SCALERS = ["identity", "amplification", "attenuation", "linear"]
@@ -101,7 +101,9 @@ def train_epoch(model: BaselineModel, loader: DataLoader, optimizer: torch.optim
     return total / len(loader)
 
 
-def epoch_of(samples: Samples, channels: Sequence[int], tasks: Sequence[TaskSizes], batch: int) -> Callable[[], object]:
+def epoch_of(
+    samples: TrainingData, channels: Sequence[int], tasks: Sequence[TaskSizes], batch: int
+) -> Callable[[], object]:
     """An epoch of the baseline over ``samples``."""
     data = [graph_of(samples, number, tasks) for number in range(len(samples.structure.sample_geometry))]
     degrees = torch.cat([degree(d.edge_index[1], d.num_nodes, torch.long) for d in data])
@@ -112,7 +114,7 @@ def epoch_of(samples: Samples, channels: Sequence[int], tasks: Sequence[TaskSize
     return lambda: train_epoch(model, loader, optimizer)
 
 
-def graph_of(samples: Samples, number: int, tasks: Sequence[TaskSizes]) -> Data:
+def graph_of(samples: TrainingData, number: int, tasks: Sequence[TaskSizes]) -> Data:
     """One sample as the library's ``Data``."""
     s = samples.structure
     site = int(s.site_offsets[s.sample_geometry[number]])

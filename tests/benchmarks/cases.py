@@ -6,7 +6,7 @@ import numpy as np
 
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.engine.training_data import Samples, Structure
+from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
 
 BATCH, SAMPLES = 64, 384
 CHANNELS = (20,) * 6
@@ -61,12 +61,12 @@ def varying() -> Structure:
     )
 
 
-def make_samples(case: str) -> Samples:
+def make_samples(case: str) -> TrainingData:
     """Random species and targets on the structure of a case."""
     structure = varying() if case == "varying" else shared(case)
     rng = np.random.default_rng(0)
     rows = {"node": int(structure.atom_offsets[-1]), "graph": SAMPLES}
-    return Samples(
+    return TrainingData(
         structure,
         rng.integers(0, 2, (rows["node"], 1)).astype(np.float32),
         {t.name: rng.random((rows[t.level], 1), np.float32) for t in TASKS},
@@ -75,31 +75,31 @@ def make_samples(case: str) -> Samples:
     )
 
 
-def network_sizes(samples: Samples) -> NetworkSizes:
+def network_sizes(data: TrainingData) -> NetworkSizes:
     """The paper's HCM network."""
-    return NetworkSizes(1, CHANNELS, TASKS, samples.average_degree())
+    return NetworkSizes(1, CHANNELS, TASKS, data.average_degree())
 
 
-def edges_per_sample(samples: Samples) -> float:
+def edges_per_sample(data: TrainingData) -> float:
     """Directed edges of a sample, on average."""
-    structure = samples.structure
+    structure = data.structure
     edges = np.add.reduceat(structure.degrees(), structure.site_offsets[:-1])
     return float(edges[structure.sample_geometry].mean())
 
 
-def floor_megaflop(samples: Samples) -> float:
+def floor_megaflop(data: TrainingData) -> float:
     """Least work a sample and step, forward and backward: matrix products, and aggregation in the same coin.
 
     Per atom and layer: W2 x, and one matrix of the atom's degree on [x, mean, min, max, std]; the heads; three times
     that with the backward pass. (The first layer needs no gradient of its input: 0.02 MFLOP, left in.) Aggregation
     takes AGGREGATION vector instructions per edge and feature, each as long as a multiply-add.
     """
-    sizes = network_sizes(samples)
-    atoms = int(samples.structure.atom_offsets[-1]) / SAMPLES
+    sizes = network_sizes(data)
+    atoms = int(data.structure.atom_offsets[-1]) / SAMPLES
     trunk = sum(fan_in * fan_in + 5 * fan_in * out for fan_in, out in sizes.layers) * atoms
     heads = sum(
         sum(fan_in * out for fan_in, out in sizes.linears(task)) * (atoms if task.level == "node" else 1)
         for task in sizes.tasks
     )
-    aggregation = AGGREGATION * edges_per_sample(samples) * sum(fan_in for fan_in, _ in sizes.layers)
+    aggregation = AGGREGATION * edges_per_sample(data) * sum(fan_in for fan_in, _ in sizes.layers)
     return (3 * 2 * (trunk + heads) + 2 * aggregation) / 1e6

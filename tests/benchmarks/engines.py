@@ -24,7 +24,7 @@ import torch
 
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import new_optimizer
-from hydragnn_hpc.member.engine.training_data import Samples
+from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.sections import AdamOptimizer
@@ -34,17 +34,15 @@ from tests.benchmarks.cases import BATCH, SAMPLES
 Epoch = Callable[[], object]
 
 
-def epoch_of(samples: Samples, engine: str, members: int) -> Epoch:
+def epoch_of(data: TrainingData, engine: str, members: int) -> Epoch:
     """An epoch of that engine; ``A`` is the baseline."""
     if engine == "A":
         # Imported here alone: its memory belongs to the baseline.
         from tests.benchmarks.baseline import epoch_of as baseline_epoch
 
-        return baseline_epoch(samples, cases.CHANNELS, cases.TASKS, BATCH)
-    sizes = cases.network_sizes(samples)
-    made: Engine = (
-        FusedEngine(sizes, samples) if engine == "fused" else TorchEngine(sizes, samples, torch.device("cpu"))
-    )
+        return baseline_epoch(data, cases.CHANNELS, cases.TASKS, BATCH)
+    sizes = cases.network_sizes(data)
+    made: Engine = FusedEngine(sizes, data) if engine == "fused" else TorchEngine(sizes, data, torch.device("cpu"))
     return stacked_epoch(made, members)
 
 

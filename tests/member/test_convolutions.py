@@ -16,7 +16,7 @@ from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.engine.training_data import Samples
+from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.library.engine import LibraryEngine
 from hydragnn_hpc.member.library.network import Trunk
 from tests.member.contract.problem import random_neighbours
@@ -30,7 +30,7 @@ EVERY = [(name, edges) for name in CONVOLUTIONS for edges in (False, True) if no
 every = pytest.mark.parametrize(("name", "edges"), EVERY, ids=[f"{n}{'+edges' if e else ''}" for n, e in EVERY])
 
 
-def with_vectors(samples: Samples, rng: np.random.Generator) -> Samples:
+def with_vectors(samples: TrainingData, rng: np.random.Generator) -> TrainingData:
     """Random symmetric edge vectors shorter than the cutoff: what goes there comes back."""
     s = samples.structure
     receiver = np.repeat(np.arange(len(s.degrees())), s.degrees())
@@ -50,14 +50,14 @@ def with_vectors(samples: Samples, rng: np.random.Generator) -> Samples:
     return dataclasses.replace(samples, structure=dataclasses.replace(s, edge_vectors=vectors, cutoff=CUTOFF))
 
 
-def random_samples(seed: int, sizes: list[int], number: int = 12) -> Samples:
+def random_samples(seed: int, sizes: list[int], number: int = 12) -> TrainingData:
     """Random graphs, isolated atoms and repeated edges among them, with real-valued inputs."""
     rng = np.random.default_rng(seed)
     geometries = [random_neighbours(rng, n, int(rng.integers(0, 4 * n))) for n in sizes]
     return with_vectors(samples_over(rng, geometries, number, TASK_SIZES, spread=1.0), rng)
 
 
-def make_engine(name: str, edges: bool, samples: Samples, pooling: str = "mean") -> LibraryEngine:
+def make_engine(name: str, edges: bool, samples: TrainingData, pooling: str = "mean") -> LibraryEngine:
     """A small network in float64."""
     sizes = NetworkSizes(1, (6, 6, 6), TASK_SIZES, samples.average_degree(), pooling)
     return LibraryEngine(sizes, Trunk(name, 5 if edges else 0, CUTOFF), samples, CPU, torch.float64)
@@ -70,7 +70,7 @@ def stack(engine: LibraryEngine, members: int) -> tuple[torch.Tensor, torch.Tens
     return parameters, buffers + 0.1 * torch.arange(members)[:, None]
 
 
-def renumbered(samples: Samples, order: np.ndarray) -> Samples:
+def renumbered(samples: TrainingData, order: np.ndarray) -> TrainingData:
     """The same samples over one geometry with its atoms in another order: new atom k was ``order[k]``."""
     s = samples.structure
     number = np.argsort(order)

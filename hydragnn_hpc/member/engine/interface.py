@@ -64,7 +64,7 @@ class Engine(Protocol):
         Parameters
         ----------
         index : int64 array [B]
-            Samples, the same for all members.
+            Sample numbers, the same for all members.
 
         Returns
         -------

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.member.engine.sizes import NetworkSizes, Place
+from hydragnn_hpc.member.engine.sizes import Extent, NetworkSizes
 
 MULTIPLE = 64
 """P is a multiple of this many numbers, so that every member's vector starts on a cache line, and so that vector
@@ -32,8 +32,8 @@ class ParameterLayout:
         P and Q. At least one number of P is padding; padding is zero, and stays so.
     """
 
-    parameters: Mapping[str, Place]
-    buffers: Mapping[str, Place]
+    parameters: Mapping[str, Extent]
+    buffers: Mapping[str, Extent]
     parameter_size: int
     buffer_size: int
 
@@ -116,8 +116,8 @@ def pna_state(
     return {**degrees, **layout.module_state(flat, f"trunk.{layer}.conv")}
 
 
-def _place(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Place], int]:
-    places: dict[str, Place] = {}
+def _place(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Extent], int]:
+    places: dict[str, Extent] = {}
     end = 0
     for name, shape in shapes.items():
         places[name] = (end, shape)
@@ -125,14 +125,14 @@ def _place(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Place], int
     return places, end
 
 
-def _views(flat: Tensor, places: Mapping[str, Place], size: int) -> dict[str, Tensor]:
+def _views(flat: Tensor, places: Mapping[str, Extent], size: int) -> dict[str, Tensor]:
     if flat.shape[-1] != size:
         raise UserError(f"a member's vector has {flat.shape[-1]} numbers, expected {size}; is it of another network?")
     lead = flat.shape[:-1]
     return {n: flat[..., at : at + math.prod(shape)].view(*lead, *shape) for n, (at, shape) in places.items()}
 
 
-def _fill(tensors: Mapping[str, Tensor], places: Mapping[str, Place], size: int) -> Tensor:
+def _fill(tensors: Mapping[str, Tensor], places: Mapping[str, Extent], size: int) -> Tensor:
     if missing := places.keys() - tensors.keys():
         raise UserError(f"weights lack '{min(missing)}'; are they of another network?")
     first = tensors[next(iter(places))]

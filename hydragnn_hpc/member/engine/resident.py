@@ -12,6 +12,16 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.sizes import Array
 from hydragnn_hpc.member.engine.training_data import Structure
 
+PREDICTED_AT_ONCE = {"cpu": 4096}
+"""Atoms predicted at once: what stays in a core's caches; elsewhere `PREDICTED`, to bound the memory."""
+PREDICTED = 65536
+
+
+def samples_at_once(structure: Structure, device: torch.device, members: int = 1) -> int:
+    """Return how many samples ``members`` predict together."""
+    most = int(np.diff(structure.atom_offsets).max())
+    return max(1, PREDICTED_AT_ONCE.get(device.type, PREDICTED) // (most * members))
+
 
 def resident(array: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Bring a whole array to the device; on the CPU a mapped file stays one, read-only, where its type is right."""

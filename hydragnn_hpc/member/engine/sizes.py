@@ -12,7 +12,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.losses import Loss, MeanSquaredError
 
 Array = npt.NDArray[Any]
-Place = tuple[int, tuple[int, ...]]
+Extent = tuple[int, tuple[int, ...]]
 """Offset into a member's flat vector, and shape."""
 
 POOLINGS = ("mean", "sum", "max")

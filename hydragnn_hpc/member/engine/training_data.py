@@ -43,6 +43,19 @@ class Structure:
     edge_vectors: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
     cutoff: float = 0.0
 
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray], cutoff: float) -> Structure:
+        """Take it from arrays under the data set's names (:mod:`hydragnn_hpc.fields`); ``cutoff`` in bohr."""
+        return cls(
+            arrays["atom_offsets"],
+            arrays["sample_geometry"],
+            arrays["geometry_atom_offsets"],
+            arrays["neighbour_offsets"],
+            arrays["neighbours"],
+            arrays["edge_vectors"],
+            float(cutoff),
+        )
+
     @property
     def shared_geometry(self) -> bool:
         """Whether all samples decorate one geometry."""
@@ -54,7 +67,7 @@ class Structure:
 
 
 @dataclass(frozen=True)
-class Reference:
+class TargetReference:
     """What was taken off a task's target, and what the rest was divided by.
 
     Attributes
@@ -70,7 +83,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Samples:
+class TrainingData:
     """What an engine trains on.
 
     Attributes
@@ -96,7 +109,7 @@ class Samples:
     targets: Mapping[str, np.ndarray]
     levels: Mapping[str, str]
     parts: tuple[np.ndarray, np.ndarray, np.ndarray]
-    references: Mapping[str, Reference] = field(default_factory=dict)
+    references: Mapping[str, TargetReference] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def average_degree(self) -> tuple[float, float]:
@@ -115,7 +128,7 @@ class Samples:
         return any(bool(np.isnan(values).any()) for values in self.targets.values())
 
 
-def from_staged(staged: StagedData, campaign: Campaign) -> Samples:
+def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
     """Take what a campaign's tasks need from a node-local copy; nothing is copied, arrays stay mapped.
 
     Raises
@@ -127,21 +140,13 @@ def from_staged(staged: StagedData, campaign: Campaign) -> Samples:
     wanted, made = asdict(Requirements.of(campaign)), staged.ready.get("wanted", PLAIN)
     if wanted != made:
         raise UserError(f"the node-local copy was made for other inputs or references ({made}); run the command again")
-    structure = Structure(
-        a["atom_offsets"],
-        a["sample_geometry"],
-        a["geometry_atom_offsets"],
-        a["neighbour_offsets"],
-        a["neighbours"],
-        a["edge_vectors"],
-        float(staged.manifest.content["neighbours"]["cutoff_bohr"]),
-    )
+    structure = Structure.of(a, staged.manifest.content["neighbours"]["cutoff_bohr"])
     parts = tuple(np.flatnonzero(a["split"] == k) for k in range(3))
     references = {
-        name: Reference(a[f"reference_{name}"], np.array(fitted["scale"]))
+        name: TargetReference(a[f"reference_{name}"], np.array(fitted["scale"]))
         for name, fitted in staged.ready.get("references", {}).items()
     }
-    return Samples(
+    return TrainingData(
         structure,
         a["node_inputs"],
         {n: a[f"residual_{n}" if n in references else f"scaled_{t.field}"] for n, t in campaign.tasks.items()},
@@ -160,22 +165,22 @@ def to_units(values: np.ndarray, manifest: Manifest, field: str) -> np.ndarray:
     return unscaled
 
 
-def rows_of(samples: Samples, task: str, chosen: np.ndarray) -> np.ndarray:
+def rows_of(data: TrainingData, task: str, chosen: np.ndarray) -> np.ndarray:
     """Return a task's rows for ``chosen`` samples: their atoms in order, or the samples themselves."""
-    if samples.levels[task] == "graph":
+    if data.levels[task] == "graph":
         return chosen
-    return atoms_of(samples.structure.atom_offsets, chosen)
+    return atoms_of(data.structure.atom_offsets, chosen)
 
 
-def values_of(samples: Samples, task: str, chosen: np.ndarray) -> np.ndarray:
+def values_of(data: TrainingData, task: str, chosen: np.ndarray) -> np.ndarray:
     """Return what a network should give for ``chosen`` samples: rows of their atoms in order, or one row a sample."""
-    return np.asarray(samples.targets[task][rows_of(samples, task, chosen)])
+    return np.asarray(data.targets[task][rows_of(data, task, chosen)])
 
 
-def whole(samples: Samples, task: str, chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
+def whole(data: TrainingData, task: str, chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Put a task's reference back on what a network gives for ``chosen`` samples: scaled values of the property."""
-    reference = samples.references.get(task)
+    reference = data.references.get(task)
     if reference is None:
         return values
-    back: np.ndarray = values * reference.scale + reference.values[rows_of(samples, task, chosen)]
+    back: np.ndarray = values * reference.scale + reference.values[rows_of(data, task, chosen)]
     return back

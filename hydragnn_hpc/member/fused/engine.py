@@ -14,7 +14,7 @@ from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import BETA_1, BETA_2, Adam, Optimizer
 from hydragnn_hpc.member.engine.resident import check_statistics
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
-from hydragnn_hpc.member.engine.training_data import Samples
+from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.fused.kernels import library, unavailable
 from hydragnn_hpc.member.fused.plan import CBetas, build_plan
 
@@ -27,7 +27,7 @@ class FusedEngine:
     Parameters
     ----------
     sizes : NetworkSizes
-    samples : Samples
+    data : TrainingData
         All over one geometry.
     dtype : torch.dtype
         float32; float64 for tests.
@@ -40,19 +40,19 @@ class FusedEngine:
 
     name = "fused"
 
-    def __init__(self, sizes: NetworkSizes, samples: Samples, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, sizes: NetworkSizes, data: TrainingData, dtype: torch.dtype = torch.float32) -> None:
         self.sizes, self.device = sizes, torch.device("cpu")
         self.layout = ParameterLayout.of(sizes)
         self.dtype = np.dtype(str(dtype).removeprefix("torch."))
         if reason := unavailable(self.dtype):
             raise UserError(f"the fused engine cannot run here: {reason}; use engine 'torch'")
-        self._structure = samples.structure
-        self._samples, self._atoms = len(samples.structure.sample_geometry), int(samples.structure.site_offsets[-1])
-        inputs = self._data(samples.inputs, (self._atoms, sizes.inputs))
-        targets = {t.name: self._data(samples.targets[t.name], self._shape(t.name)) for t in sizes.tasks}
+        self._structure = data.structure
+        self._samples, self._atoms = len(data.structure.sample_geometry), int(data.structure.site_offsets[-1])
+        inputs = self._data(data.inputs, (self._atoms, sizes.inputs))
+        targets = {t.name: self._data(data.targets[t.name], self._shape(t.name)) for t in sizes.tasks}
         self._library = library(self.dtype.name)
         self.lanes: int | None = self._library.fused_lanes()
-        self._plan = build_plan(sizes, self.layout, samples.structure, inputs, targets)
+        self._plan = build_plan(sizes, self.layout, data.structure, inputs, targets)
         self._memory = np.empty(0, np.uint8)
 
     def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:

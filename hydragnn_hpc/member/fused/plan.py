@@ -79,7 +79,7 @@ def interface(dtype: str) -> dict[str, int]:
 
 
 @dataclass
-class Plan:
+class KernelPlan:
     """A filled ``CPlan`` with everything it points to."""
 
     c: CPlan
@@ -117,9 +117,9 @@ def degree_order(structure: Structure) -> tuple[Array, Array, Array, Array]:
 
 def build_plan(
     sizes: NetworkSizes, layout: ParameterLayout, structure: Structure, inputs: Array, targets: Mapping[str, Array]
-) -> Plan:
+) -> KernelPlan:
     """Fill a plan; ``inputs`` [S, n, F0] and ``targets`` are contiguous and of the engine's dtype."""
-    plan = Plan(CPlan())
+    plan = KernelPlan(CPlan())
     order, first, neighbour, group = degree_order(structure)
     scale = degree_scales(np.diff(first)[group[:-1]], sizes.average_degree).astype(inputs.dtype)
     layers = (CLayer * len(sizes.channels))(*(_layer(layout, *item) for item in enumerate(sizes.layers)))
@@ -145,7 +145,7 @@ def _layer(layout: ParameterLayout, number: int, widths: tuple[int, int]) -> CLa
     return CLayer(*widths, *places, *running)
 
 
-def _task(plan: Plan, sizes: NetworkSizes, layout: ParameterLayout, task: TaskSizes, target: Array) -> CTask:
+def _task(plan: KernelPlan, sizes: NetworkSizes, layout: ParameterLayout, task: TaskSizes, target: Array) -> CTask:
     widths = sizes.linears(task)
     linears = (CLinear * len(widths))()
     for number, pair in enumerate(widths):

@@ -10,15 +10,11 @@ from torch.func import functional_call
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import Optimizer
-from hydragnn_hpc.member.engine.resident import check_statistics, resident, vector_lanes
+from hydragnn_hpc.member.engine.resident import check_statistics, resident, samples_at_once, vector_lanes
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes, TaskSizes
-from hydragnn_hpc.member.engine.training_data import Samples
+from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.library.convolutions import Graph
 from hydragnn_hpc.member.library.network import LibraryNetwork, ModuleLayout, Trunk
-
-PREDICTED_AT_ONCE = {"cpu": 4096}
-"""Atoms predicted at once; elsewhere `PREDICTED`, to bound the memory."""
-PREDICTED = 65536
 
 
 class LibraryEngine:
@@ -28,7 +24,7 @@ class LibraryEngine:
     ----------
     sizes : NetworkSizes
     trunk : Trunk
-    samples : Samples
+    data : TrainingData
     device : torch.device
         The inputs and targets are kept there.
     dtype : torch.dtype
@@ -41,7 +37,7 @@ class LibraryEngine:
         self,
         sizes: NetworkSizes,
         trunk: Trunk,
-        samples: Samples,
+        data: TrainingData,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -49,9 +45,9 @@ class LibraryEngine:
         self.layout: ParameterLayout = ModuleLayout.of_module(lambda: LibraryNetwork(sizes, trunk))
         self._lengths_wanted = trunk.edge_features > 0
         self._network = LibraryNetwork(sizes, trunk).to(device, dtype)
-        self._structure = samples.structure
-        self._inputs = resident(samples.inputs, device, dtype)
-        self._targets = {t.name: resident(samples.targets[t.name], device, dtype) for t in sizes.tasks}
+        self._structure = data.structure
+        self._inputs = resident(data.inputs, device, dtype)
+        self._targets = {t.name: resident(data.targets[t.name], device, dtype) for t in sizes.tasks}
         self._weights = torch.tensor([t.weight for t in sizes.tasks], dtype=dtype, device=device)
         self._own = [(name, p.shape) for name, p in self._network.named_parameters()]
         used = [shape.numel() for _, shape in self._own]
@@ -85,8 +81,7 @@ class LibraryEngine:
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         """See `hydragnn_hpc.member.engine.interface.Engine`."""
         self._network.eval()
-        most = int(np.diff(self._structure.atom_offsets).max())
-        chunk = max(1, PREDICTED_AT_ONCE.get(self.device.type, PREDICTED) // most)
+        chunk = samples_at_once(self._structure, self.device)
         pieces: list[list[dict[str, Tensor]]] = [[] for _ in range(len(parameters))]
         for first in range(0, len(index), chunk):
             atoms, graph = self._graph(index[first : first + chunk])

@@ -20,7 +20,7 @@ SMALLEST_VARIANCE = 1e-5  # PyTorch Geometric's StdAggregation: up to it the dev
 
 
 @dataclass(frozen=True)
-class Part:
+class TablePart:
     """Some rows of a table, padded to the same number of slots K.
 
     Attributes
@@ -46,14 +46,14 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Table:
+class NeighbourTable:
     """Neighbours of N rows.
 
     Attributes
     ----------
     rows : int
         N.
-    parts : tuple of Part
+    parts : tuple of TablePart
         They cover the rows, in order.
     room : int
         The largest K * n of them.
@@ -66,7 +66,7 @@ class Table:
     """
 
     rows: int
-    parts: tuple[Part, ...]
+    parts: tuple[TablePart, ...]
     room: int
     bag: Tensor
     bag_first: Tensor
@@ -75,7 +75,7 @@ class Table:
     inverse: Tensor
 
 
-def make_table(bag: Tensor, degree: Array, on_device: Tensor, dtype: torch.dtype, room: int) -> Table:
+def make_table(bag: Tensor, degree: Array, on_device: Tensor, dtype: torch.dtype, room: int) -> NeighbourTable:
     """Make the tables of rows with these neighbours.
 
     Parameters
@@ -89,13 +89,13 @@ def make_table(bag: Tensor, degree: Array, on_device: Tensor, dtype: torch.dtype
     room : int
         Slots of a part, about: rows times their largest degree.
     """
-    parts: list[Part] = []
+    parts: list[TablePart] = []
     while not parts or parts[-1].rows.stop < len(degree):
         start = parts[-1].rows.stop if parts else 0
         stop = min(start + max(FEWEST_ROWS, room // max(1, int(degree[start]))), len(degree))
         parts.append(_part(bag, on_device[:, start:stop], degree, slice(start, stop), dtype))
     inverse = torch.where(on_device[0] > 0, 1.0 / on_device[0].clamp(min=1).to(dtype), 0.0)
-    return Table(
+    return NeighbourTable(
         len(degree),
         tuple(parts),
         max(len(part.forward) for part in parts),
@@ -107,7 +107,7 @@ def make_table(bag: Tensor, degree: Array, on_device: Tensor, dtype: torch.dtype
     )
 
 
-def _part(bag: Tensor, on_device: Tensor, degrees: Array, rows: slice, dtype: torch.dtype) -> Part:
+def _part(bag: Tensor, on_device: Tensor, degrees: Array, rows: slice, dtype: torch.dtype) -> TablePart:
     degree, first = on_device
     fewest, slots = int(degrees[rows].min()), max(1, int(degrees[rows].max()))
     slot = torch.arange(slots, device=bag.device)[:, None]
@@ -121,7 +121,7 @@ def _part(bag: Tensor, on_device: Tensor, degrees: Array, rows: slice, dtype: to
     part = (torch.arange(4, device=bag.device) * total)[:, None, None]
     backward = torch.where(real, neighbour + part, 4 * total)
     repeats = None if fewest == slots else (slots - degree.clamp(min=1))[:, None].to(dtype)
-    return Part(rows, slots, neighbour.reshape(-1), backward.reshape(-1), repeats)
+    return TablePart(rows, slots, neighbour.reshape(-1), backward.reshape(-1), repeats)
 
 
 class Aggregated:
@@ -148,7 +148,9 @@ class Aggregated:
         self.extremes = stacked[: 2 * ties.shape[1]].view(ties.shape)
 
 
-def aggregate(sent: Tensor, table: Table, scratch: Tensor, kept: Aggregated, out: Tensor, training: bool) -> None:
+def aggregate(
+    sent: Tensor, table: NeighbourTable, scratch: Tensor, kept: Aggregated, out: Tensor, training: bool
+) -> None:
     """Aggregate ``sent`` [N, W] over each row's neighbours: mean, minimum, maximum, standard deviation.
 
     Parameters
@@ -175,7 +177,7 @@ def aggregate(sent: Tensor, table: Table, scratch: Tensor, kept: Aggregated, out
     out[1:3].copy_(kept.extremes.view(2, *like))
 
 
-def _aggregate(part: Part, scratch: Tensor, kept: Aggregated, squares: Tensor, training: bool) -> None:
+def _aggregate(part: TablePart, scratch: Tensor, kept: Aggregated, squares: Tensor, training: bool) -> None:
     """Extremes and ties of a part, and the sum of squared deviations."""
     shape = (part.slots, *squares.shape)
     room = len(part.forward)
@@ -197,7 +199,7 @@ def _aggregate(part: Part, scratch: Tensor, kept: Aggregated, squares: Tensor, t
         squares.addcmul_(values[0], part.repeats, value=-1)
 
 
-def aggregate_back(grad: Tensor, table: Table, scratch: Tensor, kept: Aggregated, packed: Tensor) -> Tensor:
+def aggregate_back(grad: Tensor, table: NeighbourTable, scratch: Tensor, kept: Aggregated, packed: Tensor) -> Tensor:
     """Gradient of `aggregate` with respect to ``sent``, [N, W].
 
     Where several neighbours tie for an extreme they share its gradient, as in PyTorch Geometric.
@@ -223,7 +225,7 @@ def aggregate_back(grad: Tensor, table: Table, scratch: Tensor, kept: Aggregated
     return result
 
 
-def _aggregate_back(part: Part, scratch: Tensor, kept: Aggregated, linear: Tensor, out: Tensor) -> None:
+def _aggregate_back(part: TablePart, scratch: Tensor, kept: Aggregated, linear: Tensor, out: Tensor) -> None:
     rows, width = out.shape
     gathered = scratch[: 4 * len(part.forward)]
     torch.index_select(kept.stacked, 0, part.backward, out=gathered)

@@ -19,12 +19,12 @@ from hydragnn_hpc.member.engine.degrees import degree_scales
 from hydragnn_hpc.member.engine.resident import resident
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import Structure
-from hydragnn_hpc.member.torch_engine.aggregate import Table, make_table
+from hydragnn_hpc.member.torch_engine.aggregate import NeighbourTable, make_table
 from hydragnn_hpc.member.torch_engine.weights import SCALERS
 
 
 @dataclass(frozen=True)
-class Pooling:
+class SampleRows:
     """Which rows belong to which sample, where samples differ in size.
 
     Attributes
@@ -66,7 +66,7 @@ class Batch:
     ----------
     members, samples, rows : int
         E, B, R.
-    table : Table
+    table : NeighbourTable
         Over R rows, or over R * E pairs.
     scales : tensor [R * E, 1, blocks]
         PNA's scalers of each pair, all zero without neighbours; a fifth, 1, where there are atoms without neighbours.
@@ -74,7 +74,7 @@ class Batch:
         Atom of each pair (any for padding), and sample numbers.
     padding : Padding or None
         None where nothing is padded.
-    pooling : Pooling or None
+    pooling : SampleRows or None
         None where every B-th row is of the same sample.
     order : int64 tensor [R]
         Row of each atom, sample after sample, where all members have the same batch.
@@ -83,12 +83,12 @@ class Batch:
     members: int
     samples: int
     rows: int
-    table: Table
+    table: NeighbourTable
     scales: Tensor
     atoms: Tensor
     graphs: Tensor
     padding: Padding | None
-    pooling: Pooling | None
+    pooling: SampleRows | None
     order: Tensor
 
 
@@ -96,7 +96,7 @@ class Batch:
 class _Fixed:
     """What batches of one geometry have in common: ``sites`` [n, 1] in the order of the rows."""
 
-    table: Table
+    table: NeighbourTable
     scales: Tensor
     sites: Tensor
     order: Tensor
@@ -166,7 +166,7 @@ class Batches:
         scales = self._scales[self.send(site)].repeat_interleave(members, 0)
         return _Fixed(table, scales, self.send(sites)[:, None], self.send(place.reshape(-1)))
 
-    def _table(self, site: Array, base: Tensor, members: int, place: Tensor) -> Table:
+    def _table(self, site: Array, base: Tensor, members: int, place: Tensor) -> NeighbourTable:
         """Table of pairs at these sites, of samples that start in row ``base``; ``place`` is where each pair went."""
         degree = self._degree[site]
         total = int(degree.sum())
@@ -213,14 +213,14 @@ class Batches:
             members, samples, rows, table, self._scales[sites], atoms, graphs, padding, pooling, unsorted
         )  # fmt: skip
 
-    def _pooling(self, starts: Array, counts: Array, sample: Tensor, places: Tensor) -> Pooling:
+    def _pooling(self, starts: Array, counts: Array, sample: Tensor, places: Tensor) -> SampleRows:
         members = len(starts)
         slot = torch.arange(int(counts.max()), device=self._device)[:, None]
         start, count = self.send(np.stack([starts.T.reshape(-1), counts.T.reshape(-1)]))
         member = torch.arange(len(start), device=self._device) % members
         pair = torch.where(slot < count, (start + slot) * members + member, 0)
         rows = torch.where(slot < count, places[pair], len(places))
-        return Pooling(rows, sample, (1.0 / count.to(self._dtype)).view(-1, members, 1))
+        return SampleRows(rows, sample, (1.0 / count.to(self._dtype)).view(-1, members, 1))
 
 
 def _scales(degree: Array, average: tuple[float, float], blocks: int) -> Tensor:

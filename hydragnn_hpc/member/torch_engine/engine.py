@@ -8,18 +8,15 @@ from torch import Tensor
 
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import Optimizer
-from hydragnn_hpc.member.engine.resident import check_statistics, resident, vector_lanes
+from hydragnn_hpc.member.engine.resident import check_statistics, resident, samples_at_once, vector_lanes
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
-from hydragnn_hpc.member.engine.training_data import Samples
+from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.torch_engine.batches import Batch, Batches
 from hydragnn_hpc.member.torch_engine.captured import CapturedSteps, Step
 from hydragnn_hpc.member.torch_engine.network import Network
 from hydragnn_hpc.member.torch_engine.weights import Weights, head_groups
 
-PREDICTED_AT_ONCE = {"cpu": 4096}
-"""Atoms predicted at once: what stays in a core's caches; elsewhere `PREDICTED`, to bound the memory."""
-PREDICTED = 65536
 ROOM = {"cpu": 8192}
 """Neighbours (padded) that are worked on together: what fits a core's caches; elsewhere all, in one launch."""
 
@@ -30,7 +27,7 @@ class TorchEngine:
     Parameters
     ----------
     sizes : NetworkSizes
-    samples : Samples
+    data : TrainingData
     device : torch.device
         The data set's inputs and targets are kept there.
     dtype : torch.dtype
@@ -48,7 +45,7 @@ class TorchEngine:
     def __init__(
         self,
         sizes: NetworkSizes,
-        samples: Samples,
+        data: TrainingData,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         together: bool | None = None,
@@ -57,12 +54,12 @@ class TorchEngine:
         self.sizes, self.device, self.lanes = sizes, device, vector_lanes(device)
         self.layout = ParameterLayout.of(sizes)
         self._together = device.type != "cpu" if together is None else together
-        self._structure = samples.structure
+        self._structure = data.structure
         room = 2**62 if self._together else ROOM.get(device.type, 2**62)
-        self._batches = Batches(samples.structure, sizes, device, dtype, room)
-        self._inputs = resident(samples.inputs, device, dtype)
+        self._batches = Batches(data.structure, sizes, device, dtype, room)
+        self._inputs = resident(data.inputs, device, dtype)
         self._groups = head_groups(sizes)
-        by_group = [[samples.targets[t.name] for t in group.tasks] for group in self._groups]
+        by_group = [[data.targets[t.name] for t in group.tasks] for group in self._groups]
         self._targets = [resident(t[0] if len(t) == 1 else np.concatenate(t, axis=1), device, dtype) for t in by_group]
         self._missing = any(bool(np.isnan(values).any()) for group in by_group for values in group)
         # Groups of heads may come in another order than the tasks.
@@ -137,8 +134,7 @@ class TorchEngine:
 
     def _predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         members, loaded = len(parameters), None
-        most = int(np.diff(self._structure.atom_offsets).max())
-        chunk = max(1, PREDICTED_AT_ONCE.get(self.device.type, PREDICTED) // (most * members))
+        chunk = samples_at_once(self._structure, self.device, members)
         found: dict[str, list[Tensor]] = {t.name: [] for t in self.sizes.tasks}
         for first in range(0, len(index), chunk):
             batch = self._batches.make(np.tile(index[first : first + chunk], (members, 1)))

@@ -17,7 +17,7 @@ from hydragnn_hpc.member.torch_engine.batches import Batch
 from hydragnn_hpc.member.torch_engine.weights import Weights
 
 
-class Head:
+class TaskHeads:
     """One group of heads for batches of one shape.
 
     Parameters
@@ -81,7 +81,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Errors:
+class GroupLosses:
     """Mean losses of a group of heads, and their gradient.
 
     Attributes
@@ -96,7 +96,7 @@ class Errors:
     grad: Tensor
 
 
-def errors(loss: Loss, values: Tensor, targets: Tensor, weights: Tensor, missing: bool) -> Errors:
+def group_losses(loss: Loss, values: Tensor, targets: Tensor, weights: Tensor, missing: bool) -> GroupLosses:
     """Compare ``values`` with ``targets`` [R, E, T * d]; NaN targets do not count where any may be ``missing``.
 
     ``weights`` [T, 1] are the tasks' in the loss.
@@ -106,12 +106,12 @@ def errors(loss: Loss, values: Tensor, targets: Tensor, weights: Tensor, missing
     if not missing:
         by_task = torch.unflatten(difference, 2, (tasks, -1))
         factor = weights * (1.0 / (by_task.shape[0] * by_task.shape[3]))
-        return Errors(loss.of(by_task).mean((0, 3)), (loss.slope(by_task) * factor).flatten(2))
+        return GroupLosses(loss.of(by_task).mean((0, 3)), (loss.slope(by_task) * factor).flatten(2))
     known = ~targets.isnan()
     by_task = torch.unflatten(torch.where(known, difference, 0.0), 2, (tasks, -1))
     count = torch.unflatten(known, 2, (tasks, -1)).sum((0, 3)).clamp_(min=1).to(values.dtype)
     losses = loss.of(by_task).sum((0, 3)) / count
-    return Errors(losses, (loss.slope(by_task) * (weights / count[..., None])).flatten(2))
+    return GroupLosses(losses, (loss.slope(by_task) * (weights / count[..., None])).flatten(2))
 
 
 class Pool:

@@ -12,11 +12,11 @@ from torch import Tensor
 from hydragnn_hpc.member.torch_engine.aggregate import Aggregated, aggregate, aggregate_back
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.torch_engine.batches import Batch, Padding
-from hydragnn_hpc.member.torch_engine.heads import Errors, Head, Pool, errors
+from hydragnn_hpc.member.torch_engine.heads import GroupLosses, Pool, TaskHeads, group_losses
 from hydragnn_hpc.member.torch_engine.weights import AGGREGATES, Weights
 
 
-class Layer:
+class PnaLayer:
     """One layer of the trunk for batches of one shape: PNA, forward and backward.
 
     Attributes
@@ -152,7 +152,7 @@ class Network:
     def __init__(self, weights: Weights, batch: Batch, arena: Arena) -> None:
         sizes = weights.sizes
         self._weights, out = weights, sizes.channels[-1]
-        self._layers = [Layer(n, width, batch, weights, arena) for n, (width, _) in enumerate(sizes.layers)]
+        self._layers = [PnaLayer(n, width, batch, weights, arena) for n, (width, _) in enumerate(sizes.layers)]
         self._last = arena.take("last", batch.rows * batch.members + 1, out + 1)
         self._last[:, -1], self._last[-1] = 1.0, 0.0
         self._pooled = arena.take("pooled", batch.samples, batch.members, out + 1)
@@ -166,7 +166,7 @@ class Network:
         scale, shift = weights.value["norm.weight"], weights.value["norm.bias"]
         self._norms = [Norm(*row, sizes.epsilon) for row in zip(scale, shift, self.statistics, strict=True)]
         rows = {"node": batch.rows, "graph": batch.samples}
-        self._heads = [Head(number, weights, rows[g.level], arena) for number, g in enumerate(weights.heads)]
+        self._heads = [TaskHeads(number, weights, rows[g.level], arena) for number, g in enumerate(weights.heads)]
 
     def train(self, batch: Batch, inputs: Tensor, targets: list[Tensor], missing: bool) -> Tensor:
         """Forward and backward of a batch; leaves the gradients in the weights, batch statistics in `statistics`.
@@ -190,7 +190,7 @@ class Network:
             torch.clamp_min(norm.forward(layer.forward(batch, True), batch), 0.0, out=out)
         pool = self._pool(batch)
         found = [
-            errors(head.loss, self._values(head), target, head.task_weights, missing)
+            group_losses(head.loss, self._values(head), target, head.task_weights, missing)
             for head, target in zip(self._heads, targets, strict=True)
         ]
         self._trunk_back(batch, self._heads_back(pool, found))
@@ -220,10 +220,10 @@ class Network:
         pool.forward(self._pooled[..., :-1])
         return pool
 
-    def _values(self, head: Head) -> Tensor:
+    def _values(self, head: TaskHeads) -> Tensor:
         return head.forward(self._features if head.level == "node" else self._pooled)
 
-    def _heads_back(self, pool: Pool | None, found: list[Errors]) -> Tensor:
+    def _heads_back(self, pool: Pool | None, found: list[GroupLosses]) -> Tensor:
         """Gradient of the last activations [R, E, F]."""
         total = self._grad
         first = True

@@ -1,7 +1,8 @@
 """The weights of a stack as the matrices that a step multiplies with, and their gradients back again.
 
-A member's parameters lie flat, in the library's shapes. One gather brings all of a stack's into the order of `_Place`:
-transposed, a bias as the row that meets a column of ones, one block a member. One gather brings the gradients back.
+A member's parameters lie flat, in the library's shapes. One gather brings all of a stack's into the order of
+`_WeightOrder`: transposed, a bias as the row that meets a column of ones, one block a member. Another brings the
+gradients back.
 
 PNA's layer is folded. With m_ij = W1 x_i + b + y_j, y_j = W2 x_j, the aggregates of m_ij over j are those of y_j, all
 but the standard deviation shifted by W1 x_i + b. With L the last matrix, P0 and P_sa the blocks of the one before
@@ -62,7 +63,7 @@ def head_groups(sizes: NetworkSizes) -> tuple[HeadGroup, ...]:
     return tuple(groups)
 
 
-class _Place:
+class _WeightOrder:
     """Numbers of a member's vector in the order of the matrices, in pieces [layers, rows, columns]."""
 
     def __init__(self, layout: ParameterLayout) -> None:
@@ -92,27 +93,27 @@ class _Place:
 
 
 def _pieces(layout: ParameterLayout, sizes: NetworkSizes) -> list[tuple[str, Array]]:
-    place = _Place(layout)
+    order = _WeightOrder(layout)
     for group, numbers in enumerate(trunk_groups(sizes)):
         names = [f"trunk.{n}.conv" for n in numbers]
         width = sizes.layers[numbers[0]][0]
-        post = [place.both(f"{n}.post_nns.0.0") for n in names]
+        post = [order.both(f"{n}.post_nns.0.0") for n in names]
         # Rows of post: x, (bias,) then scaler, aggregate, feature.
-        place.add(f"post.{group}", [np.concatenate([p[:width], p[-1:], p[width:-1]]) for p in post])
-        place.add(f"lin.{group}", [place.weight(f"{n}.lin") for n in names])
-        place.add(f"lin_bias.{group}", [place.bias(f"{n}.lin") for n in names])
-        pre = [place.both(f"{n}.pre_nns.0.0") for n in names]
-        place.add(f"own.{group}", [np.concatenate([p[:width], p[-1:]]) for p in pre])
-        place.add(f"sent.{group}", [p[width:-1] for p in pre])
+        order.add(f"post.{group}", [np.concatenate([p[:width], p[-1:], p[width:-1]]) for p in post])
+        order.add(f"lin.{group}", [order.weight(f"{n}.lin") for n in names])
+        order.add(f"lin_bias.{group}", [order.bias(f"{n}.lin") for n in names])
+        pre = [order.both(f"{n}.pre_nns.0.0") for n in names]
+        order.add(f"own.{group}", [np.concatenate([p[:width], p[-1:]]) for p in pre])
+        order.add(f"sent.{group}", [p[width:-1] for p in pre])
     for kind in ("weight", "bias"):
         norms = [layout.parameters[f"trunk.{n}.norm.{kind}"] for n in range(len(sizes.channels))]
-        place.add(f"norm.{kind}", [np.arange(at, at + shape[0])[None] for at, shape in norms])
+        order.add(f"norm.{kind}", [np.arange(at, at + shape[0])[None] for at, shape in norms])
     for number, heads in enumerate(head_groups(sizes)):
-        first = [place.both(f"heads.{t.name}.0") for t in heads.tasks]
-        place.add(f"head.{number}.0", [np.concatenate(first, axis=1)])
+        first = [order.both(f"heads.{t.name}.0") for t in heads.tasks]
+        order.add(f"head.{number}.0", [np.concatenate(first, axis=1)])
         for k in range(1, len(heads.widths)):
-            place.add(f"head.{number}.{k}", [np.stack([place.both(f"heads.{t.name}.{k}") for t in heads.tasks])])
-    return place.pieces
+            order.add(f"head.{number}.{k}", [np.stack([order.both(f"heads.{t.name}.{k}") for t in heads.tasks])])
+    return order.pieces
 
 
 def trunk_groups(sizes: NetworkSizes) -> list[list[int]]:

@@ -11,25 +11,25 @@ from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.sizes import TaskSizes
-from hydragnn_hpc.member.engine.training_data import Samples, to_units, values_of, whole
+from hydragnn_hpc.member.engine.training_data import TrainingData, to_units, values_of, whole
 from hydragnn_hpc.records.member import TaskErrors
 
 
-class Part:
+class ValidationSet:
     """One part of the data with its truth on the engine's device.
 
     Parameters
     ----------
     engine : Engine
-    samples : Samples
+    data : TrainingData
     chosen : numpy.ndarray
         ``[T]`` int64 sample numbers.
     """
 
-    def __init__(self, engine: Engine, samples: Samples, chosen: np.ndarray) -> None:
+    def __init__(self, engine: Engine, data: TrainingData, chosen: np.ndarray) -> None:
         self._engine, self.chosen = engine, chosen
         self._truth = {
-            t.name: torch.tensor(values_of(samples, t.name, chosen), device=engine.device) for t in engine.sizes.tasks
+            t.name: torch.tensor(values_of(data, t.name, chosen), device=engine.device) for t in engine.sizes.tasks
         }
         self._known = {n: None if not t.isnan().any() else ~t.isnan() for n, t in self._truth.items()}
         self._weights = torch.tensor([t.weight for t in engine.sizes.tasks], dtype=torch.float64, device=engine.device)
@@ -57,7 +57,7 @@ class Part:
 
 
 def test_errors(
-    engine: Engine, samples: Samples, manifest: Manifest, campaign: Campaign, state: tuple[torch.Tensor, torch.Tensor]
+    engine: Engine, data: TrainingData, manifest: Manifest, campaign: Campaign, state: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[dict[str, TaskErrors], dict[str, np.ndarray]]:
     """Return one member's test errors and predictions.
 
@@ -73,13 +73,13 @@ def test_errors(
     predictions : dict
         ``sample`` ``[T]`` and by task, in its unit, ``[rows, d]`` float64.
     """
-    chosen = samples.parts[2]
-    predicted, validation = (engine.predict(state[0][None], state[1][None], samples.parts[k]) for k in (2, 1))
+    chosen = data.parts[2]
+    predicted, validation = (engine.predict(state[0][None], state[1][None], data.parts[k]) for k in (2, 1))
     tasks, predictions = {}, {"sample": chosen.astype(np.int64)}
     for task in engine.sizes.tasks:
         field = campaign.tasks[task.name].field
-        scaled, truth = _scaled(samples, task.name, chosen, predicted)
-        seen, known = _scaled(samples, task.name, samples.parts[1], validation)
+        scaled, truth = _scaled(data, task.name, chosen, predicted)
+        seen, known = _scaled(data, task.name, data.parts[1], validation)
         in_units = to_units(scaled, manifest, field)
         predictions[task.name] = in_units
         difference = scaled.astype(np.float64) - truth
@@ -106,11 +106,11 @@ def _mae(difference: np.ndarray) -> float | None:
 
 
 def _scaled(
-    samples: Samples, task: str, chosen: np.ndarray, predicted: dict[str, torch.Tensor]
+    data: TrainingData, task: str, chosen: np.ndarray, predicted: dict[str, torch.Tensor]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return one member's predictions and the truth for ``chosen`` samples, scaled, references put back."""
     raw = predicted[task][0].cpu().numpy()
-    return whole(samples, task, chosen, raw), whole(samples, task, chosen, values_of(samples, task, chosen))
+    return whole(data, task, chosen, raw), whole(data, task, chosen, values_of(data, task, chosen))
 
 
 def weights_hash(parameters: torch.Tensor, buffers: torch.Tensor) -> str:

@@ -17,9 +17,9 @@ from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.ledger import Frozen, now
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import OPTIMIZERS
-from hydragnn_hpc.member.engine.training_data import Samples
+from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.training import checkpoint as saved
-from hydragnn_hpc.member.training.evaluate import Part, test_errors, weights_hash
+from hydragnn_hpc.member.training.evaluate import ValidationSet, test_errors, weights_hash
 from hydragnn_hpc.member.training.schedule import Schedule
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
 from hydragnn_hpc.records.device import Device
@@ -31,7 +31,7 @@ _NUMBERS = ("parameters", "buffers", "best_parameters", "best_buffers")
 
 
 @dataclass
-class Member:
+class StackMember:
     """One member of the stack, apart from its numbers."""
 
     replica: int
@@ -46,7 +46,7 @@ class Member:
         """Epochs behind it."""
         return len(self.history)
 
-    def tell(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Add a line to the member's log, if it can be written."""
         with contextlib.suppress(OSError), self.files.log.open("a", encoding="utf-8") as stream:
             stream.write(f"{now()} {line}\n")
@@ -61,7 +61,7 @@ class Setting:
     folder : CampaignFolder
     frozen : Frozen
     manifest : Manifest
-    samples : Samples
+    data : TrainingData
     host : str
     rank, slot : int
         Of the worker.
@@ -73,7 +73,7 @@ class Setting:
     folder: CampaignFolder
     frozen: Frozen
     manifest: Manifest
-    samples: Samples
+    data: TrainingData
     host: str
     rank: int
     slot: int
@@ -115,13 +115,13 @@ class StackTraining:
         self.engine_changes: list[EngineChanged] = []
         self.members = [self._new_member(r) for r in replicas]
         self._begin()
-        self._validation = Part(engine, setting.samples, setting.samples.parts[1])
+        self._validation = ValidationSet(engine, setting.data, setting.data.parts[1])
 
-    def _new_member(self, replica: int) -> Member:
+    def _new_member(self, replica: int) -> StackMember:
         files = self._setting.folder.member(self.variant.name, replica)
         files.make()
         seed = member_seed(self._setting.campaign.seed, self.variant.name, replica)
-        return Member(replica, seed, files, Schedule.fresh(self._options))
+        return StackMember(replica, seed, files, Schedule.fresh(self._options))
 
     def _begin(self) -> None:
         """Set the stack's numbers: from each member's checkpoint, else from its seed."""
@@ -129,11 +129,11 @@ class StackTraining:
         for member in self.members:
             start = self._initial(member)
             found = saved.load(
-                member.files, self._identity(member), {n: len(value) for n, value in start.items()}, member.tell
+                member.files, self._identity(member), {n: len(value) for n, value in start.items()}, member.log
             )
             if found is not None:
                 member.schedule, member.history, member.sessions = found.schedule, found.history, found.sessions
-                member.tell(f"resumed after epoch {member.epoch}")
+                member.log(f"resumed after epoch {member.epoch}")
                 self._compare_engines(member)
             member.sessions.append(self._new_session())
             for name, value in (start if found is None else found.tensors).items():
@@ -145,7 +145,7 @@ class StackTraining:
         self._gradients = torch.zeros_like(self.parameters)
         self._optimizer = self._optimizer_kind(self._options.optimizer, numbers)
 
-    def _compare_engines(self, member: Member) -> None:
+    def _compare_engines(self, member: StackMember) -> None:
         """Note where another engine, or the same with other vectors, trained a member before its interruption."""
         last = member.sessions[-1]
         if last.engine is None:  # of an earlier version
@@ -154,9 +154,9 @@ class StackTraining:
         if before != after:
             change = EngineChanged(variant=self.variant.name, replica=member.replica, before=before, after=after)
             self.engine_changes.append(change)
-            member.tell(f"was trained by {before}, goes on with {after}: the last digits of its result depend on that")
+            member.log(f"was trained by {before}, goes on with {after}: the last digits of its result depend on that")
 
-    def _initial(self, member: Member) -> dict[str, torch.Tensor]:
+    def _initial(self, member: StackMember) -> dict[str, torch.Tensor]:
         """A member's numbers before its first epoch, under the names of its checkpoint."""
         layout = self._engine.layout
         parameters, buffers = layout.initial_parameters(member.seed), layout.initial_buffers()
@@ -175,7 +175,7 @@ class StackTraining:
             lanes=self._engine.lanes,
         )
 
-    def _identity(self, member: Member) -> Identity:
+    def _identity(self, member: StackMember) -> Identity:
         frozen = self._setting.frozen
         return Identity(
             config_hash=frozen.hash,
@@ -185,7 +185,7 @@ class StackTraining:
         )
 
     def epoch(
-        self, alive: Callable[[], None], finished: Callable[[Member, EndState], None] = lambda member, state: None
+        self, alive: Callable[[], None], finished: Callable[[StackMember, EndState], None] = lambda member, state: None
     ) -> None:
         """Train and validate one epoch.
 
@@ -220,7 +220,7 @@ class StackTraining:
 
     def _train(self, alive: Callable[[], None]) -> np.ndarray:
         """Go once through the training part, every member in an order of its own; returns mean losses ``[E]``."""
-        part, size = self._setting.samples.parts[0], self._options.batch_size
+        part, size = self._setting.data.parts[0], self._options.batch_size
         order = np.stack([part[shuffle(m.seed, m.epoch, len(part))] for m in self.members])
         device = self._engine.device
         steps = -(-len(part) // size)
@@ -237,7 +237,7 @@ class StackTraining:
         mean: np.ndarray = np.array([float((row * weights).sum()) for row in total / len(part)])
         return mean
 
-    def _close_those_at_their_end(self, finished: Callable[[Member, EndState], None]) -> None:
+    def _close_those_at_their_end(self, finished: Callable[[StackMember, EndState], None]) -> None:
         gone: set[int] = set()
         for e, member in enumerate(self.members):
             reason = self._reason_to_end(e, member)
@@ -249,7 +249,7 @@ class StackTraining:
         if gone:
             self._keep([e for e in range(len(self.members)) if e not in gone])
 
-    def _reason_to_end(self, e: int, member: Member) -> Reason | None:
+    def _reason_to_end(self, e: int, member: StackMember) -> Reason | None:
         if not member.epoch:
             return None
         if not self._is_finite(e):
@@ -278,13 +278,13 @@ class StackTraining:
             saved.write_history(member.files, member.history)
         self._saved_at = time.monotonic()
 
-    def _close(self, e: int, member: Member, reason: Reason, state: EndState) -> None:
+    def _close(self, e: int, member: StackMember, reason: Reason, state: EndState) -> None:
         best = (self._best_parameters[e], self._best_buffers[e])
         tasks: dict[str, TaskErrors] = {}
         predictions: dict[str, np.ndarray] = {}
         if state == "finished":
             setting = self._setting
-            tasks, predictions = test_errors(self._engine, setting.samples, setting.manifest, setting.campaign, best)
+            tasks, predictions = test_errors(self._engine, setting.data, setting.manifest, setting.campaign, best)
         seconds = np.array([row[4:6] for row in member.history]).sum(axis=0)
         result = Result(
             state=state,
@@ -307,7 +307,7 @@ class StackTraining:
             versions=self._setting.versions,
             weights_sha256=weights_hash(*best),
         )
-        member.tell(f"{state} after epoch {member.epoch} ({reason})")
+        member.log(f"{state} after epoch {member.epoch} ({reason})")
         saved.write_history(member.files, member.history)
         saved.write_done(member.files, result, self._model(best), predictions)
 
@@ -329,7 +329,7 @@ class StackTraining:
             },
             "neighbours": setting.manifest.content["neighbours"],
             # How inputs and references are computed for other structures (`dataset.inputs`, `dataset.residual`).
-            "ready": dict(setting.samples.recipe),
+            "ready": dict(setting.data.recipe),
         }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.engine.training_data import Samples, Structure
+from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.library.engine import LibraryEngine
 from hydragnn_hpc.member.library.network import Trunk
@@ -29,7 +29,7 @@ TASKS = (
     TaskSizes("V", "node", 3, (4,), 0.5),
 )
 
-ENGINES: dict[str, Callable[[NetworkSizes, Samples, torch.dtype], Engine]] = {
+ENGINES: dict[str, Callable[[NetworkSizes, TrainingData, torch.dtype], Engine]] = {
     "fused": FusedEngine,
     "torch": lambda sizes, samples, dtype: TorchEngine(sizes, samples, CPU, dtype),
     "torch together": lambda sizes, samples, dtype: TorchEngine(sizes, samples, CPU, dtype, together=True),
@@ -66,12 +66,12 @@ def random_samples(
     tasks: tuple[TaskSizes, ...] = TASKS,
     inputs: int = 1,
     spread: float = 0.1,
-) -> Samples:
+) -> TrainingData:
     """Samples with inputs 0 or 1, ``spread`` wide each: without spread, neighbours tie all the time."""
     structure = structure_of(geometries, np.arange(number) % len(geometries))
     rows = {"node": int(structure.atom_offsets[-1]), "graph": number}
     values = rng.integers(0, 2, (rows["node"], inputs)) + spread * rng.standard_normal((rows["node"], inputs))
-    return Samples(
+    return TrainingData(
         structure,
         values,
         {t.name: rng.standard_normal((rows[t.level], t.width)) for t in tasks},
@@ -80,10 +80,10 @@ def random_samples(
     )
 
 
-def with_holes(samples: Samples, rng: np.random.Generator, share: float) -> Samples:
+def with_holes(data: TrainingData, rng: np.random.Generator, share: float) -> TrainingData:
     """The same with a share of the target values missing."""
-    targets = {name: np.where(rng.random(v.shape) < share, np.nan, v) for name, v in samples.targets.items()}
-    return dataclasses.replace(samples, targets=targets)
+    targets = {name: np.where(rng.random(v.shape) < share, np.nan, v) for name, v in data.targets.items()}
+    return dataclasses.replace(data, targets=targets)
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ class Problem:
     """Data, a network, and the weights of E members in float64; ``network`` are options of `NetworkSizes`."""
 
     def __init__(
-        self, samples: Samples, tasks: tuple[TaskSizes, ...] = TASKS, members: int = 3, **network: object
+        self, data: TrainingData, tasks: tuple[TaskSizes, ...] = TASKS, members: int = 3, **network: object
     ) -> None:
         options: dict[str, object] = {"channels": (6, 6, 6), **network}
-        self.samples = samples
+        self.samples = data
         self.sizes = NetworkSizes(
-            samples.inputs.shape[1],
+            data.inputs.shape[1],
             tasks=tasks,
             average_degree=(3.5, 1.375),  # exact in float32, in which the library keeps them
             **options,  # type: ignore[arg-type]

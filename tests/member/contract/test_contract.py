@@ -16,13 +16,11 @@ from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
 from hydragnn_hpc import sections
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.member.engine import losses, optimize
+from hydragnn_hpc.member.engine import losses, optimize, resident
 from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.sizes import TaskSizes
 from hydragnn_hpc.member.engine.training_data import values_of
 from hydragnn_hpc.member.fused.plan import LOSSES as FUSED_LOSSES
-from hydragnn_hpc.member.library import engine as library_engine
-from hydragnn_hpc.member.torch_engine import engine as torch_engine
 from tests.member.contract.problem import (
     ENGINES,
     TASKS,
@@ -298,8 +296,7 @@ def test_a_member_does_not_depend_on_its_stack(name: str, dtype: torch.dtype, at
 @every
 @pytest.mark.parametrize("at_once", [4096, 20], ids=["at once", "in pieces"])
 def test_a_prediction_does_not_depend_on_its_batch(name: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (torch_engine, library_engine):
-        monkeypatch.setitem(module.PREDICTED_AT_ONCE, "cpu", at_once)
+    monkeypatch.setitem(resident.PREDICTED_AT_ONCE, "cpu", at_once)
     problem = shared(13)
     engine, index = problem.engine(name), problem.index(14)[0]
     state = problem.stack(engine)
