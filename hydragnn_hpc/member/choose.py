@@ -55,7 +55,7 @@ def choose(campaign: Campaign, variant: Variant, data: TrainingData, device: tor
     if not reason:
         return FusedEngine(sizes, data), "fused: one shared geometry, on the CPU"
     if wanted == "fused":
-        raise UserError(f"training.engine=fused cannot be had: {reason}; set training.engine=auto")
+        raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
     engine = general(campaign.model, sizes, data, device)
     return engine, f"{engine.name}: {reason}"
 

@@ -64,7 +64,7 @@ class Channel:
         self._said_at = 0.0
 
     def send(self, event: Event) -> None:
-        """Send an event; when nobody listens any more, the worker is done."""
+        """Send an event; without a listener the worker ends."""
         line = to_line(event)
         try:
             while line:
@@ -92,7 +92,7 @@ class Channel:
 
 
 class Worker:
-    """Trains what it is told to."""
+    """Trains stacks on command."""
 
     def __init__(self, setting: Setting, device: torch.device, channel: Channel) -> None:
         self._setting, self._device, self._channel = setting, device, channel
@@ -204,7 +204,7 @@ def main() -> int:
     channel = Channel(getattr(given, "in"), given.out)
     try:
         _begin(given, channel).serve()
-    except Exception as error:  # whatever it is, the supervisor is told before this process ends
+    except Exception as error:  # any error is reported to the supervisor before this process ends
         traceback.print_exc()
         channel.send(Failed(cause=_cause(error), detail=type(error).__name__))
         return 1

@@ -193,7 +193,7 @@ def test_a_campaign_is_held_to_its_data_set(raw: Path, bp: Path, tmp_path: Path)
         "did you mean 'mixing_enthalpy'": {"tasks": {"H": {"level": "graph", "field": "mixing_entalpy"}}},
         "tasks.H.level=graph": {"tasks": {"H": {"level": "node", "field": "mixing_enthalpy"}}},
         "batch_size=64": {"training": {"batch_size": 100_000}},
-        "fused cannot be had: it knows PNA": {"training": {"engine": "fused"}, "model": {"convolution": "GIN"}},
+        "fused cannot be used: it knows PNA": {"training": {"engine": "fused"}, "model": {"convolution": "GIN"}},
     }
     for told, changes in wrong.items():
         with pytest.raises(UserError, match=told):

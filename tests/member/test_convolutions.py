@@ -240,7 +240,7 @@ def test_the_engine_follows_from_the_campaign() -> None:
         assert choose(asked, asked.variants[0], samples, CPU)[0].name == engine
     asked = campaign(convolution="GIN").model_copy()
     asked = asked.model_copy(update={"training": asked.training.model_copy(update={"engine": "fused"})})
-    with pytest.raises(UserError, match="fused cannot be had: GIN, on PyTorch Geometric's layers; set"):
+    with pytest.raises(UserError, match="fused cannot be used: GIN, on PyTorch Geometric's layers; set"):
         choose(asked, asked.variants[0], samples, CPU)
 
 

@@ -20,7 +20,7 @@ from hydragnn_hpc.dataset.staged.requirements import Requirements
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen
 from hydragnn_hpc.member.choose import choose
-from hydragnn_hpc.member.engine.training_data import from_staged, values_of, whole
+from hydragnn_hpc.member.engine.training_data import from_staged, values_of, with_reference
 from hydragnn_hpc.member.training.train import Setting, StackTraining
 from hydragnn_hpc.paths import CampaignFolder
 from tests.member_records import CPU
@@ -131,7 +131,7 @@ def test_reference_and_residual_are_the_target(staged: copies.StagedData) -> Non
     assert set(samples.references) == {"H", "C"} and samples.inputs.shape[1] == 7
     chosen = samples.parts[2][::3]
     for name, task in CAMPAIGN.tasks.items():
-        back = whole(samples, name, chosen, values_of(samples, name, chosen))
+        back = with_reference(samples, name, chosen, values_of(samples, name, chosen))
         rows = chosen
         if task.level == "node":
             rows = copies.atoms_of(staged.arrays["atom_offsets"], chosen)

@@ -36,7 +36,7 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
                     " nothing to learn; leave the task out"
                 )
     if campaign.training.engine == "fused" and (reason := _why_not_fused(campaign, manifest)):
-        raise UserError(f"training.engine=fused cannot be had: {reason}; set training.engine=auto")
+        raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
     n_train = manifest.split_counts[0]
     if campaign.training.batch_size > n_train:
         raise UserError(

@@ -177,7 +177,7 @@ def values_of(data: TrainingData, task: str, chosen: np.ndarray) -> np.ndarray:
     return np.asarray(data.targets[task][rows_of(data, task, chosen)])
 
 
-def whole(data: TrainingData, task: str, chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
+def with_reference(data: TrainingData, task: str, chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Put a task's reference back on what a network gives for ``chosen`` samples: scaled values of the property."""
     reference = data.references.get(task)
     if reference is None:

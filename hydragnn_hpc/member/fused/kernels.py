@@ -39,9 +39,9 @@ FLAGS = (
     "-fno-trapping-math",
 )
 NATIVE = ("-march=native", "-mcpu=native")
-"""The same wish in the dialects of x86 and of Arm and Power compilers; the first accepted one is used."""
+"""The same option for x86 and for Arm and Power; the first that the compiler accepts is used."""
 SECONDS = 300
-"""A compiler that takes longer is given up."""
+"""A compiler that takes longer is abandoned."""
 
 
 class CannotCompile(Exception):  # noqa: N818 - says what happened, and is caught where it is raised
@@ -175,7 +175,7 @@ def _fingerprint(compiler: str, dtype: str) -> str:
 
 
 def _processor() -> str:
-    """What this processor can do: ``-march=native`` means something else on another one."""
+    """What this processor can do: ``-march=native`` means something else on another."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         wanted = ("model name", "flags", "Features", "cpu\t")

@@ -46,7 +46,7 @@ class LibraryNetwork(nn.Module):
         for fan_in, out in sizes.layers:
             layer = LayerSizes(fan_in, out, trunk.edge_features, trunk.cutoff, sizes.average_degree)
             norm = nn.BatchNorm1d(out, eps=sizes.epsilon, momentum=sizes.momentum)
-            norm.num_batches_tracked = None  # of use to no one here
+            norm.num_batches_tracked = None  # not used here
             self.trunk.append(_TrunkLayer(build(trunk.convolution, layer), norm))
         # In a list: a task may have a name that no module may have.
         self.heads = nn.ModuleList(_Head(sizes.linears(task)) for task in sizes.tasks)

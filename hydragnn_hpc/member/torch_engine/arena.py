@@ -14,7 +14,7 @@ class Arena:
         self._like, self._flat = like, dict[str, Tensor]()
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """Return an array of that shape with undefined content; an earlier one of that name is no more."""
+        """Return an array of that shape with undefined content; an earlier array of that name becomes invalid."""
         need = math.prod(shape)
         if name not in self._flat or self._flat[name].numel() < need:
             self._flat[name] = self._like.new_empty(need + need // 8)

@@ -65,7 +65,7 @@ def _capture(step: Step, state: tuple[Tensor, Tensor, Tensor], numbers: Tensor) 
     """Capture a step, compare its replay with the step itself, and leave the buffers as they were."""
     gradients, buffers = state[1:]
     before = buffers.clone()
-    # Other samples than those that are captured: a graph that has them built in would not be noticed else.
+    # Not the samples that are captured: a graph that has its samples built in must be noticed.
     others = numbers.roll(1)
     # Twice: libraries allocate at their first call, and the arithmetic may be tuned then.
     for _ in range(2):

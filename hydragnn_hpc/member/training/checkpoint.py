@@ -69,7 +69,7 @@ def load(
     shapes : dict
         Length of each tensor.
     tell : callable
-        Is told of each checkpoint that cannot be used, and why.
+        Called with a line for each checkpoint that cannot be used.
     """
     for path in (files.checkpoint, files.previous_checkpoint):
         if not path.exists():

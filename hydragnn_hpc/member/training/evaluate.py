@@ -1,4 +1,4 @@
-"""How good a member is on a part of the data: losses while training, errors in the end."""
+"""Evaluation: a member's validation loss while it trains, and its test errors at the end."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.sizes import TaskSizes
-from hydragnn_hpc.member.engine.training_data import TrainingData, to_units, values_of, whole
+from hydragnn_hpc.member.engine.training_data import TrainingData, to_units, values_of, with_reference
 from hydragnn_hpc.records.member import TaskErrors
 
 
 class ValidationSet:
-    """One part of the data with its truth on the engine's device.
+    """Samples with their true values on the engine's device, for the loss after each epoch.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def _scaled(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return one member's predictions and the truth for ``chosen`` samples, scaled, references put back."""
     raw = predicted[task][0].cpu().numpy()
-    return whole(data, task, chosen, raw), whole(data, task, chosen, values_of(data, task, chosen))
+    return with_reference(data, task, chosen, raw), with_reference(data, task, chosen, values_of(data, task, chosen))
 
 
 def weights_hash(parameters: torch.Tensor, buffers: torch.Tensor) -> str:

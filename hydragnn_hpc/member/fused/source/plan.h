@@ -1,5 +1,5 @@
-/* What the kernels are told: sizes, where each parameter lies, the geometry, the data. Mirrored field
- * by field in plan.py. Offsets count elements of one member's flat parameter (or buffer) vector. */
+/* What the kernels read: sizes, where each parameter lies, the geometry, the data. Mirrored field by
+ * field in plan.py, which interface.h compares. Offsets count elements of one member's flat parameter (or buffer) vector. */
 #ifndef FUSED_PLAN_H
 #define FUSED_PLAN_H
 
