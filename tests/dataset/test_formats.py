@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import ase.db
 import ase.io
@@ -225,6 +227,25 @@ def test_every_format_keeps_to_the_readers_contract(form: str, tmp_path: Path) -
         whole = (tmp_path / "source").read_bytes()
         (tmp_path / "source").write_bytes(whole[: len(whole) // 2])
         assert any(isinstance(frame, UserError) for frame in formats.iter_frames(tmp_path / "source", form))
+
+
+def test_the_format_that_the_document_adds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file and a line: folders, archives, compression, skipping and targets come with them."""
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text("utf-8")
+    code = text[text.index("## An input format") :].split("```python\n")[1].split("```")[0]
+    module = ModuleType("hydragnn_hpc.dataset.read.formats.csv")
+    exec(code, module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(formats.FORMATS, "csv", "csv")
+    (tmp_path / "raw").mkdir()
+    for k in range(4):
+        (tmp_path / "raw" / f"{k}.csv").write_text(f"Cu,0,0,0\nAu,0,0,2.{k}\n")
+    (tmp_path / "raw" / "4.csv.gz").write_bytes(gzip.compress(b"Cu,0,0,0"))
+    (tmp_path / "raw" / "5.csv").write_text("Qq,0,0,0\n")
+    for source in (tmp_path / "raw", packed(tmp_path / "raw", tmp_path / "a.tgz")):
+        raw = read(source, on_error="skip")
+        assert (raw.form, len(raw.samples.names), raw.skipped.count) == ("csv", 5, 1)
+        assert "5.csv, frame 0: 'Qq'" in raw.skipped.reasons[0]
 
 
 @pytest.mark.parametrize("name", ["README.md", "slurm-1.out", "run.log", "input.in"])
