@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +17,9 @@ from hydragnn_hpc.config import Campaign, parse_campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_record, remove_leftovers, write_record, write_text
 from hydragnn_hpc.records.member import Failure, Failures, Result
+
+
+_REMEDY = "the next run sets it aside and trains the member again"
 
 
 class State(enum.StrEnum):
@@ -47,6 +52,8 @@ class Member:
         When finished or diverged.
     failures : tuple of Failure
         Its failed attempts, oldest first.
+    problem : str
+        What of its files cannot be read, and what follows; empty where all can.
     """
 
     variant: str
@@ -54,6 +61,7 @@ class Member:
     state: State
     result: Result | None = None
     failures: tuple[Failure, ...] = ()
+    problem: str = ""
 
     @property
     def name(self) -> str:
@@ -90,15 +98,13 @@ def read_frozen(folder: CampaignFolder) -> Frozen:
 
 
 def read_member(folder: CampaignFolder, variant: str, replica: int) -> Member:
-    """Read the state of one member.
-
-    Raises
-    ------
-    UserError
-        If there is a ``result.json`` that cannot be read.
-    """
+    """Read the state of one member; where its folder or its result cannot be read, it has a ``problem``."""
     files = folder.member(variant, replica)
-    return _read(files, variant, replica, _names(files))
+    try:
+        return _read(files, variant, replica, _names(files))
+    except OSError as error:
+        problem = f"cannot read {files.root}: {error.strerror or error}; {_REMEDY}"
+        return Member(variant, replica, State.WAITING, problem=problem)
 
 
 def read_members(folder: CampaignFolder, campaign: Campaign, running: Iterable[str] = ()) -> list[Member]:
@@ -121,8 +127,9 @@ def add_failure(files: MemberFolder, attempt: Failure) -> None:
 def remove_remains(files: MemberFolder) -> None:
     """Remove what is left beside a result when its worker dies right after writing it."""
     remove_leftovers(files.root)
-    files.checkpoint.unlink(missing_ok=True)
-    files.previous_checkpoint.unlink(missing_ok=True)
+    for path in (files.checkpoint, files.previous_checkpoint):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def reopen(files: MemberFolder) -> None:
@@ -131,6 +138,13 @@ def reopen(files: MemberFolder) -> None:
     if attempts and attempts[-1].final:
         last = attempts[-1].model_copy(update={"final": False})
         write_record(files.failure, Failures((*attempts[:-1], last)))
+
+
+def set_aside(files: MemberFolder) -> None:
+    """Rename what cannot be read of a member, so that it is trained again; what cannot be renamed stays."""
+    path = files.result if files.root.is_dir() else files.root
+    with contextlib.suppress(OSError):
+        path.rename(path.with_name(f"{path.name}.unreadable-{secrets.token_hex(4)}"))
 
 
 def now() -> str:
@@ -143,7 +157,11 @@ def _read(files: MemberFolder, variant: str, replica: int, present: set[str]) ->
     if files.failure.name in present:
         member.failures = _failures(files)
     if files.result.name in present:
-        member.result = read_record(files.result, Result)
+        try:
+            member.result = read_record(files.result, Result)
+        except UserError as error:
+            member.problem = f"{error}; {_REMEDY}"
+    if member.result is not None:
         member.state = State(member.result.state)
     elif member.failures and member.failures[-1].final:
         member.state = State.FAILED

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -78,8 +78,10 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; remove it and run again") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
 
 
 def write_record(path: Path, record: BaseModel) -> None:
@@ -100,19 +102,22 @@ def read_record(path: Path, kind: type[_R]) -> _R:
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; mend the folder, then run again") from error
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except ValidationError as error:
         versions = [e["input"] for e in error.errors(include_url=False) if e["loc"] == ("schema",)]
         reason = f"it is of format version {versions[0]!r}" if versions else one_line(error, kind)
-        raise UserError(f"cannot read {path}: {reason}; remove it and run again") from error
+        raise UserError(f"cannot read {path}: {reason}") from error
 
 
 def remove_leftovers(folder: Path) -> int:
     """Remove what killed writers left in ``folder`` itself; returns how many. Call only while nobody writes there."""
-    leftovers = [p for p in folder.glob(f"{TEMPORARY_PREFIX}*") if p.is_file()]
-    for path in leftovers:
-        path.unlink(missing_ok=True)
-    return len(leftovers)
+    removed = 0
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with suppress(OSError):  # a folder that became unreadable; what stays is in nobody's way
+            if path.is_file():
+                path.unlink()
+                removed += 1
+    return removed
 
 
 def _umask() -> int:

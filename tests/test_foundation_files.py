@@ -151,7 +151,10 @@ def test_reading_what_is_not_there_or_not_json(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(UserError, match="remove it and run again"):
+    with pytest.raises(UserError, match=r"cannot read .*a\.json"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"cannot read .*a\.json"):
         read_json(tmp_path / "a.json")
 
 
@@ -240,7 +243,25 @@ def test_a_damaged_record_of_failures_stops_nobody(folder: CampaignFolder, froze
 def test_a_damaged_result_is_told(folder: CampaignFolder, frozen: Frozen) -> None:
     files = folder.member("HCM", 0)
     files.make()
-    for damage in ("{", "[1]", "3"):
+    for damage in (
+        "{", "[1]", "3", "[" * 100_000, '{"seconds": NaN}', '{"schema": 2}', '{"tasks": [1]}', '{"tasks": {"H": 3}}',
+        '{"seconds": 1e308}', '{"tasks": {"H": {"rmse": -1}}}', '{"sessions": [3]}', '{"epochs": true}',
+        '{"device": "cpu"}',
+    ):  # fmt: skip
         files.result.write_text(damage)
-        with pytest.raises(UserError, match="remove it and run again"):
-            ledger.read_member(folder, "HCM", 0)
+        found = ledger.read_member(folder, "HCM", 0)
+        assert found.state is State.WAITING and found.result is None
+        assert "HCM/00/result.json" in found.problem and "the next run sets it aside" in found.problem, damage
+    ledger.set_aside(files)
+    assert ledger.read_member(folder, "HCM", 0).problem == ""
+    assert len(list(files.root.glob("result.json.unreadable-*"))) == 1, "it is kept"
+
+
+def test_a_member_folder_that_is_a_file_is_told(folder: CampaignFolder, frozen: Frozen) -> None:
+    files = folder.member("HCM", 0)
+    files.root.parent.mkdir(parents=True)
+    files.root.touch()
+    assert "Not a directory" in ledger.read_member(folder, "HCM", 0).problem
+    ledger.set_aside(files)
+    files.make()
+    assert ledger.read_member(folder, "HCM", 0).problem == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,21 +64,27 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> Plan:
         _hold(frozen, ledger.read_frozen(folder), folder)
     elif folder.root.exists() and (not folder.root.is_dir() or _foreign(folder.root)):
         raise UserError(f"{folder.root} exists and holds no campaign; give an empty or a new folder")
-    return Plan(frozen, ledger.read_members(folder, campaign), match.remarks(campaign, manifest))
+    members = ledger.read_members(folder, campaign)
+    problems = [f"{m.name}: {m.problem}" for m in members if m.problem]
+    return Plan(frozen, members, [*match.remarks(campaign, manifest), *problems])
 
 
 def begin(plan: Plan, folder: CampaignFolder) -> None:
     """Freeze the configuration, clear what killed runs left, let given-up members be tried again. Holds the lock."""
-    for made in (folder.logs, folder.report, folder.members):
-        try:
+    try:
+        folder.members.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create {folder.members}: {error.strerror}; mend the folder, then run again") from error
+    for made in (folder.logs, folder.report):  # without them nothing is shown, and all is trained
+        with contextlib.suppress(OSError):
             made.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot create {made}: {error.strerror}; mend the folder, then run again") from error
     ledger.freeze(folder, plan.frozen)
     for place in (folder.root, folder.report, folder.figures):
         remove_leftovers(place)
     for member in plan.members:
         files = folder.member(member.variant, member.replica)
+        if member.problem:
+            ledger.set_aside(files)
         if member.state is State.WAITING and not member.failures and not files.root.exists():
             continue
         if member.state in _OVER:

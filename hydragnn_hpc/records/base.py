@@ -42,4 +42,4 @@ Moment = Annotated[str, AfterValidator(_iso)]
 """A time, ISO 8601."""
 
 Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, le=1e100)]  # squares and sums of it stay finite

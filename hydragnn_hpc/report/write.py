@@ -35,7 +35,7 @@ def write_report(out: Path | str, progress: Progress = lambda done, total: None)
     Raises
     ------
     UserError
-        If the folder holds no campaign, a result cannot be read, or the folder cannot be written.
+        If the folder holds no campaign, or the folder cannot be written.
     """
     content = gather(out)
     folder = content.results.folder

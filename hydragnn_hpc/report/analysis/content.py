@@ -55,7 +55,7 @@ def gather(out: Path | str) -> Content:
     Raises
     ------
     UserError
-        If the folder holds no campaign, or a result cannot be read.
+        If the folder holds no campaign.
     """
     results = load(out)
     remarks: list[str] = []
@@ -81,7 +81,7 @@ def gather(out: Path | str) -> Content:
         histories=_histories(results, remarks),
         remarks=remarks,
     )
-    content.remarks += [*_inconsistent(results), *collected.problems]
+    content.remarks += [*results.problems(), *_inconsistent(results), *collected.problems]
     return content
 
 

@@ -43,7 +43,7 @@ def timestamp(stamp: Any) -> float | None:
     """Return a time, ISO 8601, in seconds since 1970; None if it is not one."""
     try:
         return datetime.fromisoformat(str(stamp)).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError, OSError):
         return None
 
 

@@ -70,16 +70,18 @@ class Results(rows.Snapshot):
             If the file is not valid.
         """
         path = self.folder.member(member.variant, member.replica).history
-        if not path.exists():
-            return None
         try:
             found = pd.read_csv(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {error}; remove it and run again") from error
         if not {"epoch", "train_loss", "validation_loss"} <= set(found.columns):
             raise UserError(
                 f"{path} is not a history: it lacks epoch, train_loss or validation_loss; remove it and run again"
             )
+        if any(found[name].dtype.kind not in "iuf" for name in HISTORY if name in found):
+            raise UserError(f"{path} is not a history: a value in it is not a number; remove it and run again")
         return found[[c for c in HISTORY if c in found]]
 
     def predictions(self, member: Member) -> dict[str, np.ndarray] | None:
@@ -130,7 +132,7 @@ def load(out: Path | str) -> Results:
     Raises
     ------
     UserError
-        If the folder holds no campaign, or a result cannot be read.
+        If the folder holds no campaign.
 
     Examples
     --------
@@ -160,7 +162,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # on a damaged file NumPy passes on whatever its zip reader raises
         raise UserError(f"cannot read {path}: {error}; remove it and its member's result.json, run again") from error

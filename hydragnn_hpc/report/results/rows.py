@@ -40,6 +40,10 @@ class Snapshot:
         """The configuration."""
         return self.frozen.campaign
 
+    def problems(self) -> list[str]:
+        """Return what of the members' files cannot be read, and what follows."""
+        return [f"{m.name}: {m.problem}" for m in self.members if m.problem]
+
     def finished(self, variant: str) -> list[Member]:
         """Return the finished members of a variant, without diverged and failed ones."""
         return [m for m in self.members if m.variant == variant and m.state is State.FINISHED]
@@ -60,7 +64,7 @@ def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None
     Raises
     ------
     UserError
-        If the folder holds no campaign, or a result cannot be read.
+        If the folder holds no campaign.
     """
     folder = CampaignFolder(out)
     frozen = ledger.read_frozen(folder)

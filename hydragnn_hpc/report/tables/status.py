@@ -41,6 +41,8 @@ class CampaignStatus:
         Name to ``epoch, rank, slot, host, validation_loss``.
     failures : list of dict
         A row per member with failures: ``member, state, attempts, cause, last_output, rank, host, time``.
+    unreadable : list of str
+        What of the members' files cannot be read, and what follows.
     """
 
     name: str
@@ -57,6 +59,7 @@ class CampaignStatus:
     workers: list[dict[str, Any]]
     running: dict[str, dict[str, Any]]
     failures: list[Row]
+    unreadable: list[str]
     table1: list[Row]
 
     @property
@@ -75,13 +78,14 @@ def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[Campai
     Raises
     ------
     UserError
-        If the folder holds no campaign, or a result cannot be read.
+        If the folder holds no campaign.
     """
     folder = CampaignFolder(out)
     progress, active = progress_of(folder)
     running = mapping(progress.get("members_running")) if active else {}
     snapshot = rows.read(out, running, before)
-    started = progress.get("started") if active else None
+    started = progress.get("started") if active and timestamp(progress.get("started")) else None
+    workers = progress.get("workers") if active else None
     status = CampaignStatus(
         name=snapshot.campaign.name,
         folder=str(folder.root),
@@ -94,9 +98,10 @@ def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[Campai
         seconds_left=rows.number(progress.get("seconds_left")) if active else None,
         members_per_hour=_members_per_hour(snapshot, timestamp(started)),
         worker_seconds_left=_worker_seconds_left(snapshot, running),
-        workers=list(progress.get("workers") or []) if active else [],
+        workers=workers if isinstance(workers, list) else [],
         running={m.name: mapping(running[m.name]) for m in snapshot.members if m.state is State.RUNNING},
         failures=failures(snapshot),
+        unreadable=snapshot.problems(),
         table1=rows.table1_rows(snapshot),
     )
     return status, snapshot
@@ -122,6 +127,7 @@ def render(status: CampaignStatus, snapshot: Snapshot) -> Any:
     if status.running:
         parts.append(as_rich(_running_table(status)))
     parts.append(as_rich(table1.paper_form(snapshot)))
+    parts += [Text(f"unreadable: {line}") for line in status.unreadable[:SHOWN]]
     if status.failures:
         parts.append(as_rich(_failures_table(status)))
     return Group(*parts)

@@ -1,0 +1,112 @@
+"""Whatever an entry of a campaign's folder is or holds: status and report say which, and go on with the rest."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import making
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.report.document.content import gather
+from hydragnn_hpc.report.tables.status import read_status, render
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+RECORDS = ("members/H/00/result.json", "members/H/01/failure.json", "progress.json", "run.lock")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A campaign at work; copy it before hurting it."""
+    states = {"H/01": "failed", "H/02": "running"}
+    return making.make(tmp_path_factory.mktemp("u") / "out", variants=("H",), replicas=4, samples=10, states=states)
+
+
+def looked_at(out: Path) -> tuple[str, list[str]]:
+    """Return what status shows, and the remarks of a report."""
+    stream = io.StringIO()
+    status, snapshot = read_status(out)
+    json.dumps(status.plain(), allow_nan=False)
+    Console(file=stream, width=400).print(render(status, snapshot))
+    return stream.getvalue(), gather(out).remarks
+
+
+def replaced_by_a_folder(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (path / "inner").mkdir(parents=True)
+
+
+def replaced_by_a_file(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.write_text("file")
+
+
+def replaced_by_a_loop(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.symlink_to(path.name)
+
+
+def replaced_by_brackets(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.write_text("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    "hurt",
+    [replaced_by_a_folder, replaced_by_a_file, replaced_by_a_loop, replaced_by_brackets],
+    ids=lambda h: h.__name__,
+)
+def test_any_entry_may_be_something_else(whole: Path, tmp_path: Path, hurt: Callable[[Path], None]) -> None:
+    names = sorted(str(p.relative_to(whole)) for p in whole.rglob("*") if "H/03" not in str(p))
+    assert len(names) > 15
+    for name in names:
+        if name == "campaign.yaml" or name.startswith("report"):
+            continue
+        out = Path(shutil.copytree(whole, tmp_path / "out", symlinks=True))
+        hurt(out / name)
+        shown, remarks = looked_at(out)
+        assert "H " in shown, name
+        if name == "members/H/00/result.json" or (name == "members/H/00" and hurt is not replaced_by_a_folder):
+            assert "unreadable: H/00: cannot read" in shown
+            assert any(line.startswith("H/00: cannot read") for line in remarks)
+        shutil.rmtree(out)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(record=st.sampled_from(RECORDS), data=st.data())
+def test_any_value_of_a_record_may_be_of_another_type(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, record: str, data: st.DataObject
+) -> None:
+    out = Path(shutil.copytree(whole, tmp_path_factory.mktemp("t") / "out"))
+    content = json.loads((out / record).read_text())
+    place: object = content
+    while isinstance(place, dict | list) and place:
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        if not isinstance(place[key], dict | list) or data.draw(st.booleans()):
+            place[key] = data.draw(JSON)
+            break
+        place = place[key]
+    else:
+        content = data.draw(JSON)
+    (out / record).write_text(json.dumps(content))
+    looked_at(out)
+
+
+def test_a_campaign_of_a_newer_version_is_one_line(whole: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    path = CampaignFolder(out).campaign
+    path.write_text(path.read_text().replace("  replicas:", "  novelty: 3\n  replicas:"))
+    with pytest.raises(UserError, match="unknown key 'novelty'"):
+        read_status(out)
