@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 import yaml
 
 from hydragnn_hpc import yaml_files
+from hydragnn_hpc.atomic import remove_leftovers, write_text
 from hydragnn_hpc.config import Campaign, parse_campaign
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_record, remove_leftovers, write_record, write_text
+from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_record, write_record
 from hydragnn_hpc.records.member import Failure, Failures, Result
-
 
 _REMEDY = "the next run sets it aside and trains the member again"
 

@@ -1,69 +1,19 @@
-"""Every file name of a campaign's folder, and the one way to write a file: whole or not at all."""
+"""Every file name of a campaign's folder, and reading its records."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import math
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from hydragnn_hpc.atomic import storage_errors, write_json
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.validation import one_line
 
 _R = TypeVar("_R", bound=BaseModel)
-TEMPORARY_PREFIX = ".tmp-"
-"""What a half-written file's name starts with; leftovers of a kill are removed by :func:`remove_leftovers`."""
-
-
-@contextmanager
-def written_whole(path: Path, mode: str = "wb", keep: Path | None = None) -> Iterator[IO[Any]]:
-    """Open a temporary file beside ``path``; on leaving without an error it is synced and renamed to ``path``.
-
-    A reader sees the old file or the new one, never a half; ``keep`` is what the old one is then called. File modes
-    follow the umask.
-
-    Raises
-    ------
-    UserError
-        If the folder cannot be written: missing, read-only, or the disk is full.
-    """
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
-        with os.fdopen(handle, mode, **text) as stream:  # type: ignore[call-overload]
-            yield stream
-            stream.flush()
-            os.fchmod(stream.fileno(), 0o666 & ~_umask())
-            os.fsync(stream.fileno())
-        if keep is not None and path.exists():
-            path.replace(keep)
-        Path(temporary).replace(path)
-        temporary = ""
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or mend the folder, then run again"
-        ) from error
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` whole or not at all (:func:`written_whole`)."""
-    with written_whole(path, "w") as stream:
-        stream.write(text)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as JSON to ``path`` whole or not at all."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -72,10 +22,10 @@ def read_json(path: Path) -> Any:
     Raises
     ------
     UserError
-        If it is missing or is not JSON.
+        If it is missing, is not JSON, or holds a number that is not finite.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
     except OSError as error:
@@ -109,31 +59,12 @@ def read_record(path: Path, kind: type[_R]) -> _R:
         raise UserError(f"cannot read {path}: {reason}") from error
 
 
-def remove_leftovers(folder: Path) -> int:
-    """Remove what killed writers left in ``folder`` itself; returns how many. Call only while nobody writes there."""
-    removed = 0
-    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        with suppress(OSError):  # a folder that became unreadable; what stays is in nobody's way
-            if path.is_file():
-                path.unlink()
-                removed += 1
-    return removed
-
-
-def _umask() -> int:
-    # Linux tells it without setting it; setting and restoring it would race with other threads.
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("Umask:"):
-            return int(line.split()[1], 8)
-    return 0o022
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _finite(text: str) -> float:
+    """Return a number; JSON has no infinite ones, and no NaN."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
 
 
 class MemberFolder:
@@ -152,12 +83,8 @@ class MemberFolder:
 
     def make(self) -> None:
         """Create the folder."""
-        try:
+        with storage_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot create {self.root}: {error.strerror or error}; mend the folder, then run again"
-            ) from error
 
 
 class CampaignFolder:

@@ -18,19 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydragnn_hpc import ledger
+from hydragnn_hpc.atomic import TEMPORARY_PREFIX, remove_leftovers, write_json, write_text, written_whole
 from hydragnn_hpc.config import config_hash, load_campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, State
-from hydragnn_hpc.paths import (
-    TEMPORARY_PREFIX,
-    CampaignFolder,
-    read_json,
-    remove_leftovers,
-    write_json,
-    write_record,
-    write_text,
-    written_whole,
-)
+from hydragnn_hpc.paths import CampaignFolder, read_json, write_record
 from tests.member_records import a_failure, a_result
 
 EXAMPLE = Path(__file__).parents[1] / "jobs" / "campaigns" / "quickstart.yaml"
@@ -77,7 +69,7 @@ def test_file_modes_follow_the_umask(tmp_path: Path, umask: int) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot write .*free space or mend the folder"):
+    with pytest.raises(UserError, match=r"cannot write .*free space, mend the folder, or choose another"):
         write_text(tmp_path / "missing" / "a", "x")
 
 
@@ -87,7 +79,7 @@ def test_a_full_disk_is_told_and_the_old_file_stays(tmp_path: Path) -> None:
         import resource, sys
         from pathlib import Path
         from hydragnn_hpc.errors import UserError
-        from hydragnn_hpc.paths import write_text
+        from hydragnn_hpc.atomic import write_text
         import signal
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -112,7 +104,7 @@ def test_a_reader_never_sees_a_half(tmp_path: Path) -> None:
     script = """
         import sys
         from pathlib import Path
-        from hydragnn_hpc.paths import write_json
+        from hydragnn_hpc.atomic import write_json
         k = 0
         while True:
             k += 1

@@ -152,6 +152,21 @@ def test_a_run_passes_over_checkpoints_that_would_execute_something(hurt: Path) 
             assert sum(f"{name} cannot be used" in line and "going on from" in line for line in said) == 1, said
 
 
+def test_a_run_trains_again_what_cannot_be_read(hurt: Path) -> None:
+    members = hurt / "out" / "members" / "HC"
+    (members / "00" / "result.json").write_text("[" * 100_000)
+    shutil.rmtree(members / "01")
+    (members / "01").touch()
+    done = command(hurt, "run", "campaign.yaml", "out")
+    assert done.returncode == 0 and told(done) == [], done.stderr
+    for name in ("HC/00", "HC/01"):
+        assert f"remark: {name}: cannot read" in done.stderr
+    shown = command(hurt, "status", "out")
+    assert "unreadable" not in shown.stdout and "waiting" not in shown.stdout, shown.stdout
+    kept = sorted(p.name.partition("-")[0] for p in members.rglob("*.unreadable-*"))
+    assert kept == ["01.unreadable", "result.json.unreadable"]
+
+
 def test_models_that_would_execute_something_are_refused(hurt: Path) -> None:
     folder = CampaignFolder(hurt / "out")
     members = read_members(folder, read_frozen(folder).campaign)

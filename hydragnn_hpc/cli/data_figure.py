@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hydragnn_hpc.atomic import written_whole
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.paths import written_whole
 from hydragnn_hpc.report.figures import style
 
 _COLUMNS, _BINS, _MOST_SERIES, _MOST_SHARES = 2, 60, 9, 150

@@ -48,9 +48,10 @@ def predict(
 
     Neighbours, inputs, scaling and references are those of the training; the structures need no targets.
     """
+    from hydragnn_hpc.atomic import written_whole
     from hydragnn_hpc.ledger import read_frozen, read_members
     from hydragnn_hpc.logs import progress, say
-    from hydragnn_hpc.paths import CampaignFolder, written_whole
+    from hydragnn_hpc.paths import CampaignFolder
 
     folder = CampaignFolder(out)
     campaign = read_frozen(folder).campaign

@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
+from hydragnn_hpc.atomic import storage_errors, write_text
 from hydragnn_hpc.durations import clock, seconds_of
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.paths import CampaignFolder, write_text
+from hydragnn_hpc.paths import CampaignFolder
 
 
 def submit(
@@ -104,7 +105,5 @@ def _archive(path: Path | None) -> Path | None:
 
 
 def _make(folder: Path) -> None:
-    try:
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create {folder}: {error.strerror}; name a folder that you can write to") from error

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hydragnn_hpc import ledger
+from hydragnn_hpc.atomic import remove_leftovers, storage_errors
 from hydragnn_hpc.config import Campaign, config_hash, load_campaign
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.staged import match
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, Member, State
-from hydragnn_hpc.paths import CampaignFolder, remove_leftovers
+from hydragnn_hpc.paths import CampaignFolder
 
 _MAY_BE_THERE = {"jobs", "logs", "run.lock"}  # made ahead of the first run, by 'submit' for instance
 _OVER = (State.FINISHED, State.DIVERGED)
@@ -71,10 +72,8 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> Plan:
 
 def begin(plan: Plan, folder: CampaignFolder) -> None:
     """Freeze the configuration, clear what killed runs left, let given-up members be tried again. Holds the lock."""
-    try:
+    with storage_errors(folder.members):
         folder.members.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create {folder.members}: {error.strerror}; mend the folder, then run again") from error
     for made in (folder.logs, folder.report):  # without them nothing is shown, and all is trained
         with contextlib.suppress(OSError):
             made.mkdir(parents=True, exist_ok=True)

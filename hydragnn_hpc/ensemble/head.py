@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydragnn_hpc import ledger
+from hydragnn_hpc.atomic import write_json
 from hydragnn_hpc.durations import SAVE_SECONDS
 from hydragnn_hpc.ensemble.display import Display, duration, names
 from hydragnn_hpc.ensemble.folder import Plan
@@ -17,7 +18,7 @@ from hydragnn_hpc.ensemble.messages import Place
 from hydragnn_hpc.ensemble.schedule import Name, Scheduler, Worker, seconds_left
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State
-from hydragnn_hpc.paths import CampaignFolder, read_record, write_json
+from hydragnn_hpc.paths import CampaignFolder, read_record
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import (
     Broken,

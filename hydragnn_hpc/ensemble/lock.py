@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from hydragnn_hpc import processes
+from hydragnn_hpc.atomic import TEMPORARY_PREFIX
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import tell
-from hydragnn_hpc.paths import TEMPORARY_PREFIX
 
 BEAT_SECONDS = 2.0
 STANDSTILL_SECONDS = 60.0

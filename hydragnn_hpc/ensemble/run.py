@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from hydragnn_hpc.atomic import storage_errors
 from hydragnn_hpc.ensemble import folder as campaign_folder
 from hydragnn_hpc.ensemble import startup
 from hydragnn_hpc.ensemble.head import Head
@@ -62,10 +63,8 @@ def run(options: RunOptions) -> ExitCode:
 def _begin(options: RunOptions, folder: CampaignFolder, lock: RunLock) -> campaign_folder.Plan:
     """Rank 0: read, check, lock, freeze."""
     campaign_folder.read_plan(options.campaign, options.overrides, folder)  # refuses before anything is made
-    try:
+    with storage_errors(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create {folder.root}: {error.strerror}; choose another folder") from error
     lock.acquire()
     try:
         # Read again: another run may have ended while we waited for its lock.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hydragnn_hpc.atomic import remove_leftovers, write_json, write_text
 from hydragnn_hpc.logs import Progress
-from hydragnn_hpc.paths import remove_leftovers, write_json, write_text
 from hydragnn_hpc.report.analysis.content import Content, gather
 from hydragnn_hpc.report.document import markdown
 from hydragnn_hpc.report.document.body import sections

@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hydragnn_hpc.atomic import storage_errors, write_json
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State, read_frozen, read_members
 from hydragnn_hpc.logs import tell
-from hydragnn_hpc.paths import CampaignFolder, read_json, write_json
+from hydragnn_hpc.paths import CampaignFolder, read_json
 
 LATE_RUNS = 3
 """So many jobs in a row may begin too late to train anything; one that waited for a slow file system goes on."""
@@ -41,10 +42,8 @@ def begin(folder: CampaignFolder) -> None:
     """Count the run, and remember how far the campaign is."""
     before = _read(folder)
     content = {"runs": before["runs"] + 1, "late": before["late"], "mark": progress_mark(folder)}
-    try:
+    with storage_errors(folder.jobs):
         folder.jobs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create {folder.jobs}: {error.strerror or error}; mend the folder") from error
     write_json(folder.job_chain, content)
 
 

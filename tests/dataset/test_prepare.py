@@ -156,7 +156,7 @@ def test_atoms_of_samples_are_on_disk_while_they_are_gathered(tmp_path: Path) ->
 
 def test_no_room_for_what_is_gathered_is_told(tmp_path: Path) -> None:
     geometry = Geometry(np.zeros((1, 3)), np.eye(3), (True,) * 3)
-    with pytest.raises(UserError, match=r"cannot write .*gone: No such file or directory; free space or choose"):
+    with pytest.raises(UserError, match=r"cannot write .*gone: No such file or directory; free space, mend"):
         SampleCollector(tmp_path / "gone").add(frame_of("s", geometry, np.array([26], np.int32)), 0, geometry, {})
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from hydragnn_hpc import ledger
+from hydragnn_hpc.atomic import write_json
 from hydragnn_hpc.config import member_seed, parse_campaign
-from hydragnn_hpc.paths import CampaignFolder, write_json, write_record
+from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.member import Failure, Session, TaskErrors
 from tests.member_records import a_result

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydragnn_hpc.paths import read_json, write_json
+from hydragnn_hpc.atomic import write_json
+from hydragnn_hpc.paths import read_json
 from hydragnn_hpc.report.analysis import costs, paper
 from hydragnn_hpc.report.analysis.claims import Claim, Verdict, assess
 from hydragnn_hpc.report.results.ground_truth import GroundTruth

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from hydragnn_hpc.atomic import write_json
 from hydragnn_hpc.dataset import store
-from hydragnn_hpc.paths import read_json, write_json
+from hydragnn_hpc.paths import read_json
 from hydragnn_hpc.report.analysis import uncertainty
 from hydragnn_hpc.report.results import ground_truth, predictions
 from hydragnn_hpc.report.results.load import Results, load

@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from hydragnn_hpc import processes
-from hydragnn_hpc.paths import CampaignFolder, read_json, write_json, write_record
+from hydragnn_hpc.atomic import write_json
+from hydragnn_hpc.paths import CampaignFolder, read_json, write_record
 from hydragnn_hpc.records.member import Failures
 from hydragnn_hpc.report.tables import status
 from tests.member_records import a_failure

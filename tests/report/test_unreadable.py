@@ -10,13 +10,13 @@ from pathlib import Path
 
 import making
 import pytest
+from hydragnn_hpc.report.document.content import gather
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.report.document.content import gather
 from hydragnn_hpc.report.tables.status import read_status, render
 
 JSON = st.recursive(
@@ -84,7 +84,7 @@ def test_any_entry_may_be_something_else(whole: Path, tmp_path: Path, hurt: Call
         shutil.rmtree(out)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(record=st.sampled_from(RECORDS), data=st.data())
 def test_any_value_of_a_record_may_be_of_another_type(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, record: str, data: st.DataObject

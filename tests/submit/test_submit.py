@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 from hydragnn_hpc import ledger
+from hydragnn_hpc.atomic import write_json
 from hydragnn_hpc.config import Campaign, config_hash, load_campaign
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import Frozen
-from hydragnn_hpc.paths import CampaignFolder, write_json
+from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.submit import chain, plan, render, scheduler
 from hydragnn_hpc.submit.site import Site, load_site, site_names
 from tests.environments import ENVIRONMENT, light

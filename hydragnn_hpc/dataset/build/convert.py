@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.dataset import outputs, store
+from hydragnn_hpc import atomic
+from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build import prepare
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read import files, formats, sources
@@ -146,7 +147,7 @@ def _read(source: Path, options: Options) -> Iterator[Frame]:
 
 
 def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conversion:
-    outputs.refuse_file(out, force)
+    atomic.refuse_file(out, force)
     lost: dict[str, None] = {}
     frames: Iterator[tuple[Frame, int | None]]
     stated: dict[str, Any] = {}
@@ -162,7 +163,7 @@ def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conver
     else:
         frames = ((frame, None) for frame in _read(source, options))
     count = 0
-    with outputs.new_file(out) as stream:
+    with atomic.new_file(out) as stream:
         for frame, part in frames:
             head = {} if part is None else {"split": part}
             tail = {_SAYS: stated} if stated and not count else {}
@@ -265,7 +266,8 @@ def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversi
         end_members = _end_members(_stated(source, options.form))
     wanted = {w.property.name: w for w in options.targets}
     count, names = 0, set()
-    with outputs.new_folder(out, force) as folder:
+    lsms.refuse_folder(out, force)
+    with atomic.new_folder(out, replace=force) as folder:
         for frame in frames:
             sample = _lsms_of(frame, wanted, end_members, lost)
             if not re.fullmatch(r"[\w@=+-][\w@=+.-]*", sample.name) or sample.name in names:
@@ -356,9 +358,9 @@ def generate_fept(out: Path, cap: int, seed: int, force: bool = False, progress:
     """
     if cap < 1:
         raise UserError(f"--cap {cap}: at least 1 sample a composition")
-    outputs.refuse_file(out, force)
+    atomic.refuse_file(out, force)
     fe, cell = surrogate.configurations(cap, seed), tuple(surrogate.sites()[1].ravel().tolist())
-    with outputs.new_file(out) as stream:
+    with atomic.new_file(out) as stream:
         for done, sample in enumerate(surrogate.samples(fe), start=1):
             frame = _with_cell(lsms.frame_of(sample, sample.name, sample.name), cell)
             stream.write(frame_text(frame, {}).encode())

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hydragnn_hpc.atomic import storage_errors
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build import distribution, select, symmetry
 from hydragnn_hpc.dataset.graphs import find_neighbours
@@ -16,7 +17,7 @@ from hydragnn_hpc.dataset.read import derive, sources
 from hydragnn_hpc.dataset.read.frames import MalformedError, hint_to_skip
 from hydragnn_hpc.dataset.read.gathered import RawSamples, offsets_of
 from hydragnn_hpc.dataset.read.options import Options
-from hydragnn_hpc.dataset.store.spool import Spool, joined, storage_errors
+from hydragnn_hpc.dataset.store.spool import Spool, joined
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
 from hydragnn_hpc.logs import Progress, say

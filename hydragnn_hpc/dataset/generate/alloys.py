@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hydragnn_hpc.dataset import outputs
+from hydragnn_hpc import atomic
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame
 from hydragnn_hpc.dataset.read.units import to_bohr
@@ -172,9 +172,9 @@ def generate(
     cap, sizes = choice
     if cap < 1:
         raise UserError(f"--cap {cap}: at least 1 sample a composition")
-    outputs.refuse_file(out, force)
+    atomic.refuse_file(out, force)
     metals, done = SYSTEMS[system], 0
-    with outputs.new_file(out) as stream:
+    with atomic.new_file(out) as stream:
         for z, pos, cell in structures(metals, cap, seed, sizes):
             stream.write(_frame(z, pos, cell).encode())
             done += 1

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hydragnn_hpc.atomic import new_folder
 from hydragnn_hpc.dataset.features.ewald import madelung_matrix
-from hydragnn_hpc.dataset.outputs import new_folder
-from hydragnn_hpc.dataset.read.formats.lsms import LsmsSample, format_sample, new_sample
+from hydragnn_hpc.dataset.read.formats.lsms import LsmsSample, format_sample, new_sample, refuse_folder
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import Progress
 
@@ -172,7 +172,8 @@ def generate(out: Path, cap: int, seed: int, force: bool = False, progress: Prog
     if seed < 0:
         raise UserError(f"--seed {seed}: must be 0 or positive")
     fe = configurations(cap, seed)
-    with new_folder(out, force) as folder:
+    refuse_folder(out, force)
+    with new_folder(out, replace=force) as folder:
         for done, sample in enumerate(samples(fe), start=1):
             # Written plainly: the whole folder is renamed at the end.
             (folder / sample.name).write_text(format_sample(sample), encoding="ascii")

@@ -338,7 +338,7 @@ def write_test_set(staged: StagedData, path: Path) -> None:
 
     ``sample`` [T], ``names`` [T], ``atom_offsets`` [T + 1], ``atomic_numbers`` and every target under its field's name.
     """
-    from hydragnn_hpc.paths import written_whole
+    from hydragnn_hpc.atomic import written_whole
 
     a = staged.arrays
     sample = np.flatnonzero(a["split"] == 2)

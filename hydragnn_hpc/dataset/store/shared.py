@@ -7,12 +7,8 @@ may open anything; every array's name, shape and dtype is checked when written a
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from hydragnn_hpc.atomic import new_folder, sync, write_text
 from hydragnn_hpc.dataset.store import bp5
 from hydragnn_hpc.dataset.store.manifest import (
     AGAIN,
@@ -32,10 +29,9 @@ from hydragnn_hpc.dataset.store.manifest import (
     sha256_of,
     verify,
 )
-from hydragnn_hpc.dataset.store.spool import chunks, ranges, storage_errors
+from hydragnn_hpc.dataset.store.spool import chunks, ranges
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import STRUCTURE, Field, target_field
-from hydragnn_hpc.paths import TEMPORARY_PREFIX, write_text
 
 _SITES = 1_000_000  # whose neighbours are checked together
 
@@ -125,15 +121,10 @@ def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], forc
     # ADIOS2 writes non-contiguous arrays incorrectly.
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     sizes = check_arrays(arrays, facts["targets"], str(path))
-    path = path.resolve()  # a link stays a link: what it points to is replaced
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary_beside(path) as temporary:
-            _check_space(path.parent, sum(a.nbytes for a in arrays.values()))
-            _write_bp(temporary, arrays)
-            manifest = _seal(temporary, arrays, sizes, facts)
-            _replace(temporary, path, force)
-    return manifest
+    with new_folder(path, replace=force) as temporary:
+        _check_space(temporary, sum(a.nbytes for a in arrays.values()))
+        _write_bp(temporary, arrays)
+        return _seal(temporary, arrays, sizes, facts)
 
 
 def folder_for(path: Path) -> Path:
@@ -151,34 +142,6 @@ def refuse_existing(path: Path, force: bool) -> None:
         raise UserError(f"{path} exists; give another name, or --force to replace it")
     if not (path / MANIFEST).exists():
         raise UserError(f"{path} is no data set of this program: --force replaces data sets only; remove it by hand")
-
-
-@contextlib.contextmanager
-def _temporary_beside(path: Path) -> Iterator[Path]:
-    """Create a folder beside ``path``, removed at the end unless renamed; leftovers of killed writers go first.
-
-    A lock marks folders in use. Where the file system has no locks, leftovers stay.
-    """
-    for folder in path.parent.glob(f"{TEMPORARY_PREFIX}{path.name}-*"):
-        with contextlib.suppress(OSError), _locked(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(4)}")
-    temporary.mkdir()
-    with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            stack.enter_context(_locked(temporary))
-        yield temporary
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -207,32 +170,9 @@ def _seal(folder: Path, arrays: dict[str, np.ndarray], sizes: dict[str, int], fa
         "sha256": _content_hash(arrays, facts),
     }
     for file in folder.iterdir():
-        _sync(file)
+        sync(file)
     write_text(folder / MANIFEST, json.dumps({**content, "seal": seal_of(content)}, indent=1, ensure_ascii=False))
     return Manifest(content)
-
-
-def _replace(temporary: Path, path: Path, force: bool) -> None:
-    if not (force and path.exists()):
-        temporary.rename(path)  # fails if another writer was faster
-    else:
-        old = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(4)}")
-        path.rename(old)
-        try:
-            temporary.rename(path)
-        except OSError:
-            old.rename(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _content_hash(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> str:

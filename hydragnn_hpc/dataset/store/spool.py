@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import mmap
 import tempfile
@@ -12,21 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.atomic import storage_errors
 
 CHUNK = 16_000_000
 """Bytes processed at once."""
-
-
-@contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a failure of the storage while ``path`` is written into an error for the user."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
-        ) from error
 
 
 class Spool:

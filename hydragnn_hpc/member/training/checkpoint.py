@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from hydragnn_hpc.atomic import write_text, written_whole
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.training.schedule import Schedule
-from hydragnn_hpc.paths import MemberFolder, write_record, write_text, written_whole
+from hydragnn_hpc.paths import MemberFolder, write_record
 from hydragnn_hpc.records.member import Identity, Result, Session
 
 SCHEMA = 1

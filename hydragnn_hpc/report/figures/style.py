@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydragnn_hpc.atomic import written_whole
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.fields import PROPERTIES
-from hydragnn_hpc.paths import written_whole
 from hydragnn_hpc.report import text
 
 WIDTH = 7.0

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.paths import CampaignFolder, write_text
+from hydragnn_hpc.atomic import storage_errors, write_text
+from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Row, Snapshot
 from hydragnn_hpc.report.tables import members, table1, timing
@@ -75,9 +75,5 @@ def make_folder(folder: CampaignFolder) -> None:
     UserError
         If it cannot be created.
     """
-    try:
+    with storage_errors(folder.figures):
         folder.figures.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot create {folder.figures}: {error.strerror or error}; check the folder and its permissions"
-        ) from error

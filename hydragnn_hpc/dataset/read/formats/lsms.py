@@ -7,6 +7,7 @@ constraining field's columns, which are carried along untouched.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from hydragnn_hpc.atomic import write_text
 from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.targets import TargetSpec
 from hydragnn_hpc.dataset.read.units import parse_unit
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES
-from hydragnn_hpc.paths import write_text
 
 UNITS = {
     "total_energy": "Ry", "band_energy": "Ry", "fermi_energy": "Ry", "charge": "e", "magnetic_moment": "μB",
@@ -205,3 +206,26 @@ def _check(table: np.ndarray, where: str) -> None:
     if wrong.any():
         row = int(np.argmax(wrong))
         raise UserError(f"{where}, line {row + 2}: {z[row]:g} is no proton number (1 to {_LARGEST_Z})")
+
+
+def refuse_folder(out: Path, force: bool) -> None:
+    """Refuse to write LSMS text into a folder that is not empty, or to replace anything but LSMS text.
+
+    Raises
+    ------
+    UserError
+        If ``out`` exists and is not empty (and not ``force``), or holds anything but ``out_<number>``.
+    """
+    out = out.resolve()
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"{out} is a file; give the name of a folder")
+    if Path.cwd().is_relative_to(out):
+        raise UserError(f"{out} is where you are; give the name of a new folder")
+    names = sorted(path.name for path in out.iterdir())
+    if names and not force:
+        raise UserError(f"{out} exists and is not empty; give another folder, or --force to replace it")
+    for name in names:
+        if not re.fullmatch(r"out_\d+", name):
+            raise UserError(f"{out} holds '{name}', which is no LSMS text; --force replaces data alone: move it away")

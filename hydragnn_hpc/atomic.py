@@ -1,0 +1,188 @@
+"""Files and folders that appear whole or not at all, and one wording for what a file system refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from hydragnn_hpc.errors import UserError
+
+TEMPORARY_PREFIX = ".tmp-"
+"""What a half-written file's or folder's name starts with; :func:`remove_leftovers` removes what a kill left."""
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the file system while ``path`` is written into one line for the user.
+
+    Raises
+    ------
+    UserError
+        With the reason: missing, read-only, full.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free space, mend the folder, or choose another"
+        ) from error
+
+
+@contextlib.contextmanager
+def written_whole(path: Path, mode: str = "wb", keep: Path | None = None) -> Iterator[IO[Any]]:
+    """Open a temporary file beside ``path``; on leaving without an error it is synced and renamed to ``path``.
+
+    A reader sees the old file or the new one, never a half; ``keep`` is what the old one is then called. File modes
+    follow the umask.
+
+    Raises
+    ------
+    UserError
+        If the folder cannot be written (:func:`storage_errors`).
+    """
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    temporary = ""
+    with storage_errors(path):
+        try:
+            handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+            with os.fdopen(handle, mode, **text) as stream:  # type: ignore[call-overload]
+                yield stream
+                stream.flush()
+                os.fchmod(stream.fileno(), 0o666 & ~_umask())
+                os.fsync(stream.fileno())
+            if keep is not None and path.exists():
+                path.replace(keep)
+            Path(temporary).replace(path)
+            temporary = ""
+            sync(path.parent)
+        finally:
+            if temporary:
+                Path(temporary).unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` whole or not at all (:func:`written_whole`)."""
+    with written_whole(path, "w") as stream:
+        stream.write(text)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as JSON to ``path`` whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def new_file(out: Path) -> Iterator[IO[bytes]]:
+    """Open a new file, in a folder that is made if need be; it becomes ``out`` in the end. Errors: `written_whole`."""
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(out) as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
+    """Make a folder to write into; in the end it becomes ``out``, and may ``replace`` what is there.
+
+    Of a link, what it points to is replaced. What killed writers of ``out`` left is removed; a lock marks the living,
+    and where the file system has no locks, leftovers stay.
+
+    Raises
+    ------
+    UserError
+        If the folder cannot be written (:func:`storage_errors`).
+    """
+    out = out.resolve()
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for folder in out.parent.glob(f"{TEMPORARY_PREFIX}{out.name}-*"):
+            with contextlib.suppress(OSError), _locked(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+        temporary = _beside(out)
+        temporary.mkdir()
+        with contextlib.ExitStack() as stack:
+            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                stack.enter_context(_locked(temporary))
+            yield temporary
+            _put_in_place(temporary, out, replace)
+            sync(out.parent)
+
+
+def refuse_file(out: Path, force: bool) -> None:
+    """Refuse to write over the file ``out``, or over anything that is no plain file.
+
+    Raises
+    ------
+    UserError
+        If it exists and not ``force``, or is a folder.
+    """
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; give the name of a file")
+    if out.exists() and not force:
+        raise UserError(f"{out} exists; give another name, or --force to replace it")
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove what killed writers left in ``folder`` itself; returns how many. Call only while nobody writes there."""
+    removed = 0
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(OSError):  # a folder that became unreadable; what stays is in nobody's way
+            if path.is_file():
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def sync(path: Path) -> None:
+    """Have a file, or a folder's list of names, written to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _put_in_place(temporary: Path, out: Path, replace: bool) -> None:
+    if not (replace and out.exists()):
+        temporary.rename(out)  # fails where another writer was faster
+        return
+    old = _beside(out)
+    out.rename(old)
+    try:
+        temporary.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(out: Path) -> Path:
+    # Named at random: two at once must not write into one folder.
+    return out.with_name(f"{TEMPORARY_PREFIX}{out.name}-{secrets.token_hex(4)}")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    # Linux tells it without setting it; setting and restoring it would race with other threads.
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o022
