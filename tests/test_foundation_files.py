@@ -235,11 +235,14 @@ def test_a_damaged_record_of_failures_stops_nobody(folder: CampaignFolder, froze
 def test_a_damaged_result_is_told(folder: CampaignFolder, frozen: Frozen) -> None:
     files = folder.member("HCM", 0)
     files.make()
-    for damage in (
-        "{", "[1]", "3", "[" * 100_000, '{"seconds": NaN}', '{"schema": 2}', '{"tasks": [1]}', '{"tasks": {"H": 3}}',
-        '{"seconds": 1e308}', '{"tasks": {"H": {"rmse": -1}}}', '{"sessions": [3]}', '{"epochs": true}',
-        '{"device": "cpu"}',
-    ):  # fmt: skip
+    whole = a_result().model_dump(mode="json", by_alias=True)
+    files.result.write_text(json.dumps(whole))
+    assert ledger.read_member(folder, "HCM", 0).state is State.FINISHED
+    changes = (
+        {"schema": 2}, {"tasks": [1]}, {"tasks": {"H": 3}}, {"seconds": 1e308}, {"seconds": float("nan")},
+        {"validation_loss": -1}, {"sessions": [3]}, {"epochs": True}, {"device": "cpu"}, {"novelty": 1},
+    )  # fmt: skip
+    for damage in ("{", "[1]", "3", "[" * 100_000, *(json.dumps({**whole, **change}) for change in changes)):
         files.result.write_text(damage)
         found = ledger.read_member(folder, "HCM", 0)
         assert found.state is State.WAITING and found.result is None
