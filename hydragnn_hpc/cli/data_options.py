@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from hydragnn_hpc.errors import UserError, nearest
 
 FORMATS_HELP = "auto (by content), lsms, extxyz, ase-db, or ase: whatever else ASE reads, as POSCAR, .cif or .traj."
-ON_ERROR_HELP = "What a structure does that cannot be used: fail, or skip (it is left out and counted)."
+ON_ERROR_HELP = "At a structure that cannot be used: fail, or skip (it is left out and counted)."
 
 
 def parse_cell(text: str) -> tuple[float, ...]:

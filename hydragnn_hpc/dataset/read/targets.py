@@ -97,7 +97,7 @@ class TargetExtractor:
     def __init__(self, wanted: Sequence[TargetSpec]) -> None:
         self.wanted = tuple(wanted)
         self._seen: dict[str, tuple[int, str]] = {}  # name: width, and where it was first seen
-        self._known: set[str] = set()
+        self._known: dict[str, set[str]] = {"graph": set(), "node": set()}
         self._units_checked: set[tuple[str, str]] = set()
 
     def __call__(self, frame: Frame) -> tuple[dict[str, np.ndarray | None], float]:
@@ -115,7 +115,8 @@ class TargetExtractor:
         UserError
             If a value is no number, infinite, of another width than before, or of another number of atoms.
         """
-        self._known |= {f"{key} (graph)" for key in frame.values} | {f"{key} (node)" for key in frame.columns}
+        self._known["graph"].update(frame.values)
+        self._known["node"].update(frame.columns)
         values: dict[str, np.ndarray | None] = {}
         energy = np.nan
         for one in self.wanted:
@@ -159,9 +160,9 @@ class TargetExtractor:
             )
 
     def _check(self, one: TargetSpec, found: np.ndarray, where: str) -> None:
-        if np.isinf(found).any():
+        largest = float(np.fmax.reduce(np.abs(found), axis=None, initial=0.0))  # NaN does not count
+        if largest == np.inf:
             raise UserError(f"{where}: '{one.key}' holds an infinite value; correct it, or write nan if missing")
-        largest = np.nanmax(np.abs(found), initial=0.0)
         if largest > _LARGEST:
             raise UserError(
                 f"{where}: '{one.key}' reaches {largest:.3g}, and beyond {_LARGEST:g} no variance can be computed; "
@@ -190,10 +191,9 @@ class TargetExtractor:
         return {name: width for name, (width, _) in self._seen.items()}
 
     def _nearest(self, key: str) -> str:
-        close = nearest(key, {known.split(" (")[0] for known in self._known})
-        return (
-            close if close.startswith("; did") else f"; the files hold: {', '.join(sorted(self._known)) or 'nothing'}"
-        )
+        close = nearest(key, self._known["graph"] | self._known["node"])
+        held = sorted(f"{known} ({level})" for level, keys in self._known.items() for known in keys)
+        return close if close.startswith("; did") else f"; the files hold: {', '.join(held) or 'nothing'}"
 
 
 def available(frame: Frame) -> str:
