@@ -60,7 +60,7 @@ def test_what_goes_in_comes_out_to_the_bit(
     if nameless:
         given_["sample_names"], given_["sample_name_offsets"] = np.zeros(0, np.uint8), given_["sample_name_offsets"] * 0
     with pytest.MonkeyPatch.context() as changed:
-        changed.setattr(spool, "PIECE", piece)
+        changed.setattr(spool, "CHUNK", piece)
         made = store.write(tmp_path / "x.bp", given_, facts(given_), force=True)
         manifest, found = store.read(tmp_path / "x.bp")
         with tempfile.TemporaryDirectory(dir=tmp_path) as copy:

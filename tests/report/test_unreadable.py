@@ -10,13 +10,13 @@ from pathlib import Path
 
 import making
 import pytest
-from hydragnn_hpc.report.document.content import gather
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.report.analysis.content import gather
 from hydragnn_hpc.report.tables.status import read_status, render
 
 JSON = st.recursive(
