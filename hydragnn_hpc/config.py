@@ -168,7 +168,7 @@ def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
     Raises
     ------
     UserError
-        If the file cannot be read or a value does not fit; an unknown key is told with the nearest known one.
+        If the file cannot be read or a value does not fit; the error names the known key nearest to an unknown one.
     """
     try:
         content = yaml_files.read(path)
@@ -236,7 +236,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def _set(section: dict[str, Any], parts: list[str], value: Any, override: str) -> None:
-    # Names of tasks may hold dots.
+    # Task names may contain dots.
     n = next((n for n in range(len(parts), 1, -1) if ".".join(parts[:n]) in section), 1)
     key, rest = ".".join(parts[:n]), parts[n:]
     if not rest:

@@ -4,11 +4,29 @@
 # Chromium); elsewhere those tests are left out and say why. With CI=true nothing may be missing.
 #
 #   tests/run.sh [arguments of pytest]
+#   tests/run.sh --quick     units, engines against their contract, one campaign on two ranks
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 bash envs/local.sh || exit 1
 export PATH=$PWD/.venv/bin:$PATH
 export OMP_NUM_THREADS=1
+
+# Each half keeps one core busy.
+units=(tests/test_durations.py tests/test_foundation_*.py tests/test_any_campaign.py tests/test_yaml_files.py
+  tests/test_imports.py tests/dataset/test_lsms.py tests/dataset/test_graphs.py tests/dataset/test_targets.py
+  tests/dataset/test_derive.py tests/dataset/test_select.py tests/submit/test_submit.py)
+engines=(tests/member/contract tests/member/test_learning_rate.py tests/member/test_optimizers.py
+  tests/member/test_checkpoint.py tests/ensemble/test_schedule.py tests/report/test_statistics.py
+  tests/report/test_tables.py tests/test_one_campaign.py)
+if [[ ${1-} == --quick ]]; then
+  shift
+  ruff=0 first=0 second=0
+  ruff check || ruff=1
+  pytest -q -m "not slow and not slurm" -p no:cacheprovider "${units[@]}" "$@" &
+  pytest -q -m "not slow and not slurm" -p no:cacheprovider "${engines[@]}" "$@" || second=1
+  wait $! || first=1
+  exit $((ruff || first || second))
+fi
 
 missing=()
 command -v slurmctld >/dev/null && command -v slurmd >/dev/null || missing+=(slurm-wlm)

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from hydragnn_hpc.convolutions import CONVOLUTIONS
+from tests import campaigns
 
 CAMPAIGN = {
     "name": "ternary",
@@ -23,8 +24,7 @@ CAMPAIGN = {
         "Q": {"level": "node", "field": "charge"},
     },
     "variants": ["HQ", "F"],
-    "replicas": 1,
-    "model": {"layers": 2, "channels": 8, "graph_head": [8], "node_head": [8]},
+    "model": campaigns.SMALL["model"],
     "training": {"epochs": 2, "batch_size": 16},
 }
 

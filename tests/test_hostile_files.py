@@ -22,16 +22,13 @@ from hydragnn_hpc.ledger import read_frozen, read_members
 from hydragnn_hpc.member.predict import read_models
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.analysis import content
+from tests import campaigns
 
 CAMPAIGN = {
-    "name": "small",
-    "dataset": "small.bp",
-    "tasks": {"H": {"level": "graph", "field": "mixing_enthalpy"}, "C": {"level": "node", "field": "charge_transfer"}},
+    **campaigns.SMALL,
     "variants": ["HC"],
-    "replicas": 2,
     "model": {"layers": 1, "channels": 4, "graph_head": [4], "node_head": [4]},
     "training": {"epochs": 2, "batch_size": 32},
-    "launch": {"device": "cpu", "checkpoint_seconds": 0},
 }
 
 

@@ -28,7 +28,7 @@ def submit(
     seconds: Annotated[
         float | None, typer.Option(help="Measured seconds of a member (of a stack, where stacked), to estimate from.")
     ] = None,
-    runs: Annotated[int, typer.Option(help="At most so many jobs in a row.")] = 50,
+    runs: Annotated[int, typer.Option(help="The largest number of jobs in a row.")] = 50,
     packed: Annotated[
         Path | None,
         typer.Option(

@@ -2,7 +2,7 @@
 
 Job scripts call ``begin`` ahead of the launcher and ``end`` after it. ``end`` exits with 75 when the campaign is to be
 run again, else with the campaign's own exit code. The members' files decide, not the launcher's code alone: a node that
-failed makes a launcher exit with any code, and the members tell what is left to do.
+failed makes a launcher exit with any code, and the members' files show what is left to do.
 """
 
 from __future__ import annotations

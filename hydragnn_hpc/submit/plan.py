@@ -78,7 +78,7 @@ def make_plan(
     Raises
     ------
     UserError
-        If the campaign cannot use so many nodes, or the machine does not give so much.
+        If the campaign cannot use that many nodes, or the request exceeds a limit of the machine.
     """
     most = useful_nodes(work, campaign, site)
     if nodes is None:

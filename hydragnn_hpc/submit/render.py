@@ -39,7 +39,7 @@ class Job:
     account : str
         What is charged; empty where the machine asks for none.
     runs : int
-        At most so many runs in the chain.
+        The largest number of runs in the chain.
     packed : Path or None
         An archive of the environment (``envs/pack.sh``) to unpack on every node.
     """
@@ -61,7 +61,7 @@ def render(job: Job, site: Site, plan: Plan) -> str:
     Raises
     ------
     UserError
-        If the machine needs an account and none is given, a name is none that a script can hold, or a profile or
+        If the machine needs an account and none is given, a name cannot be written in a script, or a profile or
         template names what nothing provides.
     """
     import jinja2

@@ -47,7 +47,7 @@ class Scheduler(Section):
     ``submit`` the script goes to the command's standard input; without ``submit`` the script runs on this host.
     ``job_id`` is a regular expression whose first group is the job's identifier in what ``submit`` prints. ``again`` is
     a line of shell that asks for the next job at a script's end; without it the scheduler itself runs a job again that
-    exits with 75, as its template tells it to.
+    exits with 75, as its template requests.
     """
 
     name: str

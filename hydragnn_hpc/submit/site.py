@@ -27,7 +27,7 @@ class Site(Section):
 
     ``launch``, ``directives`` and ``per_node`` may name ``{nodes}``, ``{ranks}``, ``{ranks_per_node}``,
     ``{cores_per_rank}``, ``{cores_per_node}``, ``{gpus_per_node}``, ``{queue}``, ``{account}``, ``{walltime}``,
-    ``{walltime_seconds}``, ``{walltime_minutes}`` and ``{stop_seconds}`` (how long ahead of the end ranks are told to
+    ``{walltime_seconds}``, ``{walltime_minutes}`` and ``{stop_seconds}`` (how long ahead of the end ranks have to
     stop). ``environment`` and ``per_rank`` are lines of shell, left as they are: the first run once in the script
     (``$HYDRAGNN_HPC_ROOT`` is the checkout), the second in every rank ahead of the program. ``per_node`` starts one
     process on each node of the job, for a packed environment; without it that process runs where the script runs.
@@ -74,7 +74,7 @@ class Site(Section):
         Raises
         ------
         UserError
-            If there is no such queue, or the machine gives no job so many nodes or so much time.
+            If there is no such queue, or no queue allows that many nodes or that much time.
         """
         limits = [limit for limit in self.limits if queue in (None, limit.queue)]
         if not limits:

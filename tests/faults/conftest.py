@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,33 +9,23 @@ from pathlib import Path
 
 import pytest
 
+from tests import campaigns
 from tests.faults import harness
 
-CAMPAIGN = """\
-name: faults
-dataset: small.bp
-tasks:
-  H: {level: graph, field: mixing_enthalpy}
-  C: {level: node, field: charge_transfer}
-  M: {level: node, field: magnetic_moment}
-variants: [HCM, HC, M]
-replicas: 2
-seed: 5
-model: {layers: 2, channels: 8, graph_head: [8], node_head: [8]}
-training: {epochs: 100, batch_size: 8, early_stopping: null}
-launch: {attempts: 3, checkpoint_seconds: 0, device: cpu}
-"""
+CAMPAIGN = campaigns.text(
+    name="faults",
+    variants=["HCM", "HC", "M"],
+    seed=5,
+    training={"epochs": 100, "batch_size": 8, "early_stopping": None},
+    launch={"attempts": 3, "checkpoint_seconds": 0, "device": "cpu"},
+)
 
 
 @pytest.fixture(scope="session")
 def raw_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few hundred surrogate samples, prepared; every test of the suite trains from it or from a copy."""
     folder = tmp_path_factory.mktemp("faults")
-    for arguments in (
-        ["data", "generate", str(folder / "raw"), "--cap", "12", "--seed", "3"],
-        ["data", "prepare", str(folder / "raw"), str(folder / "small.bp")],
-    ):
-        subprocess.run([str(harness.BIN / "hydragnn-hpc"), *arguments], check=True, timeout=120, capture_output=True)
+    campaigns.data_set(folder, cap=12, seed=3)
     return folder
 
 

@@ -12,31 +12,17 @@ import pytest
 import yaml
 
 from hydragnn_hpc.submit.site import load_site
+from tests import campaigns
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
-CAMPAIGN = """\
-name: launched
-dataset: small.bp
-tasks:
-  H: {level: graph, field: mixing_enthalpy}
-variants: [H]
-replicas: 3
-model: {layers: 1, channels: 4, graph_head: [4], node_head: [4]}
-training: {epochs: 2, batch_size: 16, engine: torch}
-launch: {device: cpu}
-"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set and a campaign of three members."""
     made = tmp_path_factory.mktemp("launched")
-    for arguments in (["generate", "raw", "--cap", "8"], ["prepare", "raw", "small.bp"]):
-        subprocess.run(
-            [str(BIN / "hydragnn-hpc"), "data", *arguments], cwd=made, check=True, capture_output=True, timeout=120
-        )
-    (made / "campaign.yaml").write_text(CAMPAIGN)
+    campaigns.make(made, variants=["H"], replicas=3, training={"epochs": 2, "batch_size": 16, "engine": "torch"})
     return made
 
 
