@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,9 @@ from hydragnn_hpc.errors import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
 """What a half-written file's or folder's name starts with; :func:`remove_leftovers` removes what a kill left."""
+
+Hold = Callable[[], contextlib.AbstractContextManager[None]]
+"""What holds a folder while a file is put into place, or refuses that."""
 
 
 @contextlib.contextmanager
@@ -37,11 +40,13 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path, mode: str = "wb", keep: Path | None = None) -> Iterator[IO[Any]]:
+def written_whole(
+    path: Path, mode: str = "wb", keep: Path | None = None, hold: Hold = contextlib.nullcontext
+) -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path``; on leaving without an error it is synced and renamed to ``path``.
 
-    A reader sees the old file or the new one, never a half; ``keep`` is what the old one is then called. File modes
-    follow the umask.
+    A reader sees the old file or the new one, never a half; ``keep`` is what the old one is then called. The file is
+    renamed within ``hold()``, which may refuse it. File modes follow the umask.
 
     Raises
     ------
@@ -58,9 +63,10 @@ def written_whole(path: Path, mode: str = "wb", keep: Path | None = None) -> Ite
                 stream.flush()
                 os.fchmod(stream.fileno(), 0o666 & ~_umask())
                 os.fsync(stream.fileno())
-            if keep is not None and path.exists():
-                path.replace(keep)
-            Path(temporary).replace(path)
+            with hold():
+                if keep is not None and path.exists():
+                    path.replace(keep)
+                Path(temporary).replace(path)
             temporary = ""
             sync(path.parent)
         finally:
@@ -68,15 +74,15 @@ def written_whole(path: Path, mode: str = "wb", keep: Path | None = None) -> Ite
                 Path(temporary).unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, hold: Hold = contextlib.nullcontext) -> None:
     """Write ``text`` to ``path`` whole or not at all (:func:`written_whole`)."""
-    with written_whole(path, "w") as stream:
+    with written_whole(path, "w", hold=hold) as stream:
         stream.write(text)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, hold: Hold = contextlib.nullcontext) -> None:
     """Write ``content`` as JSON to ``path`` whole or not at all."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", hold)
 
 
 @contextlib.contextmanager

@@ -127,7 +127,7 @@ def add_failure(files: MemberFolder, attempt: Failure) -> None:
 def remove_remains(files: MemberFolder) -> None:
     """Remove what is left beside a result when its worker dies right after writing it."""
     remove_leftovers(files.root)
-    for path in (files.checkpoint, files.previous_checkpoint):
+    for path in (files.checkpoint, files.previous_checkpoint, files.claim):
         with contextlib.suppress(OSError):
             path.unlink()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from hydragnn_hpc.atomic import storage_errors, write_json
+from hydragnn_hpc.atomic import Hold, storage_errors, write_json
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.validation import one_line
 
@@ -34,9 +35,9 @@ def read_json(path: Path) -> Any:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
-def write_record(path: Path, record: BaseModel) -> None:
+def write_record(path: Path, record: BaseModel, hold: Hold = nullcontext) -> None:
     """Write a record as JSON to ``path`` whole or not at all."""
-    write_json(path, record.model_dump(mode="json", by_alias=True))
+    write_json(path, record.model_dump(mode="json", by_alias=True), hold)
 
 
 def read_record(path: Path, kind: type[_R]) -> _R:
@@ -80,6 +81,7 @@ class MemberFolder:
         self.predictions = self.root / "predictions.npz"
         self.history = self.root / "history.csv"
         self.log = self.root / "log.txt"
+        self.claim = self.root / "claim.json"
 
     def make(self) -> None:
         """Create the folder."""
@@ -99,6 +101,7 @@ class CampaignFolder:
         self.events = self.root / "logs" / "events.jsonl"
         self.progress = self.root / "progress.json"
         self.lock = self.root / "run.lock"
+        self.run = self.root / "run.json"
         self.jobs = self.root / "jobs"
         self.job_script = self.jobs / "job.sh"
         self.job_record = self.jobs / "submitted.jsonl"

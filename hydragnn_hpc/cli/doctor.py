@@ -49,7 +49,7 @@ def doctor(
     """
     from hydragnn_hpc.ensemble import rankmap
     from hydragnn_hpc.ensemble.launcher import detect
-    from hydragnn_hpc.ensemble.messages import connect
+    from hydragnn_hpc.ensemble.messenger import connect
 
     launch = detect(os.environ)
     messenger = connect(launch)

@@ -56,8 +56,8 @@ def run(
     # Python's handler would wait there for a rank that the same signal has ended.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    from hydragnn_hpc.ensemble.options import RunOptions
     from hydragnn_hpc.ensemble.run import run
-    from hydragnn_hpc.ensemble.supervisor import RunOptions
     from hydragnn_hpc.report.tables.registry import write_tables
 
     options = RunOptions(

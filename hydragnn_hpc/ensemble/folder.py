@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydragnn_hpc import ledger
+from hydragnn_hpc import ledger, ownership
 from hydragnn_hpc.atomic import remove_leftovers, storage_errors
 from hydragnn_hpc.config import Campaign, config_hash, load_campaign
 from hydragnn_hpc.dataset import store
@@ -31,11 +31,14 @@ class Plan:
         All, as the folder shows them.
     remarks : list of str
         What the user should know, a line each.
+    run : int
+        The number of the run; 0 before it has begun.
     """
 
     frozen: Frozen
     members: list[Member]
     remarks: list[str]
+    run: int = 0
 
     def stacks(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return what is left to train: the campaign's stacks less the members that are over."""
@@ -70,8 +73,11 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> Plan:
     return Plan(frozen, members, [*match.remarks(campaign, manifest), *problems])
 
 
-def begin(plan: Plan, folder: CampaignFolder) -> None:
-    """Freeze the configuration, clear what killed runs left, let given-up members be tried again. Holds the lock."""
+def begin(plan: Plan, folder: CampaignFolder) -> Plan:
+    """Freeze the configuration, clear what killed runs left, let given-up members be tried again; number the run.
+
+    Holds the lock.
+    """
     with storage_errors(folder.members):
         folder.members.mkdir(parents=True, exist_ok=True)
     for made in (folder.logs, folder.report):  # without them nothing is shown, and all is trained
@@ -80,6 +86,7 @@ def begin(plan: Plan, folder: CampaignFolder) -> None:
     ledger.freeze(folder, plan.frozen)
     for place in (folder.root, folder.report, folder.figures):
         remove_leftovers(place)
+    unfinished = []
     for member in plan.members:
         files = folder.member(member.variant, member.replica)
         if member.problem:
@@ -90,8 +97,10 @@ def begin(plan: Plan, folder: CampaignFolder) -> None:
             ledger.remove_remains(files)
             continue
         remove_leftovers(files.root)
+        unfinished.append(files)
         if member.state is State.FAILED:
             ledger.reopen(files)
+    return replace(plan, run=ownership.begin_run(folder, unfinished))
 
 
 def _foreign(root: Path) -> bool:

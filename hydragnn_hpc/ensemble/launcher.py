@@ -1,4 +1,4 @@
-"""Which launcher started this process, and what it says of rank, size and place; read from the environment alone."""
+"""Which launcher started this process, and the rank, size and place that it gives; read from the environment alone."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _OF_LAUNCHERS = (
 
 @dataclass(frozen=True)
 class Launch:
-    """What the environment says.
+    """What the environment says about this process.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Launch:
         None where there is none: one rank, without MPI.
     rank, size : int
     local_rank : int or None
-        Rank within the node; None where no variable tells.
+        Rank within the node; None where no variable gives it.
     """
 
     launcher: str | None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hydragnn_hpc.ensemble.launcher import Launch, detect, worker_environment
-from hydragnn_hpc.ensemble.messages import Messenger, places
+from hydragnn_hpc.ensemble.messenger import Messenger, places
 from hydragnn_hpc.ensemble.startup import end_without_launcher
 
 PATIENCE_SECONDS = 120.0
@@ -32,7 +32,7 @@ class Seat:
     memory_gib : float
         Of its node.
     torch : dict or None
-        What ``member.probe`` tells there: ``versions``, ``visible`` (a number), and ``device`` (``type, name, index,
+        What ``member.probe`` prints there: ``versions``, ``visible`` (a number), and ``device`` (``type, name, index,
         uuid``), the one that its worker takes. None where torch does not work.
     trouble : str
         Why it does not; empty where all is well.
@@ -154,11 +154,11 @@ def library_path() -> str:
 
 
 def main() -> None:
-    """Initialise MPI; print library, its file, rank and size, and what the launcher said, as JSON."""
+    """Initialise MPI; print library, its file, rank and size, and what the launcher set, as JSON."""
     from mpi4py import MPI
 
     launch = detect(os.environ)
-    told = {
+    description = {
         "library": " ".join(MPI.Get_library_version().rstrip("\0").splitlines()[0].split()),
         "file": library_path(),
         "rank": MPI.COMM_WORLD.Get_rank(),
@@ -167,7 +167,7 @@ def main() -> None:
         "launcher_size": launch.size,
     }
     # In one piece: with PYTHONUNBUFFERED, print writes the end of the line apart, and two ranks' lines become one.
-    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.write(json.dumps(description) + "\n")
     sys.stdout.flush()
     if launch.launcher is None:
         end_without_launcher()

@@ -8,11 +8,12 @@ import time
 from hydragnn_hpc.atomic import storage_errors
 from hydragnn_hpc.ensemble import folder as campaign_folder
 from hydragnn_hpc.ensemble import startup
-from hydragnn_hpc.ensemble.head import Head
+from hydragnn_hpc.ensemble.controller import Controller
 from hydragnn_hpc.ensemble.launcher import detect
 from hydragnn_hpc.ensemble.lock import RunLock
-from hydragnn_hpc.ensemble.messages import connect, places
-from hydragnn_hpc.ensemble.supervisor import Rank, RunOptions
+from hydragnn_hpc.ensemble.messenger import connect, places
+from hydragnn_hpc.ensemble.options import RunOptions
+from hydragnn_hpc.ensemble.supervisor import Rank
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.paths import CampaignFolder
 
@@ -35,16 +36,16 @@ def run(options: RunOptions) -> ExitCode:
     messenger = connect(launch, options.start_seconds)
     folder = CampaignFolder(options.out.absolute())
     lock = RunLock(folder.lock)
-    told = "not all ranks have begun (one has ended, or the campaign's file system hangs)"
-    with startup.watched(startup.SECONDS, told, lambda: messenger.abort(int(ExitCode.AGAIN))):
+    complaint = "not all ranks have begun (one has ended, or the campaign's file system hangs)"
+    with startup.watched(startup.SECONDS, complaint, lambda: messenger.abort(int(ExitCode.AGAIN))):
         where = places(messenger, launch, options.local_rank)
-        plan, head, failure = None, None, None
+        plan, controller, failure = None, None, None
         if messenger.rank == 0:
             try:
                 plan = _begin(options, folder, lock)
                 deadline = None if options.seconds is None else started + options.seconds
-                head = Head(plan, folder, where, deadline, lambda: options.on_change(folder.root))
-            except Exception as error:  # told to all ranks before it is raised, so that none waits for ever
+                controller = Controller(plan, folder, where, deadline, lambda: options.on_change(folder.root))
+            except Exception as error:  # sent to all ranks before it is raised, so that none waits for ever
                 failure = error
                 lock.release()
         code = failure.exit_code if isinstance(failure, UserError) else ExitCode.USAGE
@@ -55,8 +56,8 @@ def run(options: RunOptions) -> ExitCode:
             raise failure
         return ExitCode(error_code)
     rank = Rank(options, folder, frozen.campaign, messenger, where)
-    if head is not None:
-        rank.head, rank.lock = head, lock
+    if controller is not None:
+        rank.controller, rank.lock = controller, lock
     return rank.run()
 
 
@@ -69,7 +70,7 @@ def _begin(options: RunOptions, folder: CampaignFolder, lock: RunLock) -> campai
     try:
         # Read again: another run may have ended while we waited for its lock.
         plan = campaign_folder.read_plan(options.campaign, options.overrides, folder)
-        campaign_folder.begin(plan, folder)
+        plan = campaign_folder.begin(plan, folder)
     except BaseException:
         lock.release()
         raise

@@ -58,15 +58,15 @@ def _watch(parent: int, seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def watched(seconds: float, told: str, leave: Callable[[], object]) -> Iterator[None]:
-    """Say ``told`` and call ``leave`` if the body, which waits for other ranks, takes longer than ``seconds``.
+def watched(seconds: float, complaint: str, leave: Callable[[], object]) -> Iterator[None]:
+    """Print ``complaint`` and call ``leave`` if the body, which waits for other ranks, takes longer than ``seconds``.
 
     By a thread: unlike MPI's start, later calls leave the interpreter's lock free, and from then on a child process
     could disturb the network's memory.
     """
 
     def give_up() -> None:
-        tell(f"hydragnn-hpc: {socket.gethostname()}: {told} within {seconds:.0f} s")
+        tell(f"hydragnn-hpc: {socket.gethostname()}: {complaint} within {seconds:.0f} s")
         leave()
 
     timer = threading.Timer(seconds, give_up)

@@ -30,6 +30,7 @@ from hydragnn_hpc.member.device import choose_device, describe, set_threads, ver
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.training_data import from_staged
 from hydragnn_hpc.member.training.train import Setting, StackMember, StackTraining
+from hydragnn_hpc.ownership import NotOwnerError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.events import (
     Alive,
@@ -106,14 +107,14 @@ class Worker:
             if command is None or isinstance(command, Quit):
                 return
             if isinstance(command, Train):
-                self._train(command.variant, list(command.replicas), command.attempt)
+                self._train(command)
 
-    def _train(self, variant: str, replicas: list[int], attempt: int) -> None:
+    def _train(self, command: Train) -> None:
         self._stop = False
-        engine = self._engine_for(variant)
-        training = StackTraining(self._setting, variant, replicas, engine, attempt)
+        variant = command.variant
+        training = StackTraining(self._setting, self._engine_for(variant), command)
         for member in training.members:
-            member.log(f"{self._reason}; attempt {attempt}, stack {replicas}")
+            member.log(f"{self._reason}; attempt {command.attempt}, stack {list(command.replicas)}")
         for change in training.engine_changes:
             self._channel.send(change)
 
@@ -127,7 +128,7 @@ class Worker:
                 training.save()
                 self._channel.send(Stopped(variant=variant, replicas=tuple(m.replica for m in training.members)))
                 return
-        self._channel.send(Done(variant=variant, replicas=tuple(replicas)))
+        self._channel.send(Done(variant=variant, replicas=command.replicas))
 
     def _engine_for(self, variant: str) -> Engine:
         if self._engine is None or self._engine[0] != variant:
@@ -204,6 +205,10 @@ def main() -> int:
     channel = Channel(getattr(given, "in"), given.out)
     try:
         _begin(given, channel).serve()
+    except NotOwnerError as error:
+        sys.stderr.write(f"hydragnn-hpc: {error}\n")
+        channel.send(Failed(cause=_cause(error), detail=type(error).__name__))
+        return 1
     except Exception as error:  # any error is reported to the supervisor before this process ends
         traceback.print_exc()
         channel.send(Failed(cause=_cause(error), detail=type(error).__name__))

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from hydragnn_hpc.records.base import Message, Prose
+from hydragnn_hpc.records.claim import Claim
 from hydragnn_hpc.records.device import Device
 
 EndState = Literal["finished", "diverged"]
@@ -122,12 +123,16 @@ Report = Event | Died | Broken
 
 
 class Train(Message):
-    """Train these replicas of a variant together. ``attempt`` is counted from 1 within the run."""
+    """Train these replicas of a variant together, their folders taken with ``claim``.
+
+    ``attempt`` is counted from 1 within the run.
+    """
 
     kind: Literal["train"] = "train"
     variant: str
     replicas: tuple[int, ...]
     attempt: int
+    claim: Claim
 
 
 class Stop(Message):

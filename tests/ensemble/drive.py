@@ -1,4 +1,4 @@
-"""Runs a campaign with a stand-in worker: ``python drive.py CAMPAIGN OUT STAGE WHAT VICTIM SECONDS``.
+"""Runs a campaign with a stand-in worker: ``python drive.py CAMPAIGN OUT STAGE [WHAT VICTIM SECONDS]``.
 
 Ranks say that they live as often as DRIVE_BEAT_SECONDS in the environment tells, and are lost after DRIVE_LOST_SECONDS.
 """
@@ -9,17 +9,23 @@ import os
 import sys
 from pathlib import Path
 
-from hydragnn_hpc.ensemble import supervisor
+from hydragnn_hpc.ensemble.options import RunOptions, Timings
 from hydragnn_hpc.ensemble.run import run
-from hydragnn_hpc.ensemble.supervisor import RunOptions
+from hydragnn_hpc.ensemble.workers import WORKER_COMMAND
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.report.tables.registry import write_tables
 
-supervisor._BEAT_SECONDS = float(os.environ.get("DRIVE_BEAT_SECONDS", supervisor._BEAT_SECONDS))
-supervisor._LOST_SECONDS = float(os.environ.get("DRIVE_LOST_SECONDS", supervisor._LOST_SECONDS))
+given = {
+    name: float(os.environ[variable])
+    for name, variable in {"heartbeat": "DRIVE_BEAT_SECONDS", "lost": "DRIVE_LOST_SECONDS"}.items()
+    if variable in os.environ
+}
 campaign, out, stage, *worker = sys.argv[1:]
-command = (sys.executable, str(Path(__file__).with_name("standin.py")), *worker)
-options = RunOptions(Path(campaign), [], Path(out), None, 60.0, None, Path(stage), write_tables, command)
+standin = (sys.executable, str(Path(__file__).with_name("standin.py")), *worker)
+command = standin if worker else WORKER_COMMAND
+options = RunOptions(
+    Path(campaign), [], Path(out), None, 60.0, None, Path(stage), write_tables, command, Timings(**given)
+)
 try:
     code = int(run(options))
 except UserError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from hydragnn_hpc.ensemble.launcher import Launch, check_size, detect, worker_environment
-from hydragnn_hpc.ensemble.messages import places
+from hydragnn_hpc.ensemble.messenger import places
 from hydragnn_hpc.errors import UserError
 
 SLURM_JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hydragnn_hpc.ensemble.messages import Alone, Roll
+from hydragnn_hpc.ensemble.messenger import Alone, Roll
 from tests.ranks import OVER_NETWORK, process_of
 
 MPIRUN = Path(sys.executable).with_name("mpirun")

@@ -305,5 +305,6 @@ def _state(member: Path) -> str:
 def check_clean(arena: Arena, out: Path) -> None:
     """After a run that ended well: nothing half-written, no node-local copy, no lock left."""
     left = [*out.rglob(".tmp-*"), *arena.stage.iterdir(), *out.glob("members/*/*/checkpoint*.pt")]
+    left += out.glob("members/*/*/claim.json")
     left += [path for path in (out / "run.lock", out / "progress.json") if path.exists()]
     assert not left, f"left behind: {left}"

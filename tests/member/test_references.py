@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -22,7 +23,10 @@ from hydragnn_hpc.ledger import Frozen
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.engine.training_data import from_staged, values_of, with_reference
 from hydragnn_hpc.member.training.train import Setting, StackTraining
+from hydragnn_hpc.ownership import NotOwnerError
 from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.records.claim import Claim
+from hydragnn_hpc.records.events import Train
 from tests.member_records import CPU
 
 CONTENT = {
@@ -55,6 +59,9 @@ def staged(surrogate_raw, tmp_path_factory: pytest.TempPathFactory) -> copies.St
     return copies.open_staged(folder / "copy")
 
 
+ASSIGNMENTS = itertools.count(1)
+
+
 def training(staged: copies.StagedData, out: Path, variant: str = "HCM", engine: str = "auto") -> StackTraining:
     """A stack of both replicas, from their checkpoints where there are any."""
     samples = from_staged(staged, CAMPAIGN)
@@ -63,7 +70,8 @@ def training(staged: copies.StagedData, out: Path, variant: str = "HCM", engine:
     asked = CAMPAIGN.model_copy(update={"training": options})
     chosen, _ = choose(asked, asked.variant(variant), samples, torch.device("cpu"))
     setting = Setting(CampaignFolder(out), frozen, staged.manifest, samples, "host", 0, 0, CPU, {})
-    return StackTraining(setting, variant, [0, 1], chosen, 1)
+    claim = Claim(run=1, assignment=next(ASSIGNMENTS))
+    return StackTraining(setting, chosen, Train(variant=variant, replicas=(0, 1), attempt=1, claim=claim))
 
 
 def results(out: Path) -> dict[str, tuple[str, dict]]:
@@ -88,6 +96,33 @@ def test_an_interrupted_training_ends_the_same(staged: copies.StagedData, tmp_pa
     rows = (tmp_path / "parts" / "members/HCM/00/history.csv").read_text().splitlines()[1:]
     expected = [1e-3 * (1 + np.cos(np.pi * k / 4)) / 2 for k in range(4)]
     assert [float(row.split(",")[3]) for row in rows] == pytest.approx(expected)
+
+
+def test_a_stack_that_was_handed_on_writes_nothing_more(staged: copies.StagedData, tmp_path: Path) -> None:
+    """Neither while the later attempt trains its members, nor once they are finished; however far it goes itself."""
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "members").rglob("*.*")}
+
+    first = training(staged, tmp_path)
+    first.epoch(lambda: None)
+    first.save()
+    second = training(staged, tmp_path)
+    before = files()
+    with pytest.raises(NotOwnerError, match="belongs to assignment"):
+        first.save()
+    assert files() == before
+    while second.members:
+        second.epoch(lambda: None)
+    before = files()
+    assert {path.name for path in before} == {"result.json", "history.csv", "model.pt", "predictions.npz", "log.txt"}
+    for write in (first.save, lambda: first.members[0].log("late")):
+        with pytest.raises(NotOwnerError, match="belongs to nobody any more"):
+            write()
+    with pytest.raises(NotOwnerError):
+        for _ in range(4):
+            first.epoch(lambda: None)
+    assert files() == before
 
 
 def test_another_engine_after_an_interruption_is_recorded(staged: copies.StagedData, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hydragnn_hpc.atomic import write_text, written_whole
+from hydragnn_hpc.atomic import Hold, write_text, written_whole
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.training.schedule import Schedule
 from hydragnn_hpc.paths import MemberFolder, write_record
@@ -47,9 +48,9 @@ class Checkpoint:
     sessions: list[Session]
 
 
-def save(files: MemberFolder, checkpoint: Checkpoint) -> None:
+def save(files: MemberFolder, checkpoint: Checkpoint, hold: Hold = nullcontext) -> None:
     """Write a checkpoint; the one before stays as ``checkpoint.previous.pt``."""
-    with written_whole(files.checkpoint, keep=files.previous_checkpoint) as stream:
+    with written_whole(files.checkpoint, keep=files.previous_checkpoint, hold=hold) as stream:
         plain = {
             "identity": checkpoint.identity.model_dump(),
             "schedule": asdict(checkpoint.schedule),
@@ -117,26 +118,25 @@ def read_weights(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def remove(files: MemberFolder) -> None:
-    """Remove the checkpoints of a member that is done."""
-    files.checkpoint.unlink(missing_ok=True)
-    files.previous_checkpoint.unlink(missing_ok=True)
-
-
-def write_history(files: MemberFolder, history: list[list[float]]) -> None:
+def write_history(files: MemberFolder, history: list[list[float]], hold: Hold = nullcontext) -> None:
     """Write ``history.csv``."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HISTORY)
     writer.writerows([int(row[0]), *(repr(value) for value in row[1:])] for row in history)
-    write_text(files.history, text.getvalue())
+    write_text(files.history, text.getvalue(), hold)
 
 
-def write_done(files: MemberFolder, result: Result, model: dict[str, Any], predictions: dict[str, np.ndarray]) -> None:
+def write_done(
+    files: MemberFolder,
+    result: Result,
+    model: dict[str, Any],
+    predictions: dict[str, np.ndarray],
+    hold: Hold = nullcontext,
+) -> None:
     """Write what a finished member leaves; ``result.json`` comes last and says that all the rest is there."""
-    with written_whole(files.model) as stream:
+    with written_whole(files.model, hold=hold) as stream:
         torch.save(model, stream)
-    with written_whole(files.predictions) as stream:
+    with written_whole(files.predictions, hold=hold) as stream:
         np.savez_compressed(stream, allow_pickle=False, **predictions)
-    write_record(files.result, result)
-    remove(files)
+    write_record(files.result, result, hold)

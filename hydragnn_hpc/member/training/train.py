@@ -21,9 +21,10 @@ from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.training import checkpoint as saved
 from hydragnn_hpc.member.training.evaluate import ValidationSet, test_errors, weights_hash
 from hydragnn_hpc.member.training.schedule import Schedule
+from hydragnn_hpc.ownership import Ownership
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
 from hydragnn_hpc.records.device import Device
-from hydragnn_hpc.records.events import EndState, EngineChanged
+from hydragnn_hpc.records.events import EndState, EngineChanged, Train
 from hydragnn_hpc.records.member import Identity, Reason, Result, Session, TaskErrors
 from hydragnn_hpc.sections import Variant
 
@@ -37,6 +38,7 @@ class StackMember:
     replica: int
     seed: int
     files: MemberFolder
+    ownership: Ownership
     schedule: Schedule
     history: list[list[float]] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
@@ -48,7 +50,7 @@ class StackMember:
 
     def log(self, line: str) -> None:
         """Add a line to the member's log, if it can be written."""
-        with contextlib.suppress(OSError), self.files.log.open("a", encoding="utf-8") as stream:
+        with contextlib.suppress(OSError), self.ownership.held(), self.files.log.open("a", encoding="utf-8") as stream:
             stream.write(f"{now()} {line}\n")
 
 
@@ -92,36 +94,40 @@ class StackTraining:
     Parameters
     ----------
     setting : Setting
-    variant : str
-    replicas : list of int
-        The members still to be trained.
     engine : Engine
-    attempt : int
-        Goes into ``result.json``.
+    train : Train
+        Which members, and the claim with which their folders are taken.
 
     Attributes
     ----------
     engine_changes : list of EngineChanged
         Of members that another engine, or the same with other vectors, trained before.
+
+    Raises
+    ------
+    NotOwnerError
+        If one of them belongs to a later attempt; so does every method that writes.
     """
 
-    def __init__(self, setting: Setting, variant: str, replicas: list[int], engine: Engine, attempt: int) -> None:
-        self._setting, self._engine, self._attempt = setting, engine, attempt
-        self.variant: Variant = setting.campaign.variant(variant)
+    def __init__(self, setting: Setting, engine: Engine, train: Train) -> None:
+        self._setting, self._engine, self._attempt, self._claim = setting, engine, train.attempt, train.claim
+        self.variant: Variant = setting.campaign.variant(train.variant)
         self._options = setting.campaign.training
         self._optimizer_kind = OPTIMIZERS[self._options.optimizer.name]
-        self._stack = list(replicas)
+        self._stack = list(train.replicas)
         self._saved_at = time.monotonic()
         self.engine_changes: list[EngineChanged] = []
-        self.members = [self._new_member(r) for r in replicas]
+        self.members = [self._new_member(r) for r in train.replicas]
         self._begin()
         self._validation = ValidationSet(engine, setting.data, setting.data.parts[1])
 
     def _new_member(self, replica: int) -> StackMember:
         files = self._setting.folder.member(self.variant.name, replica)
         files.make()
+        ownership = Ownership(files, self._claim)
+        ownership.take(self._setting.folder)
         seed = member_seed(self._setting.campaign.seed, self.variant.name, replica)
-        return StackMember(replica, seed, files, Schedule.fresh(self._options))
+        return StackMember(replica, seed, files, ownership, Schedule.fresh(self._options))
 
     def _begin(self) -> None:
         """Set the stack's numbers: from each member's checkpoint, else from its seed."""
@@ -274,8 +280,9 @@ class StackTraining:
             numbers = dict(zip(_NUMBERS, rows, strict=True)) | self._optimizer.state
             tensors = {name: value[e].cpu().clone() for name, value in numbers.items()}
             m = member
-            saved.save(m.files, saved.Checkpoint(self._identity(m), tensors, m.schedule, m.history, m.sessions))
-            saved.write_history(member.files, member.history)
+            checkpoint = saved.Checkpoint(self._identity(m), tensors, m.schedule, m.history, m.sessions)
+            saved.save(m.files, checkpoint, m.ownership.held)
+            saved.write_history(m.files, m.history, m.ownership.held)
         self._saved_at = time.monotonic()
 
     def _close(self, e: int, member: StackMember, reason: Reason, state: EndState) -> None:
@@ -308,8 +315,10 @@ class StackTraining:
             weights_sha256=weights_hash(*best),
         )
         member.log(f"{state} after epoch {member.epoch} ({reason})")
-        saved.write_history(member.files, member.history)
-        saved.write_done(member.files, result, self._model(best), predictions)
+        hold = member.ownership.held
+        saved.write_history(member.files, member.history, hold)
+        saved.write_done(member.files, result, self._model(best), predictions, hold)
+        member.ownership.end()
 
     def _model(self, best: tuple[torch.Tensor, torch.Tensor]) -> dict[str, Any]:
         """Return all that is needed to use a trained member elsewhere: named weights, sizes, scaling, neighbours."""

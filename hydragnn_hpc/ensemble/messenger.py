@@ -1,4 +1,4 @@
-"""Point-to-point messages between ranks (`records.messages`); and who still answers.
+"""Point-to-point messages between ranks (`records.messages`), and which ranks still answer.
 
 After start-up there is nothing else between ranks, no collective: a rank that is lost holds up none of the others.
 """
@@ -63,13 +63,13 @@ class Messenger(Protocol):
         """Return what has arrived, as (from, message), without waiting."""
 
     def share(self, value: Any) -> list[Any]:
-        """Give every rank every rank's value. Collective: at start-up only."""
+        """Return the values of all ranks. Collective: at start-up only."""
 
     def abort(self, code: int) -> None:
         """End all ranks at once: the last resort, when one of them no longer answers."""
 
     def close(self, code: int) -> None:
-        """End MPI, together with all other ranks; where one was killed at the very end, exit with ``code`` without."""
+        """Finalise MPI, together with all other ranks; exit with ``code`` if that does not return."""
 
 
 class Alone:
@@ -140,9 +140,9 @@ class OverMpi:
         arrived = []
         status = self._mpi.Status()
         nothing = 0
-        # A look that finds nothing may be the one that lets the next find something.
+        # A probe that finds nothing may make the progress that lets the next one find something.
         while nothing < _LOOKS:
-            # An error does not tell whose connection broke; that rank falls silent, or a message to it fails.
+            # An error does not say whose connection broke; that rank falls silent, or a message to it fails.
             with contextlib.suppress(self._mpi.Exception):
                 message = self._comm.improbe(tag=_TAG, status=status)
                 if message is not None:
@@ -167,13 +167,13 @@ class OverMpi:
 
 
 class Roll:
-    """Which of the ranks that one rank has to do with still answer.
+    """Which of the ranks that this rank watches still answer.
 
     Parameters
     ----------
     messenger : Messenger
     ranks : iterable of int
-        Those to listen for.
+        Those to watch.
     patience : float
         Seconds of silence after which a rank is lost.
 
@@ -182,7 +182,7 @@ class Roll:
     lost : set of int
         Silent for too long, or no longer to be reached.
     gone : set of int
-        Said that nothing more comes from them.
+        Have sent their farewell.
     """
 
     def __init__(self, messenger: Messenger, ranks: Iterable[int], patience: float) -> None:
@@ -194,20 +194,20 @@ class Roll:
 
     @property
     def expected(self) -> list[int]:
-        """The ranks from which something more is to come."""
+        """The ranks that will send something more."""
         return sorted(self._heard.keys() - self.gone - self.lost)
 
     def hear(self, rank: int) -> None:
-        """Note a sign of life."""
+        """Note that a rank has sent something."""
         if rank in self._heard:
             self._heard[rank] = time.monotonic()
 
     def silent(self, seconds: float) -> list[int]:
-        """Return those of `expected` that have not been heard of for ``seconds``."""
+        """Return those of `expected` that have sent nothing for ``seconds``."""
         return [k for k in self.expected if self._heard[k] < time.monotonic() - seconds]
 
     def newly_lost(self) -> list[int]:
-        """Note who has been lost since the last call, and return them.
+        """Return the ranks that have been lost since the last call.
 
         A time in which nobody called, since this rank was held up, counts for nobody: they may have spoken meanwhile.
         """
@@ -243,7 +243,7 @@ def connect(launch: Launch, seconds: float = startup.SECONDS) -> Messenger:
 def places(messenger: Messenger, launch: Launch, given_local_rank: int | None) -> list[Place]:
     """Return every rank's place. Collective: at start-up only.
 
-    Local ranks are those given; else the launcher's, if they tell the ranks of a host apart; else in order of rank.
+    Local ranks are those given; else the launcher's, if they are distinct on a host; else in order of rank.
     """
     shared = messenger.share((socket.gethostname(), given_local_rank, launch.local_rank))
     of_host: dict[str, list[int]] = {}

@@ -1,4 +1,4 @@
-"""Rank 0's other duty: hands out stacks, records what happened, tells the user, decides when all is over."""
+"""Rank 0 controls the run: hands out stacks, records what happens, informs the user, decides when the run is over."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from hydragnn_hpc.atomic import write_json
 from hydragnn_hpc.durations import SAVE_SECONDS
 from hydragnn_hpc.ensemble.display import Display, duration, names
 from hydragnn_hpc.ensemble.folder import Plan
-from hydragnn_hpc.ensemble.messages import Place
+from hydragnn_hpc.ensemble.messenger import Place
 from hydragnn_hpc.ensemble.schedule import Name, Scheduler, Worker, seconds_left
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.paths import CampaignFolder, read_record
+from hydragnn_hpc.records.claim import Claim
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import (
     Broken,
@@ -40,12 +41,12 @@ from hydragnn_hpc.records.member import Failure, Result
 
 _PROGRESS_SECONDS = 2.0
 _TABLES_SECONDS = 5.0
-_TABLES_SHARE = 50.0  # at least so many times as long between two tables as one takes
+_TABLES_SHARE = 50.0  # the time between two updates of the tables, at least, as a multiple of what one takes
 
 
 @dataclass
 class _Busy:
-    """What is known of a worker at work."""
+    """The progress of a worker that trains."""
 
     since: float
     epoch: int = 0
@@ -53,8 +54,8 @@ class _Busy:
     losses: dict[int, float] = field(default_factory=dict)
 
 
-class Head:
-    """The state of a run.
+class Controller:
+    """The state of a run, and the decisions about it.
 
     Parameters
     ----------
@@ -89,13 +90,14 @@ class Head:
         self._idle: set[Worker] = set()
         self._busy: dict[Worker, _Busy] = {}
         self._devices: dict[Worker, Device] = {}
-        self._owners: dict[tuple[str, str], int] = {}  # of a host's devices: their ranks
+        self._owners: dict[tuple[str, str], int] = {}  # (host, UUID of a device) -> its rank
         self._expected = {(p.rank, s) for p in places for s in range(self._launch.slots_per_device)}
         self._broken: dict[Worker, str] = {}
         self._longest_epoch = 0.0
+        self._assignments = 0
         self._stop: ExitCode | None = None
         self._out_of_time = False
-        self._told_stop: set[Worker] = set()
+        self._asked_to_stop: set[Worker] = set()
         self._written = self._tables = -math.inf
         self._tables_pause = _TABLES_SECONDS
         self._changed = True
@@ -115,7 +117,7 @@ class Head:
             self.display.line(f"remark: {remark}")
         self._event("start", members_left=left, hosts=sorted({p.host for p in self._places}), ranks=len(self._places))
 
-    # What workers tell
+    # Reports of workers
 
     def take(self, worker: Worker, report: Report) -> None:
         """Act on what a worker, or its rank on its behalf, reports."""
@@ -162,10 +164,10 @@ class Head:
         name = (event.variant, event.replica)
         running = self._scheduler.running().get(worker)
         if running is None or running.variant != name[0]:
-            return  # of work that has been given to another meanwhile
+            return  # the work has been handed to another worker meanwhile
         self._scheduler.member_done(worker, event.replica)
-        told, seconds = self._result(name)
-        # A member that was resumed has been trained for longer than since its stack's start.
+        summary, seconds = self._result(name)
+        # A resumed member has been trained for longer than its stack has run.
         self._spent.append(max(seconds, time.monotonic() - self._busy[worker].since))
         self._changed = True
         if event.state == "diverged":
@@ -173,11 +175,11 @@ class Head:
         over = self._over_before + len(self._scheduler.finished)
         left = self._seconds_left() if over < self._total else None
         tail = f"{over} of {self._total} done" + (f", about {duration(left)} left" if left else "")
-        self.display.line(f"{names(name[0], [name[1]])} {event.state}: {told} ({tail})")
+        self.display.line(f"{names(name[0], [name[1]])} {event.state}: {summary} ({tail})")
         self._event("finished", worker, member=list(name), state=event.state)
 
     def _result(self, name: Name) -> tuple[str, float]:
-        """Return what a line says of a member's result, and the seconds it was trained for."""
+        """Return a summary of a member's result, and its training time in seconds."""
         try:
             result = read_record(self._folder.member(*name).result, Result)
         except UserError as error:
@@ -225,39 +227,36 @@ class Head:
             self._event("failed", worker, variant=variant, replicas=replicas, cause=event.cause, final=final)
 
     def _take_what_is_whole(self, worker: Worker) -> None:
-        """Count members as finished that are so on disk: their worker died before it could report them."""
+        """Count members as finished if their results are on disk: their worker died before it could report them."""
         running = self._scheduler.running().get(worker)
         if running is None:
             return
         for replica in running.replicas:
             name = (running.variant, replica)
-            try:
-                member = ledger.read_member(self._folder, *name)
-            except UserError:
-                continue  # damaged: it is trained again
+            member = ledger.read_member(self._folder, *name)
             if member.result is not None:
                 state: EndState = "diverged" if member.state is State.DIVERGED else "finished"
                 self._finished(worker, Finished(variant=running.variant, replica=replica, state=state))
                 self._safely(lambda n=name: ledger.remove_remains(self._folder.member(*n)))  # type: ignore[misc]
 
     def lost(self, rank: int) -> None:
-        """A rank no longer answers: what it trained goes to others."""
+        """Hand the members of a rank that no longer answers to others."""
         self.display.line(f"rank {rank} on {self._places[rank].host} no longer answers; its members go to others")
         for worker in [w for w in self._expected if w[0] == rank]:
             self._died(worker, Died(cause=f"rank {rank} on {self._places[rank].host} was lost"))
             self._broken[worker] = "its rank was lost"
 
-    # What is to be done
+    # Decisions
 
     def commands(self) -> list[tuple[Worker, Command]]:
-        """Return what to tell workers now."""
+        """Return the commands that workers get now."""
         if self._stop is None and self._time_is_up():
             self._out_of_time = True
             self.stop(ExitCode.AGAIN, "the time is nearly up")
-        told: list[tuple[Worker, Command]] = []
+        commands: list[tuple[Worker, Command]] = []
         if self._stop is not None:
-            running = [w for w in self._scheduler.running() if w not in self._told_stop]
-            self._told_stop.update(running)
+            running = [w for w in self._scheduler.running() if w not in self._asked_to_stop]
+            self._asked_to_stop.update(running)
             return [(worker, Stop()) for worker in running]
         for worker in sorted(self._idle):
             assignment = self._scheduler.next(worker)
@@ -266,20 +265,24 @@ class Head:
             self._idle.discard(worker)
             self._busy[worker] = _Busy(time.monotonic())
             replicas = list(assignment.replicas)
-            train = Train(variant=assignment.variant, replicas=assignment.replicas, attempt=assignment.attempt)
-            told.append((worker, train))
+            self._assignments += 1
+            claim = Claim(run=self._plan.run, assignment=self._assignments)
+            train = Train(
+                variant=assignment.variant, replicas=assignment.replicas, attempt=assignment.attempt, claim=claim
+            )
+            commands.append((worker, train))
             again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""
             self.display.line(f"{names(assignment.variant, replicas)} starts on rank {worker[0]}{again}")
             self._event("assign", worker, variant=assignment.variant, replicas=replicas, attempt=assignment.attempt)
-        return told
+        return commands
 
     def _time_is_up(self) -> bool:
-        # An epoch in progress must come to its end; a quarter more for the unevenness of machines.
+        # An epoch in progress has to end first; a quarter is added because epochs vary.
         margin = 1.25 * self._longest_epoch + SAVE_SECONDS
         return self._deadline is not None and time.monotonic() > self._deadline - margin
 
     def stop(self, code: ExitCode, reason: str) -> None:
-        """Let every stack come to the end of its epoch and be saved; hand out nothing more."""
+        """Have every stack saved at the end of its epoch, and hand out nothing more."""
         if self._stop is None:
             self._stop = code
             self.display.line(f"stopping: {reason}; members are saved at the end of their epoch")
@@ -287,12 +290,12 @@ class Head:
 
     @property
     def cut_short(self) -> bool:
-        """Whether the run ends before its members are trained."""
+        """Whether the run ends before all members are trained."""
         return self.fatal is not None or self._stop is not None
 
     @property
     def over(self) -> bool:
-        """Whether the run has come to its end."""
+        """Whether the run is over."""
         if self.fatal is not None:
             return True
         if self._stop is not None:
@@ -324,7 +327,7 @@ class Head:
             return self._stop or ExitCode.AGAIN
         return ExitCode.MEMBERS_FAILED if self._scheduler.given_up or self._diverged else ExitCode.DONE
 
-    # What is written
+    # Files
 
     def tick(self) -> None:
         """Bring ``progress.json`` and the tables up to date, every few seconds."""
@@ -345,11 +348,11 @@ class Head:
         """Bring the tables up to date."""
         self._changed, self._tables = False, time.monotonic()
         self._safely(self._on_change)
-        # Very many members take seconds to read: then it is done less often, and hardly delays what is handed out.
+        # Thousands of members take seconds to read: then tables are updated less often, lest workers wait for work.
         self._tables_pause = max(_TABLES_SECONDS, _TABLES_SHARE * (time.monotonic() - self._tables))
 
     def close(self) -> None:
-        """Write what is last: tables, the end's event; ``progress.json`` goes."""
+        """Write the final tables and the last event, and remove ``progress.json``."""
         self.display.close()
         if self._folder.campaign.exists():
             self.write_tables()
@@ -409,7 +412,7 @@ class Head:
         self._safely(append)
 
     def _safely(self, write: Callable[[], Any]) -> None:
-        """Write what is for people; whatever goes wrong with it must not end members that may yet be saved."""
+        """Write a file that only informs: an error must not end members that can still be saved."""
         try:
             write()
         except Exception as error:
@@ -419,7 +422,7 @@ class Head:
 
 
 def _finite(running: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no infinities: a loss that is none becomes null."""
+    """Replace losses that are not finite by null: JSON has no infinities."""
     for member in running.values():
         loss = member["validation_loss"]
         if loss is not None and not math.isfinite(loss):

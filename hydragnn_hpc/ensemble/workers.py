@@ -1,4 +1,4 @@
-"""Worker processes as their supervisor sees them: started, listened to, watched, replaced, ended."""
+"""Worker processes as seen by their rank: started, watched, replaced, ended."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from hydragnn_hpc.records.events import (
 
 _TAIL_LINES = 12
 _STARTUP_SECONDS = 300.0  # importing torch from a busy parallel file system takes minutes
-_STARTS = 3  # deaths of a worker in a row, without its being ready, after which its slot is given up
+_STARTS = 3  # starts in a row without becoming ready, after which a slot is given up
 _POLITE_SECONDS = 10.0
 _LAST_READS = 16  # a megabyte, the largest pipe that Linux lets users make
 _KILLED_SECONDS = 10.0  # until a killed process is gone
@@ -70,13 +70,13 @@ class WorkerOptions:
 WORKER_COMMAND = (sys.executable, "-m", "hydragnn_hpc.member.worker")
 
 
-class Child:
-    """One worker.
+class WorkerProcess:
+    """A worker's process, and the pipes to it and from it.
 
     Attributes
     ----------
     busy : bool
-        It trains something.
+        It trains a stack.
     pipe : int or None
         Readable when it has sent something; None once it has closed its end.
     """
@@ -101,7 +101,7 @@ class Child:
             "--in", str(incoming), "--out", str(outgoing),
         ]  # fmt: skip
         with stream:
-            # A session of its own: a signal to the launcher's process group does not meet it.
+            # A session of its own, so that signals to the launcher's process group do not reach it.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -121,11 +121,11 @@ class Child:
 
     @property
     def ready(self) -> bool:
-        """It has told its device and waits for work, or works."""
+        """It has reported its device, and waits for work or works."""
         return self._ready
 
     def send(self, command: Command) -> None:
-        """Send a command; a worker that is gone is noticed by :meth:`poll`."""
+        """Send a command; :meth:`poll` notices if the worker has ended."""
         if isinstance(command, Train):
             self.busy = True
             self._heard_at = time.monotonic()
@@ -137,7 +137,7 @@ class Child:
         self._writer.write(b"")
         events: list[Report] = []
         # What a worker sent before its end counts: all that its pipe can still hold. Of a living one only a part is
-        # read: one that floods its pipe must not keep this rank from hearing the others.
+        # read: one that floods its pipe must not keep this rank from reading the others.
         for _ in range(1 if code is None else _LAST_READS):
             try:
                 for event in self._receive():
@@ -182,13 +182,13 @@ class Child:
             return ()
 
     def end(self, patience: float = 0.0) -> None:
-        """End the worker: ask, wait ``patience`` seconds, kill its process group; nothing of it remains."""
+        """End the worker: ask it to, wait ``patience`` seconds, then kill its process group."""
         if patience and self._process.poll() is None:
             self.send(Quit())
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(patience)
         self.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # of a driver that hangs; it is killed once it wakes
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a hanging driver: the process ends once that returns
             self._process.wait(_KILLED_SECONDS)
         for handle in (self._to, self._from):
             with contextlib.suppress(OSError):
@@ -201,7 +201,7 @@ class Child:
 
 
 class Workers:
-    """The workers of one rank, one for each slot; one that dies is replaced.
+    """The workers of one rank, one for each slot; a dead one is replaced.
 
     Parameters
     ----------
@@ -209,57 +209,57 @@ class Workers:
         Starts the worker of a slot.
     """
 
-    def __init__(self, make: Callable[[int], Child]) -> None:
+    def __init__(self, make: Callable[[int], WorkerProcess]) -> None:
         self._make = make
-        self._children: dict[int, Child] = {}
+        self._workers: dict[int, WorkerProcess] = {}
         self._starts: dict[int, int] = {}
 
     @property
     def pipes(self) -> list[int]:
-        """What can be read when a worker says something."""
-        return [child.pipe for child in self._children.values() if child.pipe is not None]
+        """Descriptors that become readable when a worker sends something."""
+        return [worker.pipe for worker in self._workers.values() if worker.pipe is not None]
 
     def start(self, slot: int) -> None:
-        """Start the worker of ``slot``; not after it has died too often without being ready."""
+        """Start the worker of ``slot``, unless it has died too often before it was ready."""
         if self._starts.get(slot, 0) < _STARTS:
             self._starts[slot] = self._starts.get(slot, 0) + 1
-            self._children[slot] = self._make(slot)
+            self._workers[slot] = self._make(slot)
 
     def send(self, slot: int, command: Command) -> None:
-        """Send a command; work that was meant for a worker that has been replaced meanwhile is dropped."""
-        child = self._children.get(slot)
-        if child is not None and (child.ready or not isinstance(command, Train)):
-            child.send(command)
+        """Send a command; work for a worker that has been replaced meanwhile is dropped."""
+        worker = self._workers.get(slot)
+        if worker is not None and (worker.ready or not isinstance(command, Train)):
+            worker.send(command)
 
     def poll(self) -> list[tuple[int, Report]]:
         """Return what has happened to workers, as (slot, report)."""
         reports: list[tuple[int, Report]] = []
-        for slot, child in list(self._children.items()):
-            for event in child.poll():
+        for slot, worker in list(self._workers.items()):
+            for event in worker.poll():
                 if not isinstance(event, Alive):
                     reports.append((slot, event))
                 if isinstance(event, Ready):
                     self._starts[slot] = 0
                 elif isinstance(event, Died):
-                    del self._children[slot]
+                    del self._workers[slot]
                     self.start(slot)
-                    if slot not in self._children:
+                    if slot not in self._workers:
                         last = next((line for line in reversed(event.last_output) if line.strip()), event.cause)
                         reports.append((slot, Broken(cause=f"{event.cause}; {last}")))
         return reports
 
     def kill(self) -> None:
         """Kill all, without waiting."""
-        for child in self._children.values():
-            child.kill()
+        for worker in self._workers.values():
+            worker.kill()
 
     def end(self) -> None:
-        """End all: idle ones are asked, busy ones killed."""
-        for child in self._children.values():
-            child.send(Quit())
-        for child in self._children.values():
-            child.end(0.0 if child.busy or not child.ready else _POLITE_SECONDS)
-        self._children.clear()
+        """End all: ask idle ones, kill busy ones."""
+        for worker in self._workers.values():
+            worker.send(Quit())
+        for worker in self._workers.values():
+            worker.end(0.0 if worker.busy or not worker.ready else _POLITE_SECONDS)
+        self._workers.clear()
 
 
 def _cause(code: int) -> str:

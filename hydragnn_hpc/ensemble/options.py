@@ -1,0 +1,65 @@
+"""What a run is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydragnn_hpc.ensemble.workers import WORKER_COMMAND
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How long ranks wait for one another, in seconds.
+
+    Attributes
+    ----------
+    heartbeat : float
+        Between two heartbeats of a rank; more where there are many ranks, so that rank 0 can read them all.
+    lost : float
+        Silence after which rank 0 takes a rank for dead: generous, since a rank on a loaded node may be late.
+    headless : float
+        Silence after which a rank takes rank 0 for dead, which a file system may hold up while it writes tables.
+    notice : float
+        Time that all ranks have to notice a death and to remove their copies of the data.
+    """
+
+    heartbeat: float = 5.0
+    lost: float = 120.0
+    headless: float = 600.0
+    notice: float = 20.0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What ``run`` is asked for.
+
+    Attributes
+    ----------
+    campaign : Path
+    overrides : list of str
+    out : Path
+    seconds : float or None
+        Time limit.
+    start_seconds : float
+        Time limit for MPI's start.
+    local_rank : int or None
+    stage_dir : Path or None
+    on_change : callable
+        Called on rank 0 with the folder when results have changed.
+    worker_command : tuple of str
+        The worker's program.
+    timings : Timings
+    """
+
+    campaign: Path
+    overrides: list[str]
+    out: Path
+    seconds: float | None
+    start_seconds: float
+    local_rank: int | None
+    stage_dir: Path | None
+    on_change: Callable[[Path], object]
+    worker_command: tuple[str, ...] = WORKER_COMMAND
+    timings: Timings = field(default_factory=Timings)

@@ -1,0 +1,183 @@
+"""Who may write a member's files: one attempt at a time, the latest to which the member has been assigned.
+
+A rank that falls silent is taken for dead, and its members are assigned to others; yet its worker may go on later. So
+each assignment has a claim, greater than all before it. A worker writes its claim into the member's ``claim.json``
+before all else, only over a smaller one, and reads it again in the moment in which it puts any file into place. The
+claim goes once the member has its result. A worker that does not find its own claim has lost the member.
+
+Claims are compared and files put into place under ``flock`` on the claim's file. Where the file system has no
+``flock``, the moment between the two is left, which is one rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from hydragnn_hpc.atomic import TEMPORARY_PREFIX, storage_errors, write_json
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.paths import CampaignFolder, MemberFolder
+from hydragnn_hpc.records.claim import Claim, RunNumber
+
+_CLAIM_BYTES = 80  # of one length, so that it is overwritten in one write
+_NOBODY = b"null"
+_PATIENCE_SECONDS = 60.0
+_PAUSE_SECONDS = 0.02
+
+
+class NotOwnerError(UserError):
+    """The member belongs to another attempt, or to none any more."""
+
+
+def begin_run(folder: CampaignFolder, unfinished: Iterable[MemberFolder]) -> int:
+    """Return the number of a run that begins, greater than all before, and record it. Holds the run's lock.
+
+    ``unfinished`` members may hold claims of runs whose record has been lost.
+    """
+    claims = (read_claim(files) for files in unfinished)
+    number = max(_run_number(folder), *(claim.run for claim in claims if claim is not None), 0) + 1
+    write_json(folder.run, RunNumber(run=number).model_dump())
+    return number
+
+
+def read_claim(files: MemberFolder) -> Claim | None:
+    """Return the claim on a member; None where there is none, or none that can be read."""
+    try:
+        return _decoded(files.claim.read_bytes())
+    except OSError:
+        return None
+
+
+class Ownership:
+    """A member's folder, owned by one attempt.
+
+    Parameters
+    ----------
+    files : MemberFolder
+    claim : Claim
+    patience : float, optional
+        Seconds to wait for another process that is putting a file into place.
+    """
+
+    def __init__(self, files: MemberFolder, claim: Claim, patience: float = _PATIENCE_SECONDS) -> None:
+        self._files, self._claim, self._patience = files, claim, patience
+
+    def take(self, folder: CampaignFolder) -> None:
+        """Claim the member.
+
+        Raises
+        ------
+        NotOwnerError
+            If it has been claimed by a later assignment, has a result, or a later run has begun.
+        UserError
+            If its folder cannot be written, or another process holds its claim and does not go on.
+        """
+        with storage_errors(self._files.claim), self._locked(create=True) as (handle, owner):
+            if self._files.result.exists() or _run_number(folder) > self._claim.run:
+                if owner is None:
+                    self._files.claim.unlink(missing_ok=True)
+                raise self._lost("has a result, or a later run has begun")
+            if owner is not None and owner.order >= self._claim.order:
+                raise self._lost(f"belongs to {owner}")
+            os.pwrite(handle, self._claim.model_dump_json().encode().ljust(_CLAIM_BYTES), 0)
+            os.fsync(handle)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Put files into place in the body: no other attempt can claim the member meanwhile.
+
+        Raises
+        ------
+        NotOwnerError
+            If the member is no longer this attempt's.
+        """
+        try:
+            with self._locked() as (_, owner):
+                if owner != self._claim:
+                    raise self._lost(f"belongs to {owner or 'nobody'}")
+                yield
+        except FileNotFoundError as error:
+            if Path(error.filename or "") != self._files.claim:
+                raise
+            raise self._lost("belongs to nobody any more") from None
+
+    def end(self) -> None:
+        """Remove what a member with a result no longer needs: checkpoints, and the claim."""
+        with self.held():
+            for path in (self._files.checkpoint, self._files.previous_checkpoint, self._files.claim):
+                path.unlink(missing_ok=True)
+
+    def _lost(self, why: str) -> NotOwnerError:
+        return NotOwnerError(f"{self._files.root} {why}: {self._claim} writes nothing more to it")
+
+    @contextlib.contextmanager
+    def _locked(self, create: bool = False) -> Iterator[tuple[int, Claim | None]]:
+        """Open and lock the claim's file; yield its descriptor and the claim in it."""
+        limit = time.monotonic() + self._patience
+        while True:
+            try:
+                handle = os.open(self._files.claim, os.O_RDWR)  # NFS locks only what may be written
+            except FileNotFoundError:
+                if not create:
+                    raise
+                _create(self._files.claim)
+                continue
+            try:
+                self._lock(handle, limit)
+                # Its file may have been removed while we waited for the lock.
+                if os.path.samestat(os.fstat(handle), self._files.claim.stat()):
+                    yield handle, _decoded(os.pread(handle, _CLAIM_BYTES, 0))
+                    return
+            finally:
+                os.close(handle)
+
+    def _lock(self, handle: int, limit: float) -> None:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if time.monotonic() > limit:
+                    raise UserError(
+                        f"{self._files.claim} has been locked for {self._patience:g} s by a process that does not go"
+                        " on; end it, then run again"
+                    ) from error
+                time.sleep(_PAUSE_SECONDS)
+            except OSError:
+                return  # a file system without locks
+
+
+def _create(path: Path) -> None:
+    """Make the file of a claim that nobody has; never half of one. It may have been made meanwhile."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        os.write(handle, _NOBODY)
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+    finally:
+        os.close(handle)
+        temporary.unlink(missing_ok=True)
+
+
+def _decoded(content: bytes) -> Claim | None:
+    try:
+        return Claim.model_validate_json(content)
+    except ValueError:
+        return None
+
+
+def _run_number(folder: CampaignFolder) -> int:
+    try:
+        return RunNumber.model_validate_json(folder.run.read_bytes()).run
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,34 @@
+"""Which attempt may write a member's files, and which run is the latest."""
+
+from __future__ import annotations
+
+from hydragnn_hpc.records.base import Record
+
+
+class RunNumber(Record):
+    """``run.json``: how many runs the campaign has had, the present one included."""
+
+    run: int
+
+
+class Claim(Record):
+    """``claim.json``: the attempt to which a member's folder belongs.
+
+    Attributes
+    ----------
+    run : int
+        See `RunNumber`.
+    assignment : int
+        Counts what rank 0 hands out within the run.
+    """
+
+    run: int
+    assignment: int
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """The later of two claims is the greater."""
+        return self.run, self.assignment
+
+    def __str__(self) -> str:
+        return f"assignment {self.assignment} of run {self.run}"

@@ -1,0 +1,130 @@
+"""A member's folder belongs to one attempt at a time, the latest."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from hydragnn_hpc.atomic import remove_leftovers, write_text, written_whole
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ownership import NotOwnerError, Ownership, begin_run, read_claim
+from hydragnn_hpc.paths import CampaignFolder, MemberFolder
+from hydragnn_hpc.records.claim import Claim
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CampaignFolder:
+    """A campaign's folder with the folder of member H/00."""
+    folder = CampaignFolder(tmp_path)
+    folder.member("H", 0).make()
+    return folder
+
+
+@pytest.fixture
+def files(folder: CampaignFolder) -> MemberFolder:
+    """Those of member H/00."""
+    return folder.member("H", 0)
+
+
+def owner(files: MemberFolder, run: int, assignment: int, patience: float = 60.0) -> Ownership:
+    """An attempt of that number."""
+    return Ownership(files, Claim(run=run, assignment=assignment), patience)
+
+
+def test_a_later_claim_takes_the_member_and_an_earlier_one_writes_nothing_more(folder, files) -> None:
+    first, second, third = owner(files, 1, 9), owner(files, 2, 1), owner(files, 2, 2)
+    first.take(folder)
+    write_text(files.history, "first", first.held)
+    third.take(folder)
+    for late in (first, second):
+        with pytest.raises(NotOwnerError, match=r"belongs to assignment 2 of run 2: .* writes nothing more"):
+            write_text(files.history, "late", late.held)
+        with pytest.raises(NotOwnerError):
+            late.take(folder)
+    assert files.history.read_text() == "first"
+    write_text(files.history, "third", third.held)
+    assert files.history.read_text() == "third"
+    assert {path.name for path in files.root.iterdir()} == {"history.csv", "claim.json"}
+
+
+def test_the_claim_is_read_after_all_is_written(folder, files) -> None:
+    """What is lost while a long file is written is not put into place."""
+    first, second = owner(files, 1, 1), owner(files, 1, 2)
+    first.take(folder)
+    with pytest.raises(NotOwnerError), written_whole(files.model, hold=first.held) as stream:
+        stream.write(b"weights")
+        second.take(folder)
+    assert not files.model.exists() and remove_leftovers(files.root) == 0
+
+
+def test_a_finished_member_is_nobodys(folder, files) -> None:
+    first, second = owner(files, 1, 1), owner(files, 1, 2)
+    first.take(folder)
+    second.take(folder)
+    files.checkpoint.write_bytes(b"")
+    write_text(files.result, "{}", second.held)
+    second.end()
+    assert {path.name for path in files.root.iterdir()} == {"result.json"}
+    for attempt in (first, second):
+        with pytest.raises(NotOwnerError, match="belongs to nobody any more"), attempt.held():
+            pass
+    with pytest.raises(NotOwnerError, match="has a result"):
+        owner(files, 1, 3).take(folder)
+    assert not files.claim.exists()
+
+
+def test_runs_count_up_and_an_earlier_run_claims_nothing(folder, files) -> None:
+    assert [begin_run(folder, []) for _ in range(2)] == [1, 2]
+    with pytest.raises(NotOwnerError, match="a later run has begun"):
+        owner(files, 1, 7).take(folder)
+    assert not files.claim.exists()
+    owner(files, 2, 7).take(folder)
+    folder.run.write_bytes(b"damaged")
+    assert begin_run(folder, [files]) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"{", b"[]", b"\xff", b'{"run": "x", "assignment": 1}'])
+def test_a_damaged_claim_is_nobodys(folder, files, content: bytes) -> None:
+    files.claim.write_bytes(content)
+    assert read_claim(files) is None
+    with pytest.raises(NotOwnerError), owner(files, 1, 1).held():
+        pass
+    owner(files, 1, 1).take(folder)
+    assert read_claim(files) == Claim(run=1, assignment=1)
+
+
+def test_a_holder_that_does_not_go_on_is_not_waited_for_without_limit(folder, files) -> None:
+    owner(files, 1, 1).take(folder)
+    handle = os.open(files.claim, os.O_RDWR)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match=r"claim\.json has been locked for 0\.2 s"):
+        owner(files, 1, 2, patience=0.2).take(folder)
+    os.close(handle)
+    owner(files, 1, 2).take(folder)
+
+
+def test_many_at_once(folder, files) -> None:
+    """Whatever the order, the greatest claim has it in the end, and nothing is written after a greater one's."""
+    written: list[int] = []
+
+    def attempt(number: int) -> None:
+        mine = owner(files, 1, number)
+        try:
+            mine.take(folder)
+            for _ in range(20):
+                with mine.held():
+                    written.append(number)
+        except NotOwnerError:
+            pass
+
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert read_claim(files) == Claim(run=1, assignment=8)
+    assert written == sorted(written) and written.count(8) == 20
