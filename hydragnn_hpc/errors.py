@@ -14,20 +14,20 @@ class ExitCode(enum.IntEnum):
     DONE = 0
     MEMBERS_FAILED = 1
     USAGE = 2
-    AGAIN = 75  # EX_TEMPFAIL of sysexits.h: out of time, run the same command again
+    AGAIN = 75  # EX_TEMPFAIL of sysexits.h: out of time; run the same command again
     INTERRUPTED = 130
     READER_GONE = 141  # as of a process that SIGPIPE ended: nobody reads its standard output any more
 
 
 class UserError(Exception):
-    """An error that a user can act on, told in one line: what, where, the value, the remedy.
+    """An error that a user can act on, in one line: what, where, the value, the remedy.
 
     Parameters
     ----------
     message : str
         The line. Line breaks are folded into spaces.
     exit_code : ExitCode, optional
-        The exit code of the command that meets it.
+        The exit code of the command that fails with it.
     """
 
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.USAGE) -> None:

@@ -1,4 +1,4 @@
-"""What a user sees while something long runs: a bar on a terminal, plain lines in a batch log."""
+"""Progress for the user: a bar on a terminal, plain lines in a batch log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def say(line: str) -> None:
 
 
 def tell(line: str) -> None:
-    """Print one line to standard error, at once and in one piece, so that the lines of two ranks stay two."""
+    """Print one line to standard error, at once and in one piece, so that lines of two ranks do not mix."""
     # With PYTHONUNBUFFERED, print writes the end of the line apart.
     optional(sys.stderr).write(line + "\n")
 
