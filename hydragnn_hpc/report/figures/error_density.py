@@ -40,7 +40,7 @@ def draw(content: Content) -> Iterator[Drawing]:
         ax.set_ylabel(f"probability density (1/{unit})" if unit else "probability density (no unit)")
         ax.legend(title="variant (members)")
         caption = (
-            f"Density of the test errors of {task}: line: mean over the finished members of each variant,"
+            f"Density of the test errors of {task}. Line: mean over the finished members of each variant;"
             " band: one standard deviation over members."
         )
         yield Drawing(file_name("errors", task), f"Errors of {task}", caption, figure)

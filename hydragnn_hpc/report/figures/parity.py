@@ -47,9 +47,8 @@ def draw(content: Content) -> Iterator[Drawing]:
             ax.set_xlabel(with_unit("true", ensemble.unit))
             ax.set_ylabel(with_unit("predicted", ensemble.unit))
         caption = (
-            f"Predictions of the {found[0].n} finished members of {variant.name}"
-            f" ({found[0].n} of {results.campaign.replicas}) for the test set, counted in bins;"
-            " scores: mean ± standard deviation over members."
+            f"Test predictions of the finished members of {variant.name} ({found[0].n} of {results.campaign.replicas}),"
+            " counted in bins. Scores: mean ± standard deviation over members."
         )
         yield Drawing(file_name("parity", variant.name), f"Parity, {variant.name}", caption, figure)
 

@@ -34,7 +34,7 @@ def draw(content: Content) -> Iterator[Drawing]:
     ax.set_xticks(range(len(found)), list(found), rotation=0 if max(map(len, found)) < 7 else 30)
     ax.set(xlabel="variant", ylabel=f"training time ({unit})")
     caption = (
-        "Training and validation time of a member: bars and whiskers: mean ± standard deviation, a dot per finished"
+        "Training and validation time of a member. Bars and whiskers: mean ± standard deviation; a dot per finished"
         f" member (n of {results.campaign.replicas}). {rows.stacking_note(results)}"
     ).strip()
     yield Drawing("training_time", "Training time by variant", caption, figure)
