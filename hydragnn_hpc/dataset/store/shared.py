@@ -62,7 +62,7 @@ def check_arrays(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any
     _check_offsets(arrays["geometry_atom_offsets"], sizes["B"], "geometry_atom_offsets", where)
     n_sites = np.diff(arrays["geometry_atom_offsets"])
     if sizes["S"] and not (arrays["sample_geometry"].min() >= 0 and arrays["sample_geometry"].max() < sizes["G"]):
-        raise UserError(f"{where}: a sample points to a geometry that is not there; {AGAIN}")
+        raise UserError(f"{where}: a sample points to a geometry that does not exist; {AGAIN}")
     if not np.array_equal(np.diff(arrays["atom_offsets"]), n_sites[arrays["sample_geometry"]]):
         raise UserError(f"{where}: a sample's atoms do not fit its geometry's sites; {AGAIN}")
     _check_neighbours(arrays, np.repeat(n_sites, n_sites), where)

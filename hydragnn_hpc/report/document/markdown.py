@@ -80,7 +80,7 @@ def _claim(claim: Claim) -> str:
     ]
     if claim.evidence:
         shown = [(e.what, e.figures, e.verdict.value, e.reason) for e in claim.evidence]
-        lines.append(as_markdown(TextTable("Evidence", ("comparison", "figures", "verdict", "why"), shown)))
+        lines.append(as_markdown(TextTable("Evidence", ("comparison", "values", "verdict", "why"), shown)))
     return "\n".join(lines)
 
 
