@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import making
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.analysis.content import gather
 from hydragnn_hpc.report.tables.status import read_status, render
+from tests.report import making
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=3),

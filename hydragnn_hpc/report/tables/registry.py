@@ -48,7 +48,7 @@ def write_tables(out: Path | str | Snapshot) -> list[Path]:
     Raises
     ------
     UserError
-        If the folder holds no campaign, a result cannot be read, or the folder cannot be written.
+        If the folder holds no campaign or cannot be written.
     """
     snapshot = out if isinstance(out, Snapshot) else rows.read(out)
     make_folder(snapshot.folder)
