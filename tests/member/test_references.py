@@ -36,7 +36,7 @@ CONTENT = {
     "tasks": {
         "H": {"level": "graph", "field": "mixing_enthalpy", "reference": "composition"},
         "C": {"level": "node", "field": "charge_transfer", "reference": "linear"},
-        "M": {"level": "node", "field": "magnetic_moment"},
+        "M": {"level": "node", "field": "magnetic_moment", "loss": {"name": "huber", "delta": 0.2}},
     },
     "variants": ["HCM", "H"],
     "replicas": 2,
@@ -62,13 +62,13 @@ def staged(surrogate_raw, tmp_path_factory: pytest.TempPathFactory) -> copies.St
 ASSIGNMENTS = itertools.count(1)
 
 
-def training(staged: copies.StagedData, out: Path, variant: str = "HCM", engine: str = "auto") -> StackTraining:
+def training(staged: copies.StagedData, out: Path, variant: str = "HCM", **changed: object) -> StackTraining:
     """A stack of both replicas, from their checkpoints where there are any."""
     samples = from_staged(staged, CAMPAIGN)
-    frozen = Frozen(CAMPAIGN, config_hash(CAMPAIGN, staged.manifest.sha256), staged.manifest.sha256)
-    options = CAMPAIGN.training.model_copy(update={"engine": engine})
-    asked = CAMPAIGN.model_copy(update={"training": options})
+    hashed = config_hash(CAMPAIGN, staged.manifest.sha256)  # of one campaign, whatever trains it
+    asked = parse_campaign({**CONTENT, "training": {**CONTENT["training"], **changed}}, "")
     chosen, _ = choose(asked, asked.variant(variant), samples, torch.device("cpu"))
+    frozen = Frozen(asked, hashed, staged.manifest.sha256)
     setting = Setting(CampaignFolder(out), frozen, staged.manifest, samples, "host", 0, 0, CPU, {})
     claim = Claim(run=1, assignment=next(ASSIGNMENTS))
     return StackTraining(setting, chosen, Train(variant=variant, replicas=(0, 1), attempt=1, claim=claim))
@@ -83,12 +83,14 @@ def results(out: Path) -> dict[str, tuple[str, dict]]:
     return found
 
 
-def test_an_interrupted_training_ends_the_same(staged: copies.StagedData, tmp_path: Path) -> None:
-    whole_run = training(staged, tmp_path / "whole")
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD"])
+def test_an_interrupted_training_ends_the_same(staged: copies.StagedData, tmp_path: Path, optimizer: str) -> None:
+    changed = {"optimizer": {"name": optimizer, "learning_rate": 1e-3}}
+    whole_run = training(staged, tmp_path / "whole", **changed)
     while whole_run.members:
         whole_run.epoch(lambda: None)
     for _ in range(4):
-        part = training(staged, tmp_path / "parts")
+        part = training(staged, tmp_path / "parts", **changed)
         part.epoch(lambda: None)
         part.save()
     found = results(tmp_path / "whole")
