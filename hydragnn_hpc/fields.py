@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.records.base import Level
 
 SPLITS = ("train", "validation", "test")
 """Names of the parts; a sample's ``split`` is the position in this tuple."""
@@ -85,7 +86,7 @@ class Property:
     """A target known by name: its level and unit."""
 
     name: str
-    level: str
+    level: Level
     unit: str
     label: str
 

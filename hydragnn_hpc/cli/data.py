@@ -187,7 +187,7 @@ def split(
     )
     manifest, equivalents = resplit.split(file, out, choice, force)
     show(manifest, out)
-    n_samples, n_test = manifest.sizes["S"], manifest.split_counts[2]
+    n_samples, n_test = manifest.sizes["S"], manifest.split[2]
     typer.echo(
         f"{equivalents.classes:,} symmetry classes of {n_samples:,} samples; {equivalents.after:,} of {n_test:,} test"
         f" samples have an equivalent in the training part ({equivalents.before:,} before)"
@@ -249,7 +249,7 @@ def info(
 
         data_figure.check_name(figure)
     manifest = store.read_manifest(file)
-    distribution = manifest.content.get("distribution")
+    distribution = manifest.distribution
     if verify or figure or distribution is None:  # data sets of earlier versions do not hold it in their manifest
         manifest, arrays = store.read(file)
         distribution = describe(arrays, manifest.targets)
@@ -259,7 +259,7 @@ def info(
             title = f"{file.name}: {manifest.sizes['S']:,} samples, {manifest.sizes['A']:,} atoms"
             data_figure.save(figure, arrays, manifest.targets, title)
     if as_json:
-        content = {**manifest.content, "distribution": distribution, "verified": verify}
+        content = {**manifest.plain(), "distribution": distribution.model_dump(exclude_unset=True), "verified": verify}
         typer.echo(json.dumps(content))
         return
     show(manifest, file, distribution)

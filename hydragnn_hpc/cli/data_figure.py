@@ -10,6 +10,7 @@ import numpy as np
 
 from hydragnn_hpc.atomic import written_whole
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.records.dataset import Target
 from hydragnn_hpc.report.figures import style
 
 _COLUMNS, _BINS, _MOST_SERIES, _MOST_SHARES = 2, 60, 9, 150
@@ -28,7 +29,7 @@ def check_name(path: Path) -> None:
         raise UserError(f"--figure {path}: the name of a figure ends in .png or .pdf")
 
 
-def save(path: Path, arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]], title: str) -> None:
+def save(path: Path, arrays: dict[str, np.ndarray], targets: dict[str, Target], title: str) -> None:
     """Draw the data set's histograms into ``path``, whole or not at all.
 
     Raises
@@ -43,7 +44,7 @@ def save(path: Path, arrays: dict[str, np.ndarray], targets: dict[str, dict[str,
             figure.savefig(stream, format=path.suffix[1:], dpi=style.DPI, metadata=metadata)
 
 
-def _draw(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]], title: str) -> Any:
+def _draw(arrays: dict[str, np.ndarray], targets: dict[str, Target], title: str) -> Any:
     from ase.data import chemical_symbols
 
     from hydragnn_hpc.dataset.build.distribution import composition
@@ -97,11 +98,9 @@ def _legend(ax: Any, shown: int, of: int, what: str) -> None:
         ax.set_ylim(top=1.35 * ax.get_ylim()[1])
 
 
-def _target(
-    ax: Any, arrays: dict[str, np.ndarray], name: str, target: dict[str, Any], elements: dict[str, int]
-) -> None:
+def _target(ax: Any, arrays: dict[str, np.ndarray], name: str, target: Target, elements: dict[str, int]) -> None:
     """Draw a target: a series for each component, or for each element's atoms."""
-    values, of_atoms = arrays[f"target_{name}"], target["level"] == "node"
+    values, of_atoms = arrays[f"target_{name}"], target.level == "node"
     width = values.shape[1]
     if width > 1:
         names = _COMPONENTS if width == 3 else [str(k) for k in range(width)]
@@ -117,7 +116,7 @@ def _target(
     bins = np.linspace(low, high if high > low else low + 1, number + 1)
     for k, (key, v) in enumerate(series.items()):
         _steps(ax, v, bins, k, key, filled=len(series) == 1)
-    ax.set(xlabel=style.with_unit(target["label"], target["unit"]), ylabel="atoms" if of_atoms else "samples")
+    ax.set(xlabel=style.with_unit(target.label, target.unit), ylabel="atoms" if of_atoms else "samples")
     if len(series) > 1:
         _legend(ax, len(series), width if width > 1 else len(series), "components")
 

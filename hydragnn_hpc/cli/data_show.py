@@ -11,7 +11,7 @@ from hydragnn_hpc.logs import console
 if TYPE_CHECKING:
     from rich.table import Column, Table
 
-    from hydragnn_hpc.dataset.store import Manifest
+    from hydragnn_hpc.records.dataset import Distribution, Manifest, Source
 
 _SHOWN_COMPONENTS = 6
 
@@ -21,38 +21,40 @@ def check_values(manifest: Manifest, arrays: dict[str, Any], file: Path) -> None
     import numpy as np
 
     train = arrays["split"] == 0
-    if np.bincount(arrays["split"], minlength=3).tolist() != manifest.split_counts:
+    if np.bincount(arrays["split"], minlength=3).tolist() != manifest.split:
         raise UserError(f"{file}: the parts of the split differ from its manifest; prepare it again")
     for name, target in manifest.targets.items():
         values = arrays[f"target_{name}"]
-        if int(np.isnan(values).sum()) != target["missing"]:
+        if int(np.isnan(values).sum()) != target.missing:
             raise UserError(f"{file}: target '{name}' misses other values than its manifest says; prepare it again")
-        if manifest.content["scaled_over"] == "train":
+        if manifest.scaled_over == "train":
             of_atom = np.repeat(train, np.diff(arrays["atom_offsets"]))
-            values = values[of_atom if target["level"] == "node" else train]
+            values = values[of_atom if target.level == "node" else train]
         found = [np.nanmin(values, axis=0).tolist(), np.nanmax(values, axis=0).tolist()]
-        if found != [target["minimum"], target["maximum"]]:
+        if found != [target.minimum, target.maximum]:
             raise UserError(f"{file}: target '{name}' has another range than its manifest says; prepare it again")
 
 
-def show(manifest: Manifest, path: Path, distribution: dict[str, Any] | None = None) -> None:
+def show(manifest: Manifest, path: Path, distribution: Distribution | None = None) -> None:
     """Print what a data set's manifest says, and how its samples are distributed."""
     from rich.table import Table
 
-    distribution = distribution or manifest.content["distribution"]
+    distribution = distribution or manifest.distribution
     facts = Table(box=None, show_header=False, pad_edge=False)
-    atoms = distribution["atoms"]
-    sizes = f"{atoms['minimum']:,} to {atoms['maximum']:,}, mean {atoms['mean']:.4g}"
-    for name, value in [*_facts(manifest), ("sample's atoms", sizes)]:
+    for name, value in _facts(manifest):
         facts.add_row(name, value)
+    if distribution:
+        atoms = distribution.atoms
+        facts.add_row("sample's atoms", f"{atoms.minimum:,} to {atoms.maximum:,}, mean {atoms.mean:.4g}")
     screen = console(highlight=False, markup=False)
     screen.print(str(path), style="bold", soft_wrap=True)
     screen.print(facts)
-    screen.print(_targets(manifest, distribution))
-    screen.print(_elements(distribution))
+    if distribution:
+        screen.print(_targets(manifest, distribution))
+        screen.print(_elements(distribution))
 
 
-def _targets(manifest: Manifest, distribution: dict[str, Any]) -> Table:
+def _targets(manifest: Manifest, distribution: Distribution) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Column, Table
 
@@ -65,19 +67,19 @@ def _targets(manifest: Manifest, distribution: dict[str, Any]) -> Table:
         pad_edge=False,
     )
     for name, t in manifest.targets.items():
-        moments = distribution["targets"][name]
-        columns = list(zip(t["minimum"], moments["mean"], moments["std"], t["maximum"], strict=True))
+        moments = distribution.targets[name]
+        columns = list(zip(t.minimum, moments.mean, moments.std, t.maximum, strict=True))
         for k, values in enumerate(columns[:_SHOWN_COMPONENTS]):
-            shown = name if t["width"] == 1 else f"{name}[{k}]"
+            shown = name if t.width == 1 else f"{name}[{k}]"
             # Data sets of earlier versions count over all components.
-            missing = f"{moments['missing'][k]:,}" if "missing" in moments else f"{t['missing']:,}" * (k == 0)
-            table.add_row(shown, t["level"], t["unit"], *(f"{v:.4g}" for v in values), missing)
+            missing = f"{moments.missing[k]:,}" if moments.missing is not None else f"{t.missing:,}" * (k == 0)
+            table.add_row(shown, t.level, t.unit, *(f"{v:.4g}" for v in values), missing)
         if len(columns) > _SHOWN_COMPONENTS:
-            table.add_row(f"{name}[...]", t["level"], t["unit"], *[f"{len(columns):,} components"], "", "", "", "")
+            table.add_row(f"{name}[...]", t.level, t.unit, *[f"{len(columns):,} components"], "", "", "", "")
     return table
 
 
-def _elements(distribution: dict[str, Any]) -> Table:
+def _elements(distribution: Distribution) -> Table:
     from ase.data import chemical_symbols
     from rich.box import SIMPLE_HEAD
     from rich.table import Column, Table
@@ -85,7 +87,7 @@ def _elements(distribution: dict[str, Any]) -> Table:
     from hydragnn_hpc.dataset.build.distribution import BUCKETS
 
     table = Table(Column("samples by share", no_wrap=True), *_right(*BUCKETS), box=SIMPLE_HEAD, pad_edge=False)
-    for z, counts in distribution["elements"].items():
+    for z, counts in distribution.elements.items():
         table.add_row(chemical_symbols[int(z)], *(f"{n:,}" if n else "" for n in counts))
     return table
 
@@ -97,9 +99,8 @@ def _right(*titles: str) -> list[Column]:
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
-    sizes, content = manifest.sizes, manifest.content
-    source, near = content["source"], content["neighbours"]
-    train, validation, test = manifest.split_counts
+    sizes, source, near = manifest.sizes, manifest.source, manifest.neighbours
+    train, validation, test = manifest.split
     facts = [
         ("content", manifest.sha256[:16]),
         ("samples", f"{sizes['S']:,}: {train:,} train, {validation:,} validation, {test:,} test"),
@@ -110,26 +111,26 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("compositions", _compositions(source)),
         (
             "neighbours",
-            f"closer than {near['cutoff_bohr']:.6g} bohr, {near['boundary']} boundary:"
-            f" {_range(near.get('fewest'), near.get('most'))}{sizes['E'] / max(sizes['B'], 1):.1f} an atom,"
+            f"closer than {near.cutoff_bohr:.6g} bohr, {near.boundary} boundary:"
+            f" {_range(near.fewest, near.most)}{sizes['E'] / max(sizes['B'], 1):.1f} an atom,"
             f" {sizes['E'] / max(sizes['G'], 1):,.1f} directed edges a geometry",
         ),
-        ("scaled over", {"all": "all samples", "train": "the training part"}[content["scaled_over"]]),
+        ("scaled over", {"all": "all samples", "train": "the training part"}[manifest.scaled_over]),
         (
             "source",
-            f"{source['path']}: {source['read']:,} read, {source['skipped']:,} skipped, {source['repeated']:,}"
-            f" repeated, {source['capped']:,} over the cap of {source['cap'] or 'none'}, {sizes['S']:,} kept",
+            f"{source.path}: {source.read:,} read, {source.skipped:,} skipped, {source.repeated:,}"
+            f" repeated, {source.capped:,} over the cap of {source.cap or 'none'}, {sizes['S']:,} kept",
         ),
     ]
-    if source["end_members"]:
-        facts.append(("end members", _end_members(source["end_members"])))
-    return facts + [("skipped", reason) for reason in source["skipped_reasons"]]
+    if source.end_members:
+        facts.append(("end members", _end_members(source.end_members)))
+    return facts + [("skipped", reason) for reason in source.skipped_reasons]
 
 
-def _compositions(source: dict[str, Any]) -> str:
-    per = source.get("samples_per_composition", {})
-    counted = f" of {per['minimum']:,} to {per['maximum']:,} samples" if per else ""
-    return f"{source['compositions']:,}{counted}, {source['compositions_too_small_to_split']:,} too small to split"
+def _compositions(source: Source) -> str:
+    per = source.samples_per_composition
+    counted = f" of {per.minimum:,} to {per.maximum:,} samples" if per else ""
+    return f"{source.compositions:,}{counted}, {source.compositions_too_small_to_split:,} too small to split"
 
 
 def _range(low: int | None, high: int | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -41,5 +41,6 @@ Prose = Annotated[str, BeforeValidator(_as_unicode)]
 Moment = Annotated[str, AfterValidator(_iso)]
 """A time, ISO 8601."""
 
+Level = Literal["node", "graph"]
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0, le=1e100)]  # squares and sums of it stay finite

@@ -6,11 +6,10 @@ from typing import Literal
 
 from pydantic import Field, RootModel
 
-from hydragnn_hpc.records.base import Amount, Count, FileRecord, Moment, Prose
+from hydragnn_hpc.records.base import Amount, Count, FileRecord, Level, Moment, Prose
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import EndState
 
-Level = Literal["node", "graph"]
 Reason = Literal["early_stopping", "epochs", "diverged"]
 
 
@@ -95,7 +94,7 @@ class Result(FileRecord):
         Of the best epoch's parameters and buffers.
     """
 
-    format: Literal[1] = Field(default=1, alias="schema")
+    schema_: Literal[1] = Field(default=1, alias="schema")
     state: EndState
     config_hash: str
     dataset_sha256: str

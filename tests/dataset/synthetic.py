@@ -15,6 +15,7 @@ from hydragnn_hpc.dataset.read import files
 from hydragnn_hpc.dataset.read.formats import lsms
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.gathered import RawSamples
+from hydragnn_hpc.records.dataset import DatasetFacts, Neighbours, NumberRange, Source, Target
 
 FE, CO, PT = 26, 27, 78
 
@@ -56,28 +57,30 @@ def lsms_samples(source: Path) -> list[lsms.LsmsSample]:
     return [lsms.parse_sample(file.read(), file.where) for file in files.iter_files(source)]
 
 
-def facts(of: dict[str, np.ndarray]) -> dict[str, Any]:
+SOURCE = Source(
+    path="synthetic", read=6, skipped=0, skipped_reasons=[], repeated=0, capped=0, kept=6, compositions=1,
+    compositions_too_small_to_split=0, end_members={}, cap=0, seed=0, fractions=[0.7, 0.15, 0.15],
+)  # fmt: skip
+NEIGHBOURS = Neighbours(cutoff_bohr=5.0, boundary="open")
+
+
+def facts(of: dict[str, np.ndarray]) -> DatasetFacts:
     """What :func:`hydragnn_hpc.dataset.store.write` wants to know besides the arrays."""
     targets = {}
     for name, level, unit in (("energy", "graph", "Ry"), ("spin", "node", "μB")):
         values = of[f"target_{name}"]
-        targets[name] = {
-            "level": level,
-            "unit": unit,
-            "label": name,
-            "width": values.shape[1],
-            "minimum": np.nanmin(values, axis=0).tolist(),
-            "maximum": np.nanmax(values, axis=0).tolist(),
-            "missing": int(np.isnan(values).sum()),
-        }
+        targets[name] = Target(
+            level=level,
+            unit=unit,
+            label=name,
+            width=values.shape[1],
+            minimum=np.nanmin(values, axis=0).tolist(),
+            maximum=np.nanmax(values, axis=0).tolist(),
+            missing=int(np.isnan(values).sum()),
+        )
     z = of["atomic_numbers"]
-    return {
-        "targets": targets,
-        "species": {"minimum": int(z.min()), "maximum": int(z.max())},
-        "scaled_over": "all",
-        "source": {"path": "synthetic"},
-        "neighbours": {"cutoff_bohr": 5.0, "boundary": "open"},
-    }
+    species = NumberRange(minimum=int(z.min()), maximum=int(z.max()))
+    return DatasetFacts(targets=targets, species=species, scaled_over="all", source=SOURCE, neighbours=NEIGHBOURS)
 
 
 def reseal(bp: Path, **changed: Any) -> None:

@@ -90,7 +90,7 @@ def test_a_ternary_of_several_sizes_is_split_by_composition(tmp_path: Path) -> N
     alloys.generate(tmp_path / "a.extxyz", "ternary", 0, (8, sizes))
     targets = ["mixing_enthalpy=mixing:energy:eV", "forces=node:forces:eV/Ang", "q=node:charge:e"]
     manifest = prepare(tmp_path / "a.extxyz", tmp_path / "x.bp", Options(targets=parse_targets(targets)))
-    source = manifest.content["source"]
+    source = manifest.plain()["source"]
     assert source["species"] == [29, 47, 79] and source["end_members"].keys() == {"29", "47", "79"}
     _, a = store.read(tmp_path / "x.bp")
     sizes_found = np.diff(a["atom_offsets"])
@@ -104,7 +104,7 @@ def test_a_ternary_of_several_sizes_is_split_by_composition(tmp_path: Path) -> N
     h = a["target_mixing_enthalpy"][:, 0]
     pure = (counts > 0).sum(axis=1) == 1
     assert np.abs(h[pure]).max() < 1e-9
-    assert manifest.targets["forces"]["width"] == 3
+    assert manifest.targets["forces"].width == 3
 
 
 def test_fept_as_extended_xyz_is_the_lsms_text(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from alloy_frames import frames, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from synthetic import alloys, frame_of, write_raw
+from synthetic import SOURCE, alloys, frame_of, write_raw
 
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.convert import convert
@@ -64,7 +64,7 @@ def data_sets(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     samples = found.samples(properties, widths)
     # In the order in which reading finds them again.
     arrays = arrays_of(samples.chosen(np.arange(n)), np.arange(n, dtype=np.uint8) % 3, 4.0)
-    return arrays, facts_of(arrays, properties, Options(cutoff=4.0), {"path": "x"})
+    return arrays, facts_of(arrays, properties, Options(cutoff=4.0), SOURCE)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -82,7 +82,7 @@ def test_any_data_set_comes_back_from_extended_xyz(made, tmp_path_factory: pytes
             np.testing.assert_allclose(again[name], array, rtol=0, atol=1e-13)
         else:
             np.testing.assert_array_equal(again[name], array, name)
-    assert second.targets == first.targets and second.content["neighbours"] == first.content["neighbours"]
+    assert second.targets == first.targets and second.plain()["neighbours"] == first.plain()["neighbours"]
     # What came out of a file goes back into it as it was.
     convert(folder / "b.bp", folder / "b.extxyz", NONE)
     convert(folder / "b.extxyz", folder / "c.bp", NONE)
@@ -133,7 +133,7 @@ def test_structures_of_others_need_to_say_what_is_what(tmp_path: Path) -> None:
     done = convert(source, tmp_path / "raw", Options(cutoff=0.0, targets=parse_targets(given)))
     assert {"'forces'", "'dipole_moment'", "'kind'"} <= set(done.lost)
     manifest = prepare(tmp_path / "raw", tmp_path / "x.bp", Options(fractions=(0.5, 0.25, 0.25)))
-    found = manifest.content["source"]["end_members"]
+    found = manifest.plain()["source"]["end_members"]
     assert found["29"] * 13.605693122994 == pytest.approx(-3.5, abs=1e-9)
     wrong = parse_targets([given[0], given[1].replace(":e", ":muB"), given[2]])
     with pytest.raises(UserError, match="LSMS text holds it in e, not in μB"):

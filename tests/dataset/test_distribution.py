@@ -26,7 +26,7 @@ def test_buckets_and_moments_of_what_is_known() -> None:
 
 def test_the_manifest_keeps_it(tmp_path: Path) -> None:
     manifest = prepare(write_raw(tmp_path / "raw", alloys(120)), tmp_path / "x.bp", Options())
-    kept = manifest.content["distribution"]
+    kept = manifest.plain()["distribution"]
     _, arrays = store.read(tmp_path / "x.bp")
     assert kept == distribution.describe(arrays, manifest.targets)
     assert all(sum(counts) == manifest.sizes["S"] for counts in kept["elements"].values())

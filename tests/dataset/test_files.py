@@ -230,7 +230,7 @@ def test_an_archive_cannot_write_anywhere(tmp_path: Path, raw: Path, monkeypatch
     (inside / "a.tar").write_bytes(pack_members([*bad, *good]))
     with pytest.raises(UserError, match=r"a\.tar/link: is a link.*--on-error skip"):
         prepare(inside / "a.tar", inside / "x.bp", Options())
-    facts = prepare(inside / "a.tar", inside / "x.bp", Options(on_error="skip")).content["source"]
+    facts = prepare(inside / "a.tar", inside / "x.bp", Options(on_error="skip")).plain()["source"]
     assert facts["skipped"] == len(bad) and facts["read"] == len(good) > 100
     database = b"SQLite format 3\0" + bytes(600)
     (inside / "b.tar").write_bytes(pack({"../../up.db": database, f"{tmp_path}/b.db": database}))

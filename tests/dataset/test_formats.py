@@ -472,7 +472,7 @@ def test_what_has_no_neighbour_list_is_skipped_too(atoms: tuple[str, ...], cutof
         prepare(tmp_path / "a.xyz", tmp_path / "x.bp", options)
     skipping = Options(**{**vars(options), "on_error": "skip"})
     facts = prepare(tmp_path / "a.xyz", tmp_path / "x.bp", skipping)
-    assert facts.content["source"]["skipped"] == 1 and "frame 12" in facts.content["source"]["skipped_reasons"][0]
+    assert facts.plain()["source"]["skipped"] == 1 and "frame 12" in facts.plain()["source"]["skipped_reasons"][0]
     assert facts.sha256 == prepare(tmp_path / "good" / "a.xyz", tmp_path / "y.bp", skipping).sha256
     assert store.read(tmp_path / "x.bp")[0].sha256 == facts.sha256
 

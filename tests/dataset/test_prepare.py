@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import frame_of, lsms_samples, raw_samples
+from synthetic import SOURCE, frame_of, lsms_samples, raw_samples
 
 from hydragnn_hpc.config import parse_campaign
 from hydragnn_hpc.dataset import store
-from hydragnn_hpc.dataset.build.prepare import fit_scaling, prepare, structure_arrays
+from hydragnn_hpc.dataset.build.prepare import facts_of, prepare, structure_arrays
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.read.formats.lsms import format_sample, new_sample, parse_sample
@@ -27,7 +27,7 @@ from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged import match
 from hydragnn_hpc.dataset.staged.copies import Staging, open_staged, remove_abandoned, write_test_set
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.fields import Property
+from hydragnn_hpc.fields import PROPERTIES, Property
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_repeated_samples_are_dropped_and_counted(raw: Path, bp: Path, tmp_path:
     shutil.copytree(raw, copy)
     shutil.copy(copy / "out_5", copy / "out_90001")
     manifest = prepare(copy, tmp_path / "x.bp", Options())
-    assert manifest.content["source"]["repeated"] == 1
+    assert manifest.plain()["source"]["repeated"] == 1
     assert manifest.sha256 == store.read_manifest(bp).sha256
 
 
@@ -99,9 +99,7 @@ def test_isolated_atoms_and_data_without_any_edge(tmp_path: Path) -> None:
     samples = raw_samples(["a", "b", "c"], [geometry], np.zeros(3, np.int32), z)
     arrays = structure_arrays(samples, np.arange(3, dtype=np.uint8), 7.0)
     arrays["target_mixing_enthalpy"] = np.arange(3.0)[:, None]
-    facts = {"targets": fit_scaling(arrays, "all"), "species": {"minimum": 26, "maximum": 78}, "scaled_over": "all"}
-    facts |= {"source": {}, "neighbours": {}}
-    store.write(tmp_path / "x.bp", arrays, facts)
+    store.write(tmp_path / "x.bp", arrays, facts_of(arrays, list(PROPERTIES.values()), Options(), SOURCE))
     _, again = store.read(tmp_path / "x.bp")
     for name, array in arrays.items():
         np.testing.assert_array_equal(again[name], array)
@@ -171,8 +169,8 @@ def test_scaling_over_the_training_part(raw: Path, tmp_path: Path) -> None:
     manifest = prepare(raw, tmp_path / "x.bp", Options(scale_over="train"))
     _, a = store.read(tmp_path / "x.bp")
     h = a["target_mixing_enthalpy"][a["split"] == 0]
-    assert manifest.targets["mixing_enthalpy"]["minimum"] == h.min(0).tolist()
-    assert manifest.targets["mixing_enthalpy"]["maximum"] == h.max(0).tolist()
+    assert manifest.targets["mixing_enthalpy"].minimum == h.min(0).tolist()
+    assert manifest.targets["mixing_enthalpy"].maximum == h.max(0).tolist()
 
 
 def campaign(dataset: Path, **changes):

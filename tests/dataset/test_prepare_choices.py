@@ -60,7 +60,7 @@ def test_files_of_one_name_in_several_folders_are_all_read_in_one_order(tmp_path
         write_raw(root / second, [LsmsSample(f"out_{k}", s.energies, s.table) for k, s in enumerate(samples[30:])])
         manifest = prepare(root, tmp_path / first / "x.bp", Options())
         hashes.append(manifest.sha256)
-        assert manifest.content["source"]["read"] == 60
+        assert manifest.plain()["source"]["read"] == 60
     assert hashes[0] == hashes[1]
 
 
@@ -74,7 +74,7 @@ def test_the_manifest_counts_what_happened(mixed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--on-error skip"):
         prepare(raw, tmp_path / "x.bp", Options())
     assert not (tmp_path / "x.bp").exists()
-    source = prepare(raw, tmp_path / "x.bp", Options(on_error="skip", cap=4)).content["source"]
+    source = prepare(raw, tmp_path / "x.bp", Options(on_error="skip", cap=4)).plain()["source"]
     assert source["read"] == 125 and source["skipped"] == 2 and len(source["skipped_reasons"]) == 2
     assert source["read"] == source["repeated"] + source["capped"] + source["kept"]
     assert source["repeated"] >= 5 and source["samples_per_composition"]["maximum"] == 4
@@ -84,19 +84,19 @@ def test_the_manifest_counts_what_happened(mixed: Path, tmp_path: Path) -> None:
 
 
 def test_a_cap_of_zero_keeps_all(mixed: Path, tmp_path: Path) -> None:
-    source = prepare(mixed, tmp_path / "x.bp", Options(cap=0)).content["source"]
+    source = prepare(mixed, tmp_path / "x.bp", Options(cap=0)).plain()["source"]
     assert source["capped"] == 0 and source["kept"] == 120 - source["repeated"]
 
 
 def test_end_members_may_be_given(mixed: Path, tmp_path: Path) -> None:
     found = prepare(mixed, tmp_path / "a.bp", Options())
     given = prepare(mixed, tmp_path / "b.bp", Options(end_members={26: -2700.0}))
-    assert given.content["source"]["end_members"]["26"] == -2700.0
+    assert given.plain()["source"]["end_members"]["26"] == -2700.0
     for other in ("27", "78"):
-        assert given.content["source"]["end_members"][other] == found.content["source"]["end_members"][other]
+        assert given.plain()["source"]["end_members"][other] == found.plain()["source"]["end_members"][other]
     (_, a), (_, b) = store.read(tmp_path / "a.bp"), store.read(tmp_path / "b.bp")
     iron = np.add.reduceat(a["atomic_numbers"] == 26, a["atom_offsets"][:-1], dtype=int)
-    change = -2700.0 - found.content["source"]["end_members"]["26"]
+    change = -2700.0 - found.plain()["source"]["end_members"]["26"]
     np.testing.assert_allclose(
         b["target_mixing_enthalpy"][:, 0], a["target_mixing_enthalpy"][:, 0] - change * iron, atol=1e-6
     )
@@ -120,7 +120,7 @@ def test_a_constant_target_is_told_and_the_others_stay_of_use(
         sample.table[:, 6] = 1.5
     manifest = prepare(write_raw(tmp_path / "raw", samples), tmp_path / "x.bp", Options())
     assert "'magnetic_moment' is constant (1.5 μB)" in capsys.readouterr().err
-    assert manifest.targets["magnetic_moment"]["minimum"] == manifest.targets["magnetic_moment"]["maximum"] == [1.5]
+    assert manifest.targets["magnetic_moment"].minimum == manifest.targets["magnetic_moment"].maximum == [1.5]
 
 
 def test_what_is_odd_about_structures_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,7 +143,7 @@ def test_values_beyond_all_measure_are_refused(tmp_path: Path) -> None:
 
 
 def test_small_compositions_are_told_in_one_line(mixed: Path, tmp_path: Path, capsys) -> None:
-    source = prepare(mixed, tmp_path / "x.bp", Options()).content["source"]
+    source = prepare(mixed, tmp_path / "x.bp", Options()).plain()["source"]
     lines = [line for line in capsys.readouterr().err.splitlines() if "too few samples" in line]
     assert len(lines) == 1
     assert f" {source['compositions_too_small_to_split']} compositions" in lines[0]
@@ -184,14 +184,14 @@ def test_progress_counts_every_file(mixed: Path, tmp_path: Path) -> None:
 def test_the_real_data_is_the_paper_s(real_archive: Path, tmp_path: Path) -> None:
     """Facts of the open data set, doi.org/10.13139/OLCF/1762742; the boundaries of its neighbour lists."""
     manifest = prepare(real_archive, tmp_path / "fept.bp", Options())
-    source = manifest.content["source"]
+    source = manifest.plain()["source"]
     assert source["read"] == 32_015 and source["skipped"] == 0 and source["kept"] == manifest.sizes["S"] == 27_908
     assert source["end_members"] == {"26": -81312.254486010526307 / 32, "78": -1179752.354600224411115 / 32}
     assert source["compositions"] == 33 and manifest.sizes["G"] == 1 and manifest.sizes["E"] == 206
     ranges = {"mixing_enthalpy": (0, 65.918), "charge_transfer": (-5.310, 0.847), "magnetic_moment": (-0.0516, 3.8078)}
     for name, expected in ranges.items():
         target = manifest.targets[name]
-        assert [*target["minimum"], *target["maximum"]] == pytest.approx(expected, abs=6e-4)
+        assert [*target.minimum, *target.maximum] == pytest.approx(expected, abs=6e-4)
     # Campaigns keep this name of what they were trained on: another one, and none of them can go on.
     assert manifest.sha256 == "b58487b7d5023ea3b1edcddf2140b09866a94b5e6e5db2dde232d35b8c907f51"
     _, a = store.read(tmp_path / "fept.bp")

@@ -261,11 +261,11 @@ def test_every_component_is_scaled_over_what_is_asked_for_and_gaps_stay(
     values[2:][rng.random((len(part) - 2, width)) < 0.3] = np.nan  # the first two are of the training part
     arrays = {"split": split, "atom_offsets": offsets, "target_x": values}
     fitted = fit_scaling(arrays, over, [Property("x", level, "eV", "x")])["x"]
-    scaled = copies.scaled(values, fitted["minimum"], fitted["maximum"])
-    assert np.array_equal(np.isnan(scaled), np.isnan(values)) and fitted["missing"] == np.isnan(values).sum()
+    scaled = copies.scaled(values, fitted.minimum, fitted.maximum)
+    assert np.array_equal(np.isnan(scaled), np.isnan(values)) and fitted.missing == np.isnan(values).sum()
     used = scaled[part == 0] if over == "train" else scaled
     assert np.nanmin(used, axis=0).tolist() == [0.0] * width and np.nanmax(used, axis=0).tolist() == [1.0] * width
-    low, high = np.array(fitted["minimum"]), np.array(fitted["maximum"])
+    low, high = np.array(fitted.minimum), np.array(fitted.maximum)
     error = np.abs(scaled.astype(float) * (high - low) + low - values)
     assert np.nanmax(error / np.fmax(np.abs(values - low), high - low)) < 1e-6
 
@@ -273,4 +273,4 @@ def test_every_component_is_scaled_over_what_is_asked_for_and_gaps_stay(
 def test_the_staged_manifest_is_the_store_s(small_bp: Path, parent: Path) -> None:
     with Staging(small_bp, parent) as staging:
         kept = json.loads((staging.folder / "manifest.json").read_text())
-    assert kept == store.read_manifest(small_bp).content
+    assert kept == store.read_manifest(small_bp).plain()

@@ -84,12 +84,12 @@ def test_every_source_gives_what_was_written(make: Callable, name: str, form: st
     source = make(tmp_path / name, made)
     assert detect(source) == form
     manifest = prepare(source, tmp_path / "x.bp", OPTIONS)
-    assert manifest.content["source"]["format"] == form and manifest.sizes["S"] == manifest.sizes["G"] == len(made)
-    assert manifest.content["neighbours"]["boundary"] == "periodic"
-    assert manifest.targets["forces"] | {"minimum": 0, "maximum": 0} == {
+    assert manifest.plain()["source"]["format"] == form and manifest.sizes["S"] == manifest.sizes["G"] == len(made)
+    assert manifest.plain()["neighbours"]["boundary"] == "periodic"
+    assert manifest.targets["forces"].model_dump() | {"minimum": 0, "maximum": 0} == {
         "level": "node", "unit": "eV/Å", "label": "force", "width": 3, "missing": 0, "minimum": 0, "maximum": 0,
     }  # fmt: skip
-    assert manifest.targets["dipole"]["unit"] == "e*Å" and manifest.targets["dipole"]["width"] == 3
+    assert manifest.targets["dipole"].unit == "e*Å" and manifest.targets["dipole"].width == 3
     _, a = store.read(tmp_path / "x.bp")
     np.testing.assert_array_equal(a["atomic_numbers"], np.concatenate([m.numbers for m in made]))
     digits = 1e-7 if form == "extxyz" else 1e-12  # ASE writes 8 decimals of positions
@@ -112,7 +112,7 @@ def test_neighbours_under_the_files_own_boundary(tmp_path: Path) -> None:
     made[-1].cell[:] = 0
     bp = tmp_path / "x.bp"
     manifest = prepare(write(tmp_path / "a.xyz", made), bp, OPTIONS)
-    assert manifest.content["neighbours"]["boundary"] == "mixed"
+    assert manifest.plain()["neighbours"]["boundary"] == "mixed"
     _, a = store.read(bp)
     for g in range(manifest.sizes["G"]):
         sites = slice(*a["geometry_atom_offsets"][g : g + 2])
@@ -130,7 +130,7 @@ def test_the_boundary_can_be_overridden(tmp_path: Path) -> None:
     for periodic, word in ((True, "periodic"), (False, "open"), (None, "periodic")):
         options = Options(targets=TARGETS, fractions=OPTIONS.fractions, periodic=periodic)
         manifest = prepare(source, tmp_path / "x.bp", options, force=True)
-        assert manifest.content["neighbours"]["boundary"] == word
+        assert manifest.plain()["neighbours"]["boundary"] == word
 
 
 def test_a_cell_for_structures_without_one(tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def test_mixing_enthalpy_from_energies_in_any_unit(tmp_path: Path) -> None:
     source = write(tmp_path / "a.xyz", made)
     options = Options(targets=parse_targets(["h=mixing:energy:eV"]), fractions=OPTIONS.fractions)
     manifest = prepare(source, tmp_path / "x.bp", options)
-    assert manifest.targets["h"]["unit"] == "Ry" and manifest.targets["h"]["level"] == "graph"
+    assert manifest.targets["h"].unit == "Ry" and manifest.targets["h"].level == "graph"
     for z, symbol in ((29, "Cu"), (46, "Pd"), (79, "Au")):
-        assert manifest.content["source"]["end_members"][str(z)] * RYDBERG_IN_EV == pytest.approx(PURE[symbol])
+        assert manifest.plain()["source"]["end_members"][str(z)] * RYDBERG_IN_EV == pytest.approx(PURE[symbol])
     _, a = store.read(tmp_path / "x.bp")
     expected = [m.get_potential_energy() - sum(PURE[s] for s in m.get_chemical_symbols()) for m in made]
     np.testing.assert_allclose(a["target_h"][:, 0] * RYDBERG_IN_EV, expected, atol=1e-9)
@@ -172,7 +172,7 @@ def test_missing_values_are_counted_and_stay_missing(tmp_path: Path) -> None:
     del made[5].info["dipole_moment"], made[6].arrays["bader"]
     made[7].calc.results["forces"][0, 1] = np.nan
     manifest = prepare(write(tmp_path / "a.xyz", made), tmp_path / "x.bp", OPTIONS)
-    missing = {name: t["missing"] for name, t in manifest.targets.items()}
+    missing = {name: t.missing for name, t in manifest.targets.items()}
     assert missing == {"energy": 0, "forces": 1, "dipole": 3, "q": len(made[6])}
     _, a = store.read(tmp_path / "x.bp")
     assert np.isnan(a["target_dipole"][5]).all() and np.isfinite(np.delete(a["target_dipole"], 5, 0)).all()
@@ -201,7 +201,7 @@ def test_a_bad_frame_fails_or_is_passed_over(case: str, tmp_path: Path) -> None:
     assert "--on-error skip" in str(error.value) and "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["a.xyz"]
     options = Options(targets=TARGETS, fractions=OPTIONS.fractions, on_error="skip")
-    facts = prepare(source, tmp_path / "x.bp", options).content["source"]
+    facts = prepare(source, tmp_path / "x.bp", options).plain()["source"]
     assert (facts["read"], facts["skipped"]) == (39, 1) and "frame 4" in facts["skipped_reasons"][0]
 
 
@@ -324,7 +324,7 @@ def test_a_note_beside_the_data_does_not_decide_what_they_are(tmp_path: Path) ->
     (folder / "README").write_text("Read me.\n")
     assert detect(folder) == "extxyz"
     options = Options(targets=TARGETS, fractions=OPTIONS.fractions, on_error="skip")
-    source = prepare(folder, tmp_path / "x.bp", options).content["source"]
+    source = prepare(folder, tmp_path / "x.bp", options).plain()["source"]
     assert (source["read"], source["skipped"]) == (60, 2)
 
 
@@ -353,7 +353,7 @@ def test_samples_that_share_a_lattice_share_its_geometry(tmp_path: Path) -> None
         made.append(atoms)
     options = Options(targets=parse_targets(["e=graph:energy:eV"]), fractions=(0.5, 0.25, 0.25), cap=0)
     facts = prepare(write(tmp_path / "a.xyz", made), tmp_path / "x.bp", options)
-    assert facts.sizes["G"] == 1 and facts.content["source"]["repeated"] >= 1
+    assert facts.sizes["G"] == 1 and facts.plain()["source"]["repeated"] >= 1
 
 
 def test_the_order_of_files_does_not_matter(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_no_class_is_torn_apart(bp: Path, tmp_path: Path) -> None:
         if name != "split":
             np.testing.assert_array_equal(a[name], old[name])
     assert manifest.targets == store.read_manifest(bp).targets  # scaled over all, whatever the split
-    source = manifest.content["source"]
+    source = manifest.plain()["source"]
     assert source["split_by"] == "symmetry" and source["split_again_from"] == store.read_manifest(bp).sha256
     for composition in np.unique(np.add.reduceat(a["atomic_numbers"] == 26, a["atom_offsets"][:-1], dtype=int)):
         chosen = np.add.reduceat(a["atomic_numbers"] == 26, a["atom_offsets"][:-1], dtype=int) == composition
@@ -151,11 +151,11 @@ def test_scaling_over_the_training_part_follows_the_split(raw: Path, bp: Path, t
     _, a = store.read(tmp_path / "x.bp")
     h = a["target_mixing_enthalpy"][a["split"] == 0]
     target = manifest.targets["mixing_enthalpy"]
-    assert (target["minimum"], target["maximum"]) == (h.min(0).tolist(), h.max(0).tolist())
-    assert manifest.content["scaled_over"] == "train"
+    assert (target.minimum, target.maximum) == (h.min(0).tolist(), h.max(0).tolist())
+    assert manifest.scaled_over == "train"
     back, _ = split(tmp_path / "x.bp", tmp_path / "y.bp", SplitOptions(scale_over="all"))
     assert back.sha256 == store.read_manifest(bp).sha256, "the same choice does not give the same data set back"
-    assert manifest.split_counts == pytest.approx([len(a["split"]) * f for f in (0.7, 0.15, 0.15)], abs=1)
+    assert manifest.split == pytest.approx([len(a["split"]) * f for f in (0.7, 0.15, 0.15)], abs=1)
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_errors_and_predictions_are_of_the_whole_property(staged: copies.StagedD
         of = staged.manifest.targets[task.field]
         error = float(np.sqrt(np.mean((predicted[name] - truth[task.field]) ** 2)))
         assert tasks[name]["rmse_unit"] == pytest.approx(error, rel=1e-5)
-        assert tasks[name]["rmse"] == pytest.approx(error / (of["maximum"][0] - of["minimum"][0]), rel=1e-5)
+        assert tasks[name]["rmse"] == pytest.approx(error / (of.maximum[0] - of.minimum[0]), rel=1e-5)
         assert 0 < tasks[name]["rmse_validation"] < 1
     # Four epochs leave little but the mean per composition, and that alone is better than 0.05.
     assert tasks["H"]["rmse"] < 0.05

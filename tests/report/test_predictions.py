@@ -10,10 +10,14 @@ from scipy import stats
 
 from hydragnn_hpc.atomic import write_json
 from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.build.prepare import facts_of
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.fields import PROPERTIES
 from hydragnn_hpc.paths import read_json
 from hydragnn_hpc.report.analysis import uncertainty
 from hydragnn_hpc.report.results import ground_truth, predictions
 from hydragnn_hpc.report.results.load import Results, load
+from tests.dataset.synthetic import SOURCE
 from tests.report import making
 
 
@@ -170,20 +174,7 @@ def small_dataset(path: Path) -> str:
         "neighbours": np.array([1, 0], np.int32), "edge_vectors": np.array([[2.0, 0, 0], [-2, 0, 0]]),
         "target_mixing_enthalpy": np.array([[0.0], [3.0], [0.0]]),
     }  # fmt: skip
-    target = {
-        "level": "graph",
-        "width": 1,
-        "unit": "Ry",
-        "label": "H",
-        "minimum": [0.0],
-        "maximum": [3.0],
-        "missing": 0,
-    }
-    facts = {
-        "targets": {"mixing_enthalpy": target}, "species": {"minimum": 26, "maximum": 78}, "scaled_over": "all",
-        "source": {}, "neighbours": {"cutoff_bohr": 3.0, "boundary": "open"},
-    }  # fmt: skip
-    return store.write(path, arrays, facts).sha256
+    return store.write(path, arrays, facts_of(arrays, list(PROPERTIES.values()), Options(), SOURCE)).sha256
 
 
 def test_the_data_set_is_shown_where_it_is_the_one_that_was_trained_on(tmp_path: Path) -> None:

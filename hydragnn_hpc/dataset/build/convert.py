@@ -30,6 +30,7 @@ from hydragnn_hpc.dataset.read.units import Unit
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
 from hydragnn_hpc.logs import Progress
+from hydragnn_hpc.records.dataset import Target
 
 KINDS = ("lsms", "extxyz", "bp")
 
@@ -119,7 +120,7 @@ def _frames_of_bp(bp: Path) -> tuple[store.Manifest, Iterator[tuple[Frame, int]]
             values: dict[str, Any] = {}
             columns = {}
             for name, target in manifest.targets.items():
-                if target["level"] == "node":
+                if target.level == "node":
                     columns[name] = a[f"target_{name}"][first:last]
                 elif not np.isnan(a[f"target_{name}"][k]).all():
                     values[name] = a[f"target_{name}"][k]
@@ -155,9 +156,9 @@ def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conver
         manifest, frames = _frames_of_bp(source)
         stated = {
             "targets": [_spelled(name, t) for name, t in manifest.targets.items()],
-            "cutoff_bohr": manifest.content["neighbours"]["cutoff_bohr"],
-            "scaled_over": manifest.content["scaled_over"],
-            "end_members": manifest.content["source"].get("end_members", {}),
+            "cutoff_bohr": manifest.neighbours.cutoff_bohr,
+            "scaled_over": manifest.scaled_over,
+            "end_members": manifest.source.end_members,
         }
         lost["neighbour lists (made again from the cutoff)"] = lost["the counts of its preparation"] = None
     else:
@@ -213,8 +214,8 @@ def _key(name: str) -> str:
     return f"target_{name}" if plain in _RESERVED else name
 
 
-def _spelled(name: str, target: dict[str, Any]) -> str:
-    return f"{name}={target['level']}:{_key(name)}:{target['unit'] or '1'}:{target['label']}"
+def _spelled(name: str, target: Target) -> str:
+    return f"{name}={target.level}:{_key(name)}:{target.unit or '1'}:{target.label}"
 
 
 def _stated(source: Path, form: str) -> dict[str, Any]:
@@ -260,7 +261,7 @@ def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversi
         manifest, samples = _frames_of_bp(source)
         frames = (frame for frame, _ in samples)
         lost["split, scaling and neighbour lists"] = None
-        end_members = {int(z): e for z, e in manifest.content["source"].get("end_members", {}).items()}
+        end_members = {int(z): e for z, e in manifest.source.end_members.items()}
     else:
         frames = _read(source, options)
         end_members = _end_members(_stated(source, options.form))

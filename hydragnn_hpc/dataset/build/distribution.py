@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
 from hydragnn_hpc.dataset.build.select import species_counts
+from hydragnn_hpc.records.dataset import AtomsRange, Distribution, Moments
 
 EDGES = (0.2, 0.4, 0.6, 0.8)
 """Upper ends of the buckets, as fractions of an element; 0 and 1 are buckets of their own."""
 BUCKETS = ("0 %", "≤ 20 %", "≤ 40 %", "≤ 60 %", "≤ 80 %", "< 100 %", "100 %")
 
 
-def describe(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the distribution as the manifest stores it, as plain data.
+def describe(arrays: dict[str, np.ndarray], targets: Iterable[str]) -> Distribution:
+    """Return the distribution of a data set; ``targets`` are the names of its targets.
 
-    Returns
-    -------
-    dict
-        ``targets`` {name: mean, std, missing} per component, NaN ignored, std over all values (ddof = 0); ``atoms``
-        {minimum, mean, maximum} per sample; ``elements`` {proton number: samples in each of :data:`BUCKETS`}.
+    Means and standard deviations ignore NaN; ``elements`` counts samples in :data:`BUCKETS`.
     """
     species, fractions = composition(arrays)
     n_atoms = np.diff(arrays["atom_offsets"])
-    return {
-        "targets": {name: _moments(arrays[f"target_{name}"]) for name in targets},
-        "atoms": {"minimum": int(n_atoms.min()), "mean": float(n_atoms.mean()), "maximum": int(n_atoms.max())},
-        "elements": {
+    return Distribution(
+        targets={name: _moments(arrays[f"target_{name}"]) for name in targets},
+        atoms=AtomsRange(minimum=int(n_atoms.min()), mean=float(n_atoms.mean()), maximum=int(n_atoms.max())),
+        elements={
             str(z): np.bincount(_bucket(fractions[:, k]), minlength=len(BUCKETS)).tolist()
             for k, z in enumerate(species.tolist())
         },
-    }
+    )
 
 
 def composition(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -46,6 +43,7 @@ def _bucket(fraction: np.ndarray) -> np.ndarray:
     return np.where(fraction == 0, 0, np.where(fraction == 1, len(BUCKETS) - 1, inner))
 
 
-def _moments(values: np.ndarray) -> dict[str, list[float]]:
+def _moments(values: np.ndarray) -> Moments:
     missing = np.isnan(values).sum(axis=0).tolist()
-    return {"mean": np.nanmean(values, axis=0).tolist(), "std": np.nanstd(values, axis=0).tolist(), "missing": missing}
+    mean, std = np.nanmean(values, axis=0).tolist(), np.nanstd(values, axis=0).tolist()
+    return Moments(mean=mean, std=std, missing=missing)

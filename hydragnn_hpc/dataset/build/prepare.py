@@ -21,6 +21,7 @@ from hydragnn_hpc.dataset.store.spool import Spool, joined
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
 from hydragnn_hpc.logs import Progress, say
+from hydragnn_hpc.records.dataset import Boundary, DatasetFacts, Neighbours, NumberRange, Source, Target
 
 _LARGEST = 1e100
 _CLOSE = 1.0  # bohr; the two of H2 are 1.4 apart
@@ -67,30 +68,29 @@ def write_raw(raw: sources.RawData, out: Path, options: Options, force: bool = F
         _split(chosen, (species, counts), options) if raw.part is None else (raw.part[kept], {"split_by": "source"})
     )
     per_composition = np.unique(counts, axis=0, return_counts=True)[1]
-    source_facts = {
-        "path": raw.path.resolve().name,
-        "format": raw.form,
-        "read": len(samples.names),
-        "skipped": raw.skipped.count,
-        "skipped_reasons": raw.skipped.reasons,
-        "repeated": len(samples.names) - len(unique),
-        "capped": len(unique) - len(kept),
-        "kept": len(kept),
-        "species": [int(z) for z in species],
-        "compositions": len(per_composition),
-        "samples_per_composition": {"minimum": int(per_composition.min()), "maximum": int(per_composition.max())},
-        "compositions_too_small_to_split": 0,
-        "end_members": {str(z): end_members[z] for z in species.tolist() if z in end_members},
-        "cap": options.cap,
-        "seed": options.seed,
-        "fractions": list(options.fractions),
-        **of_split,
-    }
+    found = Source(
+        path=raw.path.resolve().name,
+        format=raw.form,
+        read=len(samples.names),
+        skipped=raw.skipped.count,
+        skipped_reasons=raw.skipped.reasons,
+        repeated=len(samples.names) - len(unique),
+        capped=len(unique) - len(kept),
+        kept=len(kept),
+        species=species.tolist(),
+        compositions=len(per_composition),
+        samples_per_composition=NumberRange(minimum=int(per_composition.min()), maximum=int(per_composition.max())),
+        end_members={str(z): end_members[z] for z in species.tolist() if z in end_members},
+        cap=options.cap,
+        seed=options.seed,
+        fractions=list(options.fractions),
+        **{"compositions_too_small_to_split": 0, **of_split},
+    )
     properties = raw.properties if raw.mixing is None else [raw.mixing, *raw.properties]
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         arrays = arrays_of(chosen, part, options.cutoff, out.parent)
-    return store.write(out, arrays, facts_of(arrays, properties, options, source_facts), force)
+    return store.write(out, arrays, facts_of(arrays, properties, options, found), force)
 
 
 def _warn_of_contradictions(samples: RawSamples, keys: list[bytes], unique: np.ndarray) -> None:
@@ -141,27 +141,28 @@ def arrays_of(
 
 
 def facts_of(
-    arrays: dict[str, np.ndarray], properties: list[Property], options: Options, source: dict[str, Any]
-) -> dict[str, Any]:
+    arrays: dict[str, np.ndarray], properties: list[Property], options: Options, source: Source
+) -> DatasetFacts:
     """Return what the manifest says besides sizes and checksums."""
     every = np.diff(arrays["neighbour_offsets"])
     targets = fit_scaling(arrays, options.scale_over, properties)
-    return {
-        "targets": targets,
-        "species": {"minimum": int(arrays["atomic_numbers"].min()), "maximum": int(arrays["atomic_numbers"].max())},
-        "scaled_over": options.scale_over,
-        "distribution": distribution.describe(arrays, targets),
-        "source": source,
-        "neighbours": {
-            "cutoff_bohr": options.cutoff,
-            "boundary": boundary_of(arrays["periodic"]),
-            "fewest": int(every.min()),
-            "most": int(every.max()),
-        },
-    }
+    numbers = arrays["atomic_numbers"]
+    return DatasetFacts(
+        targets=targets,
+        species=NumberRange(minimum=int(numbers.min()), maximum=int(numbers.max())),
+        scaled_over=options.scale_over,
+        distribution=distribution.describe(arrays, targets),
+        source=source,
+        neighbours=Neighbours(
+            cutoff_bohr=options.cutoff,
+            boundary=boundary_of(arrays["periodic"]),
+            fewest=int(every.min()),
+            most=int(every.max()),
+        ),
+    )
 
 
-def boundary_of(periodic: np.ndarray) -> str:
+def boundary_of(periodic: np.ndarray) -> Boundary:
     """Return ``open``, ``periodic`` (along all vectors of all geometries) or ``mixed``, from ``[G, 3]``."""
     if not periodic.any():
         return "open"
@@ -248,7 +249,7 @@ def structure_arrays(
 
 def fit_scaling(
     arrays: dict[str, np.ndarray], over: str, properties: Sequence[Property] = tuple(PROPERTIES.values())
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Target]:
     """Return the manifest's ``targets`` for those of ``properties`` that are among ``arrays``: range per component.
 
     Raises
@@ -281,15 +282,15 @@ def fit_scaling(
             # Not refused: the other targets may be what the user is after. A campaign that asks for it is.
             value = f"{low[np.argmax(low == high)]:g} {known.unit}".rstrip()
             say(f"target '{known.name}' is constant ({value}): no campaign can be trained on it")
-        found[known.name] = {
-            "level": known.level,
-            "unit": known.unit,
-            "label": known.label,
-            "width": values.shape[1],
-            "minimum": low.tolist(),
-            "maximum": high.tolist(),
-            "missing": int(np.isnan(arrays[f"target_{known.name}"]).sum()),
-        }
+        found[known.name] = Target(
+            level=known.level,
+            unit=known.unit,
+            label=known.label,
+            width=values.shape[1],
+            minimum=low.tolist(),
+            maximum=high.tolist(),
+            missing=int(np.isnan(arrays[f"target_{known.name}"]).sum()),
+        )
     return found
 
 

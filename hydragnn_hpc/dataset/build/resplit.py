@@ -14,6 +14,7 @@ from hydragnn_hpc.dataset.build.prepare import fit_scaling, too_small_message
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.fields import Property
 from hydragnn_hpc.logs import say
+from hydragnn_hpc.records.dataset import DatasetFacts
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,9 @@ def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tu
         say(too_small_message(made.too_small, species))
     old, arrays["split"] = arrays["split"], made.part
     found = SymmetryLeakage(len(np.unique(classes)), symmetry.leaked(classes, old), symmetry.leaked(classes, made.part))
-    properties = [Property(name, t["level"], t["unit"], t["label"]) for name, t in manifest.targets.items()]
-    over = options.scale_over or str(manifest.content["scaled_over"])
-    source = {
-        **manifest.content["source"],
+    properties = [Property(name, t.level, t.unit, t.label) for name, t in manifest.targets.items()]
+    over = options.scale_over or manifest.scaled_over
+    changed = {
         "split_by": options.by,
         "seed": options.seed,
         "fractions": list(options.fractions),
@@ -84,13 +84,14 @@ def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tu
         "symmetry_classes": found.classes,
         "split_again_from": manifest.sha256,
     }
-    facts = {
-        **{key: manifest.content[key] for key in ("species", "neighbours")},
-        "targets": fit_scaling(arrays, over, properties),
-        "scaled_over": over,
-        "distribution": distribution.describe(arrays, manifest.targets),
-        "source": source,
-    }
+    facts = DatasetFacts(
+        targets=fit_scaling(arrays, over, properties),
+        species=manifest.species,
+        scaled_over=over,
+        distribution=distribution.describe(arrays, manifest.targets),
+        source=manifest.source.model_copy(update=changed),
+        neighbours=manifest.neighbours,
+    )
     return store.write(out, arrays, facts, force), found
 
 

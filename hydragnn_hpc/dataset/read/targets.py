@@ -81,7 +81,7 @@ def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
         if mixing and any(w.mixing for w in wanted):
             raise UserError(f"{where}: a second mixing enthalpy; leave one out")
         shown = next((part for part in label if part), name.replace("_", " "))
-        stored = Property(name, "graph" if mixing else level, "Ry" if mixing else unit.text, shown)
+        stored = Property(name, "node" if level == "node" else "graph", "Ry" if mixing else unit.text, shown)
         wanted.append(TargetSpec(stored, key, unit, mixing))
     return tuple(wanted)
 

@@ -76,17 +76,18 @@ def copy(bp: Path, folder: Path, wanted: Requirements | None = None) -> None:
     Only one chunk of an array is in memory at a time. Then what is ``wanted`` is computed (`staged.requirements`).
     """
     manifest = store.read_manifest(bp)
-    low, high = (float(manifest.content["species"][k]) for k in ("minimum", "maximum"))
+    limits: tuple[float, float] | tuple[list[float], list[float]]
+    z_limits = (float(manifest.species.minimum), float(manifest.species.maximum))
     for name, content in store.read_chunks(bp, manifest):
-        fact = manifest.content["arrays"][name]
-        shape = tuple(fact["shape"])
-        spool.save(folder / f"{name}.npy", shape, fact["dtype"], content)
+        fact = manifest.arrays[name]
+        shape = tuple(fact.shape)
+        spool.save(folder / f"{name}.npy", shape, fact.dtype, content)
         target = manifest.targets.get(name.removeprefix("target_"))
         array = _map(folder / f"{name}.npy")
         if name == "atomic_numbers":
-            array, column, shape, limits = array[:, None], "node_inputs", (*shape, 1), (low, high)
+            array, column, shape, limits = array[:, None], "node_inputs", (*shape, 1), z_limits
         elif name.startswith("target_") and target:
-            column, limits = f"scaled_{name.removeprefix('target_')}", (target["minimum"], target["maximum"])
+            column, limits = f"scaled_{name.removeprefix('target_')}", (target.minimum, target.maximum)
         else:
             continue
         in_range = (scaled(chunk.astype(np.float64), *limits) for chunk in spool.chunks(array))
@@ -94,17 +95,17 @@ def copy(bp: Path, folder: Path, wanted: Requirements | None = None) -> None:
     arrays = {p.stem: _map(p) for p in folder.glob("*.npy")}
     store.check_arrays(arrays, manifest.targets, str(bp))
     if wanted is not None and wanted.more:
-        requirements.write(folder, arrays, manifest.content, wanted)
+        requirements.write(folder, arrays, manifest, wanted)
     # Written last: its presence means that the copy is complete.
-    (folder / store.MANIFEST).write_text(json.dumps(manifest.content), encoding="utf-8")
+    (folder / store.MANIFEST).write_text(json.dumps(manifest.plain()), encoding="utf-8")
 
 
 def space_needed(manifest: store.Manifest) -> int:
     """Return the size of a node-local copy in bytes."""
     needed = _SPARE + 4 * manifest.sizes["A"]
-    for name, fact in manifest.content["arrays"].items():
-        values = math.prod(fact["shape"])
-        needed += values * np.dtype(fact["dtype"]).itemsize
+    for name, fact in manifest.arrays.items():
+        values = math.prod(fact.shape)
+        needed += values * np.dtype(fact.dtype).itemsize
         if name.startswith("target_"):
             needed += 4 * values
     return needed
@@ -119,7 +120,7 @@ def open_staged(folder: Path) -> StagedData:
         If the copy is gone or incomplete.
     """
     try:
-        manifest = store.Manifest(json.loads((folder / store.MANIFEST).read_text(encoding="utf-8")))
+        manifest = store.Manifest.model_validate_json((folder / store.MANIFEST).read_bytes())
         arrays = {p.stem: _map(p) for p in sorted(folder.glob("*.npy"))}
         about = requirements.read(folder)
         missing = [f.name for f in store.declared(manifest.targets) if f.name not in arrays]
@@ -353,7 +354,7 @@ def write_test_set(staged: StagedData, path: Path) -> None:
         "atomic_numbers": a["atomic_numbers"][atoms],
     }
     for name, target in staged.manifest.targets.items():
-        content[name] = a[f"target_{name}"][atoms if target["level"] == "node" else sample]
+        content[name] = a[f"target_{name}"][atoms if target.level == "node" else sample]
     with written_whole(path) as stream:
         np.savez_compressed(stream, **content)
 

@@ -24,20 +24,20 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
             raise UserError(
                 f"task '{name}': {where} has no target '{task.field}'{nearest(task.field, manifest.targets)}"
             )
-        if target["level"] != task.level:
+        if target.level != task.level:
             raise UserError(
-                f"task '{name}': '{task.field}' is a {target['level']}-level target, not {task.level}; set"
-                f" tasks.{name}.level={target['level']}"
+                f"task '{name}': '{task.field}' is a {target.level}-level target, not {task.level}; set"
+                f" tasks.{name}.level={target.level}"
             )
-        for low, high in zip(target["minimum"], target["maximum"], strict=True):
+        for low, high in zip(target.minimum, target.maximum, strict=True):
             if low == high:
                 raise UserError(
-                    f"task '{name}': target '{task.field}' is constant ({low:g} {target['unit']}) in {where}: there is"
+                    f"task '{name}': target '{task.field}' is constant ({low:g} {target.unit}) in {where}: there is"
                     " nothing to learn; leave the task out"
                 )
     if campaign.training.engine == "fused" and (reason := _why_not_fused(campaign, manifest)):
         raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
-    n_train = manifest.split_counts[0]
+    n_train = manifest.split[0]
     if campaign.training.batch_size > n_train:
         raise UserError(
             f"training.batch_size={campaign.training.batch_size} is larger than the training part of {where}"
@@ -47,11 +47,11 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
 
 def remarks(campaign: Campaign, manifest: Manifest) -> list[str]:
     """Return what a user should know about a campaign that can be trained, a line each."""
-    atoms = manifest.content.get("distribution", {}).get("atoms", {})
+    atoms = manifest.distribution.atoms if manifest.distribution else None
     found = []
-    if campaign.model.pooling != "sum" and atoms.get("minimum") != atoms.get("maximum"):
+    if campaign.model.pooling != "sum" and atoms and atoms.minimum != atoms.maximum:
         for name, task in campaign.tasks.items():
-            unit = manifest.targets[task.field]["unit"]
+            unit = manifest.targets[task.field].unit
             if task.level == "graph" and is_energy(unit):
                 found.append(
                     f"task '{name}': '{task.field}' is in {unit} per structure, and structures differ in size; with"
@@ -67,5 +67,5 @@ def _why_not_fused(campaign: Campaign, manifest: Manifest) -> str:
         return "it knows PNA without edge features alone"
     if manifest.sizes["G"] > 1:
         return f"{campaign.dataset} has {manifest.sizes['G']:,} geometries, and it takes one for all samples"
-    lacking = next((n for n, t in campaign.tasks.items() if manifest.targets[t.field]["missing"]), None)
+    lacking = next((n for n, t in campaign.tasks.items() if manifest.targets[t.field].missing), None)
     return f"some values of task '{lacking}' are missing" if lacking else ""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.records.dataset import Manifest
 
 READY = "ready.json"
 PLAIN = {"inputs": [{"name": "species"}], "tasks": []}
@@ -57,7 +58,7 @@ class Requirements:
         return json.dumps(asdict(self))
 
 
-def write(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], wanted: Requirements) -> None:
+def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wanted: Requirements) -> None:
     """Compute what is ``wanted`` into a node-local copy: ``node_inputs``, ``reference_<task>``, ``residual_<task>``.
 
     ``ready.json`` in the same folder holds ``wanted``, and how it was computed: ``inputs`` and ``references``.
@@ -67,8 +68,7 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, An
     folder : Path
     arrays : mapping
         The copy's arrays.
-    facts : mapping
-        The manifest's content.
+    manifest : Manifest
     wanted : Requirements
 
     Raises
@@ -82,7 +82,7 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, An
     from hydragnn_hpc.dataset.features import inputs, residual
 
     about: dict[str, Any] = {"wanted": asdict(wanted), "inputs": None, "references": {}}
-    recipe = inputs.plan(arrays, wanted.inputs, facts)
+    recipe = inputs.plan(arrays, wanted.inputs, manifest)
     if recipe.names != ["species"]:
         recipe = inputs.write(arrays, recipe, folder / "node_inputs.npy")
     about["inputs"] = recipe.plain()

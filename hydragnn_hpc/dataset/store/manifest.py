@@ -8,42 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.records.dataset import Manifest
+from hydragnn_hpc.validation import one_line
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 AGAIN = "copy it again from its source, or prepare it again"
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What ``manifest.json`` says; :func:`hydragnn_hpc.dataset.store.write` lists its keys."""
-
-    content: dict[str, Any]
-
-    @property
-    def sha256(self) -> str:
-        """The content's hash: names the data set, whatever its folder is called."""
-        return str(self.content["sha256"])
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Sizes by letter: S samples, A atoms, G geometries, B sites, E edges, N bytes of names."""
-        return dict(self.content["sizes"])
-
-    @property
-    def targets(self) -> dict[str, dict[str, Any]]:
-        """By name: level, width, unit, label, minimum, maximum, missing."""
-        return dict(self.content["targets"])
-
-    @property
-    def split_counts(self) -> list[int]:
-        """Samples in the training, validation and test part."""
-        return list(self.content["split"])
 
 
 def is_there(path: Path) -> bool:
@@ -87,7 +63,10 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"{file}: format version {schema!r}, this program reads {SCHEMA}; prepare the data again")
     if not fits:
         raise UserError(f"{file} is damaged (its checksum does not fit); {AGAIN}")
-    return Manifest(content)
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{file} cannot be used: {one_line(error, Manifest)}; prepare the data again") from error
 
 
 def verify(path: Path, manifest: Manifest) -> None:
@@ -98,15 +77,15 @@ def verify(path: Path, manifest: Manifest) -> None:
     UserError
         Names the first file that does not fit.
     """
-    for name, fact in manifest.content["files"].items():
+    for name, fact in manifest.files.items():
         file = path / name
         try:
             if not file.is_file():
                 raise UserError(f"{file} is missing; {AGAIN}")
             size = file.stat().st_size
-            if size != fact["bytes"]:
-                raise UserError(f"{file} has {size} bytes, expected {fact['bytes']}; {AGAIN}")
-            if sha256_of(file) != fact["sha256"]:
+            if size != fact.bytes:
+                raise UserError(f"{file} has {size} bytes, expected {fact.bytes}; {AGAIN}")
+            if sha256_of(file) != fact.sha256:
                 raise UserError(f"{file} is damaged (its SHA-256 does not fit the manifest); {AGAIN}")
         except OSError as error:
             raise UserError(f"cannot read {file}: {error.strerror or error}; {AGAIN}") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,17 @@ from hydragnn_hpc.dataset.store.manifest import (
 from hydragnn_hpc.dataset.store.spool import chunks, ranges
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import STRUCTURE, Field, target_field
+from hydragnn_hpc.records.dataset import ArrayFacts, DatasetFacts, Target
 
 _SITES = 1_000_000  # whose neighbours are checked together
 
 
-def declared(targets: dict[str, dict[str, Any]]) -> tuple[Field, ...]:
+def declared(targets: Mapping[str, Target]) -> tuple[Field, ...]:
     """Return every array of a data set with these targets."""
-    return (*STRUCTURE, *(target_field(name, t["level"], t["unit"]) for name, t in targets.items()))
+    return (*STRUCTURE, *(target_field(name, t.level, t.unit) for name, t in targets.items()))
 
 
-def check_arrays(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]], where: str) -> dict[str, int]:
+def check_arrays(arrays: dict[str, np.ndarray], targets: Mapping[str, Target], where: str) -> dict[str, int]:
     """Check arrays against their declarations and each other; returns the sizes by letter.
 
     Raises
@@ -82,7 +83,7 @@ def _check_neighbours(arrays: dict[str, np.ndarray], n_of_site: np.ndarray, wher
             raise UserError(f"{where}: a neighbour lies outside its geometry; {AGAIN}")
 
 
-def _check_finite(arrays: dict[str, np.ndarray], targets: dict[str, dict[str, Any]], where: str) -> None:
+def _check_finite(arrays: dict[str, np.ndarray], targets: Mapping[str, Target], where: str) -> None:
     """Check that NaN occurs only for missing targets, and infinity nowhere."""
     for name in ("pos", "cell", "edge_vectors"):
         if not all(np.isfinite(chunk).all() for chunk in chunks(arrays[name])):
@@ -97,7 +98,7 @@ def _check_offsets(offsets: np.ndarray, total: int, name: str, where: str) -> No
         raise UserError(f"{where}: array '{name}' does not count up from 0 to {total}; {AGAIN}")
 
 
-def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], force: bool = False) -> Manifest:
+def write(path: Path, arrays: dict[str, np.ndarray], facts: DatasetFacts, force: bool = False) -> Manifest:
     """Write a data set, completely or not at all.
 
     Parameters
@@ -106,9 +107,7 @@ def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], forc
         The ``.bp`` folder to create.
     arrays : dict
         By name, as declared in :mod:`hydragnn_hpc.fields`.
-    facts : dict
-        The manifest's ``targets`` (name: level, width, unit, label, minimum, maximum, missing), ``species``
-        (minimum, maximum of the proton number), ``scaled_over``, ``source`` and ``neighbours``.
+    facts : DatasetFacts
     force : bool
         Replace an existing data set.
 
@@ -120,7 +119,7 @@ def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], forc
     refuse_existing(path, force)
     # ADIOS2 writes non-contiguous arrays incorrectly.
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    sizes = check_arrays(arrays, facts["targets"], str(path))
+    sizes = check_arrays(arrays, facts.targets, str(path))
     with new_folder(path, replace=force) as temporary:
         _check_space(temporary, sum(a.nbytes for a in arrays.values()))
         _write_bp(temporary, arrays)
@@ -156,27 +155,28 @@ def _write_bp(folder: Path, arrays: dict[str, np.ndarray]) -> None:
         extra.unlink()
 
 
-def _seal(folder: Path, arrays: dict[str, np.ndarray], sizes: dict[str, int], facts: dict[str, Any]) -> Manifest:
+def _seal(folder: Path, arrays: dict[str, np.ndarray], sizes: dict[str, int], facts: DatasetFacts) -> Manifest:
     content = {
         "schema": SCHEMA,
         "sizes": sizes,
         "split": np.bincount(arrays["split"], minlength=3).tolist(),
         "arrays": {
             f.name: {"shape": list(arrays[f.name].shape), "dtype": f.dtype, "unit": f.unit}
-            for f in declared(facts["targets"])
+            for f in declared(facts.targets)
         },
         "files": {p.name: {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in sorted(folder.iterdir())},
-        **facts,
+        **facts.model_dump(exclude_unset=True),
         "sha256": _content_hash(arrays, facts),
     }
     for file in folder.iterdir():
         sync(file)
     write_text(folder / MANIFEST, json.dumps({**content, "seal": seal_of(content)}, indent=1, ensure_ascii=False))
-    return Manifest(content)
+    return Manifest(**content)
 
 
-def _content_hash(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps([facts["targets"], facts["species"]], sort_keys=True).encode())
+def _content_hash(arrays: dict[str, np.ndarray], facts: DatasetFacts) -> str:
+    scaling = [{name: t.model_dump() for name, t in facts.targets.items()}, facts.species.model_dump()]
+    digest = hashlib.sha256(json.dumps(scaling, sort_keys=True).encode())
     for name in sorted(arrays):
         digest.update(f"{name}{arrays[name].dtype}{arrays[name].shape}".encode())
         digest.update(arrays[name].data if arrays[name].size else b"")  # the bytes themselves, not a copy
@@ -220,16 +220,14 @@ def read_chunks(path: Path, manifest: Manifest) -> Iterator[tuple[str, Iterator[
     verify(path, manifest)
     with bp5.opened(path) as reader:
         present = reader.available_variables()
-        for name, fact in manifest.content["arrays"].items():
-            if 0 not in fact["shape"] and name not in present:
+        for name, fact in manifest.arrays.items():
+            if 0 not in fact.shape and name not in present:
                 raise UserError(f"{path}: ADIOS2 finds no array '{name}'; {AGAIN}")
             yield name, _chunks_of(reader, path, name, fact, present)
 
 
-def _chunks_of(
-    reader: Any, path: Path, name: str, fact: dict[str, Any], present: dict[str, Any]
-) -> Iterator[np.ndarray]:
-    shape, dtype = tuple(fact["shape"]), np.dtype(fact["dtype"])
+def _chunks_of(reader: Any, path: Path, name: str, fact: ArrayFacts, present: dict[str, Any]) -> Iterator[np.ndarray]:
+    shape, dtype = tuple(fact.shape), np.dtype(fact.dtype)
     if 0 in shape:
         return
     found = tuple(int(n) for n in present[name]["Shape"].split(","))
@@ -263,8 +261,8 @@ def read_each(path: Path, manifest: Manifest) -> Iterator[tuple[str, np.ndarray]
         If anything does not match the manifest.
     """
     for name, found in read_chunks(path, manifest):
-        fact = manifest.content["arrays"][name]
-        array = np.empty(tuple(fact["shape"]), fact["dtype"])
+        fact = manifest.arrays[name]
+        array = np.empty(tuple(fact.shape), fact.dtype)
         first = 0
         for chunk in found:
             array[first : first + len(chunk)] = chunk

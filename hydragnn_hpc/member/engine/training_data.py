@@ -140,7 +140,7 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
     wanted, made = asdict(Requirements.of(campaign)), staged.ready.get("wanted", PLAIN)
     if wanted != made:
         raise UserError(f"the node-local copy was made for other inputs or references ({made}); run the command again")
-    structure = Structure.of(a, staged.manifest.content["neighbours"]["cutoff_bohr"])
+    structure = Structure.of(a, staged.manifest.neighbours.cutoff_bohr)
     parts = tuple(np.flatnonzero(a["split"] == k) for k in range(3))
     references = {
         name: TargetReference(a[f"reference_{name}"], np.array(fitted["scale"]))
@@ -160,7 +160,7 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
 def to_units(values: np.ndarray, manifest: Manifest, field: str) -> np.ndarray:
     """Undo a target's scaling: ``[..., d]`` scaled to float64 in its unit."""
     target = manifest.targets[field]
-    low, high = np.array(target["minimum"]), np.array(target["maximum"])
+    low, high = np.array(target.minimum), np.array(target.maximum)
     unscaled: np.ndarray = values.astype(np.float64) * (high - low) + low
     return unscaled
 

@@ -86,7 +86,7 @@ def test_errors(
         unit_difference = in_units - to_units(truth, manifest, field)
         tasks[task.name] = TaskErrors(
             level=campaign.tasks[task.name].level,
-            unit=manifest.targets[field]["unit"],
+            unit=manifest.targets[field].unit,
             n=int(np.count_nonzero(~np.isnan(truth))),
             rmse=_rmse(difference),
             mae=_mae(difference),

@@ -331,12 +331,12 @@ class StackTraining:
             "model": setting.campaign.model.model_dump(mode="json"),
             "inputs": sizes.inputs,
             "average_degree": list(sizes.average_degree),
-            "tasks": {name: {**setting.manifest.targets[f], "field": f} for name, f in fields.items()},
+            "tasks": {name: {**setting.manifest.targets[f].model_dump(), "field": f} for name, f in fields.items()},
             "species": {
-                **setting.manifest.content["species"],
-                "elements": setting.manifest.content["source"].get("species"),
+                **setting.manifest.species.model_dump(),
+                "elements": setting.manifest.source.species,
             },
-            "neighbours": setting.manifest.content["neighbours"],
+            "neighbours": setting.manifest.neighbours.model_dump(exclude_unset=True),
             # How inputs and references are computed for other structures (`dataset.inputs`, `dataset.residual`).
             "ready": dict(setting.data.recipe),
         }

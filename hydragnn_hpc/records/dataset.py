@@ -1,0 +1,169 @@
+"""The manifest of a data set: what its writer says of it, and what every reader checks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from hydragnn_hpc.records.base import Amount, Count, FileRecord, Level
+
+Boundary = Literal["open", "periodic", "mixed"]
+"""Along the lattice vectors of all geometries; ``mixed`` where they differ."""
+
+
+class ArrayFacts(FileRecord):
+    """The declaration of an array."""
+
+    shape: list[Count]
+    dtype: str
+    unit: str
+
+
+class FileFacts(FileRecord):
+    """The size and SHA-256 of a file."""
+
+    bytes: Count
+    sha256: str
+
+
+class Target(FileRecord):
+    """A target; ``minimum`` and ``maximum``, by component and in the unit, scale it to 0 to 1."""
+
+    level: Level
+    unit: str
+    label: str
+    width: Count
+    minimum: list[float]
+    maximum: list[float]
+    missing: Count
+
+
+class NumberRange(FileRecord):
+    """The least and the greatest number: proton numbers, samples of a composition."""
+
+    minimum: Count
+    maximum: Count
+
+
+class AtomsRange(FileRecord):
+    """Atoms of a sample."""
+
+    minimum: Count
+    mean: Amount
+    maximum: Count
+
+
+class Moments(FileRecord):
+    """Mean and standard deviation (ddof = 0) of a target by component, and its missing values.
+
+    ``missing`` is None in data sets of earlier versions.
+    """
+
+    mean: list[float]
+    std: list[float]
+    missing: list[Count] | None = None
+
+
+class Distribution(FileRecord):
+    """How samples are distributed: ``elements`` counts them by proton number and bucket (`dataset.build.summary`)."""
+
+    targets: dict[str, Moments]
+    atoms: AtomsRange
+    elements: dict[str, list[Count]]
+
+
+class Source(FileRecord):
+    """What a data set was made from, and how; what is None is not known of data sets of earlier versions.
+
+    Attributes
+    ----------
+    read, skipped, repeated, capped, kept : int
+        Samples.
+    end_members : dict
+        Energy per atom of the pure elements, Ry, by proton number.
+    symmetry_classes : int or None
+        Of equivalent samples, where the split looked for them.
+    split_again_from : str or None
+        The content hash of the data set that was split again.
+    """
+
+    path: str
+    format: str | None = None
+    read: Count
+    skipped: Count
+    skipped_reasons: list[str]
+    repeated: Count
+    capped: Count
+    kept: Count
+    species: list[Count] | None = None
+    compositions: Count
+    samples_per_composition: NumberRange | None = None
+    compositions_too_small_to_split: Count
+    end_members: dict[str, float]
+    cap: Count
+    seed: int
+    fractions: list[float]
+    symmetry_classes: Count | None = None
+    split_by: str | None = None
+    split_again_from: str | None = None
+
+
+class Neighbours(FileRecord):
+    """How neighbours were found; ``fewest`` and ``most`` are those of a site, None of earlier versions."""
+
+    cutoff_bohr: Amount
+    boundary: Boundary
+    fewest: Count | None = None
+    most: Count | None = None
+
+
+class _Contents(FileRecord):
+    """What the arrays and files of a data set are."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    sizes: dict[str, Count]
+    split: list[Count]
+    arrays: dict[str, ArrayFacts]
+    files: dict[str, FileFacts]
+
+
+class DatasetFacts(FileRecord):
+    """What the writer of a data set knows of it besides its arrays.
+
+    Attributes
+    ----------
+    targets : dict
+        By name.
+    species : NumberRange
+        Of proton numbers.
+    distribution : Distribution or None
+        None of earlier versions.
+    """
+
+    targets: dict[str, Target]
+    species: NumberRange
+    scaled_over: Annotated[str, Field(pattern="^(all|train)$")]
+    distribution: Distribution | None = None
+    source: Source
+    neighbours: Neighbours
+
+
+class Manifest(DatasetFacts, _Contents):
+    """``manifest.json``, without its seal.
+
+    Attributes
+    ----------
+    sizes : dict
+        By letter: S samples, A atoms, G geometries, B sites, E edges, N bytes of names.
+    split : list of int
+        Samples in the training, validation and test part.
+    sha256 : str
+        The content's hash: names the data set, whatever its folder is called.
+    """
+
+    sha256: str
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain data, without what its writer did not know."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
