@@ -16,9 +16,10 @@ from pydantic import BaseModel
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import read_record, write_record
 from hydragnn_hpc.records.base import Moment
+from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.member import Failures, Result
 
-KINDS: tuple[type[BaseModel], ...] = (Result, Failures)
+KINDS: tuple[type[BaseModel], ...] = (Result, Failures, Manifest)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
@@ -42,13 +43,14 @@ def values_of(kind: Any) -> st.SearchStrategy:
         return PLAIN[kind]
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
-        return values_of(inner[0])
+        patterns = [m.pattern for field in inner[1:] for m in getattr(field, "metadata", ()) if hasattr(m, "pattern")]
+        return st.from_regex(patterns[0], fullmatch=True) if patterns else values_of(inner[0])
     if origin in (typing.Union, types.UnionType):
         return st.one_of(*map(values_of, inner))
     if origin is typing.Literal:
         return st.sampled_from(inner)
-    if origin is tuple:
-        return st.lists(values_of(inner[0]), max_size=3).map(tuple)
+    if origin in (tuple, list):
+        return st.lists(values_of(inner[0]), max_size=3).map(origin)
     if origin is dict:
         return st.dictionaries(values_of(inner[0]), values_of(inner[1]), max_size=3)
     fields = {f.alias or name: name for name, f in kind.model_fields.items()}
