@@ -11,6 +11,8 @@ from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import EndState
 
 Reason = Literal["early_stopping", "epochs", "diverged"]
+HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds_training", "seconds_validation")
+"""The columns of ``history.csv``, a row per epoch."""
 
 
 class Identity(FileRecord):

@@ -18,10 +18,9 @@ from hydragnn_hpc.atomic import Hold, write_text, written_whole
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.training.schedule import Schedule
 from hydragnn_hpc.paths import MemberFolder, write_record
-from hydragnn_hpc.records.member import Identity, Result, Session
+from hydragnn_hpc.records.member import HISTORY, Identity, Result, Session
 
 SCHEMA = 1
-HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds_training", "seconds_validation")
 
 
 @dataclass

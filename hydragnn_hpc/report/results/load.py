@@ -11,10 +11,9 @@ import pandas as pd
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member
 from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.records.member import HISTORY
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.live import running_now
-
-HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds_training", "seconds_validation")
 
 
 class Results(rows.Snapshot):
