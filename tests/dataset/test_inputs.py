@@ -16,10 +16,11 @@ from hydragnn_hpc.dataset.features.inputs import GeometryOperators, InputRecipe
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.records.dataset import NumberRange
 
 FE, PD, PT = 26, 46, 78
 EVERYTHING = [{"name": "species"}, {"name": "composition"}, {"name": "shells", "number": 4}, {"name": "ewald"}]
-FACTS = {"species": {"minimum": FE, "maximum": PT}, "neighbours": {"cutoff_bohr": 7.0}}
+FACTS = (NumberRange(minimum=FE, maximum=PT), 7.0)  # elements; cutoff, bohr
 ALWAYS, NEVER = (True, True, True), (False, False, False)
 
 
@@ -118,7 +119,7 @@ def test_clusters_follow_coulombs_law_and_slabs_are_refused() -> None:
 def test_powers_of_the_potential_stand_beside_it(tmp_path: Path) -> None:
     data = data_set([lattice()], [0] * 60, [FE, PT])
     wanted = [{"name": "shells", "number": 4}, {"name": "ewald", "powers": 3}]
-    recipe = inputs.write(data, inputs.plan(data, wanted, FACTS), tmp_path / "x.npy")
+    recipe = inputs.write(data, inputs.plan(data, wanted, *FACTS), tmp_path / "x.npy")
     # Of two elements one says it all: the potentials are each other's negative.
     assert recipe.columns[4:] == ["ewald Fe", "ewald^2 Fe", "ewald^3 Fe"]
     restored = InputRecipe(**json.loads(json.dumps(recipe.plain())))
@@ -132,7 +133,7 @@ def test_powers_of_the_potential_stand_beside_it(tmp_path: Path) -> None:
 def test_shells_may_be_shrunk_more_than_other_inputs(tmp_path: Path) -> None:
     data = data_set([lattice()], [0] * 60, [FE, PT])
     for wanted in (EVERYTHING, [EVERYTHING[2]]):
-        recipe = inputs.write(data, inputs.plan(data, wanted, FACTS), tmp_path / "x.npy")
+        recipe = inputs.write(data, inputs.plan(data, wanted, *FACTS), tmp_path / "x.npy")
         shell = np.array([c.startswith("shell ") for c in recipe.columns])
         shrinkage = recipe.shrinkage()
         assert shrinkage.shape[1] == len(recipe.columns) and (shrinkage == 1).all(axis=1).any()
@@ -145,7 +146,7 @@ def test_shells_may_be_shrunk_more_than_other_inputs(tmp_path: Path) -> None:
 
 def test_all_inputs_of_a_lattice(tmp_path: Path) -> None:
     data = data_set([lattice()], [0] * 90, [FE, PT])
-    recipe = inputs.write(data, inputs.plan(data, EVERYTHING, FACTS), tmp_path / "x.npy")
+    recipe = inputs.write(data, inputs.plan(data, EVERYTHING, *FACTS), tmp_path / "x.npy")
     x = np.load(tmp_path / "x.npy")
     # Of two elements one says it all; species, composition, four shells, potential.
     assert [c.split()[0] for c in recipe.columns] == ["species", "composition", *["shell"] * 4, "ewald"]
@@ -167,7 +168,7 @@ def test_the_test_part_does_not_enter_the_standard(tmp_path: Path) -> None:
         changed = data["atomic_numbers"].copy()
         changed[atoms] = np.random.default_rng(seed).choice([FE, PT], atoms.sum())
         changed_data = {**data, "atomic_numbers": changed}
-        recipes.append(inputs.write(changed_data, inputs.plan(data, EVERYTHING, FACTS), tmp_path / "x.npy"))
+        recipes.append(inputs.write(changed_data, inputs.plan(data, EVERYTHING, *FACTS), tmp_path / "x.npy"))
     assert recipes[0] == recipes[1]
 
 
@@ -175,7 +176,7 @@ def test_a_crystal_shifted_onto_itself_keeps_its_inputs() -> None:
     """GeometryOperators 0 -> site 2 is a shift by a lattice vector along x: the inputs move with the atoms."""
     geometry = lattice()
     data = data_set([geometry], [0] * 12, [FE, PD, PT])
-    recipe = inputs.plan(data, [{"name": "shells", "number": 13}, {"name": "ewald"}], FACTS)
+    recipe = inputs.plan(data, [{"name": "shells", "number": 13}, {"name": "ewald"}], *FACTS)
     step = np.array([surrogate.A, 0, 0])
     fraction = (geometry.pos[:, None] + step - geometry.pos) @ np.linalg.inv(geometry.cell)
     onto = np.argmin(np.abs(fraction - np.round(fraction)).sum(axis=2), axis=1)
@@ -189,12 +190,12 @@ def test_a_crystal_shifted_onto_itself_keeps_its_inputs() -> None:
 
 def test_what_does_not_vary_or_repeats_itself_is_left_out(tmp_path: Path) -> None:
     pure = data_set([lattice()], [0] * 6, [FE])
-    recipe = inputs.write(pure, inputs.plan(pure, EVERYTHING, FACTS), tmp_path / "x.npy")
+    recipe = inputs.write(pure, inputs.plan(pure, EVERYTHING, *FACTS), tmp_path / "x.npy")
     assert recipe.columns == ["species"] and np.isfinite(np.load(tmp_path / "x.npy")).all()
-    recipe = inputs.write(pure, inputs.plan(pure, EVERYTHING[1:], FACTS), tmp_path / "x.npy")
+    recipe = inputs.write(pure, inputs.plan(pure, EVERYTHING[1:], *FACTS), tmp_path / "x.npy")
     assert len(recipe.kept) == 1 and (np.load(tmp_path / "x.npy") == 0).all()
     ternary = data_set([lattice()], [0] * 60, [FE, PD, PT])
-    recipe = inputs.write(ternary, inputs.plan(ternary, EVERYTHING, FACTS), tmp_path / "x.npy")
+    recipe = inputs.write(ternary, inputs.plan(ternary, EVERYTHING, *FACTS), tmp_path / "x.npy")
     kinds = [c.split()[0] for c in recipe.columns]
     assert [kinds.count(k) for k in ("species", "composition", "shell", "ewald")] == [1, 2, 8, 2]
 
@@ -215,7 +216,7 @@ def test_geometries_without_common_shells_get_smooth_bins(tmp_path: Path, monkey
     geometries = shaken(12)
     which = [k % 12 for k in range(40)]
     data = data_set(geometries, which, [FE, PD, PT])
-    plan = inputs.plan(data, EVERYTHING, FACTS)
+    plan = inputs.plan(data, EVERYTHING, *FACTS)
     assert plan.shells is not None and plan.shells["kind"] == "radial" and plan.shells["bounds"][1] == 14.0
     recipe = inputs.write(data, plan, tmp_path / "x.npy")
     x = np.load(tmp_path / "x.npy")

@@ -26,7 +26,7 @@ from scipy.sparse import csr_matrix
 from hydragnn_hpc.dataset.features import decorations, shells
 from hydragnn_hpc.dataset.features.ewald import potential_matrix
 from hydragnn_hpc.dataset.graphs import Geometry
-from hydragnn_hpc.records.dataset import Manifest
+from hydragnn_hpc.records.dataset import NumberRange
 
 _NEW = 1e-6  # least share of a column's variance that the preceding columns must leave unexplained
 # Candidates: for the slopes of all columns but shells, and of shells. Errors on left-out classes vary little between
@@ -149,7 +149,9 @@ class GeometryOperators:
         return standard
 
 
-def plan(arrays: Mapping[str, np.ndarray], wanted: Sequence[Mapping[str, Any]], manifest: Manifest) -> InputRecipe:
+def plan(
+    arrays: Mapping[str, np.ndarray], wanted: Sequence[Mapping[str, Any]], elements: NumberRange, cutoff: float
+) -> InputRecipe:
     """Return the recipe for a data set, before :func:`write` fits it.
 
     Parameters
@@ -158,15 +160,17 @@ def plan(arrays: Mapping[str, np.ndarray], wanted: Sequence[Mapping[str, Any]], 
         The data set's arrays.
     wanted : sequence of mapping
         A campaign's ``inputs`` as plain data.
-    manifest : Manifest
+    elements : NumberRange
+        Of the data set's atomic numbers.
+    cutoff : float
+        Of its neighbour lists, bohr.
     """
-    species = [float(manifest.species.minimum), float(manifest.species.maximum)]
+    species = [float(elements.minimum), float(elements.maximum)]
     around, powers = None, 1
     for entry in wanted:
         powers = max(powers, entry.get("powers", 1))
         if entry["name"] == "shells":
             n = len(arrays["cell"])
-            cutoff = manifest.neighbours.cutoff_bohr
             geometries = (decorations.geometry(arrays, g) for g in range(n))
             around = shells.find(geometries, entry["number"], cutoff, _shortest(arrays["edge_vectors"], cutoff)).plain()
     elements = decorations.elements_of(arrays["atomic_numbers"]).tolist()

@@ -82,7 +82,7 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wa
     from hydragnn_hpc.dataset.features import inputs, residual
 
     about: dict[str, Any] = {"wanted": asdict(wanted), "inputs": None, "references": {}}
-    recipe = inputs.plan(arrays, wanted.inputs, manifest)
+    recipe = inputs.plan(arrays, wanted.inputs, manifest.species, manifest.neighbours.cutoff_bohr)
     if recipe.names != ["species"]:
         recipe = inputs.write(arrays, recipe, folder / "node_inputs.npy")
     about["inputs"] = recipe.plain()
