@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hydragnn_hpc.ensemble.messenger import Alone, Roll
+from tests import campaigns
 from tests.ranks import OVER_NETWORK, process_of
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
@@ -62,9 +64,9 @@ def wait_for(condition: Callable[[], object], seconds: float = 100.0) -> None:
 @pytest.mark.parametrize("returns", [False, True], ids=["for good", "for a while"])
 def test_a_rank_that_stands_still(small: Path, tmp_path: Path, way: dict[str, str], returns: bool) -> None:
     """Stopped, it takes no message, as a killed one that its launcher leaves alone; later, it may live after all."""
-    out, stage, text = tmp_path / "out", tmp_path / "stage", (small / "campaign.yaml").read_text()
+    out, stage = tmp_path / "out", tmp_path / "stage"
     stage.mkdir()
-    (small / "many.yaml").write_text(text.replace("replicas: 2", "replicas: 4"))
+    (small / "many.yaml").write_text(campaigns.text(replicas=4))
     command = [str(MPIRUN), "-n", "4", sys.executable, str(DRIVE), str(small / "many.yaml"), str(out), str(stage)]
     times = {"DRIVE_BEAT_SECONDS": "0.02", "DRIVE_LOST_SECONDS": "3"}
     with (tmp_path / "said").open("w+") as said:
@@ -88,3 +90,64 @@ def test_a_rank_that_stands_still(small: Path, tmp_path: Path, way: dict[str, st
         told = (tmp_path / "said").read_text()
     assert len(list(out.glob("members/*/*/result.json"))) == 12, told
     assert "Traceback" not in told and "12 of 12 members finished" in told, told
+
+
+def worker_of(out: Path, rank: int) -> int:
+    """Return the process of a rank's worker."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+            if "hydragnn_hpc.member.worker" in words and str(out) in words and f"--rank {rank} " in " ".join(words):
+                return int(entry.name)
+    raise AssertionError(f"no worker of rank {rank}")
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process is gone, or only waits for its parent, which stands still."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def of_rank(out: Path, rank: int) -> Path:
+    """Return the folder of the member that a rank was given first."""
+    lines = map(json.loads, (out / "logs" / "events.jsonl").read_text().splitlines())
+    given = next(event for event in lines if event["event"] == "assign" and event["rank"] == rank)
+    return out / "members" / given["variant"] / f"{given['replicas'][0]:02d}"
+
+
+@pytest.mark.mpi
+def test_the_worker_of_a_lost_rank_writes_nothing_more(small: Path, tmp_path: Path) -> None:
+    """Ranks 1 and 2 and their workers stand still and are lost; rank 0 trains their members, one after the other.
+
+    After the first of them the worker that had it before goes on.
+    """
+    out, stage = tmp_path / "out", tmp_path / "stage"
+    stage.mkdir()
+    training = {"epochs": 200, "early_stopping": None, "batch_size": 2}
+    (small / "fence.yaml").write_text(campaigns.text(variants=["M"], replicas=3, training=training))
+    command = [str(MPIRUN), "-n", "3", sys.executable, str(DRIVE), str(small / "fence.yaml"), str(out), str(stage)]
+    environment = {**os.environ, "DRIVE_BEAT_SECONDS": "0.1", "DRIVE_LOST_SECONDS": "3"}
+    with (tmp_path / "said").open("w+") as said:
+        run = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            wait_for(lambda: len(list(out.glob("members/M/*/checkpoint.pt"))) == 3)
+            members = {rank: of_rank(out, rank) for rank in (1, 2)}
+            workers = {rank: worker_of(out, rank) for rank in (1, 2)}
+            for rank in (1, 2):
+                os.kill(process_of(out, "PMI_RANK", rank), signal.SIGSTOP)
+                os.kill(workers[rank], signal.SIGSTOP)
+            assert not any((folder / "result.json").exists() for folder in members.values()), "stopped too late"
+            wait_for((members[1] / "result.json").exists)
+            wait_for(lambda: not (members[1] / "claim.json").exists())
+            before = {path.name: path.read_bytes() for path in members[1].iterdir()}
+            os.kill(workers[1], signal.SIGCONT)
+            wait_for(lambda: has_ended(workers[1]))
+            run.wait(100)
+        finally:
+            run.kill()
+        told = (tmp_path / "said").read_text()
+    assert {path.name: path.read_bytes() for path in members[1].iterdir()} == before
+    assert "writes nothing more" in (out / "logs" / "worker-0001-0.txt").read_text()
+    assert "Traceback" not in told and "3 of 3 members finished" in told, told

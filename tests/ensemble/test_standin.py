@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import campaigns
 from tests.ranks import OVER_NETWORK
 
 pytestmark = pytest.mark.mpi
@@ -70,8 +71,8 @@ def test_a_crash_costs_its_member_alone(small: Path, tmp_path: Path) -> None:
 
 def test_a_member_that_is_finished_on_disk_is_finished(small: Path, tmp_path: Path) -> None:
     """Its worker dies before it can report it: neither an attempt lost nor a second training."""
-    text = (small / "campaign.yaml").read_text().replace("launch: {", "launch: {attempts: 1, stack: 2, ")
-    (small / "speechless.yaml").write_text(text)
+    launch = {**campaigns.SMALL["launch"], "attempts": 1, "stack": 2}
+    (small / "speechless.yaml").write_text(campaigns.text(launch=launch))
     out = tmp_path / "out"
     done = drive(small, out, 2, "speechless", "H", "0.05", campaign="speechless.yaml")
     assert done.returncode == 0, done.stderr
@@ -88,8 +89,8 @@ def test_a_member_that_goes_on_with_another_engine_is_named(small: Path, tmp_pat
 
 
 def test_a_silent_worker_is_ended(small: Path, tmp_path: Path) -> None:
-    text = (small / "campaign.yaml").read_text().replace("launch: {", "launch: {silence_seconds: 2, attempts: 1, ")
-    (small / "silent.yaml").write_text(text)
+    launch = {**campaigns.SMALL["launch"], "silence_seconds": 2, "attempts": 1}
+    (small / "silent.yaml").write_text(campaigns.text(launch=launch))
     done = drive(small, tmp_path / "out", 2, "silent", "M", "0.05", campaign="silent.yaml")
     assert done.returncode == 1
     attempts = json.loads((tmp_path / "out" / "members" / "M" / "00" / "failure.json").read_text())
@@ -109,8 +110,8 @@ def test_a_silent_worker_is_ended(small: Path, tmp_path: Path) -> None:
     ],
 )
 def test_bad_lines_cost_their_worker_alone(small: Path, tmp_path: Path, what: str, cause: str) -> None:
-    text = (small / "campaign.yaml").read_text().replace("launch: {", "launch: {silence_seconds: 3, attempts: 1, ")
-    (small / "bad.yaml").write_text(text)
+    launch = {**campaigns.SMALL["launch"], "silence_seconds": 3, "attempts": 1}
+    (small / "bad.yaml").write_text(campaigns.text(launch=launch))
     out = tmp_path / "out"
     done = drive(small, out, 2, what, "H", "0.05", campaign="bad.yaml")
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
