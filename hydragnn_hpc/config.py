@@ -32,7 +32,7 @@ from hydragnn_hpc.yaml_files import NO_YAML
 _Section = TypeVar("_Section", bound=BaseModel)
 
 HASH_SCHEMA = 1
-"""Raised when a default or the meaning of a key changes: folders begun before then belong to other campaigns."""
+"""Increased when a default or the meaning of a key changes: earlier folders then belong to other campaigns."""
 
 WITHOUT_EFFECT = ("slots_per_device", "attempts", "checkpoint_seconds", "silence_seconds")
 """Launch settings that may change between two runs of one campaign."""
@@ -95,7 +95,7 @@ class Campaign(Section):
         return self
 
     def variant(self, name: str) -> Variant:
-        """Return the variant of that name."""
+        """Return the variant with that name."""
         return next(v for v in self.variants if v.name == name)
 
     def weight(self, variant: Variant, task: str) -> float:
@@ -103,7 +103,7 @@ class Campaign(Section):
         return variant.weights.get(task, self.tasks[task].weight)
 
     def stacks(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Return what one worker trains at once: (variant, replicas), a function of the configuration alone.
+        """Return what one worker trains at once, as (variant, replicas); it depends on the configuration alone.
 
         The first replicas of every variant come first, so that a campaign's table soon has all its rows.
         """
@@ -117,7 +117,7 @@ class Campaign(Section):
     def effective(self) -> Campaign:
         """Return the campaign with every key that has no effect on results at its default.
 
-        These are launch settings, the schedule that is not chosen, heads of a level that no variant predicts, and
+        These are some launch settings, the schedule that is not chosen, heads of a level that no variant predicts, and
         weights of a variant that repeat the task's or belong to a task that it does not train.
         """
         training, cosine = self.training, self.training.cosine
@@ -151,7 +151,7 @@ def member_seed(seed: int, variant: str, replica: int) -> int:
 
 
 def config_hash(campaign: Campaign, dataset_sha256: str) -> str:
-    """Return the hash that names a campaign: of what has an effect on results and is not at its default.
+    """Return the hash that identifies a campaign, over all settings that affect results and are not at their defaults.
 
     The data set enters by its checksum, not by its path.
     """
@@ -163,7 +163,7 @@ def config_hash(campaign: Campaign, dataset_sha256: str) -> str:
 def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
     """Read a campaign file, apply ``key.key=value`` overrides, validate.
 
-    The data set's path comes back absolute; in the file it is relative to the file.
+    The data set's path is relative to the file there, and absolute in the result.
 
     Raises
     ------
@@ -209,18 +209,18 @@ def _at_default(section: _Section, keys: Iterable[str]) -> _Section:
 
 
 def _tasks_in(name: str, tasks: list[str]) -> list[str]:
-    """Split a variant's name into task names: at '+', else as a run of known names, the longest first."""
+    """Split a variant's name into task names: at '+', else into known names, each the longest that fits."""
     if "+" in name:
         return name.split("+")
-    found: list[str] = []
+    names: list[str] = []
     rest = name
     while rest:
         match = max((t for t in tasks if rest.startswith(t)), key=len, default=None)
         if match is None:
             return [name]
-        found.append(match)
+        names.append(match)
         rest = rest[len(match) :]
-    return found
+    return names
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -231,7 +231,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
         value = yaml_files.parse(text)
     except NO_YAML as error:
         raise UserError(f"--set {override}: the value is not YAML: {error}") from error
-    # YAML reads 1e-3 (no dot) as text; a user of --set means the number, unless it stands in quotes.
+    # YAML reads 1e-3 (no dot) as text; a user of --set means the number, unless it is quoted.
     _set(content, key.split("."), _number(value) if value == text.strip() else value, override)
 
 

@@ -16,7 +16,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.base import Level
 
 SPLITS = ("train", "validation", "test")
-"""Names of the parts; a sample's ``split`` is the position in this tuple."""
+"""Names of the parts of the split; a sample's ``split`` is an index into this tuple."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Field:
     meaning: str
 
     def check(self, array: np.ndarray, sizes: dict[str, int], where: str) -> None:
-        """Hold ``array`` to the declaration; size letters not yet in ``sizes`` are learned from it.
+        """Check ``array`` against the declaration, and add the sizes that it fixes to ``sizes``.
 
         Raises
         ------
@@ -83,7 +83,7 @@ def target_field(name: str, level: str, unit: str) -> Field:
 
 @dataclass(frozen=True)
 class Property:
-    """A target known by name: its level and unit."""
+    """A target that is known by its name: its level, unit and label."""
 
     name: str
     level: Level
@@ -99,7 +99,7 @@ PROPERTIES = {
         Property("magnetic_moment", "node", "μB", "magnetic moment"),
     )
 }
-"""What LSMS text gives. Energies are per cell."""
+"""The targets that LSMS text provides. Energies are per cell."""
 
 BOHR_IN_ANGSTROM = 0.529177210903  # CODATA 2018
 RYDBERG_IN_EV = 13.605693122994  # CODATA 2018

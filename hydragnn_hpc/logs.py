@@ -13,9 +13,9 @@ from hydragnn_hpc.streams import optional
 if TYPE_CHECKING:
     from rich.console import Console
 
-PLAIN_WIDTH = 160  # of a line where no terminal sets it: a batch log, a pipe
+PLAIN_WIDTH = 160  # of a line where no terminal sets it, as in a batch log or a pipe
 Progress = Callable[[int, int], None]
-"""Called as ``progress(done, total)``; ``total`` is 0 where it is not known."""
+"""Called as ``progress(done, total)``; ``total`` is 0 if it is not known."""
 
 
 def say(line: str) -> None:
@@ -25,41 +25,41 @@ def say(line: str) -> None:
 
 def tell(line: str) -> None:
     """Print one line to standard error, at once and in one piece, so that lines of two ranks do not mix."""
-    # With PYTHONUNBUFFERED, print writes the end of the line apart.
+    # With PYTHONUNBUFFERED, print writes the newline separately.
     optional(sys.stderr).write(line + "\n")
 
 
 def console(**options: Any) -> Console:
-    """Return what tables are printed on: the terminal, or lines wide enough for a batch log or a pipe."""
+    """Return the console for tables: that of the terminal, or one wide enough for a batch log or a pipe."""
     from rich.console import Console
 
-    made = Console(**options)
-    return made if made.is_terminal else Console(width=PLAIN_WIDTH, no_color=True, **options)
+    default = Console(**options)
+    return default if default.is_terminal else Console(width=PLAIN_WIDTH, no_color=True, **options)
 
 
 @contextmanager
 def progress(label: str, unit: str, every: float = 10.0) -> Iterator[Progress]:
-    """Show the progress of ``label``, counted in ``unit``: a bar on a terminal, a line every ``every`` seconds else."""
+    """Show the progress of ``label``, counted in ``unit``: a bar on a terminal, else a line every ``every`` seconds."""
     if optional(sys.stderr).isatty():
         with _bar(label, unit) as bar:
             yield bar
         return
     started = last = time.monotonic()
-    seen = (0, 0)
+    latest = (0, 0)
 
     def update(done: int, total: int) -> None:
-        nonlocal last, seen
-        seen = (done, total)
+        nonlocal last, latest
+        latest = (done, total)
         if time.monotonic() - last >= every:
             last = time.monotonic()
-            say(f"{label}: {_of(done, total)} {unit}")
+            say(f"{label}: {_count(done, total)} {unit}")
 
     yield update
-    if seen[0]:
-        say(f"{label}: {_of(*seen)} {unit} in {time.monotonic() - started:.1f} s")
+    if latest[0]:
+        say(f"{label}: {_count(*latest)} {unit} in {time.monotonic() - started:.1f} s")
 
 
-def _of(done: int, total: int) -> str:
+def _count(done: int, total: int) -> str:
     return f"{done:,} of {total:,}" if total else f"{done:,}"
 
 

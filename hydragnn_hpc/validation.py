@@ -1,4 +1,4 @@
-"""One line for what pydantic finds wrong with a user's file."""
+"""The errors that pydantic finds in a user's file, as one-line messages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hydragnn_hpc.errors import nearest
 
 
 def one_line(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return what is wrong and where, of the first error; with the nearest known key where one is misspelt.
+    """Return the first error and its place as one line, with the nearest known key if one is misspelt.
 
     Parameters
     ----------
     error : ValidationError
     model : type
-        What was validated.
+        The model that the file was validated against.
     """
-    # A misspelt key comes ahead of the missing key that it causes.
+    # A misspelt key takes precedence over the missing key that it causes.
     first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     (place, known), given = _place(model, first["loc"]), first.get("input")
     if first["type"] == "extra_forbidden":
@@ -28,9 +28,9 @@ def one_line(error: ValidationError, model: type[BaseModel]) -> str:
         return f"missing key '{place}'"
     if first["type"] == "union_tag_not_found" and isinstance(given, dict):
         tag = str(first["ctx"]["discriminator"]).strip("'")
-        wrong = [str(key) for key in given if str(key) not in _place(model, (*first["loc"], str(key)))[1]]
+        extra = [str(key) for key in given if str(key) not in _place(model, (*first["loc"], str(key)))[1]]
         return (
-            f"unknown key '{place}.{wrong[0]}'{nearest(wrong[0], [tag])}" if wrong else f"missing key '{place}.{tag}'"
+            f"unknown key '{place}.{extra[0]}'{nearest(extra[0], [tag])}" if extra else f"missing key '{place}.{tag}'"
         )
     message = str(first["msg"]).removeprefix("Value error, ")
     if not place:
@@ -41,7 +41,7 @@ def one_line(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str, list[str]]:
-    """Return an error's location as a file has it, and the keys that are known there."""
+    """Return an error's location as the file spells it, and the keys that are known there."""
     kinds: list[Any] = [model]
     shown: list[str] = []
     known: list[str] = []
@@ -58,7 +58,7 @@ def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str
 
 
 def _alternatives(kind: Any) -> list[Any]:
-    """Return what a value of a type may be, without annotations."""
+    """Return the alternatives of a union, or the type itself, without annotations."""
     if get_origin(kind) is Annotated:
         return _alternatives(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
@@ -67,6 +67,6 @@ def _alternatives(kind: Any) -> list[Any]:
 
 
 def _tag(section: type[BaseModel]) -> str | None:
-    """Return the name that chooses a section among its alternatives, if one does."""
+    """Return the ``name`` that selects a section among its alternatives, or None."""
     name = section.model_fields.get("name")
     return get_args(name.annotation)[0] if name is not None and get_origin(name.annotation) is Literal else None

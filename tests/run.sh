@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Every check and test that this machine can run: lint, types, and the tests, those of MPI at 1, 2 and 4 ranks among them.
-# As root on a system with apt, it installs what the tests of job scripts and of the report page need (Slurm, shellcheck,
-# Chromium); elsewhere those tests are left out and say why. With CI=true nothing may be missing.
+# Every check and test that this machine can run: lint, types, and tests, including those of MPI at 1, 2 and 4 ranks.
+# As root on a system with apt, it installs what the tests of job scripts and of the report page need (Slurm,
+# shellcheck, Chromium); elsewhere those tests are skipped and say why. With CI=true, nothing but a GPU may be missing.
 #
-#   tests/run.sh [arguments of pytest]
-#   tests/run.sh --quick     units, engines against their contract, one campaign on two ranks
+#   tests/run.sh [pytest arguments]
+#   tests/run.sh --quick     unit tests, the contract tests of the engines, one campaign on two ranks
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 bash envs/local.sh || exit 1
 export PATH=$PWD/.venv/bin:$PATH
 export OMP_NUM_THREADS=1
 
-# Each half keeps one core busy.
+# The two halves run side by side, each on one core.
 units=(tests/test_durations.py tests/test_foundation_*.py tests/test_any_campaign.py tests/test_yaml_files.py
   tests/test_imports.py tests/dataset/test_lsms.py tests/dataset/test_graphs.py tests/dataset/test_targets.py
   tests/dataset/test_derive.py tests/dataset/test_select.py tests/submit/test_submit.py)

@@ -1,4 +1,4 @@
-"""Messages between worker, rank and rank 0: each comes back as it was sent, and nothing else passes for one."""
+"""Events and commands between worker, rank and rank 0: each survives a round trip, and nothing else is accepted."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MEMBER = {"replica": 0, "epoch": 3, "learning_rate": 1e-3, "seconds": 0.5}
 
 
 @given(events, commands)
-def test_messages_come_back_as_they_were_sent(event: Event, command: Command) -> None:
+def test_messages_survive_a_round_trip(event: Event, command: Command) -> None:
     for message, read in ((event, read_event), (command, read_command)):
         line = to_line(message)
         assert line.endswith(b"\n") and line.count(b"\n") == 1
-        assert repr(read(line[:-1])) == repr(message)  # a NaN equals nothing
+        assert repr(read(line[:-1])) == repr(message)  # repr: NaN does not equal itself
 
 
 @pytest.mark.parametrize("loss", [math.inf, -math.inf, math.nan])
@@ -42,6 +42,6 @@ def test_a_cause_may_quote_a_path_that_is_not_unicode() -> None:
         b'{"kind":"died","cause":"a rank says this, no worker"}', b"[" * 5000,
     ],
 )  # fmt: skip
-def test_what_is_no_event_is_refused(line: bytes) -> None:
+def test_anything_but_an_event_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         read_event(line)

@@ -1,4 +1,4 @@
-"""What the data commands show of a data set."""
+"""How the data commands check and display a data set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN_COMPONENTS = 6
 
 
 def check_values(manifest: Manifest, arrays: dict[str, Any], file: Path) -> None:
-    """Hold the targets' values to the manifest, beyond what reading checks."""
+    """Check the split and the targets' values against the manifest, which reading does not do."""
     import numpy as np
 
     train = arrays["split"] == 0
@@ -28,10 +28,10 @@ def check_values(manifest: Manifest, arrays: dict[str, Any], file: Path) -> None
         if int(np.isnan(values).sum()) != target.missing:
             raise UserError(f"{file}: target '{name}' misses other values than its manifest says; prepare it again")
         if manifest.scaled_over == "train":
-            of_atom = np.repeat(train, np.diff(arrays["atom_offsets"]))
-            values = values[of_atom if target.level == "node" else train]
-        found = [np.nanmin(values, axis=0).tolist(), np.nanmax(values, axis=0).tolist()]
-        if found != [target.minimum, target.maximum]:
+            train_atoms = np.repeat(train, np.diff(arrays["atom_offsets"]))
+            values = values[train_atoms if target.level == "node" else train]
+        limits = [np.nanmin(values, axis=0).tolist(), np.nanmax(values, axis=0).tolist()]
+        if limits != [target.minimum, target.maximum]:
             raise UserError(f"{file}: target '{name}' has another range than its manifest says; prepare it again")
 
 
@@ -62,7 +62,7 @@ def _targets(manifest: Manifest, distribution: Distribution) -> Table:
         Column("target", no_wrap=True),
         "level",
         "unit",
-        *_right("min", "mean", "std", "max", "missing"),
+        *_right_aligned("min", "mean", "std", "max", "missing"),
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
@@ -71,7 +71,7 @@ def _targets(manifest: Manifest, distribution: Distribution) -> Table:
         columns = list(zip(t.minimum, moments.mean, moments.std, t.maximum, strict=True))
         for k, values in enumerate(columns[:_SHOWN_COMPONENTS]):
             shown = name if t.width == 1 else f"{name}[{k}]"
-            # Data sets of earlier versions count over all components.
+            # Data sets of earlier versions have one count over all components.
             missing = f"{moments.missing[k]:,}" if moments.missing is not None else f"{t.missing:,}" * (k == 0)
             table.add_row(shown, t.level, t.unit, *(f"{v:.4g}" for v in values), missing)
         if len(columns) > _SHOWN_COMPONENTS:
@@ -86,20 +86,20 @@ def _elements(distribution: Distribution) -> Table:
 
     from hydragnn_hpc.dataset.build.distribution import BUCKETS
 
-    table = Table(Column("samples by share", no_wrap=True), *_right(*BUCKETS), box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(Column("samples by share", no_wrap=True), *_right_aligned(*BUCKETS), box=SIMPLE_HEAD, pad_edge=False)
     for z, counts in distribution.elements.items():
         table.add_row(chemical_symbols[int(z)], *(f"{n:,}" if n else "" for n in counts))
     return table
 
 
-def _right(*titles: str) -> list[Column]:
+def _right_aligned(*titles: str) -> list[Column]:
     from rich.table import Column
 
     return [Column(title, justify="right") for title in titles]
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
-    sizes, source, near = manifest.sizes, manifest.source, manifest.neighbours
+    sizes, source, neighbours = manifest.sizes, manifest.source, manifest.neighbours
     train, validation, test = manifest.split
     facts = [
         ("content", manifest.sha256[:16]),
@@ -111,8 +111,8 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("compositions", _compositions(source)),
         (
             "neighbours",
-            f"closer than {near.cutoff_bohr:.6g} bohr, {near.boundary} boundary:"
-            f" {_range(near.fewest, near.most)}{sizes['E'] / max(sizes['B'], 1):.1f} an atom,"
+            f"closer than {neighbours.cutoff_bohr:.6g} bohr, {neighbours.boundary} boundary:"
+            f" {_range(neighbours.fewest, neighbours.most)}{sizes['E'] / max(sizes['B'], 1):.1f} an atom,"
             f" {sizes['E'] / max(sizes['G'], 1):,.1f} directed edges a geometry",
         ),
         ("scaled over", {"all": "all samples", "train": "the training part"}[manifest.scaled_over]),
@@ -128,8 +128,8 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _compositions(source: Source) -> str:
-    per = source.samples_per_composition
-    counted = f" of {per.minimum:,} to {per.maximum:,} samples" if per else ""
+    counts = source.samples_per_composition
+    counted = f" of {counts.minimum:,} to {counts.maximum:,} samples" if counts else ""
     return f"{source.compositions:,}{counted}, {source.compositions_too_small_to_split:,} too small to split"
 
 

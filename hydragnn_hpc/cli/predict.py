@@ -1,4 +1,4 @@
-"""``hydragnn-hpc predict``: a finished ensemble applied to new structures."""
+"""``hydragnn-hpc predict``: apply a finished ensemble to new structures."""
 
 from __future__ import annotations
 
@@ -62,24 +62,26 @@ def predict(
     one_of("--on-error", on_error, ("fail", "skip"))
     if device not in ("cpu", "cuda", "xpu", "auto"):
         raise UserError(f"--device {device}; known are: cpu, cuda, xpu, auto")
-    if to is not None and (to.is_dir() or not to.parent.is_dir()):  # before long work
+    if to is not None and (to.is_dir() or not to.parent.is_dir()):  # checked before the long work
         where = f"{to} is a folder" if to.is_dir() else f"there is no folder {to.parent}"
         raise UserError(f"--out {to}: {where}; give the name of a file in a folder that is there")
     with progress("predict", "structures") as update:
         from hydragnn_hpc.dataset.build import unseen
-        from hydragnn_hpc.member import predict as stage
+        from hydragnn_hpc.member import predict as member_predict
         from hydragnn_hpc.member.worker import choose_device, set_threads
 
         set_threads(campaign.launch.threads)
-        models = stage.read_models(folder, read_members(folder, campaign), variant or [])
-        facts = stage.facts_of(next(iter(models.values()))[0])
+        models = member_predict.read_models(folder, read_members(folder, campaign), variant or [])
+        facts = member_predict.facts_of(next(iter(models.values()))[0])
         choice = unseen.ReadingChoice(form, parse_cell(cell) if cell else None, on_error)
         read = unseen.read(structures, facts, choice, update)
-        found = [p for v, m in models.items() for p in stage.predict(campaign, v, m, read, choose_device(device, 0))]
+        predictions = [
+            p for v, m in models.items() for p in member_predict.predict(campaign, v, m, read, choose_device(device, 0))
+        ]
     with nullcontext(sys.stdout) if to is None else written_whole(to, "w") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(row for prediction in found for row in _rows(prediction, read))
+        writer.writerows(row for prediction in predictions for row in _rows(prediction, read))
     if read.skipped.count:
         say(f"{read.skipped.count:,} structures skipped; the first: {read.skipped.reasons[0]}")
     if to is not None:
@@ -88,19 +90,20 @@ def predict(
 
 
 def _rows(prediction: Prediction, structures: UnseenStructures) -> Iterator[tuple[Any, ...]]:
-    """Yield rows of the table, in the order of the source.
+    """Yield the rows of the table, in the order of the source.
 
-    Structures, atoms and components are counted from 0; atoms and components are empty where there is only one.
+    Structures, atoms and components are counted from 0; the atom is empty for a graph-level task, the component for a
+    task with only one.
     """
     offsets = structures.arrays["atom_offsets"].tolist()
     head = (prediction.variant, prediction.task, prediction.unit)
-    node, wide = prediction.level == "node", prediction.mean.shape[1] > 1
+    node, several = prediction.level == "node", prediction.mean.shape[1] > 1
     for number, name in enumerate(structures.names):
-        which = (int(structures.index[number]), structures.origins[number], name)
+        origin = (int(structures.index[number]), structures.origins[number], name)
         for row in range(offsets[number], offsets[number + 1]) if node else (number,):
             atom = row - offsets[number] if node else ""
             for d, (mean, std) in enumerate(
                 zip(prediction.mean[row].tolist(), prediction.std[row].tolist(), strict=True)
             ):
-                spread = "" if std != std else repr(std)
-                yield *head, *which, atom, d if wide else "", repr(mean), spread, prediction.members
+                std_text = "" if std != std else repr(std)
+                yield *head, *origin, atom, d if several else "", repr(mean), std_text, prediction.members

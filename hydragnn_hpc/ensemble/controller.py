@@ -41,12 +41,12 @@ from hydragnn_hpc.records.member import Failure, Result
 
 _PROGRESS_SECONDS = 2.0
 _TABLES_SECONDS = 5.0
-_TABLES_SHARE = 50.0  # the time between two updates of the tables, at least, as a multiple of what one takes
+_TABLES_SHARE = 50.0  # the least time between two updates of the tables, as a multiple of how long one takes
 
 
 @dataclass
 class _Busy:
-    """The progress of a worker that trains."""
+    """The progress of a worker that is training."""
 
     since: float
     epoch: int = 0
@@ -62,11 +62,11 @@ class Controller:
     plan : Plan
     folder : CampaignFolder
     places : list of Place
-        Of every rank.
+        The place of every rank.
     deadline : float or None
-        On the monotonic clock: by then all is saved.
+        On the monotonic clock; everything must be saved by then.
     on_change : callable
-        Brings the tables up to date.
+        Called to bring the tables up to date.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class Controller:
         self._scheduler = Scheduler(plan.stacks(), self._launch.attempts)
         self._total = len(plan.members)
         counts = plan.counts()
-        self._over_before = counts.get(State.FINISHED, 0) + counts.get(State.DIVERGED, 0)
+        self._done_before = counts.get(State.FINISHED, 0) + counts.get(State.DIVERGED, 0)
         self._diverged = counts.get(State.DIVERGED, 0)
-        self._spent: list[float] = []
+        self._member_seconds: list[float] = []
         self._started_at = ledger.now()
         self._idle: set[Worker] = set()
         self._busy: dict[Worker, _Busy] = {}
@@ -98,16 +98,16 @@ class Controller:
         self._stop: ExitCode | None = None
         self._out_of_time = False
         self._asked_to_stop: set[Worker] = set()
-        self._written = self._tables = -math.inf
-        self._tables_pause = _TABLES_SECONDS
+        self._progress_at = self._tables_at = -math.inf
+        self._tables_interval = _TABLES_SECONDS
         self._changed = True
-        self._complaint = ""
+        self._last_error = ""
         self.fatal: UserError | None = None
         self.display = Display(self._total)
-        self._open()
+        self._announce()
 
-    def _open(self) -> None:
-        campaign, left = self._plan.frozen.campaign, self._total - self._over_before
+    def _announce(self) -> None:
+        campaign, left = self._plan.frozen.campaign, self._total - self._done_before
         shown = ", ".join(f"{n} {state}" for state, n in self._plan.counts().items())
         workers = len(self._expected)
         self.display.line(
@@ -164,17 +164,17 @@ class Controller:
         name = (event.variant, event.replica)
         running = self._scheduler.running().get(worker)
         if running is None or running.variant != name[0]:
-            return  # the work has been handed to another worker meanwhile
+            return  # the work has been given to another worker in the meantime
         self._scheduler.member_done(worker, event.replica)
         summary, seconds = self._result(name)
         # A resumed member has been trained for longer than its stack has run.
-        self._spent.append(max(seconds, time.monotonic() - self._busy[worker].since))
+        self._member_seconds.append(max(seconds, time.monotonic() - self._busy[worker].since))
         self._changed = True
         if event.state == "diverged":
             self._diverged += 1
-        over = self._over_before + len(self._scheduler.finished)
-        left = self._seconds_left() if over < self._total else None
-        tail = f"{over} of {self._total} done" + (f", about {duration(left)} left" if left else "")
+        done = self._done_before + len(self._scheduler.finished)
+        left = self._seconds_left() if done < self._total else None
+        tail = f"{done} of {self._total} done" + (f", about {duration(left)} left" if left else "")
         self.display.line(f"{names(name[0], [name[1]])} {event.state}: {summary} ({tail})")
         self._event("finished", worker, member=list(name), state=event.state)
 
@@ -184,7 +184,7 @@ class Controller:
             result = read_record(self._folder.member(*name).result, Result)
         except UserError as error:
             return f"its result cannot be read ({error})", 0.0
-        known = {task: found.rmse for task, found in result.tasks.items() if found.rmse is not None}
+        known = {task: task_result.rmse for task, task_result in result.tasks.items() if task_result.rmse is not None}
         errors = " ".join(f"{task} {rmse:.3g}" for task, rmse in known.items())
         return f"test RMSE {errors or 'none'}, {result.epochs} epochs, {duration(result.seconds)}", result.seconds
 
@@ -200,7 +200,7 @@ class Controller:
         self._idle.add(worker)
 
     def _died(self, worker: Worker, event: Died) -> None:
-        self._take_what_is_whole(worker)
+        self._count_written_results(worker)
         self._idle.discard(worker)
         self._busy.pop(worker, None)
         failed = self._scheduler.failed(worker)
@@ -226,7 +226,7 @@ class Controller:
             self.display.line(f"{names(variant, replicas)} failed on {where}: {event.cause}; {what}")
             self._event("failed", worker, variant=variant, replicas=replicas, cause=event.cause, final=final)
 
-    def _take_what_is_whole(self, worker: Worker) -> None:
+    def _count_written_results(self, worker: Worker) -> None:
         """Count members as finished if their results are on disk: their worker died before it could report them."""
         running = self._scheduler.running().get(worker)
         if running is None:
@@ -240,7 +240,7 @@ class Controller:
                 self._safely(lambda n=name: ledger.remove_remains(self._folder.member(*n)))  # type: ignore[misc]
 
     def lost(self, rank: int) -> None:
-        """Hand the members of a rank that no longer answers to others."""
+        """Treat the workers of a rank that no longer answers as dead, so that other ranks train its members."""
         self.display.line(f"rank {rank} on {self._places[rank].host} no longer answers; its members go to others")
         for worker in [w for w in self._expected if w[0] == rank]:
             self._died(worker, Died(cause=f"rank {rank} on {self._places[rank].host} was lost"))
@@ -249,7 +249,7 @@ class Controller:
     # Decisions
 
     def commands(self) -> list[tuple[Worker, Command]]:
-        """Return the commands that workers get now."""
+        """Return the commands to send to workers now."""
         if self._stop is None and self._time_is_up():
             self._out_of_time = True
             self.stop(ExitCode.AGAIN, "the time is nearly up")
@@ -282,7 +282,7 @@ class Controller:
         return self._deadline is not None and time.monotonic() > self._deadline - margin
 
     def stop(self, code: ExitCode, reason: str) -> None:
-        """Have every stack saved at the end of its epoch, and hand out nothing more."""
+        """Have every stack saved at the end of its epoch, and hand out no more stacks."""
         if self._stop is None:
             self._stop = code
             self.display.line(f"stopping: {reason}; members are saved at the end of their epoch")
@@ -290,7 +290,7 @@ class Controller:
 
     @property
     def cut_short(self) -> bool:
-        """Whether the run ends before all members are trained."""
+        """Whether the run is ending before all members are trained."""
         return self.fatal is not None or self._stop is not None
 
     @property
@@ -303,12 +303,12 @@ class Controller:
         return self._scheduler.over or (self._scheduler.idle and self._broken.keys() >= self._expected)
 
     def exit_code(self) -> ExitCode:
-        """Return the run's exit code; where nothing could be trained, the reason is an error.
+        """Return the run's exit code.
 
         Raises
         ------
         UserError
-            If something kept the run from going on.
+            If the run failed, or nothing could be trained; the error says why.
         """
         if self.fatal is not None:
             raise self.fatal
@@ -318,7 +318,7 @@ class Controller:
                 f"no worker can be started: {cause}; see {self._folder.logs} and 'hydragnn-hpc doctor'",
                 ExitCode.MEMBERS_FAILED,
             )
-        if self._out_of_time and not self._longest_epoch and not self._spent:
+        if self._out_of_time and not self._longest_epoch and not self._member_seconds:
             raise UserError(
                 "the time limit was too short: it was up before an epoch of any member had ended; give more time",
                 ExitCode.MEMBERS_FAILED,
@@ -332,24 +332,24 @@ class Controller:
     def tick(self) -> None:
         """Bring ``progress.json`` and the tables up to date, every few seconds."""
         now = time.monotonic()
-        if now - self._written >= _PROGRESS_SECONDS:
-            self._written = now
+        if now - self._progress_at >= _PROGRESS_SECONDS:
+            self._progress_at = now
             if not self._folder.campaign.exists():
                 self.fatal = UserError(
                     f"{self._folder.root} was removed under the run; nothing more can be saved there"
                 )
                 return
             self._safely(lambda: write_json(self._folder.progress, self._progress()))
-            self.display.update(self._over_before + len(self._scheduler.finished), self._note())
-        if self._changed and now - self._tables >= self._tables_pause:
+            self.display.update(self._done_before + len(self._scheduler.finished), self._note())
+        if self._changed and now - self._tables_at >= self._tables_interval:
             self.write_tables()
 
     def write_tables(self) -> None:
         """Bring the tables up to date."""
-        self._changed, self._tables = False, time.monotonic()
+        self._changed, self._tables_at = False, time.monotonic()
         self._safely(self._on_change)
-        # Thousands of members take seconds to read: then tables are updated less often, lest workers wait for work.
-        self._tables_pause = max(_TABLES_SECONDS, _TABLES_SHARE * (time.monotonic() - self._tables))
+        # Reading thousands of members takes seconds: tables are then updated less often, so that no worker has to wait.
+        self._tables_interval = max(_TABLES_SECONDS, _TABLES_SHARE * (time.monotonic() - self._tables_at))
 
     def close(self) -> None:
         """Write the final tables and the last event, and remove ``progress.json``."""
@@ -358,11 +358,11 @@ class Controller:
             self.write_tables()
             self._event("end", finished=len(self._scheduler.finished), given_up=len(self._scheduler.given_up))
             self._safely(lambda: self._folder.progress.unlink(missing_ok=True))
-        over = self._over_before + len(self._scheduler.finished)
+        done = self._done_before + len(self._scheduler.finished)
         bad = len(self._scheduler.given_up), self._diverged
-        parts = [f"{over - self._diverged} of {self._total} members finished"]
+        parts = [f"{done - self._diverged} of {self._total} members finished"]
         parts += [f"{n} {what}" for n, what in zip(bad, ("failed for good", "diverged"), strict=True) if n]
-        waiting = self._total - over - bad[0]
+        waiting = self._total - done - bad[0]
         parts += [f"{waiting} left: run the same command again"] if waiting else []
         self.display.line("; ".join(parts))
 
@@ -394,7 +394,9 @@ class Controller:
     def _seconds_left(self) -> float | None:
         now = time.monotonic()
         running = [now - busy.since for busy in self._busy.values()]
-        return seconds_left(self._spent, running, self._scheduler.waiting_stacks, len(self._idle) + len(self._busy))
+        return seconds_left(
+            self._member_seconds, running, self._scheduler.waiting_stacks, len(self._idle) + len(self._busy)
+        )
 
     def _note(self) -> str:
         epochs = ", ".join(f"{a.variant} {self._busy[w].epoch}" for w, a in list(self._scheduler.running().items())[:4])
@@ -412,17 +414,17 @@ class Controller:
         self._safely(append)
 
     def _safely(self, write: Callable[[], Any]) -> None:
-        """Write a file that only informs: an error must not end members that can still be saved."""
+        """Write a file that is only informative: an error must not end the run while members can still be saved."""
         try:
             write()
         except Exception as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
+            if str(error) != self._last_error:
+                self._last_error = str(error)
                 self.display.line(f"cannot record progress: {error}")
 
 
 def _finite(running: dict[str, Any]) -> dict[str, Any]:
-    """Replace losses that are not finite by null: JSON has no infinities."""
+    """Replace losses that are not finite with None, since JSON has no infinities."""
     for member in running.values():
         loss = member["validation_loss"]
         if loss is not None and not math.isfinite(loss):

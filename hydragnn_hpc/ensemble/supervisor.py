@@ -38,15 +38,15 @@ from hydragnn_hpc.records.messages import (
     WorkerReport,
 )
 
-_POLL_SECONDS = 0.03  # between two polls for messages: MPI has no way to wait with a limit
-_QUICK_SECONDS = 0.002  # while messages arrive: an answer may be on its way
-_ACTIVE_SECONDS = 0.2
-_BEATS_PER_SECOND = 200
-_QUESTIONS = 3
+_POLL_SECONDS = 0.03  # between two polls for messages: MPI cannot wait with a timeout
+_QUICK_SECONDS = 0.002  # the same while messages arrive, since an answer may be on its way
+_ACTIVE_SECONDS = 0.2  # after the last message: polling stays quick for that long
+_BEATS_PER_SECOND = 200  # of all ranks together, which rank 0 has to answer
+_MOST_PROBES = 3  # heartbeats that rank 0 sends to a silent rank
 
 
 class _LeaveError(Exception):
-    """The run ended while the data were staged."""
+    """The run ended while the data were being staged."""
 
 
 class Rank:
@@ -55,9 +55,9 @@ class Rank:
     Attributes
     ----------
     controller : Controller or None
-        On rank 0.
+        Only on rank 0.
     lock : RunLock or None
-        On rank 0.
+        Only on rank 0.
     """
 
     def __init__(
@@ -67,26 +67,26 @@ class Rank:
         self._messenger, self._where = messenger, where
         self._place = where[messenger.rank]
         self._workers = Workers(self._start_worker)
-        self._own: deque[tuple[int, RankMessage]] = deque()  # messages to this rank itself
+        self._to_self: deque[tuple[int, RankMessage]] = deque()  # messages to this rank itself
         is_first = messenger.rank == 0
         # Rank 0 watches all others; they watch rank 0.
         self._timings = times = options.timings
-        others, patience = (range(1, messenger.size), times.lost) if is_first else (range(1), times.headless)
-        self._roll = Roll(messenger, others, patience)
-        self._dismissed: set[int] = set()  # ranks that were taken for lost, and have been sent the end
-        self._asked: Counter[int] = Counter()  # heartbeats sent to silent ranks
+        watched, patience = (range(1, messenger.size), times.lost) if is_first else (range(1), times.headless)
+        self._roll = Roll(messenger, watched, patience)
+        self._dismissed: set[int] = set()  # ranks that were thought lost, came back, and have been sent `End`
+        self._probes: Counter[int] = Counter()  # heartbeats sent to silent ranks
         self._beat_at = time.monotonic()
         self._beat_seconds = max(self._timings.heartbeat, messenger.size / _BEATS_PER_SECOND)
         self._active_at = -math.inf
         self._staged: Path | None = None
         self._end: ExitCode | None = None
         self._signals: list[int] = []
-        self._reported = 0
+        self._signals_handled = 0
         self.controller: Controller | None = None
         self.lock: RunLock | None = None
 
     def run(self) -> ExitCode:
-        """Run until the campaign is over, or the run has to end."""
+        """Run until the campaign is finished, or the run has to stop."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self._on_signal)
         failure: UserError | None = None
@@ -124,11 +124,11 @@ class Rank:
                 self._send(place.rank, Staged(folder=self._staged))
 
     def _listen(self) -> None:
-        """Handle messages while the data are staged; abandon that once the run ends."""
+        """Handle messages while the data are being staged; abandon staging once the run ends."""
         self._turn()
         if self._end is None:
             return
-        # Even if other nodes have trained all members meanwhile, rank 0 still needs the data for the test set.
+        # Even if other nodes have trained all members in the meantime, rank 0 still needs the data for the test set.
         if self.controller is None or self.controller.cut_short or self._folder.test_set.exists():
             raise _LeaveError
 
@@ -162,8 +162,8 @@ class Rank:
         if self.controller is not None:
             self._control(self.controller)
         elif self._roll.newly_lost():
-            words = "rank 0 no longer answers, and has perhaps been killed; run the same command again"
-            raise UserError(words, ExitCode.AGAIN)
+            message = "rank 0 no longer answers, and has perhaps been killed; run the same command again"
+            raise UserError(message, ExitCode.AGAIN)
         self._beat()
         return bool(arrived or reports)
 
@@ -172,17 +172,17 @@ class Rank:
         now = time.monotonic()
         if active:
             self._active_at = now
-        seconds = 0.0 if self._own else _QUICK_SECONDS if now - self._active_at < _ACTIVE_SECONDS else _POLL_SECONDS
+        seconds = 0.0 if self._to_self else _QUICK_SECONDS if now - self._active_at < _ACTIVE_SECONDS else _POLL_SECONDS
         wait_readable(self._workers.pipes, seconds)
 
     def _arrived(self) -> list[tuple[int, RankMessage]]:
-        own = list(self._own)
-        self._own.clear()
+        own = list(self._to_self)
+        self._to_self.clear()
         return [*own, *self._messenger.receive()]
 
     def _take(self, source: int, message: RankMessage) -> None:
         self._roll.hear(source)
-        self._asked.pop(source, None)
+        self._probes.pop(source, None)
         if self.controller is not None and source in self._roll.lost:
             self._dismiss(source)
         elif self.controller is not None and self._take_as_controller(self.controller, source, message):
@@ -211,32 +211,32 @@ class Rank:
         return True
 
     def _dismiss(self, rank: int) -> None:
-        """Rank 0: end a rank that was taken for lost and is alive, since others train its members now."""
+        """Rank 0: end a rank that was thought lost but is alive, since other ranks now train its members."""
         if rank not in self._dismissed:
             self._dismissed.add(rank)
             self._messenger.send(rank, End(code=ExitCode.AGAIN))
 
     def _send(self, to: int, message: RankMessage) -> None:
         if to == self._place.rank:
-            self._own.append((to, message))
+            self._to_self.append((to, message))
         else:
             self._messenger.send(to, message)
 
     def _beat(self) -> None:
         if self.lock is not None and not self.lock.beat():
-            words = "this run stood still for so long that another has taken the folder over; end one of the two"
-            raise UserError(f"{self._folder.root}: {words}", ExitCode.AGAIN)
+            message = "this run stood still for so long that another has taken the folder over; end one of the two"
+            raise UserError(f"{self._folder.root}: {message}", ExitCode.AGAIN)
         if time.monotonic() - self._beat_at < self._beat_seconds:
             return
         self._beat_at = time.monotonic()
         if self.controller is None:
             self._messenger.send(0, Heartbeat())  # rank 0 answers
             return
-        # Over a network, a message to a rank that has ended fails at once, which shows that it has. Only a few are
+        # Over a network, a message to a rank that has ended fails at once, which shows that it is gone. Only a few are
         # sent: to a rank of this host they would fill the memory that all ranks of the host share for messages.
         for rank in self._roll.silent(3 * self._beat_seconds):
-            if self._asked[rank] < _QUESTIONS:
-                self._asked[rank] += 1
+            if self._probes[rank] < _MOST_PROBES:
+                self._probes[rank] += 1
                 self._messenger.send(rank, Heartbeat())
 
     def _control(self, controller: Controller) -> None:
@@ -245,7 +245,7 @@ class Rank:
         for rank in self._roll.newly_lost():
             controller.lost(rank)
         controller.tick()
-        if controller.over and not self._own:
+        if controller.over and not self._to_self:
             self._end = ExitCode.MEMBERS_FAILED  # ends the loop; _conclude sets the exit code
 
     # End
@@ -257,9 +257,9 @@ class Rank:
             os._exit(ExitCode.INTERRUPTED)
 
     def _pass_on_signals(self) -> None:
-        while self._reported < len(self._signals):
-            number = self._signals[self._reported]
-            self._reported += 1
+        while self._signals_handled < len(self._signals):
+            number = self._signals[self._signals_handled]
+            self._signals_handled += 1
             if self.controller is not None:
                 self._stop_by_signal(self.controller, number)
             else:
@@ -270,7 +270,7 @@ class Rank:
         controller.stop(code, f"{signal.Signals(number).name} received")
 
     def _report(self, failure: UserError) -> UserError | None:
-        """Report that this rank cannot go on to rank 0, which shows it; return what this rank itself has to raise."""
+        """Report a failure of this rank to rank 0, which displays it; return the error that this rank must raise."""
         if self.controller is not None:
             return failure
         error = f"rank {self._place.rank} ({self._place.host}): {failure}"
@@ -302,8 +302,8 @@ class Rank:
     def _await_farewells(self, lock: RunLock) -> None:
         """Rank 0: receive messages until every rank has sent its farewell.
 
-        A process that ends with messages unread resets its connections: on a network without shared memory, what it
-        sent last, the end of the campaign, would not arrive.
+        A process that ends with messages unread resets its connections: on a network without shared memory, its last
+        message, the end of the campaign, would not arrive.
         """
         while self._roll.expected:
             for source, message in self._messenger.receive():
@@ -319,7 +319,7 @@ class Rank:
         code = ExitCode.MEMBERS_FAILED if self._end is None else self._end
         code = code if failure is None else failure.exit_code
         if self._roll.lost:
-            # MPI_Finalize waits for all ranks: with one lost it would never return.
+            # MPI_Finalize waits for all ranks: with one of them lost, it would never return.
             if failure is not None:
                 tell(f"hydragnn-hpc: error: {failure}")
             if self.controller is None:

@@ -4,7 +4,7 @@ r"""The worker: a fresh process that trains one stack after another for its supe
         --in FD --out FD
 
 JSON lines come in on one file descriptor and go out on another; standard output and error are free for whatever
-libraries print. The worker leaves signals to its supervisor, and ends when its supervisor does.
+libraries print. The worker ignores signals, which its supervisor handles, and ends when its supervisor does.
 """
 
 from __future__ import annotations
@@ -59,28 +59,28 @@ class Channel:
 
     def __init__(self, incoming: int, outgoing: int) -> None:
         self._in, self._out = incoming, outgoing
-        self._readable = select.poll()  # unlike select.select, at home with descriptors of 1024 and more
+        self._readable = select.poll()  # unlike select.select, it takes descriptors above 1023
         self._readable.register(incoming, select.POLLIN)
         self._buffer = b""
-        self._said_at = 0.0
+        self._sent_at = 0.0
 
     def send(self, event: Event) -> None:
-        """Send an event; without a listener the worker ends."""
+        """Send an event; if nobody can receive it, end the process."""
         line = to_line(event)
         try:
             while line:
                 line = line[os.write(self._out, line) :]
         except BrokenPipeError:
             os._exit(1)
-        self._said_at = time.monotonic()
+        self._sent_at = time.monotonic()
 
     def alive(self) -> None:
-        """Show that the work goes on, at most once a second."""
-        if time.monotonic() - self._said_at >= 1.0:
+        """Report that the worker is alive, at most once a second."""
+        if time.monotonic() - self._sent_at >= 1.0:
             self.send(Alive())
 
     def receive(self, wait: bool) -> Command | None:
-        """Return the next command, or None where there is none yet; the supervisor's end is the worker's end."""
+        """Return the next command, or None if there is none yet; if the supervisor has ended, end the process."""
         while b"\n" not in self._buffer:
             if not self._readable.poll(None if wait else 0):
                 return None
@@ -101,7 +101,7 @@ class Worker:
         self._stop = False
 
     def serve(self) -> None:
-        """Obey commands until the one to quit."""
+        """Execute commands until `Quit` arrives."""
         while True:
             command = self._channel.receive(wait=True)
             if command is None or isinstance(command, Quit):
@@ -167,33 +167,33 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _begin(given: argparse.Namespace, channel: Channel) -> Worker:
-    folder = CampaignFolder(given.campaign)
+def _begin(arguments: argparse.Namespace, channel: Channel) -> Worker:
+    folder = CampaignFolder(arguments.campaign)
     frozen = read_frozen(folder)
     set_threads(frozen.campaign.launch.threads)
-    device = choose_device(frozen.campaign.launch.device, given.local_rank)
+    device = choose_device(frozen.campaign.launch.device, arguments.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    staged = open_staged(given.staged)
-    used, found = describe(device), versions()
+    staged = open_staged(arguments.staged)
+    device_record, installed = describe(device), versions()
     setting = Setting(
         folder=folder,
         frozen=frozen,
         manifest=staged.manifest,
         data=from_staged(staged, frozen.campaign),
         host=socket.gethostname(),
-        rank=given.rank,
-        slot=given.slot,
-        device=used,
-        versions=found,
+        rank=arguments.rank,
+        slot=arguments.slot,
+        device=device_record,
+        versions=installed,
     )
-    channel.send(Ready(device=used, versions=found, pid=os.getpid()))
+    channel.send(Ready(device=device_record, versions=installed, pid=os.getpid()))
     return Worker(setting, device, channel)
 
 
 def main() -> int:
-    """Run the worker; returns its exit code."""
-    # A signal to the launcher's process group must not end a training half-way: the supervisor decides.
+    """Run the worker; return its exit code."""
+    # A signal to the launcher's process group must not interrupt training: the supervisor decides when to stop.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
@@ -201,10 +201,10 @@ def main() -> int:
     if os.getppid() != parent:
         return 1
     streams.prepare_worker()
-    given = _arguments()
-    channel = Channel(getattr(given, "in"), given.out)
+    arguments = _arguments()
+    channel = Channel(getattr(arguments, "in"), arguments.out)
     try:
-        _begin(given, channel).serve()
+        _begin(arguments, channel).serve()
     except NotOwnerError as error:
         sys.stderr.write(f"hydragnn-hpc: {error}\n")
         channel.send(Failed(cause=_cause(error), detail=type(error).__name__))

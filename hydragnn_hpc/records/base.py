@@ -1,4 +1,4 @@
-"""What all records have in common: declared in one place, checked when they are read, never changed."""
+"""The base classes of all records, which are declared in one place, checked when they are read, and never changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 class Record(BaseModel):
-    """A declared record: frozen, and without keys that nobody declared."""
+    """A declared record: frozen; undeclared keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,7 +21,7 @@ class Message(Record):
 
 
 class FileRecord(Record):
-    """A record, or a part of one, in a file: every value has its declared type, and no number is infinite."""
+    """A record, or a part of one, that a file holds: every value has its declared type, and no number is infinite."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -30,17 +30,17 @@ def _as_unicode(value: Any) -> Any:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
-def _iso(value: str) -> str:
+def _check_iso(value: str) -> str:
     datetime.fromisoformat(value)
     return value
 
 
 Prose = Annotated[str, BeforeValidator(_as_unicode)]
-"""Text for people. An exception may quote a path that is not UTF-8; its invalid bytes become question marks."""
+"""Text for human readers. An exception may quote a path that is not UTF-8; its invalid bytes become question marks."""
 
-Moment = Annotated[str, AfterValidator(_iso)]
-"""A time, ISO 8601."""
+Moment = Annotated[str, AfterValidator(_check_iso)]
+"""A point in time in ISO 8601."""
 
 Level = Literal["node", "graph"]
 Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0, le=1e100)]  # squares and sums of it stay finite
+Amount = Annotated[float, Field(ge=0, le=1e100)]  # so that its squares and sums stay finite

@@ -13,13 +13,13 @@ from hydragnn_hpc.records.events import Command, Report
 
 
 class Heartbeat(Message):
-    """The sender lives. Rank 0 answers each with one of its own."""
+    """The sender is alive. Rank 0 answers each heartbeat with one of its own."""
 
     kind: Literal["heartbeat"] = "heartbeat"
 
 
 class Staged(Message):
-    """From a node's first rank to the ranks of the node: the node's copy of the data is in ``folder``."""
+    """From a node's first rank to all ranks of the node: the node's copy of the data is in ``folder``."""
 
     kind: Literal["staged"] = "staged"
     folder: Path
@@ -34,7 +34,7 @@ class WorkerCommand(Message):
 
 
 class WorkerReport(Message):
-    """To rank 0: what has happened to the worker of ``slot``."""
+    """To rank 0: what happened to the worker of ``slot``."""
 
     kind: Literal["worker_report"] = "worker_report"
     slot: int
@@ -49,7 +49,7 @@ class SignalReceived(Message):
 
 
 class RankFailed(Message):
-    """To rank 0: the sender cannot go on, and the run ends with ``code``."""
+    """To rank 0: the sender cannot continue, and the run ends with ``code``."""
 
     kind: Literal["rank_failed"] = "rank_failed"
     error: Prose

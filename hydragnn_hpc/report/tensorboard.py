@@ -1,4 +1,4 @@
-"""Learning curves for TensorBoard, a run per member; needs the extra ``tensorboard``, which does not need torch."""
+"""Learning curves for TensorBoard, one run per member; needs the extra ``tensorboard``, which works without torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hydragnn_hpc.report.analysis.content import Content
 def write_scalars(content: Content) -> list[Path]:
     """Write every member's history as TensorBoard scalars into ``report/tensorboard/VARIANT/REPLICA``.
 
-    Files of an earlier report are replaced. Returns the new ones.
+    Files of an earlier report are replaced; the paths of the new ones are returned.
 
     Raises
     ------
@@ -46,5 +46,5 @@ def write_scalars(content: Content) -> list[Path]:
 
 
 def _finite(history: pd.DataFrame) -> list[dict[str, float]]:
-    known = history.apply(pd.to_numeric, errors="coerce").dropna(subset="epoch")
-    return [{str(k): float(v) for k, v in row.items() if pd.notna(v)} for row in known.to_dict("records")]
+    numeric = history.apply(pd.to_numeric, errors="coerce").dropna(subset="epoch")
+    return [{str(k): float(v) for k, v in row.items() if pd.notna(v)} for row in numeric.to_dict("records")]

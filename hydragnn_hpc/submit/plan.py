@@ -13,25 +13,25 @@ from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.submit.site import Site
 
 START_SECONDS = 300
-"""Taken for the start of a job: environment, MPI, staging. Generous: a job that is cut short runs again."""
+"""Allowance for the start of a job (environment, MPI, staging); generous, because a job cut short has to run again."""
 RESERVE = 1.2
-"""Factor on measured training times: other nodes, other GPUs, a busy file system."""
+"""Safety factor on measured training times, for other nodes, other GPUs and a busy file system."""
 STEP_SECONDS = 600
-"""Wall times are rounded up to this."""
+"""Wall times are rounded up to a multiple of this."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is left of a campaign.
+    """The remaining work of a campaign.
 
     Attributes
     ----------
     members : int
         Members without a result.
     stacks : int
-        Stacks that these belong to; one worker trains a stack.
+        Stacks that these members belong to; one worker trains a stack.
     stack_seconds : float or None
-        The longest measured time of a stack; None where nothing was measured.
+        The longest measured time of a stack; None if nothing was measured.
     """
 
     members: int
@@ -51,16 +51,16 @@ class Plan:
 
 
 def work_left(campaign: Campaign, out: Path, seconds: float | None) -> Work:
-    """Count what ``out`` still lacks; ``seconds`` replaces the times measured in it."""
+    """Count the members without a result in ``out``; ``seconds`` replaces the times measured there."""
     members = read_members(CampaignFolder(out), campaign)
-    left = {(m.variant, m.replica) for m in members if m.result is None}
-    stacks = sum(any((variant, r) in left for r in replicas) for variant, replicas in campaign.stacks())
+    unfinished = {(m.variant, m.replica) for m in members if m.result is None}
+    stacks = sum(any((variant, r) in unfinished for r in replicas) for variant, replicas in campaign.stacks())
     measured = [m.result.seconds for m in members if m.result and m.result.seconds]
-    return Work(len(left), stacks, seconds or max(measured, default=None))
+    return Work(len(unfinished), stacks, seconds or max(measured, default=None))
 
 
 def useful_nodes(work: Work, campaign: Campaign, site: Site) -> int:
-    """Return the number of nodes beyond which some would have nothing to train."""
+    """Return the largest number of nodes that all have something to train."""
     devices = math.ceil(work.stacks / campaign.launch.slots_per_device)
     return max(1, math.ceil(devices / site.ranks_per_node))
 
@@ -68,7 +68,7 @@ def useful_nodes(work: Work, campaign: Campaign, site: Site) -> int:
 def make_plan(
     campaign: Campaign, work: Work, site: Site, nodes: int | None, walltime: int | None, queue: str | None
 ) -> Plan:
-    """Choose nodes, queue and wall time: what is given, else what the campaign can use within the machine's rules.
+    """Choose nodes, queue and wall time: as given, else what the campaign can use within the machine's limits.
 
     Parameters
     ----------

@@ -32,13 +32,13 @@ from hydragnn_hpc.fields import PROPERTIES, Property
 
 @pytest.fixture(scope="module")
 def bp(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The surrogate, prepared."""
+    """The surrogate data, prepared."""
     path = tmp_path_factory.mktemp("bp") / "small.bp"
     prepare(raw, path, Options())
     return path
 
 
-def test_what_went_in_comes_out(raw: Path, bp: Path) -> None:
+def test_the_data_set_holds_what_the_files_held(raw: Path, bp: Path) -> None:
     manifest, a = store.read(bp)
     names = [
         bytes(a["sample_names"][s:e]).decode()
@@ -107,14 +107,14 @@ def test_isolated_atoms_and_data_without_any_edge(tmp_path: Path) -> None:
 
 
 def test_edges_are_in_memory_once() -> None:
-    """They are most of a large data set; what is needed beside the result is little."""
+    """Edges make up most of a large data set; building them takes little memory beyond the result."""
     rng = np.random.default_rng(0)
     cell = np.eye(3) * 14.0
     grid = np.stack(np.meshgrid(*[np.arange(4) * 3.5] * 3), axis=-1).reshape(-1, 3)
     geometries = [Geometry(grid + rng.uniform(0, 0.3, grid.shape), cell, (True,) * 3) for _ in range(60)]
     z, n = [np.full(64, 26, np.int32)] * 60, np.arange(60, dtype=np.int32)
     samples = raw_samples([f"s{k}" for k in range(60)], geometries, n, z)
-    structure_arrays(samples, np.zeros(60, np.uint8), 7.0)  # what is imported and compiled at first use
+    structure_arrays(samples, np.zeros(60, np.uint8), 7.0)  # so that imports and compilation are not measured
     tracemalloc.start()
     try:
         arrays = structure_arrays(samples, np.zeros(60, np.uint8), 7.0)
@@ -126,24 +126,24 @@ def test_edges_are_in_memory_once() -> None:
 
 
 def test_atoms_of_samples_are_on_disk_while_they_are_gathered(tmp_path: Path) -> None:
-    """Beside a kilobyte for each sample, memory does not grow with the data."""
+    """Apart from a kilobyte for each sample, memory does not grow with the data."""
     rng = np.random.default_rng(0)
-    wanted = Property("charge", "node", "e", "charge")
+    target = Property("charge", "node", "e", "charge")
 
-    def gathered(n: int, atoms: int) -> tuple[RawSamples, int]:
+    def collect(n: int, atoms: int) -> tuple[RawSamples, int]:
         tracemalloc.start()
         try:
-            found = SampleCollector(tmp_path)
+            collector = SampleCollector(tmp_path)
             for k in range(n):
                 geometry = Geometry(rng.uniform(0, 9, (atoms, 3)), np.eye(3) * 9.0, (True,) * 3)
                 frame = frame_of(f"s{k}", geometry, np.full(atoms, 26 + k, np.int32))
-                found.add(frame, k, geometry, {"charge": np.full((atoms, 1), k)})
-            return found.samples([wanted], {"charge": 1}), tracemalloc.get_traced_memory()[0]
+                collector.add(frame, k, geometry, {"charge": np.full((atoms, 1), k)})
+            return collector.samples([target], {"charge": 1}), tracemalloc.get_traced_memory()[0]
         finally:
             tracemalloc.stop()
 
-    samples, held = gathered(60, 20_000)  # 43 MB, in several files
-    assert held < 2_000_000
+    samples, in_use = collect(60, 20_000)  # 43 MB, in several files
+    assert in_use < 2_000_000
     for k, (geometry, z, charge) in enumerate(
         zip(samples.geometries, samples.atomic_numbers, samples.values["charge"], strict=True)
     ):
@@ -152,7 +152,7 @@ def test_atoms_of_samples_are_on_disk_while_they_are_gathered(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_no_room_for_what_is_gathered_is_told(tmp_path: Path) -> None:
+def test_a_missing_spool_folder_is_reported(tmp_path: Path) -> None:
     geometry = Geometry(np.zeros((1, 3)), np.eye(3), (True,) * 3)
     with pytest.raises(UserError, match=r"cannot write .*gone: No such file or directory; free space, mend"):
         SampleCollector(tmp_path / "gone").add(frame_of("s", geometry, np.array([26], np.int32)), 0, geometry, {})
@@ -174,7 +174,7 @@ def test_scaling_over_the_training_part(raw: Path, tmp_path: Path) -> None:
 
 
 def campaign(dataset: Path, **changes):
-    """A campaign of one task over the data set."""
+    """A campaign of one task on the data set."""
     content = {
         "name": "x",
         "dataset": str(dataset),
@@ -184,7 +184,7 @@ def campaign(dataset: Path, **changes):
     return parse_campaign({**content, **changes}, "test")
 
 
-def test_a_campaign_is_held_to_its_data_set(raw: Path, bp: Path, tmp_path: Path) -> None:
+def test_a_campaign_is_checked_against_its_data_set(raw: Path, bp: Path, tmp_path: Path) -> None:
     manifest = store.read_manifest(bp)
     match.check(campaign(bp), manifest)
     wrong = {
@@ -193,8 +193,8 @@ def test_a_campaign_is_held_to_its_data_set(raw: Path, bp: Path, tmp_path: Path)
         "batch_size=64": {"training": {"batch_size": 100_000}},
         "fused cannot be used: it knows PNA": {"training": {"engine": "fused"}, "model": {"convolution": "GIN"}},
     }
-    for told, changes in wrong.items():
-        with pytest.raises(UserError, match=told):
+    for message, changes in wrong.items():
+        with pytest.raises(UserError, match=message):
             match.check(campaign(bp, **changes), manifest)
     for file in raw.iterdir():
         (tmp_path / "raw").mkdir(exist_ok=True)
@@ -221,14 +221,14 @@ def test_existing_data_is_not_overwritten(raw: Path, bp: Path, tmp_path: Path) -
         prepare(raw, tmp_path / "data", Options())
 
 
-def test_what_is_no_data_set_is_refused(bp: Path, tmp_path: Path) -> None:
-    for made, told in (("missing.bp", "no such data set"), ("file.bp", "is a file"), ("folder.bp", "manifest.json")):
-        path = tmp_path / made
-        if made.startswith("file"):
+def test_anything_but_a_data_set_is_refused(bp: Path, tmp_path: Path) -> None:
+    for name, message in (("missing.bp", "no such data set"), ("file.bp", "is a file"), ("folder.bp", "manifest.json")):
+        path = tmp_path / name
+        if name.startswith("file"):
             path.write_text("x")
-        elif made.startswith("folder"):
+        elif name.startswith("folder"):
             path.mkdir()
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             store.read(path)
     other = tmp_path / "other.bp"
     shutil.copytree(bp, other)
@@ -279,14 +279,14 @@ def test_copies_of_killed_runs_are_removed(bp: Path, tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "lock").touch()
         (folder / "pos.npy").write_bytes(b"x")
-    held = os.open(used / "lock", os.O_RDWR)
-    fcntl.flock(held, fcntl.LOCK_EX)
+    lock = os.open(used / "lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     with Staging(bp, tmp_path):
         assert not abandoned.exists() and used.exists()
-    os.close(held)
+    os.close(lock)
 
 
-def test_a_damaged_data_set_is_told_by_the_copying_child(bp: Path, tmp_path: Path) -> None:
+def test_the_copying_child_reports_a_damaged_data_set(bp: Path, tmp_path: Path) -> None:
     copy = tmp_path / "small.bp"
     shutil.copytree(bp, copy)
     (copy / "data.0").write_bytes((copy / "data.0").read_bytes()[:-1])

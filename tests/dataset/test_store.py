@@ -1,4 +1,4 @@
-"""The store: what goes in comes out to the bit, whole or not at all, and no damage goes unnoticed."""
+"""The store returns exactly what was written, writes a data set completely or not at all, and notices any damage."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def content() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set; copy it before hurting it."""
+    """A small data set; copy it before damaging it."""
     path = tmp_path_factory.mktemp("store") / "whole.bp"
     store.write(path, arrays(), facts(arrays()))
     return path
@@ -49,37 +49,37 @@ def copy(whole: Path, tmp_path: Path) -> Path:
     st.integers(0, 999), st.lists(st.integers(1, 7), min_size=1, max_size=4), st.sampled_from([0.4, 4.0]),
     st.sampled_from([1, 50, spool.CHUNK]), st.booleans(),
 )  # fmt: skip
-def test_what_goes_in_comes_out_to_the_bit(
-    tmp_path: Path, seed: int, sizes: list[int], cutoff: float, piece: int, nameless: bool
+def test_a_round_trip_is_exact(
+    tmp_path: Path, seed: int, sizes: list[int], cutoff: float, chunk: int, nameless: bool
 ) -> None:
-    """Ragged samples, gaps, arrays without a row; written, read and copied whole or in pieces of a few rows."""
-    given_ = arrays(seed, tuple(sizes), cutoff)
+    """Samples of different sizes, missing values, empty arrays; handled whole or in chunks of a few rows."""
+    drawn = arrays(seed, tuple(sizes), cutoff)
     rng = np.random.default_rng(seed)
-    given_["target_spin"][1:][rng.random((len(given_["target_spin"]) - 1, 3)) < 0.5] = np.nan
-    given_["target_spin"][-1] = [-0.0, 5e-324, -1.7976931348623157e308]
+    drawn["target_spin"][1:][rng.random((len(drawn["target_spin"]) - 1, 3)) < 0.5] = np.nan
+    drawn["target_spin"][-1] = [-0.0, 5e-324, -1.7976931348623157e308]
     if nameless:
-        given_["sample_names"], given_["sample_name_offsets"] = np.zeros(0, np.uint8), given_["sample_name_offsets"] * 0
-    with pytest.MonkeyPatch.context() as changed:
-        changed.setattr(spool, "CHUNK", piece)
-        made = store.write(tmp_path / "x.bp", given_, facts(given_), force=True)
-        manifest, found = store.read(tmp_path / "x.bp")
+        drawn["sample_names"], drawn["sample_name_offsets"] = np.zeros(0, np.uint8), drawn["sample_name_offsets"] * 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool, "CHUNK", chunk)
+        written = store.write(tmp_path / "x.bp", drawn, facts(drawn), force=True)
+        manifest, read = store.read(tmp_path / "x.bp")
         with tempfile.TemporaryDirectory(dir=tmp_path) as copy:
             copies.copy(tmp_path / "x.bp", Path(copy))
             staged = {name: np.array(array) for name, array in copies.open_staged(Path(copy)).arrays.items()}
-    assert manifest == made and list(found) == list(given_)
-    for name, array in given_.items():
+    assert manifest == written and list(read) == list(drawn)
+    for name, array in drawn.items():
         assert staged[name].dtype == array.dtype and staged[name].shape == array.shape, name
         assert staged[name].tobytes() == array.tobytes(), name
-    for name, array in given_.items():
-        assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
-        assert found[name].tobytes() == array.tobytes() and found[name].flags.c_contiguous, name
+    for name, array in drawn.items():
+        assert read[name].dtype == array.dtype and read[name].shape == array.shape, name
+        assert read[name].tobytes() == array.tobytes() and read[name].flags.c_contiguous, name
 
 
-def test_arrays_that_adios2_would_write_wrong_are_written_right(content: dict[str, np.ndarray], tmp_path: Path) -> None:
-    hard = {k: np.asfortranarray(a) if a.ndim > 1 else np.repeat(a, 2)[::2] for k, a in content.items()}
-    for array in hard.values():
+def test_arrays_that_adios2_would_garble_are_written_correctly(content: dict[str, np.ndarray], tmp_path: Path) -> None:
+    awkward = {k: np.asfortranarray(a) if a.ndim > 1 else np.repeat(a, 2)[::2] for k, a in content.items()}
+    for array in awkward.values():
         array.flags.writeable = False
-    store.write(tmp_path / "x.bp", hard, facts(content))
+    store.write(tmp_path / "x.bp", awkward, facts(content))
     _, found = store.read(tmp_path / "x.bp")
     assert all(found[k].tobytes() == a.tobytes() for k, a in content.items())
 
@@ -95,9 +95,7 @@ def test_the_manifest_declares_what_is_there(whole: Path) -> None:
     assert manifest.split == [2, 2, 2] and manifest.sizes["S"] == 6
 
 
-def test_nothing_is_left_beside_a_data_set_by_writing_or_reading(
-    content: dict[str, np.ndarray], tmp_path: Path
-) -> None:
+def test_writing_and_reading_leave_nothing_beside_a_data_set(content: dict[str, np.ndarray], tmp_path: Path) -> None:
     path = tmp_path / f"beside-{tmp_path.name}-{os.getpid()}.bp"
     store.write(path, content, facts(content))
     store.read(path)
@@ -145,8 +143,8 @@ def spoilt(name: str, **change: object) -> object:
         spoilt("target_energy", missing=True),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused_by_name(content, tmp_path: Path, name: str, change: dict) -> None:
-    told = facts(content)
+def test_invalid_arrays_are_refused_by_name(content, tmp_path: Path, name: str, change: dict) -> None:
+    metadata = facts(content)
     array = content.pop(name).copy()
     if "dtype" in change:
         array = array.astype(change["dtype"])
@@ -160,30 +158,30 @@ def test_arrays_that_do_not_fit_are_refused_by_name(content, tmp_path: Path, nam
     if "missing" not in change:
         content[name] = array
     with pytest.raises(UserError) as error:
-        store.write(tmp_path / "x.bp", content, told)
-    words = {"sample_geometry": "geometry", "geometry_atom_offsets": "", "split": "", "neighbours": "neighbour"}
-    assert words.get(name, name.removeprefix("target_")) in str(error.value) and "x.bp" in str(error.value)
+        store.write(tmp_path / "x.bp", content, metadata)
+    named_as = {"sample_geometry": "geometry", "geometry_atom_offsets": "", "split": "", "neighbours": "neighbour"}
+    assert named_as.get(name, name.removeprefix("target_")) in str(error.value) and "x.bp" in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
 # Damage
 
 
-def damaged(path: Path, chance: random.Random) -> str:
-    """Hurt one file in one way; returns what was done."""
+def damage(path: Path, chance: random.Random) -> str:
+    """Damage one file in one way; return a description of the damage."""
     data = bytearray(path.read_bytes())
     kind = chance.choice(["flip", "cut", "remove", "insert", "zero", "empty", "delete", "swap for a folder"])
-    place = chance.randrange(len(data))
+    position = chance.randrange(len(data))
     if kind == "flip":
-        data[place] ^= 1 << chance.randrange(8)
+        data[position] ^= 1 << chance.randrange(8)
     elif kind == "cut":
-        del data[place:]
+        del data[position:]
     elif kind == "remove":
-        del data[place]
+        del data[position]
     elif kind == "insert":
-        data.insert(place, chance.randrange(256))
+        data.insert(position, chance.randrange(256))
     elif kind == "zero":
-        data[place] = 0 if data[place] else 255
+        data[position] = 0 if data[position] else 255
     path.unlink()
     if kind == "swap for a folder":
         path.mkdir()
@@ -191,11 +189,11 @@ def damaged(path: Path, chance: random.Random) -> str:
         path.write_bytes(b"")
     elif kind != "delete":
         path.write_bytes(data)
-    return f"{kind} at {place} of {path.name}"
+    return f"{kind} at {position} of {path.name}"
 
 
-def answers(paths: list[Path], patience: float = 60.0) -> list[str]:
-    """What reading each data set leads to, in a process of its own, which may crash or hang."""
+def outcomes(paths: list[Path], timeout: float = 60.0) -> list[str]:
+    """Return what reading each data set prints; a separate process reads them, because it may crash or hang."""
     program = """
 import sys
 from pathlib import Path
@@ -212,7 +210,7 @@ for path in sys.argv[1:]:
 print("adios2" in sys.modules)
 """
     command = [sys.executable, "-c", program, *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=patience)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -220,33 +218,33 @@ print("adios2" in sys.modules)
 @pytest.mark.parametrize("part", range(3))
 def test_any_damage_is_refused_and_adios2_never_sees_it(whole: Path, tmp_path: Path, part: int) -> None:
     chance = random.Random(part)
-    done, paths = [], []
+    descriptions, paths = [], []
     for case in range(20):
         paths.append(Path(shutil.copytree(whole, tmp_path / f"{case}.bp")))
-        done.append(damaged(paths[-1] / FILES[(case + part) % len(FILES)], chance))
-    *said, adios2_was_imported = answers(paths)
-    assert len(said) == len(paths)
-    for path, what, answer in zip(paths, done, said, strict=True):
-        assert str(path) in answer and what.split(" of ")[1] in answer, f"{what}: {answer}"
+        descriptions.append(damage(paths[-1] / FILES[(case + part) % len(FILES)], chance))
+    *answers, adios2_was_imported = outcomes(paths)
+    assert len(answers) == len(paths)
+    for path, description, answer in zip(paths, descriptions, answers, strict=True):
+        assert str(path) in answer and description.split(" of ")[1] in answer, f"{description}: {answer}"
     assert adios2_was_imported == "False"
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '"text"', "7", "{}", '{"schema": 1}', "[" * 100_000, "\x00" * 50, '{"seal": 1}']
 )
-def test_a_manifest_that_is_none_is_refused(copy: Path, text: str) -> None:
+def test_an_invalid_manifest_is_refused(copy: Path, text: str) -> None:
     (copy / "manifest.json").write_text(text)
     with pytest.raises(UserError, match=r"manifest\.json"):
         store.read(copy)
 
 
-def test_a_manifest_that_is_no_text_is_refused(copy: Path) -> None:
+def test_a_manifest_that_is_not_text_is_refused(copy: Path) -> None:
     (copy / "manifest.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(UserError, match=r"manifest\.json is damaged"):
         store.read(copy)
 
 
-def test_another_format_is_told_as_such(copy: Path) -> None:
+def test_another_format_version_is_reported_as_such(copy: Path) -> None:
     reseal(copy, schema=2)
     with pytest.raises(UserError, match="format version 2, this program reads 1; prepare the data again"):
         store.read(copy)
@@ -255,15 +253,15 @@ def test_another_format_is_told_as_such(copy: Path) -> None:
         store.read(copy)
 
 
-def test_a_manifest_that_promises_other_arrays_is_refused(copy: Path, whole: Path) -> None:
+def test_a_manifest_that_lists_other_arrays_is_refused(copy: Path, whole: Path) -> None:
     listed = store.read_manifest(whole).plain()["arrays"]
-    for name, change, told in (
+    for name, change, message in (
         ("pos", {"shape": [11, 2]}, "'pos' is float64"),
         ("pos", {"dtype": "float32"}, "'pos' is float64"),
         ("more", {"shape": [1], "dtype": "int8", "unit": ""}, "no array 'more'"),
     ):
         reseal(copy, arrays={**listed, name: {**listed.get(name, {}), **change}})
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             store.read(copy)
 
 
@@ -292,11 +290,11 @@ def test_a_link_stays_a_link(copy: Path, content, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [copy, link]
 
 
-@pytest.mark.parametrize("place", ["file/x.bp", "/proc/x.bp", "x" * 300 + ".bp"])
-def test_places_that_cannot_be_written_are_one_line(content, tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("path", ["file/x.bp", "/proc/x.bp", "x" * 300 + ".bp"])
+def test_unwritable_paths_are_refused(content, tmp_path: Path, path: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot"):
-        store.write(tmp_path / place, content, facts(content))
+        store.write(tmp_path / path, content, facts(content))
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -313,7 +311,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("free_kib", [0, 8, 16, 24, 28, 32])
 def test_a_full_disk_leaves_nothing_behind(disk: Path, content, free_kib: int) -> None:
-    """From no room at all to room for the arrays but not for the indices, where the space check does not help."""
+    """From no space at all to space for the arrays but not for the indices, which the space check does not catch."""
     (disk / "filler").write_bytes(bytes((64 - free_kib) * 1024))
     try:
         store.write(disk / "x.bp", content, facts(content))
@@ -325,7 +323,7 @@ def test_a_full_disk_leaves_nothing_behind(disk: Path, content, free_kib: int) -
         store.read(disk / "x.bp")
 
 
-def test_a_read_only_disk_is_told(disk: Path, content) -> None:
+def test_a_read_only_disk_is_reported(disk: Path, content) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(UserError, match="Read-only"):
         store.write(disk / "x.bp", content, facts(content))
@@ -355,11 +353,11 @@ def writer(path: Path, seed: int, how: str = "on") -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_what_a_killed_writer_leaves_is_removed_by_the_next(content, tmp_path: Path) -> None:
+def test_the_next_writer_removes_what_a_killed_one_left(content, tmp_path: Path) -> None:
     path = tmp_path / "x.bp"
     child = writer(path, 0, "hang")
     assert child.stdout is not None and child.stdout.readline() == "here\n"
-    # While it lives, its folder is left alone.
+    # While the writer is alive, its folder is left alone.
     store.write(path, content, facts(content))
     assert len(list(tmp_path.glob(".tmp-*"))) == 1
     child.send_signal(signal.SIGKILL)
@@ -369,12 +367,12 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next(content, tmp_path: P
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_of_two_writers_at_once_one_wins_and_the_other_is_told(tmp_path: Path) -> None:
+def test_exactly_one_of_several_concurrent_writers_wins(tmp_path: Path) -> None:
     path = tmp_path / "x.bp"
     children = [writer(path, seed) for seed in (1, 2, 3)]
-    said = sorted(c.communicate(timeout=60)[0].strip() for c in children)
-    assert said.count("written") == 1, said
-    assert all("x.bp" in line for line in said if line != "written")
+    outputs = sorted(c.communicate(timeout=60)[0].strip() for c in children)
+    assert outputs.count("written") == 1, outputs
+    assert all("x.bp" in line for line in outputs if line != "written")
     seeds = [k for k in (1, 2, 3) if np.array_equal(arrays(k)["pos"], store.read(path)[1]["pos"])]
     assert len(seeds) == 1 and list(tmp_path.iterdir()) == [path]
 

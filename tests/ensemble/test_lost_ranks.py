@@ -1,4 +1,4 @@
-"""Ranks that fall silent, for good or for a while: their members go to others, and nobody waits for them for ever."""
+"""Ranks that fall silent, for good or for a while: others train their members, and nobody waits for them forever."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ DRIVE = Path(__file__).with_name("drive.py")
 MEMORY: dict[str, str] = {}
 
 
-def called(roll: Roll, seconds: float) -> list[int]:
-    """Call the roll all the time for ``seconds``; return who was lost."""
+def lost_within(roll: Roll, seconds: float) -> list[int]:
+    """Poll the roll for ``seconds``; return the ranks that were lost."""
     lost, limit = [], time.monotonic() + seconds
     while time.monotonic() < limit:
         lost += roll.newly_lost()
@@ -32,19 +32,19 @@ def called(roll: Roll, seconds: float) -> list[int]:
     return lost
 
 
-def test_silence_counts_only_while_one_listens() -> None:
+def test_silence_counts_only_while_listening() -> None:
     roll = Roll(Alone(), [1, 2], patience=0.5)
-    assert called(roll, 0.2) == []
-    time.sleep(1.0)  # held up, as by a file system
+    assert lost_within(roll, 0.2) == []
+    time.sleep(1.0)  # blocked, as by a slow file system
     assert roll.newly_lost() == []
     roll.hear(2)
-    assert called(roll, 0.45) == [1]
+    assert lost_within(roll, 0.45) == [1]
     assert (roll.lost, roll.expected) == ({1}, [2])
     roll.gone.add(2)
-    assert called(roll, 0.7) == [] and roll.expected == []
+    assert lost_within(roll, 0.7) == [] and roll.expected == []
 
 
-def test_who_cannot_be_reached_is_lost_at_once() -> None:
+def test_an_unreachable_rank_is_lost_at_once() -> None:
     messenger = Alone()
     roll = Roll(messenger, [1, 2], patience=100)
     messenger.unreachable.add(2)
@@ -52,7 +52,7 @@ def test_who_cannot_be_reached_is_lost_at_once() -> None:
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 100.0) -> None:
-    """Wait until something is so."""
+    """Wait until ``condition`` holds."""
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, "never came"
@@ -60,18 +60,18 @@ def wait_for(condition: Callable[[], object], seconds: float = 100.0) -> None:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("way", [MEMORY, OVER_NETWORK], ids=["memory", "network"])
+@pytest.mark.parametrize("transport", [MEMORY, OVER_NETWORK], ids=["memory", "network"])
 @pytest.mark.parametrize("returns", [False, True], ids=["for good", "for a while"])
-def test_a_rank_that_stands_still(small: Path, tmp_path: Path, way: dict[str, str], returns: bool) -> None:
-    """Stopped, it takes no message, as a killed one that its launcher leaves alone; later, it may live after all."""
+def test_a_stopped_rank_is_lost(small: Path, tmp_path: Path, transport: dict[str, str], returns: bool) -> None:
+    """A stopped rank receives no messages, like a killed one that its launcher ignores; but it may be resumed later."""
     out, stage = tmp_path / "out", tmp_path / "stage"
     stage.mkdir()
     (small / "many.yaml").write_text(campaigns.text(replicas=4))
     command = [str(MPIRUN), "-n", "4", sys.executable, str(DRIVE), str(small / "many.yaml"), str(out), str(stage)]
     times = {"DRIVE_BEAT_SECONDS": "0.02", "DRIVE_LOST_SECONDS": "3"}
-    with (tmp_path / "said").open("w+") as said:
+    with (tmp_path / "said").open("w+") as log:
         run = subprocess.Popen(
-            [*command, "good", "-", "1"], env={**os.environ, **way, **times}, stdout=said, stderr=subprocess.STDOUT
+            [*command, "good", "-", "1"], env={**os.environ, **transport, **times}, stdout=log, stderr=subprocess.STDOUT
         )
         try:
             wait_for(lambda: list(out.glob("members/*/*/result.json")))
@@ -80,37 +80,37 @@ def test_a_rank_that_stands_still(small: Path, tmp_path: Path, way: dict[str, st
             if returns:
                 wait_for(lambda: "no longer answers" in (tmp_path / "said").read_text())
                 os.kill(victim, signal.SIGCONT)
-            else:  # its launcher would wait for it
+            else:  # otherwise its launcher would wait for it
                 wait_for(lambda: "MPI_Abort" in (tmp_path / "said").read_text())
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(victim, signal.SIGKILL)
-            run.wait(60)  # with any code: launchers count ranks that an abort ends
+            run.wait(60)  # with any exit code: an abort ends ranks, which launchers count as failures
         finally:
             run.kill()
-        told = (tmp_path / "said").read_text()
-    assert len(list(out.glob("members/*/*/result.json"))) == 12, told
-    assert "Traceback" not in told and "12 of 12 members finished" in told, told
+        output = (tmp_path / "said").read_text()
+    assert len(list(out.glob("members/*/*/result.json"))) == 12, output
+    assert "Traceback" not in output and "12 of 12 members finished" in output, output
 
 
 def worker_of(out: Path, rank: int) -> int:
-    """Return the process of a rank's worker."""
+    """Return the process ID of a rank's worker."""
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().decode().split("\0")
-            if "hydragnn_hpc.member.worker" in words and str(out) in words and f"--rank {rank} " in " ".join(words):
+            argv = (entry / "cmdline").read_bytes().decode().split("\0")
+            if "hydragnn_hpc.member.worker" in argv and str(out) in argv and f"--rank {rank} " in " ".join(argv):
                 return int(entry.name)
     raise AssertionError(f"no worker of rank {rank}")
 
 
 def has_ended(process: int) -> bool:
-    """Whether a process is gone, or only waits for its parent, which stands still."""
+    """Return whether a process is gone, or is a zombie because its parent is stopped."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
 
 
-def of_rank(out: Path, rank: int) -> Path:
+def first_member_of(out: Path, rank: int) -> Path:
     """Return the folder of the member that a rank was given first."""
     lines = map(json.loads, (out / "logs" / "events.jsonl").read_text().splitlines())
     given = next(event for event in lines if event["event"] == "assign" and event["rank"] == rank)
@@ -119,9 +119,9 @@ def of_rank(out: Path, rank: int) -> Path:
 
 @pytest.mark.mpi
 def test_the_worker_of_a_lost_rank_writes_nothing_more(small: Path, tmp_path: Path) -> None:
-    """Ranks 1 and 2 and their workers stand still and are lost; rank 0 trains their members, one after the other.
+    """Ranks 1 and 2 and their workers are stopped and lost; rank 0 trains their members, one after the other.
 
-    After the first of them the worker that had it before goes on.
+    Once the first of these is finished, the worker that trained it before is resumed.
     """
     out, stage = tmp_path / "out", tmp_path / "stage"
     stage.mkdir()
@@ -129,11 +129,11 @@ def test_the_worker_of_a_lost_rank_writes_nothing_more(small: Path, tmp_path: Pa
     (small / "fence.yaml").write_text(campaigns.text(variants=["M"], replicas=3, training=training))
     command = [str(MPIRUN), "-n", "3", sys.executable, str(DRIVE), str(small / "fence.yaml"), str(out), str(stage)]
     environment = {**os.environ, "DRIVE_BEAT_SECONDS": "0.1", "DRIVE_LOST_SECONDS": "3"}
-    with (tmp_path / "said").open("w+") as said:
-        run = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
+    with (tmp_path / "said").open("w+") as log:
+        run = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             wait_for(lambda: len(list(out.glob("members/M/*/checkpoint.pt"))) == 3)
-            members = {rank: of_rank(out, rank) for rank in (1, 2)}
+            members = {rank: first_member_of(out, rank) for rank in (1, 2)}
             workers = {rank: worker_of(out, rank) for rank in (1, 2)}
             for rank in (1, 2):
                 os.kill(process_of(out, "PMI_RANK", rank), signal.SIGSTOP)
@@ -147,7 +147,7 @@ def test_the_worker_of_a_lost_rank_writes_nothing_more(small: Path, tmp_path: Pa
             run.wait(100)
         finally:
             run.kill()
-        told = (tmp_path / "said").read_text()
+        output = (tmp_path / "said").read_text()
     assert {path.name: path.read_bytes() for path in members[1].iterdir()} == before
     assert "writes nothing more" in (out / "logs" / "worker-0001-0.txt").read_text()
-    assert "Traceback" not in told and "3 of 3 members finished" in told, told
+    assert "Traceback" not in output and "3 of 3 members finished" in output, output

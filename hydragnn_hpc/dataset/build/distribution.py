@@ -10,7 +10,7 @@ from hydragnn_hpc.dataset.build.select import species_counts
 from hydragnn_hpc.records.dataset import AtomsRange, Distribution, Moments
 
 EDGES = (0.2, 0.4, 0.6, 0.8)
-"""Upper ends of the buckets, as fractions of an element; 0 and 1 are buckets of their own."""
+"""Upper bounds of the buckets, as fractions of an element; exactly 0 and exactly 1 have their own buckets."""
 BUCKETS = ("0 %", "≤ 20 %", "≤ 40 %", "≤ 60 %", "≤ 80 %", "< 100 %", "100 %")
 
 
@@ -38,7 +38,7 @@ def composition(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bucket(fraction: np.ndarray) -> np.ndarray:
-    """Return the bucket of each fraction; buckets include their upper end."""
+    """Return the bucket of each fraction; buckets include their upper bound."""
     inner = 1 + np.searchsorted(EDGES, fraction, side="left")
     return np.where(fraction == 0, 0, np.where(fraction == 1, len(BUCKETS) - 1, inner))
 

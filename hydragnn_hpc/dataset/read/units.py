@@ -1,4 +1,4 @@
-"""Units of targets, written as products and quotients, and lengths between ångström and bohr."""
+"""Units of targets, written as products and quotients, and the conversion of lengths between ångström and bohr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM, RYDBERG_IN_EV
 
 _KILOJOULE_PER_MOLE_IN_EV = 0.010364269656262174  # 1000 / (N_A e), exact SI values of 2019
-# Energies carry their size in eV, which converts total energies; the others are names alone.
+# Energies have a value in eV, by which total energies are converted; other units are only names.
 _ENERGIES = {
     "eV": 1.0,
     "meV": 1e-3,
@@ -44,9 +44,9 @@ class Unit:
     Attributes
     ----------
     text : str
-        As it is shown, ``"eV/Å"``; empty for a plain number.
+        The unit as it is displayed, ``"eV/Å"``; empty for a plain number.
     in_ev : float or None
-        Its size if it is an energy (or an energy per atom), eV.
+        Its value in eV if it is an energy, or an energy per atom.
     per_atom : bool
         Whether it is an energy per atom.
     """
@@ -62,11 +62,11 @@ def parse_unit(text: str, where: str) -> Unit:
     Raises
     ------
     UserError
-        If a name is unknown or the text is no such expression; ``where`` names the option.
+        If a name is unknown or the text is not such an expression; ``where`` names the option.
     """
     pieces = re.split(r"([*/])", text.strip())
     shown = ""
-    for sign, factor in zip(["", *pieces[1::2]], pieces[::2], strict=True):
+    for operator, factor in zip(["", *pieces[1::2]], pieces[::2], strict=True):
         match = _FACTOR.fullmatch(factor)
         if match is None or (match[1] != "1" and match[1] not in _NAMES):
             alike = [name for name in _NAMES if name.casefold() == factor.casefold()]
@@ -75,7 +75,7 @@ def parse_unit(text: str, where: str) -> Unit:
                 " * and /, with powers: eV/Ang^3; 1 is a plain number)"
             )
         name = _NAMES.get(match[1], "1")
-        shown += f"{sign}{name}" + (f"^{match[2]}" if match[2] else "")
+        shown += f"{operator}{name}" + (f"^{match[2]}" if match[2] else "")
     energy, per_atom = shown.removesuffix("/atom"), shown.endswith("/atom")
     return Unit("" if shown == "1" else shown, _ENERGIES.get(energy), per_atom and energy in _ENERGIES)
 
@@ -89,12 +89,12 @@ class LengthUnit:
 
 
 def length_unit(text: str, where: str) -> LengthUnit:
-    """Return the unit of length of that name.
+    """Return the unit of length with that name.
 
     Raises
     ------
     UserError
-        If it is none; ``where`` names the place.
+        If it is not a unit of length; ``where`` names the place.
     """
     name = "bohr" if text.strip().casefold() in ("a0", "a_0", "au", "a.u.") else parse_unit(text, where).text
     if name not in _LENGTHS:
@@ -103,7 +103,7 @@ def length_unit(text: str, where: str) -> LengthUnit:
 
 
 def is_energy(unit: str) -> bool:
-    """Whether a unit, as it is shown, is that of an energy; one per atom is none."""
+    """Return whether a unit, as it is displayed, is a unit of energy; an energy per atom is not one."""
     return unit in _ENERGIES
 
 
@@ -126,10 +126,10 @@ _LENGTHS = {
 
 
 def _snapped(values: np.ndarray) -> np.ndarray:
-    # The two conversions do not undo each other to the last bit. What lies within rounding of a short decimal was
-    # one: it is put back, so that files converted forth and back hold the numbers they held.
+    # The two conversions do not undo each other to the last bit. A value within rounding error of a short decimal is
+    # taken to have been one and restored, so that files converted back and forth keep their numbers.
     short = np.round(values, _SNAP_DECIMALS)
-    with np.errstate(invalid="ignore"):  # what is not finite stays so, and is refused with the structure
+    with np.errstate(invalid="ignore"):  # non-finite values stay so, and their structure is refused later
         close = np.abs(short - values) <= _SNAP_STEPS * np.spacing(np.abs(values))
     result: np.ndarray = np.where(close, short, values)
     return result

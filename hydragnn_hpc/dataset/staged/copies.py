@@ -55,7 +55,7 @@ class StagedData:
         missing), in [0, 1] over the samples that the scaling was fitted to; ``reference_<task>`` and
         ``residual_<task>`` for tasks with a reference.
     ready : dict
-        What was required, and how it was computed (`staged.requirements`); empty if nothing was.
+        What was required and how it was computed (`staged.requirements`); empty if nothing was required.
     """
 
     manifest: store.Manifest
@@ -73,25 +73,26 @@ def scaled(values: np.ndarray, minimum: list[float] | float, maximum: list[float
 def copy(bp: Path, folder: Path, wanted: Requirements | None = None) -> None:
     """Read and verify the data set ``bp``, and write it as ``.npy`` files into the existing ``folder``.
 
-    Only one chunk of an array is in memory at a time. Then what is ``wanted`` is computed (`staged.requirements`).
+    Only one chunk of an array is in memory at a time. Finally, the ``wanted`` arrays are computed
+    (`staged.requirements`).
     """
     manifest = store.read_manifest(bp)
     limits: tuple[float, float] | tuple[list[float], list[float]]
     z_limits = (float(manifest.species.minimum), float(manifest.species.maximum))
     for name, content in store.read_chunks(bp, manifest):
-        fact = manifest.arrays[name]
-        shape = tuple(fact.shape)
-        spool.save(folder / f"{name}.npy", shape, fact.dtype, content)
+        declared = manifest.arrays[name]
+        shape = tuple(declared.shape)
+        spool.save(folder / f"{name}.npy", shape, declared.dtype, content)
         target = manifest.targets.get(name.removeprefix("target_"))
         array = _map(folder / f"{name}.npy")
         if name == "atomic_numbers":
-            array, column, shape, limits = array[:, None], "node_inputs", (*shape, 1), z_limits
+            array, scaled_name, shape, limits = array[:, None], "node_inputs", (*shape, 1), z_limits
         elif name.startswith("target_") and target:
-            column, limits = f"scaled_{name.removeprefix('target_')}", (target.minimum, target.maximum)
+            scaled_name, limits = f"scaled_{name.removeprefix('target_')}", (target.minimum, target.maximum)
         else:
             continue
-        in_range = (scaled(chunk.astype(np.float64), *limits) for chunk in spool.chunks(array))
-        spool.save(folder / f"{column}.npy", shape, np.float32, in_range)
+        scaled_chunks = (scaled(chunk.astype(np.float64), *limits) for chunk in spool.chunks(array))
+        spool.save(folder / f"{scaled_name}.npy", shape, np.float32, scaled_chunks)
     arrays = {p.stem: _map(p) for p in folder.glob("*.npy")}
     store.check_arrays(arrays, manifest.targets, str(bp))
     if wanted is not None and wanted.more:
@@ -103,9 +104,9 @@ def copy(bp: Path, folder: Path, wanted: Requirements | None = None) -> None:
 def space_needed(manifest: store.Manifest) -> int:
     """Return the size of a node-local copy in bytes."""
     needed = _SPARE + 4 * manifest.sizes["A"]
-    for name, fact in manifest.arrays.items():
-        values = math.prod(fact.shape)
-        needed += values * np.dtype(fact.dtype).itemsize
+    for name, declared in manifest.arrays.items():
+        values = math.prod(declared.shape)
+        needed += values * np.dtype(declared.dtype).itemsize
         if name.startswith("target_"):
             needed += 4 * values
     return needed
@@ -122,13 +123,13 @@ def open_staged(folder: Path) -> StagedData:
     try:
         manifest = store.Manifest.model_validate_json((folder / store.MANIFEST).read_bytes())
         arrays = {p.stem: _map(p) for p in sorted(folder.glob("*.npy"))}
-        about = requirements.read(folder)
+        ready = requirements.read(folder)
         missing = [f.name for f in store.declared(manifest.targets) if f.name not in arrays]
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise UserError(f"node-local copy {folder} cannot be read: {error}; run the same command again") from error
     if missing:
         raise UserError(f"node-local copy {folder} lacks {', '.join(missing)}; run the same command again")
-    return StagedData(manifest, arrays, about)
+    return StagedData(manifest, arrays, ready)
 
 
 def _map(path: Path) -> np.ndarray:
@@ -140,7 +141,7 @@ def _map(path: Path) -> np.ndarray:
 
 
 def node_local_parent(given: Path | None, needed: int = 0) -> Path:
-    """Return where copies go.
+    """Return the folder for node-local copies.
 
     That is ``given``, or else the first of ``$TMPDIR``, ``/dev/shm`` and ``/tmp`` that is writable and has ``needed``
     bytes free (:func:`space_needed`).
@@ -148,11 +149,11 @@ def node_local_parent(given: Path | None, needed: int = 0) -> Path:
     Raises
     ------
     UserError
-        If the given folder, or every one of these, is unsuitable.
+        If the given folder, or each of these, is unsuitable.
     """
     reasons = []
     for folder in _candidates(given):
-        reason = _unfit(folder, needed)
+        reason = _why_unsuitable(folder, needed)
         if reason is None:
             return folder
         reasons.append(f"{folder} {reason}")
@@ -164,8 +165,8 @@ def _candidates(given: Path | None) -> list[Path]:
     return [given] if given is not None else [Path(p) for p in (os.environ.get("TMPDIR"), "/dev/shm", "/tmp") if p]
 
 
-def _unfit(folder: Path, needed: int) -> str | None:
-    """Return why no copy can go into ``folder``."""
+def _why_unsuitable(folder: Path, needed: int) -> str | None:
+    """Return why no copy can be made in ``folder``; None if one can."""
     try:
         if not folder.is_dir():
             return "is no folder"
@@ -182,14 +183,14 @@ def _unfit(folder: Path, needed: int) -> str | None:
 class Staging:
     """The node's copy of a data set for the duration of a ``with`` block; entered by one process per node.
 
-    Copies left behind by killed runs in the same place are removed first: those whose lock nobody holds.
+    Copies left behind by killed runs in the same place are removed first: those whose lock no process holds.
 
     Parameters
     ----------
     bp : Path
         The data set.
     given : Path or None
-        Where the copy goes; else :func:`node_local_parent` chooses.
+        Where to make the copy; if None, :func:`node_local_parent` chooses.
     alive : callable, optional
         Called a few times a second while copying, so that messages are still answered.
     silence : float
@@ -257,22 +258,22 @@ class Staging:
         last = lines[-1] if lines else ""
         if last.startswith(_ERROR):
             raise UserError(last.removeprefix(_ERROR))
-        words = f", its last output: {last}" if last else ""
+        tail = f", its last output: {last}" if last else ""
         raise UserError(
-            f"cannot stage {self._bp}: its reader {_ending(child.returncode)}{words}; check the data set with data info"
+            f"cannot stage {self._bp}: its reader {_outcome(child.returncode)}{tail}; check the data set with data info"
             " --verify"
         )
 
     def _watch(self, child: subprocess.Popen[bytes]) -> None:
         """Wait for the child; raise when it has not read or written for too long."""
-        seen, since = -1, time.monotonic()
+        last_moved, since = -1, time.monotonic()
         while child.poll() is None:
             if self._alive:
                 self._alive()
             time.sleep(0.05)
             moved = _bytes_moved(child.pid, self.folder)
-            if moved != seen:
-                seen, since = moved, time.monotonic()
+            if moved != last_moved:
+                last_moved, since = moved, time.monotonic()
             elif time.monotonic() - since > self._silence:
                 raise UserError(
                     f"cannot stage {self._bp}: its reader has made no progress for {self._silence:g} s; see whether the"
@@ -289,7 +290,7 @@ def _bytes_moved(pid: int, folder: Path) -> int:
     return moved + sum(p.stat().st_size for p in folder.glob("*.npy"))
 
 
-def _ending(code: int) -> str:
+def _outcome(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
     try:
@@ -299,7 +300,7 @@ def _ending(code: int) -> str:
 
 
 def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
-    """Create a private folder and lock it; returns the folder and the lock."""
+    """Create a private folder and lock it; return the folder and the lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         try:
@@ -314,7 +315,7 @@ def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
 
 
 def remove_abandoned(parent: Path) -> int:
-    """Remove the copies in ``parent`` left behind by killed runs of this user; returns how many."""
+    """Remove the copies in ``parent`` left behind by killed runs of this user; return how many."""
     removed = 0
     for folder in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
@@ -373,9 +374,9 @@ def _bounds(offsets: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def main() -> int:
-    """Copy ``BP`` into ``FOLDER``, as the arguments name them; returns the exit code.
+    """Copy the data set ``BP`` into ``FOLDER``, the first two arguments; return the exit code.
 
-    The third argument is the process ID of the parent, with which this process ends; the fourth what is required.
+    The third argument is the process ID of the parent, with which this process ends; the fourth, what is required.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if len(sys.argv) > 3 and os.getppid() != int(sys.argv[3]):

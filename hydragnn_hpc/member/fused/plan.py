@@ -14,7 +14,7 @@ from hydragnn_hpc.member.engine.sizes import POOLINGS, Array, NetworkSizes, Task
 from hydragnn_hpc.member.engine.training_data import Structure
 
 LOSSES = ("mse", "mae", "huber")
-"""Those that the kernels know, in the order of plan.h."""
+"""The losses that the kernels know, in the order of plan.h."""
 
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
@@ -67,41 +67,41 @@ class CBetas(ctypes.Structure):
 
 
 def interface(dtype: str) -> dict[str, int]:
-    """Return what kernels for ``dtype`` must have alike, under the names of ``source/interface.h``."""
-    found = {"sizeof real": np.dtype(dtype).itemsize, "SCALERS": 4}
-    found |= {f"POOL_{name.upper()}": number for number, name in enumerate(POOLINGS)}
-    found |= {f"LOSS_{name.upper()}": number for number, name in enumerate(LOSSES)}
+    """Return sizes, offsets and constants that kernels for ``dtype`` must share, named as in ``source/interface.h``."""
+    shared = {"sizeof real": np.dtype(dtype).itemsize, "SCALERS": 4}
+    shared |= {f"POOL_{name.upper()}": number for number, name in enumerate(POOLINGS)}
+    shared |= {f"LOSS_{name.upper()}": number for number, name in enumerate(LOSSES)}
     for structure in (CLayer, CLinear, CTask, CPlan, CBetas):
         name = structure.__name__.removeprefix("C")
-        found[f"sizeof {name}"] = ctypes.sizeof(structure)
-        found |= {f"{name}.{entry[0]}": getattr(structure, entry[0]).offset for entry in structure._fields_}
-    return found
+        shared[f"sizeof {name}"] = ctypes.sizeof(structure)
+        shared |= {f"{name}.{member[0]}": getattr(structure, member[0]).offset for member in structure._fields_}
+    return shared
 
 
 @dataclass
 class KernelPlan:
-    """A filled ``CPlan`` with everything it points to."""
+    """A filled ``CPlan``, with references that keep alive everything it points to."""
 
     c: CPlan
-    kept: list[object] = field(default_factory=list)
+    references: list[object] = field(default_factory=list)
 
     @property
     def pointer(self) -> object:
-        """What a kernel takes."""
+        """The plan as the argument of a kernel."""
         return ctypes.byref(self.c)
 
 
 def degree_order(structure: Structure) -> tuple[Array, Array, Array, Array]:
-    """Sort the atoms by degree, so that atoms that share a matrix lie together.
+    """Sort the atoms by degree, so that atoms that share a matrix are adjacent.
 
     Returns
     -------
     order : int64 [n]
-        Place -> atom.
+        The atom at each place.
     first, neighbour : int32 [n + 1], [m]
-        The neighbours of each place, as places, in their order.
+        The neighbours of the atom at each place, as places, in their original order.
     group : int64 [groups + 1]
-        First place of each distinct degree.
+        First place of each distinct degree, and the end.
     """
     first, neighbour = (np.asarray(a, np.int64) for a in (structure.neighbour_offsets, structure.neighbours))
     degree = np.diff(first)
@@ -133,26 +133,26 @@ def build_plan(
     arrays = {"order": order, "first": first, "neighbour": neighbour, "group": group, "scale": scale, "inputs": inputs}
     for name, array in arrays.items():
         setattr(c, name, array.ctypes.data)
-    plan.kept += [layers, tasks, *arrays.values()]
+    plan.references += [layers, tasks, *arrays.values()]
     return plan
 
 
 def _layer(layout: ParameterLayout, number: int, widths: tuple[int, int]) -> CLayer:
     conv, norm = f"trunk.{number}.conv", f"trunk.{number}.norm"
     names = [f"{conv}.{part}.{kind}" for part in ("pre_nns.0.0", "post_nns.0.0", "lin") for kind in ("weight", "bias")]
-    places = [layout.parameters[name][0] for name in (*names, f"{norm}.weight", f"{norm}.bias")]
+    offsets = [layout.parameters[name][0] for name in (*names, f"{norm}.weight", f"{norm}.bias")]
     running = [layout.buffers[f"{norm}.{kind}"][0] for kind in ("running_mean", "running_var")]
-    return CLayer(*widths, *places, *running)
+    return CLayer(*widths, *offsets, *running)
 
 
 def _task(plan: KernelPlan, sizes: NetworkSizes, layout: ParameterLayout, task: TaskSizes, target: Array) -> CTask:
     widths = sizes.linears(task)
     linears = (CLinear * len(widths))()
-    for number, pair in enumerate(widths):
-        places = [layout.parameters[f"heads.{task.name}.{number}.{kind}"][0] for kind in ("weight", "bias")]
-        linears[number] = CLinear(*pair, *places)
-    plan.kept += [linears, target]
-    flags = (
+    for number, in_out in enumerate(widths):
+        offsets = [layout.parameters[f"heads.{task.name}.{number}.{kind}"][0] for kind in ("weight", "bias")]
+        linears[number] = CLinear(*in_out, *offsets)
+    plan.references += [linears, target]
+    integers = (
         int(task.level == "graph"),
         task.width,
         len(widths),
@@ -160,4 +160,4 @@ def _task(plan: KernelPlan, sizes: NetworkSizes, layout: ParameterLayout, task: 
         LOSSES.index(task.loss.name),
     )
     delta = getattr(task.loss, "delta", 0.0)
-    return CTask(*flags, ctypes.addressof(linears), task.weight, delta, target.ctypes.data)
+    return CTask(*integers, ctypes.addressof(linears), task.weight, delta, target.ctypes.data)

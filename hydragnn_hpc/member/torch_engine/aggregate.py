@@ -1,8 +1,8 @@
 """The four aggregations of PNA over padded neighbour tables, forward and backward by gathering alone.
 
-Nothing is scattered: no atomics are needed, and results are deterministic on every device. The backward pass may gather
-because the neighbour relation is symmetric: those who receive from j are j's own neighbours. Slots of the table come
-first ([K, N, ...]), so that every reduction runs along long contiguous rows.
+Nothing is scattered: no atomics are needed, and results are deterministic on every device. The backward pass can gather
+because the neighbour relation is symmetric: the atoms that receive from j are j's own neighbours. The slots of the
+table are the leading dimension ([K, N, ...]), so that every reduction runs along long contiguous rows.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch.nn.functional import embedding_bag
 
 from hydragnn_hpc.member.engine.sizes import Array
 
-FEWEST_ROWS = 64  # of a part: fewer are not worth its launches
-SMALLEST_VARIANCE = 1e-5  # PyTorch Geometric's StdAggregation: up to it the deviation counts as zero
+FEWEST_ROWS = 64  # of a part: with fewer, its kernel launches do not pay off
+SMALLEST_VARIANCE = 1e-5  # as in PyTorch Geometric's StdAggregation: up to it, the deviation counts as zero
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,17 @@ class TablePart:
     Attributes
     ----------
     rows : slice
-        Which: n of them.
+        The n rows of the part.
     slots : int
-        K, the largest degree of theirs, at least 1.
+        K, the largest degree among them, at least 1.
     forward : tensor [K * n]
-        Row in each slot; rows with fewer neighbours repeat their first one, those without any themselves.
+        Row that each slot gathers; rows with fewer than K neighbours repeat their first one, rows without any repeat
+        themselves.
     backward : tensor [4 * K * n]
-        Where a row finds its receivers' minimum, maximum and their gradients, stacked [4 N + 1]; the last row for
-        repeats.
+        Rows of the stacked minimum, maximum and their gradients [4 N + 1] that belong to each row's receivers; the
+        last row, of zeros, for repeats.
     repeats : tensor [n, 1] or None
-        How often each row's first neighbour is repeated; None where nothing is.
+        How often each row's first neighbour is repeated; None if no row repeats any.
     """
 
     rows: slice
@@ -54,15 +55,15 @@ class NeighbourTable:
     rows : int
         N.
     parts : tuple of TablePart
-        They cover the rows, in order.
+        The parts that cover the rows, in order.
     room : int
-        The largest K * n of them.
+        The largest K * n of any part.
     bag, bag_first : tensor [edges], [N]
-        Neighbours row by row, and where each row's begin.
+        Neighbours row by row, and where each row's neighbours begin.
     weight, weight_back : tensor [edges]
         1 / degree of the row, and of its neighbour.
     inverse : tensor [N, 1]
-        1 / degree; 0 without neighbours.
+        1 / degree; 0 for rows without neighbours.
     """
 
     rows: int
@@ -76,18 +77,18 @@ class NeighbourTable:
 
 
 def make_table(bag: Tensor, degree: Array, on_device: Tensor, dtype: torch.dtype, room: int) -> NeighbourTable:
-    """Make the tables of rows with these neighbours.
+    """Make the table of rows with these neighbours.
 
     Parameters
     ----------
     bag : int64 tensor [edges]
         Neighbours row by row.
     degree : int64 array [N]
-        Descending; on the host: nothing waits for the device.
+        In descending order; on the host, so that nothing waits for the device.
     on_device : int64 tensor [2, N]
-        The same, and where each row's neighbours begin.
+        ``degree``, and where each row's neighbours begin.
     room : int
-        Slots of a part, about: rows times their largest degree.
+        Approximate size of a part: its rows times their largest degree.
     """
     parts: list[TablePart] = []
     while not parts or parts[-1].rows.stop < len(degree):
@@ -111,32 +112,32 @@ def _part(bag: Tensor, on_device: Tensor, degrees: Array, rows: slice, dtype: to
     degree, first = on_device
     fewest, slots = int(degrees[rows].min()), max(1, int(degrees[rows].max()))
     slot = torch.arange(slots, device=bag.device)[:, None]
-    real = slot < degree
+    occupied = slot < degree
     neighbour = torch.arange(rows.start, rows.stop, device=bag.device).expand(slots, -1)
     if len(bag):
-        edge = first + torch.where(real, slot, 0)
-        found = bag[edge.clamp_(max=len(bag) - 1)]
-        neighbour = found if fewest else torch.where(degree > 0, found, neighbour)
+        edge = first + torch.where(occupied, slot, 0)
+        gathered = bag[edge.clamp_(max=len(bag) - 1)]
+        neighbour = gathered if fewest else torch.where(degree > 0, gathered, neighbour)
     total = len(degrees)
-    part = (torch.arange(4, device=bag.device) * total)[:, None, None]
-    backward = torch.where(real, neighbour + part, 4 * total)
+    block = (torch.arange(4, device=bag.device) * total)[:, None, None]
+    backward = torch.where(occupied, neighbour + block, 4 * total)
     repeats = None if fewest == slots else (slots - degree.clamp(min=1))[:, None].to(dtype)
     return TablePart(rows, slots, neighbour.reshape(-1), backward.reshape(-1), repeats)
 
 
 class Aggregated:
-    """What one layer's aggregation leaves for its backward pass.
+    """What one layer's aggregation saves for its backward pass.
 
     Attributes
     ----------
     sent : tensor [N, W]
-        What was aggregated.
+        The values that were aggregated.
     mean, slope : tensor [N, W]
-        Mean; 1 / std, 0 where std counts as zero.
+        Mean; 1 / std, or 0 where std counts as zero.
     stacked : tensor [4 N + 1, W]
         Minimum, maximum, their gradients, and a row of zeros.
     extremes, ties : tensor [2, N, W]
-        The first half of ``stacked``; how many neighbours have that value.
+        The first half of ``stacked``; how many neighbours have the extreme value.
     """
 
     sent: Tensor
@@ -158,8 +159,8 @@ def aggregate(
     scratch : tensor [4 * room, W]
         Overwritten.
     kept : Aggregated
-        Filled; its ``sent`` is taken over.
-    out : tensor [4, N, W] or [4, R, E, F] of as many numbers
+        Filled; it keeps a reference to ``sent``.
+    out : tensor [4, N, W], or [4, R, E, F] with as many elements
         Filled; may be strided.
     training : bool
         Whether the backward pass will follow.
@@ -171,10 +172,10 @@ def aggregate(
         _aggregate(part, scratch, kept, variance[part.rows], training)
     variance.mul_(table.inverse)
     kept.slope = torch.threshold(variance, SMALLEST_VARIANCE, torch.inf).rsqrt_()
-    like = out.shape[1:]
-    torch.mul(variance.view(like), kept.slope.view(like), out=out[3])
-    out[0].copy_(kept.mean.view(like))
-    out[1:3].copy_(kept.extremes.view(2, *like))
+    shape = out.shape[1:]
+    torch.mul(variance.view(shape), kept.slope.view(shape), out=out[3])
+    out[0].copy_(kept.mean.view(shape))
+    out[1:3].copy_(kept.extremes.view(2, *shape))
 
 
 def _aggregate(part: TablePart, scratch: Tensor, kept: Aggregated, squares: Tensor, training: bool) -> None:
@@ -189,7 +190,7 @@ def _aggregate(part: TablePart, scratch: Tensor, kept: Aggregated, squares: Tens
     if training:
         torch.eq(values[None], extremes[:, None], out=matches)
         torch.sum(matches, 1, out=ties)
-    # Two passes: the mean is taken off first, so that nothing cancels.
+    # Two passes: the mean is subtracted first, so that no digits are lost to cancellation.
     values.sub_(kept.mean[part.rows])
     values.mul_(values)
     torch.sum(values, 0, out=squares)
@@ -211,12 +212,12 @@ def aggregate_back(grad: Tensor, table: NeighbourTable, scratch: Tensor, kept: A
         Overwritten.
     """
     rows, width = kept.sent.shape
-    like = grad.shape[1:]
-    torch.div(grad[1:3], kept.ties.view(2, *like), out=kept.stacked[2 * rows : -1].view(2, *like))
+    shape = grad.shape[1:]
+    torch.div(grad[1:3], kept.ties.view(2, *shape), out=kept.stacked[2 * rows : -1].view(2, *shape))
     # d std_i / d y_j = (y_j - mean_i) / (degree_i std_i): a constant and a multiple of y_j, summed over i.
-    constant, multiple = packed[:, 0].view(like), packed[:, 1].view(like)
-    torch.mul(grad[3], kept.slope.view(like), out=multiple)
-    torch.addcmul(grad[0], multiple, kept.mean.view(like), value=-1, out=constant)
+    constant, multiple = packed[:, 0].view(shape), packed[:, 1].view(shape)
+    torch.mul(grad[3], kept.slope.view(shape), out=multiple)
+    torch.addcmul(grad[0], multiple, kept.mean.view(shape), value=-1, out=constant)
     flat = packed.view(rows, 2 * width)
     linear = embedding_bag(table.bag, flat, table.bag_first, mode="sum", per_sample_weights=table.weight_back)
     result = torch.empty_like(kept.sent)
@@ -233,6 +234,6 @@ def _aggregate_back(part: TablePart, scratch: Tensor, kept: Aggregated, linear: 
     matches, shares = by_slot.chunk(2)
     sent = kept.sent[part.rows]
     matches.eq_(sent).mul_(shares)
-    # The shares are used up: the rest of the gradient takes a slot of theirs, and is summed with them.
+    # The shares are no longer needed: the linear part of the gradient takes their first slot and is summed too.
     torch.addcmul(linear[:, :width], sent, linear[:, width:], out=shares[0])
     torch.sum(by_slot[: len(matches) + 1], 0, out=out)

@@ -1,19 +1,19 @@
-"""The weights of a stack as the matrices that a step multiplies with, and their gradients back again.
+"""The weights of a stack as the matrices that a step multiplies by, and the way back for their gradients.
 
-A member's parameters lie flat, in the library's shapes. One gather brings all of a stack's into the order of
-`_WeightOrder`: transposed, a bias as the row that meets a column of ones, one block a member. Another brings the
-gradients back.
+A member's parameters lie in one flat vector, in the library's shapes. One gather brings those of a whole stack into the
+order of `_WeightOrder`: weights are transposed, a bias is the row that meets a column of ones, and each member has one
+block. Another gather brings the gradients back.
 
 PNA's layer is folded. With m_ij = W1 x_i + b + y_j, y_j = W2 x_j, the aggregates of m_ij over j are those of y_j, all
-but the standard deviation shifted by W1 x_i + b. With L the last matrix, P0 and P_sa the blocks of the one before
-(scaler s, aggregate a), the layer is ::
+but the standard deviation shifted by W1 x_i + b. With L the last matrix, and P0 and P_sa the blocks of the matrix
+before it (scaler s, aggregate a), the layer is ::
 
     out_i = L P0 x_i + L p + l + sum_s c_s(d_i) [ S_s (W1 x_i + b) + sum_a Q_sa aggregate_a(y) ]
     Q_sa = L P_sa,    S_s = Q_s,mean + Q_s,min + Q_s,max
 
-so that one product of [x, 1, mean, min, max, std] with a matrix of one block of columns a scaler is all that is left;
-the blocks are then summed with the scalers of each atom. Scaler 0 is the identity and holds the unscaled part too,
-unless atoms without neighbours (all c_s = 0) demand a block of its own.
+which takes a single product of [x, 1, mean, min, max, std] with a matrix that has one block of columns per scaler; the
+blocks are then summed, weighted with the scalers of each atom. Scaler 0 is the identity, and its block also holds the
+unscaled part, unless there are atoms without neighbours (all c_s = 0): then the unscaled part has its own block.
 """
 
 from __future__ import annotations
@@ -47,24 +47,24 @@ class HeadGroup:
 
     @property
     def loss(self) -> Loss:
-        """The loss of each."""
+        """The loss of every head."""
         return self.tasks[0].loss
 
 
 def head_groups(sizes: NetworkSizes) -> tuple[HeadGroup, ...]:
-    """Put tasks of the same level, widths and loss together."""
-    found: dict[tuple[object, ...], list[TaskSizes]] = {}
+    """Group the tasks by level, widths and loss."""
+    by_kind: dict[tuple[object, ...], list[TaskSizes]] = {}
     for task in sizes.tasks:
-        found.setdefault((task.level, task.hidden, task.width, task.loss), []).append(task)
+        by_kind.setdefault((task.level, task.hidden, task.width, task.loss), []).append(task)
     groups: list[HeadGroup] = []
-    for tasks in found.values():
+    for tasks in by_kind.values():
         first = sum(len(g.tasks) for g in groups)
         groups.append(HeadGroup(tuple(tasks), sizes.linears(tasks[0]), first))
     return tuple(groups)
 
 
 class _WeightOrder:
-    """Numbers of a member's vector in the order of the matrices, in pieces [layers, rows, columns]."""
+    """Indices into a member's vector, in the order of the matrices; each piece is [layers, rows, columns]."""
 
     def __init__(self, layout: ParameterLayout) -> None:
         self._layout = layout
@@ -72,22 +72,22 @@ class _WeightOrder:
         self.pieces: list[tuple[str, Array]] = []
 
     def weight(self, name: str) -> Array:
-        """Places of a weight, transposed: [in, out]."""
-        return self._of(f"{name}.weight").T
+        """Return the indices of a weight, transposed: [in, out]."""
+        return self._indices(f"{name}.weight").T
 
     def bias(self, name: str) -> Array:
-        """Places of a bias, as a row."""
-        return self._of(f"{name}.bias")[None]
+        """Return the indices of a bias, as a row."""
+        return self._indices(f"{name}.bias")[None]
 
     def both(self, name: str) -> Array:
-        """Places of a weight, transposed, with the bias as its last row."""
+        """Return the indices of a weight, transposed, with the bias as the last row."""
         return np.concatenate([self.weight(name), self.bias(name)])
 
-    def add(self, name: str, piece: list[Array]) -> None:
-        """Add a piece; one array a layer, or a batch."""
-        self.pieces.append((name, np.stack(piece)))
+    def add(self, name: str, arrays: list[Array]) -> None:
+        """Add a piece: one array per layer, or a single one."""
+        self.pieces.append((name, np.stack(arrays)))
 
-    def _of(self, name: str) -> Array:
+    def _indices(self, name: str) -> Array:
         at, shape = self._layout.parameters[name]
         return np.arange(at, at + math.prod(shape)).reshape(shape)
 
@@ -98,7 +98,7 @@ def _pieces(layout: ParameterLayout, sizes: NetworkSizes) -> list[tuple[str, Arr
         names = [f"trunk.{n}.conv" for n in numbers]
         width = sizes.layers[numbers[0]][0]
         post = [order.both(f"{n}.post_nns.0.0") for n in names]
-        # Rows of post: x, (bias,) then scaler, aggregate, feature.
+        # The bias row moves up: the rows of post become those of x, the bias, then (scaler, aggregate, feature).
         order.add(f"post.{group}", [np.concatenate([p[:width], p[-1:], p[width:-1]]) for p in post])
         order.add(f"lin.{group}", [order.weight(f"{n}.lin") for n in names])
         order.add(f"lin_bias.{group}", [order.bias(f"{n}.lin") for n in names])
@@ -117,7 +117,7 @@ def _pieces(layout: ParameterLayout, sizes: NetworkSizes) -> list[tuple[str, Arr
 
 
 def trunk_groups(sizes: NetworkSizes) -> list[list[int]]:
-    """Layers of the same widths, which are folded together: the first one, and the others."""
+    """Group consecutive layers of the same widths, which are folded together: the first layer, and the others."""
     groups: list[list[int]] = []
     for number, widths in enumerate(sizes.layers):
         if groups and sizes.layers[groups[-1][-1]] == widths:
@@ -133,28 +133,29 @@ class Weights:
     Attributes
     ----------
     value, grad : dict of str to Tensor
-        Views of the two flat tensors: name -> [layers, E, rows, columns] (heads beyond the first [1, E, T, ., .]).
+        Views of the two flat tensors: name -> [layers, E, rows, columns]; for layers of heads beyond the first,
+        [1, E, T, rows, columns].
     heads : tuple of HeadGroup
     task_weights : list of Tensor
-        Per group of heads [T, 1]: the tasks' weights in the loss.
+        The tasks' weights in the loss, [T, 1] for each group of heads.
     norm_grad : Tensor
         Gradients of all batch norms' weights, then of their biases, [2 * layers * E * out].
     sent, sent_grad : list of Tensor
-        Per layer [E, in, in]: W2.
+        W2 of each layer, [E, in, in].
     big, big_grad : list of Tensor
-        Per layer [E, 5 in + 1, blocks * out]: the folded matrix.
+        The folded matrix of each layer, [E, 5 in + 1, blocks * out].
     """
 
     def __init__(self, layout: ParameterLayout, sizes: NetworkSizes, members: int, blocks: int, like: Tensor) -> None:
         self.sizes, self.members, self.blocks = sizes, members, blocks
         pieces = _pieces(layout, sizes)
-        # Each piece is [batch, ...] per member; the members come second.
+        # Each piece is [batch, ...] for one member; members become the second dimension.
         offset = np.arange(members) * layout.parameter_size
         order = [np.add.outer(offset, piece).swapaxes(0, 1) for _, piece in pieces]
         source = np.concatenate([piece.ravel() for piece in order])
         self._gather = torch.from_numpy(source).to(like.device)
         self._flat, self._flat_grad = (like.new_zeros(len(source) + 1) for _ in range(2))
-        # Where each parameter's gradient lies; padding finds the last number, which stays zero.
+        # The position of each parameter's gradient; padding refers to the last number, which stays zero.
         back = np.full(members * layout.parameter_size, len(source))
         back[source] = np.arange(len(source))
         self._scatter = torch.from_numpy(back).to(like.device)
@@ -178,20 +179,20 @@ class Weights:
         return views
 
     def load(self, parameters: Tensor) -> None:
-        """Take over the parameters [E, P] and fold the trunk's."""
+        """Copy in the parameters [E, P] and fold those of the trunk."""
         torch.index_select(parameters.view(-1), 0, self._gather, out=self._flat[:-1])
         for group in self._groups:
             group.fold()
 
     def unload(self, gradients: Tensor) -> None:
-        """Unfold the trunk's gradients and write all of them to ``gradients`` [E, P], zeros to its padding."""
+        """Unfold the trunk's gradients and write all gradients to ``gradients`` [E, P], with zeros in the padding."""
         for group in self._groups:
             group.unfold()
         torch.index_select(self._flat_grad, 0, self._scatter, out=gradients.view(-1))
 
 
 class _Fold:
-    """The folding of the layers of one group (the module's docstring), batched over layers and members."""
+    """The folding (see the module's docstring) of the layers of one group, batched over layers and members."""
 
     def __init__(self, weights: Weights, number: int, layers: list[int]) -> None:
         self.number = number
@@ -211,7 +212,7 @@ class _Fold:
         self.big_grad = list(grad.view(len(layers), weights.members, *shape[1:]))
 
     def _parts(self, big: Tensor) -> dict[str, Tensor]:
-        """Views of the matrix: what is scaled of x and 1, what is not, and the aggregates' rows in two shapes."""
+        """Return views of the matrix: scaled and unscaled parts of the rows of x and 1, two of the aggregates' rows."""
         own, out = self._width + 1, self._out
         received = big[:, own:, : SCALERS * out]
         return {
@@ -240,7 +241,7 @@ class _Fold:
         self._big["unscaled"][:, -1:].add_(self._flat["lin_bias"])
 
     def unfold(self) -> None:
-        """Gradients of the gathered weights from that of `big`, which is used up."""
+        """Compute the gradients of the gathered weights from the gradient of `big`, which is overwritten."""
         own = self._width + 1
         scaled = self._big_grad["scaled"]
         torch.bmm(self._flat["own"].mT, scaled, out=self._shift_grad)

@@ -1,4 +1,4 @@
-"""One member's learning rate and its end, from its validation losses."""
+"""A member's learning rate and early stopping, as its validation losses determine them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import assert_never
 
 from hydragnn_hpc.sections import Cosine, EarlyStopping, Plateau, Training
 
-PLATEAU_THRESHOLD = 1e-4  # relative; as torch.optim.lr_scheduler.ReduceLROnPlateau
-SMALLEST_CHANGE = 1e-8  # of a learning rate; as there
+PLATEAU_THRESHOLD = 1e-4  # relative; the default of torch.optim.lr_scheduler.ReduceLROnPlateau
+SMALLEST_CHANGE = 1e-8  # of the learning rate; the default `eps` of the same scheduler
 
 
 @dataclass
 class Schedule:
-    """One member's learning rate and its end, from its validation losses. One rate holds for an epoch.
+    """A member's learning rate, constant within an epoch, and its early stopping.
 
-    The rate follows ``torch.optim.lr_scheduler.ReduceLROnPlateau``, or half a cosine (`cosine_rate`); the training
-    ends after ``patience`` epochs without a lower validation loss than the best.
+    The rate follows ``torch.optim.lr_scheduler.ReduceLROnPlateau``, or half a period of a cosine (`cosine_rate`);
+    training stops after ``patience`` epochs without a new lowest validation loss.
     """
 
     rate: float
@@ -28,7 +28,7 @@ class Schedule:
 
     @classmethod
     def fresh(cls, options: Training) -> Schedule:
-        """Before the first epoch."""
+        """Return the schedule as it is before the first epoch."""
         full = options.optimizer.learning_rate
         match options.schedule:
             case "plateau":
@@ -39,13 +39,13 @@ class Schedule:
                 assert_never(unknown)
 
     def see(self, loss: float, epoch: int, options: Training) -> bool:
-        """Take the validation loss of ``epoch`` (from 1); returns whether it is the best so far."""
+        """Record the validation loss of ``epoch`` (counted from 1); return whether it is the lowest so far."""
         match options.schedule:
             case "plateau":
                 if options.plateau is not None:
-                    self._see_plateau(loss, options.plateau)
+                    self._update_plateau(loss, options.plateau)
             case "cosine":
-                # From the epoch alone, so that it is the same however often the training was interrupted.
+                # Computed from the epoch alone, so that interruptions do not change it.
                 self.rate = cosine_rate(epoch, options.optimizer.learning_rate, options.cosine, options.epochs)
             case unknown:
                 assert_never(unknown)
@@ -55,10 +55,10 @@ class Schedule:
         return False
 
     def over(self, epoch: int, stopping: EarlyStopping | None) -> bool:
-        """Whether to stop early after ``epoch``."""
+        """Return whether to stop early after ``epoch``."""
         return stopping is not None and epoch - self.best_epoch >= stopping.patience
 
-    def _see_plateau(self, loss: float, plateau: Plateau) -> None:
+    def _update_plateau(self, loss: float, plateau: Plateau) -> None:
         if loss < self.plateau_best * (1 - PLATEAU_THRESHOLD):
             self.plateau_best, self.plateau_bad = loss, 0
             return
@@ -79,12 +79,12 @@ def cosine_rate(done: int, full: float, options: Cosine, epochs: int) -> float:
         The highest rate.
     options : Cosine
     epochs : int
-        Of the whole training.
+        Number of epochs of the whole training.
     """
     if done < options.warmup:
         return full * (done + 1) / (options.warmup + 1)
     length = (options.epochs or epochs) - options.warmup
-    part = min((done - options.warmup) / length, 1.0) if length > 0 else 1.0
-    # A minimum above the full rate would turn the schedule upside down.
+    progress = min((done - options.warmup) / length, 1.0) if length > 0 else 1.0
+    # A minimum above the full rate would make the rate rise instead of fall.
     lowest = min(options.minimum, full)
-    return lowest + (full - lowest) * (1 + math.cos(math.pi * part)) / 2
+    return lowest + (full - lowest) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,4 +1,4 @@
-"""Targets against composition: graph-level ones themselves, node-level ones as totals."""
+"""Targets against composition: graph-level targets themselves, and the totals of node-level targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hydragnn_hpc.report.results.ground_truth import GroundTruth, ev_per_atom
 from hydragnn_hpc.report.results.load import Results
 
 MANY = 3000
-"""Above this many points, they are drawn smaller and fainter."""
+"""With more points than this, points are drawn smaller and fainter."""
 
 
 def draw(content: Content) -> Iterator[Drawing]:
@@ -35,14 +35,14 @@ def draw(content: Content) -> Iterator[Drawing]:
             _cloud(ax, fraction, values[:, k], PALETTE[k % len(PALETTE)], *([f"component {k}"] if width > 1 else []),
                    marker="." if k < len(PALETTE) else "x")  # fmt: skip
         if width == 1:
-            _mean_line(ax, fraction, values[:, 0], _mean_of(samples, species))
+            _mean_line(ax, fraction, values[:, 0], _mean_label(samples, species))
         ax.set_xlabel(f"fraction of {species} atoms (no unit)")
         ax.set_ylabel(_axis_label(results, task))
         _second_axis(ax, unit, samples)
-        beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if width > 1 else {}
-        ax.legend(markerscale=3, **beside)
-        line = "; a colour for each component" if width > 1 else f"; line: {_mean_of(samples, species)}"
-        caption = f"{label.capitalize()} against composition: {_known(samples, values)}{line}."
+        legend_place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if width > 1 else {}
+        ax.legend(markerscale=3, **legend_place)
+        note = "; a colour for each component" if width > 1 else f"; line: {_mean_label(samples, species)}"
+        caption = f"{label.capitalize()} against composition: {_shown_samples(samples, values)}{note}."
         yield Drawing(file_name("composition", task), f"{label.capitalize()} and composition", caption, figure)
 
 
@@ -57,7 +57,7 @@ def draw_totals(content: Content) -> Iterator[Drawing]:
         total = samples.total(samples.targets[settings.field])[:, 0]
         scale = float(np.nanmax(np.abs(samples.targets[settings.field]))) if len(total) else 0.0
         if not np.isfinite(total).any() or np.nanmax(np.abs(total)) < 1e-3 * scale:
-            continue  # a neutral cell's charges: the total is zero but for rounding
+            continue  # a neutral cell's charges: the total is zero up to rounding
         figure = _totals_figure(content.results, samples, task, total)
         if figure is not None:
             label = label_of(content.results.campaign, task)
@@ -66,24 +66,24 @@ def draw_totals(content: Content) -> Iterator[Drawing]:
 
 
 def _totals_figure(results: Results, samples: GroundTruth, task: str, total: np.ndarray) -> Any:
-    """Return the panels of one node-level task; None where there is nothing to show its total against."""
+    """Return the panels of one node-level task; None if there is nothing to plot its total against."""
     composition = samples.composition()
     graph = [t for t, s in results.campaign.tasks.items() if s.level == "graph" and s.field in samples.targets]
     columns = (composition is not None) + len(graph)
     if not columns:
         return None
     figure, axes = panels(columns, height=2.9, width=3.5 * columns if columns < 3 else 7.0)
-    axis = iter(axes)
+    free_axes = iter(axes)
     total_label = with_unit(f"total {label_of(results.campaign, task)}", f"{rows.unit_of(results, task)} per cell")
     if composition is not None:
-        ax, (fraction, species) = next(axis), composition
+        ax, (fraction, species) = next(free_axes), composition
         _cloud(ax, fraction, total, PALETTE[0])
-        _mean_line(ax, fraction, total, _mean_of(samples, species))
+        _mean_line(ax, fraction, total, _mean_label(samples, species))
         ax.set(xlabel=f"fraction of {species} atoms (no unit)", ylabel=total_label)
         ax.set_title(_correlation(fraction, total))
         ax.legend(markerscale=3)
     for other in graph:
-        ax, values = next(axis), samples.targets[results.campaign.tasks[other].field][:, 0]
+        ax, values = next(free_axes), samples.targets[results.campaign.tasks[other].field][:, 0]
         _cloud(ax, total, values, PALETTE[1])
         ax.set(xlabel=total_label, ylabel=_axis_label(results, other))
         ax.set_title(_correlation(total, values))
@@ -91,18 +91,18 @@ def _totals_figure(results: Results, samples: GroundTruth, task: str, total: np.
 
 
 def _axis_label(results: Results, task: str) -> str:
-    """Return a graph-level task's label; energies in Ry are those of a whole cell."""
+    """Return a graph-level task's label; energies in Ry are per cell."""
     unit = rows.unit_of(results, task)
     return with_unit(label_of(results.campaign, task), f"{unit} per cell" if unit == "Ry" else unit)
 
 
-def _known(samples: GroundTruth, values: np.ndarray) -> str:
-    """Return which samples are shown, and of how many."""
+def _shown_samples(samples: GroundTruth, values: np.ndarray) -> str:
+    """Describe which samples are shown."""
     known = int(np.isfinite(values).any(axis=1).sum())
     return samples.source if known == len(values) else f"the {known:,} with a value of {samples.source}"
 
 
-def _mean_of(samples: GroundTruth, species: str) -> str:
+def _mean_label(samples: GroundTruth, species: str) -> str:
     return "mean per composition" if len(samples.species()) == 2 else f"mean at a fraction of {species}"
 
 
@@ -115,11 +115,11 @@ def _cloud(ax: Any, x: np.ndarray, y: np.ndarray, color: str, label: str = "stru
 
 
 def _mean_line(ax: Any, x: np.ndarray, y: np.ndarray, label: str) -> None:
-    known = np.isfinite(y)
-    places, group = np.unique(x[known], return_inverse=True)
-    if 1 < len(places) <= 200:
-        mean = np.bincount(group, y[known]) / np.bincount(group)
-        ax.plot(places, mean, color="black", lw=1, label=label)
+    finite = np.isfinite(y)
+    positions, group = np.unique(x[finite], return_inverse=True)
+    if 1 < len(positions) <= 200:
+        mean = np.bincount(group, y[finite]) / np.bincount(group)
+        ax.plot(positions, mean, color="black", lw=1, label=label)
 
 
 def _second_axis(ax: Any, unit: str, samples: GroundTruth) -> None:
@@ -133,7 +133,7 @@ def _second_axis(ax: Any, unit: str, samples: GroundTruth) -> None:
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> str:
-    known = np.isfinite(x) & np.isfinite(y)
-    if known.sum() < 3 or np.ptp(x[known]) == 0 or np.ptp(y[known]) == 0:
+    finite = np.isfinite(x) & np.isfinite(y)
+    if finite.sum() < 3 or np.ptp(x[finite]) == 0 or np.ptp(y[finite]) == 0:
         return ""
-    return f"correlation {np.corrcoef(x[known], y[known])[0, 1]:.3f}"
+    return f"correlation {np.corrcoef(x[finite], y[finite])[0, 1]:.3f}"

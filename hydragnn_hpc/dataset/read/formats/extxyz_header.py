@@ -1,7 +1,7 @@
-"""The comment line of an extended XYZ frame: words and quotes taken apart, values by their type.
+"""The comment line of an extended XYZ frame, split into keys and values, each value converted to its type.
 
-ASE's own reader is not used: it renames columns, takes the last of two keys, needs one letter case, and gives up a
-frame for a key that nobody asked for.
+ASE's own reader is not used: it renames columns, takes the last of two equal keys, is case-sensitive, and rejects a
+frame because of a key that nobody asked for.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 from hydragnn_hpc.dataset.read.frames import Unreadable
 from hydragnn_hpc.errors import UserError
 
-SHOWN = 40  # characters of a file in an error
+SHOWN = 40  # characters of the file that an error quotes
 _CLOSED = r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\{(?:\\.|[^}\\])*\}|\[(?:[^\[\]]|\[[^\[\]]*\])*\])(?=\s|$)"""
-# A value follows its '=' at once, or after blanks if it is not itself the key of another '='.
+# A value follows its '=' immediately, or after blanks if it is not itself a key with its own '='.
 _ITEM = re.compile(
     rf"""("(?:\\.|[^"\\])*"(?=[\s=]|$)|'(?:\\.|[^'\\])*'(?=[\s=]|$)|[^\s=]+)"""
     rf"""(?:\s*(=)(?:({_CLOSED}|\S+)|\s+({_CLOSED}|[^\s=]+(?=\s|$))(?!\s*=)|))?""",
@@ -27,8 +27,8 @@ _ITEM = re.compile(
 )
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|nan|inf|infinity)", re.IGNORECASE)
-_TRUTH = {"T": True, "F": False, "true": True, "false": False, "True": True, "False": False, "TRUE": True,
-          "FALSE": False}  # fmt: skip
+_BOOLEANS = {"T": True, "F": False, "true": True, "false": False, "True": True, "False": False, "TRUE": True,
+             "FALSE": False}  # fmt: skip
 _STRUCTURAL = ("lattice", "pbc", "properties")
 
 
@@ -39,9 +39,9 @@ class Header:
     Attributes
     ----------
     values : dict
-        By key: numbers, arrays, truth values, text, whatever JSON holds, or :class:`Unreadable`.
+        By key: numbers, arrays, booleans, text, any JSON value, or :class:`Unreadable`.
     structural : dict
-        Text of ``lattice``, ``pbc`` and ``properties``, which stand there in any letter case.
+        Text of ``lattice``, ``pbc`` and ``properties``, which may be written in any letter case.
     name : str or None
         Text of the key ``name``.
     """
@@ -57,28 +57,28 @@ def parse_header(comment: str, where: str) -> Header:
     Raises
     ------
     UserError
-        If ``Lattice``, ``pbc`` or ``Properties`` stand there twice, or ``pbc`` is not in quotes.
+        If ``Lattice``, ``pbc`` or ``Properties`` appear twice, or ``pbc`` is not in quotes.
     """
     header = Header()
-    shown: dict[str, str] = {}
-    last = ""
+    seen: dict[str, str] = {}
+    last_key = ""
     for key, text in _items(comment):
-        plain = key.casefold()
-        if last and text is None and (key in _TRUTH or _FLOAT.fullmatch(key)):
-            _refuse_unquoted(header, last, key, where)
+        folded = key.casefold()
+        if last_key and text is None and (key in _BOOLEANS or _FLOAT.fullmatch(key)):
+            _refuse_unquoted(header, last_key, key, where)
             continue
-        last = "" if text is None else key
-        mine = f"{key}={text}"[:SHOWN]
-        if plain in _STRUCTURAL:
-            if plain in header.structural:
-                raise UserError(f"{where}: the header holds both {shown[plain]!r} and {mine!r}; remove one of them")
-            header.structural[plain], shown[plain] = text or "", mine
-        elif key in shown:
+        last_key = "" if text is None else key
+        entry = f"{key}={text}"[:SHOWN]
+        if folded in _STRUCTURAL:
+            if folded in header.structural:
+                raise UserError(f"{where}: the header holds both {seen[folded]!r} and {entry!r}; remove one of them")
+            header.structural[folded], seen[folded] = text or "", entry
+        elif key in seen:
             header.values[key] = Unreadable(
-                f"stands twice in the header, as {shown[key]!r} and as {mine!r}; remove one of them"
+                f"stands twice in the header, as {seen[key]!r} and as {entry!r}; remove one of them"
             )
         else:
-            header.values[key], shown[key] = True if text is None else _typed(key, text), mine
+            header.values[key], seen[key] = True if text is None else _typed(key, text), entry
             if key == "name" and text is not None:
                 header.name = json_text(text)
     if isinstance(header.values.pop("name", None), Unreadable):
@@ -87,7 +87,7 @@ def parse_header(comment: str, where: str) -> Header:
 
 
 def _refuse_unquoted(header: Header, key: str, word: str, where: str) -> None:
-    """Refuse one of several numbers or truth values that are not in quotes: the first would pass for all."""
+    """Refuse a list of numbers or booleans without quotes: the first of them would be taken for all."""
     reason = f"is followed by {word!r} outside of quotes; quote all that belongs to it"
     if key.casefold() not in _STRUCTURAL:
         header.values[key] = Unreadable(reason)
@@ -96,7 +96,7 @@ def _refuse_unquoted(header: Header, key: str, word: str, where: str) -> None:
 
 
 def json_text(text: str) -> str:
-    """Return text as it was before it was written as JSON, where it was."""
+    """Return the string that a ``_JSON`` value encodes; any other text as it is."""
     try:
         plain = json.loads(text.removeprefix("_JSON ")) if text.startswith("_JSON ") else text
     except (ValueError, RecursionError):
@@ -105,10 +105,10 @@ def json_text(text: str) -> str:
 
 
 def _items(comment: str) -> Iterator[tuple[str, str | None]]:
-    """Yield (key, text of its value); None for a word without value."""
+    """Yield each key with the text of its value, or with None if it has no value."""
     for match in _ITEM.finditer(comment):
-        key, equals, close, apart = match.groups()
-        yield _unquoted(key), _unquoted(close or apart or "") if equals else None
+        key, equals, adjacent, separate = match.groups()
+        yield _unquoted(key), _unquoted(adjacent or separate or "") if equals else None
 
 
 def _unquoted(text: str) -> str:
@@ -119,21 +119,21 @@ def _unquoted(text: str) -> str:
 
 def _typed(key: str, text: str) -> Any:
     if text.startswith("_JSON "):
-        return _of_json(text.removeprefix("_JSON "))
-    # Brackets within: rows of a table, of which the numbers count.
+        return _from_json(text.removeprefix("_JSON "))
+    # Inner brackets delimit the rows of a table; only the numbers count.
     words = re.findall(r"[^\s,\[\]]+" if re.fullmatch(r"[\s,\[\]0-9eE.+-]*", text) else r"[^\s,]+", text)
     array = numbers(words)
     if array is not None:
         if key in ("stress", "virial") and array.size == 9:
-            return _of_nine(key, array)
+            return _from_nine(key, array)
         return array[0] if len(array) == 1 else array
-    if words and all(word in _TRUTH for word in words):
-        truths = [_TRUTH[word] for word in words]
-        return truths[0] if len(truths) == 1 else truths
+    if words and all(word in _BOOLEANS for word in words):
+        booleans = [_BOOLEANS[word] for word in words]
+        return booleans[0] if len(booleans) == 1 else booleans
     return text
 
 
-def _of_nine(key: str, array: np.ndarray) -> Any:
+def _from_nine(key: str, array: np.ndarray) -> Any:
     """Return a 3x3 matrix as ASE does: a virial by columns, a stress as its six Voigt components."""
     matrix = array.reshape((3, 3), order="F")
     if key == "virial":
@@ -143,20 +143,20 @@ def _of_nine(key: str, array: np.ndarray) -> Any:
     return matrix[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
 
 
-def _of_json(text: str) -> Any:
+def _from_json(text: str) -> Any:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         return Unreadable(f"is no JSON: {error!s:.80}; correct or remove it")
     try:
-        array = np.array(found)
+        array = np.array(value)
     except (ValueError, RecursionError):  # lists of several lengths
-        return found
-    return array if array.dtype.kind in "ifb" and array.ndim else found
+        return value
+    return array if array.dtype.kind in "ifb" and array.ndim else value
 
 
 def numbers(words: list[str]) -> np.ndarray | None:
-    """Return words as integers, else as real numbers; None where they are none. Python's ``1_000`` is none."""
+    """Return words as integers, else as floats; None unless all are numbers. Unlike in Python, ``1_000`` is not one."""
     if not words:
         return None
     if all(map(_INTEGER.fullmatch, words)):

@@ -11,9 +11,9 @@ HEADS = 4
 
 
 class Layer(nn.Module):
-    """The library's layer, the mean over its heads, plus a linear map of the atom itself.
+    """PyTorch Geometric's layer: the mean over its heads, plus a linear map of the atom's own features.
 
-    No self-loops are added: the library would drop an atom's own periodic images for them.
+    No self-loops are added: to add them, the library would drop an atom's edges to its own periodic images.
     """
 
     def __init__(self, sizes: LayerSizes) -> None:
@@ -30,5 +30,5 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """[N, in] to [N, out]."""
-        found: Tensor = self.conv(x, graph.edges, graph.features)
-        return found
+        output: Tensor = self.conv(x, graph.edges, graph.features)
+        return output
