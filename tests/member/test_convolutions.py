@@ -247,7 +247,7 @@ def test_the_engine_follows_from_the_campaign() -> None:
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        ({"convolution": "GraphConv"}, "unknown convolution 'GraphConv'; known are: PNA, SAGE, GIN, GAT, MFC, CGCNN"),
+        ({"convolution": "NoSuchConv"}, "unknown convolution 'NoSuchConv'; known are: PNA, SAGE, GIN, GAT, MFC, CGCNN"),
         ({"convolution": "SAGE", "edges": {"number": 8}}, "SAGE has no use for edge features; leave model.edges out"),
         ({"convolution": "SchNet"}, "SchNet works on edge features; add model.edges"),
         ({"edges": {"number": 1}}, "model.edges.number"),

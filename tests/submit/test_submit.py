@@ -285,8 +285,8 @@ def test_a_campaign_from_a_packed_environment(tmp_path: Path) -> None:
 CONDOR = {
     "htcondor.yaml": """\
 about: HTCondor, which takes a job's settings as arguments and runs a job again until it exits with another code than 75
-submit: [condor_submit, -terse, "executable={script}", "batch_name={name}", "+MaxTime={walltime_seconds}",
-         "on_exit_remove=ExitCode != 75", -queue, "{nodes}"]
+submit: [condor_submit, -terse, "executable={script}", "batch_name={name}",
+         "on_exit_remove=ExitCode =!= 75", -queue, "1"]
 job_id: '([0-9.]+) -'
 """,
     "htcondor.sh.jinja": """\
@@ -308,8 +308,7 @@ def test_a_scheduler_is_two_files(here: Path) -> None:
     assert done.stdout.startswith("job 7.0: 84 members on 2 nodes")
     script = here / "out/jobs/job.sh"
     assert (here / "words.txt").read_text().splitlines() == [
-        "-terse", f"executable={script}", "batch_name=fept", "+MaxTime=3600", "on_exit_remove=ExitCode != 75",
-        "-queue", "2",
+        "-terse", f"executable={script}", "batch_name=fept", "on_exit_remove=ExitCode =!= 75", "-queue", "1",
     ]  # fmt: skip
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert "# For 2 nodes.\nout=" in script.read_text() and "srun " in script.read_text()

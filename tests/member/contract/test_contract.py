@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.sizes import TaskSizes
 from hydragnn_hpc.member.engine.training_data import values_of
 from hydragnn_hpc.member.fused.plan import LOSSES as FUSED_LOSSES
+from hydragnn_hpc.sections import Training
 from tests.member.contract.problem import (
     ENGINES,
     TASKS,
@@ -170,6 +172,12 @@ def test_optimizers_are_torchs(name: str, dtype: torch.dtype, kind: str) -> None
         engine.update(optimizer, parameters, kept, optimizer.plan(1, np.full(len(parameters), 0.01))[0])
     close = 1e-12 if dtype == torch.float64 else 3e-6
     torch.testing.assert_close(parameters, expected[[2, 0]], rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_weight_decay_is_torchs_by_default(name: str) -> None:
+    section = Training.model_validate({"optimizer": {"name": name}}).optimizer
+    assert section.weight_decay == signature(getattr(torch.optim, name)).parameters["weight_decay"].default
 
 
 def test_every_optimizer_is_tested() -> None:
