@@ -162,8 +162,8 @@ class Rank:
         if self.controller is not None:
             self._control(self.controller)
         elif self._roll.newly_lost():
-            message = "rank 0 no longer answers, and has perhaps been killed; run the same command again"
-            raise UserError(message, ExitCode.AGAIN)
+            problem = "rank 0 no longer answers, and has perhaps been killed; run the same command again"
+            raise UserError(problem, ExitCode.AGAIN)
         self._beat()
         return bool(arrived or reports)
 

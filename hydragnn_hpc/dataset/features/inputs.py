@@ -150,7 +150,7 @@ class GeometryOperators:
 
 
 def plan(
-    arrays: Mapping[str, np.ndarray], wanted: Sequence[Mapping[str, Any]], elements: NumberRange, cutoff: float
+    arrays: Mapping[str, np.ndarray], wanted: Sequence[Mapping[str, Any]], numbers: NumberRange, cutoff: float
 ) -> InputRecipe:
     """Return the recipe for a data set, before :func:`write` fits it.
 
@@ -160,12 +160,12 @@ def plan(
         The data set's arrays.
     wanted : sequence of mapping
         A campaign's ``inputs`` as plain data.
-    elements : NumberRange
-        Of the data set's atomic numbers.
+    numbers : NumberRange
+        Least and greatest atomic number of the data set.
     cutoff : float
         Of its neighbour lists, bohr.
     """
-    species = [float(elements.minimum), float(elements.maximum)]
+    species = [float(numbers.minimum), float(numbers.maximum)]
     around, powers = None, 1
     for entry in wanted:
         powers = max(powers, entry.get("powers", 1))
