@@ -13,11 +13,10 @@ import pytest
 import yaml
 
 from hydragnn_hpc import ledger
-from hydragnn_hpc.atomic import write_json
 from hydragnn_hpc.config import Campaign, config_hash, load_campaign
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import Frozen
-from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.submit import chain, plan, render, scheduler
 from hydragnn_hpc.submit.site import Site, load_site, site_names
 from tests import campaigns
@@ -454,7 +453,7 @@ def finish(folder: CampaignFolder, replica: int, state: str = "finished") -> Non
     """Give a member its result."""
     files = folder.member("H", replica)
     files.make()
-    write_json(files.result, {"state": state, "seconds": 5.0})
+    write_record(files.result, campaigns.result("H", replica, state))
 
 
 def test_a_chain_goes_on_while_something_moves(folder: CampaignFolder) -> None:
