@@ -13,8 +13,12 @@ from hydragnn_hpc.member.training import checkpoint
 from hydragnn_hpc.member.training.checkpoint import Checkpoint
 from hydragnn_hpc.member.training.schedule import Schedule
 from hydragnn_hpc.paths import MemberFolder
+from hydragnn_hpc.records.member import Identity, Session
 
-IDENTITY = {"config_hash": "c", "dataset_sha256": "d", "variant": "HCM", "replica": 1}
+IDENTITY = Identity(config_hash="c", dataset_sha256="d", variant="HCM", replica=1)
+SESSION = Session(
+    started="2026-01-01T00:00:00.000+00:00", ended="2026-01-01T00:01:00.000+00:00", host="n", rank=0, slot=0, epochs=2
+)
 SHAPES = {"parameters": 300, "buffers": 40}
 
 
@@ -23,7 +27,7 @@ def made(epoch: int) -> Checkpoint:
     numbers = torch.Generator().manual_seed(epoch)
     tensors = {name: torch.randn(length, generator=numbers) for name, length in SHAPES.items()}
     history = [[k + 1.0, 0.5, 0.25, 1e-3, 1.0, 0.1] for k in range(epoch)]
-    return Checkpoint(IDENTITY, tensors, Schedule(1e-3, best=0.25, best_epoch=1), history, [{"host": "node"}])
+    return Checkpoint(IDENTITY, tensors, Schedule(1e-3, best=0.25, best_epoch=1), history, [SESSION])
 
 
 def same(one: Checkpoint, other: Checkpoint) -> bool:
@@ -72,7 +76,7 @@ def test_damage_anywhere_never_gives_other_numbers(files: MemberFolder, place: f
 @pytest.mark.parametrize("changed", [{"replica": 2}, {"config_hash": "x"}, {"dataset_sha256": "x"}, {"variant": "H"}])
 def test_a_checkpoint_of_something_else_is_not_used(files: MemberFolder, changed: dict) -> None:
     told: list[str] = []
-    assert checkpoint.load(files, {**IDENTITY, **changed}, SHAPES, told.append) is None
+    assert checkpoint.load(files, IDENTITY.model_copy(update=changed), SHAPES, told.append) is None
     assert len(told) == 2 and all("of another campaign or member" in line for line in told)
 
 
