@@ -66,7 +66,7 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> Plan:
     frozen = Frozen(campaign, config_hash(campaign, manifest.sha256), manifest.sha256)
     if folder.campaign.exists():
         _hold(frozen, ledger.read_frozen(folder), folder)
-    elif folder.root.exists() and (not folder.root.is_dir() or _foreign(folder.root)):
+    elif _foreign(folder.root) and not folder.campaign.exists():  # looked at again: another run may begin just now
         raise UserError(f"{folder.root} exists and holds no campaign; give an empty or a new folder")
     members = ledger.read_members(folder, campaign)
     problems = [f"{m.name}: {m.problem}" for m in members if m.problem]
@@ -78,12 +78,12 @@ def begin(plan: Plan, folder: CampaignFolder) -> Plan:
 
     Holds the lock.
     """
+    ledger.freeze(folder, plan.frozen)  # first: a folder that holds more than a lock is known by its campaign
     with storage_errors(folder.members):
         folder.members.mkdir(parents=True, exist_ok=True)
     for made in (folder.logs, folder.report):  # without them nothing is shown, and all is trained
         with contextlib.suppress(OSError):
             made.mkdir(parents=True, exist_ok=True)
-    ledger.freeze(folder, plan.frozen)
     for place in (folder.root, folder.report, folder.figures):
         remove_leftovers(place)
     unfinished = []
@@ -104,6 +104,8 @@ def begin(plan: Plan, folder: CampaignFolder) -> Plan:
 
 
 def _foreign(root: Path) -> bool:
+    if not root.is_dir():
+        return root.exists()
     return any(p.name not in _MAY_BE_THERE and not p.name.startswith(".tmp-") for p in root.iterdir())
 
 
