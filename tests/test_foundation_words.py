@@ -26,7 +26,7 @@ def test_an_error_is_always_one_line(text: str) -> None:
 
 def test_exit_codes_are_those_of_the_manual() -> None:
     assert {c.name: int(c) for c in ExitCode} == {
-        "DONE": 0, "MEMBERS_FAILED": 1, "USAGE": 2, "AGAIN": 75, "INTERRUPTED": 130,
+        "DONE": 0, "MEMBERS_FAILED": 1, "USAGE": 2, "AGAIN": 75, "INTERRUPTED": 130, "READER_GONE": 141,
     }  # fmt: skip
 
 

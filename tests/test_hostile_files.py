@@ -179,7 +179,7 @@ def test_arrays_that_would_execute_something_are_left_out_of_a_report(hurt: Path
     out = hurt / "out"
     for make in (*MAKERS[".npz"], no_archive):
         make(out / "members" / "HC" / "01" / "predictions.npz", Payload(hurt / "ran"))
-        assert ["HC/01" in line for line in content.gather(out).collected.problems] == [True]
+        assert ["HC/01" in line for line in content.gather(out).predictions.problems] == [True]
     for make in MAKERS[".npz"]:
         make(out / "test_set.npz", Payload(hurt / "ran"))
         assert any("test_set.npz" in line for line in content.gather(out).remarks)
