@@ -50,7 +50,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, made / "sources" / name)
     with tarfile.open(build("sdist", made / "sources", made / "sdist")) as archive:
-        archive.extractall(made, filter="data")
+        archive.extractall(made)
     return build("wheel", next(made.glob("hydragnn*hpc-*")), made / "wheel")
 
 
