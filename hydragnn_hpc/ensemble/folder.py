@@ -64,9 +64,10 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> Plan:
     manifest = store.read_manifest(Path(campaign.dataset))
     match.check(campaign, manifest)
     frozen = Frozen(campaign, config_hash(campaign, manifest.sha256), manifest.sha256)
+    foreign = _foreign(folder.root)  # before its campaign is looked for, which another run may just be writing
     if folder.campaign.exists():
         _hold(frozen, ledger.read_frozen(folder), folder)
-    elif _foreign(folder.root) and not folder.campaign.exists():  # looked at again: another run may begin just now
+    elif foreign:
         raise UserError(f"{folder.root} exists and holds no campaign; give an empty or a new folder")
     members = ledger.read_members(folder, campaign)
     problems = [f"{m.name}: {m.problem}" for m in members if m.problem]

@@ -7,6 +7,7 @@ and the library engine take it as it is; the fused engine needs a case in ``fuse
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,18 +18,18 @@ from hydragnn_hpc.sections import TaskLoss
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(ABC):
     """Loss of differences d = predicted - true, element by element; 0 at d = 0."""
 
     name: ClassVar[str]
 
+    @abstractmethod
     def of(self, difference: Tensor) -> Tensor:
         """Return the loss of each difference."""
-        raise NotImplementedError
 
+    @abstractmethod
     def slope(self, difference: Tensor) -> Tensor:
         """Return its derivative; 0 at d = 0, also where it has a kink."""
-        raise NotImplementedError
 
     def total(self, difference: Tensor) -> Tensor:
         """Return the sum over all elements in float64."""

@@ -5,6 +5,7 @@ A new one is a section of the campaign file (`hydragnn_hpc.sections`), a class h
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from hydragnn_hpc.sections import AdamOptimizer, AdamWOptimizer, OptimizerSectio
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Kingma & Ba 2015
 
 
-class Optimizer:
+class Optimizer(ABC):
     """An optimiser of E members; what it keeps from step to step is in each member's checkpoint.
 
     Parameters
@@ -41,6 +42,7 @@ class Optimizer:
         moments = {name: torch.zeros(parameter_size) for name in cls.MOMENTS}
         return {**moments, **{name: torch.ones(n, dtype=torch.float64) for name, n in cls.COUNTERS.items()}}
 
+    @abstractmethod
     def plan(self, steps: int, rates: np.ndarray) -> Tensor:
         """Factors of the next ``steps`` steps at ``rates`` [E], to give to `step` one after the other.
 
@@ -50,11 +52,10 @@ class Optimizer:
         -------
         tensor [steps, factors, E, 1]
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
         """One step of all members, in place; ``gradients`` [E, P] is used up. ``factors`` is a row of `plan`."""
-        raise NotImplementedError
 
     def select(self, members: Tensor) -> Optimizer:
         """The same for some of the members (positions, int64)."""
