@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import yaml
-
 from hydragnn_hpc import yaml_files
 from hydragnn_hpc.atomic import remove_leftovers, write_text
 from hydragnn_hpc.config import Campaign, parse_campaign
@@ -76,7 +74,7 @@ def freeze(folder: CampaignFolder, frozen: Frozen) -> None:
         "dataset_sha256": frozen.dataset_sha256,
         "campaign": frozen.campaign.model_dump(mode="json"),
     }
-    write_text(folder.campaign, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_text(folder.campaign, yaml_files.dump(content))
 
 
 def read_frozen(folder: CampaignFolder) -> Frozen:

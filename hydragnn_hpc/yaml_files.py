@@ -1,4 +1,4 @@
-"""Reading YAML: what it would silently lose or turn into something else is refused, with the line.
+"""Reading and writing YAML: what it would silently lose or turn into something else is refused, with the line.
 
 Of a key that is there twice YAML keeps the last; ``no`` becomes false, ``010`` becomes 8, ``1:30`` becomes 90, and
 ``2026-08-01`` a date. Nothing in this program's files means that: such a name is written in quotes.
@@ -15,6 +15,7 @@ import yaml
 NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 """What reading text that is no YAML may raise: of bytes, of a date that is none, of a thousand brackets."""
 
+_LINE_BREAKS = frozenset("\x85\u2028\u2029")
 _TAG = "tag:yaml.org,2002:"
 _OCTAL_OR_CLOCK = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 
@@ -43,6 +44,14 @@ def parse(text: str) -> Any:
         return loader.construct_document(root)
     finally:
         loader.dispose()
+
+
+def dump(content: Any) -> str:
+    """Return YAML text that `parse` gives back as ``content``; its keys keep their order."""
+    text = str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    if set(text) & _LINE_BREAKS:  # PyYAML writes them into a key as they are, and reads them as spaces
+        text = str(yaml.safe_dump(content, sort_keys=False))
+    return text
 
 
 def _check(root: yaml.Node) -> None:

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
-
 import hydragnn_hpc
+from hydragnn_hpc import yaml_files
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.results.load import Results
@@ -70,7 +69,7 @@ def runs(results: Results) -> list[Row]:
 
 def configuration(results: Results) -> str:
     """Return the frozen configuration as YAML."""
-    return str(yaml.safe_dump(results.campaign.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    return yaml_files.dump(results.campaign.model_dump(mode="json"))
 
 
 def _devices(devices: Iterable[Device]) -> str:
