@@ -60,6 +60,19 @@ def read_record(path: Path, kind: type[_R]) -> _R:
         raise UserError(f"cannot read {path}: {reason}") from error
 
 
+def append_record(path: Path, record: BaseModel) -> None:
+    """Append a record to ``path`` as one line of JSON.
+
+    Raises
+    ------
+    OSError
+    """
+    line = json.dumps(record.model_dump(mode="json", by_alias=True), ensure_ascii=False) + "\n"
+    # One write at the end of the file: two writers at once do not tear each other's lines.
+    with path.open("ab") as stream:
+        stream.write(line.encode())
+
+
 def _finite(text: str) -> float:
     """Return a number; JSON has no infinite ones, and no NaN."""
     value = float(text)

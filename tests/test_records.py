@@ -18,8 +18,9 @@ from hydragnn_hpc.paths import read_record, write_record
 from hydragnn_hpc.records.base import Moment
 from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.member import Failures, Result
+from hydragnn_hpc.records.run import LogLine, Progress
 
-KINDS: tuple[type[BaseModel], ...] = (Result, Failures, Manifest)
+KINDS: tuple[type[BaseModel], ...] = (Result, Failures, Manifest, Progress, LogLine)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
@@ -49,6 +50,8 @@ def values_of(kind: Any) -> st.SearchStrategy:
         return st.one_of(*map(values_of, inner))
     if origin is typing.Literal:
         return st.sampled_from(inner)
+    if origin is tuple and Ellipsis not in inner:
+        return st.tuples(*map(values_of, inner))
     if origin in (tuple, list):
         return st.lists(values_of(inner[0]), max_size=3).map(origin)
     if origin is dict:

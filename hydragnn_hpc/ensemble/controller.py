@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydragnn_hpc import ledger
-from hydragnn_hpc.atomic import write_json
 from hydragnn_hpc.durations import SAVE_SECONDS
 from hydragnn_hpc.ensemble.display import Display, duration, names
 from hydragnn_hpc.ensemble.folder import Plan
@@ -18,7 +16,7 @@ from hydragnn_hpc.ensemble.messenger import Place
 from hydragnn_hpc.ensemble.schedule import Name, Scheduler, Worker, seconds_left
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State
-from hydragnn_hpc.paths import CampaignFolder, read_record
+from hydragnn_hpc.paths import CampaignFolder, append_record, read_record, write_record
 from hydragnn_hpc.records.claim import Claim
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import (
@@ -38,6 +36,19 @@ from hydragnn_hpc.records.events import (
     Train,
 )
 from hydragnn_hpc.records.member import Failure, Result
+from hydragnn_hpc.records.run import (
+    LogEntry,
+    MemberFinished,
+    Progress,
+    RunEnded,
+    RunningMember,
+    RunStarted,
+    RunStopping,
+    StackAssigned,
+    StackEnded,
+    StackFailed,
+    WorkerDevice,
+)
 
 _PROGRESS_SECONDS = 2.0
 _TABLES_SECONDS = 5.0
@@ -115,7 +126,9 @@ class Controller:
         )
         for remark in self._plan.remarks:
             self.display.line(f"remark: {remark}")
-        self._event("start", members_left=left, hosts=sorted({p.host for p in self._places}), ranks=len(self._places))
+        self._record(
+            RunStarted, members_left=left, hosts=tuple(sorted({p.host for p in self._places})), ranks=len(self._places)
+        )
 
     # Reports of workers
 
@@ -176,7 +189,7 @@ class Controller:
         left = self._seconds_left() if done < self._total else None
         tail = f"{done} of {self._total} done" + (f", about {duration(left)} left" if left else "")
         self.display.line(f"{names(name[0], [name[1]])} {event.state}: {summary} ({tail})")
-        self._event("finished", worker, member=list(name), state=event.state)
+        self._record(MemberFinished, worker, member=name, state=event.state)
 
     def _result(self, name: Name) -> tuple[str, float]:
         """Return a summary of a member's result, and its training time in seconds."""
@@ -191,7 +204,7 @@ class Controller:
     def _free(self, worker: Worker, stopped: bool) -> None:
         running = self._scheduler.running().get(worker)
         if running is not None:
-            self._event("stopped" if stopped else "done", worker, variant=running.variant)
+            self._record(StackEnded, worker, event="stopped" if stopped else "done", variant=running.variant)
             if stopped:
                 self._scheduler.stopped(worker)
             else:
@@ -224,7 +237,7 @@ class Controller:
             what = "given up" if final else "will be tried again"
             where = f"rank {worker[0]} ({place.host}), attempt {attempt}"
             self.display.line(f"{names(variant, replicas)} failed on {where}: {event.cause}; {what}")
-            self._event("failed", worker, variant=variant, replicas=replicas, cause=event.cause, final=final)
+            self._record(StackFailed, worker, variant=variant, replicas=tuple(replicas), cause=event.cause, final=final)
 
     def _count_written_results(self, worker: Worker) -> None:
         """Count members as finished if their results are on disk: their worker died before it could report them."""
@@ -273,7 +286,7 @@ class Controller:
             commands.append((worker, train))
             again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""
             self.display.line(f"{names(assignment.variant, replicas)} starts on rank {worker[0]}{again}")
-            self._event("assign", worker, variant=assignment.variant, replicas=replicas, attempt=assignment.attempt)
+            self._record(StackAssigned, worker, variant=train.variant, replicas=train.replicas, attempt=train.attempt)
         return commands
 
     def _time_is_up(self) -> bool:
@@ -286,7 +299,7 @@ class Controller:
         if self._stop is None:
             self._stop = code
             self.display.line(f"stopping: {reason}; members are saved at the end of their epoch")
-            self._event("stop", reason=reason)
+            self._record(RunStopping, reason=reason)
 
     @property
     def cut_short(self) -> bool:
@@ -339,7 +352,7 @@ class Controller:
                     f"{self._folder.root} was removed under the run; nothing more can be saved there"
                 )
                 return
-            self._safely(lambda: write_json(self._folder.progress, self._progress()))
+            self._safely(lambda: write_record(self._folder.progress, self._progress()))
             self.display.update(self._done_before + len(self._scheduler.finished), self._note())
         if self._changed and now - self._tables_at >= self._tables_interval:
             self.write_tables()
@@ -356,7 +369,7 @@ class Controller:
         self.display.close()
         if self._folder.campaign.exists():
             self.write_tables()
-            self._event("end", finished=len(self._scheduler.finished), given_up=len(self._scheduler.given_up))
+            self._record(RunEnded, finished=len(self._scheduler.finished), given_up=len(self._scheduler.given_up))
             self._safely(lambda: self._folder.progress.unlink(missing_ok=True))
         done = self._done_before + len(self._scheduler.finished)
         bad = len(self._scheduler.given_up), self._diverged
@@ -366,30 +379,31 @@ class Controller:
         parts += [f"{waiting} left: run the same command again"] if waiting else []
         self.display.line("; ".join(parts))
 
-    def _progress(self) -> dict[str, Any]:
+    def _progress(self) -> Progress:
         running = {}
         for worker, assignment in self._scheduler.running().items():
             busy = self._busy[worker]
             for replica in assignment.replicas:
-                running[f"{assignment.variant}/{replica:02d}"] = {
-                    "epoch": busy.epoch,
-                    "epoch_seconds": busy.epoch_seconds,
-                    "rank": worker[0],
-                    "slot": worker[1],
-                    "host": self._places[worker[0]].host,
-                    "validation_loss": busy.losses.get(replica),
-                }
+                loss = busy.losses.get(replica)
+                running[f"{assignment.variant}/{replica:02d}"] = RunningMember(
+                    epoch=busy.epoch,
+                    epoch_seconds=busy.epoch_seconds,
+                    rank=worker[0],
+                    slot=worker[1],
+                    host=self._places[worker[0]].host,
+                    validation_loss=loss if loss is not None and math.isfinite(loss) else None,
+                )
         workers = [
-            {"rank": rank, "slot": slot, "host": self._places[rank].host, "device": device.model_dump()}
-            for (rank, slot), device in sorted(self._devices.items())
+            WorkerDevice(rank=worker[0], slot=worker[1], host=self._places[worker[0]].host, device=device)
+            for worker, device in sorted(self._devices.items())
         ]
-        return {
-            "time": ledger.now(),
-            "started": self._started_at,
-            "members_running": _finite(running),
-            "workers": workers,
-            "seconds_left": self._seconds_left(),
-        }
+        return Progress(
+            time=ledger.now(),
+            started=self._started_at,
+            members_running=running,
+            workers=tuple(workers),
+            seconds_left=self._seconds_left(),
+        )
 
     def _seconds_left(self) -> float | None:
         now = time.monotonic()
@@ -403,15 +417,10 @@ class Controller:
         failed = len(self._scheduler.given_up) + self._diverged
         return f"epoch {epochs}" + (f"; {failed} failed" if failed else "")
 
-    def _event(self, event: str, worker: Worker | None = None, **more: Any) -> None:
+    def _record(self, kind: Callable[..., LogEntry], worker: Worker | None = None, **more: Any) -> None:
+        """Append to the event log."""
         place = {} if worker is None else {"rank": worker[0], "slot": worker[1]}
-        line = json.dumps({"time": ledger.now(), "event": event, **place, **more}, ensure_ascii=False)
-
-        def append() -> None:
-            with self._folder.events.open("a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
-
-        self._safely(append)
+        self._safely(lambda: append_record(self._folder.events, kind(time=ledger.now(), **place, **more)))
 
     def _safely(self, write: Callable[[], Any]) -> None:
         """Write a file that is only informative: an error must not end the run while members can still be saved."""
@@ -421,12 +430,3 @@ class Controller:
             if str(error) != self._last_error:
                 self._last_error = str(error)
                 self.display.line(f"cannot record progress: {error}")
-
-
-def _finite(running: dict[str, Any]) -> dict[str, Any]:
-    """Replace losses that are not finite with None, since JSON has no infinities."""
-    for member in running.values():
-        loss = member["validation_loss"]
-        if loss is not None and not math.isfinite(loss):
-            member["validation_loss"] = None
-    return running

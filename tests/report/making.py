@@ -205,7 +205,7 @@ class Member:
             stopped_by="diverged" if state == "diverged" else "early_stopping", seconds=seconds,
             seconds_training=0.9 * seconds, seconds_validation=0.1 * seconds, stack=tuple(self.stack),
             engine="fused", sessions=(Session(**session),),
-            device=Device(type="cuda", name="NVIDIA H200", index=rank % 4, uuid=f"GPU-{rank:08x}"),
+            device=device(rank),
             versions={"python": "3.11.2", "torch": "2.13.0", "hydragnn_hpc": "0.1.0"},
             config_hash="c0ffee" * 10 + "beef", dataset_sha256="da7a" * 16, weights_sha256=f"{self.replica:064x}",
         ))  # fmt: skip
@@ -239,7 +239,7 @@ def write_progress(folder: CampaignFolder, shape: Shape, age: float = 0.0) -> No
         "started": (now - timedelta(hours=1)).isoformat(timespec="milliseconds"),
         "members_running": dict.fromkeys(running, at),
         "workers": [
-            {"rank": r, "slot": 0, "host": host(r), "device": {"type": "cuda", "name": "NVIDIA H200"}}
+            {"rank": r, "slot": 0, "host": host(r), "device": device(r).model_dump()}
             for r in range(shape.ranks)
         ],
         "seconds_left": 5400.0 if running else None,
@@ -251,6 +251,11 @@ def write_progress(folder: CampaignFolder, shape: Shape, age: float = 0.0) -> No
 def host(rank: int) -> str:
     """Return the machine of a rank."""
     return f"node{rank // 4:03d}"
+
+
+def device(rank: int) -> Device:
+    """Return the device of a rank's worker."""
+    return Device(type="cuda", name="NVIDIA H200", index=rank % 4, uuid=f"GPU-{rank:08x}")
 
 
 def stamp(seconds: float) -> str:

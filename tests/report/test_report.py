@@ -190,7 +190,8 @@ def test_a_cut_event_log_is_read_as_far_as_it_goes(unfinished: Rendered, tmp_pat
     path.write_bytes(path.read_bytes()[:-20] + b"\n[1]\n\xff\n")
     from hydragnn_hpc.report.results.load import load
 
-    assert len(worker_sessions.events(load(out))) > 10
+    log = worker_sessions.read_log(load(out))
+    assert len(log.entries) > 10 and "3 of " in log.problem and "\n" not in log.problem
 
 
 def test_damaged_records_are_left_out_and_named(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from rich.console import Console
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.analysis.content import gather
+from hydragnn_hpc.report.document.provenance import runs
+from hydragnn_hpc.report.results.worker_sessions import read_sessions
 from hydragnn_hpc.report.tables.status import read_status, render
 from tests.report import making
 
@@ -24,7 +26,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
 )
-RECORDS = ("members/H/00/result.json", "members/H/01/failure.json", "progress.json", "run.lock")
+RECORDS = ("members/H/00/result.json", "members/H/01/failure.json", "progress.json", "run.lock", "logs/events.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,9 @@ def looked_at(out: Path) -> tuple[str, list[str]]:
     status, snapshot = read_status(out)
     json.dumps(status.plain(), allow_nan=False)
     Console(file=stream, width=400).print(render(status, snapshot))
-    return stream.getvalue(), gather(out).remarks
+    content = gather(out)
+    runs(content.results), read_sessions(content.results)
+    return stream.getvalue(), content.remarks
 
 
 def replaced_by_a_folder(path: Path) -> None:
@@ -81,6 +85,10 @@ def test_any_entry_may_be_something_else(whole: Path, tmp_path: Path, hurt: Call
         if name == "members/H/00/result.json" or (name == "members/H/00" and hurt is not replaced_by_a_folder):
             assert "unreadable: H/00: cannot read" in shown
             assert any(line.startswith("H/00: cannot read") for line in remarks)
+        if name == "progress.json":
+            assert "unreadable: cannot read" in shown
+        if name in ("progress.json", "logs/events.jsonl"):
+            assert any(f"{name}" in line and "cannot" in line for line in remarks), remarks
         shutil.rmtree(out)
 
 
@@ -90,7 +98,9 @@ def test_any_value_of_a_record_may_be_of_another_type(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, record: str, data: st.DataObject
 ) -> None:
     out = Path(shutil.copytree(whole, tmp_path_factory.mktemp("t") / "out"))
-    content = json.loads((out / record).read_text())
+    lines = (out / record).read_text().splitlines() if record.endswith("l") else [(out / record).read_text()]
+    number = data.draw(st.integers(0, len(lines) - 1))
+    content = json.loads(lines[number])
     place: object = content
     while isinstance(place, dict | list) and place:
         key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
@@ -100,7 +110,8 @@ def test_any_value_of_a_record_may_be_of_another_type(
         place = place[key]
     else:
         content = data.draw(JSON)
-    (out / record).write_text(json.dumps(content))
+    lines[number] = json.dumps(content)
+    (out / record).write_text("\n".join(lines))
     looked_at(out)
 
 

@@ -17,8 +17,10 @@ from hydragnn_hpc.report.analysis.statistics import Pair
 from hydragnn_hpc.report.analysis.uncertainty import Uncertainty
 from hydragnn_hpc.report.results import ground_truth, predictions
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
+from hydragnn_hpc.report.results.live import read_live
 from hydragnn_hpc.report.results.load import Results, load
 from hydragnn_hpc.report.results.predictions import CollectedPredictions
+from hydragnn_hpc.report.results.worker_sessions import read_log
 
 
 @dataclass
@@ -82,6 +84,8 @@ def gather(out: Path | str) -> Content:
         remarks=remarks,
     )
     content.remarks += [*results.problems(), *_inconsistent(results), *collected.problems]
+    of_runs = (read_live(results.folder).problem, read_log(results).problem)
+    content.remarks += [problem for problem in of_runs if problem]
     return content
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import hydragnn_hpc
 from hydragnn_hpc import yaml_files
 from hydragnn_hpc.records.device import Device
+from hydragnn_hpc.records.run import RunEnded, RunStarted, RunStopping
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.results.load import Results
 from hydragnn_hpc.report.results.rows import Row, stacked
-from hydragnn_hpc.report.results.worker_sessions import events
+from hydragnn_hpc.report.results.worker_sessions import read_log
 
 HOSTS = 12
 """At most this many hosts are named."""
@@ -47,21 +48,19 @@ def provenance(results: Results) -> dict[str, str]:
 def runs(results: Results) -> list[Row]:
     """Return every run of the campaign: start, end, ranks, hosts, and everything else that its start event records."""
     found: list[Row] = []
-    for event in events(results):
-        kind = event.get("event")
-        if kind == "start":
-            found.append(
-                {
-                    "start": text.moment(event.get("time")),
-                    "end": None,
-                    "reason": "no end is recorded: killed, or still running",
-                }
-            )
-            found[-1].update({k: _words(v) for k, v in event.items() if k not in ("time", "event")})
-        elif found and kind == "stop":
-            found[-1]["reason"] = str(event.get("reason", ""))
-        elif found and kind == "end":
-            found[-1]["end"] = text.moment(event.get("time"))
+    for event in read_log(results).entries:
+        if isinstance(event, RunStarted):
+            begun = {
+                "start": text.moment(event.time),
+                "end": None,
+                "reason": "no end is recorded: killed, or still running",
+            }
+            recorded = event.model_dump(mode="json", exclude={"time", "event"})
+            found.append({**begun, **{k: _words(v) for k, v in recorded.items()}})
+        elif found and isinstance(event, RunStopping):
+            found[-1]["reason"] = event.reason
+        elif found and isinstance(event, RunEnded):
+            found[-1]["end"] = text.moment(event.time)
             if str(found[-1]["reason"]).startswith("no end"):
                 found[-1]["reason"] = "nothing left to do"
     return found

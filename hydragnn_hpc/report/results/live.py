@@ -3,50 +3,69 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from hydragnn_hpc import processes
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.paths import CampaignFolder, read_json
+from hydragnn_hpc.paths import CampaignFolder, read_json, read_record
+from hydragnn_hpc.records.run import Progress, RunningMember
 
 STALE_SECONDS = 60.0
 """A run writes its progress every two seconds; on another host, it is presumed dead if the file is older than this."""
 
 
-def progress_of(folder: CampaignFolder) -> tuple[dict[str, Any], bool]:
-    """Return ``progress.json``, empty if there is none, and whether a run is active now."""
-    progress = _read(folder.progress)
-    written = timestamp(progress.get("time"))
+@dataclass(frozen=True)
+class Live:
+    """The run in a campaign's folder.
+
+    Attributes
+    ----------
+    progress : Progress or None
+        As it was last written; None where there is none, or none that can be read.
+    active : bool
+        Whether it is at work now.
+    problem : str
+        Why its progress cannot be read, and what follows; empty where all is well.
+    """
+
+    progress: Progress | None = None
+    active: bool = False
+    problem: str = ""
+
+    @property
+    def running(self) -> dict[str, RunningMember]:
+        """The members being trained now, by name."""
+        return self.progress.members_running if self.progress and self.active else {}
+
+
+def read_live(folder: CampaignFolder) -> Live:
+    """Read whether a run is active, and its progress."""
+    try:
+        progress = read_record(folder.progress, Progress)
+    except UserError as error:
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        return Live(problem="" if missing else f"{error}; whether a run is active is not known")
+    written = timestamp(progress.time)
     if written is None or not folder.lock.exists():
-        return progress, False
+        return Live(progress)
     # On this host the process is looked up; on another, clocks have to be compared.
-    lives = processes.lives(_read(folder.lock))
-    return progress, abs(time.time() - written) < STALE_SECONDS if lives is None else lives
+    lives = processes.lives(_holder(folder))
+    return Live(progress, abs(time.time() - written) < STALE_SECONDS if lives is None else lives)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _holder(folder: CampaignFolder) -> dict[str, Any]:
     try:
-        return mapping(read_json(path)) if path.exists() else {}
+        holder = read_json(folder.lock)
     except UserError:
-        return {}  # it describes the present only; the members' own files hold the rest
+        return {}
+    return holder if isinstance(holder, dict) else {}
 
 
-def running_now(folder: CampaignFolder) -> dict[str, Any]:
-    """Return the members being trained now, by name, with their progress."""
-    progress, active = progress_of(folder)
-    return mapping(progress.get("members_running")) if active else {}
-
-
-def timestamp(stamp: Any) -> float | None:
-    """Return a time, ISO 8601, in seconds since 1970; None if it is not one."""
+def timestamp(stamp: str) -> float | None:
+    """Return a time, ISO 8601, in seconds since 1970; None if it is too far away for that."""
     try:
-        return datetime.fromisoformat(str(stamp)).timestamp()
+        return datetime.fromisoformat(stamp).timestamp()
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    """Return a JSON object, or an empty one in place of anything else."""
-    return value if isinstance(value, dict) else {}

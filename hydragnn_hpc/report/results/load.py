@@ -13,7 +13,7 @@ from hydragnn_hpc.ledger import Member
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.member import HISTORY
 from hydragnn_hpc.report.results import rows
-from hydragnn_hpc.report.results.live import running_now
+from hydragnn_hpc.report.results.live import read_live
 
 
 class Results(rows.Snapshot):
@@ -146,7 +146,7 @@ def load(out: Path | str) -> Results:
     >>> bool(abs((error**2).mean() ** 0.5 / member.result.tasks["H"].rmse_unit - 1) < 1e-6)
     True
     """
-    snapshot = rows.read(out, running_now(CampaignFolder(out)))
+    snapshot = rows.read(out, read_live(CampaignFolder(out)).running)
     return Results(snapshot.folder, snapshot.frozen, snapshot.members)
 
 

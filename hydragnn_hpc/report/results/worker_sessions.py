@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from hydragnn_hpc.errors import UserError
+from pydantic import ValidationError
+
+from hydragnn_hpc.records.run import LogEntry, LogLine, StackAssigned, StackFailed
 from hydragnn_hpc.report.results.live import timestamp
 from hydragnn_hpc.report.results.load import Results
+from hydragnn_hpc.validation import one_line
 
 
 @dataclass(frozen=True)
@@ -48,38 +49,39 @@ def _merged(sessions: set[WorkerSession]) -> list[WorkerSession]:
 
 def _failed(results: Results) -> Iterator[WorkerSession]:
     assigned: dict[tuple[int, int], float] = {}
-    for event in events(results):
-        worker, moment = (event.get("rank"), event.get("slot")), timestamp(event.get("time"))
-        if not isinstance(worker[0], int) or not isinstance(worker[1], int) or moment is None:
+    for event in read_log(results).entries:
+        moment = timestamp(event.time)
+        if moment is None:
             continue
-        place = (worker[0], worker[1])
-        if event.get("event") == "assign":
-            assigned[place] = moment
-        elif event.get("event") == "failed" and place in assigned:
-            yield WorkerSession(place, str(event.get("variant", "")), assigned[place], moment, failed=True)
+        if isinstance(event, StackAssigned):
+            assigned[event.rank, event.slot] = moment
+        elif isinstance(event, StackFailed) and (event.rank, event.slot) in assigned:
+            place = (event.rank, event.slot)
+            yield WorkerSession(place, event.variant, assigned[place], moment, failed=True)
 
 
-def events(results: Results) -> list[dict[str, Any]]:
-    """Return the event log; a line cut short by a kill is skipped.
+@dataclass(frozen=True)
+class EventLog:
+    """What can be read of the event log; ``problem`` is what cannot, empty where all can."""
 
-    Raises
-    ------
-    UserError
-        If the file exists and cannot be read.
-    """
+    entries: list[LogEntry]
+    problem: str = ""
+
+
+def read_log(results: Results) -> EventLog:
+    """Read the event log; a line cut short by a kill is left out."""
     path = results.folder.events
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_bytes().splitlines()
     except FileNotFoundError:
-        return []
+        return EventLog([])
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
-    found = []
-    for line in lines:
+        return EventLog([], f"cannot read {path}: {error.strerror or error}; check its permissions")
+    entries, lost = [], []
+    for number, line in enumerate(lines, 1):
         try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            found.append(event)
-    return found
+            entries.append(LogLine.model_validate_json(line).root)
+        except ValidationError as error:
+            lost.append(f"line {number}: {one_line(error, LogLine)}")
+    what = f"{path}: {len(lost)} of {len(lines)} lines cannot be read ({lost[0]}), and are left out" if lost else ""
+    return EventLog(entries, what)

@@ -11,9 +11,10 @@ from typing import Any
 
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.records.run import RunningMember, WorkerDevice
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.results import rows
-from hydragnn_hpc.report.results.live import mapping, progress_of, timestamp
+from hydragnn_hpc.report.results.live import read_live, timestamp
 from hydragnn_hpc.report.results.rows import Row, Snapshot
 from hydragnn_hpc.report.tables import table1
 from hydragnn_hpc.report.tables.text_table import TextTable, as_rich
@@ -38,11 +39,11 @@ class CampaignStatus:
     worker_seconds_left : float or None
         Training time left for a single worker, estimated from finished members of the same variant.
     running : dict
-        Name to ``epoch, rank, slot, host, validation_loss``.
+        By name.
     failures : list of dict
         A row per member with failures: ``member, state, attempts, cause, last_output, rank, host, time``.
     unreadable : list of str
-        What of the members' files cannot be read, and what follows.
+        What of the campaign's files cannot be read, and what follows.
     """
 
     name: str
@@ -56,8 +57,8 @@ class CampaignStatus:
     seconds_left: float | None
     members_per_hour: float | None
     worker_seconds_left: float | None
-    workers: list[dict[str, Any]]
-    running: dict[str, dict[str, Any]]
+    workers: list[WorkerDevice]
+    running: dict[str, RunningMember]
     failures: list[Row]
     unreadable: list[str]
     table1: list[Row]
@@ -69,7 +70,9 @@ class CampaignStatus:
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain data, for JSON."""
-        return {**asdict(self), "settled": self.settled}
+        workers = [w.model_dump(mode="json") for w in self.workers]
+        running = {name: at.model_dump(mode="json") for name, at in self.running.items()}
+        return {**asdict(self), "workers": workers, "running": running, "settled": self.settled}
 
 
 def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[CampaignStatus, Snapshot]:
@@ -81,27 +84,27 @@ def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[Campai
         If the folder holds no campaign.
     """
     folder = CampaignFolder(out)
-    progress, active = progress_of(folder)
-    running = mapping(progress.get("members_running")) if active else {}
-    snapshot = rows.read(out, running, before)
-    started = progress.get("started") if active and timestamp(progress.get("started")) else None
-    workers = progress.get("workers") if active else None
+    live = read_live(folder)
+    snapshot = rows.read(out, live.running, before)
+    progress = live.progress
+    at_work = progress if live.active else None
+    started = at_work.started if at_work else None
     status = CampaignStatus(
         name=snapshot.campaign.name,
         folder=str(folder.root),
         hash=snapshot.frozen.hash,
         members=len(snapshot.members),
         states=counts(snapshot),
-        active=active,
+        active=live.active,
         started=started,
-        updated=progress.get("time"),
-        seconds_left=rows.number(progress.get("seconds_left")) if active else None,
-        members_per_hour=_members_per_hour(snapshot, timestamp(started)),
-        worker_seconds_left=_worker_seconds_left(snapshot, running),
-        workers=workers if isinstance(workers, list) else [],
-        running={m.name: mapping(running[m.name]) for m in snapshot.members if m.state is State.RUNNING},
+        updated=progress.time if progress else None,
+        seconds_left=at_work.seconds_left if at_work else None,
+        members_per_hour=_members_per_hour(snapshot, timestamp(started) if started else None),
+        worker_seconds_left=_worker_seconds_left(snapshot, live.running),
+        workers=list(at_work.workers) if at_work else [],
+        running={m.name: live.running[m.name] for m in snapshot.members if m.state is State.RUNNING},
         failures=failures(snapshot),
-        unreadable=snapshot.problems(),
+        unreadable=[*([live.problem] if live.problem else []), *snapshot.problems()],
         table1=rows.table1_rows(snapshot),
     )
     return status, snapshot
@@ -186,9 +189,8 @@ def _activity(status: CampaignStatus) -> str:
 def _running_table(status: CampaignStatus) -> TextTable:
     shown = []
     for name, at in list(status.running.items())[:SHOWN]:
-        place = f"{at.get('host', '?')} rank {at.get('rank', '?')} slot {at.get('slot', '?')}"
-        loss = text.scientific(rows.number(at.get("validation_loss")))
-        shown.append((name, str(at.get("epoch", text.MISSING)), loss, place))
+        place = f"{at.host} rank {at.rank} slot {at.slot}"
+        shown.append((name, str(at.epoch), text.scientific(at.validation_loss), place))
     return TextTable("Running", ("member", "epoch", "validation loss", "where"), shown, _more(len(status.running)))
 
 
@@ -236,7 +238,7 @@ def _members_per_hour(snapshot: Snapshot, started: float | None) -> float | None
     return done / elapsed * 3600 if done and elapsed > 0 else None
 
 
-def _worker_seconds_left(snapshot: Snapshot, running: dict[str, Any]) -> float | None:
+def _worker_seconds_left(snapshot: Snapshot, running: dict[str, RunningMember]) -> float | None:
     """Estimate it from the mean time of a variant's finished stacks, minus the share of epochs already trained."""
     campaign = snapshot.campaign
     means = {v.name: rows.mean_std(rows.quantities(snapshot.finished(v.name), "seconds"))[0] for v in campaign.variants}
@@ -247,7 +249,7 @@ def _worker_seconds_left(snapshot: Snapshot, running: dict[str, Any]) -> float |
     for member in snapshot.members:
         if member.state in UNSETTLED:
             expected = means[member.variant]
-            epoch = rows.number(mapping(running.get(member.name)).get("epoch")) or 0.0
+            epoch = running[member.name].epoch if member.name in running else 0
             share = 1 - min(epoch / campaign.training.epochs, 1.0)
             total += (sum(known) / len(known) if expected is None else expected) * share / campaign.launch.stack
     return total
