@@ -14,7 +14,8 @@ import typer
 from hydragnn_hpc.atomic import storage_errors, write_text
 from hydragnn_hpc.durations import clock, seconds_of
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.paths import CampaignFolder, append_record
+from hydragnn_hpc.records.jobs import SubmittedJob
 
 
 def submit(
@@ -43,6 +44,7 @@ def submit(
 ) -> None:
     """Render the job script for a machine and submit it; the job goes on in further ones until all is trained."""
     from hydragnn_hpc.config import load_campaign
+    from hydragnn_hpc.ledger import now
     from hydragnn_hpc.submit import chain, plan, render, scheduler
     from hydragnn_hpc.submit.site import load_site
 
@@ -79,17 +81,25 @@ def submit(
     _make(folder.jobs)
     write_text(folder.job_script, script)
     chain.restart(folder)
-    entry: dict[str, object] = {
-        "site": machine.name, "nodes": chosen.nodes, "queue": chosen.queue, "account": account,
-        "walltime_seconds": chosen.walltime_seconds, "members_left": work.members, "script": str(folder.job_script),
-    }  # fmt: skip
-    if not machine.scheduler.submit:
-        scheduler.record(folder, {"id": "local", **entry})
+    local = not machine.scheduler.submit
+    values = render.values_of(job, machine, chosen)
+    identifier = "local" if local else scheduler.submit(machine.scheduler, folder.job_script, values)
+    submitted = SubmittedJob(
+        time=now(),
+        id=identifier,
+        site=machine.name,
+        nodes=chosen.nodes,
+        queue=chosen.queue,
+        account=account,
+        walltime_seconds=chosen.walltime_seconds,
+        members_left=work.members,
+        script=str(folder.job_script),
+    )
+    append_record(folder.job_record, submitted)
+    if local:
         sys.exit(subprocess.run(["bash", str(folder.job_script)], check=False).returncode)
-    identifier = scheduler.submit(machine.scheduler, folder.job_script, render.values_of(job, machine, chosen))
-    scheduler.record(folder, {"id": identifier, **entry})
     if as_json:
-        typer.echo(json.dumps({"id": identifier, **entry}))
+        typer.echo(json.dumps(submitted.model_dump(mode="json", exclude={"time"})))
         return
     estimate = "unknown; measured times give one" if chosen.estimate_seconds is None else clock(chosen.estimate_seconds)
     typer.echo(

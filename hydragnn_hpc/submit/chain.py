@@ -12,13 +12,13 @@ import contextlib
 import hashlib
 import sys
 from pathlib import Path
-from typing import Any
 
-from hydragnn_hpc.atomic import storage_errors, write_json
+from hydragnn_hpc.atomic import storage_errors
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State, read_frozen, read_members
 from hydragnn_hpc.logs import tell
-from hydragnn_hpc.paths import CampaignFolder, read_json
+from hydragnn_hpc.paths import CampaignFolder, read_record, write_record
+from hydragnn_hpc.records.jobs import Chain
 
 LATE_RUNS = 3
 """So many jobs in a row may begin too late to train anything; one that waited for a slow file system goes on."""
@@ -41,10 +41,10 @@ def progress_mark(folder: CampaignFolder) -> str:
 def begin(folder: CampaignFolder) -> None:
     """Count the run, and remember how far the campaign is."""
     before = _read(folder)
-    content = {"runs": before["runs"] + 1, "late": before["late"], "mark": progress_mark(folder)}
+    now = Chain(runs=before.runs + 1, late=before.late, mark=progress_mark(folder))
     with storage_errors(folder.jobs):
         folder.jobs.mkdir(parents=True, exist_ok=True)
-    write_json(folder.job_chain, content)
+    write_record(folder.job_chain, now)
 
 
 def restart(folder: CampaignFolder) -> None:
@@ -59,13 +59,13 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
     ``late``: less than half of the job's time was left when it began.
     """
     before = _read(folder)
-    moved = before["mark"] != progress_mark(folder)
+    moved = before.mark != progress_mark(folder)
     with contextlib.suppress(UserError):  # a record that cannot be written ends no chain
-        write_json(folder.job_chain, {**before, "late": before["late"] + 1 if late and not moved else 0})
+        write_record(folder.job_chain, before.model_copy(update={"late": before.late + 1 if late and not moved else 0}))
     if late and not moved and code != ExitCode.USAGE:
-        if before["late"] + 1 < min(LATE_RUNS, runs):
+        if before.late + 1 < min(LATE_RUNS, runs):
             return ExitCode.AGAIN, "the job's set-up left too little time to train; to be run again"
-        return 1, f"stopped: the set-up left too little time to train in {before['late'] + 1} jobs; give them more time"
+        return 1, f"stopped: the set-up left too little time to train in {before.late + 1} jobs; give them more time"
     if code == ExitCode.USAGE:
         return code, "the campaign cannot be run as it is; the line above says why"
     if not folder.campaign.exists():
@@ -77,20 +77,19 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
         return (ExitCode.MEMBERS_FAILED, f"done; {failed} members failed") if failed else (ExitCode.DONE, "done")
     if not moved:
         return 1, f"stopped: {left} members are left, but this run finished no epoch of any; give it more time"
-    if before["runs"] >= runs:
+    if before.runs >= runs:
         return 1, f"stopped: {left} members are left after {runs} runs in a row; submit again to go on"
     return ExitCode.AGAIN, f"{left} members are left; to be run again"
 
 
-def _read(folder: CampaignFolder) -> dict[str, Any]:
-    """Return ``runs``, ``late`` and ``mark``; as at the beginning where they cannot be read."""
+def _read(folder: CampaignFolder) -> Chain:
+    """Return the chain so far; one that has not begun where its record is missing or cannot be read."""
     try:
-        content = read_json(folder.job_chain)
-    except UserError:
-        content = None
-    given = content if isinstance(content, dict) else {}
-    counts = {name: given.get(name) for name in ("runs", "late")}
-    return {**{k: n if type(n) is int and n >= 0 else 0 for k, n in counts.items()}, "mark": given.get("mark")}
+        return read_record(folder.job_chain, Chain)
+    except UserError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            tell(f"{error}; the jobs are counted from here")
+        return Chain()
 
 
 def main() -> None:

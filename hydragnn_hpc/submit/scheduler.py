@@ -6,8 +6,6 @@ scheduler is two files: in ``jobs/schedulers/``, or in the folder of a profile t
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shlex
 import shutil
@@ -21,8 +19,6 @@ from pydantic import AfterValidator, ValidationError
 import hydragnn_hpc
 from hydragnn_hpc import yaml_files
 from hydragnn_hpc.errors import UserError, nearest
-from hydragnn_hpc.ledger import now
-from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.sections import Section
 from hydragnn_hpc.validation import one_line
 
@@ -162,14 +158,3 @@ def job_id(scheduler: Scheduler, answer: str) -> str:
     if found is None:
         raise UserError(f"the scheduler's answer names no job: {answer.strip()!r}; look at the queue")
     return found[1]
-
-
-def record(folder: CampaignFolder, entry: dict[str, object]) -> None:
-    """Append a submitted job to ``jobs/submitted.jsonl``."""
-    line = json.dumps({"time": now(), **entry}, ensure_ascii=False) + "\n"
-    # One write of one line at the end of the file: two submissions at once do not tear each other's.
-    handle = os.open(folder.job_record, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        os.write(handle, line.encode())
-    finally:
-        os.close(handle)

@@ -1,0 +1,47 @@
+"""What is kept of submitted jobs, in the campaign's folder ``jobs``."""
+
+from __future__ import annotations
+
+from hydragnn_hpc.records.base import Count, FileRecord, Moment, Prose
+
+
+class SubmittedJob(FileRecord):
+    """A line of ``submitted.jsonl``.
+
+    Attributes
+    ----------
+    id : str
+        The scheduler's; ``local`` where there is none.
+    queue, account : str
+        Empty: the scheduler's default.
+    members_left : int
+        Not finished when the job was submitted.
+    """
+
+    time: Moment
+    id: str
+    site: str
+    nodes: Count
+    queue: str
+    account: str
+    walltime_seconds: Count
+    members_left: Count
+    script: Prose
+
+
+class Chain(FileRecord):
+    """``chain.json``: jobs in a row, each of which goes on where the one before it ended.
+
+    Attributes
+    ----------
+    runs : int
+        Jobs so far.
+    late : int
+        How many of the latest began too late to train anything.
+    mark : str or None
+        How far the campaign was when the latest began (`submit.chain.progress_mark`); None where that is not known.
+    """
+
+    runs: Count = 0
+    late: Count = 0
+    mark: str | None = None
