@@ -12,7 +12,7 @@ fi
 environment=$1 archive=$2
 where='import hydragnn_hpc, pathlib; print(pathlib.Path(hydragnn_hpc.__file__).parents[1])'
 if ! root=$("$environment/bin/python" -c "$where" 2>/dev/null); then
-  echo "envs/pack.sh: error: $environment is no environment that hydragnn_hpc is installed in; name its folder" >&2
+  echo "envs/pack.sh: error: $environment is not an environment with hydragnn_hpc installed; give its folder" >&2
   exit 2
 fi
 # Compiled modules lie beside the sources: what each rank would otherwise compile again.

@@ -35,7 +35,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space, mend the folder, or choose another"
+            f"cannot write {path}: {error.strerror or error}; free space, check permissions, or choose another folder"
         ) from error
 
 
@@ -124,7 +124,7 @@ def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def refuse_file(out: Path, force: bool) -> None:
-    """Refuse to write over the file ``out``, or over anything that is no plain file.
+    """Refuse to write over the file ``out``, or over anything that is not a regular file.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 A new one is a line here and a file in `hydragnn_hpc.member.library.convolutions`.
 
-Those of PyTorch Geometric that hand on one vector an atom. DimeNet and PaiNN do not: they hand on states of edges, or
+Those of PyTorch Geometric that pass on one vector per atom. DimeNet and PaiNN do not: they pass on states of edges, or
 vectors beside the scalars.
 """
 
@@ -46,7 +46,7 @@ def why_not(name: str, edges: bool) -> str:
     rule = CONVOLUTIONS[name].edges
     if edges and rule == "none":
         able = ", ".join(n for n, c in CONVOLUTIONS.items() if c.edges != "none")
-        return f"{name} has no use for edge features; leave model.edges out, or choose one of: {able}"
+        return f"{name} does not use edge features; leave model.edges out, or choose one of: {able}"
     if not edges and rule == "required":
-        return f"{name} works on edge features; add model.edges, as {{number: 20}}"
+        return f"{name} requires edge features; add model.edges, such as {{number: 20}}"
     return ""

@@ -104,7 +104,7 @@ class Ownership:
         except FileNotFoundError as error:
             if Path(error.filename or "") != self._files.claim:
                 raise
-            raise self._lost("belongs to nobody any more") from None
+            raise self._lost("no longer belongs to anyone") from None
 
     def end(self) -> None:
         """Remove what a member with a result no longer needs: checkpoints, and the claim."""

@@ -1,6 +1,6 @@
 """Reading and writing YAML: what it would silently lose or turn into something else is refused, with the line.
 
-Of a key that is there twice YAML keeps the last; ``no`` becomes false, ``010`` becomes 8, ``1:30`` becomes 90, and
+Of a key that appears twice YAML keeps the last; ``no`` becomes false, ``010`` becomes 8, ``1:30`` becomes 90, and
 ``2026-08-01`` a date. Nothing in this program's files means that: such a name is written in quotes.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
-"""What reading text that is no YAML may raise: of bytes, of a date that is none, of a thousand brackets."""
+"""What reading text that is not YAML may raise: for bytes, for an impossible date, for a thousand brackets."""
 
 _LINE_BREAKS = frozenset("\x85\u2028\u2029")
 _TAG = "tag:yaml.org,2002:"
@@ -28,7 +28,7 @@ def read(path: Path) -> Any:
     OSError
         If it cannot be read.
     yaml.YAMLError, ValueError, RecursionError
-        `NO_YAML`: if it is no YAML, holds a key twice, or a value that YAML would turn into another.
+        `NO_YAML`: if it is not YAML, or holds a key twice or a value that YAML would turn into another.
     """
     return parse(path.read_text(encoding="utf-8"))
 
@@ -78,10 +78,10 @@ def _check_keys(node: yaml.MappingNode) -> None:
         line = _line(key)
         if not isinstance(key, yaml.ScalarNode) or key.tag != f"{_TAG}str":
             shown = key.value if isinstance(key, yaml.ScalarNode) else "that is a list or a section"
-            raise yaml.YAMLError(f"line {line}: the key {shown} is no text in YAML; write it in quotes")
+            raise yaml.YAMLError(f"line {line}: the key {shown} is not text in YAML; write it in quotes")
         if key.value in lines:
             where = f"in line {line}" if lines[key.value] == line else f"in lines {lines[key.value]} and {line}"
-            raise yaml.YAMLError(f"the key '{key.value}' is there twice, {where}; remove one of the two")
+            raise yaml.YAMLError(f"the key '{key.value}' appears twice, {where}; remove one of the two")
         lines[key.value] = line
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The quick start: the environment, a small surrogate data set, a campaign of 14 members on two ranks, its tables.
-# A second call goes on where the first one stopped, and only shows the tables when nothing is left to do.
+# A second call continues where the first one stopped, and only shows the tables when nothing is left to do.
 #
 #   jobs/local.sh
 set -euo pipefail

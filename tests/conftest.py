@@ -59,7 +59,7 @@ def long_form(pytestconfig: pytest.Config) -> bool:
 
 @pytest.fixture(scope="session")
 def surrogate_raw(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """``surrogate_raw(cap)``: a folder of surrogate LSMS text, at most ``cap`` samples a composition; read it only."""
+    """``surrogate_raw(cap)``: surrogate LSMS text, at most ``cap`` samples per composition; read it only."""
     from hydragnn_hpc.dataset.generate import surrogate
 
     made: dict[int, Path] = {}

@@ -69,7 +69,7 @@ def test_file_modes_follow_the_umask(tmp_path: Path, umask: int) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot write .*free space, mend the folder, or choose another"):
+    with pytest.raises(UserError, match=r"cannot write .*free space, check permissions, or choose another folder"):
         write_text(tmp_path / "missing" / "a", "x")
 
 

@@ -70,7 +70,7 @@ def test_a_finished_member_is_nobodys(folder, files) -> None:
     second.end()
     assert {path.name for path in files.root.iterdir()} == {"result.json"}
     for attempt in (first, second):
-        with pytest.raises(NotOwnerError, match="belongs to nobody any more"), attempt.held():
+        with pytest.raises(NotOwnerError, match="no longer belongs to anyone"), attempt.held():
             pass
     with pytest.raises(NotOwnerError, match="has a result"):
         owner(files, 1, 3).take(folder)

@@ -136,7 +136,7 @@ def test_periodic_structures_of_several_sizes_and_edge_lengths(tmp_path: Path) -
         ("nowhere.xyz", (), "atom 1 is at [inf, "),
         ("iron.cif", (), "iron.cif: holds no structure that ASE can read as cif"),
         ("iron.xyz", ("--out", "raw"), "--out raw: raw is a folder"),
-        ("iron.xyz", ("--out", "no/p.csv"), "--out no/p.csv: there is no folder no"),
+        ("iron.xyz", ("--out", "no/p.csv"), "--out no/p.csv: no such folder: no"),
         ("iron.xyz", ("--device", "gpu"), "--device gpu; known are: cpu, cuda, xpu, auto"),
     ],
 )

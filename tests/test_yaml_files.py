@@ -37,17 +37,17 @@ def test_what_was_written_comes_back(content: Any) -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ("name: again\n", "the key 'name' is there twice, in lines 1 and 6; remove one of the two"),
-        ("training: {epochs: 3}\ntraining: {batch_size: 4}\n", "the key 'training' is there twice, in lines 6 and 7"),
-        ("training: {epochs: 3, epochs: 4}\n", "the key 'epochs' is there twice, in line 6"),
-        ("'name': again\n", "the key 'name' is there twice, in lines 1 and 6"),
+        ("name: again\n", "the key 'name' appears twice, in lines 1 and 6; remove one of the two"),
+        ("training: {epochs: 3}\ntraining: {batch_size: 4}\n", "the key 'training' appears twice, in lines 6 and 7"),
+        ("training: {epochs: 3, epochs: 4}\n", "the key 'epochs' appears twice, in line 6"),
+        ("'name': again\n", "the key 'name' appears twice, in lines 1 and 6"),
         ("seed: 010\n", "line 6: 010 is read as octal or as a time in YAML; .* in quotes: '010'"),
         ("seed: 1:30\n", "line 6: 1:30 is read as octal or as a time in YAML; .* in quotes: '1:30'"),
         ("model: {layers: 2026-08-01}\n", "line 6: 2026-08-01 is a date in YAML; .*write '2026-08-01' in quotes"),
         ("seed: 2026-99-01\n", "line 6: 2026-99-01 is a date in YAML"),
-        ("yes: 3\n", "line 6: the key yes is no text in YAML; write it in quotes"),
-        ("12: 3\n", "line 6: the key 12 is no text in YAML; write it in quotes"),
-        ("[a, b]: 3\n", "line 6: the key that is a list or a section is no text in YAML"),
+        ("yes: 3\n", "line 6: the key yes is not text in YAML; write it in quotes"),
+        ("12: 3\n", "line 6: the key 12 is not text in YAML; write it in quotes"),
+        ("[a, b]: 3\n", "line 6: the key that is a list or a section is not text in YAML"),
         ("training: {epochs: yes}\n", "training: epochs: in YAML yes, no, .* in quotes"),
         ("model: {graph_head: [true]}\n", "model: graph_head: in YAML yes, no, .* in quotes"),
         ("seed: on\n", "seed: in YAML yes, no, .* in quotes"),
@@ -69,7 +69,7 @@ def test_a_campaign_that_yaml_would_change_is_refused(tmp_path: Path, more: str,
         ("name: plain", "name: 12", r"name: .*valid string \(given: 12\); write it in quotes"),
         ("name: plain", "name: 1.5", r"name: .*\(given: 1.5\); write it in quotes"),
         ("name: plain", "name: ~", r"name: .*\(given: None\); write it in quotes"),
-        ("  H:", "  no:", "line 4: the key no is no text in YAML"),
+        ("  H:", "  no:", "line 4: the key no is not text in YAML"),
         ("variants: [H]", "variants: [{name: H, tasks: [H], weights: {H: true}}]", "weights: in YAML yes, no"),
     ],
 )
@@ -91,7 +91,7 @@ def test_quotes_help(tmp_path: Path) -> None:
 def test_values_set_on_the_command_line_are_held_to_the_same(tmp_path: Path, text: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(CAMPAIGN)
-    with pytest.raises(UserError, match=r"in quotes|there twice"):
+    with pytest.raises(UserError, match=r"in quotes|appears twice"):
         load_campaign(path, [f"training.epochs={text}"])
 
 
@@ -100,7 +100,7 @@ def test_a_machine_profile_that_yaml_would_change_is_refused(tmp_path: Path) -> 
     path = tmp_path / "mine.yaml"
     lines = text.count("\n")
     for more, told in (
-        ("name: again\n", f"the key 'name' is there twice, in lines .* and {lines + 1}"),
+        ("name: again\n", f"the key 'name' appears twice, in lines .* and {lines + 1}"),
         ("usual_nodes: true\n", "usual_nodes: in YAML yes, no"),
         ("usual_nodez: 1\n", "unknown key 'usual_nodez'; did you mean 'usual_nodes'"),
     ):

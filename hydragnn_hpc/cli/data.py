@@ -21,12 +21,12 @@ app = typer.Typer(help="Make, prepare and look at data sets.", no_args_is_help=T
     epilog="Example: hydragnn-hpc data generate data/alloy.extxyz --system ternary --cap 20 --sizes 1x1x1,2x2x1"
 )
 def generate(
-    out: Annotated[Path, typer.Argument(help="LSMS text: the folder to make; extended XYZ: the file.")],
+    out: Annotated[Path, typer.Argument(help="The folder (LSMS text) or the file (extended XYZ) to write.")],
     system: Annotated[str, typer.Option(help="FePt, CuAu, or ternary (Cu-Ag-Au).")] = "FePt",
     form: Annotated[
         str, typer.Option("--format", help="lsms (FePt alone) or extxyz. Default: lsms for FePt, else extxyz.")
     ] = "",
-    cap: Annotated[int, typer.Option(help="At most so many samples a composition (and size).")] = 1000,
+    cap: Annotated[int, typer.Option(help="At most so many samples per composition (and size).")] = 1000,
     sizes: Annotated[
         str, typer.Option(help="CuAu and ternary: repetitions of the cube of 4 atoms, as 1x1x1,2x2x2. Default: 2x2x2.")
     ] = "",
@@ -44,7 +44,7 @@ def generate(
     if system != "FePt" and form == "lsms":
         raise UserError(f"--format lsms --system {system}: only FePt can be written as LSMS text; leave --format out")
     if system == "FePt" and sizes:
-        raise UserError(f"--sizes {sizes}: FePt has one size of cell, of 32 atoms; leave it out")
+        raise UserError(f"--sizes {sizes}: FePt has one cell size, 32 atoms; leave it out")
     if form == "extxyz" and out.suffix not in (".xyz", ".extxyz"):
         raise UserError(f"{out}: the name of an extended XYZ file ends in .extxyz or .xyz")
     with progress("generating", "files" if form == "lsms" else "structures") as update:
@@ -65,14 +65,12 @@ def prepare(
     raw: Annotated[
         Path,
         typer.Argument(
-            help="LSMS text, extended XYZ, ASE databases (.db, .json) or what else ASE reads (POSCAR, .cif, .traj): a"
-            " file, a folder, or an archive (.zip, or .tar of any compression)."
+            help="LSMS text, extended XYZ, ASE databases (.db, .json) or whatever else ASE reads (POSCAR, .cif, .traj):"
+            " a file, a folder, or an archive (.zip, or .tar of any compression)."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="The data set to make; its name ends in .bp.")],
-    cutoff: Annotated[
-        str, typer.Option(help="Neighbours are closer than this; with its unit, bohr or angstrom.")
-    ] = "7bohr",
+    cutoff: Annotated[str, typer.Option(help="Cutoff for neighbours, with its unit, bohr or angstrom.")] = "7bohr",
     form: Annotated[str, typer.Option("--format", help=FORMATS_HELP)] = "auto",
     target: Annotated[
         list[str] | None,
@@ -98,12 +96,12 @@ def prepare(
         ),
     ] = "",
     cap: Annotated[
-        int, typer.Option(help="At most so many samples a composition, chosen at random; 0 keeps all.")
+        int, typer.Option(help="At most so many samples per composition, chosen at random; 0 keeps all.")
     ] = 1000,
     fractions: Annotated[
-        str, typer.Option(help="Training, validation and test part of every composition.")
+        str, typer.Option(help="Fractions of every composition for training, validation and test.")
     ] = "0.70,0.15,0.15",
-    seed: Annotated[int, typer.Option(help="Of the split and of the cap's choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the samples that --cap keeps.")] = 0,
     split_by: Annotated[
         str,
         typer.Option(
@@ -155,7 +153,7 @@ def prepare(
 def split(
     file: Annotated[Path, typer.Argument(help="A data set, .bp.")],
     out: Annotated[Path, typer.Argument(help="The data set to make; its name ends in .bp.")],
-    fractions: Annotated[str, typer.Option(help="Training, validation and test part.")] = "0.70,0.15,0.15",
+    fractions: Annotated[str, typer.Option(help="Fractions for training, validation and test.")] = "0.70,0.15,0.15",
     seed: Annotated[int, typer.Option(help="Same seed, same split.")] = 0,
     split_by: Annotated[
         str,
@@ -171,7 +169,7 @@ def split(
             " '20.872 10.436 14.116 bohr'. Symmetry goes by it."
         ),
     ] = "",
-    scale_over: Annotated[str, typer.Option(help="all, train; default: as the data set was.")] = "",
+    scale_over: Annotated[str, typer.Option(help="all or train; default: as in the source data set.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing data set.")] = False,
 ) -> None:
     """Write a data set again with another split."""
@@ -205,12 +203,12 @@ def convert(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="As for prepare, where the source does not state itself what its keys mean. LSMS text needs"
+            help="As for prepare, where the source does not state what its keys mean. LSMS text needs"
             " total_energy, charge or charge_transfer, magnetic_moment: total_energy=graph:energy:eV."
         ),
     ] = None,
     cell: Annotated[str, typer.Option(help="As for prepare, for structures without one.")] = "",
-    cutoff: Annotated[str, typer.Option(help="Of a data set, with its unit. Default: as SOURCE says, or 7bohr.")] = "",
+    cutoff: Annotated[str, typer.Option(help="Cutoff for neighbours, with unit. Default: SOURCE's, or 7bohr.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing OUT.")] = False,
 ) -> None:
     """Convert between LSMS text, extended XYZ and data sets; says what the new format cannot hold."""
@@ -264,6 +262,6 @@ def info(
         return
     show(manifest, file, distribution)
     if verify:
-        typer.echo("verified: every checksum, shape and value range fits")
+        typer.echo("verified: every checksum, shape and value range matches")
     if figure:
         typer.echo(f"histograms: {figure}")

@@ -63,7 +63,7 @@ def _draw(arrays: dict[str, np.ndarray], targets: dict[str, Target], title: str)
     if varying:
         ax = next(left)
         ax.hist(n_atoms, bins=np.arange(n_atoms.min(), n_atoms.max() + 2) - 0.5, color=style.PALETTE[0])
-        ax.set(xlabel="atoms in a sample", ylabel="samples")
+        ax.set(xlabel="atoms per sample", ylabel="samples")
         ax.xaxis.get_major_locator().set_params(integer=True)
     for name, target in targets.items():
         _target(next(left), arrays, name, target, dict(zip(symbols, species.tolist(), strict=True)))

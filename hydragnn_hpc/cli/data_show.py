@@ -22,17 +22,17 @@ def check_values(manifest: Manifest, arrays: dict[str, Any], file: Path) -> None
 
     train = arrays["split"] == 0
     if np.bincount(arrays["split"], minlength=3).tolist() != manifest.split:
-        raise UserError(f"{file}: the parts of the split differ from its manifest; prepare it again")
+        raise UserError(f"{file}: the split differs from the manifest; prepare it again")
     for name, target in manifest.targets.items():
         values = arrays[f"target_{name}"]
         if int(np.isnan(values).sum()) != target.missing:
-            raise UserError(f"{file}: target '{name}' misses other values than its manifest says; prepare it again")
+            raise UserError(f"{file}: target '{name}' misses other values than the manifest states; prepare it again")
         if manifest.scaled_over == "train":
             train_atoms = np.repeat(train, np.diff(arrays["atom_offsets"]))
             values = values[train_atoms if target.level == "node" else train]
         limits = [np.nanmin(values, axis=0).tolist(), np.nanmax(values, axis=0).tolist()]
         if limits != [target.minimum, target.maximum]:
-            raise UserError(f"{file}: target '{name}' has another range than its manifest says; prepare it again")
+            raise UserError(f"{file}: target '{name}' has another range than the manifest states; prepare it again")
 
 
 def show(manifest: Manifest, path: Path, distribution: Distribution | None = None) -> None:
@@ -106,14 +106,14 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("samples", f"{sizes['S']:,}: {train:,} train, {validation:,} validation, {test:,} test"),
         (
             "atoms",
-            f"{sizes['A']:,}, {sizes['A'] / max(sizes['S'], 1):.3g} a sample; distinct geometries: {sizes['G']:,}",
+            f"{sizes['A']:,}, {sizes['A'] / max(sizes['S'], 1):.3g} per sample; distinct geometries: {sizes['G']:,}",
         ),
         ("compositions", _compositions(source)),
         (
             "neighbours",
             f"closer than {neighbours.cutoff_bohr:.6g} bohr, {neighbours.boundary} boundary:"
-            f" {_range(neighbours.fewest, neighbours.most)}{sizes['E'] / max(sizes['B'], 1):.1f} an atom,"
-            f" {sizes['E'] / max(sizes['G'], 1):,.1f} directed edges a geometry",
+            f" {_range(neighbours.fewest, neighbours.most)}{sizes['E'] / max(sizes['B'], 1):.1f} per atom,"
+            f" {sizes['E'] / max(sizes['G'], 1):,.1f} directed edges per geometry",
         ),
         ("scaled over", {"all": "all samples", "train": "the training part"}[manifest.scaled_over]),
         (

@@ -38,7 +38,7 @@ class Finding:
 
 def doctor(
     local_rank: Annotated[
-        int | None, typer.Option(help="This rank's number on its node, if no launcher tells.")
+        int | None, typer.Option(help="This rank's number on its node, where the launcher does not set it.")
     ] = None,
     slots: Annotated[int, typer.Option(min=1, help="launch.slots_per_device: ranks that may share a device.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
@@ -108,7 +108,7 @@ def _try_mpirun() -> Finding:
     # The environment's own is there even where it is not activated.
     mpirun = shutil.which("mpirun") or shutil.which("mpirun", path=Path(sys.executable).parent)
     if mpirun is None:
-        return Finding("launcher", True, "no mpirun on PATH: 'run' is one rank here; try doctor under srun")
+        return Finding("launcher", True, "no mpirun on PATH: 'run' starts one rank here; try doctor under srun")
     command = [mpirun, "-n", "2", sys.executable, "-m", "hydragnn_hpc.ensemble.rankmap"]
     try:
         done = subprocess.run(
@@ -120,7 +120,7 @@ def _try_mpirun() -> Finding:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Finding("launcher", False, f"{mpirun} -n 2 gave no answer in 60 s", "try doctor inside a job")
+        return Finding("launcher", False, f"{mpirun} -n 2 did not answer within 60 s", "try doctor inside a job")
     answers = rankmap.answers(done.stdout)
     if done.returncode or len(answers) != 2:
         said = [line.strip() for line in done.stderr.splitlines() if any(map(str.isalnum, line))] or ["no output"]
@@ -130,10 +130,10 @@ def _try_mpirun() -> Finding:
         return Finding("launcher", False, f"{mpirun} -n 2 failed: {said[-1]}", "use the MPI library's own mpirun")
     if any(answer["size"] != 2 for answer in answers):
         remedy = (
-            f"it belongs to another MPI than {answers[0]['library']}: use that library's own mpirun or srun --mpi=pmi2"
+            f"it belongs to an MPI other than {answers[0]['library']}: use that library's own mpirun or srun --mpi=pmi2"
         )
         return Finding(
-            "launcher", False, f"{mpirun} started 2 processes, and each takes itself for the only one", remedy
+            "launcher", False, f"{mpirun} started 2 processes, but each believes that it is the only one", remedy
         )
     return Finding("launcher", True, f"{mpirun}, which fits the library")
 
@@ -162,7 +162,7 @@ def _node_local() -> Finding:
 
     folder = node_local_parent(None)
     free = shutil.disk_usage(folder).free / 2**30
-    remedy = "" if free >= 1 else "name a roomier one with run --stage-dir"
+    remedy = "" if free >= 1 else "choose one with more space with run --stage-dir"
     return Finding("node-local folder", free >= 1, f"{folder}: {free:.1f} GiB free", remedy)
 
 

@@ -82,5 +82,5 @@ def main() -> None:
             tell(f"hydragnn-hpc: error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        tell("hydragnn-hpc: interrupted; the same command goes on where it stopped")
+        tell("hydragnn-hpc: interrupted; the same command continues where it stopped")
         sys.exit(ExitCode.INTERRUPTED)

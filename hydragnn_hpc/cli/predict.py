@@ -39,7 +39,7 @@ def predict(
     to: Annotated[Path | None, typer.Option("--out", help="Write here. Default: standard output.")] = None,
     form: Annotated[str, typer.Option("--format", help=FORMATS_HELP)] = "auto",
     cell: Annotated[
-        str, typer.Option(help="Cell of structures that hold none, as for data prepare: '20.8 10.4 14.1 bohr'.")
+        str, typer.Option(help="Cell for structures without one, as for data prepare: '20.8 10.4 14.1 bohr'.")
     ] = "",
     on_error: Annotated[str, typer.Option(help=ON_ERROR_HELP)] = "fail",
     device: Annotated[str, typer.Option(help="cpu, cuda, xpu, or auto: whatever the machine has.")] = "auto",
@@ -63,8 +63,8 @@ def predict(
     if device not in ("cpu", "cuda", "xpu", "auto"):
         raise UserError(f"--device {device}; known are: cpu, cuda, xpu, auto")
     if to is not None and (to.is_dir() or not to.parent.is_dir()):  # checked before the long work
-        where = f"{to} is a folder" if to.is_dir() else f"there is no folder {to.parent}"
-        raise UserError(f"--out {to}: {where}; give the name of a file in a folder that is there")
+        where = f"{to} is a folder" if to.is_dir() else f"no such folder: {to.parent}"
+        raise UserError(f"--out {to}: {where}; give a file in an existing folder")
     with progress("predict", "structures") as update:
         from hydragnn_hpc.dataset.build import unseen
         from hydragnn_hpc.member import predict as member_predict

@@ -19,8 +19,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 
 def status(
     out: Folder,
-    watch: Annotated[bool, typer.Option("--watch", help="Renew it until nothing is left to train.")] = False,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 2.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until nothing is left to train.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between refreshes with --watch.")] = 2.0,
     as_json: AsJson = False,
 ) -> None:
     """Show how a campaign stands: members by state, rates, time left, the table so far, failures with causes.

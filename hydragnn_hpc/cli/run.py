@@ -19,15 +19,18 @@ EPILOG = "Example: mpirun -n 2 hydragnn-hpc run jobs/campaigns/quickstart.yaml r
 
 def run(
     campaign: Annotated[Path, typer.Argument(help="The campaign file, YAML.")],
-    out: Annotated[Path, typer.Argument(help="The campaign's folder; made where it is not there.")],
+    out: Annotated[Path, typer.Argument(help="The campaign's folder; created if it does not exist.")],
     override: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a setting, as training.epochs=3; repeatable.")
     ] = None,
     time_limit: Annotated[
-        str, typer.Option(help="Stop in time, everything saved, and exit with 75: 30 (minutes), 90s, 1h30m, 1:30:00.")
+        str,
+        typer.Option(
+            help="Save everything and stop within this time, with exit code 75: 30 (minutes), 90s, 1h30m, 1:30:00."
+        ),
     ] = "",
     start_limit: Annotated[
-        str, typer.Option(help="Give up where MPI has not started by then: a rank is missing.")
+        str, typer.Option(help="Give up if MPI has not started within this time, because a rank is missing.")
     ] = "10m",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained; write nothing.")] = False,
     local_rank: Annotated[
@@ -37,7 +40,7 @@ def run(
         Path | None, typer.Option(help="Node-local folder for the data set's copy; default $TMPDIR, /dev/shm, /tmp.")
     ] = None,
 ) -> None:
-    """Train what is missing of a campaign; the same command again goes on where it stopped.
+    """Train what is missing of a campaign; the same command again continues where it stopped.
 
     Exit codes: 0 all done; 1 done, but members failed for good; 2 usage or configuration; 75 out of time, run me again.
     """
@@ -45,7 +48,7 @@ def run(
 
     seconds = seconds_of(time_limit, "--time-limit") if time_limit else None
     if seconds is not None and seconds <= SAVE_SECONDS:
-        raise UserError(f"--time-limit {time_limit}: {SAVE_SECONDS:g} s of it are for saving; give more")
+        raise UserError(f"--time-limit {time_limit}: {SAVE_SECONDS:g} s of it are reserved for saving; give more")
     if dry_run:
         from hydragnn_hpc.ensemble.folder import read_plan
 
@@ -92,5 +95,5 @@ def _show(plan: Plan, out: Path) -> None:
     ranks = f"{launch.size} ranks x {slots} workers ({launch.launcher or 'no launcher'})"
     typer.echo(f"workers    {ranks}; {len(stacks)} stacks of at most {campaign.launch.stack} members to train")
     for number, (variant, replicas) in enumerate(stacks):
-        first = f"rank {number % launch.size} first" if number < launch.size * slots else "whoever is free"
+        first = f"rank {number % launch.size} first" if number < launch.size * slots else "any free rank"
         typer.echo(f"           {names(variant, replicas):16s} {first}")

@@ -27,9 +27,9 @@ def submit(
     account: Annotated[str, typer.Option(help="What the job is charged to.")] = "",
     queue: Annotated[str | None, typer.Option(help="Queue, partition or quality of service.")] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="Measured seconds of a member (of a stack, where stacked), to estimate from.")
+        float | None, typer.Option(help="Measured seconds per member (per stack, where stacked), to estimate from.")
     ] = None,
-    runs: Annotated[int, typer.Option(help="The largest number of jobs in a row.")] = 50,
+    runs: Annotated[int, typer.Option(help="Maximum number of consecutive jobs.")] = 50,
     packed: Annotated[
         Path | None,
         typer.Option(
@@ -101,10 +101,10 @@ def submit(
     if as_json:
         typer.echo(json.dumps(submitted.model_dump(mode="json", exclude={"time"})))
         return
-    estimate = "unknown; measured times give one" if chosen.estimate_seconds is None else clock(chosen.estimate_seconds)
+    estimate = "unknown until one is timed" if chosen.estimate_seconds is None else clock(chosen.estimate_seconds)
     typer.echo(
         f"job {identifier}: {work.members} members on {chosen.nodes} nodes x {machine.ranks_per_node} ranks, "
-        f"{clock(chosen.walltime_seconds)} a job (estimated need: {estimate})\nscript {folder.job_script}"
+        f"{clock(chosen.walltime_seconds)} per job (estimated need: {estimate})\nscript {folder.job_script}"
     )
 
 

@@ -143,7 +143,7 @@ def check_cell(geometry: Geometry) -> None:
     spanned = math.sqrt(max(float(np.linalg.det(vectors @ vectors.T)), 0.0)) if finite else 0.0
     if not finite or spanned <= 1e-6 * float(np.prod(edges)) or not edges.all():
         raise UserError(
-            f"a periodic boundary needs a cell with a volume, found {geometry.cell.tolist()} bohr; mend the cell"
+            f"a periodic boundary needs a cell with a volume, found {geometry.cell.tolist()} bohr; correct the cell"
             " (--cell, where the data holds none) or make the boundary open"
         )
 
@@ -180,8 +180,8 @@ def _check_lengths(i: np.ndarray, j: np.ndarray, lengths: np.ndarray, cutoff: fl
         )
     if (np.abs(lengths - cutoff) < _MARGIN).any():
         raise UserError(
-            f"neighbours lie at the cutoff of {cutoff!r} bohr to the last digits, and rounding would decide which"
-            f" count; change --cutoff a little, to {cutoff + 0.01:.6g}bohr, say"
+            f"neighbours lie at the cutoff of {cutoff!r} bohr to within rounding, which would decide which of them"
+            f" count; change --cutoff slightly, for example to {cutoff + 0.01:.6g}bohr"
         )
 
 

@@ -141,8 +141,8 @@ class Controller:
         elif isinstance(report, EngineChanged):
             member = names(report.variant, [report.replica])
             self.display.line(
-                f"{member} was trained by {report.before}, goes on with {report.after}:"
-                " the last digits of its result depend on that"
+                f"{member} was trained by {report.before}, continues with {report.after}:"
+                " the last digits of its result depend on this"
             )
         elif isinstance(report, Finished):
             self._finished(worker, report)
@@ -163,7 +163,7 @@ class Controller:
         if other != worker[0]:
             self.fatal = UserError(
                 f"ranks {other} and {worker[0]} on {host} have the same device {device.name} ({uuid}): give"
-                " each rank a device of its own, or start one rank a device with launch.slots_per_device"
+                " each rank a device of its own, or start one rank per device with launch.slots_per_device"
             )
 
     def _epoch(self, worker: Worker, members: tuple[MemberEpoch, ...]) -> None:
@@ -254,7 +254,9 @@ class Controller:
 
     def lost(self, rank: int) -> None:
         """Treat the workers of a rank that no longer answers as dead, so that other ranks train its members."""
-        self.display.line(f"rank {rank} on {self._places[rank].host} no longer answers; its members go to others")
+        self.display.line(
+            f"rank {rank} on {self._places[rank].host} no longer answers; other ranks take over its members"
+        )
         for worker in [w for w in self._expected if w[0] == rank]:
             self._died(worker, Died(cause=f"rank {rank} on {self._places[rank].host} was lost"))
             self._broken[worker] = "its rank was lost"
@@ -265,7 +267,7 @@ class Controller:
         """Return the commands to send to workers now."""
         if self._stop is None and self._time_is_up():
             self._out_of_time = True
-            self.stop(ExitCode.AGAIN, "the time is nearly up")
+            self.stop(ExitCode.AGAIN, "the time limit is near")
         commands: list[tuple[Worker, Command]] = []
         if self._stop is not None:
             running = [w for w in self._scheduler.running() if w not in self._asked_to_stop]
@@ -333,7 +335,7 @@ class Controller:
             )
         if self._out_of_time and not self._longest_epoch and not self._member_seconds:
             raise UserError(
-                "the time limit was too short: it was up before an epoch of any member had ended; give more time",
+                "the time limit was too short: it expired before any member had finished an epoch; give more time",
                 ExitCode.MEMBERS_FAILED,
             )
         if self._scheduler.waiting:
@@ -349,7 +351,7 @@ class Controller:
             self._progress_at = now
             if not self._folder.campaign.exists():
                 self.fatal = UserError(
-                    f"{self._folder.root} was removed under the run; nothing more can be saved there"
+                    f"{self._folder.root} was removed during the run; nothing more can be saved there"
                 )
                 return
             self._safely(lambda: write_record(self._folder.progress, self._progress()))

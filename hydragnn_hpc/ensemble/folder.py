@@ -113,7 +113,7 @@ def _foreign(root: Path) -> bool:
 def _hold(new: Frozen, old: Frozen, folder: CampaignFolder) -> None:
     if new.dataset_sha256 != old.dataset_sha256:
         raise UserError(
-            f"{folder.root} was begun with another data set (content {old.dataset_sha256[:12]}, now"
+            f"{folder.root} was started with another data set (content {old.dataset_sha256[:12]}, now"
             f" {new.dataset_sha256[:12]} in {new.campaign.dataset}); restore it, or run into another folder"
         )
     if new.hash != old.hash:

@@ -69,7 +69,7 @@ def detect(environment: Mapping[str, str]) -> Launch:
     Raises
     ------
     UserError
-        If one of its variables is no number.
+        If one of its variables is not a number.
     """
     for known in LAUNCHERS:
         rank, size = _first(environment, known.rank), _first(environment, known.size)
@@ -100,7 +100,9 @@ def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> int | None
             try:
                 return int(environment[name])
             except ValueError as error:
-                raise UserError(f"{name}='{environment[name]}' is no number; unset it, or mend the launcher") from error
+                raise UserError(
+                    f"{name}='{environment[name]}' is not a number; unset it, or fix the launcher"
+                ) from error
     return None
 
 

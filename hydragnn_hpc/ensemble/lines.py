@@ -26,7 +26,7 @@ class Limits:
     line_bytes : int
         Length of a line. The longest event lists the members of a stack, some 150 bytes each.
     lines_per_second : int
-        The smallest models finish some hundred epochs a second.
+        The smallest models finish some hundred epochs per second.
     """
 
     line_bytes: int = 4 << 20
@@ -86,7 +86,7 @@ class LineReader:
         self._lines = lines if second != self._second else self._lines + lines
         self._second = second
         if self._lines > self._limits.lines_per_second:
-            raise BadLinesError(f"more than {self._limits.lines_per_second:,} lines in a second")
+            raise BadLinesError(f"more than {self._limits.lines_per_second:,} lines per second")
 
 
 class LineWriter:

@@ -67,7 +67,7 @@ class RunLock:
         except OSError as error:
             self._close()
             raise UserError(
-                f"cannot write {self._path}: {error.strerror or error}; mend the folder, then run again"
+                f"cannot write {self._path}: {error.strerror or error}; check its permissions, then run again"
             ) from error
         except BaseException:
             self._close()

@@ -73,12 +73,12 @@ def probe(module: str, *arguments: str) -> tuple[dict[str, Any] | None, str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return None, f"no answer in {PATIENCE_SECONDS:.0f} s"
+        return None, f"no answer within {PATIENCE_SECONDS:.0f} s"
     if done.returncode == 0 and done.stdout.strip():
         return dict(json.loads(done.stdout.strip().splitlines()[-1])), ""
     said = [line for line in done.stderr.splitlines() if line.strip()]
     ended = f"ended by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    return None, f"{said[-1].strip() if said else 'nothing said'} ({ended})"
+    return None, f"{said[-1].strip() if said else 'no output'} ({ended})"
 
 
 def seats(messenger: Messenger, launch: Launch, local_rank: int | None) -> list[Seat]:
@@ -111,8 +111,8 @@ def complaints(found: list[Seat], slots: int) -> list[tuple[str, str]]:
             wrong.append(
                 (
                     f"ranks {_listed(ranks)} share device {device} of {host}",
-                    "start one rank a device (srun --gpus-per-task=1, jsrun -g 1, mpiexec -ppn GPUS); workers that are "
-                    "meant to share one are launch.slots_per_device",
+                    "start one rank per device (srun --gpus-per-task=1, jsrun -g 1, mpiexec -ppn GPUS); to let"
+                    " several workers share one, set launch.slots_per_device",
                 )
             )
     for host, here in by_host.items():
@@ -126,7 +126,7 @@ def complaints(found: list[Seat], slots: int) -> list[tuple[str, str]]:
             )
     for seat in found:
         if seat.device is None:
-            wrong.append((f"rank {seat.rank} on {seat.host}: torch does not work: {seat.trouble}", "mend torch there"))
+            wrong.append((f"rank {seat.rank} on {seat.host}: torch does not work: {seat.trouble}", "fix torch there"))
     return wrong
 
 

@@ -36,7 +36,7 @@ def run(options: RunOptions) -> ExitCode:
     messenger = connect(launch, options.start_seconds)
     folder = CampaignFolder(options.out.absolute())
     lock = RunLock(folder.lock)
-    complaint = "not all ranks have begun (one has ended, or the campaign's file system hangs)"
+    complaint = "not all ranks have started (one has ended, or the campaign's file system hangs)"
     with startup.watched(startup.SECONDS, complaint, lambda: messenger.abort(int(ExitCode.AGAIN))):
         where = places(messenger, launch, options.local_rank)
         plan, controller, failure = None, None, None

@@ -61,7 +61,7 @@ class Scheduler:
         return self._running[worker]
 
     def member_done(self, worker: Worker, replica: int) -> None:
-        """A member has its result; its stack goes on without it."""
+        """A member has its result; its stack continues without it."""
         running = self._running[worker]
         self.finished.add((running.variant, replica))
         left = tuple(r for r in running.replicas if r != replica)

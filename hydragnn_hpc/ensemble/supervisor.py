@@ -162,7 +162,7 @@ class Rank:
         if self.controller is not None:
             self._control(self.controller)
         elif self._roll.newly_lost():
-            problem = "rank 0 no longer answers, and has perhaps been killed; run the same command again"
+            problem = "rank 0 no longer answers, and may have been killed; run the same command again"
             raise UserError(problem, ExitCode.AGAIN)
         self._beat()
         return bool(arrived or reports)
@@ -224,7 +224,7 @@ class Rank:
 
     def _beat(self) -> None:
         if self.lock is not None and not self.lock.beat():
-            message = "this run stood still for so long that another has taken the folder over; end one of the two"
+            message = "this run stalled for so long that another has taken over the folder; end one of the two"
             raise UserError(f"{self._folder.root}: {message}", ExitCode.AGAIN)
         if time.monotonic() - self._beat_at < self._beat_seconds:
             return

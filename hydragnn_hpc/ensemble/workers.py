@@ -161,7 +161,7 @@ class WorkerProcess:
             try:
                 event = read_event(line)
             except ValueError as error:
-                raise BadLinesError(f"a line that is no event, {quoted(line)}") from error
+                raise BadLinesError(f"a line that is not an event, {quoted(line)}") from error
             self._heard_at = time.monotonic()
             if isinstance(event, Ready):
                 self._ready = True

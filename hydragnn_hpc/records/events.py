@@ -66,7 +66,7 @@ class Finished(Message):
 
 
 class EngineChanged(Message):
-    """A member goes on with another engine, or other vector lanes, than trained it before its interruption."""
+    """A member continues with another engine, or other vector lanes, than trained it before its interruption."""
 
     kind: Literal["engine_changed"] = "engine_changed"
     variant: str

@@ -78,7 +78,7 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
     if not moved:
         return 1, f"stopped: {left} members are left, but this run finished no epoch of any; give it more time"
     if before.runs >= runs:
-        return 1, f"stopped: {left} members are left after {runs} runs in a row; submit again to go on"
+        return 1, f"stopped: {left} members are left after {runs} runs in a row; submit again to continue"
     return ExitCode.AGAIN, f"{left} members are left; to be run again"
 
 

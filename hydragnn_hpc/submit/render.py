@@ -117,7 +117,7 @@ def _refuse_names(job: Job) -> None:
 
 
 def _digest(folder: Path) -> str:
-    """One name a campaign's folder: what a killed job left on a node is replaced by the next."""
+    """One name per campaign folder: what a killed job left on a node is replaced by the next."""
     return hashlib.sha256(str(folder).encode()).hexdigest()[:12]
 
 

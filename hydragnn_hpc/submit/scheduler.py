@@ -29,7 +29,7 @@ def _one_group(pattern: str) -> str:
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
-        raise ValueError(f"no regular expression: {error}") from error
+        raise ValueError(f"not a regular expression: {error}") from error
     if not groups:
         raise ValueError("put the part that is the job's identifier into parentheses")
     return pattern
@@ -138,7 +138,7 @@ def submit(scheduler: Scheduler, script: Path, values: Mapping[str, str | int]) 
         )
     except subprocess.TimeoutExpired as error:
         raise UserError(
-            f"'{command[0]}' gave no answer for {PATIENCE_SECONDS} s; look at the queue, then submit again"
+            f"'{command[0]}' did not answer for {PATIENCE_SECONDS} s; look at the queue, then submit again"
         ) from error
     if done.returncode:
         words = " ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-2:])

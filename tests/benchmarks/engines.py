@@ -93,7 +93,7 @@ def peak_megabytes(case: str, engine: str, members: int) -> float:
 
 
 def measure(case: str, members: list[int], rounds: int) -> list[dict[str, Any]]:
-    """A row for each engine and stack: samples a second (all members together), against A and the floor."""
+    """A row for each engine and stack: samples per second (all members together), against A and the floor."""
     samples = cases.make_samples(case)
     runs = {name: epoch_of(samples, *name) for name in engines_of(case, members)}
     for run in runs.values():

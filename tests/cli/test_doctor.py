@@ -63,8 +63,8 @@ def test_a_launcher_of_another_mpi_is_found_out(tmp_path: Path) -> None:
     mpirun.chmod(0o755)
     done = run("hydragnn-hpc", "doctor", PATH=f"{tmp_path}:{BIN}:{os.environ['PATH']}")
     assert done.returncode == 1
-    assert "each takes itself for the only one" in done.stdout
-    assert "what to do: it belongs to another MPI" in done.stdout
+    assert "each believes that it is the only one" in done.stdout
+    assert "what to do: it belongs to an MPI other than" in done.stdout
 
 
 def test_a_launcher_that_does_not_fit_is_one_line() -> None:

@@ -159,7 +159,7 @@ def test_members_that_are_no_plain_file_are_told_one_by_one(tmp_path: Path, monk
     found = list(contents(archive))
     assert [c for _, c in found if isinstance(c, bytes)] == [b"1", b"x" * 100]
     reasons = [str(c) for _, c in found if isinstance(c, UserError)]
-    expected = ["soft: is a link", "hard: is a link", "pipe: is no plain", "101 bytes", "not UTF-8", "once: is in the"]
+    expected = ["soft: is a link", "hard: is a link", "pipe: is not a", "101 bytes", "not UTF-8", "once: is in the"]
     assert len(reasons) == len(expected) and all(e in r for e, r in zip(expected, reasons, strict=True)), reasons
 
 
@@ -191,7 +191,7 @@ def test_links_in_a_folder(tmp_path: Path) -> None:
     assert [name for name, _ in found] == ["out_1", "out_2", "out_3", "out_4"]
     assert [c for _, c in found[:2]] == [b"1", b"1"]
     assert "No such file or directory (it is a link to nowhere)" in str(found[2][1])
-    assert "is no plain file" in str(found[3][1])
+    assert "is not a regular file" in str(found[3][1])
 
 
 def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
@@ -246,6 +246,6 @@ def test_a_structures_name_is_no_path(tmp_path: Path, raw: Path, name: str) -> N
     first, comment, rest = (tmp_path / "a.extxyz").read_text().split("\n", 2)
     comment = re.sub(r"name=\S+", f'name="{name}"', comment)
     (tmp_path / "a.extxyz").write_text("\n".join([first, comment, rest]))
-    with pytest.raises(UserError, match="no name for a file; rename the structure"):
+    with pytest.raises(UserError, match="not a valid file name; rename the structure"):
         convert(tmp_path / "a.extxyz", tmp_path / "deep" / "out", Options())
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.extxyz", "deep"]

@@ -148,14 +148,14 @@ def test_a_header_in_any_letter_case_and_quotes(
         (f"{LATTICE} lattice='8 0 0 0 8 0 0 0 8'", "holds both 'Lattice=9 0 0 .*' and 'lattice=8"),
         (f'{LATTICE} pbc="T T T" PBC=F', "holds both 'pbc=T T T' and 'PBC=F'"),
         ("Properties=species:S:1:pos:R:3 properties=species:S:1:pos:R:3", "holds both 'Properties="),
-        ("energy=1 energy=2", "'energy' stands twice in the header, as 'energy=1' and as 'energy=2'"),
+        ("energy=1 energy=2", "'energy' appears twice in the header, as 'energy=1' and as 'energy=2'"),
         ("Properties=species:S:1:pos:R:2:pos:R:1", "Properties has two columns 'pos'"),
         ("Properties=x:S:1:pos:R:3 energy=1", "Properties has no column 'species', only x, pos"),
         (f"{LATTICE} pbc=T T F", "'pbc' is followed by 'T' outside of quotes"),
         ("energy=1 2 3", "'energy' is followed by '2' outside of quotes|'3' outside"),
-        ("energy=1d0", "'energy' is '1d0', which is no number"),
-        ("energy=1_000", "'energy' is '1_000', which is no number"),
-        ('energy="_JSON [1,"', "'energy' is no JSON"),
+        ("energy=1d0", "'energy' is '1d0', which is not a number"),
+        ("energy=1_000", "'energy' is '1_000', which is not a number"),
+        ('energy="_JSON [1,"', "'energy' is not valid JSON"),
     ],
 )
 def test_a_header_that_says_two_things_or_none_is_refused(header: str, told: str, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_header_that_says_two_things_or_none_is_refused(header: str, told: str
     [
         ("L", "maybe", "holds 'maybe', which is neither T nor F"),
         ("I", "1.5", "is declared as integers"),
-        ("R", "high", "holds 'high', which is no number"),
+        ("R", "high", "holds 'high', which is not a number"),
         ("X", "1", "is of kind 'X'"),
         ("q:R:1:q:R", "1 1", "is the name of two columns"),
     ],
@@ -252,7 +252,7 @@ def test_the_format_that_the_document_adds(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("name", ["README.md", "slurm-1.out", "run.log", "input.in"])
 def test_notes_and_logs_are_no_sign_of_a_format(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("Notes.\n")
-    with pytest.raises(UserError, match="is of no format"):
+    with pytest.raises(UserError, match="is in none of the formats"):
         formats.detect(tmp_path)
     write(tmp_path / "a.extxyz", frames(1))
     assert formats.detect(tmp_path) == "extxyz"
@@ -412,7 +412,7 @@ def test_nesting_without_end_is_damage(tmp_path: Path) -> None:
     deep = "[" * 100_000
     assert read(xyz(tmp_path / "a.xyz", f'x="_JSON {deep}" energy=-1')).samples.values["E"] == [np.array([[-1.0]])]
     (tmp_path / "a.json").write_text('{"1": ' + deep)
-    with pytest.raises(UserError, match="no ASE database from row first on"):
+    with pytest.raises(UserError, match="not an ASE database from row first on"):
         read(tmp_path / "a.json")
 
 

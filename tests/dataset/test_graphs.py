@@ -132,7 +132,7 @@ def test_what_cannot_be_listed_is_told_in_one_line(pos, cell, cutoff: float, tol
 
 def test_a_shell_at_the_cutoff_is_told_under_an_open_boundary_too() -> None:
     third = 1 / 3
-    with pytest.raises(UserError, match="rounding would decide"):
+    with pytest.raises(UserError, match="rounding, which would decide"):
         find_neighbours(Geometry(np.array([[0.0, 0, 0], [3 * third + 3 * 0.1, 0, 0]]), NO_CELL, OPEN), 1.3)
 
 

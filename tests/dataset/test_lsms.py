@@ -113,11 +113,11 @@ def test_any_damage_is_told_or_read_as_python_reads_it(edits: list[tuple[int, by
         (GOOD.replace("77.500000", "      inf").encode(), "line 3, column 6: inf"),
         (GOOD.replace("77.500000", "   gibber").encode(), "line 3, column 6: 'gibber'"),
         ((LINES[0] + "\n" + LINES[1] + " 1.0\n" + LINES[2] + "\n").encode(), "line 2: 19 columns, expected 18"),
-        (GOOD.replace(" 26  ", "-26  ", 1).encode(), "line 2: -26 is no proton number"),
-        (GOOD.replace(" 26  ", "26.5 ", 1).encode(), "line 2: 26.5 is no proton number"),
-        (GOOD.replace(" 26  ", "  0  ", 1).encode(), "line 2: 0 is no proton number"),
-        (GOOD.replace(" 26  ", "119  ", 1).encode(), "line 2: 119 is no proton number"),
-        ("\n".join([LINES[0], LINES[1], LINES[1], ""]).encode(), "atom 1: two atoms in one place, [1.0, 0.0, 0.0]"),
+        (GOOD.replace(" 26  ", "-26  ", 1).encode(), "line 2: -26 is not a proton number"),
+        (GOOD.replace(" 26  ", "26.5 ", 1).encode(), "line 2: 26.5 is not a proton number"),
+        (GOOD.replace(" 26  ", "  0  ", 1).encode(), "line 2: 0 is not a proton number"),
+        (GOOD.replace(" 26  ", "119  ", 1).encode(), "line 2: 119 is not a proton number"),
+        ("\n".join([LINES[0], LINES[1], LINES[1], ""]).encode(), "atom 1: two atoms at one position, [1.0, 0.0, 0.0]"),
         (GOOD.replace("0.0000", "0.0001", 1).replace(*SECOND_ON_FIRST).encode(), "the other is atom 0"),
     ],
 )
@@ -159,14 +159,14 @@ def test_geometries_beyond_the_remembered_are_still_checked(monkeypatch: pytest.
     check, good = frames.FrameCheck(), lsms.frame_of(lsms.parse_sample(GOOD.encode(), "x"), "x", "x")
     for k in range(5):
         check(replace(good, pos=good.pos + k))
-    with pytest.raises(UserError, match="two atoms in one place"):
+    with pytest.raises(UserError, match="two atoms at one position"):
         check(replace(good, pos=np.ones((2, 3))))
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         sources.read(tmp_path / "nowhere", Options())
-    with pytest.raises(UserError, match="holds no file"):
+    with pytest.raises(UserError, match="contains no files"):
         sources.read(tmp_path, Options())
     (tmp_path / "notes.tar").write_bytes(b"not an archive" * 100)
     with pytest.raises(UserError, match="no archive"):

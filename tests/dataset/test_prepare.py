@@ -191,7 +191,7 @@ def test_a_campaign_is_checked_against_its_data_set(raw: Path, bp: Path, tmp_pat
         "did you mean 'mixing_enthalpy'": {"tasks": {"H": {"level": "graph", "field": "mixing_entalpy"}}},
         "tasks.H.level=graph": {"tasks": {"H": {"level": "node", "field": "mixing_enthalpy"}}},
         "batch_size=64": {"training": {"batch_size": 100_000}},
-        "fused cannot be used: it knows PNA": {"training": {"engine": "fused"}, "model": {"convolution": "GIN"}},
+        "cannot be used: it supports only PNA": {"training": {"engine": "fused"}, "model": {"convolution": "GIN"}},
     }
     for message, changes in wrong.items():
         with pytest.raises(UserError, match=message):
@@ -234,7 +234,7 @@ def test_anything_but_a_data_set_is_refused(bp: Path, tmp_path: Path) -> None:
     shutil.copytree(bp, other)
     content = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps({**content, "schema": 99}))
-    with pytest.raises(UserError, match=r"format version 99|checksum does not fit"):
+    with pytest.raises(UserError, match=r"format version 99|checksum does not match"):
         store.read(other)
 
 

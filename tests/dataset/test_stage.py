@@ -225,7 +225,7 @@ def test_copies_go_to_the_first_place_that_will_do(tmp_path: Path, monkeypatch: 
     assert node_local_parent(None) in (Path("/dev/shm"), Path("/tmp"))
     assert node_local_parent(tmp_path, 10) == tmp_path
     (tmp_path / "file").touch()
-    for given_, told in ((tmp_path / "gone", "gone is no folder"), (tmp_path / "file", "file is no folder")):
+    for given_, told in ((tmp_path / "gone", "gone is not a folder"), (tmp_path / "file", "file is not a folder")):
         with pytest.raises(UserError, match=told):
             node_local_parent(given_)
     with pytest.raises(UserError, match=r"/dev/shm has .* MB free of .*; /tmp has .*--stage-dir"):

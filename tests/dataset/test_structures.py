@@ -181,12 +181,12 @@ def test_missing_values_are_counted_and_stay_missing(tmp_path: Path) -> None:
 BAD_FRAMES: dict[str, tuple[Callable[[list[Atoms]], object], str]] = {
     "no volume": (lambda m: m[4].cell.__setitem__(2, m[4].cell[1]), "frame 4: a periodic boundary needs a cell"),
     "no cell": (lambda m: m[4].cell.__setitem__(slice(None), 0), "frame 4: a periodic boundary needs a cell"),
-    "nan position": (lambda m: m[4].positions.__setitem__((1, 2), np.nan), "frame 4: atom 1 is at .*no finite"),
-    "coincide": (lambda m: m[4].positions.__setitem__(1, m[4].positions[0]), "frame 4, atom 1: two atoms in one place"),
-    "no element": (lambda m: m[4].numbers.__setitem__(0, 0), "frame 4: atom 0 is no element"),
+    "nan position": (lambda m: m[4].positions.__setitem__((1, 2), np.nan), "frame 4: atom 1 is at .*not finite"),
+    "coincide": (lambda m: m[4].positions.__setitem__(1, m[4].positions[0]), "frame 4, atom 1: two atoms at one"),
+    "no element": (lambda m: m[4].numbers.__setitem__(0, 0), "frame 4: atom 0 is not an element"),
     "width": (lambda m: m[4].info.update(dipole_moment=[1.0, 2.0]), "frame 4: .*2 components, but 3 in .*frame 0"),
     "infinite": (lambda m: m[4].info.update(dipole_moment=[1.0, np.inf, 2.0]), "frame 4: .*infinite"),
-    "text": (lambda m: m[4].info.update(dipole_moment="large"), "frame 4: 'dipole_moment' is 'large', which is no num"),
+    "text": (lambda m: m[4].info.update(dipole_moment="large"), "frame 4: 'dipole_moment' is 'large', which is not a"),
 }
 
 
@@ -226,14 +226,14 @@ LINES = ["2", "Properties=species:S:1:pos:R:3 energy=-1.5", "Cu 0 0 0", "Au 0 0 
 GOOD = "\n".join(LINES) + "\n"
 CUT = "\n".join(LINES[:3])
 BAD_TEXT: dict[str, tuple[str, str, int]] = {
-    "truncated": (GOOD * 2 + CUT, "frame 2, line 9: 2 atoms are announced, and the file ends after 1", 2),
+    "truncated": (GOOD * 2 + CUT, "frame 2, line 9: 2 atoms are declared, and the file ends after 1", 2),
     "an atom too few": (GOOD + CUT + "\n" + GOOD, "frame 1, line 5: .*the next frame starts after 1", 2),
     "an atom too many": (GOOD + GOOD + "Cu 1 1 1\n" + GOOD, "frame 1, line 5: .*then comes 'Cu 1 1 1', which", 2),
     "no comment": (GOOD + "2\nCu 0 0 0\nCu 0 0 2\n" + GOOD, "frame 1, line 5: .*the next frame starts after 1", 2),
-    "a word": (GOOD + GOOD.replace("2.5", "2,5") + GOOD, "frame 1: the column 'pos' holds '2,5', which is no num", 2),
+    "a word": (GOOD + GOOD.replace("2.5", "2,5") + GOOD, "frame 1: the column 'pos' holds '2,5', which is not a", 2),
     "a column too few": (GOOD + GOOD.replace("0 2.5", "2.5") + GOOD, "frame 1, atom 1: 3 columns, expected 4", 2),
     "a column too many": (GOOD + GOOD.replace("2.5", "2.5 1") + GOOD, "frame 1, atom 1: 5 columns, expected 4", 2),
-    "no symbol": (GOOD + GOOD.replace("Au", "Ubn") + GOOD, "frame 1, atom 1: 'Ubn' is no element's symbol", 2),
+    "no symbol": (GOOD + GOOD.replace("Au", "Ubn") + GOOD, "frame 1, atom 1: 'Ubn' is not an element's symbol", 2),
     "a boundary of words": (GOOD + GOOD.replace("energy", "pbc=maybe energy") + GOOD, "frame 1: pbc='maybe' is", 2),
     "two boundaries": (GOOD + GOOD.replace("energy", 'pbc="T F" energy') + GOOD, "frame 1: pbc='T F' is not", 2),
     "Properties cut": (GOOD + GOOD.replace(":1:pos:R:3", "") + GOOD, "Properties=species:S is not", 2),
@@ -276,7 +276,7 @@ def test_a_boundary_in_every_spelling(shown: str, tmp_path: Path) -> None:
     ("name", "content", "told"),
     [
         ("x.cif", b"data_image0\n_cell_length_a 4.08\n", "x.cif: holds no structure that ASE can read as cif"),
-        ("x.bin", b"\x00\x80garbage", "is of no format that is read here"),
+        ("x.bin", b"\x00\x80garbage", "is in none of the formats"),
         ("x.gz", b"\x1f\x8b\x08garbage", "x.gz: cannot be read: .* damaged or truncated"),
         ("x", b"", "the file is empty"),
     ],
@@ -301,7 +301,7 @@ def test_a_folder_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / ".hidden").write_text(GOOD)
     for options in (OPTIONS, Options(periodic=True, purpose="predict")):
-        with pytest.raises(UserError, match="holds no file"):
+        with pytest.raises(UserError, match="contains no files"):
             prepare(tmp_path / "raw", tmp_path / "x.bp", options)
 
 

@@ -42,12 +42,12 @@ def test_energies_have_the_size_that_ase_gives_them(text: str, in_ev: float | No
         ("energy=graph", "expected NAME=LEVEL:KEY:UNIT"),
         ("energy=graph:energy", "expected NAME=LEVEL:KEY:UNIT"),
         ("energy=graph::eV", "expected NAME=LEVEL:KEY:UNIT"),
-        ("e/x=graph:energy:eV", "'e/x' is no name"),
+        ("e/x=graph:energy:eV", "'e/x' is not a valid name"),
         ("energy=grph:energy:eV", "did you mean 'graph'"),
         ("energy=graph:energy:ev", "unknown unit 'ev'; did you mean 'eV'"),
         ("energy=graph:energy:eV//Ang", "unknown unit"),
         ("energy=graph:energy:eV/Ang^x", "unknown unit"),
-        ("h=mixing:energy:muB", "muB is no unit of one"),
+        ("h=mixing:energy:muB", "muB is not a unit of energy"),
     ],
 )
 def test_what_cannot_be_read_is_told(entry: str, told: str) -> None:
@@ -69,7 +69,7 @@ def test_end_members_with_and_without_unit() -> None:
     found = parse_end_members(["Cu=-3.5eV", "Au=-1e-1", "Pd=2 Ry", "Ag=1e2meV/atom"])
     assert found[29] == pytest.approx(-3.5 / ase.units.Ry, rel=1e-7) and found[79] == -0.1 and found[46] == 2
     assert found[47] == pytest.approx(0.1 / ase.units.Ry, rel=1e-7)
-    with pytest.raises(UserError, match="no unit of energy"):
+    with pytest.raises(UserError, match="not a unit of energy"):
         parse_end_members(["Cu=1Ang"])
 
 

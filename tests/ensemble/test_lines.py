@@ -51,7 +51,7 @@ def test_one_read_is_bounded(pipe: tuple[int, int]) -> None:
     [
         (b"x" * 11, "a line of more than 10 bytes, b'x"),
         (b"x\nxxxxx\n" + b"y" * 11, "a line of more than 10 bytes, b'y"),
-        (b"x\n" * 6, "more than 5 lines in a second"),
+        (b"x\n" * 6, "more than 5 lines per second"),
     ],
 )
 def test_limits(pipe: tuple[int, int], sent: bytes, broken: str) -> None:

@@ -84,7 +84,7 @@ def test_a_member_that_is_finished_on_disk_is_finished(small: Path, tmp_path: Pa
 
 def test_a_member_that_goes_on_with_another_engine_is_named(small: Path, tmp_path: Path) -> None:
     done = drive(small, tmp_path / "out", 2, "engine", "H", "0.05")
-    line = "H/00 was trained by engine torch, goes on with engine fused: the last digits of its result depend on that"
+    line = "H/00 was trained by engine torch, continues with engine fused: the last digits of its result depend on this"
     assert done.returncode == 0 and line in done.stderr, done.stderr
 
 
@@ -100,13 +100,13 @@ def test_a_silent_worker_is_ended(small: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "cause"),
     [
-        ("garbage", r"sent a line that is no event, b'\\xff\\x00\\x80garbage'"),
-        ("number", "sent a line that is no event, b'17'"),
-        ("unknown", "sent a line that is no event, .*gossip"),
-        ("incomplete", "sent a line that is no event, .*finished"),
+        ("garbage", r"sent a line that is not an event, b'\\xff\\x00\\x80garbage'"),
+        ("number", "sent a line that is not an event, b'17'"),
+        ("unknown", "sent a line that is not an event, .*gossip"),
+        ("incomplete", "sent a line that is not an event, .*finished"),
         ("long", r"sent a line of more than 4,194,304 bytes, b'xxxx.*\.\.\."),
         ("no newline", "no sign of life for 3 s"),
-        ("flood", "sent more than 10,000 lines in a second"),
+        ("flood", "sent more than 10,000 lines per second"),
     ],
 )
 def test_bad_lines_cost_their_worker_alone(small: Path, tmp_path: Path, what: str, cause: str) -> None:

@@ -248,8 +248,8 @@ def test_the_engine_follows_from_the_campaign() -> None:
     ("model", "told"),
     [
         ({"convolution": "NoSuchConv"}, "unknown convolution 'NoSuchConv'; known are: PNA, SAGE, GIN, GAT, MFC, CGCNN"),
-        ({"convolution": "SAGE", "edges": {"number": 8}}, "SAGE has no use for edge features; leave model.edges out"),
-        ({"convolution": "SchNet"}, "SchNet works on edge features; add model.edges"),
+        ({"convolution": "SAGE", "edges": {"number": 8}}, "SAGE does not use edge features; leave model.edges out"),
+        ({"convolution": "SchNet"}, "SchNet requires edge features; add model.edges"),
         ({"edges": {"number": 1}}, "model.edges.number"),
         ({"edges": {"gaussians": 1}}, "unknown key 'model.edges.gaussians'"),
     ],

@@ -119,7 +119,7 @@ def test_a_stack_that_was_handed_on_writes_nothing_more(staged: copies.StagedDat
     before = files()
     assert {path.name for path in before} == {"result.json", "history.csv", "model.pt", "predictions.npz", "log.txt"}
     for write in (first.save, lambda: first.members[0].log("late")):
-        with pytest.raises(NotOwnerError, match="belongs to nobody any more"):
+        with pytest.raises(NotOwnerError, match="no longer belongs to anyone"):
             write()
     with pytest.raises(NotOwnerError):
         for _ in range(4):
@@ -142,7 +142,7 @@ def test_another_engine_after_an_interruption_is_recorded(staged: copies.StagedD
     assert [s["engine"] for s in result["sessions"]] == ["fused", "torch", "torch", "fused"]
     assert all(s["lanes"] in (4, 8, 16) for s in result["sessions"])
     log = (tmp_path / "members/HCM/00/log.txt").read_text()
-    assert log.count("goes on with") == 2 and f"was trained by {change.before}, goes on with {change.after}" in log
+    assert log.count("continues with") == 2 and f"was trained by {change.before}, continues with {change.after}" in log
 
 
 def test_errors_and_predictions_are_of_the_whole_property(staged: copies.StagedData, tmp_path: Path) -> None:

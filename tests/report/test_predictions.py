@@ -159,7 +159,7 @@ def test_one_missing_value_spoils_its_own_total_only() -> None:
 
 
 def test_energies_per_atom() -> None:
-    # REFERENCE: an error of 7.5e-3 of 65.92 Ry a cell of 32 atoms is about 0.21 eV/atom.
+    # REFERENCE: an error of 7.5e-3 of 65.92 Ry per cell of 32 atoms is about 0.21 eV/atom.
     assert float(ground_truth.ev_per_atom(7.5e-3 * 65.92, 32)) == pytest.approx(0.21, abs=5e-4)
 
 

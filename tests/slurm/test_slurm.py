@@ -93,7 +93,7 @@ def test_a_node_that_fails_in_mid_run(place: Place, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rank", "signalled", "in_all"),
     [
-        pytest.param(3, False, 1, id="its members go to others"),
+        pytest.param(3, False, 1, id="others take over its members"),
         pytest.param(3, True, 2, id="ahead of messages to it", marks=pytest.mark.long),
         pytest.param(0, False, 2, id="the others end"),
     ],

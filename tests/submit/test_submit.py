@@ -317,7 +317,7 @@ def test_a_scheduler_is_two_files(here: Path) -> None:
     ("file", "text", "words"),
     [
         ("htcondor.yaml", "about: x\nsubmitt: [x]", "htcondor.yaml: unknown key 'submitt'; did you mean 'submit'?"),
-        ("htcondor.yaml", "about: x\njob_id: '('", "job_id: no regular expression"),
+        ("htcondor.yaml", "about: x\njob_id: '('", "job_id: not a regular expression"),
         (
             "htcondor.yaml",
             "about: x\njob_id: 'a'",

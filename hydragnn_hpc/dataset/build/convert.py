@@ -160,7 +160,7 @@ def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conver
             "scaled_over": manifest.scaled_over,
             "end_members": manifest.source.end_members,
         }
-        lost["neighbour lists (made again from the cutoff)"] = lost["the counts of its preparation"] = None
+        lost["neighbour lists (rebuilt from the cutoff)"] = lost["the counts of its preparation"] = None
     else:
         frames = ((frame, None) for frame in _read(source, options))
     count = 0
@@ -186,13 +186,13 @@ def frame_text(
         if _is_key(key) and (isinstance(value, str) or _is_written(value, 2)):
             values[_key(key)] = value
         else:
-            lost[f"'{key}' (no number, or a table)"] = None
+            lost[f"'{key}' (not a number, or a table)"] = None
     for key, value in frame.columns.items():
         if _is_key(key) and _is_written(value, 4):
             array = np.asarray(value)
             columns[_key(key)] = array.astype(int) if array.dtype.kind == "b" else array
         else:
-            lost[f"'{key}' (no numbers)"] = None
+            lost[f"'{key}' (not numbers)"] = None
     periodic = frame.periodic or (False, False, False)
     return format_frame(frame.atomic_numbers, frame.pos, frame.cell, periodic, {**values, **(tail or {})}, columns)
 
@@ -272,7 +272,7 @@ def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversi
         for frame in frames:
             sample = _lsms_of(frame, wanted, end_members, lost)
             if not re.fullmatch(r"[\w@=+-][\w@=+.-]*", sample.name) or sample.name in names:
-                what = "the name of two structures" if sample.name in names else "no name for a file"
+                what = "the name of two structures" if sample.name in names else "not a valid file name"
                 raise UserError(f"{frame.where}: {sample.name!r} is {what}; rename the structure")
             names.add(sample.name)
             (folder / sample.name).write_text(lsms.format_sample(sample), encoding="ascii")
@@ -334,7 +334,7 @@ def _energy(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> float | N
     if raw is None or np.size(raw) != 1:
         return None
     if one is not None and one.unit.in_ev is None:
-        raise UserError(f"--target {name}: {one.unit.text} is no unit of energy; give Ry or eV, for example")
+        raise UserError(f"--target {name}: {one.unit.text} is not a unit of energy; give Ry or eV, for example")
     return float(np.ravel(raw)[0]) * (one.unit.in_ev / RYDBERG_IN_EV if one and one.unit.in_ev else 1.0)
 
 
@@ -358,7 +358,7 @@ def generate_fept(out: Path, cap: int, seed: int, force: bool = False, progress:
         If ``out`` exists (and not ``force``) or cannot be written.
     """
     if cap < 1:
-        raise UserError(f"--cap {cap}: at least 1 sample a composition")
+        raise UserError(f"--cap {cap}: at least 1 sample per composition")
     atomic.refuse_file(out, force)
     fe, cell = surrogate.configurations(cap, seed), tuple(surrogate.sites()[1].ravel().tolist())
     with atomic.new_file(out) as stream:

@@ -104,8 +104,8 @@ def _warn_of_contradictions(samples: RawSamples, keys: list[bytes], unique: np.n
             other.append((samples.origins[k], samples.origins[kept]))
     if other:
         say(
-            f"{len(other)} samples repeat another's species and sites with other target values ({other[0][0]}, say,"
-            f" those of {other[0][1]}): only the first of each is kept; check which is right"
+            f"{len(other)} samples repeat another's species and sites with different target values (for"
+            f" example, {other[0][0]} repeats {other[0][1]}): only the first of each is kept; check which is right"
         )
 
 
@@ -276,7 +276,7 @@ def fit_scaling(
         if (np.maximum(np.abs(low), np.abs(high)) > _LARGEST).any():
             raise UserError(
                 f"target '{known.name}' goes from {low.min():.3g} to {high.max():.3g} {known.unit}: beyond {_LARGEST:g}"
-                " no variance can be computed; mend the values, or write nan where one is missing"
+                " no variance can be computed; correct the values, or write nan where one is missing"
             )
         if (low == high).any():
             # Not refused: the other targets may be what the user is after. A campaign that asks for it is.

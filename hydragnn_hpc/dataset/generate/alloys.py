@@ -171,7 +171,7 @@ def generate(
     """
     cap, sizes = choice
     if cap < 1:
-        raise UserError(f"--cap {cap}: at least 1 sample a composition")
+        raise UserError(f"--cap {cap}: at least 1 sample per composition")
     atomic.refuse_file(out, force)
     metals, done = SYSTEMS[system], 0
     with atomic.new_file(out) as stream:

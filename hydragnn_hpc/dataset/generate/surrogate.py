@@ -168,7 +168,7 @@ def generate(out: Path, cap: int, seed: int, force: bool = False, progress: Prog
         If ``out`` exists and is not empty (and not ``force``), holds anything but such files, or cannot be written.
     """
     if cap < 1:
-        raise UserError(f"--cap {cap}: at least 1 sample a composition")
+        raise UserError(f"--cap {cap}: at least 1 sample per composition")
     if seed < 0:
         raise UserError(f"--seed {seed}: must be 0 or positive")
     fe = configurations(cap, seed)

@@ -29,7 +29,7 @@ def parse_end_members(given: list[str]) -> EndMembers:
     Raises
     ------
     UserError
-        If an entry is not ``symbol=number``, the symbol is no element, or an element is given twice.
+        If an entry is not ``symbol=number``, the symbol is not an element, or an element is given twice.
     """
     found: EndMembers = {}
     for entry in given:
@@ -46,7 +46,7 @@ def parse_end_members(given: list[str]) -> EndMembers:
         if match[2]:
             unit = parse_unit(match[2], f"end member '{entry}'")
             if unit.in_ev is None:
-                raise UserError(f"end member '{entry}': {match[2]} is no unit of energy; give Ry or eV, for example")
+                raise UserError(f"end member '{entry}': {match[2]} is not a unit of energy; give Ry or eV, for example")
             energy *= unit.in_ev / RYDBERG_IN_EV
         if proton_numbers[symbol] in found:
             raise UserError(f"end member '{entry}': {symbol} is given twice; leave one out")

@@ -222,7 +222,7 @@ def _on_disk(path: Path, source: Path) -> RawFile:
     try:
         if not problem and not path.is_file():
             path.stat()
-            problem = "is no plain file"
+            problem = "is not a regular file"
     except OSError as error:
         target = f" (it is a link to {path.readlink()})" if path.is_symlink() else ""
         problem = f"cannot be read: {error.strerror}{target}"
@@ -351,7 +351,7 @@ def _member_problem(member: tarfile.TarInfo) -> str:
     if member.issym() or member.islnk():
         return f"is a link (to {_printable(member.linkname)}); pack it again with tar --dereference --hard-dereference"
     if not member.isfile():
-        return "is no plain file"
+        return "is not a regular file"
     return _too_large(member.size) if member.size > LARGEST_COPY else _name_problem(member.name)
 
 

@@ -21,7 +21,7 @@ _ISOLATED = ("isolatedatom", "isolatedatoms")
 
 
 class MalformedError(UserError):
-    """One file or structure among others cannot be used: ``--on-error skip`` goes on without it."""
+    """One file or structure among others cannot be used: ``--on-error skip`` continues without it."""
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ class Unreadable:
     Attributes
     ----------
     reason : str
-        Continues "'KEY' ...": ``stands twice in the header, as 'energy=1' and as 'energy=2'``.
+        Continues "'KEY' ...": ``appears twice in the header, as 'energy=1' and as 'energy=2'``.
     """
 
     reason: str
@@ -143,12 +143,14 @@ class FrameCheck:
             raise UserError(f"{where}: no atoms; leave the structure out")
         if z.min() < 1 or z.max() > _LARGEST_Z:
             atom = int(np.argmax((z < 1) | (z > _LARGEST_Z)))
-            raise UserError(f"{where}: atom {atom} is no element (proton number {z[atom]}); correct or leave it out")
+            raise UserError(
+                f"{where}: atom {atom} is not an element (proton number {z[atom]}); correct or leave it out"
+            )
         if not np.isfinite(pos).all():
             atom = int(np.argwhere(~np.isfinite(pos))[0, 0])
-            raise UserError(f"{where}: atom {atom} is at {pos[atom].tolist()}, no finite position; correct the file")
+            raise UserError(f"{where}: atom {atom} is at {pos[atom].tolist()}, which is not finite; correct the file")
         if not np.isfinite(cell).all():
-            raise UserError(f"{where}: the cell is {cell.tolist()}, no finite numbers; correct the file")
+            raise UserError(f"{where}: the cell is {cell.tolist()}, which is not finite; correct the file")
         key = pos.tobytes()
         if key not in self._seen:
             _refuse_coinciding(pos, where)
@@ -161,6 +163,6 @@ def _refuse_coinciding(pos: np.ndarray, where: str) -> None:
     if len(pairs):
         one, other = sorted(min(pairs.tolist(), key=sorted))
         raise UserError(
-            f"{where}, atom {other}: two atoms in one place, {pos[other].tolist()} bohr, the other is atom {one}; take"
-            " one of them out, or check the unit of positions"
+            f"{where}, atom {other}: two atoms at one position, {pos[other].tolist()} bohr, the other is atom {one};"
+            " remove one of them, or check the unit of positions"
         )

@@ -25,7 +25,7 @@ class Options:
     targets : tuple of TargetSpec
         What to take from structure files; LSMS text has its own.
     cap : int
-        At most so many samples a composition; 0 keeps all.
+        At most so many samples per composition; 0 keeps all.
     fractions : tuple of float
         Training, validation, test.
     seed : int

@@ -68,7 +68,9 @@ def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
         if not equals or not key or not unit_text:
             raise UserError(f"{where}: {_EXPECTED}")
         if not re.fullmatch(r"[A-Za-z]\w{0,63}", name, re.ASCII):
-            raise UserError(f"{where}: '{name}' is no name: letters, digits and '_', starting with a letter")
+            raise UserError(
+                f"{where}: '{name}' is not a valid name: use letters, digits and '_', starting with a letter"
+            )
         if level not in LEVELS:
             raise UserError(f"{where}: level '{level}'{nearest(level, LEVELS)}")
         if any(name == w.property.name for w in wanted):
@@ -76,7 +78,7 @@ def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
         unit, mixing = parse_unit(unit_text, where), level == "mixing"
         if mixing and unit.in_ev is None:
             raise UserError(
-                f"{where}: a mixing enthalpy is made from an energy; {unit_text} is no unit of one, as eV is"
+                f"{where}: a mixing enthalpy is made from an energy; {unit_text} is not a unit of energy, such as eV"
             )
         if mixing and any(w.mixing for w in wanted):
             raise UserError(f"{where}: a second mixing enthalpy; leave one out")
@@ -113,7 +115,7 @@ class TargetExtractor:
         Raises
         ------
         UserError
-            If a value is no number, infinite, of another width than before, or of another number of atoms.
+            If a value is not a number, is infinite, or has another width or number of atoms than expected.
         """
         self._known["graph"].update(frame.values)
         self._known["node"].update(frame.columns)
@@ -132,7 +134,9 @@ class TargetExtractor:
                 scale = one.unit.in_ev / RYDBERG_IN_EV * (len(frame.atomic_numbers) if one.unit.per_atom else 1)
                 energy = float(found[0, 0]) * scale
                 if found.shape[1] != 1:
-                    raise UserError(f"{frame.where}: '{one.key}' holds {found.shape[1]} numbers; an energy is one")
+                    raise UserError(
+                        f"{frame.where}: '{one.key}' holds {found.shape[1]} numbers; an energy is a single one"
+                    )
         # Remembered only now: a frame that is skipped must not set the width.
         for name, found in values.items():
             if found is not None:
@@ -220,7 +224,7 @@ def _numbers(raw: object, key: str, where: str) -> np.ndarray:
         if array.dtype.kind not in "biuf":
             raise ValueError
     except ValueError as error:
-        raise UserError(f"{where}: '{key}' is {str(raw)[:40]!r}, which is no number; choose another key") from error
+        raise UserError(f"{where}: '{key}' is {str(raw)[:40]!r}, which is not a number; choose another key") from error
     return array.astype(np.float64)
 
 

@@ -98,7 +98,7 @@ def length_unit(text: str, where: str) -> LengthUnit:
     """
     name = "bohr" if text.strip().casefold() in ("a0", "a_0", "au", "a.u.") else parse_unit(text, where).text
     if name not in _LENGTHS:
-        raise UserError(f"{where}: '{text}' is no unit of length; known are: {', '.join(_LENGTHS)}")
+        raise UserError(f"{where}: '{text}' is not a unit of length; known are: {', '.join(_LENGTHS)}")
     return _LENGTHS[name]
 
 

@@ -169,7 +169,7 @@ def _why_unsuitable(folder: Path, needed: int) -> str | None:
     """Return why no copy can be made in ``folder``; None if one can."""
     try:
         if not folder.is_dir():
-            return "is no folder"
+            return "is not a folder"
         if not os.access(folder, os.W_OK | os.X_OK):
             return "cannot be written"
         free = shutil.disk_usage(folder).free

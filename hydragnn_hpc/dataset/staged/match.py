@@ -64,8 +64,8 @@ def remarks(campaign: Campaign, manifest: Manifest) -> list[str]:
 def _why_not_fused(campaign: Campaign, manifest: Manifest) -> str:
     """Return what in the network or the data rules out the fused engine, before a worker runs into it."""
     if not campaign.model.plain_pna:
-        return "it knows PNA without edge features alone"
+        return "it supports only PNA without edge features"
     if manifest.sizes["G"] > 1:
-        return f"{campaign.dataset} has {manifest.sizes['G']:,} geometries, and it takes one for all samples"
+        return f"{campaign.dataset} has {manifest.sizes['G']:,} geometries, and it supports one for all samples"
     lacking = next((n for n, t in campaign.tasks.items() if manifest.targets[t.field].missing), None)
     return f"some values of task '{lacking}' are missing" if lacking else ""

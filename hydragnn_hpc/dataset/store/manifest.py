@@ -27,7 +27,7 @@ def is_there(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as error:  # no right to look, or no possible name
-        raise UserError(f"cannot look for {path}: {error.strerror or error}; mend the path") from error
+        raise UserError(f"cannot access {path}: {error.strerror or error}; check the path") from error
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -36,7 +36,7 @@ def read_manifest(path: Path) -> Manifest:
     Raises
     ------
     UserError
-        If ``path`` is no data set, or its manifest is damaged or of another version.
+        If ``path`` is not a data set, or its manifest is damaged or of another version.
     """
     file = path / MANIFEST
     if not is_there(path):
@@ -45,7 +45,7 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"{path} is a file; a data set is a folder that 'hydragnn-hpc data prepare' makes")
     if not is_there(file):
         raise UserError(
-            f"{path} is no whole data set of this program: {MANIFEST} is missing; copy it again or prepare it again"
+            f"{path} is not a complete data set of this program: {MANIFEST} is missing; copy or prepare it again"
         )
     try:
         text = file.read_bytes().decode("utf-8")
@@ -62,7 +62,7 @@ def read_manifest(path: Path) -> Manifest:
     if schema != SCHEMA and (fits or seal is None):
         raise UserError(f"{file}: format version {schema!r}, this program reads {SCHEMA}; prepare the data again")
     if not fits:
-        raise UserError(f"{file} is damaged (its checksum does not fit); {AGAIN}")
+        raise UserError(f"{file} is damaged (its checksum does not match); {AGAIN}")
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
@@ -86,7 +86,7 @@ def verify(path: Path, manifest: Manifest) -> None:
             if size != fact.bytes:
                 raise UserError(f"{file} has {size} bytes, expected {fact.bytes}; {AGAIN}")
             if sha256_of(file) != fact.sha256:
-                raise UserError(f"{file} is damaged (its SHA-256 does not fit the manifest); {AGAIN}")
+                raise UserError(f"{file} is damaged (its SHA-256 does not match the manifest); {AGAIN}")
         except OSError as error:
             raise UserError(f"cannot read {file}: {error.strerror or error}; {AGAIN}") from error
 

@@ -57,7 +57,7 @@ def check_arrays(arrays: dict[str, np.ndarray], targets: Mapping[str, Target], w
         field.check(arrays[field.name], sizes, where)
     for letter in "SGB":
         if sizes.pop(f"{letter}+1") != sizes[letter] + 1:
-            raise UserError(f"{where}: an array of offsets does not fit its {sizes[letter]} entries; {AGAIN}")
+            raise UserError(f"{where}: an array of offsets does not match its {sizes[letter]} entries; {AGAIN}")
     for offsets, counted in (("sample_name_offsets", "N"), ("atom_offsets", "A"), ("neighbour_offsets", "E")):
         _check_offsets(arrays[offsets], sizes[counted], offsets, where)
     _check_offsets(arrays["geometry_atom_offsets"], sizes["B"], "geometry_atom_offsets", where)
@@ -65,7 +65,7 @@ def check_arrays(arrays: dict[str, np.ndarray], targets: Mapping[str, Target], w
     if sizes["S"] and not (arrays["sample_geometry"].min() >= 0 and arrays["sample_geometry"].max() < sizes["G"]):
         raise UserError(f"{where}: a sample points to a geometry that does not exist; {AGAIN}")
     if not np.array_equal(np.diff(arrays["atom_offsets"]), n_sites[arrays["sample_geometry"]]):
-        raise UserError(f"{where}: a sample's atoms do not fit its geometry's sites; {AGAIN}")
+        raise UserError(f"{where}: a sample's atoms do not match its geometry's sites; {AGAIN}")
     _check_neighbours(arrays, np.repeat(n_sites, n_sites), where)
     if sizes["S"] and arrays["split"].max() > 2:
         raise UserError(f"{where}: a sample belongs to no part; {AGAIN}")
@@ -87,7 +87,7 @@ def _check_finite(arrays: dict[str, np.ndarray], targets: Mapping[str, Target], 
     """Check that NaN occurs only for missing targets, and infinity nowhere."""
     for name in ("pos", "cell", "edge_vectors"):
         if not all(np.isfinite(chunk).all() for chunk in chunks(arrays[name])):
-            raise UserError(f"{where}: array '{name}' holds values that are no finite numbers; {AGAIN}")
+            raise UserError(f"{where}: array '{name}' holds values that are not finite numbers; {AGAIN}")
     for name in targets:
         if any(np.isinf(chunk).any() for chunk in chunks(arrays[f"target_{name}"])):
             raise UserError(f"{where}: target '{name}' holds infinite values; {AGAIN}")
@@ -140,7 +140,7 @@ def refuse_existing(path: Path, force: bool) -> None:
     if not force:
         raise UserError(f"{path} exists; give another name, or --force to replace it")
     if not (path / MANIFEST).exists():
-        raise UserError(f"{path} is no data set of this program: --force replaces data sets only; remove it by hand")
+        raise UserError(f"{path} is not a data set of this program: --force replaces data sets only; remove it by hand")
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -236,7 +236,7 @@ def _chunks_of(reader: Any, path: Path, name: str, fact: ArrayFacts, present: di
     )
     if (found, kind) != (shape, dtype.name):
         raise UserError(
-            f"{path}: array '{name}' is {kind} {found}, not {dtype.name} {shape} as its manifest says; {AGAIN}"
+            f"{path}: array '{name}' is {kind} {found}, not {dtype.name} {shape} as the manifest states; {AGAIN}"
         )
     for rows in ranges(shape, dtype.itemsize):
         count = [rows.stop - rows.start, *shape[1:]]

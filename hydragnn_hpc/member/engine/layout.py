@@ -127,14 +127,14 @@ def _place(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Extent], in
 
 def _views(flat: Tensor, places: Mapping[str, Extent], size: int) -> dict[str, Tensor]:
     if flat.shape[-1] != size:
-        raise UserError(f"a member's vector has {flat.shape[-1]} numbers, expected {size}; is it of another network?")
+        raise UserError(f"a member's vector has {flat.shape[-1]} numbers, expected {size}; is it from another network?")
     lead = flat.shape[:-1]
     return {n: flat[..., at : at + math.prod(shape)].view(*lead, *shape) for n, (at, shape) in places.items()}
 
 
 def _fill(tensors: Mapping[str, Tensor], places: Mapping[str, Extent], size: int) -> Tensor:
     if missing := places.keys() - tensors.keys():
-        raise UserError(f"weights lack '{min(missing)}'; are they of another network?")
+        raise UserError(f"weights lack '{min(missing)}'; are they from another network?")
     first = tensors[next(iter(places))]
     flat = torch.zeros(size, dtype=first.dtype)
     for name, view in _views(flat, places, size).items():

@@ -173,7 +173,7 @@ def rows_of(data: TrainingData, task: str, chosen: np.ndarray) -> np.ndarray:
 
 
 def values_of(data: TrainingData, task: str, chosen: np.ndarray) -> np.ndarray:
-    """Return what a network should give for ``chosen`` samples: rows of their atoms in order, or one row a sample."""
+    """Return what a network should give for ``chosen`` samples: rows of their atoms in order, or one row per sample."""
     return np.asarray(data.targets[task][rows_of(data, task, chosen)])
 
 

@@ -88,7 +88,7 @@ def _capture(step: Step, state: tuple[Tensor, Tensor, Tensor], numbers: Tensor) 
     finally:
         buffers.copy_(before)
     if not same:
-        warnings.warn("steps run without a CUDA graph: its replay gave other numbers", stacklevel=2)
+        warnings.warn("steps run without a CUDA graph: its replay gave different numbers", stacklevel=2)
         return None
     return _Captured(graph, still, losses)
 

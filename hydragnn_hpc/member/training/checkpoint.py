@@ -79,7 +79,7 @@ def load(
             return _read(path, identity, shapes)
         except Exception as error:  # a damaged file raises almost anything
             reason = str(error).split(chr(10))[0][:160] or type(error).__name__
-            tell(f"{path.name} cannot be used ({reason}); going on from what came before it")
+            tell(f"{path.name} cannot be used ({reason}); continuing from what came before it")
     return None
 
 

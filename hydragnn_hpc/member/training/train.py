@@ -160,7 +160,7 @@ class StackTraining:
         if before != after:
             change = EngineChanged(variant=self.variant.name, replica=member.replica, before=before, after=after)
             self.engine_changes.append(change)
-            member.log(f"was trained by {before}, goes on with {after}: the last digits of its result depend on that")
+            member.log(f"was trained by {before}, continues with {after}: the last digits of its result depend on this")
 
     def _initial(self, member: StackMember) -> dict[str, torch.Tensor]:
         """A member's numbers before its first epoch, under the names of its checkpoint."""

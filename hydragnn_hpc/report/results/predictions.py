@@ -147,7 +147,7 @@ def _add_member(
             raise UserError(f"no predictions or no truth of task {task}: left out of figures and ensemble")
         truth = test_set.targets[settings.field]
         if found[task].dtype.kind != "f":
-            raise UserError(f"predictions of task {task} are no numbers: left out of figures and ensemble")
+            raise UserError(f"predictions of task {task} are not numbers: left out of figures and ensemble")
         predicted = found[task].reshape(-1, 1) if found[task].ndim == 1 else found[task]
         if predicted.shape != truth.shape or not np.isfinite(predicted[np.isfinite(truth)]).all():
             raise UserError(f"predictions of task {task} do not fit the test set: left out of figures and ensemble")

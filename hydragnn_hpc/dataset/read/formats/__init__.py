@@ -69,7 +69,7 @@ def detect(source: Path) -> str:
     """
     paths = files.visible(source) if source.is_dir() else []
     if source.is_dir() and not paths:
-        raise UserError(f"{source}: holds no file; give the folder or archive that the data are in")
+        raise UserError(f"{source}: contains no files; give the folder or archive that holds the data")
     step = max(1, len(paths) // _LOOKED_AT)
     found = [_format_of(file) for file in islice(files.iter_files(source, step), _LOOKED_AT + 1)]
     known = Counter(form for form in found if isinstance(form, str)).most_common(1)
@@ -79,12 +79,12 @@ def detect(source: Path) -> str:
     if problem is not None:
         raise problem
     if not found:
-        raise UserError(f"{source}: holds no file; give the folder or archive that the data are in")
+        raise UserError(f"{source}: contains no files; give the folder or archive that holds the data")
     if source.is_file() and not source.stat().st_size:
-        raise UserError(f"{source}: the file is empty (0 bytes); make it again")
+        raise UserError(f"{source}: the file is empty (0 bytes); write it again")
     raise UserError(
-        f"{source}: is of no format that is read here: LSMS text, extended XYZ, ASE databases, and what ASE knows by"
-        " its name or content (POSCAR, .cif, .traj); convert it, or give --format"
+        f"{source}: is in none of the formats that can be read: LSMS text, extended XYZ, ASE databases, and"
+        " what ASE recognises by name or content (POSCAR, .cif, .traj); convert it, or give --format"
     )
 
 

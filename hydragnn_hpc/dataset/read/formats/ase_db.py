@@ -47,8 +47,8 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
         except Exception as error:  # on damaged files ASE raises whatever its code runs into
             reason = f"{type(error).__name__}: {error!s:.160}"
             yield UserError(
-                f"{file.where}: no ASE database from row {number} on: {reason}; it is damaged, truncated or of another"
-                " format"
+                f"{file.where}: not an ASE database from row {number} on: {reason}; it is damaged, truncated or in"
+                " another format"
             )
 
 

@@ -59,7 +59,7 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
         with path.open("rb") as stream:
             kind = _kind(stream.read(4096), file.plain_name)
         if kind is None:
-            yield UserError(f"{file.where}: ASE knows no format of that name or content; rename or convert it")
+            yield UserError(f"{file.where}: ASE recognises no format by its name or content; rename or convert it")
             return
         number = 0
         try:

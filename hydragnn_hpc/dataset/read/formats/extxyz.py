@@ -83,8 +83,8 @@ def iter_chunks(stream: IO[bytes], where: str) -> Iterator[tuple[int, list[bytes
             yield (
                 number,
                 UserError(
-                    f"{where}, frame {number}, line {start}: expected the number of atoms, found {found!r}; this is no"
-                    " extended XYZ"
+                    f"{where}, frame {number}, line {start}: expected the number of atoms, found {found!r}; this is"
+                    " not extended XYZ"
                 ),
             )
             number += 1
@@ -94,17 +94,17 @@ def iter_chunks(stream: IO[bytes], where: str) -> Iterator[tuple[int, list[bytes
         after = lines.next()
         lines.put_back([after])
         found_atoms = max(len(chunk) - 2, 0)
-        announced = f"{where}, frame {number}, line {start}: {int(first)} atoms are announced"
+        declared = f"{where}, frame {number}, line {start}: {int(first)} atoms are declared"
         if len(chunk) < int(first) + 2:
             how = "the next frame starts" if after else "the file ends"
             reason = "correct the number of atoms or the lines" if after else "it is truncated"
-            yield number, UserError(f"{announced}, and {how} after {found_atoms}; {reason}")
+            yield number, UserError(f"{declared}, and {how} after {found_atoms}; {reason}")
         elif after.strip() and not is_count(after):
             found = after.strip()[:SHOWN].decode("utf-8", "backslashreplace")
             yield (
                 number,
                 UserError(
-                    f"{announced}, and then comes {found!r}, which starts no frame; correct the number or the lines"
+                    f"{declared}, then comes {found!r}, which does not start a frame; correct the number or the lines"
                 ),
             )
             _resume(lines)
@@ -234,7 +234,7 @@ def _proton_number(word: str, as_number: bool, where: str) -> int:
         return int(word[:9])
     symbol = word.capitalize()
     if symbol not in atomic_numbers:
-        raise UserError(f"{where}: {word[:SHOWN]!r} is no element's symbol; correct it")
+        raise UserError(f"{where}: {word[:SHOWN]!r} is not an element's symbol; correct it")
     return int(atomic_numbers[symbol])
 
 
@@ -252,12 +252,12 @@ def _array(kind: str, cells: list[list[str]]) -> Any:
         made = numbers(flat)
         if made is None and flat:
             bad_word = next(word for word in flat if numbers([word]) is None)
-            return Unreadable(f"holds {bad_word[:SHOWN]!r}, which is no number; correct it")
+            return Unreadable(f"holds {bad_word[:SHOWN]!r}, which is not a number; correct it")
         if kind == "I" and made is not None and made.dtype.kind != "i":
-            return Unreadable("is declared as integers (I) in Properties and holds others; declare it as R")
+            return Unreadable("is declared as integers (I) in Properties but holds others; declare it as R")
         made = np.zeros(0) if made is None else made.astype(float) if kind == "R" else made
     else:
-        return Unreadable(f"is of kind {kind!r} in Properties, which is none of S, I, R and L; correct it")
+        return Unreadable(f"is of kind {kind!r} in Properties; expected S, I, R or L; correct it")
     return made if not cells or len(cells[0]) == 1 else made.reshape(len(cells), -1)
 
 
@@ -276,6 +276,6 @@ def _periodic(pbc: str | None, has_cell: bool, where: str) -> tuple[bool, bool, 
         return (has_cell,) * 3
     words = [word.casefold() for word in re.split(r"[\s,\[\]]+", pbc.strip(" \t[]{}"))]
     if len(words) not in (1, 3) or any(word not in _TRUTH for word in words):
-        raise UserError(f"{where}: pbc={pbc[:SHOWN]!r} is not three of T and F; correct it")
+        raise UserError(f"{where}: pbc={pbc[:SHOWN]!r} is not three values of T or F; correct it")
     a, b, c = (_TRUTH[word] for word in (words * 3 if len(words) == 1 else words))
     return a, b, c

@@ -75,7 +75,7 @@ def parse_header(comment: str, where: str) -> Header:
             header.structural[folded], seen[folded] = text or "", entry
         elif key in seen:
             header.values[key] = Unreadable(
-                f"stands twice in the header, as {seen[key]!r} and as {entry!r}; remove one of them"
+                f"appears twice in the header, as {seen[key]!r} and as {entry!r}; remove one of them"
             )
         else:
             header.values[key], seen[key] = True if text is None else _typed(key, text), entry
@@ -88,7 +88,7 @@ def parse_header(comment: str, where: str) -> Header:
 
 def _refuse_unquoted(header: Header, key: str, word: str, where: str) -> None:
     """Refuse a list of numbers or booleans without quotes: the first of them would be taken for all."""
-    reason = f"is followed by {word!r} outside of quotes; quote all that belongs to it"
+    reason = f"is followed by {word!r} outside of quotes; quote the whole value"
     if key.casefold() not in _STRUCTURAL:
         header.values[key] = Unreadable(reason)
     elif key.casefold() == "pbc" and len(header.structural["pbc"].split()) == 1:
@@ -147,7 +147,7 @@ def _from_json(text: str) -> Any:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return Unreadable(f"is no JSON: {error!s:.80}; correct or remove it")
+        return Unreadable(f"is not valid JSON: {error!s:.80}; correct or remove it")
     try:
         array = np.array(value)
     except (ValueError, RecursionError):  # lists of several lengths

@@ -155,7 +155,7 @@ def parse_sample(content: bytes, where: str) -> LsmsSample:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
-        raise UserError(f"{where}, line {line}: byte 0x{byte:02x} is not text; this is no LSMS output") from error
+        raise UserError(f"{where}, line {line}: byte 0x{byte:02x} is not text; this is not LSMS output") from error
     header, _, body = text.rstrip().partition("\n")
     energies = _numbers(header)
     if energies is None or len(energies) != 3 or len(header.split()) != 3 or not np.isfinite(energies).all():
@@ -200,12 +200,12 @@ def _check(table: np.ndarray, where: str) -> None:
     if not np.isfinite(table).all():
         row, column = np.argwhere(~np.isfinite(table))[0]
         value = table[row, column]
-        raise UserError(f"{where}, line {row + 2}, column {column + 1}: {value} is no finite number; redo that run")
+        raise UserError(f"{where}, line {row + 2}, column {column + 1}: {value} is not finite; repeat that calculation")
     z = table[:, 0]
     wrong = (z != np.floor(z)) | (z < 1) | (z > _LARGEST_Z)
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise UserError(f"{where}, line {row + 2}: {z[row]:g} is no proton number (1 to {_LARGEST_Z})")
+        raise UserError(f"{where}, line {row + 2}: {z[row]:g} is not a proton number (1 to {_LARGEST_Z})")
 
 
 def refuse_folder(out: Path, force: bool) -> None:
@@ -222,10 +222,10 @@ def refuse_folder(out: Path, force: bool) -> None:
     if not out.is_dir():
         raise UserError(f"{out} is a file; give the name of a folder")
     if Path.cwd().is_relative_to(out):
-        raise UserError(f"{out} is where you are; give the name of a new folder")
+        raise UserError(f"{out} is the current folder; give the name of a new one")
     names = sorted(path.name for path in out.iterdir())
     if names and not force:
         raise UserError(f"{out} exists and is not empty; give another folder, or --force to replace it")
     for name in names:
         if not re.fullmatch(r"out_\d+", name):
-            raise UserError(f"{out} holds '{name}', which is no LSMS text; --force replaces data alone: move it away")
+            raise UserError(f"{out} holds '{name}', which is not LSMS text; --force replaces only data: move it away")
