@@ -103,7 +103,7 @@ def test_info_of_a_data_set_whose_manifest_does_not_say_its_distribution(made: P
         (["generate", "{new}.xyz", "--system", "ternery"], "did you mean 'ternary'"),
         (["generate", "{new}", "--system", "CuAu"], "ends in .extxyz"),
         (["generate", "{new}", "--system", "CuAu", "--format", "lsms"], "only FePt"),
-        (["generate", "{new}", "--sizes", "1x1x1"], "FePt has one size"),
+        (["generate", "{new}", "--sizes", "1x1x1"], "FePt has one cell size"),
         (["generate", "{new}.xyz", "--system", "CuAu", "--sizes", "1x1"], "--sizes 1x1"),
         (["generate", "{new}.xyz", "--system", "CuAu", "--cap", "0"], "--cap 0"),
         (["generate", "/proc/nowhere/x.xyz", "--system", "CuAu"], "cannot write"),
@@ -161,7 +161,7 @@ def test_values_that_leave_the_manifest_s_range_are_told(made: Path) -> None:
             hurt[f"target_{name}"][3] = change
             with pytest.raises(UserError, match=f"{name}.*{told}"):
                 check_values(manifest, hurt, file)
-    with pytest.raises(UserError, match="parts of the split"):
+    with pytest.raises(UserError, match="the split differs"):
         check_values(manifest, {**arrays, "split": np.zeros_like(arrays["split"])}, file)
 
 

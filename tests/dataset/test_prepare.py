@@ -154,7 +154,7 @@ def test_atoms_of_samples_are_on_disk_while_they_are_gathered(tmp_path: Path) ->
 
 def test_a_missing_spool_folder_is_reported(tmp_path: Path) -> None:
     geometry = Geometry(np.zeros((1, 3)), np.eye(3), (True,) * 3)
-    with pytest.raises(UserError, match=r"cannot write .*gone: No such file or directory; free space, mend"):
+    with pytest.raises(UserError, match=r"cannot write .*gone: No such file or directory; free space, check"):
         SampleCollector(tmp_path / "gone").add(frame_of("s", geometry, np.array([26], np.int32)), 0, geometry, {})
 
 
