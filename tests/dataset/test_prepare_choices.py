@@ -130,7 +130,7 @@ def test_what_is_odd_about_structures_is_told(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "a.xyz").write_text(text)
     prepare(tmp_path / "a.xyz", tmp_path / "x.bp", options)
     told = capsys.readouterr().err
-    assert "1 samples repeat" in told and "a.xyz@8, say, those of a.xyz@0" in told
+    assert "1 samples repeat" in told and "for example, a.xyz@8 repeats a.xyz@0" in told
     assert "two atoms of a.xyz@9 are 0.567 bohr apart" in told and "2 atoms have no neighbour within 7 bohr" in told
 
 
