@@ -17,6 +17,9 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, append_record
 from hydragnn_hpc.records.jobs import SubmittedJob
 
+YOUR_PROJECT = "YOUR_PROJECT"
+"""Stands for an account in a dry run that names none."""
+
 
 def submit(
     campaign: Annotated[Path, typer.Argument(help="The campaign file.")],
@@ -45,7 +48,7 @@ def submit(
     """Render the job script for a machine and submit it; the job goes on in further ones until all is trained."""
     from hydragnn_hpc.config import load_campaign
     from hydragnn_hpc.ledger import now
-    from hydragnn_hpc.submit import chain, plan, render, scheduler
+    from hydragnn_hpc.submit import chain, limits, plan, render, scheduler
     from hydragnn_hpc.submit.site import load_site
 
     machine = load_site(site)
@@ -55,9 +58,11 @@ def submit(
     if not work.members:
         raise UserError(f"{out}: all members are finished; nothing to submit")
     asked = math.ceil(seconds_of(walltime, "--walltime")) if walltime is not None else None
+    machine, queues, unknown = limits.apply(machine, site == machine.scheduler.name, queue, asked)
     chosen = plan.make_plan(settings, work, machine, nodes, asked, queue)
+    limits.check(machine, chosen, queues, account)
     if dry_run and machine.account and not account:
-        account = "YOUR_PROJECT"
+        account = YOUR_PROJECT
         typer.echo(f"--site {site}: jobs there are charged to a project; name yours with --account", err=True)
     job = render.Job(
         campaign=campaign.absolute(),
@@ -71,13 +76,12 @@ def submit(
         packed=_archive(packed),
     )
     script = render.render(job, machine, chosen)
+    # An account that stands for the user's own would be refused.
+    unknown = unknown or ("" if account == YOUR_PROJECT else limits.rehearse(machine.scheduler, script))
     if dry_run:
-        typer.echo(script, nl=False)
+        _show(script, site, unknown)
         return
-    if machine.retired:
-        raise UserError(f"--site {site}: {machine.retired}; --dry-run shows the script")
-    if not Path(settings.dataset).exists():
-        raise UserError(f"no data set at {settings.dataset}; 'hydragnn-hpc data prepare' makes it")
+    _check_for_submission(site, machine.retired, Path(settings.dataset))
     _make(folder.jobs)
     write_text(folder.job_script, script)
     chain.restart(folder)
@@ -98,6 +102,7 @@ def submit(
     append_record(folder.job_record, submitted)
     if local:
         sys.exit(subprocess.run(["bash", str(folder.job_script)], check=False).returncode)
+    _tell_unchecked(site, unknown)
     if as_json:
         typer.echo(json.dumps(submitted.model_dump(mode="json", exclude={"time"})))
         return
@@ -106,6 +111,23 @@ def submit(
         f"job {identifier}: {work.members} members on {chosen.nodes} nodes x {machine.ranks_per_node} ranks, "
         f"{clock(chosen.walltime_seconds)} per job (estimated need: {estimate})\nscript {folder.job_script}"
     )
+
+
+def _check_for_submission(site: str, retired: str, dataset: Path) -> None:
+    if retired:
+        raise UserError(f"--site {site}: {retired}; --dry-run shows the script")
+    if not dataset.exists():
+        raise UserError(f"no data set at {dataset}; 'hydragnn-hpc data prepare' makes it")
+
+
+def _show(script: str, site: str, unchecked: str) -> None:
+    typer.echo(script, nl=False)
+    _tell_unchecked(site, unchecked)
+
+
+def _tell_unchecked(site: str, reason: str) -> None:
+    if reason:
+        typer.echo(f"--site {site}: the machine's limits could not be checked: {reason}", err=True)
 
 
 def _archive(path: Path | None) -> Path | None:

@@ -12,9 +12,9 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 import hydragnn_hpc
 from hydragnn_hpc import yaml_files
@@ -35,6 +35,24 @@ def _one_group(pattern: str) -> str:
     return pattern
 
 
+class Queries(Section):
+    """Commands that print what a scheduler's queues and nodes allow, in one of the forms of `submit.answers`.
+
+    ``queue`` is the directive that names a queue, for a template that leaves that to the profile.
+    """
+
+    form: Literal["slurm", "pbs", "lsf", "flux"]
+    queues: Annotated[tuple[str, ...], Field(min_length=1)]
+    nodes: Annotated[tuple[str, ...], Field(min_length=1)]
+    server: tuple[str, ...] = ()
+    queue: str = ""
+
+    def commands(self) -> dict[str, tuple[str, ...]]:
+        """Return the commands by the names of their keys."""
+        given = {"queues": self.queues, "nodes": self.nodes, "server": self.server}
+        return {key: words for key, words in given.items() if words}
+
+
 class Scheduler(Section):
     """One scheduler's commands.
 
@@ -43,7 +61,8 @@ class Scheduler(Section):
     ``submit`` the script goes to the command's standard input; without ``submit`` the script runs on this host.
     ``job_id`` is a regular expression whose first group is the job's identifier in what ``submit`` prints. ``again`` is
     a line of shell that asks for the next job at a script's end; without it the scheduler itself runs a job again that
-    exits with 75, as its template requests.
+    exits with 75, as its template requests. ``test`` reads a script from standard input, and fails for one that can
+    never start.
     """
 
     name: str
@@ -52,6 +71,8 @@ class Scheduler(Section):
     submit: tuple[str, ...] = ()
     job_id: Annotated[str, AfterValidator(_one_group)] = r"(\S+)\s*$"
     again: str = ""
+    test: tuple[str, ...] = ()
+    queries: Queries | None = None
     folder: Path
     """Where its template lies."""
 

@@ -22,6 +22,13 @@ class Limit(Section):
     hours: Annotated[float, Field(gt=0)]
 
 
+class WithoutGpus(Section):
+    """What replaces a generic profile's ``launch`` and ``directives`` on nodes without GPUs."""
+
+    launch: Annotated[tuple[str, ...], Field(min_length=1)]
+    directives: tuple[str, ...] = ()
+
+
 class Site(Section):
     """One machine, as jobs see it.
 
@@ -52,6 +59,7 @@ class Site(Section):
     account: bool = False  # whether a job must name one
     usual_nodes: Positive = 1
     retired: str = ""
+    without_gpus: WithoutGpus | None = None
 
     @field_validator("scheduler", mode="before")
     @classmethod

@@ -48,6 +48,7 @@ InactiveLimit=0
 ReturnToService=2
 {nodes}
 PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=short Nodes=ALL MaxTime=1:00:00 State=UP
 """
 
 

@@ -1,0 +1,297 @@
+"""What schedulers print about their queues and nodes, read into one form: `Queue`.
+
+Schedulers agree on little: what one does not say is None here, and what is None is neither checked nor taken over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
+
+from hydragnn_hpc.durations import seconds_of
+from hydragnn_hpc.errors import UserError
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes of one kind: how many, and what each has (``cores`` in the scheduler's count, ``threads`` a core)."""
+
+    number: int
+    cores: int
+    gpus: int | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Queue:
+    """One queue (partition) and what it allows.
+
+    Attributes
+    ----------
+    name : str
+        Empty for a scheduler that has one queue without a name.
+    nodes : tuple of Nodes
+        The kinds of nodes behind it; empty where the scheduler does not say.
+    default : bool
+        Whether it takes jobs that name no queue.
+    closed : str
+        Why it starts no jobs, in the scheduler's words; empty where it does.
+    seconds : float or None
+        The longest job.
+    least, most : int, int or None
+        The numbers of nodes that a job may have.
+    cores_per_node : int or None
+        The most cores of a node that jobs may have, where that is less than the node has.
+    accounts, barred : tuple of str
+        Accounts that may use it (empty: all), and accounts that may not.
+    """
+
+    name: str
+    nodes: tuple[Nodes, ...] = ()
+    default: bool = False
+    closed: str = ""
+    seconds: float | None = None
+    least: int = 1
+    most: int | None = None
+    cores_per_node: int | None = None
+    accounts: tuple[str, ...] = ()
+    barred: tuple[str, ...] = ()
+
+
+Number = TypeVar("Number", int, float)
+Answers = Mapping[str, str]
+"""What the commands of a scheduler's `submit.scheduler.Queries` printed, by the names of its keys."""
+
+
+def read(form: str, answers: Answers) -> tuple[Queue, ...]:
+    """Return the queues that the answers of a scheduler of that form describe.
+
+    Raises
+    ------
+    ValueError
+        If they describe none.
+    """
+    try:
+        queues = READERS[form](answers)
+    except (UserError, LookupError, ArithmeticError, ValueError) as error:
+        raise ValueError(f"an answer of another form ({error})") from error
+    if not queues:
+        raise ValueError("an answer that names no queue")
+    return queues
+
+
+# Slurm
+
+
+def _slurm(answers: Answers) -> tuple[Queue, ...]:
+    """Read ``scontrol show partition --oneliner`` and ``sinfo -o "%R|%D|%c|%Z|%m|%G"``."""
+    kinds: dict[str, list[Nodes]] = {}
+    for line in answers["nodes"].splitlines():
+        name, number, cores, threads, _, gres = line.strip().split("|", 5)
+        kinds.setdefault(name, []).append(Nodes(_first(number), _first(cores), _slurm_gpus(gres), _first(threads)))
+    return tuple(
+        _partition(dict(re.findall(r"(\w+)=(\S*)", line)), kinds)
+        for line in answers["queues"].splitlines()
+        if line.startswith("PartitionName=")
+    )
+
+
+def _partition(row: Mapping[str, str], kinds: Mapping[str, list[Nodes]]) -> Queue:
+    name = row["PartitionName"]
+    return Queue(
+        name=name,
+        nodes=tuple(kinds.get(name, ())),
+        default=row["Default"] == "YES",
+        closed="" if row["State"] == "UP" else f"State={row['State']}",
+        seconds=None if row["MaxTime"] in ("UNLIMITED", "INFINITE") else seconds_of(row["MaxTime"], "MaxTime"),
+        least=max(1, _number(row.get("MinNodes", "")) or 1),
+        most=_number(row["MaxNodes"]),
+        cores_per_node=_number(row.get("MaxCPUsPerNode", "")),
+        accounts=_names(row.get("AllowAccounts", "ALL")),
+        barred=_names(row.get("DenyAccounts", "")),
+    )
+
+
+def _slurm_gpus(gres: str) -> int:
+    """Count GPUs in ``gpu:2``, ``gpu:a100:4(S:0-1)``, ``craynetwork:6,gpu:mi250x:8``; ``(null)`` has none."""
+    words = re.sub(r"\([^)]*\)", "", gres).split(",")
+    found = [re.fullmatch(r"gpu(?::[^:]+)*?(?::(\d+))?", word.strip()) for word in words]
+    return sum(int(match[1] or 1) for match in found if match)
+
+
+# PBS
+
+
+def _pbs(answers: Answers) -> tuple[Queue, ...]:
+    """Read ``qstat -Qf``, ``pbsnodes -a`` and ``qstat -Bf``.
+
+    Which nodes are behind a queue is a matter of each site's own resources, so every queue gets all.
+    """
+    nodes = _pbs_nodes(answers["nodes"])
+    default = re.search(r"^\s+default_queue = (\S+)", answers["server"], re.M)
+    rows = dict(_pbs_records(answers["queues"], r"Queue: (\S+)"))
+    return tuple(
+        Queue(
+            name=name,
+            nodes=nodes,
+            default=default is not None and default[1] == name,
+            closed=", ".join(f"{key} = False" for key in ("enabled", "started") if row.get(key) == "False"),
+            seconds=_routed(rows, name, _pbs_seconds),
+            least=max(1, _number(row.get("resources_min.nodect", "")) or 1),
+            most=_routed(rows, name, _pbs_most),
+        )
+        for name, row in rows.items()
+    )
+
+
+def _pbs_records(text: str, title: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (name, attributes); a long value goes on in lines that begin with a tab."""
+    name, row = "", dict[str, str]()
+    for line in text.replace("\n\t", "").splitlines():
+        if found := re.fullmatch(title, line.rstrip()):
+            if name:
+                yield name, row
+            name, row = found[1], {}
+        elif " = " in line:
+            key, value = line.strip().split(" = ", 1)
+            row[key] = value.strip()
+    if name:
+        yield name, row
+
+
+def _pbs_nodes(text: str) -> tuple[Nodes, ...]:
+    hosts: dict[str, Counter[str]] = {}
+    for name, row in _pbs_records(text, r"(\S+)"):
+        # A host may be split into several virtual nodes; what a host does not declare no job can ask for.
+        host = hosts.setdefault(row.get("resources_available.host", name), Counter())
+        host.update({key: int(row.get(f"resources_available.{key}", 0)) for key in ("ncpus", "ngpus")})
+    whole = Counter((host["ncpus"], host["ngpus"]) for host in hosts.values())
+    return tuple(Nodes(number, cores, gpus) for (cores, gpus), number in whole.items() if cores)
+
+
+def _routed(
+    rows: Mapping[str, Mapping[str, str]], name: str, limit: Callable[[Mapping[str, str]], Number | None]
+) -> Number | None:
+    """Return a queue's limit; of a routing queue that sets none, the largest of its destinations'."""
+    own = limit(rows[name])
+    destinations = [d.strip().split("@")[0] for d in rows[name].get("route_destinations", "").split(",") if d.strip()]
+    if own is not None or not destinations:
+        return own
+    limits = [limit(rows[d]) if d in rows else None for d in destinations]
+    return None if None in limits else max(value for value in limits if value is not None)
+
+
+def _pbs_seconds(row: Mapping[str, str]) -> float | None:
+    text = row.get("resources_max.walltime")
+    seconds = 0.0
+    for part in text.split(":") if text else ():
+        seconds = seconds * 60 + float(part)
+    return seconds if text else None
+
+
+def _pbs_most(row: Mapping[str, str]) -> int | None:
+    return _number(row.get("resources_max.nodect", row.get("resources_max.nodes", "")))
+
+
+# LSF
+
+
+def _lsf(answers: Answers) -> tuple[Queue, ...]:
+    """Read ``bqueues -l`` and ``lshosts -w``; which hosts are behind a queue, and their GPUs, are not taken from it."""
+    rows = _table(answers["nodes"])
+    whole = Counter(int(row["ncpus"]) for row in rows if row["ncpus"].isdigit() and row["server"] != "No")
+    nodes = tuple(Nodes(number, cores) for cores, number in whole.items())
+    queues = []
+    for part in re.split(r"^QUEUE:", answers["queues"], flags=re.M)[1:]:
+        status = re.search(r"^\s*PRIO\s+NICE\s+STATUS.*\n\s*\S+\s+\S+\s+(\S+)", part, re.M)
+        if status is None:
+            raise ValueError("a queue without a status")
+        queues.append(
+            Queue(
+                name=part.split()[0],
+                nodes=nodes,
+                default="This is the default queue" in part,
+                closed=status[1] if status[1].startswith("Closed") else "",
+                seconds=_run_limit(part),
+            )
+        )
+    return tuple(queues)
+
+
+def _run_limit(part: str) -> float | None:
+    """Return the longest run in seconds: of the maximum limits, which stand below the default limits."""
+    before, _, maximum = part.partition("MAXIMUM LIMITS:")
+    maximum = maximum or before.partition("DEFAULT LIMITS:")[0]
+    for names, values in pairwise(maximum.splitlines()):
+        if "RUNLIMIT" in names.split():
+            found = re.findall(r"([\d.]+) min(?: of \S+)?|\S+ [KMGT]\b|\S+", values)
+            return float(found[names.split().index("RUNLIMIT")]) * 60
+    return None
+
+
+# Flux
+
+
+def _flux(answers: Answers) -> tuple[Queue, ...]:
+    """Read ``flux queue list`` and ``flux resource list --states=all``."""
+    rows = [row for row in _table(answers["nodes"]) if int(row["NNODES"])]
+
+    def behind(queue: str) -> tuple[Nodes, ...]:
+        mine = [row for row in rows if queue in row.get("QUEUE", queue).split(",")]
+        return tuple(
+            Nodes(n := int(row["NNODES"]), -(-int(row["NCORES"]) // n), -(-int(row["NGPUS"]) // n)) for row in mine
+        )
+
+    queues = []
+    for row in _table(answers["queues"]):
+        name = row.get("QUEUE", "")
+        limit = row["TLIMIT"]
+        least, _, most = row["NNODES"].partition("-")
+        queues.append(
+            Queue(
+                name=name.rstrip("*"),
+                nodes=behind(name.rstrip("*")),
+                default=name.endswith("*") or not name,
+                closed=", ".join(w for k, w in (("EN", "disabled"), ("ST", "stopped")) if row.get(k) in ("✗", "n")),
+                seconds=None if limit == "inf" else seconds_of(f"{limit}s" if limit.isdigit() else limit, "TLIMIT"),
+                least=max(1, _number(least) or 1),
+                most=_number(most),
+            )
+        )
+    return tuple(queues)
+
+
+READERS: dict[str, Callable[[Answers], tuple[Queue, ...]]] = {
+    "slurm": _slurm,
+    "pbs": _pbs,
+    "lsf": _lsf,
+    "flux": _flux,
+}
+"""How answers are read, by the form that a scheduler's file names."""
+
+
+def _table(text: str) -> list[dict[str, str]]:
+    """Read a table with a line of names; what follows the last column's word is left out."""
+    names, *lines = [line.split() for line in text.splitlines() if line.strip()]
+    return [dict(zip(names, line, strict=False)) for line in lines]
+
+
+def _number(text: str) -> int | None:
+    """Read a whole number; UNLIMITED, inf, and what is not there are None."""
+    return int(text) if text.isdigit() else None
+
+
+def _first(text: str) -> int:
+    """Read the number that a text begins with; Slurm writes 4+ for nodes that differ."""
+    found = re.match(r"\d+", text)
+    if found is None:
+        raise ValueError(f"no number: '{text}'")
+    return int(found[0])
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return () if text in ("ALL", "", "(null)", "NONE") else tuple(text.split(","))

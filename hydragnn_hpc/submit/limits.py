@@ -1,0 +1,267 @@
+"""What the scheduler at hand allows: a generic profile takes it over, and every job is held to it before submission.
+
+A job that exceeds a limit would wait in the queue for ever. A scheduler that is not here, does not answer or prints
+something unknown keeps no job from being submitted: `UnknownError` says why its limits are not known.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from hydragnn_hpc.durations import clock
+from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.submit.answers import Nodes, Queue, read
+from hydragnn_hpc.submit.plan import Plan
+from hydragnn_hpc.submit.scheduler import Scheduler
+from hydragnn_hpc.submit.site import Limit, Site
+
+PATIENCE_SECONDS = 10
+
+
+class UnknownError(Exception):
+    """Why a scheduler's limits are not known."""
+
+
+def ask(scheduler: Scheduler) -> tuple[Queue, ...]:
+    """Return the queues of the scheduler at hand; none for a scheduler whose file declares no ``queries``.
+
+    Raises
+    ------
+    UnknownError
+        If a command is not here, does not answer, fails, or prints something unknown.
+    """
+    if scheduler.queries is None:
+        return ()
+    commands = scheduler.queries.commands()
+    with ThreadPoolExecutor(len(commands)) as pool:  # an answer that is late is waited for once
+        answers = dict(zip(commands, pool.map(_answer, commands.values()), strict=True))
+    try:
+        return read(scheduler.queries.form, answers)
+    except ValueError as error:
+        programs = " or ".join(dict.fromkeys(f"'{words[0]}'" for words in commands.values()))
+        raise UnknownError(f"{programs} gave {error}") from error
+
+
+def _answer(words: Sequence[str]) -> str:
+    code, text = _run(words)
+    if code:
+        raise UnknownError(f"'{' '.join(words)}' failed: {text or 'it gives no reason'}")
+    return text
+
+
+def _run(words: Sequence[str], script: str = "") -> tuple[int, str]:
+    """Run a command; return its exit code, and what it printed or, where it failed, its last words."""
+    if shutil.which(words[0]) is None:
+        raise UnknownError(f"'{words[0]}' is not on this host")
+    try:
+        done = subprocess.run(
+            words,
+            input=script,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UnknownError(f"'{words[0]}' gave no answer for {PATIENCE_SECONDS} s") from error
+    except OSError as error:
+        raise UnknownError(f"'{words[0]}' cannot be started: {error}") from error
+    if not done.returncode:
+        return 0, done.stdout
+    return done.returncode, " ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-2:])
+
+
+def rehearse(scheduler: Scheduler, script: str) -> str:
+    """Let the scheduler test a job script without submitting it; return why it could not, or ``""``.
+
+    Raises
+    ------
+    UserError
+        If it refuses the script; in its own words.
+    """
+    if not scheduler.test:
+        return ""
+    command = " ".join(scheduler.test)
+    try:
+        code, words = _run(scheduler.test, script)
+    except UnknownError as error:
+        return str(error)
+    if code and words:
+        raise UserError(
+            f"'{command}' refused the job: {words}; ask for less or for another queue, or submit the script of "
+            f"--dry-run with '{scheduler.submit[0]}' to let it wait all the same"
+        )
+    return f"'{command}' failed without a word" if code else ""
+
+
+def choose(queues: Iterable[Queue], name: str | None, where: str) -> Queue:
+    """Return the queue of that name; without one the default queue, or the only one.
+
+    Raises
+    ------
+    UserError
+        If there is no such queue, or no default.
+    """
+    known = {queue.name: queue for queue in queues}
+    if name is None:
+        default = [queue for queue in known.values() if queue.default] or list(known.values())
+        if len(default) == 1 or default[0].default:
+            return default[0]
+        raise UserError(f"{where} has no default queue; name one with --queue{nearest('', known)}")
+    if name not in known:
+        raise UserError(f"--queue {name}: {where} has no queue '{name}'{nearest(name, known)}")
+    return known[name]
+
+
+def usual(queue: Queue) -> Nodes | None:
+    """Return the kind of node that a job in ``queue`` is best made for: with GPUs where there are any, the most."""
+    return max(queue.nodes, key=lambda n: (bool(n.gpus), n.number * (n.gpus or 1), n.cores), default=None)
+
+
+def apply(site: Site, generic: bool, name: str | None, seconds: float | None) -> tuple[Site, tuple[Queue, ...], str]:
+    """Ask the scheduler of a profile; return the profile, the queues, and why they are not known where they are not.
+
+    A ``generic`` profile comes back with the numbers of the queue ``name``; see `fit`.
+    """
+    try:
+        queues = ask(site.scheduler)
+    except UnknownError as error:
+        return site, (), str(error)
+    return (fit(site, queues, name, seconds) if generic and queues else site), queues, ""
+
+
+def fit(site: Site, queues: Sequence[Queue], name: str | None, seconds: float | None) -> Site:
+    """Return a generic profile with the cores, GPUs and limits of a queue's nodes.
+
+    Parameters
+    ----------
+    site : Site
+        Its own numbers stay where the scheduler does not say.
+    name : str or None
+        The queue; None: the default.
+    seconds : float or None
+        What the user asks for: a queue without a limit allows it.
+    """
+    queue = choose(queues, name, site.name)
+    kind = usual(queue)
+    hours = (queue.seconds or max(seconds or 0, site.limits[0].hours * 3600)) / 3600
+    changes: dict[str, object] = {}
+    most = queue.most
+    if kind is not None:
+        changes = _shape(site, kind, min(kind.cores, queue.cores_per_node or kind.cores))
+        alike = sum(n.number for n in queue.nodes if n.cores >= kind.cores and (n.gpus or 0) >= (kind.gpus or 0))
+        most = min(alike, queue.most or alike)
+    least = min(queue.least, most or queue.least)
+    changes["limits"] = (Limit(queue=name or "", nodes=(least, most or site.limits[0].nodes[1]), hours=hours),)
+    queries = site.scheduler.queries
+    if name and queries and queries.queue and _named(site, "") == "":
+        changes["directives"] = (*changes.get("directives", site.directives), queries.queue)  # type: ignore[misc]
+    return site.model_copy(update=changes)
+
+
+def _shape(site: Site, kind: Nodes, cores: int) -> dict[str, object]:
+    """Return the settings that follow from what a node has: one rank a GPU; without GPUs, one a core."""
+    gpus = site.gpus_per_node if kind.gpus is None else kind.gpus
+    if not gpus:
+        ranks = max(1, cores // kind.threads)
+        without = site.without_gpus
+        words = {"launch": without.launch, "directives": without.directives} if without else {}
+    else:
+        ranks, words = min(gpus, cores), {}
+    per_rank = cores // ranks
+    numbers = {"gpus_per_node": gpus, "cores_per_node": cores, "ranks_per_node": ranks, "cores_per_rank": per_rank}
+    return {**numbers, **words}
+
+
+def check(site: Site, plan: Plan, queues: Sequence[Queue], account: str) -> None:
+    """Hold a job to what its queue allows.
+
+    Raises
+    ------
+    UserError
+        If the queue is unknown or closed to it, or the job exceeds a limit.
+    """
+    name = _named(site, plan.queue)
+    if name is None:  # a quality of service may lift a queue's limits, but adds nothing to the nodes
+        _check_nodes(site, plan, [n for queue in queues for n in queue.nodes], site.name)
+        return
+    if not queues or (not name and not any(queue.default for queue in queues)):
+        return
+    problems = []
+    for part in name.split(",") if name else [None]:
+        try:
+            queue = choose(queues, part, site.name)
+            _check_queue(site, plan, queue, queues, account)
+        except UserError as error:
+            problems.append(error)
+        else:
+            return
+    raise problems[0]
+
+
+def _named(site: Site, queue: str) -> str | None:
+    """Return the queue that the script names; empty for the default, None where the profile means something else."""
+    queries = site.scheduler.queries
+    if queries is None or not queries.queue:
+        return queue
+    option = queries.queue.partition("{")[0]
+    named = [line.strip().removeprefix(option) for line in site.directives if line.strip().startswith(option)]
+    if named:
+        return named[0].replace("{queue}", queue)
+    return None if any("qos" in line or "{queue}" in line for line in site.directives) else ""
+
+
+def _check_queue(site: Site, plan: Plan, queue: Queue, queues: Sequence[Queue], account: str) -> None:
+    where = f"queue '{queue.name}'" if queue.name else f"the queue of {site.name}"
+    if queue.closed:
+        others = ", ".join(other.name for other in queues if not other.closed)
+        raise UserError(f"{where} starts no jobs ({queue.closed}); wait, or choose another with --queue: {others}")
+    allowed, given = {a.lower() for a in queue.accounts}, account.lower()
+    if given and (given in (a.lower() for a in queue.barred) or (allowed and given not in allowed)):
+        takes = f"it takes {', '.join(queue.accounts)}" if allowed else "it is barred from it"
+        raise UserError(f"--account {account}: not for {where}, {takes}; name another account or --queue")
+    if queue.seconds is not None and plan.walltime_seconds > queue.seconds:
+        raise UserError(
+            f"walltime {clock(plan.walltime_seconds)}: {where} allows {clock(queue.seconds)}; ask for less with "
+            "--walltime, the job goes on in further ones by itself"
+        )
+    if queue.most is not None and plan.nodes > queue.most:
+        raise UserError(f"{plan.nodes} nodes: {where} allows {queue.most} a job; ask for fewer with --nodes")
+    if plan.nodes < queue.least:
+        raise UserError(f"{plan.nodes} nodes: {where} takes jobs from {queue.least} nodes; ask for more with --nodes")
+    cap = queue.cores_per_node
+    _check_nodes(site, plan, [_capped(n, cap) for n in queue.nodes], where)
+
+
+def _capped(nodes: Nodes, cores: int | None) -> Nodes:
+    return nodes if cores is None else Nodes(nodes.number, min(nodes.cores, cores), nodes.gpus, nodes.threads)
+
+
+def _check_nodes(site: Site, plan: Plan, kinds: Sequence[Nodes], where: str) -> None:
+    """Refuse more cores, GPUs or nodes than there are; ``kinds`` is empty where that is not known."""
+    if not kinds:
+        return
+    cores, gpus = site.ranks_per_node * site.cores_per_rank, site.gpus_per_node
+    most_cores, most_gpus = max(n.cores for n in kinds), max(gpus if n.gpus is None else n.gpus for n in kinds)
+    if cores > most_cores:
+        raise UserError(
+            f"{site.ranks_per_node} ranks of {site.cores_per_rank} cores a node: {where} has nodes of at most "
+            f"{most_cores} cores; lower ranks_per_node or cores_per_rank in the profile of {site.name}"
+        )
+    # Some centres' nodes have GPUs that their scheduler does not count: only what the script asks for matters.
+    if not any(re.search(r"gpu|^-g$", word) for word in (*site.directives, *site.launch)):
+        gpus = 0
+    if gpus > most_gpus:
+        raise UserError(
+            f"{gpus} GPUs a node: {where} has nodes of at most {most_gpus} GPUs; lower gpus_per_node in the profile of "
+            f"{site.name}, or choose another --queue"
+        )
+    fitting = sum(n.number for n in kinds if n.cores >= cores and (n.gpus is None or n.gpus >= gpus))
+    if plan.nodes > fitting:
+        shape = f"{cores} cores and {gpus} GPUs" if gpus else f"{cores} cores"
+        raise UserError(f"{plan.nodes} nodes: {where} has {fitting} of {shape}; ask for fewer with --nodes")

@@ -1,0 +1,229 @@
+"""Jobs that could never start are refused; a scheduler that cannot be asked keeps none from being submitted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hydragnn_hpc.config import load_campaign
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.submit import limits, plan
+from hydragnn_hpc.submit.answers import Nodes, Queue, read
+from hydragnn_hpc.submit.site import Site, load_site
+from tests.submit.test_answers import FLUX_QUEUES, FLUX_RESOURCES, PBSNODES, QSTAT_B, QSTAT_Q, SCONTROL, SINFO
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+QUEUES = read("slurm", {"queues": SCONTROL, "nodes": SINFO})
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a campaign, and stand-ins of Slurm that print what a real one printed."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "data.bp").mkdir()
+    text = (ROOT / "jobs/campaigns/paper.yaml").read_text().replace("../../data/fept.bp", "data.bp")
+    (tmp_path / "c.yaml").write_text(text)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    slurm(tmp_path)
+    return tmp_path
+
+
+def slurm(here: Path) -> None:
+    """Put Slurm's programs on PATH."""
+    (here / "queues").write_text(SCONTROL)
+    (here / "nodes").write_text(SINFO)
+    stand_in(here, "scontrol", f"cat {here}/queues")
+    stand_in(here, "sinfo", f"cat {here}/nodes")
+    stand_in(here, "sbatch", f'[ "$1" = --test-only ] && {{ cat > {here}/tested; exit 0; }}; echo 7')
+
+
+def stand_in(here: Path, name: str, body: str) -> None:
+    """Put a program on PATH."""
+    (here / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+    (here / "bin" / name).chmod(0o755)
+
+
+def submit(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``submit`` in ``here``."""
+    return subprocess.run(
+        [str(BIN / "hydragnn-hpc"), "submit", "c.yaml", "out", *arguments],
+        cwd=here, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def profile(here: Path, **changes: object) -> str:
+    """Write the generic Slurm profile as a user's own, with numbers that fit these nodes; return its path."""
+    content = yaml.safe_load((ROOT / "jobs/sites/slurm.yaml").read_text())
+    content |= {"name": "mine", "cores_per_node": 4, "cores_per_rank": 2, **changes}
+    (here / "mine.yaml").write_text(yaml.safe_dump(content))
+    return str(here / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--walltime", "2h", "--queue", "short"], "--walltime of 2 hours: slurm allows 1 hours on 1 nodes"),
+        (["--nodes", "3"], "--nodes 3: slurm takes jobs of these numbers of nodes: default 1 to 2"),
+        (["--queue", "shrt"], "--queue shrt: slurm has no queue 'shrt'; did you mean 'short'?"),
+        (["--queue", "gone"], "queue 'gone' starts no jobs (State=DOWN); wait, or choose another with --queue: batch"),
+        (["--queue", "mine", "--account", "x"], "--account x: not for queue 'mine', it takes abc"),
+    ],
+)
+def test_a_generic_profile_refuses_what_is_not_there(here: Path, arguments: list[str], words: str) -> None:
+    for dry in ([], ["--dry-run"]):
+        done = submit(here, "--site", "slurm", *arguments, *dry)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1 and words in done.stderr, done.stderr
+    assert not (here / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "words"),
+    [
+        ({"cores_per_node": 16, "cores_per_rank": 8}, [], "2 ranks of 8 cores a node: queue 'batch' has nodes of"),
+        ({"gpus_per_node": 3}, [], "3 GPUs a node: queue 'batch' has nodes of at most 2 GPUs"),
+        ({}, ["--nodes", "3"], "3 nodes: queue 'batch' has 2 of 4 cores and 2 GPUs; ask for fewer with --nodes"),
+        ({"directives": ["--partition={queue}"], "limits": [{"queue": "short", "nodes": [1, 9], "hours": 9}]}, [],
+         "walltime 9:00:00: queue 'short' allows 1:00:00; ask for less with --walltime"),
+        ({"directives": ["--partition=short"]}, ["--nodes", "2", "--walltime", "1h"], "2 nodes: queue 'short' allows"),
+        ({"directives": ["--partition=short"]}, ["--walltime", "1h"], "nodes of at most 3 cores"),
+        ({"directives": ["--partition=shorts"]}, [], "mine has no queue 'shorts'; did you mean 'short'?"),
+        ({"directives": ["--qos=q"], "gpus_per_node": 5, "launch": ["srun", "--gpus-per-task=1"]}, [],
+         "5 GPUs a node: mine has nodes of at most 2 GPUs"),
+    ],
+)  # fmt: skip
+def test_a_profile_is_held_to_the_machine(
+    here: Path, changes: dict[str, object], arguments: list[str], words: str
+) -> None:
+    done = submit(here, "--site", profile(here, **changes), *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and words in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("directives", [["--qos=long"], ["--partition=short,batch"], ["--gpus-per-node=2"]])
+def test_what_a_machine_may_allow_is_submitted(here: Path, directives: list[str]) -> None:
+    """A quality of service may lift a partition's limits; of several partitions, one has to take the job."""
+    done = submit(here, "--site", profile(here, directives=directives), "--walltime", "20h")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["--ntasks-per-node=2", "--cpus-per-task=2", "--time=24:00:00", "--gpus-per-node=2"]),
+        (["--queue", "short"], ["--cpus-per-task=1", "--time=1:00:00", "--gpus-per-node=2", "--partition=short"]),
+        (["--walltime", "48h"], ["--time=48:00:00"]),
+    ],
+)
+def test_a_generic_profile_takes_its_numbers_from_the_machine(
+    here: Path, arguments: list[str], expected: list[str]
+) -> None:
+    done = submit(here, "--site", "slurm", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    script = (here / "out/jobs/job.sh").read_text()
+    assert set(expected) <= {line.removeprefix("#SBATCH ") for line in script.splitlines()}
+    assert (here / "tested").read_text() == script
+
+
+def test_without_gpus_there_is_a_rank_a_core(here: Path) -> None:
+    (here / "nodes").write_text("batch|2|8|2|2000|(null)\n")
+    done = submit(here, "--site", "slurm", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--gpu" not in done.stdout
+    assert "#SBATCH --ntasks-per-node=4\n#SBATCH --cpus-per-task=2\n" in done.stdout
+
+
+def test_the_schedulers_own_test_refuses_in_its_own_words(here: Path) -> None:
+    words = "allocation failure: Requested node configuration is not available"
+    stand_in(here, "sbatch", f'[ "$1" = --test-only ] && {{ echo {words} >&2; exit 1; }}; touch submitted; echo 7')
+    for dry in ([], ["--dry-run"]):
+        done = submit(here, "--site", "slurm", *dry)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert f"'sbatch --test-only' refused the job: {words}; ask for less" in done.stderr
+    assert not (here / "submitted").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "body", "reason"),
+    [
+        (
+            "scontrol",
+            "echo Unable to contact >&2; exit 1",
+            "'scontrol --all show partition --oneliner' failed: Unable to",
+        ),
+        ("sinfo", "exit 1", "'sinfo --all --noheader"),
+        ("scontrol", "echo usage", "'scontrol' or 'sinfo' gave an answer that names no queue"),
+        ("sinfo", "echo 'batch|x'", "'scontrol' or 'sinfo' gave an answer of another form"),
+        ("sbatch", '[ "$1" = --test-only ] && exit 1; echo 7', "'sbatch --test-only' failed without a word"),
+    ],
+)
+def test_a_scheduler_that_cannot_be_asked_blocks_nothing(here: Path, program: str, body: str, reason: str) -> None:
+    stand_in(here, program, body)
+    for dry in ([], ["--dry-run"]):
+        done = submit(here, "--site", "slurm", *dry)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert f"--site slurm: the machine's limits could not be checked: {reason}" in done.stderr
+
+
+def test_a_dry_run_elsewhere_says_that_nothing_was_checked(here: Path) -> None:
+    done = submit(here, "--site", "polaris", "--account", "abc", "--dry-run")
+    assert done.returncode == 0 and done.stdout.startswith("#!/bin/bash\n#PBS")
+    assert "limits could not be checked: 'qstat' is not on this host" in done.stderr
+
+
+def test_a_scheduler_that_hangs_is_left(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PATIENCE_SECONDS", 0.5)
+    stand_in(here, "sinfo", "exec sleep 600")
+    with pytest.raises(limits.UnknownError, match=r"'sinfo' gave no answer for 0.5 s"):
+        limits.ask(load_site("slurm").scheduler)
+
+
+def test_an_account_that_a_dry_run_stands_in_for_is_not_tested(here: Path) -> None:
+    stand_in(here, "sbatch", "echo Invalid account >&2; exit 1")
+    path = profile(here, account=True)
+    assert submit(here, "--site", path, "--dry-run").returncode == 0
+    assert submit(here, "--site", path, "--dry-run", "--account", "abc").returncode == 2
+
+
+def fitted(name: str, **answers: str) -> Site:
+    """Return a generic profile, fitted to what its scheduler printed."""
+    return limits.fit(load_site(name), read(name, answers), None, None)
+
+
+def test_other_schedulers_generic_profiles() -> None:
+    site = fitted("flux", queues=FLUX_QUEUES, nodes=FLUX_RESOURCES)
+    assert (site.gpus_per_node, site.cores_per_node, site.ranks_per_node, site.cores_per_rank) == (4, 96, 4, 24)
+    assert (site.limits[0].queue, site.limits[0].nodes, site.limits[0].hours) == ("", (1, 4), 24)
+    site = fitted("pbs", queues=QSTAT_Q, nodes=PBSNODES, server=QSTAT_B)
+    assert (site.gpus_per_node, site.cores_per_node, site.ranks_per_node, site.cores_per_rank) == (1, 128, 1, 128)
+    assert (site.limits[0].nodes, site.limits[0].hours) == ((1, 1), 6)
+
+
+def test_a_machine_whose_gpus_are_not_counted_keeps_its_profile() -> None:
+    """ALCF's scheduler counts other GPUs than jobs see, and jobs there ask for nodes."""
+    site = load_site("aurora")
+    chosen = plan.make_plan(
+        load_campaign(ROOT / "jobs/campaigns/paper.yaml"), plan.Work(84, 84, None), site, 1, None, "debug"
+    )
+    limits.check(site, chosen, [Queue("debug", (Nodes(2, 208, 6),), seconds=3600)], "abc")
+    with pytest.raises(UserError, match="12 ranks of 8 cores a node: queue 'debug' has nodes of at most 64 cores"):
+        limits.check(site, chosen, [Queue("debug", (Nodes(2, 64, 6),), seconds=3600)], "abc")
+
+
+def test_without_a_default_queue_a_generic_profile_asks_for_one() -> None:
+    queues = [Queue("a"), Queue("b")]
+    with pytest.raises(UserError, match="slurm has no default queue; name one with --queue; known are: a, b"):
+        limits.fit(load_site("slurm"), queues, None, None)
+    assert limits.fit(load_site("slurm"), queues[:1], None, None).limits[0].nodes == (1, 1000)
+
+
+def test_no_slurm_of_this_host_takes_part() -> None:
+    assert not Path(os.environ["SLURM_CONF"]).exists()
