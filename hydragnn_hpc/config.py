@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -76,9 +77,8 @@ class Campaign(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Campaign:
-        names = [v.name for v in self.variants]
-        for name in names:
-            if names.count(name) > 1:
+        for name, times in Counter(v.name for v in self.variants).items():
+            if times > 1:
                 raise ValueError(f"variants: '{name}' is named twice; give each variant a name of its own")
         for variant in self.variants:
             for task in (*variant.tasks, *variant.weights):

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from hydragnn_hpc import yaml_files
 from hydragnn_hpc.atomic import remove_leftovers, write_text
@@ -99,7 +100,7 @@ def read_member(folder: CampaignFolder, variant: str, replica: int) -> Member:
     """Read the state of one member; where its folder or its result cannot be read, it has a ``problem``."""
     files = folder.member(variant, replica)
     try:
-        return _read(files, variant, replica, _names(files))
+        return _read(files, variant, replica, _names(files.root))
     except OSError as error:
         problem = f"cannot read {files.root}: {error.strerror or error}; {_REMEDY}"
         return Member(variant, replica, State.WAITING, problem=problem)
@@ -108,7 +109,15 @@ def read_member(folder: CampaignFolder, variant: str, replica: int) -> Member:
 def read_members(folder: CampaignFolder, campaign: Campaign, running: Iterable[str] = ()) -> list[Member]:
     """Read the state of every member of ``campaign``, in its order; ``running`` names those being trained now."""
     busy = set(running)
-    members = [read_member(folder, v.name, r) for v in campaign.variants for r in range(campaign.replicas)]
+    try:
+        begun = _names(folder.members)
+    except OSError:
+        begun = {v.name for v in campaign.variants}  # each member then says what cannot be read
+    members = [
+        read_member(folder, v.name, r) if v.name in begun else Member(v.name, r, State.WAITING)
+        for v in campaign.variants
+        for r in range(campaign.replicas)
+    ]
     for member in members:
         if member.result is None and member.name in busy:
             member.state = State.RUNNING
@@ -168,9 +177,9 @@ def _read(files: MemberFolder, variant: str, replica: int, present: set[str]) ->
     return member
 
 
-def _names(files: MemberFolder) -> set[str]:
+def _names(folder: Path) -> set[str]:
     try:
-        with os.scandir(files.root) as entries:
+        with os.scandir(folder) as entries:
             return {entry.name for entry in entries}
     except FileNotFoundError:
         return set()

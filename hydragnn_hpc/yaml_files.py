@@ -6,11 +6,15 @@ Of a key that appears twice YAML keeps the last; ``no`` becomes false, ``010`` b
 
 from __future__ import annotations
 
+import gc
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.resolver import Resolver
 
 NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 """What reading text that is not YAML may raise: for bytes, for an impossible date, for a thousand brackets."""
@@ -18,6 +22,21 @@ NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 _LINE_BREAKS = frozenset("\x85\u2028\u2029")
 _TAG = "tag:yaml.org,2002:"
 _OCTAL_OR_CLOCK = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+
+try:
+    from yaml.cyaml import CParser
+except ImportError:  # a PyYAML that was built without libyaml
+    _Loader: Any = yaml.SafeLoader
+else:
+
+    class _Loader(Composer, CParser, SafeConstructor, Resolver):  # type: ignore[no-redef, misc]
+        """Events from libyaml, composed in Python: `yaml.CSafeLoader` crashes on text of many thousand brackets."""
+
+        def __init__(self, text: str) -> None:
+            CParser.__init__(self, text)
+            Composer.__init__(self)
+            SafeConstructor.__init__(self)
+            Resolver.__init__(self)
 
 
 def read(path: Path) -> Any:
@@ -35,7 +54,9 @@ def read(path: Path) -> Any:
 
 def parse(text: str) -> Any:
     """Return the content of YAML text; errors as of `read`."""
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
+    collecting = gc.isenabled()
+    gc.disable()  # it would visit all nodes again and again as they grow in number: two thirds of the time
     try:
         root = loader.get_single_node()
         if root is None:
@@ -44,6 +65,8 @@ def parse(text: str) -> Any:
         return loader.construct_document(root)
     finally:
         loader.dispose()
+        if collecting:
+            gc.enable()
 
 
 def dump(content: Any) -> str:

@@ -34,6 +34,12 @@ def test_what_was_written_comes_back(content: Any) -> None:
     assert yaml_files.parse(yaml_files.dump(content)) == content
 
 
+@pytest.mark.parametrize("text", ["[", "{a: ", "- "])
+def test_depth_without_end_is_an_error(text: str) -> None:
+    with pytest.raises(yaml_files.NO_YAML):
+        yaml_files.parse(text * 300_000)
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
