@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import types
 import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.paths import read_record, write_record
+from hydragnn_hpc.member.training.checkpoint import read_model
+from hydragnn_hpc.paths import MemberFolder, read_record, write_record
 from hydragnn_hpc.records.base import Moment
 from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.jobs import Chain, SubmittedJob
 from hydragnn_hpc.records.member import Failures, Result
+from hydragnn_hpc.records.model import ModelFacts
+from hydragnn_hpc.records.recipe import FittedReference, StagedRecipe
 from hydragnn_hpc.records.run import LogLine, Progress
 
 KINDS: tuple[type[BaseModel], ...] = (Result, Failures, Manifest, Progress, LogLine, Chain, SubmittedJob)
@@ -34,6 +39,7 @@ PLAIN = {
     str: TEXT,
     bool: st.booleans(),
     types.NoneType: st.none(),
+    Any: JSON,
 }
 
 
@@ -128,6 +134,41 @@ def test_whatever_is_changed_is_read_as_it_is_or_refused_in_one_line(
     written = record.model_dump(mode="json", by_alias=True)
     # A key with a default may have been removed.
     assert change[0] == "remove" or written == content
+
+
+@given(recipe=values_of(StagedRecipe))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_a_staged_recipe_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, recipe: StagedRecipe
+) -> None:
+    """A reference may hold NaN, which the JSON of other records has not."""
+    path = tmp_path_factory.getbasetemp() / "recipe.json"
+    unknown = FittedReference(
+        kind="composition", level="graph", elements=[26], compositions=[[1.0]], values=[[[math.nan]]], scale=[1.0]
+    )
+    references = {**recipe.references, "unknown": unknown}
+    path.write_text(json.dumps(recipe.model_copy(update={"references": references}).model_dump()))
+    found = read_record(path, StagedRecipe)
+    assert repr(found.references.pop("unknown")) == repr(unknown)
+    assert (found.wanted, found.inputs, found.references) == (recipe.wanted, recipe.inputs, recipe.references)
+
+
+@given(facts=values_of(ModelFacts), data=st.data())
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_whatever_a_model_holds_is_read_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, facts: ModelFacts, data: st.DataObject
+) -> None:
+    files = MemberFolder(tmp_path_factory.getbasetemp(), "H", 7)
+    files.make()
+    content = {**facts.plain(), "weights": {"w": torch.zeros(3)}}
+    torch.save(content, files.model)
+    assert repr(read_model(files).facts) == repr(facts)
+    change = data.draw(st.tuples(st.sampled_from(["replace", "remove", "add"]), JSON))
+    torch.save(changed(content, data.draw(st.sampled_from(places(content))), change), files.model)
+    try:
+        read_model(files)
+    except UserError as error:
+        assert "\n" not in str(error) and str(files.model) in str(error)
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"3", b"\xff", b'{"schema": 2}', b"[" * 100_000])

@@ -72,7 +72,7 @@ def predict(
 
         set_threads(campaign.launch.threads)
         models = member_predict.read_models(folder, read_members(folder, campaign), variant or [])
-        facts = member_predict.facts_of(next(iter(models.values()))[0])
+        facts = next(iter(models.values()))[0].facts
         choice = unseen.ReadingChoice(form, parse_cell(cell) if cell else None, on_error)
         read = unseen.read(structures, facts, choice, update)
         predictions = [

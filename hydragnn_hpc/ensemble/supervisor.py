@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FrameType
 
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.dataset.staged import requirements
 from hydragnn_hpc.dataset.staged.copies import Staging, open_staged, write_test_set
-from hydragnn_hpc.dataset.staged.requirements import Requirements
 from hydragnn_hpc.ensemble import startup
 from hydragnn_hpc.ensemble.controller import Controller
 from hydragnn_hpc.ensemble.launcher import worker_environment
@@ -114,7 +114,7 @@ class Rank:
         if self._place.rank != self._place.leader:
             return
         startup.remove_abandoned()
-        wanted = Requirements.of(self._campaign)
+        wanted = requirements.of(self._campaign)
         staging = Staging(Path(self._campaign.dataset), self._options.stage_dir, self._listen, wanted=wanted)
         self._staged = stack.enter_context(staging).folder
         if self.controller is not None and not self._folder.test_set.exists():

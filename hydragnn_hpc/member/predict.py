@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from hydragnn_hpc.config import Campaign
-from hydragnn_hpc.dataset.build.unseen import TrainingFacts, UnseenStructures
+from hydragnn_hpc.dataset.build.unseen import UnseenStructures
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member, State
 from hydragnn_hpc.member.choose import general, network_sizes
 from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
-from hydragnn_hpc.member.training.checkpoint import SCHEMA, read_weights
-from hydragnn_hpc.paths import CampaignFolder, MemberFolder
-
-_KEYS = ("weights", "average_degree", "tasks", "species", "neighbours")
+from hydragnn_hpc.member.training.checkpoint import TrainedModel, read_model
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.records.model import ModelFacts
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,9 @@ class Prediction:
     members: int
 
 
-def read_models(folder: CampaignFolder, members: Sequence[Member], variants: Sequence[str]) -> dict[str, list[Any]]:
+def read_models(
+    folder: CampaignFolder, members: Sequence[Member], variants: Sequence[str]
+) -> dict[str, list[TrainedModel]]:
     """Read the models of all finished members by variant, of ``variants`` alone if any are named.
 
     Raises
@@ -50,10 +50,10 @@ def read_models(folder: CampaignFolder, members: Sequence[Member], variants: Seq
     UserError
         If there is none, or one is damaged.
     """
-    found: dict[str, list[Any]] = {}
+    found: dict[str, list[TrainedModel]] = {}
     for member in members:
         if member.state is State.FINISHED and (not variants or member.variant in variants):
-            model = _read(folder.member(member.variant, member.replica))
+            model = read_model(folder.member(member.variant, member.replica))
             found.setdefault(member.variant, []).append(model)
     for variant in variants or [""]:
         if variant not in found and (variant or not found):
@@ -62,28 +62,10 @@ def read_models(folder: CampaignFolder, members: Sequence[Member], variants: Seq
     return found
 
 
-def _read(files: MemberFolder) -> dict[str, Any]:
-    try:
-        model = read_weights(files.model)
-    except Exception as error:  # a damaged file raises almost anything
-        reason = str(error).split(chr(10))[0][:160] or type(error).__name__
-        raise UserError(
-            f"cannot read {files.model}: {reason}; remove the member's folder and run the campaign again"
-        ) from error
-    if not isinstance(model, dict) or model.get("schema") != SCHEMA or any(key not in model for key in _KEYS):
-        raise UserError(f"{files.model} was written by another version; remove the member's folder and run again")
-    return {"ready": {}, **model}
-
-
-def facts_of(model: dict[str, Any]) -> TrainingFacts:
-    """Return what a model says of the structures that it knows."""
-    return TrainingFacts(model["species"], model["neighbours"], model["ready"])
-
-
 def predict(
     campaign: Campaign,
     variant: str,
-    models: Sequence[dict[str, Any]],
+    models: Sequence[TrainedModel],
     structures: UnseenStructures,
     device: torch.device,
 ) -> list[Prediction]:
@@ -95,37 +77,36 @@ def predict(
         In the variant's order of tasks; whatever was taken off a target in training is put back.
     """
     of = campaign.variant(variant)
-    data = _data(campaign, of.tasks, models[0], structures)
-    linear, logarithmic = models[0]["average_degree"]
-    sizes = network_sizes(campaign, of, data, (float(linear), float(logarithmic)))
+    facts = models[0].facts
+    data = _data(campaign, of.tasks, facts, structures)
+    linear, logarithmic = facts.average_degree
+    sizes = network_sizes(campaign, of, data, (linear, logarithmic))
     engine = general(campaign.model, sizes, data, device)
-    parameters = torch.stack([engine.layout.flat(m["weights"]) for m in models]).to(device)
-    buffers = torch.stack([engine.layout.flat_buffers(m["weights"]) for m in models]).to(device)
+    parameters = torch.stack([engine.layout.flat(m.weights) for m in models]).to(device)
+    buffers = torch.stack([engine.layout.flat_buffers(m.weights) for m in models]).to(device)
     values = engine.predict(parameters, buffers, np.arange(len(structures.names)))
     found = []
     for task in of.tasks:
-        target, fitted = models[0]["tasks"][task], models[0]["ready"].get("references", {}).get(task)
+        target, fitted = facts.tasks[task], facts.ready.references.get(task)
         scaled = values[task].cpu().numpy().astype(np.float64)
         if fitted:
-            scaled = scaled * np.array(fitted["scale"]) + structures.reference(fitted)
-        low, high = np.array(target["minimum"]), np.array(target["maximum"])
+            scaled = scaled * np.array(fitted.scale) + structures.reference(fitted)
+        low, high = np.array(target.minimum), np.array(target.maximum)
         in_units = scaled * (high - low) + low
         std = in_units.std(axis=0, ddof=1) if len(models) > 1 else np.full(in_units.shape[1:], np.nan)
         level = campaign.tasks[task].level
-        found.append(Prediction(variant, task, level, target["unit"], in_units.mean(axis=0), std, len(models)))
+        found.append(Prediction(variant, task, level, target.unit, in_units.mean(axis=0), std, len(models)))
     return found
 
 
-def _data(
-    campaign: Campaign, tasks: Sequence[str], model: dict[str, Any], structures: UnseenStructures
-) -> TrainingData:
+def _data(campaign: Campaign, tasks: Sequence[str], facts: ModelFacts, structures: UnseenStructures) -> TrainingData:
     """Return structures without targets as what an engine takes."""
     a = structures.arrays
-    structure = Structure.of(a, model["neighbours"]["cutoff_bohr"])
+    structure = Structure.of(a, facts.neighbours.cutoff_bohr)
     rows = {"node": len(a["atomic_numbers"]), "graph": len(structures.names)}
     levels = {task: campaign.tasks[task].level for task in tasks}
     nothing = {
-        t: np.full((rows[level], len(model["tasks"][t]["minimum"])), np.nan, np.float32) for t, level in levels.items()
+        t: np.full((rows[level], len(facts.tasks[t].minimum)), np.nan, np.float32) for t, level in levels.items()
     }
     none = np.empty(0, np.int64)
     return TrainingData(structure, structures.inputs, nothing, levels, (none, none, none))

@@ -42,6 +42,6 @@ class Chain(FileRecord):
         How far the campaign was when the latest began (`submit.chain.progress_mark`); None where that is not known.
     """
 
-    runs: Count = 0
+    runs: Count
     late: Count = 0
     mark: str | None = None

@@ -89,7 +89,7 @@ def _read(folder: CampaignFolder) -> Chain:
     except UserError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             tell(f"{error}; the jobs are counted from here")
-        return Chain()
+        return Chain(runs=0)
 
 
 def main() -> None:

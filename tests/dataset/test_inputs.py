@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import product
 from pathlib import Path
 
@@ -12,14 +11,20 @@ from synthetic import arrays as synthetic_arrays
 
 from hydragnn_hpc.dataset.features import decorations, inputs, shells
 from hydragnn_hpc.dataset.features.ewald import potential_matrix
-from hydragnn_hpc.dataset.features.inputs import GeometryOperators, InputRecipe
+from hydragnn_hpc.dataset.features.inputs import GeometryOperators
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.dataset import NumberRange
+from hydragnn_hpc.records.recipe import InputRecipe, RequiredInput
 
 FE, PD, PT = 26, 46, 78
-EVERYTHING = [{"name": "species"}, {"name": "composition"}, {"name": "shells", "number": 4}, {"name": "ewald"}]
+EVERYTHING = [
+    RequiredInput(name="species"),
+    RequiredInput(name="composition"),
+    RequiredInput(name="shells", number=4),
+    RequiredInput(name="ewald"),
+]
 FACTS = (NumberRange(minimum=FE, maximum=PT), 7.0)  # elements; cutoff, bohr
 ALWAYS, NEVER = (True, True, True), (False, False, False)
 
@@ -67,7 +72,7 @@ def test_shells_count_images_as_trying_all_of_them_does(geometry: Geometry) -> N
     found = shells.find([geometry], 4, 7.0, 5.0)
     assert found.kind == "shells"
     np.testing.assert_allclose(found.radii, [5.1056, 5.218, 7.058, 7.3794], atol=1e-4)
-    recipe = InputRecipe(["shells"], [FE, PD, PT], [FE, PT], found.plain())
+    recipe = InputRecipe(names=["shells"], elements=[FE, PD, PT], species=[FE, PT], shells=found)
     columns = GeometryOperators(recipe, geometry).columns(numbers[None])[0].reshape(32, 4, 3)
     for s, k in product(range(4), range(3)):
         expected = brute_counts(geometry, numbers, [FE, PD, PT][k], *found.bounds[s : s + 2])
@@ -87,7 +92,9 @@ def test_potentials_of_known_crystals(cell: np.ndarray, pos: list, madelung: flo
     """Madelung constants from Borwein, Borwein & Taylor, J. Math. Phys. 26, 2999 (1985), and Crandall (1999)."""
     geometry = Geometry(np.array(pos) * size + 7.7, cell * size, ALWAYS)  # not inside the cell
     nearest = np.linalg.norm(find_neighbours(geometry, 1.234 * size).vectors, axis=1).min()
-    columns = GeometryOperators(InputRecipe(["ewald"], [FE, PT], [FE, PT]), geometry).columns(np.array([[FE, PT]]))[0]
+    columns = GeometryOperators(InputRecipe(names=["ewald"], elements=[FE, PT], species=[FE, PT]), geometry).columns(
+        np.array([[FE, PT]])
+    )[0]
     # Charges +1 on Fe and -1 on Pt are the first column less the second.
     np.testing.assert_allclose((columns[:, 0] - columns[:, 1]) * nearest, [-madelung, madelung], rtol=1e-8)
 
@@ -96,7 +103,7 @@ def test_a_cell_and_its_double_have_the_same_potentials() -> None:
     rng = np.random.default_rng(3)
     cell = np.diag([8.0, 9.0, 7.0]) + rng.uniform(-1, 1, (3, 3))
     pos, numbers = rng.uniform(0, 1, (5, 3)) @ cell, rng.choice([FE, PD, PT], 5)
-    recipe = InputRecipe(["ewald"], [FE, PD, PT], [FE, PT])
+    recipe = InputRecipe(names=["ewald"], elements=[FE, PD, PT], species=[FE, PT])
     single = GeometryOperators(recipe, Geometry(pos, cell, ALWAYS)).columns(numbers[None])[0]
     double = np.concatenate([pos, pos + cell[1]])
     twice = GeometryOperators(recipe, Geometry(double, cell * [[1], [2], [1]], ALWAYS)).columns(
@@ -108,7 +115,7 @@ def test_a_cell_and_its_double_have_the_same_potentials() -> None:
 def test_clusters_follow_coulombs_law_and_slabs_are_refused() -> None:
     pos = np.array([[0.0, 0, 0], [3, 0, 0], [0, 4, 0]])
     columns = GeometryOperators(
-        InputRecipe(["ewald"], [FE, PT], [FE, PT]), Geometry(pos, np.zeros((3, 3)), NEVER)
+        InputRecipe(names=["ewald"], elements=[FE, PT], species=[FE, PT]), Geometry(pos, np.zeros((3, 3)), NEVER)
     ).columns(np.array([[FE, PT, PT]]))
     q = np.array([2 / 3, -1 / 3, -1 / 3])
     np.testing.assert_allclose(columns[0, :, 0], [q[1] / 3 + q[2] / 4, q[0] / 3 + q[2] / 5, q[0] / 4 + q[1] / 5])
@@ -118,11 +125,11 @@ def test_clusters_follow_coulombs_law_and_slabs_are_refused() -> None:
 
 def test_powers_of_the_potential_stand_beside_it(tmp_path: Path) -> None:
     data = data_set([lattice()], [0] * 60, [FE, PT])
-    wanted = [{"name": "shells", "number": 4}, {"name": "ewald", "powers": 3}]
+    wanted = [RequiredInput(name="shells", number=4), RequiredInput(name="ewald", powers=3)]
     recipe = inputs.write(data, inputs.plan(data, wanted, *FACTS), tmp_path / "x.npy")
     # Of two elements one says it all: the potentials are each other's negative.
     assert recipe.columns[4:] == ["ewald Fe", "ewald^2 Fe", "ewald^3 Fe"]
-    restored = InputRecipe(**json.loads(json.dumps(recipe.plain())))
+    restored = InputRecipe.model_validate_json(recipe.model_dump_json())
     again = GeometryOperators(restored, lattice()).inputs(data["atomic_numbers"].reshape(-1, 32))
     np.testing.assert_allclose(again.reshape(-1, 7), np.load(tmp_path / "x.npy"), atol=1e-5)
     raw = again * np.array(recipe.scale) + np.array(recipe.mean)
@@ -135,7 +142,7 @@ def test_shells_may_be_shrunk_more_than_other_inputs(tmp_path: Path) -> None:
     for wanted in (EVERYTHING, [EVERYTHING[2]]):
         recipe = inputs.write(data, inputs.plan(data, wanted, *FACTS), tmp_path / "x.npy")
         shell = np.array([c.startswith("shell ") for c in recipe.columns])
-        shrinkage = recipe.shrinkage()
+        shrinkage = inputs.shrinkage(recipe)
         assert shrinkage.shape[1] == len(recipe.columns) and (shrinkage == 1).all(axis=1).any()
         assert all(len(set(row[shell])) == 1 for row in shrinkage)
         assert len(np.unique(shrinkage, axis=0)) == len(shrinkage)
@@ -176,7 +183,7 @@ def test_a_crystal_shifted_onto_itself_keeps_its_inputs() -> None:
     """GeometryOperators 0 -> site 2 is a shift by a lattice vector along x: the inputs move with the atoms."""
     geometry = lattice()
     data = data_set([geometry], [0] * 12, [FE, PD, PT])
-    recipe = inputs.plan(data, [{"name": "shells", "number": 13}, {"name": "ewald"}], *FACTS)
+    recipe = inputs.plan(data, [RequiredInput(name="shells", number=13), RequiredInput(name="ewald")], *FACTS)
     step = np.array([surrogate.A, 0, 0])
     fraction = (geometry.pos[:, None] + step - geometry.pos) @ np.linalg.inv(geometry.cell)
     onto = np.argmin(np.abs(fraction - np.round(fraction)).sum(axis=2), axis=1)
@@ -217,12 +224,12 @@ def test_geometries_without_common_shells_get_smooth_bins(tmp_path: Path, monkey
     which = [k % 12 for k in range(40)]
     data = data_set(geometries, which, [FE, PD, PT])
     plan = inputs.plan(data, EVERYTHING, *FACTS)
-    assert plan.shells is not None and plan.shells["kind"] == "radial" and plan.shells["bounds"][1] == 14.0
+    assert plan.shells is not None and plan.shells.kind == "radial" and plan.shells.bounds[1] == 14.0
     recipe = inputs.write(data, plan, tmp_path / "x.npy")
     x = np.load(tmp_path / "x.npy")
     assert np.isfinite(x).all()
     # What is kept with a model gives the same for every structure alone.
-    restored = InputRecipe(**json.loads(json.dumps(recipe.plain())))
+    restored = InputRecipe.model_validate_json(recipe.model_dump_json())
     for sample, g in enumerate(which):
         atoms = slice(*data["atom_offsets"][sample : sample + 2])
         alone = GeometryOperators(restored, geometries[g]).inputs(data["atomic_numbers"][atoms][None])[0]
@@ -234,7 +241,7 @@ def test_geometries_without_common_shells_get_smooth_bins(tmp_path: Path, monkey
 
 def test_bins_do_not_jump_where_an_atom_crosses_the_range() -> None:
     found = shells.find(shaken(2), 6, 7.0, 4.0)
-    recipe = InputRecipe(["shells"], [FE], [FE, FE], found.plain())
+    recipe = InputRecipe(names=["shells"], elements=[FE], species=[FE, FE], shells=found)
     end = found.bounds[1]
     seen = []
     for r in (end - 1e-3, end + 1e-3, 5.0, 5.001):
@@ -255,7 +262,7 @@ def test_supercells_of_one_lattice_share_shells() -> None:
     atom = Geometry(np.zeros((1, 3)), np.zeros((3, 3)), NEVER)
     assert shells.find([atom], 5, 7.0, 4.0).kind == "radial"
     assert GeometryOperators(
-        InputRecipe(["shells"], [FE], [FE, FE], shells.find([atom], 2, 7.0, 4.0).plain()), atom
+        InputRecipe(names=["shells"], elements=[FE], species=[FE, FE], shells=shells.find([atom], 2, 7.0, 4.0)), atom
     ).columns(np.array([[FE]])).tolist() == [[[0.0, 0.0]]]
 
 

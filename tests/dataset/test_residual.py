@@ -10,8 +10,8 @@ import pytest
 
 from hydragnn_hpc.dataset.features import residual
 from hydragnn_hpc.dataset.features.regression import GroupedRegression
-from hydragnn_hpc.dataset.features.residual import FittedReference
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.records.recipe import FittedReference, ReferencedTask
 
 FE, PD, PT = 26, 46, 78
 
@@ -35,7 +35,7 @@ def node_inputs(data: dict[str, np.ndarray]) -> np.ndarray:
 def of_samples(found: FittedReference, counts: list[list[int]]) -> np.ndarray:
     """The reference of samples with so many atoms of each element, at graph level."""
     each = np.arange(len(counts))
-    return found.of(np.array(counts), each, np.zeros_like(each), np.empty((0, 0)))[:, 0]
+    return residual.evaluate(found, np.array(counts), each, np.zeros_like(each), np.empty((0, 0)))[:, 0]
 
 
 def compositions(data: dict[str, np.ndarray]) -> np.ndarray:
@@ -50,7 +50,7 @@ def fit(
 ) -> tuple[FittedReference, np.ndarray, np.ndarray]:
     """The fitted reference, and the written arrays."""
     paths = (folder / "reference.npy", folder / "residual.npy")
-    task = {"name": "T", "level": level, "reference": kind}
+    task = ReferencedTask(name="T", field="t", level=level, reference=kind)
     found = residual.write(data, task, values.astype(np.float32), node_inputs(data), paths)
     return found, np.load(paths[0]), np.load(paths[1])
 
@@ -112,7 +112,14 @@ def test_a_composition_that_was_never_seen_lies_between_its_neighbours(tmp_path:
     np.testing.assert_allclose(of_samples(found, [[45, 55], [46, 54]]), [1.35, 1.38], atol=1e-6)
     # In a ternary, between three; known ones are met exactly.
     corners = [[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]
-    ternary = FittedReference("composition", "graph", [FE, PD, PT], corners, [[[1.0]], [[2.0]], [[6.0]]], [1.0])
+    ternary = FittedReference(
+        kind="composition",
+        level="graph",
+        elements=[FE, PD, PT],
+        compositions=corners,
+        values=[[[1.0]], [[2.0]], [[6.0]]],
+        scale=[1.0],
+    )
     np.testing.assert_allclose(of_samples(ternary, [[1, 1, 1], [0, 4, 0]]), [3.0, 2.0], atol=1e-9)
 
 
@@ -126,8 +133,8 @@ def test_what_is_linear_within_a_composition_is_taken_off_whole(tmp_path: Path) 
         found, reference, _ = fit(data, target, level, "linear", tmp_path)
         assert found.scale[0] < 0.05 * target.std()
         assert np.abs(reference - target).mean() < 0.02 * target.std()
-        plain = json.dumps(found.plain())
-        assert json.dumps(FittedReference(**json.loads(plain)).plain()) == plain
+        plain = json.dumps(found.model_dump())
+        assert json.dumps(FittedReference(**json.loads(plain)).model_dump()) == plain
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
@@ -239,7 +246,7 @@ def test_the_shrinkage_of_an_input_reaches_the_fit_of_every_element(tmp_path: Pa
     data = data_set(sizes=(8,), samples=300)
     values = np.random.default_rng(1).normal(size=(300, 1))
     paths = (tmp_path / "reference.npy", tmp_path / "residual.npy")
-    task = {"name": "T", "level": "graph", "reference": "linear"}
+    task = ReferencedTask(name="T", field="t", level="graph", reference="linear")
     x = node_inputs(data)
     plain = np.array(residual.write(data, task, values, x, paths).slopes)
     shrinkage = np.array([[1.0, 1e12, 1.0]])
@@ -256,7 +263,7 @@ def test_species_of_a_graph_is_a_sum_over_atoms(tmp_path: Path) -> None:
     found, reference, _ = fit(data, energy, "graph", "species", tmp_path)
     np.testing.assert_allclose(reference, energy, rtol=1e-5)
     np.testing.assert_allclose(np.ravel(found.values), [0.3, 2.0, -1.5], rtol=1e-4)
-    assert FittedReference(**json.loads(json.dumps(found.plain()))) == found
+    assert FittedReference(**json.loads(json.dumps(found.model_dump()))) == found
 
 
 def test_an_element_that_was_never_seen_lies_between_its_neighbours(tmp_path: Path) -> None:

@@ -12,21 +12,22 @@ import torch
 
 from hydragnn_hpc.config import config_hash, parse_campaign
 from hydragnn_hpc.dataset.build import prepare, unseen
-from hydragnn_hpc.dataset.features.inputs import GeometryOperators, InputRecipe
+from hydragnn_hpc.dataset.features.inputs import GeometryOperators
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read.frames import Skipped
 from hydragnn_hpc.dataset.read.options import Options
-from hydragnn_hpc.dataset.staged import copies
-from hydragnn_hpc.dataset.staged.requirements import Requirements
+from hydragnn_hpc.dataset.staged import copies, requirements
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.engine.training_data import from_staged, values_of, with_reference
+from hydragnn_hpc.member.training.checkpoint import read_model
 from hydragnn_hpc.member.training.train import Setting, StackTraining
 from hydragnn_hpc.ownership import NotOwnerError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.claim import Claim
 from hydragnn_hpc.records.events import Train
+from hydragnn_hpc.records.recipe import ReferencedTask, Requirements
 from tests.member_records import CPU
 
 CONTENT = {
@@ -55,7 +56,7 @@ def staged(surrogate_raw, tmp_path_factory: pytest.TempPathFactory) -> copies.St
     options = Options(periodic=True, cell=cell)
     prepare.prepare(surrogate_raw(8), folder / "small.bp", options)
     (folder / "copy").mkdir()
-    copies.copy(folder / "small.bp", folder / "copy", Requirements.of(CAMPAIGN))
+    copies.copy(folder / "small.bp", folder / "copy", requirements.of(CAMPAIGN))
     return copies.open_staged(folder / "copy")
 
 
@@ -179,18 +180,18 @@ def test_a_model_holds_what_new_structures_need(staged: copies.StagedData, tmp_p
     stack = training(staged, tmp_path, "H")
     while stack.members:
         stack.epoch(lambda: None)
-    model = torch.load(tmp_path / "members/H/00/model.pt", weights_only=True)
-    recipe, a = InputRecipe(**model["ready"]["inputs"]), staged.arrays
+    ready, a = read_model(CampaignFolder(tmp_path).member("H", 0)).facts.ready, staged.arrays
+    assert ready.inputs is not None
     numbers = a["atomic_numbers"].reshape(-1, 32)[:5]
     from hydragnn_hpc.dataset.features.decorations import geometry
 
-    again = GeometryOperators(recipe, geometry(a, 0)).inputs(numbers)
+    again = GeometryOperators(ready.inputs, geometry(a, 0)).inputs(numbers)
     np.testing.assert_allclose(again.reshape(-1, 7), a["node_inputs"][:160], atol=1e-5)
     structures = unseen.UnseenStructures(
         [""] * len(a["split"]), [], np.arange(len(a["split"])), a, a["node_inputs"], Skipped()
     )
     for task in ("H", "C"):
-        found = structures.reference(model["ready"]["references"][task])
+        found = structures.reference(ready.references[task])
         np.testing.assert_allclose(found, a[f"reference_{task}"], atol=1e-6)
 
 
@@ -206,9 +207,8 @@ def test_a_copy_made_for_others_is_refused(staged: copies.StagedData) -> None:
 def test_what_cannot_be_had_is_told_by_the_run(surrogate_raw, tmp_path: Path) -> None:
     """The copying child's own error, in one line."""
     prepare.prepare(surrogate_raw(1), tmp_path / "one.bp", Options(split_by="random"))
-    many = Requirements(
-        [{"name": "species"}], [{"name": "H", "field": "mixing_enthalpy", "level": "graph", "reference": "composition"}]
-    )
+    task = ReferencedTask(name="H", field="mixing_enthalpy", level="graph", reference="composition")
+    many = Requirements(tasks=(task,))
     parent = tmp_path / "local"
     parent.mkdir()
     staging = copies.Staging(tmp_path / "one.bp", parent, wanted=many)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,26 +15,8 @@ from hydragnn_hpc.dataset.read.frames import Skipped, hint_to_skip
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged.copies import scaled
 from hydragnn_hpc.logs import Progress, say
-
-
-@dataclass(frozen=True)
-class TrainingFacts:
-    """What models of one campaign state of the data that they were trained on.
-
-    Attributes
-    ----------
-    species : dict
-        ``minimum, maximum`` of the scaling, and the ``elements`` of the data (proton numbers); None where the data set
-        does not state them.
-    neighbours : dict
-        ``cutoff_bohr, boundary``.
-    ready : dict
-        ``inputs`` and ``references``, as `dataset.staged` left them.
-    """
-
-    species: Mapping[str, Any]
-    neighbours: Mapping[str, Any]
-    ready: Mapping[str, Any]
+from hydragnn_hpc.records.model import ModelFacts
+from hydragnn_hpc.records.recipe import FittedReference
 
 
 @dataclass(frozen=True)
@@ -82,28 +63,25 @@ class UnseenStructures:
     inputs: np.ndarray
     skipped: Skipped
 
-    def reference(self, fitted: Mapping[str, Any]) -> np.ndarray:
+    def reference(self, reference: FittedReference) -> np.ndarray:
         """Return the values of a task's reference, scaled: ``[A, d]`` or, at graph level, ``[S, d]`` float64."""
-        reference = residual.FittedReference(**fitted)
         elements, a = np.array(reference.elements), self.arrays
         counts = decorations.counts_of(a["atomic_numbers"], a["atom_offsets"], elements)
         n_atoms, element = np.diff(a["atom_offsets"]), np.searchsorted(elements, a["atomic_numbers"])
         described = residual.described(reference.level, self.inputs, n_atoms, element, len(elements))
         if reference.level == "graph":
             each = np.arange(len(self.names))
-            return reference.of(counts, each, np.zeros_like(each), described)
-        return reference.of(counts, np.repeat(np.arange(len(self.names)), n_atoms), element, described)
+            return residual.evaluate(reference, counts, each, np.zeros_like(each), described)
+        return residual.evaluate(reference, counts, np.repeat(np.arange(len(self.names)), n_atoms), element, described)
 
 
-def read(
-    source: Path, facts: TrainingFacts, choice: ReadingChoice, progress: Progress | None = None
-) -> UnseenStructures:
+def read(source: Path, facts: ModelFacts, choice: ReadingChoice, progress: Progress | None = None) -> UnseenStructures:
     """Read structures in any format, in the order of the source; what they hold besides is not looked at.
 
     Parameters
     ----------
     source : Path
-    facts : TrainingFacts
+    facts : ModelFacts
         Of the models that are to be applied.
     choice : ReadingChoice
 
@@ -112,16 +90,16 @@ def read(
     UserError
         If a structure is malformed, or holds an element that the models were not trained on.
     """
-    low, high = int(facts.species["minimum"]), int(facts.species["maximum"])
-    cutoff = float(facts.neighbours["cutoff_bohr"])
+    low, high = facts.species.minimum, facts.species.maximum
+    cutoff = facts.neighbours.cutoff_bohr
     options = Options(
         cutoff=cutoff,
-        periodic={"open": False, "periodic": True}.get(facts.neighbours["boundary"]),
+        periodic={"open": False, "periodic": True}.get(facts.neighbours.boundary),
         cell=choice.cell,
         form=choice.form,
         on_error=choice.on_error,
         purpose="predict",
-        elements=tuple(int(z) for z in facts.species.get("elements") or range(low, high + 1)),
+        elements=tuple(facts.species.elements or range(low, high + 1)),
     )
     with hint_to_skip():
         raw = sources.read(source, options, progress)
@@ -129,18 +107,17 @@ def read(
         if raw.overruled:
             say(
                 f"{raw.overruled:,} of {len(samples.names):,} structures have another boundary of their own than the"
-                f" models were trained on; taken as {facts.neighbours['boundary']}"
+                f" models were trained on; taken as {facts.neighbours.boundary}"
             )
         arrays = prepare.structure_arrays(samples, np.full(len(samples.names), 2, np.uint8), cutoff)
     return UnseenStructures(samples.names, samples.origins, samples.index, arrays, _inputs(arrays, facts), raw.skipped)
 
 
-def _inputs(arrays: Mapping[str, np.ndarray], facts: TrainingFacts) -> np.ndarray:
+def _inputs(arrays: Mapping[str, np.ndarray], facts: ModelFacts) -> np.ndarray:
     numbers = arrays["atomic_numbers"]
-    fitted = facts.ready.get("inputs")
-    if not fitted or fitted["names"] == ["species"]:
-        return scaled(numbers[:, None].astype(np.float64), facts.species["minimum"], facts.species["maximum"])
-    recipe = inputs.InputRecipe(**fitted)
+    recipe = facts.ready.inputs
+    if recipe is None or recipe.names == ["species"]:
+        return scaled(numbers[:, None].astype(np.float64), facts.species.minimum, facts.species.maximum)
     found = np.empty((len(numbers), len(recipe.kept)), np.float32)
     for number in range(len(arrays["cell"])):
         site = inputs.GeometryOperators(recipe, decorations.geometry(arrays, number))

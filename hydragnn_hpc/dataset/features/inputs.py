@@ -16,9 +16,7 @@ and still saves the model from learning which combination matters.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -27,6 +25,7 @@ from hydragnn_hpc.dataset.features import decorations, shells
 from hydragnn_hpc.dataset.features.ewald import potential_matrix
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.records.dataset import NumberRange
+from hydragnn_hpc.records.recipe import InputRecipe, RequiredInput
 
 _NEW = 1e-6  # least share of a column's variance that the preceding columns must leave unexplained
 # Candidates: for the slopes of all columns but shells, and of shells. Errors on left-out classes vary little between
@@ -36,70 +35,33 @@ BATCH = 100_000
 """Atoms of one geometry worked on at once."""
 
 
-@dataclass(frozen=True)
-class InputRecipe:
-    """How node inputs are computed: fitted to one data set, stored with the models trained on it.
+def all_columns(recipe: InputRecipe) -> list[tuple[str, str]]:
+    """Return all columns, kept or not: their names, and the inputs that they belong to."""
+    from ase.data import chemical_symbols
 
-    Attributes
-    ----------
-    names : list of str
-        The inputs asked for, in order.
-    elements : list of int
-        Proton numbers, ascending.
-    species : list of float
-        Lowest and highest proton number, scaled to 0 and 1.
-    shells : dict or None
-        Of :class:`hydragnn_hpc.dataset.features.shells.Shells`.
-    columns : list of str
-        Names of the columns kept.
-    kept : list of int
-        Their indices among all columns.
-    mean, scale : list of float
-        Subtracted from, and divided into, each kept column.
-    powers : int
-        Highest power of the potential.
+    symbols = [chemical_symbols[z] for z in recipe.elements]
+    found: list[tuple[str, str]] = []
+    for name in recipe.names:
+        if name == "species":
+            found.append((name, name))
+        elif name == "shells" and recipe.shells is not None:
+            found += [(f"shell {r:.4g} bohr {s}", name) for r in recipe.shells.radii for s in symbols]
+        else:
+            found += [(f"{name} {s}", name) for s in symbols]
+        if name == "ewald":
+            found += [(f"{name}^{p} {s}", name) for p in range(2, recipe.powers + 1) for s in symbols]
+    return found
+
+
+def shrinkage(recipe: InputRecipe) -> np.ndarray:
+    """Return candidates for how strongly each kept column's slopes are shrunk, ``[C, F0]`` (`features.regression`).
+
+    A potential carries over from one composition to the next, whereas shells describe the details of each: where
+    few samples are distinct, shells may be shrunk more.
     """
-
-    names: list[str]
-    elements: list[int]
-    species: list[float]
-    shells: dict[str, Any] | None = None
-    columns: list[str] = field(default_factory=list)
-    kept: list[int] = field(default_factory=list)
-    mean: list[float] = field(default_factory=list)
-    scale: list[float] = field(default_factory=list)
-    powers: int = 1
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as plain data; ``InputRecipe(**plain)`` restores it."""
-        return asdict(self)
-
-    def all_columns(self) -> list[tuple[str, str]]:
-        """Return all columns, kept or not: their names, and the inputs that they belong to."""
-        from ase.data import chemical_symbols
-
-        symbols = [chemical_symbols[z] for z in self.elements]
-        found: list[tuple[str, str]] = []
-        for name in self.names:
-            if name == "species":
-                found.append((name, name))
-            elif name == "shells" and self.shells is not None:
-                found += [(f"shell {r:.4g} bohr {s}", name) for r in self.shells["radii"] for s in symbols]
-            else:
-                found += [(f"{name} {s}", name) for s in symbols]
-            if name == "ewald":
-                found += [(f"{name}^{p} {s}", name) for p in range(2, self.powers + 1) for s in symbols]
-        return found
-
-    def shrinkage(self) -> np.ndarray:
-        """Return candidates for how strongly each kept column's slopes are shrunk, ``[C, F0]`` (`features.regression`).
-
-        A potential carries over from one composition to the next, whereas shells describe the details of each: where
-        few samples are distinct, shells may be shrunk more.
-        """
-        shell = np.array([self.all_columns()[k][1] == "shells" for k in self.kept])
-        found = [np.where(shell, details, others) for others, details in _SHRINKAGE]
-        return np.unique(found, axis=0) if shell.all() else np.array(found)
+    shell = np.array([all_columns(recipe)[k][1] == "shells" for k in recipe.kept])
+    found = [np.where(shell, details, others) for others, details in _SHRINKAGE]
+    return np.unique(found, axis=0) if shell.all() else np.array(found)
 
 
 class GeometryOperators:
@@ -115,7 +77,7 @@ class GeometryOperators:
         self._recipe = recipe
         self._shells: csr_matrix | None = None
         if recipe.shells is not None:
-            self._shells = shells.Shells(**recipe.shells).operator(geometry)
+            self._shells = shells.operator(recipe.shells, geometry)
         self._potential = potential_matrix(geometry) if "ewald" in recipe.names else None
 
     def columns(self, numbers: np.ndarray) -> np.ndarray:
@@ -150,7 +112,7 @@ class GeometryOperators:
 
 
 def plan(
-    arrays: Mapping[str, np.ndarray], wanted: Sequence[Mapping[str, Any]], numbers: NumberRange, cutoff: float
+    arrays: Mapping[str, np.ndarray], wanted: Sequence[RequiredInput], numbers: NumberRange, cutoff: float
 ) -> InputRecipe:
     """Return the recipe for a data set, before :func:`write` fits it.
 
@@ -158,8 +120,7 @@ def plan(
     ----------
     arrays : mapping
         The data set's arrays.
-    wanted : sequence of mapping
-        A campaign's ``inputs`` as plain data.
+    wanted : sequence of RequiredInput
     numbers : NumberRange
         Least and greatest atomic number of the data set.
     cutoff : float
@@ -168,13 +129,14 @@ def plan(
     species = [float(numbers.minimum), float(numbers.maximum)]
     around, powers = None, 1
     for entry in wanted:
-        powers = max(powers, entry.get("powers", 1))
-        if entry["name"] == "shells":
+        powers = max(powers, entry.powers or 1)
+        if entry.number is not None:
             n = len(arrays["cell"])
             geometries = (decorations.geometry(arrays, g) for g in range(n))
-            around = shells.find(geometries, entry["number"], cutoff, _shortest(arrays["edge_vectors"], cutoff)).plain()
+            around = shells.find(geometries, entry.number, cutoff, _shortest(arrays["edge_vectors"], cutoff))
     elements = decorations.elements_of(arrays["atomic_numbers"]).tolist()
-    return InputRecipe([e["name"] for e in wanted], elements, species, around, powers=powers)
+    names = [entry.name for entry in wanted]
+    return InputRecipe(names=names, elements=elements, species=species, shells=around, powers=powers)
 
 
 def _shortest(vectors: np.ndarray, cutoff: float) -> float:
@@ -193,7 +155,7 @@ def write(arrays: Mapping[str, np.ndarray], recipe: InputRecipe, path: Path) -> 
         If the storage is full.
     """
     raw_path = path.with_name("raw_inputs.npy")  # deleted before this returns
-    raw = decorations.new_array(raw_path, (len(arrays["atomic_numbers"]), len(recipe.all_columns())))
+    raw = decorations.new_array(raw_path, (len(arrays["atomic_numbers"]), len(all_columns(recipe))))
     moments = _fill(arrays, recipe, raw)
     fitted = _choose(recipe, *moments)
     made = decorations.new_array(path, (len(raw), len(fitted.kept)))
@@ -233,7 +195,7 @@ def _choose(recipe: InputRecipe, n_atoms: int, total: np.ndarray, products: np.n
     mean = total / max(n_atoms, 1)
     covariance = products / max(n_atoms, 1) - np.outer(mean, mean)
     size = products.diagonal() / max(n_atoms, 1)
-    columns = recipe.all_columns()
+    columns = all_columns(recipe)
     kept: list[int] = []
     for k, (_, owner) in enumerate(columns):
         others = [c for c in kept if columns[c][1] == owner]
@@ -244,17 +206,13 @@ def _choose(recipe: InputRecipe, n_atoms: int, total: np.ndarray, products: np.n
     # Species keeps its scaling over the data set, which is also what models without other inputs are given.
     as_is = np.array([columns[k][1] == "species" for k in kept])
     deviation = np.sqrt(np.maximum(covariance.diagonal()[kept], 0))
-    return InputRecipe(
-        recipe.names,
-        recipe.elements,
-        recipe.species,
-        recipe.shells,
-        [columns[k][0] for k in kept],
-        kept,
-        np.where(as_is, 0.0, mean[kept]).tolist(),
-        np.where(as_is | (deviation == 0), 1.0, deviation).tolist(),
-        recipe.powers,
-    )
+    fitted = {
+        "columns": [columns[k][0] for k in kept],
+        "kept": kept,
+        "mean": np.where(as_is, 0.0, mean[kept]).tolist(),
+        "scale": np.where(as_is | (deviation == 0), 1.0, deviation).tolist(),
+    }
+    return InputRecipe(**{**dict(recipe), **fitted})
 
 
 def _unexplained(covariance: np.ndarray, kept: list[int], k: int) -> float:

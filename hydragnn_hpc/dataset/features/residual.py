@@ -15,83 +15,52 @@ Everything is in scaled units (`staged.copies`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hydragnn_hpc.dataset.features import decorations, regression
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.records.recipe import FittedReference, ReferencedTask
 
 _DIGITS = 9  # fractions that agree to this many are one composition
 
 
-@dataclass(frozen=True)
-class FittedReference:
-    """A reference as fitted to the training part.
+def evaluate(
+    fitted: FittedReference, counts: np.ndarray, sample: np.ndarray, element: np.ndarray, described: np.ndarray
+) -> np.ndarray:
+    """Return the reference of rows of a target: samples at graph level, atoms at node level.
 
-    Attributes
+    Parameters
     ----------
-    kind, level : str
-        ``composition``, ``species`` or ``linear``; ``graph`` or ``node``.
-    elements : list of int
-        Proton numbers, ascending.
-    compositions : list of list of float
-        ``composition`` and ``linear``: compositions of the training part, ``[n, K]``.
-    values : list
-        ``composition``: means ``[n, K or 1, d]``, NaN where no value is known; ``linear``: intercepts of the same
-        shape; ``species``: means ``[K, d]`` at node level, at graph level ``[1 + K, d]``: a constant, and the
-        contribution of an atom of each element.
-    scale : list of float
-        ``[d]``, standard deviation of the residual.
-    slopes : list
-        ``linear``: ``[n, K or 1, F, d]``, one per input (at graph level, per input and element).
+    fitted : FittedReference
+    counts : numpy.ndarray
+        ``[S, K]``, atoms of each element in each sample.
+    sample, element : numpy.ndarray
+        ``[rows]``, each row's index among those samples, and that of its element (0 at graph level).
+    described : numpy.ndarray
+        ``[rows, F]``, from :func:`described`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Float64, ``[rows, d]``.
     """
-
-    kind: str
-    level: str
-    elements: list[int]
-    compositions: list[list[float]]
-    values: list[Any]
-    scale: list[float]
-    slopes: list[Any] = field(default_factory=list)
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as plain data; ``FittedReference(**plain)`` restores it."""
-        return asdict(self)
-
-    def of(self, counts: np.ndarray, sample: np.ndarray, element: np.ndarray, described: np.ndarray) -> np.ndarray:
-        """Return the reference of rows of a target: samples at graph level, atoms at node level.
-
-        Parameters
-        ----------
-        counts : numpy.ndarray
-            ``[S, K]``, atoms of each element in each sample.
-        sample, element : numpy.ndarray
-            ``[rows]``, each row's index among those samples, and that of its element (0 at graph level).
-        described : numpy.ndarray
-            ``[rows, F]``, from :func:`described`.
-
-        Returns
-        -------
-        numpy.ndarray
-            Float64, ``[rows, d]``.
-        """
-        values = np.array(self.values, np.float64)
-        if self.kind == "species" and self.level == "node":
-            by_element: np.ndarray = values[element]
-            return by_element
-        if self.kind == "species":
-            linear: np.ndarray = values[0] + counts[sample] @ values[1:]
-            return linear
-        known, shares = np.array(self.compositions), decorations.shares_of(counts)
-        found: np.ndarray = _of_compositions(known, values, shares)[sample, element]
-        if self.kind == "linear":
-            slopes = np.array(self.slopes, np.float64)
-            flat = _of_compositions(known, slopes.reshape(*values.shape[:2], -1), shares)[sample, element]
-            found += np.einsum("rf,rfd->rd", described, flat.reshape(len(sample), *slopes.shape[2:]))
-        return found
+    values = np.array(fitted.values, np.float64)
+    if fitted.kind == "species" and fitted.level == "node":
+        by_element: np.ndarray = values[element]
+        return by_element
+    if fitted.kind == "species":
+        linear: np.ndarray = values[0] + counts[sample] @ values[1:]
+        return linear
+    known, shares = np.array(fitted.compositions), decorations.shares_of(counts)
+    found: np.ndarray = _of_compositions(known, values, shares)[sample, element]
+    if fitted.kind == "linear":
+        slopes = np.array(fitted.slopes, np.float64)
+        flat = _of_compositions(known, slopes.reshape(*values.shape[:2], -1), shares)[sample, element]
+        found += np.einsum("rf,rfd->rd", described, flat.reshape(len(sample), *slopes.shape[2:]))
+    return found
 
 
 def described(level: str, inputs: np.ndarray, n_atoms: np.ndarray, element: np.ndarray, kinds: int) -> np.ndarray:
@@ -214,7 +183,7 @@ class _Target:
         for rows, sample, element in self.blocks():
             first, behind = int(sample[0]), int(sample[-1]) + 1
             rest = self.described(first, behind)
-            yield rows, sample, reference.of(self.counts[first:behind], sample - first, element, rest)
+            yield rows, sample, evaluate(reference, self.counts[first:behind], sample - first, element, rest)
 
     def slopes(self, group: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the least-squares fit within groups of samples, over the training part (`GroupedRegression.fit`).
@@ -254,7 +223,7 @@ class _Target:
 
 def write(
     arrays: Mapping[str, np.ndarray],
-    task: Mapping[str, str],
+    task: ReferencedTask,
     values: np.ndarray,
     inputs: np.ndarray,
     paths: tuple[Path, Path],
@@ -266,8 +235,7 @@ def write(
     ----------
     arrays : mapping
         The data set's arrays.
-    task : mapping
-        ``name``, ``level`` and ``reference`` of the task.
+    task : ReferencedTask
     values : numpy.ndarray
         ``[A, d]`` or ``[S, d]`` float32, its scaled target; NaN where missing.
     inputs : numpy.ndarray
@@ -284,7 +252,7 @@ def write(
     OSError
         If the storage is full.
     """
-    target = _Target(arrays, values, task["level"], inputs if task["reference"] == "linear" else None, shrinkage)
+    target = _Target(arrays, values, task.level, inputs if task.reference == "linear" else None, shrinkage)
     fitted = _fit(target, task)
     scale = target.deviation(fitted)
     reference, residual = (decorations.new_array(path, values.shape) for path in paths)
@@ -292,36 +260,38 @@ def write(
         reference[rows] = baseline
         # From the rounded reference, so that reference + residual * scale gives the target exactly.
         residual[rows] = (values[rows] - reference[rows].astype(np.float64)) / scale
-    return FittedReference(**{**fitted.plain(), "scale": scale.tolist()})
+    return fitted.model_copy(update={"scale": scale.tolist()})
 
 
-def _fit(target: _Target, task: Mapping[str, str]) -> FittedReference:
-    kind, level, elements = task["reference"], task["level"], target.elements.tolist()
-    one = [1.0] * target.values.shape[1]
+def _fit(target: _Target, task: ReferencedTask) -> FittedReference:
+    kind, level = task.reference, task.level
+    of = partial(
+        FittedReference, kind=kind, level=level, elements=target.elements.tolist(), scale=[1.0] * target.values.shape[1]
+    )
     if kind in ("composition", "linear"):
         shares = np.round(decorations.shares_of(target.counts), _DIGITS)
         train = target.arrays["split"] == 0
         known, group = np.unique(shares[train], axis=0, return_inverse=True)
         if 2 * len(known) > np.count_nonzero(train):
             raise UserError(
-                f"tasks.{task['name']}.reference={kind}: the training part has {np.count_nonzero(train)} samples"
+                f"tasks.{task.name}.reference={kind}: the training part has {np.count_nonzero(train)} samples"
                 f" of {len(known)} compositions, too few of each for a mean; set it to species or none"
             )
         of_sample = np.zeros(len(shares), np.int64)
         of_sample[train] = group.reshape(-1)
         if kind == "linear":
             at_zero, slopes = target.slopes(of_sample, known)
-            return FittedReference(kind, level, elements, known.tolist(), at_zero.tolist(), one, slopes.tolist())
+            return of(compositions=known.tolist(), values=at_zero.tolist(), slopes=slopes.tolist())
         means = target.training_means(of_sample, len(known))
-        return FittedReference(kind, level, elements, known.tolist(), means.tolist(), one)
+        return of(compositions=known.tolist(), values=means.tolist())
     if level == "node":
         means = target.training_means(np.zeros(len(target.counts), np.int64), 1)[0]
         for d in range(means.shape[1]):
             known = np.isfinite(means[:, d])
             if known.any():  # an element that the training part lacks is interpolated between its neighbours
                 means[:, d] = np.interp(target.elements, target.elements[known], means[known, d])
-        return FittedReference(kind, level, elements, [], np.nan_to_num(means).tolist(), one)
-    return FittedReference(kind, level, elements, [], _linear(target).tolist(), one)
+        return of(compositions=[], values=np.nan_to_num(means).tolist())
+    return of(compositions=[], values=_linear(target).tolist())
 
 
 def _linear(target: _Target) -> np.ndarray:

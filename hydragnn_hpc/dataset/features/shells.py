@@ -8,13 +8,12 @@ the range, as the radial symmetry functions of Behler & Parrinello, Phys. Rev. L
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
+from hydragnn_hpc.records.recipe import Shells
 
 _TOLERANCE = 0.02  # bohr; distances closer than this are one shell
 _GROWTH = 1.2501337  # of the search radius; odd, so that no lattice has a distance at exactly such a radius
@@ -22,50 +21,28 @@ _ODD = 1.0000137
 _RANGE = 2.0  # of radial bins, in cutoffs of the data set's neighbours
 
 
-@dataclass(frozen=True)
-class Shells:
-    """Distances from a site, grouped into shells or bins.
+def operator(shells: Shells, geometry: Geometry) -> csr_matrix:
+    """Return ``[shells * n, n]``: how often (radial: weight) site j is in shell s of site i, row s * n + i.
 
-    Attributes
-    ----------
-    kind : str
-        ``shells`` or ``radial``.
-    radii : list of float
-        Mean distance of each shell, or centre of each bin, bohr.
-    bounds : list of float
-        ``shells``: where each begins, and where the last ends. ``radial``: the Gaussians' width and the end, bohr.
+    Raises
+    ------
+    UserError
+        From the neighbour list.
     """
-
-    kind: str
-    radii: list[float]
-    bounds: list[float]
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as plain data; ``Shells(**plain)`` restores it."""
-        return asdict(self)
-
-    def operator(self, geometry: Geometry) -> csr_matrix:
-        """Return ``[shells * n, n]``: how often (radial: weight) site j is in shell s of site i, row s * n + i.
-
-        Raises
-        ------
-        UserError
-            From the neighbour list.
-        """
-        n, number = len(geometry.pos), len(self.radii)
-        # Bins end at a round number, where a lattice may have a shell; its weight is zero there.
-        found = find_neighbours(geometry, self.bounds[-1] * (_ODD if self.kind == "radial" else 1.0))
-        i = np.repeat(np.arange(n), np.diff(found.offsets))
-        j, r = found.neighbours.astype(np.int64), np.linalg.norm(found.vectors, axis=1)
-        if self.kind == "shells":
-            shell = np.searchsorted(self.bounds, r, side="right") - 1
-            return csr_matrix((np.ones(len(i)), (shell * n + i, j)), shape=(number * n, n))
-        width, end = self.bounds
-        weights = np.exp(-(((r[:, None] - np.array(self.radii)) / width) ** 2) / 2)
-        weights *= (1 + np.cos(np.pi * np.minimum(r[:, None] / end, 1))) / 2
-        rows = np.arange(number) * n + i[:, None]
-        columns = np.broadcast_to(j[:, None], rows.shape)
-        return csr_matrix((weights.ravel(), (rows.ravel(), columns.ravel())), shape=(number * n, n))
+    n, number = len(geometry.pos), len(shells.radii)
+    # Bins end at a round number, where a lattice may have a shell; its weight is zero there.
+    found = find_neighbours(geometry, shells.bounds[-1] * (_ODD if shells.kind == "radial" else 1.0))
+    i = np.repeat(np.arange(n), np.diff(found.offsets))
+    j, r = found.neighbours.astype(np.int64), np.linalg.norm(found.vectors, axis=1)
+    if shells.kind == "shells":
+        shell = np.searchsorted(shells.bounds, r, side="right") - 1
+        return csr_matrix((np.ones(len(i)), (shell * n + i, j)), shape=(number * n, n))
+    width, end = shells.bounds
+    weights = np.exp(-(((r[:, None] - np.array(shells.radii)) / width) ** 2) / 2)
+    weights *= (1 + np.cos(np.pi * np.minimum(r[:, None] / end, 1))) / 2
+    rows = np.arange(number) * n + i[:, None]
+    columns = np.broadcast_to(j[:, None], rows.shape)
+    return csr_matrix((weights.ravel(), (rows.ravel(), columns.ravel())), shape=(number * n, n))
 
 
 def find(geometries: Iterable[Geometry], number: int, cutoff: float, shortest: float) -> Shells:
@@ -91,7 +68,8 @@ def find(geometries: Iterable[Geometry], number: int, cutoff: float, shortest: f
 def _radial(number: int, cutoff: float, shortest: float) -> Shells:
     end = _RANGE * cutoff
     step = (end - shortest) / number
-    return Shells("radial", (shortest + step * np.arange(number)).tolist(), [step / 2, end])
+    radii = (shortest + step * np.arange(number)).tolist()
+    return Shells(kind="radial", radii=radii, bounds=[step / 2, end])
 
 
 def _alike(one: Shells, other: Shells) -> bool:
@@ -125,4 +103,4 @@ def _shells_of(geometry: Geometry, number: int, cutoff: float) -> Shells | None:
     behind = distances[ends[-1]] if ends[-1] < len(r) else distances[-1] + 2 * _TOLERANCE
     last = (distances[ends[-1] - 1] + behind) / 2
     radii = [float(distances[s:e].mean()) for s, e in zip(starts, ends, strict=True)]
-    return Shells("shells", radii, [0.0, *inner.tolist(), float(last)])
+    return Shells(kind="shells", radii=radii, bounds=[0.0, *inner.tolist(), float(last)])

@@ -20,19 +20,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.staged import requirements
-from hydragnn_hpc.dataset.staged.requirements import Requirements
 from hydragnn_hpc.dataset.store import spool
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import tell
+from hydragnn_hpc.paths import read_record
+from hydragnn_hpc.records.recipe import Requirements, StagedRecipe
 
 _PREFIX = "hydragnn-hpc-"
 _LOCK = "lock"
@@ -54,13 +54,13 @@ class StagedData:
         scaled proton number, or the inputs required) and ``scaled_<target>`` (``[A, d]`` or ``[S, d]``, NaN where
         missing), in [0, 1] over the samples that the scaling was fitted to; ``reference_<task>`` and
         ``residual_<task>`` for tasks with a reference.
-    ready : dict
-        What was required and how it was computed (`staged.requirements`); empty if nothing was required.
+    ready : StagedRecipe or None
+        What was required and how it was computed; None if nothing was required.
     """
 
     manifest: store.Manifest
     arrays: dict[str, np.ndarray]
-    ready: dict[str, Any] = field(default_factory=dict)
+    ready: StagedRecipe | None = None
 
 
 def scaled(values: np.ndarray, minimum: list[float] | float, maximum: list[float] | float) -> np.ndarray:
@@ -95,7 +95,7 @@ def copy(bp: Path, folder: Path, wanted: Requirements | None = None) -> None:
         spool.save(folder / f"{scaled_name}.npy", shape, np.float32, scaled_chunks)
     arrays = {p.stem: _map(p) for p in folder.glob("*.npy")}
     store.check_arrays(arrays, manifest.targets, str(bp))
-    if wanted is not None and wanted.more:
+    if wanted is not None and wanted != requirements.PLAIN:
         requirements.write(folder, arrays, manifest, wanted)
     # Written last: its presence means that the copy is complete.
     (folder / store.MANIFEST).write_text(json.dumps(manifest.plain()), encoding="utf-8")
@@ -121,11 +121,11 @@ def open_staged(folder: Path) -> StagedData:
         If the copy is gone or incomplete.
     """
     try:
-        manifest = store.Manifest.model_validate_json((folder / store.MANIFEST).read_bytes())
+        manifest = read_record(folder / store.MANIFEST, store.Manifest)
         arrays = {p.stem: _map(p) for p in sorted(folder.glob("*.npy"))}
         ready = requirements.read(folder)
         missing = [f.name for f in store.declared(manifest.targets) if f.name not in arrays]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (UserError, OSError, ValueError, KeyError, EOFError) as error:
         raise UserError(f"node-local copy {folder} cannot be read: {error}; run the same command again") from error
     if missing:
         raise UserError(f"node-local copy {folder} lacks {', '.join(missing)}; run the same command again")
@@ -242,7 +242,7 @@ class Staging:
         command = [sys.executable, "-m", "hydragnn_hpc.dataset.staged.copies", str(self._bp), str(self.folder)]
         command.append(str(os.getpid()))
         if self._wanted is not None:
-            command.append(self._wanted.written())
+            command.append(self._wanted.model_dump_json())
         with tempfile.TemporaryFile("w+", dir=self.folder, errors="replace") as output:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
             try:
@@ -382,7 +382,11 @@ def main() -> int:
     if len(sys.argv) > 3 and os.getppid() != int(sys.argv[3]):
         return 1
     try:
-        copy(Path(sys.argv[1]), Path(sys.argv[2]), Requirements.read(sys.argv[4]) if len(sys.argv) > 4 else None)
+        copy(
+            Path(sys.argv[1]),
+            Path(sys.argv[2]),
+            Requirements.model_validate_json(sys.argv[4]) if len(sys.argv) > 4 else None,
+        )
     except UserError as error:
         tell(f"{_ERROR}{error}")
         return 2

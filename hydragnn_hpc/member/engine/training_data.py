@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.dataset.staged import requirements
 from hydragnn_hpc.dataset.staged.copies import StagedData, atoms_of
-from hydragnn_hpc.dataset.staged.requirements import PLAIN, Requirements
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.records.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class TrainingData:
         Sample numbers of the training, validation and test part, ascending.
     references : dict
         By task that has one.
-    recipe : dict
-        How inputs and references were computed (`dataset.ready`): what a trained model needs to be used elsewhere.
+    recipe : Recipe
+        How inputs and references were computed: what a trained model needs to be used elsewhere.
     """
 
     structure: Structure
@@ -110,7 +110,7 @@ class TrainingData:
     levels: Mapping[str, str]
     parts: tuple[np.ndarray, np.ndarray, np.ndarray]
     references: Mapping[str, TargetReference] = field(default_factory=dict)
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
 
     def average_degree(self) -> tuple[float, float]:
         """Return PNA's mean degree and mean log(degree + 1) over the atoms of the training part."""
@@ -137,14 +137,17 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
         If the copy was made for a campaign that wants something else.
     """
     a = staged.arrays
-    wanted, made = asdict(Requirements.of(campaign)), staged.ready.get("wanted", PLAIN)
-    if wanted != made:
-        raise UserError(f"the node-local copy was made for other inputs or references ({made}); run the command again")
+    ready = staged.ready
+    made = ready.wanted if ready else requirements.PLAIN
+    if requirements.of(campaign) != made:
+        given = made.model_dump(mode="json")
+        raise UserError(f"the node-local copy was made for other inputs or references ({given}); run the command again")
+    recipe = Recipe(inputs=ready.inputs, references=ready.references) if ready else Recipe()
     structure = Structure.of(a, staged.manifest.neighbours.cutoff_bohr)
     parts = tuple(np.flatnonzero(a["split"] == k) for k in range(3))
     references = {
-        name: TargetReference(a[f"reference_{name}"], np.array(fitted["scale"]))
-        for name, fitted in staged.ready.get("references", {}).items()
+        name: TargetReference(a[f"reference_{name}"], np.array(fitted.scale))
+        for name, fitted in recipe.references.items()
     }
     return TrainingData(
         structure,
@@ -153,7 +156,7 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
         {name: task.level for name, task in campaign.tasks.items()},
         (parts[0], parts[1], parts[2]),
         references,
-        {key: staged.ready[key] for key in ("inputs", "references") if staged.ready.get(key)},
+        recipe,
     )
 
 

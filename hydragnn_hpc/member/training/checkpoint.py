@@ -9,18 +9,22 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from hydragnn_hpc.atomic import Hold, write_text, written_whole
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.training.schedule import Schedule
 from hydragnn_hpc.paths import MemberFolder, write_record
+from hydragnn_hpc.records.base import FileRecord
 from hydragnn_hpc.records.member import HISTORY, Identity, Result, Session
+from hydragnn_hpc.records.model import CheckpointFacts, ModelFacts, ScheduleState
+from hydragnn_hpc.validation import one_line
 
-SCHEMA = 1
+_R = TypeVar("_R", bound=FileRecord)
 
 
 @dataclass
@@ -47,15 +51,26 @@ class Checkpoint:
     sessions: list[Session]
 
 
+@dataclass(frozen=True)
+class TrainedModel:
+    """A member's model: its best weights, parameters and buffers by name, and what is needed to apply them."""
+
+    facts: ModelFacts
+    weights: dict[str, torch.Tensor]
+
+
 def save(files: MemberFolder, checkpoint: Checkpoint, hold: Hold = nullcontext) -> None:
     """Write a checkpoint; the one before stays as ``checkpoint.previous.pt``."""
+    facts = CheckpointFacts(
+        identity=checkpoint.identity,
+        schedule=ScheduleState(**asdict(checkpoint.schedule)),
+        history=checkpoint.history,
+        sessions=checkpoint.sessions,
+    )
+    plain = facts.model_dump(by_alias=True)
+    first = {key: plain.pop(key) for key in ("schema", "identity")}
     with written_whole(files.checkpoint, keep=files.previous_checkpoint, hold=hold) as stream:
-        plain = {
-            "identity": checkpoint.identity.model_dump(),
-            "schedule": asdict(checkpoint.schedule),
-            "sessions": [s.model_dump() for s in checkpoint.sessions],
-        }
-        torch.save({"schema": SCHEMA, **vars(checkpoint), **plain}, stream)
+        torch.save({**first, "tensors": checkpoint.tensors, **plain}, stream)
 
 
 def load(
@@ -78,21 +93,13 @@ def load(
         try:
             return _read(path, identity, shapes)
         except Exception as error:  # a damaged file raises almost anything
-            reason = str(error).split(chr(10))[0][:160] or type(error).__name__
-            tell(f"{path.name} cannot be used ({reason}); continuing from what came before it")
+            tell(f"{path.name} cannot be used ({_reason(error)}); continuing from what came before it")
     return None
 
 
 def _read(path: Path, identity: Identity, shapes: dict[str, int]) -> Checkpoint:
-    content = read_weights(path)
-    if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
-        raise UserError("written by another version")
-    declared = {
-        "identity": Identity(**content["identity"]),
-        "schedule": Schedule(**content["schedule"]),
-        "sessions": [Session(**s) for s in content["sessions"]],
-    }
-    found = Checkpoint(**{**content, **declared})
+    facts, tensors = _parts(path, "tensors", CheckpointFacts)
+    found = Checkpoint(facts.identity, tensors, Schedule(**dict(facts.schedule)), facts.history, facts.sessions)
     if found.identity != identity:
         raise UserError("of another campaign or member")
     for name, length in shapes.items():
@@ -101,8 +108,8 @@ def _read(path: Path, identity: Identity, shapes: dict[str, int]) -> Checkpoint:
     return found
 
 
-def read_weights(path: Path) -> Any:
-    """Read a file of ``torch.save``: tensors and plain data, of which nothing is executed.
+def _parts(path: Path, name: str, kind: type[_R]) -> tuple[_R, dict[str, torch.Tensor]]:
+    """Read a file of ``torch.save``, of which nothing is executed: its record, and the tensors under ``name``.
 
     Raises
     ------
@@ -114,7 +121,36 @@ def read_weights(path: Path) -> Any:
         damaged = archive.testzip()
     if damaged:
         raise UserError(f"the checksum of its part '{damaged}' is wrong")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or content.get("schema") != 1:
+        raise UserError("written by another version")
+    tensors = content.pop(name, None)
+    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+        raise UserError(f"'{name}' are missing, or no tensors")
+    try:
+        return kind.model_validate(content), tensors
+    except ValidationError as error:
+        raise UserError(one_line(error, kind)) from error
+
+
+def read_model(files: MemberFolder) -> TrainedModel:
+    """Read ``model.pt``.
+
+    Raises
+    ------
+    UserError
+        If it is damaged, or of another version.
+    """
+    try:
+        return TrainedModel(*_parts(files.model, "weights", ModelFacts))
+    except Exception as error:  # a damaged file raises almost anything
+        raise UserError(
+            f"cannot read {files.model}: {_reason(error)}; remove the member's folder and run the campaign again"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split(chr(10))[0][:160] or type(error).__name__
 
 
 def write_history(files: MemberFolder, history: list[list[float]], hold: Hold = nullcontext) -> None:
@@ -129,13 +165,14 @@ def write_history(files: MemberFolder, history: list[list[float]], hold: Hold = 
 def write_done(
     files: MemberFolder,
     result: Result,
-    model: dict[str, Any],
+    model: TrainedModel,
     predictions: dict[str, np.ndarray],
     hold: Hold = nullcontext,
 ) -> None:
     """Write what a finished member leaves; ``result.json`` comes last and says that all the rest is there."""
+    plain = model.facts.plain()
     with written_whole(files.model, hold=hold) as stream:
-        torch.save(model, stream)
+        torch.save({"schema": plain.pop("schema"), "weights": model.weights, **plain}, stream)
     with written_whole(files.predictions, hold=hold) as stream:
         np.savez_compressed(stream, allow_pickle=False, **predictions)
     write_record(files.result, result, hold)

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from hydragnn_hpc.paths import CampaignFolder, MemberFolder
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import EndState, EngineChanged, Train
 from hydragnn_hpc.records.member import Identity, Reason, Result, Session, TaskErrors
+from hydragnn_hpc.records.model import ModelFacts, ModelSpecies, ModelTask
 from hydragnn_hpc.sections import Variant
 
 _NUMBERS = ("parameters", "buffers", "best_parameters", "best_buffers")
@@ -320,26 +320,21 @@ class StackTraining:
         saved.write_done(member.files, result, self._model(best), predictions, hold)
         member.ownership.end()
 
-    def _model(self, best: tuple[torch.Tensor, torch.Tensor]) -> dict[str, Any]:
-        """Return all that is needed to use a trained member elsewhere: named weights, sizes, scaling, neighbours."""
+    def _model(self, best: tuple[torch.Tensor, torch.Tensor]) -> saved.TrainedModel:
         setting, sizes, layout = self._setting, self._engine.sizes, self._engine.layout
         named = {**layout.named(best[0]), **layout.named_buffers(best[1])}
         fields = {name: setting.campaign.tasks[name].field for name in self.variant.tasks}
-        return {
-            "schema": saved.SCHEMA,
-            "weights": {name: value.cpu().clone() for name, value in named.items()},
-            "model": setting.campaign.model.model_dump(mode="json"),
-            "inputs": sizes.inputs,
-            "average_degree": list(sizes.average_degree),
-            "tasks": {name: {**setting.manifest.targets[f].model_dump(), "field": f} for name, f in fields.items()},
-            "species": {
-                **setting.manifest.species.model_dump(),
-                "elements": setting.manifest.source.species,
-            },
-            "neighbours": setting.manifest.neighbours.model_dump(exclude_unset=True),
-            # How inputs and references are computed for other structures (`dataset.inputs`, `dataset.residual`).
-            "ready": dict(setting.data.recipe),
-        }
+        manifest = setting.manifest
+        facts = ModelFacts(
+            model=setting.campaign.model.model_dump(mode="json"),
+            inputs=sizes.inputs,
+            average_degree=list(sizes.average_degree),
+            tasks={name: ModelTask(**dict(manifest.targets[f]), field=f) for name, f in fields.items()},
+            species=ModelSpecies(**dict(manifest.species), elements=manifest.source.species),
+            neighbours=manifest.neighbours,
+            ready=setting.data.recipe,
+        )
+        return saved.TrainedModel(facts, {name: value.cpu().clone() for name, value in named.items()})
 
 
 def _described(engine: str, lanes: int | None) -> str:

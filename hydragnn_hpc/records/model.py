@@ -1,0 +1,79 @@
+"""What a member's files hold besides tensors: its checkpoints, and the model that it leaves."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from hydragnn_hpc.records.base import Amount, Count, FileRecord
+from hydragnn_hpc.records.dataset import Neighbours, NumberRange, Target
+from hydragnn_hpc.records.member import Identity, Session
+from hydragnn_hpc.records.recipe import Recipe
+
+
+class ScheduleState(FileRecord):
+    """A member's learning rate and early stopping after an epoch (`member.training.schedule.Schedule`)."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    rate: Amount
+    best: float
+    best_epoch: Count
+    plateau_best: float
+    plateau_bad: Count
+
+
+class CheckpointFacts(FileRecord):
+    """A checkpoint without its tensors; ``history`` has a row per epoch, in the columns of `HISTORY`."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    identity: Identity
+    schedule: ScheduleState
+    history: list[list[int | float]]
+    sessions: list[Session]
+
+
+class ModelTask(Target):
+    """A task: its target, and the field of the data set that it was."""
+
+    field: str
+
+
+class ModelSpecies(NumberRange):
+    """Proton numbers: the range that was scaled, and those of the data set; None where it does not state them."""
+
+    elements: list[Count] | None
+
+
+class ModelFacts(FileRecord):
+    """``model.pt`` without its weights: all that is needed to apply them to other structures.
+
+    Attributes
+    ----------
+    model : dict
+        The campaign's section of that name.
+    inputs : int
+        Width of the node inputs.
+    average_degree : list of float
+        Of an atom of the training part: the mean degree, and the mean of log(degree + 1).
+    tasks : dict
+        By name.
+    ready : Recipe
+        How inputs and references are computed.
+    """
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    model: dict[str, Any]
+    inputs: Count
+    average_degree: list[float]
+    tasks: dict[str, ModelTask]
+    species: ModelSpecies
+    neighbours: Neighbours
+    ready: Recipe = Recipe()
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain data, without what the data set does not state of its neighbours."""
+        return {**self.model_dump(by_alias=True), "neighbours": self.neighbours.model_dump(exclude_unset=True)}

@@ -1,0 +1,140 @@
+"""What a campaign requires of its data set beyond scaled values, and how that was computed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from hydragnn_hpc.records.base import Count, FileRecord, Level
+
+ReferenceKind = Literal["composition", "species", "linear"]
+
+
+class RequiredInput(FileRecord):
+    """A node input; ``number`` counts shells, ``powers`` is the highest of a potential; None for other inputs."""
+
+    name: str
+    number: Count | None = None
+    powers: Count | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in plain(self).items() if value is not None}
+
+
+class ReferencedTask(FileRecord):
+    """A task that has a reference."""
+
+    name: str
+    field: str
+    level: Level
+    reference: ReferenceKind
+
+
+class Requirements(FileRecord):
+    """What is computed for a campaign when its data set is staged; ``tasks`` are those that have a reference."""
+
+    inputs: tuple[RequiredInput, ...] = (RequiredInput(name="species"),)
+    tasks: tuple[ReferencedTask, ...] = ()
+
+
+class Shells(FileRecord):
+    """Distances from a site, grouped into shells or bins.
+
+    Attributes
+    ----------
+    kind : str
+    radii : list of float
+        Mean distance of each shell, or centre of each bin, bohr.
+    bounds : list of float
+        ``shells``: where each begins, and where the last ends. ``radial``: the Gaussians' width and the end, bohr.
+    """
+
+    kind: Literal["shells", "radial"]
+    radii: list[float]
+    bounds: list[float]
+
+
+class InputRecipe(FileRecord):
+    """How node inputs are computed: fitted to one data set, stored with the models trained on it.
+
+    Attributes
+    ----------
+    names : list of str
+        The inputs asked for, in order.
+    elements : list of int
+        Proton numbers, ascending.
+    species : list of float
+        Lowest and highest proton number, scaled to 0 and 1.
+    shells : Shells or None
+    columns : list of str
+        Names of the columns kept.
+    kept : list of int
+        Their indices among all columns.
+    mean, scale : list of float
+        Subtracted from, and divided into, each kept column.
+    powers : int
+        Highest power of the potential.
+    """
+
+    names: list[str]
+    elements: list[Count]
+    species: list[float]
+    shells: Shells | None = None
+    columns: list[str] = Field(default_factory=list)
+    kept: list[Count] = Field(default_factory=list)
+    mean: list[float] = Field(default_factory=list)
+    scale: list[float] = Field(default_factory=list)
+    powers: Count = 1
+
+
+class FittedReference(FileRecord):
+    """A reference as fitted to the training part.
+
+    Attributes
+    ----------
+    kind, level : str
+        ``composition``, ``species`` or ``linear``; ``graph`` or ``node``.
+    elements : list of int
+        Proton numbers, ascending.
+    compositions : list of list of float
+        ``composition`` and ``linear``: compositions of the training part, ``[n, K]``.
+    values : list
+        ``composition``: means ``[n, K or 1, d]``, NaN where no value is known; ``linear``: intercepts of the same
+        shape; ``species``: means ``[K, d]`` at node level, at graph level ``[1 + K, d]``: a constant, and the
+        contribution of an atom of each element.
+    scale : list of float
+        ``[d]``, standard deviation of the residual.
+    slopes : list
+        ``linear``: ``[n, K or 1, F, d]``, one per input (at graph level, per input and element).
+    """
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    kind: ReferenceKind
+    level: Level
+    elements: list[Count]
+    compositions: list[list[float]]
+    values: list[list[list[float]]] | list[list[float]]
+    scale: list[float]
+    slopes: list[list[list[list[float]]]] = Field(default_factory=list)
+
+
+class Recipe(FileRecord):
+    """How inputs, and references by task, were computed; ``inputs`` is None where only the species were required."""
+
+    inputs: InputRecipe | None = None
+    references: dict[str, FittedReference] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in plain(self).items() if value}
+
+
+class StagedRecipe(FileRecord):
+    """``ready.json`` of a node-local copy: what was required, and how it was computed."""
+
+    wanted: Requirements
+    inputs: InputRecipe
+    references: dict[str, FittedReference]
