@@ -18,7 +18,7 @@ Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)``; ``total`` is 0 if it is not known."""
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Print one line to standard error with the local time, at once."""
     tell(f"{time.strftime('%H:%M:%S')} {line}")
 
@@ -52,11 +52,11 @@ def progress(label: str, unit: str, every: float = 10.0) -> Iterator[Progress]:
         latest = (done, total)
         if time.monotonic() - last >= every:
             last = time.monotonic()
-            say(f"{label}: {_count(done, total)} {unit}")
+            log(f"{label}: {_count(done, total)} {unit}")
 
     yield update
     if latest[0]:
-        say(f"{label}: {_count(*latest)} {unit} in {time.monotonic() - started:.1f} s")
+        log(f"{label}: {_count(*latest)} {unit} in {time.monotonic() - started:.1f} s")
 
 
 def _count(done: int, total: int) -> str:

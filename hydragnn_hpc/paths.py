@@ -103,7 +103,7 @@ class MemberFolder:
 
 
 class CampaignFolder:
-    """The files of a campaign's folder: the whole truth about it."""
+    """The files of a campaign's folder, which hold the campaign's whole state."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)

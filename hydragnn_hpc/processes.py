@@ -1,4 +1,4 @@
-"""Which process is meant: a process number alone is not enough, since numbers are used again."""
+"""The identity of a process: its number alone is not enough, since numbers are reused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _START_TIME = 19  # the field of /proc/PID/stat, counted from the state, which f
 
 @cache
 def _kernel() -> dict[str, str]:
-    """Return what tells this system's processes from any other's: this boot, and the namespace of their numbers."""
+    """Return what distinguishes this system's processes from others: the boot, and the namespace of process numbers."""
     try:
         # A /proc of another namespace would show other processes under the same numbers.
         if str(Path("/proc/self").readlink()) != str(os.getpid()):
@@ -37,14 +37,14 @@ def identity() -> dict[str, Any]:
 
 
 def same_system(other: Mapping[str, Any]) -> bool:
-    """Whether a recorded identity is of a process of this system, since its last start."""
+    """Whether a recorded identity is of a process of this system since its last boot."""
     return bool(_kernel()) and other.get("boot") == _kernel()["boot"]
 
 
 def lives(other: Mapping[str, Any]) -> bool | None:
     """Whether the process of a recorded identity lives; None where this process cannot know.
 
-    That is so for a process on another host, before a restart of this one, or in a container of its own.
+    It cannot know for a process on another host, of an earlier boot, or in another container.
     """
     pid = other.get("pid")
     if not same_system(other) or other.get("namespace") != _kernel()["namespace"] or not isinstance(pid, int):

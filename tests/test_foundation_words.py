@@ -37,7 +37,7 @@ def test_the_nearest_word_is_proposed() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["from hydragnn_hpc.logs import say; say('x')", "from hydragnn_hpc.cli.main import main; main()"]
+    "line", ["from hydragnn_hpc.logs import log; log('x')", "from hydragnn_hpc.cli.main import main; main()"]
 )
 def test_lines_come_in_one_piece(line: str) -> None:
     """A launcher joins the ranks' output piece by piece: what is written apart becomes two ranks' lines in one."""
@@ -63,7 +63,7 @@ def test_an_unknown_total_is_left_out_and_nothing_done_says_nothing(capsys: pyte
         update(12, 0)
     assert re.search(r"reading: 12 files in", capsys.readouterr().err)
     with logs.progress("reading", "files"):
-        logs.say("between")
+        logs.log("between")
     assert capsys.readouterr().err.splitlines()[0].endswith("between")
 
 

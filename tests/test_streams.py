@@ -13,7 +13,7 @@ import pytest
 
 from hydragnn_hpc.streams import OptionalStream
 
-SAY = "import sys; from hydragnn_hpc import streams; streams.prepare(); from hydragnn_hpc.logs import say; {}"
+SAY = "import sys; from hydragnn_hpc import streams; streams.prepare(); from hydragnn_hpc.logs import log; {}"
 
 
 def python(code: str, redirection: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +29,7 @@ def python(code: str, redirection: str, **environment: str) -> subprocess.Comple
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", "2> >(exec true)", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_standard_error_that_cannot_be_written_changes_nothing(redirection: str, tmp_path: Path) -> None:
     done = python(
-        f"[say('x' * 9999) for _ in range(50)]; open({str(tmp_path / 'end')!r}, 'w').write('here')", redirection
+        f"[log('x' * 9999) for _ in range(50)]; open({str(tmp_path / 'end')!r}, 'w').write('here')", redirection
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "end").read_text() == "here"

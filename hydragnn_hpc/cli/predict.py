@@ -50,7 +50,7 @@ def predict(
     """
     from hydragnn_hpc.atomic import written_whole
     from hydragnn_hpc.ledger import read_frozen, read_members
-    from hydragnn_hpc.logs import progress, say
+    from hydragnn_hpc.logs import log, progress
     from hydragnn_hpc.paths import CampaignFolder
 
     folder = CampaignFolder(out)
@@ -83,10 +83,10 @@ def predict(
         writer.writerow(COLUMNS)
         writer.writerows(row for prediction in predictions for row in _rows(prediction, read))
     if read.skipped.count:
-        say(f"{read.skipped.count:,} structures skipped; the first: {read.skipped.reasons[0]}")
+        log(f"{read.skipped.count:,} structures skipped; the first: {read.skipped.reasons[0]}")
     if to is not None:
         counts = ", ".join(f"{v} ({len(m)})" for v, m in models.items())
-        say(f"{to}: {len(read.names):,} structures, variants (members): {counts}")
+        log(f"{to}: {len(read.names):,} structures, variants (members): {counts}")
 
 
 def _rows(prediction: Prediction, structures: UnseenStructures) -> Iterator[tuple[Any, ...]]:

@@ -1,11 +1,11 @@
-"""What rank 0 shows while a campaign runs: a bar on a terminal, a line an event in a log."""
+"""What rank 0 shows while a campaign runs: a bar on a terminal, one line per event in a log."""
 
 from __future__ import annotations
 
 import sys
 from typing import IO, Any, cast
 
-from hydragnn_hpc.logs import say
+from hydragnn_hpc.logs import log
 from hydragnn_hpc.streams import optional
 
 
@@ -44,7 +44,7 @@ class Display:
     def line(self, text: str) -> None:
         """Show an event."""
         if self._bars is None:
-            say(text)
+            log(text)
         else:
             self._bars.console.print(text, markup=False, highlight=False)
 

@@ -117,7 +117,7 @@ def check_size(launch: Launch, size: int, library: str) -> None:
     if launch.size != size:
         raise UserError(
             f"{launch.launcher} started {launch.size} processes, but MPI ({library.splitlines()[0].strip()})"
-            f" sees {size}: launcher and MPI library do not belong together; use the library's own mpirun (the one"
+            f" sees {size}: the launcher does not match the MPI library; use the library's own mpirun (the one"
             " beside this Python), or under Slurm 'srun --mpi=pmi2', or build mpi4py against the launcher's MPI"
         )
 

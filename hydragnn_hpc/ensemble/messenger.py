@@ -19,7 +19,7 @@ from hydragnn_hpc.ensemble.launcher import Launch, check_size
 from hydragnn_hpc.records.messages import RankMessage
 
 _TAG = 77
-_LOOKS = 2
+_EMPTY_PROBES = 2
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class OverMpi:
         status = self._mpi.Status()
         nothing = 0
         # A probe that finds nothing may make the progress that lets the next one find something.
-        while nothing < _LOOKS:
+        while nothing < _EMPTY_PROBES:
             # An error does not say whose connection broke; that rank falls silent, or a message to it fails.
             with contextlib.suppress(self._mpi.Exception):
                 message = self._comm.improbe(tag=_TAG, status=status)
@@ -166,57 +166,57 @@ class OverMpi:
             self._mpi.Finalize()
 
 
-class Roll:
-    """Which of the ranks that this rank watches still answer.
+class RankMonitor:
+    """Which of the ranks that this rank monitors still answer.
 
     Parameters
     ----------
     messenger : Messenger
     ranks : iterable of int
-        Those to watch.
+        Those to monitor.
     patience : float
         Seconds of silence after which a rank is lost.
 
     Attributes
     ----------
     lost : set of int
-        Silent for too long, or no longer to be reached.
-    gone : set of int
-        Have sent their farewell.
+        Silent for too long, or unreachable.
+    departed : set of int
+        Ranks that have sent their farewell.
     """
 
     def __init__(self, messenger: Messenger, ranks: Iterable[int], patience: float) -> None:
         self._messenger, self._patience = messenger, patience
-        self._looked = time.monotonic()
-        self._heard = dict.fromkeys(ranks, self._looked)
+        self._last_checked = time.monotonic()
+        self._last_heard = dict.fromkeys(ranks, self._last_checked)
         self.lost: set[int] = set()
-        self.gone: set[int] = set()
+        self.departed: set[int] = set()
 
     @property
     def expected(self) -> list[int]:
         """The ranks that will send something more."""
-        return sorted(self._heard.keys() - self.gone - self.lost)
+        return sorted(self._last_heard.keys() - self.departed - self.lost)
 
-    def hear(self, rank: int) -> None:
+    def record_message(self, rank: int) -> None:
         """Note that a rank has sent something."""
-        if rank in self._heard:
-            self._heard[rank] = time.monotonic()
+        if rank in self._last_heard:
+            self._last_heard[rank] = time.monotonic()
 
     def silent(self, seconds: float) -> list[int]:
         """Return those of `expected` that have sent nothing for ``seconds``."""
-        return [k for k in self.expected if self._heard[k] < time.monotonic() - seconds]
+        return [k for k in self.expected if self._last_heard[k] < time.monotonic() - seconds]
 
     def newly_lost(self) -> list[int]:
         """Return the ranks that have been lost since the last call.
 
-        A time in which nobody called, since this rank was held up, counts for nobody: they may have spoken meanwhile.
+        Time in which this rank was held up is not counted as silence: messages may have arrived meanwhile.
         """
         now = time.monotonic()
-        pause, self._looked = now - self._looked, now
+        pause, self._last_checked = now - self._last_checked, now
         if pause > self._patience / 10:
-            self._heard = {rank: heard + pause for rank, heard in self._heard.items()}
+            self._last_heard = {rank: heard + pause for rank, heard in self._last_heard.items()}
         silent = now - self._patience
-        late = [k for k in self.expected if self._heard[k] < silent or k in self._messenger.unreachable]
+        late = [k for k in self.expected if self._last_heard[k] < silent or k in self._messenger.unreachable]
         self.lost.update(late)
         return late
 
@@ -229,7 +229,7 @@ def connect(launch: Launch, seconds: float = startup.SECONDS) -> Messenger:
     Raises
     ------
     UserError
-        If launcher and MPI library do not belong together.
+        If the launcher does not match the MPI library.
     """
     if launch.launcher is None:
         return Alone()

@@ -20,7 +20,7 @@ from hydragnn_hpc.ensemble.controller import Controller
 from hydragnn_hpc.ensemble.launcher import worker_environment
 from hydragnn_hpc.ensemble.lines import wait_readable
 from hydragnn_hpc.ensemble.lock import RunLock
-from hydragnn_hpc.ensemble.messenger import Messenger, Place, Roll
+from hydragnn_hpc.ensemble.messenger import Messenger, Place, RankMonitor
 from hydragnn_hpc.ensemble.options import RunOptions
 from hydragnn_hpc.ensemble.workers import WorkerOptions, WorkerProcess, Workers
 from hydragnn_hpc.errors import ExitCode, UserError
@@ -72,7 +72,7 @@ class Rank:
         # Rank 0 watches all others; they watch rank 0.
         self._timings = times = options.timings
         watched, patience = (range(1, messenger.size), times.lost) if is_first else (range(1), times.headless)
-        self._roll = Roll(messenger, watched, patience)
+        self._monitor = RankMonitor(messenger, watched, patience)
         self._dismissed: set[int] = set()  # ranks that were thought lost, came back, and have been sent `End`
         self._probes: Counter[int] = Counter()  # heartbeats sent to silent ranks
         self._beat_at = time.monotonic()
@@ -161,7 +161,7 @@ class Rank:
         self._pass_on_signals()
         if self.controller is not None:
             self._control(self.controller)
-        elif self._roll.newly_lost():
+        elif self._monitor.newly_lost():
             problem = "rank 0 no longer answers, and may have been killed; run the same command again"
             raise UserError(problem, ExitCode.AGAIN)
         self._beat()
@@ -181,9 +181,9 @@ class Rank:
         return [*own, *self._messenger.receive()]
 
     def _take(self, source: int, message: RankMessage) -> None:
-        self._roll.hear(source)
+        self._monitor.record_message(source)
         self._probes.pop(source, None)
-        if self.controller is not None and source in self._roll.lost:
+        if self.controller is not None and source in self._monitor.lost:
             self._dismiss(source)
         elif self.controller is not None and self._take_as_controller(self.controller, source, message):
             pass
@@ -234,7 +234,7 @@ class Rank:
             return
         # Over a network, a message to a rank that has ended fails at once, which shows that it is gone. Only a few are
         # sent: to a rank of this host they would fill the memory that all ranks of the host share for messages.
-        for rank in self._roll.silent(3 * self._beat_seconds):
+        for rank in self._monitor.silent(3 * self._beat_seconds):
             if self._probes[rank] < _MOST_PROBES:
                 self._probes[rank] += 1
                 self._messenger.send(rank, Heartbeat())
@@ -242,7 +242,7 @@ class Rank:
     def _control(self, controller: Controller) -> None:
         for worker, command in controller.commands():
             self._send(worker[0], WorkerCommand(slot=worker[1], command=command))
-        for rank in self._roll.newly_lost():
+        for rank in self._monitor.newly_lost():
             controller.lost(rank)
         controller.tick()
         if controller.over and not self._to_self:
@@ -275,11 +275,11 @@ class Rank:
             return failure
         error = f"rank {self._place.rank} ({self._place.host}): {failure}"
         self._send(0, RankFailed(error=error, code=failure.exit_code))
-        while self._end is None and not self._roll.lost:
+        while self._end is None and not self._monitor.lost:
             for source, message in self._messenger.receive():
                 self._take(source, message)
             self._beat()
-            self._roll.newly_lost()
+            self._monitor.newly_lost()
             time.sleep(_POLL_SECONDS)
         return failure if self._end is None else None
 
@@ -305,12 +305,12 @@ class Rank:
         A process that ends with messages unread resets its connections: on a network without shared memory, its last
         message, the end of the campaign, would not arrive.
         """
-        while self._roll.expected:
+        while self._monitor.expected:
             for source, message in self._messenger.receive():
-                self._roll.hear(source)
+                self._monitor.record_message(source)
                 if isinstance(message, Farewell):
-                    self._roll.gone.add(source)
-            self._roll.newly_lost()
+                    self._monitor.departed.add(source)
+            self._monitor.newly_lost()
             lock.beat()
             time.sleep(_QUICK_SECONDS)
 
@@ -318,7 +318,7 @@ class Rank:
         """Send the farewell, and return the exit code or raise this rank's failure."""
         code = ExitCode.MEMBERS_FAILED if self._end is None else self._end
         code = code if failure is None else failure.exit_code
-        if self._roll.lost:
+        if self._monitor.lost:
             # MPI_Finalize waits for all ranks: with one of them lost, it would never return.
             if failure is not None:
                 tell(f"hydragnn-hpc: error: {failure}")

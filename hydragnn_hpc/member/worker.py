@@ -29,7 +29,7 @@ from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.device import choose_device, describe, set_threads, versions
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.training_data import from_staged
-from hydragnn_hpc.member.training.train import Setting, StackMember, StackTraining
+from hydragnn_hpc.member.training.train import StackMember, StackTraining, WorkerContext
 from hydragnn_hpc.ownership import NotOwnerError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.events import (
@@ -95,8 +95,8 @@ class Channel:
 class Worker:
     """Trains stacks on command."""
 
-    def __init__(self, setting: Setting, device: torch.device, channel: Channel) -> None:
-        self._setting, self._device, self._channel = setting, device, channel
+    def __init__(self, context: WorkerContext, device: torch.device, channel: Channel) -> None:
+        self._context, self._device, self._channel = context, device, channel
         self._engine: tuple[str, Engine] | None = None
         self._stop = False
 
@@ -112,7 +112,7 @@ class Worker:
     def _train(self, command: Train) -> None:
         self._stop = False
         variant = command.variant
-        training = StackTraining(self._setting, self._engine_for(variant), command)
+        training = StackTraining(self._context, self._engine_for(variant), command)
         for member in training.members:
             member.log(f"{self._reason}; attempt {command.attempt}, stack {list(command.replicas)}")
         for change in training.engine_changes:
@@ -133,8 +133,8 @@ class Worker:
     def _engine_for(self, variant: str) -> Engine:
         if self._engine is None or self._engine[0] != variant:
             self._engine = None  # frees its memory before the next is made
-            campaign = self._setting.campaign
-            engine, self._reason = choose(campaign, campaign.variant(variant), self._setting.data, self._device)
+            campaign = self._context.campaign
+            engine, self._reason = choose(campaign, campaign.variant(variant), self._context.data, self._device)
             self._engine = (variant, engine)
         return self._engine[1]
 
@@ -176,7 +176,7 @@ def _begin(arguments: argparse.Namespace, channel: Channel) -> Worker:
         torch.cuda.set_device(device)
     staged = open_staged(arguments.staged)
     device_record, installed = describe(device), versions()
-    setting = Setting(
+    context = WorkerContext(
         folder=folder,
         frozen=frozen,
         manifest=staged.manifest,
@@ -188,7 +188,7 @@ def _begin(arguments: argparse.Namespace, channel: Channel) -> Worker:
         versions=installed,
     )
     channel.send(Ready(device=device_record, versions=installed, pid=os.getpid()))
-    return Worker(setting, device, channel)
+    return Worker(context, device, channel)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The manifest of a data set: what its writer says of it, and what every reader checks."""
+"""The manifest of a data set: written with it, and checked by every reader."""
 
 from __future__ import annotations
 

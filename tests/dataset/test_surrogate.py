@@ -14,7 +14,7 @@ from hydragnn_hpc.errors import UserError
 
 
 def test_madelung_constants() -> None:
-    """Rock salt's is 1.74756 (times 2 / a for the conventional cell); the lattice's two from its source."""
+    """Rock salt's is 1.74756 (times 2 / a for the conventional cell); the lattice's two are from the source."""
     cations = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
     sites = np.concatenate([cations, cations + np.array([0.5, 0, 0])])
     charges = np.repeat([1.0, -1.0], 4)

@@ -1,4 +1,4 @@
-"""Ranks that fall silent, for good or for a while: others train their members, and nobody waits for them forever."""
+"""Ranks that fall silent, for good or for a while: others train their members, and no rank waits for them forever."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hydragnn_hpc.ensemble.messenger import Alone, Roll
+from hydragnn_hpc.ensemble.messenger import Alone, RankMonitor
 from tests import campaigns
 from tests.ranks import OVER_NETWORK, process_of
 
@@ -23,32 +23,32 @@ DRIVE = Path(__file__).with_name("drive.py")
 MEMORY: dict[str, str] = {}
 
 
-def lost_within(roll: Roll, seconds: float) -> list[int]:
-    """Poll the roll for ``seconds``; return the ranks that were lost."""
+def lost_within(monitor: RankMonitor, seconds: float) -> list[int]:
+    """Poll the monitor for ``seconds``; return the ranks that were lost."""
     lost, limit = [], time.monotonic() + seconds
     while time.monotonic() < limit:
-        lost += roll.newly_lost()
+        lost += monitor.newly_lost()
         time.sleep(0.01)
     return lost
 
 
 def test_silence_counts_only_while_listening() -> None:
-    roll = Roll(Alone(), [1, 2], patience=0.5)
-    assert lost_within(roll, 0.2) == []
+    monitor = RankMonitor(Alone(), [1, 2], patience=0.5)
+    assert lost_within(monitor, 0.2) == []
     time.sleep(1.0)  # blocked, as by a slow file system
-    assert roll.newly_lost() == []
-    roll.hear(2)
-    assert lost_within(roll, 0.45) == [1]
-    assert (roll.lost, roll.expected) == ({1}, [2])
-    roll.gone.add(2)
-    assert lost_within(roll, 0.7) == [] and roll.expected == []
+    assert monitor.newly_lost() == []
+    monitor.record_message(2)
+    assert lost_within(monitor, 0.45) == [1]
+    assert (monitor.lost, monitor.expected) == ({1}, [2])
+    monitor.departed.add(2)
+    assert lost_within(monitor, 0.7) == [] and monitor.expected == []
 
 
 def test_an_unreachable_rank_is_lost_at_once() -> None:
     messenger = Alone()
-    roll = Roll(messenger, [1, 2], patience=100)
+    monitor = RankMonitor(messenger, [1, 2], patience=100)
     messenger.unreachable.add(2)
-    assert (roll.newly_lost(), roll.newly_lost(), roll.expected) == ([2], [], [1])
+    assert (monitor.newly_lost(), monitor.newly_lost(), monitor.expected) == ([2], [], [1])
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 100.0) -> None:

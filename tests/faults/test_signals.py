@@ -1,4 +1,4 @@
-"""Signals to anybody, at any moment: the same command again ends in the same tables, and nothing outlives its run."""
+"""Signals to any process, at any moment: the same command again gives the same tables; no process outlives its run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEADLY = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL, "STOP then KILL")
 
 
 def hurt(launch: harness.Launch, target: str, what: signal.Signals | str, chance: random.Random) -> str:
-    """Send the signal; returns whom it met (empty when nobody of that kind was alive)."""
+    """Send the signal; return the processes that it reached (empty if none of that role was alive)."""
     if target == "group":
         pids = [p.pid for p in harness.processes(launch.mark) if p.role != "worker"]
     else:
@@ -61,7 +61,7 @@ def test_any_signal_at_any_moment(arena, undisturbed, fault_seed: int, case: int
 
 
 def test_an_interrupt_while_ranks_start_leaves_none_waiting(arena) -> None:
-    """The narrow moment in which one rank dies of it and another is within MPI's start."""
+    """The short time in which one rank dies of the signal while another is inside MPI's initialisation."""
     for k in range(6):
         launch = arena.launch(arena.folder / f"out{k}")
         launch.let_run(0.45 + 0.06 * k)
@@ -70,7 +70,7 @@ def test_an_interrupt_while_ranks_start_leaves_none_waiting(arena) -> None:
 
 
 def test_a_rank_that_ends_before_mpi_starts_is_not_waited_for(arena) -> None:
-    """Its exit code is no signal, so the launcher ends nobody; and MPI's start has no limit of its own."""
+    """It exits without a signal, so the launcher ends no other rank; and MPI's start has no time limit of its own."""
     half = arena.folder / "half.sh"
     half.write_text('#!/bin/sh\n[ "$PMI_RANK" = 1 ] && exit 1\nexec "$@"\n')
     half.chmod(0o755)
@@ -80,8 +80,8 @@ def test_a_rank_that_ends_before_mpi_starts_is_not_waited_for(arena) -> None:
 
 
 @pytest.mark.long
-def test_a_run_that_is_killed_again_and_again_gets_there(arena, undisturbed, fault_seed: int) -> None:
-    """Every launch is killed soon; each gets a little further, since epochs are kept."""
+def test_a_run_that_is_killed_again_and_again_finishes(arena, undisturbed, fault_seed: int) -> None:
+    """Every launch is killed early; each gets a little further, because finished epochs are saved."""
     chance = random.Random(fault_seed + 1)
     out = arena.folder / "out"
     for _ in range(4):
@@ -92,7 +92,7 @@ def test_a_run_that_is_killed_again_and_again_gets_there(arena, undisturbed, fau
     arena.recover(out)
 
 
-def test_a_polite_end_saves_everything_and_says_run_me_again(arena) -> None:
+def test_a_requested_stop_saves_everything_and_asks_to_be_run_again(arena) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out)
     assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
@@ -103,7 +103,7 @@ def test_a_polite_end_saves_everything_and_says_run_me_again(arena) -> None:
 
 
 def test_shared_memory_of_killed_ranks_goes_with_the_next_run(arena) -> None:
-    """MPI leaves a segment where its ranks are killed as they start; one that somebody uses, or a new one, stays."""
+    """MPI leaves a segment if its ranks are killed as they start; one that is in use, or new, is not removed."""
     names = [Path("/dev/shm") / f"mpich_shm_test{uuid.uuid4().hex}_{k}" for k in range(3)]
     abandoned, mapped, _ = names
     try:

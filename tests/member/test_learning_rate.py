@@ -18,7 +18,7 @@ def rates(options: Training, losses: list[float]) -> list[float]:
     schedule, seen = Schedule.fresh(options), []
     for epoch, loss in enumerate(losses, start=1):
         seen.append(schedule.rate)
-        schedule.see(loss, epoch, options)
+        schedule.record(loss, epoch, options)
         schedule = Schedule(**asdict(schedule))
     return seen
 
@@ -67,8 +67,8 @@ def test_losses_do_not_move_the_cosine_but_end_the_training() -> None:
     options = Training(epochs=9, schedule="cosine", early_stopping=EarlyStopping(patience=3))
     assert rates(options, [1.0] * 9) == rates(options, [float(k) for k in range(9)])
     schedule = Schedule.fresh(options)
-    assert [schedule.see(loss, k, options) for k, loss in enumerate((3.0, 2.0, 2.5, 2.4, 2.2), 1)] == [1, 1, 0, 0, 0]
-    assert schedule.over(5, options.early_stopping) and not schedule.over(4, options.early_stopping)
+    assert [schedule.record(loss, k, options) for k, loss in enumerate((3.0, 2.0, 2.5, 2.4, 2.2), 1)] == [1, 1, 0, 0, 0]
+    assert schedule.should_stop(5, options.early_stopping) and not schedule.should_stop(4, options.early_stopping)
 
 
 @given(st.integers(0, 500), st.integers(1, 300), st.integers(0, 400), st.floats(0, 1), st.floats(1e-9, 1.0))

@@ -22,7 +22,7 @@ from hydragnn_hpc.ledger import Frozen
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.engine.training_data import from_staged, values_of, with_reference
 from hydragnn_hpc.member.training.checkpoint import read_model
-from hydragnn_hpc.member.training.train import Setting, StackTraining
+from hydragnn_hpc.member.training.train import StackTraining, WorkerContext
 from hydragnn_hpc.ownership import NotOwnerError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.claim import Claim
@@ -70,9 +70,9 @@ def training(staged: copies.StagedData, out: Path, variant: str = "HCM", **chang
     asked = parse_campaign({**CONTENT, "training": {**CONTENT["training"], **changed}}, "")
     chosen, _ = choose(asked, asked.variant(variant), samples, torch.device("cpu"))
     frozen = Frozen(asked, hashed, staged.manifest.sha256)
-    setting = Setting(CampaignFolder(out), frozen, staged.manifest, samples, "host", 0, 0, CPU, {})
+    context = WorkerContext(CampaignFolder(out), frozen, staged.manifest, samples, "host", 0, 0, CPU, {})
     claim = Claim(run=1, assignment=next(ASSIGNMENTS))
-    return StackTraining(setting, chosen, Train(variant=variant, replicas=(0, 1), attempt=1, claim=claim))
+    return StackTraining(context, chosen, Train(variant=variant, replicas=(0, 1), attempt=1, claim=claim))
 
 
 def results(out: Path) -> dict[str, tuple[str, dict]]:

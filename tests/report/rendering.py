@@ -1,4 +1,4 @@
-"""A campaign's folder and its report, and words that no page may take for its own."""
+"""A campaign's folder and its report, and text that no page may interpret as markup."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EVIL = "<script>document.title='broken'</script> & \"quotes\" | `code` \x1b[31m"
 
 @dataclass
 class Rendered:
-    """A campaign's folder, what its report says, and the files written."""
+    """A campaign's folder, the report's content, and the files written."""
 
     folder: CampaignFolder
     content: Content

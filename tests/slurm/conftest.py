@@ -71,7 +71,7 @@ class Place:
         return self.cluster.state(job), text
 
     def wait_for_end(self, job: str, out: Path) -> str:
-        """Wait until the job is over, and hold its outcome to the undisturbed one; return what it printed."""
+        """Wait until the job is over, and check its outcome against the undisturbed one; return what it printed."""
         state, text = self.end(job, out)
         assert state == "COMPLETED", f"{state}\n{text[-4000:]}"
         assert outcome(out) == self.expected
@@ -88,7 +88,7 @@ def outcome(out: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A Slurm of two nodes, with two pretended GPUs each."""
+    """A Slurm of two nodes, with two simulated GPUs each."""
     if reason := missing():
         pytest.skip(f"no Slurm can run here: {reason}")
     made = Cluster(tmp_path_factory.mktemp("slurm"), ("n1", "n2"))

@@ -20,7 +20,7 @@ from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.store.spool import Spool, joined
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
-from hydragnn_hpc.logs import Progress, say
+from hydragnn_hpc.logs import Progress, log
 from hydragnn_hpc.records.dataset import Boundary, DatasetFacts, Neighbours, NumberRange, Source, Target
 
 _LARGEST = 1e100
@@ -103,7 +103,7 @@ def _warn_of_contradictions(samples: RawSamples, keys: list[bytes], unique: np.n
         if not all(np.array_equal(c[kept], c[k], equal_nan=True) for c in columns):
             other.append((samples.origins[k], samples.origins[kept]))
     if other:
-        say(
+        log(
             f"{len(other)} samples repeat another's species and sites with different target values (for"
             f" example, {other[0][0]} repeats {other[0][1]}): only the first of each is kept; check which is right"
         )
@@ -122,7 +122,7 @@ def _split(
         facts["symmetry_classes"] = len(np.unique(classes))
     split = select.split(options.split_by, counts, options.fractions, options.seed, classes)
     if split.too_small:
-        say(too_small_message(split.too_small, species))
+        log(too_small_message(split.too_small, species))
     return split.part, {
         **facts,
         "split_by": options.split_by,
@@ -224,11 +224,11 @@ def structure_arrays(
         n_neighbours.add(np.diff(found.offsets))
     if closest[0] < _CLOSE:
         where = samples.origins[int(first[closest[1]])]
-        say(
+        log(
             f"two atoms of {where} are {closest[0]:.3g} bohr apart, closer than any nuclei: check the unit of positions"
         )
     if lonely:
-        say(f"{lonely:,} atoms have no neighbour within {cutoff:g} bohr: check the unit of positions, and the cutoff")
+        log(f"{lonely:,} atoms have no neighbour within {cutoff:g} bohr: check the unit of positions, and the cutoff")
     names = [name.encode() for name in samples.names]
     return {
         "sample_name_offsets": offsets_of([len(n) for n in names]),
@@ -281,7 +281,7 @@ def fit_scaling(
         if (low == high).any():
             # Not refused: the other targets may be what the user is after. A campaign that asks for it is.
             value = f"{low[np.argmax(low == high)]:g} {known.unit}".rstrip()
-            say(f"target '{known.name}' is constant ({value}): no campaign can be trained on it")
+            log(f"target '{known.name}' is constant ({value}): no campaign can be trained on it")
         found[known.name] = Target(
             level=known.level,
             unit=known.unit,

@@ -13,7 +13,7 @@ from hydragnn_hpc.dataset.build import distribution, select, symmetry
 from hydragnn_hpc.dataset.build.prepare import fit_scaling, too_small_message
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.fields import Property
-from hydragnn_hpc.logs import say
+from hydragnn_hpc.logs import log
 from hydragnn_hpc.records.dataset import DatasetFacts
 
 
@@ -71,7 +71,7 @@ def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tu
     classes = classes_of(arrays, options.cell)
     made = select.split(options.by, counts, options.fractions, options.seed, classes)
     if made.too_small:
-        say(too_small_message(made.too_small, species))
+        log(too_small_message(made.too_small, species))
     old, arrays["split"] = arrays["split"], made.part
     found = SymmetryLeakage(len(np.unique(classes)), symmetry.leaked(classes, old), symmetry.leaked(classes, made.part))
     properties = [Property(name, t.level, t.unit, t.label) for name, t in manifest.targets.items()]

@@ -14,7 +14,7 @@ from hydragnn_hpc.dataset.read import sources
 from hydragnn_hpc.dataset.read.frames import Skipped, hint_to_skip
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged.copies import scaled
-from hydragnn_hpc.logs import Progress, say
+from hydragnn_hpc.logs import Progress, log
 from hydragnn_hpc.records.model import ModelFacts
 from hydragnn_hpc.records.recipe import FittedReference
 
@@ -105,7 +105,7 @@ def read(source: Path, facts: ModelFacts, choice: ReadingChoice, progress: Progr
         raw = sources.read(source, options, progress)
         samples = raw.samples
         if raw.overruled:
-            say(
+            log(
                 f"{raw.overruled:,} of {len(samples.names):,} structures have another boundary of their own than the"
                 f" models were trained on; taken as {facts.neighbours.boundary}"
             )

@@ -1,4 +1,4 @@
-"""The samples of a data set while it is being made: gathered in any order, brought into one."""
+"""The samples of a data set under construction: gathered in any order, then put into a fixed one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RawSamples:
     energies: np.ndarray
 
     def chosen(self, positions: np.ndarray) -> RawSamples:
-        """Return the samples at ``positions``; geometries nobody uses any more are dropped."""
+        """Return the samples at ``positions``; geometries no longer in use are dropped."""
         picks = positions.tolist()
         # By first use, so that the numbers do not depend on the order in which the files were read.
         number: dict[int, int] = {}
@@ -75,7 +75,7 @@ class RawSamples:
         return offsets_of([len(z) for z in self.atomic_numbers])
 
     def keys(self) -> list[bytes]:
-        """Return for every sample what is equal for the same species on the same sites only."""
+        """Return a key per sample, equal only for the same species on the same sites."""
         pairs = zip(self.geometry.tolist(), self.atomic_numbers, strict=True)
         return [_hash(g.to_bytes(4, "little") + z.tobytes()) for g, z in pairs]
 
@@ -107,12 +107,12 @@ class _Row:
 class SampleCollector:
     """Gathers samples one by one; geometries that they share are kept once.
 
-    What every atom has is kept on disk, in ``folder`` or where temporary files are; in memory a sample takes about a
+    Per-atom values are kept on disk, in ``folder`` or where temporary files are; in memory a sample takes about a
     kilobyte, however many atoms it has.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._shelf = ScratchSpace(folder)
+        self._scratch = ScratchSpace(folder)
         self._rows: list[_Row] = []
         self._geometries: list[Geometry] = []
         self._known: dict[bytes, int] = {}
@@ -127,9 +127,9 @@ class SampleCollector:
         Raises
         ------
         UserError
-            If there is no room on disk.
+            If the disk is full.
         """
-        keep = self._shelf.keep
+        keep = self._scratch.keep
         number = self._known.setdefault(_hash(geometry.key()), len(self._geometries))
         if number == len(self._geometries):
             self._geometries.append(replace(geometry, pos=keep(geometry.pos)))

@@ -15,7 +15,7 @@ from hydragnn_hpc.dataset.read.gathered import RawSamples, SampleCollector
 from hydragnn_hpc.dataset.store.manifest import is_there
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import Property
-from hydragnn_hpc.logs import Progress, say
+from hydragnn_hpc.logs import Progress, log
 
 if TYPE_CHECKING:
     from hydragnn_hpc.dataset.read.options import Options
@@ -157,9 +157,9 @@ class _Gathering:
             If it is nothing, or a target was in no structure.
         """
         if self._isolated:
-            say(f"{self._isolated:,} structures are marked as isolated atoms (config_type): left out")
+            log(f"{self._isolated:,} structures are marked as isolated atoms (config_type): left out")
         if self._lone:
-            say(
+            log(
                 f"{self._lone:,} structures are one atom without a neighbour within {self._options.cutoff:g} bohr: they"
                 " have no mixing enthalpy, and are not taken for pure crystals"
             )

@@ -12,7 +12,7 @@ from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
 from hydragnn_hpc.dataset.read.units import Unit, parse_unit
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
-from hydragnn_hpc.logs import say
+from hydragnn_hpc.logs import log
 
 
 class WrongOptionError(UserError):
@@ -155,7 +155,7 @@ class TargetExtractor:
         try:
             known = parse_unit(stated, "").text
         except UserError:
-            say(f"{file}: '{one.key}' is in '{stated}', a unit not known here; taken as {taken}, as --target says")
+            log(f"{file}: '{one.key}' is in '{stated}', a unit not known here; taken as {taken}, as --target says")
             return
         if known != one.unit.text:
             raise WrongOptionError(

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hydragnn_hpc.logs import say
+from hydragnn_hpc.logs import log
 from hydragnn_hpc.member.fused.plan import interface
 
 SOURCE = Path(__file__).parent / "source"
@@ -128,7 +128,7 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
             if done.returncode == 0:
                 Path(name).replace(target)
-                say(f"compiled the fused engine with {compiler} in {time.monotonic() - started:.1f} s: {target}")
+                log(f"compiled the fused engine with {compiler} in {time.monotonic() - started:.1f} s: {target}")
                 return
             complaint = complaint or next(iter(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
         except (OSError, subprocess.SubprocessError) as error:

@@ -58,7 +58,7 @@ class NeighbourTable:
         The parts that cover the rows, in order.
     room : int
         The largest K * n of any part.
-    bag, bag_first : tensor [edges], [N]
+    neighbours, first : tensor [edges], [N]
         Neighbours row by row, and where each row's neighbours begin.
     weight, weight_back : tensor [edges]
         1 / degree of the row, and of its neighbour.
@@ -69,23 +69,25 @@ class NeighbourTable:
     rows: int
     parts: tuple[TablePart, ...]
     room: int
-    bag: Tensor
-    bag_first: Tensor
+    neighbours: Tensor
+    first: Tensor
     weight: Tensor
     weight_back: Tensor
     inverse: Tensor
 
 
-def make_table(bag: Tensor, degree: Array, on_device: Tensor, dtype: torch.dtype, room: int) -> NeighbourTable:
+def make_neighbour_table(
+    neighbours: Tensor, degree: Array, degree_and_first: Tensor, dtype: torch.dtype, room: int
+) -> NeighbourTable:
     """Make the table of rows with these neighbours.
 
     Parameters
     ----------
-    bag : int64 tensor [edges]
+    neighbours : int64 tensor [edges]
         Neighbours row by row.
     degree : int64 array [N]
         In descending order; on the host, so that nothing waits for the device.
-    on_device : int64 tensor [2, N]
+    degree_and_first : int64 tensor [2, N]
         ``degree``, and where each row's neighbours begin.
     room : int
         Approximate size of a part: its rows times their largest degree.
@@ -94,32 +96,32 @@ def make_table(bag: Tensor, degree: Array, on_device: Tensor, dtype: torch.dtype
     while not parts or parts[-1].rows.stop < len(degree):
         start = parts[-1].rows.stop if parts else 0
         stop = min(start + max(FEWEST_ROWS, room // max(1, int(degree[start]))), len(degree))
-        parts.append(_part(bag, on_device[:, start:stop], degree, slice(start, stop), dtype))
-    inverse = torch.where(on_device[0] > 0, 1.0 / on_device[0].clamp(min=1).to(dtype), 0.0)
+        parts.append(_part(neighbours, degree_and_first[:, start:stop], degree, slice(start, stop), dtype))
+    inverse = torch.where(degree_and_first[0] > 0, 1.0 / degree_and_first[0].clamp(min=1).to(dtype), 0.0)
     return NeighbourTable(
         len(degree),
         tuple(parts),
         max(len(part.forward) for part in parts),
-        bag,
-        on_device[1],
-        torch.repeat_interleave(inverse, on_device[0], output_size=len(bag)),
-        inverse[bag],
+        neighbours,
+        degree_and_first[1],
+        torch.repeat_interleave(inverse, degree_and_first[0], output_size=len(neighbours)),
+        inverse[neighbours],
         inverse[:, None],
     )
 
 
-def _part(bag: Tensor, on_device: Tensor, degrees: Array, rows: slice, dtype: torch.dtype) -> TablePart:
-    degree, first = on_device
+def _part(neighbours: Tensor, degree_and_first: Tensor, degrees: Array, rows: slice, dtype: torch.dtype) -> TablePart:
+    degree, first = degree_and_first
     fewest, slots = int(degrees[rows].min()), max(1, int(degrees[rows].max()))
-    slot = torch.arange(slots, device=bag.device)[:, None]
+    slot = torch.arange(slots, device=neighbours.device)[:, None]
     occupied = slot < degree
-    neighbour = torch.arange(rows.start, rows.stop, device=bag.device).expand(slots, -1)
-    if len(bag):
+    neighbour = torch.arange(rows.start, rows.stop, device=neighbours.device).expand(slots, -1)
+    if len(neighbours):
         edge = first + torch.where(occupied, slot, 0)
-        gathered = bag[edge.clamp_(max=len(bag) - 1)]
+        gathered = neighbours[edge.clamp_(max=len(neighbours) - 1)]
         neighbour = gathered if fewest else torch.where(degree > 0, gathered, neighbour)
     total = len(degrees)
-    block = (torch.arange(4, device=bag.device) * total)[:, None, None]
+    block = (torch.arange(4, device=neighbours.device) * total)[:, None, None]
     backward = torch.where(occupied, neighbour + block, 4 * total)
     repeats = None if fewest == slots else (slots - degree.clamp(min=1))[:, None].to(dtype)
     return TablePart(rows, slots, neighbour.reshape(-1), backward.reshape(-1), repeats)
@@ -130,7 +132,7 @@ class Aggregated:
 
     Attributes
     ----------
-    sent : tensor [N, W]
+    messages : tensor [N, W]
         The values that were aggregated.
     mean, slope : tensor [N, W]
         Mean; 1 / std, or 0 where std counts as zero.
@@ -140,7 +142,7 @@ class Aggregated:
         The first half of ``stacked``; how many neighbours have the extreme value.
     """
 
-    sent: Tensor
+    messages: Tensor
     mean: Tensor
     slope: Tensor
 
@@ -150,48 +152,48 @@ class Aggregated:
 
 
 def aggregate(
-    sent: Tensor, table: NeighbourTable, scratch: Tensor, kept: Aggregated, out: Tensor, training: bool
+    messages: Tensor, table: NeighbourTable, scratch: Tensor, saved: Aggregated, out: Tensor, training: bool
 ) -> None:
-    """Aggregate ``sent`` [N, W] over each row's neighbours: mean, minimum, maximum, standard deviation.
+    """Aggregate ``messages`` [N, W] over each row's neighbours: mean, minimum, maximum, standard deviation.
 
     Parameters
     ----------
     scratch : tensor [4 * room, W]
         Overwritten.
-    kept : Aggregated
-        Filled; it keeps a reference to ``sent``.
+    saved : Aggregated
+        Filled; it keeps a reference to ``messages``.
     out : tensor [4, N, W], or [4, R, E, F] with as many elements
         Filled; may be strided.
     training : bool
         Whether the backward pass will follow.
     """
-    kept.sent = sent
-    kept.mean = embedding_bag(table.bag, sent, table.bag_first, mode="sum", per_sample_weights=table.weight)
-    variance = torch.empty_like(kept.mean)
+    saved.messages = messages
+    saved.mean = embedding_bag(table.neighbours, messages, table.first, mode="sum", per_sample_weights=table.weight)
+    variance = torch.empty_like(saved.mean)
     for part in table.parts:
-        _aggregate(part, scratch, kept, variance[part.rows], training)
+        _aggregate(part, scratch, saved, variance[part.rows], training)
     variance.mul_(table.inverse)
-    kept.slope = torch.threshold(variance, SMALLEST_VARIANCE, torch.inf).rsqrt_()
+    saved.slope = torch.threshold(variance, SMALLEST_VARIANCE, torch.inf).rsqrt_()
     shape = out.shape[1:]
-    torch.mul(variance.view(shape), kept.slope.view(shape), out=out[3])
-    out[0].copy_(kept.mean.view(shape))
-    out[1:3].copy_(kept.extremes.view(2, *shape))
+    torch.mul(variance.view(shape), saved.slope.view(shape), out=out[3])
+    out[0].copy_(saved.mean.view(shape))
+    out[1:3].copy_(saved.extremes.view(2, *shape))
 
 
-def _aggregate(part: TablePart, scratch: Tensor, kept: Aggregated, squares: Tensor, training: bool) -> None:
+def _aggregate(part: TablePart, scratch: Tensor, saved: Aggregated, squares: Tensor, training: bool) -> None:
     """Extremes and ties of a part, and the sum of squared deviations."""
     shape = (part.slots, *squares.shape)
     room = len(part.forward)
     values, matches = scratch[:room].view(shape), scratch[room : 3 * room].view(2, *shape)
-    extremes, ties = kept.extremes[:, part.rows], kept.ties[:, part.rows]
-    torch.index_select(kept.sent, 0, part.forward, out=values.flatten(0, 1))
+    extremes, ties = saved.extremes[:, part.rows], saved.ties[:, part.rows]
+    torch.index_select(saved.messages, 0, part.forward, out=values.flatten(0, 1))
     torch.amin(values, 0, out=extremes[0])
     torch.amax(values, 0, out=extremes[1])
     if training:
         torch.eq(values[None], extremes[:, None], out=matches)
         torch.sum(matches, 1, out=ties)
     # Two passes: the mean is subtracted first, so that no digits are lost to cancellation.
-    values.sub_(kept.mean[part.rows])
+    values.sub_(saved.mean[part.rows])
     values.mul_(values)
     torch.sum(values, 0, out=squares)
     if part.repeats is not None:
@@ -200,8 +202,8 @@ def _aggregate(part: TablePart, scratch: Tensor, kept: Aggregated, squares: Tens
         squares.addcmul_(values[0], part.repeats, value=-1)
 
 
-def aggregate_back(grad: Tensor, table: NeighbourTable, scratch: Tensor, kept: Aggregated, packed: Tensor) -> Tensor:
-    """Gradient of `aggregate` with respect to ``sent``, [N, W].
+def aggregate_back(grad: Tensor, table: NeighbourTable, scratch: Tensor, saved: Aggregated, packed: Tensor) -> Tensor:
+    """Gradient of `aggregate` with respect to ``messages``, [N, W].
 
     Where several neighbours tie for an extreme they share its gradient, as in PyTorch Geometric.
 
@@ -211,29 +213,29 @@ def aggregate_back(grad: Tensor, table: NeighbourTable, scratch: Tensor, kept: A
     scratch, packed : tensor [4 * room, W], [N, 2, W]
         Overwritten.
     """
-    rows, width = kept.sent.shape
+    rows, width = saved.messages.shape
     shape = grad.shape[1:]
-    torch.div(grad[1:3], kept.ties.view(2, *shape), out=kept.stacked[2 * rows : -1].view(2, *shape))
+    torch.div(grad[1:3], saved.ties.view(2, *shape), out=saved.stacked[2 * rows : -1].view(2, *shape))
     # d std_i / d y_j = (y_j - mean_i) / (degree_i std_i): a constant and a multiple of y_j, summed over i.
     constant, multiple = packed[:, 0].view(shape), packed[:, 1].view(shape)
-    torch.mul(grad[3], kept.slope.view(shape), out=multiple)
-    torch.addcmul(grad[0], multiple, kept.mean.view(shape), value=-1, out=constant)
+    torch.mul(grad[3], saved.slope.view(shape), out=multiple)
+    torch.addcmul(grad[0], multiple, saved.mean.view(shape), value=-1, out=constant)
     flat = packed.view(rows, 2 * width)
-    linear = embedding_bag(table.bag, flat, table.bag_first, mode="sum", per_sample_weights=table.weight_back)
-    result = torch.empty_like(kept.sent)
+    linear = embedding_bag(table.neighbours, flat, table.first, mode="sum", per_sample_weights=table.weight_back)
+    result = torch.empty_like(saved.messages)
     for part in table.parts:
-        _aggregate_back(part, scratch, kept, linear[part.rows], result[part.rows])
+        _aggregate_back(part, scratch, saved, linear[part.rows], result[part.rows])
     return result
 
 
-def _aggregate_back(part: TablePart, scratch: Tensor, kept: Aggregated, linear: Tensor, out: Tensor) -> None:
+def _aggregate_back(part: TablePart, scratch: Tensor, saved: Aggregated, linear: Tensor, out: Tensor) -> None:
     rows, width = out.shape
     gathered = scratch[: 4 * len(part.forward)]
-    torch.index_select(kept.stacked, 0, part.backward, out=gathered)
+    torch.index_select(saved.stacked, 0, part.backward, out=gathered)
     by_slot = gathered.view(-1, rows, width)
     matches, shares = by_slot.chunk(2)
-    sent = kept.sent[part.rows]
-    matches.eq_(sent).mul_(shares)
+    messages = saved.messages[part.rows]
+    matches.eq_(messages).mul_(shares)
     # The shares are no longer needed: the linear part of the gradient takes their first slot and is summed too.
-    torch.addcmul(linear[:, :width], sent, linear[:, width:], out=shares[0])
+    torch.addcmul(linear[:, :width], messages, linear[:, width:], out=shares[0])
     torch.sum(by_slot[: len(matches) + 1], 0, out=out)

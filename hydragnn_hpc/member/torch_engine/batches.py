@@ -19,7 +19,7 @@ from hydragnn_hpc.member.engine.degrees import degree_scales
 from hydragnn_hpc.member.engine.resident import resident
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import Structure
-from hydragnn_hpc.member.torch_engine.aggregate import NeighbourTable, make_table
+from hydragnn_hpc.member.torch_engine.aggregate import NeighbourTable, make_neighbour_table
 from hydragnn_hpc.member.torch_engine.weights import SCALERS
 
 
@@ -112,7 +112,7 @@ class Batches:
     device, dtype
         Where batches are used, and their numbers.
     room : int
-        Of a part of the tables of neighbours (`hydragnn_hpc.member.torch_engine.aggregate.make_table`).
+        Of a part of the tables of neighbours (`hydragnn_hpc.member.torch_engine.aggregate.make_neighbour_table`).
     """
 
     def __init__(
@@ -175,8 +175,8 @@ class Batches:
         pair = torch.repeat_interleave(on_device[0], output_size=total)
         edge = torch.arange(total, device=self._device) + (self._first[on_device[2]] - on_device[1])[pair]
         row = base[pair] + self._neighbours[edge]
-        bag = place[row if members == 1 else row * members + pair % members]
-        return make_table(bag, degree, on_device[:2], self._dtype, self._room)
+        neighbours = place[row if members == 1 else row * members + pair % members]
+        return make_neighbour_table(neighbours, degree, on_device[:2], self._dtype, self._room)
 
     def _make_general(self, index: Array) -> Batch:
         s = self._structure

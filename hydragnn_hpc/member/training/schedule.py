@@ -38,7 +38,7 @@ class Schedule:
             case unknown:
                 assert_never(unknown)
 
-    def see(self, loss: float, epoch: int, options: Training) -> bool:
+    def record(self, loss: float, epoch: int, options: Training) -> bool:
         """Record the validation loss of ``epoch`` (counted from 1); return whether it is the lowest so far."""
         match options.schedule:
             case "plateau":
@@ -54,7 +54,7 @@ class Schedule:
             return True
         return False
 
-    def over(self, epoch: int, stopping: EarlyStopping | None) -> bool:
+    def should_stop(self, epoch: int, stopping: EarlyStopping | None) -> bool:
         """Return whether to stop early after ``epoch``."""
         return stopping is not None and epoch - self.best_epoch >= stopping.patience
 

@@ -55,8 +55,8 @@ class StackMember:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a worker knows while it trains: all that is the same for every stack.
+class WorkerContext:
+    """What is the same for every stack that a worker trains.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class StackTraining:
 
     Parameters
     ----------
-    setting : Setting
+    context : WorkerContext
     engine : Engine
     train : Train
         Which members, and the claim with which their folders are taken.
@@ -109,24 +109,24 @@ class StackTraining:
         If one of them belongs to a later attempt; so does every method that writes.
     """
 
-    def __init__(self, setting: Setting, engine: Engine, train: Train) -> None:
-        self._setting, self._engine, self._attempt, self._claim = setting, engine, train.attempt, train.claim
-        self.variant: Variant = setting.campaign.variant(train.variant)
-        self._options = setting.campaign.training
+    def __init__(self, context: WorkerContext, engine: Engine, train: Train) -> None:
+        self._context, self._engine, self._attempt, self._claim = context, engine, train.attempt, train.claim
+        self.variant: Variant = context.campaign.variant(train.variant)
+        self._options = context.campaign.training
         self._optimizer_kind = OPTIMIZERS[self._options.optimizer.name]
         self._stack = list(train.replicas)
         self._saved_at = time.monotonic()
         self.engine_changes: list[EngineChanged] = []
         self.members = [self._new_member(r) for r in train.replicas]
         self._begin()
-        self._validation = ValidationSet(engine, setting.data, setting.data.parts[1])
+        self._validation = ValidationSet(engine, context.data, context.data.parts[1])
 
     def _new_member(self, replica: int) -> StackMember:
-        files = self._setting.folder.member(self.variant.name, replica)
+        files = self._context.folder.member(self.variant.name, replica)
         files.make()
         ownership = Ownership(files, self._claim)
-        ownership.take(self._setting.folder)
-        seed = member_seed(self._setting.campaign.seed, self.variant.name, replica)
+        ownership.take(self._context.folder)
+        seed = member_seed(self._context.campaign.seed, self.variant.name, replica)
         return StackMember(replica, seed, files, ownership, Schedule.fresh(self._options))
 
     def _begin(self) -> None:
@@ -173,16 +173,16 @@ class StackTraining:
         return Session(
             started=now(),
             ended=now(),
-            host=self._setting.host,
-            rank=self._setting.rank,
-            slot=self._setting.slot,
+            host=self._context.host,
+            rank=self._context.rank,
+            slot=self._context.slot,
             epochs=0,
             engine=self._engine.name,
             lanes=self._engine.lanes,
         )
 
     def _identity(self, member: StackMember) -> Identity:
-        frozen = self._setting.frozen
+        frozen = self._context.frozen
         return Identity(
             config_hash=frozen.hash,
             dataset_sha256=frozen.dataset_sha256,
@@ -214,11 +214,11 @@ class StackTraining:
             member.history.append(row)
             session = member.sessions[-1]
             member.sessions[-1] = session.model_copy(update={"ended": now(), "epochs": session.epochs + 1})
-            if self._is_finite(e) and member.schedule.see(row[2], member.epoch, self._options):
+            if self._is_finite(e) and member.schedule.record(row[2], member.epoch, self._options):
                 self._best_parameters[e].copy_(self.parameters[e])
                 self._best_buffers[e].copy_(self.buffers[e])
         self._close_those_at_their_end(finished)
-        if time.monotonic() - self._saved_at >= self._setting.campaign.launch.checkpoint_seconds:
+        if time.monotonic() - self._saved_at >= self._context.campaign.launch.checkpoint_seconds:
             self.save()
 
     def _is_finite(self, e: int) -> bool:
@@ -226,7 +226,7 @@ class StackTraining:
 
     def _train(self, alive: Callable[[], None]) -> np.ndarray:
         """Go once through the training part, every member in an order of its own; returns mean losses ``[E]``."""
-        part, size = self._setting.data.parts[0], self._options.batch_size
+        part, size = self._context.data.parts[0], self._options.batch_size
         order = np.stack([part[shuffle(m.seed, m.epoch, len(part))] for m in self.members])
         device = self._engine.device
         steps = -(-len(part) // size)
@@ -260,7 +260,7 @@ class StackTraining:
             return None
         if not self._is_finite(e):
             return "diverged"
-        if member.schedule.over(member.epoch, self._options.early_stopping):
+        if member.schedule.should_stop(member.epoch, self._options.early_stopping):
             return "early_stopping"
         return "epochs" if member.epoch >= self._options.epochs else None
 
@@ -290,8 +290,8 @@ class StackTraining:
         tasks: dict[str, TaskErrors] = {}
         predictions: dict[str, np.ndarray] = {}
         if state == "finished":
-            setting = self._setting
-            tasks, predictions = test_errors(self._engine, setting.data, setting.manifest, setting.campaign, best)
+            context = self._context
+            tasks, predictions = test_errors(self._engine, context.data, context.manifest, context.campaign, best)
         seconds = np.array([row[4:6] for row in member.history]).sum(axis=0)
         result = Result(
             state=state,
@@ -309,9 +309,9 @@ class StackTraining:
             engine=self._engine.name,
             attempt=self._attempt,
             sessions=tuple(member.sessions),
-            device=self._setting.device,
-            threads=self._setting.campaign.launch.threads,
-            versions=self._setting.versions,
+            device=self._context.device,
+            threads=self._context.campaign.launch.threads,
+            versions=self._context.versions,
             weights_sha256=weights_hash(*best),
         )
         member.log(f"{state} after epoch {member.epoch} ({reason})")
@@ -321,18 +321,18 @@ class StackTraining:
         member.ownership.end()
 
     def _model(self, best: tuple[torch.Tensor, torch.Tensor]) -> saved.TrainedModel:
-        setting, sizes, layout = self._setting, self._engine.sizes, self._engine.layout
+        context, sizes, layout = self._context, self._engine.sizes, self._engine.layout
         named = {**layout.named(best[0]), **layout.named_buffers(best[1])}
-        fields = {name: setting.campaign.tasks[name].field for name in self.variant.tasks}
-        manifest = setting.manifest
+        fields = {name: context.campaign.tasks[name].field for name in self.variant.tasks}
+        manifest = context.manifest
         facts = ModelFacts(
-            model=setting.campaign.model.model_dump(mode="json"),
+            model=context.campaign.model.model_dump(mode="json"),
             inputs=sizes.inputs,
             average_degree=list(sizes.average_degree),
             tasks={name: ModelTask(**dict(manifest.targets[f]), field=f) for name, f in fields.items()},
             species=ModelSpecies(**dict(manifest.species), elements=manifest.source.species),
             neighbours=manifest.neighbours,
-            ready=setting.data.recipe,
+            ready=context.data.recipe,
         )
         return saved.TrainedModel(facts, {name: value.cpu().clone() for name, value in named.items()})
 
