@@ -117,7 +117,11 @@ class Cluster:
         limit = time.monotonic() + 60
         while time.monotonic() < limit:
             done = subprocess.run(
-                ["sinfo", "-h", "-N", "-t", "idle"], env=self.environment(), capture_output=True, text=True, check=False
+                ["sinfo", "-h", "-N", "-p", "batch", "-t", "idle"],
+                env=self.environment(),
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if len(done.stdout.splitlines()) == len(self.nodes):
                 return

@@ -63,6 +63,15 @@ def test_the_generic_profile_fits_itself_to_the_nodes(cluster: Cluster, tmp_path
     assert ("#SBATCH --time=1:00:00\n" in done.stdout) == bool(queue)
 
 
+def test_a_detected_profile_is_one_that_slurm_takes(cluster: Cluster, tmp_path: Path) -> None:
+    program, found = str(Path(sys.executable).parent / "hydragnn-hpc"), tmp_path / "found.yaml"
+    subprocess.run([program, "site", "detect", "--out", str(found)], env=cluster.environment(), timeout=60, check=True)
+    assert [(limit.queue, limit.hours) for limit in load_site(str(found)).limits] == [("batch", 24), ("short", 1)]
+    done = submit(cluster, tmp_path / "out", "--site", str(found), "--queue", "short", "--nodes", "2", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "#SBATCH --partition=short\n" in done.stdout
+
+
 def test_slurms_own_test_refuses(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CONF", cluster.environment()["SLURM_CONF"])
     with pytest.raises(limits.UserError, match="Requested node configuration is not available"):

@@ -15,7 +15,17 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.submit import limits, plan
 from hydragnn_hpc.submit.answers import Nodes, Queue, read
 from hydragnn_hpc.submit.site import Site, load_site
-from tests.submit.test_answers import FLUX_QUEUES, FLUX_RESOURCES, PBSNODES, QSTAT_B, QSTAT_Q, SCONTROL, SINFO
+from tests.submit.test_answers import (
+    BQUEUES,
+    FLUX_QUEUES,
+    FLUX_RESOURCES,
+    LSHOSTS,
+    PBSNODES,
+    QSTAT_B,
+    QSTAT_Q,
+    SCONTROL,
+    SINFO,
+)  # fmt: skip
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -223,6 +233,68 @@ def test_without_a_default_queue_a_generic_profile_asks_for_one() -> None:
     with pytest.raises(UserError, match="slurm has no default queue; name one with --queue; known are: a, b"):
         limits.fit(load_site("slurm"), queues, None, None)
     assert limits.fit(load_site("slurm"), queues[:1], None, None).limits[0].nodes == (1, 1000)
+
+
+def detect(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``site detect`` in ``here``."""
+    return subprocess.run(
+        [str(BIN / "hydragnn-hpc"), "site", "detect", *arguments],
+        cwd=here, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_a_detected_profile_is_one_that_submit_takes(here: Path) -> None:
+    done = detect(here, "--out", "found.yaml")
+    assert done.returncode == 0, done.stderr
+    text = (here / "found.yaml").read_text()
+    assert "# Queues that start no jobs now: gone (State=DOWN).\n" in text
+    assert "# 'srun' is not on this host" in text or os.access("/usr/bin/srun", os.X_OK)
+    site = load_site(str(here / "found.yaml"))
+    assert (site.gpus_per_node, site.cores_per_node, site.ranks_per_node, site.cores_per_rank) == (2, 4, 2, 2)
+    assert [(limit.queue, limit.nodes, limit.hours) for limit in site.limits] == [
+        ("batch", (1, 2), 24), ("mine", (1, 1), 36),  # 'short' gives jobs three of four cores
+    ]  # fmt: skip
+    assert submit(here, "--site", "found.yaml", "--queue", "mine").returncode == 0
+    assert "#SBATCH --partition=mine\n" in (here / "out/jobs/job.sh").read_text()
+    again = detect(here, "--out", "found.yaml")
+    assert (again.returncode, len(again.stderr.splitlines())) == (2, 1) and "exists" in again.stderr
+
+
+def test_a_profile_for_a_queue_of_its_own(here: Path) -> None:
+    (here / "other.yaml").write_text(detect(here, "--queue", "short").stdout)
+    site = load_site(str(here / "other.yaml"))
+    assert (site.cores_per_node, site.cores_per_rank, site.limits[0].queue, site.limits[0].hours) == (3, 1, "short", 1)
+
+
+@pytest.mark.parametrize(
+    ("program", "printed", "shape"),
+    [
+        ("flux", {"queue": FLUX_QUEUES, "resource": FLUX_RESOURCES}, ("flux", 4, 96, "pbatch")),
+        ("qstat", {"-Q": QSTAT_Q, "-B": QSTAT_B}, ("pbs", 1, 128, "prod")),
+        ("bqueues", {"-l": BQUEUES}, ("lsf", 4, 32, "normal")),
+    ],
+)
+def test_other_schedulers_are_detected(
+    here: Path, program: str, printed: dict[str, str], shape: tuple[str, int, int, str]
+) -> None:
+    stand_in(here, "scontrol", "exit 1")
+    stand_in(here, "pbsnodes", f"cat <<'E'\n{PBSNODES}E")
+    stand_in(here, "lshosts", f"cat <<'E'\n{LSHOSTS}E")
+    cases = "\n".join(f"{word}) cat <<'E'\n{text}E\n;;" for word, text in printed.items())
+    stand_in(here, program, f'case "$1" in\n{cases}\nesac')
+    done = detect(here, "--out", "found.yaml")
+    assert done.returncode == 0, done.stderr
+    site = load_site(str(here / "found.yaml"))
+    assert (site.scheduler.name, site.gpus_per_node, site.cores_per_node, site.limits[0].queue) == shape
+    assert submit(here, "--site", "found.yaml", "--dry-run").returncode == 0
+
+
+def test_where_no_scheduler_answers(here: Path) -> None:
+    (here / "bin" / "scontrol").unlink()
+    stand_in(here, "sinfo", "exit 1")
+    done = detect(here)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "no scheduler answers here (slurm: " in done.stderr and "--site local" in done.stderr
 
 
 def test_no_slurm_of_this_host_takes_part() -> None:

@@ -1,0 +1,33 @@
+"""``hydragnn-hpc site``: machine profiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hydragnn_hpc.atomic import write_text
+from hydragnn_hpc.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, help="Machine profiles.")
+
+
+@app.command(epilog="Example: hydragnn-hpc site detect --out my-machine.yaml")
+def detect(
+    out: Annotated[Path | None, typer.Option(help="The file to write; without it the profile is printed.")] = None,
+    queue: Annotated[str | None, typer.Option(help="The queue that jobs are meant for; else the default.")] = None,
+) -> None:
+    """Write a profile of this machine from what its scheduler answers, for 'submit --site FILE.yaml'."""
+    from hydragnn_hpc.submit import detect as detection
+
+    if out is not None and out.suffix not in (".yaml", ".yml"):
+        raise UserError(f"--out {out}: a profile's name ends in .yaml")
+    if out is not None and out.exists():
+        raise UserError(f"--out {out}: exists; give another name, or remove it")
+    site, text = detection.detect(queue)
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    write_text(out, text)
+    typer.echo(f"{out}: {site.about}")

@@ -1,0 +1,89 @@
+"""A machine profile for the machine at hand, written from what its scheduler answers."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Sequence
+
+from hydragnn_hpc import yaml_files
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.submit import limits
+from hydragnn_hpc.submit.answers import READERS, Nodes, Queue
+from hydragnn_hpc.submit.site import Site, load_site
+
+_COMMENTS = {
+    "scheduler": "one of jobs/schedulers/",
+    "gpus_per_node": "a node of the default queue, as the scheduler counts",
+    "ranks_per_node": "one rank a GPU; without GPUs, one a core",
+    "launch": "how ranks are started; 'hydragnn-hpc doctor' under it shows whether it fits",
+    "environment": "modules to load, an environment to activate; shell lines, run once in the script",
+    "limits": "open queues with such nodes, 24 hours where one sets no limit; the first that fits is used",
+    "account": "true where a job must name one",
+}
+
+
+def detect(queue: str | None) -> tuple[Site, str]:
+    """Return a profile of this machine, and its text as commented YAML.
+
+    Parameters
+    ----------
+    queue : str or None
+        The queue that jobs are meant for; None: the default.
+
+    Raises
+    ------
+    UserError
+        If no scheduler answers here.
+    """
+    reasons = []
+    for name in READERS:  # the generic profiles are named after their schedulers, and those after their answers
+        site = load_site(name)
+        try:
+            queues = limits.ask(site.scheduler)
+        except limits.UnknownError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        found = _with_all_queues(limits.fit(site, queues, queue, None), queues, queue)
+        return found, _text(found, queues)
+    raise UserError(f"no scheduler answers here ({'; '.join(reasons)}); '--site local' runs on this host without one")
+
+
+def _with_all_queues(site: Site, queues: Sequence[Queue], name: str | None) -> Site:
+    """Add the other open queues whose nodes are as those of the chosen queue, by their names."""
+    first = limits.choose(queues, name, site.name)
+    kind = limits.usual(first)
+    alike = [queue for queue in queues if queue is not first and not queue.closed and _fits(site, kind, queue)]
+    chosen = [limits.fit(site, queues, queue.name, None).limits[0] for queue in [first, *alike]]
+    directives = limits.fit(site, queues, first.name, None).directives if first.name else site.directives
+    host = socket.gethostname().split(".")[0]
+    about = f"{host}, {site.gpus_per_node} GPUs and {site.cores_per_node} cores a node, as {site.name} describes it"
+    return site.model_copy(update={"name": host, "about": about, "limits": tuple(chosen), "directives": directives})
+
+
+def _fits(site: Site, kind: Nodes | None, queue: Queue) -> bool:
+    """Whether a queue has nodes of that kind, and all cores of them that the profile takes."""
+    same = kind is None or any((n.cores, n.gpus) == (kind.cores, kind.gpus) for n in queue.nodes)
+    return same and (queue.cores_per_node or site.cores_per_node) >= site.cores_per_node
+
+
+def _text(site: Site, queues: Sequence[Queue]) -> str:
+    """Return the profile as YAML; what its defaults are is left out."""
+    content = site.model_dump(mode="json", exclude_defaults=True, exclude={"scheduler", "sources", "without_gpus"})
+    content = {"name": content.pop("name"), "about": content.pop("about"), "scheduler": site.scheduler.name, **content}
+    content = {**content, "account": site.account, "environment": list(site.environment)}
+    lines = [
+        f"# Written by 'hydragnn-hpc site detect' from what {site.scheduler.name} answers; change what does not fit."
+    ]
+    closed = [f"{queue.name} ({queue.closed})" for queue in queues if queue.closed]
+    lines += [f"# Queues that start no jobs now: {', '.join(closed)}."] if closed else []
+    if shutil.which(site.launch[0]) is None:
+        lines.append(
+            f"# '{site.launch[0]}' is not on this host; load the module that has it, and name it in 'environment'."
+        )
+    unknown = any(n.gpus is None for queue in queues for n in queue.nodes)
+    comments = {**_COMMENTS, **({"gpus_per_node": f"{site.scheduler.name} does not say: check it"} if unknown else {})}
+    for key, value in content.items():
+        lines += [f"# {comments[key]}"] if key in comments else []
+        lines.append(yaml_files.dump({key: value}).rstrip("\n"))
+    return "\n".join(lines) + "\n"
