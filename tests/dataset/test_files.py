@@ -10,6 +10,7 @@ import os
 import re
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -249,3 +250,56 @@ def test_a_structures_name_is_no_path(tmp_path: Path, raw: Path, name: str) -> N
     with pytest.raises(UserError, match="not a valid file name; rename the structure"):
         convert(tmp_path / "a.extxyz", tmp_path / "deep" / "out", Options())
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.extxyz", "deep"]
+
+
+def extension(kind: bytes, content: bytes, size: int | None = None) -> bytes:
+    """A tar header that describes the next one, with the content that it announces or another ``size``."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, len(content) if size is None else size
+    return header.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def record(key: str, value: str) -> bytes:
+    """A record of at most 99 bytes of a pax header."""
+    return f"{len(key) + len(value) + 5} {key}={value}\n".encode()
+
+
+LONG = extension(tarfile.GNUTYPE_LONGNAME, b"name")
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (extension(tarfile.XHDTYPE, b"", 2**33), "a header of 8,589,934,592 bytes"),
+        (extension(tarfile.XGLTYPE, b"", 2**21), "a header of 2,097,152 bytes"),
+        (extension(tarfile.GNUTYPE_LONGNAME, b"", 2**33), "a header of"),
+        (extension(tarfile.GNUTYPE_LONGLINK, b"", -(2**30)), "a header of -"),
+        (LONG * 3000, "recursion"),
+        (extension(tarfile.XHDTYPE, record("GNU.sparse.map", "one,two")), "invalid literal"),
+        (extension(tarfile.XHDTYPE, record("size", "-9999")), "seeking backwards"),
+    ],
+    ids=["pax", "global pax", "long name", "negative", "nested", "no numbers", "backwards"],
+)
+def test_headers_made_to_take_memory_or_never_to_end_are_one_error(tmp_path: Path, start: bytes, told: str) -> None:
+    """Read whole into memory, a header of a few packed megabytes takes all of it."""
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(gzip.compress(start + pack({"out_1": b"1"})))
+    with pytest.raises(UserError, match=rf"cannot read .*a\.tar: .*{told}"):
+        read(archive)
+    archive.write_bytes(LONG + pack({"out_1": b"1"}))
+    assert read(archive) == {"name": b"1"}
+
+
+def test_a_zip_archive_of_bombs_and_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LARGEST", 10**6)
+    monkeypatch.setattr(files, "LARGEST_COPY", 3 * 10**6)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for k in range(3000):
+            packed.writestr(f"{'../' * (k % 3)}o/{k}", b"x")
+        packed.writestr("/two", bytes(2 * 10**6))
+        packed.writestr("../four", bytes(4 * 10**6))
+    assert (tmp_path / "a.zip").stat().st_size < 10**6
+    found = [content for _, content in contents(tmp_path / "a.zip")]
+    assert [c for c in found if isinstance(c, bytes)] == [b"x"] * 3000
+    two, four = (str(c) for c in found[3000:])
+    assert "more than 1,000,000 bytes are too many" in two and "4,000,000 bytes are too many" in four

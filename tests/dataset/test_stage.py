@@ -274,3 +274,35 @@ def test_the_staged_manifest_is_the_store_s(small_bp: Path, parent: Path) -> Non
     with Staging(small_bp, parent) as staging:
         kept = json.loads((staging.folder / "manifest.json").read_text())
     assert kept == store.read_manifest(small_bp).plain()
+
+
+def test_a_copy_is_as_closed_as_can_be_whatever_the_umask(small_bp: Path, parent: Path) -> None:
+    """Root becomes another user, who cannot read what is in it."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    parent.chmod(0o1777)
+    before = os.umask(0)
+    try:
+        with Staging(small_bp, parent) as staging:
+            script = f"import os; os.chdir({str(parent)!r}); os.setuid(12345); os.listdir({staging.folder.name!r})"
+            done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    finally:
+        os.umask(before)
+    assert "PermissionError" in done.stderr
+
+
+def test_a_copy_that_others_put_in_its_place_is_not_opened(small_bp: Path, parent: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can make files of another user")
+    with Staging(small_bp, parent) as staging:
+        mine = parent / "mine"
+        for put in (lambda: os.chown(mine, 12345, -1), lambda: mine.chmod(0o777)):
+            shutil.copytree(staging.folder, mine)
+            open_staged(mine)
+            put()
+            with pytest.raises(UserError, match=r"changed by another user.*--stage-dir"):
+                open_staged(mine)
+            shutil.rmtree(mine)
+        mine.symlink_to(staging.folder)
+        with pytest.raises(UserError, match="changed by another user"):
+            open_staged(mine)

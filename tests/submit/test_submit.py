@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,29 @@ def test_a_packed_environment_is_unpacked_once_a_node(name: str, line: str) -> N
     script = script_of(name, packed=True)
     assert script.count(f"\n{line}") == 2, "to unpack, and to clean up"
     assert "python -m hydragnn_hpc run" in script
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_an_environment_that_another_user_has_put_there_is_not_used(link: bool, tmp_path: Path) -> None:
+    """As another user than root, who owns the folder that letting all write to it does not let them remove from."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    shared = Path(tempfile.mkdtemp())
+    try:
+        shared.chmod(0o1777)
+        (planted := shared / ("elsewhere" if link else "environment") / "bin").mkdir(parents=True)
+        if link:
+            (shared / "environment").symlink_to(planted.parent)
+        subprocess.run(["tar", "-cf", shared / "a.tar", "-C", SCHEDULERS, "."], check=True)
+        (line,) = re.findall(r"^unpack='.*?'$", script_of("local", packed=True), re.M | re.S)
+        command = f'{line}\nbash -c "$unpack" unpack {shared}/$1 {shared}/a.tar'
+        done = [
+            subprocess.run(["bash", "-c", command, "x", name], user=12345, cwd="/", capture_output=True).returncode
+            for name in ("environment", "own")
+        ]
+        assert done == [1, 0] and (shared / "own" / "body.sh.jinja").is_file()
+    finally:
+        shutil.rmtree(shared)
 
 
 # What a job asks for

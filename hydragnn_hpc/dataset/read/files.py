@@ -44,6 +44,11 @@ DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError, NotImplementedError,
 )  # fmt: skip
 """What reading a damaged or truncated file may raise."""
+_OF_HEADERS = (ValueError, RecursionError)  # of tarfile, for numbers that are none, and header on header without end
+_EXTENSIONS = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
+_LONGEST_EXTENSION = 2**20  # bytes; tarfile reads the whole of it into memory
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,7 @@ def iter_files(source: Path, step: int = 1) -> Iterator[RawFile]:
                 yield from _in_tar(source)
             else:
                 yield _on_disk(source, source.parent)
-        except DAMAGE as error:
+        except (*DAMAGE, *_OF_HEADERS) as error:
             if isinstance(error, OSError) and error.strerror:
                 raise UserError(f"cannot read {source}: {error.strerror}") from error
             raise UserError(
@@ -258,6 +263,8 @@ def _in_zip(archive: Path) -> Iterator[RawFile]:
                 problem = "is a link; pack it again without links"
             elif member.flag_bits & 0x1:
                 problem = "is encrypted; unpack the archive with its password, and give the folder"
+            elif member.file_size > LARGEST_COPY:
+                problem = _too_large(member.file_size)
             seen.add(member.filename)
             yield _member(archive, member.filename, _opener_of(packed.open, member), problem)
 
@@ -339,12 +346,15 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
                 raise  # the mark at the archive's end
             reason = str(error) if len(buf) == tarfile.BLOCKSIZE else "it ends before its end-of-archive mark"
             raise tarfile.ReadError(reason) from error
+        if header.type in _EXTENSIONS and not 0 <= header.size <= _LONGEST_EXTENSION:
+            raise tarfile.ReadError(f"a header of {header.size:,} bytes")
+        return header
 
 
 def _member_problem(member: tarfile.TarInfo) -> str:

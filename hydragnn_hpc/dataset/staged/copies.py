@@ -118,8 +118,9 @@ def open_staged(folder: Path) -> StagedData:
     Raises
     ------
     UserError
-        If the copy is gone or incomplete.
+        If the copy is gone or incomplete, or others can have made or changed it.
     """
+    _refuse_of_others(folder)
     try:
         manifest = read_record(folder / store.MANIFEST, store.Manifest)
         arrays = {p.stem: _map(p) for p in sorted(folder.glob("*.npy"))}
@@ -130,6 +131,17 @@ def open_staged(folder: Path) -> StagedData:
     if missing:
         raise UserError(f"node-local copy {folder} lacks {', '.join(missing)}; run the same command again")
     return StagedData(manifest, arrays, ready)
+
+
+def _refuse_of_others(folder: Path) -> None:
+    """Refuse a copy that another user has put into the place of this user's: a parent may let all write."""
+    with contextlib.suppress(FileNotFoundError):  # said with the rest
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+            raise UserError(
+                f"node-local copy {folder} can have been changed by another user; give a --stage-dir that others cannot"
+                " write to"
+            )
 
 
 def _map(path: Path) -> np.ndarray:

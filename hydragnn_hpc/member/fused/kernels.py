@@ -15,6 +15,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -72,7 +73,7 @@ def library(dtype: str, cache: Path | None = None) -> ctypes.CDLL:
         target = folder / f"fused-{dtype}-{_fingerprint(compiler, dtype)}.so"
         try:
             with _locked(target.with_suffix(".lock")):
-                if not _loads(target):
+                if not (_is_own(target) and _loads(target)):
                     compile_source(compiler, dtype, target)
                 return _declared(ctypes.CDLL(str(target)), dtype)
         except (CannotCompile, OSError) as error:
@@ -127,6 +128,7 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
             if done.returncode == 0:
+                Path(name).chmod(0o600)  # the compiler may have made it as the umask says
                 Path(name).replace(target)
                 log(f"compiled the fused engine with {compiler} in {time.monotonic() - started:.1f} s: {target}")
                 return
@@ -155,10 +157,23 @@ def _declared(loaded: ctypes.CDLL, dtype: str) -> ctypes.CDLL:
 
 
 def _private(folder: Path) -> Path:
-    """Make ``folder``, and refuse one of somebody else or one that is not writable."""
+    """Make ``folder``, and refuse one that others can write to or replace, or that is not writable.
+
+    What is in it is executed.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    if folder.lstat().st_uid != os.getuid():  # a link too
         raise OSError(f"{folder} belongs to another user")
+    folder = folder.resolve()
+    status = folder.stat()
+    if status.st_uid != os.getuid():
+        raise OSError(f"{folder} belongs to another user")
+    if status.st_mode & 0o022:
+        folder.chmod(0o700)
+    for parent in folder.parents:
+        mode = parent.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise OSError(f"{folder} can be replaced by other users, who can write to {parent}; chmod o-w {parent}")
     with tempfile.TemporaryFile(dir=folder):
         return folder
 
@@ -183,10 +198,17 @@ def _processor() -> str:
     return platform.processor()
 
 
+def _is_own(path: Path) -> bool:
+    """Whether ``path`` is a plain file that this user alone can have written: loading a library executes it."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
 def _loads(path: Path) -> bool:
     """Whether ``path`` is a library that can be loaded: a cache may have been damaged."""
-    if not path.is_file():
-        return False
     try:
         ctypes.CDLL(str(path))
     except OSError:
@@ -197,7 +219,8 @@ def _loads(path: Path) -> bool:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock. Where the file system has none, work goes on: the rename alone keeps files whole."""
-    with path.open("w") as handle:
+    # A link that somebody else made would have another file emptied.
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+") as handle:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield

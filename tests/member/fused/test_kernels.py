@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -134,3 +135,72 @@ def test_narrower_processors_compute_the_same(narrow: str, tmp_path: Path, monke
     agree(problem.step(engine, index), expected)
     for name, values in engine.predict(*problem.stack(engine), index[0]).items():
         torch.testing.assert_close(values, predicted[name], rtol=1e-11, atol=1e-12)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def other_users_library(cache: Path) -> Path:
+    """What the kernels' library would be called; it makes the file ``ran`` where it is loaded."""
+    if os.getuid() != 0:
+        pytest.skip("only root can make files of another user")
+    source, ran = cache.parent / "planted.c", cache.parent / "ran"
+    source.write_text(
+        f'#include <stdio.h>\n__attribute__((constructor)) static void run(void) {{ fclose(fopen("{ran}", "w")); }}\n'
+    )
+    (compiler, *_) = kernels.find_compilers()
+    target = cache / f"fused-float32-{kernels._fingerprint(compiler, 'float32')}.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(target), str(source)], check=True)
+    os.chown(target, 12345, -1)
+    return target
+
+
+def test_a_planted_library_runs_where_nothing_holds_it_back(cache: Path) -> None:
+    """Else the next test would show nothing."""
+    kernels._loads(other_users_library(cache))
+    assert (cache.parent / "ran").exists()
+
+
+@pytest.mark.parametrize("how", ["of another user", "writable by others", "a link"])
+def test_a_planted_library_is_not_loaded(cache: Path, how: str) -> None:
+    target = other_users_library(cache)
+    if how != "of another user":
+        os.chown(target, os.getuid(), -1)
+    if how == "writable by others":
+        target.chmod(0o777)
+    if how == "a link":
+        target.chmod(0o700)
+        target.symlink_to(target.rename(cache.parent / "elsewhere.so"))
+    assert kernels.library("float32", cache).fused_lanes() > 1
+    status = target.lstat()
+    assert (status.st_uid, status.st_mode) == (os.getuid(), 0o100600)
+    assert not (cache.parent / "ran").exists()
+
+
+def test_a_planted_lock_empties_no_file(cache: Path) -> None:
+    (cache.parent / "precious").write_text("content")
+    (compiler, *_) = kernels.find_compilers()
+    lock = cache / f"fused-float32-{kernels._fingerprint(compiler, 'float32')}.lock"
+    lock.symlink_to(cache.parent / "precious")
+    with contextlib.suppress(kernels.CannotCompile):
+        kernels.library("float32", cache)
+    assert (cache.parent / "precious").read_text() == "content"
+
+
+def test_a_cache_is_this_users_alone(cache: Path) -> None:
+    cache.chmod(0o777)
+    assert kernels._private(cache) == cache and cache.stat().st_mode & 0o777 == 0o700
+    cache.parent.chmod(0o777)
+    with pytest.raises(OSError, match="can be replaced by other users, who can write to"):
+        kernels._private(cache)
+    cache.parent.chmod(0o1777)
+    assert kernels._private(cache) == cache
+    if os.getuid() == 0:
+        (cache.parent / "link").symlink_to(cache)
+        os.chown(cache.parent / "link", 12345, -1, follow_symlinks=False)
+        with pytest.raises(OSError, match="link belongs to another user"):
+            kernels._private(cache.parent / "link")
