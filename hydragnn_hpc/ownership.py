@@ -14,18 +14,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from hydragnn_hpc.atomic import TEMPORARY_PREFIX, storage_errors, write_json
+from hydragnn_hpc.atomic import storage_errors, write_json
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
 from hydragnn_hpc.records.claim import Claim, RunNumber
 
 _CLAIM_BYTES = 80  # of one length, so that it is overwritten in one write
-_NOBODY = b"null"
 _PATIENCE_SECONDS = 60.0
 _PAUSE_SECONDS = 0.02
 
@@ -120,13 +118,8 @@ class Ownership:
         """Open and lock the claim's file; yield its descriptor and the claim in it."""
         limit = time.monotonic() + self._patience
         while True:
-            try:
-                handle = os.open(self._files.claim, os.O_RDWR)  # NFS locks only what may be written
-            except FileNotFoundError:
-                if not create:
-                    raise
-                _create(self._files.claim)
-                continue
+            # NFS locks only what may be written. A file just made is empty: nobody's.
+            handle = os.open(self._files.claim, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
             try:
                 self._lock(handle, limit)
                 # Its file may have been removed while we waited for the lock.
@@ -150,23 +143,6 @@ class Ownership:
                 time.sleep(_PAUSE_SECONDS)
             except OSError:
                 return  # a file system without locks
-
-
-def _create(path: Path) -> None:
-    """Make the file of a claim that nobody has; never half of one. It may have been made meanwhile."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
-    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        os.write(handle, _NOBODY)
-        os.link(temporary, path)
-    except FileExistsError:
-        return
-    except OSError:  # a file system without hard links
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
-    finally:
-        os.close(handle)
-        temporary.unlink(missing_ok=True)
 
 
 def _decoded(content: bytes) -> Claim | None:

@@ -21,7 +21,8 @@ given = {
     if variable in os.environ
 }
 campaign, out, stage, *worker = sys.argv[1:]
-standin = (sys.executable, str(Path(__file__).with_name("standin.py")), *worker)
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+standin = (sys.executable, "-m", "tests.ensemble.standin", *worker)
 command = standin if worker else WORKER_COMMAND
 options = RunOptions(
     Path(campaign), [], Path(out), None, 60.0, None, Path(stage), write_tables, command, Timings(**given)

@@ -1,22 +1,23 @@
 """A stand-in for the worker: speaks its protocol, sleeps instead of training, fails on demand.
 
-``python standin.py WHAT VICTIM SECONDS [worker options]`` where WHAT says what happens once VICTIM is to be trained:
-``good`` (nothing), ``crash``, ``silent``, ``speechless`` (dies after its results, before it reports them), ``engine``
-(says that another engine goes on) or a key of BAD (sends that); or else ``hopeless`` (dies before it is ready) or
-``double`` (claims the same device on every rank).
+``python -m tests.ensemble.standin WHAT VICTIM SECONDS [worker options]`` where WHAT says what happens once VICTIM is to
+be trained: ``good`` (nothing), ``crash``, ``silent``, ``speechless`` (dies after its results, before it reports them),
+``engine`` (says that another engine goes on) or a key of BAD (sends that); or else ``hopeless`` (dies before it is
+ready) or ``double`` (claims the same device on every rank).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import time
 from pathlib import Path
 
+from hydragnn_hpc.paths import MemberFolder, write_record
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import Done, EngineChanged, Event, Finished, Quit, Ready, Train, read_command, to_line
+from tests.member_records import ERRORS, a_result
 
 BAD = {
     "garbage": b"\xff\x00\x80garbage\n",
@@ -41,20 +42,11 @@ def send(event: Event) -> None:
 
 def result(variant: str, replica: int) -> None:
     """Leave a result."""
-    folder = Path(given["--campaign"]) / "members" / variant / f"{replica:02d}"
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = dict.fromkeys(("rmse", "mae", "rmse_unit", "mae_unit"), 0.1)
-    content = {
-        "schema": 1, "state": "finished", "variant": variant, "replica": replica, "seed": 0, "epochs": 1,
-        "tasks": {task: {"level": "graph", "unit": "Ry", "n": 1, **numbers} for task in variant},
-        "validation_loss": 0.1, "best_epoch": 1, "stopped_by": "epochs", "stack": [replica], "engine": "none",
-        "seconds": seconds, "seconds_training": seconds, "seconds_validation": 0.0, "attempt": 1, "sessions": [],
-        "device": DEVICE.model_dump(), "threads": 1, "versions": {},
-        "weights_sha256": "", "config_hash": "", "dataset_sha256": "",
-    }  # fmt: skip
-    temporary = folder / ".tmp-result"
-    temporary.write_text(json.dumps(content))
-    temporary.replace(folder / "result.json")
+    files = MemberFolder(Path(given["--campaign"]), variant, replica)
+    files.make()
+    tasks = dict.fromkeys(variant, ERRORS)
+    times = {"seconds": seconds, "seconds_training": seconds}
+    write_record(files.result, a_result(variant=variant, replica=replica, tasks=tasks, device=DEVICE, **times))
 
 
 if what == "hopeless":

@@ -23,6 +23,7 @@ from hydragnn_hpc.submit import chain, plan, render, scheduler
 from hydragnn_hpc.submit.site import Site, load_site, site_names
 from tests import campaigns
 from tests.environments import ENVIRONMENT, light
+from tests.member_records import a_result
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "jobs" / "campaigns" / "paper.yaml"
@@ -478,7 +479,7 @@ def finish(folder: CampaignFolder, replica: int, state: str = "finished") -> Non
     """Give a member its result."""
     files = folder.member("H", replica)
     files.make()
-    write_record(files.result, campaigns.result("H", replica, state))
+    write_record(files.result, a_result(variant="H", replica=replica, state=state, seconds=5.0))
 
 
 def test_a_chain_goes_on_while_something_moves(folder: CampaignFolder) -> None:
