@@ -25,22 +25,37 @@ def status(
 ) -> None:
     """Show how a campaign stands: members by state, rates, time left, the table so far, failures with causes.
 
-    It reads the folder alone: from another machine, while the campaign runs, or long after.
+    It reads the folder, from another machine, while the campaign runs, or long after; and asks the scheduler how
+    submitted jobs stand, where it is at hand.
     """
     if watch and as_json:
         raise UserError("status: --watch and --json exclude each other; call --json again and again instead")
-    from hydragnn_hpc.report.tables import status as campaign_status
+    from dataclasses import asdict
 
+    from hydragnn_hpc.paths import CampaignFolder
+    from hydragnn_hpc.report.tables import status as campaign_status
+    from hydragnn_hpc.submit.jobs import read_jobs
+
+    folder = CampaignFolder(out)
+    jobs, remarks = read_jobs(folder)
+    begun = folder.campaign.exists() or not (jobs or remarks)  # a folder with nothing in it is an error
     if as_json:
-        found, _ = campaign_status.read_status(out)
-        typer.echo(json.dumps(found.plain(), indent=1, allow_nan=False))
+        found = campaign_status.read_status(out)[0].plain() if begun else {"folder": str(out), "settled": False}
+        found |= {"jobs": [asdict(job) for job in jobs], "job_remarks": remarks}
+        typer.echo(json.dumps(found, indent=1, allow_nan=False))
+        return
+    screen = console()
+    for line in (*(job.line() for job in jobs), *remarks):
+        screen.print(line, markup=False, highlight=False, soft_wrap=True)
+    if not begun:
+        screen.print(f"{out}: the campaign has not begun", markup=False, highlight=False, soft_wrap=True)
     elif watch:
         try:
-            campaign_status.watch(out, console(), interval)
+            campaign_status.watch(out, screen, interval)
         except KeyboardInterrupt:
             return  # the user has seen enough: nothing was interrupted but the looking
     else:
-        campaign_status.show(out, console())
+        campaign_status.show(out, screen)
 
 
 def report(

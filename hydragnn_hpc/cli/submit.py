@@ -48,7 +48,7 @@ def submit(
     """Render the job script for a machine and submit it; the job goes on in further ones until all is trained."""
     from hydragnn_hpc.config import load_campaign
     from hydragnn_hpc.ledger import now
-    from hydragnn_hpc.submit import chain, limits, plan, render, scheduler
+    from hydragnn_hpc.submit import chain, jobs, limits, plan, render, scheduler
     from hydragnn_hpc.submit.site import load_site
 
     machine = load_site(site)
@@ -92,6 +92,7 @@ def submit(
         time=now(),
         id=identifier,
         site=machine.name,
+        scheduler=jobs.scheduler_of(machine),
         nodes=chosen.nodes,
         queue=chosen.queue,
         account=account,

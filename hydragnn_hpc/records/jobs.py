@@ -12,6 +12,9 @@ class SubmittedJob(FileRecord):
     ----------
     id : str
         The scheduler's; ``local`` where there is none.
+    scheduler : str
+        Its name; the path of its files, without their suffix, where they are not the package's. Empty in records of
+        earlier versions.
     queue, account : str
         Empty: the scheduler's default.
     members_left : int
@@ -21,6 +24,7 @@ class SubmittedJob(FileRecord):
     time: Moment
     id: str
     site: str
+    scheduler: str = ""
     nodes: Count
     queue: str
     account: str

@@ -53,6 +53,34 @@ class Queries(Section):
         return {key: words for key, words in given.items() if words}
 
 
+def _has_state(pattern: str) -> str:
+    try:
+        known = "state" in re.compile(pattern).groupindex
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    if not known:
+        raise ValueError("put the part that is the job's state into (?P<state>...)")
+    return pattern
+
+
+class StatusQuery(Section):
+    """How to ask for one job's state (`submit.jobs`).
+
+    ``command`` may name ``{id}``. In what it prints, the regular expression ``answer`` finds ``state`` and, where there
+    is one, ``reason``. An answer that is empty, or an error that ``gone`` matches, means that the job has ended and is
+    forgotten. ``pending``, ``running`` and ``ended`` list the scheduler's words for a state; ``reasons`` explains
+    reasons, by a part of their text: what it means, and what to do.
+    """
+
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
+    answer: Annotated[str, AfterValidator(_has_state)]
+    gone: str
+    pending: tuple[str, ...]
+    running: tuple[str, ...]
+    ended: tuple[str, ...]
+    reasons: Annotated[dict[str, str], Field(default_factory=dict)]
+
+
 class Scheduler(Section):
     """One scheduler's commands.
 
@@ -73,6 +101,7 @@ class Scheduler(Section):
     again: str = ""
     test: tuple[str, ...] = ()
     queries: Queries | None = None
+    status: StatusQuery | None = None
     folder: Path
     """Where its template lies."""
 

@@ -1,0 +1,179 @@
+"""Submitted jobs of a campaign: the scheduler is asked how each stands, as its ``status`` query declares."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.records.jobs import SubmittedJob
+from hydragnn_hpc.submit.scheduler import Scheduler, StatusQuery, jobs_folder, load_scheduler
+from hydragnn_hpc.submit.site import Site, load_site
+
+PATIENCE_SECONDS = 5
+LATEST = 10
+"""Only so many of the latest jobs are asked for."""
+
+State = Literal["pending", "running", "ended", "unknown"]
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """How a submitted job stands.
+
+    Attributes
+    ----------
+    state : str
+        ``pending``, ``running``, ``ended``, or ``unknown`` where the scheduler does not say.
+    scheduler_state, reason : str
+        The scheduler's own words; empty where it gives none.
+    explanation : str
+        What that means and what to do, or why the state is unknown; empty where there is nothing to add.
+    """
+
+    id: str
+    site: str
+    submitted: str
+    nodes: int
+    walltime_seconds: int
+    state: State
+    scheduler_state: str = ""
+    reason: str = ""
+    explanation: str = ""
+
+    def line(self) -> str:
+        """Return it as one line of text without control characters."""
+        own = ", ".join(words for words in (self.scheduler_state, self.reason) if words)
+        text = f"job {self.id} on {self.site}, submitted {self.submitted[:16].replace('T', ' ')} UTC: {self.state}"
+        text += f" ({own})" if own else ""
+        text += f"; {self.explanation}" if self.explanation else ""
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def scheduler_of(site: Site) -> str:
+    """Return what a job's record says of its scheduler: the name, or the path where it is not the package's."""
+    own = site.scheduler.folder
+    if own.resolve() == (jobs_folder() / "schedulers").resolve():
+        return site.scheduler.name
+    return str(own.resolve() / site.scheduler.name)
+
+
+def read_jobs(folder: CampaignFolder) -> tuple[list[JobStatus], list[str]]:
+    """Return the latest jobs of a campaign, oldest first, and remarks, a line each.
+
+    A scheduler that is not here or does not answer makes its jobs ``unknown``; it is waited for once.
+    """
+    records, remarks = _records(folder.job_record)
+    if len(records) > LATEST:
+        remarks.append(f"{len(records) - LATEST} earlier jobs: {folder.job_record}")
+    silent: dict[str, str] = {}
+    found = [_status(job, silent) for job in reversed(records[-LATEST:])]  # the latest is the one that may be waiting
+    return found[::-1], remarks
+
+
+def _records(path: Path) -> tuple[list[SubmittedJob], list[str]]:
+    """Return the jobs that a scheduler knows, and what cannot be read."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        return [], [f"cannot read {path}: {error.strerror or error}"]
+    jobs, remarks = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            jobs.append(SubmittedJob.model_validate_json(line))
+        except ValidationError:
+            remarks.append(f"cannot read line {number} of {path}: it is not the record of a job")
+    return [job for job in jobs if job.id != "local"], remarks
+
+
+def _status(job: SubmittedJob, silent: dict[str, str]) -> JobStatus:
+    def made(state: State, own: str = "", reason: str = "", explanation: str = "") -> JobStatus:
+        return JobStatus(
+            job.id, job.site, job.time, job.nodes, job.walltime_seconds, state, own, reason, explanation
+        )  # fmt: skip
+
+    key = job.scheduler or job.site
+    if key in silent:
+        return made("unknown", explanation=silent[key])
+    try:
+        scheduler = _scheduler(job)
+    except (UserError, ValueError) as error:
+        return made("unknown", explanation=f"its scheduler is not known: {error}")
+    query = scheduler.status
+    if query is None:
+        return made("unknown", explanation=f"{scheduler.name}.yaml declares no 'status'")
+    command = [word.replace("{id}", job.id) for word in query.command]
+    try:
+        code, output, errors = _run(command)
+    except _SilentError as error:
+        silent[key] = str(error)
+        return made("unknown", explanation=silent[key])
+    if (code and re.search(query.gone, errors)) or not (code or output.strip()):
+        return made("ended", explanation="the scheduler no longer lists it")
+    match = re.search(query.answer, output, re.MULTILINE)
+    if code or match is None:
+        last = (errors.strip() or output.strip() or f"exit code {code}").splitlines()[-1]
+        return made("unknown", explanation=f"'{command[0]}' answered: {last}")
+    own, reason = match["state"], _reason(match.groupdict().get("reason"))
+    explanation = _explain(query.reasons, reason)
+    return made(_ours(query, own), own, reason, explanation.replace("ID", job.id))
+
+
+def _scheduler(job: SubmittedJob) -> Scheduler:
+    if not job.scheduler:
+        return load_site(job.site).scheduler
+    path = Path(job.scheduler)
+    folders = [path.parent] if path.is_absolute() else []
+    return load_scheduler(path.name, [*folders, jobs_folder() / "schedulers"])
+
+
+def _ours(query: StatusQuery, own: str) -> State:
+    states: Iterable[tuple[State, tuple[str, ...]]] = (
+        ("pending", query.pending), ("running", query.running), ("ended", query.ended),
+    )  # fmt: skip
+    return next((state for state, words in states if own in words), "unknown")
+
+
+def _reason(text: str | None) -> str:
+    reason = " ".join((text or "").split()).strip("()")
+    return "" if reason == "None" else reason
+
+
+def _explain(reasons: dict[str, str], reason: str) -> str:
+    return next((words for part, words in reasons.items() if reason and part.lower() in reason.lower()), "")
+
+
+class _SilentError(Exception):
+    """Why a scheduler cannot be asked."""
+
+
+def _run(command: list[str]) -> tuple[int, str, str]:
+    """Run a command; return its exit code and what it printed."""
+    if shutil.which(command[0]) is None:
+        raise _SilentError(f"'{command[0]}' is not on this host; ask on the machine itself")
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE_SECONDS,
+            check=False,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _SilentError(f"'{command[0]}' gave no answer for {PATIENCE_SECONDS} s; try again later") from error
+    except OSError as error:
+        raise _SilentError(f"'{command[0]}' cannot be run: {error.strerror or error}") from error
+    return done.returncode, done.stdout, done.stderr

@@ -1,0 +1,114 @@
+"""Status of submitted jobs: each scheduler's answers, our words for them, and schedulers that do not answer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hydragnn_hpc.ledger import now
+from hydragnn_hpc.paths import CampaignFolder, append_record
+from hydragnn_hpc.records.jobs import SubmittedJob
+from hydragnn_hpc.submit import jobs
+
+COMMANDS = {"slurm": "squeue", "pbs": "qstat", "lsf": "bjobs", "flux": "flux"}
+
+
+def folder_of(tmp_path: Path, scheduler: str, *ids: str) -> CampaignFolder:
+    """Return a campaign's folder with submitted jobs and nothing else."""
+    folder = CampaignFolder(tmp_path / "out")
+    folder.jobs.mkdir(parents=True, exist_ok=True)
+    for job in ids or ("7",):
+        append_record(
+            folder.job_record,
+            SubmittedJob(time=now(), id=job, site="there", scheduler=scheduler, nodes=1, queue="", account="",
+                         walltime_seconds=60, members_left=2, script="job.sh"),
+        )  # fmt: skip
+    return folder
+
+
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, body: str) -> None:
+    """Put a program on PATH."""
+    path = tmp_path / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/bash\n{body}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "answer", "expected"),
+    [
+        ("slurm", "PENDING PartitionTimeLimit", ("pending", "PartitionTimeLimit", "never starts; cancel it")),
+        ("slurm", "PENDING ReqNodeNotAvail, UnavailableNodes:n1", ("pending", "ReqNodeNotAvail, Un", "maintenance")),
+        ("slurm", "PENDING JobHeldUser", ("pending", "JobHeldUser", "'scontrol release 7'")),
+        ("slurm", "RUNNING None", ("running", "", "")),
+        ("slurm", "TIMEOUT TimeLimit", ("ended", "TimeLimit", "")),
+        ("slurm", "DREAMING None", ("unknown", "", "")),
+        ("pbs", "Job Id: 7\n    job_state = Q\n    queue = q\n    comment = Not Running: Insufficient amount of\n\t"
+                "resource: ngpus\n    x = 1", ("pending", "amount of resource: ngpus", "nodes to become free")),
+        ("pbs", "Job Id: 7\n    job_state = R\n    queue = q", ("running", "", "")),
+        ("pbs", "Job Id: 7\n    job_state = F", ("ended", "", "")),
+        ("lsf", "PEND Job requirements not satisfied;", ("pending", "requirements", "submit with less")),
+        ("lsf", "RUN -", ("running", "", "")),
+        ("lsf", "EXIT -", ("ended", "", "")),
+        ("flux", "SCHED", ("pending", "", "")),
+        ("flux", "DEPEND depends:after", ("pending", "depends:after", "another job")),
+        ("flux", "RUN node1", ("running", "node1", "")),
+        ("flux", "COMPLETED node1", ("ended", "node1", "")),
+    ],
+)  # fmt: skip
+def test_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str, answer: str, expected: tuple[str, str, str]
+) -> None:
+    state, reason, explanation = expected
+    (tmp_path / "answer").write_text(answer + "\n")
+    # An answer for the job alone that is asked for.
+    body = rf'[[ " $* " == *[\ =]7\ * ]] && cat {tmp_path}/answer'
+    stand_in(tmp_path, monkeypatch, COMMANDS[scheduler], body)
+    [job] = jobs.read_jobs(folder_of(tmp_path, scheduler))[0]
+    assert job.state == state and explanation in job.explanation, job
+    assert reason in job.reason if reason else not job.reason
+    assert bool(job.explanation) == bool(explanation)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "words"),
+    [("slurm", "slurm_load_jobs error: Invalid job id specified"), ("pbs", "qstat: Unknown Job Id 7"),
+     ("lsf", "Job <7> is not found"), ("flux", "flux-jobs: ERROR: JobID 7 unknown")],
+)  # fmt: skip
+def test_a_job_that_is_forgotten_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str, words: str
+) -> None:
+    stand_in(tmp_path, monkeypatch, COMMANDS[scheduler], f"echo '{words}' >&2; exit 1")
+    assert jobs.read_jobs(folder_of(tmp_path, scheduler))[0][0].state == "ended"
+    stand_in(tmp_path, monkeypatch, COMMANDS[scheduler], "echo 'cannot reach the server' >&2; exit 1")
+    [job] = jobs.read_jobs(folder_of(tmp_path / "x", scheduler))[0]
+    assert job.state == "unknown" and "cannot reach the server" in job.line()
+
+
+def test_a_scheduler_that_hangs_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch, "squeue", f"echo >> {tmp_path}/asked; exec sleep 60")
+    monkeypatch.setattr(jobs, "PATIENCE_SECONDS", 0.5)
+    found, _ = jobs.read_jobs(folder_of(tmp_path, "slurm", "7", "8", "9"))
+    assert [job.state for job in found] == ["unknown"] * 3 and "gave no answer" in found[0].line()
+    assert (tmp_path / "asked").read_text() == "\n"
+
+
+def test_status_before_the_campaign_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path, "slurm")
+    with folder.job_record.open("a") as stream:
+        stream.write("not a record\n")
+    stand_in(tmp_path, monkeypatch, "squeue", "echo PENDING Priority")
+    command = [sys.executable, "-m", "hydragnn_hpc", "status", str(folder.root)]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "job 7 on there" in shown and "pending (PENDING, Priority); jobs of higher priority" in shown
+    assert "cannot read line 2" in shown and "the campaign has not begun" in shown
+    shown = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert json.loads(shown)["jobs"][0]["reason"] == "Priority"
+    monkeypatch.setenv("PATH", "")
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "unknown; 'squeue' is not on this host" in shown
