@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check and test that this machine can run: lint, types, and tests, including those of MPI at 1, 2 and 4 ranks.
-# As root on a system with apt, it installs what the tests of job scripts and of the report page need (Slurm,
-# shellcheck, Chromium); elsewhere those tests are skipped and say why. With CI=true, nothing but a GPU may be missing.
+# As root on a system with apt, it installs what the tests of job scripts and of the report page need (Slurm, Chromium
+# and shellcheck); elsewhere those tests are skipped and say why. With CI=true, nothing but a GPU may be missing.
 #
 #   tests/run.sh [pytest arguments]
 #   tests/run.sh --quick     unit tests, the contract tests of the engines, one campaign on two ranks
@@ -48,6 +48,17 @@ check() {
 check ruff check
 check ruff format --check
 check mypy
-echo "== pytest"
-pytest "$@" || failed=1
+if (($#)); then
+  check pytest "$@"
+  exit $failed
+fi
+# Two halves side by side: what kills whole campaigns, and the rest. The output of the second follows that of the first.
+campaigns=(tests/ensemble tests/faults tests/slurm)
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+pytest --durations 15 -p no:cacheprovider "${campaigns[@]/#/--ignore=}" >"$output" 2>&1 &
+check pytest --durations 15 -p no:cacheprovider "${campaigns[@]}"
+wait $! || failed=1
+echo "== pytest, all other tests"
+cat "$output"
 exit $failed
