@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from pydantic import ValidationError
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.jobs import SubmittedJob
+from hydragnn_hpc.submit.commands import SilentError, run
 from hydragnn_hpc.submit.scheduler import Scheduler, StatusQuery, jobs_folder, load_scheduler
 from hydragnn_hpc.submit.site import Site, load_site
 
@@ -114,16 +113,16 @@ def _status(job: SubmittedJob, silent: dict[str, str]) -> JobStatus:
         return made("unknown", explanation=f"{scheduler.name}.yaml declares no 'status'")
     command = [word.replace("{id}", job.id) for word in query.command]
     try:
-        code, output, errors = _run(command)
-    except _SilentError as error:
-        silent[key] = str(error)
+        answer = run(command, PATIENCE_SECONDS)
+    except SilentError as error:
+        silent[key] = f"{error}; ask on the machine itself, or later"
         return made("unknown", explanation=silent[key])
-    if (code and re.search(query.gone, errors)) or not (code or output.strip()):
+    if (answer.code and re.search(query.gone, answer.errors)) or not (answer.code or answer.output.strip()):
         return made("ended", explanation="the scheduler no longer lists it")
-    match = re.search(query.answer, output, re.MULTILINE)
-    if code or match is None:
-        last = (errors.strip() or output.strip() or f"exit code {code}").splitlines()[-1]
-        return made("unknown", explanation=f"'{command[0]}' answered: {last}")
+    match = re.search(query.answer, answer.output, re.MULTILINE)
+    if answer.code or match is None:
+        words = answer.last_words or f"exit code {answer.code}"
+        return made("unknown", explanation=f"'{command[0]}' answered: {words}")
     own, reason = match["state"], _reason(match.groupdict().get("reason"))
     explanation = _explain(query.reasons, reason)
     return made(_ours(query, own), own, reason, explanation.replace("ID", job.id))
@@ -151,29 +150,3 @@ def _reason(text: str | None) -> str:
 
 def _explain(reasons: dict[str, str], reason: str) -> str:
     return next((words for part, words in reasons.items() if reason and part.lower() in reason.lower()), "")
-
-
-class _SilentError(Exception):
-    """Why a scheduler cannot be asked."""
-
-
-def _run(command: list[str]) -> tuple[int, str, str]:
-    """Run a command; return its exit code and what it printed."""
-    if shutil.which(command[0]) is None:
-        raise _SilentError(f"'{command[0]}' is not on this host; ask on the machine itself")
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PATIENCE_SECONDS,
-            check=False,
-            start_new_session=True,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _SilentError(f"'{command[0]}' gave no answer for {PATIENCE_SECONDS} s; try again later") from error
-    except OSError as error:
-        raise _SilentError(f"'{command[0]}' cannot be run: {error.strerror or error}") from error
-    return done.returncode, done.stdout, done.stderr

@@ -7,14 +7,13 @@ something unknown keeps no job from being submitted: `UnknownError` says why its
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from hydragnn_hpc.durations import clock
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.submit.answers import Nodes, Queue, read
+from hydragnn_hpc.submit.commands import SilentError, run
 from hydragnn_hpc.submit.plan import Plan
 from hydragnn_hpc.submit.scheduler import Scheduler
 from hydragnn_hpc.submit.site import Limit, Site
@@ -47,33 +46,13 @@ def ask(scheduler: Scheduler) -> tuple[Queue, ...]:
 
 
 def _answer(words: Sequence[str]) -> str:
-    code, text = _run(words)
-    if code:
-        raise UnknownError(f"'{' '.join(words)}' failed: {text or 'it gives no reason'}")
-    return text
-
-
-def _run(words: Sequence[str], script: str = "") -> tuple[int, str]:
-    """Run a command; return its exit code, and what it printed or, where it failed, its last words."""
-    if shutil.which(words[0]) is None:
-        raise UnknownError(f"'{words[0]}' is not on this host")
     try:
-        done = subprocess.run(
-            words,
-            input=script,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise UnknownError(f"'{words[0]}' gave no answer for {PATIENCE_SECONDS} s") from error
-    except OSError as error:
-        raise UnknownError(f"'{words[0]}' cannot be started: {error}") from error
-    if not done.returncode:
-        return 0, done.stdout
-    return done.returncode, " ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-2:])
+        answer = run(words, PATIENCE_SECONDS)
+    except SilentError as error:
+        raise UnknownError(str(error)) from error
+    if answer.code:
+        raise UnknownError(f"'{' '.join(words)}' failed: {answer.last_words or 'it gives no reason'}")
+    return answer.output
 
 
 def rehearse(scheduler: Scheduler, script: str) -> str:
@@ -88,15 +67,15 @@ def rehearse(scheduler: Scheduler, script: str) -> str:
         return ""
     command = " ".join(scheduler.test)
     try:
-        code, words = _run(scheduler.test, script)
-    except UnknownError as error:
+        answer = run(scheduler.test, PATIENCE_SECONDS, script)
+    except SilentError as error:
         return str(error)
-    if code and words:
+    if answer.code and answer.last_words:
         raise UserError(
-            f"'{command}' refused the job: {words}; ask for less or for another queue, or submit the script of "
-            f"--dry-run with '{scheduler.submit[0]}' to let it wait all the same"
+            f"'{command}' refused the job: {answer.last_words}; ask for less or for another queue, or submit the "
+            f"script of --dry-run with '{scheduler.submit[0]}' to let it wait all the same"
         )
-    return f"'{command}' failed without a word" if code else ""
+    return f"'{command}' failed and gives no reason" if answer.code else ""
 
 
 def choose(queues: Iterable[Queue], name: str | None, where: str) -> Queue:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +19,7 @@ import hydragnn_hpc
 from hydragnn_hpc import yaml_files
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.sections import Section
+from hydragnn_hpc.submit.commands import SilentError, run
 from hydragnn_hpc.validation import one_line
 
 PATIENCE_SECONDS = 120
@@ -178,22 +178,12 @@ def submit(scheduler: Scheduler, script: Path, values: Mapping[str, str | int]) 
         )
     from_input = not any("{script}" in word for word in scheduler.submit)
     try:
-        done = subprocess.run(
-            command,
-            input=script.read_text(encoding="utf-8") if from_input else "",
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise UserError(
-            f"'{command[0]}' did not answer for {PATIENCE_SECONDS} s; look at the queue, then submit again"
-        ) from error
-    if done.returncode:
-        words = " ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-2:])
-        raise UserError(f"'{command[0]}' refused the job: {words}; the script is {script}")
-    return job_id(scheduler, done.stdout)
+        answer = run(command, PATIENCE_SECONDS, script.read_text(encoding="utf-8") if from_input else "")
+    except SilentError as error:
+        raise UserError(f"{error}; look at the queue, then submit again") from error
+    if answer.code:
+        raise UserError(f"'{command[0]}' refused the job: {answer.last_words}; the script is {script}")
+    return job_id(scheduler, answer.output)
 
 
 def job_id(scheduler: Scheduler, answer: str) -> str:

@@ -91,11 +91,13 @@ def test_a_job_that_is_forgotten_has_ended(
 
 
 def test_a_scheduler_that_hangs_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path, monkeypatch, "squeue", f"echo >> {tmp_path}/asked; exec sleep 60")
+    stand_in(tmp_path, monkeypatch, "squeue", f"echo >> {tmp_path}/asked; sleep 120 & echo $! > {tmp_path}/child; wait")
     monkeypatch.setattr(jobs, "PATIENCE_SECONDS", 0.5)
     found, _ = jobs.read_jobs(folder_of(tmp_path, "slurm", "7", "8", "9"))
     assert [job.state for job in found] == ["unknown"] * 3 and "gave no answer" in found[0].line()
     assert (tmp_path / "asked").read_text() == "\n"
+    child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
+    assert not child.exists() or child.read_text().split()[2] == "Z"  # killed, with the command that started it
 
 
 def test_status_before_the_campaign_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

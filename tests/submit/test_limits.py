@@ -171,7 +171,7 @@ def test_the_schedulers_own_test_refuses_in_its_own_words(here: Path) -> None:
         ("sinfo", "exit 1", "'sinfo --all --noheader"),
         ("scontrol", "echo usage", "'scontrol' or 'sinfo' gave an answer that names no queue"),
         ("sinfo", "echo 'batch|x'", "'scontrol' or 'sinfo' gave an answer of another form"),
-        ("sbatch", '[ "$1" = --test-only ] && exit 1; echo 7', "'sbatch --test-only' failed without a word"),
+        ("sbatch", '[ "$1" = --test-only ] && exit 1; echo 7', "'sbatch --test-only' failed and gives no reason"),
     ],
 )
 def test_a_scheduler_that_cannot_be_asked_blocks_nothing(here: Path, program: str, body: str, reason: str) -> None:

@@ -1,0 +1,56 @@
+"""Commands of a scheduler, which may be missing, hang, or print anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class SilentError(Exception):
+    """Why a command gave no answer: it is not on this host, cannot be started, or takes too long."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command printed, and its exit code."""
+
+    code: int
+    output: str
+    errors: str
+
+    @property
+    def last_words(self) -> str:
+        """The end of its error output, or of its output, as one line."""
+        return " ".join((self.errors.strip() or self.output.strip()).splitlines()[-2:])
+
+
+def run(words: Sequence[str], seconds: float, text: str = "") -> Answer:
+    """Run a command with ``text`` as its input; after ``seconds`` it is killed, with all that it started.
+
+    Raises
+    ------
+    SilentError
+        If it gives no answer.
+    """
+    if shutil.which(words[0]) is None:
+        raise SilentError(f"'{words[0]}' is not on this host")
+    pipe = subprocess.PIPE
+    try:
+        process = subprocess.Popen(
+            words, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace", start_new_session=True
+        )
+    except OSError as error:
+        raise SilentError(f"'{words[0]}' cannot be started: {error.strerror or error}") from error
+    with process:
+        try:
+            output, errors = process.communicate(text, timeout=seconds)
+        except BaseException as error:  # its children hold the pipes as well
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise SilentError(f"'{words[0]}' gave no answer for {seconds:g} s") from error
+            raise
+    return Answer(process.returncode, output, errors)
