@@ -147,7 +147,7 @@ def test_a_launcher_of_another_mpi_is_refused(small: Path, tmp_path: Path) -> No
         "1",
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**_environment(), **environment})
-    assert done.returncode == 2 and "do not belong together" in done.stderr
+    assert done.returncode == 2 and "does not match the MPI library" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
