@@ -53,7 +53,7 @@ if (($#)); then
   exit $failed
 fi
 # Two halves side by side: what kills whole campaigns, and the rest. The output of the second follows that of the first.
-campaigns=(tests/ensemble tests/faults tests/slurm)
+campaigns=(tests/ensemble tests/faults tests/slurm tests/test_any_data.py tests/test_hostile_files.py)
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 pytest --durations 15 -p no:cacheprovider "${campaigns[@]/#/--ignore=}" >"$output" 2>&1 &
