@@ -54,8 +54,9 @@ def _with_all_queues(site: Site, queues: Sequence[Queue], name: str | None) -> S
     first = limits.choose(queues, name, site.name)
     kind = limits.usual(first)
     alike = [queue for queue in queues if queue is not first and not queue.closed and _fits(site, kind, queue)]
-    chosen = [limits.fit(site, queues, queue.name, None).limits[0] for queue in [first, *alike]]
-    directives = limits.fit(site, queues, first.name, None).directives if first.name else site.directives
+    fitted = [limits.fit(site, queues, queue.name, None) for queue in [first, *alike]]
+    chosen = [one.limits[0] for one in fitted]
+    directives = fitted[0].directives if first.name else site.directives
     host = socket.gethostname().split(".")[0]
     about = f"{host}, {site.gpus_per_node} GPUs and {site.cores_per_node} cores a node, as {site.name} describes it"
     return site.model_copy(update={"name": host, "about": about, "limits": tuple(chosen), "directives": directives})

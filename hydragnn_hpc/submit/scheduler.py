@@ -25,12 +25,15 @@ from hydragnn_hpc.validation import one_line
 PATIENCE_SECONDS = 120
 
 
-def _one_group(pattern: str) -> str:
+def _compile(pattern: str) -> re.Pattern[str]:
     try:
-        groups = re.compile(pattern).groups
+        return re.compile(pattern)
     except re.error as error:
         raise ValueError(f"not a regular expression: {error}") from error
-    if not groups:
+
+
+def _one_group(pattern: str) -> str:
+    if not _compile(pattern).groups:
         raise ValueError("put the part that is the job's identifier into parentheses")
     return pattern
 
@@ -54,11 +57,7 @@ class Queries(Section):
 
 
 def _has_state(pattern: str) -> str:
-    try:
-        known = "state" in re.compile(pattern).groupindex
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from error
-    if not known:
+    if "state" not in _compile(pattern).groupindex:
         raise ValueError("put the part that is the job's state into (?P<state>...)")
     return pattern
 
