@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and one wording for what a file system refuses."""
+"""Files and folders that appear whole or not at all, and one wording for errors of the file system."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEMPORARY_PREFIX = ".tmp-"
 """What a half-written file's or folder's name starts with; :func:`remove_leftovers` removes what a kill left."""
 
 Hold = Callable[[], contextlib.AbstractContextManager[None]]
-"""What holds a folder while a file is put into place, or refuses that."""
+"""Context in which a file is put into place; it holds the folder meanwhile, or refuses."""
 
 
 @contextlib.contextmanager
@@ -87,7 +87,7 @@ def write_json(path: Path, content: Any, hold: Hold = contextlib.nullcontext) ->
 
 @contextlib.contextmanager
 def new_file(out: Path) -> Iterator[IO[bytes]]:
-    """Open a new file, in a folder that is made if need be; it becomes ``out`` in the end. Errors: `written_whole`."""
+    """Open a new file, which becomes ``out`` at the end; makes its folder if need be. Errors as for `written_whole`."""
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(out) as stream:
@@ -96,10 +96,10 @@ def new_file(out: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
-    """Make a folder to write into; in the end it becomes ``out``, and may ``replace`` what is there.
+    """Make a folder to write into; at the end it becomes ``out``, and may ``replace`` what is there.
 
-    Of a link, what it points to is replaced. What killed writers of ``out`` left is removed; a lock marks the living,
-    and where the file system has no locks, leftovers stay.
+    Where ``out`` is a link, its target is replaced. Leftovers of killed writers of ``out`` are removed; running writers
+    hold a lock. Where the file system has no locks, leftovers stay.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def remove_leftovers(folder: Path) -> int:
     """Remove what killed writers left in ``folder`` itself; returns how many. Call only while nobody writes there."""
     removed = 0
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(OSError):  # a folder that became unreadable; what stays is in nobody's way
+        with contextlib.suppress(OSError):  # a folder that became unreadable; what stays does no harm
             if path.is_file():
                 path.unlink()
                 removed += 1
@@ -149,7 +149,7 @@ def remove_leftovers(folder: Path) -> int:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or a folder's list of names, written to the disk."""
+    """Flush a file, or a folder's list of names, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -187,7 +187,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _umask() -> int:
-    # Linux tells it without setting it; setting and restoring it would race with other threads.
+    # Linux shows it without setting it; setting and restoring it would race with other threads.
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith("Umask:"):
             return int(line.split()[1], 8)

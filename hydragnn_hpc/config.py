@@ -103,7 +103,7 @@ class Campaign(Section):
         return variant.weights.get(task, self.tasks[task].weight)
 
     def stacks(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Return what one worker trains at once, as (variant, replicas); it depends on the configuration alone.
+        """Return the stacks, each as (variant, replicas); they depend on the configuration alone.
 
         The first replicas of every variant come first, so that a campaign's table soon has all its rows.
         """
@@ -117,8 +117,8 @@ class Campaign(Section):
     def effective(self) -> Campaign:
         """Return the campaign with every key that has no effect on results at its default.
 
-        These are some launch settings, the schedule that is not chosen, heads of a level that no variant predicts, and
-        weights of a variant that repeat the task's or belong to a task that it does not train.
+        Such keys are some launch settings, the schedule that is not chosen, heads of a level that no variant predicts,
+        and weights of a variant that repeat the task's or belong to a task that it does not train.
         """
         training, cosine = self.training, self.training.cosine
         cosine = cosine.model_copy(update={"epochs": None}) if cosine.epochs == training.epochs else cosine

@@ -2,8 +2,8 @@
 
 A new one is a line here and a file in `hydragnn_hpc.member.library.convolutions`.
 
-Those of PyTorch Geometric that pass on one vector per atom. DimeNet and PaiNN do not: they pass on states of edges, or
-vectors beside the scalars.
+They are PyTorch Geometric's layers that take and return one feature vector per atom. DimeNet and PaiNN do not: they
+update edge states, or vectors beside the scalars.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Convolution:
     module : str
         Its file in `hydragnn_hpc.member.library.convolutions`.
     edges : {"none", "optional", "required"}
-        Whether it can use features of edges.
+        Whether it uses edge features.
     """
 
     module: str
@@ -40,7 +40,7 @@ CONVOLUTIONS = {
 
 
 def why_not(name: str, edges: bool) -> str:
-    """Say why a convolution cannot be had with or without features of edges, or ``""`` if it can."""
+    """Return why a convolution cannot be used with (or without) edge features, ``""`` if it can."""
     if name not in CONVOLUTIONS:
         return f"unknown convolution '{name}'; known are: {', '.join(CONVOLUTIONS)}"
     rule = CONVOLUTIONS[name].edges

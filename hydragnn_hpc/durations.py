@@ -1,4 +1,4 @@
-"""Durations as people write them: one grammar for every option and setting that takes a time."""
+"""Durations as users write them: one grammar for every option and setting that takes a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hydragnn_hpc.errors import UserError
 EXPECTED = "expected minutes, 90s, 45m, 1h30m, 1.5h, 2d, 1:30:00 (hours first) or 1-12:00:00 (days first)"
 
 SAVE_SECONDS = 5.0
-"""A run keeps so many seconds of its time limit for saving, beside the time of an epoch."""
+"""Seconds of a run's time limit that are reserved for saving, in addition to the time of one epoch."""
 
 _NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
 _UNITS = re.compile(rf"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m(?:in)?)?(?:{_NUMBER}s)?", re.ASCII | re.IGNORECASE)
@@ -30,12 +30,12 @@ def seconds_of(text: str, option: str) -> float:
     text : str
         The duration.
     option : str
-        What it was given for; named in the error.
+        The option or setting, named in the error.
 
     Raises
     ------
     UserError
-        If it is none of these, or not above zero.
+        If it has none of these forms, or is not positive.
     """
     given = text.strip()
     seconds = 0.0

@@ -24,11 +24,11 @@ def generate(
     out: Annotated[Path, typer.Argument(help="The folder (LSMS text) or the file (extended XYZ) to write.")],
     system: Annotated[str, typer.Option(help="FePt, CuAu, or ternary (Cu-Ag-Au).")] = "FePt",
     form: Annotated[
-        str, typer.Option("--format", help="lsms (FePt alone) or extxyz. Default: lsms for FePt, else extxyz.")
+        str, typer.Option("--format", help="lsms (only FePt) or extxyz. Default: lsms for FePt, otherwise extxyz.")
     ] = "",
-    cap: Annotated[int, typer.Option(help="At most so many samples per composition (and size).")] = 1000,
+    cap: Annotated[int, typer.Option(help="Maximum number of samples per composition (and size).")] = 1000,
     sizes: Annotated[
-        str, typer.Option(help="CuAu and ternary: repetitions of the cube of 4 atoms, as 1x1x1,2x2x2. Default: 2x2x2.")
+        str, typer.Option(help="CuAu and ternary: repetitions of the 4-atom cube, such as 1x1x1,2x2x2. Default: 2x2x2.")
     ] = "",
     seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing OUT.")] = False,
@@ -75,28 +75,28 @@ def prepare(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            # [b] keeps the help from taking :KEY: for the name of an emoji.
+            # [b] keeps rich from taking :KEY: for the name of an emoji.
             help="What to learn from structure files, NAME=LEVEL:[b]KEY[/b]:UNIT[:LABEL]; repeatable. Level: graph,"
-            " node, or mixing (KEY is a total energy, stored as mixing enthalpy). As energy=graph:energy:eV,"
+            " node, or mixing (KEY is a total energy, stored as mixing enthalpy). Examples: energy=graph:energy:eV,"
             " forces=node:forces:eV/Ang, mixing_enthalpy=mixing:energy:eV."
         ),
     ] = None,
     boundary: Annotated[
         str,
         typer.Option(
-            help="open, or periodic: images are neighbours too. Default: as each structure says; LSMS text: open, and"
-            " periodic needs --cell."
+            help="open, or periodic: images are neighbours too. Default: as each structure states; LSMS text is open,"
+            " and needs --cell to be periodic."
         ),
     ] = "auto",
     cell: Annotated[
         str,
         typer.Option(
             help="3 edge lengths or 9 numbers (rows are lattice vectors), with unit: '20.872 10.436 14.116 bohr'."
-            " For structures without one, as LSMS text; also the period that --split-by symmetry goes by."
+            " For structures without one, such as LSMS text; also the period that --split-by symmetry uses."
         ),
     ] = "",
     cap: Annotated[
-        int, typer.Option(help="At most so many samples per composition, chosen at random; 0 keeps all.")
+        int, typer.Option(help="Maximum number of samples per composition, chosen at random; 0 keeps all.")
     ] = 1000,
     fractions: Annotated[
         str, typer.Option(help="Fractions of every composition for training, validation and test.")
@@ -115,8 +115,8 @@ def prepare(
     end_member: Annotated[
         list[str] | None,
         typer.Option(
-            help="Energy of a pure element, Ry per atom unless with its unit, as Fe=-2541.0 or Cu=-3.72eV; repeatable."
-            " Else from the data's pure cells."
+            help="Energy of a pure element, in Ry per atom unless a unit is given: Fe=-2541.0, Cu=-3.72eV; repeatable."
+            " Default: from the data's pure cells."
         ),
     ] = None,
     on_error: Annotated[str, typer.Option(help=ON_ERROR_HELP)] = "fail",
@@ -165,8 +165,8 @@ def split(
     cell: Annotated[
         str,
         typer.Option(
-            help="The crystal's period, where the graph's boundary is open: 3 edge lengths or 9 numbers, with unit, as"
-            " '20.872 10.436 14.116 bohr'. Symmetry goes by it."
+            help="The crystal's period, where the graph's boundary is open: 3 edge lengths or 9 numbers, with unit:"
+            " '20.872 10.436 14.116 bohr'. For --split-by symmetry."
         ),
     ] = "",
     scale_over: Annotated[str, typer.Option(help="all or train; default: as in the source data set.")] = "",
@@ -188,7 +188,7 @@ def split(
     n_samples, n_test = manifest.sizes["S"], manifest.split[2]
     typer.echo(
         f"{equivalents.classes:,} symmetry classes of {n_samples:,} samples; {equivalents.after:,} of {n_test:,} test"
-        f" samples have an equivalent in the training part ({equivalents.before:,} before)"
+        f" samples have an equivalent in the training set ({equivalents.before:,} before)"
     )
 
 
@@ -236,7 +236,7 @@ def info(
     figure: Annotated[
         Path | None, typer.Option(help="Draw histograms of compositions and targets into this file, .png or .pdf.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
     """Show what is in a data set, and how it is distributed."""
     from hydragnn_hpc.dataset import store

@@ -18,7 +18,7 @@ _COMPONENTS = "xyz"
 
 
 def check_name(path: Path) -> None:
-    """Refuse a figure's name before long work.
+    """Refuse an unsuitable file name before long work.
 
     Raises
     ------
@@ -73,13 +73,13 @@ def _draw(arrays: dict[str, np.ndarray], targets: dict[str, Target], title: str)
 
 
 def _shares(ax: Any, symbols: list[str], fractions: np.ndarray) -> None:
-    """Draw how often each element has which share; of two elements one says it all."""
+    """Draw how often each element has which share; with two elements, one determines the other."""
     often = np.argsort(-(fractions > 0).sum(axis=0), kind="stable")[:_MOST_SERIES]
     series = [0] if len(symbols) == 2 else sorted(often.tolist())
     shown = [symbols[k] for k in series]
     looks = style.looks(shown)
     for k, symbol in zip(series, shown, strict=True):
-        # Shares are fractions of small numbers: bins would beat with them.
+        # Shares are fractions of small integers: evenly spaced bins would alias with them.
         share, count = np.unique(np.round(fractions[:, k], 6), return_counts=True)
         if len(share) <= _MOST_SHARES:
             ax.plot(share, count, label=symbol, markersize=3, **{**looks[symbol], "linewidth": 0.8})

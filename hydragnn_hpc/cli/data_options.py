@@ -1,4 +1,4 @@
-"""Reading of option values that several data commands share."""
+"""Option values that several data commands share: how they are read and checked."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterable
 
 from hydragnn_hpc.errors import UserError, nearest
 
-FORMATS_HELP = "auto (by content), lsms, extxyz, ase-db, or ase: whatever else ASE reads, as POSCAR, .cif or .traj."
-ON_ERROR_HELP = "At a structure that cannot be used: fail, or skip (it is left out and counted)."
+FORMATS_HELP = (
+    "auto (by content), lsms, extxyz, ase-db, or ase: whatever else ASE reads, such as POSCAR, .cif or .traj."
+)
+ON_ERROR_HELP = "What to do with a structure that cannot be used: fail, or skip (leave it out and count it)."
 
 
 def parse_cell(text: str) -> tuple[float, ...]:
@@ -40,7 +42,7 @@ def parse_cell(text: str) -> tuple[float, ...]:
 
 
 def one_of(option: str, value: str, known: Iterable[str]) -> str:
-    """Return ``value`` if it is known; else a :class:`UserError` with the nearest that is."""
+    """Return ``value`` if it is among ``known``; otherwise raise a :class:`UserError` that names the nearest."""
     if value not in known:
         raise UserError(f"{option} {value}{nearest(value, known)}")
     return value
@@ -57,5 +59,5 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
     try:
         train, validation, test = (float(word) for word in text.split(","))
     except ValueError as error:
-        raise UserError(f"--fractions {text}: expected three numbers, as 0.70,0.15,0.15") from error
+        raise UserError(f"--fractions {text}: expected three numbers, such as 0.70,0.15,0.15") from error
     return train, validation, test

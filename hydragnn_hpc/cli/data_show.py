@@ -17,7 +17,7 @@ _SHOWN_COMPONENTS = 6
 
 
 def check_values(manifest: Manifest, arrays: dict[str, Any], file: Path) -> None:
-    """Check the split and the targets' values against the manifest, which reading does not do."""
+    """Check the split and the targets' values against the manifest; reading a data set does not."""
     import numpy as np
 
     train = arrays["split"] == 0
@@ -26,7 +26,7 @@ def check_values(manifest: Manifest, arrays: dict[str, Any], file: Path) -> None
     for name, target in manifest.targets.items():
         values = arrays[f"target_{name}"]
         if int(np.isnan(values).sum()) != target.missing:
-            raise UserError(f"{file}: target '{name}' misses other values than the manifest states; prepare it again")
+            raise UserError(f"{file}: target '{name}' lacks other values than the manifest states; prepare it again")
         if manifest.scaled_over == "train":
             train_atoms = np.repeat(train, np.diff(arrays["atom_offsets"]))
             values = values[train_atoms if target.level == "node" else train]
@@ -45,7 +45,7 @@ def show(manifest: Manifest, path: Path, distribution: Distribution | None = Non
         facts.add_row(name, value)
     if distribution:
         atoms = distribution.atoms
-        facts.add_row("sample's atoms", f"{atoms.minimum:,} to {atoms.maximum:,}, mean {atoms.mean:.4g}")
+        facts.add_row("atoms per sample", f"{atoms.minimum:,} to {atoms.maximum:,}, mean {atoms.mean:.4g}")
     screen = console(highlight=False, markup=False)
     screen.print(str(path), style="bold", soft_wrap=True)
     screen.print(facts)
@@ -115,7 +115,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
             f" {_range(neighbours.fewest, neighbours.most)}{sizes['E'] / max(sizes['B'], 1):.1f} per atom,"
             f" {sizes['E'] / max(sizes['G'], 1):,.1f} directed edges per geometry",
         ),
-        ("scaled over", {"all": "all samples", "train": "the training part"}[manifest.scaled_over]),
+        ("scaled over", {"all": "all samples", "train": "the training set"}[manifest.scaled_over]),
         (
             "source",
             f"{source.path}: {source.read:,} read, {source.skipped:,} skipped, {source.repeated:,}"

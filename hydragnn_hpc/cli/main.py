@@ -50,7 +50,7 @@ def _options(
     """Options of every command."""
 
 
-# What a wrong option raises; typer shows only this subclass of it to the outside.
+# The base class of what a wrong option raises; typer exports only this subclass of it.
 _CommandLineError: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     """Run the command line; exit with one of :class:`~hydragnn_hpc.errors.ExitCode`."""
     streams.prepare()
     debug = "--debug" in sys.argv[1:]
-    # Allowed anywhere on the line, since it is added in hindsight.
+    # Allowed anywhere on the line: users add it after an error.
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
         code = app(args=arguments, standalone_mode=False) or 0

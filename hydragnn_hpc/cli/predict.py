@@ -39,10 +39,10 @@ def predict(
     to: Annotated[Path | None, typer.Option("--out", help="Write here. Default: standard output.")] = None,
     form: Annotated[str, typer.Option("--format", help=FORMATS_HELP)] = "auto",
     cell: Annotated[
-        str, typer.Option(help="Cell for structures without one, as for data prepare: '20.8 10.4 14.1 bohr'.")
+        str, typer.Option(help="Cell for structures without one, as in data prepare: '20.8 10.4 14.1 bohr'.")
     ] = "",
     on_error: Annotated[str, typer.Option(help=ON_ERROR_HELP)] = "fail",
-    device: Annotated[str, typer.Option(help="cpu, cuda, xpu, or auto: whatever the machine has.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, xpu, or auto: an accelerator where there is one.")] = "auto",
 ) -> None:
     """Predict every task for new structures: mean and standard deviation over a variant's finished members, as csv.
 

@@ -1,4 +1,4 @@
-"""``status`` and ``report``: what a campaign's folder tells."""
+"""``status`` and ``report``: what a campaign's folder shows."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def status(
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between refreshes with --watch.")] = 2.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a campaign stands: members by state, rates, time left, the table so far, failures with causes.
+    """Show a campaign's progress: members by state, rates, time left, the table so far, failures with causes.
 
-    It reads the folder, from another machine, while the campaign runs, or long after; and asks the scheduler how
-    submitted jobs stand, where it is at hand.
+    It reads the folder: from any machine, while the campaign runs or long after. Where the scheduler is available, it
+    also asks for the state of submitted jobs.
     """
     if watch and as_json:
-        raise UserError("status: --watch and --json exclude each other; call --json again and again instead")
+        raise UserError("status: --watch and --json exclude each other; call --json repeatedly instead")
     from dataclasses import asdict
 
     from hydragnn_hpc.paths import CampaignFolder
@@ -53,7 +53,7 @@ def status(
         try:
             campaign_status.watch(out, screen, interval)
         except KeyboardInterrupt:
-            return  # the user has seen enough: nothing was interrupted but the looking
+            return  # the user has seen enough; no work was interrupted
     else:
         campaign_status.show(out, screen)
 

@@ -1,4 +1,4 @@
-"""``hydragnn-hpc run``: train what is missing of a campaign, under any MPI launcher or none."""
+"""``hydragnn-hpc run``: train a campaign's unfinished members, under any MPI launcher or none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(
     campaign: Annotated[Path, typer.Argument(help="The campaign file, YAML.")],
     out: Annotated[Path, typer.Argument(help="The campaign's folder; created if it does not exist.")],
     override: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace a setting, as training.epochs=3; repeatable.")
+        list[str] | None, typer.Option("--set", help="Replace a setting, such as training.epochs=3; repeatable.")
     ] = None,
     time_limit: Annotated[
         str,
@@ -40,9 +40,9 @@ def run(
         Path | None, typer.Option(help="Node-local folder for the data set's copy; default $TMPDIR, /dev/shm, /tmp.")
     ] = None,
 ) -> None:
-    """Train what is missing of a campaign; the same command again continues where it stopped.
+    """Train a campaign's unfinished members; the same command again continues where it stopped.
 
-    Exit codes: 0 all done; 1 done, but members failed for good; 2 usage or configuration; 75 out of time, run me again.
+    Exit codes: 0 all done; 1 done, but members failed for good; 2 usage or configuration; 75 out of time, run it again.
     """
     from hydragnn_hpc.paths import CampaignFolder
 
@@ -55,7 +55,7 @@ def run(
         plan = read_plan(campaign, override or [], CampaignFolder(out))
         _show(plan, out)
         return
-    # Until the supervisor's own handlers are there, a signal ends this process at once, even within MPI's start:
+    # Until the supervisor installs its handlers, a signal ends this process at once, even within MPI's start:
     # Python's handler would wait there for a rank that the same signal has ended.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)

@@ -10,15 +10,15 @@ import typer
 from hydragnn_hpc.atomic import write_text
 from hydragnn_hpc.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, help="Machine profiles.")
+app = typer.Typer(no_args_is_help=True, help="Write machine profiles.")
 
 
 @app.command(epilog="Example: hydragnn-hpc site detect --out my-machine.yaml")
 def detect(
-    out: Annotated[Path | None, typer.Option(help="The file to write; without it the profile is printed.")] = None,
-    queue: Annotated[str | None, typer.Option(help="The queue that jobs are meant for; else the default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write. Default: standard output.")] = None,
+    queue: Annotated[str | None, typer.Option(help="The queue for jobs. Default: the scheduler's.")] = None,
 ) -> None:
-    """Write a profile of this machine from what its scheduler answers, for 'submit --site FILE.yaml'."""
+    """Write a profile of this machine, from its scheduler's answers, for 'submit --site FILE.yaml'."""
     from hydragnn_hpc.submit import detect as detection
 
     if out is not None and out.suffix not in (".yaml", ".yml"):

@@ -18,16 +18,16 @@ from hydragnn_hpc.paths import CampaignFolder, append_record
 from hydragnn_hpc.records.jobs import SubmittedJob
 
 YOUR_PROJECT = "YOUR_PROJECT"
-"""Stands for an account in a dry run that names none."""
+"""Placeholder for the account in a dry run that names none."""
 
 
 def submit(
     campaign: Annotated[Path, typer.Argument(help="The campaign file.")],
     out: Annotated[Path, typer.Argument(help="The campaign's folder, on a file system that all nodes share.")],
-    site: Annotated[str, typer.Option(help="A machine of jobs/sites, or the path of a profile of your own.")],
+    site: Annotated[str, typer.Option(help="A machine in jobs/sites, or the path of your own profile.")],
     nodes: Annotated[int | None, typer.Option(help="Nodes to ask for.")] = None,
     walltime: Annotated[str | None, typer.Option(help="Time to ask for: 90 (minutes), 2h, 1h30m, 1:30:00.")] = None,
-    account: Annotated[str, typer.Option(help="What the job is charged to.")] = "",
+    account: Annotated[str, typer.Option(help="Project or account to charge.")] = "",
     queue: Annotated[str | None, typer.Option(help="Queue, partition or quality of service.")] = None,
     seconds: Annotated[
         float | None, typer.Option(help="Measured seconds per member (per stack, where stacked), to estimate from.")
@@ -40,12 +40,12 @@ def submit(
         ),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of the campaign, as training.epochs=3; repeatable.")
+        list[str] | None, typer.Option("--set", help="Replace a setting, such as training.epochs=3; repeatable.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, submit nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script; submit nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
-    """Render the job script for a machine and submit it; the job goes on in further ones until all is trained."""
+    """Render the job script for a machine and submit it; further jobs follow by themselves until all is trained."""
     from hydragnn_hpc.config import load_campaign
     from hydragnn_hpc.ledger import now
     from hydragnn_hpc.submit import chain, jobs, limits, plan, render, scheduler
@@ -76,7 +76,7 @@ def submit(
         packed=_archive(packed),
     )
     script = render.render(job, machine, chosen)
-    # An account that stands for the user's own would be refused.
+    # The scheduler would refuse the placeholder.
     unknown = unknown or ("" if account == YOUR_PROJECT else limits.rehearse(machine.scheduler, script))
     if dry_run:
         _show(script, site, unknown)

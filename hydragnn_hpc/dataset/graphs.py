@@ -75,7 +75,7 @@ def parse_length(text: str, what: str = "length") -> float:
     units = {"bohr": 1.0, "angstrom": 1 / BOHR_IN_ANGSTROM, "å": 1 / BOHR_IN_ANGSTROM}
     unit = match[2].lower() if match else ""
     if match is None or unit not in units:
-        raise UserError(f"{what} '{text}': expected a number with its unit, as 7bohr or 3.7angstrom")
+        raise UserError(f"{what} '{text}': expected a number with its unit, such as 7bohr or 3.7angstrom")
     try:
         value = float(match[1]) * units[unit]
     except ValueError as error:
@@ -95,7 +95,7 @@ def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
     ------
     UserError
         If a periodic geometry's cell has no volume or makes two atoms coincide, the list would be absurdly long, or a
-        shell of neighbours lies at the cutoff to the last digits.
+        shell of neighbours lies at the cutoff to within rounding.
     """
     with without_torch():
         from vesin import NeighborList
@@ -113,7 +113,7 @@ def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
     images = np.asarray(images, np.int64).reshape(-1, 3)
     order = np.lexsort((images[:, 2], images[:, 1], images[:, 0], j, i))
     i, j, images = i[order], j[order], images[order]
-    # Computed here, in a fixed order of operations: the same bits everywhere, and exactly opposite both ways.
+    # Computed here, in a fixed order of operations: the same bits everywhere, and exactly opposite in both directions.
     shift = images[:, :1] * geometry.cell[0] + images[:, 1:2] * geometry.cell[1] + images[:, 2:] * geometry.cell[2]
     vectors = (geometry.pos[j] - geometry.pos[i]) + shift
     lengths = np.sqrt((vectors**2).sum(axis=1))
@@ -186,7 +186,7 @@ def _check_lengths(i: np.ndarray, j: np.ndarray, lengths: np.ndarray, cutoff: fl
 
 
 def _check_symmetric(i: np.ndarray, j: np.ndarray, images: np.ndarray) -> None:
-    """Check the list's promise, on which the engines' backward passes rely."""
+    """Check that the list is symmetric, on which the engines' backward passes rely."""
     back = np.lexsort((-images[:, 2], -images[:, 1], -images[:, 0], i, j))
     if not (np.array_equal(i, j[back]) and np.array_equal(j, i[back]) and np.array_equal(images, -images[back])):
         raise RuntimeError("vesin's neighbour list is not symmetric: report the geometry and the version of vesin")

@@ -37,7 +37,7 @@ def import_adios2() -> Any:
     if "HOME" not in os.environ:
         try:
             os.environ["HOME"] = str(Path.home())
-        except RuntimeError:  # a user whom the system does not know
+        except RuntimeError:  # a user without an entry in the password database
             os.environ["HOME"] = "/"
     with without_torch():
         import adios2

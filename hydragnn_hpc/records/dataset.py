@@ -157,7 +157,7 @@ class Manifest(DatasetFacts, _Contents):
     sizes : dict
         By letter: S samples, A atoms, G geometries, B sites, E edges, N bytes of names.
     split : list of int
-        Samples in the training, validation and test part.
+        Samples in the training, validation and test set.
     sha256 : str
         The content's hash: names the data set, whatever its folder is called.
     """

@@ -58,7 +58,7 @@ class ModelFacts(FileRecord):
     inputs : int
         Width of the node inputs.
     average_degree : list of float
-        Of an atom of the training part: the mean degree, and the mean of log(degree + 1).
+        Of an atom of the training set: the mean degree, and the mean of log(degree + 1).
     tasks : dict
         By name.
     ready : Recipe

@@ -90,7 +90,7 @@ class InputRecipe(FileRecord):
 
 
 class FittedReference(FileRecord):
-    """A reference as fitted to the training part.
+    """A reference as fitted to the training set.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class FittedReference(FileRecord):
     elements : list of int
         Proton numbers, ascending.
     compositions : list of list of float
-        ``composition`` and ``linear``: compositions of the training part, ``[n, K]``.
+        ``composition`` and ``linear``: compositions of the training set, ``[n, K]``.
     values : list
         ``composition``: means ``[n, K or 1, d]``, NaN where no value is known; ``linear``: intercepts of the same
         shape; ``species``: means ``[K, d]`` at node level, at graph level ``[1 + K, d]``: a constant, and the

@@ -101,7 +101,7 @@ def large(folder: Path, members: int) -> list[Row]:
 
 
 def reports(folder: Path, members: int) -> Row:
-    """The report of very many members that have predictions, for as many samples as the quick start's test part."""
+    """The report of very many members that have predictions, for as many samples as the quick start's test set."""
     out = making.make(folder / "reports", variants=("HC", "H"), replicas=members // 2, samples=445)
     return timed(f"report of {members} members with predictions for 445 samples", ["report", str(out)])
 

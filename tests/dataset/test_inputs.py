@@ -35,7 +35,7 @@ def lattice() -> Geometry:
 
 
 def data_set(geometries: list[Geometry], which: list[int], elements: list[int], seed: int = 0) -> dict[str, np.ndarray]:
-    """Random decorations as a data set's arrays; two of three samples are of the training part."""
+    """Random decorations as a data set's arrays; two of three samples are of the training set."""
     rng = np.random.default_rng(seed)
     sizes = [len(g.pos) for g in geometries]
     found = [find_neighbours(g, 7.0) for g in geometries]

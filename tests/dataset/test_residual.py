@@ -1,4 +1,4 @@
-"""References and residuals: means of the training part and of nothing else, whole again when put together."""
+"""References and residuals: means of the training set and of nothing else, whole again when put together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FE, PD, PT = 26, 46, 78
 
 
 def data_set(seed: int = 0, samples: int = 200, sizes: tuple[int, ...] = (4, 6)) -> dict[str, np.ndarray]:
-    """Decorations of random composition, of samples of several sizes; every fourth is of the test part."""
+    """Decorations of random composition, of samples of several sizes; every fourth is of the test set."""
     rng = np.random.default_rng(seed)
     n = rng.choice(sizes, samples)
     return {

@@ -104,7 +104,7 @@ def test_fractions_that_are_none_are_refused(fractions) -> None:
 
 
 def test_a_part_that_stays_empty_is_refused() -> None:
-    with pytest.raises(UserError, match=r"validation part is empty: too few samples .*\(samples: 4, compositions: 2\)"):
+    with pytest.raises(UserError, match=r"validation set is empty: too few samples .*\(samples: 4, compositions: 2\)"):
         select.split_by_composition(counts_of([2, 2]), FRACTIONS, 0)
 
 

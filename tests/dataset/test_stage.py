@@ -258,7 +258,7 @@ def test_every_component_is_scaled_over_what_is_asked_for_and_gaps_stay(
     split = np.array([0, 0, 0, *rng.integers(0, 3, 9)], np.uint8)
     part = np.repeat(split, np.diff(offsets)) if level == "node" else split
     values = rng.normal(size=(len(part), width)) * 10.0 ** rng.integers(-6, 6, width) + rng.normal(size=width)
-    values[2:][rng.random((len(part) - 2, width)) < 0.3] = np.nan  # the first two are of the training part
+    values[2:][rng.random((len(part) - 2, width)) < 0.3] = np.nan  # the first two are of the training set
     arrays = {"split": split, "atom_offsets": offsets, "target_x": values}
     fitted = fit_scaling(arrays, over, [Property("x", level, "eV", "x")])["x"]
     scaled = copies.scaled(values, fitted.minimum, fitted.maximum)

@@ -1,8 +1,8 @@
-"""Between formats of structures and the data set: everything that both sides can hold, and a list of what is lost.
+"""Conversion between formats of structures and data sets: keeps all that both sides can hold, and lists what is lost.
 
-A structure passes as a :class:`~hydragnn_hpc.dataset.read.frames.Frame`. LSMS text's numbers have fixed keys there
-(:data:`hydragnn_hpc.dataset.read.formats.lsms.UNITS`); a data set's have its targets' names. The first frame of an
-extended XYZ file written here states in its key ``hydragnn_hpc`` what makes it a data set again.
+Every structure passes through a :class:`~hydragnn_hpc.dataset.read.frames.Frame`. LSMS text's numbers have fixed keys
+there (:data:`hydragnn_hpc.dataset.read.formats.lsms.UNITS`); a data set's have its targets' names. The first frame of
+an extended XYZ file written here holds, under the key ``hydragnn_hpc``, what is needed to make it a data set again.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from hydragnn_hpc.records.dataset import Target
 KINDS = ("lsms", "extxyz", "bp")
 
 _SAME_POSITION = 1e-9  # bohr
-_SAYS = "hydragnn_hpc"
-_PART = TargetSpec(Property("-split", "graph", "", ""), "split", Unit(""))  # under a name that no target can have
-# Names that mean something else to whoever reads extended XYZ, in any letter case.
+_STATED_KEY = "hydragnn_hpc"
+_SPLIT_SPEC = TargetSpec(Property("-split", "graph", "", ""), "split", Unit(""))  # under a name that no target can have
+# Names that have another meaning for readers of extended XYZ, in any letter case.
 _RESERVED = {
     "stress", "virial", "virials", "lattice", "properties", "pbc", "name", "split", "numbers", "positions", "species",
-    "pos", "symbols", "z", "move_mask", "cell", "uid", "tags", "masses", "momenta", _SAYS,
+    "pos", "symbols", "z", "move_mask", "cell", "uid", "tags", "masses", "momenta", _STATED_KEY,
 }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ class Conversion:
 
 
 def convert(source: Path, out: Path, options: Options, to: str = "auto", force: bool = False) -> Conversion:
-    """Convert ``source`` to ``out``: everything is kept, nothing chosen, capped or dropped.
+    """Convert ``source`` to ``out``; no structure is dropped.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def _with_cell(frame: Frame, cell: tuple[float, ...] | None) -> Frame:
 
 
 def _frames_of_bp(bp: Path) -> tuple[store.Manifest, Iterator[tuple[Frame, int]]]:
-    """Return the manifest, and every sample with its part of the split."""
+    """Return the manifest, and every sample with its index in the split."""
     manifest, a = store.read(bp)
 
     def frames() -> Iterator[tuple[Frame, int]]:
@@ -167,7 +167,7 @@ def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conver
     with atomic.new_file(out) as stream:
         for frame, part in frames:
             head = {} if part is None else {"split": part}
-            tail = {_SAYS: stated} if stated and not count else {}
+            tail = {_STATED_KEY: stated} if stated and not count else {}
             stream.write(frame_text(frame, lost, head, tail).encode())
             count += 1
     return Conversion("extxyz", count, tuple(lost))
@@ -207,7 +207,7 @@ def _is_written(value: Any, dimensions: int) -> bool:
 
 
 def _key(name: str) -> str:
-    """Return the key under which a value is written: another for every name, and none with a meaning of its own."""
+    """Return the key under which a value is written: unique to its name, and without another meaning in the format."""
     plain = name.casefold()
     while plain.startswith("target_"):
         plain = plain.removeprefix("target_")
@@ -221,7 +221,7 @@ def _spelled(name: str, target: Target) -> str:
 def _stated(source: Path, form: str) -> dict[str, Any]:
     """Return what the first frame states of the data set that it came from."""
     first = next(formats.iter_frames(source, form), None)
-    stated = first.values.get(_SAYS) if isinstance(first, Frame) else None
+    stated = first.values.get(_STATED_KEY) if isinstance(first, Frame) else None
     return stated if isinstance(stated, dict) else {}
 
 
@@ -238,7 +238,7 @@ def _to_bp(source: Path, out: Path, options: Options, force: bool) -> Conversion
         targets = [str(entry) for entry in stated.get("targets", ())]
         options = replace(options, targets=parse_targets(targets), scale_over=stated.get("scaled_over", "all"))
         if targets:
-            part = (_PART,)
+            part = (_SPLIT_SPEC,)
         if options.cutoff == 0 and isinstance(stated.get("cutoff_bohr"), float):
             options = replace(options, cutoff=stated["cutoff_bohr"])
     options = replace(options, cutoff=options.cutoff or 7.0, cap=0, keep_repeated=True, purpose="convert")
@@ -247,7 +247,7 @@ def _to_bp(source: Path, out: Path, options: Options, force: bool) -> Conversion
     raw.end_members = _end_members(stated)
     if part:
         raw.properties.pop()
-        values = np.concatenate(raw.samples.values.pop(_PART.property.name))[:, 0]
+        values = np.concatenate(raw.samples.values.pop(_SPLIT_SPEC.property.name))[:, 0]
         raw.part = values.astype(np.uint8) if np.isin(values, (0, 1, 2)).all() else None
     manifest = prepare.write_raw(raw, out, options, force)
     return Conversion("bp", manifest.sizes["S"], tuple(lost))
@@ -283,13 +283,13 @@ def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversi
 def _lsms_of(
     frame: Frame, wanted: dict[str, TargetSpec], end_members: dict[int, float], lost: dict[str, None]
 ) -> lsms.LsmsSample:
-    derived = ("charge_transfer", "mixing_enthalpy", "split", _SAYS)
+    derived = ("charge_transfer", "mixing_enthalpy", "split", _STATED_KEY)
     used = {w.key for w in wanted.values()} | {*lsms.UNITS, lsms.REST, *derived}
     lost.update((f"'{key}'", None) for key in (*frame.values, *frame.columns) if key not in used)
     z = frame.atomic_numbers
     total = _energy(frame, wanted, "total_energy")
     if total is None and end_members and "mixing_enthalpy" in frame.values:
-        # The end members' sum as derive.mixing_enthalpy takes it, so that the energy comes back to the bit.
+        # The end members are summed as in derive.mixing_enthalpy, so that the energy comes back bit for bit.
         reference = sum(int((z == s).sum()) * end_members[s] for s in sorted(end_members))
         total = float(np.ravel(frame.values["mixing_enthalpy"])[0]) + reference
     charge = _column(frame, wanted, "charge")
@@ -314,7 +314,7 @@ def _lsms_of(
     rest = frame.columns.get(lsms.REST)
     if rest is not None and rest.shape == (len(z), 15):
         sample.table[:, 1], sample.table[:, 7:] = rest[:, 0], rest[:, 4:]
-        if np.abs(rest[:, 1:4] - frame.pos).max() < _SAME_POSITION:  # else somebody has moved the atoms
+        if np.abs(rest[:, 1:4] - frame.pos).max() < _SAME_POSITION:  # otherwise the atoms have been moved
             sample.table[:, 2:5] = rest[:, 1:4]
     else:
         lost["spin and field columns (not in the source: spins along z)"] = None
@@ -358,7 +358,7 @@ def generate_fept(out: Path, cap: int, seed: int, force: bool = False, progress:
         If ``out`` exists (and not ``force``) or cannot be written.
     """
     if cap < 1:
-        raise UserError(f"--cap {cap}: at least 1 sample per composition")
+        raise UserError(f"--cap {cap}: must be at least 1 sample per composition")
     atomic.refuse_file(out, force)
     fe, cell = surrogate.configurations(cap, seed), tuple(surrogate.sites()[1].ravel().tolist())
     with atomic.new_file(out) as stream:

@@ -30,7 +30,7 @@ _CLOSE = 1.0  # bohr; the two of H2 are 1.4 apart
 def prepare(
     source: Path, out: Path, options: Options, force: bool = False, progress: Progress | None = None
 ) -> store.Manifest:
-    """Make the data set ``out`` from LSMS text or structure files (:class:`Options` says how).
+    """Make the data set ``out`` from structures of any format, as ``options`` say.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def write_raw(raw: sources.RawData, out: Path, options: Options, force: bool = F
 
 
 def _warn_of_contradictions(samples: RawSamples, keys: list[bytes], unique: np.ndarray) -> None:
-    """Say how many repeated samples have other target values than the first (``unique``), which is the one kept."""
+    """Log how many repeated samples differ in target values from the first of them (``unique``), which is kept."""
     first = {keys[k]: k for k in unique.tolist()}
     columns: list[Any] = [samples.energies, *samples.values.values()]
     other = []
@@ -112,7 +112,7 @@ def _warn_of_contradictions(samples: RawSamples, keys: list[bytes], unique: np.n
 def _split(
     chosen: RawSamples, composition: tuple[np.ndarray, np.ndarray], options: Options
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the parts and what the manifest says of them; ``composition`` as select.species_counts gives it."""
+    """Return each sample's part, and the manifest's entries on the split; ``composition`` is from `species_counts`."""
     species, counts = composition
     classes, facts = None, {}
     if options.split_by == "symmetry":
@@ -143,7 +143,7 @@ def arrays_of(
 def facts_of(
     arrays: dict[str, np.ndarray], properties: list[Property], options: Options, source: Source
 ) -> DatasetFacts:
-    """Return what the manifest says besides sizes and checksums."""
+    """Return the manifest's content other than sizes and checksums."""
     every = np.diff(arrays["neighbour_offsets"])
     targets = fit_scaling(arrays, options.scale_over, properties)
     numbers = arrays["atomic_numbers"]
@@ -172,7 +172,7 @@ def boundary_of(periodic: np.ndarray) -> Boundary:
 def _add_mixing_enthalpy(
     raw: sources.RawData, counts: np.ndarray, species: np.ndarray, given: derive.EndMembers
 ) -> derive.EndMembers:
-    """Derive the mixing enthalpy, where one is wanted, into the samples' values; returns the end members used."""
+    """Add the mixing enthalpy to the samples' values, where requested; returns the end members used."""
     if raw.mixing is None:
         if given:
             raise UserError("--end-member is for a mixing enthalpy; ask for one: --target NAME=mixing:KEY:UNIT")
@@ -201,7 +201,7 @@ def structure_arrays(
 ) -> dict[str, np.ndarray]:
     """Return the arrays of :data:`hydragnn_hpc.fields.STRUCTURE`; those of atoms and edges are maps of files.
 
-    The files are in ``folder``, or where temporary files are, and nameless.
+    The files are unnamed, in ``folder`` or in the folder for temporary files.
 
     Raises
     ------
@@ -224,9 +224,7 @@ def structure_arrays(
         n_neighbours.add(np.diff(found.offsets))
     if closest[0] < _CLOSE:
         where = samples.origins[int(first[closest[1]])]
-        log(
-            f"two atoms of {where} are {closest[0]:.3g} bohr apart, closer than any nuclei: check the unit of positions"
-        )
+        log(f"two atoms of {where} are {closest[0]:.3g} bohr apart, too close for nuclei: check the unit of positions")
     if lonely:
         log(f"{lonely:,} atoms have no neighbour within {cutoff:g} bohr: check the unit of positions, and the cutoff")
     names = [name.encode() for name in samples.names]
@@ -250,12 +248,12 @@ def structure_arrays(
 def fit_scaling(
     arrays: dict[str, np.ndarray], over: str, properties: Sequence[Property] = tuple(PROPERTIES.values())
 ) -> dict[str, Target]:
-    """Return the manifest's ``targets`` for those of ``properties`` that are among ``arrays``: range per component.
+    """Return the manifest's ``targets``, with the range of each component, for ``properties`` that have an array.
 
     Raises
     ------
     UserError
-        If a component has no value, in all or in the training part.
+        If a component has no value, in all or in the training set.
     """
     train = arrays["split"] == 0
     of_train = np.repeat(train, np.diff(arrays["atom_offsets"]))
@@ -268,7 +266,7 @@ def fit_scaling(
             values = values[of_train if known.level == "node" else train]
         empty = np.isnan(values).all(axis=0)
         if empty.any():
-            part = " in the training part" if over == "train" else ""
+            part = " in the training set" if over == "train" else ""
             raise UserError(
                 f"target '{known.name}' is missing everywhere{part} in component {int(np.argmax(empty))}; leave it out"
             )
@@ -279,7 +277,7 @@ def fit_scaling(
                 " no variance can be computed; correct the values, or write nan where one is missing"
             )
         if (low == high).any():
-            # Not refused: the other targets may be what the user is after. A campaign that asks for it is.
+            # Not refused: the user may want the other targets only. A campaign that trains on it is refused.
             value = f"{low[np.argmax(low == high)]:g} {known.unit}".rstrip()
             log(f"target '{known.name}' is constant ({value}): no campaign can be trained on it")
         found[known.name] = Target(

@@ -49,7 +49,7 @@ class SymmetryLeakage:
     classes : int
         Number of classes of equivalent samples.
     before, after : int
-        Test samples with an equivalent in the training part: in the old and the new split.
+        Test samples with an equivalent in the training set: in the old and the new split.
     """
 
     classes: int

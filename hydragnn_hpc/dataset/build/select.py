@@ -95,18 +95,19 @@ def split(
     seed: int,
     classes: np.ndarray | None = None,
 ) -> Split:
-    """Split samples into training, validation and test part.
+    """Split samples into training, validation and test sets.
 
     Parameters
     ----------
     by : {"composition", "symmetry", "random"}
-        Every composition in the same proportion; that, and no class in two parts; or all samples alike.
+        ``composition`` splits every composition in the same proportion; ``symmetry`` does so and keeps each class in
+        one set; ``random`` ignores the composition.
     counts : numpy.ndarray
         ``[S, n_species]``.
     fractions, seed
         As in :func:`split_by_composition`.
     classes : numpy.ndarray or None
-        ``[S]``, needed for ``symmetry``.
+        ``[S]``, symmetry class of each sample; required for ``symmetry``.
 
     Raises
     ------
@@ -126,7 +127,7 @@ def split_by_class(counts: np.ndarray, classes: np.ndarray, fractions: tuple[flo
     """Split every composition in about the same proportion, and keep every class in one part.
 
     Whole classes of a composition are assigned, the largest first, each to the part that lacks most samples; ties are
-    broken at random. A composition of fewer than three classes, or too small, goes entirely into the training part.
+    broken at random. A composition of fewer than three classes, or too small, goes entirely into the training set.
 
     Parameters
     ----------
@@ -184,7 +185,7 @@ def _check_fractions(fractions: tuple[float, float, float]) -> None:
     # Phrased so that NaN is refused too.
     if not (all(f > 0 for f in fractions) and abs(sum(fractions) - 1) <= 1e-9):
         shown = ",".join(f"{f:g}" for f in fractions)
-        raise UserError(f"--fractions {shown}: expected three positive numbers that sum to 1, as 0.70,0.15,0.15")
+        raise UserError(f"--fractions {shown}: expected three positive numbers that sum to 1, such as 0.70,0.15,0.15")
 
 
 def _refuse_empty(part: np.ndarray, counts: np.ndarray, by: str) -> None:
@@ -193,7 +194,7 @@ def _refuse_empty(part: np.ndarray, counts: np.ndarray, by: str) -> None:
             how, or_else = ("at random", "") if by == "random" else (f"by {by}", ", or --split-by random")
             among = "" if by == "random" else f", compositions: {len(_groups(counts))}"
             raise UserError(
-                f"the {name} part is empty: too few samples to split {how} (samples: {len(counts)}{among}); give more"
+                f"the {name} set is empty: too few samples to split {how} (samples: {len(counts)}{among}); give more"
                 f" samples, other --fractions{or_else}"
             )
 
@@ -209,7 +210,7 @@ def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, floa
     counts : numpy.ndarray
         ``[S, n_species]``.
     fractions : tuple of float
-        Of the training, validation and test part; they sum to 1.
+        Of the training, validation and test sets; they sum to 1.
     seed : int
         Seed of the random choice.
 

@@ -158,9 +158,9 @@ class _SiteLookup:
         coordinates = coordinates.copy()
         along = coordinates[..., : self._p]
         along -= np.floor(along)
-        along[along >= 1] = 0  # -1e-20 less its floor is 1
+        along[along >= 1] = 0  # -1e-20 minus its floor rounds to 1
         wrapped = coordinates * self._scale
-        # Rounding must not reach the edge of the box, which the tree refuses.
+        # Rounding must not put a coordinate on the edge of the box, which the tree refuses.
         inside = np.nextafter(self._scale[: self._p], 0)
         wrapped[..., : self._p] = np.minimum(wrapped[..., : self._p], inside)
         return wrapped
@@ -178,7 +178,7 @@ class _SiteLookup:
             # There is no shift across the lattice: the centre stays.
             shifts = shifts[(np.abs(shifts[:, self._p :]) < _SAME_PLACE).all(axis=1)]
             shifts[:, self._p :] = 0
-        for site in rotated[1:4]:  # few shifts survive three sites, and only those are tested on all
+        for site in rotated[1:4]:  # few shifts fit three sites, and only those are tested on all
             shifts = shifts[self.find(site + shifts) >= 0]
         for shift in shifts:
             goes_to = self.find(rotated + shift)
@@ -252,5 +252,5 @@ def _canonical_hashes(z: np.ndarray, permutations: np.ndarray) -> np.ndarray:
 
 
 def leaked(classes_of: np.ndarray, part: np.ndarray) -> int:
-    """Return how many test samples have an equivalent in the training part."""
+    """Return how many test samples have an equivalent in the training set."""
     return int(np.isin(classes_of[part == 2], classes_of[part == 0]).sum())

@@ -1,4 +1,4 @@
-"""New structures as the arrays that trained models take: neighbours, inputs and references as in their training."""
+"""New structures as arrays for trained models: neighbours, inputs and references are computed as in training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ReadingChoice:
     cell : tuple of float or None
         Nine numbers, bohr, where the source gives no cell.
     on_error : {"fail", "skip"}
-        What a structure does that cannot be used.
+        What to do with a structure that cannot be used.
     """
 
     form: str = "auto"
@@ -45,15 +45,15 @@ class UnseenStructures:
     Attributes
     ----------
     names, origins : list of str
-        The names, which need not differ, and which structure of the source each is.
+        Names, which need not be unique, and which structure of the source each is.
     index : numpy.ndarray
-        ``[S]`` int64, the position of each in the source, counted from 0, with those that were skipped.
+        ``[S]`` int64, the position of each in the source, counted from 0, skipped structures included.
     arrays : dict
         Those of :data:`hydragnn_hpc.fields.STRUCTURE`.
     inputs : numpy.ndarray
         ``[A, F0]`` float32.
     skipped : Skipped
-        What could not be used.
+        Structures that could not be used.
     """
 
     names: list[str]
@@ -76,13 +76,13 @@ class UnseenStructures:
 
 
 def read(source: Path, facts: ModelFacts, choice: ReadingChoice, progress: Progress | None = None) -> UnseenStructures:
-    """Read structures in any format, in the order of the source; what they hold besides is not looked at.
+    """Read structures in any format, in the order of the source; targets and other values are ignored.
 
     Parameters
     ----------
     source : Path
     facts : ModelFacts
-        Of the models that are to be applied.
+        Facts of the models to be applied.
     choice : ReadingChoice
 
     Raises
@@ -106,7 +106,7 @@ def read(source: Path, facts: ModelFacts, choice: ReadingChoice, progress: Progr
         samples = raw.samples
         if raw.overruled:
             log(
-                f"{raw.overruled:,} of {len(samples.names):,} structures have another boundary of their own than the"
+                f"{raw.overruled:,} of {len(samples.names):,} structures state another boundary than the"
                 f" models were trained on; taken as {facts.neighbours.boundary}"
             )
         arrays = prepare.structure_arrays(samples, np.full(len(samples.names), 2, np.uint8), cutoff)

@@ -1,1 +1,1 @@
-"""What models are given beside the structure: inputs of atoms, and references of targets."""
+"""What models receive besides the structure: inputs of atoms, and references of targets."""

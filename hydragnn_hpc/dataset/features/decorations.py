@@ -17,10 +17,10 @@ def blocks(atom_offsets: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield ranges of samples (first, last + 1), each of at most 100,000 atoms or of one sample."""
     first, n = 0, len(atom_offsets) - 1
     while first < n:
-        behind = int(np.searchsorted(atom_offsets, atom_offsets[first] + _BLOCK, side="right")) - 1
-        behind = min(max(behind, first + 1), n)
-        yield first, behind
-        first = behind
+        stop = int(np.searchsorted(atom_offsets, atom_offsets[first] + _BLOCK, side="right")) - 1
+        stop = min(max(stop, first + 1), n)
+        yield first, stop
+        first = stop
 
 
 def elements_of(numbers: np.ndarray) -> np.ndarray:
@@ -34,12 +34,12 @@ def elements_of(numbers: np.ndarray) -> np.ndarray:
 def counts_of(numbers: np.ndarray, atom_offsets: np.ndarray, elements: np.ndarray) -> np.ndarray:
     """Return how many atoms of each element every sample has, ``[S, K]`` int64."""
     counts = np.zeros((len(atom_offsets) - 1, len(elements)), np.int64)
-    for first, behind in blocks(atom_offsets):
-        atoms = slice(atom_offsets[first], atom_offsets[behind])
-        sample = np.repeat(np.arange(behind - first), np.diff(atom_offsets[first : behind + 1]))
+    for first, stop in blocks(atom_offsets):
+        atoms = slice(atom_offsets[first], atom_offsets[stop])
+        sample = np.repeat(np.arange(stop - first), np.diff(atom_offsets[first : stop + 1]))
         which = np.searchsorted(elements, numbers[atoms])
-        block = np.bincount(sample * len(elements) + which, minlength=(behind - first) * len(elements))
-        counts[first:behind] = block.reshape(-1, len(elements))
+        block = np.bincount(sample * len(elements) + which, minlength=(stop - first) * len(elements))
+        counts[first:stop] = block.reshape(-1, len(elements))
     return counts
 
 

@@ -56,7 +56,7 @@ def madelung_matrix(pos: np.ndarray, cell: np.ndarray, eta: float = 0.25) -> np.
     reciprocal = 2 * np.pi * np.linalg.inv(cell).T
     d = pos[:, None] - pos[None]
     real = np.zeros(d.shape[:2])
-    # Beyond 6 / sqrt(eta), erfc is below 1e-16; d itself spans up to one cell more in each direction.
+    # Beyond 6 / sqrt(eta), erfc is below 1e-16; d itself may add up to one cell in each direction.
     for step in _within(6 / math.sqrt(eta), reciprocal, extra=1):
         r = np.linalg.norm(d + step @ cell, axis=2)
         real += np.where(r > 1e-9, erfc(math.sqrt(eta) * r) / np.maximum(r, 1e-9), 0.0)

@@ -7,7 +7,7 @@ on all atoms. For charges q_s on the elements that sum to zero, the potential is
 Periodic cells use Ewald's sum, with all images; clusters use Coulomb's law. ``powers`` adds the potential's square,
 cube and so on: atoms respond to their potential, so that energies are not linear in it.
 
-All but ``species`` are standardised: mean 0 and standard deviation 1 over the atoms of the training part. Columns that
+All but ``species`` are standardised: mean 0 and standard deviation 1 over the atoms of the training set. Columns that
 are constant there, or linear in the preceding columns of the same name, are redundant and left out: for two elements,
 half of them. Redundancy between names is kept: on a small periodic lattice the potential is linear in enough shells,
 and still saves the model from learning which combination matters.
@@ -27,16 +27,16 @@ from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.records.dataset import NumberRange
 from hydragnn_hpc.records.recipe import InputRecipe, RequiredInput
 
-_NEW = 1e-6  # least share of a column's variance that the preceding columns must leave unexplained
+_MIN_UNEXPLAINED = 1e-6  # least share of a column's variance that the preceding columns must leave unexplained
 # Candidates: for the slopes of all columns but shells, and of shells. Errors on left-out classes vary little between
 # neighbouring candidates.
 _SHRINKAGE = ((1.0, 1.0), (10.0, 10.0), (1.0, 10.0), (1.0, 100.0), (10.0, 100.0))
 BATCH = 100_000
-"""Atoms of one geometry worked on at once."""
+"""Atoms of one geometry that are processed at once."""
 
 
 def all_columns(recipe: InputRecipe) -> list[tuple[str, str]]:
-    """Return all columns, kept or not: their names, and the inputs that they belong to."""
+    """Return (name, input that it belongs to) of every column, kept or not."""
     from ase.data import chemical_symbols
 
     symbols = [chemical_symbols[z] for z in recipe.elements]
@@ -54,10 +54,10 @@ def all_columns(recipe: InputRecipe) -> list[tuple[str, str]]:
 
 
 def shrinkage(recipe: InputRecipe) -> np.ndarray:
-    """Return candidates for how strongly each kept column's slopes are shrunk, ``[C, F0]`` (`features.regression`).
+    """Return candidate shrinkage strengths for the slopes of each kept column, ``[C, F0]`` (`features.regression`).
 
     A potential carries over from one composition to the next, whereas shells describe the details of each: where
-    few samples are distinct, shells may be shrunk more.
+    few samples are distinct, the slopes of shells may be shrunk more.
     """
     shell = np.array([all_columns(recipe)[k][1] == "shells" for k in recipe.kept])
     found = [np.where(shell, details, others) for others, details in _SHRINKAGE]
@@ -124,7 +124,7 @@ def plan(
     numbers : NumberRange
         Least and greatest atomic number of the data set.
     cutoff : float
-        Of its neighbour lists, bohr.
+        Cutoff of its neighbour lists, bohr.
     """
     species = [float(numbers.minimum), float(numbers.maximum)]
     around, powers = None, 1
@@ -168,7 +168,7 @@ def write(arrays: Mapping[str, np.ndarray], recipe: InputRecipe, path: Path) -> 
 
 
 def _fill(arrays: Mapping[str, np.ndarray], recipe: InputRecipe, raw: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Compute all columns, geometry by geometry; returns count, sum and products over the training part's atoms."""
+    """Compute all columns, geometry by geometry; returns count, sum and products over the training set's atoms."""
     width = raw.shape[1]
     n_atoms, total, products = 0, np.zeros(width), np.zeros((width, width))
     by_geometry = np.argsort(arrays["sample_geometry"], kind="stable")
@@ -199,11 +199,11 @@ def _choose(recipe: InputRecipe, n_atoms: int, total: np.ndarray, products: np.n
     kept: list[int] = []
     for k, (_, owner) in enumerate(columns):
         others = [c for c in kept if columns[c][1] == owner]
-        varies = covariance[k, k] > _NEW**2 * size[k]
-        if owner == "species" or (varies and _unexplained(covariance, others, k) > _NEW):
+        varies = covariance[k, k] > _MIN_UNEXPLAINED**2 * size[k]
+        if owner == "species" or (varies and _unexplained(covariance, others, k) > _MIN_UNEXPLAINED):
             kept.append(k)
     kept = kept or [0]
-    # Species keeps its scaling over the data set, which is also what models without other inputs are given.
+    # Species keeps its scaling over the data set, which models without other inputs also receive.
     as_is = np.array([columns[k][1] == "species" for k in kept])
     deviation = np.sqrt(np.maximum(covariance.diagonal()[kept], 0))
     fitted = {

@@ -9,9 +9,9 @@ _FOLDS = 4  # of the cross-validation that chooses the strength of shrinkage
 _ROWS = 3  # per unknown of a common fit, at least; otherwise more groups are included
 _GROUPS = 2  # per unknown of a slope, at least: fewer say too little about how it changes
 _UNKNOWNS = 600  # of one group's common fit, at most: a hundredth of a second of work
-_FAR = 4.0  # widths: beyond this a group weighs less than a thousandth
-_CONSTANT = 1e-10  # share of a column's square that is rounding: less variance within groups than this is none
-_DIGITS = 4  # rows that agree to this many, in a sum of their columns, are alike: kept in one fold
+_FAR = 4.0  # widths: beyond this distance, a group weighs less than a thousandth
+_CONSTANT = 1e-10  # of a column's mean square: a smaller variance within groups is rounding error
+_DIGITS = 4  # rows whose sum over columns agrees to this many are alike, and kept in one fold
 
 
 class GroupedRegression:
@@ -24,7 +24,7 @@ class GroupedRegression:
     columns : int
         F.
     positions : numpy.ndarray
-        ``[groups, D]``, where groups lie: slopes are shrunk towards those of the groups nearby.
+        ``[groups, D]``, position of each group: slopes are shrunk towards those of nearby groups.
     shrinkage : numpy.ndarray, optional
         ``[C, F]``, candidates: how strongly each column's slopes are shrunk towards the common ones, and the common
         ones towards zero. Cross-validation chooses the one that predicts left-out rows best. Rows that are alike are
@@ -54,7 +54,7 @@ class GroupedRegression:
                 flat[index[some[0]]] += rows[some].T @ rows[some]
 
     def _fold(self, x: np.ndarray) -> np.ndarray:
-        """Return each row's fold, the same for rows that are equal but for the order in which they were summed."""
+        """Return each row's fold, the same for rows that differ only by rounding errors of summation."""
         mantissa, exponent = np.frexp(x @ self._direction)
         number = np.round(mantissa * 10**_DIGITS).astype(np.int64) * 1009 + exponent
         scrambled: np.ndarray = (number * 2654435761 >> 16) % len(self._sums)  # Knuth's multiplicative hash
@@ -101,8 +101,8 @@ def _common(positions: np.ndarray, n: np.ndarray, xx: np.ndarray, xy: np.ndarray
 
     Local linear regression (Cleveland & Devlin, J. Am. Stat. Assoc. 83, 596 (1988)): slopes may change quickly at one
     end of the range, which no polynomial of low degree follows. Weights are Gaussian in the distance. Their width is
-    the distance to the third nearest group along a line, one more for each further dimension, or whatever it takes to
-    include enough rows.
+    the distance to the third nearest group in one dimension, to one further group for each further dimension, or as
+    large as it must be to include enough rows.
 
     Parameters
     ----------

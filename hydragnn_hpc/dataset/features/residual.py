@@ -1,4 +1,4 @@
-"""References of a task's target, fitted to the training part, and the residuals that a network learns.
+"""References of a task's target, fitted to the training set, and the residuals that a network learns.
 
 ``composition``: the mean per composition; at node level per composition and element. A composition that the training
 part lacks is interpolated linearly between its neighbours; with more than two elements it takes the mean of the K
@@ -8,7 +8,7 @@ level a linear function of the numbers of atoms of each element, by least square
 (`features.regression`): at node level of the atom's own inputs, at graph level of their sums over the atoms of each
 element, divided by the number of atoms. Slopes are shrunk towards those of nearby compositions.
 
-The residual is divided by its standard deviation over the training part, so that a network's outputs are of order one.
+The residual is divided by its standard deviation over the training set, so that a network's outputs are of order one.
 Everything is in scaled units (`staged.copies`).
 """
 
@@ -140,20 +140,20 @@ class _Target:
         self.counts = decorations.counts_of(arrays["atomic_numbers"], arrays["atom_offsets"], self.elements)
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """Yield rows of the target, the sample of each, and the index of its element (0 at graph level)."""
+        """Yield (rows of the target, sample of each row, index of its element or 0 at graph level)."""
         offsets = self.arrays["atom_offsets"]
-        for first, behind in decorations.blocks(offsets):
-            samples = np.arange(first, behind)
+        for first, stop in decorations.blocks(offsets):
+            samples = np.arange(first, stop)
             if self.level == "graph":
-                yield slice(first, behind), samples, np.zeros(len(samples), np.int64)
+                yield slice(first, stop), samples, np.zeros(len(samples), np.int64)
                 continue
-            atoms = slice(int(offsets[first]), int(offsets[behind]))
-            sample = np.repeat(samples, np.diff(offsets[first : behind + 1]))
+            atoms = slice(int(offsets[first]), int(offsets[stop]))
+            sample = np.repeat(samples, np.diff(offsets[first : stop + 1]))
             if len(sample):
                 yield atoms, sample, np.searchsorted(self.elements, self.arrays["atomic_numbers"][atoms])
 
     def training_means(self, group: np.ndarray, n_groups: int) -> np.ndarray:
-        """Return means over the training part by sample ``group`` ``[S]`` and element: ``[n_groups, K or 1, d]``."""
+        """Return means over the training set by sample ``group`` ``[S]`` and element: ``[n_groups, K or 1, d]``."""
         width = len(self.elements) if self.level == "node" else 1
         shape = (n_groups * width, self.values.shape[1])
         total, number = np.zeros(shape), np.zeros(shape)
@@ -169,24 +169,24 @@ class _Target:
         reshaped: np.ndarray = means.reshape(n_groups, width, -1)
         return reshaped
 
-    def described(self, first: int, behind: int) -> np.ndarray:
-        """Return the regressors of ``linear`` for the rows of samples ``first`` to ``behind``, exclusive."""
+    def described(self, first: int, stop: int) -> np.ndarray:
+        """Return the regressors of ``linear`` for the rows of samples ``first`` to ``stop``, exclusive."""
         if self.inputs is None:
             return np.empty((0, 0))
-        offsets = self.arrays["atom_offsets"][first : behind + 1]
+        offsets = self.arrays["atom_offsets"][first : stop + 1]
         atoms = slice(int(offsets[0]), int(offsets[-1]))
         element = np.searchsorted(self.elements, self.arrays["atomic_numbers"][atoms])
         return described(self.level, self.inputs[atoms], np.diff(offsets), element, len(self.elements))
 
     def references(self, reference: FittedReference) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """Yield rows of the target, the sample of each, and each row's reference ``[rows, d]`` float64."""
+        """Yield (rows of the target, sample of each row, reference of each row ``[rows, d]`` float64)."""
         for rows, sample, element in self.blocks():
-            first, behind = int(sample[0]), int(sample[-1]) + 1
-            rest = self.described(first, behind)
-            yield rows, sample, evaluate(reference, self.counts[first:behind], sample - first, element, rest)
+            first, stop = int(sample[0]), int(sample[-1]) + 1
+            rest = self.described(first, stop)
+            yield rows, sample, evaluate(reference, self.counts[first:stop], sample - first, element, rest)
 
     def slopes(self, group: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the least-squares fit within groups of samples, over the training part (`GroupedRegression.fit`).
+        """Return the least-squares fit within groups of samples, over the training set (`GroupedRegression.fit`).
 
         ``group`` ``[S]`` is each sample's group; ``shares`` ``[groups, K]`` are the groups' compositions.
         """
@@ -209,7 +209,7 @@ class _Target:
         return np.stack([at_zero for at_zero, _ in fits], axis=-1), np.stack([slopes for _, slopes in fits], axis=-1)
 
     def deviation(self, reference: FittedReference) -> np.ndarray:
-        """Return the residual's standard deviation over the training part, ``[d]``; 1 where there is none."""
+        """Return the residual's standard deviation over the training set, ``[d]``; 1 where there is none."""
         squares, number = np.zeros(self.values.shape[1]), np.zeros(self.values.shape[1])
         for rows, sample, baseline in self.references(reference):
             train = self.arrays["split"][sample] == 0
@@ -248,7 +248,7 @@ def write(
     Raises
     ------
     UserError
-        If the training part has fewer than two samples per composition: the mean would be the sample itself.
+        If the training set has fewer than two samples per composition: the mean would be the sample itself.
     OSError
         If the storage is full.
     """
@@ -274,7 +274,7 @@ def _fit(target: _Target, task: ReferencedTask) -> FittedReference:
         known, group = np.unique(shares[train], axis=0, return_inverse=True)
         if 2 * len(known) > np.count_nonzero(train):
             raise UserError(
-                f"tasks.{task.name}.reference={kind}: the training part has {np.count_nonzero(train)} samples"
+                f"tasks.{task.name}.reference={kind}: the training set has {np.count_nonzero(train)} samples"
                 f" of {len(known)} compositions, too few of each for a mean; set it to species or none"
             )
         of_sample = np.zeros(len(shares), np.int64)
@@ -288,7 +288,7 @@ def _fit(target: _Target, task: ReferencedTask) -> FittedReference:
         means = target.training_means(np.zeros(len(target.counts), np.int64), 1)[0]
         for d in range(means.shape[1]):
             known = np.isfinite(means[:, d])
-            if known.any():  # an element that the training part lacks is interpolated between its neighbours
+            if known.any():  # an element that the training set lacks is interpolated between its neighbours
                 means[:, d] = np.interp(target.elements, target.elements[known], means[known, d])
         return of(compositions=[], values=np.nan_to_num(means).tolist())
     return of(compositions=[], values=_linear(target).tolist())

@@ -2,7 +2,7 @@
 
 Where all geometries share their first shells (a lattice), a shell is a distance. Where they do not (displaced atoms,
 molecules), shells would be noise, and smooth bins replace them: Gaussians of the distance that fade out at the end of
-the range, as the radial symmetry functions of Behler & Parrinello, Phys. Rev. Lett. 98, 146401 (2007).
+the range, like the radial symmetry functions of Behler & Parrinello, Phys. Rev. Lett. 98, 146401 (2007).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _RANGE = 2.0  # of radial bins, in cutoffs of the data set's neighbours
 
 
 def operator(shells: Shells, geometry: Geometry) -> csr_matrix:
-    """Return ``[shells * n, n]``: how often (radial: weight) site j is in shell s of site i, row s * n + i.
+    """Return ``[shells * n, n]``: row s * n + i counts (radial: weights) each site j in shell s around site i.
 
     Raises
     ------
     UserError
-        From the neighbour list.
+        As in `find_neighbours`.
     """
     n, number = len(geometry.pos), len(shells.radii)
     # Bins end at a round number, where a lattice may have a shell; its weight is zero there.
@@ -100,7 +100,7 @@ def _shells_of(geometry: Geometry, number: int, cutoff: float) -> Shells | None:
         if 2 * len(np.unique(site[start:end])) < len(geometry.pos):
             return None
     inner = (distances[ends[:-1] - 1] + distances[starts[1:]]) / 2
-    behind = distances[ends[-1]] if ends[-1] < len(r) else distances[-1] + 2 * _TOLERANCE
-    last = (distances[ends[-1] - 1] + behind) / 2
+    beyond = distances[ends[-1]] if ends[-1] < len(r) else distances[-1] + 2 * _TOLERANCE
+    last = (distances[ends[-1] - 1] + beyond) / 2
     radii = [float(distances[s:e].mean()) for s, e in zip(starts, ends, strict=True)]
     return Shells(kind="shells", radii=radii, bounds=[0.0, *inner.tolist(), float(last)])

@@ -1,1 +1,1 @@
-"""Surrogate data, where the real ones are not at hand."""
+"""Surrogate data, for use where the real data are not available."""

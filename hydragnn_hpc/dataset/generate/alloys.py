@@ -2,10 +2,11 @@
 
 The energy is that of the tight-binding potential in the second-moment approximation, with the parameters of Cleri &
 Rosato, Phys. Rev. B 48, 22 (1993), for the pure metals:
-``E = sum_i (sum_j A exp(-p (r/r0 - 1)) - sqrt(sum_j xi^2 exp(-2 q (r/r0 - 1))))``. Between unlike metals the means are
-taken, and xi is raised a little, so that they mix. The charges are a made-up law: each neighbour gives by the
-difference in Pauling's electronegativity. Both are shorter-ranged than the originals: a smooth step ends them. So these
-are data to try the program with, not to learn about alloys from. Lengths in ångström, energies in eV.
+``E = sum_i (sum_j A exp(-p (r/r0 - 1)) - sqrt(sum_j xi^2 exp(-2 q (r/r0 - 1))))``. Unlike metals interact with the
+mean parameters, xi raised a little so that they mix. Charges follow an invented law: each neighbour contributes in
+proportion to the difference in Pauling's electronegativity. A smooth step truncates both, so that they are
+shorter-ranged than the originals. These data are for trying the program, not for studying alloys. Lengths are in
+ångström, energies in eV.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ _METALS = {
     79: _Metal(0.2061, 1.790, 10.229, 4.036, 2.884, 2.54),
 }
 _UNLIKE = 1.03  # raises xi between unlike metals
-_FADE, _CUTOFF = 4.2, 5.4  # Å: the step that ends all interactions, behind the second neighbours
+_FADE, _CUTOFF = 4.2, 5.4  # Å: the step that ends all interactions, beyond the second neighbours
 _SHAKEN = 0.06  # Å, standard deviation of an atom's displacement
-_CHARGE = 0.1  # e for each neighbour and unit of electronegativity
+_CHARGE = 0.1  # e per neighbour and unit of electronegativity
 _DECIMALS = 8
 
 
@@ -103,8 +104,8 @@ def parse_sizes(text: str) -> tuple[tuple[int, int, int], ...]:
         match = re.fullmatch(r"\s*([1-9]\d?)x([1-9]\d?)x([1-9]\d?)\s*", word)
         if match is None or (size := tuple(map(int, match.groups()))) in sizes or 4 * np.prod(size) > 4000:
             raise UserError(
-                f"--sizes {text}: '{word}': expected different repetitions of the cube of 4 atoms, at most 4,000"
-                " atoms, as 1x1x1,2x2x2"
+                f"--sizes {text}: '{word}': expected distinct repetitions of the 4-atom cube, of at most 4,000"
+                " atoms, such as 1x1x1,2x2x2"
             )
         sizes.append(size)
     return tuple((s[0], s[1], s[2]) for s in sizes)
@@ -120,10 +121,10 @@ def compositions(n_atoms: int, n_metals: int) -> list[tuple[int, ...]]:
 def structures(
     metals: tuple[int, ...], cap: int, seed: int, sizes: tuple[tuple[int, int, int], ...]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield proton numbers, positions and cell (Å) of all structures: of each size and composition ``cap``.
+    """Yield proton numbers, positions and cell (Å) of all structures: ``cap`` of each size and composition.
 
     Pure metals come once, on their ideal lattice; the others have random decorations, a lattice constant by Vegard's
-    rule, and every atom a little off its site.
+    rule, and every atom displaced a little from its site.
     """
     cube = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
     for number, size in enumerate(sizes):
@@ -171,7 +172,7 @@ def generate(
     """
     cap, sizes = choice
     if cap < 1:
-        raise UserError(f"--cap {cap}: at least 1 sample per composition")
+        raise UserError(f"--cap {cap}: must be at least 1 sample per composition")
     atomic.refuse_file(out, force)
     metals, done = SYSTEMS[system], 0
     with atomic.new_file(out) as stream:

@@ -1,9 +1,9 @@
-"""A surrogate of the FePt data set: LSMS text of the same shape and difficulty, for where the open data is not at hand.
+"""A surrogate of the FePt data set: LSMS text of the same shape and difficulty, where the open data are not available.
 
 The physics is a charge-excess functional (Bruno, Zingales & Wang, Phys. Rev. Lett. 91, 166401 (2003)) with an Ewald
-Madelung matrix, its parameters fitted to the open FePt data (doi.org/10.13139/OLCF/1762742): every site's charge solves
-``g_s(q_i) + lambda V_i + chi_i = mu`` with the cell neutral, ``V = M q``; energies and moments are polynomials of it.
-Lengths in bohr, charges in e, energies in Ry, moments in μB.
+Madelung matrix, its parameters fitted to the open FePt data (doi.org/10.13139/OLCF/1762742): the charge of every site
+solves ``g_s(q_i) + lambda V_i + chi_i = mu`` with the cell neutral, ``V = M q``; energies and moments are polynomials
+of it. Lengths in bohr, charges in e, energies in Ry, moments in μB.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def charges(fe: np.ndarray, on: Lattice) -> np.ndarray:
     Parameters
     ----------
     fe : numpy.ndarray
-        ``[S, 32]`` bool, where iron sits.
+        ``[S, 32]`` bool, True at sites of iron.
     on : Lattice
         The lattice.
 
@@ -168,7 +168,7 @@ def generate(out: Path, cap: int, seed: int, force: bool = False, progress: Prog
         If ``out`` exists and is not empty (and not ``force``), holds anything but such files, or cannot be written.
     """
     if cap < 1:
-        raise UserError(f"--cap {cap}: at least 1 sample per composition")
+        raise UserError(f"--cap {cap}: must be at least 1 sample per composition")
     if seed < 0:
         raise UserError(f"--seed {seed}: must be 0 or positive")
     fe = configurations(cap, seed)

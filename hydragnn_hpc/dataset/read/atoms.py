@@ -1,4 +1,4 @@
-"""Structures of ASE as frames, whichever of ASE's readers they come from."""
+"""Conversion of ASE structures to frames, whichever of ASE's readers they come from."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ase.io.extxyz import per_atom_properties
 from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
 from hydragnn_hpc.dataset.read.units import ANGSTROM, LengthUnit
 
-_OF_ATOMS = frozenset(per_atom_properties)
+_PER_ATOM = frozenset(per_atom_properties)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which structure it is: the attributes of :class:`~hydragnn_hpc.dataset.read.frames.Frame` of the same names."""
+    """What identifies a structure: attributes of :class:`~hydragnn_hpc.dataset.read.frames.Frame` of the same names."""
 
     name: str
     origin: str
@@ -37,13 +37,13 @@ def frame_of(
     ----------
     atoms : ase.Atoms
     own : sequence of (str, mapping)
-        Where values of the structure stand, in words, and the values by key. A key that stands in two places, or also
-        among the calculator's results, with different values is :class:`Unreadable`.
+        For each place that holds values of the structure: its name for errors, and the values by key. A key that has
+        different values in two places, the calculator's results included, is :class:`Unreadable`.
     place : Place
     length : LengthUnit
-        Of positions and cell.
+        Unit of positions and cell.
     units : mapping
-        Stated for some keys.
+        Units that are stated, by key.
     """
     values: dict[str, Any] = {}
     first: dict[str, str] = {}
@@ -54,7 +54,7 @@ def frame_of(
     columns = dict(atoms.arrays)
     numbers, positions = columns.pop("numbers"), columns.pop("positions")
     for key, value in (atoms.calc.results if atoms.calc else {}).items():
-        mine, other = (columns, values) if key in _OF_ATOMS else (values, columns)
+        mine, other = (columns, values) if key in _PER_ATOM else (values, columns)
         if key in values:
             value = _agreed(values[key], value, first[key], "the calculator's results")
         elif key in columns and mine is columns:
@@ -79,7 +79,7 @@ def frame_of(
 
 
 def _agreed(one: Any, other: Any, first: str, second: str) -> Any:
-    """Return the value that two places give; :class:`Unreadable` where they do not agree."""
+    """Return the value that two places hold; :class:`Unreadable` where they do not agree."""
     try:
         same = bool(np.array_equal(one, other, equal_nan=True))
     except TypeError:  # no numbers

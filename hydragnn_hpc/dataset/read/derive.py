@@ -18,13 +18,13 @@ EndMembers = dict[int, float]
 
 
 def charge_transfer(charge: np.ndarray, atomic_numbers: np.ndarray) -> np.ndarray:
-    """Return the charge transfer of every atom, e: electrons in the site less the proton number. Both ``[n_atoms]``."""
+    """Return the charge transfer of every atom, e: electrons in the site minus the proton number. All ``[n_atoms]``."""
     difference: np.ndarray = charge - atomic_numbers
     return difference
 
 
 def parse_end_members(given: list[str]) -> EndMembers:
-    """Read ``["Fe=-2541.0", "Cu=-3.72eV", ...]``: energies per atom, in Ry unless with their unit; returns Ry.
+    """Read ``["Fe=-2541.0", "Cu=-3.72eV", ...]``: energies per atom, in Ry unless a unit is given; returns Ry.
 
     Raises
     ------
@@ -42,7 +42,9 @@ def parse_end_members(given: list[str]) -> EndMembers:
         except ValueError:
             energy = math.nan
         if match is None or not math.isfinite(energy):
-            raise UserError(f"end member '{entry}': expected SYMBOL=ENERGY, Ry per atom, as Fe=-2541.0 or Cu=-3.72eV")
+            raise UserError(
+                f"end member '{entry}': expected SYMBOL=ENERGY, Ry per atom, such as Fe=-2541.0 or Cu=-3.72eV"
+            )
         if match[2]:
             unit = parse_unit(match[2], f"end member '{entry}'")
             if unit.in_ev is None:
@@ -91,8 +93,8 @@ def mixing_enthalpy(
             f"no end member for {', '.join(missing)}: the mixing enthalpy needs the pure element's energy; add a pure"
             f" cell to the data or give --end-member {missing[0]}=ENERGY (Ry per atom)"
         )
-    # As n * (E_pure / n_pure), which gives a pure cell back its own energy to one rounding: exactly for 32 atoms, to
-    # 1e-10 Ry in others of this size.
+    # As n * (E_pure / n_pure), which returns a pure cell's own energy to within one rounding: exactly for 32 atoms, to
+    # 1e-10 Ry for other cells of this size.
     reference = sum(species_counts[:, k] * end_members[z] for k, z in enumerate(species.tolist()))
     enthalpy: np.ndarray = total_energies - reference
     return enthalpy

@@ -1,8 +1,9 @@
-"""The files of a folder or an archive, one after another: streamed, nothing unpacked to disk, nothing lost unseen.
+"""The files of a folder or an archive, one after another: streamed, without unpacking to disk, and without silent
+losses.
 
-Python's ``tarfile`` ends in silence at a damaged or missing header, and its own decompression checks no gzip checksum
-and stops after the first of several compressed streams. So the archive is decompressed here, read to its very end, and
-every header is checked to be one.
+Python's ``tarfile`` stops silently at a damaged or missing header, and its own decompression checks no gzip checksum
+and stops after the first of several compressed streams. So the archive is decompressed here and read to its very end,
+and every header is checked.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LARGEST = 256 * 2**20
 """Bytes; a larger file (some 800,000 atoms of LSMS text) is not read whole."""
 
 LARGEST_COPY = 4 * 2**30
-"""Bytes; a larger file of an archive is not copied to disk for a library that reads files alone."""
+"""Bytes; a larger file in an archive is not copied to disk for a library that reads only from disk."""
 
 _KINDS: tuple[tuple[bytes, Callable[[IO[bytes]], Any]], ...] = (
     (rb"\x1f\x8b\x08", gzip.open),
@@ -44,7 +45,7 @@ DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError, NotImplementedError,
 )  # fmt: skip
 """What reading a damaged or truncated file may raise."""
-_OF_HEADERS = (ValueError, RecursionError)  # of tarfile, for numbers that are none, and header on header without end
+_HEADER_ERRORS = (ValueError, RecursionError)  # of tarfile, for malformed numbers and endless chains of headers
 _EXTENSIONS = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
@@ -58,13 +59,13 @@ class RawFile:
     Attributes
     ----------
     where : str
-        What errors call it: the source's path, and within an archive the member's.
+        Its name in errors: the source's path, and within an archive the member's.
     origin : str
-        Its path within the source; the name of a source that is a file itself.
+        Its path within the source; the file name, where the source is a single file.
     opened : callable
         Opens it for reading, as it is stored.
     path : Path or None
-        Of a file on disk.
+        Where it is on disk; None within an archive.
     problem : str
         Why it cannot be read; empty where it can.
     """
@@ -77,12 +78,12 @@ class RawFile:
 
     @property
     def plain_name(self) -> str:
-        """Its name without folders and without the suffix of a compression."""
+        """Its name without folders and without a compression suffix."""
         name = PurePosixPath(self.origin).name
         return name[: -len(PurePosixPath(name).suffix)] if name.casefold().endswith(_SUFFIXES) else name
 
     def named(self, number: str, what: str) -> tuple[str, str, str]:
-        """Return name, origin and place (for errors) of one of its structures."""
+        """Return (name, origin, where) of one of its structures, as in `Frame`."""
         name = PurePosixPath(self.origin).name
         return f"{name}@{number}", f"{self.origin}@{number}", f"{self.where}, {what}"
 
@@ -115,7 +116,7 @@ class RawFile:
 
     @contextlib.contextmanager
     def on_disk(self) -> Iterator[Path]:
-        """Give the path of the file, or of a decompressed copy under its own name that is removed afterwards.
+        """Yield the path of the file, or of a decompressed copy under its own name that is removed afterwards.
 
         Raises
         ------
@@ -137,9 +138,9 @@ class RawFile:
 
 def why(error: BaseException) -> str:
     """Return in words why a file could not be read (one of :data:`DAMAGE`)."""
-    if isinstance(error, OSError) and error.strerror:  # of the system, not of what is in the file
+    if isinstance(error, OSError) and error.strerror:  # from the system, not from the file's content
         return f"cannot be read: {error.strerror}; make it readable, or leave the file out"
-    if isinstance(error, NotImplementedError):  # of zipfile, for compressions that it does not know
+    if isinstance(error, NotImplementedError):  # from zipfile, for compression methods that it does not know
         return f"cannot be read: {error}; unpack the archive, and give the folder"
     return f"cannot be read: {error}; it is damaged or truncated"
 
@@ -164,7 +165,7 @@ def iter_files(source: Path, step: int = 1) -> Iterator[RawFile]:
     ----------
     source : Path
     step : int
-        Of a folder's files, every so many.
+        Only every ``step``-th file of a folder is yielded.
 
     Raises
     ------
@@ -181,7 +182,7 @@ def iter_files(source: Path, step: int = 1) -> Iterator[RawFile]:
                 yield from _in_tar(source)
             else:
                 yield _on_disk(source, source.parent)
-        except (*DAMAGE, *_OF_HEADERS) as error:
+        except (*DAMAGE, *_HEADER_ERRORS) as error:
             if isinstance(error, OSError) and error.strerror:
                 raise UserError(f"cannot read {source}: {error.strerror}") from error
             raise UserError(
@@ -245,10 +246,10 @@ def _in_tar(archive: Path) -> Iterator[RawFile]:
             tar.members.clear()  # type: ignore[attr-defined]  # else every header is kept to the end
             if member.isdir() or _is_hidden(member.name):
                 continue
-            problem = _member_problem(member) or _TWICE * (member.name in seen)
+            problem = _member_problem(member) or _DUPLICATE * (member.name in seen)
             seen.add(member.name)
             yield _member(archive, member.name, _opener_of(tar.extractfile, member), problem)
-        while stream.read(2**20):  # a checksum is looked at where its stream ends
+        while stream.read(2**20):  # a checksum is verified at the end of its stream
             continue
 
 
@@ -258,7 +259,7 @@ def _in_zip(archive: Path) -> Iterator[RawFile]:
         for member in packed.infolist():
             if member.is_dir() or _is_hidden(member.filename):
                 continue
-            problem = _TWICE * (member.filename in seen) or _name_problem(member.filename)
+            problem = _DUPLICATE * (member.filename in seen) or _name_problem(member.filename)
             if stat.S_ISLNK(member.external_attr >> 16):
                 problem = "is a link; pack it again without links"
             elif member.flag_bits & 0x1:
@@ -273,7 +274,7 @@ def _opener_of(opened: Callable[[Any], Any], member: Any) -> Callable[[], IO[byt
     return lambda: opened(member)
 
 
-_TWICE = "is in the archive twice; pack it again"
+_DUPLICATE = "is in the archive twice; pack it again"
 
 
 def _member(archive: Path, name: str, opened: Callable[[], IO[bytes]], problem: str) -> RawFile:
@@ -299,7 +300,7 @@ def _is_zip(file: Path) -> bool:
 
 
 def _is_tar(file: Path) -> bool:
-    """Return whether a file starts like a tar archive once decompressed, or is said by its name to be one."""
+    """Return whether a file starts like a tar archive once decompressed, or is named like one."""
     try:
         with _decompressing(file.open("rb"), str(file)) as stream:
             tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
@@ -341,7 +342,7 @@ class _Closing(contextlib.AbstractContextManager[Any]):
 
 
 class _Header(tarfile.TarInfo):
-    """A member whose header, where it is none, is an error at any place in the archive."""
+    """A member of an archive; an invalid header is an error anywhere in the archive, not its end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:

@@ -1,4 +1,4 @@
-"""The one shape in which structures of any format are handed on, and the errors and counts of reading them."""
+"""The common form of structures from any format, and the errors and counts of reading them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MalformedError(UserError):
 
 @contextlib.contextmanager
 def hint_to_skip() -> Iterator[None]:
-    """Name the option that leaves a malformed structure out, in whatever error says that there is one."""
+    """Add to a `MalformedError` the option that leaves the structure out."""
     try:
         yield
     except MalformedError as error:
@@ -49,7 +49,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands for a value that is in the file but cannot be used: an error for whoever asks for it, and for nobody else.
+    """Placeholder for a value that the file holds but that cannot be used: an error only where it is requested.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Frame:
     name : str
         The structure's own name, or ``file@number``; other structures may have the same.
     origin : str
-        Which structure of the source it is: the path within the source and the number in the file. Unique.
+        What identifies it in the source, uniquely: the path within the source and the number in the file.
     where : str
         The file and the structure in it, for errors.
     atomic_numbers : numpy.ndarray
@@ -79,9 +79,9 @@ class Frame:
     periodic : tuple of bool or None
         Along each lattice vector; None where the format cannot state it.
     values : dict
-        What the file states of the structure, by key: numbers, text or :class:`Unreadable`.
+        What the file states about the structure, by key: numbers, text or :class:`Unreadable`.
     columns : dict
-        What it states of every atom, by key, ``[n_atoms, ...]`` or :class:`Unreadable`.
+        What it states about every atom, by key, ``[n_atoms, ...]`` or :class:`Unreadable`.
     units : dict
         Units that the file states, by key.
     """
@@ -109,7 +109,7 @@ class Frame:
 
     @property
     def marked_isolated(self) -> str:
-        """``config_type=IsolatedAtom``, as the file writes it, where it marks one atom as isolated; else empty."""
+        """``config_type=IsolatedAtom``, as the file writes it, where it marks one atom as isolated; otherwise empty."""
         if len(self.atomic_numbers) != 1:
             return ""
         for key, value in self.values.items():
@@ -125,7 +125,7 @@ def _plain(text: str) -> str:
 
 
 class FrameCheck:
-    """Refuses structures that are none; remembers positions that it has seen, since samples often share theirs."""
+    """Refuses invalid structures; remembers positions that it has checked, since samples often share them."""
 
     def __init__(self) -> None:
         self._seen: set[bytes] = set()
@@ -136,7 +136,8 @@ class FrameCheck:
         Raises
         ------
         UserError
-            If it has no atoms, no elements, no finite positions or cell, or two atoms in one place.
+            If it has no atoms, an unknown element, positions or a cell that are not finite, or two atoms at one
+            position.
         """
         z, pos, cell, where = frame.atomic_numbers, frame.pos, frame.cell, frame.where
         if not len(z):

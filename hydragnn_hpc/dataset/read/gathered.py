@@ -1,4 +1,4 @@
-"""The samples of a data set under construction: gathered in any order, then put into a fixed one."""
+"""The samples of a data set under construction: collected in any order, then sorted into a fixed one."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from hydragnn_hpc.dataset.store.spool import ScratchSpace
 from hydragnn_hpc.fields import Property
 
 Values = dict[str, np.ndarray | None]
-"""A sample's targets by name: ``[n_atoms, d]`` at node level, ``[1, d]`` at graph level; None is missing."""
+"""A sample's targets by name: ``[n_atoms, d]`` at node level, ``[1, d]`` at graph level; None where missing."""
 
 
 @dataclass
 class RawSamples:
-    """All samples, in natural order of their names or as they were read.
+    """All samples, in natural order of their names or in the order of reading.
 
     Attributes
     ----------
     names : list of str
         Several samples may have one name.
     origins : list of str
-        Which structure of the source each is: unique.
+        What identifies each structure in the source, uniquely.
     index : numpy.ndarray
-        ``[S]`` int64, the position of each in the source, counted from 0, with those that were left out.
+        ``[S]`` int64, the position of each in the source, counted from 0, skipped structures included.
     geometries : list of Geometry
         The distinct ones, in order of first use.
     geometry : numpy.ndarray
-        ``[S]`` int32, which one each sample decorates.
+        ``[S]`` int32, index of each sample's geometry.
     atomic_numbers : list of numpy.ndarray
         Per sample ``[n]`` int32.
     values : dict
@@ -71,7 +71,7 @@ class RawSamples:
         )
 
     def atom_offsets(self) -> np.ndarray:
-        """Return ``[S + 1]`` int64."""
+        """Return where each sample's atoms start, and the end: ``[S + 1]`` int64."""
         return offsets_of([len(z) for z in self.atomic_numbers])
 
     def keys(self) -> list[bytes]:
@@ -105,10 +105,10 @@ class _Row:
 
 
 class SampleCollector:
-    """Gathers samples one by one; geometries that they share are kept once.
+    """Collects samples one by one; geometries that they share are kept once.
 
-    Per-atom values are kept on disk, in ``folder`` or where temporary files are; in memory a sample takes about a
-    kilobyte, however many atoms it has.
+    Per-atom values are kept on disk, in ``folder`` or in the folder for temporary files; a sample takes about a
+    kilobyte of memory, whatever its number of atoms.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -122,7 +122,7 @@ class SampleCollector:
         return _hash(geometry.key()) in self._known
 
     def add(self, frame: Frame, index: int, geometry: Geometry, values: Values, energy: float = math.nan) -> None:
-        """Add the source's structure number ``index``, on ``geometry``; its arrays are copied.
+        """Add structure number ``index`` of the source, whose geometry is ``geometry``; its arrays are copied.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class SampleCollector:
         return len(self._rows)
 
     def samples(self, properties: list[Property], widths: dict[str, int], as_read: bool = False) -> RawSamples:
-        """Return all, in natural order of their names or ``as_read``; missing values become NaN."""
+        """Return all samples, in natural order of their names or ``as_read``; missing values become NaN."""
         rows = self._rows if as_read else self._ordered()
         values = {
             p.name: [

@@ -17,7 +17,7 @@ class Options:
     cutoff : float
         Neighbours are closer than this.
     periodic : bool or None
-        Whether images count as neighbours; None as the source says (LSMS text: open).
+        Whether images count as neighbours; None: as the source states (LSMS text: open).
     cell : tuple of float or None
         Nine numbers, rows are lattice vectors, where the source gives none.
     form : str
@@ -25,21 +25,21 @@ class Options:
     targets : tuple of TargetSpec
         What to take from structure files; LSMS text has its own.
     cap : int
-        At most so many samples per composition; 0 keeps all.
+        Maximum number of samples per composition; 0 keeps all.
     fractions : tuple of float
         Training, validation, test.
     seed : int
-        Of the cap's choice and the split.
+        Seed of the split and of the samples that ``cap`` keeps.
     keep_repeated : bool
         Whether samples of the same species on the same sites are all kept.
     split_by : {"composition", "symmetry", "random"}
         What the split keeps in proportion, or together (:func:`hydragnn_hpc.dataset.build.select.split`).
     scale_over : {"all", "train"}
-        What minimum and maximum are taken over.
+        Samples over which minimum and maximum are taken.
     end_members : dict
-        Energy of pure elements by proton number, Ry per atom; those not given are found in the data.
+        Energy of pure elements by proton number, Ry per atom; those not given are determined from the data.
     on_error : {"fail", "skip"}
-        What a structure does that cannot be used.
+        What to do with a structure that cannot be used.
     purpose : {"train", "convert", "predict"}
         ``train`` needs targets, and leaves out structures marked as isolated atoms; ``convert`` keeps those;
         ``predict`` needs no targets either, and keeps the order of the source.

@@ -1,4 +1,4 @@
-"""What a data set is made from, in whatever format, as samples."""
+"""Reading the source of a data set, in any format, as samples."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class RawData:
     form : str
         The format.
     path : Path
-        Where from.
+        The source.
     part : numpy.ndarray or None
         ``[S]`` uint8, where the source itself states to which part of the split each sample belongs.
     overruled : int
-        Samples that have another boundary of their own than the one that was asked for.
+        Samples that state another boundary than the one requested.
     end_members : dict
-        Those that the source itself states for its mixing enthalpy.
+        End members that the source itself states for its mixing enthalpy.
     """
 
     samples: RawSamples
@@ -61,7 +61,7 @@ class RawData:
 
 
 def read(source: Path, options: Options, progress: Progress | None = None, folder: Path | None = None) -> RawData:
-    """Read all of a source, in the format that is given or detected; what atoms have is kept on disk, in ``folder``.
+    """Read all of a source, in the given or detected format; per-atom values are kept on disk, in ``folder``.
 
     Raises
     ------
@@ -143,7 +143,7 @@ class _Gathering:
         self._overruled += frame.periodic is not None and geometry.periodic != frame.periodic
 
     def _is_lone(self, frame: Frame, geometry: Geometry) -> bool:
-        """Whether it is one atom that has no neighbour, and not for want of a boundary in the format."""
+        """Whether it is a single atom without neighbours, in a format that states the boundary."""
         if len(frame.atomic_numbers) > 1 or frame.periodic is None:
             return False
         return not len(find_neighbours(geometry, self._options.cutoff).neighbours)
@@ -154,7 +154,7 @@ class _Gathering:
         Raises
         ------
         UserError
-            If it is nothing, or a target was in no structure.
+            If there are no samples, or a target was in no structure.
         """
         if self._isolated:
             log(f"{self._isolated:,} structures are marked as isolated atoms (config_type): left out")
@@ -191,7 +191,7 @@ def _geometry(frame: Frame, options: Options) -> Geometry:
     cell = frame.cell
     if options.periodic and options.cell is None and frame.periodic is None:
         raise targets.WrongOptionError(
-            f"{frame.where}: its format holds no cell, and a periodic boundary needs one: give --cell"
+            f"{frame.where}: its format holds no cell, which a periodic boundary needs: give --cell"
         )
     if options.cell is not None:
         given = np.array(options.cell, dtype=np.float64).reshape(3, 3)

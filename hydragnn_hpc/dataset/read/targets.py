@@ -21,7 +21,7 @@ class WrongOptionError(UserError):
 
 _LARGEST = 1e100
 LEVELS = ("graph", "node", "mixing")
-_EXPECTED = "expected NAME=LEVEL:KEY:UNIT or NAME=LEVEL:KEY:UNIT:LABEL, as energy=graph:energy:eV"
+_EXPECTED = "expected NAME=LEVEL:KEY:UNIT or NAME=LEVEL:KEY:UNIT:LABEL, such as energy=graph:energy:eV"
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class TargetSpec:
     property : Property
         What is stored: name, level, unit, label.
     key : str
-        What it is called in the files.
+        Its key in the files.
     unit : Unit
-        What it is in there.
+        Its unit in the files.
     mixing : bool
         Whether ``key`` is a total energy, from which the mixing enthalpy (Ry per cell) is derived.
     less_protons : bool
@@ -78,7 +78,7 @@ def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
         unit, mixing = parse_unit(unit_text, where), level == "mixing"
         if mixing and unit.in_ev is None:
             raise UserError(
-                f"{where}: a mixing enthalpy is made from an energy; {unit_text} is not a unit of energy, such as eV"
+                f"{where}: a mixing enthalpy is derived from an energy; {unit_text} is not a unit of energy, such as eV"
             )
         if mixing and any(w.mixing for w in wanted):
             raise UserError(f"{where}: a second mixing enthalpy; leave one out")
@@ -201,7 +201,7 @@ class TargetExtractor:
 
 
 def available(frame: Frame) -> str:
-    """Return in words which keys a frame offers as targets."""
+    """Describe which keys of a frame can be targets."""
 
     def those(keys: Sequence[str], get: Callable[[Frame, str], np.ndarray | None]) -> str:
         good = []

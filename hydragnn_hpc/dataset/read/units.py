@@ -12,7 +12,7 @@ from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM, RYDBERG_IN_EV
 
 _KILOJOULE_PER_MOLE_IN_EV = 0.010364269656262174  # 1000 / (N_A e), exact SI values of 2019
-# Energies have a value in eV, by which total energies are converted; other units are only names.
+# Energies have a value in eV, used to convert total energies; other units are only names.
 _ENERGIES = {
     "eV": 1.0,
     "meV": 1e-3,
@@ -82,7 +82,7 @@ def parse_unit(text: str, where: str) -> Unit:
 
 @dataclass(frozen=True)
 class LengthUnit:
-    """A unit of length: ``to_bohr`` converts an array."""
+    """A unit of length; ``to_bohr`` converts an array."""
 
     name: str
     to_bohr: Callable[[np.ndarray], np.ndarray]

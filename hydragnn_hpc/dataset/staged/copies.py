@@ -39,7 +39,7 @@ _LOCK = "lock"
 _ERROR = "error: "  # prefix of the child's line that holds an error for the user
 _SILENCE = 300.0  # seconds without a byte read or written after which the copying child is considered hung
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
-_SPARE = 1_000_000  # bytes, for headers and the manifest
+_OVERHEAD = 1_000_000  # bytes, for headers and the manifest
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def copy(bp: Path, folder: Path, wanted: Requirements | None = None) -> None:
 
 def space_needed(manifest: store.Manifest) -> int:
     """Return the size of a node-local copy in bytes."""
-    needed = _SPARE + 4 * manifest.sizes["A"]
+    needed = _OVERHEAD + 4 * manifest.sizes["A"]
     for name, declared in manifest.arrays.items():
         values = math.prod(declared.shape)
         needed += values * np.dtype(declared.dtype).itemsize
@@ -118,7 +118,7 @@ def open_staged(folder: Path) -> StagedData:
     Raises
     ------
     UserError
-        If the copy is gone or incomplete, or others can have made or changed it.
+        If the copy is gone or incomplete, or another user may have made or changed it.
     """
     _refuse_of_others(folder)
     try:
@@ -134,12 +134,12 @@ def open_staged(folder: Path) -> StagedData:
 
 
 def _refuse_of_others(folder: Path) -> None:
-    """Refuse a copy that another user has put into the place of this user's: a parent may let all write."""
-    with contextlib.suppress(FileNotFoundError):  # said with the rest
+    """Refuse a copy that another user may have put in this one's place: a parent folder may be writable for all."""
+    with contextlib.suppress(FileNotFoundError):  # reported with the other missing files
         status = folder.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
             raise UserError(
-                f"node-local copy {folder} can have been changed by another user; give a --stage-dir that others cannot"
+                f"node-local copy {folder} may have been changed by another user; give a --stage-dir that others cannot"
                 " write to"
             )
 
@@ -193,9 +193,9 @@ def _why_unsuitable(folder: Path, needed: int) -> str | None:
 
 
 class Staging:
-    """The node's copy of a data set for the duration of a ``with`` block; entered by one process per node.
+    """The node's copy of a data set, for the duration of a ``with`` block; only one process per node enters it.
 
-    Copies left behind by killed runs in the same place are removed first: those whose lock no process holds.
+    Copies left behind by killed runs, whose lock no process holds, are removed first.
 
     Parameters
     ----------
@@ -318,7 +318,7 @@ def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
         try:
             lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         except FileNotFoundError:
-            continue  # another run removed it as abandoned just before it was locked
+            continue  # another run took it for abandoned and removed it before it was locked
         fcntl.flock(lock, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), (folder / _LOCK).stat()):
@@ -348,7 +348,7 @@ def remove_abandoned(parent: Path) -> int:
 
 
 def write_test_set(staged: StagedData, path: Path) -> None:
-    """Write the true values of the test part to ``path`` (``.npz``), in their units.
+    """Write the true values of the test set to ``path`` (``.npz``), in their units.
 
     ``sample`` [T], ``names`` [T], ``atom_offsets`` [T + 1], ``atomic_numbers`` and every target under its field's name.
     """
@@ -388,7 +388,8 @@ def _bounds(offsets: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.nd
 def main() -> int:
     """Copy the data set ``BP`` into ``FOLDER``, the first two arguments; return the exit code.
 
-    The third argument is the process ID of the parent, with which this process ends; the fourth, what is required.
+    The third argument is the process ID of the parent, with which this process ends; the fourth, optional too, what is
+    required.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if len(sys.argv) > 3 and os.getppid() != int(sys.argv[3]):

@@ -14,7 +14,7 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
     Raises
     ------
     UserError
-        If a task's field is missing, of the other level, or constant, a batch is larger than the training part, or
+        If a task's field is missing, of the other level, or constant, a batch is larger than the training set, or
         ``training.engine=fused`` cannot train them.
     """
     where = campaign.dataset
@@ -40,13 +40,13 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
     n_train = manifest.split[0]
     if campaign.training.batch_size > n_train:
         raise UserError(
-            f"training.batch_size={campaign.training.batch_size} is larger than the training part of {where}"
+            f"training.batch_size={campaign.training.batch_size} is larger than the training set of {where}"
             f" ({n_train} samples); set training.batch_size={min(64, n_train)} or less"
         )
 
 
 def remarks(campaign: Campaign, manifest: Manifest) -> list[str]:
-    """Return what a user should know about a campaign that can be trained, a line each."""
+    """Return remarks on a campaign that can be trained, one line each."""
     atoms = manifest.distribution.atoms if manifest.distribution else None
     found = []
     if campaign.model.pooling != "sum" and atoms and atoms.minimum != atoms.maximum:
@@ -62,10 +62,10 @@ def remarks(campaign: Campaign, manifest: Manifest) -> list[str]:
 
 
 def _why_not_fused(campaign: Campaign, manifest: Manifest) -> str:
-    """Return what in the network or the data rules out the fused engine, before a worker runs into it."""
+    """Return what in the network or the data rules out the fused engine, ``""`` if nothing does."""
     if not campaign.model.plain_pna:
         return "it supports only PNA without edge features"
     if manifest.sizes["G"] > 1:
-        return f"{campaign.dataset} has {manifest.sizes['G']:,} geometries, and it supports one for all samples"
+        return f"{campaign.dataset} has {manifest.sizes['G']:,} geometries; it requires one that all samples share"
     lacking = next((n for n, t in campaign.tasks.items() if manifest.targets[t.field].missing), None)
     return f"some values of task '{lacking}' are missing" if lacking else ""

@@ -15,7 +15,7 @@ from hydragnn_hpc.records.recipe import ReferencedTask, RequiredInput, Requireme
 
 READY = "ready.json"
 PLAIN = Requirements()
-"""What every copy has."""
+"""The requirements of a copy without reference or inputs beyond the species."""
 
 
 def of(campaign: Campaign) -> Requirements:
@@ -45,7 +45,7 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wa
     Raises
     ------
     UserError
-        If the data set does not allow something that is wanted.
+        If the data set does not allow something that is ``wanted``.
     OSError
         If the storage is full.
     """

@@ -1,4 +1,4 @@
-"""The interface to ADIOS2: BP5 folders, written by a child process, opened for reading once they are checked.
+"""The interface to ADIOS2: BP5 folders are written by a child process, and opened for reading after verification.
 
 Writing runs in a process of its own (`hydragnn_hpc.dataset.store.bp5_writer`) because ADIOS2 2.12 aborts its process
 when it closes a file on a full disk.
@@ -37,7 +37,7 @@ def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     with tempfile.TemporaryFile("w+b") as output:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output) as child:
             assert child.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # a child that has ended has printed why
+            with contextlib.suppress(BrokenPipeError):  # a child that has died has printed why
                 _send(child.stdin, {n: a for n, a in arrays.items() if a.size})  # ADIOS2 has no arrays of size zero
                 child.stdin.close()
         if child.returncode == 0:
@@ -59,7 +59,7 @@ def _send(stream: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """Open a BP5 folder for reading; the caller has checked it, since ADIOS2 does not.
+    """Open a BP5 folder for reading; the caller must have verified it, since ADIOS2 does not.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def opened(path: Path) -> Iterator[Any]:
             yield reader
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"cannot read {path}: ADIOS2 says: {error}; copy it again from its source, or prepare it again"
+            f"cannot read {path}: ADIOS2 reports: {error}; copy it again from its source, or prepare it again"
         ) from error
     finally:
         # Whatever its settings, ADIOS2 2.12's reader leaves a profile under this name when it closes.

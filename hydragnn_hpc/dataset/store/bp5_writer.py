@@ -38,7 +38,7 @@ def _write_here(folder: str, received: Iterator[tuple[str, tuple[int, ...], slic
         stream.begin_step()
         for name, shape, rows, chunk in received:
             stream.write(name, chunk, list(shape), [rows.start] + [0] * (chunk.ndim - 1), list(chunk.shape))
-            # Flushed now: ADIOS2 would otherwise hold everything in memory until the end of the step.
+            # Flushed now: otherwise ADIOS2 keeps everything in memory until the end of the step.
             stream.engine.impl.PerformDataWrite()
         stream.end_step()
 

@@ -23,10 +23,10 @@ AGAIN = "copy it again from its source, or prepare it again"
 
 
 def is_there(path: Path) -> bool:
-    """Whether ``path`` exists; where that cannot be told, a :class:`UserError`."""
+    """Return whether ``path`` exists; raise a :class:`UserError` if that cannot be determined."""
     try:
         return path.exists()
-    except OSError as error:  # no right to look, or no possible name
+    except OSError as error:  # no permission, or an invalid name
         raise UserError(f"cannot access {path}: {error.strerror or error}; check the path") from error
 
 
@@ -56,7 +56,7 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from error
     except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); {AGAIN}") from error
-    # The seal covers the values; comparing the text too catches damage to blanks and doubled keys.
+    # The seal covers the values; comparing the text as well detects changed whitespace and duplicate keys.
     whole = json.dumps({**content, "seal": seal}, indent=1, ensure_ascii=False)
     fits = seal == seal_of(content) and whole == text
     if schema != SCHEMA and (fits or seal is None):
@@ -70,12 +70,12 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def verify(path: Path, manifest: Manifest) -> None:
-    """Check every file of the data set against the manifest: presence, size, SHA-256. Files besides are let be.
+    """Check every file of the data set against the manifest: presence, size, SHA-256. Other files are ignored.
 
     Raises
     ------
     UserError
-        Names the first file that does not fit.
+        Naming the first file that does not match.
     """
     for name, fact in manifest.files.items():
         file = path / name

@@ -1,6 +1,6 @@
-"""Whether ADIOS2 works here: ``python -m hydragnn_hpc.dataset.store.probe FOLDER`` writes and reads back, prints JSON.
+"""Test of ADIOS2: ``python -m hydragnn_hpc.dataset.store.probe FOLDER`` writes, reads back, and prints JSON.
 
-A child process of ``doctor``: a broken installation may end its process or hang.
+It is a child process of ``doctor``, because a broken installation may crash or hang.
 """
 
 from __future__ import annotations

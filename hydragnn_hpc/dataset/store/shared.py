@@ -1,6 +1,6 @@
 """The shared data set: an ADIOS2 BP5 folder with a manifest that protects its readers.
 
-ADIOS2 does not check what it reads: a truncated file hangs it, and garbage crashes it or is returned as numbers. So
+ADIOS2 does not check what it reads: a truncated file hangs it, and garbage crashes it or is returned as data. So
 ``manifest.json``, itself protected by a checksum, lists every file's size and SHA-256, which are checked before ADIOS2
 may open anything; every array's name, shape and dtype is checked when written and when read.
 """
@@ -34,7 +34,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import STRUCTURE, Field, target_field
 from hydragnn_hpc.records.dataset import ArrayFacts, DatasetFacts, Target
 
-_SITES = 1_000_000  # whose neighbours are checked together
+_SITES = 1_000_000  # sites whose neighbours are checked together
 
 
 def declared(targets: Mapping[str, Target]) -> tuple[Field, ...]:
@@ -179,7 +179,7 @@ def _content_hash(arrays: dict[str, np.ndarray], facts: DatasetFacts) -> str:
     digest = hashlib.sha256(json.dumps(scaling, sort_keys=True).encode())
     for name in sorted(arrays):
         digest.update(f"{name}{arrays[name].dtype}{arrays[name].shape}".encode())
-        digest.update(arrays[name].data if arrays[name].size else b"")  # the bytes themselves, not a copy
+        digest.update(arrays[name].data if arrays[name].size else b"")  # without a copy
     return digest.hexdigest()
 
 

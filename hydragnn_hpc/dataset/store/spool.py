@@ -18,7 +18,7 @@ CHUNK = 16_000_000
 
 
 class Spool:
-    """An array that grows by rows. It takes up disk, not memory, and vanishes with its process.
+    """An array that grows by rows, kept on disk rather than in memory; it vanishes with the process.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class Spool:
     width : tuple of int
         Shape of a row; empty for scalars.
     folder : Path, optional
-        Where the file is; by default where temporary files go.
+        Folder of the file; by default that for temporary files.
     """
 
     def __init__(self, dtype: str, width: tuple[int, ...] = (), folder: Path | None = None) -> None:
@@ -46,7 +46,7 @@ class Spool:
         self._rows += len(rows)
 
     def array(self) -> np.ndarray:
-        """Return the whole array as a read-only map of the file, which lives as long as the array."""
+        """Return the whole array as a read-only map of the file, which exists as long as the array."""
         self._file.flush()
         shape = (self._rows, *self._width)
         if 0 in shape:
@@ -70,12 +70,12 @@ def joined(arrays: Iterable[np.ndarray], dtype: str, width: tuple[int, ...], fol
 
 
 class ScratchSpace:
-    """Space on disk for many small arrays, readable at once. It vanishes with its process.
+    """Disk space for many small arrays, which can be read at any time; it vanishes with the process.
 
     Parameters
     ----------
     folder : Path, optional
-        Where the files are; by default where temporary files go.
+        Folder of the files; by default that for temporary files.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -94,7 +94,7 @@ class ScratchSpace:
         if not array.size:
             return array
         if self._used + array.nbytes > len(self._buffer):
-            # Ever larger buffers: each takes a file handle.
+            # Ever larger buffers, because each takes a file descriptor.
             self._buffer, self._used = self._reserve(max(array.nbytes, CHUNK, self._total // 4)), 0
         kept: np.ndarray = self._buffer[self._used : self._used + array.nbytes].view(array.dtype).reshape(array.shape)
         kept[...] = array

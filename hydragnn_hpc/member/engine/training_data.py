@@ -97,7 +97,7 @@ class TrainingData:
     levels : dict
         By task, ``node`` or ``graph``.
     parts : tuple of numpy.ndarray
-        Sample numbers of the training, validation and test part, ascending.
+        Sample numbers of the training, validation and test set, ascending.
     references : dict
         By task that has one.
     recipe : Recipe
@@ -113,7 +113,7 @@ class TrainingData:
     recipe: Recipe = field(default_factory=Recipe)
 
     def average_degree(self) -> tuple[float, float]:
-        """Return PNA's mean degree and mean log(degree + 1) over the atoms of the training part."""
+        """Return PNA's mean degree and mean log(degree + 1) over the atoms of the training set."""
         s = self.structure
         uses = np.bincount(s.sample_geometry[self.parts[0]], minlength=len(s.site_offsets) - 1)
         weight = np.repeat(uses, np.diff(s.site_offsets)).astype(np.float64)

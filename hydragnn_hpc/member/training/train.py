@@ -225,7 +225,7 @@ class StackTraining:
         return all(math.isfinite(value) for value in self.members[e].history[-1][1:3])
 
     def _train(self, alive: Callable[[], None]) -> np.ndarray:
-        """Go once through the training part, every member in an order of its own; returns mean losses ``[E]``."""
+        """Go once through the training set, every member in an order of its own; returns mean losses ``[E]``."""
         part, size = self._context.data.parts[0], self._options.batch_size
         order = np.stack([part[shuffle(m.seed, m.epoch, len(part))] for m in self.members])
         device = self._engine.device
@@ -342,5 +342,5 @@ def _described(engine: str, lanes: int | None) -> str:
 
 
 def shuffle(seed: int, epoch: int, n: int) -> np.ndarray:
-    """Return a member's order of the training part in an epoch: a permutation of n from (seed, epoch) alone."""
+    """Return a member's order of the training set in an epoch: a permutation of n from (seed, epoch) alone."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n)

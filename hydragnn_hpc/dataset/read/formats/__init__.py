@@ -21,15 +21,15 @@ from hydragnn_hpc.errors import UserError, nearest
 FORMATS = {"ase-db": "ase_db", "extxyz": "extxyz", "lsms": "lsms", "ase": "ase_files"}
 """Module of each format, in the order in which they are tried on a file."""
 
-_LOOKED_AT = 15  # files
+_SAMPLED_FILES = 15
 _START = 4096  # bytes
 
 
 class Reader(Protocol):
-    """What a format's module has."""
+    """The interface of a format's module."""
 
     TARGETS: tuple[TargetSpec, ...]
-    """The format's own targets; empty where the user says what to learn."""
+    """The format's own targets; empty where the user names the targets."""
 
     @staticmethod
     def detect(start: bytes, name: str) -> bool:
@@ -37,7 +37,7 @@ class Reader(Protocol):
 
     @staticmethod
     def frames(file: RawFile) -> Iterator[Frame | UserError]:
-        """Yield the structures of a file; the reason in place of one that is malformed.
+        """Yield the structures of a file; for a malformed one, an error instead.
 
         No more than one structure is in memory at a time, where the format allows it.
         """
@@ -60,7 +60,7 @@ def reader(form: str) -> Reader:
 def detect(source: Path) -> str:
     """Return which of :data:`FORMATS` a file, the files of a folder or those of an archive have, by their content.
 
-    Some files of many are looked at, and the format of most decides: a note may lie beside the data.
+    A sample of the files is examined, and the most frequent format wins: there may be notes beside the data.
 
     Raises
     ------
@@ -70,8 +70,8 @@ def detect(source: Path) -> str:
     paths = files.visible(source) if source.is_dir() else []
     if source.is_dir() and not paths:
         raise UserError(f"{source}: contains no files; give the folder or archive that holds the data")
-    step = max(1, len(paths) // _LOOKED_AT)
-    found = [_format_of(file) for file in islice(files.iter_files(source, step), _LOOKED_AT + 1)]
+    step = max(1, len(paths) // _SAMPLED_FILES)
+    found = [_format_of(file) for file in islice(files.iter_files(source, step), _SAMPLED_FILES + 1)]
     known = Counter(form for form in found if isinstance(form, str)).most_common(1)
     if known:
         return known[0][0]
@@ -89,7 +89,7 @@ def detect(source: Path) -> str:
 
 
 def _format_of(file: RawFile) -> str | UserError | None:
-    """Return a file's format, None where it is of none, or why it cannot be read."""
+    """Return a file's format, None if it is unknown, or an error if the file cannot be read."""
     if file.problem:
         return UserError(f"{file.where}: {file.problem}")
     try:
@@ -101,7 +101,7 @@ def _format_of(file: RawFile) -> str | UserError | None:
 
 
 def iter_frames(source: Path, form: str) -> Iterator[Frame | UserError]:
-    """Yield the structures of a file, of a folder's files, or of an archive's; the reason where one is malformed.
+    """Yield the structures of a file, a folder or an archive; for a malformed one, an error instead.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""ASE databases, SQLite or JSON, with the units that their metadata state."""
+"""ASE databases, SQLite or JSON, with the units stated in their metadata."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SQLITE = b"SQLite format 3\x00"
 
 
 def detect(start: bytes, name: str) -> bool:
-    """Whether it is SQLite or a JSON object, or named as a database."""
+    """Whether it is SQLite or a JSON object, or has the suffix of a database."""
     return start.startswith(_SQLITE) or start.lstrip().startswith(b"{") or name.endswith((".db", ".json"))
 
 
@@ -44,7 +44,7 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
                 yield _frame_of(row, file, length, units)
         except UserError as error:
             yield error
-        except Exception as error:  # on damaged files ASE raises whatever its code runs into
+        except Exception as error:  # on damaged files ASE raises exceptions of any type
             reason = f"{type(error).__name__}: {error!s:.160}"
             yield UserError(
                 f"{file.where}: not an ASE database from row {number} on: {reason}; it is damaged, truncated or in"
@@ -68,7 +68,7 @@ def _stated_units(metadata: Mapping[str, Any], where: str) -> tuple[LengthUnit, 
     Raises
     ------
     UserError
-        If a unit of lengths is none, or there are several.
+        If a unit of length is unknown, or there are several.
     """
     units: dict[str, str] = {}
     for key, described in _mapping(metadata.get("key_descriptions")).items():

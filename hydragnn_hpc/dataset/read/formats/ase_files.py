@@ -17,18 +17,19 @@ TARGETS: tuple[TargetSpec, ...] = ()
 
 # Databases and extended XYZ have readers of their own here; a bundle is a folder; to read a restart file, ASE would
 # start its calculator.
-_NOT = {
+_EXCLUDED = {
     "db", "json", "mysql", "postgresql", "extxyz", "xyz", "bundletrajectory", "gpw", "wout", "nomad-json", "dftb",
     "acemolecule-out", "acemolecule-input",
 }  # fmt: skip
-# Suffixes that ASE knows and that notes and logs have as well: no sign of a format, but read where --format says so.
-_WEAK = (".md", ".out", ".log", ".dat", ".data", ".in", ".inp", ".com", ".config", ".restart", ".cell", ".geom", ".arc",
+# Suffixes that ASE knows but that notes and logs have as well: they indicate no format, but are read with --format.
+_AMBIGUOUS = (".md", ".out", ".log", ".dat", ".data", ".in", ".inp", ".com", ".config", ".restart", ".cell", ".geom",
+".arc",
          ".res", ".ascii")  # fmt: skip
 _SHOWN = 160
 
 
 def _kind(start: bytes, name: str) -> Any:
-    """Return ASE's format of a file, by its content or else its name; None where it has none."""
+    """Return ASE's format of a file, by its content or otherwise its name; None if ASE recognises none."""
     from ase.io.formats import UnknownFileTypeError, filetype, ioformats, match_magic
 
     base = PurePosixPath(name).name
@@ -41,14 +42,14 @@ def _kind(start: bytes, name: str) -> Any:
             kind = guess()
         except (UnknownFileTypeError, KeyError, ValueError):
             continue
-        if kind.can_read and kind.name not in _NOT:
+        if kind.can_read and kind.name not in _EXCLUDED:
             return kind
     return None
 
 
 def detect(start: bytes, name: str) -> bool:
-    """Whether ASE knows a format for the first bytes, or for a name that says enough."""
-    return _kind(start, "" if name.casefold().endswith(_WEAK) else name) is not None
+    """Whether ASE recognises a format by the first bytes, or by an unambiguous name."""
+    return _kind(start, "" if name.casefold().endswith(_AMBIGUOUS) else name) is not None
 
 
 def frames(file: RawFile) -> Iterator[Frame | UserError]:
@@ -69,7 +70,7 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
                 number += 1
             if not number:
                 yield UserError(f"{file.where}: holds no structure that ASE can read as {kind.name}; correct the file")
-        except Exception as error:  # on damaged files ASE raises whatever its parsers run into
+        except Exception as error:  # on damaged files ASE's parsers raise exceptions of any type
             reason = f"{type(error).__name__}: {error!s:.{_SHOWN}}".replace("\n", " ")
             yield UserError(f"{file.where}, frame {number}: ASE cannot read it as {kind.name}: {reason}; correct it")
 
@@ -86,7 +87,7 @@ def _frame_of(atoms: Any, file: RawFile, number: int) -> Frame | UserError:
     shared = [o for o in (atoms.info.get("occupancy") or {}).values() if len(o) > 1 or any(v != 1 for v in o.values())]
     if shared:
         return UserError(
-            f"{where}: a site is occupied by {shared[0]}: a structure of partly occupied sites is an average of many;"
+            f"{where}: a site is occupied by {shared[0]}: partly occupied sites describe an average of many structures;"
             " give ordered structures"
         )
     return frame_of(atoms, [("the file's header", atoms.info)], Place(origin, origin, where))

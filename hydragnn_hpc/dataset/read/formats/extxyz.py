@@ -1,4 +1,4 @@
-"""Extended XYZ: frames cut from a stream so that damage costs one frame, every column under the file's own name."""
+"""Extended XYZ, read as a stream: damage costs one frame, and every column keeps the file's own name."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from hydragnn_hpc.errors import UserError
 
 TARGETS: tuple[TargetSpec, ...] = ()
 
-_LONGEST_LINE = 2**24  # bytes; a longer one is no line of text
-# Names of the columns that make the structure, the usual one first; where it is there, the others are plain data.
+_LONGEST_LINE = 2**24  # bytes; a longer one is not text
+# Names of the columns that define the structure, the usual one first; where it is present, the others are plain data.
 _SPECIES = ("species", "symbols", "z", "numbers")
 _POSITIONS = ("pos", "positions")
-_TRUTH = {"t": True, "f": False, "true": True, "false": False, "1": True, "0": False}
+_BOOLEANS = {"t": True, "f": False, "true": True, "false": False, "1": True, "0": False}
 
 
 def detect(start: bytes, name: str) -> bool:
@@ -70,10 +70,10 @@ class _Lines:
 
 
 def iter_chunks(stream: IO[bytes], where: str) -> Iterator[tuple[int, list[bytes] | UserError]]:
-    """Yield (number from 0, lines) of every frame; in place of lines the reason where one is damaged.
+    """Yield (number from 0, lines) of every frame; for a damaged one, an error instead of the lines.
 
-    A frame counts as whole when the next one, or the end, follows it. After a damaged one, reading goes on at the next
-    line that holds a single number.
+    A frame counts as whole when the next one, or the end, follows it. After a damaged one, reading continues at the
+    next line that holds a single number.
     """
     lines, number = _Lines(stream), 0
     while (first := _first_line(lines)) is not None:
@@ -122,7 +122,7 @@ def _first_line(lines: _Lines) -> bytes | None:
 
 
 def _take(lines: _Lines, first: bytes) -> list[bytes]:
-    """Return a frame's lines, as many as it announces and there are before the next frame."""
+    """Return a frame's lines: as many as it declares, or fewer if the next frame starts before."""
     chunk = [first]
     while len(chunk) < int(first) + 2 and (line := lines.next()):
         if len(chunk) > 1 and is_count(line):
@@ -139,7 +139,7 @@ def _resume(lines: _Lines) -> None:
 
 
 def _parse(chunk: list[bytes], name: str, origin: str, where: str) -> Frame:
-    """Return a frame's lines as a structure.
+    """Parse the lines of a frame.
 
     Raises
     ------
@@ -239,15 +239,15 @@ def _proton_number(word: str, as_number: bool, where: str) -> int:
 
 
 def _array(kind: str, cells: list[list[str]]) -> Any:
-    """Return a column ``[n]``, or ``[n, count]`` of several; :class:`Unreadable` where a word is not of its kind."""
+    """Return a column ``[n]`` or ``[n, count]``; :class:`Unreadable` if a word does not fit its kind."""
     flat = [word for line in cells for word in line]
     if kind == "S":
         made: Any = np.array(flat, dtype=object)
     elif kind == "L":
-        bad = next((k for k, word in enumerate(flat) if word.casefold() not in _TRUTH), None)
+        bad = next((k for k, word in enumerate(flat) if word.casefold() not in _BOOLEANS), None)
         if bad is not None:
             return Unreadable(f"holds {flat[bad][:SHOWN]!r}, which is neither T nor F; correct it")
-        made = np.array([_TRUTH[word.casefold()] for word in flat], dtype=bool)
+        made = np.array([_BOOLEANS[word.casefold()] for word in flat], dtype=bool)
     elif kind in ("R", "I"):
         made = numbers(flat)
         if made is None and flat:
@@ -275,7 +275,7 @@ def _periodic(pbc: str | None, has_cell: bool, where: str) -> tuple[bool, bool, 
     if pbc is None:
         return (has_cell,) * 3
     words = [word.casefold() for word in re.split(r"[\s,\[\]]+", pbc.strip(" \t[]{}"))]
-    if len(words) not in (1, 3) or any(word not in _TRUTH for word in words):
+    if len(words) not in (1, 3) or any(word not in _BOOLEANS for word in words):
         raise UserError(f"{where}: pbc={pbc[:SHOWN]!r} is not three values of T or F; correct it")
-    a, b, c = (_TRUTH[word] for word in (words * 3 if len(words) == 1 else words))
+    a, b, c = (_BOOLEANS[word] for word in (words * 3 if len(words) == 1 else words))
     return a, b, c

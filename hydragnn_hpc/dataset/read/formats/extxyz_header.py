@@ -1,7 +1,7 @@
 """The comment line of an extended XYZ frame, split into keys and values, each value converted to its type.
 
-ASE's own reader is not used: it renames columns, takes the last of two equal keys, is case-sensitive, and rejects a
-frame because of a key that nobody asked for.
+ASE's own reader is not used: it renames columns, takes the last of duplicate keys, is case-sensitive, and rejects a
+frame because of keys that are not needed.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def parse_header(comment: str, where: str) -> Header:
 
 
 def _refuse_unquoted(header: Header, key: str, word: str, where: str) -> None:
-    """Refuse a list of numbers or booleans without quotes: the first of them would be taken for all."""
+    """Refuse a list of numbers or booleans without quotes: only the first would be read."""
     reason = f"is followed by {word!r} outside of quotes; quote the whole value"
     if key.casefold() not in _STRUCTURAL:
         header.values[key] = Unreadable(reason)
@@ -96,7 +96,7 @@ def _refuse_unquoted(header: Header, key: str, word: str, where: str) -> None:
 
 
 def json_text(text: str) -> str:
-    """Return the string that a ``_JSON`` value encodes; any other text as it is."""
+    """Return the string that a ``_JSON`` value encodes; any other text is returned unchanged."""
     try:
         plain = json.loads(text.removeprefix("_JSON ")) if text.startswith("_JSON ") else text
     except (ValueError, RecursionError):
@@ -120,7 +120,7 @@ def _unquoted(text: str) -> str:
 def _typed(key: str, text: str) -> Any:
     if text.startswith("_JSON "):
         return _from_json(text.removeprefix("_JSON "))
-    # Inner brackets delimit the rows of a table; only the numbers count.
+    # Inner brackets delimit the rows of a matrix; only the numbers count.
     words = re.findall(r"[^\s,\[\]]+" if re.fullmatch(r"[\s,\[\]0-9eE.+-]*", text) else r"[^\s,]+", text)
     array = numbers(words)
     if array is not None:

@@ -1,4 +1,4 @@
-"""Extended XYZ written to the last digit."""
+"""Extended XYZ, written with full precision."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def format_frame(
     values: Mapping[str, Any],
     columns: Mapping[str, np.ndarray],
 ) -> str:
-    """Return a structure as extended XYZ, every number with all its digits (ASE would keep 8 decimals of positions).
+    """Return a structure as extended XYZ in full precision (ASE would write positions with 8 decimals).
 
     Parameters
     ----------
     atomic_numbers, pos, cell, periodic
         ``[n]``, ``[n, 3]`` and ``[3, 3]`` in bohr, written in ångström; a cell of zeros is left out.
     values : mapping
-        Of the structure: numbers, arrays of one dimension, text; anything else is written as JSON.
+        Values of the structure: numbers, one-dimensional arrays, text; anything else is written as JSON.
     columns : mapping
-        Of every atom, numbers ``[n]`` or ``[n, d]``.
+        Values of every atom, ``[n]`` or ``[n, d]``.
     """
     symbols = [chemical_symbols[z] for z in atomic_numbers.tolist()]
     table = {"pos": to_angstrom(pos), **{key: v.reshape(len(symbols), -1) for key, v in columns.items()}}

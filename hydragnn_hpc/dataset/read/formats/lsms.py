@@ -1,8 +1,8 @@
 """LSMS text, the output of an LSMS calculation: read, and written byte for byte.
 
-A file's first line holds the total, band and Fermi energy (Ry). Every other line is one atom in 18 columns: proton
+A file's first line holds the total, band and Fermi energy (Ry). Every other line is one atom, in 18 columns: proton
 number, index, position (bohr), charge (electrons in the site), magnetic moment (μB), then the spin direction and the
-constraining field's columns, which are carried along untouched.
+constraining field, which are kept unchanged.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ UNITS = {
 """Keys and units of a frame's numbers; ``charge`` is the electrons in the site."""
 
 REST = "lsms_columns"
-"""Key of columns 2 to 5 and 8 to 18, carried along: index, position in bohr (through ångström it would come back with
-another last digit), spin and field."""
+"""Key of columns 2 to 5 and 8 to 18, kept unchanged: index, position in bohr (a conversion to ångström and back would
+change the last digit), spin and field."""
 
 TARGETS = (
     TargetSpec(PROPERTIES["mixing_enthalpy"], "total_energy", parse_unit("Ry", "LSMS text"), mixing=True),
@@ -86,7 +86,7 @@ class LsmsSample:
 
 
 def detect(start: bytes, name: str) -> bool:
-    """Whether the first line holds three numbers, and the second is none of another format."""
+    """Whether the first line holds three numbers, and the second has as many columns as an atom."""
     lines = start.split(b"\n", 2)
     try:
         words = [line.decode("ascii").split() for line in lines[:2]]
@@ -149,7 +149,7 @@ def parse_sample(content: bytes, where: str) -> LsmsSample:
         If it is not LSMS text; names the file, the line and the reason.
     """
     if not content.strip():
-        raise UserError(f"{where}: the file is empty ({len(content)} bytes); run that calculation again")
+        raise UserError(f"{where}: the file is empty ({len(content)} bytes); repeat that calculation")
     try:
         text = content.decode("ascii")
     except UnicodeDecodeError as error:

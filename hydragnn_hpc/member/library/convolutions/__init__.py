@@ -31,7 +31,7 @@ class LayerSizes:
     cutoff : float
         Of the neighbours, bohr.
     average_degree : (float, float)
-        Mean degree and mean of log(degree + 1) over the atoms of the training part.
+        Mean degree and mean of log(degree + 1) over the atoms of the training set.
     """
 
     fan_in: int
