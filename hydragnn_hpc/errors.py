@@ -1,4 +1,4 @@
-"""What can go wrong in a way that a user can act on, and the exit codes of every command."""
+"""Errors that a user can act on, and the exit codes of all commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ExitCode(enum.IntEnum):
     USAGE = 2
     AGAIN = 75  # EX_TEMPFAIL of sysexits.h: out of time; run the same command again
     INTERRUPTED = 130
-    READER_GONE = 141  # as of a process that SIGPIPE ended: nobody reads its standard output any more
+    READER_GONE = 141  # as of a process killed by SIGPIPE: nobody reads standard output any more
 
 
 class UserError(Exception):
@@ -27,7 +27,7 @@ class UserError(Exception):
     message : str
         The line. Line breaks are folded into spaces.
     exit_code : ExitCode, optional
-        The exit code of the command that fails with it.
+        The exit code of the command that fails with this error.
     """
 
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.USAGE) -> None:
@@ -36,7 +36,7 @@ class UserError(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` or the list of what is known, to end an error with."""
+    """Return ``"; did you mean 'x'?"`` or the list of known words, to append to an error."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if close:
@@ -45,12 +45,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def refuse_control_characters(name: str, what: str) -> None:
-    """Refuse a name that one line of a file or of a script cannot hold.
+    """Refuse a name that does not fit into one line of a file or script.
 
     Raises
     ------
     UserError
-        If a line break, another control character, or a byte that is not UTF-8 is in it.
+        If it holds a line break, another control character, or a byte that is not UTF-8.
     """
     if re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", name):
         raise UserError(

@@ -83,7 +83,7 @@ def target_field(name: str, level: str, unit: str) -> Field:
 
 @dataclass(frozen=True)
 class Property:
-    """A target that is known by its name: its level, unit and label."""
+    """A target as stored: its name, level, unit and label."""
 
     name: str
     level: Level

@@ -13,7 +13,7 @@ from hydragnn_hpc.streams import optional
 if TYPE_CHECKING:
     from rich.console import Console
 
-PLAIN_WIDTH = 160  # of a line where no terminal sets it, as in a batch log or a pipe
+PLAIN_WIDTH = 160  # columns, where no terminal sets the width, as in a batch log or a pipe
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)``; ``total`` is 0 if it is not known."""
 
@@ -30,7 +30,7 @@ def tell(line: str) -> None:
 
 
 def console(**options: Any) -> Console:
-    """Return the console for tables: that of the terminal, or one wide enough for a batch log or a pipe."""
+    """Return the console for tables: the terminal, or one of `PLAIN_WIDTH` columns for a batch log or a pipe."""
     from rich.console import Console
 
     default = Console(**options)
@@ -39,7 +39,7 @@ def console(**options: Any) -> Console:
 
 @contextmanager
 def progress(label: str, unit: str, every: float = 10.0) -> Iterator[Progress]:
-    """Show the progress of ``label``, counted in ``unit``: a bar on a terminal, else a line every ``every`` seconds."""
+    """Show the progress of ``label``, counted in ``unit``: a bar on a terminal, or a line every ``every`` seconds."""
     if optional(sys.stderr).isatty():
         with _bar(label, unit) as bar:
             yield bar

@@ -61,7 +61,7 @@ LOSSES: dict[str, type[Section]] = {"mse": SquaredLoss, "mae": AbsoluteLoss, "hu
 
 
 class Task(Section):
-    """One predicted property; with a ``reference``, the network learns what is left of it (`dataset.residual`)."""
+    """One predicted property; with a ``reference``, the network learns what is left of it (`dataset.features.residual`)."""
 
     level: Literal["graph", "node"]
     field: Text
@@ -112,7 +112,7 @@ INPUTS: dict[str, type[Section]] = {
     "shells": ShellsInput,
     "ewald": EwaldInput,
 }
-"""Node inputs by name; how they are computed: `dataset.inputs`."""
+"""Node inputs by name; how they are computed: `dataset.features.inputs`."""
 
 
 class Variant(Section):
@@ -210,7 +210,7 @@ class Cosine(Section):
 class Training(Section):
     """How a member is trained; ``plateau`` and ``early_stopping`` are off where they are null.
 
-    ``schedule`` says whether the learning rate follows ``plateau`` or ``cosine`` (`member.engine.optimize.Schedule`).
+    ``schedule`` says whether the learning rate follows ``plateau`` or ``cosine`` (`member.training.schedule.Schedule`).
     """
 
     epochs: Positive = 200

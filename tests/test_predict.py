@@ -157,7 +157,7 @@ def test_what_cannot_be_predicted_is_told_in_one_line(
 def test_a_boundary_that_the_models_do_not_know_is_told(fept: Path) -> None:
     (fept / "iron.xyz").write_text(XYZ.format("Fe"))
     found = command(fept, "predict", "out", "iron.xyz", "--variant", "M")
-    assert found.returncode == 0 and "1 of 1 structures have another boundary" in found.stderr
+    assert found.returncode == 0 and "1 of 1 structures state another boundary" in found.stderr
     assert "taken as open" in found.stderr
 
 

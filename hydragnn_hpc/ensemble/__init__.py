@@ -1,1 +1,1 @@
-"""Many members: supervisors over MPI ranks, hand-out, failures, resume."""
+"""The training of many members: supervisors on MPI ranks, scheduling, failures, resuming."""

@@ -1,4 +1,4 @@
-"""Rank 0 controls the run: hands out stacks, records what happens, informs the user, decides when the run is over."""
+"""Rank 0's control of a run: it assigns stacks, records events, informs the user, and decides when the run is over."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from hydragnn_hpc.records.run import (
 
 _PROGRESS_SECONDS = 2.0
 _TABLES_SECONDS = 5.0
-_TABLES_SHARE = 50.0  # the least time between two updates of the tables, as a multiple of how long one takes
+_TABLES_SHARE = 50.0  # minimum time between two updates of the tables, as a multiple of the time that an update takes
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Controller:
     places : list of Place
         The place of every rank.
     deadline : float or None
-        On the monotonic clock; everything must be saved by then.
+        On the monotonic clock; everything must be saved by then. None: no limit.
     on_change : callable
         Called to bring the tables up to date.
     """
@@ -133,7 +133,7 @@ class Controller:
     # Reports of workers
 
     def take(self, worker: Worker, report: Report) -> None:
-        """Act on what a worker, or its rank on its behalf, reports."""
+        """Handle the report of a worker, or of its rank on its behalf."""
         if isinstance(report, Ready):
             self._ready(worker, report.device)
         elif isinstance(report, Epoch) and worker in self._busy:
@@ -162,8 +162,8 @@ class Controller:
         other = self._owners.setdefault((host, uuid), worker[0]) if uuid else worker[0]
         if other != worker[0]:
             self.fatal = UserError(
-                f"ranks {other} and {worker[0]} on {host} have the same device {device.name} ({uuid}): give"
-                " each rank a device of its own, or start one rank per device with launch.slots_per_device"
+                f"ranks {other} and {worker[0]} on {host} use the same device {device.name} ({uuid}): give"
+                " each rank its own device, or start one rank per device with launch.slots_per_device"
             )
 
     def _epoch(self, worker: Worker, members: tuple[MemberEpoch, ...]) -> None:
@@ -177,7 +177,7 @@ class Controller:
         name = (event.variant, event.replica)
         running = self._scheduler.running().get(worker)
         if running is None or running.variant != name[0]:
-            return  # the work has been given to another worker in the meantime
+            return  # its members have been assigned to another worker in the meantime
         self._scheduler.member_done(worker, event.replica)
         summary, seconds = self._result(name)
         # A resumed member has been trained for longer than its stack has run.
@@ -292,12 +292,12 @@ class Controller:
         return commands
 
     def _time_is_up(self) -> bool:
-        # An epoch in progress has to end first; a quarter is added because epochs vary.
+        # An epoch in progress has to end first; a quarter is added because the time of epochs varies.
         margin = 1.25 * self._longest_epoch + SAVE_SECONDS
         return self._deadline is not None and time.monotonic() > self._deadline - margin
 
     def stop(self, code: ExitCode, reason: str) -> None:
-        """Have every stack saved at the end of its epoch, and hand out no more stacks."""
+        """Request that every stack is saved at the end of its epoch, and assign no more stacks."""
         if self._stop is None:
             self._stop = code
             self.display.line(f"stopping: {reason}; members are saved at the end of their epoch")
@@ -335,7 +335,7 @@ class Controller:
             )
         if self._out_of_time and not self._longest_epoch and not self._member_seconds:
             raise UserError(
-                "the time limit was too short: it expired before any member had finished an epoch; give more time",
+                "the time limit was too short: it expired before any member had finished an epoch; allow more time",
                 ExitCode.MEMBERS_FAILED,
             )
         if self._scheduler.waiting:
@@ -425,7 +425,7 @@ class Controller:
         self._safely(lambda: append_record(self._folder.events, kind(time=ledger.now(), **place, **more)))
 
     def _safely(self, write: Callable[[], Any]) -> None:
-        """Write a file that is only informative: an error must not end the run while members can still be saved."""
+        """Write a file that only informs: an error must not end the run while members can still be saved."""
         try:
             write()
         except Exception as error:

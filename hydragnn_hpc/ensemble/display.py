@@ -1,4 +1,4 @@
-"""What rank 0 shows while a campaign runs: a bar on a terminal, one line per event in a log."""
+"""The output of rank 0 during a run: one line per event, and on a terminal a progress bar."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def duration(seconds: float) -> str:
 
 
 class Display:
-    """Lines for a log; on a terminal a bar below them."""
+    """Lines of output; on a terminal with a progress bar below them."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -49,11 +49,11 @@ class Display:
             self._bars.console.print(text, markup=False, highlight=False)
 
     def update(self, over: int, note: str) -> None:
-        """Show how many members are over."""
+        """Show how many members are finished, diverged or failed, and a note."""
         if self._bars is not None:
             self._bars.update(self._bar, completed=over, description=note)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         if self._bars is not None:
             self._bars.stop()

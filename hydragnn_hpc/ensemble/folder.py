@@ -1,4 +1,4 @@
-"""A campaign's folder at the start of a run: frozen, or held to what was frozen; cleaned; what is left to train."""
+"""A campaign's folder at the start of a run: the configuration is frozen or compared, and remains are cleaned up."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, Member, State
 from hydragnn_hpc.paths import CampaignFolder
 
-_MAY_BE_THERE = {"jobs", "logs", "run.lock"}  # made ahead of the first run, by 'submit' for instance
+_MAY_BE_THERE = {"jobs", "logs", "run.lock"}  # made before the first run, by 'submit' for instance
 _OVER = (State.FINISHED, State.DIVERGED)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run starts from.
+    """The state from which a run starts.
 
     Attributes
     ----------
     frozen : Frozen
     members : list of Member
-        All, as the folder shows them.
+        All members, in the states that the folder shows.
     remarks : list of str
-        What the user should know, a line each.
+        Remarks for the user, one line each.
     run : int
         The number of the run; 0 before it has begun.
     """
@@ -41,7 +41,7 @@ class Plan:
     run: int = 0
 
     def stacks(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Return what is left to train: the campaign's stacks less the members that are over."""
+        """Return the campaign's stacks without the members that are finished or diverged."""
         over = {(m.variant, m.replica) for m in self.members if m.state in _OVER}
         all_stacks = self.frozen.campaign.stacks()
         stacks = [(v, tuple(r for r in replicas if (v, r) not in over)) for v, replicas in all_stacks]
@@ -53,7 +53,7 @@ class Plan:
 
 
 def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> Plan:
-    """Read campaign, data set and folder, and hold them to each other; nothing is written.
+    """Read campaign, data set and folder, and check that they match; nothing is written.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> Plan:
     manifest = store.read_manifest(Path(campaign.dataset))
     match.check(campaign, manifest)
     frozen = Frozen(campaign, config_hash(campaign, manifest.sha256), manifest.sha256)
-    foreign = _foreign(folder.root)  # before its campaign is looked for, which another run may just be writing
+    foreign = _foreign(folder.root)  # first, since another run may be writing the campaign at this moment
     if folder.campaign.exists():
         _hold(frozen, ledger.read_frozen(folder), folder)
     elif foreign:
@@ -75,14 +75,14 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> Plan:
 
 
 def begin(plan: Plan, folder: CampaignFolder) -> Plan:
-    """Freeze the configuration, clear what killed runs left, let given-up members be tried again; number the run.
+    """Freeze the configuration, clean up after killed runs, reopen members that were given up, and number the run.
 
-    Holds the lock.
+    The caller holds the lock.
     """
-    ledger.freeze(folder, plan.frozen)  # first: a folder that holds more than a lock is known by its campaign
+    ledger.freeze(folder, plan.frozen)  # first: a folder with anything but a lock is identified by its campaign
     with storage_errors(folder.members):
         folder.members.mkdir(parents=True, exist_ok=True)
-    for made in (folder.logs, folder.report):  # without them nothing is shown, and all is trained
+    for made in (folder.logs, folder.report):  # training does not need them
         with contextlib.suppress(OSError):
             made.mkdir(parents=True, exist_ok=True)
     for place in (folder.root, folder.report, folder.figures):

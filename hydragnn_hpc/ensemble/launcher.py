@@ -1,4 +1,4 @@
-"""Which launcher started this process, and the rank, size and place that it gives; read from the environment alone."""
+"""The launcher that started this process, and the rank and size that it set: read from the environment alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Variables:
     Attributes
     ----------
     sets_pmi : bool
-        It sets PMI_RANK as well: where that differs, another launcher has started this process in a step of this one.
+        It sets PMI_RANK as well: where that differs, another launcher started this process within a step of this one.
     """
 
     launcher: str
@@ -34,9 +34,9 @@ LAUNCHERS = (
     # Only inside a step (srun): a batch shell has SLURM_NTASKS and SLURM_PROCID too, and is no launcher.
     Variables("srun", ("SLURM_PROCID",), ("SLURM_STEP_NUM_TASKS",), ("SLURM_LOCALID",)),
 )
-"""In the order in which they are looked for: mpirun inside a Slurm step counts as mpirun."""
+"""In the order of precedence: mpirun inside a Slurm step counts as mpirun."""
 
-# A worker that inherits these believes itself a rank: its MPI_Init fails under MPICH, or silently joins the parent's
+# A worker that inherits these takes itself for a rank: its MPI_Init fails under MPICH, or silently joins the parent's
 # world under Open MPI.
 _OF_LAUNCHERS = (
     "PMI", "PMIX", "OMPI_", "PRTE_", "ORTE_", "MPI_", "MPICH_", "MPIEXEC_", "HYDRA_", "HYDI_", "PALS_", "SLURM_",
@@ -81,10 +81,10 @@ def detect(environment: Mapping[str, str]) -> Launch:
 
 
 def _local_rank(environment: Mapping[str, str], rank: int, size: int) -> int | None:
-    """Return the local rank that variables of the same launcher under another name tell, as Flux's beside PMI's.
+    """Return the local rank from another set of variables of the same launcher, such as Flux's in addition to PMI's.
 
-    They are its own where rank and size agree. Otherwise they are those of an outer step, the same for all ranks that
-    a launcher has started in it.
+    They belong to the same launcher if rank and size agree. Otherwise they are those of an outer step, and the same for
+    all ranks that were started in it.
     """
     for other in LAUNCHERS:
         if (_first(environment, other.rank), _first(environment, other.size)) == (rank, size):
@@ -107,12 +107,12 @@ def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> int | None
 
 
 def check_size(launch: Launch, size: int, library: str) -> None:
-    """Hold the communicator's size to the launcher's.
+    """Check that the communicator has the size that the launcher set.
 
     Raises
     ------
     UserError
-        If they differ: the launcher belongs to another MPI than the library, and every process takes itself for rank 0.
+        If not: the launcher belongs to another MPI than the library, and every process takes itself for rank 0.
     """
     if launch.size != size:
         raise UserError(

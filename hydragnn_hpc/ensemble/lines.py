@@ -1,4 +1,4 @@
-"""Lines over pipes, without trust in the other end: reads are bounded, and nothing blocks."""
+"""Lines over pipes, robust to whatever the other end sends: reads are bounded, and nothing blocks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _QUOTED_BYTES = 40
 
 
 class BadLinesError(Exception):
-    """What came over a pipe breaks a limit; the message says which."""
+    """The input from a pipe exceeds a limit; the message says which."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a reader puts up with.
+    """What a reader accepts.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class LineReader:
     Attributes
     ----------
     ended : bool
-        The other end is closed, and all that came has been read.
+        The other end is closed, and all of its output has been read.
     """
 
     def __init__(self, descriptor: int, limits: Limits) -> None:
@@ -68,7 +68,7 @@ class LineReader:
         except BlockingIOError:
             return []
         self.ended = not received
-        # Only what is new is searched: a long line that comes in small pieces must not cost its square.
+        # Only new bytes are searched, so that a long line in small pieces does not take quadratic time.
         *complete, rest = received.split(b"\n")
         if complete:
             complete[0] = bytes(self._partial) + complete[0]
@@ -90,7 +90,7 @@ class LineReader:
 
 
 class LineWriter:
-    """Writes lines to a pipe; what does not fit is kept until it does.
+    """Writes lines to a pipe; what does not fit is kept until there is room.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class LineWriter:
         self._blocked_at = 0.0
 
     def write(self, line: bytes) -> None:
-        """Write as much of what is unsent, and of ``line`` after it, as fits."""
+        """Append ``line`` to what is unsent, and write as much as fits."""
         if not self._unsent:
             self._blocked_at = time.monotonic()
         self._unsent += line
@@ -115,11 +115,11 @@ class LineWriter:
                     self._unsent = self._unsent[os.write(self._descriptor, self._unsent) :]
                     self._blocked_at = time.monotonic()
             except BrokenPipeError:
-                self._unsent = b""  # the reader has ended: nobody wants it
+                self._unsent = b""  # the reader has ended
 
     @property
     def blocked_seconds(self) -> float:
-        """How long the reader has left unread what is unsent; 0 where there is nothing."""
+        """For how long the reader has left the unsent bytes unread; 0 if there are none."""
         return time.monotonic() - self._blocked_at if self._unsent else 0.0
 
 
@@ -129,8 +129,8 @@ def quoted(line: bytes) -> str:
 
 
 def wait_readable(descriptors: Iterable[int], seconds: float) -> None:
-    """Wait until one of ``descriptors`` can be read, at most ``seconds``."""
-    # Not select.select, which cannot hold descriptors of 1024 and more: a rank of a large run may have as many.
+    """Wait until one of ``descriptors`` can be read, for at most ``seconds``."""
+    # Not select.select, which cannot take descriptors above 1023: a rank of a large run may have that many.
     waiting = select.poll()
     for descriptor in descriptors:
         waiting.register(descriptor, select.POLLIN)

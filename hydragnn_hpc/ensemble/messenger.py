@@ -1,6 +1,6 @@
 """Point-to-point messages between ranks (`records.messages`), and which ranks still answer.
 
-After start-up there is nothing else between ranks, no collective: a rank that is lost holds up none of the others.
+After start-up ranks communicate in no other way, and without collectives, so that a lost rank holds up no other.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class OverMpi:
         nothing = 0
         # A probe that finds nothing may make the progress that lets the next one find something.
         while nothing < _EMPTY_PROBES:
-            # An error does not say whose connection broke; that rank falls silent, or a message to it fails.
+            # The error does not say whose connection broke; that rank becomes silent, or a message to it fails.
             with contextlib.suppress(self._mpi.Exception):
                 message = self._comm.improbe(tag=_TAG, status=status)
                 if message is not None:
@@ -167,7 +167,7 @@ class OverMpi:
 
 
 class RankMonitor:
-    """Which of the ranks that this rank monitors still answer.
+    """Detects which of the monitored ranks no longer answer.
 
     Parameters
     ----------
@@ -194,11 +194,11 @@ class RankMonitor:
 
     @property
     def expected(self) -> list[int]:
-        """The ranks that will send something more."""
+        """The ranks that have yet to send something."""
         return sorted(self._last_heard.keys() - self.departed - self.lost)
 
     def record_message(self, rank: int) -> None:
-        """Note that a rank has sent something."""
+        """Record that a rank has sent something."""
         if rank in self._last_heard:
             self._last_heard[rank] = time.monotonic()
 
@@ -209,7 +209,7 @@ class RankMonitor:
     def newly_lost(self) -> list[int]:
         """Return the ranks that have been lost since the last call.
 
-        Time in which this rank was held up is not counted as silence: messages may have arrived meanwhile.
+        Time in which this rank itself was held up does not count as silence: messages may have arrived meanwhile.
         """
         now = time.monotonic()
         pause, self._last_checked = now - self._last_checked, now
@@ -224,7 +224,7 @@ class RankMonitor:
 def connect(launch: Launch, seconds: float = startup.SECONDS) -> Messenger:
     """Return the messenger for this launch; MPI is initialised only where a launcher started this process.
 
-    Where MPI has not started after ``seconds``, the process is ended.
+    If MPI has not started after ``seconds``, the process is ended.
 
     Raises
     ------
@@ -243,7 +243,7 @@ def connect(launch: Launch, seconds: float = startup.SECONDS) -> Messenger:
 def places(messenger: Messenger, launch: Launch, given_local_rank: int | None) -> list[Place]:
     """Return every rank's place. Collective: at start-up only.
 
-    Local ranks are those given; else the launcher's, if they are distinct on a host; else in order of rank.
+    Local ranks are those given; otherwise the launcher's, if distinct on each host; otherwise in order of rank.
     """
     shared = messenger.share((socket.gethostname(), given_local_rank, launch.local_rank))
     of_host: dict[str, list[int]] = {}

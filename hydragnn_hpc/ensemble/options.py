@@ -1,4 +1,4 @@
-"""What a run is asked for."""
+"""The options of a run."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from hydragnn_hpc.ensemble.workers import WORKER_COMMAND
 
 @dataclass(frozen=True)
 class Timings:
-    """How long ranks wait for one another, in seconds.
+    """Time limits of the communication between ranks, in seconds.
 
     Attributes
     ----------
     heartbeat : float
         Between two heartbeats of a rank; more where there are many ranks, so that rank 0 can read them all.
     lost : float
-        Silence after which rank 0 takes a rank for dead: generous, since a rank on a loaded node may be late.
+        Silence after which rank 0 considers a rank dead: generous, since a rank on a loaded node may be late.
     headless : float
-        Silence after which a rank takes rank 0 for dead, which a file system may hold up while it writes tables.
+        Silence after which a rank considers rank 0 dead; a slow file system may hold up rank 0 while it writes tables.
     notice : float
-        Time that all ranks have to notice a death and to remove their copies of the data.
+        Time for all ranks to notice a death and to remove their copies of the data.
     """
 
     heartbeat: float = 5.0
@@ -33,7 +33,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What ``run`` is asked for.
+    """The options of ``run``.
 
     Attributes
     ----------

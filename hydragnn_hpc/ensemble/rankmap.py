@@ -1,6 +1,7 @@
-"""Which rank sits where: node, cores, memory and device of every rank, and what is wrong with that.
+"""The map of ranks: node, cores, memory and device of every rank, and problems with them.
 
-``python -m hydragnn_hpc.ensemble.rankmap`` prints what MPI says of this process: so ``doctor`` tries a launcher.
+``python -m hydragnn_hpc.ensemble.rankmap`` prints what MPI reports in this process: ``doctor`` uses it to try a
+launcher.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ class Seat:
     memory_gib : float
         Of its node.
     torch : dict or None
-        What ``member.probe`` prints there: ``versions``, ``visible`` (a number), and ``device`` (``type, name, index,
-        uuid``), the one that its worker takes. None where torch does not work.
+        What ``member.device`` prints there: ``versions``, ``visible`` (a number), and ``device`` (``type, name, index,
+        uuid``), the one that its worker uses. None where torch does not work.
     trouble : str
-        Why it does not; empty where all is well.
+        Why torch does not work; empty where it does.
     """
 
     rank: int
@@ -48,7 +49,7 @@ class Seat:
 
     @property
     def device(self) -> dict[str, Any] | None:
-        """The device that its worker takes."""
+        """The device that its worker uses."""
         return self.torch["device"] if self.torch else None
 
     def plain(self) -> dict[str, Any]:
@@ -57,7 +58,7 @@ class Seat:
 
 
 def probe(module: str, *arguments: str) -> tuple[dict[str, Any] | None, str]:
-    """Run a probe module in a child of its own; return (its answer, "") or (None, why there is none).
+    """Run a probe module in a child process; return (its answer, "") or (None, why there is none).
 
     The child gets a worker's environment: none of the launcher's variables.
     """
@@ -98,7 +99,7 @@ def seats(messenger: Messenger, launch: Launch, local_rank: int | None) -> list[
 
 
 def complaints(found: list[Seat], slots: int) -> list[tuple[str, str]]:
-    """Return (what is wrong, what to do) of a map: devices shared by more ranks than slots, cores shared by all."""
+    """Return the problems of a map as (problem, remedy): devices shared by more ranks than slots, shared cores."""
     wrong = []
     by_device: dict[tuple[str, str], list[int]] = defaultdict(list)
     by_host: dict[str, list[Seat]] = defaultdict(list)
@@ -121,7 +122,7 @@ def complaints(found: list[Seat], slots: int) -> list[tuple[str, str]]:
             wrong.append(
                 (
                     f"{len(here)} ranks on {host} share {len(cores)} cores ({ranges(sorted(cores))})",
-                    "give each rank cores of its own (srun -c N, mpiexec --depth N --cpu-bind depth), or start fewer",
+                    "give each rank its own cores (srun -c N, mpiexec --depth N --cpu-bind depth), or start fewer",
                 )
             )
     for seat in found:
@@ -146,7 +147,7 @@ def _listed(ranks: list[int]) -> str:
 
 
 def library_path() -> str:
-    """Return the file of the MPI library that this process has loaded; empty where the system does not tell."""
+    """Return the file of the MPI library that this process has loaded; empty if the system does not show it."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
     files = {line.split()[-1] for line in lines if "/libmpi" in line and ".so" in line}
@@ -166,7 +167,7 @@ def main() -> None:
         "launcher": launch.launcher,
         "launcher_size": launch.size,
     }
-    # In one piece: with PYTHONUNBUFFERED, print writes the end of the line apart, and two ranks' lines become one.
+    # In one write: with PYTHONUNBUFFERED, print writes the newline separately, and the lines of two ranks may mix.
     sys.stdout.write(json.dumps(description) + "\n")
     sys.stdout.flush()
     if launch.launcher is None:
@@ -174,7 +175,7 @@ def main() -> None:
 
 
 def answers(text: str) -> list[dict[str, Any]]:
-    """Return what several processes printed by :func:`main`, however their lines ran together; [] if it is torn."""
+    """Parse the output of several processes that ran :func:`main`, even without newlines between; [] if garbled."""
     found, decoder = [], json.JSONDecoder()
     while (start := text.find("{")) >= 0:
         try:

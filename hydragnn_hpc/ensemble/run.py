@@ -1,4 +1,4 @@
-"""One run of a campaign: what all ranks do together at its start, and then each its loop."""
+"""One run of a campaign: all ranks start together, and then each enters its loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hydragnn_hpc.paths import CampaignFolder
 
 
 def run(options: RunOptions) -> ExitCode:
-    """Train what is missing of a campaign; the same call on every rank. Collective at its start only.
+    """Train a campaign's unfinished members; the same call on every rank. Collective at its start only.
 
     Returns
     -------
@@ -29,7 +29,7 @@ def run(options: RunOptions) -> ExitCode:
     Raises
     ------
     UserError
-        On rank 0; the other ranks return its exit code.
+        On rank 0; the other ranks return the error's exit code.
     """
     started = time.monotonic()
     launch = detect(os.environ)
@@ -45,7 +45,7 @@ def run(options: RunOptions) -> ExitCode:
                 plan = _begin(options, folder, lock)
                 deadline = None if options.seconds is None else started + options.seconds
                 controller = Controller(plan, folder, where, deadline, lambda: options.on_change(folder.root))
-            except Exception as error:  # sent to all ranks before it is raised, so that none waits for ever
+            except Exception as error:  # sent to all ranks before it is raised, so that none waits forever
                 failure = error
                 lock.release()
         code = failure.exit_code if isinstance(failure, UserError) else ExitCode.USAGE
@@ -63,12 +63,12 @@ def run(options: RunOptions) -> ExitCode:
 
 def _begin(options: RunOptions, folder: CampaignFolder, lock: RunLock) -> campaign_folder.Plan:
     """Rank 0: read, check, lock, freeze."""
-    campaign_folder.read_plan(options.campaign, options.overrides, folder)  # refuses before anything is made
+    campaign_folder.read_plan(options.campaign, options.overrides, folder)  # raises before anything is written
     with storage_errors(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
     lock.acquire()
     try:
-        # Read again: another run may have ended while we waited for its lock.
+        # Read again: another run may have ended while this one waited for its lock.
         plan = campaign_folder.read_plan(options.campaign, options.overrides, folder)
         plan = campaign_folder.begin(plan, folder)
     except BaseException:

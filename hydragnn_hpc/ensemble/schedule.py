@@ -1,4 +1,4 @@
-"""Who trains what: hands out stacks, counts attempts, knows when all is over. No processes, no files, no clock."""
+"""The schedule of a run: which worker trains what, attempts, and the end. No processes, files or clock."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Name = tuple[str, int]
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one worker trains at once.
+    """The replicas of a variant that one worker trains together.
 
     Attributes
     ----------
     attempt : int
         Counted from 1 within this run.
     alone : bool
-        It was handed out with one member.
+        It was assigned with a single member.
     """
 
     variant: str
@@ -31,17 +31,17 @@ class Assignment:
 
 
 class Scheduler:
-    """Hands out stacks in order; a failed one is tried again up to a limit, the last time each member alone.
+    """Assigns stacks in order; a failed one is tried again up to a limit, the last time each member alone.
 
-    So no member is given up for the failure of another of its stack, even where the limit is one attempt: those of a
-    stack then have a second. A member's numbers do not depend on its stack.
+    So no member is given up because another in its stack failed. Even where the limit is one attempt, the members of a
+    stack get a second one. A member's numbers do not depend on its stack.
 
     Parameters
     ----------
     stacks : iterable of (str, tuple of int)
         Variant and the replicas still to be trained.
     attempts : int
-        Failed attempts after which a member is given up, provided that it made the last one alone.
+        Failed attempts after which a member is given up, provided that it was alone in the last one.
     """
 
     def __init__(self, stacks: Iterable[tuple[str, tuple[int, ...]]], attempts: int) -> None:
@@ -54,34 +54,34 @@ class Scheduler:
         self.given_up: set[Name] = set()
 
     def next(self, worker: Worker) -> Assignment | None:
-        """Return what the idle ``worker`` trains now, or None where nothing waits."""
+        """Return the next assignment for the idle ``worker``, None if nothing waits."""
         if worker in self._running or not self._waiting:
             return None
         self._running[worker] = self._waiting.popleft()
         return self._running[worker]
 
     def member_done(self, worker: Worker, replica: int) -> None:
-        """A member has its result; its stack continues without it."""
+        """Record that a member has its result; its stack continues without it."""
         running = self._running[worker]
         self.finished.add((running.variant, replica))
         left = tuple(r for r in running.replicas if r != replica)
         self._running[worker] = replace(running, replicas=left)
 
     def stack_done(self, worker: Worker) -> None:
-        """The worker is idle again; whatever of its stack has no result is treated as failed."""
+        """Record that the worker is idle again; members of its stack without a result are treated as failed."""
         if self._running[worker].replicas:
             self.failed(worker)
         else:
             del self._running[worker]
 
     def stopped(self, worker: Worker) -> None:
-        """The worker has saved its stack and is idle: the stack waits for a later run."""
+        """Record that the worker has saved its stack and is idle: the stack waits for a later run."""
         running = self._running.pop(worker)
         if running.replicas:
             self._waiting.appendleft(running)
 
     def failed(self, worker: Worker) -> list[tuple[Name, int, bool]]:
-        """The worker's attempt has failed.
+        """Record that the worker's attempt has failed.
 
         Returns
         -------
@@ -118,22 +118,22 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """Nothing is being trained."""
+        """Whether nothing is being trained."""
         return not self._running
 
     @property
     def over(self) -> bool:
-        """Nothing is being trained and nothing waits."""
+        """Whether nothing is being trained and nothing waits."""
         return not self._running and not self._waiting
 
 
 def seconds_left(spent: Collection[float], running: Collection[float], waiting: int, workers: int) -> float | None:
-    """Estimate how long the rest takes.
+    """Estimate the remaining time of a run in seconds.
 
     Parameters
     ----------
     spent : collection of float
-        Seconds that every finished member took in its stack, in this run and in those before.
+        Training time of every finished member's stack, in seconds, earlier runs included.
     running : collection of float
         Seconds since the start of every stack being trained.
     waiting : int
@@ -143,7 +143,7 @@ def seconds_left(spent: Collection[float], running: Collection[float], waiting: 
     Returns
     -------
     float or None
-        None ahead of the first finished member.
+        None before the first member has finished.
     """
     if not spent:
         return None

@@ -1,4 +1,4 @@
-"""What waits for all ranks, within time limits: MPI's start and end; and what killed ranks left of theirs."""
+"""Time limits on what waits for all ranks, such as MPI's start and end; and cleaning up after killed ranks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pathlib import Path
 from hydragnn_hpc.logs import tell
 
 SECONDS = 600.0
-"""Time for MPI's start, and for all else that ranks do together; the largest machines take a few minutes."""
+"""Limit for MPI's start and for other collective steps; the largest machines need a few minutes."""
 _SEGMENTS = ("mpich_shm_*", "sm_segment.*")  # MPICH's, Open MPI's
-_SETTLED_SECONDS = 60.0  # a segment is mapped in the moment in which it is made
+_SETTLED_SECONDS = 60.0  # a segment is mapped right after it is made
 
 
 @contextlib.contextmanager
 def limited(seconds: float) -> Iterator[None]:
     """End this process, with one line, if the body takes longer than ``seconds``.
 
-    MPI's start waits for every rank, and a rank that ends before it with an exit code of its own (a node on which
-    Python cannot start) is waited for for ever: most launchers end the others only after a signal. MPI holds the
-    interpreter's lock meanwhile, so that no thread and no handler could help: a child process watches.
+    MPI's start waits for every rank, and one that exits before it with an error code (a node on which Python
+    cannot start) blocks the others forever: most launchers end them only after a signal. MPI holds the interpreter's
+    lock meanwhile, so that neither a thread nor a signal handler could run: a child process watches.
     """
     parent = os.getpid()
     watcher = os.fork()
@@ -52,7 +52,7 @@ def _watch(parent: int, seconds: float) -> None:
                 " before it, or cannot be reached; see its node's messages above, or give --start-limit"
             )
             tell(line)
-            os.kill(parent, signal.SIGKILL)  # a launcher ends all ranks where one is ended by a signal
+            os.kill(parent, signal.SIGKILL)  # a launcher ends all ranks when one is killed by a signal
             break
         time.sleep(0.2)
 
@@ -61,8 +61,8 @@ def _watch(parent: int, seconds: float) -> None:
 def watched(seconds: float, complaint: str, leave: Callable[[], object]) -> Iterator[None]:
     """Print ``complaint`` and call ``leave`` if the body, which waits for other ranks, takes longer than ``seconds``.
 
-    By a thread: unlike MPI's start, later calls leave the interpreter's lock free, and from then on a child process
-    could disturb the network's memory.
+    A thread watches: unlike MPI's start, later calls release the interpreter's lock; and once MPI has started, forking
+    a child process could corrupt memory that the network uses.
     """
 
     def give_up() -> None:
@@ -81,7 +81,7 @@ def watched(seconds: float, complaint: str, leave: Callable[[], object]) -> Iter
 def end_without_launcher() -> None:
     """Finalise MPI in a process that no launcher started, and remove its shared memory.
 
-    Open MPI 5 leaves that to its launcher's daemon: without one, 16 MB stay behind.
+    Open MPI 5 leaves its removal to the launcher's daemon: without one, 16 MB stay behind.
     """
     from mpi4py import MPI
 
@@ -93,10 +93,10 @@ def end_without_launcher() -> None:
 
 
 def remove_abandoned(folder: Path = Path("/dev/shm")) -> int:
-    """Remove shared memory of this user that MPI made for ranks that were killed: no process maps it any more.
+    """Remove this user's shared memory of killed ranks: segments that MPI made and that no process maps any more.
 
-    MPICH takes its segments away a moment after its start; of ranks killed in that moment they would stay until the
-    machine is restarted. Open MPI keeps its own to the end. Returns how many there were.
+    MPICH removes its segments a moment after its start; those of ranks killed in that moment would stay until the
+    machine is restarted. Open MPI keeps its segments to the end. Returns the number of segments removed.
     """
     removed = 0
     for path in (path for pattern in _SEGMENTS for path in folder.glob(pattern)):
@@ -111,7 +111,7 @@ def remove_abandoned(folder: Path = Path("/dev/shm")) -> int:
 
 def _is_mapped(path: Path) -> bool:
     for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):  # of another user, who cannot map this user's segments, or ended meanwhile
+        with contextlib.suppress(OSError):  # ended meanwhile, or another user's, which cannot map this user's segments
             if str(path) in maps.read_text(errors="replace"):
                 return True
     return False

@@ -40,8 +40,8 @@ from hydragnn_hpc.records.messages import (
 
 _POLL_SECONDS = 0.03  # between two polls for messages: MPI cannot wait with a timeout
 _QUICK_SECONDS = 0.002  # the same while messages arrive, since an answer may be on its way
-_ACTIVE_SECONDS = 0.2  # after the last message: polling stays quick for that long
-_BEATS_PER_SECOND = 200  # of all ranks together, which rank 0 has to answer
+_ACTIVE_SECONDS = 0.2  # polling stays quick for this long after the last message
+_BEATS_PER_SECOND = 200  # limit for all ranks together, since rank 0 answers each heartbeat
 _MOST_PROBES = 3  # heartbeats that rank 0 sends to a silent rank
 
 
@@ -50,7 +50,7 @@ class _LeaveError(Exception):
 
 
 class Rank:
-    """One rank, its workers and its messages.
+    """One rank: its workers and its messages.
 
     Attributes
     ----------
@@ -67,13 +67,13 @@ class Rank:
         self._messenger, self._where = messenger, where
         self._place = where[messenger.rank]
         self._workers = Workers(self._start_worker)
-        self._to_self: deque[tuple[int, RankMessage]] = deque()  # messages to this rank itself
+        self._to_self: deque[tuple[int, RankMessage]] = deque()  # messages from this rank to itself
         is_first = messenger.rank == 0
         # Rank 0 watches all others; they watch rank 0.
         self._timings = times = options.timings
         watched, patience = (range(1, messenger.size), times.lost) if is_first else (range(1), times.headless)
         self._monitor = RankMonitor(messenger, watched, patience)
-        self._dismissed: set[int] = set()  # ranks that were thought lost, came back, and have been sent `End`
+        self._dismissed: set[int] = set()  # ranks that were considered lost, came back, and have been sent `End`
         self._probes: Counter[int] = Counter()  # heartbeats sent to silent ranks
         self._beat_at = time.monotonic()
         self._beat_seconds = max(self._timings.heartbeat, messenger.size / _BEATS_PER_SECOND)
@@ -211,7 +211,7 @@ class Rank:
         return True
 
     def _dismiss(self, rank: int) -> None:
-        """Rank 0: end a rank that was thought lost but is alive, since other ranks now train its members."""
+        """Rank 0: end a rank that was considered lost but is alive, since other ranks now train its members."""
         if rank not in self._dismissed:
             self._dismissed.add(rank)
             self._messenger.send(rank, End(code=ExitCode.AGAIN))
@@ -224,7 +224,7 @@ class Rank:
 
     def _beat(self) -> None:
         if self.lock is not None and not self.lock.beat():
-            message = "this run stalled for so long that another has taken over the folder; end one of the two"
+            message = "this run stalled for too long, and another has taken over the folder; end one of the two"
             raise UserError(f"{self._folder.root}: {message}", ExitCode.AGAIN)
         if time.monotonic() - self._beat_at < self._beat_seconds:
             return
@@ -233,7 +233,7 @@ class Rank:
             self._messenger.send(0, Heartbeat())  # rank 0 answers
             return
         # Over a network, a message to a rank that has ended fails at once, which shows that it is gone. Only a few are
-        # sent: to a rank of this host they would fill the memory that all ranks of the host share for messages.
+        # sent: to a rank on this host, they would fill the memory that all ranks of the host share for messages.
         for rank in self._monitor.silent(3 * self._beat_seconds):
             if self._probes[rank] < _MOST_PROBES:
                 self._probes[rank] += 1
@@ -302,8 +302,8 @@ class Rank:
     def _await_farewells(self, lock: RunLock) -> None:
         """Rank 0: receive messages until every rank has sent its farewell.
 
-        A process that ends with messages unread resets its connections: on a network without shared memory, its last
-        message, the end of the campaign, would not arrive.
+        A process that exits with unread messages resets its connections: over a network, its last message, which ends
+        the run, would not arrive.
         """
         while self._monitor.expected:
             for source, message in self._messenger.receive():

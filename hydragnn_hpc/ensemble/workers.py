@@ -1,4 +1,4 @@
-"""Worker processes as seen by their rank: started, watched, replaced, ended."""
+"""Worker processes, as their rank manages them: started, watched, replaced, ended."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ from hydragnn_hpc.records.events import (
 _TAIL_LINES = 12
 _STARTUP_SECONDS = 300.0  # importing torch from a busy parallel file system takes minutes
 _STARTS = 3  # starts in a row without becoming ready, after which a slot is given up
-_POLITE_SECONDS = 10.0
-_LAST_READS = 16  # a megabyte, the largest pipe that Linux lets users make
-_KILLED_SECONDS = 10.0  # until a killed process is gone
+_EXIT_SECONDS = 10.0  # for a worker that was asked to end
+_LAST_READS = 16  # a megabyte, the largest pipe that Linux allows users
+_KILLED_SECONDS = 10.0  # for a killed process to disappear
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """How workers are started.
+    """How a rank's workers are started.
 
     Attributes
     ----------
     command : tuple of str
-        The program; options are added.
+        The program, to which options are added.
     environment : Mapping
-        Without the launcher's variables.
+        The worker's environment, without the launcher's variables.
     campaign, staged : Path
     rank, local_rank : int
     silence : float
-        Seconds after which a training worker that sends nothing, or a worker that reads nothing, counts as hung.
+        Seconds after which a training worker that sends nothing, or any worker that reads nothing, is considered hung.
     limits : Limits
-        Of what it sends.
+        On what a worker sends.
     """
 
     command: tuple[str, ...]
@@ -71,12 +71,12 @@ WORKER_COMMAND = (sys.executable, "-m", "hydragnn_hpc.member.worker")
 
 
 class WorkerProcess:
-    """A worker's process, and the pipes to it and from it.
+    """A worker's process and the pipes to and from it.
 
     Attributes
     ----------
     busy : bool
-        It trains a stack.
+        Whether it trains a stack.
     pipe : int or None
         Readable when it has sent something; None once it has closed its end.
     """
@@ -89,7 +89,7 @@ class WorkerProcess:
         try:
             stream = log.open("ab")
         except OSError as error:
-            tell(f"cannot write {log}: {error.strerror or error}; what this worker prints is lost")
+            tell(f"cannot write {log}: {error.strerror or error}; this worker's output is lost")
             stream = Path(os.devnull).open("ab")  # noqa: SIM115
         self._log_start = stream.tell()
         incoming, self._to = os.pipe()
@@ -101,7 +101,7 @@ class WorkerProcess:
             "--in", str(incoming), "--out", str(outgoing),
         ]  # fmt: skip
         with stream:
-            # A session of its own, so that signals to the launcher's process group do not reach it.
+            # In its own session, so that signals to the launcher's process group do not reach it.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -121,7 +121,7 @@ class WorkerProcess:
 
     @property
     def ready(self) -> bool:
-        """It has reported its device, and waits for work or works."""
+        """Whether it has reported its device, and waits for work or trains."""
         return self._ready
 
     def send(self, command: Command) -> None:
@@ -136,8 +136,8 @@ class WorkerProcess:
         code = self._process.poll()
         self._writer.write(b"")
         events: list[Report] = []
-        # What a worker sent before its end counts: all that its pipe can still hold. Of a living one only a part is
-        # read: one that floods its pipe must not keep this rank from reading the others.
+        # What a dead worker sent counts: all that its pipe can still hold. From a living one, only a limited amount is
+        # read at a time: a worker that floods its pipe must not keep this rank from reading the others.
         for _ in range(1 if code is None else _LAST_READS):
             try:
                 for event in self._receive():
@@ -188,14 +188,14 @@ class WorkerProcess:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(patience)
         self.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # a hanging driver: the process ends once that returns
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver hangs: the process ends once it returns
             self._process.wait(_KILLED_SECONDS)
         for handle in (self._to, self._from):
             with contextlib.suppress(OSError):
                 os.close(handle)
 
     def kill(self) -> None:
-        """Kill the worker and all that it started, without waiting."""
+        """Kill the worker and its child processes, without waiting."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -226,7 +226,7 @@ class Workers:
             self._workers[slot] = self._make(slot)
 
     def send(self, slot: int, command: Command) -> None:
-        """Send a command; work for a worker that has been replaced meanwhile is dropped."""
+        """Send a command; a stack for a worker that has been replaced meanwhile is dropped."""
         worker = self._workers.get(slot)
         if worker is not None and (worker.ready or not isinstance(command, Train)):
             worker.send(command)
@@ -249,16 +249,16 @@ class Workers:
         return reports
 
     def kill(self) -> None:
-        """Kill all, without waiting."""
+        """Kill all workers, without waiting."""
         for worker in self._workers.values():
             worker.kill()
 
     def end(self) -> None:
-        """End all: ask idle ones, kill busy ones."""
+        """End all workers: ask idle ones, kill busy ones."""
         for worker in self._workers.values():
             worker.send(Quit())
         for worker in self._workers.values():
-            worker.end(0.0 if worker.busy or not worker.ready else _POLITE_SECONDS)
+            worker.end(0.0 if worker.busy or not worker.ready else _EXIT_SECONDS)
         self._workers.clear()
 
 

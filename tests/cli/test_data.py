@@ -156,7 +156,7 @@ def test_values_that_leave_the_manifest_s_range_are_told(made: Path) -> None:
     manifest, arrays = store.read(file)
     check_values(manifest, arrays, file)
     for name in ("mixing_enthalpy", "magnetic_moment"):
-        for change, told in ((np.nan, "misses other values"), (99.0, "another range")):
+        for change, told in ((np.nan, "lacks other values"), (99.0, "another range")):
             hurt = {**arrays, f"target_{name}": arrays[f"target_{name}"].copy()}
             hurt[f"target_{name}"][3] = change
             with pytest.raises(UserError, match=f"{name}.*{told}"):
