@@ -61,7 +61,7 @@ LOSSES: dict[str, type[Section]] = {"mse": SquaredLoss, "mae": AbsoluteLoss, "hu
 
 
 class Task(Section):
-    """One predicted property; with a ``reference``, the network learns what is left of it (`dataset.features.residual`)."""
+    """One predicted property; with a ``reference``, the network learns the residual (`dataset.features.residual`)."""
 
     level: Literal["graph", "node"]
     field: Text

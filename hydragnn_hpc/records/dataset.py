@@ -66,7 +66,7 @@ class Moments(FileRecord):
 
 
 class Distribution(FileRecord):
-    """How samples are distributed: ``elements`` counts them by proton number and bucket (`dataset.build.distribution`)."""
+    """Distribution of the samples; ``elements`` counts by proton number and bucket (`dataset.build.distribution`)."""
 
     targets: dict[str, Moments]
     atoms: AtomsRange

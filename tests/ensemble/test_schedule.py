@@ -1,4 +1,4 @@
-"""Who trains what: every member ends exactly once, whatever happens and however many workers there are."""
+"""The schedule: every member ends exactly once, whatever happens and however many workers there are."""
 
 from __future__ import annotations
 
