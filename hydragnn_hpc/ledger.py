@@ -1,4 +1,4 @@
-"""What a campaign's folder says about its members: read from disk alone, by whoever wants to know."""
+"""The state of a campaign's members, read from the campaign's folder alone."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class State(enum.StrEnum):
 
     WAITING = "waiting"
     RUNNING = "running"
-    INTERRUPTED = "interrupted"  # has a checkpoint, nobody trains it
+    INTERRUPTED = "interrupted"  # has a checkpoint, and is not being trained
     FINISHED = "finished"
-    DIVERGED = "diverged"  # its loss left the finite numbers: a result, and never averaged in
+    DIVERGED = "diverged"  # its loss became infinite or NaN: it has a result, which no mean includes
     FAILED = "failed"  # given up by the last run that tried it
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """A campaign as frozen into its folder."""
+    """A campaign as frozen in its folder."""
 
     campaign: Campaign
     hash: str
@@ -48,11 +48,11 @@ class Member:
     Attributes
     ----------
     result : Result or None
-        When finished or diverged.
+        None unless finished or diverged.
     failures : tuple of Failure
         Its failed attempts, oldest first.
     problem : str
-        What of its files cannot be read, and what follows; empty where all can.
+        Which of its files cannot be read, and the consequence; empty if all can.
     """
 
     variant: str
@@ -112,7 +112,7 @@ def read_members(folder: CampaignFolder, campaign: Campaign, running: Iterable[s
     try:
         begun = _names(folder.members)
     except OSError:
-        begun = {v.name for v in campaign.variants}  # each member then says what cannot be read
+        begun = {v.name for v in campaign.variants}  # each member then reports what cannot be read
     members = [
         read_member(folder, v.name, r) if v.name in begun else Member(v.name, r, State.WAITING)
         for v in campaign.variants
@@ -125,14 +125,14 @@ def read_members(folder: CampaignFolder, campaign: Campaign, running: Iterable[s
 
 
 def add_failure(files: MemberFolder, attempt: Failure) -> None:
-    """Append a failed attempt to ``failure.json``; what its worker, which is dead, left half-written is removed."""
+    """Append a failed attempt to ``failure.json``; remove half-written files of its dead worker."""
     files.make()
     remove_leftovers(files.root)
     write_record(files.failure, Failures((*_failures(files), attempt)))
 
 
 def remove_remains(files: MemberFolder) -> None:
-    """Remove what is left beside a result when its worker dies right after writing it."""
+    """Remove the checkpoints and claim that remain beside a result if its worker died right after writing it."""
     remove_leftovers(files.root)
     for path in (files.checkpoint, files.previous_checkpoint, files.claim):
         with contextlib.suppress(OSError):
@@ -140,7 +140,7 @@ def remove_remains(files: MemberFolder) -> None:
 
 
 def reopen(files: MemberFolder) -> None:
-    """Let a member that an earlier run gave up be tried again; its failures stay on record."""
+    """Allow another attempt at a member that an earlier run gave up; its failures stay on record."""
     attempts = _failures(files)
     if attempts and attempts[-1].final:
         last = attempts[-1].model_copy(update={"final": False})
@@ -148,7 +148,7 @@ def reopen(files: MemberFolder) -> None:
 
 
 def set_aside(files: MemberFolder) -> None:
-    """Rename what cannot be read of a member, so that it is trained again; what cannot be renamed stays."""
+    """Rename a member's unreadable result or folder, so that it is trained again; if that fails, it stays."""
     path = files.result if files.root.is_dir() else files.root
     with contextlib.suppress(OSError):
         path.rename(path.with_name(f"{path.name}.unreadable-{secrets.token_hex(4)}"))
@@ -189,5 +189,5 @@ def _failures(files: MemberFolder) -> tuple[Failure, ...]:
     try:
         return read_record(files.failure, Failures).root
     except UserError:
-        # None yet, or unreadable: that must not stop the member from being trained.
+        # None yet, or unreadable, which must not prevent the member from being trained.
         return ()

@@ -38,14 +38,14 @@ def network_sizes(
 
 
 def choose(campaign: Campaign, variant: Variant, data: TrainingData, device: torch.device) -> tuple[Engine, str]:
-    """Return the engine for a variant, and why it is that one.
+    """Return the engine for a variant, and the reason for the choice.
 
-    ``training.engine: auto`` takes the fused one wherever it can run; ``fused`` insists.
+    ``training.engine: auto`` chooses the fused engine wherever it can run; ``fused`` requires it.
 
     Raises
     ------
     UserError
-        If ``fused`` is asked for and cannot run.
+        If ``fused`` is required and cannot run.
     """
     sizes = network_sizes(campaign, variant, data, data.average_degree())
     wanted = campaign.training.engine
@@ -61,10 +61,10 @@ def choose(campaign: Campaign, variant: Variant, data: TrainingData, device: tor
 
 
 def general(model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device) -> Engine:
-    """Return the engine that takes any samples on any device."""
+    """Return the engine for any samples on any device: torch, or library for what torch does not implement."""
     if model.plain_pna:
         return TorchEngine(sizes, data, device)
-    # Not at the top: PyTorch Geometric takes seconds to load, and PNA does without it.
+    # Imported here: PyTorch Geometric takes seconds to load, and PNA does not need it.
     from hydragnn_hpc.member.library.engine import LibraryEngine
     from hydragnn_hpc.member.library.network import Trunk
 
@@ -73,13 +73,13 @@ def general(model: Model, sizes: NetworkSizes, data: TrainingData, device: torch
 
 
 def why_not_fused(model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device) -> str:
-    """Say why the fused engine cannot train these samples on this device, or ``""`` if it can."""
+    """Return why the fused engine cannot train these samples on this device, ``""`` if it can."""
     if not model.plain_pna:
         return f"{model.convolution}{' with edge features' if model.edges else ''}, on PyTorch Geometric's layers"
     if device.type != "cpu":
         return f"the device is {device.type}"
     if not data.structure.shared_geometry:
-        return "the samples have geometries of their own"
+        return "the samples do not share one geometry"
     if data.missing():
         return "some target values are missing"
     for task in sizes.tasks:

@@ -1,4 +1,4 @@
-"""The device of a rank; ``python -m hydragnn_hpc.member.device LOCAL_RANK`` prints what torch finds as JSON.
+"""The device of a rank; ``python -m hydragnn_hpc.member.device LOCAL_RANK`` prints what torch reports as JSON.
 
 The program is a child of ``doctor``: torch may fail to load, or kill its process, and ``doctor`` has to report it.
 """
@@ -23,7 +23,7 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
     Raises
     ------
     UserError
-        If a kind is asked for that is not there.
+        If no device of the requested kind is visible.
     """
     kinds = {"cuda": torch.cuda, "xpu": torch.xpu}
     for kind, module in kinds.items():
@@ -55,8 +55,8 @@ def versions() -> dict[str, str]:
 
 
 def set_threads(threads: int) -> None:
-    """Use so many cores."""
-    # Under some launchers torch sees one core, under others all; the number changes the order of sums.
+    """Set the number of threads that torch uses."""
+    # Under some launchers torch sees one core, under others all; the number of threads changes the order of sums.
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
 
@@ -65,7 +65,7 @@ def main() -> None:
     """Print versions, the number of visible devices, and the device of the local rank given."""
     device = choose_device("auto", int(sys.argv[1]))
     module = {"cuda": torch.cuda, "xpu": torch.xpu}.get(device.type)
-    # A device that is listed but broken, or taken by somebody else, fails only when it is used.
+    # A device that is listed but broken, or in use by another process, fails only when it is used.
     total = float(torch.ones(8, device=device).sum())
     if total != 8.0:
         raise SystemExit(f"the sum of eight ones on {device} is {total}")

@@ -27,7 +27,7 @@ class Prediction:
     ----------
     variant, task, level, unit : str
     mean, std : numpy.ndarray
-        ``[A, d]`` or, at graph level, ``[S, d]`` float64, in the unit; std (ddof = 1) is NaN of one member.
+        ``[A, d]`` or, at graph level, ``[S, d]`` float64, in the unit; std (ddof = 1) is NaN for a single member.
     members : int
     """
 
@@ -43,7 +43,7 @@ class Prediction:
 def read_models(
     folder: CampaignFolder, members: Sequence[Member], variants: Sequence[str]
 ) -> dict[str, list[TrainedModel]]:
-    """Read the models of all finished members by variant, of ``variants`` alone if any are named.
+    """Read the models of all finished members by variant; if ``variants`` are named, of those alone.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def predict(
     Returns
     -------
     list of Prediction
-        In the variant's order of tasks; whatever was taken off a target in training is put back.
+        In the variant's order of tasks; references that were subtracted in training are added again.
     """
     of = campaign.variant(variant)
     facts = models[0].facts
@@ -100,7 +100,7 @@ def predict(
 
 
 def _data(campaign: Campaign, tasks: Sequence[str], facts: ModelFacts, structures: UnseenStructures) -> TrainingData:
-    """Return structures without targets as what an engine takes."""
+    """Return structures without targets as an engine's data."""
     a = structures.arrays
     structure = Structure.of(a, facts.neighbours.cutoff_bohr)
     rows = {"node": len(a["atomic_numbers"]), "graph": len(structures.names)}

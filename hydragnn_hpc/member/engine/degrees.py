@@ -1,4 +1,4 @@
-"""PNA's scalers: what an atom's aggregates are multiplied by for its number of neighbours."""
+"""PNA's scalers: factors of an atom's aggregates that depend on its number of neighbours."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from hydragnn_hpc.member.engine.sizes import Array
 def degree_scales(degree: Array, average_degree: tuple[float, float]) -> Array:
     """Scalers of each degree (Corso et al. 2020, eq. 5): identity, amplification, attenuation, linear.
 
-    All are zero at degree 0: without neighbours every aggregate is zero, whatever it is scaled by, and unlike elsewhere
-    does not hold the bias of the message.
+    All are zero at degree 0: without neighbours every aggregate is zero, and does not contain the bias of the messages.
 
     Parameters
     ----------

@@ -13,12 +13,12 @@ from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 
 
 class Engine(Protocol):
-    """Forward and backward of E stacked members. A member's numbers do not depend on E nor on its place.
+    """Forward and backward of E stacked members. A member's numbers depend neither on E nor on its position.
 
-    `tests/member/contract` holds every engine to this. Where PNA's minimum or maximum over neighbours is reached by
-    several that differ otherwise, the loss has no gradient, and the engines choose: fused gives it to the first of
-    them, torch and library give each an equal share. Neighbours with equal features, which tie all the time, are not
-    such a case: whichever of them takes it, the weights receive the same.
+    `tests/member/contract` holds every engine to this. Where several neighbours that differ otherwise share PNA's
+    minimum or maximum, the loss has no gradient, and engines differ: fused assigns it to the first of them, torch and
+    library split it equally. Neighbours with equal features, which tie all the time, do not matter: the weights receive
+    the same gradient in either case.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Engine(Protocol):
     device : torch.device
         Where parameters, gradients and buffers live.
     lanes : int or None
-        Numbers that a vector instruction of the CPU takes at once, which decides the order of sums; None elsewhere.
+        Numbers per vector instruction of the CPU, which determines the order of sums; None on other devices.
     """
 
     name: str
@@ -52,11 +52,12 @@ class Engine(Protocol):
         Returns
         -------
         tensor [E, T]
-            Mean loss of each task over the values that are not missing, not weighted. Nothing waits for the device.
+            Mean loss of each task over the values that are not missing, not weighted. The call does not wait for the
+            device.
         """
 
     def update(self, optimizer: Optimizer, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
-        """One step of ``optimizer`` in whatever way is fastest here; ``gradients`` are used up (`Optimizer.step`)."""
+        """One step of ``optimizer``, as fast as this engine can; ``gradients`` are overwritten (`Optimizer.step`)."""
 
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         """Scaled values of every task in evaluation mode.

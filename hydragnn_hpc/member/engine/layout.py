@@ -17,7 +17,7 @@ from hydragnn_hpc.member.engine.sizes import Extent, NetworkSizes
 
 MULTIPLE = 64
 """P is a multiple of this many numbers, so that every member's vector starts on a cache line, and so that vector
-instructions handle each of its numbers alike wherever the member stands in the stack."""
+instructions handle each of its numbers alike wherever the member is in the stack."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def pna_state(
 ) -> dict[str, Tensor]:
     """Return what PyTorch Geometric's ``PNAConv.load_state_dict`` takes, for one layer of one member's vector [P].
 
-    The way back is ``layout.flat`` with the module's ``state_dict()`` under ``trunk.<layer>.conv.``.
+    The inverse is ``layout.flat`` of the module's ``state_dict()``, with the prefix ``trunk.<layer>.conv.``.
     """
     linear, logarithm = (flat.new_tensor([value]) for value in average_degree)
     degrees = {"aggr_module.avg_deg_lin": linear, "aggr_module.avg_deg_log": logarithm}
@@ -127,21 +127,23 @@ def _place(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Extent], in
 
 def _views(flat: Tensor, places: Mapping[str, Extent], size: int) -> dict[str, Tensor]:
     if flat.shape[-1] != size:
-        raise UserError(f"a member's vector has {flat.shape[-1]} numbers, expected {size}; is it from another network?")
+        raise UserError(
+            f"a member's vector has {flat.shape[-1]} numbers, expected {size}; does it belong to another network?"
+        )
     lead = flat.shape[:-1]
     return {n: flat[..., at : at + math.prod(shape)].view(*lead, *shape) for n, (at, shape) in places.items()}
 
 
 def _fill(tensors: Mapping[str, Tensor], places: Mapping[str, Extent], size: int) -> Tensor:
     if missing := places.keys() - tensors.keys():
-        raise UserError(f"weights lack '{min(missing)}'; are they from another network?")
+        raise UserError(f"weights lack '{min(missing)}'; do they belong to another network?")
     first = tensors[next(iter(places))]
     flat = torch.zeros(size, dtype=first.dtype)
     for name, view in _views(flat, places, size).items():
         if tensors[name].shape != view.shape:
             raise UserError(
                 f"weights '{name}' have shape {tuple(tensors[name].shape)}, expected {tuple(view.shape)}; "
-                "are they of another network?"
+                "do they belong to another network?"
             )
         view.copy_(tensors[name].detach())
     return flat

@@ -2,7 +2,7 @@
 
 A new one is a section of the campaign file (`hydragnn_hpc.sections`), a class here and its line in `LOSSES`. The torch
 and the library engine take it as it is; the fused engine needs a case in ``fused/source/loss.h`` and its name in
-`hydragnn_hpc.member.fused.plan.LOSSES`, and leaves the variant to the torch engine until it has them.
+`hydragnn_hpc.member.fused.plan.LOSSES`, and until it has them, such variants are trained by the torch engine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Loss(ABC):
 
     @abstractmethod
     def slope(self, difference: Tensor) -> Tensor:
-        """Return its derivative; 0 at d = 0, also where it has a kink."""
+        """Return its derivative; 0 at d = 0, even where it is not differentiable."""
 
     def total(self, difference: Tensor) -> Tensor:
         """Return the sum over all elements in float64."""

@@ -1,4 +1,4 @@
-"""Optimisers over flat stacked parameters, each member with its own learning rate and age.
+"""Optimisers over flat stacked parameters, each member with its own learning rate and number of steps.
 
 A new one is a section of the campaign file (`hydragnn_hpc.sections`), a class here and its line in `OPTIMIZERS`.
 """
@@ -19,19 +19,19 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Kingma & Ba 2015
 
 
 class Optimizer(ABC):
-    """An optimiser of E members; what it keeps from step to step is in each member's checkpoint.
+    """An optimiser of E members; its state is saved in each member's checkpoint.
 
     Parameters
     ----------
     options : section of the campaign file
     state : mapping of str to tensor
-        By name of `MOMENTS` [E, P], where the parameters are, and of `COUNTERS` [E, n], float64 on the CPU.
+        `MOMENTS` by name, [E, P] on the parameters' device, and `COUNTERS` by name, [E, n] float64 on the CPU.
     """
 
     MOMENTS: ClassVar[tuple[str, ...]] = ()
-    """Names of what is as long as the parameters, and begins as zeros."""
+    """Names of state tensors as long as the parameters, initially zeros."""
     COUNTERS: ClassVar[Mapping[str, int]] = {}
-    """Names and lengths of what a member keeps beside them, and begins as ones."""
+    """Names and lengths of a member's further state, initially ones."""
 
     def __init__(self, options: OptimizerSection, state: Mapping[str, Tensor]) -> None:
         self.options, self.state = options, dict(state)
@@ -44,7 +44,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def plan(self, steps: int, rates: np.ndarray) -> Tensor:
-        """Factors of the next ``steps`` steps at ``rates`` [E], to give to `step` one after the other.
+        """Factors of the next ``steps`` steps at learning rates ``rates`` [E], to pass to `step` one after the other.
 
         They are computed ahead and sent to the device at once, so that no step waits for the host.
 
@@ -55,10 +55,10 @@ class Optimizer(ABC):
 
     @abstractmethod
     def step(self, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
-        """One step of all members, in place; ``gradients`` [E, P] is used up. ``factors`` is a row of `plan`."""
+        """One step of all members, in place; ``gradients`` [E, P] is overwritten. ``factors`` is a row of `plan`."""
 
     def select(self, members: Tensor) -> Optimizer:
-        """The same for some of the members (positions, int64)."""
+        """The optimiser of some of the members (positions, int64)."""
         return type(self)(self.options, {name: value[members.to(value.device)] for name, value in self.state.items()})
 
 
@@ -66,7 +66,7 @@ class Adam(Optimizer):
     """Adam (Kingma & Ba 2015); weight decay is added to the gradient.
 
     ``first`` and ``second`` are running means of the gradient and of its square. ``decay`` holds beta_1^t and beta_2^t
-    after the t steps that a member has made: running products in float64, one multiplication a step, so that the
+    after the t steps that a member has made: running products in float64, one multiplication per step, so that the
     factors have the same bits however often a training was interrupted, and in whatever stack.
     """
 
@@ -80,8 +80,7 @@ class Adam(Optimizer):
         Returns
         -------
         tensor [steps, 3, E, 1]
-            What is added to the root of ``second``, minus what the ratio is multiplied by, and what AdamW leaves of
-            the weights.
+            The addend to the root of ``second``; minus the factor of the ratio; the factor of the weights in AdamW.
         """
         decay = self.state["decay"].numpy()
         factors = np.empty((steps, 3, len(decay), 1))
@@ -114,14 +113,14 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with weight decay apart from the gradient (Loshchilov & Hutter 2019)."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
     def _decay(self, parameters: Tensor, gradients: Tensor, kept: Tensor) -> None:
         parameters.mul_(kept)
 
 
 class Sgd(Optimizer):
-    """Gradient descent with momentum (Polyak 1964), as torch.optim.SGD without dampening."""
+    """Gradient descent with momentum (Polyak 1964), like torch.optim.SGD without dampening."""
 
     MOMENTS = ("velocity",)
     options: SgdOptimizer

@@ -1,4 +1,4 @@
-"""Training data on the device of an engine, and what a batch must hold."""
+"""Training data on an engine's device, and checks of batches."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from hydragnn_hpc.member.engine.sizes import Array
 from hydragnn_hpc.member.engine.training_data import Structure
 
 PREDICTED_AT_ONCE = {"cpu": 4096}
-"""Atoms predicted at once: what stays in a core's caches; elsewhere `PREDICTED`, to bound the memory."""
+"""Atoms predicted at once: as many as fit into a core's caches; on other devices `PREDICTED`, to bound the memory."""
 PREDICTED = 65536
 
 
 def samples_at_once(structure: Structure, device: torch.device, members: int = 1) -> int:
-    """Return how many samples ``members`` predict together."""
+    """Return how many samples are predicted at once with ``members`` members."""
     most = int(np.diff(structure.atom_offsets).max())
     return max(1, PREDICTED_AT_ONCE.get(device.type, PREDICTED) // (most * members))
 
 
 def resident(array: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Bring a whole array to the device; on the CPU a mapped file stays one, read-only, where its type is right."""
+    """Copy an array to the device; on the CPU a memory-mapped array of the right type is used as it is, read-only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(np.asarray(array)).to(device, dtype)
 
 
 def vector_lanes(device: torch.device) -> int | None:
-    """Return how many float32 numbers torch's kernels take at once on a CPU; None on another device."""
+    """Return the float32 numbers per vector instruction in torch's CPU kernels; None on another device."""
     if device.type != "cpu":
         return None
     return {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 4)
 
 
 def check_statistics(index: Array, structure: Structure) -> None:
-    """Refuse a training batch that has no batch statistics.
+    """Refuse a training batch without batch statistics.
 
     Raises
     ------

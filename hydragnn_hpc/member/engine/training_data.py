@@ -1,4 +1,4 @@
-"""A node-local copy of the data set as what an engine trains on: inputs, targets, neighbours, parts."""
+"""Training data of an engine, from the node-local copy of a data set: inputs, targets, neighbours, split."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Structure:
     neighbour_offsets, neighbours : numpy.ndarray
         ``[B + 1]`` int64, ``[E]`` int32.
     edge_vectors : numpy.ndarray
-        ``[E, 3]`` float64, bohr; empty where nothing asks for them.
+        ``[E, 3]`` float64, bohr; empty where they are not needed.
     cutoff : float
-        Bohr; 0 where nothing asks for it.
+        Bohr; 0 where it is not needed.
     """
 
     atom_offsets: np.ndarray
@@ -45,7 +45,7 @@ class Structure:
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], cutoff: float) -> Structure:
-        """Take it from arrays under the data set's names (:mod:`hydragnn_hpc.fields`); ``cutoff`` in bohr."""
+        """Make it from a data set's arrays by name (:mod:`hydragnn_hpc.fields`); ``cutoff`` in bohr."""
         return cls(
             arrays["atom_offsets"],
             arrays["sample_geometry"],
@@ -68,7 +68,7 @@ class Structure:
 
 @dataclass(frozen=True)
 class TargetReference:
-    """What was taken off a task's target, and what the rest was divided by.
+    """The reference that was subtracted from a task's target, and the scale that divided the residual.
 
     Attributes
     ----------
@@ -97,9 +97,9 @@ class TrainingData:
     levels : dict
         By task, ``node`` or ``graph``.
     parts : tuple of numpy.ndarray
-        Sample numbers of the training, validation and test set, ascending.
+        Sample numbers of the training, validation and test sets, ascending.
     references : dict
-        By task that has one.
+        By task, for tasks that have one.
     recipe : Recipe
         How inputs and references were computed: what a trained model needs to be used elsewhere.
     """
@@ -129,12 +129,12 @@ class TrainingData:
 
 
 def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
-    """Take what a campaign's tasks need from a node-local copy; nothing is copied, arrays stay mapped.
+    """Make a campaign's training data from a node-local copy; arrays stay memory-mapped.
 
     Raises
     ------
     UserError
-        If the copy was made for a campaign that wants something else.
+        If the copy was made for other inputs or references.
     """
     a = staged.arrays
     ready = staged.ready
@@ -176,12 +176,12 @@ def rows_of(data: TrainingData, task: str, chosen: np.ndarray) -> np.ndarray:
 
 
 def values_of(data: TrainingData, task: str, chosen: np.ndarray) -> np.ndarray:
-    """Return what a network should give for ``chosen`` samples: rows of their atoms in order, or one row per sample."""
+    """Return a task's targets for ``chosen`` samples: rows of their atoms in order, or one row per sample."""
     return np.asarray(data.targets[task][rows_of(data, task, chosen)])
 
 
 def with_reference(data: TrainingData, task: str, chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Put a task's reference back on what a network gives for ``chosen`` samples: scaled values of the property."""
+    """Add a task's reference to a network's output for ``chosen`` samples; returns scaled values of the property."""
     reference = data.references.get(task)
     if reference is None:
         return values

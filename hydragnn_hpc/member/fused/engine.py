@@ -28,7 +28,7 @@ class FusedEngine:
     ----------
     sizes : NetworkSizes
     data : TrainingData
-        All over one geometry.
+        All samples share one geometry.
     dtype : torch.dtype
         float32; float64 for tests.
 
@@ -61,7 +61,7 @@ class FusedEngine:
         Raises
         ------
         UserError
-            If a shape, dtype or sample number does not fit, or a batch has no statistics: one sample of one atom.
+            If a shape, dtype or sample number is invalid, or a batch of one sample of one atom has no batch statistics.
         """
         index = self._index(index)
         check_statistics(index, self._structure)
@@ -84,7 +84,7 @@ class FusedEngine:
         Raises
         ------
         UserError
-            If a shape, dtype or sample number does not fit.
+            If a shape, dtype or sample number is invalid.
         """
         index = self._index(np.tile(index, (len(parameters), 1)))
         members, samples = index.shape
@@ -105,7 +105,7 @@ class FusedEngine:
     def update(self, optimizer: Optimizer, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
         """See `hydragnn_hpc.member.engine.interface.Engine`.
 
-        Adam without weight decay goes in one pass over memory: seven of torch's cost a tenth of a training.
+        Adam without weight decay takes one pass over memory; torch's seven passes cost a tenth of the training time.
         """
         if not isinstance(optimizer, Adam) or optimizer.options.weight_decay:
             optimizer.step(parameters, gradients, factors)
@@ -141,7 +141,7 @@ class FusedEngine:
         return array
 
     def _working_memory(self, samples: int) -> ctypes.c_void_p:
-        """Address of enough aligned memory for batches of ``samples``; it grows and is kept."""
+        """Address of enough aligned memory for batches of ``samples``; it is kept, and grows."""
         need = self._library.fused_memory(self._plan.pointer, ctypes.c_int64(samples)) + ALIGNMENT
         if len(self._memory) < need:
             self._memory = np.zeros(need, np.uint8)

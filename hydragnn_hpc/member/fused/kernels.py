@@ -1,6 +1,6 @@
-"""The compiled kernels: found in a per-user cache, or compiled into it at first use.
+"""The compiled kernels: loaded from a per-user cache, and compiled into it at first use.
 
-The file's name carries a hash of everything that shapes it (sources, flags, compiler, processor), so a home folder
+The file's name contains a hash of all that it depends on (sources, flags, compiler, processor), so a home folder
 shared by different machines is safe. Many workers of a node start at once: one compiles, the others wait for its lock,
 and the finished file appears by a rename.
 """
@@ -42,15 +42,15 @@ FLAGS = (
 NATIVE = ("-march=native", "-mcpu=native")
 """The same option for x86 and for Arm and Power; the first that the compiler accepts is used."""
 SECONDS = 300
-"""A compiler that takes longer is abandoned."""
+"""Time limit of a compiler."""
 
 
 class CannotCompile(Exception):  # noqa: N818 - says what happened, and is caught where it is raised
-    """Why there are no kernels on this machine."""
+    """No kernels can be compiled or loaded here; the message says why."""
 
 
 def unavailable(dtype: np.typing.DTypeLike = np.float32) -> str:
-    """Say why the kernels cannot be used here, or ``""`` if they can. Compiles them if need be (seconds, once)."""
+    """Return why the kernels cannot be used here, ``""`` if they can. Compiles them if need be (seconds, once)."""
     try:
         library(np.dtype(dtype).name)
     except CannotCompile as error:
@@ -82,7 +82,7 @@ def library(dtype: str, cache: Path | None = None) -> ctypes.CDLL:
 
 
 def find_compilers() -> list[str]:
-    """Paths of the C compilers on the path, the preferred one first.
+    """Paths of the C compilers on the PATH, the preferred one first.
 
     Raises
     ------
@@ -96,7 +96,8 @@ def find_compilers() -> list[str]:
 
 
 def cache_folder() -> Path:
-    """Return a folder that only this user can write to: below the home folder, or else in the temporary one.
+    """Return a folder that only this user can write to: below the home folder, or otherwise in the folder for temporary
+    files.
 
     Raises
     ------
@@ -117,7 +118,7 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
     Raises
     ------
     CannotCompile
-        With the compiler's first complaint.
+        With the first line of the compiler's errors.
     """
     extra = ["-DFUSED_DOUBLE"] if dtype == "float64" else []
     complaint, started = "", time.monotonic()
@@ -128,7 +129,7 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
             if done.returncode == 0:
-                Path(name).chmod(0o600)  # the compiler may have made it as the umask says
+                Path(name).chmod(0o600)  # the compiler may have applied the umask
                 Path(name).replace(target)
                 log(f"compiled the fused engine with {compiler} in {time.monotonic() - started:.1f} s: {target}")
                 return
@@ -141,7 +142,7 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
 
 
 def _declared(loaded: ctypes.CDLL, dtype: str) -> ctypes.CDLL:
-    """Declare what the functions return, and hold the library to the structures and enumerations of `plan`."""
+    """Declare the functions' return types, and check the library's structures and enumerations against `plan`."""
     loaded.fused_interface.restype = ctypes.c_char_p
     expected, found, value = interface(dtype), dict[str, int](), ctypes.c_int64()
     while name := loaded.fused_interface(ctypes.c_int64(len(found)), ctypes.byref(value)):
@@ -149,7 +150,7 @@ def _declared(loaded: ctypes.CDLL, dtype: str) -> ctypes.CDLL:
     for name in expected | found:
         if expected.get(name) != found.get(name):
             raise CannotCompile(
-                f"the kernels have {name} = {found.get(name)}, fused/plan.py has {expected.get(name)}; make them alike"
+                f"the kernels have {name} = {found.get(name)}, fused/plan.py has {expected.get(name)}; correct either"
             )
     loaded.fused_memory.restype = loaded.fused_lanes.restype = ctypes.c_int64
     loaded.fused_step.restype = loaded.fused_predict.restype = loaded.fused_adam.restype = None
@@ -157,9 +158,9 @@ def _declared(loaded: ctypes.CDLL, dtype: str) -> ctypes.CDLL:
 
 
 def _private(folder: Path) -> Path:
-    """Make ``folder``, and refuse one that others can write to or replace, or that is not writable.
+    """Make ``folder``; refuse one that other users can write to or replace, or that this user cannot write to.
 
-    What is in it is executed.
+    Its content is executed.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.lstat().st_uid != os.getuid():  # a link too
@@ -190,7 +191,7 @@ def _fingerprint(compiler: str, dtype: str) -> str:
 
 
 def _processor() -> str:
-    """What this processor can do: ``-march=native`` means something else on another."""
+    """The processor's model and features, on which the meaning of ``-march=native`` depends."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         wanted = ("model name", "flags", "Features", "cpu\t")
@@ -199,7 +200,7 @@ def _processor() -> str:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether ``path`` is a plain file that this user alone can have written: loading a library executes it."""
+    """Whether ``path`` is a plain file that only this user can have written: loading a library executes it."""
     try:
         status = path.lstat()
     except OSError:
@@ -218,8 +219,8 @@ def _loads(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock. Where the file system has none, work goes on: the rename alone keeps files whole."""
-    # A link that somebody else made would have another file emptied.
+    """Hold an exclusive lock. Without one on this file system, the rename alone keeps files whole."""
+    # Following another user's link would truncate its target.
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+") as handle:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)

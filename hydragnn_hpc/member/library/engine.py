@@ -26,7 +26,7 @@ class LibraryEngine:
     trunk : Trunk
     data : TrainingData
     device : torch.device
-        The inputs and targets are kept there.
+        Where inputs and targets are kept.
     dtype : torch.dtype
         float32; float64 for tests.
     """
@@ -59,7 +59,7 @@ class LibraryEngine:
         Raises
         ------
         UserError
-            If a member's batch has no statistics: one sample of one atom.
+            If a member's batch of one sample of one atom has no batch statistics.
         """
         check_statistics(index, self._structure)
         self._network.train()
@@ -94,7 +94,8 @@ class LibraryEngine:
 
     def _call(self, flat: Tensor, buffers: Tensor, atoms: Tensor, graph: Graph) -> dict[str, Tensor]:
         """Run the network with one member's numbers; training changes its buffers [Q] in place."""
-        # One split: its backward is one concatenation, where a slice a parameter would be a full vector each.
+        # One split: its backward is one concatenation, whereas that of a slice per parameter would be a full vector
+        # each.
         parts = torch.split(flat, self._counts)
         named = {name: part.view(shape) for (name, shape), part in zip(self._own, parts[:-1], strict=True)}
         state = {**named, **self.layout.named_buffers(buffers)}

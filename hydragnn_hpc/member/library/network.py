@@ -1,4 +1,4 @@
-"""Networks of any convolution as one module: trunk, pooling, heads; and where its numbers lie in a flat vector."""
+"""Networks with any convolution as one module: trunk, pooling, heads; and their layout in a flat vector."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Trunk:
     ----------
     convolution : str
     edge_features : int
-        Gaussians between 0 and the cutoff that a length is spread over; 0 for no edge features.
+        Number of Gaussians between 0 and the cutoff that expand an edge's length; 0 for no edge features.
     cutoff : float
         Bohr.
     """
@@ -36,7 +36,7 @@ class Trunk:
 
 
 class LibraryNetwork(nn.Module):
-    """Convolution, batch normalisation and ReLU a layer, a head a task."""
+    """Layers of convolution, batch normalisation and ReLU, and a head for each task."""
 
     def __init__(self, sizes: NetworkSizes, trunk: Trunk) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class LibraryNetwork(nn.Module):
             norm = nn.BatchNorm1d(out, eps=sizes.epsilon, momentum=sizes.momentum)
             norm.num_batches_tracked = None  # not used here
             self.trunk.append(_TrunkLayer(build(trunk.convolution, layer), norm))
-        # In a list: a task may have a name that no module may have.
+        # In a list: a task's name may not be valid for a module.
         self.heads = nn.ModuleList(_Head(sizes.linears(task)) for task in sizes.tasks)
 
     def forward(self, x: Tensor, graph: Graph) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ class LibraryNetwork(nn.Module):
         return values
 
     def named(self) -> dict[str, Tensor]:
-        """Parameters in this module's order; those of heads and norms have the names that they have in every engine."""
+        """Parameters in this module's order; those of heads and norms have the same names in every engine."""
         found: dict[str, Tensor] = {}
         for name, parameter in self.named_parameters():
             part, number, rest = name.split(".", 2)
@@ -99,14 +99,14 @@ class ModuleLayout(ParameterLayout):
     Attributes
     ----------
     make : callable
-        Makes the module, drawing from torch's generator.
+        Makes the module; initial weights are drawn from torch's global generator.
     """
 
     make: Callable[[], LibraryNetwork]
 
     @classmethod
     def of_module(cls, make: Callable[[], LibraryNetwork]) -> ModuleLayout:
-        """Lay out what ``make`` gives: its parameters, and the running statistics of its batch norms."""
+        """Lay out the module that ``make`` returns: its parameters, and the running statistics of its batch norms."""
         module = make()
         parameters = {name: tuple(p.shape) for name, p in module.named().items()}
         buffers = {name: tuple(b.shape) for name, b in module.named_buffers() if ".norm.running_" in name}

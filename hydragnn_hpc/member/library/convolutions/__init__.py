@@ -1,8 +1,8 @@
 """Convolutions by name: each file makes one ``Layer(sizes)`` from PyTorch Geometric's.
 
-Its ``forward(x, graph)`` takes ``x [N, in]`` and gives ``[N, out]``. It may use nothing of an atom's number or
-place in the batch, and training may change nothing in it but its parameters (no batch norm of its own);
-`tests/member/test_convolutions.py` holds all of them to that.
+Its ``forward(x, graph)`` takes ``x [N, in]`` and gives ``[N, out]``. It must not depend on an atom's index or
+position in the batch, and training must change only its parameters (it has no batch norm);
+`tests/member/test_convolutions.py` checks this for all of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LayerSizes:
     edge_features : int
         K; 0 for none.
     cutoff : float
-        Of the neighbours, bohr.
+        Cutoff of the neighbour lists, bohr.
     average_degree : (float, float)
         Mean degree and mean of log(degree + 1) over the atoms of the training set.
     """
@@ -48,7 +48,7 @@ class Graph:
     Attributes
     ----------
     edges : int64 tensor [2, E]
-        Neighbour, then the atom that receives; one pair may come twice (two images).
+        Source (neighbour), then target; a pair may occur more than once (several images).
     lengths : tensor [E] or None
         Bohr; None where the network has no edge features.
     features : tensor [E, K] or None
@@ -66,7 +66,7 @@ class Graph:
 
 
 def build(name: str, sizes: LayerSizes) -> nn.Module:
-    """Return one layer of the convolution ``name``, freshly initialised as its library does."""
+    """Return one layer of the convolution ``name``, freshly initialised by PyTorch Geometric."""
     layer: nn.Module = import_module(f"{__name__}.{CONVOLUTIONS[name].module}").Layer(sizes)
     _remove_generated()
     return layer

@@ -9,7 +9,7 @@ from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes
 
 
 class Layer(nn.Module):
-    """The library's layers around a perceptron of two layers, epsilon learned."""
+    """The library's layer with a perceptron of two layers, and a learned epsilon."""
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()

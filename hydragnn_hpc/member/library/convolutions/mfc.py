@@ -1,4 +1,4 @@
-"""Molecular fingerprints: weights of their own for every number of neighbours (Duvenaud et al., NIPS 2015)."""
+"""Molecular fingerprints: separate weights for every number of neighbours (Duvenaud et al., NIPS 2015)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch_geometric.nn import MFConv
 from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes
 
 MOST_NEIGHBOURS = 32
-"""Atoms with more share the weights of so many."""
+"""Atoms with more neighbours use the weights of this number."""
 
 
 class Layer(nn.Module):

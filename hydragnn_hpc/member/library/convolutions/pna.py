@@ -1,6 +1,6 @@
 """Principal neighbourhood aggregation (Corso et al., NeurIPS 2020), with edge features.
 
-Without them, the torch engine and the fused engine compute the same layer at a multiple of the speed.
+Without them, the torch engine and the fused engine compute the same layer several times faster.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Layer(nn.Module):
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()
-        some = torch.tensor([0, 1])  # a histogram of degrees; its means are replaced
+        some = torch.tensor([0, 1])  # a degree histogram; the averages from it are replaced
         self.conv = PNAConv(sizes.fan_in, sizes.out, AGGREGATORS, SCALERS, some, edge_dim=sizes.edge_features or None)
         linear, logarithmic = sizes.average_degree
         self.conv.aggr_module.avg_deg_lin.fill_(linear)

@@ -9,7 +9,7 @@ from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes
 
 
 class Layer(nn.Module):
-    """The library's interaction block added to its input, behind a linear map where the width changes."""
+    """The library's interaction block added to its input, after a linear map where the width changes."""
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()
