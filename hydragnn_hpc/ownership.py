@@ -1,12 +1,12 @@
-"""Who may write a member's files: one attempt at a time, the latest to which the member has been assigned.
+"""Ownership of a member's files: only the latest attempt to which the member has been assigned may write them.
 
-A rank that falls silent is taken for dead, and its members are assigned to others; yet its worker may go on later. So
-each assignment has a claim, greater than all before it. A worker writes its claim into the member's ``claim.json``
-before all else, only over a smaller one, and reads it again in the moment in which it puts any file into place. The
-claim goes once the member has its result. A worker that does not find its own claim has lost the member.
+A rank that becomes silent is considered dead, and its members are assigned to others; yet its worker may still run. So
+each assignment has a claim, greater than all earlier ones. A worker first writes its claim to the member's
+``claim.json``, only over a smaller one, and reads it again whenever it puts a file into place. The claim is removed
+once the member has its result. A worker that does not find its own claim has lost the member.
 
 Claims are compared and files put into place under ``flock`` on the claim's file. Where the file system has no
-``flock``, the moment between the two is left, which is one rename.
+``flock``, a gap of one rename remains between the two.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
 from hydragnn_hpc.records.claim import Claim, RunNumber
 
-_CLAIM_BYTES = 80  # of one length, so that it is overwritten in one write
+_CLAIM_BYTES = 80  # fixed length, so that it is overwritten in one write
 _PATIENCE_SECONDS = 60.0
 _PAUSE_SECONDS = 0.02
 
 
 class NotOwnerError(UserError):
-    """The member belongs to another attempt, or to none any more."""
+    """The member belongs to another attempt, or no longer to any."""
 
 
 def begin_run(folder: CampaignFolder, unfinished: Iterable[MemberFolder]) -> int:
-    """Return the number of a run that begins, greater than all before, and record it. Holds the run's lock.
+    """Return the number of a new run, greater than all before, and record it. The caller holds the run's lock.
 
-    ``unfinished`` members may hold claims of runs whose record has been lost.
+    ``unfinished`` members may hold claims of runs whose record was lost.
     """
     claims = (read_claim(files) for files in unfinished)
     number = max(_run_number(folder), *(claim.run for claim in claims if claim is not None), 0) + 1
@@ -44,7 +44,7 @@ def begin_run(folder: CampaignFolder, unfinished: Iterable[MemberFolder]) -> int
 
 
 def read_claim(files: MemberFolder) -> Claim | None:
-    """Return the claim on a member; None where there is none, or none that can be read."""
+    """Return the claim on a member; None if there is none, or it cannot be read."""
     try:
         return _decoded(files.claim.read_bytes())
     except OSError:
@@ -73,7 +73,7 @@ class Ownership:
         NotOwnerError
             If it has been claimed by a later assignment, has a result, or a later run has begun.
         UserError
-            If its folder cannot be written, or another process holds its claim and does not go on.
+            If its folder cannot be written, or another process keeps its claim locked.
         """
         with storage_errors(self._files.claim), self._locked(create=True) as (handle, owner):
             if self._files.result.exists() or _run_number(folder) > self._claim.run:
@@ -87,7 +87,7 @@ class Ownership:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Put files into place in the body: no other attempt can claim the member meanwhile.
+        """Context in which files are put into place: no other attempt can claim the member meanwhile.
 
         Raises
         ------
@@ -118,11 +118,11 @@ class Ownership:
         """Open and lock the claim's file; yield its descriptor and the claim in it."""
         limit = time.monotonic() + self._patience
         while True:
-            # NFS locks only what may be written. A file just made is empty: nobody's.
+            # NFS locks only files opened for writing. A new file is empty, and belongs to nobody.
             handle = os.open(self._files.claim, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
             try:
                 self._lock(handle, limit)
-                # Its file may have been removed while we waited for the lock.
+                # The file may have been removed while this process waited for the lock.
                 if os.path.samestat(os.fstat(handle), self._files.claim.stat()):
                     yield handle, _decoded(os.pread(handle, _CLAIM_BYTES, 0))
                     return
@@ -137,8 +137,8 @@ class Ownership:
             except BlockingIOError as error:
                 if time.monotonic() > limit:
                     raise UserError(
-                        f"{self._files.claim} has been locked for {self._patience:g} s by a process that does not go"
-                        " on; end it, then run again"
+                        f"{self._files.claim} has been locked for {self._patience:g} s by a process that has"
+                        " stalled; end it, then run again"
                     ) from error
                 time.sleep(_PAUSE_SECONDS)
             except OSError:

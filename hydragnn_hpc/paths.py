@@ -1,4 +1,4 @@
-"""Every file name of a campaign's folder, and reading its records."""
+"""All file names of a campaign's folder, and reading and writing its records."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def append_record(path: Path, record: BaseModel) -> None:
     OSError
     """
     line = json.dumps(record.model_dump(mode="json", by_alias=True), ensure_ascii=False) + "\n"
-    # One write at the end of the file: two writers at once do not tear each other's lines.
+    # One write at the end of the file: concurrent writers do not mix their lines.
     with path.open("ab") as stream:
         stream.write(line.encode())
 

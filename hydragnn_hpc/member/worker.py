@@ -65,7 +65,7 @@ class Channel:
         self._sent_at = 0.0
 
     def send(self, event: Event) -> None:
-        """Send an event; if nobody can receive it, end the process."""
+        """Send an event; end the process if the supervisor has ended."""
         line = to_line(event)
         try:
             while line:
@@ -80,7 +80,7 @@ class Channel:
             self.send(Alive())
 
     def receive(self, wait: bool) -> Command | None:
-        """Return the next command, or None if there is none yet; if the supervisor has ended, end the process."""
+        """Return the next command, or None if there is none yet; end the process if the supervisor has ended."""
         while b"\n" not in self._buffer:
             if not self._readable.poll(None if wait else 0):
                 return None
@@ -132,7 +132,7 @@ class Worker:
 
     def _engine_for(self, variant: str) -> Engine:
         if self._engine is None or self._engine[0] != variant:
-            self._engine = None  # frees its memory before the next is made
+            self._engine = None  # frees its memory before the next one is made
             campaign = self._context.campaign
             engine, self._reason = choose(campaign, campaign.variant(variant), self._context.data, self._device)
             self._engine = (variant, engine)

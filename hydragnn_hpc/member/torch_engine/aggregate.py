@@ -1,8 +1,8 @@
 """The four aggregations of PNA over padded neighbour tables, forward and backward by gathering alone.
 
-Nothing is scattered: no atomics are needed, and results are deterministic on every device. The backward pass can gather
-because the neighbour relation is symmetric: the atoms that receive from j are j's own neighbours. The slots of the
-table are the leading dimension ([K, N, ...]), so that every reduction runs along long contiguous rows.
+Nothing is scattered, so that no atomics are needed and results are deterministic on every device. The backward pass can
+gather because the neighbour relation is symmetric: the atoms that receive from j are j's own neighbours. The slots of
+the table are the leading dimension ([K, N, ...]), so that every reduction runs along long contiguous rows.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch.nn.functional import embedding_bag
 
 from hydragnn_hpc.member.engine.sizes import Array
 
-FEWEST_ROWS = 64  # of a part: with fewer, its kernel launches do not pay off
-SMALLEST_VARIANCE = 1e-5  # as in PyTorch Geometric's StdAggregation: up to it, the deviation counts as zero
+FEWEST_ROWS = 64  # of a part: with fewer, its kernel launches cost more than its padding saves
+SMALLEST_VARIANCE = 1e-5  # as in PyTorch Geometric's StdAggregation: up to this, the deviation counts as zero
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,7 @@ def _aggregate_back(part: TablePart, scratch: Tensor, saved: Aggregated, linear:
     matches, shares = by_slot.chunk(2)
     messages = saved.messages[part.rows]
     matches.eq_(messages).mul_(shares)
-    # The shares are no longer needed: the linear part of the gradient takes their first slot and is summed too.
+    # The shares of ties are no longer needed: the linear part of the gradient takes their first slot, and is summed as
+    # well.
     torch.addcmul(linear[:, :width], messages, linear[:, width:], out=shares[0])
     torch.sum(by_slot[: len(matches) + 1], 0, out=out)

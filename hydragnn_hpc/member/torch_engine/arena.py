@@ -1,4 +1,4 @@
-"""Working memory that is allocated once."""
+"""Working memory that is reused from batch to batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Arena:
-    """Memory under names, kept from batch to batch: it grows, and is cut to whatever shape is asked for."""
+    """Named blocks of memory, kept from batch to batch; they grow as needed, and are viewed in any shape."""
 
     def __init__(self, like: Tensor) -> None:
         self._like, self._flat = like, dict[str, Tensor]()

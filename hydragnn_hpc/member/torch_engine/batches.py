@@ -1,9 +1,9 @@
-"""Batches of a stack: which atoms are in which row, and the tables of their neighbours.
+"""Batches of a stack: the row of each atom, and the tables of neighbours.
 
-A batch has R rows (atoms) a member, E members side by side: arrays are [R, E, ...]. With one geometry for all samples
-every member has the same table over the rows, and a row carries the features of all members; else the table runs over
-all R * E (row, member) pairs, and members with fewer atoms than the largest are padded with rows that nothing reads.
-Rows are sorted by their number of neighbours, so that parts of the tables need little padding.
+A batch has R rows (atoms) per member, and E members side by side: arrays are [R, E, ...]. With one geometry for all
+samples every member has the same table over the rows, and a row carries the features of all members; else the table
+runs over all R * E (row, member) pairs, and members with fewer atoms than the largest are padded with rows that nothing
+reads. Rows are sorted by their number of neighbours, so that parts of the tables need little padding.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from hydragnn_hpc.member.torch_engine.weights import SCALERS
 
 @dataclass(frozen=True)
 class SampleRows:
-    """Which rows belong to which sample, where samples differ in size.
+    """The rows of each sample, where samples differ in size.
 
     Attributes
     ----------
     rows : int64 tensor [most, B * E]
-        (Row, member) pairs of each sample, R * E for none.
+        (Row, member) pairs of each sample; R * E marks an unused entry.
     sample : int64 tensor [R * E]
-        The sample of each pair, B * E for padding.
+        The sample of each pair; B * E marks padding.
     inverse : tensor [B, E, 1]
         1 / atoms of each sample.
     """
@@ -44,7 +44,7 @@ class SampleRows:
 
 @dataclass(frozen=True)
 class Padding:
-    """Which rows of a stack are none: members with fewer atoms than the largest are padded.
+    """Which rows of a stack are padding: members with fewer atoms than the largest are padded.
 
     Attributes
     ----------
@@ -69,15 +69,15 @@ class Batch:
     table : NeighbourTable
         Over R rows, or over R * E pairs.
     scales : tensor [R * E, 1, blocks]
-        PNA's scalers of each pair, all zero without neighbours; a fifth, 1, where there are atoms without neighbours.
+        PNA's scalers of each pair, all zero without neighbours; a fifth one, 1, if any atom has no neighbours.
     atoms, graphs : int64 tensor [R * E], [B * E]
-        Atom of each pair (any for padding), and sample numbers.
+        Atom of each pair (arbitrary for padding), and sample numbers.
     padding : Padding or None
         None where nothing is padded.
     pooling : SampleRows or None
         None where every B-th row is of the same sample.
     order : int64 tensor [R]
-        Row of each atom, sample after sample, where all members have the same batch.
+        Row of each atom, sample after sample; only where all members have the same batch.
     """
 
     members: int
@@ -94,7 +94,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Fixed:
-    """What batches of one geometry have in common: ``sites`` [n, 1] in the order of the rows."""
+    """What batches over one geometry have in common: ``sites`` [n, 1] in the order of the rows."""
 
     table: NeighbourTable
     scales: Tensor
@@ -110,9 +110,9 @@ class Batches:
     structure : Structure
     sizes : NetworkSizes
     device, dtype
-        Where batches are used, and their numbers.
+        Device on which batches are used, and type of their numbers.
     room : int
-        Of a part of the tables of neighbours (`hydragnn_hpc.member.torch_engine.aggregate.make_neighbour_table`).
+        Size of a part of the neighbour tables (`hydragnn_hpc.member.torch_engine.aggregate.make_neighbour_table`).
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Batches:
         self._structure, self._device, self._dtype = structure, device, dtype
         self._room = room
         self.shared = structure.shared_geometry
-        # One more site, without neighbours, is what padding is.
+        # Padding is represented by one more site, without neighbours.
         self._degree = np.append(structure.degrees(), 0)
         self.blocks = SCALERS + int(len(self._degree) > 1 and self._degree[:-1].min() == 0)
         self._pool = any(t.level == "graph" for t in sizes.tasks)
@@ -145,7 +145,7 @@ class Batches:
         return self.of_numbers(self.send(index.T.reshape(-1)), *index.shape)
 
     def of_numbers(self, numbers: Tensor, members: int, samples: int) -> Batch:
-        """Put samples of one geometry into rows, on the device alone; ``numbers`` [B * E] of a batch's samples."""
+        """Put samples of one geometry into rows, on the device alone; ``numbers`` [B * E] are the samples."""
         n = int(self._structure.site_offsets[-1])
         if (members, samples) not in self._fixed:
             self._fixed[members, samples] = self._fix(members, samples)
@@ -156,7 +156,7 @@ class Batches:
         )  # fmt: skip
 
     def _fix(self, members: int, samples: int) -> _Fixed:
-        """All but the samples of a batch of one geometry: site after site, those with most neighbours first."""
+        """Return what does not depend on the samples: rows site after site, those with most neighbours first."""
         degree = self._degree[:-1]
         sites = np.argsort(-degree, kind="stable")
         rank = np.argsort(sites)
@@ -186,7 +186,7 @@ class Batches:
         totals = counts.sum(1)
         rows, pairs = int(totals.max()), int(totals.max()) * members
         starts = np.cumsum(counts, axis=1) - counts
-        # All atoms of all members one after the other, and the pair that each becomes.
+        # All atoms of all members one after the other, and the pair of each.
         of_sample = np.repeat(np.arange(members * samples), counts.reshape(-1))
         atom = atoms_of(s.atom_offsets, flat)
         within = atom - s.atom_offsets[flat][of_sample]

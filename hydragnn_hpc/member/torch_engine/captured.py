@@ -1,6 +1,6 @@
-"""Training steps as CUDA graphs: hundreds of launches become one, for batches of one shape in memory that stays.
+"""Training steps as CUDA graphs: hundreds of launches become one, for batches of one shape in fixed memory.
 
-Nothing is trusted: a graph is used only if its first replay gives what the step gave without it.
+Every graph is verified: it is used only if its first replay gives the same as the step without it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""From parameters, gradients, buffers and sample numbers, all on the device, to losses; without waiting for it."""
+"""From parameters, gradients, buffers and sample numbers, all on the device, to losses, without waiting for the device."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class _Captured:
 
 
 class CapturedSteps:
-    """Runs steps, each shape of batch and place in memory captured once.
+    """Runs steps; each combination of batch shape and memory location is captured once.
 
     Parameters
     ----------
     prepare : callable
-        From the members and samples of a batch to a step with working memory of its own.
+        Returns a step, with its own working memory, for a number of members and of samples.
     """
 
     def __init__(self, prepare: Callable[[int, int], Step]) -> None:
@@ -42,7 +42,7 @@ class CapturedSteps:
     ) -> Tensor:
         """Run one step; ``numbers`` are the samples of ``shape`` = (members, samples).
 
-        The losses are good until the next step, which may be written to the same memory.
+        The losses are valid until the next step, which may overwrite them.
         """
         if shape not in self._steps:
             self._steps[shape] = self._prepare(*shape)
@@ -50,7 +50,7 @@ class CapturedSteps:
         places = tuple(tensor.data_ptr() for tensor in state)
         known = self._captured.get(shape)
         if known is None or known[0] != places:
-            # A stack that has shrunk lies elsewhere.
+            # A stack that has shrunk is elsewhere in memory.
             known = (places, _capture(self._steps[shape], state, numbers))
             self._captured[shape] = known
         captured = known[1]
@@ -65,9 +65,9 @@ def _capture(step: Step, state: tuple[Tensor, Tensor, Tensor], numbers: Tensor) 
     """Capture a step, compare its replay with the step itself, and leave the buffers as they were."""
     gradients, buffers = state[1:]
     before = buffers.clone()
-    # Not the samples that are captured: a graph that has its samples built in must be noticed.
+    # Other samples than those captured, so as to detect a graph with its samples built in.
     others = numbers.roll(1)
-    # Twice: libraries allocate at their first call, and the arithmetic may be tuned then.
+    # Twice: libraries allocate memory and may tune their kernels at the first call.
     for _ in range(2):
         buffers.copy_(before)
         losses = step(*state, others)
@@ -94,5 +94,5 @@ def _capture(step: Step, state: tuple[Tensor, Tensor, Tensor], numbers: Tensor) 
 
 
 def _alike(found: Tensor, expected: Tensor) -> bool:
-    """Whether two results differ by rounding at most, as where a library chose another algorithm."""
+    """Whether two results agree to within rounding, as when a library chooses another algorithm."""
     return bool((found - expected).abs().max() <= 1e-4 * expected.abs().max())

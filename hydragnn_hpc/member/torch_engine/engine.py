@@ -18,7 +18,7 @@ from hydragnn_hpc.member.torch_engine.network import Network
 from hydragnn_hpc.member.torch_engine.weights import Weights, head_groups
 
 ROOM = {"cpu": 8192}
-"""Neighbours (padded) that are worked on together: what fits a core's caches; elsewhere all, in one launch."""
+"""Padded neighbours processed together: as many as fit into a core's caches; on other devices all, in one launch."""
 
 
 class TorchEngine:
@@ -29,13 +29,14 @@ class TorchEngine:
     sizes : NetworkSizes
     data : TrainingData
     device : torch.device
-        The data set's inputs and targets are kept there.
+        Where the data set's inputs and targets are kept.
     dtype : torch.dtype
         float32; float64 for tests.
     together : bool, optional
-        Whether the members of a stack go through each kernel together: a number of launches that does not depend on
-        E. The default on accelerators. On a CPU they go one after the other: a launch costs little there, one member's
-        arrays stay in the caches, and every member has the same bits in any stack, whatever the matrix library does.
+        Whether each kernel processes all members of a stack, so that the number of launches does not depend on E: the
+        default on accelerators. On a CPU members are processed one after the other: a launch costs little there, one
+        member's arrays stay in the caches, and every member has the same bits in any stack, whatever the matrix
+        library does.
     capture : bool, optional
         Whether steps over one geometry become CUDA graphs (`captured`). The default on CUDA.
     """
@@ -62,7 +63,7 @@ class TorchEngine:
         by_group = [[data.targets[t.name] for t in group.tasks] for group in self._groups]
         self._targets = [resident(t[0] if len(t) == 1 else np.concatenate(t, axis=1), device, dtype) for t in by_group]
         self._missing = any(bool(np.isnan(values).any()) for group in by_group for values in group)
-        # Groups of heads may come in another order than the tasks.
+        # Groups of heads may be in another order than the tasks.
         order = [task.name for group in self._groups for task in group.tasks]
         column = [order.index(task.name) for task in sizes.tasks]
         self._column = None if column == sorted(column) else torch.tensor(column, device=device)
@@ -80,7 +81,7 @@ class TorchEngine:
         Raises
         ------
         UserError
-            If a member's batch has no statistics: one sample of one atom.
+            If a member's batch of one sample of one atom has no batch statistics.
         """
         check_statistics(index, self._structure)
         if self._together:
@@ -96,7 +97,7 @@ class TorchEngine:
         return self._pass(batch, *self._ready(batch), (parameters, gradients, buffers))
 
     def _prepare(self, members: int, samples: int) -> Step:
-        """Return a step over one geometry that has its working memory for itself."""
+        """Return a step over one geometry with its own working memory."""
         weights = Weights(self.layout, self.sizes, members, self._batches.blocks, self._like)
         networks: list[Network] = []
 

@@ -1,7 +1,8 @@
 """Pooling, heads and losses of a stack, forward and backward.
 
-Heads of the same level, widths and loss are one product: the first layer over the columns of all of them, the others
-with a batch of (member, task). Biases are a row of the weights that meets a column of ones.
+Heads of the same level, widths and loss are computed together: the first layer as one product with the columns of all
+of them, the others as products batched over (member, task). A bias is a row of the weights, multiplied by a column of
+ones.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ class TaskHeads:
     Parameters
     ----------
     number : int
-        Which group of ``weights``.
+        Index of the group in ``weights``.
     weights : Weights
     rows : int
-        Rows (atoms or samples) a member.
+        Rows (atoms or samples) per member.
     arena : Arena
     """
 
@@ -42,7 +43,7 @@ class TaskHeads:
         )
         pairs = weights.members * len(group.tasks)
         name = f"head.{number}"
-        # Behind each layer, for every (member, task): what comes out of it, and that after the ReLU with a one.
+        # For each layer and (member, task): its output, and the output after the ReLU with a column of ones.
         self._linear = [arena.take(f"{name}.linear.{k}", rows, pairs, out) for k, (_, out) in enumerate(widths)]
         self._hidden = [
             arena.take(f"{name}.hidden.{k}", rows, pairs, out + 1) for k, (_, out) in enumerate(widths[:-1])
@@ -60,9 +61,9 @@ class TaskHeads:
         return self._linear[-1].view(self._rows, self._members, -1)
 
     def backward(self, x: Tensor, grad: Tensor, out: Tensor, accumulate: bool) -> None:
-        """Fill the weights' gradients; put that of x without its ones into ``out`` [R, E, F], or add it there.
+        """Fill the weights' gradients; write the gradient of x without its ones to ``out`` [R, E, F], or add it there.
 
-        ``grad`` [R, E, T * d] is that of the values.
+        ``grad`` [R, E, T * d] is the gradient of the values.
         """
         for k in range(len(self._hidden), 0, -1):
             hidden, weight = self._hidden[k - 1], self._value[k]
@@ -97,9 +98,9 @@ class GroupLosses:
 
 
 def group_losses(loss: Loss, values: Tensor, targets: Tensor, weights: Tensor, missing: bool) -> GroupLosses:
-    """Compare ``values`` with ``targets`` [R, E, T * d]; NaN targets do not count where any may be ``missing``.
+    """Compare ``values`` with ``targets`` [R, E, T * d]; NaN targets are ignored if any may be ``missing``.
 
-    ``weights`` [T, 1] are the tasks' in the loss.
+    ``weights`` [T, 1] are the tasks' weights in the loss.
     """
     tasks = len(weights)
     difference = values - targets
@@ -117,7 +118,7 @@ def group_losses(loss: Loss, values: Tensor, targets: Tensor, weights: Tensor, m
 class Pool:
     """Pooling of atoms to samples, ``mean``, ``sum`` or ``max``, for one batch.
 
-    Values come out of a ReLU, so that zeros change neither sum nor maximum.
+    Values are outputs of a ReLU, so that zeros change neither sum nor maximum.
 
     Parameters
     ----------
@@ -145,7 +146,8 @@ class Pool:
     def backward(self, out: Tensor, grad: Tensor, total: Tensor) -> None:
         """Add the gradient of the features to ``total`` [R, E, F].
 
-        ``out`` as filled; ``grad`` [B, E, F] is used up. Atoms that tie for a maximum share its gradient.
+        ``out`` is as `forward` filled it; ``grad`` [B, E, F] is overwritten. Atoms that tie for a maximum share its
+        gradient.
         """
         pooling = self._batch.pooling
         if self._how != "max":

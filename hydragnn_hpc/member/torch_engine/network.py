@@ -1,7 +1,7 @@
 """The network in plain torch for E members at once, forward and backward.
 
-The backward pass is written out: a step is then about fifty kernels a layer, however many members there are, all
-weights' gradients come out in one flat tensor, and every large array is allocated once. `weights` derives the algebra.
+The backward pass is written by hand: a step then takes about fifty kernels per layer for any number of members, the
+gradients of all weights are in one flat tensor, and every large array is allocated once. `weights` derives the algebra.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PnaLayer:
     Attributes
     ----------
     x, x_grad : tensor [R, E, 5 F + 1]
-        Its input, a column of ones, and what the atoms receive: mean, minimum, maximum, standard deviation.
+        Its input, a column of ones, and the aggregates: mean, minimum, maximum, standard deviation.
     """
 
     def __init__(self, number: int, width: int, batch: Batch, weights: Weights, arena: Arena) -> None:
@@ -34,7 +34,7 @@ class PnaLayer:
         self.x[..., width] = 1.0
         self._received, self._received_grad = (self._last(t) for t in (self.x, self.x_grad))
         self._sent = arena.take(f"sent.{number}", *pairs, width)
-        # The table's rows: one a row of the batch, with the features of all members, or one a row and member.
+        # The table has one row per row of the batch, with the features of all members, or one per row and member.
         across = batch.table.rows
         self._across = (across, width * batch.rows * batch.members // across)
         stacked = arena.take(f"stacked.{number}", 4 * across + 1, self._across[1])
@@ -45,7 +45,7 @@ class PnaLayer:
         self._scratch = arena.take("scratch", 4 * batch.table.room, self._across[1])
 
     def _last(self, x: Tensor) -> Tensor:
-        """The columns of what is received, [4, R, E, F]."""
+        """The columns of the aggregates, [4, R, E, F]."""
         return torch.unflatten(x[..., self.width + 1 :], 2, (AGGREGATES, self.width)).permute(2, 0, 1, 3)
 
     def forward(self, batch: Batch, training: bool) -> Tensor:
@@ -61,7 +61,7 @@ class PnaLayer:
     def backward(self, batch: Batch, grad: Tensor) -> Tensor:
         """Gradients of the weights, from ``grad`` [R, E, out]; returns that of the input [R, E, F].
 
-        The first layer's, which nobody asks for, is not complete.
+        That of the first layer, which is not needed, is incomplete.
         """
         sent, big = self._weights.sent[self.number], self._weights.big[self.number]
         pairs = self.rows * self.members
@@ -86,7 +86,7 @@ class Norm:
     ----------
     weight, bias : tensor [E, 1, F]
     statistics : tensor [2, E * F]
-        Batch mean and unbiased variance are left here.
+        Batch mean and unbiased variance are written here.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, statistics: Tensor, epsilon: float) -> None:
@@ -129,7 +129,7 @@ class Norm:
         return torch.addcmul(self._bias.transpose(0, 1), self._normal, self._weight.transpose(0, 1))
 
     def _backward_padded(self, grad: Tensor, padding: Padding) -> tuple[Tensor, Tensor, Tensor]:
-        # Padded rows have no gradient, and what they get here meets scalers of zero.
+        # Padded rows have no gradient; what they receive here is multiplied by scalers of zero.
         bias = grad.sum(0, keepdim=True)
         weight = (grad * self._normal).sum(0, keepdim=True)
         x = torch.addcmul(grad - bias / padding.count, self._normal, weight / padding.count, value=-1)
@@ -137,16 +137,16 @@ class Norm:
 
 
 class Network:
-    """The passes over batches of one shape, and the arrays they need.
+    """Forward and backward passes over batches of one shape, and their arrays.
 
     Parameters
     ----------
     weights : Weights
-        Of as many members.
+        Of as many members as the batch has.
     batch : Batch
-        Of the shape.
+        Any batch of the shape.
     arena : Arena
-        Where the arrays are; another network over it ends this one's use.
+        Memory of the arrays; this network is invalid once another one uses it.
     """
 
     def __init__(self, weights: Weights, batch: Batch, arena: Arena) -> None:
@@ -160,7 +160,7 @@ class Network:
         self._grad = arena.take("grad", batch.rows, batch.members, out)
         self._pooled_grad = arena.take("pooled_grad", batch.samples, batch.members, out)
         self._features = self._last[:-1].view(batch.rows, batch.members, -1)
-        # Where each layer's output goes: the next one's input.
+        # Each layer writes its output to the next one's input.
         self._outputs = [*(layer.x[..., : layer.width] for layer in self._layers[1:]), self._features[..., :-1]]
         self.statistics = arena.take("statistics", len(self._layers), 2, batch.members * out)
         scale, shift = weights.value["norm.weight"], weights.value["norm.bias"]
@@ -169,7 +169,7 @@ class Network:
         self._heads = [TaskHeads(number, weights, rows[g.level], arena) for number, g in enumerate(weights.heads)]
 
     def train(self, batch: Batch, inputs: Tensor, targets: list[Tensor], missing: bool) -> Tensor:
-        """Forward and backward of a batch; leaves the gradients in the weights, batch statistics in `statistics`.
+        """Forward and backward of a batch; writes the gradients to the weights, the batch statistics to `statistics`.
 
         Parameters
         ----------

@@ -1,8 +1,8 @@
-"""The weights of a stack as the matrices that a step multiplies by, and the way back for their gradients.
+"""The weights of a stack as the matrices that a step uses, and the inverse mapping of their gradients.
 
 A member's parameters lie in one flat vector, in the library's shapes. One gather brings those of a whole stack into the
-order of `_WeightOrder`: weights are transposed, a bias is the row that meets a column of ones, and each member has one
-block. Another gather brings the gradients back.
+order of `_WeightOrder`: weights are transposed, a bias is the row that is multiplied by a column of ones, and each
+member has one block. Another gather reorders the gradients.
 
 PNA's layer is folded. With m_ij = W1 x_i + b + y_j, y_j = W2 x_j, the aggregates of m_ij over j are those of y_j, all
 but the standard deviation shifted by W1 x_i + b. With L the last matrix, and P0 and P_sa the blocks of the matrix
@@ -34,7 +34,7 @@ SCALERS, AGGREGATES, SHIFTED = 4, 4, 3  # mean, min and max are shifted by the r
 
 @dataclass(frozen=True)
 class HeadGroup:
-    """Heads of the same level, widths and loss, computed together; ``first`` is their first column among the losses."""
+    """Heads of the same level, widths and loss, computed together; ``first`` is their first column of the losses."""
 
     tasks: tuple[TaskSizes, ...]
     widths: tuple[tuple[int, int], ...]

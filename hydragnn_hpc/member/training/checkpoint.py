@@ -1,4 +1,4 @@
-"""A member's files: checkpoints while it trains, and what it leaves when it is done."""
+"""A member's files: checkpoints during training, and the files of a finished member."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _R = TypeVar("_R", bound=FileRecord)
 
 @dataclass
 class Checkpoint:
-    """One member after an epoch, as saved: plain data and tensors on the CPU.
+    """The state of one member after an epoch, as saved: plain data and tensors on the CPU.
 
     Attributes
     ----------
@@ -39,9 +39,9 @@ class Checkpoint:
         ``parameters, best_parameters`` ``[P]``, ``buffers, best_buffers`` ``[Q]``, and the optimiser's state.
     schedule : Schedule
     history : list of list of float
-        A row an epoch, columns as :data:`HISTORY`.
+        A row per epoch, columns as :data:`HISTORY`.
     sessions : list of Session
-        Who trained it when.
+        By which workers, and when, it was trained.
     """
 
     identity: Identity
@@ -116,7 +116,7 @@ def _parts(path: Path, name: str, kind: type[_R]) -> tuple[_R, dict[str, torch.T
     Exception
         Of almost any kind, if the file is damaged.
     """
-    # A changed bit passes torch.load as another number; the archive's checksums tell.
+    # torch.load does not notice a changed bit; the archive's checksums do.
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged:
@@ -126,7 +126,7 @@ def _parts(path: Path, name: str, kind: type[_R]) -> tuple[_R, dict[str, torch.T
         raise UserError("written by another version")
     tensors = content.pop(name, None)
     if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-        raise UserError(f"'{name}' are missing, or no tensors")
+        raise UserError(f"'{name}' are missing, or not tensors")
     try:
         return kind.model_validate(content), tensors
     except ValidationError as error:
@@ -169,7 +169,7 @@ def write_done(
     predictions: dict[str, np.ndarray],
     hold: Hold = nullcontext,
 ) -> None:
-    """Write what a finished member leaves; ``result.json`` comes last and says that all the rest is there."""
+    """Write the files of a finished member; ``result.json`` comes last, and shows that all others are complete."""
     plain = model.facts.plain()
     with written_whole(files.model, hold=hold) as stream:
         torch.save({"schema": plain.pop("schema"), "weights": model.weights, **plain}, stream)

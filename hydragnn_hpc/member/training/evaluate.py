@@ -36,7 +36,7 @@ class ValidationSet:
 
     @torch.no_grad()
     def losses(self, parameters: torch.Tensor, buffers: torch.Tensor) -> np.ndarray:
-        """Return every member's weighted loss on this part, ``[E]`` float64.
+        """Return every member's weighted loss on these samples, ``[E]`` float64.
 
         One member after the other, so that a member's loss has the same bits in any stack.
         """
@@ -69,7 +69,7 @@ def test_errors(
     Returns
     -------
     tasks : dict
-        By task; with a reference, of the whole property all the same.
+        By task; for a task with a reference, errors are those of the whole property.
     predictions : dict
         ``sample`` ``[T]`` and by task, in its unit, ``[rows, d]`` float64.
     """
@@ -108,7 +108,7 @@ def _mae(difference: np.ndarray) -> float | None:
 def _scaled(
     data: TrainingData, task: str, chosen: np.ndarray, predicted: dict[str, torch.Tensor]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return one member's predictions and the truth for ``chosen`` samples, scaled, references put back."""
+    """Return one member's predictions and the true values of ``chosen`` samples, scaled, references included."""
     raw = predicted[task][0].cpu().numpy()
     return with_reference(data, task, chosen, raw), with_reference(data, task, chosen, values_of(data, task, chosen))
 

@@ -1,4 +1,4 @@
-"""The training of a stack: E replicas of one variant, together in one engine, each for itself."""
+"""The training of a stack: E independent replicas of one variant, together in one engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NUMBERS = ("parameters", "buffers", "best_parameters", "best_buffers")
 
 @dataclass
 class StackMember:
-    """One member of the stack, apart from its numbers."""
+    """One member of the stack, without its tensors."""
 
     replica: int
     seed: int
@@ -45,7 +45,7 @@ class StackMember:
 
     @property
     def epoch(self) -> int:
-        """Epochs behind it."""
+        """Epochs done."""
         return len(self.history)
 
     def log(self, line: str) -> None:
@@ -56,7 +56,7 @@ class StackMember:
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What is the same for every stack that a worker trains.
+    """What all stacks that a worker trains have in common.
 
     Attributes
     ----------
@@ -96,17 +96,17 @@ class StackTraining:
     context : WorkerContext
     engine : Engine
     train : Train
-        Which members, and the claim with which their folders are taken.
+        The members, and the claim on their folders.
 
     Attributes
     ----------
     engine_changes : list of EngineChanged
-        Of members that another engine, or the same with other vectors, trained before.
+        Members that were trained before by another engine, or with other vector lanes.
 
     Raises
     ------
     NotOwnerError
-        If one of them belongs to a later attempt; so does every method that writes.
+        If one of the members belongs to a later attempt; every method that writes raises it too.
     """
 
     def __init__(self, context: WorkerContext, engine: Engine, train: Train) -> None:
@@ -130,7 +130,7 @@ class StackTraining:
         return StackMember(replica, seed, files, ownership, Schedule.fresh(self._options))
 
     def _begin(self) -> None:
-        """Set the stack's numbers: from each member's checkpoint, else from its seed."""
+        """Set the stack's tensors: from each member's checkpoint, otherwise from its seed."""
         columns: dict[str, list[torch.Tensor]] = {}
         for member in self.members:
             start = self._initial(member)
@@ -152,9 +152,9 @@ class StackTraining:
         self._optimizer = self._optimizer_kind(self._options.optimizer, numbers)
 
     def _compare_engines(self, member: StackMember) -> None:
-        """Note where another engine, or the same with other vectors, trained a member before its interruption."""
+        """Record whether another engine, or other vector lanes, trained a member before its interruption."""
         last = member.sessions[-1]
-        if last.engine is None:  # of an earlier version
+        if last.engine is None:  # written by an earlier version
             return
         before, after = _described(last.engine, last.lanes), _described(self._engine.name, self._engine.lanes)
         if before != after:
@@ -163,7 +163,7 @@ class StackTraining:
             member.log(f"was trained by {before}, continues with {after}: the last digits of its result depend on this")
 
     def _initial(self, member: StackMember) -> dict[str, torch.Tensor]:
-        """A member's numbers before its first epoch, under the names of its checkpoint."""
+        """A member's tensors before its first epoch, by their names in the checkpoint."""
         layout = self._engine.layout
         parameters, buffers = layout.initial_parameters(member.seed), layout.initial_buffers()
         numbers = dict(zip(_NUMBERS, (parameters, buffers) * 2, strict=True))
@@ -225,7 +225,7 @@ class StackTraining:
         return all(math.isfinite(value) for value in self.members[e].history[-1][1:3])
 
     def _train(self, alive: Callable[[], None]) -> np.ndarray:
-        """Go once through the training set, every member in an order of its own; returns mean losses ``[E]``."""
+        """Train one epoch, every member in its own order of samples; returns mean losses ``[E]``."""
         part, size = self._context.data.parts[0], self._options.batch_size
         order = np.stack([part[shuffle(m.seed, m.epoch, len(part))] for m in self.members])
         device = self._engine.device
