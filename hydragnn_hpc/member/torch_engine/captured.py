@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""From parameters, gradients, buffers and sample numbers, all on the device, to losses, without waiting for the device."""
+"""From parameters, gradients, buffers and sample numbers, all on the device, to losses; does not wait for it."""
 
 
 @dataclass(frozen=True)
