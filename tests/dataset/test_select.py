@@ -135,7 +135,7 @@ def test_classes_stay_whole_and_every_part_gets_its_share(labels: list[tuple[int
     try:
         found = select.split("symmetry", counts, (0.6, 0.2, 0.2), seed, classes)
     except UserError as error:
-        assert "part is empty" in str(error)
+        assert "set is empty" in str(error)
         return
     for c in np.unique(classes):
         assert len(np.unique(found.part[classes == c])) == 1
