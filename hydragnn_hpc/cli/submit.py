@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,14 @@ from hydragnn_hpc.atomic import storage_errors, write_text
 from hydragnn_hpc.durations import clock, seconds_of
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, append_record
-from hydragnn_hpc.records.jobs import SubmittedJob
+from hydragnn_hpc.records.jobs import LOCAL, SubmittedJob
+
+if TYPE_CHECKING:
+    from hydragnn_hpc.config import Campaign
+    from hydragnn_hpc.records.dataset import Manifest
+    from hydragnn_hpc.submit.plan import Plan
+    from hydragnn_hpc.submit.render import Job
+    from hydragnn_hpc.submit.site import Site
 
 YOUR_PROJECT = "YOUR_PROJECT"
 """Placeholder for the account in a dry run that names none."""
@@ -47,8 +54,8 @@ def submit(
 ) -> None:
     """Render the job script for a machine and submit it; further jobs follow by themselves until all is trained."""
     from hydragnn_hpc.config import load_campaign
-    from hydragnn_hpc.ledger import now
-    from hydragnn_hpc.submit import chain, jobs, limits, plan, render, scheduler
+    from hydragnn_hpc.submit import limits, plan, render, scheduler
+    from hydragnn_hpc.submit.estimate import estimate
     from hydragnn_hpc.submit.site import load_site
 
     machine = load_site(site)
@@ -59,6 +66,9 @@ def submit(
         raise UserError(f"{out}: all members are finished; nothing to submit")
     asked = math.ceil(seconds_of(walltime, "--walltime")) if walltime is not None else None
     machine, queues, unknown = limits.apply(machine, site == machine.scheduler.name, queue, asked)
+    manifest = _manifest(settings, required=not dry_run and not machine.retired)
+    if work.stack_seconds is None and manifest is not None:
+        work = work.estimated(estimate(settings, manifest, machine))
     chosen = plan.make_plan(settings, work, machine, nodes, asked, queue)
     limits.check(machine, chosen, queues, account)
     if dry_run and machine.account and not account:
@@ -78,52 +88,72 @@ def submit(
     script = render.render(job, machine, chosen)
     # The scheduler would refuse the placeholder.
     unknown = unknown or ("" if account == YOUR_PROJECT else limits.rehearse(machine.scheduler, script))
+    need = _need(chosen.estimate_seconds, work.basis)
     if dry_run:
-        _show(script, site, unknown)
+        typer.echo(script, nl=False)
+        typer.echo(f"{clock(chosen.walltime_seconds)} per job; estimated need: {need}", err=True)
+        _tell_unchecked(site, unknown)
         return
-    _check_for_submission(site, machine.retired, Path(settings.dataset))
-    _make(folder.jobs)
-    write_text(folder.job_script, script)
-    chain.restart(folder)
-    local = not machine.scheduler.submit
-    values = render.values_of(job, machine, chosen)
-    identifier = "local" if local else scheduler.submit(machine.scheduler, folder.job_script, values)
-    submitted = SubmittedJob(
-        time=now(),
-        id=identifier,
-        site=machine.name,
-        scheduler=jobs.scheduler_of(machine),
-        nodes=chosen.nodes,
-        queue=chosen.queue,
-        account=account,
-        walltime_seconds=chosen.walltime_seconds,
-        members_left=work.members,
-        script=str(folder.job_script),
-    )
-    append_record(folder.job_record, submitted)
-    if local:
+    if machine.retired:
+        raise UserError(f"--site {site}: {machine.retired}; --dry-run shows the script")
+    submitted = _hand_over(job, machine, chosen, script, work.members)
+    if submitted.id == LOCAL:
         sys.exit(subprocess.run(["bash", str(folder.job_script)], check=False).returncode)
     _tell_unchecked(site, unknown)
     if as_json:
         typer.echo(json.dumps(submitted.model_dump(mode="json", exclude={"time"})))
         return
-    estimate = "unknown until one is timed" if chosen.estimate_seconds is None else clock(chosen.estimate_seconds)
     typer.echo(
-        f"job {identifier}: {work.members} members on {chosen.nodes} nodes x {machine.ranks_per_node} ranks, "
-        f"{clock(chosen.walltime_seconds)} per job (estimated need: {estimate})\nscript {folder.job_script}"
+        f"job {submitted.id}: {work.members} members on {chosen.nodes} nodes x {machine.ranks_per_node} ranks, "
+        f"{clock(chosen.walltime_seconds)} per job (estimated need: {need})\nscript {folder.job_script}"
     )
 
 
-def _check_for_submission(site: str, retired: str, dataset: Path) -> None:
-    if retired:
-        raise UserError(f"--site {site}: {retired}; --dry-run shows the script")
-    if not dataset.exists():
-        raise UserError(f"no data set at {dataset}; 'hydragnn-hpc data prepare' makes it")
+def _hand_over(job: Job, site: Site, plan: Plan, script: str, members_left: int) -> SubmittedJob:
+    """Write the script, submit it, and record that; without a scheduler it remains to be run."""
+    from hydragnn_hpc.ledger import now
+    from hydragnn_hpc.submit import chain, jobs, render, scheduler
+
+    folder = job.out
+    with storage_errors(folder.jobs):
+        folder.jobs.mkdir(parents=True, exist_ok=True)
+    write_text(folder.job_script, script)
+    chain.restart(folder)
+    values = render.values_of(job, site, plan)
+    submitted = SubmittedJob(
+        time=now(),
+        id=scheduler.submit(site.scheduler, folder.job_script, values) if site.scheduler.submit else LOCAL,
+        site=site.name,
+        scheduler=jobs.scheduler_of(site),
+        nodes=plan.nodes,
+        queue=plan.queue,
+        account=job.account,
+        walltime_seconds=plan.walltime_seconds,
+        members_left=members_left,
+        script=str(folder.job_script),
+    )
+    append_record(folder.job_record, submitted)
+    return submitted
 
 
-def _show(script: str, site: str, unchecked: str) -> None:
-    typer.echo(script, nl=False)
-    _tell_unchecked(site, unchecked)
+def _manifest(campaign: Campaign, required: bool) -> Manifest | None:
+    """Return the manifest of a campaign's data set; None where it is not there and not ``required``."""
+    from hydragnn_hpc.dataset.staged import match
+    from hydragnn_hpc.dataset.store.manifest import read_manifest
+
+    path = Path(campaign.dataset)
+    if not required and not path.exists():
+        return None
+    manifest = read_manifest(path)
+    match.check(campaign, manifest)
+    return manifest
+
+
+def _need(seconds: float | None, basis: str) -> str:
+    """Return the time until all members are trained, and what it comes from."""
+    if seconds is None:
+        return "unknown without the data set, so the job asks for the queue's longest time; --seconds gives it"
+    return f"{clock(seconds)}, {basis}"
 
 
 def _tell_unchecked(site: str, reason: str) -> None:
@@ -135,8 +165,3 @@ def _archive(path: Path | None) -> Path | None:
     if path is not None and not path.is_file():
         raise UserError(f"--packed {path}: no such file; 'bash envs/pack.sh FOLDER {path}' makes it")
     return path.absolute() if path else None
-
-
-def _make(folder: Path) -> None:
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from hydragnn_hpc.records.base import Count, FileRecord, Moment, Prose
 
+LOCAL = "local"
+"""In place of an identifier where there is no scheduler."""
+
 
 class SubmittedJob(FileRecord):
     """A line of ``submitted.jsonl``.
@@ -11,7 +14,7 @@ class SubmittedJob(FileRecord):
     Attributes
     ----------
     id : str
-        The scheduler's; ``local`` where there is none.
+        The scheduler's; `LOCAL` where there is none.
     scheduler : str
         Its name; the path of its files, without their suffix, where they are not the package's. Empty in records of
         earlier versions.

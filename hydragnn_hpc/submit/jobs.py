@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.records.jobs import SubmittedJob
+from hydragnn_hpc.records.jobs import LOCAL, SubmittedJob
 from hydragnn_hpc.submit.commands import SilentError, run
 from hydragnn_hpc.submit.scheduler import Scheduler, StatusQuery, jobs_folder, load_scheduler
 from hydragnn_hpc.submit.site import Site, load_site
@@ -92,7 +92,7 @@ def _records(path: Path) -> tuple[list[SubmittedJob], list[str]]:
             jobs.append(SubmittedJob.model_validate_json(line))
         except ValidationError:
             remarks.append(f"cannot read line {number} of {path}: it is not the record of a job")
-    return [job for job in jobs if job.id != "local"], remarks
+    return [job for job in jobs if job.id != LOCAL], remarks
 
 
 def _status(job: SubmittedJob, silent: dict[str, str]) -> JobStatus:

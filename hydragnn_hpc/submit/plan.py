@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import read_members
 from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.submit.estimate import Estimate
 from hydragnn_hpc.submit.site import Site
 
 START_SECONDS = 300
 """Allowance for the start of a job (environment, MPI, staging); generous, because a job cut short has to run again."""
 RESERVE = 1.2
 """Safety factor on measured training times, for other nodes, other GPUs and a busy file system."""
+ESTIMATE_RESERVE = 2.0
+"""Safety factor on times that were not measured (`submit.estimate`)."""
 STEP_SECONDS = 600
 """Wall times are rounded up to a multiple of this."""
 
@@ -31,12 +34,23 @@ class Work:
     stacks : int
         Stacks that these members belong to; one worker trains a stack.
     stack_seconds : float or None
-        The longest measured time of a stack; None if nothing was measured.
+        The longest time of a stack, measured or estimated; None if neither is known.
+    basis : str
+        What that time comes from, in words.
+    reserve : float
+        The safety factor on it.
     """
 
     members: int
     stacks: int
     stack_seconds: float | None
+    basis: str = ""
+    reserve: float = RESERVE
+
+    def estimated(self, estimate: Estimate) -> Work:
+        """Return it with a time of the stack that was not measured."""
+        basis = f"not measured, but estimated from {estimate.basis}"
+        return replace(self, stack_seconds=estimate.seconds, basis=basis, reserve=ESTIMATE_RESERVE)
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,8 @@ def work_left(campaign: Campaign, out: Path, seconds: float | None) -> Work:
     unfinished = {(m.variant, m.replica) for m in members if m.result is None}
     stacks = sum(any((variant, r) in unfinished for r in replicas) for variant, replicas in campaign.stacks())
     measured = [m.result.seconds for m in members if m.result and m.result.seconds]
-    return Work(len(unfinished), stacks, seconds or max(measured, default=None))
+    basis = "from --seconds" if seconds else f"measured on {len(measured)} finished members" if measured else ""
+    return Work(len(unfinished), stacks, seconds or max(measured, default=None), basis)
 
 
 def useful_nodes(work: Work, campaign: Campaign, site: Site) -> int:
@@ -73,7 +88,7 @@ def make_plan(
     Parameters
     ----------
     nodes, walltime, queue
-        The user's choice (``walltime`` in seconds); None leaves it to the profile and to measured times.
+        The user's choice (``walltime`` in seconds); None leaves it to the profile and to the times of ``work``.
 
     Raises
     ------
@@ -96,7 +111,7 @@ def make_plan(
     workers = nodes * site.ranks_per_node * campaign.launch.slots_per_device
     estimate = None
     if work.stack_seconds is not None:
-        estimate = math.ceil(work.stacks / workers) * work.stack_seconds * RESERVE + START_SECONDS
+        estimate = math.ceil(work.stacks / workers) * work.stack_seconds * work.reserve + START_SECONDS
     longest = int(limit.hours * 3600)
     if walltime is None:
         wanted = longest if estimate is None else math.ceil(estimate / STEP_SECONDS) * STEP_SECONDS

@@ -15,6 +15,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.submit import limits, plan
 from hydragnn_hpc.submit.answers import Nodes, Queue, read
 from hydragnn_hpc.submit.site import Site, load_site
+from tests.submit import data_set
 from tests.submit.test_answers import (
     BQUEUES,
     FLUX_QUEUES,
@@ -36,7 +37,7 @@ QUEUES = read("slurm", {"queues": SCONTROL, "nodes": SINFO})
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a campaign, and stand-ins of Slurm that print what a real one printed."""
     (tmp_path / "bin").mkdir()
-    (tmp_path / "data.bp").mkdir()
+    data_set.write(tmp_path / "data.bp")
     text = (ROOT / "jobs/campaigns/paper.yaml").read_text().replace("../../data/fept.bp", "data.bp")
     (tmp_path / "c.yaml").write_text(text)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")

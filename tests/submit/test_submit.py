@@ -24,6 +24,7 @@ from hydragnn_hpc.submit.site import Site, load_site, site_names
 from tests import campaigns
 from tests.environments import ENVIRONMENT, light
 from tests.member_records import a_result
+from tests.submit import data_set
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "jobs" / "campaigns" / "paper.yaml"
@@ -390,7 +391,7 @@ def test_identifiers(name: str, answer: str, identifier: str) -> None:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a campaign whose data set is there, and an empty PATH folder ahead."""
     (tmp_path / "bin").mkdir()
-    (tmp_path / "data.bp").mkdir()
+    data_set.write(tmp_path / "data.bp")
     text = PAPER.read_text().replace("../../data/fept.bp", "data.bp")
     (tmp_path / "c.yaml").write_text(text)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")

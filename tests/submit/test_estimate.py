@@ -1,0 +1,120 @@
+"""The time that a job asks for where nothing has been measured."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hydragnn_hpc.config import load_campaign
+from hydragnn_hpc.submit import estimate
+from hydragnn_hpc.submit.site import load_site
+from tests.submit import data_set
+
+ROOT = Path(__file__).parents[2]
+PAPER = ROOT / "jobs" / "campaigns" / "paper.yaml"
+BIN = Path(sys.executable).parent
+
+
+@pytest.mark.parametrize(
+    ("engine", "edges", "samples_per_second"),
+    [
+        ("fused", 206, 16403), ("fused", 620, 13916), ("fused", 714, 15783), ("fused", 2752, 10089),
+        ("torch", 206, 1566), ("torch", 620, 1067), ("torch", 714, 1108), ("torch", 2752, 455),
+        ("library", 206, 438), ("library", 620, 185), ("library", 714, 191), ("library", 2752, 54),
+    ],
+)  # fmt: skip
+def test_rates_are_those_of_the_benchmarks(engine: str, edges: int, samples_per_second: float) -> None:
+    """The table of engines in tests/benchmarks/RESULTS-speed.md; the library engine is as fast as baseline A."""
+    campaign = load_campaign(PAPER)
+    contents = data_set.manifest(edges=edges)
+    found = estimate.sample_seconds(campaign, campaign.variants[0], contents, estimate.RATES[engine])
+    assert 1 / found == pytest.approx(samples_per_second, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("site", "settings", "geometries", "engine"),
+    [
+        ("frontier", [], 1, "torch"),
+        ("frontier", ["launch.device=cpu"], 1, "fused"),
+        ("local", [], 1, "fused"),
+        ("local", [], 5, "torch"),
+        ("local", ["training.engine=torch"], 1, "torch"),
+        ("local", ["model.convolution=GIN"], 1, "library"),
+    ],
+)
+def test_the_engine_is_the_one_that_will_train(site: str, settings: list[str], geometries: int, engine: str) -> None:
+    contents = data_set.manifest(geometries=geometries)
+    found = estimate.estimate(load_campaign(PAPER, settings), contents, load_site(site))
+    assert f"the {engine} engine" in found.basis
+    assert ("no GPU has been measured" in found.basis) == (site == "frontier")
+    assert ("this host's speed" in found.basis) == (site == "local")
+
+
+def test_an_estimate_grows_with_data_network_and_stack() -> None:
+    site, contents = load_site("frontier"), data_set.manifest()
+
+    def seconds(*settings: str, **sizes: int) -> float:
+        data = data_set.manifest(**sizes) if sizes else contents
+        return estimate.estimate(load_campaign(PAPER, list(settings)), data, site).seconds
+
+    base = seconds()
+    assert seconds("training.epochs=400") == pytest.approx(2 * base)
+    assert seconds("launch.stack=4") == pytest.approx(4 * base)
+    assert seconds("launch.stack=40") == pytest.approx(12 * base)
+    assert seconds(samples=279_100) == pytest.approx(10 * base, rel=1e-3)
+    assert seconds(atoms=64, edges=1428) == pytest.approx(2 * base)
+    assert seconds("model.layers=12") > 1.9 * base
+    assert seconds("model.channels=200") > 10 * base
+    assert seconds("model.node_head=[2000, 2000]") > 2 * base
+
+
+def submit(folder: Path, site: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a dry run for a campaign in ``folder``, where no scheduler is."""
+    (folder / "c.yaml").write_text(PAPER.read_text().replace("../../data/fept.bp", "data.bp"))
+    words = ["submit", "c.yaml", "out", "--site", site, "--account", "abc", "--dry-run", *arguments]
+    return subprocess.run(
+        [str(BIN / "hydragnn-hpc"), *words],
+        cwd=folder, env={**os.environ, "PATH": "/nothing"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("site", "samples", "time"),
+    [
+        ("slurm", 279, "--time=1:10:00"),
+        ("slurm", 27_910, "--time=24:00:00"),  # the profile's limit: it goes on in further jobs
+        ("frontier", 279, "--time=0:20:00"),
+        ("lsf", 279, "#BSUB -W "),
+    ],
+)
+def test_a_job_asks_for_what_its_data_needs(tmp_path: Path, site: str, samples: int, time: str) -> None:
+    data_set.write(tmp_path / "data.bp", data_set.manifest(samples))
+    done = submit(tmp_path, site)
+    assert done.returncode == 0, done.stderr
+    assert time in done.stdout, done.stderr
+    assert f"not measured, but estimated from {samples * 7 // 10} training samples of 32 atoms and 714" in done.stderr
+
+
+def test_measured_seconds_go_before_an_estimate(tmp_path: Path) -> None:
+    data_set.write(tmp_path / "data.bp")
+    done = submit(tmp_path, "slurm", "--seconds", "60")
+    assert "--time=1:00:00" in done.stdout
+    assert "from --seconds" in done.stderr and "not measured" not in done.stderr
+
+
+def test_without_the_data_set_a_dry_run_says_so(tmp_path: Path) -> None:
+    done = submit(tmp_path, "slurm")
+    assert done.returncode == 0
+    assert "unknown without the data set" in done.stderr
+
+
+def test_a_campaign_that_its_data_set_does_not_fit_is_not_submitted(tmp_path: Path) -> None:
+    data_set.write(tmp_path / "data.bp")
+    done = submit(tmp_path, "slurm", "--set", "training.batch_size=100000")
+    assert done.returncode == 2
+    assert "training.batch_size=100000 is larger" in done.stderr
