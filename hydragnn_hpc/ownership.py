@@ -6,7 +6,9 @@ each assignment has a claim, greater than all earlier ones. A worker first write
 once the member has its result. A worker that does not find its own claim has lost the member.
 
 Claims are compared and files put into place under ``flock`` on the claim's file. Where the file system has no
-``flock``, a gap of one rename remains between the two.
+``flock``, a worker may lose the member between the two. So a worker that takes a
+member removes all temporary files from its folder after writing the claim: a file of the earlier worker is in place
+before that, or its rename fails.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from hydragnn_hpc.atomic import storage_errors, write_json
+from hydragnn_hpc.atomic import remove_leftovers, storage_errors, write_json
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
 from hydragnn_hpc.records.claim import Claim, RunNumber
@@ -84,6 +86,10 @@ class Ownership:
                 raise self._lost(f"belongs to {owner}")
             os.pwrite(handle, self._claim.model_dump_json().encode().ljust(_CLAIM_BYTES), 0)
             os.fsync(handle)
+            remove_leftovers(self._files.root)
+            if self._files.result.exists():  # put into place meanwhile, without flock
+                self._files.claim.unlink(missing_ok=True)
+                raise self._lost("has a result")
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -100,9 +106,11 @@ class Ownership:
                     raise self._lost(f"belongs to {owner or 'nobody'}")
                 yield
         except FileNotFoundError as error:
-            if Path(error.filename or "") != self._files.claim:
-                raise
-            raise self._lost("no longer belongs to anyone") from None
+            if Path(error.filename or "") == self._files.claim:
+                raise self._lost("no longer belongs to anyone") from None
+            if (owner := read_claim(self._files)) != self._claim:
+                raise self._lost(f"belongs to {owner or 'nobody'}") from None
+            raise
 
     def end(self) -> None:
         """Remove what a member with a result no longer needs: checkpoints, and the claim."""

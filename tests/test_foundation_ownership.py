@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hydragnn_hpc import ownership
 from hydragnn_hpc.atomic import remove_leftovers, write_text, written_whole
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ownership import NotOwnerError, Ownership, begin_run, read_claim
@@ -105,6 +108,48 @@ def test_a_holder_that_does_not_go_on_is_not_waited_for_without_limit(folder, fi
         owner(files, 1, 2, patience=0.2).take(folder)
     os.close(handle)
     owner(files, 1, 2).take(folder)
+
+
+@pytest.fixture
+def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without flock."""
+
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "not on this file system")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_what_is_lost_between_check_and_rename_is_not_put_into_place(folder, files) -> None:
+    first, second = owner(files, 1, 1), owner(files, 1, 2)
+    first.take(folder)
+    write_text(files.history, "first", first.held)
+
+    @contextlib.contextmanager
+    def held_too_long():
+        with first.held():
+            second.take(folder)
+            write_text(files.history, "second", second.held)
+            yield
+
+    with pytest.raises(NotOwnerError, match="belongs to assignment 2 of run 1"):
+        write_text(files.model, "late", held_too_long)
+    assert files.history.read_text() == "second" and not files.model.exists()
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_a_result_that_comes_while_a_member_is_taken_stays(folder, files, monkeypatch) -> None:
+    owner(files, 1, 1).take(folder)
+
+    def remove(root: Path) -> int:
+        files.result.write_text("{}")
+        return remove_leftovers(root)
+
+    monkeypatch.setattr(ownership, "remove_leftovers", remove)
+    with pytest.raises(NotOwnerError, match="has a result"):
+        owner(files, 1, 2).take(folder)
+    assert {path.name for path in files.root.iterdir()} == {"result.json"}
 
 
 def test_many_at_once(folder, files) -> None:

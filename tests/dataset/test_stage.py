@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import reseal
 
+from hydragnn_hpc import processes
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import fit_scaling
 from hydragnn_hpc.dataset.staged import copies
@@ -165,6 +167,24 @@ def test_a_folder_removed_before_its_lock_is_held_is_made_again(parent: Path, mo
     folder, lock = copies._own_folder(parent, "hydragnn-hpc-x-")
     assert folder.is_dir() and folder != stolen[0] and os.fstat(lock).st_nlink == 1
     os.close(lock)
+
+
+def test_a_file_system_without_flock(small_bp: Path, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data can be staged there, and only the copies of dead processes are removed."""
+
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "not on this file system")
+
+    monkeypatch.setattr(copies.fcntl, "flock", missing)
+    dead = copies._own_folder(parent, "hydragnn-hpc-dead-")[0]
+    (dead / "lock").write_text(json.dumps({**processes.identity(), "started": "17"}))
+    unknown = copies._own_folder(parent, "hydragnn-hpc-unknown-")[0]
+    (unknown / "lock").write_text("")
+    with Staging(small_bp, parent) as staging:
+        assert not dead.exists() and unknown.exists()
+        assert copies.remove_abandoned(parent) == 0
+        open_staged(staging.folder)
+    assert list(parent.iterdir()) == [unknown]
 
 
 def test_links_of_others_are_not_followed(small_bp: Path, parent: Path, tmp_path: Path) -> None:

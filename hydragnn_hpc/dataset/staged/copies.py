@@ -26,6 +26,7 @@ from types import TracebackType
 
 import numpy as np
 
+from hydragnn_hpc import processes
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.staged import requirements
 from hydragnn_hpc.dataset.store import spool
@@ -312,14 +313,19 @@ def _outcome(code: int) -> str:
 
 
 def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
-    """Create a private folder and lock it; return the folder and the lock."""
+    """Create a private folder and lock it; return the folder and the lock.
+
+    Where the file system has no ``flock``, the lock's file says which process the folder belongs to.
+    """
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         try:
             lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         except FileNotFoundError:
             continue  # another run took it for abandoned and removed it before it was locked
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        os.write(lock, json.dumps(processes.identity()).encode())
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), (folder / _LOCK).stat()):
                 return folder, lock
@@ -337,14 +343,27 @@ def remove_abandoned(parent: Path) -> int:
                 continue
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-                removed += not folder.exists()
-            except BlockingIOError:
-                pass  # in use
+                if not _is_held(lock):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    removed += not folder.exists()
             finally:
                 os.close(lock)
     return removed
+
+
+def _is_held(lock: int) -> bool:
+    """Take the lock of a folder; return whether another process has it, or may have it where there is no ``flock``."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        try:
+            holder = json.loads(os.pread(lock, 4096, 0))
+        except ValueError:
+            return True  # being made, or of an earlier version
+        return not isinstance(holder, dict) or processes.lives(holder) is not False
+    return False
 
 
 def write_test_set(staged: StagedData, path: Path) -> None:
