@@ -6,9 +6,8 @@ each assignment has a claim, greater than all earlier ones. A worker first write
 once the member has its result. A worker that does not find its own claim has lost the member.
 
 Claims are compared and files put into place under ``flock`` on the claim's file. Where the file system has no
-``flock``, a worker may lose the member between the two. So a worker that takes a
-member removes all temporary files from its folder after writing the claim: a file of the earlier worker is in place
-before that, or its rename fails.
+``flock``, a worker may lose the member between the two. So a worker that takes a member removes all temporary files
+from its folder after writing the claim: a file of the earlier worker is in place before that, or its rename fails.
 """
 
 from __future__ import annotations

@@ -276,7 +276,7 @@ LONG = extension(tarfile.GNUTYPE_LONGNAME, b"name")
         (extension(tarfile.GNUTYPE_LONGLINK, b"", -(2**30)), "a header of -"),
         (LONG * 3000, "recursion"),
         (extension(tarfile.XHDTYPE, record("GNU.sparse.map", "one,two")), "invalid literal"),
-        (extension(tarfile.XHDTYPE, record("size", "-9999")), "seeking backwards"),
+        (extension(tarfile.XHDTYPE, record("size", "-9999")), "a member of -9,999 bytes"),
     ],
     ids=["pax", "global pax", "long name", "negative", "nested", "no numbers", "backwards"],
 )
@@ -288,6 +288,41 @@ def test_headers_made_to_take_memory_or_never_to_end_are_one_error(tmp_path: Pat
         read(archive)
     archive.write_bytes(LONG + pack({"out_1": b"1"}))
     assert read(archive) == {"name": b"1"}
+
+
+def test_what_is_passed_over_in_a_plain_archive_is_not_read(tmp_path: Path) -> None:
+    archive, large = tmp_path / "a.tar", 2**40
+    header = tarfile.TarInfo("large")
+    header.size = large
+    with archive.open("wb") as stream:  # sparse: no space taken
+        stream.write(pack({"out_1": b"1"})[:1024] + header.tobuf(tarfile.GNU_FORMAT))
+        stream.seek(large, os.SEEK_CUR)
+        stream.write(pack({"out_2": b"2"}))
+    one, problem, two = (content for _, content in contents(archive))
+    assert (one, two) == (b"1", b"2") and "1,099,511,627,776 bytes are too many" in str(problem)
+
+
+def test_a_member_of_negative_size_is_damage(tmp_path: Path) -> None:
+    """In a plain archive, reading would go on at an earlier member, for ever."""
+    back = extension(tarfile.XHDTYPE, record("size", "-1536"))
+    (tmp_path / "a.tar").write_bytes(pack({"out_1": b"1" * 4000})[:4608] + back + pack({"out_2": b"2"}))
+    with pytest.raises(UserError, match=r"cannot read .*a\.tar: a member of -1,536 bytes"):
+        read(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_an_archive_out_of_proportion_to_its_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: Callable[[bytes], bytes]
+) -> None:
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(compress(pack({"out_1": b"1", "zeros": bytes(10**7), "out_2": b"2"})))
+    assert archive.stat().st_size * 200 < 10**7
+    assert len(read(archive)) == 3
+    monkeypatch.setattr(files, "LARGEST_COPY", 10**6)
+    found = contents(archive)
+    assert [next(found)[1]] == [b"1"]
+    with pytest.raises(UserError, match="over 200 times its own size; unpack it"):
+        list(found)
 
 
 def test_a_zip_archive_of_bombs_and_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.read import sources
 from hydragnn_hpc.dataset.read.files import is_compressed
-from hydragnn_hpc.dataset.read.formats import detect, iter_frames
+from hydragnn_hpc.dataset.read.formats import detect, extxyz, iter_frames
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
@@ -262,6 +262,25 @@ def test_damaged_text_costs_one_frame(case: str, tmp_path: Path) -> None:
         return
     raw = sources.read(source, options, folder=tmp_path)
     assert len(raw.samples.names) == good and raw.skipped.count == 1
+
+
+def test_a_frame_is_not_kept_without_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number of atoms and what follows it, in long lines or in many, could take all memory."""
+    monkeypatch.setattr(extxyz, "_LARGEST_FRAME", 10_000)
+    source, kept = tmp_path / "a.extxyz", []
+    taken = extxyz._take
+    monkeypatch.setattr(extxyz, "_take", lambda *given: kept.append(chunk := taken(*given)) or chunk)
+    for line in ("Cu 0 0 0" + " 1" * 200_000 + "\n", "Cu 0 0 0\n" * 2_000, "\n" * 9_000):
+        source.write_text(GOOD + "999999999\nProperties=species:S:1:pos:R:3\n" + line + GOOD)
+        first, second, third = iter_frames(source, "extxyz")
+        assert "frame 1, line 5: 999999999 atoms are declared, and more than 10,000 bytes follow" in str(second)
+        assert not isinstance(first, UserError) and not isinstance(third, UserError)
+    assert max(map(len, kept)) == 4
+
+
+def test_the_limit_of_a_frame_leaves_room_for_a_million_atoms() -> None:
+    """Of species, positions, forces, velocities and two tensors in 16 digits."""
+    assert (16 * 24 + extxyz._LINE_BYTES) * 10**6 < extxyz._LARGEST_FRAME
 
 
 @pytest.mark.parametrize("shown", ['"T F T"', "'T F T'", "[T, F, T]", '"1 0 1"', '"True False True"'])

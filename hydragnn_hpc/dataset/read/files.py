@@ -32,6 +32,10 @@ LARGEST = 256 * 2**20
 LARGEST_COPY = 4 * 2**30
 """Bytes; a larger file in an archive is not copied to disk for a library that reads only from disk."""
 
+_EXPANSION = 200
+"""A compressed archive that holds more than `LARGEST_COPY` may be so many times as large decompressed; text is 3 to 10
+times. What is passed over has to be decompressed as well, 4 s for each GB."""
+
 _KINDS: tuple[tuple[bytes, Callable[[IO[bytes]], Any]], ...] = (
     (rb"\x1f\x8b\x08", gzip.open),
     (rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", bz2.open),
@@ -238,12 +242,17 @@ def _on_disk(path: Path, source: Path) -> RawFile:
 
 def _in_tar(archive: Path) -> Iterator[RawFile]:
     seen: set[str] = set()
+    compressed = is_compressed(archive)
     with (
-        _decompressing(archive.open("rb"), str(archive)) as stream,
-        tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar,
+        _decompressing(archive.open("rb"), str(archive)) as decompressed,
+        _Bounded(decompressed, archive) if compressed else decompressed as stream,
+        # Without compression, what is passed over is not read.
+        tarfile.open(fileobj=stream, mode="r|" if compressed else "r:", tarinfo=_Header) as tar,
     ):
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # else every header is kept to the end
+            if member.size < 0:  # what follows would be what was read before, without end
+                raise tarfile.ReadError(f"a member of {member.size:,} bytes")
             if member.isdir() or _is_hidden(member.name):
                 continue
             problem = _member_problem(member) or _DUPLICATE * (member.name in seen)
@@ -339,6 +348,27 @@ class _Closing(contextlib.AbstractContextManager[Any]):
     def __exit__(self, *_: object) -> None:
         self._inner.close()
         self._outer.close()
+
+
+class _Bounded(contextlib.AbstractContextManager[Any]):
+    """A decompressed archive that is refused where it is out of proportion to its file: it would take for ever."""
+
+    def __init__(self, stream: IO[bytes], archive: Path) -> None:
+        self._stream, self._archive = stream, archive
+        self._limit = self._left = max(LARGEST_COPY, _EXPANSION * archive.stat().st_size)
+
+    def read(self, size: int) -> bytes:
+        piece = self._stream.read(size)
+        self._left -= len(piece)
+        if self._left < 0:
+            raise UserError(
+                f"{self._archive} holds more than {self._limit:,} bytes, over {_EXPANSION} times its own size; unpack"
+                " it, and give the folder"
+            )
+        return piece
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the stream to who opened it."""
 
 
 class _Header(tarfile.TarInfo):

@@ -20,6 +20,8 @@ from hydragnn_hpc.errors import UserError
 TARGETS: tuple[TargetSpec, ...] = ()
 
 _LONGEST_LINE = 2**24  # bytes; a longer one is not text
+_LARGEST_FRAME = 2**29  # bytes in memory; a million atoms of 16 columns take most of it
+_LINE_BYTES = 40  # of memory besides a line's text
 # Names of the columns that define the structure, the usual one first; where it is present, the others are plain data.
 _SPECIES = ("species", "symbols", "z", "numbers")
 _POSITIONS = ("pos", "positions")
@@ -48,6 +50,10 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
 def is_count(line: bytes) -> bool:
     """Whether a line holds a number of atoms and nothing else, as every frame's first does."""
     return re.fullmatch(rb"\s*[0-9]{1,9}\s*", line) is not None
+
+
+class _TooLargeError(Exception):
+    """A frame that is not kept in memory."""
 
 
 class _Lines:
@@ -90,7 +96,19 @@ def iter_chunks(stream: IO[bytes], where: str) -> Iterator[tuple[int, list[bytes
             number += 1
             _resume(lines)
             continue
-        chunk = _take(lines, first)
+        try:
+            chunk = _take(lines, first)
+        except _TooLargeError:
+            yield (
+                number,
+                UserError(
+                    f"{where}, frame {number}, line {start}: {int(first)} atoms are declared, and more than"
+                    f" {_LARGEST_FRAME:,} bytes follow, too many for one structure; correct the file"
+                ),
+            )
+            number += 1
+            _resume(lines)
+            continue
         after = lines.next()
         lines.put_back([after])
         found_atoms = max(len(chunk) - 2, 0)
@@ -123,11 +141,14 @@ def _first_line(lines: _Lines) -> bytes | None:
 
 def _take(lines: _Lines, first: bytes) -> list[bytes]:
     """Return a frame's lines: as many as it declares, or fewer if the next frame starts before."""
-    chunk = [first]
+    chunk, size = [first], 0
     while len(chunk) < int(first) + 2 and (line := lines.next()):
         if len(chunk) > 1 and is_count(line):
             lines.put_back([line])
             break
+        size += len(line) + _LINE_BYTES
+        if size > _LARGEST_FRAME:
+            raise _TooLargeError
         chunk.append(line)
     return chunk
 
