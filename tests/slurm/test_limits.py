@@ -58,7 +58,7 @@ def test_nodes_of_fewer_cores_than_a_profile_asks_for(cluster: Cluster, tmp_path
 def test_the_generic_profile_fits_itself_to_the_nodes(cluster: Cluster, tmp_path: Path, queue: list[str]) -> None:
     """Slurm itself tests the script."""
     done = submit(cluster, tmp_path / "out", "--site", "slurm", "--nodes", "2", "--dry-run", *queue)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0 and "could not be checked" not in done.stderr, done.stderr
     assert "#SBATCH --ntasks-per-node=2\n#SBATCH --cpus-per-task=2\n" in done.stdout
     assert ("#SBATCH --time=1:00:00\n" in done.stdout) == bool(queue)
 
@@ -68,7 +68,7 @@ def test_a_detected_profile_is_one_that_slurm_takes(cluster: Cluster, tmp_path: 
     subprocess.run([program, "site", "detect", "--out", str(found)], env=cluster.environment(), timeout=60, check=True)
     assert [(limit.queue, limit.hours) for limit in load_site(str(found)).limits] == [("batch", 24), ("short", 1)]
     done = submit(cluster, tmp_path / "out", "--site", str(found), "--queue", "short", "--nodes", "2", "--dry-run")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0 and "could not be checked" not in done.stderr, done.stderr
     assert "#SBATCH --partition=short\n" in done.stdout
 
 
