@@ -15,6 +15,8 @@ from hydragnn_hpc.fields import BOHR_IN_ANGSTROM
 _MARGIN = 1e-9  # bohr: distances this close to the cutoff equal it up to rounding
 _COINCIDE = 1e-3  # bohr: closer than any two nuclei
 _MOST_EDGES = 20_000_000  # in one geometry: about 1 GB, far beyond any sensible cutoff
+# vesin divides a cell into boxes of about a cutoff; from about 1e5 boxes along one vector on, their number overflows.
+_LONGEST_CELL = 10_000  # cutoffs
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +96,23 @@ def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
     Raises
     ------
     UserError
-        If a periodic geometry's cell has no volume or makes two atoms coincide, the list would be absurdly long, or a
-        shell of neighbours lies at the cutoff to within rounding.
+        If a periodic geometry's cell has no volume, is absurdly long or makes two atoms coincide, the list would be
+        absurdly long, or a shell of neighbours lies at the cutoff to within rounding.
     """
     with without_torch():
         from vesin import NeighborList
 
     n = len(geometry.pos)
+    check_cell(geometry)
+    normals = _open_directions(geometry)
+    pos = _without_gaps(geometry.pos, normals, cutoff)
     box = np.zeros((3, 3))
     if any(geometry.periodic):
-        check_cell(geometry)
-        box = _box(geometry, cutoff)
+        box = _box(geometry, normals, pos, cutoff)
         _check_length(n, box, cutoff)
     # One thread: most lists are short. The margin reveals what lies exactly at the cutoff.
     calculator = NeighborList(cutoff=cutoff + 2 * _MARGIN, full_list=True, n_threads=1)
-    i, j, images = calculator.compute(geometry.pos, box, list(geometry.periodic), quantities="ijS")
+    i, j, images = calculator.compute(pos, box, list(geometry.periodic), quantities="ijS")
     i, j = np.asarray(i, np.int64), np.asarray(j, np.int64)
     images = np.asarray(images, np.int64).reshape(-1, 3)
     order = np.lexsort((images[:, 2], images[:, 1], images[:, 0], j, i))
@@ -148,17 +152,42 @@ def check_cell(geometry: Geometry) -> None:
         )
 
 
-def _box(geometry: Geometry, cutoff: float) -> np.ndarray:
+def _open_directions(geometry: Geometry) -> np.ndarray:
+    """Return orthonormal vectors ``[k, 3]`` perpendicular to all periodic ones."""
+    if not any(geometry.periodic):
+        return np.eye(3)
+    # The last right-singular vectors.
+    return np.linalg.svd(geometry.cell[list(geometry.periodic)])[2][sum(geometry.periodic) :]
+
+
+def _without_gaps(pos: np.ndarray, normals: np.ndarray, cutoff: float) -> np.ndarray:
+    """Return positions with the same neighbours, in which no empty slice is thicker than two cutoffs.
+
+    One stray atom would otherwise make vesin search, or overflow in, a huge empty box.
+    """
+    for normal in normals:
+        along = pos @ normal
+        order = np.argsort(along)
+        excess = np.maximum(np.diff(along[order]) - 2 * cutoff, 0.0)
+        if excess.any():
+            shift = np.zeros(len(pos))
+            shift[order[1:]] = np.cumsum(excess)
+            pos = pos - shift[:, None] * normal
+    return pos
+
+
+def _box(geometry: Geometry, normals: np.ndarray, pos: np.ndarray, cutoff: float) -> np.ndarray:
     """Return the cell with non-periodic vectors replaced by ones that reach beyond all atoms and the cutoff."""
-    if all(geometry.periodic):
-        return geometry.cell
+    periodic = np.array(geometry.periodic)
+    longest = float(np.linalg.norm(geometry.cell[periodic], axis=1).max())
+    if longest > _LONGEST_CELL * cutoff:
+        raise UserError(
+            f"a periodic cell of {longest:.6g} bohr is more than {_LONGEST_CELL:,} times the cutoff of {cutoff:g} bohr;"
+            " check its unit, or make the boundary open along it"
+        )
     box = geometry.cell.copy()
-    free = np.flatnonzero(~np.array(geometry.periodic))
-    # The last right-singular vectors are perpendicular to all periodic ones.
-    normals = np.linalg.svd(geometry.cell[list(geometry.periodic)])[2][3 - len(free) :]
-    for axis, normal in zip(free, normals, strict=True):
-        along = geometry.pos @ normal
-        box[axis] = normal * (float(np.ptp(along)) + 2 * cutoff)
+    for axis, normal in zip(np.flatnonzero(~periodic), normals, strict=True):
+        box[axis] = normal * (float(np.ptp(pos @ normal)) + 2 * cutoff)
     return box
 
 

@@ -63,6 +63,29 @@ def test_lists_equal_brute_force(case: tuple[Geometry, float]) -> None:
     assert neighbours_of(geometry, cutoff) == by_brute_force(geometry, cutoff)
 
 
+@pytest.mark.parametrize("periodic", [p for p in product((False, True), repeat=3) if not all(p)])
+@pytest.mark.parametrize("distance", [1e3, 1e5, 1e7])
+def test_a_stray_atom_changes_no_other_neighbours(periodic: tuple[bool, bool, bool], distance: float) -> None:
+    """In the huge box round it, vesin searches for a minute or divides by zero."""
+    near = np.array([[0.0, 0.0, 0.0], [0.5, 0.3, 2.0], [3.0, 1.0, 1.0]])
+    cell = np.diag([10.0, 11.0, 12.0])
+    stray = near[:1] + distance * ~np.array(periodic) + 5.0 * np.array(periodic)
+    found = find_neighbours(Geometry(np.concatenate([near, stray, stray + 1.0]), cell, periodic), 4.0)
+    expected = find_neighbours(Geometry(near, cell, periodic), 4.0)
+    n = expected.offsets[-1]
+    assert found.offsets[:4].tolist() == expected.offsets.tolist()
+    assert np.array_equal(found.neighbours[:n], expected.neighbours)
+    assert np.array_equal(found.vectors[:n], expected.vectors)
+    assert found.neighbours[n:].tolist() == [4, 3]
+
+
+@pytest.mark.parametrize("edge", [1e6, 1e9])
+def test_a_cell_of_absurd_length_is_refused(edge: float) -> None:
+    for cell in (np.diag([10.0, 10.0, edge]), np.diag([edge, edge, edge])):
+        with pytest.raises(UserError, match="check its unit"):
+            find_neighbours(Geometry(np.zeros((1, 3)), cell, PERIODIC), 7.0)
+
+
 @settings(max_examples=40, deadline=None)
 @given(structures(PERIODIC))
 def test_lists_have_the_edges_of_ase(case: tuple[Geometry, float]) -> None:

@@ -181,6 +181,7 @@ def test_missing_values_are_counted_and_stay_missing(tmp_path: Path) -> None:
 BAD_FRAMES: dict[str, tuple[Callable[[list[Atoms]], object], str]] = {
     "no volume": (lambda m: m[4].cell.__setitem__(2, m[4].cell[1]), "frame 4: a periodic boundary needs a cell"),
     "no cell": (lambda m: m[4].cell.__setitem__(slice(None), 0), "frame 4: a periodic boundary needs a cell"),
+    "exploded": (lambda m: m[4].positions.__setitem__((1, 2), 1e12), "frame 4: atom 1 is at .*beyond"),
     "nan position": (lambda m: m[4].positions.__setitem__((1, 2), np.nan), "frame 4: atom 1 is at .*not finite"),
     "coincide": (lambda m: m[4].positions.__setitem__(1, m[4].positions[0]), "frame 4, atom 1: two atoms at one"),
     "no element": (lambda m: m[4].numbers.__setitem__(0, 0), "frame 4: atom 0 is not an element"),

@@ -15,6 +15,7 @@ from hydragnn_hpc.errors import UserError
 
 _LARGEST_Z = 118
 _COINCIDE = 1e-3  # bohr; nuclei of a real structure are more than one bohr apart
+_FARTHEST = 1e8  # bohr; a structure of 5 mm is damage, and farther out too few digits are left for distances
 _SHOWN_REASONS = 5
 _REMEMBERED = 1000
 _ISOLATED = ("isolatedatom", "isolatedatoms")
@@ -147,16 +148,22 @@ class FrameCheck:
             raise UserError(
                 f"{where}: atom {atom} is not an element (proton number {z[atom]}); correct or leave it out"
             )
-        if not np.isfinite(pos).all():
-            atom = int(np.argwhere(~np.isfinite(pos))[0, 0])
-            raise UserError(f"{where}: atom {atom} is at {pos[atom].tolist()}, which is not finite; correct the file")
-        if not np.isfinite(cell).all():
-            raise UserError(f"{where}: the cell is {cell.tolist()}, which is not finite; correct the file")
+        if not (np.abs(pos) < _FARTHEST).all():
+            atom = int(np.argwhere(~(np.abs(pos) < _FARTHEST))[0, 0])
+            raise UserError(
+                f"{where}: atom {atom} is at {pos[atom].tolist()} bohr, {_beyond(pos[atom])}; correct or leave it out"
+            )
+        if not (np.abs(cell) < _FARTHEST).all():
+            raise UserError(f"{where}: the cell is {cell.tolist()} bohr, {_beyond(cell)}; correct the file")
         key = pos.tobytes()
         if key not in self._seen:
             _refuse_coinciding(pos, where)
             if len(self._seen) < _REMEMBERED:
                 self._seen.add(key)
+
+
+def _beyond(lengths: np.ndarray) -> str:
+    return f"beyond {_FARTHEST:g} bohr" if np.isfinite(lengths).all() else "which is not finite"
 
 
 def _refuse_coinciding(pos: np.ndarray, where: str) -> None:
