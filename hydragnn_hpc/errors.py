@@ -25,14 +25,19 @@ class UserError(Exception):
     Parameters
     ----------
     message : str
-        The line. Line breaks are folded into spaces.
+        The line. Line breaks are folded into spaces, other control characters are spelt out.
     exit_code : ExitCode, optional
         The exit code of the command that fails with this error.
     """
 
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.USAGE) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(spelt_out(" ".join(message.split())))
         self.exit_code = exit_code
+
+
+def spelt_out(text: str) -> str:
+    """Write control characters as in Python's source: a name in a file of unknown origin must not steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

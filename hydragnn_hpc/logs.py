@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from hydragnn_hpc.errors import spelt_out
 from hydragnn_hpc.streams import optional
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def log(line: str) -> None:
 def tell(line: str) -> None:
     """Print one line to standard error, at once and in one piece, so that lines of two ranks do not mix."""
     # With PYTHONUNBUFFERED, print writes the newline separately.
-    optional(sys.stderr).write(line + "\n")
+    optional(sys.stderr).write(spelt_out(line) + "\n")
 
 
 def console(**options: Any) -> Console:

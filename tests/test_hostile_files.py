@@ -197,6 +197,24 @@ def test_node_local_arrays_that_would_execute_something_are_refused(hurt: Path) 
     assert copies.open_staged(hurt / "bin").manifest.sha256 and not (hurt / "ran").exists()
 
 
+def test_names_of_files_and_of_samples_do_not_steer_a_terminal(tmp_path: Path) -> None:
+    """The names of an archive's members are another person's; they are in messages, and in data sets' manifests."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for file, element in (("good.extxyz", "Cu"), ("bad\x1b[2J\nname.extxyz", "Xx")):
+        for k in range(12):
+            with (raw / file).open("a") as stream:
+                stream.write(f"2\nProperties=species:S:1:pos:R:3 energy=-{k}.5\n{element} 0 0 {k / 100}\nAu 0 0 2.5\n")
+    target = ("--target", "E=graph:energy:eV")
+    failed = command(tmp_path, "data", "prepare", "raw", "a.bp", *target)
+    made = command(tmp_path, "data", "prepare", "raw", "a.bp", *target, "--on-error", "skip")
+    shown = command(tmp_path, "data", "info", "a.bp")
+    for done in (failed, made, shown):
+        assert "\x1b" not in done.stdout + done.stderr
+        assert r"bad\x1b[2J name.extxyz, frame 0" in done.stdout + done.stderr
+    assert (failed.returncode, made.returncode) == (2, 0) and failed.stderr.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_no_file_of_a_campaign_executes_anything_in_any_command(hurt: Path) -> None:
     """Every file at once, but for those without which a command has nothing to say; then these."""

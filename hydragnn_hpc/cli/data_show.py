@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.errors import UserError, spelt_out
 from hydragnn_hpc.logs import console
 
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ def show(manifest: Manifest, path: Path, distribution: Distribution | None = Non
     distribution = distribution or manifest.distribution
     facts = Table(box=None, show_header=False, pad_edge=False)
     for name, value in _facts(manifest):
-        facts.add_row(name, value)
+        facts.add_row(name, spelt_out(value))
     if distribution:
         atoms = distribution.atoms
         facts.add_row("atoms per sample", f"{atoms.minimum:,} to {atoms.maximum:,}, mean {atoms.mean:.4g}")
     screen = console(highlight=False, markup=False)
-    screen.print(str(path), style="bold", soft_wrap=True)
+    screen.print(spelt_out(str(path)), style="bold", soft_wrap=True)
     screen.print(facts)
     if distribution:
         screen.print(_targets(manifest, distribution))
@@ -73,7 +73,7 @@ def _targets(manifest: Manifest, distribution: Distribution) -> Table:
             shown = name if t.width == 1 else f"{name}[{k}]"
             # Data sets of earlier versions have one count over all components.
             missing = f"{moments.missing[k]:,}" if moments.missing is not None else f"{t.missing:,}" * (k == 0)
-            table.add_row(shown, t.level, t.unit, *(f"{v:.4g}" for v in values), missing)
+            table.add_row(shown, t.level, spelt_out(t.unit), *(f"{v:.4g}" for v in values), missing)
         if len(columns) > _SHOWN_COMPONENTS:
             table.add_row(f"{name}[...]", t.level, t.unit, *[f"{len(columns):,} components"], "", "", "", "")
     return table

@@ -108,6 +108,18 @@ def test_species_and_positions_by_their_other_names(properties: str, atoms: tupl
     assert not frame.columns
 
 
+@pytest.mark.parametrize("name", ["a.extxyz", "frames"])
+def test_a_byte_order_mark_is_no_part_of_a_file(name: str, tmp_path: Path) -> None:
+    path = xyz(tmp_path / name, f"{LATTICE} energy=-1.5")
+    expected, text = only(path), path.read_text()
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert only(path).columns == expected.columns and only(path).values == expected.values
+    for encoding in ("utf-16", "utf-16-be"):
+        path.write_bytes(b"\xfe\xff" * (encoding == "utf-16-be") + text.encode(encoding))
+        (problem,) = formats.iter_frames(path, "extxyz")
+        assert isinstance(problem, UserError) and "UTF-16 text" in str(problem)
+
+
 def test_names_that_ase_would_swap_stay_apart(tmp_path: Path) -> None:
     properties = "Properties=species:S:1:pos:R:3:charge:R:1:charges:R:1:f:R:3:f0:R:1"
     atoms = ("Cu 0 0 0 1 2 3 4 5 6", "Au 0 0 2.5 1 2 3 4 5 6")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ _BOOLEANS = {"t": True, "f": False, "true": True, "false": False, "1": True, "0"
 
 def detect(start: bytes, name: str) -> bool:
     """Whether the first line is a number of atoms, or the name says so."""
-    return is_count(start.split(b"\n", 1)[0]) or name.endswith((".xyz", ".extxyz"))
+    return is_count(start.removeprefix(codecs.BOM_UTF8).split(b"\n", 1)[0]) or name.endswith((".xyz", ".extxyz"))
 
 
 def frames(file: RawFile) -> Iterator[Frame | UserError]:
@@ -82,6 +83,11 @@ def iter_chunks(stream: IO[bytes], where: str) -> Iterator[tuple[int, list[bytes
     next line that holds a single number.
     """
     lines, number = _Lines(stream), 0
+    start_of_file = lines.next()
+    if start_of_file.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        yield 0, UserError(f"{where}: is UTF-16 text; save it as UTF-8")
+        return
+    lines.put_back([start_of_file.removeprefix(codecs.BOM_UTF8)])
     while (first := _first_line(lines)) is not None:
         start = lines.number
         if not is_count(first):
