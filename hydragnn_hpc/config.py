@@ -28,7 +28,7 @@ from hydragnn_hpc.sections import (
     Variant,
 )
 from hydragnn_hpc.validation import one_line
-from hydragnn_hpc.yaml_files import NO_YAML
+from hydragnn_hpc.yaml_files import YAML_ERRORS
 
 _Section = TypeVar("_Section", bound=BaseModel)
 
@@ -174,7 +174,7 @@ def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
         content = yaml_files.read(path)
     except FileNotFoundError as error:
         raise UserError(f"no such campaign file: {path}") from error
-    except (OSError, *NO_YAML) as error:
+    except (OSError, *YAML_ERRORS) as error:
         raise UserError(f"cannot read campaign file {path}: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"campaign file {path} holds no settings; start from jobs/campaigns/quickstart.yaml")
@@ -229,7 +229,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override}: expected key=value, for instance training.epochs=3")
     try:
         value = yaml_files.parse(text)
-    except NO_YAML as error:
+    except YAML_ERRORS as error:
         raise UserError(f"--set {override}: the value is not YAML: {error}") from error
     # YAML reads 1e-3 (no dot) as text; a user of --set means the number, unless it is quoted.
     _set(content, key.split("."), _number(value) if value == text.strip() else value, override)

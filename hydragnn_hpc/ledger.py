@@ -92,7 +92,7 @@ def read_frozen(folder: CampaignFolder) -> Frozen:
         return Frozen(campaign, str(content["hash"]), str(content["dataset_sha256"]))
     except FileNotFoundError as error:
         raise UserError(f"{folder.root} holds no campaign; 'hydragnn-hpc run CAMPAIGN.yaml OUT' makes one") from error
-    except (OSError, *yaml_files.NO_YAML, KeyError, TypeError) as error:
+    except (OSError, *yaml_files.YAML_ERRORS, KeyError, TypeError) as error:
         raise UserError(f"cannot read {folder.campaign}: {error}; restore it, or run into another folder") from error
 
 

@@ -26,7 +26,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_truth_values(cls, content: Any) -> Any:
-        """Pydantic would take true for the number 1."""
+        """Refuse booleans, which pydantic would accept as the number 1."""
         for key, value in content.items() if isinstance(content, dict) else ():
             kind = cls.model_fields[key].annotation if key in cls.model_fields else bool
             parts = value.values() if isinstance(value, dict) and get_origin(kind) is dict else value
@@ -142,7 +142,7 @@ class Model(Section):
 
     @property
     def plain_pna(self) -> bool:
-        """Whether it is what the engines of the project's own compute."""
+        """Whether the fused and torch engines can compute it: PNA without edge features."""
         return self.convolution == "PNA" and self.edges is None
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """Standard output and error of a process, whatever they are connected to, in whatever encoding.
 
-What goes to standard error is a courtesy: a full disk, a closed descriptor or a reader that is gone or does not read
-must neither end a run nor hold it up. Standard output is what a command was asked for: failing to write it is an error.
+Standard error is optional: a full disk, a closed descriptor, or a reader that has gone or does not read must neither
+end a run nor hold it up. Standard output is what a command was run for: a failure to write it is an error.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from typing import TextIO
 from hydragnn_hpc.errors import ExitCode, UserError
 
 PATIENCE_SECONDS = 5.0
-"""How long a reader of standard error may take no text before it counts as stalled; then text is dropped."""
-_SPELT = {"µ": "u", "μ": "u", "≤": "<=", "≥": ">=", "–": "-", "—": "-", "−": "-", "⁻": "-", "±": "+-", "×": "x",
+"""For how long a reader of standard error may read nothing before it counts as stalled; then text is dropped."""
+_EQUIVALENTS = {"µ": "u", "μ": "u", "≤": "<=", "≥": ">=", "–": "-", "—": "-", "−": "-", "⁻": "-", "±": "+-", "×": "x",
           "“": '"', "”": '"'}  # fmt: skip
 _SPELLING = "hydragnn_hpc.spelling"
 
 
 class OptionalStream(io.TextIOBase):
-    """A text stream that never raises and never waits for long: what cannot be written is dropped.
+    """A text stream that never raises and never blocks for long: text that cannot be written is dropped.
 
     Parameters
     ----------
     stream : TextIO or None
-        What it writes to; None where the descriptor was closed.
+        The stream to write to; None where the descriptor was closed.
     patience : float, optional
-        Seconds to wait for a reader that does not read. After that, text is dropped until the reader goes on.
+        Seconds to wait for a reader that does not read. After that, text is dropped until the reader continues.
     """
 
     def __init__(self, stream: TextIO | None, patience: float = PATIENCE_SECONDS) -> None:
@@ -76,7 +76,7 @@ class OptionalStream(io.TextIOBase):
         return len(text)
 
     def _put(self, content: bytes) -> None:
-        # A pipe that has room takes a piece of this size without waiting.
+        # A pipe that has room takes a piece of this size without blocking.
         for start in range(0, len(content), select.PIPE_BUF):
             if not self._has_room():
                 return
@@ -92,7 +92,7 @@ class OptionalStream(io.TextIOBase):
 
 
 class OutputStream(io.TextIOBase):
-    """Standard output: an error in writing is one line, and a reader that has gone ends the command in silence."""
+    """Standard output: a write error becomes one line, and a reader that has gone ends the command silently."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -128,7 +128,7 @@ class OutputStream(io.TextIOBase):
             return self._stream.write(text)
 
     def flush(self) -> None:
-        """Write what is buffered; errors as of `write`."""
+        """Write what is buffered; errors as for `write`."""
         with self._errors():
             self._stream.flush()
 
@@ -137,7 +137,7 @@ class OutputStream(io.TextIOBase):
         try:
             yield
         except OSError as error:
-            # What is left in the buffer must not fail again when the interpreter ends.
+            # What is left in the buffer must not fail again when the interpreter exits.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
@@ -154,7 +154,7 @@ def optional(stream: TextIO | None) -> OptionalStream:
 
 
 def prepare() -> None:
-    """Make this process's standard streams safe; call it first in a program."""
+    """Wrap this process's standard streams; call it first in a program."""
     # A file that was opened under the number of a closed standard stream would receive what libraries print.
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -166,16 +166,18 @@ def prepare() -> None:
 
 
 def prepare_worker() -> None:
-    """Make all that this process prints optional; call it first in a program whose output is a log."""
+    """Make both standard streams optional; call it first in a program whose output is a log."""
     sys.stdout, sys.stderr = optional(sys.stdout), optional(sys.stderr)
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
-    """Replace what an encoding lacks by what it means, or by a question mark."""
+    """Replace a character that an encoding lacks by an equivalent, or by a question mark."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     signs = error.object[error.start : error.end]
-    plain = (_SPELT.get(s) or unicodedata.normalize("NFKD", s).encode("ascii", "ignore").decode() or "?" for s in signs)
+    plain = (
+        _EQUIVALENTS.get(s) or unicodedata.normalize("NFKD", s).encode("ascii", "ignore").decode() or "?" for s in signs
+    )
     return "".join(plain), error.end
 
 

@@ -1,4 +1,4 @@
-"""The errors that pydantic finds in a user's file, as one-line messages."""
+"""Pydantic's validation errors as one-line messages for users."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str
     known: list[str] = []
     for part in location:
         sections = {_tag(kind): kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)}
-        if None not in sections and part in sections:  # pydantic names the alternative; the file does not
+        if None not in sections and part in sections:  # in pydantic's location the alternative's name, not in the file
             kinds = [sections[str(part)]]
             continue
         shown.append(str(part))

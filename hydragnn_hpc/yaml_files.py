@@ -1,7 +1,7 @@
-"""Reading and writing YAML: what it would silently lose or turn into something else is refused, with the line.
+"""Reading and writing YAML: content that YAML would silently drop or convert is refused, with its line.
 
-Of a key that appears twice YAML keeps the last; ``no`` becomes false, ``010`` becomes 8, ``1:30`` becomes 90, and
-``2026-08-01`` a date. Nothing in this program's files means that: such a name is written in quotes.
+YAML keeps the last of duplicate keys; ``no`` becomes false, ``010`` becomes 8, ``1:30`` becomes 90, and ``2026-08-01``
+a date. None of these is meant in this program's files: such names are written in quotes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from yaml.composer import Composer
 from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
 
-NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
-"""What reading text that is not YAML may raise: for bytes, for an impossible date, for a thousand brackets."""
+YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
+"""Exceptions for text that is not YAML; the last two for bytes, impossible dates and thousands of brackets."""
 
 _LINE_BREAKS = frozenset("\x85\u2028\u2029")
 _TAG = "tag:yaml.org,2002:"
-_OCTAL_OR_CLOCK = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+_OCTAL_OR_SEXAGESIMAL = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 
 try:
     from yaml.cyaml import CParser
@@ -47,16 +47,16 @@ def read(path: Path) -> Any:
     OSError
         If it cannot be read.
     yaml.YAMLError, ValueError, RecursionError
-        `NO_YAML`: if it is not YAML, or holds a key twice or a value that YAML would turn into another.
+        `YAML_ERRORS`: if it is not YAML, or holds a key twice or a value that YAML would convert.
     """
     return parse(path.read_text(encoding="utf-8"))
 
 
 def parse(text: str) -> Any:
-    """Return the content of YAML text; errors as of `read`."""
+    """Return the content of YAML text; errors as for `read`."""
     loader = _Loader(text)
     collecting = gc.isenabled()
-    gc.disable()  # it would visit all nodes again and again as they grow in number: two thirds of the time
+    gc.disable()  # it would traverse the growing number of nodes repeatedly: two thirds of the time
     try:
         root = loader.get_single_node()
         if root is None:
@@ -70,9 +70,9 @@ def parse(text: str) -> Any:
 
 
 def dump(content: Any) -> str:
-    """Return YAML text that `parse` gives back as ``content``; its keys keep their order."""
+    """Return YAML text from which `parse` restores ``content``; keys keep their order."""
     text = str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    if set(text) & _LINE_BREAKS:  # PyYAML writes them into a key as they are, and reads them as spaces
+    if set(text) & _LINE_BREAKS:  # PyYAML writes them unescaped in keys, and reads them as spaces
         text = str(yaml.safe_dump(content, sort_keys=False))
     return text
 
@@ -112,9 +112,9 @@ def _check_value(node: yaml.ScalarNode) -> None:
     text = node.value
     if node.tag == f"{_TAG}timestamp":
         raise yaml.YAMLError(f"line {_line(node)}: {text} is a date in YAML; if it is a name, write '{text}' in quotes")
-    if node.tag in (f"{_TAG}int", f"{_TAG}float") and _OCTAL_OR_CLOCK.fullmatch(text):
+    if node.tag in (f"{_TAG}int", f"{_TAG}float") and _OCTAL_OR_SEXAGESIMAL.fullmatch(text):
         raise yaml.YAMLError(
-            f"line {_line(node)}: {text} is read as octal or as a time in YAML; write the number plainly, or a name in"
+            f"line {_line(node)}: {text} is an octal or sexagesimal number in YAML; write a plain number, or a name in"
             f" quotes: '{text}'"
         )
 

@@ -1,1 +1,1 @@
-"""Declared shapes of what crosses a process or a disk; writers and readers use the same types."""
+"""Declared types of the data that cross a process boundary or a disk; writers and readers use the same types."""

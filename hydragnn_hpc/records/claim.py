@@ -6,7 +6,7 @@ from hydragnn_hpc.records.base import Record
 
 
 class RunNumber(Record):
-    """``run.json``: how many runs the campaign has had, the present one included."""
+    """``run.json``: how many runs the campaign has had, the current one included."""
 
     run: int
 
@@ -19,7 +19,7 @@ class Claim(Record):
     run : int
         See `RunNumber`.
     assignment : int
-        Counts what rank 0 hands out within the run.
+        Number of the assignment within the run.
     """
 
     run: int
@@ -27,7 +27,7 @@ class Claim(Record):
 
     @property
     def order(self) -> tuple[int, int]:
-        """The later of two claims is the greater."""
+        """Sort key: the later of two claims is the greater."""
         return self.run, self.assignment
 
     def __str__(self) -> str:

@@ -40,14 +40,14 @@ class Target(FileRecord):
 
 
 class NumberRange(FileRecord):
-    """The least and the greatest number: proton numbers, samples of a composition."""
+    """The smallest and the largest value: of proton numbers, or of the number of samples per composition."""
 
     minimum: Count
     maximum: Count
 
 
 class AtomsRange(FileRecord):
-    """Atoms of a sample."""
+    """Number of atoms per sample."""
 
     minimum: Count
     mean: Amount
@@ -74,7 +74,7 @@ class Distribution(FileRecord):
 
 
 class Source(FileRecord):
-    """What a data set was made from, and how; what is None is not known of data sets of earlier versions.
+    """What a data set was made from, and how; None where an earlier version did not record it.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Source(FileRecord):
     end_members : dict
         Energy per atom of the pure elements, Ry, by proton number.
     symmetry_classes : int or None
-        Of equivalent samples, where the split looked for them.
+        Number of classes of equivalent samples, where the split determined them.
     split_again_from : str or None
         The content hash of the data set that was split again.
     """
@@ -110,7 +110,7 @@ class Source(FileRecord):
 
 
 class Neighbours(FileRecord):
-    """How neighbours were found; ``fewest`` and ``most`` are those of a site, None of earlier versions."""
+    """How neighbours were found; ``fewest`` and ``most`` neighbours of a site are None in earlier versions."""
 
     cutoff_bohr: Amount
     boundary: Boundary
@@ -119,7 +119,7 @@ class Neighbours(FileRecord):
 
 
 class _Contents(FileRecord):
-    """What the arrays and files of a data set are."""
+    """The arrays and files of a data set."""
 
     schema_: Literal[1] = Field(alias="schema")
     sizes: dict[str, Count]
@@ -129,16 +129,16 @@ class _Contents(FileRecord):
 
 
 class DatasetFacts(FileRecord):
-    """What the writer of a data set knows of it besides its arrays.
+    """What the writer of a data set states besides its arrays.
 
     Attributes
     ----------
     targets : dict
         By name.
     species : NumberRange
-        Of proton numbers.
+        Range of proton numbers.
     distribution : Distribution or None
-        None of earlier versions.
+        None in data sets of earlier versions.
     """
 
     targets: dict[str, Target]
@@ -157,13 +157,13 @@ class Manifest(DatasetFacts, _Contents):
     sizes : dict
         By letter: S samples, A atoms, G geometries, B sites, E edges, N bytes of names.
     split : list of int
-        Samples in the training, validation and test set.
+        Number of samples in the training, validation and test sets.
     sha256 : str
-        The content's hash: names the data set, whatever its folder is called.
+        Hash of the content: identifies the data set, whatever its folder is called.
     """
 
     sha256: str
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain data, without what its writer did not know."""
+        """Return it as plain data, without entries that its writer did not state."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)

@@ -26,5 +26,5 @@ class Device(FileRecord):
 
     @property
     def label(self) -> str:
-        """What people call it."""
+        """Its name for people."""
         return self.name or self.type

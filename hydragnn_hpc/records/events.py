@@ -49,7 +49,7 @@ class MemberEpoch(Message):
 
 
 class Epoch(Message):
-    """The stack has finished an epoch; ``members`` are those that go on."""
+    """The stack has finished an epoch; ``members`` are those that continue."""
 
     kind: Literal["epoch"] = "epoch"
     variant: str
@@ -57,7 +57,7 @@ class Epoch(Message):
 
 
 class Finished(Message):
-    """One member has its result; the rest of its stack goes on."""
+    """One member has its result; the rest of its stack continues."""
 
     kind: Literal["finished"] = "finished"
     variant: str
@@ -66,7 +66,7 @@ class Finished(Message):
 
 
 class EngineChanged(Message):
-    """A member continues with another engine, or other vector lanes, than trained it before its interruption."""
+    """A member continues with another engine, or other vector lanes, than before its interruption."""
 
     kind: Literal["engine_changed"] = "engine_changed"
     variant: str
@@ -92,7 +92,7 @@ class Stopped(Message):
 
 
 class Failed(Message):
-    """The worker cannot go on, and ends. ``detail`` is the exception's type."""
+    """The worker cannot continue, and ends. ``detail`` is the exception's type."""
 
     kind: Literal["failed"] = "failed"
     cause: Prose
@@ -119,11 +119,11 @@ class Broken(Message):
 
 
 Report = Event | Died | Broken
-"""What rank 0 learns of a worker."""
+"""All that rank 0 receives about a worker."""
 
 
 class Train(Message):
-    """Train these replicas of a variant together, their folders taken with ``claim``.
+    """Train these replicas of a variant together, claiming their folders with ``claim``.
 
     ``attempt`` is counted from 1 within the run.
     """

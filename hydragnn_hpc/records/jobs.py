@@ -37,7 +37,7 @@ class SubmittedJob(FileRecord):
 
 
 class Chain(FileRecord):
-    """``chain.json``: jobs in a row, each of which goes on where the one before it ended.
+    """``chain.json``: consecutive jobs, each of which continues where the one before it ended.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Chain(FileRecord):
     late : int
         How many of the latest began too late to train anything.
     mark : str or None
-        How far the campaign was when the latest began (`submit.chain.progress_mark`); None where that is not known.
+        The campaign's progress when the latest began (`submit.chain.progress_mark`); None where it is not known.
     """
 
     runs: Count

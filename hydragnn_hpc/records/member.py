@@ -1,4 +1,4 @@
-"""What a member leaves in its folder: its result, and its failed attempts."""
+"""Records in a member's folder: its result, and its failed attempts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TaskErrors(FileRecord):
     rmse_unit, mae_unit : float or None
         In the unit.
     rmse_validation : float or None
-        Scaled, of the validation set, by which choices are made; None also in results of earlier versions.
+        Scaled, of the validation set, on which choices are based; None also in results of earlier versions.
     """
 
     level: Level
@@ -52,7 +52,7 @@ class TaskErrors(FileRecord):
 
 
 class Session(FileRecord):
-    """A stretch of time in which one worker trained a member: ``epochs`` of it.
+    """A period in which one worker trained a member for ``epochs`` epochs.
 
     Attributes
     ----------
@@ -73,16 +73,16 @@ class Session(FileRecord):
 
 
 class Result(FileRecord):
-    """``result.json``: a member that has come to its end; written last, it says that all the rest is there.
+    """``result.json``: a finished or diverged member; it is written last, and shows that its other files are complete.
 
     Attributes
     ----------
     state : str
-        ``finished``, or ``diverged``: its loss left the finite numbers.
+        ``finished``, or ``diverged``: its loss became infinite or NaN.
     tasks : dict
         By task; empty where it diverged.
     validation_loss : float or None
-        The lowest, scaled and weighted: of ``best_epoch``; None where no epoch's was finite.
+        The lowest, scaled and weighted, which is that of ``best_epoch``; None if it was finite in no epoch.
     best_epoch, epochs : int
     stopped_by : str
         ``early_stopping``, ``epochs`` or ``diverged``.

@@ -1,4 +1,4 @@
-"""What a member's files hold besides tensors: its checkpoints, and the model that it leaves."""
+"""What a member's checkpoints and its model hold besides tensors."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class CheckpointFacts(FileRecord):
 
 
 class ModelTask(Target):
-    """A task: its target, and the field of the data set that it was."""
+    """A task: its target, and that target's field in the data set."""
 
     field: str
 
 
 class ModelSpecies(NumberRange):
-    """Proton numbers: the range that was scaled, and those of the data set; None where it does not state them."""
+    """Proton numbers: the range that was scaled, and those in the data set (None where it does not state them)."""
 
     elements: list[Count] | None
 
@@ -58,7 +58,7 @@ class ModelFacts(FileRecord):
     inputs : int
         Width of the node inputs.
     average_degree : list of float
-        Of an atom of the training set: the mean degree, and the mean of log(degree + 1).
+        Over the atoms of the training set: the mean degree, and the mean of log(degree + 1).
     tasks : dict
         By name.
     ready : Recipe
@@ -75,5 +75,5 @@ class ModelFacts(FileRecord):
     ready: Recipe = Recipe()
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain data, without what the data set does not state of its neighbours."""
+        """Return it as plain data, without entries on neighbours that the data set does not state."""
         return {**self.model_dump(by_alias=True), "neighbours": self.neighbours.model_dump(exclude_unset=True)}

@@ -1,4 +1,4 @@
-"""What a campaign requires of its data set beyond scaled values, and how that was computed."""
+"""Inputs and references that a campaign requires besides scaled values, and how they were computed."""
 
 from __future__ import annotations
 

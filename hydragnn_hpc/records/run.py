@@ -1,4 +1,4 @@
-"""What a run leaves in the campaign's folder: its progress while it is at work, and a log of what happened."""
+"""Records of a run in the campaign's folder: its progress while it is active, and a log of events."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class WorkerDevice(FileRecord):
 
 
 class Progress(FileRecord):
-    """``progress.json``: a run at work.
+    """``progress.json``: the progress of an active run.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class _Entry(FileRecord):
 
 
 class _WorkerEntry(_Entry):
-    """A line on one worker."""
+    """A line about one worker."""
 
     rank: Count
     slot: Count
@@ -85,7 +85,7 @@ class RunStarted(_Entry):
 
 
 class StackAssigned(_WorkerEntry):
-    """The worker is to train these replicas."""
+    """The worker was assigned these replicas."""
 
     event: Literal["assign"] = "assign"
     variant: str
@@ -119,7 +119,7 @@ class StackFailed(_WorkerEntry):
 
 
 class RunStopping(_Entry):
-    """The run saves its members, and hands out no more."""
+    """The run saves its members, and assigns no more."""
 
     event: Literal["stop"] = "stop"
     reason: str
@@ -137,4 +137,4 @@ LogEntry = RunStarted | StackAssigned | MemberFinished | StackEnded | StackFaile
 
 
 class LogLine(RootModel[Annotated[LogEntry, Field(discriminator="event")]]):
-    """A line of ``events.jsonl``, whatever it records."""
+    """A line of ``events.jsonl``, of any kind."""

@@ -37,7 +37,7 @@ def plain(value: float | None, digits: int = 4) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Return a share as ``+4.2 %``."""
+    """Return a fraction as ``+4.2 %``."""
     return MISSING if value is None else f"{100 * value:+.1f} %"
 
 

@@ -1,4 +1,4 @@
-"""The whole report of a campaign, from whatever has finished."""
+"""The whole report of a campaign, from the members that have finished."""
 
 from __future__ import annotations
 

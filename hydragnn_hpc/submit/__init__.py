@@ -1,1 +1,1 @@
-"""Job scripts: what a campaign needs of a machine, the script that asks for it, and how it goes on by itself."""
+"""Job scripts: what a campaign needs on a machine, the script that requests it, and chains of jobs."""

@@ -1,6 +1,6 @@
-"""What schedulers print about their queues and nodes, read into one form: `Queue`.
+"""Parsers of what schedulers print about their queues and nodes, with a common result: `Queue`.
 
-Schedulers agree on little: what one does not say is None here, and what is None is neither checked nor taken over.
+Schedulers state different things: what one does not state is None here, and is neither checked nor adopted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hydragnn_hpc.errors import UserError
 
 @dataclass(frozen=True)
 class Nodes:
-    """Nodes of one kind: how many, and what each has (``cores`` in the scheduler's count, ``threads`` a core)."""
+    """Nodes of one kind: how many, and what each has (``cores`` in the scheduler's count, ``threads`` per core)."""
 
     number: int
     cores: int
@@ -35,15 +35,15 @@ class Queue:
     name : str
         Empty for a scheduler that has one queue without a name.
     nodes : tuple of Nodes
-        The kinds of nodes behind it; empty where the scheduler does not say.
+        The kinds of nodes that it uses; empty where the scheduler does not say.
     default : bool
         Whether it takes jobs that name no queue.
     closed : str
-        Why it starts no jobs, in the scheduler's words; empty where it does.
+        Why it starts no jobs, in the scheduler's words; empty if it does.
     seconds : float or None
         The longest job.
-    least, most : int, int or None
-        The numbers of nodes that a job may have.
+    min_nodes, max_nodes : int, int or None
+        The numbers of nodes that a job may have; None: unlimited.
     cores_per_node : int or None
         The most cores of a node that jobs may have, where that is less than the node has.
     accounts, barred : tuple of str
@@ -55,8 +55,8 @@ class Queue:
     default: bool = False
     closed: str = ""
     seconds: float | None = None
-    least: int = 1
-    most: int | None = None
+    min_nodes: int = 1
+    max_nodes: int | None = None
     cores_per_node: int | None = None
     accounts: tuple[str, ...] = ()
     barred: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ def read(form: str, answers: Answers) -> tuple[Queue, ...]:
     try:
         queues = READERS[form](answers)
     except (UserError, LookupError, ArithmeticError, ValueError) as error:
-        raise ValueError(f"an answer of another form ({error})") from error
+        raise ValueError(f"an answer of unknown form ({error})") from error
     if not queues:
         raise ValueError("an answer that names no queue")
     return queues
@@ -108,8 +108,8 @@ def _partition(row: Mapping[str, str], kinds: Mapping[str, list[Nodes]]) -> Queu
         default=row["Default"] == "YES",
         closed="" if row["State"] == "UP" else f"State={row['State']}",
         seconds=None if row["MaxTime"] in ("UNLIMITED", "INFINITE") else seconds_of(row["MaxTime"], "MaxTime"),
-        least=max(1, _number(row.get("MinNodes", "")) or 1),
-        most=_number(row["MaxNodes"]),
+        min_nodes=max(1, _number(row.get("MinNodes", "")) or 1),
+        max_nodes=_number(row["MaxNodes"]),
         cores_per_node=_number(row.get("MaxCPUsPerNode", "")),
         accounts=_names(row.get("AllowAccounts", "ALL")),
         barred=_names(row.get("DenyAccounts", "")),
@@ -129,7 +129,7 @@ def _slurm_gpus(gres: str) -> int:
 def _pbs(answers: Answers) -> tuple[Queue, ...]:
     """Read ``qstat -Qf``, ``pbsnodes -a`` and ``qstat -Bf``.
 
-    Which nodes are behind a queue is a matter of each site's own resources, so every queue gets all.
+    Which nodes a queue uses depends on each site's custom resources, so every queue gets all nodes.
     """
     nodes = _pbs_nodes(answers["nodes"])
     default = re.search(r"^\s+default_queue = (\S+)", answers["server"], re.M)
@@ -141,15 +141,15 @@ def _pbs(answers: Answers) -> tuple[Queue, ...]:
             default=default is not None and default[1] == name,
             closed=", ".join(f"{key} = False" for key in ("enabled", "started") if row.get(key) == "False"),
             seconds=_routed(rows, name, _pbs_seconds),
-            least=max(1, _number(row.get("resources_min.nodect", "")) or 1),
-            most=_routed(rows, name, _pbs_most),
+            min_nodes=max(1, _number(row.get("resources_min.nodect", "")) or 1),
+            max_nodes=_routed(rows, name, _pbs_most),
         )
         for name, row in rows.items()
     )
 
 
 def _pbs_records(text: str, title: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (name, attributes); a long value goes on in lines that begin with a tab."""
+    """Yield (name, attributes); a long value continues in lines that begin with a tab."""
     name, row = "", dict[str, str]()
     for line in text.replace("\n\t", "").splitlines():
         if found := re.fullmatch(title, line.rstrip()):
@@ -166,7 +166,7 @@ def _pbs_records(text: str, title: str) -> Iterator[tuple[str, dict[str, str]]]:
 def _pbs_nodes(text: str) -> tuple[Nodes, ...]:
     hosts: dict[str, Counter[str]] = {}
     for name, row in _pbs_records(text, r"(\S+)"):
-        # A host may be split into several virtual nodes; what a host does not declare no job can ask for.
+        # A host may be split into several virtual nodes; no job can ask for what a host does not declare.
         host = hosts.setdefault(row.get("resources_available.host", name), Counter())
         host.update({key: int(row.get(f"resources_available.{key}", 0)) for key in ("ncpus", "ngpus")})
     whole = Counter((host["ncpus"], host["ngpus"]) for host in hosts.values())
@@ -176,7 +176,7 @@ def _pbs_nodes(text: str) -> tuple[Nodes, ...]:
 def _routed(
     rows: Mapping[str, Mapping[str, str]], name: str, limit: Callable[[Mapping[str, str]], Number | None]
 ) -> Number | None:
-    """Return a queue's limit; of a routing queue that sets none, the largest of its destinations'."""
+    """Return a queue's limit; for a routing queue without one, the largest limit of its destinations."""
     own = limit(rows[name])
     destinations = [d.strip().split("@")[0] for d in rows[name].get("route_destinations", "").split(",") if d.strip()]
     if own is not None or not destinations:
@@ -201,7 +201,7 @@ def _pbs_most(row: Mapping[str, str]) -> int | None:
 
 
 def _lsf(answers: Answers) -> tuple[Queue, ...]:
-    """Read ``bqueues -l`` and ``lshosts -w``; which hosts are behind a queue, and their GPUs, are not taken from it."""
+    """Read ``bqueues -l`` and ``lshosts -w``; they do not state GPUs or which hosts a queue uses."""
     rows = _table(answers["nodes"])
     whole = Counter(int(row["ncpus"]) for row in rows if row["ncpus"].isdigit() and row["server"] != "No")
     nodes = tuple(Nodes(number, cores) for cores, number in whole.items())
@@ -223,7 +223,7 @@ def _lsf(answers: Answers) -> tuple[Queue, ...]:
 
 
 def _run_limit(part: str) -> float | None:
-    """Return the longest run in seconds: of the maximum limits, which stand below the default limits."""
+    """Return the longest run in seconds, from the maximum limits, which follow the default limits."""
     before, _, maximum = part.partition("MAXIMUM LIMITS:")
     maximum = maximum or before.partition("DEFAULT LIMITS:")[0]
     for names, values in pairwise(maximum.splitlines()):
@@ -258,8 +258,8 @@ def _flux(answers: Answers) -> tuple[Queue, ...]:
                 default=name.endswith("*") or not name,
                 closed=", ".join(w for k, w in (("EN", "disabled"), ("ST", "stopped")) if row.get(k) in ("✗", "n")),
                 seconds=None if limit == "inf" else seconds_of(f"{limit}s" if limit.isdigit() else limit, "TLIMIT"),
-                least=max(1, _number(least) or 1),
-                most=_number(most),
+                min_nodes=max(1, _number(least) or 1),
+                max_nodes=_number(most),
             )
         )
     return tuple(queues)
@@ -271,22 +271,22 @@ READERS: dict[str, Callable[[Answers], tuple[Queue, ...]]] = {
     "lsf": _lsf,
     "flux": _flux,
 }
-"""How answers are read, by the form that a scheduler's file names."""
+"""Parsers of answers, by the form that a scheduler's file names."""
 
 
 def _table(text: str) -> list[dict[str, str]]:
-    """Read a table with a line of names; what follows the last column's word is left out."""
+    """Read a table with a header line; words beyond the last column are ignored."""
     names, *lines = [line.split() for line in text.splitlines() if line.strip()]
     return [dict(zip(names, line, strict=False)) for line in lines]
 
 
 def _number(text: str) -> int | None:
-    """Read a whole number; UNLIMITED, inf, and what is not there are None."""
+    """Read a whole number; None for UNLIMITED, inf and missing values."""
     return int(text) if text.isdigit() else None
 
 
 def _first(text: str) -> int:
-    """Read the number that a text begins with; Slurm writes 4+ for nodes that differ."""
+    """Read the number at the start of a text; Slurm writes 4+ for nodes that differ."""
     found = re.match(r"\d+", text)
     if found is None:
         raise ValueError(f"no number: '{text}'")

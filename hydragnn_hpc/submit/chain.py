@@ -1,8 +1,8 @@
-"""Whether a job goes on in a further one: ``python -m hydragnn_hpc.submit.chain begin OUT`` and ``... end OUT CODE``.
+"""Whether another job follows: ``python -m hydragnn_hpc.submit.chain begin OUT`` and ``... end OUT CODE``.
 
-Job scripts call ``begin`` ahead of the launcher and ``end`` after it. ``end`` exits with 75 when the campaign is to be
-run again, else with the campaign's own exit code. The members' files decide, not the launcher's code alone: a node that
-failed makes a launcher exit with any code, and the members' files show what is left to do.
+Job scripts call ``begin`` before the launcher and ``end`` after it. ``end`` exits with 75 if the campaign is to be run
+again, otherwise with the campaign's own exit code. The members' files decide, not the launcher's exit code alone, which
+may be any after the failure of a node.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hydragnn_hpc.paths import CampaignFolder, read_record, write_record
 from hydragnn_hpc.records.jobs import Chain
 
 LATE_RUNS = 3
-"""So many jobs in a row may begin too late to train anything; one that waited for a slow file system goes on."""
+"""Number of consecutive jobs that may begin too late to train anything, because of a slow file system for example."""
 UNFINISHED = (State.WAITING, State.RUNNING, State.INTERRUPTED)
 
 
@@ -39,7 +39,7 @@ def progress_mark(folder: CampaignFolder) -> str:
 
 
 def begin(folder: CampaignFolder) -> None:
-    """Count the run, and remember how far the campaign is."""
+    """Count the run, and record the campaign's progress."""
     before = _read(folder)
     now = Chain(runs=before.runs + 1, late=before.late, mark=progress_mark(folder))
     with storage_errors(folder.jobs):
@@ -48,24 +48,24 @@ def begin(folder: CampaignFolder) -> None:
 
 
 def restart(folder: CampaignFolder) -> None:
-    """Start counting again: a user submits."""
+    """Reset the count: the user has submitted again."""
     folder.job_chain.unlink(missing_ok=True)
 
 
 def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tuple[int, str]:
     """Decide what follows a run that ended with ``code``: return the exit code, and the reason in words.
 
-    75: run again. At most ``runs`` runs are made in a row, and none after one that moved nothing, except where it was
-    ``late``: less than half of the job's time was left when it began.
+    The exit code is 75 to run again. At most ``runs`` runs follow one another, and none follows one without progress,
+    unless it was ``late``: less than half of the job's time was left when it began.
     """
     before = _read(folder)
     moved = before.mark != progress_mark(folder)
-    with contextlib.suppress(UserError):  # a record that cannot be written ends no chain
+    with contextlib.suppress(UserError):  # a record that cannot be written must not end the chain
         write_record(folder.job_chain, before.model_copy(update={"late": before.late + 1 if late and not moved else 0}))
     if late and not moved and code != ExitCode.USAGE:
         if before.late + 1 < min(LATE_RUNS, runs):
-            return ExitCode.AGAIN, "the job's set-up left too little time to train; to be run again"
-        return 1, f"stopped: the set-up left too little time to train in {before.late + 1} jobs; give them more time"
+            return ExitCode.AGAIN, "the job's set-up left too little time to train; it is run again"
+        return 1, f"stopped: the set-up left too little time to train in {before.late + 1} jobs; ask for more time"
     if code == ExitCode.USAGE:
         return code, "the campaign cannot be run as it is; the line above says why"
     if not folder.campaign.exists():
@@ -76,14 +76,14 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
         failed = sum(m.state is not State.FINISHED for m in members)
         return (ExitCode.MEMBERS_FAILED, f"done; {failed} members failed") if failed else (ExitCode.DONE, "done")
     if not moved:
-        return 1, f"stopped: {left} members are left, but this run finished no epoch of any; give it more time"
+        return 1, f"stopped: {left} members are left, but this run finished no epoch of any; ask for more time"
     if before.runs >= runs:
         return 1, f"stopped: {left} members are left after {runs} runs in a row; submit again to continue"
-    return ExitCode.AGAIN, f"{left} members are left; to be run again"
+    return ExitCode.AGAIN, f"{left} members are left; the campaign is run again"
 
 
 def _read(folder: CampaignFolder) -> Chain:
-    """Return the chain so far; one that has not begun where its record is missing or cannot be read."""
+    """Return the chain so far; an empty one if its record is missing or cannot be read."""
     try:
         return read_record(folder.job_chain, Chain)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Commands of a scheduler, which may be missing, hang, or print anything."""
+"""Running a scheduler's commands, which may be missing, hang, or print anything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 class SilentError(Exception):
-    """Why a command gave no answer: it is not on this host, cannot be started, or takes too long."""
+    """A command gave no answer: it is not on this host, cannot be started, or takes too long."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Answer:
 
 
 def run(words: Sequence[str], seconds: float, text: str = "") -> Answer:
-    """Run a command with ``text`` as its input; after ``seconds`` it is killed, with all that it started.
+    """Run a command with ``text`` as its input; after ``seconds`` it is killed, with its child processes.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def run(words: Sequence[str], seconds: float, text: str = "") -> Answer:
     with process:
         try:
             output, errors = process.communicate(text, timeout=seconds)
-        except BaseException as error:  # its children hold the pipes as well
+        except BaseException as error:  # its children hold the pipes open as well
             os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
                 raise SilentError(f"'{words[0]}' gave no answer for {seconds:g} s") from error

@@ -1,4 +1,4 @@
-"""A machine profile for the machine at hand, written from what its scheduler answers."""
+"""A profile of this machine, from its scheduler's answers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hydragnn_hpc.submit.site import Site, load_site
 
 _COMMENTS = {
     "scheduler": "one of jobs/schedulers/",
-    "gpus_per_node": "a node of the default queue, as the scheduler counts",
-    "ranks_per_node": "one rank a GPU; without GPUs, one a core",
-    "launch": "how ranks are started; 'hydragnn-hpc doctor' under it shows whether it fits",
-    "environment": "modules to load, an environment to activate; shell lines, run once in the script",
+    "gpus_per_node": "of a node in the default queue, as the scheduler counts",
+    "ranks_per_node": "one rank per GPU; without GPUs, one per core",
+    "launch": "how ranks are started; run 'hydragnn-hpc doctor' under it to check",
+    "environment": "shell lines, run once in the script: load modules, activate an environment",
     "limits": "open queues with such nodes, 24 hours where one sets no limit; the first that fits is used",
     "account": "true where a job must name one",
 }
@@ -29,7 +29,7 @@ def detect(queue: str | None) -> tuple[Site, str]:
     Parameters
     ----------
     queue : str or None
-        The queue that jobs are meant for; None: the default.
+        The queue for jobs; None: the default.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def detect(queue: str | None) -> tuple[Site, str]:
         If no scheduler answers here.
     """
     reasons = []
-    for name in READERS:  # the generic profiles are named after their schedulers, and those after their answers
+    for name in READERS:  # forms of answers, schedulers and generic profiles have the same names
         site = load_site(name)
         try:
             queues = limits.ask(site.scheduler)
@@ -50,7 +50,7 @@ def detect(queue: str | None) -> tuple[Site, str]:
 
 
 def _with_all_queues(site: Site, queues: Sequence[Queue], name: str | None) -> Site:
-    """Add the other open queues whose nodes are as those of the chosen queue, by their names."""
+    """Add the other open queues, sorted by name, whose nodes are like those of the chosen queue."""
     first = limits.choose(queues, name, site.name)
     kind = limits.usual(first)
     alike = [queue for queue in queues if queue is not first and not queue.closed and _fits(site, kind, queue)]
@@ -58,32 +58,33 @@ def _with_all_queues(site: Site, queues: Sequence[Queue], name: str | None) -> S
     chosen = [one.limits[0] for one in fitted]
     directives = fitted[0].directives if first.name else site.directives
     host = socket.gethostname().split(".")[0]
-    about = f"{host}, {site.gpus_per_node} GPUs and {site.cores_per_node} cores a node, as {site.name} describes it"
+    about = f"{host}, {site.gpus_per_node} GPUs and {site.cores_per_node} cores per node, as {site.name} reports"
     return site.model_copy(update={"name": host, "about": about, "limits": tuple(chosen), "directives": directives})
 
 
 def _fits(site: Site, kind: Nodes | None, queue: Queue) -> bool:
-    """Whether a queue has nodes of that kind, and all cores of them that the profile takes."""
+    """Whether a queue has nodes of that kind, with all the cores that the profile uses."""
     same = kind is None or any((n.cores, n.gpus) == (kind.cores, kind.gpus) for n in queue.nodes)
     return same and (queue.cores_per_node or site.cores_per_node) >= site.cores_per_node
 
 
 def _text(site: Site, queues: Sequence[Queue]) -> str:
-    """Return the profile as YAML; what its defaults are is left out."""
+    """Return the profile as YAML, without values at their defaults."""
     content = site.model_dump(mode="json", exclude_defaults=True, exclude={"scheduler", "sources", "without_gpus"})
     content = {"name": content.pop("name"), "about": content.pop("about"), "scheduler": site.scheduler.name, **content}
     content = {**content, "account": site.account, "environment": list(site.environment)}
     lines = [
-        f"# Written by 'hydragnn-hpc site detect' from what {site.scheduler.name} answers; change what does not fit."
+        f"# Written by 'hydragnn-hpc site detect' from the answers of {site.scheduler.name}; correct what is wrong."
     ]
     closed = [f"{queue.name} ({queue.closed})" for queue in queues if queue.closed]
     lines += [f"# Queues that start no jobs now: {', '.join(closed)}."] if closed else []
     if shutil.which(site.launch[0]) is None:
-        lines.append(
-            f"# '{site.launch[0]}' is not on this host; load the module that has it, and name it in 'environment'."
-        )
+        lines.append(f"# '{site.launch[0]}' is not on this host; find its module, and load it in 'environment'.")
     unknown = any(n.gpus is None for queue in queues for n in queue.nodes)
-    comments = {**_COMMENTS, **({"gpus_per_node": f"{site.scheduler.name} does not say: check it"} if unknown else {})}
+    comments = {
+        **_COMMENTS,
+        **({"gpus_per_node": f"{site.scheduler.name} does not state it: check it"} if unknown else {}),
+    }
     for key, value in content.items():
         lines += [f"# {comments[key]}"] if key in comments else []
         lines.append(yaml_files.dump({key: value}).rstrip("\n"))

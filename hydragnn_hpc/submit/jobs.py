@@ -1,4 +1,4 @@
-"""Submitted jobs of a campaign: the scheduler is asked how each stands, as its ``status`` query declares."""
+"""States of a campaign's submitted jobs: the scheduler is asked with its ``status`` query."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from hydragnn_hpc.submit.site import Site, load_site
 
 PATIENCE_SECONDS = 5
 LATEST = 10
-"""Only so many of the latest jobs are asked for."""
+"""Number of latest jobs whose state is requested."""
 
 State = Literal["pending", "running", "ended", "unknown"]
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How a submitted job stands.
+    """The state of a submitted job.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class JobStatus:
 
 
 def scheduler_of(site: Site) -> str:
-    """Return what a job's record says of its scheduler: the name, or the path where it is not the package's."""
+    """Return a scheduler's entry in a job's record: its name, or its path if it does not come with the package."""
     own = site.scheduler.folder
     if own.resolve() == (jobs_folder() / "schedulers").resolve():
         return site.scheduler.name
@@ -68,18 +68,18 @@ def scheduler_of(site: Site) -> str:
 def read_jobs(folder: CampaignFolder) -> tuple[list[JobStatus], list[str]]:
     """Return the latest jobs of a campaign, oldest first, and remarks, a line each.
 
-    A scheduler that is not here or does not answer makes its jobs ``unknown``; it is waited for once.
+    Jobs of a scheduler that is not on this host or does not answer are ``unknown``; it is asked only once.
     """
     records, remarks = _records(folder.job_record)
     if len(records) > LATEST:
         remarks.append(f"{len(records) - LATEST} earlier jobs: {folder.job_record}")
     silent: dict[str, str] = {}
-    found = [_status(job, silent) for job in reversed(records[-LATEST:])]  # the latest is the one that may be waiting
+    found = [_status(job, silent) for job in reversed(records[-LATEST:])]  # the latest is the most likely to be pending
     return found[::-1], remarks
 
 
 def _records(path: Path) -> tuple[list[SubmittedJob], list[str]]:
-    """Return the jobs that a scheduler knows, and what cannot be read."""
+    """Return the jobs that were handed to a scheduler, and remarks on what cannot be read."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:

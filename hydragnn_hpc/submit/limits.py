@@ -1,7 +1,7 @@
-"""What the scheduler at hand allows: a generic profile takes it over, and every job is held to it before submission.
+"""The scheduler's limits: a generic profile adopts them, and every job is checked against them before submission.
 
-A job that exceeds a limit would wait in the queue for ever. A scheduler that is not here, does not answer or prints
-something unknown keeps no job from being submitted: `UnknownError` says why its limits are not known.
+A job that exceeds a limit would wait in the queue forever. A scheduler that is not on this host, does not answer or
+prints something unknown does not prevent submission: `UnknownError` says why its limits are not known.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ PATIENCE_SECONDS = 10
 
 
 class UnknownError(Exception):
-    """Why a scheduler's limits are not known."""
+    """A scheduler's limits are not known; the message says why."""
 
 
 def ask(scheduler: Scheduler) -> tuple[Queue, ...]:
-    """Return the queues of the scheduler at hand; none for a scheduler whose file declares no ``queries``.
+    """Ask the scheduler for its queues; return none if its file declares no ``queries``.
 
     Raises
     ------
     UnknownError
-        If a command is not here, does not answer, fails, or prints something unknown.
+        If a command is not on this host, does not answer, fails, or prints something unknown.
     """
     if scheduler.queries is None:
         return ()
     commands = scheduler.queries.commands()
-    with ThreadPoolExecutor(len(commands)) as pool:  # an answer that is late is waited for once
+    with ThreadPoolExecutor(len(commands)) as pool:  # in parallel, so that the time limit is for all of them
         answers = dict(zip(commands, pool.map(_answer, commands.values()), strict=True))
     try:
         return read(scheduler.queries.form, answers)
@@ -51,7 +51,7 @@ def _answer(words: Sequence[str]) -> str:
     except SilentError as error:
         raise UnknownError(str(error)) from error
     if answer.code:
-        raise UnknownError(f"'{' '.join(words)}' failed: {answer.last_words or 'it gives no reason'}")
+        raise UnknownError(f"'{' '.join(words)}' failed: {answer.last_words or 'without a reason'}")
     return answer.output
 
 
@@ -61,7 +61,7 @@ def rehearse(scheduler: Scheduler, script: str) -> str:
     Raises
     ------
     UserError
-        If it refuses the script; in its own words.
+        If it refuses the script; with the scheduler's own reason.
     """
     if not scheduler.test:
         return ""
@@ -73,9 +73,9 @@ def rehearse(scheduler: Scheduler, script: str) -> str:
     if answer.code and answer.last_words:
         raise UserError(
             f"'{command}' refused the job: {answer.last_words}; ask for less or for another queue, or submit the "
-            f"script of --dry-run with '{scheduler.submit[0]}' to let it wait all the same"
+            f"script of --dry-run with '{scheduler.submit[0]}' to let it wait nevertheless"
         )
-    return f"'{command}' failed and gives no reason" if answer.code else ""
+    return f"'{command}' failed without a reason" if answer.code else ""
 
 
 def choose(queues: Iterable[Queue], name: str | None, where: str) -> Queue:
@@ -98,14 +98,14 @@ def choose(queues: Iterable[Queue], name: str | None, where: str) -> Queue:
 
 
 def usual(queue: Queue) -> Nodes | None:
-    """Return the kind of node that a job in ``queue`` is best made for: with GPUs where there are any, the most."""
+    """Return the kind of node to plan for in ``queue``: with the most GPUs in total; without GPUs, the most nodes."""
     return max(queue.nodes, key=lambda n: (bool(n.gpus), n.number * (n.gpus or 1), n.cores), default=None)
 
 
 def apply(site: Site, generic: bool, name: str | None, seconds: float | None) -> tuple[Site, tuple[Queue, ...], str]:
-    """Ask the scheduler of a profile; return the profile, the queues, and why they are not known where they are not.
+    """Ask a profile's scheduler; return the profile, the queues, and why they are not known (empty if they are).
 
-    A ``generic`` profile comes back with the numbers of the queue ``name``; see `fit`.
+    A ``generic`` profile is returned with the numbers of the queue ``name``; see `fit`.
     """
     try:
         queues = ask(site.scheduler)
@@ -120,22 +120,22 @@ def fit(site: Site, queues: Sequence[Queue], name: str | None, seconds: float | 
     Parameters
     ----------
     site : Site
-        Its own numbers stay where the scheduler does not say.
+        Keeps its own numbers where the scheduler states none.
     name : str or None
         The queue; None: the default.
     seconds : float or None
-        What the user asks for: a queue without a limit allows it.
+        Time that the user asks for: a queue without a limit allows it.
     """
     queue = choose(queues, name, site.name)
     kind = usual(queue)
     hours = (queue.seconds or max(seconds or 0, site.limits[0].hours * 3600)) / 3600
     changes: dict[str, object] = {}
-    most = queue.most
+    most = queue.max_nodes
     if kind is not None:
         changes = _shape(site, kind, min(kind.cores, queue.cores_per_node or kind.cores))
         alike = sum(n.number for n in queue.nodes if n.cores >= kind.cores and (n.gpus or 0) >= (kind.gpus or 0))
-        most = min(alike, queue.most or alike)
-    least = min(queue.least, most or queue.least)
+        most = min(alike, queue.max_nodes or alike)
+    least = min(queue.min_nodes, most or queue.min_nodes)
     changes["limits"] = (Limit(queue=name or "", nodes=(least, most or site.limits[0].nodes[1]), hours=hours),)
     queries = site.scheduler.queries
     if name and queries and queries.queue and _named(site, "") == "":
@@ -144,7 +144,7 @@ def fit(site: Site, queues: Sequence[Queue], name: str | None, seconds: float | 
 
 
 def _shape(site: Site, kind: Nodes, cores: int) -> dict[str, object]:
-    """Return the settings that follow from what a node has: one rank a GPU; without GPUs, one a core."""
+    """Return the settings that follow from what a node has: one rank per GPU; without GPUs, one per core."""
     gpus = site.gpus_per_node if kind.gpus is None else kind.gpus
     if not gpus:
         ranks = max(1, cores // kind.threads)
@@ -158,7 +158,7 @@ def _shape(site: Site, kind: Nodes, cores: int) -> dict[str, object]:
 
 
 def check(site: Site, plan: Plan, queues: Sequence[Queue], account: str) -> None:
-    """Hold a job to what its queue allows.
+    """Check a job against the limits of its queue.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def check(site: Site, plan: Plan, queues: Sequence[Queue], account: str) -> None
         If the queue is unknown or closed to it, or the job exceeds a limit.
     """
     name = _named(site, plan.queue)
-    if name is None:  # a quality of service may lift a queue's limits, but adds nothing to the nodes
+    if name is None:  # a quality of service may lift a queue's limits, but adds no nodes
         _check_nodes(site, plan, [n for queue in queues for n in queue.nodes], site.name)
         return
     if not queues or (not name and not any(queue.default for queue in queues)):
@@ -184,7 +184,7 @@ def check(site: Site, plan: Plan, queues: Sequence[Queue], account: str) -> None
 
 
 def _named(site: Site, queue: str) -> str | None:
-    """Return the queue that the script names; empty for the default, None where the profile means something else."""
+    """Return the queue that the script names: empty for the default, None if the name is not that of a queue."""
     queries = site.scheduler.queries
     if queries is None or not queries.queue:
         return queue
@@ -207,12 +207,14 @@ def _check_queue(site: Site, plan: Plan, queue: Queue, queues: Sequence[Queue], 
     if queue.seconds is not None and plan.walltime_seconds > queue.seconds:
         raise UserError(
             f"walltime {clock(plan.walltime_seconds)}: {where} allows {clock(queue.seconds)}; ask for less with "
-            "--walltime, the job goes on in further ones by itself"
+            "--walltime; further jobs continue by themselves"
         )
-    if queue.most is not None and plan.nodes > queue.most:
-        raise UserError(f"{plan.nodes} nodes: {where} allows {queue.most} a job; ask for fewer with --nodes")
-    if plan.nodes < queue.least:
-        raise UserError(f"{plan.nodes} nodes: {where} takes jobs from {queue.least} nodes; ask for more with --nodes")
+    if queue.max_nodes is not None and plan.nodes > queue.max_nodes:
+        raise UserError(f"{plan.nodes} nodes: {where} allows {queue.max_nodes} per job; ask for fewer with --nodes")
+    if plan.nodes < queue.min_nodes:
+        raise UserError(
+            f"{plan.nodes} nodes: {where} takes jobs of at least {queue.min_nodes} nodes; ask for more with --nodes"
+        )
     cap = queue.cores_per_node
     _check_nodes(site, plan, [_capped(n, cap) for n in queue.nodes], where)
 
@@ -229,16 +231,16 @@ def _check_nodes(site: Site, plan: Plan, kinds: Sequence[Nodes], where: str) -> 
     most_cores, most_gpus = max(n.cores for n in kinds), max(gpus if n.gpus is None else n.gpus for n in kinds)
     if cores > most_cores:
         raise UserError(
-            f"{site.ranks_per_node} ranks of {site.cores_per_rank} cores a node: {where} has nodes of at most "
+            f"{site.ranks_per_node} ranks of {site.cores_per_rank} cores per node: {where} has nodes of at most "
             f"{most_cores} cores; lower ranks_per_node or cores_per_rank in the profile of {site.name}"
         )
-    # Some centres' nodes have GPUs that their scheduler does not count: only what the script asks for matters.
+    # At some centres the scheduler does not count GPUs: only what the script asks for matters.
     if not any(re.search(r"gpu|^-g$", word) for word in (*site.directives, *site.launch)):
         gpus = 0
     if gpus > most_gpus:
         raise UserError(
-            f"{gpus} GPUs a node: {where} has nodes of at most {most_gpus} GPUs; lower gpus_per_node in the profile of "
-            f"{site.name}, or choose another --queue"
+            f"{gpus} GPUs per node: {where} has nodes of at most {most_gpus} GPUs; lower gpus_per_node in the profile "
+            f"of {site.name}, or choose another --queue"
         )
     fitting = sum(n.number for n in kinds if n.cores >= cores and (n.gpus is None or n.gpus >= gpus))
     if plan.nodes > fitting:

@@ -83,7 +83,7 @@ def useful_nodes(work: Work, campaign: Campaign, site: Site) -> int:
 def make_plan(
     campaign: Campaign, work: Work, site: Site, nodes: int | None, walltime: int | None, queue: str | None
 ) -> Plan:
-    """Choose nodes, queue and wall time: as given, else what the campaign can use within the machine's limits.
+    """Choose nodes, queue and wall time: as given, or what the campaign can use within the machine's limits.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def make_plan(
         nodes = min(most, site.usual_nodes, max(high for _, high in ranges))
         nodes = max(nodes, min(low for low, _ in ranges))
     elif nodes < 1:
-        raise UserError(f"--nodes {nodes}: at least 1")
+        raise UserError(f"--nodes {nodes}: must be at least 1")
     limit = site.limit(nodes, queue, walltime / 3600 if walltime else None)
     if nodes > max(most, limit.nodes[0]):
         raise UserError(

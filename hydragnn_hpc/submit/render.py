@@ -20,7 +20,7 @@ from hydragnn_hpc.submit.site import Site
 
 @dataclass(frozen=True)
 class Job:
-    """What a script is made from, besides the machine and the plan.
+    """What a script needs, besides the machine and the plan.
 
     Attributes
     ----------
@@ -33,11 +33,11 @@ class Job:
     root : Path
         The checkout (or the folder that holds ``envs/``).
     python_folder : Path
-        Where ``hydragnn-hpc`` lies now; for machines whose profile loads no environment.
+        Folder of the ``hydragnn-hpc`` in use; for machines whose profile loads no environment.
     overrides : tuple of str
-        ``key=value`` settings handed on to ``run``.
+        ``key=value`` settings passed to ``run``.
     account : str
-        What is charged; empty where the machine asks for none.
+        Account to charge; empty where the machine needs none.
     runs : int
         The largest number of runs in the chain.
     packed : Path or None
@@ -62,7 +62,7 @@ def render(job: Job, site: Site, plan: Plan) -> str:
     ------
     UserError
         If the machine needs an account and none is given, a name cannot be written in a script, or a profile or
-        template names what nothing provides.
+        template names an unknown value.
     """
     import jinja2
 
@@ -74,7 +74,7 @@ def render(job: Job, site: Site, plan: Plan) -> str:
     def filled(words: Iterable[str]) -> list[str]:
         return [fill(word, values, f"profile {site.name}") for word in words]
 
-    # The console command of a packed environment would name the folder that it was packed from.
+    # A packed environment's console command would contain the path of the folder that was packed.
     command = ["python", "-m", "hydragnn_hpc"] if job.packed else ["hydragnn-hpc"]
     program = [*command, "run", str(job.campaign), str(job.out.root)]
     program += [word for override in job.overrides for word in ("--set", override)]
@@ -101,14 +101,14 @@ def render(job: Job, site: Site, plan: Plan) -> str:
             program=shlex.join(program),
         )
     except jinja2.UndefinedError as error:
-        raise UserError(f"template {template}: {error.message}; nothing provides that value") from error
+        raise UserError(f"template {template}: {error.message}; correct the name") from error
     except jinja2.TemplateError as error:
         raise UserError(f"template {template}: {error}") from error
 
 
 def _refuse_names(job: Job) -> None:
-    """Refuse names that would end a line of the script: the next one would be a command."""
-    # The scheduler reads these lines by rules of its own, where no quotes are sure to help.
+    """Refuse names that would break a line of the script: the rest would be run as a command."""
+    # The scheduler parses these lines by its own rules, where quoting is not reliable.
     if job.account and not re.fullmatch(r"[\w.:@/+=,-]+", job.account):
         raise UserError(f"--account {job.account!r}: expected letters, digits and any of _ . : @ / + = , -")
     names = {"the campaign file": job.campaign, "the campaign's folder": job.out.root, "--packed": job.packed or ""}
@@ -117,12 +117,12 @@ def _refuse_names(job: Job) -> None:
 
 
 def _digest(folder: Path) -> str:
-    """One name per campaign folder: what a killed job left on a node is replaced by the next."""
+    """Return a name per campaign folder, so that the next job replaces what a killed job left on a node."""
     return hashlib.sha256(str(folder).encode()).hexdigest()[:12]
 
 
 def values_of(job: Job, site: Site, plan: Plan) -> dict[str, str | int]:
-    """Return what profiles, schedulers and templates may name."""
+    """Return the values that profiles, schedulers and templates may name."""
     return {
         "name": job.name,
         "script": str(job.out.job_script),
@@ -138,7 +138,7 @@ def values_of(job: Job, site: Site, plan: Plan) -> dict[str, str | int]:
         "walltime": clock(plan.walltime_seconds),
         "walltime_seconds": plan.walltime_seconds,
         "walltime_minutes": math.ceil(plan.walltime_seconds / 60),
-        # Ranks stop at an epoch's end; what is left is for the last checkpoint and for the next job to be asked for.
+        # Ranks stop at an epoch's end; the rest is for the last checkpoint and for submitting the next job.
         "stop_seconds": max(10, min(180, plan.walltime_seconds // 10)),
         "least_seconds": int(SAVE_SECONDS),
     }

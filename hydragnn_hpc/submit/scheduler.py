@@ -1,7 +1,7 @@
-"""Schedulers: how a job script is handed over and goes on, read from ``jobs/schedulers/NAME.yaml``.
+"""Schedulers: how job scripts are submitted and continued, read from ``jobs/schedulers/NAME.yaml``.
 
-``NAME.sh.jinja`` beside it writes the script's directives and includes ``body.sh.jinja``, what all scripts share. A new
-scheduler is two files: in ``jobs/schedulers/``, or in the folder of a profile that names it.
+``NAME.sh.jinja`` beside it writes the script's directives and includes ``body.sh.jinja``, which all scripts share. A
+new scheduler is two files: in ``jobs/schedulers/``, or in the folder of a profile that names it.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def _one_group(pattern: str) -> str:
 
 
 class Queries(Section):
-    """Commands that print what a scheduler's queues and nodes allow, in one of the forms of `submit.answers`.
+    """Commands that print the limits of a scheduler's queues and nodes, in one of the forms of `submit.answers`.
 
-    ``queue`` is the directive that names a queue, for a template that leaves that to the profile.
+    ``queue`` is the directive that names a queue, for templates that leave it to the profile.
     """
 
     form: Literal["slurm", "pbs", "lsf", "flux"]
@@ -63,12 +63,12 @@ def _has_state(pattern: str) -> str:
 
 
 class StatusQuery(Section):
-    """How to ask for one job's state (`submit.jobs`).
+    """How to ask for the state of one job (`submit.jobs`).
 
-    ``command`` may name ``{id}``. In what it prints, the regular expression ``answer`` finds ``state`` and, where there
-    is one, ``reason``. An answer that is empty, or an error that ``gone`` matches, means that the job has ended and is
-    forgotten. ``pending``, ``running`` and ``ended`` list the scheduler's words for a state; ``reasons`` explains
-    reasons, by a part of their text: what it means, and what to do.
+    ``command`` may name ``{id}``. The regular expression ``answer`` matches ``state`` and optionally ``reason`` in its
+    output. An empty answer, or an error that ``gone`` matches, means that the job has ended and is no longer listed.
+    ``pending``, ``running`` and ``ended`` list the scheduler's words for a state; ``reasons`` explains reasons, by part
+    of their text: what they mean, and what to do.
     """
 
     command: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -87,9 +87,9 @@ class Scheduler(Section):
     ``{jobs}``: the script, the job's name and the folder for its output. Without ``{script}`` among the words of
     ``submit`` the script goes to the command's standard input; without ``submit`` the script runs on this host.
     ``job_id`` is a regular expression whose first group is the job's identifier in what ``submit`` prints. ``again`` is
-    a line of shell that asks for the next job at a script's end; without it the scheduler itself runs a job again that
-    exits with 75, as its template requests. ``test`` reads a script from standard input, and fails for one that can
-    never start.
+    a line of shell that submits the next job at the end of a script; without it the scheduler itself must run a job
+    again that exits with 75, as its template requests. ``test`` reads a script from standard input, and fails for one
+    that can never start.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Scheduler(Section):
     queries: Queries | None = None
     status: StatusQuery | None = None
     folder: Path
-    """Where its template lies."""
+    """Folder of its template."""
 
 
 def jobs_folder() -> Path:
@@ -118,7 +118,7 @@ def load_scheduler(name: str, folders: Iterable[Path]) -> Scheduler:
     Raises
     ------
     ValueError
-        If none does, or it holds what does not fit.
+        If there is none, or its content is invalid.
     """
     folders = list(folders)
     folder = next((f for f in folders if (f / f"{name}.sh.jinja").is_file() and name != "body"), None)
@@ -128,7 +128,7 @@ def load_scheduler(name: str, folders: Iterable[Path]) -> Scheduler:
     path = folder / f"{name}.yaml"
     try:
         content = yaml_files.read(path)
-    except (OSError, *yaml_files.NO_YAML) as error:
+    except (OSError, *yaml_files.YAML_ERRORS) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no settings")
@@ -144,7 +144,7 @@ def fill(text: str, values: Mapping[str, str | int], where: str) -> str:
     Raises
     ------
     UserError
-        If it names what is not among ``values``; ``where`` is named in the error.
+        If it names a value that is not among ``values``; ``where`` is named in the error.
     """
     try:
         return text.format_map(values)
@@ -156,13 +156,13 @@ def fill(text: str, values: Mapping[str, str | int], where: str) -> str:
 
 
 def follow_on(scheduler: Scheduler, values: Mapping[str, str | int]) -> str:
-    """Return the line of shell that asks for the next job, or ``""``."""
+    """Return the line of shell that submits the next job, or ``""``."""
     quoted = {name: shlex.quote(str(value)) for name, value in values.items()}
     return fill(scheduler.again, quoted, f"scheduler {scheduler.name}")
 
 
 def submit(scheduler: Scheduler, script: Path, values: Mapping[str, str | int]) -> str:
-    """Hand ``script`` to the scheduler; return the job's identifier.
+    """Submit ``script`` to the scheduler; return the job's identifier.
 
     Raises
     ------
@@ -186,7 +186,7 @@ def submit(scheduler: Scheduler, script: Path, values: Mapping[str, str | int]) 
 
 
 def job_id(scheduler: Scheduler, answer: str) -> str:
-    """Read the job's identifier out of the scheduler's answer.
+    """Extract the job's identifier from the scheduler's answer.
 
     Raises
     ------

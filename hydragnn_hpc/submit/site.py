@@ -1,4 +1,4 @@
-"""Machine profiles: what one machine has, allows and is asked for with, read from ``jobs/sites/NAME.yaml``."""
+"""Machine profiles: what a machine has, what it allows, and how to request it; read from ``jobs/sites/NAME.yaml``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hydragnn_hpc.validation import one_line
 
 
 class Limit(Section):
-    """What one queue (partition, quality of service) allows; an empty name is the scheduler's default queue."""
+    """Limits of one queue (partition, quality of service); an empty name is the scheduler's default queue."""
 
     queue: str = ""
     nodes: tuple[Positive, Positive]
@@ -34,9 +34,9 @@ class Site(Section):
 
     ``launch``, ``directives`` and ``per_node`` may name ``{nodes}``, ``{ranks}``, ``{ranks_per_node}``,
     ``{cores_per_rank}``, ``{cores_per_node}``, ``{gpus_per_node}``, ``{queue}``, ``{account}``, ``{walltime}``,
-    ``{walltime_seconds}``, ``{walltime_minutes}`` and ``{stop_seconds}`` (how long ahead of the end ranks have to
+    ``{walltime_seconds}``, ``{walltime_minutes}`` and ``{stop_seconds}`` (how long before the end ranks have to
     stop). ``environment`` and ``per_rank`` are lines of shell, left as they are: the first run once in the script
-    (``$HYDRAGNN_HPC_ROOT`` is the checkout), the second in every rank ahead of the program. ``per_node`` starts one
+    (``$HYDRAGNN_HPC_ROOT`` is the checkout), the second in every rank before the program. ``per_node`` starts one
     process on each node of the job, for a packed environment; without it that process runs where the script runs.
     ``usual_nodes`` is the most that a job asks for unless its user names a number. ``scheduler`` names a file of
     ``jobs/schedulers/``, or one beside the profile.
@@ -77,7 +77,7 @@ class Site(Section):
         return self
 
     def limit(self, nodes: int, queue: str | None, hours: float | None) -> Limit:
-        """Return the limit that a job of ``nodes`` falls under: of ``queue``, else of the first queue that takes it.
+        """Return the limit for a job of ``nodes`` nodes: of ``queue``, or of the first queue that takes it.
 
         Raises
         ------
@@ -96,8 +96,8 @@ class Site(Section):
         if not long_enough:
             most = max(limit.hours for limit in fitting)
             raise UserError(
-                f"--walltime of {hours:g} hours: {self.name} allows {most:g} hours on {nodes} nodes; ask for less, the "
-                "job goes on in further ones by itself"
+                f"--walltime of {hours:g} hours: {self.name} allows {most:g} hours on {nodes} nodes; ask for less; "
+                "further jobs continue by themselves"
             )
         return long_enough[0]
 
@@ -113,7 +113,7 @@ def load_site(name: str) -> Site:
     Raises
     ------
     UserError
-        If there is no such profile, or it holds what does not fit.
+        If there is no such profile, or its content is invalid.
     """
     given = Path(name)
     path = given if given.suffix in (".yaml", ".yml") else jobs_folder() / "sites" / f"{name}.yaml"
@@ -127,5 +127,5 @@ def load_site(name: str) -> Site:
         raise UserError(f"--site {name}: no such machine; known are: {known}, or the path of a YAML file") from error
     except ValidationError as error:
         raise UserError(f"--site {name}: {path}: {one_line(error, Site)}") from error
-    except (OSError, *yaml_files.NO_YAML) as error:
+    except (OSError, *yaml_files.YAML_ERRORS) as error:
         raise UserError(f"--site {name}: cannot read {path}: {error}") from error

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(120)]
 
 @pytest.fixture
 def copied(tmp_path: Path) -> str:
-    """The generic profile, copied as it is: 16 cores a node."""
+    """The generic profile, copied as it is: 16 cores per node."""
     (tmp_path / "mine.yaml").write_text((SITES / "slurm.yaml").read_text())
     return str(tmp_path / "mine.yaml")
 
@@ -51,7 +51,7 @@ def test_what_slurm_would_never_start(cluster: Cluster, tmp_path: Path, argument
 def test_nodes_of_fewer_cores_than_a_profile_asks_for(cluster: Cluster, tmp_path: Path, copied: str) -> None:
     done = submit(cluster, tmp_path / "out", "--site", copied)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert "2 ranks of 8 cores a node: queue 'batch' has nodes of at most 4 cores" in done.stderr
+    assert "2 ranks of 8 cores per node: queue 'batch' has nodes of at most 4 cores" in done.stderr
 
 
 @pytest.mark.parametrize("queue", [[], ["--queue", "short"]])

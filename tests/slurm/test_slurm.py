@@ -45,7 +45,7 @@ def test_out_of_time_it_requeues_itself_until_done(place: Place, tmp_path: Path)
         out = tmp_path / f"out-{attempt}"
         job = place.submit(out, "--walltime", f"{seconds + 18:.0f}s")  # with what is kept back for saving
         state, text = place.end(job, out)
-        if state == "FAILED" and "finished no epoch of any; give it more time" in text:
+        if state == "FAILED" and "finished no epoch of any; ask for more time" in text:
             seconds += 3  # the promise of that line: it is not requeued for ever
             continue
         place.wait_for_end(job, out)

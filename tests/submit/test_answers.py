@@ -183,7 +183,7 @@ FLUX_NODES = (Nodes(4, 96, 4),)
             {"queues": SCONTROL, "nodes": SINFO},
             (
                 Queue("batch", ONE_GPU_NODE, default=True),
-                Queue("short", ONE_GPU_NODE[:1], seconds=3600, most=1, cores_per_node=3),
+                Queue("short", ONE_GPU_NODE[:1], seconds=3600, max_nodes=1, cores_per_node=3),
                 Queue("gone", ONE_GPU_NODE[:1], closed="State=DOWN"),
                 Queue("mine", ONE_GPU_NODE[:1], seconds=36 * 3600, accounts=("abc",)),
             ),
@@ -193,9 +193,9 @@ FLUX_NODES = (Nodes(4, 96, 4),)
             {"queues": QSTAT_Q, "nodes": PBSNODES, "server": QSTAT_B},
             (
                 Queue("default", PBS_NODES, seconds=720 * 3600),
-                Queue("prod", PBS_NODES, default=True, seconds=6 * 3600, most=99),
-                Queue("small", PBS_NODES, seconds=3 * 3600, least=10, most=24),
-                Queue("old", PBS_NODES, closed="enabled = False", seconds=6 * 3600, most=99),
+                Queue("prod", PBS_NODES, default=True, seconds=6 * 3600, max_nodes=99),
+                Queue("small", PBS_NODES, seconds=3 * 3600, min_nodes=10, max_nodes=24),
+                Queue("old", PBS_NODES, closed="enabled = False", seconds=6 * 3600, max_nodes=99),
             ),
         ),
         (
@@ -211,13 +211,13 @@ FLUX_NODES = (Nodes(4, 96, 4),)
             {"queues": FLUX_QUEUES, "nodes": FLUX_RESOURCES},
             (
                 Queue("pbatch", FLUX_NODES, default=True, seconds=86400),
-                Queue("pdebug", FLUX_NODES, closed="stopped", seconds=3600, most=16),
+                Queue("pdebug", FLUX_NODES, closed="stopped", seconds=3600, max_nodes=16),
             ),
         ),
         (
             "flux",
             {"queues": FLUX_ONE_QUEUE, "nodes": FLUX_RESOURCES},
-            (Queue("", FLUX_NODES, default=True, most=1),),
+            (Queue("", FLUX_NODES, default=True, max_nodes=1),),
         ),
     ],
 )

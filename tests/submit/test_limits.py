@@ -97,8 +97,8 @@ def test_a_generic_profile_refuses_what_is_not_there(here: Path, arguments: list
 @pytest.mark.parametrize(
     ("changes", "arguments", "words"),
     [
-        ({"cores_per_node": 16, "cores_per_rank": 8}, [], "2 ranks of 8 cores a node: queue 'batch' has nodes of"),
-        ({"gpus_per_node": 3}, [], "3 GPUs a node: queue 'batch' has nodes of at most 2 GPUs"),
+        ({"cores_per_node": 16, "cores_per_rank": 8}, [], "2 ranks of 8 cores per node: queue 'batch' has nodes of"),
+        ({"gpus_per_node": 3}, [], "3 GPUs per node: queue 'batch' has nodes of at most 2 GPUs"),
         ({}, ["--nodes", "3"], "3 nodes: queue 'batch' has 2 of 4 cores and 2 GPUs; ask for fewer with --nodes"),
         ({"directives": ["--partition={queue}"], "limits": [{"queue": "short", "nodes": [1, 9], "hours": 9}]}, [],
          "walltime 9:00:00: queue 'short' allows 1:00:00; ask for less with --walltime"),
@@ -106,7 +106,7 @@ def test_a_generic_profile_refuses_what_is_not_there(here: Path, arguments: list
         ({"directives": ["--partition=short"]}, ["--walltime", "1h"], "nodes of at most 3 cores"),
         ({"directives": ["--partition=shorts"]}, [], "mine has no queue 'shorts'; did you mean 'short'?"),
         ({"directives": ["--qos=q"], "gpus_per_node": 5, "launch": ["srun", "--gpus-per-task=1"]}, [],
-         "5 GPUs a node: mine has nodes of at most 2 GPUs"),
+         "5 GPUs per node: mine has nodes of at most 2 GPUs"),
     ],
 )  # fmt: skip
 def test_a_profile_is_held_to_the_machine(
@@ -171,8 +171,8 @@ def test_the_schedulers_own_test_refuses_in_its_own_words(here: Path) -> None:
         ),
         ("sinfo", "exit 1", "'sinfo --all --noheader"),
         ("scontrol", "echo usage", "'scontrol' or 'sinfo' gave an answer that names no queue"),
-        ("sinfo", "echo 'batch|x'", "'scontrol' or 'sinfo' gave an answer of another form"),
-        ("sbatch", '[ "$1" = --test-only ] && exit 1; echo 7', "'sbatch --test-only' failed and gives no reason"),
+        ("sinfo", "echo 'batch|x'", "'scontrol' or 'sinfo' gave an answer of unknown form"),
+        ("sbatch", '[ "$1" = --test-only ] && exit 1; echo 7', "'sbatch --test-only' failed without a reason"),
     ],
 )
 def test_a_scheduler_that_cannot_be_asked_blocks_nothing(here: Path, program: str, body: str, reason: str) -> None:
@@ -226,7 +226,7 @@ def test_a_machine_whose_gpus_are_not_counted_keeps_its_profile() -> None:
         load_campaign(ROOT / "jobs/campaigns/paper.yaml"), plan.Work(84, 84, None), site, 1, None, "debug"
     )
     limits.check(site, chosen, [Queue("debug", (Nodes(2, 208, 6),), seconds=3600)], "abc")
-    with pytest.raises(UserError, match="12 ranks of 8 cores a node: queue 'debug' has nodes of at most 64 cores"):
+    with pytest.raises(UserError, match="12 ranks of 8 cores per node: queue 'debug' has nodes of at most 64 cores"):
         limits.check(site, chosen, [Queue("debug", (Nodes(2, 64, 6),), seconds=3600)], "abc")
 
 

@@ -100,7 +100,7 @@ def test_profiles_fit_their_nodes(name: str) -> None:
     site = load_site(name)
     assert site.name == name
     assert site.ranks_per_node * site.cores_per_rank <= site.cores_per_node
-    assert site.gpus_per_node in (0, site.ranks_per_node), "one rank a GPU"
+    assert site.gpus_per_node in (0, site.ranks_per_node), "one rank per GPU"
     assert name == "local" or site.sources
 
 
@@ -488,7 +488,7 @@ def test_a_chain_goes_on_while_something_moves(folder: CampaignFolder) -> None:
     assert chain.end(folder, 75, 50)[0] == 1, "nothing moved"
     chain.begin(folder)
     finish(folder, 0)
-    assert chain.end(folder, 75, 50) == (ExitCode.AGAIN, "1 members are left; to be run again")
+    assert chain.end(folder, 75, 50) == (ExitCode.AGAIN, "1 members are left; the campaign is run again")
     chain.begin(folder)
     folder.member("H", 1).make()
     folder.member("H", 1).checkpoint.write_bytes(b"x")

@@ -1,7 +1,7 @@
 """The paper's four claims (Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007, 2022), tested on any campaign.
 
-A claim holds, or does not hold, only where the members decide it; otherwise it is undecided, or not applicable where
-the campaign lacks the variants that it compares.
+A claim holds, or does not hold, only where the members decide it; otherwise it is undecided, or not applicable if
+the campaign lacks the variants that the claim compares.
 """
 
 from __future__ import annotations

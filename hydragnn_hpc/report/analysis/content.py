@@ -32,7 +32,7 @@ class Content:
     histories : dict
         Member name to its ``history.csv``.
     all_samples : GroundTruth or None
-        What figures over all samples show: the data set, or else the test set, or else nothing.
+        What figures over all samples show: the data set, otherwise the test set, otherwise nothing.
     remarks : list of str
         What could not be used or shown, and why.
     """

@@ -17,7 +17,7 @@ from hydragnn_hpc.sections import Variant
 
 @dataclass(frozen=True)
 class MultiTaskCost:
-    """Cost of a multi-task variant against that of the single-task variants of its tasks in sum.
+    """Cost of a multi-task variant against the sum of the costs of the single-task variants of its tasks.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class MultiTaskCost:
     ratio : float
         ``seconds_singles / seconds``; ``interval`` is its 95 % bootstrap interval.
     device_hours, device_hours_singles : float
-        Total of all their members with a result.
+        Total over all their members with a result.
     """
 
     variant: str
@@ -91,7 +91,7 @@ def costs(snapshot: Snapshot) -> list[MultiTaskCost]:
 def device_hours(snapshot: Snapshot, variants: Sequence[str]) -> float:
     """Return the device-hours spent on the results of these variants, including diverged ones.
 
-    A stack's time counts once, and a device that several workers share counts by their share. Failed attempts record
+    A stack's time counts once, and a device that several workers share counts in proportion. Failed attempts record
     no time and are not included.
     """
     stacks: dict[tuple[str, tuple[int, ...]], float] = {}

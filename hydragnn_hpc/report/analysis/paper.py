@@ -45,9 +45,9 @@ class PaperComparison:
 
 
 def compare(snapshot: Snapshot, test_set: GroundTruth | None) -> list[PaperComparison]:
-    """Compare every variant and task that the paper has too, identified by the fields predicted.
+    """Compare every variant and task that the paper also has, identified by the fields predicted.
 
-    Empty if the test set has elements that the paper's has not.
+    Empty if the test set has elements that the paper's does not have.
     """
     if test_set is not None and not set(test_set.species().tolist()) <= ELEMENTS:
         return []

@@ -40,7 +40,7 @@ class ReportSection:
 
 @dataclass(frozen=True)
 class _Outline:
-    """How a section is made; its figures name it themselves (`figures.registry`)."""
+    """How a section is made; figures name the section that shows them (`figures.registry`)."""
 
     key: str
     title: str

@@ -1,4 +1,4 @@
-"""The report as one self-contained page: no other files, nothing from the network."""
+"""The report as one self-contained page: it needs no other files and no network."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _printable(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """An image as a ``data:`` address, and its size on the page: letters are the same size in all figures."""
+    """An image as a ``data:`` URL, and its size on the page: text has the same size in all figures."""
 
     address: str
     width: int

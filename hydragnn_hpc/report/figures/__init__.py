@@ -1,1 +1,1 @@
-"""Figures of a campaign, following its tasks and data."""
+"""Figures of a campaign, as its tasks and data require."""

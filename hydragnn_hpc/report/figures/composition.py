@@ -57,7 +57,7 @@ def draw_totals(content: Content) -> Iterator[Drawing]:
         total = samples.total(samples.targets[settings.field])[:, 0]
         scale = float(np.nanmax(np.abs(samples.targets[settings.field]))) if len(total) else 0.0
         if not np.isfinite(total).any() or np.nanmax(np.abs(total)) < 1e-3 * scale:
-            continue  # a neutral cell's charges: the total is zero up to rounding
+            continue  # charges of a neutral cell: the total is zero up to rounding
         figure = _totals_figure(content.results, samples, task, total)
         if figure is not None:
             label = label_of(content.results.campaign, task)

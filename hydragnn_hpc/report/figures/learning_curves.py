@@ -11,7 +11,7 @@ from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.figures.style import Drawing, log_labels, looks, panels
 
 MAX_CURVES = 40
-"""Most individual members drawn in a panel."""
+"""Maximum number of individual members drawn in a panel."""
 
 
 def draw(content: Content) -> Iterator[Drawing]:

@@ -18,7 +18,7 @@ WIDTH = 7.0
 """Inches: the full width of a journal page."""
 DPI = 160
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours (jfly.uni-koeln.de/color), less the yellow, which fades in print."""
+"""Okabe and Ito's colours (jfly.uni-koeln.de/color), without the yellow, which fades in print."""
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DENSITY = "viridis"
@@ -43,7 +43,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class SavedFigure:
-    """What the report keeps of a :class:`Drawing` once its files are written, and the section that shows it."""
+    """What the report keeps of a :class:`Drawing` after writing its files, and the section that shows it."""
 
     section: str
     name: str

@@ -1,4 +1,4 @@
-"""Whether a run is active in a campaign's folder, and on which members: from its lock and its progress file."""
+"""Whether a run is active in a campaign's folder, and which members it trains: from its lock and its progress file."""
 
 from __future__ import annotations
 

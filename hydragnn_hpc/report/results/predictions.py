@@ -1,6 +1,6 @@
 """All members' test predictions in one pass over their files: errors, densities, ensemble mean and spread.
 
-Each file is read once and released, so that a thousand members need only the memory of the running sums.
+Each file is read once and released, so that a thousand members need memory only for the running sums.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.load import Results
 
 ERROR_BINS, PARITY_BINS = 121, 128
-"""At most; few values are counted in fewer bins."""
+"""Maximum numbers of bins; few values are counted in fewer bins."""
 RANGE_IN_RMSE = 4.0
 """Error densities extend to this many times the task's largest RMSE, parity plots this far beyond the true values."""
 AGREEMENT = 1e-3
-"""Relative difference above which a result's RMSE and that of its predictions disagree."""
+"""Relative difference above which a result's RMSE and that of its predictions are considered inconsistent."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class EnsembleStatistics:
 
 @dataclass
 class CollectedPredictions:
-    """Statistics by (variant, task), and the problems met, as text."""
+    """Statistics by (variant, task), and descriptions of the problems encountered."""
 
     ensembles: dict[tuple[str, str], EnsembleStatistics]
     problems: list[str]

@@ -1,4 +1,4 @@
-"""A campaign's folder as plain rows: the one source of every table, without pandas, so that it is fast."""
+"""A campaign's folder as plain rows: the source of all tables, without pandas to be fast."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Snapshot:
         return self.frozen.campaign
 
     def problems(self) -> list[str]:
-        """Return what of the members' files cannot be read, and what follows."""
+        """Return which of the members' files cannot be read, and the consequences."""
         return [f"{m.name}: {m.problem}" for m in self.members if m.problem]
 
     def finished(self, variant: str) -> list[Member]:
@@ -106,7 +106,7 @@ def mean_std(values: Iterable[float]) -> tuple[float | None, float | None]:
 
 
 def metric(member: Member, task: str, name: str) -> float | None:
-    """Return one of a member's test figures: ``rmse``, ``rmse_unit``, ``mae``, ``mae_unit``, ``n``."""
+    """Return one of a member's test metrics: ``rmse``, ``rmse_unit``, ``mae``, ``mae_unit``, ``n``."""
     found = member.result.tasks.get(task) if member.result else None
     return number(getattr(found, name)) if found else None
 
@@ -122,7 +122,7 @@ def quantities(members: Iterable[Member], name: str) -> list[float]:
 
 
 def unit_of(snapshot: Snapshot, task: str) -> str:
-    """Return a task's unit: from its results, or else of its known field, or else empty."""
+    """Return a task's unit: from its results, otherwise of its known field, otherwise empty."""
     for member in snapshot.members:
         found = member.result.tasks.get(task) if member.result else None
         if found and found.unit:

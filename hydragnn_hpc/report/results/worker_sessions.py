@@ -16,7 +16,7 @@ from hydragnn_hpc.validation import one_line
 
 @dataclass(frozen=True)
 class WorkerSession:
-    """A stretch of time in which a worker trained a stack, in seconds since 1970; ``failed`` if that failed."""
+    """A period in which a worker trained a stack, in seconds since 1970; ``failed`` if the attempt failed."""
 
     worker: tuple[int, int]
     variant: str
@@ -62,7 +62,7 @@ def _failed(results: Results) -> Iterator[WorkerSession]:
 
 @dataclass(frozen=True)
 class EventLog:
-    """What can be read of the event log; ``problem`` is what cannot, empty where all can."""
+    """The readable lines of the event log; ``problem`` describes the others, and is empty if there are none."""
 
     entries: list[LogEntry]
     problem: str = ""

@@ -43,7 +43,7 @@ class CampaignStatus:
     failures : list of dict
         A row per member with failures: ``member, state, attempts, cause, last_output, rank, host, time``.
     unreadable : list of str
-        What of the campaign's files cannot be read, and what follows.
+        Which of the campaign's files cannot be read, and the consequences.
     """
 
     name: str

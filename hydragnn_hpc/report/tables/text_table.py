@@ -1,4 +1,4 @@
-"""Tables ready to be shown, and their forms: csv, Markdown, LaTeX, terminal."""
+"""Formatted tables, and their output as csv, Markdown and LaTeX, and on a terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPREAD = "± is the standard deviation over members (ddof = 1)"
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table ready to be shown: text in every cell, notes below."""
+    """A formatted table: text in every cell, notes below."""
 
     title: str
     header: tuple[str, ...]
