@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hydragnn_hpc.paths import CampaignFolder
+    from hydragnn_hpc.submit.jobs import JobStatus
+
+ASK_SECONDS = 30.0
+"""How often ``status --watch`` asks the scheduler; more would be a burden to it."""
 
 Folder = Annotated[
     Path, typer.Argument(metavar="OUT", help="The campaign's folder, as given to run.", show_default=False)
@@ -32,30 +42,55 @@ def status(
         raise UserError("status: --watch and --json exclude each other; call --json repeatedly instead")
     from dataclasses import asdict
 
+    from hydragnn_hpc.ledger import State
     from hydragnn_hpc.paths import CampaignFolder
     from hydragnn_hpc.report.tables import status as campaign_status
     from hydragnn_hpc.submit.jobs import read_jobs
 
     folder = CampaignFolder(out)
-    jobs, remarks = read_jobs(folder)
-    begun = folder.campaign.exists() or not (jobs or remarks)  # a folder with nothing in it is an error
+    begun = folder.campaign.exists() or not folder.job_record.exists()  # a folder with nothing in it is an error
+    found = campaign_status.read_status(out) if begun else None
+    finished = found is not None and found[0].states.get(State.FINISHED.value) == found[0].members
+    jobs, remarks = ([], []) if finished else read_jobs(folder)  # when all is finished, jobs no longer matter
     if as_json:
-        found = campaign_status.read_status(out)[0].plain() if begun else {"folder": str(out), "settled": False}
-        found |= {"jobs": [asdict(job) for job in jobs], "job_remarks": remarks}
-        typer.echo(json.dumps(found, indent=1, allow_nan=False))
+        plain = found[0].plain() if found else {"folder": str(out), "settled": False}
+        plain |= {"jobs": [asdict(job) for job in jobs], "job_remarks": remarks}
+        typer.echo(json.dumps(plain, indent=1, allow_nan=False))
         return
     screen = console()
-    for line in (*(job.line() for job in jobs), *remarks):
-        screen.print(line, markup=False, highlight=False, soft_wrap=True)
-    if not begun:
+    _show_jobs(jobs, remarks, screen)
+    if found is None:
         screen.print(f"{out}: the campaign has not begun", markup=False, highlight=False, soft_wrap=True)
-    elif watch:
+    elif not watch:
+        screen.print(campaign_status.render(*found))
+    if watch:
         try:
-            campaign_status.watch(out, screen, interval)
+            if found is not None or _wait_until_begun(folder, jobs, screen, interval):
+                campaign_status.watch(out, screen, interval)
         except KeyboardInterrupt:
             return  # the user has seen enough; no work was interrupted
-    else:
-        campaign_status.show(out, screen)
+
+
+def _show_jobs(jobs: list[JobStatus], remarks: list[str], screen: Console) -> None:
+    for line in (*(job.line() for job in jobs), *remarks):
+        screen.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _wait_until_begun(folder: CampaignFolder, jobs: list[JobStatus], screen: Console, interval: float) -> bool:
+    """Wait for the campaign's first run, and show its jobs when they change; False once all jobs have ended before."""
+    from hydragnn_hpc.submit.jobs import read_jobs
+
+    asked = time.monotonic()
+    while not folder.campaign.exists():
+        if jobs and all(job.state == "ended" for job in jobs):
+            return False
+        time.sleep(interval)
+        if time.monotonic() - asked > ASK_SECONDS:
+            before, (jobs, remarks) = jobs, read_jobs(folder)
+            if jobs != before:
+                _show_jobs(jobs, remarks, screen)
+            asked = time.monotonic()
+    return True
 
 
 def report(

@@ -2,7 +2,7 @@
 
 Job scripts call ``begin`` before the launcher and ``end`` after it. ``end`` exits with 75 if the campaign is to be run
 again, otherwise with the campaign's own exit code. The members' files decide, not the launcher's exit code alone, which
-may be any after the failure of a node.
+may be any after the failure of a node. ``record`` reads what the scheduler prints when the script submits the next job.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from pathlib import Path
 
 from hydragnn_hpc.atomic import storage_errors
 from hydragnn_hpc.errors import ExitCode, UserError
-from hydragnn_hpc.ledger import State, read_frozen, read_members
+from hydragnn_hpc.ledger import State, now, read_frozen, read_members
 from hydragnn_hpc.logs import tell
-from hydragnn_hpc.paths import CampaignFolder, read_record, write_record
+from hydragnn_hpc.paths import CampaignFolder, append_record, read_record, write_record
 from hydragnn_hpc.records.jobs import Chain
+from hydragnn_hpc.submit import jobs, scheduler
 
 LATE_RUNS = 3
 """Number of consecutive jobs that may begin too late to train anything, because of a slow file system for example."""
@@ -82,6 +83,31 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
     return ExitCode.AGAIN, f"{left} members are left; the campaign is run again"
 
 
+def record(folder: CampaignFolder, answer: str) -> None:
+    """Record the job that a scheduler's answer names, as the one before it; no job is named where one is requeued.
+
+    Raises
+    ------
+    UserError
+        If there is no earlier record, or it cannot be written.
+    """
+    records, _ = jobs.read_records(folder.job_record)
+    if not records:
+        raise UserError(f"{folder.job_record}: no job is recorded; the next one is not recorded either")
+    try:
+        identifier = scheduler.job_id(jobs.scheduler_for(records[-1]), answer)
+    except ValueError as error:
+        raise UserError(f"the next job is not recorded: {error}") from error
+    if any(job.id == identifier for job in records):
+        return
+    left = records[-1].members_left
+    with contextlib.suppress(UserError):
+        left = sum(m.state in UNFINISHED for m in read_members(folder, read_frozen(folder).campaign))
+    append_record(
+        folder.job_record, records[-1].model_copy(update={"time": now(), "id": identifier, "members_left": left})
+    )
+
+
 def _read(folder: CampaignFolder) -> Chain:
     """Return the chain so far; an empty one if its record is missing or cannot be read."""
     try:
@@ -92,10 +118,21 @@ def _read(folder: CampaignFolder) -> Chain:
         return Chain(runs=0)
 
 
+def _record_from_input(folder: CampaignFolder) -> None:
+    """Pass a scheduler's answer on, and record the job in it; a record that fails ends no chain."""
+    answer = sys.stdin.read()
+    print(answer, end="", flush=True)
+    if answer.strip():  # a job that is put back into the queue keeps its record
+        try:
+            record(folder, answer)
+        except UserError as error:
+            tell(f"hydragnn-hpc: {error}")
+
+
 def main() -> None:
     """Run from a job script."""
     parser = argparse.ArgumentParser(prog="python -m hydragnn_hpc.submit.chain")
-    parser.add_argument("moment", choices=("begin", "end"))
+    parser.add_argument("moment", choices=("begin", "end", "record"))
     parser.add_argument("out", type=Path)
     parser.add_argument("code", type=int, nargs="?", default=0)
     parser.add_argument("--runs", type=int, default=50)
@@ -105,6 +142,9 @@ def main() -> None:
     try:
         if given.moment == "begin":
             begin(folder)
+            return
+        if given.moment == "record":
+            _record_from_input(folder)
             return
         code, words = end(folder, given.code, given.runs, bool(given.late))
     except UserError as error:

@@ -70,7 +70,7 @@ def read_jobs(folder: CampaignFolder) -> tuple[list[JobStatus], list[str]]:
 
     Jobs of a scheduler that is not on this host or does not answer are ``unknown``; it is asked only once.
     """
-    records, remarks = _records(folder.job_record)
+    records, remarks = read_records(folder.job_record)
     if len(records) > LATEST:
         remarks.append(f"{len(records) - LATEST} earlier jobs: {folder.job_record}")
     silent: dict[str, str] = {}
@@ -78,7 +78,7 @@ def read_jobs(folder: CampaignFolder) -> tuple[list[JobStatus], list[str]]:
     return found[::-1], remarks
 
 
-def _records(path: Path) -> tuple[list[SubmittedJob], list[str]]:
+def read_records(path: Path) -> tuple[list[SubmittedJob], list[str]]:
     """Return the jobs that were handed to a scheduler, and remarks on what cannot be read."""
     try:
         lines = path.read_bytes().splitlines()
@@ -105,7 +105,7 @@ def _status(job: SubmittedJob, silent: dict[str, str]) -> JobStatus:
     if key in silent:
         return made("unknown", explanation=silent[key])
     try:
-        scheduler = _scheduler(job)
+        scheduler = scheduler_for(job)
     except (UserError, ValueError) as error:
         return made("unknown", explanation=f"its scheduler is not known: {error}")
     query = scheduler.status
@@ -128,7 +128,14 @@ def _status(job: SubmittedJob, silent: dict[str, str]) -> JobStatus:
     return made(_ours(query, own), own, reason, explanation.replace("ID", job.id))
 
 
-def _scheduler(job: SubmittedJob) -> Scheduler:
+def scheduler_for(job: SubmittedJob) -> Scheduler:
+    """Return the scheduler of a recorded job.
+
+    Raises
+    ------
+    UserError, ValueError
+        If its files are not there, or cannot be used.
+    """
     if not job.scheduler:
         return load_site(job.site).scheduler
     path = Path(job.scheduler)

@@ -93,7 +93,7 @@ def test_the_rate_counts_members_that_this_run_finished(live: Path) -> None:
 
 def test_a_plain_picture_names_everything(live: Path) -> None:
     stream = io.StringIO()
-    status.show(live, Console(file=stream, width=160))
+    Console(file=stream, width=160).print(status.render(*status.read_status(live)))
     shown = stream.getvalue()
     assert "\x1b" not in shown
     for words in (
@@ -115,7 +115,7 @@ def test_output_of_a_failed_program_cannot_paint_the_terminal(tmp_path: Path) ->
         tmp_path / "x", variants=("H",), replicas=1, samples=10, states={"H": "failed"}, cause=evil, last_output=(evil,)
     )
     stream = io.StringIO()
-    status.show(out, Console(file=stream, width=200, force_terminal=True))
+    Console(file=stream, width=200, force_terminal=True).print(status.render(*status.read_status(out)))
     assert "[red]not markup[/red]" in stream.getvalue()
     assert "\x1b]0" not in stream.getvalue() and "\x1b[2J" not in stream.getvalue()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from hydragnn_hpc.ledger import now
 from hydragnn_hpc.paths import CampaignFolder, append_record
 from hydragnn_hpc.records.jobs import SubmittedJob
 from hydragnn_hpc.submit import jobs
+from tests.report import making
 
 COMMANDS = {"slurm": "squeue", "pbs": "qstat", "lsf": "bjobs", "flux": "flux"}
 
@@ -114,3 +116,35 @@ def test_status_before_the_campaign_has_begun(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PATH", "")
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert "unknown; 'squeue' is not on this host" in shown
+
+
+def test_status_goes_on_watching_until_the_campaign_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path, "slurm")
+    stand_in(tmp_path, monkeypatch, "squeue", "echo PENDING Priority")
+    command = [sys.executable, "-m", "hydragnn_hpc", "status", str(folder.root), "--watch", "--interval", "0.1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as watching:
+        assert watching.stdout is not None
+        until = iter(watching.stdout.readline, "")
+        assert any("has not begun" in line for line in until)
+        shutil.copytree(making.make(tmp_path / "other", variants=("H",), replicas=1), folder.root, dirs_exist_ok=True)
+        rest = "".join(until)
+        assert "1 finished" in rest and watching.wait(60) == 0, rest
+
+
+def test_watching_ends_when_all_jobs_have_ended_before_the_campaign_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tmp_path, "slurm")
+    stand_in(tmp_path, monkeypatch, "squeue", "echo FAILED NonZeroExitCode")
+    command = [sys.executable, "-m", "hydragnn_hpc", "status", str(folder.root), "--watch"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "ended (FAILED, NonZeroExitCode)" in shown and "has not begun" in shown
+
+
+def test_a_finished_campaign_asks_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path, "slurm")
+    shutil.copytree(making.make(tmp_path / "other", variants=("H",), replicas=1), folder.root, dirs_exist_ok=True)
+    stand_in(tmp_path, monkeypatch, "squeue", f"touch {tmp_path}/asked; echo RUNNING None")
+    command = [sys.executable, "-m", "hydragnn_hpc", "status", str(folder.root), "--json"]
+    shown = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
+    assert shown["settled"] and shown["jobs"] == [] and not (tmp_path / "asked").exists()

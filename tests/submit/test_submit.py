@@ -18,7 +18,8 @@ from hydragnn_hpc import ledger
 from hydragnn_hpc.config import Campaign, config_hash, load_campaign
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import Frozen
-from hydragnn_hpc.paths import CampaignFolder, write_record
+from hydragnn_hpc.paths import CampaignFolder, append_record, write_record
+from hydragnn_hpc.records.jobs import SubmittedJob
 from hydragnn_hpc.submit import chain, plan, render, scheduler
 from hydragnn_hpc.submit.site import Site, load_site, site_names
 from tests import campaigns
@@ -565,6 +566,51 @@ def test_a_script_launches_only_what_has_time(
         ["bash", "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert (done.returncode, done.stdout.count("launched")) == (code, launched), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "programs", "ids"),
+    [
+        ("pbs", {"qsub": "echo 8.server"}, ["7", "8.server"]),
+        ("flux", {"flux": '[ "$2" = batch ] && echo f8'}, ["7", "f8"]),
+        ("slurm", {"scontrol": "exit 1", "sbatch": "echo '8;cluster'"}, ["7", "8"]),
+        ("slurm", {"scontrol": "exit 0"}, ["7"]),  # requeued under its number
+        ("pbs", {"qsub": "echo no room >&2; exit 1"}, ["7"]),
+    ],
+)
+def test_a_job_that_another_one_submits_is_recorded(
+    tmp_path: Path, paper: Campaign, folder: CampaignFolder, name: str, programs: dict[str, str], ids: list[str]
+) -> None:
+    """A script whose set-up left no time, with stand-ins for the scheduler."""
+    (tmp_path / "bin").mkdir()
+    for program, body in {**programs, "python": f'exec {sys.executable} "$@"'}.items():
+        stand_in(tmp_path, program, body)
+    first = SubmittedJob(
+        time=ledger.now(), id="7", site=name, scheduler=name, nodes=2, queue="q", account="abc", walltime_seconds=600,
+        members_left=9, script="job.sh",
+    )  # fmt: skip
+    append_record(folder.job_record, first)
+    site = load_site(name).model_copy(update={"environment": ("SECONDS=600",), "directives": ()})
+    job = render.Job(tmp_path / "c.yaml", folder, "x", ROOT, tmp_path / "bin")
+    script = render.render(job, site, plan.make_plan(paper, work(), site, None, 600, None))
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env={**os.environ, "SLURM_JOB_ID": "7"}
+    )
+    assert done.returncode == 75 and "Traceback" not in done.stderr, done.stderr
+    records = [SubmittedJob.model_validate_json(line) for line in folder.job_record.read_bytes().splitlines()]
+    assert [record.id for record in records] == ids
+    for record in records[1:]:
+        changes = {"time": record.time, "id": record.id, "members_left": 2}
+        assert record == first.model_copy(update=changes) and record.id in done.stdout
+
+
+def test_a_next_job_that_cannot_be_recorded_ends_no_chain(folder: CampaignFolder) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hydragnn_hpc.submit.chain", "record", str(folder.root)],
+        input="8\n", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "8\n")
+    assert len(done.stderr.splitlines()) == 1 and "no job is recorded" in done.stderr
 
 
 def test_a_user_who_submits_again_starts_a_new_count(folder: CampaignFolder) -> None:

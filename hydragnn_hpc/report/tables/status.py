@@ -136,13 +136,6 @@ def render(status: CampaignStatus, snapshot: Snapshot) -> Any:
     return Group(*parts)
 
 
-def show(out: Path, console: Any) -> CampaignStatus:
-    """Print the status of the campaign in ``out``."""
-    status, snapshot = read_status(out)
-    console.print(render(status, snapshot))
-    return status
-
-
 def watch(
     out: Path, console: Any, interval: float = 2.0, pause: Callable[[float], None] = time.sleep
 ) -> CampaignStatus:

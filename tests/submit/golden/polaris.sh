@@ -33,7 +33,10 @@ fi
 python -m hydragnn_hpc.submit.chain end "$out" "$launched" --runs 50 --late "$((left < 7800))"
 code=$?
 if [ "$code" -eq 75 ]; then
-  qsub /project/fept/runs/paper/jobs/job.sh
+  # A job with another number is recorded for 'hydragnn-hpc status'.
+  {
+    qsub /project/fept/runs/paper/jobs/job.sh
+  } | python -m hydragnn_hpc.submit.chain record "$out"
 fi
 exit "$code"
 

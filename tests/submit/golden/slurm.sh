@@ -33,7 +33,10 @@ fi
 python -m hydragnn_hpc.submit.chain end "$out" "$launched" --runs 50 --late "$((left < 15300))"
 code=$?
 if [ "$code" -eq 75 ]; then
-  scontrol requeue "$SLURM_JOB_ID" || sbatch /project/fept/runs/paper/jobs/job.sh
+  # A job with another number is recorded for 'hydragnn-hpc status'.
+  {
+    scontrol requeue "$SLURM_JOB_ID" || sbatch --parsable /project/fept/runs/paper/jobs/job.sh
+  } | python -m hydragnn_hpc.submit.chain record "$out"
 fi
 exit "$code"
 
