@@ -1,5 +1,5 @@
 #!/bin/bash
-# No scheduler: this host, until done. The wall time ends each run, and the next follows at once.
+# No scheduler: the script runs on this host until done. The wall time ends each run, and the next follows at once.
 
 out=/project/fept/runs/paper
 cd /project/fept || exit 2
