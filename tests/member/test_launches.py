@@ -59,6 +59,6 @@ def _kernels(event) -> int:
 
 def test_the_number_of_launches_does_not_grow_with_the_stack_and_is_small() -> None:
     one, twelve = launches(1), launches(12)
-    print("launches a step:", one, twelve)
+    print("launches per step:", one, twelve)
     assert twelve == one
     assert twelve <= 320, f"{twelve} kernel launches a training step"
