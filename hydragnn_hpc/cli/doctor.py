@@ -162,7 +162,7 @@ def _torch(seat: Seat) -> Finding:
 
 
 def _node_local() -> Finding:
-    from hydragnn_hpc.dataset.staged.copies import node_local_parent
+    from hydragnn_hpc.dataset.staged.room import node_local_parent
 
     folder = node_local_parent(None)
     free = shutil.disk_usage(folder).free / 2**30

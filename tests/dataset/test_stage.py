@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -22,8 +23,9 @@ from synthetic import reseal
 from hydragnn_hpc import processes
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import fit_scaling
-from hydragnn_hpc.dataset.staged import copies
-from hydragnn_hpc.dataset.staged.copies import Staging, node_local_parent, open_staged
+from hydragnn_hpc.dataset.staged import copies, room
+from hydragnn_hpc.dataset.staged.copies import Staging, open_staged
+from hydragnn_hpc.dataset.staged.room import node_local_parent
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import Property
 
@@ -250,6 +252,40 @@ def test_copies_go_to_the_first_place_that_will_do(tmp_path: Path, monkeypatch: 
             node_local_parent(given_)
     with pytest.raises(UserError, match=r"/dev/shm has .* MB free of .*; /tmp has .*--stage-dir"):
         node_local_parent(None, 10**18)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("root", ["/", "/job"], ids=["whole tree", "container"])
+def test_a_copy_in_memory_counts_against_the_jobs_memory_limit(version: int, root: str, tmp_path: Path) -> None:
+    """Slurm limits a step; the limit of any group round the process's own holds as well."""
+    point, proc = tmp_path / "groups", tmp_path / "proc"
+    proc.mkdir()
+    kind = "cgroup2 cgroup rw" if version == 2 else "cgroup cgroup rw,memory"
+    (proc / "mountinfo").write_text(
+        f"1 0 0:5 / / rw - ext4 /dev/a rw\n2 1 0:30 {root} {point} rw,nosuid shared:9 - {kind}\n"
+        f"3 1 0:31 / {tmp_path}/cpu rw - cgroup cgroup rw,cpu\n"
+    )
+    (proc / "cgroup").write_text("0::/job/step/task\n" if version == 2 else "5:cpu:/\n4:memory:/job/step/task\n")
+    assert room.memory_allowed(proc) == math.inf  # nothing is limited
+    prefix, names = ("total_", room._V1) if version == 1 else ("", room._V2)
+    for group, limit in (("job", 8 << 30), ("job/step", 4 << 30), ("job/step/task", "max" if version == 2 else 2**63)):
+        folder = point / group.removeprefix(root[1:]).lstrip("/")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / names[0]).write_text(f"{limit}\n")
+        (folder / names[1]).write_text(f"{3 << 30}\n")
+        (folder / "memory.stat").write_text(f"cache 7\n{prefix}inactive_file {1 << 30}\n{prefix}active_file 5\n")
+    assert room.memory_allowed(proc) == (2 << 30) + 5
+
+
+def test_a_copy_beyond_the_jobs_memory_limit_goes_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(room, "memory_allowed", lambda: 1e6)
+    assert node_local_parent(None, 10) == Path("/dev/shm")
+    assert node_local_parent(None, 2_000_000) == Path("/tmp")
+    with pytest.raises(
+        UserError, match=r"/dev/shm is in memory, and the 2\.0 MB needed are more than half of the 1\.0 MB"
+    ):
+        node_local_parent(Path("/dev/shm"), 2_000_000)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))

@@ -28,7 +28,7 @@ import numpy as np
 
 from hydragnn_hpc import processes
 from hydragnn_hpc.dataset import store
-from hydragnn_hpc.dataset.staged import requirements
+from hydragnn_hpc.dataset.staged import requirements, room
 from hydragnn_hpc.dataset.store import spool
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import tell
@@ -153,46 +153,6 @@ def _map(path: Path) -> np.ndarray:
     return mapped
 
 
-def node_local_parent(given: Path | None, needed: int = 0) -> Path:
-    """Return the folder for node-local copies.
-
-    That is ``given``, or else the first of ``$TMPDIR``, ``/dev/shm`` and ``/tmp`` that is writable and has ``needed``
-    bytes free (:func:`space_needed`).
-
-    Raises
-    ------
-    UserError
-        If the given folder, or each of these, is unsuitable.
-    """
-    reasons = []
-    for folder in _candidates(given):
-        reason = _why_unsuitable(folder, needed)
-        if reason is None:
-            return folder
-        reasons.append(f"{folder} {reason}")
-    raise UserError(f"no node-local storage for the data set: {'; '.join(reasons)}; give another --stage-dir")
-
-
-def _candidates(given: Path | None) -> list[Path]:
-    # Schedulers set TMPDIR to a job's node-local storage.
-    return [given] if given is not None else [Path(p) for p in (os.environ.get("TMPDIR"), "/dev/shm", "/tmp") if p]
-
-
-def _why_unsuitable(folder: Path, needed: int) -> str | None:
-    """Return why no copy can be made in ``folder``; None if one can."""
-    try:
-        if not folder.is_dir():
-            return "is not a folder"
-        if not os.access(folder, os.W_OK | os.X_OK):
-            return "cannot be written"
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        return f"cannot be used ({error.strerror or error})"
-    if free < needed:
-        return f"has {free / 1e6:.1f} MB free of {needed / 1e6:.1f} MB needed"
-    return None
-
-
 class Staging:
     """The node's copy of a data set, for the duration of a ``with`` block; only one process per node enters it.
 
@@ -203,7 +163,7 @@ class Staging:
     bp : Path
         The data set.
     given : Path or None
-        Where to make the copy; if None, :func:`node_local_parent` chooses.
+        Where to make the copy; if None, `room.node_local_parent` chooses.
     alive : callable, optional
         Called a few times a second while copying, so that messages are still answered.
     silence : float
@@ -227,9 +187,9 @@ class Staging:
 
     def __enter__(self) -> Staging:
         manifest = store.read_manifest(self._bp)
-        for folder in _candidates(self._given):
+        for folder in room.candidates(self._given):
             remove_abandoned(folder)
-        parent = node_local_parent(self._given, space_needed(manifest))
+        parent = room.node_local_parent(self._given, space_needed(manifest))
         try:
             self.folder, self._lock = _own_folder(parent, f"{_PREFIX}{manifest.sha256[:12]}-")
             self._copy()
