@@ -1,6 +1,7 @@
 """Measure what the ensemble itself costs: scheduling over many ranks, start-up and reports of large campaigns.
 
     python -m tests.benchmarks.scale [--ranks 64] [--members 10000] [--seconds 2] [--json FILE]
+    python -m tests.benchmarks.scale --start 8 32 64    # only: what rank 0 needs to start so many ranks
 
 Members only sleep (the tests' stand-in for the worker): what is left is the ensemble. Efficiency is the time that
 members slept over the time that the ranks had, from the first hand-out to the last result. All ranks share this host.
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from typing import Any
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read.options import Options
+from tests.ranks import OVER_NETWORK
 from tests.report import making
 
 DRIVE = Path(__file__).parents[1] / "ensemble" / "drive.py"
@@ -49,14 +52,16 @@ def campaign(folder: Path, members: int) -> Path:
     return path
 
 
-def drive(folder: Path, out: Path, ranks: int, members: int, sleep: float) -> tuple[float, str]:
+def drive(
+    folder: Path, out: Path, ranks: int, members: int, sleep: float, transport: Mapping[str, str] | None = None
+) -> tuple[float, str]:
     """Run a campaign of sleepers; returns its wall time and what it printed."""
     (folder / "stage").mkdir(exist_ok=True)
     words = [str(campaign(folder, members)), str(out), str(folder / "stage"), "good", "-", str(sleep)]
     started = time.perf_counter()
     done = subprocess.run(
         [str(BIN / "mpirun"), "-n", str(ranks), sys.executable, str(DRIVE), *words],
-        capture_output=True, text=True, check=True,
+        capture_output=True, text=True, check=True, env={**os.environ, **(transport or {})},
     )  # fmt: skip
     return time.perf_counter() - started, done.stdout
 
@@ -77,6 +82,20 @@ def efficiency(folder: Path, ranks: int, sleep: float) -> Row:
         "efficiency": members * sleep / (ranks * span),
         "wall_seconds": wall,
         "supervisor_megabytes": max(int(m) for m in re.findall(r"SUPERVISOR peak (\d+)", printed)),
+    }
+
+
+def start(folder: Path, ranks: int) -> Row:
+    """One member of no time for each of so many ranks that are joined by a network: what rank 0 needs for them."""
+    wall, printed = drive(folder, folder / f"start-{ranks}", ranks, ranks, 0.0, OVER_NETWORK)
+    # Rank 0 needs the most of both.
+    return {
+        "what": f"start and end of {ranks} ranks",
+        "wall_seconds": wall,
+        "megabytes_rank_0": max(int(m) for m in re.findall(r"SUPERVISOR peak (\d+)", printed)),
+        "megabytes_least": min(int(m) for m in re.findall(r"SUPERVISOR peak (\d+)", printed)),
+        "cpu_seconds_rank_0": max(float(s) for s in re.findall(r"cpu ([\d.]+) s", printed)),
+        "cpu_seconds_least": min(float(s) for s in re.findall(r"cpu ([\d.]+) s", printed)),
     }
 
 
@@ -121,12 +140,16 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=64)
     parser.add_argument("--members", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--start", type=int, nargs="+", metavar="RANKS", help="measure only the start of so many ranks")
     parser.add_argument("--json", type=Path, help="write the rows there as well")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        rows = [efficiency(folder, arguments.ranks, arguments.seconds), *large(folder, arguments.members)]
-        rows.append(reports(folder, arguments.members))
+        if arguments.start:
+            rows = [start(folder, ranks) for ranks in arguments.start]
+        else:
+            rows = [efficiency(folder, arguments.ranks, arguments.seconds), *large(folder, arguments.members)]
+            rows.append(reports(folder, arguments.members))
     for row in rows:
         rest = ", ".join(f"{k} {v:.3g}" for k, v in row.items() if k != "what")
         print(f"{row['what']}: {rest}")

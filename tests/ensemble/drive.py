@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from hydragnn_hpc.ensemble.options import RunOptions, Timings
@@ -38,5 +39,5 @@ peak = (
     next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line) // 1024
 )
 # In one piece, so that the lines of two ranks stay two.
-sys.stdout.write(f"SUPERVISOR peak {peak} MiB heavy {sorted(heavy)}\n")
+sys.stdout.write(f"SUPERVISOR peak {peak} MiB heavy {sorted(heavy)} cpu {time.process_time():.2f} s\n")
 sys.exit(code)

@@ -74,8 +74,8 @@ def _why_unsuitable(folder: Path, needed: int) -> str | None:
     allowed = memory_allowed() if kind in _IN_MEMORY else math.inf
     if needed > allowed / 2:  # workers need the rest
         return (
-            f"is in memory, and the {needed / 1e6:.1f} MB needed are more than half of the {allowed / 1e6:.1f} MB left of"
-            " the job's memory limit"
+            f"is in memory, and the {needed / 1e6:.1f} MB needed are more than half of the {allowed / 1e6:.1f} MB left"
+            " of the job's memory limit"
         )
     return None
 
