@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.generate import surrogate
+from hydragnn_hpc.dataset.read.options import Options
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -26,3 +28,11 @@ def real_archive() -> Path:
     if not archive.exists():
         pytest.skip("the open FePt data is not at ../shared/data")
     return archive
+
+
+@pytest.fixture(scope="session")
+def real_bp(real_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The open data set, prepared; read it only."""
+    path = tmp_path_factory.mktemp("real") / "fept.bp"
+    prepare(real_archive, path, Options())
+    return path

@@ -175,8 +175,7 @@ def test_what_does_not_fit_is_told(bp: Path, tmp_path: Path, choice: SplitOption
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_the_real_data_has_as_many_classes_as_were_found(real_archive: Path, tmp_path: Path) -> None:
-    prepare(real_archive, tmp_path / "fept.bp", Options())
-    _, found = split(tmp_path / "fept.bp", tmp_path / "x.bp", SplitOptions(by="symmetry", cell=FEPT))
+def test_the_real_data_has_as_many_classes_as_were_found(real_bp: Path, tmp_path: Path) -> None:
+    _, found = split(real_bp, tmp_path / "x.bp", SplitOptions(by="symmetry", cell=FEPT))
     assert found.classes == 22_479 and found.after == 0
     assert 850 < found.before < 1050

@@ -19,9 +19,16 @@ from tests.member.contract.problem import Problem, agree, random_neighbours, ran
 
 LOAD = """
 import sys, pathlib
-from hydragnn_hpc.member.fused.kernels import library
-library("float32", pathlib.Path(sys.argv[1]))
+from hydragnn_hpc.member.fused import kernels
+kernels.FLAGS = [flag for flag in kernels.FLAGS if flag != "-O3"]
+kernels.library("float32", pathlib.Path(sys.argv[1]))
 """
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile in a fifth of the time, where it does not matter how fast the kernels are."""
+    monkeypatch.setattr(kernels, "FLAGS", [flag for flag in kernels.FLAGS if flag != "-O3"])
 
 
 def fake_compiler(folder: Path, name: str, script: str) -> None:
@@ -52,6 +59,7 @@ def test_many_workers_compile_once(tmp_path: Path) -> None:
     assert sorted(path.suffix for path in cache.iterdir()) == [".lock", ".so"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_damaged_file_is_compiled_again(tmp_path: Path) -> None:
     (compiler, *_) = kernels.find_compilers()
     target = tmp_path / f"fused-float32-{kernels._fingerprint(compiler, 'float32')}.so"
@@ -76,6 +84,7 @@ def test_a_compiler_that_fails_gives_its_first_complaint(tmp_path: Path, monkeyp
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_next_compiler_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = shutil.which("gcc") or shutil.which("cc")
     fake_compiler(tmp_path / "bin", "gcc", "exit 1")
@@ -94,6 +103,7 @@ def test_a_folder_of_another_user_is_not_trusted(tmp_path: Path) -> None:
         kernels._private(tmp_path)
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("was", "becomes", "words"),
     [
@@ -115,7 +125,6 @@ def test_another_interface_is_refused(
     assert was in header.read_text()
     header.write_text(header.read_text().replace(was, becomes))
     monkeypatch.setattr(kernels, "SOURCE", tmp_path / "source")
-    monkeypatch.setattr(kernels, "FLAGS", [flag for flag in kernels.FLAGS if flag != "-O3"])
     with pytest.raises(kernels.CannotCompile, match=words):
         kernels.library("float32", tmp_path)
 
@@ -165,6 +174,7 @@ def test_a_planted_library_runs_where_nothing_holds_it_back(cache: Path) -> None
     assert (cache.parent / "ran").exists()
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("how", ["of another user", "writable by others", "a link"])
 def test_a_planted_library_is_not_loaded(cache: Path, how: str) -> None:
     target = other_users_library(cache)
@@ -181,6 +191,7 @@ def test_a_planted_library_is_not_loaded(cache: Path, how: str) -> None:
     assert not (cache.parent / "ran").exists()
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_planted_lock_empties_no_file(cache: Path) -> None:
     (cache.parent / "precious").write_text("content")
     (compiler, *_) = kernels.find_compilers()
