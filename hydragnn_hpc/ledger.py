@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from hydragnn_hpc import yaml_files
 from hydragnn_hpc.atomic import remove_leftovers, write_text
 from hydragnn_hpc.config import Campaign, parse_campaign
@@ -18,7 +20,10 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_record, write_record
 from hydragnn_hpc.records.member import Failure, Failures, Result
 
-_REMEDY = "the next run sets it aside and trains the member again"
+_REMEDIES: dict[type[BaseModel], str] = {
+    Result: "the next run sets it aside and trains the member again",
+    Failures: "earlier failed attempts are not known; the next run sets it aside",
+}
 
 
 class State(enum.StrEnum):
@@ -102,7 +107,7 @@ def read_member(folder: CampaignFolder, variant: str, replica: int) -> Member:
     try:
         return _read(files, variant, replica, _names(files.root))
     except OSError as error:
-        problem = f"cannot read {files.root}: {error.strerror or error}; {_REMEDY}"
+        problem = f"cannot read {files.root}: {error.strerror or error}; {_REMEDIES[Result]}"
         return Member(variant, replica, State.WAITING, problem=problem)
 
 
@@ -148,10 +153,12 @@ def reopen(files: MemberFolder) -> None:
 
 
 def set_aside(files: MemberFolder) -> None:
-    """Rename a member's unreadable result or folder, so that it is trained again; if that fails, it stays."""
-    path = files.result if files.root.is_dir() else files.root
-    with contextlib.suppress(OSError):
-        path.rename(path.with_name(f"{path.name}.unreadable-{secrets.token_hex(4)}"))
+    """Rename a member's unreadable records or folder, so that they are written again; if that fails, they stay."""
+    records: tuple[tuple[Path, type[BaseModel]], ...] = ((files.result, Result), (files.failure, Failures))
+    damaged = [path for path, kind in records if _damage(path, kind)] if files.root.is_dir() else [files.root]
+    for path in damaged:
+        with contextlib.suppress(OSError):
+            path.rename(path.with_name(f"{path.name}.unreadable-{secrets.token_hex(4)}"))
 
 
 def now() -> str:
@@ -161,13 +168,16 @@ def now() -> str:
 
 def _read(files: MemberFolder, variant: str, replica: int, present: set[str]) -> Member:
     member = Member(variant, replica, State.WAITING)
+    problems = []
     if files.failure.name in present:
         member.failures = _failures(files)
+        problems.append("" if member.failures else _damage(files.failure, Failures))
     if files.result.name in present:
         try:
             member.result = read_record(files.result, Result)
         except UserError as error:
-            member.problem = f"{error}; {_REMEDY}"
+            problems.append(f"{error}; {_REMEDIES[Result]}")
+    member.problem = "; ".join(filter(None, problems))
     if member.result is not None:
         member.state = State(member.result.state)
     elif member.failures and member.failures[-1].final:
@@ -189,5 +199,14 @@ def _failures(files: MemberFolder) -> tuple[Failure, ...]:
     try:
         return read_record(files.failure, Failures).root
     except UserError:
-        # None yet, or unreadable, which must not prevent the member from being trained.
+        # None yet, or unreadable (`Member.problem`), which must not prevent the member from being trained.
         return ()
+
+
+def _damage(path: Path, kind: type[BaseModel]) -> str:
+    """Return why a record cannot be read, and what follows; empty where it can, or is not there."""
+    try:
+        read_record(path, kind)
+    except UserError as error:
+        return "" if isinstance(error.__cause__, FileNotFoundError) else f"{error}; {_REMEDIES[kind]}"
+    return ""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,24 +14,6 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.validation import one_line
 
 _R = TypeVar("_R", bound=BaseModel)
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises
-    ------
-    UserError
-        If it is missing, is not JSON, or holds a number that is not finite.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
-    except FileNotFoundError as error:
-        raise UserError(f"no such file: {path}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
 
 
 def write_record(path: Path, record: BaseModel, hold: Hold = nullcontext) -> None:
@@ -71,14 +52,6 @@ def append_record(path: Path, record: BaseModel) -> None:
     # One write at the end of the file: concurrent writers do not mix their lines.
     with path.open("ab") as stream:
         stream.write(line.encode())
-
-
-def _finite(text: str) -> float:
-    """Return a number; JSON has no infinite ones, and no NaN."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is not a finite number")
-    return value
 
 
 class MemberFolder:

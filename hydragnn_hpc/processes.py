@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from hydragnn_hpc.records.lock import ProcessIdentity
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _START_TIME = 19  # the field of /proc/PID/stat, counted from the state, which follows the name in brackets
@@ -25,33 +25,29 @@ def _kernel() -> dict[str, str]:
         return {}
 
 
-def identity() -> dict[str, Any]:
-    """Return this process's identity, as plain data for a file.
-
-    ``host`` and ``pid`` are for people. ``boot``, ``namespace`` and ``started`` (clock ticks since the system's start)
-    make it unique; they are missing where the system does not provide them.
-    """
-    about: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
-    state = _stat(os.getpid())
-    return {**about, **_kernel(), "started": state[_START_TIME]} if _kernel() and state else about
+def identity() -> ProcessIdentity:
+    """Return this process's identity."""
+    host, pid, state = socket.gethostname(), os.getpid(), _stat(os.getpid())
+    if not _kernel() or not state:
+        return ProcessIdentity(host=host, pid=pid)
+    return ProcessIdentity(host=host, pid=pid, **_kernel(), started=state[_START_TIME])
 
 
-def same_system(other: Mapping[str, Any]) -> bool:
+def same_system(other: ProcessIdentity) -> bool:
     """Whether a recorded identity is of a process of this system since its last boot."""
-    return bool(_kernel()) and other.get("boot") == _kernel()["boot"]
+    return bool(_kernel()) and other.boot == _kernel()["boot"]
 
 
-def lives(other: Mapping[str, Any]) -> bool | None:
+def lives(other: ProcessIdentity) -> bool | None:
     """Whether the process of a recorded identity lives; None where this process cannot know.
 
     It cannot know for a process on another host, of an earlier boot, or in another container.
     """
-    pid = other.get("pid")
-    if not same_system(other) or other.get("namespace") != _kernel()["namespace"] or not isinstance(pid, int):
+    if not same_system(other) or other.namespace != _kernel()["namespace"]:
         return None
-    state = _stat(pid)
+    state = _stat(other.pid)
     # Z and X: it has been killed, and its parent has not noticed yet.
-    return bool(state) and state[0] not in ("Z", "X") and state[_START_TIME] == other.get("started")
+    return bool(state) and state[0] not in ("Z", "X") and state[_START_TIME] == other.started
 
 
 def _stat(pid: int) -> list[str]:

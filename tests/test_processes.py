@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,20 +10,21 @@ from pathlib import Path
 import pytest
 
 from hydragnn_hpc import processes
+from hydragnn_hpc.records.lock import ProcessIdentity
 
-PRINT = "import json; from hydragnn_hpc import processes; print(json.dumps(processes.identity()), flush=True); input()"
+PRINT = "from hydragnn_hpc import processes; print(processes.identity().model_dump_json(), flush=True); input()"
 
 
-def begun() -> tuple[subprocess.Popen[str], dict[str, object]]:
+def begun() -> tuple[subprocess.Popen[str], ProcessIdentity]:
     """Start a process; return it with its identity."""
     process = subprocess.Popen([sys.executable, "-c", PRINT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    return process, json.loads(process.stdout.readline())
+    return process, ProcessIdentity.model_validate_json(process.stdout.readline())
 
 
 def test_a_process_lives_until_it_is_killed() -> None:
     process, about = begun()
-    assert about["pid"] == process.pid
+    assert about.pid == process.pid
     assert processes.lives(about) is True
     process.kill()
     while ") Z " not in Path(f"/proc/{process.pid}/stat").read_text():
@@ -37,11 +37,10 @@ def test_a_process_lives_until_it_is_killed() -> None:
 def test_a_number_alone_is_no_process() -> None:
     me = processes.identity()
     assert processes.lives(me) is True
-    assert processes.lives({**me, "started": "17"}) is False, "the number was used again"
-    for unknown in ({"boot": "another"}, {"namespace": "a container's"}, {"pid": "7"}, {"pid": None}):
-        assert processes.lives({**me, **unknown}) is None, unknown
-    for few in ({}, {"host": me["host"], "pid": os.getpid()}):
-        assert processes.lives(few) is None, few
+    assert processes.lives(me.model_copy(update={"started": "17"})) is False, "the number was used again"
+    for unknown in ({"boot": "another"}, {"namespace": "a container's"}, {"boot": None}):
+        assert processes.lives(me.model_copy(update=unknown)) is None, unknown
+    assert processes.lives(ProcessIdentity(host=me.host, pid=os.getpid())) is None
 
 
 def test_nothing_is_known_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -49,7 +48,7 @@ def test_nothing_is_known_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path
     processes._kernel.cache_clear()
     monkeypatch.setattr(processes, "_BOOT_ID", tmp_path / "nowhere")
     try:
-        assert set(processes.identity()) == {"host", "pid"}
+        assert processes.identity() == ProcessIdentity(host=me.host, pid=me.pid)
         assert processes.lives(me) is None
     finally:
         processes._kernel.cache_clear()

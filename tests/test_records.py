@@ -21,12 +21,13 @@ from hydragnn_hpc.paths import MemberFolder, read_record, write_record
 from hydragnn_hpc.records.base import Moment
 from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.jobs import Chain, SubmittedJob
+from hydragnn_hpc.records.lock import LockHolder
 from hydragnn_hpc.records.member import Failures, Result
 from hydragnn_hpc.records.model import ModelFacts
 from hydragnn_hpc.records.recipe import FittedReference, StagedRecipe
 from hydragnn_hpc.records.run import LogLine, Progress
 
-KINDS: tuple[type[BaseModel], ...] = (Result, Failures, Manifest, Progress, LogLine, Chain, SubmittedJob)
+KINDS: tuple[type[BaseModel], ...] = (Result, Failures, Manifest, Progress, LogLine, LockHolder, Chain, SubmittedJob)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,

@@ -15,21 +15,36 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import secrets
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from hydragnn_hpc import processes
 from hydragnn_hpc.atomic import TEMPORARY_PREFIX
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import tell
+from hydragnn_hpc.records.lock import LockHolder
 
 BEAT_SECONDS = 2.0
 STANDSTILL_SECONDS = 60.0
 """Many beats, what a network file system may cache, and the time that tables may take."""
 _RECORD_BYTES = 512  # of one length, so that it is overwritten in one write
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a lock file holds, and the holder that it names: None where it is no such record."""
+
+    raw: bytes
+    holder: LockHolder | None
+
+    @property
+    def token(self) -> str:
+        """The holder's token, or one that stands for these bytes."""
+        return self.holder.token if self.holder else hashlib.sha256(self.raw).hexdigest()[:16]
 
 
 class RunLock:
@@ -46,13 +61,13 @@ class RunLock:
     def __init__(self, path: Path, standstill: float = STANDSTILL_SECONDS) -> None:
         self._path, self._standstill = path, standstill
         self._handle = -1
-        self._beats = 0
         self._beat_at = 0.0
-        self._about = {
-            **processes.identity(),
-            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "token": secrets.token_hex(8),
-        }
+        self._holder = LockHolder(
+            **processes.identity().model_dump(),
+            since=time.strftime("%Y-%m-%d %H:%M:%S"),
+            token=secrets.token_hex(8),
+            beats=0,
+        )
 
     def acquire(self) -> None:
         """Take the lock.
@@ -72,10 +87,9 @@ class RunLock:
         except BaseException:
             self._close()
             raise
-        holder = _read(self._path)
-        if holder.get("token") != self._about["token"]:  # we stood still for so long that our claim was replaced
+        if not self._is_held():  # we stood still for so long that our claim was replaced
             self._close()
-            raise UserError(_in_use(self._path, holder))
+            raise UserError(_in_use(self._path, _read(self._path)))
 
     def beat(self, force: bool = False) -> bool:
         """Show that the holder lives; call it often, it writes every few seconds only.
@@ -85,30 +99,37 @@ class RunLock:
         if not force and time.monotonic() - self._beat_at < BEAT_SECONDS:
             return True
         self._beat_at = time.monotonic()
-        self._beats += 1
+        self._holder = self._holder.model_copy(update={"beats": self._holder.beats + 1})
         with contextlib.suppress(OSError):  # a full disk must not end a run that still can train
             os.pwrite(self._handle, self._record(), 0)
-        return bool(_read(self._path).get("token", self._about["token"]) == self._about["token"])
+        content = _read(self._path)
+        return content is None or content.token == self._holder.token
 
     def release(self) -> None:
         """Give the lock back, unless another run has taken it."""
         if self._handle >= 0:
             # A folder may have turned read-only; a lock that is left does not block.
             with contextlib.suppress(OSError):
-                if _read(self._path).get("token") == self._about["token"]:
+                if self._is_held():
                     self._path.unlink(missing_ok=True)
             self._close()
+
+    def _is_held(self) -> bool:
+        """Whether the lock file names this run."""
+        content = _read(self._path)
+        return content is not None and content.token == self._holder.token
 
     def _take(self, path: Path) -> None:
         """Make ``path`` as this run's, or replace it if its holder is dead."""
         while not self._create(path):
-            holder = _read(path)
-            if not holder:
+            before = _read(path)
+            if before is None:
                 continue  # given back meanwhile
-            self._refuse_living(path, holder)
-            claim = path.with_name(f"{TEMPORARY_PREFIX}{self._path.name}-{holder['token']}")
+            self._refuse_living(path, before)
+            claim = path.with_name(f"{TEMPORARY_PREFIX}{self._path.name}-{before.token}")
             self._take(claim)
-            if _read(path).get("token") == holder["token"]:
+            now = _read(path)
+            if now is not None and now.token == before.token:
                 claim.replace(path)
                 return
             claim.unlink(missing_ok=True)  # replaced or given back before we had the claim
@@ -141,25 +162,28 @@ class RunLock:
         return True
 
     def _record(self) -> bytes:
-        return json.dumps({**self._about, "beats": self._beats}).encode().ljust(_RECORD_BYTES)
+        return json.dumps(self._holder.model_dump(exclude_none=True)).encode().ljust(_RECORD_BYTES)
 
     def _close(self) -> None:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
 
-    def _refuse_living(self, path: Path, holder: dict[str, Any]) -> None:
+    def _refuse_living(self, path: Path, content: _Content) -> None:
         """Raise if the holder lives."""
-        lives = processes.lives(holder)
-        if lives is None and processes.same_system(holder):  # in another container: one kernel, one set of locks
-            lives = _is_flocked(path)
+        holder = content.holder
+        lives = processes.lives(holder) if holder else None
+        if lives is None and holder and processes.same_system(holder):
+            lives = _is_flocked(path)  # in another container: one kernel, one set of locks
         if lives is None:
-            # What is no record may be one that is being written.
-            seconds = self._standstill if "beats" in holder else min(self._standstill, 2 * BEAT_SECONDS)
-            tell(f"{self._path.parent} was in use on {holder.get('host', '?')}; waiting up to {seconds:.0f} s to see")
-            lives = _is_flocked(path) or _changes(path, holder, seconds)
+            # What is too short for a record may be one that is being written.
+            whole = len(content.raw) >= _RECORD_BYTES
+            seconds = self._standstill if whole else min(self._standstill, 2 * BEAT_SECONDS)
+            host = holder.host if holder else "an unknown host"
+            tell(f"{self._path.parent} was in use on {host}; waiting up to {seconds:.0f} s to see")
+            lives = _is_flocked(path) or _changes(path, content, seconds)
         if lives:
-            raise UserError(_in_use(self._path, holder))
+            raise UserError(_in_use(self._path, content))
 
 
 def _is_flocked(path: Path) -> bool | None:
@@ -179,32 +203,29 @@ def _is_flocked(path: Path) -> bool | None:
     return False
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the record in ``path``, empty where there is no file; with a token of its bytes where it has none."""
+def _read(path: Path) -> _Content | None:
+    """Return what is in ``path``; None where there is no file."""
     try:
-        content = path.read_bytes()
+        raw = path.read_bytes()
     except FileNotFoundError:
-        return {}
+        return None
     try:
-        record = json.loads(content)
-    except (ValueError, RecursionError):
-        record = {}
-    record = record if isinstance(record, dict) else {}
-    if re.fullmatch("[0-9a-f]{16}", str(record.get("token"))):
-        return record
-    return {**record, "token": hashlib.sha256(content).hexdigest()[:16]}
+        return _Content(raw, LockHolder.model_validate_json(raw))
+    except ValidationError:
+        return _Content(raw, None)
 
 
-def _changes(path: Path, holder: dict[str, Any], seconds: float) -> bool:
-    """Whether the record in ``path`` changes within so many seconds."""
+def _changes(path: Path, content: _Content, seconds: float) -> bool:
+    """Whether what is in ``path`` changes within so many seconds."""
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         time.sleep(min(0.5, seconds / 4))
-        if _read(path) != holder:
+        if _read(path) != content:
             return True
     return False
 
 
-def _in_use(path: Path, holder: dict[str, Any]) -> str:
-    who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')} since {holder.get('since', '?')}"
+def _in_use(path: Path, content: _Content | None) -> str:
+    holder = content.holder if content else None
+    who = f"process {holder.pid} on {holder.host} since {holder.since}" if holder else "process unknown"
     return f"{path.parent} is in use: {who}; wait for it, end it, or run into another folder"

@@ -8,116 +8,81 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections import defaultdict
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from pydantic import ValidationError
+
+from hydragnn_hpc import commands
 from hydragnn_hpc.ensemble.launcher import Launch, detect, worker_environment
 from hydragnn_hpc.ensemble.messenger import Messenger, places
 from hydragnn_hpc.ensemble.startup import end_without_launcher
+from hydragnn_hpc.records.base import FileRecord
+from hydragnn_hpc.records.doctor import MpiAnswer, RankResources, TorchAnswer
 
 PATIENCE_SECONDS = 120.0
+_Answer = TypeVar("_Answer", bound=FileRecord)
 
 
-@dataclass(frozen=True)
-class Seat:
-    """One rank's place.
-
-    Attributes
-    ----------
-    cores : list of int
-        Logical cores that it may run on (the affinity mask).
-    memory_gib : float
-        Of its node.
-    torch : dict or None
-        What ``member.device`` prints there: ``versions``, ``visible`` (a number), and ``device`` (``type, name, index,
-        uuid``), the one that its worker uses. None where torch does not work.
-    trouble : str
-        Why torch does not work; empty where it does.
-    """
-
-    rank: int
-    host: str
-    local_rank: int
-    cores: list[int]
-    memory_gib: float
-    torch: dict[str, Any] | None
-    trouble: str
-
-    @property
-    def device(self) -> dict[str, Any] | None:
-        """The device that its worker uses."""
-        return self.torch["device"] if self.torch else None
-
-    def plain(self) -> dict[str, Any]:
-        """Return plain data, for JSON."""
-        return asdict(self)
-
-
-def probe(module: str, *arguments: str) -> tuple[dict[str, Any] | None, str]:
+def probe(kind: type[_Answer], module: str, *arguments: str) -> tuple[_Answer | None, str]:
     """Run a probe module in a child process; return (its answer, "") or (None, why there is none).
 
     The child gets a worker's environment: none of the launcher's variables.
     """
     command = [sys.executable, "-m", module, *arguments]
     try:
-        done = subprocess.run(
-            command,
-            env=worker_environment(os.environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return None, f"no answer within {PATIENCE_SECONDS:.0f} s"
-    if done.returncode == 0 and done.stdout.strip():
-        return dict(json.loads(done.stdout.strip().splitlines()[-1])), ""
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    ended = f"ended by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    return None, f"{said[-1].strip() if said else 'no output'} ({ended})"
+        done = commands.run(command, PATIENCE_SECONDS, environment=worker_environment(os.environ))
+    except commands.SilentError as error:
+        return None, str(error)
+    lines = [line.strip() for line in (done.errors if done.code else done.output).splitlines() if line.strip()]
+    last = lines[-1] if lines else "no output"
+    if done.code == 0:
+        try:
+            return kind.model_validate_json(last), ""
+        except ValidationError:
+            return None, f"{last[:200]} (not the answer of {module})"
+    ended = f"ended by signal {-done.code}" if done.code < 0 else f"exit code {done.code}"
+    return None, f"{last} ({ended})"
 
 
-def seats(messenger: Messenger, launch: Launch, local_rank: int | None) -> list[Seat]:
-    """Return every rank's seat, on every rank. Collective."""
+def gather_resources(messenger: Messenger, launch: Launch, local_rank: int | None) -> list[RankResources]:
+    """Return every rank's resources, on every rank. Collective."""
     place = places(messenger, launch, local_rank)[messenger.rank]
-    answer, trouble = probe("hydragnn_hpc.member.device", str(place.local_rank))
-    seat = Seat(
-        place.rank,
-        place.host,
-        place.local_rank,
-        sorted(os.sched_getaffinity(0)),
-        round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
-        answer,
-        trouble,
+    answer, trouble = probe(TorchAnswer, "hydragnn_hpc.member.device", str(place.local_rank))
+    own = RankResources(
+        rank=place.rank,
+        host=place.host,
+        local_rank=place.local_rank,
+        cores=sorted(os.sched_getaffinity(0)),
+        memory_gib=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+        torch=answer,
+        trouble=trouble,
     )
-    return list(messenger.share(seat))
+    return list(messenger.share(own))
 
 
-def complaints(found: list[Seat], slots: int) -> list[tuple[str, str]]:
+def complaints(ranks: list[RankResources], slots: int) -> list[tuple[str, str]]:
     """Return the problems of a map as (problem, remedy): devices shared by more ranks than slots, shared cores."""
     wrong = []
     by_device: dict[tuple[str, str], list[int]] = defaultdict(list)
-    by_host: dict[str, list[Seat]] = defaultdict(list)
-    for seat in found:
-        by_host[seat.host].append(seat)
-        if seat.device and seat.device["type"] != "cpu":
-            by_device[seat.host, str(seat.device.get("uuid") or seat.device["index"])].append(seat.rank)
-    for (host, device), ranks in by_device.items():
-        if len(ranks) > slots:
+    by_host: dict[str, list[RankResources]] = defaultdict(list)
+    for one in ranks:
+        by_host[one.host].append(one)
+        if one.device and one.device.type != "cpu":
+            by_device[one.host, str(one.device.uuid or one.device.index)].append(one.rank)
+    for (host, device), sharing in by_device.items():
+        if len(sharing) > slots:
             wrong.append(
                 (
-                    f"ranks {_listed(ranks)} share device {device} of {host}",
+                    f"ranks {', '.join(map(str, sharing))} share device {device} of {host}",
                     "start one rank per device (srun --gpus-per-task=1, jsrun -g 1, mpiexec -ppn GPUS); to let"
                     " several workers share one, set launch.slots_per_device",
                 )
             )
     for host, here in by_host.items():
-        cores = {core for seat in here for core in seat.cores}
+        cores = {core for one in here for core in one.cores}
         if len(cores) < len(here):
             wrong.append(
                 (
@@ -125,9 +90,9 @@ def complaints(found: list[Seat], slots: int) -> list[tuple[str, str]]:
                     "give each rank its own cores (srun -c N, mpiexec --depth N --cpu-bind depth), or start fewer",
                 )
             )
-    for seat in found:
-        if seat.device is None:
-            wrong.append((f"rank {seat.rank} on {seat.host}: torch does not work: {seat.trouble}", "fix torch there"))
+    for one in ranks:
+        if one.device is None:
+            wrong.append((f"rank {one.rank} on {one.host}: torch does not work: {one.trouble}", "fix torch there"))
     return wrong
 
 
@@ -140,10 +105,6 @@ def ranges(numbers: list[int]) -> str:
         else:
             parts.append([number, number])
     return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in parts)
-
-
-def _listed(ranks: list[int]) -> str:
-    return ", ".join(str(rank) for rank in ranks)
 
 
 def library_path() -> str:
@@ -159,30 +120,30 @@ def main() -> None:
     from mpi4py import MPI
 
     launch = detect(os.environ)
-    description = {
-        "library": " ".join(MPI.Get_library_version().rstrip("\0").splitlines()[0].split()),
-        "file": library_path(),
-        "rank": MPI.COMM_WORLD.Get_rank(),
-        "size": MPI.COMM_WORLD.Get_size(),
-        "launcher": launch.launcher,
-        "launcher_size": launch.size,
-    }
+    answer = MpiAnswer(
+        library=" ".join(MPI.Get_library_version().rstrip("\0").splitlines()[0].split()),
+        file=library_path(),
+        rank=MPI.COMM_WORLD.Get_rank(),
+        size=MPI.COMM_WORLD.Get_size(),
+        launcher=launch.launcher,
+        launcher_size=launch.size,
+    )
     # In one write: with PYTHONUNBUFFERED, print writes the newline separately, and the lines of two ranks may mix.
-    sys.stdout.write(json.dumps(description) + "\n")
+    sys.stdout.write(json.dumps(answer.model_dump()) + "\n")
     sys.stdout.flush()
     if launch.launcher is None:
         end_without_launcher()
 
 
-def answers(text: str) -> list[dict[str, Any]]:
+def answers(text: str) -> list[MpiAnswer]:
     """Parse the output of several processes that ran :func:`main`, even without newlines between; [] if garbled."""
     found, decoder = [], json.JSONDecoder()
     while (start := text.find("{")) >= 0:
         try:
             value, end = decoder.raw_decode(text[start:])
-        except ValueError:
+            found.append(MpiAnswer.model_validate(value))
+        except (ValueError, RecursionError):
             return []
-        found.append(value)
         text = text[start + end :]
     return found
 

@@ -15,6 +15,7 @@ import torch
 import hydragnn_hpc
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.device import Device
+from hydragnn_hpc.records.doctor import TorchAnswer
 
 
 def choose_device(wanted: str, local_rank: int) -> torch.device:
@@ -69,16 +70,13 @@ def main() -> None:
     total = float(torch.ones(8, device=device).sum())
     if total != 8.0:
         raise SystemExit(f"the sum of eight ones on {device} is {total}")
-    print(
-        json.dumps(
-            {
-                "versions": versions(),
-                "device": describe(device).model_dump(),
-                "visible": module.device_count() if module else 0,
-                "capability": torch.backends.cpu.get_cpu_capability(),
-            }
-        )
+    answer = TorchAnswer(
+        versions=versions(),
+        device=describe(device),
+        visible=module.device_count() if module else 0,
+        capability=torch.backends.cpu.get_cpu_capability(),
     )
+    print(json.dumps(answer.model_dump()))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from hydragnn_hpc.records.base import Amount, Count, FileRecord, Level
 
 Boundary = Literal["open", "periodic", "mixed"]
 """Along the lattice vectors of all geometries; ``mixed`` where they differ."""
+ScaledOver = Annotated[str, Field(pattern="^(all|train)$")]
+"""What the minimum and maximum of targets are taken over."""
 
 
 class ArrayFacts(FileRecord):
@@ -143,7 +145,7 @@ class DatasetFacts(FileRecord):
 
     targets: dict[str, Target]
     species: NumberRange
-    scaled_over: Annotated[str, Field(pattern="^(all|train)$")]
+    scaled_over: ScaledOver
     distribution: Distribution | None = None
     source: Source
     neighbours: Neighbours
@@ -167,3 +169,20 @@ class Manifest(DatasetFacts, _Contents):
     def plain(self) -> dict[str, Any]:
         """Return it as plain data, without entries that its writer did not state."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+class ExportedDataset(FileRecord):
+    """The key ``hydragnn_hpc`` of an extended XYZ file's first frame: what makes it the data set again.
+
+    Attributes
+    ----------
+    targets : list of str
+        As ``--target`` writes them.
+    end_members : dict
+        Energy per atom of the pure elements, Ry, by proton number.
+    """
+
+    targets: list[str]
+    cutoff_bohr: Amount
+    scaled_over: ScaledOver
+    end_members: dict[Annotated[str, Field(pattern="^[0-9]{1,3}$")], float]

@@ -10,10 +10,10 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from hydragnn_hpc.commands import SilentError, run
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.jobs import LOCAL, SubmittedJob
-from hydragnn_hpc.submit.commands import SilentError, run
 from hydragnn_hpc.submit.scheduler import Scheduler, StatusQuery, jobs_folder, load_scheduler
 from hydragnn_hpc.submit.site import Site, load_site
 

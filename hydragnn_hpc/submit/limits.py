@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from hydragnn_hpc.commands import SilentError, run
 from hydragnn_hpc.durations import clock
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.submit.answers import Nodes, Queue, read
-from hydragnn_hpc.submit.commands import SilentError, run
 from hydragnn_hpc.submit.plan import Plan
 from hydragnn_hpc.submit.scheduler import Scheduler
 from hydragnn_hpc.submit.site import Limit, Site

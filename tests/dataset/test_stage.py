@@ -179,7 +179,7 @@ def test_a_file_system_without_flock(small_bp: Path, parent: Path, monkeypatch: 
 
     monkeypatch.setattr(copies.fcntl, "flock", missing)
     dead = copies._own_folder(parent, "hydragnn-hpc-dead-")[0]
-    (dead / "lock").write_text(json.dumps({**processes.identity(), "started": "17"}))
+    (dead / "lock").write_text(json.dumps({**processes.identity().model_dump(), "started": "17"}))
     unknown = copies._own_folder(parent, "hydragnn-hpc-unknown-")[0]
     (unknown / "lock").write_text("")
     with Staging(small_bp, parent) as staging:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ lock.acquire()
 print("held", flush=True)
 time.sleep(60)
 """
+ELSEWHERE = {"host": "elsewhere", "pid": 7, "since": "2026-01-01 12:00:00", "token": "0" * 16, "beats": 3}
 
 
 def test_the_second_is_refused_while_the_first_lives_and_not_after(tmp_path: Path) -> None:
@@ -49,20 +49,19 @@ def test_the_second_is_refused_while_the_first_lives_and_not_after(tmp_path: Pat
 def test_a_holder_on_another_host_is_judged_by_its_counter(tmp_path: Path, lives: bool) -> None:
     """Such a holder's process cannot be seen from here, and flock may not reach across."""
     path, ended = tmp_path / "run.lock", threading.Event()
-    about = {"host": "elsewhere", "pid": os.getpid(), "since": "then"}
-    path.write_text(json.dumps({**about, "beats": 1}))
+    path.write_text(json.dumps({**ELSEWHERE, "beats": 1}))
 
     def beat() -> None:
         for beats in range(2, 100):
             if ended.wait(0.4):
                 return
-            path.write_text(json.dumps({**about, "beats": beats}).ljust(256))
+            path.write_text(json.dumps({**ELSEWHERE, "beats": beats}).ljust(256))
 
     thread = threading.Thread(target=beat if lives else lambda: None)
     thread.start()
     try:
         if lives:
-            with pytest.raises(UserError, match="on elsewhere since then"):
+            with pytest.raises(UserError, match="on elsewhere since 2026-01-01 12:00:00"):
                 RunLock(path, standstill=3.0).acquire()
         else:
             taken = RunLock(path, standstill=3.0)
@@ -73,9 +72,10 @@ def test_a_holder_on_another_host_is_judged_by_its_counter(tmp_path: Path, lives
         thread.join()
 
 
-def test_a_lock_of_garbage_does_not_block(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"\x00\xffnot json", b"[" * 9000, b"[]", b'{"host": 3}'])
+def test_a_lock_of_garbage_does_not_block(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "run.lock"
-    path.write_bytes(b"\x00\xffnot json")
+    path.write_bytes(content)
     taken = RunLock(path, standstill=0.5)
     taken.acquire()
     taken.release()
@@ -115,11 +115,10 @@ input()
 @pytest.mark.parametrize("before", ["nothing", "a dead run", "a dead run and a dead claim on it", "garbage"])
 def test_one_of_many_takes_it_on_a_file_system_without_flock(tmp_path: Path, links: str, before: str) -> None:
     path = tmp_path / "run.lock"
-    dead = {"host": "elsewhere", "pid": 7, "since": "then", "beats": 3}
     if before.startswith("a dead run"):
-        path.write_text(json.dumps({**dead, "token": "0" * 16}))
+        path.write_text(json.dumps(ELSEWHERE))
     if before.endswith("claim on it"):
-        (tmp_path / f".tmp-run.lock-{'0' * 16}").write_text(json.dumps({**dead, "token": "a" * 16}))
+        (tmp_path / f".tmp-run.lock-{'0' * 16}").write_text(json.dumps({**ELSEWHERE, "token": "a" * 16}))
     if before == "garbage":
         path.write_text("garbage")
     command = [sys.executable, "-c", RACE, str(path), links, str(time.time() + 0.8)]
@@ -135,9 +134,23 @@ def test_one_of_many_takes_it_on_a_file_system_without_flock(tmp_path: Path, lin
     assert [p.name for p in tmp_path.iterdir()] == ["run.lock"]
 
 
+def test_the_record_keeps_its_form(tmp_path: Path) -> None:
+    """Another version's run reads it; it is overwritten in place, and has one length."""
+    path = tmp_path / "run.lock"
+    lock = RunLock(path)
+    lock.acquire()
+    assert list(json.loads(path.read_text())) == [
+        "host", "pid", "boot", "namespace", "started", "since", "token", "beats"
+    ]  # fmt: skip
+    first = path.read_bytes()
+    lock.beat(force=True)
+    assert len(first) == 512 and path.read_bytes() == first.replace(b'"beats": 0', b'"beats": 1')
+    lock.release()
+
+
 def test_a_number_used_again_does_not_block(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.lock"
-    path.write_text(json.dumps({**processes.identity(), "started": "17", "beats": 3, "token": "0" * 16}))
+    path.write_text(json.dumps({**ELSEWHERE, **processes.identity().model_dump(), "started": "17"}))
     RunLock(path).acquire()
     assert "waiting" not in capsys.readouterr().err
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hydragnn_hpc.atomic import write_json
-from hydragnn_hpc.paths import read_json
 from hydragnn_hpc.report.analysis import costs, paper
 from hydragnn_hpc.report.analysis.claims import Claim, Verdict, assess
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
@@ -37,7 +37,7 @@ def campaign(out: Path, errors: dict, seconds: dict | None = None, **shape) -> d
 
 def change(out: Path, variant: str, replica: int, how) -> None:
     path = out / "members" / variant / f"{replica:02d}" / "result.json"
-    result = read_json(path)
+    result = json.loads(path.read_text())
     how(result)
     write_json(path, result)
 
@@ -138,7 +138,7 @@ def test_device_hours_count_a_stack_once_and_a_shared_device_by_its_share(tmp_pa
     out = making.make(
         tmp_path / "x", variants=("H",), replicas=4, stack=4, arrays=False, launch={"slots_per_device": 2}
     )
-    seconds = read_json(out / "members/H/00/result.json")["seconds"]
+    seconds = json.loads((out / "members/H/00/result.json").read_text())["seconds"]
     assert costs.device_hours(load(out), ["H"]) == pytest.approx(seconds / 3600 / 2)
 
 

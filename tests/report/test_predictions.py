@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import facts_of
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.fields import PROPERTIES
-from hydragnn_hpc.paths import read_json
 from hydragnn_hpc.report.analysis import uncertainty
 from hydragnn_hpc.report.results import ground_truth, predictions
 from hydragnn_hpc.report.results.load import Results, load
@@ -99,7 +99,7 @@ def test_what_does_not_fit_is_left_out_and_named(tmp_path: Path) -> None:
     paths[1].write_bytes(b"PK no archive")
     np.savez(paths[2], sample=np.arange(3), H=np.zeros((3, 1)))
     np.savez(paths[3], sample=np.arange(20), H=np.full((20, 1), np.nan))
-    result = read_json(out / "members/H/04/result.json")
+    result = json.loads((out / "members/H/04/result.json").read_text())
     result["tasks"]["H"]["rmse_unit"] *= 1.5
     write_json(out / "members/H/04/result.json", result)
     results = load(out)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from hydragnn_hpc import processes
 from hydragnn_hpc.atomic import write_json
-from hydragnn_hpc.paths import CampaignFolder, read_json, write_record
+from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.records.member import Failures
 from hydragnn_hpc.report.tables import status
 from tests.member_records import a_failure
@@ -58,7 +58,7 @@ def test_of_a_run_on_this_host_it_is_known_whether_it_lives(live: Path) -> None:
     dead = subprocess.Popen(["true"])
     while ") Z " not in Path(f"/proc/{dead.pid}/stat").read_text():  # dead, and not waited for
         time.sleep(0.01)
-    me = processes.identity()
+    me = {**processes.identity().model_dump(), "since": "2026-01-01 12:00:00", "token": "0" * 16, "beats": 3}
     for holder, age, active in (
         (me, 86400, True),
         (me, -86400, True),
@@ -70,7 +70,7 @@ def test_of_a_run_on_this_host_it_is_known_whether_it_lives(live: Path) -> None:
         ({**me, "namespace": "of a container"}, 90, False),
     ):
         making.write_progress(folder, shape, age=age)
-        folder.lock.write_text(json.dumps({**holder, "beats": 3}))
+        folder.lock.write_text(json.dumps(holder))
         assert status.read_status(live)[0].active == active, (holder, age)
     dead.wait()
     making.write_progress(folder, shape)
@@ -80,11 +80,11 @@ def test_of_a_run_on_this_host_it_is_known_whether_it_lives(live: Path) -> None:
 
 def test_the_rate_counts_members_that_this_run_finished(live: Path) -> None:
     started = datetime.now(UTC) - timedelta(hours=2)
-    progress = read_json(live / "progress.json")
+    progress = json.loads((live / "progress.json").read_text())
     write_json(live / "progress.json", {**progress, "started": started.isoformat()})
     for replica in range(3):
         path = live / f"members/HCM/{replica:02d}/result.json"
-        result = read_json(path)
+        result = json.loads(path.read_text())
         result["sessions"][-1]["ended"] = (started + timedelta(minutes=20)).isoformat()
         write_json(path, result)
     found, _ = status.read_status(live)
@@ -146,7 +146,7 @@ def test_time_left_of_one_worker_is_the_mean_of_its_variant(tmp_path: Path) -> N
     out = making.make(
         tmp_path / "x", variants=("H", "C"), replicas=4, samples=10, states={"H/02": "waiting", "C": "waiting"}
     )
-    seconds = [read_json(p)["seconds"] for p in sorted(out.glob("members/H/*/result.json"))]
+    seconds = [json.loads(p.read_text())["seconds"] for p in sorted(out.glob("members/H/*/result.json"))]
     found, _ = status.read_status(out)
     # One H by the mean of H; four C by the same, for want of anything nearer.
     assert found.worker_seconds_left == pytest.approx(5 * sum(seconds) / 3)

@@ -85,6 +85,8 @@ def test_any_entry_may_be_something_else(whole: Path, tmp_path: Path, hurt: Call
         if name == "members/H/00/result.json" or (name == "members/H/00" and hurt is not replaced_by_a_folder):
             assert "unreadable: H/00: cannot read" in shown
             assert any(line.startswith("H/00: cannot read") for line in remarks)
+        if name == "members/H/01/failure.json":
+            assert "unreadable: H/01: cannot read" in shown and "failed attempts are not known" in shown
         if name == "progress.json":
             assert "unreadable: cannot read" in shown
         if name in ("progress.json", "logs/events.jsonl"):

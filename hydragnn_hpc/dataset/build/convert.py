@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from hydragnn_hpc import atomic
 from hydragnn_hpc.dataset import store
@@ -30,7 +31,8 @@ from hydragnn_hpc.dataset.read.units import Unit
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
 from hydragnn_hpc.logs import Progress
-from hydragnn_hpc.records.dataset import Target
+from hydragnn_hpc.records.dataset import ExportedDataset, Target
+from hydragnn_hpc.validation import one_line
 
 KINDS = ("lsms", "extxyz", "bp")
 
@@ -151,15 +153,16 @@ def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conver
     atomic.refuse_file(out, force)
     lost: dict[str, None] = {}
     frames: Iterator[tuple[Frame, int | None]]
-    stated: dict[str, Any] = {}
+    first_tail: dict[str, Any] = {}
     if options.form == "bp":
         manifest, frames = _frames_of_bp(source)
-        stated = {
-            "targets": [_spelled(name, t) for name, t in manifest.targets.items()],
-            "cutoff_bohr": manifest.neighbours.cutoff_bohr,
-            "scaled_over": manifest.scaled_over,
-            "end_members": manifest.source.end_members,
-        }
+        exported = ExportedDataset(
+            targets=[_spelled(name, t) for name, t in manifest.targets.items()],
+            cutoff_bohr=manifest.neighbours.cutoff_bohr,
+            scaled_over=manifest.scaled_over,
+            end_members=manifest.source.end_members,
+        )
+        first_tail = {_STATED_KEY: exported.model_dump()}
         lost["neighbour lists (rebuilt from the cutoff)"] = lost["the counts of its preparation"] = None
     else:
         frames = ((frame, None) for frame in _read(source, options))
@@ -167,8 +170,7 @@ def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conver
     with atomic.new_file(out) as stream:
         for frame, part in frames:
             head = {} if part is None else {"split": part}
-            tail = {_STATED_KEY: stated} if stated and not count else {}
-            stream.write(frame_text(frame, lost, head, tail).encode())
+            stream.write(frame_text(frame, lost, head, {} if count else first_tail).encode())
             count += 1
     return Conversion("extxyz", count, tuple(lost))
 
@@ -218,33 +220,34 @@ def _spelled(name: str, target: Target) -> str:
     return f"{name}={target.level}:{_key(name)}:{target.unit or '1'}:{target.label}"
 
 
-def _stated(source: Path, form: str) -> dict[str, Any]:
-    """Return what the first frame states of the data set that it came from."""
+def _exported(source: Path, form: str) -> ExportedDataset | None:
+    """Return what the first frame says of the data set that it came from; None if it says nothing."""
     first = next(formats.iter_frames(source, form), None)
-    stated = first.values.get(_STATED_KEY) if isinstance(first, Frame) else None
-    return stated if isinstance(stated, dict) else {}
+    if not isinstance(first, Frame) or _STATED_KEY not in first.values:
+        return None
+    try:
+        return ExportedDataset.model_validate(_usable(first, first.values, _STATED_KEY))
+    except ValidationError as error:
+        reason = one_line(error, ExportedDataset)
+        raise UserError(f"{first.where}: '{_STATED_KEY}' is damaged: {reason}; correct or remove it") from error
 
 
-def _end_members(stated: dict[str, Any]) -> dict[int, float]:
-    return {int(z): float(e) for z, e in stated.get("end_members", {}).items()}
+def _end_members(exported: ExportedDataset | None) -> dict[int, float]:
+    return {int(z): energy for z, energy in exported.end_members.items()} if exported else {}
 
 
 def _to_bp(source: Path, out: Path, options: Options, force: bool) -> Conversion:
     lost = ["band and Fermi energies, spin and field columns"] if options.form == "lsms" else []
     part: tuple[TargetSpec, ...] = ()
-    stated: dict[str, Any] = {}
-    if options.form != "lsms" and not options.targets:
-        stated = _stated(source, options.form)
-        targets = [str(entry) for entry in stated.get("targets", ())]
-        options = replace(options, targets=parse_targets(targets), scale_over=stated.get("scaled_over", "all"))
-        if targets:
-            part = (_SPLIT_SPEC,)
-        if options.cutoff == 0 and isinstance(stated.get("cutoff_bohr"), float):
-            options = replace(options, cutoff=stated["cutoff_bohr"])
+    exported = _exported(source, options.form) if options.form != "lsms" and not options.targets else None
+    if exported:
+        options = replace(options, targets=parse_targets(exported.targets), scale_over=exported.scaled_over)
+        options = replace(options, cutoff=options.cutoff or exported.cutoff_bohr)
+        part = (_SPLIT_SPEC,) if options.targets else ()
     options = replace(options, cutoff=options.cutoff or 7.0, cap=0, keep_repeated=True, purpose="convert")
     store.refuse_existing(out, force)
     raw = sources.read(source, replace(options, targets=(*options.targets, *part)), folder=store.folder_for(out))
-    raw.end_members = _end_members(stated)
+    raw.end_members = _end_members(exported)
     if part:
         raw.properties.pop()
         values = np.concatenate(raw.samples.values.pop(_SPLIT_SPEC.property.name))[:, 0]
@@ -264,7 +267,7 @@ def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversi
         end_members = {int(z): e for z, e in manifest.source.end_members.items()}
     else:
         frames = _read(source, options)
-        end_members = _end_members(_stated(source, options.form))
+        end_members = _end_members(_exported(source, options.form))
     wanted = {w.property.name: w for w in options.targets}
     count, names = 0, set()
     lsms.refuse_folder(out, force)

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from pydantic import ValidationError
 
 from hydragnn_hpc import processes
 from hydragnn_hpc.dataset import store
@@ -33,6 +34,7 @@ from hydragnn_hpc.dataset.store import spool
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import tell
 from hydragnn_hpc.paths import read_record
+from hydragnn_hpc.records.lock import ProcessIdentity
 from hydragnn_hpc.records.recipe import Requirements, StagedRecipe
 
 _PREFIX = "hydragnn-hpc-"
@@ -285,7 +287,7 @@ def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
             continue  # another run took it for abandoned and removed it before it was locked
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
-        os.write(lock, json.dumps(processes.identity()).encode())
+        os.write(lock, json.dumps(processes.identity().model_dump(exclude_none=True)).encode())
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), (folder / _LOCK).stat()):
                 return folder, lock
@@ -319,10 +321,10 @@ def _is_held(lock: int) -> bool:
         return True
     except OSError:
         try:
-            holder = json.loads(os.pread(lock, 4096, 0))
-        except ValueError:
+            holder = ProcessIdentity.model_validate_json(os.pread(lock, 4096, 0))
+        except ValidationError:
             return True  # being made, or of an earlier version
-        return not isinstance(holder, dict) or processes.lives(holder) is not False
+        return processes.lives(holder) is not False
     return False
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hydragnn_hpc.dataset.imports import import_adios2
+from hydragnn_hpc.records.doctor import Adios2Answer
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
             read = reader.read(name)
             if read.dtype != array.dtype or not np.array_equal(read, array):
                 raise SystemExit(f"'{name}' was written and read back differently")
-    print(json.dumps({"version": adios2.__version__}))
+    print(json.dumps(Adios2Answer(version=adios2.__version__).model_dump()))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from hydragnn_hpc import processes
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.paths import CampaignFolder, read_json, read_record
+from hydragnn_hpc.paths import CampaignFolder, read_record
+from hydragnn_hpc.records.lock import LockHolder
 from hydragnn_hpc.records.run import Progress, RunningMember
 
 STALE_SECONDS = 60.0
@@ -50,17 +50,12 @@ def read_live(folder: CampaignFolder) -> Live:
     written = timestamp(progress.time)
     if written is None or not folder.lock.exists():
         return Live(progress)
-    # On this host the process is looked up; on another, clocks have to be compared.
-    lives = processes.lives(_holder(folder))
-    return Live(progress, abs(time.time() - written) < STALE_SECONDS if lives is None else lives)
-
-
-def _holder(folder: CampaignFolder) -> dict[str, Any]:
     try:
-        holder = read_json(folder.lock)
+        lives = processes.lives(read_record(folder.lock, LockHolder))
     except UserError:
-        return {}
-    return holder if isinstance(holder, dict) else {}
+        lives = None
+    # On this host the process is looked up; on another, clocks have to be compared.
+    return Live(progress, abs(time.time() - written) < STALE_SECONDS if lives is None else lives)
 
 
 def timestamp(stamp: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Running a scheduler's commands, which may be missing, hang, or print anything."""
+"""Running programs that may be missing, hang, crash, or print anything: a scheduler's commands, mpirun, probes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -28,8 +28,10 @@ class Answer:
         return " ".join((self.errors.strip() or self.output.strip()).splitlines()[-2:])
 
 
-def run(words: Sequence[str], seconds: float, text: str = "") -> Answer:
-    """Run a command with ``text`` as its input; after ``seconds`` it is killed, with its child processes.
+def run(words: Sequence[str], seconds: float, text: str = "", environment: Mapping[str, str] | None = None) -> Answer:
+    """Run a command with ``text`` as its input, in this process's environment or another.
+
+    After ``seconds`` it is killed, with its child processes.
 
     Raises
     ------
@@ -41,8 +43,9 @@ def run(words: Sequence[str], seconds: float, text: str = "") -> Answer:
     pipe = subprocess.PIPE
     try:
         process = subprocess.Popen(
-            words, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace", start_new_session=True
-        )
+            words, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace", start_new_session=True,
+            env=environment,
+        )  # fmt: skip
     except OSError as error:
         raise SilentError(f"'{words[0]}' cannot be started: {error.strerror or error}") from error
     with process:

@@ -1,0 +1,46 @@
+"""Which process a run is, and which run holds a campaign's folder."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from hydragnn_hpc.records.base import Count, FileRecord, Moment
+
+
+class ProcessIdentity(FileRecord):
+    """A process (`processes.identity`).
+
+    Attributes
+    ----------
+    host, pid
+        For human readers: neither is unique.
+    boot, namespace, started : str or None
+        The system's boot, the namespace of process numbers, and the clock ticks between the boot and the process's
+        start: together with ``pid`` they are unique. None where the system does not provide them.
+    """
+
+    host: str
+    pid: Count
+    boot: str | None = None
+    namespace: str | None = None
+    started: str | None = None
+
+
+class LockHolder(ProcessIdentity):
+    """``run.lock``: the run that holds the folder.
+
+    Attributes
+    ----------
+    since : str
+        Local time.
+    token : str
+        Random: no other run has it.
+    beats : int
+        Advances as long as the run lives.
+    """
+
+    since: Moment
+    token: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    beats: Count
