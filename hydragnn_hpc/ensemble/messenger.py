@@ -9,7 +9,6 @@ import contextlib
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -57,7 +56,7 @@ class Messenger(Protocol):
     unreachable: set[int]
 
     def send(self, to: int, message: RankMessage) -> None:
-        """Send without waiting; what cannot be sent is dropped, and its receiver noted as unreachable."""
+        """Send to another rank, without waiting; what cannot be sent is dropped, and its receiver is `unreachable`."""
 
     def receive(self) -> list[tuple[int, RankMessage]]:
         """Return what has arrived, as (from, message), without waiting."""
@@ -78,18 +77,14 @@ class Alone:
     rank, size = 0, 1
 
     def __init__(self) -> None:
-        self._waiting: deque[RankMessage] = deque()
         self.unreachable: set[int] = set()
 
     def send(self, to: int, message: RankMessage) -> None:
-        """See `Messenger`."""
-        self._waiting.append(message)
+        """See `Messenger`; there is nobody to send to."""
 
     def receive(self) -> list[tuple[int, RankMessage]]:
         """See `Messenger`."""
-        arrived = [(0, message) for message in self._waiting]
-        self._waiting.clear()
-        return arrived
+        return []
 
     def share(self, value: Any) -> list[Any]:
         """See `Messenger`."""

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from synthetic import arrays as synthetic_arrays
 
-from hydragnn_hpc.dataset.features import decorations, inputs, shells
+from hydragnn_hpc import compositions
+from hydragnn_hpc.dataset.features import inputs, shells
 from hydragnn_hpc.dataset.features.ewald import potential_matrix
 from hydragnn_hpc.dataset.features.inputs import GeometryOperators
 from hydragnn_hpc.dataset.generate import surrogate
@@ -267,12 +268,12 @@ def test_supercells_of_one_lattice_share_shells() -> None:
 
 
 def test_blocks_hold_every_sample_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decorations, "_BLOCK", 10)
+    monkeypatch.setattr(compositions, "BLOCK", 10)
     data = synthetic_arrays(sizes=(4, 1, 6, 25, 3))
-    found = list(decorations.blocks(data["atom_offsets"]))
+    found = list(compositions.blocks(data["atom_offsets"]))
     assert [b for _, b in found][:-1] == [f for f, _ in found][1:] and found[0][0] == 0 and found[-1][1] == 10
-    counts = decorations.counts_of(data["atomic_numbers"], data["atom_offsets"], np.array([26, 27, 78]))
+    counts = compositions.counts_of(data["atomic_numbers"], data["atom_offsets"], np.array([26, 27, 78]))
     for sample in range(10):
         own = data["atomic_numbers"][slice(*data["atom_offsets"][sample : sample + 2])]
         assert counts[sample].tolist() == [(own == z).sum() for z in (26, 27, 78)]
-    assert decorations.elements_of(data["atomic_numbers"]).tolist() == sorted(set(data["atomic_numbers"].tolist()))
+    assert compositions.elements_of(data["atomic_numbers"]).tolist() == sorted(set(data["atomic_numbers"].tolist()))

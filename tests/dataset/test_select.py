@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import frame_of
 
+from hydragnn_hpc.compositions import species_counts
 from hydragnn_hpc.dataset.build import select
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.read import derive
@@ -27,7 +28,7 @@ def counts_of(sizes: list[int], seed: int = 0) -> np.ndarray:
 @given(st.lists(st.lists(st.sampled_from([26, 27, 46, 78]), min_size=1, max_size=9), min_size=1, max_size=9))
 def test_species_are_counted(cells: list[list[int]]) -> None:
     offsets = np.concatenate([[0], np.cumsum([len(c) for c in cells])])
-    species, counts = select.species_counts(np.concatenate(cells).astype(np.int32), offsets)
+    species, counts = species_counts(np.concatenate(cells).astype(np.int32), offsets)
     assert species.tolist() == sorted({z for c in cells for z in c})
     assert counts.tolist() == [[c.count(z) for z in species.tolist()] for c in cells]
 
@@ -166,7 +167,7 @@ def test_the_order_in_which_samples_are_read_and_classes_are_numbered_does_not_m
         for k in order:
             read.add(frame_of(f"out_{k}", geometry, np.array([26 + k % 2], np.int32)), k, geometry, {})
         samples = read.samples([], {})
-        _, counts = select.species_counts(np.concatenate(samples.atomic_numbers), samples.atom_offsets())
+        _, counts = species_counts(np.concatenate(samples.atomic_numbers), samples.atom_offsets())
         called = dict(zip(range(500), data.draw(st.permutations(range(500))), strict=True))
         classes = np.array([called[int(name.removeprefix("out_")) // 2 * 2 + z[0] % 2] for name, z in
                             zip(samples.names, samples.atomic_numbers, strict=True)])  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hydragnn_hpc.dataset.build.select import species_counts
+from hydragnn_hpc.compositions import fractions_of, species_counts
 from hydragnn_hpc.records.dataset import AtomsRange, Distribution, Moments
 
 EDGES = (0.2, 0.4, 0.6, 0.8)
@@ -34,7 +34,7 @@ def describe(arrays: dict[str, np.ndarray], targets: Iterable[str]) -> Distribut
 def composition(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return the species ``[n_species]`` and every sample's fraction of each, ``[S, n_species]``."""
     species, counts = species_counts(arrays["atomic_numbers"], arrays["atom_offsets"])
-    return species, counts / counts.sum(axis=1, keepdims=True)
+    return species, fractions_of(counts)
 
 
 def _bucket(fraction: np.ndarray) -> np.ndarray:

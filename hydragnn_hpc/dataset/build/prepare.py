@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hydragnn_hpc.atomic import storage_errors
+from hydragnn_hpc.compositions import species_counts
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build import distribution, select, symmetry
 from hydragnn_hpc.dataset.graphs import find_neighbours
@@ -54,7 +55,7 @@ def write_raw(raw: sources.RawData, out: Path, options: Options, force: bool = F
         On the first thing that does not fit; nothing is left behind.
     """
     samples = raw.samples
-    species, counts = select.species_counts(np.concatenate(samples.atomic_numbers), samples.atom_offsets())
+    species, counts = species_counts(np.concatenate(samples.atomic_numbers), samples.atom_offsets())
     end_members = _add_mixing_enthalpy(raw, counts, species, options.end_members)
 
     unique = np.arange(len(samples.names))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hydragnn_hpc.compositions import species_counts
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build import distribution, select, symmetry
 from hydragnn_hpc.dataset.build.prepare import fit_scaling, too_small_message
@@ -67,7 +68,7 @@ def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tu
     """
     store.refuse_existing(out, force)
     manifest, arrays = store.read(bp)
-    species, counts = select.species_counts(arrays["atomic_numbers"], arrays["atom_offsets"])
+    species, counts = species_counts(arrays["atomic_numbers"], arrays["atom_offsets"])
     classes = classes_of(arrays, options.cell)
     made = select.split(options.by, counts, options.fractions, options.seed, classes)
     if made.too_small:

@@ -10,28 +10,6 @@ import numpy as np
 from hydragnn_hpc.errors import UserError, nearest
 
 
-def species_counts(atomic_numbers: np.ndarray, atom_offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Count atoms by species.
-
-    Parameters
-    ----------
-    atomic_numbers : numpy.ndarray
-        ``[A]`` int32.
-    atom_offsets : numpy.ndarray
-        ``[S + 1]`` int64.
-
-    Returns
-    -------
-    species, counts : numpy.ndarray
-        ``[n_species]`` ascending proton numbers, ``[S, n_species]`` int64.
-    """
-    species, which = np.unique(atomic_numbers, return_inverse=True)
-    sample = np.repeat(np.arange(len(atom_offsets) - 1), np.diff(atom_offsets))
-    counts = np.zeros((len(atom_offsets) - 1, len(species)), dtype=np.int64)
-    np.add.at(counts, (sample, which), 1)
-    return species, counts
-
-
 def first_of_repeated(keys: list[bytes]) -> np.ndarray:
     """Return the positions (ascending) of the first sample of every distinct key."""
     first: dict[bytes, int] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hydragnn_hpc import compositions
 from hydragnn_hpc.dataset.build import prepare
 from hydragnn_hpc.dataset.features import decorations, inputs, residual
 from hydragnn_hpc.dataset.read import sources
@@ -66,7 +67,7 @@ class UnseenStructures:
     def reference(self, reference: FittedReference) -> np.ndarray:
         """Return the values of a task's reference, scaled: ``[A, d]`` or, at graph level, ``[S, d]`` float64."""
         elements, a = np.array(reference.elements), self.arrays
-        counts = decorations.counts_of(a["atomic_numbers"], a["atom_offsets"], elements)
+        counts = compositions.counts_of(a["atomic_numbers"], a["atom_offsets"], elements)
         n_atoms, element = np.diff(a["atom_offsets"]), np.searchsorted(elements, a["atomic_numbers"])
         described = residual.described(reference.level, self.inputs, n_atoms, element, len(elements))
         if reference.level == "graph":

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from hydragnn_hpc import compositions
 from hydragnn_hpc.dataset.features import decorations, shells
 from hydragnn_hpc.dataset.features.ewald import potential_matrix
 from hydragnn_hpc.dataset.graphs import Geometry
@@ -134,7 +135,7 @@ def plan(
             n = len(arrays["cell"])
             geometries = (decorations.geometry(arrays, g) for g in range(n))
             around = shells.find(geometries, entry.number, cutoff, _shortest(arrays["edge_vectors"], cutoff))
-    elements = decorations.elements_of(arrays["atomic_numbers"]).tolist()
+    elements = compositions.elements_of(arrays["atomic_numbers"]).tolist()
     names = [entry.name for entry in wanted]
     return InputRecipe(names=names, elements=elements, species=species, shells=around, powers=powers)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hydragnn_hpc import compositions
 from hydragnn_hpc.dataset.features import decorations, regression
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.recipe import FittedReference, ReferencedTask
@@ -54,11 +55,11 @@ def evaluate(
     if fitted.kind == "species":
         linear: np.ndarray = values[0] + counts[sample] @ values[1:]
         return linear
-    known, shares = np.array(fitted.compositions), decorations.shares_of(counts)
-    found: np.ndarray = _of_compositions(known, values, shares)[sample, element]
+    known, fractions = np.array(fitted.compositions), compositions.fractions_of(counts)
+    found: np.ndarray = _of_compositions(known, values, fractions)[sample, element]
     if fitted.kind == "linear":
         slopes = np.array(fitted.slopes, np.float64)
-        flat = _of_compositions(known, slopes.reshape(*values.shape[:2], -1), shares)[sample, element]
+        flat = _of_compositions(known, slopes.reshape(*values.shape[:2], -1), fractions)[sample, element]
         found += np.einsum("rf,rfd->rd", described, flat.reshape(len(sample), *slopes.shape[2:]))
     return found
 
@@ -136,13 +137,13 @@ class _Target:
         shrinkage: np.ndarray | None = None,
     ) -> None:
         self.arrays, self.values, self.level, self.inputs, self.shrinkage = arrays, values, level, inputs, shrinkage
-        self.elements = decorations.elements_of(arrays["atomic_numbers"])
-        self.counts = decorations.counts_of(arrays["atomic_numbers"], arrays["atom_offsets"], self.elements)
+        self.elements = compositions.elements_of(arrays["atomic_numbers"])
+        self.counts = compositions.counts_of(arrays["atomic_numbers"], arrays["atom_offsets"], self.elements)
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
         """Yield (rows of the target, sample of each row, index of its element or 0 at graph level)."""
         offsets = self.arrays["atom_offsets"]
-        for first, stop in decorations.blocks(offsets):
+        for first, stop in compositions.blocks(offsets):
             samples = np.arange(first, stop)
             if self.level == "graph":
                 yield slice(first, stop), samples, np.zeros(len(samples), np.int64)
@@ -185,10 +186,10 @@ class _Target:
             rest = self.described(first, stop)
             yield rows, sample, evaluate(reference, self.counts[first:stop], sample - first, element, rest)
 
-    def slopes(self, group: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def slopes(self, group: np.ndarray, fractions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the least-squares fit within groups of samples, over the training set (`GroupedRegression.fit`).
 
-        ``group`` ``[S]`` is each sample's group; ``shares`` ``[groups, K]`` are the groups' compositions.
+        ``group`` ``[S]`` is each sample's group; ``fractions`` ``[groups, K]`` are the groups' compositions.
         """
         assert self.inputs is not None
         nodes = self.level == "node"
@@ -197,7 +198,7 @@ class _Target:
         shrinkage = None if self.shrinkage is None else np.tile(self.shrinkage, (1, columns))
         # The last fraction follows from the others.
         of_each = [
-            regression.GroupedRegression(len(shares), kinds, width, shares[:, :-1], shrinkage)
+            regression.GroupedRegression(len(fractions), kinds, width, fractions[:, :-1], shrinkage)
             for _ in range(self.values.shape[1])
         ]
         for rows, sample, element in self.blocks():
@@ -269,15 +270,15 @@ def _fit(target: _Target, task: ReferencedTask) -> FittedReference:
         FittedReference, kind=kind, level=level, elements=target.elements.tolist(), scale=[1.0] * target.values.shape[1]
     )
     if kind in ("composition", "linear"):
-        shares = np.round(decorations.shares_of(target.counts), _DIGITS)
+        fractions = np.round(compositions.fractions_of(target.counts), _DIGITS)
         train = target.arrays["split"] == 0
-        known, group = np.unique(shares[train], axis=0, return_inverse=True)
+        known, group = np.unique(fractions[train], axis=0, return_inverse=True)
         if 2 * len(known) > np.count_nonzero(train):
             raise UserError(
                 f"tasks.{task.name}.reference={kind}: the training set has {np.count_nonzero(train)} samples"
                 f" of {len(known)} compositions, too few of each for a mean; set it to species or none"
             )
-        of_sample = np.zeros(len(shares), np.int64)
+        of_sample = np.zeros(len(fractions), np.int64)
         of_sample[train] = group.reshape(-1)
         if kind == "linear":
             at_zero, slopes = target.slopes(of_sample, known)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hydragnn_hpc.compositions import counts_of, fractions_of
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import RYDBERG_IN_EV
 from hydragnn_hpc.report.results.load import Results
@@ -42,10 +43,6 @@ class GroundTruth:
         """Atoms of every sample, ``[S]``."""
         return np.diff(self.atom_offsets)
 
-    def count(self, number: int) -> np.ndarray:
-        """Return how many atoms of a species every sample has, ``[S]``."""
-        return self.total((self.atomic_numbers == number)[:, None].astype(np.int64))[:, 0]
-
     def total(self, values: np.ndarray) -> np.ndarray:
         """Return the sum over each sample's atoms, ``[S, d]`` from ``[A, d]``; zero where a sample has no atoms."""
         summed = np.concatenate([np.zeros((1, values.shape[1]), values.dtype), np.cumsum(values, axis=0)])
@@ -64,8 +61,10 @@ class GroundTruth:
 
     def formulas(self) -> np.ndarray:
         """Return every sample's composition, ``Fe12Pt20``, ``[S]``."""
-        counts = [(symbol(z), self.count(int(z))) for z in self.species()]
-        found = ["".join(f"{s}{n[k]}" for s, n in counts if n[k]) for k in range(len(self.n_atoms))]
+        species = self.species()
+        symbols = [symbol(z) for z in species.tolist()]
+        counts = counts_of(self.atomic_numbers, self.atom_offsets, species).tolist()
+        found = ["".join(f"{s}{n}" for s, n in zip(symbols, row, strict=True) if n) for row in counts]
         return np.array(found, dtype=str)
 
     def composition(self) -> tuple[np.ndarray, str] | None:
@@ -73,8 +72,9 @@ class GroundTruth:
 
         With two species the lighter one; with more, the one whose fraction varies most.
         """
-        n_atoms = np.maximum(self.n_atoms, 1)
-        fractions = {int(z): self.count(int(z)) / n_atoms for z in self.species()}
+        species = self.species()
+        columns = fractions_of(counts_of(self.atomic_numbers, self.atom_offsets, species)).T
+        fractions = dict(zip(species.tolist(), columns, strict=True))
         varying = {z: float(np.ptp(x)) for z, x in fractions.items() if len(x) and np.ptp(x) > 0}
         if not varying:
             return None
