@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_WIDTH = 160  # columns, where no terminal sets the width, as in a batch log or a pipe
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called as ``progress(done, total)``; ``total`` is 0 if it is not known."""
 
 
 def log(line: str) -> None:
     """Print one line to standard error with the local time, at once."""
-    tell(f"{time.strftime('%H:%M:%S')} {line}")
+    print_line(f"{time.strftime('%H:%M:%S')} {line}")
 
 
-def tell(line: str) -> None:
+def print_line(line: str) -> None:
     """Print one line to standard error, at once and in one piece, so that lines of two ranks do not mix."""
     # With PYTHONUNBUFFERED, print writes the newline separately.
     optional(sys.stderr).write(spelt_out(line) + "\n")
@@ -39,7 +39,7 @@ def console(**options: Any) -> Console:
 
 
 @contextmanager
-def progress(label: str, unit: str, every: float = 10.0) -> Iterator[Progress]:
+def progress(label: str, unit: str, every: float = 10.0) -> Iterator[ProgressCallback]:
     """Show the progress of ``label``, counted in ``unit``: a bar on a terminal, or a line every ``every`` seconds."""
     if optional(sys.stderr).isatty():
         with _bar(label, unit) as bar:
@@ -65,7 +65,7 @@ def _count(done: int, total: int) -> str:
 
 
 @contextmanager
-def _bar(label: str, unit: str) -> Iterator[Progress]:
+def _bar(label: str, unit: str) -> Iterator[ProgressCallback]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars

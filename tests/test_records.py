@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.training.checkpoint import read_model
 from hydragnn_hpc.paths import MemberFolder, read_record, write_record
-from hydragnn_hpc.records.base import Moment
+from hydragnn_hpc.records.base import Timestamp
 from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.jobs import Chain, SubmittedJob
 from hydragnn_hpc.records.lock import LockHolder
@@ -46,7 +46,7 @@ PLAIN = {
 
 def values_of(kind: Any) -> st.SearchStrategy:
     """Return values of a declared type."""
-    if kind == Moment:
+    if kind == Timestamp:
         return st.datetimes().map(lambda t: t.isoformat())
     if kind in PLAIN:
         return PLAIN[kind]

@@ -11,7 +11,7 @@ import hydragnn_hpc
 from hydragnn_hpc import streams
 from hydragnn_hpc.cli import data, doctor, predict, results, run, site, submit
 from hydragnn_hpc.errors import ExitCode, UserError
-from hydragnn_hpc.logs import tell
+from hydragnn_hpc.logs import print_line
 
 app = typer.Typer(
     name="hydragnn-hpc",
@@ -59,7 +59,7 @@ def _tell_usage(error: Any) -> None:
     if not message.strip():  # a group called without a command: it has shown its help
         return
     where = error.ctx.command_path if getattr(error, "ctx", None) else "hydragnn-hpc"
-    tell(f"hydragnn-hpc: error: {message.rstrip('.')}; see '{where} --help'")
+    print_line(f"hydragnn-hpc: error: {message.rstrip('.')}; see '{where} --help'")
 
 
 def main() -> None:
@@ -80,8 +80,8 @@ def main() -> None:
         if debug:
             raise
         if error.exit_code is not ExitCode.READER_GONE:
-            tell(f"hydragnn-hpc: error: {error}")
+            print_line(f"hydragnn-hpc: error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        tell("hydragnn-hpc: interrupted; the same command continues where it stopped")
+        print_line("hydragnn-hpc: interrupted; the same command continues where it stopped")
         sys.exit(ExitCode.INTERRUPTED)

@@ -12,7 +12,7 @@ from hydragnn_hpc.durations import SAVE_SECONDS, seconds_of
 from hydragnn_hpc.errors import UserError
 
 if TYPE_CHECKING:
-    from hydragnn_hpc.ensemble.folder import Plan
+    from hydragnn_hpc.ensemble.folder import RunPlan
 
 EPILOG = "Example: mpirun -n 2 hydragnn-hpc run jobs/campaigns/quickstart.yaml runs/quickstart --set replicas=1"
 
@@ -76,7 +76,7 @@ def run(
     raise typer.Exit(int(run(options)))
 
 
-def _show(plan: Plan, out: Path) -> None:
+def _show(plan: RunPlan, out: Path) -> None:
     import os
 
     from hydragnn_hpc.ensemble.display import names

@@ -20,7 +20,7 @@ from hydragnn_hpc.records.jobs import LOCAL, SubmittedJob
 if TYPE_CHECKING:
     from hydragnn_hpc.config import Campaign
     from hydragnn_hpc.records.dataset import Manifest
-    from hydragnn_hpc.submit.plan import Plan
+    from hydragnn_hpc.submit.plan import JobPlan
     from hydragnn_hpc.submit.render import Job
     from hydragnn_hpc.submit.site import Site
 
@@ -109,7 +109,7 @@ def submit(
     )
 
 
-def _hand_over(job: Job, site: Site, plan: Plan, script: str, members_left: int) -> SubmittedJob:
+def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: int) -> SubmittedJob:
     """Write the script, submit it, and record that; without a scheduler it remains to be run."""
     from hydragnn_hpc.ledger import now
     from hydragnn_hpc.submit import chain, jobs, render, scheduler

@@ -11,9 +11,9 @@ from typing import Any
 from hydragnn_hpc import ledger
 from hydragnn_hpc.durations import SAVE_SECONDS
 from hydragnn_hpc.ensemble.display import Display, duration, names
-from hydragnn_hpc.ensemble.folder import Plan
-from hydragnn_hpc.ensemble.messenger import Place
-from hydragnn_hpc.ensemble.schedule import Name, Scheduler, Worker, seconds_left
+from hydragnn_hpc.ensemble.folder import RunPlan
+from hydragnn_hpc.ensemble.messenger import RankPlacement
+from hydragnn_hpc.ensemble.stack_queue import MemberName, StackQueue, WorkerId, seconds_left
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.paths import CampaignFolder, append_record, read_record, write_record
@@ -70,9 +70,9 @@ class Controller:
 
     Parameters
     ----------
-    plan : Plan
+    plan : RunPlan
     folder : CampaignFolder
-    places : list of Place
+    placements : list of RankPlacement
         The place of every rank.
     deadline : float or None
         On the monotonic clock; everything must be saved by then. None: no limit.
@@ -82,33 +82,33 @@ class Controller:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: RunPlan,
         folder: CampaignFolder,
-        places: list[Place],
+        placements: list[RankPlacement],
         deadline: float | None,
         on_change: Callable[[], object],
     ) -> None:
-        self._plan, self._folder, self._places = plan, folder, places
+        self._plan, self._folder, self._placements = plan, folder, placements
         self._deadline, self._on_change = deadline, on_change
         self._launch = plan.frozen.campaign.launch
-        self._scheduler = Scheduler(plan.stacks(), self._launch.attempts)
+        self._queue = StackQueue(plan.stacks(), self._launch.attempts)
         self._total = len(plan.members)
         counts = plan.counts()
         self._done_before = counts.get(State.FINISHED, 0) + counts.get(State.DIVERGED, 0)
         self._diverged = counts.get(State.DIVERGED, 0)
         self._member_seconds: list[float] = []
         self._started_at = ledger.now()
-        self._idle: set[Worker] = set()
-        self._busy: dict[Worker, _Busy] = {}
-        self._devices: dict[Worker, Device] = {}
+        self._idle: set[WorkerId] = set()
+        self._busy: dict[WorkerId, _Busy] = {}
+        self._devices: dict[WorkerId, Device] = {}
         self._owners: dict[tuple[str, str], int] = {}  # (host, UUID of a device) -> its rank
-        self._expected = {(p.rank, s) for p in places for s in range(self._launch.slots_per_device)}
-        self._broken: dict[Worker, str] = {}
+        self._expected = {(p.rank, s) for p in placements for s in range(self._launch.slots_per_device)}
+        self._broken: dict[WorkerId, str] = {}
         self._longest_epoch = 0.0
         self._assignments = 0
         self._stop: ExitCode | None = None
         self._out_of_time = False
-        self._asked_to_stop: set[Worker] = set()
+        self._asked_to_stop: set[WorkerId] = set()
         self._progress_at = self._tables_at = -math.inf
         self._tables_interval = _TABLES_SECONDS
         self._changed = True
@@ -127,12 +127,15 @@ class Controller:
         for remark in self._plan.remarks:
             self.display.line(f"remark: {remark}")
         self._record(
-            RunStarted, members_left=left, hosts=tuple(sorted({p.host for p in self._places})), ranks=len(self._places)
+            RunStarted,
+            members_left=left,
+            hosts=tuple(sorted({p.host for p in self._placements})),
+            ranks=len(self._placements),
         )
 
     # Reports of workers
 
-    def take(self, worker: Worker, report: Report) -> None:
+    def take(self, worker: WorkerId, report: Report) -> None:
         """Handle the report of a worker, or of its rank on its behalf."""
         if isinstance(report, Ready):
             self._ready(worker, report.device)
@@ -155,10 +158,10 @@ class Controller:
             self._idle.discard(worker)
             self.display.line(f"rank {worker[0]}: worker {worker[1]} cannot be started: {report.cause}")
 
-    def _ready(self, worker: Worker, device: Device) -> None:
+    def _ready(self, worker: WorkerId, device: Device) -> None:
         self._devices[worker] = device
         self._idle.add(worker)
-        host, uuid = self._places[worker[0]].host, device.uuid
+        host, uuid = self._placements[worker[0]].host, device.uuid
         other = self._owners.setdefault((host, uuid), worker[0]) if uuid else worker[0]
         if other != worker[0]:
             self.fatal = UserError(
@@ -166,32 +169,32 @@ class Controller:
                 " each rank its own device, or start one rank per device with launch.slots_per_device"
             )
 
-    def _epoch(self, worker: Worker, members: tuple[MemberEpoch, ...]) -> None:
+    def _epoch(self, worker: WorkerId, members: tuple[MemberEpoch, ...]) -> None:
         busy = self._busy[worker]
         busy.epoch = max(m.epoch for m in members)
         busy.epoch_seconds = max(m.seconds for m in members)
         busy.losses = {m.replica: m.validation_loss for m in members}
         self._longest_epoch = max(self._longest_epoch, busy.epoch_seconds)
 
-    def _finished(self, worker: Worker, event: Finished) -> None:
+    def _finished(self, worker: WorkerId, event: Finished) -> None:
         name = (event.variant, event.replica)
-        running = self._scheduler.running().get(worker)
+        running = self._queue.running().get(worker)
         if running is None or running.variant != name[0]:
             return  # its members have been assigned to another worker in the meantime
-        self._scheduler.member_done(worker, event.replica)
+        self._queue.member_done(worker, event.replica)
         summary, seconds = self._result(name)
         # A resumed member has been trained for longer than its stack has run.
         self._member_seconds.append(max(seconds, time.monotonic() - self._busy[worker].since))
         self._changed = True
         if event.state == "diverged":
             self._diverged += 1
-        done = self._done_before + len(self._scheduler.finished)
+        done = self._done_before + len(self._queue.finished)
         left = self._seconds_left() if done < self._total else None
         tail = f"{done} of {self._total} done" + (f", about {duration(left)} left" if left else "")
         self.display.line(f"{names(name[0], [name[1]])} {event.state}: {summary} ({tail})")
         self._record(MemberFinished, worker, member=name, state=event.state)
 
-    def _result(self, name: Name) -> tuple[str, float]:
+    def _result(self, name: MemberName) -> tuple[str, float]:
         """Return a summary of a member's result, and its training time in seconds."""
         try:
             result = read_record(self._folder.member(*name).result, Result)
@@ -201,23 +204,23 @@ class Controller:
         errors = " ".join(f"{task} {rmse:.3g}" for task, rmse in known.items())
         return f"test RMSE {errors or 'none'}, {result.epochs} epochs, {duration(result.seconds)}", result.seconds
 
-    def _free(self, worker: Worker, stopped: bool) -> None:
-        running = self._scheduler.running().get(worker)
+    def _free(self, worker: WorkerId, stopped: bool) -> None:
+        running = self._queue.running().get(worker)
         if running is not None:
             self._record(StackEnded, worker, event="stopped" if stopped else "done", variant=running.variant)
             if stopped:
-                self._scheduler.stopped(worker)
+                self._queue.stopped(worker)
             else:
-                self._scheduler.stack_done(worker)
+                self._queue.stack_done(worker)
         self._busy.pop(worker, None)
         self._idle.add(worker)
 
-    def _died(self, worker: Worker, event: Died) -> None:
+    def _died(self, worker: WorkerId, event: Died) -> None:
         self._count_written_results(worker)
         self._idle.discard(worker)
         self._busy.pop(worker, None)
-        failed = self._scheduler.failed(worker)
-        place = self._places[worker[0]]
+        failed = self._queue.failed(worker)
+        placement = self._placements[worker[0]]
         for name, attempt, final in failed:
             record = Failure(
                 time=ledger.now(),
@@ -225,7 +228,7 @@ class Controller:
                 detail=event.detail,
                 last_output=event.last_output,
                 rank=worker[0],
-                host=place.host,
+                host=placement.host,
                 attempt=attempt,
                 final=final,
             )
@@ -235,13 +238,13 @@ class Controller:
             variant, replicas = failed[0][0][0], [name[1] for name, _, _ in failed]
             attempt, final = failed[0][1:]
             what = "given up" if final else "will be tried again"
-            where = f"rank {worker[0]} ({place.host}), attempt {attempt}"
+            where = f"rank {worker[0]} ({placement.host}), attempt {attempt}"
             self.display.line(f"{names(variant, replicas)} failed on {where}: {event.cause}; {what}")
             self._record(StackFailed, worker, variant=variant, replicas=tuple(replicas), cause=event.cause, final=final)
 
-    def _count_written_results(self, worker: Worker) -> None:
+    def _count_written_results(self, worker: WorkerId) -> None:
         """Count members as finished if their results are on disk: their worker died before it could report them."""
-        running = self._scheduler.running().get(worker)
+        running = self._queue.running().get(worker)
         if running is None:
             return
         for replica in running.replicas:
@@ -255,26 +258,26 @@ class Controller:
     def lost(self, rank: int) -> None:
         """Treat the workers of a rank that no longer answers as dead, so that other ranks train its members."""
         self.display.line(
-            f"rank {rank} on {self._places[rank].host} no longer answers; other ranks take over its members"
+            f"rank {rank} on {self._placements[rank].host} no longer answers; other ranks take over its members"
         )
         for worker in [w for w in self._expected if w[0] == rank]:
-            self._died(worker, Died(cause=f"rank {rank} on {self._places[rank].host} was lost"))
+            self._died(worker, Died(cause=f"rank {rank} on {self._placements[rank].host} was lost"))
             self._broken[worker] = "its rank was lost"
 
     # Decisions
 
-    def commands(self) -> list[tuple[Worker, Command]]:
+    def commands(self) -> list[tuple[WorkerId, Command]]:
         """Return the commands to send to workers now."""
         if self._stop is None and self._time_is_up():
             self._out_of_time = True
             self.stop(ExitCode.AGAIN, "the time limit is near")
-        commands: list[tuple[Worker, Command]] = []
+        commands: list[tuple[WorkerId, Command]] = []
         if self._stop is not None:
-            running = [w for w in self._scheduler.running() if w not in self._asked_to_stop]
+            running = [w for w in self._queue.running() if w not in self._asked_to_stop]
             self._asked_to_stop.update(running)
             return [(worker, Stop()) for worker in running]
         for worker in sorted(self._idle):
-            assignment = self._scheduler.next(worker)
+            assignment = self._queue.next(worker)
             if assignment is None:
                 break
             self._idle.discard(worker)
@@ -314,8 +317,8 @@ class Controller:
         if self.fatal is not None:
             return True
         if self._stop is not None:
-            return self._scheduler.idle
-        return self._scheduler.over or (self._scheduler.idle and self._broken.keys() >= self._expected)
+            return self._queue.idle
+        return self._queue.over or (self._queue.idle and self._broken.keys() >= self._expected)
 
     def exit_code(self) -> ExitCode:
         """Return the run's exit code.
@@ -327,7 +330,7 @@ class Controller:
         """
         if self.fatal is not None:
             raise self.fatal
-        if not self._scheduler.over and self._stop is None:
+        if not self._queue.over and self._stop is None:
             cause = next(iter(self._broken.values()), "unknown")
             raise UserError(
                 f"no worker can be started: {cause}; see {self._folder.logs} and 'hydragnn-hpc doctor'",
@@ -338,9 +341,9 @@ class Controller:
                 "the time limit was too short: it expired before any member had finished an epoch; allow more time",
                 ExitCode.MEMBERS_FAILED,
             )
-        if self._scheduler.waiting:
+        if self._queue.waiting:
             return self._stop or ExitCode.AGAIN
-        return ExitCode.MEMBERS_FAILED if self._scheduler.given_up or self._diverged else ExitCode.DONE
+        return ExitCode.MEMBERS_FAILED if self._queue.given_up or self._diverged else ExitCode.DONE
 
     # Files
 
@@ -355,7 +358,7 @@ class Controller:
                 )
                 return
             self._safely(lambda: write_record(self._folder.progress, self._progress()))
-            self.display.update(self._done_before + len(self._scheduler.finished), self._note())
+            self.display.update(self._done_before + len(self._queue.finished), self._note())
         if self._changed and now - self._tables_at >= self._tables_interval:
             self.write_tables()
 
@@ -371,10 +374,10 @@ class Controller:
         self.display.close()
         if self._folder.campaign.exists():
             self.write_tables()
-            self._record(RunEnded, finished=len(self._scheduler.finished), given_up=len(self._scheduler.given_up))
+            self._record(RunEnded, finished=len(self._queue.finished), given_up=len(self._queue.given_up))
             self._safely(lambda: self._folder.progress.unlink(missing_ok=True))
-        done = self._done_before + len(self._scheduler.finished)
-        bad = len(self._scheduler.given_up), self._diverged
+        done = self._done_before + len(self._queue.finished)
+        bad = len(self._queue.given_up), self._diverged
         parts = [f"{done - self._diverged} of {self._total} members finished"]
         parts += [f"{n} {what}" for n, what in zip(bad, ("failed for good", "diverged"), strict=True) if n]
         waiting = self._total - done - bad[0]
@@ -383,7 +386,7 @@ class Controller:
 
     def _progress(self) -> Progress:
         running = {}
-        for worker, assignment in self._scheduler.running().items():
+        for worker, assignment in self._queue.running().items():
             busy = self._busy[worker]
             for replica in assignment.replicas:
                 loss = busy.losses.get(replica)
@@ -392,11 +395,11 @@ class Controller:
                     epoch_seconds=busy.epoch_seconds,
                     rank=worker[0],
                     slot=worker[1],
-                    host=self._places[worker[0]].host,
+                    host=self._placements[worker[0]].host,
                     validation_loss=loss if loss is not None and math.isfinite(loss) else None,
                 )
         workers = [
-            WorkerDevice(rank=worker[0], slot=worker[1], host=self._places[worker[0]].host, device=device)
+            WorkerDevice(rank=worker[0], slot=worker[1], host=self._placements[worker[0]].host, device=device)
             for worker, device in sorted(self._devices.items())
         ]
         return Progress(
@@ -411,15 +414,15 @@ class Controller:
         now = time.monotonic()
         running = [now - busy.since for busy in self._busy.values()]
         return seconds_left(
-            self._member_seconds, running, self._scheduler.waiting_stacks, len(self._idle) + len(self._busy)
+            self._member_seconds, running, self._queue.waiting_stacks, len(self._idle) + len(self._busy)
         )
 
     def _note(self) -> str:
-        epochs = ", ".join(f"{a.variant} {self._busy[w].epoch}" for w, a in list(self._scheduler.running().items())[:4])
-        failed = len(self._scheduler.given_up) + self._diverged
+        epochs = ", ".join(f"{a.variant} {self._busy[w].epoch}" for w, a in list(self._queue.running().items())[:4])
+        failed = len(self._queue.given_up) + self._diverged
         return f"epoch {epochs}" + (f"; {failed} failed" if failed else "")
 
-    def _record(self, kind: Callable[..., LogEntry], worker: Worker | None = None, **more: Any) -> None:
+    def _record(self, kind: Callable[..., LogEntry], worker: WorkerId | None = None, **more: Any) -> None:
         """Append to the event log."""
         place = {} if worker is None else {"rank": worker[0], "slot": worker[1]}
         self._safely(lambda: append_record(self._folder.events, kind(time=ledger.now(), **place, **more)))

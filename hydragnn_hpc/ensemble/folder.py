@@ -21,7 +21,7 @@ _OVER = (State.FINISHED, State.DIVERGED)
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """The state from which a run starts.
 
     Attributes
@@ -52,7 +52,7 @@ class Plan:
         return {state: n for state in State if (n := sum(m.state is state for m in self.members))}
 
 
-def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> Plan:
+def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> RunPlan:
     """Read campaign, data set and folder, and check that they match; nothing is written.
 
     Raises
@@ -71,10 +71,10 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> Plan:
         raise UserError(f"{folder.root} exists and holds no campaign; give an empty or a new folder")
     members = ledger.read_members(folder, campaign)
     problems = [f"{m.name}: {m.problem}" for m in members if m.problem]
-    return Plan(frozen, members, [*match.remarks(campaign, manifest), *problems])
+    return RunPlan(frozen, members, [*match.remarks(campaign, manifest), *problems])
 
 
-def begin(plan: Plan, folder: CampaignFolder) -> Plan:
+def begin(plan: RunPlan, folder: CampaignFolder) -> RunPlan:
     """Freeze the configuration, clean up after killed runs, reopen members that were given up, and number the run.
 
     The caller holds the lock.

@@ -9,7 +9,7 @@ from hydragnn_hpc.errors import UserError
 
 
 @dataclass(frozen=True)
-class Variables:
+class LaunchVariables:
     """One launcher's environment variables; the first of each tuple that is set counts.
 
     Attributes
@@ -26,13 +26,13 @@ class Variables:
 
 
 LAUNCHERS = (
-    Variables("Open MPI", ("OMPI_COMM_WORLD_RANK",), ("OMPI_COMM_WORLD_SIZE",), ("OMPI_COMM_WORLD_LOCAL_RANK",)),
-    Variables("jsrun", ("JSM_NAMESPACE_RANK",), ("JSM_NAMESPACE_SIZE",), ("JSM_NAMESPACE_LOCAL_RANK",)),
-    Variables("PALS", ("PALS_RANKID",), ("PALS_SIZE", "PMI_SIZE"), ("PALS_LOCAL_RANKID", "PMI_LOCAL_RANK"), True),
-    Variables("PMI", ("PMI_RANK",), ("PMI_SIZE",), ("MPI_LOCALRANKID", "PMI_LOCAL_RANK")),
-    Variables("Flux", ("FLUX_TASK_RANK",), ("FLUX_JOB_SIZE",), ("FLUX_TASK_LOCAL_ID",)),
+    LaunchVariables("Open MPI", ("OMPI_COMM_WORLD_RANK",), ("OMPI_COMM_WORLD_SIZE",), ("OMPI_COMM_WORLD_LOCAL_RANK",)),
+    LaunchVariables("jsrun", ("JSM_NAMESPACE_RANK",), ("JSM_NAMESPACE_SIZE",), ("JSM_NAMESPACE_LOCAL_RANK",)),
+    LaunchVariables("PALS", ("PALS_RANKID",), ("PALS_SIZE", "PMI_SIZE"), ("PALS_LOCAL_RANKID", "PMI_LOCAL_RANK"), True),
+    LaunchVariables("PMI", ("PMI_RANK",), ("PMI_SIZE",), ("MPI_LOCALRANKID", "PMI_LOCAL_RANK")),
+    LaunchVariables("Flux", ("FLUX_TASK_RANK",), ("FLUX_JOB_SIZE",), ("FLUX_TASK_LOCAL_ID",)),
     # Only inside a step (srun): a batch shell has SLURM_NTASKS and SLURM_PROCID too, and is no launcher.
-    Variables("srun", ("SLURM_PROCID",), ("SLURM_STEP_NUM_TASKS",), ("SLURM_LOCALID",)),
+    LaunchVariables("srun", ("SLURM_PROCID",), ("SLURM_STEP_NUM_TASKS",), ("SLURM_LOCALID",)),
 )
 """In the order of precedence: mpirun inside a Slurm step counts as mpirun."""
 
@@ -45,7 +45,7 @@ _OF_LAUNCHERS = (
 
 
 @dataclass(frozen=True)
-class Launch:
+class LaunchEnvironment:
     """What the environment says about this process.
 
     Attributes
@@ -63,7 +63,7 @@ class Launch:
     local_rank: int | None
 
 
-def detect(environment: Mapping[str, str]) -> Launch:
+def detect(environment: Mapping[str, str]) -> LaunchEnvironment:
     """Find the launcher.
 
     Raises
@@ -76,8 +76,10 @@ def detect(environment: Mapping[str, str]) -> Launch:
         if rank is None or size is None or (known.sets_pmi and _first(environment, ("PMI_RANK",)) not in (rank, None)):
             continue
         own = _first(environment, known.local_rank)
-        return Launch(known.launcher, rank, size, _local_rank(environment, rank, size) if own is None else own)
-    return Launch(None, 0, 1, None)
+        return LaunchEnvironment(
+            known.launcher, rank, size, _local_rank(environment, rank, size) if own is None else own
+        )
+    return LaunchEnvironment(None, 0, 1, None)
 
 
 def _local_rank(environment: Mapping[str, str], rank: int, size: int) -> int | None:
@@ -106,7 +108,7 @@ def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> int | None
     return None
 
 
-def check_size(launch: Launch, size: int, library: str) -> None:
+def check_size(launch: LaunchEnvironment, size: int, library: str) -> None:
     """Check that the communicator has the size that the launcher set.
 
     Raises

@@ -18,7 +18,7 @@ class BadLinesError(Exception):
 
 
 @dataclass(frozen=True)
-class Limits:
+class LineLimits:
     """What a reader accepts.
 
     Attributes
@@ -40,7 +40,7 @@ class LineReader:
     ----------
     descriptor : int
         Becomes non-blocking.
-    limits : Limits
+    limits : LineLimits
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class LineReader:
         The other end is closed, and all of its output has been read.
     """
 
-    def __init__(self, descriptor: int, limits: Limits) -> None:
+    def __init__(self, descriptor: int, limits: LineLimits) -> None:
         os.set_blocking(descriptor, False)
         self._descriptor, self._limits = descriptor, limits
         self._partial = bytearray()

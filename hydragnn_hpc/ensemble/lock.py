@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from hydragnn_hpc import processes
 from hydragnn_hpc.atomic import TEMPORARY_PREFIX
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.logs import tell
+from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.records.lock import LockHolder
 
 BEAT_SECONDS = 2.0
@@ -180,7 +180,7 @@ class RunLock:
             whole = len(content.raw) >= _RECORD_BYTES
             seconds = self._standstill if whole else min(self._standstill, 2 * BEAT_SECONDS)
             host = holder.host if holder else "an unknown host"
-            tell(f"{self._path.parent} was in use on {host}; waiting up to {seconds:.0f} s to see")
+            print_line(f"{self._path.parent} was in use on {host}; waiting up to {seconds:.0f} s to see")
             lives = _is_flocked(path) or _changes(path, content, seconds)
         if lives:
             raise UserError(_in_use(self._path, content))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hydragnn_hpc.ensemble import startup
-from hydragnn_hpc.ensemble.launcher import Launch, check_size
+from hydragnn_hpc.ensemble.launcher import LaunchEnvironment, check_size
 from hydragnn_hpc.records.messages import RankMessage
 
 _TAG = 77
@@ -22,7 +22,7 @@ _EMPTY_PROBES = 2
 
 
 @dataclass(frozen=True)
-class Place:
+class RankPlacement:
     """Where a rank runs.
 
     Attributes
@@ -71,7 +71,7 @@ class Messenger(Protocol):
         """Finalise MPI, together with all other ranks; exit with ``code`` if that does not return."""
 
 
-class Alone:
+class SoloMessenger:
     """One rank, without MPI."""
 
     rank, size = 0, 1
@@ -98,7 +98,7 @@ class Alone:
         """See `Messenger`."""
 
 
-class OverMpi:
+class MpiMessenger:
     """Ranks of an MPI communicator.
 
     Parameters
@@ -216,7 +216,7 @@ class RankMonitor:
         return late
 
 
-def connect(launch: Launch, seconds: float = startup.SECONDS) -> Messenger:
+def connect(launch: LaunchEnvironment, seconds: float = startup.SECONDS) -> Messenger:
     """Return the messenger for this launch; MPI is initialised only where a launcher started this process.
 
     If MPI has not started after ``seconds``, the process is ended.
@@ -227,15 +227,15 @@ def connect(launch: Launch, seconds: float = startup.SECONDS) -> Messenger:
         If the launcher does not match the MPI library.
     """
     if launch.launcher is None:
-        return Alone()
+        return SoloMessenger()
     with startup.limited(seconds):
         from mpi4py import MPI
 
     check_size(launch, MPI.COMM_WORLD.Get_size(), MPI.Get_library_version())
-    return OverMpi(MPI.COMM_WORLD.Dup())
+    return MpiMessenger(MPI.COMM_WORLD.Dup())
 
 
-def places(messenger: Messenger, launch: Launch, given_local_rank: int | None) -> list[Place]:
+def placements(messenger: Messenger, launch: LaunchEnvironment, given_local_rank: int | None) -> list[RankPlacement]:
     """Return every rank's place. Collective: at start-up only.
 
     Local ranks are those given; otherwise the launcher's, if distinct on each host; otherwise in order of rank.
@@ -250,5 +250,5 @@ def places(messenger: Messenger, launch: Launch, given_local_rank: int | None) -
         counted = [shared[r][2] for r in ranks]
         if None in counted or len(set(counted)) < len(ranks):
             counted = list(range(len(ranks)))
-        found.append(Place(rank, host, counted[ranks.index(rank)] if given is None else given, ranks[0]))
+        found.append(RankPlacement(rank, host, counted[ranks.index(rank)] if given is None else given, ranks[0]))
     return found

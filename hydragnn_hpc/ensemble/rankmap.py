@@ -16,8 +16,8 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from hydragnn_hpc import commands
-from hydragnn_hpc.ensemble.launcher import Launch, detect, worker_environment
-from hydragnn_hpc.ensemble.messenger import Messenger, places
+from hydragnn_hpc.ensemble.launcher import LaunchEnvironment, detect, worker_environment
+from hydragnn_hpc.ensemble.messenger import Messenger, placements
 from hydragnn_hpc.ensemble.startup import end_without_launcher
 from hydragnn_hpc.records.base import FileRecord
 from hydragnn_hpc.records.doctor import MpiAnswer, RankResources, TorchAnswer
@@ -47,14 +47,14 @@ def probe(kind: type[_Answer], module: str, *arguments: str) -> tuple[_Answer | 
     return None, f"{last} ({ended})"
 
 
-def gather_resources(messenger: Messenger, launch: Launch, local_rank: int | None) -> list[RankResources]:
+def gather_resources(messenger: Messenger, launch: LaunchEnvironment, local_rank: int | None) -> list[RankResources]:
     """Return every rank's resources, on every rank. Collective."""
-    place = places(messenger, launch, local_rank)[messenger.rank]
-    answer, trouble = probe(TorchAnswer, "hydragnn_hpc.member.device", str(place.local_rank))
+    placement = placements(messenger, launch, local_rank)[messenger.rank]
+    answer, trouble = probe(TorchAnswer, "hydragnn_hpc.member.device", str(placement.local_rank))
     own = RankResources(
-        rank=place.rank,
-        host=place.host,
-        local_rank=place.local_rank,
+        rank=placement.rank,
+        host=placement.host,
+        local_rank=placement.local_rank,
         cores=sorted(os.sched_getaffinity(0)),
         memory_gib=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         torch=answer,

@@ -11,7 +11,7 @@ from hydragnn_hpc.ensemble import startup
 from hydragnn_hpc.ensemble.controller import Controller
 from hydragnn_hpc.ensemble.launcher import detect
 from hydragnn_hpc.ensemble.lock import RunLock
-from hydragnn_hpc.ensemble.messenger import connect, places
+from hydragnn_hpc.ensemble.messenger import connect, placements
 from hydragnn_hpc.ensemble.options import RunOptions
 from hydragnn_hpc.ensemble.supervisor import Rank
 from hydragnn_hpc.errors import ExitCode, UserError
@@ -38,13 +38,13 @@ def run(options: RunOptions) -> ExitCode:
     lock = RunLock(folder.lock)
     complaint = "not all ranks have started (one has ended, or the campaign's file system hangs)"
     with startup.watched(startup.SECONDS, complaint, lambda: messenger.abort(int(ExitCode.AGAIN))):
-        where = places(messenger, launch, options.local_rank)
+        ranks = placements(messenger, launch, options.local_rank)
         plan, controller, failure = None, None, None
         if messenger.rank == 0:
             try:
                 plan = _begin(options, folder, lock)
                 deadline = None if options.seconds is None else started + options.seconds
-                controller = Controller(plan, folder, where, deadline, lambda: options.on_change(folder.root))
+                controller = Controller(plan, folder, ranks, deadline, lambda: options.on_change(folder.root))
             except Exception as error:  # sent to all ranks before it is raised, so that none waits forever
                 failure = error
                 lock.release()
@@ -55,13 +55,13 @@ def run(options: RunOptions) -> ExitCode:
         if failure is not None:
             raise failure
         return ExitCode(error_code)
-    rank = Rank(options, folder, frozen.campaign, messenger, where)
+    rank = Rank(options, folder, frozen.campaign, messenger, ranks)
     if controller is not None:
         rank.controller, rank.lock = controller, lock
     return rank.run()
 
 
-def _begin(options: RunOptions, folder: CampaignFolder, lock: RunLock) -> campaign_folder.Plan:
+def _begin(options: RunOptions, folder: CampaignFolder, lock: RunLock) -> campaign_folder.RunPlan:
     """Rank 0: read, check, lock, freeze."""
     campaign_folder.read_plan(options.campaign, options.overrides, folder)  # raises before anything is written
     with storage_errors(folder.root):

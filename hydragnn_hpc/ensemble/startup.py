@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hydragnn_hpc.logs import tell
+from hydragnn_hpc.logs import print_line
 
 SECONDS = 600.0
 """Limit for MPI's start and for other collective steps; the largest machines need a few minutes."""
@@ -51,7 +51,7 @@ def _watch(parent: int, seconds: float) -> None:
                 f"hydragnn-hpc: {socket.gethostname()}: MPI has not started within {seconds:.0f} s: another rank ended"
                 " before it, or cannot be reached; see its node's messages above, or give --start-limit"
             )
-            tell(line)
+            print_line(line)
             os.kill(parent, signal.SIGKILL)  # a launcher ends all ranks when one is killed by a signal
             break
         time.sleep(0.2)
@@ -66,7 +66,7 @@ def watched(seconds: float, complaint: str, leave: Callable[[], object]) -> Iter
     """
 
     def give_up() -> None:
-        tell(f"hydragnn-hpc: {socket.gethostname()}: {complaint} within {seconds:.0f} s")
+        print_line(f"hydragnn-hpc: {socket.gethostname()}: {complaint} within {seconds:.0f} s")
         leave()
 
     timer = threading.Timer(seconds, give_up)

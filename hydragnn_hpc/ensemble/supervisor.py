@@ -20,11 +20,11 @@ from hydragnn_hpc.ensemble.controller import Controller
 from hydragnn_hpc.ensemble.launcher import worker_environment
 from hydragnn_hpc.ensemble.lines import wait_readable
 from hydragnn_hpc.ensemble.lock import RunLock
-from hydragnn_hpc.ensemble.messenger import Messenger, Place, RankMonitor
+from hydragnn_hpc.ensemble.messenger import Messenger, RankMonitor, RankPlacement
 from hydragnn_hpc.ensemble.options import RunOptions
 from hydragnn_hpc.ensemble.workers import WorkerOptions, WorkerProcess, Workers
 from hydragnn_hpc.errors import ExitCode, UserError
-from hydragnn_hpc.logs import tell
+from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.messages import (
     End,
@@ -61,11 +61,16 @@ class Rank:
     """
 
     def __init__(
-        self, options: RunOptions, folder: CampaignFolder, campaign: Campaign, messenger: Messenger, where: list[Place]
+        self,
+        options: RunOptions,
+        folder: CampaignFolder,
+        campaign: Campaign,
+        messenger: Messenger,
+        placements: list[RankPlacement],
     ) -> None:
         self._options, self._folder, self._campaign = options, folder, campaign
-        self._messenger, self._where = messenger, where
-        self._place = where[messenger.rank]
+        self._messenger, self._placements = messenger, placements
+        self._placement = placements[messenger.rank]
         self._workers = Workers(self._start_worker)
         self._to_self: deque[tuple[int, RankMessage]] = deque()  # messages from this rank to itself
         is_first = messenger.rank == 0
@@ -99,8 +104,8 @@ class Rank:
             except UserError as error:
                 failure = error
             except Exception:
-                tell(traceback.format_exc().rstrip())
-                failure = UserError(f"rank {self._place.rank}: internal error, see above", ExitCode.MEMBERS_FAILED)
+                print_line(traceback.format_exc().rstrip())
+                failure = UserError(f"rank {self._placement.rank}: internal error, see above", ExitCode.MEMBERS_FAILED)
             if failure is not None:
                 failure = self._report(failure)
             if self.controller is not None:
@@ -111,7 +116,7 @@ class Rank:
 
     def _stage(self, stack: contextlib.ExitStack) -> None:
         """On a node's first rank: make the node's copy of the data, and notify the other ranks of the node."""
-        if self._place.rank != self._place.leader:
+        if self._placement.rank != self._placement.leader:
             return
         startup.remove_abandoned()
         wanted = requirements.of(self._campaign)
@@ -119,9 +124,9 @@ class Rank:
         self._staged = stack.enter_context(staging).folder
         if self.controller is not None and not self._folder.test_set.exists():
             write_test_set(open_staged(self._staged), self._folder.test_set)
-        for place in self._where:
-            if place.leader == self._place.rank:
-                self._send(place.rank, Staged(folder=self._staged))
+        for placement in self._placements:
+            if placement.leader == self._placement.rank:
+                self._send(placement.rank, Staged(folder=self._staged))
 
     def _listen(self) -> None:
         """Handle messages while the data are being staged; abandon staging once the run ends."""
@@ -138,11 +143,11 @@ class Rank:
             worker_environment(os.environ),
             self._folder.root,
             self._staged or Path(),
-            self._place.rank,
-            self._place.local_rank,
+            self._placement.rank,
+            self._placement.local_rank,
             self._campaign.launch.silence_seconds,
         )
-        return WorkerProcess(options, slot, self._folder.worker_log(self._place.rank, slot))
+        return WorkerProcess(options, slot, self._folder.worker_log(self._placement.rank, slot))
 
     # Loop
 
@@ -217,7 +222,7 @@ class Rank:
             self._messenger.send(rank, End(code=ExitCode.AGAIN))
 
     def _send(self, to: int, message: RankMessage) -> None:
-        if to == self._place.rank:
+        if to == self._placement.rank:
             self._to_self.append((to, message))
         else:
             self._messenger.send(to, message)
@@ -273,7 +278,7 @@ class Rank:
         """Report a failure of this rank to rank 0, which displays it; return the error that this rank must raise."""
         if self.controller is not None:
             return failure
-        error = f"rank {self._place.rank} ({self._place.host}): {failure}"
+        error = f"rank {self._placement.rank} ({self._placement.host}): {failure}"
         self._send(0, RankFailed(error=error, code=failure.exit_code))
         while self._end is None and not self._monitor.lost:
             for source, message in self._messenger.receive():
@@ -321,7 +326,7 @@ class Rank:
         if self._monitor.lost:
             # MPI_Finalize waits for all ranks: with one of them lost, it would never return.
             if failure is not None:
-                tell(f"hydragnn-hpc: error: {failure}")
+                print_line(f"hydragnn-hpc: error: {failure}")
             if self.controller is None:
                 time.sleep(self._timings.notice)  # so that the others notice too, and remove their copies
             self._messenger.abort(int(code))

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hydragnn_hpc.ensemble.lines import BadLinesError, Limits, LineReader, LineWriter, quoted
-from hydragnn_hpc.logs import tell
+from hydragnn_hpc.ensemble.lines import BadLinesError, LineLimits, LineReader, LineWriter, quoted
+from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.records.events import (
     Alive,
     Broken,
@@ -53,7 +53,7 @@ class WorkerOptions:
     rank, local_rank : int
     silence : float
         Seconds after which a training worker that sends nothing, or any worker that reads nothing, is considered hung.
-    limits : Limits
+    limits : LineLimits
         On what a worker sends.
     """
 
@@ -64,7 +64,7 @@ class WorkerOptions:
     rank: int
     local_rank: int
     silence: float
-    limits: Limits = field(default_factory=Limits)
+    limits: LineLimits = field(default_factory=LineLimits)
 
 
 WORKER_COMMAND = (sys.executable, "-m", "hydragnn_hpc.member.worker")
@@ -89,7 +89,7 @@ class WorkerProcess:
         try:
             stream = log.open("ab")
         except OSError as error:
-            tell(f"cannot write {log}: {error.strerror or error}; this worker's output is lost")
+            print_line(f"cannot write {log}: {error.strerror or error}; this worker's output is lost")
             stream = Path(os.devnull).open("ab")  # noqa: SIM115
         self._log_start = stream.tell()
         incoming, self._to = os.pipe()

@@ -35,12 +35,12 @@ def _check_iso(value: str) -> str:
     return value
 
 
-Prose = Annotated[str, BeforeValidator(_as_unicode)]
+Text = Annotated[str, BeforeValidator(_as_unicode)]
 """Text for human readers. An exception may quote a path that is not UTF-8; its invalid bytes become question marks."""
 
-Moment = Annotated[str, AfterValidator(_check_iso)]
+Timestamp = Annotated[str, AfterValidator(_check_iso)]
 """A point in time in ISO 8601."""
 
 Level = Literal["node", "graph"]
 Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0, le=1e100)]  # so that its squares and sums stay finite
+NonNegative = Annotated[float, Field(ge=0, le=1e100)]  # so that its squares and sums stay finite

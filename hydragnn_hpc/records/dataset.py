@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from hydragnn_hpc.records.base import Amount, Count, FileRecord, Level
+from hydragnn_hpc.records.base import Count, FileRecord, Level, NonNegative
 
 Boundary = Literal["open", "periodic", "mixed"]
 """Along the lattice vectors of all geometries; ``mixed`` where they differ."""
@@ -52,7 +52,7 @@ class AtomsRange(FileRecord):
     """Number of atoms per sample."""
 
     minimum: Count
-    mean: Amount
+    mean: NonNegative
     maximum: Count
 
 
@@ -111,10 +111,10 @@ class Source(FileRecord):
     split_again_from: str | None = None
 
 
-class Neighbours(FileRecord):
+class NeighbourFacts(FileRecord):
     """How neighbours were found; ``fewest`` and ``most`` neighbours of a site are None in earlier versions."""
 
-    cutoff_bohr: Amount
+    cutoff_bohr: NonNegative
     boundary: Boundary
     fewest: Count | None = None
     most: Count | None = None
@@ -148,7 +148,7 @@ class DatasetFacts(FileRecord):
     scaled_over: ScaledOver
     distribution: Distribution | None = None
     source: Source
-    neighbours: Neighbours
+    neighbours: NeighbourFacts
 
 
 class Manifest(DatasetFacts, _Contents):
@@ -183,6 +183,6 @@ class ExportedDataset(FileRecord):
     """
 
     targets: list[str]
-    cutoff_bohr: Amount
+    cutoff_bohr: NonNegative
     scaled_over: ScaledOver
     end_members: dict[Annotated[str, Field(pattern="^[0-9]{1,3}$")], float]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hydragnn_hpc.records.base import Amount, Count, FileRecord
+from hydragnn_hpc.records.base import Count, FileRecord, NonNegative
 from hydragnn_hpc.records.device import Device
 
 
@@ -69,7 +69,7 @@ class RankResources(FileRecord):
     host: str
     local_rank: Count
     cores: list[Count]
-    memory_gib: Amount
+    memory_gib: NonNegative
     torch: TorchAnswer | None
     trouble: str
 

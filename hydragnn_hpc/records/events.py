@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from hydragnn_hpc.records.base import Message, Prose
+from hydragnn_hpc.records.base import Message, Text
 from hydragnn_hpc.records.claim import Claim
 from hydragnn_hpc.records.device import Device
 
@@ -95,7 +95,7 @@ class Failed(Message):
     """The worker cannot continue, and ends. ``detail`` is the exception's type."""
 
     kind: Literal["failed"] = "failed"
-    cause: Prose
+    cause: Text
     detail: str
 
 
@@ -106,7 +106,7 @@ class Died(Message):
     """Reported by the rank: the worker has ended, or was ended. ``last_output`` are the last lines of its log."""
 
     kind: Literal["died"] = "died"
-    cause: Prose
+    cause: Text
     detail: str = ""
     last_output: tuple[str, ...] = ()
 
@@ -115,7 +115,7 @@ class Broken(Message):
     """Reported by the rank: the worker cannot be started, and is not tried again."""
 
     kind: Literal["broken"] = "broken"
-    cause: Prose
+    cause: Text
 
 
 Report = Event | Died | Broken

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hydragnn_hpc.records.base import Count, FileRecord, Moment, Prose
+from hydragnn_hpc.records.base import Count, FileRecord, Text, Timestamp
 
 LOCAL = "local"
 """In place of an identifier where there is no scheduler."""
@@ -24,7 +24,7 @@ class SubmittedJob(FileRecord):
         Not finished when the job was submitted.
     """
 
-    time: Moment
+    time: Timestamp
     id: str
     site: str
     scheduler: str = ""
@@ -33,7 +33,7 @@ class SubmittedJob(FileRecord):
     account: str
     walltime_seconds: Count
     members_left: Count
-    script: Prose
+    script: Text
 
 
 class Chain(FileRecord):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hydragnn_hpc.records.base import Count, FileRecord, Moment
+from hydragnn_hpc.records.base import Count, FileRecord, Timestamp
 
 
 class ProcessIdentity(FileRecord):
@@ -41,6 +41,6 @@ class LockHolder(ProcessIdentity):
         Advances as long as the run lives.
     """
 
-    since: Moment
+    since: Timestamp
     token: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
     beats: Count

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, RootModel
 
-from hydragnn_hpc.records.base import Amount, Count, FileRecord, Level, Moment, Prose
+from hydragnn_hpc.records.base import Count, FileRecord, Level, NonNegative, Text, Timestamp
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import EndState
 
@@ -44,11 +44,11 @@ class TaskErrors(FileRecord):
     level: Level
     unit: str
     n: Count
-    rmse: Amount | None
-    mae: Amount | None
-    rmse_unit: Amount | None
-    mae_unit: Amount | None
-    rmse_validation: Amount | None = None
+    rmse: NonNegative | None
+    mae: NonNegative | None
+    rmse_unit: NonNegative | None
+    mae_unit: NonNegative | None
+    rmse_validation: NonNegative | None = None
 
 
 class Session(FileRecord):
@@ -62,8 +62,8 @@ class Session(FileRecord):
         Its vector lanes (`member.engine.interface`).
     """
 
-    started: Moment
-    ended: Moment
+    started: Timestamp
+    ended: Timestamp
     host: str
     rank: Count
     slot: Count
@@ -104,13 +104,13 @@ class Result(FileRecord):
     replica: Count
     seed: Count
     tasks: dict[str, TaskErrors]
-    validation_loss: Amount | None
+    validation_loss: NonNegative | None
     best_epoch: Count
     epochs: Count
     stopped_by: Reason
-    seconds: Amount
-    seconds_training: Amount
-    seconds_validation: Amount
+    seconds: NonNegative
+    seconds_training: NonNegative
+    seconds_validation: NonNegative
     stack: tuple[Count, ...]
     engine: str
     attempt: Count
@@ -138,8 +138,8 @@ class Failure(FileRecord):
         Whether the run gave the member up.
     """
 
-    time: Moment
-    cause: Prose
+    time: Timestamp
+    cause: Text
     detail: str
     last_output: tuple[str, ...]
     rank: Count

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hydragnn_hpc.errors import ExitCode
-from hydragnn_hpc.records.base import Message, Prose
+from hydragnn_hpc.records.base import Message, Text
 from hydragnn_hpc.records.events import Command, Report
 
 
@@ -52,7 +52,7 @@ class RankFailed(Message):
     """To rank 0: the sender cannot continue, and the run ends with ``code``."""
 
     kind: Literal["rank_failed"] = "rank_failed"
-    error: Prose
+    error: Text
     code: ExitCode
 
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from hydragnn_hpc.records.base import Amount, Count, FileRecord
-from hydragnn_hpc.records.dataset import Neighbours, NumberRange, Target
+from hydragnn_hpc.records.base import Count, FileRecord, NonNegative
+from hydragnn_hpc.records.dataset import NeighbourFacts, NumberRange, Target
 from hydragnn_hpc.records.member import Identity, Session
 from hydragnn_hpc.records.recipe import Recipe
 
@@ -17,11 +17,11 @@ class ScheduleState(FileRecord):
 
     model_config = ConfigDict(allow_inf_nan=True)
 
-    rate: Amount
+    rate: NonNegative
     best: float
     best_epoch: Count
     plateau_best: float
-    plateau_bad: Count
+    num_bad_epochs: Count
 
 
 class CheckpointFacts(FileRecord):
@@ -71,7 +71,7 @@ class ModelFacts(FileRecord):
     average_degree: list[float]
     tasks: dict[str, ModelTask]
     species: ModelSpecies
-    neighbours: Neighbours
+    neighbours: NeighbourFacts
     ready: Recipe = Recipe()
 
     def plain(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, RootModel
 
-from hydragnn_hpc.records.base import Amount, Count, FileRecord, Moment, Prose
+from hydragnn_hpc.records.base import Count, FileRecord, NonNegative, Text, Timestamp
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import EndState
 
@@ -25,7 +25,7 @@ class RunningMember(FileRecord):
     """
 
     epoch: Count
-    epoch_seconds: Amount
+    epoch_seconds: NonNegative
     rank: Count
     slot: Count
     host: str
@@ -54,17 +54,17 @@ class Progress(FileRecord):
         Estimated; None before the first member has finished.
     """
 
-    time: Moment
-    started: Moment
+    time: Timestamp
+    started: Timestamp
     members_running: dict[str, RunningMember]
     workers: tuple[WorkerDevice, ...]
-    seconds_left: Amount | None
+    seconds_left: NonNegative | None
 
 
 class _Entry(FileRecord):
     """A line of ``events.jsonl``."""
 
-    time: Moment
+    time: Timestamp
     event: str
 
 
@@ -114,7 +114,7 @@ class StackFailed(_WorkerEntry):
     event: Literal["failed"] = "failed"
     variant: str
     replicas: tuple[Count, ...]
-    cause: Prose
+    cause: Text
     final: bool
 
 

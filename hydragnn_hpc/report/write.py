@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hydragnn_hpc.atomic import remove_leftovers, write_json, write_text
-from hydragnn_hpc.logs import Progress
+from hydragnn_hpc.logs import ProgressCallback
 from hydragnn_hpc.report.analysis.content import Content, gather
 from hydragnn_hpc.report.document import markdown
 from hydragnn_hpc.report.document.body import sections
@@ -15,7 +15,7 @@ from hydragnn_hpc.report.figures.style import SavedFigure, save, style
 from hydragnn_hpc.report.tables.registry import make_folder, write_tables
 
 
-def write_report(out: Path | str, progress: Progress = lambda done, total: None) -> tuple[Content, list[Path]]:
+def write_report(out: Path | str, progress: ProgressCallback = lambda done, total: None) -> tuple[Content, list[Path]]:
     """Write tables, figures, claims, supplement, summary and page into ``report/``.
 
     Parameters
@@ -54,7 +54,7 @@ def write_report(out: Path | str, progress: Progress = lambda done, total: None)
     return content, [*written, folder.claims, folder.supplement, folder.summary, folder.page]
 
 
-def _draw(content: Content, written: list[Path], progress: Progress) -> list[SavedFigure]:
+def _draw(content: Content, written: list[Path], progress: ProgressCallback) -> list[SavedFigure]:
     saved: list[SavedFigure] = []
     with style():
         for figure in FIGURES:

@@ -16,7 +16,7 @@ from pathlib import Path
 from hydragnn_hpc.atomic import storage_errors
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State, now, read_frozen, read_members
-from hydragnn_hpc.logs import tell
+from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.paths import CampaignFolder, append_record, read_record, write_record
 from hydragnn_hpc.records.jobs import Chain
 from hydragnn_hpc.submit import jobs, scheduler
@@ -114,7 +114,7 @@ def _read(folder: CampaignFolder) -> Chain:
         return read_record(folder.job_chain, Chain)
     except UserError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
-            tell(f"{error}; the jobs are counted from here")
+            print_line(f"{error}; the jobs are counted from here")
         return Chain(runs=0)
 
 
@@ -126,7 +126,7 @@ def _record_from_input(folder: CampaignFolder) -> None:
         try:
             record(folder, answer)
         except UserError as error:
-            tell(f"hydragnn-hpc: {error}")
+            print_line(f"hydragnn-hpc: {error}")
 
 
 def main() -> None:
@@ -148,9 +148,9 @@ def main() -> None:
             return
         code, words = end(folder, given.code, given.runs, bool(given.late))
     except UserError as error:
-        tell(f"hydragnn-hpc: error: {error}")
+        print_line(f"hydragnn-hpc: error: {error}")
         sys.exit(error.exit_code)
-    tell(f"hydragnn-hpc: {words}")
+    print_line(f"hydragnn-hpc: {words}")
     sys.exit(code)
 
 

@@ -14,9 +14,9 @@ from hydragnn_hpc.commands import SilentError, run
 from hydragnn_hpc.durations import clock
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.submit.answers import Nodes, Queue, read
-from hydragnn_hpc.submit.plan import Plan
+from hydragnn_hpc.submit.plan import JobPlan
 from hydragnn_hpc.submit.scheduler import Scheduler
-from hydragnn_hpc.submit.site import Limit, Site
+from hydragnn_hpc.submit.site import QueueLimit, Site
 
 PATIENCE_SECONDS = 10
 
@@ -136,7 +136,7 @@ def fit(site: Site, queues: Sequence[Queue], name: str | None, seconds: float | 
         alike = sum(n.number for n in queue.nodes if n.cores >= kind.cores and (n.gpus or 0) >= (kind.gpus or 0))
         most = min(alike, queue.max_nodes or alike)
     least = min(queue.min_nodes, most or queue.min_nodes)
-    changes["limits"] = (Limit(queue=name or "", nodes=(least, most or site.limits[0].nodes[1]), hours=hours),)
+    changes["limits"] = (QueueLimit(queue=name or "", nodes=(least, most or site.limits[0].nodes[1]), hours=hours),)
     queries = site.scheduler.queries
     if name and queries and queries.queue and _named(site, "") == "":
         changes["directives"] = (*changes.get("directives", site.directives), queries.queue)  # type: ignore[misc]
@@ -157,7 +157,7 @@ def _shape(site: Site, kind: Nodes, cores: int) -> dict[str, object]:
     return {**numbers, **words}
 
 
-def check(site: Site, plan: Plan, queues: Sequence[Queue], account: str) -> None:
+def check(site: Site, plan: JobPlan, queues: Sequence[Queue], account: str) -> None:
     """Check a job against the limits of its queue.
 
     Raises
@@ -195,7 +195,7 @@ def _named(site: Site, queue: str) -> str | None:
     return None if any("qos" in line or "{queue}" in line for line in site.directives) else ""
 
 
-def _check_queue(site: Site, plan: Plan, queue: Queue, queues: Sequence[Queue], account: str) -> None:
+def _check_queue(site: Site, plan: JobPlan, queue: Queue, queues: Sequence[Queue], account: str) -> None:
     where = f"queue '{queue.name}'" if queue.name else f"the queue of {site.name}"
     if queue.closed:
         others = ", ".join(other.name for other in queues if not other.closed)
@@ -223,7 +223,7 @@ def _capped(nodes: Nodes, cores: int | None) -> Nodes:
     return nodes if cores is None else Nodes(nodes.number, min(nodes.cores, cores), nodes.gpus, nodes.threads)
 
 
-def _check_nodes(site: Site, plan: Plan, kinds: Sequence[Nodes], where: str) -> None:
+def _check_nodes(site: Site, plan: JobPlan, kinds: Sequence[Nodes], where: str) -> None:
     """Refuse more cores, GPUs or nodes than there are; ``kinds`` is empty where that is not known."""
     if not kinds:
         return

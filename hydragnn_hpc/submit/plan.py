@@ -54,7 +54,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Plan:
+class JobPlan:
     """What a job asks for."""
 
     nodes: int
@@ -82,7 +82,7 @@ def useful_nodes(work: Work, campaign: Campaign, site: Site) -> int:
 
 def make_plan(
     campaign: Campaign, work: Work, site: Site, nodes: int | None, walltime: int | None, queue: str | None
-) -> Plan:
+) -> JobPlan:
     """Choose nodes, queue and wall time: as given, or what the campaign can use within the machine's limits.
 
     Parameters
@@ -116,4 +116,4 @@ def make_plan(
     if walltime is None:
         wanted = longest if estimate is None else math.ceil(estimate / STEP_SECONDS) * STEP_SECONDS
         walltime = min(wanted, longest)
-    return Plan(nodes, nodes * site.ranks_per_node, limit.queue, walltime, estimate)
+    return JobPlan(nodes, nodes * site.ranks_per_node, limit.queue, walltime, estimate)

@@ -13,7 +13,7 @@ from pathlib import Path
 from hydragnn_hpc.durations import SAVE_SECONDS, clock
 from hydragnn_hpc.errors import UserError, refuse_control_characters
 from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.submit.plan import Plan
+from hydragnn_hpc.submit.plan import JobPlan
 from hydragnn_hpc.submit.scheduler import fill, follow_on, jobs_folder
 from hydragnn_hpc.submit.site import Site
 
@@ -55,7 +55,7 @@ class Job:
     packed: Path | None = None
 
 
-def render(job: Job, site: Site, plan: Plan) -> str:
+def render(job: Job, site: Site, plan: JobPlan) -> str:
     """Return the job script.
 
     Raises
@@ -121,7 +121,7 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256(str(folder).encode()).hexdigest()[:12]
 
 
-def values_of(job: Job, site: Site, plan: Plan) -> dict[str, str | int]:
+def values_of(job: Job, site: Site, plan: JobPlan) -> dict[str, str | int]:
     """Return the values that profiles, schedulers and templates may name."""
     return {
         "name": job.name,

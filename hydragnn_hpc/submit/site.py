@@ -14,7 +14,7 @@ from hydragnn_hpc.submit.scheduler import Scheduler, jobs_folder, load_scheduler
 from hydragnn_hpc.validation import one_line
 
 
-class Limit(Section):
+class QueueLimit(Section):
     """Limits of one queue (partition, quality of service); an empty name is the scheduler's default queue."""
 
     queue: str = ""
@@ -51,7 +51,7 @@ class Site(Section):
     ranks_per_node: Positive
     cores_per_rank: Positive
     launch: Annotated[tuple[str, ...], Field(min_length=1)]
-    limits: Annotated[tuple[Limit, ...], Field(min_length=1)]
+    limits: Annotated[tuple[QueueLimit, ...], Field(min_length=1)]
     directives: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     per_rank: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ class Site(Section):
             )
         return self
 
-    def limit(self, nodes: int, queue: str | None, hours: float | None) -> Limit:
+    def limit(self, nodes: int, queue: str | None, hours: float | None) -> QueueLimit:
         """Return the limit for a job of ``nodes`` nodes: of ``queue``, or of the first queue that takes it.
 
         Raises

@@ -15,7 +15,7 @@ from hydragnn_hpc.dataset.read import files
 from hydragnn_hpc.dataset.read.formats import lsms
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.gathered import RawSamples
-from hydragnn_hpc.records.dataset import DatasetFacts, Neighbours, NumberRange, Source, Target
+from hydragnn_hpc.records.dataset import DatasetFacts, NeighbourFacts, NumberRange, Source, Target
 
 FE, CO, PT = 26, 27, 78
 
@@ -61,7 +61,7 @@ SOURCE = Source(
     path="synthetic", read=6, skipped=0, skipped_reasons=[], repeated=0, capped=0, kept=6, compositions=1,
     compositions_too_small_to_split=0, end_members={}, cap=0, seed=0, fractions=[0.7, 0.15, 0.15],
 )  # fmt: skip
-NEIGHBOURS = Neighbours(cutoff_bohr=5.0, boundary="open")
+NEIGHBOURS = NeighbourFacts(cutoff_bohr=5.0, boundary="open")
 
 
 def facts(of: dict[str, np.ndarray]) -> DatasetFacts:

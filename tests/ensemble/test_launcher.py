@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from hydragnn_hpc.ensemble.launcher import Launch, check_size, detect, worker_environment
-from hydragnn_hpc.ensemble.messenger import places
+from hydragnn_hpc.ensemble.launcher import LaunchEnvironment, check_size, detect, worker_environment
+from hydragnn_hpc.ensemble.messenger import placements
 from hydragnn_hpc.errors import UserError
 
 SLURM_JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
@@ -16,42 +16,42 @@ SLURM_JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLU
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, Launch(None, 0, 1, None)),
-        (SLURM_JOB, Launch(None, 0, 1, None)),  # a batch shell
+        ({}, LaunchEnvironment(None, 0, 1, None)),
+        (SLURM_JOB, LaunchEnvironment(None, 0, 1, None)),  # a batch shell
         (
             {**SLURM_JOB, "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"},
-            Launch("srun", 3, 8, 1),
+            LaunchEnvironment("srun", 3, 8, 1),
         ),
         (
             {**SLURM_JOB, "SLURM_STEP_NUM_TASKS": "2", "OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "12",
              "OMPI_COMM_WORLD_LOCAL_RANK": "2"},
-            Launch("Open MPI", 5, 12, 2),
+            LaunchEnvironment("Open MPI", 5, 12, 2),
         ),
         (
             {"JSM_NAMESPACE_RANK": "7", "JSM_NAMESPACE_SIZE": "12", "JSM_NAMESPACE_LOCAL_RANK": "1"},
-            Launch("jsrun", 7, 12, 1),
+            LaunchEnvironment("jsrun", 7, 12, 1),
         ),
         (
             {"PALS_RANKID": "13", "PMI_SIZE": "24", "PALS_LOCAL_RANKID": "1", "PMI_RANK": "13"},
-            Launch("PALS", 13, 24, 1),
+            LaunchEnvironment("PALS", 13, 24, 1),
         ),
-        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, Launch("PMI", 1, 2, 1)),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, LaunchEnvironment("PMI", 1, 2, 1)),
         # Flux in a step of srun, with Flux's own PMI; srun's PMI; mpirun in a step of PALS
         (
             {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "1", "PMI_RANK": "2", "PMI_SIZE": "4",
              "FLUX_TASK_RANK": "2", "FLUX_JOB_SIZE": "4", "FLUX_TASK_LOCAL_ID": "1"},
-            Launch("PMI", 2, 4, 1),
+            LaunchEnvironment("PMI", 2, 4, 1),
         ),
         ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "1", "PMI_RANK": "2", "PMI_SIZE": "4"},
-         Launch("PMI", 2, 4, None)),
+         LaunchEnvironment("PMI", 2, 4, None)),
         ({"SLURM_PROCID": "2", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4", "PMI_RANK": "2", "PMI_SIZE": "4"},
-         Launch("PMI", 2, 4, 1)),
+         LaunchEnvironment("PMI", 2, 4, 1)),
         ({"PALS_RANKID": "0", "PALS_LOCAL_RANKID": "0", "PMI_LOCAL_RANK": "0", "PMI_RANK": "3", "PMI_SIZE": "4",
-          "MPI_LOCALRANKID": "3"}, Launch("PMI", 3, 4, 3)),
-        ({"FLUX_TASK_RANK": "3", "FLUX_JOB_SIZE": "4", "FLUX_TASK_LOCAL_ID": "3"}, Launch("Flux", 3, 4, 3)),
+          "MPI_LOCALRANKID": "3"}, LaunchEnvironment("PMI", 3, 4, 3)),
+        ({"FLUX_TASK_RANK": "3", "FLUX_JOB_SIZE": "4", "FLUX_TASK_LOCAL_ID": "3"}, LaunchEnvironment("Flux", 3, 4, 3)),
     ],
 )  # fmt: skip
-def test_launchers(environment: dict[str, str], expected: Launch) -> None:
+def test_launchers(environment: dict[str, str], expected: LaunchEnvironment) -> None:
     assert detect(environment) == expected
 
 
@@ -62,8 +62,8 @@ def test_a_variable_that_is_no_number() -> None:
 
 def test_a_launcher_of_another_mpi_is_told() -> None:
     with pytest.raises(UserError, match=r"Open MPI started 4 processes.*sees 1.*does not match the MPI library"):
-        check_size(Launch("Open MPI", 0, 4, 0), 1, "MPICH Version: 5.0\nmore")
-    check_size(Launch("PMI", 0, 4, 0), 4, "MPICH")
+        check_size(LaunchEnvironment("Open MPI", 0, 4, 0), 1, "MPICH Version: 5.0\nmore")
+    check_size(LaunchEnvironment("PMI", 0, 4, 0), 4, "MPICH")
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Shared:
 )
 def test_local_ranks(of_launcher: list[tuple[int | None, int | None]], expected: list[int]) -> None:
     here, there = [("a", *pair) for pair in of_launcher], ("b", None, None)
-    found = places(Shared([*here[:1], there, *here[1:]]), Launch("PMI", 0, 4, None), None)
+    found = placements(Shared([*here[:1], there, *here[1:]]), LaunchEnvironment("PMI", 0, 4, None), None)
     assert [p.local_rank for p in found if p.host == "a"] == expected
     assert [(p.rank, p.leader) for p in found] == [(0, 0), (1, 1), (2, 0), (3, 0)]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydragnn_hpc.ensemble.lines import BadLinesError, Limits, LineReader, LineWriter
+from hydragnn_hpc.ensemble.lines import BadLinesError, LineLimits, LineReader, LineWriter
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 def test_lines_come_whole_however_they_are_cut(lines: list[bytes], size: int) -> None:
     source, sink = os.pipe()
     sent, received = b"".join(line + b"\n" for line in lines), []
-    reader = LineReader(source, Limits())
+    reader = LineReader(source, LineLimits())
     for start in range(0, len(sent), size):
         os.write(sink, sent[start : start + size])
         received += reader.read()
@@ -38,7 +38,7 @@ def test_lines_come_whole_however_they_are_cut(lines: list[bytes], size: int) ->
 def test_one_read_is_bounded(pipe: tuple[int, int]) -> None:
     """Whoever floods a pipe is heard in turns with the others."""
     source, sink = pipe
-    writer, reader = LineWriter(sink), LineReader(source, Limits(lines_per_second=10**9))
+    writer, reader = LineWriter(sink), LineReader(source, LineLimits(lines_per_second=10**9))
     writer.write(b"x\n" * (1 << 20))
     assert writer.blocked_seconds > 0
     assert 0 < len(reader.read()) <= 1 << 16
@@ -58,12 +58,12 @@ def test_limits(pipe: tuple[int, int], sent: bytes, broken: str) -> None:
     source, sink = pipe
     os.write(sink, sent)
     with pytest.raises(BadLinesError, match=broken):
-        LineReader(source, Limits(line_bytes=10, lines_per_second=5)).read()
+        LineReader(source, LineLimits(line_bytes=10, lines_per_second=5)).read()
 
 
 def test_what_a_reader_leaves_unread_waits_and_what_nobody_reads_is_dropped() -> None:
     source, sink = os.pipe()
-    writer, reader = LineWriter(sink), LineReader(source, Limits(lines_per_second=10**9))
+    writer, reader = LineWriter(sink), LineReader(source, LineLimits(lines_per_second=10**9))
     sent, received = b"0123456789\n" * 20_000, 0
     writer.write(sent)
     while received < 20_000:

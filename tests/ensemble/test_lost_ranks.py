@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hydragnn_hpc.ensemble.messenger import Alone, RankMonitor
+from hydragnn_hpc.ensemble.messenger import RankMonitor, SoloMessenger
 from tests import campaigns
 from tests.ranks import OVER_NETWORK, process_of
 
@@ -33,7 +33,7 @@ def lost_within(monitor: RankMonitor, seconds: float) -> list[int]:
 
 
 def test_silence_counts_only_while_listening() -> None:
-    monitor = RankMonitor(Alone(), [1, 2], patience=0.5)
+    monitor = RankMonitor(SoloMessenger(), [1, 2], patience=0.5)
     assert lost_within(monitor, 0.2) == []
     time.sleep(1.0)  # blocked, as by a slow file system
     assert monitor.newly_lost() == []
@@ -45,7 +45,7 @@ def test_silence_counts_only_while_listening() -> None:
 
 
 def test_an_unreachable_rank_is_lost_at_once() -> None:
-    messenger = Alone()
+    messenger = SoloMessenger()
     monitor = RankMonitor(messenger, [1, 2], patience=100)
     messenger.unreachable.add(2)
     assert (monitor.newly_lost(), monitor.newly_lost(), monitor.expected) == ([2], [], [1])

@@ -10,7 +10,7 @@ import pytest
 
 from hydragnn_hpc.atomic import write_json
 from hydragnn_hpc.report.analysis import costs, paper
-from hydragnn_hpc.report.analysis.claims import Claim, Verdict, assess
+from hydragnn_hpc.report.analysis.claims import PaperClaim, Verdict, assess
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.load import load
 from tests.report import making
@@ -22,7 +22,7 @@ def spread(mean: float, steps: tuple[int, ...], unit: float) -> list[float]:
     return [mean + k * unit for k in steps]
 
 
-def campaign(out: Path, errors: dict, seconds: dict | None = None, **shape) -> dict[str, Claim]:
+def campaign(out: Path, errors: dict, seconds: dict | None = None, **shape) -> dict[str, PaperClaim]:
     """Make a campaign whose members have these errors, {(variant, task): values}, and times; weigh its claims."""
     replicas = max(len(v) for v in [*errors.values(), *(seconds or {}).values()])
     making.make(out, replicas=replicas, arrays=False, samples=6, **shape)

@@ -30,7 +30,7 @@ from hydragnn_hpc.dataset.read.targets import TargetSpec, parse_targets
 from hydragnn_hpc.dataset.read.units import Unit
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
-from hydragnn_hpc.logs import Progress
+from hydragnn_hpc.logs import ProgressCallback
 from hydragnn_hpc.records.dataset import ExportedDataset, Target
 from hydragnn_hpc.validation import one_line
 
@@ -350,7 +350,7 @@ def _column(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> np.ndarra
     return None if raw is None or np.size(raw) != len(frame.atomic_numbers) else np.ravel(raw).astype(np.float64)
 
 
-def generate_fept(out: Path, cap: int, seed: int, force: bool = False, progress: Progress | None = None) -> int:
+def generate_fept(out: Path, cap: int, seed: int, force: bool = False, progress: ProgressCallback | None = None) -> int:
     """Write the surrogate FePt data set as one periodic extended XYZ file; returns the number of structures.
 
     Keys and units are those of LSMS text (:data:`hydragnn_hpc.dataset.read.formats.lsms.UNITS`).

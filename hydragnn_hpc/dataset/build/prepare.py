@@ -21,15 +21,15 @@ from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.store.spool import Spool, joined
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
-from hydragnn_hpc.logs import Progress, log
-from hydragnn_hpc.records.dataset import Boundary, DatasetFacts, Neighbours, NumberRange, Source, Target
+from hydragnn_hpc.logs import ProgressCallback, log
+from hydragnn_hpc.records.dataset import Boundary, DatasetFacts, NeighbourFacts, NumberRange, Source, Target
 
 _LARGEST = 1e100
 _CLOSE = 1.0  # bohr; the two of H2 are 1.4 apart
 
 
 def prepare(
-    source: Path, out: Path, options: Options, force: bool = False, progress: Progress | None = None
+    source: Path, out: Path, options: Options, force: bool = False, progress: ProgressCallback | None = None
 ) -> store.Manifest:
     """Make the data set ``out`` from structures of any format, as ``options`` say.
 
@@ -154,7 +154,7 @@ def facts_of(
         scaled_over=options.scale_over,
         distribution=distribution.describe(arrays, targets),
         source=source,
-        neighbours=Neighbours(
+        neighbours=NeighbourFacts(
             cutoff_bohr=options.cutoff,
             boundary=boundary_of(arrays["periodic"]),
             fewest=int(every.min()),

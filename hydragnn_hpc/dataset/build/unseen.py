@@ -15,7 +15,7 @@ from hydragnn_hpc.dataset.read import sources
 from hydragnn_hpc.dataset.read.frames import Skipped, hint_to_skip
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged.copies import scaled
-from hydragnn_hpc.logs import Progress, log
+from hydragnn_hpc.logs import ProgressCallback, log
 from hydragnn_hpc.records.model import ModelFacts
 from hydragnn_hpc.records.recipe import FittedReference
 
@@ -76,7 +76,9 @@ class UnseenStructures:
         return residual.evaluate(reference, counts, np.repeat(np.arange(len(self.names)), n_atoms), element, described)
 
 
-def read(source: Path, facts: ModelFacts, choice: ReadingChoice, progress: Progress | None = None) -> UnseenStructures:
+def read(
+    source: Path, facts: ModelFacts, choice: ReadingChoice, progress: ProgressCallback | None = None
+) -> UnseenStructures:
     """Read structures in any format, in the order of the source; targets and other values are ignored.
 
     Parameters

@@ -24,7 +24,7 @@ from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame
 from hydragnn_hpc.dataset.read.units import to_bohr
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.logs import Progress
+from hydragnn_hpc.logs import ProgressCallback
 
 SYSTEMS = {"CuAu": (29, 79), "ternary": (29, 47, 79)}
 """Proton numbers of each system's metals."""
@@ -148,7 +148,7 @@ def generate(
     seed: int,
     choice: tuple[int, tuple[tuple[int, int, int], ...]],
     force: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> int:
     """Write a surrogate alloy as one extended XYZ file; returns the number of structures.
 

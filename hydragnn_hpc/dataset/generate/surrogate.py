@@ -20,7 +20,7 @@ from hydragnn_hpc.atomic import new_folder
 from hydragnn_hpc.dataset.features.ewald import madelung_matrix
 from hydragnn_hpc.dataset.read.formats.lsms import LsmsSample, format_sample, new_sample, refuse_folder
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.logs import Progress
+from hydragnn_hpc.logs import ProgressCallback
 
 A, C = 5.218, 7.058  # lattice constants of the body-centred tetragonal cell, bohr
 N_SITES = 32
@@ -157,7 +157,7 @@ def configurations(cap: int, seed: int) -> np.ndarray:
     return np.concatenate([*found, np.zeros((1, N_SITES), bool), np.ones((1, N_SITES), bool)])
 
 
-def generate(out: Path, cap: int, seed: int, force: bool = False, progress: Progress | None = None) -> int:
+def generate(out: Path, cap: int, seed: int, force: bool = False, progress: ProgressCallback | None = None) -> int:
     """Write a surrogate data set as LSMS text into the new folder ``out``; returns the number of files.
 
     The folder appears when it is complete. Where ``out`` is a link, what it points to is replaced.

@@ -16,7 +16,7 @@ _PER_ATOM = frozenset(per_atom_properties)
 
 
 @dataclass(frozen=True)
-class Place:
+class FrameLabel:
     """What identifies a structure: attributes of :class:`~hydragnn_hpc.dataset.read.frames.Frame` of the same names."""
 
     name: str
@@ -27,7 +27,7 @@ class Place:
 def frame_of(
     atoms: Any,
     own: Sequence[tuple[str, Mapping[str, Any]]],
-    place: Place,
+    label: FrameLabel,
     length: LengthUnit = ANGSTROM,
     units: Mapping[str, str] | None = None,
 ) -> Frame:
@@ -39,7 +39,7 @@ def frame_of(
     own : sequence of (str, mapping)
         For each place that holds values of the structure: its name for errors, and the values by key. A key that has
         different values in two places, the calculator's results included, is :class:`Unreadable`.
-    place : Place
+    label : FrameLabel
     length : LengthUnit
         Unit of positions and cell.
     units : mapping
@@ -65,9 +65,9 @@ def frame_of(
     own_name = values.pop("name", None)
     periodic = (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2]))
     return Frame(
-        place.name if own_name is None else str(own_name),
-        place.origin,
-        place.where,
+        label.name if own_name is None else str(own_name),
+        label.origin,
+        label.where,
         np.asarray(numbers, np.int32),
         length.to_bohr(np.asarray(positions, np.float64)),
         length.to_bohr(np.asarray(atoms.cell.array, np.float64)),

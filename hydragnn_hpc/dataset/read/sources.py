@@ -15,7 +15,7 @@ from hydragnn_hpc.dataset.read.gathered import RawSamples, SampleCollector
 from hydragnn_hpc.dataset.store.manifest import is_there
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import Property
-from hydragnn_hpc.logs import Progress, log
+from hydragnn_hpc.logs import ProgressCallback, log
 
 if TYPE_CHECKING:
     from hydragnn_hpc.dataset.read.options import Options
@@ -60,7 +60,9 @@ class RawData:
     end_members: derive.EndMembers = field(default_factory=dict)
 
 
-def read(source: Path, options: Options, progress: Progress | None = None, folder: Path | None = None) -> RawData:
+def read(
+    source: Path, options: Options, progress: ProgressCallback | None = None, folder: Path | None = None
+) -> RawData:
     """Read all of a source, in the given or detected format; per-atom values are kept on disk, in ``folder``.
 
     Raises

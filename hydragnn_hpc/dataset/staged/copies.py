@@ -32,7 +32,7 @@ from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.staged import requirements, room
 from hydragnn_hpc.dataset.store import spool
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.logs import tell
+from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.paths import read_record
 from hydragnn_hpc.records.lock import ProcessIdentity
 from hydragnn_hpc.records.recipe import Requirements, StagedRecipe
@@ -382,12 +382,12 @@ def main() -> int:
             Requirements.model_validate_json(sys.argv[4]) if len(sys.argv) > 4 else None,
         )
     except UserError as error:
-        tell(f"{_ERROR}{error}")
+        print_line(f"{_ERROR}{error}")
         return 2
     except OSError as error:
         # On a full disk, NumPy reports only how many items it could write.
         reason = error.strerror or f"no space left or a quota reached ({error})"
-        tell(f"{_ERROR}cannot stage {sys.argv[1]} in {sys.argv[2]}: {reason}; give another --stage-dir")
+        print_line(f"{_ERROR}cannot stage {sys.argv[1]} in {sys.argv[2]}: {reason}; give another --stage-dir")
         return 2
     return 0
 

@@ -20,7 +20,7 @@ SMALLEST_VARIANCE = 1e-5  # as in PyTorch Geometric's StdAggregation: up to this
 
 
 @dataclass(frozen=True)
-class TablePart:
+class PaddedRows:
     """Some rows of a table, padded to the same number of slots K.
 
     Attributes
@@ -54,7 +54,7 @@ class NeighbourTable:
     ----------
     rows : int
         N.
-    parts : tuple of TablePart
+    parts : tuple of PaddedRows
         The parts that cover the rows, in order.
     room : int
         The largest K * n of any part.
@@ -67,7 +67,7 @@ class NeighbourTable:
     """
 
     rows: int
-    parts: tuple[TablePart, ...]
+    parts: tuple[PaddedRows, ...]
     room: int
     neighbours: Tensor
     first: Tensor
@@ -92,7 +92,7 @@ def make_neighbour_table(
     room : int
         Approximate size of a part: its rows times their largest degree.
     """
-    parts: list[TablePart] = []
+    parts: list[PaddedRows] = []
     while not parts or parts[-1].rows.stop < len(degree):
         start = parts[-1].rows.stop if parts else 0
         stop = min(start + max(FEWEST_ROWS, room // max(1, int(degree[start]))), len(degree))
@@ -110,7 +110,7 @@ def make_neighbour_table(
     )
 
 
-def _part(neighbours: Tensor, degree_and_first: Tensor, degrees: Array, rows: slice, dtype: torch.dtype) -> TablePart:
+def _part(neighbours: Tensor, degree_and_first: Tensor, degrees: Array, rows: slice, dtype: torch.dtype) -> PaddedRows:
     degree, first = degree_and_first
     fewest, slots = int(degrees[rows].min()), max(1, int(degrees[rows].max()))
     slot = torch.arange(slots, device=neighbours.device)[:, None]
@@ -124,7 +124,7 @@ def _part(neighbours: Tensor, degree_and_first: Tensor, degrees: Array, rows: sl
     block = (torch.arange(4, device=neighbours.device) * total)[:, None, None]
     backward = torch.where(occupied, neighbour + block, 4 * total)
     repeats = None if fewest == slots else (slots - degree.clamp(min=1))[:, None].to(dtype)
-    return TablePart(rows, slots, neighbour.reshape(-1), backward.reshape(-1), repeats)
+    return PaddedRows(rows, slots, neighbour.reshape(-1), backward.reshape(-1), repeats)
 
 
 class Aggregated:
@@ -180,7 +180,7 @@ def aggregate(
     out[1:3].copy_(saved.extremes.view(2, *shape))
 
 
-def _aggregate(part: TablePart, scratch: Tensor, saved: Aggregated, squares: Tensor, training: bool) -> None:
+def _aggregate(part: PaddedRows, scratch: Tensor, saved: Aggregated, squares: Tensor, training: bool) -> None:
     """Extremes and ties of a part, and the sum of squared deviations."""
     shape = (part.slots, *squares.shape)
     room = len(part.forward)
@@ -228,7 +228,7 @@ def aggregate_back(grad: Tensor, table: NeighbourTable, scratch: Tensor, saved: 
     return result
 
 
-def _aggregate_back(part: TablePart, scratch: Tensor, saved: Aggregated, linear: Tensor, out: Tensor) -> None:
+def _aggregate_back(part: PaddedRows, scratch: Tensor, saved: Aggregated, linear: Tensor, out: Tensor) -> None:
     rows, width = out.shape
     gathered = scratch[: 4 * len(part.forward)]
     torch.index_select(saved.stacked, 0, part.backward, out=gathered)

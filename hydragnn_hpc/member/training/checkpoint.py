@@ -74,7 +74,7 @@ def save(files: MemberFolder, checkpoint: Checkpoint, hold: Hold = nullcontext) 
 
 
 def load(
-    files: MemberFolder, identity: Identity, shapes: dict[str, int], tell: Callable[[str], None]
+    files: MemberFolder, identity: Identity, shapes: dict[str, int], warn: Callable[[str], None]
 ) -> Checkpoint | None:
     """Read the latest checkpoint that can be used, or None.
 
@@ -84,7 +84,7 @@ def load(
         Of the member that is to be trained.
     shapes : dict
         Length of each tensor.
-    tell : callable
+    warn : callable
         Called with a line for each checkpoint that cannot be used.
     """
     for path in (files.checkpoint, files.previous_checkpoint):
@@ -93,7 +93,7 @@ def load(
         try:
             return _read(path, identity, shapes)
         except Exception as error:  # a damaged file raises almost anything
-            tell(f"{path.name} cannot be used ({_reason(error)}); continuing from what came before it")
+            warn(f"{path.name} cannot be used ({_reason(error)}); continuing from what came before it")
     return None
 
 

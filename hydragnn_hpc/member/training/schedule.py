@@ -24,7 +24,7 @@ class Schedule:
     best: float = math.inf
     best_epoch: int = 0
     plateau_best: float = math.inf
-    plateau_bad: int = 0
+    num_bad_epochs: int = 0
 
     @classmethod
     def fresh(cls, options: Training) -> Schedule:
@@ -60,11 +60,11 @@ class Schedule:
 
     def _update_plateau(self, loss: float, plateau: Plateau) -> None:
         if loss < self.plateau_best * (1 - PLATEAU_THRESHOLD):
-            self.plateau_best, self.plateau_bad = loss, 0
+            self.plateau_best, self.num_bad_epochs = loss, 0
             return
-        self.plateau_bad += 1
-        if self.plateau_bad > plateau.patience:
-            self.plateau_bad = 0
+        self.num_bad_epochs += 1
+        if self.num_bad_epochs > plateau.patience:
+            self.num_bad_epochs = 0
             lower = max(self.rate * plateau.factor, plateau.minimum)
             if self.rate - lower > SMALLEST_CHANGE:
                 self.rate = lower

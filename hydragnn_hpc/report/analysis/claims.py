@@ -42,7 +42,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Claim:
+class PaperClaim:
     """One claim: its statement in terms of this campaign, its verdict, the comparisons behind it, remarks."""
 
     key: str
@@ -83,13 +83,13 @@ class _Comparisons:
         return [t for t in found if self.single(t) and self.multi(t)]
 
 
-def assess(snapshot: Snapshot, pairs: list[Pair] | None = None) -> list[Claim]:
+def assess(snapshot: Snapshot, pairs: list[Pair] | None = None) -> list[PaperClaim]:
     """Test the claims (a) to (d)."""
     compared = _Comparisons(snapshot, compare_all(snapshot) if pairs is None else pairs)
     return [_better_together(compared), _better_alone(compared), _one_head(compared), _faster(compared)]
 
 
-def _better_together(compared: _Comparisons) -> Claim:
+def _better_together(compared: _Comparisons) -> PaperClaim:
     tasks = compared.tasks("graph")
     if not tasks:
         return _missing(
@@ -103,7 +103,7 @@ def _better_together(compared: _Comparisons) -> Claim:
         for variant in chosen:
             names = (variant.name, compared.single(task))
             evidence += [_lower_error(compared, task, *names), _lower_spread(compared, task, *names)]
-    return Claim("a", "; ".join(parts), _together(evidence), tuple(evidence))
+    return PaperClaim("a", "; ".join(parts), _together(evidence), tuple(evidence))
 
 
 def _with_moment(compared: _Comparisons, task: str) -> list[Variant]:
@@ -114,17 +114,19 @@ def _with_moment(compared: _Comparisons, task: str) -> list[Variant]:
     return with_moment if known[task].field == "mixing_enthalpy" and with_moment else variants
 
 
-def _better_alone(compared: _Comparisons) -> Claim:
+def _better_alone(compared: _Comparisons) -> PaperClaim:
     tasks = compared.tasks("node")
     if not tasks:
         return _missing("b", "a node-level task is predicted slightly better alone than together with others")
     evidence = []
     for task in tasks:
         evidence += [_lower_error(compared, task, compared.single(task), v.name) for v in compared.multi(task)]
-    return Claim("b", f"{_listed(tasks)} {_are(tasks)} slightly better alone", _together(evidence), tuple(evidence))
+    return PaperClaim(
+        "b", f"{_listed(tasks)} {_are(tasks)} slightly better alone", _together(evidence), tuple(evidence)
+    )
 
 
-def _one_head(compared: _Comparisons) -> Claim:
+def _one_head(compared: _Comparisons) -> PaperClaim:
     statement = "one additional head costs about 10 % more training time"
     configured = costs.one_more(compared.snapshot.campaign.variants)
     if not configured:
@@ -143,10 +145,10 @@ def _one_head(compared: _Comparisons) -> Claim:
         evidence.append(Evidence(f"{head.smaller} to {head.larger}", figures, *inside))
     low, high = (f"{100 * share:g}" for share in HEAD_SHARE)
     remark = f"“About 10 %” is taken to mean {low} to {high} %; the mean over all pairs decides."
-    return _of_equal_stacks(Claim("c", statement, verdict, tuple(evidence), remark), compared)
+    return _of_equal_stacks(PaperClaim("c", statement, verdict, tuple(evidence), remark), compared)
 
 
-def _faster(compared: _Comparisons) -> Claim:
+def _faster(compared: _Comparisons) -> PaperClaim:
     statement = "one model of three tasks trains more than 2.2 times faster than three single-task models in sum"
     needed = [
         [v.name, *(compared.single(t) for t in v.tasks)]
@@ -164,10 +166,10 @@ def _faster(compared: _Comparisons) -> Claim:
         figures = f"{cost.ratio:.2f} {_shown(cost.interval, '.2f')} times, n = {_counts(cost.n)}"
         inside = _inside(cost.interval, (FASTER, float("inf")), cost.n)
         evidence.append(Evidence(f"{cost.variant} against {' + '.join(cost.singles)}", figures, *inside))
-    return _of_equal_stacks(Claim("d", statement, _together(evidence), tuple(evidence)), compared)
+    return _of_equal_stacks(PaperClaim("d", statement, _together(evidence), tuple(evidence)), compared)
 
 
-def _of_equal_stacks(claim: Claim, compared: _Comparisons) -> Claim:
+def _of_equal_stacks(claim: PaperClaim, compared: _Comparisons) -> PaperClaim:
     """Leave a claim about times undecided if the times are not comparable."""
     if costs.comparable(compared.snapshot):
         return claim
@@ -224,12 +226,12 @@ def _together(evidence: Sequence[Evidence]) -> Verdict:
 
 def _missing(
     key: str, statement: str, needs: str = "a variant with that task alone, and one with other tasks as well"
-) -> Claim:
-    return Claim(key, statement, Verdict.NOT_APPLICABLE, (), f"The campaign lacks what this compares: {needs}.")
+) -> PaperClaim:
+    return PaperClaim(key, statement, Verdict.NOT_APPLICABLE, (), f"The campaign lacks what this compares: {needs}.")
 
 
-def _unfinished(key: str, statement: str, compared: _Comparisons, variants: Sequence[str]) -> Claim:
-    return Claim(key, statement, Verdict.UNDECIDED, (), f"Undecided: {_too_few(compared, *variants)}.")
+def _unfinished(key: str, statement: str, compared: _Comparisons, variants: Sequence[str]) -> PaperClaim:
+    return PaperClaim(key, statement, Verdict.UNDECIDED, (), f"Undecided: {_too_few(compared, *variants)}.")
 
 
 def _too_few(compared: _Comparisons, *variants: str) -> str:

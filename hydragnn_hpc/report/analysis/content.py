@@ -10,7 +10,7 @@ import pandas as pd
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.report.analysis import claims, costs, paper, statistics, uncertainty
-from hydragnn_hpc.report.analysis.claims import Claim
+from hydragnn_hpc.report.analysis.claims import PaperClaim
 from hydragnn_hpc.report.analysis.costs import HeadCost, MultiTaskCost
 from hydragnn_hpc.report.analysis.paper import PaperComparison
 from hydragnn_hpc.report.analysis.statistics import Pair
@@ -39,7 +39,7 @@ class Content:
 
     results: Results
     pairs: list[Pair]
-    claims: list[Claim]
+    claims: list[PaperClaim]
     costs: list[MultiTaskCost]
     heads: list[HeadCost]
     paper: list[PaperComparison]

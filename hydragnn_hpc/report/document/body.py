@@ -10,7 +10,7 @@ import numpy as np
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.analysis import paper
-from hydragnn_hpc.report.analysis.claims import Claim
+from hydragnn_hpc.report.analysis.claims import PaperClaim
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.analysis.statistics import Interval
 from hydragnn_hpc.report.document import provenance
@@ -34,7 +34,7 @@ class ReportSection:
     paragraphs: tuple[str, ...] = ()
     tables: tuple[TextTable, ...] = ()
     figures: tuple[SavedFigure, ...] = ()
-    claims: tuple[Claim, ...] = ()
+    claims: tuple[PaperClaim, ...] = ()
     code: str = ""
 
 
@@ -46,7 +46,7 @@ class _Outline:
     title: str
     paragraphs: Callable[[Content], Iterable[str]] = lambda content: ()
     tables: Callable[[Content], Iterable[TextTable]] = lambda content: ()
-    claims: Callable[[Content], Iterable[Claim]] = lambda content: ()
+    claims: Callable[[Content], Iterable[PaperClaim]] = lambda content: ()
     code: Callable[[Content], str] = lambda content: ""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hydragnn_hpc.report import text
-from hydragnn_hpc.report.analysis.claims import Claim
+from hydragnn_hpc.report.analysis.claims import PaperClaim
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.document import provenance
 from hydragnn_hpc.report.document.body import ReportSection
@@ -73,7 +73,7 @@ def summary(content: Content, figures: Sequence[SavedFigure]) -> dict[str, Any]:
     return {key: _plain(value) for key, value in found.items()}
 
 
-def _claim(claim: Claim) -> str:
+def _claim(claim: PaperClaim) -> str:
     lines = [
         f"**({claim.key}) {text.markdown(claim.statement)}: {claim.verdict.value}.** {text.markdown(claim.remark)}",
         "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hydragnn_hpc.dataset.read.atoms import Place, frame_of
+from hydragnn_hpc.dataset.read.atoms import FrameLabel, frame_of
 from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.targets import TargetSpec
@@ -57,7 +57,7 @@ def _frame_of(row: Any, file: RawFile, length: LengthUnit, units: Mapping[str, s
     try:
         atoms = row.toatoms()
         own = [("the row's key-value pairs", row.key_value_pairs), ("the row's data", row.data)]
-        return frame_of(atoms, own, Place(name, origin, where), length, units)
+        return frame_of(atoms, own, FrameLabel(name, origin, where), length, units)
     except Exception as error:  # as above
         return UserError(f"{where}: damaged: {type(error).__name__}: {error!s:.160}")
 

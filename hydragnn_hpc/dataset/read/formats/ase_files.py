@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from hydragnn_hpc.dataset.read.atoms import Place, frame_of
+from hydragnn_hpc.dataset.read.atoms import FrameLabel, frame_of
 from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.targets import TargetSpec
@@ -90,4 +90,4 @@ def _frame_of(atoms: Any, file: RawFile, number: int) -> Frame | UserError:
             f"{where}: a site is occupied by {shared[0]}: partly occupied sites describe an average of many structures;"
             " give ordered structures"
         )
-    return frame_of(atoms, [("the file's header", atoms.info)], Place(origin, origin, where))
+    return frame_of(atoms, [("the file's header", atoms.info)], FrameLabel(origin, origin, where))

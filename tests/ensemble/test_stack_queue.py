@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydragnn_hpc.ensemble.schedule import Scheduler, seconds_left
+from hydragnn_hpc.ensemble.stack_queue import StackQueue, seconds_left
 
 stacks_strategy = st.lists(
     st.tuples(st.sampled_from(["HCM", "HC", "H"]), st.integers(1, 4)), min_size=1, max_size=6
@@ -19,20 +19,20 @@ stacks_strategy = st.lists(
 @settings(max_examples=300, deadline=None)
 def test_every_member_ends_exactly_once(stacks, workers: int, attempts: int, seed: int) -> None:
     chance = random.Random(seed)
-    scheduler = Scheduler(stacks, attempts)
+    queue = StackQueue(stacks, attempts)
     names = [(variant, r) for variant, replicas in stacks for r in replicas]
     limit = {(v, r): attempts if len(replicas) == 1 else max(attempts, 2) for v, replicas in stacks for r in replicas}
     tried: Counter[tuple[str, int]] = Counter()
     steps = 0
-    while not scheduler.over:
+    while not queue.over:
         steps += 1
         assert steps < 10_000, "the schedule does not come to an end"
         worker = (chance.randrange(workers), 0)
-        running = scheduler.running()
+        running = queue.running()
         held = [(a.variant, r) for a in running.values() for r in a.replicas]
         assert len(held) == len(set(held)), "a member is trained twice at once"
         if worker not in running:
-            assignment = scheduler.next(worker)
+            assignment = queue.next(worker)
             if assignment is not None:
                 for replica in assignment.replicas:
                     tried[assignment.variant, replica] += 1
@@ -40,50 +40,50 @@ def test_every_member_ends_exactly_once(stacks, workers: int, attempts: int, see
         left = running[worker].replicas
         what = chance.choice(["member", "member", "done", "died", "stopped"])
         if what == "member" and left:
-            scheduler.member_done(worker, chance.choice(left))
+            queue.member_done(worker, chance.choice(left))
         elif what == "done" and not left:
-            scheduler.stack_done(worker)
+            queue.stack_done(worker)
         elif what == "died":
-            for name, attempt, final in scheduler.failed(worker):
+            for name, attempt, final in queue.failed(worker):
                 assert final == (attempt == limit[name])
-                assert name not in scheduler.finished
+                assert name not in queue.finished
         elif what == "stopped":
-            scheduler.stopped(worker)
+            queue.stopped(worker)
             for replica in left:
                 tried[running[worker].variant, replica] -= 1
-    assert scheduler.finished | scheduler.given_up == set(names)
-    assert not scheduler.finished & scheduler.given_up
+    assert queue.finished | queue.given_up == set(names)
+    assert not queue.finished & queue.given_up
     assert all(1 <= tried[name] <= limit[name] for name in names)
 
 
 def test_the_last_attempt_is_made_alone() -> None:
-    scheduler = Scheduler([("HCM", (0, 1, 2))], attempts=2)
-    scheduler.next((0, 0))
-    scheduler.member_done((0, 0), 1)
-    assert [(name, final) for name, _, final in scheduler.failed((0, 0))] == [(("HCM", 0), False), (("HCM", 2), False)]
-    first, second = scheduler.next((0, 0)), scheduler.next((1, 0))
+    queue = StackQueue([("HCM", (0, 1, 2))], attempts=2)
+    queue.next((0, 0))
+    queue.member_done((0, 0), 1)
+    assert [(name, final) for name, _, final in queue.failed((0, 0))] == [(("HCM", 0), False), (("HCM", 2), False)]
+    first, second = queue.next((0, 0)), queue.next((1, 0))
     assert first is not None and second is not None
     assert (first.replicas, second.replicas, first.attempt) == ((0,), (2,), 2)
 
 
 def test_the_only_attempt_of_a_stack_is_not_its_members_last() -> None:
-    scheduler = Scheduler([("H", (0, 1)), ("M", (0,))], attempts=1)
-    scheduler.next((0, 0))
-    scheduler.next((1, 0))
-    scheduler.member_done((0, 0), 1)
-    assert [final for _, _, final in scheduler.failed((0, 0))] == [False]  # it may have been the other's fault
-    assert [final for _, _, final in scheduler.failed((1, 0))] == [True]
-    scheduler.next((0, 0))
-    assert [final for _, _, final in scheduler.failed((0, 0))] == [True]
+    queue = StackQueue([("H", (0, 1)), ("M", (0,))], attempts=1)
+    queue.next((0, 0))
+    queue.next((1, 0))
+    queue.member_done((0, 0), 1)
+    assert [final for _, _, final in queue.failed((0, 0))] == [False]  # it may have been the other's fault
+    assert [final for _, _, final in queue.failed((1, 0))] == [True]
+    queue.next((0, 0))
+    assert [final for _, _, final in queue.failed((0, 0))] == [True]
 
 
 def test_ten_thousand_members_are_handed_out_quickly() -> None:
-    scheduler = Scheduler([("H", (r,)) for r in range(10_000)], attempts=2)
+    queue = StackQueue([("H", (r,)) for r in range(10_000)], attempts=2)
     for replica in range(10_000):
-        scheduler.next((0, 0))
-        scheduler.member_done((0, 0), replica)
-        scheduler.stack_done((0, 0))
-    assert scheduler.over and len(scheduler.finished) == 10_000
+        queue.next((0, 0))
+        queue.member_done((0, 0), replica)
+        queue.stack_done((0, 0))
+    assert queue.over and len(queue.finished) == 10_000
 
 
 def test_time_left_is_told_in_whole_stacks() -> None:

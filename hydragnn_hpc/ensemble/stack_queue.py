@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-Worker = tuple[int, int]
+WorkerId = tuple[int, int]
 """(rank, slot)."""
-Name = tuple[str, int]
+MemberName = tuple[str, int]
 """(variant, replica)."""
 
 
@@ -30,7 +30,7 @@ class Assignment:
     alone: bool
 
 
-class Scheduler:
+class StackQueue:
     """Assigns stacks in order; a failed one is tried again up to a limit, the last time each member alone.
 
     So no member is given up because another in its stack failed. Even where the limit is one attempt, the members of a
@@ -49,38 +49,38 @@ class Scheduler:
         self._waiting = deque(
             Assignment(variant, tuple(replicas), 1, len(replicas) == 1) for variant, replicas in stacks if replicas
         )
-        self._running: dict[Worker, Assignment] = {}
-        self.finished: set[Name] = set()
-        self.given_up: set[Name] = set()
+        self._running: dict[WorkerId, Assignment] = {}
+        self.finished: set[MemberName] = set()
+        self.given_up: set[MemberName] = set()
 
-    def next(self, worker: Worker) -> Assignment | None:
+    def next(self, worker: WorkerId) -> Assignment | None:
         """Return the next assignment for the idle ``worker``, None if nothing waits."""
         if worker in self._running or not self._waiting:
             return None
         self._running[worker] = self._waiting.popleft()
         return self._running[worker]
 
-    def member_done(self, worker: Worker, replica: int) -> None:
+    def member_done(self, worker: WorkerId, replica: int) -> None:
         """Record that a member has its result; its stack continues without it."""
         running = self._running[worker]
         self.finished.add((running.variant, replica))
         left = tuple(r for r in running.replicas if r != replica)
         self._running[worker] = replace(running, replicas=left)
 
-    def stack_done(self, worker: Worker) -> None:
+    def stack_done(self, worker: WorkerId) -> None:
         """Record that the worker is idle again; members of its stack without a result are treated as failed."""
         if self._running[worker].replicas:
             self.failed(worker)
         else:
             del self._running[worker]
 
-    def stopped(self, worker: Worker) -> None:
+    def stopped(self, worker: WorkerId) -> None:
         """Record that the worker has saved its stack and is idle: the stack waits for a later run."""
         running = self._running.pop(worker)
         if running.replicas:
             self._waiting.appendleft(running)
 
-    def failed(self, worker: Worker) -> list[tuple[Name, int, bool]]:
+    def failed(self, worker: WorkerId) -> list[tuple[MemberName, int, bool]]:
         """Record that the worker's attempt has failed.
 
         Returns
@@ -102,7 +102,7 @@ class Scheduler:
             self._waiting.extend(Assignment(running.variant, group, attempt, len(group) == 1) for group in groups)
         return [(name, running.attempt, final) for name in names]
 
-    def running(self) -> dict[Worker, Assignment]:
+    def running(self) -> dict[WorkerId, Assignment]:
         """Return what is being trained, by worker."""
         return dict(self._running)
 
