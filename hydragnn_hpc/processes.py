@@ -1,8 +1,9 @@
-"""The identity of a process: its number alone is not enough, since numbers are reused."""
+"""Processes: their identity, for which the number alone is not enough, since it is reused; and how they ended."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from functools import cache
 from pathlib import Path
@@ -48,6 +49,16 @@ def lives(other: ProcessIdentity) -> bool | None:
     state = _stat(other.pid)
     # Z and X: it has been killed, and its parent has not noticed yet.
     return bool(state) and state[0] not in ("Z", "X") and state[_START_TIME] == other.started
+
+
+def outcome(code: int) -> str:
+    """Return how a process ended, from the return code that `subprocess` gives it."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by signal {-code} ({signal.Signals(-code).name})"
+    except ValueError:  # a real-time signal
+        return f"killed by signal {-code}"
 
 
 def _stat(pid: int) -> list[str]:

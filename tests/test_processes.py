@@ -43,6 +43,14 @@ def test_a_number_alone_is_no_process() -> None:
     assert processes.lives(ProcessIdentity(host=me.host, pid=os.getpid())) is None
 
 
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [("exit 3", "exit code 3"), ("kill -9 $$", "killed by signal 9 (SIGKILL)"), ("kill -40 $$", "killed by signal 40")],
+)
+def test_how_a_process_ended(end: str, words: str) -> None:
+    assert processes.outcome(subprocess.run(["bash", "-c", end], check=False).returncode) == words
+
+
 def test_nothing_is_known_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     me = processes.identity()
     processes._kernel.cache_clear()

@@ -19,6 +19,7 @@ from hydragnn_hpc import commands
 from hydragnn_hpc.ensemble.launcher import LaunchEnvironment, detect, worker_environment
 from hydragnn_hpc.ensemble.messenger import Messenger, placements
 from hydragnn_hpc.ensemble.startup import end_without_launcher
+from hydragnn_hpc.processes import outcome
 from hydragnn_hpc.records.base import FileRecord
 from hydragnn_hpc.records.doctor import MpiAnswer, RankResources, TorchAnswer
 
@@ -43,8 +44,7 @@ def probe(kind: type[_Answer], module: str, *arguments: str) -> tuple[_Answer | 
             return kind.model_validate_json(last), ""
         except ValidationError:
             return None, f"{last[:200]} (not the answer of {module})"
-    ended = f"ended by signal {-done.code}" if done.code < 0 else f"exit code {done.code}"
-    return None, f"{last} ({ended})"
+    return None, f"{last} ({outcome(done.code)})"
 
 
 def gather_resources(messenger: Messenger, launch: LaunchEnvironment, local_rank: int | None) -> list[RankResources]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hydragnn_hpc import processes
 from hydragnn_hpc.ensemble.lines import BadLinesError, LineLimits, LineReader, LineWriter, quoted
 from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.records.events import (
@@ -147,7 +148,7 @@ class WorkerProcess:
             except BadLinesError as error:
                 return [*events, self._died(f"sent {error}")]
         if code is not None:
-            return [*events, self._died(_cause(code))]
+            return [*events, self._died(processes.outcome(code))]
         limit = self._options.silence if self._ready else max(self._options.silence, _STARTUP_SECONDS)
         if (self.busy or not self._ready) and time.monotonic() - self._heard_at > limit:
             return [*events, self._died(f"no sign of life for {limit:g} s")]
@@ -260,9 +261,3 @@ class Workers:
         for worker in self._workers.values():
             worker.end(0.0 if worker.busy or not worker.ready else _EXIT_SECONDS)
         self._workers.clear()
-
-
-def _cause(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    return f"killed by signal {-code} ({signal.Signals(-code).name})"

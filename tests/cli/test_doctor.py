@@ -99,7 +99,12 @@ def test_a_launcher_that_does_not_fit_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("module", "body", "check", "words"),
     [
-        ("adios2", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "adios2", "ended by signal 11"),
+        (
+            "adios2",
+            "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+            "adios2",
+            "killed by signal 11 (SIGSEGV)",
+        ),
         ("torch", "raise ImportError('libamdhip64.so.6: cannot open shared object file')", "torch", "libamdhip64"),
     ],
 )

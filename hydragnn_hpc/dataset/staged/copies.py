@@ -235,8 +235,8 @@ class Staging:
             raise UserError(last.removeprefix(_ERROR))
         tail = f", its last output: {last}" if last else ""
         raise UserError(
-            f"cannot stage {self._bp}: its reader {_outcome(child.returncode)}{tail}; check the data set with data info"
-            " --verify"
+            f"cannot stage {self._bp}: its reader failed ({processes.outcome(child.returncode)}){tail}; check the data"
+            " set with data info --verify"
         )
 
     def _watch(self, child: subprocess.Popen[bytes]) -> None:
@@ -263,15 +263,6 @@ def _bytes_moved(pid: int, folder: Path) -> int:
         lines = Path(f"/proc/{pid}/io").read_text("ascii").splitlines()
         moved = sum(int(line.split()[1]) for line in lines if line.startswith(("rchar:", "wchar:")))
     return moved + sum(p.stat().st_size for p in folder.glob("*.npy"))
-
-
-def _outcome(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
-    except ValueError:
-        return f"was killed by signal {-code}"
 
 
 def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
