@@ -180,6 +180,21 @@ def test_rows_are_in_the_files_order_and_say_which_structure_they_are_of(fept: P
     assert [r["mean"] for r in rows[:2]] == [r["mean"] for r in rows[-2:]] != [r["mean"] for r in rows[2:4]]
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1"])
+def test_names_that_standard_output_cannot_encode(fept: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of other commands, letters without an accent or a question mark; the file of ``--out`` is UTF-8."""
+    (fept / "names").mkdir(exist_ok=True)
+    source = min((fept / "raw").iterdir())
+    for name in ("Żelazo", "鉄"):
+        (fept / "names" / name).write_bytes(source.read_bytes())
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    names = [row["sample"] for row in csv.DictReader(io.StringIO(done(fept, "predict", "out", "names")))]
+    assert set(names) == {"Zelazo", "?"}
+    done(fept, "predict", "out", "names", "--out", "names.csv")
+    with (fept / "names.csv").open(encoding="utf-8") as stream:
+        assert {row["sample"] for row in csv.DictReader(stream)} == {"Żelazo", "鉄"}
+
+
 def test_a_damaged_model_is_named_and_nothing_is_written(fept: Path) -> None:
     (fept / "iron.xyz").write_text(XYZ.format("Fe"))
     path = fept / "out" / "members" / "M" / "01" / "model.pt"

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.scale [--ranks 64] [--members 10000] [--seconds 2] [--json FILE]
     python -m tests.benchmarks.scale --start 8 32 64    # only: what rank 0 needs to start so many ranks
+    python -m tests.benchmarks.scale --dry-runs 20000    # only: dry runs of a campaign of so many variants
 
 Members only sleep (the tests' stand-in for the worker): what is left is the ensemble. Efficiency is the time that
 members slept over the time that the ranks had, from the first hand-out to the last result. All ranks share this host.
@@ -125,13 +126,32 @@ def reports(folder: Path, members: int) -> Row:
     return timed(f"report of {members} members with predictions for 445 samples", ["report", str(out)])
 
 
+def dry_runs(folder: Path, variants: int) -> list[Row]:
+    """A campaign of very many variants: what ``run`` and ``submit`` take before anything is trained."""
+    path = campaign(folder, 2).with_name("variants.yaml")
+    lines = "".join(
+        f"  - {{name: V{k}, tasks: [HC]}}\n".replace("HC", "H, C" if k % 2 else "H") for k in range(variants)
+    )
+    path.write_text(CAMPAIGN.replace("variants: [HC, H]\n", f"variants:\n{lines}").replace("REPLICAS", "1"), "utf-8")
+    words = [str(path), str(folder / "variants")]
+    return [
+        timed(f"run --dry-run of {variants} variants", ["run", *words, "--dry-run"]),
+        timed(f"submit --dry-run of {variants} variants", ["submit", *words, "--site", "local", "--dry-run"]),
+    ]
+
+
 def timed(what: str, arguments: list[str]) -> Row:
-    """Wall time and peak memory of a command."""
+    """Wall time, processor time and peak memory of a command."""
     started = time.perf_counter()
     process = subprocess.Popen([str(BIN / "hydragnn-hpc"), *arguments], stdout=subprocess.DEVNULL)
     _, code, usage = os.wait4(process.pid, 0)
     assert code == 0, what
-    return {"what": what, "wall_seconds": time.perf_counter() - started, "megabytes": usage.ru_maxrss / 1024}
+    return {
+        "what": what,
+        "wall_seconds": time.perf_counter() - started,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "megabytes": usage.ru_maxrss / 1024,
+    }
 
 
 def main() -> None:
@@ -141,12 +161,15 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--start", type=int, nargs="+", metavar="RANKS", help="measure only the start of so many ranks")
+    parser.add_argument("--dry-runs", type=int, metavar="VARIANTS", help="measure only dry runs of so many variants")
     parser.add_argument("--json", type=Path, help="write the rows there as well")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         if arguments.start:
             rows = [start(folder, ranks) for ranks in arguments.start]
+        elif arguments.dry_runs:
+            rows = dry_runs(folder, arguments.dry_runs)
         else:
             rows = [efficiency(folder, arguments.ranks, arguments.seconds), *large(folder, arguments.members)]
             rows.append(reports(folder, arguments.members))
