@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -129,7 +129,8 @@ def _slurm_gpus(gres: str) -> int:
 def _pbs(answers: Answers) -> tuple[Queue, ...]:
     """Read ``qstat -Qf``, ``pbsnodes -a`` and ``qstat -Bf``.
 
-    Which nodes a queue uses depends on each site's custom resources, so every queue gets all nodes.
+    A queue uses the nodes that are associated with it, if any, otherwise those without a queue (``pbs_node_attributes``
+    of the reference guide). Associations by a site's custom resources are not known.
     """
     nodes = _pbs_nodes(answers["nodes"])
     default = re.search(r"^\s+default_queue = (\S+)", answers["server"], re.M)
@@ -137,7 +138,8 @@ def _pbs(answers: Answers) -> tuple[Queue, ...]:
     return tuple(
         Queue(
             name=name,
-            nodes=nodes,
+            nodes=_whole([n for q, n in nodes if q == name or "route_destinations" in row])
+            or _whole([n for q, n in nodes if not q]),
             default=default is not None and default[1] == name,
             closed=", ".join(f"{key} = False" for key in ("enabled", "started") if row.get(key) == "False"),
             seconds=_routed(rows, name, _pbs_seconds),
@@ -163,14 +165,17 @@ def _pbs_records(text: str, title: str) -> Iterator[tuple[str, dict[str, str]]]:
         yield name, row
 
 
-def _pbs_nodes(text: str) -> tuple[Nodes, ...]:
+def _pbs_nodes(text: str) -> list[tuple[str, tuple[int, int]]]:
+    """Return for each host its queue, empty where it has none, and its cores and GPUs."""
     hosts: dict[str, Counter[str]] = {}
+    queues: dict[str, str] = {}
     for name, row in _pbs_records(text, r"(\S+)"):
         # A host may be split into several virtual nodes; no job can ask for what a host does not declare.
-        host = hosts.setdefault(row.get("resources_available.host", name), Counter())
+        name = row.get("resources_available.host", name)
+        queues[name] = row.get("queue", "")
+        host = hosts.setdefault(name, Counter())
         host.update({key: int(row.get(f"resources_available.{key}", 0)) for key in ("ncpus", "ngpus")})
-    whole = Counter((host["ncpus"], host["ngpus"]) for host in hosts.values())
-    return tuple(Nodes(number, cores, gpus) for (cores, gpus), number in whole.items() if cores)
+    return [(queues[name], (host["ncpus"], host["ngpus"])) for name, host in hosts.items()]
 
 
 def _routed(
@@ -201,25 +206,48 @@ def _pbs_most(row: Mapping[str, str]) -> int | None:
 
 
 def _lsf(answers: Answers) -> tuple[Queue, ...]:
-    """Read ``bqueues -l`` and ``lshosts -w``; they do not state GPUs or which hosts a queue uses."""
+    """Read ``bqueues -l``, ``lshosts -w`` and ``lshosts -gpu``; a queue that names host groups gets all hosts."""
     rows = _table(answers["nodes"])
-    whole = Counter(int(row["ncpus"]) for row in rows if row["ncpus"].isdigit() and row["server"] != "No")
-    nodes = tuple(Nodes(number, cores) for cores, number in whole.items())
+    gpus = _lsf_gpus(answers.get("gpus", ""))
+    hosts = {
+        row["HOST_NAME"]: (int(row["ncpus"]), gpus[row["HOST_NAME"]] if gpus else None)
+        for row in rows
+        if row["ncpus"].isdigit() and row["server"] != "No"
+    }
     queues = []
     for part in re.split(r"^QUEUE:", answers["queues"], flags=re.M)[1:]:
         status = re.search(r"^\s*PRIO\s+NICE\s+STATUS.*\n\s*\S+\s+\S+\s+(\S+)", part, re.M)
         if status is None:
             raise ValueError("a queue without a status")
+        named = re.search(r"^HOSTS: (.*)$", part, re.M)
+        # A name may be followed by its preference: hostA+1.
+        own = [re.sub(r"\+\d*$", "", word) for word in named[1].split()] if named else []
+        use = own if own and hosts.keys() >= set(own) else hosts
         queues.append(
             Queue(
                 name=part.split()[0],
-                nodes=nodes,
+                nodes=_whole([hosts[name] for name in use]),
                 default="This is the default queue" in part,
                 closed=status[1] if status[1].startswith("Closed") else "",
                 seconds=_run_limit(part),
             )
         )
     return tuple(queues)
+
+
+def _lsf_gpus(text: str) -> Counter[str]:
+    """Count the GPUs of each host: a line for each, and only the first of a host names it."""
+    found: Counter[str] = Counter()
+    host = ""
+    lines = text.splitlines()
+    if not lines or lines[0].split()[:2] != ["HOST_NAME", "gpu_id"]:
+        return found  # of an LSF that has no such option
+    for line in lines[1:]:
+        words = line.split()
+        if words and not line[0].isspace():
+            host, *words = words
+        found[host] += bool(words) and words[0].isdigit()
+    return found
 
 
 def _run_limit(part: str) -> float | None:
@@ -272,6 +300,11 @@ READERS: dict[str, Callable[[Answers], tuple[Queue, ...]]] = {
     "flux": _flux,
 }
 """Parsers of answers, by the form that a scheduler's file names."""
+
+
+def _whole(hosts: Iterable[tuple[int, int | None]]) -> tuple[Nodes, ...]:
+    """Count hosts of the same cores and GPUs; those without cores run no jobs."""
+    return tuple(Nodes(number, cores, gpus) for (cores, gpus), number in Counter(hosts).items() if cores)
 
 
 def _table(text: str) -> list[dict[str, str]]:

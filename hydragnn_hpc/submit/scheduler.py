@@ -41,18 +41,20 @@ def _one_group(pattern: str) -> str:
 class Queries(Section):
     """Commands that print the limits of a scheduler's queues and nodes, in one of the forms of `submit.answers`.
 
-    ``queue`` is the directive that names a queue, for templates that leave it to the profile.
+    ``queue`` is the directive that names a queue, for templates that leave it to the profile. ``gpus`` may fail: a
+    scheduler of an earlier version does not know it.
     """
 
     form: Literal["slurm", "pbs", "lsf", "flux"]
     queues: Annotated[tuple[str, ...], Field(min_length=1)]
     nodes: Annotated[tuple[str, ...], Field(min_length=1)]
     server: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
     queue: str = ""
 
     def commands(self) -> dict[str, tuple[str, ...]]:
         """Return the commands by the names of their keys."""
-        given = {"queues": self.queues, "nodes": self.nodes, "server": self.server}
+        given = {"queues": self.queues, "nodes": self.nodes, "server": self.server, "gpus": self.gpus}
         return {key: words for key, words in given.items() if words}
 
 

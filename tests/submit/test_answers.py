@@ -242,3 +242,42 @@ def test_gpus_among_slurms_resources(gres: str, gpus: int) -> None:
 def test_answers_of_another_form_are_no_queues(form: str, text: str) -> None:
     with pytest.raises(ValueError):
         read(form, dict.fromkeys(("queues", "nodes", "server"), text))
+
+
+# IBM's LSF documentation, "Monitor GPU resources with lshosts command" (www.ibm.com/docs, read in 2026).
+LSHOSTS_GPU = """\
+HOST_NAME  gpu_id gpu_model        gpu_driver  gpu_factor numa_id vendor
+hosta           0 TeskaK20c        384.10      70         0       Nvidia
+                1 TeskaK20c        384.10      70         0       Nvidia
+                2 TeskaK20c        384.10      70         1       Nvidia
+                3 TeskaK20c        384.10      70         1       Nvidia
+hostc           0 Vega10_RadeonIn  5.6.12       -         0          AMD
+                1 Vega10_RadeonIn  5.6.12       -         0          AMD
+"""
+
+
+@pytest.mark.parametrize(
+    ("hosts", "gpus", "expected"),
+    [
+        ("all", LSHOSTS_GPU, {Nodes(1, 32, 4), Nodes(1, 32, 2), Nodes(2, 16, 0)}),
+        ("hosta hostc+1", LSHOSTS_GPU, {Nodes(1, 32, 4), Nodes(1, 32, 2)}),
+        ("hostb", LSHOSTS_GPU, {Nodes(1, 16, 0)}),
+        ("hostb group/", LSHOSTS_GPU, {Nodes(1, 32, 4), Nodes(1, 32, 2), Nodes(2, 16, 0)}),
+        ("hosta", "", {Nodes(1, 32)}),
+        ("hosta", LSHOSTS, {Nodes(1, 32)}),
+    ],
+)
+def test_hosts_and_gpus_of_an_lsf_queue(hosts: str, gpus: str, expected: set[Nodes]) -> None:
+    line = LSHOSTS.splitlines()[1]
+    rows = [line.replace("kilenc", name) for name in ("hosta", "hostc")]
+    rows += [line.replace("kilenc", name).replace(" 32 ", " 16 ") for name in ("hostb", "hostd")]
+    nodes = "\n".join([LSHOSTS.splitlines()[0], *rows])
+    queues = BQUEUES.replace("HOSTS:  all", f"HOSTS:  {hosts}")
+    assert set(read("lsf", {"queues": queues, "nodes": nodes, "gpus": gpus})[0].nodes) == expected
+
+
+def test_nodes_that_are_associated_with_a_pbs_queue() -> None:
+    """Only its jobs run there, and they run only there (OpenPBS, pbs_node_attributes(7B))."""
+    nodes = PBSNODES.replace("     resv_enable = True\n", "     queue = small\n     resv_enable = True\n")
+    found = {q.name: q.nodes for q in read("pbs", {"queues": QSTAT_Q, "nodes": nodes, "server": QSTAT_B})}
+    assert found == {"default": PBS_NODES, "prod": PBS_NODES, "small": PBS_NODES[:1], "old": PBS_NODES[1:]}
