@@ -18,12 +18,16 @@ from hydragnn_hpc.errors import UserError
 
 @dataclass(frozen=True)
 class Nodes:
-    """Nodes of one kind: how many, and what each has (``cores`` in the scheduler's count, ``threads`` per core)."""
+    """Nodes of one kind: how many, and what each has (``cores`` in the scheduler's count, ``threads`` per core).
+
+    ``memory`` is in MB, and None where the scheduler does not say.
+    """
 
     number: int
     cores: int
     gpus: int | None = None
     threads: int = 1
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,10 @@ def _slurm(answers: Answers) -> tuple[Queue, ...]:
     """Read ``scontrol show partition --oneliner`` and ``sinfo -o "%R|%D|%c|%Z|%m|%G"``."""
     kinds: dict[str, list[Nodes]] = {}
     for line in answers["nodes"].splitlines():
-        name, number, cores, threads, _, gres = line.strip().split("|", 5)
-        kinds.setdefault(name, []).append(Nodes(_first(number), _first(cores), _slurm_gpus(gres), _first(threads)))
+        name, number, cores, threads, memory, gres = line.strip().split("|", 5)
+        kinds.setdefault(name, []).append(
+            Nodes(_first(number), _first(cores), _slurm_gpus(gres), _first(threads), _number(memory))
+        )
     return tuple(
         _partition(dict(re.findall(r"(\w+)=(\S*)", line)), kinds)
         for line in answers["queues"].splitlines()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from hydragnn_hpc.commands import SilentError, run
 from hydragnn_hpc.durations import clock
@@ -19,6 +20,7 @@ from hydragnn_hpc.submit.scheduler import Scheduler
 from hydragnn_hpc.submit.site import QueueLimit, Site
 
 PATIENCE_SECONDS = 10
+_MEGABYTES = {"K": 2**-10, "": 1, "M": 1, "G": 2**10, "T": 2**20}
 
 
 class UnknownError(Exception):
@@ -222,7 +224,7 @@ def _check_queue(site: Site, plan: JobPlan, queue: Queue, queues: Sequence[Queue
 
 
 def _capped(nodes: Nodes, cores: int | None) -> Nodes:
-    return nodes if cores is None else Nodes(nodes.number, min(nodes.cores, cores), nodes.gpus, nodes.threads)
+    return nodes if cores is None else replace(nodes, cores=min(nodes.cores, cores))
 
 
 def _check_nodes(site: Site, plan: JobPlan, kinds: Sequence[Nodes], where: str) -> None:
@@ -244,7 +246,21 @@ def _check_nodes(site: Site, plan: JobPlan, kinds: Sequence[Nodes], where: str) 
             f"{gpus} GPUs per node: {where} has nodes of at most {most_gpus} GPUs; lower gpus_per_node in the profile "
             f"of {site.name}, or choose another --queue"
         )
+    _check_memory(site, kinds, where)
     fitting = sum(n.number for n in kinds if n.cores >= cores and (n.gpus is None or n.gpus >= gpus))
     if plan.nodes > fitting:
         shape = f"{cores} cores and {gpus} GPUs" if gpus else f"{cores} cores"
         raise UserError(f"{plan.nodes} nodes: {where} has {fitting} of {shape}; ask for fewer with --nodes")
+
+
+def _check_memory(site: Site, kinds: Sequence[Nodes], where: str) -> None:
+    """Refuse more memory per node than there is, where the profile asks for some as Slurm does: ``--mem=64G``."""
+    if any(n.memory is None for n in kinds):
+        return
+    most = max(n.memory or 0 for n in kinds)
+    for line in site.directives:
+        asked = re.fullmatch(r"--mem=(\d+)([KMGT]?)B?", line.strip(), re.IGNORECASE)
+        if asked and int(asked[1]) * _MEGABYTES[asked[2].upper()] > most:
+            raise UserError(
+                f"{line.strip()}: {where} has nodes of at most {most} MB; lower it in the directives of {site.name}"
+            )

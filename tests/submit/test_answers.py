@@ -170,7 +170,7 @@ FLUX_RESOURCES = """\
      STATE NNODES NCORES NGPUS NODELIST
        all      4    384    16 tuolumne[1036-1038,1042]
 """
-ONE_GPU_NODE = (Nodes(1, 4, 2), Nodes(1, 4, 2))
+ONE_GPU_NODE = (Nodes(1, 4, 2, memory=2000), Nodes(1, 4, 2, memory=2000))
 PBS_NODES = (Nodes(1, 128, 1), Nodes(1, 64, 0))
 FLUX_NODES = (Nodes(4, 96, 4),)
 

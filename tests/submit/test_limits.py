@@ -104,6 +104,7 @@ def test_a_generic_profile_refuses_what_is_not_there(here: Path, arguments: list
          "walltime 9:00:00: queue 'short' allows 1:00:00; ask for less with --walltime"),
         ({"directives": ["--partition=short"]}, ["--nodes", "2", "--walltime", "1h"], "2 nodes: queue 'short' allows"),
         ({"directives": ["--partition=short"]}, ["--walltime", "1h"], "nodes of at most 3 cores"),
+        ({"directives": ["--mem=2G"]}, [], "--mem=2G: queue 'batch' has nodes of at most 2000 MB; lower it in the"),
         ({"directives": ["--partition=shorts"]}, [], "mine has no queue 'shorts'; did you mean 'short'?"),
         ({"directives": ["--qos=q"], "gpus_per_node": 5, "launch": ["srun", "--gpus-per-task=1"]}, [],
          "5 GPUs per node: mine has nodes of at most 2 GPUs"),
@@ -117,7 +118,9 @@ def test_a_profile_is_held_to_the_machine(
     assert len(done.stderr.splitlines()) == 1 and words in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("directives", [["--qos=long"], ["--partition=short,batch"], ["--gpus-per-node=2"]])
+@pytest.mark.parametrize(
+    "directives", [["--mem=2000"], ["--qos=long"], ["--partition=short,batch"], ["--gpus-per-node=2"]]
+)
 def test_what_a_machine_may_allow_is_submitted(here: Path, directives: list[str]) -> None:
     """A quality of service may lift a partition's limits; of several partitions, one has to take the job."""
     done = submit(here, "--site", profile(here, directives=directives), "--walltime", "20h")
