@@ -1,4 +1,4 @@
-"""The small data set and the small campaign that tests share; each changes what it is about."""
+"""The small data set and the small campaign that tests share; each test changes what it needs."""
 
 from __future__ import annotations
 

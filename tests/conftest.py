@@ -11,21 +11,21 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--long``: the fault suite in full; ``--fault-seed``: its random choices again."""
+    """``--long``: the fault suite in full; ``--fault-seed``: repeats its random choices."""
     parser.addoption("--long", action="store_true", help="the fault suite in its long form")
     parser.addoption("--fault-seed", type=int, default=None, help="seed of the fault suite; printed at every run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the seed; leave out a Slurm that runs on this host."""
+    """Choose the seed; hide a Slurm that runs on this host."""
     os.environ["SLURM_CONF"] = os.devnull + ".conf"
     if config.getoption("--fault-seed") is None:
-        # A new one at every run, except in continuous integration, where a red run must be the change's fault.
+        # A new seed for every run, except in continuous integration, where a failure must be due to the change.
         config.option.fault_seed = 20221 if os.environ.get("CI") else random.SystemRandom().randrange(10**6)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long form's tests out of a run in the short form."""
+    """Leave out tests of the long form unless it is requested."""
     if not config.getoption("--long"):
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("long")])
         items[:] = [i for i in items if not i.get_closest_marker("long")]
@@ -42,7 +42,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Tell the seed, so that a failure can be repeated."""
+    """Print the seed, so that a failure can be repeated."""
     return f"fault suite: --fault-seed {config.getoption('--fault-seed')}"
 
 

@@ -1,4 +1,4 @@
-"""Any campaign: it comes back from its folder and from ``--set``, every misspelt key is told, every draw repeats."""
+"""Any campaign: it is restored from its folder and from ``--set``, misspelt keys are reported, draws repeat."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ for by in select.SPLIT_BY:
 
 
 def test_what_is_drawn_is_the_same_in_every_process() -> None:
-    """Python hashes text otherwise in every process, unless told: nothing drawn may depend on it."""
+    """Python hashes text differently in every process by default: nothing drawn may depend on it."""
     said = set()
     for hashed in ("0", "1", "random"):
         done = subprocess.run(

@@ -68,13 +68,13 @@ def test_file_modes_follow_the_umask(tmp_path: Path, umask: int) -> None:
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write .*free space, check permissions, or choose another folder"):
         write_text(tmp_path / "missing" / "a", "x")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_is_told_and_the_old_file_stays(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_old_file_stays(tmp_path: Path) -> None:
     script = """
         import resource, sys
         from pathlib import Path
@@ -161,7 +161,7 @@ def test_a_frozen_campaign_comes_back(folder: CampaignFolder, frozen: Frozen) ->
 @pytest.mark.parametrize(
     "damage", ["", "campaign: {}", "[]", "hash: x", "\x00", "campaign: {name: 3}\nhash: a", "a: 2026-13-45"]
 )
-def test_a_damaged_campaign_is_told_in_one_line(folder: CampaignFolder, frozen: Frozen, damage: str) -> None:
+def test_a_damaged_campaign_is_reported_in_one_line(folder: CampaignFolder, frozen: Frozen, damage: str) -> None:
     folder.campaign.write_text(damage)
     with pytest.raises(UserError):
         ledger.read_frozen(folder)
@@ -221,7 +221,7 @@ def test_a_damaged_record_of_failures_stops_nobody(folder: CampaignFolder, froze
     assert len(ledger.read_member(folder, "HCM", 0).failures) == 1
 
 
-def test_a_damaged_result_is_told(folder: CampaignFolder, frozen: Frozen) -> None:
+def test_a_damaged_result_is_reported(folder: CampaignFolder, frozen: Frozen) -> None:
     files = folder.member("HCM", 0)
     files.make()
     whole = a_result().model_dump(mode="json", by_alias=True)
@@ -256,7 +256,7 @@ def test_damaged_failures_are_reported_and_set_aside(folder: CampaignFolder, fro
     assert files.result.read_text() == whole and len(list(files.root.glob("failure.json.unreadable-*"))) == 4
 
 
-def test_a_member_folder_that_is_a_file_is_told(folder: CampaignFolder, frozen: Frozen) -> None:
+def test_a_member_folder_that_is_a_file_is_reported(folder: CampaignFolder, frozen: Frozen) -> None:
     files = folder.member("HCM", 0)
     files.root.parent.mkdir(parents=True)
     files.root.touch()

@@ -119,8 +119,8 @@ def test_the_payload_runs_where_nothing_holds_it_back(make: Callable[..., None],
     assert (tmp_path / "ran").is_dir()
 
 
-def told(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """Return the errors that a command told; there is no traceback among what it said."""
+def message(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the errors that a command reported; its output must hold no traceback."""
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     return [line for line in done.stderr.splitlines() if line.startswith("hydragnn-hpc: error")]
 
@@ -140,7 +140,7 @@ def test_a_run_passes_over_checkpoints_that_would_execute_something(hurt: Path) 
         for name in ("checkpoint.pt", "checkpoint.previous.pt"):
             next(makers)(member / name, Payload(hurt / "ran"))
     done = command(hurt, "run", "campaign.yaml", "out")
-    assert done.returncode == 0 and told(done) == [], done.stderr
+    assert done.returncode == 0 and message(done) == [], done.stderr
     assert not (hurt / "ran").exists()
     for member in members:
         assert (member / "result.json").exists()
@@ -155,7 +155,7 @@ def test_a_run_trains_again_what_cannot_be_read(hurt: Path) -> None:
     shutil.rmtree(members / "01")
     (members / "01").touch()
     done = command(hurt, "run", "campaign.yaml", "out")
-    assert done.returncode == 0 and told(done) == [], done.stderr
+    assert done.returncode == 0 and message(done) == [], done.stderr
     for name in ("HC/00", "HC/01"):
         assert f"remark: {name}: cannot read" in done.stderr
     shown = command(hurt, "status", "out")
@@ -171,7 +171,7 @@ def test_models_that_would_execute_something_are_refused(hurt: Path) -> None:
         make(folder.member("HC", 1).model, Payload(hurt / "ran"))
         refused(lambda: read_models(folder, members, ()), r"01/model\.pt")
     done = command(hurt, "predict", "out", "raw", "--out", "never.csv")
-    assert done.returncode == 2 and len(told(done)) == 1 and "model.pt" in told(done)[0], done.stderr
+    assert done.returncode == 2 and len(message(done)) == 1 and "model.pt" in message(done)[0], done.stderr
     assert not (hurt / "ran").exists() and not (hurt / "never.csv").exists()
 
 
@@ -228,14 +228,14 @@ def test_no_file_of_a_campaign_executes_anything_in_any_command(hurt: Path) -> N
     commands = [["status", "out"], ["report", "out"], ["run", "campaign.yaml", "out"], ["predict", "out", "raw"]]
     for words in commands:
         done = command(hurt, *words)
-        assert done.returncode == 0 and told(done) == [], f"{words}: {done.stderr}"
+        assert done.returncode == 0 and message(done) == [], f"{words}: {done.stderr}"
     bare(out / "members" / "HC" / "00" / "result.json", payload)
     done = command(hurt, "status", "out")
-    assert done.returncode == 0 and told(done) == [] and "unreadable: HC/00: cannot read" in done.stdout, done.stderr
+    assert done.returncode == 0 and message(done) == [] and "unreadable: HC/00: cannot read" in done.stdout, done.stderr
     (out / "campaign.yaml").write_text(f"campaign: !!python/object/apply:os.mkdir [{hurt / 'ran'}]\n")
     for words in commands:
         done = command(hurt, *words)
-        assert done.returncode == 2 and len(told(done)) == 1 and "campaign.yaml" in told(done)[0], done.stderr
+        assert done.returncode == 2 and len(message(done)) == 1 and "campaign.yaml" in message(done)[0], done.stderr
     assert not (hurt / "ran").exists()
 
 

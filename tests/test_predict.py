@@ -127,7 +127,7 @@ def test_periodic_structures_of_several_sizes_and_edge_lengths(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("structures", "options", "told"),
+    ("structures", "options", "message"),
     [
         ("none.xyz", (), "no such file or folder: none.xyz"),
         ("empty.xyz", (), "empty.xyz"),
@@ -140,8 +140,8 @@ def test_periodic_structures_of_several_sizes_and_edge_lengths(tmp_path: Path) -
         ("iron.xyz", ("--device", "gpu"), "--device gpu; known are: cpu, cuda, xpu, auto"),
     ],
 )
-def test_what_cannot_be_predicted_is_told_in_one_line(
-    fept: Path, structures: str, options: tuple[str, ...], told: str
+def test_what_cannot_be_predicted_is_reported_in_one_line(
+    fept: Path, structures: str, options: tuple[str, ...], message: str
 ) -> None:
     (fept / "empty.xyz").write_text("")
     (fept / "copper.xyz").write_text(XYZ.format("Cu"))
@@ -151,10 +151,10 @@ def test_what_cannot_be_predicted_is_told_in_one_line(
     found = command(fept, "predict", "out", structures, *options)
     assert found.returncode == 2 and found.stdout == ""
     lines = found.stderr.splitlines()
-    assert len(lines) == 1 and told in lines[0], found.stderr
+    assert len(lines) == 1 and message in lines[0], found.stderr
 
 
-def test_a_boundary_that_the_models_do_not_know_is_told(fept: Path) -> None:
+def test_a_boundary_that_the_models_do_not_know_is_reported(fept: Path) -> None:
     (fept / "iron.xyz").write_text(XYZ.format("Fe"))
     found = command(fept, "predict", "out", "iron.xyz", "--variant", "M")
     assert found.returncode == 0 and "1 of 1 structures state another boundary" in found.stderr

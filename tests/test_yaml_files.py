@@ -41,7 +41,7 @@ def test_depth_without_end_is_an_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ("name: again\n", "the key 'name' appears twice, in lines 1 and 6; remove one of the two"),
         ("training: {epochs: 3}\ntraining: {batch_size: 4}\n", "the key 'training' appears twice, in lines 6 and 7"),
@@ -59,17 +59,17 @@ def test_depth_without_end_is_an_error(text: str) -> None:
         ("seed: on\n", "seed: in YAML yes, no, .* in quotes"),
     ],
 )
-def test_a_campaign_that_yaml_would_change_is_refused(tmp_path: Path, more: str, told: str) -> None:
+def test_a_campaign_that_yaml_would_change_is_refused(tmp_path: Path, more: str, message: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(CAMPAIGN)
     assert load_campaign(path).seed == 0
     path.write_text(CAMPAIGN + more)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         load_campaign(path)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("name: plain", "name: no", "name: in YAML yes, no, .* in quotes"),
         ("name: plain", "name: 12", r"name: .*valid string \(given: 12\); write it in quotes"),
@@ -79,10 +79,10 @@ def test_a_campaign_that_yaml_would_change_is_refused(tmp_path: Path, more: str,
         ("variants: [H]", "variants: [{name: H, tasks: [H], weights: {H: true}}]", "weights: in YAML yes, no"),
     ],
 )
-def test_a_name_that_is_none_in_yaml_is_refused(tmp_path: Path, old: str, new: str, told: str) -> None:
+def test_a_name_that_is_none_in_yaml_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(CAMPAIGN.replace(old, new))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         load_campaign(path)
 
 
@@ -105,13 +105,13 @@ def test_a_machine_profile_that_yaml_would_change_is_refused(tmp_path: Path) -> 
     text = (ROOT / "jobs" / "sites" / "local.yaml").read_text()
     path = tmp_path / "mine.yaml"
     lines = text.count("\n")
-    for more, told in (
+    for more, message in (
         ("name: again\n", f"the key 'name' appears twice, in lines .* and {lines + 1}"),
         ("usual_nodes: true\n", "usual_nodes: in YAML yes, no"),
         ("usual_nodez: 1\n", "unknown key 'usual_nodez'; did you mean 'usual_nodes'"),
     ):
         path.write_text(text + more)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             load_site(str(path))
     assert load_site("local").name == "local"
 

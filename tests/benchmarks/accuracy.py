@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.accuracy data/quickstart.bp [--seeds 4] [--epochs 30]
 
-In float32 two right implementations differ by rounding from the first step on, and trainings amplify it: what must
-agree is the distribution over seeds. Everyone trains the paper's HCM network with Adam at a fixed rate and keeps the
+In float32 two correct implementations differ by rounding from the first step on, and training amplifies it: what must
+agree is the distribution over seeds. All train the paper's HCM network with Adam at a fixed rate and keeps the
 weights of the epoch with the lowest validation loss. Weights and shuffles are drawn from the same distributions.
 """
 
@@ -45,7 +45,7 @@ def errors(predicted: dict[str, np.ndarray], samples: TrainingData, chosen: np.n
 
 
 def best_of(epochs: int, train: Callable[[], object], test: Callable[[int], Errors]) -> Errors:
-    """Test errors of the epoch with the lowest validation loss; ``test(part)`` measures on a part."""
+    """Test errors of the epoch with the lowest validation loss; ``test(part)`` measures on a set of the split."""
     best, kept = np.inf, Errors()
     for _ in range(epochs):
         train()

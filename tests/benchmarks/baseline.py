@@ -1,7 +1,7 @@
 """Baseline A: the network and its training written plainly on PyTorch Geometric, as its tutorials do.
 
-DataLoader, Batch, PNAConv, BatchNorm1d, Adam; nothing is tuned, nothing is slowed down. It is what every speed of the
-project is a multiple of, and what the engines' numbers are compared with.
+DataLoader, Batch, PNAConv, BatchNorm1d, Adam; nothing is tuned, nothing is slowed down. All speeds of the
+project are given relative to it, and the engines' numbers are compared with it.
 """
 
 from __future__ import annotations

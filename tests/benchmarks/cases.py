@@ -1,4 +1,4 @@
-"""What is measured on: graphs, the paper's network, random species and targets; and the least work they need."""
+"""The benchmark cases: graphs, the paper's network, random species and targets; and the least work they need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TASKS = (TaskSizes("H", "graph", 1), TaskSizes("C", "node", 1), TaskSizes("M", "
 LATTICE = (5.218, 7.058)
 """a and c of the body-centred tetragonal cell of FePt, bohr."""
 CUTOFFS = {"206": (7.0, False), "620": (11.4, False), "714": (13.228, False), "periodic": (13.228, True)}
-"""Shared geometries, by directed edges a graph: cutoff in bohr, and whether periodic (a multigraph of 2,752 edges)."""
+"""Shared geometries by directed edges per graph: cutoff in bohr, and whether periodic (a multigraph of 2,752 edges)."""
 CASES = (*CUTOFFS, "varying")
 NEAR = 22
 """Nearest neighbours of an atom in the varying case, before the relation is made symmetric."""
@@ -42,7 +42,7 @@ def shared(case: str) -> Structure:
 
 
 def varying() -> Structure:
-    """Every sample has random positions of its own, 20 to 44 of them; neighbours are near ones, both ways."""
+    """Every sample has its own random positions, 20 to 44 of them; the neighbour relation is symmetric."""
     rng = np.random.default_rng(1)
     counts = rng.integers(20, 45, SAMPLES)
     lists: list[np.ndarray] = []
@@ -88,7 +88,7 @@ def edges_per_sample(data: TrainingData) -> float:
 
 
 def floor_megaflop(data: TrainingData) -> float:
-    """Least work a sample and step, forward and backward: matrix products, and aggregation in the same coin.
+    """Least work per sample and step, forward and backward: matrix products, and aggregation in the same unit.
 
     Per atom and layer: W2 x, and one matrix of the atom's degree on [x, mean, min, max, std]; the heads; three times
     that with the backward pass. (The first layer needs no gradient of its input: 0.02 MFLOP, left in.) Aggregation

@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.engines [--cases 206 varying] [--members 1 12] [--json FILE]
 
-The network is the paper's HCM, batches of 64 with the optimiser. Cases are the FePt lattice of 32 sites with as many
-directed edges as they are named, the same periodic (a multigraph), and `varying`, where every sample has a geometry and
-an atom count of its own (20 to 44). Variants alternate in one process and medians are taken, so that the ratios hold on
-a busy machine; single times do not. Memory is the peak of a process of its own that trains an epoch.
+The network is the paper's HCM, batches of 64 with the optimiser. Cases are the FePt lattice of 32 sites named after
+their number of directed edges, the same periodic (a multigraph), and `varying`, where every sample has its own geometry
+and number of atoms (20 to 44). Variants alternate in one process and medians are taken, so that the ratios hold on a
+busy machine; single times do not. Memory is the peak of a separate process that trains an epoch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def epoch_of(data: TrainingData, engine: str, members: int) -> Epoch:
 
 
 def stacked_epoch(engine: Engine, members: int, samples: int = SAMPLES) -> Epoch:
-    """As a stack's training does it."""
+    """An epoch of a stack, as in training."""
     parameters = torch.stack([engine.layout.initial_parameters(e) for e in range(members)])
     buffers = torch.stack([engine.layout.initial_buffers()] * members)
     gradients, adam = torch.zeros_like(parameters), new_optimizer(AdamOptimizer(name="Adam"), parameters)
@@ -128,8 +128,8 @@ def show(rows: list[dict[str, Any]]) -> None:
     """Print the rows of one case as a Markdown table."""
     first = rows[0]
     print(
-        f"\n{first['case']}: {first['edges']:.0f} directed edges a sample; floor {first['floor_microseconds']:.1f} µs a"
-        f" sample at {first['matrix_product_gigaflops']:.0f} GFLOP/s\n"
+        f"\n{first['case']}: {first['edges']:.0f} directed edges per sample; floor {first['floor_microseconds']:.1f} µs"
+        f" per sample at {first['matrix_product_gigaflops']:.0f} GFLOP/s\n"
     )
     print("| engine | members | samples/s | x A | of the floor | peak MB |\n|---|---:|---:|---:|---:|---:|")
     for r in rows:

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.large [--atoms 20000 200000 2000000] [--json FILE]
 
 Structures are periodic cells of 12 to 60 atoms of three elements, with an energy and a charge for each atom, as
-extended XYZ. Every step is a process of its own. `held` is memory that belongs to a process alone, MB (the peak of
+extended XYZ. Every step is a separate process. `held` is memory that belongs to a process alone, MB (the peak of
 RssAnon); pages of mapped files, which the system can take back, are not in it. The epoch of a worker (the paper's
 network for two tasks, torch engine, all samples) runs on mapped files and on copies in memory in turn.
 """
@@ -51,7 +51,7 @@ replicas: 1
 
 
 def write_structures(path: Path, atoms: int) -> int:
-    """Write structures until they have so many atoms; returns how many."""
+    """Write structures with at least ``atoms`` atoms in all; returns the number of structures."""
     rng = np.random.default_rng(0)
     done, count = 0, 0
     with path.open("w", encoding="utf-8") as stream:
@@ -98,13 +98,13 @@ def held_by(pid: int) -> float:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             total += held_by(int(child))
     except OSError:
-        pass  # it ended while we looked
+        pass  # it ended meanwhile
     return total
 
 
 def worker(staged: Path, campaign: Path, copied: bool) -> Row:
     """What a worker does: map the copy, make the engine, train an epoch; seconds of start and epoch."""
-    # Imported here alone: the memory of torch belongs to a worker.
+    # Imported only here: the memory of torch belongs to a worker.
     import torch
 
     from hydragnn_hpc.config import load_campaign

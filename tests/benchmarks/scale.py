@@ -4,8 +4,9 @@
     python -m tests.benchmarks.scale --start 8 32 64    # only: what rank 0 needs to start so many ranks
     python -m tests.benchmarks.scale --dry-runs 20000    # only: dry runs of a campaign of so many variants
 
-Members only sleep (the tests' stand-in for the worker): what is left is the ensemble. Efficiency is the time that
-members slept over the time that the ranks had, from the first hand-out to the last result. All ranks share this host.
+Members only sleep (the tests' stand-in for the worker): what remains is the cost of the ensemble. Efficiency is the
+time that members slept over the ranks' total time, from the first assignment to the last result. All ranks share this
+host.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ Row = dict[str, Any]
 
 
 def campaign(folder: Path, members: int) -> Path:
-    """A campaign of so many members on a small data set."""
+    """A campaign of ``members`` members on a small data set."""
     if not (folder / "small.bp").exists():
         surrogate.generate(folder / "raw", cap=4, seed=2)
         prepare(folder / "raw", folder / "small.bp", Options())
@@ -74,7 +75,7 @@ def events(out: Path, kind: str) -> list[float]:
 
 
 def efficiency(folder: Path, ranks: int, sleep: float) -> Row:
-    """Ten members a rank that sleep."""
+    """Ten sleeping members per rank."""
     out, members = folder / "ranks", 10 * ranks
     wall, printed = drive(folder, out, ranks, members, sleep)
     span = max(events(out, "finished")) - min(events(out, "assign"))
@@ -101,7 +102,7 @@ def start(folder: Path, ranks: int) -> Row:
 
 
 def large(folder: Path, members: int) -> list[Row]:
-    """A campaign of very many members that take no time: hand-out, start-up, status."""
+    """A campaign of very many members that take no time: assignment, start-up, status."""
     out = folder / "members"
     wall, printed = drive(folder, out, 4, members, 0.0)
     span = max(events(out, "finished")) - min(events(out, "assign"))

@@ -32,14 +32,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_info_tells_what_is_there(made: Path) -> None:
+def test_info_shows_the_content(made: Path) -> None:
     shown = command("info", str(made / "small.bp"), "--verify")
     assert shown.returncode == 0 and "verified" in shown.stdout
     content = json.loads(command("info", str(made / "small.bp"), "--json").stdout)
     assert content["sizes"]["S"] == sum(content["split"]) == 250
 
 
-def test_info_tells_the_distribution_and_draws_it(made: Path) -> None:
+def test_info_shows_and_draws_the_distribution(made: Path) -> None:
     """A picture that PIL can open, of a page's width, with more in it than paper; a PDF; the numbers in the table."""
     from PIL import Image
 
@@ -64,7 +64,7 @@ def test_info_of_a_data_set_whose_manifest_does_not_say_its_distribution(made: P
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["generate", "{raw}"], "exists and is not empty"),
         (["generate", "{new}", "--cap", "0"], "--cap"),
@@ -119,7 +119,7 @@ def test_info_of_a_data_set_whose_manifest_does_not_say_its_distribution(made: P
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line(
-    made: Path, arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    made: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = {"raw": str(made / "raw"), "bp": str(made / "small.bp"), "new": str(made / "new")}
     places["empty"] = str(made / "empty")
@@ -131,12 +131,12 @@ def test_what_a_user_gets_wrong_is_one_line(
     assert end.value.code == 2
     said = capsys.readouterr().err
     errors = [line for line in said.splitlines() if "error" in line]
-    assert len(errors) == 1 and told.format(**places) in errors[0], said
+    assert len(errors) == 1 and message.format(**places) in errors[0], said
     assert "Traceback" not in said
     assert not [p.name for p in made.glob("new*")]
 
 
-def test_damage_is_told_by_verifying(made: Path) -> None:
+def test_damage_is_reported_by_verifying(made: Path) -> None:
     copy = Path(shutil.copytree(made / "small.bp", made / "copy.bp"))
     data = bytearray((copy / "data.0").read_bytes())
     data[len(data) // 2] ^= 1
@@ -146,7 +146,7 @@ def test_damage_is_told_by_verifying(made: Path) -> None:
     assert done.returncode == 2 and "data.0 is damaged" in done.stderr and "verified" not in done.stdout
 
 
-def test_values_that_leave_the_manifest_s_range_are_told(made: Path) -> None:
+def test_values_that_leave_the_manifest_s_range_are_reported(made: Path) -> None:
     """Damage that every checksum fits: a manifest sealed with another range."""
     from hydragnn_hpc.cli.data_show import check_values
     from hydragnn_hpc.dataset import store
@@ -156,10 +156,10 @@ def test_values_that_leave_the_manifest_s_range_are_told(made: Path) -> None:
     manifest, arrays = store.read(file)
     check_values(manifest, arrays, file)
     for name in ("mixing_enthalpy", "magnetic_moment"):
-        for change, told in ((np.nan, "lacks other values"), (99.0, "another range")):
+        for change, message in ((np.nan, "lacks other values"), (99.0, "another range")):
             hurt = {**arrays, f"target_{name}": arrays[f"target_{name}"].copy()}
             hurt[f"target_{name}"][3] = change
-            with pytest.raises(UserError, match=f"{name}.*{told}"):
+            with pytest.raises(UserError, match=f"{name}.*{message}"):
                 check_values(manifest, hurt, file)
     with pytest.raises(UserError, match="the split differs"):
         check_values(manifest, {**arrays, "split": np.zeros_like(arrays["split"])}, file)

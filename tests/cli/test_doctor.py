@@ -34,9 +34,9 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.mpi
 def test_all_is_well_here() -> None:
     done = run("hydragnn-hpc", "doctor", "--json", PYTHONUNBUFFERED="1")
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["well"], told["ranks"]) == (0, True, [])
-    found = {f["check"]: f["found"] for f in told["findings"]}
+    shown = json.loads(done.stdout)
+    assert (done.returncode, shown["well"], shown["ranks"]) == (0, True, [])
+    found = {f["check"]: f["found"] for f in shown["findings"]}
     assert found["launcher"].endswith("mpirun, which fits the library")
     assert "written, read back, equal" in found["adios2"]
 
@@ -108,7 +108,9 @@ def test_a_launcher_that_does_not_fit_is_one_line() -> None:
         ("torch", "raise ImportError('libamdhip64.so.6: cannot open shared object file')", "torch", "libamdhip64"),
     ],
 )
-def test_broken_libraries_are_told_not_died_of(tmp_path: Path, module: str, body: str, check: str, words: str) -> None:
+def test_broken_libraries_are_reported_and_not_fatal(
+    tmp_path: Path, module: str, body: str, check: str, words: str
+) -> None:
     (tmp_path / f"{module}.py").write_text(body)
     done = run("hydragnn-hpc", "doctor", "--json", PYTHONPATH=str(tmp_path))
     findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}

@@ -1,4 +1,4 @@
-"""Data shared by the tests of this stage."""
+"""Data that the tests of this stage share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small data sets made of nothing: arrays for the store, LSMS text of any structures."""
+"""Small synthetic data sets: arrays for the store, LSMS text of any structures."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ NEIGHBOURS = NeighbourFacts(cutoff_bohr=5.0, boundary="open")
 
 
 def facts(of: dict[str, np.ndarray]) -> DatasetFacts:
-    """What :func:`hydragnn_hpc.dataset.store.write` wants to know besides the arrays."""
+    """What :func:`hydragnn_hpc.dataset.store.write` needs besides the arrays."""
     targets = {}
     for name, level, unit in (("energy", "graph", "Ry"), ("spin", "node", "μB")):
         values = of[f"target_{name}"]
@@ -84,7 +84,7 @@ def facts(of: dict[str, np.ndarray]) -> DatasetFacts:
 
 
 def reseal(bp: Path, **changed: Any) -> None:
-    """Make a damaged data set's manifest fit it again, so that the damage reaches ADIOS2; set ``changed`` besides."""
+    """Make a damaged data set's manifest valid again, so that the damage reaches ADIOS2; also set ``changed``."""
     file = bp / "manifest.json"
     content = json.loads(file.read_text())
     del content["seal"]

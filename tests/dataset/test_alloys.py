@@ -1,4 +1,4 @@
-"""The surrogate alloys: their physics' identities, their files, their reach through preparation."""
+"""The surrogate alloys: identities of their physics, their files, and data sets prepared from them."""
 
 from __future__ import annotations
 

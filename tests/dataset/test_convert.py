@@ -1,4 +1,4 @@
-"""Conversions: what both formats can hold comes back, what one cannot hold is told."""
+"""Conversions: what both formats can hold comes back, what one cannot hold is reported."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def test_a_data_set_of_lsms_text_comes_back_as_text(tmp_path: Path) -> None:
     raw = write_raw(tmp_path / "raw", alloys(60))
     done = convert(raw, tmp_path / "a.bp", NONE)
     assert "band and Fermi energies" in done.lost[0] and done.count == 60
-    told = convert(tmp_path / "a.bp", tmp_path / "back", NONE).lost
-    assert any("written as 0" in line for line in told) and any("neighbour lists" in line for line in told)
+    lost = convert(tmp_path / "a.bp", tmp_path / "back", NONE).lost
+    assert any("written as 0" in line for line in lost) and any("neighbour lists" in line for line in lost)
     again = convert(tmp_path / "back", tmp_path / "b.bp", NONE)
     assert again.count == 60
     assert store.read_manifest(tmp_path / "b.bp").sha256 == store.read_manifest(tmp_path / "a.bp").sha256
@@ -164,7 +164,7 @@ def test_a_damaged_entry_of_the_first_frame_is_one_line(tmp_path: Path, damage: 
 
 
 @pytest.mark.parametrize(
-    ("source", "out", "to", "told"),
+    ("source", "out", "to", "message"),
     [
         ("a.extxyz", "b.xyz", "auto", "is extxyz already"),
         ("a.extxyz", "b.bp", "bq", "did you mean 'bp'"),
@@ -175,11 +175,11 @@ def test_a_damaged_entry_of_the_first_frame_is_one_line(tmp_path: Path, damage: 
         ("a.extxyz", "there", "lsms", "exists and is not empty"),
     ],
 )
-def test_what_cannot_be_converted_is_told(tmp_path: Path, source: str, out: str, to: str, told: str) -> None:
+def test_what_cannot_be_converted_is_reported(tmp_path: Path, source: str, out: str, to: str, message: str) -> None:
     write(tmp_path / "a.extxyz", frames(4))
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine.txt").write_text("mine")
     before = sorted(p.name for p in tmp_path.rglob("*"))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         convert(tmp_path / source, tmp_path / out, NONE, to)
     assert sorted(p.name for p in tmp_path.rglob("*")) == before

@@ -65,7 +65,7 @@ def test_given_end_members() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_", "told"),
+    ("given_", "message"),
     [
         (["Fw=1"], "no element 'Fw'; did you mean"),
         (["=1"], "no element ''"),
@@ -76,6 +76,6 @@ def test_given_end_members() -> None:
         (["Fe=-1", "Pt=-2", "Fe=-1"], "'Fe=-1': Fe is given twice"),
     ],
 )
-def test_what_is_no_end_member_is_refused(given_: list[str], told: str) -> None:
-    with pytest.raises(UserError, match=re.escape(told)):
+def test_what_is_no_end_member_is_refused(given_: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
         derive.parse_end_members(given_)

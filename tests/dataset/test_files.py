@@ -1,4 +1,4 @@
-"""Folders and tar archives: every file comes once, and what is damaged, missing or in the way is told."""
+"""Folders and tar archives: every file comes once, and what is damaged, missing or in the way is reported."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_older_lzma(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "cut", [7 * BLOCK, 7 * BLOCK + 100, 7 * BLOCK + 512, 7 * BLOCK + 700, 8 * BLOCK - 5, 12 * BLOCK]
 )
-def test_an_archive_cut_anywhere_is_told(tmp_path: Path, compress: Callable[[bytes], bytes], cut: int) -> None:
+def test_an_archive_cut_anywhere_is_reported(tmp_path: Path, compress: Callable[[bytes], bytes], cut: int) -> None:
     """At a member's start, in a header, after it, in a content, in its padding, ahead of the archive's end."""
     archive = tmp_path / "a.tar"
     archive.write_bytes(compress(pack(CONTENT)[:cut]))
@@ -96,7 +96,7 @@ def test_an_archive_cut_anywhere_is_told(tmp_path: Path, compress: Callable[[byt
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.97])
-def test_a_compressed_stream_cut_anywhere_is_told(
+def test_a_compressed_stream_cut_anywhere_is_reported(
     tmp_path: Path, compress: Callable[[bytes], bytes], kept: float
 ) -> None:
     archive, noise = tmp_path / "a.tar", {f"n_{k}": os.urandom(3000) for k in range(8)}
@@ -106,21 +106,21 @@ def test_a_compressed_stream_cut_anywhere_is_told(
         read(archive)
 
 
-def test_a_damaged_header_or_checksum_is_told(tmp_path: Path) -> None:
+def test_a_damaged_header_or_checksum_is_reported(tmp_path: Path) -> None:
     archive, tar = tmp_path / "a.tar", bytearray(pack(CONTENT))
     tar[7 * BLOCK : 7 * BLOCK + 300] = b"\xaa" * 300
     archive.write_bytes(tar)
     with pytest.raises(UserError, match="invalid header"):
         read(archive)
     zipped = bytearray(gzip.compress(pack(CONTENT)))
-    zipped[-6] ^= 0xFF  # in the checksum: all contents come out, and the last word is that they may be wrong
+    zipped[-6] ^= 0xFF  # in the checksum: all contents are read, and then reported as possibly wrong
     archive.write_bytes(zipped)
     with pytest.raises(UserError, match="CRC"):
         read(archive)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"not an archive" * 100, "no archive"),
         (b"", "no archive"),
@@ -128,9 +128,9 @@ def test_a_damaged_header_or_checksum_is_told(tmp_path: Path) -> None:
         (b"\x28\xb5\x2f\xfd" + bytes(1000), r"zstd -d .*a\.tar"),
     ],
 )
-def test_what_is_no_archive_is_told(tmp_path: Path, content: bytes, told: str) -> None:
+def test_what_is_no_archive_is_reported(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read(tmp_path / "a.tar")
 
 
@@ -139,7 +139,9 @@ def test_an_empty_archive_holds_nothing(tmp_path: Path) -> None:
     assert read(tmp_path / "a.tar") == {}
 
 
-def test_members_that_are_no_plain_file_are_told_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_that_are_no_plain_file_are_reported_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain, archive = tarfile.REGTYPE, tmp_path / "a.tar"
     monkeypatch.setattr(files, "LARGEST_COPY", 100)
     archive.write_bytes(
@@ -178,7 +180,7 @@ def test_hidden_files_and_folders_are_left_out_of_both(tmp_path: Path) -> None:
 
 
 def test_links_in_a_folder(tmp_path: Path) -> None:
-    """Links to files and folders are followed, once each; a loop ends; one to nowhere is told."""
+    """Links to files and folders are followed, once each; a loop ends; one to nowhere is reported."""
     folder, outside = tmp_path / "raw", tmp_path / "outside"
     folder.mkdir()
     outside.mkdir()
@@ -268,7 +270,7 @@ LONG = extension(tarfile.GNUTYPE_LONGNAME, b"name")
 
 
 @pytest.mark.parametrize(
-    ("start", "told"),
+    ("start", "message"),
     [
         (extension(tarfile.XHDTYPE, b"", 2**33), "a header of 8,589,934,592 bytes"),
         (extension(tarfile.XGLTYPE, b"", 2**21), "a header of 2,097,152 bytes"),
@@ -280,11 +282,11 @@ LONG = extension(tarfile.GNUTYPE_LONGNAME, b"name")
     ],
     ids=["pax", "global pax", "long name", "negative", "nested", "no numbers", "backwards"],
 )
-def test_headers_made_to_take_memory_or_never_to_end_are_one_error(tmp_path: Path, start: bytes, told: str) -> None:
+def test_headers_made_to_take_memory_or_never_to_end_are_one_error(tmp_path: Path, start: bytes, message: str) -> None:
     """Read whole into memory, a header of a few packed megabytes takes all of it."""
     archive = tmp_path / "a.tar"
     archive.write_bytes(gzip.compress(start + pack({"out_1": b"1"})))
-    with pytest.raises(UserError, match=rf"cannot read .*a\.tar: .*{told}"):
+    with pytest.raises(UserError, match=rf"cannot read .*a\.tar: .*{message}"):
         read(archive)
     archive.write_bytes(LONG + pack({"out_1": b"1"}))
     assert read(archive) == {"name": b"1"}

@@ -1,4 +1,4 @@
-"""Formats as they are met in the wild: keys, columns, quotes and units mean what the file says, or are refused."""
+"""Formats as found in practice: keys, columns, quotes and units mean what the file says, or are refused."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read(source: Path, *targets: str, **options: object) -> sources.RawData:
 
 
 def test_what_ase_writes_is_read_as_ase_reads_it(tmp_path: Path) -> None:
-    """Held to ASE's own reader, for every key and column that it does not rename."""
+    """Compared with ASE's own reader, for every key and column that it does not rename."""
     made = frames(8)
     for k, atoms in enumerate(made):
         atoms.info |= {"count": k, "flag": k % 2 == 0, "note": 'of "two" words', "table": np.arange(6.0).reshape(2, 3)}
@@ -155,7 +155,7 @@ def test_a_header_in_any_letter_case_and_quotes(
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
+    ("header", "message"),
     [
         (f"{LATTICE} lattice='8 0 0 0 8 0 0 0 8'", "holds both 'Lattice=9 0 0 .*' and 'lattice=8"),
         (f'{LATTICE} pbc="T T T" PBC=F', "holds both 'pbc=T T T' and 'PBC=F'"),
@@ -170,13 +170,13 @@ def test_a_header_in_any_letter_case_and_quotes(
         ('energy="_JSON [1,"', "'energy' is not valid JSON"),
     ],
 )
-def test_a_header_that_says_two_things_or_none_is_refused(header: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=told):
+def test_a_header_that_says_two_things_or_none_is_refused(header: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
         read(xyz(tmp_path / "a.xyz", header))
 
 
 @pytest.mark.parametrize(
-    ("kind", "word", "told"),
+    ("kind", "word", "message"),
     [
         ("L", "maybe", "holds 'maybe', which is neither T nor F"),
         ("I", "1.5", "is declared as integers"),
@@ -186,14 +186,14 @@ def test_a_header_that_says_two_things_or_none_is_refused(header: str, told: str
     ],
 )
 def test_keys_that_nobody_asked_for_spoil_nothing_and_are_refused_when_asked_for(
-    kind: str, word: str, told: str, tmp_path: Path
+    kind: str, word: str, message: str, tmp_path: Path
 ) -> None:
     header = 'stress="1 2 3" virial=none x="_JSON {" twice=1 twice=2 energy=-1'
     columns = f"q:{kind}:1" if ":" not in kind else f"{kind}:1"
     source = xyz(tmp_path / "a.xyz", f"Properties=species:S:1:pos:R:3:{columns} {header}", (f"Cu 0 0 0 {word}",))
     assert read(source).samples.values["E"] == [np.array([[-1.0]])]
     assert isinstance(only(source).columns["q"], Unreadable)
-    with pytest.raises(UserError, match=f"'q' {told}"):
+    with pytest.raises(UserError, match=f"'q' {message}"):
         read(source, "q=node:q:e")
 
 
@@ -351,8 +351,8 @@ def test_partly_occupied_sites_are_refused(tmp_path: Path) -> None:
     made.info["occupancy"] = {str(k): {"Cu": 0.5, "Au": 0.5} for k in range(4)}
     made.new_array("spacegroup_kinds", np.arange(4))
     ase.io.write(tmp_path / "a.cif", made)
-    (told,) = formats.iter_frames(tmp_path / "a.cif", "ase")
-    assert isinstance(told, UserError) and "partly occupied" in str(told)
+    (message,) = formats.iter_frames(tmp_path / "a.cif", "ase")
+    assert isinstance(message, UserError) and "partly occupied" in str(message)
 
 
 def test_damage_costs_one_file_of_a_folder(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_isolated_atoms_have_no_neighbours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pos", "cell", "cutoff", "told"),
+    ("pos", "cell", "cutoff", "message"),
     [
         ([[0, 0, 0]], np.zeros((3, 3)), 7.0, "cell with a volume.*boundary open"),
         ([[0, 0, 0]], [[5, 0, 0], [0, 5, 0], [5, 5, 0]], 7.0, "cell with a volume"),
@@ -148,12 +148,12 @@ def test_isolated_atoms_have_no_neighbours() -> None:
         ([[0, 0, 0], [1, 1, 1]], 5 * np.eye(3), 7000.0, "check the units of --cutoff and --cell"),
     ],
 )
-def test_what_cannot_be_listed_is_told_in_one_line(pos, cell, cutoff: float, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_what_cannot_be_listed_is_reported_in_one_line(pos, cell, cutoff: float, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         find_neighbours(Geometry(np.array(pos, float), np.array(cell, float), PERIODIC), cutoff)
 
 
-def test_a_shell_at_the_cutoff_is_told_under_an_open_boundary_too() -> None:
+def test_a_shell_at_the_cutoff_is_reported_under_an_open_boundary_too() -> None:
     third = 1 / 3
     with pytest.raises(UserError, match="rounding, which would decide"):
         find_neighbours(Geometry(np.array([[0.0, 0, 0], [3 * third + 3 * 0.1, 0, 0]]), NO_CELL, OPEN), 1.3)

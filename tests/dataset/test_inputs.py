@@ -1,4 +1,4 @@
-"""Node inputs by name: against sums done by hand, on lattices, clusters and crystals with atoms off their sites."""
+"""Node inputs by name, against explicit sums, on lattices, clusters and crystals with displaced atoms."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_line_ends_of_other_systems_and_blank_lines_at_the_end_are_fine() -> Non
 
 @given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.binary(max_size=3), st.integers(0, 3)), max_size=6))
 @settings(max_examples=300, deadline=None)
-def test_any_damage_is_told_or_read_as_python_reads_it(edits: list[tuple[int, bytes, int]]) -> None:
+def test_any_damage_is_reported_or_read_as_python_reads_it(edits: list[tuple[int, bytes, int]]) -> None:
     content = bytearray(GOOD.encode())
     for at, new, removed in edits:
         content[at : at + removed] = new
@@ -92,7 +92,7 @@ def test_any_damage_is_told_or_read_as_python_reads_it(edits: list[tuple[int, by
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "is empty (0 bytes)"),
         (b" \n\n", "is empty (3 bytes)"),
@@ -121,15 +121,15 @@ def test_any_damage_is_told_or_read_as_python_reads_it(edits: list[tuple[int, by
         (GOOD.replace("0.0000", "0.0001", 1).replace(*SECOND_ON_FIRST).encode(), "the other is atom 0"),
     ],
 )
-def test_a_malformed_file_is_named_with_line_and_reason(tmp_path: Path, content: bytes, told: str) -> None:
+def test_a_malformed_file_is_named_with_line_and_reason(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "out_1").write_bytes(GOOD.encode())
     (tmp_path / "out_2").write_bytes(content)
     with pytest.raises(MalformedError, match="out_2") as caught:
         sources.read(tmp_path, Options())
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
     found = sources.read(tmp_path, Options(on_error="skip"))
     assert found.samples.names == ["out_1"]
-    assert found.skipped.count == 1 and told in found.skipped.reasons[0]
+    assert found.skipped.count == 1 and message in found.skipped.reasons[0]
 
 
 def test_files_that_cannot_be_read_are_passed_over_where_asked(tmp_path: Path) -> None:

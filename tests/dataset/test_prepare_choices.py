@@ -112,7 +112,7 @@ def test_an_element_without_pure_cell_needs_its_end_member(tmp_path: Path) -> No
     prepare(raw, tmp_path / "x.bp", Options(end_members={78: -7800.0}))
 
 
-def test_a_constant_target_is_told_and_the_others_stay_of_use(
+def test_a_constant_target_is_reported_and_the_others_stay_of_use(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     samples = alloys(60)
@@ -123,15 +123,17 @@ def test_a_constant_target_is_told_and_the_others_stay_of_use(
     assert manifest.targets["magnetic_moment"].minimum == manifest.targets["magnetic_moment"].maximum == [1.5]
 
 
-def test_what_is_odd_about_structures_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_odd_about_structures_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = Options(targets=parse_targets(["e=graph:energy:eV"]), fractions=(0.5, 0.25, 0.25), split_by="random")
     pairs = [(f"{0.05 * k + 1:.2f}", k) for k in range(8)] + [("1.00", 99), ("0.30", 8), ("70", 9)]
     text = "".join(f"2\nProperties=species:S:1:pos:R:3 energy={e}\nCu 0 0 0\nAu 0 0 {z}\n" for z, e in pairs)
     (tmp_path / "a.xyz").write_text(text)
     prepare(tmp_path / "a.xyz", tmp_path / "x.bp", options)
-    told = capsys.readouterr().err
-    assert "1 samples repeat" in told and "for example, a.xyz@8 repeats a.xyz@0" in told
-    assert "two atoms of a.xyz@9 are 0.567 bohr apart" in told and "2 atoms have no neighbour within 7 bohr" in told
+    message = capsys.readouterr().err
+    assert "1 samples repeat" in message and "for example, a.xyz@8 repeats a.xyz@0" in message
+    assert (
+        "two atoms of a.xyz@9 are 0.567 bohr apart" in message and "2 atoms have no neighbour within 7 bohr" in message
+    )
 
 
 def test_values_beyond_all_measure_are_refused(tmp_path: Path) -> None:
@@ -142,7 +144,7 @@ def test_values_beyond_all_measure_are_refused(tmp_path: Path) -> None:
         prepare(tmp_path / "a.xyz", tmp_path / "x.bp", Options(targets=parse_targets(["e=graph:energy:eV"])))
 
 
-def test_small_compositions_are_told_in_one_line(mixed: Path, tmp_path: Path, capsys) -> None:
+def test_small_compositions_are_reported_in_one_line(mixed: Path, tmp_path: Path, capsys) -> None:
     source = prepare(mixed, tmp_path / "x.bp", Options()).plain()["source"]
     lines = [line for line in capsys.readouterr().err.splitlines() if "too few samples" in line]
     assert len(lines) == 1
@@ -158,7 +160,7 @@ def test_too_few_samples_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (Options(cap=-1), "--cap -1"),
         (Options(periodic=True), "--cell"),
@@ -167,8 +169,10 @@ def test_too_few_samples_are_refused(tmp_path: Path) -> None:
         (Options(fractions=(0.9, 0.2, 0.1)), "--fractions"),
     ],
 )
-def test_options_that_cannot_be_are_one_line_and_leave_nothing(mixed: Path, tmp_path: Path, options, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_options_that_cannot_be_are_one_line_and_leave_nothing(
+    mixed: Path, tmp_path: Path, options, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
         prepare(mixed, tmp_path / "x.bp", options)
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""References and residuals: means of the training set and of nothing else, whole again when put together."""
+"""References and residuals: fitted to the training set alone, and equal to the target when added."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def node_inputs(data: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def of_samples(found: FittedReference, counts: list[list[int]]) -> np.ndarray:
-    """The reference of samples with so many atoms of each element, at graph level."""
+    """The graph-level reference of samples with these counts of atoms."""
     each = np.arange(len(counts))
     return residual.evaluate(found, np.array(counts), each, np.zeros_like(each), np.empty((0, 0)))[:, 0]
 
 
 def compositions(data: dict[str, np.ndarray]) -> np.ndarray:
-    """The share of Fe in every sample."""
+    """The fraction of Fe in every sample."""
     iron = np.add.reduceat((data["atomic_numbers"] == FE).astype(float), data["atom_offsets"][:-1])
     share: np.ndarray = iron / np.diff(data["atom_offsets"])
     return share
@@ -156,7 +156,7 @@ def test_the_unit_of_a_column_does_not_matter(scale: float) -> None:
     assert np.abs(slopes[:, 0, 2]).max() < 1e-9
 
 
-def test_slopes_lean_on_all_compositions_where_one_says_little() -> None:
+def test_slopes_are_shrunk_towards_all_compositions_where_one_has_little_data() -> None:
     rng = np.random.default_rng(0)
     group = np.repeat([0, 1, 2], [10000, 2, 0])
     x = rng.normal(size=(10002, 4))
@@ -169,8 +169,8 @@ def test_slopes_lean_on_all_compositions_where_one_says_little() -> None:
     np.testing.assert_allclose(at_zero[:, 0], [0, 1, np.nan], atol=0.05)
 
 
-def test_slopes_lean_on_the_compositions_around() -> None:
-    """A group that says nothing of a column takes the slope of those around it, whatever those far away have."""
+def test_slopes_are_shrunk_towards_those_of_nearby_compositions() -> None:
+    """A group without information on a column takes the slope of nearby groups, whatever distant groups have."""
     rng = np.random.default_rng(0)
     where = np.linspace(0, 1, 21)
     group = np.repeat(np.arange(21), 1000)
@@ -185,8 +185,8 @@ def test_slopes_lean_on_the_compositions_around() -> None:
     np.testing.assert_allclose(slopes[:, 0, 1], steep, atol=0.02)
 
 
-def test_slopes_lean_on_the_compositions_around_in_a_plane() -> None:
-    """Of three elements: a composition that says nothing lies between those around it, however many there are."""
+def test_slopes_are_shrunk_towards_those_of_nearby_ternary_compositions() -> None:
+    """With three elements: a composition without information is interpolated between nearby ones."""
     rng = np.random.default_rng(0)
     places = np.array([(i, j) for i in range(7) for j in range(7 - i)]) / 6
     group = np.repeat(np.arange(len(places)), 300)
@@ -200,7 +200,7 @@ def test_slopes_lean_on_the_compositions_around_in_a_plane() -> None:
 
 
 def test_groups_of_few_rows_look_farther_around() -> None:
-    """Three rows cannot tell eight slopes, nor can those of the groups next to them."""
+    """Three rows cannot determine eight slopes, nor can those of adjacent groups."""
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(40), 3)
     x, slopes = rng.normal(size=(120, 8)), rng.normal(size=8)

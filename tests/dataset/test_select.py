@@ -118,13 +118,13 @@ def test_mixing_enthalpy_of_any_elements() -> None:
     with pytest.raises(UserError, match=r"no end member for Au.*--end-member Au="):
         derive.mixing_enthalpy(energies, counts, species, {29: -10.0})
     assert derive.parse_end_members(["Au=-7.5"]) == {79: -7.5}
-    for wrong, told in (
+    for wrong, message in (
         ("Xx=1", "no element 'Xx'"),
         ("Au", "SYMBOL=ENERGY"),
         ("Au=much", "SYMBOL=ENERGY"),
         ("Au=nan", "SYMBOL=ENERGY"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             derive.parse_end_members([wrong])
 
 

@@ -1,4 +1,4 @@
-"""Node-local copies under fire: crashing and hanging readers, kills, several runs at once, no room."""
+"""Node-local copies under faults: crashing and hanging readers, kills, several runs at once, no space."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ print(any(name in sys.modules for name in ("torch", "adios2")))
 
 
 def holder(bp: Path, parent: Path, seconds: float) -> subprocess.Popen[str]:
-    """A process that holds a copy for so long."""
+    """A process that holds a copy for ``seconds``."""
     command = [sys.executable, "-c", HOLD, str(bp), str(parent), str(seconds)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
 def parent(tmp_path: Path) -> Path:
-    """Node-local storage of the test's own."""
+    """Node-local storage for this test alone."""
     folder = tmp_path / "node-local"
     folder.mkdir()
     return folder
@@ -74,7 +74,7 @@ def wait_for(condition: Callable[[], bool], patience: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def test_a_copy_is_private_named_after_the_content_and_as_large_as_foretold(small_bp: Path, parent: Path) -> None:
+def test_a_copy_is_private_named_after_the_content_and_as_large_as_estimated(small_bp: Path, parent: Path) -> None:
     manifest = store.read_manifest(small_bp)
     beats = []
     with Staging(small_bp, parent, lambda: beats.append(1)) as staging:
@@ -99,7 +99,7 @@ def test_a_reader_that_crashes_is_one_error(hurt, parent: Path) -> None:
 
 
 def test_a_reader_that_hangs_is_ended_and_one_error(hurt, parent: Path) -> None:
-    """Of data cut short, ADIOS2 2.12 waits for the rest for ever, and ignores an interrupt."""
+    """ADIOS2 2.12 waits forever for the rest of truncated data, and ignores an interrupt."""
     bp = hurt("data.0", lambda data: data[: len(data) // 2])
     started = time.monotonic()
     with pytest.raises(UserError, match="made no progress for 3 s"), Staging(bp, parent, silence=3.0):
@@ -213,13 +213,13 @@ def test_a_copy_that_is_not_whole_is_not_opened(small_bp: Path, parent: Path, tm
             shutil.rmtree(copy)
 
 
-def test_a_data_set_that_is_none_is_told(parent: Path, tmp_path: Path) -> None:
+def test_a_data_set_that_is_none_is_reported(parent: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such data set"), Staging(tmp_path / "none.bp", parent):
         pass
     assert not list(parent.iterdir())
 
 
-def test_storage_without_room_is_told(small_bp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_without_room_is_reported(small_bp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], capture_output=True).returncode:
@@ -247,8 +247,8 @@ def test_copies_go_to_the_first_place_that_will_do(tmp_path: Path, monkeypatch: 
     assert node_local_parent(None) in (Path("/dev/shm"), Path("/tmp"))
     assert node_local_parent(tmp_path, 10) == tmp_path
     (tmp_path / "file").touch()
-    for given_, told in ((tmp_path / "gone", "gone is not a folder"), (tmp_path / "file", "file is not a folder")):
-        with pytest.raises(UserError, match=told):
+    for given_, message in ((tmp_path / "gone", "gone is not a folder"), (tmp_path / "file", "file is not a folder")):
+        with pytest.raises(UserError, match=message):
             node_local_parent(given_)
     with pytest.raises(UserError, match=r"/dev/shm has .* MB free of .*; /tmp has .*--stage-dir"):
         node_local_parent(None, 10**18)

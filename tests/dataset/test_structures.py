@@ -193,11 +193,11 @@ BAD_FRAMES: dict[str, tuple[Callable[[list[Atoms]], object], str]] = {
 
 @pytest.mark.parametrize("case", BAD_FRAMES)
 def test_a_bad_frame_fails_or_is_passed_over(case: str, tmp_path: Path) -> None:
-    spoil, told = BAD_FRAMES[case]
+    spoil, message = BAD_FRAMES[case]
     made = frames()
     spoil(made)
     source = write(tmp_path / "a.xyz", made)
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         prepare(source, tmp_path / "x.bp", OPTIONS)
     assert "--on-error skip" in str(error.value) and "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["a.xyz"]
@@ -207,7 +207,7 @@ def test_a_bad_frame_fails_or_is_passed_over(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (["f=node:energy:eV"], "'energy' has 1 value for 2 atoms"),
         (["f=graph:forces:eV/Ang"], "is given for every atom; its level is node"),
@@ -217,9 +217,9 @@ def test_a_bad_frame_fails_or_is_passed_over(case: str, tmp_path: Path) -> None:
         ([], "no --target says what to learn; graph-level keys: dipole_moment, energy; node-level keys: bader, forces"),
     ],
 )
-def test_targets_that_the_file_does_not_have(wrong: list[str], told: str, tmp_path: Path) -> None:
+def test_targets_that_the_file_does_not_have(wrong: list[str], message: str, tmp_path: Path) -> None:
     source = write(tmp_path / "a.xyz", frames())
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         prepare(source, tmp_path / "x.bp", Options(targets=parse_targets(wrong)))
 
 
@@ -250,15 +250,15 @@ BAD_TEXT: dict[str, tuple[str, str, int]] = {
 
 @pytest.mark.parametrize("case", BAD_TEXT)
 def test_damaged_text_costs_one_frame(case: str, tmp_path: Path) -> None:
-    text, told, good = BAD_TEXT[case]
+    text, message, good = BAD_TEXT[case]
     source = tmp_path / "a.extxyz"
     source.write_bytes(text.encode("utf-8", "surrogateescape"))
     targets = parse_targets(["e=graph:energy:eV"])
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         prepare(source, tmp_path / "x.bp", Options(targets=targets))
     options = Options(targets=targets, on_error="skip")
     if not good:
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             prepare(source, tmp_path / "x.bp", options)
         return
     raw = sources.read(source, options, folder=tmp_path)
@@ -293,7 +293,7 @@ def test_a_boundary_in_every_spelling(shown: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("x.cif", b"data_image0\n_cell_length_a 4.08\n", "x.cif: holds no structure that ASE can read as cif"),
         ("x.bin", b"\x00\x80garbage", "is in none of the formats"),
@@ -301,18 +301,18 @@ def test_a_boundary_in_every_spelling(shown: str, tmp_path: Path) -> None:
         ("x", b"", "the file is empty"),
     ],
 )
-def test_a_file_of_no_known_format(name: str, content: bytes, told: str, tmp_path: Path) -> None:
+def test_a_file_of_no_known_format(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     for options in (OPTIONS, Options(periodic=True, purpose="predict")):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             prepare(tmp_path / name, tmp_path / "x.bp", options)
 
 
 def test_a_file_that_the_system_does_not_give_is_not_called_damaged(tmp_path: Path) -> None:
     write(tmp_path / "raw" / "a.extxyz", frames())
     with patch("pathlib.Path.open", side_effect=PermissionError(13, "Permission denied")):
-        (told,) = iter_frames(tmp_path / "raw", "extxyz")
-        assert isinstance(told, UserError) and "Permission denied; make it readable" in str(told)
+        (message,) = iter_frames(tmp_path / "raw", "extxyz")
+        assert isinstance(message, UserError) and "Permission denied; make it readable" in str(message)
         with pytest.raises(UserError, match="Permission denied; make it readable"):
             is_compressed(tmp_path / "raw" / "a.extxyz")
 
@@ -325,7 +325,7 @@ def test_a_folder_of_nothing(tmp_path: Path) -> None:
             prepare(tmp_path / "raw", tmp_path / "x.bp", options)
 
 
-def test_damaged_databases_are_told(tmp_path: Path) -> None:
+def test_damaged_databases_are_reported(tmp_path: Path) -> None:
     whole = database(tmp_path / "a.db", frames()).read_bytes()
     (tmp_path / "cut.db").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "rubbish.db").write_bytes(b"rubbish" * 100)

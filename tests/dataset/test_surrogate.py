@@ -1,4 +1,4 @@
-"""The surrogate: the same bytes for a seed, the known constants, and close to the real data."""
+"""The surrogate: the same bytes for a seed, known constants, and similarity to the real data."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "mine.txt").read_text() == "precious"
 
 
-@pytest.mark.parametrize(("cap", "seed", "told"), [(0, 0, "--cap 0"), (2, -1, "--seed -1")])
-def test_numbers_out_of_range_are_refused(tmp_path: Path, cap: int, seed: int, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+@pytest.mark.parametrize(("cap", "seed", "message"), [(0, 0, "--cap 0"), (2, -1, "--seed -1")])
+def test_numbers_out_of_range_are_refused(tmp_path: Path, cap: int, seed: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         surrogate.generate(tmp_path / "new", cap, seed)
     assert not (tmp_path / "new").exists()
 

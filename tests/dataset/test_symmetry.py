@@ -1,4 +1,4 @@
-"""Groups of lattices and clusters that textbooks know, and what they make equal."""
+"""Symmetry groups of lattices and clusters, compared with textbooks, and the classes that follow from them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def layer(n: int) -> Geometry:
     ],
 )
 def test_groups_have_the_order_that_is_known(geometry: Geometry, operations: int) -> None:
-    # Species do not count: hydrogen and oxygen of water lie on sites that geometry alone tells apart.
+    # Species are ignored: the sites of hydrogen and oxygen in water differ by geometry alone.
     found = symmetry.site_permutations(geometry)
     assert len(found) == operations
     rows = {tuple(p) for p in found.tolist()}
@@ -159,7 +159,7 @@ def test_scaling_over_the_training_part_follows_the_split(raw: Path, bp: Path, t
 
 
 @pytest.mark.parametrize(
-    ("choice", "told"),
+    ("choice", "message"),
     [
         (SplitOptions(by="symetry"), "did you mean 'symmetry'"),
         (SplitOptions(fractions=(0.9, 0.2, 0.1)), "--fractions"),
@@ -167,8 +167,8 @@ def test_scaling_over_the_training_part_follows_the_split(raw: Path, bp: Path, t
         (SplitOptions(by="symmetry", cell=(0.0,) * 9), "cell with a volume"),
     ],
 )
-def test_what_does_not_fit_is_told(bp: Path, tmp_path: Path, choice: SplitOptions, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_what_does_not_fit_is_reported(bp: Path, tmp_path: Path, choice: SplitOptions, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         split(bp, tmp_path / "x.bp", choice)
     assert not list(tmp_path.iterdir())
 

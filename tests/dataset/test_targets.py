@@ -36,7 +36,7 @@ def test_energies_have_the_size_that_ase_gives_them(text: str, in_ev: float | No
 
 
 @pytest.mark.parametrize(
-    ("entry", "told"),
+    ("entry", "message"),
     [
         ("energy", "expected NAME=LEVEL:KEY:UNIT"),
         ("energy=graph", "expected NAME=LEVEL:KEY:UNIT"),
@@ -50,8 +50,8 @@ def test_energies_have_the_size_that_ase_gives_them(text: str, in_ev: float | No
         ("h=mixing:energy:muB", "muB is not a unit of energy"),
     ],
 )
-def test_what_cannot_be_read_is_told(entry: str, told: str) -> None:
-    with pytest.raises(UserError, match=told) as error:
+def test_what_cannot_be_read_is_reported(entry: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
         parse_targets([entry])
     assert f"--target {entry}" in str(error.value)
 

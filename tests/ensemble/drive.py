@@ -1,6 +1,6 @@
 """Runs a campaign with a stand-in worker: ``python drive.py CAMPAIGN OUT STAGE [WHAT VICTIM SECONDS]``.
 
-Ranks say that they live as often as DRIVE_BEAT_SECONDS in the environment tells, and are lost after DRIVE_LOST_SECONDS.
+Ranks send heartbeats every DRIVE_BEAT_SECONDS, an environment variable, and are lost after DRIVE_LOST_SECONDS.
 """
 
 from __future__ import annotations
@@ -38,6 +38,6 @@ heavy = {"torch", "torch_geometric", "adios2", "matplotlib"} & set(sys.modules)
 peak = (
     next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line) // 1024
 )
-# In one piece, so that the lines of two ranks stay two.
+# In one write, so that the lines of two ranks do not mix.
 sys.stdout.write(f"SUPERVISOR peak {peak} MiB heavy {sorted(heavy)} cpu {time.process_time():.2f} s\n")
 sys.exit(code)

@@ -60,7 +60,7 @@ def test_a_variable_that_is_no_number() -> None:
         detect({"PMI_RANK": "one", "PMI_SIZE": "2"})
 
 
-def test_a_launcher_of_another_mpi_is_told() -> None:
+def test_a_launcher_of_another_mpi_is_reported() -> None:
     with pytest.raises(UserError, match=r"Open MPI started 4 processes.*sees 1.*does not match the MPI library"):
         check_size(LaunchEnvironment("Open MPI", 0, 4, 0), 1, "MPICH Version: 5.0\nmore")
     check_size(LaunchEnvironment("PMI", 0, 4, 0), 4, "MPICH")

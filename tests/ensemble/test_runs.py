@@ -106,10 +106,10 @@ def test_refusals(small: Path, tmp_path: Path, reference) -> None:
         "unknown task 'X'": (tmp_path / "new", ["--set", "variants=[X]"]),
         "--time-limit 'soon'": (tmp_path / "new", ["--time-limit", "soon"]),
     }
-    for told, (where, options) in cases.items():
+    for message, (where, options) in cases.items():
         done = run(small / "campaign.yaml", where, *options, ranks=0)
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
-        assert done.returncode == 2 and len(errors) == 1 and told in errors[0], (told, done.stderr)
+        assert done.returncode == 2 and len(errors) == 1 and message in errors[0], (message, done.stderr)
     assert not (tmp_path / "new").exists()
     assert outcome(out) == before
     allowed = ["--set", "variants=[H]", "--set", "replicas=1", "--set", "launch.attempts=5"]

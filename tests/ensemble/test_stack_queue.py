@@ -86,7 +86,7 @@ def test_ten_thousand_members_are_handed_out_quickly() -> None:
     assert queue.over and len(queue.finished) == 10_000
 
 
-def test_time_left_is_told_in_whole_stacks() -> None:
+def test_time_left_is_estimated_in_whole_stacks() -> None:
     assert seconds_left([], [10.0], 3, 1) is None
     # Four members of one stack end together: its three fellows do not make the rest seem quicker.
     assert seconds_left([100.0], [100.0], 20, 1) == seconds_left([100.0] * 4, [], 20, 1) == 2000.0

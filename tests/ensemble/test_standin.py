@@ -121,7 +121,7 @@ def test_bad_lines_cost_their_worker_alone(small: Path, tmp_path: Path, what: st
         assert [re.match(cause, a["cause"]) is not None for a in attempts] == [True], attempts
 
 
-def test_workers_that_cannot_start_are_told_and_nothing_hangs(small: Path, tmp_path: Path) -> None:
+def test_workers_that_cannot_start_are_reported_and_nothing_hangs(small: Path, tmp_path: Path) -> None:
     done = drive(small, tmp_path / "out", 2, "hopeless", "-", "0")
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if "error:" in line]
@@ -157,12 +157,12 @@ def _environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def test_an_error_at_the_start_is_told_once_and_ends_all_ranks(small: Path, tmp_path: Path) -> None:
+def test_an_error_at_the_start_is_reported_once_and_ends_all_ranks(small: Path, tmp_path: Path) -> None:
     shutil.copytree(small / "small.bp", tmp_path / "small.bp")
     (tmp_path / "small.bp" / "data.0").write_bytes(b"short")
     shutil.copy(small / "campaign.yaml", tmp_path / "campaign.yaml")
-    for what, told in (("campaign.yaml", "data.0"), ("missing.yaml", "no such campaign file")):
+    for what, message in (("campaign.yaml", "data.0"), ("missing.yaml", "no such campaign file")):
         done = drive(tmp_path, tmp_path / "out", 3, "good", "-", "0", campaign=what)
         assert done.returncode == 2
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
-        assert len(errors) == 1 and told in errors[0], done.stderr
+        assert len(errors) == 1 and message in errors[0], done.stderr

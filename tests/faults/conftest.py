@@ -46,7 +46,7 @@ def undisturbed(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Und
     arena.finish(folder / "out")
     seconds = time.monotonic() - started
     harness.check_files(folder / "out")
-    harness.check_told(folder / "out")
+    harness.check_status(folder / "out")
     return Undisturbed(harness.outcome(folder / "out"), seconds)
 
 

@@ -224,7 +224,7 @@ class Arena:
     def recover(self, out: Path) -> None:
         """After whatever happened: whole files, a true status; then the same command ends as if nothing had been."""
         check_files(out)
-        check_told(out)
+        check_status(out)
         self.finish(out)
         self.check_outcome(out)
 
@@ -279,17 +279,17 @@ def _ask_status(out: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def check_told(out: Path) -> None:
+def check_status(out: Path) -> None:
     """Nobody is at work, and ``status`` says so; it counts members as their files do."""
     if not (out / "campaign.yaml").exists():
         shown = _ask_status(out)
         assert shown.returncode == 2 and "holds no campaign" in shown.stderr, shown
         return
-    told = status(out)
-    assert not told["active"] and not told["running"] and not told["workers"], told
+    shown = status(out)
+    assert not shown["active"] and not shown["running"] and not shown["workers"], shown
     counted = Counter(_state(folder) for folder in out.glob("members/*/*"))
-    counted["waiting"] += told["members"] - counted.total()
-    assert told["states"] == {state: n for state, n in counted.items() if n}, (told["states"], counted)
+    counted["waiting"] += shown["members"] - counted.total()
+    assert shown["states"] == {state: n for state, n in counted.items() if n}, (shown["states"], counted)
 
 
 def _state(member: Path) -> str:

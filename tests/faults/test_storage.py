@@ -44,7 +44,7 @@ def fill(disk: Path, left_kib: int = 0) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize("left_kib", [0, 40])
 @pytest.mark.parametrize("first", ["checkpoint.pt", "result.json"])
-def test_a_full_disk_is_told_and_nothing_is_lost(arena, small_disk: Path, first: str, left_kib: int) -> None:
+def test_a_full_disk_is_reported_and_nothing_is_lost(arena, small_disk: Path, first: str, left_kib: int) -> None:
     """The disk fills up among the first checkpoints, or among results; freed, the same command finishes."""
     out = small_disk / "out"
     launch = arena.launch(out)
@@ -58,7 +58,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(arena, small_disk: Path, first:
 
 
 @pytest.mark.long
-def test_a_report_on_a_full_disk_is_told_and_made_again(arena, small_disk: Path) -> None:
+def test_a_report_on_a_full_disk_is_reported_and_made_again(arena, small_disk: Path) -> None:
     out = small_disk / "out"
     arena.finish(out)
     made = report(out)
@@ -82,7 +82,7 @@ def report(out: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.long
-def test_a_folder_that_turns_read_only_is_told(arena, small_disk: Path) -> None:
+def test_a_folder_that_turns_read_only_is_reported(arena, small_disk: Path) -> None:
     """What is open for writing stays so, nothing new can be written: as on a file system that has met an error."""
     out = small_disk / "out"
     launch = arena.launch(out)
@@ -96,8 +96,8 @@ def test_a_folder_that_turns_read_only_is_told(arena, small_disk: Path) -> None:
     subprocess.run(["mount", "--bind", str(view), str(small_disk)], check=True)
     subprocess.run(["umount", str(view)], check=True)
     assert launch.end() in (1, 2), launch.tail()
-    told = launch.log.read_text()
-    assert "Read-only file system" in told and "Traceback" not in told, told
+    log = launch.log.read_text()
+    assert "Read-only file system" in log and "Traceback" not in log, log
     subprocess.run(["umount", "-l", str(small_disk)], check=True)
     arena.recover(out)
 
@@ -119,8 +119,8 @@ def test_a_folder_taken_away_under_the_run_ends_it(arena, how: str) -> None:
     if how == "removed":
         shutil.rmtree(away, ignore_errors=True)
     assert launch.end() != 0
-    told = launch.log.read_text()
-    assert told.count("hydragnn-hpc: error: ") == 1 and str(out) in told and "Traceback" not in told, told
+    log = launch.log.read_text()
+    assert log.count("hydragnn-hpc: error: ") == 1 and str(out) in log and "Traceback" not in log, log
     for left in (away, out):
         shutil.rmtree(left, ignore_errors=True)
     arena.finish(out)
@@ -131,7 +131,7 @@ def test_a_folder_taken_away_under_the_run_ends_it(arena, how: str) -> None:
 @pytest.mark.parametrize(
     "damage", ["truncated", "garbage", "empty", "one bit", "another version", "another schedule", "both broken"]
 )
-def test_a_broken_checkpoint_is_told_and_the_previous_one_used(arena, damage: str, fault_seed: int) -> None:
+def test_a_broken_checkpoint_is_reported_and_the_previous_one_used(arena, damage: str, fault_seed: int) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out)
 
@@ -146,11 +146,11 @@ def test_a_broken_checkpoint_is_told_and_the_previous_one_used(arena, damage: st
         spoil(path, damage, random.Random(fault_seed))
         if damage == "both broken":
             spoil(path.with_name("checkpoint.previous.pt"), "garbage", random.Random(fault_seed))
-    harness.check_told(out)
+    harness.check_status(out)
     arena.finish(out)
     arena.check_outcome(out)
-    told = "".join(p.read_text() for p in out.glob("members/*/*/log.txt")) + arena.last().log.read_text()
-    assert "checkpoint.pt" in told
+    log = "".join(p.read_text() for p in out.glob("members/*/*/log.txt")) + arena.last().log.read_text()
+    assert "checkpoint.pt" in log
 
 
 def spoil(path: Path, damage: str, chance: random.Random) -> None:

@@ -48,36 +48,36 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> MemberFolder:
 
 
 def test_the_latest_comes_back(files: MemberFolder) -> None:
-    told: list[str] = []
-    found = checkpoint.load(files, IDENTITY, SHAPES, told.append)
-    assert found is not None and same(found, made(2)) and not told
+    message: list[str] = []
+    found = checkpoint.load(files, IDENTITY, SHAPES, message.append)
+    assert found is not None and same(found, made(2)) and not message
     assert same(checkpoint._read(files.previous_checkpoint, IDENTITY, SHAPES), made(1))
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), kind=st.sampled_from(["flip", "cut", "lose"]))
 def test_damage_anywhere_never_gives_other_numbers(files: MemberFolder, place: float, bit: int, kind: str) -> None:
-    """It is the same all the same (a byte that says nothing), or the one before, which is told."""
+    """It is the same all the same (a byte that says nothing), or the one before, which is reported."""
     whole = files.checkpoint.read_bytes()
     hurt, at = bytearray(whole), int(place * len(whole))
     if kind == "flip":
         hurt[at] ^= 1 << bit
     else:
         del hurt[at : len(whole) if kind == "cut" else at + 1]
-    told: list[str] = []
+    message: list[str] = []
     try:
         files.checkpoint.write_bytes(hurt)
-        found = checkpoint.load(files, IDENTITY, SHAPES, told.append)
+        found = checkpoint.load(files, IDENTITY, SHAPES, message.append)
     finally:
         files.checkpoint.write_bytes(whole)
-    assert found is not None and same(found, made(1 if told else 2)), (kind, at, told)
+    assert found is not None and same(found, made(1 if message else 2)), (kind, at, message)
 
 
 @pytest.mark.parametrize("changed", [{"replica": 2}, {"config_hash": "x"}, {"dataset_sha256": "x"}, {"variant": "H"}])
 def test_a_checkpoint_of_something_else_is_not_used(files: MemberFolder, changed: dict) -> None:
-    told: list[str] = []
-    assert checkpoint.load(files, IDENTITY.model_copy(update=changed), SHAPES, told.append) is None
-    assert len(told) == 2 and all("of another campaign or member" in line for line in told)
+    message: list[str] = []
+    assert checkpoint.load(files, IDENTITY.model_copy(update=changed), SHAPES, message.append) is None
+    assert len(message) == 2 and all("of another campaign or member" in line for line in message)
 
 
 def test_a_member_without_checkpoint_begins(tmp_path: Path) -> None:

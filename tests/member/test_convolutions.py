@@ -245,7 +245,7 @@ def test_the_engine_follows_from_the_campaign() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         ({"convolution": "NoSuchConv"}, "unknown convolution 'NoSuchConv'; known are: PNA, SAGE, GIN, GAT, MFC, CGCNN"),
         ({"convolution": "SAGE", "edges": {"number": 8}}, "SAGE does not use edge features; leave model.edges out"),
@@ -254,6 +254,6 @@ def test_the_engine_follows_from_the_campaign() -> None:
         ({"edges": {"gaussians": 1}}, "unknown key 'model.edges.gaussians'"),
     ],
 )
-def test_what_cannot_be_built_is_refused(model: dict[str, object], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_what_cannot_be_built_is_refused(model: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         campaign(**model)

@@ -34,7 +34,7 @@ class Browser:
     Attributes
     ----------
     events : list of dict
-        Everything that the browser told unasked: requests, console messages, exceptions.
+        All events that the browser sent: requests, console messages, exceptions.
     """
 
     def __init__(self, to_browser: int, from_browser: int) -> None:

@@ -216,17 +216,17 @@ class Member:
             return []
         at = {k: self.place[k] for k in ("rank", "slot")}
         begin, end = self.place["started"], self.place["started"] + self.place["seconds"]
-        told = []
+        entries = []
         if first:
             stack = {"variant": self.variant, "replicas": self.stack, "attempt": 1}
-            told.append({"time": stamp(begin), "event": "assign", **at, **stack})
+            entries.append({"time": stamp(begin), "event": "assign", **at, **stack})
         if state in ("finished", "diverged"):
             member = [self.variant, self.replica]
-            told.append({"time": stamp(end), "event": "finished", **at, "member": member, "state": state})
+            entries.append({"time": stamp(end), "event": "finished", **at, "member": member, "state": state})
         if state == "failed":
             lost = {"variant": self.variant, "replicas": [self.replica], "cause": "exit code 1", "final": True}
-            told.append({"time": stamp(end), "event": "failed", **at, **lost})
-        return told
+            entries.append({"time": stamp(end), "event": "failed", **at, **lost})
+        return entries
 
 
 def write_progress(folder: CampaignFolder, shape: Shape, age: float = 0.0) -> None:

@@ -82,7 +82,7 @@ def test_numbers_of_every_form_sort_by_value(window: browser.Browser, unfinished
 
 
 def test_the_test_sees_requests_and_complaints(window: browser.Browser, unfinished: Rendered, tmp_path) -> None:
-    """A page with flaws is told from one without."""
+    """A page with flaws is distinguished from one without."""
     html = unfinished.folder.page.read_text("utf-8")
     broken = tmp_path / "broken.html"
     broken.write_text(html.replace("default-src 'none'; img-src data:", "img-src *").replace(

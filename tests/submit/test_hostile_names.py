@@ -68,12 +68,12 @@ def test_ahead_of_the_first_command_there_are_comments_alone(site: str, name: st
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_ends_a_line_is_refused(site: str, name: str, tmp_path: Path) -> None:
     folder, campaign = tmp_path / "out", tmp_path / "in" / "c.yaml"
-    for out, file, account, told in (
+    for out, file, account, message in (
         (tmp_path / name, campaign, "abc", "the campaign's folder"),
         (folder, tmp_path / "in" / name, "abc", "the campaign file"),
         (folder, campaign, name, "--account"),
     ):
-        with pytest.raises(UserError, match=told) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             script(site, out, file, account)
         assert str(caught.value).isprintable()
 

@@ -52,9 +52,9 @@ def test_many_workers_compile_once(tmp_path: Path) -> None:
     environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     command = [sys.executable, "-c", LOAD, str(cache)]
     workers = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    told = "".join(worker.communicate(timeout=120)[1] for worker in workers)
+    printed = "".join(worker.communicate(timeout=120)[1] for worker in workers)
     assert [worker.returncode for worker in workers] == [0] * 4
-    assert told.count("compiled the fused engine with") == 1
+    assert printed.count("compiled the fused engine with") == 1
     assert log.read_text().split() == ["x"]
     assert sorted(path.suffix for path in cache.iterdir()) == [".lock", ".so"]
 
