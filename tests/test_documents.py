@@ -1,5 +1,5 @@
-"""Every command of every document is run, in its order, in a folder that looks like the checkout; or, where that
-cannot be done here (another machine, hours of training), its program, options and files are checked.
+"""Every command of every document is run, in order, in a folder that looks like the checkout; where that is not
+possible (another machine, hours of training), its program, options and files are checked instead.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hydragnn_hpc.submit.site import site_names
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 LIMITS = {"README.md": 150, "CHANGELOG.md": 250}
-"""Lines of a document at most; of all others 250."""
+"""Maximum number of lines of a document; 250 for all others."""
 # In the order in which their commands are run: later ones use what earlier ones have made.
 NAMES = (
     "README.md", "hydragnn_hpc/dataset/README.md", "jobs/README.md", "hydragnn_hpc/FORMATS.md",
@@ -62,7 +62,7 @@ def commands() -> list[str]:
 
 @functools.cache
 def help_of(*program: str) -> str:
-    """Return what a program says of itself."""
+    """Return a program's help text."""
     done = subprocess.run([*program, "--help"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     return done.stdout
 
@@ -89,7 +89,7 @@ def only_checked(command: str) -> bool:
 
 
 def as_run_here(command: str, document: str) -> str:
-    """Return a command in the form that is quick: results are not trained for again."""
+    """Return a command in a quick form: results are not trained again."""
     command = command.replace(".venv/bin/", "").replace("--cap 100", "--cap 8")
     if document == RESULTS:
         command = command.replace(*OPEN_DATA) + (" --dry-run" if "hydragnn-hpc run" in command else "")
@@ -110,7 +110,7 @@ def test_every_command_runs(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(ROOT / name)
     # Campaign files name their data relative to themselves, so they must not be followed out of the folder.
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
-    (tmp_path / "environment.tar").touch()  # stands for what envs/pack.sh makes of a whole environment
+    (tmp_path / "environment.tar").touch()  # a placeholder for the archive that envs/pack.sh makes of an environment
     for name in NAMES:
         for language, step in steps(name):
             if language != "bash":
@@ -158,7 +158,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_files_and_modules_that_are_named_exist() -> None:
-    """A name in capitals stands for the reader's own; a name without a folder may be that of any file."""
+    """A name in capitals is a placeholder; a name without a folder may be that of any file."""
     own = {file_named_in(step) for document in NAMES for language, step in steps(document) if language != "bash"}
     anywhere = {
         path.name for folder in ("hydragnn_hpc", "jobs", "envs", "tests") for path in (ROOT / folder).rglob("*")

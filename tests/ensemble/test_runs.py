@@ -71,7 +71,7 @@ def test_the_same_bits_alone_and_in_a_stack(small: Path, tmp_path: Path, engine:
     assert outcome(tmp_path / "out1") == outcome(tmp_path / "out2")
 
 
-def test_a_deadline_saves_everything_and_the_same_command_goes_on(small: Path, tmp_path: Path) -> None:
+def test_a_deadline_saves_everything_and_the_same_command_continues(small: Path, tmp_path: Path) -> None:
     long = ["--set", "variants=[HCM]", "--set", "training.epochs=400", "--set", "training.early_stopping=null"]
     started = time.monotonic()
     undisturbed = run(small / "campaign.yaml", tmp_path / "whole", *long, ranks=2)

@@ -71,13 +71,13 @@ def test_the_only_attempt_of_a_stack_is_not_its_members_last() -> None:
     queue.next((0, 0))
     queue.next((1, 0))
     queue.member_done((0, 0), 1)
-    assert [final for _, _, final in queue.failed((0, 0))] == [False]  # it may have been the other's fault
+    assert [final for _, _, final in queue.failed((0, 0))] == [False]  # the other may have caused it
     assert [final for _, _, final in queue.failed((1, 0))] == [True]
     queue.next((0, 0))
     assert [final for _, _, final in queue.failed((0, 0))] == [True]
 
 
-def test_ten_thousand_members_are_handed_out_quickly() -> None:
+def test_ten_thousand_members_are_assigned_quickly() -> None:
     queue = StackQueue([("H", (r,)) for r in range(10_000)], attempts=2)
     for replica in range(10_000):
         queue.next((0, 0))
@@ -88,7 +88,7 @@ def test_ten_thousand_members_are_handed_out_quickly() -> None:
 
 def test_time_left_is_estimated_in_whole_stacks() -> None:
     assert seconds_left([], [10.0], 3, 1) is None
-    # Four members of one stack end together: its three fellows do not make the rest seem quicker.
+    # Four members of one stack end together: the other three must not make the estimate of the rest too short.
     assert seconds_left([100.0], [100.0], 20, 1) == seconds_left([100.0] * 4, [], 20, 1) == 2000.0
     assert seconds_left([100.0], [30.0, 150.0], 2, 2) == 135.0
     assert seconds_left([100.0], [30.0, 150.0], 0, 2) == 70.0

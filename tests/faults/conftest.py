@@ -1,4 +1,4 @@
-"""The small campaign that the fault suite hurts, and what it gives when nobody does."""
+"""The small campaign that the fault suite disturbs, and its outcome when it is undisturbed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def raw_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What the campaign gives, and how long it takes, when nothing happens to it."""
+    """The campaign's outcome, and the time it takes, without any fault."""
 
     outcome: dict[str, str | bytes]
     seconds: float
@@ -39,7 +39,7 @@ class Undisturbed:
 
 @pytest.fixture(scope="session")
 def undisturbed(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """The campaign, run once in peace."""
+    """The campaign, run once without faults."""
     folder = tmp_path_factory.mktemp("undisturbed")
     arena = make_arena(folder, raw_data)
     started = time.monotonic()
@@ -52,7 +52,7 @@ def undisturbed(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Und
 
 @pytest.fixture
 def arena(raw_data: Path, undisturbed: Undisturbed, tmp_path: Path) -> Iterator[harness.Arena]:
-    """A campaign file beside the data, a folder for outputs, a private place for node-local copies."""
+    """A campaign file beside the data, a folder for outputs, and a separate one for node-local copies."""
     arena = make_arena(tmp_path, raw_data)
     arena.undisturbed = undisturbed.outcome
     yield arena
@@ -61,7 +61,7 @@ def arena(raw_data: Path, undisturbed: Undisturbed, tmp_path: Path) -> Iterator[
 
 
 def make_arena(folder: Path, raw_data: Path) -> harness.Arena:
-    """Lay the campaign out."""
+    """Make the campaign's files."""
     campaign = raw_data / "campaign.yaml"
     campaign.write_text(CAMPAIGN)
     (folder / "node-local").mkdir()

@@ -1,7 +1,7 @@
 """A campaign under real ``mpirun``, watched and hurt from outside.
 
-Everything here looks at processes and files only. Every process of a launch carries a mark in its environment, so that
-each one is found again wherever it was re-parented to.
+Everything here looks at processes and files only. Every process of a launch has a mark in its environment, so that
+it can be found even after it was re-parented.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def processes(mark: str) -> list[Process]:
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
             group = os.getpgid(int(entry.name))
         except OSError:
-            continue  # it ended while we looked
+            continue  # it ended meanwhile
         if f"{MARK}={mark}".encode() in environment.split(b"\0") and state != "Z":
             found.append(Process(int(entry.name), _role(words), group))
     return found
@@ -134,7 +134,7 @@ class Launch:
     def end(self, patience: float = PATIENCE) -> int:
         """Wait for the launch and all its descendants to end by themselves; returns the launcher's exit code.
 
-        Whatever is alive thereafter is an orphan or hangs: it is killed and the test fails.
+        Whatever is alive afterwards is an orphan or hangs: it is killed, and the test fails.
         """
         limit = time.monotonic() + patience
         while time.monotonic() < limit and (self.process.poll() is None or processes(self.mark)):
@@ -170,7 +170,7 @@ class Arena:
     stage : Path
         The parent of the node-local copies.
     undisturbed : dict
-        The outcome when nothing happens to it.
+        The campaign's outcome without any fault.
     """
 
     folder: Path
@@ -280,7 +280,7 @@ def _ask_status(out: Path) -> subprocess.CompletedProcess[str]:
 
 
 def check_status(out: Path) -> None:
-    """Nobody is at work, and ``status`` says so; it counts members as their files do."""
+    """Check that ``status`` reports no active run, and counts members in agreement with their files."""
     if not (out / "campaign.yaml").exists():
         shown = _ask_status(out)
         assert shown.returncode == 2 and "holds no campaign" in shown.stderr, shown
@@ -293,7 +293,7 @@ def check_status(out: Path) -> None:
 
 
 def _state(member: Path) -> str:
-    """Return the state that a member's files mean."""
+    """Return the state of a member according to its files."""
     if (member / "result.json").exists():
         return json.loads((member / "result.json").read_text())["state"]
     failures = json.loads((member / "failure.json").read_text()) if (member / "failure.json").exists() else []

@@ -35,7 +35,7 @@ def opening(path: Path) -> str:
     try:
         return ours.recv() if ours.poll(20) else "hangs"
     except EOFError:
-        return "crashed without a word"
+        return "crashed without output"
     finally:
         child.kill()
         child.join()

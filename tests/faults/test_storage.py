@@ -26,12 +26,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mount.returncode:
         pytest.skip("mounting a small file system needs root and the right to mount")
     yield folder
-    while folder.is_mount():  # a failed test may leave a view laid over it
+    while folder.is_mount():  # a failed test may leave a view mounted over it
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def fill(disk: Path, left_kib: int = 0) -> Path:
-    """Take all of a disk's space but so many KiB; returns the file that has it."""
+    """Fill a disk except for ``left_kib`` KiB; return the file that takes the space."""
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     filler = disk / "filler"
     try:
@@ -87,8 +87,8 @@ def test_a_folder_that_turns_read_only_is_reported(arena, small_disk: Path) -> N
     out = small_disk / "out"
     launch = arena.launch(out)
     assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt"))), launch.tail()
-    # A file system with open files cannot be made read-only itself; a read-only view of it is laid over it: at once,
-    # since the view too has open files as soon as it is there.
+    # A file system with open files cannot be made read-only itself; a read-only view is mounted over it in one step,
+    # since the view has open files too as soon as it exists.
     view = arena.folder / "view"
     view.mkdir()
     subprocess.run(["mount", "--bind", str(small_disk), str(view)], check=True)
@@ -135,7 +135,7 @@ def test_a_broken_checkpoint_is_reported_and_the_previous_one_used(arena, damage
     out = arena.folder / "out"
     launch = arena.launch(out)
 
-    def has_both() -> bool:  # the older is renamed first: for a moment there is it alone
+    def has_both() -> bool:  # the older one is renamed first, and for a moment is the only one
         return any(p.with_name("checkpoint.pt").exists() for p in out.glob("members/*/*/checkpoint.previous.pt"))
 
     assert launch.wait_until(has_both), launch.tail()

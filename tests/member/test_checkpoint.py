@@ -57,7 +57,7 @@ def test_the_latest_comes_back(files: MemberFolder) -> None:
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), kind=st.sampled_from(["flip", "cut", "lose"]))
 def test_damage_anywhere_never_gives_other_numbers(files: MemberFolder, place: float, bit: int, kind: str) -> None:
-    """It is the same all the same (a byte that says nothing), or the one before, which is reported."""
+    """It is unchanged (the byte has no meaning), or the previous checkpoint is used, which is reported."""
     whole = files.checkpoint.read_bytes()
     hurt, at = bytearray(whole), int(place * len(whole))
     if kind == "flip":

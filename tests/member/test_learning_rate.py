@@ -1,4 +1,4 @@
-"""Learning rates: half a cosine from the epoch alone, the plateau as before, early stopping beside either."""
+"""Learning rates: half a cosine, which depends on the epoch alone, and the plateau; early stopping with either."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hydragnn_hpc.sections import Cosine, EarlyStopping, Plateau, Training
 
 
 def rates(options: Training, losses: list[float]) -> list[float]:
-    """The rate of every epoch, the schedule stored and restored in between."""
+    """The rate of every epoch; the schedule is stored and restored in between."""
     schedule, seen = Schedule.fresh(options), []
     for epoch, loss in enumerate(losses, start=1):
         seen.append(schedule.rate)
@@ -24,7 +24,7 @@ def rates(options: Training, losses: list[float]) -> list[float]:
 
 
 def in_torch(make, options: Training, losses: list[float], plateau: bool) -> list[float]:
-    """The same from torch's own scheduler."""
+    """The same rates from torch's own scheduler."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=options.optimizer.learning_rate)
     scheduler, seen = make(optimizer), []
     for loss in losses:
@@ -55,7 +55,7 @@ def test_the_plateau_is_torchs() -> None:
     assert rates(options, losses) == pytest.approx(torchs, rel=1e-9)
 
 
-def test_warm_up_length_and_what_comes_behind_the_end() -> None:
+def test_warm_up_length_and_rates_after_the_end() -> None:
     options = Training(epochs=12, schedule="cosine", cosine=Cosine(epochs=8, minimum=1e-4, warmup=3))
     seen = rates(options, [1.0] * 12)
     assert seen[:4] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
@@ -63,7 +63,7 @@ def test_warm_up_length_and_what_comes_behind_the_end() -> None:
     assert seen[3:9] == sorted(seen[3:9], reverse=True) and len(set(seen[3:9])) == 6
 
 
-def test_losses_do_not_move_the_cosine_but_end_the_training() -> None:
+def test_losses_do_not_change_the_cosine_but_stop_the_training() -> None:
     options = Training(epochs=9, schedule="cosine", early_stopping=EarlyStopping(patience=3))
     assert rates(options, [1.0] * 9) == rates(options, [float(k) for k in range(9)])
     schedule = Schedule.fresh(options)

@@ -1,4 +1,4 @@
-"""A real browser without any library: Chromium's own protocol over its pipe (JSON, each message ended by a zero)."""
+"""A real browser without a library: Chromium's DevTools protocol over a pipe (JSON, messages end with a zero byte)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLAGS = (
 
 
 def program() -> str | None:
-    """Return Chromium's path, None where there is none."""
+    """Return Chromium's path, None if it is not installed."""
     return next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 
 
@@ -49,7 +49,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """Call the browser and wait for its answer."""
+        """Call a method of the protocol and wait for its result."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": arguments}
         if self._session:
@@ -63,7 +63,7 @@ class Browser:
             self.events.append(answer)
 
     def open(self, address: str, width: int, height: int, mobile: bool = False) -> None:
-        """Load a page in a window of that size and wait until it is there."""
+        """Load a page in a window of that size and wait until it is loaded."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         self.events.clear()
         self.call("Page.navigate", url=address)
@@ -94,7 +94,7 @@ class Browser:
         path.write_bytes(base64.b64decode(found["data"]))
 
     def requests(self) -> list[str]:
-        """Return the addresses that were asked for since the page was opened, embedded ones left out."""
+        """Return the URLs requested since the page was opened, without embedded ones."""
         asked = [e for e in self.events if e.get("method") == "Network.requestWillBeSent"]
         found = [e["params"]["request"]["url"] for e in asked]
         return [url for url in found if not url.startswith("data:")]
@@ -127,7 +127,7 @@ def browser() -> Iterator[Browser]:
     our_in, their_out = os.pipe()
 
     with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as profile:
-        # The browser reads descriptor 3 and writes descriptor 4; a shell puts them there, wherever ours lie.
+        # The browser reads descriptor 3 and writes descriptor 4; a shell moves ours to these numbers.
         line = f'exec "$0" "$@" 3<&{their_in} 4>&{their_out}'
         process = subprocess.Popen(
             ["/bin/bash", "-c", line, path, *FLAGS, f"--user-data-dir={profile}", "about:blank"],

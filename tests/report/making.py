@@ -1,7 +1,7 @@
 """Campaign folders of any shape, as a run leaves them, from a seed: plausible numbers within seconds, untrained.
 
 Truth is a simple alloy: 32 sites, k of them iron; an asymmetric dome of the graph target, node targets by species.
-A member's predictions are truth + noise of its own size, and its errors are computed from them.
+A member's predictions are truth + noise, whose size is the member's own, and its errors are computed from them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FEPT = {
 }
 PAPER_VARIANTS = ("HCM", "HC", "HM", "CM", "H", "C", "M")
 UNITS = {"mixing_enthalpy": "Ry", "charge_transfer": "e", "magnetic_moment": "μB"}
-# Error of a task (scaled) by variant, as a campaign like the paper's would find; 0.01 elsewhere.
+# Error of a task (scaled) by variant, similar to the paper's; 0.01 elsewhere.
 LEVELS = {
     ("HCM", "H"): 7.5e-3, ("HC", "H"): 7.3e-3, ("HM", "H"): 6.6e-3, ("H", "H"): 1.0e-2,
     ("HCM", "C"): 6.8e-3, ("HC", "C"): 7.4e-3, ("CM", "C"): 5.9e-3, ("C", "C"): 5.9e-3,
@@ -43,7 +43,7 @@ class Shape:
     """What a campaign's folder is to look like.
 
     ``states`` maps a member's name (``"HM/03"``) or a variant to waiting, interrupted, running, failed or diverged;
-    whoever is not named has finished. ``width`` gives node targets more than one component.
+    all others have finished. ``width`` gives node targets more than one component.
     """
 
     variants: tuple = PAPER_VARIANTS

@@ -1,4 +1,4 @@
-"""Whatever an entry of a campaign's folder is or holds: status and report say which, and go on with the rest."""
+"""Unreadable entries in a campaign's folder: status and report name them, and continue with the rest."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ RECORDS = ("members/H/00/result.json", "members/H/01/failure.json", "progress.js
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A campaign at work; copy it before hurting it."""
+    """An active campaign; copy it before damaging it."""
     states = {"H/01": "failed", "H/02": "running"}
     return making.make(tmp_path_factory.mktemp("u") / "out", variants=("H",), replicas=4, samples=10, states=states)
 
 
-def looked_at(out: Path) -> tuple[str, list[str]]:
+def inspect(out: Path) -> tuple[str, list[str]]:
     """Return what status shows, and the remarks of a report."""
     stream = io.StringIO()
     status, snapshot = read_status(out)
@@ -68,21 +68,21 @@ def replaced_by_brackets(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "hurt",
+    "damage",
     [replaced_by_a_folder, replaced_by_a_file, replaced_by_a_loop, replaced_by_brackets],
     ids=lambda h: h.__name__,
 )
-def test_any_entry_may_be_something_else(whole: Path, tmp_path: Path, hurt: Callable[[Path], None]) -> None:
+def test_any_entry_may_be_something_else(whole: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
     names = sorted(str(p.relative_to(whole)) for p in whole.rglob("*") if "H/03" not in str(p))
     assert len(names) > 15
     for name in names:
         if name == "campaign.yaml" or name.startswith("report"):
             continue
         out = Path(shutil.copytree(whole, tmp_path / "out", symlinks=True))
-        hurt(out / name)
-        shown, remarks = looked_at(out)
+        damage(out / name)
+        shown, remarks = inspect(out)
         assert "H " in shown, name
-        if name == "members/H/00/result.json" or (name == "members/H/00" and hurt is not replaced_by_a_folder):
+        if name == "members/H/00/result.json" or (name == "members/H/00" and damage is not replaced_by_a_folder):
             assert "unreadable: H/00: cannot read" in shown
             assert any(line.startswith("H/00: cannot read") for line in remarks)
         if name == "members/H/01/failure.json":
@@ -114,7 +114,7 @@ def test_any_value_of_a_record_may_be_of_another_type(
         content = data.draw(JSON)
     lines[number] = json.dumps(content)
     (out / record).write_text("\n".join(lines))
-    looked_at(out)
+    inspect(out)
 
 
 def test_a_campaign_of_a_newer_version_is_one_line(whole: Path, tmp_path: Path) -> None:

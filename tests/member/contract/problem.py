@@ -114,7 +114,7 @@ class Problem:
         generator = torch.Generator().manual_seed(1)
         self.parameters = layout.named(flat)
         for name, value in self.parameters.items():
-            if ".norm." in name:  # they begin as the identity, where much would cancel
+            if ".norm." in name:  # initially the identity, with which errors could cancel
                 value.add_(0.2 * torch.rand(value.shape, generator=generator, dtype=torch.float64))
         self.buffers = layout.named_buffers(torch.stack([layout.initial_buffers()] * members).double())
         for value in self.buffers.values():
@@ -160,7 +160,7 @@ def outcome(engine: Engine, losses: Tensor, gradients: Tensor, buffers: Tensor) 
 
 
 def _common(name: str) -> str:
-    return name.replace(".conv.conv.", ".conv.")  # the library's layer lies in a module of its own
+    return name.replace(".conv.conv.", ".conv.")  # the library's layer is in its own module
 
 
 def agree(found: Outcome, expected: Outcome, dtype: torch.dtype = torch.float64, loose: float = 1.0) -> None:
@@ -174,7 +174,7 @@ def agree(found: Outcome, expected: Outcome, dtype: torch.dtype = torch.float64,
     for name, value in expected.gradients.items():
         if double:
             torch.testing.assert_close(found.gradients[name], value, rtol=near, atol=near * scale, msg=_named(name))
-        elif not (".conv." in name and name.endswith("bias")):  # ahead of batch norm: the true gradient is zero
+        elif not (".conv." in name and name.endswith("bias")):  # before batch norm the true gradient is zero
             error = torch.linalg.vector_norm(found.gradients[name] - value)
             assert error <= near * torch.linalg.vector_norm(value), name
 

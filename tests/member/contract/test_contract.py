@@ -1,7 +1,7 @@
 """What every engine must hold to: same data and same weights, same losses, gradients, statistics and predictions.
 
-The judge is the library engine in float64: PyTorch Geometric's layers and autograd. That its own gradients are the
-slopes of its losses is shown by `tests/member/test_convolutions.py`.
+The reference is the library engine in float64: PyTorch Geometric's layers and autograd.
+`tests/member/test_convolutions.py` checks its own gradients against finite differences.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LEVELS = {
 
 
 def geometries(rng: np.random.Generator, *atoms: int) -> list[Neighbours]:
-    """Random ones of so many atoms."""
+    """Random geometries with these numbers of atoms."""
     return [random_neighbours(rng, n, int(rng.integers(0, 4 * n))) for n in atoms]
 
 
@@ -324,7 +324,7 @@ def test_not_a_number_shows_in_its_members_losses_alone(name: str) -> None:
     assert losses[[0, 2]].isfinite().all() and losses[1].isnan().all()
 
 
-def test_the_judge_is_not_fooled_by_weights() -> None:
+def test_the_comparison_detects_wrong_weights() -> None:
     """Each weight of a task in the loss reaches the gradients, and only those."""
     problem = shared(15)
     doubled = tuple(dataclasses.replace(t, weight=2 * t.weight) for t in TASKS)

@@ -74,7 +74,7 @@ def test_without_a_compiler_there_is_a_reason(tmp_path: Path, monkeypatch: pytes
         kernels.library("float32", tmp_path)
 
 
-def test_a_compiler_that_fails_gives_its_first_complaint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_error_of_a_failing_compiler_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_compiler(tmp_path / "bin", "cc", 'echo "license expired" >&2; exit 3')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     cache = tmp_path / "cache"
