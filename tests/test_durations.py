@@ -48,7 +48,7 @@ def test_slurms_meaning(text: str, seconds: int) -> None:
     ["", " ", "x", "0", "0s", "0:00", "-1", "1:99", "1:60:00", "1-", "-5", "1-2:60", "1-1:2:3:4", "1:2:3:4", "30m1h",
      "1h30", "1.5:00", "nan", "inf", "1e3", "9" * 400, "٣", "2w"],
 )  # fmt: skip
-def test_what_is_no_duration_is_refused_in_one_line(text: str) -> None:
+def test_invalid_durations_are_refused_in_one_line(text: str) -> None:
     with pytest.raises(UserError, match=r"--walltime '.*': expected minutes") as caught:
         seconds_of(text, "--walltime")
     assert "\n" not in str(caught.value)

@@ -40,7 +40,7 @@ def test_info_shows_the_content(made: Path) -> None:
 
 
 def test_info_shows_and_draws_the_distribution(made: Path) -> None:
-    """A picture that PIL can open, of a page's width, with more in it than paper; a PDF; the numbers in the table."""
+    """A picture that PIL can open, of a page's width, that is not blank; a PDF; the numbers in the table."""
     from PIL import Image
 
     for name in ("a.png", "a.pdf"):
@@ -124,7 +124,7 @@ def test_what_a_user_gets_wrong_is_one_line(
     places = {"raw": str(made / "raw"), "bp": str(made / "small.bp"), "new": str(made / "new")}
     places["empty"] = str(made / "empty")
     (made / "empty").mkdir(exist_ok=True)
-    # The program's own entry, in this process: thirty starts of Python would take a minute.
+    # Through the program's entry point, in this process: thirty starts of Python would take a minute.
     monkeypatch.setattr(sys, "argv", ["hydragnn-hpc", "data", *(a.format(**places) for a in arguments)])
     with pytest.raises(SystemExit) as end:
         main()

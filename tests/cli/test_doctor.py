@@ -91,7 +91,7 @@ def test_a_launcher_of_another_mpi_is_found_out(tmp_path: Path) -> None:
 def test_a_launcher_that_does_not_fit_is_one_line() -> None:
     done = run("hydragnn-hpc", "doctor", OMPI_COMM_WORLD_RANK="0", OMPI_COMM_WORLD_SIZE="4")
     assert done.returncode == 2
-    # mpi4py warns of the environment ahead of it.
+    # mpi4py warns of the environment before it.
     assert done.stderr.splitlines()[-1].startswith("hydragnn-hpc: error: Open MPI started 4 processes")
     assert "Traceback" not in done.stderr
 

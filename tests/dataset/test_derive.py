@@ -76,6 +76,6 @@ def test_given_end_members() -> None:
         (["Fe=-1", "Pt=-2", "Fe=-1"], "'Fe=-1': Fe is given twice"),
     ],
 )
-def test_what_is_no_end_member_is_refused(given_: list[str], message: str) -> None:
+def test_invalid_end_members_are_refused(given_: list[str], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         derive.parse_end_members(given_)

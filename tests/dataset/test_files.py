@@ -87,7 +87,7 @@ def test_the_older_lzma(tmp_path: Path) -> None:
     "cut", [7 * BLOCK, 7 * BLOCK + 100, 7 * BLOCK + 512, 7 * BLOCK + 700, 8 * BLOCK - 5, 12 * BLOCK]
 )
 def test_an_archive_cut_anywhere_is_reported(tmp_path: Path, compress: Callable[[bytes], bytes], cut: int) -> None:
-    """At a member's start, in a header, after it, in a content, in its padding, ahead of the archive's end."""
+    """At a member's start, in a header, after it, in a content, in its padding, before the archive's end."""
     archive = tmp_path / "a.tar"
     archive.write_bytes(compress(pack(CONTENT)[:cut]))
     with pytest.raises(UserError, match="truncated"):
@@ -128,7 +128,7 @@ def test_a_damaged_header_or_checksum_is_reported(tmp_path: Path) -> None:
         (b"\x28\xb5\x2f\xfd" + bytes(1000), r"zstd -d .*a\.tar"),
     ],
 )
-def test_what_is_no_archive_is_reported(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_archives_are_reported(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(UserError, match=message):
         read(tmp_path / "a.tar")
@@ -139,7 +139,7 @@ def test_an_empty_archive_holds_nothing(tmp_path: Path) -> None:
     assert read(tmp_path / "a.tar") == {}
 
 
-def test_members_that_are_no_plain_file_are_reported_one_by_one(
+def test_members_that_are_not_regular_files_are_reported_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, archive = tarfile.REGTYPE, tmp_path / "a.tar"
@@ -217,7 +217,7 @@ def test_natural_order() -> None:
 
 
 def test_an_archive_cannot_write_anywhere(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names that lead out of a folder, links, and files through them, devices: of none is anything unpacked."""
+    """Names that lead out of a folder, links, and files through them, devices: nothing of them is unpacked."""
     prefixes = ["../up_", f"{tmp_path}/", "link/", "./a/../../", "..//"] * 100
     named = zip(prefixes, sorted(raw.iterdir()), strict=False)
     good = [(f"{prefix}{path.name}", path.read_bytes(), tarfile.REGTYPE) for prefix, path in named]
@@ -244,7 +244,7 @@ def test_an_archive_cannot_write_anywhere(tmp_path: Path, raw: Path, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["../up", "/tmp/up", "..", ".", ".hidden", "a/b", "a b"])
-def test_a_structures_name_is_no_path(tmp_path: Path, raw: Path, name: str) -> None:
+def test_a_structures_name_is_not_used_as_a_path(tmp_path: Path, raw: Path, name: str) -> None:
     convert(raw, tmp_path / "a.extxyz", Options())
     first, comment, rest = (tmp_path / "a.extxyz").read_text().split("\n", 2)
     comment = re.sub(r"name=\S+", f'name="{name}"', comment)

@@ -392,7 +392,7 @@ def test_a_unit_that_is_not_known_is_mentioned_once(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().err.count("'energy' is in 'furlong', a unit not known here; taken as eV") == 1
 
 
-def test_units_that_a_database_states_are_held_to_those_of_the_targets(tmp_path: Path) -> None:
+def test_units_that_a_database_states_are_compared_with_those_of_the_targets(tmp_path: Path) -> None:
     tables = ({"_property_unit_dict": {"energy": "Hartree"}}, {"key_descriptions": {"energy": ("E", "energy", "Ha")}})
     for k, metadata in enumerate(tables):
         source = database(tmp_path / f"{k}.db", metadata)
@@ -455,7 +455,7 @@ def test_marked_isolated_atoms_are_left_out(mark: str, tmp_path: Path, capsys: p
     assert len(sources.read(tmp_path / "a.xyz", options).samples.names) == 13
 
 
-def test_lone_atoms_are_no_pure_crystals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lone_atoms_are_not_pure_crystals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whether the boundary is open, or a box of vacuum; a primitive cell of one atom is a crystal."""
     parts = [xyz(tmp_path / "x", f"{LATTICE} energy=-%d", ("Cu 0 0 0", "Cu 0 0 2.5"), 3).read_text()]
     for header in (

@@ -173,7 +173,7 @@ def test_lengths(text: str, bohr: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["7", "", "bohr", "7 miles", "-7bohr", "0bohr", "1e999bohr", "1.2.3bohr", "nanbohr"])
-def test_what_is_no_length_is_refused(text: str) -> None:
+def test_invalid_lengths_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="--cutoff"):
         parse_length(text, "--cutoff")
 

@@ -132,7 +132,7 @@ def test_a_malformed_file_is_named_with_line_and_reason(tmp_path: Path, content:
     assert found.skipped.count == 1 and message in found.skipped.reasons[0]
 
 
-def test_files_that_cannot_be_read_are_passed_over_where_asked(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_skipped_on_request(tmp_path: Path) -> None:
     (tmp_path / "out_1").write_text(GOOD)
     (tmp_path / "out_2").symlink_to("nowhere")
     (tmp_path / "README").write_text("notes on these runs\n")
@@ -163,7 +163,7 @@ def test_geometries_beyond_the_remembered_are_still_checked(monkeypatch: pytest.
         check(replace(good, pos=np.ones((2, 3))))
 
 
-def test_sources_that_are_none(tmp_path: Path) -> None:
+def test_invalid_sources(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         sources.read(tmp_path / "nowhere", Options())
     with pytest.raises(UserError, match="contains no files"):

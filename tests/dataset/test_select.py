@@ -38,7 +38,7 @@ def test_of_repeated_samples_the_first_stays() -> None:
 
 
 @given(groups, st.integers(0, 40), st.integers(0, 5))
-def test_the_cap_keeps_exactly_so_many_of_each_composition(sizes: list[int], cap: int, seed: int) -> None:
+def test_the_cap_limits_the_samples_of_each_composition(sizes: list[int], cap: int, seed: int) -> None:
     counts = counts_of(sizes)
     kept = select.cap_per_composition(counts, cap, seed)
     assert np.array_equal(kept, np.unique(kept))
@@ -99,7 +99,7 @@ def test_a_composition_too_small_to_split_goes_whole_into_training(n: int) -> No
     "fractions",
     [(0.7, 0.2, 0.2), (1.0, 0.0, 0.0), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5), (0.5, float("nan"), 0.5)],
 )
-def test_fractions_that_are_none_are_refused(fractions) -> None:
+def test_invalid_fractions_are_refused(fractions) -> None:
     with pytest.raises(UserError, match="--fractions"):
         select.split_by_composition(counts_of([40]), fractions, 0)
 
@@ -177,14 +177,14 @@ def test_the_order_in_which_samples_are_read_and_classes_are_numbered_does_not_m
     assert found[0].keys() == {f"out_{k}" for k in numbers} and set(found[0].values()) == {0, 1, 2}
 
 
-def test_a_random_split_pays_no_heed_to_compositions() -> None:
+def test_a_random_split_ignores_compositions() -> None:
     counts = np.array([[1, 0]] * 20)
     counts[:2] = [0, 1]
     found = select.split("random", counts, (0.5, 0.25, 0.25), 0)
     assert np.bincount(found.part).tolist() == [10, 5, 5] and found.too_small == []
 
 
-def test_classes_are_dealt_out_in_proportion() -> None:
+def test_classes_are_split_in_proportion() -> None:
     counts = np.ones((100, 1), np.int64)
     singles = select.split("symmetry", counts, (0.6, 0.2, 0.2), 0, np.arange(100))
     assert np.bincount(singles.part).tolist() == [60, 20, 20]

@@ -56,7 +56,7 @@ def parent(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hurt(small_bp: Path, tmp_path: Path) -> Callable[[str, Callable[[bytes], bytes]], Path]:
-    """``hurt(file, change)``: a data set whose damage its manifest does not tell, so that ADIOS2 meets it."""
+    """``hurt(file, change)``: a data set with damage that its manifest does not reveal, so that it reaches ADIOS2."""
 
     def make(name: str, change: Callable[[bytes], bytes]) -> Path:
         bp = Path(shutil.copytree(small_bp, tmp_path / "hurt.bp"))
@@ -213,13 +213,13 @@ def test_a_copy_that_is_not_whole_is_not_opened(small_bp: Path, parent: Path, tm
             shutil.rmtree(copy)
 
 
-def test_a_data_set_that_is_none_is_reported(parent: Path, tmp_path: Path) -> None:
+def test_a_missing_data_set_is_reported(parent: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such data set"), Staging(tmp_path / "none.bp", parent):
         pass
     assert not list(parent.iterdir())
 
 
-def test_storage_without_room_is_reported(small_bp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_without_space_is_reported(small_bp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], capture_output=True).returncode:

@@ -192,7 +192,7 @@ BAD_FRAMES: dict[str, tuple[Callable[[list[Atoms]], object], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_FRAMES)
-def test_a_bad_frame_fails_or_is_passed_over(case: str, tmp_path: Path) -> None:
+def test_a_bad_frame_fails_or_is_skipped(case: str, tmp_path: Path) -> None:
     spoil, message = BAD_FRAMES[case]
     made = frames()
     spoil(made)

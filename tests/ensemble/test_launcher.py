@@ -55,7 +55,7 @@ def test_launchers(environment: dict[str, str], expected: LaunchEnvironment) -> 
     assert detect(environment) == expected
 
 
-def test_a_variable_that_is_no_number() -> None:
+def test_a_variable_that_is_not_a_number() -> None:
     with pytest.raises(UserError, match="PMI_RANK='one'"):
         detect({"PMI_RANK": "one", "PMI_SIZE": "2"})
 

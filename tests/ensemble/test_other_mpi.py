@@ -51,7 +51,7 @@ def segments() -> set[str]:
     return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(("sm_segment", "Intel_MPI"))}
 
 
-def test_doctor_is_content_and_leaves_nothing_behind(programs: Path) -> None:
+def test_doctor_finds_no_problem_and_leaves_nothing_behind(programs: Path) -> None:
     before = segments()
     command = [str(programs / "hydragnn-hpc"), "doctor", "--json"]
     done = subprocess.run(command, env=environment(programs), capture_output=True, text=True, timeout=120)

@@ -82,7 +82,7 @@ def test_a_member_that_is_finished_on_disk_is_finished(small: Path, tmp_path: Pa
     assert sum(e["event"] == "finished" for e in events) == 6
 
 
-def test_a_member_that_goes_on_with_another_engine_is_named(small: Path, tmp_path: Path) -> None:
+def test_a_member_that_continues_with_another_engine_is_named(small: Path, tmp_path: Path) -> None:
     done = drive(small, tmp_path / "out", 2, "engine", "H", "0.05")
     line = "H/00 was trained by engine torch, continues with engine fused: the last digits of its result depend on this"
     assert done.returncode == 0 and line in done.stderr, done.stderr

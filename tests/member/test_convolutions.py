@@ -195,7 +195,7 @@ def test_seeds_give_weights_of_their_own(name: str, edges: bool) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n, e in EVERY if e])
-def test_edge_features_tell_lengths_and_nothing_else(name: str) -> None:
+def test_edge_features_depend_on_lengths_alone(name: str) -> None:
     samples = random_samples(10, [9])
     engine = make_engine(name, True, samples)
     parameters, buffers = stack(engine, 1)

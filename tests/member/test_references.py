@@ -204,7 +204,7 @@ def test_a_copy_made_for_others_is_refused(staged: copies.StagedData) -> None:
         from_staged(plain, CAMPAIGN)
 
 
-def test_what_cannot_be_had_is_reported_by_the_run(surrogate_raw, tmp_path: Path) -> None:
+def test_unavailable_inputs_are_reported_by_the_run(surrogate_raw, tmp_path: Path) -> None:
     """The copying child's own error, in one line."""
     prepare.prepare(surrogate_raw(1), tmp_path / "one.bp", Options(split_by="random"))
     task = ReferencedTask(name="H", field="mixing_enthalpy", level="graph", reference="composition")

@@ -27,7 +27,7 @@ def address(rendered: Rendered) -> str:
 
 @pytest.mark.parametrize("size", [LAPTOP, PHONE])
 @pytest.mark.parametrize("which", ["unfinished", "foreign", "single", "nothing"])
-def test_it_loads_alone_fits_and_complains_of_nothing(
+def test_it_loads_alone_fits_and_reports_no_error(
     window: browser.Browser, which: str, size: tuple, request: pytest.FixtureRequest
 ) -> None:
     rendered = request.getfixturevalue(which)
@@ -48,7 +48,7 @@ def column(window: browser.Browser, section: str, number: int, table: int = 0) -
 
 
 @pytest.mark.parametrize("size", [LAPTOP, PHONE])
-def test_a_click_sorts_by_number_and_a_second_one_turns_it(
+def test_a_click_sorts_by_number_and_a_second_one_reverses_it(
     window: browser.Browser, unfinished: Rendered, size: tuple
 ) -> None:
     window.open(address(unfinished), *size)

@@ -268,7 +268,7 @@ def test_many_members(replicas: int, samples: int, tmp_path: Path) -> None:
     assert (tmp_path / "x" / "report" / "index.html").stat().st_size < 5_000_000
 
 
-def test_tensorboard_gets_every_epoch_of_every_member(single: Rendered) -> None:
+def test_tensorboard_receives_every_epoch_of_every_member(single: Rendered) -> None:
     """Read back with the format's own messages: a length, its checksum, an event, its checksum."""
     pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event

@@ -148,7 +148,7 @@ def test_time_left_of_one_worker_is_the_mean_of_its_variant(tmp_path: Path) -> N
     )
     seconds = [json.loads(p.read_text())["seconds"] for p in sorted(out.glob("members/H/*/result.json"))]
     found, _ = status.read_status(out)
-    # One H by the mean of H; four C by the same, for want of anything nearer.
+    # One H by the mean of H; four C by the same, the nearest variant that has a time.
     assert found.worker_seconds_left == pytest.approx(5 * sum(seconds) / 3)
 
 

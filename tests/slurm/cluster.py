@@ -14,7 +14,7 @@ from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "munged", "munge", "setpriv")
 
-# proctrack, task and accounting plugins that need no cgroups; several slurmd on one host tell themselves apart by port.
+# proctrack, task and accounting plugins that need no cgroups; several slurmd on one host differ by their ports.
 # cred_expire is how long a requeued job waits.
 CONFIGURATION = """\
 ClusterName=tests

@@ -32,7 +32,7 @@ def test_two_nodes_of_two_ranks_give_what_mpirun_gives(place: Place, tmp_path: P
     assert runs(out) == 1
     entry = json.loads((out / "jobs" / "submitted.jsonl").read_text())
     assert (entry["id"], entry["nodes"], entry["members_left"]) == (job, 2, 12)
-    # One GPU a rank, another on each rank of a node.
+    # One GPU per rank, a different one for each rank of a node.
     masks = [line.split() for line in (place.folder / "masks.txt").read_text().splitlines()]
     assert sorted((node, rank) for node, rank, _ in masks[:4]) == [("n1", "0"), ("n1", "1"), ("n2", "0"), ("n2", "1")]
     assert sorted((node, gpu) for node, _, gpu in masks[:4]) == [("n1", "0"), ("n1", "1"), ("n2", "0"), ("n2", "1")]
@@ -46,7 +46,7 @@ def test_out_of_time_it_requeues_itself_until_done(place: Place, tmp_path: Path)
         job = place.submit(out, "--walltime", f"{seconds + 18:.0f}s")  # with what is kept back for saving
         state, text = place.end(job, out)
         if state == "FAILED" and "finished no epoch of any; ask for more time" in text:
-            seconds += 3  # the promise of that line: it is not requeued for ever
+            seconds += 3  # the promise of that line: it is not requeued forever
             continue
         place.wait_for_end(job, out)
         if runs(out) > 1:
@@ -55,7 +55,7 @@ def test_out_of_time_it_requeues_itself_until_done(place: Place, tmp_path: Path)
     pytest.fail("no run was cut short while members trained")
 
 
-def test_a_signal_ends_a_run_and_the_next_goes_on(place: Place, tmp_path: Path) -> None:
+def test_a_signal_ends_a_run_and_the_next_continues(place: Place, tmp_path: Path) -> None:
     out = tmp_path / "out"
     job = place.submit(out)
     place.wait(lambda: finished(out) > 0, "a first member", out)

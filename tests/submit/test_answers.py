@@ -239,7 +239,7 @@ def test_gpus_among_slurms_resources(gres: str, gpus: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "\n", "usage: x", "a b c\n1 2 3\n", "PartitionName=x", "QUEUE: x\n", "<html>"])
 @pytest.mark.parametrize("form", ["slurm", "pbs", "lsf", "flux"])
-def test_answers_of_another_form_are_no_queues(form: str, text: str) -> None:
+def test_answers_of_unknown_form_are_refused(form: str, text: str) -> None:
     with pytest.raises(ValueError):
         read(form, dict.fromkeys(("queues", "nodes", "server"), text))
 

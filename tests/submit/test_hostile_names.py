@@ -55,7 +55,7 @@ def test_the_local_script_executes_no_name(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("site", site_names())
 @pytest.mark.parametrize("name", FITTING)
-def test_ahead_of_the_first_command_there_are_comments_alone(site: str, name: str, tmp_path: Path) -> None:
+def test_only_comments_precede_the_first_command(site: str, name: str, tmp_path: Path) -> None:
     """Schedulers read these lines; a name in them neither ends a line nor is cut at a blank."""
     header = script(site, tmp_path / name, tmp_path / "in" / f"{name}.yaml").split("\n\n")[0].splitlines()
     plain = script(site, tmp_path / "out", tmp_path / "in" / "c.yaml").split("\n\n")[0].splitlines()
@@ -79,7 +79,7 @@ def test_what_ends_a_line_is_refused(site: str, name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("account", ["a b", "$(touch executed)", "`touch executed`", "a;b", 'a"b', "a'b", "#"])
-def test_accounts_that_are_none_are_refused(account: str, tmp_path: Path) -> None:
+def test_invalid_accounts_are_refused(account: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected letters, digits"):
         script("slurm", tmp_path / "out", tmp_path / "in" / "c.yaml", account)
 

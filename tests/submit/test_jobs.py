@@ -118,7 +118,7 @@ def test_status_before_the_campaign_has_begun(tmp_path: Path, monkeypatch: pytes
     assert "unknown; 'squeue' is not on this host" in shown
 
 
-def test_status_goes_on_watching_until_the_campaign_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_keeps_watching_until_the_campaign_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tmp_path, "slurm")
     stand_in(tmp_path, monkeypatch, "squeue", "echo PENDING Priority")
     command = [sys.executable, "-m", "hydragnn_hpc", "status", str(folder.root), "--watch", "--interval", "0.1"]

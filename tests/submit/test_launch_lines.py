@@ -35,7 +35,7 @@ def test_a_launch_line_starts_ranks_that_find_their_place(
     folder: Path, tmp_path: Path, name: str, launcher: str
 ) -> None:
     site = load_site(name)
-    # The profile as it ships, but for two ranks a node and without its modules.
+    # The profile as it ships, but with two ranks per node and without its modules.
     content = yaml.safe_load((ROOT / "jobs" / "sites" / f"{name}.yaml").read_text())
     content.update(ranks_per_node=2, environment=[], retired="")
     note = f"echo $PALS_LOCAL_RANKID $CUDA_VISIBLE_DEVICES $ZE_AFFINITY_MASK >> {tmp_path}/ranks.txt"
@@ -53,7 +53,7 @@ def test_a_launch_line_starts_ranks_that_find_their_place(
          str(tmp_path / "site.yaml"), "--account", "abc", "--walltime", "10m", "--nodes", "1", "--dry-run"],
         env=environment, capture_output=True, text=True, check=True, timeout=60,
     ).stdout  # fmt: skip
-    # The script puts the environment's programs first; the stand-in has to come ahead of its mpiexec.
+    # The script puts the environment's programs first; the stand-in must come before its mpiexec.
     script = script.replace(f"export PATH={BIN}:", f"export PATH={tmp_path / 'bin'}:{BIN}:")
     done = subprocess.run(
         ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=200, check=False

@@ -110,7 +110,7 @@ def test_a_generic_profile_refuses_what_is_not_there(here: Path, arguments: list
          "5 GPUs per node: mine has nodes of at most 2 GPUs"),
     ],
 )  # fmt: skip
-def test_a_profile_is_held_to_the_machine(
+def test_a_profile_is_checked_against_the_machine(
     here: Path, changes: dict[str, object], arguments: list[str], words: str
 ) -> None:
     done = submit(here, "--site", profile(here, **changes), *arguments)
@@ -145,7 +145,7 @@ def test_a_generic_profile_takes_its_numbers_from_the_machine(
     assert (here / "tested").read_text() == script
 
 
-def test_without_gpus_there_is_a_rank_a_core(here: Path) -> None:
+def test_without_gpus_there_is_one_rank_per_core(here: Path) -> None:
     (here / "nodes").write_text("batch|2|8|2|2000|(null)\n")
     done = submit(here, "--site", "slurm", "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""The fused kernels: every size of batch, layer and geometry that a tile of theirs may meet; Adam; what is refused."""
+"""The fused kernels: every size of batch, layer and geometry that their tiles may meet; Adam; what is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def any_problem(seed: int, **network: object) -> Problem:
 
 
 def check(of: Problem, batch: int, loose: float = 1.0) -> None:
-    """Hold a step to the judge's."""
+    """Compare a step with the reference engine's."""
     index = of.index(batch)
     agree(of.step(of.engine("fused"), index), of.step(of.engine(), index), loose=loose)
 
@@ -87,7 +87,7 @@ def test_not_a_number_stays_in_its_place() -> None:
 
 
 def test_subnormal_moments_vanish_and_the_processor_is_left_as_it_was() -> None:
-    """They would stay for ever, a hundred cycles each."""
+    """They would persist, at a hundred cycles each."""
     of = any_problem(47)
     engine = of.engine("fused", torch.float32)
     parameters, _ = of.stack(engine, torch.float32)
