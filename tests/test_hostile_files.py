@@ -91,7 +91,7 @@ def of_old_torch(path: Path, payload: Payload) -> None:
 def of_numpy(path: Path, payload: Payload) -> None:
     if path.suffix == ".npz":
         names = np.load(path).files
-        np.savez(path, allow_pickle=True, **{name: np.array([payload], dtype=object) for name in names})
+        np.savez(path, **{name: np.array([payload], dtype=object) for name in names})
     else:
         with path.open("wb") as stream:
             np.save(stream, np.array([payload], dtype=object), allow_pickle=True)

@@ -174,5 +174,5 @@ def write_done(
     with written_whole(files.model, hold=hold) as stream:
         torch.save({"schema": plain.pop("schema"), "weights": model.weights, **plain}, stream)
     with written_whole(files.predictions, hold=hold) as stream:
-        np.savez_compressed(stream, allow_pickle=False, **predictions)
+        np.savez_compressed(stream, **predictions)  # type: ignore[arg-type]  # older numpy takes no allow_pickle=
     write_record(files.result, result, hold)
