@@ -216,7 +216,7 @@ def _read(path: Path) -> _Content | None:
 
 
 def _changes(path: Path, content: _Content, seconds: float) -> bool:
-    """Whether what is in ``path`` changes within so many seconds."""
+    """Whether the content of ``path`` changes within ``seconds``."""
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         time.sleep(min(0.5, seconds / 4))

@@ -2,7 +2,7 @@
 
 The rates of the engines are those of one core of the machine of tests/benchmarks/RESULTS-speed.md, fitted to its table
 of engines. They err by some ten per cent there; on other machines, and on GPUs, which have not been measured, by far
-more. An estimate only chooses the time that a job asks for: a job that was given too little goes on in another.
+more. An estimate only chooses the time that a job asks for: a job that was given too little is continued by another.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Measure what the ensemble itself costs: scheduling over many ranks, start-up and reports of large campaigns.
 
     python -m tests.benchmarks.scale [--ranks 64] [--members 10000] [--seconds 2] [--json FILE]
-    python -m tests.benchmarks.scale --start 8 32 64    # only: what rank 0 needs to start so many ranks
-    python -m tests.benchmarks.scale --dry-runs 20000    # only: dry runs of a campaign of so many variants
+    python -m tests.benchmarks.scale --start 8 32 64    # only: what rank 0 needs to start this many ranks
+    python -m tests.benchmarks.scale --dry-runs 20000    # only: dry runs of a campaign of this many variants
 
 Members only sleep (the tests' stand-in for the worker): what remains is the cost of the ensemble. Efficiency is the
 time that members slept over the ranks' total time, from the first assignment to the last result. All ranks share this
@@ -88,7 +88,7 @@ def efficiency(folder: Path, ranks: int, sleep: float) -> Row:
 
 
 def start(folder: Path, ranks: int) -> Row:
-    """One member of no time for each of so many ranks that are joined by a network: what rank 0 needs for them."""
+    """One member of no time for each of this many ranks that are joined by a network: what rank 0 needs for them."""
     wall, printed = drive(folder, folder / f"start-{ranks}", ranks, ranks, 0.0, OVER_NETWORK)
     # Rank 0 needs the most of both.
     return {
@@ -161,8 +161,10 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=64)
     parser.add_argument("--members", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--start", type=int, nargs="+", metavar="RANKS", help="measure only the start of so many ranks")
-    parser.add_argument("--dry-runs", type=int, metavar="VARIANTS", help="measure only dry runs of so many variants")
+    parser.add_argument(
+        "--start", type=int, nargs="+", metavar="RANKS", help="measure only the start of this many ranks"
+    )
+    parser.add_argument("--dry-runs", type=int, metavar="VARIANTS", help="measure only dry runs of this many variants")
     parser.add_argument("--json", type=Path, help="write the rows there as well")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:

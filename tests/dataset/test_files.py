@@ -305,7 +305,7 @@ def test_what_is_passed_over_in_a_plain_archive_is_not_read(tmp_path: Path) -> N
 
 
 def test_a_member_of_negative_size_is_damage(tmp_path: Path) -> None:
-    """In a plain archive, reading would go on at an earlier member, for ever."""
+    """In a plain archive, reading would continue at an earlier member, forever."""
     back = extension(tarfile.XHDTYPE, record("size", "-1536"))
     (tmp_path / "a.tar").write_bytes(pack({"out_1": b"1" * 4000})[:4608] + back + pack({"out_2": b"2"}))
     with pytest.raises(UserError, match=r"cannot read .*a\.tar: a member of -1,536 bytes"):

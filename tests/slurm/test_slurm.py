@@ -79,7 +79,7 @@ def test_cancelled_then_submitted_again(place: Place, tmp_path: Path) -> None:
 
 
 def test_a_node_that_fails_in_mid_run(place: Place, tmp_path: Path) -> None:
-    """Slurm ends the job and puts it back into the queue; with the node up again, it goes on."""
+    """Slurm ends the job and puts it back into the queue; with the node up again, it continues."""
     out = tmp_path / "out"
     job = place.submit(out)
     place.wait(lambda: finished(out) > 0, "a first member", out)

@@ -33,7 +33,7 @@ SCONTROL = (
 SINFO = "".join(f"{name}|1|4|1|2000|gpu:2\n" for name in ("batch", "batch", "short", "gone", "mine"))
 
 # MetaCentrum documentation, "Queues in depth" (docs.metacentrum.cz, read in 2026), qstat -Q -f: a routing queue; its
-# long line goes on in one that begins with a tab. The other queues and the server are in the form of the PBS
+# long line continues in one that begins with a tab. The other queues and the server are in the form of the PBS
 # Professional 2021.1 reference guide, sections on queue and server attributes.
 QSTAT_Q = """\
 Queue: default

@@ -87,7 +87,7 @@ def submit(folder: Path, site: str, *arguments: str) -> subprocess.CompletedProc
     ("site", "samples", "time"),
     [
         ("slurm", 279, "--time=1:10:00"),
-        ("slurm", 27_910, "--time=24:00:00"),  # the profile's limit: it goes on in further jobs
+        ("slurm", 27_910, "--time=24:00:00"),  # the profile's limit: further jobs continue
         ("frontier", 279, "--time=0:20:00"),
         ("lsf", 279, "#BSUB -W "),
     ],

@@ -1,4 +1,4 @@
-"""Job scripts: one golden file a machine, what is refused, what schedulers answer, and how a chain goes on."""
+"""Job scripts: one golden file per machine, refusals, schedulers' answers, and chains of jobs."""
 
 from __future__ import annotations
 
@@ -551,7 +551,7 @@ def test_a_damaged_record_of_a_chain_starts_it_again(folder: CampaignFolder, rec
 def test_a_script_launches_only_what_has_time(
     tmp_path: Path, paper: Campaign, folder: CampaignFolder, setup: str, code: int, launched: int
 ) -> None:
-    """The local script with a stand-in for the launcher, after a set-up of so many seconds."""
+    """The local script with a stand-in for the launcher, after the set-up ``setup``."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "mpirun").write_text("#!/bin/bash\necho launched\n")
     (tmp_path / "bin" / "mpirun").chmod(0o755)

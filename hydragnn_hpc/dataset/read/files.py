@@ -33,8 +33,8 @@ LARGEST_COPY = 4 * 2**30
 """Bytes; a larger file in an archive is not copied to disk for a library that reads only from disk."""
 
 _EXPANSION = 200
-"""A compressed archive that holds more than `LARGEST_COPY` may be so many times as large decompressed; text is 3 to 10
-times. What is passed over has to be decompressed as well, 4 s for each GB."""
+"""A compressed archive that holds more than `LARGEST_COPY` may be this many times as large when decompressed; text is 3
+to 10 times. What is passed over has to be decompressed as well, 4 s for each GB."""
 
 _KINDS: tuple[tuple[bytes, Callable[[IO[bytes]], Any]], ...] = (
     (rb"\x1f\x8b\x08", gzip.open),
@@ -351,7 +351,7 @@ class _Closing(contextlib.AbstractContextManager[Any]):
 
 
 class _Bounded(contextlib.AbstractContextManager[Any]):
-    """A decompressed archive that is refused where it is out of proportion to its file: it would take for ever."""
+    """A decompressed archive that is refused if it is out of proportion to its file: it would take forever."""
 
     def __init__(self, stream: IO[bytes], archive: Path) -> None:
         self._stream, self._archive = stream, archive
