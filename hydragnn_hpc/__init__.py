@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hydragnn_hpc.errors import UserError
+    from hydragnn_hpc.prediction.calculator import EnsembleCalculator
+    from hydragnn_hpc.prediction.ensemble import Ensemble, TaskPrediction
     from hydragnn_hpc.report.results.load import Results, load
 
 __version__ = "0.1.0"
-__all__ = ["Results", "UserError", "__version__", "load"]
+__all__ = ["Ensemble", "EnsembleCalculator", "Results", "TaskPrediction", "UserError", "__version__", "load"]
 
 _MODULES = {
+    "Ensemble": "hydragnn_hpc.prediction.ensemble",
+    "EnsembleCalculator": "hydragnn_hpc.prediction.calculator",
     "Results": "hydragnn_hpc.report.results.load",
+    "TaskPrediction": "hydragnn_hpc.prediction.ensemble",
     "UserError": "hydragnn_hpc.errors",
     "load": "hydragnn_hpc.report.results.load",
 }

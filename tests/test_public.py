@@ -14,11 +14,11 @@ from tests.test_imports import loaded_by
 
 
 def test_every_exported_name_is_there_and_others_are_refused() -> None:
-    assert {name: getattr(hydragnn_hpc, name).__name__ for name in ("load", "Results", "UserError")} == {
-        "load": "load", "Results": "Results", "UserError": "UserError",
+    assert {name: getattr(hydragnn_hpc, name).__name__ for name in ("load", "Results", "UserError", "Ensemble")} == {
+        "load": "load", "Results": "Results", "UserError": "UserError", "Ensemble": "Ensemble",
     }  # fmt: skip
     assert set(hydragnn_hpc.__all__) <= set(dir(hydragnn_hpc))
-    with pytest.raises(AttributeError, match="exports Results"):
+    with pytest.raises(AttributeError, match="exports Ensemble, EnsembleCalculator, Results"):
         hydragnn_hpc.train  # noqa: B018
 
 

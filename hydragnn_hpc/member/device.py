@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -60,6 +62,17 @@ def set_threads(threads: int) -> None:
     # Under some launchers torch sees one core, under others all; the number of threads changes the order of sums.
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Use so many cores for a while: in a process that is not ours."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def main() -> None:

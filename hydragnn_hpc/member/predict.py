@@ -1,112 +1,128 @@
-"""An ensemble applied to new structures: mean and spread of its members."""
+"""The models of one variant applied to new structures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
 from hydragnn_hpc.config import Campaign
-from hydragnn_hpc.dataset.build.unseen import UnseenStructures
-from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.ledger import Member, State
-from hydragnn_hpc.member.choose import general, network_sizes
+from hydragnn_hpc.dataset.build.unseen import Site, UnseenStructures
+from hydragnn_hpc.dataset.read.gathered import offsets_of
+from hydragnn_hpc.dataset.staged.copies import atoms_of
+from hydragnn_hpc.member.choose import general, network_sizes, why_not_fused
+from hydragnn_hpc.member.device import choose_device, threads
+from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
-from hydragnn_hpc.member.training.checkpoint import TrainedModel, read_model
-from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.records.model import ModelFacts
+from hydragnn_hpc.member.fused.engine import FusedEngine
+from hydragnn_hpc.member.training.checkpoint import TrainedModel
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One task of one variant.
+class StackedModels:
+    """Trained models of one variant, which predict together.
 
-    Attributes
+    On a CPU the fused engine takes structures geometry by geometry, if it can run; there a structure's values have the
+    same bits whatever is predicted with it. Else one of the general engines takes a whole batch, and the last digits of
+    float32 may depend on the batch.
+
+    Parameters
     ----------
-    variant, task, level, unit : str
-    mean, std : numpy.ndarray
-        ``[A, d]`` or, at graph level, ``[S, d]`` float64, in the unit; std (ddof = 1) is NaN for a single member.
-    members : int
-    """
-
-    variant: str
-    task: str
-    level: str
-    unit: str
-    mean: np.ndarray
-    std: np.ndarray
-    members: int
-
-
-def read_models(
-    folder: CampaignFolder, members: Sequence[Member], variants: Sequence[str]
-) -> dict[str, list[TrainedModel]]:
-    """Read the models of all finished members by variant; if ``variants`` are named, of those alone.
+    campaign : Campaign
+    variant : str
+    models : sequence of TrainedModel
+    device : {"auto", "cpu", "cuda", "xpu"}
 
     Raises
     ------
     UserError
-        If there is none, or one is damaged.
+        If there is no such device.
     """
-    found: dict[str, list[TrainedModel]] = {}
-    for member in members:
-        if member.state is State.FINISHED and (not variants or member.variant in variants):
-            model = read_model(folder.member(member.variant, member.replica))
-            found.setdefault(member.variant, []).append(model)
-    for variant in variants or [""]:
-        if variant not in found and (variant or not found):
-            of = f" of variant '{variant}'" if variant else ""
-            raise UserError(f"{folder.root}: no member{of} has finished; see 'hydragnn-hpc status {folder.root}'")
-    return found
 
+    def __init__(self, campaign: Campaign, variant: str, models: Sequence[TrainedModel], device: str) -> None:
+        self._campaign, self._variant = campaign, campaign.variant(variant)
+        self._models, self._facts = models, models[0].facts
+        self._device = choose_device(device, 0)
+        self._parameters = self._buffers = torch.empty(0)
 
-def predict(
-    campaign: Campaign,
-    variant: str,
-    models: Sequence[TrainedModel],
-    structures: UnseenStructures,
-    device: torch.device,
-) -> list[Prediction]:
-    """Apply all models of one variant.
+    def predict(self, structures: UnseenStructures) -> dict[str, np.ndarray]:
+        """Return every member's values of every task, in the task's unit.
 
-    Returns
-    -------
-    list of Prediction
-        In the variant's order of tasks; references that were subtracted in training are added again.
-    """
-    of = campaign.variant(variant)
-    facts = models[0].facts
-    data = _data(campaign, of.tasks, facts, structures)
-    linear, logarithmic = facts.average_degree
-    sizes = network_sizes(campaign, of, data, (linear, logarithmic))
-    engine = general(campaign.model, sizes, data, device)
-    parameters = torch.stack([engine.layout.flat(m.weights) for m in models]).to(device)
-    buffers = torch.stack([engine.layout.flat_buffers(m.weights) for m in models]).to(device)
-    values = engine.predict(parameters, buffers, np.arange(len(structures.names)))
-    found = []
-    for task in of.tasks:
-        target, fitted = facts.tasks[task], facts.ready.references.get(task)
-        scaled = values[task].cpu().numpy().astype(np.float64)
-        if fitted:
-            scaled = scaled * np.array(fitted.scale) + structures.reference(fitted)
-        low, high = np.array(target.minimum), np.array(target.maximum)
-        in_units = scaled * (high - low) + low
-        std = in_units.std(axis=0, ddof=1) if len(models) > 1 else np.full(in_units.shape[1:], np.nan)
-        level = campaign.tasks[task].level
-        found.append(Prediction(variant, task, level, target.unit, in_units.mean(axis=0), std, len(models)))
-    return found
+        Returns
+        -------
+        dict
+            By task, ``[E, A, d]`` or, at graph level, ``[E, S, d]`` float64; what was taken off a target in training
+            is put back.
+        """
+        with threads(self._campaign.launch.threads):
+            found = self._scaled(structures)
+        for task in self._variant.tasks:
+            target, fitted = self._facts.tasks[task], self._facts.ready.references.get(task)
+            values = found[task].astype(np.float64)
+            if fitted:
+                values = values * np.array(fitted.scale) + structures.reference(fitted)
+            low, high = np.array(target.minimum), np.array(target.maximum)
+            found[task] = values * (high - low) + low
+        return found
 
+    def _scaled(self, structures: UnseenStructures) -> dict[str, np.ndarray]:
+        """Return what the networks give: ``[E, rows, d]`` float32."""
+        data = next(self._by_site(structures))[1]
+        sizes = network_sizes(self._campaign, self._variant, data, self._average_degree())
+        if self._campaign.training.engine == "torch" or why_not_fused(self._campaign.model, sizes, data, self._device):
+            data = self._data(structures, np.arange(len(structures)), structures.sites)
+            return self._apply(general(self._campaign.model, sizes, data, self._device), len(structures))
+        shapes = {
+            task.name: (len(self._models), structures.atom_offsets[-1] if task.level == "node" else len(structures))
+            for task in sizes.tasks
+        }
+        found = {task.name: np.empty((*shapes[task.name], task.width), np.float32) for task in sizes.tasks}
+        for chosen, data in self._by_site(structures):
+            values = self._apply(FusedEngine(sizes, data), len(chosen))
+            atoms = atoms_of(structures.atom_offsets, chosen)
+            for task in sizes.tasks:
+                found[task.name][:, atoms if task.level == "node" else chosen] = values[task.name]
+        return found
 
-def _data(campaign: Campaign, tasks: Sequence[str], facts: ModelFacts, structures: UnseenStructures) -> TrainingData:
-    """Return structures without targets as an engine's data."""
-    a = structures.arrays
-    structure = Structure.of(a, facts.neighbours.cutoff_bohr)
-    rows = {"node": len(a["atomic_numbers"]), "graph": len(structures.names)}
-    levels = {task: campaign.tasks[task].level for task in tasks}
-    nothing = {
-        t: np.full((rows[level], len(facts.tasks[t].minimum)), np.nan, np.float32) for t, level in levels.items()
-    }
-    none = np.empty(0, np.int64)
-    return TrainingData(structure, structures.inputs, nothing, levels, (none, none, none))
+    def _apply(self, engine: Engine, samples: int) -> dict[str, np.ndarray]:
+        if not len(self._parameters):
+            layout = engine.layout
+            self._parameters = torch.stack([layout.flat(m.weights) for m in self._models]).to(self._device)
+            self._buffers = torch.stack([layout.flat_buffers(m.weights) for m in self._models]).to(self._device)
+        values = engine.predict(self._parameters, self._buffers, np.arange(samples))
+        return {task: value.cpu().numpy() for task, value in values.items()}
+
+    def _average_degree(self) -> tuple[float, float]:
+        linear, logarithmic = self._facts.average_degree
+        return linear, logarithmic
+
+    def _by_site(self, structures: UnseenStructures) -> Iterator[tuple[np.ndarray, TrainingData]]:
+        """Yield the structures on each site, and what an engine takes of them."""
+        order = np.argsort(structures.sample_geometry, kind="stable")
+        ends = np.cumsum(np.bincount(structures.sample_geometry))
+        for site, chosen in zip(structures.sites, np.split(order, ends[:-1]), strict=True):
+            yield chosen, self._data(structures, chosen, [site])
+
+    def _data(self, structures: UnseenStructures, chosen: np.ndarray, sites: list[Site]) -> TrainingData:
+        """Return structures without targets as what an engine takes; ``sites`` are theirs."""
+        sizes = np.diff(structures.atom_offsets)[chosen]
+        lists = [site.neighbours for site in sites]
+        structure = Structure(
+            offsets_of(sizes),
+            structures.sample_geometry[chosen] if len(sites) > 1 else np.zeros(len(chosen), np.int32),
+            offsets_of([len(found.offsets) - 1 for found in lists]),
+            offsets_of(np.concatenate([np.diff(found.offsets) for found in lists])),
+            np.concatenate([found.neighbours for found in lists]),
+            np.concatenate([found.vectors for found in lists]),
+            self._facts.neighbours.cutoff_bohr,
+        )
+        levels = {task: self._campaign.tasks[task].level for task in self._variant.tasks}
+        rows = {"node": int(sizes.sum()), "graph": len(chosen)}
+        # No target is ever looked at; its width is.
+        nothing = {
+            task: np.zeros((rows[level], len(self._facts.tasks[task].minimum)), np.float32)
+            for task, level in levels.items()
+        }
+        none = np.empty(0, np.int64)
+        inputs = structures.inputs[atoms_of(structures.atom_offsets, chosen)]
+        return TrainingData(structure, inputs, nothing, levels, (none, none, none))

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
+from hydragnn_hpc.dataset.build.unseen import Preparation, ReadingChoice, UnseenStructures
 from hydragnn_hpc.dataset.read import formats, sources
 from hydragnn_hpc.dataset.read.formats import lsms
 from hydragnn_hpc.dataset.read.formats.extxyz_header import parse_header
@@ -31,6 +32,8 @@ from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM
+from hydragnn_hpc.records.dataset import NeighbourFacts
+from hydragnn_hpc.records.model import ModelFacts, ModelSpecies
 
 ENERGY = parse_targets(["E=graph:energy:eV"])
 LATTICE = 'Lattice="9 0 0 0 9 0 0 0 9"'
@@ -53,6 +56,15 @@ def only(source: Path, form: str = "auto") -> Frame:
 def read(source: Path, *targets: str, **options: object) -> sources.RawData:
     """Read a source for training."""
     return sources.read(source, Options(targets=parse_targets(targets or ["E=graph:energy:eV"]), **options))  # type: ignore[arg-type]
+
+
+def new_structures(source: Path, on_error: str = "fail") -> UnseenStructures:
+    """Read a source for models that know every element."""
+    every = ModelSpecies(minimum=1, maximum=118, elements=None)
+    near = NeighbourFacts(cutoff_bohr=7.0, boundary="mixed")
+    facts = ModelFacts(model={}, inputs=1, average_degree=[1.0, 1.0], tasks={}, species=every, neighbours=near)
+    (found,) = Preparation(facts, ReadingChoice(on_error=on_error)).read(source)
+    return found
 
 
 def test_what_ase_writes_is_read_as_ase_reads_it(tmp_path: Path) -> None:
@@ -451,8 +463,7 @@ def test_marked_isolated_atoms_are_left_out(mark: str, tmp_path: Path, capsys: p
     raw = read(tmp_path / "a.xyz")
     assert len(raw.samples.names) == 12 and raw.skipped.count == 1
     assert "1 structures are marked as isolated atoms" in capsys.readouterr().err
-    options = Options(purpose="predict")
-    assert len(sources.read(tmp_path / "a.xyz", options).samples.names) == 13
+    assert len(new_structures(tmp_path / "a.xyz")) == 13
 
 
 def test_lone_atoms_are_not_pure_crystals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -493,7 +504,7 @@ def test_what_has_no_neighbour_list_is_skipped_too(atoms: tuple[str, ...], cutof
 def test_new_structures_keep_their_order_and_say_which_they_are(tmp_path: Path) -> None:
     source = xyz(tmp_path / "b.xyz", "name=CuAu energy=%d", n=12)
     source.write_text(source.read_text() + "1\nname=CuAu\nCu inf 0 0\n" + xyz(tmp_path / "c.xyz", "name=1").read_text())
-    samples = sources.read(source, Options(purpose="predict", on_error="skip")).samples
-    assert samples.names == ["CuAu"] * 12 + ["1"]
-    assert samples.index.tolist() == [*range(12), 13]
-    assert samples.origins == [f"b.xyz@{k}" for k in [*range(12), 13]]
+    new = new_structures(source, "skip")
+    assert [frame.name for frame in new.frames] == ["CuAu"] * 12 + ["1"]
+    assert new.index == [*range(12), 13]
+    assert [frame.origin for frame in new.frames] == [f"b.xyz@{k}" for k in new.index]

@@ -303,7 +303,7 @@ def test_a_boundary_in_every_spelling(shown: str, tmp_path: Path) -> None:
 )
 def test_a_file_of_no_known_format(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    for options in (OPTIONS, Options(periodic=True, purpose="predict")):
+    for options in (OPTIONS, Options(periodic=True)):
         with pytest.raises(UserError, match=message):
             prepare(tmp_path / name, tmp_path / "x.bp", options)
 
@@ -320,7 +320,7 @@ def test_a_file_that_the_system_does_not_give_is_not_called_damaged(tmp_path: Pa
 def test_a_folder_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / ".hidden").write_text(GOOD)
-    for options in (OPTIONS, Options(periodic=True, purpose="predict")):
+    for options in (OPTIONS, Options(periodic=True)):
         with pytest.raises(UserError, match="contains no files"):
             prepare(tmp_path / "raw", tmp_path / "x.bp", options)
 

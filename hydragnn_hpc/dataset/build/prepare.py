@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from hydragnn_hpc.atomic import storage_errors
 from hydragnn_hpc.compositions import species_counts
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build import distribution, select, symmetry
+from hydragnn_hpc.dataset.build.distances import DistanceCheck
 from hydragnn_hpc.dataset.graphs import find_neighbours
 from hydragnn_hpc.dataset.read import derive, sources
 from hydragnn_hpc.dataset.read.frames import MalformedError, hint_to_skip
@@ -25,7 +25,6 @@ from hydragnn_hpc.logs import ProgressCallback, log
 from hydragnn_hpc.records.dataset import Boundary, DatasetFacts, NeighbourFacts, NumberRange, Source, Target
 
 _LARGEST = 1e100
-_CLOSE = 1.0  # bohr; the two of H2 are 1.4 apart
 
 
 def prepare(
@@ -212,22 +211,17 @@ def structure_arrays(
     neighbours, vectors = Spool("int32", (), folder), Spool("float64", (3,), folder)
     n_neighbours = Spool("int32", (), folder)
     first = np.unique(samples.geometry, return_index=True)[1]
-    closest, lonely = (math.inf, 0), 0
+    distances = DistanceCheck(cutoff)
     for number, geometry in enumerate(samples.geometries):
         try:
             found = find_neighbours(geometry, cutoff)
         except UserError as error:
             raise MalformedError(f"{samples.origins[int(first[number])]}: {error}") from error
-        closest = min(closest, (found.shortest(), number))
-        lonely += int((np.diff(found.offsets) == 0).sum()) if len(geometry.pos) > 1 else 0
+        distances.add(found, samples.origins[int(first[number])])
         neighbours.add(found.neighbours)
         vectors.add(found.vectors)
         n_neighbours.add(np.diff(found.offsets))
-    if closest[0] < _CLOSE:
-        where = samples.origins[int(first[closest[1]])]
-        log(f"two atoms of {where} are {closest[0]:.3g} bohr apart, too close for nuclei: check the unit of positions")
-    if lonely:
-        log(f"{lonely:,} atoms have no neighbour within {cutoff:g} bohr: check the unit of positions, and the cutoff")
+    distances.report()
     names = [name.encode() for name in samples.names]
     return {
         "sample_name_offsets": offsets_of([len(n) for n in names]),

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from hydragnn_hpc import compositions
-from hydragnn_hpc.dataset.build import prepare
-from hydragnn_hpc.dataset.features import decorations, inputs, residual
-from hydragnn_hpc.dataset.read import sources
-from hydragnn_hpc.dataset.read.frames import Skipped, hint_to_skip
+from hydragnn_hpc.dataset.build.distances import DistanceCheck
+from hydragnn_hpc.dataset.features import inputs, residual
+from hydragnn_hpc.dataset.graphs import Geometry, Neighbours, find_neighbours
+from hydragnn_hpc.dataset.read import formats, sources
+from hydragnn_hpc.dataset.read.frames import Frame, MalformedError, Skipped
+from hydragnn_hpc.dataset.read.gathered import offsets_of
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged.copies import scaled
-from hydragnn_hpc.logs import ProgressCallback, log
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.logs import log
 from hydragnn_hpc.records.model import ModelFacts
 from hydragnn_hpc.records.recipe import FittedReference
+
+BATCH_ATOMS = 65_536
+"""Atoms that are predicted together: what bounds the memory, however many structures there are."""
 
 
 @dataclass(frozen=True)
@@ -32,101 +38,227 @@ class ReadingChoice:
         Nine numbers, bohr, where the source gives no cell.
     on_error : {"fail", "skip"}
         What to do with a structure that cannot be used.
+    own_boundary : {"overrule", "refuse"}
+        What to do with a structure that states another boundary than the models were trained on.
     """
 
     form: str = "auto"
     cell: tuple[float, ...] | None = None
     on_error: str = "fail"
+    own_boundary: str = "overrule"
+
+
+@dataclass
+class Site:
+    """A geometry and what is computed of it once, whatever elements are on its sites.
+
+    Attributes
+    ----------
+    geometry : Geometry
+    neighbours : Neighbours
+    operators : GeometryOperators or None
+        Of the inputs; None where the species is the only one.
+    """
+
+    geometry: Geometry
+    neighbours: Neighbours
+    operators: inputs.GeometryOperators | None
 
 
 @dataclass(frozen=True)
 class UnseenStructures:
-    """New structures, in the order of their source.
+    """Some new structures, in the order of their source.
 
     Attributes
     ----------
-    names, origins : list of str
-        Names, which need not be unique, and which structure of the source each is.
-    index : numpy.ndarray
-        ``[S]`` int64, the position of each in the source, counted from 0, skipped structures included.
-    arrays : dict
-        Those of :data:`hydragnn_hpc.fields.STRUCTURE`.
+    frames : list of Frame
+    index : list of int
+        The position of each in the source, counted from 0, skipped structures included.
+    sites : list of Site
+        The distinct ones.
+    sample_geometry : numpy.ndarray
+        ``[S]`` int32, which one each structure decorates.
+    atom_offsets : numpy.ndarray
+        ``[S + 1]`` int64.
+    atomic_numbers : numpy.ndarray
+        ``[A]`` int32.
     inputs : numpy.ndarray
         ``[A, F0]`` float32.
-    skipped : Skipped
-        Structures that could not be used.
     """
 
-    names: list[str]
-    origins: list[str]
-    index: np.ndarray
-    arrays: dict[str, np.ndarray]
+    frames: list[Frame]
+    index: list[int]
+    sites: list[Site]
+    sample_geometry: np.ndarray
+    atom_offsets: np.ndarray
+    atomic_numbers: np.ndarray
     inputs: np.ndarray
-    skipped: Skipped
+
+    def __len__(self) -> int:
+        return len(self.frames)
 
     def reference(self, reference: FittedReference) -> np.ndarray:
         """Return the values of a task's reference, scaled: ``[A, d]`` or, at graph level, ``[S, d]`` float64."""
-        elements, a = np.array(reference.elements), self.arrays
-        counts = compositions.counts_of(a["atomic_numbers"], a["atom_offsets"], elements)
-        n_atoms, element = np.diff(a["atom_offsets"]), np.searchsorted(elements, a["atomic_numbers"])
+        elements, numbers = np.array(reference.elements), self.atomic_numbers
+        counts = compositions.counts_of(numbers, self.atom_offsets, elements)
+        n_atoms, element = np.diff(self.atom_offsets), np.searchsorted(elements, numbers)
         described = residual.described(reference.level, self.inputs, n_atoms, element, len(elements))
+        each = np.arange(len(self))
         if reference.level == "graph":
-            each = np.arange(len(self.names))
             return residual.evaluate(reference, counts, each, np.zeros_like(each), described)
-        return residual.evaluate(reference, counts, np.repeat(np.arange(len(self.names)), n_atoms), element, described)
+        return residual.evaluate(reference, counts, np.repeat(each, n_atoms), element, described)
 
 
-def read(
-    source: Path, facts: ModelFacts, choice: ReadingChoice, progress: ProgressCallback | None = None
-) -> UnseenStructures:
-    """Read structures in any format, in the order of the source; targets and other values are ignored.
+@dataclass
+class Preparation:
+    """Turns structures into batches, and counts what it meets.
 
-    Parameters
+    Geometries of one batch are remembered for the next: new structures often decorate the same sites.
+
+    Attributes
     ----------
-    source : Path
     facts : ModelFacts
         Facts of the models to be applied.
     choice : ReadingChoice
-
-    Raises
-    ------
-    UserError
-        If a structure is malformed, or holds an element that the models were not trained on.
+    count : int
+        Structures seen so far.
+    skipped : Skipped
+        Structures that could not be used.
+    overruled : int
+        Structures that were given another boundary than their own.
     """
-    low, high = facts.species.minimum, facts.species.maximum
-    cutoff = facts.neighbours.cutoff_bohr
-    options = Options(
-        cutoff=cutoff,
-        periodic={"open": False, "periodic": True}.get(facts.neighbours.boundary),
-        cell=choice.cell,
-        form=choice.form,
-        on_error=choice.on_error,
-        purpose="predict",
-        elements=tuple(facts.species.elements or range(low, high + 1)),
-    )
-    with hint_to_skip():
-        raw = sources.read(source, options, progress)
-        samples = raw.samples
-        if raw.overruled:
+
+    facts: ModelFacts
+    choice: ReadingChoice = field(default_factory=ReadingChoice)
+    count: int = 0
+    skipped: Skipped = field(default_factory=Skipped)
+    overruled: int = 0
+
+    def __post_init__(self) -> None:
+        near = self.facts.neighbours
+        periodic = {"open": False, "periodic": True}.get(near.boundary)
+        choice = self.choice
+        self.options = Options(near.cutoff_bohr, periodic, cell=choice.cell, form=choice.form, on_error=choice.on_error)
+        species = self.facts.species
+        self._elements = species.elements or list(range(species.minimum, species.maximum + 1))
+        self._is_known = np.zeros(200, bool)
+        self._is_known[self._elements] = True
+        self._distances = DistanceCheck(near.cutoff_bohr)
+        self._sites: dict[bytes, Site] = {}
+        self._used: dict[bytes, Site] = {}
+
+    def read(self, source: Path) -> Iterator[UnseenStructures]:
+        """Read structures in any format, in the order of the source; targets and other values are ignored.
+
+        Raises
+        ------
+        UserError
+            If the source cannot be read or holds nothing that can be used, or a structure is malformed or holds an
+            element that the models were not trained on (:class:`MalformedError` where skipping would help).
+        """
+        form = sources.form_of(source, self.options)
+        yield from self.batches(formats.iter_frames(source, form))
+        if self.count == self.skipped.count:
+            what = f"none of its {self.count} structures can be used" if self.count else "holds no structure"
+            remedy = f"; the first: {self.skipped.reasons[0]}" if self.count else "; give a file that has some"
+            raise UserError(f"{source}: {what} as {form}{remedy}")
+
+    def batches(self, frames: Iterable[Frame | UserError]) -> Iterator[UnseenStructures]:
+        """Yield structures in batches of at most :data:`BATCH_ATOMS` atoms, or of one structure.
+
+        Raises
+        ------
+        MalformedError
+            At a structure that cannot be used, unless these are skipped.
+        """
+        taken: list[tuple[Frame, int, Site]] = []
+        atoms = 0
+        for frame in frames:
+            index, self.count = self.count, self.count + 1
+            try:
+                if isinstance(frame, UserError):
+                    raise frame
+                site = self._site_of(frame)
+            except UserError as error:
+                if self.choice.on_error == "fail":
+                    raise MalformedError(str(error)) from error
+                self.skipped.add(str(error))
+                continue
+            n = len(frame.atomic_numbers)
+            if taken and atoms + n > BATCH_ATOMS:
+                yield self._batch(taken)
+                taken, atoms = [], 0
+            taken.append((frame, index, site))
+            atoms += n
+        if taken:
+            yield self._batch(taken)
+
+    def report(self) -> None:
+        """Print a line for each thing that was noticed on the way."""
+        if self.overruled:
             log(
-                f"{raw.overruled:,} of {len(samples.names):,} structures state another boundary than the"
-                f" models were trained on; taken as {facts.neighbours.boundary}"
+                f"{self.overruled:,} of {self.count - self.skipped.count:,} structures state another boundary than the"
+                f" models were trained on; taken as {self.facts.neighbours.boundary}"
             )
-        arrays = prepare.structure_arrays(samples, np.full(len(samples.names), 2, np.uint8), cutoff)
-    return UnseenStructures(samples.names, samples.origins, samples.index, arrays, _inputs(arrays, facts), raw.skipped)
+        self._distances.report()
+        if self.skipped.count:
+            log(f"{self.skipped.count:,} structures skipped; the first: {self.skipped.reasons[0]}")
 
+    def _site_of(self, frame: Frame) -> Site:
+        """Check a structure; return its site, a new one if it is not known."""
+        known = self._is_known[frame.atomic_numbers]
+        if not known.all():
+            from ase.data import chemical_symbols
 
-def _inputs(arrays: Mapping[str, np.ndarray], facts: ModelFacts) -> np.ndarray:
-    numbers = arrays["atomic_numbers"]
-    recipe = facts.ready.inputs
-    if recipe is None or recipe.names == ["species"]:
-        return scaled(numbers[:, None].astype(np.float64), facts.species.minimum, facts.species.maximum)
-    found = np.empty((len(numbers), len(recipe.kept)), np.float32)
-    for number in range(len(arrays["cell"])):
-        site = inputs.GeometryOperators(recipe, decorations.geometry(arrays, number))
-        chosen = np.flatnonzero(arrays["sample_geometry"] == number)
-        n = int(np.diff(arrays["geometry_atom_offsets"][number : number + 2])[0])
-        for some in np.array_split(chosen, -(-len(chosen) * n // inputs.BATCH)):
-            atoms = arrays["atom_offsets"][some][:, None] + np.arange(n)
-            found[atoms] = site.inputs(numbers[atoms])
-    return found
+            other = chemical_symbols[frame.atomic_numbers[int(np.argmin(known))]]
+            raise UserError(
+                f"{frame.where}: holds {other}, which the models were not trained on (they know"
+                f" {', '.join(chemical_symbols[z] for z in self._elements)})"
+            )
+        geometry = sources.geometry_of(frame, self.options)
+        if frame.periodic is not None and geometry.periodic != frame.periodic:
+            boundary = self.facts.neighbours.boundary
+            if self.choice.own_boundary == "refuse":
+                raise UserError(
+                    f"{frame.where}: its boundary is {frame.periodic}, but the models were trained on {boundary} ones;"
+                    f" set atoms.pbc = {boundary == 'periodic'}"
+                )
+            self.overruled += 1
+        key = geometry.key()
+        if key not in self._used:
+            self._used[key] = self._sites.get(key) or self._new_site(geometry, frame.where)
+        return self._used[key]
+
+    def _new_site(self, geometry: Geometry, where: str) -> Site:
+        recipe = self.facts.ready.inputs
+        try:
+            found = find_neighbours(geometry, self.options.cutoff)
+            plain = recipe is None or recipe.names == ["species"]
+            operators = None if plain or recipe is None else inputs.GeometryOperators(recipe, geometry)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        self._distances.add(found, where)
+        return Site(geometry, found, operators)
+
+    def _batch(self, taken: list[tuple[Frame, int, Site]]) -> UnseenStructures:
+        self._sites, self._used = self._used, {}
+        frames, sites = [frame for frame, _, _ in taken], [site for _, _, site in taken]
+        distinct = {id(site): site for site in sites}
+        number = {key: k for k, key in enumerate(distinct)}
+        geometry = np.array([number[id(site)] for site in sites], np.int32)
+        numbers = np.concatenate([frame.atomic_numbers for frame in frames])
+        offsets = offsets_of([len(frame.atomic_numbers) for frame in frames])
+        index = [index for _, index, _ in taken]
+        columns = self._inputs(numbers, offsets, sites)
+        return UnseenStructures(frames, index, list(distinct.values()), geometry, offsets, numbers, columns)
+
+    def _inputs(self, numbers: np.ndarray, offsets: np.ndarray, sites: list[Site]) -> np.ndarray:
+        if sites[0].operators is None:
+            return scaled(numbers[:, None].astype(np.float64), self.facts.species.minimum, self.facts.species.maximum)
+        # One by one: a matrix product's last digits depend on how many structures go into it.
+        each = [
+            site.operators.inputs(numbers[None, first:behind])[0]
+            for site, first, behind in zip(sites, offsets.tolist(), offsets.tolist()[1:], strict=False)
+            if site.operators is not None
+        ]
+        return np.concatenate(each)

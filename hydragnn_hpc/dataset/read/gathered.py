@@ -22,7 +22,7 @@ Values = dict[str, np.ndarray | None]
 
 @dataclass
 class RawSamples:
-    """All samples, in natural order of their names or in the order of reading.
+    """All samples, in natural order of their names.
 
     Attributes
     ----------
@@ -30,8 +30,6 @@ class RawSamples:
         Several samples may have one name.
     origins : list of str
         What identifies each structure in the source, uniquely.
-    index : numpy.ndarray
-        ``[S]`` int64, the position of each in the source, counted from 0, skipped structures included.
     geometries : list of Geometry
         The distinct ones, in order of first use.
     geometry : numpy.ndarray
@@ -46,7 +44,6 @@ class RawSamples:
 
     names: list[str]
     origins: list[str]
-    index: np.ndarray
     geometries: list[Geometry]
     geometry: np.ndarray
     atomic_numbers: list[np.ndarray]
@@ -62,7 +59,6 @@ class RawSamples:
         return RawSamples(
             [self.names[k] for k in picks],
             [self.origins[k] for k in picks],
-            self.index[positions],
             [self.geometries[k] for k in number],
             np.array(renumbered, np.int32),
             [self.atomic_numbers[k] for k in picks],
@@ -93,7 +89,6 @@ def offsets_of(counts: list[int] | np.ndarray) -> np.ndarray:
 class _Row:
     name: str
     origin: str
-    index: int
     geometry: int
     atomic_numbers: np.ndarray
     values: Values
@@ -121,8 +116,8 @@ class SampleCollector:
         """Whether a sample on that geometry has been added."""
         return _hash(geometry.key()) in self._known
 
-    def add(self, frame: Frame, index: int, geometry: Geometry, values: Values, energy: float = math.nan) -> None:
-        """Add structure number ``index`` of the source, whose geometry is ``geometry``; its arrays are copied.
+    def add(self, frame: Frame, geometry: Geometry, values: Values, energy: float = math.nan) -> None:
+        """Add a structure whose geometry is ``geometry``; its arrays are copied.
 
         Raises
         ------
@@ -134,14 +129,14 @@ class SampleCollector:
         if number == len(self._geometries):
             self._geometries.append(replace(geometry, pos=keep(geometry.pos)))
         kept = {name: value if value is None else keep(value) for name, value in values.items()}
-        self._rows.append(_Row(frame.name, frame.origin, index, number, keep(frame.atomic_numbers), kept, energy))
+        self._rows.append(_Row(frame.name, frame.origin, number, keep(frame.atomic_numbers), kept, energy))
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def samples(self, properties: list[Property], widths: dict[str, int], as_read: bool = False) -> RawSamples:
-        """Return all samples, in natural order of their names or ``as_read``; missing values become NaN."""
-        rows = self._rows if as_read else self._ordered()
+    def samples(self, properties: list[Property], widths: dict[str, int]) -> RawSamples:
+        """Return all samples, in natural order of their names; missing values become NaN."""
+        rows = self._ordered()
         values = {
             p.name: [
                 r.values[p.name] if r.values[p.name] is not None else _missing(p, widths[p.name], len(r.atomic_numbers))
@@ -152,7 +147,6 @@ class SampleCollector:
         return RawSamples(
             [r.name for r in rows],
             [r.origin for r in rows],
-            np.array([r.index for r in rows], np.int64),
             self._geometries,
             np.array([r.geometry for r in rows], np.int32),
             [r.atomic_numbers for r in rows],

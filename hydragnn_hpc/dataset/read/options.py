@@ -40,11 +40,8 @@ class Options:
         Energy of pure elements by proton number, Ry per atom; those not given are determined from the data.
     on_error : {"fail", "skip"}
         What to do with a structure that cannot be used.
-    purpose : {"train", "convert", "predict"}
-        ``train`` needs targets, and leaves out structures marked as isolated atoms; ``convert`` keeps those;
-        ``predict`` needs no targets either, and keeps the order of the source.
-    elements : tuple of int
-        Proton numbers that structures may hold; empty for any.
+    purpose : {"train", "convert"}
+        ``train`` leaves out structures marked as isolated atoms; ``convert`` keeps those.
     """
 
     cutoff: float = 7.0
@@ -61,4 +58,3 @@ class Options:
     end_members: derive.EndMembers = field(default_factory=dict)
     on_error: str = "fail"
     purpose: str = "train"
-    elements: tuple[int, ...] = ()

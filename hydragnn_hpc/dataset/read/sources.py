@@ -43,8 +43,6 @@ class RawData:
         The source.
     part : numpy.ndarray or None
         ``[S]`` uint8, where the source itself states to which part of the split each sample belongs.
-    overruled : int
-        Samples that state another boundary than the one requested.
     end_members : dict
         End members that the source itself states for its mixing enthalpy.
     """
@@ -56,7 +54,6 @@ class RawData:
     form: str
     path: Path
     part: np.ndarray | None = None
-    overruled: int = 0
     end_members: derive.EndMembers = field(default_factory=dict)
 
 
@@ -71,12 +68,8 @@ def read(
         If the source cannot be read, the options do not fit its format, or something in it is malformed
         (:class:`MalformedError` where ``on_error="skip"`` would leave it out).
     """
-    if options.on_error not in ON_ERROR:
-        raise UserError(f"on_error '{options.on_error}'{nearest(options.on_error, ON_ERROR)}")
-    if not is_there(source):
-        raise UserError(f"no such file or folder: {source}")
-    form = formats.detect(source) if options.form == "auto" else options.form
-    own = formats.reader(form).TARGETS if options.purpose != "predict" else ()
+    form = form_of(source, options)
+    own = formats.reader(form).TARGETS
     if own and options.targets:
         names = ", ".join(one.property.name for one in own)
         raise UserError(
@@ -92,6 +85,21 @@ def read(
     return gathering.finish(form)
 
 
+def form_of(source: Path, options: Options) -> str:
+    """Return the format of a source, given or detected.
+
+    Raises
+    ------
+    UserError
+        If there is no such source, it is in no known format, or ``options`` cannot be followed.
+    """
+    if options.on_error not in ON_ERROR:
+        raise UserError(f"on_error '{options.on_error}'{nearest(options.on_error, ON_ERROR)}")
+    if not is_there(source):
+        raise UserError(f"no such file or folder: {source}")
+    return formats.detect(source) if options.form == "auto" else options.form
+
+
 class _Gathering:
     """The loop over structures: one place where a structure that cannot be used is an error, or skipped and counted."""
 
@@ -101,7 +109,7 @@ class _Gathering:
         self._source, self._options, self._specs = source, options, specs
         self._extract = targets.TargetExtractor(specs)
         self._samples, self._skipped = SampleCollector(folder), Skipped()
-        self._overruled = self._isolated = self._lone = 0
+        self._isolated = self._lone = 0
 
     @property
     def count(self) -> int:
@@ -123,7 +131,7 @@ class _Gathering:
 
     def _add(self, frame: Frame) -> None:
         options = self._options
-        if options.purpose != "predict" and not self._specs:
+        if not self._specs:
             raise targets.WrongOptionError(
                 f"{self._source}: no --target says what to learn; {targets.available(frame)}"
             )
@@ -131,8 +139,7 @@ class _Gathering:
             self._skipped.add(f"{frame.where}: an isolated atom ({frame.marked_isolated})")
             self._isolated += 1
             return
-        _refuse_other_elements(frame, options.elements)
-        geometry = _geometry(frame, options)
+        geometry = geometry_of(frame, options)
         if options.on_error == "skip" and not self._samples.knows(geometry):
             try:
                 find_neighbours(geometry, options.cutoff)
@@ -141,8 +148,7 @@ class _Gathering:
         values, energy = self._extract(frame)
         if not np.isnan(energy) and self._is_lone(frame, geometry):
             energy, self._lone = np.nan, self._lone + 1
-        self._samples.add(frame, self.count, geometry, values, energy)
-        self._overruled += frame.periodic is not None and geometry.periodic != frame.periodic
+        self._samples.add(frame, geometry, values, energy)
 
     def _is_lone(self, frame: Frame, geometry: Geometry) -> bool:
         """Whether it is a single atom without neighbours, in a format that states the boundary."""
@@ -173,23 +179,18 @@ class _Gathering:
         widths = self._extract.widths(str(self._source))
         properties = [one.property for one in self._specs if not one.mixing]
         mixing = next((one.property for one in self._specs if one.mixing), None)
-        samples = self._samples.samples(properties, widths, as_read=self._options.purpose == "predict")
-        return RawData(samples, self._skipped, properties, mixing, form, self._source, overruled=self._overruled)
+        samples = self._samples.samples(properties, widths)
+        return RawData(samples, self._skipped, properties, mixing, form, self._source)
 
 
-def _refuse_other_elements(frame: Frame, elements: tuple[int, ...]) -> None:
-    from ase.data import chemical_symbols
+def geometry_of(frame: Frame, options: Options) -> Geometry:
+    """Return a structure's sites under the cell and boundary that ``options`` ask for, or its own.
 
-    other = [int(z) for z in frame.atomic_numbers if z not in elements]
-    if elements and other:
-        known = ", ".join(chemical_symbols[z] for z in elements)
-        raise UserError(
-            f"{frame.where}: holds {chemical_symbols[other[0]]}, which the models were not trained on (they know"
-            f" {known})"
-        )
-
-
-def _geometry(frame: Frame, options: Options) -> Geometry:
+    Raises
+    ------
+    UserError
+        If there is no cell where one is needed, or another than ``options`` give.
+    """
     cell = frame.cell
     if options.periodic and options.cell is None and frame.periodic is None:
         raise targets.WrongOptionError(

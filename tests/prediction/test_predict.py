@@ -4,77 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
-MODEL = {"layers": 2, "channels": 8, "graph_head": [8], "node_head": [8]}
-TRAINING = {"epochs": 2, "batch_size": 16}
-FEPT = {
-    "name": "fept",
-    "dataset": "fept.bp",
-    "inputs": ["species", "composition", {"name": "shells", "number": 3}, "ewald"],
-    "tasks": {
-        "H": {"level": "graph", "field": "mixing_enthalpy", "reference": "linear"},
-        "C": {"level": "node", "field": "charge_transfer", "reference": "species"},
-        "M": {"level": "node", "field": "magnetic_moment"},
-    },
-    "variants": ["HCM", "M"],
-    "replicas": 2,
-    "model": MODEL,
-    "training": TRAINING,
-}
-TERNARY = {
-    "name": "ternary",
-    "dataset": "ternary.bp",
-    "tasks": {"H": {"level": "graph", "field": "mixing_enthalpy"}, "F": {"level": "node", "field": "forces"}},
-    "variants": ["HF"],
-    "replicas": 1,
-    "model": {**MODEL, "convolution": "GIN", "edges": {"number": 6}},
-    "training": TRAINING,
-}
+from tests.prediction.campaigns import command, done
+
 XYZ = '2\nLattice="5 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:3 pbc="T T T"\nPt 0 0 0\n{} 2 2 2\n'
-
-
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user would."""
-    return subprocess.run(
-        [sys.executable, "-m", "hydragnn_hpc", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-
-
-def done(folder: Path, *arguments: str) -> str:
-    """Run a command that must succeed; returns what it printed."""
-    found = command(folder, *arguments)
-    assert found.returncode == 0, f"{arguments}\n{found.stdout[-3000:]}\n{found.stderr[-3000:]}"
-    return found.stdout
 
 
 def rows_of(text: str) -> dict[tuple[str, ...], tuple[float, str]]:
     """(mean, std) by variant, task, sample, atom, component."""
     keys = ("variant", "task", "sample", "atom", "component")
     return {tuple(r[k] for k in keys): (float(r["mean"]), r["std"]) for r in csv.DictReader(io.StringIO(text))}
-
-
-@pytest.fixture(scope="module")
-def fept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with LSMS text, and a campaign on it that has run: ``raw``, ``out``."""
-    folder = tmp_path_factory.mktemp("fept")
-    done(folder, "data", "generate", "raw", "--cap", "8")
-    done(folder, "data", "prepare", "raw", "fept.bp")
-    (folder / "campaign.yaml").write_text(yaml.safe_dump(FEPT))
-    done(folder, "run", "campaign.yaml", "out")
-    return folder
 
 
 def expected(out: Path, variant: str, replicas: int) -> dict[tuple[str, ...], list[float]]:
@@ -117,13 +60,8 @@ def test_a_campaigns_own_test_samples_come_out_as_they_did(fept: Path) -> None:
 
 
 @pytest.mark.slow
-def test_periodic_structures_of_several_sizes_and_edge_lengths(tmp_path: Path) -> None:
-    done(tmp_path, "data", "generate", "raw.extxyz", "--system", "ternary", "--cap", "6", "--sizes", "1x1x1,2x1x1")
-    targets = ["--target", "mixing_enthalpy=mixing:energy:eV", "--target", "forces=node:forces:eV/Ang"]
-    done(tmp_path, "data", "prepare", "raw.extxyz", "ternary.bp", *targets)
-    (tmp_path / "campaign.yaml").write_text(yaml.safe_dump(TERNARY))
-    done(tmp_path, "run", "campaign.yaml", "out")
-    compare(rows_of(done(tmp_path, "predict", "out", "raw.extxyz")), expected(tmp_path / "out", "HF", 1))
+def test_periodic_structures_of_several_sizes_and_edge_lengths(ternary: Path) -> None:
+    compare(rows_of(done(ternary, "predict", "out", "raw.extxyz")), expected(ternary / "out", "HF", 1))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +70,7 @@ def test_periodic_structures_of_several_sizes_and_edge_lengths(tmp_path: Path) -
         ("none.xyz", (), "no such file or folder: none.xyz"),
         ("empty.xyz", (), "empty.xyz"),
         ("copper.xyz", (), "holds Cu, which the models were not trained on (they know Fe, Pt)"),
-        ("iron.xyz", ("--variant", "HM"), "--variant HM: out has no such variant; did you mean 'HCM'?"),
+        ("iron.xyz", ("--variant", "HM"), "out has no variant 'HM'; did you mean 'HCM'?"),
         ("nowhere.xyz", (), "atom 1 is at [inf, "),
         ("iron.cif", (), "iron.cif: holds no structure that ASE can read as cif"),
         ("iron.xyz", ("--out", "raw"), "--out raw: raw is a folder"),
@@ -152,6 +90,13 @@ def test_what_cannot_be_predicted_is_reported_in_one_line(
     assert found.returncode == 2 and found.stdout == ""
     lines = found.stderr.splitlines()
     assert len(lines) == 1 and message in lines[0], found.stderr
+
+
+def test_arguments_in_the_wrong_order_are_recognised(fept: Path) -> None:
+    found = command(fept, "predict", "raw", "out")
+    assert (
+        found.returncode == 2 and "out is a campaign's folder, and raw is not: give the campaign first" in found.stderr
+    )
 
 
 def test_a_boundary_that_the_models_do_not_know_is_reported(fept: Path) -> None:
@@ -178,21 +123,6 @@ def test_rows_are_in_the_files_order_and_say_which_structure_they_are_of(fept: P
         (str(k), f"named.xyz@{k}", "same", str(atom)) for k in (0, 2, 3, 4) for atom in (0, 1)
     ]
     assert [r["mean"] for r in rows[:2]] == [r["mean"] for r in rows[-2:]] != [r["mean"] for r in rows[2:4]]
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1"])
-def test_names_that_standard_output_cannot_encode(fept: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of other commands, letters without an accent or a question mark; the file of ``--out`` is UTF-8."""
-    (fept / "names").mkdir(exist_ok=True)
-    source = min((fept / "raw").iterdir())
-    for name in ("Żelazo", "鉄"):
-        (fept / "names" / name).write_bytes(source.read_bytes())
-    monkeypatch.setenv("PYTHONIOENCODING", encoding)
-    names = [row["sample"] for row in csv.DictReader(io.StringIO(done(fept, "predict", "out", "names")))]
-    assert set(names) == {"Zelazo", "?"}
-    done(fept, "predict", "out", "names", "--out", "names.csv")
-    with (fept / "names.csv").open(encoding="utf-8") as stream:
-        assert {row["sample"] for row in csv.DictReader(stream)} == {"Żelazo", "鉄"}
 
 
 def test_a_damaged_model_is_named_and_nothing_is_written(fept: Path) -> None:

@@ -1,0 +1,90 @@
+"""Which tasks are what ASE calls ``energy``, ``magmoms`` and ``charges``, and how they are converted.
+
+ASE's units are eV, μB and elementary charges. A task is recognised by its level, its unit and its field:
+
+- ``energy``: a graph-level task in a unit of energy whose field is ``energy`` or ``total_energy``; a value per atom
+  (``eV/atom``) is multiplied by the number of atoms. A mixing enthalpy or a formation energy is a difference from
+  reference energies that a model does not hold, and so it is not an energy, unless it is named: at fixed composition,
+  where the references cancel, that is right.
+- ``magmoms``: a node-level task in μB.
+- ``charges``: a node-level task in e whose field is ``charge_transfer`` (electrons gained, the opposite of a charge) or
+  ``charges``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hydragnn_hpc.dataset.read.units import Unit, parse_unit
+from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.prediction.ensemble import TaskPrediction
+from hydragnn_hpc.records.model import ModelTask
+
+_ENERGIES = ("energy", "total_energy", "free_energy")
+_CHARGES = {"charge_transfer": -1.0, "charges": 1.0, "charge": 1.0, "initial_charges": 1.0}
+
+
+class Properties:
+    """ASE's properties of an ensemble's tasks.
+
+    Parameters
+    ----------
+    tasks : mapping
+        By name.
+    energy : str, optional
+        The task that is the energy; by default the one whose field says so.
+
+    Raises
+    ------
+    UserError
+        If ``energy`` names no task, or one that is no energy of a structure.
+    """
+
+    def __init__(self, tasks: Mapping[str, ModelTask], energy: str | None = None) -> None:
+        self._tasks = tasks
+        if energy is not None and energy not in tasks:
+            raise UserError(f"energy='{energy}': the variant has no such task{nearest(energy, tasks)}")
+        named = [n for n, t in tasks.items() if t.level == "graph" and t.field in _ENERGIES and _energy_unit(t)]
+        self.energy_task = energy or (named[0] if len(named) == 1 else None)
+        if energy is not None and not _energy_unit(tasks[energy]):
+            task = tasks[energy]
+            raise UserError(
+                f"energy='{energy}': it is a {task.level}-level task in '{task.unit}', of width {task.width}; an energy"
+                " is one number per structure, in a unit of energy"
+            )
+        self._columns: dict[str, tuple[str, float]] = {}
+        of_atoms = [(name, task) for name, task in tasks.items() if task.level == "node" and task.width == 1]
+        moments = [(name, 1.0) for name, task in of_atoms if task.unit == "μB"]
+        charges = [(n, _CHARGES[t.field]) for n, t in of_atoms if t.unit == "e" and t.field in _CHARGES]
+        for key, found in (("magmoms", moments), ("charges", charges)):
+            if len(found) == 1:  # of several, none is the one that is meant
+                self._columns[key] = found[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """ASE's names of the properties that are there."""
+        return (*(("energy",) if self.energy_task else ()), *self._columns)
+
+    def of_atoms(self, predictions: Mapping[str, TaskPrediction]) -> dict[str, np.ndarray]:
+        """Return ``magmoms`` [n] in μB and ``charges`` [n] in e of one structure, where there are such tasks."""
+        return {name: factor * predictions[task].mean[:, 0] for name, (task, factor) in self._columns.items()}
+
+    def energy(self, predictions: Mapping[str, TaskPrediction], n_atoms: int) -> tuple[float, float] | None:
+        """Return the energy of one structure and its spread, eV; None where no task is one."""
+        if self.energy_task is None:
+            return None
+        unit = _energy_unit(self._tasks[self.energy_task])
+        assert unit is not None and unit.in_ev is not None
+        factor = unit.in_ev * (n_atoms if unit.per_atom else 1)
+        found = predictions[self.energy_task]
+        return float(found.mean[0, 0]) * factor, float(found.std[0, 0]) * factor
+
+
+def _energy_unit(task: ModelTask) -> Unit | None:
+    """Return a task's unit, None where it is no energy of a structure."""
+    if task.level != "graph" or task.width != 1 or not task.unit:
+        return None
+    unit = parse_unit(task.unit, "the task's unit")
+    return None if unit.in_ev is None else unit

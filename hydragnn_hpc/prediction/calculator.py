@@ -1,0 +1,93 @@
+"""A finished ensemble as an ASE calculator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes, all_properties
+
+from hydragnn_hpc.prediction.ase_properties import Properties
+from hydragnn_hpc.prediction.ensemble import Ensemble
+
+
+class EnsembleCalculator(Calculator):
+    """Predicts all tasks of a variant for the atoms that it is attached to.
+
+    ``results`` holds each task under its name, and the members' spread, which is not calibrated, under the name with
+    ``_std``: in the task's unit, a number (or ``[d]``) at graph level and ``[n]`` (or ``[n, d]``) at node level. Beside
+    them are ASE's ``energy`` (eV; with ``energy_std``), ``magmoms`` (μB) and ``charges`` (e), where tasks are such
+    (`hydragnn_hpc.prediction.ase_properties`). A task that is called like another of ASE's properties is left out.
+    Forces and stress are not derived from the model: asking for them raises ASE's ``PropertyNotImplementedError``.
+
+    Parameters
+    ----------
+    out : Ensemble or path
+        An ensemble, or the campaign's folder; further arguments are those of :class:`Ensemble`.
+    energy : str, optional
+        The task that is the energy; by default the one whose field is ``energy`` or ``total_energy``. A mixing enthalpy
+        has to be named: it stands for the energy at fixed composition only.
+
+    Raises
+    ------
+    UserError
+        As :class:`Ensemble`; if ``energy`` is not a task, or not an energy.
+
+    Examples
+    --------
+    >>> from ase.io import read
+    >>> from hydragnn_hpc import EnsembleCalculator
+    >>> atoms = read("some.extxyz")
+    >>> atoms.calc = EnsembleCalculator("runs/quickstart", variant="HCM", device="cpu", energy="H")
+    >>> energy, moments = atoms.get_potential_energy(), atoms.get_magnetic_moments()
+    >>> moments.shape, atoms.calc.results["M_std"].shape
+    ((32,), (32,))
+    """
+
+    nolabel = True
+
+    def __init__(
+        self,
+        out: Ensemble | str | PathLike[str],
+        variant: str | None = None,
+        *,
+        select: int | str = "all",
+        device: str = "auto",
+        energy: str | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ignored_changes = {"initial_charges", "initial_magmoms"}
+        self.ensemble = out if isinstance(out, Ensemble) else Ensemble(out, variant, select=select, device=device)
+        self._properties = Properties(self.ensemble.facts.tasks, energy)
+        named = self._properties.names
+        self._tasks = [task for task in self.ensemble.tasks if task not in all_properties]
+        self.implemented_properties = [*named, *(("energy_std",) if "energy" in named else ())]
+        self.implemented_properties += [name for task in self._tasks for name in (task, f"{task}_std")]
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = (),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Predict everything at once."""
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        structure: Any = self.atoms
+        predicted = self.ensemble.predict(structure)
+        self.results: dict[str, Any] = {}
+        for task in self._tasks:
+            found = predicted[task]
+            for name, values in ((task, found.mean), (f"{task}_std", found.std)):
+                self.results[name] = _plain(values, found.level)
+        if energy := self._properties.energy(predicted, len(structure)):
+            self.results["energy"], self.results["energy_std"] = energy
+        self.results.update(self._properties.of_atoms(predicted))
+
+
+def _plain(values: np.ndarray, level: str) -> Any:
+    """Drop the dimensions of length one: those of a structure and of a scalar."""
+    rows = values[:, 0] if values.shape[1] == 1 else values
+    return rows if level == "node" else rows[0]

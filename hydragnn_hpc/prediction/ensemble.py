@@ -1,0 +1,272 @@
+"""A finished ensemble as an object: structures in, mean and spread of its members out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.dataset.build.unseen import Preparation, ReadingChoice, UnseenStructures
+from hydragnn_hpc.dataset.read.atoms import FrameLabel, frame_of
+from hydragnn_hpc.dataset.read.frames import Frame, FrameCheck
+from hydragnn_hpc.dataset.read.gathered import offsets_of
+from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.ledger import Member, State, read_frozen, read_members
+from hydragnn_hpc.member.predict import StackedModels
+from hydragnn_hpc.member.training.checkpoint import read_model
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.records.model import ModelFacts
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+DEVICES = ("cpu", "cuda", "xpu", "auto")
+
+
+@dataclass(frozen=True)
+class TaskPrediction:
+    """One task of some structures; ``rows`` are their atoms in order or, at graph level, the structures.
+
+    Attributes
+    ----------
+    task, level, unit : str
+        ``level`` is ``graph`` or ``node``.
+    mean, std : numpy.ndarray
+        ``[rows, d]`` float64 in ``unit``, over the members; d is the number of components, 1 for a scalar. ``std``
+        (ddof = 1) is the members' spread, *not* calibrated: it is usually smaller than the error. NaN of one member.
+    members : numpy.ndarray
+        ``[E, rows, d]``, what each member gives, in the order of :attr:`Ensemble.replicas`.
+    offsets : numpy.ndarray
+        ``[S + 1]`` int64: where the rows of each structure start, and the end.
+    """
+
+    task: str
+    level: str
+    unit: str
+    mean: np.ndarray
+    std: np.ndarray
+    members: np.ndarray
+    offsets: np.ndarray
+
+    def of(self, number: int) -> TaskPrediction:
+        """Return the prediction for structure ``number`` alone, counted from 0 (from the end where negative)."""
+        first, behind = (int(self.offsets[:-1][number]), int(self.offsets[1:][number]))
+        rows, offsets = slice(first, behind), np.array([0, behind - first])
+        values = (self.mean[rows], self.std[rows], self.members[:, rows])
+        return TaskPrediction(self.task, self.level, self.unit, *values, offsets)
+
+
+class Ensemble:
+    """The finished members of one variant of a campaign, which predict together.
+
+    Parameters
+    ----------
+    out : path
+        The campaign's folder, as given to ``hydragnn-hpc run``.
+    variant : str, optional
+        May be left out where only one has finished members.
+    select : int or {"all", "validation"}
+        All members count alike; or the ``select`` members with the lowest validation loss do; or all, each weighted by
+        1 / (its validation RMSE of the task)^2.
+    device : {"auto", "cpu", "cuda", "xpu"}
+        ``auto`` takes an accelerator, if there is one.
+
+    Attributes
+    ----------
+    variant : str
+    tasks : tuple of str
+    replicas : tuple of int
+        Of the members in use.
+    facts : ModelFacts
+        What the models were trained on: units, species, boundary.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no campaign, there is no such variant, none of its members has finished, ``select`` cannot
+        be followed, or a model is damaged.
+
+    Examples
+    --------
+    >>> from ase.io import read
+    >>> from hydragnn_hpc import Ensemble
+    >>> ensemble = Ensemble("runs/quickstart", variant="HCM", device="cpu")
+    >>> predicted = ensemble.predict(read("some.extxyz", ":"))
+    >>> predicted["H"].unit, predicted["H"].mean.shape
+    ('Ry', (3, 1))
+    >>> predicted["M"].of(0).std.shape    # of the first structure: an atom a row
+    (32, 1)
+    """
+
+    def __init__(
+        self,
+        out: str | PathLike[str],
+        variant: str | None = None,
+        *,
+        select: int | str = "all",
+        device: str = "auto",
+    ) -> None:
+        if device not in DEVICES:
+            raise UserError(f"device '{device}'; known are: {', '.join(DEVICES)}")
+        folder = CampaignFolder(Path(out))
+        self.campaign: Campaign = read_frozen(folder).campaign
+        finished = finished_members(folder, self.campaign, [] if variant is None else [variant])
+        if len(finished) > 1:
+            raise UserError(f"{out}: several variants have finished members; give one: {', '.join(finished)}")
+        self.variant, members = next(iter(finished.items()))
+        self.tasks = self.campaign.variant(self.variant).tasks
+        members, self._weights = _selected(members, select, self.tasks)
+        self.replicas = tuple(member.replica for member in members)
+        models = [read_model(folder.member(self.variant, replica)) for replica in self.replicas]
+        self.facts: ModelFacts = models[0].facts
+        self._models = StackedModels(self.campaign, self.variant, models, device)
+        self._preparation = Preparation(self.facts, ReadingChoice(own_boundary="refuse"))
+        self._check = FrameCheck()
+
+    def predict(self, structures: Atoms | Iterable[Atoms]) -> dict[str, TaskPrediction]:
+        """Predict every task for new structures; they need no targets.
+
+        Values do not depend on the order of structures, nor on how many there are: to the last bit with the species as
+        only input, no references and the fused engine (PNA, on a CPU with a C compiler); else to rounding, of float32
+        where another engine predicts.
+
+        Parameters
+        ----------
+        structures : ase.Atoms or iterable of ase.Atoms
+            Positions and cell in ångström; ``pbc`` as in the training.
+
+        Returns
+        -------
+        dict
+            By task, in the order of the structures.
+
+        Raises
+        ------
+        UserError
+            If there is no structure, or one is malformed, holds an element that the models were not trained on, or has
+            another boundary.
+        """
+        found: list[dict[str, TaskPrediction]] = []
+        try:
+            found = [self.apply(batch) for batch in self._preparation.batches(self._frames(structures))]
+        finally:
+            self._preparation.count = 0
+        if not found:
+            raise UserError("there is no structure to predict: give one ase.Atoms or more")
+        return found[0] if len(found) == 1 else {task: _joined([batch[task] for batch in found]) for task in self.tasks}
+
+    def apply(self, structures: UnseenStructures) -> dict[str, TaskPrediction]:
+        """Predict every task for structures that are prepared already."""
+        offsets = {"node": structures.atom_offsets, "graph": np.arange(len(structures) + 1)}
+        found = {}
+        for task, values in self._models.predict(structures).items():
+            mean, std = moments(values, self._weights.get(task))
+            level = self.campaign.tasks[task].level
+            found[task] = TaskPrediction(task, level, self.facts.tasks[task].unit, mean, std, values, offsets[level])
+        return found
+
+    def _frames(self, structures: Atoms | Iterable[Atoms]) -> Iterator[Frame | UserError]:
+        from ase import Atoms
+
+        several = [structures] if isinstance(structures, Atoms) else structures
+        for number, atoms in enumerate(several):
+            where = f"structure {number}"
+            if not isinstance(atoms, Atoms):
+                raise UserError(f"{where} is of type {type(atoms).__name__}; give ase.Atoms (ase.io.read reads files)")
+            frame = frame_of(atoms, [], FrameLabel(str(number), where, where))
+            self._check(frame)
+            yield frame
+
+
+def finished_members(folder: CampaignFolder, campaign: Campaign, variants: Sequence[str]) -> dict[str, list[Member]]:
+    """Return the finished members by variant, of ``variants`` alone if any are named.
+
+    Raises
+    ------
+    UserError
+        If there is no such variant, or one has no finished member.
+    """
+    names = [v.name for v in campaign.variants]
+    for name in variants:
+        if name not in names:
+            raise UserError(f"{folder.root} has no variant '{name}'{nearest(name, names)}")
+    found: dict[str, list[Member]] = {}
+    for member in read_members(folder, campaign):
+        if member.state is State.FINISHED and (not variants or member.variant in variants):
+            found.setdefault(member.variant, []).append(member)
+    for name in variants or [""]:
+        if name not in found and (name or not found):
+            of = f" of variant '{name}'" if name else ""
+            raise UserError(f"{folder.root}: no member{of} has finished; see 'hydragnn-hpc status {folder.root}'")
+    return found
+
+
+def moments(values: np.ndarray, weights: Sequence[float] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the standard deviation (ddof = 1) over members, ``[E, rows, d]`` to ``[rows, d]``.
+
+    With weights that sum to 1, the variance is sum(w (x - mean)^2) / (1 - sum(w^2)), which equal weights make the usual
+    one. Members are added one after the other: numpy's own sums depend on the shape.
+    """
+    count = len(values)
+    if weights is None:
+        mean = _total(values) / count
+        correction = (count - 1) or math.nan
+        return mean, np.sqrt(_total([(value - mean) ** 2 for value in values]) / correction)
+    mean = _total([w * value for w, value in zip(weights, values, strict=True)])
+    squares = _total([w * (value - mean) ** 2 for w, value in zip(weights, values, strict=True)])
+    correction = (1 - math.fsum(w**2 for w in weights)) if count > 1 else math.nan
+    return mean, np.sqrt(squares / correction)
+
+
+def _total(values: Iterable[np.ndarray]) -> np.ndarray:
+    first, *others = values
+    total: np.ndarray = first.copy()
+    for value in others:
+        total += value
+    return total
+
+
+def _selected(
+    members: list[Member], select: int | str, tasks: Sequence[str]
+) -> tuple[list[Member], dict[str, list[float]]]:
+    """Return the members that ``select`` names, in order, and their weights by task; none where they count alike."""
+    if select == "all":
+        return members, {}
+    if select == "validation":
+        return members, {task: _weights(members, task) for task in tasks}
+    if isinstance(select, bool) or not isinstance(select, int) or not 1 <= select <= len(members):
+        raise UserError(
+            f"select={select!r}: give 'all', 'validation', or how many of the {len(members)} finished members to use"
+        )
+
+    def loss(member: Member) -> float:
+        known = None if member.result is None else member.result.validation_loss
+        return math.inf if known is None else known
+
+    best = sorted(members, key=lambda member: (loss(member), member.replica))[:select]
+    return sorted(best, key=lambda member: member.replica), {}
+
+
+def _weights(members: list[Member], task: str) -> list[float]:
+    errors = [m.result.tasks[task].rmse_validation if m.result else None for m in members]
+    precisions = [1 / error**2 for error in errors if error]
+    if len(precisions) < len(members):
+        raise UserError(
+            f"select='validation': a member of variant '{members[0].variant}' has no validation error of '{task}'; use"
+            " select='all'"
+        )
+    return [precision / math.fsum(precisions) for precision in precisions]
+
+
+def _joined(batches: list[TaskPrediction]) -> TaskPrediction:
+    first = batches[0]
+    offsets = offsets_of(np.concatenate([np.diff(batch.offsets) for batch in batches]))
+    mean, std = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("mean", "std"))
+    members = np.concatenate([batch.members for batch in batches], axis=1)
+    return TaskPrediction(first.task, first.level, first.unit, mean, std, members, offsets)
