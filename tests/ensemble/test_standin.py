@@ -35,7 +35,7 @@ def test_all_members_are_trained_on_any_number_of_ranks(small: Path, tmp_path: P
     done = drive(small, tmp_path / "out", ranks, "good", "-", "0.05")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("members/*/*/result.json"))) == 6
-    supervisors = re.findall(r"SUPERVISOR peak (\d+) MiB heavy (.*)", done.stdout)
+    supervisors = re.findall(r"SUPERVISOR peak (\d+) MiB heavy (\[.*\])", done.stdout)
     assert len(supervisors) == max(ranks, 1)
     for peak, heavy in supervisors:
         assert int(peak) < 120 and heavy == "[]", done.stdout
