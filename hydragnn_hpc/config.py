@@ -10,13 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hydragnn_hpc import yaml_files
 from hydragnn_hpc.errors import UserError, nearest, refuse_control_characters
 from hydragnn_hpc.sections import (
-    INPUTS,
-    Input,
+    Inputs,
     Launch,
     Model,
     Name,
@@ -30,7 +29,7 @@ from hydragnn_hpc.sections import (
 from hydragnn_hpc.validation import one_line
 from hydragnn_hpc.yaml_files import YAML_ERRORS
 
-_Section = TypeVar("_Section", bound=BaseModel)
+_Section = TypeVar("_Section", bound=Section)
 
 HASH_SCHEMA = 1
 """Increased when a default or the meaning of a key changes: earlier folders then belong to other campaigns."""
@@ -44,7 +43,7 @@ class Campaign(Section):
 
     name: Name
     dataset: Text
-    inputs: Annotated[tuple[Input, ...], Field(min_length=1)] = (SpeciesInput(name="species"),)
+    inputs: Inputs = (SpeciesInput(name="species"),)
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
     replicas: Annotated[int, Field(ge=1, le=100_000)] = 1
@@ -52,20 +51,6 @@ class Campaign(Section):
     model: Model = Model()
     training: Training = Training()
     launch: Launch = Launch()
-
-    @field_validator("inputs", mode="before")
-    @classmethod
-    def _name_inputs(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        spelt_out = [{"name": v} if isinstance(v, str) else v for v in value]
-        names = [v["name"] for v in spelt_out if isinstance(v, dict) and "name" in v]
-        for name in names:
-            if not isinstance(name, str) or name not in INPUTS:
-                raise ValueError(f"unknown input '{name}'{nearest(str(name), INPUTS)}")
-            if names.count(name) > 1:
-                raise ValueError(f"'{name}' is named twice")
-        return spelt_out
 
     @field_validator("variants", mode="before")
     @classmethod
@@ -81,26 +66,72 @@ class Campaign(Section):
             if times > 1:
                 raise ValueError(f"variants: '{name}' is named twice; give each variant a name of its own")
         for variant in self.variants:
-            for task in (*variant.tasks, *variant.weights):
+            for task in (*variant.tasks, *variant.weights, *variant.losses, *variant.references):
                 if task not in self.tasks:
                     raise ValueError(f"variant '{variant.name}': unknown task '{task}'{nearest(task, self.tasks)}")
             if len(set(variant.tasks)) < len(variant.tasks):
                 raise ValueError(f"variant '{variant.name}': a task is named twice")
+        self._check_references()
+        for variant in self.variants:
+            if variant.differs:
+                try:
+                    self.of_variant(variant)._check_references()
+                except ValueError as error:
+                    raise ValueError(f"variant '{variant.name}': {error}") from None
+        return self
+
+    def _check_references(self) -> None:
         if {entry.name for entry in self.inputs} <= {"species", "composition"}:
             for name, declared in self.tasks.items():
                 if declared.reference == "linear":
                     raise ValueError(
                         f"tasks.{name}.reference=linear: add shells or ewald to inputs, or set composition"
                     )
-        return self
 
     def variant(self, name: str) -> Variant:
         """Return the variant with that name."""
         return next(v for v in self.variants if v.name == name)
 
-    def weight(self, variant: Variant, task: str) -> float:
-        """Return a task's weight in a variant's loss: the variant's own, else the task's."""
-        return variant.weights.get(task, self.tasks[task].weight)
+    def of_variant(self, variant: Variant) -> Campaign:
+        """Return the campaign that trains this variant alone: its tasks, and its own settings in place of the shared.
+
+        Raises
+        ------
+        ValueError
+            If the variant's settings and the campaign's do not fit together, naming the key.
+        """
+        tasks = {name: self.tasks[name].model_copy(update=variant.own(name)) for name in variant.tasks}
+        return self.model_copy(
+            update={
+                "variants": (Variant(name=variant.name, tasks=variant.tasks),),
+                "tasks": tasks,
+                "inputs": variant.inputs or self.inputs,
+                "model": _with_own(self.model, variant.model, "model"),
+                "training": _with_own(self.training, variant.training, "training"),
+            }
+        )
+
+    def epochs(self, variant: Variant) -> int:
+        """Return the most epochs that a member of the variant is trained."""
+        own: int = variant.training.get("epochs", self.training.epochs)
+        return own
+
+    def can_train_on(self, variant: Variant) -> bool:
+        """Whether more epochs than were asked for leave those before as they are: not where a cosine covers all."""
+        training = _with_own(self.training, variant.training, "training")
+        return training.schedule != "cosine" or training.cosine.epochs is not None
+
+    def seed_of(self, variant: Variant, replica: int) -> int:
+        """Return a member's own seed (63 bits): :func:`member_seed` of the variant's name.
+
+        A variant with settings of its own has the seeds of the variant that is named after the same tasks: members
+        with different settings then start alike and see samples in the same order.
+        """
+        name = variant.name
+        if variant.differs:
+            joined, tasks = "".join(variant.tasks), list(variant.tasks)
+            name = joined if _tasks_in(joined, list(self.tasks)) == tasks else "+".join(tasks)
+        return member_seed(self.seed, name, replica)
 
     def stacks(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return the stacks, each as (variant, replicas); they depend on the configuration alone.
@@ -118,19 +149,15 @@ class Campaign(Section):
         """Return the campaign with every key that has no effect on results at its default.
 
         Such keys are some launch settings, the schedule that is not chosen, heads of a level that no variant predicts,
-        and weights of a variant that repeat the task's or belong to a task that it does not train.
+        and settings of a variant that repeat the campaign's or belong to a task that it does not train.
         """
         training, cosine = self.training, self.training.cosine
         cosine = cosine.model_copy(update={"epochs": None}) if cosine.epochs == training.epochs else cosine
         levels = {self.tasks[task].level for variant in self.variants for task in variant.tasks}
         unused = ("graph_head", "pooling") * ("graph" not in levels) + ("node_head",) * ("node" not in levels)
-        variants = []
-        for variant in self.variants:
-            own = {t: w for t, w in variant.weights.items() if t in variant.tasks and w != self.tasks[t].weight}
-            variants.append(variant.model_copy(update={"weights": own}))
         return self.model_copy(
             update={
-                "variants": tuple(variants),
+                "variants": tuple(self._canonical(variant) for variant in self.variants),
                 "model": _at_default(self.model, unused),
                 "training": _at_default(
                     training.model_copy(update={"cosine": cosine}),
@@ -139,6 +166,23 @@ class Campaign(Section):
                 "launch": _at_default(self.launch, WITHOUT_EFFECT),
             }
         )
+
+    def _canonical(self, variant: Variant) -> Variant:
+        """Return the variant with only those of its settings that differ from the campaign's."""
+
+        def differing(settings: dict[str, Any], key: str) -> dict[str, Any]:
+            return {t: v for t, v in settings.items() if t in variant.tasks and v != getattr(self.tasks[t], key)}
+
+        own: dict[str, Any] = {
+            "weights": differing(variant.weights, "weight"),
+            "losses": differing(variant.losses, "loss"),
+            "references": differing(variant.references, "reference"),
+        }
+        if variant.differs:
+            trained = self.of_variant(variant).effective()
+            own["inputs"] = None if trained.inputs == self.inputs else trained.inputs
+            own |= {key: _difference(getattr(self, key), getattr(trained, key)) for key in ("model", "training")}
+        return variant.model_copy(update=own)
 
 
 def member_seed(seed: int, variant: str, replica: int) -> int:
@@ -156,8 +200,29 @@ def config_hash(campaign: Campaign, dataset_sha256: str) -> str:
     The data set enters by its checksum, not by its path.
     """
     settings = campaign.effective().model_dump(mode="json", exclude={"dataset"}, exclude_defaults=True)
-    content = json.dumps([HASH_SCHEMA, settings, dataset_sha256], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return _hash([HASH_SCHEMA, settings, dataset_sha256])
+
+
+def member_hash(campaign: Campaign, variant: Variant, dataset_sha256: str) -> str:
+    """Return the hash that identifies what a variant's members are trained on and how, as far as they are.
+
+    It is the same in a campaign with other variants, more replicas or other stacks; and with more epochs, where these
+    change nothing of the epochs before.
+    """
+    settings = of_members(campaign, variant)
+    settings.get("training", {}).pop("epochs", None)
+    settings.get("launch", {}).pop("stack", None)
+    return _hash([HASH_SCHEMA, settings, dataset_sha256])
+
+
+def of_members(campaign: Campaign, variant: Variant, defaults: bool = False) -> dict[str, Any]:
+    """Return the settings that affect a variant's members, as plain data; those at their defaults too if asked for."""
+    own = campaign.of_variant(variant).effective()
+    if own.training.schedule == "cosine":
+        length = own.training.cosine.epochs or own.training.epochs
+        cosine = own.training.cosine.model_copy(update={"epochs": length})
+        own = own.model_copy(update={"training": own.training.model_copy(update={"cosine": cosine})})
+    return own.model_dump(mode="json", exclude={"name", "dataset", "replicas"}, exclude_defaults=not defaults)
 
 
 def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
@@ -203,9 +268,48 @@ def parse_campaign(content: dict[str, Any], where: str) -> Campaign:
         raise UserError(f"{where}: {one_line(error, Campaign)}") from error
 
 
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _at_default(section: _Section, keys: Iterable[str]) -> _Section:
     """Return the section with ``keys`` at their defaults."""
     return section.model_copy(update={key: type(section).model_fields[key].default for key in keys})
+
+
+def _with_own(section: _Section, own: dict[str, Any], key: str) -> _Section:
+    """Return the section with a variant's ``own`` keys in place of its own.
+
+    Raises
+    ------
+    ValueError
+        If a key is unknown or a value does not fit.
+    """
+    if not own:
+        return section
+    try:
+        return type(section).model_validate(_merged(section.model_dump(mode="json"), own))
+    except ValidationError as error:
+        line = one_line(error, type(section))
+        raise ValueError(f"{key}: {line}") from None
+
+
+def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Merge key by key; a section that goes by another name, another optimizer for instance, is replaced."""
+    merged = dict(shared)
+    for key, value in own.items():
+        before = shared.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            same = value.get("name", before.get("name")) == before.get("name")
+            merged[key] = _merged(before, value) if same else value
+        else:
+            merged[key] = value
+    return merged
+
+
+def _difference(shared: Section, own: Section) -> dict[str, Any]:
+    before, after = (section.model_dump(mode="json") for section in (shared, own))
+    return {key: value for key, value in after.items() if value != before[key]}
 
 
 def _tasks_in(name: str, tasks: list[str]) -> list[str]:

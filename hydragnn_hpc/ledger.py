@@ -10,15 +10,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from hydragnn_hpc import yaml_files
-from hydragnn_hpc.atomic import remove_leftovers, write_text
+from hydragnn_hpc.atomic import remove_leftovers, storage_errors, write_text
 from hydragnn_hpc.config import Campaign, parse_campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_record, write_record
 from hydragnn_hpc.records.member import Failure, Failures, Result
+from hydragnn_hpc.sections import Variant
 
 _REMEDIES: dict[type[BaseModel], str] = {
     Result: "the next run sets it aside and trains the member again",
@@ -39,11 +41,23 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Frozen:
-    """A campaign as frozen in its folder."""
+    """A campaign as frozen in its folder.
+
+    Attributes
+    ----------
+    campaign : Campaign
+    hash, dataset_sha256 : str
+    since : str
+        When it was first frozen as it is.
+    earlier : tuple of dict
+        What the folder held before it grew, oldest first: ``since``, ``hash`` and ``campaign`` of each.
+    """
 
     campaign: Campaign
     hash: str
     dataset_sha256: str
+    since: str = ""
+    earlier: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass
@@ -58,6 +72,8 @@ class Member:
         Its failed attempts, oldest first.
     problem : str
         Which of its files cannot be read, and the consequence; empty if all can.
+    outgrown : bool
+        It ended at its last epoch, and the campaign asks for more by now.
     """
 
     variant: str
@@ -66,6 +82,7 @@ class Member:
     result: Result | None = None
     failures: tuple[Failure, ...] = ()
     problem: str = ""
+    outgrown: bool = False
 
     @property
     def name(self) -> str:
@@ -75,11 +92,14 @@ class Member:
 
 def freeze(folder: CampaignFolder, frozen: Frozen) -> None:
     """Write ``campaign.yaml``."""
-    content = {
+    content: dict[str, Any] = {
         "hash": frozen.hash,
         "dataset_sha256": frozen.dataset_sha256,
+        "since": frozen.since,
         "campaign": frozen.campaign.model_dump(mode="json"),
     }
+    if frozen.earlier:
+        content["earlier"] = list(frozen.earlier)
     write_text(folder.campaign, yaml_files.dump(content))
 
 
@@ -94,18 +114,22 @@ def read_frozen(folder: CampaignFolder) -> Frozen:
     try:
         content = yaml_files.read(folder.campaign)
         campaign = parse_campaign(content["campaign"], str(folder.campaign))
-        return Frozen(campaign, str(content["hash"]), str(content["dataset_sha256"]))
+        earlier = tuple(content.get("earlier", ()))
+        return Frozen(campaign, str(content["hash"]), str(content["dataset_sha256"]), str(content["since"]), earlier)
     except FileNotFoundError as error:
         raise UserError(f"{folder.root} holds no campaign; 'hydragnn-hpc run CAMPAIGN.yaml OUT' makes one") from error
     except (OSError, *yaml_files.YAML_ERRORS, KeyError, TypeError) as error:
         raise UserError(f"cannot read {folder.campaign}: {error}; restore it, or run into another folder") from error
 
 
-def read_member(folder: CampaignFolder, variant: str, replica: int) -> Member:
-    """Read the state of one member; where its folder or its result cannot be read, it has a ``problem``."""
+def read_member(folder: CampaignFolder, variant: str, replica: int, epochs: int = 0) -> Member:
+    """Read the state of one member; where its folder or its result cannot be read, it has a ``problem``.
+
+    A result of fewer ``epochs`` than are asked for by now, at the last of which it ended, does not count.
+    """
     files = folder.member(variant, replica)
     try:
-        return _read(files, variant, replica, _names(files.root))
+        return _read(files, variant, replica, epochs)
     except OSError as error:
         problem = f"cannot read {files.root}: {error.strerror or error}; {_REMEDIES[Result]}"
         return Member(variant, replica, State.WAITING, problem=problem)
@@ -119,7 +143,7 @@ def read_members(folder: CampaignFolder, campaign: Campaign, running: Iterable[s
     except OSError:
         begun = {v.name for v in campaign.variants}  # each member then reports what cannot be read
     members = [
-        read_member(folder, v.name, r) if v.name in begun else Member(v.name, r, State.WAITING)
+        read_member(folder, v.name, r, campaign.epochs(v)) if v.name in begun else Member(v.name, r, State.WAITING)
         for v in campaign.variants
         for r in range(campaign.replicas)
     ]
@@ -136,12 +160,23 @@ def add_failure(files: MemberFolder, attempt: Failure) -> None:
     write_record(files.failure, Failures((*_failures(files), attempt)))
 
 
-def remove_remains(files: MemberFolder) -> None:
-    """Remove the checkpoints and claim that remain beside a result if its worker died right after writing it."""
+def keeps_checkpoint(campaign: Campaign, variant: Variant, result: Result) -> bool:
+    """Whether a member could be trained on if the campaign asked for more epochs."""
+    return result.stopped_by == "epochs" and campaign.can_train_on(variant)
+
+
+def remove_remains(files: MemberFolder, keep_checkpoint: bool) -> None:
+    """Remove the claim and checkpoints that remain beside a result if its worker died right after writing it."""
     remove_leftovers(files.root)
-    for path in (files.checkpoint, files.previous_checkpoint, files.claim):
+    for path in files.passing(keep_checkpoint):
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def reopen_result(files: MemberFolder) -> None:
+    """Remove the result of a member that is to be trained for more epochs; it continues from its checkpoint."""
+    with storage_errors(files.result):
+        files.result.unlink()
 
 
 def reopen(files: MemberFolder) -> None:
@@ -166,8 +201,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _read(files: MemberFolder, variant: str, replica: int, present: set[str]) -> Member:
-    member = Member(variant, replica, State.WAITING)
+def _read(files: MemberFolder, variant: str, replica: int, epochs: int) -> Member:
+    member, present = Member(variant, replica, State.WAITING), _names(files.root)
     problems = []
     if files.failure.name in present:
         member.failures = _failures(files)
@@ -178,6 +213,8 @@ def _read(files: MemberFolder, variant: str, replica: int, present: set[str]) ->
         except UserError as error:
             problems.append(f"{error}; {_REMEDIES[Result]}")
     member.problem = "; ".join(filter(None, problems))
+    if member.result is not None and member.result.stopped_by == "epochs" and member.result.epochs < epochs:
+        member.result, member.outgrown = None, True
     if member.result is not None:
         member.state = State(member.result.state)
     elif member.failures and member.failures[-1].final:

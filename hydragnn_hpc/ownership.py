@@ -111,10 +111,10 @@ class Ownership:
                 raise self._lost(f"belongs to {owner or 'nobody'}") from None
             raise
 
-    def end(self) -> None:
-        """Remove what a member with a result no longer needs: checkpoints, and the claim."""
+    def end(self, keep_checkpoint: bool = False) -> None:
+        """Remove what a member with a result no longer needs: the claim, and checkpoints."""
         with self.held():
-            for path in (self._files.checkpoint, self._files.previous_checkpoint, self._files.claim):
+            for path in self._files.passing(keep_checkpoint):
                 path.unlink(missing_ok=True)
 
     def _lost(self, why: str) -> NotOwnerError:

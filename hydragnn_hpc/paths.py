@@ -69,6 +69,11 @@ class MemberFolder:
         self.log = self.root / "log.txt"
         self.claim = self.root / "claim.json"
 
+    def passing(self, keep_checkpoint: bool) -> tuple[Path, ...]:
+        """Return the files that go once a member has its result, with or without its latest checkpoint."""
+        always = (self.previous_checkpoint, self.claim)
+        return always if keep_checkpoint else (self.checkpoint, *always)
+
     def make(self) -> None:
         """Create the folder."""
         with storage_errors(self.root):

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from hydragnn_hpc.convolutions import why_not
 from hydragnn_hpc.errors import nearest
@@ -55,9 +64,23 @@ class HuberLoss(Section):
     delta: Annotated[float, Field(gt=0)] = 1.0
 
 
-TaskLoss = Annotated[SquaredLoss | AbsoluteLoss | HuberLoss, Field(discriminator="name")]
 LOSSES: dict[str, type[Section]] = {"mse": SquaredLoss, "mae": AbsoluteLoss, "huber": HuberLoss}
 """Losses by name; how they are computed: `member.engine.losses`."""
+
+
+def _spell_out_loss(value: Any) -> Any:
+    spelt_out = {"name": value} if isinstance(value, str) else value
+    name = spelt_out.get("name", "mse") if isinstance(spelt_out, dict) else None
+    if isinstance(spelt_out, dict) and (not isinstance(name, str) or name not in LOSSES):
+        raise ValueError(f"unknown loss '{name}'{nearest(str(name), LOSSES)}")
+    return {"name": name, **spelt_out} if isinstance(spelt_out, dict) else value
+
+
+TaskLoss = Annotated[
+    SquaredLoss | AbsoluteLoss | HuberLoss, Field(discriminator="name"), BeforeValidator(_spell_out_loss)
+]
+TaskWeight = Annotated[float, Field(gt=0)]
+TaskReference = Literal["none", "composition", "species", "linear"]
 
 
 class Task(Section):
@@ -65,18 +88,9 @@ class Task(Section):
 
     level: Literal["graph", "node"]
     field: Text
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    reference: Literal["none", "composition", "species", "linear"] = "none"
+    weight: TaskWeight = 1.0
+    reference: TaskReference = "none"
     loss: TaskLoss = SquaredLoss(name="mse")
-
-    @field_validator("loss", mode="before")
-    @classmethod
-    def _name_loss(cls, value: Any) -> Any:
-        spelt_out = {"name": value} if isinstance(value, str) else value
-        name = spelt_out.get("name", "mse") if isinstance(spelt_out, dict) else None
-        if isinstance(spelt_out, dict) and (not isinstance(name, str) or name not in LOSSES):
-            raise ValueError(f"unknown loss '{name}'{nearest(str(name), LOSSES)}")
-        return {"name": name, **spelt_out} if isinstance(spelt_out, dict) else value
 
 
 class SpeciesInput(Section):
@@ -115,12 +129,55 @@ INPUTS: dict[str, type[Section]] = {
 """Node inputs by name; how they are computed: `dataset.features.inputs`."""
 
 
+def _spell_out_inputs(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        return value
+    spelt_out = [{"name": v} if isinstance(v, str) else v for v in value]
+    names = [v["name"] for v in spelt_out if isinstance(v, dict) and "name" in v]
+    for name in names:
+        if not isinstance(name, str) or name not in INPUTS:
+            raise ValueError(f"unknown input '{name}'{nearest(str(name), INPUTS)}")
+        if names.count(name) > 1:
+            raise ValueError(f"'{name}' is named twice")
+    return spelt_out
+
+
+Inputs = Annotated[tuple[Input, ...], Field(min_length=1), BeforeValidator(_spell_out_inputs)]
+
+
 class Variant(Section):
-    """A set of tasks trained together; ``weights`` replace the tasks' own in the loss."""
+    """A set of tasks trained together, and the settings in which the variant differs from the campaign.
+
+    ``weights``, ``losses`` and ``references`` replace the tasks' own; ``model`` and ``training`` hold the keys of these
+    sections that differ, ``inputs`` the whole list.
+    """
 
     name: Name
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
-    weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    weights: dict[str, TaskWeight] = {}
+    losses: dict[str, TaskLoss] = {}
+    references: dict[str, TaskReference] = {}
+    inputs: Inputs | None = None
+    model: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in plain(self).items() if value}
+
+    def own(self, task: str) -> dict[str, Any]:
+        """Return the variant's own settings of a task."""
+        settings: dict[str, dict[str, Any]] = {
+            "weight": self.weights,
+            "loss": self.losses,
+            "reference": self.references,
+        }
+        return {key: of_tasks[task] for key, of_tasks in settings.items() if task in of_tasks}
+
+    @property
+    def differs(self) -> bool:
+        """Whether it has settings of its own, apart from weights."""
+        return bool(self.losses or self.references or self.inputs or self.model or self.training)
 
 
 class Edges(Section):

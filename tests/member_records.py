@@ -9,7 +9,7 @@ CPU = Device(type="cpu", name="x86_64", index=None, uuid=None)
 ERRORS = TaskErrors(level="graph", unit="Ry", n=1, rmse=0.1, mae=0.1, rmse_unit=0.1, mae_unit=0.1, rmse_validation=0.1)
 _RESULT = Result(
     state="finished", config_hash="c", dataset_sha256="d", variant="H", replica=0, seed=0, tasks={},
-    validation_loss=0.1, best_epoch=1, epochs=1, stopped_by="epochs", seconds=1.0, seconds_training=1.0,
+    validation_loss=0.1, best_epoch=1, epochs=1, stopped_by="early_stopping", seconds=1.0, seconds_training=1.0,
     seconds_validation=0.0, stack=(0,), engine="none", attempt=1, sessions=(), device=CPU, threads=1, versions={},
     weights_sha256="w",
 )  # fmt: skip

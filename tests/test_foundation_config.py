@@ -260,8 +260,8 @@ def test_a_variants_own_weight_counts() -> None:
         ),
         "",
     )
-    assert [campaign.weight(v, "H") for v in campaign.variants] == [3.0, 2.0]
-    assert campaign.weight(campaign.variant("b"), "C") == 1.0
+    assert [campaign.of_variant(v).tasks["H"].weight for v in campaign.variants] == [3.0, 2.0]
+    assert campaign.of_variant(campaign.variant("b")).tasks["C"].weight == 1.0
 
 
 @pytest.mark.parametrize(("given_", "decay"), [({}, 0.0), ({"name": "Adam"}, 0.0), ({"name": "AdamW"}, 0.01)])

@@ -253,7 +253,13 @@ class Controller:
             if member.result is not None:
                 state: EndState = "diverged" if member.state is State.DIVERGED else "finished"
                 self._finished(worker, Finished(variant=running.variant, replica=replica, state=state))
-                self._safely(lambda n=name: ledger.remove_remains(self._folder.member(*n)))  # type: ignore[misc]
+                self._safely(lambda m=member: self._remove_remains(m))  # type: ignore[misc]
+
+    def _remove_remains(self, member: ledger.Member) -> None:
+        campaign = self._plan.frozen.campaign
+        if member.result is not None:
+            keep = ledger.keeps_checkpoint(campaign, campaign.variant(member.variant), member.result)
+            ledger.remove_remains(self._folder.member(member.variant, member.replica), keep)
 
     def lost(self, rank: int) -> None:
         """Treat the workers of a rank that no longer answers as dead, so that other ranks train its members."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hydragnn_hpc import ledger, ownership
 from hydragnn_hpc.atomic import remove_leftovers, storage_errors
-from hydragnn_hpc.config import Campaign, config_hash, load_campaign
+from hydragnn_hpc.config import config_hash, load_campaign
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.staged import match
+from hydragnn_hpc.ensemble import growth
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, Member, State
 from hydragnn_hpc.paths import CampaignFolder
@@ -58,20 +58,21 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> RunPl
     Raises
     ------
     UserError
-        If they do not fit, or the folder belongs to another campaign.
+        If they do not fit, or the folder belongs to another campaign, which cannot grow into this one.
     """
     campaign = load_campaign(path, overrides)
     manifest = store.read_manifest(Path(campaign.dataset))
     match.check(campaign, manifest)
-    frozen = Frozen(campaign, config_hash(campaign, manifest.sha256), manifest.sha256)
+    frozen = Frozen(campaign, config_hash(campaign, manifest.sha256), manifest.sha256, ledger.now())
+    growing: list[str] = []
     foreign = _foreign(folder.root)  # first, since another run may be writing the campaign at this moment
     if folder.campaign.exists():
-        _hold(frozen, ledger.read_frozen(folder), folder)
+        frozen, growing = _hold(frozen, ledger.read_frozen(folder), folder)
     elif foreign:
         raise UserError(f"{folder.root} exists and holds no campaign; give an empty or a new folder")
     members = ledger.read_members(folder, campaign)
     problems = [f"{m.name}: {m.problem}" for m in members if m.problem]
-    return RunPlan(frozen, members, [*match.remarks(campaign, manifest), *problems])
+    return RunPlan(frozen, members, [*growing, *match.remarks(campaign, manifest), *problems])
 
 
 def begin(plan: RunPlan, folder: CampaignFolder) -> RunPlan:
@@ -87,15 +88,18 @@ def begin(plan: RunPlan, folder: CampaignFolder) -> RunPlan:
             made.mkdir(parents=True, exist_ok=True)
     for place in (folder.root, folder.report, folder.figures):
         remove_leftovers(place)
-    unfinished = []
+    unfinished, campaign = [], plan.frozen.campaign
+    variants = {v.name: v for v in campaign.variants}
     for member in plan.members:
         files = folder.member(member.variant, member.replica)
         if member.problem:
             ledger.set_aside(files)
+        if member.outgrown:
+            ledger.reopen_result(files)
         if member.state is State.WAITING and not member.failures and not files.root.exists():
             continue
-        if member.state in _OVER:
-            ledger.remove_remains(files)
+        if member.result is not None:
+            ledger.remove_remains(files, ledger.keeps_checkpoint(campaign, variants[member.variant], member.result))
             continue
         remove_leftovers(files.root)
         unfinished.append(files)
@@ -110,27 +114,26 @@ def _foreign(root: Path) -> bool:
     return any(p.name not in _MAY_BE_THERE and not p.name.startswith(".tmp-") for p in root.iterdir())
 
 
-def _hold(new: Frozen, old: Frozen, folder: CampaignFolder) -> None:
+def _hold(new: Frozen, old: Frozen, folder: CampaignFolder) -> tuple[Frozen, list[str]]:
+    """Return what is to be frozen in place of ``old``, and how it grows, a line each.
+
+    Raises
+    ------
+    UserError
+        If the change is no growth.
+    """
     if new.dataset_sha256 != old.dataset_sha256:
         raise UserError(
             f"{folder.root} was started with another data set (content {old.dataset_sha256[:12]}, now"
             f" {new.dataset_sha256[:12]} in {new.campaign.dataset}); restore it, or run into another folder"
         )
-    if new.hash != old.hash:
-        changes = ", ".join(_differences(old.campaign, new.campaign)) or "written by another version of this program"
-        raise UserError(f"{folder.root} holds another campaign: {changes}; undo the change, or run into another folder")
-
-
-def _differences(old: Campaign, new: Campaign) -> list[str]:
-    before, after = (_flat(c.effective().model_dump(mode="json", exclude={"dataset"})) for c in (old, new))
-    keys = [k for k in dict.fromkeys((*before, *after)) if before.get(k) != after.get(k)]
-    return [f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}" for key in keys]
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(content, dict):
-        return {prefix: content}
-    found: dict[str, Any] = {}
-    for key, value in content.items():
-        found.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
-    return found
+    if new.hash == old.hash:
+        return replace(new, since=old.since, earlier=old.earlier), []
+    found = growth.changes(old.campaign, new.campaign)
+    refused = ", ".join(found.refused)
+    if config_hash(old.campaign, old.dataset_sha256) != old.hash:
+        refused = "written by another version of this program"
+    if refused:
+        raise UserError(f"{folder.root} holds another campaign: {refused}; undo the change, or run into another folder")
+    before = {"since": old.since, "hash": old.hash, "campaign": old.campaign.model_dump(mode="json")}
+    return replace(new, earlier=(*old.earlier, before)), [f"the campaign grows: {line}" for line in found.growth]

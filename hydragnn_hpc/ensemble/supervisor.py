@@ -119,7 +119,7 @@ class Rank:
         if self._placement.rank != self._placement.leader:
             return
         startup.remove_abandoned()
-        wanted = requirements.of(self._campaign)
+        wanted = requirements.of_all(self._campaign)
         staging = Staging(Path(self._campaign.dataset), self._options.stage_dir, self._listen, wanted=wanted)
         self._staged = stack.enter_context(staging).folder
         if self.controller is not None and not self._folder.test_set.exists():

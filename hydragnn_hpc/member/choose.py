@@ -20,7 +20,7 @@ from hydragnn_hpc.sections import Model, Variant
 def network_sizes(
     campaign: Campaign, variant: Variant, data: TrainingData, average_degree: tuple[float, float]
 ) -> NetworkSizes:
-    """Return the sizes of a variant's network."""
+    """Return the sizes of a variant's network; the campaign is the variant's own (`Campaign.of_variant`)."""
     model = campaign.model
     tasks = tuple(
         TaskSizes(
@@ -28,7 +28,7 @@ def network_sizes(
             campaign.tasks[name].level,
             data.targets[name].shape[1],
             model.graph_head if campaign.tasks[name].level == "graph" else model.node_head,
-            campaign.weight(variant, name),
+            campaign.tasks[name].weight,
             loss_of(campaign.tasks[name].loss),
         )
         for name in variant.tasks
@@ -38,7 +38,7 @@ def network_sizes(
 
 
 def choose(campaign: Campaign, variant: Variant, data: TrainingData, device: torch.device) -> tuple[Engine, str]:
-    """Return the engine for a variant, and the reason for the choice.
+    """Return the engine for a variant, and the reason for the choice; the campaign is the variant's own.
 
     ``training.engine: auto`` chooses the fused engine wherever it can run; ``fused`` requires it.
 

@@ -40,7 +40,8 @@ class StackedModels:
     """
 
     def __init__(self, campaign: Campaign, variant: str, models: Sequence[TrainedModel], device: str) -> None:
-        self._campaign, self._variant = campaign, campaign.variant(variant)
+        self._campaign = campaign.of_variant(campaign.variant(variant))
+        self._variant = self._campaign.variants[0]
         self._models, self._facts = models, models[0].facts
         self._device = choose_device(device, 0)
         self._parameters = self._buffers = torch.empty(0)

@@ -18,12 +18,13 @@ import socket
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from hydragnn_hpc import streams
-from hydragnn_hpc.dataset.staged.copies import open_staged
+from hydragnn_hpc.dataset.staged.copies import StagedData, open_staged
 from hydragnn_hpc.ledger import read_frozen
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.device import choose_device, describe, set_threads, versions
@@ -95,8 +96,8 @@ class Channel:
 class Worker:
     """Trains stacks on command."""
 
-    def __init__(self, context: WorkerContext, device: torch.device, channel: Channel) -> None:
-        self._context, self._device, self._channel = context, device, channel
+    def __init__(self, context: WorkerContext, staged: StagedData, device: torch.device, channel: Channel) -> None:
+        self._context, self._staged, self._device, self._channel = context, staged, device, channel
         self._engine: tuple[str, Engine] | None = None
         self._stop = False
 
@@ -112,7 +113,8 @@ class Worker:
     def _train(self, command: Train) -> None:
         self._stop = False
         variant = command.variant
-        training = StackTraining(self._context, self._engine_for(variant), command)
+        engine = self._engine_for(variant)
+        training = StackTraining(self._context, engine, command)
         for member in training.members:
             member.log(f"{self._reason}; attempt {command.attempt}, stack {list(command.replicas)}")
         for change in training.engine_changes:
@@ -133,8 +135,10 @@ class Worker:
     def _engine_for(self, variant: str) -> Engine:
         if self._engine is None or self._engine[0] != variant:
             self._engine = None  # frees its memory before the next one is made
-            campaign = self._context.campaign
-            engine, self._reason = choose(campaign, campaign.variant(variant), self._context.data, self._device)
+            campaign = self._context.frozen.campaign
+            own = campaign.of_variant(campaign.variant(variant))
+            self._context = replace(self._context, data=from_staged(self._staged, own))
+            engine, self._reason = choose(own, own.variants[0], self._context.data, self._device)
             self._engine = (variant, engine)
         return self._engine[1]
 
@@ -188,7 +192,7 @@ def _begin(arguments: argparse.Namespace, channel: Channel) -> Worker:
         versions=installed,
     )
     channel.send(Ready(device=device_record, versions=installed, pid=os.getpid()))
-    return Worker(context, device, channel)
+    return Worker(context, staged, device, channel)
 
 
 def main() -> int:

@@ -95,11 +95,11 @@ def test_refusals(small: Path, tmp_path: Path, reference) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     cases = {
-        "training.epochs: 4 -> 5": (
+        "training.epochs: 4 -> 3": (
             out,
-            ["--set", "variants=[H]", "--set", "replicas=1", "--set", "training.epochs=5"],
+            ["--set", "variants=[H]", "--set", "replicas=1", "--set", "training.epochs=3"],
         ),
-        "replicas: 1 -> 2": (out, ["--set", "variants=[H]"]),
+        "variants: H is missing": (out, ["--set", "variants=[M]"]),
         "holds no campaign": (tmp_path / "mine", []),
         "did you mean 'epochs'": (tmp_path / "new", ["--set", "training.epoch=5"]),
         "batch_size=100000 is larger": (tmp_path / "new", ["--set", "training.batch_size=100000"]),

@@ -56,7 +56,7 @@ def staged(surrogate_raw, tmp_path_factory: pytest.TempPathFactory) -> copies.St
     options = Options(periodic=True, cell=cell)
     prepare.prepare(surrogate_raw(8), folder / "small.bp", options)
     (folder / "copy").mkdir()
-    copies.copy(folder / "small.bp", folder / "copy", requirements.of(CAMPAIGN))
+    copies.copy(folder / "small.bp", folder / "copy", requirements.of_all(CAMPAIGN))
     return copies.open_staged(folder / "copy")
 
 
@@ -66,10 +66,10 @@ ASSIGNMENTS = itertools.count(1)
 def training(staged: copies.StagedData, out: Path, variant: str = "HCM", **changed: object) -> StackTraining:
     """A stack of both replicas, from their checkpoints where there are any."""
     samples = from_staged(staged, CAMPAIGN)
-    hashed = config_hash(CAMPAIGN, staged.manifest.sha256)  # of one campaign, whatever trains it
     asked = parse_campaign({**CONTENT, "training": {**CONTENT["training"], **changed}}, "")
     chosen, _ = choose(asked, asked.variant(variant), samples, torch.device("cpu"))
-    frozen = Frozen(asked, hashed, staged.manifest.sha256)
+    one = parse_campaign({**CONTENT, "training": {**asked.training.model_dump(), "engine": "auto"}}, "")
+    frozen = Frozen(one, config_hash(one, staged.manifest.sha256), staged.manifest.sha256)  # whatever engine trains it
     context = WorkerContext(CampaignFolder(out), frozen, staged.manifest, samples, "host", 0, 0, CPU, {})
     claim = Claim(run=1, assignment=next(ASSIGNMENTS))
     return StackTraining(context, chosen, Train(variant=variant, replicas=(0, 1), attempt=1, claim=claim))
@@ -211,7 +211,7 @@ def test_unavailable_inputs_are_reported_by_the_run(surrogate_raw, tmp_path: Pat
     many = Requirements(tasks=(task,))
     parent = tmp_path / "local"
     parent.mkdir()
-    staging = copies.Staging(tmp_path / "one.bp", parent, wanted=many)
+    staging = copies.Staging(tmp_path / "one.bp", parent, wanted=(many,))
     with pytest.raises(UserError, match=r"^tasks\.H\.reference=composition"), staging:
         pass
     assert not list(parent.iterdir())

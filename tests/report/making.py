@@ -15,7 +15,7 @@ import numpy as np
 
 from hydragnn_hpc import ledger
 from hydragnn_hpc.atomic import write_json
-from hydragnn_hpc.config import member_seed, parse_campaign
+from hydragnn_hpc.config import member_hash, member_seed, parse_campaign
 from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.member import Failure, Session, TaskErrors
@@ -23,6 +23,7 @@ from tests.member_records import a_result
 
 START = datetime(2026, 8, 1, 9, 0, 0, tzinfo=UTC)
 SITES = 32
+DATA = "da7a" * 16
 FEPT = {
     "H": {"level": "graph", "field": "mixing_enthalpy"},
     "C": {"level": "node", "field": "charge_transfer"},
@@ -73,7 +74,7 @@ def make(out: Path, shape: Shape | None = None, **more) -> Path:
     campaign = parse_campaign(settings, "test")
     folder = CampaignFolder(out)
     folder.logs.mkdir(parents=True)
-    ledger.freeze(folder, ledger.Frozen(campaign, "c0ffee" * 10 + "beef", "da7a" * 16))
+    ledger.freeze(folder, ledger.Frozen(campaign, "c0ffee" * 10 + "beef", DATA))
     rng = np.random.default_rng(shape.seed)
     truth = make_truth(rng, shape)
     if shape.arrays:
@@ -207,7 +208,8 @@ class Member:
             engine="fused", sessions=(Session(**session),),
             device=device(rank),
             versions={"python": "3.11.2", "torch": "2.13.0", "hydragnn_hpc": "0.1.0"},
-            config_hash="c0ffee" * 10 + "beef", dataset_sha256="da7a" * 16, weights_sha256=f"{self.replica:064x}",
+            config_hash=member_hash(self.campaign, self.campaign.variant(self.variant), DATA),
+            dataset_sha256=DATA, weights_sha256=f"{self.replica:064x}",
         ))  # fmt: skip
 
     def events(self, state: str, first: bool) -> list[dict]:

@@ -1,7 +1,7 @@
 """Node-local copies: the data set as plain memory-mapped arrays, one copy per node, shared by all its workers.
 
-``python -m hydragnn_hpc.dataset.staged.copies BP FOLDER [PARENT [WANTED]]`` makes the copy. It runs as a child process,
-so that a reader that crashes or hangs on a broken file does not take an MPI rank down with it.
+``python -m hydragnn_hpc.dataset.staged.copies BP FOLDER [PARENT [WANTED...]]`` makes the copy. It runs as a child
+process, so that a reader that crashes or hangs on a broken file does not take an MPI rank down with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +38,7 @@ from hydragnn_hpc.records.lock import ProcessIdentity
 from hydragnn_hpc.records.recipe import Requirements, StagedRecipe
 
 _PREFIX = "hydragnn-hpc-"
+_OTHER = "other-"  # prefix of folders with other inputs and references
 _LOCK = "lock"
 _ERROR = "error: "  # prefix of the child's line that holds an error for the user
 _SILENCE = 300.0  # seconds without a byte read or written after which the copying child is considered hung
@@ -59,11 +60,21 @@ class StagedData:
         ``residual_<task>`` for tasks with a reference.
     ready : StagedRecipe or None
         What was required and how it was computed; None if nothing was required.
+    others : tuple of StagedData
+        The same with other inputs or references, which some variants require.
     """
 
     manifest: store.Manifest
     arrays: dict[str, np.ndarray]
     ready: StagedRecipe | None = None
+    others: tuple[StagedData, ...] = ()
+
+    def meeting(self, wanted: Requirements) -> StagedData | None:
+        """Return the data that meet what is ``wanted``, these or one of the others; None if none do."""
+        made = self.ready.wanted if self.ready else requirements.PLAIN
+        if requirements.meet(made, wanted):
+            return self
+        return next((found for other in self.others if (found := other.meeting(wanted))), None)
 
 
 def scaled(values: np.ndarray, minimum: list[float] | float, maximum: list[float] | float) -> np.ndarray:
@@ -73,11 +84,11 @@ def scaled(values: np.ndarray, minimum: list[float] | float, maximum: list[float
     return result
 
 
-def copy(bp: Path, folder: Path, wanted: Requirements | None = None) -> None:
+def copy(bp: Path, folder: Path, wanted: Sequence[Requirements] = ()) -> None:
     """Read and verify the data set ``bp``, and write it as ``.npy`` files into the existing ``folder``.
 
     Only one chunk of an array is in memory at a time. Finally, the ``wanted`` arrays are computed
-    (`staged.requirements`).
+    (`staged.requirements`): the first into ``folder``, others into folders of their own in it.
     """
     manifest = store.read_manifest(bp)
     limits: tuple[float, float] | tuple[list[float], list[float]]
@@ -96,10 +107,13 @@ def copy(bp: Path, folder: Path, wanted: Requirements | None = None) -> None:
             continue
         scaled_chunks = (scaled(chunk.astype(np.float64), *limits) for chunk in spool.chunks(array))
         spool.save(folder / f"{scaled_name}.npy", shape, np.float32, scaled_chunks)
-    arrays = {p.stem: _map(p) for p in folder.glob("*.npy")}
+    arrays = _arrays(folder)
     store.check_arrays(arrays, manifest.targets, str(bp))
-    if wanted is not None and wanted != requirements.PLAIN:
-        requirements.write(folder, arrays, manifest, wanted)
+    for number, required in enumerate(wanted):
+        own = folder / f"{_OTHER}{number}" if number else folder
+        own.mkdir(exist_ok=True)
+        if required != requirements.PLAIN or number:
+            requirements.write(own, arrays, manifest, required)
     # Written last: its presence means that the copy is complete.
     (folder / store.MANIFEST).write_text(json.dumps(manifest.plain()), encoding="utf-8")
 
@@ -126,14 +140,22 @@ def open_staged(folder: Path) -> StagedData:
     _refuse_of_others(folder)
     try:
         manifest = read_record(folder / store.MANIFEST, store.Manifest)
-        arrays = {p.stem: _map(p) for p in sorted(folder.glob("*.npy"))}
+        arrays = _arrays(folder)
         ready = requirements.read(folder)
+        others = tuple(
+            StagedData(manifest, {**arrays, **_arrays(own)}, requirements.read(own))
+            for own in sorted(folder.glob(f"{_OTHER}*"))
+        )
         missing = [f.name for f in store.declared(manifest.targets) if f.name not in arrays]
     except (UserError, OSError, ValueError, KeyError, EOFError) as error:
         raise UserError(f"node-local copy {folder} cannot be read: {error}; run the same command again") from error
     if missing:
         raise UserError(f"node-local copy {folder} lacks {', '.join(missing)}; run the same command again")
-    return StagedData(manifest, arrays, ready)
+    return StagedData(manifest, arrays, ready, others)
+
+
+def _arrays(folder: Path) -> dict[str, np.ndarray]:
+    return {p.stem: _map(p) for p in sorted(folder.glob("*.npy"))}
 
 
 def _refuse_of_others(folder: Path) -> None:
@@ -170,7 +192,7 @@ class Staging:
         Called a few times a second while copying, so that messages are still answered.
     silence : float
         Seconds without a byte read or written after which the copying is considered hung.
-    wanted : Requirements, optional
+    wanted : sequence of Requirements, optional
         What a campaign requires in addition.
     """
 
@@ -180,7 +202,7 @@ class Staging:
         given: Path | None,
         alive: Callable[[], None] | None = None,
         silence: float = _SILENCE,
-        wanted: Requirements | None = None,
+        wanted: Sequence[Requirements] = (),
     ) -> None:
         self._bp, self._given, self._alive, self._silence = bp, given, alive, silence
         self._wanted = wanted
@@ -216,8 +238,7 @@ class Staging:
     def _copy(self) -> None:
         command = [sys.executable, "-m", "hydragnn_hpc.dataset.staged.copies", str(self._bp), str(self.folder)]
         command.append(str(os.getpid()))
-        if self._wanted is not None:
-            command.append(self._wanted.model_dump_json())
+        command += [required.model_dump_json() for required in self._wanted]
         with tempfile.TemporaryFile("w+", dir=self.folder, errors="replace") as output:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
             try:
@@ -360,8 +381,7 @@ def _bounds(offsets: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.nd
 def main() -> int:
     """Copy the data set ``BP`` into ``FOLDER``, the first two arguments; return the exit code.
 
-    The third argument is the process ID of the parent, with which this process ends; the fourth, optional too, what is
-    required.
+    The third argument is the process ID of the parent, with which this process ends; those behind it, what is required.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if len(sys.argv) > 3 and os.getppid() != int(sys.argv[3]):
@@ -370,7 +390,7 @@ def main() -> int:
         copy(
             Path(sys.argv[1]),
             Path(sys.argv[2]),
-            Requirements.model_validate_json(sys.argv[4]) if len(sys.argv) > 4 else None,
+            [Requirements.model_validate_json(required) for required in sys.argv[4:]],
         )
     except UserError as error:
         print_line(f"{_ERROR}{error}")

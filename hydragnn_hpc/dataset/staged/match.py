@@ -9,7 +9,7 @@ from hydragnn_hpc.errors import UserError, nearest
 
 
 def check(campaign: Campaign, manifest: Manifest) -> None:
-    """Check a campaign's tasks and batch size against a data set.
+    """Check the tasks and the batch size of all variants against a data set.
 
     Raises
     ------
@@ -35,13 +35,25 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
                     f"task '{name}': target '{task.field}' is constant ({low:g} {target.unit}) in {where}: there is"
                     " nothing to learn; leave the task out"
                 )
-    if campaign.training.engine == "fused" and (reason := _why_not_fused(campaign, manifest)):
+    _check_training(campaign, manifest)
+    for variant in campaign.variants:
+        if variant.differs:
+            try:
+                _check_training(campaign.of_variant(variant), manifest)
+            except UserError as error:
+                raise UserError(f"variant '{variant.name}': {error}") from error
+
+
+def _check_training(campaign: Campaign, manifest: Manifest) -> None:
+    """Check how tasks are to be trained; the shared settings apply to variants without any of their own."""
+    plain = [task for v in campaign.variants if not v.differs for task in v.tasks]
+    if plain and campaign.training.engine == "fused" and (reason := _why_not_fused(campaign, manifest, plain)):
         raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
     n_train = manifest.split[0]
-    if campaign.training.batch_size > n_train:
+    if plain and campaign.training.batch_size > n_train:
         raise UserError(
-            f"training.batch_size={campaign.training.batch_size} is larger than the training set of {where}"
-            f" ({n_train} samples); set training.batch_size={min(64, n_train)} or less"
+            f"training.batch_size={campaign.training.batch_size} is larger than the training set of"
+            f" {campaign.dataset} ({n_train} samples); set training.batch_size={min(64, n_train)} or less"
         )
 
 
@@ -61,11 +73,11 @@ def remarks(campaign: Campaign, manifest: Manifest) -> list[str]:
     return found
 
 
-def _why_not_fused(campaign: Campaign, manifest: Manifest) -> str:
+def _why_not_fused(campaign: Campaign, manifest: Manifest, tasks: list[str]) -> str:
     """Return what in the network or the data rules out the fused engine, ``""`` if nothing does."""
     if not campaign.model.plain_pna:
         return "it supports only PNA without edge features"
     if manifest.sizes["G"] > 1:
         return f"{campaign.dataset} has {manifest.sizes['G']:,} geometries; it requires one that all samples share"
-    lacking = next((n for n, t in campaign.tasks.items() if manifest.targets[t.field].missing), None)
+    lacking = next((task for task in tasks if manifest.targets[campaign.tasks[task].field].missing), None)
     return f"some values of task '{lacking}' are missing" if lacking else ""

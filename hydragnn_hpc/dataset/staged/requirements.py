@@ -18,8 +18,14 @@ PLAIN = Requirements()
 """The requirements of a copy without reference or inputs beyond the species."""
 
 
+def of_all(campaign: Campaign) -> tuple[Requirements, ...]:
+    """Return what a campaign requires, and then what each variant with inputs or references of its own does."""
+    own = [of(campaign.of_variant(v)) for v in campaign.variants if v.inputs or v.references]
+    return tuple(dict.fromkeys((of(campaign), *own)))
+
+
 def of(campaign: Campaign) -> Requirements:
-    """Return what a campaign requires."""
+    """Return what a campaign requires whose variants have no inputs or references of their own."""
     tasks = [
         ReferencedTask(name=name, field=t.field, level=t.level, reference=t.reference)
         for name, t in campaign.tasks.items()
@@ -27,6 +33,11 @@ def of(campaign: Campaign) -> Requirements:
     ]
     inputs = [RequiredInput(**entry.model_dump()) for entry in campaign.inputs]
     return Requirements(inputs=tuple(inputs), tasks=tuple(tasks))
+
+
+def meet(made: Requirements, wanted: Requirements) -> bool:
+    """Whether what was ``made`` holds all that is ``wanted``."""
+    return made.inputs == wanted.inputs and set(wanted.tasks) <= set(made.tasks)
 
 
 def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wanted: Requirements) -> None:
@@ -55,7 +66,9 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wa
     recipe = inputs.plan(arrays, wanted.inputs, manifest.species, manifest.neighbours.cutoff_bohr)
     if recipe.names != ["species"]:
         recipe = inputs.write(arrays, recipe, folder / "node_inputs.npy")
-    node_inputs = np.load(folder / "node_inputs.npy", mmap_mode="r")
+        node_inputs: np.ndarray = np.load(folder / "node_inputs.npy", mmap_mode="r")
+    else:
+        node_inputs = arrays["node_inputs"]
     shrinkage = inputs.shrinkage(recipe) if recipe.kept else None
     references = {}
     for task in wanted.tasks:

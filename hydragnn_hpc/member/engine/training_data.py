@@ -131,18 +131,21 @@ class TrainingData:
 def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
     """Make a campaign's training data from a node-local copy; arrays stay memory-mapped.
 
+    Of a campaign with settings that only some variants have, it takes one variant's (`Campaign.of_variant`).
+
     Raises
     ------
     UserError
         If the copy was made for other inputs or references.
     """
-    a = staged.arrays
-    ready = staged.ready
-    made = ready.wanted if ready else requirements.PLAIN
-    if requirements.of(campaign) != made:
-        given = made.model_dump(mode="json")
+    found = staged.meeting(requirements.of(campaign))
+    if found is None:
+        given = (staged.ready.wanted if staged.ready else requirements.PLAIN).model_dump(mode="json")
         raise UserError(f"the node-local copy was made for other inputs or references ({given}); run the command again")
-    recipe = Recipe(inputs=ready.inputs, references=ready.references) if ready else Recipe()
+    a, ready, recipe = found.arrays, found.ready, Recipe()
+    if ready:
+        referenced = [name for name, task in campaign.tasks.items() if task.reference != "none"]
+        recipe = Recipe(inputs=ready.inputs, references={name: ready.references[name] for name in referenced})
     structure = Structure.of(a, staged.manifest.neighbours.cutoff_bohr)
     parts = tuple(np.flatnonzero(a["split"] == k) for k in range(3))
     references = {

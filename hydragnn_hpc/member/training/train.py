@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from hydragnn_hpc.config import Campaign, member_seed
+from hydragnn_hpc.config import member_hash
 from hydragnn_hpc.dataset.store import Manifest
-from hydragnn_hpc.ledger import Frozen, now
+from hydragnn_hpc.ledger import Frozen, keeps_checkpoint, now
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import OPTIMIZERS
 from hydragnn_hpc.member.engine.training_data import TrainingData
@@ -56,7 +56,7 @@ class StackMember:
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What all stacks that a worker trains have in common.
+    """What all stacks of a variant that a worker trains have in common.
 
     Attributes
     ----------
@@ -64,6 +64,7 @@ class WorkerContext:
     frozen : Frozen
     manifest : Manifest
     data : TrainingData
+        As the variant requires them.
     host : str
     rank, slot : int
         Of the worker.
@@ -81,11 +82,6 @@ class WorkerContext:
     slot: int
     device: Device
     versions: dict[str, str]
-
-    @property
-    def campaign(self) -> Campaign:
-        """The campaign."""
-        return self.frozen.campaign
 
 
 class StackTraining:
@@ -111,8 +107,10 @@ class StackTraining:
 
     def __init__(self, context: WorkerContext, engine: Engine, train: Train) -> None:
         self._context, self._engine, self._attempt, self._claim = context, engine, train.attempt, train.claim
-        self.variant: Variant = context.campaign.variant(train.variant)
-        self._options = context.campaign.training
+        self.variant: Variant = context.frozen.campaign.variant(train.variant)
+        self._campaign = context.frozen.campaign.of_variant(self.variant)
+        self._config_hash = member_hash(context.frozen.campaign, self.variant, context.frozen.dataset_sha256)
+        self._options = self._campaign.training
         self._optimizer_kind = OPTIMIZERS[self._options.optimizer.name]
         self._stack = list(train.replicas)
         self._saved_at = time.monotonic()
@@ -126,7 +124,7 @@ class StackTraining:
         files.make()
         ownership = Ownership(files, self._claim)
         ownership.take(self._context.folder)
-        seed = member_seed(self._context.campaign.seed, self.variant.name, replica)
+        seed = self._context.frozen.campaign.seed_of(self.variant, replica)
         return StackMember(replica, seed, files, ownership, Schedule.fresh(self._options))
 
     def _begin(self) -> None:
@@ -182,10 +180,9 @@ class StackTraining:
         )
 
     def _identity(self, member: StackMember) -> Identity:
-        frozen = self._context.frozen
         return Identity(
-            config_hash=frozen.hash,
-            dataset_sha256=frozen.dataset_sha256,
+            config_hash=self._config_hash,
+            dataset_sha256=self._context.frozen.dataset_sha256,
             variant=self.variant.name,
             replica=member.replica,
         )
@@ -218,7 +215,7 @@ class StackTraining:
                 self._best_parameters[e].copy_(self.parameters[e])
                 self._best_buffers[e].copy_(self.buffers[e])
         self._close_those_at_their_end(finished)
-        if time.monotonic() - self._saved_at >= self._context.campaign.launch.checkpoint_seconds:
+        if time.monotonic() - self._saved_at >= self._campaign.launch.checkpoint_seconds:
             self.save()
 
     def _is_finite(self, e: int) -> bool:
@@ -274,16 +271,17 @@ class StackTraining:
     def save(self) -> None:
         """Write every member's checkpoint and history."""
         for e, member in enumerate(self.members):
-            if not member.epoch:
-                continue
-            rows = (self.parameters, self.buffers, self._best_parameters, self._best_buffers)
-            numbers = dict(zip(_NUMBERS, rows, strict=True)) | self._optimizer.state
-            tensors = {name: value[e].cpu().clone() for name, value in numbers.items()}
-            m = member
-            checkpoint = saved.Checkpoint(self._identity(m), tensors, m.schedule, m.history, m.sessions)
-            saved.save(m.files, checkpoint, m.ownership.held)
-            saved.write_history(m.files, m.history, m.ownership.held)
+            if member.epoch:
+                self._save(e, member)
+                saved.write_history(member.files, member.history, member.ownership.held)
         self._saved_at = time.monotonic()
+
+    def _save(self, e: int, member: StackMember) -> None:
+        rows = (self.parameters, self.buffers, self._best_parameters, self._best_buffers)
+        numbers = dict(zip(_NUMBERS, rows, strict=True)) | self._optimizer.state
+        tensors = {name: value[e].cpu().clone() for name, value in numbers.items()}
+        checkpoint = saved.Checkpoint(self._identity(member), tensors, member.schedule, member.history, member.sessions)
+        saved.save(member.files, checkpoint, member.ownership.held)
 
     def _close(self, e: int, member: StackMember, reason: Reason, state: EndState) -> None:
         best = (self._best_parameters[e], self._best_buffers[e])
@@ -291,7 +289,7 @@ class StackTraining:
         predictions: dict[str, np.ndarray] = {}
         if state == "finished":
             context = self._context
-            tasks, predictions = test_errors(self._engine, context.data, context.manifest, context.campaign, best)
+            tasks, predictions = test_errors(self._engine, context.data, context.manifest, self._campaign, best)
         seconds = np.array([row[4:6] for row in member.history]).sum(axis=0)
         result = Result(
             state=state,
@@ -310,23 +308,26 @@ class StackTraining:
             attempt=self._attempt,
             sessions=tuple(member.sessions),
             device=self._context.device,
-            threads=self._context.campaign.launch.threads,
+            threads=self._campaign.launch.threads,
             versions=self._context.versions,
             weights_sha256=weights_hash(*best),
         )
         member.log(f"{state} after epoch {member.epoch} ({reason})")
         hold = member.ownership.held
+        keep_checkpoint = keeps_checkpoint(self._context.frozen.campaign, self.variant, result)
+        if keep_checkpoint:
+            self._save(e, member)
         saved.write_history(member.files, member.history, hold)
         saved.write_done(member.files, result, self._model(best), predictions, hold)
-        member.ownership.end()
+        member.ownership.end(keep_checkpoint)
 
     def _model(self, best: tuple[torch.Tensor, torch.Tensor]) -> saved.TrainedModel:
         context, sizes, layout = self._context, self._engine.sizes, self._engine.layout
         named = {**layout.named(best[0]), **layout.named_buffers(best[1])}
-        fields = {name: context.campaign.tasks[name].field for name in self.variant.tasks}
+        fields = {name: self._campaign.tasks[name].field for name in self.variant.tasks}
         manifest = context.manifest
         facts = ModelFacts(
-            model=context.campaign.model.model_dump(mode="json"),
+            model=self._campaign.model.model_dump(mode="json"),
             inputs=sizes.inputs,
             average_degree=list(sizes.average_degree),
             tasks={name: ModelTask(**dict(manifest.targets[f]), field=f) for name, f in fields.items()},

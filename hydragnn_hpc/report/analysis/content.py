@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from hydragnn_hpc.config import member_hash
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.report.analysis import claims, costs, paper, statistics, uncertainty
@@ -116,10 +117,13 @@ def _histories(results: Results, remarks: list[str]) -> dict[str, pd.DataFrame]:
 
 
 def _inconsistent(results: Results) -> list[str]:
-    """Return which results come from another campaign or data set than the folder's."""
+    """Return which results come from other settings or another data set than the folder's."""
+    campaign, data = results.campaign, results.frozen.dataset_sha256
+    used = {m.variant for m in results.members if m.result}
+    hashes = {v.name: member_hash(campaign, v, data) for v in campaign.variants if v.name in used}
     found = []
-    for key, frozen in (("config_hash", results.frozen.hash), ("dataset_sha256", results.frozen.dataset_sha256)):
-        other = [m.name for m in results.members if m.result and getattr(m.result, key) != frozen]
+    for key, expected in (("config_hash", hashes), ("dataset_sha256", dict.fromkeys(used, data))):
+        other = [m.name for m in results.members if m.result and getattr(m.result, key) != expected[m.variant]]
         if other:
             found.append(f"{len(other)} results, {other[0]} the first, have another {key} than the campaign")
     return found

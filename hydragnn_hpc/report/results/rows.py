@@ -71,14 +71,15 @@ def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None
     if before is None or before.frozen.hash != frozen.hash or len(before.members) != _size(frozen.campaign):
         members = ledger.read_members(folder, frozen.campaign, running)
     else:
-        members = [_again(folder, member, running) for member in before.members]
+        epochs = {v.name: frozen.campaign.epochs(v) for v in frozen.campaign.variants}
+        members = [_again(folder, member, running, epochs[member.variant]) for member in before.members]
     return Snapshot(folder, frozen, members)
 
 
-def _again(folder: CampaignFolder, member: Member, running: Collection[str]) -> Member:
+def _again(folder: CampaignFolder, member: Member, running: Collection[str], epochs: int) -> Member:
     if member.result is not None:
         return member
-    found = ledger.read_member(folder, member.variant, member.replica)
+    found = ledger.read_member(folder, member.variant, member.replica, epochs)
     if found.result is None and found.name in running:
         found.state = State.RUNNING
     return found

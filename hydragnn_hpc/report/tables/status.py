@@ -238,11 +238,11 @@ def _worker_seconds_left(snapshot: Snapshot, running: dict[str, RunningMember]) 
     known = [m for m in means.values() if m is not None]
     if not known:
         return None
-    total = 0.0
+    epochs, total = {v.name: campaign.epochs(v) for v in campaign.variants}, 0.0
     for member in snapshot.members:
         if member.state in UNSETTLED:
             expected = means[member.variant]
             epoch = running[member.name].epoch if member.name in running else 0
-            share = 1 - min(epoch / campaign.training.epochs, 1.0)
+            share = 1 - min(epoch / epochs[member.variant], 1.0)
             total += (sum(known) / len(known) if expected is None else expected) * share / campaign.launch.stack
     return total

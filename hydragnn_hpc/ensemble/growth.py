@@ -1,0 +1,83 @@
+"""How a campaign may change after its folder has been made: it can grow, and nothing that has been trained changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hydragnn_hpc.config import Campaign, of_members
+from hydragnn_hpc.sections import Variant
+
+_ONLY_GROWS = "a campaign can grow, not shrink"
+_WHY_NOT = {
+    "training.cosine.epochs": " (epochs already trained had other learning rates; to train on at the least rate, set"
+    " this key to its former value)"
+}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Differences between what a folder holds and what is asked for, a line each.
+
+    Attributes
+    ----------
+    growth : tuple of str
+        What is trained in addition.
+    refused : tuple of str
+        What would contradict the members that are there.
+    """
+
+    growth: tuple[str, ...]
+    refused: tuple[str, ...]
+
+
+def changes(old: Campaign, new: Campaign) -> Changes:
+    """Compare two configurations of one folder: more replicas, variants and epochs are growth."""
+    growth, refused = [], []
+    if new.name != old.name:
+        refused.append(f"name: {old.name} -> {new.name}")
+    if new.replicas != old.replicas:
+        line = f"replicas: {old.replicas} -> {new.replicas}"
+        if new.replicas > old.replicas:
+            growth.append(line)
+        else:
+            refused.append(f"{line} ({_ONLY_GROWS})")
+    variants = {v.name: v for v in new.variants}
+    before = {v.name for v in old.variants}
+    growth += [f"variants: + {name}" for name in variants if name not in before]
+    lines: dict[str, list[str]] = {}
+    grows: dict[str, bool] = {}
+    for variant in old.variants:
+        if variant.name not in variants:
+            refused.append(f"variants: {variant.name} is missing ({_ONLY_GROWS})")
+            continue
+        for key, was, becomes in _differences(_settings(old, variant), _settings(new, variants[variant.name])):
+            line = f"{key}: {was} -> {becomes}{_WHY_NOT.get(key, '')}"
+            grows[line] = key == "training.epochs" and becomes > was
+            lines.setdefault(line, []).append(variant.name)
+    for line, names in lines.items():
+        shared = len(names) == len(before)
+        (growth if grows[line] else refused).append(line if shared else f"variants.{', '.join(names)}: {line}")
+    return Changes(tuple(growth), tuple(refused))
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    keys = [k for k in dict.fromkeys((*before, *after)) if before.get(k) != after.get(k)]
+    return [(key, before.get(key, "not set"), after.get(key, "not set")) for key in keys]
+
+
+def _settings(campaign: Campaign, variant: Variant) -> dict[str, Any]:
+    """Return all settings that affect a variant's members, by key."""
+    # Not those alone that differ from their defaults, so that the values before and after can be named.
+    found = _flat(of_members(campaign, variant, defaults=True))
+    found.pop("launch.stack")  # no member's numbers depend on it
+    return {key: value for key, value in found.items() if not key.startswith("variants")}
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict) or not content:
+        return {prefix: content}
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

@@ -1,0 +1,140 @@
+"""Campaigns that grow: the same bits as of a campaign that was as large from the start; refusals touch nothing."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.ensemble.test_runs import BIN, outcome, run
+
+pytestmark = pytest.mark.mpi
+SMALL = ["--set", "variants=[H]", "--set", "replicas=2", "--set", "launch.stack=2"]
+WIDE = "{name: wide, tasks: [H, M], model: {channels: 12}, training: {optimizer: {learning_rate: 0.003}}}"
+LARGE = ["--set", f"variants=[H, M, {WIDE}]", "--set", "replicas=3", "--set", "launch.stack=3"]
+
+
+def members(out: Path) -> dict[str, tuple[int, bytes]]:
+    """The moment in which each result was written, and its content."""
+    paths = sorted(out.glob("members/*/*/result.json"))
+    return {str(p.relative_to(out)): (p.stat().st_mtime_ns, p.read_bytes()) for p in paths}
+
+
+@pytest.fixture(scope="module")
+def large(small: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What the large campaign gives that is asked for at once."""
+    out = tmp_path_factory.mktemp("large") / "out"
+    done = run(small / "campaign.yaml", out, *LARGE, ranks=0)
+    assert done.returncode == 0, done.stderr
+    return outcome(out)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_it_grows_by_replicas_and_variants(small: Path, tmp_path: Path, large, ranks: int) -> None:
+    """Killed in the middle, and in stacks of another size."""
+    out = tmp_path / "out"
+    assert run(small / "campaign.yaml", out, *SMALL, ranks=ranks).returncode == 0
+    before = members(out)
+    command = [str(BIN / "mpirun"), "-n", str(ranks), str(BIN / "hydragnn-hpc"), "run", str(small / "campaign.yaml")]
+    growing = subprocess.Popen([*command, str(out), *LARGE], stderr=subprocess.DEVNULL)
+    while len(members(out)) < len(before) + 2 and growing.poll() is None:
+        time.sleep(0.02)
+    growing.send_signal(signal.SIGKILL)
+    growing.wait()
+    done = run(small / "campaign.yaml", out, *LARGE, ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    assert outcome(out) == large
+    assert {name: entry for name, entry in members(out).items() if name in before} == before
+    kept = yaml.safe_load((out / "campaign.yaml").read_text())
+    (earlier,) = kept["earlier"]
+    assert (earlier["campaign"]["replicas"], kept["campaign"]["replicas"]) == (2, 3)
+    assert earlier["since"] < kept["since"]
+
+
+@pytest.mark.parametrize("settings", ["{}", "{schedule: cosine, cosine: {epochs: 3}}"], ids=["plateau", "cosine"])
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_it_grows_by_epochs(small: Path, tmp_path: Path, settings: str, checkpoints: bool) -> None:
+    """From the checkpoints; where these have been removed, from the start."""
+
+    def trained(out: str, epochs: int) -> subprocess.CompletedProcess[str]:
+        keys = {**yaml.safe_load(settings), "epochs": epochs, "batch_size": 16}
+        options = [f"training={yaml.safe_dump(keys, default_flow_style=True).strip()}", "variants=[HCM]"]
+        return run(small / "campaign.yaml", tmp_path / out, *(x for o in options for x in ("--set", o)), ranks=0)
+
+    assert trained("whole", 6).returncode == 0
+    assert trained("grown", 3).returncode == 0
+    if not checkpoints:
+        for path in (tmp_path / "grown").glob("members/*/*/checkpoint*.pt"):
+            path.unlink()
+    done = trained("grown", 6)
+    assert done.returncode == 0 and "training.epochs: 3 -> 6" in done.stderr, done.stderr
+    assert outcome(tmp_path / "grown") == outcome(tmp_path / "whole")
+    log = (tmp_path / "grown/members/HCM/00/log.txt").read_text()
+    assert ("resumed after epoch 3" in log) is checkpoints
+
+
+def test_what_is_no_growth_is_refused(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    cosine = ["--set", "training.schedule=cosine"]
+    assert run(small / "campaign.yaml", out, *SMALL, *cosine, ranks=0).returncode == 0
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    cases = {
+        "replicas: 2 -> 1 (a campaign can grow, not shrink)": ["replicas=1"],
+        "variants: H is missing": ["variants=[M]"],
+        "training.cosine.epochs: 4 -> 6 (epochs already trained had other learning rates": ["training.epochs=6"],
+        "model.channels: 8 -> 9": ["model.channels=9"],
+        "name: small -> other": ["name=other"],
+        "tasks.H.loss.name: mse -> mae": ["variants=[{name: H, tasks: [H], losses: {H: mae}}, M]"],
+    }
+    for message, changes in cases.items():
+        options = [x for change in changes for x in ("--set", change)]
+        done = run(small / "campaign.yaml", out, *SMALL, *cosine, *options, ranks=0)
+        errors = [line for line in done.stderr.splitlines() if "error:" in line]
+        assert done.returncode == 2 and len(errors) == 1 and message in errors[0], (message, done.stderr)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_settings_of_a_variant_are_those_of_a_campaign_that_has_them(small: Path, tmp_path: Path) -> None:
+    """To the bit, other inputs and references among them; the plain variant beside it stays as it is."""
+    own = (
+        "model: {channels: 12}, training: {epochs: 3, optimizer: {name: SGD}}, losses: {H: huber}, weights: {M: 0.5},"
+        " references: {H: composition, M: species}, inputs: [species, {name: shells, number: 2}]"
+    )
+    tasks = {
+        "H": "{level: graph, field: mixing_enthalpy, loss: huber, reference: composition}",
+        "M": "{level: node, field: magnetic_moment, weight: 0.5, reference: species}",
+    }
+    shared = [f"tasks={{{', '.join(f'{name}: {text}' for name, text in tasks.items())}}}", "variants=[HM]"]
+    shared += [
+        "inputs=[species, {name: shells, number: 2}]",
+        "training={epochs: 3, batch_size: 16, optimizer: {name: SGD}}",
+    ]
+    campaigns = {
+        "mixed": [f"variants=[HM, {{name: own, tasks: [H, M], {own}}}]"],
+        "plain": ["variants=[HM]"],
+        "all": [*shared, "model.channels=12"],
+    }
+    weights = {}
+    for name, changes in campaigns.items():
+        options = [x for change in changes for x in ("--set", change)]
+        done = run(small / "campaign.yaml", tmp_path / name, "--set", "replicas=1", *options, ranks=0)
+        assert done.returncode == 0, done.stderr
+        found = outcome(tmp_path / name)
+        weights |= {(name, member): entry for member, entry in found.items() if member != "table1"}
+    assert weights["mixed", "HM/0"] == weights["plain", "HM/0"]
+    assert weights["mixed", "own/0"] == weights["all", "HM/0"]
+
+
+def test_a_dry_run_names_what_grows(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(small / "campaign.yaml", out, *SMALL, ranks=0).returncode == 0
+    done = run(small / "campaign.yaml", out, *LARGE, "--dry-run", ranks=0)
+    assert done.returncode == 0, done.stderr
+    for line in ("the campaign grows: replicas: 2 -> 3", "variants: + M", "variants: + wide", "2 finished"):
+        assert line in done.stdout
+    assert [line for line in done.stdout.splitlines() if "H/02" in line]
+    assert yaml.safe_load((out / "campaign.yaml").read_text())["campaign"]["replicas"] == 2
