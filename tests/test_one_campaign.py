@@ -31,4 +31,4 @@ def test_a_campaign_of_two_ranks(tmp_path: Path) -> None:
         ("HCM", "H", "2", "2"), ("HCM", "C", "2", "2"), ("HCM", "M", "2", "2"), ("H", "H", "2", "2"),
     ]  # fmt: skip
     assert all(0 < float(row["rmse_mean"]) < 1 for row in rows)
-    assert not list((tmp_path / "out").rglob("checkpoint.pt"))
+    assert not list((tmp_path / "out").rglob("checkpoint.previous.pt"))

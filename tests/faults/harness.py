@@ -302,9 +302,15 @@ def _state(member: Path) -> str:
     return "interrupted" if list(member.glob("checkpoint*.pt")) else "waiting"
 
 
+def _stopped_by(member: Path) -> str:
+    return json.loads((member / "result.json").read_text())["stopped_by"]
+
+
 def check_clean(arena: Arena, out: Path) -> None:
     """After a run that ended well: nothing half-written, no node-local copy, no lock left."""
-    left = [*out.rglob(".tmp-*"), *arena.stage.iterdir(), *out.glob("members/*/*/checkpoint*.pt")]
+    left = [*out.rglob(".tmp-*"), *arena.stage.iterdir(), *out.glob("members/*/*/checkpoint.previous.pt")]
+    # Those that ended at their last epoch can be trained on.
+    left += [p for p in out.glob("members/*/*/checkpoint.pt") if _stopped_by(p.parent) != "epochs"]
     left += out.glob("members/*/*/claim.json")
     left += [path for path in (out / "run.lock", out / "progress.json") if path.exists()]
     assert not left, f"left behind: {left}"
