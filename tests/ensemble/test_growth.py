@@ -128,6 +128,16 @@ def test_settings_of_a_variant_are_those_of_a_campaign_that_has_them(small: Path
     assert weights["mixed", "HM/0"] == weights["plain", "HM/0"]
     assert weights["mixed", "own/0"] == weights["all", "HM/0"]
 
+    def predicted(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [str(BIN / "hydragnn-hpc"), "predict", str(tmp_path / name), str(small / "raw"), *options]
+        return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+    both = predicted("mixed")
+    assert both.returncode == 2 and "its variants have different inputs; give --variant" in both.stderr
+    own, alike = predicted("mixed", "--variant", "own"), predicted("all")
+    assert own.returncode == alike.returncode == 0, own.stderr + alike.stderr
+    assert own.stdout == alike.stdout.replace("\nHM,", "\nown,")
+
 
 def test_a_dry_run_names_what_grows(small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
