@@ -55,19 +55,24 @@ def estimate(campaign: Campaign, manifest: Manifest, site: Site) -> Estimate:
 
     All epochs are counted, although early stopping may leave some out.
     """
-    engine = _engine(campaign, manifest, site)
-    seconds = max(sample_seconds(campaign, variant, manifest, RATES[engine]) for variant in campaign.variants)
+    seconds, epochs, engine = max(_of_variant(campaign, variant, manifest, site) for variant in campaign.variants)
     train, validation, _ = manifest.split
     samples = train + VALIDATION * validation
     members = min(campaign.launch.stack, campaign.replicas)
-    epochs = campaign.training.epochs
     factor, speed = (calibrate(), "this host's speed") if _is_like_the_nodes(site) else (1.0, "a usual core's speed")
     if site.gpus_per_node:
         speed += " (no GPU has been measured)"
     atoms, edges = _sizes(manifest)
     data = f"{train} training samples of {atoms:.0f} atoms and {edges:.0f} edges"
     basis = f"{data}, {epochs} epochs, the {engine} engine and {speed}"
-    return Estimate(seconds * samples * members * epochs * factor, basis)
+    return Estimate(seconds * samples * members * factor, basis)
+
+
+def _of_variant(campaign: Campaign, variant: Variant, manifest: Manifest, site: Site) -> tuple[float, int, str]:
+    """Return the time of one sample in all epochs, their number, and the engine."""
+    own = campaign.of_variant(variant)
+    engine, epochs = _engine(own, manifest, site), own.training.epochs
+    return sample_seconds(own, own.variants[0], manifest, RATES[engine]) * epochs, epochs, engine
 
 
 def sample_seconds(campaign: Campaign, variant: Variant, manifest: Manifest, rate: Rate) -> float:

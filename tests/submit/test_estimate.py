@@ -70,6 +70,8 @@ def test_an_estimate_grows_with_data_network_and_stack() -> None:
     assert seconds("model.layers=12") > 1.9 * base
     assert seconds("model.channels=200") > 10 * base
     assert seconds("model.node_head=[2000, 2000]") > 2 * base
+    longer = seconds("variants=[H, HCM, {name: long, tasks: [H, C, M], training: {epochs: 400}}]")
+    assert longer == pytest.approx(2 * base)
 
 
 def submit(folder: Path, site: str, *arguments: str) -> subprocess.CompletedProcess[str]:
