@@ -16,10 +16,9 @@ import pytest
 import torch
 import yaml
 
+from hydragnn_hpc import Ensemble
 from hydragnn_hpc.dataset.staged import copies
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.ledger import read_frozen, read_members
-from hydragnn_hpc.member.predict import read_models
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.analysis import content
 from tests import campaigns
@@ -166,10 +165,9 @@ def test_a_run_trains_again_what_cannot_be_read(hurt: Path) -> None:
 
 def test_models_that_would_execute_something_are_refused(hurt: Path) -> None:
     folder = CampaignFolder(hurt / "out")
-    members = read_members(folder, read_frozen(folder).campaign)
     for make in MAKERS[".pt"]:
         make(folder.member("HC", 1).model, Payload(hurt / "ran"))
-        refused(lambda: read_models(folder, members, ()), r"01/model\.pt")
+        refused(lambda: Ensemble(folder.root), r"01/model\.pt")
     done = command(hurt, "predict", "out", "raw", "--out", "never.csv")
     assert done.returncode == 2 and len(message(done)) == 1 and "model.pt" in message(done)[0], done.stderr
     assert not (hurt / "ran").exists() and not (hurt / "never.csv").exists()
