@@ -66,11 +66,13 @@ def submit(
         raise UserError(f"{out}: all members are finished; nothing to submit")
     asked = math.ceil(seconds_of(walltime, "--walltime")) if walltime is not None else None
     machine, queues, unknown = limits.apply(machine, site == machine.scheduler.name, queue, asked)
-    manifest = _manifest(settings, required=not dry_run and not machine.retired)
+    manifest = _manifest(settings) if Path(settings.dataset).exists() else None
     if work.stack_seconds is None and manifest is not None:
         work = work.estimated(estimate(settings, manifest, machine))
     chosen = plan.make_plan(settings, work, machine, nodes, asked, queue)
     limits.check(machine, chosen, queues, account)
+    if manifest is None and not dry_run and not machine.retired:
+        manifest = _manifest(settings)  # there is none: refused once the machine's limits are met
     if dry_run and machine.account and not account:
         account = YOUR_PROJECT
         typer.echo(f"--site {site}: jobs there are charged to a project; name yours with --account", err=True)
@@ -136,15 +138,12 @@ def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: i
     return submitted
 
 
-def _manifest(campaign: Campaign, required: bool) -> Manifest | None:
-    """Return the manifest of a campaign's data set; None where it is not there and not ``required``."""
+def _manifest(campaign: Campaign) -> Manifest:
+    """Return the manifest of a campaign's data set, which fits the campaign."""
     from hydragnn_hpc.dataset.staged import match
     from hydragnn_hpc.dataset.store.manifest import read_manifest
 
-    path = Path(campaign.dataset)
-    if not required and not path.exists():
-        return None
-    manifest = read_manifest(path)
+    manifest = read_manifest(Path(campaign.dataset))
     match.check(campaign, manifest)
     return manifest
 

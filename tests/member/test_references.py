@@ -14,7 +14,6 @@ from hydragnn_hpc.config import config_hash, parse_campaign
 from hydragnn_hpc.dataset.build import prepare, unseen
 from hydragnn_hpc.dataset.features.inputs import GeometryOperators
 from hydragnn_hpc.dataset.generate import surrogate
-from hydragnn_hpc.dataset.read.frames import Skipped
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged import copies, requirements
 from hydragnn_hpc.errors import UserError
@@ -188,7 +187,7 @@ def test_a_model_holds_what_new_structures_need(staged: copies.StagedData, tmp_p
     again = GeometryOperators(ready.inputs, geometry(a, 0)).inputs(numbers)
     np.testing.assert_allclose(again.reshape(-1, 7), a["node_inputs"][:160], atol=1e-5)
     structures = unseen.UnseenStructures(
-        [""] * len(a["split"]), [], np.arange(len(a["split"])), a, a["node_inputs"], Skipped()
+        [], [], [], a["sample_geometry"], a["atom_offsets"], a["atomic_numbers"], a["node_inputs"]
     )
     for task in ("H", "C"):
         found = structures.reference(ready.references[task])

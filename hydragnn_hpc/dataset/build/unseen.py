@@ -103,7 +103,7 @@ class UnseenStructures:
         counts = compositions.counts_of(numbers, self.atom_offsets, elements)
         n_atoms, element = np.diff(self.atom_offsets), np.searchsorted(elements, numbers)
         described = residual.described(reference.level, self.inputs, n_atoms, element, len(elements))
-        each = np.arange(len(self))
+        each = np.arange(len(n_atoms))
         if reference.level == "graph":
             return residual.evaluate(reference, counts, each, np.zeros_like(each), described)
         return residual.evaluate(reference, counts, np.repeat(each, n_atoms), element, described)
