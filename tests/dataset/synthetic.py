@@ -43,8 +43,7 @@ def raw_samples(
     names: list[str], geometries: list[Geometry], geometry: np.ndarray, numbers: list[np.ndarray]
 ) -> RawSamples:
     """Samples without targets, as they are read."""
-    n = len(names)
-    return RawSamples(names, names, np.arange(n), geometries, geometry, numbers, {}, np.full(n, np.nan))
+    return RawSamples(names, names, geometries, geometry, numbers, {}, np.full(len(names), np.nan))
 
 
 def frame_of(name: str, geometry: Geometry, numbers: np.ndarray) -> Frame:

@@ -61,7 +61,7 @@ def data_sets(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                 values[p.name][:] = np.where(np.isnan(values[p.name]), float(k), values[p.name])
         name = draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)) + f"_{k}"
         geometry = Geometry(pos, cell, periodic)
-        found.add(frame_of(name, geometry, z), k, geometry, values)
+        found.add(frame_of(name, geometry, z), geometry, values)
     samples = found.samples(properties, widths)
     # In the order in which reading finds them again.
     arrays = arrays_of(samples.chosen(np.arange(n)), np.arange(n, dtype=np.uint8) % 3, 4.0)

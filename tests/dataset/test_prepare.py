@@ -137,7 +137,7 @@ def test_atoms_of_samples_are_on_disk_while_they_are_gathered(tmp_path: Path) ->
             for k in range(n):
                 geometry = Geometry(rng.uniform(0, 9, (atoms, 3)), np.eye(3) * 9.0, (True,) * 3)
                 frame = frame_of(f"s{k}", geometry, np.full(atoms, 26 + k, np.int32))
-                collector.add(frame, k, geometry, {"charge": np.full((atoms, 1), k)})
+                collector.add(frame, geometry, {"charge": np.full((atoms, 1), k)})
             return collector.samples([target], {"charge": 1}), tracemalloc.get_traced_memory()[0]
         finally:
             tracemalloc.stop()
@@ -155,7 +155,7 @@ def test_atoms_of_samples_are_on_disk_while_they_are_gathered(tmp_path: Path) ->
 def test_a_missing_spool_folder_is_reported(tmp_path: Path) -> None:
     geometry = Geometry(np.zeros((1, 3)), np.eye(3), (True,) * 3)
     with pytest.raises(UserError, match=r"cannot write .*gone: No such file or directory; free space, check"):
-        SampleCollector(tmp_path / "gone").add(frame_of("s", geometry, np.array([26], np.int32)), 0, geometry, {})
+        SampleCollector(tmp_path / "gone").add(frame_of("s", geometry, np.array([26], np.int32)), geometry, {})
 
 
 def test_periodic_needs_a_cell(raw: Path, tmp_path: Path) -> None:

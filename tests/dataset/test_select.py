@@ -165,7 +165,7 @@ def test_the_order_in_which_samples_are_read_and_classes_are_numbered_does_not_m
     for order in (numbers, data.draw(st.permutations(numbers))):
         read = SampleCollector()
         for k in order:
-            read.add(frame_of(f"out_{k}", geometry, np.array([26 + k % 2], np.int32)), k, geometry, {})
+            read.add(frame_of(f"out_{k}", geometry, np.array([26 + k % 2], np.int32)), geometry, {})
         samples = read.samples([], {})
         _, counts = species_counts(np.concatenate(samples.atomic_numbers), samples.atom_offsets())
         called = dict(zip(range(500), data.draw(st.permutations(range(500))), strict=True))
