@@ -131,7 +131,7 @@ def test_workers_that_cannot_start_are_reported_and_nothing_hangs(small: Path, t
 def test_two_ranks_on_one_device_are_refused(small: Path, tmp_path: Path) -> None:
     done = drive(small, tmp_path / "out", 2, "double", "-", "5")
     assert done.returncode == 2
-    assert "have the same device stand-in (GPU-1)" in done.stderr
+    assert "use the same device stand-in (GPU-1)" in done.stderr
 
 
 def test_a_launcher_of_another_mpi_is_refused(small: Path, tmp_path: Path) -> None:
