@@ -17,7 +17,7 @@ units=(tests/test_durations.py tests/test_foundation_*.py tests/test_any_campaig
   tests/dataset/test_derive.py tests/dataset/test_select.py tests/submit/test_submit.py
   tests/test_one_campaign.py)
 engines=(tests/member/contract tests/member/test_learning_rate.py
-  tests/member/test_checkpoint.py tests/ensemble/test_schedule.py tests/report/test_statistics.py
+  tests/member/test_checkpoint.py tests/ensemble/test_stack_queue.py tests/report/test_statistics.py
   tests/report/test_tables.py)
 if [[ ${1-} == --quick ]]; then
   shift

@@ -177,6 +177,11 @@ def test_files_and_modules_that_are_named_exist() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_files_that_the_suite_names_exist() -> None:
+    named = re.findall(r"tests/[\w/*.]*\w", (ROOT / "tests" / "run.sh").read_text("utf-8"))
+    assert len(named) > 15 and not [path for path in named if not list(ROOT.glob(path))]
+
+
 def test_the_quick_start_is_the_worked_example() -> None:
     script = (ROOT / "jobs" / "local.sh").read_text("utf-8")
     script = script.replace('"$data"', "data/quickstart.bp").replace('"$out"', "runs/quickstart")
