@@ -61,18 +61,18 @@ def submit(
     machine = load_site(site)
     settings = load_campaign(campaign, overrides or [])
     folder = CampaignFolder(out.absolute())
+    manifest = _manifest(settings, folder) if Path(settings.dataset).exists() else None
     work = plan.work_left(settings, folder.root, seconds)
     if not work.members:
         raise UserError(f"{out}: all members are finished; nothing to submit")
     asked = math.ceil(seconds_of(walltime, "--walltime")) if walltime is not None else None
     machine, queues, unknown = limits.apply(machine, site == machine.scheduler.name, queue, asked)
-    manifest = _manifest(settings) if Path(settings.dataset).exists() else None
     if work.stack_seconds is None and manifest is not None:
         work = work.estimated(estimate(settings, manifest, machine))
     chosen = plan.make_plan(settings, work, machine, nodes, asked, queue)
     limits.check(machine, chosen, queues, account)
     if manifest is None and not dry_run and not machine.retired:
-        manifest = _manifest(settings)  # there is none: refused once the machine's limits are met
+        manifest = _manifest(settings, folder)  # there is none: refused once the machine's limits are met
     if dry_run and machine.account and not account:
         account = YOUR_PROJECT
         typer.echo(f"--site {site}: jobs there are charged to a project; name yours with --account", err=True)
@@ -138,13 +138,19 @@ def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: i
     return submitted
 
 
-def _manifest(campaign: Campaign) -> Manifest:
-    """Return the manifest of a campaign's data set, which fits the campaign."""
+def _manifest(campaign: Campaign, folder: CampaignFolder) -> Manifest:
+    """Return the manifest of a campaign's data set; what a job would refuse of the three is refused here."""
+    from hydragnn_hpc.config import config_hash
     from hydragnn_hpc.dataset.staged import match
     from hydragnn_hpc.dataset.store.manifest import read_manifest
+    from hydragnn_hpc.ensemble.folder import hold
+    from hydragnn_hpc.ledger import Frozen, read_frozen
 
     manifest = read_manifest(Path(campaign.dataset))
     match.check(campaign, manifest)
+    if folder.campaign.exists():
+        frozen = Frozen(campaign, config_hash(campaign, manifest.sha256), manifest.sha256)
+        hold(frozen, read_frozen(folder), folder)
     return manifest
 
 

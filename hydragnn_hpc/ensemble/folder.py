@@ -67,7 +67,7 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> RunPl
     growing: list[str] = []
     foreign = _foreign(folder.root)  # first, since another run may be writing the campaign at this moment
     if folder.campaign.exists():
-        frozen, growing = _hold(frozen, ledger.read_frozen(folder), folder)
+        frozen, growing = hold(frozen, ledger.read_frozen(folder), folder)
     elif foreign:
         raise UserError(f"{folder.root} exists and holds no campaign; give an empty or a new folder")
     members = ledger.read_members(folder, campaign)
@@ -108,13 +108,7 @@ def begin(plan: RunPlan, folder: CampaignFolder) -> RunPlan:
     return replace(plan, run=ownership.begin_run(folder, unfinished))
 
 
-def _foreign(root: Path) -> bool:
-    if not root.is_dir():
-        return root.exists()
-    return any(p.name not in _MAY_BE_THERE and not p.name.startswith(".tmp-") for p in root.iterdir())
-
-
-def _hold(new: Frozen, old: Frozen, folder: CampaignFolder) -> tuple[Frozen, list[str]]:
+def hold(new: Frozen, old: Frozen, folder: CampaignFolder) -> tuple[Frozen, list[str]]:
     """Return what is to be frozen in place of ``old``, and how it grows, a line each.
 
     Raises
@@ -137,3 +131,9 @@ def _hold(new: Frozen, old: Frozen, folder: CampaignFolder) -> tuple[Frozen, lis
         raise UserError(f"{folder.root} holds another campaign: {refused}; undo the change, or run into another folder")
     before = {"since": old.since, "hash": old.hash, "campaign": old.campaign.model_dump(mode="json")}
     return replace(new, earlier=(*old.earlier, before)), [f"the campaign grows: {line}" for line in found.growth]
+
+
+def _foreign(root: Path) -> bool:
+    if not root.is_dir():
+        return root.exists()
+    return any(p.name not in _MAY_BE_THERE and not p.name.startswith(".tmp-") for p in root.iterdir())

@@ -95,6 +95,17 @@ def test_what_is_no_growth_is_refused(small: Path, tmp_path: Path) -> None:
         done = run(small / "campaign.yaml", out, *SMALL, *cosine, *options, ranks=0)
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
         assert done.returncode == 2 and len(errors) == 1 and message in errors[0], (message, done.stderr)
+    command = [
+        str(BIN / "hydragnn-hpc"),
+        "submit",
+        str(small / "campaign.yaml"),
+        str(out),
+        "--site",
+        "slurm",
+        "--dry-run",
+    ]
+    done = subprocess.run([*command, *SMALL, "--set", "replicas=1"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "holds another campaign: replicas: 2 -> 1" in done.stderr, done.stderr
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
 
