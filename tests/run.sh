@@ -14,11 +14,10 @@ export OMP_NUM_THREADS=1
 # The two halves run side by side, each on one core.
 units=(tests/test_durations.py tests/test_foundation_*.py tests/test_any_campaign.py tests/test_yaml_files.py
   tests/test_imports.py tests/dataset/test_lsms.py tests/dataset/test_graphs.py tests/dataset/test_targets.py
-  tests/dataset/test_derive.py tests/dataset/test_select.py tests/submit/test_submit.py
-  tests/test_one_campaign.py)
+  tests/dataset/test_derive.py tests/dataset/test_select.py tests/submit/test_submit.py)
 engines=(tests/member/contract tests/member/test_learning_rate.py
   tests/member/test_checkpoint.py tests/ensemble/test_stack_queue.py tests/report/test_statistics.py
-  tests/report/test_tables.py)
+  tests/report/test_tables.py tests/test_one_campaign.py)
 if [[ ${1-} == --quick ]]; then
   shift
   ruff=0 first=0 second=0
