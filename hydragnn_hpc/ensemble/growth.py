@@ -9,6 +9,7 @@ from hydragnn_hpc.config import Campaign, of_members
 from hydragnn_hpc.sections import Variant
 
 _ONLY_GROWS = "a campaign can grow, not shrink"
+_NAMED = 8  # variants named in one line
 _WHY_NOT = {
     "training.cosine.epochs": " (epochs already trained had other learning rates; to train on at the least rate, set"
     " this key to its former value)"
@@ -44,7 +45,10 @@ def changes(old: Campaign, new: Campaign) -> Changes:
             refused.append(f"{line} ({_ONLY_GROWS})")
     variants = {v.name: v for v in new.variants}
     before = {v.name for v in old.variants}
-    growth += [f"variants: + {name}" for name in variants if name not in before]
+    added = [name for name in variants if name not in before]
+    if added:
+        more = f" and {len(added) - _NAMED} more" if len(added) > _NAMED else ""
+        growth.append(f"variants: + {', '.join(added[:_NAMED])}{more}")
     lines: dict[str, list[str]] = {}
     grows: dict[str, bool] = {}
     for variant in old.variants:
