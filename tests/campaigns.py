@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +47,22 @@ def make(folder: Path, **changes: Any) -> Path:
     data_set(folder)
     (folder / "campaign.yaml").write_text(text(**changes))
     return folder / "campaign.yaml"
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", "hydragnn_hpc", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def done(folder: Path, *arguments: str) -> str:
+    """Run a command that must succeed; returns what it printed."""
+    found = command(folder, *arguments)
+    assert found.returncode == 0, f"{arguments}\n{found.stdout[-3000:]}\n{found.stderr[-3000:]}"
+    return found.stdout

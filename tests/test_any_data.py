@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ import yaml
 
 from hydragnn_hpc.convolutions import CONVOLUTIONS
 from tests import campaigns
+from tests.campaigns import done
 
 CAMPAIGN = {
     "name": "ternary",
@@ -29,28 +27,14 @@ CAMPAIGN = {
 }
 
 
-def program(folder: Path, *arguments: str) -> str:
-    """Run a command as a user would; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "hydragnn_hpc", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, f"{arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def ternary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a data set and a campaign on it."""
     folder = tmp_path_factory.mktemp("ternary")
-    program(folder, "data", "generate", "raw.extxyz", "--system", "ternary", "--cap", "8", "--sizes", "1x1x1,2x1x1")
+    done(folder, "data", "generate", "raw.extxyz", "--system", "ternary", "--cap", "8", "--sizes", "1x1x1,2x1x1")
     targets = ["mixing_enthalpy=mixing:energy:eV", "forces=node:forces:eV/Ang:force on an atom", "charge=node:charge:e"]
     options = [word for target in targets for word in ("--target", target)]
-    program(folder, "data", "prepare", "raw.extxyz", "ternary.bp", *options)
+    done(folder, "data", "prepare", "raw.extxyz", "ternary.bp", *options)
     (folder / "campaign.yaml").write_text(yaml.safe_dump(CAMPAIGN))
     return folder
 
@@ -63,11 +47,11 @@ def table1(out: Path) -> dict[tuple[str, str], dict[str, str]]:
 
 @pytest.mark.slow
 def test_a_ternary_from_generate_to_table_1(ternary: Path) -> None:
-    content = json.loads(program(ternary, "data", "info", "ternary.bp", "--json", "--verify"))
+    content = json.loads(done(ternary, "data", "info", "ternary.bp", "--json", "--verify"))
     assert content["neighbours"]["boundary"] == "periodic" and content["source"]["species"] == [29, 47, 79]
     assert content["sizes"]["G"] > 100 and 4 * content["sizes"]["S"] < content["sizes"]["A"] < 8 * content["sizes"]["S"]
-    program(ternary, "run", "campaign.yaml", "out")
-    program(ternary, "report", "out")
+    done(ternary, "run", "campaign.yaml", "out")
+    done(ternary, "report", "out")
     rows = table1(ternary / "out")
     assert rows.keys() == {("HQ", "H"), ("HQ", "Q"), ("F", "F")}
     for key, unit in {("HQ", "H"): "Ry", ("HQ", "Q"): "e", ("F", "F"): "eV/Å"}.items():
@@ -78,7 +62,7 @@ def test_a_ternary_from_generate_to_table_1(ternary: Path) -> None:
 
 @pytest.mark.parametrize(("pooling", "remarks"), [("mean", 1), ("max", 1), ("sum", 0)])
 def test_energies_of_structures_of_several_sizes_are_remarked_upon(ternary: Path, pooling: str, remarks: int) -> None:
-    shown = program(ternary, "run", "campaign.yaml", "never", "--dry-run", "--set", f"model.pooling={pooling}")
+    shown = done(ternary, "run", "campaign.yaml", "never", "--dry-run", "--set", f"model.pooling={pooling}")
     assert shown.count("remark") == shown.count("'mixing_enthalpy' is in Ry per structure") == remarks, shown
 
 
@@ -89,7 +73,7 @@ def test_a_campaign_of_every_convolution(ternary: Path, name: str) -> None:
     if CONVOLUTIONS[name].edges != "none":
         options.append("model.edges={number: 8}")
     arguments = [word for option in options for word in ("--set", option)]
-    program(ternary, "run", "campaign.yaml", name, *arguments)
+    done(ternary, "run", "campaign.yaml", name, *arguments)
     rows = table1(ternary / name)
     assert {key: row["n"] for key, row in rows.items()} == {("HQ", "H"): "2", ("HQ", "Q"): "2"}
     assert all(0 < float(row["rmse_mean"]) < 1 for row in rows.values())

@@ -5,16 +5,12 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hydragnn_hpc.cli.data_options import FORMATS_HELP, ON_ERROR_HELP, one_of, parse_cell
 from hydragnn_hpc.errors import UserError
-
-if TYPE_CHECKING:
-    from hydragnn_hpc.records.model import ModelFacts
-    from hydragnn_hpc.records.recipe import InputRecipe
 
 EPILOG = "Example: hydragnn-hpc predict runs/quickstart new.extxyz --variant HCM --out predicted.csv"
 
@@ -83,7 +79,7 @@ def predict(
     finished = finished_members(folder, read_frozen(folder).campaign, variant or [])
     chosen: int | str = int(select) if select.isdecimal() else select
     ensembles = [Ensemble(out, name, select=chosen, device=device) for name in finished]
-    recipes = [_inputs(ensemble.facts) for ensemble in ensembles]
+    recipes = [ensemble.facts.ready.computed_inputs for ensemble in ensembles]
     if any(recipe != recipes[0] for recipe in recipes):
         raise UserError(f"{out}: its variants have different inputs; give --variant, one of: {', '.join(finished)}")
     preparation = Preparation(ensembles[0].facts, ReadingChoice(form, parse_cell(cell) if cell else None, on_error))
@@ -101,9 +97,3 @@ def predict(
     if to is not None:
         counts = ", ".join(f"{e.variant} ({len(e.replicas)})" for e in ensembles)
         log(f"{to}: {preparation.count - preparation.skipped.count:,} structures, variants (members): {counts}")
-
-
-def _inputs(facts: ModelFacts) -> InputRecipe | None:
-    """Return how a model's inputs are computed; None where the species is the only one."""
-    recipe = facts.ready.inputs
-    return None if recipe is None or recipe.names == ["species"] else recipe

@@ -88,6 +88,11 @@ class InputRecipe(FileRecord):
     scale: list[float] = Field(default_factory=list)
     powers: Count = 1
 
+    @property
+    def species_only(self) -> bool:
+        """Whether there is nothing to compute: the scaled proton number is the only input."""
+        return self.names == ["species"]
+
 
 class FittedReference(FileRecord):
     """A reference as fitted to the training set.
@@ -126,6 +131,11 @@ class Recipe(FileRecord):
 
     inputs: InputRecipe | None = None
     references: dict[str, FittedReference] = Field(default_factory=dict)
+
+    @property
+    def computed_inputs(self) -> InputRecipe | None:
+        """How inputs are computed; None where the species is the only one."""
+        return None if self.inputs is None or self.inputs.species_only else self.inputs
 
     @model_serializer(mode="wrap")
     def _without_empty(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.prediction.campaigns import FEPT, PLAIN, TERNARY, done
+from tests.campaigns import done
+from tests.prediction.campaigns import FEPT, PLAIN, TERNARY
 
 
 @pytest.fixture(scope="session")

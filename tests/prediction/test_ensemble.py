@@ -15,7 +15,7 @@ from hydragnn_hpc.dataset.build import unseen
 from hydragnn_hpc.ledger import read_member
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.prediction.ensemble import moments
-from tests.prediction.campaigns import command, done
+from tests.campaigns import command, done
 
 
 def some(folder: Path) -> list[Atoms]:

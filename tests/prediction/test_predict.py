@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.prediction.campaigns import command, done
+from tests.campaigns import command, done
 
 XYZ = '2\nLattice="5 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:3 pbc="T T T"\nPt 0 0 0\n{} 2 2 2\n'
 

@@ -230,11 +230,10 @@ class Preparation:
         return self._used[key]
 
     def _new_site(self, geometry: Geometry, where: str) -> Site:
-        recipe = self.facts.ready.inputs
+        recipe = self.facts.ready.computed_inputs
         try:
             found = find_neighbours(geometry, self.options.cutoff)
-            plain = recipe is None or recipe.names == ["species"]
-            operators = None if plain or recipe is None else inputs.GeometryOperators(recipe, geometry)
+            operators = None if recipe is None else inputs.GeometryOperators(recipe, geometry)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
         self._distances.add(found, where)

@@ -64,7 +64,7 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wa
     from hydragnn_hpc.dataset.features import inputs, residual
 
     recipe = inputs.plan(arrays, wanted.inputs, manifest.species, manifest.neighbours.cutoff_bohr)
-    if recipe.names != ["species"]:
+    if not recipe.species_only:
         recipe = inputs.write(arrays, recipe, folder / "node_inputs.npy")
         node_inputs: np.ndarray = np.load(folder / "node_inputs.npy", mmap_mode="r")
     else:
