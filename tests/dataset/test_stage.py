@@ -28,6 +28,7 @@ from hydragnn_hpc.dataset.staged.copies import Staging, open_staged
 from hydragnn_hpc.dataset.staged.room import node_local_parent
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import Property
+from tests.waiting import wait_for
 
 HOLD = """
 import sys, time
@@ -65,13 +66,6 @@ def hurt(small_bp: Path, tmp_path: Path) -> Callable[[str, Callable[[bytes], byt
         return bp
 
     return make
-
-
-def wait_for(condition: Callable[[], bool], patience: float = 60.0) -> None:
-    limit = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_a_copy_is_private_named_after_the_content_and_as_large_as_estimated(small_bp: Path, parent: Path) -> None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from hydragnn_hpc.ensemble.messenger import RankMonitor, SoloMessenger
 from tests import campaigns
 from tests.ranks import OVER_NETWORK, process_of
+from tests.waiting import has_ended, wait_for
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
 DRIVE = Path(__file__).with_name("drive.py")
@@ -49,14 +49,6 @@ def test_an_unreachable_rank_is_lost_at_once() -> None:
     monitor = RankMonitor(messenger, [1, 2], patience=100)
     messenger.unreachable.add(2)
     assert (monitor.newly_lost(), monitor.newly_lost(), monitor.expected) == ([2], [], [1])
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 100.0) -> None:
-    """Wait until ``condition`` holds."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "never came"
-        time.sleep(0.05)
 
 
 @pytest.mark.mpi
@@ -100,14 +92,6 @@ def worker_of(out: Path, rank: int) -> int:
             if "hydragnn_hpc.member.worker" in argv and str(out) in argv and f"--rank {rank} " in " ".join(argv):
                 return int(entry.name)
     raise AssertionError(f"no worker of rank {rank}")
-
-
-def has_ended(process: int) -> bool:
-    """Return whether a process is gone, or is a zombie because its parent is stopped."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def first_member_of(out: Path, rank: int) -> Path:

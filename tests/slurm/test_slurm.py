@@ -107,5 +107,5 @@ def test_a_rank_that_is_killed(place: Place, tmp_path: Path, rank: int, signalle
     if signalled:
         place.cluster.call("scancel", "--signal=USR2", job)
     text = place.wait_for_end(job, out)
-    assert runs(out) == in_all
+    assert runs(out) == in_all, text
     assert "Traceback" not in text, text
