@@ -55,18 +55,32 @@ fi
 # Three parts side by side on two cores, since many tests wait: for a scheduler, for a rank that is lost.
 jobs=(tests/slurm tests/faults tests/test_any_data.py tests/test_documents.py)
 campaigns=(tests/ensemble tests/dataset tests/test_hostile_files.py)
-elsewhere=("${jobs[@]/#/--ignore=}" "${campaigns[@]/#/--ignore=}")
+others=("${jobs[@]/#/--ignore=}" "${campaigns[@]/#/--ignore=}")
 outputs=$(mktemp -d)
 trap 'rm -rf "$outputs"' EXIT
-pytest --durations 15 -p no:cacheprovider "${campaigns[@]}" >"$outputs/campaigns" 2>&1 &
-first=$!
-pytest --durations 15 -p no:cacheprovider "${elsewhere[@]}" >"$outputs/rest" 2>&1 &
+# part NAME ARGUMENTS : one part; its failures are recorded by name.
+part() { pytest --durations 15 -o cache_dir="$outputs/$1.cache" "${@:2}"; }
+# again NAME STATUS ARGUMENTS : what failed in a part runs once more, now alone: beside the others a process may starve
+# for longer than a test allows. A second failure counts.
+again() {
+  [[ ! -f $outputs/$1 ]] || { echo "== pytest, $1" && cat "$outputs/$1"; }
+  if (($2 == 1)); then
+    echo "== once more, alone: what failed among $1"
+    check pytest --last-failed -o cache_dir="$outputs/$1.cache" "${@:3}"
+  elif (($2)); then
+    failed=1
+  fi
+}
+statuses=(0 0 0)
+part campaigns "${campaigns[@]}" >"$outputs/campaigns" 2>&1 &
 second=$!
-check pytest --durations 15 -p no:cacheprovider "${jobs[@]}"
-wait $first || failed=1
-echo "== pytest ${campaigns[*]}"
-cat "$outputs/campaigns"
-wait $second || failed=1
-echo "== pytest, all other tests"
-cat "$outputs/rest"
+part others "${others[@]}" >"$outputs/others" 2>&1 &
+third=$!
+echo "== pytest, jobs"
+part jobs "${jobs[@]}" || statuses[0]=$?
+wait $second || statuses[1]=$?
+wait $third || statuses[2]=$?
+again jobs "${statuses[0]}" "${jobs[@]}"
+again campaigns "${statuses[1]}" "${campaigns[@]}"
+again others "${statuses[2]}" "${others[@]}"
 exit $failed

@@ -109,7 +109,7 @@ def test_the_worker_of_a_lost_rank_writes_nothing_more(small: Path, tmp_path: Pa
     """
     out, stage = tmp_path / "out", tmp_path / "stage"
     stage.mkdir()
-    training = {"epochs": 200, "early_stopping": None, "batch_size": 2}
+    training = {"epochs": 120, "early_stopping": None, "batch_size": 2}
     (small / "fence.yaml").write_text(campaigns.text(variants=["M"], replicas=3, training=training))
     command = [str(MPIRUN), "-n", "3", sys.executable, str(DRIVE), str(small / "fence.yaml"), str(out), str(stage)]
     environment = {**os.environ, "DRIVE_BEAT_SECONDS": "0.1", "DRIVE_LOST_SECONDS": "3"}
@@ -134,4 +134,5 @@ def test_the_worker_of_a_lost_rank_writes_nothing_more(small: Path, tmp_path: Pa
         output = (tmp_path / "said").read_text()
     assert {path.name: path.read_bytes() for path in members[1].iterdir()} == before
     assert "writes nothing more" in (out / "logs" / "worker-0001-0.txt").read_text()
-    assert "Traceback" not in output and "3 of 3 members finished" in output, output
+    assert "Traceback" not in output, output[output.index("Traceback") :]
+    assert "3 of 3 members finished" in output, output[-2000:]
