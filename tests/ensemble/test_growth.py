@@ -128,6 +128,7 @@ def test_settings_of_a_variant_are_those_of_a_campaign_that_has_them(small: Path
         "mixed": [f"variants=[HM, {{name: own, tasks: [H, M], {own}}}]"],
         "plain": ["variants=[HM]"],
         "all": [*shared, "model.channels=12"],
+        "back": [shared[2], "variants=[HM, {name: own, tasks: [H, M], inputs: [species]}]"],
     }
     weights = {}
     for name, changes in campaigns.items():
@@ -138,6 +139,7 @@ def test_settings_of_a_variant_are_those_of_a_campaign_that_has_them(small: Path
         weights |= {(name, member): entry for member, entry in found.items() if member != "table1"}
     assert weights["mixed", "HM/0"] == weights["plain", "HM/0"]
     assert weights["mixed", "own/0"] == weights["all", "HM/0"]
+    assert weights["back", "own/0"] == weights["plain", "HM/0"] != weights["back", "HM/0"]
 
     def predicted(name: str, *options: str) -> subprocess.CompletedProcess[str]:
         command = [str(BIN / "hydragnn-hpc"), "predict", str(tmp_path / name), str(small / "raw"), *options]

@@ -19,9 +19,13 @@ PLAIN = Requirements()
 
 
 def of_all(campaign: Campaign) -> tuple[Requirements, ...]:
-    """Return what a campaign requires, and then what each variant with inputs or references of its own does."""
+    """Return what a campaign requires, and what each variant with inputs or references of its own does.
+
+    Those without inputs beyond the species come first: they share the copy's own ``node_inputs``, which the first of
+    the others would replace.
+    """
     own = [of(campaign.of_variant(v)) for v in campaign.variants if v.inputs or v.references]
-    return tuple(dict.fromkeys((of(campaign), *own)))
+    return tuple(sorted(dict.fromkeys((of(campaign), *own)), key=lambda required: required.inputs != PLAIN.inputs))
 
 
 def of(campaign: Campaign) -> Requirements:
