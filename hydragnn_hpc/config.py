@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from hydragnn_hpc import yaml_files
 from hydragnn_hpc.errors import UserError, nearest, refuse_control_characters
 from hydragnn_hpc.sections import (
+    SURROUNDINGS,
     Inputs,
     Launch,
     Model,
@@ -81,7 +82,7 @@ class Campaign(Section):
         return self
 
     def _check_references(self) -> None:
-        if {entry.name for entry in self.inputs} <= {"species", "composition"}:
+        if SURROUNDINGS.isdisjoint(entry.name for entry in self.inputs):
             for name, declared in self.tasks.items():
                 if declared.reference == "linear":
                     raise ValueError(

@@ -99,6 +99,18 @@ class SpeciesInput(Section):
     name: Literal["species"]
 
 
+class OneHotInput(Section):
+    """For each element of the data set, whether the atom is of it: 1 or 0."""
+
+    name: Literal["one_hot"]
+
+
+class ElementInput(Section):
+    """A property of the atom's element."""
+
+    name: Literal["radius", "electronegativity", "valence_electrons", "period", "group"]
+
+
 class CompositionInput(Section):
     """The share of each element in the sample."""
 
@@ -119,14 +131,25 @@ class EwaldInput(Section):
     powers: Annotated[int, Field(ge=1, le=4)] = 1
 
 
-Input = Annotated[SpeciesInput | CompositionInput | ShellsInput | EwaldInput, Field(discriminator="name")]
+Input = Annotated[
+    SpeciesInput | OneHotInput | ElementInput | CompositionInput | ShellsInput | EwaldInput,
+    Field(discriminator="name"),
+]
 INPUTS: dict[str, type[Section]] = {
     "species": SpeciesInput,
+    "one_hot": OneHotInput,
+    "radius": ElementInput,
+    "electronegativity": ElementInput,
+    "valence_electrons": ElementInput,
+    "period": ElementInput,
+    "group": ElementInput,
     "composition": CompositionInput,
     "shells": ShellsInput,
     "ewald": EwaldInput,
 }
 """Node inputs by name; how they are computed: `dataset.features.inputs`."""
+SURROUNDINGS = frozenset({"shells", "ewald"})
+"""Inputs that depend on the atoms around a site, so that a target may be regressed on them."""
 
 
 def _spell_out_inputs(value: Any) -> Any:

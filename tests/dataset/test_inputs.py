@@ -10,7 +10,7 @@ import pytest
 from synthetic import arrays as synthetic_arrays
 
 from hydragnn_hpc import compositions
-from hydragnn_hpc.dataset.features import inputs, shells
+from hydragnn_hpc.dataset.features import elements, inputs, shells
 from hydragnn_hpc.dataset.features.ewald import potential_matrix
 from hydragnn_hpc.dataset.features.inputs import GeometryOperators
 from hydragnn_hpc.dataset.generate import surrogate
@@ -166,6 +166,43 @@ def test_all_inputs_of_a_lattice(tmp_path: Path) -> None:
     np.testing.assert_allclose(train[:, 1:].std(axis=0), 1, atol=1e-5)
     share = (data["atomic_numbers"].reshape(90, 32) == FE).mean(axis=1)
     assert np.corrcoef(share, x.reshape(90, 32, 7)[:, 0, 1])[0, 1] == pytest.approx(1)
+
+
+def test_elements_have_a_column_each_and_their_properties(tmp_path: Path) -> None:
+    names = ["one_hot", "electronegativity", "period", "group"]
+    data = data_set([lattice()], [0] * 60, [FE, PD, PT])
+    recipe = inputs.write(data, inputs.plan(data, [RequiredInput(name=n) for n in names], *FACTS), tmp_path / "x.npy")
+    # The third indicator follows from the two others.
+    assert recipe.columns == ["one_hot Fe", "one_hot Pd", *names[1:]]
+    raw = np.load(tmp_path / "x.npy") * np.array(recipe.scale) + np.array(recipe.mean)
+    expected = {FE: [1, 0, 1.83, 4, 8], PD: [0, 1, 2.20, 5, 10], PT: [0, 0, 2.2, 6, 10]}
+    np.testing.assert_allclose(raw, [expected[z] for z in data["atomic_numbers"]], atol=1e-5)
+    iron_cobalt = data_set([lattice()], [0] * 60, [26, 27])
+    plan = inputs.plan(iron_cobalt, [RequiredInput(name="period"), RequiredInput(name="group")], *FACTS)
+    assert inputs.write(iron_cobalt, plan, tmp_path / "x.npy").columns == ["group"]
+
+
+def test_a_property_that_an_element_lacks_is_refused() -> None:
+    recipe = InputRecipe(names=["electronegativity"], elements=[2, 8, 18], species=[2, 18])
+    with pytest.raises(UserError, match=r"'electronegativity' is not known of He, Ar; leave it out, or use one_hot"):
+        GeometryOperators(recipe, lattice())
+
+
+def test_rows_and_columns_of_the_periodic_table() -> None:
+    """The noble gases end the rows; the groups of a row ascend; lanthanides and actinides are of group 3."""
+    rows = {1: (1, 2), 2: (3, 10), 3: (11, 18), 4: (19, 36), 5: (37, 54), 6: (55, 86), 7: (87, 118)}
+    for row, (first, last) in rows.items():
+        numbers = range(first, last + 1)
+        assert {elements.period(z) for z in numbers} == {row}
+        groups = [elements.group(z) for z in numbers]
+        assert groups == sorted(groups) and groups[0] == 1 and groups[-1] == 18
+        assert groups.count(3) == {1: 0, 2: 0, 3: 0, 4: 1, 5: 1, 6: 15, 7: 15}[row]
+        for z, column in zip(numbers, groups, strict=True):
+            if column != 3 and z != 2:
+                assert elements.valence_electrons(z) == (column if column <= 12 else column - 10), z
+    assert [elements.valence_electrons(z) for z in (2, 21, 57, 58, 63, 71)] == [2, 3, 3, 4, 9, 3]
+    assert elements.electronegativity(9) == max(elements.electronegativity(z) for z in range(3, 10)) == 3.98
+    assert elements.radius(78) == 1.36 and np.isnan([elements.radius(97), elements.electronegativity(95)]).all()
 
 
 def test_the_test_part_does_not_enter_the_standard(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Node inputs of a model: columns by name, computed once when the data set is staged.
 
-``species``: the proton number, scaled to [0, 1] over the data set. ``composition``: the fraction of each element in the
-sample. ``shells``: atoms of each element in the shells of neighbours around the site (`features.shells`). ``ewald``:
-for each element, the electrostatic potential at the site of unit charges on its atoms and an equal, neutralising charge
-on all atoms. For charges q_s on the elements that sum to zero, the potential is the sum of q_s times these columns.
-Periodic cells use Ewald's sum, with all images; clusters use Coulomb's law. ``powers`` adds the potential's square,
-cube and so on: atoms respond to their potential, so that energies are not linear in it.
+``species``: the proton number, scaled to [0, 1] over the data set. ``one_hot``: for each element, whether the atom is
+of it. ``radius``, ``electronegativity``, ``valence_electrons``, ``period``, ``group``: a property of the atom's element
+(`features.elements`). ``composition``: the fraction of each element in the sample. ``shells``: atoms of each element in
+the shells of neighbours around the site (`features.shells`). ``ewald``: for each element, the electrostatic potential
+at the site of unit charges on its atoms and an equal, neutralising charge on all atoms. For charges q_s on the elements
+that sum to zero, the potential is the sum of q_s times these columns. Periodic cells use Ewald's sum, with all images;
+clusters use Coulomb's law. ``powers`` adds the potential's square, cube and so on: atoms respond to their potential, so
+that energies are not linear in it.
 
 All but ``species`` are standardised: mean 0 and standard deviation 1 over the atoms of the training set. Columns that
 are constant there, or linear in the preceding columns of the same name, are redundant and left out: for two elements,
@@ -22,7 +24,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from hydragnn_hpc import compositions
-from hydragnn_hpc.dataset.features import decorations, shells
+from hydragnn_hpc.dataset.features import decorations, elements, shells
 from hydragnn_hpc.dataset.features.ewald import potential_matrix
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.records.dataset import NumberRange
@@ -43,7 +45,7 @@ def all_columns(recipe: InputRecipe) -> list[tuple[str, str]]:
     symbols = [chemical_symbols[z] for z in recipe.elements]
     found: list[tuple[str, str]] = []
     for name in recipe.names:
-        if name == "species":
+        if name == "species" or name in elements.PROPERTIES:
             found.append((name, name))
         elif name == "shells" and recipe.shells is not None:
             found += [(f"shell {r:.4g} bohr {s}", name) for r in recipe.shells.radii for s in symbols]
@@ -71,7 +73,8 @@ class GeometryOperators:
     Raises
     ------
     UserError
-        If a potential is requested under a boundary that is periodic along one or two vectors only.
+        If a potential is requested under a boundary that is periodic along one or two vectors only, or a property that
+        is not known of an element.
     """
 
     def __init__(self, recipe: InputRecipe, geometry: Geometry) -> None:
@@ -80,6 +83,7 @@ class GeometryOperators:
         if recipe.shells is not None:
             self._shells = shells.operator(recipe.shells, geometry)
         self._potential = potential_matrix(geometry) if "ewald" in recipe.names else None
+        self._properties = {n: elements.values(n, recipe.elements) for n in recipe.names if n in elements.PROPERTIES}
 
     def columns(self, numbers: np.ndarray) -> np.ndarray:
         """Return all columns of m decorations ``numbers`` ``[m, n]``: ``[m, n, F]`` float64, not standardised."""
@@ -92,6 +96,10 @@ class GeometryOperators:
             if name == "species":
                 low, high = recipe.species
                 found.append((numbers[..., None] - low) / ((high - low) or 1.0))
+            elif name == "one_hot":
+                found.append(is_element)
+            elif name in self._properties:
+                found.append((is_element @ self._properties[name])[..., None])
             elif name == "composition":
                 found.append(shares)
             elif name == "shells" and self._shells is not None:
@@ -135,9 +143,9 @@ def plan(
             n = len(arrays["cell"])
             geometries = (decorations.geometry(arrays, g) for g in range(n))
             around = shells.find(geometries, entry.number, cutoff, _shortest(arrays["edge_vectors"], cutoff))
-    elements = compositions.elements_of(arrays["atomic_numbers"]).tolist()
     names = [entry.name for entry in wanted]
-    return InputRecipe(names=names, elements=elements, species=species, shells=around, powers=powers)
+    present = compositions.elements_of(arrays["atomic_numbers"]).tolist()
+    return InputRecipe(names=names, elements=present, species=species, shells=around, powers=powers)
 
 
 def _shortest(vectors: np.ndarray, cutoff: float) -> float:
