@@ -87,6 +87,7 @@ class CampaignFolder:
         self.root = Path(root)
         self.campaign = self.root / "campaign.yaml"
         self.test_set = self.root / "test_set.npz"
+        self.dataset = self.root / "dataset.json"
         self.members = self.root / "members"
         self.logs = self.root / "logs"
         self.events = self.root / "logs" / "events.jsonl"

@@ -26,7 +26,7 @@ def test_a_campaign_of_two_ranks(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr[-3000:]
     with (tmp_path / "out/report/table1.csv").open() as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if not row["variant"].startswith("no network")]
     assert [(row["variant"], row["task"], row["n"], row["n_total"]) for row in rows] == [
         ("HCM", "H", "2", "2"), ("HCM", "C", "2", "2"), ("HCM", "M", "2", "2"), ("H", "H", "2", "2"),
     ]  # fmt: skip

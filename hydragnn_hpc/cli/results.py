@@ -98,6 +98,9 @@ def report(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the members' learning curves for TensorBoard, too.")
     ] = False,
+    no_baselines: Annotated[
+        bool, typer.Option("--no-baselines", help="Leave out what is predicted without a network.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write tables, figures and the page of a campaign into OUT/report, from whatever has finished.
@@ -109,7 +112,7 @@ def report(
     with progress("report", "figures") as bar:
         from hydragnn_hpc.report.write import write_report
 
-        content, written = write_report(out, bar)
+        content, written = write_report(out, bar, baselines=not no_baselines)
         if tensorboard:
             from hydragnn_hpc.report.tensorboard import write_scalars
 

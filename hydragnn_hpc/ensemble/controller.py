@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from hydragnn_hpc import ledger
+from hydragnn_hpc import learned, ledger
 from hydragnn_hpc.durations import SAVE_SECONDS
 from hydragnn_hpc.ensemble.display import Display, duration, names
 from hydragnn_hpc.ensemble.folder import RunPlan
@@ -49,6 +50,7 @@ from hydragnn_hpc.records.run import (
     StackFailed,
     WorkerDevice,
 )
+from hydragnn_hpc.records.summary import DatasetSummary
 
 _PROGRESS_SECONDS = 2.0
 _TABLES_SECONDS = 5.0
@@ -202,7 +204,14 @@ class Controller:
             return f"its result cannot be read ({error})", 0.0
         known = {task: task_result.rmse for task, task_result in result.tasks.items() if task_result.rmse is not None}
         errors = " ".join(f"{task} {rmse:.3g}" for task, rmse in known.items())
-        return f"test RMSE {errors or 'none'}, {result.epochs} epochs, {duration(result.seconds)}", result.seconds
+        poor = ", ".join(learned.not_learned(result, self._plan.frozen.campaign, self._summary))
+        remark = f"; no better than without a network: {poor}" if poor else ""
+        shown = f"test RMSE {errors or 'none'}, {result.epochs} epochs, {duration(result.seconds)}{remark}"
+        return shown, result.seconds
+
+    @cached_property
+    def _summary(self) -> DatasetSummary | None:
+        return learned.read_summary(self._folder, self._plan.frozen.dataset_sha256)[0]
 
     def _free(self, worker: WorkerId, stopped: bool) -> None:
         running = self._queue.running().get(worker)
@@ -389,6 +398,11 @@ class Controller:
         waiting = self._total - done - bad[0]
         parts += [f"{waiting} left: run the same command again"] if waiting else []
         self.display.line("; ".join(parts))
+        campaign = self._plan.frozen.campaign
+        if self._summary and (
+            line := learned.closing_line(ledger.read_members(self._folder, campaign), campaign, self._summary)
+        ):
+            self.display.line(line)
 
     def _progress(self) -> Progress:
         running = {}

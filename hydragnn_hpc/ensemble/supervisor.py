@@ -14,7 +14,7 @@ from types import FrameType
 
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.staged import requirements
-from hydragnn_hpc.dataset.staged.copies import Staging, open_staged, write_test_set
+from hydragnn_hpc.dataset.staged.copies import SUMMARY, Staging, open_staged, write_test_set
 from hydragnn_hpc.ensemble import startup
 from hydragnn_hpc.ensemble.controller import Controller
 from hydragnn_hpc.ensemble.launcher import worker_environment
@@ -25,7 +25,7 @@ from hydragnn_hpc.ensemble.options import RunOptions
 from hydragnn_hpc.ensemble.workers import WorkerOptions, WorkerProcess, Workers
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.logs import print_line
-from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.paths import CampaignFolder, read_record, write_record
 from hydragnn_hpc.records.messages import (
     End,
     Farewell,
@@ -37,6 +37,7 @@ from hydragnn_hpc.records.messages import (
     WorkerCommand,
     WorkerReport,
 )
+from hydragnn_hpc.records.summary import DatasetSummary
 
 _POLL_SECONDS = 0.03  # between two polls for messages: MPI cannot wait with a timeout
 _QUICK_SECONDS = 0.002  # the same while messages arrive, since an answer may be on its way
@@ -122,19 +123,27 @@ class Rank:
         wanted = requirements.of_all(self._campaign)
         staging = Staging(Path(self._campaign.dataset), self._options.stage_dir, self._listen, wanted=wanted)
         self._staged = stack.enter_context(staging).folder
-        if self.controller is not None and not self._folder.test_set.exists():
-            write_test_set(open_staged(self._staged), self._folder.test_set)
+        if self.controller is not None:
+            self._keep_of_data(self._staged)
         for placement in self._placements:
             if placement.leader == self._placement.rank:
                 self._send(placement.rank, Staged(folder=self._staged))
+
+    def _keep_of_data(self, staged: Path) -> None:
+        """Rank 0: write into the campaign's folder what reports need of the data set."""
+        if not self._folder.dataset.exists():
+            write_record(self._folder.dataset, read_record(staged / SUMMARY, DatasetSummary))
+        if not self._folder.test_set.exists():
+            write_test_set(open_staged(staged), self._folder.test_set)
 
     def _listen(self) -> None:
         """Handle messages while the data are being staged; abandon staging once the run ends."""
         self._turn()
         if self._end is None:
             return
-        # Even if other nodes have trained all members in the meantime, rank 0 still needs the data for the test set.
-        if self.controller is None or self.controller.cut_short or self._folder.test_set.exists():
+        # Even if other nodes have trained all members in the meantime, rank 0 still needs the data for the report.
+        kept = self._folder.test_set.exists() and self._folder.dataset.exists()
+        if self.controller is None or self.controller.cut_short or kept:
             raise _LeaveError
 
     def _start_worker(self, slot: int) -> WorkerProcess:

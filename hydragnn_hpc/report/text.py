@@ -36,6 +36,13 @@ def plain(value: float | None, digits: int = 4) -> str:
     return f"{value:,.{max(places, 0)}f}"
 
 
+def share(value: float | None) -> str:
+    """Return R² as ``0.9871``, and below -10 as ``-2.3e4``, where no digit says more than the sign."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{round(value, 4) + 0.0:.4f}" if value > -10 else f"{value:.2g}"  # + 0.0: no negative zero
+
+
 def percent(value: float | None) -> str:
     """Return a fraction as ``+4.2 %``."""
     return MISSING if value is None else f"{100 * value:+.1f} %"

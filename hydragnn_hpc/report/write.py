@@ -15,7 +15,9 @@ from hydragnn_hpc.report.figures.style import SavedFigure, save, style
 from hydragnn_hpc.report.tables.registry import make_folder, write_tables
 
 
-def write_report(out: Path | str, progress: ProgressCallback = lambda done, total: None) -> tuple[Content, list[Path]]:
+def write_report(
+    out: Path | str, progress: ProgressCallback = lambda done, total: None, *, baselines: bool = True
+) -> tuple[Content, list[Path]]:
     """Write tables, figures, claims, supplement, summary and page into ``report/``.
 
     Parameters
@@ -24,6 +26,8 @@ def write_report(out: Path | str, progress: ProgressCallback = lambda done, tota
         The campaign's folder.
     progress : callable, optional
         Called after each figure.
+    baselines : bool, optional
+        Whether Table 1 also shows what is predicted without a network.
 
     Returns
     -------
@@ -37,7 +41,7 @@ def write_report(out: Path | str, progress: ProgressCallback = lambda done, tota
     UserError
         If the folder holds no campaign, or the folder cannot be written.
     """
-    content = gather(out)
+    content = gather(out, baselines)
     folder = content.results.folder
     make_folder(folder)
     remove_leftovers(folder.figures)

@@ -46,6 +46,7 @@ def test_table1_has_the_declared_columns_and_the_numbers_of_numpy(mixed: Path) -
     found = read_csv(mixed / "report" / "table1.csv")
     assert list(found[0]) == [
         "variant", "task", "n", "n_total", "rmse_mean", "rmse_std", "unit", "rmse_unit_mean", "rmse_unit_std",
+        "r2", "mae", "rmse_of_mean", "not_learned",
     ]  # fmt: skip
     assert [(r["variant"], r["task"]) for r in found] == [(v, t) for v in making.PAPER_VARIANTS for t in v]
     for row in found:

@@ -33,13 +33,14 @@ from hydragnn_hpc.dataset.staged import requirements, room
 from hydragnn_hpc.dataset.store import spool
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import print_line
-from hydragnn_hpc.paths import read_record
+from hydragnn_hpc.paths import read_record, write_record
 from hydragnn_hpc.records.lock import ProcessIdentity
 from hydragnn_hpc.records.recipe import Requirements, StagedRecipe
 
 _PREFIX = "hydragnn-hpc-"
 _OTHER = "other-"  # prefix of folders with other inputs and references
 _LOCK = "lock"
+SUMMARY = "dataset.json"
 _ERROR = "error: "  # prefix of the child's line that holds an error for the user
 _SILENCE = 300.0  # seconds without a byte read or written after which the copying child is considered hung
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -88,7 +89,8 @@ def copy(bp: Path, folder: Path, wanted: Sequence[Requirements] = ()) -> None:
     """Read and verify the data set ``bp``, and write it as ``.npy`` files into the existing ``folder``.
 
     Only one chunk of an array is in memory at a time. Finally, the ``wanted`` arrays are computed
-    (`staged.requirements`): the first into ``folder``, others into folders of their own in it.
+    (`staged.requirements`): the first into ``folder``, others into folders of their own in it. ``dataset.json``
+    summarises the data (`features.baselines`).
     """
     manifest = store.read_manifest(bp)
     limits: tuple[float, float] | tuple[list[float], list[float]]
@@ -114,6 +116,10 @@ def copy(bp: Path, folder: Path, wanted: Sequence[Requirements] = ()) -> None:
         own.mkdir(exist_ok=True)
         if required != requirements.PLAIN or number:
             requirements.write(own, arrays, manifest, required)
+    # Imported here because a supervisor imports this module, and the child alone needs it.
+    from hydragnn_hpc.dataset.features.baselines import summarise
+
+    write_record(folder / SUMMARY, summarise(arrays, manifest))
     # Written last: its presence means that the copy is complete.
     (folder / store.MANIFEST).write_text(json.dumps(manifest.plain()), encoding="utf-8")
 

@@ -16,7 +16,7 @@ from hydragnn_hpc.report.analysis.costs import HeadCost, MultiTaskCost
 from hydragnn_hpc.report.analysis.paper import PaperComparison
 from hydragnn_hpc.report.analysis.statistics import Pair
 from hydragnn_hpc.report.analysis.uncertainty import Uncertainty
-from hydragnn_hpc.report.results import ground_truth, predictions
+from hydragnn_hpc.report.results import ground_truth
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.live import read_live
 from hydragnn_hpc.report.results.load import Results, load
@@ -52,8 +52,8 @@ class Content:
     remarks: list[str] = field(default_factory=list)
 
 
-def gather(out: Path | str) -> Content:
-    """Read a campaign's folder and analyse it.
+def gather(out: Path | str, baselines: bool = True) -> Content:
+    """Read a campaign's folder and analyse it; without ``baselines``, tables show variants alone.
 
     Raises
     ------
@@ -61,6 +61,7 @@ def gather(out: Path | str) -> Content:
         If the folder holds no campaign.
     """
     results = load(out)
+    results.baselines = baselines
     remarks: list[str] = []
     pairs = statistics.compare_all(results)
     test_set = _test_set(results, remarks)
@@ -68,7 +69,7 @@ def gather(out: Path | str) -> Content:
     if all_samples is None:
         all_samples = test_set
         remarks.append(f"Figures over all samples show {test_set.source if test_set else 'nothing'}: {why}.")
-    collected = predictions.collect(results, test_set)
+    collected = results.collected
     found = [uncertainty.assess(s, test_set) for s in collected.ensembles.values()] if test_set else []
     content = Content(
         results=results,
@@ -85,7 +86,7 @@ def gather(out: Path | str) -> Content:
         remarks=remarks,
     )
     content.remarks += [*results.problems(), *_inconsistent(results), *collected.problems]
-    of_runs = (read_live(results.folder).problem, read_log(results).problem)
+    of_runs = (results.not_compared, read_live(results.folder).problem, read_log(results).problem)
     content.remarks += [problem for problem in of_runs if problem]
     return content
 

@@ -52,7 +52,7 @@ def compare(snapshot: Snapshot, test_set: GroundTruth | None) -> list[PaperCompa
     if test_set is not None and not set(test_set.species().tolist()) <= ELEMENTS:
         return []
     found = []
-    for row in rows.table1_rows(snapshot):
+    for row in rows.variant_rows(snapshot):
         variant = snapshot.campaign.variant(row["variant"])
         name, letter = paper_name(snapshot.campaign, variant), _letter(snapshot.campaign, row["task"])
         if name is None or letter is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hydragnn_hpc import learned
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.analysis import paper
@@ -76,29 +77,28 @@ _ABOUT_CLAIMS = (
 )
 
 
+def _not_learned(content: Content) -> Iterator[str]:
+    results = content.results
+    if line := learned.closing_line(results.members, results.campaign, results.summary):
+        yield f"{line[0].upper()}{line[1:]}."
+
+
 def _errors(content: Content) -> Iterator[TextTable]:
     results = content.results
     yield table1.paper_form(results)
-    in_units = table1.paper_form(results, scaled=False)
-    in_units = replace(in_units, notes=(*in_units.notes, *_known(content)))
-    extra = [t for t in results.campaign.tasks if rows.unit_of(results, t) == "Ry"]
+    by_task = table1.by_task(results)
+    by_task = replace(by_task, notes=(*by_task.notes, *_known(content)))
     sizes = np.unique(content.test_set.n_atoms) if content.test_set is not None else np.array([])
-    if not extra or len(sizes) != 1:
-        yield in_units
+    in_ry = [row["unit"] == "Ry" for row in table1.sorted_rows(results)]
+    if len(sizes) != 1 or not any(in_ry):
+        yield by_task
         return
     factor = float(ev_per_atom(1.0, float(sizes[0])))
-    found = {(r["variant"], r["task"]): r for r in rows.table1_rows(results)}
-    cells = []
-    for variant, shown in zip(results.campaign.variants, in_units.cells, strict=True):
-        per_atom = []
-        for task in extra:
-            row = found.get((variant.name, task), {"rmse_unit_mean": None, "rmse_unit_std": None})
-            values = [None if row[k] is None else row[k] * factor for k in ("rmse_unit_mean", "rmse_unit_std")]
-            per_atom.append(plus_minus(values[0], values[1], plain))
-        cells.append((*shown[:-1], *per_atom, shown[-1]))
-    header = (*in_units.header[:-1], *(f"{t} / (eV/atom)" for t in extra), in_units.header[-1])
+    errors = [row["rmse_unit_mean"] for row in table1.sorted_rows(results)]
+    per_atom = [plain(e * factor) if e is not None and ry else "" for e, ry in zip(errors, in_ry, strict=True)]
+    cells = [(*shown, extra) for shown, extra in zip(by_task.cells, per_atom, strict=True)]
     note = f"Energies in Ry are per cell of {sizes[0]} atoms."
-    yield TextTable(in_units.title, header, cells, (*in_units.notes, note))
+    yield TextTable(by_task.title, (*by_task.header, "RMSE / (eV/atom)"), cells, (*by_task.notes, note))
 
 
 def _known(content: Content) -> Iterator[str]:
@@ -243,7 +243,7 @@ def _two(value: float) -> str:
 
 
 SECTIONS = (
-    _Outline("table1", "Table 1: test errors", tables=_errors),
+    _Outline("table1", "Table 1: test errors", _not_learned, _errors),
     _Outline("claims", "The paper's claims", lambda content: (_ABOUT_CLAIMS,), claims=lambda content: content.claims),
     _Outline("paper", "Comparison with the paper", _paper_paragraphs, _against_paper),
     _Outline("variants", "Variants compared", _pair_paragraphs, _pairs),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,9 @@ from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.member import HISTORY
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.live import read_live
+
+if TYPE_CHECKING:
+    from hydragnn_hpc.report.results.predictions import CollectedPredictions
 
 
 class Results(rows.Snapshot):
@@ -27,7 +32,7 @@ class Results(rows.Snapshot):
         All members, in the campaign's order: ``variant``, ``replica``, ``name`` (``HCM/00``), ``state``, ``result``
         (the content of ``result.json``, None until the member has finished) and ``failures``.
     members_frame, table1, timing : pandas.DataFrame
-        The tables as in ``members.csv``, ``table1.csv`` and ``timing.csv``.
+        The tables as in ``members.csv``, ``table1.csv`` (the variants' rows) and ``timing.csv``.
     errors : pandas.DataFrame
         A row per finished member and task: ``variant, replica, task, rmse, rmse_unit, mae, mae_unit, unit``. ``rmse``
         and ``mae`` are scaled, the others in ``unit``; all are of the test set.
@@ -40,8 +45,22 @@ class Results(rows.Snapshot):
 
     @cached_property
     def table1(self) -> pd.DataFrame:
-        """A row per variant and task; NaN where there is no value."""
-        return _numeric(pd.DataFrame(rows.table1_rows(self), columns=list(rows.TABLE1)))
+        """A row per variant and task, none of what needs no network; NaN where there is no value."""
+        return _numeric(pd.DataFrame(rows.variant_rows(self), columns=list(rows.TABLE1)))
+
+    @cached_property
+    def collected(self) -> CollectedPredictions:
+        """Statistics of all finished members' predictions, and what could not be read; without a test set, none."""
+        from hydragnn_hpc.report.results import ground_truth, predictions
+
+        try:
+            return predictions.collect(self, ground_truth.read_test_set(self))
+        except UserError:
+            return predictions.CollectedPredictions({}, [])
+
+    def errors_of_means(self) -> Mapping[tuple[str, str], float]:
+        """Return the RMSE of the mean prediction, in the unit, of ensembles of two members or more."""
+        return {key: e.rmse_of_mean for key, e in self.collected.ensembles.items() if e.n > 1}
 
     @cached_property
     def timing(self) -> pd.DataFrame:
@@ -147,7 +166,7 @@ def load(out: Path | str) -> Results:
     True
     """
     snapshot = rows.read(out, read_live(CampaignFolder(out)).running)
-    return Results(snapshot.folder, snapshot.frozen, snapshot.members)
+    return Results(**vars(snapshot))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
@@ -168,5 +187,5 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
-    columns = [c for c in frame.columns if c.endswith(("_mean", "_std"))]
+    columns = [c for c in frame.columns if c.endswith(("_mean", "_std")) or c in ("r2", "mae", "not_learned")]
     return frame.astype(dict.fromkeys(columns, float))

@@ -41,7 +41,7 @@ class EnsembleStatistics:
     truth : numpy.ndarray
         ``[A, d]`` or ``[S, d]`` of the test set.
     rmse, mae, r2 : list of float
-        A value per member.
+        A value per member; R² is about each component's mean.
     densities : list of numpy.ndarray
         Probability density of the errors on ``edges.errors`` (edges), an array per member.
     parity : numpy.ndarray
@@ -64,6 +64,9 @@ class EnsembleStatistics:
     def __post_init__(self) -> None:
         """Start the sums."""
         self.valid = np.isfinite(self.truth)
+        known = np.where(self.valid, self.truth, 0.0)
+        centre = known.sum(axis=0) / np.maximum(self.valid.sum(axis=0), 1)
+        self._variance = float(np.sum((self.truth - centre)[self.valid] ** 2))
         self.parity = np.zeros((PARITY_BINS, PARITY_BINS), np.int64)
         self._mean = np.zeros_like(self.truth)
         self._squares = np.zeros_like(self.truth)
@@ -79,6 +82,11 @@ class EnsembleStatistics:
         return self._mean
 
     @property
+    def rmse_of_mean(self) -> float:
+        """RMSE of the ensemble's mean prediction."""
+        return float(np.sqrt(np.mean((self._mean - self.truth)[self.valid] ** 2)))
+
+    @property
     def std(self) -> np.ndarray | None:
         """The members' standard deviation (ddof = 1), shaped as ``truth``; None for fewer than two members."""
         return np.sqrt(self._squares / (self.n - 1)) if self.n > 1 else None
@@ -89,8 +97,7 @@ class EnsembleStatistics:
         error = value - truth
         self.rmse.append(float(np.sqrt(np.mean(error**2))))
         self.mae.append(float(np.mean(np.abs(error))))
-        variance = float(np.sum((truth - truth.mean()) ** 2))
-        self.r2.append(1 - float(np.sum(error**2)) / variance if variance else float("nan"))
+        self.r2.append(1 - float(np.sum(error**2)) / self._variance if self._variance else float("nan"))
         width = self.edges.errors[1] - self.edges.errors[0]
         counts, _ = np.histogram(error, self.edges.errors)
         self.densities.append(counts / (len(error) * width))

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydragnn_hpc import ledger
+from hydragnn_hpc import learned, ledger
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.fields import PROPERTIES
 from hydragnn_hpc.ledger import Frozen, Member, State
 from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.records.summary import DatasetSummary, PartSummary
 from hydragnn_hpc.report import text
 from hydragnn_hpc.sections import Variant
 
 Row = dict[str, Any]
 """A row of a table; None is a missing value."""
 
-TABLE1 = ("variant", "task", "n", "n_total", "rmse_mean", "rmse_std", "unit", "rmse_unit_mean", "rmse_unit_std")
+TABLE1 = (
+    "variant", "task", "n", "n_total", "rmse_mean", "rmse_std", "unit", "rmse_unit_mean", "rmse_unit_std",
+    "r2", "mae", "rmse_of_mean", "not_learned",
+)  # fmt: skip
+BASELINES = {"mean": "no network: mean", "composition": "no network: composition"}
+"""Rows of Table 1 in place of a variant: what is predicted without a network (`records.summary.TargetSummary`)."""
 TIMING = ("variant", "n", "n_total", "seconds_mean", "seconds_std", "epochs_mean", "epochs_std")
 _OF_RESULT = (
     "validation_loss", "seconds", "seconds_training", "seconds_validation",
@@ -29,11 +35,22 @@ _OF_RESULT = (
 
 @dataclass
 class Snapshot:
-    """A campaign and its members, in the campaign's order, as they were in the folder at one moment."""
+    """A campaign and its members, in the campaign's order, as they were in the folder at one moment.
+
+    Attributes
+    ----------
+    summary : DatasetSummary or None
+        What the data set is like, and errors without a network; ``summary_problem`` says why it is not known.
+    baselines : bool
+        Whether tables have rows of what is predicted without a network.
+    """
 
     folder: CampaignFolder
     frozen: Frozen
     members: list[Member]
+    summary: DatasetSummary | None = None
+    summary_problem: str = ""
+    baselines: bool = True
 
     @property
     def campaign(self) -> Campaign:
@@ -43,6 +60,24 @@ class Snapshot:
     def problems(self) -> list[str]:
         """Return which of the members' files cannot be read, and the consequences."""
         return [f"{m.name}: {m.problem}" for m in self.members if m.problem]
+
+    @property
+    def not_compared(self) -> str:
+        """Why the members' errors are not compared with those without a network; empty where they are, or are none."""
+        return self.summary_problem if any(m.result for m in self.members) else ""
+
+    def part(self, task: str, part: str = "test") -> PartSummary | None:
+        """Return what is known of a task's true values in the ``validation`` or the ``test`` set."""
+        target = self.summary.targets.get(self.campaign.tasks[task].field) if self.summary else None
+        return getattr(target, part) if target else None
+
+    def not_learned(self, member: Member) -> list[str]:
+        """Return the tasks of which a member is no better than what needs no network (`learned.not_learned`)."""
+        return learned.not_learned(member.result, self.campaign, self.summary) if member.result else []
+
+    def errors_of_means(self) -> Mapping[tuple[str, str], float]:
+        """Return the RMSE of ensembles' mean predictions by variant and task; this class reads no predictions."""
+        return {}
 
     def finished(self, variant: str) -> list[Member]:
         """Return the finished members of a variant, without diverged and failed ones."""
@@ -73,7 +108,7 @@ def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None
     else:
         epochs = {v.name: frozen.campaign.epochs(v) for v in frozen.campaign.variants}
         members = [_again(folder, member, running, epochs[member.variant]) for member in before.members]
-    return Snapshot(folder, frozen, members)
+    return Snapshot(folder, frozen, members, *learned.read_summary(folder, frozen.dataset_sha256))
 
 
 def _again(folder: CampaignFolder, member: Member, running: Collection[str], epochs: int) -> Member:
@@ -133,23 +168,53 @@ def unit_of(snapshot: Snapshot, task: str) -> str:
 
 
 def table1_rows(snapshot: Snapshot) -> list[Row]:
-    """Return Table 1: a row per variant and task, over the finished members."""
+    """Return Table 1: the variants' rows, and then those of what needs no network, by task."""
+    units = {task: unit_of(snapshot, task) for task in snapshot.campaign.tasks}
+    return variant_rows(snapshot) + [r for task in units for r in _baseline_rows(snapshot, task, units[task])]
+
+
+def variant_rows(snapshot: Snapshot) -> list[Row]:
+    """Return the rows of Table 1 of variants: a row per variant and task, over the finished members."""
     units = {task: unit_of(snapshot, task) for task in snapshot.campaign.tasks}
     finished = _by_variant(snapshot)
-    return [
-        _table1_row(variant, task, finished[variant.name], snapshot.campaign.replicas, units[task])
+    found = [
+        _table1_row(snapshot, variant, task, finished[variant.name], units[task])
         for variant in snapshot.campaign.variants
         for task in variant.tasks
     ]
+    of_means = snapshot.errors_of_means()
+    for row in found:
+        row["rmse_of_mean"] = of_means.get((row["variant"], row["task"]))
+    return found
 
 
-def _table1_row(variant: Variant, task: str, finished: list[Member], total: int, unit: str) -> Row:
+def _table1_row(snapshot: Snapshot, variant: Variant, task: str, finished: list[Member], unit: str) -> Row:
     scaled = metrics(finished, task, "rmse")
+    poor = sum(task in snapshot.not_learned(m) for m in finished)
+    part = snapshot.part(task)
     values = (
-        variant.name, task, len(scaled), total, *mean_std(scaled), unit,
+        variant.name, task, len(scaled), snapshot.campaign.replicas, *mean_std(scaled), unit,
         *mean_std(metrics(finished, task, "rmse_unit")),
+        mean_std(r for m in finished if (r := r2(snapshot, m, task)) is not None)[0],
+        mean_std(metrics(finished, task, "mae_unit"))[0], None, poor if part else None,
     )  # fmt: skip
     return dict(zip(TABLE1, values, strict=True))
+
+
+def _baseline_rows(snapshot: Snapshot, task: str, unit: str) -> list[Row]:
+    part = snapshot.part(task) if snapshot.baselines else None
+    found = []
+    for key, name in BASELINES.items() if part else ():
+        errors = getattr(part, key)
+        values = (name, task, 0, 0, errors.rmse, None, unit, errors.rmse_unit, None, errors.r2, errors.mae_unit)
+        found.append(dict(zip(TABLE1, (*values, None, None), strict=True)))
+    return found
+
+
+def r2(snapshot: Snapshot, member: Member, task: str) -> float | None:
+    """Return a member's R² of the test set, about each component's mean; None where it is not known."""
+    part = snapshot.part(task)
+    return part.r2(metric(member, task, "rmse_unit")) if part else None
 
 
 def timing_rows(snapshot: Snapshot) -> list[Row]:
@@ -164,11 +229,11 @@ def timing_rows(snapshot: Snapshot) -> list[Row]:
 
 def member_rows(snapshot: Snapshot) -> list[Row]:
     """Return a row per member: state, errors per task, training, place, cause of its last failure."""
-    return [_member_row(m, list(snapshot.campaign.tasks)) for m in snapshot.members]
+    return [_member_row(snapshot, m) for m in snapshot.members]
 
 
-def _member_row(member: Member, tasks: list[str]) -> Row:
-    result = member.result
+def _member_row(snapshot: Snapshot, member: Member) -> Row:
+    result, tasks = member.result, list(snapshot.campaign.tasks)
     row: Row = {"variant": member.variant, "replica": member.replica, "state": member.state.value}
     row["seed"] = result.seed if result else None
     for task in tasks:
@@ -183,6 +248,8 @@ def _member_row(member: Member, tasks: list[str]) -> Row:
     row["failures"] = len(member.failures)
     row["cause"] = text.line(member.failures[-1].cause) if member.failures else ""
     row["weights_sha256"] = result.weights_sha256 if result else None
+    row.update({f"r2_{task}": r2(snapshot, member, task) for task in tasks})
+    row["not_learned"] = " ".join(snapshot.not_learned(member))
     return row
 
 

@@ -9,7 +9,8 @@ from hydragnn_hpc.report.tables.text_table import TextTable
 
 def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
     """Return the members for people: fewer columns than ``members.csv``."""
-    tasks = list(snapshot.campaign.tasks)
+    tasks, marked = list(snapshot.campaign.tasks), any(r["not_learned"] for r in content)
+    fits = tasks if snapshot.summary else []
     shown = [
         (
             f"{r['variant']}/{r['replica']:02d}",
@@ -19,11 +20,17 @@ def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
             text.MISSING if r["epochs"] is None else str(r["epochs"]),
             text.plain(r["seconds"]),
             str(r["failures"]),
+            *(text.share(r[f"r2_{task}"]) for task in fits),
+            *([r["not_learned"]] if marked else []),
             r["cause"],
         )
         for r in content
     ]
-    errors = (f"RMSE {task}" for task in tasks)
-    header = ("member", "state", *errors, "validation loss", "epochs", "seconds", "failures", "last cause")
-    note = "RMSE of the test set and validation loss are of scaled values."
-    return [TextTable("Members", header, shown, (note,))]
+    header = (
+        "member", "state", *(f"RMSE {task}" for task in tasks), "validation loss", "epochs", "seconds", "failures",
+        *(f"R² {task}" for task in fits), *(["not learned"] if marked else []), "last cause",
+    )  # fmt: skip
+    notes = ["RMSE of the test set and validation loss are of scaled values."]
+    if marked:
+        notes.append("Not learned: tasks of which the validation error is no better than without a network.")
+    return [TextTable("Members", header, shown, tuple(notes))]

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hydragnn_hpc import learned
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.run import RunningMember, WorkerDevice
@@ -44,6 +45,8 @@ class CampaignStatus:
         A row per member with failures: ``member, state, attempts, cause, last_output, rank, host, time``.
     unreadable : list of str
         Which of the campaign's files cannot be read, and the consequences.
+    not_learned : str
+        Which tasks members have not learned, and what might help (`learned.closing_line`); empty where all did.
     """
 
     name: str
@@ -62,6 +65,7 @@ class CampaignStatus:
     failures: list[Row]
     unreadable: list[str]
     table1: list[Row]
+    not_learned: str
 
     @property
     def settled(self) -> bool:
@@ -106,6 +110,7 @@ def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[Campai
         failures=failures(snapshot),
         unreadable=[*([live.problem] if live.problem else []), *snapshot.problems()],
         table1=rows.table1_rows(snapshot),
+        not_learned=learned.closing_line(snapshot.members, snapshot.campaign, snapshot.summary),
     )
     return status, snapshot
 
@@ -130,6 +135,10 @@ def render(status: CampaignStatus, snapshot: Snapshot) -> Any:
     if status.running:
         parts.append(as_rich(_running_table(status)))
     parts.append(as_rich(table1.paper_form(snapshot)))
+    if snapshot.summary and any(m.result for m in snapshot.members):
+        parts.append(as_rich(table1.by_task(snapshot)))
+    if status.not_learned:
+        parts.append(Text(status.not_learned))
     parts += [Text(f"unreadable: {line}") for line in status.unreadable[:SHOWN]]
     if status.failures:
         parts.append(as_rich(_failures_table(status)))

@@ -7,30 +7,78 @@ from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Row, Snapshot
 from hydragnn_hpc.report.tables.text_table import TextTable, notes_on, tidy
 
+NO_NETWORK = "no network"
+_ABOUT_BASELINES = (
+    f"{NO_NETWORK}: without a network, the better on the validation set of the training set's mean and a linear"
+    " function of the composition, by least squares (per atom: the mean of its element)."
+)
+
 
 def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
-    """Return Table 1 as the paper prints it, and tidy."""
-    return [paper_form(snapshot), tidy("Table 1, a row per variant and task", content, rows.TABLE1)]
+    """Return Table 1 as the paper prints it, with all errors by task, and tidy."""
+    columns = rows.TABLE1 if snapshot.summary else rows.TABLE1[:9]
+    return [paper_form(snapshot), by_task(snapshot), tidy("Table 1, a row per variant and task", content, columns)]
 
 
-def paper_form(snapshot: Snapshot, scaled: bool = True) -> TextTable:
+def paper_form(snapshot: Snapshot) -> TextTable:
     """Return Table 1 as the paper prints it: a row per variant, a column per task, mean ± std over n of N members."""
     tasks = list(snapshot.campaign.tasks)
     found = {(r["variant"], r["task"]): r for r in rows.table1_rows(snapshot)}
     shown = []
     for variant in snapshot.campaign.variants:
-        cells = [_error_cell(found.get((variant.name, task)), scaled) for task in tasks]
+        cells = [_error_cell(found.get((variant.name, task))) for task in tasks]
         counts = sorted({f"{r['n']} of {r['n_total']}" for (v, _), r in found.items() if v == variant.name})
         shown.append((variant.name, *cells, ", ".join(counts)))
-    units = {task: rows.unit_of(snapshot, task) for task in tasks}
-    header = ("variant", *(task if scaled else f"{task} / {units[task] or '1'}" for task in tasks), "n of N")
-    title = f"Test RMSE, {'scaled' if scaled else 'in units'}, mean ± std over members"
-    return TextTable(title, header, shown, notes_on([r["n"] for r in found.values()]))
+    header = ("variant", *tasks, "n of N")
+    notes = notes_on([r["n"] for (v, _), r in found.items() if v not in rows.BASELINES.values()])
+    best = {task: found.get((_baseline(snapshot, task), task)) for task in tasks}
+    if any(best.values()):
+        errors = (text.scientific(r["rmse_mean"]) if r else text.MISSING for r in best.values())
+        shown.append((NO_NETWORK, *errors, text.MISSING))
+        notes = (*notes, _ABOUT_BASELINES)
+    if snapshot.not_compared:
+        notes = (*notes, f"{snapshot.not_compared}.")
+    return TextTable("Test RMSE, scaled, mean ± std over members", header, shown, notes)
 
 
-def _error_cell(row: Row | None, scaled: bool) -> str:
-    if row is None:
-        return text.MISSING
-    if scaled:
-        return text.plus_minus(row["rmse_mean"], row["rmse_std"])
-    return text.plus_minus(row["rmse_unit_mean"], row["rmse_unit_std"], text.plain)
+def by_task(snapshot: Snapshot) -> TextTable:
+    """Return all test errors in units and R², a row per task and variant, with the ensemble's mean where it is known.
+
+    Rows without a network follow the variants of their task.
+    """
+    content = sorted_rows(snapshot)
+    of_means = any(r["rmse_of_mean"] is not None for r in content)
+    marked = any(r["not_learned"] for r in content)
+    shown = []
+    for row in content:
+        errors = _spread(row)
+        cells = [row["task"], row["variant"], errors, text.plain(row["mae"]), text.share(row["r2"])]
+        cells += [text.plain(row["rmse_of_mean"])] if of_means else []
+        poor = f"{row['not_learned']} of {row['n']}" if row["not_learned"] else ""
+        shown.append((*cells, row["unit"], *([poor] if marked else [])))
+    mean = ("RMSE of the mean",) if of_means else ()
+    header = ("task", "variant", "RMSE", "MAE", "R²", *mean, "unit", *(("not learned",) if marked else ()))
+    notes = ["R² is about the mean of the test set, by component."] if snapshot.summary else []
+    notes += ["RMSE of the mean: of the ensemble's mean prediction."] if of_means else []
+    notes += ["Not learned: members whose validation error is no better than without a network."] if marked else []
+    return TextTable("Test errors in units, mean ± std over members", header, shown, tuple(notes))
+
+
+def sorted_rows(snapshot: Snapshot) -> list[Row]:
+    """Return the rows of Table 1 by task."""
+    return sorted(rows.table1_rows(snapshot), key=lambda r: list(snapshot.campaign.tasks).index(r["task"]))
+
+
+def _baseline(snapshot: Snapshot, task: str) -> str:
+    """Return the name of the better baseline's row; that the validation set decides, the test set is not used."""
+    part = snapshot.part(task, "validation")
+    return rows.BASELINES[part.better] if part else ""
+
+
+def _spread(row: Row) -> str:
+    mean, std = row["rmse_unit_mean"], row["rmse_unit_std"]
+    return text.plain(mean) if std is None else text.plus_minus(mean, std, text.plain)
+
+
+def _error_cell(row: Row | None) -> str:
+    return text.MISSING if row is None else text.plus_minus(row["rmse_mean"], row["rmse_std"])

@@ -78,7 +78,7 @@ def as_rich(table: TextTable) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=box.SIMPLE_HEAD)
+    shown = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
     for k, name in enumerate(table.header):
         shown.add_column(Text(text.line(name)), justify="left" if k == 0 else "right", no_wrap=k == 0)
     for cells in table.cells:

@@ -1,0 +1,92 @@
+"""Whether members have learned: better, on the validation set, than what needs no network; and what might help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import Member
+from hydragnn_hpc.paths import CampaignFolder, read_record
+from hydragnn_hpc.records.member import Result
+from hydragnn_hpc.records.summary import DatasetSummary
+
+_NARROW = 0.05
+"""Of the scaled range: where most values lie within less, few samples hide all others from the loss."""
+
+
+def read_summary(folder: CampaignFolder, dataset_sha256: str) -> tuple[DatasetSummary | None, str]:
+    """Read ``dataset.json``; where that cannot be, None and a remark on what follows."""
+    lacking = "so errors are not compared with those without a network"
+    try:
+        found = read_record(folder.dataset, DatasetSummary)
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None, f"{folder.dataset.name} is missing, {lacking}; run the campaign's command again"
+        return None, f"{error}, {lacking}; remove it, and run the campaign's command again"
+    if found.dataset_sha256 != dataset_sha256:
+        return None, f"{folder.dataset} is of another data set, {lacking}; remove it, and run the command again"
+    return found, ""
+
+
+def not_learned(result: Result, campaign: Campaign, summary: DatasetSummary | None) -> list[str]:
+    """Return the tasks of which a member's validation error is no better than the better baseline's."""
+    found = []
+    for task, errors in result.tasks.items():
+        target = summary.targets.get(campaign.tasks[task].field) if summary and task in campaign.tasks else None
+        if target and errors.rmse_validation is not None:
+            found += [] if target.validation.is_beaten_by(errors.rmse_validation) else [task]
+    return found
+
+
+def closing_line(members: Iterable[Member], campaign: Campaign, summary: DatasetSummary | None) -> str:
+    """Return a line that names what was not learned, by whom, and the likely cures; empty where all was learned."""
+    if summary is None:
+        return ""
+    known = [(m.variant, m.result) for m in members if m.result and m.result.tasks]
+    failing = {(v, r.replica): not_learned(r, campaign, summary) for v, r in known}
+    parts, likely = [], []
+    for task in campaign.tasks:
+        shares = []
+        for variant in campaign.variants:
+            of_variant = [r for v, r in known if v == variant.name]
+            poor = [r for r in of_variant if task in failing[variant.name, r.replica]]
+            if poor:
+                shares.append(f"{len(poor)} of {len(of_variant)} members of {variant.name}")
+                likely += cures(campaign.of_variant(variant), task, summary, poor)
+        if shares:
+            parts.append(f"{task} by {', '.join(shares)}")
+    if not parts:
+        return ""
+    advice = f"; likely cures: {'; '.join(dict.fromkeys(likely))}" if likely else ""
+    return f"not learned, since no better than without a network: {'; '.join(parts)}{advice}"
+
+
+def cures(campaign: Campaign, task: str, summary: DatasetSummary, results: Iterable[Result]) -> list[str]:
+    """Return what might help the members of a variant to learn a task.
+
+    Parameters
+    ----------
+    campaign : Campaign
+        With the settings of the variant (`Campaign.of_variant`).
+    task : str
+    summary : DatasetSummary
+    results : iterable of Result
+        The members that have not learned it.
+    """
+    target, model = summary.targets[campaign.tasks[task].field], campaign.model
+    sizes_differ = summary.atoms.minimum != summary.atoms.maximum
+    wanted = {"per cell": "sum", "per atom": "mean"}.get(target.form, model.pooling)
+    found = []
+    if summary.geometries > 1 and model.edges is None:
+        found.append("edge lengths, since geometries differ (model.edges.number=20)")
+    if {entry.name for entry in campaign.inputs} == {"species"}:
+        found.append("more inputs than the species (inputs: [species, composition, shells])")
+    if sizes_differ and wanted != model.pooling:
+        found.append(f"pooling as {task} goes with the size of a structure (model.pooling={wanted})")
+    if any(result.stopped_by == "epochs" for result in results):
+        found.append(f"more epochs (training.epochs is {campaign.training.epochs})")
+    if target.central_range < _NARROW:
+        share = f"{100 * target.central_range:.2g} %"
+        found.append(f"no outliers in {task}: 90 % of its values lie in {share} of the range that is scaled")
+    return found
