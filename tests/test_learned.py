@@ -140,7 +140,7 @@ def test_noise_is_marked_everywhere_and_what_was_learned_nowhere(run: Path) -> N
     assert marks == {("C", ""), ("N", "N")}
     for name in ("index.html", "report.md", "members.md"):
         assert "Not learned: " in (run / "out/report" / name).read_text("utf-8"), name
-    assert CLOSING in (run / "out/report/index.html").read_text("utf-8")
+    assert CLOSING[1:] in (run / "out/report/index.html").read_text("utf-8")
 
 
 def test_table_1_has_rows_without_a_network_and_errors_of_means(run: Path) -> None:
