@@ -220,11 +220,6 @@ class Model(Section):
     graph_head: Widths = (50, 25)
     node_head: Widths = (50, 25)
 
-    @property
-    def plain_pna(self) -> bool:
-        """Whether the fused and torch engines can compute it: PNA without edge features."""
-        return self.convolution == "PNA" and self.edges is None
-
     @model_validator(mode="after")
     def _can_be_built(self) -> Model:
         if reason := why_not(self.convolution, self.edges is not None):

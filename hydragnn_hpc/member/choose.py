@@ -6,6 +6,7 @@ import torch
 
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.losses import loss_of
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
@@ -34,7 +35,8 @@ def network_sizes(
         for name in variant.tasks
     )
     channels = (model.channels,) * model.layers
-    return NetworkSizes(data.inputs.shape[1], channels, tasks, average_degree, model.pooling)
+    edges = EdgeBasis(model.edges.number, data.structure.cutoff) if model.edges else None
+    return NetworkSizes(data.inputs.shape[1], channels, tasks, average_degree, model.pooling, edges=edges)
 
 
 def choose(campaign: Campaign, variant: Variant, data: TrainingData, device: torch.device) -> tuple[Engine, str]:
@@ -50,7 +52,7 @@ def choose(campaign: Campaign, variant: Variant, data: TrainingData, device: tor
     sizes = network_sizes(campaign, variant, data, data.average_degree())
     wanted = campaign.training.engine
     reason = why_not_fused(campaign.model, sizes, data, device)
-    if wanted == "torch" and campaign.model.plain_pna:
+    if wanted == "torch" and campaign.model.convolution == "PNA":
         reason = "training.engine=torch"
     if not reason:
         return FusedEngine(sizes, data), "fused: one shared geometry, on the CPU"
@@ -62,20 +64,18 @@ def choose(campaign: Campaign, variant: Variant, data: TrainingData, device: tor
 
 def general(model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device) -> Engine:
     """Return the engine for any samples on any device: torch, or library for what torch does not implement."""
-    if model.plain_pna:
+    if model.convolution == "PNA":
         return TorchEngine(sizes, data, device)
     # Imported here: PyTorch Geometric takes seconds to load, and PNA does not need it.
     from hydragnn_hpc.member.library.engine import LibraryEngine
-    from hydragnn_hpc.member.library.network import Trunk
 
-    trunk = Trunk(model.convolution, model.edges.number if model.edges else 0, data.structure.cutoff)
-    return LibraryEngine(sizes, trunk, data, device)
+    return LibraryEngine(sizes, model.convolution, data, device)
 
 
 def why_not_fused(model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device) -> str:
     """Return why the fused engine cannot train these samples on this device, ``""`` if it can."""
-    if not model.plain_pna:
-        return f"{model.convolution}{' with edge features' if model.edges else ''}, on PyTorch Geometric's layers"
+    if model.convolution != "PNA":
+        return f"{model.convolution}, on PyTorch Geometric's layers"
     if device.type != "cpu":
         return f"the device is {device.type}"
     if not data.structure.shared_geometry:

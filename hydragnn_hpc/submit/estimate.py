@@ -103,7 +103,7 @@ def calibrate() -> float:
 
 def _engine(campaign: Campaign, manifest: Manifest, site: Site) -> str:
     """Return the engine that `member.choose` takes, so far as that follows from the manifest."""
-    if not campaign.model.plain_pna:
+    if campaign.model.convolution != "PNA":
         return "library"
     missing = any(manifest.targets[task.field].missing for task in campaign.tasks.values())
     shared = manifest.sizes["G"] == 1 and not missing

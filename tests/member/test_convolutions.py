@@ -9,58 +9,39 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch_geometric.nn.models.schnet import GaussianSmearing
 
 from hydragnn_hpc.config import parse_campaign
 from hydragnn_hpc.convolutions import CONVOLUTIONS, why_not
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.choose import choose
+from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.library.engine import LibraryEngine
-from hydragnn_hpc.member.library.network import Trunk
-from tests.member.contract.problem import random_neighbours
+from tests.member.contract.problem import CUTOFF, random_neighbours
 from tests.member.contract.problem import random_samples as samples_over
 
 CPU = torch.device("cpu")
 TASKS = {"H": ("graph", 1), "C": ("node", 1), "V": ("node", 3)}
 TASK_SIZES = tuple(TaskSizes(t, *of, (7, 5), 1.0 + k) for k, (t, of) in enumerate(TASKS.items()))
-CUTOFF = 7.0
 EVERY = [(name, edges) for name in CONVOLUTIONS for edges in (False, True) if not why_not(name, edges)]
 every = pytest.mark.parametrize(("name", "edges"), EVERY, ids=[f"{n}{'+edges' if e else ''}" for n, e in EVERY])
-
-
-def with_vectors(samples: TrainingData, rng: np.random.Generator) -> TrainingData:
-    """Random symmetric edge vectors shorter than the cutoff: what goes there comes back."""
-    s = samples.structure
-    receiver = np.repeat(np.arange(len(s.degrees())), s.degrees())
-    base = np.repeat(s.site_offsets[:-1], np.diff(s.site_offsets))[receiver]
-    sender = s.neighbours + base
-    vectors = np.zeros((len(sender), 3))
-    # The k-th edge from i to j pairs with the k-th from j to i.
-    seen: dict[tuple[int, int], int] = {}
-    drawn: dict[tuple[int, int, int], np.ndarray] = {}
-    for edge, (i, j) in enumerate(zip(receiver.tolist(), sender.tolist(), strict=True)):
-        k = seen[i, j] = seen.get((i, j), -1) + 1
-        key = (min(i, j), max(i, j), k if i != j else k // 2)
-        if key not in drawn:
-            drawn[key] = rng.normal(size=3)
-            drawn[key] *= rng.uniform(1.0, CUTOFF) / np.linalg.norm(drawn[key])
-        vectors[edge] = drawn[key] if i < j or (i == j and k % 2 == 0) else -drawn[key]
-    return dataclasses.replace(samples, structure=dataclasses.replace(s, edge_vectors=vectors, cutoff=CUTOFF))
 
 
 def random_samples(seed: int, sizes: list[int], number: int = 12) -> TrainingData:
     """Random graphs, isolated atoms and repeated edges among them, with real-valued inputs."""
     rng = np.random.default_rng(seed)
     geometries = [random_neighbours(rng, n, int(rng.integers(0, 4 * n))) for n in sizes]
-    return with_vectors(samples_over(rng, geometries, number, TASK_SIZES, spread=1.0), rng)
+    return samples_over(rng, geometries, number, TASK_SIZES, spread=1.0)
 
 
 def make_engine(name: str, edges: bool, samples: TrainingData, pooling: str = "mean") -> LibraryEngine:
     """A small network in float64."""
-    sizes = NetworkSizes(1, (6, 6, 6), TASK_SIZES, samples.average_degree(), pooling)
-    return LibraryEngine(sizes, Trunk(name, 5 if edges else 0, CUTOFF), samples, CPU, torch.float64)
+    basis = EdgeBasis(5, CUTOFF) if edges else None
+    sizes = NetworkSizes(1, (6, 6, 6), TASK_SIZES, samples.average_degree(), pooling, edges=basis)
+    return LibraryEngine(sizes, name, samples, CPU, torch.float64)
 
 
 def stack(engine: LibraryEngine, members: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -210,6 +191,13 @@ def test_edge_features_depend_on_lengths_alone(name: str) -> None:
     assert not torch.allclose(predicted(0.9 * vectors), predicted(vectors))
 
 
+def test_gaussians_are_those_of_pytorch_geometric() -> None:
+    for dtype in (torch.float32, torch.float64):
+        lengths = torch.linspace(0.3, 9.0, 1000, dtype=dtype)
+        smearing = GaussianSmearing(0.0, CUTOFF, 20).to(dtype)
+        assert torch.equal(EdgeBasis(20, CUTOFF).of(lengths), smearing(lengths))
+
+
 def test_no_generated_source_is_left_in_the_temporary_folder() -> None:
     for name, edges in EVERY:
         make_engine(name, edges, random_samples(15, [5]))
@@ -233,7 +221,8 @@ def test_the_engine_follows_from_the_campaign() -> None:
     samples = random_samples(14, [5])
     for model, engine in (
         ({"convolution": "SAGE"}, "library"),
-        ({"edges": {"number": 8}}, "library"),
+        ({"convolution": "GIN", "edges": {"number": 8}}, "library"),
+        ({"edges": {"number": 8}}, "fused"),
         ({}, "fused"),
     ):
         asked = campaign(**model)

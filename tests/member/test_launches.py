@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.sections import AdamOptimizer
-from tests.member.contract.problem import random_neighbours, random_samples
+from tests.member.contract.problem import CUTOFF, random_neighbours, random_samples
 
 WITHOUT_KERNEL = {
     "aten::view", "aten::reshape", "aten::_unsafe_view", "aten::_reshape_alias", "aten::expand", "aten::transpose",
@@ -29,12 +31,12 @@ ONE_KERNEL = {"aten::bmm", "aten::baddbmm_", "aten::sum", "aten::amin", "aten::a
 """One launch of a GPU's libraries, whatever a CPU calls within: there a product of a stack may be one call a member."""
 
 
-def launches(members: int) -> int:
+def launches(members: int, edges: EdgeBasis | None) -> int:
     """Kernels of one training step of the paper's HCM network, optimiser included."""
     rng = np.random.default_rng(1)
     tasks = (TaskSizes("H", "graph", 1), TaskSizes("C", "node", 1), TaskSizes("M", "node", 1))
     samples = random_samples(rng, [random_neighbours(rng, 32, 64)], 20, tasks)
-    sizes = NetworkSizes(1, (20,) * 6, tasks, samples.average_degree())
+    sizes = NetworkSizes(1, (20,) * 6, tasks, samples.average_degree(), edges=edges)
     engine = TorchEngine(sizes, samples, torch.device("cpu"), together=True)
     parameters = torch.stack([engine.layout.initial_parameters(e) for e in range(members)])
     buffers = torch.stack([engine.layout.initial_buffers()] * members)
@@ -57,8 +59,9 @@ def _kernels(event) -> int:
     return within or int(event.name.startswith("aten::") and event.name not in WITHOUT_KERNEL)
 
 
-def test_the_number_of_launches_does_not_grow_with_the_stack_and_is_small() -> None:
-    one, twelve = launches(1), launches(12)
+@pytest.mark.parametrize(("edges", "most"), [(None, 320), (EdgeBasis(20, CUTOFF), 420)], ids=["", "edges"])
+def test_the_number_of_launches_does_not_grow_with_the_stack_and_is_small(edges: EdgeBasis | None, most: int) -> None:
+    one, twelve = launches(1, edges), launches(12, edges)
     print("launches per step:", one, twelve)
     assert twelve == one
-    assert twelve <= 320, f"{twelve} kernel launches a training step"
+    assert twelve <= most, f"{twelve} kernel launches a training step"

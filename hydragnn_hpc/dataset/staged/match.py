@@ -75,8 +75,8 @@ def remarks(campaign: Campaign, manifest: Manifest) -> list[str]:
 
 def _why_not_fused(campaign: Campaign, manifest: Manifest, tasks: list[str]) -> str:
     """Return what in the network or the data rules out the fused engine, ``""`` if nothing does."""
-    if not campaign.model.plain_pna:
-        return "it supports only PNA without edge features"
+    if campaign.model.convolution != "PNA":
+        return "it supports only PNA"
     if manifest.sizes["G"] > 1:
         return f"{campaign.dataset} has {manifest.sizes['G']:,} geometries; it requires one that all samples share"
     lacking = next((task for task in tasks if manifest.targets[campaign.tasks[task].field].missing), None)

@@ -98,23 +98,6 @@ class ParameterLayout:
             view.fill_(1.0 if name.endswith("running_var") else 0.0)
         return flat
 
-    def module_state(self, flat: Tensor, prefix: str) -> dict[str, Tensor]:
-        """Parameters below ``prefix`` (``trunk.0.conv``) under their names in the library's module."""
-        start = f"{prefix}."
-        return {n.removeprefix(start): v for n, v in self.named(flat).items() if n.startswith(start)}
-
-
-def pna_state(
-    layout: ParameterLayout, flat: Tensor, layer: int, average_degree: tuple[float, float]
-) -> dict[str, Tensor]:
-    """Return what PyTorch Geometric's ``PNAConv.load_state_dict`` takes, for one layer of one member's vector [P].
-
-    The inverse is ``layout.flat`` of the module's ``state_dict()``, with the prefix ``trunk.<layer>.conv.``.
-    """
-    linear, logarithm = (flat.new_tensor([value]) for value in average_degree)
-    degrees = {"aggr_module.avg_deg_lin": linear, "aggr_module.avg_deg_log": logarithm}
-    return {**degrees, **layout.module_state(flat, f"trunk.{layer}.conv")}
-
 
 def _place(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Extent], int]:
     places: dict[str, Extent] = {}

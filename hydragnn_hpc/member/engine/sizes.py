@@ -9,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.losses import Loss, MeanSquaredError
 
 Array = npt.NDArray[Any]
@@ -33,7 +34,7 @@ class TaskSizes:
 
 @dataclass(frozen=True)
 class NetworkSizes:
-    """Sizes and constants of a PNA network.
+    """Sizes and constants of a network.
 
     Attributes
     ----------
@@ -48,6 +49,8 @@ class NetworkSizes:
         ``mean``, ``sum`` or ``max``, for graph-level tasks.
     momentum, epsilon : float
         Of batch normalisation.
+    edges : EdgeBasis or None
+        Of the edges' features; None where edges have none.
     """
 
     inputs: int
@@ -57,6 +60,7 @@ class NetworkSizes:
     pooling: str = "mean"
     momentum: float = 0.1
     epsilon: float = 1e-5
+    edges: EdgeBasis | None = None
 
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
@@ -77,16 +81,24 @@ class NetworkSizes:
         widths = (self.channels[-1], *task.hidden, task.width)
         return tuple(pairwise(widths))
 
+    def convolution(self, layer: int) -> str:
+        """Prefix of the names of a convolution's parameters.
+
+        With edge features the names are those of the library engine, so that either reads the other's files.
+        """
+        return f"trunk.{layer}.conv.conv" if self.edges else f"trunk.{layer}.conv"
+
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter, PyTorch Geometric's names in the trunk."""
+        """Name and shape of every parameter of a PNA network, PyTorch Geometric's names in the trunk."""
         shapes: dict[str, tuple[int, ...]] = {}
         for number, (fan_in, out) in enumerate(self.layers):
-            trunk = f"trunk.{number}"
-            linears = {"pre_nns.0.0": (fan_in, 2 * fan_in), "post_nns.0.0": (out, 17 * fan_in), "lin": (out, out)}
+            linears = {"edge_encoder": (fan_in, self.edges.number)} if self.edges else {}
+            linears["pre_nns.0.0"] = (fan_in, (3 if self.edges else 2) * fan_in)
+            linears |= {"post_nns.0.0": (out, 17 * fan_in), "lin": (out, out)}
             for name, shape in linears.items():
-                shapes[f"{trunk}.conv.{name}.weight"] = shape
-                shapes[f"{trunk}.conv.{name}.bias"] = shape[:1]
-            shapes[f"{trunk}.norm.weight"] = shapes[f"{trunk}.norm.bias"] = (out,)
+                shapes[f"{self.convolution(number)}.{name}.weight"] = shape
+                shapes[f"{self.convolution(number)}.{name}.bias"] = shape[:1]
+            shapes[f"trunk.{number}.norm.weight"] = shapes[f"trunk.{number}.norm.bias"] = (out,)
         for task in self.tasks:
             for number, (fan_in, out) in enumerate(self.linears(task)):
                 shapes[f"heads.{task.name}.{number}.weight"] = (out, fan_in)

@@ -65,6 +65,11 @@ class Structure:
         """``[B]`` int64: neighbours of every site."""
         return np.diff(self.neighbour_offsets)
 
+    def lengths(self, edges: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Lengths of some ``edges`` or all, float64, bohr."""
+        found: np.ndarray = np.linalg.norm(self.edge_vectors[edges], axis=1)
+        return found
+
 
 @dataclass(frozen=True)
 class TargetReference:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
 
+from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.engine.degrees import degree_scales
+from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.sizes import POOLINGS, Array, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import Structure
@@ -27,6 +31,7 @@ class CLayer(ctypes.Structure):
         for name in (
             *("in", "out", "pre_weight", "pre_bias", "post_weight", "post_bias", "lin_weight", "lin_bias"),
             *("norm_weight", "norm_bias", "running_mean", "running_var"),
+            *("pre_width", "encoder_weight", "encoder_bias"),
         )
     ]
 
@@ -54,7 +59,9 @@ class CPlan(ctypes.Structure):
 
     _fields_ = [
         *((name, _INT) for name in ("atoms", "layers", "tasks", "groups", "pooling", "parameters", "buffers")),
+        *((name, _INT) for name in ("edge_features", "kinds")),
         *((name, _POINTER) for name in ("order", "first", "neighbour", "group", "scale", "layer", "task", "inputs")),
+        *((name, _POINTER) for name in ("kind", "basis")),
         ("momentum", ctypes.c_double),
         ("epsilon", ctypes.c_double),
     ]
@@ -91,7 +98,7 @@ class KernelPlan:
         return ctypes.byref(self.c)
 
 
-def degree_order(structure: Structure) -> tuple[Array, Array, Array, Array]:
+def degree_order(structure: Structure) -> tuple[Array, Array, Array, Array, Array]:
     """Sort the atoms by degree, so that atoms that share a matrix are adjacent.
 
     Returns
@@ -102,17 +109,34 @@ def degree_order(structure: Structure) -> tuple[Array, Array, Array, Array]:
         The neighbours of the atom at each place, as places, in their original order.
     group : int64 [groups + 1]
         First place of each distinct degree, and the end.
+    edge : int64 [m]
+        The edge of each entry of ``neighbour``.
     """
     first, neighbour = (np.asarray(a, np.int64) for a in (structure.neighbour_offsets, structure.neighbours))
     degree = np.diff(first)
     order = np.argsort(degree, kind="stable")
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    rows = [place[neighbour[first[atom] : first[atom + 1]]] for atom in order]
+    edge = atoms_of(first, order)
     new_first = np.concatenate([[0], np.cumsum(degree[order])])
     starts = np.flatnonzero(np.diff(degree[order], prepend=-1))
-    new_neighbour = np.concatenate(rows).astype(np.int32)
-    return order, new_first.astype(np.int32), new_neighbour, np.append(starts, len(order)).astype(np.int64)
+    new_neighbour = place[neighbour[edge]].astype(np.int32)
+    return order, new_first.astype(np.int32), new_neighbour, np.append(starts, len(order)).astype(np.int64), edge
+
+
+def edge_kinds(structure: Structure, edge: Array, basis: EdgeBasis, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Collect edges of the same length, which share their features.
+
+    Returns
+    -------
+    kind : int32 [m]
+        The kind of each of these edges.
+    features : dtype [kinds, K + 1]
+        Features of each kind, and 1.
+    """
+    lengths, kind = np.unique(structure.lengths(edge).astype(dtype), return_inverse=True)
+    features = basis.of(torch.from_numpy(lengths)).numpy()
+    return kind.astype(np.int32), np.concatenate([features, np.ones((len(lengths), 1), dtype)], axis=1)
 
 
 def build_plan(
@@ -120,9 +144,9 @@ def build_plan(
 ) -> KernelPlan:
     """Fill a plan; ``inputs`` [S, n, F0] and ``targets`` are contiguous and of the engine's dtype."""
     plan = KernelPlan(CPlan())
-    order, first, neighbour, group = degree_order(structure)
+    order, first, neighbour, group, edge = degree_order(structure)
     scale = degree_scales(np.diff(first)[group[:-1]], sizes.average_degree).astype(inputs.dtype)
-    layers = (CLayer * len(sizes.channels))(*(_layer(layout, *item) for item in enumerate(sizes.layers)))
+    layers = (CLayer * len(sizes.channels))(*(_layer(sizes, layout, number) for number in range(len(sizes.layers))))
     tasks = (CTask * len(sizes.tasks))(*(_task(plan, sizes, layout, t, targets[t.name]) for t in sizes.tasks))
     c = plan.c
     c.atoms, c.layers, c.tasks, c.groups = len(order), len(layers), len(tasks), len(group) - 1
@@ -131,18 +155,23 @@ def build_plan(
     c.momentum, c.epsilon = sizes.momentum, sizes.epsilon
     c.layer, c.task = ctypes.addressof(layers), ctypes.addressof(tasks)
     arrays = {"order": order, "first": first, "neighbour": neighbour, "group": group, "scale": scale, "inputs": inputs}
+    if sizes.edges:
+        arrays["kind"], arrays["basis"] = edge_kinds(structure, edge, sizes.edges, inputs.dtype)
+        c.edge_features, c.kinds = sizes.edges.number, len(arrays["basis"])
     for name, array in arrays.items():
         setattr(c, name, array.ctypes.data)
     plan.references += [layers, tasks, *arrays.values()]
     return plan
 
 
-def _layer(layout: ParameterLayout, number: int, widths: tuple[int, int]) -> CLayer:
-    conv, norm = f"trunk.{number}.conv", f"trunk.{number}.norm"
+def _layer(sizes: NetworkSizes, layout: ParameterLayout, number: int) -> CLayer:
+    conv, norm = sizes.convolution(number), f"trunk.{number}.norm"
     names = [f"{conv}.{part}.{kind}" for part in ("pre_nns.0.0", "post_nns.0.0", "lin") for kind in ("weight", "bias")]
     offsets = [layout.parameters[name][0] for name in (*names, f"{norm}.weight", f"{norm}.bias")]
     running = [layout.buffers[f"{norm}.{kind}"][0] for kind in ("running_mean", "running_var")]
-    return CLayer(*widths, *offsets, *running)
+    width = layout.parameters[f"{conv}.pre_nns.0.0.weight"][1][1]
+    encoder = [layout.parameters[f"{conv}.edge_encoder.{kind}"][0] if sizes.edges else 0 for kind in ("weight", "bias")]
+    return CLayer(*sizes.layers[number], *offsets, *running, width, *encoder)
 
 
 def _task(plan: KernelPlan, sizes: NetworkSizes, layout: ParameterLayout, task: TaskSizes, target: Array) -> CTask:

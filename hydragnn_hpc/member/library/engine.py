@@ -14,7 +14,7 @@ from hydragnn_hpc.member.engine.resident import check_statistics, resident, samp
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.library.convolutions import Graph
-from hydragnn_hpc.member.library.network import LibraryNetwork, ModuleLayout, Trunk
+from hydragnn_hpc.member.library.network import LibraryNetwork, ModuleLayout
 
 
 class LibraryEngine:
@@ -23,7 +23,7 @@ class LibraryEngine:
     Parameters
     ----------
     sizes : NetworkSizes
-    trunk : Trunk
+    convolution : str
     data : TrainingData
     device : torch.device
         Where inputs and targets are kept.
@@ -36,15 +36,14 @@ class LibraryEngine:
     def __init__(
         self,
         sizes: NetworkSizes,
-        trunk: Trunk,
+        convolution: str,
         data: TrainingData,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.sizes, self.device, self.lanes, self._dtype = sizes, device, vector_lanes(device), dtype
-        self.layout: ParameterLayout = ModuleLayout.of_module(lambda: LibraryNetwork(sizes, trunk))
-        self._lengths_wanted = trunk.edge_features > 0
-        self._network = LibraryNetwork(sizes, trunk).to(device, dtype)
+        self.layout: ParameterLayout = ModuleLayout.of_module(lambda: LibraryNetwork(sizes, convolution))
+        self._network = LibraryNetwork(sizes, convolution).to(device, dtype)
         self._structure = data.structure
         self._inputs = resident(data.inputs, device, dtype)
         self._targets = {t.name: resident(data.targets[t.name], device, dtype) for t in sizes.tasks}
@@ -113,8 +112,8 @@ class LibraryEngine:
         senders = s.neighbours[edges] + np.repeat(first, degrees)
         pairs = np.stack([senders, np.repeat(np.arange(len(sites)), degrees)])
         lengths = None
-        if self._lengths_wanted:
-            lengths = self._to(np.linalg.norm(s.edge_vectors[edges], axis=1)).to(self._dtype)
+        if self.sizes.edges:
+            lengths = self._to(s.lengths(edges)).to(self._dtype)
         sample = self._to(np.repeat(np.arange(len(samples)), sizes))
         graph = Graph(self._to(pairs), lengths, None, sample, len(samples))
         return self._to(atoms_of(s.atom_offsets, samples)), graph

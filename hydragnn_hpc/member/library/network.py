@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import global_add_pool, global_max_pool, global_mean_pool
-from torch_geometric.nn.models.schnet import GaussianSmearing
 
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.sizes import NetworkSizes
@@ -17,44 +16,27 @@ from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes, build
 _POOL = {"mean": global_mean_pool, "sum": global_add_pool, "max": global_max_pool}
 
 
-@dataclass(frozen=True)
-class Trunk:
-    """What a trunk is made of.
-
-    Attributes
-    ----------
-    convolution : str
-    edge_features : int
-        Number of Gaussians between 0 and the cutoff that expand an edge's length; 0 for no edge features.
-    cutoff : float
-        Bohr.
-    """
-
-    convolution: str
-    edge_features: int
-    cutoff: float
-
-
 class LibraryNetwork(nn.Module):
     """Layers of convolution, batch normalisation and ReLU, and a head for each task."""
 
-    def __init__(self, sizes: NetworkSizes, trunk: Trunk) -> None:
+    def __init__(self, sizes: NetworkSizes, convolution: str) -> None:
         super().__init__()
         self.sizes = sizes
-        self.spread = GaussianSmearing(0.0, trunk.cutoff, trunk.edge_features) if trunk.edge_features else None
+        features, cutoff = (sizes.edges.number, sizes.edges.cutoff) if sizes.edges else (0, 0.0)
         self.trunk = nn.ModuleList()
         for fan_in, out in sizes.layers:
-            layer = LayerSizes(fan_in, out, trunk.edge_features, trunk.cutoff, sizes.average_degree)
+            layer = LayerSizes(fan_in, out, features, cutoff, sizes.average_degree)
             norm = nn.BatchNorm1d(out, eps=sizes.epsilon, momentum=sizes.momentum)
             norm.num_batches_tracked = None  # not used here
-            self.trunk.append(_TrunkLayer(build(trunk.convolution, layer), norm))
+            self.trunk.append(_TrunkLayer(build(convolution, layer), norm))
         # In a list: a task's name may not be valid for a module.
         self.heads = nn.ModuleList(_Head(sizes.linears(task)) for task in sizes.tasks)
 
     def forward(self, x: Tensor, graph: Graph) -> dict[str, Tensor]:
         """Values of every task: [N, d], or [B, d] at graph level, from node inputs ``x`` [N, F0]."""
-        if self.spread is not None:
-            graph = Graph(graph.edges, graph.lengths, self.spread(graph.lengths), graph.sample, graph.samples)
+        if self.sizes.edges and graph.lengths is not None:
+            features = self.sizes.edges.of(graph.lengths)
+            graph = Graph(graph.edges, graph.lengths, features, graph.sample, graph.samples)
         for layer in self.trunk:
             x = layer(x, graph)
         values = {}

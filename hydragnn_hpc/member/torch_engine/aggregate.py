@@ -37,6 +37,8 @@ class PaddedRows:
         last row, of zeros, for repeats.
     repeats : tensor [n, 1] or None
         How often each row's first neighbour is repeated; None if no row repeats any.
+    places : tensor [K * n] or None
+        Where each slot's edge is in what edges add to messages; None if they add nothing.
     """
 
     rows: slice
@@ -44,6 +46,7 @@ class PaddedRows:
     forward: Tensor
     backward: Tensor
     repeats: Tensor | None
+    places: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class NeighbourTable:
         1 / degree of the row, and of its neighbour.
     inverse : tensor [N, 1]
         1 / degree; 0 for rows without neighbours.
+    places : int64 tensor [edges] or None
+        Where each edge is in what edges add to messages.
     """
 
     rows: int
@@ -74,10 +79,16 @@ class NeighbourTable:
     weight: Tensor
     weight_back: Tensor
     inverse: Tensor
+    places: Tensor | None = None
 
 
 def make_neighbour_table(
-    neighbours: Tensor, degree: Array, degree_and_first: Tensor, dtype: torch.dtype, room: int
+    neighbours: Tensor,
+    degree: Array,
+    degree_and_first: Tensor,
+    dtype: torch.dtype,
+    room: int,
+    places: Tensor | None = None,
 ) -> NeighbourTable:
     """Make the table of rows with these neighbours.
 
@@ -91,12 +102,15 @@ def make_neighbour_table(
         ``degree``, and where each row's neighbours begin.
     room : int
         Approximate size of a part: its rows times their largest degree.
+    places : int64 tensor [edges] or None
+        Where each edge is in what edges add to messages; None if they add nothing.
     """
     parts: list[PaddedRows] = []
     while not parts or parts[-1].rows.stop < len(degree):
         start = parts[-1].rows.stop if parts else 0
         stop = min(start + max(FEWEST_ROWS, room // max(1, int(degree[start]))), len(degree))
-        parts.append(_part(neighbours, degree_and_first[:, start:stop], degree, slice(start, stop), dtype))
+        part = slice(start, stop)
+        parts.append(_part(neighbours, degree_and_first[:, start:stop], degree, part, dtype, places))
     inverse = torch.where(degree_and_first[0] > 0, 1.0 / degree_and_first[0].clamp(min=1).to(dtype), 0.0)
     return NeighbourTable(
         len(degree),
@@ -107,24 +121,34 @@ def make_neighbour_table(
         torch.repeat_interleave(inverse, degree_and_first[0], output_size=len(neighbours)),
         inverse[neighbours],
         inverse[:, None],
+        places,
     )
 
 
-def _part(neighbours: Tensor, degree_and_first: Tensor, degrees: Array, rows: slice, dtype: torch.dtype) -> PaddedRows:
+def _part(
+    neighbours: Tensor,
+    degree_and_first: Tensor,
+    degrees: Array,
+    rows: slice,
+    dtype: torch.dtype,
+    places: Tensor | None,
+) -> PaddedRows:
     degree, first = degree_and_first
     fewest, slots = int(degrees[rows].min()), max(1, int(degrees[rows].max()))
     slot = torch.arange(slots, device=neighbours.device)[:, None]
     occupied = slot < degree
     neighbour = torch.arange(rows.start, rows.stop, device=neighbours.device).expand(slots, -1)
+    placed = None if places is None else torch.zeros_like(neighbour).reshape(-1)
     if len(neighbours):
-        edge = first + torch.where(occupied, slot, 0)
-        gathered = neighbours[edge.clamp_(max=len(neighbours) - 1)]
+        edge = (first + torch.where(occupied, slot, 0)).clamp_(max=len(neighbours) - 1)
+        placed = None if places is None else places[edge].view(-1)
+        gathered = neighbours[edge]
         neighbour = gathered if fewest else torch.where(degree > 0, gathered, neighbour)
     total = len(degrees)
     block = (torch.arange(4, device=neighbours.device) * total)[:, None, None]
     backward = torch.where(occupied, neighbour + block, 4 * total)
     repeats = None if fewest == slots else (slots - degree.clamp(min=1))[:, None].to(dtype)
-    return PaddedRows(rows, slots, neighbour.reshape(-1), backward.reshape(-1), repeats)
+    return PaddedRows(rows, slots, neighbour.reshape(-1), backward.reshape(-1), repeats, placed)
 
 
 class Aggregated:
@@ -140,15 +164,26 @@ class Aggregated:
         Minimum, maximum, their gradients, and a row of zeros.
     extremes, ties : tensor [2, N, W]
         The first half of ``stacked``; how many neighbours have the extreme value.
+    added : tensor [rows, W] or None
+        What single edges add to the messages.
     """
 
     messages: Tensor
     mean: Tensor
     slope: Tensor
 
-    def __init__(self, stacked: Tensor, ties: Tensor) -> None:
-        self.stacked, self.ties = stacked, ties
+    def __init__(self, stacked: Tensor, ties: Tensor, added: Tensor | None = None) -> None:
+        self.stacked, self.ties, self.added = stacked, ties, added
         self.extremes = stacked[: 2 * ties.shape[1]].view(ties.shape)
+
+
+def gather_messages(messages: Tensor, added: Tensor | None, part: PaddedRows, scratch: Tensor) -> Tensor:
+    """Return what each slot of a part receives, [K * n, W], in ``scratch``, of which twice as much is overwritten."""
+    room = len(part.forward)
+    values = torch.index_select(messages, 0, part.forward, out=scratch[:room])
+    if added is not None and part.places is not None:
+        values.add_(torch.index_select(added, 0, part.places, out=scratch[room : 2 * room]))
+    return values
 
 
 def aggregate(
@@ -158,6 +193,8 @@ def aggregate(
 
     Parameters
     ----------
+    messages : tensor [N, W]
+        Of each row to all its neighbours; ``saved.added`` [rows, W], if any, is added to those of single edges.
     scratch : tensor [4 * room, W]
         Overwritten.
     saved : Aggregated
@@ -169,6 +206,8 @@ def aggregate(
     """
     saved.messages = messages
     saved.mean = embedding_bag(table.neighbours, messages, table.first, mode="sum", per_sample_weights=table.weight)
+    if saved.added is not None and table.places is not None:
+        saved.mean += embedding_bag(table.places, saved.added, table.first, mode="sum", per_sample_weights=table.weight)
     variance = torch.empty_like(saved.mean)
     for part in table.parts:
         _aggregate(part, scratch, saved, variance[part.rows], training)
@@ -186,7 +225,7 @@ def _aggregate(part: PaddedRows, scratch: Tensor, saved: Aggregated, squares: Te
     room = len(part.forward)
     values, matches = scratch[:room].view(shape), scratch[room : 3 * room].view(2, *shape)
     extremes, ties = saved.extremes[:, part.rows], saved.ties[:, part.rows]
-    torch.index_select(saved.messages, 0, part.forward, out=values.flatten(0, 1))
+    gather_messages(saved.messages, saved.added, part, scratch)
     torch.amin(values, 0, out=extremes[0])
     torch.amax(values, 0, out=extremes[1])
     if training:
@@ -203,7 +242,7 @@ def _aggregate(part: PaddedRows, scratch: Tensor, saved: Aggregated, squares: Te
 
 
 def aggregate_back(grad: Tensor, table: NeighbourTable, scratch: Tensor, saved: Aggregated, packed: Tensor) -> Tensor:
-    """Gradient of `aggregate` with respect to ``messages``, [N, W].
+    """Gradient of `aggregate` with respect to ``messages``, [N, W], where edges add nothing.
 
     Where several neighbours tie for an extreme they share its gradient, as in PyTorch Geometric.
 

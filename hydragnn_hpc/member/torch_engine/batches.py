@@ -20,6 +20,7 @@ from hydragnn_hpc.member.engine.resident import resident
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import Structure
 from hydragnn_hpc.member.torch_engine.aggregate import NeighbourTable, make_neighbour_table
+from hydragnn_hpc.member.torch_engine.edges import EdgePlaces, EdgeTable, make_edge_table, slots_of_rows
 from hydragnn_hpc.member.torch_engine.weights import SCALERS
 
 
@@ -78,6 +79,8 @@ class Batch:
         None where every B-th row is of the same sample.
     order : int64 tensor [R]
         Row of each atom, sample after sample; only where all members have the same batch.
+    edges : EdgeTable or None
+        None where edges have no features.
     """
 
     members: int
@@ -90,6 +93,7 @@ class Batch:
     padding: Padding | None
     pooling: SampleRows | None
     order: Tensor
+    edges: EdgeTable | None
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class _Fixed:
     """What batches over one geometry have in common: ``sites`` [n, 1] in the order of the rows."""
 
     table: NeighbourTable
+    edges: EdgeTable | None
     scales: Tensor
     sites: Tensor
     order: Tensor
@@ -127,6 +132,7 @@ class Batches:
         self._pool = any(t.level == "graph" for t in sizes.tasks)
         self._first = self.send(structure.neighbour_offsets)
         self._neighbours = resident(structure.neighbours, device, torch.int32)
+        self._edges = EdgePlaces(structure, sizes.edges, device, dtype) if sizes.edges else None
         self._scales = _scales(self._degree, sizes.average_degree, self.blocks).to(device, dtype)
         self._fixed: dict[tuple[int, int], _Fixed] = {}
 
@@ -152,7 +158,8 @@ class Batches:
         fixed = self._fixed[members, samples]
         atoms = torch.add(fixed.sites, numbers, alpha=n).view(-1)
         return Batch(
-            members, samples, samples * n, fixed.table, fixed.scales, atoms, numbers, None, None, fixed.order
+            members, samples, samples * n, fixed.table, fixed.scales, atoms, numbers, None, None, fixed.order,
+            fixed.edges,
         )  # fmt: skip
 
     def _fix(self, members: int, samples: int) -> _Fixed:
@@ -162,11 +169,11 @@ class Batches:
         rank = np.argsort(sites)
         place = (rank + np.zeros((samples, 1), np.int64)) * samples + np.arange(samples)[:, None]
         site, sample = np.repeat(sites, samples), np.tile(np.arange(samples), len(sites))
-        table = self._table(site, self.send(sample * len(sites)), 1, self.send(place.reshape(-1)))
+        table, edges = self._table(site, self.send(sample * len(sites)), 1, self.send(place.reshape(-1)))
         scales = self._scales[self.send(site)].repeat_interleave(members, 0)
-        return _Fixed(table, scales, self.send(sites)[:, None], self.send(place.reshape(-1)))
+        return _Fixed(table, edges, scales, self.send(sites)[:, None], self.send(place.reshape(-1)))
 
-    def _table(self, site: Array, base: Tensor, members: int, place: Tensor) -> NeighbourTable:
+    def _table(self, site: Array, base: Tensor, members: int, place: Tensor) -> tuple[NeighbourTable, EdgeTable | None]:
         """Table of pairs at these sites, of samples that start in row ``base``; ``place`` is where each pair went."""
         degree = self._degree[site]
         total = int(degree.sum())
@@ -176,7 +183,17 @@ class Batches:
         edge = torch.arange(total, device=self._device) + (self._first[on_device[2]] - on_device[1])[pair]
         row = base[pair] + self._neighbours[edge]
         neighbours = place[row if members == 1 else row * members + pair % members]
-        return make_neighbour_table(neighbours, degree, on_device[:2], self._dtype, self._room)
+        if self._edges is None:
+            return make_neighbour_table(neighbours, degree, on_device[:2], self._dtype, self._room), None
+        if self.shared:
+            places = self._edges.shared(edge)
+        else:
+            counts = np.bincount(np.arange(len(site)) % members, degree, members).astype(np.int64)
+            places = self._edges.of_members(edge, pair % members, counts)
+        table = make_neighbour_table(neighbours, degree, on_device[:2], self._dtype, self._room, places.place)
+        first, apart = self.send(slots_of_rows(table.parts))
+        slot = first[pair] + apart[pair] * (torch.arange(total, device=self._device) - on_device[1][pair])
+        return table, make_edge_table(table, places, slot, self.shared)
 
     def _make_general(self, index: Array) -> Batch:
         s = self._structure
@@ -201,7 +218,7 @@ class Batches:
         came = (order * members + np.arange(members)).reshape(-1)
         host, place = host[:, came], np.argsort(came)
         atoms, sites, base, sample, places = self.send(np.concatenate([host, place[None]]))
-        table = self._table(host[1], base, members, places)
+        table, edges = self._table(host[1], base, members, places)
         padding = None
         if totals.min() < rows:
             valid = (sample < samples * members).to(self._dtype).view(rows, members, 1)
@@ -210,7 +227,7 @@ class Batches:
         graphs = self.send(index.T.reshape(-1))
         unsorted = torch.div(places[::members], members, rounding_mode="floor")
         return Batch(
-            members, samples, rows, table, self._scales[sites], atoms, graphs, padding, pooling, unsorted
+            members, samples, rows, table, self._scales[sites], atoms, graphs, padding, pooling, unsorted, edges
         )  # fmt: skip
 
     def _pooling(self, starts: Array, counts: Array, sample: Tensor, places: Tensor) -> SampleRows:

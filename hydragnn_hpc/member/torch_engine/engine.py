@@ -162,7 +162,8 @@ class TorchEngine:
 
     def _ready(self, batch: Batch) -> tuple[Weights, Network]:
         """Weights for as many members, and the network for batches of this shape."""
-        shape = (batch.members, batch.samples, batch.rows, batch.table.room)
+        edges = (batch.edges.rows, batch.edges.slots) if batch.edges else ()
+        shape = (batch.members, batch.samples, batch.rows, batch.table.room, *edges)
         if self._network is None or self._network[0] != shape:
             weights = self._network[1] if self._network and self._network[0][0] == batch.members else None
             if weights is None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from hydragnn_hpc.member.torch_engine.aggregate import Aggregated, aggregate, aggregate_back
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.torch_engine.batches import Batch, Padding
+from hydragnn_hpc.member.torch_engine.edges import EdgeTable, MessageGradients, aggregate_back_with_edges, by_member
 from hydragnn_hpc.member.torch_engine.heads import GroupLosses, Pool, TaskHeads, group_losses
 from hydragnn_hpc.member.torch_engine.weights import AGGREGATES, Weights
 
@@ -40,6 +41,10 @@ class PnaLayer:
         stacked = arena.take(f"stacked.{number}", 4 * across + 1, self._across[1])
         stacked[-1] = 0.0
         self._aggregated = Aggregated(stacked, arena.take(f"ties.{number}", 2, *self._across))
+        if batch.edges is not None:
+            self._aggregated.added = arena.take(f"added.{number}", batch.edges.rows, self._across[1])
+            slots = arena.take("slots", batch.edges.slots + 1, self._across[1])
+            self._messages = MessageGradients(slots, arena.take("linear", 2, *self._across))
         self._blocks = arena.take("blocks", *pairs, weights.big[number].shape[2])
         self._packed = arena.take("packed", across, 2, self._across[1])
         self._scratch = arena.take("scratch", 4 * batch.table.room, self._across[1])
@@ -53,6 +58,9 @@ class PnaLayer:
         sent, big = self._weights.sent[self.number], self._weights.big[self.number]
         torch.bmm(self.x[..., : self.width].transpose(0, 1), sent, out=self._sent.transpose(0, 1))
         flat = self._sent.view(self._across)
+        if batch.edges is not None and self._aggregated.added is not None:
+            added = by_member(self._aggregated.added, self.members, self.width)
+            torch.bmm(self._features(batch.edges), self._weights.edge[self.number], out=added)
         aggregate(flat, batch.table, self._scratch, self._aggregated, self._received, training)
         torch.bmm(self.x.transpose(0, 1), big, out=self._blocks.transpose(0, 1))
         blocks = self._blocks.view(self.rows * self.members, self._weights.blocks, -1)
@@ -69,7 +77,7 @@ class PnaLayer:
         blocks = self._blocks.transpose(0, 1)
         torch.bmm(self.x.permute(1, 2, 0), blocks, out=self._weights.big_grad[self.number])
         torch.bmm(blocks, big.mT, out=self.x_grad.transpose(0, 1))
-        back = aggregate_back(self._received_grad, batch.table, self._scratch, self._aggregated, self._packed)
+        back = self._aggregate_back(batch)
         back = back.view(self.rows, self.members, self.width).transpose(0, 1)
         own = self.x[..., : self.width]
         torch.bmm(own.permute(1, 2, 0), back, out=self._weights.sent_grad[self.number])
@@ -77,6 +85,20 @@ class PnaLayer:
         if self.number:
             own_grad.transpose(0, 1).baddbmm_(back, sent.mT)
         return own_grad
+
+    def _aggregate_back(self, batch: Batch) -> Tensor:
+        """Gradient of what atoms send; also that of the edges' matrix."""
+        arrays = (self._received_grad, batch.table, self._scratch, self._aggregated)
+        if batch.edges is None:
+            return aggregate_back(*arrays, self._packed)
+        back, added = aggregate_back_with_edges(*arrays, batch.edges, self._messages)
+        grad = by_member(added, self.members, self.width)
+        torch.bmm(self._features(batch.edges).mT, grad, out=self._weights.edge_grad[self.number])
+        return back
+
+    def _features(self, edges: EdgeTable) -> Tensor:
+        """Features of the edges of each member, [E, U, K + 1]."""
+        return edges.features.expand(self.members, -1, -1)
 
 
 class Norm:

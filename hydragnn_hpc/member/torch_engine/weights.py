@@ -14,6 +14,8 @@ before it (scaler s, aggregate a), the layer is ::
 which takes a single product of [x, 1, mean, min, max, std] with a matrix that has one block of columns per scaler; the
 blocks are then summed, weighted with the scalers of each atom. Scaler 0 is the identity, and its block also holds the
 unscaled part, unless there are atoms without neighbours (all c_s = 0): then the unscaled part has its own block.
+
+Where edges have features e_ij, they add W3 (V e_ij + v) to y_j, a product of [e, 1] with one matrix, W3 [V, v].
 """
 
 from __future__ import annotations
@@ -95,7 +97,7 @@ class _WeightOrder:
 def _pieces(layout: ParameterLayout, sizes: NetworkSizes) -> list[tuple[str, Array]]:
     order = _WeightOrder(layout)
     for group, numbers in enumerate(trunk_groups(sizes)):
-        names = [f"trunk.{n}.conv" for n in numbers]
+        names = [sizes.convolution(n) for n in numbers]
         width = sizes.layers[numbers[0]][0]
         post = [order.both(f"{n}.post_nns.0.0") for n in names]
         # The bias row moves up: the rows of post become those of x, the bias, then (scaler, aggregate, feature).
@@ -104,7 +106,10 @@ def _pieces(layout: ParameterLayout, sizes: NetworkSizes) -> list[tuple[str, Arr
         order.add(f"lin_bias.{group}", [order.bias(f"{n}.lin") for n in names])
         pre = [order.both(f"{n}.pre_nns.0.0") for n in names]
         order.add(f"own.{group}", [np.concatenate([p[:width], p[-1:]]) for p in pre])
-        order.add(f"sent.{group}", [p[width:-1] for p in pre])
+        order.add(f"sent.{group}", [p[width : 2 * width] for p in pre])
+        if sizes.edges:
+            order.add(f"edge.{group}", [p[2 * width : -1] for p in pre])
+            order.add(f"encoder.{group}", [order.both(f"{n}.edge_encoder") for n in names])
     for kind in ("weight", "bias"):
         norms = [layout.parameters[f"trunk.{n}.norm.{kind}"] for n in range(len(sizes.channels))]
         order.add(f"norm.{kind}", [np.arange(at, at + shape[0])[None] for at, shape in norms])
@@ -144,6 +149,8 @@ class Weights:
         W2 of each layer, [E, in, in].
     big, big_grad : list of Tensor
         The folded matrix of each layer, [E, 5 in + 1, blocks * out].
+    edge, edge_grad : list of Tensor
+        W3 [V, v] of each layer, transposed, [E, K + 1, in]; empty where edges have no features.
     """
 
     def __init__(self, layout: ParameterLayout, sizes: NetworkSizes, members: int, blocks: int, like: Tensor) -> None:
@@ -167,6 +174,8 @@ class Weights:
         self._groups = [_Fold(self, number, layers) for number, layers in enumerate(trunk_groups(sizes))]
         self.big = [big for group in self._groups for big in group.big]
         self.big_grad = [big for group in self._groups for big in group.big_grad]
+        self.edge = [edge for group in self._groups for edge in group.edge]
+        self.edge_grad = [edge for group in self._groups for edge in group.edge_grad]
         self.sent = [m for g in self._groups for m in self.value[f"sent.{g.number}"]]
         self.sent_grad = [m for g in self._groups for m in self.grad[f"sent.{g.number}"]]
 
@@ -198,8 +207,9 @@ class _Fold:
         self.number = number
         width, out = weights.sizes.layers[layers[0]]
         self._width, self._out, batch = width, out, len(layers) * weights.members
-        self._flat = {n: weights.value[f"{n}.{number}"].flatten(0, 1) for n in ("post", "lin", "lin_bias", "own")}
-        self._grad = {n: weights.grad[f"{n}.{number}"].flatten(0, 1) for n in ("post", "lin", "lin_bias", "own")}
+        names = ("post", "lin", "lin_bias", "own", *(("edge", "encoder") if weights.sizes.edges else ()))
+        self._flat = {n: weights.value[f"{n}.{number}"].flatten(0, 1) for n in names}
+        self._grad = {n: weights.grad[f"{n}.{number}"].flatten(0, 1) for n in names}
         like = self._flat["lin"]
         self._folded = like.new_zeros(batch, (1 + SCALERS * AGGREGATES) * width + 1, out)
         self._shift = like.new_zeros(batch, width, SCALERS * out)
@@ -210,6 +220,10 @@ class _Fold:
         self._big, self._big_grad = self._parts(big), self._parts(grad)
         self.big = list(big.view(len(layers), weights.members, *shape[1:]))
         self.big_grad = list(grad.view(len(layers), weights.members, *shape[1:]))
+        self._edges = weights.sizes.edges is not None
+        encoder = (len(layers), weights.members, weights.sizes.edges.number + 1, width) if weights.sizes.edges else (0,)
+        self._edge, self._edge_grad = like.new_zeros(encoder), like.new_zeros(encoder)
+        self.edge, self.edge_grad = list(self._edge), list(self._edge_grad)
 
     def _parts(self, big: Tensor) -> dict[str, Tensor]:
         """Return views of the matrix: scaled and unscaled parts of the rows of x and 1, two of the aggregates' rows."""
@@ -239,6 +253,8 @@ class _Fold:
         else:
             self._big["unscaled"].add_(self._folded[:, :own])
         self._big["unscaled"][:, -1:].add_(self._flat["lin_bias"])
+        if self._edges:
+            torch.bmm(self._flat["encoder"], self._flat["edge"], out=self._edge.flatten(0, 1))
 
     def unfold(self) -> None:
         """Compute the gradients of the gathered weights from the gradient of `big`, which is overwritten."""
@@ -252,3 +268,7 @@ class _Fold:
         self._grad["lin_bias"].copy_(self._big_grad["unscaled"][:, -1:])
         torch.bmm(self._folded, self._flat["lin"].mT, out=self._grad["post"])
         torch.bmm(self._flat["post"].mT, self._folded, out=self._grad["lin"])
+        if self._edges:
+            grad = self._edge_grad.flatten(0, 1)
+            torch.bmm(self._flat["encoder"].mT, grad, out=self._grad["edge"])
+            torch.bmm(grad, self._flat["edge"].mT, out=self._grad["encoder"])

@@ -10,16 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.library.engine import LibraryEngine
-from hydragnn_hpc.member.library.network import Trunk
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 
 CPU = torch.device("cpu")
+CUTOFF = 7.0
+"""Bohr."""
 Neighbours = tuple[np.ndarray, np.ndarray]
 """Offsets [n + 1] and neighbours [m] of one geometry."""
 
@@ -33,7 +35,7 @@ ENGINES: dict[str, Callable[[NetworkSizes, TrainingData, torch.dtype], Engine]] 
     "fused": FusedEngine,
     "torch": lambda sizes, samples, dtype: TorchEngine(sizes, samples, CPU, dtype),
     "torch together": lambda sizes, samples, dtype: TorchEngine(sizes, samples, CPU, dtype, together=True),
-    "library": lambda sizes, samples, dtype: LibraryEngine(sizes, Trunk("PNA", 0, 0.0), samples, CPU, dtype),
+    "library": lambda sizes, samples, dtype: LibraryEngine(sizes, "PNA", samples, CPU, dtype),
 }
 
 
@@ -44,6 +46,26 @@ def random_neighbours(rng: np.random.Generator, n: int, pairs: int) -> Neighbour
     both = both[np.argsort(both[:, 0], kind="stable")]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(both[:, 0], minlength=n))]).astype(np.int64)
     return offsets, both[:, 1].astype(np.int32)
+
+
+def with_vectors(s: Structure) -> Structure:
+    """Random edge vectors shorter than the cutoff, opposite both ways; those of a pair do not depend on the order."""
+    receiver = np.repeat(np.arange(len(s.degrees())), s.degrees())
+    base = np.repeat(s.site_offsets[:-1], np.diff(s.site_offsets))[receiver]
+    sender = s.neighbours + base
+    vectors = np.zeros((len(sender), 3))
+    # The k-th edge from i to j pairs with the k-th from j to i.
+    seen: dict[tuple[int, int], int] = {}
+    drawn: dict[tuple[int, int, int], np.ndarray] = {}
+    for edge, (i, j) in enumerate(zip(receiver.tolist(), sender.tolist(), strict=True)):
+        k = seen[i, j] = seen.get((i, j), -1) + 1
+        key = (min(i, j), max(i, j), k if i != j else k // 2)
+        if key not in drawn:
+            rng = np.random.default_rng(key)
+            drawn[key] = rng.normal(size=3)
+            drawn[key] *= rng.uniform(1.0, CUTOFF) / np.linalg.norm(drawn[key])
+        vectors[edge] = drawn[key] if i < j or (i == j and k % 2 == 0) else -drawn[key]
+    return dataclasses.replace(s, edge_vectors=vectors, cutoff=CUTOFF)
 
 
 def structure_of(geometries: list[Neighbours], which: np.ndarray) -> Structure:
@@ -69,6 +91,7 @@ def random_samples(
 ) -> TrainingData:
     """Samples with inputs 0 or 1, ``spread`` wide each: without spread, neighbours tie all the time."""
     structure = structure_of(geometries, np.arange(number) % len(geometries))
+    structure = with_vectors(structure)
     rows = {"node": int(structure.atom_offsets[-1]), "graph": number}
     values = rng.integers(0, 2, (rows["node"], inputs)) + spread * rng.standard_normal((rows["node"], inputs))
     return TrainingData(
@@ -96,12 +119,17 @@ class Outcome:
 
 
 class Problem:
-    """Data, a network, and the weights of E members in float64; ``network`` are options of `NetworkSizes`."""
+    """Data, a network, and the weights of E members in float64; ``network`` are options of `NetworkSizes`.
+
+    ``EDGES`` is the basis of edge features of every problem.
+    """
+
+    EDGES: EdgeBasis | None = None
 
     def __init__(
         self, data: TrainingData, tasks: tuple[TaskSizes, ...] = TASKS, members: int = 3, **network: object
     ) -> None:
-        options: dict[str, object] = {"channels": (6, 6, 6), **network}
+        options: dict[str, object] = {"channels": (6, 6, 6), "edges": self.EDGES, **network}
         self.samples = data
         self.sizes = NetworkSizes(
             data.inputs.shape[1],
@@ -112,7 +140,7 @@ class Problem:
         layout = ParameterLayout.of(self.sizes)
         flat = torch.stack([layout.initial_parameters(e) for e in range(members)]).double()
         generator = torch.Generator().manual_seed(1)
-        self.parameters = layout.named(flat)
+        self.parameters = {_common(name): value for name, value in layout.named(flat).items()}
         for name, value in self.parameters.items():
             if ".norm." in name:  # initially the identity, with which errors could cancel
                 value.add_(0.2 * torch.rand(value.shape, generator=generator, dtype=torch.float64))

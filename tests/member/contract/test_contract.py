@@ -7,6 +7,7 @@ The reference is the library engine in float64: PyTorch Geometric's layers and a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from functools import partial
 from inspect import signature
 
@@ -18,12 +19,14 @@ from torch.nn.functional import huber_loss, l1_loss, mse_loss
 from hydragnn_hpc import sections
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine import losses, optimize, resident
+from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.sizes import TaskSizes
 from hydragnn_hpc.member.engine.training_data import values_of
 from hydragnn_hpc.member.fused.plan import LOSSES as FUSED_LOSSES
 from hydragnn_hpc.sections import Training
 from tests.member.contract.problem import (
+    CUTOFF,
     ENGINES,
     TASKS,
     Neighbours,
@@ -36,11 +39,25 @@ from tests.member.contract.problem import (
     with_holes,
 )
 
-every = pytest.mark.parametrize("name", ENGINES)
-every_on_any_geometry = pytest.mark.parametrize("name", [n for n in ENGINES if n != "fused"])
-every_in_float32_too = pytest.mark.parametrize(
-    ("name", "dtype"), [(n, d) for n in ENGINES for d in (torch.float64, torch.float32)]
-)
+Test = Callable[..., None]
+BASES = {"without edges": None, "edges": EdgeBasis(5, CUTOFF)}
+
+
+@pytest.fixture(params=BASES)
+def edges(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every problem of a test have these features of edges."""
+    monkeypatch.setattr(Problem, "EDGES", BASES[request.param])
+
+
+def _of_engines(names: str, values: Iterable[object]) -> Callable[[Test], Test]:
+    """Run a test for these engines, with edge features and without."""
+    parametrized = pytest.mark.parametrize(names, values)
+    return lambda test: pytest.mark.usefixtures("edges")(parametrized(test))
+
+
+every = _of_engines("name", ENGINES)
+every_on_any_geometry = _of_engines("name", [n for n in ENGINES if n != "fused"])
+every_in_float32_too = _of_engines("name, dtype", [(n, d) for n in ENGINES for d in (torch.float64, torch.float32)])
 LEVELS = {
     "mixed": TASKS,
     "graph": TASKS[:1],
@@ -76,6 +93,12 @@ def check(problem: Problem, name: str, index: np.ndarray, dtype: torch.dtype = t
     for task, values in judge.predict(*problem.stack(judge), index[0]).items():
         torch.testing.assert_close(predicted[task].double(), values, rtol=close, atol=close, msg=task)
     return found
+
+
+def test_with_edge_features_all_engines_read_the_same_files() -> None:
+    problem = Problem(shared().samples, edges=BASES["edges"])
+    layouts = [problem.engine(name).layout for name in ENGINES]
+    assert all((o.parameters, o.buffers) == (layouts[0].parameters, layouts[0].buffers) for o in layouts)
 
 
 @every_in_float32_too
@@ -242,7 +265,7 @@ def test_ties_between_neighbours_that_differ(name: str) -> None:
         problem = Problem(random_samples(np.random.default_rng(10), [(lists[0], neighbours)]), TASKS[:2])
         for layer in range(3):
             weight = problem.parameters[f"trunk.{layer}.conv.pre_nns.0.0.weight"]
-            weight[..., weight.shape[-1] // 2 :] = 0
+            weight[..., weight.shape[-2] :] = 0
         found.append(problem.step(problem.engine(name), problem.index(6)))
         expected = problem.step(problem.engine(), problem.index(6))
     mean = {n: (found[0].gradients[n] + found[1].gradients[n]) / 2 for n in found[0].gradients}

@@ -9,11 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.optimize import Adam, new_optimizer
 from hydragnn_hpc.member.engine.sizes import TaskSizes
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.sections import AdamOptimizer
-from tests.member.contract.problem import Neighbours, Problem, agree, random_neighbours, random_samples
+from tests.member.contract.problem import CUTOFF, Neighbours, Problem, agree, random_neighbours, random_samples
 
 
 def problem(seed: int, neighbours: Neighbours, number: int = 80, **network: object) -> Problem:
@@ -45,7 +46,8 @@ def test_any_geometry_and_widths(data: st.DataObject) -> None:
     atoms, seed = data.draw(st.integers(1, 14), "atoms"), data.draw(st.integers(0, 10**6), "seed")
     neighbours = random_neighbours(np.random.default_rng(seed), atoms, data.draw(st.integers(0, 40), "pairs"))
     channels = tuple(data.draw(st.lists(st.integers(1, 23), min_size=1, max_size=3), "channels"))
-    of = problem(seed, neighbours, channels=channels, members=data.draw(st.integers(1, 3), "members"))
+    basis = data.draw(st.sampled_from([None, EdgeBasis(3, CUTOFF), EdgeBasis(24, CUTOFF)]), "edges")
+    of = problem(seed, neighbours, channels=channels, members=data.draw(st.integers(1, 3), "members"), edges=basis)
     check(of, data.draw(st.integers(2, 40), "batch"), loose=1e3)
 
 

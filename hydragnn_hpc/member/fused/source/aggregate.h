@@ -15,62 +15,87 @@
 /* PyTorch Geometric: clamp(var, 1e-5).sqrt(), then zero where that is not above sqrt(1e-5). */
 #define SMALLEST_VARIANCE ((real)1e-5)
 
+/* What one receiver gets: of each neighbour a column of y, to which the numbers of the edge's kind are added. */
+typedef struct {
+    const vec *y;
+    const int32_t *neighbour, *kind;
+    const real *added; /* [kinds][features]; NULL: nothing is added */
+    long degree, features;
+} Incoming;
+
 INLINE vec deviation(vec variance) {
     return where_positive(variance - SMALLEST_VARIANCE, quick_root(variance));
 }
 
-INLINE void aggregate_part(int U, const vec *y, const int32_t *neighbour, long degree, long features, vec *out) {
+/* `edges` is a literal: whether anything is added. */
+INLINE void aggregate_part(int edges, int U, Incoming in, long f, vec *out) {
     vec origin[FEATURES_AT_ONCE], sum[FEATURES_AT_ONCE], square[FEATURES_AT_ONCE];
     vec low[FEATURES_AT_ONCE], high[FEATURES_AT_ONCE];
-    real share = (real)1 / degree;
-    const vec *from = y + neighbour[0] * features;
+    real share = (real)1 / in.degree;
+    const vec *from = in.y + in.neighbour[0] * in.features + f;
+    const real *added = edges ? in.added + in.kind[0] * in.features + f : NULL;
     UNROLL for (int u = 0; u < U; u++) {
-        origin[u] = low[u] = high[u] = from[u];
+        vec value = from[u];
+        if (edges) value += added[u];
+        origin[u] = low[u] = high[u] = value;
         sum[u] = square[u] = (vec){};
     }
-    for (long e = 1; e < degree; e++) {
-        from = y + neighbour[e] * features;
+    for (long e = 1; e < in.degree; e++) {
+        from = in.y + in.neighbour[e] * in.features + f;
+        if (edges) added = in.added + in.kind[e] * in.features + f;
         UNROLL for (int u = 0; u < U; u++) {
-            vec value = from[u], difference = value - origin[u];
+            vec value = from[u];
+            if (edges) value += added[u];
+            vec difference = value - origin[u];
             sum[u] += difference;
             square[u] += difference * difference;
             low[u] = minimum(low[u], value);
             high[u] = maximum(high[u], value);
         }
     }
+    out += f;
     UNROLL for (int u = 0; u < U; u++) {
         vec mean = sum[u] * share;
         out[u] = origin[u] + mean;
-        out[features + u] = low[u];
-        out[2 * features + u] = high[u];
-        out[3 * features + u] = deviation(square[u] * share - mean * mean);
+        out[in.features + u] = low[u];
+        out[2 * in.features + u] = high[u];
+        out[3 * in.features + u] = deviation(square[u] * share - mean * mean);
     }
 }
+
+#define PARTS(PART, edges, f, features)                                                          \
+    switch (features - f) {                                                                      \
+    case 1: PART(edges, 1); break;                                                               \
+    case 2: PART(edges, 2); break;                                                               \
+    case 3: PART(edges, 3); break;                                                               \
+    case 4: PART(edges, 4); break;                                                               \
+    default: PART(edges, 5); break;                                                              \
+    }
 
 /* out[4 * features] of one receiver: mean, minimum, maximum, standard deviation; zeros without neighbours. */
-static void aggregate(const vec *y, const int32_t *neighbour, long degree, long features, vec *out) {
-    if (degree == 0) {
-        memset(out, 0, AGGREGATES * features * sizeof(vec));
+static void aggregate(Incoming in, vec *out) {
+    if (in.degree == 0) {
+        memset(out, 0, AGGREGATES * in.features * sizeof(vec));
         return;
     }
-    for (long f = 0; f < features; f += FEATURES_AT_ONCE) {
-#define PART(U) aggregate_part(U, y + f, neighbour, degree, features, out + f)
-        switch (features - f) {
-        case 1: PART(1); break;
-        case 2: PART(2); break;
-        case 3: PART(3); break;
-        case 4: PART(4); break;
-        default: PART(5); break;
+#define PART(edges, U) aggregate_part(edges, U, in, f, out)
+    for (long f = 0; f < in.features; f += FEATURES_AT_ONCE)
+        if (in.added) {
+            PARTS(PART, 1, f, in.features)
+        } else {
+            PARTS(PART, 0, f, in.features)
         }
 #undef PART
-    }
 }
 
-INLINE void aggregate_back_part(int U, const vec *y, const int32_t *neighbour, long degree, long features,
-                                const vec *value, const vec *grad, vec *grad_y) {
+INLINE void aggregate_back_part(int edges, int U, Incoming in, long f, const vec *value, const vec *grad, vec *grad_y,
+                                vec *grad_added) {
     vec low[FEATURES_AT_ONCE], high[FEATURES_AT_ONCE], grad_low[FEATURES_AT_ONCE], grad_high[FEATURES_AT_ONCE];
     vec level[FEATURES_AT_ONCE], slope[FEATURES_AT_ONCE];
-    real share = (real)1 / degree;
+    long features = in.features;
+    real share = (real)1 / in.degree;
+    value += f;
+    grad += f;
     UNROLL for (int u = 0; u < U; u++) {
         vec std = value[3 * features + u];
         /* d std / d y_j = (y_j - mean) / (degree std), and nothing below the smallest variance */
@@ -81,31 +106,37 @@ INLINE void aggregate_back_part(int U, const vec *y, const int32_t *neighbour, l
         grad_low[u] = grad[features + u];
         grad_high[u] = grad[2 * features + u];
     }
-    for (long e = 0; e < degree; e++) {
-        const vec *from = y + neighbour[e] * features;
-        vec *to = grad_y + neighbour[e] * features;
+    for (long e = 0; e < in.degree; e++) {
+        const vec *from = in.y + in.neighbour[e] * features + f;
+        vec *to = grad_y + in.neighbour[e] * features + f;
+        long kind = edges ? in.kind[e] * features + f : 0;
         UNROLL for (int u = 0; u < U; u++) {
-            vec v = from[u], sum = to[u] + (level[u] + slope[u] * v);
-            sum = take_first(sum, v, low[u], &grad_low[u]);
-            to[u] = take_first(sum, v, high[u], &grad_high[u]);
+            if (edges) {
+                vec v = from[u] + in.added[kind + u], sum = level[u] + slope[u] * v;
+                sum = take_first(sum, v, low[u], &grad_low[u]);
+                sum = take_first(sum, v, high[u], &grad_high[u]);
+                to[u] += sum;
+                grad_added[kind + u] += sum;
+            } else {
+                vec v = from[u], sum = to[u] + (level[u] + slope[u] * v);
+                sum = take_first(sum, v, low[u], &grad_low[u]);
+                to[u] = take_first(sum, v, high[u], &grad_high[u]);
+            }
         }
     }
 }
 
-/* Adds to grad_y of the neighbours what `grad` on the aggregates `value` of one receiver implies. */
-static void aggregate_back(const vec *y, const int32_t *neighbour, long degree, long features, const vec *value,
-                           const vec *grad, vec *grad_y) {
-    for (long f = 0; f < features; f += FEATURES_AT_ONCE) {
-#define PART(U) aggregate_back_part(U, y + f, neighbour, degree, features, value + f, grad + f, grad_y + f)
-        switch (features - f) {
-        case 1: PART(1); break;
-        case 2: PART(2); break;
-        case 3: PART(3); break;
-        case 4: PART(4); break;
-        default: PART(5); break;
+/* Adds to grad_y of the neighbours, and to grad_added of the edges' kinds, what `grad` on the aggregates `value` of one
+ * receiver implies. */
+static void aggregate_back(Incoming in, const vec *value, const vec *grad, vec *grad_y, vec *grad_added) {
+#define PART(edges, U) aggregate_back_part(edges, U, in, f, value, grad, grad_y, grad_added)
+    for (long f = 0; f < in.features; f += FEATURES_AT_ONCE)
+        if (in.added) {
+            PARTS(PART, 1, f, in.features)
+        } else {
+            PARTS(PART, 0, f, in.features)
         }
 #undef PART
-    }
 }
 
 #endif

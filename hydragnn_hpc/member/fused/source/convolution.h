@@ -3,6 +3,7 @@
 #define FUSED_CONVOLUTION_H
 
 #include "aggregate.h"
+#include "edges.h"
 #include "fold.h"
 
 #define OUTER_AT_ONCE 32 /* columns in one outer product */
@@ -10,11 +11,12 @@
 typedef struct {
     vec *y, *grad_y;  /* [atoms][features]: W2 x and its gradient */
     vec *tile;        /* [TILE_COLUMNS][stacked rows] */
+    EdgeMemory edges;
 } ConvolutionMemory;
 
 /* W2 of m_ij = W1 x_i + W2 x_j + b */
 INLINE Matrix neighbour_matrix(const Layer *layer, const real *parameters) {
-    return rows_of(parameters + layer->pre_weight + layer->in, layer->in, layer->in, 2 * layer->in);
+    return rows_of(parameters + layer->pre_weight + layer->in, layer->in, layer->in, layer->pre_width);
 }
 INLINE Matrix degree_matrix(const Layer *layer, const real *matrices, long group) {
     return rows_of(matrices + group * matrix_room(layer), layer->out, stacked_rows(layer), stacked_rows(layer));
@@ -24,13 +26,21 @@ INLINE long tile_end(const Plan *plan, long place, long group) {
     return end < last ? end : last;
 }
 
+INLINE Incoming incoming(const Plan *plan, const Layer *layer, const ConvolutionMemory *m, long place) {
+    long first = plan->first[place], degree = plan->first[place + 1] - first;
+    const real *added = m->edges.added ? m->edges.added[layer - plan->layer] : NULL;
+    return (Incoming){m->y, plan->neighbour + first, added ? plan->kind + first : NULL, added, degree, layer->in};
+}
+
 /* Stacked columns [x, 1, mean, min, max, std] of the atoms at places [begin, end). */
-static void stack(const Plan *plan, long in, const vec *x, const vec *y, long begin, long end, Columns to) {
+static void stack(const Plan *plan, const Layer *layer, const ConvolutionMemory *m, const vec *x, long begin, long end,
+                  Columns to) {
+    long in = layer->in;
     for (long i = begin; i < end; i++) {
         vec *column = to.data + (i - begin) * to.stride;
         memcpy(column, x + i * in, in * sizeof(vec));
         column[in] = (vec){} + 1;
-        aggregate(y, plan->neighbour + plan->first[i], plan->first[i + 1] - plan->first[i], in, column + in + 1);
+        aggregate(incoming(plan, layer, m, i), column + in + 1);
     }
 }
 
@@ -43,13 +53,13 @@ static void convolve(const Plan *plan, const Layer *layer, const real *parameter
         Matrix matrix = degree_matrix(layer, matrices, g);
         for (long i = plan->group[g]; i < plan->group[g + 1]; i = tile_end(plan, i, g)) {
             Columns tile = columns(m->tile, rows, tile_end(plan, i, g) - i);
-            stack(plan, in, x, m->y, i, i + tile.count, tile);
+            stack(plan, layer, m, x, i, i + tile.count, tile);
             multiply(matrix, tile, columns(out + i * layer->out, layer->out, tile.count));
         }
     }
 }
 
-/* Backward through one tile of atoms of one degree: adds to grad_y, writes their own part of grad_x. */
+/* Backward through one tile of atoms of one degree: adds to grad_y and grad_added, writes their own part of grad_x. */
 static void tile_back(const Plan *plan, const Layer *layer, Matrix matrix, const ConvolutionMemory *m, long place,
                       Columns grad, Columns stacked, vec *grad_x) {
     long in = layer->in, rows = stacked_rows(layer);
@@ -57,14 +67,13 @@ static void tile_back(const Plan *plan, const Layer *layer, Matrix matrix, const
     multiply(matrix, grad, columns(m->tile, rows, grad.count));
     for (long t = 0; t < grad.count; t++) {
         const vec *column = m->tile + t * rows;
-        const int32_t *first = plan->first + place + t;
         if (grad_x) memcpy(grad_x + (place + t) * in, column, in * sizeof(vec));
-        aggregate_back(m->y, plan->neighbour + first[0], first[1] - first[0], in,
-                       stacked.data + t * stacked.stride + in + 1, column + in + 1, m->grad_y);
+        aggregate_back(incoming(plan, layer, m, place + t), stacked.data + t * stacked.stride + in + 1, column + in + 1,
+                       m->grad_y, m->edges.grad_added);
     }
 }
 
-/* From grad, that of the output of one block: the gradient of W2 (added), that of x (unless NULL), and the
+/* From grad, that of the output of one block: the gradients of W2 and of the edges (added), that of x (unless NULL), and the
  * stacked columns, whose outer products with grad make the gradients of the matrices. */
 static void convolve_back(const Plan *plan, const Layer *layer, const real *parameters, const real *matrices,
                           const ConvolutionMemory *m, vec *x, vec *grad, vec *stacked, vec *grad_x, real *gradients) {
@@ -77,12 +86,12 @@ static void convolve_back(const Plan *plan, const Layer *layer, const real *para
         for (long i = plan->group[g]; i < plan->group[g + 1]; i = tile_end(plan, i, g)) {
             long count = tile_end(plan, i, g) - i;
             Columns part = columns(stacked + i * rows, rows, count);
-            stack(plan, in, x, m->y, i, i + count, part);
+            stack(plan, layer, m, x, i, i + count, part);
             tile_back(plan, layer, matrix, m, i, columns(grad + i * layer->out, layer->out, count), part, grad_x);
         }
     }
     Columns grad_y = columns(m->grad_y, in, n);
-    outer_add(grad_y, in, columns(x, in, n), in, gradients + layer->pre_weight + in, 2 * in);
+    outer_add(grad_y, in, columns(x, in, n), in, gradients + layer->pre_weight + in, layer->pre_width);
     if (grad_x) multiply_add(transposed(neighbours), grad_y, columns(grad_x, in, n));
 }
 

@@ -77,7 +77,7 @@ static void extend(const Layer *layer, const real *parameters, const FoldMemory 
     long in = layer->in, out = layer->out, own = own_chunks(layer), width = (1 + SCALERS * AGGREGATES) * in;
     const real *pre = parameters + layer->pre_weight, *post = parameters + layer->post_weight;
     for (long r = 0; r < in; r++)
-        extended_row_to_chunks(pre + r * 2 * in, in, parameters[layer->pre_bias + r], m->row, m->shift + r, in);
+        extended_row_to_chunks(pre + r * layer->pre_width, in, parameters[layer->pre_bias + r], m->row, m->shift + r, in);
     for (long r = 0; r < out; r++) {
         const real *row = post + r * width;
         extended_row_to_chunks(row, in, parameters[layer->post_bias + r], m->row, m->extended + r, out);
@@ -174,7 +174,7 @@ static void extend_back(const Layer *layer, vec *grad, const FoldMemory *m, real
         extend_back_scaler(layer, s, grad + section_at(layer, s), m, gradients, grad_shift);
     for (long r = 0; r < in; r++) {
         chunks_to_row(grad_shift.data + r, in, in + 1, m->row);
-        memcpy(gradients + layer->pre_weight + r * 2 * in, m->row, in * sizeof(real));
+        memcpy(gradients + layer->pre_weight + r * layer->pre_width, m->row, in * sizeof(real));
         gradients[layer->pre_bias + r] = m->row[in];
     }
 }

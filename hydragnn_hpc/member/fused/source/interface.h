@@ -19,13 +19,15 @@ static const struct {
     PLACE(Layer, in), PLACE(Layer, out), PLACE(Layer, pre_weight), PLACE(Layer, pre_bias), PLACE(Layer, post_weight),
     PLACE(Layer, post_bias), PLACE(Layer, lin_weight), PLACE(Layer, lin_bias), PLACE(Layer, norm_weight),
     PLACE(Layer, norm_bias), PLACE(Layer, running_mean), PLACE(Layer, running_var),
+    PLACE(Layer, pre_width), PLACE(Layer, encoder_weight), PLACE(Layer, encoder_bias),
     PLACE(Linear, in), PLACE(Linear, out), PLACE(Linear, weight), PLACE(Linear, bias),
     PLACE(Task, graph), PLACE(Task, width), PLACE(Task, linears), PLACE(Task, partial), PLACE(Task, loss),
     PLACE(Task, linear), PLACE(Task, weight), PLACE(Task, delta), PLACE(Task, target),
     PLACE(Plan, atoms), PLACE(Plan, layers), PLACE(Plan, tasks), PLACE(Plan, groups), PLACE(Plan, pooling),
     PLACE(Plan, parameters), PLACE(Plan, buffers), PLACE(Plan, order), PLACE(Plan, first), PLACE(Plan, neighbour),
     PLACE(Plan, group), PLACE(Plan, scale), PLACE(Plan, layer), PLACE(Plan, task), PLACE(Plan, inputs),
-    PLACE(Plan, momentum), PLACE(Plan, epsilon), PLACE(Betas, beta_1), PLACE(Betas, beta_2),
+    PLACE(Plan, momentum), PLACE(Plan, epsilon), PLACE(Plan, edge_features),
+    PLACE(Plan, kinds), PLACE(Plan, kind), PLACE(Plan, basis), PLACE(Betas, beta_1), PLACE(Betas, beta_2),
 };
 
 /* Entry k, or NULL behind the last. */

@@ -38,6 +38,9 @@ static vec *layer_input(const Plan *plan, const Memory *m, long l, long b) {
 static void fold_all(const Plan *plan, const Memory *m, const real *parameters) {
     for (long l = 0; l < plan->layers; l++)
         fold(plan, plan->layer + l, parameters, m->fold + l, m->matrices[l]);
+    const EdgeMemory *edges = &m->convolution.edges;
+    for (long l = 0; edges->added && l < plan->layers; l++)
+        add_edges(plan, plan->layer + l, parameters, edges->matrix, edges->added[l]);
 }
 
 static void convolve_block(const Plan *plan, const Memory *m, const real *parameters, long l, long b) {
@@ -92,6 +95,7 @@ static void layer_back(const Plan *plan, const Memory *m, const real *parameters
     finish_norm_back(layer, (double)samples * n, m->sum, m->sum_product, m->norm + l, gradients);
     clear_sums(m, in);
     memset(m->grad_matrices, 0, plan->groups * matrix_room(layer) * sizeof(real));
+    clear_edges(plan, layer, &m->convolution.edges);
     for (long b = 0; b < blocks; b++) {
         vec *x = layer_input(plan, m, l, b), *grad = m->grad + b * n * out;
         vec *grad_x = l > 0 ? m->grad_next + b * n * in : NULL;
@@ -105,6 +109,7 @@ static void layer_back(const Plan *plan, const Memory *m, const real *parameters
                           m->grad_matrices);
     }
     fold_back(plan, layer, parameters, m->fold + l, m->grad_matrices, gradients);
+    if (plan->edge_features) add_edges_back(plan, layer, parameters, &m->convolution.edges, gradients);
 }
 
 static void member_step(const Plan *plan, Memory *m, const real *parameters, real *gradients, real *buffers,

@@ -38,7 +38,7 @@ static vec *take_vectors(Arena *arena, long count) { return take(arena, count * 
 static real *take_reals(Arena *arena, long count) { return take(arena, count * sizeof(real)); }
 
 typedef struct {
-    long feature, rows, fold, matrices, head, linears;
+    long feature, in, rows, fold, matrices, head, linears;
 } Widest;
 
 INLINE void raise_to(long *to, long value) {
@@ -49,6 +49,7 @@ static Widest widest_of(const Plan *plan) {
     Widest w = {0};
     for (long l = 0; l < plan->layers; l++) {
         const Layer *layer = plan->layer + l;
+        raise_to(&w.in, layer->in);
         raise_to(&w.feature, layer->in);
         raise_to(&w.feature, layer->out);
         raise_to(&w.rows, stacked_rows(layer));
@@ -96,6 +97,18 @@ static void take_layers(Arena *arena, const Plan *plan, const Widest *w, long bl
     }
 }
 
+static void take_edges(Arena *arena, const Plan *plan, const Widest *w, EdgeMemory *m) {
+    if (!plan->edge_features) return;
+    m->added = take(arena, plan->layers * sizeof *m->added);
+    for (long l = 0; l < plan->layers; l++) {
+        real *added = take_reals(arena, plan->kinds * plan->layer[l].in);
+        if (arena->base) m->added[l] = added;
+    }
+    m->grad_added = take_vectors(arena, edge_vectors(plan, w->in));
+    m->grad = take_reals(arena, edge_vectors(plan, w->in));
+    m->matrix = take_reals(arena, edge_columns(plan) * w->in);
+}
+
 static void take_heads(Arena *arena, const Plan *plan, const Widest *w, HeadMemory *head) {
     head->pooled = take_vectors(arena, w->feature);
     head->grad_pooled = take_vectors(arena, w->feature);
@@ -128,6 +141,7 @@ static Memory lay_out(const Plan *plan, long samples, char *base) {
     m.grad_next = take_vectors(&arena, blocks * n * w.feature);
     m.stacked = take_vectors(&arena, (blocks < CHUNK ? blocks : CHUNK) * n * w.rows);
     take_layers(&arena, plan, &w, blocks, &m);
+    take_edges(&arena, plan, &w, &m.convolution.edges);
     take_heads(&arena, plan, &w, &m.head);
     m.bytes = arena.used;
     return m;

@@ -16,6 +16,7 @@ typedef struct {
     int64_t in, out;
     int64_t pre_weight, pre_bias, post_weight, post_bias, lin_weight, lin_bias, norm_weight, norm_bias;
     int64_t running_mean, running_var;
+    int64_t pre_width, encoder_weight, encoder_bias; /* pre_weight is [in, pre_width]; a linear layer of edges */
 } Layer;
 
 typedef struct {
@@ -33,6 +34,7 @@ typedef struct {
 
 typedef struct {
     int64_t atoms, layers, tasks, groups, pooling, parameters, buffers;
+    int64_t edge_features, kinds; /* K, 0 for none; kinds of edges: edges of one length */
     const int64_t *order;     /* [n]: place in here -> atom; atoms of one degree lie together */
     const int32_t *first;     /* [n + 1] */
     const int32_t *neighbour; /* [m], places */
@@ -41,6 +43,8 @@ typedef struct {
     const Layer *layer;
     const Task *task;
     const real *inputs; /* [S, n, F0] */
+    const int32_t *kind; /* [m] */
+    const real *basis;   /* [kinds, K + 1]: features of edges, and 1 */
     double momentum, epsilon;
 } Plan;
 
