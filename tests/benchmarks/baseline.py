@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
-from torch_geometric.nn import PNAConv, global_add_pool, global_max_pool, global_mean_pool
+from torch_geometric.nn import PNAConv, global_mean_pool
 from torch_geometric.utils import degree
 
 from hydragnn_hpc.dataset.staged.copies import atoms_of
-from hydragnn_hpc.member.engine.sizes import TaskSizes
+from hydragnn_hpc.member.engine.edges import EdgeBasis
+from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
 
 AGGREGATORS = ["mean", "min", "max", "std"]
 SCALERS = ["identity", "amplification", "attenuation", "linear"]
-POOL = {"mean": global_mean_pool, "sum": global_add_pool, "max": global_max_pool}
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,18 @@ class BaselineModel(nn.Module):
     """PNA trunk with batch norm and ReLU, and one fully connected head per task."""
 
     def __init__(
-        self, inputs: int, channels: Sequence[int], tasks: Sequence[Task], degrees: Tensor, pooling: str = "mean"
+        self,
+        inputs: int,
+        channels: Sequence[int],
+        tasks: Sequence[Task],
+        degrees: Tensor,
+        edge_features: int | None = None,
     ) -> None:
         super().__init__()
-        self.tasks, self.pool = tuple(tasks), POOL[pooling]
+        self.tasks = tuple(tasks)
         self.trunk = nn.ModuleList()
         for fan_in, out in zip((inputs, *channels[:-1]), channels, strict=True):
-            conv = PNAConv(fan_in, out, AGGREGATORS, SCALERS, degrees)
+            conv = PNAConv(fan_in, out, AGGREGATORS, SCALERS, degrees, edge_dim=edge_features)
             self.trunk.append(nn.ModuleDict({"conv": conv, "norm": nn.BatchNorm1d(out)}))
         self.heads = nn.ModuleDict()
         for task in self.tasks:
@@ -60,10 +65,10 @@ class BaselineModel(nn.Module):
         """Values of every task: [atoms of the batch, d] or [samples, d]."""
         x = batch.x
         for layer in self.trunk:
-            x = layer["norm"](layer["conv"](x, batch.edge_index)).relu()
+            x = layer["norm"](layer["conv"](x, batch.edge_index, batch.edge_attr)).relu()
         values = {}
         for task in self.tasks:
-            y = x if task.level == "node" else self.pool(x, batch.batch)
+            y = x if task.level == "node" else global_mean_pool(x, batch.batch)
             *hidden, last = self.heads[task.name]
             for linear in hidden:
                 y = linear(y).relu()
@@ -74,18 +79,6 @@ class BaselineModel(nn.Module):
         """Mean squared error of each task, not weighted."""
         values = self(batch)
         return [nn.functional.mse_loss(values[task.name], batch[f"y_{task.name}"]) for task in self.tasks]
-
-
-def make_samples(edge_index: Tensor, inputs: np.ndarray, targets: dict[str, np.ndarray]) -> list[Data]:
-    """One ``Data`` per sample; ``inputs`` [S, n, F0], targets [S, n, d] or, at graph level, [S, d]."""
-    samples = []
-    for number, x in enumerate(inputs):
-        data = Data(x=torch.tensor(x), edge_index=edge_index)
-        for name, values in targets.items():
-            value = torch.tensor(values[number])
-            data[f"y_{name}"] = value if value.ndim == 2 else value[None]
-        samples.append(data)
-    return samples
 
 
 def train_epoch(model: BaselineModel, loader: DataLoader, optimizer: torch.optim.Optimizer) -> float:
@@ -101,28 +94,33 @@ def train_epoch(model: BaselineModel, loader: DataLoader, optimizer: torch.optim
     return total / len(loader)
 
 
-def epoch_of(
-    samples: TrainingData, channels: Sequence[int], tasks: Sequence[TaskSizes], batch: int
-) -> Callable[[], object]:
+def epoch_of(samples: TrainingData, sizes: NetworkSizes, batch: int) -> Callable[[], object]:
     """An epoch of the baseline over ``samples``."""
-    data = [graph_of(samples, number, tasks) for number in range(len(samples.structure.sample_geometry))]
+    numbers = range(len(samples.structure.sample_geometry))
+    data = [graph_of(samples, number, sizes.tasks, sizes.edges) for number in numbers]
     degrees = torch.cat([degree(d.edge_index[1], d.num_nodes, torch.long) for d in data])
-    named = [Task(t.name, t.level, t.width, t.hidden, t.weight) for t in tasks]
-    model = BaselineModel(samples.inputs.shape[1], channels, named, torch.bincount(degrees))
+    named = [Task(t.name, t.level, t.width, t.hidden, t.weight) for t in sizes.tasks]
+    features = sizes.edges.number if sizes.edges else None
+    model = BaselineModel(sizes.inputs, sizes.channels, named, torch.bincount(degrees), features)
     loader = DataLoader(data, batch_size=batch, shuffle=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     return lambda: train_epoch(model, loader, optimizer)
 
 
-def graph_of(samples: TrainingData, number: int, tasks: Sequence[TaskSizes]) -> Data:
-    """One sample as the library's ``Data``."""
+def graph_of(samples: TrainingData, number: int, tasks: Sequence[TaskSizes], edges: EdgeBasis | None = None) -> Data:
+    """One sample as the library's ``Data``; the features of its edges are computed once."""
     s = samples.structure
     site = int(s.site_offsets[s.sample_geometry[number]])
     atoms = atoms_of(s.atom_offsets, np.array([number]))
     first = s.neighbour_offsets[site : site + len(atoms) + 1]
     receiver = np.repeat(np.arange(len(atoms)), np.diff(first))
-    edges = np.stack([s.neighbours[first[0] : first[-1]], receiver])
-    data = Data(x=torch.tensor(samples.inputs[atoms]), edge_index=torch.tensor(edges, dtype=torch.long))
+    own = slice(first[0], first[-1])
+    data = Data(
+        x=torch.tensor(samples.inputs[atoms]),
+        edge_index=torch.tensor(np.stack([s.neighbours[own], receiver]), dtype=torch.long),
+    )
+    if edges:
+        data.edge_attr = edges.of(torch.tensor(s.lengths(own), dtype=torch.float32))
     for task in tasks:
         rows = atoms if task.level == "node" else np.array([number])
         data[f"y_{task.name}"] = torch.tensor(samples.targets[task.name][rows])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
+from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
 
@@ -16,12 +19,16 @@ LATTICE = (5.218, 7.058)
 """a and c of the body-centred tetragonal cell of FePt, bohr."""
 CUTOFFS = {"206": (7.0, False), "620": (11.4, False), "714": (13.228, False), "periodic": (13.228, True)}
 """Shared geometries by directed edges per graph: cutoff in bohr, and whether periodic (a multigraph of 2,752 edges)."""
-CASES = (*CUTOFFS, "varying")
+LENGTHS = "+lengths"
+"""Ends the name of a case whose edges have 20 features of their lengths."""
+CASES = (*CUTOFFS, "varying", *(f"{case}{LENGTHS}" for case in (*CUTOFFS, "varying")))
 NEAR = 22
 """Nearest neighbours of an atom in the varying case, before the relation is made symmetric."""
 AGGREGATION = 5 + 8
 """Instructions forward (subtract, add, multiply-add, minimum, maximum) and backward (multiply-add, add, and twice
 compare, masked add, masked clear)."""
+ADDITION = 1 + 2
+"""What edge features add to it: to the message forward, and of its gradient to those of neighbour and edge."""
 
 
 def supercell(periodic: bool) -> Geometry:
@@ -38,7 +45,8 @@ def shared(case: str) -> Structure:
     found = find_neighbours(supercell(periodic), cutoff)
     n = len(found.offsets) - 1
     offsets = np.arange(SAMPLES + 1) * n
-    return Structure(offsets, np.zeros(SAMPLES, np.int32), np.array([0, n]), found.offsets, found.neighbours)
+    which = np.zeros(SAMPLES, np.int32)
+    return Structure(offsets, which, np.array([0, n]), found.offsets, found.neighbours, found.vectors, cutoff)
 
 
 def varying() -> Structure:
@@ -46,6 +54,7 @@ def varying() -> Structure:
     rng = np.random.default_rng(1)
     counts = rng.integers(20, 45, SAMPLES)
     lists: list[np.ndarray] = []
+    vectors: list[np.ndarray] = []
     degrees: list[int] = []
     for n in counts:
         pos = rng.random((n, 3))
@@ -53,17 +62,20 @@ def varying() -> Structure:
         limit = np.sort(distance[~np.eye(n, dtype=bool)])[min(NEAR * n, n * (n - 1)) - 1]
         near = (distance <= limit) & ~np.eye(n, dtype=bool)
         lists.append(np.nonzero(near)[1])
+        vectors.append((pos[None] - pos[:, None])[near])
         degrees.extend(near.sum(1))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     first = np.concatenate([[0], np.cumsum(degrees)])
-    return Structure(
-        offsets, np.arange(SAMPLES, dtype=np.int32), offsets, first, np.concatenate(lists).astype(np.int32)
-    )
+    neighbours, which = np.concatenate(lists).astype(np.int32), np.arange(SAMPLES, dtype=np.int32)
+    return Structure(offsets, which, offsets, first, neighbours, np.concatenate(vectors), 1.0)
 
 
 def make_samples(case: str) -> TrainingData:
     """Random species and targets on the structure of a case."""
-    structure = varying() if case == "varying" else shared(case)
+    kind = case.removesuffix(LENGTHS)
+    structure = varying() if kind == "varying" else shared(kind)
+    if kind == case:
+        structure = dataclasses.replace(structure, edge_vectors=np.empty((0, 3)))
     rng = np.random.default_rng(0)
     rows = {"node": int(structure.atom_offsets[-1]), "graph": SAMPLES}
     return TrainingData(
@@ -76,8 +88,9 @@ def make_samples(case: str) -> TrainingData:
 
 
 def network_sizes(data: TrainingData) -> NetworkSizes:
-    """The paper's HCM network."""
-    return NetworkSizes(1, CHANNELS, TASKS, data.average_degree())
+    """The paper's HCM network, with features of the edges where they have lengths."""
+    basis = EdgeBasis(20, data.structure.cutoff) if len(data.structure.edge_vectors) else None
+    return NetworkSizes(1, CHANNELS, TASKS, data.average_degree(), edges=basis)
 
 
 def edges_per_sample(data: TrainingData) -> float:
@@ -92,7 +105,8 @@ def floor_megaflop(data: TrainingData) -> float:
 
     Per atom and layer: W2 x, and one matrix of the atom's degree on [x, mean, min, max, std]; the heads; three times
     that with the backward pass. (The first layer needs no gradient of its input: 0.02 MFLOP, left in.) Aggregation
-    takes AGGREGATION vector instructions per edge and feature, each as long as a multiply-add.
+    takes AGGREGATION vector instructions per edge and feature, each as long as a multiply-add; ADDITION more with edge
+    features, and where samples share no edges a product of them.
     """
     sizes = network_sizes(data)
     atoms = int(data.structure.atom_offsets[-1]) / SAMPLES
@@ -101,5 +115,8 @@ def floor_megaflop(data: TrainingData) -> float:
         sum(fan_in * out for fan_in, out in sizes.linears(task)) * (atoms if task.level == "node" else 1)
         for task in sizes.tasks
     )
-    aggregation = AGGREGATION * edges_per_sample(data) * sum(fan_in for fan_in, _ in sizes.layers)
+    instructions: float = AGGREGATION
+    if sizes.edges:
+        instructions += ADDITION + (0 if data.structure.shared_geometry else 3 * (sizes.edges.number + 1))
+    aggregation = instructions * edges_per_sample(data) * sum(fan_in for fan_in, _ in sizes.layers)
     return (3 * 2 * (trunk + heads) + 2 * aggregation) / 1e6
