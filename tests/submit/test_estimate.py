@@ -43,6 +43,7 @@ def test_rates_are_those_of_the_benchmarks(engine: str, edges: int, samples_per_
         ("local", [], 1, "fused"),
         ("local", [], 5, "torch"),
         ("local", ["training.engine=torch"], 1, "torch"),
+        ("local", ["model.edges={number: 8}"], 1, "fused"),
         ("local", ["model.convolution=GIN"], 1, "library"),
     ],
 )
