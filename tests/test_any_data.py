@@ -64,7 +64,7 @@ def test_a_ternary_from_generate_to_table_1(ternary: Path) -> None:
 @pytest.mark.parametrize(("pooling", "remarks"), [("mean", 1), ("max", 1), ("sum", 0)])
 def test_energies_of_structures_of_several_sizes_are_remarked_upon(ternary: Path, pooling: str, remarks: int) -> None:
     shown = done(ternary, "run", "campaign.yaml", "never", "--dry-run", "--set", f"model.pooling={pooling}")
-    assert shown.count("remark") == shown.count("'mixing_enthalpy' is in Ry per structure") == remarks, shown
+    assert shown.count("mean-pooling: ") == shown.count("'mixing_enthalpy' is in Ry per structure") == remarks, shown
 
 
 @pytest.mark.slow

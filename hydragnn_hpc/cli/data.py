@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from hydragnn_hpc.cli.data_options import FORMATS_HELP, ON_ERROR_HELP, check_seed, one_of, parse_cell, parse_fractions
+from hydragnn_hpc.cli.data_options import (
+    FORMATS_HELP,
+    ON_ERROR_HELP,
+    SPLIT_HELP,
+    check_seed,
+    one_of,
+    parse_cell,
+    parse_fractions,
+)
 from hydragnn_hpc.cli.data_show import check_values, show
 from hydragnn_hpc.errors import UserError
 
@@ -97,7 +105,7 @@ def prepare(
     ] = "",
     cap: Annotated[
         int, typer.Option(help="Maximum number of samples per composition, chosen at random; 0 keeps all.")
-    ] = 1000,
+    ] = 0,
     fractions: Annotated[
         str, typer.Option(help="Fractions of every composition for training, validation and test.")
     ] = "0.70,0.15,0.15",
@@ -105,10 +113,10 @@ def prepare(
     split_by: Annotated[
         str,
         typer.Option(
-            help="composition: every one in the same proportion; symmetry: that, and configurations that the lattice's"
-            " symmetry makes equal stay together; random."
+            help=f"{SPLIT_HELP} Default: composition if that leaves enough samples to validate and test, otherwise"
+            " groups or random."
         ),
-    ] = "composition",
+    ] = "auto",
     scale_over: Annotated[
         str, typer.Option(help="Scale targets to [0, 1] by minimum and maximum over: all, train.")
     ] = "all",
@@ -120,6 +128,13 @@ def prepare(
         ),
     ] = None,
     on_error: Annotated[str, typer.Option(help=ON_ERROR_HELP)] = "fail",
+    on_outlier: Annotated[
+        str,
+        typer.Option(
+            help="What to do with a value so far from all others that scaling hides these: tell (a remark), fail, or"
+            " skip (leave its sample out and count it)."
+        ),
+    ] = "tell",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing data set.")] = False,
 ) -> None:
     """Turn structures in any format into the shared ADIOS2 data set."""
@@ -143,6 +158,7 @@ def prepare(
         scale_over=one_of("--scale-over", scale_over, ("all", "train")),
         end_members=derive.parse_end_members(end_member or []),
         on_error=one_of("--on-error", on_error, ("fail", "skip")),
+        on_outlier=one_of("--on-outlier", on_outlier, ("tell", "fail", "skip")),
     )
     with progress("reading", "samples") as update:
         manifest = pipeline.prepare(raw, out, options, force, update)
@@ -155,13 +171,7 @@ def split(
     out: Annotated[Path, typer.Argument(help="The data set to make; its name ends in .bp.")],
     fractions: Annotated[str, typer.Option(help="Fractions for training, validation and test.")] = "0.70,0.15,0.15",
     seed: Annotated[int, typer.Option(help="Same seed, same split.")] = 0,
-    split_by: Annotated[
-        str,
-        typer.Option(
-            help="composition: every one in the same proportion; symmetry: that, and configurations that the lattice's"
-            " symmetry makes equal stay together; random."
-        ),
-    ] = "composition",
+    split_by: Annotated[str, typer.Option(help=SPLIT_HELP)] = "composition",
     cell: Annotated[
         str,
         typer.Option(

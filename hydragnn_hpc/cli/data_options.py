@@ -9,6 +9,10 @@ from hydragnn_hpc.errors import UserError, nearest
 FORMATS_HELP = (
     "auto (by content), lsms, extxyz, ase-db, or ase: whatever else ASE reads, such as POSCAR, .cif or .traj."
 )
+SPLIT_HELP = (
+    "composition: every one in the same proportion; symmetry: that, and configurations that the lattice's symmetry"
+    " makes equal stay together; groups: only the latter; random."
+)
 ON_ERROR_HELP = "What to do with a structure that cannot be used: fail, or skip (leave it out and count it)."
 
 

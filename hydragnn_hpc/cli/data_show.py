@@ -52,6 +52,8 @@ def show(manifest: Manifest, path: Path, distribution: Distribution | None = Non
     if distribution:
         screen.print(_targets(manifest, distribution))
         screen.print(_elements(distribution))
+    for remark in manifest.remarks or []:
+        screen.print(f"remark: {spelt_out(remark.line())}", soft_wrap=True)
 
 
 def _targets(manifest: Manifest, distribution: Distribution) -> Table:
@@ -103,7 +105,10 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     train, validation, test = manifest.split
     facts = [
         ("content", manifest.sha256[:16]),
-        ("samples", f"{sizes['S']:,}: {train:,} train, {validation:,} validation, {test:,} test"),
+        (
+            "samples",
+            f"{sizes['S']:,}: {train:,} train, {validation:,} validation, {test:,} test, split by {source.split_by}",
+        ),
         (
             "atoms",
             f"{sizes['A']:,}, {sizes['A'] / max(sizes['S'], 1):.3g} per sample; distinct geometries: {sizes['G']:,}",

@@ -10,11 +10,13 @@ from hydragnn_hpc import ledger, ownership
 from hydragnn_hpc.atomic import remove_leftovers, storage_errors
 from hydragnn_hpc.config import config_hash, load_campaign
 from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.remarks import registry
 from hydragnn_hpc.dataset.staged import match
 from hydragnn_hpc.ensemble import growth
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, Member, State
-from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.paths import CampaignFolder, write_record
+from hydragnn_hpc.records.remarks import CampaignRemarks
 
 _MAY_BE_THERE = {"jobs", "logs", "run.lock"}  # made before the first run, by 'submit' for instance
 _OVER = (State.FINISHED, State.DIVERGED)
@@ -29,16 +31,24 @@ class RunPlan:
     frozen : Frozen
     members : list of Member
         All members, in the states that the folder shows.
-    remarks : list of str
-        Remarks for the user, one line each.
+    on_folder : list of str
+        Remarks on what the folder holds, one line each.
+    on_campaign : CampaignRemarks
+        Remarks on the campaign and its data.
     run : int
         The number of the run; 0 before it has begun.
     """
 
     frozen: Frozen
     members: list[Member]
-    remarks: list[str]
+    on_folder: list[str]
+    on_campaign: CampaignRemarks
     run: int = 0
+
+    @property
+    def remarks(self) -> list[str]:
+        """Remarks for the user, one line each."""
+        return [*self.on_folder, *(remark.line() for remark in self.on_campaign.remarks)]
 
     def stacks(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return the campaign's stacks without the members that are finished or diverged."""
@@ -72,7 +82,8 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> RunPl
         raise UserError(f"{folder.root} exists and holds no campaign; give an empty or a new folder")
     members = ledger.read_members(folder, campaign)
     problems = [f"{m.name}: {m.problem}" for m in members if m.problem]
-    return RunPlan(frozen, members, [*growing, *match.remarks(campaign, manifest), *problems])
+    remarks = CampaignRemarks(remarks=tuple(registry.of_campaign(campaign, manifest)))
+    return RunPlan(frozen, members, [*growing, *problems], remarks)
 
 
 def begin(plan: RunPlan, folder: CampaignFolder) -> RunPlan:
@@ -88,6 +99,7 @@ def begin(plan: RunPlan, folder: CampaignFolder) -> RunPlan:
             made.mkdir(parents=True, exist_ok=True)
     for place in (folder.root, folder.report, folder.figures):
         remove_leftovers(place)
+    write_record(folder.remarks, plan.on_campaign)
     unfinished, campaign = [], plan.frozen.campaign
     variants = {v.name: v for v in campaign.variants}
     for member in plan.members:

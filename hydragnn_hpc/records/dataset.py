@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from hydragnn_hpc.records.base import Count, FileRecord, Level, NonNegative
+from hydragnn_hpc.records.remarks import Remark
 
 Boundary = Literal["open", "periodic", "mixed"]
 """Along the lattice vectors of all geometries; ``mixed`` where they differ."""
@@ -140,7 +141,8 @@ class DatasetFacts(FileRecord):
     species : NumberRange
         Range of proton numbers.
     distribution : Distribution or None
-        None in data sets of earlier versions.
+    remarks : list of Remark or None
+        Both are None in data sets of earlier versions.
     """
 
     targets: dict[str, Target]
@@ -149,6 +151,7 @@ class DatasetFacts(FileRecord):
     distribution: Distribution | None = None
     source: Source
     neighbours: NeighbourFacts
+    remarks: list[Remark] | None = None
 
 
 class Manifest(DatasetFacts, _Contents):

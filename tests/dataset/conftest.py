@@ -34,5 +34,5 @@ def real_archive() -> Path:
 def real_bp(real_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The open data set, prepared; read it only."""
     path = tmp_path_factory.mktemp("real") / "fept.bp"
-    prepare(real_archive, path, Options())
+    prepare(real_archive, path, Options(cap=1000))
     return path

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import structure_arrays
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.dataset.read import files
@@ -125,3 +126,11 @@ def neighbours_of(geometry: Geometry, cutoff: float) -> set[tuple[int, int, tupl
         (int(i), int(j), tuple((np.round(v, 6) + 0.0).tolist()))
         for i, j, v in zip(sites, found.neighbours, found.vectors, strict=True)
     }
+
+
+def remarks_of(manifest: store.Manifest) -> dict[str, str]:
+    """A data set's remarks by name; several of one name are joined."""
+    found: dict[str, str] = {}
+    for remark in manifest.remarks or []:
+        found[remark.name] = "\n".join(filter(None, (found.get(remark.name), remark.text)))
+    return found

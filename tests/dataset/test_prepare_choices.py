@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import alloys, write_raw
+from synthetic import alloys, remarks_of, write_raw
 
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
@@ -112,28 +112,24 @@ def test_an_element_without_pure_cell_needs_its_end_member(tmp_path: Path) -> No
     prepare(raw, tmp_path / "x.bp", Options(end_members={78: -7800.0}))
 
 
-def test_a_constant_target_is_reported_and_the_others_stay_of_use(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_constant_target_is_reported_and_the_others_stay_of_use(tmp_path: Path) -> None:
     samples = alloys(60)
     for sample in samples:
         sample.table[:, 6] = 1.5
     manifest = prepare(write_raw(tmp_path / "raw", samples), tmp_path / "x.bp", Options())
-    assert "'magnetic_moment' is constant (1.5 μB)" in capsys.readouterr().err
+    assert "'magnetic_moment' is constant (1.5 μB)" in remarks_of(manifest)["constant-target"]
     assert manifest.targets["magnetic_moment"].minimum == manifest.targets["magnetic_moment"].maximum == [1.5]
 
 
-def test_what_is_odd_about_structures_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_odd_about_structures_is_reported(tmp_path: Path) -> None:
     options = Options(targets=parse_targets(["e=graph:energy:eV"]), fractions=(0.5, 0.25, 0.25), split_by="random")
     pairs = [(f"{0.05 * k + 1:.2f}", k) for k in range(8)] + [("1.00", 99), ("0.30", 8), ("70", 9)]
     text = "".join(f"2\nProperties=species:S:1:pos:R:3 energy={e}\nCu 0 0 0\nAu 0 0 {z}\n" for z, e in pairs)
     (tmp_path / "a.xyz").write_text(text)
-    prepare(tmp_path / "a.xyz", tmp_path / "x.bp", options)
-    message = capsys.readouterr().err
-    assert "1 samples repeat" in message and "for example, a.xyz@8 repeats a.xyz@0" in message
-    assert (
-        "two atoms of a.xyz@9 are 0.567 bohr apart" in message and "2 atoms have no neighbour within 7 bohr" in message
-    )
+    found = remarks_of(prepare(tmp_path / "a.xyz", tmp_path / "x.bp", options))
+    assert "1 samples repeat" in found["contradictions"] and "a.xyz@8 repeats a.xyz@0" in found["contradictions"]
+    assert "two atoms of a.xyz@9 are 0.567 bohr apart" in found["close-atoms"]
+    assert "2 atoms have no neighbour within 7 bohr" in found["no-neighbours"]
 
 
 def test_values_beyond_all_measure_are_refused(tmp_path: Path) -> None:
@@ -144,16 +140,15 @@ def test_values_beyond_all_measure_are_refused(tmp_path: Path) -> None:
         prepare(tmp_path / "a.xyz", tmp_path / "x.bp", Options(targets=parse_targets(["e=graph:energy:eV"])))
 
 
-def test_small_compositions_are_reported_in_one_line(mixed: Path, tmp_path: Path, capsys) -> None:
-    source = prepare(mixed, tmp_path / "x.bp", Options()).plain()["source"]
-    lines = [line for line in capsys.readouterr().err.splitlines() if "too few samples" in line]
-    assert len(lines) == 1
-    assert f" {source['compositions_too_small_to_split']} compositions" in lines[0]
+def test_small_compositions_are_reported_in_one_line(mixed: Path, tmp_path: Path) -> None:
+    manifest = prepare(mixed, tmp_path / "x.bp", Options(split_by="composition"))
+    line = remarks_of(manifest)["small-compositions"]
+    assert line.startswith(f"{manifest.source.compositions_too_small_to_split} compositions have too few samples")
 
 
 def test_too_few_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="too few samples to split by composition"):
-        prepare(write_raw(tmp_path / "raw", alloys(9)), tmp_path / "x.bp", Options())
+        prepare(write_raw(tmp_path / "raw", alloys(9)), tmp_path / "x.bp", Options(split_by="composition"))
     assert [p.name for p in tmp_path.iterdir()] == ["raw"]
     with pytest.raises(UserError, match=r"split at random \(samples: 2\); give more samples, other --fractions$"):
         prepare(write_raw(tmp_path / "two", alloys(2)), tmp_path / "x.bp", Options(split_by="random"))

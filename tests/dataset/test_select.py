@@ -10,6 +10,7 @@ from synthetic import frame_of
 
 from hydragnn_hpc.compositions import species_counts
 from hydragnn_hpc.dataset.build import select
+from hydragnn_hpc.dataset.build.select import judged, split
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.read import derive
 from hydragnn_hpc.dataset.read.gathered import SampleCollector
@@ -194,3 +195,36 @@ def test_classes_are_split_in_proportion() -> None:
     assert np.abs(np.bincount(mixed.part) - [60, 20, 20]).max() <= 2
     others = [select.split("symmetry", counts, (0.6, 0.2, 0.2), seed, classes).part for seed in range(1, 5)]
     assert any((other != mixed.part).any() for other in others), "the seed does not matter"
+
+
+def many_compositions(n: int = 300) -> np.ndarray:
+    """Counts of samples most of whose compositions are unique, and of one that has forty."""
+    rng = np.random.default_rng(0)
+    return np.concatenate([rng.integers(0, 50, (n - 40, 3)), np.full((40, 3), 7)])
+
+
+def test_a_split_by_composition_that_can_be_judged_is_taken() -> None:
+    counts = np.repeat([[1, 3], [2, 2], [3, 1]], 20, axis=0)
+    by, made = judged(counts, (0.7, 0.15, 0.15), 3)
+    assert by == "composition"
+    np.testing.assert_array_equal(made.part, split("composition", counts, (0.7, 0.15, 0.15), 3).part)
+
+
+def test_many_compositions_are_split_at_random(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = many_compositions()
+    by, made = judged(counts, (0.7, 0.15, 0.15), 3)
+    assert by == "random" and np.bincount(made.part).tolist() == [210, 45, 45]
+    assert "split at random: by composition, 6 and 6 of 300 samples would validate and test" in capsys.readouterr().err
+    np.testing.assert_array_equal(made.part, split("random", counts, (0.7, 0.15, 0.15), 3).part)
+
+
+def test_equivalents_stay_together_where_there_are_any() -> None:
+    counts, classes = many_compositions(), np.arange(300) // 2
+    by, made = judged(counts, (0.7, 0.15, 0.15), 3, classes)
+    assert by == "groups" and 40 <= np.bincount(made.part)[1] <= 50
+    assert (made.part[::2] == made.part[1::2]).all()
+
+
+def test_what_cannot_be_split_is_refused() -> None:
+    with pytest.raises(UserError, match="too few samples to split at random"):
+        judged(np.eye(3, dtype=np.int64)[:2], (0.7, 0.15, 0.15), 3)

@@ -12,16 +12,17 @@ from hydragnn_hpc.atomic import storage_errors
 from hydragnn_hpc.compositions import species_counts
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build import distribution, select, symmetry
-from hydragnn_hpc.dataset.build.distances import DistanceCheck
 from hydragnn_hpc.dataset.graphs import find_neighbours
 from hydragnn_hpc.dataset.read import derive, sources
 from hydragnn_hpc.dataset.read.frames import MalformedError, hint_to_skip
 from hydragnn_hpc.dataset.read.gathered import RawSamples, offsets_of
 from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.remarks import outliers, registry
+from hydragnn_hpc.dataset.remarks.view import DataView, ReadFacts
 from hydragnn_hpc.dataset.store.spool import Spool, joined
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
-from hydragnn_hpc.logs import ProgressCallback, log
+from hydragnn_hpc.logs import ProgressCallback
 from hydragnn_hpc.records.dataset import Boundary, DatasetFacts, NeighbourFacts, NumberRange, Source, Target
 
 _LARGEST = 1e100
@@ -57,24 +58,26 @@ def write_raw(raw: sources.RawData, out: Path, options: Options, force: bool = F
     species, counts = species_counts(np.concatenate(samples.atomic_numbers), samples.atom_offsets())
     end_members = _add_mixing_enthalpy(raw, counts, species, options.end_members)
 
-    unique = np.arange(len(samples.names))
+    usable = _without_outliers(raw, options.on_outlier)
+    unique, contradictions = usable, []
     if not options.keep_repeated:
         keys = samples.keys()
-        unique = select.first_of_repeated(keys)
-        _warn_of_contradictions(samples, keys, unique)
+        unique = usable[select.first_of_repeated([keys[k] for k in usable.tolist()])]
+        contradictions = _contradictions(samples, keys, usable, unique)
     kept = unique[select.cap_per_composition(counts[unique], options.cap, options.seed)]
+    mixing = raw.mixing.name if raw.mixing else ""
+    read = ReadFacts(contradictions, mixing, samples.energies[kept], _clusters(raw, counts, species))
     chosen, counts = samples.chosen(kept), counts[kept]
-    part, of_split = (
-        _split(chosen, (species, counts), options) if raw.part is None else (raw.part[kept], {"split_by": "source"})
-    )
+    classes = _classes(chosen, options)
+    part, of_split = _split(counts, options, classes) if raw.part is None else (raw.part[kept], {"split_by": "source"})
     per_composition = np.unique(counts, axis=0, return_counts=True)[1]
     found = Source(
         path=raw.path.resolve().name,
         format=raw.form,
-        read=len(samples.names),
+        read=len(usable),
         skipped=raw.skipped.count,
         skipped_reasons=raw.skipped.reasons,
-        repeated=len(samples.names) - len(unique),
+        repeated=len(usable) - len(unique),
         capped=len(unique) - len(kept),
         kept=len(kept),
         species=species.tolist(),
@@ -90,44 +93,84 @@ def write_raw(raw: sources.RawData, out: Path, options: Options, force: bool = F
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         arrays = arrays_of(chosen, part, options.cutoff, out.parent)
-    return store.write(out, arrays, facts_of(arrays, properties, options, found), force)
+    facts = facts_of(arrays, properties, options, found)
+    view = DataView(arrays, facts.targets, found, facts.neighbours, counts, classes, read)
+    return store.write(out, arrays, facts.model_copy(update={"remarks": registry.of_data(view)}), force)
 
 
-def _warn_of_contradictions(samples: RawSamples, keys: list[bytes], unique: np.ndarray) -> None:
-    """Log how many repeated samples differ in target values from the first of them (``unique``), which is kept."""
+def _without_outliers(raw: sources.RawData, on_outlier: str) -> np.ndarray:
+    """Return the positions of the samples that are used, ascending: those without outlying values where asked for.
+
+    Raises
+    ------
+    UserError
+        With ``on_outlier="fail"``, naming the first sample that has one.
+    """
+    samples = raw.samples
+    far = np.zeros(len(samples.names), bool)
+    for name, values in samples.values.items() if on_outlier != "tell" else ():
+        of_row = np.repeat(np.arange(len(values)), [len(v) for v in values])
+        hidden = np.unique(of_row[outliers.rows(np.concatenate(values))]).tolist()
+        for k in hidden:
+            reason = f"{samples.origins[k]}: target '{name}' is far from all others"
+            if on_outlier == "fail":
+                raise UserError(
+                    f"{reason}, and so in {len(hidden):,} samples: scaled to its range, the others would differ little;"
+                    " correct it, or give --on-outlier skip"
+                )
+            if not far[k]:
+                raw.skipped.add(reason)
+            far[k] = True
+    return np.flatnonzero(~far)
+
+
+def _contradictions(
+    samples: RawSamples, keys: list[bytes], usable: np.ndarray, unique: np.ndarray
+) -> list[tuple[str, str]]:
+    """Return the origins of repeated samples whose targets differ from those of the first (``unique``), and of that."""
     first = {keys[k]: k for k in unique.tolist()}
     columns: list[Any] = [samples.energies, *samples.values.values()]
     other = []
-    for k in np.setdiff1d(np.arange(len(keys)), unique).tolist():
+    for k in np.setdiff1d(usable, unique).tolist():
         kept = first[keys[k]]
         if not all(np.array_equal(c[kept], c[k], equal_nan=True) for c in columns):
             other.append((samples.origins[k], samples.origins[kept]))
-    if other:
-        log(
-            f"{len(other)} samples repeat another's species and sites with different target values (for"
-            f" example, {other[0][0]} repeats {other[0][1]}): only the first of each is kept; check which is right"
-        )
+    return other
 
 
-def _split(
-    chosen: RawSamples, composition: tuple[np.ndarray, np.ndarray], options: Options
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return each sample's part, and the manifest's entries on the split; ``composition`` is from `species_counts`."""
-    species, counts = composition
-    classes, facts = None, {}
-    if options.split_by == "symmetry":
-        geometries = [symmetry.with_period(g, options.cell) for g in chosen.geometries]
-        z = np.concatenate(chosen.atomic_numbers)
-        classes = symmetry.classes(geometries, chosen.geometry, z, chosen.atom_offsets())
+def _clusters(raw: sources.RawData, counts: np.ndarray, species: np.ndarray) -> list[str]:
+    """Return the elements whose only pure structures with an energy are no crystals; LSMS text does not say."""
+    from ase.data import chemical_symbols
+
+    samples, found = raw.samples, []
+    for k, z in enumerate(species.tolist() if raw.mixing is not None and raw.form != "lsms" else []):
+        pure = np.flatnonzero((counts[:, k] == counts.sum(axis=1)) & np.isfinite(samples.energies))
+        if len(pure):
+            lowest = pure[np.argmin(samples.energies[pure] / counts[pure, k])]
+            if not all(samples.geometries[samples.geometry[lowest]].periodic):
+                found.append(chemical_symbols[z])
+    return found
+
+
+def _classes(chosen: RawSamples, options: Options) -> np.ndarray | None:
+    """Return the samples' symmetry classes, where the split requires them or they take little time."""
+    if options.split_by not in ("symmetry", "groups") and not symmetry.is_quick(chosen.geometries, chosen.geometry):
+        return None
+    geometries = [symmetry.with_period(g, options.cell) for g in chosen.geometries]
+    return symmetry.classes(geometries, chosen.geometry, np.concatenate(chosen.atomic_numbers), chosen.atom_offsets())
+
+
+def _split(counts: np.ndarray, options: Options, classes: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return each sample's part, and the manifest's entries on the split."""
+    by = options.split_by
+    if by == "auto":
+        by, split = select.judged(counts, options.fractions, options.seed, classes)
+    else:
+        split = select.split(by, counts, options.fractions, options.seed, classes)
+    facts: dict[str, Any] = {"split_by": by, "compositions_too_small_to_split": len(split.too_small)}
+    if by in ("symmetry", "groups") and classes is not None:
         facts["symmetry_classes"] = len(np.unique(classes))
-    split = select.split(options.split_by, counts, options.fractions, options.seed, classes)
-    if split.too_small:
-        log(too_small_message(split.too_small, species))
-    return split.part, {
-        **facts,
-        "split_by": options.split_by,
-        "compositions_too_small_to_split": len(split.too_small),
-    }
+    return split.part, facts
 
 
 def arrays_of(
@@ -211,17 +254,14 @@ def structure_arrays(
     neighbours, vectors = Spool("int32", (), folder), Spool("float64", (3,), folder)
     n_neighbours = Spool("int32", (), folder)
     first = np.unique(samples.geometry, return_index=True)[1]
-    distances = DistanceCheck(cutoff)
     for number, geometry in enumerate(samples.geometries):
         try:
             found = find_neighbours(geometry, cutoff)
         except UserError as error:
             raise MalformedError(f"{samples.origins[int(first[number])]}: {error}") from error
-        distances.add(found, samples.origins[int(first[number])])
         neighbours.add(found.neighbours)
         vectors.add(found.vectors)
         n_neighbours.add(np.diff(found.offsets))
-    distances.report()
     names = [name.encode() for name in samples.names]
     return {
         "sample_name_offsets": offsets_of([len(n) for n in names]),
@@ -271,10 +311,6 @@ def fit_scaling(
                 f"target '{known.name}' goes from {low.min():.3g} to {high.max():.3g} {known.unit}: beyond {_LARGEST:g}"
                 " no variance can be computed; correct the values, or write nan where one is missing"
             )
-        if (low == high).any():
-            # Not refused: the user may want the other targets only. A campaign that trains on it is refused.
-            value = f"{low[np.argmax(low == high)]:g} {known.unit}".rstrip()
-            log(f"target '{known.name}' is constant ({value}): no campaign can be trained on it")
         found[known.name] = Target(
             level=known.level,
             unit=known.unit,
@@ -285,15 +321,3 @@ def fit_scaling(
             missing=int(np.isnan(arrays[f"target_{known.name}"]).sum()),
         )
     return found
-
-
-def too_small_message(too_small: list[tuple[list[int], int]], species: np.ndarray) -> str:
-    """Return a line that names the compositions that do not reach every part of a split."""
-    from ase.data import chemical_symbols
-
-    def formula(counts: list[int]) -> str:
-        pairs = zip(species.tolist(), counts, strict=True)
-        return "".join(f"{chemical_symbols[z]}{n}" for z, n in pairs if n)
-
-    shown = ", ".join(f"{formula(c)} ({n})" for c, n in too_small[:5]) + (", ..." if len(too_small) > 5 else "")
-    return f"{len(too_small)} compositions have too few samples to reach every part of the split: {shown}"

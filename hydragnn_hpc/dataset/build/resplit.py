@@ -11,10 +11,11 @@ import numpy as np
 from hydragnn_hpc.compositions import species_counts
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build import distribution, select, symmetry
-from hydragnn_hpc.dataset.build.prepare import fit_scaling, too_small_message
+from hydragnn_hpc.dataset.build.prepare import fit_scaling
 from hydragnn_hpc.dataset.graphs import Geometry
+from hydragnn_hpc.dataset.remarks import registry
+from hydragnn_hpc.dataset.remarks.view import DataView
 from hydragnn_hpc.fields import Property
-from hydragnn_hpc.logs import log
 from hydragnn_hpc.records.dataset import DatasetFacts
 
 
@@ -24,7 +25,7 @@ class SplitOptions:
 
     Attributes
     ----------
-    by : {"composition", "symmetry", "random"}
+    by : {"composition", "symmetry", "groups", "random"}
     fractions : tuple of float
         Training, validation, test.
     seed : int
@@ -68,11 +69,9 @@ def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tu
     """
     store.refuse_existing(out, force)
     manifest, arrays = store.read(bp)
-    species, counts = species_counts(arrays["atomic_numbers"], arrays["atom_offsets"])
+    _, counts = species_counts(arrays["atomic_numbers"], arrays["atom_offsets"])
     classes = classes_of(arrays, options.cell)
     made = select.split(options.by, counts, options.fractions, options.seed, classes)
-    if made.too_small:
-        log(too_small_message(made.too_small, species))
     old, arrays["split"] = arrays["split"], made.part
     found = SymmetryLeakage(len(np.unique(classes)), symmetry.leaked(classes, old), symmetry.leaked(classes, made.part))
     properties = [Property(name, t.level, t.unit, t.label) for name, t in manifest.targets.items()]
@@ -93,6 +92,8 @@ def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tu
         source=manifest.source.model_copy(update=changed),
         neighbours=manifest.neighbours,
     )
+    view = DataView(arrays, facts.targets, facts.source, facts.neighbours, counts, classes)
+    facts = facts.model_copy(update={"remarks": registry.of_data(view, manifest.remarks or ())})
     return store.write(out, arrays, facts, force), found
 
 

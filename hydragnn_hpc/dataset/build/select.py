@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 
+from hydragnn_hpc.dataset.remarks.samples import cannot_judge
 from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.logs import log
 
 
 def first_of_repeated(keys: list[bytes]) -> np.ndarray:
@@ -63,7 +66,41 @@ class Split:
     too_small: list[tuple[list[int], int]]
 
 
-SPLIT_BY = ("composition", "symmetry", "random")
+SPLIT_BY = ("auto", "composition", "symmetry", "groups", "random")
+
+
+def judged(
+    counts: np.ndarray, fractions: tuple[float, float, float], seed: int, classes: np.ndarray | None = None
+) -> tuple[str, Split]:
+    """Return a split whose validation and test sets can judge a model, and what it is by; parameters as in `split`.
+
+    By composition, unless many compositions have too few samples to reach those sets; then at random, with equivalent
+    samples in one set where there are any.
+
+    Raises
+    ------
+    UserError
+        If the fractions do not sum to 1, or a part is empty.
+    """
+    _check_fractions(fractions)
+    by, sizes = "composition", [0, 0, 0]
+    with contextlib.suppress(UserError):
+        made = split(by, counts, fractions, seed)
+        sizes = np.bincount(made.part, minlength=3).tolist()
+        if not cannot_judge(sizes, fractions):
+            return by, made
+    by = "random"
+    if classes is not None and len(np.unique(classes)) < len(classes):
+        with contextlib.suppress(UserError):
+            made = split("groups", counts, fractions, seed, classes)
+            by = "groups" if not cannot_judge(np.bincount(made.part, minlength=3).tolist(), fractions) else by
+    if by == "random":
+        made = split(by, counts, fractions, seed)
+    how = "at random" if by == "random" else "at random, equivalents together"
+    log(
+        f"split {how}: by composition, {sizes[1]:,} and {sizes[2]:,} of {len(counts):,} samples would validate and test"
+    )
+    return by, made
 
 
 def split(
@@ -77,25 +114,27 @@ def split(
 
     Parameters
     ----------
-    by : {"composition", "symmetry", "random"}
+    by : {"composition", "symmetry", "groups", "random"}
         ``composition`` splits every composition in the same proportion; ``symmetry`` does so and keeps each class in
-        one set; ``random`` ignores the composition.
+        one set; ``random`` ignores the composition; ``groups`` too, and keeps each class in one set.
     counts : numpy.ndarray
         ``[S, n_species]``.
     fractions, seed
         As in :func:`split_by_composition`.
     classes : numpy.ndarray or None
-        ``[S]``, symmetry class of each sample; required for ``symmetry``.
+        ``[S]``, symmetry class of each sample; required for ``symmetry`` and ``groups``.
 
     Raises
     ------
     UserError
         If ``by`` is unknown, the fractions do not sum to 1, or a part is empty.
     """
-    if by not in SPLIT_BY:
+    if by not in SPLIT_BY[1:]:
         raise UserError(f"--split-by {by}{nearest(by, SPLIT_BY)}")
     if by == "random":
         return Split(_split_each(np.zeros((len(counts), 1), np.int64), fractions, seed, by="random").part, [])
+    if by == "groups" and classes is not None:
+        return Split(split_by_class(np.zeros((len(counts), 1), np.int64), classes, fractions, seed).part, [])
     if by == "composition" or classes is None:
         return split_by_composition(counts, fractions, seed)
     return split_by_class(counts, classes, fractions, seed)

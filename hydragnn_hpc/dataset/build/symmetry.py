@@ -23,6 +23,7 @@ _SAME_PLACE = 1e-3  # bohr; nuclei are more than one bohr apart
 _NO_BOND = 0.5  # bohr; closer than any two atoms: a cell that puts two there is wrong
 _ORTHOGONAL = 1e-5
 _BLOCK = 4096  # samples hashed at once
+_SMALL, _FEW = 64, 4_000_000  # atoms, of a geometry and of all samples: up to which classes take seconds
 
 
 def site_permutations(geometry: Geometry) -> np.ndarray:
@@ -205,6 +206,12 @@ def with_period(geometry: Geometry, cell: tuple[float, ...] | None) -> Geometry:
     if nearest < _NO_BOND:
         raise UserError(f"two sites are {nearest:.3g} bohr apart in the cell of --cell; check it and its unit")
     return crystal
+
+
+def is_quick(geometries: list[Geometry], geometry: np.ndarray) -> bool:
+    """Whether samples share geometries, and :func:`classes` takes seconds at most."""
+    largest = max(len(g.pos) for g in geometries)
+    return len(geometries) < len(geometry) and largest <= _SMALL and len(geometry) * largest <= _FEW
 
 
 def classes(

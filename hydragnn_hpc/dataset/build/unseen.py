@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from hydragnn_hpc import compositions
-from hydragnn_hpc.dataset.build.distances import DistanceCheck
 from hydragnn_hpc.dataset.features import inputs, residual
 from hydragnn_hpc.dataset.graphs import Geometry, Neighbours, find_neighbours
 from hydragnn_hpc.dataset.read import formats, sources
 from hydragnn_hpc.dataset.read.frames import Frame, MalformedError, Skipped
 from hydragnn_hpc.dataset.read.gathered import offsets_of
 from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.remarks.distances import DistanceCheck
 from hydragnn_hpc.dataset.staged.copies import scaled
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import log
@@ -200,7 +200,8 @@ class Preparation:
                 f"{self.overruled:,} of {self.count - self.skipped.count:,} structures state another boundary than the"
                 f" models were trained on; taken as {self.facts.neighbours.boundary}"
             )
-        self._distances.report()
+        for line in self._distances.lines().values():
+            log(line)
         if self.skipped.count:
             log(f"{self.skipped.count:,} structures skipped; the first: {self.skipped.reasons[0]}")
 

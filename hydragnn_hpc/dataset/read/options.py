@@ -32,14 +32,18 @@ class Options:
         Seed of the split and of the samples that ``cap`` keeps.
     keep_repeated : bool
         Whether samples of the same species on the same sites are all kept.
-    split_by : {"composition", "symmetry", "random"}
-        What the split keeps in proportion, or together (:func:`hydragnn_hpc.dataset.build.select.split`).
+    split_by : {"auto", "composition", "symmetry", "groups", "random"}
+        What the split keeps in proportion, or together (:func:`hydragnn_hpc.dataset.build.select.split`); ``auto``:
+        the first of composition, groups and random that leaves enough samples to validate and test.
     scale_over : {"all", "train"}
         Samples over which minimum and maximum are taken.
     end_members : dict
         Energy of pure elements by proton number, Ry per atom; those not given are determined from the data.
     on_error : {"fail", "skip"}
         What to do with a structure that cannot be used.
+    on_outlier : {"tell", "fail", "skip"}
+        What to do with a value so far from all others that scaling hides these: say so in a remark, refuse the data,
+        or leave its sample out.
     purpose : {"train", "convert"}
         ``train`` leaves out structures marked as isolated atoms; ``convert`` keeps those.
     """
@@ -49,12 +53,13 @@ class Options:
     cell: tuple[float, ...] | None = None
     form: str = "auto"
     targets: tuple[TargetSpec, ...] = ()
-    cap: int = 1000
+    cap: int = 0
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
     seed: int = 0
     keep_repeated: bool = False
-    split_by: str = "composition"
+    split_by: str = "auto"
     scale_over: str = "all"
     end_members: derive.EndMembers = field(default_factory=dict)
     on_error: str = "fail"
+    on_outlier: str = "tell"
     purpose: str = "train"

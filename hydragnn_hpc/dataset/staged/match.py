@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hydragnn_hpc.config import Campaign
-from hydragnn_hpc.dataset.read.units import is_energy
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.errors import UserError, nearest
 
@@ -55,22 +54,6 @@ def _check_training(campaign: Campaign, manifest: Manifest) -> None:
             f"training.batch_size={campaign.training.batch_size} is larger than the training set of"
             f" {campaign.dataset} ({n_train} samples); set training.batch_size={min(64, n_train)} or less"
         )
-
-
-def remarks(campaign: Campaign, manifest: Manifest) -> list[str]:
-    """Return remarks on a campaign that can be trained, one line each."""
-    atoms = manifest.distribution.atoms if manifest.distribution else None
-    found = []
-    if campaign.model.pooling != "sum" and atoms and atoms.minimum != atoms.maximum:
-        for name, task in campaign.tasks.items():
-            unit = manifest.targets[task.field].unit
-            if task.level == "graph" and is_energy(unit):
-                found.append(
-                    f"task '{name}': '{task.field}' is in {unit} per structure, and structures differ in size; with"
-                    f" model.pooling={campaign.model.pooling} a structure and its repetition get the same value: use"
-                    " sum, or a target per atom"
-                )
-    return found
 
 
 def _why_not_fused(campaign: Campaign, manifest: Manifest, tasks: list[str]) -> str:

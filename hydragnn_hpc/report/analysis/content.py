@@ -10,6 +10,8 @@ import pandas as pd
 from hydragnn_hpc.config import member_hash
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import State
+from hydragnn_hpc.paths import read_record
+from hydragnn_hpc.records.remarks import CampaignRemarks
 from hydragnn_hpc.report.analysis import claims, costs, paper, statistics, uncertainty
 from hydragnn_hpc.report.analysis.claims import PaperClaim
 from hydragnn_hpc.report.analysis.costs import HeadCost, MultiTaskCost
@@ -35,7 +37,7 @@ class Content:
     all_samples : GroundTruth or None
         What figures over all samples show: the data set, otherwise the test set, otherwise nothing.
     remarks : list of str
-        What could not be used or shown, and why.
+        Those that training began with, then what could not be used or shown, and why.
     """
 
     results: Results
@@ -62,7 +64,7 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
     """
     results = load(out)
     results.baselines = baselines
-    remarks: list[str] = []
+    remarks = _before_training(results)
     pairs = statistics.compare_all(results)
     test_set = _test_set(results, remarks)
     all_samples, why = ground_truth.read_data_set(results)
@@ -89,6 +91,16 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
     of_runs = (results.not_compared, read_live(results.folder).problem, read_log(results).problem)
     content.remarks += [problem for problem in of_runs if problem]
     return content
+
+
+def _before_training(results: Results) -> list[str]:
+    """Return the remarks that the latest run began with; folders of earlier versions have none."""
+    path = results.folder.remarks
+    try:
+        kept = read_record(path, CampaignRemarks).remarks if path.exists() else ()
+    except UserError as error:
+        return [str(error)]
+    return [remark.line() for remark in kept]
 
 
 def _test_set(results: Results, remarks: list[str]) -> GroundTruth | None:

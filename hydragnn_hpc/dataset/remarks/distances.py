@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from hydragnn_hpc.dataset.graphs import Neighbours
-from hydragnn_hpc.logs import log
 
 _CLOSE = 1.0  # bohr; the two of H2 are 1.4 apart
 
@@ -26,15 +25,17 @@ class DistanceCheck:
         degrees = np.diff(neighbours.offsets)
         self._lonely += int((degrees == 0).sum()) if len(degrees) > 1 else 0
 
-    def report(self) -> None:
-        """Print a line for what was noticed, if anything."""
+    def lines(self) -> dict[str, str]:
+        """Return a line for each thing that was noticed, by the name of its remark."""
+        found = {}
         if self._closest < _CLOSE:
-            log(
+            found["close-atoms"] = (
                 f"two atoms of {self._where} are {self._closest:.3g} bohr apart, too close for nuclei: check the unit"
                 " of positions"
             )
         if self._lonely:
-            log(
+            found["no-neighbours"] = (
                 f"{self._lonely:,} atoms have no neighbour within {self._cutoff:g} bohr: check the unit of positions,"
                 " and the cutoff"
             )
+        return found

@@ -1,0 +1,58 @@
+"""Remarks on geometries and the distances in them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hydragnn_hpc.dataset.remarks.distances import DistanceCheck
+from hydragnn_hpc.dataset.remarks.values import Found
+from hydragnn_hpc.dataset.remarks.view import DataView, evenly
+
+_LOOKED_AT = 100  # geometries
+_STEP = 2e-3  # bohr; lengths closer than this are one
+_MORE = 1.5  # all geometries together have this many times the lengths of the richest one
+
+
+def close_atoms(data: DataView) -> Found:
+    """Atoms closer than nuclei can be."""
+    yield from _check(data, "close-atoms")
+
+
+def no_neighbours(data: DataView) -> Found:
+    """Atoms without neighbours."""
+    yield from _check(data, "no-neighbours")
+
+
+def _check(data: DataView, name: str) -> Found:
+    check = DistanceCheck(data.neighbours.cutoff_bohr)
+    for sample, graph in data.graphs():
+        check.add(graph, data.name(sample))
+    if line := check.lines().get(name):
+        yield line, None
+
+
+def distances(data: DataView) -> Found:
+    """Geometries that differ in the lengths of their edges, not only in size or in what is on their sites."""
+    n = len(data.arrays["cell"])
+    lengths = [np.linalg.norm(data.graph_of(g).vectors, axis=1) for g in evenly(n, _LOOKED_AT).tolist()]
+    lengths = [each for each in lengths if len(each)]
+    if n < 2 or len(lengths) < 2 or not _differ(lengths):
+        return
+    nearest = [float(each.min()) for each in lengths]
+    line = (
+        f"{n:,} geometries differ in the distances between atoms (the shortest is {min(nearest):.3g} to"
+        f" {max(nearest):.3g} bohr), which a model sees through edge lengths only: set model.edges={{number: 20}}"
+    )
+    yield line, None
+
+
+def _differ(lengths: list[np.ndarray]) -> bool:
+    """Whether all geometries together have clearly more distinct lengths than any of them.
+
+    A length at the border of two steps may round either way: counted on two grids, of which one keeps it together.
+    """
+    ratios = []
+    for shift in (0.0, 0.5):
+        steps = [np.unique(np.floor(each / _STEP + shift)) for each in lengths]
+        ratios.append(len(np.unique(np.concatenate(steps))) / max(map(len, steps)))
+    return min(ratios) > _MORE

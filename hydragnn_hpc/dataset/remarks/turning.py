@@ -1,0 +1,155 @@
+"""Targets that turn with the structure, such as forces: a model whose outputs are invariant cannot learn them.
+
+A vector that a structure determines is a sum over directions in it. So a target of three components is regressed on
+sums of unit vectors to neighbours, one sum for each pair of elements and range of distances, with one coefficient for
+all three components: a vector that turns is explained in part; three numbers that do not turn are not, nor are the
+components of a vector in the wrong order. For tensors, the same with the traceless products of unit vectors. Half of
+the samples are fitted, the other half is explained or not. Where that shows nothing (ideal lattices, few samples),
+name and unit decide.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from hydragnn_hpc import compositions
+from hydragnn_hpc.dataset.remarks.values import Found
+from hydragnn_hpc.dataset.remarks.view import DataView, evenly
+
+_SAMPLES, _ATOMS, _EDGES = 200, 50, 2_000_000  # looked at: samples, atoms of each, edges of all together
+_RADII = 6  # ranges of distances
+_EXPLAINED = 0.1  # share of the squared values from which on a target turns
+_LEFT = 0.7  # of what is left with the components in a wrong order; structures of one orientation explain some of that
+_VOIGT = [0, 5, 4, 5, 1, 3, 4, 3, 2]  # ASE's xx yy zz yz xz xy as a 3 x 3 tensor
+_NAMES = {
+    3: re.compile(r"force|dipole|displace|velocit|momentum|gradient|polari[sz]ation|vector", re.IGNORECASE),
+    6: re.compile(r"stress|virial|strain", re.IGNORECASE),
+    9: re.compile(r"stress|virial|strain|tensor|polari[sz]abilit|hessian|born", re.IGNORECASE),
+}
+_STRESS = {"eV/Å^3", "GPa", "kbar"}
+_UNITS = {3: {"eV/Å", "Ry/bohr", "Ha/bohr", "Ha/Å", "meV/Å", "D"}, 6: _STRESS, 9: _STRESS}
+
+
+def turning(data: DataView) -> Found:
+    """Targets of 3 components, or of a tensor's 6 or 9, that turn with the structure."""
+    for name, target in data.targets.items():
+        if target.width not in _NAMES:
+            continue
+        explained, shuffled = explained_share(data, name)
+        if explained > _EXPLAINED and 1 - explained < _LEFT * (1 - shuffled):
+            why = f"directions to neighbours explain {explained:.0%} of its squares"
+        elif _NAMES[target.width].search(f"{name} {target.label}") or target.unit in _UNITS[target.width]:
+            why = "its name or unit says so"
+        else:
+            continue
+        line = (
+            f"target '{name}', {target.width} components per {'atom' if target.level == 'node' else 'structure'}, turns"
+            f" with the structure ({why}), but models are invariant and cannot learn it: leave it out, or learn what"
+            " does not turn, such as its magnitude"
+        )
+        yield line, name
+
+
+def explained_share(data: DataView, name: str) -> tuple[float, float]:
+    """Return which share of a target's squares directions explain, as it is and with its components in a wrong order.
+
+    Of the half of the samples that was not fitted; 0 where nothing can be said.
+    """
+    n = len(data.arrays["split"])
+    edges = len(data.arrays["neighbours"]) / len(data.arrays["pos"]) * len(data.arrays["atomic_numbers"]) / n
+    most = int(max(8, min(_SAMPLES, _EDGES / max(edges, 1))))
+    parts = [_equations(data, name, sample) for sample in evenly(n, most).tolist()]
+    parts = [(terms, values) for terms, values in parts if len(values)]
+    if len(parts) < 4:
+        return 0.0, 0.0
+    halves = [parts[::2], parts[1::2]]
+    (fit_terms, fit_values), (terms, values) = (
+        (np.concatenate([t for t, _ in half]), np.concatenate([v for _, v in half])) for half in halves
+    )
+    # Each row is three equations or more, all with the same coefficients.
+    if fit_terms.shape[1] > len(fit_values) or not fit_terms.any() or not values.any():
+        return 0.0, 0.0
+    width = values.shape[1]
+
+    def share(order: np.ndarray) -> float:
+        flat = fit_terms.transpose(0, 2, 1).reshape(-1, fit_terms.shape[1])
+        size = np.linalg.norm(flat, axis=0)
+        size[size == 0] = 1
+        fitted = np.linalg.lstsq(flat / size, fit_values[:, order].ravel(), rcond=1e-8)[0] / size
+        left = values[:, order] - np.einsum("nmw,m->nw", terms, fitted)
+        return float(1 - (left**2).sum() / (values**2).sum())
+
+    return share(np.arange(width)), share(np.roll(np.arange(width), 1))
+
+
+def _equations(data: DataView, name: str, sample: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return sums of directions ``[n, m, w]`` and the target's values ``[n, w]`` of a sample, without missing ones.
+
+    A sample has one row at graph level, some of its atoms at node level.
+    """
+    target, width = data.targets[name], data.targets[name].width
+    atoms = data.atoms_of(sample)
+    n = atoms.stop - atoms.start
+    chosen = evenly(n, _ATOMS)
+    group = np.zeros(n, np.int64)  # the row to which each atom's directions are added; -1: none
+    rows = np.array([sample])
+    if target.level == "node":
+        rows, group = atoms.start + chosen, np.full(n, -1)
+        group[chosen] = np.arange(len(chosen))
+    values = np.asarray(data.arrays[f"target_{name}"][rows], np.float64)
+    values = values[:, _VOIGT] if width == 6 else values
+    values = _traceless(values) if width > 3 else values
+    known = np.isfinite(values).all(axis=1)
+    return _directions(data, sample, group, tensor=width > 3)[known], values[known]
+
+
+def _traceless(tensors: np.ndarray) -> np.ndarray:
+    """Return tensors ``[n, 9]`` without their isotropic part, which does not turn."""
+    square = tensors.reshape(-1, 3, 3)
+    rest: np.ndarray = square - np.einsum("nii->n", square)[:, None, None] / 3 * np.eye(3)
+    return rest.reshape(-1, 9)
+
+
+def _directions(data: DataView, sample: int, group: np.ndarray, tensor: bool) -> np.ndarray:
+    """Return sums of directions from the atoms of each group, ``[n, m, 3 or 9]``, by elements and distance."""
+    geometry = int(data.arrays["sample_geometry"][sample])
+    graph = data.graph_of(geometry)
+    elements = compositions.elements_of(data.arrays["atomic_numbers"])
+    element = np.searchsorted(elements, data.arrays["atomic_numbers"][data.atoms_of(sample)])
+    site = np.repeat(np.arange(len(element)), np.diff(graph.offsets))
+    used = group[site] >= 0
+    site, other, vectors = site[used], graph.neighbours[used], graph.vectors[used]
+    length = np.linalg.norm(vectors, axis=1)
+    unit = vectors / length[:, None]
+    along = _traceless(np.einsum("ei,ej->eij", unit, unit).reshape(-1, 9)) if tensor else unit
+    kinds, n = len(elements), int(group.max()) + 1
+    place = ((group[site] * kinds + element[site]) * kinds + element[other]) * _RADII
+    weights = _bumps(length, data.neighbours.cutoff_bohr)
+    sums = np.zeros((n * kinds**2 * _RADII, along.shape[1]))
+    for k, weight in enumerate(weights):
+        sums += _added(place + k, weight[:, None] * along, len(sums))
+    found = sums.reshape(n, kinds**2 * _RADII, -1)
+    if tensor or data.arrays["cell"][geometry].any():
+        return found
+    # What a dipole moment is made of: positions from the centre of the structure.
+    first = int(data.arrays["geometry_atom_offsets"][geometry])
+    pos = data.arrays["pos"][first : first + len(element)]
+    seen = group >= 0
+    from_centre = _added((group * kinds + element)[seen], (pos - pos.mean(axis=0))[seen], n * kinds)
+    return np.concatenate([found, from_centre.reshape(n, kinds, 3)], axis=1)
+
+
+def _added(place: np.ndarray, vectors: np.ndarray, n: int) -> np.ndarray:
+    """Return the sums of ``vectors`` at each of n places."""
+    return np.stack([np.bincount(place, component, n) for component in vectors.T], axis=1)
+
+
+def _bumps(length: np.ndarray, cutoff: float) -> Iterator[np.ndarray]:
+    """Yield the weight of each length in overlapping ranges up to the cutoff, where it falls to zero."""
+    centres = np.linspace(0.35, 0.95, _RADII) * cutoff
+    fade = np.clip(1 - (length / cutoff) ** 2, 0, None)
+    for centre in centres:
+        yield np.exp(-(((length - centre) / (0.12 * cutoff)) ** 2)) * fade

@@ -1,0 +1,285 @@
+"""Every remark on data appears where it should, and does not where it should not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from synthetic import remarks_of
+
+from hydragnn_hpc.config import Campaign, parse_campaign
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.build.prepare import prepare
+from hydragnn_hpc.dataset.build.resplit import SplitOptions, split
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.read.targets import parse_targets
+from hydragnn_hpc.dataset.remarks import registry
+from hydragnn_hpc.errors import UserError
+
+Made = tuple[list[Atoms], str, dict[str, Any]]
+"""Structures, the target to take from them, and further options of preparing them."""
+ENERGY = "e=graph:e:eV"
+
+
+def crystals(n: int = 60, sizes: tuple[int, ...] = (1,), symbols: str = "Cu", rattle: float = 0.1) -> list[Atoms]:
+    """Periodic crystals of a few atoms; their energy and forces are EMT's, under the keys ``e`` and ``f``."""
+    rng, made = np.random.default_rng(0), []
+    elements = symbols.split()
+    for k in range(n):
+        atoms = bulk("Cu", cubic=True) * (sizes[k % len(sizes)], 1, 1)
+        atoms.symbols = rng.choice(elements, len(atoms))
+        atoms.rattle(rattle, seed=k)
+        atoms.calc = EMT()
+        atoms.info["e"], forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.arrays["f"] = forces
+        atoms.info["s"] = (atoms.get_stress(voigt=False) * atoms.get_volume()).ravel()
+        atoms.calc = None
+        made.append(atoms)
+    return made
+
+
+def changed(made: list[Atoms], change: Callable[[int, Atoms], Any], key: str = "e") -> list[Atoms]:
+    """The structures with another value of a key; None leaves it out."""
+    for k, atoms in enumerate(made):
+        where = atoms.arrays if np.shape(value := change(k, atoms))[:1] == (len(atoms),) else atoms.info
+        where.pop(key, None)
+        if value is not None:
+            where[key] = value
+    return made
+
+
+def clusters(n: int = 60) -> list[Atoms]:
+    """Open clusters of four atoms."""
+    rng, sites = np.random.default_rng(1), np.eye(4, 3) * 2
+    return [Atoms("HHHO", sites + rng.normal(0, 0.3, (4, 3))) for _ in range(n)]
+
+
+def decorated(n: int = 60) -> list[Atoms]:
+    """Cu-Au on one ideal lattice of eight sites: a few configurations, each many times but for a symmetry."""
+    rng, made = np.random.default_rng(2), []
+    for _ in range(n):
+        atoms = bulk("Cu", cubic=True) * (2, 1, 1)
+        atoms.symbols[rng.choice(8, 3, replace=False)] = "Au"
+        atoms.info["e"] = rng.normal()
+        made.append(atoms)
+    return made
+
+
+def three_numbers(_: int, atoms: Atoms) -> np.ndarray:
+    """Three numbers of each atom that do not turn, of either sign."""
+    size = np.linalg.norm(atoms.arrays["f"], axis=1)
+    return np.stack([size, np.sin(7 * size), np.cos(9 * size)], axis=1)
+
+
+def with_pure(made: list[Atoms], pbc: bool) -> list[Atoms]:
+    """The alloys, and the pure elements as crystals or clusters, 0.5 eV per atom below."""
+    for symbol in ("Cu", "Au"):
+        pure = Atoms(bulk("Cu", cubic=True), pbc=pbc)
+        pure.symbols[:] = symbol
+        pure.info["e"] = min(a.info["e"] / len(a) for a in made) * 4 - 2.0
+        made.append(pure)
+    return made
+
+
+ALLOY = "h=mixing:e:eV"
+LATTICES = {"sizes": (1, 2), "symbols": "Cu Au", "rattle": 0.0}
+CASES: dict[str, tuple[list[Callable[[], Made]], list[Callable[[], Made]]]] = {
+    "distances": (
+        [lambda: (crystals(), ENERGY, {}), lambda: (crystals(20), ENERGY, {})],
+        [lambda: (crystals(**LATTICES), ENERGY, {}), lambda: (decorated(), ENERGY, {})],
+    ),
+    "turning-target": (
+        [
+            lambda: (crystals(), "x=node:f:1", {}),
+            lambda: (crystals(), "x=graph:s:1", {}),
+            lambda: (changed(crystals(), lambda _, a: a.info["s"][[0, 4, 8, 5, 2, 1]], "v"), "x=graph:v:1", {}),
+            lambda: (changed(clusters(), lambda _, a: a.numbers @ (a.positions - a.positions.mean(0)), "d"),
+                     "x=graph:d:1", {}),
+            lambda: (crystals(**LATTICES), "forces=node:f:1", {}),  # an ideal lattice shows nothing: by name
+            lambda: (crystals(**LATTICES), "x=node:f:eV/Ang", {}),
+        ],
+        [
+            lambda: (changed(crystals(), three_numbers, "f"), "x=node:f:1", {}),
+            lambda: (changed(crystals(), lambda k, a: np.random.default_rng(k).normal(size=3), "d"), "x=graph:d:1", {}),
+            lambda: (changed(crystals(), lambda k, a: np.eye(3).ravel() * a.info["e"] + k % 2, "s"), "x=graph:s:1", {}),
+            lambda: (crystals(), ENERGY, {}),
+        ],
+    ),
+    "small-part": (
+        [lambda: (crystals(), ENERGY, {}),
+         lambda: (crystals(300, symbols="Al Ni Cu Pd Ag Pt Au"), ENERGY, {"split_by": "composition"})],
+        [lambda: (crystals(300), ENERGY, {})],
+    ),
+    "small-compositions": (
+        [lambda: (crystals(200, sizes=(3,), symbols="Cu Au"), ENERGY, {"split_by": "composition"})],
+        [lambda: (crystals(300, symbols="Cu Au"), ENERGY, {"split_by": "random"}), lambda: (crystals(), ENERGY, {})],
+    ),
+    "equivalents": (
+        [lambda: (decorated(), ENERGY, {"keep_repeated": True})],
+        [lambda: (decorated(200), ENERGY, {"keep_repeated": True, "split_by": "symmetry"}),
+         lambda: (crystals(), ENERGY, {})],
+    ),
+    "capped": (
+        [lambda: (crystals(), ENERGY, {"cap": 40})],
+        [lambda: (crystals(symbols="Cu Au"), ENERGY, {"cap": 10}), lambda: (crystals(), ENERGY, {"cap": 60})],
+    ),
+    "outliers": (
+        [lambda: (changed(crystals(), lambda k, a: 1e6 if k == 7 else a.info["e"]), ENERGY, {})],
+        [lambda: (changed(crystals(), lambda k, a: np.random.default_rng(k).standard_t(3)), ENERGY, {}),
+         lambda: (changed(crystals(), lambda k, a: float(k % 2)), ENERGY, {})],
+    ),
+    "missing-values": (
+        [lambda: (changed(crystals(), lambda k, a: None if k < 5 else a.info["e"]), ENERGY, {})],
+        [lambda: (crystals(), ENERGY, {})],
+    ),
+    "constant-target": (
+        [lambda: (changed(crystals(), lambda k, a: 2.5), ENERGY, {})],
+        [lambda: (crystals(), ENERGY, {})],
+    ),
+    "contradictions": (
+        [lambda: (changed([*crystals(), *crystals(1)], lambda k, a: float(k)), ENERGY, {})],
+        [lambda: ([*crystals(), *crystals(1)], ENERGY, {})],
+    ),
+    "end-members": (
+        [lambda: (changed(crystals(symbols="Cu Au"), lambda k, a: a.info["e"] - 3.5 * len(a)), ALLOY,
+                  {"end_members": {29: 0.0, 79: 0.0}}),
+         lambda: (with_pure(crystals(symbols="Cu Au"), pbc=False), ALLOY, {})],
+        [lambda: (with_pure(crystals(symbols="Cu Au"), pbc=True), ALLOY, {}),
+         lambda: (crystals(symbols="Cu Au"), ALLOY, {"end_members": {29: 0.0, 79: 0.0}})],  # EMT's zero is the bulk
+    ),
+    "per-atom": (
+        [lambda: (changed(crystals(sizes=(1, 2)), lambda k, a: a.info["e"] / len(a) - 3.5), ENERGY, {}),
+         lambda: (changed(crystals(sizes=(1, 2), symbols="Cu Au"), lambda k, a: a.info["e"] / len(a) - 3.5), ALLOY,
+                  {"end_members": {29: -0.25, 79: -0.25}}),
+         lambda: (changed(crystals(sizes=(1, 2)), lambda k, a: a.info["e"] - 3.5 * len(a)), "e=graph:e:eV/atom", {})],
+        [lambda: (changed(crystals(sizes=(1, 2)), lambda k, a: a.info["e"] - 3.5 * len(a)), ENERGY, {}),
+         lambda: (changed(crystals(sizes=(1, 2)), lambda k, a: a.info["e"] / len(a) - 3.5), "e=graph:e:eV/atom", {}),
+         lambda: (crystals(sizes=(1, 2), symbols="Cu Au"), "gap=graph:e:1", {})],
+    ),
+    "close-atoms": (
+        [lambda: ([*crystals(), Atoms("Cu2", [[0, 0, 0], [0, 0, 0.3]], info={"e": 1.0})], ENERGY, {})],
+        [lambda: (crystals(), ENERGY, {})],
+    ),
+    "no-neighbours": (
+        [lambda: ([*crystals(), Atoms("Cu2", [[0, 0, 0], [0, 0, 30.0]], info={"e": 1.0})], ENERGY, {})],
+        [lambda: (crystals(), ENERGY, {})],
+    ),
+}  # fmt: skip
+
+
+def prepared(folder: Path, made: Made, name: str = "x.bp") -> store.Manifest:
+    """The data set of some structures."""
+    structures, target, options = made
+    ase.io.write(folder / "raw.extxyz", structures)
+    return prepare(folder / "raw.extxyz", folder / name, replace(Options(targets=parse_targets([target])), **options))
+
+
+def test_every_remark_has_its_cases() -> None:
+    assert [kind.name for kind in registry.DATA] == list(CASES)
+
+
+@pytest.mark.parametrize(("name", "make"), [(name, make) for name, (those, _) in CASES.items() for make in those])
+def test_a_remark_appears(name: str, make: Callable[[], Made], tmp_path: Path) -> None:
+    assert name in remarks_of(prepared(tmp_path, make()))
+
+
+@pytest.mark.parametrize(("name", "make"), [(name, make) for name, (_, others) in CASES.items() for make in others])
+def test_a_remark_does_not_appear(name: str, make: Callable[[], Made], tmp_path: Path) -> None:
+    assert name not in remarks_of(prepared(tmp_path, make()))
+
+
+def test_remarks_name_numbers_and_samples(tmp_path: Path) -> None:
+    made = changed(crystals(), lambda k, a: {7: 1e6, 8: None}.get(k, a.info["e"]))
+    found = remarks_of(prepared(tmp_path, (made, ENERGY, {})))
+    assert "1 of 60 values are missing" in found["missing-values"]
+    assert "1 of 60 values are far from all others" in found["outliers"] and "raw.extxyz@7" in found["outliers"]
+    assert "validation set has 9 samples" in found["small-part"]
+
+
+def test_outliers_are_refused_or_left_out_where_asked_for(tmp_path: Path) -> None:
+    made = changed(crystals(), lambda k, a: 1e6 if k == 7 else a.info["e"])
+    with pytest.raises(UserError, match=r"raw.extxyz@7: target 'e' is far from all others, and so in 1 samples"):
+        prepared(tmp_path, (made, ENERGY, {"on_outlier": "fail"}))
+    source = prepared(tmp_path, (made, ENERGY, {"on_outlier": "skip"})).source
+    assert (source.read, source.skipped, source.kept) == (59, 1, 59) and "raw.extxyz@7" in source.skipped_reasons[0]
+    manifest, arrays = store.read(tmp_path / "x.bp")
+    assert arrays["target_e"].max() < 100 and "outliers" not in remarks_of(manifest)
+
+
+def test_a_new_split_keeps_what_only_the_source_showed(tmp_path: Path) -> None:
+    made = changed([*crystals(), *crystals(1)], lambda k, a: float(k))
+    before = remarks_of(prepared(tmp_path, (made, ENERGY, {})))
+    after, _ = split(tmp_path / "x.bp", tmp_path / "y.bp", SplitOptions(by="random", fractions=(0.2, 0.6, 0.2)))
+    found = remarks_of(after)
+    assert found["contradictions"] == before["contradictions"] and found["distances"] == before["distances"]
+    assert "validation" in before["small-part"] and "validation" not in found["small-part"]
+
+
+def campaign(**changes: Any) -> Campaign:
+    """A campaign on the energies and forces of crystals."""
+    content = {
+        "name": "x",
+        "dataset": "x.bp",
+        "tasks": {"E": {"level": "graph", "field": "e"}, "F": {"level": "node", "field": "f"}},
+        "variants": ["EF", "E"],
+        "model": {"pooling": "sum"},
+    }
+    return parse_campaign({**content, **changes}, "x.yaml")
+
+
+def of_campaign(manifest: store.Manifest, **changes: Any) -> dict[str, str]:
+    """The remarks on a campaign, by name."""
+    return {remark.name: remark.text for remark in registry.of_campaign(campaign(**changes), manifest)}
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> store.Manifest:
+    """Rattled crystals of two sizes and three elements, with energies and forces."""
+    folder = tmp_path_factory.mktemp("several")
+    ase.io.write(folder / "raw.extxyz", crystals(300, sizes=(1, 2), symbols="Cu Ag Au"))
+    options = Options(targets=parse_targets([ENERGY, "f=node:f:eV/Ang"]), split_by="random")
+    return prepare(folder / "raw.extxyz", folder / "x.bp", options)
+
+
+def test_a_campaign_has_the_remarks_that_concern_it(several: store.Manifest) -> None:
+    assert of_campaign(several).keys() == {"distances", "turning-target", "species-as-number"}
+    lengths, inputs = {"pooling": "sum", "edges": {"number": 8}}, ["species", "composition"]
+    assert of_campaign(several, variants=["E"], model=lengths, inputs=inputs) == {}
+    assert of_campaign(several, variants=["E"], model={**lengths, "pooling": "max"}, inputs=inputs).keys() == {
+        "mean-pooling"
+    }
+
+
+def test_a_remark_names_the_variants_that_it_concerns(several: store.Manifest) -> None:
+    assert of_campaign(several)["turning-target"].startswith("variants EF: target 'f', 3 components per atom")
+    far = {"name": "far", "tasks": ["E"], "model": {"edges": {"number": 8}}, "inputs": ["composition"]}
+    found = of_campaign(several, variants=["E", far])
+    assert found.keys() == {"distances", "species-as-number"}
+    assert all(text.startswith("variants E: ") for text in found.values())
+
+
+def test_two_elements_may_be_a_number(tmp_path: Path) -> None:
+    manifest = prepared(tmp_path, (crystals(300, symbols="Cu Au"), ENERGY, {}))
+    assert "species-as-number" not in of_campaign(manifest, variants=["E"], tasks={"E": campaign().tasks["E"]})
+
+
+def test_the_surrogate_has_the_remarks_of_the_paper_s_data(small_bp: Path) -> None:
+    """Its equivalents leak, as those of the open data do; nothing else is wrong with it but its size."""
+    found = remarks_of(store.read_manifest(small_bp))
+    assert found.keys() <= {"small-compositions", "equivalents", "small-part"}
+
+
+@pytest.mark.realdata
+def test_the_open_data_have_the_remarks_that_are_right(real_bp: Path) -> None:
+    found = remarks_of(store.read_manifest(real_bp))
+    assert found.keys() == {"small-compositions", "equivalents"}
+    assert "Pt32 (1), Fe32 (1)" in found["small-compositions"]
+    assert "at least 138 of 4,186 test samples" in found["equivalents"] and "--cell" in found["equivalents"]
