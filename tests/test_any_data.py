@@ -53,6 +53,10 @@ def test_a_ternary_from_generate_to_table_1(ternary: Path) -> None:
     assert content["sizes"]["G"] > 100 and 4 * content["sizes"]["S"] < content["sizes"]["A"] < 8 * content["sizes"]["S"]
     done(ternary, "run", "campaign.yaml", "out")
     done(ternary, "report", "out")
+    kept = json.loads((ternary / "out" / "remarks.json").read_text())["remarks"]
+    assert {r["name"] for r in kept} >= {"distances", "turning-target", "species-as-number", "mean-pooling"}
+    shown = json.loads((ternary / "out" / "report" / "summary.json").read_text())["remarks"]
+    assert [f"{r['name']}: {r['text']}" for r in kept] == shown[: len(kept)]
     rows = table1(ternary / "out")
     assert rows.keys() == {("HQ", "H"), ("HQ", "Q"), ("F", "F")}
     for key, unit in {("HQ", "H"): "Ry", ("HQ", "Q"): "e", ("F", "F"): "eV/Å"}.items():

@@ -25,9 +25,12 @@ from hydragnn_hpc.records.lock import LockHolder
 from hydragnn_hpc.records.member import Failures, Result
 from hydragnn_hpc.records.model import ModelFacts
 from hydragnn_hpc.records.recipe import FittedReference, StagedRecipe
+from hydragnn_hpc.records.remarks import CampaignRemarks
 from hydragnn_hpc.records.run import LogLine, Progress
 
-KINDS: tuple[type[BaseModel], ...] = (Result, Failures, Manifest, Progress, LogLine, LockHolder, Chain, SubmittedJob)
+KINDS: tuple[type[BaseModel], ...] = (
+    Result, Failures, Manifest, CampaignRemarks, Progress, LogLine, LockHolder, Chain, SubmittedJob,
+)  # fmt: skip
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,

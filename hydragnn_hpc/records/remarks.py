@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from hydragnn_hpc.records.base import FileRecord, Text
@@ -20,7 +22,7 @@ class Remark(FileRecord):
         The target that it is about; None where it is about all of the data.
     """
 
-    name: str = Field(pattern="^[a-z-]+$")
+    name: Annotated[str, Field(pattern="^[a-z-]+$")]
     text: Text
     target: str | None = None
 

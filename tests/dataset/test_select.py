@@ -10,7 +10,6 @@ from synthetic import frame_of
 
 from hydragnn_hpc.compositions import species_counts
 from hydragnn_hpc.dataset.build import select
-from hydragnn_hpc.dataset.build.select import judged, split
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.read import derive
 from hydragnn_hpc.dataset.read.gathered import SampleCollector
@@ -205,26 +204,26 @@ def many_compositions(n: int = 300) -> np.ndarray:
 
 def test_a_split_by_composition_that_can_be_judged_is_taken() -> None:
     counts = np.repeat([[1, 3], [2, 2], [3, 1]], 20, axis=0)
-    by, made = judged(counts, (0.7, 0.15, 0.15), 3)
+    by, made = select.judged(counts, (0.7, 0.15, 0.15), 3)
     assert by == "composition"
-    np.testing.assert_array_equal(made.part, split("composition", counts, (0.7, 0.15, 0.15), 3).part)
+    np.testing.assert_array_equal(made.part, select.split("composition", counts, (0.7, 0.15, 0.15), 3).part)
 
 
 def test_many_compositions_are_split_at_random(capsys: pytest.CaptureFixture[str]) -> None:
     counts = many_compositions()
-    by, made = judged(counts, (0.7, 0.15, 0.15), 3)
+    by, made = select.judged(counts, (0.7, 0.15, 0.15), 3)
     assert by == "random" and np.bincount(made.part).tolist() == [210, 45, 45]
     assert "split at random: by composition, 6 and 6 of 300 samples would validate and test" in capsys.readouterr().err
-    np.testing.assert_array_equal(made.part, split("random", counts, (0.7, 0.15, 0.15), 3).part)
+    np.testing.assert_array_equal(made.part, select.split("random", counts, (0.7, 0.15, 0.15), 3).part)
 
 
 def test_equivalents_stay_together_where_there_are_any() -> None:
     counts, classes = many_compositions(), np.arange(300) // 2
-    by, made = judged(counts, (0.7, 0.15, 0.15), 3, classes)
+    by, made = select.judged(counts, (0.7, 0.15, 0.15), 3, classes)
     assert by == "groups" and 40 <= np.bincount(made.part)[1] <= 50
     assert (made.part[::2] == made.part[1::2]).all()
 
 
 def test_what_cannot_be_split_is_refused() -> None:
     with pytest.raises(UserError, match="too few samples to split at random"):
-        judged(np.eye(3, dtype=np.int64)[:2], (0.7, 0.15, 0.15), 3)
+        select.judged(np.eye(3, dtype=np.int64)[:2], (0.7, 0.15, 0.15), 3)

@@ -66,7 +66,7 @@ class Split:
     too_small: list[tuple[list[int], int]]
 
 
-SPLIT_BY = ("auto", "composition", "symmetry", "groups", "random")
+SPLIT_BY = ("composition", "symmetry", "groups", "random")
 
 
 def judged(
@@ -129,7 +129,7 @@ def split(
     UserError
         If ``by`` is unknown, the fractions do not sum to 1, or a part is empty.
     """
-    if by not in SPLIT_BY[1:]:
+    if by not in SPLIT_BY:
         raise UserError(f"--split-by {by}{nearest(by, SPLIT_BY)}")
     if by == "random":
         return Split(_split_each(np.zeros((len(counts), 1), np.int64), fractions, seed, by="random").part, [])

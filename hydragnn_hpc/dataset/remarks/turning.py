@@ -132,11 +132,11 @@ def _directions(data: DataView, sample: int, group: np.ndarray, tensor: bool) ->
     for k, weight in enumerate(weights):
         sums += _added(place + k, weight[:, None] * along, len(sums))
     found = sums.reshape(n, kinds**2 * _RADII, -1)
-    if tensor or data.arrays["cell"][geometry].any():
+    if tensor:
         return found
-    # What a dipole moment is made of: positions from the centre of the structure.
+    # What a dipole moment is made of: positions from the centre of the structure; a crystal has none.
     first = int(data.arrays["geometry_atom_offsets"][geometry])
-    pos = data.arrays["pos"][first : first + len(element)]
+    pos = data.arrays["pos"][first : first + len(element)] * (not data.arrays["cell"][geometry].any())
     seen = group >= 0
     from_centre = _added((group * kinds + element)[seen], (pos - pos.mean(axis=0))[seen], n * kinds)
     return np.concatenate([found, from_centre.reshape(n, kinds, 3)], axis=1)
