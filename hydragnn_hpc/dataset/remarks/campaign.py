@@ -46,6 +46,6 @@ def species_as_number(campaign: Campaign, manifest: Manifest) -> Found:
     if len(elements) > 2 and poor:
         text = (
             f"{len(elements)} elements are told apart by one number, the scaled proton number, which orders them as"
-            " their properties are not ordered: set inputs=[one_hot], or properties such as radius and electronegativity"
+            " their properties are not ordered: set inputs=[one_hot], or properties such as radius"
         )
         yield of_variants(campaign, poor, text), None
