@@ -204,9 +204,11 @@ class Variant(Section):
 
 
 class Edges(Section):
-    """Features of edges: the length of each, spread over ``number`` Gaussians between 0 and the cutoff."""
+    """Features of edges: ``number`` functions of an edge's length, times an envelope (`member.engine.edges`)."""
 
     number: Annotated[int, Field(ge=2, le=1000)] = 20
+    basis: Literal["gaussian", "bessel"] = "gaussian"
+    envelope: Literal["none", "polynomial"] = "none"
 
 
 class Model(Section):

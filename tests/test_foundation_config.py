@@ -301,6 +301,7 @@ def named(sha: str = "d", **changes: Any) -> str:
         ({"variants": ["CM"]}, {"variants": ["CM"], "model": {"graph_head": [1], "pooling": "max"}}),
         ({"variants": ["H"]}, {"variants": [{"name": "H", "tasks": ["H"], "weights": {"C": 2.0}}]}),
         ({"inputs": ["shells"]}, {"inputs": [{"name": "shells", "number": 13}]}),
+        ({"model": {"edges": {}}}, {"model": {"edges": {"number": 20, "basis": "gaussian", "envelope": "none"}}}),
         (
             {"training": {"optimizer": {"name": "AdamW"}}},
             {"training": {"optimizer": {"name": "AdamW", "weight_decay": 0.01}}},
@@ -321,7 +322,9 @@ def test_what_results_depend_on_names_another_campaign() -> None:
         named(training={"optimizer": {"name": "AdamW"}}), named(training={"schedule": "cosine"}), named(tasks=linear),
         named(training={"optimizer": {"weight_decay": 0.01}}), named(training={"plateau": None}),
         named(training={"schedule": "cosine", "cosine": {"warmup": 3}}), named(model={"edges": {}}),
-        named(model={"edges": {"number": 9}}), named(model={"graph_head": [1]}), named(model={"pooling": "max"}),
+        named(model={"edges": {"number": 9}}), named(model={"edges": {"basis": "bessel"}}),
+        named(model={"edges": {"envelope": "polynomial"}}), named(model={"graph_head": [1]}),
+        named(model={"pooling": "max"}),
         named(inputs=["shells"]), named(inputs=["species", "shells"]), named(inputs=["ewald"]),
         named(inputs=[{"name": "ewald", "powers": 2}]), named(variants=["H"], model={"graph_head": [1]}),
         named(variants=[{"name": "HCM", "tasks": ["H", "C", "M"], "weights": {"H": 2.0}}]),

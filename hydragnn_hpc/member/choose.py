@@ -35,7 +35,7 @@ def network_sizes(
         for name in variant.tasks
     )
     channels = (model.channels,) * model.layers
-    edges = EdgeBasis(model.edges.number, data.structure.cutoff) if model.edges else None
+    edges = EdgeBasis(cutoff=data.structure.cutoff, **model.edges.model_dump()) if model.edges else None
     return NetworkSizes(data.inputs.shape[1], channels, tasks, average_degree, model.pooling, edges=edges)
 
 

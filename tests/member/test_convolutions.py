@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from torch_geometric.nn.models.dimenet import BesselBasisLayer
 from torch_geometric.nn.models.schnet import GaussianSmearing
 
 from hydragnn_hpc.config import parse_campaign
@@ -16,10 +18,11 @@ from hydragnn_hpc.convolutions import CONVOLUTIONS, why_not
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.choose import choose
-from hydragnn_hpc.member.engine.edges import EdgeBasis
+from hydragnn_hpc.member.engine.edges import BASES, ENVELOPES, EdgeBasis
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.library.engine import LibraryEngine
+from hydragnn_hpc.sections import Edges
 from tests.member.contract.problem import CUTOFF, random_neighbours
 from tests.member.contract.problem import random_samples as samples_over
 
@@ -177,7 +180,7 @@ def test_seeds_give_weights_of_their_own(name: str, edges: bool) -> None:
 
 @pytest.mark.parametrize("name", [n for n, e in EVERY if e])
 def test_edge_features_depend_on_lengths_alone(name: str) -> None:
-    samples = random_samples(10, [9])
+    samples = random_samples(16, [9])
     engine = make_engine(name, True, samples)
     parameters, buffers = stack(engine, 1)
 
@@ -196,6 +199,36 @@ def test_gaussians_are_those_of_pytorch_geometric() -> None:
         lengths = torch.linspace(0.3, 9.0, 1000, dtype=dtype)
         smearing = GaussianSmearing(0.0, CUTOFF, 20).to(dtype)
         assert torch.equal(EdgeBasis(20, CUTOFF).of(lengths), smearing(lengths))
+
+
+def test_bessel_functions_are_those_of_pytorch_geometric() -> None:
+    """Its layer, of DimeNet, multiplies by an envelope that contains 1 / x: 1 / x + a x^5 + b x^6 + c x^7."""
+    layer = BesselBasisLayer(7, CUTOFF, envelope_exponent=5).double()
+    lengths = torch.linspace(0.3, CUTOFF, 500, dtype=torch.float64)
+    found = EdgeBasis(7, CUTOFF, "bessel", "polynomial").of(lengths)
+    torch.testing.assert_close(found, layer(lengths).detach(), rtol=1e-5, atol=1e-5)  # its frequencies are float32
+    x = lengths[:, None] / CUTOFF
+    plain = torch.sin(torch.pi * torch.arange(1, 8).double() * x) / x
+    torch.testing.assert_close(EdgeBasis(7, CUTOFF, "bessel").of(lengths), plain)
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_features_under_an_envelope_vanish_smoothly_at_the_cutoff(basis: str) -> None:
+    lengths = torch.tensor([CUTOFF, CUTOFF + 0.5], dtype=torch.float64, requires_grad=True)
+    features = EdgeBasis(5, CUTOFF, basis, "polynomial").of(lengths)
+    slope = torch.autograd.grad(features.square().sum() + features.sum(), lengths)[0]
+    assert features.abs().max() < 1e-12 and slope.abs().max() < 1e-12
+    just = EdgeBasis(5, CUTOFF, basis, "polynomial").of(torch.tensor([0.999 * CUTOFF], dtype=torch.float64))
+    assert 0 < just.abs().max() < 1e-6
+
+
+def test_a_campaign_names_every_basis_and_envelope() -> None:
+    kinds = Edges.model_fields
+    assert {*BASES} == {*get_args(kinds["basis"].annotation)}
+    assert {*ENVELOPES} == {*get_args(kinds["envelope"].annotation)}
+    asked = campaign(edges={"basis": "bessel", "envelope": "polynomial"})
+    engine = choose(asked, asked.variants[0], random_samples(14, [5]), CPU)[0]
+    assert engine.sizes.edges == EdgeBasis(20, CUTOFF, "bessel", "polynomial")
 
 
 def test_no_generated_source_is_left_in_the_temporary_folder() -> None:
@@ -240,6 +273,7 @@ def test_the_engine_follows_from_the_campaign() -> None:
         ({"convolution": "SAGE", "edges": {"number": 8}}, "SAGE does not use edge features; leave model.edges out"),
         ({"convolution": "SchNet"}, "SchNet requires edge features; add model.edges"),
         ({"edges": {"number": 1}}, "model.edges.number"),
+        ({"edges": {"basis": "bessels"}}, "model.edges.basis"),
         ({"edges": {"gaussians": 1}}, "unknown key 'model.edges.gaussians'"),
     ],
 )

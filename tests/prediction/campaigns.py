@@ -35,6 +35,6 @@ TERNARY = {
     "tasks": {"H": {"level": "graph", "field": "mixing_enthalpy"}, "F": {"level": "node", "field": "forces"}},
     "variants": ["HF"],
     "replicas": 1,
-    "model": {**SMALL["model"], "convolution": "GIN", "edges": {"number": 6}},
+    "model": {**SMALL["model"], "edges": {"number": 6, "basis": "bessel", "envelope": "polynomial"}},
     "training": TRAINING,
 }

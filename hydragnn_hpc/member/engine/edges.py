@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
+def _gaussian(lengths: Tensor, number: int, cutoff: float) -> Tensor:
+    """Gaussians evenly spaced from 0 to the cutoff, each as wide as their distance (Schütt et al. 2017, SchNet)."""
+    # Centres and width in float32, as PyTorch Geometric's GaussianSmearing has them.
+    centres = torch.linspace(0.0, cutoff, number, device=lengths.device)
+    factor = -0.5 / float(centres[1] - centres[0]) ** 2
+    return torch.exp(factor * torch.pow(lengths[..., None] - centres.to(lengths.dtype), 2))
+
+
+def _bessel(lengths: Tensor, number: int, cutoff: float) -> Tensor:
+    """sin(n pi x) / x, x = length / cutoff, n = 1 to K (Gasteiger et al. 2020, DimeNet, eq. 7, without its factor)."""
+    x = lengths[..., None] / cutoff
+    order = torch.arange(1, number + 1, device=lengths.device, dtype=lengths.dtype)
+    return torch.sin(math.pi * order * x) / x
+
+
+def _none(lengths: Tensor, cutoff: float) -> Tensor:
+    """Nothing vanishes: features end at the cutoff."""
+    return torch.ones_like(lengths)
+
+
+def _polynomial(lengths: Tensor, cutoff: float) -> Tensor:
+    """1 - 28 x^6 + 48 x^7 - 21 x^8: zero at the cutoff with two derivatives (DimeNet, eq. 8, p = 6)."""
+    x = (lengths / cutoff).clamp(max=1.0)
+    return 1.0 + torch.pow(x, 6) * (-28.0 + x * (48.0 - 21.0 * x))
+
+
+BASES: dict[str, Callable[[Tensor, int, float], Tensor]] = {"gaussian": _gaussian, "bessel": _bessel}
+ENVELOPES: dict[str, Callable[[Tensor, float], Tensor]] = {"none": _none, "polynomial": _polynomial}
+
+
 @dataclass(frozen=True)
 class EdgeBasis:
-    """``number`` Gaussians, evenly spaced from 0 to ``cutoff``, each as wide as their distance (Schütt et al. 2017).
+    """``number`` functions of an edge's length, named in `BASES`, times an envelope of `ENVELOPES`.
 
     Attributes
     ----------
@@ -18,14 +50,15 @@ class EdgeBasis:
         K.
     cutoff : float
         Bohr.
+    basis, envelope : str
     """
 
     number: int
     cutoff: float
+    basis: str = "gaussian"
+    envelope: str = "none"
 
     def of(self, lengths: Tensor) -> Tensor:
         """Return the features of edges of these lengths, bohr: ``[...]`` to ``[..., K]``."""
-        # Centres and width in float32, as PyTorch Geometric's GaussianSmearing has them.
-        centres = torch.linspace(0.0, self.cutoff, self.number, device=lengths.device)
-        factor = -0.5 / float(centres[1] - centres[0]) ** 2
-        return torch.exp(factor * torch.pow(lengths[..., None] - centres.to(lengths.dtype), 2))
+        features = BASES[self.basis](lengths, self.number, self.cutoff)
+        return features * ENVELOPES[self.envelope](lengths, self.cutoff)[..., None]
