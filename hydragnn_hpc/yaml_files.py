@@ -77,6 +77,12 @@ def dump(content: Any) -> str:
     return text
 
 
+def flow(content: Any) -> str:
+    """Return ``content`` as YAML on one line."""
+    text = str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10**6))
+    return text.removesuffix("...\n").strip()
+
+
 def _check(root: yaml.Node) -> None:
     waiting, seen = [root], set()
     while waiting:

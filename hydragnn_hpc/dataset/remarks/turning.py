@@ -35,22 +35,28 @@ _UNITS = {3: {"eV/Å", "Ry/bohr", "Ha/bohr", "Ha/Å", "meV/Å", "D"}, 6: _STRESS
 
 def turning(data: DataView) -> Found:
     """Targets of 3 components, or of a tensor's 6 or 9, that turn with the structure."""
+    for name, why in reasons(data).items():
+        target = data.targets[name]
+        line = (
+            f"target '{name}', {target.width} components per {'atom' if target.level == 'node' else 'structure'},"
+            f" turns with the structure ({why}), but models are invariant and cannot learn it: leave it out, or learn"
+            " what does not turn, such as its magnitude"
+        )
+        yield line, name
+
+
+def reasons(data: DataView) -> dict[str, str]:
+    """Return why the targets that turn with the structure are taken to, by name."""
+    found = {}
     for name, target in data.targets.items():
         if target.width not in _NAMES:
             continue
         explained, shuffled = explained_share(data, name)
         if explained > _EXPLAINED and 1 - explained < _LEFT * (1 - shuffled):
-            why = f"directions to neighbours explain {explained:.0%} of its squares"
+            found[name] = f"directions to neighbours explain {min(explained, 0.99):.0%} of its squares"
         elif _NAMES[target.width].search(f"{name} {target.label}") or target.unit in _UNITS[target.width]:
-            why = "its name or unit says so"
-        else:
-            continue
-        line = (
-            f"target '{name}', {target.width} components per {'atom' if target.level == 'node' else 'structure'}, turns"
-            f" with the structure ({why}), but models are invariant and cannot learn it: leave it out, or learn what"
-            " does not turn, such as its magnitude"
-        )
-        yield line, name
+            found[name] = "its name or unit says so"
+    return found
 
 
 def explained_share(data: DataView, name: str) -> tuple[float, float]:

@@ -1,0 +1,53 @@
+"""``hydragnn-hpc init``: a campaign file that fits a data set."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hydragnn_hpc.atomic import write_text
+from hydragnn_hpc.cli.data_options import one_of
+from hydragnn_hpc.errors import UserError
+
+EPILOG = "Example: hydragnn-hpc init data/alloy.bp --for speed --output alloy.yaml"
+
+
+def init(
+    dataset: Annotated[Path, typer.Argument(help="The data set, .bp, that 'data prepare' has made.")],
+    purpose: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            help="accuracy: the most accurate recipe known; speed: a smaller network and a third of the epochs;"
+            " paper: the network and the training of the HydraGNN paper.",
+        ),
+    ] = "accuracy",
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write. Default: the data set's name with .yaml, in this folder.")
+    ] = None,
+) -> None:
+    """Write a commented campaign file that fits a data set: tasks, inputs, references, model and training."""
+    from hydragnn_hpc.dataset import proposal
+
+    one_of("--for", purpose, proposal.PURPOSES)
+    output = output or Path(f"{dataset.stem}.yaml")
+    if output.suffix not in (".yaml", ".yml"):
+        raise UserError(f"--output {output}: a campaign file's name ends in .yaml")
+    if output.exists():
+        raise UserError(f"{output} exists; give another name with --output, or remove it")
+    data = proposal.read(dataset)
+    name = re.sub(r"[^A-Za-z0-9_.+-]", "-", dataset.stem).lstrip("_.+-")[:64] or "campaign"
+    path = os.path.relpath(dataset.resolve(), output.parent.resolve())
+    made = proposal.propose(data, name, path, purpose)
+    split, geometries = data.manifest.split, data.summary.geometries
+    head = (
+        f"Written by 'hydragnn-hpc init --for {purpose}' for {data.summary.samples:,} samples ({split[0]:,} to train,"
+        f" {split[1]:,} to validate, {split[2]:,} to test) of {len(data.summary.elements)} elements on {geometries:,}"
+        " geometries. Change what you like: all keys are listed in jobs/campaigns/example.yaml."
+    )
+    write_text(output, made.text(head))
+    typer.echo(f"{output}: tasks {', '.join(made.content['tasks'])}; next: hydragnn-hpc run {output} runs/{name}")

@@ -1,0 +1,161 @@
+"""Campaign files that ``init`` writes: they fit the data, load, and can be trained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import pytest
+from ase import Atoms
+from emt import changed, crystals
+
+from hydragnn_hpc.config import Campaign, load_campaign
+from hydragnn_hpc.dataset import proposal
+from hydragnn_hpc.dataset.build.prepare import prepare
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.read.targets import parse_targets
+from hydragnn_hpc.errors import UserError
+from tests.campaigns import command, done
+
+CAMPAIGNS = Path(__file__).parents[2] / "jobs" / "campaigns"
+METALS = "Al Ni Cu Pd Ag Pt Au"
+
+
+def made(folder: Path, structures: list[Atoms], targets: list[str], **options: Any) -> Path:
+    """A data set of some structures."""
+    ase.io.write(folder / "raw.extxyz", structures)
+    out = folder / "mine.bp"
+    prepare(folder / "raw.extxyz", out, replace(Options(targets=parse_targets(targets)), **options))
+    return out
+
+
+def written(folder: Path, data: Path, *options: str) -> Campaign:
+    """The campaign that ``init`` writes for a data set."""
+    done(folder, "init", str(data), "--output", "mine.yaml", *options)
+    return load_campaign(folder / "mine.yaml")
+
+
+def rattled(folder: Path) -> Path:
+    """One element, one composition, every geometry different."""
+    return made(folder, crystals(60), ["energy=graph:e:eV"])
+
+
+def with_forces(folder: Path) -> Path:
+    """Energies, and forces, which turn."""
+    return made(folder, crystals(60), ["energy=graph:e:eV", "forces=node:f:eV/Ang"])
+
+
+def periodic_lattice(folder: Path) -> Path:
+    """Two elements on ideal crystals of two sizes."""
+    return made(folder, crystals(90, sizes=(1, 2), symbols="Cu Au", rattle=0.0), ["energy=graph:e:eV"])
+
+
+def many_compositions(folder: Path) -> Path:
+    """Compositions of which most have one sample."""
+    return made(folder, crystals(120, symbols=METALS), ["energy=graph:e:eV"])
+
+
+def ternary(folder: Path) -> Path:
+    """Three elements in crystals of two sizes; an energy of the structure, and one of each atom."""
+    structures = changed(crystals(300, sizes=(1, 2), symbols="Cu Ag Au"), lambda _, a: a.info["e"] / len(a) - 3, "e1")
+    structures = changed(structures, lambda _, a: a.info["e"] - 3 * len(a))
+    return made(folder, structures, ["energy=graph:e:eV", "specific=graph:e1:eV/atom"])
+
+
+CASES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "rattled": (rattled, {"inputs": ["species", "shells"], "edges": True, "pooling": "mean", "reference": "linear"}),
+    "forces": (with_forces, {"inputs": ["species", "shells"], "edges": True, "pooling": "mean", "tasks": ["E"]}),
+    "periodic": (
+        periodic_lattice,
+        {"inputs": ["species", "composition", "shells", "ewald"], "edges": False, "pooling": "sum"},
+    ),
+    "many compositions": (
+        many_compositions,
+        {"inputs": ["one_hot", "composition", "shells", "ewald"], "edges": True, "reference": "species"},
+    ),
+    "ternary": (ternary, {"edges": True, "pooling": "sum", "tasks": ["E", "S"]}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_campaign_fits_its_data(name: str, tmp_path: Path) -> None:
+    make, wanted = CASES[name]
+    campaign = written(tmp_path, make(tmp_path))
+    found = {
+        "inputs": [entry.name for entry in campaign.inputs],
+        "edges": campaign.model.edges is not None,
+        "pooling": campaign.model.pooling,
+        "reference": next(iter(campaign.tasks.values())).reference,
+        "tasks": list(campaign.tasks),
+    }
+    assert {key: found[key] for key in wanted} == wanted
+    text = (tmp_path / "mine.yaml").read_text()
+    assert text.count("#") > 5 and max(map(len, text.splitlines())) <= 120
+    assert ("Left out: forces, which turns" in text) == (name == "forces")
+
+
+def test_energies_of_structures_and_of_atoms_are_pooled_apart(tmp_path: Path) -> None:
+    campaign = written(tmp_path, ternary(tmp_path))
+    pooled = {v.tasks: campaign.of_variant(v).model.pooling for v in campaign.variants}
+    assert pooled == {("E",): "sum", ("S",): "mean"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_campaign_can_be_trained_for_a_few_epochs(name: str, tmp_path: Path) -> None:
+    written(tmp_path, CASES[name][0](tmp_path))
+    few = ["training.epochs=2", "replicas=1", "model.channels=8", "model.layers=2"]
+    done(tmp_path, "run", "mine.yaml", "out", *[word for setting in few for word in ("--set", setting)])
+    results = [json.loads(p.read_text()) for p in (tmp_path / "out" / "members").rglob("result.json")]
+    assert results and all(r["state"] == "finished" and r["epochs"] == 2 for r in results)
+    kept = {r["name"] for r in json.loads((tmp_path / "out" / "remarks.json").read_text())["remarks"]}
+    assert not kept & {"distances", "turning-target", "mean-pooling", "species-as-number"}
+
+
+@pytest.mark.parametrize("purpose", proposal.PURPOSES)
+def test_the_surrogate_s_campaigns(small_bp: Path, tmp_path: Path, purpose: str) -> None:
+    campaign = written(tmp_path, small_bp, "--for", purpose)
+    assert list(campaign.tasks) == ["H", "C", "M"] and campaign.dataset == str(small_bp)
+    assert campaign.variants[0].name == "HCM" and campaign.model.edges is None
+    done(tmp_path, "run", "mine.yaml", "never", "--dry-run")
+
+
+def differing(campaign: Campaign, file: str) -> dict[str, Any]:
+    """The settings in which a campaign differs from one of jobs/campaigns, apart from names of files."""
+    mine, theirs = (c.model_dump(exclude={"name", "dataset"}) for c in (campaign, load_campaign(CAMPAIGNS / file)))
+    return {key: mine[key] for key in mine if mine[key] != theirs[key]}
+
+
+def test_for_paper_is_the_paper_s_campaign(small_bp: Path, tmp_path: Path) -> None:
+    assert differing(written(tmp_path, small_bp, "--for", "paper"), "paper.yaml") == {}
+
+
+@pytest.mark.realdata
+def test_the_open_data_have_the_paper_s_and_the_best_campaign(real_bp: Path, tmp_path: Path) -> None:
+    assert differing(written(tmp_path, real_bp, "--for", "paper"), "paper.yaml") == {}
+    (tmp_path / "mine.yaml").unlink()
+    best = written(tmp_path, real_bp, "--for", "accuracy")
+    training = best.training.model_copy(update={"engine": "fused"})
+    assert differing(best.model_copy(update={"training": training}), "best.yaml") == {}
+
+
+def test_what_cannot_be_written_is_refused(small_bp: Path, tmp_path: Path) -> None:
+    written(tmp_path, small_bp)
+    before = (tmp_path / "mine.yaml").read_bytes()
+    for arguments, message in (
+        (["--output", "mine.yaml"], "mine.yaml exists; give another name with --output, or remove it"),
+        (["--output", "mine.txt"], "ends in .yaml"),
+        (["--for", "sped"], "did you mean 'speed'"),
+    ):
+        failed = command(tmp_path, "init", str(small_bp), *arguments)
+        assert failed.returncode == 2 and message in failed.stderr, failed.stderr
+    assert (tmp_path / "mine.yaml").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_data_of_which_nothing_can_be_learned_are_refused(tmp_path: Path) -> None:
+    data = proposal.read(made(tmp_path, crystals(60), ["forces=node:f:eV/Ang"]))
+    with pytest.raises(UserError, match="no target of the data set can be learned: Left out: forces, which turns"):
+        proposal.propose(data, "x", "x.bp", "speed")
