@@ -19,6 +19,7 @@ import pytest
 from typer.main import get_command
 
 from hydragnn_hpc.cli.main import app
+from hydragnn_hpc.dataset.remarks import registry
 from hydragnn_hpc.errors import ExitCode
 from hydragnn_hpc.submit.site import site_names
 
@@ -222,6 +223,13 @@ def test_options_that_are_named_exist() -> None:
 def test_every_exit_code_is_explained() -> None:
     table = TEXTS["README.md"][TEXTS["README.md"].index("| exit code | means |") :].split("\n\n")[0]
     assert [int(n) for n in re.findall(r"^\| (\d+) \|", table, re.M)] == sorted(code.value for code in ExitCode)
+
+
+def test_every_remark_is_explained() -> None:
+    text = TEXTS["hydragnn_hpc/dataset/README.md"]
+    rows = text[text.index("| remark | says that |") :].split("\n\n")[0].splitlines()[2:]
+    named = {name for row in rows for name in re.findall(r"`([a-z-]+)`", row.split("|")[1])}
+    assert named == {kind.name for kind in registry.DATA} | {name for name, _ in registry.CAMPAIGN}
 
 
 def test_every_machine_is_named() -> None:
