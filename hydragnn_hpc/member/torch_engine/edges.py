@@ -18,6 +18,9 @@ from hydragnn_hpc.member.engine.sizes import Array
 from hydragnn_hpc.member.engine.training_data import Structure
 from hydragnn_hpc.member.torch_engine.aggregate import Aggregated, NeighbourTable, PaddedRows, gather_messages
 
+AT_ONCE = 2**20
+"""Edges whose lengths are computed together."""
+
 
 @dataclass(frozen=True)
 class Places:
@@ -47,12 +50,18 @@ class EdgePlaces:
     """
 
     def __init__(self, structure: Structure, basis: EdgeBasis, device: torch.device, dtype: torch.dtype) -> None:
-        self._basis = basis
-        self._lengths = torch.from_numpy(structure.lengths()).to(device, dtype)
+        self._basis, self._structure, self._dtype = basis, structure, dtype
+        # On the host vectors stay mapped, and lengths are computed as they are needed.
+        self._resident: Tensor | None = None
+        if device.type != "cpu":
+            edges = len(structure.edge_vectors)
+            parts = [structure.lengths(slice(at, at + AT_ONCE)) for at in range(0, max(edges, 1), AT_ONCE)]
+            self._resident = torch.from_numpy(np.concatenate(parts)).to(device, dtype)
 
     def shared(self, edge: Tensor) -> Places:
         """Place edges of one geometry; ``edge`` is the number of each."""
-        return Places(self._features(self._lengths)[None], edge)
+        every = torch.arange(len(self._structure.edge_vectors), device=edge.device)
+        return Places(self._features(every)[None], edge)
 
     def of_members(self, edge: Tensor, member: Tensor, counts: Array) -> Places:
         """Place edges of several members.
@@ -70,14 +79,19 @@ class EdgePlaces:
         place = torch.empty_like(edge)
         within = torch.arange(len(edge), device=edge.device) - ends[member[order]]
         place[order] = member[order] * most + within
-        features = self._lengths.new_zeros(len(counts) * most, self._basis.number + 1)
-        features[place] = self._features(self._lengths[edge])[: len(edge)]
+        found = self._features(edge)
+        features = found.new_zeros(len(counts) * most, self._basis.number + 1)
+        features[place] = found[: len(edge)]
         return Places(features.view(len(counts), most, -1), place)
 
-    def _features(self, lengths: Tensor) -> Tensor:
+    def _features(self, edge: Tensor) -> Tensor:
         """Features and 1 of edges, [edges, K + 1]; of no edges a row of zeros."""
-        if not len(lengths):
-            return lengths.new_zeros(1, self._basis.number + 1)
+        if not len(edge):
+            return torch.zeros(1, self._basis.number + 1, device=edge.device, dtype=self._dtype)
+        if self._resident is None:
+            lengths = torch.from_numpy(self._structure.lengths(edge.numpy())).to(self._dtype)
+        else:
+            lengths = self._resident[edge]
         features = self._basis.of(lengths)
         return torch.cat([features, torch.ones_like(features[:, :1])], 1)
 
@@ -179,7 +193,8 @@ def aggregate_back_with_edges(
         start += room
     memory.slots[-1] = 0.0
     sent = embedding_bag(edges.sent, memory.slots, table.first, mode="sum")
-    return sent, memory.slots[edges.copies.view(-1)].view(*edges.copies.shape, width).sum(0)
+    added = memory.slots.index_select(0, edges.copies.view(-1)).view(*edges.copies.shape, width)
+    return sent, added[0] if len(added) == 1 else added.sum(0)
 
 
 def by_member(rows: Tensor, members: int, width: int) -> Tensor:
