@@ -58,6 +58,21 @@ def plus_minus(mean: float | None, std: float | None, form: Any = scientific) ->
     return MISSING if mean is None else f"{form(mean)} ± {form(std) if std is not None else MISSING}"
 
 
+def count(value: float | None) -> str:
+    """Return a mean of whole numbers: ``20``, or ``17.5``."""
+    return MISSING if value is None else f"{round(value, 1):,g}"
+
+
+def measured(mean: float | None, std: float | None) -> str:
+    """Return ``1.629 ± 0.014``: no more digits than the spread allows; the mean alone where there is no spread."""
+    if mean is None or not std or not math.isfinite(std):
+        return plain(mean)
+    places = 1 - math.floor(math.log10(std))
+    if places > 7:
+        return f"{scientific(mean)} ± {scientific(std, 2)}"
+    return f"{round(mean, places):,.{max(places, 0)}f} ± {round(std, places):,.{max(places, 0)}f}"
+
+
 def duration(seconds: float | None) -> str:
     """Return a time span: ``42 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""
     if seconds is None or not math.isfinite(seconds):

@@ -34,7 +34,7 @@ def write_report(
     content : Content
         What the report says.
     files : list of Path
-        What was written. Figures of an earlier report that no longer apply are removed.
+        What was written. Figures and claims of an earlier report that no longer apply are removed.
 
     Raises
     ------
@@ -51,11 +51,15 @@ def write_report(
         if old.suffix in (".png", ".pdf") and old not in written:
             old.unlink(missing_ok=True)
     parts = sections(content, figures)
-    write_text(folder.claims, markdown.claims_document(content))
+    if content.claims:
+        write_text(folder.claims, markdown.claims_document(content))
+        written.append(folder.claims)
+    else:
+        folder.claims.unlink(missing_ok=True)
     write_text(folder.supplement, markdown.supplement(content, parts))
     write_json(folder.summary, markdown.summary(content, figures))
     write_text(folder.page, page(content, parts))
-    return content, [*written, folder.claims, folder.supplement, folder.summary, folder.page]
+    return content, [*written, folder.supplement, folder.summary, folder.page]
 
 
 def _draw(content: Content, written: list[Path], progress: ProgressCallback) -> list[SavedFigure]:

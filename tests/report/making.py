@@ -17,8 +17,11 @@ from hydragnn_hpc import ledger
 from hydragnn_hpc.atomic import write_json
 from hydragnn_hpc.config import member_hash, member_seed, parse_campaign
 from hydragnn_hpc.paths import CampaignFolder, write_record
+from hydragnn_hpc.records.dataset import NumberRange
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.member import Failure, Session, TaskErrors
+from hydragnn_hpc.records.summary import BaselineErrors, DatasetSummary, PartSummary, TargetSummary
+from hydragnn_hpc.report.analysis.paper import RANGES
 from tests.member_records import a_result
 
 START = datetime(2026, 8, 1, 9, 0, 0, tzinfo=UTC)
@@ -44,7 +47,8 @@ class Shape:
     """What a campaign's folder is to look like.
 
     ``states`` maps a member's name (``"HM/03"``) or a variant to waiting, interrupted, running, failed or diverged;
-    all others have finished. ``width`` gives node targets more than one component.
+    all others have finished. ``width`` gives node targets more than one component. With ``papers``, the summary states
+    the ranges of the paper's data.
     """
 
     variants: tuple = PAPER_VARIANTS
@@ -59,6 +63,7 @@ class Shape:
     states: dict[str, str] = field(default_factory=dict)
     arrays: bool = True
     dataset: str = "nowhere/fept.bp"
+    papers: bool = True
     cause: str = "killed by signal 9 (SIGKILL)"
     last_output: tuple[str, ...] = ("epoch 3", "slurmstepd: Detected 1 oom_kill event", "")
     launch: dict = field(default_factory=dict)
@@ -79,6 +84,7 @@ def make(out: Path, shape: Shape | None = None, **more) -> Path:
     truth = make_truth(rng, shape)
     if shape.arrays:
         np.savez(folder.test_set, **truth)
+    write_record(folder.dataset, summary_of(truth, shape))
     clock = [0.0] * shape.ranks
     hosts = sorted({host(r) for r in range(shape.ranks)})
     events = [{"time": stamp(0), "event": "start", "members_left": 1, "hosts": hosts, "ranks": shape.ranks}]
@@ -130,6 +136,31 @@ def make_truth(rng: np.random.Generator, shape: Shape) -> dict[str, np.ndarray]:
         other = rng.standard_normal((length, width))
         truth[task["field"]] = known.get(task["field"], other)
     return truth
+
+
+def summary_of(truth: dict[str, np.ndarray], shape: Shape) -> DatasetSummary:
+    """Return ``dataset.json``; the baselines have three tenths and all of the standard deviation for an error."""
+    targets = {}
+    for task in shape.tasks.values():
+        values = truth[task["field"]]
+        low, high = values.min(axis=0), values.max(axis=0)
+        std, span = float((values - values.mean(axis=0)).std()), float(high.max() - low.min())
+        errors = [
+            BaselineErrors(rmse=k * std / span, mae=k * std / span, rmse_unit=k * std, mae_unit=k * std, r2=1 - k**2)
+            for k in (1.0, 0.3)
+        ]
+        part = PartSummary(n=values.size, std=std / span, std_unit=std, mean=errors[0], composition=errors[1])
+        low, high = low.tolist(), high.tolist()
+        if shape.papers and task["field"] in RANGES:
+            low, high = ([end] for end in RANGES[task["field"]])
+        targets[task["field"]] = TargetSummary(
+            level=task["level"], unit=UNITS.get(task["field"], "arb. u."), minimum=low, maximum=high, central_range=0.5,
+            form="species" if task["level"] == "node" else "per cell", validation=part, test=part,
+        )  # fmt: skip
+    return DatasetSummary(
+        dataset_sha256=DATA, samples=7 * shape.samples, geometries=1, atoms=NumberRange(minimum=SITES, maximum=SITES),
+        elements=[26, 78], targets=targets,
+    )  # fmt: skip
 
 
 @dataclass
@@ -188,6 +219,7 @@ class Member:
             arrays[name] = predicted
             rmse, mae = np.sqrt(np.mean((predicted - real) ** 2)), np.mean(np.abs(predicted - real))
             found = {"rmse": rmse / span, "rmse_unit": rmse, "mae": mae / span, "mae_unit": mae}
+            found["rmse_validation"] = found["rmse"]
             if state == "diverged":
                 found = dict.fromkeys(found)
             errors = {k: None if v is None else float(v) for k, v in found.items()}

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from hydragnn_hpc.atomic import write_json
-from hydragnn_hpc.report.analysis import costs, paper
+from hydragnn_hpc.records.dataset import NumberRange
+from hydragnn_hpc.report.analysis import costs, paper, together
 from hydragnn_hpc.report.analysis.claims import PaperClaim, Verdict, assess
+from hydragnn_hpc.report.analysis.statistics import compare_all
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.load import load
+from hydragnn_hpc.report.results.rows import timing_rows
+from hydragnn_hpc.report.tables.timing import timing_table
 from tests.report import making
 
 STEADY, LOOSE = (-2, -1, 0, 1, 2, 0), (-30, 25, -5, 30, -25, 5)
@@ -112,6 +116,21 @@ def test_one_head_more(tmp_path: Path, share: float, verdict: Verdict) -> None:
     assert len(costs.heads(results)) == 9  # three ways from a pair to HCM, two from each single
 
 
+def test_the_time_of_one_stack_is_one_measurement(tmp_path: Path) -> None:
+    """Six members that were trained at once say no more about a head's cost than one does."""
+    seconds = {v: spread(600 * 1.1 ** (len(v) - 1), (0,) * 6, 0.0) for v in making.PAPER_VARIANTS}
+    found = campaign(tmp_path / "x", {}, seconds, stack=6)
+    assert found["c"].verdict is found["d"].verdict is Verdict.UNDECIDED
+    assert "too few times measured" in found["c"].evidence[0].reason
+    results = load(tmp_path / "x")
+    value, interval = costs.mean_head(results)
+    assert value == pytest.approx(0.1) and interval is None
+    assert {(h.n, h.interval) for h in costs.heads(results)} == {((1, 1), None)}
+    assert {c.interval for c in costs.costs(results)} == {None}
+    shown = timing_table(results, timing_rows(results))
+    assert {cells[1] for cells in shown.cells} == {"600.0", "660.0", "726.0"}
+
+
 @pytest.mark.parametrize(
     ("together", "verdict"), [(700.0, Verdict.HOLDS), (900.0, Verdict.FAILS), (818.0, Verdict.UNDECIDED)]
 )
@@ -142,13 +161,42 @@ def test_device_hours_count_a_stack_once_and_a_shared_device_by_its_share(tmp_pa
     assert costs.device_hours(load(out), ["H"]) == pytest.approx(seconds / 3600 / 2)
 
 
+def test_the_papers_data_are_known_by_elements_cell_and_ranges(tmp_path: Path) -> None:
+    shape = {"variants": ("HC", "H"), "replicas": 1, "samples": 6, "arrays": False}
+    results = load(making.make(tmp_path / "papers", **shape))
+    assert paper.is_papers(results, None)
+    assert not paper.is_papers(load(making.make(tmp_path / "other", **shape, papers=False)), None)
+    summary = results.summary
+    for changes in ({"elements": [26]}, {"elements": [26, 46, 78]}, {"atoms": NumberRange(minimum=16, maximum=32)}):
+        results.summary = summary.model_copy(update=changes)
+        assert not paper.is_papers(results, None), changes
+    results.summary = None
+    assert not paper.is_papers(results, None), "nothing is known of the data"
+    ends = {name: np.array(limits)[:, None] for name, limits in paper.RANGES.items()}
+    numbers, offsets = np.repeat([26, 78], 32).astype(np.int32), np.array([0, 32, 64])
+    names = np.array(["a", "b"])
+    assert paper.is_papers(results, GroundTruth("", names, numbers, offsets, ends))
+    narrower = {**ends, "charge_transfer": 0.9 * ends["charge_transfer"]}
+    assert not paper.is_papers(results, GroundTruth("", names, numbers, offsets, narrower))
+
+
+def test_learning_together_against_alone(tmp_path: Path) -> None:
+    campaign(tmp_path / "x", paper_like())
+    results = load(tmp_path / "x")
+    found = {t.together: t for t in together.compare(results, compare_all(results)) if t.task == "H"}
+    assert found["HM"].verdict == found["HCM"].verdict == "better" and found["HC"].verdict == "worse"
+    assert found["HM"].change == pytest.approx(-0.3, abs=0.01) and found["HC"].change == pytest.approx(1.0, abs=0.01)
+    assert {t.alone for t in found.values()} == {"H"} and found["HM"].n == (6, 6)
+    campaign(tmp_path / "y", {k: v[:2] for k, v in paper_like().items()})
+    results = load(tmp_path / "y")
+    assert {t.verdict for t in together.compare(results, compare_all(results))} == {"too few members"}
+
+
 def test_the_papers_variants_are_known_by_their_fields(tmp_path: Path) -> None:
     tasks = {"energy": making.FEPT["H"], "q": making.FEPT["C"], "mine": {"level": "graph", "field": "gap"}}
     variants = ({"name": "both", "tasks": ["q", "energy"]}, {"name": "e", "tasks": ["energy"]}, "mine")
     out = making.make(tmp_path / "x", tasks=tasks, variants=variants, replicas=2, arrays=False, samples=6)
-    other = GroundTruth("", np.array(["a"]), np.array([29, 78], np.int32), np.array([0, 2]), {})
-    assert not paper.compare(load(out), other)  # of other elements than the paper's
-    found = {(b.variant, b.task): (b.paper_mean, b.ratio) for b in paper.compare(load(out), None)}
+    found = {(b.variant, b.task): (b.paper_mean, b.ratio) for b in paper.compare(load(out))}
     assert found.keys() == {("both", "energy"), ("both", "q"), ("e", "energy")}
     assert found["both", "q"][0] == 7.36e-3 and found["e", "energy"][0] == 1.02e-2
     mean = load(out).table1.set_index(["variant", "task"]).rmse_mean["both", "q"]

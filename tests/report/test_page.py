@@ -36,6 +36,9 @@ def test_it_loads_alone_fits_and_reports_no_error(
     assert window.complaints() == []
     width, inner = window.run("[document.documentElement.scrollWidth, window.innerWidth]")
     assert width <= inner == size[0], "the page is wider than its window"
+    wide = "[...document.querySelectorAll('.wide, .frame')].filter(e => e.scrollWidth > e.clientWidth)"
+    if size == LAPTOP:
+        assert window.run(f"{wide}.map(e => e.getAttribute('aria-label'))") == [], "a table has to be moved sideways"
     assert window.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     assert window.run("document.images.length") == len(list(rendered.folder.figures.glob("*.png")))
     assert "results of a campaign" in window.run("document.title")
@@ -66,6 +69,17 @@ def test_a_click_sorts_by_number_and_a_second_one_reverses_it(
     window.click("#members th:nth-child(1) button")
     names = column(window, "members", 0)
     assert names == sorted(names)
+
+
+@pytest.mark.parametrize("which", ["unfinished", "foreign", "single"])
+def test_the_first_screen_says_what_was_learned(
+    window: browser.Browser, which: str, request: pytest.FixtureRequest
+) -> None:
+    window.open(address(request.getfixturevalue(which)), *LAPTOP)
+    last = "document.querySelector('#learned table').getBoundingClientRect().bottom"
+    assert window.run("document.querySelector('main').firstElementChild.id") == "learned"
+    assert window.run(last) < LAPTOP[1]
+    assert window.run("document.querySelectorAll('#learned img').length") == 1
 
 
 def test_numbers_of_every_form_sort_by_value(window: browser.Browser, unfinished: Rendered) -> None:

@@ -72,7 +72,9 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_too_few_values_have_no_interval_and_equal_ones_have_none_to_speak_of() -> None:
     pair = statistics.compare("H", ("a", [1.0]), ("b", B))
     assert pair.interval is None and pair.p_value is None and pair.spread_ratio is None
-    assert statistics.compare("H", ("a", [1.0, 1.0]), ("b", [2.0, 2.0])).interval == (-1.0, -1.0)
+    assert statistics.compare("H", ("a", [1.0, 1.1]), ("b", B)).interval is None
+    assert statistics.compare("H", ("a", [1.0, 1.1]), ("b", B)).spread_interval is None
+    assert statistics.compare("H", ("a", [1.0] * 3), ("b", [2.0] * 3)).interval == (-1.0, -1.0)
 
 
 def test_ratio_of_means() -> None:

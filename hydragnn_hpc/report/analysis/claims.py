@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.analysis import costs
-from hydragnn_hpc.report.analysis.statistics import ENOUGH, Interval, Pair, compare_all
+from hydragnn_hpc.report.analysis.statistics import ENOUGH, SIGNIFICANT, Interval, Pair, compare_all
 from hydragnn_hpc.report.results.rows import Snapshot
 from hydragnn_hpc.sections import Variant
 
-SIGNIFICANT = 0.05
 HEAD_SHARE = (0.05, 0.15)
 """The range that counts as "about 10 %"."""
 FASTER = 2.2
+_TIMES = "times measured (of a stack it is one)"
 
 
 class Verdict(enum.StrEnum):
@@ -135,13 +135,13 @@ def _one_head(compared: _Comparisons) -> PaperClaim:
     if mean is None:
         return _unfinished("c", statement, compared, sorted({v.name for pair in configured for v in pair}))
     found = costs.heads(compared.snapshot)
-    verdict, reason = _inside(mean[1], HEAD_SHARE, [n for h in found for n in h.n], text.percent)
+    verdict, reason = _inside(mean[1], HEAD_SHARE, [n for h in found for n in h.n], text.percent, _TIMES)
     figures = f"{text.percent(mean[0])} {_shares(mean[1])}"
     evidence = [Evidence("geometric mean over all pairs", figures, verdict, reason)]
     for head in found:
         each = "" if head.more_per_epoch is None else f"; per epoch {text.percent(head.more_per_epoch)}"
         figures = f"{text.percent(head.more)} {_shares(head.interval)}, n = {_counts(head.n)}{each}"
-        inside = _inside(head.interval, HEAD_SHARE, head.n, text.percent)
+        inside = _inside(head.interval, HEAD_SHARE, head.n, text.percent, _TIMES)
         evidence.append(Evidence(f"{head.smaller} to {head.larger}", figures, *inside))
     low, high = (f"{100 * share:g}" for share in HEAD_SHARE)
     remark = f"“About 10 %” is taken to mean {low} to {high} %; the mean over all pairs decides."
@@ -164,7 +164,7 @@ def _faster(compared: _Comparisons) -> PaperClaim:
     evidence = []
     for cost in found:
         figures = f"{cost.ratio:.2f} {_shown(cost.interval, '.2f')} times, n = {_counts(cost.n)}"
-        inside = _inside(cost.interval, (FASTER, float("inf")), cost.n)
+        inside = _inside(cost.interval, (FASTER, float("inf")), cost.n, what=_TIMES)
         evidence.append(Evidence(f"{cost.variant} against {' + '.join(cost.singles)}", figures, *inside))
     return _of_equal_stacks(PaperClaim("d", statement, _together(evidence), tuple(evidence)), compared)
 
@@ -204,10 +204,14 @@ def _lower_spread(compared: _Comparisons, task: str, first: str, second: str) ->
 
 
 def _inside(
-    interval: Interval | None, bounds: Interval, n: Sequence[int], form: Callable[[float], str] = "{:g}".format
+    interval: Interval | None,
+    bounds: Interval,
+    n: Sequence[int],
+    form: Callable[[float], str] = "{:g}".format,
+    what: str = "members",
 ) -> tuple[Verdict, str]:
     if interval is None or min(n) < ENOUGH:
-        return Verdict.UNDECIDED, f"too few members: {_counts(n)}, at least {ENOUGH} of each are needed"
+        return Verdict.UNDECIDED, f"too few {what}: {_counts(n)}, at least {ENOUGH} of each are needed"
     if bounds[0] < interval[0] and interval[1] < bounds[1]:
         return Verdict.HOLDS, ""
     if interval[1] <= bounds[0] or interval[0] >= bounds[1]:

@@ -12,11 +12,13 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.paths import read_record
 from hydragnn_hpc.records.remarks import CampaignRemarks
-from hydragnn_hpc.report.analysis import claims, costs, paper, statistics, uncertainty
-from hydragnn_hpc.report.analysis.claims import PaperClaim
+from hydragnn_hpc.report.analysis import claims, costs, headline, paper, statistics, together, uncertainty
+from hydragnn_hpc.report.analysis.claims import PaperClaim, Verdict
 from hydragnn_hpc.report.analysis.costs import HeadCost, MultiTaskCost
+from hydragnn_hpc.report.analysis.headline import Headline
 from hydragnn_hpc.report.analysis.paper import PaperComparison
 from hydragnn_hpc.report.analysis.statistics import Pair
+from hydragnn_hpc.report.analysis.together import Together
 from hydragnn_hpc.report.analysis.uncertainty import Uncertainty
 from hydragnn_hpc.report.results import ground_truth
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
@@ -36,12 +38,16 @@ class Content:
         Member name to its ``history.csv``.
     all_samples : GroundTruth or None
         What figures over all samples show: the data set, otherwise the test set, otherwise nothing.
+    claims, paper : list
+        Empty where the data are not the paper's.
     remarks : list of str
         Those that training began with, then what could not be used or shown, and why.
     """
 
     results: Results
+    headlines: list[Headline]
     pairs: list[Pair]
+    together: list[Together]
     claims: list[PaperClaim]
     costs: list[MultiTaskCost]
     heads: list[HeadCost]
@@ -68,6 +74,7 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
     pairs = statistics.compare_all(results)
     test_set = _test_set(results, remarks)
     all_samples, why = ground_truth.read_data_set(results)
+    papers = paper.is_papers(results, all_samples)
     if all_samples is None:
         all_samples = test_set
         remarks.append(f"Figures over all samples show {test_set.source if test_set else 'nothing'}: {why}.")
@@ -76,10 +83,12 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
     content = Content(
         results=results,
         pairs=pairs,
-        claims=claims.assess(results, pairs),
+        headlines=headline.headlines(results),
+        together=together.compare(results, pairs),
+        claims=[c for c in claims.assess(results, pairs) if c.verdict is not Verdict.NOT_APPLICABLE] if papers else [],
         costs=costs.costs(results),
         heads=costs.heads(results),
-        paper=paper.compare(results, test_set),
+        paper=paper.compare(results) if papers else [],
         test_set=test_set,
         all_samples=all_samples,
         predictions=collected,

@@ -24,7 +24,7 @@ class MultiTaskCost:
     singles : tuple of str
         The single-task variants.
     n : tuple of int
-        Members with a recorded time: of the variant, then of each single-task one.
+        Times measured (`measured`): of the variant, then of each single-task one.
     seconds, seconds_singles : float
         Mean training time of a member; the sum of the single-task means.
     ratio : float
@@ -48,7 +48,8 @@ class MultiTaskCost:
 class HeadCost:
     """Cost of one additional head: a variant against one with the same tasks and one more.
 
-    ``more`` compares total seconds, ``more_per_epoch`` seconds per epoch, both as a fraction (0.1 is 10 %).
+    ``n`` counts times measured (`measured`). ``more`` compares total seconds, ``more_per_epoch`` seconds per epoch, as
+    fractions (0.1 is 10 %).
     """
 
     smaller: str
@@ -69,6 +70,15 @@ def seconds_of(snapshot: Snapshot, variant: str) -> list[float]:
     return rows.quantities(snapshot.finished(variant), "seconds")
 
 
+def measured(snapshot: Snapshot, variant: str) -> list[float]:
+    """Return the training times that were measured: of members trained as a stack, it is one time."""
+    stacks: dict[tuple[int, ...], float] = {}
+    for member in snapshot.finished(variant):
+        if member.result:
+            stacks[member.result.stack] = max(stacks.get(member.result.stack, 0.0), member.result.seconds)
+    return list(stacks.values())
+
+
 def costs(snapshot: Snapshot) -> list[MultiTaskCost]:
     """Return the costs of multi-task variants for which all single-task variants exist and have finished members."""
     found = []
@@ -80,9 +90,10 @@ def costs(snapshot: Snapshot) -> list[MultiTaskCost]:
         own, theirs = seconds_of(snapshot, variant.name), [seconds_of(snapshot, name) for name in names]
         if not own or not all(theirs) or not sum(own):
             continue
-        ratio, interval = ratio_of_means(theirs, own)
         mean = math.fsum(own) / len(own)
-        counts = (len(own), *(len(t) for t in theirs))
+        ratio = math.fsum(math.fsum(t) / len(t) for t in theirs) / mean
+        times = [measured(snapshot, name) for name in (variant.name, *names)]
+        counts, interval = tuple(map(len, times)), ratio_of_means(times[1:], times[0])[1]
         hours = (device_hours(snapshot, [variant.name]), device_hours(snapshot, names))
         found.append(MultiTaskCost(variant.name, names, counts, mean, ratio * mean, ratio, interval, *hours))
     return found
@@ -107,11 +118,13 @@ def heads(snapshot: Snapshot) -> list[HeadCost]:
     found = []
     for small, large in one_more(_timed(snapshot)):
         a, b = seconds_of(snapshot, small.name), seconds_of(snapshot, large.name)
-        ratio, interval = ratio_of_means([b], a)
+        ratio = math.fsum(b) / len(b) / (math.fsum(a) / len(a))
+        times = [measured(snapshot, v.name) for v in (small, large)]
+        interval = ratio_of_means(times[1:], times[0])[1]
         each = [_seconds_per_epoch(snapshot, v.name) for v in (small, large)]
         per_epoch = each[1] / each[0] - 1 if each[0] and each[1] else None
         shifted = (interval[0] - 1, interval[1] - 1) if interval else None
-        found.append(HeadCost(small.name, large.name, (len(a), len(b)), ratio - 1, shifted, per_epoch))
+        found.append(HeadCost(small.name, large.name, (len(times[0]), len(times[1])), ratio - 1, shifted, per_epoch))
     return found
 
 
@@ -129,7 +142,7 @@ def mean_head(snapshot: Snapshot) -> tuple[float, Interval | None] | None:
         return np.asarray(np.exp(sum(logs[b] - logs[a] for a, b in places) / len(places)) - 1)
 
     value = float(statistic(*(np.asarray(d, float) for d in data), axis=-1))
-    return value, bootstrap_interval(data, statistic)
+    return value, bootstrap_interval([measured(snapshot, name) for name in names], statistic)
 
 
 def comparable(snapshot: Snapshot) -> bool:

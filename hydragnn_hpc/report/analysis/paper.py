@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
@@ -25,6 +27,15 @@ TABLE1: dict[str, dict[str, tuple[float, float]]] = {
     "M": {"M": (8.77e-3, 3.18e-4)},
 }
 ELEMENTS = {26, 78}
+SITES = 32
+RANGES = {
+    "mixing_enthalpy": (0.0, 65.918),
+    "charge_transfer": (-5.310, 0.847),
+    "magnetic_moment": (-0.0516, 3.8078),
+}
+"""Smallest and largest value of its targets, in Ry per cell, e and μB."""
+TOLERANCE = 2e-3
+"""Of a range: more than it was rounded by, less than the surrogates' ranges differ by."""
 MEMBERS = 12
 CITATION = "Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007 (2022), Table 1"
 
@@ -44,13 +55,31 @@ class PaperComparison:
     ratio: float | None
 
 
-def compare(snapshot: Snapshot, test_set: GroundTruth | None) -> list[PaperComparison]:
-    """Compare every variant and task that the paper also has, identified by the fields predicted.
+def is_papers(snapshot: Snapshot, data: GroundTruth | None) -> bool:
+    """Whether a campaign's data are the paper's: its elements, its cell, and the ranges of the targets that it shares.
 
-    Empty if the test set has elements that the paper's does not have.
+    ``data`` is the whole data set where it can be read; it is used where the folder does not summarise it.
     """
-    if test_set is not None and not set(test_set.species().tolist()) <= ELEMENTS:
-        return []
+    fields = [task.field for task in snapshot.campaign.tasks.values() if task.field in RANGES]
+    summary = snapshot.summary
+    if summary is not None:
+        elements, sizes = set(summary.elements), {summary.atoms.minimum, summary.atoms.maximum}
+        targets = {f: summary.targets[f] for f in fields if f in summary.targets}
+        found = {f: (t.minimum[0], t.maximum[0]) for f, t in targets.items() if len(t.minimum) == 1}
+    elif data is not None:
+        elements, sizes = set(data.species().tolist()), set(np.unique(data.n_atoms).tolist())
+        values = {f: data.targets[f] for f in fields if f in data.targets}
+        found = {f: (float(np.nanmin(v)), float(np.nanmax(v))) for f, v in values.items() if np.isfinite(v).any()}
+    else:
+        return False
+    same = [
+        np.allclose(ends, RANGES[f], rtol=0, atol=TOLERANCE * float(np.ptp(RANGES[f]))) for f, ends in found.items()
+    ]
+    return elements == ELEMENTS and sizes == {SITES} and len(found) == len(fields) > 0 and all(same)
+
+
+def compare(snapshot: Snapshot) -> list[PaperComparison]:
+    """Compare every variant and task that the paper also has, identified by the fields predicted."""
     found = []
     for row in rows.variant_rows(snapshot):
         variant = snapshot.campaign.variant(row["variant"])

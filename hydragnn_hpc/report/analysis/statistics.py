@@ -19,7 +19,9 @@ RESAMPLES = 9_999
 MANY = 200
 """Above this many members fewer resamples suffice: the interval's own noise is small."""
 ENOUGH = 3
-"""Nothing is decided with fewer members than this on either side."""
+"""Nothing is decided, and no interval shown, with fewer members than this on either side."""
+SIGNIFICANT = 0.05
+"""Below this p value, after Holm's correction, a difference counts."""
 
 Interval = tuple[float, float]
 
@@ -35,7 +37,7 @@ class Pair:
     difference : float
         Mean RMSE of ``first`` minus that of ``second``.
     interval : (float, float) or None
-        95 % bootstrap interval (BCa, seeded) of the difference; None if either side has fewer than two members.
+        95 % bootstrap interval (BCa, seeded) of the difference; None if either side has fewer than three members.
     p_value, p_holm : float or None
         Of Welch's test, before and after Holm's correction over all pairs of the campaign.
     spread_ratio : float or None
@@ -95,9 +97,9 @@ def bootstrap_interval(data: Sequence[Sequence[float]], statistic: Callable[...,
     Returns
     -------
     (float, float) or None
-        None if a sample has fewer than two values. The same data give the same interval: the resampling is seeded.
+        None if a sample has fewer than three values. The same data give the same interval: the resampling is seeded.
     """
-    if min(len(d) for d in data) < 2:
+    if min(len(d) for d in data) < ENOUGH:
         return None
     arrays = tuple(np.asarray(d, float) for d in data)
     if all(np.ptp(a) == 0 for a in arrays):
@@ -137,6 +139,8 @@ def spread_ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, 
     if min(len(a), len(b)) < 2 or np.ptp(b) == 0:
         return None, None
     ratio = float(np.std(a, ddof=1) / np.std(b, ddof=1))
+    if min(len(a), len(b)) < ENOUGH:
+        return ratio, None
     low, high = stats.f.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], len(a) - 1, len(b) - 1)
     return ratio, (ratio / math.sqrt(high), ratio / math.sqrt(low))
 

@@ -10,7 +10,7 @@ import numpy as np
 from hydragnn_hpc import learned
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.report import text
-from hydragnn_hpc.report.analysis import paper
+from hydragnn_hpc.report.analysis import costs, paper
 from hydragnn_hpc.report.analysis.claims import PaperClaim
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.analysis.statistics import Interval
@@ -19,6 +19,7 @@ from hydragnn_hpc.report.figures.style import SavedFigure
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.ground_truth import ev_per_atom
 from hydragnn_hpc.report.tables import members, table1, timing
+from hydragnn_hpc.report.tables.status import counts
 from hydragnn_hpc.report.tables.text_table import TextTable
 from hydragnn_hpc.report.text import percent, plain, plus_minus, scientific
 
@@ -77,10 +78,60 @@ _ABOUT_CLAIMS = (
 )
 
 
-def _not_learned(content: Content) -> Iterator[str]:
+def _learned_paragraphs(content: Content) -> Iterator[str]:
     results = content.results
+    if not content.headlines:
+        yield "No member has finished yet."
+        return
     if line := learned.closing_line(results.members, results.campaign, results.summary):
         yield f"{line[0].upper()}{line[1:]}."
+    yield _cost_in_a_line(content)
+    states = counts(results)
+    bad = [f"{states[s.value]:,} {s.value}" for s in (State.FAILED, State.DIVERGED) if states.get(s.value)]
+    if bad:
+        yield f"Not all members finished: {' and '.join(bad)} (see Failures)."
+
+
+def _cost_in_a_line(content: Content) -> str:
+    """Return what the members with a result cost."""
+    results = content.results
+    names = [v.name for v in results.campaign.variants]
+    done = [m for m in results.members if m.result]
+    hours = costs.device_hours(results, names)
+    spent = text.duration(hours * 3600) if hours < 1 else f"{plain(hours, 3)} h"
+    means = {v: rows.mean_std(costs.seconds_of(results, v))[0] for v in names}
+    known = {v: seconds for v, seconds in means.items() if seconds is not None}
+    low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+    of_stack = " (of its stack)" if rows.stacked(results) > 1 else ""
+    each = f"a member of {low} takes {text.duration(known[low])}{of_stack}"
+    if low != high:
+        each = f"a member takes {text.duration(known[low])} ({low}) to {text.duration(known[high])} ({high}){of_stack}"
+    return f"Cost: {spent} of device time for {len(done):,} members; {each}."
+
+
+def _learned(content: Content) -> Iterator[TextTable]:
+    found = content.headlines
+    if not found:
+        return
+    optional = {
+        "RMSE of the mean": [h.rmse_of_mean for h in found],
+        "no network": [h.rmse_baseline for h in found],
+        "times better": [h.gain for h in found],
+    }
+    optional = {name: values for name, values in optional.items() if any(v is not None for v in values)}
+    shown = []
+    for k, h in enumerate(found):
+        own = [text.measured(h.rmse, h.rmse_std), *(plain(v[k], 3) for v in optional.values())]
+        fit = [text.share(h.r2)] if content.results.summary else []
+        shown.append((h.task, h.variant, *own, h.unit, *fit, f"{h.n} of {h.n_total}"))
+    fits = ["R²"] if content.results.summary else []
+    header = ("task", "best variant", "RMSE of a member", *optional, "unit", *fits, "n of N")
+    notes = ["Best variant: lowest validation error. All errors are of the test set; ± over members."]
+    if "RMSE of the mean" in optional:
+        notes.append("RMSE of the mean: of the ensemble's mean prediction.")
+    if "no network" in optional:
+        notes.append("No network: the better baseline (see Table 1); times better: of the mean, else of a member.")
+    yield TextTable("The best of each task", header, shown, (" ".join(notes),))
 
 
 def _errors(content: Content) -> Iterator[TextTable]:
@@ -131,49 +182,84 @@ def _against_paper(content: Content) -> Iterator[TextTable]:
         yield TextTable("Test RMSE (scaled) here and in the paper", header, shown)
 
 
-def _pair_paragraphs(content: Content) -> tuple[str, ...]:
+def _about_claims(content: Content) -> tuple[str, ...]:
+    return (_ABOUT_CLAIMS,) if content.claims else ()
+
+
+def _together(content: Content) -> Iterator[TextTable]:
+    if content.together and not content.claims:
+        shown = [
+            (t.task, t.together, t.alone, percent(t.change), t.verdict, f"{t.n[0]} and {t.n[1]}")
+            for t in content.together
+        ]
+        header = ("task", "together", "alone", "change of RMSE", "together is", "members")
+        note = "Better or worse: decided as in 'Variants compared', with at least three members on either side."
+        yield TextTable("Test RMSE learned together with others, against alone", header, shown, (note,))
+
+
+def _pair_paragraphs(content: Content) -> Iterator[str]:
     if not content.pairs:
-        return ()
-    return (
-        "Difference of mean test RMSE (scaled), first minus second, with its 95 % bootstrap interval (BCa, seeded);"
-        " p values of Welch's test, before and after Holm's correction over all pairs; ratio of standard deviations,"
-        " first over second, with its 95 % interval (F distribution).",
-    )
+        return
+    yield "Difference of mean test RMSE (scaled), first minus second."
+    if any(p.interval for p in content.pairs):
+        yield (
+            "95 % bootstrap intervals (BCa, seeded) where both have at least three members; p values of Welch's test,"
+            " before and after Holm's correction over all pairs; ratio of standard deviations, first over second, with"
+            " its 95 % interval (F distribution)."
+        )
 
 
 def _pairs(content: Content) -> Iterator[TextTable]:
-    if content.pairs:
-        shown = [
-            (p.task, p.first, p.second, scientific(p.difference), _interval(p.interval, scientific),
-             plain(p.p_value, 2),
-             plain(p.p_holm, 2), plain(p.spread_ratio, 3), _interval(p.spread_interval, _two),
-             f"{p.n[0]} and {p.n[1]}")
-            for p in content.pairs
+    if not content.pairs:
+        return
+    decided = [p.interval is not None for p in content.pairs]
+    shown = []
+    for p, known in zip(content.pairs, decided, strict=True):
+        tests = [
+            _interval(p.interval, scientific),
+            plain(p.p_value if known else None, 2), plain(p.p_holm if known else None, 2),
+            plain(p.spread_ratio if known else None, 3), _interval(p.spread_interval, _two),
         ]  # fmt: skip
-        header = ("task", "first", "second", "difference", "95 % interval", "p (Welch)", "p (Holm)", "ratio of spreads",
-                  "95 % interval ", "members")  # fmt: skip
-        yield TextTable("All pairs of variants that share a task", header, shown)
+        members = f"{p.n[0]} and {p.n[1]}"
+        shown.append((p.task, p.first, p.second, scientific(p.difference), *(tests if any(decided) else []), members))
+    tests = ["95 % interval", "p (Welch)", "p (Holm)", "ratio of spreads", "95 % interval "]
+    header = ("task", "first", "second", "difference", *(tests if any(decided) else []), "members")
+    yield TextTable("All pairs of variants that share a task", header, shown)
+
+
+def _head_in_a_line(content: Content) -> Iterator[str]:
+    mean = costs.mean_head(content.results)
+    if mean is not None:
+        interval = f", 95 % interval {_interval(mean[1], percent)}" if mean[1] else ""
+        yield (
+            f"One additional head costs {percent(mean[0])} of training time (geometric mean over all pairs of variants"
+            f" that differ by one task{interval})."
+        )
 
 
 def _costs(content: Content) -> Iterator[TextTable]:
     yield timing.timing_table(content.results, rows.timing_rows(content.results))
     if content.costs:
+        known = any(c.interval for c in content.costs)
         shown = [
             (c.variant, " + ".join(c.singles), plain(c.seconds), plain(c.seconds_singles), plain(c.ratio, 3),
-             _interval(c.interval, _two), plain(c.device_hours, 3), plain(c.device_hours_singles, 3))
+             *([_interval(c.interval, _two)] if known else []), plain(c.device_hours, 3),
+             plain(c.device_hours_singles, 3))
             for c in content.costs
         ]  # fmt: skip
-        header = ("together", "alone", "seconds together", "seconds alone, summed", "times faster", "95 % interval",
-                  "device-hours together", "device-hours alone")  # fmt: skip
+        header = ("together", "alone", "seconds together", "seconds alone, summed", "times faster",
+                  *(["95 % interval"] if known else []), "device-hours together", "device-hours alone")  # fmt: skip
         note = "Device-hours count all members with a result; a stack counts once; failed attempts are not included."
         yield TextTable("One multi-task model against its single-task models", header, shown, (note,))
     if content.heads:
+        known = any(h.interval for h in content.heads)
         added = [
-            (h.smaller, h.larger, percent(h.more), _interval(h.interval, percent), percent(h.more_per_epoch),
-             f"{h.n[0]} and {h.n[1]}")
+            (h.smaller, h.larger, percent(h.more), *([_interval(h.interval, percent)] if known else []),
+             percent(h.more_per_epoch), f"{h.n[0]} and {h.n[1]}")
             for h in content.heads
         ]  # fmt: skip
-        columns = ("from", "to", "added time", "95 % interval", "added time per epoch", "members")
+        columns = ("from", "to", "added time", *(["95 % interval"] if known else []), "added time per epoch",
+                   "times measured")  # fmt: skip
         yield TextTable("One additional head", columns, added)
 
 
@@ -201,9 +287,11 @@ def _uncertainty(content: Content) -> Iterator[TextTable]:
         (u.variant, u.task, c.formula, plain(c.spread), plain(c.rmse), u.unit, str(c.samples))
         for u in found
         for c in u.least_certain
+        if any(other.samples > 1 for other in u.least_certain)
     ]
-    columns = ("variant", "task", "composition", "spread", "ensemble RMSE", "unit", "test samples")
-    yield TextTable("Least certain compositions", columns, least)
+    if least:
+        columns = ("variant", "task", "composition", "spread", "ensemble RMSE", "unit", "test samples")
+        yield TextTable("Least certain compositions", columns, least)
 
 
 def _failures(content: Content) -> Iterator[TextTable]:
@@ -243,11 +331,13 @@ def _two(value: float) -> str:
 
 
 SECTIONS = (
-    _Outline("table1", "Table 1: test errors", _not_learned, _errors),
-    _Outline("claims", "The paper's claims", lambda content: (_ABOUT_CLAIMS,), claims=lambda content: content.claims),
+    _Outline("learned", "What was learned", _learned_paragraphs, _learned),
+    _Outline("table1", "Table 1: test errors", tables=_errors),
+    _Outline("claims", "The paper's claims", _about_claims, claims=lambda content: content.claims),
     _Outline("paper", "Comparison with the paper", _paper_paragraphs, _against_paper),
+    _Outline("together", "Does learning together help?", tables=_together),
     _Outline("variants", "Variants compared", _pair_paragraphs, _pairs),
-    _Outline("costs", "Costs", tables=_costs),
+    _Outline("costs", "Costs", _head_in_a_line, _costs),
     _Outline("data", "The data"),
     _Outline("predictions", "Predictions"),
     _Outline("uncertainty", "The ensemble's uncertainty", tables=_uncertainty),

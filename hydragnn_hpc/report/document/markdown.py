@@ -61,6 +61,8 @@ def summary(content: Content, figures: Sequence[SavedFigure]) -> dict[str, Any]:
         "advice": learned.closing_line(results.members, results.campaign, results.summary),
         "data": results.summary.model_dump(mode="json", by_alias=True) if results.summary else None,
         "timing": rows.timing_rows(results),
+        "learned": content.headlines,
+        "together": content.together,
         "claims": content.claims,
         "pairs": content.pairs,
         "costs": content.costs,

@@ -45,7 +45,6 @@ def page(content: Content, parts: Sequence[ReportSection]) -> str:
     figures = {d.name: embedded(results.folder.figures / f"{d.name}.png") for p in parts for d in p.figures}
     return environment.get_template("index.html.jinja").render(
         campaign=results.campaign,
-        hash=results.frozen.hash,
         total=len(results.members),
         states=counts(results),
         parts=[_shortened(p) if p.key == "members" else p for p in parts],

@@ -27,7 +27,7 @@ def draw(content: Content) -> Iterator[Drawing]:
             right.plot(*u.groups[positive].T, ms=3.5, label=u.variant, **kind)
         left.plot([0, 1], [0, 1], color=GREY, lw=0.7)
         left.set(xlim=(0, 1), ylim=(0, 1))
-        left.set(xlabel="confidence level (no unit)", ylabel="fraction of true values inside (no unit)")
+        left.set(xlabel="confidence level", ylabel="fraction of true values inside")
         left.set_box_aspect(1)
         left.legend(title="variant (calibration error)")
         groups = np.concatenate([u.groups.ravel() for u in own])

@@ -34,14 +34,15 @@ def draw(content: Content) -> Iterator[Drawing]:
         for k in range(width):
             _cloud(ax, fraction, values[:, k], PALETTE[k % len(PALETTE)], *([f"component {k}"] if width > 1 else []),
                    marker="." if k < len(PALETTE) else "x")  # fmt: skip
-        if width == 1:
-            _mean_line(ax, fraction, values[:, 0], _mean_label(samples, species))
-        ax.set_xlabel(f"fraction of {species} atoms (no unit)")
+        line = width == 1 and _mean_line(ax, fraction, values[:, 0], _mean_label(samples, species))
+        ax.set_xlabel(f"fraction of {species} atoms")
         ax.set_ylabel(_axis_label(results, task))
         _second_axis(ax, unit, samples)
         legend_place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if width > 1 else {}
-        ax.legend(markerscale=3, **legend_place)
-        note = "; a colour for each component" if width > 1 else f"; line: {_mean_label(samples, species)}"
+        if width > 1 or line:
+            ax.legend(markerscale=3, **legend_place)
+        note = "; a colour for each component" if width > 1 else ""
+        note += f"; line: {_mean_label(samples, species)}" if line else ""
         caption = f"{label.capitalize()} against composition: {_shown_samples(samples, values)}{note}."
         yield Drawing(file_name("composition", task), f"{label.capitalize()} and composition", caption, figure)
 
@@ -61,7 +62,10 @@ def draw_totals(content: Content) -> Iterator[Drawing]:
         figure = _totals_figure(content.results, samples, task, total)
         if figure is not None:
             label = label_of(content.results.campaign, task)
-            what = f"Total {label} of a structure against composition, and graph-level targets against it"
+            against = ["against composition"] if samples.composition() is not None else []
+            graph = any(s.level == "graph" and s.field in samples.targets for s in tasks.values())
+            against += ["graph-level targets against it"] if graph else []
+            what = f"Total {label} of a structure, {' and '.join(against)}"
             yield Drawing(file_name("total", task), f"Total {label}", f"{what}: {samples.source}.", figure)
 
 
@@ -78,10 +82,11 @@ def _totals_figure(results: Results, samples: GroundTruth, task: str, total: np.
     if composition is not None:
         ax, (fraction, species) = next(free_axes), composition
         _cloud(ax, fraction, total, PALETTE[0])
-        _mean_line(ax, fraction, total, _mean_label(samples, species))
-        ax.set(xlabel=f"fraction of {species} atoms (no unit)", ylabel=total_label)
+        line = _mean_line(ax, fraction, total, _mean_label(samples, species))
+        ax.set(xlabel=f"fraction of {species} atoms", ylabel=total_label)
         ax.set_title(_correlation(fraction, total))
-        ax.legend(markerscale=3)
+        if line:
+            ax.legend(markerscale=3)
     for other in graph:
         ax, values = next(free_axes), samples.targets[results.campaign.tasks[other].field][:, 0]
         _cloud(ax, total, values, PALETTE[1])
@@ -114,12 +119,15 @@ def _cloud(ax: Any, x: np.ndarray, y: np.ndarray, color: str, label: str = "stru
     )  # fmt: skip
 
 
-def _mean_line(ax: Any, x: np.ndarray, y: np.ndarray, label: str) -> None:
+def _mean_line(ax: Any, x: np.ndarray, y: np.ndarray, label: str) -> bool:
+    """Draw the means where most positions have several samples; return whether it was drawn."""
     finite = np.isfinite(y)
     positions, group = np.unique(x[finite], return_inverse=True)
-    if 1 < len(positions) <= 200:
+    drawn = 1 < len(positions) <= 200 and float(np.median(np.bincount(group))) > 2
+    if drawn:
         mean = np.bincount(group, y[finite]) / np.bincount(group)
         ax.plot(positions, mean, color="black", lw=1, label=label)
+    return drawn
 
 
 def _second_axis(ax: Any, unit: str, samples: GroundTruth) -> None:

@@ -37,10 +37,10 @@ def draw(content: Content) -> Iterator[Drawing]:
         ax.set_ylim(bottom=0)
         unit = found[0].unit
         ax.set_xlabel(with_unit(f"error of {label_of(results.campaign, task)}, predicted − true", unit))
-        ax.set_ylabel(f"probability density (1/{unit})" if unit else "probability density (no unit)")
+        ax.set_ylabel(f"probability density (1/{unit})" if unit else "probability density")
         ax.legend(title="variant (members)")
-        caption = (
-            f"Density of the test errors of {task}. Line: mean over the finished members of each variant;"
-            " band: one standard deviation over members."
+        several = any(e.n > 1 for e in found)
+        caption = f"Density of the test errors of {task}, a line per variant" + (
+            ": mean over its finished members; band: one standard deviation over members." if several else "."
         )
         yield Drawing(file_name("errors", task), f"Errors of {task}", caption, figure)

@@ -41,9 +41,9 @@ def draw(content: Content) -> Iterator[Drawing]:
     for ax in axes[len(grouped) :]:
         ax.set_axis_off()
     for k, ax in enumerate(axes[: len(grouped)]):
-        ax.set_xlabel("epoch (number)")
+        ax.set_xlabel("epoch")
         if k % columns == 0:
-            ax.set_ylabel("loss (scaled, no unit)")
+            ax.set_ylabel("loss (scaled)")
     # The legend goes into the first unused panel, or into the first panel if all are used.
     handles = axes[0].get_legend_handles_labels()
     target = axes[len(grouped)] if len(axes) > len(grouped) else axes[0]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from hydragnn_hpc.report import text
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.figures.style import (
     DENSITY,
@@ -40,15 +41,16 @@ def draw(content: Content) -> Iterator[Drawing]:
                 counts, norm=LogNorm(1, None), cmap=DENSITY, origin="lower", extent=extent, interpolation="nearest"
             )
             ax.plot(edges[[0, -1]], edges[[0, -1]], color=GREY, lw=0.7)
-            bar = figure.colorbar(drawn, ax=ax, location="bottom", label="values per bin (number)", format="%d")
+            bar = figure.colorbar(drawn, ax=ax, location="bottom", label="values per bin", format="%d")
             bar.minorticks_off()
             title = f"{ensemble.task}: {label_of(results.campaign, ensemble.task)}"
             ax.set_title(f"{title}\n{_scores(ensemble)}", fontsize=7.5, loc="left", linespacing=1.4)
             ax.set_xlabel(with_unit("true", ensemble.unit))
             ax.set_ylabel(with_unit("predicted", ensemble.unit))
+        scores = " Scores: mean ± standard deviation over members." if found[0].n > 1 else ""
         caption = (
             f"Test predictions of the finished members of {variant.name} ({found[0].n} of {results.campaign.replicas}),"
-            " counted in bins. Scores: mean ± standard deviation over members."
+            f" counted in bins; a panel per task.{scores}"
         )
         yield Drawing(file_name("parity", variant.name), f"Parity, {variant.name}", caption, figure)
 
@@ -62,6 +64,6 @@ def _scores(ensemble: EnsembleStatistics) -> str:
     ):
         mean, std = rows.mean_std([v for v in values if np.isfinite(v)])
         if mean is not None:
-            digits = f"{mean:.5f}" if name == "R²" else numbers(mean, std, unit)
+            digits = text.share(mean) if name == "R²" else numbers(mean, std, unit)
             lines.append(f"{name} {digits}")
     return "\n".join(lines)

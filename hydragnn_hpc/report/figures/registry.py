@@ -36,7 +36,7 @@ class Figure:
 
 
 FIGURES = (
-    Figure("table1", rmse.draw),
+    Figure("learned", rmse.draw),
     Figure("data", composition.draw),
     Figure("predictions", parity.draw),
     Figure("predictions", error_density.draw),

@@ -127,7 +127,7 @@ def label_of(campaign: Campaign, task: str) -> str:
 
 def with_unit(label: str, unit: str) -> str:
     """Return an axis label: quantity and unit, ``charge transfer (e)``."""
-    return f"{label} ({unit})" if unit else f"{label} (no unit)"
+    return f"{label} ({unit})" if unit else label
 
 
 def file_name(*parts: str) -> str:

@@ -19,6 +19,8 @@ def draw(content: Content) -> Iterator[Drawing]:
     if not sessions:
         return
     workers = sorted({s.worker for s in sessions})
+    if len(list(_distinct(sessions))) < 2:
+        return  # one bar shows nothing
     begin, end = min(s.started for s in sessions), max(s.ended for s in sessions)
     divisor, unit = time_unit(end - begin)
     look = looks([v.name for v in results.campaign.variants])

@@ -258,6 +258,12 @@ def stacked(snapshot: Snapshot) -> int:
     return max((len(m.result.stack) for m in snapshot.members if m.result), default=1)
 
 
+def times_measured(snapshot: Snapshot) -> dict[str, int]:
+    """Return how many training times were measured, by variant: of a stack's members it is one."""
+    finished = _by_variant(snapshot)
+    return {name: len({m.result.stack for m in own if m.result}) for name, own in finished.items()}
+
+
 def stacking_note(snapshot: Snapshot) -> str:
     """Return a sentence on the times of stacked members; empty where every member was trained alone."""
     size = stacked(snapshot)

@@ -10,7 +10,7 @@ from hydragnn_hpc.report.tables.text_table import TextTable
 def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
     """Return the members for people: fewer columns than ``members.csv``."""
     tasks, marked = list(snapshot.campaign.tasks), any(r["not_learned"] for r in content)
-    fits = tasks if snapshot.summary else []
+    fits, failed = tasks if snapshot.summary else [], any(r["failures"] for r in content)
     shown = [
         (
             f"{r['variant']}/{r['replica']:02d}",
@@ -19,16 +19,18 @@ def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
             text.scientific(r["validation_loss"]),
             text.MISSING if r["epochs"] is None else str(r["epochs"]),
             text.plain(r["seconds"]),
-            str(r["failures"]),
+            *([str(r["failures"])] if failed else []),
             *(text.share(r[f"r2_{task}"]) for task in fits),
             *([r["not_learned"]] if marked else []),
-            r["cause"],
+            *([r["cause"]] if failed else []),
         )
         for r in content
     ]
     header = (
-        "member", "state", *(f"RMSE {task}" for task in tasks), "validation loss", "epochs", "seconds", "failures",
-        *(f"R² {task}" for task in fits), *(["not learned"] if marked else []), "last cause",
+        "member", "state", *(f"RMSE {task}" for task in tasks), "validation loss", "epochs", "seconds",
+        *(["failures"] if failed else []),
+        *(f"R² {task}" for task in fits), *(["not learned"] if marked else []),
+        *(["last cause"] if failed else []),
     )  # fmt: skip
     notes = ["RMSE of the test set and validation loss are of scaled values."]
     if marked:

@@ -51,7 +51,7 @@ def by_task(snapshot: Snapshot) -> TextTable:
     marked = any(r["not_learned"] for r in content)
     shown = []
     for row in content:
-        errors = _spread(row)
+        errors = text.measured(row["rmse_unit_mean"], row["rmse_unit_std"])
         cells = [row["task"], row["variant"], errors, text.plain(row["mae"]), text.share(row["r2"])]
         cells += [text.plain(row["rmse_of_mean"])] if of_means else []
         poor = f"{row['not_learned']} of {row['n']}" if row["not_learned"] else ""
@@ -73,11 +73,6 @@ def _baseline(snapshot: Snapshot, task: str) -> str:
     """Return the name of the better baseline's row; that the validation set decides, the test set is not used."""
     part = snapshot.part(task, "validation")
     return rows.BASELINES[part.better] if part else ""
-
-
-def _spread(row: Row) -> str:
-    mean, std = row["rmse_unit_mean"], row["rmse_unit_std"]
-    return text.plain(mean) if std is None else text.plus_minus(mean, std, text.plain)
 
 
 def _error_cell(row: Row | None) -> str:

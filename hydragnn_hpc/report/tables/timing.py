@@ -5,7 +5,7 @@ from __future__ import annotations
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Row, Snapshot
-from hydragnn_hpc.report.tables.text_table import TextTable, notes_on, tidy
+from hydragnn_hpc.report.tables.text_table import COUNTED, TextTable, notes_on, tidy
 
 
 def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
@@ -15,11 +15,12 @@ def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
 
 def timing_table(snapshot: Snapshot, content: list[Row]) -> TextTable:
     """Return the training times for people."""
+    sizes = rows.times_measured(snapshot)
     shown = [
         (
             r["variant"],
-            text.plus_minus(r["seconds_mean"], r["seconds_std"], text.plain),
-            text.plus_minus(r["epochs_mean"], r["epochs_std"], text.plain),
+            text.measured(r["seconds_mean"], r["seconds_std"] if sizes[r["variant"]] > 1 else None),
+            text.measured(r["epochs_mean"], r["epochs_std"]) if r["epochs_std"] else text.count(r["epochs_mean"]),
             text.plain(r["seconds_mean"] / r["epochs_mean"] if r["seconds_mean"] and r["epochs_mean"] else None),
             f"{r['n']} of {r['n_total']}",
         )
@@ -27,5 +28,6 @@ def timing_table(snapshot: Snapshot, content: list[Row]) -> TextTable:
     ]
     header = ("variant", "seconds", "epochs", "seconds per epoch", "n of N")
     stacked = [note] if (note := rows.stacking_note(snapshot)) else []
-    notes = (*notes_on([r["n"] for r in content]), *stacked)
-    return TextTable("Training time, mean ± std over members", header, shown, notes)
+    spread = any("±" in cell for row in shown for cell in row)
+    notes = (*(notes_on([r["n"] for r in content]) if spread else [COUNTED]), *stacked)
+    return TextTable("Training time of a member" + ", mean ± std over members" * spread, header, shown, notes)

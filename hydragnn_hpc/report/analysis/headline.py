@@ -1,0 +1,87 @@
+"""What a campaign has learned: each task's best variant, against what needs no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.rows import Snapshot
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The best variant for a task: that with the lowest mean validation error, as the test set must not choose.
+
+    Attributes
+    ----------
+    n, n_total : int
+        Finished members, of all.
+    rmse, rmse_std : float, float or None
+        Test RMSE of a member in the unit: mean and standard deviation.
+    rmse_of_mean : float or None
+        Of the ensemble's mean prediction; None for a single member.
+    r2 : float or None
+        Mean over members; None where it is not known.
+    baseline, rmse_baseline : str, float or None
+        The better baseline, and its test RMSE in the unit; None where it is not known.
+    not_learned : int or None
+        Members that are no better than it on the validation set.
+    """
+
+    task: str
+    variant: str
+    n: int
+    n_total: int
+    unit: str
+    rmse: float
+    rmse_std: float | None
+    rmse_of_mean: float | None
+    r2: float | None
+    baseline: str
+    rmse_baseline: float | None
+    not_learned: int | None
+
+    @property
+    def gain(self) -> float | None:
+        """By what factor the error is below the baseline's: of the ensemble's mean, otherwise of a member."""
+        best = self.rmse if self.rmse_of_mean is None else self.rmse_of_mean
+        return self.rmse_baseline / best if self.rmse_baseline is not None and best else None
+
+
+def headlines(snapshot: Snapshot) -> list[Headline]:
+    """Return a headline for every task that some finished member predicts."""
+    found = []
+    content = rows.variant_rows(snapshot)
+    for task in snapshot.campaign.tasks:
+        own = [r for r in content if r["task"] == task and r["rmse_unit_mean"] is not None]
+        if not own:
+            continue
+        best = min(own, key=lambda r: _validation(snapshot, r))
+        part, judge = snapshot.part(task), snapshot.part(task, "validation")
+        name = judge.better if judge else ""
+        found.append(
+            Headline(
+                task=task,
+                variant=best["variant"],
+                n=best["n"],
+                n_total=best["n_total"],
+                unit=best["unit"],
+                rmse=best["rmse_unit_mean"],
+                rmse_std=best["rmse_unit_std"],
+                rmse_of_mean=best["rmse_of_mean"],
+                r2=best["r2"],
+                baseline=name,
+                rmse_baseline=getattr(part, name).rmse_unit if part else None,
+                not_learned=best["not_learned"],
+            )
+        )
+    return found
+
+
+def _validation(snapshot: Snapshot, row: rows.Row) -> float:
+    """Return a variant's mean validation error of a task; the test error where a result does not state the former."""
+    finished = snapshot.finished(row["variant"])
+    errors = rows.metrics(finished, row["task"], "rmse_validation")
+    if len(errors) < len(finished):
+        errors = rows.metrics(finished, row["task"], "rmse")
+    return rows.mean_std(errors)[0] or 0.0

@@ -1,0 +1,49 @@
+"""Does it help to learn a task together with others? Its multi-task variants against that with the task alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydragnn_hpc.report.analysis import costs
+from hydragnn_hpc.report.analysis.statistics import ENOUGH, SIGNIFICANT, Pair
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.rows import Snapshot
+
+
+@dataclass(frozen=True)
+class Together:
+    """A task's error in a multi-task variant against its error alone.
+
+    ``change`` is that of the mean test RMSE, as a fraction; ``verdict`` is better, worse, undecided or too few members.
+    """
+
+    task: str
+    together: str
+    alone: str
+    n: tuple[int, int]
+    change: float
+    verdict: str
+
+
+def compare(snapshot: Snapshot, pairs: Sequence[Pair]) -> list[Together]:
+    """Return the comparisons of all multi-task variants with the single-task variants of their tasks."""
+    found = []
+    for pair in pairs:
+        single = costs.single_of(snapshot, pair.task)
+        if single is None or single.name not in (pair.first, pair.second):
+            continue
+        sign, other, n = (1, pair.first, pair.n) if pair.second == single.name else (-1, pair.second, pair.n[::-1])
+        alone = rows.mean_std(rows.metrics(snapshot.finished(single.name), pair.task, "rmse"))[0]
+        if alone and len(snapshot.campaign.variant(other).tasks) > 1:
+            change = sign * pair.difference
+            found.append(Together(pair.task, other, single.name, n, change / alone, _verdict(pair, change)))
+    return found
+
+
+def _verdict(pair: Pair, change: float) -> str:
+    if pair.interval is None or min(pair.n) < ENOUGH:
+        return "too few members"
+    if pair.interval[0] <= 0 <= pair.interval[1] or (pair.p_holm is not None and pair.p_holm >= SIGNIFICANT):
+        return "undecided"
+    return "better" if change < 0 else "worse"
