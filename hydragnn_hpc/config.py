@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hydragnn_hpc import yaml_files
+from hydragnn_hpc.convolutions import CONVOLUTIONS
 from hydragnn_hpc.errors import UserError, nearest, refuse_control_characters
 from hydragnn_hpc.sections import (
     SURROUNDINGS,
@@ -74,9 +75,11 @@ class Campaign(Section):
                 raise ValueError(f"variant '{variant.name}': a task is named twice")
         self._check_references()
         for variant in self.variants:
-            if variant.differs:
+            if variant.differs or any(self.tasks[task].vector for task in variant.tasks):
                 try:
-                    self.of_variant(variant)._check_references()
+                    own = self.of_variant(variant)
+                    own._check_references()
+                    own._check_vectors()
                 except ValueError as error:
                     raise ValueError(f"variant '{variant.name}': {error}") from None
         return self
@@ -88,6 +91,22 @@ class Campaign(Section):
                     raise ValueError(
                         f"tasks.{name}.reference=linear: add shells or ewald to inputs, or set composition"
                     )
+
+    def _check_vectors(self) -> None:
+        """Check the tasks of a campaign of one variant."""
+        for name, task in self.tasks.items():
+            if not task.vector:
+                continue
+            if not CONVOLUTIONS[self.model.convolution].equivariant:
+                able = ", ".join(n for n, c in CONVOLUTIONS.items() if c.equivariant)
+                raise ValueError(
+                    f"tasks.{name}.vector: the values of {self.model.convolution} do not turn with the structure; set"
+                    f" model.convolution={able} and model.edges"
+                )
+            if task.reference != "none":
+                raise ValueError(f"tasks.{name}.reference={task.reference}: vectors have no reference; set none")
+            if task.level == "graph" and self.model.pooling == "max":
+                raise ValueError(f"tasks.{name}.vector: model.pooling=max turns with no structure; set mean or sum")
 
     def variant(self, name: str) -> Variant:
         """Return the variant with that name."""

@@ -2,8 +2,8 @@
 
 A new one is a line here and a file in `hydragnn_hpc.member.library.convolutions`.
 
-They are PyTorch Geometric's layers that take and return one feature vector per atom. DimeNet and PaiNN do not: they
-update edge states, or vectors beside the scalars.
+Most are PyTorch Geometric's layers, which take and return scalars of an atom. An equivariant one updates vectors beside
+them, which turn with the structure. DimeNet, which updates states of edges, has no place here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ class Convolution:
         Its file in `hydragnn_hpc.member.library.convolutions`.
     edges : {"none", "optional", "required"}
         Whether it uses edge features.
+    equivariant : bool
+        Whether it updates vectors, so that tasks may have vectors as values.
     """
 
     module: str
     edges: Literal["none", "optional", "required"]
+    equivariant: bool = False
 
 
 CONVOLUTIONS = {
@@ -36,6 +39,7 @@ CONVOLUTIONS = {
     "MFC": Convolution("mfc", "none"),
     "CGCNN": Convolution("cgcnn", "optional"),
     "SchNet": Convolution("schnet", "required"),
+    "PaiNN": Convolution("painn", "required", equivariant=True),
 }
 
 

@@ -84,13 +84,17 @@ TaskReference = Literal["none", "composition", "species", "linear"]
 
 
 class Task(Section):
-    """One predicted property; with a ``reference``, the network learns the residual (`dataset.features.residual`)."""
+    """One predicted property; with a ``reference``, the network learns the residual (`dataset.features.residual`).
+
+    The values of a ``vector`` task are vectors, which turn with the structure: its width is a multiple of 3.
+    """
 
     level: Literal["graph", "node"]
     field: Text
     weight: TaskWeight = 1.0
     reference: TaskReference = "none"
     loss: TaskLoss = SquaredLoss(name="mse")
+    vector: bool = False
 
 
 class SpeciesInput(Section):

@@ -31,6 +31,7 @@ def network_sizes(
             model.graph_head if campaign.tasks[name].level == "graph" else model.node_head,
             campaign.tasks[name].weight,
             loss_of(campaign.tasks[name].loss),
+            data.limits.get(name, ()),
         )
         for name in variant.tasks
     )

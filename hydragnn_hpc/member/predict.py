@@ -14,7 +14,7 @@ from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.choose import general, network_sizes, why_not_fused
 from hydragnn_hpc.member.device import choose_device, threads
 from hydragnn_hpc.member.engine.interface import Engine
-from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
+from hydragnn_hpc.member.engine.training_data import Structure, TrainingData, vector_limits
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.training.checkpoint import TrainedModel
 
@@ -126,4 +126,5 @@ class StackedModels:
         }
         none = np.empty(0, np.int64)
         inputs = structures.inputs[atoms_of(structures.atom_offsets, chosen)]
-        return TrainingData(structure, inputs, nothing, levels, (none, none, none))
+        limits = vector_limits(self._campaign, self._facts.tasks)
+        return TrainingData(structure, inputs, nothing, levels, (none, none, none), limits=limits)

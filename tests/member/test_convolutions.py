@@ -231,6 +231,63 @@ def test_a_campaign_names_every_basis_and_envelope() -> None:
     assert engine.sizes.edges == EdgeBasis(20, CUTOFF, "bessel", "polynomial")
 
 
+ROTATION = np.linalg.qr(np.random.default_rng(11).normal(size=(3, 3)))[0]
+
+
+def turned(samples: TrainingData, by: np.ndarray) -> TrainingData:
+    """The same samples with their structures turned (or mirrored)."""
+    s = samples.structure
+    return dataclasses.replace(samples, structure=dataclasses.replace(s, edge_vectors=s.edge_vectors @ by.T))
+
+
+@pytest.mark.parametrize("name", [n for n, c in CONVOLUTIONS.items() if c.equivariant])
+@pytest.mark.parametrize("by", [ROTATION, -np.eye(3)], ids=["turned", "inverted"])
+def test_vectors_turn_with_the_structure_and_scalars_do_not(name: str, by: np.ndarray) -> None:
+    """Whatever the components are scaled by; in units, a vector and a pair of vectors turn, per atom and per sample."""
+    rng = np.random.default_rng(17)
+    samples = random_samples(16, [4, 9])
+    widths = {"force": ("node", 3), "pair": ("node", 6), "dipole": ("graph", 3), "C": ("node", 1)}
+    limits = {t: np.sort(rng.normal(size=(w, 2))) for t, (_, w) in widths.items() if w > 1}
+    tasks = tuple(
+        TaskSizes(t, level, w, (7,), limits=tuple(map(tuple, limits[t].tolist())) if w > 1 else ())
+        for t, (level, w) in widths.items()
+    )
+    rows = {"node": len(samples.inputs), "graph": 12}
+    targets = {t: rng.normal(size=(rows[level], w)) for t, (level, w) in widths.items()}
+    samples = dataclasses.replace(samples, targets=targets, levels={t: level for t, (level, _) in widths.items()})
+
+    def predicted(data: TrainingData) -> dict[str, np.ndarray]:
+        sizes = NetworkSizes(1, (6, 6, 6), tasks, data.average_degree(), edges=EdgeBasis(5, CUTOFF))
+        engine = LibraryEngine(sizes, name, data, CPU, torch.float64)
+        found = engine.predict(*stack(engine, 1), np.arange(12))
+        units = {t: limits[t][:, 0] + found[t][0].numpy() * np.diff(limits[t])[:, 0] for t in limits}
+        return {t: v.reshape(len(v), -1, 3) for t, v in units.items()} | {"C": found["C"][0].numpy()}
+
+    before, after = predicted(samples), predicted(turned(samples, by))
+    for task in limits:
+        assert np.abs(before[task]).max() > 1e-3
+        np.testing.assert_allclose(after[task], before[task] @ by.T, atol=1e-7, err_msg=task)
+    np.testing.assert_allclose(after["C"], before["C"], atol=1e-9)
+
+
+def test_a_neighbour_of_an_equivariant_convolution_fades_out_at_the_cutoff() -> None:
+    samples = random_samples(18, [5])
+    s = samples.structure
+    norms = np.linalg.norm(s.edge_vectors, axis=1, keepdims=True)
+    far = dataclasses.replace(s, edge_vectors=s.edge_vectors / norms * (1 - 1e-7) * CUTOFF)
+    none = {
+        "neighbour_offsets": 0 * s.neighbour_offsets,
+        "neighbours": s.neighbours[:0],
+        "edge_vectors": norms[:0, [0] * 3],
+    }
+    values = []
+    for structure in (far, dataclasses.replace(s, **none), s):
+        engine = make_engine("PaiNN", True, dataclasses.replace(samples, structure=structure))
+        values.append(engine.predict(*stack(engine, 1), np.arange(12))["C"])
+    torch.testing.assert_close(values[0], values[1])
+    assert not torch.allclose(values[2], values[1], atol=1e-3)
+
+
 def test_no_generated_source_is_left_in_the_temporary_folder() -> None:
     for name, edges in EVERY:
         make_engine(name, edges, random_samples(15, [5]))

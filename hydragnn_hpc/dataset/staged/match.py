@@ -28,6 +28,11 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
                 f"task '{name}': '{task.field}' is a {target.level}-level target, not {task.level}; set"
                 f" tasks.{name}.level={target.level}"
             )
+        if task.vector and len(target.minimum) % 3:
+            raise UserError(
+                f"task '{name}': '{task.field}' has {len(target.minimum)} components, which are no vectors; leave"
+                f" tasks.{name}.vector out"
+            )
         for low, high in zip(target.minimum, target.maximum, strict=True):
             if low == high:
                 raise UserError(

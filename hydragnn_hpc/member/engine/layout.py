@@ -120,7 +120,7 @@ def _views(flat: Tensor, places: Mapping[str, Extent], size: int) -> dict[str, T
 def _fill(tensors: Mapping[str, Tensor], places: Mapping[str, Extent], size: int) -> Tensor:
     if missing := places.keys() - tensors.keys():
         raise UserError(f"weights lack '{min(missing)}'; do they belong to another network?")
-    first = tensors[next(iter(places))]
+    first = next(iter(tensors.values()))  # some networks have no buffer, but all have weights
     flat = torch.zeros(size, dtype=first.dtype)
     for name, view in _views(flat, places, size).items():
         if tensors[name].shape != view.shape:

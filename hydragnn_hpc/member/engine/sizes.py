@@ -22,7 +22,10 @@ LEVELS = ("node", "graph")
 
 @dataclass(frozen=True)
 class TaskSizes:
-    """One head: ``level`` (node or graph), ``width`` of the property, ``hidden`` widths, ``weight`` of its ``loss``."""
+    """One head: ``level`` (node or graph), ``width`` of the property, ``hidden`` widths, ``weight`` of its ``loss``.
+
+    ``limits`` are those that each component is scaled by where the values are vectors; empty where they are scalars.
+    """
 
     name: str
     level: str
@@ -30,6 +33,7 @@ class TaskSizes:
     hidden: tuple[int, ...] = (50, 25)
     weight: float = 1.0
     loss: Loss = field(default_factory=MeanSquaredError)
+    limits: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from hydragnn_hpc.dataset.staged import requirements
 from hydragnn_hpc.dataset.staged.copies import StagedData, atoms_of
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.records.dataset import Target
 from hydragnn_hpc.records.recipe import Recipe
 
 
@@ -107,6 +108,8 @@ class TrainingData:
         By task, for tasks that have one.
     recipe : Recipe
         How inputs and references were computed: what a trained model needs to be used elsewhere.
+    limits : dict
+        By task with vectors as values: the limits that each component is scaled by.
     """
 
     structure: Structure
@@ -116,6 +119,7 @@ class TrainingData:
     parts: tuple[np.ndarray, np.ndarray, np.ndarray]
     references: Mapping[str, TargetReference] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
+    limits: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
 
     def average_degree(self) -> tuple[float, float]:
         """Return PNA's mean degree and mean log(degree + 1) over the atoms of the training set."""
@@ -165,7 +169,17 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
         (parts[0], parts[1], parts[2]),
         references,
         recipe,
+        vector_limits(campaign, {name: staged.manifest.targets[t.field] for name, t in campaign.tasks.items()}),
     )
+
+
+def vector_limits(campaign: Campaign, targets: Mapping[str, Target]) -> dict[str, tuple[tuple[float, float], ...]]:
+    """Return what the components of tasks with vectors as values are scaled by; ``targets`` by task."""
+    return {
+        name: tuple(zip(targets[name].minimum, targets[name].maximum, strict=True))
+        for name, task in campaign.tasks.items()
+        if task.vector
+    }
 
 
 def to_units(values: np.ndarray, manifest: Manifest, field: str) -> np.ndarray:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from hydragnn_hpc.convolutions import CONVOLUTIONS
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import Optimizer
@@ -43,6 +44,7 @@ class LibraryEngine:
     ) -> None:
         self.sizes, self.device, self.lanes, self._dtype = sizes, device, vector_lanes(device), dtype
         self.layout: ParameterLayout = ModuleLayout.of_module(lambda: LibraryNetwork(sizes, convolution))
+        self._directions_wanted = CONVOLUTIONS[convolution].equivariant
         self._network = LibraryNetwork(sizes, convolution).to(device, dtype)
         self._structure = data.structure
         self._inputs = resident(data.inputs, device, dtype)
@@ -111,11 +113,13 @@ class LibraryEngine:
         first = np.repeat(np.cumsum(sizes) - sizes, sizes)
         senders = s.neighbours[edges] + np.repeat(first, degrees)
         pairs = np.stack([senders, np.repeat(np.arange(len(sites)), degrees)])
-        lengths = None
+        lengths = directions = None
         if self.sizes.edges:
             lengths = self._to(s.lengths(edges)).to(self._dtype)
+            if self._directions_wanted:
+                directions = self._to(s.edge_vectors[edges]).to(self._dtype) / lengths[:, None]
         sample = self._to(np.repeat(np.arange(len(samples)), sizes))
-        graph = Graph(self._to(pairs), lengths, None, sample, len(samples))
+        graph = Graph(self._to(pairs), lengths, directions, None, sample, len(samples))
         return self._to(atoms_of(s.atom_offsets, samples)), graph
 
     def _to(self, array: Array) -> Tensor:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import global_add_pool, global_max_pool, global_mean_pool
 
+from hydragnn_hpc.convolutions import CONVOLUTIONS
 from hydragnn_hpc.member.engine.layout import ParameterLayout
-from hydragnn_hpc.member.engine.sizes import NetworkSizes
+from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes, build
 
 _POOL = {"mean": global_mean_pool, "sum": global_add_pool, "max": global_max_pool}
 
 
 class LibraryNetwork(nn.Module):
-    """Layers of convolution, batch normalisation and ReLU, and a head for each task."""
+    """A trunk of layers, and a head for each task.
+
+    A layer is a convolution, batch normalisation and ReLU. An equivariant convolution stands alone: it adds to its
+    input, and has activations of its own.
+    """
 
     def __init__(self, sizes: NetworkSizes, convolution: str) -> None:
         super().__init__()
@@ -26,23 +31,38 @@ class LibraryNetwork(nn.Module):
         self.trunk = nn.ModuleList()
         for fan_in, out in sizes.layers:
             layer = LayerSizes(fan_in, out, features, cutoff, sizes.average_degree)
+            if CONVOLUTIONS[convolution].equivariant:
+                self.trunk.append(_EquivariantLayer(build(convolution, layer)))
+                continue
             norm = nn.BatchNorm1d(out, eps=sizes.epsilon, momentum=sizes.momentum)
             norm.num_batches_tracked = None  # not used here
             self.trunk.append(_TrunkLayer(build(convolution, layer), norm))
         # In a list: a task's name may not be valid for a module.
-        self.heads = nn.ModuleList(_Head(sizes.linears(task)) for task in sizes.tasks)
+        self.heads = nn.ModuleList(
+            _VectorHead(sizes.linears(task), task.limits) if task.limits else _Head(sizes.linears(task))
+            for task in sizes.tasks
+        )
 
     def forward(self, x: Tensor, graph: Graph) -> dict[str, Tensor]:
         """Values of every task: [N, d], or [B, d] at graph level, from node inputs ``x`` [N, F0]."""
         if self.sizes.edges and graph.lengths is not None:
-            features = self.sizes.edges.of(graph.lengths)
-            graph = Graph(graph.edges, graph.lengths, features, graph.sample, graph.samples)
+            graph = replace(graph, features=self.sizes.edges.of(graph.lengths))
+        vectors = None
         for layer in self.trunk:
-            x = layer(x, graph)
+            x, vectors = layer(x, vectors, graph)
+
+        def pooled(task: TaskSizes, values: Tensor) -> Tensor:
+            if task.level == "node":
+                return values
+            found: Tensor = _POOL[self.sizes.pooling](values, graph.sample, graph.samples)
+            return found
+
         values = {}
         for task, head in zip(self.sizes.tasks, self.heads, strict=True):
-            pooled = task.level == "graph"
-            values[task.name] = head(_POOL[self.sizes.pooling](x, graph.sample, graph.samples) if pooled else x)
+            if isinstance(head, _VectorHead):
+                values[task.name] = head.scaled(pooled(task, head(x, vectors)))
+            else:
+                values[task.name] = head(pooled(task, x))
         return values
 
     def named(self) -> dict[str, Tensor]:
@@ -59,8 +79,17 @@ class _TrunkLayer(nn.Module):
         super().__init__()
         self.conv, self.norm = conv, norm
 
-    def forward(self, x: Tensor, graph: Graph) -> Tensor:
-        found: Tensor = self.norm(self.conv(x, graph)).relu()
+    def forward(self, x: Tensor, vectors: None, graph: Graph) -> tuple[Tensor, None]:
+        return self.norm(self.conv(x, graph)).relu(), vectors
+
+
+class _EquivariantLayer(nn.Module):
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor, vectors: Tensor | None, graph: Graph) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = self.conv(x, vectors, graph)
         return found
 
 
@@ -72,6 +101,32 @@ class _Head(nn.ModuleList):
         for number, linear in enumerate(self):
             x = linear(x if number == 0 else x.relu())
         return x
+
+
+class _VectorHead(_Head):
+    """Vectors as sums of an atom's vectors, each times a factor that follows from the atom's scalars."""
+
+    factors: Tensor
+    offsets: Tensor
+
+    def __init__(self, widths: Sequence[tuple[int, int]], limits: Sequence[tuple[float, float]]) -> None:
+        channels, (last, width) = widths[0][0], widths[-1]
+        super().__init__((*widths[:-1], (last, channels * (width // 3))))
+        self.number = width // 3
+        low, high = torch.tensor(limits, dtype=torch.float64).T
+        # Each component of a target is scaled by its own limits, which turns nothing: so the head's values, in a unit
+        # that all components share, are scaled in the same way.
+        self.register_buffer("factors", (high - low).mean() / (high - low), persistent=False)
+        self.register_buffer("offsets", -low / (high - low), persistent=False)
+
+    def forward(self, x: Tensor, vectors: Tensor) -> Tensor:  # type: ignore[override]
+        """[N, F] and [N, 3, F] to [N, 3 n], in the unit of `scaled`."""
+        gates = super().forward(x).view(len(x), -1, self.number)
+        return torch.einsum("ncf,nfk->nkc", vectors, gates).reshape(len(x), -1)
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """Scale vectors as the data set scales their components."""
+        return values * self.factors + self.offsets
 
 
 @dataclass(frozen=True)

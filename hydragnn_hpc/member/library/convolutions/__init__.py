@@ -1,7 +1,8 @@
 """Convolutions by name: each file makes one ``Layer(sizes)`` from PyTorch Geometric's.
 
-Its ``forward(x, graph)`` takes ``x [N, in]`` and gives ``[N, out]``. It must not depend on an atom's index or
-position in the batch, and training must change only its parameters (it has no batch norm);
+Its ``forward(x, graph)`` takes ``x [N, in]`` and gives ``[N, out]``. An equivariant one takes and gives vectors
+``[N, 3, width]`` as well: ``forward(x, vectors, graph)``, None before the first layer. It must not depend on an atom's
+index or position in the batch, and training must change only its parameters (it has no batch norm);
 `tests/member/test_convolutions.py` checks this for all of them.
 """
 
@@ -51,6 +52,8 @@ class Graph:
         Source (neighbour), then target; a pair may occur more than once (several images).
     lengths : tensor [E] or None
         Bohr; None where the network has no edge features.
+    directions : tensor [E, 3] or None
+        Unit vectors from target to source; None where the convolution is not equivariant.
     features : tensor [E, K] or None
     sample : int64 tensor [N]
         Position in the batch.
@@ -60,6 +63,7 @@ class Graph:
 
     edges: Tensor
     lengths: Tensor | None
+    directions: Tensor | None
     features: Tensor | None
     sample: Tensor
     samples: int
