@@ -6,9 +6,14 @@ import csv
 import json
 from pathlib import Path
 
+import ase.io
+import numpy as np
 import pytest
 import yaml
+from ase.build import bulk
+from ase.calculators.emt import EMT
 
+from hydragnn_hpc import Ensemble
 from hydragnn_hpc.convolutions import CONVOLUTIONS
 from tests import campaigns
 from tests.campaigns import done
@@ -69,6 +74,39 @@ def test_a_ternary_from_generate_to_table_1(ternary: Path) -> None:
 def test_energies_of_structures_of_several_sizes_are_remarked_upon(ternary: Path, pooling: str, remarks: int) -> None:
     shown = done(ternary, "run", "campaign.yaml", "never", "--dry-run", "--set", f"model.pooling={pooling}")
     assert shown.count("mean-pooling: ") == shown.count("'mixing_enthalpy' is in Ry per structure") == remarks, shown
+
+
+@pytest.mark.slow
+def test_forces_are_learned_and_turn_with_the_structure(tmp_path: Path) -> None:
+    """Forces of rattled crystals from ASE's EMT: their remark names the cure, which learns them."""
+    made = []
+    for k in range(240):
+        atoms = bulk("Cu", cubic=True)
+        atoms.symbols = np.random.default_rng(k).choice(["Cu", "Au"], 4)
+        atoms.rattle(0.2, seed=k)
+        atoms.calc = EMT()
+        atoms.get_forces()
+        made.append(atoms)
+    ase.io.write(tmp_path / "raw.extxyz", made)
+    shown = done(
+        tmp_path, "data", "prepare", "raw.extxyz", "x.bp", "--target", "f=node:forces:eV/Ang", "--cutoff", "8bohr"
+    )
+    assert "vector=true for its task, model.convolution=PaiNN and model.edges={number: 20}" in shown, shown
+    campaign = {
+        "name": "forces", "dataset": "x.bp", "variants": ["F"], "inputs": ["one_hot"],
+        "tasks": {"F": {"level": "node", "field": "f", "vector": True}},
+        "model": {"convolution": "PaiNN", "edges": {"number": 20}, "channels": 16, "layers": 2, "node_head": [16]},
+        "training": {"epochs": 25, "batch_size": 8, "optimizer": {"name": "Adam", "learning_rate": 5.0e-3}},
+    }  # fmt: skip
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(campaign))
+    assert "turning-target" not in done(tmp_path, "run", "c.yaml", "out")
+    assert float(table1(tmp_path / "out")["F", "F"]["r2"]) > 0.8
+    turned = made[0].copy()
+    turned.rotate(40, (1, 2, 3), rotate_cell=True)
+    before, after = Ensemble(tmp_path / "out").predict([made[0], turned])["F"].mean.reshape(2, 4, 3)
+    rotation = np.linalg.lstsq(made[0].cell, turned.cell, rcond=None)[0]
+    np.testing.assert_allclose(after, before @ rotation, atol=1e-4)
+    assert np.abs(after - before).max() > 0.1
 
 
 @pytest.mark.slow

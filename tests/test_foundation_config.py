@@ -40,6 +40,10 @@ def refused(**changes: Any) -> str:
     return line
 
 
+FORCES = {"level": "node", "field": "forces", "vector": True}
+PAINN = {"convolution": "PaiNN", "edges": {"number": 8}}
+
+
 @pytest.mark.parametrize("path", sorted(CAMPAIGNS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_campaign_is_valid(path: Path) -> None:
     campaign = load_campaign(path)
@@ -117,6 +121,24 @@ def test_example_shows_the_defaults() -> None:
         ({"inputs": [{"name": "shells", "numbr": 3}]}, "'inputs.0.numbr'; did you mean 'number'?"),
         ({"inputs": [{"name": "shells", "number": 0}]}, "(given: 0)"),
         ({"inputs": ["species", "species"]}, "'species' is named twice"),
+        ({"tasks": {"F": {**FORCES, "vector": "yes"}}, "variants": ["F"]}, "tasks.F.vector: "),
+        ({"tasks": {"F": FORCES}, "variants": ["F"]}, "set model.convolution=PaiNN and model.edges"),
+        (
+            {
+                "tasks": {"F": FORCES},
+                "model": PAINN,
+                "variants": [{"name": "a", "tasks": ["F"], "model": {"edges": None}}],
+            },
+            "variant 'a': PaiNN requires edge features",
+        ),
+        (
+            {"tasks": {"F": {**FORCES, "reference": "species"}}, "model": PAINN, "variants": ["F"]},
+            "variant 'F': tasks.F.reference=species: vectors have no reference; set none",
+        ),
+        (
+            {"tasks": {"F": {**FORCES, "level": "graph"}}, "model": {**PAINN, "pooling": "max"}, "variants": ["F"]},
+            "model.pooling=max turns with no structure; set mean or sum",
+        ),
         ({"inputs": []}, "inputs: "),
         ({"inputs": "species"}, "inputs: "),
         ({"inputs": [3]}, "inputs.0: "),

@@ -236,6 +236,9 @@ def test_a_remark_names_the_variants_that_it_concerns(several: store.Manifest) -
     far = {"name": "far", "tasks": ["E"], "model": {"edges": {"number": 8}}, "inputs": ["composition"]}
     found = of_campaign(several, variants=["E", far])
     assert found.keys() == {"distances", "species-as-number"}
+    vector = {"E": {"level": "graph", "field": "e"}, "F": {"level": "node", "field": "f", "vector": True}}
+    lengths = {"convolution": "PaiNN", "pooling": "sum", "edges": {"number": 8}}
+    assert of_campaign(several, tasks=vector, model=lengths, inputs=["one_hot"]) == {}
     assert all(text.startswith("variants E: ") for text in found.values())
 
 

@@ -14,16 +14,20 @@ from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.remarks import Remark
 
 
-def _everyone(_: Campaign) -> bool:
+def _everyone(_: Campaign, __: str | None) -> bool:
     return True
 
 
-def _no_one(_: Campaign) -> bool:
+def _no_one(_: Campaign, __: str | None) -> bool:
     return False
 
 
-def _without_lengths(variant: Campaign) -> bool:
+def _without_lengths(variant: Campaign, _: str | None) -> bool:
     return variant.model.edges is None
+
+
+def _as_scalars(variant: Campaign, target: str | None) -> bool:
+    return any(task.field == target and not task.vector for task in variant.tasks.values())
 
 
 @dataclass(frozen=True)
@@ -37,20 +41,21 @@ class DataRemark:
     find : callable
         Yields a line for each thing found, and the target that it is about.
     concerns : callable
-        Whether it concerns a variant that trains on the target, given as a campaign of its own.
+        Whether it concerns a variant that trains on the target: called with the variant as a campaign of its own, and
+        the target.
     from_source : bool
         Whether it can be found only while the source is read; a data set that is split again keeps it.
     """
 
     name: str
     find: Callable[[DataView], Found]
-    concerns: Callable[[Campaign], bool] = _everyone
+    concerns: Callable[[Campaign, str | None], bool] = _everyone
     from_source: bool = False
 
 
 DATA = (
     DataRemark("distances", geometries.distances, _without_lengths),
-    DataRemark("turning-target", turning.turning),
+    DataRemark("turning-target", turning.turning, _as_scalars),
     DataRemark("small-part", samples.small_parts),
     DataRemark("small-compositions", samples.small_compositions, _no_one),
     DataRemark("equivalents", samples.equivalents),
@@ -96,7 +101,7 @@ def of_campaign(campaign: Campaign, manifest: Manifest) -> list[Remark]:
         concerned = [
             name
             for name, variant in variants.items()
-            if (kind is None or kind.concerns(variant))
+            if (kind is None or kind.concerns(variant, remark.target))
             and (remark.target is None or remark.target in {task.field for task in variant.tasks.values()})
         ]
         if concerned:

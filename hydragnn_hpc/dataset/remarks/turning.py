@@ -1,4 +1,4 @@
-"""Targets that turn with the structure, such as forces: a model whose outputs are invariant cannot learn them.
+"""Targets that turn with the structure, such as forces: a task whose values are invariant cannot learn them.
 
 A vector that a structure determines is a sum over directions in it. So a target of three components is regressed on
 sums of unit vectors to neighbours, one sum for each pair of elements and range of distances, with one coefficient for
@@ -37,10 +37,13 @@ def turning(data: DataView) -> Found:
     """Targets of 3 components, or of a tensor's 6 or 9, that turn with the structure."""
     for name, why in reasons(data).items():
         target = data.targets[name]
+        each = "atom" if target.level == "node" else "structure"
+        cure = "leave it out, or learn what does not turn"
+        if target.width == 3:
+            cure = "set vector=true for its task, model.convolution=PaiNN and model.edges={number: 20}, or leave it out"
         line = (
-            f"target '{name}', {target.width} components per {'atom' if target.level == 'node' else 'structure'},"
-            f" turns with the structure ({why}), but models are invariant and cannot learn it: leave it out, or learn"
-            " what does not turn, such as its magnitude"
+            f"target '{name}', {target.width} components per {each}, turns with the structure ({why}), and a task whose"
+            f" values are scalars cannot learn it: {cure}"
         )
         yield line, name
 
