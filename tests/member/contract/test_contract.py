@@ -7,6 +7,7 @@ The reference is the library engine in float64: PyTorch Geometric's layers and a
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable
 from functools import partial
 from inspect import signature
@@ -18,6 +19,7 @@ from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
 from hydragnn_hpc import sections
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine import edges as edge_features
 from hydragnn_hpc.member.engine import losses, optimize, resident
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.optimize import new_optimizer
@@ -113,6 +115,14 @@ def test_one_geometry(name: str, dtype: torch.dtype, pooling: str) -> None:
 @pytest.mark.parametrize("atoms", [(1, 4, 12), (5, 5, 5)], ids=["sizes differ", "same size"])
 def test_several_geometries(name: str, atoms: tuple[int, ...], pooling: str) -> None:
     problem = Problem(varying(1, *atoms).samples, pooling=pooling)
+    check(problem, name, problem.index(6))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(("basis", "envelope"), itertools.product(edge_features.BASES, edge_features.ENVELOPES))
+def test_any_edge_features(name: str, basis: str, envelope: str) -> None:
+    samples = (shared() if name == "fused" else varying(1, 1, 4, 12)).samples
+    problem = Problem(samples, edges=EdgeBasis(5, CUTOFF, basis, envelope))
     check(problem, name, problem.index(6))
 
 
