@@ -124,12 +124,8 @@ def test_example_shows_the_defaults() -> None:
         ({"tasks": {"F": {**FORCES, "vector": "yes"}}, "variants": ["F"]}, "tasks.F.vector: "),
         ({"tasks": {"F": FORCES}, "variants": ["F"]}, "set model.convolution=PaiNN and model.edges"),
         (
-            {
-                "tasks": {"F": FORCES},
-                "model": PAINN,
-                "variants": [{"name": "a", "tasks": ["F"], "model": {"edges": None}}],
-            },
-            "variant 'a': PaiNN requires edge features",
+            {"tasks": {"F": FORCES}, "model": {**PAINN, "edges": None}, "variants": ["F"]},
+            "PaiNN requires edge features",
         ),
         (
             {"tasks": {"F": {**FORCES, "reference": "species"}}, "model": PAINN, "variants": ["F"]},

@@ -36,6 +36,11 @@ _NAMES = {
 _WIDTH = 116
 _LARGE = 500  # atoms; the potential of a structure is computed for all pairs
 _REFERENCE_SAMPLES, _MOST = 19_536, 4  # training samples of the measured recipe; its epochs at most this many times
+_EQUIVARIANT = {"convolution": "PaiNN", "edges": {"number": 20}, "layers": 3, "pooling": "mean"}
+_WHY_EQUIVARIANT = (
+    "Vectors turn with the structure, which values of PaiNN do; it is slower than PNA, so that fewer layers are"
+    " proposed (three, as in its publication)."
+)
 _SAMPLES_A_STEP = 20  # steps an epoch, at least, where the batch can be small enough
 
 
@@ -152,21 +157,25 @@ def propose(data: Data, name: str, dataset: str, purpose: str) -> Proposal:
     return made
 
 
-def _tasks(data: Data) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Return the tasks that can be learned, without references, and why others are left out."""
+def _tasks(data: Data, vectors: bool = False) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return the tasks that can be learned, without references, and why others are left out.
+
+    With ``vectors``, targets of three components that turn with the structure are among them.
+    """
     tasks: dict[str, dict[str, Any]] = {}
     left_out = []
     for name, target in data.manifest.targets.items():
         if any(low == high for low, high in zip(target.minimum, target.maximum, strict=True)):
             left_out.append(f"Left out: {name}, which is constant.")
-        elif name in data.turning:
+        elif name in data.turning and not (vectors and len(target.minimum) == 3):
             left_out.append(
-                f"Left out: {name}, which turns with the structure ({data.turning[name]}): models are invariant, and"
-                " cannot learn it."
+                f"Left out: {name}, which turns with the structure ({data.turning[name]}): a task whose values are"
+                " scalars cannot learn it."
             )
         else:
             short = _NAMES.get(name, name[0].upper())
-            tasks[name if short in tasks else short] = {"level": target.level, "field": name}
+            vector = {"vector": True} if name in data.turning else {}
+            tasks[name if short in tasks else short] = {"level": target.level, "field": name, **vector}
     if not tasks:
         raise UserError(f"no target of the data set can be learned: {' '.join(left_out)}")
     return tasks, left_out
@@ -216,7 +225,9 @@ def _recipe(made: Proposal, data: Data, model: dict[str, Any], epochs: int) -> N
     """The measured recipe, as far as it applies to the data."""
     inputs, why_inputs = _inputs(data)
     made.add("inputs", inputs, *why_inputs)
-    tasks, left_out = _tasks(data)
+    every, left_out = _tasks(data, vectors=True)
+    tasks = {task: settings for task, settings in every.items() if "vector" not in settings}
+    turning = [task for task in every if task not in tasks]
     reference, why_reference = _reference(data)
     levels = {task["level"] for task in tasks.values()}
     for task in tasks.values():
@@ -224,15 +235,18 @@ def _recipe(made: Proposal, data: Data, model: dict[str, Any], epochs: int) -> N
         if task["level"] == "graph" and reference == "linear" and len(levels) > 1:
             task["weight"] = 0.2
     weighted = "Graph-level residuals are the smallest: a weight of 0.2 beside node-level tasks." * (len(levels) > 1)
-    made.add("tasks", tasks, why_reference, weighted * (reference == "linear"), *left_out)
+    made.add("tasks", every, why_reference * bool(tasks), weighted * (reference == "linear"), *left_out)
     pooling, why_pooling = _pooling(data, tasks)
     shared = next(iter(pooling.values()), None)
     apart = [task for task, its in pooling.items() if its != shared]
-    variants: list[Any] = [_variant([task for task in tasks if task not in apart])]
+    variants: list[Any] = [_variant([task for task in tasks if task not in apart])] if tasks else []
     if apart:
         own = {"pooling": pooling[apart[0]]}
         variants.append({"name": _variant(apart), "tasks": apart, "model": own})
-    made.add("variants", variants, "Tasks together, as far as they need the same pooling." if apart else "")
+    if turning:
+        variants.append({"name": _variant(turning), "tasks": turning, "model": _EQUIVARIANT})
+    why_apart = "Tasks together, as far as they need the same pooling." if apart else ""
+    made.add("variants", variants, why_apart, _WHY_EQUIVARIANT * bool(turning))
     made.add("replicas", 4, "The mean of a few models is better than one, and their spread says how sure they are.")
     if shared:
         model = {**model, "pooling": shared}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def ternary(folder: Path) -> Path:
 
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "rattled": (rattled, {"inputs": ["species", "shells"], "edges": True, "pooling": "mean", "reference": "linear"}),
-    "forces": (with_forces, {"inputs": ["species", "shells"], "edges": True, "pooling": "mean", "tasks": ["E"]}),
+    "forces": (with_forces, {"inputs": ["species", "shells"], "edges": True, "pooling": "mean", "tasks": ["E", "F"]}),
     "periodic": (
         periodic_lattice,
         {"inputs": ["species", "composition", "shells", "ewald"], "edges": False, "pooling": "sum"},
@@ -94,7 +95,17 @@ def test_a_campaign_fits_its_data(name: str, tmp_path: Path) -> None:
     assert {key: found[key] for key in wanted} == wanted
     text = (tmp_path / "mine.yaml").read_text()
     assert text.count("#") > 5 and max(map(len, text.splitlines())) <= 120
-    assert ("Left out: forces, which turns" in text) == (name == "forces")
+    assert ("Vectors turn with the structure" in text) == (name == "forces") and "Left out" not in text
+
+
+def test_vectors_have_a_variant_whose_values_turn(tmp_path: Path) -> None:
+    campaign = written(tmp_path, with_forces(tmp_path))
+    assert [v.name for v in campaign.variants] == ["E", "F"] and campaign.model.convolution == "PNA"
+    assert campaign.of_variant(campaign.variants[1]).model.convolution == "PaiNN"
+    assert campaign.tasks["F"].vector and campaign.tasks["F"].reference == "none"
+    (tmp_path / "mine.yaml").unlink()
+    paper = written(tmp_path, tmp_path / "mine.bp", "--for", "paper")
+    assert list(paper.tasks) == ["E"] and "Left out: forces, which turns" in (tmp_path / "mine.yaml").read_text()
 
 
 def test_energies_of_structures_and_of_atoms_are_pooled_apart(tmp_path: Path) -> None:
@@ -156,6 +167,9 @@ def test_what_cannot_be_written_is_refused(small_bp: Path, tmp_path: Path) -> No
 
 
 def test_data_of_which_nothing_can_be_learned_are_refused(tmp_path: Path) -> None:
-    data = proposal.read(made(tmp_path, crystals(60), ["forces=node:f:eV/Ang"]))
-    with pytest.raises(UserError, match="no target of the data set can be learned: Left out: forces, which turns"):
+    data = proposal.read(made(tmp_path, crystals(60), ["stress=graph:s:eV"]))
+    with pytest.raises(UserError, match="no target of the data set can be learned: Left out: stress, which turns"):
         proposal.propose(data, "x", "x.bp", "speed")
+    shutil.rmtree(tmp_path / "mine.bp")
+    forces = proposal.read(made(tmp_path, crystals(60), ["forces=node:f:eV/Ang"]))
+    assert [v["name"] for v in proposal.propose(forces, "x", "x.bp", "speed").content["variants"]] == ["F"]
