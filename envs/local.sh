@@ -2,14 +2,15 @@
 # Makes .venv in the checkout: torch, the versions of envs/local.lock, and this package in editable form.
 # A second call is quick; an interrupted one is made good by the next; two calls at once wait for each other.
 #
-#   envs/local.sh [--python PATH] [--torch-index URL]
+#   envs/local.sh [--python PATH] [--torch-index URL] [--lock FILE --venv FOLDER]
 #
 # --python PATH       the Python (3.11 or newer) to build on; by default the first one found
 # --torch-index URL   where torch comes from; pytorch.org/get-started lists one for each build (CPU, CUDA, ROCm)
+# --lock FILE         other versions (envs/oldest.lock holds the oldest that work), for a folder of their own:
+# --venv FOLDER       where the environment is made, in the checkout
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-lock=$root/envs/local.lock venv=$root/.venv log=$root/.venv-install.log
-python="" torch_index=()
+lock=envs/local.lock venv=.venv python="" torch_index=()
 
 fail() {
   echo "envs/local.sh: error: $1" >&2
@@ -18,14 +19,26 @@ fail() {
 
 while (($#)); do
   case $1 in
-    --python | --torch-index)
+    --python | --torch-index | --lock | --venv)
       (($# > 1)) || fail "$1 needs a value"
-      if [[ $1 == --python ]]; then python=$2; else torch_index=(--index-url "$2"); fi
+      case $1 in
+        --python) python=$2 ;;
+        --torch-index) torch_index=(--index-url "$2") ;;
+        --lock) lock=$2 ;;
+        --venv) venv=${2%/} ;;
+      esac
       shift 2
       ;;
-    *) fail "unknown argument '$1'; known are --python PATH and --torch-index URL" ;;
+    *) fail "unknown argument '$1'; known are --python PATH, --torch-index URL, --lock FILE and --venv FOLDER" ;;
   esac
 done
+[[ $lock == envs/local.lock || $venv != .venv ]] || fail "--lock needs --venv: .venv is that of envs/local.lock"
+cd "$root"
+[[ -f $lock ]] || fail "--lock $lock: no such file; the locks are in envs/"
+name=$venv
+[[ $lock == /* ]] || lock=$root/$lock
+[[ $venv == /* ]] || venv=$root/$venv
+log=$venv-install.log
 
 # A name on PATH is not enough: a version manager's shim may exist for a Python that is not active, and some
 # distributions ship Python without ensurepip.
@@ -60,7 +73,7 @@ ready && exit 0
 
 find_python
 # The lock goes with the open file, so that it cannot outlive this script; Python takes it, as macOS has no flock command.
-exec 9>"$root/.venv.lock"
+exec 9>"$venv.lock"
 "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null || {
   echo "envs/local.sh: another call is at work on $venv; waiting for it" >&2
   "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
@@ -80,8 +93,8 @@ fi
 # torch first and alone: asked for together with the rest, pip may choose another build of it.
 echo "envs/local.sh: installing torch" >&2
 install "${torch_index[@]+"${torch_index[@]}"}" "$(grep '^torch==' "$lock")" 9>&-
-echo "envs/local.sh: installing $(grep -c '==' "$lock") packages of envs/local.lock" >&2
+echo "envs/local.sh: installing $(grep -c '==' "$lock") packages of envs/${lock##*/}" >&2
 install -r "$lock" 9>&-
 install --no-deps --no-build-isolation -e "$root" 9>&-
 printf '%s\n' "$stamp" >"$venv/.stamp"
-echo "envs/local.sh: ready: $venv (activate it with '. .venv/bin/activate')" >&2
+echo "envs/local.sh: ready: $venv (activate it with '. $name/bin/activate')" >&2

@@ -5,6 +5,7 @@
 #
 #   tests/run.sh [pytest arguments]
 #   tests/run.sh --quick     unit tests, the contract tests of the engines, one campaign on two ranks
+#   tests/run.sh --oldest    the same, and data and predictions, with the oldest versions that setup.py admits
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 bash envs/local.sh || exit 1
@@ -18,6 +19,18 @@ units=(tests/test_durations.py tests/test_foundation_*.py tests/test_any_campaig
 engines=(tests/member/contract tests/member/test_learning_rate.py
   tests/member/test_checkpoint.py tests/ensemble/test_stack_queue.py tests/report/test_statistics.py
   tests/report/test_tables.py tests/test_one_campaign.py)
+
+# oldest : the short form of the suite in an environment of the oldest versions; part of the whole suite.
+oldest() {
+  bash envs/local.sh --lock envs/oldest.lock --venv .venv-oldest || return
+  local short=("${units[@]}" "${engines[@]}" tests/dataset/test_convert.py tests/dataset/test_formats.py
+    tests/prediction)
+  PATH=$PWD/.venv-oldest/bin:$PATH pytest -q -m "not slurm" -p no:cacheprovider "${short[@]}"
+}
+if [[ ${1-} == --oldest ]]; then
+  oldest
+  exit
+fi
 if [[ ${1-} == --quick ]]; then
   shift
   ruff=0 first=0 second=0
@@ -78,6 +91,7 @@ part others "${others[@]}" >"$outputs/others" 2>&1 &
 third=$!
 echo "== pytest, jobs"
 part jobs "${jobs[@]}" || statuses[0]=$?
+check oldest
 wait $second || statuses[1]=$?
 wait $third || statuses[2]=$?
 again jobs "${statuses[0]}" "${jobs[@]}"
