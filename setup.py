@@ -20,24 +20,24 @@ REQUIRED = [
     "torch_geometric>=2.6.1",
     "mpi4py>=4.1",
     "adios2>=2.10.2",
-    "numpy>=1.26.4",
-    "pandas>=2.2.0",
+    "numpy>=2.0.2",
+    "pandas>=2.2.3",
     "vesin>=0.6",
-    "ase>=3.23",
-    "pydantic>=2.7",
+    "ase>=3.24",
+    "pydantic>=2.9.2",
     "PyYAML>=6.0.1",
     "typer>=0.12.5",
     "rich>=13.7",
     "jinja2>=3.1",
-    "matplotlib>=3.8",
-    "pillow>=10.1",
-    "scipy>=1.11.3",
+    "matplotlib>=3.9.2",
+    "pillow>=10.4",
+    "scipy>=1.15",
 ]
 
 EXTRAS = {
     "tensorboard": ["tensorboardX>=2.6.2.2"],  # report --tensorboard
     "mpich": ["mpich>=4.2.3"],  # an MPI without a system package; a supercomputer brings its own
-    "test": ["pytest>=8.0", "pytest-timeout>=2.2", "hypothesis>=6.100", "coverage>=7.4"],
+    "test": ["pytest>=8.3.3", "pytest-timeout>=2.2", "hypothesis>=6.112", "coverage>=7.4"],
     "lint": ["ruff>=0.17.6", "mypy>=2.4"],
 }
 
