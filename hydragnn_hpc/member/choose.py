@@ -56,7 +56,8 @@ def choose(campaign: Campaign, variant: Variant, data: TrainingData, device: tor
     if wanted == "torch" and campaign.model.convolution == "PNA":
         reason = "training.engine=torch"
     if not reason:
-        return FusedEngine(sizes, data), "fused: one shared geometry, on the CPU"
+        geometry = "one shared geometry" if data.structure.shared_geometry else "geometries that vary"
+        return FusedEngine(sizes, data), f"fused: {geometry}, on the CPU"
     if wanted == "fused":
         raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
     engine = general(campaign.model, sizes, data, device)
@@ -79,8 +80,6 @@ def why_not_fused(model: Model, sizes: NetworkSizes, data: TrainingData, device:
         return f"{model.convolution}, on PyTorch Geometric's layers"
     if device.type != "cpu":
         return f"the device is {device.type}"
-    if not data.structure.shared_geometry:
-        return "the samples do not share one geometry"
     if data.missing():
         return "some target values are missing"
     for task in sizes.tasks:

@@ -31,8 +31,15 @@ class Rate:
     edge: float
 
 
-RATES = {"fused": Rate(8e-9, 1.25e-10), "torch": Rate(1.3e-7, 5.1e-9), "library": Rate(2.5e-7, 5.3e-8)}
-"""By engine; see `member.choose`."""
+RATES = {
+    "fused": Rate(8e-9, 1.25e-10),
+    "fused varying": Rate(1.5e-8, 9.5e-10),
+    "fused varying, lengths": Rate(1.5e-8, 4e-9),
+    "torch": Rate(1.3e-7, 5.1e-9),
+    "library": Rate(2.5e-7, 5.3e-8),
+}
+"""By engine; see `member.choose`. The fused engine's second rate is for geometries that vary, its third for 20 edge
+features besides."""
 WEIGHT_SECONDS = 6 / 1.8e11
 """For each weight and atom: two operations forward and four backward, at a core's rate of matrix products."""
 VALIDATION = 1 / 3
@@ -72,7 +79,10 @@ def _of_variant(campaign: Campaign, variant: Variant, manifest: Manifest, site: 
     """Return the time of one sample in all epochs, their number, and the engine."""
     own = campaign.of_variant(variant)
     engine, epochs = _engine(own, manifest, site), own.training.epochs
-    return sample_seconds(own, own.variants[0], manifest, RATES[engine]) * epochs, epochs, engine
+    name = engine
+    if engine == "fused" and manifest.sizes["G"] > 1:
+        name = "fused varying, lengths" if own.model.edges else "fused varying"
+    return sample_seconds(own, own.variants[0], manifest, RATES[name]) * epochs, epochs, engine
 
 
 def sample_seconds(campaign: Campaign, variant: Variant, manifest: Manifest, rate: Rate) -> float:
@@ -106,9 +116,8 @@ def _engine(campaign: Campaign, manifest: Manifest, site: Site) -> str:
     if campaign.model.convolution != "PNA":
         return "library"
     missing = any(manifest.targets[task.field].missing for task in campaign.tasks.values())
-    shared = manifest.sizes["G"] == 1 and not missing
     on_cpu = campaign.launch.device == "cpu" or (campaign.launch.device == "auto" and not site.gpus_per_node)
-    return "fused" if shared and on_cpu and campaign.training.engine != "torch" else "torch"
+    return "fused" if on_cpu and not missing and campaign.training.engine != "torch" else "torch"
 
 
 def _sizes(manifest: Manifest) -> tuple[float, float]:

@@ -70,7 +70,7 @@ def stacked_epoch(engine: Engine, members: int, samples: int = SAMPLES) -> Epoch
 
 def engines_of(case: str, members: list[int]) -> list[tuple[str, int]]:
     """What is measured in a case: engine and members, the baseline first."""
-    names = ["torch"] if case.startswith("varying") else ["torch", "fused"]
+    names = ["torch", "fused"]
     return [("A", 1), *((name, e) for name in names for e in members)]
 
 

@@ -65,7 +65,5 @@ def _why_not_fused(campaign: Campaign, manifest: Manifest, tasks: list[str]) -> 
     """Return what in the network or the data rules out the fused engine, ``""`` if nothing does."""
     if campaign.model.convolution != "PNA":
         return "it supports only PNA"
-    if manifest.sizes["G"] > 1:
-        return f"{campaign.dataset} has {manifest.sizes['G']:,} geometries; it requires one that all samples share"
     lacking = next((task for task in tasks if manifest.targets[campaign.tasks[task].field].missing), None)
     return f"some values of task '{lacking}' are missing" if lacking else ""

@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 
 
+def gaussians(number: int, cutoff: float, device: torch.device | None = None) -> tuple[Tensor, float]:
+    """Return the Gaussians' centres, ``[K]`` float32, and the factor of the squared difference in their exponents."""
+    # In float32, as PyTorch Geometric's GaussianSmearing has them.
+    centres = torch.linspace(0.0, cutoff, number, device=device)
+    return centres, -0.5 / float(centres[1] - centres[0]) ** 2
+
+
 def _gaussian(lengths: Tensor, number: int, cutoff: float) -> Tensor:
     """Gaussians evenly spaced from 0 to the cutoff, each as wide as their distance (Schütt et al. 2017, SchNet)."""
-    # Centres and width in float32, as PyTorch Geometric's GaussianSmearing has them.
-    centres = torch.linspace(0.0, cutoff, number, device=lengths.device)
-    factor = -0.5 / float(centres[1] - centres[0]) ** 2
+    centres, factor = gaussians(number, cutoff, lengths.device)
     return torch.exp(factor * torch.pow(lengths[..., None] - centres.to(lengths.dtype), 2))
 
 

@@ -1,1 +1,1 @@
-"""The fused CPU engine: PNA networks over one shared geometry, in one compiled kernel per training step."""
+"""The fused CPU engine: PNA networks in one compiled kernel per training step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from torch import Tensor
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import BETA_1, BETA_2, Adam, Optimizer
-from hydragnn_hpc.member.engine.resident import check_statistics
+from hydragnn_hpc.member.engine.resident import check_statistics, samples_at_once
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
-from hydragnn_hpc.member.engine.training_data import TrainingData
+from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
 from hydragnn_hpc.member.fused.kernels import library, unavailable
 from hydragnn_hpc.member.fused.plan import CBetas, build_plan
 
@@ -28,9 +29,11 @@ class FusedEngine:
     ----------
     sizes : NetworkSizes
     data : TrainingData
-        All samples share one geometry.
     dtype : torch.dtype
         float32; float64 for tests.
+    shared : bool, optional
+        Whether vector lanes are samples, which all must share one geometry; else they are features. By default,
+        wherever they share one.
 
     Raises
     ------
@@ -40,19 +43,26 @@ class FusedEngine:
 
     name = "fused"
 
-    def __init__(self, sizes: NetworkSizes, data: TrainingData, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        sizes: NetworkSizes,
+        data: TrainingData,
+        dtype: torch.dtype = torch.float32,
+        *,
+        shared: bool | None = None,
+    ) -> None:
         self.sizes, self.device = sizes, torch.device("cpu")
         self.layout = ParameterLayout.of(sizes)
         self.dtype = np.dtype(str(dtype).removeprefix("torch."))
         if reason := unavailable(self.dtype):
             raise UserError(f"the fused engine cannot run here: {reason}; use engine 'torch'")
-        self._structure = data.structure
-        self._samples, self._atoms = len(data.structure.sample_geometry), int(data.structure.site_offsets[-1])
-        inputs = self._data(data.inputs, (self._atoms, sizes.inputs))
-        targets = {t.name: self._data(data.targets[t.name], self._shape(t.name)) for t in sizes.tasks}
+        self._shared = data.structure.shared_geometry if shared is None else shared
+        self._structure, self._samples = data.structure, len(data.structure.sample_geometry)
+        inputs, targets = self._data(data.inputs), {t.name: self._data(data.targets[t.name]) for t in sizes.tasks}
+        self._counts = _counts(data.structure)
         self._library = library(self.dtype.name)
         self.lanes: int | None = self._library.fused_lanes()
-        self._plan = build_plan(sizes, self.layout, data.structure, inputs, targets)
+        self._plan = build_plan(sizes, self.layout, data.structure, inputs, targets, shared=self._shared)
         self._memory = np.empty(0, np.uint8)
 
     def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
@@ -74,8 +84,13 @@ class FusedEngine:
         ]
         losses = np.empty((members, len(self.sizes.tasks)))
         addresses = [_address(array) for array in (*arrays, index, losses)]
-        memory, sizes = self._working_memory(samples), (ctypes.c_int64(members), ctypes.c_int64(samples))
-        self._library.fused_step(self._plan.pointer, memory, *sizes, *addresses)
+        if self._shared:
+            memory = self._working_memory(self._library.fused_memory, samples)
+            self._library.fused_step(self._plan.pointer, memory, *_sizes(members, samples), *addresses)
+        else:
+            sizes = (samples, *(int(counts[index].sum(1).max()) for counts in self._counts))
+            memory = self._working_memory(self._library.varying_memory, *sizes, 1)
+            self._library.varying_step(self._plan.pointer, memory, *_sizes(members, *sizes), *addresses)
         return torch.from_numpy(losses)
 
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
@@ -86,21 +101,19 @@ class FusedEngine:
         UserError
             If a shape, dtype or sample number is invalid.
         """
-        index = self._index(np.tile(index, (len(parameters), 1)))
-        members, samples = index.shape
+        members, index = len(parameters), self._index(np.asarray(index)[None])[0]
         arrays = [
             self._stack("parameters", parameters, members, self.layout.parameter_size),
             self._stack("buffers", buffers, members, self.layout.buffer_size),
         ]
-        out = {t.name: np.empty((*index.shape, *self._shape(t.name)), self.dtype) for t in self.sizes.tasks}
-        pointers = (ctypes.c_void_p * len(out))(*(array.ctypes.data for array in out.values()))
-        addresses = [_address(array) for array in (*arrays, index)]
-        memory, sizes = (
-            self._working_memory(self._library.fused_lanes()),
-            (ctypes.c_int64(members), ctypes.c_int64(samples)),
-        )
-        self._library.fused_predict(self._plan.pointer, memory, *sizes, *addresses, pointers)
-        return {name: torch.from_numpy(v).reshape(members, -1, v.shape[-1]) for name, v in out.items()}
+        if self._shared:
+            found = [self._predict_shared(arrays, index)]
+        else:
+            found = [self._predict_varying(arrays, part) for part in self._parts(index)]
+        return {
+            task.name: torch.from_numpy(np.concatenate([part[number] for part in found], axis=1))
+            for number, task in enumerate(self.sizes.tasks)
+        }
 
     def update(self, optimizer: Optimizer, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
         """See `hydragnn_hpc.member.engine.interface.Engine`.
@@ -118,13 +131,38 @@ class FusedEngine:
         betas = ctypes.byref(CBetas(BETA_1, BETA_2))
         self._library.fused_adam(self._plan.pointer, betas, ctypes.c_int64(members), *arrays, _address(both))
 
-    def _shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one sample's target."""
-        task = next(task for task in self.sizes.tasks if task.name == name)
-        return (self._atoms, task.width) if task.level == "node" else (task.width,)
+    def _predict_shared(self, arrays: list[Array], index: Array) -> list[Array]:
+        """Values of every task, [E, rows, d]."""
+        members, samples = len(arrays[0]), len(index)
+        out, pointers = self._outputs(members, samples, int(self._counts[0][index].sum()))
+        every = np.tile(index, (members, 1))
+        addresses = [_address(array) for array in (*arrays, every)]
+        memory = self._working_memory(self._library.fused_memory, self._library.fused_lanes())
+        self._library.fused_predict(self._plan.pointer, memory, *_sizes(members, samples), *addresses, pointers)
+        return out
 
-    def _data(self, values: Array, shape: tuple[int, ...]) -> Array:
-        return np.ascontiguousarray(values, self.dtype).reshape(self._samples, *shape)
+    def _predict_varying(self, arrays: list[Array], index: Array) -> list[Array]:
+        """Values of every task, [E, rows, d]."""
+        members, sizes = len(arrays[0]), (len(index), *(int(counts[index].sum()) for counts in self._counts))
+        out, pointers = self._outputs(members, *sizes[:2])
+        addresses = [_address(array) for array in (*arrays, index)]
+        memory = self._working_memory(self._library.varying_memory, *sizes, 0)
+        self._library.varying_predict(self._plan.pointer, memory, *_sizes(members, *sizes), *addresses, pointers)
+        return out
+
+    def _outputs(self, members: int, samples: int, atoms: int) -> tuple[list[Array], Any]:
+        """Arrays for the values of every task, and their addresses."""
+        rows = {"graph": samples, "node": atoms}
+        out = [np.empty((members, rows[task.level], task.width), self.dtype) for task in self.sizes.tasks]
+        return out, (ctypes.c_void_p * len(out))(*(array.ctypes.data for array in out))
+
+    def _parts(self, index: Array) -> list[Array]:
+        """Divide samples into parts that are predicted together."""
+        step = samples_at_once(self._structure, self.device)
+        return [index[at : at + step] for at in range(0, len(index), step)]
+
+    def _data(self, values: Array) -> Array:
+        return np.ascontiguousarray(values, self.dtype)
 
     def _stack(self, name: str, value: Any, members: int, width: int) -> Array:
         array: Array = np.asarray(value)
@@ -140,14 +178,24 @@ class FusedEngine:
             raise UserError(f"index: samples {array.min()} to {array.max()}, but there are {self._samples}")
         return array
 
-    def _working_memory(self, samples: int) -> ctypes.c_void_p:
-        """Address of enough aligned memory for batches of ``samples``; it is kept, and grows."""
-        need = self._library.fused_memory(self._plan.pointer, ctypes.c_int64(samples)) + ALIGNMENT
+    def _working_memory(self, measure: Callable[..., int], *sizes: int) -> ctypes.c_void_p:
+        """Address of enough aligned memory for batches of these sizes; it is kept, and grows."""
+        need = measure(self._plan.pointer, *_sizes(*sizes)) + ALIGNMENT
         if len(self._memory) < need:
             self._memory = np.zeros(need, np.uint8)
         address = self._memory.ctypes.data
         return ctypes.c_void_p(address + -address % ALIGNMENT)
 
 
+def _counts(structure: Structure) -> tuple[Array, Array]:
+    """Return the numbers of atoms and of edges of every sample."""
+    edges = np.diff(structure.neighbour_offsets[structure.site_offsets])
+    return np.diff(structure.atom_offsets), edges[structure.sample_geometry]
+
+
 def _address(array: Array) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
+
+
+def _sizes(*values: int) -> tuple[ctypes.c_int64, ...]:
+    return tuple(ctypes.c_int64(value) for value in values)

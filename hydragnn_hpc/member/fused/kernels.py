@@ -152,8 +152,9 @@ def _declared(loaded: ctypes.CDLL, dtype: str) -> ctypes.CDLL:
             raise CannotCompile(
                 f"the kernels have {name} = {found.get(name)}, fused/plan.py has {expected.get(name)}; correct either"
             )
-    loaded.fused_memory.restype = loaded.fused_lanes.restype = ctypes.c_int64
-    loaded.fused_step.restype = loaded.fused_predict.restype = loaded.fused_adam.restype = None
+    loaded.fused_memory.restype = loaded.varying_memory.restype = loaded.fused_lanes.restype = ctypes.c_int64
+    for name in ("fused_step", "fused_predict", "varying_step", "varying_predict", "fused_adam"):
+        getattr(loaded, name).restype = None
     return loaded
 
 
@@ -182,8 +183,8 @@ def _private(folder: Path) -> Path:
 def _fingerprint(compiler: str, dtype: str) -> str:
     """Hash of all that the compiled file depends on."""
     digest = hashlib.sha256()
-    for path in sorted(SOURCE.iterdir()):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(path for path in SOURCE.rglob("*") if path.is_file()):
+        digest.update(str(path.relative_to(SOURCE)).encode() + b"\0" + path.read_bytes() + b"\0")
     version = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=False).stdout
     for word in (dtype, *FLAGS, *NATIVE, compiler, version, platform.machine(), _processor()):
         digest.update(word.encode() + b"\0")

@@ -12,13 +12,16 @@ import torch
 
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.engine.degrees import degree_scales
-from hydragnn_hpc.member.engine.edges import EdgeBasis
+from hydragnn_hpc.member.engine.edges import BASES, ENVELOPES, EdgeBasis, gaussians
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.sizes import POOLINGS, Array, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import Structure
 
 LOSSES = ("mse", "mae", "huber")
 """The losses that the kernels know, in the order of plan.h."""
+
+PADDING = 16
+"""Numbers after an array that the kernels read, without using them, where they read whole vectors."""
 
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
@@ -64,6 +67,9 @@ class CPlan(ctypes.Structure):
         *((name, _POINTER) for name in ("kind", "basis")),
         ("momentum", ctypes.c_double),
         ("epsilon", ctypes.c_double),
+        *((name, _POINTER) for name in ("first_row", "sample_geometry", "first_site", "first_edge", "edge_vectors")),
+        *((name, _INT) for name in ("edge_basis", "edge_envelope")),
+        *((name, ctypes.c_double) for name in ("edge_cutoff", "edge_factor")),
     ]
 
 
@@ -77,7 +83,8 @@ def interface(dtype: str) -> dict[str, int]:
     """Return sizes, offsets and constants that kernels for ``dtype`` must share, named as in ``source/interface.h``."""
     shared = {"sizeof real": np.dtype(dtype).itemsize, "SCALERS": 4}
     shared |= {f"POOL_{name.upper()}": number for number, name in enumerate(POOLINGS)}
-    shared |= {f"LOSS_{name.upper()}": number for number, name in enumerate(LOSSES)}
+    for kind, names in (("LOSS", LOSSES), ("BASIS", BASES), ("ENVELOPE", ENVELOPES)):
+        shared |= {f"{kind}_{name.upper()}": number for number, name in enumerate(names)}
     for structure in (CLayer, CLinear, CTask, CPlan, CBetas):
         name = structure.__name__.removeprefix("C")
         shared[f"sizeof {name}"] = ctypes.sizeof(structure)
@@ -140,28 +147,66 @@ def edge_kinds(structure: Structure, edge: Array, basis: EdgeBasis, dtype: np.dt
 
 
 def build_plan(
-    sizes: NetworkSizes, layout: ParameterLayout, structure: Structure, inputs: Array, targets: Mapping[str, Array]
+    sizes: NetworkSizes,
+    layout: ParameterLayout,
+    structure: Structure,
+    inputs: Array,
+    targets: Mapping[str, Array],
+    *,
+    shared: bool,
 ) -> KernelPlan:
-    """Fill a plan; ``inputs`` [S, n, F0] and ``targets`` are contiguous and of the engine's dtype."""
+    """Fill a plan; ``inputs`` [A, F0] and ``targets`` [A or S, d] are contiguous and of the engine's dtype."""
     plan = KernelPlan(CPlan())
-    order, first, neighbour, group, edge = degree_order(structure)
-    scale = degree_scales(np.diff(first)[group[:-1]], sizes.average_degree).astype(inputs.dtype)
+    geometry = shared_geometry if shared else varying_geometries
+    arrays = {**geometry(sizes, structure, inputs.dtype), "inputs": inputs}
     layers = (CLayer * len(sizes.channels))(*(_layer(sizes, layout, number) for number in range(len(sizes.layers))))
     tasks = (CTask * len(sizes.tasks))(*(_task(plan, sizes, layout, t, targets[t.name]) for t in sizes.tasks))
     c = plan.c
-    c.atoms, c.layers, c.tasks, c.groups = len(order), len(layers), len(tasks), len(group) - 1
+    c.layers, c.tasks, c.groups = len(layers), len(tasks), len(arrays["scale"])
+    c.atoms = len(arrays["order"]) if shared else 0
     c.pooling = POOLINGS.index(sizes.pooling)
     c.parameters, c.buffers = layout.parameter_size, layout.buffer_size
     c.momentum, c.epsilon = sizes.momentum, sizes.epsilon
     c.layer, c.task = ctypes.addressof(layers), ctypes.addressof(tasks)
-    arrays = {"order": order, "first": first, "neighbour": neighbour, "group": group, "scale": scale, "inputs": inputs}
     if sizes.edges:
-        arrays["kind"], arrays["basis"] = edge_kinds(structure, edge, sizes.edges, inputs.dtype)
-        c.edge_features, c.kinds = sizes.edges.number, len(arrays["basis"])
+        c.edge_features, c.kinds, c.edge_cutoff = sizes.edges.number, len(arrays["basis"]), sizes.edges.cutoff
+        c.edge_basis, c.edge_envelope = (
+            list(BASES).index(sizes.edges.basis),
+            list(ENVELOPES).index(sizes.edges.envelope),
+        )
+        c.edge_factor = gaussians(sizes.edges.number, sizes.edges.cutoff)[1]
     for name, array in arrays.items():
         setattr(c, name, array.ctypes.data)
     plan.references += [layers, tasks, *arrays.values()]
     return plan
+
+
+def shared_geometry(sizes: NetworkSizes, structure: Structure, dtype: np.dtype[Any]) -> dict[str, Array]:
+    """Return the plan's arrays of one geometry that all samples share."""
+    order, first, neighbour, group, edge = degree_order(structure)
+    scale = degree_scales(np.diff(first)[group[:-1]], sizes.average_degree).astype(dtype)
+    arrays = {"order": order, "first": first, "neighbour": neighbour, "group": group, "scale": scale}
+    if sizes.edges:
+        arrays["kind"], arrays["basis"] = edge_kinds(structure, edge, sizes.edges, dtype)
+    return arrays
+
+
+def varying_geometries(sizes: NetworkSizes, structure: Structure, dtype: np.dtype[Any]) -> dict[str, Array]:
+    """Return the plan's arrays of samples that differ in geometry; mapped arrays stay mapped."""
+    degrees = np.arange(int(structure.degrees().max(initial=0)) + 1)
+    arrays = {
+        "scale": degree_scales(degrees, sizes.average_degree).astype(dtype),
+        "first_row": np.ascontiguousarray(structure.atom_offsets, np.int64),
+        "sample_geometry": np.ascontiguousarray(structure.sample_geometry, np.int32),
+        "first_site": np.ascontiguousarray(structure.site_offsets, np.int64),
+        "first_edge": np.ascontiguousarray(structure.neighbour_offsets, np.int64),
+        "neighbour": np.ascontiguousarray(structure.neighbours, np.int32),
+    }
+    if sizes.edges:
+        arrays["edge_vectors"] = np.ascontiguousarray(structure.edge_vectors, np.float64)
+        centres, _ = gaussians(sizes.edges.number, sizes.edges.cutoff)
+        arrays["basis"] = np.append(centres.numpy(), np.zeros(PADDING)).astype(dtype)
+    return arrays
 
 
 def _layer(sizes: NetworkSizes, layout: ParameterLayout, number: int) -> CLayer:

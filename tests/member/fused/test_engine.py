@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.member.engine.edges import EdgeBasis
+from hydragnn_hpc.member.engine.edges import BASES, ENVELOPES, EdgeBasis
 from hydragnn_hpc.member.engine.optimize import Adam, new_optimizer
 from hydragnn_hpc.member.engine.sizes import TaskSizes
 from hydragnn_hpc.member.fused.engine import FusedEngine
@@ -30,9 +30,11 @@ def any_problem(seed: int, **network: object) -> Problem:
 
 
 def check(of: Problem, batch: int, loose: float = 1.0) -> None:
-    """Compare a step with the reference engine's."""
+    """Compare a step with the reference engine's, whether lanes are samples or features."""
     index = of.index(batch)
-    agree(of.step(of.engine("fused"), index), of.step(of.engine(), index), loose=loose)
+    expected = of.step(of.engine(), index)
+    for name in ("fused", "fused varying"):
+        agree(of.step(of.engine(name), index), expected, loose=loose)
 
 
 @pytest.mark.parametrize("batch", [*range(2, 20), 31, 32, 33, 48, 63, 64, 65, 70])
@@ -51,6 +53,14 @@ def test_any_geometry_and_widths(data: st.DataObject) -> None:
     check(of, data.draw(st.integers(2, 40), "batch"), loose=1e3)
 
 
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("envelope", ENVELOPES)
+def test_every_basis_and_envelope_where_geometries_vary(basis: str, envelope: str) -> None:
+    rng = np.random.default_rng(7)
+    samples = random_samples(rng, [random_neighbours(rng, n, 3 * n) for n in (5, 9, 12)], 20)
+    check(Problem(samples, channels=(6, 9), edges=EdgeBasis(9, CUTOFF, basis, envelope)), 11, loose=1e3)
+
+
 def test_wide_heads() -> None:
     tasks = (TaskSizes("force", "node", 3, (7,)), TaskSizes("stress", "graph", 6, (11, 5, 3), 2.0))
     rng = np.random.default_rng(3)
@@ -67,15 +77,17 @@ def test_wide_inputs_into_a_narrow_layer() -> None:
     check(any_problem(43, channels=(1, 3), inputs=40), 20)
 
 
-def test_a_prediction_has_the_same_bits_in_any_batch() -> None:
-    of = any_problem(17, channels=(9, 9))
-    engine = of.engine("fused", torch.float32)
-    state, samples = of.stack(engine, torch.float32), np.arange(80)
+@pytest.mark.parametrize("name", ["fused", "fused varying"])
+@pytest.mark.parametrize("width", [6, 9])
+def test_a_prediction_has_the_same_bits_in_any_batch(name: str, width: int) -> None:
+    of = any_problem(17, channels=(width, width))
+    engine, samples = of.engine(name, torch.float32), np.arange(80)
+    state = of.stack(engine, torch.float32)
     everything = engine.predict(*state, samples)
     for some in (samples[:1], samples[20:43], samples[::-1]):
         for task, values in engine.predict(*state, some).items():
             expected = everything[task].view(80, -1, values.shape[-1])[some.copy()]
-            assert torch.equal(values.view(expected.shape), expected)
+            assert torch.equal(values.view(expected.shape), expected), task
 
 
 def test_not_a_number_stays_in_its_place() -> None:

@@ -130,13 +130,16 @@ def test_another_interface_is_refused(
 
 
 @pytest.mark.parametrize("narrow", ["-mno-avx512f", "-mno-avx"])
-def test_narrower_processors_compute_the_same(narrow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["fused", "fused varying"])
+def test_narrower_processors_compute_the_same(
+    name: str, narrow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The paths for 32- and 16-byte vectors, on this processor."""
     if os.uname().machine != "x86_64":
         pytest.skip("the narrow paths are chosen by x86 options")
     rng = np.random.default_rng(3)
     problem = Problem(random_samples(rng, [random_neighbours(rng, 9, 20)], 30), members=2)
-    engine, index = problem.engine("fused"), problem.index(21)
+    engine, index = problem.engine(name), problem.index(21)
     expected, predicted = problem.step(engine, index), engine.predict(*problem.stack(engine), index[0])
     monkeypatch.setattr(kernels, "FLAGS", (*kernels.FLAGS, "-march=native", narrow))
     monkeypatch.setattr(kernels, "NATIVE", ())

@@ -39,38 +39,51 @@ INLINE void add_scaled(long count, real factor, const real *from, real *to) {
     for (long r = 0; r < count; r++) to[r] += factor * from[r];
 }
 
-/* t of one layer, for every kind of edge. */
-static void add_edges(const Plan *plan, const Layer *layer, const real *parameters, real *matrix, real *added) {
+/* D^T of one layer. */
+static void multiply_encoder(const Plan *plan, const Layer *layer, const real *parameters, real *matrix) {
     long in = layer->in, width = edge_columns(plan);
     memset(matrix, 0, width * in * sizeof(real));
-    memset(added, 0, plan->kinds * in * sizeof(real));
     for (long c = 0; c < width; c++)
         for (long r = 0; r < in; r++)
             for (long s = 0; s < in; s++)
                 matrix[c * in + r] += edge_matrix(layer, parameters, r)[s] * encoder(plan, layer, parameters, s, c);
+}
+
+/* t of one layer, for every kind of edge. */
+static void add_edges(const Plan *plan, const Layer *layer, const real *parameters, real *matrix, real *added) {
+    long in = layer->in, width = edge_columns(plan);
+    multiply_encoder(plan, layer, parameters, matrix);
+    memset(added, 0, plan->kinds * in * sizeof(real));
     for (long k = 0; k < plan->kinds; k++)
         for (long c = 0; c < width; c++) add_scaled(in, plan->basis[k * width + c], matrix + c * in, added + k * in);
 }
 
-/* Gradients of W3, V and v from that of t. */
-static void add_edges_back(const Plan *plan, const Layer *layer, const real *parameters, const EdgeMemory *m,
-                           real *gradients) {
-    long in = layer->in, width = edge_columns(plan), features = plan->edge_features, count = plan->kinds * in;
-    for (long k = 0; k < count; k += LANES) store_loose(m->grad + k, sum_each(m->grad_added + k));
-    memset(m->matrix, 0, width * in * sizeof(real));
-    for (long k = 0; k < plan->kinds; k++)
-        for (long c = 0; c < width; c++)
-            add_scaled(in, plan->basis[k * width + c], m->grad + k * in, m->matrix + c * in);
+/* Gradients of W3, V and v from A^T. */
+static void multiply_encoder_back(const Plan *plan, const Layer *layer, const real *parameters, const real *matrix,
+                                  real *gradients) {
+    long in = layer->in, width = edge_columns(plan), features = plan->edge_features;
     for (long r = 0; r < in; r++) {
         real *own = gradients + layer->pre_weight + r * layer->pre_width + 2 * in;
         for (long s = 0; s < in; s++)
             for (long c = 0; c < width; c++) {
-                real grad = m->matrix[c * in + r];
+                real grad = matrix[c * in + r];
                 own[s] += grad * encoder(plan, layer, parameters, s, c);
                 gradients[c < features ? layer->encoder_weight + s * features + c : layer->encoder_bias + s] +=
                     grad * edge_matrix(layer, parameters, r)[s];
             }
     }
+}
+
+/* The same from the gradient of t. */
+static void add_edges_back(const Plan *plan, const Layer *layer, const real *parameters, const EdgeMemory *m,
+                           real *gradients) {
+    long in = layer->in, width = edge_columns(plan), count = plan->kinds * in;
+    for (long k = 0; k < count; k += LANES) store_loose(m->grad + k, sum_each(m->grad_added + k));
+    memset(m->matrix, 0, width * in * sizeof(real));
+    for (long k = 0; k < plan->kinds; k++)
+        for (long c = 0; c < width; c++)
+            add_scaled(in, plan->basis[k * width + c], m->grad + k * in, m->matrix + c * in);
+    multiply_encoder_back(plan, layer, parameters, m->matrix, gradients);
 }
 
 #endif

@@ -87,6 +87,18 @@ static void load_target(const Plan *plan, const Task *task, const Block *block, 
             ((real *)(to + o))[l] = task->target[(block->sample[l] * atoms + atom) * width + o];
 }
 
+/* Loss of one column of outputs in each lane of `mask`, over known targets. Targets become its gradient times factor. */
+INLINE vec column_loss(const Task *task, vec mask, const vec *out, real factor, vec *target) {
+    vec sum = {};
+    for (long o = 0; o < task->width; o++) {
+        vec difference = where_known(target[o], mask * (out[o] - target[o]));
+        vec slope;
+        sum += loss_of(task, difference, &slope);
+        target[o] = factor * slope;
+    }
+    return sum;
+}
+
 /* Loss of the last activation, summed over all known targets. Its gradient times `factor` goes to m->grad[0]. */
 static double sum_loss(const Plan *plan, const Task *task, const HeadMemory *m, const Block *block, real factor) {
     long count = task->graph ? 1 : plan->atoms, width = task->width;
@@ -94,12 +106,7 @@ static double sum_loss(const Plan *plan, const Task *task, const HeadMemory *m, 
     vec *grad = m->grad[0], sum = {};
     for (long i = 0; i < count; i++, grad += width, out += width) {
         load_target(plan, task, block, i, grad);
-        for (long o = 0; o < width; o++) {
-            vec difference = where_known(grad[o], block->mask * (out[o] - grad[o]));
-            vec slope;
-            sum += loss_of(task, difference, &slope);
-            grad[o] = factor * slope;
-        }
+        sum += column_loss(task, block->mask, out, factor, grad);
     }
     return sum_lanes(sum);
 }

@@ -27,7 +27,11 @@ static const struct {
     PLACE(Plan, parameters), PLACE(Plan, buffers), PLACE(Plan, order), PLACE(Plan, first), PLACE(Plan, neighbour),
     PLACE(Plan, group), PLACE(Plan, scale), PLACE(Plan, layer), PLACE(Plan, task), PLACE(Plan, inputs),
     PLACE(Plan, momentum), PLACE(Plan, epsilon), PLACE(Plan, edge_features),
-    PLACE(Plan, kinds), PLACE(Plan, kind), PLACE(Plan, basis), PLACE(Betas, beta_1), PLACE(Betas, beta_2),
+    PLACE(Plan, kinds), PLACE(Plan, kind), PLACE(Plan, basis), PLACE(Plan, first_row), PLACE(Plan, sample_geometry),
+    PLACE(Plan, first_site), PLACE(Plan, first_edge), PLACE(Plan, edge_vectors), PLACE(Plan, edge_factor),
+    PLACE(Plan, edge_basis), PLACE(Plan, edge_envelope), PLACE(Plan, edge_cutoff), NUMBER(BASIS_GAUSSIAN),
+    NUMBER(BASIS_BESSEL), NUMBER(ENVELOPE_NONE), NUMBER(ENVELOPE_POLYNOMIAL),
+    PLACE(Betas, beta_1), PLACE(Betas, beta_2),
 };
 
 /* Entry k, or NULL behind the last. */

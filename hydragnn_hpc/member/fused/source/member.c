@@ -6,6 +6,7 @@
  */
 #include "interface.h"
 #include "memory.h"
+#include "varying/member.h"
 
 /* Sample numbers, masks and node inputs of a batch, lane by lane. */
 static void load_batch(const Plan *plan, const Memory *m, const int64_t *index, long samples) {
@@ -174,6 +175,38 @@ void fused_predict(const Plan *plan, char *memory, int64_t members, int64_t samp
             running_norm(plan, plan->layer + l, parameters, buffers, m.norm + l);
         for (long at = e * samples; at < end; at += LANES)
             predict_block(plan, &m, parameters, index, at, end - at < LANES ? end - at : LANES, out);
+    }
+    restore_subnormals(before);
+}
+
+/* The same for samples of any geometries. `atoms` and `edges` are the most of a member's batch. */
+int64_t varying_memory(const Plan *plan, int64_t samples, int64_t atoms, int64_t edges, int64_t training) {
+    return (int64_t)lay_out_batch(plan, (Extent){samples, atoms, edges, training}, NULL).bytes;
+}
+
+void varying_step(const Plan *plan, char *memory, int64_t members, int64_t samples, int64_t atoms, int64_t edges,
+                  const real *parameters, real *gradients, real *buffers, const int64_t *index, double *losses) {
+    unsigned before = flush_subnormals();
+    for (long e = 0; e < members; e++) {
+        BatchMemory m = lay_out_batch(plan, (Extent){samples, atoms, edges, 1}, memory);
+        batch_step(plan, &m, parameters + e * plan->parameters, gradients + e * plan->parameters,
+                   buffers + e * plan->buffers, index + e * samples, samples, losses + e * plan->tasks);
+    }
+    restore_subnormals(before);
+}
+
+/* index [samples], the same for all members; out: one array per task, [members, atoms, width] or
+ * [members, samples, width]. */
+void varying_predict(const Plan *plan, char *memory, int64_t members, int64_t samples, int64_t atoms, int64_t edges,
+                     const real *parameters, const real *buffers, const int64_t *index, real *const *out) {
+    unsigned before = flush_subnormals();
+    BatchMemory m = lay_out_batch(plan, (Extent){samples, atoms, edges, 0}, memory);
+    load_batch_rows(plan, &m, index, samples);
+    for (long e = 0; e < members; e++) {
+        real *place[plan->tasks];
+        for (long t = 0; t < plan->tasks; t++)
+            place[t] = out[t] + e * (plan->task[t].graph ? samples : atoms) * plan->task[t].width;
+        batch_predict(plan, &m, parameters + e * plan->parameters, buffers + e * plan->buffers, place);
     }
     restore_subnormals(before);
 }

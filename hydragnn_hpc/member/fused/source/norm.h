@@ -45,6 +45,15 @@ static void add_to_square(const Norm *norm, const vec *value, long features, lon
         }
 }
 
+/* Statistics of one feature from its sum of squared differences from the mean. */
+INLINE void finish_statistics(const Plan *plan, const Layer *layer, real *buffers, const Norm *norm, long f,
+                              double count, double square) {
+    real *mean = buffers + layer->running_mean + f, *var = buffers + layer->running_var + f;
+    norm->inverse[f] = (real)(1 / sqrt(square / count + plan->epsilon));
+    *mean = (real)((1 - plan->momentum) * *mean + plan->momentum * norm->mean[f]);
+    *var = (real)((1 - plan->momentum) * *var + plan->momentum * (square / (count - 1)));
+}
+
 /* Batch statistics of `values` [blocks][atoms][features]; running ones move towards them.
  * `sum` holds the masked sums over the batch, and is used up. */
 static void batch_norm(const Plan *plan, const Layer *layer, const real *parameters, real *buffers, const vec *values,
@@ -57,13 +66,8 @@ static void batch_norm(const Plan *plan, const Layer *layer, const real *paramet
     }
     for (long b = 0; b < blocks; b++)
         add_to_square(norm, values + b * plan->atoms * features, features, plan->atoms, mask[b], sum);
-    for (long f = 0; f < features; f++) {
-        double square = sum_lanes(sum[f]);
-        real *mean = buffers + layer->running_mean + f, *var = buffers + layer->running_var + f;
-        norm->inverse[f] = (real)(1 / sqrt(square / count + plan->epsilon));
-        *mean = (real)((1 - plan->momentum) * *mean + plan->momentum * norm->mean[f]);
-        *var = (real)((1 - plan->momentum) * *var + plan->momentum * (square / (count - 1)));
-    }
+    for (long f = 0; f < features; f++)
+        finish_statistics(plan, layer, buffers, norm, f, count, sum_lanes(sum[f]));
     prepare_norm(layer, parameters, norm);
 }
 
@@ -80,16 +84,20 @@ static void rectify_back(const Norm *norm, long features, long count, const vec 
         }
 }
 
-/* Gradients of batch norm's weight and bias from the two sums, and what norm_back needs. */
+/* Gradients of batch norm's weight and bias of one feature from its two sums, and what norm_back needs. */
+INLINE void finish_feature_back(const Layer *layer, const Norm *norm, long f, double count, real total, real product,
+                                real *gradients) {
+    product *= norm->inverse[f];
+    gradients[layer->norm_bias + f] = total;
+    gradients[layer->norm_weight + f] = product;
+    norm->slope[f] = norm->scale[f] * norm->inverse[f] * (real)(product / count);
+    norm->level[f] = norm->scale[f] * (real)(total / count);
+}
+
 static void finish_norm_back(const Layer *layer, double count, const vec *sum, const vec *sum_product,
                              const Norm *norm, real *gradients) {
-    for (long f = 0; f < layer->out; f++) {
-        real total = sum_lanes(sum[f]), product = sum_lanes(sum_product[f]) * norm->inverse[f];
-        gradients[layer->norm_bias + f] = total;
-        gradients[layer->norm_weight + f] = product;
-        norm->slope[f] = norm->scale[f] * norm->inverse[f] * (real)(product / count);
-        norm->level[f] = norm->scale[f] * (real)(total / count);
-    }
+    for (long f = 0; f < layer->out; f++)
+        finish_feature_back(layer, norm, f, count, sum_lanes(sum[f]), sum_lanes(sum_product[f]), gradients);
 }
 
 /* Gradient ahead of batch norm, in place; zero in lanes without a sample. */

@@ -10,6 +10,8 @@
 #define CHUNK 4       /* blocks of samples whose stacked aggregates are kept at once */
 
 enum { POOL_MEAN, POOL_SUM, POOL_MAX };
+enum { BASIS_GAUSSIAN, BASIS_BESSEL };
+enum { ENVELOPE_NONE, ENVELOPE_POLYNOMIAL };
 enum { LOSS_MSE, LOSS_MAE, LOSS_HUBER };
 
 typedef struct {
@@ -46,6 +48,15 @@ typedef struct {
     const int32_t *kind; /* [m] */
     const real *basis;   /* [kinds, K + 1]: features of edges, and 1 */
     double momentum, epsilon;
+    /* Of samples with geometries of their own; NULL where all share one. Then `groups` and `scale` are those of the
+     * degrees 0, 1, ..., `neighbour` counts from the first atom, and inputs and targets at node level are [A, ...]. */
+    const int64_t *first_row;       /* [S + 1]: first atom of each sample */
+    const int32_t *sample_geometry; /* [S] */
+    const int64_t *first_site;      /* [G + 1] */
+    const int64_t *first_edge;      /* [B + 1] */
+    const double *edge_vectors;     /* [E, 3] */
+    int64_t edge_basis, edge_envelope;
+    double edge_cutoff, edge_factor; /* Gaussians are exp(factor (length - basis[k])^2) */
 } Plan;
 
 /* Rows of a stacked column: the atom's own features, the constant 1, then the four aggregates. */

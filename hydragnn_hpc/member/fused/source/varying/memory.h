@@ -1,0 +1,133 @@
+/* The working memory of a batch, carved out of the same block as ../memory.h's. */
+#ifndef FUSED_VARYING_MEMORY_H
+#define FUSED_VARYING_MEMORY_H
+
+#include "../memory.h"
+#include "convolution.h"
+#include "heads.h"
+#include "norm.h"
+
+typedef struct {
+    Batch batch;
+    real **value;        /* [layers]: output of each convolution, [atoms][padded out] */
+    Norm *norm;          /* [layers], padded */
+    real **matrices;     /* [layers]: [groups][matrix_room] */
+    FoldMemory *fold;    /* [layers] */
+    real *grad_matrices; /* of one layer */
+    RowMemory *rows;     /* [layers] */
+    RowHeadMemory head;
+    real *x;                /* [atoms][padded]: input of the heads */
+    real *grad, *grad_next; /* [atoms][padded widest] */
+    double *total, *total_product;
+    size_t bytes;
+} BatchMemory;
+
+/* What a batch has at most. Steps keep stacked rows and y of all layers for the way back, predictions one layer's. */
+typedef struct {
+    long samples, atoms, edges;
+    int training;
+} Extent;
+
+/* Rows are read and written up to so many numbers past the end. */
+static real *take_rows(Arena *arena, long count, long width) {
+    return take_reals(arena, count * width + ROWS_AT_ONCE * padded(width));
+}
+
+static void take_batch(Arena *arena, const Plan *plan, long samples, long atoms, Batch *batch) {
+    batch->edge = take(arena, (atoms + 1) * sizeof *batch->edge);
+    batch->first = take(arena, (samples + 1) * sizeof *batch->first);
+    batch->row = take(arena, atoms * sizeof *batch->row);
+    batch->owner = take(arena, atoms * sizeof *batch->owner);
+    batch->degree = take(arena, atoms * sizeof *batch->degree);
+    batch->neighbour = take(arena, atoms * sizeof *batch->neighbour);
+    batch->order = take(arena, atoms * sizeof *batch->order);
+    batch->group = take(arena, (plan->groups + 1) * sizeof *batch->group);
+    batch->count = take(arena, (plan->groups + 1) * sizeof *batch->count);
+    batch->scale = take_reals(arena, plan->groups * SCALERS);
+}
+
+static Norm take_norm(Arena *arena, long features) {
+    Norm norm;
+    real **part[] = {&norm.mean, &norm.inverse, &norm.scale, &norm.shift, &norm.slope, &norm.level};
+    for (size_t k = 0; k < sizeof part / sizeof *part; k++) *part[k] = take_reals(arena, padded(features));
+    return norm;
+}
+
+static void take_kept_rows(Arena *arena, long atoms, const Widest *w, RowMemory *m) {
+    m->stacked = take_rows(arena, atoms, padded(w->rows + LANES - 1));
+    m->y = take_rows(arena, atoms, padded(w->feature));
+}
+
+static RowMemory take_shared_rows(Arena *arena, const Plan *plan, const Widest *w, Extent size) {
+    long feature = padded(w->feature);
+    RowMemory m = {0};
+    m.grad_stacked = take_rows(arena, size.atoms, padded(w->rows + LANES - 1));
+    m.grad_y = take_rows(arena, size.atoms, feature);
+    m.neighbours = take_rows(arena, w->feature, feature);
+    m.matrix = take_rows(arena, w->rows, feature);
+    if (!plan->edge_features) return m;
+    long most = plan->groups - 1;
+    m.edges.features = take_rows(arena, size.edges, feature_room(plan));
+    m.edges.matrix = take_rows(arena, edge_columns(plan), feature);
+    m.edges.grad_matrix = take_rows(arena, edge_columns(plan), feature);
+    m.edges.added = take_rows(arena, most, feature);
+    m.edges.grad_added = take_rows(arena, most, feature);
+    m.edges.sum = take_reals(arena, edge_columns(plan) * w->feature);
+    return m;
+}
+
+static void take_layer_rows(Arena *arena, const Plan *plan, const Widest *w, Extent size, long groups, BatchMemory *m) {
+    FoldMemory shared = {0};
+    shared.folded = take_vectors(arena, w->fold);
+    shared.product = take_vectors(arena, w->fold);
+    shared.row = take_reals(arena, w->rows + LANES);
+    m->value = take(arena, plan->layers * sizeof *m->value);
+    m->norm = take(arena, plan->layers * sizeof *m->norm);
+    m->matrices = take(arena, plan->layers * sizeof *m->matrices);
+    m->fold = take(arena, plan->layers * sizeof *m->fold);
+    m->rows = take(arena, plan->layers * sizeof *m->rows);
+    RowMemory rows = take_shared_rows(arena, plan, w, size);
+    for (long l = 0; l < plan->layers; l++) {
+        const Layer *layer = plan->layer + l;
+        Norm norm = take_norm(arena, layer->out);
+        FoldMemory fold = take_fold(arena, layer, shared);
+        real *value = take_rows(arena, size.atoms, padded(layer->out));
+        if (l == 0 || size.training) take_kept_rows(arena, size.atoms, w, &rows);
+        real *matrices = take_reals(arena, groups * matrix_room(layer));
+        if (!arena->base) continue; /* only measuring */
+        m->value[l] = value;
+        m->norm[l] = norm;
+        m->matrices[l] = matrices;
+        m->fold[l] = fold;
+        m->rows[l] = rows;
+    }
+}
+
+/* Lays out the memory for batches of at most that size from `base` on (NULL: only measures it). */
+static BatchMemory lay_out_batch(const Plan *plan, Extent size, char *base) {
+    Arena arena = {base, 0};
+    long groups = plan->groups < size.atoms ? plan->groups : size.atoms;
+    Plan own = *plan;
+    own.groups = groups;
+    own.atoms = HEAD_COLUMNS;
+    Widest w = widest_of(&own);
+    long feature = padded(w.feature);
+    BatchMemory m = {0};
+    take_batch(&arena, plan, size.samples, size.atoms, &m.batch);
+    m.total = take(&arena, feature * sizeof *m.total);
+    m.total_product = take(&arena, feature * sizeof *m.total_product);
+    m.grad_matrices = take_reals(&arena, w.matrices);
+    m.x = take_rows(&arena, size.atoms, feature);
+    m.grad = take_rows(&arena, size.atoms, feature);
+    m.grad_next = take_rows(&arena, size.atoms, feature);
+    m.head.x = take_vectors(&arena, HEAD_COLUMNS * w.feature);
+    m.head.grad_x = take_vectors(&arena, HEAD_COLUMNS * w.feature);
+    m.head.pooled = take_rows(&arena, size.samples, feature);
+    m.head.grad_pooled = take_rows(&arena, size.samples, feature);
+    take_layer_rows(&arena, plan, &w, size, groups, &m);
+    take_heads(&arena, &own, &w, &m.head.head);
+    m.bytes = arena.used;
+    return m;
+}
+
+#endif
