@@ -80,8 +80,8 @@ def cures(campaign: Campaign, task: str, summary: DatasetSummary, results: Itera
     found = []
     if summary.geometries > 1 and model.edges is None:
         found.append("edge lengths, since geometries differ (model.edges.number=20)")
-    if {entry.name for entry in campaign.inputs} == {"species"}:
-        found.append("more inputs than the species (inputs: [species, composition, shells])")
+    if {entry.name for entry in campaign.inputs} <= {"species", "one_hot"}:
+        found.append("more inputs than the species (inputs: [one_hot, composition, shells])")
     if sizes_differ and wanted != model.pooling:
         found.append(f"pooling as {task} goes with the size of a structure (model.pooling={wanted})")
     if any(result.stopped_by == "epochs" for result in results):
