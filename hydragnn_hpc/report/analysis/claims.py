@@ -135,7 +135,7 @@ def _one_head(compared: _Comparisons) -> PaperClaim:
     if mean is None:
         return _unfinished("c", statement, compared, sorted({v.name for pair in configured for v in pair}))
     found = costs.heads(compared.snapshot)
-    verdict, reason = _inside(mean[1], HEAD_SHARE, [n for h in found for n in h.n], text.percent, _TIMES)
+    verdict, reason = _inside(mean[1], HEAD_SHARE, [min(n for h in found for n in h.n)], text.percent, _TIMES)
     figures = f"{text.percent(mean[0])} {_shares(mean[1])}"
     evidence = [Evidence("geometric mean over all pairs", figures, verdict, reason)]
     for head in found:

@@ -23,7 +23,7 @@ class Headline:
     r2 : float or None
         Mean over members; None where it is not known.
     baseline, rmse_baseline : str, float or None
-        The better baseline, and its test RMSE in the unit; None where it is not known.
+        The better baseline, and its test RMSE in the unit; None where it is not known, or not to be shown.
     not_learned : int or None
         Members that are no better than it on the validation set.
     """
@@ -57,7 +57,7 @@ def headlines(snapshot: Snapshot) -> list[Headline]:
         if not own:
             continue
         best = min(own, key=lambda r: _validation(snapshot, r))
-        part, judge = snapshot.part(task), snapshot.part(task, "validation")
+        part, judge = (snapshot.part(task, name) if snapshot.baselines else None for name in ("test", "validation"))
         name = judge.better if judge else ""
         found.append(
             Headline(
