@@ -78,6 +78,8 @@ def cures(campaign: Campaign, task: str, summary: DatasetSummary, results: Itera
     sizes_differ = summary.atoms.minimum != summary.atoms.maximum
     wanted = {"per cell": "sum", "per atom": "mean"}.get(target.form, model.pooling)
     found = []
+    if len(target.minimum) == 3 and not campaign.tasks[task].vector:
+        found.append(f"vectors as values, if {task} turns with the structure (vector: true, model.convolution=PaiNN)")
     if summary.geometries > 1 and model.edges is None:
         found.append("edge lengths, since geometries differ (model.edges.number=20)")
     if {entry.name for entry in campaign.inputs} <= {"species", "one_hot"}:

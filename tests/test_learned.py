@@ -87,6 +87,17 @@ def test_cures_are_those_that_apply() -> None:
     assert "outliers in E: 90 % of its values lie in 1 %" in line(0.5, campaign(), summary(central=0.01))
 
 
+def test_three_components_may_be_a_vector_and_one_is_none() -> None:
+    data = summary("species", geometries=1)
+    assert "vectors as values" not in line(0.5, campaign(), data)
+    force = data.targets["energy"].model_copy(update={"minimum": [0.0] * 3, "maximum": [2.0] * 3})
+    data = data.model_copy(update={"targets": {"energy": force}})
+    assert "vectors as values, if E turns" in line(0.5, campaign(), data)
+    task = {"level": "node", "field": "energy", "vector": True}
+    able = campaign(tasks={"E": task}, model={"convolution": "PaiNN", "edges": {"number": 20}})
+    assert "vectors as values" not in line(0.5, able, data)
+
+
 def test_nothing_is_said_where_it_was_learned_or_is_not_known() -> None:
     assert line(0.1, campaign(), summary()) == ""
     assert line(None, campaign(), summary()) == "", "of a result of an earlier version"
