@@ -189,7 +189,8 @@ class Batches:
             places = self._edges.shared(edge)
         else:
             counts = np.bincount(np.arange(len(site)) % members, degree, members).astype(np.int64)
-            places = self._edges.of_members(edge, pair % members, counts)
+            starts = self.send(counts.cumsum() - counts)
+            places = self._edges.of_members(edge, pair % members, starts, max(1, int(counts.max())))
         table = make_neighbour_table(neighbours, degree, on_device[:2], self._dtype, self._room, places.place)
         first, apart = self.send(slots_of_rows(table.parts))
         slot = first[pair] + apart[pair] * (torch.arange(total, device=self._device) - on_device[1][pair])

@@ -63,26 +63,26 @@ class EdgePlaces:
         every = torch.arange(len(self._structure.edge_vectors), device=edge.device)
         return Places(self._features(every)[None], edge)
 
-    def of_members(self, edge: Tensor, member: Tensor, counts: Array) -> Places:
+    def of_members(self, edge: Tensor, member: Tensor, starts: Tensor, most: int) -> Places:
         """Place edges of several members.
 
         Parameters
         ----------
         edge, member : int64 tensor [edges]
             Number and member of each.
-        counts : int64 array [E]
-            Edges of each member; on the host, so that nothing waits for the device.
+        starts : int64 tensor [E]
+            Edges of the members before each.
+        most : int
+            Edges of a member.
         """
-        most = max(1, int(counts.max()))
-        ends = torch.from_numpy(counts.cumsum() - counts).to(edge.device)
         order = torch.argsort(member, stable=True)
         place = torch.empty_like(edge)
-        within = torch.arange(len(edge), device=edge.device) - ends[member[order]]
+        within = torch.arange(len(edge), device=edge.device) - starts[member[order]]
         place[order] = member[order] * most + within
         found = self._features(edge)
-        features = found.new_zeros(len(counts) * most, self._basis.number + 1)
+        features = found.new_zeros(len(starts) * most, self._basis.number + 1)
         features[place] = found[: len(edge)]
-        return Places(features.view(len(counts), most, -1), place)
+        return Places(features.view(len(starts), most, -1), place)
 
     def _features(self, edge: Tensor) -> Tensor:
         """Features and 1 of edges, [edges, K + 1]; of no edges a row of zeros."""
