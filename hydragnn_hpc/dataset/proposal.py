@@ -252,7 +252,7 @@ def _recipe(made: Proposal, data: Data, model: dict[str, Any], epochs: int) -> N
         model = {**model, "pooling": shared}
     why_edges = ""
     if data.distances:
-        model = {**model, "edges": {"number": 20, "envelope": "polynomial"}}
+        model = {**model, "edges": {"number": 20, "basis": "bessel", "envelope": "polynomial"}}
         why_edges = f"{data.summary.geometries:,} geometries differ in the distances between atoms, which edges show."
     made.add("model", model, why_pooling, why_edges)
     made.add("training", *_training(data, epochs))
