@@ -41,6 +41,7 @@ _WHY_EQUIVARIANT = (
     "Vectors turn with the structure, which values of PaiNN do; it is slower than PNA, so that fewer layers are"
     " proposed (three, as in its publication)."
 )
+_COLUMNS, _SAMPLES_A_COLUMN = 16, 10  # of a linear fit: columns for each element, and samples for each of those
 _SAMPLES_A_STEP = 20  # steps an epoch, at least, where the batch can be small enough
 
 
@@ -228,14 +229,7 @@ def _recipe(made: Proposal, data: Data, model: dict[str, Any], epochs: int) -> N
     every, left_out = _tasks(data, vectors=True)
     tasks = {task: settings for task, settings in every.items() if "vector" not in settings}
     turning = [task for task in every if task not in tasks]
-    reference, why_reference = _reference(data)
-    levels = {task["level"] for task in tasks.values()}
-    for task in tasks.values():
-        task["reference"] = reference
-        if task["level"] == "graph" and reference == "linear" and len(levels) > 1:
-            task["weight"] = 0.2
-    weighted = "Graph-level residuals are the smallest: a weight of 0.2 beside node-level tasks." * (len(levels) > 1)
-    made.add("tasks", every, why_reference * bool(tasks), weighted * (reference == "linear"), *left_out)
+    made.add("tasks", every, *_add_references(data, tasks), *left_out)
     pooling, why_pooling = _pooling(data, tasks)
     shared = next(iter(pooling.values()), None)
     apart = [task for task, its in pooling.items() if its != shared]
@@ -280,15 +274,34 @@ def _inputs(data: Data) -> tuple[list[Any], list[str]]:
     return inputs, why
 
 
-def _reference(data: Data) -> tuple[str, str]:
-    """Return the reference of all tasks, and why."""
-    compositions = data.manifest.source.compositions
-    if 4 * compositions <= data.n_train:
-        return "linear", "The network learns what a least-squares fit on the inputs, per composition, leaves (linear)."
-    return "species", (
-        f"The network learns what a fit on the elements leaves (species): {compositions:,} compositions have too few of"
-        f" {data.n_train:,} training samples each for a fit on the inputs (linear)."
-    )
+def _add_references(data: Data, tasks: dict[str, dict[str, Any]]) -> list[str]:
+    """Add reference and weight to all tasks; returns why.
+
+    A linear fit has about `_COLUMNS` columns per element, at graph level for each element. With few samples for each
+    column it fits their noise, and the network cannot undo that.
+    """
+    elements, compositions = len(data.summary.elements), data.manifest.source.compositions
+    atoms = data.manifest.distribution.atoms.mean if data.manifest.distribution else data.summary.atoms.minimum
+    needed = _SAMPLES_A_COLUMN * _COLUMNS * elements**2
+    linear = {"graph": data.n_train >= needed, "node": data.n_train * atoms >= needed}
+    enough = 4 * compositions <= data.n_train
+    levels = {task["level"] for task in tasks.values()}
+    for task in tasks.values():
+        task["reference"] = "linear" if enough and linear[task["level"]] else "species"
+        if task["level"] == "graph" and task["reference"] == "linear" and len(levels) > 1:
+            task["weight"] = 0.2
+    used = {task["reference"] for task in tasks.values()}
+    return [
+        "linear: the network learns what a least-squares fit on the inputs, per composition, leaves."
+        * ("linear" in used),
+        (
+            f"species: it learns what a fit on the elements leaves; {data.n_train:,} training samples of"
+            f" {compositions:,} compositions are too few for a fit on all inputs."
+        )
+        * ("species" in used),
+        "Graph-level residuals are the smallest: a weight of 0.2 beside node-level tasks."
+        * any("weight" in task for task in tasks.values()),
+    ]
 
 
 def _pooling(data: Data, tasks: dict[str, dict[str, Any]]) -> tuple[dict[str, str], str]:

@@ -41,7 +41,7 @@ def written(folder: Path, data: Path, *options: str) -> Campaign:
 
 def rattled(folder: Path) -> Path:
     """One element, one composition, every geometry different."""
-    return made(folder, crystals(60), ["energy=graph:e:eV"])
+    return made(folder, crystals(300), ["energy=graph:e:eV"])
 
 
 def with_forces(folder: Path) -> Path:
@@ -68,7 +68,16 @@ def ternary(folder: Path) -> Path:
 
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "rattled": (rattled, {"inputs": ["species", "shells"], "edges": True, "pooling": "mean", "reference": "linear"}),
-    "forces": (with_forces, {"inputs": ["species", "shells"], "edges": True, "pooling": "mean", "tasks": ["E", "F"]}),
+    "forces": (
+        with_forces,
+        {
+            "inputs": ["species", "shells"],
+            "edges": True,
+            "pooling": "mean",
+            "reference": "species",
+            "tasks": ["E", "F"],
+        },
+    ),
     "periodic": (
         periodic_lattice,
         {"inputs": ["species", "composition", "shells", "ewald"], "edges": False, "pooling": "sum"},
