@@ -1,0 +1,127 @@
+"""What ``init`` proposes, trained on data of several kinds: is every task better than what needs no network?
+
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.any_data FOLDER [--only NAME] [--structures 500] [--for speed]
+
+Each data set is written to FOLDER, and then prepared, given to ``init``, trained and reported without a choice made by
+hand. Labels are those of ASE's EMT potential, and of the surrogate of `hydragnn-hpc data generate`. The table shows
+RMSE on the test part: of the ensemble's mean, of one member on average, and of the better baseline; and R² of the mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.cluster import Octahedron
+
+ENERGIES = ["energy=graph:energy:eV", "energies=node:energies:eV"]
+FORCES = ["energy=graph:energy:eV", "forces=node:forces:eV/Ang"]
+METALS = ["Al", "Ni", "Cu", "Pd", "Au"]
+
+
+def labelled(atoms: Atoms) -> Atoms:
+    """Return the structure with its energy, the energies of its atoms, and forces."""
+    atoms.calc = EMT()
+    energies, forces = atoms.get_potential_energies(), atoms.get_forces()
+    atoms.calc = SinglePointCalculator(atoms, energy=float(energies.sum()), forces=forces)
+    atoms.arrays["energies"] = energies
+    return atoms
+
+
+def shaken(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """Strain a structure by up to 3 %, and move its atoms by up to 0.2 Å."""
+    atoms.set_cell(atoms.cell * rng.uniform(0.97, 1.03), scale_atoms=True)
+    atoms.positions += rng.uniform(0.02, 0.2) * rng.standard_normal(atoms.positions.shape) / np.sqrt(3)
+    return labelled(atoms)
+
+
+def rattled(rng: np.random.Generator) -> Atoms:
+    """A cell of copper, always of the same composition."""
+    return shaken(bulk("Cu", cubic=True), rng)
+
+
+def five_elements(rng: np.random.Generator) -> Atoms:
+    """A cell of 4 or 8 atoms of five metals in any order."""
+    atoms = bulk("Cu", a=3.85, cubic=True).repeat((1, 1, int(rng.integers(1, 3))))
+    atoms.symbols = rng.choice(METALS, len(atoms))
+    return shaken(atoms, rng)
+
+
+def cluster(rng: np.random.Generator) -> Atoms:
+    """An octahedron of copper and gold without some of its atoms."""
+    atoms = Octahedron("Cu", 3, latticeconstant=3.8)
+    del atoms[rng.permutation(len(atoms))[: int(rng.integers(1, 7))]]
+    atoms.symbols = rng.choice(["Cu", "Au"], len(atoms))
+    return shaken(Atoms(atoms.symbols, atoms.positions), rng)
+
+
+DATA: dict[str, tuple[Callable[[np.random.Generator], Atoms] | None, list[str]]] = {
+    "rattled": (rattled, FORCES),
+    "five-elements": (five_elements, ENERGIES),
+    "clusters": (cluster, FORCES),
+    "ternary": (None, ["mixing=mixing:energy:eV", "charge=node:charge:e"]),
+}
+
+
+def command(folder: Path, *words: str) -> None:
+    """Run the program in a folder."""
+    subprocess.run([sys.executable, "-m", "hydragnn_hpc", *words], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+
+
+def measure(folder: Path, name: str, options: argparse.Namespace) -> None:
+    """Make a data set, train what is proposed, and print its rows; a second call continues."""
+    make, targets = DATA[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "mine.bp").exists():
+        if make is None:
+            command(folder, "data", "generate", "data.extxyz", "--system", "ternary", "--cap", "20", "--force")
+        else:
+            rng = np.random.default_rng(1)
+            ase.io.write(folder / "data.extxyz", [make(rng) for _ in range(options.structures)])
+        words = [word for target in targets for word in ("--target", target)]
+        command(folder, "data", "prepare", "data.extxyz", "mine.bp", *words)
+    if not (folder / "mine.yaml").exists():
+        command(folder, "init", "mine.bp", "--for", options.purpose)
+    command(folder, "run", "mine.yaml", "out")
+    command(folder, "report", "out")
+    with (folder / "out" / "report" / "table1.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for row in rows:
+        if row["variant"].startswith("no network"):
+            continue
+        others = [r for r in rows if r["variant"].startswith("no network") and r["task"] == row["task"]]
+        baseline = min(float(r["rmse_mean"]) for r in others)
+        mean, member = float(row["rmse_of_mean"]), float(row["rmse_mean"])
+        cells = [f"{x:.2e}" for x in (mean, member, baseline)]
+        print(
+            f"| {name} | {row['variant']} | {row['task']} | {' | '.join(cells)} | {baseline / mean:.1f} | {row['r2']} |"
+        )
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", choices=DATA)
+    parser.add_argument("--structures", type=int, default=500)
+    parser.add_argument("--for", dest="purpose", default="speed")
+    options = parser.parse_args()
+    print("| data | variant | task | mean of members | one member | no network | times better | R² |")
+    print("|---|---|---|---:|---:|---:|---:|---:|", flush=True)
+    for name in [options.only] if options.only else DATA:
+        measure(options.folder / name, name, options)
+
+
+if __name__ == "__main__":
+    main()
