@@ -62,6 +62,7 @@ def line(rmse: float | None, of: Campaign, data: DatasetSummary, **changes: obje
         ({"composition": 0.4}, 0.28, True),  # the mean is the better one
         ({"composition": 0.4}, 0.295, False),  # R² is below zero
         ({"composition": 0.4, "n": 4}, 0.295, True),  # of too few values to say
+        ({"composition": 0.4, "std": 1e-17}, 0.28, True),  # all values are alike: there is no R²
         ({"mean": 400.0, "composition": 400.0, "std": 0.01}, 0.02, False),  # an outlier moved both baselines
     ],
 )

@@ -107,7 +107,7 @@ def prepare(
         int, typer.Option(help="Maximum number of samples per composition, chosen at random; 0 keeps all.")
     ] = 0,
     fractions: Annotated[
-        str, typer.Option(help="Fractions of every composition for training, validation and test.")
+        str, typer.Option(help="Fractions for training, validation and test; of every composition, where split by it.")
     ] = "0.70,0.15,0.15",
     seed: Annotated[int, typer.Option(help="Seed of the split and of the samples that --cap keeps.")] = 0,
     split_by: Annotated[

@@ -174,9 +174,9 @@ def _tasks(data: Data, vectors: bool = False) -> tuple[dict[str, dict[str, Any]]
                 " scalars cannot learn it."
             )
         else:
-            short = _NAMES.get(name, name[0].upper())
+            key = next(k for k in (_NAMES.get(name, name[0].upper()), name, f"{name}_2") if k not in tasks)
             vector = {"vector": True} if name in data.turning else {}
-            tasks[name if short in tasks else short] = {"level": target.level, "field": name, **vector}
+            tasks[key] = {"level": target.level, "field": name, **vector}
     if not tasks:
         raise UserError(f"no target of the data set can be learned: {' '.join(left_out)}")
     return tasks, left_out

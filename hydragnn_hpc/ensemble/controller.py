@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from hydragnn_hpc import learned, ledger
@@ -97,6 +96,7 @@ class Controller:
         self._total = len(plan.members)
         counts = plan.counts()
         self._done_before = counts.get(State.FINISHED, 0) + counts.get(State.DIVERGED, 0)
+        self._summary_read: DatasetSummary | None = None
         self._diverged = counts.get(State.DIVERGED, 0)
         self._member_seconds: list[float] = []
         self._started_at = ledger.now()
@@ -209,9 +209,12 @@ class Controller:
         shown = f"test RMSE {errors or 'none'}, {result.epochs} epochs, {duration(result.seconds)}{remark}"
         return shown, result.seconds
 
-    @cached_property
+    @property
     def _summary(self) -> DatasetSummary | None:
-        return learned.read_summary(self._folder, self._plan.frozen.dataset_sha256)[0]
+        """What the data are like; None until this node's copy has been made, or where it cannot be read."""
+        if self._summary_read is None:
+            self._summary_read = learned.read_summary(self._folder, self._plan.frozen.dataset_sha256)[0]
+        return self._summary_read
 
     def _free(self, worker: WorkerId, stopped: bool) -> None:
         running = self._queue.running().get(worker)

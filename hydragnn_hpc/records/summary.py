@@ -11,6 +11,8 @@ from hydragnn_hpc.records.dataset import NumberRange
 
 ENOUGH_VALUES = 10
 """R² of fewer values says little."""
+ALIKE = 1e-9
+"""The scaled standard deviation of values that are all alike, at most."""
 
 
 class BaselineErrors(FileRecord):
@@ -54,7 +56,9 @@ class PartSummary(FileRecord):
 
     def is_beaten_by(self, rmse: float) -> bool:
         """Whether a scaled RMSE is below both baselines', and of positive R² where there are values enough for it."""
-        bars = [b.rmse for b in (self.mean, self.composition)] + [self.std if self.n >= ENOUGH_VALUES else None]
+        # Where all values are alike, there is no R².
+        varies = self.std is not None and self.std > ALIKE and self.n >= ENOUGH_VALUES
+        bars = [b.rmse for b in (self.mean, self.composition)] + [self.std if varies else None]
         return all(rmse < bar for bar in bars if bar is not None)
 
 

@@ -107,6 +107,11 @@ def test_a_campaign_fits_its_data(name: str, tmp_path: Path) -> None:
     assert ("Vectors turn with the structure" in text) == (name == "forces") and "Left out" not in text
 
 
+def test_targets_of_one_letter_are_all_tasks(tmp_path: Path) -> None:
+    campaign = written(tmp_path, made(tmp_path, crystals(60), ["energy=graph:e:eV", "E=graph:e:eV"]))
+    assert {name: task.field for name, task in campaign.tasks.items()} == {"E": "energy", "E_2": "E"}
+
+
 def test_vectors_have_a_variant_whose_values_turn(tmp_path: Path) -> None:
     campaign = written(tmp_path, with_forces(tmp_path))
     assert [v.name for v in campaign.variants] == ["E", "F"] and campaign.model.convolution == "PNA"

@@ -23,7 +23,8 @@ _SAME_PLACE = 1e-3  # bohr; nuclei are more than one bohr apart
 _NO_BOND = 0.5  # bohr; closer than any two atoms: a cell that puts two there is wrong
 _ORTHOGONAL = 1e-5
 _BLOCK = 4096  # samples hashed at once
-_SMALL, _FEW = 64, 4_000_000  # atoms, of a geometry and of all samples: up to which classes take seconds
+_SMALL, _FEW = 48, 2_000_000  # atoms, of a geometry and of all samples: up to which classes take seconds
+_SHARED = 300  # geometries that samples share: the same
 
 
 def site_permutations(geometry: Geometry) -> np.ndarray:
@@ -211,7 +212,8 @@ def with_period(geometry: Geometry, cell: tuple[float, ...] | None) -> Geometry:
 def is_quick(geometries: list[Geometry], geometry: np.ndarray) -> bool:
     """Whether samples share geometries, and :func:`classes` takes seconds at most."""
     largest = max(len(g.pos) for g in geometries)
-    return len(geometries) < len(geometry) and largest <= _SMALL and len(geometry) * largest <= _FEW
+    shared = np.count_nonzero(np.bincount(geometry) > 1)
+    return bool(0 < shared <= _SHARED) and largest <= _SMALL and len(geometry) * largest <= _FEW
 
 
 def classes(

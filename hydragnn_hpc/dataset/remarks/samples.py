@@ -33,11 +33,8 @@ def small_parts(data: DataView) -> Found:
         split_by = data.source.split_by
         cure = "--split-by random" if part in lacking and split_by != "random" else "more samples"
         asked = f" ({fraction:.0%} of {sum(sizes):,} were asked for)" if part in lacking else ""
-        line = (
-            f"the {part} set has {n:,} samples{asked}: an error measured on it is uncertain by about"
-            f" {1 / math.sqrt(2 * n):.0%}; use {cure}"
-        )
-        yield line, None
+        unsure = f"uncertain by about {1 / math.sqrt(2 * n):.0%}" if n else "not possible"
+        yield f"the {part} set has {n:,} samples{asked}: an error measured on it is {unsure}; use {cure}", None
 
 
 def small_compositions(data: DataView) -> Found:

@@ -4,8 +4,8 @@ A vector that a structure determines is a sum over directions in it. So a target
 sums of unit vectors to neighbours, one sum for each pair of elements and range of distances, with one coefficient for
 all three components: a vector that turns is explained in part; three numbers that do not turn are not, nor are the
 components of a vector in the wrong order. For tensors, the same with the traceless products of unit vectors. Half of
-the samples are fitted, the other half is explained or not. Where that shows nothing (ideal lattices, few samples),
-name and unit decide.
+the samples are fitted, the other half is explained or not. Where that shows nothing (ideal lattices, few samples, many
+elements), name and unit decide.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hydragnn_hpc.dataset.remarks.view import DataView, evenly
 
 _SAMPLES, _ATOMS, _EDGES = 200, 50, 2_000_000  # looked at: samples, atoms of each, edges of all together
 _RADII = 6  # ranges of distances
+_TERMS = 600  # sums of directions; more take minutes and gigabytes: of more than ten elements, name and unit decide
 _EXPLAINED = 0.1  # share of the squared values from which on a target turns
 _LEFT = 0.7  # of what is left with the components in a wrong order; structures of one orientation explain some of that
 _VOIGT = [0, 5, 4, 5, 1, 3, 4, 3, 2]  # ASE's xx yy zz yz xz xy as a 3 x 3 tensor
@@ -67,10 +68,13 @@ def explained_share(data: DataView, name: str) -> tuple[float, float]:
 
     Of the half of the samples that was not fitted; 0 where nothing can be said.
     """
+    elements = compositions.elements_of(data.arrays["atomic_numbers"])
+    if len(elements) ** 2 * _RADII > _TERMS:
+        return 0.0, 0.0
     n = len(data.arrays["split"])
     edges = len(data.arrays["neighbours"]) / len(data.arrays["pos"]) * len(data.arrays["atomic_numbers"]) / n
     most = int(max(8, min(_SAMPLES, _EDGES / max(edges, 1))))
-    parts = [_equations(data, name, sample) for sample in evenly(n, most).tolist()]
+    parts = [_equations(data, name, sample, elements) for sample in evenly(n, most).tolist()]
     parts = [(terms, values) for terms, values in parts if len(values)]
     if len(parts) < 4:
         return 0.0, 0.0
@@ -94,7 +98,7 @@ def explained_share(data: DataView, name: str) -> tuple[float, float]:
     return share(np.arange(width)), share(np.roll(np.arange(width), 1))
 
 
-def _equations(data: DataView, name: str, sample: int) -> tuple[np.ndarray, np.ndarray]:
+def _equations(data: DataView, name: str, sample: int, elements: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return sums of directions ``[n, m, w]`` and the target's values ``[n, w]`` of a sample, without missing ones.
 
     A sample has one row at graph level, some of its atoms at node level.
@@ -112,7 +116,7 @@ def _equations(data: DataView, name: str, sample: int) -> tuple[np.ndarray, np.n
     values = values[:, _VOIGT] if width == 6 else values
     values = _traceless(values) if width > 3 else values
     known = np.isfinite(values).all(axis=1)
-    return _directions(data, sample, group, tensor=width > 3)[known], values[known]
+    return _directions(data, sample, group, elements, tensor=width > 3)[known], values[known]
 
 
 def _traceless(tensors: np.ndarray) -> np.ndarray:
@@ -122,11 +126,10 @@ def _traceless(tensors: np.ndarray) -> np.ndarray:
     return rest.reshape(-1, 9)
 
 
-def _directions(data: DataView, sample: int, group: np.ndarray, tensor: bool) -> np.ndarray:
+def _directions(data: DataView, sample: int, group: np.ndarray, elements: np.ndarray, *, tensor: bool) -> np.ndarray:
     """Return sums of directions from the atoms of each group, ``[n, m, 3 or 9]``, by elements and distance."""
     geometry = int(data.arrays["sample_geometry"][sample])
     graph = data.graph_of(geometry)
-    elements = compositions.elements_of(data.arrays["atomic_numbers"])
     element = np.searchsorted(elements, data.arrays["atomic_numbers"][data.atoms_of(sample)])
     site = np.repeat(np.arange(len(element)), np.diff(graph.offsets))
     used = group[site] >= 0

@@ -1,4 +1,4 @@
-"""The fused engine: training steps and predictions of stacked members over one geometry, on one core."""
+"""The fused engine: training steps and predictions of stacked members, on one core."""
 
 from __future__ import annotations
 

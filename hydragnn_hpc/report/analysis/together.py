@@ -35,7 +35,10 @@ def compare(snapshot: Snapshot, pairs: Sequence[Pair]) -> list[Together]:
             continue
         sign, other, n = (1, pair.first, pair.n) if pair.second == single.name else (-1, pair.second, pair.n[::-1])
         alone = rows.mean_std(rows.metrics(snapshot.finished(single.name), pair.task, "rmse"))[0]
-        if alone and len(snapshot.campaign.variant(other).tasks) > 1:
+        both = (snapshot.campaign.variant(other), single)
+        # Otherwise it is not learning together that makes the difference.
+        alike = len({v.model_copy(update={"name": "", "tasks": ()}).model_dump_json() for v in both}) == 1
+        if alone and alike and len(both[0].tasks) > 1:
             change = sign * pair.difference
             found.append(Together(pair.task, other, single.name, n, change / alone, _verdict(pair, change)))
     return found

@@ -90,6 +90,24 @@ def test_a_prediction_has_the_same_bits_in_any_batch(name: str, width: int) -> N
             assert torch.equal(values.view(expected.shape), expected), task
 
 
+@pytest.mark.parametrize("edges", [None, EdgeBasis(3, CUTOFF)], ids=["", "lengths"])
+@pytest.mark.parametrize("name", ["fused", "fused varying"])
+def test_what_is_left_in_memory_has_no_effect(name: str, edges: EdgeBasis | None) -> None:
+    """Whatever the lanes' width: NaN in every place makes nothing NaN."""
+    of = any_problem(21, channels=(6, 5), members=2, inputs=3, edges=edges)
+    engine, index = of.engine(name, torch.float32), of.index(13)
+    parameters, buffers = of.stack(engine, torch.float32)
+
+    def step() -> list[torch.Tensor]:
+        gradients, running = torch.empty_like(parameters), buffers.clone()
+        losses = engine.step(parameters, gradients, running, index)
+        return [losses, gradients, running, *engine.predict(parameters, buffers, np.arange(80)).values()]
+
+    before = step()
+    engine._memory[:] = 0xFF
+    assert all(torch.equal(a, b) for a, b in zip(step(), before, strict=True))
+
+
 def test_not_a_number_stays_in_its_place() -> None:
     of = any_problem(41, members=3)
     engine = of.engine("fused", torch.float32)

@@ -62,7 +62,8 @@ static void convolve_rows(const Layer *layer, const real *matrices, const Batch 
     }
 }
 
-/* From grad, that of the output: the gradients of the matrices (overwritten) and of the stacked rows. */
+/* From grad, that of the output: the gradients of the matrices and of the stacked rows. All of the former is written:
+ * what is read past the end of a matrix meets zeros, which a NaN that was left there would survive. */
 static void matrices_rows_back(const Layer *layer, const real *matrices, const Batch *batch, const RowMemory *m,
                                real *grad, real *grad_matrices) {
     long depth = stacked_rows(layer), width = layer->out, room = matrix_room(layer);
@@ -73,6 +74,7 @@ static void matrices_rows_back(const Layer *layer, const real *matrices, const B
         memset(m->matrix, 0, depth * padded(width) * sizeof(real));
         rows_outer(stacked, depth, outputs, width, count, m->matrix);
         transpose_rows(m->matrix, padded(width), depth, width, grad_matrices + g * room, depth);
+        memset(grad_matrices + g * room + depth * width, 0, (room - depth * width) * sizeof(real));
         rows_multiply(matrices + g * room, depth, width, depth, 0, outputs,
                       stacked_of(layer, m->grad_stacked, order), count);
     }
