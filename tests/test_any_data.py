@@ -121,5 +121,5 @@ def test_a_campaign_of_every_convolution(ternary: Path, name: str) -> None:
     assert {key: row["n"] for key, row in rows.items()} == {("HQ", "H"): "2", ("HQ", "Q"): "2"}
     assert all(0 < float(row["rmse_mean"]) < 1 for row in rows.values())
     results = [json.loads(p.read_text()) for p in (ternary / name / "members").rglob("result.json")]
-    engine = "torch" if name == "PNA" else "library"
+    engine = "fused" if name == "PNA" else "library"
     assert {r["engine"] for r in results} == {engine} and len({r["weights_sha256"] for r in results}) == 2
