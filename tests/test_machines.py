@@ -84,7 +84,7 @@ def base(tmp_path: Path) -> Path:
     library = Path(sys.base_prefix) / "lib" / version
     (made / "lib" / version / "site-packages").mkdir(parents=True)
     for entry in library.iterdir():
-        if entry.name != "site-packages":
+        if entry.name not in ("site-packages", "dist-packages", "EXTERNALLY-MANAGED"):
             (made / "lib" / version / entry.name).symlink_to(entry)
     for shared in library.parent.glob("libpython*"):
         (made / "lib" / shared.name).symlink_to(shared)
@@ -95,7 +95,11 @@ def base(tmp_path: Path) -> Path:
         program = made / "bin" / compiler
         program.write_text(f'#!/bin/sh\necho "{compiler} $*" >> "$STANDIN_LOG"\n')
         program.chmod(0o755)
-    subprocess.run([made / "bin" / "python3", "-m", "ensurepip"], check=True, capture_output=True)
+    # Not by ensurepip, which Debian allows in virtual environments only, and whose wheels it keeps elsewhere.
+    folders = (library / "ensurepip" / "_bundled", Path("/usr/share/python-wheels"))
+    wheels = [str(path) for folder in folders for path in folder.glob("*.whl") if path.name[:3] in ("pip", "set")]
+    command = [sys.executable, "-m", "pip", "--python", str(made / "bin" / "python3"), "install", "-q", "--no-index"]
+    subprocess.run([*command, *wheels], check=True, capture_output=True)
     return made
 
 

@@ -34,4 +34,4 @@ class Remark(FileRecord):
 class CampaignRemarks(FileRecord):
     """``remarks.json``: the remarks on a campaign and its data at the start of its latest run."""
 
-    remarks: tuple[Remark, ...] = ()
+    remarks: tuple[Remark, ...]
