@@ -97,7 +97,7 @@ def base(tmp_path: Path) -> Path:
         program.chmod(0o755)
     # Not by ensurepip, which Debian allows in virtual environments only, and whose wheels it keeps elsewhere.
     folders = (library / "ensurepip" / "_bundled", Path("/usr/share/python-wheels"))
-    wheels = [str(path) for folder in folders for path in folder.glob("*.whl") if path.name[:3] in ("pip", "set")]
+    wheels = next(found for folder in folders if (found := [str(path) for path in folder.glob("[ps]*.whl")]))
     command = [sys.executable, "-m", "pip", "--python", str(made / "bin" / "python3"), "install", "-q", "--no-index"]
     subprocess.run([*command, *wheels], check=True, capture_output=True)
     return made
