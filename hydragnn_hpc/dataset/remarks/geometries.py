@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from hydragnn_hpc.dataset.remarks.distances import DistanceCheck
 from hydragnn_hpc.dataset.remarks.values import Found
 from hydragnn_hpc.dataset.remarks.view import DataView, evenly
 
@@ -15,19 +14,16 @@ _MORE = 1.5  # all geometries together have this many times the lengths of the r
 
 def close_atoms(data: DataView) -> Found:
     """Atoms closer than nuclei can be."""
-    yield from _check(data, "close-atoms")
+    yield from _line(data, "close-atoms")
 
 
 def no_neighbours(data: DataView) -> Found:
     """Atoms without neighbours."""
-    yield from _check(data, "no-neighbours")
+    yield from _line(data, "no-neighbours")
 
 
-def _check(data: DataView, name: str) -> Found:
-    check = DistanceCheck(data.neighbours.cutoff_bohr)
-    for sample, graph in data.graphs():
-        check.add(graph, data.name(sample))
-    if line := check.lines().get(name):
+def _line(data: DataView, name: str) -> Found:
+    if line := data.distance_lines.get(name):
         yield line, None
 
 

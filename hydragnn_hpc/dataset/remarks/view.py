@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from hydragnn_hpc.dataset.graphs import Neighbours
+from hydragnn_hpc.dataset.remarks.distances import DistanceCheck
 from hydragnn_hpc.records.dataset import NeighbourFacts, Source, Target
 
 
@@ -95,6 +97,14 @@ class DataView:
         first = np.unique(self.arrays["sample_geometry"], return_index=True)[1]
         for geometry, sample in enumerate(first.tolist()):
             yield sample, self.graph_of(geometry)
+
+    @cached_property
+    def distance_lines(self) -> dict[str, str]:
+        """What distances between atoms show, by the name of its remark: all edges are read once."""
+        check = DistanceCheck(self.neighbours.cutoff_bohr)
+        for sample, graph in self.graphs():
+            check.add(graph, self.name(sample))
+        return check.lines()
 
     def atoms_of(self, sample: int) -> slice:
         """Return the rows of a sample's atoms."""

@@ -65,6 +65,22 @@ static Widest widest_of(const Plan *plan) {
     return w;
 }
 
+static Norm take_norm(Arena *arena, long room) {
+    Norm norm;
+    real **part[] = {&norm.mean, &norm.inverse, &norm.scale, &norm.shift, &norm.slope, &norm.level};
+    for (size_t k = 0; k < sizeof part / sizeof *part; k++) *part[k] = take_reals(arena, room);
+    return norm;
+}
+
+/* What the folding of all layers uses in turn. */
+static FoldMemory take_shared_fold(Arena *arena, const Widest *w) {
+    FoldMemory shared = {0};
+    shared.folded = take_vectors(arena, w->fold);
+    shared.product = take_vectors(arena, w->fold);
+    shared.row = take_reals(arena, w->rows + LANES);
+    return shared;
+}
+
 static FoldMemory take_fold(Arena *arena, const Layer *layer, FoldMemory shared) {
     shared.extended = take_vectors(arena, fold_vectors(layer));
     shared.shift = take_vectors(arena, own_chunks(layer) * layer->in);
@@ -73,19 +89,14 @@ static FoldMemory take_fold(Arena *arena, const Layer *layer, FoldMemory shared)
 }
 
 static void take_layers(Arena *arena, const Plan *plan, const Widest *w, long blocks, Memory *m) {
-    FoldMemory shared = {0};
-    shared.folded = take_vectors(arena, w->fold);
-    shared.product = take_vectors(arena, w->fold);
-    shared.row = take_reals(arena, w->rows + LANES);
+    FoldMemory shared = take_shared_fold(arena, w);
     m->value = take(arena, plan->layers * sizeof *m->value);
     m->norm = take(arena, plan->layers * sizeof *m->norm);
     m->matrices = take(arena, plan->layers * sizeof *m->matrices);
     m->fold = take(arena, plan->layers * sizeof *m->fold);
     for (long l = 0; l < plan->layers; l++) {
         const Layer *layer = plan->layer + l;
-        Norm norm;
-        real **part[] = {&norm.mean, &norm.inverse, &norm.scale, &norm.shift, &norm.slope, &norm.level};
-        for (size_t k = 0; k < sizeof part / sizeof *part; k++) *part[k] = take_reals(arena, layer->out);
+        Norm norm = take_norm(arena, layer->out);
         FoldMemory fold = take_fold(arena, layer, shared);
         vec *value = take_vectors(arena, blocks * plan->atoms * layer->out);
         real *matrices = take_reals(arena, plan->groups * matrix_room(layer));

@@ -46,13 +46,6 @@ static void take_batch(Arena *arena, const Plan *plan, long samples, long atoms,
     batch->scale = take_reals(arena, plan->groups * SCALERS);
 }
 
-static Norm take_norm(Arena *arena, long features) {
-    Norm norm;
-    real **part[] = {&norm.mean, &norm.inverse, &norm.scale, &norm.shift, &norm.slope, &norm.level};
-    for (size_t k = 0; k < sizeof part / sizeof *part; k++) *part[k] = take_reals(arena, padded(features));
-    return norm;
-}
-
 static void take_kept_rows(Arena *arena, long atoms, const Widest *w, RowMemory *m) {
     m->stacked = take_rows(arena, atoms, padded(w->rows + LANES - 1));
     m->y = take_rows(arena, atoms, padded(w->feature));
@@ -77,10 +70,7 @@ static RowMemory take_shared_rows(Arena *arena, const Plan *plan, const Widest *
 }
 
 static void take_layer_rows(Arena *arena, const Plan *plan, const Widest *w, Extent size, long groups, BatchMemory *m) {
-    FoldMemory shared = {0};
-    shared.folded = take_vectors(arena, w->fold);
-    shared.product = take_vectors(arena, w->fold);
-    shared.row = take_reals(arena, w->rows + LANES);
+    FoldMemory shared = take_shared_fold(arena, w);
     m->value = take(arena, plan->layers * sizeof *m->value);
     m->norm = take(arena, plan->layers * sizeof *m->norm);
     m->matrices = take(arena, plan->layers * sizeof *m->matrices);
@@ -89,7 +79,7 @@ static void take_layer_rows(Arena *arena, const Plan *plan, const Widest *w, Ext
     RowMemory rows = take_shared_rows(arena, plan, w, size);
     for (long l = 0; l < plan->layers; l++) {
         const Layer *layer = plan->layer + l;
-        Norm norm = take_norm(arena, layer->out);
+        Norm norm = take_norm(arena, padded(layer->out));
         FoldMemory fold = take_fold(arena, layer, shared);
         real *value = take_rows(arena, size.atoms, padded(layer->out));
         if (l == 0 || size.training) take_kept_rows(arena, size.atoms, w, &rows);
