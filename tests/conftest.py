@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 
@@ -19,8 +20,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the seed; hide a Slurm that runs on this host."""
     os.environ["SLURM_CONF"] = os.devnull + ".conf"
+    if os.environ.get("CI"):  # where a failure must be due to the change, properties are tried on the same examples
+        hypothesis.settings.register_profile("same-examples", derandomize=True, deadline=None)
+        hypothesis.settings.load_profile("same-examples")
     if config.getoption("--fault-seed") is None:
-        # A new seed for every run, except in continuous integration, where a failure must be due to the change.
+        # A new seed for every run, except in continuous integration.
         config.option.fault_seed = 20221 if os.environ.get("CI") else random.SystemRandom().randrange(10**6)
 
 

@@ -108,13 +108,13 @@ def is_energy(unit: str) -> bool:
 
 
 def to_bohr(angstrom: np.ndarray) -> np.ndarray:
-    """Convert ångström to bohr; :func:`to_angstrom` undoes it exactly for numbers of up to ten decimals."""
-    return _snapped(angstrom / BOHR_IN_ANGSTROM)
+    """Convert ångström to bohr; :func:`to_angstrom` undoes it exactly for numbers of up to ten decimals below 10^4."""
+    return _exactly_undone(angstrom, angstrom / BOHR_IN_ANGSTROM, lambda bohr: bohr * BOHR_IN_ANGSTROM)
 
 
 def to_angstrom(bohr: np.ndarray) -> np.ndarray:
-    """Convert bohr to ångström; :func:`to_bohr` undoes it exactly for numbers of up to ten decimals."""
-    return _snapped(bohr * BOHR_IN_ANGSTROM)
+    """Convert bohr to ångström; :func:`to_bohr` undoes it exactly for numbers of up to ten decimals below 10^4."""
+    return _exactly_undone(bohr, bohr * BOHR_IN_ANGSTROM, lambda angstrom: angstrom / BOHR_IN_ANGSTROM)
 
 
 ANGSTROM = LengthUnit("Å", to_bohr)
@@ -125,11 +125,15 @@ _LENGTHS = {
 }
 
 
-def _snapped(values: np.ndarray) -> np.ndarray:
-    # The two conversions do not undo each other to the last bit. A value within rounding error of a short decimal is
-    # taken to have been one and restored, so that files converted back and forth keep their numbers.
-    short = np.round(values, _SNAP_DECIMALS)
+def _exactly_undone(values: np.ndarray, results: np.ndarray, undone: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    # The two conversions do not undo each other to the last bit. A result within rounding error of a short decimal is
+    # taken to have been one and restored, so that files converted back and forth keep their numbers; unless the value
+    # itself is a short decimal: then its result must not pass for one, or the way back would start from another number.
+    short = np.round(results, _SNAP_DECIMALS)
     with np.errstate(invalid="ignore"):  # non-finite values stay so, and their structure is refused later
-        close = np.abs(short - values) <= _SNAP_STEPS * np.spacing(np.abs(values))
-    result: np.ndarray = np.where(close, short, values)
-    return result
+        close = np.abs(short - results) <= _SNAP_STEPS * np.spacing(np.abs(results))
+    mistaken = (results == short) & (undone(results) != values)
+    is_short = values == np.round(values, _SNAP_DECIMALS)
+    kept = np.where(mistaken, np.nextafter(results, 0.0), results)
+    converted: np.ndarray = np.where(is_short, kept, np.where(close, short, results))
+    return converted
