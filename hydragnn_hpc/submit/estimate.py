@@ -1,21 +1,25 @@
 """How long a stack trains where nothing has been measured: from the data set, the network, and a processor's speed.
 
-The rates of the engines are those of one core of the machine of tests/benchmarks/RESULTS-speed.md, fitted to its table
-of engines. They err by some ten per cent there; on other machines, and on GPUs, which have not been measured, by far
-more. An estimate only chooses the time that a job asks for: a job that was given too little is continued by another.
+Where this host is like the nodes, a probe trains a few batches with the engine itself (`member.pace`). Elsewhere the
+engines' rates are those of one core of the machine of tests/benchmarks/RESULTS-speed.md, fitted to its table of
+engines. They err by some ten per cent there, and on other processors by a factor of two. GPUs have not been measured:
+where one trains, the time of a core stands in for it, and the estimate says so. An estimate only chooses the time that
+a job asks for: a job that was given too little is continued by another.
 """
 
 from __future__ import annotations
 
 import os
-import time
+import sys
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
+from pydantic import ValidationError
 
+from hydragnn_hpc import commands
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.records.dataset import Manifest
+from hydragnn_hpc.records.pace import PaceAnswer, PaceQuestion
 from hydragnn_hpc.sections import Variant
 from hydragnn_hpc.submit.site import Site
 
@@ -44,45 +48,77 @@ WEIGHT_SECONDS = 6 / 1.8e11
 """For each weight and atom: two operations forward and four backward, at a core's rate of matrix products."""
 VALIDATION = 1 / 3
 """A forward pass, as a share of a step."""
-AGGREGATION_SECONDS = 0.010
-"""What `calibrate` takes for the machine of `RATES`: where it measured 17 ms, the torch engine took 1.6 times
-and the fused engine 2.7 times as long as there."""
+PROBE_SECONDS = 60.0
+"""Time limit of the probe; it takes a few seconds."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The time of the longest stack in seconds, and in words what it is estimated from."""
+    """The time of the longest stack in seconds, and in words what it is estimated from.
+
+    ``for_core`` marks the time of a CPU core that stands in for that of a GPU, which is unknown.
+    """
 
     seconds: float
     basis: str
+    for_core: bool = False
 
 
 def estimate(campaign: Campaign, manifest: Manifest, site: Site) -> Estimate:
-    """Estimate the time of the longest stack of a campaign on a machine's nodes.
+    """Estimate the time of the longest stack of a campaign on a machine's nodes, its worker's start included.
 
     All epochs are counted, although early stopping may leave some out.
     """
-    seconds, epochs, engine = max(_of_variant(campaign, variant, manifest, site) for variant in campaign.variants)
-    train, validation, _ = manifest.split
-    samples = train + VALIDATION * validation
-    members = min(campaign.launch.stack, campaign.replicas)
-    factor, speed = (calibrate(), "this host's speed") if _is_like_the_nodes(site) else (1.0, "a usual core's speed")
-    if site.gpus_per_node:
-        speed += " (no GPU has been measured)"
-    atoms, edges = _sizes(manifest)
-    data = f"{train} training samples of {atoms:.0f} atoms and {edges:.0f} edges"
-    basis = f"{data}, {epochs} epochs, the {engine} engine and {speed}"
-    return Estimate(seconds * samples * members * factor, basis)
-
-
-def _of_variant(campaign: Campaign, variant: Variant, manifest: Manifest, site: Site) -> tuple[float, int, str]:
-    """Return the time of one sample in all epochs, their number, and the engine."""
+    variant = max(campaign.variants, key=lambda v: _of_epochs(campaign, v, manifest, site))
     own = campaign.of_variant(variant)
-    engine, epochs = _engine(own, manifest, site), own.training.epochs
+    members = min(campaign.launch.stack, campaign.replicas)
+    on_gpu = own.launch.device not in ("auto", "cpu") or (own.launch.device == "auto" and site.gpus_per_node > 0)
+    pace, speed = None, "the speed of one core of the benchmarks' processor"
+    if _is_like_the_nodes(site):
+        pace, problem = measure(own, manifest, members)
+        speed = "this host's speed in a short trial" if pace else f"{speed} (this host's is not known: {problem})"
+    pace = pace or _usual(own, manifest, engine_of(own, manifest, site))
+    atoms, edges = _sizes(manifest)
+    data = f"{manifest.split[0]} training samples of {atoms:.0f} atoms and {edges:.0f} edges"
+    basis = f"{data}, {own.training.epochs} epochs, the {pace.engine} engine and {speed}"
+    return Estimate(seconds_of(pace, manifest, own.training.epochs, members), basis, on_gpu)
+
+
+def seconds_of(pace: PaceAnswer, manifest: Manifest, epochs: int, members: int) -> float:
+    """Return the time of a stack: its worker's start, and in every epoch training and evaluation."""
+    train, validation, _ = manifest.split
+    return pace.start + epochs * members * (train * pace.training + validation * pace.evaluation)
+
+
+def measure(campaign: Campaign, manifest: Manifest, members: int) -> tuple[PaceAnswer | None, str]:
+    """Measure how fast this host trains a stack; return (the answer, "") or (None, why there is none).
+
+    The campaign is a variant's own (`Campaign.of_variant`).
+    """
+    question = PaceQuestion(campaign=campaign.model_dump(mode="json"), manifest=manifest.plain(), members=members)
+    words = [sys.executable, "-m", "hydragnn_hpc.member.pace"]
+    try:
+        answer = commands.run(words, PROBE_SECONDS, question.model_dump_json())
+        return PaceAnswer.model_validate_json(answer.output), ""
+    except ValidationError:
+        return None, answer.last_words or f"the trial ended with exit code {answer.code}"
+    except commands.SilentError as error:
+        return None, str(error)
+
+
+def _usual(campaign: Campaign, manifest: Manifest, engine: str) -> PaceAnswer:
+    """Return the pace of an engine on one core of the machine of `RATES`."""
     name = engine
     if engine == "fused" and manifest.sizes["G"] > 1:
-        name = "fused varying, lengths" if own.model.edges else "fused varying"
-    return sample_seconds(own, own.variants[0], manifest, RATES[name]) * epochs, epochs, engine
+        name = "fused varying, lengths" if campaign.model.edges else "fused varying"
+    seconds = sample_seconds(campaign, campaign.variants[0], manifest, RATES[name])
+    return PaceAnswer(engine=engine, start=0.0, training=seconds, evaluation=VALIDATION * seconds)
+
+
+def _of_epochs(campaign: Campaign, variant: Variant, manifest: Manifest, site: Site) -> float:
+    """Return what makes one variant take longer than another: the usual time of a sample in all epochs."""
+    own = campaign.of_variant(variant)
+    return own.training.epochs * _usual(own, manifest, engine_of(own, manifest, site)).training
 
 
 def sample_seconds(campaign: Campaign, variant: Variant, manifest: Manifest, rate: Rate) -> float:
@@ -99,19 +135,7 @@ def sample_seconds(campaign: Campaign, variant: Variant, manifest: Manifest, rat
     return channels * (atoms * rate.atom + edges * rate.edge) + atoms * weights * WEIGHT_SECONDS
 
 
-def calibrate() -> float:
-    """Return how many times as long as on the machine of `RATES` this host takes to aggregate over edges."""
-    features = np.ones((8_192, 20), np.float32)
-    neighbours = np.random.default_rng(0).integers(0, len(features), 16 * len(features))
-    times = []
-    for _ in range(9):
-        start = time.process_time()
-        np.add.reduceat(features[neighbours], np.arange(0, len(neighbours), 16), axis=0)
-        times.append(time.process_time() - start)
-    return min(times) / AGGREGATION_SECONDS
-
-
-def _engine(campaign: Campaign, manifest: Manifest, site: Site) -> str:
+def engine_of(campaign: Campaign, manifest: Manifest, site: Site) -> str:
     """Return the engine that `member.choose` takes, so far as that follows from the manifest."""
     if campaign.model.convolution != "PNA":
         return "library"

@@ -50,6 +50,8 @@ class Work:
     def estimated(self, estimate: Estimate) -> Work:
         """Return it with a time of the stack that was not measured."""
         basis = f"not measured, but estimated from {estimate.basis}"
+        if estimate.for_core:
+            basis = f"which is that of one CPU core: a GPU's is unknown, since none has been measured; {basis}"
         return replace(self, stack_seconds=estimate.seconds, basis=basis, reserve=ESTIMATE_RESERVE)
 
 

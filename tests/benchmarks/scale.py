@@ -1,7 +1,7 @@
 """Measure what the ensemble itself costs: scheduling over many ranks, start-up and reports of large campaigns.
 
     python -m tests.benchmarks.scale [--ranks 64] [--members 10000] [--seconds 2] [--json FILE]
-    python -m tests.benchmarks.scale --start 8 32 64    # only: what rank 0 needs to start this many ranks
+    python -m tests.benchmarks.scale --start 8 64 512    # only: what rank 0 needs to start this many ranks
     python -m tests.benchmarks.scale --dry-runs 20000    # only: dry runs of a campaign of this many variants
 
 Members only sleep (the tests' stand-in for the worker): what remains is the cost of the ensemble. Efficiency is the
@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from tests.ranks import OVER_NETWORK
 from tests.report import making
 
 DRIVE = Path(__file__).parents[1] / "ensemble" / "drive.py"
+LIGHT = Path(__file__).with_name("light_ranks.py")
 BIN = Path(sys.executable).parent
 CAMPAIGN = """\
 name: scale
@@ -54,16 +54,14 @@ def campaign(folder: Path, members: int) -> Path:
     return path
 
 
-def drive(
-    folder: Path, out: Path, ranks: int, members: int, sleep: float, transport: Mapping[str, str] | None = None
-) -> tuple[float, str]:
+def drive(folder: Path, out: Path, ranks: int, members: int, sleep: float) -> tuple[float, str]:
     """Run a campaign of sleepers; returns its wall time and what it printed."""
     (folder / "stage").mkdir(exist_ok=True)
     words = [str(campaign(folder, members)), str(out), str(folder / "stage"), "good", "-", str(sleep)]
     started = time.perf_counter()
     done = subprocess.run(
         [str(BIN / "mpirun"), "-n", str(ranks), sys.executable, str(DRIVE), *words],
-        capture_output=True, text=True, check=True, env={**os.environ, **(transport or {})},
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
     return time.perf_counter() - started, done.stdout
 
@@ -88,16 +86,37 @@ def efficiency(folder: Path, ranks: int, sleep: float) -> Row:
 
 
 def start(folder: Path, ranks: int) -> Row:
-    """One member of no time for each of this many ranks that are joined by a network: what rank 0 needs for them."""
-    wall, printed = drive(folder, folder / f"start-{ranks}", ranks, ranks, 0.0, OVER_NETWORK)
-    # Rank 0 needs the most of both.
+    """One member of no time for each of this many ranks that are joined by a network: what rank 0 needs for them.
+
+    All ranks but the first are light ones (`tests.benchmarks.light_ranks`). Rank 0 starts last, so that its time is not
+    spent in waiting for theirs.
+    """
+    (folder / "stage").mkdir(exist_ok=True)
+    door, environment = folder / f"door-{ranks}", {**os.environ, **OVER_NETWORK, "DRIVE_START_SECONDS": "600"}
+    words = [str(campaign(folder, ranks)), str(folder / f"start-{ranks}"), str(folder / "stage")]
+    light = [sys.executable, "-m", "tests.benchmarks.light_ranks", "serve", str(door), str(ranks - 1), *words]
+    last = ["bash", "-c", f'until [ -e {door}.full ]; do sleep 0.2; done; exec "$@"', "bash"]
+    joined = [sys.executable, "-I", "-S", str(LIGHT), "join", str(door)]
+    with subprocess.Popen(light, env=environment) as server:
+        try:
+            while not door.exists():
+                time.sleep(0.1)
+            done = subprocess.run(
+                [str(BIN / "mpirun"), "-n", "1", *last, sys.executable, str(DRIVE), *words, "good", "-", "0",
+                 ":", "-n", str(ranks - 1), *joined],
+                stdout=subprocess.PIPE, text=True, check=True, env=environment,
+            )  # fmt: skip
+        finally:
+            server.kill()
+    found = re.search(r"SUPERVISOR peak (\d+).* cpu ([\d.]+) s descriptors (\d+)", done.stdout)
+    assert found, done.stdout
+    opened = datetime.fromtimestamp(Path(f"{door}.full").stat().st_mtime)
     return {
         "what": f"start and end of {ranks} ranks",
-        "wall_seconds": wall,
-        "megabytes_rank_0": max(int(m) for m in re.findall(r"SUPERVISOR peak (\d+)", printed)),
-        "megabytes_least": min(int(m) for m in re.findall(r"SUPERVISOR peak (\d+)", printed)),
-        "cpu_seconds_rank_0": max(float(s) for s in re.findall(r"cpu ([\d.]+) s", printed)),
-        "cpu_seconds_least": min(float(s) for s in re.findall(r"cpu ([\d.]+) s", printed)),
+        "seconds_to_first_assignment": min(events(folder / f"start-{ranks}", "assign")) - opened.timestamp(),
+        "megabytes_rank_0": int(found[1]),
+        "cpu_seconds_rank_0": float(found[2]),
+        "descriptors_rank_0": int(found[3]),
     }
 
 

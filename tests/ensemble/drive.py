@@ -1,6 +1,7 @@
 """Runs a campaign with a stand-in worker: ``python drive.py CAMPAIGN OUT STAGE [WHAT VICTIM SECONDS]``.
 
-Ranks send heartbeats every DRIVE_BEAT_SECONDS, an environment variable, and are lost after DRIVE_LOST_SECONDS.
+Ranks send heartbeats every DRIVE_BEAT_SECONDS, an environment variable, and are lost after DRIVE_LOST_SECONDS;
+MPI has DRIVE_START_SECONDS to start.
 """
 
 from __future__ import annotations
@@ -25,8 +26,19 @@ campaign, out, stage, *worker = sys.argv[1:]
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
 standin = (sys.executable, "-m", "tests.ensemble.standin", *worker)
 command = standin if worker else WORKER_COMMAND
+start_seconds = float(os.environ.get("DRIVE_START_SECONDS", "60"))
+descriptors = 0
+
+
+def on_change(folder: Path) -> None:
+    """Count open descriptors while the other ranks are connected; write the tables."""
+    global descriptors
+    descriptors = max(descriptors, len(list(Path("/proc/self/fd").iterdir())))
+    write_tables(folder)
+
+
 options = RunOptions(
-    Path(campaign), [], Path(out), None, 60.0, None, Path(stage), write_tables, command, Timings(**given)
+    Path(campaign), [], Path(out), None, start_seconds, None, Path(stage), on_change, command, Timings(**given)
 )
 try:
     code = int(run(options))
@@ -39,5 +51,7 @@ peak = (
     next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line) // 1024
 )
 # In one write, so that the lines of two ranks do not mix.
-sys.stdout.write(f"SUPERVISOR peak {peak} MiB heavy {sorted(heavy)} cpu {time.process_time():.2f} s\n")
+sys.stdout.write(
+    f"SUPERVISOR peak {peak} MiB heavy {sorted(heavy)} cpu {time.process_time():.2f} s descriptors {descriptors}\n"
+)
 sys.exit(code)

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from hydragnn_hpc.config import load_campaign
+from hydragnn_hpc.records.pace import PaceAnswer
 from hydragnn_hpc.submit import estimate
+from hydragnn_hpc.submit.plan import Work
 from hydragnn_hpc.submit.site import load_site
 from tests.submit import data_set
 
@@ -50,10 +52,41 @@ def test_rates_are_those_of_the_benchmarks(engine: str, edges: int, samples_per_
 )
 def test_the_engine_is_the_one_that_will_train(site: str, settings: list[str], geometries: int, engine: str) -> None:
     contents = data_set.manifest(geometries=geometries)
-    found = estimate.estimate(load_campaign(PAPER, settings), contents, load_site(site))
-    assert f"the {engine} engine" in found.basis
-    assert ("no GPU has been measured" in found.basis) == (site == "frontier")
-    assert ("this host's speed" in found.basis) == (site == "local")
+    assert estimate.engine_of(load_campaign(PAPER, settings), contents, load_site(site)) == engine
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes", "engine"),
+    [
+        (["launch.stack=3"], {}, "fused"),
+        (["model.edges={number: 8}"], {"geometries": 5}, "fused"),
+        (["model.convolution=GIN"], {"edges": 200}, "library"),
+    ],
+)
+def test_this_host_is_tried_with_the_engine_itself(settings: list[str], sizes: dict[str, int], engine: str) -> None:
+    contents, campaign = data_set.manifest(**sizes), load_campaign(PAPER, settings)
+    found = estimate.estimate(campaign, contents, load_site("local"))
+    assert f"the {engine} engine and this host's speed in a short trial" in found.basis
+    assert found.seconds > 0 and not found.for_core
+
+
+def test_a_trial_that_fails_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "PROBE_SECONDS", 0.01)
+    found = estimate.estimate(load_campaign(PAPER), data_set.manifest(), load_site("local"))
+    assert "benchmarks' processor (this host's is not known: " in found.basis and "no answer" in found.basis
+
+
+def test_start_and_evaluation_count() -> None:
+    pace = PaceAnswer(engine="fused", start=7.0, training=1e-3, evaluation=1e-4)
+    contents = data_set.manifest(samples=1000)  # 700 to train on, 150 to validate
+    assert estimate.seconds_of(pace, contents, 10, 2) == pytest.approx(7 + 20 * (0.7 + 0.015))
+
+
+def test_a_gpu_is_not_counted_as_a_core_without_a_word() -> None:
+    for settings, unknown in ([], True), (["launch.device=cpu"], False):
+        found = estimate.estimate(load_campaign(PAPER, settings), data_set.manifest(), load_site("frontier"))
+        assert found.for_core == unknown
+        assert ("one CPU core: a GPU's is unknown" in Work(1, 1, None).estimated(found).basis) == unknown
 
 
 def test_an_estimate_grows_with_data_network_and_stack() -> None:

@@ -1,0 +1,132 @@
+"""How fast this host trains a stack: the engine that a worker would choose, on random data of a data set's sizes.
+
+``python -m hydragnn_hpc.member.pace`` reads a `PaceQuestion` and prints a `PaceAnswer`, as JSON. It takes a few
+seconds, most of them for torch to load.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hydragnn_hpc.config import Campaign, parse_campaign
+from hydragnn_hpc.member.choose import choose
+from hydragnn_hpc.member.device import set_threads
+from hydragnn_hpc.member.engine.interface import Engine
+from hydragnn_hpc.member.engine.optimize import new_optimizer
+from hydragnn_hpc.member.engine.training_data import Structure, TrainingData, vector_limits
+from hydragnn_hpc.member.training.evaluate import ValidationSet
+from hydragnn_hpc.records.dataset import Manifest
+from hydragnn_hpc.records.pace import PaceAnswer, PaceQuestion
+
+_SECONDS = 0.5  # of training, and as much of evaluation
+_BATCHES = 4
+_INPUTS = 8  # the usual number of inputs is of this size, and only the first layer has them
+_SPREAD = (0.7, 0.9, 1.1, 1.3)  # degrees of sites over their mean: an engine's time depends on how many there are
+
+
+def random_data(campaign: Campaign, manifest: Manifest) -> TrainingData:
+    """Return random inputs and targets on structures of the data set's mean sizes, a few batches of them.
+
+    They share a geometry, and lack target values, if those of the data set do.
+    """
+    rng, sizes = np.random.default_rng(0), manifest.sizes
+    samples = _BATCHES * campaign.training.batch_size
+    sites = max(1, round(sizes["A"] / sizes["S"]))
+    geometries = 1 if sizes["G"] == 1 else samples
+    degrees = np.maximum(1, np.resize(_SPREAD, sites) * sizes["E"] / sizes["B"]).round().astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(degrees)])
+    # The next sites in a ring, so that neighbours are near in memory, as in real structures.
+    ring = np.arange(offsets[-1]) - np.repeat(offsets[:-1], degrees) + np.repeat(np.arange(sites), degrees) + 1
+    neighbours = np.tile((ring % sites).astype(np.int32), geometries)
+    structure = Structure(
+        np.arange(samples + 1) * sites,
+        np.arange(samples, dtype=np.int32) if geometries > 1 else np.zeros(samples, np.int32),
+        np.arange(geometries + 1) * sites,
+        np.concatenate([[0], np.cumsum(np.tile(degrees, geometries))]),
+        neighbours,
+        rng.normal(size=(len(neighbours), 3)),
+        manifest.neighbours.cutoff_bohr,
+    )
+    fields = {name: manifest.targets[task.field] for name, task in campaign.tasks.items()}
+    rows = {"node": samples * sites, "graph": samples}
+    targets = {n: rng.random((rows[f.level], f.width), np.float32) for n, f in fields.items()}
+    for name, field in fields.items():
+        if field.missing:
+            targets[name][0] = np.nan
+    return TrainingData(
+        structure,
+        rng.random((samples * sites, _INPUTS), np.float32),
+        targets,
+        {name: field.level for name, field in fields.items()},
+        (np.arange(samples), np.arange(samples), np.arange(0)),
+        limits=vector_limits(campaign, fields),
+    )
+
+
+def measure(campaign: Campaign, manifest: Manifest, members: int) -> PaceAnswer:
+    """Train and evaluate a stack for a second; the campaign is a variant's own (`Campaign.of_variant`)."""
+    data = random_data(campaign, manifest)
+    engine, _ = choose(campaign, campaign.variants[0], data, torch.device("cpu"))
+    parameters = torch.stack([engine.layout.initial_parameters(e) for e in range(members)])
+    buffers = torch.stack([engine.layout.initial_buffers()] * members)
+    step = _training(engine, campaign, parameters, buffers)
+    step()
+    start = _age()
+    evaluation = ValidationSet(engine, data, data.parts[1])
+    return PaceAnswer(
+        engine=engine.name,
+        start=start,
+        training=_usual_seconds(step) / (campaign.training.batch_size * members),
+        evaluation=_usual_seconds(lambda: evaluation.losses(parameters, buffers)) / (len(data.parts[1]) * members),
+    )
+
+
+def _training(
+    engine: Engine, campaign: Campaign, parameters: torch.Tensor, buffers: torch.Tensor
+) -> Callable[[], object]:
+    """Return a call that trains one batch."""
+    members, size = len(parameters), campaign.training.batch_size
+    gradients, rng = torch.zeros_like(parameters), np.random.default_rng(0)
+    optimizer = new_optimizer(campaign.training.optimizer, parameters)
+
+    def step() -> None:
+        index = np.stack([rng.permutation(_BATCHES * size)[:size] for _ in range(members)])
+        engine.step(parameters, gradients, buffers, index)
+        factors = optimizer.plan(1, np.full(members, 1e-3))
+        engine.update(optimizer, parameters, gradients, factors[0])
+
+    return step
+
+
+def _usual_seconds(run: Callable[[], object]) -> float:
+    """Return the median time of a call."""
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < _SECONDS:
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return float(np.median(times))
+
+
+def _age() -> float:
+    """Return the seconds since this process was started."""
+    started = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / 100  # in ticks, of which Linux shows users 100 a second
+
+
+def main() -> None:
+    """See the module."""
+    question = PaceQuestion.model_validate_json(sys.stdin.read())
+    campaign = parse_campaign(question.campaign, "the campaign")
+    set_threads(campaign.launch.threads)
+    print(measure(campaign, question.contents, question.members).model_dump_json())
+
+
+if __name__ == "__main__":
+    main()
