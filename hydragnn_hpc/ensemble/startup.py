@@ -98,20 +98,24 @@ def remove_abandoned(folder: Path = Path("/dev/shm")) -> int:
     MPICH removes its segments a moment after its start; those of ranks killed in that moment would stay until the
     machine is restarted. Open MPI keeps its segments to the end. Returns the number of segments removed.
     """
-    removed = 0
+    settled = time.time() - _SETTLED_SECONDS
+    own = []
     for path in (path for pattern in _SEGMENTS for path in folder.glob(pattern)):
         with contextlib.suppress(OSError):
             found = path.lstat()
-            settled = time.time() - found.st_mtime > _SETTLED_SECONDS
-            if found.st_uid == os.getuid() and settled and not _is_mapped(path):
-                path.unlink()
-                removed += 1
-    return removed
+            if found.st_uid == os.getuid() and found.st_mtime < settled:
+                own.append(path)
+    abandoned = _unmapped(own)
+    for path in abandoned:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return len(abandoned)
 
 
-def _is_mapped(path: Path) -> bool:
-    for maps in Path("/proc").glob("[0-9]*/maps"):
+def _unmapped(paths: list[Path]) -> list[Path]:
+    """Return those that no process maps; every process is looked at once, however many paths there are."""
+    for maps in Path("/proc").glob("[0-9]*/maps") if paths else ():
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's, which cannot map this user's segments
-            if str(path) in maps.read_text(errors="replace"):
-                return True
-    return False
+            mapped = maps.read_text(errors="replace")
+            paths = [path for path in paths if str(path) not in mapped]
+    return paths

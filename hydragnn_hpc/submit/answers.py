@@ -171,8 +171,8 @@ def _pbs_records(text: str, title: str) -> Iterator[tuple[str, dict[str, str]]]:
         yield name, row
 
 
-def _pbs_nodes(text: str) -> list[tuple[str, tuple[int, int]]]:
-    """Return for each host its queue, empty where it has none, and its cores and GPUs."""
+def _pbs_nodes(text: str) -> list[tuple[str, _Host]]:
+    """Return for each host its queue, empty where it has none, and its cores, GPUs and memory."""
     hosts: dict[str, Counter[str]] = {}
     queues: dict[str, str] = {}
     for name, row in _pbs_records(text, r"(\S+)"):
@@ -181,7 +181,8 @@ def _pbs_nodes(text: str) -> list[tuple[str, tuple[int, int]]]:
         queues[name] = row.get("queue", "")
         host = hosts.setdefault(name, Counter())
         host.update({key: int(row.get(f"resources_available.{key}", 0)) for key in ("ncpus", "ngpus")})
-    return [(queues[name], (host["ncpus"], host["ngpus"])) for name, host in hosts.items()]
+        host["mem"] += megabytes(row.get("resources_available.mem", "0"), "B") or 0
+    return [(queues[name], (host["ncpus"], host["ngpus"], host["mem"] or None)) for name, host in hosts.items()]
 
 
 def _routed(
@@ -216,7 +217,11 @@ def _lsf(answers: Answers) -> tuple[Queue, ...]:
     rows = _table(answers["nodes"])
     gpus = _lsf_gpus(answers.get("gpus", ""))
     hosts = {
-        row["HOST_NAME"]: (int(row["ncpus"]), gpus[row["HOST_NAME"]] if gpus else None)
+        row["HOST_NAME"]: (
+            int(row["ncpus"]),
+            gpus[row["HOST_NAME"]] if gpus else None,
+            megabytes(row.get("maxmem", ""), "K"),
+        )
         for row in rows
         if row["ncpus"].isdigit() and row["server"] != "No"
     }
@@ -307,10 +312,27 @@ READERS: dict[str, Callable[[Answers], tuple[Queue, ...]]] = {
 }
 """Parsers of answers, by the form that a scheduler's file names."""
 
+_Host = tuple[int, int | None, int | None]  # cores, GPUs, memory in MB
 
-def _whole(hosts: Iterable[tuple[int, int | None]]) -> tuple[Nodes, ...]:
-    """Count hosts of the same cores and GPUs; those without cores run no jobs."""
-    return tuple(Nodes(number, cores, gpus) for (cores, gpus), number in Counter(hosts).items() if cores)
+
+def _whole(hosts: Iterable[_Host]) -> tuple[Nodes, ...]:
+    """Count hosts of the same cores and GPUs; those without cores run no jobs. Their memory is that of the largest."""
+    kinds: dict[tuple[int, int | None], list[int | None]] = {}
+    for cores, gpus, memory in hosts:
+        if cores:
+            kinds.setdefault((cores, gpus), []).append(memory)
+    return tuple(
+        Nodes(len(of_each), cores, gpus, memory=None if None in of_each else max(m or 0 for m in of_each))
+        for (cores, gpus), of_each in kinds.items()
+    )
+
+
+def megabytes(text: str, unit: str) -> int | None:
+    """Read an amount of memory such as 30.7G, 527831088kb or, in ``unit``, 4096; None if it is none."""
+    found = re.fullmatch(r"([\d.]+)([KMGT]?)B?", text, re.IGNORECASE)
+    if found is None:
+        return None
+    return int(float(found[1]) * {"B": 2**-20, "K": 2**-10, "M": 1, "G": 2**10, "T": 2**20}[(found[2] or unit).upper()])
 
 
 def _table(text: str) -> list[dict[str, str]]:

@@ -14,13 +14,19 @@ from dataclasses import replace
 from hydragnn_hpc.commands import SilentError, run
 from hydragnn_hpc.durations import clock
 from hydragnn_hpc.errors import UserError, nearest
-from hydragnn_hpc.submit.answers import Nodes, Queue, read
+from hydragnn_hpc.submit.answers import Nodes, Queue, megabytes, read
 from hydragnn_hpc.submit.plan import JobPlan
 from hydragnn_hpc.submit.scheduler import Scheduler
 from hydragnn_hpc.submit.site import QueueLimit, Site
 
 PATIENCE_SECONDS = 10
-_MEGABYTES = {"K": 2**-10, "": 1, "M": 1, "G": 2**10, "T": 2**20}
+_MEMORY = {
+    "slurm": (r"^\s*(--mem=)(\d+[KMGT]?B?)\s*$", "M"),
+    "pbs": (r"^\s*-l\s*select=.*?\b(mem=)(\d+[KMGT]?B?)\b", "B"),
+    # Without a unit, it is in one that only the cluster's configuration states.
+    "lsf": (r"\brusage\[[^]]*?\b(mem=)([\d.]+[KMGT]B?)\b", ""),
+}
+"""How a directive asks for memory of a node, and the unit of a number without one; by form of `submit.answers`."""
 
 
 class UnknownError(Exception):
@@ -254,13 +260,16 @@ def _check_nodes(site: Site, plan: JobPlan, kinds: Sequence[Nodes], where: str) 
 
 
 def _check_memory(site: Site, kinds: Sequence[Nodes], where: str) -> None:
-    """Refuse more memory per node than there is, where the profile asks for some as Slurm does: ``--mem=64G``."""
-    if any(n.memory is None for n in kinds):
+    """Refuse more memory per node than there is, where the profile asks for some."""
+    queries = site.scheduler.queries
+    if queries is None or queries.form not in _MEMORY or any(n.memory is None for n in kinds):
         return
     most = max(n.memory or 0 for n in kinds)
+    pattern, unit = _MEMORY[queries.form]
     for line in site.directives:
-        asked = re.fullmatch(r"--mem=(\d+)([KMGT]?)B?", line.strip(), re.IGNORECASE)
-        if asked and int(asked[1]) * _MEGABYTES[asked[2].upper()] > most:
+        asked = re.search(pattern, line, re.IGNORECASE)
+        if asked and (megabytes(asked[2], unit) or 0) > most:
+            what = f"{asked[1]}{asked[2]}"
             raise UserError(
-                f"{line.strip()}: {where} has nodes of at most {most} MB; lower it in the directives of {site.name}"
+                f"{what}: {where} has nodes of at most {most} MB; lower it in the directives of {site.name}"
             )

@@ -87,7 +87,9 @@ def serve(address: str, ranks: int, campaign: Path, out: Path, stage: Path) -> N
             line, _ = door.accept()
             if os.fork() == 0:
                 door.close()
-                ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nothing is left once this server is killed
+                ctypes.CDLL(None).prctl(
+                    1, signal.SIGKILL
+                )  # PR_SET_PDEATHSIG: nothing is left once this server is killed
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 _take_place(line)
                 MPI.Init_thread(MPI.THREAD_MULTIPLE)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -107,3 +111,23 @@ def test_a_worker_inherits_masks_and_no_launcher() -> None:
     gone |= {"HYDRA_LAUNCHER": "ssh"}
     gone |= {"MPI_LOCALRANKID": "0", "PALS_RANKID": "0", "FLUX_JOB_SIZE": "1", "JSM_NAMESPACE_SIZE": "1"}
     assert worker_environment({**kept, **gone}) == kept
+
+
+def test_each_process_is_looked_at_once_for_abandoned_memory(tmp_path: Path) -> None:
+    """A node of hundreds of ranks has hundreds of segments, and more processes."""
+    for k in range(50):
+        (tmp_path / f"mpich_shm_old_{k}").write_bytes(b"")
+        os.utime(tmp_path / f"mpich_shm_old_{k}", (0, 0))
+    code = """
+import sys
+from collections import Counter
+from pathlib import Path
+from hydragnn_hpc.ensemble.startup import remove_abandoned
+opened = Counter()
+sys.addaudithook(lambda event, given: opened.update([str(given[0])]) if event == "open" else None)
+removed = remove_abandoned(Path(sys.argv[1]))
+print(removed, max(n for name, n in opened.items() if name.endswith("/maps")))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["50", "1"], done.stderr
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hydragnn_hpc.submit.answers import Nodes, Queue, read
@@ -171,7 +173,7 @@ FLUX_RESOURCES = """\
        all      4    384    16 tuolumne[1036-1038,1042]
 """
 ONE_GPU_NODE = (Nodes(1, 4, 2, memory=2000), Nodes(1, 4, 2, memory=2000))
-PBS_NODES = (Nodes(1, 128, 1), Nodes(1, 64, 0))
+PBS_NODES = (Nodes(1, 128, 1, memory=515_460), Nodes(1, 64, 0))
 FLUX_NODES = (Nodes(4, 96, 4),)
 
 
@@ -202,8 +204,8 @@ FLUX_NODES = (Nodes(4, 96, 4),)
             "lsf",
             {"queues": BQUEUES, "nodes": LSHOSTS},
             (
-                Queue("normal", (Nodes(1, 32),), default=True),
-                Queue("short", (Nodes(1, 32),), closed="Closed:Active", seconds=3600),
+                Queue("normal", (Nodes(1, 32, memory=31_436),), default=True),
+                Queue("short", (Nodes(1, 32, memory=31_436),), closed="Closed:Active", seconds=3600),
             ),
         ),
         (
@@ -273,7 +275,8 @@ def test_hosts_and_gpus_of_an_lsf_queue(hosts: str, gpus: str, expected: set[Nod
     rows += [line.replace("kilenc", name).replace(" 32 ", " 16 ") for name in ("hostb", "hostd")]
     nodes = "\n".join([LSHOSTS.splitlines()[0], *rows])
     queues = BQUEUES.replace("HOSTS:  all", f"HOSTS:  {hosts}")
-    assert set(read("lsf", {"queues": queues, "nodes": nodes, "gpus": gpus})[0].nodes) == expected
+    found = read("lsf", {"queues": queues, "nodes": nodes, "gpus": gpus})[0].nodes
+    assert set(found) == {replace(kind, memory=31_436) for kind in expected}
 
 
 def test_nodes_that_are_associated_with_a_pbs_queue() -> None:

@@ -233,6 +233,33 @@ def test_a_machine_whose_gpus_are_not_counted_keeps_its_profile() -> None:
         limits.check(site, chosen, [Queue("debug", (Nodes(2, 64, 6),), seconds=3600)], "abc")
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "line", "asked", "most"),
+    [
+        ("slurm", "--mem={}", ("2G", "2000", "1000000K"), 2000),
+        ("pbs", "-l select={{nodes}}:ncpus=8:mem={}:ngpus=1", ("600gb", "515460mb", "536870912"), 515_460),
+        ("lsf", '-R "span[ptile=4] rusage[ngpus=1,mem={}]"', ("31GB", "30.5G", "32000000KB"), 31_436),
+    ],
+)
+def test_more_memory_than_nodes_have_is_refused(scheduler: str, line: str, asked: tuple[str, ...], most: int) -> None:
+    site = load_site(scheduler)
+    chosen = plan.make_plan(
+        load_campaign(ROOT / "jobs/campaigns/paper.yaml"), plan.Work(84, 84, None), site, 1, None, None
+    )
+    nodes = (Nodes(9, site.cores_per_node, site.gpus_per_node, memory=most - 9), Nodes(9, 1, memory=most))
+
+    def check(amount: str, *kinds: Nodes) -> None:
+        asking = site.model_copy(update={"directives": (*site.directives, line.format(amount))})
+        limits.check(asking, chosen, [Queue("q", kinds, default=True)], "")
+
+    too_much, *fitting = asked
+    with pytest.raises(UserError, match=f"mem={too_much}: queue 'q' has nodes of at most {most} MB; lower it"):
+        check(too_much, *nodes)
+    check(too_much, *nodes, Nodes(1, 1))  # of which nothing is known
+    for amount in fitting:
+        check(amount, *nodes)
+
+
 def test_without_a_default_queue_a_generic_profile_asks_for_one() -> None:
     queues = [Queue("a"), Queue("b")]
     with pytest.raises(UserError, match="slurm has no default queue; name one with --queue; known are: a, b"):
