@@ -100,13 +100,13 @@ class Campaign(Section):
             if not CONVOLUTIONS[self.model.convolution].equivariant:
                 able = ", ".join(n for n, c in CONVOLUTIONS.items() if c.equivariant)
                 raise ValueError(
-                    f"tasks.{name}.vector: the values of {self.model.convolution} do not turn with the structure; set"
+                    f"tasks.{name}.vector: the values of {self.model.convolution} do not rotate with the structure; set"
                     f" model.convolution={able} and model.edges"
                 )
             if task.reference != "none":
                 raise ValueError(f"tasks.{name}.reference={task.reference}: vectors have no reference; set none")
             if task.level == "graph" and self.model.pooling == "max":
-                raise ValueError(f"tasks.{name}.vector: model.pooling=max turns with no structure; set mean or sum")
+                raise ValueError(f"tasks.{name}.vector: model.pooling=max is not equivariant; set mean or sum")
 
     def variant(self, name: str) -> Variant:
         """Return the variant with that name."""

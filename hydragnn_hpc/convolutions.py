@@ -3,7 +3,7 @@
 A new one is a line here and a file in `hydragnn_hpc.member.library.convolutions`.
 
 Most are PyTorch Geometric's layers, which take and return scalars of an atom. An equivariant one updates vectors beside
-them, which turn with the structure. DimeNet, which updates states of edges, has no place here.
+them, which rotate with the structure. DimeNet, which updates states of edges, has no place here.
 """
 
 from __future__ import annotations

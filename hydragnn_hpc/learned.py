@@ -79,7 +79,7 @@ def cures(campaign: Campaign, task: str, summary: DatasetSummary, results: Itera
     wanted = {"per cell": "sum", "per atom": "mean"}.get(target.form, model.pooling)
     found = []
     if len(target.minimum) == 3 and not campaign.tasks[task].vector:
-        found.append(f"vectors as values, if {task} turns with the structure (vector: true, model.convolution=PaiNN)")
+        found.append(f"vectors as values, if {task} rotates with the structure (vector: true, model.convolution=PaiNN)")
     if summary.geometries > 1 and model.edges is None:
         found.append("edge lengths, since geometries differ (model.edges.number=20)")
     if {entry.name for entry in campaign.inputs} <= {"species", "one_hot"}:

@@ -86,7 +86,7 @@ TaskReference = Literal["none", "composition", "species", "linear"]
 class Task(Section):
     """One predicted property; with a ``reference``, the network learns the residual (`dataset.features.residual`).
 
-    The values of a ``vector`` task are vectors, which turn with the structure: its width is a multiple of 3.
+    The values of a ``vector`` task are vectors, which rotate with the structure: its width is a multiple of 3.
     """
 
     level: Literal["graph", "node"]

@@ -59,7 +59,7 @@ def test_a_ternary_from_generate_to_table_1(ternary: Path) -> None:
     done(ternary, "run", "campaign.yaml", "out")
     done(ternary, "report", "out")
     kept = json.loads((ternary / "out" / "remarks.json").read_text())["remarks"]
-    assert {r["name"] for r in kept} >= {"distances", "turning-target", "species-as-number", "mean-pooling"}
+    assert {r["name"] for r in kept} >= {"distances", "rotating-target", "species-as-number", "mean-pooling"}
     shown = json.loads((ternary / "out" / "report" / "summary.json").read_text())["remarks"]
     assert [f"{r['name']}: {r['text']}" for r in kept] == shown[: len(kept)]
     rows = table1(ternary / "out")
@@ -99,12 +99,12 @@ def test_forces_are_learned_and_turn_with_the_structure(tmp_path: Path) -> None:
         "training": {"epochs": 25, "batch_size": 8, "optimizer": {"name": "Adam", "learning_rate": 5.0e-3}},
     }  # fmt: skip
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(campaign))
-    assert "turning-target" not in done(tmp_path, "run", "c.yaml", "out")
+    assert "rotating-target" not in done(tmp_path, "run", "c.yaml", "out")
     assert float(table1(tmp_path / "out")["F", "F"]["r2"]) > 0.8
-    turned = made[0].copy()
-    turned.rotate(40, (1, 2, 3), rotate_cell=True)
-    before, after = Ensemble(tmp_path / "out").predict([made[0], turned])["F"].mean.reshape(2, 4, 3)
-    rotation = np.linalg.lstsq(made[0].cell, turned.cell, rcond=None)[0]
+    rotated = made[0].copy()
+    rotated.rotate(40, (1, 2, 3), rotate_cell=True)
+    before, after = Ensemble(tmp_path / "out").predict([made[0], rotated])["F"].mean.reshape(2, 4, 3)
+    rotation = np.linalg.lstsq(made[0].cell, rotated.cell, rcond=None)[0]
     np.testing.assert_allclose(after, before @ rotation, atol=1e-4)
     assert np.abs(after - before).max() > 0.1
 

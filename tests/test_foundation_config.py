@@ -133,7 +133,7 @@ def test_example_shows_the_defaults() -> None:
         ),
         (
             {"tasks": {"F": {**FORCES, "level": "graph"}}, "model": {**PAINN, "pooling": "max"}, "variants": ["F"]},
-            "model.pooling=max turns with no structure; set mean or sum",
+            "model.pooling=max is not equivariant; set mean or sum",
         ),
         ({"inputs": []}, "inputs: "),
         ({"inputs": "species"}, "inputs: "),

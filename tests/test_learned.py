@@ -93,7 +93,7 @@ def test_three_components_may_be_a_vector_and_one_is_none() -> None:
     assert "vectors as values" not in line(0.5, campaign(), data)
     force = data.targets["energy"].model_copy(update={"minimum": [0.0] * 3, "maximum": [2.0] * 3})
     data = data.model_copy(update={"targets": {"energy": force}})
-    assert "vectors as values, if E turns" in line(0.5, campaign(), data)
+    assert "vectors as values, if E rotates" in line(0.5, campaign(), data)
     task = {"level": "node", "field": "energy", "vector": True}
     able = campaign(tasks={"E": task}, model={"convolution": "PaiNN", "edges": {"number": 20}})
     assert "vectors as values" not in line(0.5, able, data)

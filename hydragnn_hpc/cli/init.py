@@ -23,7 +23,7 @@ def init(
         typer.Option(
             "--for",
             help="accuracy: the most accurate recipe known; speed: a smaller network and a third of the epochs;"
-            " paper: the network and the training of the HydraGNN paper.",
+            " paper: network and training as in the HydraGNN paper.",
         ),
     ] = "accuracy",
     output: Annotated[
@@ -42,12 +42,12 @@ def init(
     data = proposal.read(dataset)
     name = re.sub(r"[^A-Za-z0-9_.+-]", "-", dataset.stem).lstrip("_.+-")[:64] or "campaign"
     path = os.path.relpath(dataset.resolve(), output.parent.resolve())
-    made = proposal.propose(data, name, path, purpose)
+    proposed = proposal.propose(data, name, path, purpose)
     split, geometries = data.manifest.split, data.summary.geometries
-    head = (
+    header = (
         f"Written by 'hydragnn-hpc init --for {purpose}' for {data.summary.samples:,} samples ({split[0]:,} to train,"
         f" {split[1]:,} to validate, {split[2]:,} to test) of {len(data.summary.elements)} elements on {geometries:,}"
         " geometries. Change what you like: all keys are listed in jobs/campaigns/example.yaml."
     )
-    write_text(output, made.text(head))
-    typer.echo(f"{output}: tasks {', '.join(made.content['tasks'])}; next: hydragnn-hpc run {output} runs/{name}")
+    write_text(output, proposed.text(header))
+    typer.echo(f"{output}: tasks {', '.join(proposed.content['tasks'])}; next: hydragnn-hpc run {output} runs/{name}")

@@ -1,4 +1,4 @@
-"""How a campaign may change after its folder has been made: it can grow, and nothing that has been trained changes."""
+"""Changes of a campaign whose folder exists: it can grow, as long as nothing that has been trained changes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from hydragnn_hpc.sections import Variant
 _ONLY_GROWS = "a campaign can grow, not shrink"
 _NAMED = 8  # variants named in one line
 _WHY_NOT = {
-    "training.cosine.epochs": " (epochs already trained had other learning rates; to train on at the least rate, set"
-    " this key to its former value)"
+    "training.cosine.epochs": " (the epochs already trained had other learning rates; to continue at the lowest rate,"
+    " set this key to its former value)"
 }
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Differences between what a folder holds and what is asked for, a line each.
+    """Differences between a folder's campaign and the requested one, a line each.
 
     Attributes
     ----------
     growth : tuple of str
         What is trained in addition.
     refused : tuple of str
-        What would contradict the members that are there.
+        What would contradict existing members.
     """
 
     growth: tuple[str, ...]
@@ -72,10 +72,10 @@ def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[st
 
 def _settings(campaign: Campaign, variant: Variant) -> dict[str, Any]:
     """Return all settings that affect a variant's members, by key."""
-    # Not those alone that differ from their defaults, so that the values before and after can be named.
-    found = _flat(of_members(campaign, variant, defaults=True))
-    found.pop("launch.stack")  # no member's numbers depend on it
-    return {key: value for key, value in found.items() if not key.startswith("variants")}
+    # Defaults are included, so that a change can name both values.
+    settings = _flat(of_members(campaign, variant, defaults=True))
+    settings.pop("launch.stack")  # does not affect the results of members
+    return {key: value for key, value in settings.items() if not key.startswith("variants")}
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:

@@ -184,7 +184,7 @@ def test_elements_have_a_column_each_and_their_properties(tmp_path: Path) -> Non
 
 def test_a_property_that_an_element_lacks_is_refused() -> None:
     recipe = InputRecipe(names=["electronegativity"], elements=[2, 8, 18], species=[2, 18])
-    with pytest.raises(UserError, match=r"'electronegativity' is not known of He, Ar; leave it out, or use one_hot"):
+    with pytest.raises(UserError, match=r"'electronegativity' is not known for He, Ar; leave it out, or use one_hot"):
         GeometryOperators(recipe, lattice())
 
 

@@ -45,7 +45,7 @@ def rattled(folder: Path) -> Path:
 
 
 def with_forces(folder: Path) -> Path:
-    """Energies, and forces, which turn."""
+    """Energies, and forces, which rotate."""
     return made(folder, crystals(60), ["energy=graph:e:eV", "forces=node:f:eV/Ang"])
 
 
@@ -104,7 +104,7 @@ def test_a_campaign_fits_its_data(name: str, tmp_path: Path) -> None:
     assert {key: found[key] for key in wanted} == wanted
     text = (tmp_path / "mine.yaml").read_text()
     assert text.count("#") > 5 and max(map(len, text.splitlines())) <= 120
-    assert ("Vectors turn with the structure" in text) == (name == "forces") and "Left out" not in text
+    assert ("Vectors rotate with the structure" in text) == (name == "forces") and "Left out" not in text
 
 
 def test_targets_of_one_letter_are_all_tasks(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_vectors_have_a_variant_whose_values_turn(tmp_path: Path) -> None:
     assert campaign.tasks["F"].vector and campaign.tasks["F"].reference == "none"
     (tmp_path / "mine.yaml").unlink()
     paper = written(tmp_path, tmp_path / "mine.bp", "--for", "paper")
-    assert list(paper.tasks) == ["E"] and "Left out: forces, which turns" in (tmp_path / "mine.yaml").read_text()
+    assert list(paper.tasks) == ["E"] and "Left out: forces, which rotates" in (tmp_path / "mine.yaml").read_text()
 
 
 def test_energies_of_structures_and_of_atoms_are_pooled_apart(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_campaign_can_be_trained_for_a_few_epochs(name: str, tmp_path: Path) -
     results = [json.loads(p.read_text()) for p in (tmp_path / "out" / "members").rglob("result.json")]
     assert results and all(r["state"] == "finished" and r["epochs"] == 2 for r in results)
     kept = {r["name"] for r in json.loads((tmp_path / "out" / "remarks.json").read_text())["remarks"]}
-    assert not kept & {"distances", "turning-target", "mean-pooling", "species-as-number"}
+    assert not kept & {"distances", "rotating-target", "mean-pooling", "species-as-number"}
 
 
 @pytest.mark.parametrize("purpose", proposal.PURPOSES)
@@ -182,7 +182,7 @@ def test_what_cannot_be_written_is_refused(small_bp: Path, tmp_path: Path) -> No
 
 def test_data_of_which_nothing_can_be_learned_are_refused(tmp_path: Path) -> None:
     data = proposal.read(made(tmp_path, crystals(60), ["stress=graph:s:eV"]))
-    with pytest.raises(UserError, match="no target of the data set can be learned: Left out: stress, which turns"):
+    with pytest.raises(UserError, match="no target of the data set can be learned: Left out: stress, which rotates"):
         proposal.propose(data, "x", "x.bp", "speed")
     shutil.rmtree(tmp_path / "mine.bp")
     forces = proposal.read(made(tmp_path, crystals(60), ["forces=node:f:eV/Ang"]))

@@ -47,7 +47,7 @@ def decorated(n: int = 60) -> list[Atoms]:
 
 
 def three_numbers(_: int, atoms: Atoms) -> np.ndarray:
-    """Three numbers of each atom that do not turn, of either sign."""
+    """Three numbers of each atom that do not rotate, of either sign."""
     size = np.linalg.norm(atoms.arrays["f"], axis=1)
     return np.stack([size, np.sin(7 * size), np.cos(9 * size)], axis=1)
 
@@ -69,7 +69,7 @@ CASES: dict[str, tuple[list[Callable[[], Made]], list[Callable[[], Made]]]] = {
         [lambda: (crystals(), ENERGY, {}), lambda: (crystals(20), ENERGY, {})],
         [lambda: (crystals(**LATTICES), ENERGY, {}), lambda: (decorated(), ENERGY, {})],
     ),
-    "turning-target": (
+    "rotating-target": (
         [
             lambda: (crystals(), "x=node:f:1", {}),
             lambda: (crystals(), "x=graph:s:1", {}),
@@ -179,7 +179,7 @@ def test_remarks_name_numbers_and_samples(tmp_path: Path) -> None:
 
 def test_outliers_are_refused_or_left_out_where_asked_for(tmp_path: Path) -> None:
     made = changed(crystals(), lambda k, a: 1e6 if k == 7 else a.info["e"])
-    with pytest.raises(UserError, match=r"raw.extxyz@7: target 'e' is far from all others, and so in 1 samples"):
+    with pytest.raises(UserError, match=r"raw.extxyz@7: target 'e' is far from all others \(such samples: 1\)"):
         prepared(tmp_path, (made, ENERGY, {"on_outlier": "fail"}))
     source = prepared(tmp_path, (made, ENERGY, {"on_outlier": "skip"})).source
     assert (source.read, source.skipped, source.kept) == (59, 1, 59) and "raw.extxyz@7" in source.skipped_reasons[0]
@@ -223,7 +223,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> store.Manifest:
 
 
 def test_a_campaign_has_the_remarks_that_concern_it(several: store.Manifest) -> None:
-    assert of_campaign(several).keys() == {"distances", "turning-target", "species-as-number"}
+    assert of_campaign(several).keys() == {"distances", "rotating-target", "species-as-number"}
     lengths, inputs = {"pooling": "sum", "edges": {"number": 8}}, ["species", "composition"]
     assert of_campaign(several, variants=["E"], model=lengths, inputs=inputs) == {}
     assert of_campaign(several, variants=["E"], model={**lengths, "pooling": "max"}, inputs=inputs).keys() == {
@@ -232,7 +232,7 @@ def test_a_campaign_has_the_remarks_that_concern_it(several: store.Manifest) -> 
 
 
 def test_a_remark_names_the_variants_that_it_concerns(several: store.Manifest) -> None:
-    assert of_campaign(several)["turning-target"].startswith("variants EF: target 'f', 3 components per atom")
+    assert of_campaign(several)["rotating-target"].startswith("variants EF: target 'f', 3 components per atom")
     far = {"name": "far", "tasks": ["E"], "model": {"edges": {"number": 8}}, "inputs": ["composition"]}
     found = of_campaign(several, variants=["E", far])
     assert found.keys() == {"distances", "species-as-number"}

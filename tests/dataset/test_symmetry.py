@@ -78,11 +78,11 @@ def test_the_group_is_of_the_crystal_not_of_its_description(seed: int) -> None:
     """Another origin, orientation, choice of lattice vectors, and images of the sites: the same permutations."""
     rng = np.random.default_rng(seed)
     plain = Geometry(*surrogate.sites(), ALL)
-    turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     skew = np.eye(3)
     skew[1, 0], skew[2, 0], skew[2, 1] = rng.integers(-3, 4, 3)
     pos = plain.pos + rng.integers(-2, 3, (32, 3)) @ plain.cell + rng.normal(size=3)
-    other = Geometry(pos @ turn, skew @ plain.cell @ turn, ALL)
+    other = Geometry(pos @ rotation, skew @ plain.cell @ rotation, ALL)
     np.testing.assert_array_equal(symmetry.site_permutations(other), symmetry.site_permutations(plain))
 
 

@@ -85,7 +85,7 @@ def test_what_is_no_growth_is_refused(small: Path, tmp_path: Path) -> None:
     cases = {
         "replicas: 2 -> 1 (a campaign can grow, not shrink)": ["replicas=1"],
         "variants: H is missing": ["variants=[M]"],
-        "training.cosine.epochs: 4 -> 6 (epochs already trained had other learning rates": ["training.epochs=6"],
+        "training.cosine.epochs: 4 -> 6 (the epochs already trained had other learning rates": ["training.epochs=6"],
         "model.channels: 8 -> 9": ["model.channels=9"],
         "name: small -> other": ["name=other"],
         "tasks.H.loss.name: mse -> mae": ["variants=[{name: H, tasks: [H], losses: {H: mae}}, M]"],

@@ -189,8 +189,8 @@ def test_edge_features_depend_on_lengths_alone(name: str) -> None:
         return make_engine(name, True, changed).predict(parameters, buffers, np.arange(12))["C"]
 
     vectors = samples.structure.edge_vectors
-    turned = vectors @ np.linalg.qr(np.random.default_rng(11).normal(size=(3, 3)))[0]
-    torch.testing.assert_close(predicted(turned), predicted(vectors))
+    rotated = vectors @ np.linalg.qr(np.random.default_rng(11).normal(size=(3, 3)))[0]
+    torch.testing.assert_close(predicted(rotated), predicted(vectors))
     assert not torch.allclose(predicted(0.9 * vectors), predicted(vectors))
 
 
@@ -234,16 +234,16 @@ def test_a_campaign_names_every_basis_and_envelope() -> None:
 ROTATION = np.linalg.qr(np.random.default_rng(11).normal(size=(3, 3)))[0]
 
 
-def turned(samples: TrainingData, by: np.ndarray) -> TrainingData:
-    """The same samples with their structures turned (or mirrored)."""
+def rotated(samples: TrainingData, by: np.ndarray) -> TrainingData:
+    """The same samples with their structures rotated (or mirrored)."""
     s = samples.structure
     return dataclasses.replace(samples, structure=dataclasses.replace(s, edge_vectors=s.edge_vectors @ by.T))
 
 
 @pytest.mark.parametrize("name", [n for n, c in CONVOLUTIONS.items() if c.equivariant])
-@pytest.mark.parametrize("by", [ROTATION, -np.eye(3)], ids=["turned", "inverted"])
-def test_vectors_turn_with_the_structure_and_scalars_do_not(name: str, by: np.ndarray) -> None:
-    """Whatever the components are scaled by; in units, a vector and a pair of vectors turn, per atom and per sample."""
+@pytest.mark.parametrize("by", [ROTATION, -np.eye(3)], ids=["rotated", "inverted"])
+def test_vectors_rotate_with_the_structure_and_scalars_do_not(name: str, by: np.ndarray) -> None:
+    """For every scale of components: a vector and a pair of vectors, in the unit, per atom and per sample."""
     rng = np.random.default_rng(17)
     samples = random_samples(16, [4, 9])
     widths = {"force": ("node", 3), "pair": ("node", 6), "dipole": ("graph", 3), "C": ("node", 1)}
@@ -263,7 +263,7 @@ def test_vectors_turn_with_the_structure_and_scalars_do_not(name: str, by: np.nd
         units = {t: limits[t][:, 0] + found[t][0].numpy() * np.diff(limits[t])[:, 0] for t in limits}
         return {t: v.reshape(len(v), -1, 3) for t, v in units.items()} | {"C": found["C"][0].numpy()}
 
-    before, after = predicted(samples), predicted(turned(samples, by))
+    before, after = predicted(samples), predicted(rotated(samples, by))
     for task in limits:
         assert np.abs(before[task]).max() > 1e-3
         np.testing.assert_allclose(after[task], before[task] @ by.T, atol=1e-7, err_msg=task)

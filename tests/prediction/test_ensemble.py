@@ -97,7 +97,7 @@ def test_with_references_they_depend_on_them_by_rounding_alone(fept: Path) -> No
             assert one.mean == pytest.approx(whole[task].of(number).mean, rel=1e-12, abs=1e-14)
 
 
-def turned(atoms: Atoms) -> Atoms:
+def rotated(atoms: Atoms) -> Atoms:
     """The same structure elsewhere, along other axes."""
     found = atoms.copy()
     found.rotate(37, (1, 2, 3), rotate_cell=True)
@@ -115,7 +115,7 @@ def test_predictions_are_invariant(name: str, request: pytest.FixtureRequest) ->
     assert bool(structures[0].pbc.all()) == (name == "ternary")
     order = [np.random.default_rng(k).permutation(len(a)) for k, a in enumerate(structures)]
     predicted = ensemble.predict(structures)
-    elsewhere = ensemble.predict([turned(a) for a in structures])
+    elsewhere = ensemble.predict([rotated(a) for a in structures])
     permuted = ensemble.predict([a[o] for a, o in zip(structures, order, strict=True)])
     for task, values in predicted.items():
         scale = np.abs(values.mean).max()

@@ -99,7 +99,7 @@ def write_raw(raw: sources.RawData, out: Path, options: Options, force: bool = F
 
 
 def _without_outliers(raw: sources.RawData, on_outlier: str) -> np.ndarray:
-    """Return the positions of the samples that are used, ascending: those without outlying values where asked for.
+    """Return the indices of the samples that are used, ascending: without outliers, if so requested.
 
     Raises
     ------
@@ -110,13 +110,13 @@ def _without_outliers(raw: sources.RawData, on_outlier: str) -> np.ndarray:
     far = np.zeros(len(samples.names), bool)
     for name, values in samples.values.items() if on_outlier != "tell" else ():
         of_row = np.repeat(np.arange(len(values)), [len(v) for v in values])
-        hidden = np.unique(of_row[outliers.rows(np.concatenate(values))]).tolist()
-        for k in hidden:
+        outlying = np.unique(of_row[outliers.outlying_rows(np.concatenate(values))]).tolist()
+        for k in outlying:
             reason = f"{samples.origins[k]}: target '{name}' is far from all others"
             if on_outlier == "fail":
                 raise UserError(
-                    f"{reason}, and so in {len(hidden):,} samples: scaled to its range, the others would differ little;"
-                    " correct it, or give --on-outlier skip"
+                    f"{reason} (such samples: {len(outlying):,}); scaled to the full range, the others would hardly"
+                    " differ: correct it, or give --on-outlier skip"
                 )
             if not far[k]:
                 raw.skipped.add(reason)

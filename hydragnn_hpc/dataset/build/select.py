@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydragnn_hpc.dataset.remarks.samples import cannot_judge
+from hydragnn_hpc.dataset.remarks.samples import parts_cut_short
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.logs import log
 
@@ -72,10 +72,10 @@ SPLIT_BY = ("composition", "symmetry", "groups", "random")
 def judged(
     counts: np.ndarray, fractions: tuple[float, float, float], seed: int, classes: np.ndarray | None = None
 ) -> tuple[str, Split]:
-    """Return a split whose validation and test sets can judge a model, and what it is by; parameters as in `split`.
+    """Return a split with validation and test sets that are large enough, and its kind; parameters as in `split`.
 
-    By composition, unless many compositions have too few samples to reach those sets; then at random, with equivalent
-    samples in one set where there are any.
+    By composition, unless many compositions have too few samples for those sets; then at random, with equivalent
+    samples in one set, if there are any.
 
     Raises
     ------
@@ -87,13 +87,13 @@ def judged(
     with contextlib.suppress(UserError):
         made = split(by, counts, fractions, seed)
         sizes = np.bincount(made.part, minlength=3).tolist()
-        if not cannot_judge(sizes, fractions):
+        if not parts_cut_short(sizes, fractions):
             return by, made
     by = "random"
     if classes is not None and len(np.unique(classes)) < len(classes):
         with contextlib.suppress(UserError):
             made = split("groups", counts, fractions, seed, classes)
-            by = "groups" if not cannot_judge(np.bincount(made.part, minlength=3).tolist(), fractions) else by
+            by = "groups" if not parts_cut_short(np.bincount(made.part, minlength=3).tolist(), fractions) else by
     if by == "random":
         made = split(by, counts, fractions, seed)
     how = "at random" if by == "random" else "at random, equivalents together"

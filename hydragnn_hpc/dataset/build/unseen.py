@@ -111,7 +111,7 @@ class UnseenStructures:
 
 @dataclass
 class Preparation:
-    """Turns structures into batches, and counts what it meets.
+    """Converts structures into batches, and counts what it meets.
 
     Geometries of one batch are remembered for the next: new structures often decorate the same sites.
 

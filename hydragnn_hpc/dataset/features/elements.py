@@ -1,4 +1,4 @@
-"""Properties of elements that may be node inputs, by name."""
+"""Properties of elements, by name, that can be node inputs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from hydragnn_hpc.errors import UserError
 
 _NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86, 118)
-# Pauling's scale: CRC Handbook of Chemistry and Physics, 95th edition (2014), section 9; `_NO` where it gives none.
 _NO = float("nan")
+# Pauling scale: CRC Handbook of Chemistry and Physics, 95th edition (2014), section 9; `_NO` where it has no value.
 _ELECTRONEGATIVITIES = (
     2.20, _NO, 0.98, 1.57, 2.04, 2.55, 3.04, 3.44, 3.98, _NO, 0.93, 1.31, 1.61, 1.90, 2.19, 2.58, 3.16, _NO, 0.82,
     1.00, 1.36, 1.54, 1.63, 1.66, 1.55, 1.83, 1.88, 1.91, 1.90, 1.65, 1.81, 2.01, 2.18, 2.55, 2.96, _NO, 0.82, 0.95,
@@ -38,9 +38,9 @@ def group(number: int) -> float:
 
 
 def valence_electrons(number: int) -> float:
-    """Return the electrons beyond the preceding noble gas, without those of filled d and f shells below.
+    """Return the number of electrons beyond the preceding noble gas, without those of filled inner d and f shells.
 
-    Zn, Cd and Hg count 12, Ga 3, Hf 4; lanthanides and actinides count their f electrons: Ce 4, Eu 9.
+    Zn, Cd and Hg have 12, Ga 3, Hf 4; those of lanthanides and actinides include f electrons: Ce 4, Eu 9.
     """
     outer, row = _outer_electrons(number), period(number)
     f_block, d_block = (14 if row >= 6 else 0), (10 if row >= 4 else 0)
@@ -76,14 +76,14 @@ def values(name: str, numbers: Sequence[int]) -> np.ndarray:
     Raises
     ------
     UserError
-        If it is unknown of one of them.
+        If it is unknown for one of them.
     """
     from ase.data import chemical_symbols
 
-    found = np.array([PROPERTIES[name](z) for z in numbers])
-    if unknown := [chemical_symbols[z] for z, value in zip(numbers, found, strict=True) if np.isnan(value)]:
-        raise UserError(f"inputs: '{name}' is not known of {', '.join(unknown)}; leave it out, or use one_hot")
-    return found
+    known = np.array([PROPERTIES[name](z) for z in numbers])
+    if unknown := [chemical_symbols[z] for z, value in zip(numbers, known, strict=True) if np.isnan(value)]:
+        raise UserError(f"inputs: '{name}' is not known for {', '.join(unknown)}; leave it out, or use one_hot")
+    return known
 
 
 def _outer_electrons(number: int) -> int:

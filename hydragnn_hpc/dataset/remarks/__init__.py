@@ -1,1 +1,1 @@
-"""Remarks on data and campaigns, made before anything is trained: what, where, the numbers, the cure."""
+"""Remarks on data and campaigns, made before training: what, where, the numbers, the remedy."""

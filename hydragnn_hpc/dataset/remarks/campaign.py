@@ -1,4 +1,4 @@
-"""Remarks on a campaign and the data set that it is to be trained on."""
+"""Remarks on a campaign and its data set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.read.units import is_energy
-from hydragnn_hpc.dataset.remarks.values import Found
+from hydragnn_hpc.dataset.remarks.view import Lines
 from hydragnn_hpc.records.dataset import Manifest
 
 
@@ -15,14 +15,14 @@ def each_variant(campaign: Campaign) -> dict[str, Campaign]:
     return {variant.name: campaign.of_variant(variant) for variant in campaign.variants}
 
 
-def of_variants(campaign: Campaign, concerned: Iterable[str], text: str) -> str:
-    """Return a line that names the variants that it is about, unless it is about all."""
-    names = list(concerned)
+def naming_variants(campaign: Campaign, variants: Iterable[str], text: str) -> str:
+    """Return a remark with the variants that it concerns in front, unless it concerns all."""
+    names = list(variants)
     return text if len(names) == len(campaign.variants) else f"variants {', '.join(names)}: {text}"
 
 
-def mean_pooling(campaign: Campaign, manifest: Manifest) -> Found:
-    """An energy of the structure from a mean over its atoms, where structures differ in size."""
+def mean_pooling(campaign: Campaign, manifest: Manifest) -> Lines:
+    """Mean pooling for a structure's total energy, where structures differ in size."""
     atoms = manifest.distribution.atoms if manifest.distribution else None
     if atoms is None or atoms.minimum == atoms.maximum:
         return
@@ -32,20 +32,20 @@ def mean_pooling(campaign: Campaign, manifest: Manifest) -> Found:
         poor = {v: c.model.pooling for v, c in variants.items() if name in c.tasks and c.model.pooling != "sum"}
         if task.level == "graph" and is_energy(unit) and poor:
             text = (
-                f"task '{name}': '{task.field}' is in {unit} per structure, and structures differ in size; with"
-                f" model.pooling={next(iter(poor.values()))} a structure and its repetition get the same value: use"
+                f"task '{name}': '{task.field}' is in {unit} per structure, and structures differ in size, but with"
+                f" model.pooling={next(iter(poor.values()))} a structure and its supercells have the same value: use"
                 " sum, or a target per atom"
             )
             yield text, task.field
 
 
-def species_as_number(campaign: Campaign, manifest: Manifest) -> Found:
-    """More than two elements on one axis: the scaled proton number as the only input."""
+def species_as_number(campaign: Campaign, manifest: Manifest) -> Lines:
+    """The scaled proton number as the only input, with more than two elements."""
     elements = manifest.source.species or []
     poor = [v for v, c in each_variant(campaign).items() if {i.name for i in c.inputs} == {"species"}]
     if len(elements) > 2 and poor:
         text = (
-            f"{len(elements)} elements are told apart by one number, the scaled proton number, which orders them as"
-            " their properties are not ordered: set inputs=[one_hot], or properties such as radius"
+            f"{len(elements)} elements are distinguished by the scaled proton number alone, whose order is not that of"
+            " their properties: set inputs=[one_hot], or use properties such as radius"
         )
-        yield of_variants(campaign, poor, text), None
+        yield naming_variants(campaign, poor, text), None

@@ -1,4 +1,4 @@
-"""Distances between atoms that suggest a wrong unit of positions: reported once, however many structures have them."""
+"""A check for distances between atoms that suggest a wrong unit: one line, however many structures are affected."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ import numpy as np
 
 from hydragnn_hpc.dataset.graphs import Neighbours
 
-_CLOSE = 1.0  # bohr; the two of H2 are 1.4 apart
+_CLOSE = 1.0  # bohr; the shortest bond, in H2, has 1.4
 
 
 class DistanceCheck:
-    """Remembers the closest atoms, and counts those without a neighbour; ``cutoff`` in bohr."""
+    """Remembers the closest pair of atoms, and counts atoms without a neighbour; ``cutoff`` in bohr."""
 
     def __init__(self, cutoff: float) -> None:
         self._cutoff = cutoff
-        self._closest, self._where, self._lonely = math.inf, "", 0
+        self._closest, self._where, self._isolated = math.inf, "", 0
 
     def add(self, neighbours: Neighbours, where: str) -> None:
-        """Look at one geometry; ``where`` names a structure on it."""
+        """Examine one geometry; ``where`` names a structure that has it."""
         if (shortest := neighbours.shortest()) < self._closest:
             self._closest, self._where = shortest, where
         degrees = np.diff(neighbours.offsets)
-        self._lonely += int((degrees == 0).sum()) if len(degrees) > 1 else 0
+        self._isolated += int((degrees == 0).sum()) if len(degrees) > 1 else 0
 
     def lines(self) -> dict[str, str]:
-        """Return a line for each thing that was noticed, by the name of its remark."""
-        found = {}
+        """Return what seems wrong, a line each, by the name of the remark."""
+        lines = {}
         if self._closest < _CLOSE:
-            found["close-atoms"] = (
+            lines["close-atoms"] = (
                 f"two atoms of {self._where} are {self._closest:.3g} bohr apart, too close for nuclei: check the unit"
                 " of positions"
             )
-        if self._lonely:
-            found["no-neighbours"] = (
-                f"{self._lonely:,} atoms have no neighbour within {self._cutoff:g} bohr: check the unit of positions,"
+        if self._isolated:
+            lines["no-neighbours"] = (
+                f"{self._isolated:,} atoms have no neighbour within {self._cutoff:g} bohr: check the unit of positions"
                 " and the cutoff"
             )
-        return found
+        return lines

@@ -1,43 +1,42 @@
-"""Remarks on geometries and the distances in them."""
+"""Remarks on geometries and the distances between atoms."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from hydragnn_hpc.dataset.remarks.values import Found
-from hydragnn_hpc.dataset.remarks.view import DataView, evenly
+from hydragnn_hpc.dataset.remarks.view import DataView, Lines, evenly
 
-_LOOKED_AT = 100  # geometries
-_STEP = 2e-3  # bohr; lengths closer than this are one
-_MORE = 1.5  # all geometries together have this many times the lengths of the richest one
+_EXAMINED = 100  # geometries
+_STEP = 2e-3  # bohr; lengths closer than this count as one
+_MORE = 1.5  # all geometries together have at least this many times the lengths of any of them
 
 
-def close_atoms(data: DataView) -> Found:
-    """Atoms closer than nuclei can be."""
+def close_atoms(data: DataView) -> Lines:
+    """Atoms that are closer than nuclei can be."""
     yield from _line(data, "close-atoms")
 
 
-def no_neighbours(data: DataView) -> Found:
+def no_neighbours(data: DataView) -> Lines:
     """Atoms without neighbours."""
     yield from _line(data, "no-neighbours")
 
 
-def _line(data: DataView, name: str) -> Found:
+def _line(data: DataView, name: str) -> Lines:
     if line := data.distance_lines.get(name):
         yield line, None
 
 
-def distances(data: DataView) -> Found:
-    """Geometries that differ in the lengths of their edges, not only in size or in what is on their sites."""
+def distances(data: DataView) -> Lines:
+    """Geometries that differ in the lengths of their edges, and not only in size or species."""
     n = len(data.arrays["cell"])
-    lengths = [np.linalg.norm(data.graph_of(g).vectors, axis=1) for g in evenly(n, _LOOKED_AT).tolist()]
+    lengths = [np.linalg.norm(data.graph_of(g).vectors, axis=1) for g in evenly(n, _EXAMINED).tolist()]
     lengths = [each for each in lengths if len(each)]
     if n < 2 or len(lengths) < 2 or not _differ(lengths):
         return
     nearest = [float(each.min()) for each in lengths]
     line = (
         f"{n:,} geometries differ in the distances between atoms (the shortest is {min(nearest):.3g} to"
-        f" {max(nearest):.3g} bohr), which a model sees through edge lengths only: set model.edges={{number: 20}}"
+        f" {max(nearest):.3g} bohr), which a model can see only through edge lengths: set model.edges={{number: 20}}"
     )
     yield line, None
 
@@ -45,7 +44,7 @@ def distances(data: DataView) -> Found:
 def _differ(lengths: list[np.ndarray]) -> bool:
     """Whether all geometries together have clearly more distinct lengths than any of them.
 
-    A length at the border of two steps may round either way: counted on two grids, of which one keeps it together.
+    Equal lengths may be rounded to different steps where they lie on a border; hence two grids, one shifted by half.
     """
     ratios = []
     for shift in (0.0, 0.5):

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from hydragnn_hpc.compositions import fractions_of
 from hydragnn_hpc.dataset.read.units import is_energy
 from hydragnn_hpc.dataset.remarks import outliers
-from hydragnn_hpc.dataset.remarks.view import DataView
+from hydragnn_hpc.dataset.remarks.view import DataView, Lines
 from hydragnn_hpc.fields import RYDBERG_IN_EV
 
-Found = Iterator[tuple[str, str | None]]
-"""A line, and the target that it is about."""
-
-_SIZES_DIFFER = 1.25  # the largest structure has this many times the atoms of the smallest
-_BETTER = 0.5  # residual of the right form, as a share of the other form's
-_COHESIVE = -0.5 / RYDBERG_IN_EV  # Ry per atom; alloys form from their elements with a few tenths of an eV per atom
+_SIZES_DIFFER = 1.25  # the largest structure has at least this many times the atoms of the smallest
+_BETTER = 0.5  # the residual of the right form is less than this share of the other's
+_COHESIVE = -0.5 / RYDBERG_IN_EV  # Ry per atom; enthalpies of alloy formation are a few tenths of an eV per atom
 
 
-def missing(data: DataView) -> Found:
-    """Values that are missing: they do not count in losses and errors."""
+def missing(data: DataView) -> Lines:
+    """Missing values, which losses and errors leave out."""
     for name, target in data.targets.items():
         if target.missing:
             total = data.arrays[f"target_{name}"].size
@@ -32,8 +27,8 @@ def missing(data: DataView) -> Found:
             yield line, name
 
 
-def constant(data: DataView) -> Found:
-    """A component that has one value only."""
+def constant(data: DataView) -> Lines:
+    """A component with the same value everywhere."""
     for name, target in data.targets.items():
         for low, high in zip(target.minimum, target.maximum, strict=True):
             if low == high:
@@ -45,7 +40,7 @@ def constant(data: DataView) -> Found:
                 break
 
 
-def hidden_by_outliers(data: DataView) -> Found:
+def hidden_by_outliers(data: DataView) -> Lines:
     """Values that min-max scaling hides behind a few others."""
     for name, target in data.targets.items():
         values = data.arrays[f"target_{name}"]
@@ -61,14 +56,14 @@ def hidden_by_outliers(data: DataView) -> Found:
             line = (
                 f"target '{shown}': {np.count_nonzero(far):,} of {len(column):,} values are far from all others, which"
                 f" lie between {known.min():.4g} and {known.max():.4g} {target.unit}, {share:.1%} of the scaled range"
-                f" ({np.nanmin(column):.4g} to {np.nanmax(column):.4g}): scaled errors look small; check"
+                f" ({np.nanmin(column):.4g} to {np.nanmax(column):.4g}), so that scaled errors look small: check"
                 f" {data.listed(samples)}, or leave such samples out with --on-outlier skip"
             )
             yield line, name
 
 
-def per_atom_or_per_cell(data: DataView) -> Found:
-    """An energy per atom declared as one per cell, or the other way round: what it grows with shows it."""
+def per_atom_or_per_cell(data: DataView) -> Lines:
+    """An energy per atom declared as one per cell, or the other way round, judged by how it scales with the size."""
     n_atoms = data.counts.sum(axis=1)
     if n_atoms.max() < _SIZES_DIFFER * n_atoms.min():
         return
@@ -86,54 +81,57 @@ def per_atom_or_per_cell(data: DataView) -> Found:
         if not per_atom and stays < _BETTER * grows:
             line = (
                 f"target '{name}' is declared in {target.unit} per structure, but does not grow with the number of"
-                f" atoms: a fit by fractions leaves {stays:.3g}, one by numbers of atoms {grows:.3g}; if it is an"
-                f" energy per atom, declare it as {target.unit}/atom"
+                f" atoms: a linear fit in fractions leaves {stays:.3g}, one in numbers of atoms {grows:.3g}; if it is"
+                f" an energy per atom, declare it as {target.unit}/atom"
             )
             yield line, name
         elif per_atom and grows < _BETTER * stays:
             line = (
-                f"target '{name}' is declared in {target.unit}, but grows with the number of atoms: a fit by numbers"
-                f" of atoms leaves {grows:.3g}, one by fractions {stays:.3g}; if it is the whole structure's energy,"
-                f" declare it as {target.unit.removesuffix('/atom')}"
+                f"target '{name}' is declared in {target.unit}, but grows with the number of atoms: a linear fit in"
+                f" numbers of atoms leaves {grows:.3g}, one in fractions {stays:.3g}; if it is the energy of the whole"
+                f" structure, declare it as {target.unit.removesuffix('/atom')}"
             )
             yield line, name
 
 
 def _residual(terms: np.ndarray, values: np.ndarray) -> float:
-    """Return the standard deviation that a linear fit leaves."""
+    """Return the standard deviation of what a linear fit leaves."""
     coefficients = np.linalg.lstsq(terms.astype(np.float64), values, rcond=None)[0]
     return float(np.std(values - terms @ coefficients))
 
 
-def end_members(data: DataView) -> Found:
-    """End members that are isolated atoms or clusters: mixing enthalpies are then cohesive energies."""
+def end_members(data: DataView) -> Lines:
+    """End members that are isolated atoms or clusters, which make mixing enthalpies cohesive energies."""
     if data.read is None or not data.read.mixing:
         return
     name = data.read.mixing
     if data.read.pure_clusters:
         line = (
             f"target '{name}': the end members of {', '.join(data.read.pure_clusters)} come from structures that are"
-            " not periodic in three directions, so no bulk; give the bulk's energy per atom with --end-member"
+            " not periodic in three directions, hence not bulk; give the bulk's energy per atom with --end-member"
         )
         yield line, name
         return
     mixed = (data.counts > 0).sum(axis=1) > 1
-    each = (data.arrays[f"target_{name}"][:, 0] / data.counts.sum(axis=1))[mixed]
-    each = each[np.isfinite(each)]
-    if len(each) and (middle := float(np.median(each))) < 2 * _COHESIVE and np.quantile(each, 0.95) < _COHESIVE:
+    per_atom = (data.arrays[f"target_{name}"][:, 0] / data.counts.sum(axis=1))[mixed]
+    per_atom = per_atom[np.isfinite(per_atom)]
+    if not len(per_atom):
+        return
+    median = float(np.median(per_atom))
+    if median < 2 * _COHESIVE and np.quantile(per_atom, 0.95) < _COHESIVE:
         line = (
-            f"target '{name}' is {middle * RYDBERG_IN_EV:.3g} eV per atom in the median, as large as a cohesive energy:"
+            f"the median of target '{name}' is {median * RYDBERG_IN_EV:.3g} eV per atom, as large as a cohesive energy:"
             " the end members look like isolated atoms; give the bulk's energy per atom with --end-member"
         )
         yield line, name
 
 
-def contradictions(data: DataView) -> Found:
-    """The same structure with other values of targets."""
-    found = data.read.contradictions if data.read else []
-    if found:
+def contradictions(data: DataView) -> Lines:
+    """Samples of one structure whose target values differ."""
+    pairs = data.read.contradictions if data.read else []
+    if pairs:
         line = (
-            f"{len(found):,} samples repeat another's species and sites with different target values (for example,"
-            f" {found[0][0]} repeats {found[0][1]}): only the first of each is kept; check which is right"
+            f"{len(pairs):,} samples have the species and sites of another sample, but different target values (for"
+            f" example, {pairs[0][0]} repeats {pairs[0][1]}): only the first of each is kept; check which is right"
         )
         yield line, None

@@ -1,4 +1,4 @@
-"""What remarks on data look at."""
+"""A data set as the checks of data see it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from hydragnn_hpc.dataset.graphs import Neighbours
 from hydragnn_hpc.dataset.remarks.distances import DistanceCheck
 from hydragnn_hpc.records.dataset import NeighbourFacts, Source, Target
 
+Lines = Iterator[tuple[str, str | None]]
+"""The text of each remark, and the target that it is about; None where it is about all of the data."""
+
 
 @dataclass(frozen=True)
 class ReadFacts:
-    """What is known only while the source is read, not from the data set.
+    """Facts that are known only while the source is read.
 
     Attributes
     ----------
@@ -24,9 +27,9 @@ class ReadFacts:
     mixing : str
         Name of the target that is a mixing enthalpy; empty where there is none.
     energies : numpy.ndarray
-        ``[S]`` float64, Ry: the total energies that it is derived from; NaN where not known.
+        ``[S]`` float64, Ry: the total energies that it is derived from; NaN where unknown.
     pure_clusters : list of str
-        Elements whose end member is a structure that is not periodic along all three directions.
+        Elements whose end member is a structure that is not periodic in all three directions.
     """
 
     contradictions: list[tuple[str, str]]
@@ -50,9 +53,9 @@ class DataView:
     counts : numpy.ndarray
         ``[S, K]``, atoms of each element in each sample.
     classes : numpy.ndarray or None
-        ``[S]``, equal for samples that a symmetry of their geometry makes equal; None where not determined.
+        ``[S]``, the same for samples that are equivalent by a symmetry of their geometry; None where not determined.
     read : ReadFacts or None
-        None for a data set that is split again.
+        None where the data set is not being read from its source.
     """
 
     arrays: dict[str, np.ndarray]
@@ -69,7 +72,7 @@ class DataView:
         return bytes(self.arrays["sample_names"][first:last]).decode("utf-8", "replace")
 
     def listed(self, samples: np.ndarray, most: int = 3) -> str:
-        """Return the names of some samples, the first few of them."""
+        """Return the names of the first few samples, and how many more there are."""
         shown = ", ".join(self.name(k) for k in samples[:most].tolist())
         return f"{shown} and {len(samples) - most:,} more" if len(samples) > most else shown
 
@@ -93,14 +96,14 @@ class DataView:
         return Neighbours(offsets - offsets[0], self.arrays["neighbours"][edges], self.arrays["edge_vectors"][edges])
 
     def graphs(self) -> Iterator[tuple[int, Neighbours]]:
-        """Yield the first sample on each geometry, and the geometry's neighbour list."""
+        """Yield the first sample of each geometry, and the geometry's neighbour list."""
         first = np.unique(self.arrays["sample_geometry"], return_index=True)[1]
         for geometry, sample in enumerate(first.tolist()):
             yield sample, self.graph_of(geometry)
 
     @cached_property
     def distance_lines(self) -> dict[str, str]:
-        """What distances between atoms show, by the name of its remark: all edges are read once."""
+        """What seems wrong with distances between atoms, by the name of the remark; all edges are read once."""
         check = DistanceCheck(self.neighbours.cutoff_bohr)
         for sample, graph in self.graphs():
             check.add(graph, self.name(sample))

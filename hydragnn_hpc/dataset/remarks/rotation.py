@@ -1,11 +1,11 @@
-"""Targets that turn with the structure, such as forces: a task whose values are invariant cannot learn them.
+"""Targets that rotate with the structure, such as forces, which no task of invariant values can learn.
 
-A vector that a structure determines is a sum over directions in it. So a target of three components is regressed on
-sums of unit vectors to neighbours, one sum for each pair of elements and range of distances, with one coefficient for
-all three components: a vector that turns is explained in part; three numbers that do not turn are not, nor are the
-components of a vector in the wrong order. For tensors, the same with the traceless products of unit vectors. Half of
-the samples are fitted, the other half is explained or not. Where that shows nothing (ideal lattices, few samples, many
-elements), name and unit decide.
+To recognise them, a target of three components is regressed on sums of unit vectors to neighbours, one sum for each
+pair of elements and range of distances, with one coefficient for all three components. This explains a part of a vector
+that rotates with the structure, but nothing of three numbers that do not, or of a vector's components in a wrong order.
+Tensors are regressed on traceless products of unit vectors in the same way. The regression is fitted to half of the
+samples, and judged by the other half. Where it shows nothing (ideal lattices, few samples, many elements), name and
+unit decide.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from hydragnn_hpc import compositions
-from hydragnn_hpc.dataset.remarks.values import Found
-from hydragnn_hpc.dataset.remarks.view import DataView, evenly
+from hydragnn_hpc.dataset.remarks.view import DataView, Lines, evenly
 
-_SAMPLES, _ATOMS, _EDGES = 200, 50, 2_000_000  # looked at: samples, atoms of each, edges of all together
+_SAMPLES, _ATOMS, _EDGES = 200, 50, 2_000_000  # examined at most: samples, atoms of each, edges of all
 _RADII = 6  # ranges of distances
-_TERMS = 600  # sums of directions; more take minutes and gigabytes: of more than ten elements, name and unit decide
-_EXPLAINED = 0.1  # share of the squared values from which on a target turns
-_LEFT = 0.7  # of what is left with the components in a wrong order; structures of one orientation explain some of that
+_TERMS = 600  # sums of directions; more take minutes and gigabytes, so that beyond ten elements name and unit decide
+_EXPLAINED = 0.1  # least share of the squared values that is explained if a target rotates
+_UNEXPLAINED = 0.7  # largest unexplained part, relative to that of a wrong order, where orientations are alike
 _VOIGT = [0, 5, 4, 5, 1, 3, 4, 3, 2]  # ASE's xx yy zz yz xz xy as a 3 x 3 tensor
 _NAMES = {
     3: re.compile(r"force|dipole|displace|velocit|momentum|gradient|polari[sz]ation|vector", re.IGNORECASE),
@@ -34,39 +33,39 @@ _STRESS = {"eV/Å^3", "GPa", "kbar"}
 _UNITS = {3: {"eV/Å", "Ry/bohr", "Ha/bohr", "Ha/Å", "meV/Å", "D"}, 6: _STRESS, 9: _STRESS}
 
 
-def turning(data: DataView) -> Found:
-    """Targets of 3 components, or of a tensor's 6 or 9, that turn with the structure."""
+def rotating(data: DataView) -> Lines:
+    """Targets of 3 components, or of a tensor's 6 or 9, that rotate with the structure."""
     for name, why in reasons(data).items():
         target = data.targets[name]
         each = "atom" if target.level == "node" else "structure"
-        cure = "leave it out, or learn what does not turn"
+        cure = "leave it out, or learn an invariant quantity instead"
         if target.width == 3:
             cure = "set vector=true for its task, model.convolution=PaiNN and model.edges={number: 20}, or leave it out"
         line = (
-            f"target '{name}', {target.width} components per {each}, turns with the structure ({why}), and a task whose"
-            f" values are scalars cannot learn it: {cure}"
+            f"target '{name}', {target.width} components per {each}, rotates with the structure ({why}), so that a task"
+            f" of scalar values cannot learn it: {cure}"
         )
         yield line, name
 
 
 def reasons(data: DataView) -> dict[str, str]:
-    """Return why the targets that turn with the structure are taken to, by name."""
-    found = {}
+    """Return the targets that rotate with the structure, by name, and the evidence for it."""
+    evidence = {}
     for name, target in data.targets.items():
         if target.width not in _NAMES:
             continue
         explained, shuffled = explained_share(data, name)
-        if explained > _EXPLAINED and 1 - explained < _LEFT * (1 - shuffled):
-            found[name] = f"directions to neighbours explain {min(explained, 0.99):.0%} of its squares"
+        if explained > _EXPLAINED and 1 - explained < _UNEXPLAINED * (1 - shuffled):
+            evidence[name] = f"directions to neighbours explain {min(explained, 0.99):.0%} of its squares"
         elif _NAMES[target.width].search(f"{name} {target.label}") or target.unit in _UNITS[target.width]:
-            found[name] = "its name or unit says so"
-    return found
+            evidence[name] = "its name or unit says so"
+    return evidence
 
 
 def explained_share(data: DataView, name: str) -> tuple[float, float]:
-    """Return which share of a target's squares directions explain, as it is and with its components in a wrong order.
+    """Return the share of a target's squares that directions explain, and that with its components in a wrong order.
 
-    Of the half of the samples that was not fitted; 0 where nothing can be said.
+    Both are of the half of the samples that was not fitted; 0 where nothing can be said.
     """
     elements = compositions.elements_of(data.arrays["atomic_numbers"])
     if len(elements) ** 2 * _RADII > _TERMS:
@@ -82,7 +81,7 @@ def explained_share(data: DataView, name: str) -> tuple[float, float]:
     (fit_terms, fit_values), (terms, values) = (
         (np.concatenate([t for t, _ in half]), np.concatenate([v for _, v in half])) for half in halves
     )
-    # Each row is three equations or more, all with the same coefficients.
+    # A row holds an equation for each component, all with the same coefficients.
     if fit_terms.shape[1] > len(fit_values) or not fit_terms.any() or not values.any():
         return 0.0, 0.0
     width = values.shape[1]
@@ -91,17 +90,17 @@ def explained_share(data: DataView, name: str) -> tuple[float, float]:
         flat = fit_terms.transpose(0, 2, 1).reshape(-1, fit_terms.shape[1])
         size = np.linalg.norm(flat, axis=0)
         size[size == 0] = 1
-        fitted = np.linalg.lstsq(flat / size, fit_values[:, order].ravel(), rcond=1e-8)[0] / size
-        left = values[:, order] - np.einsum("nmw,m->nw", terms, fitted)
-        return float(1 - (left**2).sum() / (values**2).sum())
+        coefficients = np.linalg.lstsq(flat / size, fit_values[:, order].ravel(), rcond=1e-8)[0] / size
+        residual = values[:, order] - np.einsum("nmw,m->nw", terms, coefficients)
+        return float(1 - (residual**2).sum() / (values**2).sum())
 
     return share(np.arange(width)), share(np.roll(np.arange(width), 1))
 
 
 def _equations(data: DataView, name: str, sample: int, elements: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return sums of directions ``[n, m, w]`` and the target's values ``[n, w]`` of a sample, without missing ones.
+    """Return a sample's sums of directions ``[n, m, w]`` and values of the target ``[n, w]``, without missing ones.
 
-    A sample has one row at graph level, some of its atoms at node level.
+    There is one row at graph level, and one for each of some of its atoms at node level.
     """
     target, width = data.targets[name], data.targets[name].width
     atoms = data.atoms_of(sample)
@@ -120,14 +119,14 @@ def _equations(data: DataView, name: str, sample: int, elements: np.ndarray) -> 
 
 
 def _traceless(tensors: np.ndarray) -> np.ndarray:
-    """Return tensors ``[n, 9]`` without their isotropic part, which does not turn."""
+    """Return tensors ``[n, 9]`` without their isotropic part, which is invariant."""
     square = tensors.reshape(-1, 3, 3)
     rest: np.ndarray = square - np.einsum("nii->n", square)[:, None, None] / 3 * np.eye(3)
     return rest.reshape(-1, 9)
 
 
 def _directions(data: DataView, sample: int, group: np.ndarray, elements: np.ndarray, *, tensor: bool) -> np.ndarray:
-    """Return sums of directions from the atoms of each group, ``[n, m, 3 or 9]``, by elements and distance."""
+    """Return sums over each group of atoms of the directions to neighbours, ``[n, m, 3 or 9]``."""
     geometry = int(data.arrays["sample_geometry"][sample])
     graph = data.graph_of(geometry)
     element = np.searchsorted(elements, data.arrays["atomic_numbers"][data.atoms_of(sample)])
@@ -138,29 +137,28 @@ def _directions(data: DataView, sample: int, group: np.ndarray, elements: np.nda
     unit = vectors / length[:, None]
     along = _traceless(np.einsum("ei,ej->eij", unit, unit).reshape(-1, 9)) if tensor else unit
     kinds, n = len(elements), int(group.max()) + 1
-    place = ((group[site] * kinds + element[site]) * kinds + element[other]) * _RADII
-    weights = _bumps(length, data.neighbours.cutoff_bohr)
+    index = ((group[site] * kinds + element[site]) * kinds + element[other]) * _RADII
     sums = np.zeros((n * kinds**2 * _RADII, along.shape[1]))
-    for k, weight in enumerate(weights):
-        sums += _added(place + k, weight[:, None] * along, len(sums))
-    found = sums.reshape(n, kinds**2 * _RADII, -1)
+    for k, weight in enumerate(_bumps(length, data.neighbours.cutoff_bohr)):
+        sums += _sums_by(index + k, weight[:, None] * along, len(sums))
+    by_pair = sums.reshape(n, kinds**2 * _RADII, -1)
     if tensor:
-        return found
-    # What a dipole moment is made of: positions from the centre of the structure; a crystal has none.
+        return by_pair
+    # Dipole moments follow from positions relative to the centre of the structure; a crystal has no centre.
     first = int(data.arrays["geometry_atom_offsets"][geometry])
     pos = data.arrays["pos"][first : first + len(element)] * (not data.arrays["cell"][geometry].any())
-    seen = group >= 0
-    from_centre = _added((group * kinds + element)[seen], (pos - pos.mean(axis=0))[seen], n * kinds)
-    return np.concatenate([found, from_centre.reshape(n, kinds, 3)], axis=1)
+    grouped = group >= 0
+    from_centre = _sums_by((group * kinds + element)[grouped], (pos - pos.mean(axis=0))[grouped], n * kinds)
+    return np.concatenate([by_pair, from_centre.reshape(n, kinds, 3)], axis=1)
 
 
-def _added(place: np.ndarray, vectors: np.ndarray, n: int) -> np.ndarray:
-    """Return the sums of ``vectors`` at each of n places."""
-    return np.stack([np.bincount(place, component, n) for component in vectors.T], axis=1)
+def _sums_by(index: np.ndarray, vectors: np.ndarray, n: int) -> np.ndarray:
+    """Return the sum of the ``vectors`` of each index below n."""
+    return np.stack([np.bincount(index, component, n) for component in vectors.T], axis=1)
 
 
 def _bumps(length: np.ndarray, cutoff: float) -> Iterator[np.ndarray]:
-    """Yield the weight of each length in overlapping ranges up to the cutoff, where it falls to zero."""
+    """Yield the weights of lengths in each of several overlapping ranges; they vanish at the cutoff."""
     centres = np.linspace(0.35, 0.95, _RADII) * cutoff
     fade = np.clip(1 - (length / cutoff) ** 2, 0, None)
     for centre in centres:
