@@ -33,19 +33,19 @@ def predict(
         Path | None,
         typer.Option(
             "--out",
-            help="Write here: .csv, or .extxyz (.xyz), which also holds initial charges and moments as ASE's"
-            " calculators take them. Default: csv on standard output.",
+            help="Write here: .csv, or .extxyz (.xyz), which also holds initial charges and moments for ASE's"
+            " calculators. Default: csv on standard output.",
         ),
     ] = None,
     select: Annotated[
         str,
         typer.Option(
-            help="all members; as many as a number says, those with the lowest validation loss; or validation: all,"
-            " weighted by 1 / (validation RMSE)^2."
+            help="all members; a number: that many, with the lowest validation loss; validation: all, weighted by"
+            " 1 / (validation RMSE)^2."
         ),
     ] = "all",
     members: Annotated[
-        bool, typer.Option("--members", help="Also write what each member predicts, in a column a replica.")
+        bool, typer.Option("--members", help="Also write each member's prediction, a column per replica.")
     ] = False,
     form: Annotated[str, typer.Option("--format", help=FORMATS_HELP)] = "auto",
     cell: Annotated[
@@ -56,7 +56,7 @@ def predict(
 ) -> None:
     """Predict every task for new structures: mean and standard deviation over a variant's finished members.
 
-    Neighbours, inputs, scaling and references are those of the training; the structures need no targets.
+    Neighbours, inputs, scaling and references are those used in training; the structures need no targets.
     """
     from hydragnn_hpc.atomic import written_whole
     from hydragnn_hpc.dataset.build.unseen import Preparation, ReadingChoice
@@ -75,7 +75,7 @@ def predict(
         raise UserError(f"--out {to}: {where}; give a file in an existing folder")
     folder = CampaignFolder(out)
     if CampaignFolder(structures).campaign.exists() and not folder.campaign.exists():
-        raise UserError(f"{structures} is a campaign's folder, and {out} is not: give the campaign first")
+        raise UserError(f"{structures} is a campaign's folder, but {out} is not: give the campaign first")
     finished = finished_members(folder, read_frozen(folder).campaign, variant or [])
     chosen: int | str = int(select) if select.isdecimal() else select
     ensembles = [Ensemble(out, name, select=chosen, device=device) for name in finished]

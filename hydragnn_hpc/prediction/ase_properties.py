@@ -1,11 +1,11 @@
-"""Which tasks are what ASE calls ``energy``, ``magmoms`` and ``charges``, and how they are converted.
+"""ASE's ``energy``, ``magmoms`` and ``charges`` from predicted tasks.
 
 ASE's units are eV, μB and elementary charges. A task is recognised by its level, its unit and its field:
 
 - ``energy``: a graph-level task in a unit of energy whose field is ``energy`` or ``total_energy``; a value per atom
   (``eV/atom``) is multiplied by the number of atoms. A mixing enthalpy or a formation energy is a difference from
-  reference energies that a model does not hold, and so it is not an energy, unless it is named: at fixed composition,
-  where the references cancel, that is right.
+  reference energies, which a model does not hold; it is taken as the energy only if it is named. That is right at
+  fixed composition, where the references cancel.
 - ``magmoms``: a node-level task in μB.
 - ``charges``: a node-level task in e whose field is ``charge_transfer`` (electrons gained, the opposite of a charge) or
   ``charges``.
@@ -39,7 +39,7 @@ class Properties:
     Raises
     ------
     UserError
-        If ``energy`` names no task, or one that is no energy of a structure.
+        If ``energy`` names no task, or one that is not the energy of a structure.
     """
 
     def __init__(self, tasks: Mapping[str, ModelTask], energy: str | None = None) -> None:
@@ -58,32 +58,32 @@ class Properties:
         of_atoms = [(name, task) for name, task in tasks.items() if task.level == "node" and task.width == 1]
         moments = [(name, 1.0) for name, task in of_atoms if task.unit == "μB"]
         charges = [(n, _CHARGES[t.field]) for n, t in of_atoms if t.unit == "e" and t.field in _CHARGES]
-        for key, found in (("magmoms", moments), ("charges", charges)):
-            if len(found) == 1:  # of several, none is the one that is meant
-                self._columns[key] = found[0]
+        for key, candidates in (("magmoms", moments), ("charges", charges)):
+            if len(candidates) == 1:  # several are ambiguous
+                self._columns[key] = candidates[0]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """ASE's names of the properties that are there."""
+        """ASE's names of the available properties."""
         return (*(("energy",) if self.energy_task else ()), *self._columns)
 
     def of_atoms(self, predictions: Mapping[str, TaskPrediction]) -> dict[str, np.ndarray]:
-        """Return ``magmoms`` [n] in μB and ``charges`` [n] in e of one structure, where there are such tasks."""
+        """Return ``magmoms`` [n] in μB and ``charges`` [n] in e of one structure, as far as tasks predict them."""
         return {name: factor * predictions[task].mean[:, 0] for name, (task, factor) in self._columns.items()}
 
     def energy(self, predictions: Mapping[str, TaskPrediction], n_atoms: int) -> tuple[float, float] | None:
-        """Return the energy of one structure and its spread, eV; None where no task is one."""
+        """Return the energy of one structure and its spread, eV; None where no task is the energy."""
         if self.energy_task is None:
             return None
         unit = _energy_unit(self._tasks[self.energy_task])
         assert unit is not None and unit.in_ev is not None
         factor = unit.in_ev * (n_atoms if unit.per_atom else 1)
-        found = predictions[self.energy_task]
-        return float(found.mean[0, 0]) * factor, float(found.std[0, 0]) * factor
+        energy = predictions[self.energy_task]
+        return float(energy.mean[0, 0]) * factor, float(energy.std[0, 0]) * factor
 
 
 def _energy_unit(task: ModelTask) -> Unit | None:
-    """Return a task's unit, None where it is no energy of a structure."""
+    """Return the unit of a task that can be the energy of a structure; None for any other task."""
     if task.level != "graph" or task.width != 1 or not task.unit:
         return None
     unit = parse_unit(task.unit, "the task's unit")

@@ -18,10 +18,10 @@ class EnsembleCalculator(Calculator):
     """Predicts all tasks of a variant for the atoms that it is attached to.
 
     ``results`` holds each task under its name, and the members' spread, which is not calibrated, under the name with
-    ``_std``: in the task's unit, a number (or ``[d]``) at graph level and ``[n]`` (or ``[n, d]``) at node level. Beside
-    them are ASE's ``energy`` (eV; with ``energy_std``), ``magmoms`` (μB) and ``charges`` (e), where tasks are such
-    (`hydragnn_hpc.prediction.ase_properties`). A task that is called like another of ASE's properties is left out.
-    Forces and stress are not derived from the model: asking for them raises ASE's ``PropertyNotImplementedError``.
+    ``_std``: in the task's unit, a number (or ``[d]``) at graph level and ``[n]`` (or ``[n, d]``) at node level. ASE's
+    ``energy`` (eV; with ``energy_std``), ``magmoms`` (μB) and ``charges`` (e) are added as far as tasks predict them
+    (`hydragnn_hpc.prediction.ase_properties`). A task that has the name of another ASE property is left out. Forces and
+    stress are not derived from the model: requesting them raises ASE's ``PropertyNotImplementedError``.
 
     Parameters
     ----------
@@ -29,12 +29,12 @@ class EnsembleCalculator(Calculator):
         An ensemble, or the campaign's folder; further arguments are those of :class:`Ensemble`.
     energy : str, optional
         The task that is the energy; by default the one whose field is ``energy`` or ``total_energy``. A mixing enthalpy
-        has to be named: it stands for the energy at fixed composition only.
+        has to be named, since it can replace the energy only at fixed composition.
 
     Raises
     ------
     UserError
-        As :class:`Ensemble`; if ``energy`` is not a task, or not an energy.
+        As for :class:`Ensemble`, or if ``energy`` is not a task, or not an energy.
 
     Examples
     --------
@@ -79,9 +79,9 @@ class EnsembleCalculator(Calculator):
         predicted = self.ensemble.predict(structure)
         self.results: dict[str, Any] = {}
         for task in self._tasks:
-            found = predicted[task]
-            for name, values in ((task, found.mean), (f"{task}_std", found.std)):
-                self.results[name] = _plain(values, found.level)
+            prediction = predicted[task]
+            for name, values in ((task, prediction.mean), (f"{task}_std", prediction.std)):
+                self.results[name] = _plain(values, prediction.level)
         if energy := self._properties.energy(predicted, len(structure)):
             self.results["energy"], self.results["energy_std"] = energy
         self.results.update(self._properties.of_atoms(predicted))

@@ -39,9 +39,9 @@ class TaskPrediction:
         ``level`` is ``graph`` or ``node``.
     mean, std : numpy.ndarray
         ``[rows, d]`` float64 in ``unit``, over the members; d is the number of components, 1 for a scalar. ``std``
-        (ddof = 1) is the members' spread, *not* calibrated: it is usually smaller than the error. NaN of one member.
+        (ddof = 1) is the members' spread, *not* calibrated: usually it is smaller than the error. NaN for one member.
     members : numpy.ndarray
-        ``[E, rows, d]``, what each member gives, in the order of :attr:`Ensemble.replicas`.
+        ``[E, rows, d]``, the prediction of each member, in the order of :attr:`Ensemble.replicas`.
     offsets : numpy.ndarray
         ``[S + 1]`` int64: where the rows of each structure start, and the end.
     """
@@ -56,8 +56,8 @@ class TaskPrediction:
 
     def of(self, number: int) -> TaskPrediction:
         """Return the prediction for structure ``number`` alone, counted from 0 (from the end where negative)."""
-        first, behind = (int(self.offsets[:-1][number]), int(self.offsets[1:][number]))
-        rows, offsets = slice(first, behind), np.array([0, behind - first])
+        first, end = (int(self.offsets[:-1][number]), int(self.offsets[1:][number]))
+        rows, offsets = slice(first, end), np.array([0, end - first])
         values = (self.mean[rows], self.std[rows], self.members[:, rows])
         return TaskPrediction(self.task, self.level, self.unit, *values, offsets)
 
@@ -72,8 +72,8 @@ class Ensemble:
     variant : str, optional
         May be left out where only one has finished members.
     select : int or {"all", "validation"}
-        All members count alike; or the ``select`` members with the lowest validation loss do; or all, each weighted by
-        1 / (its validation RMSE of the task)^2.
+        Which members to average: all of them; that number of members with the lowest validation loss; or all, weighted
+        by 1 / (validation RMSE of the task)^2.
     device : {"auto", "cpu", "cuda", "xpu"}
         ``auto`` takes an accelerator, if there is one.
 
@@ -89,8 +89,8 @@ class Ensemble:
     Raises
     ------
     UserError
-        If the folder holds no campaign, there is no such variant, none of its members has finished, ``select`` cannot
-        be followed, or a model is damaged.
+        If the folder holds no campaign, there is no such variant, none of its members has finished, ``select`` is
+        invalid, or a model is damaged.
 
     Examples
     --------
@@ -100,7 +100,7 @@ class Ensemble:
     >>> predicted = ensemble.predict(read("some.extxyz", ":"))
     >>> predicted["H"].unit, predicted["H"].mean.shape
     ('Ry', (3, 1))
-    >>> predicted["M"].of(0).std.shape    # of the first structure: an atom a row
+    >>> predicted["M"].of(0).std.shape    # the first structure, a row per atom
     (32, 1)
     """
 
@@ -132,9 +132,9 @@ class Ensemble:
     def predict(self, structures: Atoms | Iterable[Atoms]) -> dict[str, TaskPrediction]:
         """Predict every task for new structures; they need no targets.
 
-        Values do not depend on the order of structures, nor on how many there are: to the last bit with the species as
-        only input, no references and the fused engine (PNA, on a CPU with a C compiler); else to rounding, of float32
-        where another engine predicts.
+        Values do not depend on the order or the number of structures: to the last bit with the fused engine (PNA, on a
+        CPU with a C compiler), the species as the only input and no references; otherwise up to rounding, which is that
+        of float32 where another engine predicts.
 
         Parameters
         ----------
@@ -149,27 +149,26 @@ class Ensemble:
         Raises
         ------
         UserError
-            If there is no structure, or one is malformed, holds an element that the models were not trained on, or has
-            another boundary.
+            If there is no structure, or one is malformed, contains an element that the models were not trained on, or
+            has another boundary.
         """
-        found: list[dict[str, TaskPrediction]] = []
         try:
-            found = [self.apply(batch) for batch in self._preparation.batches(self._frames(structures))]
+            parts = [self.apply(batch) for batch in self._preparation.batches(self._frames(structures))]
         finally:
             self._preparation.count = 0
-        if not found:
+        if not parts:
             raise UserError("there is no structure to predict: give one ase.Atoms or more")
-        return found[0] if len(found) == 1 else {task: _joined([batch[task] for batch in found]) for task in self.tasks}
+        return parts[0] if len(parts) == 1 else {task: _joined([part[task] for part in parts]) for task in self.tasks}
 
     def apply(self, structures: UnseenStructures) -> dict[str, TaskPrediction]:
         """Predict every task for structures that are prepared already."""
         offsets = {"node": structures.atom_offsets, "graph": np.arange(len(structures) + 1)}
-        found = {}
+        predicted = {}
         for task, values in self._models.predict(structures).items():
             mean, std = moments(values, self._weights.get(task))
-            level = self.campaign.tasks[task].level
-            found[task] = TaskPrediction(task, level, self.facts.tasks[task].unit, mean, std, values, offsets[level])
-        return found
+            level, unit = self.campaign.tasks[task].level, self.facts.tasks[task].unit
+            predicted[task] = TaskPrediction(task, level, unit, mean, std, values, offsets[level])
+        return predicted
 
     def _frames(self, structures: Atoms | Iterable[Atoms]) -> Iterator[Frame | UserError]:
         from ase import Atoms
@@ -185,7 +184,7 @@ class Ensemble:
 
 
 def finished_members(folder: CampaignFolder, campaign: Campaign, variants: Sequence[str]) -> dict[str, list[Member]]:
-    """Return the finished members by variant, of ``variants`` alone if any are named.
+    """Return the finished members by variant, only those of ``variants`` if any are named.
 
     Raises
     ------
@@ -210,8 +209,8 @@ def finished_members(folder: CampaignFolder, campaign: Campaign, variants: Seque
 def moments(values: np.ndarray, weights: Sequence[float] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the standard deviation (ddof = 1) over members, ``[E, rows, d]`` to ``[rows, d]``.
 
-    With weights that sum to 1, the variance is sum(w (x - mean)^2) / (1 - sum(w^2)), which equal weights make the usual
-    one. Members are added one after the other: numpy's own sums depend on the shape.
+    With weights that sum to 1, the variance is sum(w (x - mean)^2) / (1 - sum(w^2)), which is the usual one if they are
+    equal. Members are added one after the other, since the order of NumPy's own sums depends on the shape.
     """
     count = len(values)
     if weights is None:
@@ -235,7 +234,7 @@ def _total(values: Iterable[np.ndarray]) -> np.ndarray:
 def _selected(
     members: list[Member], select: int | str, tasks: Sequence[str]
 ) -> tuple[list[Member], dict[str, list[float]]]:
-    """Return the members that ``select`` names, in order, and their weights by task; none where they count alike."""
+    """Return the selected members, in order, and their weights by task; no weights where all count equally."""
     if select == "all":
         return members, {}
     if select == "validation":

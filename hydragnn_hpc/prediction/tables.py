@@ -1,11 +1,11 @@
-"""Predictions as files, written batch by batch: csv, or extended XYZ whose columns other programs start from."""
+"""Files of predictions, written batch by batch: csv, or extended XYZ from which other programs can start."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 
@@ -19,26 +19,19 @@ COLUMNS = ("variant", "task", "unit", "index", "frame", "sample", "atom", "compo
 _XYZ = (".extxyz", ".xyz")
 
 
-class Writer(Protocol):
-    """Writes the predictions of a batch of structures, one list entry an ensemble."""
-
-    def write(self, structures: UnseenStructures, predictions: Sequence[Mapping[str, TaskPrediction]]) -> None:
-        """Append one batch."""
-
-
 def writer_for(path: Path | None, ensembles: Sequence[Ensemble], every_member: bool) -> type[CsvWriter | XyzWriter]:
-    """Return what writes a file, by its suffix; csv for standard output.
+    """Return the class that writes a file, by its suffix; csv for standard output.
 
     Raises
     ------
     UserError
-        If the suffix is not known, or the format cannot hold what is asked for.
+        If the suffix is not known, or the format cannot hold the predictions.
     """
     suffix = ".csv" if path is None else path.suffix.lower()
     if suffix == ".csv":
         return CsvWriter
     if suffix not in _XYZ:
-        raise UserError(f"--out {path}: the suffix says the format: .csv, .extxyz or .xyz")
+        raise UserError(f"--out {path}: the suffix must be .csv, .extxyz or .xyz")
     if len(ensembles) > 1:
         names = ", ".join(ensemble.variant for ensemble in ensembles)
         raise UserError(f"--out {path}: extended XYZ holds one variant; give --variant, one of {names}")
@@ -48,7 +41,7 @@ def writer_for(path: Path | None, ensembles: Sequence[Ensemble], every_member: b
 
 
 class CsvWriter:
-    """A row for each value: structure after structure, in each variant after variant and task after task."""
+    """Writes a row per value, ordered by structure, variant and task."""
 
     def __init__(self, stream: IO[str], ensembles: Sequence[Ensemble], every_member: bool) -> None:
         self._ensembles = ensembles
@@ -57,18 +50,18 @@ class CsvWriter:
         self._begun = False
 
     def write(self, structures: UnseenStructures, predictions: Sequence[Mapping[str, TaskPrediction]]) -> None:
-        """Append one batch.
+        """Append one batch, with an entry of ``predictions`` per ensemble.
 
         Structures, atoms and components are counted from 0; the atom is empty for a graph-level task, the component for
         a task with only one.
         """
-        if not self._begun:  # not before: an error leaves nothing behind
+        if not self._begun:  # not earlier, so that an error leaves no output
             self._writer.writerow((*COLUMNS, *(f"replica_{replica:02d}" for replica in self._replicas)))
             self._begun = True
         for number, frame in enumerate(structures.frames):
             origin = (structures.index[number], frame.origin, frame.name)
-            for ensemble, found in zip(self._ensembles, predictions, strict=True):
-                for prediction in found.values():
+            for ensemble, predicted in zip(self._ensembles, predictions, strict=True):
+                for prediction in predicted.values():
                     self._writer.writerows(self._rows(ensemble, prediction.of(number), origin))
 
     def _rows(
@@ -88,9 +81,9 @@ class CsvWriter:
 
 
 class XyzWriter:
-    """Structures with their predictions; charges and moments as ASE's calculators take them to start from.
+    """Writes structures with their predictions; charges and moments as the initial ones of ASE's calculators.
 
-    Each task's mean and spread stand under its name and with ``_std``, in the task's unit.
+    Each task's mean has the task's name, its spread that name with ``_std``; both are in the task's unit.
     """
 
     def __init__(self, stream: IO[str], ensembles: Sequence[Ensemble], every_member: bool) -> None:
@@ -101,15 +94,15 @@ class XyzWriter:
         """Append one batch."""
         for number, frame in enumerate(structures.frames):
             geometry = structures.sites[structures.sample_geometry[number]].geometry
-            found = {task: prediction.of(number) for task, prediction in predictions[0].items()}
+            predicted = {task: prediction.of(number) for task, prediction in predictions[0].items()}
             values: dict[str, Any] = {"name": frame.name}
             columns: dict[str, np.ndarray] = {}
-            for task, one in found.items():
-                into = columns if one.level == "node" else values
-                into[task] = one.mean if one.level == "node" else one.mean[0]
+            for task, own in predicted.items():
+                into = columns if own.level == "node" else values
+                into[task] = own.mean if own.level == "node" else own.mean[0]
                 if len(self._ensemble.replicas) > 1:
-                    into[f"{task}_std"] = one.std if one.level == "node" else one.std[0]
-            for name, column in self._properties.of_atoms(found).items():
+                    into[f"{task}_std"] = own.std if own.level == "node" else own.std[0]
+            for name, column in self._properties.of_atoms(predicted).items():
                 columns[f"initial_{name}"] = column
             self._stream.write(
                 format_frame(frame.atomic_numbers, geometry.pos, geometry.cell, geometry.periodic, values, columns)

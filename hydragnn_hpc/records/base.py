@@ -1,4 +1,4 @@
-"""The base classes of all records, which are declared in one place, checked when they are read, and never changed."""
+"""The base classes of all records: declared in one place, validated when they are read, and immutable."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from hydragnn_hpc.records.remarks import Remark
 Boundary = Literal["open", "periodic", "mixed"]
 """Along the lattice vectors of all geometries; ``mixed`` where they differ."""
 ScaledOver = Annotated[str, Field(pattern="^(all|train)$")]
-"""What the minimum and maximum of targets are taken over."""
+"""The samples that determine the minimum and maximum of targets: all, or the training set."""
 
 
 class ArrayFacts(FileRecord):
@@ -77,7 +77,7 @@ class Distribution(FileRecord):
 
 
 class Source(FileRecord):
-    """What a data set was made from, and how; None where an earlier version did not record it.
+    """What a data set was made from, and how; fields that earlier versions did not record are None.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class Source(FileRecord):
 
 
 class NeighbourFacts(FileRecord):
-    """How neighbours were found; ``fewest`` and ``most`` neighbours of a site are None in earlier versions."""
+    """How neighbours were determined; ``fewest`` and ``most`` neighbours of a site are None in earlier versions."""
 
     cutoff_bohr: NonNegative
     boundary: Boundary
@@ -132,7 +132,7 @@ class _Contents(FileRecord):
 
 
 class DatasetFacts(FileRecord):
-    """What the writer of a data set states besides its arrays.
+    """What the writer of a data set states about it, besides the arrays.
 
     Attributes
     ----------
@@ -170,12 +170,12 @@ class Manifest(DatasetFacts, _Contents):
     sha256: str
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain data, without entries that its writer did not state."""
+        """Return it as plain data, without fields that its writer left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class ExportedDataset(FileRecord):
-    """The key ``hydragnn_hpc`` of an extended XYZ file's first frame: what makes it the data set again.
+    """The key ``hydragnn_hpc`` of an exported file's first frame, from which ``prepare`` restores the data set.
 
     Attributes
     ----------

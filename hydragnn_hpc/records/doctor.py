@@ -1,4 +1,4 @@
-"""What ``doctor`` looks at: the answers of the processes that it starts, the resources of every rank, its findings."""
+"""Records of ``doctor``: the answers of the processes that it starts, the resources of every rank, its findings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hydragnn_hpc.records.device import Device
 
 
 class MpiAnswer(FileRecord):
-    """What MPI and the launcher say of a process (`ensemble.rankmap`).
+    """What MPI and the launcher report about a process (`ensemble.rankmap`).
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class TorchAnswer(FileRecord):
 
 
 class Adios2Answer(FileRecord):
-    """ADIOS2 has written and read (`dataset.store.probe`)."""
+    """ADIOS2 has written a file and read it back (`dataset.store.probe`)."""
 
     version: str
 

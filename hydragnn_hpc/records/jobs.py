@@ -1,4 +1,4 @@
-"""What is kept of submitted jobs, in the campaign's folder ``jobs``."""
+"""Records of submitted jobs, in the folder ``jobs`` of the campaign's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which process a run is, and which run holds a campaign's folder."""
+"""The identity of a process, and the run that holds a campaign's folder."""
 
 from __future__ import annotations
 

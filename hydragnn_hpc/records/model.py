@@ -1,4 +1,4 @@
-"""What a member's checkpoints and its model hold besides tensors."""
+"""The contents of a member's checkpoints and of its model, except for the tensors."""
 
 from __future__ import annotations
 
@@ -75,5 +75,5 @@ class ModelFacts(FileRecord):
     ready: Recipe = Recipe()
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain data, without entries on neighbours that the data set does not state."""
+        """Return it as plain data, without facts on neighbours that the data set does not state."""
         return {**self.model_dump(by_alias=True), "neighbours": self.neighbours.model_dump(exclude_unset=True)}

@@ -15,9 +15,9 @@ class Remark(FileRecord):
     Attributes
     ----------
     name : str
-        What kind of remark it is; the same in all versions.
+        The kind of remark; the same in all versions.
     text : str
-        One line: what, where, the numbers, the cure.
+        One line: what, where, the numbers, the remedy.
     target : str or None
         The target that it is about; None where it is about all of the data.
     """

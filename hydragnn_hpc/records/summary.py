@@ -1,4 +1,4 @@
-"""``dataset.json`` of a campaign's folder: what its data are like, and which errors need no network."""
+"""``dataset.json`` of a campaign's folder: properties of its data, and the errors of the baselines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hydragnn_hpc.records.dataset import NumberRange
 ENOUGH_VALUES = 10
 """R² of fewer values says little."""
 ALIKE = 1e-9
-"""The scaled standard deviation of values that are all alike, at most."""
+"""Values with a smaller scaled standard deviation are all alike."""
 
 
 class BaselineErrors(FileRecord):
@@ -55,7 +55,7 @@ class PartSummary(FileRecord):
         return None if rmse_unit is None or not self.std_unit else 1 - (rmse_unit / self.std_unit) ** 2
 
     def is_beaten_by(self, rmse: float) -> bool:
-        """Whether a scaled RMSE is below both baselines', and of positive R² where there are values enough for it."""
+        """Whether a scaled RMSE is below both baselines', and its R² positive where there are enough values for it."""
         # Where all values are alike, there is no R².
         varies = self.std is not None and self.std > ALIKE and self.n >= ENOUGH_VALUES
         bars = [b.rmse for b in (self.mean, self.composition)] + [self.std if varies else None]
@@ -73,7 +73,7 @@ class TargetSummary(FileRecord):
     minimum, maximum : list of float
         By component, as in the manifest.
     central_range : float
-        The share of the scaled range in which the central 90 % of the training values lie; the least of all components.
+        The share of the scaled range that the central 90 % of the training values span; the smallest of all components.
     form : str
         Of ``composition``: ``per cell`` (in numbers of atoms), ``per atom`` (in fractions) or ``species`` (node level).
     """
@@ -89,7 +89,7 @@ class TargetSummary(FileRecord):
 
 
 class DatasetSummary(FileRecord):
-    """What reports and remarks need to know of a data set, so that they need not read it.
+    """What reports and remarks need to know about a data set, so that they need not read it.
 
     Attributes
     ----------

@@ -36,8 +36,8 @@ def plain(value: float | None, digits: int = 4) -> str:
     return f"{value:,.{max(places, 0)}f}"
 
 
-def share(value: float | None) -> str:
-    """Return R² as ``0.9871``, and below -10 as ``-2.3e4``, where no digit says more than the sign."""
+def r_squared(value: float | None) -> str:
+    """Return R² as ``0.9871``, and below -10 as ``-2.3e4``, where digits say no more than the sign."""
     if value is None or not math.isfinite(value):
         return MISSING
     return f"{round(value, 4) + 0.0:.4f}" if value > -10 else f"{value:.2g}"  # + 0.0: no negative zero
@@ -48,7 +48,7 @@ def percent(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:+.1f} %"
 
 
-def moment(stamp: Any) -> str:
+def utc(stamp: Any) -> str:
     """Return a time, ISO 8601 in UTC, to the second: ``2026-08-01 09:30:12``."""
     return line(stamp)[:19].replace("T", " ") if stamp else MISSING
 
@@ -58,13 +58,13 @@ def plus_minus(mean: float | None, std: float | None, form: Any = scientific) ->
     return MISSING if mean is None else f"{form(mean)} ± {form(std) if std is not None else MISSING}"
 
 
-def count(value: float | None) -> str:
+def mean_count(value: float | None) -> str:
     """Return a mean of whole numbers: ``20``, or ``17.5``."""
     return MISSING if value is None else f"{round(value, 1):,g}"
 
 
-def measured(mean: float | None, std: float | None) -> str:
-    """Return ``1.629 ± 0.014``: no more digits than the spread allows; the mean alone where there is no spread."""
+def with_spread(mean: float | None, std: float | None) -> str:
+    """Return ``1.629 ± 0.014``: no more digits than the spread warrants; the mean alone where there is no spread."""
     if mean is None or not std or not math.isfinite(std):
         return plain(mean)
     places = 1 - math.floor(math.log10(std))

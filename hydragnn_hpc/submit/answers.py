@@ -1,6 +1,6 @@
-"""Parsers of what schedulers print about their queues and nodes, with a common result: `Queue`.
+"""Parsers of the schedulers' output about queues and nodes, with a common result: `Queue`.
 
-Schedulers state different things: what one does not state is None here, and is neither checked nor adopted.
+Schedulers state different things: whatever one does not state is None, and is neither checked nor adopted.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class Queue:
 
 Number = TypeVar("Number", int, float)
 Answers = Mapping[str, str]
-"""What the commands of a scheduler's `submit.scheduler.Queries` printed, by the names of its keys."""
+"""The output of each command of a scheduler's `submit.scheduler.Queries`, by its key."""
 
 
 def read(form: str, answers: Answers) -> tuple[Queue, ...]:
-    """Return the queues that the answers of a scheduler of that form describe.
+    """Return the queues that a scheduler's answers describe; ``form`` names their format.
 
     Raises
     ------
@@ -279,7 +279,7 @@ def _flux(answers: Answers) -> tuple[Queue, ...]:
     """Read ``flux queue list`` and ``flux resource list --states=all``."""
     rows = [row for row in _table(answers["nodes"]) if int(row["NNODES"])]
 
-    def behind(queue: str) -> tuple[Nodes, ...]:
+    def nodes_of(queue: str) -> tuple[Nodes, ...]:
         mine = [row for row in rows if queue in row.get("QUEUE", queue).split(",")]
         return tuple(
             Nodes(n := int(row["NNODES"]), -(-int(row["NCORES"]) // n), -(-int(row["NGPUS"]) // n)) for row in mine
@@ -293,7 +293,7 @@ def _flux(answers: Answers) -> tuple[Queue, ...]:
         queues.append(
             Queue(
                 name=name.rstrip("*"),
-                nodes=behind(name.rstrip("*")),
+                nodes=nodes_of(name.rstrip("*")),
                 default=name.endswith("*") or not name,
                 closed=", ".join(w for k, w in (("EN", "disabled"), ("ST", "stopped")) if row.get(k) in ("✗", "n")),
                 seconds=None if limit == "inf" else seconds_of(f"{limit}s" if limit.isdigit() else limit, "TLIMIT"),
@@ -316,7 +316,7 @@ _Host = tuple[int, int | None, int | None]  # cores, GPUs, memory in MB
 
 
 def _whole(hosts: Iterable[_Host]) -> tuple[Nodes, ...]:
-    """Count hosts of the same cores and GPUs; those without cores run no jobs. Their memory is that of the largest."""
+    """Count hosts with the same cores and GPUs, with the largest memory among them; those without cores run no jobs."""
     kinds: dict[tuple[int, int | None], list[int | None]] = {}
     for cores, gpus, memory in hosts:
         if cores:
@@ -328,7 +328,7 @@ def _whole(hosts: Iterable[_Host]) -> tuple[Nodes, ...]:
 
 
 def megabytes(text: str, unit: str) -> int | None:
-    """Read an amount of memory such as 30.7G, 527831088kb or, in ``unit``, 4096; None if it is none."""
+    """Read an amount of memory such as 30.7G, 527831088kb or, in ``unit``, 4096; None if it is not one."""
     found = re.fullmatch(r"([\d.]+)([KMGT]?)B?", text, re.IGNORECASE)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""Whether another job follows: ``python -m hydragnn_hpc.submit.chain begin OUT`` and ``... end OUT CODE``.
+"""Decides whether another job follows: ``python -m hydragnn_hpc.submit.chain begin OUT`` and ``... end OUT CODE``.
 
 Job scripts call ``begin`` before the launcher and ``end`` after it. ``end`` exits with 75 if the campaign is to be run
 again, otherwise with the campaign's own exit code. The members' files decide, not the launcher's exit code alone, which
@@ -84,7 +84,7 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
 
 
 def record(folder: CampaignFolder, answer: str) -> None:
-    """Record the job that a scheduler's answer names, as the one before it; no job is named where one is requeued.
+    """Record the job that a scheduler's answer names, with the settings of the previous one.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def record(folder: CampaignFolder, answer: str) -> None:
         identifier = scheduler.job_id(jobs.scheduler_for(records[-1]), answer)
     except ValueError as error:
         raise UserError(f"the next job is not recorded: {error}") from error
-    if any(job.id == identifier for job in records):
+    if any(job.id == identifier for job in records):  # requeued
         return
     left = records[-1].members_left
     with contextlib.suppress(UserError):
@@ -119,7 +119,7 @@ def _read(folder: CampaignFolder) -> Chain:
 
 
 def _record_from_input(folder: CampaignFolder) -> None:
-    """Pass a scheduler's answer on, and record the job in it; a record that fails ends no chain."""
+    """Pass a scheduler's answer on, and record the job in it; a failure to do so does not end the chain."""
     answer = sys.stdin.read()
     print(answer, end="", flush=True)
     if answer.strip():  # a job that is put back into the queue keeps its record

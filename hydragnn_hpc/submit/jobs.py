@@ -31,7 +31,7 @@ class JobStatus:
     Attributes
     ----------
     state : str
-        ``pending``, ``running``, ``ended``, or ``unknown`` where the scheduler does not say.
+        ``pending``, ``running``, ``ended``, or ``unknown`` if the scheduler does not state it.
     scheduler_state, reason : str
         The scheduler's own words; empty where it gives none.
     explanation : str
@@ -125,7 +125,7 @@ def _status(job: SubmittedJob, silent: dict[str, str]) -> JobStatus:
         return made("unknown", explanation=f"'{command[0]}' answered: {words}")
     own, reason = match["state"], _reason(match.groupdict().get("reason"))
     explanation = _explain(query.reasons, reason)
-    return made(_ours(query, own), own, reason, explanation.replace("ID", job.id))
+    return made(_state_of(query, own), own, reason, explanation.replace("ID", job.id))
 
 
 def scheduler_for(job: SubmittedJob) -> Scheduler:
@@ -143,7 +143,7 @@ def scheduler_for(job: SubmittedJob) -> Scheduler:
     return load_scheduler(path.name, [*folders, jobs_folder() / "schedulers"])
 
 
-def _ours(query: StatusQuery, own: str) -> State:
+def _state_of(query: StatusQuery, own: str) -> State:
     states: Iterable[tuple[State, tuple[str, ...]]] = (
         ("pending", query.pending), ("running", query.running), ("ended", query.ended),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How many nodes a campaign can keep busy on a machine, and how long it takes there."""
+"""Number of nodes that a campaign can keep busy on a machine, and the time that it takes there."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Work:
     stack_seconds : float or None
         The longest time of a stack, measured or estimated; None if neither is known.
     basis : str
-        What that time comes from, in words.
+        Where that time comes from, in words.
     reserve : float
         The safety factor on it.
     """
@@ -48,7 +48,7 @@ class Work:
     reserve: float = RESERVE
 
     def estimated(self, estimate: Estimate) -> Work:
-        """Return it with a time of the stack that was not measured."""
+        """Return it with an estimate in place of a measured time."""
         basis = f"not measured, but estimated from {estimate.basis}"
         if estimate.for_core:
             basis = f"which is that of one CPU core: a GPU's is unknown, since none has been measured; {basis}"

@@ -208,7 +208,7 @@ def test_a_first_guess_is_what_ase_starts_from(plain: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--out", "guess.txt"), "--out guess.txt: the suffix says the format: .csv, .extxyz or .xyz"),
+        (("--out", "guess.txt"), "--out guess.txt: the suffix must be .csv, .extxyz or .xyz"),
         (("--out", "guess.xyz"), "extended XYZ holds one variant; give --variant, one of HCM, M"),
         (("--out", "guess.xyz", "--variant", "M", "--members"), "--members is for csv"),
     ],

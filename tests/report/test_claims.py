@@ -121,7 +121,7 @@ def test_the_time_of_one_stack_is_one_measurement(tmp_path: Path) -> None:
     seconds = {v: spread(600 * 1.1 ** (len(v) - 1), (0,) * 6, 0.0) for v in making.PAPER_VARIANTS}
     found = campaign(tmp_path / "x", {}, seconds, stack=6)
     assert found["c"].verdict is found["d"].verdict is Verdict.UNDECIDED
-    assert "too few times measured" in found["c"].evidence[0].reason
+    assert "too few measured times" in found["c"].evidence[0].reason
     results = load(tmp_path / "x")
     value, interval = costs.mean_head(results)
     assert value == pytest.approx(0.1) and interval is None
@@ -164,20 +164,20 @@ def test_device_hours_count_a_stack_once_and_a_shared_device_by_its_share(tmp_pa
 def test_the_papers_data_are_known_by_elements_cell_and_ranges(tmp_path: Path) -> None:
     shape = {"variants": ("HC", "H"), "replicas": 1, "samples": 6, "arrays": False}
     results = load(making.make(tmp_path / "papers", **shape))
-    assert paper.is_papers(results, None)
-    assert not paper.is_papers(load(making.make(tmp_path / "other", **shape, papers=False)), None)
+    assert paper.has_paper_data(results, None)
+    assert not paper.has_paper_data(load(making.make(tmp_path / "other", **shape, papers=False)), None)
     summary = results.summary
     for changes in ({"elements": [26]}, {"elements": [26, 46, 78]}, {"atoms": NumberRange(minimum=16, maximum=32)}):
         results.summary = summary.model_copy(update=changes)
-        assert not paper.is_papers(results, None), changes
+        assert not paper.has_paper_data(results, None), changes
     results.summary = None
-    assert not paper.is_papers(results, None), "nothing is known of the data"
+    assert not paper.has_paper_data(results, None), "nothing is known of the data"
     ends = {name: np.array(limits)[:, None] for name, limits in paper.RANGES.items()}
     numbers, offsets = np.repeat([26, 78], 32).astype(np.int32), np.array([0, 32, 64])
     names = np.array(["a", "b"])
-    assert paper.is_papers(results, GroundTruth("", names, numbers, offsets, ends))
+    assert paper.has_paper_data(results, GroundTruth("", names, numbers, offsets, ends))
     narrower = {**ends, "charge_transfer": 0.9 * ends["charge_transfer"]}
-    assert not paper.is_papers(results, GroundTruth("", names, numbers, offsets, narrower))
+    assert not paper.has_paper_data(results, GroundTruth("", names, numbers, offsets, narrower))
 
 
 def test_learning_together_against_alone(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hydragnn_hpc.report.figures import composition, rmse, style, training_time,
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.load import load
 from hydragnn_hpc.report.tables.text_table import TextTable
-from hydragnn_hpc.report.text import measured
+from hydragnn_hpc.report.text import with_spread
 from tests.report import making
 from tests.report.rendering import Rendered, render
 
@@ -121,9 +121,9 @@ def test_a_baseline_is_a_line_in_the_figure_and_can_be_left_out(tmp_path: Path) 
 
 
 def test_numbers_have_no_more_digits_than_their_spread_allows() -> None:
-    assert measured(1.62938, 0.0142) == "1.629 ± 0.014" and measured(1888.2, 17.3) == "1,888 ± 17"
-    assert measured(1888.2, 0.0) == measured(1888.2, None) == "1,888" and measured(None, None) == "–"
-    assert measured(12345.6, 234.0) == "12,350 ± 230" and measured(3e-9, 1e-10) == "3.00e-9 ± 1.0e-10"
+    assert with_spread(1.62938, 0.0142) == "1.629 ± 0.014" and with_spread(1888.2, 17.3) == "1,888 ± 17"
+    assert with_spread(1888.2, 0.0) == with_spread(1888.2, None) == "1,888" and with_spread(None, None) == "–"
+    assert with_spread(12345.6, 234.0) == "12,350 ± 230" and with_spread(3e-9, 1e-10) == "3.00e-9 ± 1.0e-10"
 
 
 def test_a_folder_that_does_not_know_its_data_is_reported_without_them(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ class FusedEngine:
     dtype : torch.dtype
         float32; float64 for tests.
     shared : bool, optional
-        Whether vector lanes are samples, which all must share one geometry; else they are features. By default,
-        wherever they share one.
+        Whether vector lanes are samples, which must all share one geometry; otherwise they are features. By default
+        they are samples wherever all share one.
 
     Raises
     ------
@@ -71,7 +71,7 @@ class FusedEngine:
         Raises
         ------
         UserError
-            If a shape, dtype or sample number is invalid, or a batch of one sample of one atom has no batch statistics.
+            If a shape, dtype or sample number is invalid, or a batch is one sample of one atom: no batch statistics.
         """
         index = self._index(index)
         check_statistics(index, self._structure)
@@ -107,11 +107,11 @@ class FusedEngine:
             self._stack("buffers", buffers, members, self.layout.buffer_size),
         ]
         if self._shared:
-            found = [self._predict_shared(arrays, index)]
+            predicted = [self._predict_shared(arrays, index)]
         else:
-            found = [self._predict_varying(arrays, part) for part in self._parts(index)]
+            predicted = [self._predict_varying(arrays, part) for part in self._parts(index)]
         return {
-            task.name: torch.from_numpy(np.concatenate([part[number] for part in found], axis=1))
+            task.name: torch.from_numpy(np.concatenate([part[number] for part in predicted], axis=1))
             for number, task in enumerate(self.sizes.tasks)
         }
 
@@ -132,7 +132,7 @@ class FusedEngine:
         self._library.fused_adam(self._plan.pointer, betas, ctypes.c_int64(members), *arrays, _address(both))
 
     def _predict_shared(self, arrays: list[Array], index: Array) -> list[Array]:
-        """Values of every task, [E, rows, d]."""
+        """Return the values of every task, [E, rows, d]."""
         members, samples = len(arrays[0]), len(index)
         out, pointers = self._outputs(members, samples, int(self._counts[0][index].sum()))
         every = np.tile(index, (members, 1))
@@ -142,7 +142,7 @@ class FusedEngine:
         return out
 
     def _predict_varying(self, arrays: list[Array], index: Array) -> list[Array]:
-        """Values of every task, [E, rows, d]."""
+        """Return the values of every task, [E, rows, d]."""
         members, sizes = len(arrays[0]), (len(index), *(int(counts[index].sum()) for counts in self._counts))
         out, pointers = self._outputs(members, *sizes[:2])
         addresses = [_address(array) for array in (*arrays, index)]
@@ -151,7 +151,7 @@ class FusedEngine:
         return out
 
     def _outputs(self, members: int, samples: int, atoms: int) -> tuple[list[Array], Any]:
-        """Arrays for the values of every task, and their addresses."""
+        """Return arrays for the values of every task, and their addresses."""
         rows = {"graph": samples, "node": atoms}
         out = [np.empty((members, rows[task.level], task.width), self.dtype) for task in self.sizes.tasks]
         return out, (ctypes.c_void_p * len(out))(*(array.ctypes.data for array in out))
@@ -179,7 +179,7 @@ class FusedEngine:
         return array
 
     def _working_memory(self, measure: Callable[..., int], *sizes: int) -> ctypes.c_void_p:
-        """Address of enough aligned memory for batches of these sizes; it is kept, and grows."""
+        """Return the address of enough aligned memory for batches of these sizes; it is kept, and grows as needed."""
         need = measure(self._plan.pointer, *_sizes(*sizes)) + ALIGNMENT
         if len(self._memory) < need:
             self._memory = np.zeros(need, np.uint8)

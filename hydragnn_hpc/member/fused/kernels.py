@@ -1,8 +1,8 @@
 """The compiled kernels: loaded from a per-user cache, and compiled into it at first use.
 
-The file's name contains a hash of all that it depends on (sources, flags, compiler, processor), so a home folder
-shared by different machines is safe. Many workers of a node start at once: one compiles, the others wait for its lock,
-and the finished file appears by a rename.
+The file's name contains a hash of everything that it depends on (sources, flags, compiler, processor), so a home folder
+can be shared by different machines. Many workers of a node start at once: one compiles while the others wait for its
+lock, and the finished file appears by a rename.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CannotCompile(Exception):  # noqa: N818 - says what happened, and is caugh
 
 
 def unavailable(dtype: np.typing.DTypeLike = np.float32) -> str:
-    """Return why the kernels cannot be used here, ``""`` if they can. Compiles them if need be (seconds, once)."""
+    """Return why the kernels cannot be used here, ``""`` if they can. Compiles them at first use (seconds)."""
     try:
         library(np.dtype(dtype).name)
     except CannotCompile as error:
@@ -82,7 +82,7 @@ def library(dtype: str, cache: Path | None = None) -> ctypes.CDLL:
 
 
 def find_compilers() -> list[str]:
-    """Paths of the C compilers on the PATH, the preferred one first.
+    """Return the paths of the C compilers on the PATH, the preferred one first.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def _declared(loaded: ctypes.CDLL, dtype: str) -> ctypes.CDLL:
     for name in expected | found:
         if expected.get(name) != found.get(name):
             raise CannotCompile(
-                f"the kernels have {name} = {found.get(name)}, fused/plan.py has {expected.get(name)}; correct either"
+                f"the kernels have {name} = {found.get(name)}, but fused/plan.py has {expected.get(name)}; correct one"
             )
     loaded.fused_memory.restype = loaded.varying_memory.restype = loaded.fused_lanes.restype = ctypes.c_int64
     for name in ("fused_step", "fused_predict", "varying_step", "varying_predict", "fused_adam"):
@@ -181,7 +181,7 @@ def _private(folder: Path) -> Path:
 
 
 def _fingerprint(compiler: str, dtype: str) -> str:
-    """Hash of all that the compiled file depends on."""
+    """Return a hash of everything that the compiled file depends on."""
     digest = hashlib.sha256()
     for path in sorted(path for path in SOURCE.rglob("*") if path.is_file()):
         digest.update(str(path.relative_to(SOURCE)).encode() + b"\0" + path.read_bytes() + b"\0")
@@ -192,7 +192,7 @@ def _fingerprint(compiler: str, dtype: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's model and features, on which the meaning of ``-march=native`` depends."""
+    """Return the processor's model and features, on which the meaning of ``-march=native`` depends."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         wanted = ("model name", "flags", "Features", "cpu\t")
@@ -210,7 +210,7 @@ def _is_own(path: Path) -> bool:
 
 
 def _loads(path: Path) -> bool:
-    """Whether ``path`` is a library that can be loaded: a cache may have been damaged."""
+    """Whether ``path`` is a library that can be loaded: a file in the cache may be damaged."""
     try:
         ctypes.CDLL(str(path))
     except OSError:

@@ -21,7 +21,7 @@ LOSSES = ("mse", "mae", "huber")
 """The losses that the kernels know, in the order of plan.h."""
 
 PADDING = 16
-"""Numbers after an array that the kernels read, without using them, where they read whole vectors."""
+"""Numbers past the end of an array that kernels read with its last vector, but do not use."""
 
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
@@ -132,7 +132,7 @@ def degree_order(structure: Structure) -> tuple[Array, Array, Array, Array, Arra
 
 
 def edge_kinds(structure: Structure, edge: Array, basis: EdgeBasis, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """Collect edges of the same length, which share their features.
+    """Group edges by length: edges of one kind share their features.
 
     Returns
     -------

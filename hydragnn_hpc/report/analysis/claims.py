@@ -19,7 +19,7 @@ from hydragnn_hpc.sections import Variant
 HEAD_SHARE = (0.05, 0.15)
 """The range that counts as "about 10 %"."""
 FASTER = 2.2
-_TIMES = "times measured (of a stack it is one)"
+_TIMES = "measured times (one per stack)"
 
 
 class Verdict(enum.StrEnum):
@@ -65,7 +65,7 @@ class _Comparisons:
             if p.task == task and (p.first, p.second) == (first, second):
                 return p
             if p.task == task and (p.first, p.second) == (second, first):
-                return _turned(p)
+                return _swapped(p)
         return None
 
     def single(self, task: str) -> str:
@@ -107,7 +107,7 @@ def _better_together(compared: _Comparisons) -> PaperClaim:
 
 
 def _with_moment(compared: _Comparisons, task: str) -> list[Variant]:
-    """Return the multi-task variants that the claim is about: in the paper, those that predict the moment too."""
+    """Return the multi-task variants that the claim concerns: in the paper, those that also predict the moment."""
     known = compared.snapshot.campaign.tasks
     variants = compared.multi(task)
     with_moment = [v for v in variants if any(known[t].field == "magnetic_moment" for t in v.tasks)]
@@ -170,7 +170,7 @@ def _faster(compared: _Comparisons) -> PaperClaim:
 
 
 def _of_equal_stacks(claim: PaperClaim, compared: _Comparisons) -> PaperClaim:
-    """Leave a claim about times undecided if the times are not comparable."""
+    """Return a claim about times, undecided if the times are not comparable."""
     if costs.comparable(compared.snapshot):
         return claim
     reason = "trained in stacks of different sizes"
@@ -243,8 +243,10 @@ def _too_few(compared: _Comparisons, *variants: str) -> str:
     return f"too few members ({', '.join(counts)}), at least {ENOUGH} of each are needed"
 
 
-def _turned(pair: Pair) -> Pair:
-    def flip(i: Interval | None) -> Interval | None:
+def _swapped(pair: Pair) -> Pair:
+    """Return the same comparison as ``second`` minus ``first``."""
+
+    def negate(i: Interval | None) -> Interval | None:
         return (-i[1], -i[0]) if i else None
 
     def invert(i: Interval | None) -> Interval | None:
@@ -252,7 +254,7 @@ def _turned(pair: Pair) -> Pair:
 
     ratio = 1 / pair.spread_ratio if pair.spread_ratio else None
     return Pair(
-        pair.task, pair.second, pair.first, (pair.n[1], pair.n[0]), -pair.difference, flip(pair.interval),
+        pair.task, pair.second, pair.first, (pair.n[1], pair.n[0]), -pair.difference, negate(pair.interval),
         pair.p_value, pair.p_holm, ratio, invert(pair.spread_interval),
     )  # fmt: skip
 

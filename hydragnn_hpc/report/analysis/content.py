@@ -37,11 +37,11 @@ class Content:
     histories : dict
         Member name to its ``history.csv``.
     all_samples : GroundTruth or None
-        What figures over all samples show: the data set, otherwise the test set, otherwise nothing.
+        What figures of all samples show: the data set, otherwise the test set, otherwise nothing.
     claims, paper : list
         Empty where the data are not the paper's.
     remarks : list of str
-        Those that training began with, then what could not be used or shown, and why.
+        Those made before training, then what could not be used or shown, and why.
     """
 
     results: Results
@@ -74,7 +74,7 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
     pairs = statistics.compare_all(results)
     test_set = _test_set(results, remarks)
     all_samples, why = ground_truth.read_data_set(results)
-    papers = paper.is_papers(results, all_samples)
+    is_papers = paper.has_paper_data(results, all_samples)
     if all_samples is None:
         all_samples = test_set
         remarks.append(f"Figures over all samples show {test_set.source if test_set else 'nothing'}: {why}.")
@@ -85,10 +85,10 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
         pairs=pairs,
         headlines=headline.headlines(results),
         together=together.compare(results, pairs),
-        claims=[c for c in claims.assess(results, pairs) if c.verdict is not Verdict.NOT_APPLICABLE] if papers else [],
+        claims=_applicable_claims(results, pairs) if is_papers else [],
         costs=costs.costs(results),
         heads=costs.heads(results),
-        paper=paper.compare(results) if papers else [],
+        paper=paper.compare(results) if is_papers else [],
         test_set=test_set,
         all_samples=all_samples,
         predictions=collected,
@@ -102,8 +102,12 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
     return content
 
 
+def _applicable_claims(results: Results, pairs: list[Pair]) -> list[PaperClaim]:
+    return [claim for claim in claims.assess(results, pairs) if claim.verdict is not Verdict.NOT_APPLICABLE]
+
+
 def _before_training(results: Results) -> list[str]:
-    """Return the remarks that the latest run began with; folders of earlier versions have none."""
+    """Return the remarks made at the start of the latest run; folders of earlier versions have none."""
     path = results.folder.remarks
     try:
         kept = read_record(path, CampaignRemarks).remarks if path.exists() else ()

@@ -24,7 +24,7 @@ class MultiTaskCost:
     singles : tuple of str
         The single-task variants.
     n : tuple of int
-        Times measured (`measured`): of the variant, then of each single-task one.
+        Numbers of measured times (`measured_seconds`): of the variant, then of each single-task one.
     seconds, seconds_singles : float
         Mean training time of a member; the sum of the single-task means.
     ratio : float
@@ -48,8 +48,8 @@ class MultiTaskCost:
 class HeadCost:
     """Cost of one additional head: a variant against one with the same tasks and one more.
 
-    ``n`` counts times measured (`measured`). ``more`` compares total seconds, ``more_per_epoch`` seconds per epoch, as
-    fractions (0.1 is 10 %).
+    ``n`` counts measured times (`measured_seconds`). ``more`` compares total seconds, ``more_per_epoch`` seconds per
+    epoch, as fractions (0.1 is 10 %).
     """
 
     smaller: str
@@ -70,8 +70,8 @@ def seconds_of(snapshot: Snapshot, variant: str) -> list[float]:
     return rows.quantities(snapshot.finished(variant), "seconds")
 
 
-def measured(snapshot: Snapshot, variant: str) -> list[float]:
-    """Return the training times that were measured: of members trained as a stack, it is one time."""
+def measured_seconds(snapshot: Snapshot, variant: str) -> list[float]:
+    """Return the independently measured training times: one per stack."""
     stacks: dict[tuple[int, ...], float] = {}
     for member in snapshot.finished(variant):
         if member.result:
@@ -92,7 +92,7 @@ def costs(snapshot: Snapshot) -> list[MultiTaskCost]:
             continue
         mean = math.fsum(own) / len(own)
         ratio = math.fsum(math.fsum(t) / len(t) for t in theirs) / mean
-        times = [measured(snapshot, name) for name in (variant.name, *names)]
+        times = [measured_seconds(snapshot, name) for name in (variant.name, *names)]
         counts, interval = tuple(map(len, times)), ratio_of_means(times[1:], times[0])[1]
         hours = (device_hours(snapshot, [variant.name]), device_hours(snapshot, names))
         found.append(MultiTaskCost(variant.name, names, counts, mean, ratio * mean, ratio, interval, *hours))
@@ -119,7 +119,7 @@ def heads(snapshot: Snapshot) -> list[HeadCost]:
     for small, large in one_more(_timed(snapshot)):
         a, b = seconds_of(snapshot, small.name), seconds_of(snapshot, large.name)
         ratio = math.fsum(b) / len(b) / (math.fsum(a) / len(a))
-        times = [measured(snapshot, v.name) for v in (small, large)]
+        times = [measured_seconds(snapshot, v.name) for v in (small, large)]
         interval = ratio_of_means(times[1:], times[0])[1]
         each = [_seconds_per_epoch(snapshot, v.name) for v in (small, large)]
         per_epoch = each[1] / each[0] - 1 if each[0] and each[1] else None
@@ -142,7 +142,7 @@ def mean_head(snapshot: Snapshot) -> tuple[float, Interval | None] | None:
         return np.asarray(np.exp(sum(logs[b] - logs[a] for a, b in places) / len(places)) - 1)
 
     value = float(statistic(*(np.asarray(d, float) for d in data), axis=-1))
-    return value, bootstrap_interval([measured(snapshot, name) for name in names], statistic)
+    return value, bootstrap_interval([measured_seconds(snapshot, name) for name in names], statistic)
 
 
 def comparable(snapshot: Snapshot) -> bool:
@@ -155,7 +155,7 @@ def comparable(snapshot: Snapshot) -> bool:
 
 
 def one_more(variants: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
-    """Return the pairs of variants of which the second has the tasks of the first and one more."""
+    """Return the pairs of variants in which the second has the tasks of the first and one more."""
     return [
         (a, b)
         for a, b in itertools.permutations(variants, 2)

@@ -1,4 +1,4 @@
-"""What a campaign has learned: each task's best variant, against what needs no network."""
+"""What a campaign has learned: each task's best variant, compared with the baselines."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Headline:
 
     @property
     def gain(self) -> float | None:
-        """By what factor the error is below the baseline's: of the ensemble's mean, otherwise of a member."""
+        """The baseline's error over that of the ensemble's mean, or of a member where that is not known."""
         best = self.rmse if self.rmse_of_mean is None else self.rmse_of_mean
         return self.rmse_baseline / best if self.rmse_baseline is not None and best else None
 
 
 def headlines(snapshot: Snapshot) -> list[Headline]:
-    """Return a headline for every task that some finished member predicts."""
+    """Return a headline for every task that a finished member predicts."""
     found = []
     content = rows.variant_rows(snapshot)
     for task in snapshot.campaign.tasks:

@@ -35,7 +35,7 @@ RANGES = {
 }
 """Smallest and largest value of its targets, in Ry per cell, e and μB."""
 TOLERANCE = 2e-3
-"""Of a range: more than it was rounded by, less than the surrogates' ranges differ by."""
+"""As a share of a range: more than the rounding of the above, less than the deviations of the surrogates."""
 MEMBERS = 12
 CITATION = "Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007 (2022), Table 1"
 
@@ -55,8 +55,8 @@ class PaperComparison:
     ratio: float | None
 
 
-def is_papers(snapshot: Snapshot, data: GroundTruth | None) -> bool:
-    """Whether a campaign's data are the paper's: its elements, its cell, and the ranges of the targets that it shares.
+def has_paper_data(snapshot: Snapshot, data: GroundTruth | None) -> bool:
+    """Whether a campaign's data are the paper's: its elements, the size of its cell, and the ranges of shared targets.
 
     ``data`` is the whole data set where it can be read; it is used where the folder does not summarise it.
     """

@@ -1,4 +1,4 @@
-"""Does it help to learn a task together with others? Its multi-task variants against that with the task alone."""
+"""Does it help to learn a task together with others? Its multi-task variants against its single-task one."""
 
 from __future__ import annotations
 

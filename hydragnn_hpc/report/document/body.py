@@ -121,8 +121,8 @@ def _learned(content: Content) -> Iterator[TextTable]:
     optional = {name: values for name, values in optional.items() if any(v is not None for v in values)}
     shown = []
     for k, h in enumerate(found):
-        own = [text.measured(h.rmse, h.rmse_std), *(plain(v[k], 3) for v in optional.values())]
-        fit = [text.share(h.r2)] if content.results.summary else []
+        own = [text.with_spread(h.rmse, h.rmse_std), *(plain(v[k], 3) for v in optional.values())]
+        fit = [text.r_squared(h.r2)] if content.results.summary else []
         shown.append((h.task, h.variant, *own, h.unit, *fit, f"{h.n} of {h.n_total}"))
     fits = ["R²"] if content.results.summary else []
     header = ("task", "best variant", "RMSE of a member", *optional, "unit", *fits, "n of N")
@@ -130,7 +130,7 @@ def _learned(content: Content) -> Iterator[TextTable]:
     if "RMSE of the mean" in optional:
         notes.append("RMSE of the mean: of the ensemble's mean prediction.")
     if "no network" in optional:
-        notes.append("No network: the better baseline (see Table 1); times better: of the mean, else of a member.")
+        notes.append("No network: the better baseline (see Table 1); times better: of the mean, or of a member.")
     yield TextTable("The best of each task", header, shown, (" ".join(notes),))
 
 
@@ -194,7 +194,7 @@ def _together(content: Content) -> Iterator[TextTable]:
         ]
         header = ("task", "together", "alone", "change of RMSE", "together is", "members")
         note = "Better or worse: decided as in 'Variants compared', with at least three members on either side."
-        yield TextTable("Test RMSE learned together with others, against alone", header, shown, (note,))
+        yield TextTable("Test RMSE of a task learned together with others, and alone", header, shown, (note,))
 
 
 def _pair_paragraphs(content: Content) -> Iterator[str]:
@@ -259,7 +259,7 @@ def _costs(content: Content) -> Iterator[TextTable]:
             for h in content.heads
         ]  # fmt: skip
         columns = ("from", "to", "added time", *(["95 % interval"] if known else []), "added time per epoch",
-                   "times measured")  # fmt: skip
+                   "measured times")  # fmt: skip
         yield TextTable("One additional head", columns, added)
 
 
@@ -300,7 +300,7 @@ def _failures(content: Content) -> Iterator[TextTable]:
         for attempt in member.failures:
             place = f"{attempt.host} rank {attempt.rank}"
             cells = (attempt.cause, attempt.detail, text.last_line(attempt.last_output))
-            shown.append((member.name, member.state.value, *map(text.line, cells), place, text.moment(attempt.time)))
+            shown.append((member.name, member.state.value, *map(text.line, cells), place, text.utc(attempt.time)))
         if member.result and member.state is State.DIVERGED:
             after = f"after {member.result.epochs} epochs"
             shown.append((member.name, "diverged", "the loss is no longer finite", after, "", "", ""))

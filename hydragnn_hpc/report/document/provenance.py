@@ -51,7 +51,7 @@ def runs(results: Results) -> list[Row]:
     for event in read_log(results).entries:
         if isinstance(event, RunStarted):
             begun = {
-                "start": text.moment(event.time),
+                "start": text.utc(event.time),
                 "end": None,
                 "reason": "no end is recorded: killed, or still running",
             }
@@ -60,7 +60,7 @@ def runs(results: Results) -> list[Row]:
         elif found and isinstance(event, RunStopping):
             found[-1]["reason"] = event.reason
         elif found and isinstance(event, RunEnded):
-            found[-1]["end"] = text.moment(event.time)
+            found[-1]["end"] = text.utc(event.time)
             if str(found[-1]["reason"]).startswith("no end"):
                 found[-1]["reason"] = "nothing left to do"
     return found

@@ -64,6 +64,6 @@ def _scores(ensemble: EnsembleStatistics) -> str:
     ):
         mean, std = rows.mean_std([v for v in values if np.isfinite(v)])
         if mean is not None:
-            digits = text.share(mean) if name == "R²" else numbers(mean, std, unit)
+            digits = text.r_squared(mean) if name == "R²" else numbers(mean, std, unit)
             lines.append(f"{name} {digits}")
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from hydragnn_hpc.report.analysis.content import Content
-from hydragnn_hpc.report.analysis.costs import measured, seconds_of
+from hydragnn_hpc.report.analysis.costs import measured_seconds, seconds_of
 from hydragnn_hpc.report.figures.style import Drawing, looks, panels, time_unit
 from hydragnn_hpc.report.results import rows
 
@@ -18,13 +18,13 @@ def draw(content: Content) -> Iterator[Drawing]:
     found = {v.name: seconds_of(results, v.name) for v in results.campaign.variants}
     found = {v: s for v, s in found.items() if s}
     if len(found) < 2:
-        return  # the table says it
+        return  # the table is enough
     divisor, unit = time_unit(max(max(s) for s in found.values()))
     look = looks([v.name for v in results.campaign.variants])
     figure, (ax,) = panels(1, height=2.8, width=5.0)
     for k, (variant, seconds) in enumerate(found.items()):
         values = np.array(seconds) / divisor
-        times = measured(results, variant)
+        times = measured_seconds(results, variant)
         mean, std = rows.mean_std(values.tolist())
         std = std if len(times) > 1 else None
         color = look[variant]["color"]
@@ -35,7 +35,7 @@ def draw(content: Content) -> Iterator[Drawing]:
         ax.text(k, 0, f"n = {len(values)}", ha="center", va="bottom", fontsize=6.5)
     ax.set_xticks(range(len(found)), list(found), rotation=0 if max(map(len, found)) < 7 else 30)
     ax.set(xlabel="variant", ylabel=f"training time ({unit})")
-    whiskers = any(len(measured(results, v)) > 1 for v in found)
+    whiskers = any(len(measured_seconds(results, v)) > 1 for v in found)
     bars = "Bars and whiskers: mean ± standard deviation" if whiskers else "Bars: mean"
     caption = (
         f"Training and validation time of a member. {bars}; a dot per finished member (n of"

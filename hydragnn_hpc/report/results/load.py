@@ -45,7 +45,7 @@ class Results(rows.Snapshot):
 
     @cached_property
     def table1(self) -> pd.DataFrame:
-        """A row per variant and task, none of what needs no network; NaN where there is no value."""
+        """A row per variant and task, without the baselines; NaN where there is no value."""
         return _numeric(pd.DataFrame(rows.variant_rows(self), columns=list(rows.TABLE1)))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A campaign's folder as plain rows: the source of all tables, without pandas to be fast."""
+"""A campaign's folder as plain rows, the source of all tables; made without pandas, whose import takes a second."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TABLE1 = (
     "r2", "mae", "rmse_of_mean", "not_learned",
 )  # fmt: skip
 BASELINES = {"mean": "no network: mean", "composition": "no network: composition"}
-"""Rows of Table 1 in place of a variant: what is predicted without a network (`records.summary.TargetSummary`)."""
+"""Names in the column of variants for the baselines (`records.summary.TargetSummary`)."""
 TIMING = ("variant", "n", "n_total", "seconds_mean", "seconds_std", "epochs_mean", "epochs_std")
 _OF_RESULT = (
     "validation_loss", "seconds", "seconds_training", "seconds_validation",
@@ -40,9 +40,9 @@ class Snapshot:
     Attributes
     ----------
     summary : DatasetSummary or None
-        What the data set is like, and errors without a network; ``summary_problem`` says why it is not known.
+        Properties of the data set, and the errors of the baselines; ``summary_problem`` says why it is not known.
     baselines : bool
-        Whether tables have rows of what is predicted without a network.
+        Whether tables have rows for the baselines.
     """
 
     folder: CampaignFolder
@@ -63,20 +63,20 @@ class Snapshot:
 
     @property
     def not_compared(self) -> str:
-        """Why the members' errors are not compared with those without a network; empty where they are, or are none."""
+        """Why results are not compared with the baselines; empty where they are, or where there are no results."""
         return self.summary_problem if any(m.result for m in self.members) else ""
 
     def part(self, task: str, part: str = "test") -> PartSummary | None:
-        """Return what is known of a task's true values in the ``validation`` or the ``test`` set."""
+        """Return the summary of a task's target in the ``validation`` or the ``test`` set; None where unknown."""
         target = self.summary.targets.get(self.campaign.tasks[task].field) if self.summary else None
         return getattr(target, part) if target else None
 
     def not_learned(self, member: Member) -> list[str]:
-        """Return the tasks of which a member is no better than what needs no network (`learned.not_learned`)."""
+        """Return the tasks that a member predicts no better than the baselines (`learned.not_learned`)."""
         return learned.not_learned(member.result, self.campaign, self.summary) if member.result else []
 
     def errors_of_means(self) -> Mapping[tuple[str, str], float]:
-        """Return the RMSE of ensembles' mean predictions by variant and task; this class reads no predictions."""
+        """Return the RMSE of the ensembles' mean predictions, by variant and task; empty if not read."""
         return {}
 
     def finished(self, variant: str) -> list[Member]:
@@ -107,11 +107,11 @@ def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None
         members = ledger.read_members(folder, frozen.campaign, running)
     else:
         epochs = {v.name: frozen.campaign.epochs(v) for v in frozen.campaign.variants}
-        members = [_again(folder, member, running, epochs[member.variant]) for member in before.members]
+        members = [_refreshed(folder, member, running, epochs[member.variant]) for member in before.members]
     return Snapshot(folder, frozen, members, *learned.read_summary(folder, frozen.dataset_sha256))
 
 
-def _again(folder: CampaignFolder, member: Member, running: Collection[str], epochs: int) -> Member:
+def _refreshed(folder: CampaignFolder, member: Member, running: Collection[str], epochs: int) -> Member:
     if member.result is not None:
         return member
     found = ledger.read_member(folder, member.variant, member.replica, epochs)
@@ -168,7 +168,7 @@ def unit_of(snapshot: Snapshot, task: str) -> str:
 
 
 def table1_rows(snapshot: Snapshot) -> list[Row]:
-    """Return Table 1: the variants' rows, and then those of what needs no network, by task."""
+    """Return Table 1: the variants' rows, and then the baselines', by task."""
     units = {task: unit_of(snapshot, task) for task in snapshot.campaign.tasks}
     return variant_rows(snapshot) + [r for task in units for r in _baseline_rows(snapshot, task, units[task])]
 
@@ -259,7 +259,7 @@ def stacked(snapshot: Snapshot) -> int:
 
 
 def times_measured(snapshot: Snapshot) -> dict[str, int]:
-    """Return how many training times were measured, by variant: of a stack's members it is one."""
+    """Return how many training times were measured, by variant: one per stack."""
     finished = _by_variant(snapshot)
     return {name: len({m.result.stack for m in own if m.result}) for name, own in finished.items()}
 

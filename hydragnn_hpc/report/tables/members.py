@@ -20,7 +20,7 @@ def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
             text.MISSING if r["epochs"] is None else str(r["epochs"]),
             text.plain(r["seconds"]),
             *([str(r["failures"])] if failed else []),
-            *(text.share(r[f"r2_{task}"]) for task in fits),
+            *(text.r_squared(r[f"r2_{task}"]) for task in fits),
             *([r["not_learned"]] if marked else []),
             *([r["cause"]] if failed else []),
         )
@@ -34,5 +34,5 @@ def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
     )  # fmt: skip
     notes = ["RMSE of the test set and validation loss are of scaled values."]
     if marked:
-        notes.append("Not learned: tasks of which the validation error is no better than without a network.")
+        notes.append("Not learned: tasks whose validation error is no better than without a network.")
     return [TextTable("Members", header, shown, tuple(notes))]

@@ -176,7 +176,7 @@ def _activity(status: CampaignStatus) -> str:
     if status.active:
         rate = f"{text.plain(status.members_per_hour, 3)} members per hour"
         left = text.duration(status.seconds_left) if status.seconds_left is not None else "not known yet"
-        since = f"running since {text.moment(status.started)} UTC"
+        since = f"running since {text.utc(status.started)} UTC"
         return f"{since} on {len(status.workers)} workers; {rate}; time left: {left}"
     if status.settled:
         failed = status.states.get(State.FAILED.value, 0)

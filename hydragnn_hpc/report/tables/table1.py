@@ -9,8 +9,8 @@ from hydragnn_hpc.report.tables.text_table import TextTable, notes_on, tidy
 
 NO_NETWORK = "no network"
 _ABOUT_BASELINES = (
-    f"{NO_NETWORK}: without a network, the better on the validation set of the training set's mean and a linear"
-    " function of the composition, by least squares (per atom: the mean of its element)."
+    f"{NO_NETWORK}: the mean of the training set, or a linear function of the composition by least squares (at node"
+    " level, the mean of the element), whichever has the lower validation error."
 )
 
 
@@ -44,15 +44,15 @@ def paper_form(snapshot: Snapshot) -> TextTable:
 def by_task(snapshot: Snapshot) -> TextTable:
     """Return all test errors in units and R², a row per task and variant, with the ensemble's mean where it is known.
 
-    Rows without a network follow the variants of their task.
+    The baselines' rows follow the variants of their task.
     """
     content = sorted_rows(snapshot)
     of_means = any(r["rmse_of_mean"] is not None for r in content)
     marked = any(r["not_learned"] for r in content)
     shown = []
     for row in content:
-        errors = text.measured(row["rmse_unit_mean"], row["rmse_unit_std"])
-        cells = [row["task"], row["variant"], errors, text.plain(row["mae"]), text.share(row["r2"])]
+        errors = text.with_spread(row["rmse_unit_mean"], row["rmse_unit_std"])
+        cells = [row["task"], row["variant"], errors, text.plain(row["mae"]), text.r_squared(row["r2"])]
         cells += [text.plain(row["rmse_of_mean"])] if of_means else []
         poor = f"{row['not_learned']} of {row['n']}" if row["not_learned"] else ""
         shown.append((*cells, row["unit"], *([poor] if marked else [])))
@@ -70,7 +70,7 @@ def sorted_rows(snapshot: Snapshot) -> list[Row]:
 
 
 def _baseline(snapshot: Snapshot, task: str) -> str:
-    """Return the name of the better baseline's row; that the validation set decides, the test set is not used."""
+    """Return the name of the baseline that is better on the validation set; the test set must not choose."""
     part = snapshot.part(task, "validation")
     return rows.BASELINES[part.better] if part else ""
 

@@ -11,7 +11,7 @@ from typing import Any
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.results.rows import Row
 
-COUNTED = "n of N: finished members of all; diverged and failed members are excluded from the means."
+COUNTED = "n of N: n of N members are finished; diverged and failed members are excluded from the means."
 SPREAD = "± is the standard deviation over members (ddof = 1)"
 
 

@@ -19,8 +19,10 @@ def timing_table(snapshot: Snapshot, content: list[Row]) -> TextTable:
     shown = [
         (
             r["variant"],
-            text.measured(r["seconds_mean"], r["seconds_std"] if sizes[r["variant"]] > 1 else None),
-            text.measured(r["epochs_mean"], r["epochs_std"]) if r["epochs_std"] else text.count(r["epochs_mean"]),
+            text.with_spread(r["seconds_mean"], r["seconds_std"] if sizes[r["variant"]] > 1 else None),
+            text.with_spread(r["epochs_mean"], r["epochs_std"])
+            if r["epochs_std"]
+            else text.mean_count(r["epochs_mean"]),
             text.plain(r["seconds_mean"] / r["epochs_mean"] if r["seconds_mean"] and r["epochs_mean"] else None),
             f"{r['n']} of {r['n_total']}",
         )
