@@ -14,7 +14,8 @@ from types import FrameType
 
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.staged import requirements
-from hydragnn_hpc.dataset.staged.copies import SUMMARY, Staging, open_staged, write_test_set
+from hydragnn_hpc.dataset.staged.copies import SUMMARY, open_staged, write_test_set
+from hydragnn_hpc.dataset.staged.staging import Staging
 from hydragnn_hpc.ensemble import startup
 from hydragnn_hpc.ensemble.controller import Controller
 from hydragnn_hpc.ensemble.launcher import worker_environment

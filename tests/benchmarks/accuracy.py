@@ -20,6 +20,7 @@ from torch_geometric.utils import degree
 
 from hydragnn_hpc.config import load_campaign
 from hydragnn_hpc.dataset.staged import copies
+from hydragnn_hpc.dataset.staged.staging import Staging
 from hydragnn_hpc.member.choose import network_sizes
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import new_optimizer
@@ -106,7 +107,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     campaign = load_campaign(CAMPAIGN, [f"dataset={arguments.dataset.resolve()}"])
-    with copies.Staging(arguments.dataset, Path("/tmp")) as staging:
+    with Staging(arguments.dataset, Path("/tmp")) as staging:
         samples = from_staged(copies.open_staged(staging.folder), campaign)
         sizes = network_sizes(campaign, campaign.variant("HCM"), samples, samples.average_degree())
         runs: dict[str, Callable[[int], Errors]] = {

@@ -25,7 +25,8 @@ from hydragnn_hpc.dataset.read.formats.lsms import format_sample, new_sample, pa
 from hydragnn_hpc.dataset.read.gathered import RawSamples, SampleCollector
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged import match
-from hydragnn_hpc.dataset.staged.copies import Staging, open_staged, remove_abandoned, write_test_set
+from hydragnn_hpc.dataset.staged.copies import open_staged, write_test_set
+from hydragnn_hpc.dataset.staged.staging import Staging, remove_abandoned
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
 

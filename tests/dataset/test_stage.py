@@ -23,9 +23,10 @@ from synthetic import reseal
 from hydragnn_hpc import processes
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import fit_scaling
-from hydragnn_hpc.dataset.staged import copies, room
-from hydragnn_hpc.dataset.staged.copies import Staging, open_staged
+from hydragnn_hpc.dataset.staged import copies, room, staging
+from hydragnn_hpc.dataset.staged.copies import open_staged
 from hydragnn_hpc.dataset.staged.room import node_local_parent
+from hydragnn_hpc.dataset.staged.staging import Staging
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import Property
 from tests.waiting import wait_for
@@ -33,7 +34,7 @@ from tests.waiting import wait_for
 HOLD = """
 import sys, time
 from pathlib import Path
-from hydragnn_hpc.dataset.staged.copies import Staging
+from hydragnn_hpc.dataset.staged.staging import Staging
 with Staging(Path(sys.argv[1]), Path(sys.argv[2])) as staging:
     print(staging.folder, flush=True)
     time.sleep(float(sys.argv[3]))
@@ -151,7 +152,7 @@ def test_several_runs_stage_on_one_node_at_once(small_bp: Path, parent: Path) ->
 
 def test_a_folder_removed_before_its_lock_is_held_is_made_again(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run may take the new folder for an abandoned one, just before its lock is held."""
-    real, stolen = copies.fcntl.flock, []
+    real, stolen = staging.fcntl.flock, []
 
     def flock(handle: int, how: int) -> None:
         if not stolen:
@@ -159,8 +160,8 @@ def test_a_folder_removed_before_its_lock_is_held_is_made_again(parent: Path, mo
             shutil.rmtree(stolen[0])
         real(handle, how)
 
-    monkeypatch.setattr(copies.fcntl, "flock", flock)
-    folder, lock = copies._own_folder(parent, "hydragnn-hpc-x-")
+    monkeypatch.setattr(staging.fcntl, "flock", flock)
+    folder, lock = staging._own_folder(parent, "hydragnn-hpc-x-")
     assert folder.is_dir() and folder != stolen[0] and os.fstat(lock).st_nlink == 1
     os.close(lock)
 
@@ -171,15 +172,15 @@ def test_a_file_system_without_flock(small_bp: Path, parent: Path, monkeypatch: 
     def missing(*_: object) -> None:
         raise OSError(errno.ENOSYS, "not on this file system")
 
-    monkeypatch.setattr(copies.fcntl, "flock", missing)
-    dead = copies._own_folder(parent, "hydragnn-hpc-dead-")[0]
+    monkeypatch.setattr(staging.fcntl, "flock", missing)
+    dead = staging._own_folder(parent, "hydragnn-hpc-dead-")[0]
     (dead / "lock").write_text(json.dumps({**processes.identity().model_dump(), "started": "17"}))
-    unknown = copies._own_folder(parent, "hydragnn-hpc-unknown-")[0]
+    unknown = staging._own_folder(parent, "hydragnn-hpc-unknown-")[0]
     (unknown / "lock").write_text("")
-    with Staging(small_bp, parent) as staging:
+    with Staging(small_bp, parent) as copy:
         assert not dead.exists() and unknown.exists()
-        assert copies.remove_abandoned(parent) == 0
-        open_staged(staging.folder)
+        assert staging.remove_abandoned(parent) == 0
+        open_staged(copy.folder)
     assert list(parent.iterdir()) == [unknown]
 
 
@@ -187,7 +188,7 @@ def test_links_of_others_are_not_followed(small_bp: Path, parent: Path, tmp_path
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").touch()
     (parent / "hydragnn-hpc-link").symlink_to(tmp_path / "precious")
-    assert copies.remove_abandoned(parent) == 0
+    assert staging.remove_abandoned(parent) == 0
     assert [p.name for p in (tmp_path / "precious").iterdir()] == ["file"]
 
 
@@ -224,7 +225,7 @@ def test_storage_without_space_is_reported(small_bp: Path, tmp_path: Path, monke
         monkeypatch.setenv("TMPDIR", str(disk))
         with Staging(small_bp, None) as elsewhere:  # a full place is passed over
             assert elsewhere.folder.parent in (Path("/dev/shm"), Path("/tmp"))
-        child = copies._own_folder(disk, "hydragnn-hpc-x-")[0]
+        child = staging._own_folder(disk, "hydragnn-hpc-x-")[0]
         command = [sys.executable, "-m", "hydragnn_hpc.dataset.staged.copies", str(small_bp), str(child)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and "no space left" in done.stderr.lower() and "Traceback" not in done.stderr

@@ -16,6 +16,7 @@ from hydragnn_hpc.dataset.features.inputs import GeometryOperators
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged import copies, requirements
+from hydragnn_hpc.dataset.staged.staging import Staging
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen
 from hydragnn_hpc.member.choose import choose
@@ -210,7 +211,7 @@ def test_unavailable_inputs_are_reported_by_the_run(surrogate_raw, tmp_path: Pat
     many = Requirements(tasks=(task,))
     parent = tmp_path / "local"
     parent.mkdir()
-    staging = copies.Staging(tmp_path / "one.bp", parent, wanted=(many,))
+    staging = Staging(tmp_path / "one.bp", parent, wanted=(many,))
     with pytest.raises(UserError, match=r"^tasks\.H\.reference=composition"), staging:
         pass
     assert not list(parent.iterdir())

@@ -1,48 +1,36 @@
 """Node-local copies: the data set as plain memory-mapped arrays, one copy per node, shared by all its workers.
 
-``python -m hydragnn_hpc.dataset.staged.copies BP FOLDER [PARENT [WANTED...]]`` makes the copy. It runs as a child
-process, so that a reader that crashes or hangs on a broken file does not take an MPI rank down with it.
+``python -m hydragnn_hpc.dataset.staged.copies BP FOLDER [PARENT [WANTED...]]`` makes one, run by `staged.staging`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import math
 import os
-import shutil
 import signal
 import stat
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
-from pydantic import ValidationError
 
-from hydragnn_hpc import processes
 from hydragnn_hpc.dataset import store
-from hydragnn_hpc.dataset.staged import requirements, room
+from hydragnn_hpc.dataset.staged import requirements
 from hydragnn_hpc.dataset.store import spool
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.paths import read_record, write_record
-from hydragnn_hpc.records.lock import ProcessIdentity
 from hydragnn_hpc.records.recipe import Requirements, StagedRecipe
 
-_PREFIX = "hydragnn-hpc-"
 _OTHER = "other-"  # prefix of folders with other inputs and references
-_LOCK = "lock"
 SUMMARY = "dataset.json"
-_ERROR = "error: "  # prefix of the child's line that holds an error for the user
-_SILENCE = 300.0  # seconds without a byte read or written after which the copying child is considered hung
+ERROR = "error: "
+"""Prefix of the line of output that holds an error for the user."""
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 _OVERHEAD = 1_000_000  # bytes, for headers and the manifest
 
@@ -183,169 +171,6 @@ def _map(path: Path) -> np.ndarray:
     return mapped
 
 
-class Staging:
-    """The node's copy of a data set, for the duration of a ``with`` block; only one process per node enters it.
-
-    Copies left behind by killed runs, whose lock no process holds, are removed first.
-
-    Parameters
-    ----------
-    bp : Path
-        The data set.
-    given : Path or None
-        Where to make the copy; if None, `room.node_local_parent` chooses.
-    alive : callable, optional
-        Called a few times a second while copying, so that messages are still answered.
-    silence : float
-        Seconds without a byte read or written after which the copying is considered hung.
-    wanted : sequence of Requirements, optional
-        What a campaign requires in addition.
-    """
-
-    def __init__(
-        self,
-        bp: Path,
-        given: Path | None,
-        alive: Callable[[], None] | None = None,
-        silence: float = _SILENCE,
-        wanted: Sequence[Requirements] = (),
-    ) -> None:
-        self._bp, self._given, self._alive, self._silence = bp, given, alive, silence
-        self._wanted = wanted
-        self._lock = -1
-        self.folder = Path()
-
-    def __enter__(self) -> Staging:
-        manifest = store.read_manifest(self._bp)
-        for folder in room.candidates(self._given):
-            remove_abandoned(folder)
-        parent = room.node_local_parent(self._given, space_needed(manifest))
-        try:
-            self.folder, self._lock = _own_folder(parent, f"{_PREFIX}{manifest.sha256[:12]}-")
-            self._copy()
-        except OSError as error:
-            self.__exit__(None, None, None)
-            raise UserError(
-                f"cannot stage {self._bp} in {parent}: {error.strerror or error}; give another --stage-dir"
-            ) from error
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._lock >= 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            os.close(self._lock)
-            self._lock = -1
-
-    def _copy(self) -> None:
-        command = [sys.executable, "-m", "hydragnn_hpc.dataset.staged.copies", str(self._bp), str(self.folder)]
-        command.append(str(os.getpid()))
-        command += [required.model_dump_json() for required in self._wanted]
-        with tempfile.TemporaryFile("w+", dir=self.folder, errors="replace") as output:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-            try:
-                self._watch(child)
-            finally:
-                if child.poll() is None:
-                    child.kill()
-                    child.wait()
-            if child.returncode == 0 and (self.folder / store.MANIFEST).exists():
-                return
-            output.seek(0)
-            lines = [line for line in output.read().splitlines() if line.strip()]
-        last = lines[-1] if lines else ""
-        if last.startswith(_ERROR):
-            raise UserError(last.removeprefix(_ERROR))
-        tail = f", its last output: {last}" if last else ""
-        raise UserError(
-            f"cannot stage {self._bp}: its reader failed ({processes.outcome(child.returncode)}){tail}; check the data"
-            " set with data info --verify"
-        )
-
-    def _watch(self, child: subprocess.Popen[bytes]) -> None:
-        """Wait for the child; raise when it has not read or written for too long."""
-        last_moved, since = -1, time.monotonic()
-        while child.poll() is None:
-            if self._alive:
-                self._alive()
-            time.sleep(0.05)
-            moved = _bytes_moved(child.pid, self.folder)
-            if moved != last_moved:
-                last_moved, since = moved, time.monotonic()
-            elif time.monotonic() - since > self._silence:
-                raise UserError(
-                    f"cannot stage {self._bp}: its reader has made no progress for {self._silence:g} s; see whether the"
-                    " file system responds, and check the data set with data info --verify"
-                )
-
-
-def _bytes_moved(pid: int, folder: Path) -> int:
-    """Return a number that grows as a process reads, or writes into ``folder``."""
-    moved = 0
-    with contextlib.suppress(OSError, ValueError):  # a hardened /proc hides it; the folder still shows progress
-        lines = Path(f"/proc/{pid}/io").read_text("ascii").splitlines()
-        moved = sum(int(line.split()[1]) for line in lines if line.startswith(("rchar:", "wchar:")))
-    return moved + sum(p.stat().st_size for p in folder.glob("*.npy"))
-
-
-def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
-    """Create a private folder and lock it; return the folder and the lock.
-
-    Where the file system has no ``flock``, the lock's file says which process the folder belongs to.
-    """
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        try:
-            lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-        except FileNotFoundError:
-            continue  # another run took it for abandoned and removed it before it was locked
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        os.write(lock, json.dumps(processes.identity().model_dump(exclude_none=True)).encode())
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock), (folder / _LOCK).stat()):
-                return folder, lock
-        os.close(lock)
-
-
-def remove_abandoned(parent: Path) -> int:
-    """Remove the copies in ``parent`` left behind by killed runs of this user; return how many."""
-    removed = 0
-    for folder in parent.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            status = folder.lstat()
-            # Other users can plant links in /tmp that lead elsewhere.
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-                continue
-            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            try:
-                if not _is_held(lock):
-                    shutil.rmtree(folder, ignore_errors=True)
-                    removed += not folder.exists()
-            finally:
-                os.close(lock)
-    return removed
-
-
-def _is_held(lock: int) -> bool:
-    """Take the lock of a folder; return whether another process has it, or may have it where there is no ``flock``."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        try:
-            holder = ProcessIdentity.model_validate_json(os.pread(lock, 4096, 0))
-        except ValidationError:
-            return True  # being made, or of an earlier version
-        return processes.lives(holder) is not False
-    return False
-
-
 def write_test_set(staged: StagedData, path: Path) -> None:
     """Write the true values of the test set to ``path`` (``.npz``), in their units.
 
@@ -387,7 +212,7 @@ def _bounds(offsets: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.nd
 def main() -> int:
     """Copy the data set ``BP`` into ``FOLDER``, the first two arguments; return the exit code.
 
-    The third argument is the process ID of the parent, with which this process ends; those behind it, what is required.
+    The third argument is the process ID of the parent, with which this process ends; those after it, what is required.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if len(sys.argv) > 3 and os.getppid() != int(sys.argv[3]):
@@ -399,12 +224,12 @@ def main() -> int:
             [Requirements.model_validate_json(required) for required in sys.argv[4:]],
         )
     except UserError as error:
-        print_line(f"{_ERROR}{error}")
+        print_line(f"{ERROR}{error}")
         return 2
     except OSError as error:
         # On a full disk, NumPy reports only how many items it could write.
         reason = error.strerror or f"no space left or a quota reached ({error})"
-        print_line(f"{_ERROR}cannot stage {sys.argv[1]} in {sys.argv[2]}: {reason}; give another --stage-dir")
+        print_line(f"{ERROR}cannot stage {sys.argv[1]} in {sys.argv[2]}: {reason}; give another --stage-dir")
         return 2
     return 0
 
