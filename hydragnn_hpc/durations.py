@@ -1,4 +1,4 @@
-"""Durations as users write them: one grammar for every option and setting that takes a time."""
+"""Durations: one grammar for every option and setting that takes one, and one form for people."""
 
 from __future__ import annotations
 
@@ -54,6 +54,20 @@ def clock(seconds: float) -> str:
     """Return ``H:MM:SS``."""
     whole = int(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def in_words(seconds: float) -> str:
+    """Return ``42 s``, ``3 min 20 s``, ``2 h 05 min`` or ``3 d 4 h``."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
 def _sum(parts: tuple[str | None, ...]) -> float:

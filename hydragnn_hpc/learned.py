@@ -1,4 +1,4 @@
-"""Whether members have learned: better, on the validation set, than what needs no network; and what might help."""
+"""Whether members have learned, that is predict the validation set better than the baselines, and what might help."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from hydragnn_hpc.records.member import Result
 from hydragnn_hpc.records.summary import DatasetSummary
 
 _NARROW = 0.05
-"""Of the scaled range: where most values lie within less, few samples hide all others from the loss."""
+"""Share of the scaled range: where most values span less, outliers hide all others from the loss."""
 
 
 def read_summary(folder: CampaignFolder, dataset_sha256: str) -> tuple[DatasetSummary | None, str]:
-    """Read ``dataset.json``; where that cannot be, None and a remark on what follows."""
+    """Read ``dataset.json``; where that fails, return None and a remark on the consequences."""
     lacking = "so errors are not compared with those without a network"
     try:
-        found = read_record(folder.dataset, DatasetSummary)
+        summary = read_record(folder.dataset, DatasetSummary)
     except UserError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None, f"{folder.dataset.name} is missing, {lacking}; run the campaign's command again"
         return None, f"{error}, {lacking}; remove it, and run the campaign's command again"
-    if found.dataset_sha256 != dataset_sha256:
+    if summary.dataset_sha256 != dataset_sha256:
         return None, f"{folder.dataset} is of another data set, {lacking}; remove it, and run the command again"
-    return found, ""
+    return summary, ""
 
 
 def not_learned(result: Result, campaign: Campaign, summary: DatasetSummary | None) -> list[str]:
-    """Return the tasks of which a member's validation error is no better than the better baseline's."""
-    found = []
+    """Return the tasks in which a member's validation error is no better than the better baseline's."""
+    tasks = []
     for task, errors in result.tasks.items():
         target = summary.targets.get(campaign.tasks[task].field) if summary and task in campaign.tasks else None
-        if target and errors.rmse_validation is not None:
-            found += [] if target.validation.is_beaten_by(errors.rmse_validation) else [task]
-    return found
+        if target and errors.rmse_validation is not None and not target.validation.is_beaten_by(errors.rmse_validation):
+            tasks.append(task)
+    return tasks
 
 
 def closing_line(members: Iterable[Member], campaign: Campaign, summary: DatasetSummary | None) -> str:
-    """Return a line that names what was not learned, by whom, and the likely cures; empty where all was learned."""
+    """Return a line that names the tasks and members that have not learned, and likely cures; empty where all have."""
     if summary is None:
         return ""
-    known = [(m.variant, m.result) for m in members if m.result and m.result.tasks]
-    failing = {(v, r.replica): not_learned(r, campaign, summary) for v, r in known}
+    results = [m.result for m in members if m.result and m.result.tasks]
+    failing = {(r.variant, r.replica): not_learned(r, campaign, summary) for r in results}
     parts, likely = [], []
     for task in campaign.tasks:
         shares = []
         for variant in campaign.variants:
-            of_variant = [r for v, r in known if v == variant.name]
+            of_variant = [r for r in results if r.variant == variant.name]
             poor = [r for r in of_variant if task in failing[variant.name, r.replica]]
             if poor:
                 shares.append(f"{len(poor)} of {len(of_variant)} members of {variant.name}")
@@ -72,23 +72,23 @@ def cures(campaign: Campaign, task: str, summary: DatasetSummary, results: Itera
     task : str
     summary : DatasetSummary
     results : iterable of Result
-        The members that have not learned it.
+        Of the members that have not learned it.
     """
     target, model = summary.targets[campaign.tasks[task].field], campaign.model
     sizes_differ = summary.atoms.minimum != summary.atoms.maximum
-    wanted = {"per cell": "sum", "per atom": "mean"}.get(target.form, model.pooling)
+    pooling = {"per cell": "sum", "per atom": "mean"}.get(target.form, model.pooling)
     found = []
     if len(target.minimum) == 3 and not campaign.tasks[task].vector:
         found.append(f"vectors as values, if {task} rotates with the structure (vector: true, model.convolution=PaiNN)")
-    if summary.geometries > 1 and model.edges is None:
-        found.append("edge lengths, since geometries differ (model.edges.number=20)")
+    if summary.distances_differ and model.edges is None:
+        found.append("edge lengths, since distances between atoms differ (model.edges.number=20)")
     if {entry.name for entry in campaign.inputs} <= {"species", "one_hot"}:
         found.append("more inputs than the species (inputs: [one_hot, composition, shells])")
-    if sizes_differ and wanted != model.pooling:
-        found.append(f"pooling as {task} goes with the size of a structure (model.pooling={wanted})")
+    if sizes_differ and pooling != model.pooling:
+        found.append(f"pooling that suits how {task} scales with the size of a structure (model.pooling={pooling})")
     if any(result.stopped_by == "epochs" for result in results):
         found.append(f"more epochs (training.epochs is {campaign.training.epochs})")
     if target.central_range < _NARROW:
         share = f"{100 * target.central_range:.2g} %"
-        found.append(f"no outliers in {task}: 90 % of its values lie in {share} of the range that is scaled")
+        found.append(f"fewer outliers in {task}: 90 % of its values span {share} of the scaled range")
     return found

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydragnn_hpc.durations import clock, seconds_of
+from hydragnn_hpc.durations import clock, in_words, seconds_of
 from hydragnn_hpc.errors import UserError
 
 whole = st.integers(0, 10**4)
@@ -58,3 +58,11 @@ def test_invalid_durations_are_refused_in_one_line(text: str) -> None:
 def test_any_text_is_a_positive_time_or_refused(text: str) -> None:
     with contextlib.suppress(UserError):
         assert 0 < seconds_of(text, "x") < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.5, "0.5 s"), (59.7, "1 min 00 s"), (3599.6, "1 h 00 min"), (90061, "1 d 1 h")],
+)
+def test_durations_in_words(seconds: float, shown: str) -> None:
+    assert in_words(seconds) == shown

@@ -28,7 +28,9 @@ def part(mean: float = 0.3, composition: float = 0.2, std: float = 0.29, n: int 
     return PartSummary(n=n, std=std, std_unit=2 * std, mean=errors[0], composition=errors[1])
 
 
-def summary(form: str = "per cell", sizes: int = 8, geometries: int = 9, central: float = 0.5) -> DatasetSummary:
+def summary(
+    form: str = "per cell", sizes: int = 8, distances: bool | None = True, central: float = 0.5
+) -> DatasetSummary:
     """Return the summary of a data set with the target ``energy``."""
     level = "node" if form == "species" else "graph"
     target = TargetSummary(
@@ -37,8 +39,9 @@ def summary(form: str = "per cell", sizes: int = 8, geometries: int = 9, central
     )  # fmt: skip
     atoms = NumberRange(minimum=4, maximum=sizes)
     return DatasetSummary(
-        dataset_sha256="d", samples=9, geometries=geometries, atoms=atoms, elements=[29], targets={"energy": target}
-    )
+        dataset_sha256="d", samples=9, geometries=9, distances_differ=distances, atoms=atoms, elements=[29],
+        targets={"energy": target},
+    )  # fmt: skip
 
 
 def campaign(**changes: object) -> Campaign:
@@ -79,17 +82,17 @@ def test_cures_are_those_that_apply() -> None:
     inputs = ["species", "composition"]
     assert line(0.5, campaign(model=able, inputs=inputs), summary()) == f"{CLOSING}: E by 1 of 1 members of E"
     for of, data in (
-        (campaign(inputs=inputs), summary(geometries=1, sizes=4)),
-        (campaign(inputs=inputs), summary("per atom", geometries=1)),
-        (campaign(inputs=inputs), summary("species", geometries=1)),
+        (campaign(inputs=inputs), summary(distances=False, sizes=4)),
+        (campaign(inputs=inputs), summary("per atom", distances=None)),
+        (campaign(inputs=inputs), summary("species", distances=False)),
     ):
         assert "cures" not in line(0.5, of, data)
     assert "pooling=mean" in line(0.5, campaign(model=able), summary("per atom"))
-    assert "outliers in E: 90 % of its values lie in 1 %" in line(0.5, campaign(), summary(central=0.01))
+    assert "outliers in E: 90 % of its values span 1 %" in line(0.5, campaign(), summary(central=0.01))
 
 
 def test_three_components_may_be_a_vector_and_one_is_none() -> None:
-    data = summary("species", geometries=1)
+    data = summary("species", distances=False)
     assert "vectors as values" not in line(0.5, campaign(), data)
     force = data.targets["energy"].model_copy(update={"minimum": [0.0] * 3, "maximum": [2.0] * 3})
     data = data.model_copy(update={"targets": {"energy": force}})

@@ -121,14 +121,12 @@ def report(
     if as_json:
         typer.echo(folder.summary.read_text(encoding="utf-8"), nl=False)
         return
-    from hydragnn_hpc.learned import closing_line
     from hydragnn_hpc.report.tables.table1 import paper_form
     from hydragnn_hpc.report.tables.text_table import as_rich
 
     screen = console()
     screen.print(as_rich(paper_form(content.results)))
-    results = content.results
-    if line := closing_line(results.members, results.campaign, results.summary):
+    if line := content.results.closing_line:
         screen.print(line, markup=False, highlight=False)
     for claim in content.claims:
         screen.print(f"({claim.key}) {claim.statement}: {claim.verdict.value}", markup=False, highlight=False)

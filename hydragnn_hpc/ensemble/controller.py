@@ -6,17 +6,17 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from hydragnn_hpc import learned, ledger
-from hydragnn_hpc.durations import SAVE_SECONDS
-from hydragnn_hpc.ensemble.display import Display, duration, names
+from hydragnn_hpc import ledger
+from hydragnn_hpc.durations import SAVE_SECONDS, in_words
+from hydragnn_hpc.ensemble.display import Display, names
 from hydragnn_hpc.ensemble.folder import RunPlan
 from hydragnn_hpc.ensemble.messenger import RankPlacement
-from hydragnn_hpc.ensemble.stack_queue import MemberName, StackQueue, WorkerId, seconds_left
+from hydragnn_hpc.ensemble.run_files import RunFiles
+from hydragnn_hpc.ensemble.stack_queue import StackQueue, WorkerId, seconds_left
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State
-from hydragnn_hpc.paths import CampaignFolder, append_record, read_record, write_record
+from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.claim import Claim
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import (
@@ -35,9 +35,8 @@ from hydragnn_hpc.records.events import (
     Stopped,
     Train,
 )
-from hydragnn_hpc.records.member import Failure, Result
+from hydragnn_hpc.records.member import Failure
 from hydragnn_hpc.records.run import (
-    LogEntry,
     MemberFinished,
     Progress,
     RunEnded,
@@ -49,11 +48,6 @@ from hydragnn_hpc.records.run import (
     StackFailed,
     WorkerDevice,
 )
-from hydragnn_hpc.records.summary import DatasetSummary
-
-_PROGRESS_SECONDS = 2.0
-_TABLES_SECONDS = 5.0
-_TABLES_SHARE = 50.0  # minimum time between two updates of the tables, as a multiple of the time that an update takes
 
 
 @dataclass
@@ -74,11 +68,11 @@ class Controller:
     plan : RunPlan
     folder : CampaignFolder
     placements : list of RankPlacement
-        The place of every rank.
+        Of every rank.
     deadline : float or None
         On the monotonic clock; everything must be saved by then. None: no limit.
-    on_change : callable
-        Called to bring the tables up to date.
+    update_tables : callable
+        Brings the tables up to date.
     """
 
     def __init__(
@@ -87,16 +81,15 @@ class Controller:
         folder: CampaignFolder,
         placements: list[RankPlacement],
         deadline: float | None,
-        on_change: Callable[[], object],
+        update_tables: Callable[[], object],
     ) -> None:
         self._plan, self._folder, self._placements = plan, folder, placements
-        self._deadline, self._on_change = deadline, on_change
+        self._deadline = deadline
         self._launch = plan.frozen.campaign.launch
         self._queue = StackQueue(plan.stacks(), self._launch.attempts)
         self._total = len(plan.members)
         counts = plan.counts()
         self._done_before = counts.get(State.FINISHED, 0) + counts.get(State.DIVERGED, 0)
-        self._summary_read: DatasetSummary | None = None
         self._diverged = counts.get(State.DIVERGED, 0)
         self._member_seconds: list[float] = []
         self._started_at = ledger.now()
@@ -111,12 +104,9 @@ class Controller:
         self._stop: ExitCode | None = None
         self._out_of_time = False
         self._asked_to_stop: set[WorkerId] = set()
-        self._progress_at = self._tables_at = -math.inf
-        self._tables_interval = _TABLES_SECONDS
-        self._changed = True
-        self._last_error = ""
         self.fatal: UserError | None = None
         self.display = Display(self._total)
+        self._files = RunFiles(plan.frozen, folder, self.display.line, update_tables)
         self._announce()
 
     def _announce(self) -> None:
@@ -128,7 +118,7 @@ class Controller:
         )
         for remark in self._plan.remarks:
             self.display.line(f"remark: {remark}")
-        self._record(
+        self._files.log(
             RunStarted,
             members_left=left,
             hosts=tuple(sorted({p.host for p in self._placements})),
@@ -184,42 +174,22 @@ class Controller:
         if running is None or running.variant != name[0]:
             return  # its members have been assigned to another worker in the meantime
         self._queue.member_done(worker, event.replica)
-        summary, seconds = self._result(name)
+        summary, seconds = self._files.result_line(name)
         # A resumed member has been trained for longer than its stack has run.
         self._member_seconds.append(max(seconds, time.monotonic() - self._busy[worker].since))
-        self._changed = True
+        self._files.changed = True
         if event.state == "diverged":
             self._diverged += 1
         done = self._done_before + len(self._queue.finished)
         left = self._seconds_left() if done < self._total else None
-        tail = f"{done} of {self._total} done" + (f", about {duration(left)} left" if left else "")
+        tail = f"{done} of {self._total} done" + (f", about {in_words(left)} left" if left else "")
         self.display.line(f"{names(name[0], [name[1]])} {event.state}: {summary} ({tail})")
-        self._record(MemberFinished, worker, member=name, state=event.state)
-
-    def _result(self, name: MemberName) -> tuple[str, float]:
-        """Return a summary of a member's result, and its training time in seconds."""
-        try:
-            result = read_record(self._folder.member(*name).result, Result)
-        except UserError as error:
-            return f"its result cannot be read ({error})", 0.0
-        known = {task: task_result.rmse for task, task_result in result.tasks.items() if task_result.rmse is not None}
-        errors = " ".join(f"{task} {rmse:.3g}" for task, rmse in known.items())
-        poor = ", ".join(learned.not_learned(result, self._plan.frozen.campaign, self._summary))
-        remark = f"; no better than without a network: {poor}" if poor else ""
-        shown = f"test RMSE {errors or 'none'}, {result.epochs} epochs, {duration(result.seconds)}{remark}"
-        return shown, result.seconds
-
-    @property
-    def _summary(self) -> DatasetSummary | None:
-        """What the data are like; None until this node's copy has been made, or where it cannot be read."""
-        if self._summary_read is None:
-            self._summary_read = learned.read_summary(self._folder, self._plan.frozen.dataset_sha256)[0]
-        return self._summary_read
+        self._files.log(MemberFinished, worker, member=name, state=event.state)
 
     def _free(self, worker: WorkerId, stopped: bool) -> None:
         running = self._queue.running().get(worker)
         if running is not None:
-            self._record(StackEnded, worker, event="stopped" if stopped else "done", variant=running.variant)
+            self._files.log(StackEnded, worker, event="stopped" if stopped else "done", variant=running.variant)
             if stopped:
                 self._queue.stopped(worker)
             else:
@@ -234,7 +204,7 @@ class Controller:
         failed = self._queue.failed(worker)
         placement = self._placements[worker[0]]
         for name, attempt, final in failed:
-            record = Failure(
+            failure = Failure(
                 time=ledger.now(),
                 cause=event.cause,
                 detail=event.detail,
@@ -244,15 +214,17 @@ class Controller:
                 attempt=attempt,
                 final=final,
             )
-            self._safely(lambda n=name, r=record: ledger.add_failure(self._folder.member(*n), r))  # type: ignore[misc]
+            self._files.add_failure(name, failure)
         if failed:
-            self._changed = True
+            self._files.changed = True
             variant, replicas = failed[0][0][0], [name[1] for name, _, _ in failed]
             attempt, final = failed[0][1:]
             what = "given up" if final else "will be tried again"
             where = f"rank {worker[0]} ({placement.host}), attempt {attempt}"
             self.display.line(f"{names(variant, replicas)} failed on {where}: {event.cause}; {what}")
-            self._record(StackFailed, worker, variant=variant, replicas=tuple(replicas), cause=event.cause, final=final)
+            self._files.log(
+                StackFailed, worker, variant=variant, replicas=tuple(replicas), cause=event.cause, final=final
+            )
 
     def _count_written_results(self, worker: WorkerId) -> None:
         """Count members as finished if their results are on disk: their worker died before it could report them."""
@@ -265,13 +237,7 @@ class Controller:
             if member.result is not None:
                 state: EndState = "diverged" if member.state is State.DIVERGED else "finished"
                 self._finished(worker, Finished(variant=running.variant, replica=replica, state=state))
-                self._safely(lambda m=member: self._remove_remains(m))  # type: ignore[misc]
-
-    def _remove_remains(self, member: ledger.Member) -> None:
-        campaign = self._plan.frozen.campaign
-        if member.result is not None:
-            keep = ledger.keeps_checkpoint(campaign, campaign.variant(member.variant), member.result)
-            ledger.remove_remains(self._folder.member(member.variant, member.replica), keep)
+                self._files.remove_remains(member)
 
     def lost(self, rank: int) -> None:
         """Treat the workers of a rank that no longer answers as dead, so that other ranks train its members."""
@@ -309,7 +275,9 @@ class Controller:
             commands.append((worker, train))
             again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""
             self.display.line(f"{names(assignment.variant, replicas)} starts on rank {worker[0]}{again}")
-            self._record(StackAssigned, worker, variant=train.variant, replicas=train.replicas, attempt=train.attempt)
+            self._files.log(
+                StackAssigned, worker, variant=train.variant, replicas=train.replicas, attempt=train.attempt
+            )
         return commands
 
     def _time_is_up(self) -> bool:
@@ -322,7 +290,7 @@ class Controller:
         if self._stop is None:
             self._stop = code
             self.display.line(f"stopping: {reason}; members are saved at the end of their epoch")
-            self._record(RunStopping, reason=reason)
+            self._files.log(RunStopping, reason=reason)
 
     @property
     def cut_short(self) -> bool:
@@ -367,33 +335,24 @@ class Controller:
 
     def tick(self) -> None:
         """Bring ``progress.json`` and the tables up to date, every few seconds."""
-        now = time.monotonic()
-        if now - self._progress_at >= _PROGRESS_SECONDS:
-            self._progress_at = now
+        if self._files.progress_is_due():
             if not self._folder.campaign.exists():
                 self.fatal = UserError(
                     f"{self._folder.root} was removed during the run; nothing more can be saved there"
                 )
                 return
-            self._safely(lambda: write_record(self._folder.progress, self._progress()))
+            self._files.write_progress(self._progress())
             self.display.update(self._done_before + len(self._queue.finished), self._note())
-        if self._changed and now - self._tables_at >= self._tables_interval:
-            self.write_tables()
-
-    def write_tables(self) -> None:
-        """Bring the tables up to date."""
-        self._changed, self._tables_at = False, time.monotonic()
-        self._safely(self._on_change)
-        # Reading thousands of members takes seconds: tables are then updated less often, so that no worker has to wait.
-        self._tables_interval = max(_TABLES_SECONDS, _TABLES_SHARE * (time.monotonic() - self._tables_at))
+        if self._files.tables_are_due():
+            self._files.write_tables()
 
     def close(self) -> None:
         """Write the final tables and the last event, and remove ``progress.json``."""
         self.display.close()
         if self._folder.campaign.exists():
-            self.write_tables()
-            self._record(RunEnded, finished=len(self._queue.finished), given_up=len(self._queue.given_up))
-            self._safely(lambda: self._folder.progress.unlink(missing_ok=True))
+            self._files.write_tables()
+            self._files.log(RunEnded, finished=len(self._queue.finished), given_up=len(self._queue.given_up))
+            self._files.remove_progress()
         done = self._done_before + len(self._queue.finished)
         bad = len(self._queue.given_up), self._diverged
         parts = [f"{done - self._diverged} of {self._total} members finished"]
@@ -401,10 +360,7 @@ class Controller:
         waiting = self._total - done - bad[0]
         parts += [f"{waiting} left: run the same command again"] if waiting else []
         self.display.line("; ".join(parts))
-        campaign = self._plan.frozen.campaign
-        if self._summary and (
-            line := learned.closing_line(ledger.read_members(self._folder, campaign), campaign, self._summary)
-        ):
+        if line := self._files.closing_line():
             self.display.line(line)
 
     def _progress(self) -> Progress:
@@ -444,17 +400,3 @@ class Controller:
         epochs = ", ".join(f"{a.variant} {self._busy[w].epoch}" for w, a in list(self._queue.running().items())[:4])
         failed = len(self._queue.given_up) + self._diverged
         return f"epoch {epochs}" + (f"; {failed} failed" if failed else "")
-
-    def _record(self, kind: Callable[..., LogEntry], worker: WorkerId | None = None, **more: Any) -> None:
-        """Append to the event log."""
-        place = {} if worker is None else {"rank": worker[0], "slot": worker[1]}
-        self._safely(lambda: append_record(self._folder.events, kind(time=ledger.now(), **place, **more)))
-
-    def _safely(self, write: Callable[[], Any]) -> None:
-        """Write a file that only informs: an error must not end the run while members can still be saved."""
-        try:
-            write()
-        except Exception as error:
-            if str(error) != self._last_error:
-                self._last_error = str(error)
-                self.display.line(f"cannot record progress: {error}")

@@ -18,13 +18,6 @@ def names(variant: str, replicas: tuple[int, ...] | list[int]) -> str:
     return f"{variant}/{','.join(f'{r:02d}' for r in replicas)}"
 
 
-def duration(seconds: float) -> str:
-    """Return ``45 s``, ``12 min``, ``3.4 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 class Display:
     """Lines of output; on a terminal with a progress bar below them."""
 

@@ -94,6 +94,9 @@ class DatasetSummary(FileRecord):
     Attributes
     ----------
     samples, geometries : int
+    distances_differ : bool or None
+        Whether geometries differ in the distances between atoms, as the data set's remarks state; None where it has
+        none, or in folders of earlier versions.
     atoms : NumberRange
         Per sample.
     elements : list of int
@@ -106,6 +109,7 @@ class DatasetSummary(FileRecord):
     dataset_sha256: str
     samples: Count
     geometries: Count
+    distances_differ: bool | None = None
     atoms: NumberRange
     elements: list[Count]
     targets: dict[str, TargetSummary]

@@ -73,22 +73,6 @@ def with_spread(mean: float | None, std: float | None) -> str:
     return f"{round(mean, places):,.{max(places, 0)}f} ± {round(std, places):,.{max(places, 0)}f}"
 
 
-def duration(seconds: float | None) -> str:
-    """Return a time span: ``42 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""
-    if seconds is None or not math.isfinite(seconds):
-        return MISSING
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
 def latex(text: Any) -> str:
     """Escape text for LaTeX."""
     return "".join(_LATEX.get(c, c) for c in line(text))

@@ -145,14 +145,6 @@ def test_plain(value: float, shown: str) -> None:
     assert text.plain(value) == shown
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(0.5, "0.5 s"), (59.7, "1 min 00 s"), (3599.6, "1 h 00 min"), (90061, "1 d 1 h"), (None, "–")],
-)
-def test_duration(seconds: float | None, shown: str) -> None:
-    assert text.duration(seconds) == shown
-
-
 def test_a_folder_without_a_campaign_is_an_error_and_an_unreadable_result_does_not_count(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no campaign"):
         write_tables(tmp_path)

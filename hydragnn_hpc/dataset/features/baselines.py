@@ -1,4 +1,4 @@
-"""Baselines: what can be predicted without a network, and how well, so that a campaign can tell whether it learned."""
+"""Baselines: predictions without a network and their errors, which show whether a campaign has learned anything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGEST = 1e100  # as records allow
 
 
 def summarise(arrays: Mapping[str, np.ndarray], manifest: Manifest) -> DatasetSummary:
-    """Return what a data set is like, and the errors of the baselines of all its targets.
+    """Return properties of a data set, and the errors of the baselines of all its targets.
 
     Parameters
     ----------
@@ -32,6 +32,7 @@ def summarise(arrays: Mapping[str, np.ndarray], manifest: Manifest) -> DatasetSu
         dataset_sha256=manifest.sha256,
         samples=len(n_atoms),
         geometries=manifest.sizes["G"],
+        distances_differ=None if manifest.remarks is None else any(r.name == "distances" for r in manifest.remarks),
         atoms=NumberRange(minimum=int(n_atoms.min()), maximum=int(n_atoms.max())),
         elements=species.elements.tolist(),
         targets={name: _summary(species, arrays[f"target_{name}"], t) for name, t in manifest.targets.items()},

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hydragnn_hpc import learned
+from hydragnn_hpc.durations import in_words
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.analysis import costs, paper
@@ -83,7 +83,7 @@ def _learned_paragraphs(content: Content) -> Iterator[str]:
     if not content.headlines:
         yield "No member has finished yet."
         return
-    if line := learned.closing_line(results.members, results.campaign, results.summary):
+    if line := results.closing_line:
         yield f"{line[0].upper()}{line[1:]}."
     yield _cost_in_a_line(content)
     states = counts(results)
@@ -98,14 +98,14 @@ def _cost_in_a_line(content: Content) -> str:
     names = [v.name for v in results.campaign.variants]
     done = [m for m in results.members if m.result]
     hours = costs.device_hours(results, names)
-    spent = text.duration(hours * 3600) if hours < 1 else f"{plain(hours, 3)} h"
+    spent = in_words(hours * 3600) if hours < 1 else f"{plain(hours, 3)} h"
     means = {v: rows.mean_std(costs.seconds_of(results, v))[0] for v in names}
     known = {v: seconds for v, seconds in means.items() if seconds is not None}
     low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
     of_stack = " (of its stack)" if rows.stacked(results) > 1 else ""
-    each = f"a member of {low} takes {text.duration(known[low])}{of_stack}"
+    each = f"a member of {low} takes {in_words(known[low])}{of_stack}"
     if low != high:
-        each = f"a member takes {text.duration(known[low])} ({low}) to {text.duration(known[high])} ({high}){of_stack}"
+        each = f"a member takes {in_words(known[low])} ({low}) to {in_words(known[high])} ({high}){of_stack}"
     return f"Cost: {spent} of device time for {len(done):,} members; {each}."
 
 

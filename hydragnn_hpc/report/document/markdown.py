@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc import learned
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.analysis.claims import PaperClaim
 from hydragnn_hpc.report.analysis.content import Content
@@ -58,7 +57,7 @@ def summary(content: Content, figures: Sequence[SavedFigure]) -> dict[str, Any]:
         "states": counts(results),
         "table1": rows.table1_rows(results),
         "not_learned": {m.name: tasks for m in results.members if (tasks := results.not_learned(m))},
-        "advice": learned.closing_line(results.members, results.campaign, results.summary),
+        "advice": results.closing_line,
         "data": results.summary.model_dump(mode="json", by_alias=True) if results.summary else None,
         "timing": rows.timing_rows(results),
         "learned": content.headlines,

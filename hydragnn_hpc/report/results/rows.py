@@ -75,6 +75,11 @@ class Snapshot:
         """Return the tasks that a member predicts no better than the baselines (`learned.not_learned`)."""
         return learned.not_learned(member.result, self.campaign, self.summary) if member.result else []
 
+    @property
+    def closing_line(self) -> str:
+        """What was not learned, by which members, and the likely cures; empty where all was learned."""
+        return learned.closing_line(self.members, self.campaign, self.summary)
+
     def errors_of_means(self) -> Mapping[tuple[str, str], float]:
         """Return the RMSE of the ensembles' mean predictions, by variant and task; empty if not read."""
         return {}

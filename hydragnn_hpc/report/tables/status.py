@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hydragnn_hpc import learned
+from hydragnn_hpc.durations import in_words
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.run import RunningMember, WorkerDevice
@@ -46,7 +46,7 @@ class CampaignStatus:
     unreadable : list of str
         Which of the campaign's files cannot be read, and the consequences.
     not_learned : str
-        Which tasks members have not learned, and what might help (`learned.closing_line`); empty where all did.
+        Which tasks members have not learned, and what might help; empty where all did.
     """
 
     name: str
@@ -110,7 +110,7 @@ def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[Campai
         failures=failures(snapshot),
         unreadable=[*([live.problem] if live.problem else []), *snapshot.problems()],
         table1=rows.table1_rows(snapshot),
-        not_learned=learned.closing_line(snapshot.members, snapshot.campaign, snapshot.summary),
+        not_learned=snapshot.closing_line,
     )
     return status, snapshot
 
@@ -175,7 +175,7 @@ def watch(
 def _activity(status: CampaignStatus) -> str:
     if status.active:
         rate = f"{text.plain(status.members_per_hour, 3)} members per hour"
-        left = text.duration(status.seconds_left) if status.seconds_left is not None else "not known yet"
+        left = in_words(status.seconds_left) if status.seconds_left is not None else "not known yet"
         since = f"running since {text.utc(status.started)} UTC"
         return f"{since} on {len(status.workers)} workers; {rate}; time left: {left}"
     if status.settled:
@@ -184,7 +184,7 @@ def _activity(status: CampaignStatus) -> str:
         return f"nothing left to train{again}"
     work = ""
     if status.worker_seconds_left is not None:
-        work = f"; about {text.duration(status.worker_seconds_left)} of one worker's time left"
+        work = f"; about {in_words(status.worker_seconds_left)} of one worker's time left"
     return f"no run is active{work}; 'hydragnn-hpc run CAMPAIGN.yaml {status.folder}' continues"
 
 
