@@ -87,7 +87,7 @@ def places(content: Any, above: tuple = ()) -> list[tuple]:
 
 
 def changed(content: Any, place: tuple, change: tuple) -> Any:
-    """Return plain data with one value replaced, removed, or given a key more."""
+    """Return plain data with one value replaced or removed, or one key added."""
     what, value = change
     if not place:
         return value
@@ -145,7 +145,7 @@ def test_whatever_is_changed_is_read_as_it_is_or_refused_in_one_line(
 def test_a_staged_recipe_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, recipe: StagedRecipe
 ) -> None:
-    """A reference may hold NaN, which the JSON of other records has not."""
+    """A reference may hold NaN, which other records must not."""
     path = tmp_path_factory.getbasetemp() / "recipe.json"
     unknown = FittedReference(
         kind="composition", level="graph", elements=[26], compositions=[[1.0]], values=[[[math.nan]]], scale=[1.0]

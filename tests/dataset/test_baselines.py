@@ -1,4 +1,4 @@
-"""Baselines against NumPy written out here: fitted to the training set, judged on the others, in physical values."""
+"""Baselines against NumPy written out here: fitted to the training set, evaluated on the others, in physical units."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FE, CO, PT = 26, 27, 78
 
 
 def data_set(samples: int = 120, sizes: tuple[int, ...] = (4, 8)) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Random alloys of several sizes and the counts of their elements; every fifth sample validates, another tests."""
+    """Random alloys of several sizes, a fifth of them for validation and a fifth for testing; counts of their elements."""
     rng = np.random.default_rng(0)
     n = rng.choice(sizes, samples)
     offsets = np.concatenate([[0], np.cumsum(n)]).astype(np.int64)
@@ -53,7 +53,7 @@ def check(part: PartSummary, truth: np.ndarray, guesses: dict[str, np.ndarray], 
 
 
 @pytest.mark.parametrize("form", ["per cell", "per atom"])
-def test_a_graph_level_target_is_fitted_as_it_goes_with_the_size(form: str) -> None:
+def test_a_graph_level_target_is_fitted_as_it_scales_with_the_size(form: str) -> None:
     arrays, counts = data_set()
     terms = counts if form == "per cell" else counts / counts.sum(axis=1, keepdims=True)
     rng = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""A small data set and campaign for the tests of this stage."""
+"""A small data set and campaign for the tests of runs."""
 
 from __future__ import annotations
 

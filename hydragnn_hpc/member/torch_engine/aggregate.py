@@ -38,7 +38,7 @@ class PaddedRows:
     repeats : tensor [n, 1] or None
         How often each row's first neighbour is repeated; None if no row repeats any.
     places : tensor [K * n] or None
-        Where each slot's edge is in what edges add to messages; None if they add nothing.
+        Index of each slot's edge in what edges add to messages; None if they add nothing.
     """
 
     rows: slice
@@ -68,7 +68,7 @@ class NeighbourTable:
     inverse : tensor [N, 1]
         1 / degree; 0 for rows without neighbours.
     places : int64 tensor [edges] or None
-        Where each edge is in what edges add to messages.
+        Index of each edge in what edges add to messages.
     """
 
     rows: int
@@ -103,7 +103,7 @@ def make_neighbour_table(
     room : int
         Approximate size of a part: its rows times their largest degree.
     places : int64 tensor [edges] or None
-        Where each edge is in what edges add to messages; None if they add nothing.
+        Index of each edge in what edges add to messages; None if they add nothing.
     """
     parts: list[PaddedRows] = []
     while not parts or parts[-1].rows.stop < len(degree):

@@ -1,4 +1,4 @@
-"""Random problems: the same data and the same weights for every engine, and a judge in float64."""
+"""Random problems: the same data and the same weights for every engine, and a reference in float64."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def random_samples(
     inputs: int = 1,
     spread: float = 0.1,
 ) -> TrainingData:
-    """Samples with inputs 0 or 1, ``spread`` wide each: without spread, neighbours tie all the time."""
+    """Samples with inputs near 0 or 1, with this ``spread``: without any, neighbours tie all the time."""
     structure = structure_of(geometries, np.arange(number) % len(geometries))
     structure = with_vectors(structure)
     rows = {"node": int(structure.atom_offsets[-1]), "graph": number}
@@ -112,7 +112,7 @@ def with_holes(data: TrainingData, rng: np.random.Generator, share: float) -> Tr
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step leaves: losses [E, T], and by name gradients and buffers [E, ...], all float64."""
+    """Results of a step: losses [E, T], and gradients and buffers [E, ...] by name, all float64."""
 
     losses: Tensor
     gradients: dict[str, Tensor]
@@ -151,7 +151,7 @@ class Problem:
         self.members = members
 
     def engine(self, name: str = "library", dtype: torch.dtype = torch.float64) -> Engine:
-        """The engine of that name; the library's layers in float64 are the judge of the others."""
+        """The engine of that name; the library's layers in float64 are the reference for the others."""
         return ENGINES[name](self.sizes, self.samples, dtype)
 
     def index(self, batch: int, seed: int = 0) -> np.ndarray:

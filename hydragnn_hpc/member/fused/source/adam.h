@@ -17,7 +17,7 @@ static void adam(const Betas *betas, long size, real epsilon, real rate, real *p
         vec g = load_loose(gradients + k), m = load_loose(first + k), v = load_loose(second + k);
         m += new_first * (g - m);
         v = keep * v + new_second * (g * g);
-        /* not a number must stay visible, so the root of what is not positive comes from v itself */
+        /* NaN must stay visible, so where v is not positive the root is v itself */
         vec root = where_positive(v, quick_root(v)) + (v - where_positive(v, v));
         store_loose(first + k, m);
         store_loose(second + k, v);

@@ -15,7 +15,7 @@
 /* PyTorch Geometric: clamp(var, 1e-5).sqrt(), then zero where that is not above sqrt(1e-5). */
 #define SMALLEST_VARIANCE ((real)1e-5)
 
-/* What one receiver gets: of each neighbour a column of y, to which the numbers of the edge's kind are added. */
+/* The messages to one receiver: each neighbour's column of y, plus the numbers of the edge's kind. */
 typedef struct {
     const vec *y;
     const int32_t *neighbour, *kind;
@@ -126,8 +126,8 @@ INLINE void aggregate_back_part(int edges, int U, Incoming in, long f, const vec
     }
 }
 
-/* Adds to grad_y of the neighbours, and to grad_added of the edges' kinds, what `grad` on the aggregates `value` of one
- * receiver implies. */
+/* Adds to grad_y of the neighbours, and to grad_added of the edges' kinds, the gradients that follow from `grad`, that
+ * of the aggregates `value` of one receiver. */
 static void aggregate_back(Incoming in, const vec *value, const vec *grad, vec *grad_y, vec *grad_added) {
 #define PART(edges, U) aggregate_back_part(edges, U, in, f, value, grad, grad_y, grad_added)
     for (long f = 0; f < in.features; f += FEATURES_AT_ONCE)

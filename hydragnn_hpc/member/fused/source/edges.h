@@ -21,7 +21,7 @@ INLINE const real *edge_matrix(const Layer *layer, const real *parameters, long 
     return parameters + layer->pre_weight + r * layer->pre_width + 2 * layer->in;
 }
 
-/* Vectors of a layer's gradient of t, and what sum_each() takes past their end. */
+/* Number of vectors in a layer's gradient of t, rounded up to what sum_each() reads. */
 INLINE long edge_vectors(const Plan *plan, long in) { return (plan->kinds * in + LANES - 1) / LANES * LANES; }
 
 static void clear_edges(const Plan *plan, const Layer *layer, const EdgeMemory *m) {

@@ -31,11 +31,11 @@ INLINE long section_chunks(const Layer *layer) { return own_chunks(layer) + chun
 INLINE long fold_vectors(const Layer *layer) {
     return (own_chunks(layer) + SCALERS * section_chunks(layer)) * layer->out;
 }
-/* Place of scaler s (0 .. SCALERS - 1); section 0 of the text is at the start. */
+/* Offset of the section of scaler s (0 .. SCALERS - 1); that of E_0 is at the start. */
 INLINE long section_at(const Layer *layer, int s) {
     return (own_chunks(layer) + s * section_chunks(layer)) * layer->out;
 }
-/* Room for one matrix M(d) and the full vectors written past its end. */
+/* Room for one matrix M(d), and for what full vectors write past its end. */
 INLINE long matrix_room(const Layer *layer) {
     return (layer->out * stacked_rows(layer) + 2 * LANES - 1) / LANES * LANES;
 }
@@ -92,7 +92,7 @@ static void extend(const Layer *layer, const real *parameters, const FoldMemory 
                  columns(m->extended + section_at(layer, s), out, own));
 }
 
-/* Where chunk t of row r lies in a matrix: the chunks of [x, 1], then those of the aggregates. */
+/* Offset of chunk t of row r in a matrix: the chunks of [x, 1], then those of the aggregates. */
 INLINE long chunk_at(const Layer *layer, long r, long t) {
     long own = own_chunks(layer);
     return r * stacked_rows(layer) + (t < own ? t * LANES : layer->in + 1 + (t - own) * LANES);
@@ -126,7 +126,7 @@ static void fold(const Plan *plan, const Layer *layer, const real *parameters, c
 }
 
 /* Gradient of the folded sections from that of all M(d); also that of l. Lanes past the end of [x, 1] hold what
- * comes next in the matrix; they meet zeros in `extended` and go nowhere. */
+ * comes next in the matrix, but are multiplied by zeros of `extended`. */
 static void combine_back(const Plan *plan, const Layer *layer, const real *grads, vec *folded, real *grad_bias) {
     long out = layer->out, own = own_chunks(layer), all = section_chunks(layer), room = matrix_room(layer);
     for (long r = 0; r < out; r++) {

@@ -1,4 +1,4 @@
-/* Pooling, the heads' fully connected layers, and the loss: forward and backward of one block at once. */
+/* Pooling, the heads' fully connected layers, and the loss: forward and backward, one block at a time. */
 #ifndef FUSED_HEADS_H
 #define FUSED_HEADS_H
 
@@ -79,15 +79,15 @@ static void head_back(const Task *task, const real *parameters, const HeadMemory
     }
 }
 
-/* Column `place` of the targets of a block. */
-static void load_target(const Plan *plan, const Task *task, const Block *block, long place, vec *to) {
-    long atoms = task->graph ? 1 : plan->atoms, atom = task->graph ? 0 : plan->order[place], width = task->width;
+/* Column `position` of the targets of a block. */
+static void load_target(const Plan *plan, const Task *task, const Block *block, long position, vec *to) {
+    long atoms = task->graph ? 1 : plan->atoms, atom = task->graph ? 0 : plan->order[position], width = task->width;
     for (int l = 0; l < LANES; l++)
         for (long o = 0; o < width; o++)
             ((real *)(to + o))[l] = task->target[(block->sample[l] * atoms + atom) * width + o];
 }
 
-/* Loss of one column of outputs in each lane of `mask`, over known targets. Targets become its gradient times factor. */
+/* Loss of one column of outputs in each lane of `mask`, over known targets, which become its gradient times `factor`. */
 INLINE vec column_loss(const Task *task, vec mask, const vec *out, real factor, vec *target) {
     vec sum = {};
     for (long o = 0; o < task->width; o++) {
@@ -120,7 +120,7 @@ static long head_input(const Plan *plan, const Task *task, const HeadMemory *m, 
     return 1;
 }
 
-/* How many targets of a task are known in a batch, at least 1. */
+/* Number of known targets of a task in a batch, at least 1. */
 static double known_targets(const Plan *plan, const Task *task, const int64_t *sample, long samples) {
     long size = task->width * (task->graph ? 1 : plan->atoms), known = samples * size;
     if (!task->partial) return (double)known;
@@ -129,7 +129,7 @@ static double known_targets(const Plan *plan, const Task *task, const int64_t *s
     return known > 0 ? (double)known : 1;
 }
 
-/* Forward, loss and backward of one head for one block of a batch with so many known `values`; adds to grad_x and
+/* Forward, loss and backward of one head for one block of a batch with `values` known targets; adds to grad_x and
  * gradients. Returns this block's part of the task's mean loss. */
 static double head_step(const Plan *plan, const Task *task, const real *parameters, const HeadMemory *m,
                         const Block *block, double values, vec *x, vec *grad_x, real *gradients) {

@@ -1,11 +1,11 @@
-/* Losses of differences and their slopes, element by element: those of engine/losses.py. */
+/* Losses of differences and their slopes, element by element, as in engine/losses.py. */
 #ifndef FUSED_LOSS_H
 #define FUSED_LOSS_H
 
 #include "plan.h"
 
-/* Loss of each lane's difference; `slope` becomes its derivative, 0 at 0. Not a number stays one in the loss: of two
- * operands the processor's minimum and maximum give the second where one is not a number. */
+/* Loss of each lane's difference; `slope` becomes its derivative, 0 at 0. NaN stays NaN in the loss: where one operand
+ * is NaN, the processor's minimum and maximum return the second. */
 INLINE vec loss_of(const Task *task, vec difference, vec *slope) {
     vec delta = (vec){} + (real)task->delta, one = (vec){} + 1;
     switch (task->loss) {

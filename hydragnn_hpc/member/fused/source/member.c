@@ -68,7 +68,7 @@ static void clear_sums(const Memory *m, long features) {
     memset(m->sum_product, 0, features * sizeof(vec));
 }
 
-/* All heads, forward and backward; leaves in m->grad the gradient behind the last ReLU, and its sums. */
+/* All heads, forward and backward; leaves the gradient with respect to the last ReLU's input in m->grad, and its sums. */
 static void heads_step(const Plan *plan, const Memory *m, const real *parameters, long samples, real *gradients,
                        double *losses) {
     long features = plan->layer[plan->layers - 1].out, n = plan->atoms;
@@ -128,7 +128,7 @@ static void member_step(const Plan *plan, Memory *m, const real *parameters, rea
     }
 }
 
-/* ---- what Python calls ---- */
+/* ---- functions that Python calls ---- */
 
 int64_t fused_lanes(void) { return LANES; }
 
@@ -179,7 +179,7 @@ void fused_predict(const Plan *plan, char *memory, int64_t members, int64_t samp
     restore_subnormals(before);
 }
 
-/* The same for samples of any geometries. `atoms` and `edges` are the most of a member's batch. */
+/* The same for samples that differ in geometry. `atoms` and `edges` are the largest numbers in any member's batch. */
 int64_t varying_memory(const Plan *plan, int64_t samples, int64_t atoms, int64_t edges, int64_t training) {
     return (int64_t)lay_out_batch(plan, (Extent){samples, atoms, edges, training}, NULL).bytes;
 }

@@ -1,4 +1,4 @@
-/* The working memory of one member at a time, carved out of one block that the caller owns. */
+/* The working memory for one member at a time, in one block that the caller owns. */
 #ifndef FUSED_MEMORY_H
 #define FUSED_MEMORY_H
 
@@ -72,7 +72,7 @@ static Norm take_norm(Arena *arena, long room) {
     return norm;
 }
 
-/* What the folding of all layers uses in turn. */
+/* Memory that all layers use for folding, in turn. */
 static FoldMemory take_shared_fold(Arena *arena, const Widest *w) {
     FoldMemory shared = {0};
     shared.folded = take_vectors(arena, w->fold);
@@ -131,7 +131,7 @@ static void take_heads(Arena *arena, const Plan *plan, const Widest *w, HeadMemo
     for (int k = 0; k < 2; k++) head->grad[k] = take_vectors(arena, plan->atoms * w->head);
 }
 
-/* Lays out the memory for batches of at most `samples` from `base` on (NULL: only measures it). */
+/* Lays out the memory for batches of at most `samples` from `base` on; if that is NULL, only measures it. */
 static Memory lay_out(const Plan *plan, long samples, char *base) {
     Arena arena = {base, 0};
     Widest w = widest_of(plan);

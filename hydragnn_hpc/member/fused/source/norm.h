@@ -100,7 +100,7 @@ static void finish_norm_back(const Layer *layer, double count, const vec *sum, c
         finish_feature_back(layer, norm, f, count, sum_lanes(sum[f]), sum_lanes(sum_product[f]), gradients);
 }
 
-/* Gradient ahead of batch norm, in place; zero in lanes without a sample. */
+/* Gradient with respect to batch norm's input, in place; zero in lanes without a sample. */
 static void norm_back(const Norm *norm, long features, long count, const vec *value, vec mask, vec *grad) {
     for (long t = 0; t < count; t++, value += features, grad += features)
         for (long f = 0; f < features; f++)

@@ -1,5 +1,5 @@
-/* What the kernels read: sizes, where each parameter lies, the geometry, the data. Mirrored field by
- * field in plan.py, which interface.h compares. Offsets count elements of one member's flat parameter (or buffer) vector. */
+/* What the kernels read: sizes, the offset of each parameter, the geometry, the data. Mirrored field by field in
+ * plan.py, which interface.h checks. Offsets count elements of one member's flat parameter (or buffer) vector. */
 #ifndef FUSED_PLAN_H
 #define FUSED_PLAN_H
 
@@ -27,7 +27,7 @@ typedef struct {
 
 typedef struct {
     int64_t graph, width, linears;
-    int64_t partial; /* whether some targets are missing: not a number */
+    int64_t partial; /* whether some targets are missing (NaN) */
     int64_t loss;
     const Linear *linear;
     double weight, delta;
@@ -37,10 +37,10 @@ typedef struct {
 typedef struct {
     int64_t atoms, layers, tasks, groups, pooling, parameters, buffers;
     int64_t edge_features, kinds; /* K, 0 for none; kinds of edges: edges of one length */
-    const int64_t *order;     /* [n]: place in here -> atom; atoms of one degree lie together */
+    const int64_t *order;     /* [n]: position -> atom; atoms of equal degree are adjacent */
     const int32_t *first;     /* [n + 1] */
-    const int32_t *neighbour; /* [m], places */
-    const int64_t *group;     /* [groups + 1]: first place of each degree */
+    const int32_t *neighbour; /* [m], positions */
+    const int64_t *group;     /* [groups + 1]: first position of each degree */
     const real *scale;        /* [groups, SCALERS]; all zero for degree 0 */
     const Layer *layer;
     const Task *task;
@@ -48,8 +48,8 @@ typedef struct {
     const int32_t *kind; /* [m] */
     const real *basis;   /* [kinds, K + 1]: features of edges, and 1 */
     double momentum, epsilon;
-    /* Of samples with geometries of their own; NULL where all share one. Then `groups` and `scale` are those of the
-     * degrees 0, 1, ..., `neighbour` counts from the first atom, and inputs and targets at node level are [A, ...]. */
+    /* For samples with geometries of their own; NULL where all share one. In that case `groups` and `scale` are those
+     * of degrees 0, 1, ..., `neighbour` counts from the first atom, and inputs and targets at node level are [A, ...]. */
     const int64_t *first_row;       /* [S + 1]: first atom of each sample */
     const int32_t *sample_geometry; /* [S] */
     const int64_t *first_site;      /* [G + 1] */

@@ -13,7 +13,7 @@
 typedef struct {
     vec *data;
     long stride, count;
-    long blocks, jump; /* outer_add: the same columns of so many blocks, `jump` vectors apart */
+    long blocks, jump; /* outer_add: the same columns of several blocks, `jump` vectors apart */
 } Columns;
 
 typedef struct { /* element (r, k) is data[r * row_stride + k * depth_stride]: a transpose costs nothing */
@@ -100,7 +100,7 @@ static void multiply_bias(Matrix m, const real *bias, Columns in, Columns out) {
 }
 
 /* Sums over the lanes of one tile's products: sum[i][j] of row i and column j of the tile. At an edge (`ragged`) the
- * last row and column are repeated instead of passed. */
+ * last row and column are repeated, so that nothing is read past them. */
 INLINE void outer_tile(int ragged, Columns left, long rows, Columns right, long cols, real *sum) {
     vec acc[OUTER_ROWS * OUTER_COLUMNS];
     UNROLL for (int k = 0; k < OUTER_ROWS * OUTER_COLUMNS; k++) acc[k] = (vec){};

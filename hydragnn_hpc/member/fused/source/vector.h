@@ -1,8 +1,8 @@
 /* Vectors of samples: the lanes of a `vec` are different samples of one member's batch.
  *
- * Written with the vector extensions of GCC and Clang, so any processor works; where these do not
- * reach the instruction that matters (minimum, masked add, square root), x86 intrinsics are used.
- * FUSED_DOUBLE selects float64, which exists to test the same source sharply.
+ * Written with the vector extensions of GCC and Clang, so any processor works; where they cannot
+ * express an instruction that matters (minimum, masked add, square root), x86 intrinsics are used.
+ * FUSED_DOUBLE selects float64, which exists for tests of the same source to tight tolerances.
  */
 #ifndef FUSED_VECTOR_H
 #define FUSED_VECTOR_H
@@ -101,11 +101,11 @@ INLINE vec take_first(vec sum, vec a, vec b, vec *c) {
 
 #endif
 
-/* max(0, a). Of these two, all the above give the second where one is not a number, so it stays visible. */
+/* max(0, a). Where one operand is NaN, every variant above returns the second, so that NaN stays visible. */
 INLINE vec rectify(vec a) { return maximum((vec){}, a); }
 
-/* sqrt(a) and 1 / a for positive a, to the last bit or two. The processor's own take 16 to 24 cycles a vector, its
- * estimates with one Newton step four. */
+/* sqrt(a) and 1 / a for positive a, to the last bit or two. The processor's own instructions take 16 to 24 cycles per
+ * vector, its estimates with one Newton step four. */
 #if defined(__AVX512F__) && !defined(FUSED_DOUBLE)
 INLINE vec quick_root(vec a) {
     vec estimate = (vec)_mm512_rsqrt14_ps((__m512)a), root = a * estimate;
@@ -120,8 +120,8 @@ INLINE vec quick_root(vec a) { return square_root(a); }
 INLINE vec quick_inverse(vec a) { return 1 / a; }
 #endif
 
-/* Subnormal numbers count as zero from here on; returns what restore_subnormals() takes. The moments of weights that no
- * longer move decay into them and stay there, and every instruction that meets one takes a hundred cycles. */
+/* Treats subnormal numbers as zero from here on; returns what restore_subnormals() takes. The moments of weights that
+ * no longer change decay into subnormal numbers and stay there, and every instruction on one takes a hundred cycles. */
 static unsigned flush_subnormals(void) {
 #if defined(__SSE__)
     unsigned before = _mm_getcsr();
@@ -158,7 +158,7 @@ INLINE vec shuffle_two(vec a, vec b, lane_mask from) {
 #endif
 }
 
-/* Which lanes of two vectors side by side go where, to add lanes `s` apart of both at once. */
+/* Shuffles of two vectors, with which lanes `s` apart are added in both at once. */
 #define STRAIGHT(l, s) ((l) & (s) ? LANES + (l) : (l))
 #define CROSSED(l, s) ((l) & (s) ? LANES + ((l) ^ (s)) : ((l) ^ (s)))
 #define LANES2(how, l, s) how(l, s), how((l) + 1, s)

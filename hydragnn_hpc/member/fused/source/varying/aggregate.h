@@ -1,6 +1,6 @@
-/* Aggregation over neighbours, forward and backward, as ../aggregate.h: the same sums in the same order.
+/* Aggregation over neighbours, forward and backward, as in ../aggregate.h: the same sums in the same order.
  *
- * Here lanes are features, and a receiver takes its neighbours' whole rows. Aggregates are written one after the other
+ * Here lanes are features, and a receiver reads its neighbours' whole rows. Aggregates are written one after the other
  * without padding; what a vector writes past the end of one is overwritten by the next.
  */
 #ifndef FUSED_VARYING_AGGREGATE_H
@@ -9,8 +9,8 @@
 #include "../aggregate.h"
 #include "rows.h"
 
-/* PART(V, f) of all features, from f on V vectors at a time; from the end, since only the last part writes past one
- * aggregate's end into the next. */
+/* Calls PART(V, f) for all features, V vectors from f on at a time; from the end, since only the last part writes past
+ * one aggregate's end into the next. */
 #define FOR_VECTORS(features, PART)                                                 \
     for (long f = ((features) - 1) / (VECTORS_AT_ONCE * LANES) * (VECTORS_AT_ONCE * LANES); f >= 0; \
          f -= VECTORS_AT_ONCE * LANES)                                              \
@@ -20,7 +20,7 @@
         default: PART(3, f); break;                                                 \
         }
 
-typedef struct { /* what one receiver gets: its neighbours' rows of y, and to each is added the row of its edge */
+typedef struct { /* the messages to one receiver: its neighbours' rows of y, plus the rows of the edges */
     const real *y, *added; /* added: [degree] rows, or NULL */
     long stride;
     const int32_t *neighbour;
@@ -98,8 +98,8 @@ INLINE void gather_back_part(int edges, int V, Messages in, long f, const real *
         }
 }
 
-/* Adds to grad_y of the neighbours, and writes to grad_added of the edges, what `grad` on the aggregates `value` of one
- * receiver implies. */
+/* Adds to grad_y of the neighbours, and writes to grad_added of the edges, the gradients that follow from `grad`, that
+ * of the aggregates `value` of one receiver. */
 static void gather_back(Messages in, const real *value, const real *grad, real *grad_y, real *grad_added) {
 #define PART(V, f)                                                                          \
     in.added ? gather_back_part(1, V, in, f, value, grad, grad_y, grad_added)               \

@@ -14,9 +14,9 @@ typedef struct {
     int32_t *degree;           /* [atoms] */
     const int32_t **neighbour; /* [atoms]: its neighbours, counted from its sample's first atom */
     int64_t *edge;             /* [atoms + 1]: first edge of each in the batch */
-    int32_t *order;            /* [atoms]: by degree, so that atoms that share a matrix follow each other */
+    int32_t *order;            /* [atoms]: by degree, so that atoms that share a matrix are adjacent */
     long groups;               /* distinct degrees */
-    int32_t *group;            /* [groups + 1]: first place of each in order */
+    int32_t *group;            /* [groups + 1]: first position of each in order */
     real *scale;               /* [groups][SCALERS] */
     int32_t *count;            /* [plan->groups + 1]: scratch */
 } Batch;
@@ -38,7 +38,7 @@ static void load_atoms(const Plan *plan, Batch *batch, long s) {
     }
 }
 
-/* Sorts the atoms by degree, those of one degree as they come. */
+/* Sorts the atoms by degree; the order of those of equal degree is kept. */
 static void sort_atoms(const Plan *plan, Batch *batch) {
     int32_t *count = batch->count;
     memset(count, 0, (plan->groups + 1) * sizeof *count);

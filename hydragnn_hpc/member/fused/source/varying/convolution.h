@@ -1,4 +1,4 @@
-/* One PNA convolution of a batch of samples of any geometries, forward and backward. */
+/* One PNA convolution of a batch of samples that differ in geometry, forward and backward. */
 #ifndef FUSED_VARYING_CONVOLUTION_H
 #define FUSED_VARYING_CONVOLUTION_H
 
@@ -62,8 +62,8 @@ static void convolve_rows(const Layer *layer, const real *matrices, const Batch 
     }
 }
 
-/* From grad, that of the output: the gradients of the matrices and of the stacked rows. All of the former is written:
- * what is read past the end of a matrix meets zeros, which a NaN that was left there would survive. */
+/* From grad, that of the output: the gradients of the matrices and of the stacked rows. The former are written with the
+ * room behind them, since what is read there is multiplied by zeros, and a NaN left there would survive that. */
 static void matrices_rows_back(const Layer *layer, const real *matrices, const Batch *batch, const RowMemory *m,
                                real *grad, real *grad_matrices) {
     long depth = stacked_rows(layer), width = layer->out, room = matrix_room(layer);

@@ -21,7 +21,7 @@ INLINE vec quick_exp(vec a) {
     for (int l = 0; l < LANES; l++) a[l] = exp(a[l]);
     return a;
 #else
-    const real shift = 12582912; /* 1.5 * 2^23: what is added to it is rounded to an integer */
+    const real shift = 12582912; /* 1.5 * 2^23: adding it rounds to an integer */
     a = maximum(a, (vec){} - 87);
     vec n = (a * (real)1.44269504088896341 + shift) - shift;
     vec r = a - n * (real)0.693359375 + n * (real)2.12194440e-4;
@@ -92,7 +92,7 @@ static const real *added_rows(const Plan *plan, const Layer *layer, const Batch 
     return m->added;
 }
 
-/* Adds to A^T what m->grad_added of the edges of an atom implies. */
+/* Adds to A^T the contribution of m->grad_added, that of the edges of an atom. */
 static void added_rows_back(const Plan *plan, const Layer *layer, const Batch *batch, const EdgeRows *m, long t) {
     if (!m->features) return;
     long room = feature_room(plan);

@@ -1,5 +1,5 @@
-/* Heads over rows of features: those of atoms, or of samples after pooling. Blocks of rows become columns whose lanes
- * are rows, which ../heads.h takes. */
+/* Heads over rows of features: those of atoms, or of samples after pooling. Blocks of rows are transposed to columns
+ * whose lanes are rows, on which ../heads.h works. */
 #ifndef FUSED_VARYING_HEADS_H
 #define FUSED_VARYING_HEADS_H
 
@@ -21,8 +21,8 @@ typedef struct { /* what a head is applied to */
     real *x, *grad;        /* [count][padded features]; grad grows */
 } HeadRows;
 
-/* An even number: compilers may round a lone sum otherwise than several side by side, and a row's bits would depend on
- * its place. */
+/* An even number, since compilers may round a single sum differently from several side by side, and a row's bits would
+ * then depend on its position. */
 INLINE long columns_of(long count) { return rounded(count, 2 * LANES) / LANES; }
 
 /* Lanes past the last row repeat it. */
@@ -51,7 +51,7 @@ static void add_columns_to_rows(const vec *from, long features, long count, real
         }
 }
 
-/* As sum_loss, for rows with these targets. */
+/* Like sum_loss, for rows with these targets. */
 static double sum_rows_loss(const Task *task, const HeadMemory *m, const int64_t *number, long count, real factor) {
     long width = task->width;
     const vec *out = m->activation[task->linears];
@@ -104,7 +104,7 @@ static void head_rows_predict(const Task *task, const real *parameters, const Ro
     }
 }
 
-/* How many targets are known, at least 1. */
+/* Number of known targets, at least 1. */
 static double known_rows(const Task *task, const int64_t *number, long count) {
     long known = count * task->width;
     if (task->partial)
@@ -116,7 +116,7 @@ static double known_rows(const Task *task, const int64_t *number, long count) {
 /* One row from the atoms of each sample, in the order of ../heads.h: by degree. */
 static void pool_rows(const Plan *plan, const Batch *batch, long features, const real *x, real *pooled) {
     long stride = padded(features);
-    memset(pooled, 0, batch->samples * stride * sizeof(real)); /* behind a ReLU, also the least maximum */
+    memset(pooled, 0, batch->samples * stride * sizeof(real)); /* after a ReLU, also the least maximum */
     for (long k = 0; k < batch->atoms; k++) {
         long t = batch->order[k];
         real *to = pooled + batch->owner[t] * stride;

@@ -4,7 +4,7 @@
 
 #include "memory.h"
 
-/* The plan with the degrees of a batch in place of all. */
+/* The plan with the degrees of a batch in place of all degrees. */
 static Plan plan_of(const Plan *plan, const Batch *batch) {
     Plan own = *plan;
     own.groups = batch->groups;
@@ -33,7 +33,7 @@ static void convolve_layer(const Plan *plan, const BatchMemory *m, const real *p
     convolve_rows(layer, m->matrices[l], &m->batch, m->rows + l, m->value[l]);
 }
 
-/* Leaves in m->grad the gradient behind the last ReLU, and its totals. */
+/* Leaves the gradient with respect to the last ReLU's output in m->grad. */
 static void heads_rows_step(const Plan *plan, const BatchMemory *m, const real *parameters, real *gradients,
                             double *losses) {
     long last = plan->layers - 1, features = plan->layer[last].out, stride = padded(features);
@@ -52,7 +52,7 @@ static void heads_rows_step(const Plan *plan, const BatchMemory *m, const real *
     pool_rows_back(plan, batch, features, m->x, m->head.pooled, m->head.grad_pooled, m->grad);
 }
 
-/* Backward through layer l: from m->grad behind its ReLU to m->grad_next. */
+/* Backward through layer l: from m->grad, that of its ReLU's output, to m->grad_next. */
 static void layer_rows_back(const Plan *plan, const BatchMemory *m, const real *parameters, long l, real *gradients) {
     const Layer *layer = plan->layer + l;
     long atoms = m->batch.atoms, features = padded(layer->out);

@@ -1,4 +1,4 @@
-/* The working memory of a batch, carved out of the same block as ../memory.h's. */
+/* The working memory for a batch, in one block like that of ../memory.h. */
 #ifndef FUSED_VARYING_MEMORY_H
 #define FUSED_VARYING_MEMORY_H
 
@@ -22,13 +22,14 @@ typedef struct {
     size_t bytes;
 } BatchMemory;
 
-/* What a batch has at most. Steps keep stacked rows and y of all layers for the way back, predictions one layer's. */
+/* The largest sizes of a batch. Steps keep the stacked rows and y of all layers for the backward pass, predictions those
+ * of one layer. */
 typedef struct {
     long samples, atoms, edges;
     int training;
 } Extent;
 
-/* Rows are read and written up to so many numbers past the end. */
+/* With room for what is read and written past the end. */
 static real *take_rows(Arena *arena, long count, long width) {
     return take_reals(arena, count * width + ROWS_AT_ONCE * padded(width));
 }

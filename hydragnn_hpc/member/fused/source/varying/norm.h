@@ -1,11 +1,11 @@
-/* Batch normalisation and ReLU, as ../norm.h, where lanes are features. */
+/* Batch normalisation and ReLU, as in ../norm.h, where lanes are features. */
 #ifndef FUSED_VARYING_NORM_H
 #define FUSED_VARYING_NORM_H
 
 #include "../norm.h"
 #include "rows.h"
 
-#define SUMMED_AT_ONCE 32 /* rows whose sum in `real` loses nothing that matters */
+#define SUMMED_AT_ONCE 32 /* rows; so few are summed in `real` without a loss that matters */
 
 /* to = relu(normalised) */
 static void normalise_rows(const Norm *norm, long features, const real *from, long count, Rows to) {
@@ -52,8 +52,8 @@ static void batch_norm_rows(const Plan *plan, const Layer *layer, const real *pa
     prepare_norm(layer, parameters, norm);
 }
 
-/* Through the ReLU behind `norm`: grad becomes zero where its output is, and the totals grow by the gradient, and by
- * the gradient times (value - mean). */
+/* Backward through the ReLU after `norm`: grad becomes zero where its output is, and is added to the totals, as is its
+ * product with (value - mean). */
 static void rectify_rows_back(const Norm *norm, long features, const real *value, long count, real *grad,
                               double *total, double *total_product) {
     long stride = padded(features);
@@ -75,7 +75,7 @@ static void rectify_rows_back(const Norm *norm, long features, const real *value
     }
 }
 
-/* Gradient ahead of batch norm, in place, from the totals; also those of its weight and bias. */
+/* Gradient with respect to batch norm's input, in place, from the totals; also those of its weight and bias. */
 static void norm_rows_back(const Layer *layer, const Norm *norm, const real *value, long count, real *grad,
                            const double *total, const double *total_product, real *gradients) {
     long features = layer->out, stride = padded(features);

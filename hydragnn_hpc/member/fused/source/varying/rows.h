@@ -1,8 +1,8 @@
-/* Rows of features: one atom (or sample) a row, lanes are features. Products with small matrices, and transpositions.
+/* Rows of features: one row per atom (or sample), lanes are features. Products with small matrices, and transpositions.
  *
- * Rows are padded to whole vectors. What is in the padding never meets a feature: vectors act lane by lane, and all
- * depths count real features only. So padding may hold anything, and rows may be read and written past their ends
- * where what follows is written later, or is room for that.
+ * Rows are padded to whole vectors. Padding never affects a feature, since vectors act lane by lane and all depths count
+ * real features only. So padding may hold anything, and rows may be read and written past their ends where whatever
+ * follows is written later, or is padding too.
  */
 #ifndef FUSED_VARYING_ROWS_H
 #define FUSED_VARYING_ROWS_H
@@ -45,8 +45,8 @@ INLINE void rows_tile(int T, int V, const real *matrix, long stride, long depth,
         store_loose(out[t] + c + v * LANES, acc[t][v]);
 }
 
-/* A last single row goes twice: compilers may round a lone sum otherwise than several side by side, and a row's bits
- * would depend on its place. */
+/* A single last row is computed twice: compilers may round a single sum differently from several side by side, and a
+ * row's bits would then depend on its position. */
 INLINE void rows_strip(int T, const real *matrix, long stride, long depth, long width, int add, Rows in, Rows out,
                        long t, long count) {
     real *from[ROWS_AT_ONCE], *to[ROWS_AT_ONCE];
