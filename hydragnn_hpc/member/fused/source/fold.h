@@ -77,7 +77,8 @@ static void extend(const Layer *layer, const real *parameters, const FoldMemory 
     long in = layer->in, out = layer->out, own = own_chunks(layer), width = (1 + SCALERS * AGGREGATES) * in;
     const real *pre = parameters + layer->pre_weight, *post = parameters + layer->post_weight;
     for (long r = 0; r < in; r++)
-        extended_row_to_chunks(pre + r * layer->pre_width, in, parameters[layer->pre_bias + r], m->row, m->shift + r, in);
+        extended_row_to_chunks(pre + r * layer->pre_width, in, parameters[layer->pre_bias + r], m->row, m->shift + r,
+                               in);
     for (long r = 0; r < out; r++) {
         const real *row = post + r * width;
         extended_row_to_chunks(row, in, parameters[layer->post_bias + r], m->row, m->extended + r, out);

@@ -87,7 +87,7 @@ static void load_target(const Plan *plan, const Task *task, const Block *block, 
             ((real *)(to + o))[l] = task->target[(block->sample[l] * atoms + atom) * width + o];
 }
 
-/* Loss of one column of outputs in each lane of `mask`, over known targets, which become its gradient times `factor`. */
+/* Loss of a column of outputs in each lane of `mask`, over known targets, which become its gradient times `factor`. */
 INLINE vec column_loss(const Task *task, vec mask, const vec *out, real factor, vec *target) {
     vec sum = {};
     for (long o = 0; o < task->width; o++) {

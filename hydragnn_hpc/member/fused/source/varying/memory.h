@@ -22,8 +22,8 @@ typedef struct {
     size_t bytes;
 } BatchMemory;
 
-/* The largest sizes of a batch. Steps keep the stacked rows and y of all layers for the backward pass, predictions those
- * of one layer. */
+/* The largest sizes of a batch. Steps keep the stacked rows and y of all layers for the backward pass, predictions
+ * those of one layer. */
 typedef struct {
     long samples, atoms, edges;
     int training;
