@@ -1,4 +1,4 @@
-"""Ranks under a launcher: how they are joined, and where they are."""
+"""Ranks under a launcher: their connections and their processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ OVER_NETWORK = {"MPIR_CVAR_CH4_NETMOD": "ofi", "MPIR_CVAR_NOLOCAL": "1"}  # no s
 
 
 def process_of(out: Path, variable: str, rank: int) -> int:
-    """Return the process of a rank that runs into ``out``; its launcher tells the rank in ``variable``."""
+    """Return the process of a rank of the run into ``out``; its launcher states the rank in ``variable``."""
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().decode().split("\0")

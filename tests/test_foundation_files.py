@@ -1,4 +1,4 @@
-"""Files of a campaign: written whole or not at all, and what a folder says about its members."""
+"""Files of a campaign: written whole or not at all; and the states of members that a folder shows."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_not_a_number_is_no_json(tmp_path: Path) -> None:
+def test_nan_is_not_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", float("nan"))
     assert not list(tmp_path.iterdir())
@@ -99,8 +99,8 @@ def test_a_full_disk_is_reported_and_the_old_file_stays(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_reader_never_sees_a_half(tmp_path: Path) -> None:
-    """A writer in another process is killed again and again; whatever is read meanwhile is whole."""
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    """A writer in another process is killed repeatedly; whatever is read meanwhile is whole."""
     script = """
         import sys
         from pathlib import Path
@@ -211,7 +211,7 @@ def test_members_come_in_the_campaigns_order(folder: CampaignFolder, frozen: Fro
     assert names == [f"{v}/{r:02d}" for v in ("HCM", "HC", "HM", "CM", "H", "C", "M") for r in (0, 1)]
 
 
-def test_a_damaged_record_of_failures_stops_nobody(folder: CampaignFolder, frozen: Frozen) -> None:
+def test_a_damaged_record_of_failures_does_no_harm(folder: CampaignFolder, frozen: Frozen) -> None:
     files = folder.member("HCM", 0)
     files.make()
     for damage in ("[{", "3", "[3]", "{}"):

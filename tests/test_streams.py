@@ -1,4 +1,4 @@
-"""Standard output and error that are full, closed, not read, or in an encoding that lacks a sign."""
+"""Standard output and error that are full, closed, without a reader, or in an encoding that lacks a character."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_no_file_takes_the_number_of_a_closed_stream() -> None:
     assert done.stdout == "True\n"
 
 
-def test_a_reader_that_does_not_read_costs_its_lines_and_once_some_time() -> None:
+def test_lines_that_nobody_reads_are_lost_after_a_single_delay() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as pipe:
         stream = OptionalStream(pipe, patience=0.05)
@@ -68,7 +68,7 @@ def test_a_reader_that_does_not_read_costs_its_lines_and_once_some_time() -> Non
     ("encoding", "expected"),
     [("utf-8", "µ ≤ ± é ?\n"), ("latin-1", "µ <= ± é ?\n"), ("ascii", "u <= +- e ?\n"), ("cp437", "µ ≤ ± é ?\n")],
 )
-def test_signs_that_an_encoding_lacks_are_spelt_out(encoding: str, expected: str) -> None:
+def test_characters_that_an_encoding_lacks_are_spelt_out(encoding: str, expected: str) -> None:
     text = "'\\u00b5 \\u2264 \\u00b1 \\u00e9 \\udcff'"
     for code, name in ((f"print({text})", "stdout"), (f"print({text}, file=sys.stderr)", "stderr")):
         done = subprocess.run(
@@ -106,7 +106,7 @@ def command(folder: Path, words: list[str], redirection: str, **options: object)
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_output_that_nobody_takes(folder: Path, words: list[str]) -> None:
+def test_output_without_a_reader(folder: Path, words: list[str]) -> None:
     for redirection, code, said in (
         ("> >(exec true)", 141, b""),
         (">/dev/full", 2, b"hydragnn-hpc: error: cannot write to standard output: No space left on device"),
@@ -120,7 +120,7 @@ def test_output_that_nobody_takes(folder: Path, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_commands_end_well_in_an_encoding_that_lacks_signs(folder: Path, encoding: str) -> None:
+def test_commands_succeed_in_an_encoding_that_lacks_characters(folder: Path, encoding: str) -> None:
     for words in COMMANDS:
         done = command(folder, words, "", env={**os.environ, "PYTHONIOENCODING": encoding})
         assert done.returncode == 0, done.stderr

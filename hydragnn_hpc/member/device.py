@@ -66,7 +66,7 @@ def set_threads(threads: int) -> None:
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Use so many cores for a while: in a process that is not ours."""
+    """Use this number of threads inside the block, in a process that belongs to the user."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -76,7 +76,7 @@ def threads(number: int) -> Iterator[None]:
 
 
 def main() -> None:
-    """Print versions, the number of visible devices, and the device of the local rank given."""
+    """Print versions, the number of visible devices, and the device of the given local rank."""
     device = choose_device("auto", int(sys.argv[1]))
     module = {"cuda": torch.cuda, "xpu": torch.xpu}.get(device.type)
     # A device that is listed but broken, or in use by another process, fails only when it is used.

@@ -20,7 +20,7 @@ LATTICE = (5.218, 7.058)
 CUTOFFS = {"206": (7.0, False), "620": (11.4, False), "714": (13.228, False), "periodic": (13.228, True)}
 """Shared geometries by directed edges per graph: cutoff in bohr, and whether periodic (a multigraph of 2,752 edges)."""
 LENGTHS = "+lengths"
-"""Ends the name of a case whose edges have 20 features of their lengths."""
+"""Suffix of a case whose edges have 20 features of their lengths."""
 CASES = (*CUTOFFS, "varying", *(f"{case}{LENGTHS}" for case in (*CUTOFFS, "varying")))
 NEAR = 22
 """Nearest neighbours of an atom in the varying case, before the relation is made symmetric."""
@@ -28,7 +28,7 @@ AGGREGATION = 5 + 8
 """Instructions forward (subtract, add, multiply-add, minimum, maximum) and backward (multiply-add, add, and twice
 compare, masked add, masked clear)."""
 ADDITION = 1 + 2
-"""What edge features add to it: to the message forward, and of its gradient to those of neighbour and edge."""
+"""Further instructions with edge features: one forward for the message, two backward for neighbour and edge."""
 
 
 def supercell(periodic: bool) -> Geometry:
@@ -40,7 +40,7 @@ def supercell(periodic: bool) -> Geometry:
 
 
 def shared(case: str) -> Structure:
-    """All samples decorate the FePt lattice."""
+    """Samples that all decorate the FePt lattice."""
     cutoff, periodic = CUTOFFS[case]
     found = find_neighbours(supercell(periodic), cutoff)
     n = len(found.offsets) - 1

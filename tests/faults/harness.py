@@ -1,7 +1,6 @@
-"""A campaign under real ``mpirun``, watched and hurt from outside.
+"""A campaign under real ``mpirun``, observed and disturbed from outside, through processes and files alone.
 
-Everything here looks at processes and files only. Every process of a launch has a mark in its environment, so that
-it can be found even after it was re-parented.
+Every process of a launch has a mark in its environment, so that it can be found even after it was re-parented.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pathlib import Path
 
 MARK = "CAMPAIGN_UNDER_TEST"
 BIN = Path(sys.executable).parent
-PATIENCE = 120.0  # no launch of these tests takes longer; what does, hangs
+PATIENCE = 120.0  # no launch of these tests takes longer, unless it hangs
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Launch:
             return ()
 
     def assigned(self, place: tuple[int, ...]) -> tuple[list[tuple[str, int]], int]:
-        """Return what the worker at ``place`` was given last, and how often it was given something."""
+        """Return the latest stack of the worker at ``place``, and how many it has been assigned."""
         events = self.out / "logs" / "events.jsonl"
         lines = events.read_text().splitlines() if events.exists() else []
         mine = [e for e in map(json.loads, lines) if e["event"] == "assign" and (e["rank"], e["slot"]) == place]
@@ -127,7 +126,7 @@ class Launch:
         return False
 
     def let_run(self, seconds: float) -> None:
-        """Let it run for so long, or to its end."""
+        """Let it run for some time, or to its end."""
         limit = time.monotonic() + seconds
         self.wait_until(lambda: time.monotonic() > limit)
 
@@ -153,7 +152,7 @@ class Launch:
             self.process.wait(10)
 
     def tail(self, lines: int = 40) -> str:
-        """Return the end of what the launch printed."""
+        """Return the last lines that the launch printed."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
@@ -216,20 +215,20 @@ class Arena:
         return self.launches[-1]
 
     def finish(self, out: Path) -> None:
-        """Run it; it must be done at the first try, and leave nothing behind."""
+        """Run it; it must finish at the first attempt, and leave nothing behind."""
         code = self.run(out)
         assert code == 0, f"exit code {code} of the run that should have finished\n{self.last().tail()}"
         check_clean(self, out)
 
     def recover(self, out: Path) -> None:
-        """After whatever happened: whole files, a true status; then the same command ends as if nothing had been."""
+        """Check that files are whole and the status correct, and that the same command then gives the same results."""
         check_files(out)
         check_status(out)
         self.finish(out)
         self.check_outcome(out)
 
     def check_outcome(self, out: Path) -> None:
-        """The result is that of the undisturbed run."""
+        """Check that the result is that of the undisturbed run."""
         assert outcome(out) == self.undisturbed, "the result has changed"
 
 
@@ -244,7 +243,7 @@ def outcome(out: Path) -> dict[str, str | bytes]:
 
 
 def check_files(out: Path) -> None:
-    """No file under its own name is half a file: all of them can be read, at any moment."""
+    """Check that every file without a temporary name can be read, at any moment."""
     import numpy as np
     import torch
     import yaml
@@ -307,7 +306,7 @@ def _stopped_by(member: Path) -> str:
 
 
 def check_clean(arena: Arena, out: Path) -> None:
-    """After a run that ended well: nothing half-written, no node-local copy, no lock left."""
+    """Check that a successful run has left nothing half-written, no node-local copy and no lock."""
     left = [*out.rglob(".tmp-*"), *arena.stage.iterdir(), *out.glob("members/*/*/checkpoint.previous.pt")]
     # Those that ended at their last epoch can be trained on.
     left += [p for p in out.glob("members/*/*/checkpoint.pt") if _stopped_by(p.parent) != "epochs"]

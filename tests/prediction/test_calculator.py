@@ -68,8 +68,8 @@ def test_atoms_are_predicted_again_only_where_they_have_changed(plain: Path, mon
 
 
 @pytest.mark.slow
-def test_a_task_called_as_another_property_is_none(ternary: Path) -> None:
-    """Forces of this campaign are a task of their own, called F: ASE's forces stay what they are."""
+def test_a_task_with_another_name_is_not_taken_for_forces(ternary: Path) -> None:
+    """The task F predicts forces, but does not become ASE's ``forces``."""
     atoms = some(ternary)[0]
     atoms.calc = EnsembleCalculator(ternary / "out")
     assert atoms.calc.get_property("F", atoms).shape == (len(atoms), 3)

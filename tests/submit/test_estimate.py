@@ -137,7 +137,7 @@ def test_a_job_asks_for_what_its_data_needs(tmp_path: Path, site: str, samples: 
     assert f"not measured, but estimated from {samples * 7 // 10} training samples of 32 atoms and 714" in done.stderr
 
 
-def test_measured_seconds_go_before_an_estimate(tmp_path: Path) -> None:
+def test_measured_seconds_take_precedence_over_an_estimate(tmp_path: Path) -> None:
     data_set.write(tmp_path / "data.bp")
     done = submit(tmp_path, "slurm", "--seconds", "60")
     assert "--time=1:00:00" in done.stdout

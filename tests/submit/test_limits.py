@@ -1,4 +1,4 @@
-"""Jobs that could never start are refused; a scheduler that cannot be asked keeps none from being submitted."""
+"""Jobs that could never start are refused; a scheduler that does not answer does not prevent submission."""
 
 from __future__ import annotations
 

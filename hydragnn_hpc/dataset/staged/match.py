@@ -30,7 +30,7 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
             )
         if task.vector and len(target.minimum) % 3:
             raise UserError(
-                f"task '{name}': '{task.field}' has {len(target.minimum)} components, which are no vectors; leave"
+                f"task '{name}': '{task.field}' has {len(target.minimum)} components, which do not form vectors; leave"
                 f" tasks.{name}.vector out"
             )
         for low, high in zip(target.minimum, target.maximum, strict=True):

@@ -19,7 +19,7 @@ PLAIN = Requirements()
 
 
 def of_all(campaign: Campaign) -> tuple[Requirements, ...]:
-    """Return what a campaign requires, and what each variant with inputs or references of its own does.
+    """Return what a campaign requires, and what each variant with inputs or references of its own requires.
 
     Those without inputs beyond the species come first: they share the copy's own ``node_inputs``, which the first of
     the others would replace.
@@ -29,7 +29,7 @@ def of_all(campaign: Campaign) -> tuple[Requirements, ...]:
 
 
 def of(campaign: Campaign) -> Requirements:
-    """Return what a campaign requires whose variants have no inputs or references of their own."""
+    """Return what a campaign requires, apart from variants with inputs or references of their own."""
     tasks = [
         ReferencedTask(name=name, field=t.field, level=t.level, reference=t.reference)
         for name, t in campaign.tasks.items()
@@ -40,7 +40,7 @@ def of(campaign: Campaign) -> Requirements:
 
 
 def meet(made: Requirements, wanted: Requirements) -> bool:
-    """Whether what was ``made`` holds all that is ``wanted``."""
+    """Whether what was ``made`` includes everything that is ``wanted``."""
     return made.inputs == wanted.inputs and set(wanted.tasks) <= set(made.tasks)
 
 
@@ -85,7 +85,7 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wa
 
 
 def read(folder: Path) -> StagedRecipe | None:
-    """Return what was required of a copy, and how it was computed; None if nothing was.
+    """Return what was required of a copy, and how it was computed; None if nothing was required.
 
     Raises
     ------

@@ -68,7 +68,7 @@ static void clear_sums(const Memory *m, long features) {
     memset(m->sum_product, 0, features * sizeof(vec));
 }
 
-/* All heads, forward and backward; leaves the gradient with respect to the last ReLU's input in m->grad, its sums too. */
+/* All heads, forward and backward; leaves the gradient with respect to the last ReLU's input in m->grad, and sums. */
 static void heads_step(const Plan *plan, const Memory *m, const real *parameters, long samples, real *gradients,
                        double *losses) {
     long features = plan->layer[plan->layers - 1].out, n = plan->atoms;

@@ -48,8 +48,8 @@ typedef struct {
     const int32_t *kind; /* [m] */
     const real *basis;   /* [kinds, K + 1]: features of edges, and 1 */
     double momentum, epsilon;
-    /* For samples with geometries of their own; NULL where all share one. If not NULL, `groups` and `scale` are those of
-     * degrees 0, 1, ..., `neighbour` counts from the first atom, inputs and targets at node level are [A, ...]. */
+    /* For samples with geometries of their own; NULL where all share one. If not NULL, `groups` and `scale` are those
+     * of degrees 0, 1, ..., `neighbour` counts from the first atom, inputs and targets at node level are [A, ...]. */
     const int64_t *first_row;       /* [S + 1]: first atom of each sample */
     const int32_t *sample_geometry; /* [S] */
     const int64_t *first_site;      /* [G + 1] */
