@@ -16,7 +16,7 @@ FE, CO, PT = 26, 27, 78
 
 
 def data_set(samples: int = 120, sizes: tuple[int, ...] = (4, 8)) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Random alloys of several sizes, a fifth of them for validation and a fifth for testing; counts of their elements."""
+    """Random alloys of several sizes, a fifth each for validation and testing, and the counts of their elements."""
     rng = np.random.default_rng(0)
     n = rng.choice(sizes, samples)
     offsets = np.concatenate([[0], np.cumsum(n)]).astype(np.int64)
