@@ -31,6 +31,7 @@ from hydragnn_hpc.records.events import (
     MemberEpoch,
     Ready,
     Report,
+    Returned,
     Stop,
     Stopped,
     Train,
@@ -46,6 +47,7 @@ from hydragnn_hpc.records.run import (
     StackAssigned,
     StackEnded,
     StackFailed,
+    StackReturned,
     WorkerDevice,
 )
 
@@ -99,6 +101,8 @@ class Controller:
         self._owners: dict[tuple[str, str], int] = {}  # (host, UUID of a device) -> its rank
         self._expected = {(p.rank, s) for p in placements for s in range(self._launch.slots_per_device)}
         self._broken: dict[WorkerId, str] = {}
+        self._without_graphs: set[WorkerId] = set()
+        self._most: dict[tuple[str, str], int] = {}  # (variant, name of a device) -> members that fit into its memory
         self._longest_epoch = 0.0
         self._assignments = 0
         self._stop: ExitCode | None = None
@@ -145,6 +149,8 @@ class Controller:
             self._free(worker, stopped=isinstance(report, Stopped))
         elif isinstance(report, Died):
             self._died(worker, report)
+        elif isinstance(report, Returned):
+            self._returned(worker, report)
         elif isinstance(report, Broken):
             self._broken[worker] = report.cause
             self._idle.discard(worker)
@@ -226,6 +232,29 @@ class Controller:
                 StackFailed, worker, variant=variant, replicas=tuple(replicas), cause=event.cause, final=final
             )
 
+    def _returned(self, worker: WorkerId, event: Returned) -> None:
+        """Continue with a stack without graphs, or in two halves."""
+        self._count_written_results(worker)
+        self._busy.pop(worker, None)
+        running = self._queue.running().get(worker)
+        if running is None:
+            return
+        if event.reason == "graphs":
+            self._without_graphs.add(worker)
+            remedy = "steps run without CUDA graphs, which is slower"
+        else:
+            size = max(1, len(running.replicas) // 2)
+            self._most[running.variant, self._device_name(worker)] = size
+            remedy = f"continues in stacks of {size}"
+        self._queue.stopped(worker)
+        where = f"rank {worker[0]} ({self._placements[worker[0]].host})"
+        self.display.line(f"{names(running.variant, list(running.replicas))} on {where}: {event.detail}; {remedy}")
+        more = {"variant": running.variant, "replicas": running.replicas}
+        self._files.log(StackReturned, worker, reason=event.reason, detail=event.detail, **more)
+
+    def _device_name(self, worker: WorkerId) -> str:
+        return self._devices[worker].name if worker in self._devices else ""
+
     def _count_written_results(self, worker: WorkerId) -> None:
         """Count members as finished if their results are on disk: their worker died before it could report them."""
         running = self._queue.running().get(worker)
@@ -261,7 +290,8 @@ class Controller:
             self._asked_to_stop.update(running)
             return [(worker, Stop()) for worker in running]
         for worker in sorted(self._idle):
-            assignment = self._queue.next(worker)
+            device = self._device_name(worker)
+            assignment = self._queue.next(worker, lambda variant, of=device: self._most.get((variant, of)))  # type: ignore[misc]
             if assignment is None:
                 break
             self._idle.discard(worker)
@@ -270,7 +300,11 @@ class Controller:
             self._assignments += 1
             claim = Claim(run=self._plan.run, assignment=self._assignments)
             train = Train(
-                variant=assignment.variant, replicas=assignment.replicas, attempt=assignment.attempt, claim=claim
+                variant=assignment.variant,
+                replicas=assignment.replicas,
+                attempt=assignment.attempt,
+                claim=claim,
+                graphs=worker not in self._without_graphs,
             )
             commands.append((worker, train))
             again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""

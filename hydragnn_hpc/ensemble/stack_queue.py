@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 WorkerId = tuple[int, int]
@@ -53,12 +53,21 @@ class StackQueue:
         self.finished: set[MemberName] = set()
         self.given_up: set[MemberName] = set()
 
-    def next(self, worker: WorkerId) -> Assignment | None:
-        """Return the next assignment for the idle ``worker``, None if nothing waits."""
+    def next(self, worker: WorkerId, most: Callable[[str], int | None] = lambda variant: None) -> Assignment | None:
+        """Return the next assignment for the idle ``worker``, None if nothing waits.
+
+        ``most`` is how many members of a variant fit into its memory together; None where all do.
+        """
         if worker in self._running or not self._waiting:
             return None
-        self._running[worker] = self._waiting.popleft()
-        return self._running[worker]
+        assignment = self._waiting.popleft()
+        size = most(assignment.variant) or len(assignment.replicas)
+        first, rest = assignment.replicas[:size], assignment.replicas[size:]
+        if rest:
+            self._waiting.appendleft(replace(assignment, replicas=rest, alone=len(rest) == 1))
+            assignment = replace(assignment, replicas=first, alone=len(first) == 1)
+        self._running[worker] = assignment
+        return assignment
 
     def member_done(self, worker: WorkerId, replica: int) -> None:
         """Record that a member has its result; its stack continues without it."""
@@ -75,7 +84,7 @@ class StackQueue:
             del self._running[worker]
 
     def stopped(self, worker: WorkerId) -> None:
-        """Record that the worker has saved its stack and is idle: the stack waits for a later run."""
+        """Record that the worker has saved or returned its stack, which is the next to be assigned."""
         running = self._running.pop(worker)
         if running.replicas:
             self._waiting.appendleft(running)

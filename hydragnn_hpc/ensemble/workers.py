@@ -26,6 +26,7 @@ from hydragnn_hpc.records.events import (
     Quit,
     Ready,
     Report,
+    Returned,
     Stopped,
     Train,
     read_event,
@@ -133,7 +134,7 @@ class WorkerProcess:
         self._writer.write(to_line(command))
 
     def poll(self) -> list[Report]:
-        """Return the events that the worker has sent; `Died` is the last of them."""
+        """Return the events that the worker has sent; `Died` or `Returned` is the last of them."""
         code = self._process.poll()
         self._writer.write(b"")
         events: list[Report] = []
@@ -145,6 +146,9 @@ class WorkerProcess:
                     if isinstance(event, Failed):
                         return [*events, self._died(event.cause, event.detail)]
                     events.append(event)
+                    if isinstance(event, Returned):
+                        self.end()
+                        return events
             except BadLinesError as error:
                 return [*events, self._died(f"sent {error}")]
         if code is not None:
@@ -241,10 +245,10 @@ class Workers:
                     reports.append((slot, event))
                 if isinstance(event, Ready):
                     self._starts[slot] = 0
-                elif isinstance(event, Died):
+                elif isinstance(event, Died | Returned):
                     del self._workers[slot]
                     self.start(slot)
-                    if slot not in self._workers:
+                    if slot not in self._workers and isinstance(event, Died):
                         last = next((line for line in reversed(event.last_output) if line.strip()), event.cause)
                         reports.append((slot, Broken(cause=f"{event.cause}; {last}")))
         return reports

@@ -40,10 +40,13 @@ def network_sizes(
     return NetworkSizes(data.inputs.shape[1], channels, tasks, average_degree, model.pooling, edges=edges)
 
 
-def choose(campaign: Campaign, variant: Variant, data: TrainingData, device: torch.device) -> tuple[Engine, str]:
+def choose(
+    campaign: Campaign, variant: Variant, data: TrainingData, device: torch.device, graphs: bool = True
+) -> tuple[Engine, str]:
     """Return the engine for a variant, and the reason for the choice; the campaign is the variant's own.
 
-    ``training.engine: auto`` chooses the fused engine wherever it can run; ``fused`` requires it.
+    ``training.engine: auto`` chooses the fused engine wherever it can run; ``fused`` requires it. ``graphs`` is whether
+    steps may be captured as CUDA graphs.
 
     Raises
     ------
@@ -60,14 +63,14 @@ def choose(campaign: Campaign, variant: Variant, data: TrainingData, device: tor
         return FusedEngine(sizes, data), f"fused: {geometry}, on the CPU"
     if wanted == "fused":
         raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
-    engine = general(campaign.model, sizes, data, device)
+    engine = general(campaign.model, sizes, data, device, graphs)
     return engine, f"{engine.name}: {reason}"
 
 
-def general(model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device) -> Engine:
+def general(model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device, graphs: bool = True) -> Engine:
     """Return the engine for any samples on any device: torch, or library for what torch does not implement."""
     if model.convolution == "PNA":
-        return TorchEngine(sizes, data, device)
+        return TorchEngine(sizes, data, device, capture=graphs and device.type == "cuda")
     # Imported here: PyTorch Geometric takes seconds to load, and PNA does not need it.
     from hydragnn_hpc.member.library.engine import LibraryEngine
 

@@ -37,6 +37,22 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
     return torch.device("cpu")
 
 
+_NO_MEMORY = (
+    "can't allocate memory",  # torch's allocator on the CPU
+    "out of memory",  # drivers of CUDA, ROCm and XPU
+    "ALLOC_FAILED",  # cuBLAS, cuSOLVER
+    "OUT_OF_DEVICE_MEMORY",  # Level Zero
+    "OUT_OF_RESOURCES",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was lacking, on the host or on a device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
 def describe(device: torch.device) -> Device:
     """Return the record of a device."""
     if device.type == "cpu":

@@ -27,9 +27,10 @@ from hydragnn_hpc import streams
 from hydragnn_hpc.dataset.staged.copies import StagedData, open_staged
 from hydragnn_hpc.ledger import read_frozen
 from hydragnn_hpc.member.choose import choose
-from hydragnn_hpc.member.device import choose_device, describe, set_threads, versions
+from hydragnn_hpc.member.device import choose_device, describe, is_out_of_memory, set_threads, versions
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.training_data import from_staged
+from hydragnn_hpc.member.torch_engine.captured import CaptureError
 from hydragnn_hpc.member.training.train import StackMember, StackTraining, WorkerContext
 from hydragnn_hpc.ownership import NotOwnerError
 from hydragnn_hpc.paths import CampaignFolder
@@ -45,6 +46,7 @@ from hydragnn_hpc.records.events import (
     MemberEpoch,
     Quit,
     Ready,
+    Returned,
     Stop,
     Stopped,
     Train,
@@ -94,12 +96,24 @@ class Channel:
 
 
 class Worker:
-    """Trains stacks on command."""
+    """Trains stacks on command.
+
+    Attributes
+    ----------
+    members : int
+        Of the stack that is being trained.
+    """
 
     def __init__(self, context: WorkerContext, staged: StagedData, device: torch.device, channel: Channel) -> None:
         self._context, self._staged, self._device, self._channel = context, staged, device, channel
         self._engine: tuple[str, Engine] | None = None
         self._stop = False
+        self.members = 0
+
+    @property
+    def on_device(self) -> bool:
+        """Whether it trains on anything but the CPU."""
+        return self._device.type != "cpu"
 
     def serve(self) -> None:
         """Execute commands until `Quit` arrives."""
@@ -113,7 +127,8 @@ class Worker:
     def _train(self, command: Train) -> None:
         self._stop = False
         variant = command.variant
-        engine = self._engine_for(variant)
+        self.members = len(command.replicas)
+        engine = self._engine_for(variant, command.graphs)
         training = StackTraining(self._context, engine, command)
         for member in training.members:
             member.log(f"{self._reason}; attempt {command.attempt}, stack {list(command.replicas)}")
@@ -126,19 +141,20 @@ class Worker:
         while training.members:
             training.epoch(self._between_batches, report)
             self._report_epoch(variant, training)
+            self.members = len(training.members)
             if self._stop and training.members:
                 training.save()
                 self._channel.send(Stopped(variant=variant, replicas=tuple(m.replica for m in training.members)))
                 return
         self._channel.send(Done(variant=variant, replicas=command.replicas))
 
-    def _engine_for(self, variant: str) -> Engine:
+    def _engine_for(self, variant: str, graphs: bool) -> Engine:
         if self._engine is None or self._engine[0] != variant:
             self._engine = None  # frees its memory before the next one is made
             campaign = self._context.frozen.campaign
             own = campaign.of_variant(campaign.variant(variant))
             self._context = replace(self._context, data=from_staged(self._staged, own))
-            engine, self._reason = choose(own, own.variants[0], self._context.data, self._device)
+            engine, self._reason = choose(own, own.variants[0], self._context.data, self._device, graphs)
             self._engine = (variant, engine)
         return self._engine[1]
 
@@ -207,22 +223,34 @@ def main() -> int:
     streams.prepare_worker()
     arguments = _arguments()
     channel = Channel(getattr(arguments, "in"), arguments.out)
+    worker: Worker | None = None
     try:
-        _begin(arguments, channel).serve()
+        worker = _begin(arguments, channel)
+        worker.serve()
     except NotOwnerError as error:
         sys.stderr.write(f"hydragnn-hpc: {error}\n")
         channel.send(Failed(cause=_cause(error), detail=type(error).__name__))
         return 1
     except Exception as error:  # any error is reported to the supervisor before this process ends
         traceback.print_exc()
-        channel.send(Failed(cause=_cause(error), detail=type(error).__name__))
+        channel.send(_end_of(worker, error))
         return 1
     return 0
 
 
+def _end_of(worker: Worker | None, error: Exception) -> Failed | Returned:
+    """Report an error; members are not to blame for an uncaptured step, nor for a stack too large for a device."""
+    cause = _cause(error)
+    if isinstance(error, CaptureError):
+        return Returned(reason="graphs", detail=cause)
+    if worker is not None and worker.members > 1 and worker.on_device and is_out_of_memory(error):
+        return Returned(reason="memory", detail=cause)
+    return Failed(cause=cause, detail=type(error).__name__)
+
+
 def _cause(error: Exception) -> str:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in first:
+    if is_out_of_memory(error):
         return f"out of memory: {first}"
     return f"error: {first}"
 

@@ -99,7 +99,18 @@ class Failed(Message):
     detail: str
 
 
-Event = Ready | Alive | Epoch | EngineChanged | Finished | Done | Stopped | Failed
+class Returned(Message):
+    """The worker ends, and returns its stack through no fault of the members; a new worker continues with them.
+
+    ``reason`` is ``memory`` where the stack is too large for the device, ``graphs`` where its steps cannot be captured.
+    """
+
+    kind: Literal["returned"] = "returned"
+    reason: Literal["memory", "graphs"]
+    detail: Text
+
+
+Event = Ready | Alive | Epoch | EngineChanged | Finished | Done | Stopped | Failed | Returned
 
 
 class Died(Message):
@@ -125,7 +136,7 @@ Report = Event | Died | Broken
 class Train(Message):
     """Train these replicas of a variant together, claiming their folders with ``claim``.
 
-    ``attempt`` is counted from 1 within the run.
+    ``attempt`` is counted from 1 within the run; ``graphs`` is whether steps may be captured as CUDA graphs.
     """
 
     kind: Literal["train"] = "train"
@@ -133,6 +144,7 @@ class Train(Message):
     replicas: tuple[int, ...]
     attempt: int
     claim: Claim
+    graphs: bool = True
 
 
 class Stop(Message):

@@ -108,6 +108,16 @@ class StackEnded(_WorkerEntry):
     variant: str
 
 
+class StackReturned(_WorkerEntry):
+    """The worker has ended, and returned its stack through no fault of the members: ``reason`` as in `Returned`."""
+
+    event: Literal["returned"] = "returned"
+    variant: str
+    replicas: tuple[Count, ...]
+    reason: Literal["memory", "graphs"]
+    detail: Text
+
+
 class StackFailed(_WorkerEntry):
     """The worker has died; ``final`` where its members are given up."""
 
@@ -133,7 +143,9 @@ class RunEnded(_Entry):
     given_up: Count
 
 
-LogEntry = RunStarted | StackAssigned | MemberFinished | StackEnded | StackFailed | RunStopping | RunEnded
+LogEntry = (
+    RunStarted | StackAssigned | MemberFinished | StackEnded | StackReturned | StackFailed | RunStopping | RunEnded
+)
 
 
 class LogLine(RootModel[Annotated[LogEntry, Field(discriminator="event")]]):

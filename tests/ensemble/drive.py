@@ -1,4 +1,6 @@
-"""Runs a campaign with a stand-in worker: ``python drive.py CAMPAIGN OUT STAGE [WHAT VICTIM SECONDS]``.
+"""Runs a campaign with a worker of the tests: ``python drive.py CAMPAIGN OUT STAGE [WORKER ...]``.
+
+WORKER is a module and its arguments, or WHAT VICTIM SECONDS of the stand-in.
 
 Ranks send heartbeats every DRIVE_BEAT_SECONDS, an environment variable, and are lost after DRIVE_LOST_SECONDS;
 MPI has DRIVE_START_SECONDS to start.
@@ -24,8 +26,9 @@ given = {
 }
 campaign, out, stage, *worker = sys.argv[1:]
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
-standin = (sys.executable, "-m", "tests.ensemble.standin", *worker)
-command = standin if worker else WORKER_COMMAND
+if worker and not worker[0].startswith("tests."):
+    worker.insert(0, "tests.ensemble.standin")
+command = (sys.executable, "-m", *worker) if worker else WORKER_COMMAND
 start_seconds = float(os.environ.get("DRIVE_START_SECONDS", "60"))
 descriptors = 0
 

@@ -77,6 +77,17 @@ def test_the_only_attempt_of_a_stack_is_not_its_members_last() -> None:
     assert [final for _, _, final in queue.failed((0, 0))] == [True]
 
 
+def test_a_stack_that_does_not_fit_is_assigned_in_pieces_and_loses_no_attempt() -> None:
+    queue = StackQueue([("HCM", (0, 1, 2, 3, 4)), ("H", (0,))], attempts=1)
+    queue.next((0, 0))
+    queue.member_done((0, 0), 1)
+    queue.stopped((0, 0))
+    pieces = []
+    while found := queue.next((0, len(pieces)), {"HCM": 3}.get):
+        pieces.append((found.variant, found.replicas, found.attempt, found.alone))
+    assert pieces == [("HCM", (0, 2, 3), 1, False), ("HCM", (4,), 1, True), ("H", (0,), 1, True)]
+
+
 def test_ten_thousand_members_are_assigned_quickly() -> None:
     queue = StackQueue([("H", (r,)) for r in range(10_000)], attempts=2)
     for replica in range(10_000):

@@ -1,13 +1,12 @@
-"""Steps of the torch engine as CUDA graphs; the contract tests cover everything else."""
+"""Steps of the torch engine as CUDA graphs on a real device; `tests/gpu` has them on a pretended one."""
 
 from __future__ import annotations
-
-import warnings
 
 import numpy as np
 import pytest
 import torch
 
+from hydragnn_hpc.member.torch_engine.captured import CaptureError
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from tests.member.contract.problem import CPU, Problem, random_neighbours, random_samples
 
@@ -34,15 +33,10 @@ def steps(problem: Problem, engine: TorchEngine, device: torch.device) -> list[t
     return [tensor.cpu() for tensor in results]
 
 
-def test_without_cuda_steps_run_uncaptured_and_warn() -> None:
+def test_without_cuda_no_step_is_captured() -> None:
     problem = one_geometry()
-    plain, captured = (
-        TorchEngine(problem.sizes, problem.samples, CPU, together=True, capture=c) for c in (False, True)
-    )
-    expected = steps(problem, plain, CPU)
-    with pytest.warns(UserWarning, match="steps run without a CUDA graph"):
-        actual = steps(problem, captured, CPU)
-    assert all(map(torch.equal, actual, expected))
+    with pytest.raises(CaptureError):
+        steps(problem, TorchEngine(problem.sizes, problem.samples, CPU, together=True, capture=True), CPU)
 
 
 @pytest.mark.gpu
@@ -52,8 +46,6 @@ def test_a_cuda_graph_gives_the_same_results_as_plain_steps() -> None:
     problem = one_geometry()
     plain, captured = (TorchEngine(problem.sizes, problem.samples, device, capture=c) for c in (False, True))
     expected = steps(problem, plain, device)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        actual = steps(problem, captured, device)
+    actual = steps(problem, captured, device)
     for result, reference in zip(actual, expected, strict=True):
         torch.testing.assert_close(result, reference)

@@ -13,8 +13,9 @@ from torch import Tensor
 def gaussians(number: int, cutoff: float, device: torch.device | None = None) -> tuple[Tensor, float]:
     """Return the Gaussians' centres, ``[K]`` float32, and the factor of the squared difference in their exponents."""
     # In float32, as PyTorch Geometric's GaussianSmearing has them.
-    centres = torch.linspace(0.0, cutoff, number, device=device)
-    return centres, -0.5 / float(centres[1] - centres[0]) ** 2
+    centres = torch.linspace(0.0, cutoff, number)
+    factor = -0.5 / float(centres[1] - centres[0]) ** 2  # on the host, which would wait for a device
+    return torch.linspace(0.0, cutoff, number, device=device), factor
 
 
 def _gaussian(lengths: Tensor, number: int, cutoff: float) -> Tensor:

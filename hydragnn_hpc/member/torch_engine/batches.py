@@ -97,9 +97,11 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class _Fixed:
-    """What batches over one geometry have in common: ``sites`` [n, 1] in the order of the rows."""
+class Fixed:
+    """What batches of one shape over one geometry have in common: ``sites`` [n, 1] in the order of the rows."""
 
+    members: int
+    samples: int
     table: NeighbourTable
     edges: EdgeTable | None
     scales: Tensor
@@ -134,7 +136,7 @@ class Batches:
         self._neighbours = resident(structure.neighbours, device, torch.int32)
         self._edges = EdgePlaces(structure, sizes.edges, device, dtype) if sizes.edges else None
         self._scales = _scales(self._degree, sizes.average_degree, self.blocks).to(device, dtype)
-        self._fixed: dict[tuple[int, int], _Fixed] = {}
+        self._fixed: dict[tuple[int, int], Fixed] = {}
 
     def make(self, index: Array) -> Batch:
         """Put the samples ``index`` [E, B] into rows."""
@@ -148,21 +150,26 @@ class Batches:
         return tensor.to(self._device)
 
     def _make_shared(self, index: Array) -> Batch:
-        return self.of_numbers(self.send(index.T.reshape(-1)), *index.shape)
+        return self.of_numbers(self.fixed(*index.shape), self.send(index.T.reshape(-1)))
 
-    def of_numbers(self, numbers: Tensor, members: int, samples: int) -> Batch:
+    def fixed(self, members: int, samples: int) -> Fixed:
+        """Return what batches over one geometry have in common; kept until a stack of another size comes."""
+        shape = (members, samples)
+        if shape not in self._fixed:
+            self._fixed = {known: fixed for known, fixed in self._fixed.items() if known[0] == members}
+            self._fixed[shape] = self._fix(members, samples)
+        return self._fixed[shape]
+
+    def of_numbers(self, fixed: Fixed, numbers: Tensor) -> Batch:
         """Put samples of one geometry into rows, on the device alone; ``numbers`` [B * E] are the samples."""
-        n = int(self._structure.site_offsets[-1])
-        if (members, samples) not in self._fixed:
-            self._fixed[members, samples] = self._fix(members, samples)
-        fixed = self._fixed[members, samples]
+        members, samples, n = fixed.members, fixed.samples, len(fixed.sites)
         atoms = torch.add(fixed.sites, numbers, alpha=n).view(-1)
         return Batch(
             members, samples, samples * n, fixed.table, fixed.scales, atoms, numbers, None, None, fixed.order,
             fixed.edges,
         )  # fmt: skip
 
-    def _fix(self, members: int, samples: int) -> _Fixed:
+    def _fix(self, members: int, samples: int) -> Fixed:
         """Return what does not depend on the samples: rows site after site, those with most neighbours first."""
         degree = self._degree[:-1]
         sites = np.argsort(-degree, kind="stable")
@@ -171,7 +178,8 @@ class Batches:
         site, sample = np.repeat(sites, samples), np.tile(np.arange(samples), len(sites))
         table, edges = self._table(site, self.send(sample * len(sites)), 1, self.send(place.reshape(-1)))
         scales = self._scales[self.send(site)].repeat_interleave(members, 0)
-        return _Fixed(table, edges, scales, self.send(sites)[:, None], self.send(place.reshape(-1)))
+        order = self.send(place.reshape(-1))
+        return Fixed(members, samples, table, edges, scales, self.send(sites)[:, None], order)
 
     def _table(self, site: Array, base: Tensor, members: int, place: Tensor) -> tuple[NeighbourTable, EdgeTable | None]:
         """Table of pairs at these sites, of samples that start in row ``base``; ``place`` is where each pair went."""

@@ -5,26 +5,41 @@ Every graph is verified: it is used only if its first replay gives the same as t
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """From parameters, gradients, buffers and sample numbers, all on the device, to losses; does not wait for it."""
+State = tuple[Tensor, Tensor, Tensor]
+"""Parameters, gradients and buffers of a stack."""
+
+
+class CaptureError(RuntimeError):
+    """A step could not be captured.
+
+    torch then remains in a state in which it believes that a capture is under way: the process must end.
+    """
 
 
 @dataclass(frozen=True)
 class _Captured:
+    """A graph, the memory where it expects sample numbers and leaves losses, and where the stack was in memory."""
+
     graph: torch.cuda.CUDAGraph
     numbers: Tensor
     losses: Tensor
+    places: tuple[int, ...]
 
 
 class CapturedSteps:
     """Runs steps; each combination of batch shape and memory location is captured once.
+
+    All graphs share one pool of memory. It is released, with the working memory of the steps, when a stack of another
+    size comes: a stack only shrinks.
 
     Parameters
     ----------
@@ -34,8 +49,10 @@ class CapturedSteps:
 
     def __init__(self, prepare: Callable[[int, int], Step]) -> None:
         self._prepare = prepare
-        self._steps: dict[tuple[int, int], Step] = {}
-        self._captured: dict[tuple[int, int], tuple[tuple[int, ...], _Captured | None]] = {}
+        self._members = 0
+        self._steps: dict[int, Step] = {}
+        self._captured: dict[int, _Captured] = {}
+        self._pool: Any = None
 
     def step(
         self, parameters: Tensor, gradients: Tensor, buffers: Tensor, numbers: Tensor, shape: tuple[int, int]
@@ -43,56 +60,74 @@ class CapturedSteps:
         """Run one step; ``numbers`` are the samples of ``shape`` = (members, samples).
 
         The losses are valid until the next step, which may overwrite them.
+
+        Raises
+        ------
+        CaptureError
+            If the step cannot be captured, or its graph gives other numbers.
         """
-        if shape not in self._steps:
-            self._steps[shape] = self._prepare(*shape)
+        members, samples = shape
+        if members != self._members:
+            self._release(members)
+        if samples not in self._steps:
+            self._steps[samples] = self._prepare(members, samples)
         state = (parameters, gradients, buffers)
         places = tuple(tensor.data_ptr() for tensor in state)
-        known = self._captured.get(shape)
-        if known is None or known[0] != places:
-            # A stack that has shrunk is elsewhere in memory.
-            known = (places, _capture(self._steps[shape], state, numbers))
-            self._captured[shape] = known
-        captured = known[1]
-        if captured is None:
-            return self._steps[shape](*state, numbers)
+        if samples not in self._captured or self._captured[samples].places != places:
+            self._captured.pop(samples, None)  # first, so that its memory can be used again
+            self._captured[samples] = self._capture(self._steps[samples], state, numbers, places)
+        captured = self._captured[samples]
         captured.numbers.copy_(numbers)
         captured.graph.replay()
         return captured.losses
 
+    def _release(self, members: int) -> None:
+        had_graphs = bool(self._captured)
+        self._members, self._pool = members, None
+        self._captured.clear()
+        self._steps.clear()
+        if had_graphs:
+            torch.cuda.empty_cache()  # which otherwise keeps the memory of a pool that is not used any more
 
-def _capture(step: Step, state: tuple[Tensor, Tensor, Tensor], numbers: Tensor) -> _Captured | None:
-    """Capture a step, compare its replay with the step itself, and leave the buffers as they were."""
-    gradients, buffers = state[1:]
-    before = buffers.clone()
-    # Other samples than those captured, so as to detect a graph with its samples built in.
-    others = numbers.roll(1)
-    # Twice: libraries allocate memory and may tune their kernels at the first call.
-    for _ in range(2):
-        buffers.copy_(before)
-        losses = step(*state, others)
-    expected = [tensor.clone() for tensor in (losses, gradients, buffers)]
-    buffers.copy_(before)
-    try:
+    def _capture(self, step: Step, state: State, numbers: Tensor, places: tuple[int, ...]) -> _Captured:
+        """Capture a step, compare its replay with the step itself, and leave the buffers as they were."""
+        parameters, gradients, buffers = state
+        before = buffers.clone()
+        # Other samples than those captured, so as to detect a graph with its samples built in.
+        others = numbers.roll(1)
+        # Twice: libraries allocate memory and may tune their kernels at the first call.
+        for _ in range(2):
+            buffers.copy_(before)
+            losses = step(*state, others)
+        expected = [tensor.clone() for tensor in (losses, gradients, buffers)]
+        # Whatever a step writes becomes NaN, so that nothing which the replay fails to write can pass for its result.
+        step(torch.full_like(parameters, torch.nan), gradients, buffers, numbers)
         still = numbers.clone()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            losses = step(*state, still)
         buffers.copy_(before)
-        still.copy_(others)
-        graph.replay()
-        same = all(map(_alike, (losses, gradients, buffers), expected))
-    except RuntimeError as error:
-        warnings.warn(f"steps run without a CUDA graph: {str(error).splitlines()[0]}", stacklevel=2)
-        return None
-    finally:
+        try:
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                losses = step(*state, still)
+            still.copy_(others)
+            graph.replay()
+            same = all(map(_alike, (losses, gradients, buffers), expected))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise CaptureError(str(error).splitlines()[0]) from error
+        if not same:
+            raise CaptureError("the first replay gave other numbers than the step itself")
         buffers.copy_(before)
-    if not same:
-        warnings.warn("steps run without a CUDA graph: its replay gave different numbers", stacklevel=2)
-        return None
-    return _Captured(graph, still, losses)
+        return _Captured(graph, still, losses, places)
 
 
 def _alike(found: Tensor, expected: Tensor) -> bool:
-    """Whether two results agree to within rounding, as when a library chooses another algorithm."""
-    return bool((found - expected).abs().max() <= 1e-4 * expected.abs().max())
+    """Whether two results [E, ...] agree to within rounding, as when a library chooses another algorithm.
+
+    A member that has diverged has the same infinities and NaN in both.
+    """
+    largest = torch.where(expected.isfinite(), expected, 0.0).abs().amax(1, keepdim=True)
+    close = (found - expected).abs() <= 1e-4 * largest
+    return bool((close | (found == expected) | (found.isnan() & expected.isnan())).all())

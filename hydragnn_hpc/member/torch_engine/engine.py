@@ -38,7 +38,7 @@ class TorchEngine:
         member's arrays stay in the caches, and every member has the same bits in any stack, whatever the matrix
         library does.
     capture : bool, optional
-        Whether steps over one geometry become CUDA graphs (`captured`). The default on CUDA.
+        Whether steps over one geometry become CUDA graphs (`captured`).
     """
 
     name = "torch"
@@ -50,7 +50,7 @@ class TorchEngine:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         together: bool | None = None,
-        capture: bool | None = None,
+        capture: bool = False,
     ) -> None:
         self.sizes, self.device, self.lanes = sizes, device, vector_lanes(device)
         self.layout = ParameterLayout.of(sizes)
@@ -69,9 +69,8 @@ class TorchEngine:
         self._column = None if column == sorted(column) else torch.tensor(column, device=device)
         self._like = torch.empty(0, dtype=dtype, device=device)
         self._arena = Arena(self._like)
-        if capture is None:
-            capture = device.type == "cuda"
         self._captured = CapturedSteps(self._prepare) if capture and self._together and self._batches.shared else None
+        self._weights: Weights | None = None
         self._network: tuple[tuple[int, ...], Weights, Network] | None = None
 
     @torch.no_grad()
@@ -82,6 +81,8 @@ class TorchEngine:
         ------
         UserError
             If a member's batch of one sample of one atom has no batch statistics.
+        CaptureError
+            If it cannot be captured: the process must end.
         """
         check_statistics(index, self._structure)
         if self._together:
@@ -98,11 +99,11 @@ class TorchEngine:
 
     def _prepare(self, members: int, samples: int) -> Step:
         """Return a step over one geometry with its own working memory."""
-        weights = Weights(self.layout, self.sizes, members, self._batches.blocks, self._like)
+        weights, fixed = self._weights_of(members), self._batches.fixed(members, samples)
         networks: list[Network] = []
 
         def step(parameters: Tensor, gradients: Tensor, buffers: Tensor, numbers: Tensor) -> Tensor:
-            batch = self._batches.of_numbers(numbers, members, samples)
+            batch = self._batches.of_numbers(fixed, numbers)
             if not networks:
                 networks.append(Network(weights, batch, Arena(self._like)))
             return self._pass(batch, weights, networks[0], (parameters, gradients, buffers))
@@ -165,8 +166,12 @@ class TorchEngine:
         edges = (batch.edges.rows, batch.edges.slots) if batch.edges else ()
         shape = (batch.members, batch.samples, batch.rows, batch.table.room, *edges)
         if self._network is None or self._network[0] != shape:
-            weights = self._network[1] if self._network and self._network[0][0] == batch.members else None
-            if weights is None:
-                weights = Weights(self.layout, self.sizes, batch.members, self._batches.blocks, self._like)
+            weights = self._weights_of(batch.members)
             self._network = (shape, weights, Network(weights, batch, self._arena))
         return self._network[1:]
+
+    def _weights_of(self, members: int) -> Weights:
+        """Weights of so many members, which every batch of theirs loads anew."""
+        if self._weights is None or self._weights.members != members:
+            self._weights = Weights(self.layout, self.sizes, members, self._batches.blocks, self._like)
+        return self._weights

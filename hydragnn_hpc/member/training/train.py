@@ -237,7 +237,7 @@ class StackTraining:
             self._engine.update(self._optimizer, self.parameters, self._gradients, factors[step])
             alive()
         # Weighted task by task, member by member: the order of the sum must not depend on the stack.
-        mean: np.ndarray = np.array([float((row * weights).sum()) for row in total / len(part)])
+        mean: np.ndarray = torch.stack([(row * weights).sum() for row in total / len(part)]).cpu().numpy()
         return mean
 
     def _close_those_at_their_end(self, finished: Callable[[StackMember, EndState], None]) -> None:

@@ -1,0 +1,94 @@
+"""Problems for each engine that runs on a GPU, and steps on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hydragnn_hpc.member.engine.edges import EdgeBasis
+from hydragnn_hpc.member.engine.interface import Engine
+from hydragnn_hpc.member.engine.optimize import new_optimizer
+from hydragnn_hpc.member.library.engine import LibraryEngine
+from hydragnn_hpc.member.torch_engine.engine import TorchEngine
+from hydragnn_hpc.sections import AdamOptimizer
+from tests.member.contract.problem import CUTOFF, Problem, random_neighbours, random_samples, with_holes
+
+GPU = torch.device("cuda:0")
+EDGES = EdgeBasis(5, CUTOFF)
+
+
+def problem(atoms: tuple[int, ...] = (9,), holes: float = 0.0, **network: object) -> Problem:
+    """Random samples over geometries of so many atoms, with a share of the values missing."""
+    rng = np.random.default_rng(2)
+    data = random_samples(rng, [random_neighbours(rng, n, 2 * n) for n in atoms])
+    return Problem(with_holes(data, rng, holes) if holes else data, **network)
+
+
+Make = Callable[[torch.device], tuple[Problem, Engine]]
+
+
+def _torch(atoms: tuple[int, ...], holes: float = 0.0, **network: object) -> Make:
+    def make(device: torch.device) -> tuple[Problem, Engine]:
+        found = problem(atoms, holes, **network)
+        return found, TorchEngine(found.sizes, found.samples, device, together=True, capture=device == GPU)
+
+    return make
+
+
+def _library(convolution: str, **network: object) -> Make:
+    def make(device: torch.device) -> tuple[Problem, Engine]:
+        found = problem((5, 9, 3), **network)
+        return found, LibraryEngine(found.sizes, convolution, found.samples, device)
+
+    return make
+
+
+ENGINES: dict[str, Make] = {
+    "torch": _torch((9,)),
+    "torch, missing values": _torch((9,), holes=0.3),
+    "torch, edge lengths": _torch((9,), edges=EDGES, pooling="max"),
+    "torch, geometries that vary": _torch((5, 1, 9)),
+    "torch, geometries and edge lengths that vary": _torch((5, 1, 9), edges=EDGES, pooling="max"),
+    "library, GIN": _library("GIN"),
+    "library, PaiNN": _library("PaiNN", edges=EDGES),
+}
+
+
+class Stack:
+    """A stack of members, trained step by step."""
+
+    def __init__(self, make: Make, device: torch.device, members: int = 3) -> None:
+        self.problem, self.engine = make(device)
+        layout = self.engine.layout
+        start = torch.stack([layout.initial_parameters(e) for e in range(members)])
+        self.parameters = start.to(device)
+        self.buffers = torch.stack([layout.initial_buffers()] * members).to(device)
+        self.gradients = torch.zeros_like(self.parameters)
+        self.optimizer = new_optimizer(AdamOptimizer(name="Adam"), self.parameters)
+        self.steps = 0
+
+    def keep(self, members: int) -> None:
+        """Shrink to so many members, if there are more."""
+        if members == len(self.parameters):
+            return
+        kept = torch.arange(members, device=self.engine.device)
+        for name in ("parameters", "buffers", "gradients"):
+            setattr(self, name, getattr(self, name)[kept].clone())
+        self.optimizer = self.optimizer.select(kept)
+
+    def plan(self, steps: int = 1) -> Tensor:
+        """The optimiser's factors, once an epoch."""
+        return self.optimizer.plan(steps, np.full(len(self.parameters), 1e-2))
+
+    def step(self, samples: int, factors: Tensor) -> list[Tensor]:
+        """One step and a prediction; returns all that it left, on the device."""
+        rng = np.random.default_rng(self.steps)
+        self.steps += 1
+        index = np.stack([rng.permutation(14)[:samples] for _ in range(len(self.parameters))])
+        losses = self.engine.step(self.parameters, self.gradients, self.buffers, index).clone()
+        found = [losses, self.gradients.clone(), self.buffers.clone()]
+        self.engine.update(self.optimizer, self.parameters, self.gradients, factors)
+        return [*found, *self.engine.predict(self.parameters, self.buffers, np.arange(14)).values()]

@@ -1,0 +1,121 @@
+"""Real campaigns through the real worker, on the pretended device."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import campaigns
+
+ROOT = Path(__file__).parents[2]
+DRIVE = ROOT / "tests" / "ensemble" / "drive.py"
+ENVIRONMENT = {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}  # which must have no effect
+MEMORY = 80 << 30
+CHANGES: dict[str, Any] = {
+    "variants": ["HCM"],
+    "replicas": 4,
+    "training": {"epochs": 2, "batch_size": 60},
+    "launch": {"device": "cuda", "stack": 4, "checkpoint_seconds": 0, "attempts": 1},
+}
+
+WAITS = {
+    "member/engine/optimize Adam.plan: copy of memory that is not pinned": "an epoch's learning rates, sent once",
+    "member/training/train StackTraining._train: copy of memory that is not pinned": "an epoch's weights of tasks",
+    "member/training/train StackTraining._train: copy to the host": "an epoch's training losses",
+    "member/training/evaluate ValidationSet.losses: copy to the host": "an epoch's validation losses",
+    "member/training/train StackTraining._save: copy to the host": "a checkpoint",
+    "member/torch_engine/captured _alike: _local_scalar_dense": "the check of a graph, once for each shape of batch",
+    "member/training/train StackTraining._keep: copy of memory that is not pinned": "the stack shrinks",
+    "member/engine/optimize Optimizer.select: copy to the host": "the stack shrinks",
+}
+"""What the host waits for in training, and why. All else is at the start of a stack, or at a member's end."""
+AROUND = (
+    "member/training/train StackTraining._begin", "member/training/train StackTraining._model",
+    "member/training/evaluate ValidationSet.__init__", "member/training/evaluate _scaled",
+    "member/training/evaluate weights_hash", "member/engine/resident", "member/torch_engine/weights",
+    "member/torch_engine/batches Batches.__init__",
+)  # fmt: skip
+"""Functions at the start of a stack and at a member's end."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended: what it displayed, results by member, and what its workers saw, in order."""
+
+    said: str
+    results: dict[str, dict[str, Any]]
+    workers: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small data set."""
+    made = tmp_path_factory.mktemp("campaign")
+    campaigns.data_set(made)
+    return made
+
+
+def run(folder: Path, name: str, memory: int = MEMORY, fault: str = "none", **changes: Any) -> Run:
+    """Run a campaign on one rank, which must succeed."""
+    path, out, stage, seen = (folder / f"{name}{end}" for end in (".yaml", "", ".stage", ".seen"))
+    path.write_text(campaigns.text(**{**CHANGES, **changes}))
+    stage.mkdir(exist_ok=True)
+    worker = ["tests.gpu.worker", str(seen), str(memory), fault]
+    command = [sys.executable, str(DRIVE), str(path), str(out), str(stage), *worker]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, env={**os.environ, **ENVIRONMENT})
+    logs = "".join(p.read_text()[-3000:] for p in out.glob("logs/worker*"))
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{logs}"
+    found = {str(p.parent.relative_to(out / "members")): p for p in sorted(out.glob("members/*/*/result.json"))}
+    results = {member: json.loads(path.read_text()) for member, path in found.items()}
+    assert len(results) == 4 and not list(out.glob("members/*/*/failure.json"))
+    return Run(done.stdout + done.stderr, results, [json.loads(line) for line in seen.read_text().splitlines()])
+
+
+def weights(of: Run) -> dict[str, str]:
+    """What tells members' weights apart."""
+    return {name: result["weights_sha256"] for name, result in of.results.items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> Run:
+    """The campaign without a fault."""
+    return run(folder, "undisturbed")
+
+
+def test_a_campaign_trains_as_on_the_cpu(folder: Path, undisturbed: Run) -> None:
+    on_cpu = run(folder, "cpu", launch={**CHANGES["launch"], "device": "cpu"})
+    assert len(set(weights(undisturbed).values())) == 4
+    for name, result in undisturbed.results.items():
+        assert (result["engine"], result["device"]["type"], result["attempt"]) == ("torch", "cuda", 1)
+        for task, errors in on_cpu.results[name]["tasks"].items():
+            assert result["tasks"][task]["rmse"] == pytest.approx(errors["rmse"], rel=2e-2)
+
+
+def test_the_host_waits_where_it_must_alone(undisturbed: Run) -> None:
+    (worker,) = undisturbed.workers
+    unknown = {wait for wait in worker["waits"] if wait not in WAITS and not wait.startswith(AROUND)}
+    assert not unknown
+    assert worker["captures"] == 2 and worker["replays"] > 4
+
+
+def test_a_capture_that_fails_costs_a_start_and_no_attempt(folder: Path, undisturbed: Run) -> None:
+    found = run(folder, "uncaptured", fault="capture")
+    first, second = found.workers
+    assert first["captures"] == 1 and not first["after_failure"] and second["captures"] == 0
+    assert found.said.count("without CUDA graphs") == 1
+    assert weights(found) == weights(undisturbed)
+    assert {result["attempt"] for result in found.results.values()} == {1}
+
+
+def test_a_lack_of_memory_halves_the_stack_and_costs_no_attempt(folder: Path, undisturbed: Run) -> None:
+    found = run(folder, "little", memory=undisturbed.workers[0]["most"] * 2 // 3)
+    assert [len(result["stack"]) for result in found.results.values()] == [2, 2, 2, 2]
+    assert found.said.count("continues in stacks of 2") == 1 and len(found.workers) == 2
+    assert {result["attempt"] for result in found.results.values()} == {1}

@@ -1,0 +1,121 @@
+"""Graphs that can be trusted: planted faults of a capture, memory of a stack that shrinks, members that diverge."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+
+from hydragnn_hpc.member.torch_engine.captured import CaptureError
+from tests.gpu.pretended import Device, Graph
+from tests.gpu.problems import ENGINES, GPU, Stack
+
+
+def stack(members: int = 3) -> Stack:
+    """A stack whose steps are captured."""
+    return Stack(ENGINES["torch"], GPU, members)
+
+
+def names(graph: Graph) -> list[str]:
+    """The operations of a graph, in order."""
+    return [operation[0].overloadpacket.__name__ for operation in graph.operations]
+
+
+def drop(graph: Graph, name: str, which: slice) -> None:
+    """Leave out some of the operations of that name."""
+    places = [k for k, found in enumerate(names(graph)) if found == name][which]
+    assert places
+    graph.operations = [operation for k, operation in enumerate(graph.operations) if k not in places]
+
+
+@pytest.mark.parametrize(
+    ("name", "which"),
+    [
+        ("index_select", slice(-1, None)),  # what writes the gradients
+        ("index_select", slice(1)),  # what loads the parameters
+        ("bmm", slice(-1, None)),
+        ("bmm", slice(1)),
+        ("bmm", slice(None)),
+        ("amin", slice(1)),
+        ("copy_", slice(1)),
+        ("lerp_", slice(None)),  # the running statistics
+        ("cat", slice(-1, None)),
+    ],
+)
+def test_a_graph_that_lacks_an_operation_is_refused(device: Device, monkeypatch, name: str, which: slice) -> None:
+    replay = Graph.replay
+
+    def incomplete(graph: Graph) -> None:
+        drop(graph, name, which)
+        replay(graph)
+
+    monkeypatch.setattr(Graph, "replay", incomplete)
+    with pytest.raises(CaptureError, match="other numbers"):
+        stack().step(6, torch.zeros(3, 3, 1, device=GPU))
+
+
+def test_a_graph_with_its_samples_built_in_is_refused(device: Device) -> None:
+    found = stack()
+    batches, seen = found.engine._batches, []
+    unchanged = batches.of_numbers
+
+    def built_in(fixed, numbers):
+        seen.append(numbers.clone() if device.capturing is None else None)
+        return unchanged(fixed, numbers if device.capturing is None else seen[-2])
+
+    batches.of_numbers = built_in
+    with pytest.raises(CaptureError, match="other numbers"):
+        found.step(6, found.plan()[0])
+
+
+def test_a_capture_that_fails_is_an_error_and_nothing_more_is_done(device: Device) -> None:
+    found = stack()
+    unchanged = found.engine._pass
+    found.engine._pass = lambda *state: unchanged(*state).mul_(found.parameters.sum().item() * 0 + 1)
+    with pytest.raises(CaptureError, match="not permitted when stream is capturing"):
+        found.step(6, found.plan()[0])
+    assert device.captures == 1 and not device.after_failure
+
+
+def test_a_lack_of_memory_is_no_failed_capture(device: Device) -> None:
+    found = stack()
+    factors, before = found.plan(), device.bytes
+    found.step(6, factors[0])
+    found, factors = None, None
+    gc.collect()
+    again = stack()
+    factors, device.limit = again.plan(), device.bytes + (device.bytes - before)
+    with pytest.raises(torch.OutOfMemoryError):
+        for samples in (6, 5, 4, 3):
+            again.step(samples, factors[0])
+
+
+def test_a_member_that_diverges_leaves_the_graphs_to_the_others(device: Device) -> None:
+    found, plain = stack(), stack()
+    plain.engine._captured = None
+    for each in (found, plain):
+        each.parameters[1] = torch.nan
+        each.buffers[2] = torch.inf
+        factors = each.plan(2)
+        for factor in factors:
+            each.step(6, factor)
+    assert device.captures == 1 and device.launches["replay"] == 3
+    for name in ("parameters", "gradients", "buffers"):
+        torch.testing.assert_close(getattr(found, name), getattr(plain, name), equal_nan=True)
+    assert found.parameters[0].isfinite().all()
+
+
+def test_graphs_share_a_pool_which_goes_with_the_size_of_the_stack(device: Device) -> None:
+    found, pools, used = stack(6), [], []
+    for members in range(6, 0, -1):
+        found.keep(members)
+        factors = found.plan(2)
+        for samples, factor in zip((6, 3), factors, strict=True):
+            found.step(samples, factor)
+        gc.collect()
+        assert len(device.graphs) == 2
+        pools.append({graph.pool for graph in device.graphs})
+        used.append(device.bytes)
+    assert [len(pool) for pool in pools] == [1] * 6 and len(set.union(*pools)) == 6
+    assert used == sorted(used, reverse=True) and used[-1] < 0.6 * used[0], used

@@ -1,0 +1,102 @@
+"""Every engine that runs on a GPU, on the pretended device: its numbers, waits, launches and memory."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from tests.gpu.pretended import Device, pretended
+from tests.gpu.problems import ENGINES, GPU, Stack
+
+CPU = torch.device("cpu")
+SIZES = (6, 3)
+"""Samples of the two batches of an epoch."""
+STACKS = (3, 3, 2)
+"""Members of the stack in each epoch."""
+
+LIBRARY = "member/library/engine LibraryEngine"
+WAITS = {
+    f"{LIBRARY}._to: copy of memory that is not pinned": "a batch's graph is made on the host",
+}
+"""Waits in a step or a prediction, and why they are there."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What three epochs leave, what the second of them waited for, and the memory at the end of each."""
+
+    numbers: list[torch.Tensor]
+    waits: Counter[str]
+    bytes: list[int]
+
+
+@functools.cache
+def trained(name: str) -> Trained:
+    """Train on the pretended device."""
+    with pretended() as device:
+        numbers, used, waits = [], [], Counter[str]()
+        stack = Stack(ENGINES[name], GPU, STACKS[0])
+        for epoch, members in enumerate(STACKS):
+            stack.keep(members)
+            factors = stack.plan(len(SIZES))
+            before = device.waits.copy()
+            for samples, factor in zip(SIZES, factors, strict=True):
+                numbers += stack.step(samples, factor)
+            if epoch == 1:
+                waits = device.waits - before
+            gc.collect()
+            used.append(device.bytes - sum(t.nbytes for t in numbers))
+        return Trained([tensor.cpu() for tensor in numbers], waits, used)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_numbers_are_those_of_the_cpu(name: str) -> None:
+    stack, expected = Stack(ENGINES[name], CPU, STACKS[0]), []
+    for members in STACKS:
+        stack.keep(members)
+        factors = stack.plan(len(SIZES))
+        for samples, factor in zip(SIZES, factors, strict=True):
+            expected += stack.step(samples, factor)
+    for found, wanted in zip(trained(name).numbers, expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_steps_and_predictions_do_not_wait(name: str) -> None:
+    assert trained(name).waits.keys() <= WAITS.keys()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_memory_does_not_grow_and_shrinks_with_the_stack(name: str) -> None:
+    first, second, third = trained(name).bytes
+    assert second <= first and third < first, trained(name).bytes
+
+
+@pytest.mark.parametrize("name", [n for n in ENGINES if n.startswith("torch")])
+def test_launches_do_not_depend_on_the_stack_and_no_sum_on_chance(name: str, device: Device) -> None:
+    counted = []
+    for members in (2, 3):  # where sizes vary, a stack of one needs no padding
+        stack = Stack(ENGINES[name], GPU, members)
+        factors = stack.plan(2)
+        stack.step(6, factors[0])
+        before = device.launches.total()
+        stack.step(6, factors[1])
+        counted.append(device.launches.total() - before)
+    assert counted[0] == counted[1]
+    assert not device.atomics
+
+
+def test_a_captured_step_is_one_launch(device: Device) -> None:
+    stack = Stack(ENGINES["torch"], GPU)
+    factors, index = stack.plan(2), stack.problem.index(6)
+    for factor in factors:
+        before = device.launches.copy()
+        stack.engine.step(stack.parameters, stack.gradients, stack.buffers, index)
+        stack.engine.update(stack.optimizer, stack.parameters, stack.gradients, factor)
+    launched = device.launches - before
+    assert launched["replay"] == 1 and launched.total() <= 12, launched  # the sample numbers, and Adam
