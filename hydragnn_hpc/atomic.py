@@ -16,7 +16,7 @@ from typing import IO, Any
 from hydragnn_hpc.errors import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
-"""What a half-written file's or folder's name starts with; :func:`remove_leftovers` removes what a kill left."""
+"""Start of the name of a half-written file or folder; :func:`remove_leftovers` removes those that a kill left."""
 
 Hold = Callable[[], contextlib.AbstractContextManager[None]]
 """Context in which a file is put into place; it holds the folder meanwhile, or refuses."""
@@ -138,7 +138,7 @@ def refuse_file(out: Path, force: bool) -> None:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Remove what killed writers left in ``folder`` itself; returns how many. Call only while nobody writes there."""
+    """Remove what killed writers left in ``folder`` itself; return how many. Nothing may be written there meanwhile."""
     removed = 0
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         with contextlib.suppress(OSError):  # a folder that became unreadable; what stays does no harm

@@ -16,7 +16,7 @@ class SilentError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command printed, and its exit code."""
+    """The output of a command, and its exit code."""
 
     code: int
     output: str

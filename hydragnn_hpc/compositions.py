@@ -1,4 +1,4 @@
-"""How many atoms of each element samples have; large arrays, which may be memory maps, are taken in blocks."""
+"""Numbers of atoms of each element in samples; large arrays, which may be memory maps, are processed in blocks."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class Campaign(Section):
         return own
 
     def can_train_on(self, variant: Variant) -> bool:
-        """Whether more epochs than were asked for leave those before as they are: not where a cosine covers all."""
+        """Whether adding epochs leaves the earlier ones unchanged, as it does unless a cosine spans all of them."""
         training = _with_own(self.training, variant.training, "training")
         return training.schedule != "cosine" or training.cosine.epochs is not None
 

@@ -125,7 +125,7 @@ def read_frozen(folder: CampaignFolder) -> Frozen:
 def read_member(folder: CampaignFolder, variant: str, replica: int, epochs: int = 0) -> Member:
     """Read the state of one member; where its folder or its result cannot be read, it has a ``problem``.
 
-    A result of fewer ``epochs`` than are asked for by now, at the last of which it ended, does not count.
+    A result that ended at its last epoch does not count if more ``epochs`` are requested now.
     """
     files = folder.member(variant, replica)
     try:

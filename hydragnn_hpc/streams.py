@@ -120,7 +120,7 @@ class OutputStream(io.TextIOBase):
         Raises
         ------
         UserError
-            If it cannot be written; with `ExitCode.READER_GONE` where nobody reads any more.
+            If it cannot be written; with `ExitCode.READER_GONE` where its reader has gone.
         """
         if text == "":  # typer tries streams out by it, and swallows errors
             return 0

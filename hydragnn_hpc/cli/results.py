@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hydragnn_hpc.submit.jobs import JobStatus
 
 ASK_SECONDS = 30.0
-"""How often ``status --watch`` asks the scheduler; more would be a burden to it."""
+"""Interval at which ``status --watch`` asks the scheduler, which more frequent queries would burden."""
 
 Folder = Annotated[
     Path, typer.Argument(metavar="OUT", help="The campaign's folder, as given to run.", show_default=False)

@@ -48,7 +48,7 @@ _STEPS_PER_EPOCH = 20  # at least, if a batch of 8 permits
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the choices depend on.
+    """Facts that the choices depend on.
 
     Attributes
     ----------

@@ -19,7 +19,7 @@ class BadLinesError(Exception):
 
 @dataclass(frozen=True)
 class LineLimits:
-    """What a reader accepts.
+    """Limits on what a reader accepts.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ class LineWriter:
 
     @property
     def blocked_seconds(self) -> float:
-        """For how long the reader has left the unsent bytes unread; 0 if there are none."""
+        """How long unsent bytes have been waiting for the reader; 0 if there are none."""
         return time.monotonic() - self._blocked_at if self._unsent else 0.0
 
 

@@ -36,7 +36,7 @@ _RECORD_BYTES = 512  # of one length, so that it is overwritten in one write
 
 @dataclass(frozen=True)
 class _Content:
-    """What a lock file holds, and the holder that it names: None where it is no such record."""
+    """The content of a lock file, and the holder that it names; None where it is not such a record."""
 
     raw: bytes
     holder: LockHolder | None

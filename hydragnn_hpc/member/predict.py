@@ -84,8 +84,8 @@ class StackedModels:
         return linear, logarithmic
 
     def _data(self, structures: UnseenStructures) -> TrainingData:
-        """Return structures without targets as what an engine takes."""
-        lists = [site.neighbours for site in structures.sites]
+        """Return structures without targets in the form that engines take."""
+        lists = [geometry.neighbours for geometry in structures.geometries]
         structure = Structure(
             structures.atom_offsets,
             structures.sample_geometry,
@@ -97,7 +97,7 @@ class StackedModels:
         )
         levels = {task: self._campaign.tasks[task].level for task in self._variant.tasks}
         rows = {"node": int(structures.atom_offsets[-1]), "graph": len(structures)}
-        # No target is ever looked at; its width is.
+        # Only the targets' width is used.
         nothing = {
             task: np.zeros((rows[level], len(self._facts.tasks[task].minimum)), np.float32)
             for task, level in levels.items()

@@ -93,7 +93,7 @@ class XyzWriter:
     def write(self, structures: UnseenStructures, predictions: Sequence[Mapping[str, TaskPrediction]]) -> None:
         """Append one batch."""
         for number, frame in enumerate(structures.frames):
-            geometry = structures.sites[structures.sample_geometry[number]].geometry
+            geometry = structures.geometries[structures.sample_geometry[number]].geometry
             predicted = {task: prediction.of(number) for task, prediction in predictions[0].items()}
             values: dict[str, Any] = {"name": frame.name}
             columns: dict[str, np.ndarray] = {}

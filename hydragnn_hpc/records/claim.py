@@ -1,4 +1,4 @@
-"""Which attempt may write a member's files, and which run is the latest."""
+"""The attempt that may write a member's files, and the number of the latest run."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Work:
 
 @dataclass(frozen=True)
 class JobPlan:
-    """What a job asks for."""
+    """The resources that a job requests."""
 
     nodes: int
     ranks: int

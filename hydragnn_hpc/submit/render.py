@@ -20,7 +20,7 @@ from hydragnn_hpc.submit.site import Site
 
 @dataclass(frozen=True)
 class Job:
-    """What a script needs, besides the machine and the plan.
+    """The content of a script, apart from the machine and the plan.
 
     Attributes
     ----------

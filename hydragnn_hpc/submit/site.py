@@ -23,7 +23,7 @@ class QueueLimit(Section):
 
 
 class WithoutGpus(Section):
-    """What replaces a generic profile's ``launch`` and ``directives`` on nodes without GPUs."""
+    """Replacements of a generic profile's ``launch`` and ``directives`` on nodes without GPUs."""
 
     launch: Annotated[tuple[str, ...], Field(min_length=1)]
     directives: tuple[str, ...] = ()

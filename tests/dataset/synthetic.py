@@ -100,7 +100,7 @@ def write_raw(folder: Path, samples: list[lsms.LsmsSample]) -> Path:
     """Write LSMS text into the new folder."""
     folder.mkdir(parents=True)
     for sample in samples:
-        lsms.write_sample(sample, folder)
+        (folder / sample.name).write_text(lsms.format_sample(sample))
     return folder
 
 

@@ -222,7 +222,7 @@ def lsms_text(path: Path, made: list[Atoms]) -> None:
     for k, atoms in enumerate(made):
         z, zero = atoms.numbers, np.zeros(len(atoms))
         sample = lsms.new_sample(f"out_{k}", np.ones(3), z, atoms.positions / BOHR_IN_ANGSTROM, (z + zero, zero))
-        lsms.write_sample(sample, path)
+        (path / sample.name).write_text(lsms.format_sample(sample))
 
 
 WRITERS: dict[str, Callable[[Path, list[Atoms]], object]] = {

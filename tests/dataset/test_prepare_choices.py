@@ -14,7 +14,7 @@ from synthetic import alloys, remarks_of, write_raw
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.graphs import parse_length
-from hydragnn_hpc.dataset.read.formats.lsms import LsmsSample, write_sample
+from hydragnn_hpc.dataset.read.formats.lsms import LsmsSample, format_sample
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
@@ -68,7 +68,8 @@ def test_the_manifest_counts_what_happened(mixed: Path, tmp_path: Path) -> None:
     copies = alloys(120)
     raw = write_raw(tmp_path / "raw", copies)
     for k, old in enumerate(copies[20:25]):
-        write_sample(LsmsSample(f"out_9{k:02d}", old.energies + 1, old.table), raw)  # the same sites and species
+        repeated = LsmsSample(f"out_9{k:02d}", old.energies + 1, old.table)  # the same sites and species
+        (raw / repeated.name).write_text(format_sample(repeated))
     (raw / "notes.txt").write_text("not LSMS\n")
     (raw / "out_999").write_text((raw / "out_8").read_text().replace("\n", "\nnan ", 1))
     with pytest.raises(UserError, match="--on-error skip"):

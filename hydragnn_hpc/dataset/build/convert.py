@@ -48,7 +48,7 @@ _RESERVED = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion did.
+    """The outcome of a conversion.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""How the samples of a data set are distributed: over compositions, sizes and target values."""
+"""Distribution of a data set's samples over compositions, sizes and target values."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from hydragnn_hpc.records.dataset import DatasetFacts
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How to split.
+    """Options of a split.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Which samples a data set keeps, and which part of the split each belongs to."""
+"""Selection of the samples that a data set keeps, and their split."""
 
 from __future__ import annotations
 

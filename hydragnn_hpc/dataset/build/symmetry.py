@@ -145,7 +145,7 @@ def _rotated(coordinates: np.ndarray, of_lattice: np.ndarray, of_cluster: np.nda
 
 
 class _SiteLookup:
-    """Finds sites by coordinates, of which those along the lattice are wrapped."""
+    """Finds sites by coordinates, which are wrapped along lattice vectors."""
 
     def __init__(self, coordinates: np.ndarray, along: np.ndarray) -> None:
         self._p = len(along)

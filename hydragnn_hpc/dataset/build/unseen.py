@@ -28,7 +28,7 @@ BATCH_ATOMS = 65_536
 
 @dataclass(frozen=True)
 class ReadingChoice:
-    """How to read new structures.
+    """Options for reading new structures.
 
     Attributes
     ----------
@@ -49,8 +49,8 @@ class ReadingChoice:
 
 
 @dataclass
-class Site:
-    """A geometry and what is computed of it once, whatever elements are on its sites.
+class PreparedGeometry:
+    """A geometry, and what is computed from it once, whatever elements are on its sites.
 
     Attributes
     ----------
@@ -74,10 +74,10 @@ class UnseenStructures:
     frames : list of Frame
     index : list of int
         The position of each in the source, counted from 0, skipped structures included.
-    sites : list of Site
+    geometries : list of PreparedGeometry
         The distinct ones.
     sample_geometry : numpy.ndarray
-        ``[S]`` int32, which one each structure decorates.
+        ``[S]`` int32, the geometry of each structure.
     atom_offsets : numpy.ndarray
         ``[S + 1]`` int64.
     atomic_numbers : numpy.ndarray
@@ -88,7 +88,7 @@ class UnseenStructures:
 
     frames: list[Frame]
     index: list[int]
-    sites: list[Site]
+    geometries: list[PreparedGeometry]
     sample_geometry: np.ndarray
     atom_offsets: np.ndarray
     atomic_numbers: np.ndarray
@@ -111,9 +111,9 @@ class UnseenStructures:
 
 @dataclass
 class Preparation:
-    """Converts structures into batches, and counts what it meets.
+    """Converts structures into batches, and counts those that are skipped or changed.
 
-    Geometries of one batch are remembered for the next: new structures often decorate the same sites.
+    Geometries of one batch are kept for the next: new structures often decorate the same sites.
 
     Attributes
     ----------
@@ -144,8 +144,8 @@ class Preparation:
         self._is_known = np.zeros(200, bool)
         self._is_known[self._elements] = True
         self._distances = DistanceCheck(near.cutoff_bohr)
-        self._sites: dict[bytes, Site] = {}
-        self._used: dict[bytes, Site] = {}
+        self._prepared_before: dict[bytes, PreparedGeometry] = {}
+        self._used: dict[bytes, PreparedGeometry] = {}
 
     def read(self, source: Path) -> Iterator[UnseenStructures]:
         """Read structures in any format, in the order of the source; targets and other values are ignored.
@@ -153,7 +153,7 @@ class Preparation:
         Raises
         ------
         UserError
-            If the source cannot be read or holds nothing that can be used, or a structure is malformed or holds an
+            If the source cannot be read or holds nothing that can be used, or a structure is malformed or contains an
             element that the models were not trained on (:class:`MalformedError` where skipping would help).
         """
         form = sources.form_of(source, self.options)
@@ -171,14 +171,14 @@ class Preparation:
         MalformedError
             At a structure that cannot be used, unless these are skipped.
         """
-        taken: list[tuple[Frame, int, Site]] = []
+        taken: list[tuple[Frame, int, PreparedGeometry]] = []
         atoms = 0
         for frame in frames:
             index, self.count = self.count, self.count + 1
             try:
                 if isinstance(frame, UserError):
                     raise frame
-                site = self._site_of(frame)
+                prepared = self._prepared(frame)
             except UserError as error:
                 if self.choice.on_error == "fail":
                     raise MalformedError(str(error)) from error
@@ -188,13 +188,13 @@ class Preparation:
             if taken and atoms + n > BATCH_ATOMS:
                 yield self._batch(taken)
                 taken, atoms = [], 0
-            taken.append((frame, index, site))
+            taken.append((frame, index, prepared))
             atoms += n
         if taken:
             yield self._batch(taken)
 
     def report(self) -> None:
-        """Print a line for each thing that was noticed on the way."""
+        """Print what was noticed while reading, a line each."""
         if self.overruled:
             log(
                 f"{self.overruled:,} of {self.count - self.skipped.count:,} structures state another boundary than the"
@@ -205,8 +205,8 @@ class Preparation:
         if self.skipped.count:
             log(f"{self.skipped.count:,} structures skipped; the first: {self.skipped.reasons[0]}")
 
-    def _site_of(self, frame: Frame) -> Site:
-        """Check a structure; return its site, a new one if it is not known."""
+    def _prepared(self, frame: Frame) -> PreparedGeometry:
+        """Check a structure, and return its geometry; a new one is prepared first."""
         known = self._is_known[frame.atomic_numbers]
         if not known.all():
             from ase.data import chemical_symbols
@@ -227,38 +227,38 @@ class Preparation:
             self.overruled += 1
         key = geometry.key()
         if key not in self._used:
-            self._used[key] = self._sites.get(key) or self._new_site(geometry, frame.where)
+            self._used[key] = self._prepared_before.get(key) or self._prepare(geometry, frame.where)
         return self._used[key]
 
-    def _new_site(self, geometry: Geometry, where: str) -> Site:
+    def _prepare(self, geometry: Geometry, where: str) -> PreparedGeometry:
         recipe = self.facts.ready.computed_inputs
         try:
-            found = find_neighbours(geometry, self.options.cutoff)
+            neighbours = find_neighbours(geometry, self.options.cutoff)
             operators = None if recipe is None else inputs.GeometryOperators(recipe, geometry)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-        self._distances.add(found, where)
-        return Site(geometry, found, operators)
+        self._distances.add(neighbours, where)
+        return PreparedGeometry(geometry, neighbours, operators)
 
-    def _batch(self, taken: list[tuple[Frame, int, Site]]) -> UnseenStructures:
-        self._sites, self._used = self._used, {}
-        frames, sites = [frame for frame, _, _ in taken], [site for _, _, site in taken]
-        distinct = {id(site): site for site in sites}
+    def _batch(self, taken: list[tuple[Frame, int, PreparedGeometry]]) -> UnseenStructures:
+        self._prepared_before, self._used = self._used, {}
+        frames, geometries = [frame for frame, _, _ in taken], [geometry for _, _, geometry in taken]
+        distinct = {id(geometry): geometry for geometry in geometries}
         number = {key: k for k, key in enumerate(distinct)}
-        geometry = np.array([number[id(site)] for site in sites], np.int32)
+        sample_geometry = np.array([number[id(geometry)] for geometry in geometries], np.int32)
         numbers = np.concatenate([frame.atomic_numbers for frame in frames])
         offsets = offsets_of([len(frame.atomic_numbers) for frame in frames])
         index = [index for _, index, _ in taken]
-        columns = self._inputs(numbers, offsets, sites)
-        return UnseenStructures(frames, index, list(distinct.values()), geometry, offsets, numbers, columns)
+        columns = self._inputs(numbers, offsets, geometries)
+        return UnseenStructures(frames, index, list(distinct.values()), sample_geometry, offsets, numbers, columns)
 
-    def _inputs(self, numbers: np.ndarray, offsets: np.ndarray, sites: list[Site]) -> np.ndarray:
-        if sites[0].operators is None:
+    def _inputs(self, numbers: np.ndarray, offsets: np.ndarray, geometries: list[PreparedGeometry]) -> np.ndarray:
+        if geometries[0].operators is None:
             return scaled(numbers[:, None].astype(np.float64), self.facts.species.minimum, self.facts.species.maximum)
         # One by one: a matrix product's last digits depend on how many structures go into it.
         each = [
-            site.operators.inputs(numbers[None, first:behind])[0]
-            for site, first, behind in zip(sites, offsets.tolist(), offsets.tolist()[1:], strict=False)
-            if site.operators is not None
+            geometry.operators.inputs(numbers[None, first:end])[0]
+            for geometry, first, end in zip(geometries, offsets.tolist(), offsets.tolist()[1:], strict=False)
+            if geometry.operators is not None
         ]
         return np.concatenate(each)

@@ -1,1 +1,1 @@
-"""What models receive besides the structure: inputs of atoms, and references of targets."""
+"""Features besides the structure: inputs of atoms, and references of targets."""

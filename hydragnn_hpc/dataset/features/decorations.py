@@ -1,4 +1,4 @@
-"""What all features read of a data set's arrays, and the files that they write."""
+"""The arrays of a data set that all features read, and the files that they write."""
 
 from __future__ import annotations
 

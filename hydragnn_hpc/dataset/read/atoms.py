@@ -17,7 +17,7 @@ _PER_ATOM = frozenset(per_atom_properties)
 
 @dataclass(frozen=True)
 class FrameLabel:
-    """What identifies a structure: attributes of :class:`~hydragnn_hpc.dataset.read.frames.Frame` of the same names."""
+    """Names of a structure, as in :class:`~hydragnn_hpc.dataset.read.frames.Frame`."""
 
     name: str
     origin: str

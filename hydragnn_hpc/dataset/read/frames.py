@@ -36,7 +36,7 @@ def hint_to_skip() -> Iterator[None]:
 
 @dataclass
 class Skipped:
-    """What was skipped while reading: how many structures or files, and why the first few."""
+    """Structures or files skipped while reading: how many, and the reasons for the first few."""
 
     count: int = 0
     reasons: list[str] = field(default_factory=list)

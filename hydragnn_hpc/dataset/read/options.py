@@ -1,4 +1,4 @@
-"""How a data set is prepared."""
+"""Options for preparing a data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hydragnn_hpc.dataset.read.targets import TargetSpec
 
 @dataclass(frozen=True)
 class Options:
-    """How a data set is prepared; lengths in bohr, energies in Ry.
+    """Options for preparing a data set; lengths in bohr, energies in Ry.
 
     Attributes
     ----------

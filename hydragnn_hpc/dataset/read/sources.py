@@ -26,7 +26,7 @@ ON_ERROR = ("fail", "skip")
 
 @dataclass
 class RawData:
-    """What was read.
+    """The data read from a source.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Where a node-local copy has room: the candidates, their free space, and the job's memory limit."""
+"""Storage for a node-local copy: the candidates, their free space, and the job's memory limit."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every engine provides, and what engines share."""
+"""The interface of all engines, and the code that they share."""

@@ -1,4 +1,4 @@
-"""What trains a stack of members, one batch at a time: the interface of every engine."""
+"""The interface of every engine, which trains a stack of members one batch at a time."""
 
 from __future__ import annotations
 

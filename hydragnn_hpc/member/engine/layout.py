@@ -22,7 +22,7 @@ instructions handle each of its numbers alike wherever the member is in the stac
 
 @dataclass(frozen=True)
 class ParameterLayout:
-    """Where each parameter and buffer of a member lies in its flat vectors.
+    """Positions of a member's parameters and buffers in its flat vectors.
 
     Attributes
     ----------

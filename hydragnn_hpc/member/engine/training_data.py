@@ -90,7 +90,7 @@ class TargetReference:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What an engine trains on.
+    """The data that an engine trains on.
 
     Attributes
     ----------
@@ -147,11 +147,11 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
     UserError
         If the copy was made for other inputs or references.
     """
-    found = staged.meeting(requirements.of(campaign))
-    if found is None:
+    suitable = staged.meeting(requirements.of(campaign))
+    if suitable is None:
         given = (staged.ready.wanted if staged.ready else requirements.PLAIN).model_dump(mode="json")
         raise UserError(f"the node-local copy was made for other inputs or references ({given}); run the command again")
-    a, ready, recipe = found.arrays, found.ready, Recipe()
+    a, ready, recipe = suitable.arrays, suitable.ready, Recipe()
     if ready:
         referenced = [name for name, task in campaign.tasks.items() if task.reference != "none"]
         recipe = Recipe(inputs=ready.inputs, references={name: ready.references[name] for name in referenced})

@@ -152,7 +152,7 @@ def _part(
 
 
 class Aggregated:
-    """What one layer's aggregation saves for its backward pass.
+    """Values that the aggregation of one layer saves for its backward pass.
 
     Attributes
     ----------

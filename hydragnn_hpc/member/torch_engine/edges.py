@@ -1,4 +1,4 @@
-"""The edges' part of the messages of a batch, t in m_ij = W1 x_i + W2 x_j + b + t_ij: its tables, and the way back.
+"""The edges' part of the messages of a batch, t in m_ij = W1 x_i + W2 x_j + b + t_ij: its tables, and its gradient.
 
 Messages of one sender differ by their edges, so that the backward pass computes the gradient of every message, in the
 slots of the neighbour table, and gathers it twice: by sender, and by edge.

@@ -33,7 +33,7 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Evidence:
-    """One comparison behind a claim: what is compared, its numbers, its verdict and why."""
+    """One comparison behind a claim: its subject, its numbers, its verdict and the reason."""
 
     what: str
     figures: str

@@ -42,7 +42,7 @@ class ReportSection:
 
 @dataclass(frozen=True)
 class _Outline:
-    """How a section is made; figures name the section that shows them (`figures.registry`)."""
+    """The parts of a section, made from the content; figures name the section that shows them (`figures.registry`)."""
 
     key: str
     title: str

@@ -43,7 +43,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class SavedFigure:
-    """What the report keeps of a :class:`Drawing` after writing its files, and the section that shows it."""
+    """A :class:`Drawing` whose files have been written, and the section that shows it."""
 
     section: str
     name: str

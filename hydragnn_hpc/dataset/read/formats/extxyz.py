@@ -49,7 +49,7 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
 
 
 def is_count(line: bytes) -> bool:
-    """Whether a line holds a number of atoms and nothing else, as every frame's first does."""
+    """Whether a line holds a number of atoms and nothing else, as the first line of every frame does."""
     return re.fullmatch(rb"\s*[0-9]{1,9}\s*", line) is not None
 
 

@@ -34,7 +34,7 @@ _STRUCTURAL = ("lattice", "pbc", "properties")
 
 @dataclass
 class Header:
-    """What a comment line states.
+    """The content of a comment line.
 
     Attributes
     ----------

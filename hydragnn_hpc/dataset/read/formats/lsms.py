@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from hydragnn_hpc.atomic import write_text
 from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.targets import TargetSpec
@@ -131,11 +130,6 @@ def format_sample(sample: LsmsSample) -> str:
     """Return the file's text."""
     rows = [_ATOM % (int(row[0]), int(row[1]), *row[2:]) for row in sample.table.tolist()]
     return " ".join(f"{energy:.15f}" for energy in sample.energies.tolist()) + "\n" + "".join(rows)
-
-
-def write_sample(sample: LsmsSample, folder: Path) -> None:
-    """Write the sample into ``folder`` under its name, whole or not at all."""
-    write_text(folder / sample.name, format_sample(sample))
 
 
 def parse_sample(content: bytes, where: str) -> LsmsSample:
