@@ -168,7 +168,7 @@ def keeps_checkpoint(campaign: Campaign, variant: Variant, result: Result) -> bo
 def remove_remains(files: MemberFolder, keep_checkpoint: bool) -> None:
     """Remove the claim and checkpoints that remain beside a result if its worker died right after writing it."""
     remove_leftovers(files.root)
-    for path in files.passing(keep_checkpoint):
+    for path in files.obsolete(keep_checkpoint):
         with contextlib.suppress(OSError):
             path.unlink()
 

@@ -114,7 +114,7 @@ class Ownership:
     def end(self, keep_checkpoint: bool = False) -> None:
         """Remove what a member with a result no longer needs: the claim, and checkpoints."""
         with self.held():
-            for path in self._files.passing(keep_checkpoint):
+            for path in self._files.obsolete(keep_checkpoint):
                 path.unlink(missing_ok=True)
 
     def _lost(self, why: str) -> NotOwnerError:

@@ -69,8 +69,8 @@ class MemberFolder:
         self.log = self.root / "log.txt"
         self.claim = self.root / "claim.json"
 
-    def passing(self, keep_checkpoint: bool) -> tuple[Path, ...]:
-        """Return the files that go once a member has its result, with or without its latest checkpoint."""
+    def obsolete(self, keep_checkpoint: bool) -> tuple[Path, ...]:
+        """Return the files that are removed once a member has its result, its latest checkpoint unless it is kept."""
         always = (self.previous_checkpoint, self.claim)
         return always if keep_checkpoint else (self.checkpoint, *always)
 
@@ -116,5 +116,5 @@ class CampaignFolder:
         return self.report / f"{name}.{suffix}"
 
     def worker_log(self, rank: int, slot: int) -> Path:
-        """Return where one worker's standard output and error go."""
+        """Return the file of one worker's standard output and error."""
         return self.logs / f"worker-{rank:04d}-{slot}.txt"

@@ -34,7 +34,7 @@ def test_a_process_lives_until_it_is_killed() -> None:
     assert processes.lives(about) is False
 
 
-def test_a_number_alone_is_no_process() -> None:
+def test_a_number_alone_does_not_identify_a_process() -> None:
     me = processes.identity()
     assert processes.lives(me) is True
     assert processes.lives(me.model_copy(update={"started": "17"})) is False, "the number was used again"

@@ -73,7 +73,7 @@ def _draw(arrays: dict[str, np.ndarray], targets: dict[str, Target], title: str)
 
 
 def _shares(ax: Any, symbols: list[str], fractions: np.ndarray) -> None:
-    """Draw how often each element has which share; with two elements, one determines the other."""
+    """Draw the distribution of each element's share; of two elements only one, which determines the other."""
     often = np.argsort(-(fractions > 0).sum(axis=0), kind="stable")[:_MOST_SERIES]
     series = [0] if len(symbols) == 2 else sorted(often.tolist())
     shown = [symbols[k] for k in series]

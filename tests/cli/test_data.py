@@ -118,7 +118,7 @@ def test_info_of_a_data_set_whose_manifest_does_not_say_its_distribution(made: P
         (["info", "{new}.bp"], "no such data set"),
     ],
 )
-def test_what_a_user_gets_wrong_is_one_line(
+def test_a_mistake_is_reported_in_one_line(
     made: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = {"raw": str(made / "raw"), "bp": str(made / "small.bp"), "new": str(made / "new")}

@@ -1,4 +1,4 @@
-"""Campaigns that grow: the same bits as of a campaign that was as large from the start; refusals touch nothing."""
+"""Campaigns that grow: the same bits as a campaign that was as large from the start; refusals change nothing."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LARGE = ["--set", f"variants=[H, M, {WIDE}]", "--set", "replicas=3", "--set", "l
 
 
 def members(out: Path) -> dict[str, tuple[int, bytes]]:
-    """The moment in which each result was written, and its content."""
+    """The time at which each result was written, and its content."""
     paths = sorted(out.glob("members/*/*/result.json"))
     return {str(p.relative_to(out)): (p.stat().st_mtime_ns, p.read_bytes()) for p in paths}
 
 
 @pytest.fixture(scope="module")
 def large(small: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """What the large campaign gives that is asked for at once."""
+    """The outcome of a campaign that is large from the start."""
     out = tmp_path_factory.mktemp("large") / "out"
     done = run(small / "campaign.yaml", out, *LARGE, ranks=0)
     assert done.returncode == 0, done.stderr

@@ -154,11 +154,11 @@ def test_moments_do_not_depend_on_the_shape_and_equal_weights_change_nothing() -
     assert np.isnan(moments(values[:1])[1]).all() and np.isnan(moments(values[:1], [1.0])[1]).all()
 
 
-def test_what_cannot_be_used_is_said_in_one_line(fept: Path, plain: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_reported_in_one_line(fept: Path, plain: Path, tmp_path: Path) -> None:
     ensemble = Ensemble(plain)
     iron = Atoms("Fe2", [(0, 0, 0), (0, 0, 2.5)])
     boxed = Atoms("Fe2", iron.positions, cell=[5, 5, 5], pbc=True)
-    for given, told in (
+    for given, message in (
         ([], "there is no structure to predict"),
         ([iron, Atoms("FeCu", iron.positions)], "structure 1: holds Cu, which the models were not trained on"),
         (boxed, r"structure 0: its boundary is \(True, True, True\), .* on open ones; set atoms.pbc = False"),
@@ -166,23 +166,23 @@ def test_what_cannot_be_used_is_said_in_one_line(fept: Path, plain: Path, tmp_pa
         (Atoms("Fe2", [(0, 0, 0), (0, 0, 0)]), "structure 0, atom 1: two atoms at one position"),
         (["raw"], "structure 0 is of type str; give ase.Atoms"),
     ):
-        with pytest.raises(UserError, match=told) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             ensemble.predict(given)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
-    assert len(ensemble.predict(iron)["H"].mean) == 1  # it is of use still
-    for arguments, told in (
+    assert len(ensemble.predict(iron)["H"].mean) == 1  # it is still usable
+    for arguments, message in (
         (("nowhere",), "nowhere holds no campaign"),
         ((fept / "out",), "several variants have finished members; give one: HCM, M"),
         ((fept / "out", "HM"), "no variant 'HM'; did you mean 'HCM'"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             Ensemble(*arguments)
-    for options, told in (
+    for options, message in (
         ({"select": 4}, "select=4: give 'all', 'validation', or how many of the 3"),
         ({"select": "best"}, "select='best'"),
         ({"device": "gpu"}, "device 'gpu'; known are: cpu"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             Ensemble(plain, **options)  # type: ignore[arg-type]
 
 
@@ -206,13 +206,13 @@ def test_a_first_guess_is_what_ase_starts_from(plain: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--out", "guess.txt"), "--out guess.txt: the suffix must be .csv, .extxyz or .xyz"),
         (("--out", "guess.xyz"), "extended XYZ holds one variant; give --variant, one of HCM, M"),
         (("--out", "guess.xyz", "--variant", "M", "--members"), "--members is for csv"),
     ],
 )
-def test_a_file_that_cannot_hold_it_is_refused(fept: Path, options: tuple[str, ...], told: str) -> None:
+def test_a_file_that_cannot_hold_it_is_refused(fept: Path, options: tuple[str, ...], message: str) -> None:
     found = command(fept, "predict", "out", "raw", *options)
-    assert found.returncode == 2 and told in found.stderr and len(found.stderr.splitlines()) == 1
+    assert found.returncode == 2 and message in found.stderr and len(found.stderr.splitlines()) == 1

@@ -7,7 +7,6 @@ The reference is the library engine in float64: PyTorch Geometric's layers and a
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable
 from functools import partial
 from inspect import signature
@@ -118,7 +117,8 @@ def test_several_geometries(name: str, dtype: torch.dtype, atoms: tuple[int, ...
 
 
 @pytest.mark.parametrize("name", ENGINES)
-@pytest.mark.parametrize(("basis", "envelope"), itertools.product(edge_features.BASES, edge_features.ENVELOPES))
+@pytest.mark.parametrize("basis", edge_features.BASES)
+@pytest.mark.parametrize("envelope", edge_features.ENVELOPES)
 def test_any_edge_features(name: str, basis: str, envelope: str) -> None:
     samples = (shared() if name == "fused" else varying(1, 1, 4, 12)).samples
     problem = Problem(samples, edges=EdgeBasis(5, CUTOFF, basis, envelope))

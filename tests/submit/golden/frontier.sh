@@ -7,7 +7,7 @@
 #SBATCH --output=/project/fept/runs/paper/jobs/%j.txt
 #SBATCH --open-mode=append
 #SBATCH --requeue
-# Ranks stop by the time limit below; should one not, USR2 (NCCL takes USR1) reminds it. Slurm may send it a minute early.
+# Ranks stop by the time limit below; USR2 (NCCL uses USR1) stops those that do not. Slurm may send it a minute early.
 #SBATCH --signal=USR2@90
 #SBATCH --account=abc123
 #SBATCH --partition=batch

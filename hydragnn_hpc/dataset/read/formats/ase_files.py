@@ -1,4 +1,4 @@
-"""Whatever else ASE reads: POSCAR, CIF, trajectories, output of calculations. One structure or several in a file."""
+"""All other formats that ASE reads: POSCAR, CIF, trajectories, output of calculations; one structure or more a file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _EXCLUDED = {
     "acemolecule-out", "acemolecule-input",
 }  # fmt: skip
 # Suffixes that ASE knows but that notes and logs have as well: they indicate no format, but are read with --format.
-_AMBIGUOUS = (".md", ".out", ".log", ".dat", ".data", ".in", ".inp", ".com", ".config", ".restart", ".cell", ".geom",
-".arc",
-         ".res", ".ascii")  # fmt: skip
+_AMBIGUOUS = (
+    ".md", ".out", ".log", ".dat", ".data", ".in", ".inp", ".com", ".config", ".restart", ".cell", ".geom", ".arc",
+    ".res", ".ascii",
+)  # fmt: skip
 _SHOWN = 160
 
 
