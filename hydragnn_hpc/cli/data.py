@@ -92,8 +92,8 @@ def prepare(
     boundary: Annotated[
         str,
         typer.Option(
-            help="open, or periodic: images are neighbours too. Default: as each structure states; LSMS text is open,"
-            " and needs --cell to be periodic."
+            help="open, or periodic (with periodic images as neighbours). Default: as each structure states; LSMS text"
+            " is open, and needs --cell to be periodic."
         ),
     ] = "auto",
     cell: Annotated[
@@ -107,7 +107,7 @@ def prepare(
         int, typer.Option(help="Maximum number of samples per composition, chosen at random; 0 keeps all.")
     ] = 0,
     fractions: Annotated[
-        str, typer.Option(help="Fractions for training, validation and test; of every composition, where split by it.")
+        str, typer.Option(help="Fractions for training, validation and test; of each composition, if split by it.")
     ] = "0.70,0.15,0.15",
     seed: Annotated[int, typer.Option(help="Seed of the split and of the samples that --cap keeps.")] = 0,
     split_by: Annotated[
@@ -131,8 +131,8 @@ def prepare(
     on_outlier: Annotated[
         str,
         typer.Option(
-            help="What to do with a value so far from all others that scaling hides these: tell (a remark), fail, or"
-            " skip (leave its sample out and count it)."
+            help="What to do with an outlier, a value so far from all others that scaling hides their differences: tell"
+            " (only make a remark), fail, or skip (leave its sample out and count it)."
         ),
     ] = "tell",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing data set.")] = False,
@@ -182,7 +182,7 @@ def split(
     scale_over: Annotated[str, typer.Option(help="all or train; default: as in the source data set.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing data set.")] = False,
 ) -> None:
-    """Write a data set again with another split."""
+    """Write a copy of a data set with another split."""
     from hydragnn_hpc.dataset.build import resplit
 
     check_seed(seed)
@@ -221,7 +221,7 @@ def convert(
     cutoff: Annotated[str, typer.Option(help="Cutoff for neighbours, with unit. Default: SOURCE's, or 7bohr.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing OUT.")] = False,
 ) -> None:
-    """Convert between LSMS text, extended XYZ and data sets; says what the new format cannot hold."""
+    """Convert between LSMS text, extended XYZ and data sets, and list what the new format cannot hold."""
     from hydragnn_hpc.dataset.build import convert as conversion
     from hydragnn_hpc.dataset.graphs import parse_length
     from hydragnn_hpc.dataset.read.options import Options

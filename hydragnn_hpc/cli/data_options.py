@@ -1,4 +1,4 @@
-"""Option values that several data commands share: how they are read and checked."""
+"""Options that several data commands share: their help, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ FORMATS_HELP = (
     "auto (by content), lsms, extxyz, ase-db, or ase: whatever else ASE reads, such as POSCAR, .cif or .traj."
 )
 SPLIT_HELP = (
-    "composition: every one in the same proportion; symmetry: that, and configurations that the lattice's symmetry"
-    " makes equal stay together; groups: only the latter; random."
+    "composition: each in the same proportion in all sets; symmetry: that, and configurations that are equivalent by a"
+    " symmetry of the lattice stay in one set; groups: only the latter; random."
 )
 ON_ERROR_HELP = "What to do with a structure that cannot be used: fail, or skip (leave it out and count it)."
 
 
 def parse_cell(text: str) -> tuple[float, ...]:
-    """Read ``"20.872 10.436 14.116 bohr"`` (or nine numbers); returns nine numbers in bohr.
+    """Read ``"20.872 10.436 14.116 bohr"`` (or nine numbers); return nine numbers in bohr.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The program: its commands, and how an error becomes one line and an exit code."""
+"""The program: its commands, and the reporting of errors as one line and an exit code."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def _options(
     """Options of every command."""
 
 
-# The base class of what a wrong option raises; typer exports only this subclass of it.
+# The base class of errors in options, of which typer exports only this subclass.
 _CommandLineError: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
-def _tell_usage(error: Any) -> None:
+def _report_usage(error: Any) -> None:
     message = error.format_message()
     if not message.strip():  # a group called without a command: it has shown its help
         return
@@ -75,7 +75,7 @@ def main() -> None:
             sys.stdout.flush()
         sys.exit(code)
     except _CommandLineError as error:
-        _tell_usage(error)
+        _report_usage(error)
         sys.exit(ExitCode.USAGE)
     except UserError as error:
         if debug:

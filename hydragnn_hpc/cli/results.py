@@ -35,8 +35,8 @@ def status(
 ) -> None:
     """Show a campaign's progress: members by state, rates, time left, the table so far, failures with causes.
 
-    It reads the folder: from any machine, while the campaign runs or long after. Where the scheduler is available, it
-    also asks for the state of submitted jobs.
+    It only reads the folder: on any machine, while the campaign runs or long after. Where the scheduler is available,
+    it also asks for the state of submitted jobs.
     """
     if watch and as_json:
         raise UserError("status: --watch and --json exclude each other; call --json repeatedly instead")
@@ -77,7 +77,7 @@ def _show_jobs(jobs: list[JobStatus], remarks: list[str], screen: Console) -> No
 
 
 def _wait_until_begun(folder: CampaignFolder, jobs: list[JobStatus], screen: Console, interval: float) -> bool:
-    """Wait for the campaign's first run, and show its jobs when they change; False once all jobs have ended before."""
+    """Wait for the campaign's first run, and show its jobs when they change; False if all jobs end before it begins."""
     from hydragnn_hpc.submit.jobs import read_jobs
 
     asked = time.monotonic()
@@ -99,11 +99,11 @@ def report(
         bool, typer.Option("--tensorboard", help="Write the members' learning curves for TensorBoard, too.")
     ] = False,
     no_baselines: Annotated[
-        bool, typer.Option("--no-baselines", help="Leave out what is predicted without a network.")
+        bool, typer.Option("--no-baselines", help="Leave out the baselines: predictions without a network.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write tables, figures and the page of a campaign into OUT/report, from whatever has finished.
+    """Write tables, figures and the page of a campaign into OUT/report, from the members that have finished.
 
     The page, OUT/report/index.html, is one file: open it in a browser, or send it to somebody.
     """

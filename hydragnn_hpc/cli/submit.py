@@ -43,7 +43,7 @@ def submit(
     packed: Annotated[
         Path | None,
         typer.Option(
-            help="An environment packed by envs/pack.sh: unpacked on every node, so that Python starts from there."
+            help="An environment packed by envs/pack.sh, which is unpacked on every node, so that Python starts there."
         ),
     ] = None,
     overrides: Annotated[
@@ -65,14 +65,14 @@ def submit(
     work = plan.work_left(settings, folder.root, seconds)
     if not work.members:
         raise UserError(f"{out}: all members are finished; nothing to submit")
-    asked = math.ceil(seconds_of(walltime, "--walltime")) if walltime is not None else None
-    machine, queues, unknown = limits.apply(machine, site == machine.scheduler.name, queue, asked)
+    limit = math.ceil(seconds_of(walltime, "--walltime")) if walltime is not None else None
+    machine, queues, unknown = limits.apply(machine, site == machine.scheduler.name, queue, limit)
     if work.stack_seconds is None and manifest is not None:
         work = work.estimated(estimate(settings, manifest, machine))
-    chosen = plan.make_plan(settings, work, machine, nodes, asked, queue)
+    chosen = plan.make_plan(settings, work, machine, nodes, limit, queue)
     limits.check(machine, chosen, queues, account)
     if manifest is None and not dry_run and not machine.retired:
-        manifest = _manifest(settings, folder)  # there is none: refused once the machine's limits are met
+        _manifest(settings, folder)  # raises, since there is none, but only after the machine's limits are checked
     if dry_run and machine.account and not account:
         account = YOUR_PROJECT
         typer.echo(f"--site {site}: jobs there are charged to a project; name yours with --account", err=True)
@@ -94,14 +94,14 @@ def submit(
     if dry_run:
         typer.echo(script, nl=False)
         typer.echo(f"{clock(chosen.walltime_seconds)} per job; estimated need: {need}", err=True)
-        _tell_unchecked(site, unknown)
+        _report_unchecked(site, unknown)
         return
     if machine.retired:
         raise UserError(f"--site {site}: {machine.retired}; --dry-run shows the script")
     submitted = _hand_over(job, machine, chosen, script, work.members)
     if submitted.id == LOCAL:
         sys.exit(subprocess.run(["bash", str(folder.job_script)], check=False).returncode)
-    _tell_unchecked(site, unknown)
+    _report_unchecked(site, unknown)
     if as_json:
         typer.echo(json.dumps(submitted.model_dump(mode="json", exclude={"time"})))
         return
@@ -112,7 +112,7 @@ def submit(
 
 
 def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: int) -> SubmittedJob:
-    """Write the script, submit it, and record that; without a scheduler it remains to be run."""
+    """Write the script, submit it, and record the job; without a scheduler the script is only written."""
     from hydragnn_hpc.ledger import now
     from hydragnn_hpc.submit import chain, jobs, render, scheduler
 
@@ -139,7 +139,7 @@ def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: i
 
 
 def _manifest(campaign: Campaign, folder: CampaignFolder) -> Manifest:
-    """Return the manifest of a campaign's data set; what a job would refuse of the three is refused here."""
+    """Return the manifest of a campaign's data set; refuse a campaign, data set or folder that a job would refuse."""
     from hydragnn_hpc.config import config_hash
     from hydragnn_hpc.dataset.staged import match
     from hydragnn_hpc.dataset.store.manifest import read_manifest
@@ -155,13 +155,13 @@ def _manifest(campaign: Campaign, folder: CampaignFolder) -> Manifest:
 
 
 def _need(seconds: float | None, basis: str) -> str:
-    """Return the time until all members are trained, and what it comes from."""
+    """Return the time until all members are trained, and where it comes from."""
     if seconds is None:
         return "unknown without the data set, so the job asks for the queue's longest time; --seconds gives it"
     return f"{clock(seconds)}, {basis}"
 
 
-def _tell_unchecked(site: str, reason: str) -> None:
+def _report_unchecked(site: str, reason: str) -> None:
     if reason:
         typer.echo(f"--site {site}: the machine's limits could not be checked: {reason}", err=True)
 
