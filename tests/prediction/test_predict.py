@@ -95,7 +95,7 @@ def test_what_cannot_be_predicted_is_reported_in_one_line(
 def test_arguments_in_the_wrong_order_are_recognised(fept: Path) -> None:
     found = command(fept, "predict", "raw", "out")
     assert (
-        found.returncode == 2 and "out is a campaign's folder, and raw is not: give the campaign first" in found.stderr
+        found.returncode == 2 and "out is a campaign's folder, but raw is not: give the campaign first" in found.stderr
     )
 
 
