@@ -128,7 +128,10 @@ def test_what_is_odd_about_structures_is_reported(tmp_path: Path) -> None:
     text = "".join(f"2\nProperties=species:S:1:pos:R:3 energy={e}\nCu 0 0 0\nAu 0 0 {z}\n" for z, e in pairs)
     (tmp_path / "a.xyz").write_text(text)
     found = remarks_of(prepare(tmp_path / "a.xyz", tmp_path / "x.bp", options))
-    assert "1 samples repeat" in found["contradictions"] and "a.xyz@8 repeats a.xyz@0" in found["contradictions"]
+    assert (
+        "1 samples have the species and sites of another" in found["contradictions"]
+        and "a.xyz@8 repeats a.xyz@0" in found["contradictions"]
+    )
     assert "two atoms of a.xyz@9 are 0.567 bohr apart" in found["close-atoms"]
     assert "2 atoms have no neighbour within 7 bohr" in found["no-neighbours"]
 
