@@ -9,7 +9,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -73,22 +73,33 @@ def versions() -> dict[str, str]:
     }
 
 
-def set_threads(threads: int) -> None:
-    """Set the number of threads that torch uses."""
+PRECISION = "highest"
+"""Of matrix products, in torch's words: float32 throughout, where a GPU could round factors to ten bits (TF32)."""
+
+
+def set_arithmetic(threads: int) -> None:
+    """Set the number of threads that torch uses, and the precision of matrix products."""
     # Under some launchers torch sees one core, under others all; the number of threads changes the order of sums.
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
+    torch.set_float32_matmul_precision(PRECISION)  # TORCH_ALLOW_TF32_CUBLAS_OVERRIDE has set another
 
 
 @contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Use this number of threads inside the block, in a process that belongs to the user."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
+def arithmetic(threads: int) -> Iterator[None]:
+    """Use this number of threads and `PRECISION` inside the block, in a process that belongs to the user."""
+    threads_before, precision_before = torch.get_num_threads(), None
+    torch.set_num_threads(threads)
+    # Where the user has chosen a precision for each backend, torch has no answer: that choice is respected.
+    with suppress(RuntimeError):
+        precision_before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(PRECISION)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
+        if precision_before is not None:
+            torch.set_float32_matmul_precision(precision_before)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import torch
 
 from hydragnn_hpc.config import Campaign, parse_campaign
 from hydragnn_hpc.member.choose import choose
-from hydragnn_hpc.member.device import set_threads
+from hydragnn_hpc.member.device import set_arithmetic
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.training_data import Structure, TrainingData, vector_limits
@@ -124,7 +124,7 @@ def main() -> None:
     """See the module."""
     question = PaceQuestion.model_validate_json(sys.stdin.read())
     campaign = parse_campaign(question.campaign, "the campaign")
-    set_threads(campaign.launch.threads)
+    set_arithmetic(campaign.launch.threads)
     print(measure(campaign, question.contents, question.members).model_dump_json())
 
 

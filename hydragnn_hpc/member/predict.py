@@ -11,7 +11,7 @@ from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.build.unseen import UnseenStructures
 from hydragnn_hpc.dataset.read.gathered import offsets_of
 from hydragnn_hpc.member.choose import general, network_sizes, why_not_fused
-from hydragnn_hpc.member.device import choose_device, threads
+from hydragnn_hpc.member.device import arithmetic, choose_device
 from hydragnn_hpc.member.engine.training_data import Structure, TrainingData, vector_limits
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.training.checkpoint import TrainedModel
@@ -53,7 +53,7 @@ class StackedModels:
             By task, ``[E, A, d]`` or, at graph level, ``[E, S, d]`` float64; what was taken off a target in training
             is put back.
         """
-        with threads(self._campaign.launch.threads):
+        with arithmetic(self._campaign.launch.threads):
             found = self._scaled(structures)
         for task in self._variant.tasks:
             target, fitted = self._facts.tasks[task], self._facts.ready.references.get(task)

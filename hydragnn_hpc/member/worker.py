@@ -27,7 +27,7 @@ from hydragnn_hpc import streams
 from hydragnn_hpc.dataset.staged.copies import StagedData, open_staged
 from hydragnn_hpc.ledger import read_frozen
 from hydragnn_hpc.member.choose import choose
-from hydragnn_hpc.member.device import choose_device, describe, is_out_of_memory, set_threads, versions
+from hydragnn_hpc.member.device import choose_device, describe, is_out_of_memory, set_arithmetic, versions
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.training_data import from_staged
 from hydragnn_hpc.member.torch_engine.captured import CaptureError
@@ -190,7 +190,7 @@ def _arguments() -> argparse.Namespace:
 def _begin(arguments: argparse.Namespace, channel: Channel) -> Worker:
     folder = CampaignFolder(arguments.campaign)
     frozen = read_frozen(folder)
-    set_threads(frozen.campaign.launch.threads)
+    set_arithmetic(frozen.campaign.launch.threads)
     device = choose_device(frozen.campaign.launch.device, arguments.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -66,7 +66,7 @@ class Finished(Message):
 
 
 class EngineChanged(Message):
-    """A member continues with another engine, or other vector lanes, than before its interruption."""
+    """A member continues with another engine, vector lanes, GPU or size of its stack than before its interruption."""
 
     kind: Literal["engine_changed"] = "engine_changed"
     variant: str

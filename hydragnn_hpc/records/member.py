@@ -60,6 +60,10 @@ class Session(FileRecord):
         None in results of earlier versions.
     lanes : int or None
         Its vector lanes (`member.engine.interface`).
+    device : str or None
+        The name of the GPU; None on a CPU, and in results of earlier versions.
+    stack : int or None
+        On a GPU: members of the stack at the last checkpoint.
     """
 
     started: Timestamp
@@ -70,6 +74,8 @@ class Session(FileRecord):
     epochs: Count
     engine: str | None = None
     lanes: Count | None = None
+    device: str | None = None
+    stack: Count | None = None
 
 
 class Result(FileRecord):
@@ -94,6 +100,8 @@ class Result(FileRecord):
         Counted from 1 within the run.
     weights_sha256 : str
         Of the best epoch's parameters and buffers.
+    precision : str or None
+        Of matrix products in float32, in torch's words; None in results of earlier versions.
     """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
@@ -119,6 +127,7 @@ class Result(FileRecord):
     threads: Count
     versions: dict[str, str]
     weights_sha256: str
+    precision: str | None = None
 
 
 class Failure(FileRecord):

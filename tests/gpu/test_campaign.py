@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from ase import Atoms
 
+from hydragnn_hpc import Ensemble
 from tests import campaigns
+from tests.gpu.pretended import pretended
 
 ROOT = Path(__file__).parents[2]
 DRIVE = ROOT / "tests" / "ensemble" / "drive.py"
@@ -94,8 +98,18 @@ def test_a_campaign_trains_as_on_the_cpu(folder: Path, undisturbed: Run) -> None
     assert len(set(weights(undisturbed).values())) == 4
     for name, result in undisturbed.results.items():
         assert (result["engine"], result["device"]["type"], result["attempt"]) == ("torch", "cuda", 1)
+        assert result["precision"] == "highest" and result["sessions"][-1]["device"] == "pretended"
         for task, errors in on_cpu.results[name]["tasks"].items():
             assert result["tasks"][task]["rmse"] == pytest.approx(errors["rmse"], rel=2e-2)
+
+
+def test_an_ensemble_predicts_as_on_the_cpu(folder: Path, undisturbed: Run) -> None:
+    atoms = Atoms("Fe4Pt4", positions=2.7 * np.indices((2, 2, 2)).reshape(3, -1).T)
+    expected = Ensemble(folder / "undisturbed", device="cpu").predict([atoms, atoms[2:]])
+    with pretended():
+        found = Ensemble(folder / "undisturbed", device="cuda").predict([atoms, atoms[2:]])
+    for task in ("H", "C", "M"):
+        np.testing.assert_allclose(found[task].members, expected[task].members, rtol=1e-4, atol=1e-5)
 
 
 def test_the_host_waits_where_it_must_alone(undisturbed: Run) -> None:

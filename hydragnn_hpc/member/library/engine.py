@@ -21,6 +21,8 @@ from hydragnn_hpc.member.library.network import LibraryNetwork, ModuleLayout
 class LibraryEngine:
     """Training steps and predictions of stacked members; a member's numbers are the same in any stack.
 
+    On a GPU its last digits change from run to run: PyTorch Geometric's sums over neighbours are atomic there.
+
     Parameters
     ----------
     sizes : NetworkSizes

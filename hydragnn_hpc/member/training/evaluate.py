@@ -38,7 +38,7 @@ class ValidationSet:
     def losses(self, parameters: torch.Tensor, buffers: torch.Tensor) -> np.ndarray:
         """Return every member's weighted loss on these samples, ``[E]`` float64.
 
-        One member after the other, so that a member's loss has the same bits in any stack.
+        One member after the other, so that a member's loss has the same bits in any stack where its predictions have.
         """
         predicted = self._engine.predict(parameters, buffers, self.chosen)
         found = []

@@ -97,7 +97,7 @@ class StackTraining:
     Attributes
     ----------
     engine_changes : list of EngineChanged
-        Members that were trained before by another engine, or with other vector lanes.
+        Members that were trained before by another engine, with other vector lanes, or on a GPU in another stack.
 
     Raises
     ------
@@ -150,11 +150,11 @@ class StackTraining:
         self._optimizer = self._optimizer_kind(self._options.optimizer, numbers)
 
     def _compare_engines(self, member: StackMember) -> None:
-        """Record whether another engine, or other vector lanes, trained a member before its interruption."""
+        """Record what determines the last digits of a member's numbers, if it has changed with its interruption."""
         last = member.sessions[-1]
         if last.engine is None:  # written by an earlier version
             return
-        before, after = _described(last.engine, last.lanes), _described(self._engine.name, self._engine.lanes)
+        before, after = _described(last), _described(self._new_session())
         if before != after:
             change = EngineChanged(variant=self.variant.name, replica=member.replica, before=before, after=after)
             self.engine_changes.append(change)
@@ -177,7 +177,13 @@ class StackTraining:
             epochs=0,
             engine=self._engine.name,
             lanes=self._engine.lanes,
+            device=self._context.device.name if self._on_device else None,
+            stack=len(self.members) if self._on_device else None,
         )
+
+    @property
+    def _on_device(self) -> bool:
+        return self._engine.device.type != "cpu"
 
     def _identity(self, member: StackMember) -> Identity:
         return Identity(
@@ -277,6 +283,8 @@ class StackTraining:
         self._saved_at = time.monotonic()
 
     def _save(self, e: int, member: StackMember) -> None:
+        if self._on_device:
+            member.sessions[-1] = member.sessions[-1].model_copy(update={"stack": len(self.members)})
         rows = (self.parameters, self.buffers, self._best_parameters, self._best_buffers)
         numbers = dict(zip(_NUMBERS, rows, strict=True)) | self._optimizer.state
         tensors = {name: value[e].cpu().clone() for name, value in numbers.items()}
@@ -311,6 +319,7 @@ class StackTraining:
             threads=self._campaign.launch.threads,
             versions=self._context.versions,
             weights_sha256=weights_hash(*best),
+            precision=torch.get_float32_matmul_precision(),
         )
         member.log(f"{state} after epoch {member.epoch} ({reason})")
         hold = member.ownership.held
@@ -338,8 +347,11 @@ class StackTraining:
         return saved.TrainedModel(facts, {name: value.cpu().clone() for name, value in named.items()})
 
 
-def _described(engine: str, lanes: int | None) -> str:
-    return f"engine {engine}" + (f" with {lanes} vector lanes" if lanes else "")
+def _described(session: Session) -> str:
+    lanes = f" with {session.lanes} vector lanes" if session.lanes else ""
+    # A GPU's libraries choose their kernels by the sizes of arrays, and so by the size of the stack.
+    place = f" on {session.device}, in a stack of {session.stack}" if session.device else ""
+    return f"engine {session.engine}{lanes}{place}"
 
 
 def shuffle(seed: int, epoch: int, n: int) -> np.ndarray:

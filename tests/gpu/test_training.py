@@ -1,0 +1,86 @@
+"""Training, checkpoints and their resumption on the pretended device, in one process."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hydragnn_hpc.config import config_hash, parse_campaign
+from hydragnn_hpc.dataset.staged import copies, requirements
+from hydragnn_hpc.ledger import Frozen
+from hydragnn_hpc.member.choose import choose
+from hydragnn_hpc.member.device import arithmetic, describe
+from hydragnn_hpc.member.engine.training_data import from_staged
+from hydragnn_hpc.member.training.train import StackTraining, WorkerContext
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.records.claim import Claim
+from hydragnn_hpc.records.events import Train
+from tests import campaigns
+from tests.gpu.pretended import Device
+from tests.gpu.problems import GPU
+
+CONTENT = {**campaigns.SMALL, "training": {"epochs": 3, "batch_size": 60}, "launch": {"device": "cuda"}}
+CAMPAIGN = parse_campaign(CONTENT, "")
+ASSIGNMENTS = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def staged(small_bp: Path, tmp_path_factory: pytest.TempPathFactory) -> copies.StagedData:
+    """The small data set, staged."""
+    folder = tmp_path_factory.mktemp("staged")
+    copies.copy(small_bp, folder, requirements.of_all(CAMPAIGN))
+    return copies.open_staged(folder)
+
+
+def training(staged: copies.StagedData, out: Path, *replicas: int) -> StackTraining:
+    """A stack, from its members' checkpoints where there are any."""
+    data = from_staged(staged, CAMPAIGN)
+    engine, _ = choose(CAMPAIGN, CAMPAIGN.variant("HCM"), data, GPU)
+    frozen = Frozen(CAMPAIGN, config_hash(CAMPAIGN, staged.manifest.sha256), staged.manifest.sha256)
+    context = WorkerContext(CampaignFolder(out), frozen, staged.manifest, data, "host", 0, 0, describe(GPU), {})
+    claim = Claim(run=1, assignment=next(ASSIGNMENTS))
+    return StackTraining(context, engine, Train(variant="HCM", replicas=replicas, attempt=1, claim=claim))
+
+
+def weights(out: Path) -> list[str]:
+    """What tells the weights of finished members apart."""
+    results = [json.loads(path.read_text()) for path in sorted(out.glob("members/*/*/result.json"))]
+    return [result["weights_sha256"] for result in results]
+
+
+def test_an_interrupted_training_ends_the_same_and_another_stack_is_named(
+    staged: copies.StagedData, tmp_path: Path, device: Device
+) -> None:
+    whole = training(staged, tmp_path / "whole", 0, 1)
+    while whole.members:
+        whole.epoch(lambda: None)
+    for _ in range(3):
+        part = training(staged, tmp_path / "parts", 0, 1)
+        assert not part.engine_changes
+        part.epoch(lambda: None)
+        part.save()
+    assert len(weights(tmp_path / "whole")) == 2 and weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    first = training(staged, tmp_path / "alone", 0, 1)
+    first.epoch(lambda: None)
+    first.save()
+    (change,) = training(staged, tmp_path / "alone", 0).engine_changes
+    assert change.before == "engine torch on pretended, in a stack of 2"
+    assert change.after == "engine torch on pretended, in a stack of 1"
+
+
+def test_the_precision_of_products_is_ours_for_a_while() -> None:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with arithmetic(1):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cuda.matmul.fp32_precision = "tf32"  # after which torch does not tell its precision
+        with arithmetic(1):
+            assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision("highest")
