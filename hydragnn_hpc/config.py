@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from hydragnn_hpc import yaml_files
+from hydragnn_hpc import sweeps, yaml_files
 from hydragnn_hpc.convolutions import CONVOLUTIONS
 from hydragnn_hpc.errors import UserError, nearest, refuse_control_characters
 from hydragnn_hpc.sections import (
@@ -28,6 +28,7 @@ from hydragnn_hpc.sections import (
     Training,
     Variant,
 )
+from hydragnn_hpc.sweeps import Sweep
 from hydragnn_hpc.validation import one_line
 from hydragnn_hpc.yaml_files import YAML_ERRORS
 
@@ -41,13 +42,17 @@ WITHOUT_EFFECT = ("slots_per_device", "attempts", "checkpoint_seconds", "silence
 
 
 class Campaign(Section):
-    """One campaign: data set, tasks, variants, replicas, seed, model, training, launch."""
+    """One campaign: data set, tasks, variants, replicas, seed, model, training, launch.
+
+    The points of its ``sweep`` are among its ``variants``.
+    """
 
     name: Name
     dataset: Text
     inputs: Inputs = (SpeciesInput(name="species"),)
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
-    variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
+    sweep: Sweep | None = None
+    variants: Annotated[tuple[Variant, ...], Field(validate_default=True)] = ()
     replicas: Annotated[int, Field(ge=1, le=100_000)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     model: Model = Model()
@@ -59,11 +64,26 @@ class Campaign(Section):
     def _spell_out(cls, value: Any, info: Any) -> Any:
         if not isinstance(value, list | tuple):
             return value
-        tasks = list(info.data.get("tasks") or {})
-        return [{"name": v, "tasks": _tasks_in(v, tasks)} if isinstance(v, str) else v for v in value]
+        tasks, sweep = list(info.data.get("tasks") or {}), info.data.get("sweep")
+
+        def named_after_tasks(name: str) -> dict[str, Any]:
+            return {"name": name, "tasks": _tasks_in(name, tasks)}
+
+        listed = [named_after_tasks(v) if isinstance(v, str) else v for v in value]
+        if sweep is None:
+            return listed
+        by_name = {
+            v["name"] if isinstance(v, dict) else v.name: v for v in listed if not isinstance(v, dict) or "name" in v
+        }
+        bases = {of: by_name.get(of, named_after_tasks(of)) for of in sweep.of}
+        plain = {of: v if isinstance(v, dict) else v.model_dump(mode="json") for of, v in bases.items()}
+        # The configuration in a campaign's folder lists the points.
+        return listed + [v for v in sweeps.variants(sweep, plain) if v["name"] not in by_name]
 
     @model_validator(mode="after")
     def _consistent(self) -> Campaign:
+        if not self.variants:
+            raise ValueError("variants: list at least one, or give a sweep")
         for name, times in Counter(v.name for v in self.variants).items():
             if times > 1:
                 raise ValueError(f"variants: '{name}' is named twice; give each variant a name of its own")
@@ -123,6 +143,7 @@ class Campaign(Section):
         tasks = {name: self.tasks[name].model_copy(update=variant.own(name)) for name in variant.tasks}
         return self.model_copy(
             update={
+                "sweep": None,
                 "variants": (Variant(name=variant.name, tasks=variant.tasks),),
                 "tasks": tasks,
                 "inputs": variant.inputs or self.inputs,
@@ -177,6 +198,7 @@ class Campaign(Section):
         unused = ("graph_head", "pooling") * ("graph" not in levels) + ("node_head",) * ("node" not in levels)
         return self.model_copy(
             update={
+                "sweep": None,
                 "variants": tuple(self._canonical(variant) for variant in self.variants),
                 "model": _at_default(self.model, unused),
                 "training": _at_default(

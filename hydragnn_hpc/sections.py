@@ -291,10 +291,12 @@ class Cosine(Section):
 class Training(Section):
     """How a member is trained; ``plateau`` and ``early_stopping`` are off where they are null.
 
+    ``samples`` of the training set are trained on, of each composition in proportion (`member.engine.subset.nested`).
     ``schedule`` says whether the learning rate follows ``plateau`` or ``cosine`` (`member.training.schedule.Schedule`).
     """
 
     epochs: Positive = 200
+    samples: Literal["all"] | Positive = "all"
     batch_size: Positive = 64
     optimizer: Annotated[OptimizerSection, Field(discriminator="name")] = AdamOptimizer(name="Adam")
     schedule: Literal["plateau", "cosine"] = "plateau"

@@ -29,9 +29,9 @@ LIMITS = {"README.md": 150, "CHANGELOG.md": 250}
 """Maximum number of lines of a document; 250 for all others."""
 # In the order in which their commands are run: later ones use what earlier ones have made.
 NAMES = (
-    "README.md", "hydragnn_hpc/dataset/README.md", "jobs/README.md", "hydragnn_hpc/FORMATS.md",
-    "hydragnn_hpc/DESIGN.md", "CONTRIBUTING.md", "tests/README.md", "tests/benchmarks/RESULTS-accuracy.md",
-    "tests/benchmarks/RESULTS-speed.md", "CHANGELOG.md",
+    "README.md", "hydragnn_hpc/dataset/README.md", "jobs/campaigns/README.md", "jobs/README.md",
+    "hydragnn_hpc/FORMATS.md", "hydragnn_hpc/DESIGN.md", "CONTRIBUTING.md", "tests/README.md",
+    "tests/benchmarks/RESULTS-accuracy.md", "tests/benchmarks/RESULTS-speed.md", "CHANGELOG.md",
 )  # fmt: skip
 TEXTS = {name: (ROOT / name).read_text("utf-8") for name in NAMES}
 ENVIRONMENT = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}

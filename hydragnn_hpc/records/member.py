@@ -98,6 +98,8 @@ class Result(FileRecord):
         Replicas trained together.
     attempt : int
         Counted from 1 within the run.
+    train_samples : int or None
+        Samples of the training set that were trained on; None in results of earlier versions.
     weights_sha256 : str
         Of the best epoch's parameters and buffers.
     precision : str or None
@@ -128,6 +130,7 @@ class Result(FileRecord):
     versions: dict[str, str]
     weights_sha256: str
     precision: str | None = None
+    train_samples: Count | None = None
 
 
 class Failure(FileRecord):

@@ -49,3 +49,21 @@ def species_as_number(campaign: Campaign, manifest: Manifest) -> Lines:
             " their properties: set inputs=[one_hot], or use properties such as radius"
         )
         yield naming_variants(campaign, poor, text), None
+
+
+def reference_of_all(campaign: Campaign, manifest: Manifest) -> Found:
+    """References are fitted to the whole training set, also where a network is trained on part of it."""
+    for name, task in campaign.tasks.items():
+        fewer = [
+            v
+            for v, c in each_variant(campaign).items()
+            if c.training.samples not in ("all", manifest.split[0])
+            and name in c.tasks
+            and c.tasks[name].reference != "none"
+        ]
+        if fewer:
+            text = (
+                f"task '{name}': its reference is fitted to all {manifest.split[0]:,} training samples, although"
+                " training.samples is less: errors are smaller than with so few samples; set reference=none"
+            )
+            yield naming_variants(campaign, fewer, text), task.field

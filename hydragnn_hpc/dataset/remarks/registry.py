@@ -71,6 +71,7 @@ DATA = (
 CAMPAIGN: tuple[tuple[str, Callable[[Campaign, Manifest], Lines]], ...] = (
     ("mean-pooling", campaigns.mean_pooling),
     ("species-as-number", campaigns.species_as_number),
+    ("reference-of-all", campaigns.reference_of_all),
 )
 
 

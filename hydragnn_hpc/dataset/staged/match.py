@@ -53,11 +53,18 @@ def _check_training(campaign: Campaign, manifest: Manifest) -> None:
     plain = [task for v in campaign.variants if not v.differs for task in v.tasks]
     if plain and campaign.training.engine == "fused" and (reason := _why_not_fused(campaign, manifest, plain)):
         raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
-    n_train = manifest.split[0]
-    if plain and campaign.training.batch_size > n_train:
+    n_train, samples = manifest.split[0], campaign.training.samples
+    if plain and samples != "all" and samples > n_train:
         raise UserError(
-            f"training.batch_size={campaign.training.batch_size} is larger than the training set of"
-            f" {campaign.dataset} ({n_train} samples); set training.batch_size={min(64, n_train)} or less"
+            f"training.samples={samples} is more than the training set of {campaign.dataset} has ({n_train} samples);"
+            " set training.samples=all or less"
+        )
+    most = n_train if samples == "all" else samples
+    if plain and campaign.training.batch_size > most:
+        what = f"the training set of {campaign.dataset} ({n_train} samples)" if most == n_train else "training.samples"
+        raise UserError(
+            f"training.batch_size={campaign.training.batch_size} is larger than {what}; set"
+            f" training.batch_size={min(64, most)} or less"
         )
 
 

@@ -12,6 +12,7 @@ from hydragnn_hpc.dataset.staged import requirements
 from hydragnn_hpc.dataset.staged.copies import StagedData, atoms_of
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.subset import nested
 from hydragnn_hpc.records.dataset import Target
 from hydragnn_hpc.records.recipe import Recipe
 
@@ -156,7 +157,9 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
         referenced = [name for name, task in campaign.tasks.items() if task.reference != "none"]
         recipe = Recipe(inputs=ready.inputs, references={name: ready.references[name] for name in referenced})
     structure = Structure.of(a, staged.manifest.neighbours.cutoff_bohr)
-    parts = tuple(np.flatnonzero(a["split"] == k) for k in range(3))
+    parts = [np.flatnonzero(a["split"] == k) for k in range(3)]
+    if campaign.training.samples != "all":
+        parts[0] = nested(parts[0], campaign.training.samples, a["atomic_numbers"], a["atom_offsets"], campaign.seed)
     references = {
         name: TargetReference(a[f"reference_{name}"], np.array(fitted.scale))
         for name, fitted in recipe.references.items()

@@ -320,6 +320,7 @@ class StackTraining:
             versions=self._context.versions,
             weights_sha256=weights_hash(*best),
             precision=torch.get_float32_matmul_precision(),
+            train_samples=len(self._context.data.parts[0]),
         )
         member.log(f"{state} after epoch {member.epoch} ({reason})")
         hold = member.ownership.held

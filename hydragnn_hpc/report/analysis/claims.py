@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.analysis import costs
 from hydragnn_hpc.report.analysis.statistics import ENOUGH, SIGNIFICANT, Interval, Pair, compare_all
+from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Snapshot
 from hydragnn_hpc.sections import Variant
 
@@ -75,7 +76,7 @@ class _Comparisons:
 
     def multi(self, task: str) -> list[Variant]:
         """Return the multi-task variants with this task."""
-        return [v for v in self.snapshot.campaign.variants if task in v.tasks and len(v.tasks) > 1]
+        return [v for v in rows.compared(self.snapshot) if task in v.tasks and len(v.tasks) > 1]
 
     def tasks(self, level: str) -> list[str]:
         """Return the tasks of a level that have both a single-task and a multi-task variant."""
@@ -128,7 +129,7 @@ def _better_alone(compared: _Comparisons) -> PaperClaim:
 
 def _one_head(compared: _Comparisons) -> PaperClaim:
     statement = "one additional head costs about 10 % more training time"
-    configured = costs.one_more(compared.snapshot.campaign.variants)
+    configured = costs.one_more(rows.compared(compared.snapshot))
     if not configured:
         return _missing("c", statement, "two variants that differ by one task")
     mean = costs.mean_head(compared.snapshot)
@@ -151,9 +152,7 @@ def _one_head(compared: _Comparisons) -> PaperClaim:
 def _faster(compared: _Comparisons) -> PaperClaim:
     statement = "one model of three tasks trains more than 2.2 times faster than three single-task models in sum"
     needed = [
-        [v.name, *(compared.single(t) for t in v.tasks)]
-        for v in compared.snapshot.campaign.variants
-        if len(v.tasks) == 3
+        [v.name, *(compared.single(t) for t in v.tasks)] for v in rows.compared(compared.snapshot) if len(v.tasks) == 3
     ]
     needed = [names for names in needed if all(names)]
     if not needed:

@@ -20,7 +20,7 @@ from hydragnn_hpc.report.analysis.paper import PaperComparison
 from hydragnn_hpc.report.analysis.statistics import Pair
 from hydragnn_hpc.report.analysis.together import Together
 from hydragnn_hpc.report.analysis.uncertainty import Uncertainty
-from hydragnn_hpc.report.results import ground_truth
+from hydragnn_hpc.report.results import ground_truth, rows
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.live import read_live
 from hydragnn_hpc.report.results.load import Results, load
@@ -79,7 +79,9 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
         all_samples = test_set
         remarks.append(f"Figures over all samples show {test_set.source if test_set else 'nothing'}: {why}.")
     collected = results.collected
-    found = [uncertainty.assess(s, test_set) for s in collected.ensembles.values()] if test_set else []
+    names = {v.name for v in rows.compared(results)}
+    ensembles = [s for (variant, _), s in collected.ensembles.items() if variant in names]
+    found = [uncertainty.assess(s, test_set) for s in ensembles] if test_set else []
     content = Content(
         results=results,
         pairs=pairs,

@@ -62,7 +62,7 @@ class HeadCost:
 
 def single_of(snapshot: Snapshot, task: str) -> Variant | None:
     """Return the single-task variant of a task."""
-    return next((v for v in snapshot.campaign.variants if v.tasks == (task,)), None)
+    return next((v for v in rows.compared(snapshot) if v.tasks == (task,)), None)
 
 
 def seconds_of(snapshot: Snapshot, variant: str) -> list[float]:
@@ -82,7 +82,7 @@ def measured_seconds(snapshot: Snapshot, variant: str) -> list[float]:
 def costs(snapshot: Snapshot) -> list[MultiTaskCost]:
     """Return the costs of multi-task variants for which all single-task variants exist and have finished members."""
     found = []
-    for variant in snapshot.campaign.variants:
+    for variant in rows.compared(snapshot):
         singles = [single_of(snapshot, t) for t in variant.tasks]
         names = tuple(s.name for s in singles if s is not None)
         if len(variant.tasks) < 2 or len(names) < len(singles):
@@ -164,7 +164,7 @@ def one_more(variants: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
 
 
 def _timed(snapshot: Snapshot) -> list[Variant]:
-    return [v for v in snapshot.campaign.variants if sum(seconds_of(snapshot, v.name)) > 0]
+    return [v for v in rows.compared(snapshot) if sum(seconds_of(snapshot, v.name)) > 0]
 
 
 def _seconds_per_epoch(snapshot: Snapshot, variant: str) -> float | None:

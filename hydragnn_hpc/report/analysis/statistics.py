@@ -70,7 +70,7 @@ def compare_all(snapshot: Snapshot) -> list[Pair]:
 
 def errors_of(snapshot: Snapshot, task: str) -> dict[str, list[float]]:
     """Return the scaled test RMSE of finished members by variant, for variants that have any."""
-    variants = [v.name for v in snapshot.campaign.variants if task in v.tasks]
+    variants = [v.name for v in rows.compared(snapshot) if task in v.tasks]
     found = {v: rows.metrics(snapshot.finished(v), task, "rmse") for v in variants}
     return {v: values for v, values in found.items() if values}
 

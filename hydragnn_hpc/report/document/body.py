@@ -18,7 +18,7 @@ from hydragnn_hpc.report.document import provenance
 from hydragnn_hpc.report.figures.style import SavedFigure
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.ground_truth import ev_per_atom
-from hydragnn_hpc.report.tables import members, table1, timing
+from hydragnn_hpc.report.tables import members, sweep, table1, timing
 from hydragnn_hpc.report.tables.status import counts
 from hydragnn_hpc.report.tables.text_table import TextTable
 from hydragnn_hpc.report.text import percent, plain, plus_minus, scientific
@@ -186,6 +186,11 @@ def _about_claims(content: Content) -> tuple[str, ...]:
     return (_ABOUT_CLAIMS,) if content.claims else ()
 
 
+def _sweep(content: Content) -> Iterator[TextTable]:
+    yield from sweep.ranking(content.results)
+    yield from sweep.laws_table(content.results)
+
+
 def _together(content: Content) -> Iterator[TextTable]:
     if content.together and not content.claims:
         shown = [
@@ -335,6 +340,7 @@ SECTIONS = (
     _Outline("table1", "Table 1: test errors", tables=_errors),
     _Outline("claims", "The paper's claims", _about_claims, claims=lambda content: content.claims),
     _Outline("paper", "Comparison with the paper", _paper_paragraphs, _against_paper),
+    _Outline("sweep", "The sweep", tables=_sweep),
     _Outline("together", "Does learning together help?", tables=_together),
     _Outline("variants", "Variants compared", _pair_paragraphs, _pairs),
     _Outline("costs", "Costs", _head_in_a_line, _costs),

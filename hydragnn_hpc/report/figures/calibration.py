@@ -9,12 +9,13 @@ import numpy as np
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.analysis.uncertainty import LEVELS
 from hydragnn_hpc.report.figures.style import GREY, Drawing, few_ticks, file_name, looks, panels, with_unit
+from hydragnn_hpc.report.results import rows
 
 
 def draw(content: Content) -> Iterator[Drawing]:
     """Draw coverage against confidence, and error against spread, of the ensembles, a figure per task."""
     results = content.results
-    look = looks([v.name for v in results.campaign.variants])
+    look = looks([v.name for v in rows.compared(results)])
     for task in results.campaign.tasks:
         own = [u for u in content.uncertainties if u.task == task]
         if not own:

@@ -8,6 +8,7 @@ import numpy as np
 
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.figures.style import Drawing, file_name, label_of, looks, panels, with_unit
+from hydragnn_hpc.report.results import rows
 
 REACH = 3.0  # of the axis, in RMSE of the worst variant
 
@@ -15,9 +16,9 @@ REACH = 3.0  # of the axis, in RMSE of the worst variant
 def draw(content: Content) -> Iterator[Drawing]:
     """Draw the probability density of the test errors, a figure per task, a line per variant."""
     results = content.results
-    look = looks([v.name for v in results.campaign.variants])
+    look = looks([v.name for v in rows.compared(results)])
     for task in results.campaign.tasks:
-        found = [e for (_, t), e in content.predictions.ensembles.items() if t == task]
+        found = [e for (v, t), e in content.predictions.ensembles.items() if t == task and v in look]
         if not found:
             continue
         figure, (ax,) = panels(1, height=3.0, width=5.0)

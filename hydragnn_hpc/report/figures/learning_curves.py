@@ -9,6 +9,7 @@ import pandas as pd
 
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.figures.style import Drawing, log_labels, looks, panels
+from hydragnn_hpc.report.results.rows import compared
 
 MAX_CURVES = 40
 """Maximum number of individual members drawn in a panel."""
@@ -19,7 +20,7 @@ def draw(content: Content) -> Iterator[Drawing]:
     results = content.results
     grouped = {
         v.name: [h for name, h in content.histories.items() if name.rpartition("/")[0] == v.name and len(h)]
-        for v in results.campaign.variants
+        for v in compared(results)
     }
     grouped = {v: histories for v, histories in grouped.items() if histories}
     if not grouped:
@@ -27,7 +28,7 @@ def draw(content: Content) -> Iterator[Drawing]:
     columns = min(len(grouped), 4)
     rows = math.ceil(len(grouped) / columns)
     figure, axes = panels(columns, rows, height=2.1)
-    look = looks([v.name for v in results.campaign.variants])
+    look = looks([v.name for v in compared(results)])
     for ax, (variant, histories) in zip(axes, grouped.items(), strict=False):
         color = look[variant]["color"]
         for history in histories[:MAX_CURVES]:

@@ -28,7 +28,7 @@ def draw(content: Content) -> Iterator[Drawing]:
     from matplotlib.colors import LogNorm
 
     results = content.results
-    for variant in results.campaign.variants:
+    for variant in rows.compared(results):
         found = [e for (v, _), e in content.predictions.ensembles.items() if v == variant.name]
         if not found:
             continue

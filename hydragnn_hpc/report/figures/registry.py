@@ -13,6 +13,7 @@ from hydragnn_hpc.report.figures import (
     learning_curves,
     parity,
     rmse,
+    sweep,
     training_time,
     worker_timeline,
 )
@@ -37,6 +38,8 @@ class Figure:
 
 FIGURES = (
     Figure("learned", rmse.draw),
+    Figure("sweep", sweep.draw),
+    Figure("sweep", sweep.draw_sizes),
     Figure("data", composition.draw),
     Figure("predictions", parity.draw),
     Figure("predictions", error_density.draw),

@@ -27,7 +27,7 @@ def draw(content: Content) -> Iterator[Drawing]:
     figure, axes = panels(len(values), height=2.8)
     published = {(c.variant, c.task): (c.paper_mean, c.paper_std) for c in content.paper}
     of_means = _of_means(content)
-    look = looks([v.name for v in results.campaign.variants])
+    look = looks([v.name for v in rows.compared(results)])
     outside = False
     for ax, (task, found) in zip(axes, values.items(), strict=True):
         _panel(ax, look, found, {v: published[v, task] for v in found if (v, task) in published})

@@ -15,12 +15,12 @@ from hydragnn_hpc.report.results import rows
 def draw(content: Content) -> Iterator[Drawing]:
     """Draw the training time of every variant, where there are several."""
     results = content.results
-    found = {v.name: seconds_of(results, v.name) for v in results.campaign.variants}
+    found = {v.name: seconds_of(results, v.name) for v in rows.compared(results)}
     found = {v: s for v, s in found.items() if s}
     if len(found) < 2:
         return  # the table is enough
     divisor, unit = time_unit(max(max(s) for s in found.values()))
-    look = looks([v.name for v in results.campaign.variants])
+    look = looks([v.name for v in rows.compared(results)])
     figure, (ax,) = panels(1, height=2.8, width=5.0)
     for k, (variant, seconds) in enumerate(found.items()):
         values = np.array(seconds) / divisor

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.figures.style import GREY, PALETTE, Drawing, looks, panels, time_unit
+from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.worker_sessions import WorkerSession, read_sessions
 
 FAILED = "#D00000"
@@ -23,23 +24,24 @@ def draw(content: Content) -> Iterator[Drawing]:
         return  # one bar shows nothing
     begin, end = min(s.started for s in sessions), max(s.ended for s in sessions)
     divisor, unit = time_unit(end - begin)
-    look = looks([v.name for v in results.campaign.variants])
+    origins = rows.origins(results.campaign)
+    look = looks(list(dict.fromkeys(origins.values())))
     height = min(max(1.3 + 0.2 * len(workers), 2.0), 9.0)
     figure, (ax,) = panels(1, height=height)
-    for variant in results.campaign.variants:
-        own = [s for s in sessions if s.variant == variant.name and not s.failed]
+    for name in look:
+        own = [s for s in sessions if origins[s.variant] == name and not s.failed]
         if own:
             ax.barh(
                 [workers.index(s.worker) for s in own],
                 [(s.ended - s.started) / divisor for s in own],
                 left=[(s.started - begin) / divisor for s in own],
                 height=0.8,
-                color=look[variant.name]["color"],
+                color=look[name]["color"],
                 edgecolor="white",
                 linewidth=0.4,
-                label=variant.name,
+                label=name,
                 # Beyond the length of the palette, a hatch distinguishes two variants of one colour.
-                hatch="///" if list(look).index(variant.name) >= len(PALETTE) else None,
+                hatch="///" if list(look).index(name) >= len(PALETTE) else None,
             )
     lost = [s for s in sessions if s.failed]
     if lost:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydragnn_hpc import learned, ledger
+from hydragnn_hpc import learned, ledger, sweeps
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.fields import PROPERTIES
 from hydragnn_hpc.ledger import Frozen, Member, State
@@ -170,6 +170,37 @@ def unit_of(snapshot: Snapshot, task: str) -> str:
             return found.unit
     known = PROPERTIES.get(snapshot.campaign.tasks[task].field)
     return known.unit if known else ""
+
+
+def score(member: Member) -> float | None:
+    """Return what the points of a sweep are ranked by: the mean over tasks of the validation RMSE, scaled."""
+    errors = [metric(member, task, "rmse_validation") for task in member.result.tasks] if member.result else []
+    known = [e for e in errors if e is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(errors) else None
+
+
+def origins(campaign: Campaign) -> dict[str, str]:
+    """Return what every variant is a point of, by name: itself outside of a sweep."""
+    points = {p.name: p.of for p in sweeps.points(campaign.sweep)} if campaign.sweep else {}
+    return {v.name: points.get(v.name, v.name) for v in campaign.variants}
+
+
+def compared(snapshot: Snapshot) -> list[Variant]:
+    """Return the variants that figures show and comparisons are made of.
+
+    Of a sweep's points, these are the best of each variant, by the mean of :func:`score` over members.
+    """
+    campaign = snapshot.campaign
+    if campaign.sweep is None:
+        return list(campaign.variants)
+    best: dict[str, tuple[float, str]] = {}
+    points = {p.name: p.of for p in sweeps.points(campaign.sweep)}
+    for name, of in points.items():
+        mean = mean_std(s for m in snapshot.finished(name) if (s := score(m)) is not None)[0]
+        if mean is not None and (of not in best or mean < best[of][0]):
+            best[of] = (mean, name)
+    kept = {name for _, name in best.values()}
+    return [v for v in campaign.variants if v.name not in points or v.name in kept]
 
 
 def table1_rows(snapshot: Snapshot) -> list[Row]:

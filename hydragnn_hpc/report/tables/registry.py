@@ -10,13 +10,13 @@ from hydragnn_hpc.atomic import storage_errors, write_text
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Row, Snapshot
-from hydragnn_hpc.report.tables import members, table1, timing
+from hydragnn_hpc.report.tables import members, sweep, table1, timing
 from hydragnn_hpc.report.tables.text_table import TextTable, as_csv, as_latex, as_markdown
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table written as ``NAME.csv``, ``NAME.md`` and ``NAME.tex``.
+    """A table written as ``NAME.csv``, ``NAME.md`` and ``NAME.tex``, where it has any row.
 
     Attributes
     ----------
@@ -37,6 +37,8 @@ TABLES = (
     TableFile("table1", rows.table1_rows, table1.tables),
     TableFile("timing", rows.timing_rows, timing.tables),
     TableFile("members", rows.member_rows, members.tables),
+    TableFile("sweep", sweep.point_rows, sweep.tables),
+    TableFile("training_samples", sweep.law_rows, sweep.law_tables),
 )
 
 
@@ -55,6 +57,8 @@ def write_tables(out: Path | str | Snapshot) -> list[Path]:
     written = []
     for table in TABLES:
         content = table.rows(snapshot)
+        if not content:
+            continue
         shown = table.tables(snapshot, content)
         for suffix, made in (
             ("csv", as_csv(content)),

@@ -1,0 +1,165 @@
+"""Sweeps: the points ranked by validation error, and test errors as power laws of the training set's size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from hydragnn_hpc import sweeps
+from hydragnn_hpc.report.analysis.statistics import ENOUGH, LEVEL, Interval
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.rows import Snapshot
+
+SAMPLES = "training.samples"
+_SIZES = 3  # different numbers of samples, at least, for a power law with an interval
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """A point of a sweep, and the errors of its finished members.
+
+    Attributes
+    ----------
+    name, of : str
+        The variant, and the one that it is a point of.
+    settings : dict
+        By key.
+    n, n_total : int
+        Finished members, of all.
+    validation : float or None
+        The mean over members of `rows.score`; ``interval`` is its 95 % interval from the t distribution, with three
+        members at least.
+    test : dict
+        Mean and standard deviation of the test RMSE (scaled), by task.
+    rank : int or None
+        Among the points of the same variant, by ``validation``, from 1.
+    """
+
+    name: str
+    of: str
+    settings: Mapping[str, Any]
+    n: int
+    n_total: int
+    validation: float | None
+    interval: Interval | None
+    test: Mapping[str, tuple[float | None, float | None]]
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """The test error of a task as ``factor * samples ** -exponent``, fitted to the logarithms of members' errors.
+
+    Attributes
+    ----------
+    of, settings : str, dict
+        The variant, and the other keys' values.
+    sizes : list of int
+        Numbers of samples that members were trained on.
+    interval : (float, float) or None
+        95 %, of the exponent, by the t distribution; None with fewer than three sizes.
+    """
+
+    task: str
+    of: str
+    settings: Mapping[str, Any]
+    sizes: Sequence[int]
+    factor: float
+    exponent: float
+    interval: Interval | None
+
+    def error(self, samples: float) -> float:
+        """Return the scaled RMSE after training on so many samples."""
+        return float(self.factor * samples**-self.exponent)
+
+    def samples(self, error: float) -> float | None:
+        """Return how many samples it takes to get to a scaled RMSE; None where more samples do not help."""
+        return (self.factor / error) ** (1 / self.exponent) if self.exponent > 0 and error > 0 else None
+
+
+def ranked(snapshot: Snapshot) -> list[PointResult]:
+    """Return the points of a campaign's sweep, those of each variant by rank; none where there is no sweep."""
+    sweep = snapshot.campaign.sweep
+    if sweep is None:
+        return []
+    found = [_result(snapshot, point) for point in sweeps.points(sweep)]
+    ordered: list[PointResult] = []
+    for of in dict.fromkeys(p.of for p in found):
+        known = sorted((p for p in found if p.of == of and p.validation is not None), key=lambda p: p.validation or 0.0)
+        ordered += [PointResult(**{**vars(p), "rank": k}) for k, p in enumerate(known, 1)]
+        ordered += [p for p in found if p.of == of and p.validation is None]
+    return ordered
+
+
+def _result(snapshot: Snapshot, point: sweeps.Point) -> PointResult:
+    finished = snapshot.finished(point.name)
+    scores = [s for m in finished if (s := rows.score(m)) is not None]
+    mean, std = rows.mean_std(scores)
+    interval = None
+    if mean is not None and std is not None and len(scores) >= ENOUGH:
+        half = float(stats.t.ppf((1 + LEVEL) / 2, len(scores) - 1)) * std / math.sqrt(len(scores))
+        interval = (max(mean - half, 0.0), mean + half)
+    tasks = snapshot.campaign.variant(point.name).tasks
+    test = {task: rows.mean_std(rows.metrics(finished, task, "rmse")) for task in tasks}
+    return PointResult(
+        point.name, point.of, point.settings, len(finished), snapshot.campaign.replicas, mean, interval, test
+    )
+
+
+def power_laws(snapshot: Snapshot) -> list[PowerLaw]:
+    """Fit each task's test error over the numbers of training samples, for all else in a sweep alike."""
+    sweep = snapshot.campaign.sweep
+    if sweep is None or SAMPLES not in sweep.over:
+        return []
+    groups: dict[str, list[sweeps.Point]] = {}
+    for point in sweeps.points(sweep):
+        others = {key: value for key, value in point.settings.items() if key != SAMPLES}
+        groups.setdefault(f"{point.of} {others}", []).append(point)
+    found = []
+    for group in groups.values():
+        settings = {key: value for key, value in group[0].settings.items() if key != SAMPLES}
+        members = [m for point in group for m in snapshot.finished(point.name)]
+        for task in snapshot.campaign.variant(group[0].name).tasks:
+            pairs = [
+                (m.result.train_samples, error)
+                for m in members
+                if m.result and m.result.train_samples and (error := rows.metric(m, task, "rmse"))
+            ]
+            law = fit(pairs)
+            if law is not None:
+                sizes = sorted({n for n, _ in pairs})
+                found.append(PowerLaw(task, group[0].of, settings, sizes, *law))
+    return found
+
+
+def fit(pairs: Sequence[tuple[int, float]]) -> tuple[float, float, Interval | None] | None:
+    """Fit a power law to (samples, error) pairs: its factor, exponent, and the exponent's interval.
+
+    None with fewer than two different numbers of samples.
+    """
+    sizes = {n for n, _ in pairs}
+    if len(sizes) < 2:
+        return None
+    x, y = np.log(np.array(pairs, np.float64)).T
+    line = stats.linregress(x, y)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, max(len(pairs) - 2, 1)) * line.stderr)
+    interval = (-line.slope - half, -line.slope + half) if len(sizes) >= _SIZES else None
+    return math.exp(line.intercept), -float(line.slope), interval
+
+
+def saved(laws: Sequence[PowerLaw], law: PowerLaw) -> float | None:
+    """Return the share of samples that learning together saves for the error at the most samples: 1 - together / alone.
+
+    None for a task learned alone, and where there is no law of it alone with the same settings.
+    """
+    alone = next((o for o in laws if o.task == law.task and o.of == law.task and o.settings == law.settings), None)
+    if alone is None or alone is law:
+        return None
+    most = law.sizes[-1]
+    needed = alone.samples(law.error(most))
+    return None if needed is None else 1 - most / needed

@@ -1,0 +1,196 @@
+"""Sweeps: variants that differ in the settings which a campaign file lists, as a grid or as random points."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from hydragnn_hpc.errors import nearest
+from hydragnn_hpc.sections import Name, Positive, Section
+from hydragnn_hpc.validation import one_line
+
+MOST_POINTS = 20_000
+_TRIES = 20  # draws for each random point, before the space is considered exhausted
+_DIGITS = 3  # significant digits of a random number: enough to search with, and short enough for a name
+_BY_TASK = {"weight": "weights", "loss": "losses", "reference": "references"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+
+
+class Range(Section):
+    """Numbers from ``minimum`` to ``maximum``, whole where both are; with ``log``, every factor is as likely."""
+
+    minimum: int | float
+    maximum: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.minimum >= self.maximum:
+            raise ValueError(f"minimum={self.minimum} is not below maximum={self.maximum}")
+        if self.log and self.minimum <= 0:
+            raise ValueError(f"minimum={self.minimum}: a logarithmic range begins above 0")
+        return self
+
+    def draw(self, rng: np.random.Generator) -> int | float:
+        """Return a random number of the range."""
+        low, high = float(self.minimum), float(self.maximum)
+        u = float(rng.random())
+        value = math.exp(math.log(low) + u * math.log(high / low)) if self.log else low + u * (high - low)
+        if isinstance(self.minimum, int) and isinstance(self.maximum, int):
+            return min(max(round(value), self.minimum), self.maximum)
+        return min(max(float(f"{value:.{_DIGITS}g}"), low), high)
+
+
+class Sweep(Section):
+    """Points over the values of some keys, for one variant or several.
+
+    ``of`` names variants, or tasks that are trained together as variants do. ``over`` holds the values of each key, as
+    a list or as a range; keys are those of a campaign file, such as ``model.channels`` or ``tasks.H.weight``. All
+    combinations are points, or ``sample`` of them, drawn at random from ``seed``: more of them continue the same list.
+    """
+
+    of: tuple[Name, ...]
+    over: dict[str, tuple[Any, ...] | Range]
+    sample: Positive | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("over", mode="before")
+    @classmethod
+    def _lists_and_ranges(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not value:
+            raise ValueError("give keys and their values, such as {model.channels: [10, 20]}")
+        checked: dict[str, Any] = {}
+        for key, values in value.items():
+            _place(str(key))
+            if isinstance(values, dict):
+                try:
+                    checked[key] = Range.model_validate(values)
+                except ValidationError as error:
+                    raise ValueError(f"{key}: {one_line(error, Range)}") from None
+            elif isinstance(values, Range) or (isinstance(values, list | tuple) and values):
+                checked[key] = values
+            else:
+                raise ValueError(f"{key}: give a list of values, or a range {{minimum: ..., maximum: ...}}")
+        return checked
+
+    @model_validator(mode="after")
+    def _of_a_size(self) -> Sweep:
+        if not self.of:
+            raise ValueError("of: name at least one variant")
+        ranges = [key for key, values in self.over.items() if isinstance(values, Range)]
+        if ranges and self.sample is None:
+            raise ValueError(f"over.{ranges[0]} is a range, which has no grid; set sample to the number of points")
+        size = self.sample or math.prod(len(v) for v in self.over.values() if not isinstance(v, Range))
+        if size * len(self.of) > MOST_POINTS:
+            raise ValueError(f"{size * len(self.of):,} points are more than {MOST_POINTS:,}; set sample to fewer")
+        return self
+
+    def settings(self) -> Iterator[dict[str, Any]]:
+        """Yield the values of the keys at each point."""
+        if self.sample is None:
+            lists = [tuple(values) for values in self.over.values() if not isinstance(values, Range)]
+            yield from (dict(zip(self.over, combination, strict=True)) for combination in itertools.product(*lists))
+            return
+        rng, seen = np.random.default_rng(self.seed), set[str]()
+        for _ in range(_TRIES * self.sample):
+            drawn = {
+                key: values.draw(rng) if isinstance(values, Range) else values[int(rng.integers(len(values)))]
+                for key, values in self.over.items()
+            }
+            label = json.dumps(drawn, sort_keys=True, default=str)
+            if label not in seen:
+                seen.add(label)
+                yield drawn
+            if len(seen) == self.sample:
+                return
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a sweep: the variant's name, the variant that it is of, and the values of the keys."""
+
+    name: str
+    of: str
+    settings: Mapping[str, Any]
+
+
+def points(sweep: Sweep) -> list[Point]:
+    """Return all points. A name states the settings, or their hash where it would be too long."""
+    return [Point(_name(of, settings), of, settings) for of in sweep.of for settings in sweep.settings()]
+
+
+def variants(sweep: Sweep, bases: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the points as variants, as plain data.
+
+    Parameters
+    ----------
+    sweep : Sweep
+    bases : dict
+        By name in ``sweep.of``, the variant's keys.
+
+    """
+    return [{**_with(bases[point.of], point.settings), "name": point.name} for point in points(sweep)]
+
+
+def _with(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a variant's keys with a point's settings in place of its own."""
+    made: dict[str, Any] = json.loads(json.dumps(dict(base), default=lambda v: v.model_dump(mode="json")))
+    for key, value in settings.items():
+        section, *rest = _place(key)
+        if not rest:
+            made[section] = value
+            continue
+        inner = made.setdefault(section, {})
+        for part in rest[:-1]:
+            inner = inner.setdefault(part, {})
+        inner[rest[-1]] = value
+    return made
+
+
+def _place(key: str) -> Sequence[str]:
+    """Return where a variant holds a key of a campaign file."""
+    first, *rest = key.split(".")
+    if first in ("model", "training") and rest:
+        return (first, *rest)
+    if first == "inputs" and not rest:
+        return (first,)
+    if first == "tasks" and len(rest) > 1:
+        task, last = ".".join(rest[:-1]), rest[-1]
+        if last not in _BY_TASK:
+            raise ValueError(f"'{key}': '{last}' of a task cannot differ{nearest(last, _BY_TASK)}")
+        return (_BY_TASK[last], task)
+    raise ValueError(
+        f"'{key}' cannot differ; keys are those of model and training, inputs, and the weight, loss and reference of a"
+        " task, such as model.channels and tasks.H.weight"
+    )
+
+
+def _name(of: str, settings: Mapping[str, Any]) -> str:
+    # Sorted: the order of the keys in the file must not name other variants.
+    words = [f"{key.rpartition('.')[2]}{_word(value)}" for key, value in sorted(settings.items())]
+    name = "-".join([of, *words])
+    last = [key.rpartition(".")[2] for key in settings]
+    if len(set(last)) == len(last) and _NAME.fullmatch(name):
+        return name
+    digest = hashlib.blake2b(json.dumps(dict(settings), sort_keys=True, default=str).encode(), digest_size=5)
+    return f"{of[:50]}-{digest.hexdigest()}"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, dict) and "name" in value:
+        return "-".join(str(part) for part in value.values())
+    return str(value)

@@ -1,0 +1,230 @@
+"""Sweeps and learning curves: their points, what is trained, and what the report makes of them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hydragnn_hpc.config import Campaign, config_hash, parse_campaign
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import read_frozen, read_members
+from hydragnn_hpc.member.engine.subset import nested
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.report.analysis.sweep import PowerLaw, fit, saved
+from tests import campaigns
+
+RATES = {"minimum": 1e-4, "maximum": 1e-2, "log": True}
+
+
+def parsed(**changes: Any) -> Campaign:
+    return parse_campaign({**campaigns.SMALL, "variants": [], **changes}, "c.yaml")
+
+
+def test_a_grid_has_a_variant_for_each_combination() -> None:
+    over = {"model.channels": [4, 8], "training.optimizer.learning_rate": [0.001, 0.003], "tasks.H.weight": [2.0]}
+    found = parsed(sweep={"of": ["HM", "H"], "over": over})
+    assert [v.name for v in found.variants][:2] == [
+        "HM-channels4-weight2.0-learning_rate0.001", "HM-channels4-weight2.0-learning_rate0.003"
+    ]  # fmt: skip
+    assert len(found.variants) == 8 and found.variants[0].tasks == ("H", "M")
+    by_hand = {"name": "by-hand", "tasks": ["H", "M"], "model": {"channels": 4}, "weights": {"H": 2.0},
+               "training": {"optimizer": {"learning_rate": 0.001}}}  # fmt: skip
+    (other,) = parsed(variants=[by_hand]).variants
+    assert found.variants[0].model_copy(update={"name": "by-hand"}) == other
+    assert found.seed_of(found.variants[0], 1) == parsed(variants=["HM"]).seed_of(
+        parsed(variants=["HM"]).variants[0], 1
+    )
+
+
+def test_points_keep_the_settings_of_a_listed_variant() -> None:
+    base = {"name": "wide", "tasks": ["H"], "model": {"channels": 40}}
+    found = parsed(variants=[base], sweep={"of": "wide", "over": {"model.layers": [1, 3]}})
+    assert [v.name for v in found.variants] == ["wide", "wide-layers1", "wide-layers3"]
+    assert [v.model for v in found.variants] == [
+        {"channels": 40},
+        {"channels": 40, "layers": 1},
+        {"channels": 40, "layers": 3},
+    ]
+
+
+@given(st.integers(1, 6), st.integers(0, 5), st.integers(0, 100))
+@settings(max_examples=30, deadline=None)
+def test_more_random_points_continue_the_same_list(n: int, more: int, seed: int) -> None:
+    over = {"model.channels": {"minimum": 3, "maximum": 60}, "training.optimizer.learning_rate": RATES}
+    few, many = (parsed(sweep={"of": "HM", "over": over, "sample": k, "seed": seed}).variants for k in (n, n + more))
+    assert many[: len(few)] == few and len(many) == n + more
+    for v in many:
+        assert 3 <= v.model["channels"] <= 60 and 1e-4 <= v.training["optimizer"]["learning_rate"] <= 1e-2
+
+
+def test_a_frozen_sweep_is_read_as_it_was_and_names_no_other_campaign() -> None:
+    swept = parsed(sweep={"of": "HM", "over": {"tasks.H.loss": ["mae", {"name": "huber", "delta": 0.5}]}})
+    again = parse_campaign(swept.model_dump(mode="json"), "campaign.yaml")
+    assert again == swept
+    listed = parse_campaign({**swept.model_dump(mode="json"), "sweep": None}, "c.yaml")
+    assert config_hash(listed, "0") == config_hash(swept, "0")
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"of": "HM", "over": {"model.chanels": [1]}}, "unknown key 'chanels'; did you mean 'channels'"),
+        ({"of": "HM", "over": {"modle.channels": [1]}}, "'modle.channels' cannot differ; keys are those of model"),
+        ({"of": "HM", "over": {"launch.stack": [1]}}, "'launch.stack' cannot differ"),
+        ({"of": "HM", "over": {"tasks.H.wieght": [1]}}, "did you mean 'weight'"),
+        ({"of": "HM", "over": {"tasks.X.weight": [1]}}, "unknown task 'X'"),
+        ({"of": "HX", "over": {"model.channels": [1]}}, "unknown task 'HX'"),
+        ({"of": "HM", "over": {}}, "sweep.over: give keys and their values"),
+        ({"of": "HM", "over": {"model.channels": []}}, "model.channels: give a list of values"),
+        ({"of": "HM", "over": {"model.channels": 8}}, "model.channels: give a list of values"),
+        ({"of": "HM", "over": {"model.channels": [8, 8]}}, "'HM-channels8' is named twice"),
+        ({"of": "HM", "over": {"model.channels": [0]}}, "channels: Input should be greater than or equal to 1"),
+        ({"of": "HM", "over": {"model.channels": {"minimum": 5, "maximum": 3}}}, "minimum=5 is not below maximum=3"),
+        ({"of": "HM", "over": {"model.channels": {"minimum": 5, "maximum": 9}}}, "set sample to the number of points"),
+        ({"of": "HM", "over": {"model.channels": {"minimum": 0, "maximum": 9, "log": True}}, "sample": 2},
+         "a logarithmic range begins above 0"),
+        ({"of": "HM", "over": {"seed": list(range(1000))}}, "'seed' cannot differ"),
+        ({"of": "HM", "over": {"model.channels": list(range(1, 1001)), "model.layers": list(range(1, 1001))}},
+         "1,000,000 points are more than 20,000"),
+    ],
+)  # fmt: skip
+def test_what_is_no_sweep_is_refused_in_a_line(sweep: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parsed(sweep=sweep)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 9))
+@settings(max_examples=50, deadline=None)
+def test_subsets_are_nested_and_in_proportion(sizes: list[int], seed: int) -> None:
+    numbers = np.concatenate([np.repeat([[26] * k + [78] * (9 - k)], n, axis=0).ravel() for k, n in enumerate(sizes)])
+    offsets = np.arange(0, len(numbers) + 1, 9)
+    part = np.flatnonzero(np.random.default_rng(seed).random(len(offsets) - 1) < 0.8)
+    kind = np.repeat(np.arange(len(sizes)), sizes)[part]
+    before: set[int] = set()
+    for n in range(1, len(part) + 1):
+        chosen = nested(part, n, numbers, offsets, seed)
+        assert len(chosen) == n and (np.diff(chosen) > 0).all() and before <= set(chosen.tolist())
+        before = set(chosen.tolist())
+        counts = np.bincount(kind[np.isin(part, chosen)], minlength=len(sizes))
+        share = np.bincount(kind, minlength=len(sizes)) * n / len(part)
+        assert (np.abs(counts - share) < len(sizes)).all()
+    if len(part):
+        np.testing.assert_array_equal(chosen, part)
+        assert nested(part, 1, numbers, offsets, seed) in part
+
+
+def test_a_planted_power_law_is_in_its_interval() -> None:
+    rng, inside = np.random.default_rng(3), 0
+    for _ in range(300):
+        pairs = [
+            (n, 0.7 * n**-0.4 * float(np.exp(0.1 * rng.standard_normal()))) for n in (100, 400, 1600) for _ in range(4)
+        ]
+        law = fit(pairs)
+        assert law is not None and law[2] is not None
+        inside += law[2][0] <= 0.4 <= law[2][1]
+    assert inside >= 270  # 95 % of 300 are 285, with a standard deviation of 3.8
+    assert fit([(100, 0.1), (100, 0.2)]) is None
+    exact = fit([(100, 0.1), (400, 0.05)])
+    assert exact is not None and exact[1] == pytest.approx(0.5) and exact[2] is None
+
+
+def test_the_share_of_data_that_learning_together_saves() -> None:
+    alone = PowerLaw("H", "H", {}, [100, 400], 1.0, 0.5, None)
+    together = PowerLaw("H", "HM", {}, [100, 400], 0.5, 0.5, None)
+    assert together.error(400) == pytest.approx(0.025)
+    assert saved([alone, together], together) == pytest.approx(0.75)  # alone, 0.025 takes 1,600
+    assert saved([alone, together], alone) is None
+    assert saved([together], together) is None
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_a_campaign_over_sizes_of_the_training_set(tmp_path: Path) -> None:
+    sweep = {"of": ["HM", "H"], "over": {"training.samples": [40, 80, "all"]}}
+    campaigns.make(tmp_path, variants=["HM"], sweep=sweep, replicas=2)
+    campaigns.done(tmp_path, "run", "campaign.yaml", "out")
+    folder = CampaignFolder(tmp_path / "out")
+    campaign = read_frozen(folder).campaign
+    members = read_members(folder, campaign)
+    found = {m.name: m.result for m in members}
+    assert len(found) == 14 and all(found.values())
+    sizes = {name: result.train_samples for name, result in found.items() if result}
+    assert [sizes[f"HM-samples{n}/00"] for n in (40, 80)] == [40, 80] and sizes["HM/00"] == sizes[
+        "H-samplesall/01"
+    ] > 80
+    for k in (0, 1):  # all samples are those of a variant without a choice
+        assert found[f"HM-samplesall/0{k}"].weights_sha256 == found[f"HM/0{k}"].weights_sha256
+    hashes = {r.weights_sha256 for r in found.values() if r}
+    assert len(hashes) == 12
+
+    campaigns.done(tmp_path, "report", "out")
+    with (tmp_path / "out/report/sweep.csv").open(newline="") as stream:
+        points = list(csv.DictReader(stream))
+    for of in ("HM", "H"):
+        own = [p for p in points if p["of"] == of]
+        errors = [float(p["rmse_validation"]) for p in own]
+        assert errors == sorted(errors) and [p["rank"] for p in own] == ["1", "2", "3"]
+        for p in own:
+            tasks = [found[f"{p['variant']}/0{k}"].tasks for k in (0, 1)]
+            by_hand = np.mean([[t.rmse_validation for t in task.values()] for task in tasks])
+            assert float(p["rmse_validation"]) == pytest.approx(by_hand, rel=1e-12)
+    with (tmp_path / "out/report/training_samples.csv").open(newline="") as stream:
+        laws = {(r["task"], r["of"]): r for r in csv.DictReader(stream)}
+    assert (
+        set(laws) == {("H", "HM"), ("M", "HM"), ("H", "H")} and laws["H", "HM"]["saved"] and not laws["H", "H"]["saved"]
+    )
+    page = (tmp_path / "out/report/index.html").read_text()
+    assert "The sweep" in page and "Error against training samples" in page
+
+
+@pytest.mark.slow
+def test_a_sweep_can_be_extended(tmp_path: Path) -> None:
+    def sweep(*channels: int) -> dict[str, Any]:
+        return {"of": "H", "over": {"model.channels": list(channels)}}
+
+    campaigns.make(tmp_path, variants=[], sweep=sweep(4, 8), replicas=1)
+    campaigns.done(tmp_path, "run", "campaign.yaml", "grown")
+    (tmp_path / "campaign.yaml").write_text(campaigns.text(variants=[], sweep=sweep(4, 6, 8), replicas=1))
+    campaigns.done(tmp_path, "run", "campaign.yaml", "grown")
+    campaigns.done(tmp_path, "run", "campaign.yaml", "fresh")
+    weights = []
+    for out in ("grown", "fresh"):
+        folder = CampaignFolder(tmp_path / out)
+        members = read_members(folder, read_frozen(folder).campaign)
+        weights.append({m.name: m.result.weights_sha256 for m in members if m.result})
+    assert weights[0] == weights[1] and len(weights[0]) == 3
+    (tmp_path / "campaign.yaml").write_text(campaigns.text(variants=[], sweep=sweep(4, 8), replicas=1))
+    refused = campaigns.command(tmp_path, "run", "campaign.yaml", "grown")
+    assert refused.returncode == 2 and "H-channels6 is missing" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"), [(10**6, "is more than the training set"), (8, "is larger than training.samples")]
+)
+def test_sizes_that_do_not_fit_the_data_are_refused(tmp_path: Path, samples: int, message: str) -> None:
+    campaigns.make(tmp_path, variants=[], sweep={"of": "H", "over": {"training.samples": ["all", samples]}})
+    refused = campaigns.command(tmp_path, "run", "campaign.yaml", "out")
+    assert refused.returncode == 2 and message in refused.stderr and f"'H-samples{samples}'" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reference_of_all_samples_is_remarked(tmp_path: Path) -> None:
+    tasks = {"H": {"level": "graph", "field": "mixing_enthalpy", "reference": "composition"}}
+    sweep = {"of": "H", "over": {"training.samples": [40, "all"], "tasks.H.reference": ["composition", "none"]}}
+    campaigns.make(tmp_path, variants=[], tasks=tasks, sweep=sweep)
+    (line,) = [
+        k
+        for k in campaigns.done(tmp_path, "run", "campaign.yaml", "o", "--dry-run").splitlines()
+        if "reference-of-all" in k
+    ]
+    assert "variants H-referencecomposition-samples40:" in line
+    sweep["over"].pop("tasks.H.reference")
+    campaigns.make(tmp_path, variants=[], sweep=sweep)
+    assert "reference-of-all" not in campaigns.done(tmp_path, "run", "campaign.yaml", "o", "--dry-run")
