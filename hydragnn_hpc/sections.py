@@ -305,6 +305,10 @@ class Training(Section):
     early_stopping: EarlyStopping | None = EarlyStopping()
     engine: Literal["auto", "fused", "torch"] = "auto"
 
+    def trained_on(self, n_train: int) -> int:
+        """Return how many of a training set's samples are trained on."""
+        return n_train if self.samples == "all" else self.samples
+
     @field_validator("optimizer", mode="before")
     @classmethod
     def _name_optimizer(cls, value: Any) -> Any:

@@ -79,14 +79,15 @@ def estimate(campaign: Campaign, manifest: Manifest, site: Site) -> Estimate:
         speed = "this host's speed in a short trial" if pace else f"{speed} (this host's is not known: {problem})"
     pace = pace or _usual(own, manifest, engine_of(own, manifest, site))
     atoms, edges = _sizes(manifest)
-    data = f"{manifest.split[0]} training samples of {atoms:.0f} atoms and {edges:.0f} edges"
+    n_train = own.training.trained_on(manifest.split[0])
+    data = f"{n_train} training samples of {atoms:.0f} atoms and {edges:.0f} edges"
     basis = f"{data}, {own.training.epochs} epochs, the {pace.engine} engine and {speed}"
-    return Estimate(seconds_of(pace, manifest, own.training.epochs, members), basis, on_gpu)
+    return Estimate(seconds_of(pace, (n_train, manifest.split[1]), own.training.epochs, members), basis, on_gpu)
 
 
-def seconds_of(pace: PaceAnswer, manifest: Manifest, epochs: int, members: int) -> float:
-    """Return the time of a stack: its worker's start, and in every epoch training and evaluation."""
-    train, validation, _ = manifest.split
+def seconds_of(pace: PaceAnswer, samples: tuple[int, int], epochs: int, members: int) -> float:
+    """Return the time of a stack: its worker's start, and in every epoch training and evaluation of the samples."""
+    train, validation = samples
     return pace.start + epochs * members * (train * pace.training + validation * pace.evaluation)
 
 
@@ -118,7 +119,8 @@ def _usual(campaign: Campaign, manifest: Manifest, engine: str) -> PaceAnswer:
 def _of_epochs(campaign: Campaign, variant: Variant, manifest: Manifest, site: Site) -> float:
     """Return what makes one variant take longer than another: the usual time of a sample in all epochs."""
     own = campaign.of_variant(variant)
-    return own.training.epochs * _usual(own, manifest, engine_of(own, manifest, site)).training
+    steps = own.training.epochs * own.training.trained_on(manifest.split[0])
+    return steps * _usual(own, manifest, engine_of(own, manifest, site)).training
 
 
 def sample_seconds(campaign: Campaign, variant: Variant, manifest: Manifest, rate: Rate) -> float:

@@ -78,8 +78,7 @@ def test_a_trial_that_fails_is_explained(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_start_and_evaluation_count() -> None:
     pace = PaceAnswer(engine="fused", start=7.0, training=1e-3, evaluation=1e-4)
-    contents = data_set.manifest(samples=1000)  # 700 to train on, 150 to validate
-    assert estimate.seconds_of(pace, contents, 10, 2) == pytest.approx(7 + 20 * (0.7 + 0.015))
+    assert estimate.seconds_of(pace, (700, 150), 10, 2) == pytest.approx(7 + 20 * (0.7 + 0.015))
 
 
 def test_a_gpu_is_not_counted_as_a_core_without_a_word() -> None:

@@ -51,13 +51,13 @@ def species_as_number(campaign: Campaign, manifest: Manifest) -> Lines:
         yield naming_variants(campaign, poor, text), None
 
 
-def reference_of_all(campaign: Campaign, manifest: Manifest) -> Found:
+def reference_of_all(campaign: Campaign, manifest: Manifest) -> Lines:
     """References are fitted to the whole training set, also where a network is trained on part of it."""
     for name, task in campaign.tasks.items():
         fewer = [
             v
             for v, c in each_variant(campaign).items()
-            if c.training.samples not in ("all", manifest.split[0])
+            if c.training.trained_on(manifest.split[0]) < manifest.split[0]
             and name in c.tasks
             and c.tasks[name].reference != "none"
         ]

@@ -53,13 +53,12 @@ def _check_training(campaign: Campaign, manifest: Manifest) -> None:
     plain = [task for v in campaign.variants if not v.differs for task in v.tasks]
     if plain and campaign.training.engine == "fused" and (reason := _why_not_fused(campaign, manifest, plain)):
         raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
-    n_train, samples = manifest.split[0], campaign.training.samples
-    if plain and samples != "all" and samples > n_train:
+    n_train, most = manifest.split[0], campaign.training.trained_on(manifest.split[0])
+    if plain and most > n_train:
         raise UserError(
-            f"training.samples={samples} is more than the training set of {campaign.dataset} has ({n_train} samples);"
+            f"training.samples={most} is more than the training set of {campaign.dataset} has ({n_train} samples);"
             " set training.samples=all or less"
         )
-    most = n_train if samples == "all" else samples
     if plain and campaign.training.batch_size > most:
         what = f"the training set of {campaign.dataset} ({n_train} samples)" if most == n_train else "training.samples"
         raise UserError(

@@ -77,7 +77,7 @@ def _cells(point: PointResult, keys: list[str]) -> tuple[str, ...]:
     shown = text.MISSING if interval is None else f"[{', '.join(text.scientific(v) for v in interval)}]"
     errors = [text.plus_minus(mean, std) for mean, std in point.test.values()]
     settings = [str(_plain(point.settings[key])) for key in keys]
-    rank, validation = text.count(point.rank), text.scientific(point.validation)
+    rank, validation = text.plain(point.rank), text.scientific(point.validation)
     return (rank, *settings, validation, shown, *errors, f"{point.n} of {point.n_total}")
 
 
