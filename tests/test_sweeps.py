@@ -226,5 +226,5 @@ def test_a_reference_of_all_samples_is_remarked(tmp_path: Path) -> None:
     ]
     assert "variants H-referencecomposition-samples40:" in line
     sweep["over"].pop("tasks.H.reference")
-    campaigns.make(tmp_path, variants=[], sweep=sweep)
+    (tmp_path / "campaign.yaml").write_text(campaigns.text(variants=[], sweep=sweep))
     assert "reference-of-all" not in campaigns.done(tmp_path, "run", "campaign.yaml", "o", "--dry-run")

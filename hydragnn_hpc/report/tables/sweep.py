@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydragnn_hpc.report import text
-from hydragnn_hpc.report.analysis import sweep
-from hydragnn_hpc.report.analysis.sweep import PointResult, PowerLaw
 from hydragnn_hpc.report.results.rows import Row, Snapshot
 from hydragnn_hpc.report.tables.text_table import SPREAD, TextTable, tidy
+
+if TYPE_CHECKING:
+    from hydragnn_hpc.report.analysis.sweep import PointResult, PowerLaw
 
 SHOWN = 50
 """Points on the page and in Markdown; ``sweep.csv`` has all."""
@@ -19,11 +20,29 @@ _ABOUT = (
 )
 
 
+def _points(snapshot: Snapshot) -> list[PointResult]:
+    if snapshot.campaign.sweep is None:
+        return []
+    # Imported here because tables are also written during a run, where statistics would be slow to import.
+    from hydragnn_hpc.report.analysis.sweep import ranked
+
+    return ranked(snapshot)
+
+
+def _laws(snapshot: Snapshot) -> list[tuple[PowerLaw, float | None]]:
+    if snapshot.campaign.sweep is None:
+        return []
+    from hydragnn_hpc.report.analysis.sweep import power_laws, saved
+
+    laws = power_laws(snapshot)
+    return [(law, saved(laws, law)) for law in laws]
+
+
 def point_rows(snapshot: Snapshot) -> list[Row]:
     """Return the points of a sweep: a row per point, and its keys and test errors as columns."""
     tasks = snapshot.campaign.tasks
     found = []
-    for point in sweep.ranked(snapshot):
+    for point in _points(snapshot):
         low, high = point.interval or (None, None)
         row: Row = {"of": point.of, "rank": point.rank, "variant": point.name}
         row.update({key: _plain(value) for key, value in point.settings.items()})
@@ -37,15 +56,14 @@ def point_rows(snapshot: Snapshot) -> list[Row]:
 
 def law_rows(snapshot: Snapshot) -> list[Row]:
     """Return the power laws of test errors: a row per task and variant."""
-    laws = sweep.power_laws(snapshot)
     found = []
-    for law in laws:
+    for law, share in _laws(snapshot):
         low, high = law.interval or (None, None)
         last = law.error(law.sizes[-1])
         row: Row = {"task": law.task, "of": law.of, **{key: _plain(value) for key, value in law.settings.items()}}
         row.update({"sizes": len(law.sizes), "least": law.sizes[0], "most": law.sizes[-1]})
         row.update({"factor": law.factor, "exponent": law.exponent, "exponent_low": low, "exponent_high": high})
-        row.update({"rmse_at_most": last, "samples_for_half": law.samples(last / 2), "saved": sweep.saved(laws, law)})
+        row.update({"rmse_at_most": last, "samples_for_half": law.samples(last / 2), "saved": share})
         found.append(row)
     return found
 
@@ -63,7 +81,7 @@ def law_tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
 
 def ranking(snapshot: Snapshot) -> Iterator[TextTable]:
     """Yield a table of ranked points for each variant that a sweep is of."""
-    points = sweep.ranked(snapshot)
+    points = _points(snapshot)
     for of in dict.fromkeys(p.of for p in points):
         own = [p for p in points if p.of == of]
         keys, tasks = list(own[0].settings), list(own[0].test)
@@ -83,10 +101,10 @@ def _cells(point: PointResult, keys: list[str]) -> tuple[str, ...]:
 
 def laws_table(snapshot: Snapshot) -> Iterator[TextTable]:
     """Yield the power laws; nothing where no sweep is over numbers of samples."""
-    laws = sweep.power_laws(snapshot)
+    laws = _laws(snapshot)
     if not laws:
         return
-    keys = list(laws[0].settings)
+    keys = list(laws[0][0].settings)
     header = ("task", "variant", *keys, "samples", "exponent", "95 % interval", "RMSE at most samples",
               "samples for half of it", "data saved by learning together")  # fmt: skip
     notes = (
@@ -95,15 +113,18 @@ def laws_table(snapshot: Snapshot) -> Iterator[TextTable]:
         "Data saved: for the error at most samples, against the variant of that task alone.",
     )
     yield TextTable(
-        "Test error against the number of training samples", header, [_law(laws, w, keys) for w in laws], notes
+        "Test error against the number of training samples",
+        header,
+        [_law(law, share, keys) for law, share in laws],
+        notes,
     )
 
 
-def _law(laws: list[PowerLaw], law: PowerLaw, keys: list[str]) -> tuple[str, ...]:
+def _law(law: PowerLaw, share: float | None, keys: list[str]) -> tuple[str, ...]:
     last = law.error(law.sizes[-1])
     interval = text.MISSING if law.interval is None else f"[{law.interval[0]:.2f}, {law.interval[1]:.2f}]"
     settings = [str(_plain(law.settings[key])) for key in keys]
-    half, share = law.samples(last / 2), sweep.saved(laws, law)
+    half = law.samples(last / 2)
     return (
         law.task, law.of, *settings, f"{law.sizes[0]:,} to {law.sizes[-1]:,}", f"{law.exponent:.2f}", interval,
         text.scientific(last), text.MISSING if half is None else f"{half:,.0f}",
