@@ -100,11 +100,12 @@ def measure(folder: Path, name: str, options: argparse.Namespace) -> None:
         if row["variant"].startswith("no network"):
             continue
         others = [r for r in rows if r["variant"].startswith("no network") and r["task"] == row["task"]]
-        baseline = min(float(r["rmse_mean"]) for r in others)
-        mean, member = float(row["rmse_of_mean"]), float(row["rmse_mean"])
-        cells = [f"{x:.2e}" for x in (mean, member, baseline)]
+        baseline = min(float(r["rmse_unit_mean"]) for r in others)
+        mean, member = float(row["rmse_of_mean"]), float(row["rmse_unit_mean"])
+        cells = [f"{x:.3g}" for x in (mean, member, baseline)]
+        gain, fit = baseline / mean, float(row["r2"])
         print(
-            f"| {name} | {row['variant']} | {row['task']} | {' | '.join(cells)} | {baseline / mean:.1f} | {row['r2']} |"
+            f"| {name} | {row['variant']} | {row['task']} | {row['unit']} | {' | '.join(cells)} | {gain:.1f} | {fit:.4f} |"
         )
     sys.stdout.flush()
 
@@ -117,8 +118,8 @@ def main() -> None:
     parser.add_argument("--structures", type=int, default=500)
     parser.add_argument("--for", dest="purpose", default="speed")
     options = parser.parse_args()
-    print("| data | variant | task | mean of members | one member | no network | times better | R² |")
-    print("|---|---|---|---:|---:|---:|---:|---:|", flush=True)
+    print("| data | variant | task | unit | mean of members | one member | no network | times better | R² |")
+    print("|---|---|---|---|---:|---:|---:|---:|---:|", flush=True)
     for name in [options.only] if options.only else DATA:
         measure(options.folder / name, name, options)
 
