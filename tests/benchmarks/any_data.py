@@ -103,10 +103,8 @@ def measure(folder: Path, name: str, options: argparse.Namespace) -> None:
         baseline = min(float(r["rmse_unit_mean"]) for r in others)
         mean, member = float(row["rmse_of_mean"]), float(row["rmse_unit_mean"])
         cells = [f"{x:.3g}" for x in (mean, member, baseline)]
-        gain, fit = baseline / mean, float(row["r2"])
-        print(
-            f"| {name} | {row['variant']} | {row['task']} | {row['unit']} | {' | '.join(cells)} | {gain:.1f} | {fit:.4f} |"
-        )
+        cells += [f"{baseline / mean:.1f}", f"{float(row['r2']):.4f}"]
+        print(f"| {name} | {row['variant']} | {row['task']} | {row['unit']} | {' | '.join(cells)} |")
     sys.stdout.flush()
 
 
