@@ -22,6 +22,8 @@ from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
+from hydragnn_hpc.member.library.convolutions import Graph
+from hydragnn_hpc.member.library.network import LibraryNetwork
 
 AGGREGATORS = ["mean", "min", "max", "std"]
 SCALERS = ["identity", "amplification", "attenuation", "linear"]
@@ -105,6 +107,31 @@ def epoch_of(samples: TrainingData, sizes: NetworkSizes, batch: int) -> Callable
     loader = DataLoader(data, batch_size=batch, shuffle=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     return lambda: train_epoch(model, loader, optimizer)
+
+
+def library_epoch_of(samples: TrainingData, sizes: NetworkSizes, convolution: str, batch: int) -> Callable[[], object]:
+    """An epoch of the same with another convolution, of the network that the library engine has."""
+    s, lengths, directions = samples.structure, None, None
+    data = [graph_of(samples, number, sizes.tasks, sizes.edges) for number in range(len(s.sample_geometry))]
+    if sizes.edges:
+        lengths = torch.tensor(s.lengths(), dtype=torch.float32)
+        directions = torch.tensor(s.edge_vectors, dtype=torch.float32) / lengths[:, None]
+        for graph in data:  # of one geometry
+            graph.lengths, graph.directions = lengths, directions
+    model = LibraryNetwork(sizes, convolution).train()
+    loader = DataLoader(data, batch_size=batch, shuffle=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def epoch() -> None:
+        for b in loader:
+            optimizer.zero_grad()
+            of_edges = (b.lengths, b.directions, b.edge_attr) if sizes.edges else (None, None, None)
+            values = model(b.x, Graph(b.edge_index, *of_edges, b.batch, b.num_graphs))
+            errors = (t.weight * nn.functional.mse_loss(values[t.name], b[f"y_{t.name}"]) for t in sizes.tasks)
+            torch.stack([*errors]).sum().backward()
+            optimizer.step()
+
+    return epoch
 
 
 def graph_of(samples: TrainingData, number: int, tasks: Sequence[TaskSizes], edges: EdgeBasis | None = None) -> Data:

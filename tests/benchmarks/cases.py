@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from hydragnn_hpc.convolutions import CONVOLUTIONS, why_not
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
@@ -21,7 +22,14 @@ CUTOFFS = {"206": (7.0, False), "620": (11.4, False), "714": (13.228, False), "p
 """Shared geometries by directed edges per graph: cutoff in bohr, and whether periodic (a multigraph of 2,752 edges)."""
 LENGTHS = "+lengths"
 """Suffix of a case whose edges have 20 features of their lengths."""
-CASES = (*CUTOFFS, "varying", *(f"{case}{LENGTHS}" for case in (*CUTOFFS, "varying")))
+OTHERS = tuple(
+    f"{name}{LENGTHS if edges else ''}"
+    for name in CONVOLUTIONS
+    for edges in (False, True)
+    if name != "PNA" and not why_not(name, edges)
+)
+"""Cases of the other convolutions, over 206 edges."""
+CASES = (*CUTOFFS, "varying", *(f"{case}{LENGTHS}" for case in (*CUTOFFS, "varying")), *OTHERS)
 NEAR = 22
 """Nearest neighbours of an atom in the varying case, before the relation is made symmetric."""
 AGGREGATION = 5 + 8
@@ -73,7 +81,7 @@ def varying() -> Structure:
 def make_samples(case: str) -> TrainingData:
     """Random species and targets on the structure of a case."""
     kind = case.removesuffix(LENGTHS)
-    structure = varying() if kind == "varying" else shared(kind)
+    structure = varying() if kind == "varying" else shared("206" if case in OTHERS else kind)
     if kind == case:
         structure = dataclasses.replace(structure, edge_vectors=np.empty((0, 3)))
     rng = np.random.default_rng(0)

@@ -4,15 +4,17 @@
 
 The network is the paper's HCM, batches of 64 with the optimiser. Cases are the FePt lattice of 32 sites named after
 their number of directed edges, the same periodic (a multigraph), and `varying`, where every sample has its own geometry
-and number of atoms (20 to 44); in those that end in `+lengths` edges have 20 features of their lengths. Variants
-alternate in one process and medians are taken, so that the ratios hold on a busy machine; single times do not. Memory
-is the peak of a separate process that trains an epoch.
+and number of atoms (20 to 44); in those that end in `+lengths` edges have 20 features of their lengths. Cases of the
+library engine are named after their convolutions, on the lattice with 206 edges. Variants alternate in one process,
+seconds are those of its core, and medians are taken, so that the ratios hold on a busy machine; single times do not.
+Memory is the peak of a separate process that trains an epoch.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -35,9 +37,11 @@ from tests.benchmarks.cases import BATCH, SAMPLES
 Epoch = Callable[[], object]
 
 
-def epoch_of(data: TrainingData, engine: str, members: int) -> Epoch:
+def epoch_of(case: str, data: TrainingData, engine: str, members: int) -> Epoch:
     """An epoch of that engine; ``A`` is the baseline."""
     sizes = cases.network_sizes(data)
+    if case in cases.OTHERS:
+        return _library_epoch_of(case.removesuffix(cases.LENGTHS), data, engine, members)
     if engine == "A":
         # Imported here alone: its memory belongs to the baseline.
         from tests.benchmarks.baseline import epoch_of as baseline_epoch
@@ -45,6 +49,17 @@ def epoch_of(data: TrainingData, engine: str, members: int) -> Epoch:
         return baseline_epoch(data, sizes, BATCH)
     made: Engine = FusedEngine(sizes, data) if engine == "fused" else TorchEngine(sizes, data, torch.device("cpu"))
     return stacked_epoch(made, members)
+
+
+def _library_epoch_of(convolution: str, data: TrainingData, engine: str, members: int) -> Epoch:
+    # Imported here alone: PyTorch Geometric's memory is not that of the other engines.
+    from hydragnn_hpc.member.library.engine import LibraryEngine
+    from tests.benchmarks.baseline import library_epoch_of
+
+    sizes = cases.network_sizes(data)
+    if engine == "A":
+        return library_epoch_of(data, sizes, convolution, BATCH)
+    return stacked_epoch(LibraryEngine(sizes, convolution, data, torch.device("cpu")), members)
 
 
 def stacked_epoch(engine: Engine, members: int, samples: int = SAMPLES) -> Epoch:
@@ -70,15 +85,15 @@ def stacked_epoch(engine: Engine, members: int, samples: int = SAMPLES) -> Epoch
 
 def engines_of(case: str, members: list[int]) -> list[tuple[str, int]]:
     """What is measured in a case: engine and members, the baseline first."""
-    names = ["torch", "fused"]
+    names = ["library"] if case in cases.OTHERS else ["torch", "fused"]
     return [("A", 1), *((name, e) for name in names for e in members)]
 
 
 def seconds(run: Epoch) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
+    """Seconds of one call, of its core."""
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def peak_gigaflops() -> float:
@@ -96,7 +111,7 @@ def peak_megabytes(case: str, engine: str, members: int) -> float:
 def measure(case: str, members: list[int], rounds: int) -> list[dict[str, Any]]:
     """A row for each engine and stack: samples per second (all members together), against A and the floor."""
     samples = cases.make_samples(case)
-    runs = {name: epoch_of(samples, *name) for name in engines_of(case, members)}
+    runs = {name: epoch_of(case, samples, *name) for name in engines_of(case, members)}
     for run in runs.values():
         run()
     times: dict[tuple[str, int], list[float]] = {name: [] for name in runs}
@@ -106,7 +121,7 @@ def measure(case: str, members: list[int], rounds: int) -> list[dict[str, Any]]:
         for name, run in runs.items():
             times[name].append(seconds(run) / (SAMPLES * name[1]))
     peak = float(np.median(peaks))
-    floor = cases.floor_megaflop(samples) / peak / 1e3
+    floor = math.nan if case in cases.OTHERS else cases.floor_megaflop(samples) / peak / 1e3  # PNA's
     base = np.array(times["A", 1])
     return [
         {
@@ -153,7 +168,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if arguments.memory_of:
         case, engine, members = arguments.memory_of
-        epoch_of(cases.make_samples(case), engine, int(members))()
+        epoch_of(case, cases.make_samples(case), engine, int(members))()
         # Not getrusage: its peak is that of the process that started this one, if that was larger.
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         print(int(next(row for row in status.splitlines() if row.startswith("VmHWM")).split()[1]) / 1024)

@@ -21,6 +21,7 @@ from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.engine.edges import BASES, ENVELOPES, EdgeBasis
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
+from hydragnn_hpc.member.library import shared
 from hydragnn_hpc.member.library.engine import LibraryEngine
 from hydragnn_hpc.sections import Edges
 from tests.member.contract.problem import CUTOFF, random_neighbours
@@ -40,11 +41,13 @@ def random_samples(seed: int, sizes: list[int], number: int = 12) -> TrainingDat
     return samples_over(rng, geometries, number, TASK_SIZES, spread=1.0)
 
 
-def make_engine(name: str, edges: bool, samples: TrainingData, pooling: str = "mean") -> LibraryEngine:
+def make_engine(
+    name: str, edges: bool, samples: TrainingData, pooling: str = "mean", shared: bool | None = None
+) -> LibraryEngine:
     """A small network in float64."""
     basis = EdgeBasis(5, CUTOFF) if edges else None
     sizes = NetworkSizes(1, (6, 6, 6), TASK_SIZES, samples.average_degree(), pooling, edges=basis)
-    return LibraryEngine(sizes, name, samples, CPU, torch.float64)
+    return LibraryEngine(sizes, name, samples, CPU, torch.float64, shared=shared)
 
 
 def stack(engine: LibraryEngine, members: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,7 +117,7 @@ def test_gradients_are_the_slopes_of_the_loss(name: str, edges: bool) -> None:
     generator = torch.Generator().manual_seed(6)
     for _ in range(5):
         along = torch.randn(parameters.shape, generator=generator, dtype=torch.float64)
-        along[:, -engine._counts[-1] :] = 0  # padding
+        along[:, -len(engine._padding) :] = 0  # padding
         h = 1e-6
         slope = (loss(parameters + h * along) - loss(parameters - h * along)) / (2 * h)
         # Five directions, so that a kink (ReLU, minimum) within one step of h is not met in all.
@@ -122,7 +125,7 @@ def test_gradients_are_the_slopes_of_the_loss(name: str, edges: bool) -> None:
             break
     else:
         pytest.fail("the gradient is not the slope in any of five directions")
-    assert not gradients[:, -engine._counts[-1] :].any()
+    assert not gradients[:, -len(engine._padding) :].any()
 
 
 @every
@@ -139,6 +142,33 @@ def test_a_member_is_the_same_in_a_stack_and_alone(name: str, edges: bool) -> No
         assert torch.equal(alone[0], losses[e])
         assert torch.equal(own[0], gradients[e])
         assert torch.equal(own_seen[0], seen[e])
+
+
+@every
+@pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
+@pytest.mark.parametrize("filled", [0.0, 2.0], ids=["all pairs of sites", "gathered"])
+def test_over_one_geometry_it_is_pytorch_geometrics_layer(
+    name: str, edges: bool, pooling: str, filled: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With edges that repeat or do not, isolated atoms, and more neighbours than MFC has weights for."""
+    monkeypatch.setattr(shared, "FILLED", filled)
+    rng = np.random.default_rng(20)
+    many = random_neighbours(rng, 3, 60)
+    once = np.array([0, 2, 3, 4, 4]), np.array([1, 2, 0, 0], np.int32)
+    for lists in (many, once, random_neighbours(rng, 12, 9)):
+        samples = samples_over(rng, [lists], 12, TASK_SIZES, spread=1.0)
+        index = np.stack([rng.permutation(12)[:7] for _ in range(2)])
+        found = []
+        for fast in (True, False):
+            engine = make_engine(name, edges, samples, pooling, shared=fast)
+            parameters, buffers = stack(engine, 2)
+            gradients, seen = torch.full_like(parameters, 7.0), buffers.clone()
+            losses = engine.step(parameters, gradients, seen, index)
+            predicted = engine.predict(parameters, buffers, index[0])
+            found.append({"losses": losses, "gradients": gradients, "seen": seen, **predicted})
+        for key, expected in found[1].items():
+            # To 1e-8: PyTorch's softplus is the identity from 20 on.
+            torch.testing.assert_close(found[0][key], expected, rtol=1e-8, atol=1e-8, msg=key)
 
 
 @every

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from hydragnn_hpc.convolutions import CONVOLUTIONS
 from hydragnn_hpc.dataset.staged.copies import atoms_of
@@ -16,6 +17,7 @@ from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.library.convolutions import Graph
 from hydragnn_hpc.member.library.network import LibraryNetwork, ModuleLayout
+from hydragnn_hpc.member.library.shared import SharedGeometry
 
 
 class LibraryEngine:
@@ -32,6 +34,9 @@ class LibraryEngine:
         Where inputs and targets are kept.
     dtype : torch.dtype
         float32; float64 for tests.
+    shared : bool, optional
+        Whether samples share one geometry, over which most convolutions have a form of their own; else, each batch is a
+        graph for PyTorch Geometric's layers. By default, wherever samples share one.
     """
 
     name = "library"
@@ -43,6 +48,8 @@ class LibraryEngine:
         data: TrainingData,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        *,
+        shared: bool | None = None,
     ) -> None:
         self.sizes, self.device, self.lanes, self._dtype = sizes, device, vector_lanes(device), dtype
         self.layout: ParameterLayout = ModuleLayout.of_module(lambda: LibraryNetwork(sizes, convolution))
@@ -51,10 +58,17 @@ class LibraryEngine:
         self._structure = data.structure
         self._inputs = resident(data.inputs, device, dtype)
         self._targets = {t.name: resident(data.targets[t.name], device, dtype) for t in sizes.tasks}
+        self._complete = {name: not bool(values.isnan().any()) for name, values in self._targets.items()}
         self._weights = torch.tensor([t.weight for t in sizes.tasks], dtype=dtype, device=device)
-        self._own = [(name, p.shape) for name, p in self._network.named_parameters()]
-        used = [shape.numel() for _, shape in self._own]
-        self._counts = [*used, self.layout.parameter_size - sum(used)]
+        self._parameters = list(self._network.parameters())  # in the layout's order
+        self._buffers = [(name, b) for name, b in self._network.named_buffers() if name in self.layout.buffers]
+        used = sum(p.numel() for p in self._parameters)
+        self._padding = torch.zeros(self.layout.parameter_size - used, dtype=dtype, device=device)
+        self._shared: SharedGeometry | None = None
+        if data.structure.shared_geometry if shared is None else shared:
+            # Sites in the order of the geometry's rows: by their number of neighbours.
+            self._sites = np.argsort(data.structure.degrees(), kind="stable")
+            self._shared = self._shared_geometry()
 
     def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
         """See `hydragnn_hpc.member.engine.interface.Engine`.
@@ -69,10 +83,10 @@ class LibraryEngine:
         found = []
         for e, samples in enumerate(index):
             atoms, graph = self._graph(samples)
-            flat = parameters[e].detach().requires_grad_()
-            values = self._call(flat, buffers[e], atoms, graph)
+            self._load(parameters[e], buffers[e])
+            values = self._network(self._inputs.index_select(0, atoms), graph)
             losses = torch.stack([self._loss(t, values[t.name], atoms, samples) for t in self.sizes.tasks])
-            gradients[e] = torch.autograd.grad(losses @ self._weights, flat)[0]
+            self._differentiate(losses @ self._weights, gradients[e])
             found.append(losses.detach())
         return torch.stack(found)
 
@@ -89,47 +103,78 @@ class LibraryEngine:
         for first in range(0, len(index), chunk):
             atoms, graph = self._graph(index[first : first + chunk])
             for e, found in enumerate(pieces):
-                found.append(self._call(parameters[e], buffers[e], atoms, graph))
+                self._load(parameters[e], buffers[e])
+                found.append(self._in_order(self._network(self._inputs.index_select(0, atoms), graph)))
         return {
             t.name: torch.stack([torch.cat([piece[t.name] for piece in found]) for found in pieces])
             for t in self.sizes.tasks
         }
 
-    def _call(self, flat: Tensor, buffers: Tensor, atoms: Tensor, graph: Graph) -> dict[str, Tensor]:
-        """Run the network with one member's numbers; training changes its buffers [Q] in place."""
-        # One split: its backward is one concatenation, whereas that of a slice per parameter would be a full vector
-        # each.
-        parts = torch.split(flat, self._counts)
-        named = {name: part.view(shape) for (name, shape), part in zip(self._own, parts[:-1], strict=True)}
-        state = {**named, **self.layout.named_buffers(buffers)}
-        values: dict[str, Tensor] = functional_call(self._network, state, (self._inputs[atoms], graph))
-        return values
+    def _load(self, parameters: Tensor, buffers: Tensor) -> None:
+        """Let the network's numbers be one member's [P] and [Q], in place: training changes its buffers."""
+        for parameter, (at, shape) in zip(self._parameters, self.layout.parameters.values(), strict=True):
+            parameter.data = parameters[at : at + math.prod(shape)].view(shape)
+        named = self.layout.named_buffers(buffers)
+        for name, buffer in self._buffers:
+            buffer.data = named[name]
 
-    def _graph(self, samples: Array) -> tuple[Tensor, Graph]:
-        """Return the atoms [N] of ``samples`` [B] and their graph."""
+    def _differentiate(self, loss: Tensor, gradient: Tensor) -> None:
+        """Write the gradient of a loss to ``gradient`` [P]."""
+        found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, self._parameters, strict=True)]
+        torch.cat([*(part.reshape(-1) for part in parts), self._padding], out=gradient)
+
+    def _in_order(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the values of atoms sample after sample, from the rows of a graph."""
+        if self._shared is None:
+            return values
+        sites, back = self._shared.sites, self._to(np.argsort(self._sites))
+        return {
+            t.name: v.view(sites, -1, v.shape[1])[back].transpose(0, 1).flatten(0, 1) if t.level == "node" else v
+            for t, v in ((t, values[t.name]) for t in self.sizes.tasks)
+        }
+
+    def _graph(self, samples: Array) -> tuple[Tensor, Graph | SharedGeometry]:
+        """Return the atoms [N] of ``samples`` [B], in the order of rows, and their graph."""
         s = self._structure
+        if self._shared:
+            return self._to((samples * len(self._sites) + self._sites[:, None]).ravel()), self._shared
         sites = atoms_of(s.site_offsets, s.sample_geometry[samples])
         sizes = np.diff(s.atom_offsets)[samples]
-        degrees = np.diff(s.neighbour_offsets)[sites]
-        edges = atoms_of(s.neighbour_offsets, sites)
-        first = np.repeat(np.cumsum(sizes) - sizes, sizes)
-        senders = s.neighbours[edges] + np.repeat(first, degrees)
+        edges, degrees = (
+            atoms_of(s.neighbour_offsets, sites),
+            s.neighbour_offsets[sites + 1] - s.neighbour_offsets[sites],
+        )
+        senders = s.neighbours[edges] + np.repeat(np.repeat(np.cumsum(sizes) - sizes, sizes), degrees)
         pairs = np.stack([senders, np.repeat(np.arange(len(sites)), degrees)])
-        lengths = directions = None
-        if self.sizes.edges:
-            lengths = self._to(s.lengths(edges)).to(self._dtype)
-            if self._directions_wanted:
-                directions = self._to(s.edge_vectors[edges]).to(self._dtype) / lengths[:, None]
         sample = self._to(np.repeat(np.arange(len(samples)), sizes))
-        graph = Graph(self._to(pairs), lengths, directions, None, sample, len(samples))
+        graph = Graph(self._to(pairs), *self._of_edges(edges), sample, len(samples))
         return self._to(atoms_of(s.atom_offsets, samples)), graph
+
+    def _shared_geometry(self) -> SharedGeometry:
+        s, place = self._structure, np.argsort(self._sites)
+        edges = atoms_of(s.neighbour_offsets, self._sites)
+        targets = np.repeat(np.arange(len(place)), s.degrees()[self._sites])
+        pairs = self._to(np.stack([place[s.neighbours[edges]], targets]))
+        return SharedGeometry(pairs, len(place), *self._of_edges(edges))
+
+    def _of_edges(self, edges: Array) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return lengths [E], directions [E, 3] and features [E, K] of edges, as far as the network takes them."""
+        if not self.sizes.edges:
+            return None, None, None
+        lengths, directions = self._to(self._structure.lengths(edges)).to(self._dtype), None
+        if self._directions_wanted:
+            directions = self._to(self._structure.edge_vectors[edges]).to(self._dtype) / lengths[:, None]
+        return lengths, directions, self.sizes.edges.of(lengths)
 
     def _to(self, array: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def _loss(self, task: TaskSizes, values: Tensor, atoms: Tensor, samples: Array) -> Tensor:
         """Mean loss over the values that are not missing; 0 where all are."""
-        truth = self._targets[task.name][atoms if task.level == "node" else self._to(samples)]
+        truth = self._targets[task.name].index_select(0, atoms if task.level == "node" else self._to(samples))
+        if self._complete[task.name]:
+            return task.loss.of(values - truth).mean()
         known = ~truth.isnan()
         each = task.loss.of(torch.where(known, values - torch.where(known, truth, 0), 0))
         return each.sum() / known.sum().clamp(min=1)

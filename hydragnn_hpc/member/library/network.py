@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from hydragnn_hpc.convolutions import CONVOLUTIONS
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes, build
+from hydragnn_hpc.member.library.shared import SharedGeometry, linear
 
 _POOL = {"mean": global_mean_pool, "sum": global_add_pool, "max": global_max_pool}
 
@@ -43,10 +45,10 @@ class LibraryNetwork(nn.Module):
             for task in sizes.tasks
         )
 
-    def forward(self, x: Tensor, graph: Graph) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, graph: Graph | SharedGeometry) -> dict[str, Tensor]:
         """Values of every task: [N, d], or [B, d] at graph level, from node inputs ``x`` [N, F0]."""
-        if self.sizes.edges and graph.lengths is not None:
-            graph = replace(graph, features=self.sizes.edges.of(graph.lengths))
+        if isinstance(graph, SharedGeometry):
+            return self._over_shared(x.t().contiguous(), graph)
         vectors = None
         for layer in self.trunk:
             x, vectors = layer(x, vectors, graph)
@@ -65,6 +67,26 @@ class LibraryNetwork(nn.Module):
                 values[task.name] = head(pooled(task, x))
         return values
 
+    def _over_shared(self, x: Tensor, geometry: SharedGeometry) -> dict[str, Tensor]:
+        """Do the same from columns ``x`` [F0, n * B]; rows of values are site after site."""
+        vectors: Tensor | None = None
+        for layer in self.trunk:
+            x, vectors = layer(x, vectors, geometry)
+
+        def pooled(task: TaskSizes, values: Tensor) -> Tensor:
+            by_site = values.view(len(values), geometry.sites, -1)
+            return values if task.level == "node" else _pooled(by_site, self.sizes.pooling)
+
+        values = {}
+        for task, head in zip(self.sizes.tasks, self.heads, strict=True):
+            assert isinstance(head, _Head)
+            if isinstance(head, _VectorHead):
+                assert vectors is not None
+                values[task.name] = head.scaled(pooled(task, head.over_shared(x, vectors)).t())
+            else:
+                values[task.name] = head.of_columns(pooled(task, x)).t()
+        return values
+
     def named(self) -> dict[str, Tensor]:
         """Parameters in this module's order; those of heads and norms have the same names in every engine."""
         found: dict[str, Tensor] = {}
@@ -74,22 +96,40 @@ class LibraryNetwork(nn.Module):
         return found
 
 
+def _pooled(values: Tensor, how: str) -> Tensor:
+    """[F, n, B] to [F, B]."""
+    if how == "max":
+        return values.amax(1)
+    return values.mean(1) if how == "mean" else values.sum(1)
+
+
 class _TrunkLayer(nn.Module):
+    conv: Any
+
     def __init__(self, conv: nn.Module, norm: nn.Module) -> None:
         super().__init__()
         self.conv, self.norm = conv, norm
 
-    def forward(self, x: Tensor, vectors: None, graph: Graph) -> tuple[Tensor, None]:
-        return self.norm(self.conv(x, graph)).relu(), vectors
+    def forward(self, x: Tensor, vectors: None, graph: Graph | SharedGeometry) -> tuple[Tensor, None]:
+        if isinstance(graph, Graph):
+            return self.norm(self.conv(x, graph)).relu(), vectors
+        if hasattr(self.conv, "over_shared"):
+            found = self.conv.over_shared(x, graph)
+        else:
+            found = self.conv(x.t(), graph.graph(x.shape[1] // graph.sites)).t()
+        return self.norm(found[None])[0].relu_(), vectors
 
 
 class _EquivariantLayer(nn.Module):
+    conv: Any
+
     def __init__(self, conv: nn.Module) -> None:
         super().__init__()
         self.conv = conv
 
-    def forward(self, x: Tensor, vectors: Tensor | None, graph: Graph) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = self.conv(x, vectors, graph)
+    def forward(self, x: Tensor, vectors: Tensor | None, graph: Graph | SharedGeometry) -> tuple[Tensor, Tensor]:
+        apply = self.conv if isinstance(graph, Graph) else self.conv.over_shared
+        found: tuple[Tensor, Tensor] = apply(x, vectors, graph)
         return found
 
 
@@ -98,8 +138,13 @@ class _Head(nn.ModuleList):
         super().__init__(nn.Linear(*pair) for pair in widths)
 
     def forward(self, x: Tensor) -> Tensor:
-        for number, linear in enumerate(self):
-            x = linear(x if number == 0 else x.relu())
+        for number, layer in enumerate(self):
+            x = layer(x if number == 0 else x.relu())
+        return x
+
+    def of_columns(self, x: Tensor) -> Tensor:
+        for number, layer in enumerate(self):
+            x = linear(layer, x if number == 0 else x.relu_())
         return x
 
 
@@ -123,6 +168,11 @@ class _VectorHead(_Head):
         """[N, F] and [N, 3, F] to [N, 3 n], in the unit of `scaled`."""
         gates = super().forward(x).view(len(x), -1, self.number)
         return torch.einsum("ncf,nfk->nkc", vectors, gates).reshape(len(x), -1)
+
+    def over_shared(self, x: Tensor, vectors: Tensor) -> Tensor:
+        """[F, N] and [3, F, N] to [3 n, N]."""
+        gates = self.of_columns(x).view(len(x), self.number, -1)
+        return (vectors[:, :, None] * gates).sum(1).transpose(0, 1).flatten(0, 1)
 
     def scaled(self, values: Tensor) -> Tensor:
         """Scale vectors as the data set scales their components."""

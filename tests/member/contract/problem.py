@@ -36,7 +36,7 @@ ENGINES: dict[str, Callable[[NetworkSizes, TrainingData, torch.dtype], Engine]] 
     "fused varying": lambda sizes, samples, dtype: FusedEngine(sizes, samples, dtype, shared=False),
     "torch": lambda sizes, samples, dtype: TorchEngine(sizes, samples, CPU, dtype),
     "torch together": lambda sizes, samples, dtype: TorchEngine(sizes, samples, CPU, dtype, together=True),
-    "library": lambda sizes, samples, dtype: LibraryEngine(sizes, "PNA", samples, CPU, dtype),
+    "library": lambda sizes, samples, dtype: LibraryEngine(sizes, "PNA", samples, CPU, dtype, shared=False),
 }
 
 

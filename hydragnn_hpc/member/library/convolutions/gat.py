@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv
 
 from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes
+from hydragnn_hpc.member.library.messages import attended
+from hydragnn_hpc.member.library.shared import SharedGeometry, linear
 
 HEADS = 4
 
@@ -32,3 +34,12 @@ class Layer(nn.Module):
         """[N, in] to [N, out]."""
         output: Tensor = self.conv(x, graph.edges, graph.features)
         return output
+
+    def over_shared(self, x: Tensor, geometry: SharedGeometry) -> Tensor:
+        """Do the same over one geometry, ``[in, n * B]`` to ``[out, n * B]``."""
+        conv = self.conv
+        edges = None if geometry.features is None else linear(conv.lin_edge, geometry.features.t())
+        sources, targets = linear(conv.lin_l, x), linear(conv.lin_r, x)
+        messages = attended(geometry, sources, targets, edges, conv.att[0])
+        found: Tensor = messages + linear(conv.res, x) + conv.bias[:, None]
+        return found

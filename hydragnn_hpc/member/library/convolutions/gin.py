@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch_geometric.nn import GINConv, GINEConv
 
 from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes
+from hydragnn_hpc.member.library.shared import SharedGeometry, linear, perceptron
 
 
 class Layer(nn.Module):
@@ -25,3 +27,11 @@ class Layer(nn.Module):
         more = (graph.features,) if self._with_edges else ()
         found: Tensor = self.conv(x, graph.edges, *more)
         return found
+
+    def over_shared(self, x: Tensor, geometry: SharedGeometry) -> Tensor:
+        """Do the same over one geometry, ``[in, n * B]`` to ``[out, n * B]``."""
+        total = geometry.total(x)
+        if geometry.features is not None:
+            edges = linear(self.conv.lin, geometry.features.t())
+            total = geometry.collected((geometry.at_sources(x) + edges[:, :, None]).relu())
+        return perceptron(self.conv.nn, torch.addcmul(total, x, 1 + self.conv.eps))

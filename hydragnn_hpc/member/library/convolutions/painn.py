@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes
+from hydragnn_hpc.member.library.shared import SharedGeometry, linear, perceptron
 
 _TINY = 1e-12  # keeps the slope of a vector's norm finite at 0, where the first layer's vectors are
 
@@ -35,14 +36,18 @@ class Layer(nn.Module):
 
     def _exchanged(self, x: Tensor, vectors: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """Add the messages of all neighbours."""
-        assert graph.lengths is not None and graph.directions is not None
+        assert graph.directions is not None and graph.features is not None
         senders, receivers = graph.edges
-        # Vanishes smoothly at the cutoff, where a neighbour enters the list.
-        envelope = 0.5 * (1 + torch.cos(graph.lengths * (math.pi / self.cutoff)))
-        filters = self.filter(graph.features) * envelope[:, None]
+        filters = self.filter(graph.features) * self._envelope(graph)[:, None]
         scalar, along, carried = (self.message(x)[senders] * filters).split(self.width, dim=1)
         sent = vectors[senders] * carried[:, None] + graph.directions[:, :, None] * along[:, None]
         return x.index_add(0, receivers, scalar), vectors.index_add(0, receivers, sent)
+
+    def _envelope(self, edges: Graph | SharedGeometry) -> Tensor:
+        """Return a factor of each edge's messages, ``[E]``."""
+        assert edges.lengths is not None
+        # Vanishes smoothly at the cutoff, where a neighbour enters the list.
+        return 0.5 * (1 + torch.cos(edges.lengths * (math.pi / self.cutoff)))
 
     def _mixed(self, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Let an atom's scalars and vectors change each other."""
@@ -50,3 +55,24 @@ class Layer(nn.Module):
         lengths = (right.square().sum(dim=1) + _TINY).sqrt()
         scalar, product, scale = self.update(torch.cat([x, lengths], dim=1)).split(self.width, dim=1)
         return x + scalar + product * (left * right).sum(dim=1), vectors + scale[:, None] * left
+
+    def over_shared(self, x: Tensor, vectors: Tensor | None, geometry: SharedGeometry) -> tuple[Tensor, Tensor]:
+        """Do the same over one geometry, with vectors ``[3, in, n * B]`` and ``[3, out, n * B]``."""
+        x = linear(self.widen, x)
+        if vectors is None:
+            vectors = x.new_zeros(3, *x.shape)
+        assert geometry.directions is not None and geometry.features is not None
+        filters = linear(self.filter, geometry.features.t()) * self._envelope(geometry)
+        scalar, along, carried = torch.split(filters, self.width)
+        given, pushed, kept = torch.split(perceptron(self.message, x), self.width)
+        along = (geometry.directions.t()[:, None] * along).flatten(0, 1)
+        weights = torch.cat([scalar, along, carried.repeat(3, 1)])
+        values = torch.cat([given, pushed.repeat(3, 1), (vectors * kept).flatten(0, 1)])
+        more, pushed, kept = geometry.weighted(weights, values).tensor_split((self.width, 4 * self.width))
+        return self._mixed_shared(x + more, vectors + (pushed + kept).view_as(vectors))
+
+    def _mixed_shared(self, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        left, right = torch.split(linear(self.mix, vectors), self.width, dim=1)
+        lengths = (right.square().sum(dim=0) + _TINY).sqrt()
+        scalar, product, scale = torch.split(perceptron(self.update, torch.cat([x, lengths])), self.width)
+        return x + scalar + product * (left * right).sum(dim=0), vectors + scale * left

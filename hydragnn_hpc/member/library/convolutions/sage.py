@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch_geometric.nn import SAGEConv
 
 from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes
+from hydragnn_hpc.member.library.shared import SharedGeometry
 
 
 class Layer(nn.Module):
@@ -18,4 +20,10 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """[N, in] to [N, out]."""
         found: Tensor = self.conv(x, graph.edges)
+        return found
+
+    def over_shared(self, x: Tensor, geometry: SharedGeometry) -> Tensor:
+        """Do the same over one geometry, ``[in, n * B]`` to ``[out, n * B]``."""
+        neighbours, own = (torch.cat([self.conv.lin_l.weight, self.conv.lin_r.weight]) @ x).chunk(2)
+        found: Tensor = geometry.mean(neighbours) + (own + self.conv.lin_l.bias[:, None])
         return found

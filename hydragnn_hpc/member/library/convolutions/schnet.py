@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor, nn
 from torch_geometric.nn.models.schnet import InteractionBlock
 
 from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes
+from hydragnn_hpc.member.library.shared import SharedGeometry, linear, perceptron
 
 
 class Layer(nn.Module):
@@ -20,4 +24,14 @@ class Layer(nn.Module):
         """[N, in] to [N, out]."""
         x = self.widen(x)
         found: Tensor = x + self.interaction(x, graph.edges, graph.lengths, graph.features)
+        return found
+
+    def over_shared(self, x: Tensor, geometry: SharedGeometry) -> Tensor:
+        """Do the same over one geometry, ``[in, n * B]`` to ``[out, n * B]``."""
+        x, block = linear(self.widen, x), self.interaction
+        assert geometry.lengths is not None and geometry.features is not None
+        envelope = 0.5 * (torch.cos(geometry.lengths * math.pi / block.conv.cutoff) + 1.0)
+        filters = perceptron(block.mlp, geometry.features.t()) * envelope
+        messages = geometry.weighted(filters, linear(block.conv.lin1, x))
+        found: Tensor = x + linear(block.lin, block.act(linear(block.conv.lin2, messages)))
         return found
