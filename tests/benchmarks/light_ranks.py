@@ -1,7 +1,7 @@
 """Ranks that share one Python's memory: rank 0 then has hundreds of others to serve, on a small machine.
 
-Each rank but the first is a process forked from one that has imported everything. It runs the package's own supervisor
-over MPI, and its worker is a process that knows no more than the words it has to answer:
+Each rank but the first is forked from one process that has imported everything. It runs the package's own supervisor
+over MPI; its worker only answers commands, and trains nothing:
 
     python light_ranks.py serve SOCKET RANKS CAMPAIGN OUT STAGE    # forks a rank for each connection
     mpirun -n 1 RANK-0 : -n RANKS python -I -S light_ranks.py join SOCKET
@@ -37,7 +37,7 @@ def join(address: str) -> int:
 
 
 def work(template: Path, campaign: Path, incoming: int, outgoing: int) -> None:
-    """Be a worker that trains in no time."""
+    """Act as a worker whose members are trained at once."""
 
     def send(**event: object) -> None:
         os.write(outgoing, json.dumps(event).encode() + b"\n")
@@ -87,14 +87,13 @@ def serve(address: str, ranks: int, campaign: Path, out: Path, stage: Path) -> N
             line, _ = door.accept()
             if os.fork() == 0:
                 door.close()
-                ctypes.CDLL(None).prctl(
-                    1, signal.SIGKILL
-                )  # PR_SET_PDEATHSIG: nothing is left once this server is killed
+                # PR_SET_PDEATHSIG: no rank outlives this server.
+                ctypes.CDLL(None).prctl(1, signal.SIGKILL)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 _take_place(line)
                 MPI.Init_thread(MPI.THREAD_MULTIPLE)
                 line.sendall(bytes([int(run(options))]))
-                # MPI takes leave of the launcher in C's exit; Python's would touch, and so copy, all shared memory.
+                # C's exit lets MPI finish with the launcher; Python's would touch, and so copy, all shared memory.
                 ctypes.CDLL(None).exit(0)
             line.close()
             if number == ranks:

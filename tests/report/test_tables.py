@@ -1,4 +1,4 @@
-"""Tables: their numbers against numpy's, their columns, their bytes; who counts and who does not."""
+"""Tables: their numbers against NumPy's, their columns, their bytes, and which members count."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Options:
     on_error : {"fail", "skip"}
         What to do with a structure that cannot be used.
     on_outlier : {"tell", "fail", "skip"}
-        What to do with a value so far from all others that scaling hides these: say so in a remark, refuse the data,
+        What to do with a value so far from all others that scaling hides them: make a remark, refuse the data,
         or leave its sample out.
     purpose : {"train", "convert"}
         ``train`` leaves out structures marked as isolated atoms; ``convert`` keeps those.
