@@ -23,7 +23,9 @@ _TABLES_SHARE = 50.0  # minimum time between two updates of the tables, as a mul
 
 
 class RunFiles:
-    """Writes files that only inform: an error is shown, and does not end the run while members can still be saved.
+    """Reads results, and writes files that only inform.
+
+    An error in writing one is shown, and does not end the run while members can still be saved.
 
     Parameters
     ----------
