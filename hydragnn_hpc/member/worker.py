@@ -18,7 +18,6 @@ import socket
 import sys
 import time
 import traceback
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,7 +28,7 @@ from hydragnn_hpc.ledger import read_frozen
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.device import choose_device, describe, is_out_of_memory, set_arithmetic, versions
 from hydragnn_hpc.member.engine.interface import Engine
-from hydragnn_hpc.member.engine.training_data import from_staged
+from hydragnn_hpc.member.engine.training_data import TrainingData, from_staged
 from hydragnn_hpc.member.torch_engine.captured import CaptureError
 from hydragnn_hpc.member.training.train import StackMember, StackTraining, WorkerContext
 from hydragnn_hpc.ownership import NotOwnerError
@@ -106,7 +105,7 @@ class Worker:
 
     def __init__(self, context: WorkerContext, staged: StagedData, device: torch.device, channel: Channel) -> None:
         self._context, self._staged, self._device, self._channel = context, staged, device, channel
-        self._engine: tuple[str, Engine] | None = None
+        self._prepared: tuple[str, TrainingData, Engine] | None = None
         self._stop = False
         self.members = 0
 
@@ -128,8 +127,8 @@ class Worker:
         self._stop = False
         variant = command.variant
         self.members = len(command.replicas)
-        engine = self._engine_for(variant, command.graphs)
-        training = StackTraining(self._context, engine, command)
+        data, engine = self._prepare(variant, command.graphs)
+        training = StackTraining(self._context, data, engine, command)
         for member in training.members:
             member.log(f"{self._reason}; attempt {command.attempt}, stack {list(command.replicas)}")
         for change in training.engine_changes:
@@ -148,15 +147,16 @@ class Worker:
                 return
         self._channel.send(Done(variant=variant, replicas=command.replicas))
 
-    def _engine_for(self, variant: str, graphs: bool) -> Engine:
-        if self._engine is None or self._engine[0] != variant:
-            self._engine = None  # frees its memory before the next one is made
+    def _prepare(self, variant: str, graphs: bool) -> tuple[TrainingData, Engine]:
+        """Return a variant's data and engine; those of the latest variant are kept."""
+        if self._prepared is None or self._prepared[0] != variant:
+            self._prepared = None  # frees its memory before the next ones are made
             campaign = self._context.frozen.campaign
             own = campaign.of_variant(campaign.variant(variant))
-            self._context = replace(self._context, data=from_staged(self._staged, own))
-            engine, self._reason = choose(own, own.variants[0], self._context.data, self._device, graphs)
-            self._engine = (variant, engine)
-        return self._engine[1]
+            data = from_staged(self._staged, own)
+            engine, self._reason = choose(own, own.variants[0], data, self._device, graphs)
+            self._prepared = (variant, data, engine)
+        return self._prepared[1:]
 
     def _between_batches(self) -> None:
         self._channel.alive()
@@ -200,7 +200,6 @@ def _begin(arguments: argparse.Namespace, channel: Channel) -> Worker:
         folder=folder,
         frozen=frozen,
         manifest=staged.manifest,
-        data=from_staged(staged, frozen.campaign),
         host=socket.gethostname(),
         rank=arguments.rank,
         slot=arguments.slot,

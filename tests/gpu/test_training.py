@@ -41,13 +41,13 @@ def training(staged: copies.StagedData, out: Path, *replicas: int) -> StackTrain
     data = from_staged(staged, CAMPAIGN)
     engine, _ = choose(CAMPAIGN, CAMPAIGN.variant("HCM"), data, GPU)
     frozen = Frozen(CAMPAIGN, config_hash(CAMPAIGN, staged.manifest.sha256), staged.manifest.sha256)
-    context = WorkerContext(CampaignFolder(out), frozen, staged.manifest, data, "host", 0, 0, describe(GPU), {})
+    context = WorkerContext(CampaignFolder(out), frozen, staged.manifest, "host", 0, 0, describe(GPU), {})
     claim = Claim(run=1, assignment=next(ASSIGNMENTS))
-    return StackTraining(context, engine, Train(variant="HCM", replicas=replicas, attempt=1, claim=claim))
+    return StackTraining(context, data, engine, Train(variant="HCM", replicas=replicas, attempt=1, claim=claim))
 
 
 def weights(out: Path) -> list[str]:
-    """What tells the weights of finished members apart."""
+    """The hashes of the finished members' weights."""
     results = [json.loads(path.read_text()) for path in sorted(out.glob("members/*/*/result.json"))]
     return [result["weights_sha256"] for result in results]
 

@@ -70,9 +70,9 @@ def training(staged: copies.StagedData, out: Path, variant: str = "HCM", **chang
     chosen, _ = choose(asked, asked.variant(variant), samples, torch.device("cpu"))
     one = parse_campaign({**CONTENT, "training": {**asked.training.model_dump(), "engine": "auto"}}, "")
     frozen = Frozen(one, config_hash(one, staged.manifest.sha256), staged.manifest.sha256)  # whatever engine trains it
-    context = WorkerContext(CampaignFolder(out), frozen, staged.manifest, samples, "host", 0, 0, CPU, {})
+    context = WorkerContext(CampaignFolder(out), frozen, staged.manifest, "host", 0, 0, CPU, {})
     claim = Claim(run=1, assignment=next(ASSIGNMENTS))
-    return StackTraining(context, chosen, Train(variant=variant, replicas=(0, 1), attempt=1, claim=claim))
+    return StackTraining(context, samples, chosen, Train(variant=variant, replicas=(0, 1), attempt=1, claim=claim))
 
 
 def results(out: Path) -> dict[str, tuple[str, dict]]:

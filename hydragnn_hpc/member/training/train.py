@@ -56,15 +56,13 @@ class StackMember:
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What all stacks of a variant that a worker trains have in common.
+    """What all stacks that a worker trains have in common.
 
     Attributes
     ----------
     folder : CampaignFolder
     frozen : Frozen
     manifest : Manifest
-    data : TrainingData
-        As the variant requires them.
     host : str
     rank, slot : int
         Of the worker.
@@ -76,7 +74,6 @@ class WorkerContext:
     folder: CampaignFolder
     frozen: Frozen
     manifest: Manifest
-    data: TrainingData
     host: str
     rank: int
     slot: int
@@ -90,6 +87,8 @@ class StackTraining:
     Parameters
     ----------
     context : WorkerContext
+    data : TrainingData
+        As the variant requires them.
     engine : Engine
     train : Train
         The members, and the claim on their folders.
@@ -105,8 +104,9 @@ class StackTraining:
         If one of the members belongs to a later attempt; every method that writes raises it too.
     """
 
-    def __init__(self, context: WorkerContext, engine: Engine, train: Train) -> None:
-        self._context, self._engine, self._attempt, self._claim = context, engine, train.attempt, train.claim
+    def __init__(self, context: WorkerContext, data: TrainingData, engine: Engine, train: Train) -> None:
+        self._context, self._data, self._engine = context, data, engine
+        self._attempt, self._claim = train.attempt, train.claim
         self.variant: Variant = context.frozen.campaign.variant(train.variant)
         self._campaign = context.frozen.campaign.of_variant(self.variant)
         self._config_hash = member_hash(context.frozen.campaign, self.variant, context.frozen.dataset_sha256)
@@ -117,7 +117,7 @@ class StackTraining:
         self.engine_changes: list[EngineChanged] = []
         self.members = [self._new_member(r) for r in train.replicas]
         self._begin()
-        self._validation = ValidationSet(engine, context.data, context.data.parts[1])
+        self._validation = ValidationSet(engine, data, data.parts[1])
 
     def _new_member(self, replica: int) -> StackMember:
         files = self._context.folder.member(self.variant.name, replica)
@@ -229,7 +229,7 @@ class StackTraining:
 
     def _train(self, alive: Callable[[], None]) -> np.ndarray:
         """Train one epoch, every member in its own order of samples; returns mean losses ``[E]``."""
-        part, size = self._context.data.parts[0], self._options.batch_size
+        part, size = self._data.parts[0], self._options.batch_size
         order = np.stack([part[shuffle(m.seed, m.epoch, len(part))] for m in self.members])
         device = self._engine.device
         steps = -(-len(part) // size)
@@ -296,8 +296,8 @@ class StackTraining:
         tasks: dict[str, TaskErrors] = {}
         predictions: dict[str, np.ndarray] = {}
         if state == "finished":
-            context = self._context
-            tasks, predictions = test_errors(self._engine, context.data, context.manifest, self._campaign, best)
+            manifest = self._context.manifest
+            tasks, predictions = test_errors(self._engine, self._data, manifest, self._campaign, best)
         seconds = np.array([row[4:6] for row in member.history]).sum(axis=0)
         result = Result(
             state=state,
@@ -320,7 +320,7 @@ class StackTraining:
             versions=self._context.versions,
             weights_sha256=weights_hash(*best),
             precision=torch.get_float32_matmul_precision(),
-            train_samples=len(self._context.data.parts[0]),
+            train_samples=len(self._data.parts[0]),
         )
         member.log(f"{state} after epoch {member.epoch} ({reason})")
         hold = member.ownership.held
@@ -343,7 +343,7 @@ class StackTraining:
             tasks={name: ModelTask(**dict(manifest.targets[f]), field=f) for name, f in fields.items()},
             species=ModelSpecies(**dict(manifest.species), elements=manifest.source.species),
             neighbours=manifest.neighbours,
-            ready=context.data.recipe,
+            ready=self._data.recipe,
         )
         return saved.TrainedModel(facts, {name: value.cpu().clone() for name, value in named.items()})
 
