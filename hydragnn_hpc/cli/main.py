@@ -32,6 +32,7 @@ app.command(
 )(submit.submit)
 app.command("status", epilog="Example: hydragnn-hpc status runs/paper --watch")(results.status)
 app.command("report", epilog="Example: hydragnn-hpc report runs/paper")(results.report)
+app.command("compare", epilog="Example: hydragnn-hpc compare runs/paper runs/best")(results.compare)
 app.command("predict", epilog=predict.EPILOG)(predict.predict)
 
 

@@ -1,4 +1,4 @@
-"""``status`` and ``report``: what a campaign's folder shows."""
+"""``status``, ``report`` and ``compare``: what campaigns' folders show."""
 
 from __future__ import annotations
 
@@ -135,3 +135,30 @@ def report(
     if tensorboard:
         screen.print(f"tensorboard --logdir {folder.tensorboard}", markup=False, highlight=False)
     screen.print(f"{len(written)} files in {folder.report}; start with {folder.page}", markup=False, highlight=False)
+
+
+def compare(
+    outs: Annotated[list[Path], typer.Argument(metavar="OUT OUT...", help="Campaigns' folders.", show_default=False)],
+    common: Annotated[
+        bool, typer.Option("--common-samples", help="Compare on the test samples that all hold, if test sets differ.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE.md", help="Write the tables as a page of Markdown, too.")
+    ] = None,
+) -> None:
+    """Compare the errors of several campaigns on the same test samples, with intervals.
+
+    Variants of the same name are compared with one another, otherwise all that predict a target.
+    """
+    from hydragnn_hpc.atomic import write_text
+    from hydragnn_hpc.report.analysis.comparison import compare_runs
+    from hydragnn_hpc.report.document import comparison
+    from hydragnn_hpc.report.tables.text_table import as_rich
+
+    found = compare_runs([str(out) for out in outs], common)
+    screen = console()
+    for table in comparison.tables(found):
+        screen.print(as_rich(table))
+    if output is not None:
+        write_text(output, comparison.page(found))
+        screen.print(f"written: {output}", markup=False, highlight=False)

@@ -85,6 +85,15 @@ def compare(task: str, first: tuple[str, Sequence[float]], second: tuple[str, Se
     )  # fmt: skip
 
 
+def verdict(pair: Pair, change: float) -> str:
+    """Return whether a ``change`` of the error, a pair's difference or its opposite, is better, worse or undecided."""
+    if pair.interval is None or min(pair.n) < ENOUGH:
+        return "too few members"
+    if pair.interval[0] <= 0 <= pair.interval[1] or (pair.p_holm is not None and pair.p_holm >= SIGNIFICANT):
+        return "undecided"
+    return "better" if change < 0 else "worse"
+
+
 def bootstrap_interval(data: Sequence[Sequence[float]], statistic: Callable[..., np.ndarray]) -> Interval | None:
     """Return the 95 % BCa bootstrap interval of a statistic of independent samples.
 

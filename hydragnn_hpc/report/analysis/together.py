@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hydragnn_hpc.report.analysis import costs
-from hydragnn_hpc.report.analysis.statistics import ENOUGH, SIGNIFICANT, Pair
+from hydragnn_hpc.report.analysis.statistics import Pair, verdict
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Snapshot
 
@@ -40,13 +40,5 @@ def compare(snapshot: Snapshot, pairs: Sequence[Pair]) -> list[Together]:
         alike = len({v.model_copy(update={"name": "", "tasks": ()}).model_dump_json() for v in both}) == 1
         if alone and alike and len(both[0].tasks) > 1:
             change = sign * pair.difference
-            found.append(Together(pair.task, other, single.name, n, change / alone, _verdict(pair, change)))
+            found.append(Together(pair.task, other, single.name, n, change / alone, verdict(pair, change)))
     return found
-
-
-def _verdict(pair: Pair, change: float) -> str:
-    if pair.interval is None or min(pair.n) < ENOUGH:
-        return "too few members"
-    if pair.interval[0] <= 0 <= pair.interval[1] or (pair.p_holm is not None and pair.p_holm >= SIGNIFICANT):
-        return "undecided"
-    return "better" if change < 0 else "worse"

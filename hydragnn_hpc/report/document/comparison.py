@@ -1,0 +1,59 @@
+"""A comparison of campaigns as tables, on a terminal and as a page of Markdown."""
+
+from __future__ import annotations
+
+from hydragnn_hpc.report import text
+from hydragnn_hpc.report.analysis.comparison import Comparison
+from hydragnn_hpc.report.analysis.statistics import Pair, verdict
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.tables.text_table import SPREAD, TextTable, as_markdown
+
+
+def tables(found: Comparison) -> list[TextTable]:
+    """Return the errors of all runs by target, and the differences between runs."""
+    ordered = sorted(found.errors, key=lambda e: e.field)
+    shown = [
+        (
+            e.field, e.run, e.variant, text.with_spread(*rows.mean_std(e.rmse)), text.plain(e.rmse_of_mean), e.unit,
+            str(len(e.rmse)),
+        )
+        for e in ordered
+    ]  # fmt: skip
+    sizes = ", ".join(f"{size:,} of {run}" for run, size in found.sizes.items())
+    notes = (f"Errors are of {found.samples:,} test samples, which all runs share (test sets: {sizes}). {SPREAD}.",)
+    header = ("target", "run", "variant", "RMSE of a member", "RMSE of the mean", "unit", "members")
+    units = {e.field: e.unit for e in ordered}
+    pairs = [_pair(p, units[p.task]) for p in found.pairs]
+    columns = ("target", "first", "second", "difference", "95 % interval", "p (Holm)", "unit", "first is", "members")
+    rule = (
+        "Difference of mean RMSE, first minus second, with a BCa bootstrap interval where both have at least three"
+        " members; p values of Welch's test after Holm's correction over all rows. Better or worse: the interval"
+        " excludes zero and p is below 0.05."
+    )
+    return [
+        TextTable("Test errors on the same samples", header, shown, notes),
+        TextTable("Differences between runs", columns, pairs, (rule,)),
+    ]
+
+
+def page(found: Comparison) -> str:
+    """Return the comparison as a page of Markdown."""
+    runs = ", ".join(text.markdown(run) for run in found.sizes)
+    return "\n".join([f"# Comparison of {runs}", "", *(as_markdown(t) for t in tables(found))])
+
+
+def _pair(p: Pair, unit: str) -> tuple[str, ...]:
+    interval = text.MISSING if p.interval is None else f"[{', '.join(text.plain(v) for v in p.interval)}]"
+    p_value = text.MISSING if p.interval is None else text.plain(p.p_holm, 2)
+    members = f"{p.n[0]} and {p.n[1]}"
+    return (
+        p.task,
+        p.first,
+        p.second,
+        text.plain(p.difference),
+        interval,
+        p_value,
+        unit,
+        verdict(p, p.difference),
+        members,
+    )

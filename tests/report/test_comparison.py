@@ -1,0 +1,92 @@
+"""Campaigns compared with one another, on the test samples that all of them hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hydragnn_hpc
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.report.analysis.comparison import Comparison, compare_runs
+from tests import campaigns
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Campaigns a and b on one data set, c on another split of it, and d, in which nothing has been trained."""
+    folder = tmp_path_factory.mktemp("runs")
+    campaigns.make(folder, variants=["HM", "H"], replicas=3)
+    campaigns.done(folder, "run", "campaign.yaml", "a")
+    campaigns.done(folder, "run", "campaign.yaml", "b", "--set", "seed=1", "--set", "variants=[HM]")
+    campaigns.done(folder, "data", "split", "small.bp", "other.bp", "--split-by", "random", "--seed", "5")
+    campaigns.done(folder, "run", "campaign.yaml", "c", "--set", "dataset=other.bp", "--set", "variants=[M]")
+    return folder
+
+
+def compared(folder: Path, *names: str, common: bool = False) -> Comparison:
+    return compare_runs([str(folder / name) for name in names], common)
+
+
+def test_errors_are_those_of_the_runs(runs: Path) -> None:
+    found = compared(runs, "a", "b")
+    for e in found.errors:
+        results = hydragnn_hpc.load(e.run)
+        (task,) = [t for t, s in results.campaign.tasks.items() if s.field == e.field]
+        recorded = [m.result.tasks[task].rmse_unit for m in results.finished(e.variant) if m.result]
+        assert e.rmse == pytest.approx(recorded, rel=1e-6) and len(e.rmse) == 3
+        assert e.rmse_of_mean is not None and e.rmse_of_mean <= np.sqrt(np.mean(np.square(e.rmse)))
+    assert [(Path(p.first.split(":")[0]).name, p.first.split()[-1], p.second.split()[-1]) for p in found.pairs] == [
+        ("a", "HM", "HM"), ("a", "HM", "HM")
+    ]  # fmt: skip
+
+
+def test_the_order_of_runs_changes_signs_alone(runs: Path) -> None:
+    there, back = compared(runs, "a", "b"), compared(runs, "b", "a")
+    assert there.samples == back.samples
+    for p, q in zip(there.pairs, back.pairs, strict=True):
+        assert p.difference == pytest.approx(-q.difference) and p.p_holm == pytest.approx(q.p_holm)
+
+
+def test_other_test_sets_are_compared_only_on_request_and_where_they_agree(runs: Path) -> None:
+    with pytest.raises(UserError, match=r"the test sets differ: .* --common-samples compares on those"):
+        compared(runs, "a", "c")
+    found = compared(runs, "a", "c", common=True)
+    sets = [hydragnn_hpc.load(runs / name).test_set() for name in ("a", "c")]
+    names = [dict(zip(s["names"].tolist(), range(len(s["names"])), strict=True)) for s in sets if s]
+    shared = names[0].keys() & names[1].keys()
+    assert found.samples == len(shared) > 0
+    (mine,) = [e for e in found.errors if Path(e.run).name == "c"]
+    results = hydragnn_hpc.load(runs / "c")
+    atoms = np.concatenate([np.arange(32) + 32 * names[1][n] for n in sorted(shared)])
+    by_hand = []
+    for member in results.finished("M"):
+        predicted, test = results.predictions(member), results.test_set()
+        assert predicted and test
+        by_hand.append(float(np.sqrt(np.mean((predicted["M"] - test["magnetic_moment"])[atoms] ** 2))))
+    assert mine.rmse == pytest.approx(by_hand, rel=1e-9)
+    # No variant has the same name: all that predict the target are compared.
+    assert [(p.task, p.first.split()[-1], p.second.split()[-1]) for p in found.pairs] == [
+        ("magnetic_moment", "HM", "M")
+    ]
+
+
+def test_it_is_shown_and_written(runs: Path) -> None:
+    shown = campaigns.done(runs, "compare", "a", "b", "--output", "page.md")
+    page = (runs / "page.md").read_text()
+    for text in ("Test errors on the same samples", "Differences between runs"):
+        assert text in shown and text in page
+
+
+def test_what_cannot_be_compared_is_refused_in_a_line(runs: Path) -> None:
+    for names, message in (
+        (("a",), "give two different campaign folders"), (("a", "a"), "give two different campaign folders"),
+        (("a", "nothing"), "nothing"), (("a", "c"), "the test sets differ"),
+    ):  # fmt: skip
+        done = campaigns.command(runs, "compare", *names)
+        assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1, (
+            done.stderr
+        )
