@@ -26,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 
 
 class Range(Section):
-    """Numbers from ``minimum`` to ``maximum``, whole where both are; with ``log``, every factor is as likely."""
+    """Numbers from ``minimum`` to ``maximum``, whole if both are; uniform, or with ``log`` uniform in the logarithm."""
 
     minimum: int | float
     maximum: int | float
@@ -55,7 +55,7 @@ class Sweep(Section):
 
     ``of`` names variants, or tasks that are trained together as variants do. ``over`` holds the values of each key, as
     a list or as a range; keys are those of a campaign file, such as ``model.channels`` or ``tasks.H.weight``. All
-    combinations are points, or ``sample`` of them, drawn at random from ``seed``: more of them continue the same list.
+    combinations are points, or ``sample`` of them, drawn at random with ``seed``; a larger number extends the list.
     """
 
     of: tuple[Name, ...]

@@ -74,7 +74,7 @@ def _settings(campaign: Campaign, variant: Variant) -> dict[str, Any]:
     """Return all settings that affect a variant's members, by key."""
     # Defaults are included, so that a change can name both values.
     settings = _flat(of_members(campaign, variant, defaults=True))
-    settings.pop("launch.stack")  # affects no result, but for last digits on a GPU
+    settings.pop("launch.stack")  # affects only the last digits of results, and only on a GPU
     return {key: value for key, value in settings.items() if not key.startswith("variants")}
 
 

@@ -1,4 +1,4 @@
-"""Training on part of the training set: the samples of a smaller number are among those of a larger one."""
+"""Training on part of the training set: a smaller part is contained in every larger one."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def nested(part: np.ndarray, number: int, numbers: np.ndarray, atom_offsets: np.
     sizes = np.bincount(which)
     rank = np.empty(len(shuffled), np.int64)
     rank[order] = np.arange(len(shuffled)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    # Sample k of a composition with n stands at (k + u) / n, u random for each composition: any share of the whole
-    # takes that share of every composition, and rare compositions do not all come first or last.
+    # Sample k of a composition with n samples is placed at (k + u) / n, with a random u for each composition: any share
+    # of the whole contains that share of every composition, and rare compositions do not all come first or last.
     place = (rank + rng.random(len(sizes))[which]) / sizes[which]
     chosen: np.ndarray = np.sort(shuffled[np.argsort(place, kind="stable")[:number]])
     return chosen

@@ -111,7 +111,7 @@ class LibraryEngine:
         }
 
     def _load(self, parameters: Tensor, buffers: Tensor) -> None:
-        """Let the network's numbers be one member's [P] and [Q], in place: training changes its buffers."""
+        """Make the network use one member's [P] and [Q] without a copy: training changes the member's buffers."""
         for parameter, (at, shape) in zip(self._parameters, self.layout.parameters.values(), strict=True):
             parameter.data = parameters[at : at + math.prod(shape)].view(shape)
         named = self.layout.named_buffers(buffers)
@@ -159,7 +159,7 @@ class LibraryEngine:
         return SharedGeometry(pairs, len(place), *self._of_edges(edges))
 
     def _of_edges(self, edges: Array) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return lengths [E], directions [E, 3] and features [E, K] of edges, as far as the network takes them."""
+        """Return lengths [E], directions [E, 3] and features [E, K] of edges; None for those that are not used."""
         if not self.sizes.edges:
             return None, None, None
         lengths, directions = self._to(self._structure.lengths(edges)).to(self._dtype), None

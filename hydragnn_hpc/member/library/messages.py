@@ -1,7 +1,7 @@
-"""Messages over one geometry whose values for every edge and sample are too many to be passed over often.
+"""Messages over one geometry, with few passes over the values of all edges and samples.
 
-Autograd would keep and rewrite a dozen arrays ``[F, m, B]`` for each layer; these keep few, work in place, and take one
-head at a time.
+Autograd would keep and rewrite a dozen arrays ``[F, m, B]`` for each layer; these functions keep few of them, work in
+place, and process one head at a time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def attended(
 class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, geometry: SharedGeometry, targets: Tensor, sources: Tensor, edges: Tensor | None) -> Tensor:
-        """Keep what the slopes are made of."""
+        """Save what the slopes are computed from."""
         mixed = geometry.at_sources(sources)
         mixed += geometry.at_targets(targets)
         if edges is not None:
@@ -72,7 +72,7 @@ class _Attended(torch.autograd.Function):
     def forward(
         ctx: Any, geometry: SharedGeometry, sources: Tensor, targets: Tensor, edges: Tensor | None, vector: Tensor
     ) -> Tensor:
-        """Keep the shares of each edge, ``[H, m, B]``."""
+        """Save the attention of each edge, ``[H, m, B]``."""
         heads, total = len(vector), None
         shares = []
         for head, values, mixed in _by_head(geometry, sources, targets, edges, heads):
@@ -109,7 +109,7 @@ class _Attended(torch.autograd.Function):
 
 
 def _by_head(geometry: SharedGeometry, sources: Tensor, targets: Tensor, edges: Tensor | None, heads: int) -> Any:
-    """Yield the number of each head, its sources' values ``[C, m, B]``, and what its scores are made of."""
+    """Yield each head's number, its sources' values, and the sums that scores are computed from, ``[C, m, B]``."""
     for head, (source, target) in enumerate(zip(sources.chunk(heads), targets.chunk(heads), strict=True)):
         values, mixed = geometry.at_sources(source), geometry.at_targets(target)
         mixed += values

@@ -1,7 +1,7 @@
-"""Layers where all samples of a batch decorate one geometry, so that they share edges and what follows from them.
+"""Layers where all samples of a batch decorate one geometry, so that they share edges and everything derived from them.
 
-Values of B samples over n sites are columns, ``[F, n * B]``, site after site: what an edge or a site has in common is
-then a factor of B numbers in a row, and a sum over neighbours a small product for each feature.
+Values of B samples over n sites are columns, ``[F, n * B]``, site after site: the factor of an edge or a site then
+applies to B adjacent numbers, and a sum over neighbours is a small product for each feature.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from hydragnn_hpc.member.library.convolutions import Graph
 
 FILLED = 1 / 16
-"""From this share of pairs of sites that are neighbours, sums over neighbours are products with a matrix of all pairs;
-of fewer, its zeros cost more than gathering does."""
+"""If at least this share of the pairs of sites are neighbours, sums over neighbours are products with a matrix of all
+pairs; with fewer, its zeros cost more than gathering does."""
 
 
 class SharedGeometry:
@@ -89,7 +89,7 @@ class SharedGeometry:
         return torch.cat([each.sum(2) for each in self._by_degree(messages)], dim=1).flatten(1)
 
     def collected_at_sources(self, messages: Tensor) -> Tensor:
-        """Sum what edges leave at their sources, ``[F, m, B]`` to ``[F, n * B]``."""
+        """Sum values of edges at their sources, ``[F, m, B]`` to ``[F, n * B]``."""
         none = messages.new_zeros(len(messages), self.sites, messages.shape[2])
         return none.index_add_(1, self.edges[0], messages).flatten(1)
 
@@ -113,7 +113,7 @@ class SharedGeometry:
         ]
 
     def graph(self, samples: int) -> Graph:
-        """Return the same as a graph of B samples, for layers that know no other."""
+        """Return the same as a graph of B samples, for layers that have no form for a shared geometry."""
         if samples not in self._graphs:
             self._graphs[samples] = self._graph(samples)
         return self._graphs[samples]

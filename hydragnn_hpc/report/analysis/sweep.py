@@ -74,11 +74,11 @@ class PowerLaw:
     interval: Interval | None
 
     def error(self, samples: float) -> float:
-        """Return the scaled RMSE after training on so many samples."""
+        """Return the scaled RMSE after training on this number of samples."""
         return float(self.factor * samples**-self.exponent)
 
     def samples(self, error: float) -> float | None:
-        """Return how many samples it takes to get to a scaled RMSE; None where more samples do not help."""
+        """Return the number of samples needed for a scaled RMSE; None where more samples do not help."""
         return (self.factor / error) ** (1 / self.exponent) if self.exponent > 0 and error > 0 else None
 
 
@@ -112,7 +112,7 @@ def _result(snapshot: Snapshot, point: sweeps.Point) -> PointResult:
 
 
 def power_laws(snapshot: Snapshot) -> list[PowerLaw]:
-    """Fit each task's test error over the numbers of training samples, for all else in a sweep alike."""
+    """Fit each task's test error to the number of training samples, over points that differ in nothing else."""
     sweep = snapshot.campaign.sweep
     if sweep is None or SAMPLES not in sweep.over:
         return []

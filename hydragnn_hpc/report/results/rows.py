@@ -173,20 +173,20 @@ def unit_of(snapshot: Snapshot, task: str) -> str:
 
 
 def score(member: Member) -> float | None:
-    """Return what the points of a sweep are ranked by: the mean over tasks of the validation RMSE, scaled."""
+    """Return the score by which points of a sweep are ranked: the mean over tasks of the scaled validation RMSE."""
     errors = [metric(member, task, "rmse_validation") for task in member.result.tasks] if member.result else []
     known = [e for e in errors if e is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(errors) else None
 
 
 def origins(campaign: Campaign) -> dict[str, str]:
-    """Return what every variant is a point of, by name: itself outside of a sweep."""
+    """Return the variant of which each variant is a point, by name; outside of a sweep, the variant itself."""
     points = {p.name: p.of for p in sweeps.points(campaign.sweep)} if campaign.sweep else {}
     return {v.name: points.get(v.name, v.name) for v in campaign.variants}
 
 
 def compared(snapshot: Snapshot) -> list[Variant]:
-    """Return the variants that figures show and comparisons are made of.
+    """Return the variants that figures show and that are compared.
 
     Of a sweep's points, these are the best of each variant, by the mean of :func:`score` over members.
     """

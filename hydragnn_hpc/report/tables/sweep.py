@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 SHOWN = 50
 """Points on the page and in Markdown; ``sweep.csv`` has all."""
 _ABOUT = (
-    "Ranked by the mean over tasks of the validation RMSE, scaled: the choice among points rests on the validation set,"
-    " and the test errors are those of points so chosen."
+    "Ranked by the mean over tasks of the scaled validation RMSE: points are chosen on the validation set, and their"
+    " test errors play no part in the choice."
 )
 
 
