@@ -219,6 +219,7 @@ def convert(
     ] = None,
     cell: Annotated[str, typer.Option(help="As for prepare, for structures without one.")] = "",
     cutoff: Annotated[str, typer.Option(help="Cutoff for neighbours, with unit. Default: SOURCE's, or 7bohr.")] = "",
+    on_error: Annotated[str, typer.Option(help=ON_ERROR_HELP)] = "fail",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing OUT.")] = False,
 ) -> None:
     """Convert between LSMS text, extended XYZ and data sets, and list what the new format cannot hold."""
@@ -232,9 +233,13 @@ def convert(
         targets=parse_targets(target or []),
         cell=parse_cell(cell) if cell else None,
         cutoff=parse_length(cutoff, "--cutoff") if cutoff else 0.0,
+        on_error=one_of("--on-error", on_error, ("fail", "skip")),
     )
     done = conversion.convert(source, out, options, to, force)
-    typer.echo(f"{out}: {done.count:,} structures as {done.kind}")
+    skipped = f", {done.skipped.count:,} skipped" if done.skipped.count else ""
+    typer.echo(f"{out}: {done.count:,} structures as {done.kind}{skipped}")
+    for reason in done.skipped.reasons:
+        typer.echo(f"skipped: {reason}")
     if done.lost:
         typer.echo(f"not held by {done.kind}: {'; '.join(done.lost)}")
 

@@ -1,7 +1,9 @@
-"""The launcher that started this process, and the rank and size that it set: read from the environment alone."""
+"""The launcher that started this process, and the rank and size that it set: read from the environment."""
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -69,11 +71,18 @@ def detect(environment: Mapping[str, str]) -> LaunchEnvironment:
     Raises
     ------
     UserError
-        If one of its variables is not a number.
+        If one of its variables is not a number, or its connection to several ranks has been closed.
     """
     for known in LAUNCHERS:
         rank, size = _first(environment, known.rank), _first(environment, known.size)
         if rank is None or size is None or (known.sets_pmi and _first(environment, ("PMI_RANK",)) not in (rank, None)):
+            continue
+        if "PMI_RANK" in known.rank and _is_left_over(environment):
+            if size > 1:
+                raise UserError(
+                    f"PMI_SIZE={size}, but PMI_FD={environment['PMI_FD']} is no connection to a launcher: unset PMI_FD,"
+                    " PMI_RANK and PMI_SIZE, which another process left, or keep the descriptor open in wrappers"
+                )
             continue
         own = _first(environment, known.local_rank)
         return LaunchEnvironment(
@@ -94,6 +103,17 @@ def _local_rank(environment: Mapping[str, str], rank: int, size: int) -> int | N
             if local_rank is not None:
                 return local_rank
     return None
+
+
+def _is_left_over(environment: Mapping[str, str]) -> bool:
+    """Whether PMI_FD names no socket here: its launcher started another process, and MPI would abort this one."""
+    descriptor = _first(environment, ("PMI_FD",))
+    if descriptor is None:
+        return False
+    try:
+        return not stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except (OSError, OverflowError):
+        return True
 
 
 def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> int | None:

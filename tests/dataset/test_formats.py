@@ -508,3 +508,12 @@ def test_new_structures_keep_their_order_and_say_which_they_are(tmp_path: Path) 
     assert [frame.name for frame in new.frames] == ["CuAu"] * 12 + ["1"]
     assert new.index == [*range(12), 13]
     assert [frame.origin for frame in new.frames] == [f"b.xyz@{k}" for k in new.index]
+
+
+def test_fortrans_exponents_are_numbers_and_names_are_not(tmp_path: Path) -> None:
+    header = 'Lattice="9.0D0 0 0 0 9.0d+00 0 0 0 9" energy=-1.25D+01 hash=5d10 pbc=T'
+    (tmp_path / "a.xyz").write_text(f"1\nProperties=species:S:1:pos:R:3 {header}\nCu 1.0D+00 .5d0 2.\n")
+    (frame,) = (f for f in formats.iter_frames(tmp_path / "a.xyz", "extxyz") if isinstance(f, Frame))
+    assert (frame.values["energy"], frame.values["hash"]) == (-12.5, "5d10")
+    assert np.allclose(frame.cell, np.eye(3) * 9 / BOHR_IN_ANGSTROM)
+    assert np.allclose(frame.pos, np.array([[1, 0.5, 2]]) / BOHR_IN_ANGSTROM)

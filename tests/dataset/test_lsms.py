@@ -46,6 +46,19 @@ def test_what_is_written_is_read_again(z: list[int], energies: list[float], data
     assert lsms.format_sample(again) == text
 
 
+def test_fortrans_exponents_are_numbers(tmp_path: Path) -> None:
+    sample = lsms.new_sample("out_1", np.array([-1.5, 0.25, 1e-3]), np.array([26]), np.zeros((1, 3)), (np.ones(1),) * 2)
+    expected = lsms.parse_sample(lsms.format_sample(sample).encode(), "out_1")
+    words = [[f"{value:.12e}".replace("e", "D") for value in row] for row in (sample.energies, *sample.table)]
+    text = "\n".join(" ".join(row) for row in words).encode()
+    assert b"-1.500000000000D+00" in text and lsms.detect(text, "out_1")
+    again = lsms.parse_sample(text, "out_1")
+    np.testing.assert_array_equal(again.table, expected.table)
+    np.testing.assert_array_equal(again.energies, expected.energies)
+    with pytest.raises(UserError, match="line 2, column 1: '26D0' is not a number"):  # Fortran writes a point
+        lsms.parse_sample(text.replace(words[1][0].encode(), b"26D0"), "out_1")
+
+
 def test_folder_and_archives_give_the_same_samples(raw: Path, tmp_path: Path) -> None:
     expected = {s.name: lsms.format_sample(s) for s in lsms_samples(raw)}
     assert expected == {p.name: p.read_text() for p in raw.iterdir()}

@@ -136,6 +136,18 @@ def test_what_is_odd_about_structures_is_reported(tmp_path: Path) -> None:
     assert "2 atoms have no neighbour within 7 bohr" in found["no-neighbours"]
 
 
+def test_a_repeat_with_a_value_is_kept_before_one_without(tmp_path: Path) -> None:
+    options = Options(targets=parse_targets(["e=graph:energy:eV"]), fractions=(0.5, 0.25, 0.25), split_by="random")
+    pairs = [(1.0, "nan"), *((1 + 0.05 * k, k) for k in range(1, 8)), (1.0, "nan"), (1.0, 42), (1.05, "nan")]
+    text = "".join(f"2\nProperties=species:S:1:pos:R:3 energy={e}\nCu 0 0 0\nAu 0 0 {z}\n" for z, e in pairs)
+    (tmp_path / "a.xyz").write_text(text)
+    prepare(tmp_path / "a.xyz", tmp_path / "x.bp", options)
+    manifest, arrays = store.read(tmp_path / "x.bp")
+    assert manifest.source.repeated == 3 and "contradictions" not in remarks_of(manifest)
+    energies = arrays["target_e"][:, 0]
+    assert not np.isnan(energies).any() and energies.max() == 42
+
+
 def test_values_beyond_all_measure_are_refused(tmp_path: Path) -> None:
     pairs = zip(range(1, 9), [*range(7), "-1e308"], strict=True)
     text = "".join(f"2\nProperties=species:S:1:pos:R:3 energy={e}\nCu 0 0 0\nAu 0 0 {z}\n" for z, e in pairs)

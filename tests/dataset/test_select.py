@@ -34,7 +34,9 @@ def test_species_are_counted(cells: list[list[int]]) -> None:
 
 
 def test_of_repeated_samples_the_first_stays() -> None:
-    assert select.first_of_repeated([b"a", b"b", b"a", b"c", b"b"]).tolist() == [0, 1, 3]
+    keys = [b"a", b"b", b"a", b"c", b"b"]
+    assert select.first_of_repeated(keys, lambda position: 0).tolist() == [0, 1, 3]
+    assert select.first_of_repeated(keys, [2, 0, 1, 5, 0].__getitem__).tolist() == [1, 2, 3]
 
 
 @given(groups, st.integers(0, 40), st.integers(0, 5))

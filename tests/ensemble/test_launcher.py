@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -111,6 +112,21 @@ def test_a_worker_inherits_masks_and_no_launcher() -> None:
     gone |= {"HYDRA_LAUNCHER": "ssh"}
     gone |= {"MPI_LOCALRANKID": "0", "PALS_RANKID": "0", "FLUX_JOB_SIZE": "1", "JSM_NAMESPACE_SIZE": "1"}
     assert worker_environment({**kept, **gone}) == kept
+
+
+def test_variables_that_another_rank_left_are_no_launcher() -> None:
+    left = {"PMI_FD": "983", "PMI_RANK": "0", "PMI_SIZE": "1"}
+    assert detect(left) == LaunchEnvironment(None, 0, 1, None)
+    with pytest.raises(UserError, match="PMI_SIZE=2, but PMI_FD=983 is no connection to a launcher: unset PMI_FD"):
+        detect({**left, "PMI_SIZE": "2"})
+    one, other = socket.socketpair()
+    with one, other:
+        assert detect({**left, "PMI_FD": str(one.fileno())}).launcher == "PMI"
+    with Path(os.devnull).open() as plain:
+        assert detect({**left, "PMI_FD": str(plain.fileno())}).launcher is None
+    command = [str(Path(sys.executable).with_name("hydragnn-hpc")), "doctor"]
+    done = subprocess.run(command, env={**os.environ, **left}, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and "Abort" not in done.stderr, done
 
 
 def test_each_process_is_looked_at_once_for_abandoned_memory(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ an extended XYZ file written here holds, under the key ``hydragnn_hpc``, what is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,7 @@ from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read import files, formats, sources
 from hydragnn_hpc.dataset.read.formats import lsms
 from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame
-from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
+from hydragnn_hpc.dataset.read.frames import Frame, Skipped, Unreadable, hint_to_skip
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import TargetSpec, parse_targets
 from hydragnn_hpc.dataset.read.units import Unit
@@ -58,15 +58,18 @@ class Conversion:
         Structures.
     lost : tuple of str
         What the new format cannot hold.
+    skipped : Skipped
+        Structures that were left out.
     """
 
     kind: str
     count: int
     lost: tuple[str, ...]
+    skipped: Skipped
 
 
 def convert(source: Path, out: Path, options: Options, to: str = "auto", force: bool = False) -> Conversion:
-    """Convert ``source`` to ``out``; no structure is dropped.
+    """Convert ``source`` to ``out``; no structure is dropped, except with ``options.on_error="skip"``.
 
     Parameters
     ----------
@@ -75,7 +78,7 @@ def convert(source: Path, out: Path, options: Options, to: str = "auto", force: 
     out : Path
         A data set (``.bp``), an extended XYZ file (``.xyz``, ``.extxyz``), or else a folder of LSMS text.
     options : Options
-        Format of the source, cell, cutoff and targets, where they are needed.
+        Format of the source, cell, cutoff and targets, where they are needed; what to do with unusable structures.
     to : {"auto", "lsms", "extxyz", "bp"}
         What to write; ``auto``: by the name of ``out``.
     force : bool
@@ -95,7 +98,8 @@ def convert(source: Path, out: Path, options: Options, to: str = "auto", force: 
     if given == kind:
         raise UserError(f"{source} is {given} already; copy it, or give OUT another name or --to")
     write = {"bp": _to_bp, "extxyz": _to_extxyz, "lsms": _to_lsms}[kind]
-    return write(source, out, replace(options, form=given), force)
+    with hint_to_skip():
+        return write(source, out, replace(options, form=given), force)
 
 
 def _kind_of(out: Path) -> str:
@@ -135,14 +139,21 @@ def _frames_of_bp(bp: Path) -> tuple[store.Manifest, Iterator[tuple[Frame, int]]
     return manifest, frames()
 
 
-def _read(source: Path, options: Options) -> Iterator[Frame]:
+def _done(source: Path, kind: str, count: int, lost: Iterable[str], skipped: Skipped) -> Conversion:
+    if not count and skipped.count:
+        raise UserError(f"{source}: all {skipped.count} skipped; the first: {skipped.reasons[0]}")
+    return Conversion(kind, count, tuple(lost), skipped)
+
+
+def _read(source: Path, options: Options, skipped: Skipped) -> Iterator[Frame]:
     """Yield the structures of a source; LSMS text in natural order of the names, wherever the files come from."""
 
     def good() -> Iterator[Frame]:
         for frame in formats.iter_frames(source, options.form):
             if isinstance(frame, UserError):
-                raise frame
-            yield _with_cell(frame, options.cell)
+                skipped.take(frame, options.on_error)
+            else:
+                yield _with_cell(frame, options.cell)
 
     if options.form == "lsms":
         return iter(sorted(good(), key=lambda frame: (files.natural_key(frame.name), frame.name)))
@@ -151,7 +162,7 @@ def _read(source: Path, options: Options) -> Iterator[Frame]:
 
 def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conversion:
     atomic.refuse_file(out, force)
-    lost: dict[str, None] = {}
+    skipped, lost = Skipped(), dict[str, None]()
     frames: Iterator[tuple[Frame, int | None]]
     first_tail: dict[str, Any] = {}
     if options.form == "bp":
@@ -165,14 +176,14 @@ def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conver
         first_tail = {_STATED_KEY: exported.model_dump()}
         lost["neighbour lists (rebuilt from the cutoff)"] = lost["the counts of its preparation"] = None
     else:
-        frames = ((frame, None) for frame in _read(source, options))
+        frames = ((frame, None) for frame in _read(source, options, skipped))
     count = 0
     with atomic.new_file(out) as stream:
         for frame, part in frames:
             head = {} if part is None else {"split": part}
             stream.write(frame_text(frame, lost, head, {} if count else first_tail).encode())
             count += 1
-    return Conversion("extxyz", count, tuple(lost))
+        return _done(source, "extxyz", count, lost, skipped)
 
 
 def frame_text(
@@ -253,11 +264,11 @@ def _to_bp(source: Path, out: Path, options: Options, force: bool) -> Conversion
         values = np.concatenate(raw.samples.values.pop(_SPLIT_SPEC.property.name))[:, 0]
         raw.part = values.astype(np.uint8) if np.isin(values, (0, 1, 2)).all() else None
     manifest = prepare.write_raw(raw, out, options, force)
-    return Conversion("bp", manifest.sizes["S"], tuple(lost))
+    return Conversion("bp", manifest.sizes["S"], tuple(lost), raw.skipped)
 
 
 def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversion:
-    lost = dict.fromkeys(["cell and boundary"])
+    skipped, lost = Skipped(), dict.fromkeys(["cell and boundary"])
     end_members: dict[int, float] = {}
     frames: Iterator[Frame]
     if options.form == "bp":
@@ -266,21 +277,25 @@ def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversi
         lost["split, scaling and neighbour lists"] = None
         end_members = {int(z): e for z, e in manifest.source.end_members.items()}
     else:
-        frames = _read(source, options)
+        frames = _read(source, options, skipped)
         end_members = _end_members(_exported(source, options.form))
     wanted = {w.property.name: w for w in options.targets}
     count, names = 0, set()
     lsms.refuse_folder(out, force)
     with atomic.new_folder(out, replace=force) as folder:
         for frame in frames:
-            sample = _lsms_of(frame, wanted, end_members, lost)
-            if not re.fullmatch(r"[\w@=+-][\w@=+.-]*", sample.name) or sample.name in names:
-                what = "the name of two structures" if sample.name in names else "not a valid file name"
-                raise UserError(f"{frame.where}: {sample.name!r} is {what}; rename the structure")
+            try:
+                sample = _lsms_of(frame, wanted, end_members, lost)
+                if not re.fullmatch(r"[\w@=+-][\w@=+.-]*", sample.name) or sample.name in names:
+                    what = "the name of two structures" if sample.name in names else "not a valid file name"
+                    raise UserError(f"{frame.where}: {sample.name!r} is {what}; rename the structure")
+            except UserError as error:
+                skipped.take(error, options.on_error)
+                continue
             names.add(sample.name)
             (folder / sample.name).write_text(lsms.format_sample(sample), encoding="ascii")
             count += 1
-    return Conversion("lsms", count, tuple(lost))
+        return _done(source, "lsms", count, lost, skipped)
 
 
 def _lsms_of(
@@ -331,9 +346,17 @@ def _usable(frame: Frame, stated: Mapping[str, Any], key: str) -> Any:
     return found
 
 
+def _number(frame: Frame, stated: Mapping[str, Any], key: str) -> Any:
+    """Return the numbers of a key; None if there are none under it."""
+    found = _usable(frame, stated, key)
+    if found is not None and np.asarray(found).dtype.kind not in "biuf":
+        raise UserError(f"{frame.where}: '{key}' is {str(found)[:40]!r}, not a number; correct it")
+    return found
+
+
 def _energy(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> float | None:
     one = wanted.get(name)
-    raw = _usable(frame, frame.values, one.key if one else name)
+    raw = _number(frame, frame.values, one.key if one else name)
     if raw is None or np.size(raw) != 1:
         return None
     if one is not None and one.unit.in_ev is None:
@@ -346,7 +369,7 @@ def _column(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> np.ndarra
     unit = lsms.UNITS.get(name, "e")
     if one is not None and one.unit.text != unit:
         raise UserError(f"--target {name}: LSMS text holds it in {unit}, not in {one.unit.text or 'plain numbers'}")
-    raw = _usable(frame, frame.columns, one.key if one else name)
+    raw = _number(frame, frame.columns, one.key if one else name)
     return None if raw is None or np.size(raw) != len(frame.atomic_numbers) else np.ravel(raw).astype(np.float64)
 
 

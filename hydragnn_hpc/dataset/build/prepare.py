@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def write_raw(raw: sources.RawData, out: Path, options: Options, force: bool = F
     unique, contradictions = usable, []
     if not options.keep_repeated:
         keys = samples.keys()
-        unique = usable[select.first_of_repeated([keys[k] for k in usable.tolist()])]
+        missing = partial(_missing, samples, usable)
+        unique = usable[select.first_of_repeated([keys[k] for k in usable.tolist()], missing)]
         contradictions = _contradictions(samples, keys, usable, unique)
     kept = unique[select.cap_per_composition(counts[unique], options.cap, options.seed)]
     mixing = raw.mixing.name if raw.mixing else ""
@@ -127,15 +129,25 @@ def _without_outliers(raw: sources.RawData, on_outlier: str) -> np.ndarray:
 def _contradictions(
     samples: RawSamples, keys: list[bytes], usable: np.ndarray, unique: np.ndarray
 ) -> list[tuple[str, str]]:
-    """Return the origins of repeated samples whose targets differ from those of the first (``unique``), and of that."""
+    """Return the origins of repeated samples whose targets differ from those of the kept (``unique``), and of that."""
     first = {keys[k]: k for k in unique.tolist()}
     columns: list[Any] = [samples.energies, *samples.values.values()]
     other = []
     for k in np.setdiff1d(usable, unique).tolist():
         kept = first[keys[k]]
-        if not all(np.array_equal(c[kept], c[k], equal_nan=True) for c in columns):
+        if not all(_agree(np.asarray(c[kept]), np.asarray(c[k])) for c in columns):
             other.append((samples.origins[k], samples.origins[kept]))
     return other
+
+
+def _agree(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two samples' values are equal where both are known."""
+    return bool(((one == other) | np.isnan(one) | np.isnan(other)).all())
+
+
+def _missing(samples: RawSamples, usable: np.ndarray, position: int) -> int:
+    """Return how many values a sample lacks."""
+    return sum(int(np.isnan(values[usable[position]]).sum()) for values in samples.values.values())
 
 
 def _clusters(raw: sources.RawData, counts: np.ndarray, species: np.ndarray) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +14,17 @@ from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.logs import log
 
 
-def first_of_repeated(keys: list[bytes]) -> np.ndarray:
-    """Return the positions (ascending) of the first sample of every distinct key."""
-    first: dict[bytes, int] = {}
+def first_of_repeated(keys: list[bytes], missing: Callable[[int], int]) -> np.ndarray:
+    """Return the positions (ascending) of the first sample of every distinct key, of those that lack the fewest values.
+
+    ``missing`` returns how many values the sample at a position lacks.
+    """
+    best: dict[bytes, int] = {}
     for position, key in enumerate(keys):
-        first.setdefault(key, position)
-    return np.array(sorted(first.values()), dtype=np.int64)
+        other = best.setdefault(key, position)
+        if other != position and missing(position) < missing(other):
+            best[key] = position
+    return np.array(sorted(best.values()), dtype=np.int64)
 
 
 def _generator(seed: int, purpose: str, composition: np.ndarray) -> np.random.Generator:

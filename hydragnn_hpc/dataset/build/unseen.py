@@ -12,7 +12,7 @@ from hydragnn_hpc import compositions
 from hydragnn_hpc.dataset.features import inputs, residual
 from hydragnn_hpc.dataset.graphs import Geometry, Neighbours, find_neighbours
 from hydragnn_hpc.dataset.read import formats, sources
-from hydragnn_hpc.dataset.read.frames import Frame, MalformedError, Skipped
+from hydragnn_hpc.dataset.read.frames import Frame, Skipped
 from hydragnn_hpc.dataset.read.gathered import offsets_of
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.remarks.distances import DistanceCheck
@@ -180,9 +180,7 @@ class Preparation:
                     raise frame
                 prepared = self._prepared(frame)
             except UserError as error:
-                if self.choice.on_error == "fail":
-                    raise MalformedError(str(error)) from error
-                self.skipped.add(str(error))
+                self.skipped.take(error, self.choice.on_error)
                 continue
             n = len(frame.atomic_numbers)
             if taken and atoms + n > BATCH_ATOMS:

@@ -47,6 +47,12 @@ class Skipped:
         if len(self.reasons) < _SHOWN_REASONS:
             self.reasons.append(reason)
 
+    def take(self, error: UserError, on_error: str) -> None:
+        """Count the structure that has the error; with ``on_error="fail"``, raise it as a `MalformedError`."""
+        if on_error == "fail":
+            raise MalformedError(str(error)) from error
+        self.add(str(error))
+
 
 @dataclass(frozen=True)
 class Unreadable:

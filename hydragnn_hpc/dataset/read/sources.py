@@ -10,7 +10,7 @@ import numpy as np
 
 from hydragnn_hpc.dataset.graphs import Geometry, check_cell, find_neighbours
 from hydragnn_hpc.dataset.read import derive, files, formats, targets
-from hydragnn_hpc.dataset.read.frames import Frame, MalformedError, Skipped
+from hydragnn_hpc.dataset.read.frames import Frame, Skipped
 from hydragnn_hpc.dataset.read.gathered import RawSamples, SampleCollector
 from hydragnn_hpc.dataset.store.manifest import is_there
 from hydragnn_hpc.errors import UserError, nearest
@@ -125,9 +125,7 @@ class _Gathering:
         except targets.WrongOptionError:
             raise
         except UserError as error:
-            if self._options.on_error == "fail":
-                raise MalformedError(str(error)) from error
-            self._skipped.add(str(error))
+            self._skipped.take(error, self._options.on_error)
 
     def _add(self, frame: Frame) -> None:
         options = self._options

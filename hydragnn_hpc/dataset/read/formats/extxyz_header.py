@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from hydragnn_hpc.dataset.read.fortran import FORTRAN_DOUBLE, to_float
 from hydragnn_hpc.dataset.read.frames import Unreadable
 from hydragnn_hpc.errors import UserError
 
@@ -26,7 +27,8 @@ _ITEM = re.compile(
     re.DOTALL,
 )
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-_FLOAT = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|nan|inf|infinity)", re.IGNORECASE)
+_MANTISSA = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+_FLOAT = re.compile(rf"{_MANTISSA}(?:e[+-]?[0-9]+)?|{FORTRAN_DOUBLE}|[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _BOOLEANS = {"T": True, "F": False, "true": True, "false": False, "True": True, "False": False, "TRUE": True,
              "FALSE": False}  # fmt: skip
 _STRUCTURAL = ("lattice", "pbc", "properties")
@@ -121,7 +123,7 @@ def _typed(key: str, text: str) -> Any:
     if text.startswith("_JSON "):
         return _from_json(text.removeprefix("_JSON "))
     # Inner brackets delimit the rows of a matrix; only the numbers count.
-    words = re.findall(r"[^\s,\[\]]+" if re.fullmatch(r"[\s,\[\]0-9eE.+-]*", text) else r"[^\s,]+", text)
+    words = re.findall(r"[^\s,\[\]]+" if re.fullmatch(r"[\s,\[\]0-9eEdD.+-]*", text) else r"[^\s,]+", text)
     array = numbers(words)
     if array is not None:
         if key in ("stress", "virial") and array.size == 9:
@@ -164,4 +166,4 @@ def numbers(words: list[str]) -> np.ndarray | None:
             return np.array(words, dtype=int)
         except OverflowError:
             return np.array(words, dtype=float)
-    return np.array([float(word) for word in words]) if all(map(_FLOAT.fullmatch, words)) else None
+    return np.array([to_float(word) for word in words]) if all(map(_FLOAT.fullmatch, words)) else None

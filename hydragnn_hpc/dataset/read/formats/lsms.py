@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from hydragnn_hpc.dataset.read.files import RawFile
+from hydragnn_hpc.dataset.read.fortran import to_float, with_e
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.targets import TargetSpec
 from hydragnn_hpc.dataset.read.units import parse_unit
@@ -89,7 +90,7 @@ def detect(start: bytes, name: str) -> bool:
     lines = start.split(b"\n", 2)
     try:
         words = [line.decode("ascii").split() for line in lines[:2]]
-        numbers = [float(word) for word in words[0]]
+        numbers = [to_float(word) for word in words[0]]
     except ValueError:
         return False
     return len(numbers) == 3 and (len(lines) < 3 or len(words[1]) >= COLUMNS - 1)
@@ -145,7 +146,7 @@ def parse_sample(content: bytes, where: str) -> LsmsSample:
     if not content.strip():
         raise UserError(f"{where}: the file is empty ({len(content)} bytes); repeat that calculation")
     try:
-        text = content.decode("ascii")
+        text = with_e(content.decode("ascii"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
