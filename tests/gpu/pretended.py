@@ -34,6 +34,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 import hydragnn_hpc
 
 SOURCE = Path(__file__).with_name("guard.cpp")
+REAL = bool(torch.version.cuda or torch.version.hip)
+"""Whether this torch is built for real devices: there, none can be pretended."""
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 ALLOCATIONS = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
 VIEWS = {"_unsafe_view", "_reshape_alias", "alias", "detach", "lift_fresh"}
@@ -48,7 +50,7 @@ ATOMICS = {"_embedding_bag_dense_backward", "index_add", "index_add_", "scatter_
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def load() -> ctypes.CDLL:
     """Compile what torch asks of a device, once for each version of torch."""
     folder = Path(torch.__file__).parent
     name = f"guard-{torch.__version__}-{zlib.crc32(SOURCE.read_bytes()):08x}"
@@ -84,6 +86,21 @@ class OnDevice(Tensor):
     def data_ptr(self) -> int:
         """Where the numbers are."""
         return self.inner.data_ptr()
+
+    @property
+    def data(self) -> Tensor:
+        """The same numbers, apart from autograd."""
+        return self.detach()
+
+    @data.setter
+    def data(self, other: OnDevice) -> None:
+        """Use the memory of a tensor of the same shape."""
+        self.inner = other.inner
+
+    def tolist(self) -> list[Any]:
+        """Numbers on the host."""
+        numbers: list[Any] = self.cpu().tolist()
+        return numbers
 
     def __repr__(self) -> str:
         return f"OnDevice({self.inner!r})"
@@ -344,11 +361,13 @@ def pretended(memory: int = 80 << 30) -> Iterator[Device]:
         for name, stand_in in stands_for.items():
             patch.setattr(torch.cuda, name, stand_in)
         patch.setattr(Tensor, "pin_memory", _pinned)
-        _library().pretend(True)
+        # A module on the device then has parameters of the device, not the host's with other content.
+        patch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
+        load().pretend(True)
         torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(..., device="cuda") is seen
         try:
             with device:
                 yield device
         finally:
             torch._C._set_only_lift_cpu_tensors(lifts)
-            _library().pretend(False)
+            load().pretend(False)

@@ -38,9 +38,9 @@ def _torch(atoms: tuple[int, ...], holes: float = 0.0, **network: object) -> Mak
     return make
 
 
-def _library(convolution: str, **network: object) -> Make:
+def _library(convolution: str, atoms: tuple[int, ...] = (5, 9, 3), **network: object) -> Make:
     def make(device: torch.device) -> tuple[Problem, Engine]:
-        found = problem((5, 9, 3), **network)
+        found = problem(atoms, **network)
         return found, LibraryEngine(found.sizes, convolution, found.samples, device)
 
     return make
@@ -53,6 +53,8 @@ ENGINES: dict[str, Make] = {
     "torch, geometries that vary": _torch((5, 1, 9)),
     "torch, geometries and edge lengths that vary": _torch((5, 1, 9), edges=EDGES, pooling="max"),
     "library, GIN": _library("GIN"),
+    "library, GAT over one geometry": _library("GAT", (9,), edges=EDGES),
+    "library, MFC": _library("MFC"),
     "library, PaiNN": _library("PaiNN", edges=EDGES),
 }
 

@@ -30,6 +30,14 @@ def resident(array: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(np.asarray(array)).to(device, dtype)
 
 
+def send(array: Array, device: torch.device) -> Tensor:
+    """Copy an array to the device; to a CUDA device from pinned memory, so that the host does not wait."""
+    tensor = torch.from_numpy(np.array(array, order="C"))
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def vector_lanes(device: torch.device) -> int | None:
     """Return the float32 numbers per vector instruction in torch's CPU kernels; None on another device."""
     if device.type != "cpu":

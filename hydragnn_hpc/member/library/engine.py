@@ -12,7 +12,7 @@ from hydragnn_hpc.convolutions import CONVOLUTIONS
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import Optimizer
-from hydragnn_hpc.member.engine.resident import check_statistics, resident, samples_at_once, vector_lanes
+from hydragnn_hpc.member.engine.resident import check_statistics, resident, samples_at_once, send, vector_lanes
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.library.convolutions import Graph
@@ -168,7 +168,7 @@ class LibraryEngine:
         return lengths, directions, self.sizes.edges.of(lengths)
 
     def _to(self, array: Array) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return send(array, self.device)
 
     def _loss(self, task: TaskSizes, values: Tensor, atoms: Tensor, samples: Array) -> Tensor:
         """Mean loss over the values that are not missing; 0 where all are."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.engine.degrees import degree_scales
-from hydragnn_hpc.member.engine.resident import resident
+from hydragnn_hpc.member.engine.resident import resident, send
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import Structure
 from hydragnn_hpc.member.torch_engine.aggregate import NeighbourTable, make_neighbour_table
@@ -143,11 +143,8 @@ class Batches:
         return self._make_shared(index) if self.shared else self._make_general(index)
 
     def send(self, array: Array) -> Tensor:
-        """Copy to the device; from pinned memory, so that the host does not wait."""
-        tensor = torch.from_numpy(np.array(array, order="C"))
-        if self._device.type == "cuda":
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor.to(self._device)
+        """Copy to the device, without a wait."""
+        return send(array, self._device)
 
     def _make_shared(self, index: Array) -> Batch:
         return self.of_numbers(self.fixed(*index.shape), self.send(index.T.reshape(-1)))
