@@ -22,19 +22,23 @@ Hold = Callable[[], contextlib.AbstractContextManager[None]]
 """Context in which a file is put into place; it holds the folder meanwhile, or refuses."""
 
 
+class StorageError(UserError):
+    """A file cannot be written: no fault of what was to be written."""
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn an error of the file system while ``path`` is written into one line for the user.
 
     Raises
     ------
-    UserError
+    StorageError
         With the reason: missing, read-only, full.
     """
     try:
         yield
     except OSError as error:
-        raise UserError(
+        raise StorageError(
             f"cannot write {path}: {error.strerror or error}; free space, check permissions, or choose another folder"
         ) from error
 

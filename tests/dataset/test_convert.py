@@ -145,12 +145,19 @@ def test_structures_of_others_need_to_say_what_is_what(tmp_path: Path) -> None:
 def test_what_cannot_be_converted_is_skipped_and_counted_on_request(tmp_path: Path) -> None:
     """Damage that its reader notices, a value that LSMS text needs, and a name that two structures have."""
     head = "2\nProperties=species:S:1:pos:R:3:q:R:1:m:R:1 name={} energy={}\nCu 0 0 0 29 1\nAu 0 0 {} 79 1\n"
-    rows = [("a", 1, 2), ("b", 1, "two"), ("c", "none", 2), ("a", 2, 3), *((f"d{k}", k, k) for k in range(2, 9))]
+    rows = [
+        ("a", 1, 2),
+        ("b", 1, "two"),
+        ("c", "none", 2),
+        ("i", "inf", 2),
+        ("a", 2, 3),
+        *((f"d{k}", k, k) for k in range(2, 9)),
+    ]
     (tmp_path / "a.xyz").write_text("".join(head.format(*row) for row in rows))
     targets = parse_targets(["total_energy=graph:energy:Ry", "charge=node:q:e", "magnetic_moment=node:m:muB"])
     options = Options(cutoff=0.0, targets=targets)
     skipping = replace(options, on_error="skip")
-    for out, count, skipped in (("text", 8, 3), ("b.bp", 9, 2)):
+    for out, count, skipped in (("text", 8, 4), ("b.bp", 9, 3)):
         with pytest.raises(UserError, match=r"frame 1.*\(--on-error skip leaves it out\)$"):
             convert(tmp_path / "a.xyz", tmp_path / out, options)
         assert not (tmp_path / out).exists()

@@ -8,6 +8,8 @@ import io
 import lzma
 import os
 import re
+import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -340,3 +342,17 @@ def test_a_zip_archive_of_bombs_and_many_members(tmp_path: Path, monkeypatch: py
     assert [c for c in found if isinstance(c, bytes)] == [b"x"] * 3000
     two, four = (str(c) for c in found[3000:])
     assert "more than 1,000,000 bytes are too many" in two and "4,000,000 bytes are too many" in four
+
+
+def test_a_full_disk_is_no_fault_of_a_structure(tmp_path: Path) -> None:
+    """Otherwise ``--on-error skip`` would leave out whatever found no room."""
+    frame = "2\nProperties=species:S:1:pos:R:3:f:R:3 pbc=F\nCu 0 0 0 0 0 0\nAu 0 0 {} 0 0 1\n"
+    (tmp_path / "a.xyz").write_text("".join(frame.format(2 + k / 9000) for k in range(9000)))
+    words = "data prepare a.xyz x.bp --target f=node:f:eV/Å --on-error skip"
+    program = Path(sys.executable).with_name("hydragnn-hpc")
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 100; exec {program} {words}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "skip" not in done.stderr, done
+    assert done.stderr.splitlines()[-1].startswith("hydragnn-hpc: error: cannot write "), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.xyz"]

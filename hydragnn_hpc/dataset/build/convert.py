@@ -317,7 +317,7 @@ def _lsms_of(
     lacking = [
         name
         for name, found in (("total_energy", total), ("charge", charge), ("magnetic_moment", moment))
-        if found is None or np.isnan(found).any()
+        if found is None or not np.isfinite(found).all()
     ]
     if lacking or total is None or charge is None or moment is None:
         raise UserError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hydragnn_hpc.atomic import StorageError
 from hydragnn_hpc.dataset.graphs import Geometry, check_cell, find_neighbours
 from hydragnn_hpc.dataset.read import derive, files, formats, targets
 from hydragnn_hpc.dataset.read.frames import Frame, Skipped
@@ -122,7 +123,7 @@ class _Gathering:
             if isinstance(frame, UserError):
                 raise frame
             self._add(frame)
-        except targets.WrongOptionError:
+        except (targets.WrongOptionError, StorageError):
             raise
         except UserError as error:
             self._skipped.take(error, self._options.on_error)
