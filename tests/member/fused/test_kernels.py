@@ -107,12 +107,12 @@ def test_a_folder_of_another_user_is_not_trusted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("was", "becomes", "words"),
     [
-        ("int64_t graph, width, linears;", "int64_t width, graph, linears;", "Task.graph = 8, fused/plan.py has 0"),
-        ("LOSS_MSE, LOSS_MAE,", "LOSS_MAE, LOSS_MSE,", "LOSS_MSE = 1, fused/plan.py has 0"),
+        ("int64_t graph, width, linears;", "int64_t width, graph, linears;", "Task.graph = 8, but fused/plan.py has 0"),
+        ("LOSS_MSE, LOSS_MAE,", "LOSS_MAE, LOSS_MSE,", "LOSS_MSE = 1, but fused/plan.py has 0"),
         (
             "int64_t in, out, weight, bias;",
             "int64_t in, out, weight, bias, new;",
-            "sizeof Linear = 40, fused/plan.py has 32",
+            "sizeof Linear = 40, but fused/plan.py has 32",
         ),
     ],
 )
