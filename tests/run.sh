@@ -68,7 +68,7 @@ fi
 # Three parts side by side on two cores, since many tests wait: for a scheduler, for a rank that is lost.
 jobs=(tests/slurm tests/faults tests/test_any_data.py tests/test_documents.py)
 campaigns=(tests/ensemble tests/dataset tests/test_hostile_files.py)
-others=("${jobs[@]/#/--ignore=}" "${campaigns[@]/#/--ignore=}")
+others=("${jobs[@]/#/--ignore=}" "${campaigns[@]/#/--ignore=}" --ignore=tests/gpu)
 outputs=$(mktemp -d)
 trap 'rm -rf "$outputs"' EXIT
 # part NAME ARGUMENTS : one part; its failures are recorded by name.
@@ -91,6 +91,7 @@ part others "${others[@]}" >"$outputs/others" 2>&1 &
 third=$!
 echo "== pytest, jobs"
 part jobs "${jobs[@]}" || statuses[0]=$?
+check pytest tests/gpu # in a process of its own, which the pretended device is part of
 check oldest
 wait $second || statuses[1]=$?
 wait $third || statuses[2]=$?
