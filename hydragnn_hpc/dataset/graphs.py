@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from dataclasses import dataclass
@@ -59,6 +60,14 @@ class Neighbours:
     offsets: np.ndarray
     neighbours: np.ndarray
     vectors: np.ndarray
+
+    def key(self, *, vectors: bool) -> str:
+        """Return a hash that is the same for the same lists; with ``vectors``, to 1e-6 bohr."""
+        found = hashlib.sha256(np.asarray(self.offsets, np.int64).tobytes())
+        found.update(np.asarray(self.neighbours, np.int32).tobytes())
+        if vectors:
+            found.update(np.rint(self.vectors * 1e6).astype(np.int64).tobytes())
+        return found.hexdigest()
 
     def shortest(self) -> float:
         """Return the length of the shortest vector, bohr; infinite if there is none."""
@@ -165,6 +174,8 @@ def _without_gaps(pos: np.ndarray, normals: np.ndarray, cutoff: float) -> np.nda
 
     One stray atom would otherwise make vesin search, or overflow in, a huge empty box.
     """
+    if (np.diff(np.sort(pos @ normals.T, axis=0), axis=0) < 1.9 * cutoff).all():
+        return pos
     for normal in normals:
         along = pos @ normal
         order = np.argsort(along)

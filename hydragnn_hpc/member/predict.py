@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
 from hydragnn_hpc.config import Campaign
-from hydragnn_hpc.dataset.build.unseen import UnseenStructures
+from hydragnn_hpc.dataset.build.unseen import PreparedGeometry, UnseenStructures
 from hydragnn_hpc.dataset.read.gathered import offsets_of
+from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.choose import general, network_sizes, why_not_fused
 from hydragnn_hpc.member.device import arithmetic, choose_device
+from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.training_data import Structure, TrainingData, vector_limits
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.training.checkpoint import TrainedModel
@@ -20,9 +22,10 @@ from hydragnn_hpc.member.training.checkpoint import TrainedModel
 class StackedModels:
     """Trained models of one variant, which predict together.
 
-    On a CPU the fused engine predicts, if it can run, with features as vector lanes whatever geometries there are, so
-    that a structure's values have the same bits whatever is predicted with it. In one of the general engines, the last
-    digits of float32 may depend on the batch.
+    On a CPU the fused engine predicts, if it can run: with samples as vector lanes where a structure has the neighbour
+    list that all training samples shared, with features as lanes everywhere else, so that a structure's values have the
+    same bits whatever is predicted with it. In one of the general engines, the last digits of float32 may depend on the
+    batch.
 
     Parameters
     ----------
@@ -66,29 +69,55 @@ class StackedModels:
 
     def _scaled(self, structures: UnseenStructures) -> dict[str, np.ndarray]:
         """Return what the networks give: ``[E, rows, d]`` float32."""
-        data, model = self._data(structures), self._campaign.model
+        every, model = np.arange(len(structures)), self._campaign.model
+        data = self._data(structures, every, structures.geometries)
         sizes = network_sizes(self._campaign, self._variant, data, self._average_degree())
         if self._campaign.training.engine == "torch" or why_not_fused(model, sizes, data, self._device):
-            engine = general(model, sizes, data, self._device)
-        else:
-            engine = FusedEngine(sizes, data, shared=False)
+            return self._apply(general(model, sizes, data, self._device), len(structures))
+        rows = {"node": int(structures.atom_offsets[-1]), "graph": len(structures)}
+        found = {t.name: np.empty((len(self._models), rows[t.level], t.width), np.float32) for t in sizes.tasks}
+        for chosen, geometries, shared in self._parts(structures):
+            engine = FusedEngine(sizes, self._data(structures, chosen, geometries), shared=shared)
+            places = {"node": atoms_of(structures.atom_offsets, chosen), "graph": chosen}
+            for task, values in self._apply(engine, len(chosen)).items():
+                found[task][:, places[data.levels[task]]] = values
+        return found
+
+    def _parts(self, structures: UnseenStructures) -> Iterator[tuple[np.ndarray, list[PreparedGeometry], bool]]:
+        """Divide structures by how they are predicted: yield their numbers, their geometries, and whether it is one.
+
+        To networks without edge features, all with the neighbour list of the training are of one geometry.
+        """
+        known, vectors = self._facts.geometry, self._campaign.model.edges is not None
+        geometries = structures.geometries
+        alike = np.array([bool(known) and g.neighbours.key(vectors=vectors) == known for g in geometries])
+        others = np.flatnonzero(~alike[structures.sample_geometry])
+        if len(others):
+            yield others, geometries, False
+        same = np.flatnonzero(alike)
+        for part in same[:, None] if vectors else [same] if len(same) else []:
+            yield np.flatnonzero(np.isin(structures.sample_geometry, part)), [geometries[part[0]]], True
+
+    def _apply(self, engine: Engine, samples: int) -> dict[str, np.ndarray]:
         if not len(self._parameters):
             layout = engine.layout
             self._parameters = torch.stack([layout.flat(m.weights) for m in self._models]).to(self._device)
             self._buffers = torch.stack([layout.flat_buffers(m.weights) for m in self._models]).to(self._device)
-        values = engine.predict(self._parameters, self._buffers, np.arange(len(structures)))
+        values = engine.predict(self._parameters, self._buffers, np.arange(samples))
         return {task: value.cpu().numpy() for task, value in values.items()}
 
     def _average_degree(self) -> tuple[float, float]:
         linear, logarithmic = self._facts.average_degree
         return linear, logarithmic
 
-    def _data(self, structures: UnseenStructures) -> TrainingData:
-        """Return structures without targets in the form that engines take."""
-        lists = [geometry.neighbours for geometry in structures.geometries]
+    def _data(
+        self, structures: UnseenStructures, chosen: np.ndarray, geometries: list[PreparedGeometry]
+    ) -> TrainingData:
+        """Return ``chosen`` structures without targets, as engines take them; ``geometries`` are all or theirs."""
+        sizes, lists = np.diff(structures.atom_offsets)[chosen], [geometry.neighbours for geometry in geometries]
         structure = Structure(
-            structures.atom_offsets,
-            structures.sample_geometry,
+            offsets_of(sizes),
+            structures.sample_geometry[chosen] if len(geometries) > 1 else np.zeros(len(chosen), np.int32),
             offsets_of([len(found.offsets) - 1 for found in lists]),
             offsets_of(np.concatenate([np.diff(found.offsets) for found in lists])),
             np.concatenate([found.neighbours for found in lists]),
@@ -96,7 +125,7 @@ class StackedModels:
             self._facts.neighbours.cutoff_bohr,
         )
         levels = {task: self._campaign.tasks[task].level for task in self._variant.tasks}
-        rows = {"node": int(structures.atom_offsets[-1]), "graph": len(structures)}
+        rows = {"node": int(sizes.sum()), "graph": len(chosen)}
         # Only the targets' width is used.
         nothing = {
             task: np.zeros((rows[level], len(self._facts.tasks[task].minimum)), np.float32)
@@ -104,4 +133,5 @@ class StackedModels:
         }
         none = np.empty(0, np.int64)
         limits = vector_limits(self._campaign, self._facts.tasks)
-        return TrainingData(structure, structures.inputs, nothing, levels, (none, none, none), limits=limits)
+        inputs = structures.inputs[atoms_of(structures.atom_offsets, chosen)]
+        return TrainingData(structure, inputs, nothing, levels, (none, none, none), limits=limits)

@@ -63,6 +63,9 @@ class ModelFacts(FileRecord):
         By name.
     ready : Recipe
         How inputs and references are computed.
+    geometry : str
+        Key of the neighbour list (`dataset.graphs.Neighbours.key`) where all training samples shared one; empty where
+        they did not, or in earlier versions.
     """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
@@ -73,6 +76,7 @@ class ModelFacts(FileRecord):
     species: ModelSpecies
     neighbours: NeighbourFacts
     ready: Recipe = Recipe()
+    geometry: str = ""
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain data, without facts on neighbours that the data set does not state."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+import yaml
 from ase import Atoms
 
 from hydragnn_hpc import Ensemble, TaskPrediction, UserError
@@ -16,6 +17,7 @@ from hydragnn_hpc.ledger import read_member
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.prediction.ensemble import moments
 from tests.campaigns import command, done
+from tests.prediction.campaigns import PLAIN
 
 
 def some(folder: Path) -> list[Atoms]:
@@ -85,6 +87,38 @@ def test_values_do_not_depend_on_order_or_batch(plain: Path, monkeypatch: pytest
             assert same(one, backwards[task].of(-1 - number))
             assert len(one.mean) == (len(atoms) if one.level == "node" else 1)
     assert not same(whole["H"].of(0), whole["H"].of(-1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edges", [False, True], ids=["without edge features", "with them"])
+def test_what_has_the_neighbours_of_the_training_is_predicted_as_in_training(
+    fept: Path, plain: Path, edges: bool
+) -> None:
+    out = plain
+    if edges:
+        model = {**PLAIN["model"], "edges": {"number": 5}}
+        (fept / "edges.yaml").write_text(yaml.safe_dump({**PLAIN, "name": "edges", "replicas": 1, "model": model}))
+        done(fept, "run", "edges.yaml", "out-edges")
+        out = fept / "out-edges"
+    structures = some(fept)[:2]
+    slightly, far = structures[0].copy(), structures[0].copy()
+    slightly.positions[0] += 1e-3  # other lengths of the same edges
+    far.positions[0] += 0.05  # other edges
+    structures += [slightly, far]
+    ensemble = Ensemble(out)
+    (prepared,) = ensemble._preparation.batches(ensemble._frames(structures))
+    parts = {shared: chosen.tolist() for chosen, _, shared in ensemble._models._parts(prepared)}
+    assert parts == ({True: [0, 1], False: [2, 3]} if edges else {True: [0, 1, 2], False: [3]})
+    found = ensemble.predict(structures)
+    assert all(same(found["H"].of(k), ensemble.predict(atoms)["H"]) for k, atoms in enumerate(structures))
+    ensemble._models._facts = ensemble.facts.model_copy(update={"geometry": ""})  # as in earlier versions
+    for task, other in ensemble.predict(structures).items():
+        np.testing.assert_allclose(found[task].members, other.members, rtol=1e-4, atol=1e-5, err_msg=task)
+
+
+@pytest.mark.slow
+def test_models_of_several_geometries_know_none(ternary: Path) -> None:
+    assert not Ensemble(ternary / "out").facts.geometry
 
 
 @pytest.mark.slow

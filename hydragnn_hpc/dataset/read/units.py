@@ -129,6 +129,8 @@ def _exactly_undone(values: np.ndarray, results: np.ndarray, undone: Callable[[n
     # The two conversions do not undo each other to the last bit. A result within rounding error of a short decimal is
     # taken to have been one and restored, so that files converted back and forth keep their numbers; unless the value
     # itself is a short decimal: then its result must not pass for one, or the way back would start from another number.
+    if not values.any():
+        return results
     short = np.round(results, _SNAP_DECIMALS)
     with np.errstate(invalid="ignore"):  # non-finite values stay so, and their structure is refused later
         close = np.abs(short - results) <= _SNAP_STEPS * np.spacing(np.abs(results))

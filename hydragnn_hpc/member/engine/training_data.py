@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.dataset.graphs import Neighbours
 from hydragnn_hpc.dataset.staged import requirements
 from hydragnn_hpc.dataset.staged.copies import StagedData, atoms_of
 from hydragnn_hpc.dataset.store import Manifest
@@ -62,6 +63,12 @@ class Structure:
     def shared_geometry(self) -> bool:
         """Whether all samples decorate one geometry."""
         return len(self.site_offsets) == 2
+
+    def neighbours_key(self, *, vectors: bool) -> str:
+        """Return the key of the neighbour list that all samples share; empty where they share none."""
+        if not self.shared_geometry:
+            return ""
+        return Neighbours(self.neighbour_offsets, self.neighbours, self.edge_vectors).key(vectors=vectors)
 
     def degrees(self) -> np.ndarray:
         """``[B]`` int64: neighbours of every site."""
