@@ -66,19 +66,20 @@ class Campaign(Section):
             return value
         tasks, sweep = list(info.data.get("tasks") or {}), info.data.get("sweep")
 
-        def named_after_tasks(name: str) -> dict[str, Any]:
-            return {"name": name, "tasks": _tasks_in(name, tasks)}
-
-        listed = [named_after_tasks(v) if isinstance(v, str) else v for v in value]
+        listed = [_named_after_tasks(v, tasks) if isinstance(v, str) else v for v in value]
         if sweep is None:
             return listed
-        by_name = {
-            v["name"] if isinstance(v, dict) else v.name: v for v in listed if not isinstance(v, dict) or "name" in v
-        }
-        bases = {of: by_name.get(of, named_after_tasks(of)) for of in sweep.of}
-        plain = {of: v if isinstance(v, dict) else v.model_dump(mode="json") for of, v in bases.items()}
-        # The configuration in a campaign's folder lists the points.
-        return listed + [v for v in sweeps.variants(sweep, plain) if v["name"] not in by_name]
+        variants = [Variant.model_validate(v) for v in listed]
+        by_name = {v.name: v for v in variants}
+        bases = {of: by_name[of].model_dump(mode="json") if of in by_name else _named_after_tasks(of, tasks)
+                 for of in sweep.of}  # fmt: skip
+        made = [Variant.model_validate(v) for v in sweeps.variants(sweep, bases)]
+        for point in made:  # the configuration in a campaign's folder lists the points
+            if by_name.get(point.name, point) != point:
+                raise ValueError(
+                    f"'{point.name}' is also a point of the sweep, with other settings; rename the variant"
+                )
+        return variants + [point for point in made if point.name not in by_name]
 
     @model_validator(mode="after")
     def _consistent(self) -> Campaign:
@@ -352,6 +353,10 @@ def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 def _difference(shared: Section, own: Section) -> dict[str, Any]:
     before, after = (section.model_dump(mode="json") for section in (shared, own))
     return {key: value for key, value in after.items() if value != before[key]}
+
+
+def _named_after_tasks(name: str, tasks: list[str]) -> dict[str, Any]:
+    return {"name": name, "tasks": _tasks_in(name, tasks)}
 
 
 def _tasks_in(name: str, tasks: list[str]) -> list[str]:

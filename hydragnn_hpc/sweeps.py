@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -43,11 +44,12 @@ class Range(Section):
     def draw(self, rng: np.random.Generator) -> int | float:
         """Return a random number of the range."""
         low, high = float(self.minimum), float(self.maximum)
+        whole = isinstance(self.minimum, int) and isinstance(self.maximum, int)
+        if whole:  # every number has the interval of what rounds to it, also the first and the last
+            low, high = low - 0.5, high + 0.5
         u = float(rng.random())
         value = math.exp(math.log(low) + u * math.log(high / low)) if self.log else low + u * (high - low)
-        if isinstance(self.minimum, int) and isinstance(self.maximum, int):
-            return min(max(round(value), self.minimum), self.maximum)
-        return min(max(float(f"{value:.{_DIGITS}g}"), low), high)
+        return round(value) if whole else min(max(float(f"{value:.{_DIGITS}g}"), low), high)
 
 
 class Sweep(Section):
@@ -85,6 +87,9 @@ class Sweep(Section):
                 checked[key] = values
             else:
                 raise ValueError(f"{key}: give a list of values, or a range {{minimum: ..., maximum: ...}}")
+        for key, other in itertools.permutations(checked, 2):
+            if other.startswith(f"{key}."):
+                raise ValueError(f"'{other}' is part of '{key}'; give one of them")
         return checked
 
     @model_validator(mode="after")
@@ -97,6 +102,8 @@ class Sweep(Section):
         size = self.sample or math.prod(len(v) for v in self.over.values() if not isinstance(v, Range))
         if size * len(self.of) > MOST_POINTS:
             raise ValueError(f"{size * len(self.of):,} points are more than {MOST_POINTS:,}; set sample to fewer")
+        if self.sample is not None and (found := sum(1 for _ in self.settings())) < self.sample:
+            raise ValueError(f"sample={self.sample}: only {found} different points were found; set sample={found}")
         return self
 
     def settings(self) -> Iterator[dict[str, Any]]:
@@ -150,14 +157,19 @@ def _with(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any
     """Return a variant's keys with a point's settings in place of its own."""
     made: dict[str, Any] = json.loads(json.dumps(dict(base), default=lambda v: v.model_dump(mode="json")))
     for key, value in settings.items():
-        section, *rest = _place(key)
-        if not rest:
-            made[section] = value
-            continue
-        inner = made.setdefault(section, {})
-        for part in rest[:-1]:
+        *path, last = _place(key)
+        if key.startswith("tasks.") and last not in base["tasks"]:
+            raise ValueError(
+                f"sweep.over.{key}: variant '{base['name']}' does not train task '{last}'; leave it out of sweep.of"
+            )
+        inner = made
+        for part in path:
             inner = inner.setdefault(part, {})
-        inner[rest[-1]] = value
+            if not isinstance(inner, dict):
+                raise ValueError(
+                    f"sweep.over.{key}: variant '{base['name']}' gives {part} a single value; leave one out"
+                )
+        inner[last] = copy.deepcopy(value)
     return made
 
 

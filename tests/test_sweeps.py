@@ -17,6 +17,7 @@ from hydragnn_hpc.ledger import read_frozen, read_members
 from hydragnn_hpc.member.engine.subset import nested
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.analysis.sweep import PowerLaw, fit, saved
+from hydragnn_hpc.sweeps import Range
 from tests import campaigns
 
 RATES = {"minimum": 1e-4, "maximum": 1e-2, "log": True}
@@ -78,7 +79,7 @@ def test_a_frozen_sweep_is_read_as_it_was_and_names_no_other_campaign() -> None:
         ({"of": "HM", "over": {"modle.channels": [1]}}, "'modle.channels' cannot differ; keys are those of model"),
         ({"of": "HM", "over": {"launch.stack": [1]}}, "'launch.stack' cannot differ"),
         ({"of": "HM", "over": {"tasks.H.wieght": [1]}}, "did you mean 'weight'"),
-        ({"of": "HM", "over": {"tasks.X.weight": [1]}}, "unknown task 'X'"),
+        ({"of": "HM", "over": {"tasks.X.weight": [1]}}, "variant 'HM' does not train task 'X'"),
         ({"of": "HX", "over": {"model.channels": [1]}}, "unknown task 'HX'"),
         ({"of": "HM", "over": {}}, "sweep.over: give keys and their values"),
         ({"of": "HM", "over": {"model.channels": []}}, "model.channels: give a list of values"),
@@ -90,6 +91,11 @@ def test_a_frozen_sweep_is_read_as_it_was_and_names_no_other_campaign() -> None:
         ({"of": "HM", "over": {"model.channels": {"minimum": 0, "maximum": 9, "log": True}}, "sample": 2},
          "a logarithmic range begins above 0"),
         ({"of": "HM", "over": {"seed": list(range(1000))}}, "'seed' cannot differ"),
+        ({"of": "HM", "over": {"training.optimizer": [{"name": "SGD"}], "training.optimizer.learning_rate": [0.1]}},
+         "'training.optimizer.learning_rate' is part of 'training.optimizer'; give one of them"),
+        ({"of": "HM", "over": {"model.channels": {"minimum": 10, "maximum": 12}}, "sample": 9},
+         "only 3 different points were found; set sample=3"),
+        ({"of": ["HM", "H"], "over": {"tasks.M.weight": [1, 2]}}, "variant 'H' does not train task 'M'"),
         ({"of": "HM", "over": {"model.channels": list(range(1, 1001)), "model.layers": list(range(1, 1001))}},
          "1,000,000 points are more than 20,000"),
     ],
@@ -98,6 +104,38 @@ def test_what_is_no_sweep_is_refused_in_a_line(sweep: dict[str, Any], message: s
     with pytest.raises(UserError) as error:
         parsed(sweep=sweep)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("variant", "over", "message"),
+    [
+        ({"name": "H-channels4", "tasks": ["M"]}, {"model.channels": [4]}, "is also a point of the sweep"),
+        ({"name": "H", "tasks": ["H"], "training": {"optimizer": "AdamW"}}, {"training.optimizer.learning_rate": [0.1]},
+         "variant 'H' gives optimizer a single value"),
+        (3, {"model.channels": [4]}, "variants"),
+        ({"name": ["H"], "tasks": ["H"]}, {"model.channels": [4]}, "name"),
+    ],
+)  # fmt: skip
+def test_variants_that_do_not_go_with_a_sweep_are_refused(variant: Any, over: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parsed(variants=[variant], sweep={"of": "H", "over": over})
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_points_share_no_settings() -> None:
+    edges = [None, {"number": 8, "basis": "bessel"}]
+    over = {"model.edges": edges, "model.channels": [4, 8], "training.optimizer.learning_rate": [0.1, 0.2]}
+    found = parsed(sweep={"of": "H", "over": over})
+    settings = [
+        (v.model["edges"], v.model["channels"], v.training["optimizer"]["learning_rate"]) for v in found.variants
+    ]
+    assert settings == [(e, c, r) for e in edges for c in (4, 8) for r in (0.1, 0.2)]
+
+
+def test_whole_numbers_of_a_range_are_alike() -> None:
+    rng, kind = np.random.default_rng(0), Range(minimum=1, maximum=3)
+    drawn = np.bincount([int(kind.draw(rng)) for _ in range(6000)], minlength=4)
+    assert drawn[0] == 0 and np.abs(drawn[1:] - 2000).max() < 200  # five standard deviations
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 9))
@@ -133,6 +171,8 @@ def test_a_planted_power_law_is_in_its_interval() -> None:
     assert fit([(100, 0.1), (100, 0.2)]) is None
     exact = fit([(100, 0.1), (400, 0.05)])
     assert exact is not None and exact[1] == pytest.approx(0.5) and exact[2] is None
+    flat = fit([(250, 0.03), (500, 0.02999), (1000, 0.02998)])
+    assert flat is not None and PowerLaw("H", "H", {}, [250, 500, 1000], *flat).samples(0.015) is None
 
 
 def test_the_share_of_data_that_learning_together_saves() -> None:

@@ -244,7 +244,8 @@ class Controller:
             remedy = "steps run without CUDA graphs, which is slower"
         else:
             size = max(1, len(running.replicas) // 2)
-            self._most[running.variant, self._device_name(worker)] = size
+            if running.replicas:  # otherwise all results were written before
+                self._most[running.variant, self._device_name(worker)] = size
             remedy = f"continues in stacks of {size}"
         self._queue.stopped(worker)
         where = f"rank {worker[0]} ({self._placements[worker[0]].host})"

@@ -248,9 +248,12 @@ class Workers:
                 elif isinstance(event, Died | Returned):
                     del self._workers[slot]
                     self.start(slot)
-                    if slot not in self._workers and isinstance(event, Died):
-                        last = next((line for line in reversed(event.last_output) if line.strip()), event.cause)
-                        reports.append((slot, Broken(cause=f"{event.cause}; {last}")))
+                    if slot not in self._workers:
+                        cause, output = (
+                            (event.cause, event.last_output) if isinstance(event, Died) else (event.detail, ())
+                        )
+                        last = next((line for line in reversed(output) if line.strip()), cause)
+                        reports.append((slot, Broken(cause=f"{cause}; {last}")))
         return reports
 
     def kill(self) -> None:

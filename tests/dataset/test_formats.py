@@ -181,6 +181,7 @@ def test_a_header_in_any_letter_case_and_quotes(
         ("energy=T", "'energy' is a truth value, not a number"),
         ("energy=1_000", "'energy' is '1_000', which is not a number"),
         ('energy="_JSON [1,"', "'energy' is not valid JSON"),
+        ('energy="_JSON [[1],[1,2]]"', "'energy' is .*, which is not a number"),
     ],
 )
 def test_a_header_that_says_two_things_or_none_is_refused(header: str, message: str, tmp_path: Path) -> None:

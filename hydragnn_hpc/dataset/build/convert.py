@@ -349,7 +349,11 @@ def _usable(frame: Frame, stated: Mapping[str, Any], key: str) -> Any:
 def _number(frame: Frame, stated: Mapping[str, Any], key: str) -> Any:
     """Return the numbers of a key; None if there are none under it."""
     found = _usable(frame, stated, key)
-    if found is not None and np.asarray(found).dtype.kind not in "biuf":
+    try:
+        is_number = found is None or np.asarray(found).dtype.kind in "biuf"
+    except ValueError:  # lists of several lengths
+        is_number = False
+    if not is_number:
         raise UserError(f"{frame.where}: '{key}' is {str(found)[:40]!r}, not a number; correct it")
     return found
 

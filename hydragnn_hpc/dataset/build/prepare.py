@@ -140,9 +140,9 @@ def _contradictions(
     return other
 
 
-def _agree(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two samples' values are equal where both are known."""
-    return bool(((one == other) | np.isnan(one) | np.isnan(other)).all())
+def _agree(kept: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the values of a sample that is kept are those of its repeat, as far as the repeat has them."""
+    return bool(((kept == other) | np.isnan(other)).all())
 
 
 def _missing(samples: RawSamples, usable: np.ndarray, position: int) -> int:

@@ -230,9 +230,9 @@ def _numbers(raw: object, key: str, where: str) -> np.ndarray:
 
 def _of_structure(frame: Frame, key: str) -> np.ndarray | None:
     if key in frame.values:
-        if np.asarray(frame.values[key]).dtype == bool:
-            raise UserError(f"{frame.where}: '{key}' is a truth value, not a number; choose another key")
         array = _numbers(frame.values[key], key, frame.where).reshape(1, -1)
+        if isinstance(frame.values[key], bool | np.bool_):
+            raise UserError(f"{frame.where}: '{key}' is a truth value, not a number; choose another key")
         if not array.size:
             raise UserError(f"{frame.where}: '{key}' is empty; leave it out where it is missing")
         return array

@@ -47,9 +47,10 @@ class SharedGeometry:
         self.groups = [(degree, len([*same])) for degree, same in groupby(degrees.tolist())]
         self._degrees = degrees.clamp(min=1)[:, None]
         self._pairs = edges[1] * sites + edges[0]
-        self._repeated = bool((torch.bincount(self._pairs) > 1).any())
-        counts = torch.bincount(self._pairs, minlength=sites * sites).view(sites, sites)
-        self._counts = counts if len(self._pairs) >= FILLED * sites * sites else None
+        self._counts, self._repeated = None, False
+        if len(self._pairs) >= FILLED * sites * sites:  # otherwise a matrix of all pairs is neither used nor made
+            self._counts = torch.bincount(self._pairs, minlength=sites * sites).view(sites, sites)
+            self._repeated = bool((self._counts > 1).any())
         self._graphs: dict[int, Graph] = {}
 
     def total(self, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Snapshot
 
 SAMPLES = "training.samples"
+_DECADES = 12  # more samples than 10 to this power are never needed: the curve is flat
 _SIZES = 3  # different numbers of samples, at least, for a power law with an interval
 
 
@@ -79,7 +80,10 @@ class PowerLaw:
 
     def samples(self, error: float) -> float | None:
         """Return the number of samples needed for a scaled RMSE; None where more samples do not help."""
-        return (self.factor / error) ** (1 / self.exponent) if self.exponent > 0 and error > 0 else None
+        if self.exponent <= 0 or error <= 0:
+            return None
+        decades = math.log10(self.factor / error) / self.exponent
+        return 10**decades if decades < _DECADES else None
 
 
 def ranked(snapshot: Snapshot) -> list[PointResult]:
@@ -87,7 +91,8 @@ def ranked(snapshot: Snapshot) -> list[PointResult]:
     sweep = snapshot.campaign.sweep
     if sweep is None:
         return []
-    found = [_result(snapshot, point) for point in sweeps.points(sweep)]
+    tasks = {variant.name: variant.tasks for variant in snapshot.campaign.variants}
+    found = [_result(snapshot, point, tasks[point.name]) for point in sweeps.points(sweep)]
     ordered: list[PointResult] = []
     for of in dict.fromkeys(p.of for p in found):
         known = sorted((p for p in found if p.of == of and p.validation is not None), key=lambda p: p.validation or 0.0)
@@ -96,7 +101,7 @@ def ranked(snapshot: Snapshot) -> list[PointResult]:
     return ordered
 
 
-def _result(snapshot: Snapshot, point: sweeps.Point) -> PointResult:
+def _result(snapshot: Snapshot, point: sweeps.Point, tasks: Sequence[str]) -> PointResult:
     finished = snapshot.finished(point.name)
     scores = [s for m in finished if (s := rows.score(m)) is not None]
     mean, std = rows.mean_std(scores)
@@ -104,7 +109,6 @@ def _result(snapshot: Snapshot, point: sweeps.Point) -> PointResult:
     if mean is not None and std is not None and len(scores) >= ENOUGH:
         half = float(stats.t.ppf((1 + LEVEL) / 2, len(scores) - 1)) * std / math.sqrt(len(scores))
         interval = (max(mean - half, 0.0), mean + half)
-    tasks = snapshot.campaign.variant(point.name).tasks
     test = {task: rows.mean_std(rows.metrics(finished, task, "rmse")) for task in tasks}
     return PointResult(
         point.name, point.of, point.settings, len(finished), snapshot.campaign.replicas, mean, interval, test

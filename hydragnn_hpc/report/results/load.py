@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -166,7 +167,7 @@ def load(out: Path | str) -> Results:
     True
     """
     snapshot = rows.read(out, read_live(CampaignFolder(out)).running)
-    return Results(**vars(snapshot))
+    return Results(**{one.name: getattr(snapshot, one.name) for one in fields(snapshot)})
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:

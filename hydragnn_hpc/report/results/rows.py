@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,11 @@ class Snapshot:
 
     def finished(self, variant: str) -> list[Member]:
         """Return the finished members of a variant, without diverged and failed ones."""
-        return [m for m in self.members if m.variant == variant and m.state is State.FINISHED]
+        return self._finished.get(variant, [])
+
+    @cached_property
+    def _finished(self) -> dict[str, list[Member]]:
+        return _by_variant(self)
 
 
 def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None = None) -> Snapshot:

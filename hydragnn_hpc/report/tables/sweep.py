@@ -133,8 +133,8 @@ def _law(law: PowerLaw, share: float | None, keys: list[str]) -> tuple[str, ...]
 
 
 def _plain(value: Any) -> str | int | float:
-    return (
-        value
-        if isinstance(value, str | int | float)
-        else " ".join(map(str, value.values() if isinstance(value, dict) else value))
-    )
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return " ".join(map(str, value.values()))
+    return value if isinstance(value, str | int | float) else " ".join(map(str, value))

@@ -11,6 +11,8 @@ from hydragnn_hpc.member.library.shared import SharedGeometry, linear
 
 MOST_NEIGHBOURS = 32
 """Atoms with more neighbours use the weights of this number."""
+COPIED = 2**26
+"""Weights that are copied at once on a device, 256 MB."""
 
 
 class Layer(nn.Module):
@@ -46,6 +48,11 @@ class Layer(nn.Module):
         degree.clamp_(max=MOST_NEIGHBOURS)
         around, own = (torch.stack([each.weight.T for each in of]) for of in (self.conv.lins_l, self.conv.lins_r))
         bias = torch.stack([each.bias for each in self.conv.lins_l])
-        weight = torch.cat([around, own], 1).index_select(0, degree)
+        weights = torch.cat([around, own], 1)
         both = torch.cat([self.conv.propagate(edges, x=(x, x), size=None), x], 1)
-        return torch.baddbmm(bias.index_select(0, degree)[:, None], both[:, None], weight).squeeze(1)
+        found = []
+        for atoms in torch.split(torch.arange(len(x), device=x.device), max(1, COPIED // weights[0].numel())):
+            chosen = degree.index_select(0, atoms)
+            own_bias, own_weights = bias.index_select(0, chosen)[:, None], weights.index_select(0, chosen)
+            found.append(torch.baddbmm(own_bias, both.index_select(0, atoms)[:, None], own_weights))
+        return torch.cat(found).squeeze(1)
