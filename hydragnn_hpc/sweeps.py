@@ -155,7 +155,7 @@ def variants(sweep: Sweep, bases: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _with(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return a variant's keys with a point's settings in place of its own."""
-    made: dict[str, Any] = json.loads(json.dumps(dict(base), default=lambda v: v.model_dump(mode="json")))
+    made = copy.deepcopy(dict(base))
     for key, value in settings.items():
         *path, last = _place(key)
         if key.startswith("tasks.") and last not in base["tasks"]:

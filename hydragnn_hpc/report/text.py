@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 MISSING = "–"
@@ -61,6 +62,11 @@ def plus_minus(mean: float | None, std: float | None, form: Any = scientific) ->
 def mean_count(value: float | None) -> str:
     """Return a mean of whole numbers: ``20``, or ``17.5``."""
     return MISSING if value is None else f"{round(value, 1):,g}"
+
+
+def interval(value: tuple[float, float] | None, form: Callable[[float], str]) -> str:
+    """Return ``[low, high]``, each as ``form`` returns it; a dash where there is none."""
+    return MISSING if value is None else f"[{', '.join(form(v) for v in value)}]"
 
 
 def with_spread(mean: float | None, std: float | None) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.report.analysis.statistics import Pair, compare, holm
+from hydragnn_hpc.report.analysis.statistics import Pair, compare, with_holm
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.ground_truth import GroundTruth, read_test_set
 from hydragnn_hpc.report.results.load import Results, load
@@ -167,5 +167,4 @@ def _pairs(errors: list[VariantErrors]) -> list[Pair]:
         for a, b in [(a, b) for a, b in own if a.variant == b.variant] or own:
             names = (f"{a.run}: {a.variant}", f"{b.run}: {b.variant}")
             found.append(compare(field, (names[0], a.rmse), (names[1], b.rmse)))
-    adjusted = holm([p.p_value for p in found])
-    return [replace(p, p_holm=q) for p, q in zip(found, adjusted, strict=True)]
+    return with_holm(found)

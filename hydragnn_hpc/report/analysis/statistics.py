@@ -6,7 +6,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -64,8 +64,13 @@ def compare_all(snapshot: Snapshot) -> list[Pair]:
     for task in snapshot.campaign.tasks:
         values = errors_of(snapshot, task)
         found += [compare(task, (a, values[a]), (b, values[b])) for a, b in itertools.combinations(values, 2)]
-    adjusted = holm([p.p_value for p in found])
-    return [Pair(**{**vars(p), "p_holm": q}) for p, q in zip(found, adjusted, strict=True)]
+    return with_holm(found)
+
+
+def with_holm(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs with their p values after Holm's correction over all of them."""
+    adjusted = holm([p.p_value for p in pairs])
+    return [replace(p, p_holm=q) for p, q in zip(pairs, adjusted, strict=True)]
 
 
 def errors_of(snapshot: Snapshot, task: str) -> dict[str, list[float]]:

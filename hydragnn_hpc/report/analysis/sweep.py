@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,7 @@ def ranked(snapshot: Snapshot) -> list[PointResult]:
     ordered: list[PointResult] = []
     for of in dict.fromkeys(p.of for p in found):
         known = sorted((p for p in found if p.of == of and p.validation is not None), key=lambda p: p.validation or 0.0)
-        ordered += [PointResult(**{**vars(p), "rank": k}) for k, p in enumerate(known, 1)]
+        ordered += [replace(p, rank=k) for k, p in enumerate(known, 1)]
         ordered += [p for p in found if p.of == of and p.validation is None]
     return ordered
 

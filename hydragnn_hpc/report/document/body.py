@@ -13,7 +13,6 @@ from hydragnn_hpc.report import text
 from hydragnn_hpc.report.analysis import costs, paper
 from hydragnn_hpc.report.analysis.claims import PaperClaim
 from hydragnn_hpc.report.analysis.content import Content
-from hydragnn_hpc.report.analysis.statistics import Interval
 from hydragnn_hpc.report.document import provenance
 from hydragnn_hpc.report.figures.style import SavedFigure
 from hydragnn_hpc.report.results import rows
@@ -221,9 +220,9 @@ def _pairs(content: Content) -> Iterator[TextTable]:
     shown = []
     for p, known in zip(content.pairs, decided, strict=True):
         tests = [
-            _interval(p.interval, scientific),
+            text.interval(p.interval, scientific),
             plain(p.p_value if known else None, 2), plain(p.p_holm if known else None, 2),
-            plain(p.spread_ratio if known else None, 3), _interval(p.spread_interval, _two),
+            plain(p.spread_ratio if known else None, 3), text.interval(p.spread_interval, _two),
         ]  # fmt: skip
         members = f"{p.n[0]} and {p.n[1]}"
         shown.append((p.task, p.first, p.second, scientific(p.difference), *(tests if any(decided) else []), members))
@@ -235,7 +234,7 @@ def _pairs(content: Content) -> Iterator[TextTable]:
 def _head_in_a_line(content: Content) -> Iterator[str]:
     mean = costs.mean_head(content.results)
     if mean is not None:
-        interval = f", 95 % interval {_interval(mean[1], percent)}" if mean[1] else ""
+        interval = f", 95 % interval {text.interval(mean[1], percent)}" if mean[1] else ""
         yield (
             f"One additional head costs {percent(mean[0])} of training time (geometric mean over all pairs of variants"
             f" that differ by one task{interval})."
@@ -248,7 +247,7 @@ def _costs(content: Content) -> Iterator[TextTable]:
         known = any(c.interval for c in content.costs)
         shown = [
             (c.variant, " + ".join(c.singles), plain(c.seconds), plain(c.seconds_singles), plain(c.ratio, 3),
-             *([_interval(c.interval, _two)] if known else []), plain(c.device_hours, 3),
+             *([text.interval(c.interval, _two)] if known else []), plain(c.device_hours, 3),
              plain(c.device_hours_singles, 3))
             for c in content.costs
         ]  # fmt: skip
@@ -259,7 +258,7 @@ def _costs(content: Content) -> Iterator[TextTable]:
     if content.heads:
         known = any(h.interval for h in content.heads)
         added = [
-            (h.smaller, h.larger, percent(h.more), *([_interval(h.interval, percent)] if known else []),
+            (h.smaller, h.larger, percent(h.more), *([text.interval(h.interval, percent)] if known else []),
              percent(h.more_per_epoch), f"{h.n[0]} and {h.n[1]}")
             for h in content.heads
         ]  # fmt: skip
@@ -323,12 +322,6 @@ def _provenance(content: Content) -> Iterator[TextTable]:
         header = tuple(dict.fromkeys(key for run in found for key in run))
         shown = [tuple(text.MISSING if run.get(k) in (None, "") else str(run[k]) for k in header) for run in found]
         yield TextTable("Runs (times in UTC)", header, shown)
-
-
-def _interval(interval: Interval | None, form: Callable[[float], str]) -> str:
-    if interval is None:
-        return text.MISSING
-    return f"[{', '.join(form(v) for v in interval)}]"
 
 
 def _two(value: float) -> str:

@@ -43,7 +43,7 @@ def page(found: Comparison) -> str:
 
 
 def _pair(p: Pair, unit: str) -> tuple[str, ...]:
-    interval = text.MISSING if p.interval is None else f"[{', '.join(text.plain(v) for v in p.interval)}]"
+    interval = text.interval(p.interval, text.plain)
     p_value = text.MISSING if p.interval is None else text.plain(p.p_holm, 2)
     members = f"{p.n[0]} and {p.n[1]}"
     return (

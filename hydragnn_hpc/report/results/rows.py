@@ -87,11 +87,16 @@ class Snapshot:
 
     def finished(self, variant: str) -> list[Member]:
         """Return the finished members of a variant, without diverged and failed ones."""
-        return self._finished.get(variant, [])
+        return self.finished_by_variant.get(variant, [])
 
     @cached_property
-    def _finished(self) -> dict[str, list[Member]]:
-        return _by_variant(self)
+    def finished_by_variant(self) -> dict[str, list[Member]]:
+        """The finished members of all variants, in the campaign's order."""
+        found: dict[str, list[Member]] = {v.name: [] for v in self.campaign.variants}
+        for member in self.members:
+            if member.state is State.FINISHED:
+                found[member.variant].append(member)
+        return found
 
 
 def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None = None) -> Snapshot:
@@ -217,9 +222,8 @@ def table1_rows(snapshot: Snapshot) -> list[Row]:
 def variant_rows(snapshot: Snapshot) -> list[Row]:
     """Return the rows of Table 1 of variants: a row per variant and task, over the finished members."""
     units = {task: unit_of(snapshot, task) for task in snapshot.campaign.tasks}
-    finished = _by_variant(snapshot)
     found = [
-        _table1_row(snapshot, variant, task, finished[variant.name], units[task])
+        _table1_row(snapshot, variant, task, snapshot.finished(variant.name), units[task])
         for variant in snapshot.campaign.variants
         for task in variant.tasks
     ]
@@ -261,7 +265,7 @@ def r2(snapshot: Snapshot, member: Member, task: str) -> float | None:
 def timing_rows(snapshot: Snapshot) -> list[Row]:
     """Return the training times: a row per variant, over the finished members, in seconds."""
     rows = []
-    for name, finished in _by_variant(snapshot).items():
+    for name, finished in snapshot.finished_by_variant.items():
         seconds, epochs = quantities(finished, "seconds"), quantities(finished, "epochs")
         values = (name, len(seconds), snapshot.campaign.replicas, *mean_std(seconds), *mean_std(epochs))
         rows.append(dict(zip(TIMING, values, strict=True)))
@@ -301,8 +305,8 @@ def stacked(snapshot: Snapshot) -> int:
 
 def times_measured(snapshot: Snapshot) -> dict[str, int]:
     """Return how many training times were measured, by variant: one per stack."""
-    finished = _by_variant(snapshot)
-    return {name: len({m.result.stack for m in own if m.result}) for name, own in finished.items()}
+    finished = snapshot.finished_by_variant.items()
+    return {name: len({m.result.stack for m in own if m.result}) for name, own in finished}
 
 
 def stacking_note(snapshot: Snapshot) -> str:
@@ -313,11 +317,3 @@ def stacking_note(snapshot: Snapshot) -> str:
 
 def _size(campaign: Campaign) -> int:
     return len(campaign.variants) * campaign.replicas
-
-
-def _by_variant(snapshot: Snapshot) -> dict[str, list[Member]]:
-    found: dict[str, list[Member]] = {v.name: [] for v in snapshot.campaign.variants}
-    for member in snapshot.members:
-        if member.state is State.FINISHED:
-            found[member.variant].append(member)
-    return found

@@ -91,8 +91,7 @@ def ranking(snapshot: Snapshot) -> Iterator[TextTable]:
 
 
 def _cells(point: PointResult, keys: list[str]) -> tuple[str, ...]:
-    interval = point.interval
-    shown = text.MISSING if interval is None else f"[{', '.join(text.scientific(v) for v in interval)}]"
+    shown = text.interval(point.interval, text.scientific)
     errors = [text.plus_minus(mean, std) for mean, std in point.test.values()]
     settings = [str(_plain(point.settings[key])) for key in keys]
     rank, validation = text.plain(point.rank), text.scientific(point.validation)
@@ -122,7 +121,7 @@ def laws_table(snapshot: Snapshot) -> Iterator[TextTable]:
 
 def _law(law: PowerLaw, share: float | None, keys: list[str]) -> tuple[str, ...]:
     last = law.error(law.sizes[-1])
-    interval = text.MISSING if law.interval is None else f"[{law.interval[0]:.2f}, {law.interval[1]:.2f}]"
+    interval = text.interval(law.interval, "{:.2f}".format)
     settings = [str(_plain(law.settings[key])) for key in keys]
     half = law.samples(last / 2)
     return (
