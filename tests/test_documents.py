@@ -30,7 +30,8 @@ LIMITS = {"README.md": 150, "CHANGELOG.md": 250}
 # In the order in which their commands are run: later ones use what earlier ones have made.
 NAMES = (
     "README.md", "hydragnn_hpc/dataset/README.md", "jobs/campaigns/README.md", "jobs/README.md",
-    "hydragnn_hpc/FORMATS.md", "hydragnn_hpc/DESIGN.md", "CONTRIBUTING.md", "tests/README.md",
+    "hydragnn_hpc/exchange/README.md", "hydragnn_hpc/FORMATS.md", "hydragnn_hpc/DESIGN.md", "CONTRIBUTING.md",
+    "tests/README.md",
     "tests/benchmarks/RESULTS-accuracy.md", "tests/benchmarks/RESULTS-any-data.md",
     "tests/benchmarks/RESULTS-speed.md", "CHANGELOG.md",
 )  # fmt: skip
@@ -202,7 +203,7 @@ def test_continuous_integration_runs_the_readmes_test_command() -> None:
 def named_in_tables() -> dict[str, str]:
     """Return the commands in tables, by their words, as `| \\`hydragnn-hpc data info FILE.bp [--verify]\\` |`."""
     rows = [row for text in TEXTS.values() for row in re.findall(r"^\| `hydragnn-hpc ([^`]*)`", text, re.M)]
-    return {re.match(r"(?:(?:data|site) )?\w+", row)[0]: row for row in rows}  # type: ignore[index]
+    return {re.match(r"(?:(?:data|site|import) )?\w+", row)[0]: row for row in rows}  # type: ignore[index]
 
 
 def test_the_tables_of_commands_are_complete() -> None:

@@ -16,10 +16,10 @@ PACKAGE = ROOT / "hydragnn_hpc"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A stage may import what stands left of it. What a job script is made from (submit) needs the foundation alone.
-ORDER = ["foundation", "dataset", "member", "prediction", "ensemble", "report", "submit", "cli"]
+ORDER = ["foundation", "dataset", "member", "prediction", "exchange", "ensemble", "report", "submit", "cli"]
 APART = {("ensemble", "member"), ("ensemble", "prediction"), ("report", "prediction"), ("report", "ensemble"),
          ("submit", "dataset"), ("submit", "member"), ("submit", "prediction"), ("submit", "ensemble"),
-         ("submit", "report")}  # fmt: skip
+         ("submit", "report"), ("ensemble", "exchange"), ("report", "exchange"), ("submit", "exchange")}  # fmt: skip
 FOUNDATION = {"records"}  # folders of the foundation
 ONLY_IN = {"adios2": "dataset", "mpi4py": "ensemble", "torch": "member", "torch_geometric": "member"}
 HEAVY = ("torch", "torch_geometric", "pandas", "adios2", "matplotlib", "mpi4py", "scipy", "ase", "vesin", "numba")

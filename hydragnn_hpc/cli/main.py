@@ -9,7 +9,7 @@ import typer
 
 import hydragnn_hpc
 from hydragnn_hpc import streams
-from hydragnn_hpc.cli import data, doctor, init, predict, results, run, site, submit
+from hydragnn_hpc.cli import data, doctor, exchange, init, predict, results, run, site, submit
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.logs import print_line
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 
 app.add_typer(data.app, name="data")
 app.add_typer(site.app, name="site")
+app.add_typer(exchange.app, name="import")
 app.command("init", epilog=init.EPILOG)(init.init)
 app.command("run", epilog=run.EPILOG)(run.run)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)

@@ -1,0 +1,115 @@
+"""HydraGNN's JSON files, of which every key is either used or named as unused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hydragnn_hpc.errors import UserError
+
+_KINDS: dict[type, str] = {
+    int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list", dict: "a section",
+}  # fmt: skip
+_SHOWN = 60
+_REQUIRED: Any = object()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read, is not JSON, or holds a key twice.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the key '{twice}' appears twice; remove one of the two")
+        return dict(pairs)
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not a number in JSON")
+
+    try:
+        content = json.loads(path.read_bytes(), object_pairs_hook=once, parse_constant=refuse)
+    except FileNotFoundError as error:
+        raise UserError(f"no such file: {path}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; give a readable file") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}; give a configuration of HydraGNN (.json)") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds {shown(content)}, not a configuration of HydraGNN; give its .json file")
+    return content
+
+
+def shown(value: Any) -> str:
+    """Return a value as JSON, shortened."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _is(value: Any, kind: type) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float) if kind is float else isinstance(value, kind)
+
+
+class Keys:
+    """The values of a configuration by dotted path; those that nobody takes are left.
+
+    Parameters
+    ----------
+    content : dict
+    where : str
+        The file, for errors.
+    """
+
+    def __init__(self, content: dict[str, Any], where: str) -> None:
+        self.where = where
+        self.left: dict[str, Any] = {}
+        self._flatten(content, "")
+
+    def _flatten(self, content: dict[str, Any], before: str) -> None:
+        for key, value in content.items():
+            if isinstance(value, dict) and value:
+                self._flatten(value, f"{before}{key}.")
+            else:
+                self.left[f"{before}{key}"] = value
+
+    def has(self, path: str) -> bool:
+        """Whether there is a value, or a section with values, at ``path``."""
+        return path in self.left or any(key.startswith(f"{path}.") for key in self.left)
+
+    def take(self, path: str, kind: type, default: Any = _REQUIRED) -> Any:
+        """Return the value at ``path``, which is then no longer left; null counts as absent.
+
+        Raises
+        ------
+        UserError
+            If it is missing and has no default, or is of another kind.
+        """
+        value = self.left.pop(path, None)
+        if value is None:
+            if default is _REQUIRED:
+                raise UserError(f"{self.where}: {path} is missing; add it, or give a complete configuration")
+            return default
+        if not _is(value, kind):
+            raise self.error(path, value, f"expected {_KINDS[kind]}; correct it")
+        return value
+
+    def take_list(self, path: str, kind: type, default: Any = _REQUIRED) -> list[Any]:
+        """Return the list at ``path``, all of whose entries are of ``kind``; raises as `take`."""
+        values: list[Any] = self.take(path, list, default)
+        for value in values:
+            if not _is(value, kind):
+                raise self.error(path, values, f"expected {_KINDS[kind]} in every place; correct it")
+        return values
+
+    def error(self, path: str, value: Any, reason: str) -> UserError:
+        """Return an error about a value; ``reason`` includes the remedy."""
+        return UserError(f"{self.where}: {path}={shown(value)}: {reason}")

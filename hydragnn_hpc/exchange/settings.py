@@ -1,0 +1,324 @@
+"""A HydraGNN configuration as a campaign: what both have is carried over, and the rest is named."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydragnn_hpc.config import parse_campaign
+from hydragnn_hpc.convolutions import CONVOLUTIONS
+from hydragnn_hpc.dataset.proposal import Proposal
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.exchange.json_keys import Keys, read_json
+from hydragnn_hpc.exchange.unused import name_the_rest, refuse_other_networks
+from hydragnn_hpc.sections import OPTIMIZERS
+
+ARCHITECTURE = "NeuralNetwork.Architecture"
+VARIABLES = "NeuralNetwork.Variables_of_interest"
+TRAINING = "NeuralNetwork.Training"
+
+_CONVOLUTIONS = {**{name: name for name in CONVOLUTIONS}, "PAINN": "PaiNN"}
+_POOLINGS = {"mean": "mean", "add": "sum", "max": "max"}
+_LSMS_FIELDS = {("graph", 0): "mixing_enthalpy", ("node", 5): "charge_transfer", ("node", 6): "magnetic_moment"}
+_LOSSES = {"mse": "mse", "mae": "mae"}
+_SHORT = {"mixing_enthalpy": "H", "charge_transfer": "C", "magnetic_moment": "M"}
+_LONGEST_NAME = 64
+_PROTONS = re.compile("proton|atomic_?num|^z$|species", re.IGNORECASE)
+_SHARED = (
+    "HydraGNN's {n} shared graph layers of {width} are the first layers of the graph-level head here; each graph-level"
+    " task has its own."
+)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a HydraGNN model: ``index`` counts the features of its ``level``, graph or node."""
+
+    name: str
+    level: str
+    index: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network of a configuration.
+
+    Attributes
+    ----------
+    model : dict
+        The campaign's section of that name; the shared graph layers lead its graph-level head.
+    shared : int
+        Number of shared graph layers; 0 without graph-level outputs.
+    radius : float
+        In the unit of the data's positions, which HydraGNN does not record.
+    periodic : bool
+    """
+
+    model: dict[str, Any]
+    shared: int
+    radius: float
+    periodic: bool
+
+
+def open_configuration(path: Path) -> Keys:
+    """Read a configuration of any version of HydraGNN; its one branch, if it has branches, is the plain network.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read, is no such configuration, or has several branches.
+    """
+    content = read_json(path)
+    network = content.get("NeuralNetwork")
+    architecture = network.get("Architecture") if isinstance(network, dict) else None
+    if not isinstance(architecture, dict):
+        raise UserError(f"{path}: has no NeuralNetwork.Architecture; give a configuration of HydraGNN")
+    heads: dict[str, Any] = architecture["output_heads"] if isinstance(architecture.get("output_heads"), dict) else {}
+    for level, branches in heads.items():
+        if isinstance(branches, list):
+            if len(branches) != 1 or not isinstance(branches[0], dict):
+                raise UserError(
+                    f"{path}: {ARCHITECTURE}.output_heads.{level} has {len(branches)} branches; a model has one here:"
+                    " leave one in the file"
+                )
+            heads[level] = branches[0].get("architecture")
+    return Keys(content, str(path))
+
+
+def take_features(keys: Keys) -> dict[str, list[str]]:
+    """Return the names of the features by level, graph and node; none where the file does not name them."""
+    return {level: keys.take_list(f"Dataset.{level}_features.name", str, []) for level in ("graph", "node")}
+
+
+def take_outputs(keys: Keys, features: dict[str, list[str]]) -> list[Output]:
+    """Return the outputs in their order; one without a name has that of its feature.
+
+    Raises
+    ------
+    UserError
+        If the lists that describe them do not fit together.
+    """
+    levels = keys.take_list(f"{VARIABLES}.type", str)
+    indices = keys.take_list(f"{VARIABLES}.output_index", int)
+    names = keys.take_list(f"{VARIABLES}.output_names", str, [])
+    weights = keys.take_list(f"{ARCHITECTURE}.task_weights", float, [1.0] * len(levels))
+    if not levels or any(level not in features for level in levels):
+        raise keys.error(f"{VARIABLES}.type", levels, "an output is of level graph or node; correct it")
+    if not names:
+        names = [_at(features[level], k) or f"{level}_{k}" for level, k in zip(levels, indices, strict=False)]
+    for path, values in (
+        (f"{VARIABLES}.output_index", indices),
+        (f"{VARIABLES}.output_names", names),
+        (f"{ARCHITECTURE}.task_weights", weights),
+    ):
+        if len(values) != len(levels):
+            raise keys.error(path, values, f"{len(values)} entries for {len(levels)} outputs; give one for each")
+    if any(weight <= 0 for weight in weights):
+        raise keys.error(f"{ARCHITECTURE}.task_weights", weights, "a task's weight is positive; leave that output out")
+    return [Output(*fields) for fields in zip(names, levels, indices, weights, strict=True)]
+
+
+def take_network(keys: Keys, levels: set[str]) -> Network:
+    """Return the network for outputs of these ``levels``.
+
+    Raises
+    ------
+    UserError
+        If a campaign cannot have such a network; names the key.
+    """
+    refuse_other_networks(keys)
+    convolution = _convolution(keys)
+    model: dict[str, Any] = {"convolution": convolution}
+    if CONVOLUTIONS[convolution].edges == "required":
+        number = keys.take(f"{ARCHITECTURE}.num_gaussians", int, None) or keys.take(
+            f"{ARCHITECTURE}.num_radial", int, None
+        )
+        model["edges"] = {"number": number or 20}
+    model |= {
+        "layers": _size(keys, f"{ARCHITECTURE}.num_conv_layers"),
+        "channels": _size(keys, f"{ARCHITECTURE}.hidden_dim"),
+        "pooling": _known(keys, f"{ARCHITECTURE}.graph_pooling", _POOLINGS, "mean"),
+    }
+    heads, shared = f"{ARCHITECTURE}.output_heads", 0
+    if "graph" in levels or keys.has(f"{heads}.graph"):
+        shared = keys.take(f"{heads}.graph.num_sharedlayers", int)
+        width = _size(keys, f"{heads}.graph.dim_sharedlayers")
+        model["graph_head"] = [width] * max(shared, 1) + _head(keys, f"{heads}.graph")
+        shared = max(shared, 1)  # HydraGNN always makes the first
+    if "node" in levels or keys.has(f"{heads}.node"):
+        kind = keys.take(f"{heads}.node.type", str, "mlp")
+        if kind != "mlp":
+            raise keys.error(f"{heads}.node.type", kind, "all atoms share one head here; set mlp")
+        model["node_head"] = _head(keys, f"{heads}.node")
+    radius = keys.take(f"{ARCHITECTURE}.radius", float)
+    return Network(model, shared, radius, keys.take(f"{ARCHITECTURE}.periodic_boundary_conditions", bool, False))
+
+
+def _convolution(keys: Keys) -> str:
+    name = "mpnn_type" if keys.has(f"{ARCHITECTURE}.mpnn_type") else "model_type"  # before version 4
+    keys.left.pop(f"{ARCHITECTURE}.{'model_type' if name == 'mpnn_type' else 'mpnn_type'}", None)
+    return _known(keys, f"{ARCHITECTURE}.{name}", _CONVOLUTIONS)
+
+
+def _known(keys: Keys, path: str, table: dict[str, str], default: str = "") -> str:
+    value = keys.take(path, str, default) if default else keys.take(path, str)
+    if value not in table:
+        raise keys.error(path, value, f"there is no such thing here; known are: {', '.join(table)}")
+    return table[value]
+
+
+def _size(keys: Keys, path: str) -> int:
+    value: int = keys.take(path, int)
+    if value < 1:
+        raise keys.error(path, value, "expected at least 1; correct it")
+    return value
+
+
+def _head(keys: Keys, path: str) -> list[int]:
+    widths = keys.take_list(f"{path}.dim_headlayers", int)
+    if any(width < 1 for width in widths):
+        raise keys.error(f"{path}.dim_headlayers", widths, "a layer has a width of at least 1; correct it")
+    number = keys.take(f"{path}.num_headlayers", int, len(widths))
+    if number != len(widths):
+        raise keys.error(f"{path}.dim_headlayers", widths, f"{len(widths)} widths for num_headlayers={number}")
+    return widths
+
+
+def _at(values: list[Any], index: int) -> Any:
+    return values[index] if 0 <= index < len(values) else None
+
+
+def campaign_file(path: Path) -> tuple[str, list[str]]:
+    """Return a configuration as the text of a campaign file, and a line for each key that is not carried over.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read, or a campaign cannot have such a network or training.
+    """
+    keys = open_configuration(path)
+    features = take_features(keys)
+    outputs = take_outputs(keys, features)
+    network = take_network(keys, {output.level for output in outputs})
+    proposal = Proposal()
+    stem = keys.take("Dataset.name", str, path.stem)
+    name = re.sub(r"[^A-Za-z0-9_.+-]", "-", stem).lstrip("_.+-")[:_LONGEST_NAME] or "hydragnn"
+    proposal.add("name", name)
+    proposal.add("dataset", f"{name}.bp", *_preparation(keys, network, name, outputs))
+    fields = _fields(keys, outputs)
+    tasks = _tasks(outputs, fields, _known(keys, f"{TRAINING}.loss_function_type", _LOSSES, "mse"))
+    proposal.add("tasks", tasks)
+    proposal.add("variants", [_variant(list(tasks))], "Tasks can also be trained separately: list more variants.")
+    proposal.add("replicas", 1, "More replicas make an ensemble.")
+    shared = _SHARED.format(n=network.shared, width=network.model["graph_head"][0]) if network.shared else ""
+    other = f"Layers of {network.model['convolution']} may differ in details from HydraGNN's."
+    proposal.add("model", network.model, shared, other * (network.model["convolution"] != "PNA"))
+    proposal.add("training", _training(keys))
+    _check_inputs(keys, features["node"])
+    if not keys.left.get(f"{TRAINING}.continue"):
+        keys.left.pop(f"{TRAINING}.startfrom", None)
+    parse_campaign(proposal.content, str(path))
+    unused = name_the_rest(keys)
+    header = f"Imported from {path.name}, a configuration of HydraGNN."
+    text = proposal.text(header)
+    if unused:
+        text += "\n# Not carried over:\n" + "".join(f"#   {line}\n" for line in unused)
+    return text, unused
+
+
+def _tasks(outputs: list[Output], fields: list[str], loss: str) -> dict[str, dict[str, Any]]:
+    own_loss = {} if loss == "mse" else {"loss": loss}
+    tasks: dict[str, dict[str, Any]] = {}
+    for output, field in zip(outputs, fields, strict=True):
+        name = _SHORT.get(field, re.sub(r"[^A-Za-z0-9_.-]", "-", field).lstrip("_.-")[:_LONGEST_NAME] or "output")
+        name = name if name not in tasks else f"{name}_{len(tasks)}"
+        weight = {} if output.weight == 1 else {"weight": float(output.weight)}
+        tasks[name] = {"level": output.level, "field": field, **weight, **own_loss}
+    return tasks
+
+
+def _variant(tasks: list[str]) -> str | dict[str, Any]:
+    name = ("" if all(len(task) == 1 for task in tasks) else "+").join(tasks)
+    return name if len(name) <= _LONGEST_NAME else {"name": "all", "tasks": tasks}
+
+
+def _fields(keys: Keys, outputs: list[Output]) -> list[str]:
+    """Return the target of each output: for LSMS text that of its column, otherwise the output's name."""
+    form = keys.take("Dataset.format", str, "")
+    columns = {level: keys.take_list(f"Dataset.{level}_features.column_index", int, []) for level in ("graph", "node")}
+    for level in columns:
+        dims = keys.take_list(f"Dataset.{level}_features.dim", int, [])
+        if form == "LSMS" and any(dim != 1 for dim in dims):
+            raise keys.error(f"Dataset.{level}_features.dim", dims, "targets of LSMS text have one component; set 1")
+    if form != "LSMS":
+        return [_plain(output.name) for output in outputs]
+    found = []
+    for output in outputs:
+        column = _at(columns[output.level], output.index)
+        if (output.level, column) not in _LSMS_FIELDS:
+            raise UserError(
+                f"{keys.where}: output '{output.name}' is column {column} of LSMS text; targets there are columns 5"
+                " and 6 of an atom (charge, moment) and 0 of the first line (energy): leave that output out"
+            )
+        found.append(_LSMS_FIELDS[output.level, column])
+    return found
+
+
+def _plain(name: str) -> str:
+    """Return the name of a target that is named after an output."""
+    return re.sub(r"^(?=\d|_)", "t", re.sub(r"\W", "_", name, flags=re.ASCII))[:_LONGEST_NAME] or "target"
+
+
+def _preparation(keys: Keys, network: Network, name: str, outputs: list[Output]) -> list[str]:
+    """Return how the data set is made, as comments."""
+    lsms = keys.left.get("Dataset.format") == "LSMS"
+    source = next((str(keys.left.pop(p)) for p in list(keys.left) if p.startswith("Dataset.path")), "SOURCE")
+    share = keys.take(f"{TRAINING}.perc_train", float, 0.7)
+    if not 0 < share < 1:
+        raise keys.error(f"{TRAINING}.perc_train", share, "the share of training samples lies between 0 and 1")
+    rest = (1 - share) / 2
+    by = "composition" if keys.take("Dataset.compositional_stratified_splitting", bool, False) else "random"
+    unit, boundary = "bohr" if lsms else "UNIT", "periodic" if network.periodic else "open"
+    command = f"hydragnn-hpc data prepare {source} {name}.bp --cutoff {network.radius:g}{unit} --boundary {boundary}"
+    command += f" --fractions {share:g},{rest:.6g},{rest:.6g} --split-by {by}"
+    if not lsms:
+        command += "".join(f" --target {_plain(output.name)}={output.level}:KEY:UNIT" for output in outputs)
+    about = (
+        "Give the original LSMS text, not HydraGNN's folder of enthalpies: the mixing enthalpy (per cell) is derived"
+        " here. Positions and radius are bohr."
+        if lsms
+        else "UNIT is that of the positions, which HydraGNN does not record; KEY and UNIT of a target are the file's."
+    )
+    return [f"Made by: {command}", about]
+
+
+def _check_inputs(keys: Keys, names: list[str]) -> None:
+    """Take the inputs; other than the species, they are named as not carried over."""
+    path = f"{VARIABLES}.input_node_features"
+    inputs = keys.take_list(path, int, [0])
+    given = [_at(names, k) or "" for k in inputs]
+    if len(inputs) != 1 or not (_PROTONS.search(given[0]) or (not names and inputs == [0])):
+        raise keys.error(
+            path, inputs, f"inputs are computed from the structure here, from {given} they cannot; give the protons"
+        )
+
+
+def _training(keys: Keys) -> dict[str, Any]:
+    """Return the section ``training``; the plateau's numbers are those of HydraGNN's scripts."""
+    kind = keys.take(f"{TRAINING}.Optimizer.type", str, keys.take(f"{TRAINING}.optimizer", str, "AdamW"))
+    rate = keys.take(f"{TRAINING}.Optimizer.learning_rate", float, keys.take(f"{TRAINING}.learning_rate", float, 1e-3))
+    if kind not in OPTIMIZERS:
+        raise keys.error(f"{TRAINING}.Optimizer.type", kind, f"there is no such optimizer; set {', '.join(OPTIMIZERS)}")
+    momentum = {"momentum": 0.0} if kind == "SGD" else {}
+    stops = keys.take(f"{TRAINING}.EarlyStopping", bool, False)
+    patience = keys.take(f"{TRAINING}.patience", int, 10)
+    return {
+        "epochs": keys.take(f"{TRAINING}.num_epoch", int),
+        "batch_size": keys.take(f"{TRAINING}.batch_size", int, 32),
+        "optimizer": {"name": kind, "learning_rate": float(rate), **momentum},
+        "plateau": {"factor": 0.5, "patience": 5, "minimum": 1.0e-5},
+        "early_stopping": {"patience": patience} if stops else None,
+    }
