@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from hydragnn_hpc.atomic import Hold, storage_errors, write_json
@@ -41,6 +42,23 @@ def read_record(path: Path, kind: type[_R]) -> _R:
         raise UserError(f"cannot read {path}: {reason}") from error
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """Read an ``.npz`` file into memory; None if there is none.
+
+    Raises
+    ------
+    UserError
+        If the file is not valid.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as error:  # on a damaged file NumPy passes on whatever its zip reader raises
+        raise UserError(f"cannot read {path}: {error}; remove it and its member's result.json, run again") from error
+
+
 def append_record(path: Path, record: BaseModel) -> None:
     """Append a record to ``path`` as one line of JSON.
 
@@ -65,6 +83,7 @@ class MemberFolder:
         self.previous_checkpoint = self.root / "checkpoint.previous.pt"
         self.model = self.root / "model.pt"
         self.predictions = self.root / "predictions.npz"
+        self.validation = self.root / "validation.npz"
         self.history = self.root / "history.csv"
         self.log = self.root / "log.txt"
         self.claim = self.root / "claim.json"
@@ -87,6 +106,7 @@ class CampaignFolder:
         self.root = Path(root)
         self.campaign = self.root / "campaign.yaml"
         self.test_set = self.root / "test_set.npz"
+        self.validation_set = self.root / "validation_set.npz"
         self.dataset = self.root / "dataset.json"
         self.members = self.root / "members"
         self.logs = self.root / "logs"

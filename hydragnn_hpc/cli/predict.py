@@ -44,6 +44,7 @@ def predict(
             " 1 / (validation RMSE)^2."
         ),
     ] = "all",
+    level: Annotated[float, typer.Option(help="Of the calibrated intervals low to high, between 0 and 1.")] = 0.9,
     members: Annotated[
         bool, typer.Option("--members", help="Also write each member's prediction, a column per replica.")
     ] = False,
@@ -55,6 +56,9 @@ def predict(
     device: Annotated[str, typer.Option(help="cpu, cuda, xpu, or auto: an accelerator where there is one.")] = "auto",
 ) -> None:
     """Predict every task for new structures: mean and standard deviation over a variant's finished members.
+
+    With three members or more, std_calibrated is the standard deviation scaled by the errors on the validation part,
+    and the level is the share of such errors between low and high.
 
     Neighbours, inputs, scaling and references are those used in training; the structures need no targets.
     """
@@ -78,7 +82,7 @@ def predict(
         raise UserError(f"{structures} is a campaign's folder, but {out} is not: give the campaign first")
     finished = finished_members(folder, read_frozen(folder).campaign, variant or [])
     chosen: int | str = int(select) if select.isdecimal() else select
-    ensembles = [Ensemble(out, name, select=chosen, device=device) for name in finished]
+    ensembles = [Ensemble(out, name, select=chosen, device=device, level=level) for name in finished]
     recipes = [ensemble.facts.ready.computed_inputs for ensemble in ensembles]
     if any(recipe != recipes[0] for recipe in recipes):
         raise UserError(f"{out}: its variants have different inputs; give --variant, one of: {', '.join(finished)}")
@@ -94,6 +98,9 @@ def predict(
             writer.write(batch, [ensemble.apply(batch) for ensemble in ensembles])
             update(preparation.count, 0)
     preparation.report()
+    for ensemble in ensembles:
+        if line := ensemble.calibration.without(level):
+            log(f"{ensemble.variant}: {line}")
     if to is not None:
         counts = ", ".join(f"{e.variant} ({len(e.replicas)})" for e in ensembles)
         log(f"{to}: {preparation.count - preparation.skipped.count:,} structures, variants (members): {counts}")

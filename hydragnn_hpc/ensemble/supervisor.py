@@ -14,7 +14,7 @@ from types import FrameType
 
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.staged import requirements
-from hydragnn_hpc.dataset.staged.copies import SUMMARY, open_staged, write_test_set
+from hydragnn_hpc.dataset.staged.copies import SUMMARY, open_staged, write_truth
 from hydragnn_hpc.dataset.staged.staging import Staging
 from hydragnn_hpc.ensemble import startup
 from hydragnn_hpc.ensemble.controller import Controller
@@ -134,8 +134,9 @@ class Rank:
         """Rank 0: write into the campaign's folder what reports need of the data set."""
         if not self._folder.dataset.exists():
             write_record(self._folder.dataset, read_record(staged / SUMMARY, DatasetSummary))
-        if not self._folder.test_set.exists():
-            write_test_set(open_staged(staged), self._folder.test_set)
+        for part, path in ((2, self._folder.test_set), (1, self._folder.validation_set)):
+            if not path.exists():
+                write_truth(open_staged(staged), part, path)
 
     def _listen(self) -> None:
         """Handle messages while the data are being staged; abandon staging once the run ends."""

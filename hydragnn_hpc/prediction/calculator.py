@@ -11,14 +11,15 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes, all_properties
 
 from hydragnn_hpc.prediction.ase_properties import Properties
-from hydragnn_hpc.prediction.ensemble import Ensemble
+from hydragnn_hpc.prediction.ensemble import CALIBRATED, Ensemble
 
 
 class EnsembleCalculator(Calculator):
     """Predicts all tasks of a variant for the atoms that it is attached to.
 
     ``results`` holds each task under its name, and the members' spread, which is not calibrated, under the name with
-    ``_std``: in the task's unit, a number (or ``[d]``) at graph level and ``[n]`` (or ``[n, d]``) at node level. ASE's
+    ``_std``: in the task's unit, a number (or ``[d]``) at graph level and ``[n]`` (or ``[n, d]``) at node level. Where
+    the ensemble is calibrated, ``_std_calibrated``, ``_low`` and ``_high`` are there as well. ASE's
     ``energy`` (eV; with ``energy_std``), ``magmoms`` (μB) and ``charges`` (e) are added as far as tasks predict them
     (`hydragnn_hpc.prediction.ase_properties`). A task that has the name of another ASE property is left out. Forces and
     stress are not derived from the model: requesting them raises ASE's ``PropertyNotImplementedError``.
@@ -57,15 +58,18 @@ class EnsembleCalculator(Calculator):
         select: int | str = "all",
         device: str = "auto",
         energy: str | None = None,
+        level: float = 0.9,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ignored_changes = {"initial_charges", "initial_magmoms"}
-        self.ensemble = out if isinstance(out, Ensemble) else Ensemble(out, variant, select=select, device=device)
+        if not isinstance(out, Ensemble):
+            out = Ensemble(out, variant, select=select, device=device, level=level)
+        self.ensemble = out
         self._properties = Properties(self.ensemble.facts.tasks, energy)
         named = self._properties.names
         self._tasks = [task for task in self.ensemble.tasks if task not in all_properties]
         self.implemented_properties = [*named, *(("energy_std",) if "energy" in named else ())]
-        self.implemented_properties += [name for task in self._tasks for name in (task, f"{task}_std")]
+        self.implemented_properties += [name for task in self._tasks for name in self._names(task)]
 
     def calculate(
         self,
@@ -80,11 +84,16 @@ class EnsembleCalculator(Calculator):
         self.results: dict[str, Any] = {}
         for task in self._tasks:
             prediction = predicted[task]
-            for name, values in ((task, prediction.mean), (f"{task}_std", prediction.std)):
-                self.results[name] = _plain(values, prediction.level)
+            for name, values in self._names(task).items():
+                self.results[name] = _plain(getattr(prediction, values), prediction.level)
         if energy := self._properties.energy(predicted, len(structure)):
             self.results["energy"], self.results["energy_std"] = energy
         self.results.update(self._properties.of_atoms(predicted))
+
+    def _names(self, task: str) -> dict[str, str]:
+        """Return what ``results`` holds of a task: by name, the attribute of its prediction."""
+        calibrated = CALIBRATED if task in self.ensemble.calibration.tasks else ()
+        return {task: "mean", **{f"{task}_{name}": name for name in ("std", *calibrated)}}
 
 
 def _plain(values: np.ndarray, level: str) -> Any:

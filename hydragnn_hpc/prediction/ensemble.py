@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hydragnn_hpc.calibration import ONE_SIGMA, calibrate, check_level
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.build.unseen import Preparation, ReadingChoice, UnseenStructures
 from hydragnn_hpc.dataset.read.atoms import FrameLabel, frame_of
@@ -26,6 +27,8 @@ from hydragnn_hpc.records.model import ModelFacts
 if TYPE_CHECKING:
     from ase import Atoms
 
+CALIBRATED = ("std_calibrated", "low", "high")
+"""What the calibration adds to a prediction."""
 DEVICES = ("cpu", "cuda", "xpu", "auto")
 
 
@@ -40,6 +43,10 @@ class TaskPrediction:
     mean, std : numpy.ndarray
         ``[rows, d]`` float64 in ``unit``, over the members; d is the number of components, 1 for a scalar. ``std``
         (ddof = 1) is the members' spread, *not* calibrated: usually it is smaller than the error. NaN for one member.
+    std_calibrated, low, high : numpy.ndarray
+        ``[rows, d]`` float64 in ``unit``: the spread scaled so that 68 % of the errors on the validation part are
+        smaller, and the ends of the interval of the ensemble's ``level`` (:mod:`hydragnn_hpc.calibration` says what is
+        promised). NaN where there is no calibration; infinite where the validation part is too small for the level.
     members : numpy.ndarray
         ``[E, rows, d]``, the prediction of each member, in the order of :attr:`Ensemble.replicas`.
     offsets : numpy.ndarray
@@ -51,6 +58,9 @@ class TaskPrediction:
     unit: str
     mean: np.ndarray
     std: np.ndarray
+    std_calibrated: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     members: np.ndarray
     offsets: np.ndarray
 
@@ -58,8 +68,11 @@ class TaskPrediction:
         """Return the prediction for structure ``number`` alone, counted from 0 (from the end where negative)."""
         first, end = (int(self.offsets[:-1][number]), int(self.offsets[1:][number]))
         rows, offsets = slice(first, end), np.array([0, end - first])
-        values = (self.mean[rows], self.std[rows], self.members[:, rows])
-        return TaskPrediction(self.task, self.level, self.unit, *values, offsets)
+        values = {name: getattr(self, name)[rows] for name in _BY_ROW}
+        return replace(self, **values, members=self.members[:, rows], offsets=offsets)
+
+
+_BY_ROW = ("mean", "std", *CALIBRATED)
 
 
 class Ensemble:
@@ -76,6 +89,8 @@ class Ensemble:
         by 1 / (validation RMSE of the task)^2.
     device : {"auto", "cpu", "cuda", "xpu"}
         ``auto`` takes an accelerator, if there is one.
+    level : float
+        Of the intervals ``low`` to ``high``, between 0 and 1.
 
     Attributes
     ----------
@@ -85,6 +100,8 @@ class Ensemble:
         Of the members in use.
     facts : ModelFacts
         What the models were trained on: units, species, boundary.
+    calibration : Calibration
+        Of the members in use; ``why_not`` says why there is none.
 
     Raises
     ------
@@ -111,9 +128,11 @@ class Ensemble:
         *,
         select: int | str = "all",
         device: str = "auto",
+        level: float = 0.9,
     ) -> None:
         if device not in DEVICES:
             raise UserError(f"device '{device}'; known are: {', '.join(DEVICES)}")
+        check_level(level)
         folder = CampaignFolder(Path(out))
         self.campaign: Campaign = read_frozen(folder).campaign
         finished = finished_members(folder, self.campaign, [] if variant is None else [variant])
@@ -123,6 +142,8 @@ class Ensemble:
         self.tasks = self.campaign.variant(self.variant).tasks
         members, self._weights = _selected(members, select, self.tasks)
         self.replicas = tuple(member.replica for member in members)
+        self.level = level
+        self.calibration = calibrate(folder, self.campaign, members, self._weights)
         models = [read_model(folder.member(self.variant, replica)) for replica in self.replicas]
         self.facts: ModelFacts = models[0].facts
         self._models = StackedModels(self.campaign, self.variant, models, device)
@@ -167,8 +188,21 @@ class Ensemble:
         for task, values in self._models.predict(structures).items():
             mean, std = moments(values, self._weights.get(task))
             level, unit = self.campaign.tasks[task].level, self.facts.tasks[task].unit
-            predicted[task] = TaskPrediction(task, level, unit, mean, std, values, offsets[level])
+            numbers = structures.atomic_numbers if level == "node" else None
+            calibrated = self._calibrated(task, mean, std, numbers)
+            predicted[task] = TaskPrediction(task, level, unit, mean, std, *calibrated, values, offsets[level])
         return predicted
+
+    def _calibrated(
+        self, task: str, mean: np.ndarray, std: np.ndarray, numbers: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the calibrated standard deviation and the ends of the interval, NaN where there is no calibration."""
+        known = self.calibration.tasks.get(task)
+        if known is None:
+            nothing = np.full_like(mean, np.nan)
+            return nothing, nothing, nothing
+        half, scaled = (known.widths(level, std, numbers) for level in (self.level, ONE_SIGMA))
+        return scaled, mean - half, mean + half
 
     def _frames(self, structures: Atoms | Iterable[Atoms]) -> Iterator[Frame | UserError]:
         from ase import Atoms
@@ -266,6 +300,6 @@ def _weights(members: list[Member], task: str) -> list[float]:
 def _joined(batches: list[TaskPrediction]) -> TaskPrediction:
     first = batches[0]
     offsets = offsets_of(np.concatenate([np.diff(batch.offsets) for batch in batches]))
-    mean, std = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("mean", "std"))
+    values = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in _BY_ROW}
     members = np.concatenate([batch.members for batch in batches], axis=1)
-    return TaskPrediction(first.task, first.level, first.unit, mean, std, members, offsets)
+    return replace(first, **values, members=members, offsets=offsets)

@@ -13,7 +13,7 @@ from hydragnn_hpc.dataset.build.unseen import UnseenStructures
 from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.prediction.ase_properties import Properties
-from hydragnn_hpc.prediction.ensemble import Ensemble, TaskPrediction
+from hydragnn_hpc.prediction.ensemble import CALIBRATED, Ensemble, TaskPrediction
 
 COLUMNS = ("variant", "task", "unit", "index", "frame", "sample", "atom", "component", "mean", "std", "members")
 _XYZ = (".extxyz", ".xyz")
@@ -56,7 +56,7 @@ class CsvWriter:
         a task with only one.
         """
         if not self._begun:  # not earlier, so that an error leaves no output
-            self._writer.writerow((*COLUMNS, *(f"replica_{replica:02d}" for replica in self._replicas)))
+            self._writer.writerow((*COLUMNS, *(f"replica_{replica:02d}" for replica in self._replicas), *CALIBRATED))
             self._begun = True
         for number, frame in enumerate(structures.frames):
             origin = (structures.index[number], frame.origin, frame.name)
@@ -72,18 +72,22 @@ class CsvWriter:
         place = [ensemble.replicas.index(r) if r in ensemble.replicas else None for r in self._replicas]
         mean, std = prediction.mean.tolist(), prediction.std.tolist()
         each = prediction.members.tolist() if place else []
+        is_calibrated = prediction.task in ensemble.calibration.tasks
+        ends = [getattr(prediction, name).tolist() for name in CALIBRATED] if is_calibrated else []
         for row in range(rows):
             atom = row if prediction.level == "node" else ""
             for d in range(width):
                 spread = "" if count == 1 else repr(std[row][d])
                 more = ("" if k is None else repr(each[k][row][d]) for k in place)
-                yield *head, atom, d if width > 1 else "", repr(mean[row][d]), spread, count, *more
+                known = [repr(values[row][d]) for values in ends] or [""] * len(CALIBRATED)
+                yield *head, atom, d if width > 1 else "", repr(mean[row][d]), spread, count, *more, *known
 
 
 class XyzWriter:
     """Writes structures with their predictions; charges and moments as the initial ones of ASE's calculators.
 
-    Each task's mean has the task's name, its spread that name with ``_std``; both are in the task's unit.
+    Each task's mean has the task's name, its spread that name with ``_std``, and so on (``CALIBRATED``); all are in
+    the task's unit.
     """
 
     def __init__(self, stream: IO[str], ensembles: Sequence[Ensemble], every_member: bool) -> None:
@@ -99,9 +103,10 @@ class XyzWriter:
             columns: dict[str, np.ndarray] = {}
             for task, own in predicted.items():
                 into = columns if own.level == "node" else values
-                into[task] = own.mean if own.level == "node" else own.mean[0]
-                if len(self._ensemble.replicas) > 1:
-                    into[f"{task}_std"] = own.std if own.level == "node" else own.std[0]
+                shown = {task: own.mean} | ({f"{task}_std": own.std} if len(self._ensemble.replicas) > 1 else {})
+                if task in self._ensemble.calibration.tasks:
+                    shown |= {f"{task}_{name}": getattr(own, name) for name in CALIBRATED}
+                into.update({key: value if own.level == "node" else value[0] for key, value in shown.items()})
             for name, column in self._properties.of_atoms(predicted).items():
                 columns[f"initial_{name}"] = column
             self._stream.write(

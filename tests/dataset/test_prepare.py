@@ -25,7 +25,7 @@ from hydragnn_hpc.dataset.read.formats.lsms import format_sample, new_sample, pa
 from hydragnn_hpc.dataset.read.gathered import RawSamples, SampleCollector
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged import match
-from hydragnn_hpc.dataset.staged.copies import open_staged, write_test_set
+from hydragnn_hpc.dataset.staged.copies import open_staged, write_truth
 from hydragnn_hpc.dataset.staged.staging import Staging, remove_abandoned
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
@@ -265,7 +265,7 @@ def test_the_node_local_copy_is_scaled_and_shared(bp: Path, tmp_path: Path) -> N
         assert not staged.arrays["pos"].flags.writeable
         assert staging.folder.stat().st_mode & 0o077 == 0
         assert remove_abandoned(tmp_path) == 0, "a living run's copy was removed"
-        write_test_set(staged, tmp_path / "test_set.npz")
+        write_truth(staged, 2, tmp_path / "test_set.npz")
     assert not list(tmp_path.glob("hydragnn-hpc-*"))
     test = np.load(tmp_path / "test_set.npz", allow_pickle=False)
     chosen = np.flatnonzero(arrays["split"] == 2)

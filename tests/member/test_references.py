@@ -118,7 +118,14 @@ def test_a_stack_that_was_handed_on_writes_nothing_more(staged: copies.StagedDat
     while second.members:
         second.epoch(lambda: None)
     before = files()
-    assert {path.name for path in before} == {"result.json", "history.csv", "model.pt", "predictions.npz", "log.txt"}
+    assert {path.name for path in before} == {
+        "result.json",
+        "history.csv",
+        "model.pt",
+        "predictions.npz",
+        "validation.npz",
+        "log.txt",
+    }
     for write in (first.save, lambda: first.members[0].log("late")):
         with pytest.raises(NotOwnerError, match="no longer belongs to anyone"):
             write()
@@ -150,7 +157,7 @@ def test_errors_and_predictions_are_of_the_whole_property(staged: copies.StagedD
     stack = training(staged, tmp_path)
     while stack.members:
         stack.epoch(lambda: None)
-    copies.write_test_set(staged, tmp_path / "test_set.npz")
+    copies.write_truth(staged, 2, tmp_path / "test_set.npz")
     truth = np.load(tmp_path / "test_set.npz")
     predicted = np.load(tmp_path / "members/HCM/00/predictions.npz")
     tasks = results(tmp_path)["members/HCM/00"][1]

@@ -96,7 +96,9 @@ def task(level: str, unit: str, field: str, width: int = 1) -> ModelTask:
 )
 def test_energies_are_totals_in_electronvolts(unit: str, field: str, factor: float | None) -> None:
     properties = Properties({"E": task("graph", unit, field)})
-    found = TaskPrediction("E", "graph", unit, np.array([[2.0]]), np.array([[0.5]]), np.zeros((2, 1, 1)), np.arange(2))
+    nothing = [np.full((1, 1), np.nan)] * 3
+    values = (np.array([[2.0]]), np.array([[0.5]]), *nothing, np.zeros((2, 1, 1)))
+    found = TaskPrediction("E", "graph", unit, *values, np.arange(2))
     energy = properties.energy({"E": found}, 3)
     assert energy == (None if factor is None else pytest.approx((2.0 * factor, 0.5 * factor), rel=1e-6))
 

@@ -48,7 +48,7 @@ class Shape:
 
     ``states`` maps a member's name (``"HM/03"``) or a variant to waiting, interrupted, running, failed or diverged;
     all others have finished. ``width`` gives node targets more than one component. With ``papers``, the summary states
-    the ranges of the paper's data.
+    the ranges of the paper's data. With ``validation``, members' predictions of the validation part are kept.
     """
 
     variants: tuple = PAPER_VARIANTS
@@ -67,6 +67,7 @@ class Shape:
     cause: str = "killed by signal 9 (SIGKILL)"
     last_output: tuple[str, ...] = ("epoch 3", "slurmstepd: Detected 1 oom_kill event", "")
     launch: dict = field(default_factory=dict)
+    validation: bool = False
 
 
 def make(out: Path, shape: Shape | None = None, **more) -> Path:
@@ -84,6 +85,8 @@ def make(out: Path, shape: Shape | None = None, **more) -> Path:
     truth = make_truth(rng, shape)
     if shape.arrays:
         np.savez(folder.test_set, **truth)
+    if shape.validation:
+        np.savez(folder.validation_set, **make_truth(np.random.default_rng((shape.seed, 1)), shape))
     write_record(folder.dataset, summary_of(truth, shape))
     clock = [0.0] * shape.ranks
     hosts = sorted({host(r) for r in range(shape.ranks)})
@@ -206,17 +209,17 @@ class Member:
         path.write_text("\n".join(line.replace("np.float64(", "").replace(")", "") for line in lines) + "\n")
 
     def _result(self, files, state: str, epochs: int, truth: dict, rng: np.random.Generator, shape: Shape) -> None:
-        arrays, tasks = {"sample": truth["sample"]}, {}
+        arrays, tasks, validation = {"sample": truth["sample"]}, {}, {}
         for name in self.campaign.variant(self.variant).tasks:
             task = self.campaign.tasks[name]
             real = truth[task.field]
             span = real.max() - real.min()
             level = LEVELS.get((self.variant, name), 1e-2) * (1 + 0.07 * rng.standard_normal())
-            hard = np.random.default_rng(len(real))  # what all members get wrong alike, and where
-            size = np.exp(0.5 * hard.standard_normal(real.shape)) / np.exp(0.25)
-            alike = 0.8 * hard.standard_normal(real.shape)
-            predicted = real + span * level * size * (alike + 0.6 * rng.standard_normal(real.shape))
+            predicted = predict(real, span * level, rng, np.random.default_rng(len(real)))
             arrays[name] = predicted
+            if shape.validation:
+                seen, own = np.load(self.folder.validation_set)[task.field], np.random.default_rng((1, self.replica))
+                validation[name] = predict(seen, span * level, own, np.random.default_rng((len(real), 1)))
             rmse, mae = np.sqrt(np.mean((predicted - real) ** 2)), np.mean(np.abs(predicted - real))
             found = {"rmse": rmse / span, "rmse_unit": rmse, "mae": mae / span, "mae_unit": mae}
             found["rmse_validation"] = found["rmse"]
@@ -226,6 +229,8 @@ class Member:
             tasks[name] = TaskErrors(level=task.level, unit=UNITS.get(task.field, "arb. u."), n=real.size, **errors)
         if shape.arrays and state == "finished":
             np.savez(files.predictions, **arrays)
+            if shape.validation:
+                np.savez(files.validation, **validation)
         seconds = self.place["seconds"]
         ended = {"started": stamp(self.place["started"]), "ended": stamp(self.place["started"] + seconds)}
         session = {**ended, **{k: self.place[k] for k in ("host", "rank", "slot")}, "epochs": epochs}
@@ -261,6 +266,13 @@ class Member:
             lost = {"variant": self.variant, "replicas": [self.replica], "cause": "exit code 1", "final": True}
             entries.append({"time": stamp(end), "event": "failed", **at, **lost})
         return entries
+
+
+def predict(real: np.ndarray, level: float, rng: np.random.Generator, hard: np.random.Generator) -> np.ndarray:
+    """Return one member's predictions; ``hard`` is what all members get wrong alike, and where."""
+    size = np.exp(0.5 * hard.standard_normal(real.shape)) / np.exp(0.25)
+    alike = 0.8 * hard.standard_normal(real.shape)
+    return real + level * size * (alike + 0.6 * rng.standard_normal(real.shape))
 
 
 def write_progress(folder: CampaignFolder, shape: Shape, age: float = 0.0) -> None:

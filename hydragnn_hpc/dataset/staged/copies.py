@@ -171,15 +171,15 @@ def _map(path: Path) -> np.ndarray:
     return mapped
 
 
-def write_test_set(staged: StagedData, path: Path) -> None:
-    """Write the true values of the test set to ``path`` (``.npz``), in their units.
+def write_truth(staged: StagedData, part: int, path: Path) -> None:
+    """Write the true values of a ``part`` of the split (an index into `SPLITS`) to ``path`` (``.npz``), in their units.
 
     ``sample`` [T], ``names`` [T], ``atom_offsets`` [T + 1], ``atomic_numbers`` and every target under its field's name.
     """
     from hydragnn_hpc.atomic import written_whole
 
     a = staged.arrays
-    sample = np.flatnonzero(a["split"] == 2)
+    sample = np.flatnonzero(a["split"] == part)
     atoms = atoms_of(a["atom_offsets"], sample)
     names = [
         bytes(a["sample_names"][s:e]).decode() for s, e in zip(*_bounds(a["sample_name_offsets"], sample), strict=True)

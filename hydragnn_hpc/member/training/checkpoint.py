@@ -166,13 +166,17 @@ def write_done(
     files: MemberFolder,
     result: Result,
     model: TrainedModel,
-    predictions: dict[str, np.ndarray],
+    predictions: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
     hold: Hold = nullcontext,
 ) -> None:
-    """Write the files of a finished member; ``result.json`` comes last, and shows that all others are complete."""
+    """Write the files of a finished member; ``result.json`` comes last, and shows that all others are complete.
+
+    ``predictions`` are those for the test and the validation part.
+    """
     plain = model.facts.plain()
     with written_whole(files.model, hold=hold) as stream:
         torch.save({"schema": plain.pop("schema"), "weights": model.weights, **plain}, stream)
-    with written_whole(files.predictions, hold=hold) as stream:
-        np.savez_compressed(stream, **predictions)  # type: ignore[arg-type]  # older numpy takes no allow_pickle=
+    for path, arrays in zip((files.predictions, files.validation), predictions, strict=True):
+        with written_whole(path, hold=hold) as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # older numpy takes no allow_pickle=
     write_record(files.result, result, hold)

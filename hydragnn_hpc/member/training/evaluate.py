@@ -58,8 +58,8 @@ class ValidationSet:
 
 def test_errors(
     engine: Engine, data: TrainingData, manifest: Manifest, campaign: Campaign, state: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[dict[str, TaskErrors], dict[str, np.ndarray]]:
-    """Return one member's test errors and predictions.
+) -> tuple[dict[str, TaskErrors], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Return one member's test errors, and its predictions for the test and the validation part.
 
     Parameters
     ----------
@@ -70,18 +70,19 @@ def test_errors(
     -------
     tasks : dict
         By task; for a task with a reference, errors are those of the whole property.
-    predictions : dict
-        ``sample`` ``[T]`` and by task, in its unit, ``[rows, d]`` float64.
+    predictions : tuple of dict
+        ``sample`` ``[T]`` and by task, in its unit, ``[rows, d]`` float64; of the test and the validation part.
     """
     chosen = data.parts[2]
     predicted, validation = (engine.predict(state[0][None], state[1][None], data.parts[k]) for k in (2, 1))
-    tasks, predictions = {}, {"sample": chosen.astype(np.int64)}
+    tasks = {}
+    predictions, validated = ({"sample": data.parts[k].astype(np.int64)} for k in (2, 1))
     for task in engine.sizes.tasks:
         field = campaign.tasks[task.name].field
         scaled, truth = _scaled(data, task.name, chosen, predicted)
         seen, known = _scaled(data, task.name, data.parts[1], validation)
         in_units = to_units(scaled, manifest, field)
-        predictions[task.name] = in_units
+        predictions[task.name], validated[task.name] = in_units, to_units(seen, manifest, field)
         difference = scaled.astype(np.float64) - truth
         unit_difference = in_units - to_units(truth, manifest, field)
         tasks[task.name] = TaskErrors(
@@ -94,7 +95,7 @@ def test_errors(
             mae_unit=_mae(unit_difference),
             rmse_validation=_rmse(seen.astype(np.float64) - known),
         )
-    return tasks, predictions
+    return tasks, (predictions, validated)
 
 
 def _rmse(difference: np.ndarray) -> float | None:

@@ -294,7 +294,7 @@ class StackTraining:
     def _close(self, e: int, member: StackMember, reason: Reason, state: EndState) -> None:
         best = (self._best_parameters[e], self._best_buffers[e])
         tasks: dict[str, TaskErrors] = {}
-        predictions: dict[str, np.ndarray] = {}
+        predictions: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
         if state == "finished":
             manifest = self._context.manifest
             tasks, predictions = test_errors(self._engine, self._data, manifest, self._campaign, best)

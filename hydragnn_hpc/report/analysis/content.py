@@ -15,6 +15,7 @@ from hydragnn_hpc.records.remarks import CampaignRemarks
 from hydragnn_hpc.report.analysis import claims, costs, headline, paper, statistics, together, uncertainty
 from hydragnn_hpc.report.analysis.claims import PaperClaim, Verdict
 from hydragnn_hpc.report.analysis.costs import HeadCost, MultiTaskCost
+from hydragnn_hpc.report.analysis.coverage import CalibratedTask, calibrated_tasks, coverages
 from hydragnn_hpc.report.analysis.headline import Headline
 from hydragnn_hpc.report.analysis.paper import PaperComparison
 from hydragnn_hpc.report.analysis.statistics import Pair
@@ -36,6 +37,10 @@ class Content:
     ----------
     histories : dict
         Member name to its ``history.csv``.
+    calibrated : list of CalibratedTask
+        The ensembles that can be calibrated.
+    uncalibrated : dict
+        Why the others cannot be, by variant.
     all_samples : GroundTruth or None
         What figures of all samples show: the data set, otherwise the test set, otherwise nothing.
     claims, paper : list
@@ -56,6 +61,8 @@ class Content:
     all_samples: GroundTruth | None
     predictions: CollectedPredictions
     uncertainties: list[Uncertainty]
+    calibrated: list[CalibratedTask]
+    uncalibrated: dict[str, str]
     histories: dict[str, pd.DataFrame]
     remarks: list[str] = field(default_factory=list)
 
@@ -82,6 +89,9 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
     names = {v.name for v in rows.compared(results)}
     ensembles = [s for (variant, _), s in collected.ensembles.items() if variant in names]
     found = [uncertainty.assess(s, test_set) for s in ensembles] if test_set else []
+    variants = list(dict.fromkeys(s.variant for s in ensembles))
+    calibrated = list(calibrated_tasks(results, variants, test_set)) if test_set else []
+    results.coverages = [row for one in calibrated if test_set for row in coverages(one, test_set)]
     content = Content(
         results=results,
         pairs=pairs,
@@ -95,6 +105,8 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
         all_samples=all_samples,
         predictions=collected,
         uncertainties=[u for u in found if u is not None],
+        calibrated=calibrated,
+        uncalibrated={v: why for v in variants if (why := results.calibration(v).why_not)},
         histories=_histories(results, remarks),
         remarks=remarks,
     )

@@ -17,7 +17,7 @@ from hydragnn_hpc.report.document import provenance
 from hydragnn_hpc.report.figures.style import SavedFigure
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.ground_truth import ev_per_atom
-from hydragnn_hpc.report.tables import members, sweep, table1, timing
+from hydragnn_hpc.report.tables import calibration, members, sweep, table1, timing
 from hydragnn_hpc.report.tables.status import counts
 from hydragnn_hpc.report.tables.text_table import TextTable
 from hydragnn_hpc.report.text import percent, plain, plus_minus, scientific
@@ -267,6 +267,23 @@ def _costs(content: Content) -> Iterator[TextTable]:
         yield TextTable("One additional head", columns, added)
 
 
+def _about_intervals(content: Content) -> Iterator[str]:
+    if content.calibrated:
+        yield (
+            "Calibrated intervals are the members' spread times a factor from their errors on the validation part"
+            " (split conformal; at node level the structure is the unit). They promise their level on average over structures"
+            " from the training's distribution. They promise nothing for each single structure, nor outside that"
+            " distribution; the validation part has also chosen the members' epochs, so errors on it are slightly too"
+            " small; and where samples are symmetry equivalents of each other, it holds fewer independent ones than its"
+            " number of structures says."
+        )
+    reasons: dict[str, list[str]] = {}
+    for variant, why in content.uncalibrated.items() if content.uncertainties else ():
+        reasons.setdefault(why, []).append(variant)
+    for why, variants in reasons.items():
+        yield f"No calibrated intervals of {', '.join(variants)}: {why}."
+
+
 def _uncertainty(content: Content) -> Iterator[TextTable]:
     found = content.uncertainties
     if not found:
@@ -287,6 +304,7 @@ def _uncertainty(content: Content) -> Iterator[TextTable]:
     yield TextTable(
         "The ensemble's mean against single members, and its spread against its error", header, shown, notes
     )
+    yield from calibration.coverage_tables(calibration.calibration_rows(content.results))
     least = [
         (u.variant, u.task, c.formula, plain(c.spread), plain(c.rmse), u.unit, str(c.samples))
         for u in found
@@ -339,7 +357,7 @@ SECTIONS = (
     _Outline("costs", "Costs", _head_in_a_line, _costs),
     _Outline("data", "The data"),
     _Outline("predictions", "Predictions"),
-    _Outline("uncertainty", "The ensemble's uncertainty", tables=_uncertainty),
+    _Outline("uncertainty", "The ensemble's uncertainty", _about_intervals, _uncertainty),
     _Outline("training", "Training"),
     _Outline("failures", "Failures", tables=_failures),
     _Outline(

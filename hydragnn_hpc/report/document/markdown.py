@@ -74,6 +74,7 @@ def summary(content: Content, figures: Sequence[SavedFigure]) -> dict[str, Any]:
         "provenance": provenance.provenance(results),
         "runs": provenance.runs(results),
         "remarks": content.remarks,
+        "calibration": results.coverages,
     }
     return {key: _plain(value) for key, value in found.items()}
 

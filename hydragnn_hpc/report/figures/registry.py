@@ -12,6 +12,7 @@ from hydragnn_hpc.report.figures import (
     error_density,
     learning_curves,
     parity,
+    reliability,
     rmse,
     sweep,
     training_time,
@@ -48,4 +49,5 @@ FIGURES = (
     Figure("training", learning_curves.draw),
     Figure("training", worker_timeline.draw),
     Figure("uncertainty", calibration.draw),
+    Figure("uncertainty", reliability.draw),
 )

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from hydragnn_hpc.calibration import Calibration, calibrate
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member
-from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.paths import CampaignFolder, read_arrays
 from hydragnn_hpc.records.member import HISTORY
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.live import read_live
@@ -58,6 +59,16 @@ class Results(rows.Snapshot):
             return predictions.collect(self, ground_truth.read_test_set(self))
         except UserError:
             return predictions.CollectedPredictions({}, [])
+
+    def calibration(self, variant: str) -> Calibration:
+        """Return the calibration of a variant's finished members, from their predictions for the validation part."""
+        if variant not in self._calibrations:
+            self._calibrations[variant] = calibrate(self.folder, self.campaign, self.finished(variant))
+        return self._calibrations[variant]
+
+    @cached_property
+    def _calibrations(self) -> dict[str, Calibration]:
+        return {}
 
     def errors_of_means(self) -> Mapping[tuple[str, str], float]:
         """Return the RMSE of the mean prediction, in the unit, of ensembles of two members or more."""
@@ -168,23 +179,6 @@ def load(out: Path | str) -> Results:
     """
     snapshot = rows.read(out, read_live(CampaignFolder(out)).running)
     return Results(**{one.name: getattr(snapshot, one.name) for one in fields(snapshot)})
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """Read an ``.npz`` file into memory; None if there is none.
-
-    Raises
-    ------
-    UserError
-        If the file is not valid.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except Exception as error:  # on a damaged file NumPy passes on whatever its zip reader raises
-        raise UserError(f"cannot read {path}: {error}; remove it and its member's result.json, run again") from error
 
 
 def _numeric(frame: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,8 @@ class Snapshot:
         Properties of the data set, and the errors of the baselines; ``summary_problem`` says why it is not known.
     baselines : bool
         Whether tables have rows for the baselines.
+    coverages : sequence
+        Of the ensembles' intervals (`report.analysis.coverage.Coverage`); empty until a report computes them.
     """
 
     folder: CampaignFolder
@@ -52,6 +54,7 @@ class Snapshot:
     summary: DatasetSummary | None = None
     summary_problem: str = ""
     baselines: bool = True
+    coverages: Sequence[Any] = ()
 
     @property
     def campaign(self) -> Campaign:

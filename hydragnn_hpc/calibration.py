@@ -1,0 +1,238 @@
+"""Calibrated uncertainty: an ensemble's spread, scaled by its errors on the validation part (split conformal).
+
+The score of a known value is ``|mean - truth| / spread``, with the mean and the standard deviation (ddof = 1) over the
+members. An interval of a ``level`` is ``mean -+ r spread`` with the smallest r for which
+
+    sum over structures k, values i of k:  [score_ki <= r] / n_k  >=  level (K + 1)
+
+for K structures with n_k known values each. For one value per structure that is the ceil((K + 1) level)-th smallest
+score, the usual finite-sample quantile (Vovk et al. 2005; Lei et al. 2018). Values of one structure depend on each
+other, so the structure is the unit that is exchangeable: each has the same weight, and the correction counts structures
+(Dunn, Wasserman & Ramdas 2022; Lee, Barber & Willett 2023). Where K is too small for a level, r is infinite.
+
+Under exchangeability of the structures, a random value of a new structure is inside with a probability of at least
+``level``: on average over structures, not for each of them. Three things weaken this: a structure from elsewhere than
+the training's distribution; that the validation part has chosen the epoch; and, with a split by symmetry or
+composition, that equivalent samples are counted as several structures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import Member
+from hydragnn_hpc.paths import CampaignFolder, read_arrays
+
+FEWEST_MEMBERS = 3
+ENOUGH = 100
+"""Structures of the validation part that hold a species before it has quantiles of its own."""
+ONE_SIGMA = math.erf(math.sqrt(0.5))
+"""The level of one standard deviation of a normal distribution, 68.27 %."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of the validation part, ascending.
+
+    Attributes
+    ----------
+    values, weights : numpy.ndarray
+        ``[n]``: the scores, and the running sum of their weights, in structures.
+    structures : int
+    """
+
+    values: np.ndarray
+    weights: np.ndarray
+    structures: int
+
+    @classmethod
+    def of(cls, scores: np.ndarray, structure: np.ndarray) -> Scores:
+        """Order scores ``[n]``; ``structure`` is the number of the structure of each."""
+        _, place, counts = np.unique(structure, return_inverse=True, return_counts=True)
+        order = np.lexsort((place, scores))
+        return cls(scores[order], np.cumsum(1.0 / counts[place[order]]), len(counts))
+
+    @property
+    def largest_level(self) -> float:
+        """The largest level with a finite quantile."""
+        return self.structures / (self.structures + 1)
+
+    def quantile(self, level: float) -> float:
+        """Return r of a level; infinite where there are too few structures for it."""
+        wanted = level * (self.structures + 1)
+        at = int(np.searchsorted(self.weights, wanted - 1e-9 * wanted))  # sums of 1 / n_k are rounded
+        return float(self.values[at]) if at < len(self.values) else math.inf
+
+
+@dataclass(frozen=True)
+class TaskCalibration:
+    """Scores of a task: of all its values and, at node level, of each species that is in enough structures."""
+
+    every: Scores
+    species: Mapping[int, Scores] = field(default_factory=dict)
+
+    @property
+    def largest_level(self) -> float:
+        """The largest level with finite intervals."""
+        return min(scores.largest_level for scores in (self.every, *self.species.values()))
+
+    def widths(self, level: float, spread: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
+        """Return the half widths of intervals, r times the spread.
+
+        Parameters
+        ----------
+        level : float
+        spread : numpy.ndarray
+            ``[rows, d]``.
+        numbers : numpy.ndarray or None
+            ``[rows]`` proton numbers at node level.
+        """
+        factors = np.full((len(spread), 1), self.every.quantile(level))
+        for number, scores in self.species.items():
+            factors[numbers == number] = scores.quantile(level)
+        with np.errstate(invalid="ignore"):
+            return np.where(np.isinf(factors), np.inf, factors * spread)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The calibration of an ensemble by task; ``why_not`` says why there is none, and is empty otherwise."""
+
+    tasks: Mapping[str, TaskCalibration]
+    why_not: str = ""
+
+    def without(self, level: float) -> str:
+        """Return a line on what has no calibrated interval of a level, and why; empty where everything has one."""
+        if self.why_not:
+            return f"no calibrated intervals: {self.why_not}"
+        few = [f"{task} ({own.every.structures})" for task, own in self.tasks.items() if level > own.largest_level]
+        return (
+            f"too few structures in the validation part for intervals of level {level:g}: {', '.join(few)}"
+            if few
+            else ""
+        )
+
+
+class RunningMoments:
+    """Mean and standard deviation over members that are added one by one (West 1979), each with its weight."""
+
+    def __init__(self) -> None:
+        self._weight = self._squared_weights = 0.0
+        self.mean = self._squares = np.zeros(0)
+
+    def add(self, values: np.ndarray, weight: float = 1.0) -> None:
+        """Add a member's values; all members' have one shape."""
+        if not self._weight:
+            self.mean, self._squares = np.zeros_like(values), np.zeros_like(values)
+        self._weight += weight
+        self._squared_weights += weight**2
+        difference = values - self.mean
+        self.mean = self.mean + difference * (weight / self._weight)
+        self._squares = self._squares + weight * difference * (values - self.mean)
+
+    @property
+    def std(self) -> np.ndarray:
+        """The standard deviation, ddof = 1 where all weights are equal."""
+        return np.asarray(np.sqrt(self._squares / (self._weight - self._squared_weights / self._weight)))
+
+
+def calibrate(
+    folder: CampaignFolder,
+    campaign: Campaign,
+    members: Sequence[Member],
+    weights: Mapping[str, Sequence[float]] | None = None,
+) -> Calibration:
+    """Calibrate some finished members of one variant, from what they predicted for the validation part.
+
+    Parameters
+    ----------
+    folder : CampaignFolder
+    campaign : Campaign
+    members : sequence of Member
+    weights : mapping, optional
+        Of the members by task, where they do not count equally.
+    """
+    if len(members) < FEWEST_MEMBERS:
+        return Calibration({}, f"calibration needs {FEWEST_MEMBERS} members, and there are {len(members)}")
+    try:
+        return Calibration(_calibrated(folder, campaign, members, weights or {}))
+    except UserError as error:
+        return Calibration({}, str(error))
+
+
+def check_level(level: float) -> None:
+    """Refuse a level that is not between 0 and 1.
+
+    Raises
+    ------
+    UserError
+    """
+    if not 0 < level < 1:
+        raise UserError(f"level {level:g}: give a number between 0 and 1, such as 0.9")
+
+
+def task_calibration(
+    moments: RunningMoments, truth: np.ndarray, atom_offsets: np.ndarray, numbers: np.ndarray | None
+) -> TaskCalibration | None:
+    """Calibrate one task; None where no true value is known.
+
+    Parameters
+    ----------
+    moments : RunningMoments
+        Over the members, of arrays shaped as ``truth``.
+    truth : numpy.ndarray
+        ``[A, d]`` or, at graph level, ``[S, d]``; NaN is missing.
+    atom_offsets : numpy.ndarray
+        ``[S + 1]``.
+    numbers : numpy.ndarray or None
+        ``[A]`` proton numbers of a node-level task.
+    """
+    each = np.arange(len(atom_offsets) - 1)
+    structure = each if numbers is None else np.repeat(each, np.diff(atom_offsets))
+    row, component = np.nonzero(np.isfinite(truth))
+    if not len(row):
+        return None
+    error, spread = np.abs(moments.mean - truth)[row, component], moments.std[row, component]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = np.where(error == 0, 0.0, error / spread)
+    species = {}
+    for number in [] if numbers is None else np.unique(numbers).tolist():
+        own = numbers[row] == number  # type: ignore[index]
+        found = Scores.of(scores[own], structure[row[own]])
+        if found.structures >= ENOUGH:
+            species[number] = found
+    return TaskCalibration(Scores.of(scores, structure[row]), species)
+
+
+def _calibrated(
+    folder: CampaignFolder, campaign: Campaign, members: Sequence[Member], weights: Mapping[str, Sequence[float]]
+) -> dict[str, TaskCalibration]:
+    truth = read_arrays(folder.validation_set)
+    if truth is None:
+        raise UserError(f"no {folder.validation_set.name} in {folder.root}, which an earlier version has trained")
+    tasks = campaign.variant(members[0].variant).tasks
+    found = {task: RunningMoments() for task in tasks}
+    for place, member in enumerate(members):
+        path = folder.member(member.variant, member.replica).validation
+        predicted = read_arrays(path)
+        if predicted is None:
+            raise UserError(f"{member.name} has no {path.name}: an earlier version has trained it")
+        for task in tasks:
+            known = truth.get(campaign.tasks[task].field)
+            if known is None or task not in predicted or predicted[task].shape != known.shape:
+                raise UserError(f"{path} does not fit {folder.validation_set}; remove the member's folder, run again")
+            found[task].add(predicted[task], weights[task][place] if task in weights else 1.0)
+    calibrated = {}
+    for task in tasks:
+        node = campaign.tasks[task].level == "node"
+        values, numbers = truth[campaign.tasks[task].field], truth["atomic_numbers"] if node else None
+        own = task_calibration(found[task], values, truth["atom_offsets"], numbers)
+        if own is not None:
+            calibrated[task] = own
+    return calibrated

@@ -1,0 +1,47 @@
+"""Reliability and sharpness of the ensembles' intervals, before and after calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hydragnn_hpc.report.analysis.content import Content
+from hydragnn_hpc.report.analysis.uncertainty import LEVELS
+from hydragnn_hpc.report.figures.style import GREY, Drawing, file_name, log_labels, looks, panels, with_unit
+from hydragnn_hpc.report.results import rows
+
+
+def draw(content: Content) -> Iterator[Drawing]:
+    """Draw coverage against level, and the distribution of the calibrated standard deviation, a figure per task."""
+    results = content.results
+    look = looks([v.name for v in rows.compared(results)])
+    for task in results.campaign.tasks:
+        own = [c for c in content.calibrated if c.ensemble.task == task]
+        if not own:
+            continue
+        figure, (left, right) = panels(2, height=3.0)
+        for c in own:
+            name = c.ensemble.variant
+            color = look[name]["color"]
+            after = [c.inside(c.calibrated(level)) for level in LEVELS]
+            left.plot(LEVELS, after, color=color, marker=look[name]["marker"], ms=3, label=name)
+            left.plot(LEVELS, [c.inside(c.raw(level)) for level in LEVELS], color=color, ls=":")
+            for widths, style in ((c.calibrated_std, "-"), (c.std, ":")):
+                shown = np.sort(widths[np.isfinite(widths) & (widths > 0)])
+                right.plot(shown, np.linspace(0, 1, len(shown)), color=color, ls=style)
+            right.axvline(c.ensemble.rmse_of_mean, color=color, lw=0.7)
+        left.plot([0, 1], [0, 1], color=GREY, lw=0.7)
+        left.set(xlim=(0, 1), ylim=(0, 1), xlabel="level of the interval", ylabel="fraction of true values inside")
+        left.legend(title="variant")
+        right.set(xscale="log", ylim=(0, 1), ylabel="fraction of predictions below")
+        log_labels(right.xaxis)
+        right.set_xlabel(with_unit("standard deviation", own[0].ensemble.unit))
+        for ax in (left, right):
+            ax.set_box_aspect(1)
+        caption = (
+            f"Intervals of {task} on the test part, before (dotted) and after calibration. Left: fraction of true"
+            " values inside the interval of each level (grey: perfect). Right: distribution of the standard deviation; smaller"
+            " is sharper (vertical: RMSE of the ensemble's mean)."
+        )
+        yield Drawing(file_name("reliability", task), f"Reliability and sharpness of {task}", caption, figure)
