@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -300,6 +300,6 @@ def _weights(members: list[Member], task: str) -> list[float]:
 def _joined(batches: list[TaskPrediction]) -> TaskPrediction:
     first = batches[0]
     offsets = offsets_of(np.concatenate([np.diff(batch.offsets) for batch in batches]))
-    values = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in _BY_ROW}
+    values: dict[str, Any] = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in _BY_ROW}
     members = np.concatenate([batch.members for batch in batches], axis=1)
-    return replace(first, **values, members=members, offsets=offsets)
+    return replace(first, members=members, offsets=offsets, **values)

@@ -271,11 +271,11 @@ def _about_intervals(content: Content) -> Iterator[str]:
     if content.calibrated:
         yield (
             "Calibrated intervals are the members' spread times a factor from their errors on the validation part"
-            " (split conformal; at node level the structure is the unit). They promise their level on average over structures"
-            " from the training's distribution. They promise nothing for each single structure, nor outside that"
-            " distribution; the validation part has also chosen the members' epochs, so errors on it are slightly too"
-            " small; and where samples are symmetry equivalents of each other, it holds fewer independent ones than its"
-            " number of structures says."
+            " (split conformal; at node level the structure is the unit). They promise their level on average over"
+            " structures from the training's distribution. They promise nothing for each single structure, nor outside"
+            " that distribution; the validation part has also chosen the members' epochs, so errors on it are slightly"
+            " too small; and where samples are symmetry equivalents of each other, it holds fewer independent ones"
+            " than its number of structures says."
         )
     reasons: dict[str, list[str]] = {}
     for variant, why in content.uncalibrated.items() if content.uncertainties else ():

@@ -41,7 +41,7 @@ def draw(content: Content) -> Iterator[Drawing]:
             ax.set_box_aspect(1)
         caption = (
             f"Intervals of {task} on the test part, before (dotted) and after calibration. Left: fraction of true"
-            " values inside the interval of each level (grey: perfect). Right: distribution of the standard deviation; smaller"
-            " is sharper (vertical: RMSE of the ensemble's mean)."
+            " values inside the interval of each level (grey: perfect). Right: distribution of the standard deviation;"
+            " smaller is sharper (vertical: RMSE of the ensemble's mean)."
         )
         yield Drawing(file_name("reliability", task), f"Reliability and sharpness of {task}", caption, figure)
