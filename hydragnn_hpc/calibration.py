@@ -28,6 +28,7 @@ from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member
 from hydragnn_hpc.paths import CampaignFolder, read_arrays
+from hydragnn_hpc.sections import Folds
 
 FEWEST_MEMBERS = 3
 ENOUGH = 100
@@ -160,6 +161,9 @@ def calibrate(
     """
     if len(members) < FEWEST_MEMBERS:
         return Calibration({}, f"calibration needs {FEWEST_MEMBERS} members, and there are {len(members)}")
+    training = campaign.of_variant(campaign.variant(members[0].variant)).training
+    if isinstance(training.resample, Folds):
+        return Calibration({}, "with training.resample.folds, members have no validation part in common")
     try:
         return Calibration(_calibrated(folder, campaign, members, weights or {}))
     except UserError as error:

@@ -17,6 +17,7 @@ from hydragnn_hpc.convolutions import CONVOLUTIONS
 from hydragnn_hpc.errors import UserError, nearest, refuse_control_characters
 from hydragnn_hpc.sections import (
     SURROUNDINGS,
+    Folds,
     Inputs,
     Launch,
     Model,
@@ -95,11 +96,14 @@ class Campaign(Section):
             if len(set(variant.tasks)) < len(variant.tasks):
                 raise ValueError(f"variant '{variant.name}': a task is named twice")
         self._check_references()
+        if not all(variant.differs for variant in self.variants):
+            self._check_folds()
         for variant in self.variants:
             if variant.differs or any(self.tasks[task].vector for task in variant.tasks):
                 try:
                     own = self.of_variant(variant)
                     own._check_references()
+                    own._check_folds()
                     own._check_vectors()
                 except ValueError as error:
                     raise ValueError(f"variant '{variant.name}': {error}") from None
@@ -112,6 +116,14 @@ class Campaign(Section):
                     raise ValueError(
                         f"tasks.{name}.reference=linear: add shells or ewald to inputs, or set composition"
                     )
+
+    def _check_folds(self) -> None:
+        resample = self.training.resample
+        if isinstance(resample, Folds) and self.replicas < resample.folds:
+            raise ValueError(
+                f"training.resample.folds={resample.folds}: {self.replicas} replicas would leave folds that none is"
+                f" validated on; set replicas={resample.folds} or more"
+            )
 
     def _check_vectors(self) -> None:
         """Check the tasks of a campaign of one variant."""

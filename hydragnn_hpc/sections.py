@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationError,
     field_validator,
     model_serializer,
     model_validator,
@@ -18,6 +19,7 @@ from pydantic import (
 
 from hydragnn_hpc.convolutions import why_not
 from hydragnn_hpc.errors import nearest
+from hydragnn_hpc.validation import one_line
 
 Positive = Annotated[int, Field(ge=1)]
 Widths = tuple[Positive, ...]
@@ -288,15 +290,40 @@ class Cosine(Section):
     warmup: Annotated[int, Field(ge=0)] = 0
 
 
+class Folds(Section):
+    """Training and validation set in ``folds``: a replica is validated on one of them, and trained on the others."""
+
+    folds: Annotated[int, Field(ge=2, le=1000)]
+
+
+_RESAMPLING = ("none", "bootstrap")
+
+
+def _checked_resampling(value: Any) -> Any:
+    if isinstance(value, dict):
+        try:
+            return Folds.model_validate(value)
+        except ValidationError as error:
+            raise ValueError(one_line(error, Folds)) from None
+    if isinstance(value, str) and value not in _RESAMPLING:
+        raise ValueError(f"unknown resampling '{value}'{nearest(value, (*_RESAMPLING, 'folds'))}")
+    if not isinstance(value, str | Folds):
+        raise ValueError("give none, bootstrap or {folds: 5}")
+    return value
+
+
 class Training(Section):
     """How a member is trained; ``plateau`` and ``early_stopping`` are off where they are null.
 
     ``samples`` of the training set are trained on, of each composition in proportion (`member.engine.subset.nested`).
+    ``resample`` gives each replica a training set of its own (`member.engine.resample`), the samples of which are
+    those of ``samples``.
     ``schedule`` says whether the learning rate follows ``plateau`` or ``cosine`` (`member.training.schedule.Schedule`).
     """
 
     epochs: Positive = 200
     samples: Literal["all"] | Positive = "all"
+    resample: Annotated[Literal["none", "bootstrap"] | Folds, BeforeValidator(_checked_resampling)] = "none"
     batch_size: Positive = 64
     optimizer: Annotated[OptimizerSection, Field(discriminator="name")] = AdamOptimizer(name="Adam")
     schedule: Literal["plateau", "cosine"] = "plateau"
@@ -304,6 +331,13 @@ class Training(Section):
     cosine: Cosine = Cosine()
     early_stopping: EarlyStopping | None = EarlyStopping()
     engine: Literal["auto", "fused", "torch"] = "auto"
+
+    def parts(self, n_train: int, n_validation: int) -> tuple[int, int]:
+        """Return the sizes of a replica's training and validation set; with folds, those of equal folds."""
+        if not isinstance(self.resample, Folds):
+            return n_train, n_validation
+        n_fold = -(-(n_train + n_validation) // self.resample.folds)
+        return n_train + n_validation - n_fold, n_fold
 
     def trained_on(self, n_train: int) -> int:
         """Return how many of a training set's samples are trained on."""

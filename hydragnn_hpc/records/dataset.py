@@ -89,6 +89,8 @@ class Source(FileRecord):
         Number of classes of equivalent samples, where the split determined them.
     split_again_from : str or None
         The content hash of the data set that was split again.
+    cell : list of float or None
+        The crystal's period where it was given: nine numbers, bohr, rows are vectors.
     """
 
     path: str
@@ -110,6 +112,7 @@ class Source(FileRecord):
     symmetry_classes: Count | None = None
     split_by: str | None = None
     split_again_from: str | None = None
+    cell: list[float] | None = None
 
 
 class NeighbourFacts(FileRecord):

@@ -33,10 +33,20 @@ class ReferencedTask(FileRecord):
 
 
 class Requirements(FileRecord):
-    """What is computed for a campaign when its data set is staged; ``tasks`` are those that have a reference."""
+    """What is computed for a campaign when its data set is staged.
+
+    Attributes
+    ----------
+    tasks : tuple of ReferencedTask
+        Those that have a reference.
+    classes : int
+        How many classes of samples that are equal by symmetry training and validation must have together at least,
+        where classes are required; otherwise 0.
+    """
 
     inputs: tuple[RequiredInput, ...] = (RequiredInput(name="species"),)
     tasks: tuple[ReferencedTask, ...] = ()
+    classes: Count = 0
 
 
 class Shells(FileRecord):

@@ -79,10 +79,10 @@ def estimate(campaign: Campaign, manifest: Manifest, site: Site) -> Estimate:
         speed = "this host's speed in a short trial" if pace else f"{speed} (this host's is not known: {problem})"
     pace = pace or _usual(own, manifest, engine_of(own, manifest, site))
     atoms, edges = _sizes(manifest)
-    n_train = own.training.trained_on(manifest.split[0])
+    n_train, n_validation = _samples(own, manifest)
     data = f"{n_train} training samples of {atoms:.0f} atoms and {edges:.0f} edges"
     basis = f"{data}, {own.training.epochs} epochs, the {pace.engine} engine and {speed}"
-    return Estimate(seconds_of(pace, (n_train, manifest.split[1]), own.training.epochs, members), basis, on_gpu)
+    return Estimate(seconds_of(pace, (n_train, n_validation), own.training.epochs, members), basis, on_gpu)
 
 
 def seconds_of(pace: PaceAnswer, samples: tuple[int, int], epochs: int, members: int) -> float:
@@ -119,8 +119,14 @@ def _usual(campaign: Campaign, manifest: Manifest, engine: str) -> PaceAnswer:
 def _of_epochs(campaign: Campaign, variant: Variant, manifest: Manifest, site: Site) -> float:
     """Return what makes one variant take longer than another: the usual time of a sample in all epochs."""
     own = campaign.of_variant(variant)
-    steps = own.training.epochs * own.training.trained_on(manifest.split[0])
+    steps = own.training.epochs * _samples(own, manifest)[0]
     return steps * _usual(own, manifest, engine_of(own, manifest, site)).training
+
+
+def _samples(campaign: Campaign, manifest: Manifest) -> tuple[int, int]:
+    """Return how many samples a member of a variant is trained and validated on."""
+    n_train, n_validation = campaign.training.parts(*manifest.split[:2])
+    return campaign.training.trained_on(n_train), n_validation
 
 
 def sample_seconds(campaign: Campaign, variant: Variant, manifest: Manifest, rate: Rate) -> float:

@@ -11,10 +11,9 @@ from ase.build import bulk, graphene, molecule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydragnn_hpc.dataset import store
-from hydragnn_hpc.dataset.build import symmetry
+from hydragnn_hpc.dataset import store, symmetry
 from hydragnn_hpc.dataset.build.prepare import prepare
-from hydragnn_hpc.dataset.build.resplit import SplitOptions, classes_of, split
+from hydragnn_hpc.dataset.build.resplit import SplitOptions, split
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.read.options import Options
@@ -120,7 +119,7 @@ def test_no_class_is_torn_apart(bp: Path, tmp_path: Path) -> None:
     manifest, found = split(bp, tmp_path / "x.bp", SplitOptions(by="symmetry", cell=FEPT))
     assert found.before > 0 == found.after and found.classes < manifest.sizes["S"]
     _, a = store.read(tmp_path / "x.bp")
-    classes = classes_of(a, FEPT)
+    classes = symmetry.classes_of(a, FEPT)
     for c in np.unique(classes):
         assert len(np.unique(a["split"][classes == c])) == 1
     _, old = store.read(bp)

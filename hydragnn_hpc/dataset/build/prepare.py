@@ -11,8 +11,8 @@ import numpy as np
 
 from hydragnn_hpc.atomic import storage_errors
 from hydragnn_hpc.compositions import species_counts
-from hydragnn_hpc.dataset import store
-from hydragnn_hpc.dataset.build import distribution, select, symmetry
+from hydragnn_hpc.dataset import store, symmetry
+from hydragnn_hpc.dataset.build import distribution, select
 from hydragnn_hpc.dataset.graphs import find_neighbours
 from hydragnn_hpc.dataset.read import derive, sources
 from hydragnn_hpc.dataset.read.frames import MalformedError, hint_to_skip
@@ -89,7 +89,7 @@ def write_raw(raw: sources.RawData, out: Path, options: Options, force: bool = F
         cap=options.cap,
         seed=options.seed,
         fractions=list(options.fractions),
-        **{"compositions_too_small_to_split": 0, **of_split},
+        **{"compositions_too_small_to_split": 0, **of_split, **({"cell": list(options.cell)} if options.cell else {})},
     )
     properties = raw.properties if raw.mixing is None else [raw.mixing, *raw.properties]
     with storage_errors(out):

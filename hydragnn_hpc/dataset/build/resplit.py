@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from hydragnn_hpc.compositions import species_counts
-from hydragnn_hpc.dataset import store
-from hydragnn_hpc.dataset.build import distribution, select, symmetry
+from hydragnn_hpc.dataset import store, symmetry
+from hydragnn_hpc.dataset.build import distribution, select
 from hydragnn_hpc.dataset.build.prepare import fit_scaling
-from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.remarks import registry
 from hydragnn_hpc.dataset.remarks.view import DataView
 from hydragnn_hpc.fields import Property
@@ -70,7 +68,7 @@ def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tu
     store.refuse_existing(out, force)
     manifest, arrays = store.read(bp)
     _, counts = species_counts(arrays["atomic_numbers"], arrays["atom_offsets"])
-    classes = classes_of(arrays, options.cell)
+    classes = symmetry.classes_of(arrays, options.cell)
     made = select.split(options.by, counts, options.fractions, options.seed, classes)
     old, arrays["split"] = arrays["split"], made.part
     found = SymmetryLeakage(len(np.unique(classes)), symmetry.leaked(classes, old), symmetry.leaked(classes, made.part))
@@ -83,6 +81,7 @@ def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tu
         "compositions_too_small_to_split": len(made.too_small),
         "symmetry_classes": found.classes,
         "split_again_from": manifest.sha256,
+        **({} if options.cell is None else {"cell": list(options.cell)}),
     }
     facts = DatasetFacts(
         targets=fit_scaling(arrays, over, properties),
@@ -95,19 +94,3 @@ def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tu
     view = DataView(arrays, facts.targets, facts.source, facts.neighbours, counts, classes)
     facts = facts.model_copy(update={"remarks": registry.of_data(view, manifest.remarks or ())})
     return store.write(out, arrays, facts, force), found
-
-
-def classes_of(arrays: dict[str, np.ndarray], cell: tuple[float, ...] | None) -> np.ndarray:
-    """Return every sample's symmetry class, ``[S]`` int64, from a data set's arrays and the crystal's period.
-
-    Raises
-    ------
-    UserError
-        If the given cell has no volume or lets atoms coincide.
-    """
-    geometries = []
-    for g, (first, last) in enumerate(pairwise(arrays["geometry_atom_offsets"].tolist())):
-        periodic = arrays["periodic"][g].astype(bool).tolist()
-        geometry = Geometry(arrays["pos"][first:last], arrays["cell"][g], (periodic[0], periodic[1], periodic[2]))
-        geometries.append(symmetry.with_period(geometry, cell))
-    return symmetry.classes(geometries, arrays["sample_geometry"], arrays["atomic_numbers"], arrays["atom_offsets"])

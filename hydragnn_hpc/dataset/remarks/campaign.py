@@ -67,3 +67,20 @@ def reference_of_all(campaign: Campaign, manifest: Manifest) -> Lines:
                 " training.samples is less: errors are smaller than with so few samples; set reference=none"
             )
             yield naming_variants(campaign, fewer, text), task.field
+
+
+def reference_of_folds(campaign: Campaign, manifest: Manifest) -> Lines:
+    """References are fitted to the data set's training set, whatever a replica's own is."""
+    for name, task in campaign.tasks.items():
+        resampled = [
+            v
+            for v, c in each_variant(campaign).items()
+            if c.training.resample != "none" and name in c.tasks and c.tasks[name].reference != "none"
+        ]
+        if resampled:
+            text = (
+                f"task '{name}': its reference is fitted to all {manifest.split[0]:,} training samples, although"
+                " replicas are trained on samples of their own (training.resample): errors vary less than with"
+                " references of their own; set reference=none"
+            )
+            yield naming_variants(campaign, resampled, text), task.field

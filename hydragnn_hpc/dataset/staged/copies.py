@@ -29,6 +29,8 @@ from hydragnn_hpc.records.recipe import Requirements, StagedRecipe
 
 _OTHER = "other-"  # prefix of folders with other inputs and references
 SUMMARY = "dataset.json"
+CLASSES = "symmetry_classes"
+"""The array of `symmetry.classes_of`, where a campaign resamples."""
 ERROR = "error: "
 """Prefix of the line of output that holds an error for the user."""
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -46,7 +48,7 @@ class StagedData:
         Memory-mapped, read-only: the store's arrays under their names, and float32 ``node_inputs`` ``[A, F0]`` (the
         scaled proton number, or the inputs required) and ``scaled_<target>`` (``[A, d]`` or ``[S, d]``, NaN where
         missing), in [0, 1] over the samples that the scaling was fitted to; ``reference_<task>`` and
-        ``residual_<task>`` for tasks with a reference.
+        ``residual_<task>`` for tasks with a reference; :data:`CLASSES` where they were required.
     ready : StagedRecipe or None
         What was required and how it was computed; None if nothing was required.
     others : tuple of StagedData
@@ -99,6 +101,8 @@ def copy(bp: Path, folder: Path, wanted: Sequence[Requirements] = ()) -> None:
         spool.save(folder / f"{scaled_name}.npy", shape, np.float32, scaled_chunks)
     arrays = _arrays(folder)
     store.check_arrays(arrays, manifest.targets, str(bp))
+    if least := max((required.classes for required in wanted), default=0):
+        np.save(folder / f"{CLASSES}.npy", _classes(arrays, manifest, least))
     for number, required in enumerate(wanted):
         own = folder / f"{_OTHER}{number}" if number else folder
         own.mkdir(exist_ok=True)
@@ -110,6 +114,20 @@ def copy(bp: Path, folder: Path, wanted: Sequence[Requirements] = ()) -> None:
     write_record(folder / SUMMARY, summarise(arrays, manifest))
     # Written last: its presence means that the copy is complete.
     (folder / store.MANIFEST).write_text(json.dumps(manifest.plain()), encoding="utf-8")
+
+
+def _classes(arrays: dict[str, np.ndarray], manifest: store.Manifest, least: int) -> np.ndarray:
+    # Imported here because a supervisor imports this module, and the child alone needs it.
+    from hydragnn_hpc.dataset import symmetry
+
+    found = symmetry.classes_of(arrays, manifest.source.cell)
+    number = len(np.unique(found[np.asarray(arrays["split"]) < 2]))
+    if number < least:
+        raise UserError(
+            f"training.resample.folds={least}: training and validation have {number} samples that no symmetry makes"
+            f" equal; set it to {number} or less"
+        )
+    return found
 
 
 def space_needed(manifest: store.Manifest) -> int:

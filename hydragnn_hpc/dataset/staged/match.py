@@ -5,6 +5,7 @@ from __future__ import annotations
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.sections import Folds
 
 
 def check(campaign: Campaign, manifest: Manifest) -> None:
@@ -53,7 +54,14 @@ def _check_training(campaign: Campaign, manifest: Manifest) -> None:
     plain = [task for v in campaign.variants if not v.differs for task in v.tasks]
     if plain and campaign.training.engine == "fused" and (reason := _why_not_fused(campaign, manifest, plain)):
         raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
-    n_train, most = manifest.split[0], campaign.training.trained_on(manifest.split[0])
+    resample, (n_train, n_validation, _) = campaign.training.resample, manifest.split
+    if plain and isinstance(resample, Folds) and resample.folds > n_train + n_validation:
+        raise UserError(
+            f"training.resample.folds={resample.folds}: {campaign.dataset} has {n_train + n_validation} samples to"
+            " train and validate on; set fewer folds"
+        )
+    n_train, _ = campaign.training.parts(n_train, n_validation)
+    most = campaign.training.trained_on(n_train)
     if plain and most > n_train:
         raise UserError(
             f"training.samples={most} is more than the training set of {campaign.dataset} has ({n_train} samples);"

@@ -12,6 +12,7 @@ from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.paths import read_record
 from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.recipe import ReferencedTask, RequiredInput, Requirements, StagedRecipe
+from hydragnn_hpc.sections import Folds, Training, Variant
 
 READY = "ready.json"
 PLAIN = Requirements()
@@ -24,8 +25,14 @@ def of_all(campaign: Campaign) -> tuple[Requirements, ...]:
     Those without inputs beyond the species come first: they share the copy's own ``node_inputs``, which the first of
     the others would replace.
     """
-    own = [of(campaign.of_variant(v)) for v in campaign.variants if v.inputs or v.references]
-    return tuple(sorted(dict.fromkeys((of(campaign), *own)), key=lambda required: required.inputs != PLAIN.inputs))
+    own = [of(campaign), *(of(campaign.of_variant(v)) for v in campaign.variants if _requires_its_own(v))]
+    classes = max(required.classes for required in own)  # computed once for all
+    found = dict.fromkeys(required.model_copy(update={"classes": classes}) for required in own)
+    return tuple(sorted(found, key=lambda required: required.inputs != PLAIN.inputs))
+
+
+def _requires_its_own(variant: Variant) -> bool:
+    return bool(variant.inputs or variant.references or "resample" in variant.training)
 
 
 def of(campaign: Campaign) -> Requirements:
@@ -36,12 +43,18 @@ def of(campaign: Campaign) -> Requirements:
         if t.reference != "none"
     ]
     inputs = [RequiredInput(**entry.model_dump()) for entry in campaign.inputs]
-    return Requirements(inputs=tuple(inputs), tasks=tuple(tasks))
+    return Requirements(inputs=tuple(inputs), tasks=tuple(tasks), classes=_classes(campaign.training))
+
+
+def _classes(training: Training) -> int:
+    if isinstance(training.resample, Folds):
+        return training.resample.folds
+    return int(training.resample != "none")
 
 
 def meet(made: Requirements, wanted: Requirements) -> bool:
     """Whether what was ``made`` includes everything that is ``wanted``."""
-    return made.inputs == wanted.inputs and set(wanted.tasks) <= set(made.tasks)
+    return made.inputs == wanted.inputs and set(wanted.tasks) <= set(made.tasks) and made.classes >= wanted.classes
 
 
 def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wanted: Requirements) -> None:

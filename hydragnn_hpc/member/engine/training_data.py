@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hydragnn_hpc.compositions import species_counts
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.graphs import Neighbours
 from hydragnn_hpc.dataset.staged import requirements
-from hydragnn_hpc.dataset.staged.copies import StagedData, atoms_of
+from hydragnn_hpc.dataset.staged.copies import CLASSES, StagedData, atoms_of
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.resample import Parts, Resampled, by_bootstrap, in_folds, split_in_folds
 from hydragnn_hpc.member.engine.subset import nested
 from hydragnn_hpc.records.dataset import Target
 from hydragnn_hpc.records.recipe import Recipe
+from hydragnn_hpc.sections import Folds
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,8 @@ class TrainingData:
         How inputs and references were computed: what a trained model needs to be used elsewhere.
     limits : dict
         By task with vectors as values: the limits that each component is scaled by.
+    resampled : Resampled or None
+        The training and validation sets of replicas, where they have their own.
     """
 
     structure: Structure
@@ -128,6 +133,16 @@ class TrainingData:
     references: Mapping[str, TargetReference] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
     limits: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    resampled: Resampled | None = None
+
+    def parts_of(self, replica: int) -> Parts:
+        """Return the training and validation sets of a replica."""
+        return self.resampled.of(replica) if self.resampled else (self.parts[0], self.parts[1])
+
+    @property
+    def epoch_length(self) -> int:
+        """Training samples in an epoch."""
+        return self.resampled.length if self.resampled else len(self.parts[0])
 
     def average_degree(self) -> tuple[float, float]:
         """Return PNA's mean degree and mean log(degree + 1) over the atoms of the training set."""
@@ -164,9 +179,7 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
         referenced = [name for name, task in campaign.tasks.items() if task.reference != "none"]
         recipe = Recipe(inputs=ready.inputs, references={name: ready.references[name] for name in referenced})
     structure = Structure.of(a, staged.manifest.neighbours.cutoff_bohr)
-    parts = [np.flatnonzero(a["split"] == k) for k in range(3)]
-    if campaign.training.samples != "all":
-        parts[0] = nested(parts[0], campaign.training.samples, a["atomic_numbers"], a["atom_offsets"], campaign.seed)
+    parts, resampled = _parts(a, campaign)
     references = {
         name: TargetReference(a[f"reference_{name}"], np.array(fitted.scale))
         for name, fitted in recipe.references.items()
@@ -176,11 +189,34 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
         a["node_inputs"],
         {n: a[f"residual_{n}" if n in references else f"scaled_{t.field}"] for n, t in campaign.tasks.items()},
         {name: task.level for name, task in campaign.tasks.items()},
-        (parts[0], parts[1], parts[2]),
+        parts,
         references,
         recipe,
         vector_limits(campaign, {name: staged.manifest.targets[t.field] for name, t in campaign.tasks.items()}),
+        resampled,
     )
+
+
+def _parts(
+    a: Mapping[str, np.ndarray], campaign: Campaign
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], Resampled | None]:
+    """Return the parts of a data set that a campaign's variant uses, and those of its replicas."""
+    training, seed = campaign.training, campaign.seed
+    train, validation, test = (np.flatnonzero(a["split"] == k) for k in range(3))
+
+    def chosen(part: np.ndarray) -> np.ndarray:
+        if training.samples == "all":
+            return part
+        return nested(part, training.samples, a["atomic_numbers"], a["atom_offsets"], seed)
+
+    if isinstance(training.resample, Folds):
+        counts = species_counts(a["atomic_numbers"], a["atom_offsets"])[1]
+        pool = np.sort(np.concatenate([train, validation]))
+        folds = split_in_folds(pool, training.resample.folds, a[CLASSES], counts, seed)
+        return (train, validation, test), in_folds(folds, chosen)
+    train = chosen(train)
+    drawn = by_bootstrap((train, validation), a[CLASSES], seed) if training.resample == "bootstrap" else None
+    return (train, validation, test), drawn
 
 
 def vector_limits(campaign: Campaign, targets: Mapping[str, Target]) -> dict[str, tuple[tuple[float, float], ...]]:

@@ -57,7 +57,12 @@ class ValidationSet:
 
 
 def test_errors(
-    engine: Engine, data: TrainingData, manifest: Manifest, campaign: Campaign, state: tuple[torch.Tensor, torch.Tensor]
+    engine: Engine,
+    data: TrainingData,
+    manifest: Manifest,
+    campaign: Campaign,
+    state: tuple[torch.Tensor, torch.Tensor],
+    validation: np.ndarray,
 ) -> tuple[dict[str, TaskErrors], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Return one member's test errors, and its predictions for the test and the validation part.
 
@@ -65,6 +70,8 @@ def test_errors(
     ----------
     state : tuple of torch.Tensor
         Its parameters ``[P]`` and buffers ``[Q]``.
+    validation : numpy.ndarray
+        Sample numbers of its validation set.
 
     Returns
     -------
@@ -74,13 +81,13 @@ def test_errors(
         ``sample`` ``[T]`` and by task, in its unit, ``[rows, d]`` float64; of the test and the validation part.
     """
     chosen = data.parts[2]
-    predicted, validation = (engine.predict(state[0][None], state[1][None], data.parts[k]) for k in (2, 1))
+    predicted, of_validation = (engine.predict(state[0][None], state[1][None], k) for k in (chosen, validation))
     tasks = {}
-    predictions, validated = ({"sample": data.parts[k].astype(np.int64)} for k in (2, 1))
+    predictions, validated = ({"sample": k.astype(np.int64)} for k in (chosen, validation))
     for task in engine.sizes.tasks:
         field = campaign.tasks[task.name].field
         scaled, truth = _scaled(data, task.name, chosen, predicted)
-        seen, known = _scaled(data, task.name, data.parts[1], validation)
+        seen, known = _scaled(data, task.name, validation, of_validation)
         in_units = to_units(scaled, manifest, field)
         predictions[task.name], validated[task.name] = in_units, to_units(seen, manifest, field)
         difference = scaled.astype(np.float64) - truth

@@ -33,13 +33,15 @@ _NUMBERS = ("parameters", "buffers", "best_parameters", "best_buffers")
 
 @dataclass
 class StackMember:
-    """One member of the stack, without its tensors."""
+    """One member of the stack, without its tensors; ``train`` and ``validation`` are the numbers of its samples."""
 
     replica: int
     seed: int
     files: MemberFolder
     ownership: Ownership
     schedule: Schedule
+    train: np.ndarray
+    validation: np.ndarray
     history: list[list[float]] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
 
@@ -117,7 +119,11 @@ class StackTraining:
         self.engine_changes: list[EngineChanged] = []
         self.members = [self._new_member(r) for r in train.replicas]
         self._begin()
-        self._validation = ValidationSet(engine, data, data.parts[1])
+        self._validation: dict[int, ValidationSet] = {}
+        for member in self.members:
+            key = id(member.validation)  # members of one fold share the array
+            if key not in self._validation:
+                self._validation[key] = ValidationSet(engine, data, member.validation)
 
     def _new_member(self, replica: int) -> StackMember:
         files = self._context.folder.member(self.variant.name, replica)
@@ -125,7 +131,9 @@ class StackTraining:
         ownership = Ownership(files, self._claim)
         ownership.take(self._context.folder)
         seed = self._context.frozen.campaign.seed_of(self.variant, replica)
-        return StackMember(replica, seed, files, ownership, Schedule.fresh(self._options))
+        return StackMember(
+            replica, seed, files, ownership, Schedule.fresh(self._options), *self._data.parts_of(replica)
+        )
 
     def _begin(self) -> None:
         """Set the stack's tensors: from each member's checkpoint, otherwise from its seed."""
@@ -209,7 +217,7 @@ class StackTraining:
         started = time.monotonic()
         train = self._train(alive)
         trained = time.monotonic()
-        validation = self._validation.losses(self.parameters, self.buffers)
+        validation = self._validate()
         seconds = (trained - started, time.monotonic() - trained)
         for e, member in enumerate(self.members):
             rate = member.schedule.rate
@@ -229,10 +237,10 @@ class StackTraining:
 
     def _train(self, alive: Callable[[], None]) -> np.ndarray:
         """Train one epoch, every member in its own order of samples; returns mean losses ``[E]``."""
-        part, size = self._data.parts[0], self._options.batch_size
-        order = np.stack([part[shuffle(m.seed, m.epoch, len(part))] for m in self.members])
+        length, size = self._data.epoch_length, self._options.batch_size
+        order = np.stack([m.train[shuffle(m.seed, m.epoch, len(m.train))[:length]] for m in self.members])
         device = self._engine.device
-        steps = -(-len(part) // size)
+        steps = -(-length // size)
         factors = self._optimizer.plan(steps, np.array([m.schedule.rate for m in self.members]))
         weights = torch.tensor([t.weight for t in self._engine.sizes.tasks], dtype=torch.float64, device=device)
         total = torch.zeros(len(self.members), len(weights), dtype=torch.float64, device=device)
@@ -243,8 +251,17 @@ class StackTraining:
             self._engine.update(self._optimizer, self.parameters, self._gradients, factors[step])
             alive()
         # Weighted task by task, member by member: the order of the sum must not depend on the stack.
-        mean: np.ndarray = torch.stack([(row * weights).sum() for row in total / len(part)]).cpu().numpy()
+        mean: np.ndarray = torch.stack([(row * weights).sum() for row in total / length]).cpu().numpy()
         return mean
+
+    def _validate(self) -> np.ndarray:
+        """Return every member's loss on its validation set, ``[E]``."""
+        if len(self._validation) == 1:
+            (shared,) = self._validation.values()
+            return shared.losses(self.parameters, self.buffers)
+        own = [self._validation[id(m.validation)] for m in self.members]
+        rows = [slice(e, e + 1) for e in range(len(own))]
+        return np.concatenate([s.losses(self.parameters[e], self.buffers[e]) for s, e in zip(own, rows, strict=True)])
 
     def _close_those_at_their_end(self, finished: Callable[[StackMember, EndState], None]) -> None:
         gone: set[int] = set()
@@ -297,7 +314,9 @@ class StackTraining:
         predictions: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
         if state == "finished":
             manifest = self._context.manifest
-            tasks, predictions = test_errors(self._engine, self._data, manifest, self._campaign, best)
+            tasks, predictions = test_errors(
+                self._engine, self._data, manifest, self._campaign, best, member.validation
+            )
         seconds = np.array([row[4:6] for row in member.history]).sum(axis=0)
         result = Result(
             state=state,
@@ -320,7 +339,7 @@ class StackTraining:
             versions=self._context.versions,
             weights_sha256=weights_hash(*best),
             precision=torch.get_float32_matmul_precision(),
-            train_samples=len(self._data.parts[0]),
+            train_samples=len(member.train),
         )
         member.log(f"{state} after epoch {member.epoch} ({reason})")
         hold = member.ownership.held

@@ -17,7 +17,7 @@ from hydragnn_hpc.report.document import provenance
 from hydragnn_hpc.report.figures.style import SavedFigure
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.ground_truth import ev_per_atom
-from hydragnn_hpc.report.tables import calibration, members, sweep, table1, timing
+from hydragnn_hpc.report.tables import calibration, members, spread, sweep, table1, timing
 from hydragnn_hpc.report.tables.status import counts
 from hydragnn_hpc.report.tables.text_table import TextTable
 from hydragnn_hpc.report.text import percent, plain, plus_minus, scientific
@@ -352,6 +352,12 @@ SECTIONS = (
     _Outline("claims", "The paper's claims", _about_claims, claims=lambda content: content.claims),
     _Outline("paper", "Comparison with the paper", _paper_paragraphs, _against_paper),
     _Outline("sweep", "The sweep", tables=_sweep),
+    _Outline(
+        "spread",
+        "The spread between replicas",
+        lambda content: spread.sentences(content.results),
+        lambda content: spread.shown(content.results),
+    ),
     _Outline("together", "Does learning together help?", tables=_together),
     _Outline("variants", "Variants compared", _pair_paragraphs, _pairs),
     _Outline("costs", "Costs", _head_in_a_line, _costs),

@@ -10,7 +10,7 @@ from hydragnn_hpc.atomic import storage_errors, write_text
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Row, Snapshot
-from hydragnn_hpc.report.tables import calibration, members, sweep, table1, timing
+from hydragnn_hpc.report.tables import calibration, members, spread, sweep, table1, timing
 from hydragnn_hpc.report.tables.text_table import TextTable, as_csv, as_latex, as_markdown
 
 
@@ -40,6 +40,7 @@ TABLES = (
     TableFile("sweep", sweep.point_rows, sweep.tables),
     TableFile("training_samples", sweep.law_rows, sweep.law_tables),
     TableFile("calibration", calibration.calibration_rows, calibration.tables),
+    TableFile("spread", spread.spread_rows, spread.tables),
 )
 
 

@@ -8,7 +8,7 @@ the supercell, not of the primitive cell: an isometry must preserve the periodic
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, product
 from typing import Any
 
@@ -188,7 +188,7 @@ class _SiteLookup:
                 yield tuple(goes_to.tolist())
 
 
-def with_period(geometry: Geometry, cell: tuple[float, ...] | None) -> Geometry:
+def with_period(geometry: Geometry, cell: Sequence[float] | None) -> Geometry:
     """Return the geometry with the given period: a crystal, though its graph may have an open boundary.
 
     Raises
@@ -239,6 +239,22 @@ def classes(
         hashes[members] = _canonical_hashes(z, site_permutations(geometries[number]))
     _, which = np.unique(np.stack([geometry.astype(np.uint64), hashes]), axis=1, return_inverse=True)
     return which.ravel().astype(np.int64)
+
+
+def classes_of(arrays: Mapping[str, np.ndarray], cell: Sequence[float] | None) -> np.ndarray:
+    """Return every sample's symmetry class, ``[S]`` int64, from a data set's arrays and the crystal's period.
+
+    Raises
+    ------
+    UserError
+        If the given cell has no volume or lets atoms coincide.
+    """
+    geometries = []
+    for g, (first, last) in enumerate(pairwise(arrays["geometry_atom_offsets"].tolist())):
+        periodic = arrays["periodic"][g].astype(bool).tolist()
+        geometry = Geometry(arrays["pos"][first:last], arrays["cell"][g], (periodic[0], periodic[1], periodic[2]))
+        geometries.append(with_period(geometry, cell))
+    return classes(geometries, arrays["sample_geometry"], arrays["atomic_numbers"], arrays["atom_offsets"])
 
 
 def _canonical_hashes(z: np.ndarray, permutations: np.ndarray) -> np.ndarray:

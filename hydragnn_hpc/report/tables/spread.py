@@ -1,0 +1,90 @@
+"""The spread between resampled replicas, by what causes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hydragnn_hpc.report import text
+from hydragnn_hpc.report.results.rows import Row, Snapshot
+from hydragnn_hpc.report.tables.text_table import TextTable, tidy
+
+if TYPE_CHECKING:
+    from hydragnn_hpc.report.analysis.spread import Spread
+
+SHOWN = 50
+"""Rows on the page and in Markdown; ``spread.csv`` has all."""
+
+
+def _spreads(snapshot: Snapshot) -> list[Spread]:
+    campaign = snapshot.campaign
+    if campaign.training.resample == "none" and not any("resample" in v.training for v in campaign.variants):
+        return []
+    # Imported here because tables are also written during a run, where statistics would be slow to import.
+    from hydragnn_hpc.report.analysis.spread import spreads
+
+    return spreads(snapshot)
+
+
+def spread_rows(snapshot: Snapshot) -> list[Row]:
+    """Return a row per variant and task whose replicas are trained on samples of their own."""
+    found = []
+    for s in _spreads(snapshot):
+        row: Row = {"variant": s.variant, "task": s.task, "n": s.n, "rmse_std": s.std}
+        known = s.sources
+        row.update({"std_initial_weights": known and known.initial, "std_data": known and known.data})
+        low, high = (known and known.interval) or (None, None)
+        row.update({"variance_ratio": known and known.ratio, "variance_ratio_low": low, "variance_ratio_high": high})
+        row.update({"separated_by": known.against if known else "", "not_separated": s.why_not})
+        found.append(row)
+    return found
+
+
+def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
+    """Return the sources of the spread, and all columns."""
+    return [*shown(snapshot), tidy("A row per variant and task", content, tuple(content[0]))]
+
+
+def shown(snapshot: Snapshot) -> Iterator[TextTable]:
+    """Yield the sources of the spread; nothing where no variant is resampled."""
+    found = _spreads(snapshot)
+    if not found:
+        return
+    header = ("variant", "task", "spread", "from initial weights", "from data", "variance ratio", "95 % interval",
+              "separated by", "members")  # fmt: skip
+    notes = [
+        "Standard deviations of the test RMSE (scaled). Variance ratio: of both sources over initial weights alone;"
+        " data matter where its interval (F distribution) lies above 1.",
+        *([f"The first {SHOWN} of {len(found):,}."] if len(found) > SHOWN else []),
+    ]
+    yield TextTable("Where the spread comes from", header, [_cells(s) for s in found[:SHOWN]], tuple(notes))
+
+
+def _cells(spread: Spread) -> tuple[str, ...]:
+    start, known = (spread.variant, spread.task, text.scientific(spread.std)), spread.sources
+    if known is None:
+        return (*start, *(text.MISSING,) * 5, str(spread.n))
+    interval = text.interval(known.interval, "{:.2f}".format)
+    sources = (text.scientific(known.initial), text.scientific(known.data), f"{known.ratio:.2f}")
+    return (*start, *sources, interval, known.against, str(spread.n))
+
+
+def sentences(snapshot: Snapshot) -> Iterator[str]:
+    """Yield what the replicas' spread means; nothing where no variant is resampled."""
+    found = _spreads(snapshot)
+    if not found:
+        return
+    decided = [s for s in found if s.sources and s.sources.interval]
+    if decided:
+        matter = [f"{s.task} in {s.variant}" for s in decided if s.sources and (s.sources.interval or (0, 0))[0] > 1]
+        more = f", and {len(matter) - SHOWN:,} more" if len(matter) > SHOWN else ""
+        yield (
+            "Replicas differ in their initial weights and in the samples they are trained on. The samples add to the"
+            f" spread, beyond chance, for {', '.join(matter[:SHOWN]) or 'none of the errors'}{more}."
+        )
+    for reason in dict.fromkeys(s.why_not for s in found if s.why_not):
+        names = list(dict.fromkeys(s.variant for s in found if s.why_not == reason))
+        yield (
+            f"The spread of {', '.join(names[:SHOWN])} comes from initial weights and samples together, which cannot be"
+            f" separated: {reason}."
+        )

@@ -1,0 +1,250 @@
+"""Replicas with samples of their own: folds, draws, the same bits however they are spread, and the report on them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hydragnn_hpc.config import Campaign, config_hash, parse_campaign
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.build.prepare import prepare
+from hydragnn_hpc.dataset.generate import surrogate
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.staged import copies, requirements
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.resample import draw, split_in_folds
+from hydragnn_hpc.member.engine.training_data import TrainingData, from_staged
+from hydragnn_hpc.report.analysis.spread import one_way
+from tests import campaigns
+from tests.ensemble.test_runs import outcome, run
+
+sizes_of_classes = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=12), min_size=1, max_size=5)
+
+
+def samples(sizes: list[list[int]], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sample numbers, classes and compositions, shuffled: a list of classes for each composition."""
+    kinds = np.repeat(np.arange(len(sizes)), [sum(own) for own in sizes])
+    flat = [size for own in sizes for size in own]
+    classes = np.repeat(np.random.default_rng(seed).permutation(len(flat)), flat)
+    order = np.random.default_rng(seed).permutation(len(kinds))
+    return np.flatnonzero(order % 4), classes[order], np.stack([kinds, 9 - kinds], axis=1)[order]
+
+
+@given(sizes_of_classes, st.integers(2, 5), st.integers(0, 99))
+@settings(max_examples=100, deadline=None)
+def test_folds_partition_and_keep_classes_together(sizes: list[list[int]], number: int, seed: int) -> None:
+    pool, classes, kinds = samples(sizes, seed)
+    if len(np.unique(classes[pool])) < number:
+        return
+    folds = split_in_folds(pool, number, classes, kinds, seed)
+    assert len(folds) == number and all(len(fold) for fold in folds)
+    np.testing.assert_array_equal(np.sort(np.concatenate(folds)), pool)
+    for a, b in zip(folds, folds[1:] + folds[:1], strict=True):
+        assert not set(classes[a]) & set(classes[b])
+    again = split_in_folds(pool, number, 7 * classes.max() - 3 * classes, kinds, seed)  # the same under other names
+    assert all(np.array_equal(a, b) for a, b in zip(folds, again, strict=True))
+    alone = split_in_folds(pool, number, np.arange(len(classes)), kinds, seed) if len(pool) >= number else []
+    for kind in np.unique(kinds[pool, 0]) if alone else ():
+        assert np.ptp([np.count_nonzero(kinds[fold, 0] == kind) for fold in alone]) <= 1
+    assert not alone or np.ptp([len(fold) for fold in alone]) <= 1
+
+
+@given(sizes_of_classes, st.integers(0, 99))
+@settings(max_examples=100, deadline=None)
+def test_draws_repeat_whole_classes(sizes: list[list[int]], seed: int) -> None:
+    part, classes, _ = samples(sizes, seed)
+    if not len(part):
+        return
+    drawn = draw(part, classes, np.random.default_rng(seed))
+    assert len(drawn) == len(part) and np.isin(drawn, part).all()
+    times = np.array([np.count_nonzero(drawn == sample) for sample in part])
+    uneven = [c for c in np.unique(classes[part]) if np.ptp(times[classes[part] == c]) > 0]
+    assert len(uneven) <= 1  # the last is cut short
+    np.testing.assert_array_equal(drawn, draw(part, 50 - classes, np.random.default_rng(seed)))
+
+
+def test_a_draw_holds_the_expected_share() -> None:
+    part, rng = np.arange(4000), np.random.default_rng(5)
+    shares = [len(np.unique(draw(part, part, rng))) / len(part) for _ in range(20)]
+    assert abs(np.mean(shares) - (1 - np.exp(-1))) < 0.005  # a draw's share varies by 0.005
+
+
+@pytest.fixture(scope="module")
+def crystal(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small data set, of which the crystal's period is known."""
+    path = tmp_path_factory.mktemp("crystal") / "small.bp"
+    prepare(small / "raw", path, Options(cell=tuple(surrogate.sites()[1].ravel().tolist())))
+    return path
+
+
+@pytest.fixture(scope="module")
+def staged(crystal: Path) -> copies.StagedData:
+    """The same with its classes."""
+    copies.copy(crystal, crystal.parent, requirements.of_all(parsed({"folds": 3})))
+    return copies.open_staged(crystal.parent)
+
+
+def parsed(resample: Any, replicas: int = 6, **training: Any) -> Campaign:
+    content = {**campaigns.SMALL, "variants": ["H"], "replicas": replicas}
+    return parse_campaign({**content, "training": {"batch_size": 16, "resample": resample, **training}}, "c.yaml")
+
+
+def of(staged: copies.StagedData, resample: Any, **training: Any) -> TrainingData:
+    return from_staged(staged, parsed(resample, **training))
+
+
+def test_parts_of_replicas(staged: copies.StagedData) -> None:
+    plain, folds, drawn = (of(staged, resample) for resample in ("none", {"folds": 3}, "bootstrap"))
+    train, validation, test = plain.parts
+    assert plain.parts_of(4) == (train, validation) and plain.epoch_length == len(train)
+    pool = np.sort(np.concatenate([train, validation]))
+    for r in range(6):
+        own = folds.parts_of(r)
+        np.testing.assert_array_equal(np.sort(np.concatenate(own)), pool)
+        assert own[1] is folds.parts_of(r % 3)[1] and not np.isin(test, own[0]).any()
+        assert folds.epoch_length <= len(own[0]) <= folds.epoch_length + 8
+    np.testing.assert_array_equal(np.sort(np.concatenate([folds.parts_of(r)[1] for r in range(3)])), pool)
+    classes = staged.arrays[copies.CLASSES]
+    assert len(np.unique(classes)) < len(classes) - 10  # there are equivalents to keep together
+    assert not np.isin(classes[folds.parts_of(0)[0]], classes[folds.parts_of(0)[1]]).any()
+    draws = [drawn.parts_of(r) for r in range(3)]
+    assert all(len(own) == drawn.epoch_length == len(train) and v is drawn.parts[1] for own, v in draws)
+    assert not np.array_equal(draws[0][0], draws[1][0]) and np.isin(draws[0][0], train).all()
+    np.testing.assert_array_equal(draws[1][0], of(staged, "bootstrap").parts_of(1)[0])
+
+
+def test_fewer_samples_are_chosen_from_a_replicas_own(staged: copies.StagedData) -> None:
+    few, more = (of(staged, {"folds": 3}, samples=n) for n in (40, 80))
+    for r in range(3):
+        assert len(few.parts_of(r)[0]) == 40 and np.isin(few.parts_of(r)[0], more.parts_of(r)[0]).all()
+        assert np.isin(few.parts_of(r)[0], of(staged, {"folds": 3}).parts_of(r)[0]).all()
+    drawn = of(staged, "bootstrap", samples=40)
+    assert (
+        len(drawn.parts_of(1)[0]) == 40 and np.isin(drawn.parts_of(1)[0], of(staged, "none", samples=40).parts[0]).all()
+    )
+
+
+def test_without_resampling_a_campaign_is_what_it_was() -> None:
+    content = {**campaigns.SMALL, "training": {"epochs": 4, "batch_size": 16, "resample": "none"}}
+    plain = parse_campaign(campaigns.SMALL, "")
+    assert config_hash(parse_campaign(content, ""), "0") == config_hash(plain, "0")
+    assert requirements.of_all(plain) == (requirements.PLAIN,)
+
+
+@pytest.mark.parametrize(
+    ("resample", "message"),
+    [
+        ("boostrap", "training.resample: unknown resampling 'boostrap'; did you mean 'bootstrap'?"),
+        ({"fold": 5}, "training.resample: unknown key 'fold'; did you mean 'folds'?"),
+        ({"folds": 1}, "training.resample: folds: Input should be greater than or equal to 2 (given: 1)"),
+        (
+            {"folds": 7},
+            "training.resample.folds=7: 6 replicas would leave folds that none is validated on; set replicas=7",
+        ),
+        (5, "training.resample: give none, bootstrap or {folds: 5}"),
+        (False, "resample: in YAML yes, no"),
+    ],
+)
+def test_what_is_no_resampling_is_refused_in_a_line(resample: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parsed(resample)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_folds_that_do_not_fit_the_data_are_refused(small: Path, crystal: Path, tmp_path: Path) -> None:
+    options = ["replicas=900", "training.resample={folds: 900}", "training.batch_size=1"]
+    refused = run(small / "campaign.yaml", tmp_path / "out", *(x for o in options for x in ("--set", o)), ranks=0)
+    assert refused.returncode == 2 and "samples to train and validate on; set fewer folds" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    most = sum(store.read_manifest(crystal).split[:2])
+    with pytest.raises(
+        UserError, match=rf"folds={most}: training and validation have \d+ samples that no symmetry makes"
+    ):
+        copies.copy(crystal, tmp_path, requirements.of_all(parsed({"folds": most}, most)))
+
+
+VARIANTS = (
+    "[HM, {name: folds, tasks: [H, M], training: {resample: {folds: 3}}},"
+    " {name: drawn, tasks: [H, M], training: {resample: bootstrap}}]"
+)
+
+
+@pytest.fixture(scope="module")
+def resampled(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A campaign with six replicas of every kind, each trained alone on one rank."""
+    out = tmp_path_factory.mktemp("resampled") / "out"
+    done = run(small / "campaign.yaml", out, "--set", f"variants={VARIANTS}", "--set", "replicas=6", ranks=0)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+@pytest.mark.parametrize(("stack", "ranks"), [(4, 2), (6, 1)])
+def test_the_same_bits_in_any_stack_on_any_ranks(
+    small: Path, tmp_path: Path, resampled: Path, stack: int, ranks: int
+) -> None:
+    options = [f"variants={VARIANTS}", "replicas=6", f"launch.stack={stack}"]
+    done = run(small / "campaign.yaml", tmp_path / "out", *(x for o in options for x in ("--set", o)), ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    found, expected = outcome(tmp_path / "out"), outcome(resampled)
+    assert found == expected
+    assert len({entry[0] for name, entry in found.items() if name != "table1"}) == 18  # type: ignore[index]
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+def test_the_report_separates_the_sources_of_the_spread(small: Path, resampled: Path) -> None:
+    campaigns.done(small, "report", str(resampled))
+    with (resampled / "report/spread.csv").open(newline="") as stream:
+        rows = {(r["variant"], r["task"]): r for r in csv.DictReader(stream)}
+    assert set(rows) == {(v, t) for v in ("folds", "drawn") for t in "HM"}
+    assert rows["folds", "H"]["separated_by"] == "replicas of one fold" and rows["drawn", "H"]["separated_by"] == "HM"
+    errors = {
+        v: [entry[1]["H"]["rmse"] for name, entry in outcome(resampled).items() if name.startswith(f"{v}/")]  # type: ignore[index]
+        for v in ("HM", "drawn")
+    }
+    by_hand = [np.std(errors[v], ddof=1) for v in ("HM", "drawn")]
+    row = rows["drawn", "H"]
+    assert [float(row[k]) for k in ("std_initial_weights", "rmse_std")] == pytest.approx(by_hand)
+    assert float(row["std_data"]) == pytest.approx(np.sqrt(max(0.0, by_hand[1] ** 2 - by_hand[0] ** 2)))
+    assert float(row["variance_ratio_low"]) < float(row["variance_ratio"]) < float(row["variance_ratio_high"])
+    assert "The spread between replicas" in (resampled / "report/index.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_spread_that_cannot_be_separated_is_named(small: Path, tmp_path: Path) -> None:
+    options = ["variants=[H]", "replicas=2", "training.resample=bootstrap", "training.epochs=1"]
+    done = run(small / "campaign.yaml", tmp_path / "out", *(x for o in options for x in ("--set", o)), ranks=0)
+    assert done.returncode == 0, done.stderr
+    campaigns.done(small, "report", str(tmp_path / "out"))
+    page = (tmp_path / "out/report/index.html").read_text()
+    assert "cannot be separated: add a variant with training.resample=none" in " ".join(page.split())
+
+
+def test_a_reference_of_other_samples_is_remarked(small: Path, tmp_path: Path) -> None:
+    options = ["variants=[H]", "tasks.H.reference=composition", "training.resample=bootstrap"]
+    done = run(small / "campaign.yaml", tmp_path / "out", *(x for o in options for x in ("--set", o)), "--dry-run")
+    assert done.stdout.count("reference-of-folds") == 1, done.stdout
+    other = run(small / "campaign.yaml", tmp_path / "out", *(x for o in options[:2] for x in ("--set", o)), "--dry-run")
+    assert other.returncode == 0 and "reference-of-folds" not in other.stdout
+
+
+def test_planted_sources_are_recovered() -> None:
+    rng, inside, found = np.random.default_rng(2), 0, []
+    for _ in range(300):
+        folds = [0.3 * rng.standard_normal() + 0.1 * rng.standard_normal(n) for n in (4, 4, 3, 4, 2)]
+        sources = one_way([list(fold) for fold in folds])
+        assert sources is not None and sources.interval is not None
+        found.append((sources.initial**2, sources.data**2))
+        inside += sources.interval[0] <= 10 <= sources.interval[1]
+    initial, data = np.mean(found, axis=0)
+    assert initial == pytest.approx(0.01, rel=0.05) and data == pytest.approx(0.09, rel=0.1)
+    assert 275 <= inside <= 297  # 95 % of 300 are 285, with a standard deviation of 3.8
+    assert one_way([[0.1], [0.2], [0.3]]) is None and one_way([[0.1, 0.2]]) is None
