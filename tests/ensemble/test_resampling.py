@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hydragnn_hpc.calibration import calibrate
 from hydragnn_hpc.config import Campaign, config_hash, parse_campaign
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
@@ -18,8 +19,10 @@ from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged import copies, requirements
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import read_frozen, read_members
 from hydragnn_hpc.member.engine.resample import draw, split_in_folds
 from hydragnn_hpc.member.engine.training_data import TrainingData, from_staged
+from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.analysis.spread import one_way
 from tests import campaigns
 from tests.ensemble.test_runs import outcome, run
@@ -216,6 +219,11 @@ def test_the_report_separates_the_sources_of_the_spread(small: Path, resampled: 
     assert float(row["std_data"]) == pytest.approx(np.sqrt(max(0.0, by_hand[1] ** 2 - by_hand[0] ** 2)))
     assert float(row["variance_ratio_low"]) < float(row["variance_ratio"]) < float(row["variance_ratio_high"])
     assert "The spread between replicas" in (resampled / "report/index.html").read_text()
+    folder = CampaignFolder(resampled)
+    campaign = read_frozen(folder).campaign
+    found = {v: [m for m in read_members(folder, campaign) if m.variant == v] for v in ("folds", "drawn")}
+    assert "no validation part in common" in calibrate(folder, campaign, found["folds"]).why_not
+    assert not calibrate(folder, campaign, found["drawn"]).why_not
 
 
 @pytest.mark.slow
