@@ -84,6 +84,7 @@ class MemberFolder:
         self.model = self.root / "model.pt"
         self.predictions = self.root / "predictions.npz"
         self.validation = self.root / "validation.npz"
+        self.features = self.root / "features.npz"
         self.history = self.root / "history.csv"
         self.log = self.root / "log.txt"
         self.claim = self.root / "claim.json"

@@ -58,7 +58,8 @@ def predict(
     """Predict every task for new structures: mean and standard deviation over a variant's finished members.
 
     With three members or more, std_calibrated is the standard deviation scaled by the errors on the validation part,
-    and the level is the share of such errors between low and high.
+    and the level is the share of such errors between low and high. distance is that of the structure from the training
+    set in the network's features, distance_quantile the share of the training set that is nearer.
 
     Neighbours, inputs, scaling and references are those used in training; the structures need no targets.
     """
@@ -69,6 +70,7 @@ def predict(
     from hydragnn_hpc.logs import log, progress
     from hydragnn_hpc.paths import CampaignFolder
     from hydragnn_hpc.prediction.ensemble import DEVICES, Ensemble, finished_members
+    from hydragnn_hpc.prediction.predicted import Predictor
     from hydragnn_hpc.prediction.tables import writer_for
 
     one_of("--on-error", on_error, ("fail", "skip"))
@@ -93,14 +95,14 @@ def predict(
         hint_to_skip(),
         nullcontext(sys.stdout) if to is None else written_whole(to, "w") as stream,
     ):
-        writer = make_writer(stream, ensembles, members)
+        writer, predictors = make_writer(stream, ensembles, members), [Predictor(ensemble) for ensemble in ensembles]
         for batch in preparation.read(structures):
-            writer.write(batch, [ensemble.apply(batch) for ensemble in ensembles])
+            writer.write(batch, [predictor(batch) for predictor in predictors])
             update(preparation.count, 0)
     preparation.report()
-    for ensemble in ensembles:
-        if line := ensemble.calibration.without(level):
-            log(f"{ensemble.variant}: {line}")
+    for predictor in predictors:
+        for line in predictor.remarks():
+            log(line)
     if to is not None:
         counts = ", ".join(f"{e.variant} ({len(e.replicas)})" for e in ensembles)
         log(f"{to}: {preparation.count - preparation.skipped.count:,} structures, variants (members): {counts}")

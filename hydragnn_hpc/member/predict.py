@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from hydragnn_hpc.config import Campaign
-from hydragnn_hpc.dataset.build.unseen import PreparedGeometry, UnseenStructures
+from hydragnn_hpc.dataset.build.unseen import UnseenStructures
+from hydragnn_hpc.dataset.graphs import Neighbours
 from hydragnn_hpc.dataset.read.gathered import offsets_of
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.choose import general, network_sizes, why_not_fused
@@ -17,6 +19,37 @@ from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.training_data import Structure, TrainingData, vector_limits
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.training.checkpoint import TrainedModel
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """Structures as a network takes them.
+
+    Attributes
+    ----------
+    neighbours : list of Neighbours
+        Of the distinct geometries.
+    sample_geometry : numpy.ndarray
+        ``[S]`` int32.
+    atom_offsets : numpy.ndarray
+        ``[S + 1]`` int64.
+    inputs : numpy.ndarray
+        ``[A, F0]`` float32.
+    """
+
+    neighbours: list[Neighbours]
+    sample_geometry: np.ndarray
+    atom_offsets: np.ndarray
+    inputs: np.ndarray
+
+    @classmethod
+    def of(cls, structures: UnseenStructures) -> Graphs:
+        """Return those of new structures."""
+        lists = [geometry.neighbours for geometry in structures.geometries]
+        return cls(lists, structures.sample_geometry, structures.atom_offsets, structures.inputs)
+
+    def __len__(self) -> int:
+        return len(self.sample_geometry)
 
 
 class StackedModels:
@@ -32,7 +65,7 @@ class StackedModels:
     campaign : Campaign
     variant : str
     models : sequence of TrainedModel
-    device : {"auto", "cpu", "cuda", "xpu"}
+    device : {"auto", "cpu", "cuda", "xpu"} or torch.device
 
     Raises
     ------
@@ -40,11 +73,13 @@ class StackedModels:
         If there is no such device.
     """
 
-    def __init__(self, campaign: Campaign, variant: str, models: Sequence[TrainedModel], device: str) -> None:
+    def __init__(
+        self, campaign: Campaign, variant: str, models: Sequence[TrainedModel], device: str | torch.device
+    ) -> None:
         self._campaign = campaign.of_variant(campaign.variant(variant))
         self._variant = self._campaign.variants[0]
         self._models, self._facts = models, models[0].facts
-        self._device = choose_device(device, 0)
+        self._device = choose_device(device, 0) if isinstance(device, str) else device
         self._parameters = self._buffers = torch.empty(0)
 
     def predict(self, structures: UnseenStructures) -> dict[str, np.ndarray]:
@@ -56,8 +91,7 @@ class StackedModels:
             By task, ``[E, A, d]`` or, at graph level, ``[E, S, d]`` float64; what was taken off a target in training
             is put back.
         """
-        with arithmetic(self._campaign.launch.threads):
-            found = self._scaled(structures)
+        found = self.scaled(Graphs.of(structures))
         for task in self._variant.tasks:
             target, fitted = self._facts.tasks[task], self._facts.ready.references.get(task)
             values = found[task].astype(np.float64)
@@ -67,36 +101,40 @@ class StackedModels:
             found[task] = values * (high - low) + low
         return found
 
-    def _scaled(self, structures: UnseenStructures) -> dict[str, np.ndarray]:
-        """Return what the networks give: ``[E, rows, d]`` float32."""
-        every, model = np.arange(len(structures)), self._campaign.model
-        data = self._data(structures, every, structures.geometries)
+    def scaled(self, graphs: Graphs) -> dict[str, np.ndarray]:
+        """Return what the networks give: by task, ``[E, rows, d]`` float32, rows as in :meth:`predict`."""
+        with arithmetic(self._campaign.launch.threads):
+            return self._scaled(graphs)
+
+    def _scaled(self, graphs: Graphs) -> dict[str, np.ndarray]:
+        every, model = np.arange(len(graphs)), self._campaign.model
+        data = self._data(graphs, every, graphs.neighbours)
         sizes = network_sizes(self._campaign, self._variant, data, self._average_degree())
         if self._campaign.training.engine == "torch" or why_not_fused(model, sizes, data, self._device):
-            return self._apply(general(model, sizes, data, self._device), len(structures))
-        rows = {"node": int(structures.atom_offsets[-1]), "graph": len(structures)}
+            return self._apply(general(model, sizes, data, self._device), len(graphs))
+        rows = {"node": int(graphs.atom_offsets[-1]), "graph": len(graphs)}
         found = {t.name: np.empty((len(self._models), rows[t.level], t.width), np.float32) for t in sizes.tasks}
-        for chosen, geometries, shared in self._parts(structures):
-            engine = FusedEngine(sizes, self._data(structures, chosen, geometries), shared=shared)
-            places = {"node": atoms_of(structures.atom_offsets, chosen), "graph": chosen}
+        for chosen, lists, shared in self._parts(graphs):
+            engine = FusedEngine(sizes, self._data(graphs, chosen, lists), shared=shared)
+            places = {"node": atoms_of(graphs.atom_offsets, chosen), "graph": chosen}
             for task, values in self._apply(engine, len(chosen)).items():
                 found[task][:, places[data.levels[task]]] = values
         return found
 
-    def _parts(self, structures: UnseenStructures) -> Iterator[tuple[np.ndarray, list[PreparedGeometry], bool]]:
-        """Divide structures by how they are predicted: yield their numbers, their geometries, and whether it is one.
+    def _parts(self, graphs: Graphs) -> Iterator[tuple[np.ndarray, list[Neighbours], bool]]:
+        """Divide structures by how they are predicted: yield their numbers, their lists, and whether it is one.
 
         To networks without edge features, all with the neighbour list of the training are of one geometry.
         """
         known, vectors = self._facts.geometry, self._campaign.model.edges is not None
-        geometries = structures.geometries
-        alike = np.array([bool(known) and g.neighbours.key(vectors=vectors) == known for g in geometries])
-        others = np.flatnonzero(~alike[structures.sample_geometry])
+        lists = graphs.neighbours
+        alike = np.array([bool(known) and own.key(vectors=vectors) == known for own in lists])
+        others = np.flatnonzero(~alike[graphs.sample_geometry])
         if len(others):
-            yield others, geometries, False
+            yield others, lists, False
         same = np.flatnonzero(alike)
         for part in same[:, None] if vectors else [same] if len(same) else []:
-            yield np.flatnonzero(np.isin(structures.sample_geometry, part)), [geometries[part[0]]], True
+            yield np.flatnonzero(np.isin(graphs.sample_geometry, part)), [lists[part[0]]], True
 
     def _apply(self, engine: Engine, samples: int) -> dict[str, np.ndarray]:
         if not len(self._parameters):
@@ -110,14 +148,12 @@ class StackedModels:
         linear, logarithmic = self._facts.average_degree
         return linear, logarithmic
 
-    def _data(
-        self, structures: UnseenStructures, chosen: np.ndarray, geometries: list[PreparedGeometry]
-    ) -> TrainingData:
-        """Return ``chosen`` structures without targets, as engines take them; ``geometries`` are all or theirs."""
-        sizes, lists = np.diff(structures.atom_offsets)[chosen], [geometry.neighbours for geometry in geometries]
+    def _data(self, graphs: Graphs, chosen: np.ndarray, lists: list[Neighbours]) -> TrainingData:
+        """Return ``chosen`` structures without targets, as engines take them; ``lists`` are all or theirs."""
+        sizes = np.diff(graphs.atom_offsets)[chosen]
         structure = Structure(
             offsets_of(sizes),
-            structures.sample_geometry[chosen] if len(geometries) > 1 else np.zeros(len(chosen), np.int32),
+            graphs.sample_geometry[chosen] if len(lists) > 1 else np.zeros(len(chosen), np.int32),
             offsets_of([len(found.offsets) - 1 for found in lists]),
             offsets_of(np.concatenate([np.diff(found.offsets) for found in lists])),
             np.concatenate([found.neighbours for found in lists]),
@@ -133,5 +169,5 @@ class StackedModels:
         }
         none = np.empty(0, np.int64)
         limits = vector_limits(self._campaign, self._facts.tasks)
-        inputs = structures.inputs[atoms_of(structures.atom_offsets, chosen)]
+        inputs = graphs.inputs[atoms_of(graphs.atom_offsets, chosen)]
         return TrainingData(structure, inputs, nothing, levels, (none, none, none), limits=limits)

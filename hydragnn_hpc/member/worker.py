@@ -18,8 +18,11 @@ import socket
 import sys
 import time
 import traceback
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from hydragnn_hpc import streams
@@ -29,7 +32,9 @@ from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.device import choose_device, describe, is_out_of_memory, set_arithmetic, versions
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.training_data import TrainingData, from_staged
+from hydragnn_hpc.member.features import Trunk, training_features
 from hydragnn_hpc.member.torch_engine.captured import CaptureError
+from hydragnn_hpc.member.training.checkpoint import TrainedModel
 from hydragnn_hpc.member.training.train import StackMember, StackTraining, WorkerContext
 from hydragnn_hpc.ownership import NotOwnerError
 from hydragnn_hpc.paths import CampaignFolder
@@ -128,7 +133,7 @@ class Worker:
         variant = command.variant
         self.members = len(command.replicas)
         data, engine = self._prepare(variant, command.graphs)
-        training = StackTraining(self._context, data, engine, command)
+        training = StackTraining(self._context, data, engine, command, partial(self._describe, variant, data))
         for member in training.members:
             member.log(f"{self._reason}; attempt {command.attempt}, stack {list(command.replicas)}")
         for change in training.engine_changes:
@@ -157,6 +162,16 @@ class Worker:
             engine, self._reason = choose(own, own.variants[0], data, self._device, graphs)
             self._prepared = (variant, data, engine)
         return self._prepared[1:]
+
+    def _describe(self, variant: str, data: TrainingData, model: TrainedModel) -> dict[str, np.ndarray] | None:
+        """Return the distribution of a model's features over the training set; None where memory is lacking for it."""
+        try:
+            trunk = Trunk(self._context.frozen.campaign, variant, model, self._device)
+            return asdict(training_features(trunk, data))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
 
     def _between_batches(self) -> None:
         self._channel.alive()

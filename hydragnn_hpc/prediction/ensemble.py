@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from hydragnn_hpc.ledger import Member, State, read_frozen, read_members
 from hydragnn_hpc.member.predict import StackedModels
 from hydragnn_hpc.member.training.checkpoint import read_model
 from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.prediction.distance import DistanceFromTraining, Distances
 from hydragnn_hpc.records.model import ModelFacts
 
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ class Ensemble:
         if device not in DEVICES:
             raise UserError(f"device '{device}'; known are: {', '.join(DEVICES)}")
         check_level(level)
-        folder = CampaignFolder(Path(out))
+        self._folder = folder = CampaignFolder(Path(out))
         self.campaign: Campaign = read_frozen(folder).campaign
         finished = finished_members(folder, self.campaign, [] if variant is None else [variant])
         if len(finished) > 1:
@@ -145,6 +147,7 @@ class Ensemble:
         self.level = level
         self.calibration = calibrate(folder, self.campaign, members, self._weights)
         models = [read_model(folder.member(self.variant, replica)) for replica in self.replicas]
+        self._first, self._model, self._device = members[0], models[0], device
         self.facts: ModelFacts = models[0].facts
         self._models = StackedModels(self.campaign, self.variant, models, device)
         self._preparation = Preparation(self.facts, ReadingChoice(own_boundary="refuse"))
@@ -173,13 +176,41 @@ class Ensemble:
             If there is no structure, or one is malformed, contains an element that the models were not trained on, or
             has another boundary.
         """
+        parts = [self.apply(batch) for batch in self._batches(structures)]
+        return parts[0] if len(parts) == 1 else {task: _joined([part[task] for part in parts]) for task in self.tasks}
+
+    def distances(self, structures: Atoms | Iterable[Atoms]) -> Distances:
+        """Return how far structures are from those of the training set, in the features of the first member in use.
+
+        A structure that is farther than all of the training set (``quantile`` 1) is predicted by extrapolation. A
+        smaller distance promises nothing.
+
+        Parameters
+        ----------
+        structures : ase.Atoms or iterable of ase.Atoms
+            As for :meth:`predict`.
+
+        Raises
+        ------
+        UserError
+            As :meth:`predict`, or if an earlier version has trained that member.
+        """
+        known = self.distance_from_training
+        parts = [known.of(batch) for batch in self._batches(structures)]
+        return Distances(*(np.concatenate([getattr(part, own.name) for part in parts]) for own in fields(Distances)))
+
+    @cached_property
+    def distance_from_training(self) -> DistanceFromTraining:
+        """The distances of structures that are prepared already; raises a UserError where they are not known."""
+        return DistanceFromTraining(self._folder, self.campaign, self._first, self._model, self._device)
+
+    def _batches(self, structures: Atoms | Iterable[Atoms]) -> Iterator[UnseenStructures]:
         try:
-            parts = [self.apply(batch) for batch in self._preparation.batches(self._frames(structures))]
+            yield from self._preparation.batches(self._frames(structures))
+            if not self._preparation.count:
+                raise UserError("there is no structure to predict: give one ase.Atoms or more")
         finally:
             self._preparation.count = 0
-        if not parts:
-            raise UserError("there is no structure to predict: give one ase.Atoms or more")
-        return parts[0] if len(parts) == 1 else {task: _joined([part[task] for part in parts]) for task in self.tasks}
 
     def apply(self, structures: UnseenStructures) -> dict[str, TaskPrediction]:
         """Predict every task for structures that are prepared already."""

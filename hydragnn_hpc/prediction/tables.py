@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +14,7 @@ from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.prediction.ase_properties import Properties
 from hydragnn_hpc.prediction.ensemble import CALIBRATED, Ensemble, TaskPrediction
+from hydragnn_hpc.prediction.predicted import DISTANCES, Predicted
 
 COLUMNS = ("variant", "task", "unit", "index", "frame", "sample", "atom", "component", "mean", "std", "members")
 _XYZ = (".extxyz", ".xyz")
@@ -49,20 +50,24 @@ class CsvWriter:
         self._writer = csv.writer(stream, lineterminator="\n")
         self._begun = False
 
-    def write(self, structures: UnseenStructures, predictions: Sequence[Mapping[str, TaskPrediction]]) -> None:
+    def write(self, structures: UnseenStructures, predictions: Sequence[Predicted]) -> None:
         """Append one batch, with an entry of ``predictions`` per ensemble.
 
         Structures, atoms and components are counted from 0; the atom is empty for a graph-level task, the component for
         a task with only one.
         """
         if not self._begun:  # not earlier, so that an error leaves no output
-            self._writer.writerow((*COLUMNS, *(f"replica_{replica:02d}" for replica in self._replicas), *CALIBRATED))
+            self._writer.writerow(
+                (*COLUMNS, *(f"replica_{replica:02d}" for replica in self._replicas), *CALIBRATED, *DISTANCES)
+            )
             self._begun = True
         for number, frame in enumerate(structures.frames):
             origin = (structures.index[number], frame.origin, frame.name)
             for ensemble, predicted in zip(self._ensembles, predictions, strict=True):
-                for prediction in predicted.values():
-                    self._writer.writerows(self._rows(ensemble, prediction.of(number), origin))
+                far = predicted.distance_of(number)
+                for prediction in predicted.tasks.values():
+                    rows = self._rows(ensemble, prediction.of(number), origin)
+                    self._writer.writerows((*row, *far) for row in rows)
 
     def _rows(
         self, ensemble: Ensemble, prediction: TaskPrediction, origin: tuple[int, str, str]
@@ -87,19 +92,21 @@ class XyzWriter:
     """Writes structures with their predictions; charges and moments as the initial ones of ASE's calculators.
 
     Each task's mean has the task's name, its spread that name with ``_std``, and so on (``CALIBRATED``); all are in
-    the task's unit.
+    the task's unit. ``distance`` and ``distance_quantile`` are of the structure.
     """
 
     def __init__(self, stream: IO[str], ensembles: Sequence[Ensemble], every_member: bool) -> None:
         self._stream, self._ensemble = stream, ensembles[0]
         self._properties = Properties(self._ensemble.facts.tasks)
 
-    def write(self, structures: UnseenStructures, predictions: Sequence[Mapping[str, TaskPrediction]]) -> None:
+    def write(self, structures: UnseenStructures, predictions: Sequence[Predicted]) -> None:
         """Append one batch."""
         for number, frame in enumerate(structures.frames):
             geometry = structures.geometries[structures.sample_geometry[number]].geometry
-            predicted = {task: prediction.of(number) for task, prediction in predictions[0].items()}
+            predicted = {task: prediction.of(number) for task, prediction in predictions[0].tasks.items()}
             values: dict[str, Any] = {"name": frame.name}
+            if predictions[0].distances is not None:
+                values |= zip(DISTANCES, map(float, predictions[0].distance_of(number)), strict=True)
             columns: dict[str, np.ndarray] = {}
             for task, own in predicted.items():
                 into = columns if own.level == "node" else values

@@ -14,6 +14,7 @@ from ase import Atoms
 from hydragnn_hpc import Ensemble, TaskPrediction, UserError
 from hydragnn_hpc.dataset.build import unseen
 from hydragnn_hpc.ledger import read_member
+from hydragnn_hpc.member.predict import Graphs
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.prediction.ensemble import moments
 from tests.campaigns import command, done
@@ -107,7 +108,7 @@ def test_what_has_the_neighbours_of_the_training_is_predicted_as_in_training(
     structures += [slightly, far]
     ensemble = Ensemble(out)
     (prepared,) = ensemble._preparation.batches(ensemble._frames(structures))
-    parts = {shared: chosen.tolist() for chosen, _, shared in ensemble._models._parts(prepared)}
+    parts = {shared: chosen.tolist() for chosen, _, shared in ensemble._models._parts(Graphs.of(prepared))}
     assert parts == ({True: [0, 1], False: [2, 3]} if edges else {True: [0, 1, 2], False: [3]})
     found = ensemble.predict(structures)
     assert all(same(found["H"].of(k), ensemble.predict(atoms)["H"]) for k, atoms in enumerate(structures))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -166,17 +166,17 @@ def write_done(
     files: MemberFolder,
     result: Result,
     model: TrainedModel,
-    predictions: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
+    arrays: Mapping[Path, Mapping[str, np.ndarray]],
     hold: Hold = nullcontext,
 ) -> None:
     """Write the files of a finished member; ``result.json`` comes last, and shows that all others are complete.
 
-    ``predictions`` are those for the test and the validation part.
+    ``arrays`` are the contents of its ``.npz`` files.
     """
     plain = model.facts.plain()
     with written_whole(files.model, hold=hold) as stream:
         torch.save({"schema": plain.pop("schema"), "weights": model.weights, **plain}, stream)
-    for path, arrays in zip((files.predictions, files.validation), predictions, strict=True):
+    for path, content in arrays.items():
         with written_whole(path, hold=hold) as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # older numpy takes no allow_pickle=
+            np.savez_compressed(stream, **content)  # type: ignore[arg-type]  # older numpy takes no allow_pickle=
     write_record(files.result, result, hold)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -94,6 +95,8 @@ class StackTraining:
     engine : Engine
     train : Train
         The members, and the claim on their folders.
+    describe : callable, optional
+        Returns what is kept of a finished model's features as ``features.npz``, or None.
 
     Attributes
     ----------
@@ -106,8 +109,15 @@ class StackTraining:
         If one of the members belongs to a later attempt; every method that writes raises it too.
     """
 
-    def __init__(self, context: WorkerContext, data: TrainingData, engine: Engine, train: Train) -> None:
-        self._context, self._data, self._engine = context, data, engine
+    def __init__(
+        self,
+        context: WorkerContext,
+        data: TrainingData,
+        engine: Engine,
+        train: Train,
+        describe: Callable[[saved.TrainedModel], Mapping[str, np.ndarray] | None] = lambda model: None,
+    ) -> None:
+        self._context, self._data, self._engine, self._describe = context, data, engine, describe
         self._attempt, self._claim = train.attempt, train.claim
         self.variant: Variant = context.frozen.campaign.variant(train.variant)
         self._campaign = context.frozen.campaign.of_variant(self.variant)
@@ -312,11 +322,13 @@ class StackTraining:
         best = (self._best_parameters[e], self._best_buffers[e])
         tasks: dict[str, TaskErrors] = {}
         predictions: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
+        model, files, features = self._model(best), member.files, None
         if state == "finished":
             manifest = self._context.manifest
             tasks, predictions = test_errors(
                 self._engine, self._data, manifest, self._campaign, best, member.validation
             )
+            features = self._describe(model)
         seconds = np.array([row[4:6] for row in member.history]).sum(axis=0)
         result = Result(
             state=state,
@@ -346,8 +358,12 @@ class StackTraining:
         keep_checkpoint = keeps_checkpoint(self._context.frozen.campaign, self.variant, result)
         if keep_checkpoint:
             self._save(e, member)
-        saved.write_history(member.files, member.history, hold)
-        saved.write_done(member.files, result, self._model(best), predictions, hold)
+        saved.write_history(files, member.history, hold)
+        arrays: dict[Path, Mapping[str, np.ndarray]]
+        arrays = {files.predictions: predictions[0], files.validation: predictions[1]}
+        if features is not None:
+            arrays[files.features] = features
+        saved.write_done(files, result, model, arrays, hold)
         member.ownership.end(keep_checkpoint)
 
     def _model(self, best: tuple[torch.Tensor, torch.Tensor]) -> saved.TrainedModel:

@@ -1,0 +1,78 @@
+"""How far structures are from those that an ensemble was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.dataset.build.unseen import UnseenStructures
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import Member
+from hydragnn_hpc.member.features import FeatureDistribution, Trunk
+from hydragnn_hpc.member.predict import Graphs
+from hydragnn_hpc.member.training.checkpoint import TrainedModel
+from hydragnn_hpc.paths import CampaignFolder, read_arrays
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Distances of some structures from the training set.
+
+    Attributes
+    ----------
+    distance : numpy.ndarray
+        ``[S]``: the Mahalanobis distance of the features (:mod:`hydragnn_hpc.member.features`).
+    quantile : numpy.ndarray
+        ``[S]``: the share of the training set that is nearer to its mean; 1 for what is farther than all of it.
+    features : numpy.ndarray
+        ``[S, F]``: the features in coordinates in which the distance is Euclidean, from the mean or from one another.
+    """
+
+    distance: np.ndarray
+    quantile: np.ndarray
+    features: np.ndarray
+
+
+class DistanceFromTraining:
+    """The distances of one member's features, of which the worker has kept the distribution over the training set.
+
+    Parameters
+    ----------
+    folder : CampaignFolder
+    campaign : Campaign
+    member : Member
+    model : TrainedModel
+    device : {"auto", "cpu", "cuda", "xpu"}
+
+    Attributes
+    ----------
+    largest : float
+        That of the training set's own.
+    """
+
+    def __init__(
+        self,
+        folder: CampaignFolder,
+        campaign: Campaign,
+        member: Member,
+        model: TrainedModel,
+        device: str,
+    ) -> None:
+        path = folder.member(member.variant, member.replica).features
+        arrays = read_arrays(path)
+        if arrays is None:
+            raise UserError(f"{member.name} has no {path.name}: an earlier version has trained it")
+        try:
+            self._known = FeatureDistribution(arrays["mean"], arrays["whitening"], arrays["distances"])
+        except KeyError as error:
+            raise UserError(f"{path} lacks {error}; remove the member's folder and run again") from error
+        self.largest = float(self._known.distances[-1])
+        self._trunk = Trunk(campaign, member.variant, model, device)
+
+    def of(self, structures: UnseenStructures) -> Distances:
+        """Return the distances of some structures."""
+        features = self._known.whitened(self._trunk.features(Graphs.of(structures)))
+        distance = np.sqrt(np.einsum("sf,sf->s", features, features, optimize=False))
+        return Distances(distance, self._known.quantile(distance), features)

@@ -1,0 +1,64 @@
+"""What an ensemble says of a batch of structures: its predictions, and how far the structures are from its training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydragnn_hpc.dataset.build.unseen import UnseenStructures
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.prediction.distance import DistanceFromTraining, Distances
+from hydragnn_hpc.prediction.ensemble import Ensemble, TaskPrediction
+
+DISTANCES = ("distance", "distance_quantile")
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What one ensemble predicts for a batch; no ``distances`` where they are not known."""
+
+    tasks: Mapping[str, TaskPrediction]
+    distances: Distances | None
+
+    def distance_of(self, number: int) -> tuple[str, str]:
+        """Return the columns :data:`DISTANCES` of a structure; empty where they are not known."""
+        if self.distances is None:
+            return "", ""
+        return repr(float(self.distances.distance[number])), repr(float(self.distances.quantile[number]))
+
+
+class Predictor:
+    """Applies an ensemble to batch after batch, and counts what lies beyond its training set."""
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        self.ensemble = ensemble
+        self._distance: DistanceFromTraining | None = None
+        self._unknown = ""
+        try:
+            self._distance = ensemble.distance_from_training
+        except UserError as error:
+            self._unknown = str(error)
+        self._count = self._beyond = 0
+
+    def __call__(self, structures: UnseenStructures) -> Predicted:
+        """Predict a batch."""
+        distances = self._distance.of(structures) if self._distance else None
+        if distances is not None:
+            self._count += len(structures)
+            self._beyond += int(np.count_nonzero(distances.quantile == 1.0))
+        return Predicted(self.ensemble.apply(structures), distances)
+
+    def remarks(self) -> Iterator[str]:
+        """Yield a line on whatever could not be computed, and on predictions that are extrapolations."""
+        name = self.ensemble.variant
+        if line := self.ensemble.calibration.without(self.ensemble.level):
+            yield f"{name}: {line}"
+        if self._distance is None:
+            yield f"{name}: no distances from the training set: {self._unknown}"
+        elif self._beyond:
+            yield (
+                f"{name}: {self._beyond:,} of {self._count:,} structures are farther from the training set's mean than"
+                f" all of its own (distance above {self._distance.largest:.3g}); their predictions are extrapolations"
+            )

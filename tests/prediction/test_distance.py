@@ -1,0 +1,122 @@
+"""Distances from the training set: the same from Python and the command, large for what was not trained on."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+import yaml
+from ase import Atoms
+
+from hydragnn_hpc import Ensemble, UserError
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.ledger import read_frozen
+from hydragnn_hpc.member.features import Trunk
+from hydragnn_hpc.member.predict import Graphs, StackedModels
+from hydragnn_hpc.member.training.checkpoint import read_model
+from hydragnn_hpc.paths import CampaignFolder
+from tests.campaigns import command, done
+from tests.prediction.campaigns import PLAIN
+from tests.prediction.test_ensemble import rotated, rows, some
+
+
+def of_head(features: np.ndarray, weights: dict[str, torch.Tensor], task: str) -> np.ndarray:
+    """What the head of a graph-level task makes of features."""
+    values, number = torch.from_numpy(features), 0
+    while f"heads.{task}.{number}.weight" in weights:
+        values = values if number == 0 else values.relu()
+        values = values @ weights[f"heads.{task}.{number}.weight"].T + weights[f"heads.{task}.{number}.bias"]
+        number += 1
+    return values.numpy()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "plain by torch", "ternary", "library"])
+def test_features_are_what_the_heads_receive(name: str, plain: Path, ternary: Path) -> None:
+    """With every engine: a graph-level head applied to them gives the model's own prediction."""
+    folder, out = (ternary, ternary / "out") if name == "ternary" else (plain.parent, plain)
+    if name == "library":
+        settings = {**PLAIN, "name": "sage", "replicas": 1, "model": {**PLAIN["model"], "convolution": "SAGE"}}
+        (folder / "sage.yaml").write_text(yaml.safe_dump(settings))
+        done(folder, "run", "sage.yaml", "out-sage")
+        out = folder / "out-sage"
+    ensemble = Ensemble(out)
+    campaign = read_frozen(CampaignFolder(out)).campaign
+    if name == "plain by torch":
+        training = campaign.training.model_copy(update={"engine": "torch"})
+        campaign = campaign.model_copy(update={"training": training})
+    model = read_model(CampaignFolder(out).member(ensemble.variant, 0))
+    (batch,) = ensemble._preparation.batches(ensemble._frames(some(folder)))
+    features = Trunk(campaign, ensemble.variant, model, "cpu").features(Graphs.of(batch))
+    own = StackedModels(campaign, ensemble.variant, [model], "cpu").scaled(Graphs.of(batch))["H"][0]
+    assert np.ptp(features, axis=0).max() > 1e-3
+    np.testing.assert_allclose(of_head(features, model.weights, "H"), own, rtol=1e-4, atol=1e-5)
+    assert (out / "members" / ensemble.variant / "00" / "features.npz").exists()
+
+
+@pytest.mark.slow
+def test_the_training_set_s_own_are_those_that_the_worker_has_kept(plain: Path) -> None:
+    folder = plain.parent
+    _, arrays = store.read(folder / "fept.bp")
+    text, offsets = arrays["sample_names"].tobytes(), arrays["sample_name_offsets"]
+    chosen = [text[offsets[k] : offsets[k + 1]].decode() for k in np.flatnonzero(arrays["split"] == 0)]
+    done(folder, "predict", "out-plain", "raw", "--out", "raw.csv")
+    found = {r["sample"]: r for r in csv.DictReader((folder / "raw.csv").open())}
+    distances = np.array([float(found[name]["distance"]) for name in chosen])
+    kept = np.load(plain / "members" / "HCM" / "00" / "features.npz")["distances"]
+    assert kept == pytest.approx(np.quantile(distances, np.linspace(0, 1, len(kept))), rel=1e-4)
+    quantiles = np.sort([float(found[name]["distance_quantile"]) for name in chosen])
+    assert quantiles == pytest.approx(np.linspace(0, 1, len(chosen)), abs=2e-3)
+
+
+@pytest.mark.slow
+def test_python_and_the_command_agree_in_any_order_and_batch(plain: Path) -> None:
+    folder = plain.parent
+    table = rows(folder, "out-plain", "HCM")
+    structures, ensemble = some(folder), Ensemble(plain)
+    found, backwards = ensemble.distances(structures), ensemble.distances(structures[::-1])
+    own = [row for row in table if row["task"] == "H"]
+    assert np.array_equal([float(row["distance"]) for row in own], found.distance)
+    assert np.array_equal([float(row["distance_quantile"]) for row in own], found.quantile)
+    assert np.array_equal(backwards.distance[::-1], found.distance)
+    assert np.array_equal(ensemble.distances(structures[2]).distance, found.distance[2:3])
+    assert ensemble.distances([rotated(a) for a in structures]).distance == pytest.approx(found.distance, rel=1e-3)
+    done(folder, "predict", "out-plain", "few.extxyz", "--out", "guess.extxyz")
+    assert ase.io.read(folder / "guess.extxyz", "2").info["distance"] == found.distance[2]
+
+
+@pytest.mark.slow
+def test_what_is_unlike_the_training_is_far_and_counted(plain: Path) -> None:
+    folder = plain.parent
+    usual = some(folder)[0]
+    squeezed, lonely = usual.copy(), Atoms("Fe2", [(0, 0, 0), (0, 0, 2.5)])
+    squeezed.positions *= 0.6
+    found = Ensemble(plain).distances([usual, squeezed, lonely])
+    assert found.quantile[0] < 1 and found.quantile[1:].tolist() == [1.0, 1.0]
+    assert found.distance[1:].min() > 2 * found.distance[0]
+    ase.io.write(folder / "unlike.extxyz", [usual, squeezed, lonely])
+    told = command(folder, "predict", "out-plain", "unlike.extxyz", "--out", "few.csv")
+    assert told.returncode == 0
+    assert (
+        "HCM: 2 of 3 structures are farther from the training set's mean than all of its own (distance" in told.stderr
+    )
+
+
+@pytest.mark.slow
+def test_where_an_earlier_version_has_trained_a_line_says_so(plain: Path) -> None:
+    folder = plain.parent
+    some(folder)
+    out = folder / "out-without"
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(plain, out)
+    (out / "members" / "HCM" / "00" / "features.npz").unlink()
+    told = command(folder, "predict", "out-without", "few.extxyz", "--out", "few.csv")
+    assert told.returncode == 0 and "no distances from the training set: HCM/00 has no features.npz" in told.stderr
+    assert all(row["distance"] == "" for row in csv.DictReader((folder / "few.csv").open()))
+    with pytest.raises(UserError, match="an earlier version has trained it"):
+        Ensemble(out).distances(some(folder))
