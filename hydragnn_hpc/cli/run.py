@@ -39,6 +39,9 @@ def run(
     stage_dir: Annotated[
         Path | None, typer.Option(help="Node-local folder for the data set's copy; default $TMPDIR, /dev/shm, /tmp.")
     ] = None,
+    require_gpu: Annotated[
+        bool, typer.Option("--require-gpu", help="With launch.device=auto: refuse to train on CPUs, and say why.")
+    ] = False,
 ) -> None:
     """Train a campaign's unfinished members; the same command again continues where it stopped.
 
@@ -71,6 +74,7 @@ def run(
         seconds_of(start_limit, "--start-limit"),
         local_rank,
         stage_dir,
+        require_gpu,
         write_tables,
     )
     raise typer.Exit(int(run(options)))

@@ -98,10 +98,11 @@ class Controller:
         self._idle: set[WorkerId] = set()
         self._busy: dict[WorkerId, _Busy] = {}
         self._devices: dict[WorkerId, Device] = {}
-        self._owners: dict[tuple[str, str], int] = {}  # (host, UUID of a device) -> its rank
+        self._owners: dict[tuple[str, str], int] = {}  # (host, identity of a device) -> its rank
         self._expected = {(p.rank, s) for p in placements for s in range(self._launch.slots_per_device)}
         self._broken: dict[WorkerId, str] = {}
         self._without_graphs: set[WorkerId] = set()
+        self._without_mps = False
         self._most: dict[tuple[str, str], int] = {}  # (variant, name of a device) -> members that fit into its memory
         self._longest_epoch = 0.0
         self._assignments = 0
@@ -159,12 +160,18 @@ class Controller:
     def _ready(self, worker: WorkerId, device: Device) -> None:
         self._devices[worker] = device
         self._idle.add(worker)
-        host, uuid = self._placements[worker[0]].host, device.uuid
-        other = self._owners.setdefault((host, uuid), worker[0]) if uuid else worker[0]
+        host, identity = self._placements[worker[0]].host, device.identity
+        other = self._owners.setdefault((host, identity), worker[0]) if identity else worker[0]
         if other != worker[0]:
             self.fatal = UserError(
-                f"ranks {other} and {worker[0]} on {host} use the same device {device.name} ({uuid}): give"
+                f"ranks {other} and {worker[0]} on {host} use the same device {device.name} ({identity}): give"
                 " each rank its own device, or start one rank per device with launch.slots_per_device"
+            )
+        if self._launch.slots_per_device > 1 and device.mps is False and not self._without_mps:
+            self._without_mps = True
+            self.display.line(
+                f"remark: {self._launch.slots_per_device} slots share {device.label} on {host} without MPS, so their"
+                " kernels take turns: start 'nvidia-cuda-mps-control -d' on every node first, or use launch.stack"
             )
 
     def _epoch(self, worker: WorkerId, members: tuple[MemberEpoch, ...]) -> None:

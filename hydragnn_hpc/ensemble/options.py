@@ -46,6 +46,8 @@ class RunOptions:
         Time limit for MPI's start.
     local_rank : int or None
     stage_dir : Path or None
+    require_gpu : bool
+        Whether a worker of a campaign with ``launch.device=auto`` may not fall back to the CPU.
     on_change : callable
         Called on rank 0 with the folder when results have changed.
     worker_command : tuple of str
@@ -60,6 +62,7 @@ class RunOptions:
     start_seconds: float
     local_rank: int | None
     stage_dir: Path | None
+    require_gpu: bool
     on_change: Callable[[Path], object]
     worker_command: tuple[str, ...] = WORKER_COMMAND
     timings: Timings = field(default_factory=Timings)

@@ -71,7 +71,7 @@ def complaints(ranks: list[RankResources], slots: int) -> list[tuple[str, str]]:
     for one in ranks:
         by_host[one.host].append(one)
         if one.device and one.device.type != "cpu":
-            by_device[one.host, str(one.device.uuid or one.device.index)].append(one.rank)
+            by_device[one.host, str(one.device.identity or one.device.index)].append(one.rank)
     for (host, device), sharing in by_device.items():
         if len(sharing) > slots:
             wrong.append(

@@ -157,6 +157,7 @@ class Rank:
             self._placement.rank,
             self._placement.local_rank,
             self._campaign.launch.silence_seconds,
+            self._options.require_gpu,
         )
         return WorkerProcess(options, slot, self._folder.worker_log(self._placement.rank, slot))
 

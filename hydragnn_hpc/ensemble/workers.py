@@ -66,6 +66,7 @@ class WorkerOptions:
     rank: int
     local_rank: int
     silence: float
+    require_gpu: bool
     limits: LineLimits = field(default_factory=LineLimits)
 
 
@@ -100,7 +101,7 @@ class WorkerProcess:
         command = [
             *options.command, "--campaign", str(options.campaign), "--staged", str(options.staged),
             "--rank", str(options.rank), "--local-rank", str(options.local_rank), "--slot", str(slot),
-            "--in", str(incoming), "--out", str(outgoing),
+            "--in", str(incoming), "--out", str(outgoing), *["--require-gpu"] * options.require_gpu,
         ]  # fmt: skip
         with stream:
             # In its own session, so that signals to the launcher's process group do not reach it.
@@ -253,7 +254,8 @@ class Workers:
                             (event.cause, event.last_output) if isinstance(event, Died) else (event.detail, ())
                         )
                         last = next((line for line in reversed(output) if line.strip()), cause)
-                        reports.append((slot, Broken(cause=f"{cause}; {last}")))
+                        known = last.endswith(cause.removeprefix("error: "))
+                        reports.append((slot, Broken(cause=cause if known else f"{cause}; {last}")))
         return reports
 
     def kill(self) -> None:

@@ -6,10 +6,13 @@ The program is a child of ``doctor``: torch may fail to load, or kill its proces
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,22 +22,47 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.doctor import TorchAnswer
 
+_KINDS: dict[str, Any] = {"cuda": torch.cuda, "xpu": torch.xpu}
+_MASKS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 
-def choose_device(wanted: str, local_rank: int) -> torch.device:
+
+def choose_device(wanted: str, local_rank: int, *, require_gpu: bool = False) -> torch.device:
     """Return the device of a local rank: its number modulo the visible devices.
+
+    Parameters
+    ----------
+    wanted : str
+        ``launch.device``.
+    local_rank : int
+    require_gpu : bool, optional
+        Whether ``auto`` may not fall back to the CPU: this is a node with GPUs.
 
     Raises
     ------
     UserError
         If no device of the requested kind is visible.
     """
-    kinds = {"cuda": torch.cuda, "xpu": torch.xpu}
-    for kind, module in kinds.items():
+    for kind, module in _KINDS.items():
         if wanted in (kind, "auto") and module.is_available():
             return torch.device(kind, local_rank % module.device_count())
         if wanted == kind:
-            raise UserError(f"launch.device={kind}: torch {torch.__version__} sees no such device; see 'doctor'")
+            raise UserError(f"launch.device={kind}: {_why_none(kind)}")
+    if wanted == "auto" and require_gpu:
+        raise UserError(f"--require-gpu: {_why_none(*_KINDS)}; to train on CPUs, leave out the option")
     return torch.device("cpu")
+
+
+def _why_none(*kinds: str) -> str:
+    """Say why torch sees no device of these kinds."""
+    reasons = [f"{name} is '{os.environ[name]}'" for name in _MASKS if os.environ.get(name, "0") in ("", "-1")]
+    if not any(torch.backends.cuda.is_built() if kind == "cuda" else torch.xpu._is_compiled() for kind in kinds):
+        reasons.append(f"it is built without {' and '.join(kinds)}; install another build (README)")
+    for kind in kinds * (not reasons):
+        try:
+            _KINDS[kind].init()
+        except Exception as error:  # torch raises several types; its message names an old driver, or none
+            reasons.append((str(error).strip().splitlines() or [type(error).__name__])[0])
+    return f"torch {torch.__version__} sees no GPU: {'; '.join(reasons) or 'the node has none'}"
 
 
 _NO_MEMORY = (
@@ -57,10 +85,24 @@ def describe(device: torch.device) -> Device:
     """Return the record of a device."""
     if device.type == "cpu":
         return Device(type="cpu", name=platform.machine(), index=None, uuid=None)
-    module = {"cuda": torch.cuda, "xpu": torch.xpu}[device.type]
-    properties = module.get_device_properties(device)
-    uuid = str(getattr(properties, "uuid", "")) or None
-    return Device(type=device.type, name=properties.name, index=device.index, uuid=uuid)
+    properties = _KINDS[device.type].get_device_properties(device)
+    # A slice of a card (MIG) has the card's UUID here, and is the only one that its process sees.
+    masked = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    uuid = masked if masked.startswith("MIG-") else str(getattr(properties, "uuid", "")) or None
+    address = None
+    if hasattr(properties, "pci_bus_id"):
+        domain = getattr(properties, "pci_domain_id", 0)
+        address = f"{domain:04x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}"
+    mps = None
+    if device.type == "cuda" and not torch.version.hip:
+        mps = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"), "control").exists()
+    return Device(type=device.type, name=properties.name, index=device.index, uuid=uuid, pci_address=address, mps=mps)
+
+
+def make_current(device: torch.device) -> None:
+    """Make an accelerator the one that this process uses where none is named."""
+    if device.type in _KINDS:
+        _KINDS[device.type].set_device(device)
 
 
 def versions() -> dict[str, str]:
@@ -105,7 +147,7 @@ def arithmetic(threads: int) -> Iterator[None]:
 def main() -> None:
     """Print versions, the number of visible devices, and the device of the given local rank."""
     device = choose_device("auto", int(sys.argv[1]))
-    module = {"cuda": torch.cuda, "xpu": torch.xpu}.get(device.type)
+    module = _KINDS.get(device.type)
     # A device that is listed but broken, or in use by another process, fails only when it is used.
     total = float(torch.ones(8, device=device).sum())
     if total != 8.0:

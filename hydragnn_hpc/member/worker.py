@@ -1,7 +1,7 @@
 r"""The worker: a fresh process that trains one stack after another for its supervisor.
 
     python -m hydragnn_hpc.member.worker --campaign OUT --staged FOLDER --rank R --local-rank L --slot S \
-        --in FD --out FD
+        --in FD --out FD [--require-gpu]
 
 JSON lines come in on one file descriptor and go out on another; standard output and error are free for whatever
 libraries print. The worker ignores signals, which its supervisor handles, and ends when its supervisor does.
@@ -29,7 +29,7 @@ from hydragnn_hpc import streams
 from hydragnn_hpc.dataset.staged.copies import StagedData, open_staged
 from hydragnn_hpc.ledger import read_frozen
 from hydragnn_hpc.member.choose import choose
-from hydragnn_hpc.member.device import choose_device, describe, is_out_of_memory, set_arithmetic, versions
+from hydragnn_hpc.member.device import choose_device, describe, is_out_of_memory, make_current, set_arithmetic, versions
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.training_data import TrainingData, from_staged
 from hydragnn_hpc.member.features import Trunk, training_features
@@ -199,6 +199,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--staged", type=Path, required=True)
     for name in ("--rank", "--local-rank", "--slot", "--in", "--out"):
         parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--require-gpu", action="store_true")
     return parser.parse_args()
 
 
@@ -206,9 +207,9 @@ def _begin(arguments: argparse.Namespace, channel: Channel) -> Worker:
     folder = CampaignFolder(arguments.campaign)
     frozen = read_frozen(folder)
     set_arithmetic(frozen.campaign.launch.threads)
-    device = choose_device(frozen.campaign.launch.device, arguments.local_rank)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    wanted = frozen.campaign.launch.device
+    device = choose_device(wanted, arguments.local_rank, require_gpu=arguments.require_gpu)
+    make_current(device)
     staged = open_staged(arguments.staged)
     device_record, installed = describe(device), versions()
     context = WorkerContext(
@@ -266,6 +267,8 @@ def _cause(error: Exception) -> str:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if is_out_of_memory(error):
         return f"out of memory: {first}"
+    if "busy or unavailable" in first:  # CUDA's words
+        first += " (in exclusive mode a card takes one process: set launch.slots_per_device=1, or start MPS)"
     return f"error: {first}"
 
 

@@ -78,6 +78,7 @@ def render(job: Job, site: Site, plan: JobPlan) -> str:
     command = ["python", "-m", "hydragnn_hpc"] if job.packed else ["hydragnn-hpc"]
     program = [*command, "run", str(job.campaign), str(job.out.root)]
     program += [word for override in job.overrides for word in ("--set", override)]
+    program += ["--require-gpu"] * (site.gpus_per_node > 0)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([site.scheduler.folder, jobs_folder() / "schedulers"]),
         undefined=jinja2.StrictUndefined,

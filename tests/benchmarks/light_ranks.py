@@ -76,7 +76,7 @@ def serve(address: str, ranks: int, campaign: Path, out: Path, stage: Path) -> N
     template = Path(f"{address}.json")
     template.write_text(a_result(tasks={"H": ERRORS}).model_dump_json(by_alias=True), encoding="utf-8")
     worker = (sys.executable, "-I", "-S", __file__, "work", str(template))
-    options = RunOptions(campaign, [], out, None, 600.0, None, stage, write_tables, worker)
+    options = RunOptions(campaign, [], out, None, 600.0, None, stage, False, write_tables, worker)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     os.nice(19)  # ranks that wait for one another in MPI poll: let them leave rank 0 its core
     gc.freeze()

@@ -41,7 +41,7 @@ def on_change(folder: Path) -> None:
 
 
 options = RunOptions(
-    Path(campaign), [], Path(out), None, start_seconds, None, Path(stage), on_change, command, Timings(**given)
+    Path(campaign), [], Path(out), None, start_seconds, None, Path(stage), False, on_change, command, Timings(**given)
 )
 try:
     code = int(run(options))

@@ -52,8 +52,8 @@ def result(variant: str, replica: int) -> None:
 if what == "hopeless":
     print("ImportError: no module named torch", file=sys.stderr)
     sys.exit(1)
-uuid = "GPU-1" if what == "double" else None
-send(Ready(device=DEVICE.model_copy(update={"uuid": uuid}), versions={}, pid=os.getpid()))
+of_device: dict[str, dict[str, object]] = {"double": {"uuid": "GPU-1"}, "without-mps": {"mps": False}}
+send(Ready(device=DEVICE.model_copy(update=of_device.get(what, {})), versions={}, pid=os.getpid()))
 buffer = b""
 while received := os.read(incoming, 4096):
     buffer += received

@@ -138,6 +138,15 @@ def test_two_ranks_on_one_device_are_refused(small: Path, tmp_path: Path) -> Non
     assert "use the same device stand-in (GPU-1)" in done.stderr
 
 
+def test_slots_that_take_turns_are_reported_once(small: Path, tmp_path: Path) -> None:
+    launch = {"device": "cpu", "slots_per_device": 2}
+    (small / "slots.yaml").write_text(campaigns.text(launch=launch))
+    done = drive(small, tmp_path / "out", 2, "without-mps", "-", "0.05", campaign="slots.yaml")
+    assert done.returncode == 0 and done.stderr.count("2 slots share stand-in") == 1
+    done = drive(small, tmp_path / "one", 2, "without-mps", "-", "0.05")
+    assert done.returncode == 0 and "without MPS" not in done.stderr
+
+
 def test_a_launcher_of_another_mpi_is_refused(small: Path, tmp_path: Path) -> None:
     environment = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
     command = [

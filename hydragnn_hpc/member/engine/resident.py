@@ -31,11 +31,11 @@ def resident(array: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def send(array: Array, device: torch.device) -> Tensor:
-    """Copy an array to the device; to a CUDA device from pinned memory, so that the host does not wait."""
+    """Copy an array to the device; to an accelerator from pinned memory, so that the host does not wait."""
     tensor = torch.from_numpy(np.array(array, order="C"))
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def vector_lanes(device: torch.device) -> int | None:

@@ -26,7 +26,7 @@ launched=75
 if [ "$left" -gt 5 ]; then
   mpiexec -n 12 -ppn 12 --cpu-bind list:1-8:9-16:17-24:25-32:33-40:41-48:53-60:61-68:69-76:77-84:85-92:93-100 \
     bash -c 'export ZE_AFFINITY_MASK="$PALS_LOCAL_RANKID"; exec "$@"' rank \
-    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 --require-gpu \
     --time-limit "${left}s"
   launched=$?
 fi

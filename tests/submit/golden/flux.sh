@@ -17,7 +17,7 @@ left=$((15600 - SECONDS - 180))
 launched=75
 if [ "$left" -gt 5 ]; then
   flux run -N 1 -n 4 -c 24 -g 1 \
-    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 --require-gpu \
     --time-limit "${left}s"
   launched=$?
 fi

@@ -27,7 +27,7 @@ launched=75
 if [ "$left" -gt 5 ]; then
   srun --nodes=2 --ntasks=16 --ntasks-per-node=8 --cpus-per-task=7 --gpus-per-task=1 --gpu-bind=closest --wait=0 --kill-on-bad-exit=0 \
     bash -c 'export MIOPEN_USER_DB_PATH="/tmp/$USER-miopen-$SLURM_JOB_ID-$SLURM_LOCALID"; export MIOPEN_CUSTOM_CACHE_DIR="$MIOPEN_USER_DB_PATH"; exec "$@"' rank \
-    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 --require-gpu \
     --time-limit "${left}s"
   launched=$?
 fi

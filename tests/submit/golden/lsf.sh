@@ -22,7 +22,7 @@ left=$((15600 - SECONDS - 180))
 launched=75
 if [ "$left" -gt 5 ]; then
   mpirun -n 4 --map-by ppr:4:node:PE=10 \
-    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 --require-gpu \
     --time-limit "${left}s"
   launched=$?
 fi

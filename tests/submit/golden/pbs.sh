@@ -19,7 +19,7 @@ left=$((15600 - SECONDS - 180))
 launched=75
 if [ "$left" -gt 5 ]; then
   mpiexec -n 4 -ppn 4 \
-    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 --require-gpu \
     --time-limit "${left}s"
   launched=$?
 fi

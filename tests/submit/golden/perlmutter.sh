@@ -28,7 +28,7 @@ left=$((8400 - SECONDS - 180))
 launched=75
 if [ "$left" -gt 5 ]; then
   srun --nodes=2 --ntasks=8 --ntasks-per-node=4 --cpus-per-task=32 --cpu-bind=cores --gpus-per-task=1 --wait=0 --kill-on-bad-exit=0 \
-    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 --require-gpu \
     --time-limit "${left}s"
   launched=$?
 fi

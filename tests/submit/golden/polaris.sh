@@ -25,7 +25,7 @@ launched=75
 if [ "$left" -gt 5 ]; then
   mpiexec -n 4 -ppn 4 --depth 8 --cpu-bind depth \
     bash -c 'export CUDA_VISIBLE_DEVICES="$((3 - PMI_LOCAL_RANK % 4))"; exec "$@"' rank \
-    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 --require-gpu \
     --time-limit "${left}s"
   launched=$?
 fi

@@ -25,7 +25,7 @@ left=$((30600 - SECONDS - 180))
 launched=75
 if [ "$left" -gt 5 ]; then
   srun --mpi=pmi2 --nodes=1 --ntasks=2 --ntasks-per-node=2 --cpus-per-task=8 --gpus-per-task=1 --wait=0 --kill-on-bad-exit=0 \
-    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 --require-gpu \
     --time-limit "${left}s"
   launched=$?
 fi

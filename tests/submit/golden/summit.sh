@@ -21,7 +21,7 @@ left=$((5400 - SECONDS - 180))
 launched=75
 if [ "$left" -gt 5 ]; then
   jsrun -n 12 -r 6 -a 1 -g 1 -c 7 \
-    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 \
+    hydragnn-hpc run /project/fept/paper.yaml /project/fept/runs/paper --set training.epochs=100 --require-gpu \
     --time-limit "${left}s"
   launched=$?
 fi
