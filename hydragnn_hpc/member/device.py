@@ -55,7 +55,8 @@ def choose_device(wanted: str, local_rank: int, *, require_gpu: bool = False) ->
 def _why_none(*kinds: str) -> str:
     """Say why torch sees no device of these kinds."""
     reasons = [f"{name} is '{os.environ[name]}'" for name in _MASKS if os.environ.get(name, "0") in ("", "-1")]
-    if not any(torch.backends.cuda.is_built() if kind == "cuda" else torch.xpu._is_compiled() for kind in kinds):
+    built = {"cuda": torch.backends.cuda.is_built(), "xpu": torch.xpu._is_compiled()}  # type: ignore[no-untyped-call]
+    if not any(built[kind] for kind in kinds):
         reasons.append(f"it is built without {' and '.join(kinds)}; install another build (README)")
     for kind in kinds * (not reasons):
         try:
