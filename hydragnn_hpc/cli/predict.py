@@ -48,6 +48,20 @@ def predict(
     members: Annotated[
         bool, typer.Option("--members", help="Also write each member's prediction, a column per replica.")
     ] = False,
+    evaluate: Annotated[
+        bool,
+        typer.Option(
+            "--evaluate",
+            help="Compare with the values in STRUCTURES: errors, R² and coverage of the intervals, on standard error.",
+        ),
+    ] = False,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --evaluate, where the values are: NAME=LEVEL:KEY:UNIT as for data prepare; repeatable. Default:"
+            " under the targets' names, as data convert writes them."
+        ),
+    ] = None,
     form: Annotated[str, typer.Option("--format", help=FORMATS_HELP)] = "auto",
     cell: Annotated[
         str, typer.Option(help="Cell for structures without one, as in data prepare: '20.8 10.4 14.1 bohr'.")
@@ -66,10 +80,11 @@ def predict(
     from hydragnn_hpc.atomic import written_whole
     from hydragnn_hpc.dataset.build.unseen import Preparation, ReadingChoice
     from hydragnn_hpc.dataset.read.frames import hint_to_skip
-    from hydragnn_hpc.ledger import read_frozen
+    from hydragnn_hpc.dataset.read.sources import form_of
     from hydragnn_hpc.logs import log, progress
     from hydragnn_hpc.paths import CampaignFolder
-    from hydragnn_hpc.prediction.ensemble import DEVICES, Ensemble, finished_members
+    from hydragnn_hpc.prediction.ensemble import DEVICES, ensembles_of
+    from hydragnn_hpc.prediction.evaluation import Evaluation
     from hydragnn_hpc.prediction.predicted import Predictor
     from hydragnn_hpc.prediction.tables import writer_for
 
@@ -79,17 +94,15 @@ def predict(
     if to is not None and (to.is_dir() or not to.parent.is_dir()):  # checked before the long work
         where = f"{to} is a folder" if to.is_dir() else f"no such folder: {to.parent}"
         raise UserError(f"--out {to}: {where}; give a file in an existing folder")
-    folder = CampaignFolder(out)
-    if CampaignFolder(structures).campaign.exists() and not folder.campaign.exists():
+    if CampaignFolder(structures).campaign.exists() and not CampaignFolder(out).campaign.exists():
         raise UserError(f"{structures} is a campaign's folder, but {out} is not: give the campaign first")
-    finished = finished_members(folder, read_frozen(folder).campaign, variant or [])
     chosen: int | str = int(select) if select.isdecimal() else select
-    ensembles = [Ensemble(out, name, select=chosen, device=device, level=level) for name in finished]
-    recipes = [ensemble.facts.ready.computed_inputs for ensemble in ensembles]
-    if any(recipe != recipes[0] for recipe in recipes):
-        raise UserError(f"{out}: its variants have different inputs; give --variant, one of: {', '.join(finished)}")
+    ensembles = ensembles_of(out, variant or [], select=chosen, device=device, level=level)
     preparation = Preparation(ensembles[0].facts, ReadingChoice(form, parse_cell(cell) if cell else None, on_error))
     make_writer = writer_for(to, ensembles, members)
+    if target and not evaluate:
+        raise UserError("--target is for --evaluate; give both")
+    known = Evaluation(ensembles, form_of(structures, preparation.options), target or []) if evaluate else None
     with (
         progress("predict", "structures") as update,
         hint_to_skip(),
@@ -97,12 +110,17 @@ def predict(
     ):
         writer, predictors = make_writer(stream, ensembles, members), [Predictor(ensemble) for ensemble in ensembles]
         for batch in preparation.read(structures):
-            writer.write(batch, [predictor(batch) for predictor in predictors])
+            predicted = [predictor(batch) for predictor in predictors]
+            writer.write(batch, predicted)
+            if known is not None:
+                known.add(batch, [one.tasks for one in predicted])
             update(preparation.count, 0)
     preparation.report()
-    for predictor in predictors:
-        for line in predictor.remarks():
-            log(line)
+    for line in (
+        *(line for predictor in predictors for line in predictor.remarks()),
+        *(known.lines() if known else ()),
+    ):
+        log(line)
     if to is not None:
         counts = ", ".join(f"{e.variant} ({len(e.replicas)})" for e in ensembles)
         log(f"{to}: {preparation.count - preparation.skipped.count:,} structures, variants (members): {counts}")

@@ -248,6 +248,25 @@ class Ensemble:
             yield frame
 
 
+def ensembles_of(out: Path, variants: Sequence[str], **options: Any) -> list[Ensemble]:
+    """Return the ensembles of some variants that can be applied to the same batches; all that have finished members.
+
+    ``options`` are those of :class:`Ensemble`.
+
+    Raises
+    ------
+    UserError
+        As for :class:`Ensemble`, or if the variants have different inputs.
+    """
+    folder = CampaignFolder(out)
+    names = list(finished_members(folder, read_frozen(folder).campaign, variants))
+    ensembles = [Ensemble(out, name, **options) for name in names]
+    recipes = [ensemble.facts.ready.computed_inputs for ensemble in ensembles]
+    if any(recipe != recipes[0] for recipe in recipes):
+        raise UserError(f"{out}: its variants have different inputs; give --variant, one of: {', '.join(names)}")
+    return ensembles
+
+
 def finished_members(folder: CampaignFolder, campaign: Campaign, variants: Sequence[str]) -> dict[str, list[Member]]:
     """Return the finished members by variant, only those of ``variants`` if any are named.
 

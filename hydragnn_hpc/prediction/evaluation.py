@@ -1,0 +1,182 @@
+"""Predictions compared with the values that the structures' source holds, batch by batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from hydragnn_hpc.dataset.build.unseen import UnseenStructures
+from hydragnn_hpc.dataset.read import formats
+from hydragnn_hpc.dataset.read.targets import TargetExtractor, TargetSpec, parse_targets
+from hydragnn_hpc.dataset.read.units import parse_unit
+from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.fields import Property
+from hydragnn_hpc.prediction.ensemble import Ensemble, TaskPrediction
+from hydragnn_hpc.records.model import ModelTask
+
+
+class Labels:
+    """The true values of structures, by the data set's names of the targets, in the models' units.
+
+    Parameters
+    ----------
+    targets : mapping
+        The models' targets by name.
+    form : str
+        The format of the source.
+    given : sequence of str
+        Where the values are, ``NAME=LEVEL:KEY:UNIT`` as for ``data prepare``; otherwise under the targets' own names,
+        in their units, as ``data convert`` writes them. LSMS text says by itself where they are.
+
+    Raises
+    ------
+    UserError
+        If one of ``given`` is none of the targets, has another level or another unit.
+    """
+
+    def __init__(self, targets: Mapping[str, ModelTask], form: str, given: Sequence[str]) -> None:
+        self._targets = targets
+        asked = parse_targets(given) if given else formats.reader(form).TARGETS
+        specs = {spec.property.name: spec for spec in asked if given or spec.property.name in targets}
+        for name, spec in specs.items():
+            self._check(name, spec)
+        if not specs:
+            specs = {name: _by_name(name, target) for name, target in targets.items()}
+        self.underived = sorted(name for name, spec in specs.items() if spec.mixing)
+        self._extract = TargetExtractor([spec for spec in specs.values() if not spec.mixing])
+        self._scale = {name: self._factor(name, spec) for name, spec in specs.items() if not spec.mixing}
+
+    def of(self, structures: UnseenStructures) -> dict[str, np.ndarray]:
+        """Return the true values of a batch by target, ``[A, d]`` or ``[S, d]``; NaN is missing."""
+        found: dict[str, list[np.ndarray]] = {name: [] for name in self._scale}
+        for frame in structures.frames:
+            values, _ = self._extract(frame)
+            for name, scale in self._scale.items():
+                own, target = values[name], self._targets[name]
+                rows = len(frame.atomic_numbers) if target.level == "node" else 1
+                if own is not None and own.shape[1] != target.width:
+                    raise UserError(
+                        f"{frame.where}: target '{name}' has {own.shape[1]} components, the models' {target.width}"
+                    )
+                found[name].append(np.full((rows, target.width), np.nan) if own is None else own * scale)
+        return {name: np.concatenate(values) for name, values in found.items()}
+
+    def _check(self, name: str, spec: TargetSpec) -> None:
+        if name not in self._targets:
+            raise UserError(f"--target {name}: the models predict no such target{nearest(name, self._targets)}")
+        level = self._targets[name].level
+        if spec.property.level != level:
+            raise UserError(f"--target {name}: the models predict it at {level} level, not {spec.property.level}")
+
+    def _factor(self, name: str, spec: TargetSpec) -> float:
+        wanted = parse_unit(self._targets[name].unit or "1", name)
+        if spec.unit.in_ev and wanted.in_ev and spec.unit.per_atom == wanted.per_atom:
+            return spec.unit.in_ev / wanted.in_ev
+        if spec.unit.text != wanted.text:
+            raise UserError(
+                f"--target {name}: values in {spec.unit.text or 'plain numbers'} cannot be compared with predictions in"
+                f" {wanted.text or 'plain numbers'}"
+            )
+        return 1.0
+
+
+class TaskScores:
+    """Running sums of one ensemble's errors for one task."""
+
+    def __init__(self) -> None:
+        self.count = self._inside = self._inside_raw = 0
+        self._squares = self._absolute = 0.0
+        self._known = self._centre = self._deviation = np.zeros(0)
+
+    def add(self, prediction: TaskPrediction, truth: np.ndarray, level: float) -> None:
+        """Add the known values of a batch."""
+        if not len(self._known):
+            self._known, self._centre, self._deviation = (np.zeros(truth.shape[1]) for _ in range(3))
+        valid = np.isfinite(truth)
+        error = np.abs(prediction.mean - truth)
+        half = stats.norm.ppf((1 + level) / 2) * prediction.std
+        self.count += int(valid.sum())
+        self._squares += float((error[valid] ** 2).sum())
+        self._absolute += float(error[valid].sum())
+        self._inside_raw += int((error <= half)[valid].sum())
+        self._inside += int(((prediction.low <= truth) & (truth <= prediction.high))[valid].sum())
+        # The variance about each component's mean, merged batch by batch (Chan, Golub & LeVeque 1979).
+        known = valid.sum(axis=0)
+        total = self._known + known
+        centre = np.where(valid, truth, 0).sum(axis=0) / np.maximum(known, 1)
+        apart = centre - self._centre
+        own = (np.where(valid, truth - centre, 0.0) ** 2).sum(axis=0)
+        self._deviation = self._deviation + own + apart**2 * self._known * known / np.maximum(total, 1)
+        self._centre = self._centre + apart * known / np.maximum(total, 1)
+        self._known = total
+
+    def line(self, unit: str, level: float, calibrated: bool, members: int) -> str:
+        """Return the errors as a line."""
+        if not self.count:
+            return "no known value"
+        variance = float(self._deviation.sum())
+        parts = [
+            f"RMSE {math.sqrt(self._squares / self.count):.4g} {unit}".rstrip(),
+            f"MAE {self._absolute / self.count:.4g} {unit}".rstrip(),
+            f"R² {1 - self._squares / variance:.4f}" if variance else "R² undefined",
+        ]
+        if members > 1:
+            inside = f", {self._inside / self.count:.1%} calibrated" if calibrated else ""
+            parts.append(f"inside the {level:.0%} interval: {self._inside_raw / self.count:.1%} raw{inside}")
+        return f"{self.count:,} values, " + "; ".join(parts)
+
+
+class Evaluation:
+    """Errors and coverage of some ensembles on structures with known values.
+
+    Parameters
+    ----------
+    ensembles : sequence of Ensemble
+    form : str
+        The format of the source.
+    given : sequence of str
+        As for :class:`Labels`.
+    """
+
+    def __init__(self, ensembles: Sequence[Ensemble], form: str, given: Sequence[str]) -> None:
+        self._ensembles = ensembles
+        self._labels = Labels({t.field: t for e in ensembles for t in e.facts.tasks.values()}, form, given)
+        self._scores = {(e.variant, task): TaskScores() for e in ensembles for task in e.tasks}
+
+    def add(self, structures: UnseenStructures, predictions: Sequence[Mapping[str, TaskPrediction]]) -> None:
+        """Compare a batch."""
+        truth = self._labels.of(structures)
+        for ensemble, predicted in zip(self._ensembles, predictions, strict=True):
+            for task, prediction in predicted.items():
+                known = truth.get(ensemble.facts.tasks[task].field)
+                if known is not None:
+                    self._scores[ensemble.variant, task].add(prediction, known, ensemble.level)
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line per variant and task.
+
+        Raises
+        ------
+        UserError
+            If no structure has had a known value.
+        """
+        if not any(scores.count for scores in self._scores.values()):
+            raise UserError(
+                "--evaluate: no structure holds a value of any task under its target's name; say where with --target"
+                " NAME=LEVEL:KEY:UNIT, as for data prepare"
+            )
+        for ensemble in self._ensembles:
+            for task in ensemble.tasks:
+                scores, facts = self._scores[ensemble.variant, task], ensemble.facts.tasks[task]
+                calibrated = task in ensemble.calibration.tasks
+                shown = scores.line(facts.unit, ensemble.level, calibrated, len(ensemble.replicas))
+                why = " (derived from end members: use data prepare)" if facts.field in self._labels.underived else ""
+                yield f"{ensemble.variant} {task}: {shown}{why}"
+
+
+def _by_name(name: str, target: ModelTask) -> TargetSpec:
+    unit = parse_unit(target.unit or "1", name)
+    return TargetSpec(Property(name, target.level, unit.text, target.label), name, unit)
