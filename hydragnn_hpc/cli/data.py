@@ -208,7 +208,7 @@ def convert(
     out: Annotated[
         Path, typer.Argument(help="A data set (.bp), an extended XYZ file (.extxyz, .xyz), or a folder of LSMS text.")
     ],
-    to: Annotated[str, typer.Option(help="What to write: auto (by OUT's name), lsms, extxyz, bp.")] = "auto",
+    to: Annotated[str, typer.Option(help="What to write: auto (by OUT's name), lsms, extxyz, bp, hydragnn.")] = "auto",
     form: Annotated[str, typer.Option("--format", help=f"What SOURCE is: {FORMATS_HELP}")] = "auto",
     target: Annotated[
         list[str] | None,

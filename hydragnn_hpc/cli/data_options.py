@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from hydragnn_hpc.errors import UserError, nearest
 
 FORMATS_HELP = (
-    "auto (by content), lsms, extxyz, ase-db, or ase: whatever else ASE reads, such as POSCAR, .cif or .traj."
+    "auto (by content), lsms, extxyz, ase-db, hydragnn, or ase: whatever else ASE reads, such as POSCAR, .cif or .traj."
 )
 SPLIT_HELP = (
     "composition: each in the same proportion in all sets; symmetry: that, and configurations that are equivalent by a"

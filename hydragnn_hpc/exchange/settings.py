@@ -211,7 +211,7 @@ def campaign_file(path: Path) -> tuple[str, list[str]]:
     fields = _fields(keys, outputs)
     tasks = _tasks(outputs, fields, _known(keys, f"{TRAINING}.loss_function_type", _LOSSES, "mse"))
     proposal.add("tasks", tasks)
-    proposal.add("variants", [_variant(list(tasks))], "Tasks can also be trained separately: list more variants.")
+    proposal.add("variants", [variant_of(list(tasks))], "Tasks can also be trained separately: list more variants.")
     proposal.add("replicas", 1, "More replicas make an ensemble.")
     shared = _SHARED.format(n=network.shared, width=network.model["graph_head"][0]) if network.shared else ""
     other = f"Layers of {network.model['convolution']} may differ in details from HydraGNN's."
@@ -232,15 +232,23 @@ def campaign_file(path: Path) -> tuple[str, list[str]]:
 def _tasks(outputs: list[Output], fields: list[str], loss: str) -> dict[str, dict[str, Any]]:
     own_loss = {} if loss == "mse" else {"loss": loss}
     tasks: dict[str, dict[str, Any]] = {}
-    for output, field in zip(outputs, fields, strict=True):
-        name = _SHORT.get(field, re.sub(r"[^A-Za-z0-9_.-]", "-", field).lstrip("_.-")[:_LONGEST_NAME] or "output")
-        name = name if name not in tasks else f"{name}_{len(tasks)}"
+    for name, output, field in zip(task_names(fields), outputs, fields, strict=True):
         weight = {} if output.weight == 1 else {"weight": float(output.weight)}
         tasks[name] = {"level": output.level, "field": field, **weight, **own_loss}
     return tasks
 
 
-def _variant(tasks: list[str]) -> str | dict[str, Any]:
+def task_names(fields: list[str]) -> list[str]:
+    """Return the name of a task for each field: short ones for the paper's."""
+    names: list[str] = []
+    for field in fields:
+        name = _SHORT.get(field, re.sub(r"[^A-Za-z0-9_.-]", "-", field).lstrip("_.-")[:_LONGEST_NAME] or "output")
+        names.append(name if name not in names else f"{name[: _LONGEST_NAME - 4]}_{len(names)}")
+    return names
+
+
+def variant_of(tasks: list[str]) -> str | dict[str, Any]:
+    """Return the variant of all tasks, as a campaign file spells it."""
     name = ("" if all(len(task) == 1 for task in tasks) else "+").join(tasks)
     return name if len(name) <= _LONGEST_NAME else {"name": "all", "tasks": tasks}
 

@@ -34,6 +34,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM
 from hydragnn_hpc.records.dataset import NeighbourFacts
 from hydragnn_hpc.records.model import ModelFacts, ModelSpecies
+from tests.exchange.data_files import write_bp
 
 ENERGY = parse_targets(["E=graph:energy:eV"])
 LATTICE = 'Lattice="9 0 0 0 9 0 0 0 9"'
@@ -227,10 +228,21 @@ def lsms_text(path: Path, made: list[Atoms]) -> None:
         (path / sample.name).write_text(lsms.format_sample(sample))
 
 
+def hydragnn_folder(path: Path, made: list[Atoms]) -> None:
+    """Positions in bohr, and what HydraGNN's users add: proton numbers, cell and boundary."""
+    tensors = [
+        {"x": a.numbers[:, None].astype(np.float32), "y": np.ones(1), "pos": a.positions / BOHR_IN_ANGSTROM,
+         "cell": a.cell.array / BOHR_IN_ANGSTROM, "pbc": a.pbc.astype(np.uint8)}
+        for a in made
+    ]  # fmt: skip
+    write_bp(path, {"trainset": tensors}, {})
+
+
 WRITERS: dict[str, Callable[[Path, list[Atoms]], object]] = {
     "ase-db": lambda path, made: [ase.db.connect(path, type="db").write(atoms) for atoms in made],
     "extxyz": write,
     "lsms": lsms_text,
+    "hydragnn": hydragnn_folder,
     "ase": lambda path, made: ase.io.write(path, made, format="traj"),
 }
 WITHOUT_CELL = {"lsms"}

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from hydragnn_hpc import atomic
 from hydragnn_hpc.dataset import store
-from hydragnn_hpc.dataset.build import prepare
+from hydragnn_hpc.dataset.build import prepare, to_hydragnn
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read import files, formats, sources
 from hydragnn_hpc.dataset.read.formats import lsms
@@ -27,18 +27,17 @@ from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame
 from hydragnn_hpc.dataset.read.frames import Frame, Skipped, Unreadable, hint_to_skip
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import TargetSpec, parse_targets
-from hydragnn_hpc.dataset.read.units import Unit
+from hydragnn_hpc.dataset.store.foreign import INDEX
 from hydragnn_hpc.errors import UserError, nearest
-from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
+from hydragnn_hpc.fields import RYDBERG_IN_EV
 from hydragnn_hpc.logs import ProgressCallback
 from hydragnn_hpc.records.dataset import ExportedDataset, Target
 from hydragnn_hpc.validation import one_line
 
-KINDS = ("lsms", "extxyz", "bp")
+KINDS = ("lsms", "extxyz", "bp", "hydragnn")
 
 _SAME_POSITION = 1e-9  # bohr
 _STATED_KEY = "hydragnn_hpc"
-_SPLIT_SPEC = TargetSpec(Property("-split", "graph", "", ""), "split", Unit(""))  # under a name that no target can have
 # Names that have another meaning for readers of extended XYZ, in any letter case.
 _RESERVED = {
     "stress", "virial", "virials", "lattice", "properties", "pbc", "name", "split", "numbers", "positions", "species",
@@ -79,8 +78,8 @@ def convert(source: Path, out: Path, options: Options, to: str = "auto", force: 
         A data set (``.bp``), an extended XYZ file (``.xyz``, ``.extxyz``), or else a folder of LSMS text.
     options : Options
         Format of the source, cell, cutoff and targets, where they are needed; what to do with unusable structures.
-    to : {"auto", "lsms", "extxyz", "bp"}
-        What to write; ``auto``: by the name of ``out``.
+    to : {"auto", "lsms", "extxyz", "bp", "hydragnn"}
+        What to write; ``auto``: by the name of ``out``, which never means HydraGNN's.
     force : bool
         Replace an existing file, folder or data set.
 
@@ -92,12 +91,13 @@ def convert(source: Path, out: Path, options: Options, to: str = "auto", force: 
     if to not in ("auto", *KINDS):
         raise UserError(f"--to {to}{nearest(to, ('auto', *KINDS))}")
     kind = _kind_of(out) if to == "auto" else to
-    given = "bp" if source.suffix == ".bp" else options.form
+    given = options.form
     if given == "auto":
-        given = formats.detect(source)
+        foreign = (source / INDEX).is_file() and not (source / store.MANIFEST).exists()
+        given = "bp" if source.suffix == ".bp" and not foreign else formats.detect(source)
     if given == kind:
         raise UserError(f"{source} is {given} already; copy it, or give OUT another name or --to")
-    write = {"bp": _to_bp, "extxyz": _to_extxyz, "lsms": _to_lsms}[kind]
+    write = {"bp": _to_bp, "extxyz": _to_extxyz, "lsms": _to_lsms, "hydragnn": _to_hydragnn}[kind]
     with hint_to_skip():
         return write(source, out, replace(options, form=given), force)
 
@@ -160,6 +160,14 @@ def _read(source: Path, options: Options, skipped: Skipped) -> Iterator[Frame]:
     return good()
 
 
+def _to_hydragnn(source: Path, out: Path, options: Options, force: bool) -> Conversion:
+    if options.form != "bp":
+        raise UserError(
+            f"{source}: HydraGNN's data sets have a split and neighbours; make a data set first (data prepare)"
+        )
+    return Conversion("hydragnn", to_hydragnn.write(source, out, force), to_hydragnn.LOST, Skipped())
+
+
 def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conversion:
     atomic.refuse_file(out, force)
     skipped, lost = Skipped(), dict[str, None]()
@@ -176,7 +184,7 @@ def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conver
         first_tail = {_STATED_KEY: exported.model_dump()}
         lost["neighbour lists (rebuilt from the cutoff)"] = lost["the counts of its preparation"] = None
     else:
-        frames = ((frame, None) for frame in _read(source, options, skipped))
+        frames = (_with_split(frame, options.form) for frame in _read(source, options, skipped))
     count = 0
     with atomic.new_file(out) as stream:
         for frame, part in frames:
@@ -184,6 +192,15 @@ def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conver
             stream.write(frame_text(frame, lost, head, {} if count else first_tail).encode())
             count += 1
         return _done(source, "extxyz", count, lost, skipped)
+
+
+def _with_split(frame: Frame, form: str) -> tuple[Frame, int | None]:
+    """Return a frame without the part of the split that its format states, and that part."""
+    if form not in formats.WITH_SPLIT:
+        return frame, None
+    values = dict(frame.values)
+    part = values.pop("split")
+    return replace(frame, values=values), None if np.isnan(part) else int(part)
 
 
 def frame_text(
@@ -249,20 +266,15 @@ def _end_members(exported: ExportedDataset | None) -> dict[int, float]:
 
 def _to_bp(source: Path, out: Path, options: Options, force: bool) -> Conversion:
     lost = ["band and Fermi energies, spin and field columns"] if options.form == "lsms" else []
-    part: tuple[TargetSpec, ...] = ()
     exported = _exported(source, options.form) if options.form != "lsms" and not options.targets else None
     if exported:
         options = replace(options, targets=parse_targets(exported.targets), scale_over=exported.scaled_over)
         options = replace(options, cutoff=options.cutoff or exported.cutoff_bohr)
-        part = (_SPLIT_SPEC,) if options.targets else ()
     options = replace(options, cutoff=options.cutoff or 7.0, cap=0, keep_repeated=True, purpose="convert")
     store.refuse_existing(out, force)
-    raw = sources.read(source, replace(options, targets=(*options.targets, *part)), folder=store.folder_for(out))
+    keep_split = bool(exported and options.targets)
+    raw = sources.read(source, options, folder=store.folder_for(out), keep_split=keep_split)
     raw.end_members = _end_members(exported)
-    if part:
-        raw.properties.pop()
-        values = np.concatenate(raw.samples.values.pop(_SPLIT_SPEC.property.name))[:, 0]
-        raw.part = values.astype(np.uint8) if np.isin(values, (0, 1, 2)).all() else None
     manifest = prepare.write_raw(raw, out, options, force)
     return Conversion("bp", manifest.sizes["S"], tuple(lost), raw.skipped)
 

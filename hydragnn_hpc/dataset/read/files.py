@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
+from hydragnn_hpc.dataset.store.foreign import INDEX
 from hydragnn_hpc.errors import UserError
 
 LARGEST = 256 * 2**20
@@ -176,7 +177,9 @@ def iter_files(source: Path, step: int = 1) -> Iterator[RawFile]:
     UserError
         If ``source`` or one of its folders cannot be read, or the archive is damaged or truncated.
     """
-    if source.is_dir():
+    if (source / INDEX).is_file():  # an ADIOS2 folder is one file in several
+        yield RawFile(_printable(str(source)), _printable(source.name), lambda: (source / INDEX).open("rb"), source)
+    elif source.is_dir():
         yield from (_on_disk(path, source) for path in visible(source)[::step])
     elif source.is_file():
         try:

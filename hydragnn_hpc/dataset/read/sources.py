@@ -13,6 +13,7 @@ from hydragnn_hpc.dataset.graphs import Geometry, check_cell, find_neighbours
 from hydragnn_hpc.dataset.read import derive, files, formats, targets
 from hydragnn_hpc.dataset.read.frames import Frame, Skipped
 from hydragnn_hpc.dataset.read.gathered import RawSamples, SampleCollector
+from hydragnn_hpc.dataset.read.units import Unit
 from hydragnn_hpc.dataset.store.manifest import is_there
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import Property
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hydragnn_hpc.dataset.read.options import Options
 
 _SAME_CELL = 1e-6  # bohr
+_SPLIT = targets.TargetSpec(Property("-split", "graph", "", ""), "split", Unit(""))  # a name that no target can have
 ON_ERROR = ("fail", "skip")
 
 
@@ -59,9 +61,15 @@ class RawData:
 
 
 def read(
-    source: Path, options: Options, progress: ProgressCallback | None = None, folder: Path | None = None
+    source: Path,
+    options: Options,
+    progress: ProgressCallback | None = None,
+    folder: Path | None = None,
+    keep_split: bool = False,
 ) -> RawData:
     """Read all of a source, in the given or detected format; per-atom values are kept on disk, in ``folder``.
+
+    The split that the source states is kept with ``keep_split``, or if its format has one and ``options`` ask for none.
 
     Raises
     ------
@@ -77,7 +85,8 @@ def read(
             f"{source} is read as {form.upper()} text, which has targets of its own ({names}): leave out --target, or"
             " give --format"
         )
-    gathering = _Gathering(source, options, own or options.targets, folder)
+    keep_split = keep_split or (form in formats.WITH_SPLIT and options.split_by == "auto")
+    gathering = _Gathering(source, options, own or options.targets, folder, keep_split)
     total = files.count_files(source) if own else 0
     for frame in formats.iter_frames(source, form):
         gathering.take(frame)
@@ -105,10 +114,15 @@ class _Gathering:
     """The loop over structures: one place where a structure that cannot be used is an error, or skipped and counted."""
 
     def __init__(
-        self, source: Path, options: Options, specs: tuple[targets.TargetSpec, ...], folder: Path | None
+        self,
+        source: Path,
+        options: Options,
+        specs: tuple[targets.TargetSpec, ...],
+        folder: Path | None,
+        keep_split: bool,
     ) -> None:
-        self._source, self._options, self._specs = source, options, specs
-        self._extract = targets.TargetExtractor(specs)
+        self._source, self._options, self._specs, self._keep_split = source, options, specs, keep_split
+        self._extract = targets.TargetExtractor((*specs, _SPLIT) if keep_split else specs)
         self._samples, self._skipped = SampleCollector(folder), Skipped()
         self._isolated = self._lone = 0
 
@@ -178,8 +192,13 @@ class _Gathering:
         widths = self._extract.widths(str(self._source))
         properties = [one.property for one in self._specs if not one.mixing]
         mixing = next((one.property for one in self._specs if one.mixing), None)
-        samples = self._samples.samples(properties, widths)
-        return RawData(samples, self._skipped, properties, mixing, form, self._source)
+        samples = self._samples.samples([*properties, _SPLIT.property] if self._keep_split else properties, widths)
+        raw = RawData(samples, self._skipped, properties, mixing, form, self._source)
+        if self._keep_split:
+            part = np.concatenate(samples.values.pop(_SPLIT.property.name))[:, 0]
+            complete = form not in formats.WITH_SPLIT or len(np.unique(part)) == 3
+            raw.part = part.astype(np.uint8) if complete and np.isin(part, (0, 1, 2)).all() else None
+        return raw
 
 
 def geometry_of(frame: Frame, options: Options) -> Geometry:

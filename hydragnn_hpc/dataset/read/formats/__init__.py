@@ -18,8 +18,11 @@ from hydragnn_hpc.dataset.read.frames import Frame, FrameCheck
 from hydragnn_hpc.dataset.read.targets import TargetSpec
 from hydragnn_hpc.errors import UserError, nearest
 
-FORMATS = {"ase-db": "ase_db", "extxyz": "extxyz", "lsms": "lsms", "ase": "ase_files"}
+FORMATS = {"ase-db": "ase_db", "hydragnn": "hydragnn", "extxyz": "extxyz", "lsms": "lsms", "ase": "ase_files"}
 """Module of each format, in the order in which they are tried on a file."""
+
+WITH_SPLIT = frozenset({"hydragnn"})
+"""Formats whose structures have the key ``split``: 0, 1 or 2, as in a data set."""
 
 _SAMPLED_FILES = 15
 _START = 4096  # bytes
@@ -83,8 +86,8 @@ def detect(source: Path) -> str:
     if source.is_file() and not source.stat().st_size:
         raise UserError(f"{source}: the file is empty (0 bytes); write it again")
     raise UserError(
-        f"{source}: is in none of the formats that can be read: LSMS text, extended XYZ, ASE databases, and"
-        " what ASE recognises by name or content (POSCAR, .cif, .traj); convert it, or give --format"
+        f"{source}: is in none of the formats that can be read: LSMS text, extended XYZ, ASE databases,"
+        " HydraGNN's, and what ASE recognises by name or content (POSCAR, .cif, .traj); convert it, or give --format"
     )
 
 

@@ -1,0 +1,297 @@
+"""HydraGNN's data sets: ADIOS2 folders with trainset, valset and testset, and its pickles.
+
+Positions are bohr unless the configuration beside the file has a ``length_unit`` (`hydragnn_features`). Neighbours are
+not taken over but determined from positions and the cutoff. Values that HydraGNN has scaled come back in their units.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hydragnn_hpc.dataset.read.files import RawFile
+from hydragnn_hpc.dataset.read.formats import hydragnn_features as features
+from hydragnn_hpc.dataset.read.formats import hydragnn_pickle
+from hydragnn_hpc.dataset.read.formats.hydragnn_features import Configuration, Output, Scaling
+from hydragnn_hpc.dataset.read.frames import Frame
+from hydragnn_hpc.dataset.read.targets import TargetSpec
+from hydragnn_hpc.dataset.read.units import LengthUnit
+from hydragnn_hpc.dataset.store.foreign import MAGIC, Contents, unpack
+from hydragnn_hpc.dataset.store.manifest import MANIFEST
+from hydragnn_hpc.errors import UserError
+
+TARGETS: tuple[TargetSpec, ...] = ()
+
+LABELS = {"trainset": 0, "valset": 1, "testset": 2}
+_ALIASES = {"train": "trainset", "validate": "valset", "validation": "valset", "test": "testset"}
+_PICKLE = b"\x80"
+_EDGES = ("edge_index", "edge_attr", "edge_shifts")
+_USED = {"x", "y", "y_loc", "pos", "cell", "pbc", "atomic_numbers", "natoms", "batch", "ptr", *_EDGES}
+_ROUNDED = 1e-3  # a proton number that was scaled in float32 comes back this close
+
+Tensors = dict[str, np.ndarray]
+
+
+def detect(start: bytes, name: str) -> bool:
+    """Whether it is an ADIOS2 folder, by its index, or a pickle with the suffix .pkl."""
+    return start.startswith(MAGIC) or (start.startswith(_PICKLE) and name.endswith(".pkl"))
+
+
+@dataclass
+class _Part:
+    """The samples of one label, and what is needed to restore their values.
+
+    Attributes
+    ----------
+    label : str
+        One of `LABELS`, or another name where the file states no part of the split.
+    samples : iterator of (dict, str)
+        Tensors by key, and where they are.
+    scaling : Scaling
+    configuration : Configuration
+    unit : LengthUnit
+        Of positions and cells.
+    """
+
+    label: str
+    samples: Iterator[tuple[Tensors, str]]
+    scaling: Scaling
+    configuration: Configuration
+    unit: LengthUnit
+    outputs: list[Output] = field(default_factory=list)
+
+    def frames(self, file: RawFile) -> Iterator[Frame | UserError]:
+        """Yield the samples as structures."""
+        for number, (tensors, where) in enumerate(self.samples):
+            try:
+                yield self._frame(tensors, file, f"{self.label}-{number}", where)
+            except UserError as error:
+                yield error
+            except (ValueError, TypeError, IndexError, OverflowError) as error:  # tensors of other shapes
+                yield UserError(f"{where}: malformed: {error}; write the data set again")
+
+    def _frame(self, tensors: Tensors, file: RawFile, number: str, where: str) -> Frame:
+        _check_keys(tensors, where)
+        lacking = [
+            key for key in ("x", "y", "pos") if key not in tensors and not (key == "y" and "y_loc" not in tensors)
+        ]
+        if lacking:
+            raise UserError(f"{where}: has no '{lacking[0]}' (it has {', '.join(sorted(tensors))}); write it again")
+        pos = self.unit.to_bohr(np.asarray(tensors["pos"], np.float64))
+        n = len(pos)
+        x = np.asarray(tensors["x"]).reshape(n, -1)
+        processed = "y_loc" in tensors
+        found = self._outputs(tensors, n, x.shape[1], where) if processed else self._features(tensors, x, where)
+        units: dict[str, str] = {}
+        values: dict[str, Any] = {"split": float(LABELS.get(self.label, np.nan))}
+        columns: dict[str, Any] = {}
+        for output, stored in found:
+            restored = self.scaling.restored(output.level, output.feature, stored, where)
+            (columns if output.level == "node" else values)[output.key] = restored
+            stated = self.configuration.features(output.level).unit
+            if output.feature < len(stated):
+                units[output.key] = stated[output.feature]
+        for key in tensors.keys() - _USED:  # without a scale
+            value = np.asarray(tensors[key])
+            if value.dtype.kind in "if" and value.size:
+                (columns if value.ndim and len(value) == n else values)[key] = value
+        name, origin, _ = file.named(number, number)
+        cell, periodic = self._cell(tensors)
+        return Frame(name, origin, where, self._species(tensors, x, where), pos, cell, periodic, values, columns, units)
+
+    def _species(self, tensors: Tensors, x: np.ndarray, where: str) -> np.ndarray:
+        if "atomic_numbers" in tensors:
+            z = np.asarray(tensors["atomic_numbers"], np.float64).reshape(len(x))
+        else:
+            first = self.configuration.network.variables.input_node_features[:1] if "y_loc" in tensors else [0]
+            z = self.scaling.restored("node", first[0] if first else 0, x[:, 0], where)
+        if not (np.abs(z - np.rint(z)) < _ROUNDED).all() or z.min(initial=1) < 1:
+            atom = int(np.argmax((np.abs(z - np.rint(z)) >= _ROUNDED) | (z < 1)))
+            raise UserError(
+                f"{where}: atom {atom}: x begins with {z[atom]:.6g}, which is no proton number; the first column must"
+                " be the protons, and scaled ones need minmax_node_feature"
+            )
+        return np.rint(z).astype(np.int32)
+
+    def _cell(self, tensors: Tensors) -> tuple[np.ndarray, tuple[bool, bool, bool] | None]:
+        cell, periodic = np.zeros((3, 3)), None
+        if "cell" in tensors:
+            cell = self.unit.to_bohr(np.asarray(tensors["cell"], np.float64).reshape(3, 3))
+            periodic = (True, True, True)
+        if "pbc" in tensors:
+            a, b, c = np.asarray(tensors["pbc"]).astype(bool).reshape(3).tolist()
+            periodic = (a, b, c)
+        return cell, periodic
+
+    def _features(self, tensors: Tensors, x: np.ndarray, where: str) -> Iterator[tuple[Output, np.ndarray]]:
+        """Yield all features after the protons: ``x`` and ``y`` hold all, as HydraGNN's loaders wrote them."""
+        held: tuple[tuple[str, np.ndarray], ...] = (("node", x),)
+        if "y" in tensors:
+            held += (("graph", np.asarray(tensors["y"]).reshape(1, -1)),)
+        for level, array in held:
+            known = self.configuration.features(level)
+            widths = known.dim or [1] * array.shape[1]
+            if sum(widths) != array.shape[1] or min(widths) < 1:
+                raise UserError(
+                    f"{where}: has {array.shape[1]} {level}-level values, but {widths} in the configuration"
+                )
+            if self.scaling.count(level) not in (None, len(widths)):
+                raise UserError(
+                    f"{where}: {array.shape[1]} {level}-level values scaled as {self.scaling.count(level)} features:"
+                    " put HydraGNN's configuration (.json) beside it, under the same name, with 'dim'"
+                )
+            for number, first in enumerate(np.cumsum([0, *widths[:-1]]).tolist()):
+                if level == "graph" or number:
+                    key = known.name[number] if number < len(known.name) else f"{level}_{number}"
+                    yield Output(key, level, number), array[:, first : first + widths[number]]
+
+    def _outputs(self, tensors: Tensors, n: int, inputs: int, where: str) -> Iterator[tuple[Output, np.ndarray]]:
+        """Yield the outputs, which ``y`` holds one after the other, from ``y_loc`` to ``y_loc``."""
+        y, bounds = np.asarray(tensors["y"]).ravel(), np.asarray(tensors["y_loc"]).ravel().astype(np.int64)
+        extents = np.diff(bounds)
+        if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != len(y) or (extents < 1).any():
+            raise UserError(
+                f"{where}: y_loc {bounds.tolist()} does not divide the {len(y)} values of y; write it again"
+            )
+        if not self.outputs:
+            levels: list[str] = list(self.configuration.network.variables.type)
+            levels = levels or ["node" if n > 1 and extent % n == 0 else "graph" for extent in extents.tolist()]
+            self.outputs = features.outputs_of(levels, inputs, self.configuration, self.scaling, where)
+        if len(extents) != len(self.outputs):
+            raise UserError(f"{where}: has {len(extents)} outputs, but {len(self.outputs)} before; write it again")
+        for output, first, extent in zip(self.outputs, bounds.tolist(), extents.tolist(), strict=False):
+            if output.level == "node" and extent % n:
+                raise UserError(
+                    f"{where}: '{output.key}' has {extent} values for {n} atoms; name its level in the configuration"
+                )
+            shape = (n, -1) if output.level == "node" else (1, -1)
+            yield output, y[first : first + extent].reshape(shape)
+
+
+def _check_keys(tensors: Tensors, where: str) -> None:
+    for key in tensors:
+        if not (isinstance(key, str) and key.isidentifier() and not key.startswith("__")):
+            raise UserError(f"{where}: the key {key!r} is not a name; the file is damaged or malicious: do not use it")
+
+
+def frames(file: RawFile) -> Iterator[Frame | UserError]:
+    """Yield the samples of a file, or of an ADIOS2 folder."""
+    if file.path is None:
+        yield UserError(f"{file.where}: HydraGNN's files refer to one another; unpack the archive, and give the folder")
+        return
+    if file.plain_name.endswith(".json"):  # the configuration
+        return
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            parts = _of_adios(file.path, Path(folder)) if file.path.is_dir() else _of_pickle(file.path)
+            for part in parts:
+                yield from part.frames(file)
+    except UserError as error:
+        yield error
+
+
+def _of_adios(path: Path, folder: Path) -> Iterator[_Part]:
+    if (path / MANIFEST).exists():
+        raise UserError(f"{path} is a data set of this program already; use data split, or data convert")
+    found = unpack(path, folder, _EDGES)
+    labels = [name.removesuffix("/ndata") for name in found.attributes if name.endswith("/ndata")]
+    if not labels:
+        raise UserError(f"{path}: is an ADIOS2 folder, but has no samples as HydraGNN writes them (trainset/ndata)")
+    attributes = found.attributes
+    scaling = Scaling.of(attributes.get("minmax_node_feature"), attributes.get("minmax_graph_feature"), str(path))
+    if "energy_linear_regression_coeff" in attributes:
+        raise UserError(f"{path}: its energies are residuals of a regression on elements; write the data without it")
+    configuration, unit = features.read_configuration(path)
+    for label in sorted(labels, key=lambda name: (LABELS.get(name, len(LABELS)), name)):
+        yield _Part(label, _samples(found, label, str(path)), scaling, configuration, unit)
+
+
+def _samples(found: Contents, label: str, path: str) -> Iterator[tuple[Tensors, str]]:
+    count, keys = found.attributes[f"{label}/ndata"], found.attributes.get(f"{label}/keys", [])
+    keys = [keys] if isinstance(keys, str) else keys
+    _check_keys(dict.fromkeys(keys), f"{path}, {label}")  # type: ignore[arg-type]
+    tables = {key: _table(found, f"{label}/{key}", int(count), path) for key in keys if key not in _EDGES}
+    for k in range(int(count)):
+        tensors = {}
+        for key, (array, axis, starts, counts) in tables.items():
+            tensors[key] = array[(slice(None),) * axis + (slice(int(starts[k]), int(starts[k] + counts[k])),)]
+        yield tensors, f"{path}, {label} {k}"
+
+
+def _table(found: Contents, name: str, count: int, path: str) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+    """Return an array of all samples, the axis along which they follow one another, and where each starts and ends.
+
+    The axis is that in which sizes differ, or the first: edges of samples on one geometry are ``[2 S, E]``.
+    """
+    try:
+        array, axis = found.arrays[name], int(found.attributes[f"{name}/variable_dim"])
+        starts, counts = found.arrays[f"{name}/variable_offset"], found.arrays[f"{name}/variable_count"]
+    except KeyError as error:
+        raise UserError(f"{path}: lacks {error}; it is damaged, or was not written by HydraGNN") from error
+    whole = 0 <= axis < array.ndim and starts.shape == counts.shape == (count,) and counts.dtype.kind in "iu"
+    if (
+        not whole
+        or starts.min(initial=0) < 0
+        or counts.min(initial=0) < 0
+        or (starts + counts).max(initial=0) > array.shape[axis]
+    ):
+        raise UserError(f"{path}: {name} does not hold {count} samples; it is damaged, or was not written by HydraGNN")
+    return array, axis, starts, counts
+
+
+def _label(name: str) -> str:
+    """Return the label in the name of a pickle, as HydraGNN's or as its older versions write it."""
+    found = re.search(r"(trainset|valset|testset|train|validate|validation|test)(-meta)?(-\d+)?\.pkl$", name)
+    return _ALIASES.get(found[1], found[1]) if found else "total"
+
+
+def _of_pickle(path: Path) -> Iterator[_Part]:
+    stem = re.sub(r"-\d+\.pkl$", "", path.name)
+    if stem != path.name and any(
+        (folder / f"{stem}-meta.pkl").exists() for folder in (path.parent, path.parent.parent)
+    ):
+        return  # its samples are read with the file that describes them
+    configuration, unit = features.read_configuration(path)
+    with path.open("rb") as stream:
+        node, graph, third = (hydragnn_pickle.load(stream, str(path)) for _ in range(3))
+        if path.name.endswith("-meta.pkl"):
+            layout = [hydragnn_pickle.load(stream, str(path)) for _ in range(2)]
+            samples = _one_by_one(path, third, layout)
+        elif isinstance(third, list):
+            samples = ((hydragnn_pickle.tensors_of(s, f"{path}, {k}"), f"{path}, {k}") for k, s in enumerate(third))
+        else:
+            raise UserError(f"{path}: is a pickle, but not of a data set of HydraGNN; leave it out")
+    if node is None and graph is None:
+        node, graph = _scales_of_training(path)
+    yield _Part(_label(path.name), samples, Scaling.of(node, graph, str(path)), configuration, unit)
+
+
+def _scales_of_training(path: Path) -> tuple[Any, Any]:
+    """Return the minimum and maximum in the training part's file: often only that one has them."""
+    own = re.search(r"(valset|testset|validate|validation|test)((-meta)?(-\d+)?\.pkl)$", path.name)
+    for label in ("trainset", "train"):
+        other = path.with_name(f"{path.name[: own.start()]}{label}{own[2]}") if own else path
+        if own and other.is_file():
+            with other.open("rb") as stream:
+                return hydragnn_pickle.load(stream, str(other)), hydragnn_pickle.load(stream, str(other))
+    return None, None
+
+
+def _one_by_one(path: Path, count: Any, layout: list[Any]) -> Iterator[tuple[Tensors, str]]:
+    in_folders, per_folder = layout
+    if not isinstance(count, int) or (in_folders and not (isinstance(per_folder, int) and per_folder > 0)):
+        raise UserError(f"{path}: does not describe the samples beside it; write the data set again")
+    stem = path.name.removesuffix("-meta.pkl")
+    for k in range(count):
+        file = path.parent / (str(k // per_folder) if in_folders else "") / f"{stem}-{k}.pkl"
+        try:
+            with file.open("rb") as stream:
+                yield hydragnn_pickle.tensors_of(hydragnn_pickle.load(stream, str(file)), str(file)), str(file)
+        except OSError as error:
+            raise UserError(f"cannot read {file}: {error.strerror or error}; {path} names it") from error

@@ -1,0 +1,196 @@
+"""HydraGNN's pickles, read without executing anything that they name.
+
+A pickle is a program that may call whatever it names. Here it can name only what data sets of tensors need, and gets
+objects of this module for it, which hold data and do nothing: neither torch nor PyTorch Geometric is imported.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import IO, Any
+
+import numpy as np
+
+from hydragnn_hpc.errors import UserError
+
+_LEGACY = 0x1950A86A20F9469CFC6C  # the magic number of torch.save's format before zip archives
+_STORAGES = {
+    "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
+    "ShortStorage": "<i2", "CharStorage": "<i1", "ByteStorage": "<u1", "BoolStorage": "|b1", "UntypedStorage": "<u1",
+}  # fmt: skip
+_KINDS = "biuf"
+
+
+class Record:
+    """An object of a class that is not imported: its state, as the pickle gives it."""
+
+    def __init__(self, *_: Any) -> None:
+        self.state: Any = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Dtype(Record):
+    """NumPy's dtype: its code, and its byte order."""
+
+    def __init__(self, code: str = "", *_: Any) -> None:
+        super().__init__()
+        self.code = code
+
+    def numpy(self) -> np.dtype[Any]:
+        order: Any = self.state[1] if isinstance(self.state, tuple) and len(self.state) > 1 else "|"
+        found = np.dtype(self.code if isinstance(self.code, str) else "O")
+        if found.kind not in _KINDS:
+            raise pickle.UnpicklingError(f"an array of {found}, not of numbers")
+        return found.newbyteorder(order) if order in ("<", ">") else found
+
+
+class _Array(Record):
+    """NumPy's array before its state is known."""
+
+    def numpy(self) -> np.ndarray:
+        _, shape, dtype, fortran, raw = self.state
+        return np.frombuffer(raw, dtype.numpy()).reshape(shape, order="F" if fortran else "C")
+
+
+def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
+    """Return a tensor as an array; one that reaches beyond its storage, or is larger, is refused."""
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    beyond = 0 not in size and (last >= len(storage) or math.prod(size) > len(storage))
+    if beyond or min((offset, *size, *stride)) < 0:
+        raise pickle.UnpicklingError("a tensor that reaches beyond its storage")
+    if 0 in size:
+        return np.zeros(size, storage.dtype)
+    strides = [step * storage.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False).copy()
+
+
+class _Restricted(pickle.Unpickler):
+    """An unpickler that knows the names of `_allowed`, and no others."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__(stream)
+        self._known = _allowed()
+        self.storages: dict[str, np.ndarray] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self._known[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no data set needs") from None
+
+    def persistent_load(self, pid: Any) -> Any:
+        if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and pid[1] in _STORAGES.values()):
+            raise pickle.UnpicklingError("an object kept elsewhere")
+        _, kind, key, _, length = pid[:5]
+        # Filled in when the numbers follow, after the pickle.
+        return self.storages.setdefault(str(key), np.zeros(int(length), kind))
+
+
+def _allowed() -> dict[tuple[str, str], Any]:
+    """Return the names that a pickle may use; new objects each time, since a pickle can set attributes of them."""
+
+    def tensor(*args: Any) -> np.ndarray:
+        return _tensor(*args)
+
+    def storage(content: bytes) -> np.ndarray:
+        return _storage(content)
+
+    def array(*_: Any) -> Record:
+        return _Array()
+
+    def scalar(dtype: _Dtype, raw: bytes) -> Any:
+        return np.frombuffer(raw, dtype.numpy())[0]
+
+    def buffer(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+        return np.frombuffer(raw, dtype.numpy()).reshape(shape, order=order)  # type: ignore[call-overload, no-any-return]
+
+    def kind(name: str) -> type[Record]:
+        return type(name, (Record,), {})
+
+    def dtype(code: str, *_: Any) -> _Dtype:
+        return _Dtype(code)
+
+    known: dict[tuple[str, str], Callable[..., Any] | str] = {
+        ("torch_geometric.data.data", "Data"): kind("Data"),
+        ("torch_geometric.data.data", "DataEdgeAttr"): kind("DataEdgeAttr"),
+        ("torch_geometric.data.data", "DataTensorAttr"): kind("DataTensorAttr"),
+        ("torch_geometric.data.storage", "GlobalStorage"): kind("GlobalStorage"),
+        ("collections", "OrderedDict"): type("OrderedDict", (OrderedDict,), {}),
+        ("torch._utils", "_rebuild_tensor_v2"): tensor,
+        ("torch.storage", "_load_from_bytes"): storage,
+        ("numpy", "ndarray"): kind("ndarray"),
+        ("numpy", "dtype"): dtype,
+    }
+    for core in ("numpy.core", "numpy._core"):
+        known[f"{core}.multiarray", "_reconstruct"] = array
+        known[f"{core}.multiarray", "scalar"] = scalar
+        known[f"{core}.numeric", "_frombuffer"] = buffer
+    known |= {("torch", name): code for name, code in _STORAGES.items()}
+    known["torch.storage", "UntypedStorage"] = _STORAGES["UntypedStorage"]
+    return known
+
+
+def _storage(content: bytes) -> np.ndarray:
+    """Read what torch.save wrote of a storage, in its older format: pickles, then the numbers of each storage."""
+    stream = io.BytesIO(content)
+    if _Restricted(stream).load() != _LEGACY:
+        raise pickle.UnpicklingError("a storage in another format than that of tensors in pickles")
+    _Restricted(stream).load()  # the protocol's version
+    _Restricted(stream).load()  # byte order and sizes of the machine
+    reader = _Restricted(stream)
+    found = reader.load()
+    if not isinstance(found, np.ndarray):
+        raise pickle.UnpicklingError("a storage that holds no numbers")
+    for key in _Restricted(stream).load():
+        storage = reader.storages[str(key)]
+        length = int.from_bytes(stream.read(8), "little")
+        raw = stream.read(storage.nbytes)
+        if length != len(storage) or len(raw) != storage.nbytes:
+            raise pickle.UnpicklingError("a storage that is cut short")
+        storage[:] = np.frombuffer(raw, storage.dtype)
+    return found
+
+
+def _numbers(value: Any) -> Any:
+    return value.numpy() if isinstance(value, _Array) else value
+
+
+def load(stream: IO[bytes], where: str) -> Any:
+    """Return the next object of a file; arrays and tensors as NumPy arrays, other classes as `Record`.
+
+    Raises
+    ------
+    UserError
+        If it is damaged, or names anything that a data set does not need.
+    """
+    try:
+        return _numbers(_Restricted(stream).load())
+    except Exception as error:  # a damaged or malicious pickle raises almost anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise UserError(
+            f"{where}: cannot be read as a pickle of HydraGNN: {reason}; write it again, or as ADIOS2"
+        ) from error
+
+
+def tensors_of(sample: Any, where: str) -> dict[str, np.ndarray]:
+    """Return the tensors of a PyTorch Geometric ``Data`` object by key.
+
+    Raises
+    ------
+    UserError
+        If it is another object, or a key is no name.
+    """
+    state = sample.state if isinstance(sample, Record) else None
+    store = state.get("_store") if isinstance(state, dict) else None
+    inner = store.state if isinstance(store, Record) else None
+    mapping = inner.get("_mapping") if isinstance(inner, dict) else state  # before PyG 2, the state itself
+    if not isinstance(mapping, dict):
+        raise UserError(f"{where}: holds {type(sample).__name__}, not a graph of PyTorch Geometric; write it again")
+    found = {key: _numbers(value) for key, value in mapping.items()}
+    return {key: value for key, value in found.items() if isinstance(value, np.ndarray)}

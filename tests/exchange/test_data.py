@@ -1,0 +1,292 @@
+"""HydraGNN's data sets are read as what they were made from, and written so that they come back."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.build.prepare import prepare
+from hydragnn_hpc.dataset.read import formats
+from hydragnn_hpc.dataset.read.frames import Frame
+from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.read.targets import parse_targets
+from hydragnn_hpc.dataset.store import foreign
+from hydragnn_hpc.errors import UserError
+from tests.campaigns import command, done
+from tests.exchange import data_files
+
+PROCESSED = ("mixing_enthalpy=graph:output_0:Ry", "charge_transfer=node:output_1:e", "magnetic_moment=node:output_2:μB")
+RAW = ("mixing_enthalpy=graph:graph_0:Ry", "charge_transfer=node:node_1:e", "magnetic_moment=node:node_2:μB")
+NAMED = tuple(f"{t.split('=')[0]}={level}:{t.split('=')[0]}:{unit}" for t, level, unit in
+              zip(PROCESSED, ("graph", "node", "node"), ("Ry", "e", "μB"), strict=True))  # fmt: skip
+TARGETS = {"processed": PROCESSED, "raw": RAW}
+
+
+def by_content(bp: Path) -> dict[bytes, dict[str, np.ndarray]]:
+    """What a data set holds of each sample, by species and positions: names and order are left out."""
+    _, a = store.read(bp)
+    found = {}
+    for k, g in enumerate(a["sample_geometry"].tolist()):
+        atoms, sites = slice(*a["atom_offsets"][k : k + 2]), slice(*a["geometry_atom_offsets"][g : g + 2])
+        first, last = a["neighbour_offsets"][[sites.start, sites.stop]]
+        sample = {"split": a["split"][k], "pos": a["pos"][sites], "cell": a["cell"][g], "periodic": a["periodic"][g]}
+        sample |= {"offsets": a["neighbour_offsets"][sites] - first, "neighbours": a["neighbours"][first:last]}
+        for name in (n for n in a if n.startswith("target_")):
+            sample[name] = a[name][atoms if len(a[name]) == len(a["atomic_numbers"]) else slice(k, k + 1)]
+        found[a["atomic_numbers"][atoms].tobytes() + a["pos"][sites].round(3).tobytes()] = sample
+    return found
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """The same samples, neighbours and split; values to float32."""
+    expected, found = by_content(one), by_content(other)
+    targets = store.read_manifest(one).targets
+    assert found.keys() == expected.keys() and len(found) > 50
+    for key, sample in expected.items():
+        for name in ("split", "offsets", "neighbours", "periodic"):
+            np.testing.assert_array_equal(found[key][name], sample[name], name)
+        for name in ("pos", "cell"):
+            np.testing.assert_allclose(found[key][name], sample[name], rtol=1e-6)
+        for name, target in targets.items():
+            width = np.array(target.maximum) - np.array(target.minimum)
+            assert (np.abs(found[key][f"target_{name}"] - sample[f"target_{name}"]) <= 1.2e-7 * width).all()
+
+
+def prepared(source: Path, out: Path, targets: tuple[str, ...], **options: Any) -> Path:
+    """Prepare a data set of HydraGNN's; returns ``out``."""
+    prepare(source, out, Options(form="hydragnn", targets=parse_targets(targets), **options))
+    return out
+
+
+@pytest.mark.parametrize("layout", ["processed", "raw"])
+def test_adios_folders_are_what_they_were_made_from(layout: str, small_bp: Path, tmp_path: Path) -> None:
+    source = data_files.whole_bp(tmp_path / "fept.bp", small_bp, layout)
+    assert_same(small_bp, prepared(source, tmp_path / "own.bp", TARGETS[layout]))
+    assert formats.detect(source) == "hydragnn"
+    assert store.read_manifest(tmp_path / "own.bp").source.split_by == "source"
+    again = prepared(source, tmp_path / "again.bp", TARGETS[layout], split_by="composition", seed=5)
+    assert store.read_manifest(again).source.split_by == "composition"
+
+
+@pytest.mark.parametrize("layout", ["processed", "raw"])
+@pytest.mark.parametrize("write", [data_files.write_pickles, data_files.write_many_pickles])
+def test_pickles_are_what_they_were_made_from(write: Callable, layout: str, small_bp: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "pickles", small_bp, layout)
+    assert formats.detect(source) == "hydragnn"
+    assert_same(small_bp, prepared(source, tmp_path / "own.bp", TARGETS[layout]))
+
+
+@pytest.fixture(scope="module")
+def ternary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A periodic data set of two sizes, with forces, charges and an energy."""
+    folder = tmp_path_factory.mktemp("ternary")
+    done(folder, "data", "generate", "raw.extxyz", "--system", "ternary", "--cap", "6", "--sizes", "1x1x1,2x1x1")
+    targets = [w for t in ("E=graph:energy:eV", "Q=node:charge:e", "F=node:forces:eV/Ang") for w in ("--target", t)]
+    done(folder, "data", "prepare", "raw.extxyz", "own.bp", *targets)
+    return folder / "own.bp"
+
+
+def test_convert_writes_what_prepare_reads_back(ternary: Path, tmp_path: Path) -> None:
+    printed = done(tmp_path, "data", "convert", str(ternary), "theirs.bp", "--to", "hydragnn")
+    assert "structures as hydragnn" in printed and "digits beyond float32" in printed
+    described = json.loads((tmp_path / "theirs.json").read_text())
+    assert described["Dataset"]["node_features"] == {
+        "name": ["num_of_protons", "Q", "F"], "dim": [1, 1, 3], "unit": ["", "e", "eV/Å"]
+    }  # fmt: skip
+    targets = [w for t in ("E=graph:E:eV", "Q=node:Q:e", "F=node:F:eV/Ang") for w in ("--target", t)]
+    wrong = command(tmp_path, "data", "prepare", "theirs.bp", "own.bp", "--target", "E=graph:E:Ry")
+    assert wrong.returncode == 2 and "'E' is in eV, as the metadata of" in wrong.stderr
+    done(tmp_path, "data", "prepare", "theirs.bp", "own.bp", "--format", "hydragnn", *targets)
+    assert_same_within_range(ternary, tmp_path / "own.bp")
+    assert store.read_manifest(tmp_path / "own.bp").neighbours.boundary == "periodic"
+    done(tmp_path, "data", "convert", "theirs.bp", "theirs.extxyz")
+    again = command(tmp_path, "data", "convert", str(ternary), "theirs.bp", "--to", "hydragnn")
+    assert again.returncode == 2 and "theirs.bp exists; give another name, or --force" in again.stderr
+    done(tmp_path, "data", "convert", str(ternary), "theirs.bp", "--to", "hydragnn", "--force")
+    kept = command(tmp_path, "data", "convert", str(ternary), "own.bp", "--to", "hydragnn", "--force")
+    assert kept.returncode == 2 and "own.bp is no data set of HydraGNN" in kept.stderr
+
+
+def assert_same_within_range(one: Path, other: Path) -> None:
+    """As `assert_same`; HydraGNN scales the components of a vector by one range, which float32 resolves."""
+    expected, found = by_content(one), by_content(other)
+    assert found.keys() == expected.keys() and len(found) > 50
+    for key, sample in expected.items():
+        for name in ("split", "offsets", "neighbours", "periodic"):
+            np.testing.assert_array_equal(found[key][name], sample[name], name)
+        for name, target in store.read_manifest(one).targets.items():
+            width = max(target.maximum) - min(target.minimum)
+            assert np.abs(found[key][f"target_{name}"] - sample[f"target_{name}"]).max() <= 1.2e-7 * width
+
+
+def test_edges_follow_one_another_along_the_axis_in_which_samples_differ(
+    small_bp: Path, ternary: Path, tmp_path: Path
+) -> None:
+    """What is written is what HydraGNN's own writer makes of the same samples, on one geometry or on several."""
+    import adios2
+
+    done(tmp_path, "data", "convert", str(small_bp), "one.bp", "--to", "hydragnn")
+    theirs = data_files.whole_bp(tmp_path / "theirs.bp", small_bp, "processed")
+    with adios2.FileReader(str(tmp_path / "one.bp")) as ours, adios2.FileReader(str(theirs)) as expected:
+        for name in ours.available_variables():
+            np.testing.assert_array_equal(ours.read(name), expected.read(name), name)
+        assert ours.read_attribute("trainset/edge_index/variable_dim") == 0
+        assert ours.read("trainset/edge_index").shape[0] == 2 * ours.read_attribute("trainset/ndata")
+    done(tmp_path, "data", "convert", str(ternary), "two.bp", "--to", "hydragnn")
+    with adios2.FileReader(str(tmp_path / "two.bp")) as ours:
+        assert ours.read_attribute("trainset/edge_index/variable_dim") == 1
+        assert len(ours.read("trainset/edge_index")) == 2 and ours.read_attribute("trainset/y_loc/variable_dim") == 0
+        degrees, counts = ours.read_attribute("pna_deg"), ours.read("trainset/edge_index/variable_count")
+        assert degrees @ np.arange(len(degrees)) == counts.sum()
+
+
+def test_a_configuration_beside_the_data_names_them_and_states_the_unit(small_bp: Path, tmp_path: Path) -> None:
+    source = data_files.whole_bp(tmp_path / "fept.bp", small_bp, "processed")
+    variables = {"type": ["graph", "node", "node"], "output_index": [0, 1, 2], "input_node_features": [0],
+                 "output_names": ["mixing_enthalpy", "charge_transfer", "magnetic_moment"]}  # fmt: skip
+    content = {"Dataset": {"length_unit": "angstrom"}, "NeuralNetwork": {"Variables_of_interest": variables}}
+    (tmp_path / "fept.json").write_text(json.dumps(content))
+    own = prepared(source, tmp_path / "own.bp", NAMED, cutoff=7.0 / 0.529177210903)
+    pos = [store.read(bp)[1]["pos"] for bp in (own, small_bp)]
+    np.testing.assert_allclose(pos[0] * 0.529177210903, pos[1], rtol=1e-5)
+    variables["output_index"] = [0, 2, 1]
+    (tmp_path / "fept.json").write_text(json.dumps(content))
+    frame = next(iter(formats.iter_frames(source, "hydragnn")))
+    assert isinstance(frame, Frame)
+    node, _ = data_files.scales(small_bp)
+    stored = data_files.samples(small_bp, "processed")["trainset"][0]["y"][1:33].astype(np.float64)
+    np.testing.assert_allclose(frame.columns["charge_transfer"], stored * (node[1, 2] - node[0, 2]) + node[0, 2])
+
+
+def only_error(source: Path, form: str = "hydragnn") -> str:
+    """The one error of a source that holds nothing else."""
+    (found,) = formats.iter_frames(source, form)
+    assert isinstance(found, UserError) and "\n" not in str(found)
+    return str(found)
+
+
+def changed(small_bp: Path, path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> str:
+    """The first error of a data set of two samples of which something was changed."""
+    node, graph = data_files.scales(small_bp)
+    attributes: dict[str, Any] = {"minmax_node_feature": node, "minmax_graph_feature": graph}
+    sample = data_files.samples(small_bp, "processed")["trainset"][0]
+    change(sample, attributes)
+    source = data_files.write_bp(path, {"trainset": [sample, sample]}, attributes)
+    found = next(iter(formats.iter_frames(source, "hydragnn")))
+    assert isinstance(found, UserError), found
+    return str(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s, a: s.update({"x;import os": s["x"]}), "the key 'x;import os' is not a name"),
+        (lambda s, a: s.update({"__class__": s["x"]}), "the key '__class__' is not a name"),
+        (lambda s, a: a.clear(), "x begins with 0, which is no proton number"),
+        (lambda s, a: a.update(minmax_graph_feature=np.ones((2, 4))), "which of the 4 graph-level features"),
+        (lambda s, a: a.update(minmax_node_feature=np.full((2, 3), np.nan)), "minmax_node_feature is not"),
+        (lambda s, a: a.update(energy_linear_regression_coeff=np.ones(118)), "its energies are residuals"),
+        (lambda s, a: s.pop("pos"), "has no 'pos'"),
+        (lambda s, a: s.update(y_loc=s["y_loc"] + 1), "does not divide the 65 values of y"),
+        (lambda s, a: s.update(pos=s["pos"][:, :2]), "malformed"),
+        (lambda s, a: s.update(cell=np.eye(2, dtype=np.float32)), "malformed"),
+    ],
+)  # fmt: skip
+def test_folders_that_cannot_be_used(change: Callable, message: str, small_bp: Path, tmp_path: Path) -> None:
+    error = changed(small_bp, tmp_path / "bad.bp", change)
+    assert message in error and "bad.bp" in error
+
+
+def test_damaged_and_other_folders(small_bp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = data_files.whole_bp(tmp_path / "whole.bp", small_bp, "raw")
+    for name in ("data.0", "md.0", "md.idx"):
+        bad = Path(shutil.copytree(whole, tmp_path / f"no-{name}.bp"))
+        os.truncate(bad / name, (bad / name).stat().st_size // 2)
+        monkeypatch.setattr(foreign, "PATIENCE", 5.0)  # for data that the index promises, ADIOS2 waits without end
+        error = only_error(bad)
+        assert str(bad) in error and ("it is damaged" in error or "has no samples" in error)
+        monkeypatch.undo()
+    assert "is a data set of this program already" in only_error(small_bp)
+    assert "but has no samples as HydraGNN writes them" in only_error(
+        data_files.write_bp(tmp_path / "empty.bp", {}, {"name": "x"})
+    )
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(data_files.write_pickles(tmp_path / "p", small_bp, "raw"), "p")
+    assert "unpack the archive, and give the folder" in str(
+        next(iter(formats.iter_frames(tmp_path / "all.tar", "hydragnn")))
+    )
+    (tmp_path / "whole.json").write_text('{"Dataset": {"length_unit": "furlong"}}')
+    assert "'furlong'" in only_error(whole) and "whole.json" in only_error(whole)
+    (tmp_path / "whole.json").write_text('{"Dataset": 3}')
+    assert "whole.json: Dataset" in only_error(whole)
+
+
+class Runs:
+    """Executes a command when unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_nothing_in_a_pickle_is_executed(small_bp: Path, tmp_path: Path) -> None:
+    good = data_files.graphs(data_files.samples(small_bp, "raw")["trainset"][:1])
+    marker = tmp_path / "ran"
+    bad: list[Any] = [Runs(marker), [Runs(marker)], [*good, {"a": Runs(marker)}]]
+    bad[2][0].x = Runs(marker)
+    for number, content in enumerate(bad):
+        path = tmp_path / f"{number}-trainset.pkl"
+        with path.open("wb") as stream:
+            for part in (None, None, content):
+                pickle.dump(part, stream)
+        error = only_error(path)
+        assert "it names posix.system, which no data set needs" in error and str(path) in error
+        assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"cbuiltins\neval\n(V1\ntR.",
+        b"ctorch.storage\n_load_from_bytes\n(cbuiltins\neval\nV1\ntR.",
+        b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93\x8c\x01O\x85R.",  # an array of objects, once used
+        b"\x80\x04\x8c\x0ctorch._utils\x8c\x12_rebuild_tensor_v2\x93\x8c\x05numpy\x8c\x05dtype\x93\x8c\x01O\x85RK\x00)))tR.",
+        b"\x80\x04\x95",
+        b"",
+    ],
+)
+def test_pickles_by_hand(program: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a-trainset.pkl").write_bytes(program + program + program)
+    assert "a-trainset.pkl" in only_error(tmp_path / "a-trainset.pkl")
+
+
+def test_tensors_beyond_their_storage_and_cut_ones(small_bp: Path, tmp_path: Path) -> None:
+    data_files.write_pickles(tmp_path / "p", small_bp, "raw")
+    path = tmp_path / "p" / "fept-trainset.pkl"
+    whole = path.read_bytes()
+    for size in (len(whole) // 2, len(whole) - 1, 10):
+        path.write_bytes(whole[:size])
+        assert "cannot be read as a pickle of HydraGNN" in only_error(path)
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["processed", "raw"])
+def test_two_hundred_real_structures(layout: str, real_samples: Path, tmp_path: Path) -> None:
+    """LSMS text and HydraGNN's data set of it give the same data set under the same options."""
+    own = tmp_path / "own.bp"
+    prepare(real_samples, own, Options(seed=3))
+    source = data_files.whole_bp(tmp_path / "fept.bp", own, layout)
+    assert_same(own, prepared(source, tmp_path / "theirs.bp", TARGETS[layout], seed=3))
