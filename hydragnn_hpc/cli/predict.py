@@ -116,10 +116,9 @@ def predict(
                 known.add(batch, [one.tasks for one in predicted])
             update(preparation.count, 0)
     preparation.report()
-    for line in (
-        *(line for predictor in predictors for line in predictor.remarks()),
-        *(known.lines() if known else ()),
-    ):
+    for line in (line for predictor in predictors for line in predictor.remarks()):
+        log(line)
+    for line in known.lines() if known else ():
         log(line)
     if to is not None:
         counts = ", ".join(f"{e.variant} ({len(e.replicas)})" for e in ensembles)
