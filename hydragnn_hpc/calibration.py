@@ -219,7 +219,7 @@ def _calibrated(
 ) -> dict[str, TaskCalibration]:
     truth = read_arrays(folder.validation_set)
     if truth is None:
-        raise UserError(f"no {folder.validation_set.name} in {folder.root}, which an earlier version has trained")
+        raise UserError(f"no {folder.validation_set.name}: an earlier version has trained the campaign")
     tasks = campaign.variant(members[0].variant).tasks
     found = {task: RunningMoments() for task in tasks}
     for place, member in enumerate(members):

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from hydragnn_hpc import yaml_files
 from hydragnn_hpc.atomic import remove_leftovers, storage_errors, write_text
 from hydragnn_hpc.config import Campaign, parse_campaign
+from hydragnn_hpc.crate import check_archive
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_record, write_record
 from hydragnn_hpc.records.member import Failure, Failures, Result
@@ -109,8 +110,11 @@ def read_frozen(folder: CampaignFolder) -> Frozen:
     Raises
     ------
     UserError
-        If the folder holds no campaign, or its file cannot be read.
+        If the folder holds no campaign, its file cannot be read, or it is an archive that is damaged.
     """
+    if folder.root.is_file():
+        raise UserError(f"{folder.root} is a file; unpack it, and give the folder that it holds")
+    check_archive(folder.root)
     try:
         content = yaml_files.read(folder.campaign)
         campaign = parse_campaign(content["campaign"], str(folder.campaign))

@@ -9,6 +9,7 @@ from pathlib import Path
 from hydragnn_hpc import ledger, ownership
 from hydragnn_hpc.atomic import remove_leftovers, storage_errors
 from hydragnn_hpc.config import config_hash, load_campaign
+from hydragnn_hpc.crate import check_archive
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.remarks import registry
 from hydragnn_hpc.dataset.staged import match
@@ -76,6 +77,8 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> RunPl
     frozen = Frozen(campaign, config_hash(campaign, manifest.sha256), manifest.sha256, ledger.now())
     growing: list[str] = []
     foreign = _foreign(folder.root)  # first, since another run may be writing the campaign at this moment
+    if check_archive(folder.root):
+        raise UserError(f"{folder.root} is an archive, and its members cannot be trained on; run into another folder")
     if folder.campaign.exists():
         frozen, growing = hold(frozen, ledger.read_frozen(folder), folder)
     elif foreign:

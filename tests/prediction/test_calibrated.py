@@ -88,7 +88,7 @@ def test_it_is_that_of_the_members_in_use(plain: Path) -> None:
     [
         ("", ("--select", "2"), "HCM: no calibrated intervals: calibration needs 3 members, and there are 2"),
         ("", ("--level", "0.99999"), "too few structures in the validation part for intervals of level 0.99999: H ("),
-        ("validation_set.npz", (), "no validation_set.npz in out-older, which an earlier version has trained"),
+        ("validation_set.npz", (), "no validation_set.npz: an earlier version has trained the campaign"),
         ("members/HCM/01/validation.npz", (), "HCM/01 has no validation.npz: an earlier version has trained it"),
     ],
 )

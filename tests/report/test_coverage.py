@@ -69,4 +69,4 @@ def test_page_summary_and_figure_have_it_too(calibrated: Rendered) -> None:
 def test_an_older_folder_has_no_such_table_and_the_page_says_why(tmp_path: Path) -> None:
     found = render(tmp_path / "older", variants=("H",), replicas=3, samples=20, epochs=4)
     assert not found.folder.table("calibration", "csv").exists() and not load(found.folder.root).coverages
-    assert "No calibrated intervals of H: no validation_set.npz in" in found.folder.page.read_text("utf-8")
+    assert "No calibrated intervals of H: no validation_set.npz" in found.folder.page.read_text("utf-8")

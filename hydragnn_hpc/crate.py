@@ -1,0 +1,68 @@
+"""What an archive of a campaign states of its files: an RO-Crate (w3id.org/ro/crate/1.1) around a campaign's folder.
+
+An archive is a campaign's folder without what only a run needs, and with ``ro-crate-metadata.json``, which lists every
+file with its size and SHA-256. Whatever reads a campaign's folder reads an archive; its files are checked first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydragnn_hpc.errors import UserError
+
+FILE = "ro-crate-metadata.json"
+VERSION = "hydragnn_hpc archive 1"
+CONFORMS_TO = "https://w3id.org/ro/crate/1.1"
+
+
+def check_archive(root: Path, sums: bool = False) -> bool:
+    """Return whether a folder is an archive, after comparing its files' sizes (and ``sums``) with those that it states.
+
+    Raises
+    ------
+    UserError
+        If it is an archive of another version, or one of its files is missing, truncated or changed.
+    """
+    try:
+        content = json.loads((root / FILE).read_bytes())
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {root / FILE}: {error}; copy the archive again") from error
+    for name, size, sha256 in _listed(content, root):
+        path = root / name
+        try:
+            found = path.stat().st_size
+        except OSError as error:
+            raise UserError(f"archive {root}: {name} is missing; copy the archive again") from error
+        if found != size:
+            raise UserError(f"archive {root}: {name} has {found:,} bytes in place of {size:,}; copy the archive again")
+        if sums and sha256_of(path) != sha256:
+            raise UserError(f"archive {root}: the checksum of {name} is wrong; copy the archive again")
+    return True
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _listed(content: Any, root: Path) -> Iterator[tuple[str, int, str]]:
+    """Yield name, size and SHA-256 of the listed files."""
+    try:
+        entities = {entity["@id"]: entity for entity in content["@graph"]}
+        version = entities["./"].get("schemaVersion")
+        if version == VERSION:
+            files = [e for e in entities.values() if e["@type"] == "File"]
+            yield from ((str(e["@id"]), int(e["contentSize"]), str(e["sha256"])) for e in files)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{root / FILE} is not of an archive of a campaign: {error!r}; copy the archive again"
+        ) from error
+    if version != VERSION:
+        raise UserError(f"archive {root}: it is '{version}', and this program reads '{VERSION}'; use the other version")

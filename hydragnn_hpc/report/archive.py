@@ -1,0 +1,142 @@
+"""An archive of a campaign: tables, models, configuration and provenance, as an RO-Crate to publish."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import hydragnn_hpc
+from hydragnn_hpc import crate
+from hydragnn_hpc.atomic import new_folder, storage_errors, write_json, written_whole
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.logs import ProgressCallback
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.report.document.provenance import provenance
+from hydragnn_hpc.report.results.live import read_live
+from hydragnn_hpc.report.results.load import Results, load
+from hydragnn_hpc.report.write import write_report
+
+_FORMATS = {
+    ".npz": "application/zip", ".pt": "application/zip", ".json": "application/json", ".csv": "text/csv",
+    ".yaml": "application/yaml", ".txt": "text/plain", ".jsonl": "application/jsonl",
+}  # fmt: skip
+_EARLIEST = (1980, 1, 1, 0, 0, 0)  # of zip files
+
+
+def write_archive(
+    out: Path, to: Path, license_text: str = "not stated", progress: ProgressCallback = lambda done, total: None
+) -> int:
+    """Write an archive of the folder ``out`` to ``to``: a folder or, where the name ends in ``.zip``, one file.
+
+    The archive is a campaign's folder, with a report of its own, and without checkpoints, jobs and workers' logs.
+
+    Returns
+    -------
+    int
+        Its size in bytes.
+
+    Raises
+    ------
+    UserError
+        If ``out`` holds no campaign, no member has finished, a run is active, or ``to`` exists or cannot be written.
+    """
+    if to.exists():
+        raise UserError(f"{to} exists; give another name, or remove it")
+    results = load(out)
+    if read_live(results.folder).active:
+        raise UserError(f"{out}: a run is active; make the archive when it has ended")
+    if not any(results.finished_by_variant.values()):
+        raise UserError(f"{out}: no member has finished; see 'hydragnn-hpc status {out}'")
+    is_zip = to.suffix.lower() == ".zip"
+    folder = to.with_suffix("") if is_zip else to
+    if is_zip and folder.exists():
+        raise UserError(f"{folder} exists, the folder that {to.name} would hold; give another name, or remove it")
+    with new_folder(folder) as made:
+        for source in _files(results):
+            copy = made / source.relative_to(results.folder.root)
+            with storage_errors(copy):
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, copy)
+        write_report(made, progress)
+        write_json(made / crate.FILE, _metadata(results, made, license_text))
+    if is_zip:
+        _zip(folder, to)
+        shutil.rmtree(folder)
+        return to.stat().st_size
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _files(results: Results) -> Iterator[Path]:
+    """Yield the files to be copied."""
+    own: CampaignFolder = results.folder
+    found = [own.campaign, own.dataset, own.test_set, own.validation_set, own.remarks, own.run, own.events]
+    for member in results.members:
+        files = own.member(member.variant, member.replica)
+        found += [files.failure, files.log]
+        if member.result:
+            found += [files.result, files.history, files.model, files.predictions, files.validation, files.features]
+    yield from (path for path in found if path.is_file())
+
+
+def _metadata(results: Results, made: Path, license_text: str) -> dict[str, Any]:
+    """Return ``ro-crate-metadata.json``; the report, which can be written again, is listed without sizes."""
+    paths = sorted(p for p in made.rglob("*") if p.is_file() and made / "report" not in p.parents)
+    files = [_file(path, made) for path in paths]
+    done = [m.result for m in results.members if m.result]
+    name = results.campaign.name
+    tasks = ", ".join(f"{task} ({s.level}-level {s.field})" for task, s in results.campaign.tasks.items())
+    program = {"@id": "#hydragnn_hpc", "@type": "SoftwareApplication", "name": "hydragnn_hpc"}
+    root = {
+        "@id": "./",
+        "@type": "Dataset",
+        "name": f"Campaign {name}",
+        "description": f"Ensembles of graph neural networks that predict {tasks}: {len(done)} trained members of"
+        f" {len(results.members)}, their predictions, errors and the report.",
+        "datePublished": datetime.now(UTC).date().isoformat(),
+        "license": license_text,
+        "schemaVersion": crate.VERSION,
+        "keywords": [f"{key}: {value}" for key, value in provenance(results).items()],
+        "hasPart": [{"@id": file["@id"]} for file in files] + [{"@id": "report/"}],
+    }
+    trained = {
+        "@id": "#training",
+        "@type": "CreateAction",
+        "name": "Training of the members",
+        "instrument": {"@id": program["@id"]},
+        "result": {"@id": "./"},
+        "startTime": min(s.started for r in done for s in r.sessions),
+        "endTime": max(s.ended for r in done for s in r.sessions),
+    }
+    descriptor = {
+        "@id": crate.FILE,
+        "@type": "CreativeWork",
+        "conformsTo": {"@id": crate.CONFORMS_TO},
+        "about": {"@id": "./"},
+    }
+    report = {"@id": "report/", "@type": "Dataset", "name": "Tables, figures and the page (index.html)"}
+    program["softwareVersion"] = hydragnn_hpc.__version__
+    return {
+        "@context": [f"{crate.CONFORMS_TO}/context", {"sha256": "https://schema.org/sha256"}],
+        "@graph": [descriptor, root, program, trained, report, *files],
+    }
+
+
+def _file(path: Path, root: Path) -> dict[str, str]:
+    found = {"@id": str(path.relative_to(root)), "@type": "File", "name": path.name}
+    found |= {"contentSize": str(path.stat().st_size), "sha256": crate.sha256_of(path)}
+    return found | ({"encodingFormat": _FORMATS[path.suffix]} if path.suffix in _FORMATS else {})
+
+
+def _zip(folder: Path, to: Path) -> None:
+    """Pack a folder into one file, the same bytes for the same content."""
+    with written_whole(to) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            entry = zipfile.ZipInfo(str(path.relative_to(folder.parent)), _EARLIEST)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            with path.open("rb") as source, packed.open(entry, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target)
