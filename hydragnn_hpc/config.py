@@ -24,6 +24,7 @@ from hydragnn_hpc.sections import (
     Name,
     Section,
     SpeciesInput,
+    Start,
     Task,
     Text,
     Training,
@@ -58,6 +59,7 @@ class Campaign(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     model: Model = Model()
     training: Training = Training()
+    start: Start | None = None
     launch: Launch = Launch()
 
     @field_validator("variants", mode="before")
@@ -98,12 +100,15 @@ class Campaign(Section):
         self._check_references()
         if not all(variant.differs for variant in self.variants):
             self._check_folds()
+            self._check_epochs()
         for variant in self.variants:
-            if variant.differs or any(self.tasks[task].vector for task in variant.tasks):
+            if variant.differs or self.start or any(self.tasks[task].vector for task in variant.tasks):
                 try:
                     own = self.of_variant(variant)
                     own._check_references()
                     own._check_folds()
+                    own._check_epochs()
+                    own._check_start(list(self.tasks))
                     own._check_vectors()
                 except ValueError as error:
                     raise ValueError(f"variant '{variant.name}': {error}") from None
@@ -124,6 +129,24 @@ class Campaign(Section):
                 f"training.resample.folds={resample.folds}: {self.replicas} replicas would leave folds that none is"
                 f" validated on; set replicas={resample.folds} or more"
             )
+
+    def _check_epochs(self) -> None:
+        if self.start is None and self.training.epochs == 0:
+            raise ValueError("training.epochs=0: nothing is trained; set 1 or more, or give a start")
+
+    def _check_start(self, tasks: list[str]) -> None:
+        """Check what members start from; ``tasks`` are those of all variants."""
+        if self.start is None:
+            return
+        for key in ("parts", "freeze"):
+            for part in getattr(self.start, key) if getattr(self.start, key) != "all" else ():
+                if part not in ("trunk", *tasks):
+                    raise ValueError(f"start.{key}: unknown part '{part}'{nearest(part, ('trunk', *tasks))}")
+        for part in self.start.freeze:
+            if part not in self.start.named(tasks):
+                raise ValueError(f"start.freeze: '{part}' is not among start.parts, and would never be trained; add it")
+        if {"trunk", *self.tasks} <= set(self.start.freeze) and self.training.epochs:
+            raise ValueError("start.freeze: no part is left to train; set training.epochs=0, or leave one out")
 
     def _check_vectors(self) -> None:
         """Check the tasks of a campaign of one variant."""
@@ -154,6 +177,10 @@ class Campaign(Section):
             If the variant's settings and the campaign's do not fit together, naming the key.
         """
         tasks = {name: self.tasks[name].model_copy(update=variant.own(name)) for name in variant.tasks}
+        training, start = _with_own(self.training, variant.training, "training"), variant.start or self.start
+        if start is not None and start.learning_rate is not None:
+            training = _with_own(training, {"optimizer": {"learning_rate": start.learning_rate}}, "training")
+            start = start.model_copy(update={"learning_rate": None})
         return self.model_copy(
             update={
                 "sweep": None,
@@ -161,7 +188,8 @@ class Campaign(Section):
                 "tasks": tasks,
                 "inputs": variant.inputs or self.inputs,
                 "model": _with_own(self.model, variant.model, "model"),
-                "training": _with_own(self.training, variant.training, "training"),
+                "training": training,
+                "start": start,
             }
         )
 
@@ -219,6 +247,7 @@ class Campaign(Section):
                     ("plateau",) if training.schedule == "cosine" else ("cosine",),
                 ),
                 "launch": _at_default(self.launch, WITHOUT_EFFECT),
+                "start": _anywhere(self.start),
             }
         )
 
@@ -233,6 +262,8 @@ class Campaign(Section):
             "losses": differing(variant.losses, "loss"),
             "references": differing(variant.references, "reference"),
         }
+        start = _anywhere(variant.start)
+        own["start"] = None if start == _anywhere(self.start) else start
         if variant.differs:
             trained = self.of_variant(variant).effective()
             own["inputs"] = None if trained.inputs == self.inputs else trained.inputs
@@ -280,10 +311,15 @@ def of_members(campaign: Campaign, variant: Variant, defaults: bool = False) -> 
     return own.model_dump(mode="json", exclude={"name", "dataset", "replicas"}, exclude_defaults=not defaults)
 
 
+def source_hash(campaign: Campaign, variant: Variant, dataset_sha256: str) -> str:
+    """Return the hash that identifies a variant's finished members as a source of others: with all their epochs."""
+    return _hash([member_hash(campaign, variant, dataset_sha256), campaign.epochs(variant)])
+
+
 def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
     """Read a campaign file, apply ``key.key=value`` overrides, validate.
 
-    The data set's path is relative to the file there, and absolute in the result.
+    Paths, of the data set and of what members start from, are relative to the file there, and absolute in the result.
 
     Raises
     ------
@@ -301,12 +337,26 @@ def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
     for override in overrides or []:
         _apply(content, override)
     campaign = parse_campaign(content, str(path))
+    dataset = _absolute(path, campaign.dataset, "dataset", "data set")
+    variants = tuple(v.model_copy(update={"start": _beside(path, v.start)}) for v in campaign.variants)
+    return campaign.model_copy(
+        update={"dataset": dataset, "start": _beside(path, campaign.start), "variants": variants}
+    )
+
+
+def _beside(path: Path, start: Start | None) -> Start | None:
+    if start is None:
+        return None
+    return start.model_copy(update={"folder": _absolute(path, start.folder, "start.from", "finished campaign")})
+
+
+def _absolute(path: Path, given: str, key: str, what: str) -> str:
     try:
-        dataset = (path.parent / Path(campaign.dataset).expanduser()).resolve()
+        absolute = (path.parent / Path(given).expanduser()).resolve()
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{path}: dataset={campaign.dataset!r}: {error}; give the path of a data set") from error
-    refuse_control_characters(str(dataset), f"{path}: the data set's path")
-    return campaign.model_copy(update={"dataset": str(dataset)})
+        raise UserError(f"{path}: {key}={given!r}: {error}; give the path of a {what}") from error
+    refuse_control_characters(str(absolute), f"{path}: the {what}'s path")
+    return str(absolute)
 
 
 def parse_campaign(content: dict[str, Any], where: str) -> Campaign:
@@ -325,6 +375,11 @@ def parse_campaign(content: dict[str, Any], where: str) -> Campaign:
 
 def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _anywhere(start: Start | None) -> Start | None:
+    """Return a source wherever its folder is."""
+    return None if start is None else start.model_copy(update={"folder": "."})
 
 
 def _at_default(section: _Section, keys: Iterable[str]) -> _Section:

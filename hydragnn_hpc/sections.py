@@ -174,11 +174,36 @@ def _spell_out_inputs(value: Any) -> Any:
 Inputs = Annotated[tuple[Input, ...], Field(min_length=1), BeforeValidator(_spell_out_inputs)]
 
 
+class Start(Section):
+    """The finished members that members start from: each from the best weights of the replica with its number.
+
+    ``folder``, called ``from`` in files, is that campaign's, and ``variant`` one of its variants. ``parts`` are the
+    trunk and the heads, by their tasks, that are taken over; those of ``freeze`` are not trained. ``learning_rate``
+    replaces the optimizer's. ``sha256`` identifies the source (`config.source_hash`); a run fills it in.
+    """
+
+    folder: Text = Field(alias="from")
+    variant: Name
+    parts: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all"
+    freeze: tuple[str, ...] = ()
+    learning_rate: LearningRate | None = None
+    sha256: Text | None = None
+
+    @model_serializer(mode="wrap")
+    def _by_key(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content = plain(self)
+        return {"from": content.pop("folder"), **content}
+
+    def named(self, tasks: Iterable[str]) -> list[str]:
+        """Return the parts that a variant with these tasks takes over: ``trunk``, and tasks."""
+        return [part for part in ("trunk", *tasks) if self.parts == "all" or part in self.parts]
+
+
 class Variant(Section):
     """A set of tasks trained together, and the settings in which the variant differs from the campaign.
 
     ``weights``, ``losses`` and ``references`` replace the tasks' own; ``model`` and ``training`` hold the keys of these
-    sections that differ, ``inputs`` the whole list.
+    sections that differ, ``inputs`` the whole list, and ``start`` the members that its members start from.
     """
 
     name: Name
@@ -189,6 +214,7 @@ class Variant(Section):
     inputs: Inputs | None = None
     model: dict[str, Any] = {}
     training: dict[str, Any] = {}
+    start: Start | None = None
 
     @model_serializer(mode="wrap")
     def _without_empty(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -206,7 +232,7 @@ class Variant(Section):
     @property
     def differs(self) -> bool:
         """Whether it has settings of its own, apart from weights."""
-        return bool(self.losses or self.references or self.inputs or self.model or self.training)
+        return bool(self.losses or self.references or self.inputs or self.model or self.training or self.start)
 
 
 class Edges(Section):
@@ -321,7 +347,7 @@ class Training(Section):
     ``schedule`` says whether the learning rate follows ``plateau`` or ``cosine`` (`member.training.schedule.Schedule`).
     """
 
-    epochs: Positive = 200
+    epochs: Annotated[int, Field(ge=0)] = 200
     samples: Literal["all"] | Positive = "all"
     resample: Annotated[Literal["none", "bootstrap"] | Folds, BeforeValidator(_checked_resampling)] = "none"
     batch_size: Positive = 64

@@ -51,7 +51,7 @@ def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str
             kinds = [sections[str(part)]]
             continue
         shown.append(str(part))
-        known = [key for section in sections.values() for key in section.model_fields]
+        known = [info.alias or key for section in sections.values() for key, info in section.model_fields.items()]
         fields = [s.model_fields[str(part)].annotation for s in sections.values() if str(part) in s.model_fields]
         kinds = [k for inner in (fields or [a for kind in kinds for a in get_args(kind)]) for k in _alternatives(inner)]
     return ".".join(shown), known

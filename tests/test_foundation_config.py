@@ -76,7 +76,7 @@ def test_the_example_names_every_key() -> None:
                 if not isinstance(given_keys[name], str | None):
                     compare(option, given_keys[name], f"{place}.{name}")
                 else:  # off by default; the comment says what it takes
-                    keys = ": .*".join(option.model_fields)
+                    keys = ": .*".join(info.alias or key for key, info in option.model_fields.items())
                     assert re.search(rf"^\s*{name}: (null|none) +#.*\b{keys}: ", text, re.M), f"{place}.{name}"
 
     compare(Campaign, written, "top")

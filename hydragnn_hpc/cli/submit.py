@@ -140,6 +140,7 @@ def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: i
 
 def _manifest(campaign: Campaign, folder: CampaignFolder) -> Manifest:
     """Return the manifest of a campaign's data set; refuse a campaign, data set or folder that a job would refuse."""
+    from hydragnn_hpc import starts
     from hydragnn_hpc.config import config_hash
     from hydragnn_hpc.dataset.staged import match
     from hydragnn_hpc.dataset.store.manifest import read_manifest
@@ -148,6 +149,7 @@ def _manifest(campaign: Campaign, folder: CampaignFolder) -> Manifest:
 
     manifest = read_manifest(Path(campaign.dataset))
     match.check(campaign, manifest)
+    campaign = starts.resolved(campaign, manifest)
     if folder.campaign.exists():
         frozen = Frozen(campaign, config_hash(campaign, manifest.sha256), manifest.sha256)
         hold(frozen, read_frozen(folder), folder)

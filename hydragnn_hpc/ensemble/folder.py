@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hydragnn_hpc import ledger, ownership
+from hydragnn_hpc import ledger, ownership, starts
 from hydragnn_hpc.atomic import remove_leftovers, storage_errors
 from hydragnn_hpc.config import config_hash, load_campaign
 from hydragnn_hpc.crate import check_archive
@@ -74,6 +74,7 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> RunPl
     campaign = load_campaign(path, overrides)
     manifest = store.read_manifest(Path(campaign.dataset))
     match.check(campaign, manifest)
+    campaign = starts.resolved(campaign, manifest)
     frozen = Frozen(campaign, config_hash(campaign, manifest.sha256), manifest.sha256, ledger.now())
     growing: list[str] = []
     foreign = _foreign(folder.root)  # first, since another run may be writing the campaign at this moment

@@ -35,6 +35,7 @@ from hydragnn_hpc.member.engine.training_data import TrainingData, from_staged
 from hydragnn_hpc.member.features import Trunk, training_features
 from hydragnn_hpc.member.torch_engine.captured import CaptureError
 from hydragnn_hpc.member.training.checkpoint import TrainedModel
+from hydragnn_hpc.member.training.start import with_degree
 from hydragnn_hpc.member.training.train import StackMember, StackTraining, WorkerContext
 from hydragnn_hpc.ownership import NotOwnerError
 from hydragnn_hpc.paths import CampaignFolder
@@ -158,7 +159,7 @@ class Worker:
             self._prepared = None  # frees its memory before the next ones are made
             campaign = self._context.frozen.campaign
             own = campaign.of_variant(campaign.variant(variant))
-            data = from_staged(self._staged, own)
+            data = with_degree(from_staged(self._staged, own), own.start)
             engine, self._reason = choose(own, own.variants[0], data, self._device, graphs)
             self._prepared = (variant, data, engine)
         return self._prepared[1:]

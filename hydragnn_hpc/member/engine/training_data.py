@@ -123,6 +123,8 @@ class TrainingData:
         By task with vectors as values: the limits that each component is scaled by.
     resampled : Resampled or None
         The training and validation sets of replicas, where they have their own.
+    degree : (float, float) or None
+        PNA's mean degrees, where they are not those of the training set.
     """
 
     structure: Structure
@@ -134,6 +136,7 @@ class TrainingData:
     recipe: Recipe = field(default_factory=Recipe)
     limits: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     resampled: Resampled | None = None
+    degree: tuple[float, float] | None = None
 
     def parts_of(self, replica: int) -> Parts:
         """Return the training and validation sets of a replica."""
@@ -146,6 +149,8 @@ class TrainingData:
 
     def average_degree(self) -> tuple[float, float]:
         """Return PNA's mean degree and mean log(degree + 1) over the atoms of the training set."""
+        if self.degree is not None:
+            return self.degree
         s = self.structure
         uses = np.bincount(s.sample_geometry[self.parts[0]], minlength=len(s.site_offsets) - 1)
         weight = np.repeat(uses, np.diff(s.site_offsets)).astype(np.float64)

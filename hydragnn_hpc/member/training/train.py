@@ -21,6 +21,7 @@ from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.training import checkpoint as saved
 from hydragnn_hpc.member.training.evaluate import ValidationSet, test_errors, weights_hash
 from hydragnn_hpc.member.training.schedule import Schedule
+from hydragnn_hpc.member.training.start import FrozenParts, initialise
 from hydragnn_hpc.ownership import Ownership
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
 from hydragnn_hpc.records.device import Device
@@ -124,6 +125,8 @@ class StackTraining:
         self._config_hash = member_hash(context.frozen.campaign, self.variant, context.frozen.dataset_sha256)
         self._options = self._campaign.training
         self._optimizer_kind = OPTIMIZERS[self._options.optimizer.name]
+        self._start = self._campaign.start
+        self._frozen = FrozenParts.of(engine.layout, list(self._start.freeze) if self._start else [])
         self._stack = list(train.replicas)
         self._saved_at = time.monotonic()
         self.engine_changes: list[EngineChanged] = []
@@ -182,6 +185,9 @@ class StackTraining:
         """A member's tensors before its first epoch, by their names in the checkpoint."""
         layout = self._engine.layout
         parameters, buffers = layout.initial_parameters(member.seed), layout.initial_buffers()
+        if self._start is not None:
+            names = self._start.named(self.variant.tasks)
+            initialise(layout, self._start, member.replica, (parameters, buffers), names)
         numbers = dict(zip(_NUMBERS, (parameters, buffers) * 2, strict=True))
         return {**numbers, **self._optimizer_kind.initial(layout.parameter_size)}
 
@@ -224,6 +230,8 @@ class StackTraining:
             Called for each member that leaves the stack, as soon as its files are written.
         """
         self._close_those_at_their_end(finished)  # a checkpoint may already be at the last epoch
+        if not self.members:
+            return
         started = time.monotonic()
         train = self._train(alive)
         trained = time.monotonic()
@@ -254,11 +262,14 @@ class StackTraining:
         factors = self._optimizer.plan(steps, np.array([m.schedule.rate for m in self.members]))
         weights = torch.tensor([t.weight for t in self._engine.sizes.tasks], dtype=torch.float64, device=device)
         total = torch.zeros(len(self.members), len(weights), dtype=torch.float64, device=device)
+        frozen = self._frozen.copies(self.parameters, self.buffers)
         for step in range(steps):
             index = np.ascontiguousarray(order[:, step * size : (step + 1) * size])
             losses = self._engine.step(self.parameters, self._gradients, self.buffers, index)
             total += losses.double() * index.shape[1]
             self._engine.update(self._optimizer, self.parameters, self._gradients, factors[step])
+            for view, before in frozen:
+                view.copy_(before)
             alive()
         # Weighted task by task, member by member: the order of the sum must not depend on the stack.
         mean: np.ndarray = torch.stack([(row * weights).sum() for row in total / length]).cpu().numpy()
@@ -287,7 +298,7 @@ class StackTraining:
 
     def _reason_to_end(self, e: int, member: StackMember) -> Reason | None:
         if not member.epoch:
-            return None
+            return None if self._options.epochs else "epochs"
         if not self._is_finite(e):
             return "diverged"
         if member.schedule.should_stop(member.epoch, self._options.early_stopping):
@@ -329,7 +340,7 @@ class StackTraining:
                 self._engine, self._data, manifest, self._campaign, best, member.validation
             )
             features = self._describe(model)
-        seconds = np.array([row[4:6] for row in member.history]).sum(axis=0)
+        seconds = np.array([row[4:6] for row in member.history]).reshape(-1, 2).sum(axis=0)
         result = Result(
             state=state,
             **self._identity(member).model_dump(),
