@@ -23,7 +23,7 @@ Hold = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class StorageError(UserError):
-    """A file cannot be written: no fault of what was to be written."""
+    """A file cannot be written because of the storage, not because of its content."""
 
 
 @contextlib.contextmanager

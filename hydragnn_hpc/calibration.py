@@ -1,7 +1,7 @@
-"""Calibrated uncertainty: an ensemble's spread, scaled by its errors on the validation part (split conformal).
+"""Calibrated uncertainty: an ensemble's spread, scaled by its errors on the validation set (split conformal).
 
 The score of a known value is ``|mean - truth| / spread``, with the mean and the standard deviation (ddof = 1) over the
-members. An interval of a ``level`` is ``mean -+ r spread`` with the smallest r for which
+members. An interval of a ``level`` is ``mean ± r * spread`` with the smallest r for which
 
     sum over structures k, values i of k:  [score_ki <= r] / n_k  >=  level (K + 1)
 
@@ -12,7 +12,7 @@ other, so the structure is the unit that is exchangeable: each has the same weig
 
 Under exchangeability of the structures, a random value of a new structure is inside with a probability of at least
 ``level``: on average over structures, not for each of them. Three things weaken this: a structure from elsewhere than
-the training's distribution; that the validation part has chosen the epoch; and, with a split by symmetry or
+the training's distribution; that the validation set has chosen the epoch; and, with a split by symmetry or
 composition, that equivalent samples are counted as several structures.
 """
 
@@ -32,20 +32,21 @@ from hydragnn_hpc.sections import Folds
 
 FEWEST_MEMBERS = 3
 ENOUGH = 100
-"""Structures of the validation part that hold a species before it has quantiles of its own."""
+"""A species has quantiles of its own if at least this many structures of the validation set contain it."""
 ONE_SIGMA = math.erf(math.sqrt(0.5))
 """The level of one standard deviation of a normal distribution, 68.27 %."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of the validation part, ascending.
+    """Scores of the validation set, ascending.
 
     Attributes
     ----------
     values, weights : numpy.ndarray
-        ``[n]``: the scores, and the running sum of their weights, in structures.
+        ``[n]``: the scores, and the cumulative sum of their weights, in structures.
     structures : int
+        The number of structures.
     """
 
     values: np.ndarray
@@ -54,7 +55,7 @@ class Scores:
 
     @classmethod
     def of(cls, scores: np.ndarray, structure: np.ndarray) -> Scores:
-        """Order scores ``[n]``; ``structure`` is the number of the structure of each."""
+        """Sort scores ``[n]``; ``structure`` ``[n]`` is the index of each score's structure."""
         _, place, counts = np.unique(structure, return_inverse=True, return_counts=True)
         order = np.lexsort((place, scores))
         return cls(scores[order], np.cumsum(1.0 / counts[place[order]]), len(counts))
@@ -75,13 +76,13 @@ class Scores:
 class TaskCalibration:
     """Scores of a task: of all its values and, at node level, of each species that is in enough structures."""
 
-    every: Scores
+    all_values: Scores
     species: Mapping[int, Scores] = field(default_factory=dict)
 
     @property
     def largest_level(self) -> float:
         """The largest level with finite intervals."""
-        return min(scores.largest_level for scores in (self.every, *self.species.values()))
+        return min(scores.largest_level for scores in (self.all_values, *self.species.values()))
 
     def widths(self, level: float, spread: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
         """Return the half widths of intervals, r times the spread.
@@ -94,7 +95,7 @@ class TaskCalibration:
         numbers : numpy.ndarray or None
             ``[rows]`` proton numbers at node level.
         """
-        factors = np.full((len(spread), 1), self.every.quantile(level))
+        factors = np.full((len(spread), 1), self.all_values.quantile(level))
         for number, scores in self.species.items():
             factors[numbers == number] = scores.quantile(level)
         with np.errstate(invalid="ignore"):
@@ -103,32 +104,32 @@ class TaskCalibration:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibration of an ensemble by task; ``why_not`` says why there is none, and is empty otherwise."""
+    """The calibration of an ensemble by task; ``why_not`` says why there is none, and is empty if there is one."""
 
     tasks: Mapping[str, TaskCalibration]
     why_not: str = ""
 
     def without(self, level: float) -> str:
-        """Return a line on what has no calibrated interval of a level, and why; empty where everything has one."""
+        """Return a line on which tasks have no calibrated interval of a level, and why; empty if all have one."""
         if self.why_not:
             return f"no calibrated intervals: {self.why_not}"
-        few = [f"{task} ({own.every.structures})" for task, own in self.tasks.items() if level > own.largest_level]
+        few = [f"{task} ({own.all_values.structures})" for task, own in self.tasks.items() if level > own.largest_level]
         return (
-            f"too few structures in the validation part for intervals of level {level:g}: {', '.join(few)}"
+            f"too few structures in the validation set for intervals of level {level:g}: {', '.join(few)}"
             if few
             else ""
         )
 
 
 class RunningMoments:
-    """Mean and standard deviation over members that are added one by one (West 1979), each with its weight."""
+    """Mean and standard deviation over weighted members that are added one by one (West 1979)."""
 
     def __init__(self) -> None:
         self._weight = self._squared_weights = 0.0
         self.mean = self._squares = np.zeros(0)
 
     def add(self, values: np.ndarray, weight: float = 1.0) -> None:
-        """Add a member's values; all members' have one shape."""
+        """Add a member's values, of the same shape for all members."""
         if not self._weight:
             self.mean, self._squares = np.zeros_like(values), np.zeros_like(values)
         self._weight += weight
@@ -149,7 +150,7 @@ def calibrate(
     members: Sequence[Member],
     weights: Mapping[str, Sequence[float]] | None = None,
 ) -> Calibration:
-    """Calibrate some finished members of one variant, from what they predicted for the validation part.
+    """Calibrate some finished members of one variant, from what they predicted for the validation set.
 
     Parameters
     ----------
@@ -208,9 +209,9 @@ def task_calibration(
     species = {}
     for number in [] if numbers is None else np.unique(numbers).tolist():
         own = numbers[row] == number  # type: ignore[index]
-        found = Scores.of(scores[own], structure[row[own]])
-        if found.structures >= ENOUGH:
-            species[number] = found
+        of_species = Scores.of(scores[own], structure[row[own]])
+        if of_species.structures >= ENOUGH:
+            species[number] = of_species
     return TaskCalibration(Scores.of(scores, structure[row]), species)
 
 
@@ -219,24 +220,24 @@ def _calibrated(
 ) -> dict[str, TaskCalibration]:
     truth = read_arrays(folder.validation_set)
     if truth is None:
-        raise UserError(f"no {folder.validation_set.name}: an earlier version has trained the campaign")
+        raise UserError(f"no {folder.validation_set.name}: the campaign was trained by an earlier version")
     tasks = campaign.variant(members[0].variant).tasks
-    found = {task: RunningMoments() for task in tasks}
-    for place, member in enumerate(members):
+    moments = {task: RunningMoments() for task in tasks}
+    for index, member in enumerate(members):
         path = folder.member(member.variant, member.replica).validation
         predicted = read_arrays(path)
         if predicted is None:
-            raise UserError(f"{member.name} has no {path.name}: an earlier version has trained it")
+            raise UserError(f"{member.name} has no {path.name}: it was trained by an earlier version")
         for task in tasks:
             known = truth.get(campaign.tasks[task].field)
             if known is None or task not in predicted or predicted[task].shape != known.shape:
                 raise UserError(f"{path} does not fit {folder.validation_set}; remove the member's folder, run again")
-            found[task].add(predicted[task], weights[task][place] if task in weights else 1.0)
+            moments[task].add(predicted[task], weights[task][index] if task in weights else 1.0)
     calibrated = {}
     for task in tasks:
         node = campaign.tasks[task].level == "node"
         values, numbers = truth[campaign.tasks[task].field], truth["atomic_numbers"] if node else None
-        own = task_calibration(found[task], values, truth["atom_offsets"], numbers)
+        own = task_calibration(moments[task], values, truth["atom_offsets"], numbers)
         if own is not None:
             calibrated[task] = own
     return calibrated

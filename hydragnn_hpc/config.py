@@ -68,7 +68,6 @@ class Campaign(Section):
         if not isinstance(value, list | tuple):
             return value
         tasks, sweep = list(info.data.get("tasks") or {}), info.data.get("sweep")
-
         listed = [_named_after_tasks(v, tasks) if isinstance(v, str) else v for v in value]
         if sweep is None:
             return listed
@@ -198,7 +197,7 @@ class Campaign(Section):
         own: int = variant.training.get("epochs", self.training.epochs)
         return own
 
-    def can_train_on(self, variant: Variant) -> bool:
+    def can_train_further(self, variant: Variant) -> bool:
         """Whether adding epochs leaves the earlier ones unchanged, as it does unless a cosine spans all of them."""
         training = _with_own(self.training, variant.training, "training")
         return training.schedule != "cosine" or training.cosine.epochs is not None
@@ -290,10 +289,10 @@ def config_hash(campaign: Campaign, dataset_sha256: str) -> str:
 
 
 def member_hash(campaign: Campaign, variant: Variant, dataset_sha256: str) -> str:
-    """Return the hash that identifies what a variant's members are trained on and how, as far as they are.
+    """Return the hash that identifies what a variant's members are trained on, and how.
 
-    It is the same in a campaign with other variants, more replicas or other stacks; and with more epochs, where these
-    change nothing of the epochs before.
+    It is the same in a campaign with other variants, more replicas or other stacks, and with more epochs unless these
+    change the earlier ones, as they do where the length of a cosine schedule is the number of epochs.
     """
     settings = of_members(campaign, variant)
     settings.get("training", {}).pop("epochs", None)
@@ -302,7 +301,7 @@ def member_hash(campaign: Campaign, variant: Variant, dataset_sha256: str) -> st
 
 
 def of_members(campaign: Campaign, variant: Variant, defaults: bool = False) -> dict[str, Any]:
-    """Return the settings that affect a variant's members, as plain data; those at their defaults too if asked for."""
+    """Return the settings that affect a variant's members, as plain data; on request also those at their defaults."""
     own = campaign.of_variant(variant).effective()
     if own.training.schedule == "cosine":
         length = own.training.cosine.epochs or own.training.epochs

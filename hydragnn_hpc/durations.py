@@ -1,4 +1,4 @@
-"""Durations: one grammar for every option and setting that takes one, and one form for people."""
+"""Durations: one grammar for every option and setting that takes one, and one form for readers."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def seconds_of(text: str, option: str) -> float:
     """
     given = text.strip()
     seconds = 0.0
-    if found := _MINUTES.fullmatch(given):
-        seconds = _sum(("0", "0", found[1], "0"))
-    elif (found := _CLOCK.fullmatch(given)) and (found[1] is None or int(found[2]) < 60):
-        seconds = _sum(("0", *found.groups()))
-    elif found := (_DAYS.fullmatch(given) or _UNITS.fullmatch(given)):
-        seconds = _sum(found.groups())
+    if match := _MINUTES.fullmatch(given):
+        seconds = _sum(("0", "0", match[1], "0"))
+    elif (match := _CLOCK.fullmatch(given)) and (match[1] is None or int(match[2]) < 60):
+        seconds = _sum(("0", *match.groups()))
+    elif match := (_DAYS.fullmatch(given) or _UNITS.fullmatch(given)):
+        seconds = _sum(match.groups())
     if not seconds:
         raise UserError(f"{option} '{text}': {EXPECTED}")
     return seconds

@@ -17,7 +17,7 @@ _NARROW = 0.05
 
 def read_summary(folder: CampaignFolder, dataset_sha256: str) -> tuple[DatasetSummary | None, str]:
     """Read ``dataset.json``; where that fails, return None and a remark on the consequences."""
-    lacking = "so errors are not compared with those without a network"
+    lacking = "so errors are not compared with the baselines"
     try:
         summary = read_record(folder.dataset, DatasetSummary)
     except UserError as error:
@@ -40,7 +40,7 @@ def not_learned(result: Result, campaign: Campaign, summary: DatasetSummary | No
 
 
 def closing_line(members: Iterable[Member], campaign: Campaign, summary: DatasetSummary | None) -> str:
-    """Return a line that names the tasks and members that have not learned, and likely cures; empty where all have."""
+    """Return a line that names the tasks and members that have not learned, and likely remedies; empty if all have."""
     if summary is None:
         return ""
     results = [m.result for m in members if m.result and m.result.tasks]
@@ -53,16 +53,16 @@ def closing_line(members: Iterable[Member], campaign: Campaign, summary: Dataset
             poor = [r for r in of_variant if task in failing[variant.name, r.replica]]
             if poor:
                 shares.append(f"{len(poor)} of {len(of_variant)} members of {variant.name}")
-                likely += cures(campaign.of_variant(variant), task, summary, poor)
+                likely += remedies(campaign.of_variant(variant), task, summary, poor)
         if shares:
             parts.append(f"{task} by {', '.join(shares)}")
     if not parts:
         return ""
-    advice = f"; likely cures: {'; '.join(dict.fromkeys(likely))}" if likely else ""
-    return f"not learned, since no better than without a network: {'; '.join(parts)}{advice}"
+    advice = f"; likely remedies: {'; '.join(dict.fromkeys(likely))}" if likely else ""
+    return f"not learned, since no better than the baselines: {'; '.join(parts)}{advice}"
 
 
-def cures(campaign: Campaign, task: str, summary: DatasetSummary, results: Iterable[Result]) -> list[str]:
+def remedies(campaign: Campaign, task: str, summary: DatasetSummary, results: Iterable[Result]) -> list[str]:
     """Return what might help the members of a variant to learn a task.
 
     Parameters
@@ -77,18 +77,20 @@ def cures(campaign: Campaign, task: str, summary: DatasetSummary, results: Itera
     target, model = summary.targets[campaign.tasks[task].field], campaign.model
     sizes_differ = summary.atoms.minimum != summary.atoms.maximum
     pooling = {"per cell": "sum", "per atom": "mean"}.get(target.form, model.pooling)
-    found = []
+    remedies = []
     if len(target.minimum) == 3 and not campaign.tasks[task].vector:
-        found.append(f"vectors as values, if {task} rotates with the structure (vector: true, model.convolution=PaiNN)")
+        remedies.append(
+            f"vectors as values, if {task} rotates with the structure (vector: true, model.convolution=PaiNN)"
+        )
     if summary.distances_differ and model.edges is None:
-        found.append("edge lengths, since distances between atoms differ (model.edges.number=20)")
+        remedies.append("edge lengths, since distances between atoms differ (model.edges.number=20)")
     if {entry.name for entry in campaign.inputs} <= {"species", "one_hot"}:
-        found.append("more inputs than the species (inputs: [one_hot, composition, shells])")
+        remedies.append("more inputs than the species (inputs: [one_hot, composition, shells])")
     if sizes_differ and pooling != model.pooling:
-        found.append(f"pooling that suits how {task} scales with the size of a structure (model.pooling={pooling})")
+        remedies.append(f"pooling that suits how {task} scales with a structure's size (model.pooling={pooling})")
     if any(result.stopped_by == "epochs" for result in results):
-        found.append(f"more epochs (training.epochs is {campaign.training.epochs})")
+        remedies.append(f"more epochs (training.epochs is {campaign.training.epochs})")
     if target.central_range < _NARROW:
         share = f"{100 * target.central_range:.2g} %"
-        found.append(f"fewer outliers in {task}: 90 % of its values span {share} of the scaled range")
-    return found
+        remedies.append(f"fewer outliers in {task}: 90 % of its values span {share} of the scaled range")
+    return remedies

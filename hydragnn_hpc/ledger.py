@@ -74,7 +74,7 @@ class Member:
     problem : str
         Which of its files cannot be read, and the consequence; empty if all can.
     outgrown : bool
-        It ended at its last epoch, and the campaign asks for more by now.
+        It ended at its last epoch, but the campaign now asks for more.
     """
 
     variant: str
@@ -143,11 +143,11 @@ def read_members(folder: CampaignFolder, campaign: Campaign, running: Iterable[s
     """Read the state of every member of ``campaign``, in its order; ``running`` names those being trained now."""
     busy = set(running)
     try:
-        begun = _names(folder.members)
+        started = _names(folder.members)
     except OSError:
-        begun = {v.name for v in campaign.variants}  # each member then reports what cannot be read
+        started = {v.name for v in campaign.variants}  # each member then reports what cannot be read
     members = [
-        read_member(folder, v.name, r, campaign.epochs(v)) if v.name in begun else Member(v.name, r, State.WAITING)
+        read_member(folder, v.name, r, campaign.epochs(v)) if v.name in started else Member(v.name, r, State.WAITING)
         for v in campaign.variants
         for r in range(campaign.replicas)
     ]
@@ -165,8 +165,8 @@ def add_failure(files: MemberFolder, attempt: Failure) -> None:
 
 
 def keeps_checkpoint(campaign: Campaign, variant: Variant, result: Result) -> bool:
-    """Whether a member could be trained on if the campaign asked for more epochs."""
-    return result.stopped_by == "epochs" and campaign.can_train_on(variant)
+    """Whether a member could be trained further if the campaign asked for more epochs."""
+    return result.stopped_by == "epochs" and campaign.can_train_further(variant)
 
 
 def remove_remains(files: MemberFolder, keep_checkpoint: bool) -> None:

@@ -133,7 +133,7 @@ class CampaignFolder:
         return MemberFolder(self.root, variant, replica)
 
     def table(self, name: str, suffix: str) -> Path:
-        """Return a table's file: ``name`` is ``table1``, ``timing`` or ``members``; ``suffix`` csv, md or tex."""
+        """Return a table's file: ``name`` as in `report.tables.registry`, ``suffix`` csv, md or tex."""
         return self.report / f"{name}.{suffix}"
 
     def worker_log(self, rank: int, slot: int) -> Path:

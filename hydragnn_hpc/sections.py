@@ -270,7 +270,7 @@ class AdamOptimizer(Section):
 
 
 class AdamWOptimizer(Section):
-    """AdamW (Loshchilov & Hutter 2019): Adam with ``weight_decay`` apart from the gradient; defaults as torch's."""
+    """AdamW (Loshchilov & Hutter 2019): Adam with ``weight_decay`` decoupled from the gradient; torch's defaults."""
 
     name: Literal["AdamW"]
     learning_rate: LearningRate = 1.0e-3
@@ -278,7 +278,7 @@ class AdamWOptimizer(Section):
 
 
 class SgdOptimizer(Section):
-    """Gradient descent with ``momentum`` (Polyak 1964, as torch has it); ``weight_decay`` is added to the gradient."""
+    """Gradient descent with ``momentum`` (Polyak 1964, in torch's form); ``weight_decay`` is added to the gradient."""
 
     name: Literal["SGD"]
     learning_rate: LearningRate = 1.0e-2

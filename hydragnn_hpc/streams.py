@@ -61,7 +61,7 @@ class OptionalStream(io.TextIOBase):
         return self._handle
 
     def writable(self) -> bool:
-        """Whether text is taken: always."""
+        """Whether text is accepted: always."""
         return True
 
     def write(self, text: str) -> int:
@@ -111,7 +111,7 @@ class OutputStream(io.TextIOBase):
         return self._stream.fileno()
 
     def writable(self) -> bool:
-        """Whether text is taken: always."""
+        """Whether text is accepted: always."""
         return True
 
     def write(self, text: str) -> int:

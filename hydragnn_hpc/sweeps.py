@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -50,6 +51,15 @@ class Range(Section):
         u = float(rng.random())
         value = math.exp(math.log(low) + u * math.log(high / low)) if self.log else low + u * (high - low)
         return round(value) if whole else min(max(float(f"{value:.{_DIGITS}g}"), low), high)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a sweep: its variant's name, the variant that it varies, and the values of the keys."""
+
+    name: str
+    of: str
+    settings: Mapping[str, Any]
 
 
 class Sweep(Section):
@@ -102,11 +112,19 @@ class Sweep(Section):
         size = self.sample or math.prod(len(v) for v in self.over.values() if not isinstance(v, Range))
         if size * len(self.of) > MOST_POINTS:
             raise ValueError(f"{size * len(self.of):,} points are more than {MOST_POINTS:,}; set sample to fewer")
-        if self.sample is not None and (found := sum(1 for _ in self.settings())) < self.sample:
-            raise ValueError(f"sample={self.sample}: only {found} different points were found; set sample={found}")
+        if self.sample is not None and (distinct := len(self.points) // len(self.of)) < self.sample:
+            raise ValueError(
+                f"sample={self.sample}: only {distinct} distinct points could be drawn; set sample to that"
+            )
         return self
 
-    def settings(self) -> Iterator[dict[str, Any]]:
+    @cached_property
+    def points(self) -> tuple[Point, ...]:
+        """All points, those of each variant together; a name states the settings, or their hash if that is too long."""
+        settings = list(self._settings())
+        return tuple(Point(_name(of, chosen), of, chosen) for of in self.of for chosen in settings)
+
+    def _settings(self) -> Iterator[dict[str, Any]]:
         """Yield the values of the keys at each point."""
         if self.sample is None:
             lists = [tuple(values) for values in self.over.values() if not isinstance(values, Range)]
@@ -126,31 +144,21 @@ class Sweep(Section):
                 return
 
 
-@dataclass(frozen=True)
-class Point:
-    """A point of a sweep: the variant's name, the variant that it is of, and the values of the keys."""
-
-    name: str
-    of: str
-    settings: Mapping[str, Any]
-
-
-def points(sweep: Sweep) -> list[Point]:
-    """Return all points. A name states the settings, or their hash where it would be too long."""
-    return [Point(_name(of, settings), of, settings) for of in sweep.of for settings in sweep.settings()]
-
-
 def variants(sweep: Sweep, bases: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the points as variants, as plain data.
 
     Parameters
     ----------
     sweep : Sweep
-    bases : dict
-        By name in ``sweep.of``, the variant's keys.
+    bases : mapping
+        The keys of each variant in ``sweep.of``, by name.
 
+    Raises
+    ------
+    ValueError
+        If a variant cannot have one of the settings, naming the key.
     """
-    return [{**_with(bases[point.of], point.settings), "name": point.name} for point in points(sweep)]
+    return [{**_with(bases[point.of], point.settings), "name": point.name} for point in sweep.points]
 
 
 def _with(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,11 +191,11 @@ def _place(key: str) -> Sequence[str]:
     if first == "tasks" and len(rest) > 1:
         task, last = ".".join(rest[:-1]), rest[-1]
         if last not in _BY_TASK:
-            raise ValueError(f"'{key}': '{last}' of a task cannot differ{nearest(last, _BY_TASK)}")
+            raise ValueError(f"'{key}': '{last}' of a task cannot be varied{nearest(last, _BY_TASK)}")
         return (_BY_TASK[last], task)
     raise ValueError(
-        f"'{key}' cannot differ; keys are those of model and training, inputs, and the weight, loss and reference of a"
-        " task, such as model.channels and tasks.H.weight"
+        f"'{key}' cannot be varied; keys are those of model and training, inputs, and the weight, loss and reference of"
+        " a task, such as model.channels and tasks.H.weight"
     )
 
 

@@ -62,7 +62,7 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def done(folder: Path, *arguments: str) -> str:
-    """Run a command that must succeed; returns what it printed."""
+    """Run a command that must succeed; return what it printed."""
     found = command(folder, *arguments)
     assert found.returncode == 0, f"{arguments}\n{found.stdout[-3000:]}\n{found.stderr[-3000:]}"
     return found.stdout

@@ -78,7 +78,7 @@ def test_energies_of_structures_of_several_sizes_are_remarked_upon(ternary: Path
 
 @pytest.mark.slow
 def test_forces_are_learned_and_turn_with_the_structure(tmp_path: Path) -> None:
-    """Forces of rattled crystals from ASE's EMT: their remark names the cure, which learns them."""
+    """Forces of rattled crystals from ASE's EMT: their remark names the remedy, which learns them."""
     made = []
     for k in range(240):
         atoms = bulk("Cu", cubic=True)
@@ -91,7 +91,7 @@ def test_forces_are_learned_and_turn_with_the_structure(tmp_path: Path) -> None:
     shown = done(
         tmp_path, "data", "prepare", "raw.extxyz", "x.bp", "--target", "f=node:forces:eV/Ang", "--cutoff", "8bohr"
     )
-    assert "vector=true for its task, model.convolution=PaiNN and model.edges={number: 20}" in shown, shown
+    assert "vector=true for its task, model.convolution=PaiNN, model.edges={number: 20}" in shown, shown
     campaign = {
         "name": "forces", "dataset": "x.bp", "variants": ["F"], "inputs": ["one_hot"],
         "tasks": {"F": {"level": "node", "field": "f", "vector": True}},

@@ -101,7 +101,7 @@ def test_a_species_with_enough_structures_has_its_own_quantiles() -> None:
     assert 4.5 < widths[0] <= 5.0 and 0.9 < widths[1] <= 1.0
     truth[:3] = np.nan  # now there is one structure too few
     few = task_calibration(moments, truth, offsets, numbers)
-    assert few is not None and not few.species and few.every.structures == ENOUGH - 1
+    assert few is not None and not few.species and few.all_values.structures == ENOUGH - 1
     assert len(set(few.widths(0.9, np.ones((2, 1)), np.array([26, 78])).ravel())) == 1
 
 
@@ -112,7 +112,7 @@ def test_missing_values_and_members_that_agree_exactly() -> None:
     offsets = np.arange(4)
     assert task_calibration(moments, np.full((3, 1), np.nan), offsets, None) is None
     found = task_calibration(moments, np.array([[0.0], [0.0], [1.0]]), offsets, None)
-    assert found is not None and found.every.quantile(0.5) == 0.0 and math.isinf(found.every.quantile(0.75))
+    assert found is not None and found.all_values.quantile(0.5) == 0.0 and math.isinf(found.all_values.quantile(0.75))
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, -1.0, 90.0, math.nan])

@@ -40,8 +40,8 @@ def test_the_nearest_word_is_proposed() -> None:
     "line", ["from hydragnn_hpc.logs import log; log('x')", "from hydragnn_hpc.cli.main import main; main()"]
 )
 def test_lines_come_in_one_piece(line: str) -> None:
-    """A launcher joins the ranks' output piece by piece: what is written apart becomes two ranks' lines in one."""
-    reader, writer = os.pipe2(os.O_DIRECT)  # keeps apart what was written apart
+    """A launcher merges the ranks' output write by write: a line in two writes may be mixed with another rank's."""
+    reader, writer = os.pipe2(os.O_DIRECT)  # a read returns one write
     subprocess.run([sys.executable, "-u", "-c", line, "no-such-command"], stderr=writer, check=False, timeout=60)
     os.close(writer)
     assert os.read(reader, 4096).endswith(b"\n")

@@ -1,4 +1,4 @@
-"""Whether members have learned: marked where they have not, with likely cures, and nowhere else."""
+"""Whether members have learned: marked where they have not, with likely remedies, and nowhere else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hydragnn_hpc.records.summary import BaselineErrors, DatasetSummary, PartSum
 from tests import campaigns
 from tests.member_records import ERRORS, a_result
 
-CLOSING = "not learned, since no better than without a network"
+CLOSING = "not learned, since no better than the baselines"
 
 
 def part(mean: float = 0.3, composition: float = 0.2, std: float = 0.29, n: int = 100) -> PartSummary:
@@ -86,7 +86,7 @@ def test_cures_are_those_that_apply() -> None:
         (campaign(inputs=inputs), summary("per atom", distances=None)),
         (campaign(inputs=inputs), summary("species", distances=False)),
     ):
-        assert "cures" not in line(0.5, of, data)
+        assert "remedies" not in line(0.5, of, data)
     assert "pooling=mean" in line(0.5, campaign(model=able), summary("per atom"))
     assert "outliers in E: 90 % of its values span 1 %" in line(0.5, campaign(), summary(central=0.01))
 
@@ -142,8 +142,8 @@ def table1(out: Path) -> dict[tuple[str, str], dict[str, str]]:
 def test_noise_is_marked_everywhere_and_what_was_learned_nowhere(run: Path) -> None:
     lines = (run / "run.log").read_text().splitlines()
     of_members = {name: next(x for x in lines if f"{name} finished" in x) for name in ("C/00", "N/00", "N/01")}
-    assert "no better than without a network: N" in of_members["N/00"] and "no better" not in of_members["C/00"]
-    assert f"{CLOSING}: N by 2 of 2 members of N; likely cures: more inputs" in lines[-1]
+    assert "no better than the baselines: N" in of_members["N/00"] and "no better" not in of_members["C/00"]
+    assert f"{CLOSING}: N by 2 of 2 members of N; likely remedies: more inputs" in lines[-1]
     assert "training.epochs is 40" in lines[-1] and "edge lengths" not in lines[-1], "one geometry"
     shown = campaigns.done(run, "status", "out")
     assert "N by 2 of 2 members of N" in shown and "no network: composition" in shown and "R²" in shown

@@ -54,7 +54,7 @@ def generate(
     if system == "FePt" and sizes:
         raise UserError(f"--sizes {sizes}: FePt has one cell size, 32 atoms; leave it out")
     if form == "extxyz" and out.suffix not in (".xyz", ".extxyz"):
-        raise UserError(f"{out}: the name of an extended XYZ file ends in .extxyz or .xyz")
+        raise UserError(f"{out}: give an extended XYZ file a name that ends in .extxyz or .xyz")
     with progress("generating", "files" if form == "lsms" else "structures") as update:
         if system != "FePt":
             choice = cap, alloys.parse_sizes(sizes or "2x2x2")

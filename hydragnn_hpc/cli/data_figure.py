@@ -26,7 +26,7 @@ def check_name(path: Path) -> None:
         If it ends neither in .png nor in .pdf.
     """
     if path.suffix not in (".png", ".pdf"):
-        raise UserError(f"--figure {path}: the name of a figure ends in .png or .pdf")
+        raise UserError(f"--figure {path}: a figure is written as .png or .pdf; give a name that ends so")
 
 
 def save(path: Path, arrays: dict[str, np.ndarray], targets: dict[str, Target], title: str) -> None:
@@ -58,31 +58,31 @@ def _draw(arrays: dict[str, np.ndarray], targets: dict[str, Target], title: str)
     for spare in axes[panels:]:
         spare.remove()
     figure.suptitle(title, fontsize=9)
-    left = iter(axes)
-    _shares(next(left), symbols, fractions)
+    free_axes = iter(axes)
+    _shares(next(free_axes), symbols, fractions)
     if varying:
-        ax = next(left)
+        ax = next(free_axes)
         ax.hist(n_atoms, bins=np.arange(n_atoms.min(), n_atoms.max() + 2) - 0.5, color=style.PALETTE[0])
         ax.set(xlabel="atoms per sample", ylabel="samples")
         ax.xaxis.get_major_locator().set_params(integer=True)
     for name, target in targets.items():
-        _target(next(left), arrays, name, target, dict(zip(symbols, species.tolist(), strict=True)))
+        _target(next(free_axes), arrays, name, target, dict(zip(symbols, species.tolist(), strict=True)))
     for ax in axes[:panels]:
         ax.yaxis.get_major_locator().set_params(integer=True)  # samples and atoms are counted
     return figure
 
 
 def _shares(ax: Any, symbols: list[str], fractions: np.ndarray) -> None:
-    """Draw the distribution of each element's share; of two elements only one, which determines the other."""
-    often = np.argsort(-(fractions > 0).sum(axis=0), kind="stable")[:_MOST_SERIES]
-    series = [0] if len(symbols) == 2 else sorted(often.tolist())
+    """Draw the distribution of each element's share; of two elements only the first's, which determines the other's."""
+    commonest = np.argsort(-(fractions > 0).sum(axis=0), kind="stable")[:_MOST_SERIES]
+    series = [0] if len(symbols) == 2 else sorted(commonest.tolist())
     shown = [symbols[k] for k in series]
-    looks = style.looks(shown)
+    styles = style.line_styles(shown)
     for k, symbol in zip(series, shown, strict=True):
         # Shares are fractions of small integers: evenly spaced bins would alias with them.
         share, count = np.unique(np.round(fractions[:, k], 6), return_counts=True)
         if len(share) <= _MOST_SHARES:
-            ax.plot(share, count, label=symbol, markersize=3, **{**looks[symbol], "linewidth": 0.8})
+            ax.plot(share, count, label=symbol, markersize=3, **{**styles[symbol], "linewidth": 0.8})
         else:
             _steps(ax, fractions[:, k], np.linspace(0, 1, _BINS + 1), shown.index(symbol), symbol, filled=False)
     ax.set_ylim(bottom=0)
@@ -94,7 +94,7 @@ def _shares(ax: Any, symbols: list[str], fractions: np.ndarray) -> None:
 def _legend(ax: Any, shown: int, of: int, what: str) -> None:
     title = f"{shown} of {of} {what}" if shown < of else None
     ax.legend(ncols=2 if shown > 4 else 1, title=title, title_fontsize=7.5, columnspacing=1.0)
-    if shown > 4:  # room above the curves
+    if shown > 4:  # room for the legend above the curves
         ax.set_ylim(top=1.35 * ax.get_ylim()[1])
 
 
@@ -122,7 +122,7 @@ def _target(ax: Any, arrays: dict[str, np.ndarray], name: str, target: Target, e
 
 
 def _steps(ax: Any, values: np.ndarray, bins: np.ndarray, k: int, label: str, filled: bool) -> None:
-    look = style.PALETTE[k % len(style.PALETTE)]
+    color = style.PALETTE[k % len(style.PALETTE)]
     dash = style.DASHES[k % len(style.DASHES)]
     kind = {"histtype": "stepfilled"} if filled else {"histtype": "step", "linestyle": dash, "linewidth": 1.2}
-    ax.hist(values, bins=bins, color=look, label=label, **kind)
+    ax.hist(values, bins=bins, color=color, label=label, **kind)

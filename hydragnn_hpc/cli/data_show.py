@@ -26,13 +26,15 @@ def check_values(manifest: Manifest, arrays: dict[str, Any], file: Path) -> None
     for name, target in manifest.targets.items():
         values = arrays[f"target_{name}"]
         if int(np.isnan(values).sum()) != target.missing:
-            raise UserError(f"{file}: target '{name}' lacks other values than the manifest states; prepare it again")
+            raise UserError(
+                f"{file}: the number of missing values of target '{name}' differs from the manifest; prepare it again"
+            )
         if manifest.scaled_over == "train":
             train_atoms = np.repeat(train, np.diff(arrays["atom_offsets"]))
             values = values[train_atoms if target.level == "node" else train]
         limits = [np.nanmin(values, axis=0).tolist(), np.nanmax(values, axis=0).tolist()]
         if limits != [target.minimum, target.maximum]:
-            raise UserError(f"{file}: target '{name}' has another range than the manifest states; prepare it again")
+            raise UserError(f"{file}: the range of target '{name}' differs from the manifest; prepare it again")
 
 
 def show(manifest: Manifest, path: Path, distribution: Distribution | None = None) -> None:
@@ -70,11 +72,11 @@ def _targets(manifest: Manifest, distribution: Distribution) -> Table:
     )
     for name, t in manifest.targets.items():
         moments = distribution.targets[name]
+        missing_counts = moments.missing or [t.missing]  # earlier versions: one count over all components
         columns = list(zip(t.minimum, moments.mean, moments.std, t.maximum, strict=True))
         for k, values in enumerate(columns[:_SHOWN_COMPONENTS]):
             shown = name if t.width == 1 else f"{name}[{k}]"
-            # Data sets of earlier versions have one count over all components.
-            missing = f"{moments.missing[k]:,}" if moments.missing is not None else f"{t.missing:,}" * (k == 0)
+            missing = f"{missing_counts[k]:,}" if k < len(missing_counts) else ""
             table.add_row(shown, t.level, spelt_out(t.unit), *(f"{v:.4g}" for v in values), missing)
         if len(columns) > _SHOWN_COMPONENTS:
             table.add_row(f"{name}[...]", t.level, t.unit, *[f"{len(columns):,} components"], "", "", "", "")

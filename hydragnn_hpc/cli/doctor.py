@@ -108,11 +108,11 @@ def _try_mpirun() -> Finding:
         return _finding("launcher", False, str(error), "try doctor inside a job")
     answers = rankmap.answers(done.output)
     if done.code or len(answers) != 2:
-        said = [line.strip() for line in done.errors.splitlines() if any(map(str.isalnum, line))] or ["no output"]
-        if any("as root" in line for line in said):
+        output = [line.strip() for line in done.errors.splitlines() if any(map(str.isalnum, line))] or ["no output"]
+        if any("as root" in line for line in output):
             remedy = "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1, or use another account"
             return _finding("launcher", False, f"{mpirun} refuses to run as root", remedy)
-        return _finding("launcher", False, f"{mpirun} -n 2 failed: {said[-1]}", "use the MPI library's own mpirun")
+        return _finding("launcher", False, f"{mpirun} -n 2 failed: {output[-1]}", "use the MPI library's own mpirun")
     if any(answer.size != 2 for answer in answers):
         remedy = (
             f"it belongs to an MPI other than {answers[0].library}: use that library's own mpirun or srun --mpi=pmi2"

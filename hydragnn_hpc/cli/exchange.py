@@ -1,4 +1,4 @@
-"""``hydragnn-hpc import``: what comes from HydraGNN."""
+"""``hydragnn-hpc import``: configurations of HydraGNN."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def config(
 
     out = out or Path(f"{file.stem}.yaml")
     if out.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{out}: a campaign file's name ends in .yaml")
+        raise UserError(f"{out}: give a campaign file a name that ends in .yaml")
     if out.exists():
         raise UserError(f"{out} exists; give another name, or remove it")
     text, unused = campaign_file(file)
     write_text(out, text)
-    typer.echo(f"{out}: its comments say how the data set is made; not carried over (keys): {len(unused)}")
+    typer.echo(f"{out}: its comments say how the data set is made; keys not carried over: {len(unused)}")
     for line in unused:
         typer.echo(f"  {line}")

@@ -36,7 +36,7 @@ def init(
     one_of("--for", purpose, proposal.PURPOSES)
     output = output or Path(f"{dataset.stem}.yaml")
     if output.suffix not in (".yaml", ".yml"):
-        raise UserError(f"--output {output}: a campaign file's name ends in .yaml")
+        raise UserError(f"--output {output}: give a campaign file a name that ends in .yaml")
     if output.exists():
         raise UserError(f"{output} exists; give another name with --output, or remove it")
     data = proposal.read(dataset)

@@ -71,7 +71,7 @@ def predict(
 ) -> None:
     """Predict every task for new structures: mean and standard deviation over a variant's finished members.
 
-    With three members or more, std_calibrated is the standard deviation scaled by the errors on the validation part,
+    With three or more members, std_calibrated is the standard deviation scaled by the errors on the validation set,
     and the level is the share of such errors between low and high. distance is that of the structure from the training
     set in the network's features, distance_quantile the share of the training set that is nearer.
 

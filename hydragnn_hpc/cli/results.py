@@ -49,23 +49,23 @@ def status(
 
     folder = CampaignFolder(out)
     begun = folder.campaign.exists() or not folder.job_record.exists()  # a folder with nothing in it is an error
-    found = campaign_status.read_status(out) if begun else None
-    finished = found is not None and found[0].states.get(State.FINISHED.value) == found[0].members
+    current = campaign_status.read_status(out) if begun else None
+    finished = current is not None and current[0].states.get(State.FINISHED.value) == current[0].members
     jobs, remarks = ([], []) if finished else read_jobs(folder)  # when all is finished, jobs no longer matter
     if as_json:
-        plain = found[0].plain() if found else {"folder": str(out), "settled": False}
+        plain = current[0].plain() if current else {"folder": str(out), "settled": False}
         plain |= {"jobs": [asdict(job) for job in jobs], "job_remarks": remarks}
         typer.echo(json.dumps(plain, indent=1, allow_nan=False))
         return
     screen = console()
     _show_jobs(jobs, remarks, screen)
-    if found is None:
+    if current is None:
         screen.print(f"{out}: the campaign has not begun", markup=False, highlight=False, soft_wrap=True)
     elif not watch:
-        screen.print(campaign_status.render(*found))
+        screen.print(campaign_status.render(*current))
     if watch:
         try:
-            if found is not None or _wait_until_begun(folder, jobs, screen, interval):
+            if current is not None or _wait_until_begun(folder, jobs, screen, interval):
                 campaign_status.watch(out, screen, interval)
         except KeyboardInterrupt:
             return  # the user has seen enough; no work was interrupted
@@ -155,10 +155,10 @@ def compare(
     from hydragnn_hpc.report.document import comparison
     from hydragnn_hpc.report.tables.text_table import as_rich
 
-    found = compare_runs([str(out) for out in outs], common)
+    compared = compare_runs([str(out) for out in outs], common)
     screen = console()
-    for table in comparison.tables(found):
+    for table in comparison.tables(compared):
         screen.print(as_rich(table))
     if output is not None:
-        write_text(output, comparison.page(found))
+        write_text(output, comparison.page(compared))
         screen.print(f"written: {output}", markup=False, highlight=False)

@@ -22,7 +22,7 @@ def detect(
     from hydragnn_hpc.submit import detect as detection
 
     if out is not None and out.suffix not in (".yaml", ".yml"):
-        raise UserError(f"--out {out}: a profile's name ends in .yaml")
+        raise UserError(f"--out {out}: give a profile a name that ends in .yaml")
     if out is not None and out.exists():
         raise UserError(f"--out {out}: exists; give another name, or remove it")
     site, text = detection.detect(queue)

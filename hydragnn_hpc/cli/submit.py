@@ -144,7 +144,7 @@ def _manifest(campaign: Campaign, folder: CampaignFolder) -> Manifest:
     from hydragnn_hpc.config import config_hash
     from hydragnn_hpc.dataset.staged import match
     from hydragnn_hpc.dataset.store.manifest import read_manifest
-    from hydragnn_hpc.ensemble.folder import hold
+    from hydragnn_hpc.ensemble.folder import grown
     from hydragnn_hpc.ledger import Frozen, read_frozen
 
     manifest = read_manifest(Path(campaign.dataset))
@@ -152,7 +152,7 @@ def _manifest(campaign: Campaign, folder: CampaignFolder) -> Manifest:
     campaign = starts.resolved(campaign, manifest)
     if folder.campaign.exists():
         frozen = Frozen(campaign, config_hash(campaign, manifest.sha256), manifest.sha256)
-        hold(frozen, read_frozen(folder), folder)
+        grown(frozen, read_frozen(folder), folder)
     return manifest
 
 

@@ -63,11 +63,11 @@ class Neighbours:
 
     def key(self, *, vectors: bool) -> str:
         """Return a hash that is the same for the same lists; with ``vectors``, to 1e-6 bohr."""
-        found = hashlib.sha256(np.asarray(self.offsets, np.int64).tobytes())
-        found.update(np.asarray(self.neighbours, np.int32).tobytes())
+        digest = hashlib.sha256(np.asarray(self.offsets, np.int64).tobytes())
+        digest.update(np.asarray(self.neighbours, np.int32).tobytes())
         if vectors:
-            found.update(np.rint(self.vectors * 1e6).astype(np.int64).tobytes())
-        return found.hexdigest()
+            digest.update(np.rint(self.vectors * 1e6).astype(np.int64).tobytes())
+        return digest.hexdigest()
 
     def shortest(self) -> float:
         """Return the length of the shortest vector, bohr; infinite if there is none."""
@@ -75,7 +75,7 @@ class Neighbours:
 
 
 def parse_length(text: str, what: str = "length") -> float:
-    """Read a length with its unit, ``7bohr`` or ``3.7angstrom``; returns bohr. Errors name the option ``what``.
+    """Read a length with its unit, ``7bohr`` or ``3.7angstrom``; return bohr. Errors name the option ``what``.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
     ------
     UserError
         If a periodic geometry's cell has no volume, is absurdly long or makes two atoms coincide, the list would be
-        absurdly long, or a shell of neighbours lies at the cutoff to within rounding.
+        absurdly large, or a shell of neighbours lies at the cutoff to within rounding.
     """
     with without_torch():
         from vesin import NeighborList
@@ -118,7 +118,7 @@ def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
     box = np.zeros((3, 3))
     if any(geometry.periodic):
         box = _box(geometry, normals, pos, cutoff)
-        _check_length(n, box, cutoff)
+        _check_edge_count(n, box, cutoff)
     # One thread: most lists are short. The margin reveals what lies exactly at the cutoff.
     calculator = NeighborList(cutoff=cutoff + 2 * _MARGIN, full_list=True, n_threads=1)
     i, j, images = calculator.compute(pos, box, list(geometry.periodic), quantities="ijS")
@@ -202,7 +202,7 @@ def _box(geometry: Geometry, normals: np.ndarray, pos: np.ndarray, cutoff: float
     return box
 
 
-def _check_length(n: int, box: np.ndarray, cutoff: float) -> None:
+def _check_edge_count(n: int, box: np.ndarray, cutoff: float) -> None:
     volume = abs(float(np.linalg.det(box)))
     expected = n**2 * 4 / 3 * math.pi * cutoff**3 / volume
     if expected > _MOST_EDGES:

@@ -152,7 +152,7 @@ def propose(data: DataFacts, name: str, dataset: str, purpose: str) -> Proposal:
         "Neighbours end at the boundary of the cell, as in the paper; with 'data prepare --boundary periodic --cell"
         " ...', errors on its data were half as large."
     )
-    proposal.add("dataset", dataset, hint * (of_crystals and purpose != "paper"))
+    proposal.add("dataset", dataset, hint if of_crystals and purpose != "paper" else "")
     PURPOSES[purpose](proposal, data)
     campaign = parse_campaign(proposal.content, "the proposed campaign")
     match.check(campaign, data.manifest)
@@ -256,7 +256,7 @@ def _add_variants(proposal: Proposal, scalar: list[str], vectors: list[str], poo
     if vectors:
         variants.append({"name": _variant(vectors), "tasks": vectors, "model": _EQUIVARIANT})
     why_apart = "Tasks are learned together if they need the same pooling." if apart else ""
-    proposal.add("variants", variants, why_apart, _WHY_EQUIVARIANT * bool(vectors))
+    proposal.add("variants", variants, why_apart, _WHY_EQUIVARIANT if vectors else "")
 
 
 def _inputs(data: DataFacts) -> tuple[list[Any], list[str]]:
@@ -304,7 +304,8 @@ def _add_references(data: DataFacts, tasks: dict[str, dict[str, Any]]) -> list[s
     )
     why_weight = "weight 0.2: residuals at graph level are smaller than those at node level."
     weighted = any("weight" in task for task in tasks.values())
-    return [why_linear * ("linear" in used), why_species * ("species" in used), why_weight * weighted]
+    reasons = ((why_linear, "linear" in used), (why_species, "species" in used), (why_weight, weighted))
+    return [reason for reason, applies in reasons if applies]
 
 
 def _pooling(data: DataFacts, tasks: dict[str, dict[str, Any]]) -> tuple[dict[str, str], str]:

@@ -41,10 +41,10 @@ class Display:
         else:
             self._bars.console.print(text, markup=False, highlight=False)
 
-    def update(self, over: int, note: str) -> None:
+    def update(self, done: int, note: str) -> None:
         """Show how many members are finished, diverged or failed, and a note."""
         if self._bars is not None:
-            self._bars.update(self._bar, completed=over, description=note)
+            self._bars.update(self._bar, completed=done, description=note)
 
     def close(self) -> None:
         """Remove the progress bar."""

@@ -81,7 +81,7 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> RunPl
     if check_archive(folder.root):
         raise UserError(f"{folder.root} is an archive, and its members cannot be trained on; run into another folder")
     if folder.campaign.exists():
-        frozen, growing = hold(frozen, ledger.read_frozen(folder), folder)
+        frozen, growing = grown(frozen, ledger.read_frozen(folder), folder)
     elif foreign:
         raise UserError(f"{folder.root} exists and holds no campaign; give an empty or a new folder")
     members = ledger.read_members(folder, campaign)
@@ -124,13 +124,13 @@ def begin(plan: RunPlan, folder: CampaignFolder) -> RunPlan:
     return replace(plan, run=ownership.begin_run(folder, unfinished))
 
 
-def hold(new: Frozen, old: Frozen, folder: CampaignFolder) -> tuple[Frozen, list[str]]:
-    """Return what is to be frozen in place of ``old``, and how it grows, a line each.
+def grown(new: Frozen, old: Frozen, folder: CampaignFolder) -> tuple[Frozen, list[str]]:
+    """Return what is to be frozen in place of ``old``, and how it has grown, one line for each change.
 
     Raises
     ------
     UserError
-        If the change is no growth.
+        If something other than growth has changed.
     """
     if new.dataset_sha256 != old.dataset_sha256:
         raise UserError(
@@ -139,14 +139,14 @@ def hold(new: Frozen, old: Frozen, folder: CampaignFolder) -> tuple[Frozen, list
         )
     if new.hash == old.hash:
         return replace(new, since=old.since, earlier=old.earlier), []
-    found = growth.changes(old.campaign, new.campaign)
-    refused = ", ".join(found.refused)
+    changes = growth.changes(old.campaign, new.campaign)
+    refused = ", ".join(changes.refused)
     if config_hash(old.campaign, old.dataset_sha256) != old.hash:
         refused = "written by another version of this program"
     if refused:
         raise UserError(f"{folder.root} holds another campaign: {refused}; undo the change, or run into another folder")
     before = {"since": old.since, "hash": old.hash, "campaign": old.campaign.model_dump(mode="json")}
-    return replace(new, earlier=(*old.earlier, before)), [f"the campaign grows: {line}" for line in found.growth]
+    return replace(new, earlier=(*old.earlier, before)), [f"the campaign grows: {line}" for line in changes.growth]
 
 
 def _foreign(root: Path) -> bool:

@@ -33,7 +33,7 @@ LAUNCHERS = (
     LaunchVariables("PALS", ("PALS_RANKID",), ("PALS_SIZE", "PMI_SIZE"), ("PALS_LOCAL_RANKID", "PMI_LOCAL_RANK"), True),
     LaunchVariables("PMI", ("PMI_RANK",), ("PMI_SIZE",), ("MPI_LOCALRANKID", "PMI_LOCAL_RANK")),
     LaunchVariables("Flux", ("FLUX_TASK_RANK",), ("FLUX_JOB_SIZE",), ("FLUX_TASK_LOCAL_ID",)),
-    # Only inside a step (srun): a batch shell has SLURM_NTASKS and SLURM_PROCID too, and is no launcher.
+    # Only inside a step (srun): a batch shell has SLURM_NTASKS and SLURM_PROCID too, but is not a launcher.
     LaunchVariables("srun", ("SLURM_PROCID",), ("SLURM_STEP_NUM_TASKS",), ("SLURM_LOCALID",)),
 )
 """In the order of precedence: mpirun inside a Slurm step counts as mpirun."""
@@ -80,8 +80,8 @@ def detect(environment: Mapping[str, str]) -> LaunchEnvironment:
         if "PMI_RANK" in known.rank and _is_left_over(environment):
             if size > 1:
                 raise UserError(
-                    f"PMI_SIZE={size}, but PMI_FD={environment['PMI_FD']} is no connection to a launcher: unset PMI_FD,"
-                    " PMI_RANK and PMI_SIZE, which another process left, or keep the descriptor open in wrappers"
+                    f"PMI_SIZE={size}, but PMI_FD={environment['PMI_FD']} is not a connection to a launcher: unset"
+                    " PMI_FD, PMI_RANK and PMI_SIZE, left by another process, or keep the descriptor open in wrappers"
                 )
             continue
         own = _first(environment, known.local_rank)
@@ -134,7 +134,7 @@ def check_size(launch: LaunchEnvironment, size: int, library: str) -> None:
     Raises
     ------
     UserError
-        If not: the launcher belongs to another MPI than the library, and every process takes itself for rank 0.
+        If it does not: the launcher does not belong to the MPI library, and every process takes itself for rank 0.
     """
     if launch.size != size:
         raise UserError(

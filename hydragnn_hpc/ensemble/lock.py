@@ -87,7 +87,7 @@ class RunLock:
         except BaseException:
             self._close()
             raise
-        if not self._is_held():  # we stood still for so long that our claim was replaced
+        if not self._is_held():  # this run stalled for so long that its claim was replaced
             self._close()
             raise UserError(_in_use(self._path, _read(self._path)))
 
@@ -132,7 +132,7 @@ class RunLock:
             if now is not None and now.token == before.token:
                 claim.replace(path)
                 return
-            claim.unlink(missing_ok=True)  # replaced or given back before we had the claim
+            claim.unlink(missing_ok=True)  # replaced or given back before this run had the claim
             self._close()
 
     def _create(self, path: Path) -> bool:

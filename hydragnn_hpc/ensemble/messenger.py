@@ -244,11 +244,11 @@ def placements(messenger: Messenger, launch: LaunchEnvironment, given_local_rank
     of_host: dict[str, list[int]] = {}
     for rank, (host, _, _) in enumerate(shared):
         of_host.setdefault(host, []).append(rank)
-    found = []
+    placed = []
     for rank, (host, given, _) in enumerate(shared):
         ranks = of_host[host]
         counted = [shared[r][2] for r in ranks]
         if None in counted or len(set(counted)) < len(ranks):
             counted = list(range(len(ranks)))
-        found.append(RankPlacement(rank, host, counted[ranks.index(rank)] if given is None else given, ranks[0]))
-    return found
+        placed.append(RankPlacement(rank, host, counted[ranks.index(rank)] if given is None else given, ranks[0]))
+    return placed

@@ -137,15 +137,15 @@ def main() -> None:
 
 def answers(text: str) -> list[MpiAnswer]:
     """Parse the output of several processes that ran :func:`main`, even without newlines between; [] if garbled."""
-    found, decoder = [], json.JSONDecoder()
+    parsed, decoder = [], json.JSONDecoder()
     while (start := text.find("{")) >= 0:
         try:
             value, end = decoder.raw_decode(text[start:])
-            found.append(MpiAnswer.model_validate(value))
+            parsed.append(MpiAnswer.model_validate(value))
         except (ValueError, RecursionError):
             return []
         text = text[start + end :]
-    return found
+    return parsed
 
 
 if __name__ == "__main__":

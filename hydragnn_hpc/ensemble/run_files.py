@@ -101,12 +101,12 @@ class RunFiles:
             return f"its result cannot be read ({error})", 0.0
         errors = " ".join(f"{task} {e.rmse:.3g}" for task, e in result.tasks.items() if e.rmse is not None)
         poor = ", ".join(learned.not_learned(result, self._frozen.campaign, self._summary))
-        remark = f"; no better than without a network: {poor}" if poor else ""
+        remark = f"; no better than the baselines: {poor}" if poor else ""
         shown = f"test RMSE {errors or 'none'}, {result.epochs} epochs, {in_words(result.seconds)}{remark}"
         return shown, result.seconds
 
     def closing_line(self) -> str:
-        """Return what was not learned, and the likely cures; empty where all was learned (`learned.closing_line`)."""
+        """Return what was not learned, and likely remedies; empty if all was learned (`learned.closing_line`)."""
         if self._summary is None:
             return ""
         members = ledger.read_members(self._folder, self._frozen.campaign)

@@ -102,8 +102,8 @@ def remove_abandoned(folder: Path = Path("/dev/shm")) -> int:
     own = []
     for path in (path for pattern in _SEGMENTS for path in folder.glob(pattern)):
         with contextlib.suppress(OSError):
-            found = path.lstat()
-            if found.st_uid == os.getuid() and found.st_mtime < settled:
+            status = path.lstat()
+            if status.st_uid == os.getuid() and status.st_mtime < settled:
                 own.append(path)
     abandoned = _unmapped(own)
     for path in abandoned:

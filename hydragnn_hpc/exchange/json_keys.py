@@ -60,7 +60,7 @@ def _is(value: Any, kind: type) -> bool:
 
 
 class Keys:
-    """The values of a configuration by dotted path; those that nobody takes are left.
+    """The values of a configuration by dotted path; ``left`` holds those that are not taken yet.
 
     Parameters
     ----------
@@ -103,11 +103,11 @@ class Keys:
         return value
 
     def take_list(self, path: str, kind: type, default: Any = _REQUIRED) -> list[Any]:
-        """Return the list at ``path``, all of whose entries are of ``kind``; raises as `take`."""
+        """Return the list at ``path``, all of whose entries are of ``kind``; errors as for `take`."""
         values: list[Any] = self.take(path, list, default)
         for value in values:
             if not _is(value, kind):
-                raise self.error(path, values, f"expected {_KINDS[kind]} in every place; correct it")
+                raise self.error(path, values, f"expected {_KINDS[kind]} in every entry; correct it")
         return values
 
     def error(self, path: str, value: Any, reason: str) -> UserError:

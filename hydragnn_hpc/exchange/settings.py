@@ -1,4 +1,4 @@
-"""A HydraGNN configuration as a campaign: what both have is carried over, and the rest is named."""
+"""A HydraGNN configuration as a campaign: what campaigns also have is carried over, and the rest is named."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SHARED = (
 
 @dataclass(frozen=True)
 class Output:
-    """One output of a HydraGNN model: ``index`` counts the features of its ``level``, graph or node."""
+    """One output of a HydraGNN model: ``index`` is that of its feature within ``level``, graph or node."""
 
     name: str
     level: str
@@ -64,7 +64,7 @@ class Network:
 
 
 def open_configuration(path: Path) -> Keys:
-    """Read a configuration of any version of HydraGNN; its one branch, if it has branches, is the plain network.
+    """Read a configuration of any version of HydraGNN; a network with one branch becomes one without branches.
 
     Raises
     ------
@@ -75,26 +75,25 @@ def open_configuration(path: Path) -> Keys:
     network = content.get("NeuralNetwork")
     architecture = network.get("Architecture") if isinstance(network, dict) else None
     if not isinstance(architecture, dict):
-        raise UserError(f"{path}: has no NeuralNetwork.Architecture; give a configuration of HydraGNN")
+        raise UserError(f"{path} has no NeuralNetwork.Architecture; give a configuration of HydraGNN")
     heads: dict[str, Any] = architecture["output_heads"] if isinstance(architecture.get("output_heads"), dict) else {}
     for level, branches in heads.items():
         if isinstance(branches, list):
             if len(branches) != 1 or not isinstance(branches[0], dict):
                 raise UserError(
-                    f"{path}: {ARCHITECTURE}.output_heads.{level} has {len(branches)} branches; a model has one here:"
-                    " leave one in the file"
+                    f"{path}: {ARCHITECTURE}.output_heads.{level} has {len(branches)} branches; leave the one to import"
                 )
             heads[level] = branches[0].get("architecture")
     return Keys(content, str(path))
 
 
 def take_features(keys: Keys) -> dict[str, list[str]]:
-    """Return the names of the features by level, graph and node; none where the file does not name them."""
+    """Return the names of the features by level, graph and node; empty lists if the file does not name them."""
     return {level: keys.take_list(f"Dataset.{level}_features.name", str, []) for level in ("graph", "node")}
 
 
 def take_outputs(keys: Keys, features: dict[str, list[str]]) -> list[Output]:
-    """Return the outputs in their order; one without a name has that of its feature.
+    """Return the outputs in order; an unnamed one takes the name of its feature.
 
     Raises
     ------
@@ -166,7 +165,7 @@ def _convolution(keys: Keys) -> str:
 def _known(keys: Keys, path: str, table: dict[str, str], default: str = "") -> str:
     value = keys.take(path, str, default) if default else keys.take(path, str)
     if value not in table:
-        raise keys.error(path, value, f"there is no such thing here; known are: {', '.join(table)}")
+        raise keys.error(path, value, f"not available here; set one of: {', '.join(table)}")
     return table[value]
 
 
@@ -183,7 +182,11 @@ def _head(keys: Keys, path: str) -> list[int]:
         raise keys.error(f"{path}.dim_headlayers", widths, "a layer has a width of at least 1; correct it")
     number = keys.take(f"{path}.num_headlayers", int, len(widths))
     if number != len(widths):
-        raise keys.error(f"{path}.dim_headlayers", widths, f"{len(widths)} widths for num_headlayers={number}")
+        raise keys.error(
+            f"{path}.dim_headlayers",
+            widths,
+            f"{len(widths)} widths for num_headlayers={number}; give as many",
+        )
     return widths
 
 
@@ -254,7 +257,7 @@ def variant_of(tasks: list[str]) -> str | dict[str, Any]:
 
 
 def _fields(keys: Keys, outputs: list[Output]) -> list[str]:
-    """Return the target of each output: for LSMS text that of its column, otherwise the output's name."""
+    """Return the target of each output: for LSMS text by its column, otherwise the output's name."""
     form = keys.take("Dataset.format", str, "")
     columns = {level: keys.take_list(f"Dataset.{level}_features.column_index", int, []) for level in ("graph", "node")}
     for level in columns:
@@ -263,7 +266,7 @@ def _fields(keys: Keys, outputs: list[Output]) -> list[str]:
             raise keys.error(f"Dataset.{level}_features.dim", dims, "targets of LSMS text have one component; set 1")
     if form != "LSMS":
         return [_plain(output.name) for output in outputs]
-    found = []
+    fields = []
     for output in outputs:
         column = _at(columns[output.level], output.index)
         if (output.level, column) not in _LSMS_FIELDS:
@@ -271,12 +274,12 @@ def _fields(keys: Keys, outputs: list[Output]) -> list[str]:
                 f"{keys.where}: output '{output.name}' is column {column} of LSMS text; targets there are columns 5"
                 " and 6 of an atom (charge, moment) and 0 of the first line (energy): leave that output out"
             )
-        found.append(_LSMS_FIELDS[output.level, column])
-    return found
+        fields.append(_LSMS_FIELDS[output.level, column])
+    return fields
 
 
 def _plain(name: str) -> str:
-    """Return the name of a target that is named after an output."""
+    """Return the name of the target that belongs to an output of this name."""
     return re.sub(r"^(?=\d|_)", "t", re.sub(r"\W", "_", name, flags=re.ASCII))[:_LONGEST_NAME] or "target"
 
 
@@ -286,7 +289,7 @@ def _preparation(keys: Keys, network: Network, name: str, outputs: list[Output])
     source = next((str(keys.left.pop(p)) for p in list(keys.left) if p.startswith("Dataset.path")), "SOURCE")
     share = keys.take(f"{TRAINING}.perc_train", float, 0.7)
     if not 0 < share < 1:
-        raise keys.error(f"{TRAINING}.perc_train", share, "the share of training samples lies between 0 and 1")
+        raise keys.error(f"{TRAINING}.perc_train", share, "give a share between 0 and 1")
     rest = (1 - share) / 2
     by = "composition" if keys.take("Dataset.compositional_stratified_splitting", bool, False) else "random"
     unit, boundary = "bohr" if lsms else "UNIT", "periodic" if network.periodic else "open"
@@ -298,19 +301,19 @@ def _preparation(keys: Keys, network: Network, name: str, outputs: list[Output])
         "Give the original LSMS text, not HydraGNN's folder of enthalpies: the mixing enthalpy (per cell) is derived"
         " here. Positions and radius are bohr."
         if lsms
-        else "UNIT is that of the positions, which HydraGNN does not record; KEY and UNIT of a target are the file's."
+        else "UNIT is that of the positions, which HydraGNN does not record; a target's KEY and UNIT are the file's."
     )
     return [f"Made by: {command}", about]
 
 
 def _check_inputs(keys: Keys, names: list[str]) -> None:
-    """Take the inputs; other than the species, they are named as not carried over."""
+    """Take the inputs, and refuse any but the proton number."""
     path = f"{VARIABLES}.input_node_features"
     inputs = keys.take_list(path, int, [0])
     given = [_at(names, k) or "" for k in inputs]
     if len(inputs) != 1 or not (_PROTONS.search(given[0]) or (not names and inputs == [0])):
         raise keys.error(
-            path, inputs, f"inputs are computed from the structure here, from {given} they cannot; give the protons"
+            path, inputs, f"inputs are computed from the structure here, not read ({given}); give the protons alone"
         )
 
 
@@ -319,7 +322,7 @@ def _training(keys: Keys) -> dict[str, Any]:
     kind = keys.take(f"{TRAINING}.Optimizer.type", str, keys.take(f"{TRAINING}.optimizer", str, "AdamW"))
     rate = keys.take(f"{TRAINING}.Optimizer.learning_rate", float, keys.take(f"{TRAINING}.learning_rate", float, 1e-3))
     if kind not in OPTIMIZERS:
-        raise keys.error(f"{TRAINING}.Optimizer.type", kind, f"there is no such optimizer; set {', '.join(OPTIMIZERS)}")
+        raise keys.error(f"{TRAINING}.Optimizer.type", kind, f"not available here; set one of: {', '.join(OPTIMIZERS)}")
     momentum = {"momentum": 0.0} if kind == "SGD" else {}
     stops = keys.take(f"{TRAINING}.EarlyStopping", bool, False)
     patience = keys.take(f"{TRAINING}.patience", int, 10)

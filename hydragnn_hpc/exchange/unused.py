@@ -8,10 +8,10 @@ from hydragnn_hpc.exchange.json_keys import Keys, shown
 
 _NETWORK, _TRAINING = "NeuralNetwork.Architecture.", "NeuralNetwork.Training."
 _FROM_DATA = "follows from the data set here"
-_OTHER_LAYER = "a setting of another layer, or with a fixed value here"
+_OTHER_LAYER = "a setting of other layers, or one that is fixed here"
 
-# By path, or by the section that it begins with; the longest that fits counts. A value that is null, false or 0 asks
-# for nothing, and is not named.
+# By path or by leading section; the longest match counts. A value of null, false or 0 requests nothing, and is not
+# named.
 REASONS = {
     "Verbosity": "concerns printing only",
     "Visualization": "the report draws its own figures",
@@ -39,7 +39,7 @@ REASONS = {
     )},
     _NETWORK + "max_neighbours": "all neighbours within the cutoff count",
     _NETWORK + "edge_features": "set model.edges, such as {number: 20}: functions of the length, not the length itself",
-    _NETWORK + "initial_bias": "heads start with PyTorch's own biases",
+    _NETWORK + "initial_bias": "heads start from PyTorch's default biases",
     _NETWORK + "SyncBatchNorm": "a model is on one device",
     _TRAINING + "Checkpoint": "the weights of the best validation loss are always kept",
     _TRAINING + "checkpoint_warmup": "the weights of the best validation loss are always kept",
@@ -51,7 +51,7 @@ REASONS = {
     _TRAINING + "precision": "training is in fp32",
     _TRAINING + "global_attn_redraw_interval": _OTHER_LAYER,
 }  # fmt: skip
-# Values that would make another network: no campaign is written. The first of each is the one that a campaign has.
+# With any other value, the network is another, and no campaign is written. The first of each is a campaign's.
 _REQUIRED: dict[str, tuple[Any, ...]] = {
     _NETWORK + "activation_function": ("relu",),
     _NETWORK + "global_attn_engine": ("", "none", "None"),
@@ -68,26 +68,26 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
 
 
 def refuse_other_networks(keys: Keys) -> None:
-    """Take the keys that have one possible value here.
+    """Take the keys for which only one value is possible here.
 
     Raises
     ------
     UserError
-        If one has another value.
+        If a key has another value.
     """
     for path, allowed in _REQUIRED.items():
         value = keys.left.pop(path, None)
         if value is not None and value not in allowed:
-            raise keys.error(path, value, f"a campaign has no such network; set {shown(allowed[0])} to import the rest")
+            raise keys.error(path, value, f"campaigns have no such network; set {shown(allowed[0])} to import the rest")
 
 
 def name_the_rest(keys: Keys) -> list[str]:
-    """Return a line for each key that is left and asks for something: its value, and why it is not carried over."""
+    """Return a line for each key that is left and requests something: its value, and why it is not carried over."""
     lines = []
     for path, value in keys.left.items():
         known = [start for start in REASONS if path == start or path.startswith(f"{start}.")]
         if not known:
-            lines.append(f"{path}={shown(value)}: a key that is not known here; it has no effect")
-        elif value not in (None, False):  # 0 asks for nothing either
+            lines.append(f"{path}={shown(value)}: a key unknown here; it has no effect")
+        elif value not in (None, False):  # 0 equals False
             lines.append(f"{path}={shown(value)}: {REASONS[max(known, key=len)]}")
     return lines

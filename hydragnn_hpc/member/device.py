@@ -125,7 +125,7 @@ def set_arithmetic(threads: int) -> None:
     # Under some launchers torch sees one core, under others all; the number of threads changes the order of sums.
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
-    torch.set_float32_matmul_precision(PRECISION)  # TORCH_ALLOW_TF32_CUBLAS_OVERRIDE has set another
+    torch.set_float32_matmul_precision(PRECISION)  # TORCH_ALLOW_TF32_CUBLAS_OVERRIDE may have set another
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How fast this host trains a stack: the engine that a worker would choose, on random data of a data set's sizes.
+"""A trial of how fast this host trains a stack: a worker's engine, on random data with the sizes of a data set.
 
 ``python -m hydragnn_hpc.member.pace`` reads a `PaceQuestion` and prints a `PaceAnswer`, as JSON. It takes a few
 seconds, most of them for torch to load.
@@ -26,14 +26,14 @@ from hydragnn_hpc.records.pace import PaceAnswer, PaceQuestion
 
 _SECONDS = 0.5  # of training, and as much of evaluation
 _BATCHES = 4
-_INPUTS = 8  # the usual number of inputs is of this size, and only the first layer has them
-_SPREAD = (0.7, 0.9, 1.1, 1.3)  # degrees of sites over their mean: an engine's time depends on how many there are
+_INPUTS = 8  # a usual number of inputs; only the first layer depends on it
+_SPREAD = (0.7, 0.9, 1.1, 1.3)  # degrees relative to their mean: engines treat sites of each degree together
 
 
 def random_data(campaign: Campaign, manifest: Manifest) -> TrainingData:
-    """Return random inputs and targets on structures of the data set's mean sizes, a few batches of them.
+    """Return a few batches of structures of the data set's mean sizes, with random inputs and targets.
 
-    They share a geometry, and lack target values, if those of the data set do.
+    They share a geometry, or lack target values, if those of the data set do.
     """
     rng, sizes = np.random.default_rng(0), manifest.sizes
     samples = _BATCHES * campaign.training.batch_size
@@ -70,7 +70,7 @@ def random_data(campaign: Campaign, manifest: Manifest) -> TrainingData:
 
 
 def measure(campaign: Campaign, manifest: Manifest, members: int) -> PaceAnswer:
-    """Train and evaluate a stack for a second; the campaign is a variant's own (`Campaign.of_variant`)."""
+    """Train and evaluate a stack for about a second; ``campaign`` is a variant's own (`Campaign.of_variant`)."""
     data = random_data(campaign, manifest)
     engine, _ = choose(campaign, campaign.variants[0], data, torch.device("cpu"))
     parameters = torch.stack([engine.layout.initial_parameters(e) for e in range(members)])
@@ -82,8 +82,8 @@ def measure(campaign: Campaign, manifest: Manifest, members: int) -> PaceAnswer:
     return PaceAnswer(
         engine=engine.name,
         start=start,
-        training=_usual_seconds(step) / (campaign.training.batch_size * members),
-        evaluation=_usual_seconds(lambda: evaluation.losses(parameters, buffers)) / (len(data.parts[1]) * members),
+        training=_median_seconds(step) / (campaign.training.batch_size * members),
+        evaluation=_median_seconds(lambda: evaluation.losses(parameters, buffers)) / (len(data.parts[1]) * members),
     )
 
 
@@ -104,7 +104,7 @@ def _training(
     return step
 
 
-def _usual_seconds(run: Callable[[], object]) -> float:
+def _median_seconds(run: Callable[[], object]) -> float:
     """Return the median time of a call."""
     times: list[float] = []
     while len(times) < 3 or sum(times) < _SECONDS:
@@ -117,15 +117,15 @@ def _usual_seconds(run: Callable[[], object]) -> float:
 def _age() -> float:
     """Return the seconds since this process was started."""
     started = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / 100  # in ticks, of which Linux shows users 100 a second
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / 100  # in clock ticks: Linux reports 100 a second
 
 
 def main() -> None:
-    """See the module."""
+    """Answer the question on standard input."""
     question = PaceQuestion.model_validate_json(sys.stdin.read())
     campaign = parse_campaign(question.campaign, "the campaign")
     set_arithmetic(campaign.launch.threads)
-    print(measure(campaign, question.contents, question.members).model_dump_json())
+    print(measure(campaign, question.dataset, question.members).model_dump_json())
 
 
 if __name__ == "__main__":

@@ -88,18 +88,18 @@ class StackedModels:
         Returns
         -------
         dict
-            By task, ``[E, A, d]`` or, at graph level, ``[E, S, d]`` float64; what was taken off a target in training
-            is put back.
+            By task, ``[E, A, d]`` or, at graph level, ``[E, S, d]`` float64; references that training subtracted are
+            added back.
         """
-        found = self.scaled(Graphs.of(structures))
+        predicted = self.scaled(Graphs.of(structures))
         for task in self._variant.tasks:
             target, fitted = self._facts.tasks[task], self._facts.ready.references.get(task)
-            values = found[task].astype(np.float64)
+            values = predicted[task].astype(np.float64)
             if fitted:
                 values = values * np.array(fitted.scale) + structures.reference(fitted)
             low, high = np.array(target.minimum), np.array(target.maximum)
-            found[task] = values * (high - low) + low
-        return found
+            predicted[task] = values * (high - low) + low
+        return predicted
 
     def scaled(self, graphs: Graphs) -> dict[str, np.ndarray]:
         """Return what the networks give: by task, ``[E, rows, d]`` float32, rows as in :meth:`predict`."""
@@ -113,18 +113,18 @@ class StackedModels:
         if self._campaign.training.engine == "torch" or why_not_fused(model, sizes, data, self._device):
             return self._apply(general(model, sizes, data, self._device), len(graphs))
         rows = {"node": int(graphs.atom_offsets[-1]), "graph": len(graphs)}
-        found = {t.name: np.empty((len(self._models), rows[t.level], t.width), np.float32) for t in sizes.tasks}
+        scaled = {t.name: np.empty((len(self._models), rows[t.level], t.width), np.float32) for t in sizes.tasks}
         for chosen, lists, shared in self._parts(graphs):
             engine = FusedEngine(sizes, self._data(graphs, chosen, lists), shared=shared)
             places = {"node": atoms_of(graphs.atom_offsets, chosen), "graph": chosen}
             for task, values in self._apply(engine, len(chosen)).items():
-                found[task][:, places[data.levels[task]]] = values
-        return found
+                scaled[task][:, places[data.levels[task]]] = values
+        return scaled
 
     def _parts(self, graphs: Graphs) -> Iterator[tuple[np.ndarray, list[Neighbours], bool]]:
-        """Divide structures by how they are predicted: yield their numbers, their lists, and whether it is one.
+        """Group structures by how they are predicted: yield their numbers, lists, and whether they share one.
 
-        To networks without edge features, all with the neighbour list of the training are of one geometry.
+        To a network without edge features, all structures with the training's neighbour list share a geometry.
         """
         known, vectors = self._facts.geometry, self._campaign.model.edges is not None
         lists = graphs.neighbours
@@ -154,10 +154,10 @@ class StackedModels:
         structure = Structure(
             offsets_of(sizes),
             graphs.sample_geometry[chosen] if len(lists) > 1 else np.zeros(len(chosen), np.int32),
-            offsets_of([len(found.offsets) - 1 for found in lists]),
-            offsets_of(np.concatenate([np.diff(found.offsets) for found in lists])),
-            np.concatenate([found.neighbours for found in lists]),
-            np.concatenate([found.vectors for found in lists]),
+            offsets_of([len(graph.offsets) - 1 for graph in lists]),
+            offsets_of(np.concatenate([np.diff(graph.offsets) for graph in lists])),
+            np.concatenate([graph.neighbours for graph in lists]),
+            np.concatenate([graph.vectors for graph in lists]),
             self._facts.neighbours.cutoff_bohr,
         )
         levels = {task: self._campaign.tasks[task].level for task in self._variant.tasks}

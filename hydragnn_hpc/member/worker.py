@@ -106,13 +106,13 @@ class Worker:
     Attributes
     ----------
     members : int
-        Of the stack that is being trained.
+        Number of members in the stack that is being trained.
     """
 
     def __init__(self, context: WorkerContext, staged: StagedData, device: torch.device, channel: Channel) -> None:
         self._context, self._staged, self._device, self._channel = context, staged, device, channel
         self._prepared: tuple[str, TrainingData, Engine] | None = None
-        self._stop = False
+        self._stop, self._reason = False, ""
         self.members = 0
 
     @property
@@ -249,13 +249,13 @@ def main() -> int:
         return 1
     except Exception as error:  # any error is reported to the supervisor before this process ends
         traceback.print_exc()
-        channel.send(_end_of(worker, error))
+        channel.send(_report_of(worker, error))
         return 1
     return 0
 
 
-def _end_of(worker: Worker | None, error: Exception) -> Failed | Returned:
-    """Report an error; members are not to blame for an uncaptured step, nor for a stack too large for a device."""
+def _report_of(worker: Worker | None, error: Exception) -> Failed | Returned:
+    """Return the report of an error; a failed capture or a stack too large for a device is not its members' fault."""
     cause = _cause(error)
     if isinstance(error, CaptureError):
         return Returned(reason="graphs", detail=cause)

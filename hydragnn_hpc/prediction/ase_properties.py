@@ -2,13 +2,14 @@
 
 ASE's units are eV, μB and elementary charges. A task is recognised by its level, its unit and its field:
 
-- ``energy``: a graph-level task in a unit of energy whose field is ``energy`` or ``total_energy``; a value per atom
-  (``eV/atom``) is multiplied by the number of atoms. A mixing enthalpy or a formation energy is a difference from
-  reference energies, which a model does not hold; it is taken as the energy only if it is named. That is right at
-  fixed composition, where the references cancel.
+- ``energy``: a graph-level task in a unit of energy whose field is one of `_ENERGIES`; a value per atom (``eV/atom``)
+  is multiplied by the number of atoms. A mixing enthalpy or a formation energy is a difference from reference
+  energies, which a model does not hold; it is used as the energy only if it is named. That is right at fixed
+  composition, where the references cancel.
 - ``magmoms``: a node-level task in μB.
-- ``charges``: a node-level task in e whose field is ``charge_transfer`` (electrons gained, the opposite of a charge) or
-  ``charges``.
+- ``charges``: a node-level task in e whose field is one of `_CHARGES`.
+
+A property that several tasks could be is available only if it is the energy, and one of them is named.
 """
 
 from __future__ import annotations
@@ -23,18 +24,19 @@ from hydragnn_hpc.prediction.ensemble import TaskPrediction
 from hydragnn_hpc.records.model import ModelTask
 
 _ENERGIES = ("energy", "total_energy", "free_energy")
+# The sign that makes a field a charge: a charge transfer counts the electrons gained.
 _CHARGES = {"charge_transfer": -1.0, "charges": 1.0, "charge": 1.0, "initial_charges": 1.0}
 
 
 class Properties:
-    """ASE's properties of an ensemble's tasks.
+    """ASE's properties, computed from the predictions of an ensemble's tasks.
 
     Parameters
     ----------
     tasks : mapping
         By name.
     energy : str, optional
-        The task that is the energy; by default the one whose field says so.
+        The task that is the energy; by default the only one that the rule above recognises.
 
     Raises
     ------
@@ -55,9 +57,9 @@ class Properties:
                 " is one number per structure, in a unit of energy"
             )
         self._columns: dict[str, tuple[str, float]] = {}
-        of_atoms = [(name, task) for name, task in tasks.items() if task.level == "node" and task.width == 1]
-        moments = [(name, 1.0) for name, task in of_atoms if task.unit == "μB"]
-        charges = [(n, _CHARGES[t.field]) for n, t in of_atoms if t.unit == "e" and t.field in _CHARGES]
+        node_tasks = [(name, task) for name, task in tasks.items() if task.level == "node" and task.width == 1]
+        moments = [(name, 1.0) for name, task in node_tasks if task.unit == "μB"]
+        charges = [(n, _CHARGES[t.field]) for n, t in node_tasks if t.unit == "e" and t.field in _CHARGES]
         for key, candidates in (("magmoms", moments), ("charges", charges)):
             if len(candidates) == 1:  # several are ambiguous
                 self._columns[key] = candidates[0]
@@ -68,7 +70,7 @@ class Properties:
         return (*(("energy",) if self.energy_task else ()), *self._columns)
 
     def of_atoms(self, predictions: Mapping[str, TaskPrediction]) -> dict[str, np.ndarray]:
-        """Return ``magmoms`` [n] in μB and ``charges`` [n] in e of one structure, as far as tasks predict them."""
+        """Return ``magmoms`` and ``charges`` of one structure, ``[n_atoms]`` in μB and e, where tasks predict them."""
         return {name: factor * predictions[task].mean[:, 0] for name, (task, factor) in self._columns.items()}
 
     def energy(self, predictions: Mapping[str, TaskPrediction], n_atoms: int) -> tuple[float, float] | None:

@@ -20,7 +20,7 @@ class EnsembleCalculator(Calculator):
     ``results`` holds each task under its name, and the members' spread, which is not calibrated, under the name with
     ``_std``: in the task's unit, a number (or ``[d]``) at graph level and ``[n]`` (or ``[n, d]``) at node level. Where
     the ensemble is calibrated, ``_std_calibrated``, ``_low`` and ``_high`` are there as well. ASE's
-    ``energy`` (eV; with ``energy_std``), ``magmoms`` (μB) and ``charges`` (e) are added as far as tasks predict them
+    ``energy`` (eV; with ``energy_std``), ``magmoms`` (μB) and ``charges`` (e) are added where tasks predict them
     (`hydragnn_hpc.prediction.ase_properties`). A task that has the name of another ASE property is left out. Forces and
     stress are not derived from the model: requesting them raises ASE's ``PropertyNotImplementedError``.
 
@@ -29,8 +29,8 @@ class EnsembleCalculator(Calculator):
     out : Ensemble or path
         An ensemble, or the campaign's folder; further arguments are those of :class:`Ensemble`.
     energy : str, optional
-        The task that is the energy; by default the one whose field is ``energy`` or ``total_energy``. A mixing enthalpy
-        has to be named, since it can replace the energy only at fixed composition.
+        The task that is the energy; by default the only one whose field is ``energy``, ``total_energy`` or
+        ``free_energy``. A mixing enthalpy has to be named, since it can replace the energy only at fixed composition.
 
     Raises
     ------

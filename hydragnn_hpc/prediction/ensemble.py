@@ -36,7 +36,7 @@ DEVICES = ("cpu", "cuda", "xpu", "auto")
 
 @dataclass(frozen=True)
 class TaskPrediction:
-    """One task of some structures; ``rows`` are their atoms in order or, at graph level, the structures.
+    """The prediction of one task; its rows are the structures' atoms in order or, at graph level, the structures.
 
     Attributes
     ----------
@@ -46,9 +46,9 @@ class TaskPrediction:
         ``[rows, d]`` float64 in ``unit``, over the members; d is the number of components, 1 for a scalar. ``std``
         (ddof = 1) is the members' spread, *not* calibrated: usually it is smaller than the error. NaN for one member.
     std_calibrated, low, high : numpy.ndarray
-        ``[rows, d]`` float64 in ``unit``: the spread scaled so that 68 % of the errors on the validation part are
+        ``[rows, d]`` float64 in ``unit``: the spread scaled so that 68 % of the errors on the validation set are
         smaller, and the ends of the interval of the ensemble's ``level`` (:mod:`hydragnn_hpc.calibration` says what is
-        promised). NaN where there is no calibration; infinite where the validation part is too small for the level.
+        promised). NaN where there is no calibration; infinite where the validation set is too small for the level.
     members : numpy.ndarray
         ``[E, rows, d]``, the prediction of each member, in the order of :attr:`Ensemble.replicas`.
     offsets : numpy.ndarray
@@ -99,7 +99,7 @@ class Ensemble:
     variant : str
     tasks : tuple of str
     replicas : tuple of int
-        Of the members in use.
+        Replica numbers of the members in use.
     facts : ModelFacts
         What the models were trained on: units, species, boundary.
     calibration : Calibration
@@ -157,8 +157,8 @@ class Ensemble:
         """Predict every task for new structures; they need no targets.
 
         Values do not depend on the order or the number of structures: to the last bit with the fused engine (PNA, on a
-        CPU with a C compiler), the species as the only input and no references; otherwise up to rounding, which is that
-        of float32 where another engine predicts.
+        CPU with a C compiler), the species as the only input and no references; otherwise up to rounding, in float32
+        where another engine predicts.
 
         Parameters
         ----------
@@ -208,12 +208,12 @@ class Ensemble:
         try:
             yield from self._preparation.batches(self._frames(structures))
             if not self._preparation.count:
-                raise UserError("there is no structure to predict: give one ase.Atoms or more")
+                raise UserError("there is no structure to predict: give at least one ase.Atoms")
         finally:
             self._preparation.count = 0
 
     def apply(self, structures: UnseenStructures) -> dict[str, TaskPrediction]:
-        """Predict every task for structures that are prepared already."""
+        """Predict every task for structures that have been prepared."""
         offsets = {"node": structures.atom_offsets, "graph": np.arange(len(structures) + 1)}
         predicted = {}
         for task, values in self._models.predict(structures).items():

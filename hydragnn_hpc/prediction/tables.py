@@ -1,4 +1,4 @@
-"""Files of predictions, written batch by batch: csv, or extended XYZ from which other programs can start."""
+"""Files of predictions, written batch by batch: csv, or extended XYZ that other programs can start from."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class CsvWriter:
 
 
 class XyzWriter:
-    """Writes structures with their predictions; charges and moments as the initial ones of ASE's calculators.
+    """Writes structures with their predictions; predicted charges and moments become ASE's initial ones.
 
     Each task's mean has the task's name, its spread that name with ``_std``, and so on (``CALIBRATED``); all are in
     the task's unit. ``distance`` and ``distance_quantile`` are of the structure.

@@ -38,5 +38,5 @@ class Device(FileRecord):
 
     @property
     def label(self) -> str:
-        """Its name for people."""
+        """Its name for readers."""
         return self.name or self.type

@@ -1,4 +1,4 @@
-"""What `submit` asks a probe of the engines (`member.pace`), and the probe's answer."""
+"""What `submit` asks a trial of the engines (`member.pace`), and the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hydragnn_hpc.records.dataset import Manifest
 
 
 class PaceQuestion(FileRecord):
-    """How fast does a stack of ``members`` train on data like these?
+    """How fast does a stack of ``members`` replicas train on data like these?
 
     Attributes
     ----------
@@ -26,20 +26,20 @@ class PaceQuestion(FileRecord):
     members: int = Field(ge=1)
 
     @property
-    def contents(self) -> Manifest:
-        """The manifest."""
+    def dataset(self) -> Manifest:
+        """The manifest, parsed."""
         return Manifest.model_validate(self.manifest)
 
 
 class PaceAnswer(FileRecord):
-    """The engine that trains, and its times in seconds.
+    """The engine that would train, and its times in seconds.
 
     Attributes
     ----------
     start : float
         From the start of the process to the first batch: imports, compiled kernels, the first calls.
     training, evaluation : float
-        Of one sample of each member of the stack, in a batch and in an evaluation.
+        Per sample and member of the stack, in training and in evaluation.
     """
 
     engine: str

@@ -72,7 +72,7 @@ class InputRecipe(FileRecord):
     Attributes
     ----------
     names : list of str
-        The inputs asked for, in order.
+        The inputs required, in order.
     elements : list of int
         Proton numbers, ascending.
     species : list of float

@@ -1,4 +1,4 @@
-"""Numbers and names as text: for people, for Markdown, for LaTeX, for a terminal."""
+"""Numbers and names as text: for readers, for Markdown, for LaTeX, for a terminal."""
 
 from __future__ import annotations
 

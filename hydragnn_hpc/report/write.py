@@ -27,14 +27,14 @@ def write_report(
     progress : callable, optional
         Called after each figure.
     baselines : bool, optional
-        Whether Table 1 also shows what is predicted without a network.
+        Whether Table 1 also shows the baselines.
 
     Returns
     -------
     content : Content
-        What the report says.
+        What the report shows.
     files : list of Path
-        What was written. Figures and claims of an earlier report that no longer apply are removed.
+        The files written. Figures and claims of an earlier report that no longer apply are removed.
 
     Raises
     ------

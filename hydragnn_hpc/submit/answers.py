@@ -125,8 +125,8 @@ def _partition(row: Mapping[str, str], kinds: Mapping[str, list[Nodes]]) -> Queu
 def _slurm_gpus(gres: str) -> int:
     """Count GPUs in ``gpu:2``, ``gpu:a100:4(S:0-1)``, ``craynetwork:6,gpu:mi250x:8``; ``(null)`` has none."""
     words = re.sub(r"\([^)]*\)", "", gres).split(",")
-    found = [re.fullmatch(r"gpu(?::[^:]+)*?(?::(\d+))?", word.strip()) for word in words]
-    return sum(int(match[1] or 1) for match in found if match)
+    matches = [re.fullmatch(r"gpu(?::[^:]+)*?(?::(\d+))?", word.strip()) for word in words]
+    return sum(int(match[1] or 1) for match in matches if match)
 
 
 # PBS
@@ -160,10 +160,10 @@ def _pbs_records(text: str, title: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield (name, attributes); a long value continues in lines that begin with a tab."""
     name, row = "", dict[str, str]()
     for line in text.replace("\n\t", "").splitlines():
-        if found := re.fullmatch(title, line.rstrip()):
+        if match := re.fullmatch(title, line.rstrip()):
             if name:
                 yield name, row
-            name, row = found[1], {}
+            name, row = match[1], {}
         elif " = " in line:
             key, value = line.strip().split(" = ", 1)
             row[key] = value.strip()
@@ -248,17 +248,17 @@ def _lsf(answers: Answers) -> tuple[Queue, ...]:
 
 def _lsf_gpus(text: str) -> Counter[str]:
     """Count the GPUs of each host: a line for each, and only the first of a host names it."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     host = ""
     lines = text.splitlines()
     if not lines or lines[0].split()[:2] != ["HOST_NAME", "gpu_id"]:
-        return found  # of an LSF that has no such option
+        return counts  # of an LSF that has no such option
     for line in lines[1:]:
         words = line.split()
         if words and not line[0].isspace():
             host, *words = words
-        found[host] += bool(words) and words[0].isdigit()
-    return found
+        counts[host] += bool(words) and words[0].isdigit()
+    return counts
 
 
 def _run_limit(part: str) -> float | None:
@@ -267,8 +267,8 @@ def _run_limit(part: str) -> float | None:
     maximum = maximum or before.partition("DEFAULT LIMITS:")[0]
     for names, values in pairwise(maximum.splitlines()):
         if "RUNLIMIT" in names.split():
-            found = re.findall(r"([\d.]+) min(?: of \S+)?|\S+ [KMGT]\b|\S+", values)
-            return float(found[names.split().index("RUNLIMIT")]) * 60
+            limits = re.findall(r"([\d.]+) min(?: of \S+)?|\S+ [KMGT]\b|\S+", values)
+            return float(limits[names.split().index("RUNLIMIT")]) * 60
     return None
 
 
@@ -329,10 +329,10 @@ def _whole(hosts: Iterable[_Host]) -> tuple[Nodes, ...]:
 
 def megabytes(text: str, unit: str) -> int | None:
     """Read an amount of memory such as 30.7G, 527831088kb or, in ``unit``, 4096; None if it is not one."""
-    found = re.fullmatch(r"([\d.]+)([KMGT]?)B?", text, re.IGNORECASE)
-    if found is None:
+    match = re.fullmatch(r"([\d.]+)([KMGT]?)B?", text, re.IGNORECASE)
+    if match is None:
         return None
-    return int(float(found[1]) * {"B": 2**-20, "K": 2**-10, "M": 1, "G": 2**10, "T": 2**20}[(found[2] or unit).upper()])
+    return int(float(match[1]) * {"B": 2**-20, "K": 2**-10, "M": 1, "G": 2**10, "T": 2**20}[(match[2] or unit).upper()])
 
 
 def _table(text: str) -> list[dict[str, str]]:
@@ -348,10 +348,10 @@ def _number(text: str) -> int | None:
 
 def _first(text: str) -> int:
     """Read the number at the start of a text; Slurm writes 4+ for nodes that differ."""
-    found = re.match(r"\d+", text)
-    if found is None:
+    match = re.match(r"\d+", text)
+    if match is None:
         raise ValueError(f"no number: '{text}'")
-    return int(found[0])
+    return int(match[0])
 
 
 def _names(text: str) -> tuple[str, ...]:

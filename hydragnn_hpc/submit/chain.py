@@ -32,10 +32,10 @@ def progress_mark(folder: CampaignFolder) -> str:
     for path in sorted(folder.members.glob("*/*/*")):
         if path.name in ("result.json", "checkpoint.pt"):
             try:
-                found = path.stat()
+                status = path.stat()
             except OSError:
                 continue  # unreadable, or removed meanwhile
-            mark.update(f"{path.relative_to(folder.root)}|{found.st_size}|{found.st_mtime_ns}\n".encode())
+            mark.update(f"{path.relative_to(folder.root)}|{status.st_size}|{status.st_mtime_ns}\n".encode())
     return mark.hexdigest()
 
 

@@ -44,8 +44,8 @@ def detect(queue: str | None) -> tuple[Site, str]:
         except limits.UnknownError as error:
             reasons.append(f"{name}: {error}")
             continue
-        found = _with_all_queues(limits.fit(site, queues, queue, None), queues, queue)
-        return found, _text(found, queues)
+        profile = _with_all_queues(limits.fit(site, queues, queue, None), queues, queue)
+        return profile, _text(profile, queues)
     raise UserError(f"no scheduler answers here ({'; '.join(reasons)}); '--site local' runs on this host without one")
 
 
@@ -55,7 +55,7 @@ def _with_all_queues(site: Site, queues: Sequence[Queue], name: str | None) -> S
     kind = limits.usual(first)
     alike = [queue for queue in queues if queue is not first and not queue.closed and _fits(site, kind, queue)]
     fitted = [limits.fit(site, queues, queue.name, None) for queue in [first, *alike]]
-    chosen = [one.limits[0] for one in fitted]
+    chosen = [profile.limits[0] for profile in fitted]
     directives = fitted[0].directives if first.name else site.directives
     host = socket.gethostname().split(".")[0]
     about = f"{host}, {site.gpus_per_node} GPUs and {site.cores_per_node} cores per node, as {site.name} reports"

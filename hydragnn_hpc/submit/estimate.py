@@ -1,6 +1,6 @@
 """How long a stack trains where nothing has been measured: from the data set, the network, and a processor's speed.
 
-Where this host is like the nodes, a probe trains a few batches with the engine itself (`member.pace`). Elsewhere the
+Where this host is like the nodes, a trial trains a few batches with the engine itself (`member.pace`). Elsewhere the
 engines' rates are those of one core of the machine of tests/benchmarks/RESULTS-speed.md, fitted to its table of
 engines. They err by some ten per cent there, and on other processors by a factor of two. GPUs have not been measured:
 where one trains, the time of a core stands in for it, and the estimate says so. An estimate only chooses the time that
@@ -26,9 +26,9 @@ from hydragnn_hpc.submit.site import Site
 
 @dataclass(frozen=True)
 class Rate:
-    """Seconds that an engine trains on one core, forward and backward, per channel of a layer.
+    """Seconds that an engine takes on one core per channel of a layer, forward and backward.
 
-    ``atom`` and ``edge`` are what each takes besides the products with weights.
+    ``atom`` and ``edge`` are the times of one atom and one edge, without the products with weights.
     """
 
     atom: float
@@ -42,19 +42,19 @@ RATES = {
     "torch": Rate(1.3e-7, 5.1e-9),
     "library": Rate(2.5e-7, 5.3e-8),
 }
-"""By engine; see `member.choose`. The fused engine's second rate is for geometries that vary, its third for 20 edge
-features besides."""
+"""By engine; see `member.choose`. The fused engine's second rate is for geometries that vary, its third for geometries
+that vary with 20 edge features."""
 WEIGHT_SECONDS = 6 / 1.8e11
 """For each weight and atom: two operations forward and four backward, at a core's rate of matrix products."""
 VALIDATION = 1 / 3
 """A forward pass, as a share of a step."""
-PROBE_SECONDS = 60.0
-"""Time limit of the probe; it takes a few seconds."""
+TRIAL_SECONDS = 60.0
+"""Time limit of the trial; it takes a few seconds."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The time of the longest stack in seconds, and in words what it is estimated from.
+    """The time of the longest stack in seconds, and the basis of the estimate in words.
 
     ``for_core`` marks the time of a CPU core that stands in for that of a GPU, which is unknown.
     """
@@ -67,9 +67,9 @@ class Estimate:
 def estimate(campaign: Campaign, manifest: Manifest, site: Site) -> Estimate:
     """Estimate the time of the longest stack of a campaign on a machine's nodes, its worker's start included.
 
-    All epochs are counted, although early stopping may leave some out.
+    All epochs are counted, although early stopping may omit some.
     """
-    variant = max(campaign.variants, key=lambda v: _of_epochs(campaign, v, manifest, site))
+    variant = max(campaign.variants, key=lambda v: _benchmarked_seconds(campaign, v, manifest, site))
     own = campaign.of_variant(variant)
     members = min(campaign.launch.stack, campaign.replicas)
     on_gpu = own.launch.device not in ("auto", "cpu") or (own.launch.device == "auto" and site.gpus_per_node > 0)
@@ -77,7 +77,7 @@ def estimate(campaign: Campaign, manifest: Manifest, site: Site) -> Estimate:
     if _is_like_the_nodes(site):
         pace, problem = measure(own, manifest, members)
         speed = "this host's speed in a short trial" if pace else f"{speed} (this host's is not known: {problem})"
-    pace = pace or _usual(own, manifest, engine_of(own, manifest, site))
+    pace = pace or _benchmarked(own, manifest, engine_of(own, manifest, site))
     atoms, edges = _sizes(manifest)
     n_train, n_validation = _samples(own, manifest)
     data = f"{n_train} training samples of {atoms:.0f} atoms and {edges:.0f} edges"
@@ -97,9 +97,9 @@ def measure(campaign: Campaign, manifest: Manifest, members: int) -> tuple[PaceA
     The campaign is a variant's own (`Campaign.of_variant`).
     """
     question = PaceQuestion(campaign=campaign.model_dump(mode="json"), manifest=manifest.plain(), members=members)
-    words = [sys.executable, "-m", "hydragnn_hpc.member.pace"]
+    command = [sys.executable, "-m", "hydragnn_hpc.member.pace"]
     try:
-        answer = commands.run(words, PROBE_SECONDS, question.model_dump_json())
+        answer = commands.run(command, TRIAL_SECONDS, question.model_dump_json())
         return PaceAnswer.model_validate_json(answer.output), ""
     except ValidationError:
         return None, answer.last_words or f"the trial ended with exit code {answer.code}"
@@ -107,7 +107,7 @@ def measure(campaign: Campaign, manifest: Manifest, members: int) -> tuple[PaceA
         return None, str(error)
 
 
-def _usual(campaign: Campaign, manifest: Manifest, engine: str) -> PaceAnswer:
+def _benchmarked(campaign: Campaign, manifest: Manifest, engine: str) -> PaceAnswer:
     """Return the pace of an engine on one core of the machine of `RATES`."""
     name = engine
     if engine == "fused" and manifest.sizes["G"] > 1:
@@ -116,11 +116,11 @@ def _usual(campaign: Campaign, manifest: Manifest, engine: str) -> PaceAnswer:
     return PaceAnswer(engine=engine, start=0.0, training=seconds, evaluation=VALIDATION * seconds)
 
 
-def _of_epochs(campaign: Campaign, variant: Variant, manifest: Manifest, site: Site) -> float:
-    """Return what makes one variant take longer than another: the usual time of a sample in all epochs."""
+def _benchmarked_seconds(campaign: Campaign, variant: Variant, manifest: Manifest, site: Site) -> float:
+    """Return how long a variant would train on the machine of `RATES`, by which variants are compared."""
     own = campaign.of_variant(variant)
     steps = own.training.epochs * _samples(own, manifest)[0]
-    return steps * _usual(own, manifest, engine_of(own, manifest, site)).training
+    return steps * _benchmarked(own, manifest, engine_of(own, manifest, site)).training
 
 
 def _samples(campaign: Campaign, manifest: Manifest) -> tuple[int, int]:
@@ -144,7 +144,7 @@ def sample_seconds(campaign: Campaign, variant: Variant, manifest: Manifest, rat
 
 
 def engine_of(campaign: Campaign, manifest: Manifest, site: Site) -> str:
-    """Return the engine that `member.choose` takes, so far as that follows from the manifest."""
+    """Return the engine that `member.choose` chooses, as far as that follows from the manifest."""
     if campaign.model.convolution != "PNA":
         return "library"
     missing = any(manifest.targets[task.field].missing for task in campaign.tasks.values())

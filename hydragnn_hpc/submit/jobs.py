@@ -74,8 +74,9 @@ def read_jobs(folder: CampaignFolder) -> tuple[list[JobStatus], list[str]]:
     if len(records) > LATEST:
         remarks.append(f"{len(records) - LATEST} earlier jobs: {folder.job_record}")
     silent: dict[str, str] = {}
-    found = [_status(job, silent) for job in reversed(records[-LATEST:])]  # the latest is the most likely to be pending
-    return found[::-1], remarks
+    # The latest first: it is the most likely to be pending.
+    statuses = [_status(job, silent) for job in reversed(records[-LATEST:])]
+    return statuses[::-1], remarks
 
 
 def read_records(path: Path) -> tuple[list[SubmittedJob], list[str]]:

@@ -23,10 +23,10 @@ PATIENCE_SECONDS = 10
 _MEMORY = {
     "slurm": (r"^\s*(--mem=)(\d+[KMGT]?B?)\s*$", "M"),
     "pbs": (r"^\s*-l\s*select=.*?\b(mem=)(\d+[KMGT]?B?)\b", "B"),
-    # Without a unit, it is in one that only the cluster's configuration states.
+    # A number without a unit is not read: its unit depends on the cluster's configuration.
     "lsf": (r"\brusage\[[^]]*?\b(mem=)([\d.]+[KMGT]B?)\b", ""),
 }
-"""How a directive asks for memory of a node, and the unit of a number without one; by form of `submit.answers`."""
+"""How a directive asks for a node's memory, and the unit of a number without one, by form of `submit.answers`."""
 
 
 class UnknownError(Exception):
@@ -154,17 +154,17 @@ def fit(site: Site, queues: Sequence[Queue], name: str | None, seconds: float | 
 
 
 def _shape(site: Site, kind: Nodes, cores: int) -> dict[str, object]:
-    """Return the settings that follow from what a node has: one rank per GPU; without GPUs, one per core."""
+    """Return the settings that follow from a node's hardware: one rank per GPU; without GPUs, one per core."""
     gpus = site.gpus_per_node if kind.gpus is None else kind.gpus
     if not gpus:
         ranks = max(1, cores // kind.threads)
         without = site.without_gpus
-        words = {"launch": without.launch, "directives": without.directives} if without else {}
+        lines = {"launch": without.launch, "directives": without.directives} if without else {}
     else:
-        ranks, words = min(gpus, cores), {}
+        ranks, lines = min(gpus, cores), {}
     per_rank = cores // ranks
     numbers = {"gpus_per_node": gpus, "cores_per_node": cores, "ranks_per_node": ranks, "cores_per_rank": per_rank}
-    return {**numbers, **words}
+    return {**numbers, **lines}
 
 
 def check(site: Site, plan: JobPlan, queues: Sequence[Queue], account: str) -> None:
@@ -212,12 +212,12 @@ def _check_queue(site: Site, plan: JobPlan, queue: Queue, queues: Sequence[Queue
         raise UserError(f"{where} starts no jobs ({queue.closed}); wait, or choose another with --queue: {others}")
     allowed, given = {a.lower() for a in queue.accounts}, account.lower()
     if given and (given in (a.lower() for a in queue.barred) or (allowed and given not in allowed)):
-        takes = f"it takes {', '.join(queue.accounts)}" if allowed else "it is barred from it"
-        raise UserError(f"--account {account}: not for {where}, {takes}; name another account or --queue")
+        reason = f"which takes {', '.join(queue.accounts)}" if allowed else "from which it is barred"
+        raise UserError(f"--account {account}: not for {where}, {reason}; name another account or --queue")
     if queue.seconds is not None and plan.walltime_seconds > queue.seconds:
         raise UserError(
             f"walltime {clock(plan.walltime_seconds)}: {where} allows {clock(queue.seconds)}; ask for less with "
-            "--walltime; further jobs continue by themselves"
+            "--walltime; further jobs continue the campaign by themselves"
         )
     if queue.max_nodes is not None and plan.nodes > queue.max_nodes:
         raise UserError(f"{plan.nodes} nodes: {where} allows {queue.max_nodes} per job; ask for fewer with --nodes")
@@ -260,7 +260,7 @@ def _check_nodes(site: Site, plan: JobPlan, kinds: Sequence[Nodes], where: str) 
 
 
 def _check_memory(site: Site, kinds: Sequence[Nodes], where: str) -> None:
-    """Refuse more memory per node than there is, where the profile asks for some."""
+    """Refuse to ask for more memory per node than there is."""
     queries = site.scheduler.queries
     if queries is None or queries.form not in _MEMORY or any(n.memory is None for n in kinds):
         return

@@ -20,7 +20,7 @@ from hydragnn_hpc.submit.site import Site
 
 @dataclass(frozen=True)
 class Job:
-    """The content of a script, apart from the machine and the plan.
+    """What a job script runs, apart from the machine and the plan.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Job:
     root : Path
         The checkout (or the folder that holds ``envs/``).
     python_folder : Path
-        Folder of the ``hydragnn-hpc`` in use; for machines whose profile loads no environment.
+        Folder of the ``hydragnn-hpc`` in use, for machines whose profile loads no environment.
     overrides : tuple of str
         ``key=value`` settings passed to ``run``.
     account : str
@@ -104,12 +104,12 @@ def render(job: Job, site: Site, plan: JobPlan) -> str:
     except jinja2.UndefinedError as error:
         raise UserError(f"template {template}: {error.message}; correct the name") from error
     except jinja2.TemplateError as error:
-        raise UserError(f"template {template}: {error}") from error
+        raise UserError(f"template {template}: {error}; correct the template") from error
 
 
 def _refuse_names(job: Job) -> None:
     """Refuse names that would break a line of the script: the rest would be run as a command."""
-    # The scheduler parses these lines by its own rules, where quoting is not reliable.
+    # The scheduler parses its directives by its own rules, under which quoting is not reliable.
     if job.account and not re.fullmatch(r"[\w.:@/+=,-]+", job.account):
         raise UserError(f"--account {job.account!r}: expected letters, digits and any of _ . : @ / + = , -")
     names = {"the campaign file": job.campaign, "the campaign's folder": job.out.root, "--packed": job.packed or ""}
@@ -118,7 +118,7 @@ def _refuse_names(job: Job) -> None:
 
 
 def _digest(folder: Path) -> str:
-    """Return a name per campaign folder, so that the next job replaces what a killed job left on a node."""
+    """Return a short name for a campaign's folder, so that the next job replaces what a killed job left on a node."""
     return hashlib.sha256(str(folder).encode()).hexdigest()[:12]
 
 

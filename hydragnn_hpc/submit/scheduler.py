@@ -195,7 +195,7 @@ def job_id(scheduler: Scheduler, answer: str) -> str:
     UserError
         If it is not there.
     """
-    found = re.search(scheduler.job_id, answer)
-    if found is None:
+    match = re.search(scheduler.job_id, answer)
+    if match is None:
         raise UserError(f"the scheduler's answer names no job: {answer.strip()!r}; look at the queue")
-    return found[1]
+    return match[1]

@@ -91,13 +91,15 @@ class Site(Section):
         fitting = [limit for limit in limits if limit.nodes[0] <= nodes <= limit.nodes[1]]
         if not fitting:
             ranges = ", ".join(f"{limit.queue or 'default'} {limit.nodes[0]} to {limit.nodes[1]}" for limit in limits)
-            raise UserError(f"--nodes {nodes}: {self.name} takes jobs of these numbers of nodes: {ranges}")
-        long_enough = [limit for limit in fitting if hours is None or hours <= limit.hours]
+            raise UserError(f"--nodes {nodes}: {self.name} accepts jobs with these numbers of nodes: {ranges}")
+        if hours is None:
+            return fitting[0]
+        long_enough = [limit for limit in fitting if hours <= limit.hours]
         if not long_enough:
             most = max(limit.hours for limit in fitting)
             raise UserError(
-                f"--walltime of {hours:g} hours: {self.name} allows {most:g} hours on {nodes} nodes; ask for less; "
-                "further jobs continue by themselves"
+                f"--walltime of {_number(hours, 'hour')}: {self.name} allows {_number(most, 'hour')} on "
+                f"{_number(nodes, 'node')}; ask for less; further jobs continue by themselves"
             )
         return long_enough[0]
 
@@ -129,3 +131,7 @@ def load_site(name: str) -> Site:
         raise UserError(f"--site {name}: {path}: {one_line(error, Site)}") from error
     except (OSError, *yaml_files.YAML_ERRORS) as error:
         raise UserError(f"--site {name}: cannot read {path}: {error}") from error
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:g} {unit}" + "s" * (value != 1)

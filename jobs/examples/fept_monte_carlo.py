@@ -53,8 +53,8 @@ class Walkers:
 
     def _predict(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and spread of the members, eV."""
-        found = self._ensemble.predict(self.structures)[self._task]
-        return found.mean[:, 0] * self._in_ev, found.std[:, 0] * self._in_ev
+        predicted = self._ensemble.predict(self.structures)[self._task]
+        return predicted.mean[:, 0] * self._in_ev, predicted.std[:, 0] * self._in_ev
 
     def step(self) -> None:
         """Propose a swap in every walker, and accept or undo it."""

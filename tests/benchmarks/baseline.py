@@ -84,7 +84,7 @@ class BaselineModel(nn.Module):
 
 
 def train_epoch(model: BaselineModel, loader: DataLoader, optimizer: torch.optim.Optimizer) -> float:
-    """One epoch; returns the mean loss over batches."""
+    """Train one epoch; return the mean loss over batches."""
     model.train()
     total = 0.0
     for batch in loader:

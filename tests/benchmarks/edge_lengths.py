@@ -5,7 +5,7 @@
 Two data sets are written to FOLDER, fcc cells of 16 atoms of copper and gold in any order, and of copper; lattice
 constants vary by 4 % and atoms by up to 0.2 Å, so that neighbours cross the cutoff. One campaign of each learns
 energies of cells (E) and of atoms (A) without edge lengths, and with every basis and envelope. The table shows
-RMSE at the best epoch, of the validation part scaled and of the test part in meV, mean ± standard deviation over
+RMSE at the best epoch, of the validation set scaled and of the test set in meV, mean ± standard deviation over
 replicas.
 """
 

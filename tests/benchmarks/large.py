@@ -51,7 +51,7 @@ replicas: 1
 
 
 def write_structures(path: Path, atoms: int) -> int:
-    """Write structures with at least ``atoms`` atoms in all; returns the number of structures."""
+    """Write structures with at least ``atoms`` atoms in all; return the number of structures."""
     rng = np.random.default_rng(0)
     done, count = 0, 0
     with path.open("w", encoding="utf-8") as stream:
@@ -76,7 +76,7 @@ def write_structures(path: Path, atoms: int) -> int:
 
 
 def watched(command: list[str]) -> tuple[float, float, str]:
-    """Run a command; returns seconds, the peak of the memory that it and its children hold (MB), and its output."""
+    """Run a command; return seconds, the peak of the memory that it and its children hold (MB), and its output."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     held = 0.0

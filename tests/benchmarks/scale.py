@@ -55,7 +55,7 @@ def campaign(folder: Path, members: int) -> Path:
 
 
 def drive(folder: Path, out: Path, ranks: int, members: int, sleep: float) -> tuple[float, str]:
-    """Run a campaign of sleepers; returns its wall time and what it printed."""
+    """Run a campaign of sleepers; return its wall time and what it printed."""
     (folder / "stage").mkdir(exist_ok=True)
     words = [str(campaign(folder, members)), str(out), str(folder / "stage"), "good", "-", str(sleep)]
     started = time.perf_counter()

@@ -101,7 +101,7 @@ def test_info_of_a_data_set_whose_manifest_does_not_say_its_distribution(made: P
         (["split", "{raw}", "{new}.bp"], "manifest.json"),
         (["split", "{bp}", "{new}.bp", "--scale-over", "tran"], "did you mean 'train'"),
         (["generate", "{new}.xyz", "--system", "ternery"], "did you mean 'ternary'"),
-        (["generate", "{new}", "--system", "CuAu"], "ends in .extxyz"),
+        (["generate", "{new}", "--system", "CuAu"], "a name that ends in .extxyz"),
         (["generate", "{new}", "--system", "CuAu", "--format", "lsms"], "only FePt"),
         (["generate", "{new}", "--sizes", "1x1x1"], "FePt has one cell size"),
         (["generate", "{new}.xyz", "--system", "CuAu", "--sizes", "1x1"], "--sizes 1x1"),
@@ -156,7 +156,7 @@ def test_values_that_leave_the_manifest_s_range_are_reported(made: Path) -> None
     manifest, arrays = store.read(file)
     check_values(manifest, arrays, file)
     for name in ("mixing_enthalpy", "magnetic_moment"):
-        for change, message in ((np.nan, "lacks other values"), (99.0, "another range")):
+        for change, message in ((np.nan, "the number of missing values"), (99.0, "the range")):
             hurt = {**arrays, f"target_{name}": arrays[f"target_{name}"].copy()}
             hurt[f"target_{name}"][3] = change
             with pytest.raises(UserError, match=f"{name}.*{message}"):

@@ -124,9 +124,9 @@ def test_a_damaged_header_or_checksum_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"not an archive" * 100, "no archive"),
-        (b"", "no archive"),
-        (b"PK\x03\x04" + bytes(1000), "no archive"),
+        (b"not an archive" * 100, "not an archive"),
+        (b"", "not an archive"),
+        (b"PK\x03\x04" + bytes(1000), "not an archive"),
         (b"\x28\xb5\x2f\xfd" + bytes(1000), r"zstd -d .*a\.tar"),
     ],
 )

@@ -450,7 +450,7 @@ def test_nesting_without_end_is_damage(tmp_path: Path) -> None:
     deep = "[" * 100_000
     assert read(xyz(tmp_path / "a.xyz", f'x="_JSON {deep}" energy=-1')).samples.values["E"] == [np.array([[-1.0]])]
     (tmp_path / "a.json").write_text('{"1": ' + deep)
-    with pytest.raises(UserError, match="not an ASE database from row first on"):
+    with pytest.raises(UserError, match="cannot be read as an ASE database: "):
         read(tmp_path / "a.json")
 
 

@@ -130,8 +130,11 @@ def test_any_damage_is_reported_or_read_as_python_reads_it(edits: list[tuple[int
         (GOOD.replace(" 26  ", "26.5 ", 1).encode(), "line 2: 26.5 is not a proton number"),
         (GOOD.replace(" 26  ", "  0  ", 1).encode(), "line 2: 0 is not a proton number"),
         (GOOD.replace(" 26  ", "119  ", 1).encode(), "line 2: 119 is not a proton number"),
-        ("\n".join([LINES[0], LINES[1], LINES[1], ""]).encode(), "atom 1: two atoms at one position, [1.0, 0.0, 0.0]"),
-        (GOOD.replace("0.0000", "0.0001", 1).replace(*SECOND_ON_FIRST).encode(), "the other is atom 0"),
+        (
+            "\n".join([LINES[0], LINES[1], LINES[1], ""]).encode(),
+            "at the same position, [1.0, 0.0, 0.0]",
+        ),
+        (GOOD.replace("0.0000", "0.0001", 1).replace(*SECOND_ON_FIRST).encode(), "atoms 0 and 1 are at"),
     ],
 )
 def test_a_malformed_file_is_named_with_line_and_reason(tmp_path: Path, content: bytes, message: str) -> None:
@@ -172,7 +175,7 @@ def test_geometries_beyond_the_remembered_are_still_checked(monkeypatch: pytest.
     check, good = frames.FrameCheck(), lsms.frame_of(lsms.parse_sample(GOOD.encode(), "x"), "x", "x")
     for k in range(5):
         check(replace(good, pos=good.pos + k))
-    with pytest.raises(UserError, match="two atoms at one position"):
+    with pytest.raises(UserError, match="are at the same position"):
         check(replace(good, pos=np.ones((2, 3))))
 
 
@@ -182,7 +185,7 @@ def test_invalid_sources(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="contains no files"):
         sources.read(tmp_path, Options())
     (tmp_path / "notes.tar").write_bytes(b"not an archive" * 100)
-    with pytest.raises(UserError, match="no archive"):
+    with pytest.raises(UserError, match="not an archive"):
         sources.read(tmp_path / "notes.tar", Options())
 
 

@@ -206,26 +206,29 @@ def many_compositions(n: int = 300) -> np.ndarray:
 
 def test_a_split_by_composition_that_can_be_judged_is_taken() -> None:
     counts = np.repeat([[1, 3], [2, 2], [3, 1]], 20, axis=0)
-    by, made = select.judged(counts, (0.7, 0.15, 0.15), 3)
+    by, made = select.split_by_default(counts, (0.7, 0.15, 0.15), 3)
     assert by == "composition"
     np.testing.assert_array_equal(made.part, select.split("composition", counts, (0.7, 0.15, 0.15), 3).part)
 
 
 def test_many_compositions_are_split_at_random(capsys: pytest.CaptureFixture[str]) -> None:
     counts = many_compositions()
-    by, made = select.judged(counts, (0.7, 0.15, 0.15), 3)
+    by, made = select.split_by_default(counts, (0.7, 0.15, 0.15), 3)
     assert by == "random" and np.bincount(made.part).tolist() == [210, 45, 45]
-    assert "split at random: by composition, 6 and 6 of 300 samples would validate and test" in capsys.readouterr().err
+    assert (
+        "split at random: by composition, only 6 and 6 of 300 samples would be in the validation and test sets"
+        in capsys.readouterr().err
+    )
     np.testing.assert_array_equal(made.part, select.split("random", counts, (0.7, 0.15, 0.15), 3).part)
 
 
 def test_equivalents_stay_together_where_there_are_any() -> None:
     counts, classes = many_compositions(), np.arange(300) // 2
-    by, made = select.judged(counts, (0.7, 0.15, 0.15), 3, classes)
+    by, made = select.split_by_default(counts, (0.7, 0.15, 0.15), 3, classes)
     assert by == "groups" and 40 <= np.bincount(made.part)[1] <= 50
     assert (made.part[::2] == made.part[1::2]).all()
 
 
 def test_what_cannot_be_split_is_refused() -> None:
     with pytest.raises(UserError, match="too few samples to split at random"):
-        select.judged(np.eye(3, dtype=np.int64)[:2], (0.7, 0.15, 0.15), 3)
+        select.split_by_default(np.eye(3, dtype=np.int64)[:2], (0.7, 0.15, 0.15), 3)

@@ -348,7 +348,7 @@ else:
 """
 
 
-def writer(path: Path, seed: int, how: str = "on") -> subprocess.Popen[str]:
+def writer(path: Path, seed: int, how: str = "finish") -> subprocess.Popen[str]:
     command = [sys.executable, "-c", WRITER, str(path), str(Path(__file__).parent), str(seed), how]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 

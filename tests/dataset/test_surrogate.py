@@ -21,7 +21,7 @@ def test_madelung_constants() -> None:
     for a in (4.0, 10.0):
         potential = madelung_matrix(sites * a, np.eye(3) * a) @ charges
         assert potential[0] * a / 2 == pytest.approx(-1.747565, abs=1e-6)
-    matrix = surrogate.lattice().madelung
+    matrix = surrogate.fept_lattice().madelung
     assert matrix[0, 0] == pytest.approx(-0.168078, abs=1e-6)
     assert matrix[0, 1] == pytest.approx(0.041009, abs=1e-6)
 
@@ -33,17 +33,17 @@ def test_a_skewed_cell_describes_the_same_crystal() -> None:
     np.testing.assert_allclose(madelung_matrix(pos, skewed), madelung_matrix(pos, cell), atol=1e-12)
 
 
-def test_charges_solve_their_law_and_are_neutral() -> None:
-    on = surrogate.lattice()
+def test_charges_satisfy_their_law_and_are_neutral() -> None:
+    lattice = surrogate.fept_lattice()
     fe = surrogate.configurations(cap=20, seed=3)
-    q = surrogate.charges(fe, on)
+    q = surrogate.charges(fe, lattice)
     np.testing.assert_allclose(q.sum(1), 0, atol=1e-9)
     assert not q[fe.all(1) | ~fe.any(1)].any(), "pure cells carry charges"
     # A symmetry of the lattice (a shift by one cell along x) permutes the charges with the atoms.
-    d = on.pos[:, None] - on.pos[None] + [surrogate.A, 0, 0]
-    d -= np.round(d / np.diag(on.cell)) * np.diag(on.cell)
+    d = lattice.pos[:, None] - lattice.pos[None] + [surrogate.A, 0, 0]
+    d -= np.round(d / np.diag(lattice.cell)) * np.diag(lattice.cell)
     shift = np.argmin(np.linalg.norm(d, axis=2), axis=1)
-    np.testing.assert_allclose(surrogate.charges(fe[:, shift], on), q[:, shift], atol=1e-7)
+    np.testing.assert_allclose(surrogate.charges(fe[:, shift], lattice), q[:, shift], atol=1e-7)
 
 
 def test_same_seed_same_bytes_and_every_configuration_once(tmp_path: Path) -> None:
@@ -123,13 +123,13 @@ def test_progress_counts_up_to_the_whole(tmp_path: Path, capfd: pytest.CaptureFi
 def test_the_files_hold_what_the_law_gives(raw: Path) -> None:
     """Neutral cells, the pure cells' energies as given, and H from the written energies."""
     samples = lsms_samples(raw)
-    on = surrogate.lattice()
+    lattice = surrogate.fept_lattice()
     for sample in samples[::17] + samples[-2:]:
         fe = sample.atomic_numbers == surrogate.FE
         transfer = sample.charge - sample.atomic_numbers
         assert abs(transfer.sum()) < 32 * 0.5e-6 + 1e-9
         h = sample.energies[0] - fe.mean() * surrogate.PURE_FE - (1 - fe.mean()) * surrogate.PURE_PT
-        assert h == pytest.approx(surrogate.enthalpy(transfer[None], fe[None], on)[0], abs=1e-8)
+        assert h == pytest.approx(surrogate.enthalpy(transfer[None], fe[None], lattice)[0], abs=1e-8)
     ends = {int(s.atomic_numbers.sum()): s for s in samples[-2:]}
     assert ends[32 * 26].energies[0] == surrogate.PURE_FE and ends[32 * 78].energies[0] == surrogate.PURE_PT
     assert not any((s.charge - s.atomic_numbers).any() for s in ends.values())
@@ -140,13 +140,13 @@ def test_close_to_the_real_data(real_archive: Path) -> None:
     """The law on every eighth real configuration. On all 32,015: RMSE of H 0.4825 Ry, C 0.0523 e, M 0.0466 μB."""
     real = np.load(real_archive.with_name("fept_lsms_real_all.npz"))
     fe = np.unpackbits(real["fe"], axis=1)[:, :32].astype(bool)[::8]
-    x, on = fe.mean(1), surrogate.lattice()
+    x, lattice = fe.mean(1), surrogate.fept_lattice()
     truth = real["energies_ry"][::8, 0] - x * surrogate.PURE_FE - (1 - x) * surrogate.PURE_PT
-    q = surrogate.charges(fe, on)
-    h, m = surrogate.enthalpy(q, fe, on), surrogate.moments(q, fe, on)
+    q = surrogate.charges(fe, lattice)
+    h, m = surrogate.enthalpy(q, fe, lattice), surrogate.moments(q, fe, lattice)
 
-    def rmse(found: np.ndarray, expected: np.ndarray) -> float:
-        return float(np.sqrt(np.mean((found - expected) ** 2)))
+    def rmse(predicted: np.ndarray, expected: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((predicted - expected) ** 2)))
 
     assert rmse(h, truth) == pytest.approx(0.473, abs=0.01)
     assert np.corrcoef(h, truth)[0, 1] > 0.9995

@@ -117,7 +117,7 @@ def test_a_worker_inherits_masks_and_no_launcher() -> None:
 def test_variables_that_another_rank_left_are_no_launcher() -> None:
     left = {"PMI_FD": "983", "PMI_RANK": "0", "PMI_SIZE": "1"}
     assert detect(left) == LaunchEnvironment(None, 0, 1, None)
-    with pytest.raises(UserError, match="PMI_SIZE=2, but PMI_FD=983 is no connection to a launcher: unset PMI_FD"):
+    with pytest.raises(UserError, match="PMI_SIZE=2, but PMI_FD=983 is not a connection to a launcher: unset PMI_FD"):
         detect({**left, "PMI_SIZE": "2"})
     one, other = socket.socketpair()
     with one, other:

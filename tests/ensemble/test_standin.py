@@ -20,7 +20,7 @@ DRIVE = Path(__file__).with_name("drive.py")
 
 
 def drive(small: Path, out: Path, ranks: int, *worker: str, campaign: str = "campaign.yaml"):
-    """Run with the stand-in; returns the finished process."""
+    """Run with the stand-in; return the finished process."""
     stage = out.parent / "stage"
     stage.mkdir(exist_ok=True)
     launcher = [str(MPIRUN), "-n", str(ranks)] if ranks else []

@@ -122,7 +122,7 @@ def test_what_a_saved_configuration_adds_follows_from_the_data(tmp_path: Path) -
     added = [line for line in unused if line not in imported(tmp_path, LSMS)[1]]
     assert sorted(line.split("=")[0].rsplit(".", 1)[-1] for line in added) == ["SomethingNew", "pna_deg", "y_minmax"]
     assert any("pna_deg=[0, 1, 2, 0" in line and "...: follows from the data set here" in line for line in added)
-    assert f"{TRAINING.replace('__', '.')}SomethingNew=3: a key that is not known here; it has no effect" in added
+    assert f"{TRAINING.replace('__', '.')}SomethingNew=3: a key unknown here; it has no effect" in added
 
 
 def test_settings_that_both_have_are_carried(tmp_path: Path) -> None:
@@ -160,9 +160,9 @@ def test_settings_that_both_have_are_carried(tmp_path: Path) -> None:
         (f"{HEADS}node__type", "conv", "output_heads.node.type=\"conv\": all atoms share one head here; set mlp"),
         (f"{HEADS}graph", [{}, {}], "output_heads.graph has 2 branches"),
         (f"{HEADS}node__dim_headlayers", [50], "1 widths for num_headlayers=2"),
-        (f"{NETWORK}activation_function", "selu", "activation_function=\"selu\": a campaign has no such network"),
+        (f"{NETWORK}activation_function", "selu", "activation_function=\"selu\": campaigns have no such network"),
         (f"{NETWORK}global_attn_engine", "GPS", "global_attn_engine=\"GPS\""),
-        (f"{NETWORK}mpnn_type", "MACE", "mpnn_type=\"MACE\": there is no such thing here; known are: PNA"),
+        (f"{NETWORK}mpnn_type", "MACE", "mpnn_type=\"MACE\": not available here; set one of: PNA"),
         (f"{NETWORK}hidden_dim", True, "hidden_dim=true: expected a whole number"),
         (f"{NETWORK}hidden_dim", NOTHING, "hidden_dim is missing"),
         (f"{NETWORK}hidden_dim", 0, "hidden_dim=0: expected at least 1"),
@@ -172,7 +172,7 @@ def test_settings_that_both_have_are_carried(tmp_path: Path) -> None:
         (f"{VARIABLES}type", ["graph", "edge", "node"], "an output is of level graph or node"),
         (f"{TRAINING}loss_function_type", "rmse", "loss_function_type=\"rmse\""),
         (f"{TRAINING}Optimizer__type", "FusedLAMB", "there is no such optimizer; set Adam, AdamW, SGD"),
-        (f"{TRAINING}perc_train", 1.0, "perc_train=1.0: the share of training samples lies between 0 and 1"),
+        (f"{TRAINING}perc_train", 1.0, "perc_train=1.0: give a share between 0 and 1"),
         ("Dataset__node_features__column_index", [0, 5, 9], "output 'magnetic_moment' is column 9 of LSMS text"),
         ("NeuralNetwork", 3, "has no NeuralNetwork.Architecture"),
     ],

@@ -115,7 +115,7 @@ class Launch:
         return (folder / "checkpoint.pt").exists() and not (folder / "result.json").exists()
 
     def wait_until(self, condition: Callable[[], bool], patience: float = PATIENCE) -> bool:
-        """Wait for ``condition`` while the launch lives; returns whether it came true."""
+        """Wait for ``condition`` while the launch lives; return whether it came true."""
         limit = time.monotonic() + patience
         while time.monotonic() < limit:
             if condition():
@@ -131,7 +131,7 @@ class Launch:
         self.wait_until(lambda: time.monotonic() > limit)
 
     def end(self, patience: float = PATIENCE) -> int:
-        """Wait for the launch and all its descendants to end by themselves; returns the launcher's exit code.
+        """Wait for the launch and all its descendants to end by themselves; return the launcher's exit code.
 
         Whatever is alive afterwards is an orphan or hangs: it is killed, and the test fails.
         """
@@ -207,7 +207,7 @@ class Arena:
         return launch
 
     def run(self, out: Path, *options: str, **more) -> int:
-        """Run the campaign to its end, undisturbed; returns the exit code."""
+        """Run the campaign to its end, undisturbed; return the exit code."""
         return self.launch(out, *options, **more).end()
 
     def last(self) -> Launch:

@@ -27,7 +27,7 @@ def _open(path: Path, answer) -> None:
 
 
 def opening(path: Path) -> str:
-    """Open the data set in a child of its own; returns ``opened``, ``refused: ...``, ``crashed: ...`` or ``hangs``."""
+    """Open the data set in a child of its own; return ``opened``, ``refused: ...``, ``crashed: ...`` or ``hangs``."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(target=_open, args=(path, theirs))
     child.start()
@@ -42,7 +42,7 @@ def opening(path: Path) -> str:
 
 
 def damage(path: Path, chance: random.Random) -> str:
-    """Flip, cut, remove, add or swap bytes of one file; returns what was done."""
+    """Flip, cut, remove, add or swap bytes of one file; return what was done."""
     content = bytearray(path.read_bytes())
     kind = chance.choice(["flip", "truncate", "remove bytes", "garbage", "append", "empty", "delete"])
     place = chance.randrange(len(content))

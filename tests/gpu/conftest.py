@@ -1,4 +1,4 @@
-"""The pretended device of the tests."""
+"""The emulated device as a fixture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.gpu.pretended import COMPILER, REAL, Device, load, pretended
+from tests.gpu.emulated import COMPILER, REAL, Device, emulated, load
 
 if COMPILER and not REAL:
     load()  # before any test: at the first backward pass of a process, autograd counts the devices, once
@@ -22,6 +22,6 @@ def _possible() -> None:
 
 @pytest.fixture
 def device() -> Iterator[Device]:
-    """A device that is pretended during the test."""
-    with pretended() as found:
-        yield found
+    """A device that is emulated during the test."""
+    with emulated() as made:
+        yield made

@@ -39,7 +39,7 @@ struct Hooks : at::CUDAHooksInterface {
 }  // namespace
 
 // torch looks for its hooks once, as it is loaded; they have no data, so that others can be put in their place.
-extern "C" void pretend(bool on) {
+extern "C" void emulate(bool on) {
   auto* hooks = const_cast<at::CUDAHooksInterface*>(&at::detail::getCUDAHooks());
   if (on) {
     new (hooks) Hooks;

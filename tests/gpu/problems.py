@@ -1,4 +1,4 @@
-"""Problems for each engine that runs on a GPU, and steps on them."""
+"""A problem for each engine that runs on a GPU, and training steps on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EDGES = EdgeBasis(5, CUTOFF)
 
 
 def problem(atoms: tuple[int, ...] = (9,), holes: float = 0.0, **network: object) -> Problem:
-    """Random samples over geometries of so many atoms, with a share of the values missing."""
+    """Random samples over geometries of ``atoms`` atoms, with a share ``holes`` of the values missing."""
     rng = np.random.default_rng(2)
     data = random_samples(rng, [random_neighbours(rng, n, 2 * n) for n in atoms])
     return Problem(with_holes(data, rng, holes) if holes else data, **network)
@@ -32,16 +32,16 @@ Make = Callable[[torch.device], tuple[Problem, Engine]]
 
 def _torch(atoms: tuple[int, ...], holes: float = 0.0, **network: object) -> Make:
     def make(device: torch.device) -> tuple[Problem, Engine]:
-        found = problem(atoms, holes, **network)
-        return found, TorchEngine(found.sizes, found.samples, device, together=True, capture=device == GPU)
+        made = problem(atoms, holes, **network)
+        return made, TorchEngine(made.sizes, made.samples, device, together=True, capture=device == GPU)
 
     return make
 
 
 def _library(convolution: str, atoms: tuple[int, ...] = (5, 9, 3), **network: object) -> Make:
     def make(device: torch.device) -> tuple[Problem, Engine]:
-        found = problem(atoms, **network)
-        return found, LibraryEngine(found.sizes, convolution, found.samples, device)
+        made = problem(atoms, **network)
+        return made, LibraryEngine(made.sizes, convolution, made.samples, device)
 
     return make
 
@@ -73,7 +73,7 @@ class Stack:
         self.steps = 0
 
     def keep(self, members: int) -> None:
-        """Shrink to so many members, if there are more."""
+        """Shrink to ``members`` members, if there are more."""
         if members == len(self.parameters):
             return
         kept = torch.arange(members, device=self.engine.device)
@@ -82,15 +82,15 @@ class Stack:
         self.optimizer = self.optimizer.select(kept)
 
     def plan(self, steps: int = 1) -> Tensor:
-        """The optimiser's factors, once an epoch."""
+        """Return the optimiser's factors of an epoch."""
         return self.optimizer.plan(steps, np.full(len(self.parameters), 1e-2))
 
     def step(self, samples: int, factors: Tensor) -> list[Tensor]:
-        """One step and a prediction; returns all that it left, on the device."""
+        """Take a step and predict; return everything that they computed, on the device."""
         rng = np.random.default_rng(self.steps)
         self.steps += 1
         index = np.stack([rng.permutation(14)[:samples] for _ in range(len(self.parameters))])
         losses = self.engine.step(self.parameters, self.gradients, self.buffers, index).clone()
-        found = [losses, self.gradients.clone(), self.buffers.clone()]
+        computed = [losses, self.gradients.clone(), self.buffers.clone()]
         self.engine.update(self.optimizer, self.parameters, self.gradients, factors)
-        return [*found, *self.engine.predict(self.parameters, self.buffers, np.arange(14)).values()]
+        return [*computed, *self.engine.predict(self.parameters, self.buffers, np.arange(14)).values()]

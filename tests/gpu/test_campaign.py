@@ -1,4 +1,4 @@
-"""Real campaigns through the real worker, on the pretended device."""
+"""Real campaigns through the real worker, on the emulated device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ase import Atoms
 
 from hydragnn_hpc import Ensemble
 from tests import campaigns
-from tests.gpu.pretended import pretended
+from tests.gpu.emulated import emulated
 
 ROOT = Path(__file__).parents[2]
 DRIVE = ROOT / "tests" / "ensemble" / "drive.py"
@@ -39,7 +39,7 @@ WAITS = {
     "member/training/train StackTraining._keep: copy of memory that is not pinned": "the stack shrinks",
     "member/engine/optimize Optimizer.select: copy to the host": "the stack shrinks",
 }
-"""What the host waits for in training, and why. All else is at the start of a stack, or at a member's end."""
+"""What the host waits for during training, and why; it also waits at the start of a stack and at a member's end."""
 AROUND = (
     "member/training/train StackTraining._begin", "member/training/train StackTraining._model",
     "member/training/evaluate ValidationSet.__init__", "member/training/evaluate _scaled",
@@ -51,9 +51,9 @@ AROUND = (
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended: what it displayed, results by member, and what its workers saw, in order."""
+    """A run that has ended: its output, results by member, and what its workers recorded, in order."""
 
-    said: str
+    output: str
     results: dict[str, dict[str, Any]]
     workers: list[dict[str, Any]]
 
@@ -76,15 +76,15 @@ def run(folder: Path, name: str, memory: int = MEMORY, fault: str = "none", **ch
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, env={**os.environ, **ENVIRONMENT})
     logs = "".join(p.read_text()[-3000:] for p in out.glob("logs/worker*"))
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{logs}"
-    found = {str(p.parent.relative_to(out / "members")): p for p in sorted(out.glob("members/*/*/result.json"))}
-    results = {member: json.loads(path.read_text()) for member, path in found.items()}
+    files = sorted(out.glob("members/*/*/result.json"))
+    results = {str(p.parent.relative_to(out / "members")): json.loads(p.read_text()) for p in files}
     assert len(results) == 4 and not list(out.glob("members/*/*/failure.json"))
     return Run(done.stdout + done.stderr, results, [json.loads(line) for line in seen.read_text().splitlines()])
 
 
-def weights(of: Run) -> dict[str, str]:
-    """What tells members' weights apart."""
-    return {name: result["weights_sha256"] for name, result in of.results.items()}
+def weights(run: Run) -> dict[str, str]:
+    """The hashes of members' weights."""
+    return {name: result["weights_sha256"] for name, result in run.results.items()}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_a_campaign_trains_as_on_the_cpu(folder: Path, undisturbed: Run) -> None
     assert len(set(weights(undisturbed).values())) == 4
     for name, result in undisturbed.results.items():
         assert (result["engine"], result["device"]["type"], result["attempt"]) == ("torch", "cuda", 1)
-        assert result["precision"] == "highest" and result["sessions"][-1]["device"] == "pretended"
+        assert result["precision"] == "highest" and result["sessions"][-1]["device"] == "emulated"
         for task, errors in on_cpu.results[name]["tasks"].items():
             assert result["tasks"][task]["rmse"] == pytest.approx(errors["rmse"], rel=2e-2)
 
@@ -106,13 +106,13 @@ def test_a_campaign_trains_as_on_the_cpu(folder: Path, undisturbed: Run) -> None
 def test_an_ensemble_predicts_as_on_the_cpu(folder: Path, undisturbed: Run) -> None:
     atoms = Atoms("Fe4Pt4", positions=2.7 * np.indices((2, 2, 2)).reshape(3, -1).T)
     expected = Ensemble(folder / "undisturbed", device="cpu").predict([atoms, atoms[2:]])
-    with pretended():
-        found = Ensemble(folder / "undisturbed", device="cuda").predict([atoms, atoms[2:]])
+    with emulated():
+        predicted = Ensemble(folder / "undisturbed", device="cuda").predict([atoms, atoms[2:]])
     for task in ("H", "C", "M"):
-        np.testing.assert_allclose(found[task].members, expected[task].members, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(predicted[task].members, expected[task].members, rtol=1e-4, atol=1e-5)
 
 
-def test_the_host_waits_where_it_must_alone(undisturbed: Run) -> None:
+def test_the_host_waits_only_where_it_must(undisturbed: Run) -> None:
     (worker,) = undisturbed.workers
     unknown = {wait for wait in worker["waits"] if wait not in WAITS and not wait.startswith(AROUND)}
     assert not unknown
@@ -120,16 +120,16 @@ def test_the_host_waits_where_it_must_alone(undisturbed: Run) -> None:
 
 
 def test_a_capture_that_fails_costs_a_start_and_no_attempt(folder: Path, undisturbed: Run) -> None:
-    found = run(folder, "uncaptured", fault="capture")
-    first, second = found.workers
+    uncaptured = run(folder, "uncaptured", fault="capture")
+    first, second = uncaptured.workers
     assert first["captures"] == 1 and not first["after_failure"] and second["captures"] == 0
-    assert found.said.count("without CUDA graphs") == 1
-    assert weights(found) == weights(undisturbed)
-    assert {result["attempt"] for result in found.results.values()} == {1}
+    assert uncaptured.output.count("without CUDA graphs") == 1
+    assert weights(uncaptured) == weights(undisturbed)
+    assert {result["attempt"] for result in uncaptured.results.values()} == {1}
 
 
 def test_a_lack_of_memory_halves_the_stack_and_costs_no_attempt(folder: Path, undisturbed: Run) -> None:
-    found = run(folder, "little", memory=undisturbed.workers[0]["most"] * 2 // 3)
-    assert [len(result["stack"]) for result in found.results.values()] == [2, 2, 2, 2]
-    assert found.said.count("continues in stacks of 2") == 1 and len(found.workers) == 2
-    assert {result["attempt"] for result in found.results.values()} == {1}
+    halved = run(folder, "little", memory=undisturbed.workers[0]["peak"] * 2 // 3)
+    assert [len(result["stack"]) for result in halved.results.values()] == [2, 2, 2, 2]
+    assert halved.output.count("continues in stacks of 2") == 1 and len(halved.workers) == 2
+    assert {result["attempt"] for result in halved.results.values()} == {1}

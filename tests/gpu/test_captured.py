@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hydragnn_hpc.member.torch_engine.captured import CaptureError
-from tests.gpu.pretended import Device, Graph
+from tests.gpu.emulated import Device, Graph
 from tests.gpu.problems import ENGINES, GPU, Stack
 
 
@@ -23,8 +23,8 @@ def names(graph: Graph) -> list[str]:
 
 
 def drop(graph: Graph, name: str, which: slice) -> None:
-    """Leave out some of the operations of that name."""
-    places = [k for k, found in enumerate(names(graph)) if found == name][which]
+    """Remove some of the operations with that name."""
+    places = [k for k, operation in enumerate(names(graph)) if operation == name][which]
     assert places
     graph.operations = [operation for k, operation in enumerate(graph.operations) if k not in places]
 
@@ -56,8 +56,8 @@ def test_a_graph_that_lacks_an_operation_is_refused(device: Device, monkeypatch,
 
 
 def test_a_graph_with_its_samples_built_in_is_refused(device: Device) -> None:
-    found = stack()
-    batches, seen = found.engine._batches, []
+    own = stack()
+    batches, seen = own.engine._batches, []
     unchanged = batches.of_numbers
 
     def built_in(fixed, numbers):
@@ -66,23 +66,23 @@ def test_a_graph_with_its_samples_built_in_is_refused(device: Device) -> None:
 
     batches.of_numbers = built_in
     with pytest.raises(CaptureError, match="other numbers"):
-        found.step(6, found.plan()[0])
+        own.step(6, own.plan()[0])
 
 
-def test_a_capture_that_fails_is_an_error_and_nothing_more_is_done(device: Device) -> None:
-    found = stack()
-    unchanged = found.engine._pass
-    found.engine._pass = lambda *state: unchanged(*state).mul_(found.parameters.sum().item() * 0 + 1)
+def test_a_failed_capture_is_an_error_after_which_nothing_runs(device: Device) -> None:
+    own = stack()
+    unchanged = own.engine._pass
+    own.engine._pass = lambda *state: unchanged(*state).mul_(own.parameters.sum().item() * 0 + 1)
     with pytest.raises(CaptureError, match="not permitted when stream is capturing"):
-        found.step(6, found.plan()[0])
+        own.step(6, own.plan()[0])
     assert device.captures == 1 and not device.after_failure
 
 
-def test_a_lack_of_memory_is_no_failed_capture(device: Device) -> None:
-    found = stack()
-    factors, before = found.plan(), device.bytes
-    found.step(6, factors[0])
-    found, factors = None, None
+def test_a_lack_of_memory_is_not_a_failed_capture(device: Device) -> None:
+    own = stack()
+    factors, before = own.plan(), device.bytes
+    own.step(6, factors[0])
+    own, factors = None, None
     gc.collect()
     again = stack()
     factors, device.limit = again.plan(), device.bytes + (device.bytes - before)
@@ -91,10 +91,10 @@ def test_a_lack_of_memory_is_no_failed_capture(device: Device) -> None:
             again.step(samples, factors[0])
 
 
-def test_a_member_that_diverges_leaves_the_graphs_to_the_others(device: Device) -> None:
-    found, plain = stack(), stack()
+def test_a_member_that_diverges_does_not_end_the_graphs_of_the_others(device: Device) -> None:
+    own, plain = stack(), stack()
     plain.engine._captured = None
-    for each in (found, plain):
+    for each in (own, plain):
         each.parameters[1] = torch.nan
         each.buffers[2] = torch.inf
         factors = each.plan(2)
@@ -102,17 +102,17 @@ def test_a_member_that_diverges_leaves_the_graphs_to_the_others(device: Device) 
             each.step(6, factor)
     assert device.captures == 1 and device.launches["replay"] == 3
     for name in ("parameters", "gradients", "buffers"):
-        torch.testing.assert_close(getattr(found, name), getattr(plain, name), equal_nan=True)
-    assert found.parameters[0].isfinite().all()
+        torch.testing.assert_close(getattr(own, name), getattr(plain, name), equal_nan=True)
+    assert own.parameters[0].isfinite().all()
 
 
-def test_graphs_share_a_pool_which_goes_with_the_size_of_the_stack(device: Device) -> None:
-    found, pools, used = stack(6), [], []
+def test_graphs_of_one_stack_size_share_a_pool_that_is_released_with_it(device: Device) -> None:
+    own, pools, used = stack(6), [], []
     for members in range(6, 0, -1):
-        found.keep(members)
-        factors = found.plan(2)
+        own.keep(members)
+        factors = own.plan(2)
         for samples, factor in zip((6, 3), factors, strict=True):
-            found.step(samples, factor)
+            own.step(samples, factor)
         gc.collect()
         assert len(device.graphs) == 2
         pools.append({graph.pool for graph in device.graphs})

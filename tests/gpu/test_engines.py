@@ -1,4 +1,4 @@
-"""Every engine that runs on a GPU, on the pretended device: its numbers, waits, launches and memory."""
+"""Every engine that runs on a GPU, on the emulated device: its numbers, waits, launches and memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from tests.gpu.pretended import Device, pretended
+from tests.gpu.emulated import Device, emulated
 from tests.gpu.problems import ENGINES, GPU, Stack
 
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ STACKS = (3, 3, 2)
 
 @dataclass(frozen=True)
 class Trained:
-    """What three epochs leave, what the second of them waited for, and the memory at the end of each."""
+    """The numbers of three epochs, the waits of the second, and the memory in use at the end of each."""
 
     numbers: list[torch.Tensor]
     waits: Counter[str]
@@ -31,8 +31,8 @@ class Trained:
 
 @functools.cache
 def trained(name: str) -> Trained:
-    """Train on the pretended device."""
-    with pretended() as device:
+    """Train on the emulated device."""
+    with emulated() as device:
         numbers, used, waits = [], [], Counter[str]()
         stack = Stack(ENGINES[name], GPU, STACKS[0])
         for epoch, members in enumerate(STACKS):
@@ -56,8 +56,8 @@ def test_numbers_are_those_of_the_cpu(name: str) -> None:
         factors = stack.plan(len(SIZES))
         for samples, factor in zip(SIZES, factors, strict=True):
             expected += stack.step(samples, factor)
-    for found, wanted in zip(trained(name).numbers, expected, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    for actual, wanted in zip(trained(name).numbers, expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -72,7 +72,7 @@ def test_memory_does_not_grow_and_shrinks_with_the_stack(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in ENGINES if n.startswith("torch")])
-def test_launches_do_not_depend_on_the_stack_and_no_sum_on_chance(name: str, device: Device) -> None:
+def test_launches_do_not_depend_on_the_stack_and_no_sum_is_atomic(name: str, device: Device) -> None:
     counted = []
     for members in (2, 3):  # where sizes vary, a stack of one needs no padding
         stack = Stack(ENGINES[name], GPU, members)

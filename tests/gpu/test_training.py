@@ -1,4 +1,4 @@
-"""Training, checkpoints and their resumption on the pretended device, in one process."""
+"""Training, checkpoints and their resumption on the emulated device, in one process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.claim import Claim
 from hydragnn_hpc.records.events import Train
 from tests import campaigns
-from tests.gpu.pretended import Device
+from tests.gpu.emulated import Device
 from tests.gpu.problems import GPU
 
 CONTENT = {**campaigns.SMALL, "training": {"epochs": 3, "batch_size": 60}, "launch": {"device": "cuda"}}
@@ -52,7 +52,7 @@ def weights(out: Path) -> list[str]:
     return [result["weights_sha256"] for result in results]
 
 
-def test_an_interrupted_training_ends_the_same_and_another_stack_is_named(
+def test_an_interrupted_training_ends_the_same_and_a_change_of_stack_is_named(
     staged: copies.StagedData, tmp_path: Path, device: Device
 ) -> None:
     whole = training(staged, tmp_path / "whole", 0, 1)
@@ -68,18 +68,18 @@ def test_an_interrupted_training_ends_the_same_and_another_stack_is_named(
     first.epoch(lambda: None)
     first.save()
     (change,) = training(staged, tmp_path / "alone", 0).engine_changes
-    assert change.before == "engine torch on pretended, in a stack of 2"
-    assert change.after == "engine torch on pretended, in a stack of 1"
+    assert change.before == "engine torch on emulated, in a stack of 2"
+    assert change.after == "engine torch on emulated, in a stack of 1"
 
 
-def test_the_precision_of_products_is_ours_for_a_while() -> None:
+def test_the_precision_of_products_is_set_and_restored() -> None:
     torch.set_float32_matmul_precision("medium")
     try:
         with arithmetic(1):
             assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == "medium"
         torch.set_float32_matmul_precision("highest")
-        torch.backends.cuda.matmul.fp32_precision = "tf32"  # after which torch does not tell its precision
+        torch.backends.cuda.matmul.fp32_precision = "tf32"  # after which torch does not report its precision
         with arithmetic(1):
             assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     finally:

@@ -1,7 +1,7 @@
-"""The worker on a pretended device: ``python -m tests.gpu.worker SEEN MEMORY FAULT [worker options]``.
+"""The worker on an emulated device: ``python -m tests.gpu.worker SEEN MEMORY FAULT [worker options]``.
 
-MEMORY is the device's in bytes. FAULT may be ``capture``: no step can be captured. A line of JSON is added to the file
-SEEN as the process ends, or before it reports an error.
+MEMORY is the device's, in bytes. With FAULT ``capture``, no step can be captured. A line of JSON is added to the file
+SEEN when the process ends, or before it reports an error.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from hydragnn_hpc.member import worker
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
-from tests.gpu.pretended import Device, pretended
+from tests.gpu.emulated import Device, emulated
 
 
 def fail_in_capture(device: Device) -> None:
-    """Let every step wait for the device while it is captured."""
+    """Make every step wait for the device during its capture."""
     unchanged = TorchEngine._pass
 
     def waiting(*arguments):
@@ -29,26 +29,26 @@ def fail_in_capture(device: Device) -> None:
 
 
 def note(device: Device) -> None:
-    """Add what has been seen to the file."""
-    found = {"waits": device.waits, "captures": device.captures, "replays": device.launches["replay"]}
-    found |= {"after_failure": device.after_failure, "most": device.most}
+    """Add the record of the device to the file."""
+    record = {"waits": device.waits, "captures": device.captures, "replays": device.launches["replay"]}
+    record |= {"after_failure": device.after_failure, "peak": device.peak}
     with seen.open("a") as stream:
-        stream.write(json.dumps(found) + "\n")
+        stream.write(json.dumps(record) + "\n")
 
 
-def end_of(*arguments):
-    """Note first: whoever reports an error is killed."""
+def report_of(*arguments):
+    """Note first: the supervisor kills a worker that reports an error."""
     note(device)
     return reported(*arguments)
 
 
 seen, memory, fault = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 del sys.argv[1:4]
-with pretended(memory) as device:
+with emulated(memory) as device:
     device.limit = memory
     if fault == "capture":
         fail_in_capture(device)
-    reported, worker._end_of = worker._end_of, end_of
+    reported, worker._report_of = worker._report_of, report_of
     code = worker.main()
     if code == 0:
         note(device)

@@ -1,4 +1,4 @@
-"""Steps of the torch engine as CUDA graphs on a real device; `tests/gpu` has them on a pretended one."""
+"""Steps of the torch engine as CUDA graphs on a real device; `tests/gpu` has them on an emulated one."""
 
 from __future__ import annotations
 

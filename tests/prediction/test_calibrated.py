@@ -87,9 +87,9 @@ def test_it_is_that_of_the_members_in_use(plain: Path) -> None:
     ("change", "options", "message"),
     [
         ("", ("--select", "2"), "HCM: no calibrated intervals: calibration needs 3 members, and there are 2"),
-        ("", ("--level", "0.99999"), "too few structures in the validation part for intervals of level 0.99999: H ("),
-        ("validation_set.npz", (), "no validation_set.npz: an earlier version has trained the campaign"),
-        ("members/HCM/01/validation.npz", (), "HCM/01 has no validation.npz: an earlier version has trained it"),
+        ("", ("--level", "0.99999"), "too few structures in the validation set for intervals of level 0.99999: H ("),
+        ("validation_set.npz", (), "no validation_set.npz: the campaign was trained by an earlier version"),
+        ("members/HCM/01/validation.npz", (), "HCM/01 has no validation.npz: it was trained by an earlier version"),
     ],
 )
 def test_where_there_is_none_a_line_says_why(plain: Path, change: str, options: tuple[str, ...], message: str) -> None:

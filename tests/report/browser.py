@@ -73,7 +73,7 @@ class Browser:
             self.events.append(self._read())
 
     def run(self, script: str) -> Any:
-        """Run JavaScript in the page; returns its value."""
+        """Run JavaScript in the page; return its value."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")

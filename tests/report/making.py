@@ -48,7 +48,7 @@ class Shape:
 
     ``states`` maps a member's name (``"HM/03"``) or a variant to waiting, interrupted, running, failed or diverged;
     all others have finished. ``width`` gives node targets more than one component. With ``papers``, the summary states
-    the ranges of the paper's data. With ``validation``, members' predictions of the validation part are kept.
+    the ranges of the paper's data. With ``validation``, members' predictions of the validation set are kept.
     """
 
     variants: tuple = PAPER_VARIANTS
@@ -71,7 +71,7 @@ class Shape:
 
 
 def make(out: Path, shape: Shape | None = None, **more) -> Path:
-    """Write a campaign's folder; returns it."""
+    """Write a campaign's folder; return it."""
     shape = shape or Shape(**more)
     settings = {
         "name": "fept", "dataset": shape.dataset, "tasks": shape.tasks, "variants": list(shape.variants),

@@ -52,7 +52,7 @@ def test_the_order_of_runs_changes_signs_alone(runs: Path) -> None:
 
 
 def test_other_test_sets_are_compared_only_on_request_and_where_they_agree(runs: Path) -> None:
-    with pytest.raises(UserError, match=r"the test sets differ: .* --common-samples compares on those"):
+    with pytest.raises(UserError, match=r"the test sets differ: .* use --common-samples to compare on those"):
         compared(runs, "a", "c")
     found = compared(runs, "a", "c", common=True)
     sets = [hydragnn_hpc.load(runs / name).test_set() for name in ("a", "c")]

@@ -43,7 +43,7 @@ def test_an_overconfident_ensemble_is_brought_to_nominal(calibrated: Rendered) -
 
 
 def test_the_table_counts_by_hand(calibrated: Rendered) -> None:
-    """The median score of the validation part, and how many of the test part it covers."""
+    """The median score of the validation set, and how many of the test set it covers."""
     root = calibrated.folder.root
     parts = []
     for truth, file in (("validation_set.npz", "validation.npz"), ("test_set.npz", "predictions.npz")):

@@ -164,7 +164,7 @@ def test_energies_per_atom() -> None:
 
 
 def small_dataset(path: Path) -> str:
-    """Write a data set of three structures of two atoms; returns its hash."""
+    """Write a data set of three structures of two atoms; return its hash."""
     arrays = {
         "sample_name_offsets": np.array([0, 1, 2, 4]), "sample_names": np.frombuffer(b"abcd", np.uint8),
         "sample_geometry": np.zeros(3, np.int32), "split": np.array([0, 1, 2], np.uint8),

@@ -105,7 +105,7 @@ def test_the_same_results_give_the_same_bytes_in_any_order_of_finishing(mixed: P
     assert not list(mixed.rglob(".tmp-*"))
 
 
-def test_a_sum_does_not_depend_on_its_order() -> None:
+def test_a_sum_does_not_depend_on_the_order_of_its_terms() -> None:
     values = list(np.random.default_rng(0).random(500) * 10.0 ** np.random.default_rng(1).integers(-8, 8, 500))
     assert rows.mean_std(values) == rows.mean_std(values[::-1])
 

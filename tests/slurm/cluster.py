@@ -1,4 +1,4 @@
-"""A real Slurm of pretended nodes on this host, for the time of the tests: root, Debian's slurm-wlm and munge."""
+"""A real Slurm whose nodes are emulated on this host, for the tests; needs root, and Debian's slurm-wlm and munge."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Cluster:
 
     def _configure(self) -> None:
         for k in range(2):
-            device = Path(f"/dev/pretended-gpu{k}")
+            device = Path(f"/dev/emulated-gpu{k}")
             if not device.exists():
                 os.mknod(device, 0o600 | 0o020000, os.makedev(1, 3))  # like /dev/null
         (self.folder / "state").mkdir(parents=True)
@@ -152,7 +152,7 @@ class Cluster:
         ]
         text = CONFIGURATION.format(host=host, folder=self.folder, port=port, nodes="\n".join(lines))
         (self.folder / "slurm.conf").write_text(text)
-        gres = [f"NodeName={node} Name=gpu File=/dev/pretended-gpu[0-1]" for node in self.nodes]
+        gres = [f"NodeName={node} Name=gpu File=/dev/emulated-gpu[0-1]" for node in self.nodes]
         (self.folder / "gres.conf").write_text("\n".join(gres) + "\n")
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
 

@@ -36,8 +36,8 @@ def submit(cluster: Cluster, out: Path, *arguments: str) -> subprocess.Completed
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--queue", "short", "--walltime", "24h"], "--walltime of 24 hours: slurm allows 1 hours"),
-        (["--nodes", "3"], "--nodes 3: slurm takes jobs of these numbers of nodes: default 1 to 2"),
+        (["--queue", "short", "--walltime", "24h"], "--walltime of 24 hours: slurm allows 1 hour on 1 node"),
+        (["--nodes", "3"], "--nodes 3: slurm accepts jobs with these numbers of nodes: default 1 to 2"),
         (["--queue", "long"], "slurm has no queue 'long'"),
     ],
 )

@@ -71,7 +71,7 @@ def test_this_host_is_tried_with_the_engine_itself(settings: list[str], sizes: d
 
 
 def test_a_trial_that_fails_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(estimate, "TRIAL_SECONDS", 0.01)
     found = estimate.estimate(load_campaign(PAPER), data_set.manifest(), load_site("local"))
     assert "benchmarks' processor (this host's is not known: " in found.basis and "no answer" in found.basis
 

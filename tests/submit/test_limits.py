@@ -35,7 +35,7 @@ QUEUES = read("slurm", {"queues": SCONTROL, "nodes": SINFO})
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a campaign, and stand-ins of Slurm that print what a real one printed."""
+    """A folder with a campaign, and stand-ins for Slurm's programs that print what real ones printed."""
     (tmp_path / "bin").mkdir()
     data_set.write(tmp_path / "data.bp")
     text = (ROOT / "jobs/campaigns/paper.yaml").read_text().replace("../../data/fept.bp", "data.bp")
@@ -46,7 +46,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def slurm(here: Path) -> None:
-    """Put Slurm's programs on PATH."""
+    """Put stand-ins for Slurm's programs on PATH."""
     (here / "queues").write_text(SCONTROL)
     (here / "nodes").write_text(SINFO)
     stand_in(here, "scontrol", f"cat {here}/queues")
@@ -77,25 +77,25 @@ def profile(here: Path, **changes: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
-        (["--walltime", "2h", "--queue", "short"], "--walltime of 2 hours: slurm allows 1 hours on 1 nodes"),
-        (["--nodes", "3"], "--nodes 3: slurm takes jobs of these numbers of nodes: default 1 to 2"),
+        (["--walltime", "2h", "--queue", "short"], "--walltime of 2 hours: slurm allows 1 hour on 1 node"),
+        (["--nodes", "3"], "--nodes 3: slurm accepts jobs with these numbers of nodes: default 1 to 2"),
         (["--queue", "shrt"], "--queue shrt: slurm has no queue 'shrt'; did you mean 'short'?"),
         (["--queue", "gone"], "queue 'gone' starts no jobs (State=DOWN); wait, or choose another with --queue: batch"),
-        (["--queue", "mine", "--account", "x"], "--account x: not for queue 'mine', it takes abc"),
+        (["--queue", "mine", "--account", "x"], "--account x: not for queue 'mine', which takes abc"),
     ],
 )
-def test_a_generic_profile_refuses_what_is_not_there(here: Path, arguments: list[str], words: str) -> None:
+def test_a_generic_profile_refuses_what_is_not_there(here: Path, arguments: list[str], message: str) -> None:
     for dry in ([], ["--dry-run"]):
         done = submit(here, "--site", "slurm", *arguments, *dry)
         assert done.returncode == 2
-        assert len(done.stderr.splitlines()) == 1 and words in done.stderr, done.stderr
+        assert len(done.stderr.splitlines()) == 1 and message in done.stderr, done.stderr
     assert not (here / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "arguments", "words"),
+    ("changes", "arguments", "message"),
     [
         ({"cores_per_node": 16, "cores_per_rank": 8}, [], "2 ranks of 8 cores per node: queue 'batch' has nodes of"),
         ({"gpus_per_node": 3}, [], "3 GPUs per node: queue 'batch' has nodes of at most 2 GPUs"),
@@ -111,18 +111,18 @@ def test_a_generic_profile_refuses_what_is_not_there(here: Path, arguments: list
     ],
 )  # fmt: skip
 def test_a_profile_is_checked_against_the_machine(
-    here: Path, changes: dict[str, object], arguments: list[str], words: str
+    here: Path, changes: dict[str, object], arguments: list[str], message: str
 ) -> None:
     done = submit(here, "--site", profile(here, **changes), *arguments)
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1 and words in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and message in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(
     "directives", [["--mem=2000"], ["--qos=long"], ["--partition=short,batch"], ["--gpus-per-node=2"]]
 )
 def test_what_a_machine_may_allow_is_submitted(here: Path, directives: list[str]) -> None:
-    """A quality of service may lift a partition's limits; of several partitions, one has to take the job."""
+    """A quality of service may lift a partition's limits; one of several partitions that takes the job is enough."""
     done = submit(here, "--site", profile(here, directives=directives), "--walltime", "20h")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -194,7 +194,7 @@ def test_a_dry_run_elsewhere_says_that_nothing_was_checked(here: Path) -> None:
     assert "limits could not be checked: 'qstat' is not on this host" in done.stderr
 
 
-def test_a_scheduler_that_hangs_is_left(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_that_hangs_is_not_waited_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PATIENCE_SECONDS", 0.5)
     stand_in(here, "sinfo", "exec sleep 600")
     with pytest.raises(limits.UnknownError, match=r"'sinfo' gave no answer for 0.5 s"):
@@ -223,7 +223,7 @@ def test_other_schedulers_generic_profiles() -> None:
 
 
 def test_a_machine_whose_gpus_are_not_counted_keeps_its_profile() -> None:
-    """ALCF's scheduler counts other GPUs than jobs see, and jobs there ask for nodes."""
+    """ALCF's scheduler does not count GPUs as jobs see them, and jobs there ask for whole nodes."""
     site = load_site("aurora")
     chosen = plan.make_plan(
         load_campaign(ROOT / "jobs/campaigns/paper.yaml"), plan.Work(84, 84, None), site, 1, None, "debug"
@@ -292,7 +292,7 @@ def test_a_detected_profile_is_one_that_submit_takes(here: Path) -> None:
     assert (again.returncode, len(again.stderr.splitlines())) == (2, 1) and "exists" in again.stderr
 
 
-def test_a_profile_for_a_queue_of_its_own(here: Path) -> None:
+def test_a_profile_for_another_queue(here: Path) -> None:
     (here / "other.yaml").write_text(detect(here, "--queue", "short").stdout)
     site = load_site(str(here / "other.yaml"))
     assert (site.cores_per_node, site.cores_per_rank, site.limits[0].queue, site.limits[0].hours) == (3, 1, "short", 1)
@@ -329,5 +329,5 @@ def test_where_no_scheduler_answers(here: Path) -> None:
     assert "no scheduler answers here (slurm: " in done.stderr and "--site local" in done.stderr
 
 
-def test_no_slurm_of_this_host_takes_part() -> None:
+def test_no_slurm_on_this_host_is_used() -> None:
     assert not Path(os.environ["SLURM_CONF"]).exists()

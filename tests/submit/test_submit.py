@@ -191,13 +191,13 @@ def test_more_than_a_queue_allows_is_cut_and_goes_on_in_further_jobs(paper: Camp
     [
         ("frontier", 12, None, None, "keep at most 11 nodes of 8 ranks busy; ask for 11"),
         ("frontier", 0, None, None, "at least 1"),
-        ("frontier", 10000, None, None, "takes jobs of these numbers of nodes"),
+        ("frontier", 10000, None, None, "accepts jobs with these numbers of nodes"),
         ("frontier", 2, 25 * 3600, None, "frontier allows 24 hours on 2 nodes"),
         ("frontier", 2, 3 * 3600, "batch", "frontier allows 2 hours on 2 nodes"),
         ("frontier", 2, None, "bach", "frontier has no queue 'bach'; did you mean 'batch'?"),
         ("polaris", 2, None, "prod", "prod 10 to 24"),
         ("perlmutter", 9, None, "debug", "debug 1 to 8"),
-        ("local", 2, None, None, "takes jobs of these numbers"),
+        ("local", 2, None, None, "accepts jobs with these numbers"),
     ],
 )
 def test_what_a_machine_does_not_give(

@@ -114,7 +114,7 @@ def _with_cell(frame: Frame, cell: tuple[float, ...] | None) -> Frame:
 
 
 def _frames_of_bp(bp: Path) -> tuple[store.Manifest, Iterator[tuple[Frame, int]]]:
-    """Return the manifest, and every sample with its index in the split."""
+    """Return the manifest, and every sample with its part of the split (0, 1 or 2)."""
     manifest, a = store.read(bp)
 
     def frames() -> Iterator[tuple[Frame, int]]:
@@ -328,8 +328,8 @@ def _lsms_of(
     moment = _column(frame, wanted, "magnetic_moment")
     lacking = [
         name
-        for name, found in (("total_energy", total), ("charge", charge), ("magnetic_moment", moment))
-        if found is None or not np.isfinite(found).all()
+        for name, array in (("total_energy", total), ("charge", charge), ("magnetic_moment", moment))
+        if array is None or not np.isfinite(array).all()
     ]
     if lacking or total is None or charge is None or moment is None:
         raise UserError(
@@ -352,45 +352,45 @@ def _lsms_of(
 
 
 def _usable(frame: Frame, stated: Mapping[str, Any], key: str) -> Any:
-    found = stated.get(key)
-    if isinstance(found, Unreadable):
-        raise UserError(f"{frame.where}: '{key}' {found.reason}")
-    return found
+    value = stated.get(key)
+    if isinstance(value, Unreadable):
+        raise UserError(f"{frame.where}: '{key}' {value.reason}")
+    return value
 
 
 def _number(frame: Frame, stated: Mapping[str, Any], key: str) -> Any:
     """Return the numbers of a key; None if there are none under it."""
-    found = _usable(frame, stated, key)
+    value = _usable(frame, stated, key)
     try:
-        is_number = found is None or np.asarray(found).dtype.kind in "biuf"
+        is_number = value is None or np.asarray(value).dtype.kind in "biuf"
     except ValueError:  # lists of several lengths
         is_number = False
     if not is_number:
-        raise UserError(f"{frame.where}: '{key}' is {str(found)[:40]!r}, not a number; correct it")
-    return found
+        raise UserError(f"{frame.where}: '{key}' is {str(value)[:40]!r}, not a number; correct it")
+    return value
 
 
 def _energy(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> float | None:
-    one = wanted.get(name)
-    raw = _number(frame, frame.values, one.key if one else name)
+    spec = wanted.get(name)
+    raw = _number(frame, frame.values, spec.key if spec else name)
     if raw is None or np.size(raw) != 1:
         return None
-    if one is not None and one.unit.in_ev is None:
-        raise UserError(f"--target {name}: {one.unit.text} is not a unit of energy; give Ry or eV, for example")
-    return float(np.ravel(raw)[0]) * (one.unit.in_ev / RYDBERG_IN_EV if one and one.unit.in_ev else 1.0)
+    if spec is not None and spec.unit.in_ev is None:
+        raise UserError(f"--target {name}: {spec.unit.text} is not a unit of energy; give Ry or eV, for example")
+    return float(np.ravel(raw)[0]) * (spec.unit.in_ev / RYDBERG_IN_EV if spec and spec.unit.in_ev else 1.0)
 
 
 def _column(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> np.ndarray | None:
-    one = wanted.get(name)
+    spec = wanted.get(name)
     unit = lsms.UNITS.get(name, "e")
-    if one is not None and one.unit.text != unit:
-        raise UserError(f"--target {name}: LSMS text holds it in {unit}, not in {one.unit.text or 'plain numbers'}")
-    raw = _number(frame, frame.columns, one.key if one else name)
+    if spec is not None and spec.unit.text != unit:
+        raise UserError(f"--target {name}: LSMS text holds it in {unit}, not in {spec.unit.text or 'plain numbers'}")
+    raw = _number(frame, frame.columns, spec.key if spec else name)
     return None if raw is None or np.size(raw) != len(frame.atomic_numbers) else np.ravel(raw).astype(np.float64)
 
 
 def generate_fept(out: Path, cap: int, seed: int, force: bool = False, progress: ProgressCallback | None = None) -> int:
-    """Write the surrogate FePt data set as one periodic extended XYZ file; returns the number of structures.
+    """Write the surrogate FePt data set as one periodic extended XYZ file; return the number of structures.
 
     Keys and units are those of LSMS text (:data:`hydragnn_hpc.dataset.read.formats.lsms.UNITS`).
 

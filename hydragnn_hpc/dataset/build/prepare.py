@@ -151,7 +151,7 @@ def _missing(samples: RawSamples, usable: np.ndarray, position: int) -> int:
 
 
 def _clusters(raw: sources.RawData, counts: np.ndarray, species: np.ndarray) -> list[str]:
-    """Return the elements whose only pure structures with an energy are no crystals; LSMS text does not say."""
+    """Return the elements whose end member is not a crystal; LSMS text does not state that."""
     from ase.data import chemical_symbols
 
     samples, found = raw.samples, []
@@ -176,7 +176,7 @@ def _split(counts: np.ndarray, options: Options, classes: np.ndarray | None) -> 
     """Return each sample's part, and the manifest's entries on the split."""
     by = options.split_by
     if by == "auto":
-        by, split = select.judged(counts, options.fractions, options.seed, classes)
+        by, split = select.split_by_default(counts, options.fractions, options.seed, classes)
     else:
         split = select.split(by, counts, options.fractions, options.seed, classes)
     facts: dict[str, Any] = {"split_by": by, "compositions_too_small_to_split": len(split.too_small)}
@@ -227,10 +227,10 @@ def boundary_of(periodic: np.ndarray) -> Boundary:
 def _add_mixing_enthalpy(
     raw: sources.RawData, counts: np.ndarray, species: np.ndarray, given: derive.EndMembers
 ) -> derive.EndMembers:
-    """Add the mixing enthalpy to the samples' values, where requested; returns the end members used."""
+    """Add the mixing enthalpy to the samples' values, where requested; return the end members used."""
     if raw.mixing is None:
         if given:
-            raise UserError("--end-member is for a mixing enthalpy; ask for one: --target NAME=mixing:KEY:UNIT")
+            raise UserError("--end-member is for a mixing enthalpy; request one with --target NAME=mixing:KEY:UNIT")
         return raw.end_members
     _check_end_members(given, species)
     end_members = {**derive.find_end_members(raw.samples.energies, counts, species), **given}

@@ -42,7 +42,7 @@ def _groups(counts: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def cap_per_composition(counts: np.ndarray, cap: int, seed: int) -> np.ndarray:
-    """Return the positions (ascending) kept of at most ``cap`` samples per composition: a seeded random choice.
+    """Return the positions (ascending) of at most ``cap`` samples per composition, chosen at random with ``seed``.
 
     ``counts`` is ``[S, n_species]``; a ``cap`` of 0 keeps all.
     """
@@ -75,7 +75,7 @@ class Split:
 SPLIT_BY = ("composition", "symmetry", "groups", "random")
 
 
-def judged(
+def split_by_default(
     counts: np.ndarray, fractions: tuple[float, float, float], seed: int, classes: np.ndarray | None = None
 ) -> tuple[str, Split]:
     """Return a split with validation and test sets that are large enough, and its kind; parameters as in `split`.
@@ -104,7 +104,8 @@ def judged(
         made = split(by, counts, fractions, seed)
     how = "at random" if by == "random" else "at random, equivalents together"
     log(
-        f"split {how}: by composition, {sizes[1]:,} and {sizes[2]:,} of {len(counts):,} samples would validate and test"
+        f"split {how}: by composition, only {sizes[1]:,} and {sizes[2]:,} of {len(counts):,} samples would be in the"
+        " validation and test sets"
     )
     return by, made
 

@@ -39,7 +39,7 @@ class ReadingChoice:
     on_error : {"fail", "skip"}
         What to do with a structure that cannot be used.
     own_boundary : {"overrule", "refuse"}
-        What to do with a structure that states another boundary than the models were trained on.
+        What to do with a structure that states a boundary other than that of the training.
     """
 
     form: str = "auto"
@@ -125,7 +125,7 @@ class Preparation:
     skipped : Skipped
         Structures that could not be used.
     overruled : int
-        Structures that were given another boundary than their own.
+        Structures that were treated under a boundary other than their own.
     """
 
     facts: ModelFacts
@@ -192,11 +192,11 @@ class Preparation:
             yield self._batch(taken)
 
     def report(self) -> None:
-        """Print what was noticed while reading, a line each."""
+        """Print what was noticed while reading, one line for each."""
         if self.overruled:
             log(
-                f"{self.overruled:,} of {self.count - self.skipped.count:,} structures state another boundary than the"
-                f" models were trained on; taken as {self.facts.neighbours.boundary}"
+                f"{self.overruled:,} of {self.count - self.skipped.count:,} structures state a boundary other than that"
+                f" of the training; taken as {self.facts.neighbours.boundary}"
             )
         for line in self._distances.lines().values():
             log(line)

@@ -26,7 +26,7 @@ def summarise(arrays: Mapping[str, np.ndarray], manifest: Manifest) -> DatasetSu
         The data set's arrays, which may be memory maps.
     manifest : Manifest
     """
-    n_atoms = np.diff(arrays["atom_offsets"])  # of one sample at least: there is no data set without
+    n_atoms = np.diff(arrays["atom_offsets"])  # never empty: a data set has at least one sample
     species = _Species(arrays)
     return DatasetSummary(
         dataset_sha256=manifest.sha256,
@@ -110,9 +110,9 @@ def _totals(species: _Species, values: np.ndarray, level: str, kinds: int) -> tu
 
 
 def _fit(species: _Species, values: np.ndarray, mean: np.ndarray) -> tuple[_Form, np.ndarray]:
-    """Fit a graph-level target's values ``[S, d]`` to compositions, as what grows with the cell and as what does not.
+    """Fit a graph-level target ``[S, d]`` to compositions, once as extensive and once as intensive.
 
-    Returns the form that is closer to the training set, and its values ``[S, d]``.
+    Return the form that is closer to the training set, and its values ``[S, d]``.
     """
     counts, train = species.counts.astype(np.float64), species.split == 0
     terms: dict[_Form, np.ndarray] = {

@@ -9,14 +9,14 @@ import numpy as np
 from hydragnn_hpc.errors import UserError
 
 _NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86, 118)
-_NO = float("nan")
-# Pauling scale: CRC Handbook of Chemistry and Physics, 95th edition (2014), section 9; `_NO` where it has no value.
+_NA = float("nan")
+# Pauling scale: CRC Handbook of Chemistry and Physics, 95th edition (2014), section 9; `_NA` where it lists no value.
 _ELECTRONEGATIVITIES = (
-    2.20, _NO, 0.98, 1.57, 2.04, 2.55, 3.04, 3.44, 3.98, _NO, 0.93, 1.31, 1.61, 1.90, 2.19, 2.58, 3.16, _NO, 0.82,
-    1.00, 1.36, 1.54, 1.63, 1.66, 1.55, 1.83, 1.88, 1.91, 1.90, 1.65, 1.81, 2.01, 2.18, 2.55, 2.96, _NO, 0.82, 0.95,
+    2.20, _NA, 0.98, 1.57, 2.04, 2.55, 3.04, 3.44, 3.98, _NA, 0.93, 1.31, 1.61, 1.90, 2.19, 2.58, 3.16, _NA, 0.82,
+    1.00, 1.36, 1.54, 1.63, 1.66, 1.55, 1.83, 1.88, 1.91, 1.90, 1.65, 1.81, 2.01, 2.18, 2.55, 2.96, _NA, 0.82, 0.95,
     1.22, 1.33, 1.6, 2.16, 2.10, 2.2, 2.28, 2.20, 1.93, 1.69, 1.78, 1.96, 2.05, 2.1, 2.66, 2.60, 0.79, 0.89, 1.10,
-    1.12, 1.13, 1.14, _NO, 1.17, _NO, 1.20, _NO, 1.22, 1.23, 1.24, 1.25, _NO, 1.0, 1.3, 1.5, 1.7, 1.9, 2.2, 2.2, 2.2,
-    2.4, 1.9, 1.8, 1.8, 1.9, 2.0, 2.2, _NO, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7, 1.3, 1.3,
+    1.12, 1.13, 1.14, _NA, 1.17, _NA, 1.20, _NA, 1.22, 1.23, 1.24, 1.25, _NA, 1.0, 1.3, 1.5, 1.7, 1.9, 2.2, 2.2, 2.2,
+    2.4, 1.9, 1.8, 1.8, 1.9, 2.0, 2.2, _NA, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7, 1.3, 1.3,
 )  # fmt: skip
 
 
@@ -53,12 +53,12 @@ def radius(number: int) -> float:
     """Return the covalent radius, ångström: Cordero et al., Dalton Trans. 2008, 2832; NaN where unknown."""
     from ase.data import covalent_radii
 
-    return float(covalent_radii[number]) if number <= 96 else _NO
+    return float(covalent_radii[number]) if number <= 96 else _NA
 
 
 def electronegativity(number: int) -> float:
     """Return the electronegativity on Pauling's scale; NaN where unknown."""
-    return _ELECTRONEGATIVITIES[number - 1] if number <= len(_ELECTRONEGATIVITIES) else _NO
+    return _ELECTRONEGATIVITIES[number - 1] if number <= len(_ELECTRONEGATIVITIES) else _NA
 
 
 PROPERTIES: dict[str, Callable[[int], float]] = {

@@ -43,17 +43,17 @@ def all_columns(recipe: InputRecipe) -> list[tuple[str, str]]:
     from ase.data import chemical_symbols
 
     symbols = [chemical_symbols[z] for z in recipe.elements]
-    found: list[tuple[str, str]] = []
+    columns: list[tuple[str, str]] = []
     for name in recipe.names:
         if name == "species" or name in elements.PROPERTIES:
-            found.append((name, name))
+            columns.append((name, name))
         elif name == "shells" and recipe.shells is not None:
-            found += [(f"shell {r:.4g} bohr {s}", name) for r in recipe.shells.radii for s in symbols]
+            columns += [(f"shell {r:.4g} bohr {s}", name) for r in recipe.shells.radii for s in symbols]
         else:
-            found += [(f"{name} {s}", name) for s in symbols]
+            columns += [(f"{name} {s}", name) for s in symbols]
         if name == "ewald":
-            found += [(f"{name}^{p} {s}", name) for p in range(2, recipe.powers + 1) for s in symbols]
-    return found
+            columns += [(f"{name}^{p} {s}", name) for p in range(2, recipe.powers + 1) for s in symbols]
+    return columns
 
 
 def shrinkage(recipe: InputRecipe) -> np.ndarray:
@@ -63,8 +63,8 @@ def shrinkage(recipe: InputRecipe) -> np.ndarray:
     few samples are distinct, the slopes of shells may be shrunk more.
     """
     shell = np.array([all_columns(recipe)[k][1] == "shells" for k in recipe.kept])
-    found = [np.where(shell, details, others) for others, details in _SHRINKAGE]
-    return np.unique(found, axis=0) if shell.all() else np.array(found)
+    factors = [np.where(shell, details, others) for others, details in _SHRINKAGE]
+    return np.unique(factors, axis=0) if shell.all() else np.array(factors)
 
 
 class GeometryOperators:
@@ -91,25 +91,25 @@ class GeometryOperators:
         m, n = numbers.shape
         is_element = (numbers[..., None] == np.array(recipe.elements)).astype(np.float64)
         shares = np.broadcast_to(is_element.mean(axis=1, keepdims=True), is_element.shape)
-        found = []
+        blocks = []
         for name in recipe.names:
             if name == "species":
                 low, high = recipe.species
-                found.append((numbers[..., None] - low) / ((high - low) or 1.0))
+                blocks.append((numbers[..., None] - low) / ((high - low) or 1.0))
             elif name == "one_hot":
-                found.append(is_element)
+                blocks.append(is_element)
             elif name in self._properties:
-                found.append((is_element @ self._properties[name])[..., None])
+                blocks.append((is_element @ self._properties[name])[..., None])
             elif name == "composition":
-                found.append(shares)
+                blocks.append(shares)
             elif name == "shells" and self._shells is not None:
                 flat = is_element.transpose(1, 0, 2).reshape(n, -1)
                 around = (self._shells @ flat).reshape(-1, n, m, len(recipe.elements))
-                found.append(around.transpose(2, 1, 0, 3).reshape(m, n, -1))
+                blocks.append(around.transpose(2, 1, 0, 3).reshape(m, n, -1))
             elif name == "ewald" and self._potential is not None:
                 potential = np.einsum("ij,mjk->mik", self._potential, is_element - shares, optimize=True)
-                found += [potential**p for p in range(1, recipe.powers + 1)]
-        columns: np.ndarray = np.concatenate(found, axis=2)
+                blocks += [potential**p for p in range(1, recipe.powers + 1)]
+        columns: np.ndarray = np.concatenate(blocks, axis=2)
         return columns
 
     def inputs(self, numbers: np.ndarray) -> np.ndarray:
@@ -154,7 +154,7 @@ def _shortest(vectors: np.ndarray, cutoff: float) -> float:
 
 
 def write(arrays: Mapping[str, np.ndarray], recipe: InputRecipe, path: Path) -> InputRecipe:
-    """Compute the inputs of all samples into ``path`` (``.npy``, ``[A, F0]`` float32); returns the fitted recipe.
+    """Compute the inputs of all samples into ``path`` (``.npy``, ``[A, F0]`` float32); return the fitted recipe.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def write(arrays: Mapping[str, np.ndarray], recipe: InputRecipe, path: Path) -> 
 
 
 def _fill(arrays: Mapping[str, np.ndarray], recipe: InputRecipe, raw: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Compute all columns, geometry by geometry; returns count, sum and products over the training set's atoms."""
+    """Compute all columns, geometry by geometry; return count, sum and products over the training set's atoms."""
     width = raw.shape[1]
     n_atoms, total, products = 0, np.zeros(width), np.zeros((width, width))
     by_geometry = np.argsort(arrays["sample_geometry"], kind="stable")

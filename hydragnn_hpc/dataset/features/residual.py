@@ -56,12 +56,12 @@ def evaluate(
         linear: np.ndarray = values[0] + counts[sample] @ values[1:]
         return linear
     known, fractions = np.array(fitted.compositions), compositions.fractions_of(counts)
-    found: np.ndarray = _of_compositions(known, values, fractions)[sample, element]
+    reference: np.ndarray = _of_compositions(known, values, fractions)[sample, element]
     if fitted.kind == "linear":
         slopes = np.array(fitted.slopes, np.float64)
         flat = _of_compositions(known, slopes.reshape(*values.shape[:2], -1), fractions)[sample, element]
-        found += np.einsum("rf,rfd->rd", described, flat.reshape(len(sample), *slopes.shape[2:]))
-    return found
+        reference += np.einsum("rf,rfd->rd", described, flat.reshape(len(sample), *slopes.shape[2:]))
+    return reference
 
 
 def described(level: str, inputs: np.ndarray, n_atoms: np.ndarray, element: np.ndarray, kinds: int) -> np.ndarray:
@@ -92,9 +92,9 @@ def described(level: str, inputs: np.ndarray, n_atoms: np.ndarray, element: np.n
     return mean
 
 
-def _of_compositions(known: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Look up the values of compositions ``asked`` ``[S, K]``; those not among ``known`` are interpolated."""
-    distinct, where = np.unique(np.round(asked, _DIGITS), axis=0, return_inverse=True)
+def _of_compositions(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Look up the values of compositions ``wanted`` ``[S, K]``; those not among ``known`` are interpolated."""
+    distinct, where = np.unique(np.round(wanted, _DIGITS), axis=0, return_inverse=True)
     flat = values.reshape(len(values), -1)
     table = np.zeros((len(distinct), flat.shape[1]))
     masks, of_column = np.unique(np.isfinite(flat), axis=1, return_inverse=True)
@@ -103,21 +103,21 @@ def _of_compositions(known: np.ndarray, values: np.ndarray, asked: np.ndarray) -
             columns = of_column.reshape(-1) == number
             index, weight = _mixture(distinct, known[present])
             table[:, columns] = np.einsum("sk,skc->sc", weight, flat[present][:, columns][index])
-    found: np.ndarray = table[where.reshape(-1)].reshape(-1, *values.shape[1:])
-    return found
+    rows: np.ndarray = table[where.reshape(-1)].reshape(-1, *values.shape[1:])
+    return rows
 
 
-def _mixture(asked: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ``known`` compositions that each ``asked`` one is interpolated from, and their weights, ``[S, k]``."""
+def _mixture(wanted: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ``known`` compositions that each ``wanted`` one is interpolated from, and their weights."""
     if known.shape[1] == 2:
-        order, at = np.argsort(known[:, 0]), asked[:, 0]
+        order, at = np.argsort(known[:, 0]), wanted[:, 0]
         x = known[order, 0]
         right = np.minimum(np.searchsorted(x, at), len(x) - 1)
         left = np.maximum(right - 1, 0)
         width = x[right] - x[left]
         share = np.clip((x[right] - at) / np.where(width > 0, width, 1), 0, 1)
         return np.stack([order[left], order[right]], axis=1), np.stack([share, 1 - share], axis=1)
-    distance = np.linalg.norm(known - asked[:, None], axis=2)
+    distance = np.linalg.norm(known - wanted[:, None], axis=2)
     index = np.argsort(distance, axis=1, kind="stable")[:, : known.shape[1]]
     nearest = np.take_along_axis(distance, index, axis=1)
     weight = 1 / np.maximum(nearest, 10.0**-_DIGITS)
@@ -266,7 +266,7 @@ def write(
 
 def _fit(target: _Target, task: ReferencedTask) -> FittedReference:
     kind, level = task.reference, task.level
-    of = partial(
+    reference = partial(
         FittedReference, kind=kind, level=level, elements=target.elements.tolist(), scale=[1.0] * target.values.shape[1]
     )
     if kind in ("composition", "linear"):
@@ -282,17 +282,17 @@ def _fit(target: _Target, task: ReferencedTask) -> FittedReference:
         of_sample[train] = group.reshape(-1)
         if kind == "linear":
             at_zero, slopes = target.slopes(of_sample, known)
-            return of(compositions=known.tolist(), values=at_zero.tolist(), slopes=slopes.tolist())
+            return reference(compositions=known.tolist(), values=at_zero.tolist(), slopes=slopes.tolist())
         means = target.training_means(of_sample, len(known))
-        return of(compositions=known.tolist(), values=means.tolist())
+        return reference(compositions=known.tolist(), values=means.tolist())
     if level == "node":
         means = target.training_means(np.zeros(len(target.counts), np.int64), 1)[0]
         for d in range(means.shape[1]):
             known = np.isfinite(means[:, d])
             if known.any():  # an element that the training set lacks is interpolated between its neighbours
                 means[:, d] = np.interp(target.elements, target.elements[known], means[known, d])
-        return of(compositions=[], values=np.nan_to_num(means).tolist())
-    return of(compositions=[], values=_linear(target).tolist())
+        return reference(compositions=[], values=np.nan_to_num(means).tolist())
+    return reference(compositions=[], values=_linear(target).tolist())
 
 
 def _linear(target: _Target) -> np.ndarray:

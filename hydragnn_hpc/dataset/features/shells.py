@@ -31,9 +31,9 @@ def operator(shells: Shells, geometry: Geometry) -> csr_matrix:
     """
     n, number = len(geometry.pos), len(shells.radii)
     # Bins end at a round number, where a lattice may have a shell; its weight is zero there.
-    found = find_neighbours(geometry, shells.bounds[-1] * (_ODD if shells.kind == "radial" else 1.0))
-    i = np.repeat(np.arange(n), np.diff(found.offsets))
-    j, r = found.neighbours.astype(np.int64), np.linalg.norm(found.vectors, axis=1)
+    neighbours = find_neighbours(geometry, shells.bounds[-1] * (_ODD if shells.kind == "radial" else 1.0))
+    i = np.repeat(np.arange(n), np.diff(neighbours.offsets))
+    j, r = neighbours.neighbours.astype(np.int64), np.linalg.norm(neighbours.vectors, axis=1)
     if shells.kind == "shells":
         shell = np.searchsorted(shells.bounds, r, side="right") - 1
         return csr_matrix((np.ones(len(i)), (shell * n + i, j)), shape=(number * n, n))
@@ -72,9 +72,8 @@ def _radial(number: int, cutoff: float, shortest: float) -> Shells:
     return Shells(kind="radial", radii=radii, bounds=[step / 2, end])
 
 
-def _alike(one: Shells, other: Shells) -> bool:
-    same = len(one.radii) == len(other.radii)
-    return same and bool(np.allclose(one.radii, other.radii, rtol=0, atol=_TOLERANCE / 2))
+def _alike(a: Shells, b: Shells) -> bool:
+    return len(a.radii) == len(b.radii) and bool(np.allclose(a.radii, b.radii, rtol=0, atol=_TOLERANCE / 2))
 
 
 def _shells_of(geometry: Geometry, number: int, cutoff: float) -> Shells | None:
@@ -83,8 +82,8 @@ def _shells_of(geometry: Geometry, number: int, cutoff: float) -> Shells | None:
         return None
     radius, spread = cutoff, float(np.linalg.norm(np.ptp(geometry.pos, axis=0)))
     while True:
-        found = find_neighbours(geometry, radius)
-        r = np.linalg.norm(found.vectors, axis=1)
+        neighbours = find_neighbours(geometry, radius)
+        r = np.linalg.norm(neighbours.vectors, axis=1)
         order = np.argsort(r)
         starts = np.concatenate([[0], np.flatnonzero(np.diff(r[order]) > _TOLERANCE) + 1]) if len(r) else np.zeros(0)
         # The last shell may extend beyond the radius.
@@ -94,7 +93,7 @@ def _shells_of(geometry: Geometry, number: int, cutoff: float) -> Shells | None:
     starts = starts.astype(np.int64)
     ends = np.append(starts[1:], len(r))[:number]
     starts = starts[:number]
-    site = np.repeat(np.arange(len(geometry.pos)), np.diff(found.offsets))[order]
+    site = np.repeat(np.arange(len(geometry.pos)), np.diff(neighbours.offsets))[order]
     distances = r[order]
     for start, end in zip(starts, ends, strict=True):
         if 2 * len(np.unique(site[start:end])) < len(geometry.pos):

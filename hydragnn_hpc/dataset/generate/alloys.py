@@ -5,7 +5,7 @@ Rosato, Phys. Rev. B 48, 22 (1993), for the pure metals:
 ``E = sum_i (sum_j A exp(-p (r/r0 - 1)) - sqrt(sum_j xi^2 exp(-2 q (r/r0 - 1))))``. Unlike metals interact with the
 mean parameters, xi raised a little so that they mix. Charges follow an invented law: each neighbour contributes in
 proportion to the difference in Pauling's electronegativity. A smooth step truncates both, so that they are
-shorter-ranged than the originals. These data are for trying the program, not for studying alloys. Lengths are in
+shorter-ranged than the originals. These data are for trying out the program, not for studying alloys. Lengths are in
 ångström, energies in eV.
 """
 
@@ -46,8 +46,8 @@ _METALS = {
     79: _Metal(0.2061, 1.790, 10.229, 4.036, 2.884, 2.54),
 }
 _UNLIKE = 1.03  # raises xi between unlike metals
-_FADE, _CUTOFF = 4.2, 5.4  # Å: the step that ends all interactions, beyond the second neighbours
-_SHAKEN = 0.06  # Å, standard deviation of an atom's displacement
+_FADE, _CUTOFF = 4.2, 5.4  # Å: where a smooth step ends all interactions, beyond the second neighbours
+_RATTLE = 0.06  # Å, standard deviation of an atom's displacement
 _CHARGE = 0.1  # e per neighbour and unit of electronegativity
 _DECIMALS = 8
 
@@ -138,8 +138,8 @@ def structures(
             rng = np.random.default_rng([seed, number, which])
             for _ in range(1 if len(set(z.tolist())) == 1 else cap):
                 pure = len(set(z.tolist())) == 1
-                shaken = sites * a + (0 if pure else _SHAKEN) * rng.normal(size=sites.shape)
-                yield rng.permutation(z), np.round(shaken, _DECIMALS), cell
+                rattled = sites * a + (0 if pure else _RATTLE) * rng.normal(size=sites.shape)
+                yield rng.permutation(z), np.round(rattled, _DECIMALS), cell
 
 
 def generate(
@@ -150,7 +150,7 @@ def generate(
     force: bool = False,
     progress: ProgressCallback | None = None,
 ) -> int:
-    """Write a surrogate alloy as one extended XYZ file; returns the number of structures.
+    """Write a surrogate alloy as one extended XYZ file; return the number of structures.
 
     Parameters
     ----------

@@ -45,16 +45,16 @@ def sites() -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Lattice:
-    """What the functional needs of the lattice.
+    """The sites of a lattice, and the matrices between them that the functional needs.
 
     Attributes
     ----------
     pos, cell : numpy.ndarray
-        Sites and cell, bohr.
+        Sites ``[n, 3]`` and cell ``[3, 3]``, bohr.
     madelung : numpy.ndarray
-        ``[n, n]``.
+        ``[n, n]``, 1/bohr.
     shells : numpy.ndarray
-        ``[4, n, n]``: how many images of j lie in a shell around i.
+        ``[4, n, n]``: number of images of site j in each neighbour shell of site i.
     """
 
     pos: np.ndarray
@@ -63,7 +63,7 @@ class Lattice:
     shells: np.ndarray
 
 
-def lattice() -> Lattice:
+def fept_lattice() -> Lattice:
     """Return the FePt lattice."""
     pos, cell = sites()
     d = pos[:, None] - pos[None]
@@ -75,15 +75,14 @@ def lattice() -> Lattice:
     return Lattice(pos, cell, madelung_matrix(pos, cell), shells)
 
 
-def charges(fe: np.ndarray, on: Lattice) -> np.ndarray:
+def charges(fe: np.ndarray, lattice: Lattice) -> np.ndarray:
     """Solve the charge law for many configurations at once, by Newton's method with a bounded step.
 
     Parameters
     ----------
     fe : numpy.ndarray
         ``[S, 32]`` bool, True at sites of iron.
-    on : Lattice
-        The lattice.
+    lattice : Lattice
 
     Returns
     -------
@@ -92,7 +91,7 @@ def charges(fe: np.ndarray, on: Lattice) -> np.ndarray:
     """
     n = fe.shape[1]
     x = fe.mean(axis=1, keepdims=True)
-    neighbours = np.einsum("kij,sj->ski", on.shells, fe.astype(float))
+    neighbours = np.einsum("kij,sj->ski", lattice.shells, fe.astype(float))
     kappa = np.where(fe[:, None], np.array(_KAPPA[FE])[:, None], np.array(_KAPPA[PT])[:, None])
     chi = _CHI_FE * fe + (kappa * neighbours).sum(axis=1)
     c1, c2, c3 = (np.where(fe, _G[FE][k], _G[PT][k]) for k in range(3))
@@ -100,12 +99,12 @@ def charges(fe: np.ndarray, on: Lattice) -> np.ndarray:
     q -= q.mean(axis=1, keepdims=True)
     mu = np.zeros((len(fe), 1))
     system = np.zeros((len(fe), n + 1, n + 1))
-    system[:, :n, :n] = _LAMBDA * on.madelung
+    system[:, :n, :n] = _LAMBDA * lattice.madelung
     system[:, :n, n] = -1.0
     system[:, n, :n] = 1.0
     diagonal = system[:, np.arange(n), np.arange(n)].copy()
     for _ in range(_ITERATIONS):
-        law = q * (c1 + q * (c2 + q * c3)) + _LAMBDA * (q @ on.madelung) + chi - mu
+        law = q * (c1 + q * (c2 + q * c3)) + _LAMBDA * (q @ lattice.madelung) + chi - mu
         residual = np.concatenate([law, q.sum(axis=1, keepdims=True)], axis=1)
         steepness = np.maximum(c1 + q * (2 * c2 + 3 * q * c3), _STEEPNESS_FLOOR)
         system[:, np.arange(n), np.arange(n)] = diagonal + steepness
@@ -120,18 +119,18 @@ def charges(fe: np.ndarray, on: Lattice) -> np.ndarray:
     return np.where((occupied == 0) | (occupied == n), 0.0, q)
 
 
-def enthalpy(q: np.ndarray, fe: np.ndarray, on: Lattice) -> np.ndarray:
+def enthalpy(q: np.ndarray, fe: np.ndarray, lattice: Lattice) -> np.ndarray:
     """Return the mixing enthalpy, Ry per cell, ``[S]``, from the charges ``[S, 32]``."""
     on_fe = q * (-2.9414 + q * (0.3349 + q * (-0.1423 - 0.0162 * q)))
     on_pt = -1.9314 * q**2
-    total: np.ndarray = (np.where(fe, on_fe, on_pt) + 0.9853 * q * (q @ on.madelung)).sum(axis=1)
+    total: np.ndarray = (np.where(fe, on_fe, on_pt) + 0.9853 * q * (q @ lattice.madelung)).sum(axis=1)
     return total
 
 
-def moments(q: np.ndarray, fe: np.ndarray, on: Lattice) -> np.ndarray:
+def moments(q: np.ndarray, fe: np.ndarray, lattice: Lattice) -> np.ndarray:
     """Return the magnetic moments, μB, ``[S, 32]``; zero in pure Pt."""
     x = fe.mean(axis=1, keepdims=True)
-    n = np.einsum("kij,sj->ksi", on.shells, fe.astype(float))
+    n = np.einsum("kij,sj->ksi", lattice.shells, fe.astype(float))
     on_fe = 3.19583 + q * (0.18718 + q * (1.13433 + q * (0.74729 + q * (0.1575 + 0.01115 * q))))
     on_fe += -0.05467 * n[0] - 0.03678 * n[1] + 0.00783 * n[2] + 0.00696 * n[3]
     on_pt = -0.1069 + q * (0.1776 + q * (-0.3002 - 0.1327 * q)) + x * (1.338 + x * (-2.0659 + 1.0299 * x))
@@ -139,10 +138,12 @@ def moments(q: np.ndarray, fe: np.ndarray, on: Lattice) -> np.ndarray:
 
 
 def configurations(cap: int, seed: int) -> np.ndarray:
-    """Return occupations ``[S, 32]`` bool: per composition all of them where there are at most ``cap``, else ``cap``
-    distinct random ones. The pure cells come last."""
+    """Return configurations ``[S, 32]`` bool, True at sites of iron; the pure cells come last.
+
+    A composition has all of its configurations if there are at most ``cap``, otherwise ``cap`` distinct random ones.
+    """
     rng = np.random.default_rng(seed)
-    found = []
+    blocks = []
     for k in range(1, N_SITES):
         if math.comb(N_SITES, k) <= cap:
             chosen = list(combinations(range(N_SITES), k))
@@ -153,19 +154,20 @@ def configurations(cap: int, seed: int) -> np.ndarray:
             chosen = list(drawn)
         block = np.zeros((len(chosen), N_SITES), dtype=bool)
         block[np.arange(len(chosen))[:, None], np.array(chosen)] = True
-        found.append(block)
-    return np.concatenate([*found, np.zeros((1, N_SITES), bool), np.ones((1, N_SITES), bool)])
+        blocks.append(block)
+    return np.concatenate([*blocks, np.zeros((1, N_SITES), bool), np.ones((1, N_SITES), bool)])
 
 
 def generate(out: Path, cap: int, seed: int, force: bool = False, progress: ProgressCallback | None = None) -> int:
-    """Write a surrogate data set as LSMS text into the new folder ``out``; returns the number of files.
+    """Write a surrogate data set as LSMS text into the new folder ``out``; return the number of files.
 
     The folder appears when it is complete. Where ``out`` is a link, what it points to is replaced.
 
     Raises
     ------
     UserError
-        If ``out`` exists and is not empty (and not ``force``), holds anything but such files, or cannot be written.
+        If ``cap`` or ``seed`` is out of range, or ``out`` is not empty (without ``force``), holds anything but such
+        files, or cannot be written.
     """
     if cap < 1:
         raise UserError(f"--cap {cap}: must be at least 1 sample per composition")
@@ -183,12 +185,12 @@ def generate(out: Path, cap: int, seed: int, force: bool = False, progress: Prog
 
 
 def samples(fe: np.ndarray, block: int = 512) -> Iterator[LsmsSample]:
-    """Yield what LSMS would write for the configurations ``[S, 32]``."""
-    on = lattice()
+    """Yield a sample, as LSMS would write it, for each of the configurations ``[S, 32]``."""
+    lattice = fept_lattice()
     for first in range(0, len(fe), block):
         part = fe[first : first + block]
-        q = np.round(charges(part, on), 6)
-        h, m = enthalpy(q, part, on), np.round(moments(q, part, on), 6)
+        q = np.round(charges(part, lattice), 6)
+        h, m = enthalpy(q, part, lattice), np.round(moments(q, part, lattice), 6)
         x = part.mean(axis=1)
         total = h + x * PURE_FE + (1 - x) * PURE_PT
         band = ((-8.0956 * x + 16.885) * x + 35.8973) * x + 87.5773
@@ -196,4 +198,4 @@ def samples(fe: np.ndarray, block: int = 512) -> Iterator[LsmsSample]:
         for k, occupied in enumerate(part):
             z = np.where(occupied, FE, PT)
             energies = np.array([total[k], band[k], fermi[k]])
-            yield new_sample(f"out_{first + k}", energies, z, on.pos, (z + q[k], m[k]))
+            yield new_sample(f"out_{first + k}", energies, z, lattice.pos, (z + q[k], m[k]))

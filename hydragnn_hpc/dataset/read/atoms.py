@@ -82,7 +82,7 @@ def _agreed(one: Any, other: Any, first: str, second: str) -> Any:
     """Return the value that two places hold; :class:`Unreadable` where they do not agree."""
     try:
         same = bool(np.array_equal(one, other, equal_nan=True))
-    except TypeError:  # no numbers
+    except TypeError:  # not numbers
         same = bool(np.array_equal(one, other))
     if same:
         return other

@@ -24,14 +24,14 @@ def charge_transfer(charge: np.ndarray, atomic_numbers: np.ndarray) -> np.ndarra
 
 
 def parse_end_members(given: list[str]) -> EndMembers:
-    """Read ``["Fe=-2541.0", "Cu=-3.72eV", ...]``: energies per atom, in Ry unless a unit is given; returns Ry.
+    """Read ``["Fe=-2541.0", "Cu=-3.72eV", ...]``: energies per atom, in Ry unless a unit is given; return Ry.
 
     Raises
     ------
     UserError
         If an entry is not ``symbol=number``, the symbol is not an element, or an element is given twice.
     """
-    found: EndMembers = {}
+    end_members: EndMembers = {}
     for entry in given:
         symbol, _, text = entry.partition("=")
         if proton_numbers.get(symbol, 0) == 0:  # ase knows 'X', a site without an atom, as number 0
@@ -50,10 +50,10 @@ def parse_end_members(given: list[str]) -> EndMembers:
             if unit.in_ev is None:
                 raise UserError(f"end member '{entry}': {match[2]} is not a unit of energy; give Ry or eV, for example")
             energy *= unit.in_ev / RYDBERG_IN_EV
-        if proton_numbers[symbol] in found:
+        if proton_numbers[symbol] in end_members:
             raise UserError(f"end member '{entry}': {symbol} is given twice; leave one out")
-        found[proton_numbers[symbol]] = energy
-    return found
+        end_members[proton_numbers[symbol]] = energy
+    return end_members
 
 
 def find_end_members(total_energies: np.ndarray, species_counts: np.ndarray, species: np.ndarray) -> EndMembers:
@@ -68,13 +68,13 @@ def find_end_members(total_energies: np.ndarray, species_counts: np.ndarray, spe
     species : numpy.ndarray
         ``[n_species]`` proton numbers.
     """
-    found: EndMembers = {}
+    end_members: EndMembers = {}
     n_atoms = species_counts.sum(axis=1)
     for column, z in enumerate(species.tolist()):
         pure = (species_counts[:, column] == n_atoms) & np.isfinite(total_energies)
         if pure.any():
-            found[z] = float((total_energies[pure] / n_atoms[pure]).min())
-    return found
+            end_members[z] = float((total_energies[pure] / n_atoms[pure]).min())
+    return end_members
 
 
 def mixing_enthalpy(

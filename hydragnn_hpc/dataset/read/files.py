@@ -1,5 +1,4 @@
-"""The files of a folder or an archive, one after another: streamed, without unpacking to disk, and without silent
-losses.
+"""The files of a folder or an archive, one after another: streamed, not unpacked to disk, and never lost silently.
 
 Python's ``tarfile`` stops silently at a damaged or missing header, and its own decompression checks no gzip checksum
 and stops after the first of several compressed streams. So the archive is decompressed here and read to its very end,
@@ -8,9 +7,7 @@ and every header is checked.
 
 from __future__ import annotations
 
-import bz2
 import contextlib
-import gzip
 import lzma
 import os
 import re
@@ -24,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
+from hydragnn_hpc.dataset.read.compression import decompressing, is_compressed, start_of, without_suffix
 from hydragnn_hpc.dataset.store.foreign import INDEX
 from hydragnn_hpc.errors import UserError
 
@@ -33,24 +31,16 @@ LARGEST = 256 * 2**20
 LARGEST_COPY = 4 * 2**30
 """Bytes; a larger file in an archive is not copied to disk for a library that reads only from disk."""
 
-_EXPANSION = 200
-"""A compressed archive that holds more than `LARGEST_COPY` may be this many times as large when decompressed; text is 3
-to 10 times. What is passed over has to be decompressed as well, 4 s for each GB."""
+_MAX_EXPANSION = 200
+"""An archive that decompresses to more than `LARGEST_COPY` may grow by at most this factor; text grows 3 to 10 times.
+Members that are skipped have to be decompressed too, at 4 s per GB."""
 
-_KINDS: tuple[tuple[bytes, Callable[[IO[bytes]], Any]], ...] = (
-    (rb"\x1f\x8b\x08", gzip.open),
-    (rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", bz2.open),
-    (rb"\xfd7zXZ\x00", lzma.open),
-    (rb"\]\x00\x00", lzma.open),  # the older .lzma
-)
-_SUFFIXES = (".gz", ".bz2", ".xz", ".lzma")
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-_ZSTD = b"\x28\xb5\x2f\xfd"
 DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError, NotImplementedError,
 )  # fmt: skip
 """What reading a damaged or truncated file may raise."""
-_HEADER_ERRORS = (ValueError, RecursionError)  # of tarfile, for malformed numbers and endless chains of headers
+_HEADER_ERRORS = (ValueError, RecursionError)  # what tarfile raises for malformed numbers and endless header chains
 _EXTENSIONS = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
@@ -67,8 +57,8 @@ class RawFile:
         Its name in errors: the source's path, and within an archive the member's.
     origin : str
         Its path within the source; the file name, where the source is a single file.
-    opened : callable
-        Opens it for reading, as it is stored.
+    open_stored : callable
+        Opens it for reading as it is stored, without decompressing it.
     path : Path or None
         Where it is on disk; None within an archive.
     problem : str
@@ -77,15 +67,14 @@ class RawFile:
 
     where: str
     origin: str
-    opened: Callable[[], IO[bytes]]
+    open_stored: Callable[[], IO[bytes]]
     path: Path | None = None
     problem: str = ""
 
     @property
     def plain_name(self) -> str:
-        """Its name without folders and without a compression suffix."""
-        name = PurePosixPath(self.origin).name
-        return name[: -len(PurePosixPath(name).suffix)] if name.casefold().endswith(_SUFFIXES) else name
+        """Its name without folders and compression suffix."""
+        return without_suffix(PurePosixPath(self.origin).name)
 
     def named(self, number: str, what: str) -> tuple[str, str, str]:
         """Return (name, origin, where) of one of its structures, as in `Frame`."""
@@ -100,7 +89,7 @@ class RawFile:
         OSError, UserError
             If it cannot be opened, or is compressed with zstd.
         """
-        return _decompressing(self.opened(), self.where)
+        return decompressing(self.open_stored(), self.where)
 
     def read(self) -> bytes:
         """Return its content, decompressed.
@@ -114,7 +103,7 @@ class RawFile:
             with self.open() as stream:
                 content = bytes(stream.read(LARGEST + 1))
         except DAMAGE as error:
-            raise UserError(f"{self.where}: {why(error)}") from error
+            raise UserError(f"{self.where}: {reason(error)}") from error
         if len(content) > LARGEST:
             raise UserError(f"{self.where}: more than {LARGEST:,} bytes are too many for one structure")
         return content
@@ -137,12 +126,12 @@ class RawFile:
                 while piece := stream.read(2**20):
                     copy.write(piece)
                     if copy.tell() > LARGEST_COPY:
-                        raise UserError(f"{self.where}: more than {LARGEST_COPY:,} bytes; unpack it, and give the file")
+                        raise UserError(f"{self.where}: more than {LARGEST_COPY:,} bytes; decompress it first")
             yield path
 
 
-def why(error: BaseException) -> str:
-    """Return in words why a file could not be read (one of :data:`DAMAGE`)."""
+def reason(error: BaseException) -> str:
+    """Return, for a message, why a file could not be read; ``error`` is one of :data:`DAMAGE`."""
     if isinstance(error, OSError) and error.strerror:  # from the system, not from the file's content
         return f"cannot be read: {error.strerror}; make it readable, or leave the file out"
     if isinstance(error, NotImplementedError):  # from zipfile, for compression methods that it does not know
@@ -156,15 +145,15 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
 
 
 def count_files(source: Path) -> int:
-    """Return how many files a folder holds, 0 for an archive (counting would mean reading it twice)."""
+    """Return how many files a folder holds; 0 for anything else (to count in an archive is to read it twice)."""
     return len(visible(source)) if source.is_dir() else 0
 
 
 def iter_files(source: Path, step: int = 1) -> Iterator[RawFile]:
-    """Yield every file of a folder or an archive, or the one file that ``source`` is.
+    """Yield every file of a folder or an archive; any other file is yielded itself.
 
-    A folder's files come at any depth (links to folders are followed) in natural order, an archive's in its own, each
-    to be read before the next is asked for. Hidden files and folders are left out.
+    The files of a folder, at any depth (links to folders are followed), come in natural order; those of an archive in
+    its own order, each to be read before the next is requested. Hidden files and folders are left out.
 
     Parameters
     ----------
@@ -191,9 +180,9 @@ def iter_files(source: Path, step: int = 1) -> Iterator[RawFile]:
                 yield _on_disk(source, source.parent)
         except (*DAMAGE, *_HEADER_ERRORS) as error:
             if isinstance(error, OSError) and error.strerror:
-                raise UserError(f"cannot read {source}: {error.strerror}") from error
+                raise UserError(f"cannot read {source}: {error.strerror}; make it readable") from error
             raise UserError(
-                f"cannot read {source}: {error}; it is damaged, truncated or no archive: fetch it again, or give a"
+                f"cannot read {source}: {error}; it is damaged, truncated or not an archive; fetch it again, or give a"
                 " folder, a file, or a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz"
             ) from error
     else:
@@ -205,7 +194,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return the files of a folder, at any depth, in natural order, without hidden ones.
+    """Return the files of a folder, at any depth, in natural order, except hidden ones.
 
     Raises
     ------
@@ -216,7 +205,7 @@ def visible(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"cannot read folder {error.filename}: {error.strerror}; correct its permissions") from error
 
-    found: list[Path] = []
+    paths: list[Path] = []
     seen: set[tuple[int, int]] = set()
     for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         status = Path(here).stat()
@@ -225,8 +214,8 @@ def visible(folder: Path) -> list[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(here, name) for name in names if not name.startswith(".")]
-    return sorted(found, key=lambda path: (natural_key(str(path)), str(path)))
+        paths += [Path(here, name) for name in names if not name.startswith(".")]
+    return sorted(paths, key=lambda path: (natural_key(str(path)), str(path)))
 
 
 def _on_disk(path: Path, source: Path) -> RawFile:
@@ -247,18 +236,18 @@ def _in_tar(archive: Path) -> Iterator[RawFile]:
     seen: set[str] = set()
     compressed = is_compressed(archive)
     with (
-        _decompressing(archive.open("rb"), str(archive)) as decompressed,
+        decompressing(archive.open("rb"), str(archive)) as decompressed,
         _Bounded(decompressed, archive) if compressed else decompressed as stream,
-        # Without compression, what is passed over is not read.
+        # Without compression, members that are skipped are not read.
         tarfile.open(fileobj=stream, mode="r|" if compressed else "r:", tarinfo=_Header) as tar,
     ):
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # else every header is kept to the end
-            if member.size < 0:  # what follows would be what was read before, without end
+            if member.size < 0:  # tarfile would go back, and read the same members forever
                 raise tarfile.ReadError(f"a member of {member.size:,} bytes")
             if member.isdir() or _is_hidden(member.name):
                 continue
-            problem = _member_problem(member) or _DUPLICATE * (member.name in seen)
+            problem = _member_problem(member) or (_DUPLICATE if member.name in seen else "")
             seen.add(member.name)
             yield _member(archive, member.name, _opener_of(tar.extractfile, member), problem)
         while stream.read(2**20):  # a checksum is verified at the end of its stream
@@ -271,7 +260,7 @@ def _in_zip(archive: Path) -> Iterator[RawFile]:
         for member in packed.infolist():
             if member.is_dir() or _is_hidden(member.filename):
                 continue
-            problem = _DUPLICATE * (member.filename in seen) or _name_problem(member.filename)
+            problem = _DUPLICATE if member.filename in seen else _name_problem(member.filename)
             if stat.S_ISLNK(member.external_attr >> 16):
                 problem = "is a link; pack it again without links"
             elif member.flag_bits & 0x1:
@@ -282,96 +271,50 @@ def _in_zip(archive: Path) -> Iterator[RawFile]:
             yield _member(archive, member.filename, _opener_of(packed.open, member), problem)
 
 
-def _opener_of(opened: Callable[[Any], Any], member: Any) -> Callable[[], IO[bytes]]:
-    return lambda: opened(member)
+def _opener_of(open_member: Callable[[Any], Any], member: Any) -> Callable[[], IO[bytes]]:
+    return lambda: open_member(member)
 
 
 _DUPLICATE = "is in the archive twice; pack it again"
 
 
-def _member(archive: Path, name: str, opened: Callable[[], IO[bytes]], problem: str) -> RawFile:
-    return RawFile(_printable(f"{archive}/{name}"), _printable(name.removeprefix("./")), opened, None, problem)
-
-
-def _start_of(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(16)
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}; make it readable") from error
-
-
-def is_compressed(file: Path) -> bool:
-    """Return whether a file starts as gzip, bzip2, xz or zstd do."""
-    start = _start_of(file)
-    return start.startswith(_ZSTD) or any(re.match(magic, start) for magic, _ in _KINDS)
+def _member(archive: Path, name: str, open_stored: Callable[[], IO[bytes]], problem: str) -> RawFile:
+    return RawFile(_printable(f"{archive}/{name}"), _printable(name.removeprefix("./")), open_stored, None, problem)
 
 
 def _is_zip(file: Path) -> bool:
-    return _start_of(file).startswith(_ZIP)
+    return start_of(file).startswith(_ZIP)
 
 
 def _is_tar(file: Path) -> bool:
     """Return whether a file starts like a tar archive once decompressed, or is named like one."""
     try:
-        with _decompressing(file.open("rb"), str(file)) as stream:
+        with decompressing(file.open("rb"), str(file)) as stream:
             tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
     except DAMAGE:
         return ".tar" in file.name or file.suffix in (".tgz", ".tbz2", ".txz")
     return True
 
 
-def _decompressing(stream: Any, where: str) -> Any:
-    """Return a stream that reads through gzip, bzip2 or xz where ``stream`` is compressed, and closes it.
-
-    Raises
-    ------
-    UserError
-        If it is compressed with zstd.
-    """
-    start = stream.peek(16)[:16]
-    if start.startswith(_ZSTD):
-        stream.close()
-        raise UserError(f"{where} is compressed with zstd, which is not read here; decompress it: zstd -d {where}")
-    for magic, opener in _KINDS:
-        if re.match(magic, start):
-            return _Closing(opener(stream), stream)
-    return stream
-
-
-class _Closing(contextlib.AbstractContextManager[Any]):
-    """A decompressed stream that closes the compressed one too."""
-
-    def __init__(self, inner: IO[bytes], outer: IO[bytes]) -> None:
-        self._inner, self._outer = inner, outer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def __exit__(self, *_: object) -> None:
-        self._inner.close()
-        self._outer.close()
-
-
 class _Bounded(contextlib.AbstractContextManager[Any]):
-    """A decompressed archive that is refused if it is out of proportion to its file: it would take forever."""
+    """A decompressed archive that is refused if it is out of proportion to its file: reading it would take forever."""
 
     def __init__(self, stream: IO[bytes], archive: Path) -> None:
         self._stream, self._archive = stream, archive
-        self._limit = self._left = max(LARGEST_COPY, _EXPANSION * archive.stat().st_size)
+        self._limit = self._left = max(LARGEST_COPY, _MAX_EXPANSION * archive.stat().st_size)
 
     def read(self, size: int) -> bytes:
         piece = self._stream.read(size)
         self._left -= len(piece)
         if self._left < 0:
             raise UserError(
-                f"{self._archive} holds more than {self._limit:,} bytes, over {_EXPANSION} times its own size; unpack"
-                " it, and give the folder"
+                f"{self._archive} holds more than {self._limit:,} bytes, over {_MAX_EXPANSION} times its own size;"
+                " unpack it, and give the folder"
             )
         return piece
 
     def __exit__(self, *_: object) -> None:
-        """Leave the stream to who opened it."""
+        """Leave the stream open: whoever opened it closes it."""
 
 
 class _Header(tarfile.TarInfo):
@@ -384,8 +327,8 @@ class _Header(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
                 raise  # the mark at the archive's end
-            reason = str(error) if len(buf) == tarfile.BLOCKSIZE else "it ends before its end-of-archive mark"
-            raise tarfile.ReadError(reason) from error
+            cause = str(error) if len(buf) == tarfile.BLOCKSIZE else "it ends before its end-of-archive mark"
+            raise tarfile.ReadError(cause) from error
         if header.type in _EXTENSIONS and not 0 <= header.size <= _LONGEST_EXTENSION:
             raise tarfile.ReadError(f"a header of {header.size:,} bytes")
         return header
@@ -404,7 +347,7 @@ def _name_problem(name: str) -> str:
 
 
 def _too_large(size: int) -> str:
-    return f"{size:,} bytes are too many (at most {LARGEST_COPY:,}); unpack it, and give the folder"
+    return f"{size:,} bytes are too many (at most {LARGEST_COPY:,}); unpack the archive, and give the folder"
 
 
 def _printable(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Numbers as Fortran writes those of double precision: 1.0D+00."""
+"""Numbers in double precision as Fortran writes them: 1.0D+00."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ _IN_TEXT = re.compile(rf"(?<!\S){FORTRAN_DOUBLE}(?!\S)")
 
 
 def with_e(text: str) -> str:
-    """Return a text in which every such number has an ``e`` in place of its ``d``."""
+    """Return the text with an ``e`` in place of the ``d`` of every such number."""
     if "D" not in text and "d" not in text:
         return text
     return _IN_TEXT.sub(lambda match: match[0].lower().replace("d", "e"), text)
 
 
 def to_float(word: str) -> float:
-    """Return the number that a word is, as Python or as Fortran writes it.
+    """Return the value of a number as Python or Fortran writes it.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If it is not a number.
     """
     return float(with_e(word))

@@ -143,8 +143,8 @@ class FrameCheck:
         Raises
         ------
         UserError
-            If it has no atoms, an unknown element, positions or a cell that are not finite, or two atoms at one
-            position.
+            If it has no atoms, an unknown element, positions or a cell that are not finite, or two atoms at the
+            same position.
         """
         z, pos, cell, where = frame.atomic_numbers, frame.pos, frame.cell, frame.where
         if not len(z):
@@ -177,6 +177,6 @@ def _refuse_coinciding(pos: np.ndarray, where: str) -> None:
     if len(pairs):
         one, other = sorted(min(pairs.tolist(), key=sorted))
         raise UserError(
-            f"{where}, atom {other}: two atoms at one position, {pos[other].tolist()} bohr, the other is atom {one};"
-            " remove one of them, or check the unit of positions"
+            f"{where}: atoms {one} and {other} are at the same position, {pos[other].tolist()} bohr; remove one of"
+            " them, or check the unit of positions"
         )

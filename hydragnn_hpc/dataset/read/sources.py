@@ -80,7 +80,7 @@ def read(
     form = form_of(source, options)
     own = formats.reader(form).TARGETS
     if own and options.targets:
-        names = ", ".join(one.property.name for one in own)
+        names = ", ".join(spec.property.name for spec in own)
         raise UserError(
             f"{source} is read as {form.upper()} text, which has targets of its own ({names}): leave out --target, or"
             " give --format"
@@ -132,7 +132,7 @@ class _Gathering:
         return len(self._samples) + self._skipped.count
 
     def take(self, frame: Frame | UserError) -> None:
-        """Take a structure in, or leave it out."""
+        """Add a structure, or count it as skipped."""
         try:
             if isinstance(frame, UserError):
                 raise frame
@@ -175,7 +175,7 @@ class _Gathering:
         Raises
         ------
         UserError
-            If there are no samples, or a target was in no structure.
+            If there are no samples, or a target is in no structure.
         """
         if self._isolated:
             log(f"{self._isolated:,} structures are marked as isolated atoms (config_type): left out")
@@ -190,8 +190,8 @@ class _Gathering:
             remedy = f"; the first: {reasons[0]}" if count else "; give a file that has some, or another --format"
             raise UserError(f"{self._source}: {what} as {form}{remedy}")
         widths = self._extract.widths(str(self._source))
-        properties = [one.property for one in self._specs if not one.mixing]
-        mixing = next((one.property for one in self._specs if one.mixing), None)
+        properties = [spec.property for spec in self._specs if not spec.mixing]
+        mixing = next((spec.property for spec in self._specs if spec.mixing), None)
         samples = self._samples.samples([*properties, _SPLIT.property] if self._keep_split else properties, widths)
         raw = RawData(samples, self._skipped, properties, mixing, form, self._source)
         if self._keep_split:
@@ -202,12 +202,12 @@ class _Gathering:
 
 
 def geometry_of(frame: Frame, options: Options) -> Geometry:
-    """Return a structure's sites under the cell and boundary that ``options`` ask for, or its own.
+    """Return a structure's sites under the cell and boundary of ``options``, or its own.
 
     Raises
     ------
     UserError
-        If there is no cell where one is needed, or another than ``options`` give.
+        If there is no cell where one is needed, or it differs from that of ``options``.
     """
     cell = frame.cell
     if options.periodic and options.cell is None and frame.periodic is None:
@@ -218,8 +218,7 @@ def geometry_of(frame: Frame, options: Options) -> Geometry:
         given = np.array(options.cell, dtype=np.float64).reshape(3, 3)
         if cell.any() and np.abs(cell - given).max() > _SAME_CELL:
             raise UserError(
-                f"{frame.where}: has a cell of its own, {cell.round(6).tolist()} bohr, other than --cell; leave --cell"
-                " out"
+                f"{frame.where}: its cell, {cell.round(6).tolist()} bohr, differs from --cell; leave --cell out"
             )
         cell = given
     own = frame.periodic or (False,) * 3

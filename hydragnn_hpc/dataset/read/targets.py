@@ -19,7 +19,7 @@ class WrongOptionError(UserError):
     """An option that does not suit the source as a whole: not one malformed structure, so nothing to skip."""
 
 
-_LARGEST = 1e100
+_LARGEST = 1e100  # squares of larger values, summed over many samples, overflow
 LEVELS = ("graph", "node", "mixing")
 _EXPECTED = "expected NAME=LEVEL:KEY:UNIT or NAME=LEVEL:KEY:UNIT:LABEL, such as energy=graph:energy:eV"
 
@@ -58,7 +58,7 @@ def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
     Raises
     ------
     UserError
-        If an entry cannot be read, its unit is unknown, a name is given twice, or two mixing enthalpies are asked for.
+        If an entry cannot be read, its unit is unknown, a name is given twice, or two mixing enthalpies are requested.
     """
     wanted: list[TargetSpec] = []
     for entry in given:
@@ -121,33 +121,33 @@ class TargetExtractor:
         self._known["node"].update(frame.columns)
         values: dict[str, np.ndarray | None] = {}
         energy = np.nan
-        for one in self.wanted:
-            found = (_of_atoms if one.property.level == "node" else _of_structure)(frame, one.key)
-            if found is not None:
-                self._check_unit(one, frame)
-                self._check(one, found, frame.where)
-            if not one.mixing:
-                less = found is not None and one.less_protons
-                values[one.property.name] = found - frame.atomic_numbers[:, None] if less else found
-            elif found is not None:
-                assert one.unit.in_ev is not None
-                scale = one.unit.in_ev / RYDBERG_IN_EV * (len(frame.atomic_numbers) if one.unit.per_atom else 1)
-                energy = float(found[0, 0]) * scale
-                if found.shape[1] != 1:
+        for spec in self.wanted:
+            array = (_of_atoms if spec.property.level == "node" else _of_structure)(frame, spec.key)
+            if array is not None:
+                self._check_unit(spec, frame)
+                self._check(spec, array, frame.where)
+            if not spec.mixing:
+                subtract = array is not None and spec.less_protons
+                values[spec.property.name] = array - frame.atomic_numbers[:, None] if subtract else array
+            elif array is not None:
+                assert spec.unit.in_ev is not None
+                scale = spec.unit.in_ev / RYDBERG_IN_EV * (len(frame.atomic_numbers) if spec.unit.per_atom else 1)
+                energy = float(array[0, 0]) * scale
+                if array.shape[1] != 1:
                     raise UserError(
-                        f"{frame.where}: '{one.key}' holds {found.shape[1]} numbers; an energy is a single one"
+                        f"{frame.where}: '{spec.key}' holds {array.shape[1]} numbers; an energy is a single number"
                     )
         # Remembered only now: a frame that is skipped must not set the width.
-        for name, found in values.items():
-            if found is not None:
-                self._seen.setdefault(name, (found.shape[1], frame.where))
+        for name, array in values.items():
+            if array is not None:
+                self._seen.setdefault(name, (array.shape[1], frame.where))
         if not np.isnan(energy):
             self._seen.setdefault(next(w.property.name for w in self.wanted if w.mixing), (1, frame.where))
         return values, energy
 
-    def _check_unit(self, one: TargetSpec, frame: Frame) -> None:
+    def _check_unit(self, spec: TargetSpec, frame: Frame) -> None:
         """Refuse a unit other than the one that the file states; mention one that is not known here."""
-        stated, name, taken = frame.units.get(one.key), one.property.name, one.unit.text or "plain numbers"
+        stated, name, taken = frame.units.get(spec.key), spec.property.name, spec.unit.text or "plain numbers"
         if stated is None or (name, stated) in self._units_checked:
             return
         self._units_checked.add((name, stated))
@@ -155,28 +155,28 @@ class TargetExtractor:
         try:
             known = parse_unit(stated, "").text
         except UserError:
-            log(f"{file}: '{one.key}' is in '{stated}', a unit not known here; taken as {taken}, as --target says")
+            log(f"{file}: '{spec.key}' is in '{stated}', a unit not known here; taken as {taken}, as --target says")
             return
-        if known != one.unit.text:
+        if known != spec.unit.text:
             raise WrongOptionError(
-                f"--target {name}: '{one.key}' is in {stated}, as the metadata of {file} state, not in {taken}; correct"
-                " the unit in --target"
+                f"--target {name}: '{spec.key}' is in {stated}, as the metadata of {file} state, not in {taken};"
+                " correct the unit in --target"
             )
 
-    def _check(self, one: TargetSpec, found: np.ndarray, where: str) -> None:
-        largest = float(np.fmax.reduce(np.abs(found), axis=None, initial=0.0))  # NaN does not count
+    def _check(self, spec: TargetSpec, array: np.ndarray, where: str) -> None:
+        largest = float(np.fmax.reduce(np.abs(array), axis=None, initial=0.0))  # NaN does not count
         if largest == np.inf:
-            raise UserError(f"{where}: '{one.key}' holds an infinite value; correct it, or write nan if missing")
+            raise UserError(f"{where}: '{spec.key}' holds an infinite value; correct it, or write nan if missing")
         if largest > _LARGEST:
             raise UserError(
-                f"{where}: '{one.key}' reaches {largest:.3g}, and beyond {_LARGEST:g} no variance can be computed; "
+                f"{where}: '{spec.key}' reaches {largest:.3g}, and beyond {_LARGEST:g} no variance can be computed; "
                 "correct it, or write nan if missing"
             )
-        width, first = self._seen.get(one.property.name, (found.shape[1], ""))
-        if found.shape[1] != width:
+        width, first = self._seen.get(spec.property.name, (array.shape[1], ""))
+        if array.shape[1] != width:
             raise UserError(
-                f"{where}: '{one.key}' has {found.shape[1]} components, but {width} in {first}; a target has one width:"
-                " correct the file, or prepare the two kinds as two data sets"
+                f"{where}: '{spec.key}' has {array.shape[1]} components, but {width} in {first}; a target has one"
+                " width: correct the file, or prepare the two kinds as two data sets"
             )
 
     def widths(self, source: str) -> dict[str, int]:
@@ -187,10 +187,11 @@ class TargetExtractor:
         UserError
             If a target was in no frame.
         """
-        for one in self.wanted:
-            if one.property.name not in self._seen:
+        for spec in self.wanted:
+            if spec.property.name not in self._seen:
                 raise UserError(
-                    f"{source}: no structure has '{one.key}' for target '{one.property.name}'{self._nearest(one.key)}"
+                    f"{source}: no structure has '{spec.key}' for target '{spec.property.name}'"
+                    f"{self._nearest(spec.key)}"
                 )
         return {name: width for name, (width, _) in self._seen.items()}
 
@@ -204,13 +205,13 @@ def available(frame: Frame) -> str:
     """Describe which keys of a frame can be targets."""
 
     def those(keys: Sequence[str], get: Callable[[Frame, str], np.ndarray | None]) -> str:
-        good = []
+        usable = []
         for key in keys:
             try:
-                good += [key] if get(frame, key) is not None else []
+                usable += [key] if get(frame, key) is not None else []
             except UserError:
                 continue
-        return ", ".join(good) or "none"
+        return ", ".join(usable) or "none"
 
     graph, node = those(list(frame.values), _of_structure), those(list(frame.columns), _of_atoms)
     return f"graph-level keys: {graph}; node-level keys: {node}"

@@ -52,21 +52,21 @@ def species_as_number(campaign: Campaign, manifest: Manifest) -> Lines:
 
 
 def reference_of_all(campaign: Campaign, manifest: Manifest) -> Lines:
-    """References are fitted to the whole training set, also where a network is trained on part of it."""
+    """A reference that is fitted to the whole training set, while the network is trained on part of it."""
     for name, task in campaign.tasks.items():
-        fewer = [
+        affected = [
             v
             for v, c in each_variant(campaign).items()
             if c.training.trained_on(manifest.split[0]) < manifest.split[0]
             and name in c.tasks
             and c.tasks[name].reference != "none"
         ]
-        if fewer:
+        if affected:
             text = (
                 f"task '{name}': its reference is fitted to all {manifest.split[0]:,} training samples, although"
-                " training.samples is less: errors are smaller than with so few samples; set reference=none"
+                " training.samples is smaller, so that errors understate what so few samples allow; set reference=none"
             )
-            yield naming_variants(campaign, fewer, text), task.field
+            yield naming_variants(campaign, affected, text), task.field
 
 
 def reference_of_folds(campaign: Campaign, manifest: Manifest) -> Lines:

@@ -44,7 +44,7 @@ def distances(data: DataView) -> Lines:
 def _differ(lengths: list[np.ndarray]) -> bool:
     """Whether all geometries together have clearly more distinct lengths than any of them.
 
-    Equal lengths may be rounded to different steps where they lie on a border; hence two grids, one shifted by half.
+    Equal lengths may be rounded to different steps at the border of two; hence two grids, one shifted by half a step.
     """
     ratios = []
     for shift in (0.0, 0.5):

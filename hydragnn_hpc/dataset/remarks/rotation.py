@@ -35,15 +35,15 @@ _UNITS = {3: {"eV/Å", "Ry/bohr", "Ha/bohr", "Ha/Å", "meV/Å", "D"}, 6: _STRESS
 
 def rotating(data: DataView) -> Lines:
     """Targets of 3 components, or of a tensor's 6 or 9, that rotate with the structure."""
-    for name, why in reasons(data).items():
+    for name, reason in reasons(data).items():
         target = data.targets[name]
         each = "atom" if target.level == "node" else "structure"
-        cure = "leave it out, or learn an invariant quantity instead"
+        remedy = "leave it out, or learn an invariant quantity instead"
         if target.width == 3:
-            cure = "set vector=true for its task, model.convolution=PaiNN and model.edges={number: 20}, or leave it out"
+            remedy = "set vector=true for its task, model.convolution=PaiNN, model.edges={number: 20}, or leave it out"
         line = (
-            f"target '{name}', {target.width} components per {each}, rotates with the structure ({why}), so that a task"
-            f" of scalar values cannot learn it: {cure}"
+            f"target '{name}', {target.width} components per {each}, rotates with the structure ({reason}), so that a"
+            f" task of scalar values cannot learn it: {remedy}"
         )
         yield line, name
 
@@ -56,16 +56,16 @@ def reasons(data: DataView) -> dict[str, str]:
             continue
         explained, shuffled = explained_share(data, name)
         if explained > _EXPLAINED and 1 - explained < _UNEXPLAINED * (1 - shuffled):
-            evidence[name] = f"directions to neighbours explain {min(explained, 0.99):.0%} of its squares"
+            evidence[name] = f"directions to neighbours explain {min(explained, 0.99):.0%} of its sum of squares"
         elif _NAMES[target.width].search(f"{name} {target.label}") or target.unit in _UNITS[target.width]:
             evidence[name] = "its name or unit says so"
     return evidence
 
 
 def explained_share(data: DataView, name: str) -> tuple[float, float]:
-    """Return the share of a target's squares that directions explain, and that with its components in a wrong order.
+    """Return the share of a target's sum of squares that directions explain; then that with its components reordered.
 
-    Both are of the half of the samples that was not fitted; 0 where nothing can be said.
+    Both are measured on the half of the samples that was not fitted; they are 0 where nothing can be concluded.
     """
     elements = compositions.elements_of(data.arrays["atomic_numbers"])
     if len(elements) ** 2 * _RADII > _TERMS:

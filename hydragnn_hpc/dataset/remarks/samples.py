@@ -30,10 +30,10 @@ def small_parts(data: DataView) -> Lines:
         if part not in short and n >= _FEW:
             continue
         split_by = data.source.split_by
-        cure = "--split-by random" if part in short and split_by != "random" else "more samples"
+        remedy = "--split-by random" if part in short and split_by != "random" else "more samples"
         asked = f" ({fraction:.0%} of {sum(sizes):,} were requested)" if part in short else ""
         effect = f"errors on it are uncertain by about {1 / math.sqrt(2 * n):.0%}" if n else "it measures no error"
-        yield f"the {part} set has {n:,} samples{asked}: {effect}; use {cure}", None
+        yield f"the {part} set has {n:,} samples{asked}: {effect}; use {remedy}", None
 
 
 def small_compositions(data: DataView) -> Lines:
@@ -52,9 +52,7 @@ def small_compositions(data: DataView) -> Lines:
         return "".join(f"{chemical_symbols[z]}{n}" for z, n in pairs if n)
 
     shown = ", ".join(f"{formula(kinds[k])} ({sizes[k]})" for k in few[:5].tolist()) + (", ..." if len(few) > 5 else "")
-    line = (
-        f"{len(few)} compositions have too few samples for validation and test sets, and are only trained on: {shown}"
-    )
+    line = f"{len(few)} compositions have too few samples for validation and test sets, and only train: {shown}"
     yield line, None
 
 

@@ -93,7 +93,7 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wa
         values = arrays[f"scaled_{task.field}"]
         references[task.name] = residual.write(arrays, task, values, node_inputs, paths, shrinkage)
     staged = StagedRecipe(wanted=wanted, inputs=recipe, references=references)
-    # Not in JSON mode, which has no NaN.
+    # Not in pydantic's JSON mode, which writes NaN as null.
     (folder / READY).write_text(json.dumps(staged.model_dump()), encoding="utf-8")
 
 

@@ -87,7 +87,7 @@ def memory_allowed(proc: Path = _PROC) -> float:
     """
     left = math.inf
     for folder, (limit, used, *cached) in _groups(proc):
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+        with contextlib.suppress(OSError, ValueError):  # "max" is not a number: no limit
             statistics = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
             taken = int((folder / used).read_text("ascii")) - sum(int(statistics.get(key, 0)) for key in cached)
             left = min(left, max(int((folder / limit).read_text("ascii")) - taken, 0))
@@ -95,7 +95,7 @@ def memory_allowed(proc: Path = _PROC) -> float:
 
 
 def _groups(proc: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Yield the folders of this process's groups and of all groups round them, with the names of the files in them."""
+    """Yield the folders of this process's groups and of the groups that contain them, with the names of their files."""
     with contextlib.suppress(OSError, ValueError):
         mounts = _mounts(proc)
         for line in (proc / "cgroup").read_text("utf-8").splitlines():
@@ -114,11 +114,11 @@ def _groups(proc: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
 
 def _mounts(proc: Path) -> list[_Mount]:
     """Return what is mounted, the latest first: it hides others in its place."""
-    found = []
+    mounts = []
     with contextlib.suppress(OSError):
         for line in (proc / "mountinfo").read_text("utf-8", "surrogateescape").splitlines():
             place, _, source = line.partition(" - ")
             _, _, device, root, point, *_ = place.split()
             kind, _, options = source.split(" ", 2)
-            found.append(_Mount(device, root, Path(point), kind, tuple(options.split(","))))
-    return found[::-1]
+            mounts.append(_Mount(device, root, Path(point), kind, tuple(options.split(","))))
+    return mounts[::-1]

@@ -43,7 +43,7 @@ def declared(targets: Mapping[str, Target]) -> tuple[Field, ...]:
 
 
 def check_arrays(arrays: dict[str, np.ndarray], targets: Mapping[str, Target], where: str) -> dict[str, int]:
-    """Check arrays against their declarations and each other; returns the sizes by letter.
+    """Check arrays against their declarations and each other; return the sizes by letter.
 
     Raises
     ------
@@ -132,9 +132,15 @@ def folder_for(path: Path) -> Path:
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Refuse to overwrite ``path``; called early, before long work."""
+    """Refuse to overwrite ``path``; called early, before long work.
+
+    Raises
+    ------
+    UserError
+        If its name does not end in ``.bp``, or it exists and is not to be replaced.
+    """
     if path.suffix != ".bp":
-        raise UserError(f"{path}: a data set's name ends in .bp")
+        raise UserError(f"{path}: a data set's name ends in .bp; give such a name")
     if not is_there(path):
         return
     if not force:
@@ -146,7 +152,9 @@ def refuse_existing(path: Path, force: bool) -> None:
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise UserError(f"cannot write into {folder}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
+        raise UserError(
+            f"cannot write into {folder}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free; free some space"
+        )
 
 
 def _write_bp(folder: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -230,13 +238,13 @@ def _chunks_of(reader: Any, path: Path, name: str, fact: ArrayFacts, present: di
     shape, dtype = tuple(fact.shape), np.dtype(fact.dtype)
     if 0 in shape:
         return
-    found = tuple(int(n) for n in present[name]["Shape"].split(","))
+    stored = tuple(int(n) for n in present[name]["Shape"].split(","))
     kind = {"double": "float64", "float": "float32"}.get(
         present[name]["Type"], present[name]["Type"].removesuffix("_t")
     )
-    if (found, kind) != (shape, dtype.name):
+    if (stored, kind) != (shape, dtype.name):
         raise UserError(
-            f"{path}: array '{name}' is {kind} {found}, not {dtype.name} {shape} as the manifest states; {AGAIN}"
+            f"{path}: array '{name}' is {kind} {stored}, not {dtype.name} {shape} as the manifest states; {AGAIN}"
         )
     for rows in ranges(shape, dtype.itemsize):
         count = [rows.stop - rows.start, *shape[1:]]
@@ -260,11 +268,11 @@ def read_each(path: Path, manifest: Manifest) -> Iterator[tuple[str, np.ndarray]
     UserError
         If anything does not match the manifest.
     """
-    for name, found in read_chunks(path, manifest):
+    for name, parts in read_chunks(path, manifest):
         fact = manifest.arrays[name]
         array = np.empty(tuple(fact.shape), fact.dtype)
         first = 0
-        for chunk in found:
-            array[first : first + len(chunk)] = chunk
-            first += len(chunk)
+        for part in parts:
+            array[first : first + len(part)] = part
+            first += len(part)
         yield name, array

@@ -12,14 +12,14 @@ from torch import Tensor
 
 def gaussians(number: int, cutoff: float, device: torch.device | None = None) -> tuple[Tensor, float]:
     """Return the Gaussians' centres, ``[K]`` float32, and the factor of the squared difference in their exponents."""
-    # In float32, as PyTorch Geometric's GaussianSmearing has them.
+    # In float32, as in PyTorch Geometric's GaussianSmearing.
     centres = torch.linspace(0.0, cutoff, number)
-    factor = -0.5 / float(centres[1] - centres[0]) ** 2  # on the host, which would wait for a device
+    factor = -0.5 / float(centres[1] - centres[0]) ** 2  # on the host: reading it from a device would wait
     return torch.linspace(0.0, cutoff, number, device=device), factor
 
 
 def _gaussian(lengths: Tensor, number: int, cutoff: float) -> Tensor:
-    """Gaussians evenly spaced from 0 to the cutoff, each as wide as their distance (Schütt et al. 2017, SchNet)."""
+    """Gaussians evenly spaced from 0 to the cutoff, each as wide as their spacing (Schütt et al. 2017, SchNet)."""
     centres, factor = gaussians(number, cutoff, lengths.device)
     return torch.exp(factor * torch.pow(lengths[..., None] - centres.to(lengths.dtype), 2))
 
@@ -32,12 +32,12 @@ def _bessel(lengths: Tensor, number: int, cutoff: float) -> Tensor:
 
 
 def _none(lengths: Tensor, cutoff: float) -> Tensor:
-    """Nothing vanishes: features end at the cutoff."""
+    """No envelope: features end abruptly at the cutoff."""
     return torch.ones_like(lengths)
 
 
 def _polynomial(lengths: Tensor, cutoff: float) -> Tensor:
-    """1 - 28 x^6 + 48 x^7 - 21 x^8: zero at the cutoff with two derivatives (DimeNet, eq. 8, p = 6)."""
+    """1 - 28 x^6 + 48 x^7 - 21 x^8: zero at the cutoff with its first two derivatives (DimeNet, eq. 8, p = 6)."""
     x = (lengths / cutoff).clamp(max=1.0)
     return 1.0 + torch.pow(x, 6) * (-28.0 + x * (48.0 - 21.0 * x))
 
@@ -48,15 +48,16 @@ ENVELOPES: dict[str, Callable[[Tensor, float], Tensor]] = {"none": _none, "polyn
 
 @dataclass(frozen=True)
 class EdgeBasis:
-    """``number`` functions of an edge's length, named in `BASES`, times an envelope of `ENVELOPES`.
+    """The features of an edge: functions of its length that form a radial basis, times an envelope.
 
     Attributes
     ----------
     number : int
-        K.
+        Number of functions, K.
     cutoff : float
         Bohr.
     basis, envelope : str
+        Keys of `BASES` and `ENVELOPES`.
     """
 
     number: int

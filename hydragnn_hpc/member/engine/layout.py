@@ -70,7 +70,7 @@ class ParameterLayout:
         return _fill(tensors, self.parameters, self.parameter_size)
 
     def flat_buffers(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Put named buffers into one vector [Q]; raises as `flat`."""
+        """Put named buffers into one vector [Q]; errors as for `flat`."""
         return _fill(tensors, self.buffers, self.buffer_size)
 
     def initial_parameters(self, seed: int) -> Tensor:

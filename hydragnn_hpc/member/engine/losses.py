@@ -92,5 +92,5 @@ LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (MeanSquaredError, 
 
 
 def loss_of(section: TaskLoss) -> Loss:
-    """Return the loss that a campaign file asks for."""
+    """Return the loss that a section of the campaign file names."""
     return LOSSES[section.name](**section.model_dump(exclude={"name"}))

@@ -7,16 +7,16 @@ import numpy as np
 from hydragnn_hpc.compositions import species_counts
 
 
-def nested(part: np.ndarray, number: int, numbers: np.ndarray, atom_offsets: np.ndarray, seed: int) -> np.ndarray:
-    """Choose some samples of the training set, of each composition in proportion.
+def nested(part: np.ndarray, n: int, atomic_numbers: np.ndarray, atom_offsets: np.ndarray, seed: int) -> np.ndarray:
+    """Choose samples of the training set, each composition in proportion.
 
     Parameters
     ----------
     part : numpy.ndarray
-        Sample numbers of the training set.
-    number : int
-        How many are chosen, at most ``len(part)``.
-    numbers, atom_offsets : numpy.ndarray
+        Indices of the training set's samples.
+    n : int
+        How many to choose, at most ``len(part)``.
+    atomic_numbers, atom_offsets : numpy.ndarray
         ``[A]`` and ``[S + 1]``, as in a data set.
     seed : int
         The same seed and training set give nested choices.
@@ -24,18 +24,18 @@ def nested(part: np.ndarray, number: int, numbers: np.ndarray, atom_offsets: np.
     Returns
     -------
     numpy.ndarray
-        Sample numbers, ascending.
+        Indices of the chosen samples, ascending.
     """
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(part)
-    counts = species_counts(numbers, atom_offsets)[1][shuffled]
-    which = np.unique(counts, axis=0, return_inverse=True)[1].ravel()
-    order = np.argsort(which, kind="stable")
-    sizes = np.bincount(which)
+    counts = species_counts(atomic_numbers, atom_offsets)[1][shuffled]
+    composition = np.unique(counts, axis=0, return_inverse=True)[1].ravel()
+    order = np.argsort(composition, kind="stable")
+    sizes = np.bincount(composition)
     rank = np.empty(len(shuffled), np.int64)
     rank[order] = np.arange(len(shuffled)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     # Sample k of a composition with n samples is placed at (k + u) / n, with a random u for each composition: any share
     # of the whole contains that share of every composition, and rare compositions do not all come first or last.
-    place = (rank + rng.random(len(sizes))[which]) / sizes[which]
-    chosen: np.ndarray = np.sort(shuffled[np.argsort(place, kind="stable")[:number]])
+    place = (rank + rng.random(len(sizes))[composition]) / sizes[composition]
+    chosen: np.ndarray = np.sort(shuffled[np.argsort(place, kind="stable")[:n]])
     return chosen

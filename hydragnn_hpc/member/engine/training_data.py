@@ -254,7 +254,7 @@ def values_of(data: TrainingData, task: str, chosen: np.ndarray) -> np.ndarray:
 
 
 def with_reference(data: TrainingData, task: str, chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Add a task's reference to a network's output for ``chosen`` samples; returns scaled values of the property."""
+    """Add a task's reference to a network's output for ``chosen`` samples; return scaled values of the property."""
     reference = data.references.get(task)
     if reference is None:
         return values

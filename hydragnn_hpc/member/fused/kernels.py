@@ -41,8 +41,8 @@ FLAGS = (
 )
 NATIVE = ("-march=native", "-mcpu=native")
 """The same option for x86 and for Arm and Power; the first that the compiler accepts is used."""
-SECONDS = 300
-"""Time limit of a compiler."""
+COMPILER_SECONDS = 300
+"""Time limit of one run of a compiler."""
 
 
 class CannotCompile(Exception):  # noqa: N818 - says what happened, and is caught where it is raised
@@ -89,15 +89,14 @@ def find_compilers() -> list[str]:
     CannotCompile
         If there is none.
     """
-    found = [path for name in COMPILERS if (path := shutil.which(name))]
-    if not found:
+    paths = [path for name in COMPILERS if (path := shutil.which(name))]
+    if not paths:
         raise CannotCompile(f"no C compiler ({', '.join(COMPILERS)}) on the PATH")
-    return found
+    return paths
 
 
 def cache_folder() -> Path:
-    """Return a folder that only this user can write to: below the home folder, or otherwise in the folder for temporary
-    files.
+    """Return a folder that only this user can write to, in the home folder or among temporary files.
 
     Raises
     ------
@@ -127,7 +126,7 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
         os.close(handle)
         command = [compiler, *FLAGS, *native, *extra, "-o", name, str(SOURCE / "member.c"), "-lm"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILER_SECONDS, check=False)
             if done.returncode == 0:
                 Path(name).chmod(0o600)  # the compiler may have applied the umask
                 Path(name).replace(target)
@@ -144,13 +143,14 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
 def _declared(loaded: ctypes.CDLL, dtype: str) -> ctypes.CDLL:
     """Declare the functions' return types, and check the library's structures and enumerations against `plan`."""
     loaded.fused_interface.restype = ctypes.c_char_p
-    expected, found, value = interface(dtype), dict[str, int](), ctypes.c_int64()
-    while name := loaded.fused_interface(ctypes.c_int64(len(found)), ctypes.byref(value)):
-        found[name.decode()] = value.value
-    for name in expected | found:
-        if expected.get(name) != found.get(name):
+    expected, declared, value = interface(dtype), dict[str, int](), ctypes.c_int64()
+    while name := loaded.fused_interface(ctypes.c_int64(len(declared)), ctypes.byref(value)):
+        declared[name.decode()] = value.value
+    for name in expected | declared:
+        if expected.get(name) != declared.get(name):
             raise CannotCompile(
-                f"the kernels have {name} = {found.get(name)}, but fused/plan.py has {expected.get(name)}; correct one"
+                f"the kernels have {name} = {declared.get(name)}, but fused/plan.py has {expected.get(name)};"
+                " correct one"
             )
     loaded.fused_memory.restype = loaded.varying_memory.restype = loaded.fused_lanes.restype = ctypes.c_int64
     for name in ("fused_step", "fused_predict", "varying_step", "varying_predict", "fused_adam"):

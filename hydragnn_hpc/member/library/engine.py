@@ -80,15 +80,15 @@ class LibraryEngine:
         """
         check_statistics(index, self._structure)
         self._network.train()
-        found = []
+        all_losses = []
         for e, samples in enumerate(index):
             atoms, graph = self._graph(samples)
             self._load(parameters[e], buffers[e])
             values = self._network(self._inputs.index_select(0, atoms), graph)
             losses = torch.stack([self._loss(t, values[t.name], atoms, samples) for t in self.sizes.tasks])
             self._differentiate(losses @ self._weights, gradients[e])
-            found.append(losses.detach())
-        return torch.stack(found)
+            all_losses.append(losses.detach())
+        return torch.stack(all_losses)
 
     def update(self, optimizer: Optimizer, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
         """See `hydragnn_hpc.member.engine.interface.Engine`."""
@@ -102,11 +102,11 @@ class LibraryEngine:
         pieces: list[list[dict[str, Tensor]]] = [[] for _ in range(len(parameters))]
         for first in range(0, len(index), chunk):
             atoms, graph = self._graph(index[first : first + chunk])
-            for e, found in enumerate(pieces):
+            for e, own in enumerate(pieces):
                 self._load(parameters[e], buffers[e])
-                found.append(self._in_order(self._network(self._inputs.index_select(0, atoms), graph)))
+                own.append(self._in_order(self._network(self._inputs.index_select(0, atoms), graph)))
         return {
-            t.name: torch.stack([torch.cat([piece[t.name] for piece in found]) for found in pieces])
+            t.name: torch.stack([torch.cat([piece[t.name] for piece in own]) for own in pieces])
             for t in self.sizes.tasks
         }
 
@@ -120,8 +120,8 @@ class LibraryEngine:
 
     def _differentiate(self, loss: Tensor, gradient: Tensor) -> None:
         """Write the gradient of a loss to ``gradient`` [P]."""
-        found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-        parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, self._parameters, strict=True)]
+        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        parts = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, self._parameters, strict=True)]
         torch.cat([*(part.reshape(-1) for part in parts), self._padding], out=gradient)
 
     def _in_order(self, values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -24,8 +24,8 @@ def gated(geometry: SharedGeometry, targets: Tensor, sources: Tensor, edges: Ten
     f and c are the halves of ``targets + sources + edges``: ``[2 F, n * B]``, ``[2 F, n * B]``, ``[2 F, m]`` (or None)
     to ``[F, n * B]``.
     """
-    found: Tensor = _Gated.apply(geometry, targets, sources, edges)  # type: ignore[no-untyped-call]
-    return found
+    out: Tensor = _Gated.apply(geometry, targets, sources, edges)  # type: ignore[no-untyped-call]
+    return out
 
 
 def attended(
@@ -36,8 +36,8 @@ def attended(
     ``sources`` and ``targets`` ``[H * C, n * B]``, ``edges`` ``[H * C, m]`` (or None) and ``vector`` ``[H, C]`` to
     ``[C, n * B]``.
     """
-    found: Tensor = _Attended.apply(geometry, sources, targets, edges, vector)  # type: ignore[no-untyped-call]
-    return found
+    out: Tensor = _Attended.apply(geometry, sources, targets, edges, vector)  # type: ignore[no-untyped-call]
+    return out
 
 
 class _Gated(torch.autograd.Function):
@@ -90,7 +90,7 @@ class _Attended(torch.autograd.Function):
         """Compute the mixed values again, a head at a time."""
         sources, targets, vector, *shares = ctx.saved_tensors
         edges = shares.pop() if ctx.has_edges else None
-        geometry, found = ctx.geometry, []
+        geometry, gradients = ctx.geometry, []
         given = geometry.at_targets(gradient / len(vector))
         for head, values, mixed in _by_head(geometry, sources, targets, edges, len(vector)):
             share = shares[head]
@@ -100,10 +100,10 @@ class _Attended(torch.autograd.Function):
             slopes = torch.ops.aten.leaky_relu_backward(vector[head][:, None, None] * scores, mixed, SLOPE, False)
             of_edges = slopes.sum(2) if ctx.has_edges else slopes.new_empty(0)
             of_targets = geometry.collected(slopes)
-            found.append(
+            gradients.append(
                 (geometry.collected_at_sources(slopes.addcmul_(given, share)), of_targets, of_edges, of_vector)
             )
-        all_sources, all_targets, all_edges, all_vectors = zip(*found, strict=True)
+        all_sources, all_targets, all_edges, all_vectors = zip(*gradients, strict=True)
         more = torch.cat(all_edges) if ctx.has_edges else None
         return None, torch.cat(all_sources), torch.cat(all_targets), more, torch.stack(all_vectors)
 

@@ -56,8 +56,8 @@ class LibraryNetwork(nn.Module):
         def pooled(task: TaskSizes, values: Tensor) -> Tensor:
             if task.level == "node":
                 return values
-            found: Tensor = _POOL[self.sizes.pooling](values, graph.sample, graph.samples)
-            return found
+            by_sample: Tensor = _POOL[self.sizes.pooling](values, graph.sample, graph.samples)
+            return by_sample
 
         values = {}
         for task, head in zip(self.sizes.tasks, self.heads, strict=True):
@@ -89,11 +89,11 @@ class LibraryNetwork(nn.Module):
 
     def named(self) -> dict[str, Tensor]:
         """Parameters in this module's order; those of heads and norms have the same names in every engine."""
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for name, parameter in self.named_parameters():
             part, number, rest = name.split(".", 2)
-            found[f"heads.{self.sizes.tasks[int(number)].name}.{rest}" if part == "heads" else name] = parameter
-        return found
+            tensors[f"heads.{self.sizes.tasks[int(number)].name}.{rest}" if part == "heads" else name] = parameter
+        return tensors
 
 
 def _pooled(values: Tensor, how: str) -> Tensor:
@@ -114,10 +114,10 @@ class _TrunkLayer(nn.Module):
         if isinstance(graph, Graph):
             return self.norm(self.conv(x, graph)).relu(), vectors
         if hasattr(self.conv, "over_shared"):
-            found = self.conv.over_shared(x, graph)
+            out = self.conv.over_shared(x, graph)
         else:
-            found = self.conv(x.t(), graph.graph(x.shape[1] // graph.sites)).t()
-        return self.norm(found[None])[0].relu_(), vectors
+            out = self.conv(x.t(), graph.graph(x.shape[1] // graph.sites)).t()
+        return self.norm(out[None])[0].relu_(), vectors
 
 
 class _EquivariantLayer(nn.Module):
@@ -129,8 +129,8 @@ class _EquivariantLayer(nn.Module):
 
     def forward(self, x: Tensor, vectors: Tensor | None, graph: Graph | SharedGeometry) -> tuple[Tensor, Tensor]:
         apply = self.conv if isinstance(graph, Graph) else self.conv.over_shared
-        found: tuple[Tensor, Tensor] = apply(x, vectors, graph)
-        return found
+        out: tuple[Tensor, Tensor] = apply(x, vectors, graph)
+        return out
 
 
 class _Head(nn.ModuleList):
@@ -149,7 +149,7 @@ class _Head(nn.ModuleList):
 
 
 class _VectorHead(_Head):
-    """Vectors as sums of an atom's vectors, each times a factor that follows from the atom's scalars."""
+    """Vectors as sums of an atom's vectors, each times a factor computed from the atom's scalars."""
 
     factors: Tensor
     offsets: Tensor
@@ -159,8 +159,8 @@ class _VectorHead(_Head):
         super().__init__((*widths[:-1], (last, channels * (width // 3))))
         self.number = width // 3
         low, high = torch.tensor(limits, dtype=torch.float64).T
-        # Each component of a target is scaled by its own limits, which turns nothing: so the head's values, in a unit
-        # that all components share, are scaled in the same way.
+        # A target's components are scaled by limits of their own, after which they no longer rotate like a vector. So
+        # the head's values are in a unit that all components share, and `scaled` then scales them like the target.
         self.register_buffer("factors", (high - low).mean() / (high - low), persistent=False)
         self.register_buffer("offsets", -low / (high - low), persistent=False)
 

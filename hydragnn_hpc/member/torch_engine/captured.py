@@ -123,11 +123,11 @@ class CapturedSteps:
         return _Captured(graph, still, losses, places)
 
 
-def _alike(found: Tensor, expected: Tensor) -> bool:
+def _alike(actual: Tensor, expected: Tensor) -> bool:
     """Whether two results [E, ...] agree to within rounding, as when a library chooses another algorithm.
 
     A member that has diverged has the same infinities and NaN in both.
     """
     largest = torch.where(expected.isfinite(), expected, 0.0).abs().amax(1, keepdim=True)
-    close = (found - expected).abs() <= 1e-4 * largest
-    return bool((close | (found == expected) | (found.isnan() & expected.isnan())).all())
+    close = (actual - expected).abs() <= 1e-4 * largest
+    return bool((close | (actual == expected) | (actual.isnan() & expected.isnan())).all())

@@ -79,10 +79,10 @@ class EdgePlaces:
         place = torch.empty_like(edge)
         within = torch.arange(len(edge), device=edge.device) - starts[member[order]]
         place[order] = member[order] * most + within
-        found = self._features(edge)
-        features = found.new_zeros(len(starts) * most, self._basis.number + 1)
-        features[place] = found[: len(edge)]
-        return Places(features.view(len(starts), most, -1), place)
+        features = self._features(edge)
+        table = features.new_zeros(len(starts) * most, self._basis.number + 1)
+        table[place] = features[: len(edge)]
+        return Places(table.view(len(starts), most, -1), place)
 
     def _features(self, edge: Tensor) -> Tensor:
         """Features and 1 of edges, [edges, K + 1]; of no edges a row of zeros."""
@@ -123,12 +123,12 @@ class EdgeTable:
 
 def slots_of_rows(parts: tuple[PaddedRows, ...]) -> Array:
     """Return the first slot of each row of a neighbour table, and how far apart its slots are: int64 [2, N]."""
-    found, start = [], 0
+    slots, start = [], 0
     for part in parts:
         number = part.rows.stop - part.rows.start
-        found.append(np.stack([start + np.arange(number), np.full(number, number)]))
+        slots.append(np.stack([start + np.arange(number), np.full(number, number)]))
         start += part.slots * number
-    return np.concatenate(found, axis=1)
+    return np.concatenate(slots, axis=1)
 
 
 def make_edge_table(table: NeighbourTable, places: Places, slot: Tensor, shared: bool) -> EdgeTable:

@@ -63,7 +63,7 @@ class TorchEngine:
         by_group = [[data.targets[t.name] for t in group.tasks] for group in self._groups]
         self._targets = [resident(t[0] if len(t) == 1 else np.concatenate(t, axis=1), device, dtype) for t in by_group]
         self._missing = any(bool(np.isnan(values).any()) for group in by_group for values in group)
-        # Groups of heads may be in another order than the tasks.
+        # Groups of heads may be in a different order from the tasks.
         order = [task.name for group in self._groups for task in group.tasks]
         column = [order.index(task.name) for task in sizes.tasks]
         self._column = None if column == sorted(column) else torch.tensor(column, device=device)
@@ -111,7 +111,7 @@ class TorchEngine:
         return step
 
     def _pass(self, batch: Batch, weights: Weights, network: Network, state: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Forward and backward of one batch, all on the device; returns losses [E, T]."""
+        """Run one batch forward and backward, all on the device; return the losses [E, T]."""
         parameters, gradients, buffers = state
         weights.load(parameters)
         targets = [self._truth(number, batch) for number in range(len(self._groups))]
@@ -131,13 +131,13 @@ class TorchEngine:
         """See `hydragnn_hpc.member.engine.interface.Engine`."""
         if self._together:
             return self._predict(parameters, buffers, index)
-        found = [self._predict(parameters[e : e + 1], buffers[e : e + 1], index) for e in range(len(parameters))]
-        return {name: torch.cat([f[name] for f in found]) for name in found[0]}
+        parts = [self._predict(parameters[e : e + 1], buffers[e : e + 1], index) for e in range(len(parameters))]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         members, loaded = len(parameters), None
         chunk = samples_at_once(self._structure, self.device, members)
-        found: dict[str, list[Tensor]] = {t.name: [] for t in self.sizes.tasks}
+        predicted: dict[str, list[Tensor]] = {t.name: [] for t in self.sizes.tasks}
         for first in range(0, len(index), chunk):
             batch = self._batches.make(np.tile(index[first : first + chunk], (members, 1)))
             weights, network = self._ready(batch)
@@ -149,20 +149,20 @@ class TorchEngine:
                 # A copy: the next batch is computed in the same memory.
                 value = computed.clone() if group.level == "graph" else computed[batch.order]
                 by_task = torch.unflatten(value, 2, (len(group.tasks), -1)).permute(2, 1, 0, 3)
-                for task, one in zip(group.tasks, by_task, strict=True):
-                    found[task.name].append(one)
-        return {name: torch.cat(values, 1) for name, values in found.items()}
+                for task, own in zip(group.tasks, by_task, strict=True):
+                    predicted[task.name].append(own)
+        return {name: torch.cat(values, 1) for name, values in predicted.items()}
 
     def _truth(self, number: int, batch: Batch) -> Tensor:
         """Targets of a group of heads, [R, E, T * d] or [B, E, T * d]; NaN in padded rows."""
         values = self._targets[number]
         if self._groups[number].level == "graph":
             return values[batch.graphs].view(batch.samples, batch.members, -1)
-        found = values[batch.atoms].view(batch.rows, batch.members, -1)
-        return found if batch.padding is None else torch.where(batch.padding.valid > 0, found, torch.nan)
+        truth = values[batch.atoms].view(batch.rows, batch.members, -1)
+        return truth if batch.padding is None else torch.where(batch.padding.valid > 0, truth, torch.nan)
 
     def _ready(self, batch: Batch) -> tuple[Weights, Network]:
-        """Weights for as many members, and the network for batches of this shape."""
+        """Weights for the batch's members, and the network for batches of its shape."""
         edges = (batch.edges.rows, batch.edges.slots) if batch.edges else ()
         shape = (batch.members, batch.samples, batch.rows, batch.table.room, *edges)
         if self._network is None or self._network[0] != shape:
@@ -171,7 +171,7 @@ class TorchEngine:
         return self._network[1:]
 
     def _weights_of(self, members: int) -> Weights:
-        """Weights of so many members, which every batch of theirs loads anew."""
+        """Weights of ``members`` members, loaded anew for every batch."""
         if self._weights is None or self._weights.members != members:
             self._weights = Weights(self.layout, self.sizes, members, self._batches.blocks, self._like)
         return self._weights

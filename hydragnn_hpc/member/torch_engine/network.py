@@ -67,7 +67,7 @@ class PnaLayer:
         return torch.bmm(batch.scales, blocks).view(self.rows, self.members, -1)
 
     def backward(self, batch: Batch, grad: Tensor) -> Tensor:
-        """Gradients of the weights, from ``grad`` [R, E, out]; returns that of the input [R, E, F].
+        """Compute the gradients of the weights from ``grad`` [R, E, out]; return that of the input [R, E, F].
 
         That of the first layer, which is not needed, is incomplete.
         """
@@ -191,7 +191,7 @@ class Network:
         self._heads = [TaskHeads(number, weights, rows[g.level], arena) for number, g in enumerate(weights.heads)]
 
     def train(self, batch: Batch, inputs: Tensor, targets: list[Tensor], missing: bool) -> Tensor:
-        """Forward and backward of a batch; writes the gradients to the weights, the batch statistics to `statistics`.
+        """Run a batch forward and backward; write the gradients to the weights, the batch statistics to `statistics`.
 
         Parameters
         ----------
@@ -211,12 +211,12 @@ class Network:
         for layer, norm, out in zip(self._layers, self._norms, self._outputs, strict=True):
             torch.clamp_min(norm.forward(layer.forward(batch, True), batch), 0.0, out=out)
         pool = self._pool(batch)
-        found = [
+        groups = [
             group_losses(head.loss, self._values(head), target, head.task_weights, missing)
             for head, target in zip(self._heads, targets, strict=True)
         ]
-        self._trunk_back(batch, self._heads_back(pool, found))
-        return found[0].losses if len(found) == 1 else torch.cat([f.losses for f in found], 1)
+        self._trunk_back(batch, self._heads_back(pool, groups))
+        return groups[0].losses if len(groups) == 1 else torch.cat([f.losses for f in groups], 1)
 
     def predict(self, batch: Batch, inputs: Tensor, buffers: Tensor) -> list[Tensor]:
         """Values [R, E, T * d] or [B, E, T * d] by group of heads, with the running statistics ``buffers`` [E, Q]."""
@@ -245,17 +245,17 @@ class Network:
     def _values(self, head: TaskHeads) -> Tensor:
         return head.forward(self._features if head.level == "node" else self._pooled)
 
-    def _heads_back(self, pool: Pool | None, found: list[GroupLosses]) -> Tensor:
+    def _heads_back(self, pool: Pool | None, groups: list[GroupLosses]) -> Tensor:
         """Gradient of the last activations [R, E, F]."""
         total = self._grad
         first = True
-        for head, error in zip(self._heads, found, strict=True):
+        for head, error in zip(self._heads, groups, strict=True):
             if head.level == "node":
                 head.backward(self._features, error.grad, total, accumulate=not first)
                 first = False
         if first:
             total.zero_()
-        for head, error in zip(self._heads, found, strict=True):
+        for head, error in zip(self._heads, groups, strict=True):
             if head.level == "graph" and pool is not None:
                 head.backward(self._pooled, error.grad, self._pooled_grad, accumulate=False)
                 pool.backward(self._pooled[..., :-1], self._pooled_grad, total)

@@ -64,7 +64,7 @@ def test_errors(
     state: tuple[torch.Tensor, torch.Tensor],
     validation: np.ndarray,
 ) -> tuple[dict[str, TaskErrors], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """Return one member's test errors, and its predictions for the test and the validation part.
+    """Return one member's test errors, and its predictions for the test and the validation set.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def test_errors(
     tasks : dict
         By task; for a task with a reference, errors are those of the whole property.
     predictions : tuple of dict
-        ``sample`` ``[T]`` and by task, in its unit, ``[rows, d]`` float64; of the test and the validation part.
+        ``sample`` ``[T]`` and by task, in its unit, ``[rows, d]`` float64; of the test and the validation set.
     """
     chosen = data.parts[2]
     predicted, of_validation = (engine.predict(state[0][None], state[1][None], k) for k in (chosen, validation))

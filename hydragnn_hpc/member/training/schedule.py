@@ -18,6 +18,17 @@ class Schedule:
 
     The rate follows ``torch.optim.lr_scheduler.ReduceLROnPlateau``, or half a period of a cosine (`cosine_rate`);
     training stops after ``patience`` epochs without a new lowest validation loss.
+
+    Attributes
+    ----------
+    rate : float
+        The learning rate of the next epoch.
+    best : float
+        The lowest validation loss so far.
+    best_epoch : int
+        Its epoch, counted from 1; 0 before the first.
+    plateau_best, num_bad_epochs
+        As in ``ReduceLROnPlateau``; not used by a cosine.
     """
 
     rate: float
@@ -75,6 +86,7 @@ def cosine_rate(done: int, full: float, options: Cosine, epochs: int) -> float:
 
     Parameters
     ----------
+    done : int
     full : float
         The highest rate.
     options : Cosine

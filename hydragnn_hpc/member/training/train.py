@@ -1,4 +1,4 @@
-"""The training of a stack: E independent replicas of one variant, together in one engine."""
+"""The training of a stack: E independent replicas of one variant, trained together by one engine."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class StackMember:
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What all stacks that a worker trains have in common.
+    """What is common to all stacks that a worker trains.
 
     Attributes
     ----------
@@ -69,10 +69,10 @@ class WorkerContext:
     manifest : Manifest
     host : str
     rank, slot : int
-        Of the worker.
+        The worker's.
     device : Device
     versions : dict
-        By package.
+        Versions of libraries, by package.
     """
 
     folder: CampaignFolder
@@ -92,7 +92,7 @@ class StackTraining:
     ----------
     context : WorkerContext
     data : TrainingData
-        As the variant requires them.
+        With what the variant needs.
     engine : Engine
     train : Train
         The members, and the claim on their folders.
@@ -153,25 +153,26 @@ class StackTraining:
         columns: dict[str, list[torch.Tensor]] = {}
         for member in self.members:
             start = self._initial(member)
-            found = saved.load(
+            checkpoint = saved.load(
                 member.files, self._identity(member), {n: len(value) for n, value in start.items()}, member.log
             )
-            if found is not None:
-                member.schedule, member.history, member.sessions = found.schedule, found.history, found.sessions
+            if checkpoint is not None:
+                member.schedule, member.history = checkpoint.schedule, checkpoint.history
+                member.sessions = checkpoint.sessions
                 member.log(f"resumed after epoch {member.epoch}")
                 self._compare_engines(member)
             member.sessions.append(self._new_session())
-            for name, value in (start if found is None else found.tensors).items():
+            for name, value in (start if checkpoint is None else checkpoint.tensors).items():
                 columns.setdefault(name, []).append(value)
         stacked = {name: torch.stack(column) for name, column in columns.items()}
-        host = self._optimizer_kind.COUNTERS
-        numbers = {name: value if name in host else value.to(self._engine.device) for name, value in stacked.items()}
+        on_host = self._optimizer_kind.COUNTERS
+        numbers = {name: value if name in on_host else value.to(self._engine.device) for name, value in stacked.items()}
         self.parameters, self.buffers, self._best_parameters, self._best_buffers = (numbers.pop(n) for n in _NUMBERS)
         self._gradients = torch.zeros_like(self.parameters)
         self._optimizer = self._optimizer_kind(self._options.optimizer, numbers)
 
     def _compare_engines(self, member: StackMember) -> None:
-        """Record what determines the last digits of a member's numbers, if it has changed with its interruption."""
+        """Record a change, since the last session, of what determines the last digits of a member's numbers."""
         last = member.sessions[-1]
         if last.engine is None:  # written by an earlier version
             return
@@ -182,7 +183,7 @@ class StackTraining:
             member.log(f"was trained by {before}, continues with {after}: the last digits of its result depend on this")
 
     def _initial(self, member: StackMember) -> dict[str, torch.Tensor]:
-        """A member's tensors before its first epoch, by their names in the checkpoint."""
+        """Return a member's tensors before its first epoch, by their names in the checkpoint."""
         layout = self._engine.layout
         parameters, buffers = layout.initial_parameters(member.seed), layout.initial_buffers()
         if self._start is not None:
@@ -229,7 +230,7 @@ class StackTraining:
         finished : callable
             Called for each member that leaves the stack, as soon as its files are written.
         """
-        self._close_those_at_their_end(finished)  # a checkpoint may already be at the last epoch
+        self._close_ended(finished)  # a checkpoint may already be at the last epoch
         if not self.members:
             return
         started = time.monotonic()
@@ -246,7 +247,7 @@ class StackTraining:
             if self._is_finite(e) and member.schedule.record(row[2], member.epoch, self._options):
                 self._best_parameters[e].copy_(self.parameters[e])
                 self._best_buffers[e].copy_(self.buffers[e])
-        self._close_those_at_their_end(finished)
+        self._close_ended(finished)
         if time.monotonic() - self._saved_at >= self._campaign.launch.checkpoint_seconds:
             self.save()
 
@@ -254,7 +255,7 @@ class StackTraining:
         return all(math.isfinite(value) for value in self.members[e].history[-1][1:3])
 
     def _train(self, alive: Callable[[], None]) -> np.ndarray:
-        """Train one epoch, every member in its own order of samples; returns mean losses ``[E]``."""
+        """Train one epoch, each member in its own order of samples; return the mean weighted losses ``[E]``."""
         length, size = self._data.epoch_length, self._options.batch_size
         order = np.stack([m.train[shuffle(m.seed, m.epoch, len(m.train))[:length]] for m in self.members])
         device = self._engine.device
@@ -284,7 +285,7 @@ class StackTraining:
         rows = [slice(e, e + 1) for e in range(len(own))]
         return np.concatenate([s.losses(self.parameters[e], self.buffers[e]) for s, e in zip(own, rows, strict=True)])
 
-    def _close_those_at_their_end(self, finished: Callable[[StackMember, EndState], None]) -> None:
+    def _close_ended(self, finished: Callable[[StackMember, EndState], None]) -> None:
         gone: set[int] = set()
         for e, member in enumerate(self.members):
             reason = self._reason_to_end(e, member)
@@ -403,5 +404,5 @@ def _described(session: Session) -> str:
 
 
 def shuffle(seed: int, epoch: int, n: int) -> np.ndarray:
-    """Return a member's order of the training set in an epoch: a permutation of n from (seed, epoch) alone."""
+    """Return a member's order of samples in an epoch, ``[n]`` int64: a permutation from (seed, epoch) alone."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n)

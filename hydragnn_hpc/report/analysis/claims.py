@@ -71,8 +71,8 @@ class _Comparisons:
 
     def single(self, task: str) -> str:
         """Return the name of the single-task variant of a task; empty if there is none."""
-        found = costs.single_of(self.snapshot, task)
-        return found.name if found else ""
+        variant = costs.single_of(self.snapshot, task)
+        return variant.name if variant else ""
 
     def multi(self, task: str) -> list[Variant]:
         """Return the multi-task variants with this task."""
@@ -80,8 +80,8 @@ class _Comparisons:
 
     def tasks(self, level: str) -> list[str]:
         """Return the tasks of a level that have both a single-task and a multi-task variant."""
-        found = [t for t, task in self.snapshot.campaign.tasks.items() if task.level == level]
-        return [t for t in found if self.single(t) and self.multi(t)]
+        names = [t for t, task in self.snapshot.campaign.tasks.items() if task.level == level]
+        return [t for t in names if self.single(t) and self.multi(t)]
 
 
 def assess(snapshot: Snapshot, pairs: list[Pair] | None = None) -> list[PaperClaim]:
@@ -135,11 +135,11 @@ def _one_head(compared: _Comparisons) -> PaperClaim:
     mean = costs.mean_head(compared.snapshot)
     if mean is None:
         return _unfinished("c", statement, compared, sorted({v.name for pair in configured for v in pair}))
-    found = costs.heads(compared.snapshot)
-    verdict, reason = _inside(mean[1], HEAD_SHARE, [min(n for h in found for n in h.n)], text.percent, _TIMES)
+    heads = costs.heads(compared.snapshot)
+    verdict, reason = _inside(mean[1], HEAD_SHARE, [min(n for h in heads for n in h.n)], text.percent, _TIMES)
     figures = f"{text.percent(mean[0])} {_shares(mean[1])}"
     evidence = [Evidence("geometric mean over all pairs", figures, verdict, reason)]
-    for head in found:
+    for head in heads:
         each = "" if head.more_per_epoch is None else f"; per epoch {text.percent(head.more_per_epoch)}"
         figures = f"{text.percent(head.more)} {_shares(head.interval)}, n = {_counts(head.n)}{each}"
         inside = _inside(head.interval, HEAD_SHARE, head.n, text.percent, _TIMES)
@@ -157,11 +157,11 @@ def _faster(compared: _Comparisons) -> PaperClaim:
     needed = [names for names in needed if all(names)]
     if not needed:
         return _missing("d", statement, "a variant with three tasks, and a single-task variant for each of them")
-    found = [c for c in costs.costs(compared.snapshot) if len(c.singles) == 3]
-    if not found:
+    complete = [c for c in costs.costs(compared.snapshot) if len(c.singles) == 3]
+    if not complete:
         return _unfinished("d", statement, compared, needed[0])
     evidence = []
-    for cost in found:
+    for cost in complete:
         figures = f"{cost.ratio:.2f} {_shown(cost.interval, '.2f')} times, n = {_counts(cost.n)}"
         inside = _inside(cost.interval, (FASTER, float("inf")), cost.n, what=_TIMES)
         evidence.append(Evidence(f"{cost.variant} against {' + '.join(cost.singles)}", figures, *inside))

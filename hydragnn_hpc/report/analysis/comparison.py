@@ -14,8 +14,9 @@ from hydragnn_hpc.report.analysis.statistics import Pair, compare, with_holm
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.ground_truth import GroundTruth, read_test_set
 from hydragnn_hpc.report.results.load import Results, load
+from hydragnn_hpc.report.results.predictions import rmse
 
-_SAME = 1e-9  # true values differ by no more than this share of their range where data sets hold the same sample
+_TOLERANCE = 1e-9  # of the largest true value: data sets may round the same sample differently
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class VariantErrors:
     field, unit : str
         The target, and its unit.
     rmse : list of float
-        Of each finished member.
+        A value per finished member, in ``unit``.
     rmse_of_mean : float or None
-        Of the members' mean prediction; None for a single member.
+        RMSE of the members' mean prediction; None for a single member.
     """
 
     run: str
@@ -48,12 +49,13 @@ class Comparison:
     Attributes
     ----------
     samples : int
-        Test samples that errors are of.
+        Number of test samples compared.
     sizes : dict
-        Samples of each run's test set.
+        Number of samples in each run's test set.
     errors : list of VariantErrors
     pairs : list of Pair
-        Variants of different runs, named ``run: variant``, with Holm's correction over all; ``task`` is the field.
+        Pairs of variants of different runs, named ``run: variant``, with Holm's correction over all pairs; ``task`` is
+        the field.
     """
 
     samples: int
@@ -68,28 +70,28 @@ def compare_runs(folders: Sequence[str], common: bool = False) -> Comparison:
     Parameters
     ----------
     folders : sequence of str
-        Two campaign folders or more.
+        Two or more campaign folders.
     common : bool, optional
-        Whether test sets may differ: errors are then of the samples that all of them hold.
+        Whether test sets may differ: errors are then taken over the samples that all of them hold.
 
     Raises
     ------
     UserError
-        If a folder cannot be read, has no finished member, or the test sets differ.
+        If a folder cannot be read or has no finished member, or the test sets or their true values differ.
     """
     runs = {folder: load(folder) for folder in folders}
     if len(runs) < 2:
-        raise UserError("compare: give two different campaign folders or more")
+        raise UserError("compare: give two or more different campaign folders")
     truths = {folder: _test_set(folder, results) for folder, results in runs.items()}
     keys = {folder: _identities(truth) for folder, truth in truths.items()}
     shared = set.intersection(*(set(k) for k in keys.values()))
     if not shared or (not common and any(len(shared) < len(k) for k in keys.values())):
         sizes = ", ".join(f"{folder} has {len(k):,}" for folder, k in keys.items())
-        remedy = "; --common-samples compares on those" if shared else ""
+        remedy = "; use --common-samples to compare on those" if shared else ""
         raise UserError(f"the test sets differ: {sizes} samples, {len(shared):,} of which are in all{remedy}")
     order = sorted(shared)
-    places = {folder: {key: k for k, key in enumerate(found)} for folder, found in keys.items()}
-    chosen = {folder: np.array([own[key] for key in order]) for folder, own in places.items()}
+    places = {folder: {key: k for k, key in enumerate(own)} for folder, own in keys.items()}
+    chosen = {folder: np.array([place[key] for key in order]) for folder, place in places.items()}
     _check_truths(truths, chosen)
     errors = [e for folder, results in runs.items() for e in _errors(folder, results, truths[folder], chosen[folder])]
     return Comparison(len(order), {folder: len(k) for folder, k in keys.items()}, errors, _pairs(errors))
@@ -103,18 +105,18 @@ def _test_set(folder: str, results: Results) -> GroundTruth:
 
 
 def _identities(truth: GroundTruth) -> list[tuple[str, bytes, int]]:
-    """Return what identifies every sample: its name, its elements, and how many before it have both alike."""
+    """Return what identifies each sample: its name, its elements, and how many earlier samples share both."""
     seen: Counter[tuple[str, bytes]] = Counter()
-    found = []
+    identities = []
     for name, (first, stop) in zip(truth.names.tolist(), itertools.pairwise(truth.atom_offsets.tolist()), strict=True):
         key = (name, truth.atomic_numbers[first:stop].tobytes())
-        found.append((*key, seen[key]))
+        identities.append((*key, seen[key]))
         seen[key] += 1
-    return found
+    return identities
 
 
 def _rows(truth: GroundTruth, field: str, samples: np.ndarray) -> np.ndarray:
-    """Return a target's rows of some samples, in their order."""
+    """Return the rows of a target that belong to the given samples, in the samples' order."""
     if len(truth.targets[field]) == len(truth.names) and len(truth.atomic_numbers) != len(truth.names):
         return samples
     offsets = truth.atom_offsets
@@ -122,49 +124,53 @@ def _rows(truth: GroundTruth, field: str, samples: np.ndarray) -> np.ndarray:
 
 
 def _check_truths(truths: dict[str, GroundTruth], chosen: dict[str, np.ndarray]) -> None:
-    """Refuse data sets in which the same sample has other true values."""
+    """Refuse data sets that disagree on the true values of the same samples."""
     (first, truth), *others = truths.items()
     for folder, other in others:
         for field in truth.targets.keys() & other.targets.keys():
             a = truth.targets[field][_rows(truth, field, chosen[first])]
             b = other.targets[field][_rows(other, field, chosen[folder])]
             if a.shape != b.shape:
-                raise UserError(f"'{field}' has other components or another level in {folder} than in {first}")
-            scale = float(np.nanmax(np.abs(a), initial=0.0))
-            if not np.allclose(a, b, rtol=0, atol=_SAME * scale, equal_nan=True):
                 raise UserError(
-                    f"'{field}' has other true values in {folder} than in {first}, for the same test samples"
+                    f"'{field}' has {a.shape[1]} components in {len(a):,} rows in {first}, but {b.shape[1]} in"
+                    f" {len(b):,} rows in {folder}: it is not the same target; compare campaigns on the same data"
+                )
+            scale = float(np.nanmax(np.abs(a), initial=0.0))
+            if not np.allclose(a, b, rtol=0, atol=_TOLERANCE * scale, equal_nan=True):
+                raise UserError(
+                    f"the true values of '{field}' differ between {first} and {folder} for the same test samples;"
+                    " compare campaigns on the same data"
                 )
 
 
 def _errors(folder: str, results: Results, truth: GroundTruth, chosen: np.ndarray) -> list[VariantErrors]:
-    found = []
+    variants = []
     for variant in rows.compared(results):
         for task in variant.tasks:
             field = results.campaign.tasks[task].field
             at = _rows(truth, field, chosen)
             true = truth.targets[field][at]
-            known = np.isfinite(true)
             total, errors = np.zeros_like(true), []
             for member in results.finished(variant.name):
                 predicted = (results.predictions(member) or {}).get(task)
-                if predicted is None or not known.any():
+                if predicted is None or not np.isfinite(true).any():
                     continue
                 values = predicted.reshape(len(predicted), -1)[at]
                 total += values
-                errors.append(float(np.sqrt(np.mean((values - true)[known] ** 2))))
-            of_mean = float(np.sqrt(np.mean((total / len(errors) - true)[known] ** 2))) if len(errors) > 1 else None
+                errors.append(rmse(values, true))
+            of_mean = rmse(total / len(errors), true) if len(errors) > 1 else None
             if errors:
-                found.append(VariantErrors(folder, variant.name, field, rows.unit_of(results, task), errors, of_mean))
-    return found
+                unit = rows.unit_of(results, task)
+                variants.append(VariantErrors(folder, variant.name, field, unit, errors, of_mean))
+    return variants
 
 
 def _pairs(errors: list[VariantErrors]) -> list[Pair]:
-    """Compare variants of the same name in different runs; where a target has none, all of one run with the other's."""
-    found: list[Pair] = []
+    """Compare variants of the same name in different runs; for a target without any, all variants of different runs."""
+    pairs: list[Pair] = []
     for field in dict.fromkeys(e.field for e in errors):
         own = [(a, b) for a, b in itertools.combinations(errors, 2) if a.field == b.field == field and a.run != b.run]
         for a, b in [(a, b) for a, b in own if a.variant == b.variant] or own:
             names = (f"{a.run}: {a.variant}", f"{b.run}: {b.variant}")
-            found.append(compare(field, (names[0], a.rmse), (names[1], b.rmse)))
-    return with_holm(found)
+            pairs.append(compare(field, (names[0], a.rmse), (names[1], b.rmse)))
+    return with_holm(pairs)

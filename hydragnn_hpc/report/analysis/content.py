@@ -38,15 +38,15 @@ class Content:
     histories : dict
         Member name to its ``history.csv``.
     calibrated : list of CalibratedTask
-        The ensembles that can be calibrated.
+        One for each task of the ensembles that can be calibrated.
     uncalibrated : dict
-        Why the others cannot be, by variant.
+        Variant to the reason why its ensemble cannot be calibrated.
     all_samples : GroundTruth or None
-        What figures of all samples show: the data set, otherwise the test set, otherwise nothing.
+        The data that figures of all samples show: the data set if it can be read, otherwise the test set.
     claims, paper : list
         Empty where the data are not the paper's.
     remarks : list of str
-        Those made before training, then what could not be used or shown, and why.
+        Remarks made before training, then what could not be used or shown, and why.
     """
 
     results: Results
@@ -77,7 +77,7 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
     """
     results = load(out)
     results.baselines = baselines
-    remarks = _before_training(results)
+    remarks = _remarks_before_training(results)
     pairs = statistics.compare_all(results)
     test_set = _test_set(results, remarks)
     all_samples, why = ground_truth.read_data_set(results)
@@ -88,10 +88,10 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
     collected = results.collected
     names = {v.name for v in rows.compared(results)}
     ensembles = [s for (variant, _), s in collected.ensembles.items() if variant in names]
-    found = [uncertainty.assess(s, test_set) for s in ensembles] if test_set else []
+    assessed = [uncertainty.assess(s, test_set) for s in ensembles] if test_set else []
     variants = list(dict.fromkeys(s.variant for s in ensembles))
     calibrated = list(calibrated_tasks(results, variants, test_set)) if test_set else []
-    results.coverages = [row for one in calibrated if test_set for row in coverages(one, test_set)]
+    results.coverages = [row for task in calibrated if test_set for row in coverages(task, test_set)]
     content = Content(
         results=results,
         pairs=pairs,
@@ -104,15 +104,15 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
         test_set=test_set,
         all_samples=all_samples,
         predictions=collected,
-        uncertainties=[u for u in found if u is not None],
+        uncertainties=[u for u in assessed if u is not None],
         calibrated=calibrated,
         uncalibrated={v: why for v in variants if (why := results.calibration(v).why_not)},
         histories=_histories(results, remarks),
         remarks=remarks,
     )
     content.remarks += [*results.problems(), *_inconsistent(results), *collected.problems]
-    of_runs = (results.not_compared, read_live(results.folder).problem, read_log(results).problem)
-    content.remarks += [problem for problem in of_runs if problem]
+    problems = (results.not_compared, read_live(results.folder).problem, read_log(results).problem)
+    content.remarks += [problem for problem in problems if problem]
     return content
 
 
@@ -120,7 +120,7 @@ def _applicable_claims(results: Results, pairs: list[Pair]) -> list[PaperClaim]:
     return [claim for claim in claims.assess(results, pairs) if claim.verdict is not Verdict.NOT_APPLICABLE]
 
 
-def _before_training(results: Results) -> list[str]:
+def _remarks_before_training(results: Results) -> list[str]:
     """Return the remarks made at the start of the latest run; folders of earlier versions have none."""
     path = results.folder.remarks
     try:
@@ -132,17 +132,17 @@ def _before_training(results: Results) -> list[str]:
 
 def _test_set(results: Results, remarks: list[str]) -> GroundTruth | None:
     try:
-        found = ground_truth.read_test_set(results)
+        test_set = ground_truth.read_test_set(results)
     except UserError as error:
         remarks.append(str(error))
         return None
-    if found is None:
+    if test_set is None:
         remarks.append("test_set.npz is missing: no figures of predictions.")
-    return found
+    return test_set
 
 
 def _histories(results: Results, remarks: list[str]) -> dict[str, pd.DataFrame]:
-    found = {}
+    histories = {}
     for member in results.members:
         if member.state is State.WAITING:
             continue
@@ -152,18 +152,18 @@ def _histories(results: Results, remarks: list[str]) -> dict[str, pd.DataFrame]:
             remarks.append(str(error))
             continue
         if history is not None:
-            found[member.name] = history
-    return found
+            histories[member.name] = history
+    return histories
 
 
 def _inconsistent(results: Results) -> list[str]:
-    """Return which results come from other settings or another data set than the folder's."""
+    """Describe results whose settings or data set differ from the campaign's."""
     campaign, data = results.campaign, results.frozen.dataset_sha256
-    used = {m.variant for m in results.members if m.result}
-    hashes = {v.name: member_hash(campaign, v, data) for v in campaign.variants if v.name in used}
-    found = []
-    for key, expected in (("config_hash", hashes), ("dataset_sha256", dict.fromkeys(used, data))):
-        other = [m.name for m in results.members if m.result and getattr(m.result, key) != expected[m.variant]]
-        if other:
-            found.append(f"{len(other)} results, {other[0]} the first, have another {key} than the campaign")
-    return found
+    trained = {m.variant for m in results.members if m.result}
+    hashes = {v.name: member_hash(campaign, v, data) for v in campaign.variants if v.name in trained}
+    problems = []
+    for key, expected in (("config_hash", hashes), ("dataset_sha256", dict.fromkeys(trained, data))):
+        differing = [m.name for m in results.members if m.result and getattr(m.result, key) != expected[m.variant]]
+        if differing:
+            problems.append(f"{len(differing)} results, the first {differing[0]}, differ from the campaign in {key}")
+    return problems

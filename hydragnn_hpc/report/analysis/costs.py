@@ -48,8 +48,8 @@ class MultiTaskCost:
 class HeadCost:
     """Cost of one additional head: a variant against one with the same tasks and one more.
 
-    ``n`` counts measured times (`measured_seconds`). ``more`` compares total seconds, ``more_per_epoch`` seconds per
-    epoch, as fractions (0.1 is 10 %).
+    ``n`` counts measured times (`measured_seconds`). ``more`` is the increase in total seconds, with its 95 % bootstrap
+    ``interval``, and ``more_per_epoch`` that in seconds per epoch, as fractions (0.1 is 10 %).
     """
 
     smaller: str
@@ -81,7 +81,7 @@ def measured_seconds(snapshot: Snapshot, variant: str) -> list[float]:
 
 def costs(snapshot: Snapshot) -> list[MultiTaskCost]:
     """Return the costs of multi-task variants for which all single-task variants exist and have finished members."""
-    found = []
+    compared = []
     for variant in rows.compared(snapshot):
         singles = [single_of(snapshot, t) for t in variant.tasks]
         names = tuple(s.name for s in singles if s is not None)
@@ -95,8 +95,8 @@ def costs(snapshot: Snapshot) -> list[MultiTaskCost]:
         times = [measured_seconds(snapshot, name) for name in (variant.name, *names)]
         counts, interval = tuple(map(len, times)), ratio_of_means(times[1:], times[0])[1]
         hours = (device_hours(snapshot, [variant.name]), device_hours(snapshot, names))
-        found.append(MultiTaskCost(variant.name, names, counts, mean, ratio * mean, ratio, interval, *hours))
-    return found
+        compared.append(MultiTaskCost(variant.name, names, counts, mean, ratio * mean, ratio, interval, *hours))
+    return compared
 
 
 def device_hours(snapshot: Snapshot, variants: Sequence[str]) -> float:
@@ -115,7 +115,7 @@ def device_hours(snapshot: Snapshot, variants: Sequence[str]) -> float:
 
 def heads(snapshot: Snapshot) -> list[HeadCost]:
     """Return all pairs of variants that differ by one task, if both have finished members."""
-    found = []
+    compared = []
     for small, large in one_more(_timed(snapshot)):
         a, b = seconds_of(snapshot, small.name), seconds_of(snapshot, large.name)
         ratio = math.fsum(b) / len(b) / (math.fsum(a) / len(a))
@@ -124,8 +124,8 @@ def heads(snapshot: Snapshot) -> list[HeadCost]:
         each = [_seconds_per_epoch(snapshot, v.name) for v in (small, large)]
         per_epoch = each[1] / each[0] - 1 if each[0] and each[1] else None
         shifted = (interval[0] - 1, interval[1] - 1) if interval else None
-        found.append(HeadCost(small.name, large.name, (len(times[0]), len(times[1])), ratio - 1, shifted, per_epoch))
-    return found
+        compared.append(HeadCost(small.name, large.name, (len(times[0]), len(times[1])), ratio - 1, shifted, per_epoch))
+    return compared
 
 
 def mean_head(snapshot: Snapshot) -> tuple[float, Interval | None] | None:

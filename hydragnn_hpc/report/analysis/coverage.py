@@ -1,4 +1,4 @@
-"""How many true values of the test part are inside the ensembles' intervals, before and after calibration."""
+"""How many true values of the test set are inside the ensembles' intervals, before and after calibration."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ NOMINAL = (0.5, 0.8, 0.9, 0.95)
 
 @dataclass(frozen=True)
 class Coverage:
-    """Intervals of a level of a variant's ensemble, on the test part.
+    """Coverage of a variant's intervals of one level on the test set.
 
     Attributes
     ----------
     variant, task, unit : str
     species : str
-        Of a node-level task; empty for all together.
+        Chemical symbol, for a node-level task; empty for all species together.
     n, structures, values : int
-        Members; test structures and values that are known.
+        Numbers of members, of test structures with known values, and of these values.
     level : float
     raw, calibrated : float
-        Fraction of true values inside: mean -+ z(level) std, and the calibrated interval.
+        Fraction of true values inside mean ± z(level) std, and inside the calibrated interval.
     width_raw, width_calibrated : float
         Mean half width in the unit.
     """
@@ -50,7 +50,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class CalibratedTask:
-    """A variant's ensemble for one task on the test part, before and after calibration; arrays are ``[A or S, d]``.
+    """A variant's ensemble for one task on the test set, before and after calibration; arrays are ``[A or S, d]``.
 
     ``numbers`` are the atoms' proton numbers at node level, None at graph level.
     """
@@ -87,25 +87,25 @@ def calibrated_tasks(results: Results, variants: list[str], test_set: GroundTrut
         for task, own in calibration.tasks.items():
             ensemble = results.collected.ensembles.get((variant, task))
             if ensemble is None or ensemble.std is None or ensemble.n != len(results.finished(variant)):
-                continue  # some predictions for the test part could not be read: it is not the same ensemble
+                continue  # some predictions for the test set could not be read: it is not the same ensemble
             numbers = test_set.atomic_numbers if ensemble.level == "node" else None
             error = np.where(ensemble.valid, np.abs(ensemble.mean - ensemble.truth), np.nan)
             yield CalibratedTask(ensemble, own, error, ensemble.std, numbers)
 
 
-def coverages(found: CalibratedTask, test_set: GroundTruth) -> Iterator[Coverage]:
+def coverages(task: CalibratedTask, test_set: GroundTruth) -> Iterator[Coverage]:
     """Yield the coverage of :data:`NOMINAL` levels: of all values, then of every species at node level."""
     each = np.arange(len(test_set.n_atoms))
-    structure = each if found.numbers is None else np.repeat(each, test_set.n_atoms)
-    species = [] if found.numbers is None else test_set.species().tolist()
-    ensemble = found.ensemble
+    structure = each if task.numbers is None else np.repeat(each, test_set.n_atoms)
+    species = [] if task.numbers is None else test_set.species().tolist()
+    ensemble = task.ensemble
     for number in [None, *(species if len(species) > 1 else [])]:
-        chosen = ensemble.valid if number is None else ensemble.valid & (found.numbers == number)[:, None]
+        chosen = ensemble.valid if number is None else ensemble.valid & (task.numbers == number)[:, None]
         rows = chosen.any(axis=1)
         if not rows.any():
             continue
         for level in NOMINAL:
-            raw, calibrated = found.raw(level), found.calibrated(level)
+            raw, calibrated = task.raw(level), task.calibrated(level)
             yield Coverage(
                 variant=ensemble.variant,
                 task=ensemble.task,
@@ -115,8 +115,8 @@ def coverages(found: CalibratedTask, test_set: GroundTruth) -> Iterator[Coverage
                 values=int(chosen.sum()),
                 unit=ensemble.unit,
                 level=level,
-                raw=found.inside(raw, chosen),
-                calibrated=found.inside(calibrated, chosen),
+                raw=task.inside(raw, chosen),
+                calibrated=task.inside(calibrated, chosen),
                 width_raw=float(np.mean(raw[chosen])),
                 width_calibrated=float(np.mean(calibrated[chosen])),
             )

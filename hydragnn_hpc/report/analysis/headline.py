@@ -15,7 +15,7 @@ class Headline:
     Attributes
     ----------
     n, n_total : int
-        Finished members, of all.
+        Finished members, and all members.
     rmse, rmse_std : float, float or None
         Test RMSE of a member in the unit: mean and standard deviation.
     rmse_of_mean : float or None
@@ -25,7 +25,7 @@ class Headline:
     baseline, rmse_baseline : str, float or None
         The better baseline, and its test RMSE in the unit; None where it is not known, or not to be shown.
     not_learned : int or None
-        Members that are no better than it on the validation set.
+        Members that are no better than the baselines on the validation set.
     """
 
     task: str
@@ -50,7 +50,7 @@ class Headline:
 
 def headlines(snapshot: Snapshot) -> list[Headline]:
     """Return a headline for every task that a finished member predicts."""
-    found = []
+    per_task = []
     content = rows.variant_rows(snapshot)
     for task in snapshot.campaign.tasks:
         own = [r for r in content if r["task"] == task and r["rmse_unit_mean"] is not None]
@@ -59,7 +59,7 @@ def headlines(snapshot: Snapshot) -> list[Headline]:
         best = min(own, key=lambda r: _validation(snapshot, r))
         part, judge = (snapshot.part(task, name) if snapshot.baselines else None for name in ("test", "validation"))
         name = judge.better if judge else ""
-        found.append(
+        per_task.append(
             Headline(
                 task=task,
                 variant=best["variant"],
@@ -75,7 +75,7 @@ def headlines(snapshot: Snapshot) -> list[Headline]:
                 not_learned=best["not_learned"],
             )
         )
-    return found
+    return per_task
 
 
 def _validation(snapshot: Snapshot, row: rows.Row) -> float:

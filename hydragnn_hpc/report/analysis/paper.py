@@ -65,22 +65,22 @@ def has_paper_data(snapshot: Snapshot, data: GroundTruth | None) -> bool:
     if summary is not None:
         elements, sizes = set(summary.elements), {summary.atoms.minimum, summary.atoms.maximum}
         targets = {f: summary.targets[f] for f in fields if f in summary.targets}
-        found = {f: (t.minimum[0], t.maximum[0]) for f, t in targets.items() if len(t.minimum) == 1}
+        ranges = {f: (t.minimum[0], t.maximum[0]) for f, t in targets.items() if len(t.minimum) == 1}
     elif data is not None:
         elements, sizes = set(data.species().tolist()), set(np.unique(data.n_atoms).tolist())
         values = {f: data.targets[f] for f in fields if f in data.targets}
-        found = {f: (float(np.nanmin(v)), float(np.nanmax(v))) for f, v in values.items() if np.isfinite(v).any()}
+        ranges = {f: (float(np.nanmin(v)), float(np.nanmax(v))) for f, v in values.items() if np.isfinite(v).any()}
     else:
         return False
     same = [
-        np.allclose(ends, RANGES[f], rtol=0, atol=TOLERANCE * float(np.ptp(RANGES[f]))) for f, ends in found.items()
+        np.allclose(ends, RANGES[f], rtol=0, atol=TOLERANCE * float(np.ptp(RANGES[f]))) for f, ends in ranges.items()
     ]
-    return elements == ELEMENTS and sizes == {SITES} and len(found) == len(fields) > 0 and all(same)
+    return elements == ELEMENTS and sizes == {SITES} and len(ranges) == len(fields) > 0 and all(same)
 
 
 def compare(snapshot: Snapshot) -> list[PaperComparison]:
     """Compare every variant and task that the paper also has, identified by the fields predicted."""
-    found = []
+    comparisons = []
     for row in rows.variant_rows(snapshot):
         variant = snapshot.campaign.variant(row["variant"])
         name, letter = paper_name(snapshot.campaign, variant), _letter(snapshot.campaign, row["task"])
@@ -89,10 +89,10 @@ def compare(snapshot: Snapshot) -> list[PaperComparison]:
         mean, std = TABLE1[name][letter]
         ratio = row["rmse_mean"] / mean if row["rmse_mean"] is not None else None
         counts = (row["n"], row["n_total"])
-        found.append(
+        comparisons.append(
             PaperComparison(row["variant"], row["task"], *counts, row["rmse_mean"], row["rmse_std"], mean, std, ratio)
         )
-    return found
+    return comparisons
 
 
 def paper_name(campaign: Campaign, variant: Variant) -> str | None:

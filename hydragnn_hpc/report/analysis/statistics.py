@@ -60,11 +60,11 @@ class Pair:
 
 def compare_all(snapshot: Snapshot) -> list[Pair]:
     """Compare all pairs of variants that share a task and have finished members, with Holm's correction over all."""
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     for task in snapshot.campaign.tasks:
         values = errors_of(snapshot, task)
-        found += [compare(task, (a, values[a]), (b, values[b])) for a, b in itertools.combinations(values, 2)]
-    return with_holm(found)
+        pairs += [compare(task, (a, values[a]), (b, values[b])) for a, b in itertools.combinations(values, 2)]
+    return with_holm(pairs)
 
 
 def with_holm(pairs: Sequence[Pair]) -> list[Pair]:
@@ -76,8 +76,8 @@ def with_holm(pairs: Sequence[Pair]) -> list[Pair]:
 def errors_of(snapshot: Snapshot, task: str) -> dict[str, list[float]]:
     """Return the scaled test RMSE of finished members by variant, for variants that have any."""
     variants = [v.name for v in rows.compared(snapshot) if task in v.tasks]
-    found = {v: rows.metrics(snapshot.finished(v), task, "rmse") for v in variants}
-    return {v: values for v, values in found.items() if values}
+    errors = {v: rows.metrics(snapshot.finished(v), task, "rmse") for v in variants}
+    return {v: values for v, values in errors.items() if values}
 
 
 def compare(task: str, first: tuple[str, Sequence[float]], second: tuple[str, Sequence[float]]) -> Pair:
@@ -122,11 +122,11 @@ def bootstrap_interval(data: Sequence[Sequence[float]], statistic: Callable[...,
     many = max(len(a) for a in arrays) > MANY
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
+        interval = stats.bootstrap(
             arrays, statistic, vectorized=True, n_resamples=1_999 if many else RESAMPLES, batch=1_000,
             confidence_level=LEVEL, method="BCa", rng=np.random.default_rng(0),
         ).confidence_interval  # fmt: skip
-    low, high = float(found.low), float(found.high)
+    low, high = float(interval.low), float(interval.high)
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 

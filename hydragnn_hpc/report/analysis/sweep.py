@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from hydragnn_hpc import sweeps
 from hydragnn_hpc.report.analysis.statistics import ENOUGH, LEVEL, Interval
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Snapshot
+from hydragnn_hpc.sweeps import Point
 
 SAMPLES = "training.samples"
 _DECADES = 12  # more samples than 10 to this power are never needed: the curve is flat
-_SIZES = 3  # different numbers of samples, at least, for a power law with an interval
+_SIZES = 3  # the fewest distinct numbers of samples for which a power law has an interval
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class PointResult:
     Attributes
     ----------
     name, of : str
-        The variant, and the one that it is a point of.
+        The variant, and the variant that it is a point of.
     settings : dict
         By key.
     n, n_total : int
-        Finished members, of all.
+        Finished members, and all members.
     validation : float or None
-        The mean over members of `rows.score`; ``interval`` is its 95 % interval from the t distribution, with three
-        members at least.
+        The mean over members of `rows.score`; ``interval`` is its 95 % interval from the t distribution, None for fewer
+        than three members.
     test : dict
         Mean and standard deviation of the test RMSE (scaled), by task.
     rank : int or None
@@ -92,16 +92,17 @@ def ranked(snapshot: Snapshot) -> list[PointResult]:
     if sweep is None:
         return []
     tasks = {variant.name: variant.tasks for variant in snapshot.campaign.variants}
-    found = [_result(snapshot, point, tasks[point.name]) for point in sweeps.points(sweep)]
+    points = [_result(snapshot, point, tasks[point.name]) for point in sweep.points]
     ordered: list[PointResult] = []
-    for of in dict.fromkeys(p.of for p in found):
-        known = sorted((p for p in found if p.of == of and p.validation is not None), key=lambda p: p.validation or 0.0)
+    for of in dict.fromkeys(p.of for p in points):
+        own = [p for p in points if p.of == of]
+        known = sorted((p for p in own if p.validation is not None), key=lambda p: p.validation or 0.0)
         ordered += [replace(p, rank=k) for k, p in enumerate(known, 1)]
-        ordered += [p for p in found if p.of == of and p.validation is None]
+        ordered += [p for p in own if p.validation is None]
     return ordered
 
 
-def _result(snapshot: Snapshot, point: sweeps.Point, tasks: Sequence[str]) -> PointResult:
+def _result(snapshot: Snapshot, point: Point, tasks: Sequence[str]) -> PointResult:
     finished = snapshot.finished(point.name)
     scores = [s for m in finished if (s := rows.score(m)) is not None]
     mean, std = rows.mean_std(scores)
@@ -120,11 +121,11 @@ def power_laws(snapshot: Snapshot) -> list[PowerLaw]:
     sweep = snapshot.campaign.sweep
     if sweep is None or SAMPLES not in sweep.over:
         return []
-    groups: dict[str, list[sweeps.Point]] = {}
-    for point in sweeps.points(sweep):
+    groups: dict[str, list[Point]] = {}
+    for point in sweep.points:
         others = {key: value for key, value in point.settings.items() if key != SAMPLES}
         groups.setdefault(f"{point.of} {others}", []).append(point)
-    found = []
+    laws = []
     for group in groups.values():
         settings = {key: value for key, value in group[0].settings.items() if key != SAMPLES}
         members = [m for point in group for m in snapshot.finished(point.name)]
@@ -137,14 +138,14 @@ def power_laws(snapshot: Snapshot) -> list[PowerLaw]:
             law = fit(pairs)
             if law is not None:
                 sizes = sorted({n for n, _ in pairs})
-                found.append(PowerLaw(task, group[0].of, settings, sizes, *law))
-    return found
+                laws.append(PowerLaw(task, group[0].of, settings, sizes, *law))
+    return laws
 
 
 def fit(pairs: Sequence[tuple[int, float]]) -> tuple[float, float, Interval | None] | None:
-    """Fit a power law to (samples, error) pairs: its factor, exponent, and the exponent's interval.
+    """Fit a power law to (samples, error) pairs; return its factor, exponent, and the exponent's 95 % interval.
 
-    None with fewer than two different numbers of samples.
+    None for fewer than two distinct numbers of samples.
     """
     sizes = {n for n, _ in pairs}
     if len(sizes) < 2:
@@ -157,9 +158,10 @@ def fit(pairs: Sequence[tuple[int, float]]) -> tuple[float, float, Interval | No
 
 
 def saved(laws: Sequence[PowerLaw], law: PowerLaw) -> float | None:
-    """Return the share of samples that learning together saves for the error at the most samples: 1 - together / alone.
+    """Return the share of samples that learning together saves at the error of its largest training set.
 
-    None for a task learned alone, and where there is no law of it alone with the same settings.
+    That is 1 - together / alone. None for a task learned alone, and where no law of the task alone has the same
+    settings.
     """
     alone = next((o for o in laws if o.task == law.task and o.of == law.task and o.settings == law.settings), None)
     if alone is None or alone is law:

@@ -28,7 +28,7 @@ class Together:
 
 def compare(snapshot: Snapshot, pairs: Sequence[Pair]) -> list[Together]:
     """Return the comparisons of all multi-task variants with the single-task variants of their tasks."""
-    found = []
+    comparisons = []
     for pair in pairs:
         single = costs.single_of(snapshot, pair.task)
         if single is None or single.name not in (pair.first, pair.second):
@@ -36,9 +36,9 @@ def compare(snapshot: Snapshot, pairs: Sequence[Pair]) -> list[Together]:
         sign, other, n = (1, pair.first, pair.n) if pair.second == single.name else (-1, pair.second, pair.n[::-1])
         alone = rows.mean_std(rows.metrics(snapshot.finished(single.name), pair.task, "rmse"))[0]
         both = (snapshot.campaign.variant(other), single)
-        # Otherwise it is not learning together that makes the difference.
+        # Variants that also differ in their settings do not show what learning together does.
         alike = len({v.model_copy(update={"name": "", "tasks": ()}).model_dump_json() for v in both}) == 1
         if alone and alike and len(both[0].tasks) > 1:
             change = sign * pair.difference
-            found.append(Together(pair.task, other, single.name, n, change / alone, verdict(pair, change)))
-    return found
+            comparisons.append(Together(pair.task, other, single.name, n, change / alone, verdict(pair, change)))
+    return comparisons

@@ -53,7 +53,7 @@ class _Outline:
 
 def sections(content: Content, figures: Sequence[SavedFigure]) -> list[ReportSection]:
     """Return the report's sections in order; those with nothing to show are left out."""
-    found = [
+    outlined = [
         ReportSection(
             o.key,
             o.title,
@@ -65,7 +65,7 @@ def sections(content: Content, figures: Sequence[SavedFigure]) -> list[ReportSec
         )
         for o in SECTIONS
     ]
-    return [s for s in found if s.paragraphs or s.tables or s.figures or s.claims or s.code]
+    return [s for s in outlined if s.paragraphs or s.tables or s.figures or s.claims or s.code]
 
 
 _FROZEN = "As frozen in the campaign's folder by its first run."
@@ -109,17 +109,17 @@ def _cost_in_a_line(content: Content) -> str:
 
 
 def _learned(content: Content) -> Iterator[TextTable]:
-    found = content.headlines
-    if not found:
+    headlines = content.headlines
+    if not headlines:
         return
     optional = {
-        "RMSE of the mean": [h.rmse_of_mean for h in found],
-        "no network": [h.rmse_baseline for h in found],
-        "times better": [h.gain for h in found],
+        "RMSE of the mean": [h.rmse_of_mean for h in headlines],
+        "no network": [h.rmse_baseline for h in headlines],
+        "times better": [h.gain for h in headlines],
     }
     optional = {name: values for name, values in optional.items() if any(v is not None for v in values)}
     shown = []
-    for k, h in enumerate(found):
+    for k, h in enumerate(headlines):
         own = [text.with_spread(h.rmse, h.rmse_std), *(plain(v[k], 3) for v in optional.values())]
         fit = [text.r_squared(h.r2)] if content.results.summary else []
         shown.append((h.task, h.variant, *own, h.unit, *fit, f"{h.n} of {h.n_total}"))
@@ -186,8 +186,8 @@ def _about_claims(content: Content) -> tuple[str, ...]:
 
 
 def _sweep(content: Content) -> Iterator[TextTable]:
-    yield from sweep.ranking(content.results)
-    yield from sweep.laws_table(content.results)
+    yield from sweep.ranking(content.results, sweep.point_rows(content.results))
+    yield from sweep.laws_table(content.results, sweep.law_rows(content.results))
 
 
 def _together(content: Content) -> Iterator[TextTable]:
@@ -270,10 +270,10 @@ def _costs(content: Content) -> Iterator[TextTable]:
 def _about_intervals(content: Content) -> Iterator[str]:
     if content.calibrated:
         yield (
-            "Calibrated intervals are the members' spread times a factor from their errors on the validation part"
+            "Calibrated intervals are the members' spread times a factor from their errors on the validation set"
             " (split conformal; at node level the structure is the unit). They promise their level on average over"
             " structures from the training's distribution. They promise nothing for each single structure, nor outside"
-            " that distribution; the validation part has also chosen the members' epochs, so errors on it are slightly"
+            " that distribution; the validation set has also chosen the members' epochs, so errors on it are slightly"
             " too small; and where samples are symmetry equivalents of each other, it holds fewer independent ones"
             " than its number of structures says."
         )
@@ -285,14 +285,14 @@ def _about_intervals(content: Content) -> Iterator[str]:
 
 
 def _uncertainty(content: Content) -> Iterator[TextTable]:
-    found = content.uncertainties
-    if not found:
+    uncertainties = content.uncertainties
+    if not uncertainties:
         return
     shown = [
         (u.variant, u.task, u.unit, plain(u.rmse_mean_member), plain(u.rmse_best_member), plain(u.rmse_ensemble),
          percent(u.rmse_ensemble / u.rmse_mean_member - 1 if u.rmse_mean_member else None), plain(u.spread),
          plain(u.spearman, 2), plain(u.calibration_error, 2), str(u.n))
-        for u in found
+        for u in uncertainties
     ]  # fmt: skip
     header = ("variant", "task", "unit", "mean member RMSE", "best member RMSE", "ensemble RMSE", "change", "spread",
               "rank correlation", "calibration error", "members")  # fmt: skip
@@ -307,7 +307,7 @@ def _uncertainty(content: Content) -> Iterator[TextTable]:
     yield from calibration.coverage_tables(calibration.calibration_rows(content.results))
     least = [
         (u.variant, u.task, c.formula, plain(c.spread), plain(c.rmse), u.unit, str(c.samples))
-        for u in found
+        for u in uncertainties
         for c in u.least_certain
         if any(other.samples > 1 for other in u.least_certain)
     ]
@@ -335,10 +335,10 @@ def _failures(content: Content) -> Iterator[TextTable]:
 def _provenance(content: Content) -> Iterator[TextTable]:
     facts = provenance.provenance(content.results)
     yield TextTable("Configuration, software and hardware", ("what", "value"), list(facts.items()))
-    found = provenance.runs(content.results)
-    if found:
-        header = tuple(dict.fromkeys(key for run in found for key in run))
-        shown = [tuple(text.MISSING if run.get(k) in (None, "") else str(run[k]) for k in header) for run in found]
+    runs = provenance.runs(content.results)
+    if runs:
+        header = tuple(dict.fromkeys(key for run in runs for key in run))
+        shown = [tuple(text.MISSING if run.get(k) in (None, "") else str(run[k]) for k in header) for run in runs]
         yield TextTable("Runs (times in UTC)", header, shown)
 
 

@@ -9,9 +9,9 @@ from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.tables.text_table import SPREAD, TextTable, as_markdown
 
 
-def tables(found: Comparison) -> list[TextTable]:
+def tables(comparison: Comparison) -> list[TextTable]:
     """Return the errors of all runs by target, and the differences between runs."""
-    ordered = sorted(found.errors, key=lambda e: e.field)
+    ordered = sorted(comparison.errors, key=lambda e: e.field)
     shown = [
         (
             e.field, e.run, e.variant, text.with_spread(*rows.mean_std(e.rmse)), text.plain(e.rmse_of_mean), e.unit,
@@ -19,11 +19,12 @@ def tables(found: Comparison) -> list[TextTable]:
         )
         for e in ordered
     ]  # fmt: skip
-    sizes = ", ".join(f"{size:,} of {run}" for run, size in found.sizes.items())
-    notes = (f"Errors are of {found.samples:,} test samples, which all runs share (test sets: {sizes}). {SPREAD}.",)
+    sizes = ", ".join(f"{size:,} of {run}" for run, size in comparison.sizes.items())
+    shared = f"Errors over the {comparison.samples:,} test samples that all runs share (test sets: {sizes})"
+    notes = (f"{shared}. {SPREAD}.",)
     header = ("target", "run", "variant", "RMSE of a member", "RMSE of the mean", "unit", "members")
     units = {e.field: e.unit for e in ordered}
-    pairs = [_pair(p, units[p.task]) for p in found.pairs]
+    pairs = [_pair(p, units[p.task]) for p in comparison.pairs]
     columns = ("target", "first", "second", "difference", "95 % interval", "p (Holm)", "unit", "first is", "members")
     rule = (
         "Difference of mean RMSE, first minus second, with a BCa bootstrap interval where both have at least three"
@@ -36,10 +37,10 @@ def tables(found: Comparison) -> list[TextTable]:
     ]
 
 
-def page(found: Comparison) -> str:
+def page(comparison: Comparison) -> str:
     """Return the comparison as a page of Markdown."""
-    runs = ", ".join(text.markdown(run) for run in found.sizes)
-    return "\n".join([f"# Comparison of {runs}", "", *(as_markdown(t) for t in tables(found))])
+    runs = ", ".join(text.markdown(run) for run in comparison.sizes)
+    return "\n".join([f"# Comparison of {runs}", "", *(as_markdown(t) for t in tables(comparison))])
 
 
 def _pair(p: Pair, unit: str) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ def claims_document(content: Content) -> str:
 def summary(content: Content, figures: Sequence[SavedFigure]) -> dict[str, Any]:
     """Return all numbers of the report as plain data; missing and non-finite ones are null."""
     results = content.results
-    found = {
+    facts = {
         "schema": SCHEMA,
         "campaign": results.campaign.name,
         "hash": results.frozen.hash,
@@ -76,7 +76,7 @@ def summary(content: Content, figures: Sequence[SavedFigure]) -> dict[str, Any]:
         "remarks": content.remarks,
         "calibration": results.coverages,
     }
-    return {key: _plain(value) for key, value in found.items()}
+    return {key: _plain(value) for key, value in facts.items()}
 
 
 def _claim(claim: PaperClaim) -> str:

@@ -24,7 +24,7 @@ MEMBERS = 2000
 POINTS = 40
 """At most this many points per small learning curve."""
 CURVE_WIDTH, CURVE_HEIGHT = 120, 24
-SHOWN = 0.7
+PAGE_SCALE = 0.7
 """Page pixels per image pixel: sharp on high-resolution screens too."""
 
 
@@ -74,7 +74,7 @@ def embedded(path: Path) -> EmbeddedImage:
     content = path.read_bytes()
     width, height = struct.unpack(">II", content[16:24])  # in the header chunk, the first of every PNG
     address = f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
-    return EmbeddedImage(address, round(width * SHOWN), round(height * SHOWN))
+    return EmbeddedImage(address, round(width * PAGE_SCALE), round(height * PAGE_SCALE))
 
 
 def curves(content: Content) -> dict[str, str]:
@@ -82,7 +82,7 @@ def curves(content: Content) -> dict[str, str]:
 
     Logarithm of the validation loss against epoch; the members of a variant share their axes.
     """
-    found: dict[str, str] = {}
+    encoded: dict[str, str] = {}
     for variant in content.results.campaign.variants:
         names = [m.name for m in content.results.members[:MEMBERS] if m.variant == variant.name]
         logs = {n: _log_loss(content.histories[n]) for n in names if n in content.histories}
@@ -96,8 +96,8 @@ def curves(content: Content) -> dict[str, str]:
             keep = np.unique(np.linspace(0, len(values) - 1, min(POINTS, len(values))).round().astype(int))
             x = values[keep, 0] / max(last, 1.0) * CURVE_WIDTH
             y = (high - values[keep, 1]) / ((high - low) or 1.0) * (CURVE_HEIGHT - 2) + 1
-            found[name] = " ".join(f"{a:.0f},{b:.0f}" for a, b in zip(x, y, strict=True))
-    return found
+            encoded[name] = " ".join(f"{a:.0f},{b:.0f}" for a, b in zip(x, y, strict=True))
+    return encoded
 
 
 def _log_loss(history: pd.DataFrame) -> np.ndarray:

@@ -21,7 +21,7 @@ HOSTS = 12
 
 def provenance(results: Results) -> dict[str, str]:
     """Return what identifies the campaign and what it was trained with, as label and text."""
-    found = [m.result for m in results.members if m.result]
+    trained = [m.result for m in results.members if m.result]
     frozen = results.frozen
     facts = {
         "campaign": frozen.campaign.name,
@@ -32,38 +32,38 @@ def provenance(results: Results) -> dict[str, str]:
         "seeds of the members": "from campaign seed, variant and replica (BLAKE2b); in members.csv",
     }
     versions: dict[str, Counter[str]] = {}
-    for result in found:
+    for result in trained:
         for package, version in result.versions.items():
             versions.setdefault(package, Counter())[version] += 1
     facts["versions"] = "; ".join(f"{package} {_counted(count)}" for package, count in sorted(versions.items()))
-    facts["devices"] = _devices(r.device for r in found)
-    facts["engines"] = _counted(Counter(r.engine for r in found))
-    facts["threads per worker"] = _counted(Counter(str(r.threads) for r in found))
+    facts["devices"] = _devices(r.device for r in trained)
+    facts["engines"] = _counted(Counter(r.engine for r in trained))
+    facts["threads per worker"] = _counted(Counter(str(r.threads) for r in trained))
     facts["members per stack"] = f"up to {stacked(results)}"
-    facts["hosts"] = _hosts(s.host for r in found for s in r.sessions)
+    facts["hosts"] = _hosts(s.host for r in trained for s in r.sessions)
     facts["written with"] = f"hydragnn_hpc {hydragnn_hpc.__version__}"
     return {k: v for k, v in facts.items() if v}
 
 
 def runs(results: Results) -> list[Row]:
     """Return every run of the campaign: start, end, ranks, hosts, and everything else that its start event records."""
-    found: list[Row] = []
+    table: list[Row] = []
     for event in read_log(results).entries:
         if isinstance(event, RunStarted):
-            begun = {
+            row = {
                 "start": text.utc(event.time),
                 "end": None,
                 "reason": "no end is recorded: killed, or still running",
             }
             recorded = event.model_dump(mode="json", exclude={"time", "event"})
-            found.append({**begun, **{k: _words(v) for k, v in recorded.items()}})
-        elif found and isinstance(event, RunStopping):
-            found[-1]["reason"] = event.reason
-        elif found and isinstance(event, RunEnded):
-            found[-1]["end"] = text.utc(event.time)
-            if str(found[-1]["reason"]).startswith("no end"):
-                found[-1]["reason"] = "nothing left to do"
-    return found
+            table.append({**row, **{k: _words(v) for k, v in recorded.items()}})
+        elif table and isinstance(event, RunStopping):
+            table[-1]["reason"] = event.reason
+        elif table and isinstance(event, RunEnded):
+            table[-1]["end"] = text.utc(event.time)
+            if str(table[-1]["reason"]).startswith("no end"):
+                table[-1]["reason"] = "nothing left to do"
+    return table
 
 
 def configuration(results: Results) -> str:

@@ -8,24 +8,24 @@ import numpy as np
 
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.analysis.uncertainty import LEVELS
-from hydragnn_hpc.report.figures.style import GREY, Drawing, few_ticks, file_name, looks, panels, with_unit
+from hydragnn_hpc.report.figures.style import GREY, Drawing, few_ticks, file_name, line_styles, panels, with_unit
 from hydragnn_hpc.report.results import rows
 
 
 def draw(content: Content) -> Iterator[Drawing]:
     """Draw coverage against confidence, and error against spread, of the ensembles, a figure per task."""
     results = content.results
-    look = looks([v.name for v in rows.compared(results)])
+    styles = line_styles([v.name for v in rows.compared(results)])
     for task in results.campaign.tasks:
         own = [u for u in content.uncertainties if u.task == task]
         if not own:
             continue
         figure, (left, right) = panels(2, height=3.0)
         for u in own:
-            kind = {k: look[u.variant][k] for k in ("color", "linestyle", "marker")}
-            left.plot(LEVELS, u.coverage, ms=3, label=f"{u.variant} ({u.calibration_error:.2f})", **kind)
+            style = {k: styles[u.variant][k] for k in ("color", "linestyle", "marker")}
+            left.plot(LEVELS, u.coverage, ms=3, label=f"{u.variant} ({u.calibration_error:.2f})", **style)
             positive = (u.groups > 0).all(axis=1)
-            right.plot(*u.groups[positive].T, ms=3.5, label=u.variant, **kind)
+            right.plot(*u.groups[positive].T, ms=3.5, label=u.variant, **style)
         left.plot([0, 1], [0, 1], color=GREY, lw=0.7)
         left.set(xlim=(0, 1), ylim=(0, 1))
         left.set(xlabel="confidence level", ylabel="fraction of true values inside")

@@ -104,7 +104,7 @@ def _axis_label(results: Results, task: str) -> str:
 def _shown_samples(samples: GroundTruth, values: np.ndarray) -> str:
     """Describe which samples are shown."""
     known = int(np.isfinite(values).any(axis=1).sum())
-    return samples.source if known == len(values) else f"the {known:,} with a value of {samples.source}"
+    return samples.source if known == len(values) else f"those with a value ({known:,}) among {samples.source}"
 
 
 def _mean_label(samples: GroundTruth, species: str) -> str:
@@ -120,7 +120,7 @@ def _cloud(ax: Any, x: np.ndarray, y: np.ndarray, color: str, label: str = "stru
 
 
 def _mean_line(ax: Any, x: np.ndarray, y: np.ndarray, label: str) -> bool:
-    """Draw the means where most positions have several samples; return whether it was drawn."""
+    """Draw the mean at each position if most have several samples; return whether it was drawn."""
     finite = np.isfinite(y)
     positions, group = np.unique(x[finite], return_inverse=True)
     drawn = 1 < len(positions) <= 200 and float(np.median(np.bincount(group))) > 2

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from hydragnn_hpc.report.analysis.content import Content
-from hydragnn_hpc.report.figures.style import Drawing, log_labels, looks, panels
+from hydragnn_hpc.report.figures.style import Drawing, line_styles, log_labels, panels
 from hydragnn_hpc.report.results.rows import compared
 
 MAX_CURVES = 40
@@ -28,9 +28,9 @@ def draw(content: Content) -> Iterator[Drawing]:
     columns = min(len(grouped), 4)
     rows = math.ceil(len(grouped) / columns)
     figure, axes = panels(columns, rows, height=2.1)
-    look = looks([v.name for v in compared(results)])
+    styles = line_styles([v.name for v in compared(results)])
     for ax, (variant, histories) in zip(axes, grouped.items(), strict=False):
-        color = look[variant]["color"]
+        color = styles[variant]["color"]
         for history in histories[:MAX_CURVES]:
             ax.plot(history.epoch, history.validation_loss, color=color, lw=0.5, alpha=0.35)
         pooled = pd.concat(histories).groupby("epoch")

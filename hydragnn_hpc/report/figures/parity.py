@@ -29,11 +29,11 @@ def draw(content: Content) -> Iterator[Drawing]:
 
     results = content.results
     for variant in rows.compared(results):
-        found = [e for (v, _), e in content.predictions.ensembles.items() if v == variant.name]
-        if not found:
+        ensembles = [e for (v, _), e in content.predictions.ensembles.items() if v == variant.name]
+        if not ensembles:
             continue
-        figure, axes = panels(len(found), height=3.6, width=WIDTH / 3 * len(found))
-        for ax, ensemble in zip(axes, found, strict=True):
+        figure, axes = panels(len(ensembles), height=3.6, width=WIDTH / 3 * len(ensembles))
+        for ax, ensemble in zip(axes, ensembles, strict=True):
             edges = ensemble.edges.values
             extent = (edges[0], edges[-1], edges[0], edges[-1])
             counts = np.ma.masked_equal(ensemble.parity.T, 0)
@@ -47,10 +47,10 @@ def draw(content: Content) -> Iterator[Drawing]:
             ax.set_title(f"{title}\n{_scores(ensemble)}", fontsize=7.5, loc="left", linespacing=1.4)
             ax.set_xlabel(with_unit("true", ensemble.unit))
             ax.set_ylabel(with_unit("predicted", ensemble.unit))
-        scores = " Scores: mean ± standard deviation over members." if found[0].n > 1 else ""
+        scores = " Scores: mean ± standard deviation over members." if ensembles[0].n > 1 else ""
         caption = (
-            f"Test predictions of the finished members of {variant.name} ({found[0].n} of {results.campaign.replicas}),"
-            f" counted in bins; a panel per task.{scores}"
+            f"Test predictions of the finished members of {variant.name} ({ensembles[0].n} of"
+            f" {results.campaign.replicas}), counted in bins; a panel per task.{scores}"
         )
         yield Drawing(file_name("parity", variant.name), f"Parity, {variant.name}", caption, figure)
 

@@ -8,14 +8,14 @@ import numpy as np
 
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.analysis.uncertainty import LEVELS
-from hydragnn_hpc.report.figures.style import GREY, Drawing, file_name, log_labels, looks, panels, with_unit
+from hydragnn_hpc.report.figures.style import GREY, Drawing, file_name, line_styles, log_labels, panels, with_unit
 from hydragnn_hpc.report.results import rows
 
 
 def draw(content: Content) -> Iterator[Drawing]:
     """Draw coverage against level, and the distribution of the calibrated standard deviation, a figure per task."""
     results = content.results
-    look = looks([v.name for v in rows.compared(results)])
+    look = line_styles([v.name for v in rows.compared(results)])
     for task in results.campaign.tasks:
         own = [c for c in content.calibrated if c.ensemble.task == task]
         if not own:
@@ -40,8 +40,8 @@ def draw(content: Content) -> Iterator[Drawing]:
         for ax in (left, right):
             ax.set_box_aspect(1)
         caption = (
-            f"Intervals of {task} on the test part, before (dotted) and after calibration. Left: fraction of true"
+            f"Intervals of {task} on the test set, before (dotted) and after calibration. Left: fraction of true"
             " values inside the interval of each level (grey: perfect). Right: distribution of the standard deviation;"
-            " smaller is sharper (vertical: RMSE of the ensemble's mean)."
+            " smaller is sharper (vertical line: RMSE of the ensemble's mean)."
         )
         yield Drawing(file_name("reliability", task), f"Reliability and sharpness of {task}", caption, figure)

@@ -59,7 +59,7 @@ def style() -> Any:
 
 
 def panels(columns: int, rows: int = 1, height: float = 2.6, width: float = WIDTH) -> tuple[Any, list[Any]]:
-    """Make a figure of equal panels; returns it and its axes in reading order."""
+    """Make a figure of equal panels; return it and its axes in reading order."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height * rows))
@@ -88,7 +88,7 @@ def compressed(figure: Any) -> bytes:
     return small.getvalue()
 
 
-def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return colour, line style and marker of every name; any two differ in at least two of them if possible."""
     count = len(PALETTE)
     return {

@@ -10,7 +10,7 @@ import numpy as np
 from hydragnn_hpc.report.analysis import sweep
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.analysis.sweep import PointResult
-from hydragnn_hpc.report.figures.style import Drawing, few_ticks, file_name, label_of, log_labels, looks, panels
+from hydragnn_hpc.report.figures.style import Drawing, few_ticks, file_name, label_of, line_styles, log_labels, panels
 from hydragnn_hpc.report.results import rows
 
 _COLUMNS = 3
@@ -25,27 +25,27 @@ def draw(content: Content) -> Iterator[Drawing]:
         return
     columns = min(len(keys), _COLUMNS)
     figure, axes = panels(columns, -(-len(keys) // columns), height=2.6)
-    look = looks(list(dict.fromkeys(p.of for p in points)))
+    styles = line_styles(list(dict.fromkeys(p.of for p in points)))
     for ax, key in zip(axes, keys, strict=False):
-        _panel(ax, key, points, look)
+        _panel(ax, key, points, styles)
     for ax in axes[len(keys) :]:
         ax.set_axis_off()
     axes[0].set_ylabel("validation RMSE (scaled, 10⁻³)")
-    if len(look) > 1:
+    if len(styles) > 1:
         axes[0].legend(title="variant")
     caption = (
         "Validation error (mean over tasks of the scaled RMSE) of every point against each key: mean over members, with"
-        " the 95 % interval where there are three at least. Lines join the best point of each value."
+        " the 95 % interval if there are at least three. Lines join the best points at each value."
     )
     yield Drawing("sweep", "Validation error over the sweep", caption, figure)
 
 
-def _panel(ax: Any, key: str, points: Sequence[PointResult], look: dict[str, Any]) -> None:
+def _panel(ax: Any, key: str, points: Sequence[PointResult], styles: dict[str, Any]) -> None:
     values = {str(p.settings[key]): p.settings[key] for p in points}
     numbers = [v for v in values.values() if isinstance(v, int | float)]
     numeric = len(numbers) == len(values)
     place = dict(values) if numeric else {name: k for k, name in enumerate(values)}
-    for of, style in look.items():
+    for of, style in styles.items():
         own = [p for p in points if p.of == of]
         best: dict[float, float] = {}
         for p in own:
@@ -70,13 +70,13 @@ def draw_sizes(content: Content) -> Iterator[Drawing]:
         return
     figure, axes = panels(len(tasks), height=2.9)
     names = [_label(law.of, law.settings) for law in laws]
-    look = looks(list(dict.fromkeys(names)))
+    styles = line_styles(list(dict.fromkeys(names)))
     points = sweep.ranked(results)
     for ax, task in zip(axes, tasks, strict=True):
         for law, name in zip(laws, names, strict=True):
             if law.task != task:
                 continue
-            style = look[name]
+            style = styles[name]
             own = [p for p in points if p.of == law.of and law.settings.items() <= p.settings.items()]
             for p in own:
                 members = [m for m in results.finished(p.name) if m.result and m.result.train_samples]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from hydragnn_hpc.report.analysis.content import Content
-from hydragnn_hpc.report.figures.style import GREY, PALETTE, Drawing, looks, panels, time_unit
+from hydragnn_hpc.report.figures.style import GREY, PALETTE, Drawing, line_styles, panels, time_unit
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.worker_sessions import WorkerSession, read_sessions
 
@@ -14,21 +14,21 @@ FAILED = "#D00000"
 
 
 def draw(content: Content) -> Iterator[Drawing]:
-    """Draw which worker trained which variant when."""
+    """Draw which worker trained which variant, and when; nothing for a single stack."""
     results = content.results
     sessions = read_sessions(results)
     if not sessions:
         return
     workers = sorted({s.worker for s in sessions})
     if len(list(_distinct(sessions))) < 2:
-        return  # one bar shows nothing
+        return
     begin, end = min(s.started for s in sessions), max(s.ended for s in sessions)
     divisor, unit = time_unit(end - begin)
     origins = rows.origins(results.campaign)
-    look = looks(list(dict.fromkeys(origins.values())))
+    styles = line_styles(list(dict.fromkeys(origins.values())))
     height = min(max(1.3 + 0.2 * len(workers), 2.0), 9.0)
     figure, (ax,) = panels(1, height=height)
-    for name in look:
+    for name in styles:
         own = [s for s in sessions if origins[s.variant] == name and not s.failed]
         if own:
             ax.barh(
@@ -36,12 +36,12 @@ def draw(content: Content) -> Iterator[Drawing]:
                 [(s.ended - s.started) / divisor for s in own],
                 left=[(s.started - begin) / divisor for s in own],
                 height=0.8,
-                color=look[name]["color"],
+                color=styles[name]["color"],
                 edgecolor="white",
                 linewidth=0.4,
                 label=name,
                 # Beyond the length of the palette, a hatch distinguishes two variants of one colour.
-                hatch="///" if list(look).index(name) >= len(PALETTE) else None,
+                hatch="///" if list(styles).index(name) >= len(PALETTE) else None,
             )
     lost = [s for s in sessions if s.failed]
     if lost:
@@ -60,8 +60,8 @@ def draw(content: Content) -> Iterator[Drawing]:
     ax.grid(axis="x", color=GREY, alpha=0.3, lw=0.5)
     ax.set_axisbelow(True)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=8)
-    used = sum(s.ended - s.started for s in _distinct(sessions))
-    share = used / ((end - begin) * len(workers)) if end > begin else 1.0
+    busy = sum(s.ended - s.started for s in _distinct(sessions))
+    share = busy / ((end - begin) * len(workers)) if end > begin else 1.0
     who = "1 worker was" if len(workers) == 1 else f"{len(workers)} workers were"
     caption = (
         f"Variants trained by each worker over time. {who} busy {share:.0%} of the time between the first start and"

@@ -49,11 +49,11 @@ class GroundTruth:
         if np.issubdtype(values.dtype, np.integer):
             return np.asarray(summed[self.atom_offsets[1:]] - summed[self.atom_offsets[:-1]])
         # Differences of one long running sum would lose digits, and a single NaN would spread to all that follow.
-        found = np.zeros((len(self.n_atoms), values.shape[1]))
+        totals = np.zeros((len(self.n_atoms), values.shape[1]))
         filled = self.n_atoms > 0
         if filled.any():
-            found[filled] = np.add.reduceat(values, self.atom_offsets[:-1][filled], axis=0)
-        return found
+            totals[filled] = np.add.reduceat(values, self.atom_offsets[:-1][filled], axis=0)
+        return totals
 
     def species(self) -> np.ndarray:
         """Return the proton numbers that occur, ascending."""
@@ -64,13 +64,13 @@ class GroundTruth:
         species = self.species()
         symbols = [symbol(z) for z in species.tolist()]
         counts = counts_of(self.atomic_numbers, self.atom_offsets, species).tolist()
-        found = ["".join(f"{s}{n}" for s, n in zip(symbols, row, strict=True) if n) for row in counts]
-        return np.array(found, dtype=str)
+        formulas = ["".join(f"{s}{n}" for s, n in zip(symbols, row, strict=True) if n) for row in counts]
+        return np.array(formulas, dtype=str)
 
     def composition(self) -> tuple[np.ndarray, str] | None:
         """Return the fraction of one species in every sample, ``[S]``, and its symbol; None for a single composition.
 
-        With two species the lighter one; with more, the one whose fraction varies most.
+        Of two species, it is the lighter one; of more, the one whose fraction varies most.
         """
         species = self.species()
         columns = fractions_of(counts_of(self.atomic_numbers, self.atom_offsets, species)).T
@@ -102,15 +102,15 @@ def read_test_set(results: Results) -> GroundTruth | None:
     UserError
         If the file is not valid.
     """
-    found = results.test_set()
-    if found is None:
+    arrays = results.test_set()
+    if arrays is None:
         return None
     fixed = ("sample", "names", "atom_offsets", "atomic_numbers")
-    if not all(name in found for name in fixed):
+    if not all(name in arrays for name in fixed):
         raise UserError(f"cannot read {results.folder.test_set}: it lacks one of {', '.join(fixed)}; run again")
-    targets = {name: _columns(array) for name, array in found.items() if name not in fixed}
-    source = f"{len(found['sample']):,} samples of the test set"
-    return GroundTruth(source, found["names"].astype(str), found["atomic_numbers"], found["atom_offsets"], targets)
+    targets = {name: _columns(array) for name, array in arrays.items() if name not in fixed}
+    source = f"{len(arrays['sample']):,} samples of the test set"
+    return GroundTruth(source, arrays["names"].astype(str), arrays["atomic_numbers"], arrays["atom_offsets"], targets)
 
 
 def read_data_set(results: Results) -> tuple[GroundTruth | None, str]:
@@ -118,9 +118,9 @@ def read_data_set(results: Results) -> tuple[GroundTruth | None, str]:
 
     Returns
     -------
-    found : GroundTruth or None
+    data : GroundTruth or None
     reason : str
-        Why it was not read; otherwise empty.
+        Why it was not read; empty if it was.
     """
     path = Path(results.campaign.dataset)
     if not path.exists():

@@ -61,7 +61,7 @@ class Results(rows.Snapshot):
             return predictions.CollectedPredictions({}, [])
 
     def calibration(self, variant: str) -> Calibration:
-        """Return the calibration of a variant's finished members, from their predictions for the validation part."""
+        """Return the calibration of a variant's finished members, from their predictions for the validation set."""
         if variant not in self._calibrations:
             self._calibrations[variant] = calibrate(self.folder, self.campaign, self.finished(variant))
         return self._calibrations[variant]

@@ -19,7 +19,7 @@ from hydragnn_hpc.report.results.load import Results
 ERROR_BINS, PARITY_BINS = 121, 128
 """Maximum numbers of bins; few values are counted in fewer bins."""
 RANGE_IN_RMSE = 4.0
-"""Error densities extend to this many times the task's largest RMSE, parity plots this far beyond the true values."""
+"""Error densities extend to this multiple of a task's largest RMSE, parity plots as far beyond the true values."""
 AGREEMENT = 1e-3
 """Relative difference above which a result's RMSE and that of its predictions are considered inconsistent."""
 
@@ -32,6 +32,11 @@ class HistogramEdges:
     values: np.ndarray
 
 
+def rmse(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Return the root mean square error over the known values of ``truth``; the others are NaN."""
+    return float(np.sqrt(np.mean((predicted - truth)[np.isfinite(truth)] ** 2)))
+
+
 @dataclass
 class EnsembleStatistics:
     """Statistics of the test predictions of a variant's members for one task, in the task's unit.
@@ -39,15 +44,13 @@ class EnsembleStatistics:
     Attributes
     ----------
     truth : numpy.ndarray
-        ``[A, d]`` or ``[S, d]`` of the test set.
+        ``[A, d]`` (node level) or ``[S, d]`` (graph level) of the test set; NaN where a value is not known.
     rmse, mae, r2 : list of float
         A value per member; R² is about each component's mean.
     densities : list of numpy.ndarray
         Probability density of the errors on ``edges.errors`` (edges), an array per member.
     parity : numpy.ndarray
         Counts ``[truth, predicted]`` on ``edges.values`` (edges), over all members.
-    total, squares : numpy.ndarray
-        Running mean and sum of squared deviations over members, shaped as ``truth``.
     """
 
     variant: str
@@ -62,7 +65,7 @@ class EnsembleStatistics:
     densities: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Start the sums."""
+        """Start the sums over members."""
         self.valid = np.isfinite(self.truth)
         known = np.where(self.valid, self.truth, 0.0)
         centre = known.sum(axis=0) / np.maximum(self.valid.sum(axis=0), 1)
@@ -84,7 +87,7 @@ class EnsembleStatistics:
     @property
     def rmse_of_mean(self) -> float:
         """RMSE of the ensemble's mean prediction."""
-        return float(np.sqrt(np.mean((self._mean - self.truth)[self.valid] ** 2)))
+        return rmse(self._mean, self.truth)
 
     @property
     def std(self) -> np.ndarray | None:
@@ -95,7 +98,7 @@ class EnsembleStatistics:
         """Add one member's predictions."""
         truth, value = self.truth[self.valid], predicted[self.valid]
         error = value - truth
-        self.rmse.append(float(np.sqrt(np.mean(error**2))))
+        self.rmse.append(rmse(predicted, self.truth))
         self.mae.append(float(np.mean(np.abs(error))))
         self.r2.append(1 - float(np.sum(error**2)) / self._variance if self._variance else float("nan"))
         width = self.edges.errors[1] - self.edges.errors[0]
@@ -145,17 +148,17 @@ def _add_member(
     known: tuple[GroundTruth, dict[str, HistogramEdges | None]],
 ) -> None:
     test_set, scales = known
-    found = results.predictions(member)
-    if found is None:
+    predictions = results.predictions(member)
+    if predictions is None:
         raise UserError("predictions.npz is missing: left out of figures and ensemble")
     for task in results.campaign.variant(member.variant).tasks:
         settings, scale = results.campaign.tasks[task], scales[task]
-        if scale is None or task not in found:
+        if scale is None or task not in predictions:
             raise UserError(f"no predictions or no truth of task {task}: left out of figures and ensemble")
         truth = test_set.targets[settings.field]
-        if found[task].dtype.kind != "f":
+        if predictions[task].dtype.kind != "f":
             raise UserError(f"predictions of task {task} are not numbers: left out of figures and ensemble")
-        predicted = found[task].reshape(-1, 1) if found[task].ndim == 1 else found[task]
+        predicted = predictions[task].reshape(-1, 1) if predictions[task].ndim == 1 else predictions[task]
         if predicted.shape != truth.shape or not np.isfinite(predicted[np.isfinite(truth)]).all():
             raise UserError(f"predictions of task {task} do not fit the test set: left out of figures and ensemble")
         key = (member.variant, task)

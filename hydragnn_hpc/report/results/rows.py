@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydragnn_hpc import learned, ledger, sweeps
+from hydragnn_hpc import learned, ledger
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.fields import PROPERTIES
 from hydragnn_hpc.ledger import Frozen, Member, State
@@ -81,7 +81,7 @@ class Snapshot:
 
     @property
     def closing_line(self) -> str:
-        """What was not learned, by which members, and the likely cures; empty where all was learned."""
+        """What was not learned, by which members, and the likely remedies; empty where all was learned."""
         return learned.closing_line(self.members, self.campaign, self.summary)
 
     def errors_of_means(self) -> Mapping[tuple[str, str], float]:
@@ -95,11 +95,11 @@ class Snapshot:
     @cached_property
     def finished_by_variant(self) -> dict[str, list[Member]]:
         """The finished members of all variants, in the campaign's order."""
-        found: dict[str, list[Member]] = {v.name: [] for v in self.campaign.variants}
+        finished: dict[str, list[Member]] = {v.name: [] for v in self.campaign.variants}
         for member in self.members:
             if member.state is State.FINISHED:
-                found[member.variant].append(member)
-        return found
+                finished[member.variant].append(member)
+        return finished
 
 
 def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None = None) -> Snapshot:
@@ -132,10 +132,10 @@ def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None
 def _refreshed(folder: CampaignFolder, member: Member, running: Collection[str], epochs: int) -> Member:
     if member.result is not None:
         return member
-    found = ledger.read_member(folder, member.variant, member.replica, epochs)
-    if found.result is None and found.name in running:
-        found.state = State.RUNNING
-    return found
+    current = ledger.read_member(folder, member.variant, member.replica, epochs)
+    if current.result is None and current.name in running:
+        current.state = State.RUNNING
+    return current
 
 
 def number(value: Any) -> float | None:
@@ -160,9 +160,9 @@ def mean_std(values: Iterable[float]) -> tuple[float | None, float | None]:
 
 
 def metric(member: Member, task: str, name: str) -> float | None:
-    """Return one of a member's test metrics: ``rmse``, ``rmse_unit``, ``mae``, ``mae_unit``, ``n``."""
-    found = member.result.tasks.get(task) if member.result else None
-    return number(getattr(found, name)) if found else None
+    """Return one of a member's metrics of a task (:class:`TaskErrors`), by name; None where it has none."""
+    errors = member.result.tasks.get(task) if member.result else None
+    return number(getattr(errors, name)) if errors else None
 
 
 def metrics(members: Iterable[Member], task: str, name: str) -> list[float]:
@@ -178,9 +178,9 @@ def quantities(members: Iterable[Member], name: str) -> list[float]:
 def unit_of(snapshot: Snapshot, task: str) -> str:
     """Return a task's unit: from its results, otherwise of its known field, otherwise empty."""
     for member in snapshot.members:
-        found = member.result.tasks.get(task) if member.result else None
-        if found and found.unit:
-            return found.unit
+        errors = member.result.tasks.get(task) if member.result else None
+        if errors and errors.unit:
+            return errors.unit
     known = PROPERTIES.get(snapshot.campaign.tasks[task].field)
     return known.unit if known else ""
 
@@ -193,8 +193,8 @@ def score(member: Member) -> float | None:
 
 
 def origins(campaign: Campaign) -> dict[str, str]:
-    """Return the variant of which each variant is a point, by name; outside of a sweep, the variant itself."""
-    points = {p.name: p.of for p in sweeps.points(campaign.sweep)} if campaign.sweep else {}
+    """Return for each variant, by name, the variant that it is a point of; outside a sweep, the variant itself."""
+    points = {p.name: p.of for p in campaign.sweep.points} if campaign.sweep else {}
     return {v.name: points.get(v.name, v.name) for v in campaign.variants}
 
 
@@ -207,7 +207,7 @@ def compared(snapshot: Snapshot) -> list[Variant]:
     if campaign.sweep is None:
         return list(campaign.variants)
     best: dict[str, tuple[float, str]] = {}
-    points = {p.name: p.of for p in sweeps.points(campaign.sweep)}
+    points = {p.name: p.of for p in campaign.sweep.points}
     for name, of in points.items():
         mean = mean_std(s for m in snapshot.finished(name) if (s := score(m)) is not None)[0]
         if mean is not None and (of not in best or mean < best[of][0]):
@@ -223,17 +223,17 @@ def table1_rows(snapshot: Snapshot) -> list[Row]:
 
 
 def variant_rows(snapshot: Snapshot) -> list[Row]:
-    """Return the rows of Table 1 of variants: a row per variant and task, over the finished members."""
+    """Return the variants' rows of Table 1: one per variant and task, over the finished members."""
     units = {task: unit_of(snapshot, task) for task in snapshot.campaign.tasks}
-    found = [
+    table = [
         _table1_row(snapshot, variant, task, snapshot.finished(variant.name), units[task])
         for variant in snapshot.campaign.variants
         for task in variant.tasks
     ]
     of_means = snapshot.errors_of_means()
-    for row in found:
+    for row in table:
         row["rmse_of_mean"] = of_means.get((row["variant"], row["task"]))
-    return found
+    return table
 
 
 def _table1_row(snapshot: Snapshot, variant: Variant, task: str, finished: list[Member], unit: str) -> Row:
@@ -251,12 +251,12 @@ def _table1_row(snapshot: Snapshot, variant: Variant, task: str, finished: list[
 
 def _baseline_rows(snapshot: Snapshot, task: str, unit: str) -> list[Row]:
     part = snapshot.part(task) if snapshot.baselines else None
-    found = []
+    table = []
     for key, name in BASELINES.items() if part else ():
         errors = getattr(part, key)
         values = (name, task, 0, 0, errors.rmse, None, unit, errors.rmse_unit, None, errors.r2, errors.mae_unit)
-        found.append(dict(zip(TABLE1, (*values, None, None), strict=True)))
-    return found
+        table.append(dict(zip(TABLE1, (*values, None, None), strict=True)))
+    return table
 
 
 def r2(snapshot: Snapshot, member: Member, task: str) -> float | None:

@@ -27,12 +27,12 @@ class WorkerSession:
 
 def read_sessions(results: Results) -> list[WorkerSession]:
     """Return the sessions of all workers: from the results, and failed attempts from the event log."""
-    found = set()
+    sessions = set()
     for member in results.members:
         for s in member.result.sessions if member.result else ():
             began, ended = (datetime.fromisoformat(t).timestamp() for t in (s.started, s.ended))
-            found.add(WorkerSession((s.rank, s.slot), member.variant, began, ended))
-    return sorted([*_merged(found), *_failed(results)], key=lambda s: (s.worker, s.started))
+            sessions.add(WorkerSession((s.rank, s.slot), member.variant, began, ended))
+    return sorted([*_merged(sessions), *_failed(results)], key=lambda s: (s.worker, s.started))
 
 
 def _merged(sessions: set[WorkerSession]) -> list[WorkerSession]:

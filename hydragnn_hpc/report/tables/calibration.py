@@ -17,13 +17,13 @@ COLUMNS = (
 
 def calibration_rows(snapshot: Snapshot) -> list[Row]:
     """Return a row per variant, task, species and level; none where nothing is calibrated."""
-    found = [asdict(coverage) for coverage in snapshot.coverages]
-    return [{key: None if _is_infinite(value) else value for key, value in row.items()} for row in found]
+    all_rows = [asdict(coverage) for coverage in snapshot.coverages]
+    return [{key: None if _is_infinite(value) else value for key, value in row.items()} for row in all_rows]
 
 
 def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
-    """Return the coverage for people, and tidy."""
-    return [*coverage_tables(content), tidy("Coverage on the test part, a row per level", content, COLUMNS)]
+    """Return the coverage as a table to read, and as a tidy one."""
+    return [*coverage_tables(content), tidy("Coverage on the test set, a row per level", content, COLUMNS)]
 
 
 def coverage_tables(content: list[Row]) -> list[TextTable]:
@@ -38,11 +38,11 @@ def coverage_tables(content: list[Row]) -> list[TextTable]:
     for (variant, task, species), own in groups.items():
         covered = [f"{100 * own[x]['raw']:.0f} → {100 * own[x]['calibrated']:.0f}" for x in levels]
         widths = [text.plain(own[0.9][name], 3) for name in ("width_raw", "width_calibrated")]
-        one = own[levels[0]]
-        cells.append((variant, task, species or "all", *covered, *widths, one["unit"], f"{one['structures']:,}"))
+        first = own[levels[0]]
+        cells.append((variant, task, species or "all", *covered, *widths, first["unit"], f"{first['structures']:,}"))
     header = ("variant", "task", "species", *(f"{100 * level:g} %" for level in levels), "half width at 90 %, raw",
               "calibrated", "unit", "test structures")  # fmt: skip
-    note = "Percentage of true values of the test part inside the interval of each level, before → after calibration."
+    note = "Percentage of true values of the test set inside the interval of each level, before → after calibration."
     return [TextTable("Coverage before and after calibration", header, cells, (note,))]
 
 

@@ -8,7 +8,7 @@ from hydragnn_hpc.report.tables.text_table import TextTable
 
 
 def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
-    """Return the members for people: fewer columns than ``members.csv``."""
+    """Return the members as a table to read: fewer columns than ``members.csv``."""
     tasks, marked = list(snapshot.campaign.tasks), any(r["not_learned"] for r in content)
     fits, failed = tasks if snapshot.summary else [], any(r["failures"] for r in content)
     shown = [
@@ -34,5 +34,5 @@ def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
     )  # fmt: skip
     notes = ["RMSE of the test set and validation loss are of scaled values."]
     if marked:
-        notes.append("Not learned: tasks whose validation error is no better than without a network.")
+        notes.append("Not learned: tasks whose validation error is no better than the baselines.")
     return [TextTable("Members", header, shown, tuple(notes))]

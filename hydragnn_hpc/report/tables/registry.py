@@ -45,7 +45,7 @@ TABLES = (
 
 
 def write_tables(out: Path | str | Snapshot) -> list[Path]:
-    """Write all of :data:`TABLES` as csv, md and tex into the folder ``report/``; returns the files.
+    """Write all of :data:`TABLES` as csv, md and tex into the folder ``report/``; return the files.
 
     The same results give the same bytes.
 

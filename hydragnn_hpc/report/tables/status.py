@@ -40,7 +40,7 @@ class CampaignStatus:
     worker_seconds_left : float or None
         Training time left for a single worker, estimated from finished members of the same variant.
     running : dict
-        By name.
+        Progress of the members being trained, by name.
     failures : list of dict
         A row per member with failures: ``member, state, attempts, cause, last_output, rank, host, time``.
     unreadable : list of str
@@ -117,8 +117,8 @@ def read_status(out: Path | str, before: Snapshot | None = None) -> tuple[Campai
 
 def counts(snapshot: Snapshot) -> dict[str, int]:
     """Return the number of members by state; states without members are left out."""
-    found = Counter(m.state for m in snapshot.members)
-    return {s.value: found[s] for s in State if found[s]}
+    numbers = Counter(m.state for m in snapshot.members)
+    return {s.value: numbers[s] for s in State if numbers[s]}
 
 
 def render(status: CampaignStatus, snapshot: Snapshot) -> Any:
@@ -129,7 +129,7 @@ def render(status: CampaignStatus, snapshot: Snapshot) -> Any:
     counts = ", ".join(f"{n:,} {state}" for state, n in status.states.items())
     parts: list[Any] = [
         Text(f"{status.name}  {status.folder}  {status.hash[:12]}", "bold"),
-        Text(f"{status.members:,} member{'s' * (status.members != 1)}: {counts}"),
+        Text(f"{status.members:,} {'member' if status.members == 1 else 'members'}: {counts}"),
         Text(_activity(status)),
     ]
     if status.running:
@@ -210,13 +210,13 @@ def _more(count: int) -> tuple[str, ...]:
 
 
 def failures(snapshot: Snapshot) -> list[Row]:
-    """Return the members with failures or divergence, those that have finally failed first."""
-    found = []
+    """Return the members that have failures or diverged, those that failed for good first."""
+    shown = []
     for member in snapshot.members:
         if not member.failures and member.state is not State.DIVERGED:
             continue
         last = member.failures[-1] if member.failures else None
-        found.append(
+        shown.append(
             {
                 "member": member.name,
                 "state": member.state.value,
@@ -228,7 +228,7 @@ def failures(snapshot: Snapshot) -> list[Row]:
                 "time": last.time if last else None,
             }
         )
-    return sorted(found, key=lambda f: f["state"] != State.FAILED.value)
+    return sorted(shown, key=lambda f: f["state"] != State.FAILED.value)
 
 
 def _members_per_hour(snapshot: Snapshot, started: float | None) -> float | None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.results.rows import Row, Snapshot
 from hydragnn_hpc.report.tables.text_table import SPREAD, TextTable, tidy
-
-if TYPE_CHECKING:
-    from hydragnn_hpc.report.analysis.sweep import PointResult, PowerLaw
 
 SHOWN = 50
 """Points on the page and in Markdown; ``sweep.csv`` has all."""
@@ -20,90 +17,81 @@ _ABOUT = (
 )
 
 
-def _points(snapshot: Snapshot) -> list[PointResult]:
+def point_rows(snapshot: Snapshot) -> list[Row]:
+    """Return the points of a sweep by rank: a row per point, with its keys and test errors as columns."""
     if snapshot.campaign.sweep is None:
         return []
     # Imported here because tables are also written during a run, where statistics would be slow to import.
     from hydragnn_hpc.report.analysis.sweep import ranked
 
-    return ranked(snapshot)
-
-
-def _laws(snapshot: Snapshot) -> list[tuple[PowerLaw, float | None]]:
-    if snapshot.campaign.sweep is None:
-        return []
-    from hydragnn_hpc.report.analysis.sweep import power_laws, saved
-
-    laws = power_laws(snapshot)
-    return [(law, saved(laws, law)) for law in laws]
-
-
-def point_rows(snapshot: Snapshot) -> list[Row]:
-    """Return the points of a sweep: a row per point, and its keys and test errors as columns."""
-    tasks = snapshot.campaign.tasks
-    found = []
-    for point in _points(snapshot):
+    table = []
+    for point in ranked(snapshot):
         low, high = point.interval or (None, None)
         row: Row = {"of": point.of, "rank": point.rank, "variant": point.name}
         row.update({key: _plain(value) for key, value in point.settings.items()})
         row.update({"n": point.n, "n_total": point.n_total, "rmse_validation": point.validation})
         row.update({"rmse_validation_low": low, "rmse_validation_high": high})
-        for task in tasks:
+        for task in snapshot.campaign.tasks:
             row[f"rmse_{task}"], row[f"rmse_std_{task}"] = point.test.get(task, (None, None))
-        found.append(row)
-    return found
+        table.append(row)
+    return table
 
 
 def law_rows(snapshot: Snapshot) -> list[Row]:
     """Return the power laws of test errors: a row per task and variant."""
-    found = []
-    for law, share in _laws(snapshot):
+    if snapshot.campaign.sweep is None:
+        return []
+    from hydragnn_hpc.report.analysis.sweep import power_laws, saved
+
+    table, laws = [], power_laws(snapshot)
+    for law in laws:
         low, high = law.interval or (None, None)
         last = law.error(law.sizes[-1])
         row: Row = {"task": law.task, "of": law.of, **{key: _plain(value) for key, value in law.settings.items()}}
         row.update({"sizes": len(law.sizes), "least": law.sizes[0], "most": law.sizes[-1]})
         row.update({"factor": law.factor, "exponent": law.exponent, "exponent_low": low, "exponent_high": high})
-        row.update({"rmse_at_most": last, "samples_for_half": law.samples(last / 2), "saved": share})
-        found.append(row)
-    return found
+        row.update({"rmse_at_most": last, "samples_for_half": law.samples(last / 2), "saved": saved(laws, law)})
+        table.append(row)
+    return table
 
 
 def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
-    """Return the ranked points, and all columns."""
-    shown = list(ranking(snapshot))
-    return [*shown, tidy("A row per point", content, tuple(content[0]))]
+    """Return the ranked points, and a table of all columns."""
+    return [*ranking(snapshot, content), tidy("A row per point", content, tuple(content[0]))]
 
 
 def law_tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
-    """Return the power laws, and all columns."""
-    return [*laws_table(snapshot), tidy("A row per task and variant", content, tuple(content[0]))]
+    """Return the power laws, and a table of all columns."""
+    return [*laws_table(snapshot, content), tidy("A row per task and variant", content, tuple(content[0]))]
 
 
-def ranking(snapshot: Snapshot) -> Iterator[TextTable]:
-    """Yield a table of ranked points for each variant that a sweep is of."""
-    points = _points(snapshot)
-    for of in dict.fromkeys(p.of for p in points):
-        own = [p for p in points if p.of == of]
-        keys, tasks = list(own[0].settings), list(own[0].test)
+def ranking(snapshot: Snapshot, content: list[Row]) -> Iterator[TextTable]:
+    """Yield a table of the ranked points (`point_rows`) for each variant that a sweep is of."""
+    for of in dict.fromkeys(r["of"] for r in content):
+        own = [r for r in content if r["of"] == of]
+        keys, tasks = _keys(snapshot, own[0]), snapshot.campaign.variant(own[0]["variant"]).tasks
         notes = (_ABOUT, f"{SPREAD}.", *([f"The first {SHOWN} of {len(own):,}."] if len(own) > SHOWN else []))
         header = ("rank", *keys, "validation RMSE", "95 % interval", *(f"test RMSE {t}" for t in tasks), "n of N")
-        yield TextTable(f"Points of {of}", header, [_cells(p, keys) for p in own[:SHOWN]], notes)
+        yield TextTable(f"Points of {of}", header, [_cells(r, keys, tasks) for r in own[:SHOWN]], notes)
 
 
-def _cells(point: PointResult, keys: list[str]) -> tuple[str, ...]:
-    shown = text.interval(point.interval, text.scientific)
-    errors = [text.plus_minus(mean, std) for mean, std in point.test.values()]
-    settings = [str(_plain(point.settings[key])) for key in keys]
-    rank, validation = text.plain(point.rank), text.scientific(point.validation)
-    return (rank, *settings, validation, shown, *errors, f"{point.n} of {point.n_total}")
+def _cells(row: Row, keys: list[str], tasks: tuple[str, ...]) -> tuple[str, ...]:
+    low, high = row["rmse_validation_low"], row["rmse_validation_high"]
+    return (
+        text.MISSING if row["rank"] is None else str(row["rank"]),
+        *(str(row[key]) for key in keys),
+        text.scientific(row["rmse_validation"]),
+        text.interval(None if low is None else (low, high), text.scientific),
+        *(text.plus_minus(row[f"rmse_{t}"], row[f"rmse_std_{t}"]) for t in tasks),
+        f"{row['n']} of {row['n_total']}",
+    )
 
 
-def laws_table(snapshot: Snapshot) -> Iterator[TextTable]:
-    """Yield the power laws; nothing where no sweep is over numbers of samples."""
-    laws = _laws(snapshot)
-    if not laws:
+def laws_table(snapshot: Snapshot, content: list[Row]) -> Iterator[TextTable]:
+    """Yield the power laws (`law_rows`) as one table; nothing where no sweep is over numbers of samples."""
+    if not content:
         return
-    keys = list(laws[0][0].settings)
+    keys = _keys(snapshot, content[0])
     header = ("task", "variant", *keys, "samples", "exponent", "95 % interval", "RMSE at most samples",
               "samples for half of it", "data saved by learning together")  # fmt: skip
     notes = (
@@ -112,23 +100,24 @@ def laws_table(snapshot: Snapshot) -> Iterator[TextTable]:
         "Data saved: for the error at most samples, against the variant of that task alone.",
     )
     yield TextTable(
-        "Test error against the number of training samples",
-        header,
-        [_law(law, share, keys) for law, share in laws],
-        notes,
+        "Test error against the number of training samples", header, [_law_cells(r, keys) for r in content], notes
     )
 
 
-def _law(law: PowerLaw, share: float | None, keys: list[str]) -> tuple[str, ...]:
-    last = law.error(law.sizes[-1])
-    interval = text.interval(law.interval, "{:.2f}".format)
-    settings = [str(_plain(law.settings[key])) for key in keys]
-    half = law.samples(last / 2)
+def _law_cells(row: Row, keys: list[str]) -> tuple[str, ...]:
+    low, high, half = row["exponent_low"], row["exponent_high"], row["samples_for_half"]
     return (
-        law.task, law.of, *settings, f"{law.sizes[0]:,} to {law.sizes[-1]:,}", f"{law.exponent:.2f}", interval,
-        text.scientific(last), text.MISSING if half is None else f"{half:,.0f}",
-        text.MISSING if share is None else text.percent(share),
+        row["task"], row["of"], *(str(row[key]) for key in keys), f"{row['least']:,} to {row['most']:,}",
+        f"{row['exponent']:.2f}", text.interval(None if low is None else (low, high), "{:.2f}".format),
+        text.scientific(row["rmse_at_most"]), text.MISSING if half is None else f"{half:,.0f}",
+        text.percent(row["saved"]),
     )  # fmt: skip
+
+
+def _keys(snapshot: Snapshot, row: Row) -> list[str]:
+    """Return the keys of the sweep that a row has a column for."""
+    sweep = snapshot.campaign.sweep
+    return [key for key in sweep.over if key in row] if sweep else []
 
 
 def _plain(value: Any) -> str | int | float:

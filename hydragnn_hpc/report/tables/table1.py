@@ -23,15 +23,15 @@ def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
 def paper_form(snapshot: Snapshot) -> TextTable:
     """Return Table 1 as the paper prints it: a row per variant, a column per task, mean ± std over n of N members."""
     tasks = list(snapshot.campaign.tasks)
-    found = {(r["variant"], r["task"]): r for r in rows.table1_rows(snapshot)}
+    by_cell = {(r["variant"], r["task"]): r for r in rows.table1_rows(snapshot)}
     shown = []
     for variant in snapshot.campaign.variants:
-        cells = [_error_cell(found.get((variant.name, task))) for task in tasks]
-        counts = sorted({f"{r['n']} of {r['n_total']}" for (v, _), r in found.items() if v == variant.name})
+        cells = [_error_cell(by_cell.get((variant.name, task))) for task in tasks]
+        counts = sorted({f"{r['n']} of {r['n_total']}" for (v, _), r in by_cell.items() if v == variant.name})
         shown.append((variant.name, *cells, ", ".join(counts)))
     header = ("variant", *tasks, "n of N")
-    notes = notes_on([r["n"] for (v, _), r in found.items() if v not in rows.BASELINES.values()])
-    best = {task: found.get((_baseline(snapshot, task), task)) for task in tasks}
+    notes = notes_on([r["n"] for (v, _), r in by_cell.items() if v not in rows.BASELINES.values()])
+    best = {task: by_cell.get((_baseline(snapshot, task), task)) for task in tasks}
     if any(best.values()):
         errors = (text.scientific(r["rmse_mean"]) if r else text.MISSING for r in best.values())
         shown.append((NO_NETWORK, *errors, text.MISSING))
@@ -60,7 +60,7 @@ def by_task(snapshot: Snapshot) -> TextTable:
     header = ("task", "variant", "RMSE", "MAE", "R²", *mean, "unit", *(("not learned",) if marked else ()))
     notes = ["R² is about the mean of the test set, by component."] if snapshot.summary else []
     notes += ["RMSE of the mean: of the ensemble's mean prediction."] if of_means else []
-    notes += ["Not learned: members whose validation error is no better than without a network."] if marked else []
+    notes += ["Not learned: members whose validation error is no better than the baselines."] if marked else []
     return TextTable("Test errors in units, mean ± std over members", header, shown, tuple(notes))
 
 

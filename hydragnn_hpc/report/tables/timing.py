@@ -9,12 +9,12 @@ from hydragnn_hpc.report.tables.text_table import COUNTED, TextTable, notes_on, 
 
 
 def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
-    """Return the training times for people, and tidy."""
+    """Return the training times as a table to read, and as a tidy one."""
     return [timing_table(snapshot, content), tidy("Training time, a row per variant", content, rows.TIMING)]
 
 
 def timing_table(snapshot: Snapshot, content: list[Row]) -> TextTable:
-    """Return the training times for people."""
+    """Return the training times as a table to read."""
     sizes = rows.times_measured(snapshot)
     shown = [
         (
@@ -31,5 +31,6 @@ def timing_table(snapshot: Snapshot, content: list[Row]) -> TextTable:
     header = ("variant", "seconds", "epochs", "seconds per epoch", "n of N")
     stacked = [note] if (note := rows.stacking_note(snapshot)) else []
     spread = any("±" in cell for row in shown for cell in row)
+    title = "Training time of a member" + (", mean ± std over members" if spread else "")
     notes = (*(notes_on([r["n"] for r in content]) if spread else [COUNTED]), *stacked)
-    return TextTable("Training time of a member" + ", mean ± std over members" * spread, header, shown, notes)
+    return TextTable(title, header, shown, notes)

@@ -74,14 +74,14 @@ def detect(source: Path) -> str:
     if source.is_dir() and not paths:
         raise UserError(f"{source}: contains no files; give the folder or archive that holds the data")
     step = max(1, len(paths) // _SAMPLED_FILES)
-    found = [_format_of(file) for file in islice(files.iter_files(source, step), _SAMPLED_FILES + 1)]
-    known = Counter(form for form in found if isinstance(form, str)).most_common(1)
+    detected = [_format_of(file) for file in islice(files.iter_files(source, step), _SAMPLED_FILES + 1)]
+    known = Counter(form for form in detected if isinstance(form, str)).most_common(1)
     if known:
         return known[0][0]
-    problem = next((form for form in found if isinstance(form, UserError)), None)
+    problem = next((form for form in detected if isinstance(form, UserError)), None)
     if problem is not None:
         raise problem
-    if not found:
+    if not detected:
         raise UserError(f"{source}: contains no files; give the folder or archive that holds the data")
     if source.is_file() and not source.stat().st_size:
         raise UserError(f"{source}: the file is empty (0 bytes); write it again")
@@ -99,7 +99,7 @@ def _format_of(file: RawFile) -> str | UserError | None:
         with file.open() as stream:
             start = bytes(stream.read(_START))
     except files.DAMAGE as error:
-        return UserError(f"{file.where}: {files.why(error)}")
+        return UserError(f"{file.where}: {files.reason(error)}")
     return next((form for form in FORMATS if reader(form).detect(start, file.plain_name)), None)
 
 
@@ -120,7 +120,7 @@ def iter_frames(source: Path, form: str) -> Iterator[Frame | UserError]:
             for frame in read(file):
                 yield frame if isinstance(frame, UserError) else _checked(frame, check)
         except files.DAMAGE as error:
-            yield UserError(f"{file.where}: {files.why(error)}")
+            yield UserError(f"{file.where}: {files.reason(error)}")
 
 
 def _checked(frame: Frame, check: FrameCheck) -> Frame | UserError:

@@ -20,19 +20,19 @@ _SQLITE = b"SQLite format 3\x00"
 
 
 def detect(start: bytes, name: str) -> bool:
-    """Whether it is SQLite or a JSON object, or has the suffix of a database."""
+    """Whether a file is SQLite or a JSON object, or has the suffix of a database."""
     return start.startswith(_SQLITE) or start.lstrip().startswith(b"{") or name.endswith((".db", ".json"))
 
 
 def frames(file: RawFile) -> Iterator[Frame | UserError]:
-    """Yield the rows, each as a structure."""
+    """Yield the rows as structures."""
     import ase.db
 
     with file.on_disk() as path:
         if not path.stat().st_size:
             yield UserError(f"{file.where}: the file is empty (0 bytes)")
             return
-        number: int | str = "first"
+        last: int | None = None
         try:
             connect: Any = ase.db.connect
             with path.open("rb") as stream:
@@ -40,14 +40,15 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
             db = connect(path, type=kind, use_lock_file=False)
             length, units = _stated_units(dict(db.metadata or {}), file.where)
             for row in db.select():
-                number = int(row.id)
                 yield _frame_of(row, file, length, units)
+                last = int(row.id)
         except UserError as error:
             yield error
         except Exception as error:  # on damaged files ASE raises exceptions of any type
             reason = f"{type(error).__name__}: {error!s:.160}"
+            place = "" if last is None else f" after row {last}"
             yield UserError(
-                f"{file.where}: not an ASE database from row {number} on: {reason}; it is damaged, truncated or in"
+                f"{file.where}: cannot be read as an ASE database{place}: {reason}; it is damaged, truncated or in"
                 " another format"
             )
 
@@ -63,7 +64,7 @@ def _frame_of(row: Any, file: RawFile, length: LengthUnit, units: Mapping[str, s
 
 
 def _stated_units(metadata: Mapping[str, Any], where: str) -> tuple[LengthUnit, dict[str, str]]:
-    """Return the unit of lengths and those of keys, as SchNetPack's tables and ASE's ``key_descriptions`` state them.
+    """Return the units of lengths and of keys, as SchNetPack's tables and ASE's ``key_descriptions`` state them.
 
     Raises
     ------

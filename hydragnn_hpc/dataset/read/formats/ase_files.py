@@ -1,4 +1,4 @@
-"""All other formats that ASE reads: POSCAR, CIF, trajectories, output of calculations; one structure or more a file."""
+"""All other formats that ASE reads (POSCAR, CIF, trajectories, output of calculations); a file may hold several."""
 
 from __future__ import annotations
 

@@ -91,11 +91,11 @@ def iter_chunks(stream: IO[bytes], where: str) -> Iterator[tuple[int, list[bytes
     while (first := _first_line(lines)) is not None:
         start = lines.number
         if not is_count(first):
-            found = first.strip()[:SHOWN].decode("utf-8", "backslashreplace")
+            text = first.strip()[:SHOWN].decode("utf-8", "backslashreplace")
             yield (
                 number,
                 UserError(
-                    f"{where}, frame {number}, line {start}: expected the number of atoms, found {found!r}; this is"
+                    f"{where}, frame {number}, line {start}: expected the number of atoms, found {text!r}; this is"
                     " not extended XYZ"
                 ),
             )
@@ -124,11 +124,11 @@ def iter_chunks(stream: IO[bytes], where: str) -> Iterator[tuple[int, list[bytes
             reason = "correct the number of atoms or the lines" if after else "it is truncated"
             yield number, UserError(f"{declared}, and {how} after {found_atoms}; {reason}")
         elif after.strip() and not is_count(after):
-            found = after.strip()[:SHOWN].decode("utf-8", "backslashreplace")
+            text = after.strip()[:SHOWN].decode("utf-8", "backslashreplace")
             yield (
                 number,
                 UserError(
-                    f"{declared}, then comes {found!r}, which does not start a frame; correct the number or the lines"
+                    f"{declared}, then comes {text!r}, which does not start a frame; correct the number or the lines"
                 ),
             )
             _resume(lines)
@@ -146,7 +146,7 @@ def _first_line(lines: _Lines) -> bytes | None:
 
 
 def _take(lines: _Lines, first: bytes) -> list[bytes]:
-    """Return a frame's lines: as many as it declares, or fewer if the next frame starts before."""
+    """Return a frame's lines: as many as it declares, or fewer if the next frame starts earlier."""
     chunk, size = [first], 0
     while len(chunk) < int(first) + 2 and (line := lines.next()):
         if len(chunk) > 1 and is_count(line):
@@ -171,8 +171,8 @@ def _parse(chunk: list[bytes], name: str, origin: str, where: str) -> Frame:
     Raises
     ------
     UserError
-        If species, positions, cell or boundary are malformed, or a line has another number of columns than
-        ``Properties`` says.
+        If species, positions, cell or boundary are malformed, or a line's number of columns differs from that
+        in ``Properties``.
     """
     try:
         comment, *rows = (line.decode("utf-8").rstrip("\r\n") for line in [*chunk[1:], b""][: int(chunk[0]) + 1])
@@ -211,7 +211,7 @@ def _columns(
                 f"{where}, atom {atom}: {len(line)} columns, expected {expected}; correct the line or Properties"
             )
     species, positions = (_place(layout, names, where) for names in (_SPECIES, _POSITIONS))
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     z, pos, start = np.zeros(0, np.int32), np.zeros((0, 3)), 0
     for number, (name, kind, count) in enumerate(layout):
         cells = [line[start : start + count] for line in words]
@@ -228,11 +228,11 @@ def _columns(
             if isinstance(made, Unreadable):
                 raise UserError(f"{where}: the column '{name}' {made.reason}")
             pos = np.asarray(made, np.float64).reshape(-1, 3)
-        elif name in found:
-            found[name] = Unreadable("is the name of two columns in Properties; rename one of them")
+        elif name in columns:
+            columns[name] = Unreadable("is the name of two columns in Properties; rename one of them")
         else:
-            found[name] = _array(kind, cells)
-    return found, z, pos
+            columns[name] = _array(kind, cells)
+    return columns, z, pos
 
 
 def _layout(properties: str | None, where: str) -> list[tuple[str, str, int]]:
@@ -291,10 +291,10 @@ def _array(kind: str, cells: list[list[str]]) -> Any:
 def _cell(lattice: str | None, where: str) -> np.ndarray | None:
     if lattice is None:
         return None
-    found = numbers(re.findall(r"[^\s,\[\]]+", lattice))
-    if found is None or len(found) != 9:
+    values = numbers(re.findall(r"[^\s,\[\]]+", lattice))
+    if values is None or len(values) != 9:
         raise UserError(f"{where}: Lattice={lattice[:SHOWN]!r} is not nine numbers; correct it")
-    return found.astype(float).reshape(3, 3)
+    return values.astype(float).reshape(3, 3)
 
 
 def _periodic(pbc: str | None, has_cell: bool, where: str) -> tuple[bool, bool, bool]:

@@ -48,7 +48,7 @@ _LARGEST_Z = 118
 
 @dataclass(frozen=True, eq=False)
 class LsmsSample:
-    """One file.
+    """The content of one file.
 
     Attributes
     ----------
@@ -86,7 +86,10 @@ class LsmsSample:
 
 
 def detect(start: bytes, name: str) -> bool:
-    """Whether the first line holds three numbers, and the second has as many columns as an atom."""
+    """Whether the first line holds three numbers, and the second has the columns of an atom, or one fewer.
+
+    A file in which a column is missing, or two have run together, is recognised so that the error can name the line.
+    """
     lines = start.split(b"\n", 2)
     try:
         words = [line.decode("ascii").split() for line in lines[:2]]
@@ -105,7 +108,7 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
 
 
 def frame_of(sample: LsmsSample, where: str, origin: str) -> Frame:
-    """Return a sample as a frame, without cell and boundary, which LSMS text does not hold."""
+    """Return a sample as a frame, without a cell and boundary, which LSMS text does not state."""
     table = sample.table
     values = dict(zip(("total_energy", "band_energy", "fermi_energy"), sample.energies.tolist(), strict=True))
     columns = {
@@ -134,14 +137,14 @@ def format_sample(sample: LsmsSample) -> str:
 
 
 def parse_sample(content: bytes, where: str) -> LsmsSample:
-    """Read one file's content; ``where`` names it in errors.
+    """Parse one file's content; ``where`` names it in errors.
 
-    Blank lines at the end and carriage returns are ignored; nothing else is.
+    Only blank lines at the end and carriage returns are ignored.
 
     Raises
     ------
     UserError
-        If it is not LSMS text; names the file, the line and the reason.
+        If it is not LSMS text, naming the file, the line and the reason.
     """
     if not content.strip():
         raise UserError(f"{where}: the file is empty ({len(content)} bytes); repeat that calculation")
@@ -186,7 +189,7 @@ def _first_bad_line(lines: list[str], where: str) -> str:
                 return f"{where}, line {number}, column {column}: {word[:40]!r} is not a number"
         if len(words) != COLUMNS:
             last = number == len(lines) + 1 and len(words) < COLUMNS
-            reason = "the file is truncated" if last else "columns must not be mixed"
+            reason = "the file is truncated" if last else "every line must be an atom"
             return f"{where}, line {number}: {len(words)} columns, expected {COLUMNS}; {reason}"
     return f"{where}: not LSMS text"
 
@@ -209,7 +212,8 @@ def refuse_folder(out: Path, force: bool) -> None:
     Raises
     ------
     UserError
-        If ``out`` exists and is not empty (and not ``force``), or holds anything but ``out_<number>``.
+        If ``out`` is a file or the current folder, is not empty (without ``force``), or holds anything but
+        ``out_<number>``.
     """
     out = out.resolve()
     if not out.exists():
@@ -220,7 +224,7 @@ def refuse_folder(out: Path, force: bool) -> None:
         raise UserError(f"{out} is the current folder; give the name of a new one")
     names = sorted(path.name for path in out.iterdir())
     if names and not force:
-        raise UserError(f"{out} exists and is not empty; give another folder, or --force to replace it")
+        raise UserError(f"{out} exists and is not empty; give another folder, or --force to replace its content")
     for name in names:
         if not re.fullmatch(r"out_\d+", name):
             raise UserError(f"{out} holds '{name}', which is not LSMS text; --force replaces only data: move it away")

@@ -73,7 +73,7 @@ static void tile_back(const Plan *plan, const Layer *layer, Matrix matrix, const
     }
 }
 
-/* From grad, that of the output of one block: the gradients of W2 and of the edges (added), that of x (unless NULL),
+/* From grad, the gradient of one block's output: the gradients of W2 and of the edges (added), that of x (unless NULL),
  * and the stacked columns, whose outer products with grad make the gradients of the matrices. */
 static void convolve_back(const Plan *plan, const Layer *layer, const real *parameters, const real *matrices,
                           const ConvolutionMemory *m, vec *x, vec *grad, vec *stacked, vec *grad_x, real *gradients) {

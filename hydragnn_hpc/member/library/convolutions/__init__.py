@@ -1,11 +1,10 @@
 """Convolutions by name: each file makes one ``Layer(sizes)`` from PyTorch Geometric's.
 
-Its ``forward(x, graph)`` takes ``x [N, in]`` and gives ``[N, out]``. An equivariant one takes and gives vectors
-``[N, 3, width]`` as well: ``forward(x, vectors, graph)``, None before the first layer. Where samples share one
-geometry, an ``over_shared`` computes the same faster, on columns (`hydragnn_hpc.member.library.shared`); a layer may do
-without, unless it is equivariant. It must not depend on an atom's
-index or position in the batch, and training must change only its parameters (it has no batch norm);
-`tests/member/test_convolutions.py` checks this for all of them.
+Its ``forward(x, graph)`` takes ``x [N, in]`` and returns ``[N, out]``. An equivariant one takes and returns vectors
+``[N, 3, width]`` as well: ``forward(x, vectors, graph)``, with None before the first layer. Where samples share one
+geometry, an ``over_shared`` computes the same faster, on columns (`hydragnn_hpc.member.library.shared`); only an
+equivariant layer must have one. A layer must not depend on an atom's index or position in the batch, and training must
+change only its parameters (it has no batch norm); `tests/member/test_convolutions.py` checks this for all of them.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """[N, in] to [N, out]."""
-        found: Tensor = self.conv(self.widen(x), graph.edges, graph.features)
-        return found
+        out: Tensor = self.conv(self.widen(x), graph.edges, graph.features)
+        return out
 
     def over_shared(self, x: Tensor, geometry: SharedGeometry) -> Tensor:
         """Do the same over one geometry, ``[in, n * B]`` to ``[out, n * B]``."""

@@ -32,8 +32,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """[N, in] to [N, out]."""
-        output: Tensor = self.conv(x, graph.edges, graph.features)
-        return output
+        out: Tensor = self.conv(x, graph.edges, graph.features)
+        return out
 
     def over_shared(self, x: Tensor, geometry: SharedGeometry) -> Tensor:
         """Do the same over one geometry, ``[in, n * B]`` to ``[out, n * B]``."""
@@ -41,5 +41,5 @@ class Layer(nn.Module):
         edges = None if geometry.features is None else linear(conv.lin_edge, geometry.features.t())
         sources, targets = linear(conv.lin_l, x), linear(conv.lin_r, x)
         messages = attended(geometry, sources, targets, edges, conv.att[0])
-        found: Tensor = messages + linear(conv.res, x) + conv.bias[:, None]
-        return found
+        out: Tensor = messages + linear(conv.res, x) + conv.bias[:, None]
+        return out

@@ -25,8 +25,8 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """[N, in] to [N, out]."""
         more = (graph.features,) if self._with_edges else ()
-        found: Tensor = self.conv(x, graph.edges, *more)
-        return found
+        out: Tensor = self.conv(x, graph.edges, *more)
+        return out
 
     def over_shared(self, x: Tensor, geometry: SharedGeometry) -> Tensor:
         """Do the same over one geometry, ``[in, n * B]`` to ``[out, n * B]``."""

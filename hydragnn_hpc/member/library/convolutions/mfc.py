@@ -26,23 +26,21 @@ class Layer(nn.Module):
         """[N, in] to [N, out]."""
         if x.device.type != "cpu":
             return self._on_device(x, graph.edges)
-        found: Tensor = self.conv(x, graph.edges)
-        return found
+        out: Tensor = self.conv(x, graph.edges)
+        return out
 
     def over_shared(self, x: Tensor, geometry: SharedGeometry) -> Tensor:
         """Do the same over one geometry, ``[in, n * B]`` to ``[out, n * B]``."""
-        samples, found = x.shape[1] // geometry.sites, []
+        samples, out = x.shape[1] // geometry.sites, []
         sizes = [samples * count for _, count in geometry.groups]
         parts = zip(geometry.groups, torch.split(geometry.total(x), sizes, 1), torch.split(x, sizes, 1), strict=True)
         for (degree, _), neighbours, own in parts:
             number = min(degree, MOST_NEIGHBOURS)
-            found.append(
-                torch.addmm(linear(self.conv.lins_l[number], neighbours), self.conv.lins_r[number].weight, own)
-            )
-        return torch.cat(found, dim=1)
+            out.append(torch.addmm(linear(self.conv.lins_l[number], neighbours), self.conv.lins_r[number].weight, own))
+        return torch.cat(out, dim=1)
 
     def _on_device(self, x: Tensor, edges: Tensor) -> Tensor:
-        """Do the same with a copy of the weights for each atom: the library asks whose are the same, and waits."""
+        """Do the same with a copy of the weights for each atom: the library would wait to group atoms by degree."""
         ones = torch.ones_like(edges[1])
         degree = torch.zeros_like(x[:, 0], dtype=torch.int64).index_add_(0, edges[1], ones)
         degree.clamp_(max=MOST_NEIGHBOURS)
@@ -50,9 +48,9 @@ class Layer(nn.Module):
         bias = torch.stack([each.bias for each in self.conv.lins_l])
         weights = torch.cat([around, own], 1)
         both = torch.cat([self.conv.propagate(edges, x=(x, x), size=None), x], 1)
-        found = []
+        out = []
         for atoms in torch.split(torch.arange(len(x), device=x.device), max(1, COPIED // weights[0].numel())):
             chosen = degree.index_select(0, atoms)
             own_bias, own_weights = bias.index_select(0, chosen)[:, None], weights.index_select(0, chosen)
-            found.append(torch.baddbmm(own_bias, both.index_select(0, atoms)[:, None], own_weights))
-        return torch.cat(found).squeeze(1)
+            out.append(torch.baddbmm(own_bias, both.index_select(0, atoms)[:, None], own_weights))
+        return torch.cat(out).squeeze(1)

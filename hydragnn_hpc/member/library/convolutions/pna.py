@@ -16,7 +16,7 @@ SCALERS = ["identity", "amplification", "attenuation", "linear"]
 
 
 class Layer(nn.Module):
-    """The library's layer with the average degrees given."""
+    """The library's layer, with the average degrees of the whole training set."""
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()
@@ -28,5 +28,5 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """[N, in] to [N, out]."""
-        found: Tensor = self.conv(x, graph.edges, graph.features)
-        return found
+        out: Tensor = self.conv(x, graph.edges, graph.features)
+        return out

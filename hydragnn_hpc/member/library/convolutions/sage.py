@@ -19,11 +19,11 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """[N, in] to [N, out]."""
-        found: Tensor = self.conv(x, graph.edges)
-        return found
+        out: Tensor = self.conv(x, graph.edges)
+        return out
 
     def over_shared(self, x: Tensor, geometry: SharedGeometry) -> Tensor:
         """Do the same over one geometry, ``[in, n * B]`` to ``[out, n * B]``."""
         neighbours, own = (torch.cat([self.conv.lin_l.weight, self.conv.lin_r.weight]) @ x).chunk(2)
-        found: Tensor = geometry.mean(neighbours) + (own + self.conv.lin_l.bias[:, None])
-        return found
+        out: Tensor = geometry.mean(neighbours) + (own + self.conv.lin_l.bias[:, None])
+        return out

@@ -23,8 +23,8 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """[N, in] to [N, out]."""
         x = self.widen(x)
-        found: Tensor = x + self.interaction(x, graph.edges, graph.lengths, graph.features)
-        return found
+        out: Tensor = x + self.interaction(x, graph.edges, graph.lengths, graph.features)
+        return out
 
     def over_shared(self, x: Tensor, geometry: SharedGeometry) -> Tensor:
         """Do the same over one geometry, ``[in, n * B]`` to ``[out, n * B]``."""
@@ -33,5 +33,5 @@ class Layer(nn.Module):
         envelope = 0.5 * (torch.cos(geometry.lengths * math.pi / block.conv.cutoff) + 1.0)
         filters = perceptron(block.mlp, geometry.features.t()) * envelope
         messages = geometry.weighted(filters, linear(block.conv.lin1, x))
-        found: Tensor = x + linear(block.lin, block.act(linear(block.conv.lin2, messages)))
-        return found
+        out: Tensor = x + linear(block.lin, block.act(linear(block.conv.lin2, messages)))
+        return out

@@ -7,7 +7,7 @@
 
 typedef struct {
     long samples, atoms;
-    const int64_t *sample;     /* [samples]: their numbers */
+    const int64_t *sample;     /* [samples]: sample numbers */
     int32_t *first;            /* [samples + 1]: first atom of each */
     int64_t *row;              /* [atoms]: row in inputs and targets */
     int32_t *owner;            /* [atoms]: the sample in the batch */

@@ -68,15 +68,14 @@ static double sum_rows_loss(const Task *task, const HeadMemory *m, const int64_t
     return sum_lanes(sum);
 }
 
-
 static void forward_rows(const Task *task, const real *parameters, const RowHeadMemory *m, const real *x, long count) {
     rows_to_columns(x, task->linear[0].in, count, m->x);
     m->head.activation[0] = m->x;
     head_forward(task, parameters, &m->head, columns_of(count));
 }
 
-/* Forward, loss and backward of one head, the mean loss being over so many known `values`; adds to the rows' grad and
- * to gradients. Returns the mean loss. */
+/* Forward, loss and backward of one head; adds to the rows' grad and to gradients. Returns the loss, averaged over
+ * `values` known targets. */
 static double head_rows_step(const Task *task, const real *parameters, const RowHeadMemory *m, double values,
                              HeadRows rows, real *gradients) {
     long features = task->linear[0].in, stride = padded(features);

@@ -1,10 +1,11 @@
-"""A CUDA device pretended on a CPU: its arithmetic is the CPU's, its rules are CUDA's.
+"""A CUDA device emulated on a CPU: its arithmetic is the CPU's, its rules are CUDA's.
 
-``with pretended() as device:`` runs the code that would run on a GPU; its tensors say that they are on ``cuda:0``. What
-CUDA forbids is an error, what it leaves undefined holds NaN, and what costs time there is counted (`Device`).
+``with emulated() as device:`` runs the code that would run on a GPU; its tensors report that they are on ``cuda:0``.
+What CUDA forbids is an error, memory whose content it leaves undefined holds NaN, and what costs time is counted
+(`Device`).
 
-A captured graph behaves as CUDA's: nothing runs while it is captured, and a replay runs what was captured on the same
-memory, whatever has become of it.
+A captured graph behaves like CUDA's: nothing runs during the capture, and a replay runs the captured operations on the
+same memory, whatever has become of it.
 """
 
 from __future__ import annotations
@@ -35,23 +36,23 @@ import hydragnn_hpc
 
 SOURCE = Path(__file__).with_name("guard.cpp")
 REAL = bool(torch.version.cuda or torch.version.hip)
-"""Whether this torch is built for real devices: there, none can be pretended."""
+"""Whether this torch is built for real devices: then none can be emulated."""
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 ALLOCATIONS = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
 VIEWS = {"_unsafe_view", "_reshape_alias", "alias", "detach", "lift_fresh"}
-"""Those whose declaration does not say so; others are recognised by it."""
+"""Views that do not declare themselves as such; the others are recognised by their schema."""
 WAITS = {
     "_local_scalar_dense", "_unique2", "bincount", "equal", "is_nonzero", "masked_select", "nonzero",
     "unique_consecutive", "unique_dim",
 }  # fmt: skip
-"""Operations with a result that the host needs: a number, or the size of what is computed."""
+"""Operations whose result the host needs: a number, or the size of what is computed."""
 ATOMICS = {"_embedding_bag_dense_backward", "index_add", "index_add_", "scatter_add", "scatter_add_", "scatter_reduce"}
-"""Operations that add in an order which changes from run to run."""
+"""Operations that add in an order that changes from run to run."""
 
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """Compile what torch asks of a device, once for each version of torch."""
+    """Compile and load the answers to what torch asks a device; compiled once for each version of torch."""
     folder = Path(torch.__file__).parent
     name = f"guard-{torch.__version__}-{zlib.crc32(SOURCE.read_bytes()):08x}"
     built = SOURCE.parent / "__pycache__" / f"{name}.so"
@@ -66,7 +67,7 @@ def load() -> ctypes.CDLL:
 
 
 class OnDevice(Tensor):
-    """A tensor that says it is on the device; ``inner`` has its numbers."""
+    """A tensor that reports that it is on the device; ``inner`` holds its values on the host."""
 
     inner: Tensor
 
@@ -84,12 +85,12 @@ class OnDevice(Tensor):
         return made
 
     def data_ptr(self) -> int:
-        """Where the numbers are."""
+        """The address of the values."""
         return self.inner.data_ptr()
 
     @property
     def data(self) -> Tensor:
-        """The same numbers, apart from autograd."""
+        """The same values, detached from autograd."""
         return self.detach()
 
     @data.setter
@@ -98,37 +99,37 @@ class OnDevice(Tensor):
         self.inner = other.inner
 
     def tolist(self) -> list[Any]:
-        """Numbers on the host."""
-        numbers: list[Any] = self.cpu().tolist()
-        return numbers
+        """The values on the host."""
+        values: list[Any] = self.cpu().tolist()
+        return values
 
     def __repr__(self) -> str:
         return f"OnDevice({self.inner!r})"
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise AssertionError(f"{func} outside of the pretended device")
+        raise AssertionError(f"{func} outside the emulated device")
 
 
 class Device(TorchDispatchMode):
-    """The device, and what has been seen of it.
+    """The device, and a record of its use.
 
     Attributes
     ----------
     waits : Counter
-        Waits of the host for the device: "function of the package: reason".
+        Waits of the host for the device, as "function of the package: reason".
     launches : Counter
-        By operation; a replay is one. A real device may launch several kernels for an operation.
+        Launches by operation; a replay counts as one. A real device may launch several kernels for an operation.
     atomics : Counter
         Operations whose last digits differ from run to run.
     graphs : WeakSet of Graph
-        Those that exist.
+        The graphs that exist.
     captures, after_failure : int
-        Graphs captured; operations after a capture that failed, which leaves torch in an undefined state.
+        Graphs captured; operations after a failed capture, which leaves torch in an undefined state.
     limit : int or None
-        Bytes of memory; None: no limit, and the most that was in use is not recorded.
-    most : int
-        The most bytes in use.
+        Memory in bytes; None: no limit, and the peak is not recorded.
+    peak : int
+        The largest number of bytes in use.
     """
 
     def __init__(self) -> None:
@@ -139,7 +140,7 @@ class Device(TorchDispatchMode):
         self.graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
         self.captures = self.after_failure = 0
         self.limit: int | None = None
-        self.most = 0
+        self.peak = 0
         self.capturing: Graph | None = None
         self.failed = False
         self._blocks: dict[int, tuple[StorageWeakRef, int]] = {}
@@ -185,8 +186,8 @@ class Device(TorchDispatchMode):
         return OnDevice(inner)
 
     def _allow(self, asked: int) -> None:
-        self.most = max(self.most, self.bytes)
-        if self.most > self.limit:
+        self.peak = max(self.peak, self.bytes)
+        if self.peak > self.limit:
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {asked} bytes")
 
     def _compute(self, operation: Operation, args: Any, kwargs: Any) -> Any:
@@ -194,7 +195,7 @@ class Device(TorchDispatchMode):
         if operation.is_view:
             return func(*args, **kwargs)
         if name in ALLOCATIONS:
-            return _each(func(*args, **kwargs), _forget)
+            return _each(func(*args, **kwargs), _poison)
         if self.capturing is not None:
             return self.capturing.record(operation, args, kwargs)
         self.launches[name] += 1
@@ -205,13 +206,13 @@ class Device(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _check(self, name: str, args: Any, kwargs: Any, tensors: list[Tensor], here: bool) -> None:
-        """Refuse tensors of two devices, and note waits."""
+        """Refuse tensors on two devices, and record waits."""
         if name in ("_to_copy", "copy_"):
             source, to = (args[1], isinstance(args[0], OnDevice)) if name == "copy_" else (args[0], here)
-            later = kwargs.get("non_blocking", False) or (name == "copy_" and len(args) > 2 and args[2])
+            asynchronous = kwargs.get("non_blocking", False) or (name == "copy_" and len(args) > 2 and args[2])
             if isinstance(source, OnDevice) and not to:
                 self.wait("copy to the host")
-            elif to and not isinstance(source, OnDevice) and not (later and getattr(source, "pinned", False)):
+            elif to and not isinstance(source, OnDevice) and not (asynchronous and getattr(source, "pinned", False)):
                 self.wait("copy of memory that is not pinned")
             return
         if any(x.dim() and not isinstance(x, OnDevice) for x in tensors):
@@ -225,7 +226,7 @@ class Device(TorchDispatchMode):
 
 
 class Graph:
-    """Stands for ``torch.cuda.CUDAGraph``.
+    """Stands in for ``torch.cuda.CUDAGraph``.
 
     Attributes
     ----------
@@ -239,16 +240,16 @@ class Graph:
         device.graphs.add(self)
 
     def record(self, operation: Operation, args: Any, kwargs: Any) -> Any:
-        """Note an operation, and return where its result will be."""
+        """Record an operation, and return where its result will be."""
         func = operation.func
         if operation.written:
             named = {**dict(zip(operation.arguments, args, strict=False)), **kwargs}
             written = tuple(named[name] for name in operation.written)
             self.operations.append((func, args, kwargs, None))
             return written if len(written) > 1 else written[0]
-        # On copies: some operations write to what they declare to read.
+        # On copies: some operations write to arguments that they declare as read-only.
         copies = _each(args, torch.clone), {name: _each(value, torch.clone) for name, value in kwargs.items()}
-        result = _each(func(*copies[0], **copies[1]), _forget)
+        result = _each(func(*copies[0], **copies[1]), _poison)
         self.operations.append((func, args, kwargs, result))
         return result
 
@@ -266,7 +267,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Operation:
-    """What is declared of an operation.
+    """What an operation declares.
 
     Attributes
     ----------
@@ -302,8 +303,8 @@ def _inner(tensor: Tensor) -> Tensor:
     return tensor.inner if isinstance(tensor, OnDevice) else tensor
 
 
-def _forget(tensor: Tensor) -> Tensor:
-    """Fill new memory with what nobody may rely on."""
+def _poison(tensor: Tensor) -> Tensor:
+    """Fill new memory with NaN, so that a value computed from it shows."""
     return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
 
 
@@ -320,7 +321,7 @@ def _function() -> str:
 
 @contextlib.contextmanager
 def _capture(device: Device, graph: Graph, pool: object = None) -> Iterator[None]:
-    """Stands for ``torch.cuda.graph``."""
+    """Stands in for ``torch.cuda.graph``."""
     graph.pool = pool or graph.pool
     device.captures += 1
     device.capturing = graph
@@ -340,11 +341,11 @@ def _pinned(tensor: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def pretended(memory: int = 80 << 30) -> Iterator[Device]:
-    """Pretend a device with so many bytes of memory."""
+def emulated(memory: int = 80 << 30) -> Iterator[Device]:
+    """Emulate a device with ``memory`` bytes of memory."""
     device, lifts = Device(), torch._C._only_lift_cpu_tensors()
-    properties = types.SimpleNamespace(name="pretended", uuid="GPU-pretended", total_memory=memory)
-    stands_for = {
+    properties = types.SimpleNamespace(name="emulated", uuid="GPU-emulated", total_memory=memory)
+    stand_ins = {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
         "device_count": lambda: 1,
@@ -358,16 +359,16 @@ def pretended(memory: int = 80 << 30) -> Iterator[Device]:
         "graph": functools.partial(_capture, device),
     }
     with pytest.MonkeyPatch.context() as patch:
-        for name, stand_in in stands_for.items():
+        for name, stand_in in stand_ins.items():
             patch.setattr(torch.cuda, name, stand_in)
         patch.setattr(Tensor, "pin_memory", _pinned)
-        # A module on the device then has parameters of the device, not the host's with other content.
+        # A module moved to the device then gets new parameters, instead of the host's with their data exchanged.
         patch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
-        load().pretend(True)
-        torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(..., device="cuda") is seen
+        load().emulate(True)
+        torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(..., device="cuda") is dispatched too
         try:
             with device:
                 yield device
         finally:
             torch._C._set_only_lift_cpu_tensors(lifts)
-            load().pretend(False)
+            load().emulate(False)

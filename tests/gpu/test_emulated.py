@@ -1,4 +1,4 @@
-"""The pretended device finds what it is there to find: a fault for each of its rules."""
+"""The emulated device detects the faults that it is for: a planted fault for each of its rules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.gpu.pretended import Device
+from tests.gpu.emulated import Device
 from tests.gpu.problems import ENGINES, GPU, Stack
 
 HERE = "member/torch_engine/engine TorchEngine"
@@ -18,7 +18,7 @@ def varying() -> Stack:
 
 
 def with_pass(stack: Stack, more) -> Stack:
-    """The same with something done to the losses within each step."""
+    """The stack, with ``more`` done to the losses within each step."""
     unchanged = stack.engine._pass
 
     def changed(*arguments):
@@ -30,7 +30,7 @@ def with_pass(stack: Stack, more) -> Stack:
     return stack
 
 
-def test_tensors_of_two_devices_do_not_meet(device: Device) -> None:
+def test_tensors_on_two_devices_are_refused(device: Device) -> None:
     stack = varying()
     stack.engine._targets = [torch.zeros(t.shape) for t in stack.engine._targets]
     with pytest.raises(RuntimeError, match="to be on the same device"):
@@ -56,7 +56,7 @@ def test_tensors_of_two_devices_do_not_meet(device: Device) -> None:
         (lambda losses: torch.cuda.synchronize(), "synchronize"),
     ],
 )
-def test_waits_are_seen_with_their_place(device: Device, what, reason: str) -> None:
+def test_waits_are_recorded_with_their_place(device: Device, what, reason: str) -> None:
     stack = with_pass(varying(), what)
     factors = stack.plan()
     device.waits.clear()
@@ -69,18 +69,18 @@ def test_waits_are_seen_with_their_place(device: Device, what, reason: str) -> N
         what(torch.ones(3, 3, device=GPU))
 
 
-def test_what_is_pinned_is_sent_without_a_wait(device: Device) -> None:
+def test_pinned_memory_is_copied_without_a_wait(device: Device) -> None:
     torch.ones(3).pin_memory().to(GPU, non_blocking=True)
     assert not device.waits
     torch.ones(3).pin_memory().to(GPU)
     assert device.waits == {"elsewhere: copy of memory that is not pinned": 1}
 
 
-def test_new_memory_holds_nothing(device: Device) -> None:
+def test_new_memory_holds_nan(device: Device) -> None:
     assert torch.empty(3, device=GPU).isnan().all() and not torch.zeros(3, device=GPU).isnan().any()
 
 
-def test_members_one_after_the_other_are_more_launches(device: Device) -> None:
+def test_members_one_after_another_take_more_launches(device: Device) -> None:
     stack = varying()
     stack.engine._together = False
     factors = stack.plan()
@@ -111,7 +111,7 @@ def test_memory_is_counted_while_it_is_held(device: Device) -> None:
     assert kept.sum() == 1000
 
 
-def test_sums_in_changing_order_are_seen(device: Device) -> None:
+def test_sums_in_changing_order_are_recorded(device: Device) -> None:
     x, rows = torch.zeros(3, 2, device=GPU), torch.zeros(4, dtype=torch.int64, device=GPU)
     x.index_add_(0, rows, torch.ones(4, 2, device=GPU))
     x.index_put_((rows,), torch.ones(4, 2, device=GPU), accumulate=True)
@@ -134,7 +134,7 @@ def test_a_graph_runs_only_when_it_is_replayed_and_where_it_was_captured(device:
     assert (made == 6).all() and (out == 8).all()
 
 
-def test_what_follows_a_failed_capture_is_seen(device: Device) -> None:
+def test_operations_after_a_failed_capture_are_counted(device: Device) -> None:
     with pytest.raises(ValueError, match="fails"), torch.cuda.graph(torch.cuda.CUDAGraph()):
         raise ValueError("fails")
     torch.ones(3, device=GPU)
