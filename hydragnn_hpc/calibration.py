@@ -164,7 +164,7 @@ def calibrate(
         return Calibration({}, f"calibration needs {FEWEST_MEMBERS} members, and there are {len(members)}")
     training = campaign.of_variant(campaign.variant(members[0].variant)).training
     if isinstance(training.resample, Folds):
-        return Calibration({}, "with training.resample.folds, members have no validation part in common")
+        return Calibration({}, "with training.resample.folds, members have no validation set in common")
     try:
         return Calibration(_calibrated(folder, campaign, members, weights or {}))
     except UserError as error:

@@ -222,7 +222,7 @@ def test_the_report_separates_the_sources_of_the_spread(small: Path, resampled: 
     folder = CampaignFolder(resampled)
     campaign = read_frozen(folder).campaign
     found = {v: [m for m in read_members(folder, campaign) if m.variant == v] for v in ("folds", "drawn")}
-    assert "no validation part in common" in calibrate(folder, campaign, found["folds"]).why_not
+    assert "no validation set in common" in calibrate(folder, campaign, found["folds"]).why_not
     assert not calibrate(folder, campaign, found["drawn"]).why_not
 
 
