@@ -75,7 +75,7 @@ def open_configuration(path: Path) -> Keys:
     network = content.get("NeuralNetwork")
     architecture = network.get("Architecture") if isinstance(network, dict) else None
     if not isinstance(architecture, dict):
-        raise UserError(f"{path} has no NeuralNetwork.Architecture; give a configuration of HydraGNN")
+        raise UserError(f"{path}: NeuralNetwork.Architecture is missing; give a configuration of HydraGNN")
     heads: dict[str, Any] = architecture["output_heads"] if isinstance(architecture.get("output_heads"), dict) else {}
     for level, branches in heads.items():
         if isinstance(branches, list):

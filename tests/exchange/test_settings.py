@@ -171,10 +171,10 @@ def test_settings_that_both_have_are_carried(tmp_path: Path) -> None:
         (f"{VARIABLES}input_node_features", [0, 1], "inputs are computed from the structure here"),
         (f"{VARIABLES}type", ["graph", "edge", "node"], "an output is of level graph or node"),
         (f"{TRAINING}loss_function_type", "rmse", "loss_function_type=\"rmse\""),
-        (f"{TRAINING}Optimizer__type", "FusedLAMB", "there is no such optimizer; set Adam, AdamW, SGD"),
+        (f"{TRAINING}Optimizer__type", "FusedLAMB", "not available here; set one of: Adam, AdamW, SGD"),
         (f"{TRAINING}perc_train", 1.0, "perc_train=1.0: give a share between 0 and 1"),
         ("Dataset__node_features__column_index", [0, 5, 9], "output 'magnetic_moment' is column 9 of LSMS text"),
-        ("NeuralNetwork", 3, "has no NeuralNetwork.Architecture"),
+        ("NeuralNetwork", 3, "NeuralNetwork.Architecture is missing"),
     ],
 )  # fmt: skip
 def test_what_no_campaign_can_be_is_one_line(path: str, value: Any, message: str, tmp_path: Path) -> None:
