@@ -83,7 +83,7 @@ def test_it_is_shown_and_written(runs: Path) -> None:
 
 def test_what_cannot_be_compared_is_refused_in_a_line(runs: Path) -> None:
     for names, message in (
-        (("a",), "give two or more different campaign folders"), (("a", "a"), "give two or more different campaign folders"),
+        (("a",), "two or more different campaign folders"), (("a", "a"), "two or more different campaign folders"),
         (("a", "nothing"), "nothing"), (("a", "c"), "the test sets differ"),
     ):  # fmt: skip
         done = campaigns.command(runs, "compare", *names)
