@@ -121,7 +121,10 @@ def test_any_damage_is_reported_or_read_as_python_reads_it(edits: list[tuple[int
         (GOOD[:-200].encode() + bytes(200), "line 3, column"),
         (GOOD.replace("77.500000", "77.5-1.00").encode(), "line 3, column 6: '77.5-1.00' is not a number"),
         ((GOOD.rstrip().rsplit(" ", 1)[0] + " 1-1\n").encode(), "line 3, column 18: '1-1' is not a number"),
-        ("\n".join([LINES[0], LINES[1], "", LINES[2]]).encode(), "line 3: 0 columns, expected 18; columns must not"),
+        (
+            "\n".join([LINES[0], LINES[1], "", LINES[2]]).encode(),
+            "line 3: 0 columns, expected 18; every line must be an atom",
+        ),
         (GOOD.replace("78.", "nan", 1).replace("77.500000", "      nan").encode(), "line 3, column 6: nan"),
         (GOOD.replace("77.500000", "      inf").encode(), "line 3, column 6: inf"),
         (GOOD.replace("77.500000", "   gibber").encode(), "line 3, column 6: 'gibber'"),
