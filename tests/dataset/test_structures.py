@@ -19,7 +19,7 @@ from ase import Atoms
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.read import sources
-from hydragnn_hpc.dataset.read.files import is_compressed
+from hydragnn_hpc.dataset.read.compression import is_compressed
 from hydragnn_hpc.dataset.read.formats import detect, extxyz, iter_frames
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
