@@ -14,6 +14,7 @@ from hydragnn_hpc.errors import UserError
 if TYPE_CHECKING:
     from hydragnn_hpc.ensemble.folder import RunPlan
 
+_SHOWN = 50  # variants listed by a dry run
 EPILOG = "Example: mpirun -n 2 hydragnn-hpc run jobs/campaigns/quickstart.yaml runs/quickstart --set replicas=1"
 
 
@@ -98,6 +99,31 @@ def _show(plan: RunPlan, out: Path) -> None:
         typer.echo(f"remark     {remark}")
     ranks = f"{launch.size} ranks x {slots} workers ({launch.launcher or 'no launcher'})"
     typer.echo(f"workers    {ranks}; {len(stacks)} stacks of at most {campaign.launch.stack} members to train")
+    _show_costs(plan)
     for number, (variant, replicas) in enumerate(stacks):
         first = f"rank {number % launch.size} first" if number < launch.size * slots else "any free rank"
         typer.echo(f"           {names(variant, replicas):16s} {first}")
+
+
+def _show_costs(plan: RunPlan) -> None:
+    """Show what is left to train, and what it will cost; the first variants by name, all of them in sum."""
+    from hydragnn_hpc.dataset.store import read_manifest
+    from hydragnn_hpc.submit.costs import costs
+
+    campaign = plan.frozen.campaign
+    found, basis = costs(campaign, read_manifest(Path(campaign.dataset)), plan.members)
+
+    for cost in found[:_SHOWN]:
+        typer.echo(f"cost       {cost.variant}: {cost.members} to train, {_in_hours(cost.hours)}")
+    if len(found) > _SHOWN:
+        typer.echo(f"cost       and {len(found) - _SHOWN:,} more variants")
+    if found:
+        known = [cost.hours for cost in found if cost.hours is not None]
+        total = _in_hours(sum(known) if len(known) == len(found) else None)
+        typer.echo(f"cost       in all {sum(cost.members for cost in found):,} to train, {total}, {basis}")
+
+
+def _in_hours(hours: float | None) -> str:
+    if hours is None:
+        return "unknown"
+    return f"at most {hours:.2g} device-hours" if hours < 10 else f"at most {hours:,.0f} device-hours"

@@ -123,6 +123,13 @@ def _benchmarked_seconds(campaign: Campaign, variant: Variant, manifest: Manifes
     return steps * _benchmarked(own, manifest, engine_of(own, manifest, site)).training
 
 
+def epoch_seconds(campaign: Campaign, manifest: Manifest, site: Site) -> float:
+    """Return the usual time of a member's epoch on one core; the campaign is a variant's own."""
+    n_train, n_validation = _samples(campaign, manifest)
+    pace = _usual(campaign, manifest, engine_of(campaign, manifest, site))
+    return n_train * pace.training + n_validation * pace.evaluation
+
+
 def _samples(campaign: Campaign, manifest: Manifest) -> tuple[int, int]:
     """Return how many samples a member of a variant is trained and validated on."""
     n_train, n_validation = campaign.training.parts(*manifest.split[:2])

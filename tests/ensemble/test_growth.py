@@ -157,7 +157,13 @@ def test_a_dry_run_names_what_grows(small: Path, tmp_path: Path) -> None:
     assert run(small / "campaign.yaml", out, *SMALL, ranks=0).returncode == 0
     done = run(small / "campaign.yaml", out, *LARGE, "--dry-run", ranks=0)
     assert done.returncode == 0, done.stderr
-    for line in ("the campaign grows: replicas: 2 -> 3", "variants: + M, wide", "2 finished"):
+    for line in (
+        "the campaign grows: replicas: 2 -> 3",
+        "variants: + M, wide",
+        "2 finished",
+        "cost       wide: 3 to train",
+    ):
         assert line in done.stdout
+    assert "in all 7 to train, at most " in done.stdout and "from the finished members of 1 variant" in done.stdout
     assert [line for line in done.stdout.splitlines() if "H/02" in line]
     assert yaml.safe_load((out / "campaign.yaml").read_text())["campaign"]["replicas"] == 2

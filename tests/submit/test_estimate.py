@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from hydragnn_hpc.config import load_campaign
+from hydragnn_hpc.ledger import Member, State
 from hydragnn_hpc.records.pace import PaceAnswer
 from hydragnn_hpc.submit import estimate
+from hydragnn_hpc.submit.costs import costs
 from hydragnn_hpc.submit.plan import Work
 from hydragnn_hpc.submit.site import load_site
+from tests.member_records import a_result
 from tests.submit import data_set
 
 ROOT = Path(__file__).parents[2]
@@ -154,3 +157,36 @@ def test_a_campaign_that_its_data_set_does_not_fit_is_not_submitted(tmp_path: Pa
     done = submit(tmp_path, "slurm", "--set", "training.batch_size=100000")
     assert done.returncode == 2
     assert "training.batch_size=100000 is larger" in done.stderr
+
+
+def of_members(members: dict[tuple[str, int], float | None], epochs: int = 10, stack: int = 1) -> list[Member]:
+    """Members by variant and replica, each with the seconds that it took, or None."""
+    found = []
+    for (variant, replica), seconds in members.items():
+        more = {"seconds": seconds, "epochs": epochs, "stack": tuple(range(stack))}
+        result = None if seconds is None else a_result(variant=variant, replica=replica, **more)
+        state = State.WAITING if result is None else State.FINISHED
+        found.append(Member(variant, replica, state, result))
+    return found
+
+
+def test_costs_follow_from_finished_members_and_otherwise_from_a_core() -> None:
+    campaign = load_campaign(PAPER, ["variants=[HCM, H]", "replicas=2", "training.epochs=100"])
+    contents, nothing = data_set.manifest(), {(v, r): None for v in ("HCM", "H") for r in (0, 1)}
+    (both, alone), basis = costs(campaign, contents, of_members(nothing))
+    assert (both.variant, both.members, alone.variant, alone.members) == ("HCM", 2, "H", 2)
+    own = campaign.of_variant(campaign.variant("HCM"))
+    by_hand = 2 * 100 * estimate.epoch_seconds(own, contents, load_site("local")) / 3600
+    assert both.hours == pytest.approx(by_hand) and "one core" in basis and "a GPU's is not known" in basis
+    assert alone.hours is not None and alone.hours < by_hand
+    # A stack of two took 30 s for ten epochs of both.
+    (known, other), basis = costs(campaign, contents, of_members({**nothing, ("HCM", 0): 30.0}, stack=2))
+    assert known.members == 1 and known.hours == pytest.approx(100 * 1.5 / 3600) and "finished members" in basis
+    assert other.hours == pytest.approx(alone.hours * 2 * known.hours / by_hand)
+    shared = load_campaign(PAPER, ["variants=[H]", "replicas=2", "training.epochs=100", "launch.slots_per_device=4"])
+    (found,), _ = costs(shared, contents, of_members({("H", 0): None, ("H", 1): None}))
+    assert found.hours == pytest.approx(alone.hours / 4)
+    on_gpu = load_campaign(PAPER, ["variants=[HCM, H]", "replicas=2", "launch.device=cuda"])
+    unknown, basis = costs(on_gpu, contents, of_members(nothing))
+    assert [c.hours for c in unknown] == [None, None] and "until a member has finished" in basis
+    assert costs(campaign, contents, of_members(dict.fromkeys(nothing, 1.0)))[0] == []
