@@ -9,7 +9,7 @@ import typer
 
 import hydragnn_hpc
 from hydragnn_hpc import streams
-from hydragnn_hpc.cli import archive, data, doctor, exchange, init, predict, results, run, site, submit
+from hydragnn_hpc.cli import archive, data, doctor, exchange, init, predict, results, run, select, site, submit
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.logs import print_line
 
@@ -35,6 +35,7 @@ app.command("status", epilog="Example: hydragnn-hpc status runs/paper --watch")(
 app.command("report", epilog="Example: hydragnn-hpc report runs/paper")(results.report)
 app.command("compare", epilog="Example: hydragnn-hpc compare runs/paper runs/best")(results.compare)
 app.command("predict", epilog=predict.EPILOG)(predict.predict)
+app.command("select", epilog=select.EPILOG)(select.select)
 app.command("archive", epilog=archive.EPILOG)(archive.archive)
 
 

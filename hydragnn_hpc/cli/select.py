@@ -1,0 +1,94 @@
+"""``hydragnn-hpc select``: which structures of a pool to compute next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hydragnn_hpc.cli.data_options import FORMATS_HELP, ON_ERROR_HELP, check_seed, one_of, parse_cell
+from hydragnn_hpc.errors import UserError
+
+EPILOG = "Example: hydragnn-hpc select runs/quickstart pool.extxyz --variant HCM --task H --number 50 --out next.csv"
+
+
+def select(
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The campaign's folder, as given to run.", show_default=False)
+    ],
+    pool: Annotated[Path, typer.Argument(metavar="POOL", help="Structures in any format that data prepare reads.")],
+    number: Annotated[int, typer.Option(min=1, help="How many to choose.")] = 50,
+    variant: Annotated[
+        str | None, typer.Option(help="Use this variant. Default: the only one with finished members.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Choose by the spread of this task. Default: of all.")] = None,
+    per_composition: Annotated[
+        int | None, typer.Option(min=1, help="Choose at most so many of each composition.")
+    ] = None,
+    one_per_class: Annotated[
+        bool,
+        typer.Option("--one-per-class", help="Of structures that are equivalent by symmetry, choose at most one."),
+    ] = False,
+    at_random: Annotated[
+        bool, typer.Option("--random", help="Choose at random, within the same limits, for comparison.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="With --random.")] = 0,
+    to: Annotated[Path | None, typer.Option("--out", help="Write the csv file here. Default: standard output.")] = None,
+    form: Annotated[str, typer.Option("--format", help=FORMATS_HELP)] = "auto",
+    cell: Annotated[
+        str, typer.Option(help="Cell for structures without one, as in data prepare: '20.8 10.4 14.1 bohr'.")
+    ] = "",
+    on_error: Annotated[str, typer.Option(help=ON_ERROR_HELP)] = "fail",
+    device: Annotated[str, typer.Option(help="cpu, cuda, xpu, or auto: an accelerator where there is one.")] = "auto",
+) -> None:
+    """Choose structures of which the ensemble is least certain, and which differ from each other.
+
+    One after the other: the one with the largest calibrated spread times its distance, in the network's features, from
+    those chosen before. The spread of a structure is the root mean square over its values; of several tasks, each
+    relative to its mean over the pool. The csv file has a row per structure, in the order of choice.
+    """
+    from hydragnn_hpc.dataset.build.unseen import Preparation, ReadingChoice
+    from hydragnn_hpc.dataset.read.frames import hint_to_skip
+    from hydragnn_hpc.logs import log, progress
+    from hydragnn_hpc.prediction import selection
+    from hydragnn_hpc.prediction.ensemble import Ensemble
+
+    one_of("--on-error", on_error, ("fail", "skip"))
+    check_seed(seed)
+    if to is not None and (to.is_dir() or not to.parent.is_dir()):
+        raise UserError(f"--out {to}: give a file in an existing folder")
+    ensemble = Ensemble(out, variant, device=device)
+    found = selection.Pool(ensemble.tasks if at_random else selection.check_spread(ensemble, task))
+    own_cell = parse_cell(cell) if cell else None
+    preparation = Preparation(ensemble.facts, ReadingChoice(form, own_cell, on_error))
+    with progress("select", "structures") as update, hint_to_skip():
+        for batch in preparation.read(pool):
+            found.add(ensemble, batch)
+            update(preparation.count, 0)
+    preparation.report()
+    if ensemble.calibration.why_not:
+        log(f"{ensemble.variant}: the spread is not calibrated: {ensemble.calibration.why_not}")
+    classes = found.classes(own_cell) if one_per_class else None
+    limits = selection.Limits(number, per_composition, 1 if one_per_class else None)
+    scores = found.scores()
+    if at_random:
+        chosen = selection.at_random(found, seed, limits, classes)
+    else:
+        chosen = selection.farthest(found, scores, limits, classes)
+    _write(to, (*selection.COLUMNS, *(f"std_{name}" for name in found.tasks)), list(found.rows(chosen, scores)))
+    few = f", all that the limits allow of {len(found):,}" if len(chosen) < number else f" of {len(found):,}"
+    log(f"{len(chosen):,} structures chosen{few}")
+
+
+def _write(to: Path | None, header: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    import csv
+    import sys
+    from contextlib import nullcontext
+
+    from hydragnn_hpc.atomic import written_whole
+
+    with nullcontext(sys.stdout) if to is None else written_whole(to, "w") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

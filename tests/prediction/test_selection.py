@@ -1,0 +1,132 @@
+"""``select``: by spread and distance, the same whatever the order, within its limits; at random for comparison."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+
+from hydragnn_hpc import Ensemble
+from hydragnn_hpc.dataset import symmetry
+from hydragnn_hpc.dataset.graphs import Geometry
+from hydragnn_hpc.prediction.selection import Limits, Pool, at_random, farthest
+from tests.campaigns import command, done
+from tests.prediction.test_ensemble import some
+
+
+def pool_of(features: np.ndarray, compositions: str = "") -> Pool:
+    """A pool with these features."""
+    found = Pool(("H",), index=list(range(len(features))), features=list(features))
+    found.composition = list(compositions or "A" * len(features))
+    return found
+
+
+def test_without_differences_in_spread_the_farthest_points_are_chosen() -> None:
+    line = np.array([[0.0], [1.0], [2.0], [10.0], [9.5], [5.0]])
+    assert farthest(pool_of(line), np.array([1.0, 1, 1, 1.1, 1, 1]), Limits(4)) == [3, 0, 5, 2]
+
+
+def test_the_spread_weighs_the_distance() -> None:
+    """A large spread draws two of a cluster before a certain one far away; duplicates come last."""
+    points = np.array([[0.0], [1.0], [10.0], [0.0]])
+    assert farthest(pool_of(points), np.array([5.0, 4.0, 0.1, 5.0]), Limits(3)) == [0, 1, 2]
+    assert farthest(pool_of(points), np.array([5.0, 4.0, 0.1, 5.0]), Limits(9)) == [0, 1, 2, 3]
+
+
+def test_limits_hold_for_both_ways() -> None:
+    rng = np.random.default_rng(0)
+    pool = pool_of(rng.normal(size=(60, 3)), "AB" * 20 + "C" * 20)
+    classes = np.repeat(np.arange(30), 2)
+    limits = Limits(25, per_composition=7, per_class=1)
+    for chosen in (farthest(pool, rng.random(60), limits, classes), at_random(pool, 0, limits, classes)):
+        assert len(set(chosen)) == len(chosen) == 21  # seven of each
+        assert max(Counter(pool.composition[k] for k in chosen).values()) == 7
+        assert max(Counter(classes[chosen].tolist()).values()) == 1
+    assert at_random(pool, 0, Limits(9)) == at_random(pool, 0, Limits(9)) != at_random(pool, 1, Limits(9))
+
+
+def table(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.mark.slow
+def test_the_command_chooses_by_calibrated_spread_in_any_order(plain: Path) -> None:
+    folder = plain.parent
+    structures = some(folder)
+    for number, atoms in enumerate(structures):
+        atoms.info["name"] = f"s-{number}"
+    ase.io.write(folder / "pool.extxyz", structures)
+    ase.io.write(folder / "loop.extxyz", structures[::-1])
+    chosen, other = (
+        table(done(folder, "select", "out-plain", name, "--task", "M", "--number", "4"))
+        for name in ("pool.extxyz", "loop.extxyz")
+    )
+    assert [r["rank"] for r in chosen] == ["1", "2", "3", "4"] and len({r["index"] for r in chosen}) == 4
+    without = ("index", "frame")
+    assert [{k: v for k, v in r.items() if k not in without} for r in chosen] == [
+        {k: v for k, v in r.items() if k not in without} for r in other
+    ]
+    predicted = Ensemble(plain).predict(structures)["M"]
+    spreads = [np.sqrt((predicted.of(k).std_calibrated ** 2).mean()) for k in range(len(structures))]
+    assert int(chosen[0]["index"]) == int(np.argmax(spreads))
+    for row in chosen:
+        assert float(row["std_M"]) == float(row["score"]) == pytest.approx(spreads[int(row["index"])], rel=1e-12)
+    every = table(done(folder, "select", "out-plain", "pool.extxyz", "--number", "4", "--out", "next.csv") or "rank\n")
+    assert every == [] and [*table((folder / "next.csv").read_text())[0]][-3:] == ["std_H", "std_C", "std_M"]
+
+
+@pytest.mark.slow
+def test_one_of_each_class_and_composition(plain: Path) -> None:
+    """Equivalents by a symmetry of the cluster are recognised."""
+    folder = plain.parent
+    structures = some(folder)[1:4]
+    pos = structures[0].positions
+    turns = symmetry.site_permutations(Geometry(pos, np.zeros((3, 3)), (False, False, False)))
+    assert len(turns) > 1
+    pool = []
+    for atoms in structures:
+        for turn in turns[:2]:
+            same = atoms.copy()
+            same.numbers[turn] = atoms.numbers
+            pool.append(same)
+    ase.io.write(folder / "twins.extxyz", pool)
+    for how in ((), ("--random",)):
+        found = command(folder, "select", "out-plain", "twins.extxyz", "--one-per-class", *how)
+        rows = table(found.stdout)
+        assert sorted({int(r["index"]) // 2 for r in rows}) == [0, 1, 2] and len(rows) == 3
+        assert "3 structures chosen, all that the limits allow of 6" in found.stderr
+    rows = table(done(folder, "select", "out-plain", "twins.extxyz", "--per-composition", "1"))
+    irons = {int((atoms.numbers == 26).sum()) for atoms in pool}
+    assert len({r["composition"] for r in rows}) == len(rows) == len(irons)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("out-plain", "few.extxyz", "--task", "X"), "--task X: the variant HCM has the tasks H, C, M"),
+        (("out-plain", "none.xyz"), "no such file or folder: none.xyz"),
+        (("out-plain", "nothing.xyz"), "nothing.xyz"),
+        (("out", "few.extxyz"), "several variants have finished members"),
+        (("raw", "few.extxyz"), "raw holds no campaign"),
+        (("out-plain", "few.extxyz", "--out", "raw"), "--out raw: give a file in an existing folder"),
+    ],
+)
+def test_what_cannot_be_chosen_from_is_one_line(plain: Path, arguments: tuple[str, ...], message: str) -> None:
+    some(plain.parent)
+    (plain.parent / "nothing.xyz").write_text("")
+    found = command(plain.parent, "select", *arguments)
+    assert found.returncode == 2 and message in found.stderr and len(found.stderr.splitlines()) == 1, found.stderr
+
+
+@pytest.mark.slow
+def test_one_member_has_no_spread_but_chance_remains(ternary: Path) -> None:
+    some(ternary)
+    found = command(ternary, "select", "out", "few.extxyz")
+    assert found.returncode == 2 and "one member has no spread to choose by" in found.stderr
+    assert len(table(done(ternary, "select", "out", "few.extxyz", "--random", "--number", "2"))) == 2
