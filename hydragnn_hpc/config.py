@@ -217,9 +217,10 @@ class Campaign(Section):
     def stacks(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return the stacks, each as (variant, replicas); they depend on the configuration alone.
 
-        The first replicas of every variant come first, so that a campaign's table soon has all its rows.
+        The first replicas of every variant come first, so that a campaign's table soon has all its rows. Members of an
+        ``auto`` stack are listed one by one: a run on GPUs joins them.
         """
-        size = self.launch.stack
+        size = 1 if self.launch.stack == "auto" else self.launch.stack
         return [
             (v.name, tuple(range(first, min(first + size, self.replicas))))
             for first in range(0, self.replicas, size)

@@ -393,7 +393,7 @@ class Launch(Section):
     """How members are spread; ``slots_per_device``, ``attempts`` and the intervals do not change any result."""
 
     slots_per_device: Positive = 1
-    stack: Positive = 1
+    stack: Literal["auto"] | Positive = "auto"
     attempts: Positive = 2
     threads: Positive = 1
     device: Literal["auto", "cpu", "cuda", "xpu"] = "auto"

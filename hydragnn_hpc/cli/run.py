@@ -98,7 +98,9 @@ def _show(plan: RunPlan, out: Path) -> None:
     for remark in plan.remarks:
         typer.echo(f"remark     {remark}")
     ranks = f"{launch.size} ranks x {slots} workers ({launch.launcher or 'no launcher'})"
-    typer.echo(f"workers    {ranks}; {len(stacks)} stacks of at most {campaign.launch.stack} members to train")
+    most, together = campaign.launch.stack, "one member, or on GPUs as many as share them evenly,"
+    size = together if most == "auto" else f"at most {most} members"
+    typer.echo(f"workers    {ranks}; {len(stacks)} stacks of {size} to train")
     _show_costs(plan)
     for number, (variant, replicas) in enumerate(stacks):
         first = f"rank {number % launch.size} first" if number < launch.size * slots else "any free rank"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from hydragnn_hpc import ledger
 from hydragnn_hpc.durations import SAVE_SECONDS, in_words
 from hydragnn_hpc.ensemble.display import Display, names
 from hydragnn_hpc.ensemble.folder import RunPlan
 from hydragnn_hpc.ensemble.messenger import RankPlacement
-from hydragnn_hpc.ensemble.run_files import RunFiles
-from hydragnn_hpc.ensemble.stack_queue import StackQueue, WorkerId, seconds_left
+from hydragnn_hpc.ensemble.run_files import RunFiles, stack_limits
+from hydragnn_hpc.ensemble.stack_queue import StackQueue, WorkerId, even_stack, seconds_left
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.paths import CampaignFolder
@@ -103,7 +105,7 @@ class Controller:
         self._broken: dict[WorkerId, str] = {}
         self._without_graphs: set[WorkerId] = set()
         self._without_mps = False
-        self._most: dict[tuple[str, str], int] = {}  # (variant, name of a device) -> members that fit into its memory
+        self._most = stack_limits(folder)
         self._longest_epoch = 0.0
         self._assignments = 0
         self._stop: ExitCode | None = None
@@ -246,18 +248,19 @@ class Controller:
         running = self._queue.running().get(worker)
         if running is None:
             return
+        more: dict[str, Any] = {"variant": running.variant, "replicas": running.replicas}
         if event.reason == "graphs":
             self._without_graphs.add(worker)
             remedy = "steps run without CUDA graphs, which is slower"
         else:
             size = max(1, len(running.replicas) // 2)
             if running.replicas:  # otherwise all results were written before
+                more |= {"device": self._device_name(worker), "most": size}
                 self._most[running.variant, self._device_name(worker)] = size
             remedy = f"continues in stacks of {size}"
         self._queue.stopped(worker)
         where = f"rank {worker[0]} ({self._placements[worker[0]].host})"
         self.display.line(f"{names(running.variant, list(running.replicas))} on {where}: {event.detail}; {remedy}")
-        more = {"variant": running.variant, "replicas": running.replicas}
         self._files.log(StackReturned, worker, reason=event.reason, detail=event.detail, **more)
 
     def _device_name(self, worker: WorkerId) -> str:
@@ -298,8 +301,9 @@ class Controller:
             self._asked_to_stop.update(running)
             return [(worker, Stop()) for worker in running]
         for worker in sorted(self._idle):
-            device = self._device_name(worker)
-            assignment = self._queue.next(worker, lambda variant, of=device: self._most.get((variant, of)))  # type: ignore[misc]
+            assignment = self._queue.next(
+                worker, functools.partial(self._largest_stack, worker), join=self._launch.stack == "auto"
+            )
             if assignment is None:
                 break
             self._idle.discard(worker)
@@ -321,6 +325,16 @@ class Controller:
                 StackAssigned, worker, variant=train.variant, replicas=train.replicas, attempt=train.attempt
             )
         return commands
+
+    def _largest_stack(self, worker: WorkerId, variant: str) -> int | None:
+        """Return how many members of a variant a worker may train together; None: as many as were planned."""
+        fitting = self._most.get((variant, self._device_name(worker)))
+        if self._launch.stack != "auto":
+            return fitting
+        if worker not in self._devices or self._devices[worker].type == "cpu":
+            return 1  # a member's time is then its own
+        even = even_stack(self._total - self._done_before, len(self._expected), self._plan.frozen.campaign.replicas)
+        return min(even, fitting or even)
 
     def _time_is_up(self) -> bool:
         # An epoch in progress has to end first; a quarter is added because the time of epochs varies.

@@ -54,20 +54,35 @@ class StackQueue:
         self.finished: set[MemberName] = set()
         self.given_up: set[MemberName] = set()
 
-    def next(self, worker: WorkerId, most: Callable[[str], int | None] = lambda variant: None) -> Assignment | None:
+    def next(
+        self, worker: WorkerId, most: Callable[[str], int | None] = lambda variant: None, *, join: bool = False
+    ) -> Assignment | None:
         """Return the next assignment for the idle ``worker``, None if nothing waits.
 
-        ``most`` is how many members of a variant fit into its memory together; None where all do.
+        ``most`` is how many members of a variant it can train together; None where there is no limit. With ``join``,
+        members that wait for their first attempt are joined until there are as many.
         """
         if worker in self._running or not self._waiting:
             return None
         assignment = self._waiting.popleft()
         size = most(assignment.variant) or len(assignment.replicas)
+        if join and assignment.attempt == 1:
+            assignment = self._joined(assignment, size)
         first, rest = assignment.replicas[:size], assignment.replicas[size:]
         if rest:
             self._waiting.appendleft(replace(assignment, replicas=rest, alone=len(rest) == 1))
             assignment = replace(assignment, replicas=first, alone=len(first) == 1)
         self._running[worker] = assignment
+        return assignment
+
+    def _joined(self, assignment: Assignment, size: int) -> Assignment:
+        """Add waiting members of the same variant to an assignment, until there are ``size``."""
+        while len(assignment.replicas) < size:
+            other = next((a for a in self._waiting if a.variant == assignment.variant and a.attempt == 1), None)
+            if other is None:
+                break
+            self._waiting.remove(other)
+            assignment = replace(assignment, replicas=(*assignment.replicas, *other.replicas), alone=False)
         return assignment
 
     def member_done(self, worker: WorkerId, replica: int) -> None:
@@ -135,6 +150,12 @@ class StackQueue:
     def over(self) -> bool:
         """Whether nothing is being trained and nothing waits."""
         return not self._running and not self._waiting
+
+
+def even_stack(members: int, workers: int, replicas: int) -> int:
+    """Return how many of a variant's ``replicas`` to train together, so that ``workers`` share ``members`` evenly."""
+    largest = min(-(-members // workers), replicas)
+    return -(-replicas // -(-replicas // largest))
 
 
 def seconds_left(spent: Collection[float], running: Collection[float], waiting: int, workers: int) -> float | None:

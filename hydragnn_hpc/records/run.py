@@ -109,13 +109,18 @@ class StackEnded(_WorkerEntry):
 
 
 class StackReturned(_WorkerEntry):
-    """The worker has ended, and returned its stack through no fault of the members: ``reason`` as in `Returned`."""
+    """The worker has ended, and returned its stack through no fault of the members: ``reason`` as in `Returned`.
+
+    Where memory was lacking, ``most`` members of the variant are trained together on a ``device`` of that name.
+    """
 
     event: Literal["returned"] = "returned"
     variant: str
     replicas: tuple[Count, ...]
     reason: Literal["memory", "graphs"]
     detail: Text
+    device: Text = ""
+    most: Count | None = None
 
 
 class StackFailed(_WorkerEntry):

@@ -71,7 +71,7 @@ def estimate(campaign: Campaign, manifest: Manifest, site: Site) -> Estimate:
     """
     variant = max(campaign.variants, key=lambda v: _benchmarked_seconds(campaign, v, manifest, site))
     own = campaign.of_variant(variant)
-    members = min(campaign.launch.stack, campaign.replicas)
+    members = 1 if campaign.launch.stack == "auto" else min(campaign.launch.stack, campaign.replicas)
     on_gpu = own.launch.device not in ("auto", "cpu") or (own.launch.device == "auto" and site.gpus_per_node > 0)
     pace, speed = None, "the speed of one core of the benchmarks' processor"
     if _is_like_the_nodes(site):

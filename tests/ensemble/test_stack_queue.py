@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydragnn_hpc.ensemble.stack_queue import StackQueue, seconds_left
+from hydragnn_hpc.ensemble.stack_queue import StackQueue, even_stack, seconds_left
 
 stacks_strategy = st.lists(
     st.tuples(st.sampled_from(["HCM", "HC", "H"]), st.integers(1, 4)), min_size=1, max_size=6
@@ -86,6 +87,25 @@ def test_a_stack_that_does_not_fit_is_assigned_in_pieces_and_loses_no_attempt() 
     while found := queue.next((0, len(pieces)), {"HCM": 3}.get):
         pieces.append((found.variant, found.replicas, found.attempt, found.alone))
     assert pieces == [("HCM", (0, 2, 3), 1, False), ("HCM", (4,), 1, True), ("H", (0,), 1, True)]
+
+
+def test_members_are_joined_for_their_first_attempt_alone() -> None:
+    queue = StackQueue([("H", (0,)), ("M", (0,)), ("H", (1,)), ("M", (1,)), ("H", (2,)), ("H", (3,))], attempts=2)
+    joined = [queue.next((0, slot), lambda _: 3, join=True) for slot in range(3)]
+    assert [(a.variant, a.replicas, a.alone) for a in joined if a] == [
+        ("H", (0, 1, 2), False), ("M", (0, 1), False), ("H", (3,), True),
+    ]  # fmt: skip
+    queue.failed((0, 0))
+    again = [queue.next((0, 0), lambda _: 3, join=True), queue.next((1, 0), lambda _: 3, join=True)]
+    assert [a.replicas for a in again if a] == [(0,), (1,)], "one member's failure counts for others"
+
+
+@pytest.mark.parametrize(
+    ("members", "workers", "expected"),
+    [(84, 84, 1), (84, 200, 1), (84, 42, 2), (84, 14, 6), (84, 12, 6), (84, 7, 12), (84, 1, 12), (5, 2, 3)],
+)
+def test_stacks_share_members_evenly(members: int, workers: int, expected: int) -> None:
+    assert even_stack(members, workers, 12 if members > 12 else members) == expected
 
 
 def test_ten_thousand_members_are_assigned_quickly() -> None:

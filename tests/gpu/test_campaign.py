@@ -15,6 +15,8 @@ import pytest
 from ase import Atoms
 
 from hydragnn_hpc import Ensemble
+from hydragnn_hpc.ensemble.run_files import stack_limits
+from hydragnn_hpc.paths import CampaignFolder
 from tests import campaigns
 from tests.gpu.emulated import emulated
 
@@ -103,6 +105,12 @@ def test_a_campaign_trains_as_on_the_cpu(folder: Path, undisturbed: Run) -> None
             assert result["tasks"][task]["rmse"] == pytest.approx(errors["rmse"], rel=2e-2)
 
 
+def test_members_are_stacked_without_being_asked(folder: Path, undisturbed: Run) -> None:
+    found = run(folder, "auto", launch={**CHANGES["launch"], "stack": "auto"})
+    assert [len(result["stack"]) for result in found.results.values()] == [4, 4, 4, 4]
+    assert weights(found) == weights(undisturbed)
+
+
 def test_an_ensemble_predicts_as_on_the_cpu(folder: Path, undisturbed: Run) -> None:
     atoms = Atoms("Fe4Pt4", positions=2.7 * np.indices((2, 2, 2)).reshape(3, -1).T)
     expected = Ensemble(folder / "undisturbed", device="cpu").predict([atoms, atoms[2:]])
@@ -132,4 +140,5 @@ def test_a_lack_of_memory_halves_the_stack_and_costs_no_attempt(folder: Path, un
     halved = run(folder, "little", memory=undisturbed.workers[0]["peak"] * 2 // 3)
     assert [len(result["stack"]) for result in halved.results.values()] == [2, 2, 2, 2]
     assert halved.output.count("continues in stacks of 2") == 1 and len(halved.workers) == 2
+    assert stack_limits(CampaignFolder(folder / "little")) == {("HCM", "emulated"): 2}, "the next run does not know it"
     assert {result["attempt"] for result in halved.results.values()} == {1}
