@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import os
 import select
 import signal
@@ -173,6 +174,9 @@ class Worker:
             if not is_out_of_memory(error):
                 raise
             return None
+        finally:
+            if self.on_device:
+                gc.collect()  # else the trunk's tensors, which refer to one another, keep their memory
 
     def _between_batches(self) -> None:
         self._channel.alive()

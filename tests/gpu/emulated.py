@@ -186,8 +186,9 @@ class Device(TorchDispatchMode):
         return OnDevice(inner)
 
     def _allow(self, asked: int) -> None:
-        self.peak = max(self.peak, self.bytes)
-        if self.peak > self.limit:
+        used = self.bytes
+        self.peak = max(self.peak, used)
+        if used > self.limit:
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {asked} bytes")
 
     def _compute(self, operation: Operation, args: Any, kwargs: Any) -> Any:

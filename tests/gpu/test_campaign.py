@@ -46,6 +46,7 @@ AROUND = (
     "member/training/train StackTraining._begin", "member/training/train StackTraining._model",
     "member/training/evaluate ValidationSet.__init__", "member/training/evaluate _scaled",
     "member/training/evaluate weights_hash", "member/engine/resident", "member/torch_engine/weights",
+    "member/predict StackedModels._apply",
     "member/torch_engine/batches Batches.__init__",
 )  # fmt: skip
 """Functions at the start of a stack and at a member's end."""
