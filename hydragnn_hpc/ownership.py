@@ -13,6 +13,7 @@ from its folder after writing the claim: a file of the earlier worker is in plac
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -83,12 +84,23 @@ class Ownership:
                 raise self._lost("has a result, or a later run has begun")
             if owner is not None and owner.order >= self._claim.order:
                 raise self._lost(f"belongs to {owner}")
-            os.pwrite(handle, self._claim.model_dump_json().encode().ljust(_CLAIM_BYTES), 0)
-            os.fsync(handle)
+            self._write(handle, new=owner is None)
             remove_leftovers(self._files.root)
             if self._files.result.exists():  # put into place meanwhile, without flock
                 self._files.claim.unlink(missing_ok=True)
                 raise self._lost("has a result")
+
+    def _write(self, handle: int, new: bool) -> None:
+        """Write the claim to its file, or remove a ``new`` file that it does not fit into."""
+        content = self._claim.model_dump_json().encode().ljust(_CLAIM_BYTES)
+        try:
+            if os.pwrite(handle, content, 0) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(handle)
+        except OSError:
+            if new:
+                self._files.claim.unlink(missing_ok=True)
+            raise
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

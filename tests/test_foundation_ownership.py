@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import threading
 from pathlib import Path
 
@@ -62,6 +63,24 @@ def test_the_claim_is_read_after_all_is_written(folder, files) -> None:
         stream.write(b"weights")
         second.take(folder)
     assert not files.model.exists() and remove_leftovers(files.root) == 0
+
+
+@pytest.mark.parametrize("room", [0, 40])
+def test_a_claim_that_does_not_fit_on_the_disk_leaves_no_file(folder, files, room: int) -> None:
+    def refused(attempt: Ownership) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))  # a write beyond it fails, or is cut off
+        try:
+            with pytest.raises(UserError, match="cannot write .*claim"):
+                attempt.take(folder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    refused(owner(files, 1, 1))
+    assert not files.claim.exists()
+    owner(files, 1, 2).take(folder)
+    refused(owner(files, 1, 3))
+    assert files.claim.exists(), "an earlier claim is kept"
 
 
 def test_a_finished_member_is_nobodys(folder, files) -> None:
