@@ -71,7 +71,7 @@ def test_a_claim_that_does_not_fit_on_the_disk_leaves_no_file(folder, files, roo
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))  # a write beyond it fails, or is cut off
         try:
-            with pytest.raises(UserError, match="cannot write .*claim"):
+            with pytest.raises(UserError, match=r"cannot write .*claim"):
                 attempt.take(folder)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
