@@ -1,4 +1,4 @@
-"""``hydragnn-hpc import``: configurations of HydraGNN."""
+"""``hydragnn-hpc import`` and ``export``: what comes from HydraGNN, and what goes there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import typer
 
 from hydragnn_hpc.errors import UserError
 
-app = typer.Typer(help="Import a configuration of HydraGNN.", no_args_is_help=True)
+EXPORT_EPILOG = "Example: hydragnn-hpc export runs/quickstart models --to hydragnn --variant HCM"
+
+app = typer.Typer(help="Import a configuration or trained models of HydraGNN.", no_args_is_help=True)
 
 
 @app.command(epilog="Example: hydragnn-hpc import config lsms.json fept.yaml")
@@ -33,3 +35,64 @@ def config(
     typer.echo(f"{out}: its comments say how the data set is made; keys not carried over: {len(unused)}")
     for line in unused:
         typer.echo(f"  {line}")
+
+
+@app.command(epilog="Example: hydragnn-hpc import model logs/FePt runs/fept --length-unit bohr --unit energy=Ry")
+def model(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="A folder with config.json and a checkpoint, as in HydraGNN's logs; or a folder of such."),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The campaign's folder to make, for predict.")],
+    length_unit: Annotated[
+        str, typer.Option(help="Unit of the positions that it was trained on, bohr or angstrom.", show_default=False)
+    ],
+    unit: Annotated[
+        list[str] | None, typer.Option(help="Unit of an output, OUTPUT=UNIT; repeatable. Default: a plain number.")
+    ] = None,
+    elements: Annotated[
+        str,
+        typer.Option(help="Elements it was trained on: Fe,Pt. Default: all between its lightest and heaviest."),
+    ] = "",
+) -> None:
+    """Make a campaign's folder from trained models of HydraGNN (PNA), which then predict here as they do there."""
+    from hydragnn_hpc.dataset.graphs import parse_length
+    from hydragnn_hpc.dataset.read.units import parse_unit
+    from hydragnn_hpc.exchange.models import Facts, import_models
+
+    units = {}
+    for entry in unit or []:
+        name, equals, text = entry.partition("=")
+        if not equals:
+            raise UserError(f"--unit {entry}: expected OUTPUT=UNIT, such as energy=Ry")
+        units[name] = parse_unit(text, f"--unit {entry}").text
+    known = Facts(parse_length(f"1{length_unit}", "--length-unit"), units, _numbers(elements))
+    count = import_models(folder, out, known)
+    typer.echo(f"{out}: {count} finished members; next: hydragnn-hpc predict {out} STRUCTURES")
+
+
+def _numbers(elements: str) -> list[int] | None:
+    from ase.data import atomic_numbers
+
+    words = [word.strip() for word in elements.split(",") if word.strip()]
+    for word in words:
+        if not atomic_numbers.get(word):
+            raise UserError(f"--elements {elements}: '{word}' is not an element; expected symbols, such as Fe,Pt")
+    return sorted(atomic_numbers[word] for word in words) or None
+
+
+def export(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The campaign's folder, as given to run.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to make, with a folder for each model.")],
+    to: Annotated[str, typer.Option(help="For which program: hydragnn (version 3).", show_default=False)],
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Export this variant; repeatable. Default: all with finished members.")
+    ] = None,
+) -> None:
+    """Write trained members as HydraGNN's models: weights and configuration, which it loads and predicts the same."""
+    from hydragnn_hpc.cli.data_options import one_of
+    from hydragnn_hpc.exchange.export import export as write
+
+    one_of("--to", to, ("hydragnn",))
+    names = write(out, folder, variant or [])
+    typer.echo(f"{folder}: {len(names)} models: {', '.join(names[:6])}{', ...' * (len(names) > 6)}")

@@ -37,6 +37,7 @@ app.command("compare", epilog="Example: hydragnn-hpc compare runs/paper runs/bes
 app.command("predict", epilog=predict.EPILOG)(predict.predict)
 app.command("select", epilog=select.EPILOG)(select.select)
 app.command("archive", epilog=archive.EPILOG)(archive.archive)
+app.command("export", epilog=exchange.EXPORT_EPILOG)(exchange.export)
 
 
 def _show_version(value: bool) -> None:

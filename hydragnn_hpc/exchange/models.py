@@ -1,0 +1,220 @@
+"""Trained models from HydraGNN, and to it: a folder for each, with its checkpoint and its configuration."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import hydragnn_hpc
+from hydragnn_hpc.atomic import new_folder
+from hydragnn_hpc.config import Campaign, config_hash, parse_campaign
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.exchange import settings
+from hydragnn_hpc.exchange.json_keys import Keys
+from hydragnn_hpc.exchange.names import from_hydragnn
+from hydragnn_hpc.exchange.settings import ARCHITECTURE, VARIABLES, Network, Output
+from hydragnn_hpc.ledger import Frozen, freeze, now
+from hydragnn_hpc.member import tensor_files
+from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.training.checkpoint import TrainedModel, write_done
+from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.records.dataset import NeighbourFacts
+from hydragnn_hpc.records.device import Device
+from hydragnn_hpc.records.member import Result, TaskErrors
+from hydragnn_hpc.records.model import ModelFacts, ModelSpecies, ModelTask
+
+CONFIGURATION, STATE = "config.json", "model_state_dict"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What HydraGNN does not record, and its user knows.
+
+    Attributes
+    ----------
+    bohr : float
+        Bohr in the unit of positions and radius.
+    units : dict
+        Unit of an output, by its name; others are plain numbers.
+    elements : list of int or None
+        Proton numbers that the model was trained on; None: all between the smallest and the largest.
+    """
+
+    bohr: float
+    units: dict[str, str]
+    elements: list[int] | None = None
+
+
+def import_models(source: Path, out: Path, known: Facts) -> int:
+    """Make a campaign's folder with finished members from models of HydraGNN; returns how many.
+
+    Parameters
+    ----------
+    source : Path
+        A folder with ``config.json`` and one checkpoint (``.pk``), as HydraGNN writes in ``logs``; or a folder of such
+        folders, models of one kind, which become replicas.
+    out : Path
+        The campaign's folder to make.
+    known : Facts
+
+    Raises
+    ------
+    UserError
+        If something cannot be read, or is no network that can be used here.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists; give the name of a new folder")
+    inner = sorted(path.parent for path in source.glob(f"*/{CONFIGURATION}"))
+    folders = [source] if (source / CONFIGURATION).is_file() else inner
+    if not folders:
+        raise UserError(f"{source}: holds no {CONFIGURATION}, nor does a folder in it; give one of HydraGNN's logs")
+    read = [_read(folder, known) for folder in folders]
+    first = read[0]
+    for folder, (campaign, model, _) in zip(folders, read, strict=True):
+        kinds = [(c.tasks, c.model, m.facts.tasks, m.facts.species) for c, m in ((campaign, model), first[:2])]
+        if kinds[0] != kinds[1]:
+            raise UserError(f"{folder}: is another model than {folders[0]}; import each kind into a folder of its own")
+    campaign = first[0].model_copy(update={"replicas": len(read)})
+    with new_folder(out) as folder:
+        made = CampaignFolder(folder)
+        digest = config_hash(campaign, "")
+        freeze(made, Frozen(campaign, digest, "", now()))
+        for replica, (_, model, sha256) in enumerate(read):
+            files = made.member(campaign.variants[0].name, replica)
+            files.make()
+            write_done(files, _result(campaign, replica, digest, sha256, model.facts), model, {})
+    return len(read)
+
+
+def _read(folder: Path, known: Facts) -> tuple[Campaign, TrainedModel, str]:
+    """Return the campaign that one model would belong to, the model, and the hash of its checkpoint."""
+    keys = settings.open_configuration(folder / CONFIGURATION)
+    checkpoints = sorted(folder.glob("*.pk"))
+    if len(checkpoints) > 1:
+        checkpoints = [path for path in checkpoints if path.stem == folder.name]
+    if len(checkpoints) != 1:
+        raise UserError(f"{folder}: expected one checkpoint (.pk), or one with the folder's name; move others away")
+    outputs = settings.take_outputs(keys, settings.take_features(keys))
+    network = settings.take_network(keys, {output.level for output in outputs})
+    if network.model["convolution"] != "PNA":
+        raise keys.error(f"{ARCHITECTURE}.mpnn_type", network.model["convolution"], "only models with PNA are imported")
+    for key in ("edge_dim", "edge_features"):
+        if value := keys.left.get(f"{ARCHITECTURE}.{key}"):
+            raise keys.error(f"{ARCHITECTURE}.{key}", value, "edges have other features here; train it again here")
+    campaign = _campaign(keys, outputs, network, known)
+    path = checkpoints[0]
+    tasks = [(name, task.level) for name, task in campaign.tasks.items()]
+    state = tensor_files.read_state(path, STATE)
+    weights, degrees = from_hydragnn(state, tasks, campaign.model.layers, network.shared, str(path))
+    facts = _facts(keys, campaign, outputs, network, known, degrees or _average_degree(keys))
+    _check_shapes(campaign, facts, weights, str(path))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return campaign, tensor_files.model_of(facts, weights), digest
+
+
+def _campaign(keys: Keys, outputs: list[Output], network: Network, known: Facts) -> Campaign:
+    names = settings.task_names([output.name for output in outputs])
+    if other := set(known.units) - set(names):
+        raise UserError(f"--unit {min(other)}: the model has no such output; it has {', '.join(names)}")
+    tasks = {
+        name: {"level": output.level, "field": name, "weight": output.weight}
+        for name, output in zip(names, outputs, strict=True)
+    }
+    content = {
+        "name": "imported",
+        "dataset": "none.bp",
+        "tasks": tasks,
+        "variants": [settings.variant_of(list(tasks))],
+        "model": network.model,
+    }
+    return parse_campaign(content, keys.where)
+
+
+def _facts(
+    keys: Keys, campaign: Campaign, outputs: list[Output], network: Network, known: Facts, degrees: list[float]
+) -> ModelFacts:
+    ranges = _ranges(keys, f"{VARIABLES}.y_minmax", len(outputs)) or [(0.0, 1.0)] * len(outputs)
+    widths = keys.take_list(f"{ARCHITECTURE}.output_dim", int, [1] * len(outputs))
+    if len(widths) != len(outputs):
+        raise keys.error(f"{ARCHITECTURE}.output_dim", widths, f"expected {len(outputs)} entries; correct it")
+    tasks = {
+        name: ModelTask(
+            level=task.level, unit=known.units.get(name, ""), label=name.replace("_", " "), width=width,
+            minimum=[low] * width, maximum=[high] * width, missing=0, field=name,
+        )
+        for (name, task), width, (low, high) in zip(campaign.tasks.items(), widths, ranges, strict=True)
+    }  # fmt: skip
+    (low, high), *_ = _ranges(keys, f"{VARIABLES}.x_minmax", 1) or [(0.0, 1.0)]
+    if low != int(low) or high != int(high) or low < 0:
+        raise keys.error(f"{VARIABLES}.x_minmax", [low, high], "proton numbers are whole; give a model of protons")
+    elements = known.elements or list(range(1, 119) if high <= 1 else range(int(low), int(high) + 1))
+    return ModelFacts(
+        model=campaign.model.model_dump(mode="json"),
+        inputs=1,
+        average_degree=degrees,
+        tasks=tasks,
+        species=ModelSpecies(minimum=int(low), maximum=int(high), elements=elements),
+        neighbours=NeighbourFacts(
+            cutoff_bohr=network.radius * known.bohr, boundary="periodic" if network.periodic else "open"
+        ),
+    )
+
+
+def _ranges(keys: Keys, path: str, count: int) -> list[tuple[float, float]]:
+    """Return ``count`` pairs of minimum and maximum; none where the configuration does not state them."""
+    given = keys.take(path, list, [])
+    try:
+        pairs = [(float(np.ravel(low)[0]), float(np.ravel(high)[0])) for low, high in given]
+        fits = not given or (len(pairs) == count and bool(np.isfinite(pairs).all()))
+    except (TypeError, ValueError, IndexError):
+        fits = False
+    if not fits:
+        raise keys.error(path, given, f"expected a minimum and a maximum for each of {count}; correct it")
+    return pairs if given else []
+
+
+def _average_degree(keys: Keys) -> list[float]:
+    """Return the mean of the degree and of log(degree + 1), from the histogram in the configuration."""
+    counts = np.array(keys.take_list(f"{ARCHITECTURE}.pna_deg", int), np.float64)
+    if not counts.sum() > 0:
+        raise keys.error(f"{ARCHITECTURE}.pna_deg", counts.tolist(), "counts no atom; give the model's own file")
+    degree = np.arange(len(counts))
+    return [float(counts @ value / counts.sum()) for value in (degree, np.log(degree + 1))]
+
+
+def sizes_of(campaign: Campaign, facts: ModelFacts) -> NetworkSizes:
+    """Return the sizes of a model's network; the campaign is the variant's own."""
+    model = campaign.model
+    heads = {"graph": model.graph_head, "node": model.node_head}
+    tasks = tuple(TaskSizes(name, t.level, t.width, heads[t.level]) for name, t in facts.tasks.items())
+    linear, logarithmic = facts.average_degree
+    return NetworkSizes(facts.inputs, (model.channels,) * model.layers, tasks, (linear, logarithmic), model.pooling)
+
+
+def _check_shapes(campaign: Campaign, facts: ModelFacts, weights: dict[str, np.ndarray], where: str) -> None:
+    sizes = sizes_of(campaign, facts)
+    for name, shape in {**sizes.parameter_shapes(), **sizes.buffer_shapes()}.items():
+        found = weights[name].shape if name in weights else None
+        if found != shape:
+            raise UserError(
+                f"{where}: '{name}' has shape {found}, but {shape} by the configuration; do they belong together?"
+            )
+
+
+def _result(campaign: Campaign, replica: int, digest: str, sha256: str, facts: ModelFacts) -> Result:
+    """Return the record of a member that was trained elsewhere: errors and times are not known."""
+    errors = {
+        name: TaskErrors(level=t.level, unit=t.unit, n=0, rmse=None, mae=None, rmse_unit=None, mae_unit=None)
+        for name, t in facts.tasks.items()
+    }
+    epochs = campaign.training.epochs
+    return Result(
+        state="finished", config_hash=digest, dataset_sha256="", variant=campaign.variants[0].name, replica=replica,
+        seed=0, tasks=errors, validation_loss=None, best_epoch=epochs, epochs=epochs, stopped_by="epochs", seconds=0,
+        seconds_training=0, seconds_validation=0, stack=(replica,), engine="HydraGNN", attempt=1, sessions=(),
+        device=Device(type="cpu", name="", index=None, uuid=None), threads=1,
+        versions={"hydragnn_hpc": hydragnn_hpc.__version__}, weights_sha256=sha256,
+    )  # fmt: skip

@@ -1,0 +1,57 @@
+"""Files of tensors that other programs wrote or will read, with NumPy arrays in place of tensors."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hydragnn_hpc.atomic import written_whole
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.training.checkpoint import TrainedModel, read_model
+from hydragnn_hpc.paths import MemberFolder
+from hydragnn_hpc.records.model import ModelFacts
+
+
+def read_state(path: Path, key: str) -> dict[str, np.ndarray]:
+    """Return the tensors under ``key`` of a file of ``torch.save``, of which nothing is executed.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read, or holds no tensors under that key.
+    """
+    try:
+        if zipfile.is_zipfile(path):  # torch.load does not notice a changed bit; the archive's checksums do
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"the checksum of its part '{damaged}' is wrong")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"no such file: {path}") from error
+    except Exception as error:  # a damaged or malicious file raises almost anything
+        reason = str(error).split(chr(10))[0][:160] or type(error).__name__
+        raise UserError(f"cannot read {path}: {reason}; copy it again, or save the weights alone") from error
+    state = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise UserError(f"{path}: has no tensors under '{key}'; give a checkpoint of HydraGNN")
+    return {str(name): tensor.detach().numpy() for name, tensor in state.items()}
+
+
+def write_state(path: Path, key: str, state: dict[str, np.ndarray]) -> None:
+    """Write arrays as tensors under ``key``."""
+    with written_whole(path) as stream:
+        torch.save({key: {name: torch.from_numpy(value.copy()) for name, value in state.items()}}, stream)
+
+
+def read_weights(files: MemberFolder) -> tuple[ModelFacts, dict[str, np.ndarray]]:
+    """Read a member's ``model.pt``; errors as for `read_model`."""
+    model = read_model(files)
+    return model.facts, {name: tensor.numpy() for name, tensor in model.weights.items()}
+
+
+def model_of(facts: ModelFacts, weights: dict[str, np.ndarray]) -> TrainedModel:
+    """Return a model with these weights, in float32."""
+    return TrainedModel(facts, {name: torch.from_numpy(value.astype(np.float32)) for name, value in weights.items()})
