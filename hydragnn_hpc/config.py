@@ -111,6 +111,7 @@ class Campaign(Section):
                     own._check_vectors()
                 except ValueError as error:
                     raise ValueError(f"variant '{variant.name}': {error}") from None
+        self._check_halving()
         return self
 
     def _check_references(self) -> None:
@@ -128,6 +129,22 @@ class Campaign(Section):
                 f"training.resample.folds={resample.folds}: {self.replicas} replicas would leave folds that none is"
                 f" validated on; set replicas={resample.folds} or more"
             )
+
+    def _check_halving(self) -> None:
+        if self.sweep is None or self.sweep.halving is None:
+            return
+        last, points = self.sweep.halving.at[-1], {point.name for point in self.sweep.points}
+        for variant in self.variants:
+            if variant.name in points and self.epochs(variant) <= last:
+                raise ValueError(
+                    f"sweep.halving.at: the last rung, {last}, is not below the {self.epochs(variant)} epochs of"
+                    f" '{variant.name}'; lower it"
+                )
+            if variant.name in points and not self.can_train_further(variant):
+                raise ValueError(
+                    f"sweep.halving: the cosine of '{variant.name}' spans all epochs, so that rungs would compare"
+                    " unfinished descents; set training.schedule=plateau or training.cosine.epochs"
+                )
 
     def _check_epochs(self) -> None:
         if self.start is None and self.training.epochs == 0:
@@ -239,7 +256,7 @@ class Campaign(Section):
         unused = ("graph_head", "pooling") * ("graph" not in levels) + ("node_head",) * ("node" not in levels)
         return self.model_copy(
             update={
-                "sweep": None,
+                "sweep": self.sweep if self.sweep and self.sweep.halving else None,
                 "variants": tuple(self._canonical(variant) for variant in self.variants),
                 "model": _at_default(self.model, unused),
                 "training": _at_default(

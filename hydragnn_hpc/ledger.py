@@ -14,13 +14,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hydragnn_hpc import yaml_files
+from hydragnn_hpc import halving, yaml_files
 from hydragnn_hpc.atomic import remove_leftovers, storage_errors, write_text
 from hydragnn_hpc.config import Campaign, parse_campaign
 from hydragnn_hpc.crate import check_archive
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_record, write_record
 from hydragnn_hpc.records.member import Failure, Failures, Result
+from hydragnn_hpc.records.rungs import Rungs
 from hydragnn_hpc.sections import Variant
 
 _REMEDIES: dict[type[BaseModel], str] = {
@@ -139,6 +140,17 @@ def read_member(folder: CampaignFolder, variant: str, replica: int, epochs: int 
         return Member(variant, replica, State.WAITING, problem=problem)
 
 
+def read_rungs(folder: CampaignFolder) -> Rungs:
+    """Read the decisions of a sweep's successive halving; none where there are none yet.
+
+    Raises
+    ------
+    UserError
+        If they cannot be read.
+    """
+    return read_record(folder.rungs, Rungs) if folder.rungs.exists() else Rungs()
+
+
 def read_members(folder: CampaignFolder, campaign: Campaign, running: Iterable[str] = ()) -> list[Member]:
     """Read the state of every member of ``campaign``, in its order; ``running`` names those being trained now."""
     busy = set(running)
@@ -146,8 +158,9 @@ def read_members(folder: CampaignFolder, campaign: Campaign, running: Iterable[s
         started = _names(folder.members)
     except OSError:
         started = {v.name for v in campaign.variants}  # each member then reports what cannot be read
+    epochs = halving.targets(campaign, read_rungs(folder))
     members = [
-        read_member(folder, v.name, r, campaign.epochs(v)) if v.name in started else Member(v.name, r, State.WAITING)
+        read_member(folder, v.name, r, epochs[v.name]) if v.name in started else Member(v.name, r, State.WAITING)
         for v in campaign.variants
         for r in range(campaign.replicas)
     ]

@@ -115,6 +115,7 @@ class CampaignFolder:
         self.progress = self.root / "progress.json"
         self.lock = self.root / "run.lock"
         self.run = self.root / "run.json"
+        self.rungs = self.root / "rungs.json"
         self.remarks = self.root / "remarks.json"
         self.jobs = self.root / "jobs"
         self.job_script = self.jobs / "job.sh"

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hydragnn_hpc.errors import nearest
-from hydragnn_hpc.sections import Name, Positive, Section
+from hydragnn_hpc.sections import Name, Positive, Section, Text
 from hydragnn_hpc.validation import one_line
 
 MOST_POINTS = 20_000
@@ -62,18 +63,44 @@ class Point:
     settings: Mapping[str, Any]
 
 
+class Halving(Section):
+    """Successive halving: at the epochs ``at``, the share ``keep`` of the points goes on, the others end there."""
+
+    keep: float | Text
+    at: Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+    @property
+    def share(self) -> Fraction:
+        """The share that goes on."""
+        return Fraction(str(self.keep))
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Halving:
+        try:
+            inside = 0 < self.share < 1
+        except (ValueError, ZeroDivisionError):
+            inside = False
+        if not inside:
+            raise ValueError(f"keep={self.keep}: give a share between 0 and 1, such as 1/3")
+        if any(a >= b for a, b in itertools.pairwise(self.at)):
+            raise ValueError(f"at={list(self.at)}: give epochs in ascending order")
+        return self
+
+
 class Sweep(Section):
     """Points over the values of some keys, for one variant or several.
 
     ``of`` names variants, or tasks that are trained together as variants do. ``over`` holds the values of each key, as
     a list or as a range; keys are those of a campaign file, such as ``model.channels`` or ``tasks.H.weight``. All
     combinations are points, or ``sample`` of them, drawn at random with ``seed``; a larger number extends the list.
+    With ``halving``, the points of each variant compete, and only some are trained to the end.
     """
 
     of: tuple[Name, ...]
     over: dict[str, tuple[Any, ...] | Range]
     sample: Positive | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+    halving: Halving | None = None
 
     @field_validator("of", mode="before")
     @classmethod

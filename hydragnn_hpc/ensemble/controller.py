@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydragnn_hpc import ledger
+from hydragnn_hpc import halving, ledger
 from hydragnn_hpc.durations import SAVE_SECONDS, in_words
+from hydragnn_hpc.ensemble import rungs
 from hydragnn_hpc.ensemble.display import Display, names
 from hydragnn_hpc.ensemble.folder import RunPlan
 from hydragnn_hpc.ensemble.messenger import RankPlacement
@@ -91,6 +92,7 @@ class Controller:
         self._deadline = deadline
         self._launch = plan.frozen.campaign.launch
         self._queue = StackQueue(plan.stacks(), self._launch.attempts)
+        self._epochs = halving.targets(plan.frozen.campaign, ledger.read_rungs(folder))
         self._total = len(plan.members)
         counts = plan.counts()
         self._done_before = counts.get(State.FINISHED, 0) + counts.get(State.DIVERGED, 0)
@@ -200,6 +202,26 @@ class Controller:
         tail = f"{done} of {self._total} done" + (f", about {in_words(left)} left" if left else "")
         self.display.line(f"{names(name[0], [name[1]])} {event.state}: {summary} ({tail})")
         self._files.log(MemberFinished, worker, member=name, state=event.state)
+        self._advance(name[0])
+
+    def _advance(self, variant: str) -> None:
+        """Where this variant was the last at a rung of a sweep's halving, train the members that go on further."""
+        campaign = self._plan.frozen.campaign
+        if campaign.sweep is None or campaign.sweep.halving is None:
+            return
+        of = next((p.of for p in campaign.sweep.points if p.name == variant), None)
+        rivals = halving.contenders(campaign, ledger.read_rungs(self._folder), of) if of else ()
+        if not rivals or self._queue.variants.intersection(rivals):
+            return
+        for line in rungs.advance(self._folder, campaign):
+            self.display.line(line)
+        outgrown = [m for m in ledger.read_members(self._folder, campaign) if m.outgrown]
+        again = {(m.variant, m.replica) for m in outgrown}
+        for member in outgrown:
+            ledger.reopen_result(self._folder.member(member.variant, member.replica))
+        self._done_before -= len(again - self._queue.finished)
+        self._queue.add((v, tuple(r for r in replicas if (v, r) in again)) for v, replicas in campaign.stacks())
+        self._epochs = halving.targets(campaign, ledger.read_rungs(self._folder))
 
     def _free(self, worker: WorkerId, stopped: bool) -> None:
         running = self._queue.running().get(worker)
@@ -317,6 +339,7 @@ class Controller:
                 attempt=assignment.attempt,
                 claim=claim,
                 graphs=worker not in self._without_graphs,
+                epochs=self._epochs[assignment.variant],
             )
             commands.append((worker, train))
             again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""

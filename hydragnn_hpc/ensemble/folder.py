@@ -13,7 +13,7 @@ from hydragnn_hpc.crate import check_archive
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.remarks import registry
 from hydragnn_hpc.dataset.staged import match
-from hydragnn_hpc.ensemble import growth
+from hydragnn_hpc.ensemble import growth, rungs
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, Member, State
 from hydragnn_hpc.paths import CampaignFolder, write_record
@@ -105,6 +105,8 @@ def begin(plan: RunPlan, folder: CampaignFolder) -> RunPlan:
         remove_leftovers(place)
     write_record(folder.remarks, plan.on_campaign)
     unfinished, campaign = [], plan.frozen.campaign
+    if rungs.advance(folder, campaign):  # all members had come to a rung when the last run ended
+        plan = replace(plan, members=ledger.read_members(folder, campaign))
     variants = {v.name: v for v in campaign.variants}
     for member in plan.members:
         files = folder.member(member.variant, member.replica)

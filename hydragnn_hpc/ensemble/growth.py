@@ -44,6 +44,7 @@ def changes(old: Campaign, new: Campaign) -> Changes:
             growth.append(line)
         else:
             refused.append(f"{line} ({_ONLY_GROWS})")
+    refused += _of_halving(old, new)
     variants = {v.name: v for v in new.variants}
     before = {v.name for v in old.variants}
     added = [name for name in variants if name not in before]
@@ -64,6 +65,15 @@ def changes(old: Campaign, new: Campaign) -> Changes:
         shared = len(names) == len(before)
         (growth if grows[line] else refused).append(line if shared else f"variants.{', '.join(names)}: {line}")
     return Changes(tuple(growth), tuple(refused))
+
+
+def _of_halving(old: Campaign, new: Campaign) -> list[str]:
+    """Return what would contradict the rungs that may have been decided."""
+    before, after = (c.effective().sweep for c in (old, new))
+    if before == after and (before is None or old.replicas == new.replicas):
+        return []
+    what = "sweep" if before != after else "replicas"
+    return [f"{what}: with sweep.halving, other points, rungs or replicas would have let other points go on"]
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, Any, Any]]:

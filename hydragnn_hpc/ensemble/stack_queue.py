@@ -85,6 +85,18 @@ class StackQueue:
             assignment = replace(assignment, replicas=(*assignment.replicas, *other.replicas), alone=False)
         return assignment
 
+    def add(self, stacks: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+        """Add stacks at the end, also of members that were finished; these are to be trained further."""
+        for variant, replicas in stacks:
+            if replicas:
+                self.finished -= {(variant, r) for r in replicas}
+                self._waiting.append(Assignment(variant, tuple(replicas), 1, len(replicas) == 1))
+
+    @property
+    def variants(self) -> set[str]:
+        """Variants with members that wait or are being trained."""
+        return {a.variant for a in (*self._waiting, *self._running.values()) if a.replicas}
+
     def member_done(self, worker: WorkerId, replica: int) -> None:
         """Record that a member has its result; its stack continues without it."""
         running = self._running[worker]

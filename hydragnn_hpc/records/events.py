@@ -136,7 +136,8 @@ Report = Event | Died | Broken
 class Train(Message):
     """Train these replicas of a variant together, claiming their folders with ``claim``.
 
-    ``attempt`` is counted from 1 within the run; ``graphs`` is whether steps may be captured as CUDA graphs.
+    ``attempt`` is counted from 1 within the run; ``graphs`` is whether steps may be captured as CUDA graphs; ``epochs``
+    are the most, where these are not the campaign's.
     """
 
     kind: Literal["train"] = "train"
@@ -145,6 +146,7 @@ class Train(Message):
     attempt: int
     claim: Claim
     graphs: bool = True
+    epochs: int | None = None
 
 
 class Stop(Message):

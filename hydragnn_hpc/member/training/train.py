@@ -125,6 +125,7 @@ class StackTraining:
         self._config_hash = member_hash(context.frozen.campaign, self.variant, context.frozen.dataset_sha256)
         self._options = self._campaign.training
         self._optimizer_kind = OPTIMIZERS[self._options.optimizer.name]
+        self._epochs = self._options.epochs if train.epochs is None else train.epochs
         self._start = self._campaign.start
         self._frozen = FrozenParts.of(engine.layout, list(self._start.freeze) if self._start else [])
         self._stack = list(train.replicas)
@@ -299,12 +300,12 @@ class StackTraining:
 
     def _reason_to_end(self, e: int, member: StackMember) -> Reason | None:
         if not member.epoch:
-            return None if self._options.epochs else "epochs"
+            return None if self._epochs else "epochs"
         if not self._is_finite(e):
             return "diverged"
         if member.schedule.should_stop(member.epoch, self._options.early_stopping):
             return "early_stopping"
-        return "epochs" if member.epoch >= self._options.epochs else None
+        return "epochs" if member.epoch >= self._epochs else None
 
     def _keep(self, which: list[int]) -> None:
         kept = torch.tensor(which, dtype=torch.int64, device=self.parameters.device)

@@ -37,6 +37,8 @@ class PointResult:
         than three members.
     test : dict
         Mean and standard deviation of the test RMSE (scaled), by task.
+    ended : int or None
+        The epoch of the rung at which it ended, where halving did not let it go on: such a point has no rank.
     rank : int or None
         Among the points of the same variant, by ``validation``, from 1.
     """
@@ -49,6 +51,7 @@ class PointResult:
     validation: float | None
     interval: Interval | None
     test: Mapping[str, tuple[float | None, float | None]]
+    ended: int | None = None
     rank: int | None = None
 
 
@@ -97,7 +100,8 @@ def ranked(snapshot: Snapshot) -> list[PointResult]:
     for of in dict.fromkeys(p.of for p in points):
         own = [p for p in points if p.of == of]
         known = sorted((p for p in own if p.validation is not None), key=lambda p: p.validation or 0.0)
-        ordered += [replace(p, rank=k) for k, p in enumerate(known, 1)]
+        ordered += [replace(p, rank=k) for k, p in enumerate((p for p in known if p.ended is None), 1)]
+        ordered += sorted((p for p in known if p.ended is not None), key=lambda p: -(p.ended or 0))
         ordered += [p for p in own if p.validation is None]
     return ordered
 
@@ -112,7 +116,15 @@ def _result(snapshot: Snapshot, point: Point, tasks: Sequence[str]) -> PointResu
         interval = (max(mean - half, 0.0), mean + half)
     test = {task: rows.mean_std(rows.metrics(finished, task, "rmse")) for task in tasks}
     return PointResult(
-        point.name, point.of, point.settings, len(finished), snapshot.campaign.replicas, mean, interval, test
+        point.name,
+        point.of,
+        point.settings,
+        len(finished),
+        snapshot.campaign.replicas,
+        mean,
+        interval,
+        test,
+        snapshot.ended.get(point.name),
     )
 
 

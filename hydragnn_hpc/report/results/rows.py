@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydragnn_hpc import learned, ledger
+from hydragnn_hpc import halving, learned, ledger
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.fields import PROPERTIES
 from hydragnn_hpc.ledger import Frozen, Member, State
@@ -93,6 +93,11 @@ class Snapshot:
         return self.finished_by_variant.get(variant, [])
 
     @cached_property
+    def ended(self) -> dict[str, int]:
+        """The points of a sweep that ended at a rung of its halving, and the epoch of that."""
+        return halving.ended(self.campaign, ledger.read_rungs(self.folder))
+
+    @cached_property
     def finished_by_variant(self) -> dict[str, list[Member]]:
         """The finished members of all variants, in the campaign's order."""
         finished: dict[str, list[Member]] = {v.name: [] for v in self.campaign.variants}
@@ -124,13 +129,13 @@ def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None
     if before is None or before.frozen.hash != frozen.hash or len(before.members) != _size(frozen.campaign):
         members = ledger.read_members(folder, frozen.campaign, running)
     else:
-        epochs = {v.name: frozen.campaign.epochs(v) for v in frozen.campaign.variants}
+        epochs = halving.targets(frozen.campaign, ledger.read_rungs(folder))
         members = [_refreshed(folder, member, running, epochs[member.variant]) for member in before.members]
     return Snapshot(folder, frozen, members, *learned.read_summary(folder, frozen.dataset_sha256))
 
 
 def _refreshed(folder: CampaignFolder, member: Member, running: Collection[str], epochs: int) -> Member:
-    if member.result is not None:
+    if member.result is not None and (member.result.stopped_by != "epochs" or member.result.epochs >= epochs):
         return member
     current = ledger.read_member(folder, member.variant, member.replica, epochs)
     if current.result is None and current.name in running:
@@ -187,9 +192,7 @@ def unit_of(snapshot: Snapshot, task: str) -> str:
 
 def score(member: Member) -> float | None:
     """Return the score by which points of a sweep are ranked: the mean over tasks of the scaled validation RMSE."""
-    errors = [metric(member, task, "rmse_validation") for task in member.result.tasks] if member.result else []
-    known = [e for e in errors if e is not None]
-    return math.fsum(known) / len(known) if known and len(known) == len(errors) else None
+    return halving.score(member.result) if member.result else None
 
 
 def origins(campaign: Campaign) -> dict[str, str]:
@@ -209,6 +212,8 @@ def compared(snapshot: Snapshot) -> list[Variant]:
     best: dict[str, tuple[float, str]] = {}
     points = {p.name: p.of for p in campaign.sweep.points}
     for name, of in points.items():
+        if name in snapshot.ended:
+            continue
         mean = mean_std(s for m in snapshot.finished(name) if (s := score(m)) is not None)[0]
         if mean is not None and (of not in best or mean < best[of][0]):
             best[of] = (mean, name)

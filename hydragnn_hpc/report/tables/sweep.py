@@ -16,6 +16,11 @@ _ABOUT = (
     " test errors play no part in the choice."
 )
 
+_OF_HALVING = (
+    "Points with a rank were trained to the end; the others ended where the validation errors at a rung of the halving"
+    " were better for others, and their errors are those of that epoch."
+)
+
 
 def point_rows(snapshot: Snapshot) -> list[Row]:
     """Return the points of a sweep by rank: a row per point, with its keys and test errors as columns."""
@@ -31,6 +36,8 @@ def point_rows(snapshot: Snapshot) -> list[Row]:
         row.update({key: _plain(value) for key, value in point.settings.items()})
         row.update({"n": point.n, "n_total": point.n_total, "rmse_validation": point.validation})
         row.update({"rmse_validation_low": low, "rmse_validation_high": high})
+        if snapshot.campaign.sweep.halving:
+            row["ended_at_epoch"] = point.ended
         for task in snapshot.campaign.tasks:
             row[f"rmse_{task}"], row[f"rmse_std_{task}"] = point.test.get(task, (None, None))
         table.append(row)
@@ -70,8 +77,22 @@ def ranking(snapshot: Snapshot, content: list[Row]) -> Iterator[TextTable]:
     for of in dict.fromkeys(r["of"] for r in content):
         own = [r for r in content if r["of"] == of]
         keys, tasks = _keys(snapshot, own[0]), snapshot.campaign.variant(own[0]["variant"]).tasks
-        notes = (_ABOUT, f"{SPREAD}.", *([f"The first {SHOWN} of {len(own):,}."] if len(own) > SHOWN else []))
-        header = ("rank", *keys, "validation RMSE", "95 % interval", *(f"test RMSE {t}" for t in tasks), "n of N")
+        ended = ("ended at epoch",) if "ended_at_epoch" in own[0] else ()
+        notes = (
+            _ABOUT,
+            *((_OF_HALVING,) if ended else ()),
+            f"{SPREAD}.",
+            *([f"The first {SHOWN} of {len(own):,}."] if len(own) > SHOWN else []),
+        )
+        header = (
+            "rank",
+            *keys,
+            "validation RMSE",
+            "95 % interval",
+            *(f"test RMSE {t}" for t in tasks),
+            "n of N",
+            *ended,
+        )
         yield TextTable(f"Points of {of}", header, [_cells(r, keys, tasks) for r in own[:SHOWN]], notes)
 
 
@@ -84,6 +105,7 @@ def _cells(row: Row, keys: list[str], tasks: tuple[str, ...]) -> tuple[str, ...]
         text.interval(None if low is None else (low, high), text.scientific),
         *(text.plus_minus(row[f"rmse_{t}"], row[f"rmse_std_{t}"]) for t in tasks),
         f"{row['n']} of {row['n_total']}",
+        *([text.plain(row["ended_at_epoch"])] if "ended_at_epoch" in row else []),
     )
 
 

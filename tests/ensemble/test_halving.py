@@ -1,0 +1,162 @@
+"""Successive halving: the same survivors, bit for bit, on any ranks and however often it is interrupted."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import signal
+import subprocess
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hydragnn_hpc.config import Campaign, config_hash, parse_campaign
+from hydragnn_hpc.ensemble.growth import changes
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.halving import best, ended, targets
+from hydragnn_hpc.records.rungs import Rungs
+from tests import campaigns
+from tests.ensemble.test_runs import BIN, outcome, run
+
+RATES = [0.0001, 0.001, 0.01]
+SWEEP: dict[str, Any] = {
+    "of": ["H"],
+    "over": {"model.channels": [4, 8], "training.optimizer.learning_rate": RATES},
+    "halving": {"keep": "1/3", "at": [2, 4]},
+}
+TRAINING = {"epochs": 6, "batch_size": 16, "early_stopping": None}
+
+
+def parsed(**changed: Any) -> Campaign:
+    content = {**campaigns.SMALL, "variants": [], "training": TRAINING, "sweep": {**SWEEP, **changed.pop("sweep", {})}}
+    return parse_campaign({**content, **changed}, "c.yaml")
+
+
+def test_how_far_each_point_is_trained() -> None:
+    campaign = parsed(sweep={"of": ["H", "M"]}, variants=["HM"])
+    names = [p.name for p in campaign.sweep.points] if campaign.sweep else []
+    first, second = names[:6], names[6:]
+    assert set(targets(campaign, Rungs()).items()) == {("HM", 6), *((name, 2) for name in names)}
+    rungs = Rungs(survivors={"H": ((first[1], first[4]), (first[4],)), "M": ((second[0], second[2]),)})
+    reached = targets(campaign, rungs)
+    assert [reached[name] for name in first] == [2, 4, 2, 2, 6, 2]
+    assert [reached[name] for name in second] == [4, 2, 4, 2, 2, 2]
+    assert ended(campaign, rungs) == {name: reached[name] for name in names if name not in (first[4], *second[0:3:2])}
+
+
+def test_the_best_go_on_and_of_equals_the_first() -> None:
+    scores = {"a": [0.25, 0.5], "b": [0.1], "c": [0.375], "d": [], "e": [0.375]}
+    assert best(scores, Fraction(1, 3)) == ("a", "b")
+    assert best(scores, Fraction(2, 5)) == ("a", "b") and best(scores, Fraction(3, 5)) == ("a", "b", "c")
+    assert best({"d": []}, Fraction(1, 2)) == ()
+
+
+@pytest.mark.parametrize(
+    ("halving", "more", "message"),
+    [
+        ({"keep": 2, "at": [1]}, {}, "keep=2.0: give a share between 0 and 1, such as 1/3"),
+        ({"keep": "1/0", "at": [1]}, {}, "keep=1/0: give a share between 0 and 1, such as 1/3"),
+        ({"keep": "1/3", "at": [3, 3]}, {}, "at=[3, 3]: give epochs in ascending order"),
+        ({"keep": "1/3", "at": []}, {}, "at: Tuple should have at least 1 item"),
+        ({"keep": "1/3", "at": [2, 6]}, {}, "the last rung, 6, is not below the 6 epochs of 'H-channels4-"),
+        ({"kep": "1/3", "at": [2]}, {}, "unknown key 'sweep.halving.kep'; did you mean 'keep'?"),
+        ({"keep": "1/3", "at": [2]}, {"training": {**TRAINING, "schedule": "cosine"}}, "spans all epochs"),
+    ],
+)
+def test_what_is_no_halving_is_refused_in_a_line(halving: Any, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parsed(sweep={"halving": halving}, **more)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_points_rungs_and_replicas_stay() -> None:
+    campaign = parsed()
+    assert config_hash(campaign, "0") != config_hash(parsed(sweep={"halving": None}), "0")
+    more = {"model.channels": [4, 8, 12], "training.optimizer.learning_rate": RATES}
+    for other in (parsed(sweep={"over": more}), parsed(sweep={"halving": None}), parsed(replicas=3),
+                  parsed(sweep={"halving": {"keep": 0.5, "at": [2, 4]}})):  # fmt: skip
+        assert any("would have let other points go on" in line for line in changes(campaign, other).refused)
+    assert not changes(campaign, parsed(training={**TRAINING, "epochs": 9})).refused
+    assert not changes(campaign, parsed(variants=["M"])).refused
+
+
+def options(halving: Any = SWEEP["halving"], epochs: int = 6) -> list[str]:
+    settings = {"sweep": {**SWEEP, "halving": halving}, "training": {**TRAINING, "epochs": epochs}, "variants": []}
+    return [x for key, value in settings.items() for x in ("--set", f"{key}={json.dumps(value)}")]
+
+
+@pytest.fixture(scope="module")
+def whole(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep, undisturbed, on one rank."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    done = run(small / "campaign.yaml", out, *options(), ranks=0)
+    assert done.returncode == 0, done.stderr
+    assert "H at epoch 2: 2 of 6 points go on" in done.stderr and "H at epoch 4: 1 of 2 points go on" in done.stderr
+    return out
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+def test_the_survivors_are_the_best_at_a_rung(small: Path, tmp_path: Path, whole: Path) -> None:
+    found = {name: entry for name, entry in outcome(whole).items() if name != "table1"}
+    epochs = {name: entry[2] for name, entry in found.items()}  # type: ignore[index]
+    assert sorted(epochs.values()) == [2] * 8 + [4] * 2 + [6] * 2
+    rungs = json.loads((whole / "rungs.json").read_text())["survivors"]["H"]
+    assert [len(names) for names in rungs] == [2, 1] and set(rungs[1]) < set(rungs[0])
+    assert all(epochs[f"{name}/{r}"] == 6 for name in rungs[1] for r in (0, 1))
+    # The same points, all trained to the first rung and no further.
+    done = run(small / "campaign.yaml", tmp_path / "out", *options(halving=None, epochs=2), ranks=0)
+    assert done.returncode == 0, done.stderr
+    scores: dict[str, float] = {}
+    for name, entry in outcome(tmp_path / "out").items():
+        if name != "table1":
+            scores[name[:-2]] = scores.get(name[:-2], 0.0) + entry[1]["H"]["rmse_validation"]  # type: ignore[index]
+    assert set(rungs[0]) == set(sorted(scores, key=scores.__getitem__)[:2])
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+def test_a_point_that_goes_on_is_as_if_it_had_been_trained_at_once(small: Path, tmp_path: Path, whole: Path) -> None:
+    (name,) = json.loads((whole / "rungs.json").read_text())["survivors"]["H"][1]
+    done = run(small / "campaign.yaml", tmp_path / "out", *options(halving=None), "--set", "replicas=1", ranks=0)
+    assert done.returncode == 0, done.stderr
+    assert outcome(tmp_path / "out")[f"{name}/0"] == outcome(whole)[f"{name}/0"]
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_killed_three_times_on_any_ranks(small: Path, tmp_path: Path, whole: Path, ranks: int) -> None:
+    out, stack = tmp_path / "out", ["--set", f"launch.stack={1 + ranks % 2}"]
+    command = [str(BIN / "mpirun"), "-n", str(ranks), str(BIN / "hydragnn-hpc"), "run", str(small / "campaign.yaml")]
+    for kill in itertools.count(1):
+        before = len(list(out.glob("logs/events.jsonl"))) and (out / "logs/events.jsonl").read_text().count("finished")
+        with subprocess.Popen([*command, str(out), *options(), *stack], stderr=subprocess.DEVNULL,
+                              start_new_session=True) as running:  # fmt: skip
+            while kill <= 3 and running.poll() is None:
+                events = out / "logs/events.jsonl"
+                if events.exists() and events.read_text().count("finished") >= before + 3:
+                    os.killpg(running.pid, signal.SIGKILL)
+                    break
+                time.sleep(0.05)
+        if running.returncode == 0:
+            break
+        assert kill <= 3
+    assert outcome(out) == outcome(whole)
+    assert (out / "rungs.json").read_bytes() == (whole / "rungs.json").read_bytes()
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+def test_the_report_ranks_survivors_and_says_where_others_ended(small: Path, whole: Path) -> None:
+    campaigns.done(small, "report", str(whole))
+    with (whole / "report/sweep.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(r["rank"], r["ended_at_epoch"]) for r in rows] == [("1", ""), ("", "4"), *[("", "2")] * 4]
+    assert [rows[0]["variant"]] == json.loads((whole / "rungs.json").read_text())["survivors"]["H"][1]
+    assert "ended at epoch" in (whole / "report/index.html").read_text()
