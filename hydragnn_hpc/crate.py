@@ -36,11 +36,11 @@ def check_archive(root: Path, sums: bool = False) -> bool:
     for name, size, sha256 in _listed(content, root):
         path = root / name
         try:
-            found = path.stat().st_size
+            actual = path.stat().st_size
         except OSError as error:
             raise UserError(f"archive {root}: {name} is missing; copy the archive again") from error
-        if found != size:
-            raise UserError(f"archive {root}: {name} has {found:,} bytes in place of {size:,}; copy the archive again")
+        if actual != size:
+            raise UserError(f"archive {root}: {name} has {actual:,} bytes in place of {size:,}; copy the archive again")
         if sums and sha256_of(path) != sha256:
             raise UserError(f"archive {root}: the checksum of {name} is wrong; copy the archive again")
     return True

@@ -40,13 +40,13 @@ def _with_hash(start: Start | None) -> Start | None:
     if start is None:
         return None
     source = _source(start)
-    found = source_hash(source.campaign, source.campaign.variant(start.variant), source.dataset_sha256)
-    if start.sha256 not in (None, found):
+    actual = source_hash(source.campaign, source.campaign.variant(start.variant), source.dataset_sha256)
+    if start.sha256 not in (None, actual):
         raise UserError(
-            f"start.from={start.folder}: variant {start.variant} has the hash {found[:12]}, not {start.sha256}, which"
+            f"start.from={start.folder}: variant {start.variant} has the hash {actual[:12]}, not {start.sha256}, which"
             " the campaign names; leave start.sha256 out, or name the campaign that has it"
         )
-    return start.model_copy(update={"sha256": found})
+    return start.model_copy(update={"sha256": actual})
 
 
 def _source(start: Start) -> Frozen:

@@ -49,11 +49,11 @@ def site_permutations(geometry: Geometry) -> np.ndarray:
     basis = np.concatenate([along, across])
     frame = np.linalg.pinv(basis)  # [3, r]
     sites = _SiteLookup(pos @ frame, along)
-    found = {tuple(range(len(pos)))}
+    permutations = {tuple(range(len(pos)))}
     for of_lattice, of_cluster in product(_lattice_rotations(along), _cluster_rotations(spread)):
         rotated = _rotated(pos @ frame, of_lattice, of_cluster)
-        found.update(sites.permutations(rotated))
-    return np.array(sorted(found), dtype=np.int64)
+        permutations.update(sites.permutations(rotated))
+    return np.array(sorted(permutations), dtype=np.int64)
 
 
 def _reduced(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:

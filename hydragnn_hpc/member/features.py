@@ -105,8 +105,8 @@ class Trunk:
 
     def features(self, graphs: Graphs) -> np.ndarray:
         """Return the mean over atoms of the last layer's features, ``[S, F]`` float32."""
-        found: np.ndarray = self._models.scaled(graphs)[_NAME][0]
-        return found
+        features: np.ndarray = self._models.scaled(graphs)[_NAME][0]
+        return features
 
 
 def training_features(trunk: Trunk, data: TrainingData) -> FeatureDistribution:

@@ -279,15 +279,15 @@ def finished_members(folder: CampaignFolder, campaign: Campaign, variants: Seque
     for name in variants:
         if name not in names:
             raise UserError(f"{folder.root} has no variant '{name}'{nearest(name, names)}")
-    found: dict[str, list[Member]] = {}
+    by_variant: dict[str, list[Member]] = {}
     for member in read_members(folder, campaign):
         if member.state is State.FINISHED and (not variants or member.variant in variants):
-            found.setdefault(member.variant, []).append(member)
+            by_variant.setdefault(member.variant, []).append(member)
     for name in variants or [""]:
-        if name not in found and (name or not found):
+        if name not in by_variant and (name or not by_variant):
             of = f" of variant '{name}'" if name else ""
             raise UserError(f"{folder.root}: no member{of} has finished; see 'hydragnn-hpc status {folder.root}'")
-    return found
+    return by_variant
 
 
 def moments(values: np.ndarray, weights: Sequence[float] | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -51,7 +51,7 @@ class Labels:
 
     def of(self, structures: UnseenStructures) -> dict[str, np.ndarray]:
         """Return the true values of a batch by target, ``[A, d]`` or ``[S, d]``; NaN is missing."""
-        found: dict[str, list[np.ndarray]] = {name: [] for name in self._scale}
+        labels: dict[str, list[np.ndarray]] = {name: [] for name in self._scale}
         for frame in structures.frames:
             values, _ = self._extract(frame)
             for name, scale in self._scale.items():
@@ -61,8 +61,8 @@ class Labels:
                     raise UserError(
                         f"{frame.where}: target '{name}' has {own.shape[1]} components, the models' {target.width}"
                     )
-                found[name].append(np.full((rows, target.width), np.nan) if own is None else own * scale)
-        return {name: np.concatenate(values) for name, values in found.items()}
+                labels[name].append(np.full((rows, target.width), np.nan) if own is None else own * scale)
+        return {name: np.concatenate(values) for name, values in labels.items()}
 
     def _check(self, name: str, spec: TargetSpec) -> None:
         if name not in self._targets:

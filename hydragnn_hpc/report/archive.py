@@ -73,13 +73,13 @@ def write_archive(
 def _files(results: Results) -> Iterator[Path]:
     """Yield the files to be copied."""
     own: CampaignFolder = results.folder
-    found = [own.campaign, own.dataset, own.test_set, own.validation_set, own.remarks, own.run, own.events]
+    paths = [own.campaign, own.dataset, own.test_set, own.validation_set, own.remarks, own.run, own.events]
     for member in results.members:
         files = own.member(member.variant, member.replica)
-        found += [files.failure, files.log]
+        paths += [files.failure, files.log]
         if member.result:
-            found += [files.result, files.history, files.model, files.predictions, files.validation, files.features]
-    yield from (path for path in found if path.is_file())
+            paths += [files.result, files.history, files.model, files.predictions, files.validation, files.features]
+    yield from (path for path in paths if path.is_file())
 
 
 def _metadata(results: Results, made: Path, license_text: str) -> dict[str, Any]:
@@ -126,9 +126,9 @@ def _metadata(results: Results, made: Path, license_text: str) -> dict[str, Any]
 
 
 def _file(path: Path, root: Path) -> dict[str, str]:
-    found = {"@id": str(path.relative_to(root)), "@type": "File", "name": path.name}
-    found |= {"contentSize": str(path.stat().st_size), "sha256": crate.sha256_of(path)}
-    return found | ({"encodingFormat": _FORMATS[path.suffix]} if path.suffix in _FORMATS else {})
+    entity = {"@id": str(path.relative_to(root)), "@type": "File", "name": path.name}
+    entity |= {"contentSize": str(path.stat().st_size), "sha256": crate.sha256_of(path)}
+    return entity | ({"encodingFormat": _FORMATS[path.suffix]} if path.suffix in _FORMATS else {})
 
 
 def _zip(folder: Path, to: Path) -> None:

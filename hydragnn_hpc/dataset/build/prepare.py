@@ -73,7 +73,7 @@ def write_raw(raw: sources.RawData, out: Path, options: Options, force: bool = F
     classes = _classes(chosen, options)
     part, of_split = _split(counts, options, classes) if raw.part is None else (raw.part[kept], {"split_by": "source"})
     per_composition = np.unique(counts, axis=0, return_counts=True)[1]
-    found = Source(
+    source = Source(
         path=raw.path.resolve().name,
         format=raw.form,
         read=len(usable),
@@ -95,8 +95,8 @@ def write_raw(raw: sources.RawData, out: Path, options: Options, force: bool = F
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         arrays = arrays_of(chosen, part, options.cutoff, out.parent)
-    facts = facts_of(arrays, properties, options, found)
-    view = DataView(arrays, facts.targets, found, facts.neighbours, counts, classes, read)
+    facts = facts_of(arrays, properties, options, source)
+    view = DataView(arrays, facts.targets, source, facts.neighbours, counts, classes, read)
     return store.write(out, arrays, facts.model_copy(update={"remarks": registry.of_data(view)}), force)
 
 
@@ -154,14 +154,14 @@ def _clusters(raw: sources.RawData, counts: np.ndarray, species: np.ndarray) -> 
     """Return the elements whose end member is not a crystal; LSMS text does not state that."""
     from ase.data import chemical_symbols
 
-    samples, found = raw.samples, []
+    samples, symbols = raw.samples, []
     for k, z in enumerate(species.tolist() if raw.mixing is not None and raw.form != "lsms" else []):
         pure = np.flatnonzero((counts[:, k] == counts.sum(axis=1)) & np.isfinite(samples.energies))
         if len(pure):
             lowest = pure[np.argmin(samples.energies[pure] / counts[pure, k])]
             if not all(samples.geometries[samples.geometry[lowest]].periodic):
-                found.append(chemical_symbols[z])
-    return found
+                symbols.append(chemical_symbols[z])
+    return symbols
 
 
 def _classes(chosen: RawSamples, options: Options) -> np.ndarray | None:
@@ -268,12 +268,12 @@ def structure_arrays(
     first = np.unique(samples.geometry, return_index=True)[1]
     for number, geometry in enumerate(samples.geometries):
         try:
-            found = find_neighbours(geometry, cutoff)
+            graph = find_neighbours(geometry, cutoff)
         except UserError as error:
             raise MalformedError(f"{samples.origins[int(first[number])]}: {error}") from error
-        neighbours.add(found.neighbours)
-        vectors.add(found.vectors)
-        n_neighbours.add(np.diff(found.offsets))
+        neighbours.add(graph.neighbours)
+        vectors.add(graph.vectors)
+        n_neighbours.add(np.diff(graph.offsets))
     names = [name.encode() for name in samples.names]
     return {
         "sample_name_offsets": offsets_of([len(n) for n in names]),
@@ -304,7 +304,7 @@ def fit_scaling(
     """
     train = arrays["split"] == 0
     of_train = np.repeat(train, np.diff(arrays["atom_offsets"]))
-    found = {}
+    targets = {}
     for known in properties:
         values = arrays.get(f"target_{known.name}")
         if values is None:
@@ -323,7 +323,7 @@ def fit_scaling(
                 f"target '{known.name}' goes from {low.min():.3g} to {high.max():.3g} {known.unit}: beyond {_LARGEST:g}"
                 " no variance can be computed; correct the values, or write nan where one is missing"
             )
-        found[known.name] = Target(
+        targets[known.name] = Target(
             level=known.level,
             unit=known.unit,
             label=known.label,
@@ -332,4 +332,4 @@ def fit_scaling(
             maximum=high.tolist(),
             missing=int(np.isnan(arrays[f"target_{known.name}"]).sum()),
         )
-    return found
+    return targets

@@ -71,7 +71,8 @@ def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tu
     classes = symmetry.classes_of(arrays, options.cell)
     made = select.split(options.by, counts, options.fractions, options.seed, classes)
     old, arrays["split"] = arrays["split"], made.part
-    found = SymmetryLeakage(len(np.unique(classes)), symmetry.leaked(classes, old), symmetry.leaked(classes, made.part))
+    leaked_before, leaked_after = (symmetry.leaked(classes, part) for part in (old, made.part))
+    leakage = SymmetryLeakage(len(np.unique(classes)), leaked_before, leaked_after)
     properties = [Property(name, t.level, t.unit, t.label) for name, t in manifest.targets.items()]
     over = options.scale_over or manifest.scaled_over
     changed = {
@@ -79,7 +80,7 @@ def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tu
         "seed": options.seed,
         "fractions": list(options.fractions),
         "compositions_too_small_to_split": len(made.too_small),
-        "symmetry_classes": found.classes,
+        "symmetry_classes": leakage.classes,
         "split_again_from": manifest.sha256,
         **({} if options.cell is None else {"cell": list(options.cell)}),
     }
@@ -93,4 +94,4 @@ def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tu
     )
     view = DataView(arrays, facts.targets, facts.source, facts.neighbours, counts, classes)
     facts = facts.model_copy(update={"remarks": registry.of_data(view, manifest.remarks or ())})
-    return store.write(out, arrays, facts, force), found
+    return store.write(out, arrays, facts, force), leakage

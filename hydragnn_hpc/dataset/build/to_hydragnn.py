@@ -110,14 +110,14 @@ class _Samples:
         train = np.bincount(self._a["sample_geometry"][self._a["split"] == 0], minlength=len(self._a["cell"]))
         of_site = np.repeat(train, np.diff(self._a["geometry_atom_offsets"]))
         degrees = np.bincount(self._degree, weights=of_site).astype(np.int64)
-        found = {"minmax_node_feature": _flat(node), "pna_deg": degrees.tolist()}
-        return {**found, "minmax_graph_feature": _flat(graph)} if graph else found
+        scales = {"minmax_node_feature": _flat(node), "pna_deg": degrees.tolist()}
+        return {**scales, "minmax_graph_feature": _flat(graph)} if graph else scales
 
     def _tensors(self) -> dict[str, _Array]:
         a, n, one = self._a, self._n, np.ones(len(self._n), np.int64)
         targets = self._manifest.targets.values()
         widths = [np.where(t.level == "node", n, 1) * t.width for t in targets]
-        found = {
+        tensors = {
             "x": _Array(self._x, "float32", (1, 1), n),
             "y": _Array(self._y, "float32", (1, 1), np.sum(widths, axis=0)),
             "y_loc": _Array(
@@ -128,10 +128,10 @@ class _Samples:
         }
         if a["periodic"].any():
             of = a["sample_geometry"]
-            found["cell"] = _Array(lambda k: a["cell"][of[k]], "float32", (3, 3), 3 * one)
-            found["pbc"] = _Array(lambda k: a["periodic"][of[k]], "uint8", (3,), 3 * one)
-            found["edge_shifts"] = _Array(lambda k: self._edges_of(k)[1], "float32", (1, 3), self._n_edges)
-        return found
+            tensors["cell"] = _Array(lambda k: a["cell"][of[k]], "float32", (3, 3), 3 * one)
+            tensors["pbc"] = _Array(lambda k: a["periodic"][of[k]], "uint8", (3,), 3 * one)
+            tensors["edge_shifts"] = _Array(lambda k: self._edges_of(k)[1], "float32", (1, 3), self._n_edges)
+        return tensors
 
     def _sites(self, k: int) -> slice:
         g = int(self._a["sample_geometry"][k])

@@ -65,7 +65,7 @@ class StagedData:
         made = self.ready.wanted if self.ready else requirements.PLAIN
         if requirements.meet(made, wanted):
             return self
-        return next((found for other in self.others if (found := other.meeting(wanted))), None)
+        return next((data for other in self.others if (data := other.meeting(wanted))), None)
 
 
 def scaled(values: np.ndarray, minimum: list[float] | float, maximum: list[float] | float) -> np.ndarray:
@@ -120,14 +120,14 @@ def _classes(arrays: dict[str, np.ndarray], manifest: store.Manifest, least: int
     # Imported here because a supervisor imports this module, and the child alone needs it.
     from hydragnn_hpc.dataset import symmetry
 
-    found = symmetry.classes_of(arrays, manifest.source.cell)
-    number = len(np.unique(found[np.asarray(arrays["split"]) < 2]))
+    classes = symmetry.classes_of(arrays, manifest.source.cell)
+    number = len(np.unique(classes[np.asarray(arrays["split"]) < 2]))
     if number < least:
         raise UserError(
             f"training.resample.folds={least}: training and validation have {number} samples that no symmetry makes"
             f" equal; set it to {number} or less"
         )
-    return found
+    return classes
 
 
 def space_needed(manifest: store.Manifest) -> int:

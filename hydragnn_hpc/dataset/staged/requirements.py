@@ -27,8 +27,8 @@ def of_all(campaign: Campaign) -> tuple[Requirements, ...]:
     """
     own = [of(campaign), *(of(campaign.of_variant(v)) for v in campaign.variants if _requires_its_own(v))]
     classes = max(required.classes for required in own)  # computed once for all
-    found = dict.fromkeys(required.model_copy(update={"classes": classes}) for required in own)
-    return tuple(sorted(found, key=lambda required: required.inputs != PLAIN.inputs))
+    distinct = dict.fromkeys(required.model_copy(update={"classes": classes}) for required in own)
+    return tuple(sorted(distinct, key=lambda required: required.inputs != PLAIN.inputs))
 
 
 def _requires_its_own(variant: Variant) -> bool:

@@ -79,8 +79,8 @@ class Structure:
 
     def lengths(self, edges: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Lengths of some ``edges`` or all, float64, bohr."""
-        found: np.ndarray = np.linalg.norm(self.edge_vectors[edges], axis=1)
-        return found
+        lengths: np.ndarray = np.linalg.norm(self.edge_vectors[edges], axis=1)
+        return lengths
 
 
 @dataclass(frozen=True)

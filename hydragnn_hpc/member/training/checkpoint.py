@@ -99,13 +99,13 @@ def load(
 
 def _read(path: Path, identity: Identity, shapes: dict[str, int]) -> Checkpoint:
     facts, tensors = _parts(path, "tensors", CheckpointFacts)
-    found = Checkpoint(facts.identity, tensors, Schedule(**dict(facts.schedule)), facts.history, facts.sessions)
-    if found.identity != identity:
+    checkpoint = Checkpoint(facts.identity, tensors, Schedule(**dict(facts.schedule)), facts.history, facts.sessions)
+    if checkpoint.identity != identity:
         raise UserError("of another campaign or member")
     for name, length in shapes.items():
-        if found.tensors[name].shape != (length,) or not bool(found.tensors[name].isfinite().all()):
+        if checkpoint.tensors[name].shape != (length,) or not bool(checkpoint.tensors[name].isfinite().all()):
             raise UserError(f"'{name}' is damaged")
-    return found
+    return checkpoint
 
 
 def _parts(path: Path, name: str, kind: type[_R]) -> tuple[_R, dict[str, torch.Tensor]]:

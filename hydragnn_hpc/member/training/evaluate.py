@@ -41,11 +41,11 @@ class ValidationSet:
         One member after the other, so that a member's loss has the same bits in any stack where its predictions have.
         """
         predicted = self._engine.predict(parameters, buffers, self.chosen)
-        found = []
+        weighted = []
         for e in range(len(parameters)):
             per_task = [self._loss(t, predicted[t.name][e]) for t in self._engine.sizes.tasks]
-            found.append((torch.stack(per_task) * self._weights).sum())
-        losses: np.ndarray = torch.stack(found).cpu().numpy()
+            weighted.append((torch.stack(per_task) * self._weights).sum())
+        losses: np.ndarray = torch.stack(weighted).cpu().numpy()
         return losses
 
     def _loss(self, task: TaskSizes, predicted: torch.Tensor) -> torch.Tensor:

@@ -50,9 +50,9 @@ def initialise(
         for name in _of_parts(views, names):
             given = weights.get(name)
             if given is None or given.shape != views[name].shape:
-                found = "missing" if given is None else f"of shape {tuple(given.shape)}"
+                actual = "missing" if given is None else f"of shape {tuple(given.shape)}"
                 raise UserError(
-                    f"start.from={start.folder}: '{name}' of {start.variant}/{replica:02d} is {found}, expected"
+                    f"start.from={start.folder}: '{name}' of {start.variant}/{replica:02d} is {actual}, expected"
                     f" {tuple(views[name].shape)}; set start.parts"
                 )
             views[name].copy_(given)
@@ -87,12 +87,12 @@ class FrozenParts:
 
 
 def _ranges(places: Mapping[str, tuple[int, tuple[int, ...]]], parts: list[str]) -> list[tuple[int, int]]:
-    found: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for name in _of_parts(places, parts):
         at, shape = places[name]
         end = at + torch.Size(shape).numel()
-        if found and found[-1][1] == at:
-            found[-1] = (found[-1][0], end)
+        if ranges and ranges[-1][1] == at:
+            ranges[-1] = (ranges[-1][0], end)
         else:
-            found.append((at, end))
-    return found
+            ranges.append((at, end))
+    return ranges

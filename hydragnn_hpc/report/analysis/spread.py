@@ -57,7 +57,7 @@ class Spread:
 
 def spreads(snapshot: Snapshot) -> list[Spread]:
     """Return the spreads of all variants whose replicas are trained on samples of their own."""
-    campaign, found = snapshot.campaign, []
+    campaign, collected = snapshot.campaign, []
     training = {v.name: campaign.of_variant(v).training for v in campaign.variants}
     fixed = {_settings(snapshot, v): v for v in campaign.variants if training[v.name].resample == "none"}
     for variant in campaign.variants:
@@ -76,8 +76,8 @@ def spreads(snapshot: Snapshot) -> list[Spread]:
             why = f"{more} a variant with training.resample=none"
             if other is not None:
                 why = f"too few members of {variant.name} and {other.name} have finished"
-            found.append(Spread(variant.name, task, len(errors), std, sources, "" if sources else why))
-    return found
+            collected.append(Spread(variant.name, task, len(errors), std, sources, "" if sources else why))
+    return collected
 
 
 def _settings(snapshot: Snapshot, variant: Variant) -> str:

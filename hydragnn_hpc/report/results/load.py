@@ -83,13 +83,13 @@ class Results(rows.Snapshot):
     def errors(self) -> pd.DataFrame:
         """A row per finished member and task."""
         names = ("rmse", "rmse_unit", "mae", "mae_unit")
-        found = [
+        records = [
             (v.name, m.replica, task, *(rows.metric(m, task, n) for n in names), rows.unit_of(self, task))
             for v in self.campaign.variants
             for m in self.finished(v.name)
             for task in v.tasks
         ]
-        return pd.DataFrame(found, columns=["variant", "replica", "task", *names, "unit"])
+        return pd.DataFrame(records, columns=["variant", "replica", "task", *names, "unit"])
 
     def history(self, member: Member) -> pd.DataFrame | None:
         """Return a member's ``history.csv`` (:data:`HISTORY`), None if there is none.
@@ -101,18 +101,18 @@ class Results(rows.Snapshot):
         """
         path = self.folder.member(member.variant, member.replica).history
         try:
-            found = pd.read_csv(path)
+            history = pd.read_csv(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {error}; remove it and run again") from error
-        if not {"epoch", "train_loss", "validation_loss"} <= set(found.columns):
+        if not {"epoch", "train_loss", "validation_loss"} <= set(history.columns):
             raise UserError(
                 f"{path} is not a history: it lacks epoch, train_loss or validation_loss; remove it and run again"
             )
-        if any(found[name].dtype.kind not in "iuf" for name in HISTORY if name in found):
+        if any(history[name].dtype.kind not in "iuf" for name in HISTORY if name in history):
             raise UserError(f"{path} is not a history: a value in it is not a number; remove it and run again")
-        return found[[c for c in HISTORY if c in found]]
+        return history[[c for c in HISTORY if c in history]]
 
     def predictions(self, member: Member) -> dict[str, np.ndarray] | None:
         """Return what a member predicts for the test set, None if it has not finished.

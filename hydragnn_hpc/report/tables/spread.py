@@ -28,7 +28,7 @@ def _spreads(snapshot: Snapshot) -> list[Spread]:
 
 def spread_rows(snapshot: Snapshot) -> list[Row]:
     """Return a row per variant and task whose replicas are trained on samples of their own."""
-    found = []
+    content = []
     for s in _spreads(snapshot):
         row: Row = {"variant": s.variant, "task": s.task, "n": s.n, "rmse_std": s.std}
         known = s.sources
@@ -36,8 +36,8 @@ def spread_rows(snapshot: Snapshot) -> list[Row]:
         low, high = (known and known.interval) or (None, None)
         row.update({"variance_ratio": known and known.ratio, "variance_ratio_low": low, "variance_ratio_high": high})
         row.update({"separated_by": known.against if known else "", "not_separated": s.why_not})
-        found.append(row)
-    return found
+        content.append(row)
+    return content
 
 
 def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
@@ -47,17 +47,17 @@ def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
 
 def shown(snapshot: Snapshot) -> Iterator[TextTable]:
     """Yield the sources of the spread; nothing where no variant is resampled."""
-    found = _spreads(snapshot)
-    if not found:
+    spreads = _spreads(snapshot)
+    if not spreads:
         return
     header = ("variant", "task", "spread", "from initial weights", "from data", "variance ratio", "95 % interval",
               "separated by", "members")  # fmt: skip
     notes = [
         "Standard deviations of the test RMSE (scaled). Variance ratio: of both sources over initial weights alone;"
         " data matter where its interval (F distribution) lies above 1.",
-        *([f"The first {SHOWN} of {len(found):,}."] if len(found) > SHOWN else []),
+        *([f"The first {SHOWN} of {len(spreads):,}."] if len(spreads) > SHOWN else []),
     ]
-    yield TextTable("Where the spread comes from", header, [_cells(s) for s in found[:SHOWN]], tuple(notes))
+    yield TextTable("Where the spread comes from", header, [_cells(s) for s in spreads[:SHOWN]], tuple(notes))
 
 
 def _cells(spread: Spread) -> tuple[str, ...]:
@@ -71,10 +71,10 @@ def _cells(spread: Spread) -> tuple[str, ...]:
 
 def sentences(snapshot: Snapshot) -> Iterator[str]:
     """Yield what the replicas' spread means; nothing where no variant is resampled."""
-    found = _spreads(snapshot)
-    if not found:
+    spreads = _spreads(snapshot)
+    if not spreads:
         return
-    decided = [s for s in found if s.sources and s.sources.interval]
+    decided = [s for s in spreads if s.sources and s.sources.interval]
     if decided:
         matter = [f"{s.task} in {s.variant}" for s in decided if s.sources and (s.sources.interval or (0, 0))[0] > 1]
         more = f", and {len(matter) - SHOWN:,} more" if len(matter) > SHOWN else ""
@@ -82,8 +82,8 @@ def sentences(snapshot: Snapshot) -> Iterator[str]:
             "Replicas differ in their initial weights and in the samples they are trained on. The samples add to the"
             f" spread, beyond chance, for {', '.join(matter[:SHOWN]) or 'none of the errors'}{more}."
         )
-    for reason in dict.fromkeys(s.why_not for s in found if s.why_not):
-        names = list(dict.fromkeys(s.variant for s in found if s.why_not == reason))
+    for reason in dict.fromkeys(s.why_not for s in spreads if s.why_not):
+        names = list(dict.fromkeys(s.variant for s in spreads if s.why_not == reason))
         yield (
             f"The spread of {', '.join(names[:SHOWN])} comes from initial weights and samples together, which cannot be"
             f" separated: {reason}."

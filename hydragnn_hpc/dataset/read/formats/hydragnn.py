@@ -87,11 +87,11 @@ class _Part:
         n = len(pos)
         x = np.asarray(tensors["x"]).reshape(n, -1)
         processed = "y_loc" in tensors
-        found = self._outputs(tensors, n, x.shape[1], where) if processed else self._features(tensors, x, where)
+        outputs = self._outputs(tensors, n, x.shape[1], where) if processed else self._features(tensors, x, where)
         units: dict[str, str] = {}
         values: dict[str, Any] = {"split": float(LABELS.get(self.label, np.nan))}
         columns: dict[str, Any] = {}
-        for output, stored in found:
+        for output, stored in outputs:
             restored = self.scaling.restored(output.level, output.feature, stored, where)
             (columns if output.level == "node" else values)[output.key] = restored
             stated = self.configuration.features(output.level).unit
@@ -199,24 +199,24 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
 def _of_adios(path: Path, folder: Path) -> Iterator[_Part]:
     if (path / MANIFEST).exists():
         raise UserError(f"{path} is a data set of this program already; use data split, or data convert")
-    found = unpack(path, folder, _EDGES)
-    labels = [name.removesuffix("/ndata") for name in found.attributes if name.endswith("/ndata")]
+    contents = unpack(path, folder, _EDGES)
+    labels = [name.removesuffix("/ndata") for name in contents.attributes if name.endswith("/ndata")]
     if not labels:
         raise UserError(f"{path}: is an ADIOS2 folder, but has no samples as HydraGNN writes them (trainset/ndata)")
-    attributes = found.attributes
+    attributes = contents.attributes
     scaling = Scaling.of(attributes.get("minmax_node_feature"), attributes.get("minmax_graph_feature"), str(path))
     if "energy_linear_regression_coeff" in attributes:
         raise UserError(f"{path}: its energies are residuals of a regression on elements; write the data without it")
     configuration, unit = features.read_configuration(path)
     for label in sorted(labels, key=lambda name: (LABELS.get(name, len(LABELS)), name)):
-        yield _Part(label, _samples(found, label, str(path)), scaling, configuration, unit)
+        yield _Part(label, _samples(contents, label, str(path)), scaling, configuration, unit)
 
 
-def _samples(found: Contents, label: str, path: str) -> Iterator[tuple[Tensors, str]]:
-    count, keys = found.attributes[f"{label}/ndata"], found.attributes.get(f"{label}/keys", [])
+def _samples(contents: Contents, label: str, path: str) -> Iterator[tuple[Tensors, str]]:
+    count, keys = contents.attributes[f"{label}/ndata"], contents.attributes.get(f"{label}/keys", [])
     keys = [keys] if isinstance(keys, str) else keys
     _check_keys(dict.fromkeys(keys), f"{path}, {label}")  # type: ignore[arg-type]
-    tables = {key: _table(found, f"{label}/{key}", int(count), path) for key in keys if key not in _EDGES}
+    tables = {key: _table(contents, f"{label}/{key}", int(count), path) for key in keys if key not in _EDGES}
     for k in range(int(count)):
         tensors = {}
         for key, (array, axis, starts, counts) in tables.items():
@@ -224,14 +224,14 @@ def _samples(found: Contents, label: str, path: str) -> Iterator[tuple[Tensors, 
         yield tensors, f"{path}, {label} {k}"
 
 
-def _table(found: Contents, name: str, count: int, path: str) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+def _table(contents: Contents, name: str, count: int, path: str) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
     """Return an array of all samples, the axis along which they follow one another, and where each starts and ends.
 
     The axis is that in which sizes differ, or the first: edges of samples on one geometry are ``[2 S, E]``.
     """
     try:
-        array, axis = found.arrays[name], int(found.attributes[f"{name}/variable_dim"])
-        starts, counts = found.arrays[f"{name}/variable_offset"], found.arrays[f"{name}/variable_count"]
+        array, axis = contents.arrays[name], int(contents.attributes[f"{name}/variable_dim"])
+        starts, counts = contents.arrays[f"{name}/variable_offset"], contents.arrays[f"{name}/variable_count"]
     except KeyError as error:
         raise UserError(f"{path}: lacks {error}; it is damaged, or was not written by HydraGNN") from error
     whole = 0 <= axis < array.ndim and starts.shape == counts.shape == (count,) and counts.dtype.kind in "iu"
@@ -247,8 +247,8 @@ def _table(found: Contents, name: str, count: int, path: str) -> tuple[np.ndarra
 
 def _label(name: str) -> str:
     """Return the label in the name of a pickle, as HydraGNN's or as its older versions write it."""
-    found = re.search(r"(trainset|valset|testset|train|validate|validation|test)(-meta)?(-\d+)?\.pkl$", name)
-    return _ALIASES.get(found[1], found[1]) if found else "total"
+    match = re.search(r"(trainset|valset|testset|train|validate|validation|test)(-meta)?(-\d+)?\.pkl$", name)
+    return _ALIASES.get(match[1], match[1]) if match else "total"
 
 
 def _of_pickle(path: Path) -> Iterator[_Part]:

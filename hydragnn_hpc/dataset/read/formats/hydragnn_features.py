@@ -82,17 +82,17 @@ def read_configuration(path: Path) -> tuple[Configuration, LengthUnit]:
     if file is None:
         return Configuration(), length_unit("bohr", "")
     try:
-        found = Configuration.model_validate(json.loads(file.read_bytes()))
+        configuration = Configuration.model_validate(json.loads(file.read_bytes()))
     except ValidationError as error:
         raise UserError(f"{file}: {one_line(error, Configuration)}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"cannot read {file}: {error}; it is no configuration of HydraGNN: correct or remove it"
         ) from error
-    wanted = found.network.variables
+    wanted = configuration.network.variables
     if wanted.type and not len(wanted.type) == len(wanted.output_index) == len(wanted.output_names or wanted.type):
         raise UserError(f"{file}: type, output_index and output_names differ in length; correct them")
-    return found, length_unit(found.dataset.length_unit, f"{file}: Dataset.length_unit")
+    return configuration, length_unit(configuration.dataset.length_unit, f"{file}: Dataset.length_unit")
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,8 @@ def outputs_of(
                 f"{where}: which of the {held} {level}-level features its {levels.count(level)} outputs are is not"
                 " said; put HydraGNN's configuration (.json) beside it, under the same name"
             )
-    found = []
+    outputs = []
     for k, level in enumerate(levels):
-        found.append(Output(f"output_{k}", level, following[level]))
+        outputs.append(Output(f"output_{k}", level, following[level]))
         following[level] += 1
-    return found
+    return outputs

@@ -44,10 +44,10 @@ class _Dtype(Record):
 
     def numpy(self) -> np.dtype[Any]:
         order: Any = self.state[1] if isinstance(self.state, tuple) and len(self.state) > 1 else "|"
-        found = np.dtype(self.code if isinstance(self.code, str) else "O")
-        if found.kind not in _KINDS:
-            raise pickle.UnpicklingError(f"an array of {found}, not of numbers")
-        return found.newbyteorder(order) if order in ("<", ">") else found
+        dtype = np.dtype(self.code if isinstance(self.code, str) else "O")
+        if dtype.kind not in _KINDS:
+            raise pickle.UnpicklingError(f"an array of {dtype}, not of numbers")
+        return dtype.newbyteorder(order) if order in ("<", ">") else dtype
 
 
 class _Array(Record):
@@ -144,8 +144,8 @@ def _storage(content: bytes) -> np.ndarray:
     _Restricted(stream).load()  # the protocol's version
     _Restricted(stream).load()  # byte order and sizes of the machine
     reader = _Restricted(stream)
-    found = reader.load()
-    if not isinstance(found, np.ndarray):
+    loaded = reader.load()
+    if not isinstance(loaded, np.ndarray):
         raise pickle.UnpicklingError("a storage that holds no numbers")
     for key in _Restricted(stream).load():
         storage = reader.storages[str(key)]
@@ -154,7 +154,7 @@ def _storage(content: bytes) -> np.ndarray:
         if length != len(storage) or len(raw) != storage.nbytes:
             raise pickle.UnpicklingError("a storage that is cut short")
         storage[:] = np.frombuffer(raw, storage.dtype)
-    return found
+    return loaded
 
 
 def _numbers(value: Any) -> Any:
@@ -192,5 +192,5 @@ def tensors_of(sample: Any, where: str) -> dict[str, np.ndarray]:
     mapping = inner.get("_mapping") if isinstance(inner, dict) else state  # before PyG 2, the state itself
     if not isinstance(mapping, dict):
         raise UserError(f"{where}: holds {type(sample).__name__}, not a graph of PyTorch Geometric; write it again")
-    found = {key: _numbers(value) for key, value in mapping.items()}
-    return {key: value for key, value in found.items() if isinstance(value, np.ndarray)}
+    tensors = {key: _numbers(value) for key, value in mapping.items()}
+    return {key: value for key, value in tensors.items() if isinstance(value, np.ndarray)}
