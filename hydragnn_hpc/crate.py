@@ -1,4 +1,4 @@
-"""What an archive of a campaign states of its files: an RO-Crate (w3id.org/ro/crate/1.1) around a campaign's folder.
+"""What an archive of a campaign states about its files: an RO-Crate (w3id.org/ro/crate/1.1) around a campaign's folder.
 
 An archive is a campaign's folder without what only a run needs, and with ``ro-crate-metadata.json``, which lists every
 file with its size and SHA-256. Whatever reads a campaign's folder reads an archive; its files are checked first.
@@ -20,7 +20,7 @@ CONFORMS_TO = "https://w3id.org/ro/crate/1.1"
 
 
 def check_archive(root: Path, sums: bool = False) -> bool:
-    """Return whether a folder is an archive, after comparing its files' sizes (and ``sums``) with those that it states.
+    """Return whether a folder is an archive, after comparing its files' sizes (with ``sums``, also checksums).
 
     Raises
     ------
@@ -40,7 +40,7 @@ def check_archive(root: Path, sums: bool = False) -> bool:
         except OSError as error:
             raise UserError(f"archive {root}: {name} is missing; copy the archive again") from error
         if actual != size:
-            raise UserError(f"archive {root}: {name} has {actual:,} bytes in place of {size:,}; copy the archive again")
+            raise UserError(f"archive {root}: {name} has {actual:,} bytes instead of {size:,}; copy the archive again")
         if sums and sha256_of(path) != sha256:
             raise UserError(f"archive {root}: the checksum of {name} is wrong; copy the archive again")
     return True
@@ -62,7 +62,9 @@ def _listed(content: Any, root: Path) -> Iterator[tuple[str, int, str]]:
             yield from ((str(e["@id"]), int(e["contentSize"]), str(e["sha256"])) for e in files)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{root / FILE} is not of an archive of a campaign: {error!r}; copy the archive again"
+            f"{root / FILE} is not that of a campaign's archive: {error!r}; copy the archive again"
         ) from error
     if version != VERSION:
-        raise UserError(f"archive {root}: it is '{version}', and this program reads '{VERSION}'; use the other version")
+        raise UserError(
+            f"archive {root}: it is '{version}', and this program reads '{VERSION}'; use the version that wrote it"
+        )

@@ -23,7 +23,7 @@ def resolved(campaign: Campaign, manifest: Manifest) -> Campaign:
     Raises
     ------
     UserError
-        If a source is no campaign, lacks finished members, does not fit, or has another hash than the one given.
+        If a source is not a campaign, lacks finished members, does not fit, or has another hash than the one given.
     """
     for variant in campaign.variants:
         own = campaign.of_variant(variant)
@@ -50,7 +50,7 @@ def _with_hash(start: Start | None) -> Start | None:
 
 
 def _source(start: Start) -> Frozen:
-    """Read the campaign that members start from, which has the variant."""
+    """Read the campaign that members start from; it must have the variant."""
     source = ledger.read_frozen(CampaignFolder(Path(start.folder)))
     names = [v.name for v in source.campaign.variants]
     if start.variant not in names:
@@ -90,21 +90,21 @@ def _differences(
     for key in keys:
         wanted, given = getattr(own.model, key), getattr(theirs.model, key)
         if wanted != given:
-            yield f"variant {start.variant} has model.{key}={_shown(given)}, not {_shown(wanted)}; set it so"
+            yield f"variant {start.variant} has model.{key}={_shown(given)}, not {_shown(wanted)}; use the same"
     if "trunk" in chosen:
         elements = sorted(manifest.source.species or [])
         if elements and elements != sorted(summary.elements):
             yield f"its elements are {_listed(summary.elements)}, those of the data set {_listed(elements)}"
         if own.inputs != theirs.inputs:
             wanted, given = ([_of_input(entry) for entry in c.inputs] for c in (own, theirs))
-            yield f"variant {start.variant} has inputs={_listed(given)}, not {_listed(wanted)}; set it so"
+            yield f"variant {start.variant} has inputs={_listed(given)}, not {_listed(wanted)}; use the same"
     for task in tasks:
         if task not in chosen:
             continue
         if task not in theirs.tasks:
             yield f"variant {start.variant} has no task '{task}'; set start.parts=[trunk]"
         elif theirs.tasks[task].level != own.tasks[task].level:
-            yield f"its task '{task}' is of {theirs.tasks[task].level} level; leave its head out of start.parts"
+            yield f"its task '{task}' is at {theirs.tasks[task].level} level; leave its head out of start.parts"
         elif len(summary.targets[theirs.tasks[task].field].minimum) != manifest.targets[own.tasks[task].field].width:
             yield f"its task '{task}' has another number of components; leave its head out of start.parts"
 

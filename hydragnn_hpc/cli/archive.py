@@ -1,4 +1,4 @@
-"""``hydragnn-hpc archive``: pack a campaign for publication, or check such a pack."""
+"""``hydragnn-hpc archive``: pack a campaign for publication, or check an archive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def archive(
         ),
     ] = None,
     license_text: Annotated[
-        str, typer.Option("--license", help="Under which terms others may use it: a URL, or words.")
+        str, typer.Option("--license", help="The terms under which others may use it: a URL or text.")
     ] = "not stated",
     check: Annotated[
         bool, typer.Option("--check", help="OUT is an archive: compare every file with its checksum.")

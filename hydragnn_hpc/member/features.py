@@ -1,7 +1,7 @@
-"""What a trained trunk makes of structures: its features, averaged over a structure's atoms, and their distribution.
+"""The features that a trained trunk computes, averaged over a structure's atoms, and their distribution.
 
-The trunk is applied with one head in place of all others, graph-level, linear and the identity, so that every engine
-computes it. How far a structure is from those of the training set is the Mahalanobis distance of its features from
+The trunk is applied with a single graph-level head, the identity, in place of its own, so that every engine computes
+it. How far a structure is from those of the training set is the Mahalanobis distance of its features from
 theirs,
 
     d^2 = (x - mean)^T C^-1 (x - mean),
@@ -29,10 +29,12 @@ from hydragnn_hpc.records.model import ModelTask
 from hydragnn_hpc.sections import Task, Variant
 
 MOST_SAMPLES, MOST_ATOMS = 20_000, 2_000_000
-"""Of the training set, evenly spaced in its order, from which the distribution is estimated: what bounds the time."""
+"""At most this much of the training set, evenly spaced in its order, is used for the distribution: a bound on time."""
 BATCH_ATOMS = 65_536
+"""Atoms whose features are computed at once: a bound on memory."""
 QUANTILES = 1001
 LEAST_SHRINKAGE = 1e-4
+"""Keeps the covariance regular in float64 where the estimated shrinkage is zero."""
 _NAME = "features"
 
 
@@ -45,7 +47,7 @@ class FeatureDistribution:
     mean : numpy.ndarray
         ``[F]``.
     whitening : numpy.ndarray
-        ``[F, F]``: ``whitening @ (x - mean)`` has as its length the distance of x.
+        ``[F, F]``: the norm of ``whitening @ (x - mean)`` is the distance of x.
     distances : numpy.ndarray
         Quantiles of the training set's own distances at equal steps, from the smallest to the largest.
     """
@@ -56,7 +58,7 @@ class FeatureDistribution:
 
     @classmethod
     def of(cls, features: np.ndarray) -> FeatureDistribution:
-        """Estimate it from features ``[S, F]``."""
+        """Estimate the distribution from features ``[S, F]``."""
         values = features.astype(np.float64)
         mean = values.mean(axis=0)
         whitening = np.linalg.inv(np.linalg.cholesky(_shrunk_covariance(values - mean)))

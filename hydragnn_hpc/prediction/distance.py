@@ -36,7 +36,7 @@ class Distances:
 
 
 class DistanceFromTraining:
-    """The distances of one member's features, of which the worker has kept the distribution over the training set.
+    """Distances in one member's features, whose distribution over the training set its worker has saved.
 
     Parameters
     ----------
@@ -49,7 +49,12 @@ class DistanceFromTraining:
     Attributes
     ----------
     largest : float
-        That of the training set's own.
+        The largest distance within the training set.
+
+    Raises
+    ------
+    UserError
+        If the distribution was not saved, or cannot be read.
     """
 
     def __init__(
@@ -63,7 +68,7 @@ class DistanceFromTraining:
         path = folder.member(member.variant, member.replica).features
         arrays = read_arrays(path)
         if arrays is None:
-            raise UserError(f"{member.name} has no {path.name}: an earlier version has trained it")
+            raise UserError(f"{member.name} has no {path.name}: it was trained by an earlier version")
         try:
             self._known = FeatureDistribution(arrays["mean"], arrays["whitening"], arrays["distances"])
         except KeyError as error:

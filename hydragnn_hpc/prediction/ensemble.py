@@ -193,7 +193,7 @@ class Ensemble:
         Raises
         ------
         UserError
-            As :meth:`predict`, or if an earlier version has trained that member.
+            As :meth:`predict`, or if that member was trained by an earlier version.
         """
         known = self.distance_from_training
         parts = [known.of(batch) for batch in self._batches(structures)]

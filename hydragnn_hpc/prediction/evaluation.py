@@ -29,7 +29,7 @@ class Labels:
         The format of the source.
     given : sequence of str
         Where the values are, ``NAME=LEVEL:KEY:UNIT`` as for ``data prepare``; otherwise under the targets' own names,
-        in their units, as ``data convert`` writes them. LSMS text says by itself where they are.
+        in their units, as ``data convert`` writes them. LSMS text has them in fixed places.
 
     Raises
     ------
@@ -59,7 +59,8 @@ class Labels:
                 rows = len(frame.atomic_numbers) if target.level == "node" else 1
                 if own is not None and own.shape[1] != target.width:
                     raise UserError(
-                        f"{frame.where}: target '{name}' has {own.shape[1]} components, the models' {target.width}"
+                        f"{frame.where}: target '{name}' has {own.shape[1]} components, but the models predict"
+                        f" {target.width}; name another key with --target"
                     )
                 labels[name].append(np.full((rows, target.width), np.nan) if own is None else own * scale)
         return {name: np.concatenate(values) for name, values in labels.items()}
@@ -69,7 +70,9 @@ class Labels:
             raise UserError(f"--target {name}: the models predict no such target{nearest(name, self._targets)}")
         level = self._targets[name].level
         if spec.property.level != level:
-            raise UserError(f"--target {name}: the models predict it at {level} level, not {spec.property.level}")
+            raise UserError(
+                f"--target {name}: the models predict it at {level} level, not {spec.property.level}; correct it"
+            )
 
     def _factor(self, name: str, spec: TargetSpec) -> float:
         wanted = parse_unit(self._targets[name].unit or "1", name)
@@ -78,7 +81,7 @@ class Labels:
         if spec.unit.text != wanted.text:
             raise UserError(
                 f"--target {name}: values in {spec.unit.text or 'plain numbers'} cannot be compared with predictions in"
-                f" {wanted.text or 'plain numbers'}"
+                f" {wanted.text or 'plain numbers'}; correct the unit"
             )
         return 1.0
 

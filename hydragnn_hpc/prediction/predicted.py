@@ -1,4 +1,4 @@
-"""What an ensemble says of a batch of structures: its predictions, and how far the structures are from its training."""
+"""What an ensemble says about structures: its predictions, and how far they are from its training set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DISTANCES = ("distance", "distance_quantile")
 
 @dataclass(frozen=True)
 class Predicted:
-    """What one ensemble predicts for a batch; no ``distances`` where they are not known."""
+    """What one ensemble predicts for a batch; ``distances`` is None where they are not known."""
 
     tasks: Mapping[str, TaskPrediction]
     distances: Distances | None
@@ -51,7 +51,7 @@ class Predictor:
         return Predicted(self.ensemble.apply(structures), distances)
 
     def remarks(self) -> Iterator[str]:
-        """Yield a line on whatever could not be computed, and on predictions that are extrapolations."""
+        """Yield a line on each thing that could not be computed, and on predictions that are extrapolations."""
         name = self.ensemble.variant
         if line := self.ensemble.calibration.without(self.ensemble.level):
             yield f"{name}: {line}"

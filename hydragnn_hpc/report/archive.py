@@ -24,7 +24,7 @@ _FORMATS = {
     ".npz": "application/zip", ".pt": "application/zip", ".json": "application/json", ".csv": "text/csv",
     ".yaml": "application/yaml", ".txt": "text/plain", ".jsonl": "application/jsonl",
 }  # fmt: skip
-_EARLIEST = (1980, 1, 1, 0, 0, 0)  # of zip files
+_EARLIEST = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold: the same bytes at any time
 
 
 def write_archive(

@@ -122,9 +122,9 @@ def test_the_source_belongs_to_the_campaign_wherever_it_is(small: Path, tmp_path
 
 REFUSED: dict[str, dict[str, Any]] = {
     "it has no variant 'fusd'; did you mean 'fused'?": {"start": {"variant": "fusd"}},
-    "has model.channels=8, not 9; set it so": {"model": {**campaigns.SMALL["model"], "channels": 9}},
-    "has model.node_head=(8,), not (7,); set it so": {"model": {**campaigns.SMALL["model"], "node_head": [7]}},
-    "has inputs=[species], not [species, composition]; set it so": {"inputs": ["species", "composition"]},
+    "has model.channels=8, not 9; use the same": {"model": {**campaigns.SMALL["model"], "channels": 9}},
+    "has model.node_head=(8,), not (7,); use the same": {"model": {**campaigns.SMALL["model"], "node_head": [7]}},
+    "has inputs=[species], not [species, composition]; use the same": {"inputs": ["species", "composition"]},
     "it has 2 replicas, and 3 are to start from them; set replicas=2 or fewer": {"replicas": 3},
     "variant fused has no task 'C'; set start.parts=[trunk]": {"variants": ["HC"]},
     "has the hash": {"start": {"sha256": "0" * 64}},

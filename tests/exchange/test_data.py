@@ -192,7 +192,7 @@ def changed(small_bp: Path, path: Path, change: Callable[[dict[str, Any], dict[s
     [
         (lambda s, a: s.update({"x;import os": s["x"]}), "the key 'x;import os' is not a name"),
         (lambda s, a: s.update({"__class__": s["x"]}), "the key '__class__' is not a name"),
-        (lambda s, a: a.clear(), "x begins with 0, which is no proton number"),
+        (lambda s, a: a.clear(), "x begins with 0, which is not a proton number"),
         (lambda s, a: a.update(minmax_graph_feature=np.ones((2, 4))), "which of the 4 graph-level features"),
         (lambda s, a: a.update(minmax_node_feature=np.full((2, 3), np.nan)), "minmax_node_feature is not"),
         (lambda s, a: a.update(energy_linear_regression_coeff=np.ones(118)), "its energies are residuals"),

@@ -118,5 +118,5 @@ def test_where_an_earlier_version_has_trained_a_line_says_so(plain: Path) -> Non
     told = command(folder, "predict", "out-without", "few.extxyz", "--out", "few.csv")
     assert told.returncode == 0 and "no distances from the training set: HCM/00 has no features.npz" in told.stderr
     assert all(row["distance"] == "" for row in csv.DictReader((folder / "few.csv").open()))
-    with pytest.raises(UserError, match="an earlier version has trained it"):
+    with pytest.raises(UserError, match="it was trained by an earlier version"):
         Ensemble(out).distances(some(folder))

@@ -1,6 +1,6 @@
-"""A data set as HydraGNN's: an ADIOS2 folder with trainset, valset and testset, and a configuration that names them.
+"""A data set in HydraGNN's format: an ADIOS2 folder with trainset, valset and testset, and a configuration beside it.
 
-Values are scaled to [0, 1] and in float32, as HydraGNN keeps them; `dataset.read.formats.hydragnn` reads them back.
+Values are scaled to [0, 1] and stored as float32, as HydraGNN does; `dataset.read.formats.hydragnn` reads them back.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Array:
 
 
 def write(bp: Path, out: Path, force: bool) -> int:
-    """Write the data set ``bp`` as ``out``, and a configuration beside it (``.json``); returns how many samples.
+    """Write the data set ``bp`` as ``out``, and a configuration beside it (``.json``); return the number of samples.
 
     Raises
     ------
@@ -48,13 +48,13 @@ def write(bp: Path, out: Path, force: bool) -> int:
         if path.exists() and not force:
             raise UserError(f"{path} exists; give another name, or --force to replace it")
     if out.exists() and (not (out / INDEX).is_file() or (out / store.MANIFEST).exists()):
-        raise UserError(f"{out} is no data set of HydraGNN: --force replaces only such; remove it by hand")
+        raise UserError(f"{out} is not a data set of HydraGNN, and --force replaces nothing else; remove it by hand")
     manifest, arrays = store.read(bp)
     for name, target in manifest.targets.items():
         if target.missing:
             raise UserError(
-                f"{bp}: target '{name}' lacks {target.missing:,} values, which HydraGNN's data sets cannot; leave the"
-                " samples without them out"
+                f"{bp}: target '{name}' lacks {target.missing:,} values, and HydraGNN's data sets have none missing;"
+                " leave out the samples that lack them"
             )
     samples = _Samples(manifest, arrays)
     with storage_errors(out), tempfile.TemporaryDirectory(dir=store.folder_for(out)) as scratch:
@@ -66,7 +66,7 @@ def write(bp: Path, out: Path, force: bool) -> int:
 
 
 class _Samples:
-    """The samples of a data set as HydraGNN's tensors."""
+    """Makes HydraGNN's tensors from the samples of a data set."""
 
     def __init__(self, manifest: Manifest, arrays: dict[str, np.ndarray]) -> None:
         self._manifest, self._a = manifest, arrays
@@ -166,7 +166,7 @@ class _Samples:
 def _concatenate(path: Path, tensor: _Array, chosen: np.ndarray, counts: np.ndarray, axis: int) -> None:
     """Write the tensors of the chosen samples, one after the other along ``axis``, into a ``.npy`` file."""
     shape = list(tensor.shape)
-    shape[tensor.axis] = int(tensor.sizes[chosen[0]])  # the same in all samples, where it is not ``axis``
+    shape[tensor.axis] = int(tensor.sizes[chosen[0]])  # the same in all samples unless it is ``axis``
     shape[axis] = int(counts.sum())
     array = np.lib.format.open_memmap(path, "w+", tensor.dtype, tuple(shape))
     first = 0

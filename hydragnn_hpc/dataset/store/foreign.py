@@ -30,7 +30,7 @@ MAGIC = b"ADIOS-BP v"
 
 PATIENCE = 60.0
 """Seconds that ADIOS2 may take, beyond those for a folder's size."""
-_SLOWEST = 5e6  # bytes a second; of any disk in use
+_SLOWEST = 5e6  # bytes per second, slower than any disk in use
 _PLAN = "index.json"
 
 
@@ -43,7 +43,7 @@ class Contents:
 
 
 def unpack(bp: Path, folder: Path, without: Sequence[str] = ()) -> Contents:
-    """Read ``bp`` through ``folder``, which keeps the arrays' files; variables with a part ``without`` are left out.
+    """Read ``bp``; ``folder`` keeps the arrays' files. Variables with a part of their path in ``without`` are left out.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def _run(action: str, bp: Path, folder: Path, *more: str) -> None:
     except subprocess.TimeoutExpired:  # it waits for data that a damaged index promises
         done, reason = None, f"ADIOS2 took more than {patience:.0f} s"
     if done is None or done.returncode:
-        remedy = "it is damaged, or no folder of ADIOS2" if action == "unpack" else "is the disk full?"
+        remedy = "it is damaged, or not an ADIOS2 folder" if action == "unpack" else "is the disk full?"
         raise UserError(f"cannot {'read' if action == 'unpack' else 'write'} {bp}: {reason}; {remedy}")
 
 

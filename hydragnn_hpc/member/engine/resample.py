@@ -25,7 +25,7 @@ class Resampled:
         Returns those of a replica.
     length : int
         Training samples in an epoch. Folds differ by a few samples: an epoch takes as many as the smallest training
-        set has, other ones each time, so that all replicas take the same steps.
+        set has, different ones each time, so that all replicas take the same steps.
     """
 
     of: Callable[[int], Parts]
@@ -33,7 +33,7 @@ class Resampled:
 
 
 def in_folds(folds: list[np.ndarray], chosen: Callable[[np.ndarray], np.ndarray]) -> Resampled:
-    """Validate replica r on fold r modulo their number, and train it on those ``chosen`` of all others."""
+    """Validate replica r on fold ``r % len(folds)``, and train it on what ``chosen`` takes of all others."""
     parts = [(chosen(np.sort(np.concatenate([other for other in folds if other is not fold]))), fold) for fold in folds]
     return Resampled(lambda replica: parts[replica % len(parts)], min(len(train) for train, _ in parts))
 
@@ -57,6 +57,7 @@ def split_in_folds(
     pool : numpy.ndarray
         Sample numbers, of at least ``number`` classes.
     number : int
+        How many folds.
     classes : numpy.ndarray
         ``[S]``, equal for samples that stay together; they are of one composition.
     compositions : numpy.ndarray
@@ -104,7 +105,7 @@ def draw(part: np.ndarray, classes: np.ndarray, rng: np.random.Generator) -> np.
 
 
 def _by_first_sample(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number classes in the order of their first samples, whatever they were called; also return those samples."""
+    """Number classes in the order of their first samples, whatever their labels; also return those samples."""
     _, first, which = np.unique(classes, return_index=True, return_inverse=True)
     order = np.argsort(first)
     number = np.empty(len(first), np.int64)

@@ -36,9 +36,9 @@ def with_degree(data: TrainingData, start: Start | None) -> TrainingData:
 
 
 def initialise(
-    layout: ParameterLayout, start: Start, replica: int, tensors: tuple[torch.Tensor, torch.Tensor], names: list[str]
+    layout: ParameterLayout, start: Start, replica: int, tensors: tuple[torch.Tensor, torch.Tensor], parts: list[str]
 ) -> None:
-    """Put the source's weights into a member's parameters ``[P]`` and buffers ``[Q]``; ``names`` are those of parts.
+    """Copy the source's weights of some ``parts`` into a member's parameters ``[P]`` and buffers ``[Q]``.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def initialise(
     """
     weights = read_source(start, replica).weights
     for views in (layout.named(tensors[0]), layout.named_buffers(tensors[1])):
-        for name in _of_parts(views, names):
+        for name in _of_parts(views, parts):
             given = weights.get(name)
             if given is None or given.shape != views[name].shape:
                 actual = "missing" if given is None else f"of shape {tuple(given.shape)}"
@@ -70,6 +70,7 @@ class FrozenParts:
     Attributes
     ----------
     parameters, buffers : list of (int, int)
+        Half-open ranges of columns.
     """
 
     parameters: list[tuple[int, int]]

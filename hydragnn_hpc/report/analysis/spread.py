@@ -30,10 +30,11 @@ class Sources:
     against : str
         What the initial weights' part was measured on: ``replicas of one fold``, or a variant.
     initial, data : float
-        Standard deviations. Variances add; ``data`` is 0 where its variance is estimated below that.
+        Standard deviations. Variances add; ``data`` is 0 where the estimate of its variance is negative.
     ratio : float
-        Variance of both sources over that of the initial weights, before it is limited; with its 95 % interval (F
-        distribution), None with fewer than three members or folds on either side.
+        Variance of both sources over that of the initial weights; 0 at least, but it may be below 1.
+    interval : Interval or None
+        The ratio's 95 % interval (F distribution); None with fewer than three members or folds on either side.
     """
 
     against: str
@@ -93,7 +94,7 @@ def _errors(snapshot: Snapshot, variant: Variant, task: str) -> dict[int, float]
 
 
 def _between_folds(errors: dict[int, float], folds: int) -> Sources | None:
-    """Analyse variance between and within folds (one way, random effects, unequal sizes); None with one each."""
+    """One-way analysis of variance between and within folds (random effects, unequal sizes); None with one each."""
     by_fold = [[e for r, e in errors.items() if r % folds == fold] for fold in range(folds)]
     return one_way([group for group in by_fold if group])
 
@@ -110,10 +111,10 @@ def one_way(groups: Sequence[Sequence[float]]) -> Sources | None:
     between = float((sizes * (means - np.average(means, weights=sizes)) ** 2).sum()) / (g - 1)
     if within == 0:
         return None
-    usual = (n - float((sizes**2).sum()) / n) / (g - 1)  # members of a fold, where sizes differ
-    ratios = [max(0.0, 1 + (between / within / f - 1) / usual) for f in (1.0, *_quantiles(g - 1, n - g))]
+    effective = (n - float((sizes**2).sum()) / n) / (g - 1)  # members per fold, where sizes differ
+    ratios = [max(0.0, 1 + (between / within / f - 1) / effective) for f in (1.0, *_quantiles(g - 1, n - g))]
     interval = (ratios[2], ratios[1]) if g >= ENOUGH else None
-    data = math.sqrt(max(0.0, (between - within) / usual))
+    data = math.sqrt(max(0.0, (between - within) / effective))
     return Sources("replicas of one fold", math.sqrt(within), data, ratios[0], interval)
 
 

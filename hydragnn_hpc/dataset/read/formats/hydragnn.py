@@ -1,7 +1,7 @@
 """HydraGNN's data sets: ADIOS2 folders with trainset, valset and testset, and its pickles.
 
-Positions are bohr unless the configuration beside the file has a ``length_unit`` (`hydragnn_features`). Neighbours are
-not taken over but determined from positions and the cutoff. Values that HydraGNN has scaled come back in their units.
+Positions are in bohr unless the configuration beside the file has a ``length_unit`` (`hydragnn_features`). Neighbours
+are not read, but determined from positions and the cutoff. Values that HydraGNN has scaled come back in their units.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Part:
     Attributes
     ----------
     label : str
-        One of `LABELS`, or another name where the file states no part of the split.
+        One of `LABELS`, or another name if the file does not state a set of the split.
     samples : iterator of (dict, str)
         Tensors by key, and where they are.
     scaling : Scaling
@@ -97,7 +97,7 @@ class _Part:
             stated = self.configuration.features(output.level).unit
             if output.feature < len(stated):
                 units[output.key] = stated[output.feature]
-        for key in tensors.keys() - _USED:  # without a scale
+        for key in tensors.keys() - _USED:  # HydraGNN does not scale them
             value = np.asarray(tensors[key])
             if value.dtype.kind in "if" and value.size:
                 (columns if value.ndim and len(value) == n else values)[key] = value
@@ -114,8 +114,8 @@ class _Part:
         if not (np.abs(z - np.rint(z)) < _ROUNDED).all() or z.min(initial=1) < 1:
             atom = int(np.argmax((np.abs(z - np.rint(z)) >= _ROUNDED) | (z < 1)))
             raise UserError(
-                f"{where}: atom {atom}: x begins with {z[atom]:.6g}, which is no proton number; the first column must"
-                " be the protons, and scaled ones need minmax_node_feature"
+                f"{where}: atom {atom}: x begins with {z[atom]:.6g}, which is not a proton number; the first column"
+                " must hold proton numbers, which need minmax_node_feature if they are scaled"
             )
         return np.rint(z).astype(np.int32)
 
@@ -130,7 +130,7 @@ class _Part:
         return cell, periodic
 
     def _features(self, tensors: Tensors, x: np.ndarray, where: str) -> Iterator[tuple[Output, np.ndarray]]:
-        """Yield all features after the protons: ``x`` and ``y`` hold all, as HydraGNN's loaders wrote them."""
+        """Yield all features after the proton number: ``x`` and ``y`` hold all, as HydraGNN's loaders wrote them."""
         held: tuple[tuple[str, np.ndarray], ...] = (("node", x),)
         if "y" in tensors:
             held += (("graph", np.asarray(tensors["y"]).reshape(1, -1)),)
@@ -152,7 +152,7 @@ class _Part:
                     yield Output(key, level, number), array[:, first : first + widths[number]]
 
     def _outputs(self, tensors: Tensors, n: int, inputs: int, where: str) -> Iterator[tuple[Output, np.ndarray]]:
-        """Yield the outputs, which ``y`` holds one after the other, from ``y_loc`` to ``y_loc``."""
+        """Yield the outputs, which ``y`` holds one after the other; ``y_loc`` holds where each begins, and the end."""
         y, bounds = np.asarray(tensors["y"]).ravel(), np.asarray(tensors["y_loc"]).ravel().astype(np.int64)
         extents = np.diff(bounds)
         if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != len(y) or (extents < 1).any():
@@ -202,7 +202,7 @@ def _of_adios(path: Path, folder: Path) -> Iterator[_Part]:
     contents = unpack(path, folder, _EDGES)
     labels = [name.removesuffix("/ndata") for name in contents.attributes if name.endswith("/ndata")]
     if not labels:
-        raise UserError(f"{path}: is an ADIOS2 folder, but has no samples as HydraGNN writes them (trainset/ndata)")
+        raise UserError(f"{path}: is an ADIOS2 folder, but holds no samples of HydraGNN (trainset/ndata)")
     attributes = contents.attributes
     scaling = Scaling.of(attributes.get("minmax_node_feature"), attributes.get("minmax_graph_feature"), str(path))
     if "energy_linear_regression_coeff" in attributes:
@@ -225,7 +225,7 @@ def _samples(contents: Contents, label: str, path: str) -> Iterator[tuple[Tensor
 
 
 def _table(contents: Contents, name: str, count: int, path: str) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
-    """Return an array of all samples, the axis along which they follow one another, and where each starts and ends.
+    """Return an array of all samples, the axis along which they follow one another, and each one's start and length.
 
     The axis is that in which sizes differ, or the first: edges of samples on one geometry are ``[2 S, E]``.
     """
@@ -246,7 +246,7 @@ def _table(contents: Contents, name: str, count: int, path: str) -> tuple[np.nda
 
 
 def _label(name: str) -> str:
-    """Return the label in the name of a pickle, as HydraGNN's or as its older versions write it."""
+    """Return the label in the name of a pickle, as current or older versions of HydraGNN write it."""
     match = re.search(r"(trainset|valset|testset|train|validate|validation|test)(-meta)?(-\d+)?\.pkl$", name)
     return _ALIASES.get(match[1], match[1]) if match else "total"
 
@@ -273,7 +273,7 @@ def _of_pickle(path: Path) -> Iterator[_Part]:
 
 
 def _scales_of_training(path: Path) -> tuple[Any, Any]:
-    """Return the minimum and maximum in the training part's file: often only that one has them."""
+    """Return the minimum and maximum in the training set's file: often only that one has them."""
     own = re.search(r"(valset|testset|validate|validation|test)((-meta)?(-\d+)?\.pkl)$", path.name)
     for label in ("trainset", "train"):
         other = path.with_name(f"{path.name[: own.start()]}{label}{own[2]}") if own else path

@@ -1,6 +1,6 @@
-"""What HydraGNN's data files do not say themselves: names, units and scales of features, from its configuration.
+"""What HydraGNN's data files do not state: names, units and scales of features, from the configuration beside them.
 
-It is a file ``X.json`` beside ``X.bp`` or ``X.pkl``, or ``config.json`` beside pickles.
+That is a file ``X.json`` beside ``X.bp`` or ``X.pkl``, or ``config.json`` beside pickles.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Configuration(_Section):
 
 @dataclass(frozen=True)
 class Output:
-    """An output: the ``feature`` of its level that it is, and the key under which its values are given."""
+    """An output: the index of its ``feature`` within its level, and the key under which its values are returned."""
 
     key: str
     level: str
@@ -87,7 +87,7 @@ def read_configuration(path: Path) -> tuple[Configuration, LengthUnit]:
         raise UserError(f"{file}: {one_line(error, Configuration)}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"cannot read {file}: {error}; it is no configuration of HydraGNN: correct or remove it"
+            f"cannot read {file}: {error}; it is not a configuration of HydraGNN: correct or remove it"
         ) from error
     wanted = configuration.network.variables
     if wanted.type and not len(wanted.type) == len(wanted.output_index) == len(wanted.output_names or wanted.type):
@@ -97,7 +97,7 @@ def read_configuration(path: Path) -> tuple[Configuration, LengthUnit]:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Minimum and maximum of features by level, ``[2, F]`` float64; None where values are in their units."""
+    """Minimum and maximum of features by level, ``[2, F]`` float64; None if values are not scaled."""
 
     node: np.ndarray | None = None
     graph: np.ndarray | None = None
@@ -109,7 +109,7 @@ class Scaling:
         Raises
         ------
         UserError
-            If they are no such arrays.
+            If they are not such arrays.
         """
         checked = []
         for name, value in (("minmax_node_feature", node), ("minmax_graph_feature", graph)):
@@ -149,7 +149,7 @@ class Scaling:
 def outputs_of(
     levels: list[str], n_inputs: int, configuration: Configuration, scaling: Scaling, where: str
 ) -> list[Output]:
-    """Return which features the outputs of a data set are: as the configuration says, or else in order.
+    """Return which features the outputs of a data set are: as the configuration says, otherwise in order.
 
     Parameters
     ----------
@@ -183,8 +183,8 @@ def outputs_of(
         held, needed = scaling.count(level), levels.count(level) + first
         if levels.count(level) and held is not None and held != needed:
             raise UserError(
-                f"{where}: which of the {held} {level}-level features its {levels.count(level)} outputs are is not"
-                " said; put HydraGNN's configuration (.json) beside it, under the same name"
+                f"{where}: it is not stated which of the {held} {level}-level features are its {levels.count(level)}"
+                " outputs; put HydraGNN's configuration (.json) beside it, under the same name"
             )
     outputs = []
     for k, level in enumerate(levels):

@@ -1,7 +1,8 @@
 """HydraGNN's pickles, read without executing anything that they name.
 
-A pickle is a program that may call whatever it names. Here it can name only what data sets of tensors need, and gets
-objects of this module for it, which hold data and do nothing: neither torch nor PyTorch Geometric is imported.
+A pickle is a program that may call whatever it names. Here it can name only what data sets of tensors need, and
+receives objects of this module instead, which hold data and do nothing: neither torch nor PyTorch Geometric is
+imported.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _KINDS = "biuf"
 
 
 class Record:
-    """An object of a class that is not imported: its state, as the pickle gives it."""
+    """Stands for an object of a class that is not imported; ``state`` is what the pickle stores of it."""
 
     def __init__(self, *_: Any) -> None:
         self.state: Any = {}
@@ -59,7 +60,7 @@ class _Array(Record):
 
 
 def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
-    """Return a tensor as an array; one that reaches beyond its storage, or is larger, is refused."""
+    """Return a tensor as an array; refuse one that reaches beyond its storage, or is larger."""
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     beyond = 0 not in size and (last >= len(storage) or math.prod(size) > len(storage))
     if beyond or min((offset, *size, *stride)) < 0:
@@ -93,7 +94,7 @@ class _Restricted(pickle.Unpickler):
 
 
 def _allowed() -> dict[tuple[str, str], Any]:
-    """Return the names that a pickle may use; new objects each time, since a pickle can set attributes of them."""
+    """Return the names that a pickle may use, as new objects each time: a pickle can set their attributes."""
 
     def tensor(*args: Any) -> np.ndarray:
         return _tensor(*args)
@@ -137,7 +138,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
 
 
 def _storage(content: bytes) -> np.ndarray:
-    """Read what torch.save wrote of a storage, in its older format: pickles, then the numbers of each storage."""
+    """Read a storage in torch.save's older format: pickles, then the numbers of each storage."""
     stream = io.BytesIO(content)
     if _Restricted(stream).load() != _LEGACY:
         raise pickle.UnpicklingError("a storage in another format than that of tensors in pickles")
@@ -184,7 +185,7 @@ def tensors_of(sample: Any, where: str) -> dict[str, np.ndarray]:
     Raises
     ------
     UserError
-        If it is another object, or a key is no name.
+        If it is another object.
     """
     state = sample.state if isinstance(sample, Record) else None
     store = state.get("_store") if isinstance(state, dict) else None
