@@ -48,7 +48,7 @@ PLAIN = {
 
 
 def values_of(kind: Any) -> st.SearchStrategy:
-    """Return values of a declared type."""
+    """Return a strategy that draws values of a declared type."""
     if kind == Timestamp:
         return st.datetimes().map(lambda t: t.isoformat())
     if kind in PLAIN:

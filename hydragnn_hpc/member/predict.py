@@ -44,7 +44,7 @@ class Graphs:
 
     @classmethod
     def of(cls, structures: UnseenStructures) -> Graphs:
-        """Return those of new structures."""
+        """Return the graphs of new structures."""
         lists = [geometry.neighbours for geometry in structures.geometries]
         return cls(lists, structures.sample_geometry, structures.atom_offsets, structures.inputs)
 
@@ -102,7 +102,7 @@ class StackedModels:
         return predicted
 
     def scaled(self, graphs: Graphs) -> dict[str, np.ndarray]:
-        """Return what the networks give: by task, ``[E, rows, d]`` float32, rows as in :meth:`predict`."""
+        """Return the networks' outputs: by task, ``[E, rows, d]`` float32, rows as in :meth:`predict`."""
         with arithmetic(self._campaign.launch.threads):
             return self._scaled(graphs)
 
@@ -149,7 +149,7 @@ class StackedModels:
         return linear, logarithmic
 
     def _data(self, graphs: Graphs, chosen: np.ndarray, lists: list[Neighbours]) -> TrainingData:
-        """Return ``chosen`` structures without targets, as engines take them; ``lists`` are all or theirs."""
+        """Return ``chosen`` structures without targets; ``lists`` are those of all geometries, or the one they share."""
         sizes = np.diff(graphs.atom_offsets)[chosen]
         structure = Structure(
             offsets_of(sizes),

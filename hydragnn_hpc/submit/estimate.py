@@ -124,7 +124,7 @@ def _benchmarked_seconds(campaign: Campaign, variant: Variant, manifest: Manifes
 
 
 def epoch_seconds(campaign: Campaign, manifest: Manifest, site: Site) -> float:
-    """Return the usual time of a member's epoch on one core; the campaign is a variant's own."""
+    """Return the time of a member's epoch on one core of the machine of `RATES`; the campaign is a variant's own."""
     n_train, n_validation = _samples(campaign, manifest)
     pace = _benchmarked(campaign, manifest, engine_of(campaign, manifest, site))
     return n_train * pace.training + n_validation * pace.evaluation

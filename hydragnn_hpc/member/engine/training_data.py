@@ -51,7 +51,7 @@ class Structure:
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], cutoff: float) -> Structure:
-        """Make it from a data set's arrays by name (:mod:`hydragnn_hpc.fields`); ``cutoff`` in bohr."""
+        """Return the structure of a data set's arrays, by name (:mod:`hydragnn_hpc.fields`); ``cutoff`` in bohr."""
         return cls(
             arrays["atom_offsets"],
             arrays["sample_geometry"],
@@ -120,7 +120,7 @@ class TrainingData:
     recipe : Recipe
         How inputs and references were computed: what a trained model needs to be used elsewhere.
     limits : dict
-        By task with vectors as values: the limits that each component is scaled by.
+        By task, for vector tasks: the minimum and maximum by which each component was scaled.
     resampled : Resampled or None
         The training and validation sets of replicas, where they have their own.
     degree : (float, float) or None
@@ -168,7 +168,7 @@ class TrainingData:
 def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
     """Make a campaign's training data from a node-local copy; arrays stay memory-mapped.
 
-    Of a campaign with settings that only some variants have, it takes one variant's (`Campaign.of_variant`).
+    Where variants differ in settings, the campaign must be a variant's own (`Campaign.of_variant`).
 
     Raises
     ------
@@ -225,7 +225,7 @@ def _parts(
 
 
 def vector_limits(campaign: Campaign, targets: Mapping[str, Target]) -> dict[str, tuple[tuple[float, float], ...]]:
-    """Return what the components of tasks with vectors as values are scaled by; ``targets`` by task."""
+    """Return the minimum and maximum of each component of the vector tasks; ``targets`` by task."""
     return {
         name: tuple(zip(targets[name].minimum, targets[name].maximum, strict=True))
         for name, task in campaign.tasks.items()
@@ -258,5 +258,5 @@ def with_reference(data: TrainingData, task: str, chosen: np.ndarray, values: np
     reference = data.references.get(task)
     if reference is None:
         return values
-    back: np.ndarray = values * reference.scale + reference.values[rows_of(data, task, chosen)]
-    return back
+    scaled: np.ndarray = values * reference.scale + reference.values[rows_of(data, task, chosen)]
+    return scaled

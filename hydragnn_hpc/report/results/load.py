@@ -178,7 +178,7 @@ def load(out: Path | str) -> Results:
     True
     """
     snapshot = rows.read(out, read_live(CampaignFolder(out)).running)
-    return Results(**{one.name: getattr(snapshot, one.name) for one in fields(snapshot)})
+    return Results(**{field.name: getattr(snapshot, field.name) for field in fields(snapshot)})
 
 
 def _numeric(frame: pd.DataFrame) -> pd.DataFrame:

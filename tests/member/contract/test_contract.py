@@ -46,7 +46,7 @@ BASES = {"without edges": None, "edges": EdgeBasis(5, CUTOFF)}
 
 @pytest.fixture(params=BASES)
 def edges(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every problem of a test have these features of edges."""
+    """Give every problem of a test these edge features."""
     monkeypatch.setattr(Problem, "EDGES", BASES[request.param])
 
 
@@ -84,7 +84,7 @@ def varying(seed: int, *atoms: int) -> Problem:
 
 
 def check(problem: Problem, name: str, index: np.ndarray, dtype: torch.dtype = torch.float64) -> Outcome:
-    """Hold a step and a prediction to the judge's."""
+    """Compare a step and a prediction with those of the judge, the reference engine."""
     engine, judge = problem.engine(name, dtype), problem.engine()
     found = problem.step(engine, index, dtype)
     agree(found, problem.step(judge, index), dtype)

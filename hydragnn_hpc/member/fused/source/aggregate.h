@@ -98,7 +98,7 @@ INLINE void aggregate_back_part(int edges, int U, Incoming in, long f, const vec
     grad += f;
     UNROLL for (int u = 0; u < U; u++) {
         vec std = value[3 * features + u];
-        /* d std / d y_j = (y_j - mean) / (degree std), and nothing below the smallest variance */
+        /* d std / d y_j = (y_j - mean) / (degree std), and zero below the smallest variance */
         slope[u] = where_positive(std, grad[3 * features + u] * share * quick_inverse(std));
         level[u] = grad[u] * share - slope[u] * value[u];
         low[u] = value[features + u];

@@ -79,7 +79,7 @@ INLINE void gather_back_part(int edges, int V, Messages in, long f, const real *
     UNROLL for (int v = 0; v < V; v++) {
         long at = f + v * LANES;
         vec std = load_loose(value + 3 * in.features + at);
-        /* d std / d y_j = (y_j - mean) / (degree std), and nothing below the smallest variance */
+        /* d std / d y_j = (y_j - mean) / (degree std), and zero below the smallest variance */
         slope[v] = where_positive(std, load_loose(grad + 3 * in.features + at) * share * quick_inverse(std));
         level[v] = load_loose(grad + at) * share - slope[v] * load_loose(value + at);
         low[v] = load_loose(value + in.features + at);
@@ -98,8 +98,8 @@ INLINE void gather_back_part(int edges, int V, Messages in, long f, const real *
         }
 }
 
-/* Adds to grad_y of the neighbours, and writes to grad_added of the edges, the gradients that follow from `grad`, that
- * of the aggregates `value` of one receiver. */
+/* Adds to grad_y of the neighbours, and writes to grad_added of the edges, the gradients that follow from `grad`, the
+ * gradient of one receiver's aggregates `value`. */
 static void gather_back(Messages in, const real *value, const real *grad, real *grad_y, real *grad_added) {
 #define PART(V, f)                                                                          \
     in.added ? gather_back_part(1, V, in, f, value, grad, grad_y, grad_added)               \
