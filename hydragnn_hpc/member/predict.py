@@ -149,7 +149,7 @@ class StackedModels:
         return linear, logarithmic
 
     def _data(self, graphs: Graphs, chosen: np.ndarray, lists: list[Neighbours]) -> TrainingData:
-        """Return ``chosen`` structures without targets; ``lists`` are those of all geometries, or the one they share."""
+        """Return ``chosen`` structures without targets; ``lists`` are of all geometries, or the one they share."""
         sizes = np.diff(graphs.atom_offsets)[chosen]
         structure = Structure(
             offsets_of(sizes),
