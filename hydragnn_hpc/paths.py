@@ -65,6 +65,7 @@ def append_record(path: Path, record: BaseModel) -> None:
     Raises
     ------
     OSError
+        If it cannot be written.
     """
     line = json.dumps(record.model_dump(mode="json", by_alias=True), ensure_ascii=False) + "\n"
     # One write at the end of the file: concurrent writers do not mix their lines.
