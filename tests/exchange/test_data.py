@@ -114,7 +114,7 @@ def test_convert_writes_what_prepare_reads_back(ternary: Path, tmp_path: Path) -
     assert again.returncode == 2 and "theirs.bp exists; give another name, or --force" in again.stderr
     done(tmp_path, "data", "convert", str(ternary), "theirs.bp", "--to", "hydragnn", "--force")
     kept = command(tmp_path, "data", "convert", str(ternary), "own.bp", "--to", "hydragnn", "--force")
-    assert kept.returncode == 2 and "own.bp is no data set of HydraGNN" in kept.stderr
+    assert kept.returncode == 2 and "own.bp is not a data set of HydraGNN" in kept.stderr
 
 
 def assert_same_within_range(one: Path, other: Path) -> None:
@@ -214,10 +214,10 @@ def test_damaged_and_other_folders(small_bp: Path, tmp_path: Path, monkeypatch: 
         os.truncate(bad / name, (bad / name).stat().st_size // 2)
         monkeypatch.setattr(foreign, "PATIENCE", 5.0)  # for data that the index promises, ADIOS2 waits without end
         error = only_error(bad)
-        assert str(bad) in error and ("it is damaged" in error or "has no samples" in error)
+        assert str(bad) in error and ("it is damaged" in error or "holds no samples" in error)
         monkeypatch.undo()
     assert "is a data set of this program already" in only_error(small_bp)
-    assert "but has no samples as HydraGNN writes them" in only_error(
+    assert "but holds no samples of HydraGNN" in only_error(
         data_files.write_bp(tmp_path / "empty.bp", {}, {"name": "x"})
     )
     with tarfile.open(tmp_path / "all.tar", "w") as archive:
