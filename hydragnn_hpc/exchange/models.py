@@ -10,7 +10,7 @@ import numpy as np
 
 import hydragnn_hpc
 from hydragnn_hpc.atomic import new_folder
-from hydragnn_hpc.config import Campaign, config_hash, parse_campaign
+from hydragnn_hpc.config import Campaign, config_hash, member_hash, parse_campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.exchange import settings
 from hydragnn_hpc.exchange.json_keys import Keys
@@ -80,12 +80,11 @@ def import_models(source: Path, out: Path, known: Facts) -> int:
     campaign = first[0].model_copy(update={"replicas": len(read)})
     with new_folder(out) as folder:
         made = CampaignFolder(folder)
-        digest = config_hash(campaign, "")
-        freeze(made, Frozen(campaign, digest, "", now()))
+        freeze(made, Frozen(campaign, config_hash(campaign, ""), "", now()))
         for replica, (_, model, sha256) in enumerate(read):
             files = made.member(campaign.variants[0].name, replica)
             files.make()
-            write_done(files, _result(campaign, replica, digest, sha256, model.facts), model, {})
+            write_done(files, _result(campaign, replica, sha256, model.facts), model, {})
     return len(read)
 
 
@@ -204,13 +203,13 @@ def _check_shapes(campaign: Campaign, facts: ModelFacts, weights: dict[str, np.n
             )
 
 
-def _result(campaign: Campaign, replica: int, digest: str, sha256: str, facts: ModelFacts) -> Result:
+def _result(campaign: Campaign, replica: int, sha256: str, facts: ModelFacts) -> Result:
     """Return the record of a member that was trained elsewhere: errors and times are not known."""
     errors = {
         name: TaskErrors(level=t.level, unit=t.unit, n=0, rmse=None, mae=None, rmse_unit=None, mae_unit=None)
         for name, t in facts.tasks.items()
     }
-    epochs = campaign.training.epochs
+    epochs, digest = campaign.training.epochs, member_hash(campaign, campaign.variants[0], "")
     return Result(
         state="finished", config_hash=digest, dataset_sha256="", variant=campaign.variants[0].name, replica=replica,
         seed=0, tasks=errors, validation_loss=None, best_epoch=epochs, epochs=epochs, stopped_by="epochs", seconds=0,

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from hydragnn_hpc import Ensemble
-from hydragnn_hpc.config import parse_campaign
+from hydragnn_hpc.config import member_hash, parse_campaign
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.read.options import Options
@@ -26,6 +26,8 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.exchange.export import _refuse_other, degree_histogram, export
 from hydragnn_hpc.exchange.models import Facts, import_models
 from hydragnn_hpc.exchange.names import from_hydragnn, to_hydragnn
+from hydragnn_hpc.ledger import read_frozen, read_members
+from hydragnn_hpc.paths import CampaignFolder
 from tests.campaigns import SMALL, command, done
 
 HYDRAGNN = Path(sys.prefix) / "hydragnn"
@@ -135,6 +137,11 @@ def test_exported_models_come_back(trained: Path, exported: Path, tmp_path: Path
                 assert found[task].unit == expected[task].unit
                 width = np.ptp(expected[task].members)
                 assert np.abs(found[task].members - expected[task].members).max() < 1e-5 * width
+        made = CampaignFolder(tmp_path / f"out-{variant}")
+        campaign = read_frozen(made).campaign
+        results = [member.result for member in read_members(made, campaign)]
+        expected_hash = member_hash(campaign, campaign.variants[0], "")
+        assert [result and result.config_hash for result in results] == [expected_hash] * 2
     assert "2 finished" in done(tmp_path, "status", "out-M")
 
 
