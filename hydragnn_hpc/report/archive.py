@@ -73,7 +73,7 @@ def write_archive(
 def _files(results: Results) -> Iterator[Path]:
     """Yield the files to be copied."""
     own: CampaignFolder = results.folder
-    paths = [own.campaign, own.dataset, own.test_set, own.validation_set, own.remarks, own.run, own.events]
+    paths = [own.campaign, own.dataset, own.test_set, own.validation_set, own.remarks, own.rungs, own.run, own.events]
     for member in results.members:
         files = own.member(member.variant, member.replica)
         paths += [files.failure, files.log]
