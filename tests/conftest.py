@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Generator
+from importlib import metadata
 from pathlib import Path
 
 import hypothesis
@@ -20,6 +21,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the seed; hide a Slurm that runs on this host."""
     os.environ["SLURM_CONF"] = os.devnull + ".conf"
+    if metadata.version("torch").endswith("+cpu"):
+        os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels then run on the CPU
     if os.environ.get("CI"):  # where a failure must be due to the change, properties are tried on the same examples
         hypothesis.settings.register_profile("same-examples", derandomize=True, deadline=None)
         hypothesis.settings.load_profile("same-examples")

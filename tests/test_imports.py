@@ -21,10 +21,28 @@ APART = {("ensemble", "member"), ("ensemble", "prediction"), ("report", "predict
          ("submit", "dataset"), ("submit", "member"), ("submit", "prediction"), ("submit", "ensemble"),
          ("submit", "report"), ("ensemble", "exchange"), ("report", "exchange"), ("submit", "exchange")}  # fmt: skip
 FOUNDATION = {"records"}  # folders of the foundation
-ONLY_IN = {"adios2": "dataset", "mpi4py": "ensemble", "torch": "member", "torch_geometric": "member"}
-HEAVY = ("torch", "torch_geometric", "pandas", "adios2", "matplotlib", "mpi4py", "scipy", "ase", "vesin", "numba")
+ONLY_IN = {
+    "adios2": "dataset",
+    "mpi4py": "ensemble",
+    "torch": "member",
+    "torch_geometric": "member",
+    "triton": "member",
+}
+HEAVY = (
+    "torch",
+    "torch_geometric",
+    "pandas",
+    "adios2",
+    "matplotlib",
+    "mpi4py",
+    "scipy",
+    "ase",
+    "vesin",
+    "numba",
+    "triton",
+)
 DISTRIBUTION = {"yaml": "pyyaml", "PIL": "pillow"}
-OPTIONAL = {"tensorboardx"}  # an extra of setup.py, asked for where it is used
+OPTIONAL = {"tensorboardx", "triton"}  # extras of setup.py, asked for where they are used
 
 
 def stage_of(module: str) -> str:

@@ -15,6 +15,7 @@ from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.fused.kernels import unavailable
 from hydragnn_hpc.member.fused.plan import LOSSES
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
+from hydragnn_hpc.member.triton_kernels.available import unavailable as why_no_kernels
 from hydragnn_hpc.sections import Model, Variant
 
 
@@ -45,8 +46,9 @@ def choose(
 ) -> tuple[Engine, str]:
     """Return the engine for a variant, and the reason for the choice; the campaign is the variant's own.
 
-    ``training.engine: auto`` chooses the fused engine wherever it can run; ``fused`` requires it. ``graphs`` is whether
-    steps may be captured as CUDA graphs.
+    ``training.engine: auto`` chooses the fused engine wherever it can run, and Triton's kernels on a GPU where they
+    can; ``fused`` requires the first, ``torch`` chooses neither. ``graphs`` is whether steps may be captured as CUDA
+    graphs.
 
     Raises
     ------
@@ -63,14 +65,28 @@ def choose(
         return FusedEngine(sizes, data), f"fused: {geometry}, on the CPU"
     if wanted == "fused":
         raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
-    engine = general(campaign.model, sizes, data, device, graphs)
+    without = "training.engine=torch" if wanted == "torch" else why_no_kernels(device)
+    if campaign.model.convolution == "PNA" and device.type != "cpu":
+        reason += f"; no kernels: {without}" if without else ", and Triton's kernels work on it"
+    engine = general(campaign.model, sizes, data, device, graphs, kernels=not without)
     return engine, f"{engine.name}: {reason}"
 
 
-def general(model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device, graphs: bool = True) -> Engine:
-    """Return the engine for any samples on any device: torch, or library for what torch does not implement."""
+def general(
+    model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device, graphs: bool = True,
+    *, kernels: bool = False,
+) -> Engine:  # fmt: skip
+    """Return the engine for any samples on any device: torch, or library for what torch does not implement.
+
+    ``kernels`` is whether the torch engine uses Triton's.
+    """
     if model.convolution == "PNA":
-        return TorchEngine(sizes, data, device, capture=graphs and device.type == "cuda")
+        capture = graphs and device.type == "cuda"
+        if not kernels:
+            return TorchEngine(sizes, data, device, capture=capture)
+        from hydragnn_hpc.member.torch_engine.with_kernels import TritonEngine  # Triton may be missing
+
+        return TritonEngine(sizes, data, device, capture=capture)
     # Imported here: PyTorch Geometric takes seconds to load, and PNA does not need it.
     from hydragnn_hpc.member.library.engine import LibraryEngine
 

@@ -247,6 +247,8 @@ class Graph:
             named = {**dict(zip(operation.arguments, args, strict=False)), **kwargs}
             written = tuple(named[name] for name in operation.written)
             self.operations.append((func, args, kwargs, None))
+            if not func._schema.returns:
+                return None
             return written if len(written) > 1 else written[0]
         # On copies: some operations write to arguments that they declare as read-only.
         copies = _each(args, torch.clone), {name: _each(value, torch.clone) for name, value in kwargs.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -30,10 +31,10 @@ def problem(atoms: tuple[int, ...] = (9,), holes: float = 0.0, **network: object
 Make = Callable[[torch.device], tuple[Problem, Engine]]
 
 
-def _torch(atoms: tuple[int, ...], holes: float = 0.0, **network: object) -> Make:
+def _torch(atoms: tuple[int, ...], holes: float = 0.0, kind: type[TorchEngine] = TorchEngine, **network: object) -> Make:
     def make(device: torch.device) -> tuple[Problem, Engine]:
         made = problem(atoms, holes, **network)
-        return made, TorchEngine(made.sizes, made.samples, device, together=True, capture=device == GPU)
+        return made, kind(made.sizes, made.samples, device, together=True, capture=device == GPU)
 
     return make
 
@@ -57,6 +58,11 @@ ENGINES: dict[str, Make] = {
     "library, MFC": _library("MFC"),
     "library, PaiNN": _library("PaiNN", edges=EDGES),
 }
+if find_spec("triton"):  # without it, tests/member/triton fails
+    from hydragnn_hpc.member.torch_engine.with_kernels import TritonEngine
+
+    ENGINES["torch, kernels, edge lengths"] = _torch((9,), kind=TritonEngine, edges=EDGES)
+    ENGINES["torch, kernels, all vary"] = _torch((5, 1, 9), kind=TritonEngine, edges=EDGES)
 
 
 class Stack:

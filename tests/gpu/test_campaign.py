@@ -27,7 +27,7 @@ MEMORY = 80 << 30
 CHANGES: dict[str, Any] = {
     "variants": ["HCM"],
     "replicas": 4,
-    "training": {"epochs": 2, "batch_size": 60},
+    "training": {"epochs": 2, "batch_size": 60, "engine": "torch"},
     "launch": {"device": "cuda", "stack": 4, "checkpoint_seconds": 0, "attempts": 1},
 }
 

@@ -15,6 +15,7 @@ from torch.nn.functional import embedding_bag
 
 from hydragnn_hpc.member.engine.sizes import Array
 
+AGGREGATES = 4
 FEWEST_ROWS = 64  # of a part: with fewer, its kernel launches cost more than its padding saves
 SMALLEST_VARIANCE = 1e-5  # as in PyTorch Geometric's StdAggregation: up to this, the deviation counts as zero
 
@@ -50,90 +51,80 @@ class PaddedRows:
 
 
 @dataclass(frozen=True)
-class NeighbourTable:
+class NeighbourLists:
     """Neighbours of N rows.
 
     Attributes
     ----------
     rows : int
         N.
+    neighbours : int64 tensor [edges]
+        Neighbours row by row.
+    first, degree : int64 tensor [N]
+        Where each row's neighbours begin, and their number, which descends.
+    places : int64 tensor [edges] or None
+        Index of each edge in what edges add to messages; None if they add nothing.
+    """
+
+    rows: int
+    neighbours: Tensor
+    first: Tensor
+    degree: Tensor
+    places: Tensor | None
+
+
+@dataclass(frozen=True)
+class NeighbourTable(NeighbourLists):
+    """Neighbours of N rows, padded.
+
+    Attributes
+    ----------
     parts : tuple of PaddedRows
         The parts that cover the rows, in order.
     room : int
         The largest K * n of any part.
-    neighbours, first : tensor [edges], [N]
-        Neighbours row by row, and where each row's neighbours begin.
     weight, weight_back : tensor [edges]
         1 / degree of the row, and of its neighbour.
     inverse : tensor [N, 1]
         1 / degree; 0 for rows without neighbours.
-    places : int64 tensor [edges] or None
-        Index of each edge in what edges add to messages.
     """
 
-    rows: int
     parts: tuple[PaddedRows, ...]
     room: int
-    neighbours: Tensor
-    first: Tensor
     weight: Tensor
     weight_back: Tensor
     inverse: Tensor
-    places: Tensor | None = None
 
 
-def make_neighbour_table(
-    neighbours: Tensor,
-    degree: Array,
-    degree_and_first: Tensor,
-    dtype: torch.dtype,
-    room: int,
-    places: Tensor | None = None,
-) -> NeighbourTable:
-    """Make the table of rows with these neighbours.
+def make_neighbour_table(lists: NeighbourLists, degree: Array, dtype: torch.dtype, room: int) -> NeighbourTable:
+    """Pad neighbour lists.
 
     Parameters
     ----------
-    neighbours : int64 tensor [edges]
-        Neighbours row by row.
     degree : int64 array [N]
-        In descending order; on the host, so that nothing waits for the device.
-    degree_and_first : int64 tensor [2, N]
-        ``degree``, and where each row's neighbours begin.
+        That of the lists, on the host, so that nothing waits for the device.
     room : int
         Approximate size of a part: its rows times their largest degree.
-    places : int64 tensor [edges] or None
-        Index of each edge in what edges add to messages; None if they add nothing.
     """
+    neighbours = lists.neighbours
     parts: list[PaddedRows] = []
     while not parts or parts[-1].rows.stop < len(degree):
         start = parts[-1].rows.stop if parts else 0
         stop = min(start + max(FEWEST_ROWS, room // max(1, int(degree[start]))), len(degree))
-        part = slice(start, stop)
-        parts.append(_part(neighbours, degree_and_first[:, start:stop], degree, part, dtype, places))
-    inverse = torch.where(degree_and_first[0] > 0, 1.0 / degree_and_first[0].clamp(min=1).to(dtype), 0.0)
+        parts.append(_part(lists, degree, slice(start, stop), dtype))
+    inverse = torch.where(lists.degree > 0, 1.0 / lists.degree.clamp(min=1).to(dtype), 0.0)
     return NeighbourTable(
-        len(degree),
-        tuple(parts),
-        max(len(part.forward) for part in parts),
-        neighbours,
-        degree_and_first[1],
-        torch.repeat_interleave(inverse, degree_and_first[0], output_size=len(neighbours)),
-        inverse[neighbours],
-        inverse[:, None],
-        places,
+        **vars(lists),
+        parts=tuple(parts),
+        room=max(len(part.forward) for part in parts),
+        weight=torch.repeat_interleave(inverse, lists.degree, output_size=len(neighbours)),
+        weight_back=inverse[neighbours],
+        inverse=inverse[:, None],
     )
 
 
-def _part(
-    neighbours: Tensor,
-    degree_and_first: Tensor,
-    degrees: Array,
-    rows: slice,
-    dtype: torch.dtype,
-    places: Tensor | None,
-) -> PaddedRows:
-    degree, first = degree_and_first
+def _part(lists: NeighbourLists, degrees: Array, rows: slice, dtype: torch.dtype) -> PaddedRows:
+    neighbours, places, degree, first = lists.neighbours, lists.places, lists.degree[rows], lists.first[rows]
     fewest, slots = int(degrees[rows].min()), max(1, int(degrees[rows].max()))
     slot = torch.arange(slots, device=neighbours.device)[:, None]
     occupied = slot < degree

@@ -8,7 +8,7 @@ reads. Rows are sorted by their number of neighbours, so that parts of the table
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,9 +19,18 @@ from hydragnn_hpc.member.engine.degrees import degree_scales
 from hydragnn_hpc.member.engine.resident import resident, send
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import Structure
-from hydragnn_hpc.member.torch_engine.aggregate import NeighbourTable, make_neighbour_table
-from hydragnn_hpc.member.torch_engine.edges import EdgePlaces, EdgeTable, make_edge_table, slots_of_rows
+from hydragnn_hpc.member.torch_engine.aggregate import NeighbourLists, NeighbourTable, make_neighbour_table
+from hydragnn_hpc.member.torch_engine.edges import (
+    EdgeLists,
+    EdgePlaces,
+    EdgeTable,
+    make_edge_lists,
+    make_edge_table,
+    slots_of_rows,
+)
 from hydragnn_hpc.member.torch_engine.weights import SCALERS
+
+_Neighbours = tuple[NeighbourLists, EdgeTable | EdgeLists | None]
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,8 @@ class Batch:
     ----------
     members, samples, rows : int
         E, B, R.
-    table : NeighbourTable
-        Over R rows, or over R * E pairs.
+    table : NeighbourTable or NeighbourLists
+        Over R rows, or over R * E pairs; lists for kernels, which need no padding.
     scales : tensor [R * E, 1, blocks]
         PNA's scalers of each pair, all zero without neighbours; a fifth one, 1, if any atom has no neighbours.
     atoms, graphs : int64 tensor [R * E], [B * E]
@@ -79,21 +88,29 @@ class Batch:
         None where every B-th row is of the same sample.
     order : int64 tensor [R]
         Row of each atom, sample after sample; only where all members have the same batch.
-    edges : EdgeTable or None
+    edges : EdgeTable, EdgeLists or None
         None where edges have no features.
     """
 
     members: int
     samples: int
     rows: int
-    table: NeighbourTable
+    table: NeighbourLists
     scales: Tensor
     atoms: Tensor
     graphs: Tensor
     padding: Padding | None
     pooling: SampleRows | None
     order: Tensor
-    edges: EdgeTable | None
+    edges: EdgeTable | EdgeLists | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes on which working memory depends."""
+        room = (self.table.room,) if isinstance(self.table, NeighbourTable) else ()
+        edges = (self.edges.rows,) if self.edges else ()
+        slots = (self.edges.slots,) if isinstance(self.edges, EdgeTable) else ()
+        return (self.members, self.samples, self.rows, *room, *edges, *slots)
 
 
 @dataclass(frozen=True)
@@ -102,8 +119,8 @@ class Fixed:
 
     members: int
     samples: int
-    table: NeighbourTable
-    edges: EdgeTable | None
+    table: NeighbourLists
+    edges: EdgeTable | EdgeLists | None
     scales: Tensor
     sites: Tensor
     order: Tensor
@@ -118,12 +135,13 @@ class Batches:
     sizes : NetworkSizes
     device, dtype
         Device on which batches are used, and type of their numbers.
-    room : int
-        Size of a part of the neighbour tables (`hydragnn_hpc.member.torch_engine.aggregate.make_neighbour_table`).
+    room : int or None
+        Size of a part of the neighbour tables (`hydragnn_hpc.member.torch_engine.aggregate.make_neighbour_table`);
+        None: lists, for kernels.
     """
 
     def __init__(
-        self, structure: Structure, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype, room: int
+        self, structure: Structure, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype, room: int | None
     ) -> None:
         self._structure, self._device, self._dtype = structure, device, dtype
         self._room = room
@@ -178,7 +196,7 @@ class Batches:
         order = self.send(place.reshape(-1))
         return Fixed(members, samples, table, edges, scales, self.send(sites)[:, None], order)
 
-    def _table(self, site: Array, base: Tensor, members: int, place: Tensor) -> tuple[NeighbourTable, EdgeTable | None]:
+    def _table(self, site: Array, base: Tensor, members: int, place: Tensor) -> _Neighbours:
         """Table of pairs at these sites, of samples that start in row ``base``; ``place`` is where each pair went."""
         degree = self._degree[site]
         total = int(degree.sum())
@@ -188,15 +206,19 @@ class Batches:
         edge = torch.arange(total, device=self._device) + (self._first[on_device[2]] - on_device[1])[pair]
         row = base[pair] + self._neighbours[edge]
         neighbours = place[row if members == 1 else row * members + pair % members]
+        lists = NeighbourLists(len(site), neighbours, on_device[1], on_device[0], None)
         if self._edges is None:
-            return make_neighbour_table(neighbours, degree, on_device[:2], self._dtype, self._room), None
+            return lists if self._room is None else make_neighbour_table(lists, degree, self._dtype, self._room), None
         if self.shared:
             places = self._edges.shared(edge)
         else:
             counts = np.bincount(np.arange(len(site)) % members, degree, members).astype(np.int64)
             starts = self.send(counts.cumsum() - counts)
             places = self._edges.of_members(edge, pair % members, starts, max(1, int(counts.max())))
-        table = make_neighbour_table(neighbours, degree, on_device[:2], self._dtype, self._room, places.place)
+        lists = replace(lists, places=places.place)
+        if self._room is None:
+            return lists, make_edge_lists(lists, places, pair, self.shared)
+        table = make_neighbour_table(lists, degree, self._dtype, self._room)
         first, apart = self.send(slots_of_rows(table.parts))
         slot = first[pair] + apart[pair] * (torch.arange(total, device=self._device) - on_device[1][pair])
         return table, make_edge_table(table, places, slot, self.shared)

@@ -16,7 +16,13 @@ from torch.nn.functional import embedding_bag
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.sizes import Array
 from hydragnn_hpc.member.engine.training_data import Structure
-from hydragnn_hpc.member.torch_engine.aggregate import Aggregated, NeighbourTable, PaddedRows, gather_messages
+from hydragnn_hpc.member.torch_engine.aggregate import (
+    Aggregated,
+    NeighbourLists,
+    NeighbourTable,
+    PaddedRows,
+    gather_messages,
+)
 
 AT_ONCE = 2**20
 """Edges whose lengths are computed together."""
@@ -142,6 +148,45 @@ def make_edge_table(table: NeighbourTable, places: Places, slot: Tensor, shared:
         copies = torch.full((1, rows), slots, device=slot.device)
         copies[0, places.place] = slot
     return EdgeTable(places.features, rows, slots, copies, slot[torch.argsort(table.neighbours, stable=True)])
+
+
+@dataclass(frozen=True)
+class EdgeLists:
+    """Features of a batch's edges, and the edges by place and by sender.
+
+    Attributes
+    ----------
+    features : tensor [E or 1, U, K + 1]
+        See `Places`.
+    rows : int
+        Rows of t.
+    ends : int64 tensor [2, copies, rows]
+        Receiver and sender of each row's edges: one from each sample that shares them; -1 where there is no edge.
+    receivers, places : int64 tensor [edges]
+        Receivers of each row's messages and the rows of t that are added to them, by sender. An atom sends as many as
+        it receives.
+    """
+
+    features: Tensor
+    rows: int
+    ends: Tensor
+    receivers: Tensor
+    places: Tensor
+
+
+def make_edge_lists(lists: NeighbourLists, places: Places, receiver: Tensor, shared: bool) -> EdgeLists:
+    """Make the lists of a batch's edges; ``receiver`` [edges] is the row of each in the neighbour lists."""
+    members, most, _ = places.features.shape
+    rows, edges = members * most, len(receiver)
+    both = torch.stack([receiver, lists.neighbours])
+    if shared and edges:
+        by_place = torch.argsort(places.place, stable=True).view(rows, edges // rows).T
+        ends = both[:, by_place]
+    else:
+        ends = torch.full((2, 1, rows), -1, device=receiver.device)
+        ends[:, 0, places.place] = both
+    by_sender = torch.argsort(lists.neighbours, stable=True)
+    return EdgeLists(places.features, rows, ends.contiguous(), receiver[by_sender], places.place[by_sender])
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,15 @@ class TorchEngine:
         library does.
     capture : bool, optional
         Whether steps over one geometry become CUDA graphs (`captured`).
+
+    Attributes
+    ----------
+    kernels : bool
+        Whether Triton's kernels aggregate (`hydragnn_hpc.member.torch_engine.with_kernels`).
     """
 
     name = "torch"
+    kernels = False
 
     def __init__(
         self,
@@ -57,7 +63,7 @@ class TorchEngine:
         self._together = device.type != "cpu" if together is None else together
         self._structure = data.structure
         room = 2**62 if self._together else ROOM.get(device.type, 2**62)
-        self._batches = Batches(data.structure, sizes, device, dtype, room)
+        self._batches = Batches(data.structure, sizes, device, dtype, None if self.kernels else room)
         self._inputs = resident(data.inputs, device, dtype)
         self._groups = head_groups(sizes)
         by_group = [[data.targets[t.name] for t in group.tasks] for group in self._groups]
@@ -163,11 +169,9 @@ class TorchEngine:
 
     def _ready(self, batch: Batch) -> tuple[Weights, Network]:
         """Weights for the batch's members, and the network for batches of its shape."""
-        edges = (batch.edges.rows, batch.edges.slots) if batch.edges else ()
-        shape = (batch.members, batch.samples, batch.rows, batch.table.room, *edges)
-        if self._network is None or self._network[0] != shape:
+        if self._network is None or self._network[0] != batch.shape:
             weights = self._weights_of(batch.members)
-            self._network = (shape, weights, Network(weights, batch, self._arena))
+            self._network = (batch.shape, weights, Network(weights, batch, self._arena))
         return self._network[1:]
 
     def _weights_of(self, members: int) -> Weights:

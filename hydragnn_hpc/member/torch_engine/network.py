@@ -9,12 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hydragnn_hpc.member.torch_engine.aggregate import Aggregated, aggregate, aggregate_back
+from hydragnn_hpc.member.torch_engine.aggregate import AGGREGATES
+from hydragnn_hpc.member.torch_engine.aggregation import aggregation_for
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.torch_engine.batches import Batch, Padding
-from hydragnn_hpc.member.torch_engine.edges import EdgeTable, MessageGradients, aggregate_back_with_edges, by_member
+from hydragnn_hpc.member.torch_engine.edges import EdgeLists, EdgeTable, by_member
 from hydragnn_hpc.member.torch_engine.heads import GroupLosses, Pool, TaskHeads, group_losses
-from hydragnn_hpc.member.torch_engine.weights import AGGREGATES, Weights
+from hydragnn_hpc.member.torch_engine.weights import Weights
 
 
 class PnaLayer:
@@ -38,16 +39,9 @@ class PnaLayer:
         # The table has one row per row of the batch, with the features of all members, or one per row and member.
         across = batch.table.rows
         self._across = (across, width * batch.rows * batch.members // across)
-        stacked = arena.take(f"stacked.{number}", 4 * across + 1, self._across[1])
-        stacked[-1] = 0.0
-        self._aggregated = Aggregated(stacked, arena.take(f"ties.{number}", 2, *self._across))
-        if batch.edges is not None:
-            self._aggregated.added = arena.take(f"added.{number}", batch.edges.rows, self._across[1])
-            slots = arena.take("slots", batch.edges.slots + 1, self._across[1])
-            self._messages = MessageGradients(slots, arena.take("linear", 2, *self._across))
+        self._added = arena.take(f"added.{number}", batch.edges.rows, self._across[1]) if batch.edges else None
+        self._aggregation = aggregation_for(number, self._across, batch, arena)
         self._blocks = arena.take("blocks", *pairs, weights.big[number].shape[2])
-        self._packed = arena.take("packed", across, 2, self._across[1])
-        self._scratch = arena.take("scratch", 4 * batch.table.room, self._across[1])
 
     def _last(self, x: Tensor) -> Tensor:
         """The columns of the aggregates, [4, R, E, F]."""
@@ -58,10 +52,10 @@ class PnaLayer:
         sent, big = self._weights.sent[self.number], self._weights.big[self.number]
         torch.bmm(self.x[..., : self.width].transpose(0, 1), sent, out=self._sent.transpose(0, 1))
         flat = self._sent.view(self._across)
-        if batch.edges is not None and self._aggregated.added is not None:
-            added = by_member(self._aggregated.added, self.members, self.width)
+        if batch.edges is not None and self._added is not None:
+            added = by_member(self._added, self.members, self.width)
             torch.bmm(self._features(batch.edges), self._weights.edge[self.number], out=added)
-        aggregate(flat, batch.table, self._scratch, self._aggregated, self._received, training)
+        self._aggregation.forward(batch, flat, self._added, self._received, training)
         torch.bmm(self.x.transpose(0, 1), big, out=self._blocks.transpose(0, 1))
         blocks = self._blocks.view(self.rows * self.members, self._weights.blocks, -1)
         return torch.bmm(batch.scales, blocks).view(self.rows, self.members, -1)
@@ -88,15 +82,13 @@ class PnaLayer:
 
     def _aggregate_back(self, batch: Batch) -> Tensor:
         """Gradient of what atoms send; also that of the edges' matrix."""
-        arrays = (self._received_grad, batch.table, self._scratch, self._aggregated)
-        if batch.edges is None:
-            return aggregate_back(*arrays, self._packed)
-        back, added = aggregate_back_with_edges(*arrays, batch.edges, self._messages)
-        grad = by_member(added, self.members, self.width)
-        torch.bmm(self._features(batch.edges).mT, grad, out=self._weights.edge_grad[self.number])
+        back, added = self._aggregation.backward(batch, self._received_grad)
+        if batch.edges is not None and added is not None:
+            grad = by_member(added, self.members, self.width)
+            torch.bmm(self._features(batch.edges).mT, grad, out=self._weights.edge_grad[self.number])
         return back
 
-    def _features(self, edges: EdgeTable) -> Tensor:
+    def _features(self, edges: EdgeTable | EdgeLists) -> Tensor:
         """Features of the edges of each member, [E, U, K + 1]."""
         return edges.features.expand(self.members, -1, -1)
 

@@ -30,8 +30,9 @@ from torch import Tensor
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.losses import Loss
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes, TaskSizes
+from hydragnn_hpc.member.torch_engine.aggregate import AGGREGATES
 
-SCALERS, AGGREGATES, SHIFTED = 4, 4, 3  # mean, min and max are shifted by the receiver's own part, std is not
+SCALERS, SHIFTED = 4, 3  # mean, min and max are shifted by the receiver's own part, std is not
 
 
 @dataclass(frozen=True)

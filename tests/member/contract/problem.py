@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -38,6 +39,10 @@ ENGINES: dict[str, Callable[[NetworkSizes, TrainingData, torch.dtype], Engine]] 
     "torch together": lambda sizes, samples, dtype: TorchEngine(sizes, samples, CPU, dtype, together=True),
     "library": lambda sizes, samples, dtype: LibraryEngine(sizes, "PNA", samples, CPU, dtype, shared=False),
 }
+if find_spec("triton"):  # without it, tests/member/triton fails; its kernels run in its interpreter here
+    from hydragnn_hpc.member.torch_engine.with_kernels import TritonEngine
+
+    ENGINES["triton"] = lambda sizes, samples, dtype: TritonEngine(sizes, samples, CPU, dtype, together=True)
 
 
 def random_neighbours(rng: np.random.Generator, n: int, pairs: int) -> Neighbours:

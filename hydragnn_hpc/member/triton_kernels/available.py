@@ -1,0 +1,45 @@
+"""Whether the kernels can be used on a device."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+
+from hydragnn_hpc.member.device import is_out_of_memory
+
+
+def unavailable(device: torch.device) -> str:
+    """Return why the kernels cannot be used on this device, ``""`` if they can: they have computed a small case there.
+
+    Triton compiles at first use, with the device's driver and a C compiler on the node, so that having it installed is
+    not enough.
+    """
+    if device.type == "cpu":
+        return "the device is the CPU"
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    try:
+        return "" if _pair(device) else "Triton's kernels give wrong numbers on this device"
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return f"Triton fails on this device: {str(error).strip().splitlines()[0] or type(error).__name__}"
+
+
+def _pair(device: torch.device) -> bool:
+    """Aggregate over two atoms that are each other's neighbour, forward and backward."""
+    from hydragnn_hpc.member.triton_kernels import operations
+
+    # On the device from the start: nothing waits for a copy.
+    first = torch.arange(2, device=device)
+    sent = (first + 1.0)[:, None]
+    lists = [first.flip(0), first, torch.ones_like(first)]
+    out, ties = sent.new_zeros(4, 2, 1, 1), torch.zeros(2, 1, dtype=torch.int32, device=device)
+    operations.aggregate(sent, None, lists, None, out, ties)
+    back = torch.empty_like(sent)
+    operations.aggregate_back(sent, None, lists, None, out, ties, torch.ones_like(out), back)
+    received = sent.flip(0).view(1, 2, 1, 1)
+    # Each is mean, minimum and maximum of what the other receives; deviations are zero.
+    right = (out[:3] == received).all() & (out[3] == 0.0).all() & (back == 3.0).all()
+    return bool(right)

@@ -1,0 +1,203 @@
+"""The kernels, and how each divides its work.
+
+Every program owns a tile of the output, some rows times some columns of features, and reads what it needs in the order
+of the neighbour lists. No two programs write to the same place, and threads exchange nothing but through Triton's
+reductions: no atomics, the same bits in every run, and Triton's interpreter on a CPU shows what a device computes. A
+tile's threads lie along the features, so that a neighbour's row is read in one piece; several rows share a tile because
+one row of a small stack does not fill a warp. Rows are sorted by their number of neighbours, so that those of a tile
+end their loops together. Messages exist in registers only: rows are read again for every edge, but a batch's rows
+fit into the second-level cache, and device memory sees each array once.
+"""
+
+import triton
+import triton.language as tl
+
+SMALLEST_VARIANCE = tl.constexpr(1e-5)  # as `SMALLEST_VARIANCE` of the plain aggregation
+TIES = tl.constexpr(65536)  # numbers of ties for both extremes share an int32: low + TIES high
+NAN = tl.constexpr(tl.PropagateNan.ALL)  # a member that diverges must show it
+
+
+@triton.jit
+def message_of(
+    sent, added, senders, places, edge, there, used, column, width,
+    EDGES: tl.constexpr,
+):  # fmt: skip
+    """Messages [ROWS, COLUMNS] of one edge of each row; zeros where the row has no such edge."""
+    at = there[:, None] & used[None, :]
+    sender = tl.load(senders + edge, there, 0)
+    message = tl.load(sent + sender[:, None] * width + column[None, :], at, 0.0)
+    if EDGES:
+        place = tl.load(places + edge, there, 0)
+        message += tl.load(added + place[:, None] * width + column[None, :], at, 0.0)
+    return message
+
+
+@triton.jit
+def aggregate(
+    sent, added, neighbours, places, first, degree, out, ties, rows,
+    width, features, by_kind, by_row, by_member, EDGES: tl.constexpr, TRAINING: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Mean, minimum, maximum and standard deviation over each row's neighbours: one tile of all four.
+
+    A tile reads its neighbours twice: for the extremes and the mean, and for ties and deviations from that mean, so
+    that no digits are lost to cancellation. Rows without neighbours receive zeros.
+    """
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    start = tl.load(first + row, mask=row < rows, other=0)
+    number = tl.load(degree + row, mask=row < rows, other=0)
+    used = column < width
+    most = tl.max(number, 0).to(tl.int32)
+    total = tl.zeros((ROWS, COLUMNS), out.dtype.element_ty)
+    low, high = total + float("inf"), total - float("inf")
+    for k in range(most):
+        there = k < number
+        at = there[:, None] & used[None, :]
+        message = message_of(sent, added, neighbours, places, start + k, there, used, column, width, EDGES)
+        total += message
+        low = tl.where(at, tl.minimum(low, message, propagate_nan=NAN), low)
+        high = tl.where(at, tl.maximum(high, message, propagate_nan=NAN), high)
+    has = (number > 0)[:, None]
+    count = tl.maximum(number, 1)[:, None].to(out.dtype.element_ty)
+    mean = total / count
+    low, high = tl.where(has, low, 0.0), tl.where(has, high, 0.0)
+    squares = tl.zeros((ROWS, COLUMNS), out.dtype.element_ty)
+    tied = tl.zeros((ROWS, COLUMNS), tl.int32)
+    for k in range(most):
+        there = k < number
+        at = there[:, None] & used[None, :]
+        message = message_of(sent, added, neighbours, places, start + k, there, used, column, width, EDGES)
+        squares += tl.where(at, (message - mean) * (message - mean), 0.0)
+        if TRAINING:
+            tied += tl.where(at & (message == low), 1, 0) + tl.where(at & (message == high), TIES, 0)
+    variance = squares / count
+    # A deviation that is not a number stays so: the comparison is false for it.
+    deviation = tl.where(variance <= SMALLEST_VARIANCE, 0.0, tl.sqrt(variance))
+    inside = (row < rows)[:, None] & used[None, :]
+    to = out + row[:, None] * by_row + ((column // features) * by_member + column % features)[None, :]
+    tl.store(to, mean, inside)
+    tl.store(to + by_kind, low, inside)
+    tl.store(to + 2 * by_kind, high, inside)
+    tl.store(to + 3 * by_kind, deviation, inside)
+    if TRAINING:
+        tl.store(ties + row[:, None] * width + column[None, :], tied, inside)
+
+
+@triton.jit
+def message_gradient(
+    message, receiver, column, there, used, grad, out, ties, degree, width,
+    features, by_kind, by_row, by_member,
+):  # fmt: skip
+    """Gradient of the loss with respect to messages [ROWS, COLUMNS] that arrived at ``receiver`` [ROWS].
+
+    d std / d m = (m - mean) / (degree std); those that tie for an extreme share its gradient.
+    """
+    count = tl.load(degree + receiver, there, 1)[:, None].to(out.dtype.element_ty)
+    place = receiver[:, None] * by_row + ((column // features) * by_member + column % features)[None, :]
+    inside = there[:, None] & used[None, :]
+    mean = tl.load(out + place, inside, 0.0)
+    low = tl.load(out + place + by_kind, inside, 0.0)
+    high = tl.load(out + place + 2 * by_kind, inside, 0.0)
+    deviation = tl.load(out + place + 3 * by_kind, inside, 0.0)
+    tied = tl.load(ties + receiver[:, None] * width + column[None, :], inside, 0)
+    of_mean = tl.load(grad + place, inside, 0.0)
+    of_low = tl.load(grad + place + by_kind, inside, 0.0)
+    of_high = tl.load(grad + place + 2 * by_kind, inside, 0.0)
+    of_deviation = tl.load(grad + place + 3 * by_kind, inside, 0.0)
+    slope = tl.where(deviation == 0.0, 0.0, of_deviation / tl.where(deviation == 0.0, 1.0, deviation))
+    found = (of_mean + slope * (message - mean)) / count
+    lowest, highest = message == low, message == high
+    # One division: where a message is both extremes, as many tie for either.
+    number = tl.maximum(tl.where(lowest, tied % TIES, tied // TIES), 1).to(out.dtype.element_ty)
+    found += (tl.where(lowest, of_low, 0.0) + tl.where(highest, of_high, 0.0)) / number
+    return tl.where(inside, found, 0.0)
+
+
+@triton.jit
+def aggregate_back(
+    sent, added, receivers, places, first, degree, out, ties, grad,
+    result, rows, width, features, by_kind, by_row, by_member, EDGES: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Gradient of what each row sends: a tile of senders gathers from the receivers of the transposed lists.
+
+    A row sends as many messages as it receives, so that ``first`` and ``degree`` hold for both lists.
+    """
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    start = tl.load(first + row, mask=row < rows, other=0)
+    number = tl.load(degree + row, mask=row < rows, other=0)
+    used = column < width
+    most = tl.max(number, 0).to(tl.int32)
+    inside = (row < rows)[:, None] & used[None, :]
+    own = tl.load(sent + row[:, None] * width + column[None, :], inside, 0.0)
+    found = tl.zeros((ROWS, COLUMNS), out.dtype.element_ty)
+    for k in range(most):
+        there = k < number
+        receiver = tl.load(receivers + start + k, mask=there, other=0)
+        message = own
+        if EDGES:
+            place = tl.load(places + start + k, mask=there, other=0)
+            message += tl.load(added + place[:, None] * width + column[None, :], there[:, None] & used[None, :], 0.0)
+        found += message_gradient(
+            message, receiver, column, there, used, grad, out, ties, degree, width, features, by_kind, by_row,
+            by_member,
+        )  # fmt: skip
+    tl.store(result + row[:, None] * width + column[None, :], found, inside)
+
+
+@triton.jit
+def edges_back(
+    sent, added, receivers, senders, degree, out, ties, grad, result,
+    rows, copies, width, features, by_kind, by_row, by_member, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Gradient of what edges add: a tile of edges, summed over the samples that share them.
+
+    ``receivers`` and ``senders`` are [copies, rows], -1 where no edge has that place.
+    """
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    used = column < width
+    inside = (row < rows)[:, None] & used[None, :]
+    share = tl.load(added + row[:, None] * width + column[None, :], inside, 0.0)
+    found = tl.zeros((ROWS, COLUMNS), out.dtype.element_ty)
+    for copy in range(copies):
+        receiver = tl.load(receivers + copy * rows + row, mask=row < rows, other=-1)
+        there = receiver >= 0
+        sender = tl.load(senders + copy * rows + row, mask=there, other=0)
+        message = share + tl.load(sent + sender[:, None] * width + column[None, :], there[:, None] & used[None, :], 0.0)
+        found += message_gradient(
+            message, receiver, column, there, used, grad, out, ties, degree, width, features, by_kind, by_row,
+            by_member,
+        )  # fmt: skip
+    tl.store(result + row[:, None] * width + column[None, :], found, inside)
+
+
+@triton.jit
+def adam(
+    parameters, gradients, first, second, factors, size, members,
+    BETA_1: tl.constexpr, BETA_2: tl.constexpr, DECAY: tl.constexpr, DECOUPLED: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """One step of Adam (`hydragnn_hpc.member.engine.optimize.Adam`): a program takes COLUMNS parameters of a member.
+
+    Every array is read and written once, in place of once for each of the plain step's seven operations.
+    """
+    member = tl.program_id(1)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < size
+    at = member.to(tl.int64) * size + column
+    epsilon, rate = tl.load(factors + member), tl.load(factors + members + member)
+    parameter = tl.load(parameters + at, inside, 0.0)
+    gradient = tl.load(gradients + at, inside, 0.0)
+    if DECOUPLED:
+        parameter *= tl.load(factors + 2 * members + member)
+    else:
+        gradient += DECAY * parameter
+    mean, square = tl.load(first + at, inside, 0.0), tl.load(second + at, inside, 0.0)
+    mean += (1.0 - BETA_1) * (gradient - mean)
+    square = BETA_2 * square + (1.0 - BETA_2) * gradient * gradient
+    tl.store(first + at, mean, inside)
+    tl.store(second + at, square, inside)
+    tl.store(parameters + at, parameter + rate * (mean / (tl.sqrt(square) + epsilon)), inside)

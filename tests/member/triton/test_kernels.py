@@ -1,0 +1,70 @@
+"""Triton's kernels: their numbers in Triton's interpreter, and what they take of devices that are not here.
+
+`tests/member/contract` holds the engine with these kernels to all that every engine promises, in float64.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import triton.runtime.interpreter
+
+from hydragnn_hpc.member.engine.edges import EdgeBasis
+from hydragnn_hpc.member.torch_engine.engine import TorchEngine
+from hydragnn_hpc.member.torch_engine.with_kernels import TritonEngine
+from hydragnn_hpc.member.triton_kernels import kernels, operations
+from hydragnn_hpc.member.triton_kernels.available import unavailable
+from tests.member.contract.problem import CPU, CUTOFF, Problem, agree, random_neighbours, random_samples
+
+ROOT = Path(__file__).parents[3]
+GEOMETRIES = {"one geometry": (9,), "several": (1, 4, 12)}
+EDGES = {"": None, "edges": EdgeBasis(5, CUTOFF)}
+
+
+@pytest.mark.parametrize("atoms", GEOMETRIES)
+@pytest.mark.parametrize("edges", EDGES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tiles_that_cover_a_part_of_the_batch(
+    atoms: str, edges: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several tiles along rows and features, the last of them not full; atoms without neighbours, repeated pairs."""
+    monkeypatch.setitem(operations.TILES, "cpu", 128)
+    monkeypatch.setattr(operations, "WIDEST", 4)
+    rng = np.random.default_rng(3)
+    data = random_samples(rng, [random_neighbours(rng, n, n) for n in GEOMETRIES[atoms]])
+    assert data.structure.degrees().min() == 0
+    problem = Problem(data, members=2, channels=(5,), edges=EDGES[edges])
+    index = problem.index(5)
+    plain, fast = (kind(problem.sizes, data, CPU, dtype, together=True) for kind in (TorchEngine, TritonEngine))
+    agree(problem.step(fast, index, dtype), problem.step(plain, index, dtype), dtype)
+
+
+def test_every_kernel_fits_into_the_registers_of_each_device() -> None:
+    """Compiled without a device: nothing is spilled, and every kernel is measured."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.member.triton.resources", "--json"]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=280)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    launched = {
+        name for name, kernel in vars(kernels).items()
+        if isinstance(kernel, triton.runtime.interpreter.InterpretedFunction)
+        and f"kernels.{name}[" in inspect.getsource(operations)
+    }  # fmt: skip
+    assert launched == {"aggregate", "aggregate_back", "edges_back", "adam"}
+    measured = {(r["kernel"], r["target"]) for r in found}
+    assert measured == {(k, t) for k in launched for t in ("sm_80", "sm_90", "gfx90a", "gfx942")}
+    assert not [r for r in found if r["spills"]]
+    assert max(r["registers"] for r in found) <= 72 and max(r["shared"] for r in found) <= 1024
+
+
+def test_there_are_no_kernels_on_a_cpu() -> None:
+    assert unavailable(CPU) == "the device is the CPU"
