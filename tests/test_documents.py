@@ -33,7 +33,7 @@ NAMES = (
     "hydragnn_hpc/exchange/README.md", "hydragnn_hpc/FORMATS.md", "hydragnn_hpc/DESIGN.md", "CONTRIBUTING.md",
     "tests/README.md",
     "tests/benchmarks/RESULTS-accuracy.md", "tests/benchmarks/RESULTS-any-data.md",
-    "tests/benchmarks/RESULTS-speed.md", "CHANGELOG.md",
+    "tests/benchmarks/RESULTS-speed.md", "tests/benchmarks/RESULTS-gpu.md", "CHANGELOG.md",
 )  # fmt: skip
 TEXTS = {name: (ROOT / name).read_text("utf-8") for name in NAMES}
 ENVIRONMENT = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}

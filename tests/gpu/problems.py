@@ -31,7 +31,9 @@ def problem(atoms: tuple[int, ...] = (9,), holes: float = 0.0, **network: object
 Make = Callable[[torch.device], tuple[Problem, Engine]]
 
 
-def _torch(atoms: tuple[int, ...], holes: float = 0.0, kind: type[TorchEngine] = TorchEngine, **network: object) -> Make:
+def _torch(
+    atoms: tuple[int, ...], holes: float = 0.0, kind: type[TorchEngine] = TorchEngine, **network: object
+) -> Make:
     def make(device: torch.device) -> tuple[Problem, Engine]:
         made = problem(atoms, holes, **network)
         return made, kind(made.sizes, made.samples, device, together=True, capture=device == GPU)

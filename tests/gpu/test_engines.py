@@ -94,4 +94,3 @@ def test_a_captured_step_is_one_launch(device: Device) -> None:
         stack.engine.update(stack.optimizer, stack.parameters, stack.gradients, factor)
     launched = device.launches - before
     assert launched["replay"] == 1 and launched.total() <= 12, launched  # the sample numbers, and Adam
-

@@ -1,4 +1,4 @@
-"""The choice of Triton's kernels on the pretended device, where they run in Triton's interpreter."""
+"""The choice of Triton's kernels on the emulated device, where they run in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hydragnn_hpc.config import parse_campaign
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.triton_kernels import operations
 from tests import campaigns
-from tests.gpu.pretended import Device
+from tests.gpu.emulated import Device
 from tests.gpu.problems import GPU, problem
 from tests.member.contract.problem import TASKS
 

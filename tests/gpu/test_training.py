@@ -23,7 +23,11 @@ from tests import campaigns
 from tests.gpu.emulated import Device
 from tests.gpu.problems import GPU
 
-CONTENT = {**campaigns.SMALL, "training": {"epochs": 3, "batch_size": 60, "engine": "torch"}, "launch": {"device": "cuda"}}
+CONTENT = {
+    **campaigns.SMALL,
+    "training": {"epochs": 3, "batch_size": 60, "engine": "torch"},
+    "launch": {"device": "cuda"},
+}
 CAMPAIGN = parse_campaign(CONTENT, "")
 ASSIGNMENTS = itertools.count(1)
 

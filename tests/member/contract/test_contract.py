@@ -7,6 +7,7 @@ The reference is the library engine in float64: PyTorch Geometric's layers and a
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable
 from functools import partial
 from inspect import signature
@@ -56,10 +57,13 @@ def _of_engines(names: str, values: Iterable[object]) -> Callable[[Test], Test]:
     return lambda test: pytest.mark.usefixtures("edges")(parametrized(test))
 
 
-# Triton's interpreter is slow: `tests/member/triton` has it in float32.
-IN_BOTH = [(n, d) for n in ENGINES for d in (torch.float64, torch.float32) if (n, d) != ("triton", torch.float32)]
-every = _of_engines("name", ENGINES)
-every_in_float32_too = _of_engines("name, dtype", IN_BOTH)
+# Triton's interpreter is slow: its engine is held to what its kernels do; tests/member/triton has more of it.
+PLAIN = [n for n in ENGINES if n != "triton"]
+BOTH = (torch.float64, torch.float32)
+every = _of_engines("name", PLAIN)
+every_and_kernels = _of_engines("name", ENGINES)
+every_in_float32_too = _of_engines("name, dtype", itertools.product(PLAIN, BOTH))
+every_and_kernels_in_float32_too = _of_engines("name, dtype", itertools.product(ENGINES, BOTH))
 LEVELS = {
     "mixed": TASKS,
     "graph": TASKS[:1],
@@ -118,7 +122,7 @@ def test_several_geometries(name: str, dtype: torch.dtype, atoms: tuple[int, ...
     check(problem, name, problem.index(6), dtype)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("basis", edge_features.BASES)
 @pytest.mark.parametrize("envelope", edge_features.ENVELOPES)
 def test_any_edge_features(name: str, basis: str, envelope: str) -> None:
@@ -181,7 +185,7 @@ OPTIMIZERS = {
 }
 
 
-@every_in_float32_too
+@every_and_kernels_in_float32_too
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_optimizers_are_torchs(name: str, dtype: torch.dtype, kind: str) -> None:
     """Thirty steps, a member leaving on the way, its state stored and restored."""
@@ -227,7 +231,7 @@ def test_wider_inputs_and_one_layer(name: str) -> None:
     check(problem, name, problem.index(6))
 
 
-@every
+@every_and_kernels
 @pytest.mark.parametrize("pairs", [0, 4], ids=["all", "some"])
 def test_isolated_atoms(name: str, pairs: int) -> None:
     rng = np.random.default_rng(5)
@@ -236,7 +240,7 @@ def test_isolated_atoms(name: str, pairs: int) -> None:
     check(problem, name, problem.index(6))
 
 
-@every
+@every_and_kernels
 @pytest.mark.parametrize("loops", [0, 2], ids=["isolated", "its own neighbour"])
 def test_samples_of_one_atom(name: str, loops: int) -> None:
     rng = np.random.default_rng(6)
@@ -260,14 +264,14 @@ def test_missing_targets_do_not_count(name: str, dtype: torch.dtype, share: floa
         assert not any(gradient.any() for gradient in found.gradients.values())
 
 
-@every
+@every_and_kernels
 def test_equal_neighbours(name: str) -> None:
     """Inputs of species alone: minimum and maximum meet many equal neighbours, and deviations vanish."""
     problem = shared(9, atoms=8, spread=0.0)
     check(problem, name, problem.index(8))
 
 
-@every
+@every_and_kernels
 def test_ties_between_neighbours_that_differ(name: str) -> None:
     """The message's weights are zero, so that all neighbours tie whatever they are (see `Engine`)."""
     lists = np.array([0, 2, 3, 4]), np.array([1, 2, 0, 0], np.int32)  # atom 0 has two neighbours, the others one
@@ -286,7 +290,7 @@ def test_ties_between_neighbours_that_differ(name: str) -> None:
     assert same == (not name.startswith("fused")), "the first neighbour takes the gradient in the fused engine alone"
 
 
-@every
+@every_and_kernels
 def test_batches_of_other_sizes_and_a_stack_that_shrinks(name: str) -> None:
     """One engine after another shape: the last small batch of an epoch, members that leave."""
     problem = shared(11)
@@ -321,7 +325,7 @@ def test_a_member_does_not_depend_on_its_stack(name: str, dtype: torch.dtype, at
     gradients, seen = torch.empty_like(parameters), buffers.clone()
     losses = engine.step(parameters, gradients, seen, index)
     predicted = engine.predict(parameters, buffers, index[0])
-    close = {"rtol": 1e-3, "atol": 1e-4} if name in ("torch together", "triton") else {"rtol": 0, "atol": 0}
+    close = {"rtol": 1e-3, "atol": 1e-4} if name == "torch together" else {"rtol": 0, "atol": 0}
     for places in ([1], [2, 0], [2, 1, 0], [1, 1, 1]):
         own, own_seen = torch.full_like(parameters[places], 7.0), buffers[places]
         again = engine.step(parameters[places], own, own_seen, index[places])
@@ -345,7 +349,7 @@ def test_a_prediction_does_not_depend_on_its_batch(name: str, at_once: int, monk
         torch.testing.assert_close(torch.cat([a[task] for a in alone], 1), values, rtol=1e-12, atol=1e-12)
 
 
-@every
+@every_and_kernels
 def test_not_a_number_shows_in_its_members_losses_alone(name: str) -> None:
     """A diverged member must be noticed: ReLU and minimum do not swallow it."""
     problem = shared(14)

@@ -26,16 +26,17 @@ TARGETS = {
 }  # fmt: skip
 INTEGERS = {"neighbours", "receivers", "senders", "places", "first", "degree"}
 LISTS = {"EDGES": True, "TRAINING": True, "ROWS": operations.TILE // operations.WIDEST, "COLUMNS": operations.WIDEST}
+NARROW = {**LISTS, "ROWS": operations.TILE // 32, "COLUMNS": 32}
 KERNELS: dict[str, tuple[dict[str, object], ...]] = {
-    "aggregate": (LISTS, {**LISTS, "EDGES": False}, {**LISTS, "TRAINING": False}, {**LISTS, "ROWS": 4, "COLUMNS": 32}),
-    "aggregate_back": (LISTS, {**LISTS, "EDGES": False}, {**LISTS, "ROWS": 4, "COLUMNS": 32}),
-    "edges_back": (LISTS, {**LISTS, "ROWS": 4, "COLUMNS": 32}),
+    "aggregate": (LISTS, {**LISTS, "EDGES": False}, {**LISTS, "TRAINING": False}, NARROW),
+    "aggregate_back": (LISTS, {**LISTS, "ROWS": 128, "COLUMNS": 1}, {**LISTS, "EDGES": False}, NARROW),
+    "edges_back": (LISTS, NARROW),
     "adam": tuple(
         {"BETA_1": 0.9, "BETA_2": 0.999, "DECAY": 0.01, "DECOUPLED": d, "COLUMNS": operations.BLOCK}
         for d in (False, True)
     ),
 }
-"""Kernels and their constants: those of a wide stack, and of a single member of 20 features."""
+"""Kernels and their constants: those of a wide stack, and of a single member of 20 features or one."""
 
 
 class Resources(NamedTuple):

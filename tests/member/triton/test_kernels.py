@@ -22,6 +22,8 @@ from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.member.torch_engine.with_kernels import TritonEngine
 from hydragnn_hpc.member.triton_kernels import kernels, operations
 from hydragnn_hpc.member.triton_kernels.available import unavailable
+from tests.benchmarks import cases
+from tests.benchmarks.gpu_estimate import count
 from tests.member.contract.problem import CPU, CUTOFF, Problem, agree, random_neighbours, random_samples
 
 ROOT = Path(__file__).parents[3]
@@ -68,3 +70,19 @@ def test_every_kernel_fits_into_the_registers_of_each_device() -> None:
 
 def test_there_are_no_kernels_on_a_cpu() -> None:
     assert unavailable(CPU) == "the device is the CPU"
+
+
+@pytest.mark.parametrize(("case", "share"), [("206", 3), ("periodic", 5)])
+def test_a_step_has_half_the_launches_and_moves_a_fraction_of_the_bytes(case: str, share: int) -> None:
+    """Counted from the arguments of every operation; those of the kernels are what each array holds, once."""
+    plain, one, two = (count(case, *what) for what in (("torch", 1), ("triton", 1), ("triton", 2)))
+    assert one.counted.launches == two.counted.launches <= 165 < plain.counted.launches
+    assert share * one.counted.memory <= plain.counted.memory
+    data = cases.make_samples(case)
+    edges = cases.BATCH * int(data.structure.degrees().sum())
+    rows, features = cases.BATCH * len(data.structure.degrees()), (1, *cases.CHANNELS[1:])
+    lists = 8 * (edges + 2 * rows)
+    # Forward: messages, four aggregates, ties; backward: all of them, four gradients, one result.
+    assert one.by_name["aggregate"] == sum(4 * rows * f * (1 + 4 + 1) + lists for f in features)
+    assert one.by_name["aggregate_back"] == sum(4 * rows * f * (1 + 4 + 1 + 4 + 1) + lists for f in features)
+    assert one.counted.cache == sum(4 * edges * f * (2 + 9) for f in features)
