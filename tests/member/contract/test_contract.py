@@ -62,8 +62,8 @@ PLAIN = [n for n in ENGINES if n != "triton"]
 BOTH = (torch.float64, torch.float32)
 every = _of_engines("name", PLAIN)
 every_and_kernels = _of_engines("name", ENGINES)
-every_in_float32_too = _of_engines("name, dtype", itertools.product(PLAIN, BOTH))
-every_and_kernels_in_float32_too = _of_engines("name, dtype", itertools.product(ENGINES, BOTH))
+every_in_float32_too = _of_engines("name, dtype", [*itertools.product(PLAIN, BOTH)])
+every_and_kernels_in_float32_too = _of_engines("name, dtype", [*itertools.product(ENGINES, BOTH)])
 LEVELS = {
     "mixed": TASKS,
     "graph": TASKS[:1],
