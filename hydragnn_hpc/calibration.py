@@ -3,17 +3,18 @@
 The score of a known value is ``|mean - truth| / spread``, with the mean and the standard deviation (ddof = 1) over the
 members. An interval of a ``level`` is ``mean ± r * spread`` with the smallest r for which
 
-    sum over structures k, values i of k:  [score_ki <= r] / n_k  >=  level (K + 1)
+    number of scores <= r  >=  level (1 + 1 / K) N
 
-for K structures with n_k known values each. For one value per structure that is the ceil((K + 1) level)-th smallest
-score, the usual finite-sample quantile (Vovk et al. 2005; Lei et al. 2018). Values of one structure depend on each
-other, so the structure is the unit that is exchangeable: each has the same weight, and the correction counts structures
-(Dunn, Wasserman & Ramdas 2022; Lee, Barber & Willett 2023). Where K is too small for a level, r is infinite.
+for N known values in K structures. For one value per structure that is the ceil((K + 1) level)-th smallest score, the
+usual finite-sample quantile (Vovk et al. 2005; Lei et al. 2018). Values of one structure depend on each other, so the
+structure is the unit that is exchangeable, and the correction 1 / K counts structures. Where K is too small for a
+level, r is infinite.
 
 Under exchangeability of the structures, a random value of a new structure is inside with a probability of at least
-``level``: on average over structures, not for each of them. Three things weaken this: a structure from elsewhere than
-the training's distribution; that the validation set has chosen the epoch; and, with a split by symmetry or
-composition, that equivalent samples are counted as several structures.
+``level``, on average over structures, not for each of them; where structures have different numbers of values, this
+holds of all values pooled, and for many structures only (Dunn, Wasserman & Ramdas, J. Am. Stat. Assoc. 2022). Three
+things weaken it: a structure from elsewhere than the training's distribution; that the validation set has chosen the
+epoch; and, with a split by symmetry or composition, that equivalent samples are counted as several structures.
 """
 
 from __future__ import annotations
@@ -43,22 +44,19 @@ class Scores:
 
     Attributes
     ----------
-    values, weights : numpy.ndarray
-        ``[n]``: the scores, and the cumulative sum of their weights, in structures.
+    values : numpy.ndarray
+        ``[n]``.
     structures : int
-        The number of structures.
+        The number of structures that they are of.
     """
 
     values: np.ndarray
-    weights: np.ndarray
     structures: int
 
     @classmethod
     def of(cls, scores: np.ndarray, structure: np.ndarray) -> Scores:
         """Sort scores ``[n]``; ``structure`` ``[n]`` is the index of each score's structure."""
-        _, place, counts = np.unique(structure, return_inverse=True, return_counts=True)
-        order = np.lexsort((place, scores))
-        return cls(scores[order], np.cumsum(1.0 / counts[place[order]]), len(counts))
+        return cls(np.sort(scores), len(np.unique(structure)))
 
     @property
     def largest_level(self) -> float:
@@ -67,9 +65,9 @@ class Scores:
 
     def quantile(self, level: float) -> float:
         """Return r of a level; infinite where there are too few structures for it."""
-        wanted = level * (self.structures + 1)
-        at = int(np.searchsorted(self.weights, wanted - 1e-9 * wanted))  # sums of 1 / n_k are rounded
-        return float(self.values[at]) if at < len(self.values) else math.inf
+        count = len(self.values)
+        rank = math.ceil(level * (1 + 1 / self.structures) * count * (1 - 1e-12))  # a product that is whole is rounded
+        return float(self.values[rank - 1]) if rank <= count else math.inf
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ def test_one_value_per_structure_gives_the_usual_quantile() -> None:
             assert known.quantile(level) == (rank if rank <= n else math.inf), (n, level)
 
 
-def test_structures_count_alike_however_many_atoms_they_have() -> None:
-    scores = np.concatenate([np.full(1000, 5.0), np.arange(1.0, 10.0)])
-    found = Scores.of(scores, np.concatenate([np.zeros(1000, int), np.arange(1, 10)]))
-    assert found.structures == 10 and found.quantile(0.4) == 5.0  # 1 to 4 and, of the large one, the first six tenths
-    assert found.quantile(0.9) == 9.0 and math.isinf(found.quantile(0.95))
+def test_the_correction_counts_structures_however_many_atoms_they_have() -> None:
+    scores = np.arange(1.0, 101.0)
+    alone, together = Scores.of(scores, np.arange(100)), Scores.of(scores, np.repeat(np.arange(10), 10))
+    assert (alone.quantile(0.5), together.quantile(0.5)) == (51.0, 55.0)
+    assert together.quantile(0.9) == 99.0 and math.isinf(together.quantile(0.95)) and alone.quantile(0.95) == 96.0
 
 
 def test_scores_in_another_order_change_nothing() -> None:

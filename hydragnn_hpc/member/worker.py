@@ -166,9 +166,12 @@ class Worker:
         return self._prepared[1:]
 
     def _describe(self, variant: str, data: TrainingData, model: TrainedModel) -> dict[str, np.ndarray] | None:
-        """Return the distribution of a model's features over the training set; None where memory is lacking for it."""
+        """Return the distribution of a model's features over the training set; None where memory is lacking for it.
+
+        On the CPU, so that no device that a stack just fits into needs memory for it.
+        """
         try:
-            trunk = Trunk(self._context.frozen.campaign, variant, model, self._device)
+            trunk = Trunk(self._context.frozen.campaign, variant, model, torch.device("cpu"))
             return asdict(training_features(trunk, data))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
