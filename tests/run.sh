@@ -9,6 +9,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 bash envs/local.sh || exit 1
+bash envs/tests.sh || true # without it some tests are skipped, and fail with CI=true
 export PATH=$PWD/.venv/bin:$PATH
 export OMP_NUM_THREADS=1
 
@@ -53,7 +54,6 @@ if ((${#missing[@]})) && [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; t
     echo "tests/run.sh: apt-get could not install them; the log is .tests-install.log" >&2
 fi
 
-bash envs/hydragnn.sh || true # without it tests/exchange skips what needs it, and fails with CI=true
 failed=0
 check() {
   echo "== $*"

@@ -44,7 +44,7 @@ KNOWN = Facts(1.0, {"H": "Ry", "C": "e", "M": "μB"}, [26, 78])
 def run_hydragnn(action: str, folder: Path) -> None:
     """Let HydraGNN itself work on a folder, in a process that finds it."""
     if not (HYDRAGNN / "installed").exists():
-        pytest.skip("HydraGNN is not installed; bash envs/hydragnn.sh")
+        pytest.skip("HydraGNN is not installed; bash envs/tests.sh")
     script = Path(__file__).with_name("real.py")
     found = subprocess.run(
         [sys.executable, str(script), action, str(folder)],
