@@ -263,7 +263,8 @@ class Campaign(Section):
                     training.model_copy(update={"cosine": cosine}),
                     ("plateau",) if training.schedule == "cosine" else ("cosine",),
                 ),
-                "launch": _at_default(self.launch, WITHOUT_EFFECT),
+                # A stack of one is what 'auto' is on a CPU.
+                "launch": _at_default(self.launch, (*WITHOUT_EFFECT, *["stack"] * (self.launch.stack == 1))),
                 "start": _anywhere(self.start),
             }
         )
@@ -313,8 +314,10 @@ def member_hash(campaign: Campaign, variant: Variant, dataset_sha256: str) -> st
     change the earlier ones, as they do where the length of a cosine schedule is the number of epochs.
     """
     settings = of_members(campaign, variant)
-    settings.get("training", {}).pop("epochs", None)
-    settings.get("launch", {}).pop("stack", None)
+    for section, key in (("training", "epochs"), ("launch", "stack")):
+        settings.get(section, {}).pop(key, None)
+        if not settings.get(section, True):
+            del settings[section]
     return _hash([HASH_SCHEMA, settings, dataset_sha256])
 
 

@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from hydragnn_hpc.config import WITHOUT_EFFECT, Campaign, config_hash, load_campaign, member_seed, parse_campaign
+from hydragnn_hpc.config import (
+    WITHOUT_EFFECT,
+    Campaign,
+    config_hash,
+    load_campaign,
+    member_hash,
+    member_seed,
+    parse_campaign,
+)
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.sections import OPTIMIZERS
 
@@ -330,6 +338,21 @@ def named(sha: str = "d", **changes: Any) -> str:
 )
 def test_what_has_no_effect_names_the_same_campaign(changes: dict[str, Any], other: dict[str, Any]) -> None:
     assert named(**changes) == named(**other)
+
+
+def test_a_stack_of_one_is_the_default_on_a_cpu() -> None:
+    assert named(launch={"stack": 1}) == named() == named(launch={"stack": "auto"})
+
+
+@pytest.mark.parametrize("more", [{}, {"training": {"batch_size": 16}, "launch": {"threads": 2}}])
+def test_a_member_is_the_same_with_more_epochs_and_in_any_stack(more: dict[str, Any]) -> None:
+    def hashed(**changes: Any) -> str:
+        sections = {key: {**more.get(key, {}), **changes.get(key, {})} for key in {*more, *changes}}
+        campaign = parse_campaign(content(**sections), "")
+        return member_hash(campaign, campaign.variants[0], "d")
+
+    same = {hashed(), hashed(launch={"stack": 4}), hashed(launch={"stack": 1}), hashed(training={"epochs": 300})}
+    assert len(same) == 1 and hashed(training={"epochs": 300}, model={"layers": 3}) not in same
 
 
 def test_what_results_depend_on_names_another_campaign() -> None:

@@ -95,6 +95,7 @@ class Controller:
         self._epochs = halving.targets(plan.frozen.campaign, ledger.read_rungs(folder))
         self._total = len(plan.members)
         counts = plan.counts()
+        self._to_share = self._queue.waiting
         self._done_before = counts.get(State.FINISHED, 0) + counts.get(State.DIVERGED, 0)
         self._diverged = counts.get(State.DIVERGED, 0)
         self._member_seconds: list[float] = []
@@ -213,7 +214,7 @@ class Controller:
         rivals = halving.contenders(campaign, ledger.read_rungs(self._folder), of) if of else ()
         if not rivals or self._queue.variants.intersection(rivals):
             return
-        for line in rungs.advance(self._folder, campaign):
+        for line in rungs.advance(self._folder, campaign, [of] if of else [], self._queue.given_up):
             self.display.line(line)
         outgrown = [m for m in ledger.read_members(self._folder, campaign) if m.outgrown]
         again = {(m.variant, m.replica) for m in outgrown}
@@ -222,6 +223,7 @@ class Controller:
         self._done_before -= len(again - self._queue.finished)
         self._queue.add((v, tuple(r for r in replicas if (v, r) in again)) for v, replicas in campaign.stacks())
         self._epochs = halving.targets(campaign, ledger.read_rungs(self._folder))
+        self._to_share = self._queue.waiting + sum(len(a.replicas) for a in self._queue.running().values())
 
     def _free(self, worker: WorkerId, stopped: bool) -> None:
         running = self._queue.running().get(worker)
@@ -262,6 +264,8 @@ class Controller:
             self._files.log(
                 StackFailed, worker, variant=variant, replicas=tuple(replicas), cause=event.cause, final=final
             )
+            if final:
+                self._advance(variant)
 
     def _returned(self, worker: WorkerId, event: Returned) -> None:
         """Continue with a stack without graphs, or in two halves."""
@@ -356,7 +360,7 @@ class Controller:
             return fitting
         if worker not in self._devices or self._devices[worker].type == "cpu":
             return 1  # a member's time is then its own
-        even = even_stack(self._total - self._done_before, len(self._expected), self._plan.frozen.campaign.replicas)
+        even = even_stack(self._to_share, len(self._expected), self._plan.frozen.campaign.replicas)
         return min(even, fitting or even)
 
     def _time_is_up(self) -> bool:
@@ -471,9 +475,10 @@ class Controller:
     def _seconds_left(self) -> float | None:
         now = time.monotonic()
         running = [now - busy.since for busy in self._busy.values()]
-        return seconds_left(
-            self._member_seconds, running, self._queue.waiting_stacks, len(self._idle) + len(self._busy)
-        )
+        waiting = self._queue.waiting_stacks
+        if self._launch.stack == "auto" and self._devices:  # members wait one by one, and are joined
+            waiting = -(-waiting // (self._largest_stack(next(iter(self._devices)), "") or 1))
+        return seconds_left(self._member_seconds, running, waiting, len(self._idle) + len(self._busy))
 
     def _note(self) -> str:
         epochs = ", ".join(f"{a.variant} {self._busy[w].epoch}" for w, a in list(self._queue.running().items())[:4])

@@ -105,7 +105,8 @@ def begin(plan: RunPlan, folder: CampaignFolder) -> RunPlan:
         remove_leftovers(place)
     write_record(folder.remarks, plan.on_campaign)
     unfinished, campaign = [], plan.frozen.campaign
-    if rungs.advance(folder, campaign):  # all members had come to a rung when the last run ended
+    # All members may have come to a rung when the last run ended.
+    if campaign.sweep and rungs.advance(folder, campaign, campaign.sweep.of):
         plan = replace(plan, members=ledger.read_members(folder, campaign))
     variants = {v.name: v for v in campaign.variants}
     for member in plan.members:

@@ -13,6 +13,7 @@ depend on each other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,7 +29,7 @@ from hydragnn_hpc.member.training.checkpoint import TrainedModel
 from hydragnn_hpc.records.model import ModelTask
 from hydragnn_hpc.sections import Task, Variant
 
-MOST_SAMPLES, MOST_ATOMS = 20_000, 2_000_000
+MOST_SAMPLES, MOST_ATOMS = 20_000, 250_000
 """At most this much of the training set, evenly spaced in its order, is used for the distribution: a bound on time."""
 BATCH_ATOMS = 65_536
 """Atoms whose features are computed at once: a bound on memory."""
@@ -111,14 +112,23 @@ class Trunk:
         return features
 
 
-def training_features(trunk: Trunk, data: TrainingData) -> FeatureDistribution:
-    """Return the distribution of a trunk's features over the training set, or part of a large one."""
+def training_features(
+    trunk: Trunk, data: TrainingData, alive: Callable[[], None] = lambda: None
+) -> FeatureDistribution:
+    """Return the distribution of a trunk's features over the training set, or part of a large one.
+
+    ``alive`` is called after each batch.
+    """
     part, offsets = data.parts[0], data.structure.atom_offsets
     most = min(MOST_SAMPLES, int(MOST_ATOMS // (np.diff(offsets)[part].mean())) + 1)
     chosen = part[np.unique(np.linspace(0, len(part) - 1, min(len(part), most)).astype(np.int64))]
     ends = np.cumsum(np.diff(offsets)[chosen])
     batches = np.split(chosen, np.flatnonzero(np.diff(ends // BATCH_ATOMS)) + 1)
-    return FeatureDistribution.of(np.concatenate([trunk.features(_graphs(data, batch)) for batch in batches]))
+    features = []
+    for batch in batches:
+        features.append(trunk.features(_graphs(data, batch)))
+        alive()
+    return FeatureDistribution.of(np.concatenate(features))
 
 
 def _graphs(data: TrainingData, chosen: np.ndarray) -> Graphs:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import gc
 import os
 import select
 import signal
@@ -172,14 +171,11 @@ class Worker:
         """
         try:
             trunk = Trunk(self._context.frozen.campaign, variant, model, torch.device("cpu"))
-            return asdict(training_features(trunk, data))
+            return asdict(training_features(trunk, data, self._channel.alive))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return None
-        finally:
-            if self.on_device:
-                gc.collect()  # else the trunk's tensors, which refer to one another, keep their memory
 
     def _between_batches(self) -> None:
         self._channel.alive()

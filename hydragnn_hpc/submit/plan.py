@@ -71,7 +71,11 @@ def work_left(campaign: Campaign, out: Path, seconds: float | None) -> Work:
     members = read_members(CampaignFolder(out), campaign)
     unfinished = {(m.variant, m.replica) for m in members if m.result is None}
     stacks = sum(any((variant, r) in unfinished for r in replicas) for variant, replicas in campaign.stacks())
-    measured = [m.result.seconds for m in members if m.result and m.result.seconds]
+    # An 'auto' stack counts here as so many stacks of one member, each with its share of the time.
+    joined = campaign.launch.stack == "auto"
+    measured = [
+        m.result.seconds / (len(m.result.stack) if joined else 1) for m in members if m.result and m.result.seconds
+    ]
     basis = "from --seconds" if seconds else f"measured on {len(measured)} finished members" if measured else ""
     return Work(len(unfinished), stacks, seconds or max(measured, default=None), basis)
 

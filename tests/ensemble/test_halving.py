@@ -17,11 +17,15 @@ import pytest
 
 from hydragnn_hpc.config import Campaign, config_hash, parse_campaign
 from hydragnn_hpc.ensemble.growth import changes
+from hydragnn_hpc.ensemble.rungs import advance
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.halving import best, ended, targets
+from hydragnn_hpc.ledger import read_rungs
+from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.records.rungs import Rungs
 from tests import campaigns
 from tests.ensemble.test_runs import BIN, outcome, run
+from tests.member_records import ERRORS, a_result
 
 RATES = [0.0001, 0.001, 0.01]
 SWEEP: dict[str, Any] = {
@@ -54,6 +58,27 @@ def test_the_best_go_on_and_of_equals_the_first() -> None:
     assert best(scores, Fraction(1, 3)) == ("a", "b")
     assert best(scores, Fraction(2, 5)) == ("a", "b") and best(scores, Fraction(3, 5)) == ("a", "b", "c")
     assert best({"d": []}, Fraction(1, 2)) == ()
+
+
+def test_a_member_that_is_given_up_holds_up_no_rung(tmp_path: Path) -> None:
+    campaign, folder = parsed(replicas=2), CampaignFolder(tmp_path)
+    names = [p.name for p in campaign.sweep.points] if campaign.sweep else []
+
+    def finished(name: str, replica: int, error: float) -> None:
+        files = folder.member(name, replica)
+        files.make()
+        errors = ERRORS.model_copy(update={"rmse_validation": error})
+        result = a_result(variant=name, replica=replica, tasks={"H": errors}, epochs=2, stopped_by="epochs")
+        write_record(files.result, result)
+
+    for rank, name in enumerate(names[1:]):
+        finished(name, 0, 1.0 + rank)
+        finished(name, 1, 1.0 + rank)
+    finished(names[0], 0, 1.5)
+    assert advance(folder, campaign, ["H"]) == [], "a member may still come"
+    assert advance(folder, campaign, [], {(names[0], 1)}) == [], "the rung of another variant"
+    assert advance(folder, campaign, ["H"], {(names[0], 1)}) == ["H at epoch 2: 2 of 6 points go on"]
+    assert read_rungs(folder).survivors == {"H": ((names[0], names[1]),)}
 
 
 @pytest.mark.parametrize(

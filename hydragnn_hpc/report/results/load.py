@@ -110,7 +110,7 @@ class Results(rows.Snapshot):
             raise UserError(
                 f"{path} is not a history: it lacks epoch, train_loss or validation_loss; remove it and run again"
             )
-        if any(history[name].dtype.kind not in "iuf" for name in HISTORY if name in history):
+        if len(history) and any(history[name].dtype.kind not in "iuf" for name in HISTORY if name in history):
             raise UserError(f"{path} is not a history: a value in it is not a number; remove it and run again")
         return history[[c for c in HISTORY if c in history]]
 

@@ -252,6 +252,6 @@ def _worker_seconds_left(snapshot: Snapshot, running: dict[str, RunningMember]) 
         if member.state in UNSETTLED:
             expected = means[member.variant]
             epoch = running[member.name].epoch if member.name in running else 0
-            share = 1 - min(epoch / epochs[member.variant], 1.0)
+            share = 1 - min(epoch / max(epochs[member.variant], 1), 1.0)
             total += (sum(known) / len(known) if expected is None else expected) * share / rows.stacked(snapshot)
     return total
