@@ -15,8 +15,9 @@ from hydragnn_hpc.ensemble import rungs
 from hydragnn_hpc.ensemble.display import Display, names
 from hydragnn_hpc.ensemble.folder import RunPlan
 from hydragnn_hpc.ensemble.messenger import RankPlacement
-from hydragnn_hpc.ensemble.run_files import RunFiles, stack_limits
-from hydragnn_hpc.ensemble.stack_queue import StackQueue, WorkerId, even_stack, seconds_left
+from hydragnn_hpc.ensemble.run_files import RunFiles
+from hydragnn_hpc.ensemble.stack_queue import StackQueue, WorkerId, seconds_left
+from hydragnn_hpc.ensemble.stack_sizes import StackSizes
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.paths import CampaignFolder
@@ -95,7 +96,6 @@ class Controller:
         self._epochs = halving.targets(plan.frozen.campaign, ledger.read_rungs(folder))
         self._total = len(plan.members)
         counts = plan.counts()
-        self._to_share = self._queue.waiting
         self._done_before = counts.get(State.FINISHED, 0) + counts.get(State.DIVERGED, 0)
         self._diverged = counts.get(State.DIVERGED, 0)
         self._member_seconds: list[float] = []
@@ -108,7 +108,8 @@ class Controller:
         self._broken: dict[WorkerId, str] = {}
         self._without_graphs: set[WorkerId] = set()
         self._without_mps = False
-        self._most = stack_limits(folder)
+        self._sizes = StackSizes(self._launch.stack, plan.frozen.campaign.replicas, len(self._expected), folder)
+        self._sizes.share(self._queue.waiting)
         self._longest_epoch = 0.0
         self._assignments = 0
         self._stop: ExitCode | None = None
@@ -208,22 +209,15 @@ class Controller:
     def _advance(self, variant: str) -> None:
         """Where this variant was the last at a rung of a sweep's halving, train the members that go on further."""
         campaign = self._plan.frozen.campaign
-        if campaign.sweep is None or campaign.sweep.halving is None:
+        lines, again = rungs.next_rung(self._folder, campaign, variant, self._queue.variants, self._queue.given_up)
+        if not lines:
             return
-        of = next((p.of for p in campaign.sweep.points if p.name == variant), None)
-        rivals = halving.contenders(campaign, ledger.read_rungs(self._folder), of) if of else ()
-        if not rivals or self._queue.variants.intersection(rivals):
-            return
-        for line in rungs.advance(self._folder, campaign, [of] if of else [], self._queue.given_up):
+        for line in lines:
             self.display.line(line)
-        outgrown = [m for m in ledger.read_members(self._folder, campaign) if m.outgrown]
-        again = {(m.variant, m.replica) for m in outgrown}
-        for member in outgrown:
-            ledger.reopen_result(self._folder.member(member.variant, member.replica))
         self._done_before -= len(again - self._queue.finished)
         self._queue.add((v, tuple(r for r in replicas if (v, r) in again)) for v, replicas in campaign.stacks())
         self._epochs = halving.targets(campaign, ledger.read_rungs(self._folder))
-        self._to_share = self._queue.waiting + sum(len(a.replicas) for a in self._queue.running().values())
+        self._sizes.share(self._queue.waiting + sum(len(a.replicas) for a in self._queue.running().values()))
 
     def _free(self, worker: WorkerId, stopped: bool) -> None:
         running = self._queue.running().get(worker)
@@ -279,18 +273,15 @@ class Controller:
             self._without_graphs.add(worker)
             remedy = "steps run without CUDA graphs, which is slower"
         else:
-            size = max(1, len(running.replicas) // 2)
-            if running.replicas:  # otherwise all results were written before
-                more |= {"device": self._device_name(worker), "most": size}
-                self._most[running.variant, self._device_name(worker)] = size
-            remedy = f"continues in stacks of {size}"
+            remedy = "all its members have results"
+            if running.replicas:
+                size = self._sizes.halve(running.variant, self._devices[worker], len(running.replicas))
+                more |= {"device": self._devices[worker].name, "most": size}
+                remedy = f"continues in stacks of {size}"
         self._queue.stopped(worker)
         where = f"rank {worker[0]} ({self._placements[worker[0]].host})"
         self.display.line(f"{names(running.variant, list(running.replicas))} on {where}: {event.detail}; {remedy}")
         self._files.log(StackReturned, worker, reason=event.reason, detail=event.detail, **more)
-
-    def _device_name(self, worker: WorkerId) -> str:
-        return self._devices[worker].name if worker in self._devices else ""
 
     def _count_written_results(self, worker: WorkerId) -> None:
         """Count members as finished if their results are on disk: their worker died before it could report them."""
@@ -327,9 +318,8 @@ class Controller:
             self._asked_to_stop.update(running)
             return [(worker, Stop()) for worker in running]
         for worker in sorted(self._idle):
-            assignment = self._queue.next(
-                worker, functools.partial(self._largest_stack, worker), join=self._launch.stack == "auto"
-            )
+            largest = functools.partial(self._sizes.largest, device=self._devices.get(worker))
+            assignment = self._queue.next(worker, largest, join=self._sizes.auto)
             if assignment is None:
                 break
             self._idle.discard(worker)
@@ -352,16 +342,6 @@ class Controller:
                 StackAssigned, worker, variant=train.variant, replicas=train.replicas, attempt=train.attempt
             )
         return commands
-
-    def _largest_stack(self, worker: WorkerId, variant: str) -> int | None:
-        """Return how many members of a variant a worker may train together; None: as many as were planned."""
-        fitting = self._most.get((variant, self._device_name(worker)))
-        if self._launch.stack != "auto":
-            return fitting
-        if worker not in self._devices or self._devices[worker].type == "cpu":
-            return 1  # a member's time is then its own
-        even = even_stack(self._to_share, len(self._expected), self._plan.frozen.campaign.replicas)
-        return min(even, fitting or even)
 
     def _time_is_up(self) -> bool:
         # An epoch in progress has to end first; a quarter is added because the time of epochs varies.
@@ -476,8 +456,8 @@ class Controller:
         now = time.monotonic()
         running = [now - busy.since for busy in self._busy.values()]
         waiting = self._queue.waiting_stacks
-        if self._launch.stack == "auto" and self._devices:  # members wait one by one, and are joined
-            waiting = -(-waiting // (self._largest_stack(next(iter(self._devices)), "") or 1))
+        if self._sizes.auto and self._devices:  # members wait one by one, and are joined
+            waiting = -(-waiting // (self._sizes.largest("", next(iter(self._devices.values()))) or 1))
         return seconds_left(self._member_seconds, running, waiting, len(self._idle) + len(self._busy))
 
     def _note(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -15,24 +14,12 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, Member
 from hydragnn_hpc.paths import CampaignFolder, append_record, read_record, write_record
 from hydragnn_hpc.records.member import Failure, Result
-from hydragnn_hpc.records.run import LogEntry, LogLine, Progress, StackReturned
+from hydragnn_hpc.records.run import LogEntry, Progress
 from hydragnn_hpc.records.summary import DatasetSummary
 
 _PROGRESS_SECONDS = 2.0
 _TABLES_SECONDS = 5.0
 _TABLES_SHARE = 50.0  # minimum time between two updates of the tables, as a multiple of the time that an update takes
-
-
-def stack_limits(folder: CampaignFolder) -> dict[tuple[str, str], int]:
-    """Return how many members of a variant fitted into the memory of a device of that name in earlier runs."""
-    found: dict[tuple[str, str], int] = {}
-    with contextlib.suppress(OSError), folder.events.open(errors="replace") as stream:
-        for line in (line for line in stream if '"most"' in line):
-            with contextlib.suppress(ValueError):
-                entry = LogLine.model_validate_json(line).root
-                if isinstance(entry, StackReturned) and entry.most:
-                    found[entry.variant, entry.device] = entry.most
-    return found
 
 
 class RunFiles:

@@ -35,6 +35,34 @@ def advance(
     return lines
 
 
+def next_rung(
+    folder: CampaignFolder,
+    campaign: Campaign,
+    variant: str,
+    unsettled: Collection[str],
+    given_up: Collection[tuple[str, int]],
+) -> tuple[list[str], set[tuple[str, int]]]:
+    """Decide what waits for a variant, once its rivals are settled too, and reopen the members that go on.
+
+    Returns
+    -------
+    lines : list of str
+        One for each rung that has been decided.
+    again : set of (str, int)
+        Members that are trained further.
+    """
+    sweep = campaign.sweep
+    of = next((p.of for p in sweep.points if p.name == variant), None) if sweep and sweep.halving else None
+    rivals = halving.contenders(campaign, ledger.read_rungs(folder), of) if of else ()
+    if of is None or not rivals or not set(rivals).isdisjoint(unsettled):
+        return [], set()
+    lines = advance(folder, campaign, [of], given_up)
+    outgrown = [m for m in ledger.read_members(folder, campaign) if m.outgrown] if lines else []
+    for member in outgrown:
+        ledger.reopen_result(folder.member(member.variant, member.replica))
+    return lines, {(m.variant, m.replica) for m in outgrown}
+
+
 def _decide(folder: CampaignFolder, campaign: Campaign, of: str, given_up: Collection[tuple[str, int]]) -> str:
     sweep, rungs = campaign.sweep, ledger.read_rungs(folder)
     if sweep is None or sweep.halving is None:

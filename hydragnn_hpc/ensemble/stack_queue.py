@@ -164,12 +164,6 @@ class StackQueue:
         return not self._running and not self._waiting
 
 
-def even_stack(members: int, workers: int, replicas: int) -> int:
-    """Return how many of a variant's ``replicas`` to train together, so that ``workers`` share ``members`` evenly."""
-    largest = min(-(-members // workers), replicas)
-    return -(-replicas // -(-replicas // largest))
-
-
 def seconds_left(spent: Collection[float], running: Collection[float], waiting: int, workers: int) -> float | None:
     """Estimate the remaining time of a run in seconds.
 

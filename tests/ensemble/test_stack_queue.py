@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydragnn_hpc.ensemble.stack_queue import StackQueue, even_stack, seconds_left
+from hydragnn_hpc.ensemble.stack_queue import StackQueue, seconds_left
+from hydragnn_hpc.ensemble.stack_sizes import even_stack
 
 stacks_strategy = st.lists(
     st.tuples(st.sampled_from(["HCM", "HC", "H"]), st.integers(1, 4)), min_size=1, max_size=6

@@ -15,7 +15,7 @@ import pytest
 from ase import Atoms
 
 from hydragnn_hpc import Ensemble
-from hydragnn_hpc.ensemble.run_files import stack_limits
+from hydragnn_hpc.ensemble.stack_sizes import fitting_stacks
 from hydragnn_hpc.paths import CampaignFolder
 from tests import campaigns
 from tests.gpu.emulated import emulated
@@ -141,5 +141,7 @@ def test_a_lack_of_memory_halves_the_stack_and_costs_no_attempt(folder: Path, un
     halved = run(folder, "little", memory=undisturbed.workers[0]["peak"] * 2 // 3)
     assert [len(result["stack"]) for result in halved.results.values()] == [2, 2, 2, 2]
     assert halved.output.count("continues in stacks of 2") == 1 and len(halved.workers) == 2
-    assert stack_limits(CampaignFolder(folder / "little")) == {("HCM", "emulated"): 2}, "the next run does not know it"
+    assert fitting_stacks(CampaignFolder(folder / "little")) == {("HCM", "emulated"): 2}, (
+        "the next run does not know it"
+    )
     assert {result["attempt"] for result in halved.results.values()} == {1}
