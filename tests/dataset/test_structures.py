@@ -183,7 +183,7 @@ BAD_FRAMES: dict[str, tuple[Callable[[list[Atoms]], object], str]] = {
     "no cell": (lambda m: m[4].cell.__setitem__(slice(None), 0), "frame 4: a periodic boundary needs a cell"),
     "exploded": (lambda m: m[4].positions.__setitem__((1, 2), 1e12), "frame 4: atom 1 is at .*beyond"),
     "nan position": (lambda m: m[4].positions.__setitem__((1, 2), np.nan), "frame 4: atom 1 is at .*not finite"),
-    "coincide": (lambda m: m[4].positions.__setitem__(1, m[4].positions[0]), "frame 4: atoms 0 and 1 are at the same position"),
+    "coincide": (lambda m: m[4].positions.__setitem__(1, m[4].positions[0]), "frame 4: atoms 0 and 1 are at the same"),
     "no element": (lambda m: m[4].numbers.__setitem__(0, 0), "frame 4: atom 0 is not an element"),
     "width": (lambda m: m[4].info.update(dipole_moment=[1.0, 2.0]), "frame 4: .*2 components, but 3 in .*frame 0"),
     "infinite": (lambda m: m[4].info.update(dipole_moment=[1.0, np.inf, 2.0]), "frame 4: .*infinite"),
