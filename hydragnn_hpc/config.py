@@ -103,6 +103,7 @@ class Campaign(Section):
         for variant in self.variants:
             if variant.differs or self.start or any(self.tasks[task].vector for task in variant.tasks):
                 try:
+                    self._check_rate(variant)
                     own = self.of_variant(variant)
                     own._check_references()
                     own._check_folds()
@@ -163,6 +164,14 @@ class Campaign(Section):
                 raise ValueError(f"start.freeze: '{part}' is not among start.parts, and would never be trained; add it")
         if {"trunk", *self.tasks} <= set(self.start.freeze) and self.training.epochs:
             raise ValueError("start.freeze: no part is left to train; set training.epochs=0, or leave one out")
+
+    def _check_rate(self, variant: Variant) -> None:
+        start, optimizer = variant.start or self.start, variant.training.get("optimizer")
+        rate = start.learning_rate if start else None
+        if rate is not None and isinstance(optimizer, dict) and "learning_rate" in optimizer:
+            raise ValueError(
+                f"start.learning_rate={rate:g} replaces its own training.optimizer.learning_rate; leave one out"
+            )
 
     def _check_vectors(self) -> None:
         """Check the tasks of a campaign of one variant."""

@@ -20,9 +20,9 @@ def targets(campaign: Campaign, rungs: Rungs) -> dict[str, int]:
     epochs = {v.name: campaign.epochs(v) for v in campaign.variants}
     if campaign.sweep is None or campaign.sweep.halving is None:
         return epochs
-    at = campaign.sweep.halving.at
+    at, survivors = campaign.sweep.halving.at, _survivors(rungs)
     for point in campaign.sweep.points:
-        passed = sum(point.name in names for names in rungs.survivors.get(point.of, ()))
+        passed = sum(point.name in names for names in survivors.get(point.of, ()))
         if passed < len(at):
             epochs[point.name] = at[passed]
     return epochs
@@ -30,12 +30,16 @@ def targets(campaign: Campaign, rungs: Rungs) -> dict[str, int]:
 
 def ended(campaign: Campaign, rungs: Rungs) -> dict[str, int]:
     """Return the points that do not go on, and the epoch at which each ended."""
-    reached = targets(campaign, rungs)
+    reached, survivors = targets(campaign, rungs), _survivors(rungs)
     return {
         point.name: reached[point.name]
         for point in (campaign.sweep.points if campaign.sweep and campaign.sweep.halving else ())
-        if not all(point.name in names for names in rungs.survivors.get(point.of, ()))
+        if not all(point.name in names for names in survivors.get(point.of, ()))
     }
+
+
+def _survivors(rungs: Rungs) -> dict[str, list[set[str]]]:
+    return {of: [set(names) for names in decided] for of, decided in rungs.survivors.items()}
 
 
 def contenders(campaign: Campaign, rungs: Rungs, of: str) -> tuple[str, ...]:
@@ -51,8 +55,8 @@ def best(scores: Mapping[str, Sequence[float]], share: Fraction) -> tuple[str, .
     ``scores`` are those of each point's finished members; a point without any does not go on.
     """
     means = {name: math.fsum(own) / len(own) for name, own in scores.items() if own}
-    order = sorted(means, key=means.__getitem__)[: math.ceil(share * len(scores))]
-    return tuple(name for name in scores if name in order)
+    first = set(sorted(means, key=means.__getitem__)[: math.ceil(share * len(scores))])
+    return tuple(name for name in scores if name in first)
 
 
 def score(result: Result) -> float | None:

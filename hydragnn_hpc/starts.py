@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from hydragnn_hpc import ledger
 from hydragnn_hpc.config import Campaign, source_hash
 from hydragnn_hpc.errors import UserError, nearest
-from hydragnn_hpc.ledger import Frozen, State
+from hydragnn_hpc.ledger import Frozen, Member, State
 from hydragnn_hpc.paths import CampaignFolder, read_record
 from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.summary import DatasetSummary
@@ -25,22 +27,39 @@ def resolved(campaign: Campaign, manifest: Manifest) -> Campaign:
     UserError
         If a source is not a campaign, lacks finished members, does not fit, or has another hash than the one given.
     """
+    sources = cache(_source)  # many variants, such as the points of a sweep, start from the same members
     for variant in campaign.variants:
         own = campaign.of_variant(variant)
         if own.start is not None:
             try:
-                _check(own, own.start, manifest)
+                _check(own, own.start, sources(own.start.folder, own.start.variant), manifest)
             except UserError as error:
                 raise UserError(f"variant '{variant.name}': start.from={own.start.folder}: {error}") from error
-    variants = tuple(v.model_copy(update={"start": _with_hash(v.start)}) for v in campaign.variants)
-    return campaign.model_copy(update={"start": _with_hash(campaign.start), "variants": variants})
+
+    def with_hash(start: Start | None) -> Start | None:
+        return start and _with_hash(start, sources(start.folder, start.variant).hash)
+
+    variants = tuple(v.model_copy(update={"start": with_hash(v.start)}) for v in campaign.variants)
+    return campaign.model_copy(update={"start": with_hash(campaign.start), "variants": variants})
 
 
-def _with_hash(start: Start | None) -> Start | None:
-    if start is None:
-        return None
-    source = _source(start)
-    actual = source_hash(source.campaign, source.campaign.variant(start.variant), source.dataset_sha256)
+def check_unchanged(start: Start) -> None:
+    """Check that a source is still the one whose hash a campaign has.
+
+    Raises
+    ------
+    UserError
+        If it has been trained on, or replaced.
+    """
+    frozen = _frozen(start.folder, start.variant)
+    if start.sha256 not in (None, _hash(frozen, start.variant)):
+        raise UserError(
+            f"start.from={start.folder}: variant {start.variant} has been trained on, or replaced, since the run began;"
+            " restore it, or run into another folder"
+        )
+
+
+def _with_hash(start: Start, actual: str) -> Start:
     if start.sha256 not in (None, actual):
         raise UserError(
             f"start.from={start.folder}: variant {start.variant} has the hash {actual[:12]}, not {start.sha256}, which"
@@ -49,32 +68,49 @@ def _with_hash(start: Start | None) -> Start | None:
     return start.model_copy(update={"sha256": actual})
 
 
-def _source(start: Start) -> Frozen:
-    """Read the campaign that members start from; it must have the variant."""
-    source = ledger.read_frozen(CampaignFolder(Path(start.folder)))
-    names = [v.name for v in source.campaign.variants]
-    if start.variant not in names:
-        raise UserError(f"it has no variant '{start.variant}'{nearest(start.variant, names)}")
-    return source
+@dataclass(frozen=True)
+class _Source:
+    """A variant that members start from: as a campaign of its own, its members, its hash, its data set."""
+
+    campaign: Campaign
+    members: list[Member]
+    hash: str
+    summary: DatasetSummary
 
 
-def _check(own: Campaign, start: Start, manifest: Manifest) -> None:
+def _source(folder: str, name: str) -> _Source:
+    """Read a variant that members start from; its campaign must have it."""
+    frozen, files = _frozen(folder, name), CampaignFolder(Path(folder))
+    campaign, variant = frozen.campaign, frozen.campaign.variant(name)
+    epochs = campaign.epochs(variant)
+    members = [ledger.read_member(files, name, replica, epochs) for replica in range(campaign.replicas)]
+    summary = read_record(files.dataset, DatasetSummary)
+    return _Source(campaign.of_variant(variant), members, _hash(frozen, name), summary)
+
+
+def _frozen(folder: str, variant: str) -> Frozen:
+    frozen = ledger.read_frozen(CampaignFolder(Path(folder)))
+    names = [v.name for v in frozen.campaign.variants]
+    if variant not in names:
+        raise UserError(f"it has no variant '{variant}'{nearest(variant, names)}")
+    return frozen
+
+
+def _hash(frozen: Frozen, variant: str) -> str:
+    return source_hash(frozen.campaign, frozen.campaign.variant(variant), frozen.dataset_sha256)
+
+
+def _check(own: Campaign, start: Start, source: _Source, manifest: Manifest) -> None:
     """Check a variant, as a campaign of its own, against its source."""
-    source = _source(start)
-    variant = source.campaign.variant(start.variant)
-    if source.campaign.replicas < own.replicas:
+    if len(source.members) < own.replicas:
         raise UserError(
-            f"it has {source.campaign.replicas} replicas, and {own.replicas} are to start from them; set"
-            f" replicas={source.campaign.replicas} or fewer"
+            f"it has {len(source.members)} replicas, and {own.replicas} are to start from them; set"
+            f" replicas={len(source.members)} or fewer"
         )
-    folder = CampaignFolder(Path(start.folder))
-    for replica in range(own.replicas):
-        member = ledger.read_member(folder, variant.name, replica, source.campaign.epochs(variant))
+    for member in source.members[: own.replicas]:
         if member.state is not State.FINISHED:
             raise UserError(f"its member {member.name} is {member.state}, not finished; run that campaign first")
-    theirs = source.campaign.of_variant(variant)
-    summary = read_record(folder.dataset, DatasetSummary)
-    for problem in _differences(own, start, theirs, manifest, summary):
+    for problem in _differences(own, start, source.campaign, manifest, source.summary):
         raise UserError(problem)
 
 
@@ -86,7 +122,7 @@ def _differences(
     chosen = start.named(tasks)
     keys = [*(_OF_TRUNK if "trunk" in chosen else ("channels",))]
     levels = {own.tasks[task].level for task in tasks if task in chosen}
-    keys += [f"{level}_head" for level in sorted(levels)]
+    keys += [f"{level}_head" for level in sorted(levels)] + ["pooling"] * ("graph" in levels)
     for key in keys:
         wanted, given = getattr(own.model, key), getattr(theirs.model, key)
         if wanted != given:
@@ -107,6 +143,11 @@ def _differences(
             yield f"its task '{task}' is at {theirs.tasks[task].level} level; leave its head out of start.parts"
         elif len(summary.targets[theirs.tasks[task].field].minimum) != manifest.targets[own.tasks[task].field].width:
             yield f"its task '{task}' has another number of components; leave its head out of start.parts"
+        elif theirs.tasks[task].reference != own.tasks[task].reference:
+            yield (
+                f"its task '{task}' has reference={theirs.tasks[task].reference}, not {own.tasks[task].reference}; use"
+                " the same, or leave its head out of start.parts"
+            )
 
 
 def _shown(value: object) -> str:

@@ -13,12 +13,18 @@ from hypothesis import strategies as st
 
 from hydragnn_hpc.config import Campaign, config_hash, parse_campaign
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.ledger import read_frozen, read_members
+from hydragnn_hpc.ledger import Frozen, Member, State, read_frozen, read_members
 from hydragnn_hpc.member.engine.subset import nested
-from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.report.analysis.sweep import PowerLaw, fit, saved
+from hydragnn_hpc.paths import CampaignFolder, write_record
+from hydragnn_hpc.records.rungs import Rungs
+from hydragnn_hpc.report.analysis.spread import spreads
+from hydragnn_hpc.report.analysis.sweep import PowerLaw, fit, power_laws, saved
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.rows import Snapshot
+from hydragnn_hpc.report.tables import table1
 from hydragnn_hpc.sweeps import Range
 from tests import campaigns
+from tests.member_records import ERRORS, a_result
 
 RATES = {"minimum": 1e-4, "maximum": 1e-2, "log": True}
 
@@ -122,6 +128,16 @@ def test_variants_that_do_not_go_with_a_sweep_are_refused(variant: Any, over: di
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_rate_beside_that_of_a_start_is_refused() -> None:
+    start = {"from": "/a", "variant": "H", "learning_rate": 0.01}
+    for over in ({"training.optimizer.learning_rate": [0.1]}, {"training.optimizer": [{"learning_rate": 0.1}]}):
+        with pytest.raises(
+            UserError, match=r"start\.learning_rate=0\.01 replaces its own training\.optimizer\.learning_rate"
+        ):
+            parsed(sweep={"of": "H", "over": over}, start=start)
+    assert parsed(sweep={"of": "H", "over": {"training.optimizer": [{"name": "SGD"}]}}, start=start)
+
+
 def test_points_share_no_settings() -> None:
     edges = [None, {"number": 8, "basis": "bessel"}]
     over = {"model.edges": edges, "model.channels": [4, 8], "training.optimizer.learning_rate": [0.1, 0.2]}
@@ -182,6 +198,46 @@ def test_the_share_of_data_that_learning_together_saves() -> None:
     assert saved([alone, together], together) == pytest.approx(0.75)  # alone, 0.025 takes 1,600
     assert saved([alone, together], alone) is None
     assert saved([together], together) is None
+
+
+def snapshot_of(campaign: Campaign, folder: Path, replicas: int, survivors: tuple[str, ...] = ()) -> Snapshot:
+    """A campaign of the task H of which the first replicas have finished."""
+    own = CampaignFolder(folder)
+    write_record(own.rungs, Rungs(survivors={"H": (survivors,)} if survivors else {}))
+    members = []
+    for variant in campaign.variants:
+        samples = campaign.of_variant(variant).training.trained_on(160)
+        for replica in range(replicas):
+            errors = ERRORS.model_copy(update={"rmse": (1 + 0.1 * replica) / samples})
+            result = a_result(variant=variant.name, replica=replica, tasks={"H": errors}, train_samples=samples)
+            members.append(Member(variant.name, replica, State.FINISHED, result))
+    return Snapshot(own, Frozen(campaign, "c", "d"), members)
+
+
+def test_points_that_halving_ended_are_left_out(tmp_path: Path) -> None:
+    over = {"training.samples": [20, 40, 80], "training.resample": ["none", "bootstrap"]}
+    campaign = parsed(sweep={"of": "H", "over": over, "halving": {"keep": "2/3", "at": [1]}})
+    names = [point.name for point in campaign.sweep.points] if campaign.sweep else []
+    snapshot = snapshot_of(campaign, tmp_path, 2, tuple(names[2:]))
+    assert {tuple(law.sizes) for law in power_laws(snapshot)} == {(40, 80)}
+    assert [s.variant for s in spreads(snapshot)] == [names[3], names[5]]
+    assert [row["variant"] for row in rows.table1_rows(snapshot)] == names[2:]
+    for table in (table1.paper_form(snapshot), table1.by_task(snapshot)):
+        assert len(table.cells) == 4
+        assert "Left out: points ended by halving, 2 at epoch 1; see the sweep's points." in table.notes
+    whole = snapshot_of(campaign, tmp_path, 2)
+    assert {tuple(law.sizes) for law in power_laws(whole)} == {(20, 40, 80)}
+    assert len(table1.paper_form(whole).cells) == 6 and not any("halving" in n for n in table1.paper_form(whole).notes)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "finished", "why"),
+    [(2, 2, "set replicas=4 or more, or add a variant with"), (4, 2, "too few members of H have finished"), (4, 4, "")],
+)
+def test_why_a_spread_is_not_separated(tmp_path: Path, replicas: int, finished: int, why: str) -> None:
+    campaign = parsed(variants=["H"], replicas=replicas, training={"resample": {"folds": 2}})
+    (found,) = spreads(snapshot_of(campaign, tmp_path, finished))
+    assert found.why_not.startswith(why) and bool(why) == bool(found.why_not)
 
 
 @pytest.mark.slow

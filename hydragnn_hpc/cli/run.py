@@ -101,19 +101,21 @@ def _show(plan: RunPlan, out: Path) -> None:
     most, together = campaign.launch.stack, "one member, or on GPUs as many as share them evenly,"
     size = together if most == "auto" else f"at most {most} members"
     typer.echo(f"workers    {ranks}; {len(stacks)} stacks of {size} to train")
-    _show_costs(plan)
+    _show_costs(plan, out)
     for number, (variant, replicas) in enumerate(stacks):
         first = f"rank {number % launch.size} first" if number < launch.size * slots else "any free rank"
         typer.echo(f"           {names(variant, replicas):16s} {first}")
 
 
-def _show_costs(plan: RunPlan) -> None:
+def _show_costs(plan: RunPlan, out: Path) -> None:
     """Show what is left to train, and what it will cost; the first variants by name, all of them in sum."""
     from hydragnn_hpc.dataset.store import read_manifest
+    from hydragnn_hpc.ledger import read_rungs
+    from hydragnn_hpc.paths import CampaignFolder
     from hydragnn_hpc.submit.costs import costs
 
-    campaign = plan.frozen.campaign
-    found, basis = costs(campaign, read_manifest(Path(campaign.dataset)), plan.members)
+    campaign, rungs = plan.frozen.campaign, read_rungs(CampaignFolder(out))
+    found, basis = costs(campaign, read_manifest(Path(campaign.dataset)), plan.members, rungs)
 
     for cost in found[:_SHOWN]:
         typer.echo(f"cost       {cost.variant}: {cost.members} to train, {_in_hours(cost.hours)}")

@@ -87,6 +87,7 @@ def _metadata(results: Results, made: Path, license_text: str) -> dict[str, Any]
     paths = sorted(p for p in made.rglob("*") if p.is_file() and made / "report" not in p.parents)
     files = [_file(path, made) for path in paths]
     done = [m.result for m in results.members if m.result]
+    sessions = [session for result in done for session in result.sessions]  # none of imported models
     name = results.campaign.name
     tasks = ", ".join(f"{task} ({s.level}-level {s.field})" for task, s in results.campaign.tasks.items())
     program = {"@id": "#hydragnn_hpc", "@type": "SoftwareApplication", "name": "hydragnn_hpc"}
@@ -102,15 +103,15 @@ def _metadata(results: Results, made: Path, license_text: str) -> dict[str, Any]
         "keywords": [f"{key}: {value}" for key, value in provenance(results).items()],
         "hasPart": [{"@id": file["@id"]} for file in files] + [{"@id": "report/"}],
     }
-    trained = {
+    trained: dict[str, Any] = {
         "@id": "#training",
         "@type": "CreateAction",
         "name": "Training of the members",
         "instrument": {"@id": program["@id"]},
         "result": {"@id": "./"},
-        "startTime": min(s.started for r in done for s in r.sessions),
-        "endTime": max(s.ended for r in done for s in r.sessions),
     }
+    if sessions:
+        trained |= {"startTime": min(s.started for s in sessions), "endTime": max(s.ended for s in sessions)}
     descriptor = {
         "@id": crate.FILE,
         "@type": "CreativeWork",

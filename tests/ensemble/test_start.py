@@ -15,6 +15,7 @@ from hydragnn_hpc.config import parse_campaign
 from hydragnn_hpc.ensemble.folder import read_plan
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.training.checkpoint import read_model
+from hydragnn_hpc.member.training.start import read_source
 from hydragnn_hpc.paths import CampaignFolder
 from tests import campaigns
 from tests.ensemble.test_runs import outcome, run
@@ -115,6 +116,10 @@ def test_the_source_belongs_to_the_campaign_wherever_it_is(small: Path, tmp_path
     trained(small, tmp_path / "out", **keys, replicas=2)
     trained(small, tmp_path / "fresh", **keys, replicas=2, ranks=2)
     assert outcome(tmp_path / "out") == outcome(tmp_path / "fresh")
+    model = tmp_path / "new/members/HM/01/model.pt"
+    model.rename(tmp_path / "model.pt")  # members with a checkpoint do not need it
+    trained(small, tmp_path / "fresh", **keys, replicas=2, training={"epochs": 5, "batch_size": 16})
+    (tmp_path / "model.pt").rename(model)
     trained(small, tmp_path / "new", variants=["HM"], training={"epochs": 3, "batch_size": 16}, replicas=2)
     refused = attempted(small, tmp_path / "out", **keys, replicas=2)
     assert refused.returncode == 2 and "start.sha256: " in refused.stderr and "has been trained on" in refused.stderr
@@ -125,6 +130,14 @@ REFUSED: dict[str, dict[str, Any]] = {
     "has model.channels=8, not 9; use the same": {"model": {**campaigns.SMALL["model"], "channels": 9}},
     "has model.node_head=(8,), not (7,); use the same": {"model": {**campaigns.SMALL["model"], "node_head": [7]}},
     "has inputs=[species], not [species, composition]; use the same": {"inputs": ["species", "composition"]},
+    "has model.pooling=mean, not sum; use the same": {"model": {**campaigns.SMALL["model"], "pooling": "sum"}},
+    "its task 'H' has reference=none, not composition; use the same, or leave its head": {
+        "variants": [{"name": "HM", "tasks": ["H", "M"], "references": {"H": "composition"}}]
+    },
+    "start.learning_rate=0.01 replaces its own training.optimizer.learning_rate; leave one out": {
+        "start": {"learning_rate": 0.01},
+        "variants": [{"name": "HM", "tasks": ["H", "M"], "training": {"optimizer": {"learning_rate": 0.1}}}],
+    },
     "it has 2 replicas, and 3 are to start from them; set replicas=2 or fewer": {"replicas": 3},
     "variant fused has no task 'C'; set start.parts=[trunk]": {"variants": ["HC"]},
     "has the hash": {"start": {"sha256": "0" * 64}},
@@ -165,6 +178,24 @@ def test_unfinished_members_and_other_elements_are_refused(small: Path, tmp_path
     (tmp_path / "source/dataset.json").write_text(text.replace("78", "79"))
     found = refusal(small, tmp_path / "out", **keys, replicas=1)
     assert "its elements are [26, 79], those of the data set [26, 78]" in found
+
+
+def test_a_source_is_the_one_that_the_run_began_with(small: Path, tmp_path: Path, source: Path) -> None:
+    shutil.copytree(source, tmp_path / "source")
+    path, start = tmp_path / "c.yaml", {"from": "source", "variant": "fused"}
+    path.write_text(campaigns.text(dataset=str(small / "small.bp"), variants=["HM"], start=start))
+    known = read_plan(path, [], CampaignFolder(tmp_path / "out")).frozen.campaign.start
+    assert known is not None and read_source(known, 1).weights
+    model = tmp_path / "source/members/fused/01/model.pt"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-1])
+    with pytest.raises(UserError, match="; restore it, or start from another campaign"):
+        read_source(known, 1)
+    model.write_bytes(whole)
+    frozen = tmp_path / "source/campaign.yaml"
+    frozen.write_text(frozen.read_text().replace("epochs: 4", "epochs: 5"))
+    with pytest.raises(UserError, match="variant fused has been trained on, or replaced, since the run began"):
+        read_source(known, 1)
 
 
 def test_a_start_is_part_of_what_members_are() -> None:

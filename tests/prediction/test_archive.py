@@ -138,6 +138,15 @@ def test_a_changed_bit_is_noticed_by_the_check(packed: Path, tmp_path: Path) -> 
     assert told.returncode == 2 and "the checksum of test_set.npz is wrong" in told.stderr
 
 
+def test_models_that_were_not_trained_here_have_no_times(tmp_path: Path) -> None:
+    out = making.make(tmp_path / "out", variants=("H",), replicas=2, samples=10, arrays=False)
+    for path in out.glob("members/H/*/result.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "sessions": []}))
+    write_archive(out, tmp_path / "to")
+    (action,) = [e for e in json.loads((tmp_path / "to" / crate.FILE).read_text())["@graph"] if e["@id"] == "#training"]
+    assert action["@type"] == "CreateAction" and "startTime" not in action
+
+
 def test_what_cannot_be_archived_is_one_line(tmp_path: Path) -> None:
     making.make(tmp_path / "out", variants=("H",), replicas=2, states={"H": "waiting"}, samples=10)
     making.make(tmp_path / "busy", variants=("H",), replicas=2, states={"H/01": "running"}, samples=10)

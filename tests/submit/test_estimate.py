@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from hydragnn_hpc.config import load_campaign
 from hydragnn_hpc.ledger import Member, State
 from hydragnn_hpc.records.pace import PaceAnswer
+from hydragnn_hpc.records.rungs import Rungs
 from hydragnn_hpc.submit import estimate
 from hydragnn_hpc.submit.costs import costs
 from hydragnn_hpc.submit.plan import Work
@@ -190,3 +192,29 @@ def test_costs_follow_from_finished_members_and_otherwise_from_a_core() -> None:
     unknown, basis = costs(on_gpu, contents, of_members(nothing))
     assert [c.hours for c in unknown] == [None, None] and "until a member has finished" in basis
     assert costs(campaign, contents, of_members(dict.fromkeys(nothing, 1.0)))[0] == []
+
+
+def test_costs_of_a_halving_are_those_of_its_rungs() -> None:
+    over = "{of: [H], over: {model.channels: [4, 8, 12, 16, 20, 24]}, halving: {keep: 1/3, at: [10, 30]}}"
+    campaign = load_campaign(PAPER, ["variants=[]", "replicas=2", "training.epochs=100", f"sweep={over}"])
+    names, contents = [v.name for v in campaign.variants], data_set.manifest()
+    seconds = {v.name: estimate.epoch_seconds(campaign.of_variant(v), contents, load_site("local"))
+               for v in campaign.variants}  # fmt: skip
+
+    def check(members: list[Member], rungs: Rungs, epochs: dict[str, int]) -> None:
+        found, basis = costs(campaign, contents, members, rungs)
+        by_hand = {n: 2 * e * seconds[n] / 3600 for n, e in epochs.items()}
+        assert {c.variant: c.hours for c in found} == pytest.approx(by_hand)
+        assert ("the most expensive points are assumed to go on" in basis) == (len(rungs.survivors.get("H", ())) < 2)
+
+    def at(epoch: int, chosen: list[str], **more: str) -> list[Member]:
+        members = of_members({(name, r): epoch * seconds[name] for name in chosen for r in (0, 1)}, epochs=epoch)
+        return [replace(m, result=m.result and m.result.model_copy(update=more)) for m in members]
+
+    waiting = of_members({(name, r): None for name in names for r in (0, 1)})
+    check(waiting, Rungs(), dict(zip(names, (10, 10, 10, 10, 30, 100), strict=True)))
+    check(at(10, names, stopped_by="epochs"), Rungs(), {names[4]: 20, names[5]: 90})  # not decided yet
+    one = Rungs(survivors={"H": (tuple(names[4:]),)})
+    check(at(10, names[:4]) + waiting[8:], one, {names[4]: 20, names[5]: 90})
+    two = Rungs(survivors={"H": (*one.survivors["H"], (names[5],))})
+    check(at(10, names[:4]) + at(30, names[4:5]) + waiting[10:], two, {names[5]: 70})

@@ -133,8 +133,10 @@ def _parts(path: Path, name: str, kind: type[_R]) -> tuple[_R, dict[str, torch.T
         raise UserError(one_line(error, kind)) from error
 
 
-def read_model(files: MemberFolder) -> TrainedModel:
-    """Read ``model.pt``.
+def read_model(
+    files: MemberFolder, remedy: str = "remove the member's folder and run the campaign again"
+) -> TrainedModel:
+    """Read ``model.pt``; an error names the ``remedy``.
 
     Raises
     ------
@@ -144,9 +146,7 @@ def read_model(files: MemberFolder) -> TrainedModel:
     try:
         return TrainedModel(*_parts(files.model, "weights", ModelFacts))
     except Exception as error:  # a damaged file raises almost anything
-        raise UserError(
-            f"cannot read {files.model}: {_reason(error)}; remove the member's folder and run the campaign again"
-        ) from error
+        raise UserError(f"cannot read {files.model}: {_reason(error)}; {remedy}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.training.checkpoint import TrainedModel, read_model
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.sections import Start
+from hydragnn_hpc.starts import check_unchanged
 
 
 def read_source(start: Start, replica: int) -> TrainedModel:
@@ -22,9 +23,12 @@ def read_source(start: Start, replica: int) -> TrainedModel:
     Raises
     ------
     UserError
-        If it cannot be read.
+        If it cannot be read, or the source is no longer the one that the campaign began with.
     """
-    return read_model(CampaignFolder(Path(start.folder)).member(start.variant, replica))
+    remedy = "restore it, or start from another campaign"
+    model = read_model(CampaignFolder(Path(start.folder)).member(start.variant, replica), remedy)
+    check_unchanged(start)  # after reading: a campaign's file changes before its members do
+    return model
 
 
 def with_degree(data: TrainingData, start: Start | None) -> TrainingData:

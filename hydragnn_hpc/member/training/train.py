@@ -150,7 +150,7 @@ class StackTraining:
         )
 
     def _begin(self) -> None:
-        """Set the stack's tensors: from each member's checkpoint, otherwise from its seed."""
+        """Set the stack's tensors: from each member's checkpoint, otherwise from its seed and source."""
         columns: dict[str, list[torch.Tensor]] = {}
         for member in self.members:
             start = self._initial(member)
@@ -162,6 +162,10 @@ class StackTraining:
                 member.sessions = checkpoint.sessions
                 member.log(f"resumed after epoch {member.epoch}")
                 self._compare_engines(member)
+            elif self._start is not None:
+                names = self._start.named(self.variant.tasks)
+                pair = (start["parameters"], start["buffers"])  # the best ones are the same tensors
+                initialise(self._engine.layout, self._start, member.replica, pair, names)
             member.sessions.append(self._new_session())
             for name, value in (start if checkpoint is None else checkpoint.tensors).items():
                 columns.setdefault(name, []).append(value)
@@ -184,12 +188,9 @@ class StackTraining:
             member.log(f"was trained by {before}, continues with {after}: the last digits of its result depend on this")
 
     def _initial(self, member: StackMember) -> dict[str, torch.Tensor]:
-        """Return a member's tensors before its first epoch, by their names in the checkpoint."""
+        """Return a member's tensors as they follow from its seed, by their names in the checkpoint."""
         layout = self._engine.layout
         parameters, buffers = layout.initial_parameters(member.seed), layout.initial_buffers()
-        if self._start is not None:
-            names = self._start.named(self.variant.tasks)
-            initialise(layout, self._start, member.replica, (parameters, buffers), names)
         numbers = dict(zip(_NUMBERS, (parameters, buffers) * 2, strict=True))
         return {**numbers, **self._optimizer_kind.initial(layout.parameter_size)}
 

@@ -57,11 +57,15 @@ class Spread:
 
 
 def spreads(snapshot: Snapshot) -> list[Spread]:
-    """Return the spreads of all variants whose replicas are trained on samples of their own."""
+    """Return the spreads of all variants whose replicas are trained on samples of their own.
+
+    Points that halving ended are left out.
+    """
     campaign, collected = snapshot.campaign, []
-    training = {v.name: campaign.of_variant(v).training for v in campaign.variants}
-    fixed = {_settings(snapshot, v): v for v in campaign.variants if training[v.name].resample == "none"}
-    for variant in campaign.variants:
+    variants = [v for v in campaign.variants if v.name not in snapshot.ended]
+    training = {v.name: campaign.of_variant(v).training for v in variants}
+    fixed = {_settings(snapshot, v): v for v in variants if training[v.name].resample == "none"}
+    for variant in variants:
         resample = training[variant.name].resample
         if resample == "none":
             continue
@@ -77,6 +81,8 @@ def spreads(snapshot: Snapshot) -> list[Spread]:
             why = f"{more} a variant with training.resample=none"
             if other is not None:
                 why = f"too few members of {variant.name} and {other.name} have finished"
+            elif folds and campaign.replicas > folds:
+                why = f"too few members of {variant.name} have finished"
             collected.append(Spread(variant.name, task, len(errors), std, sources, "" if sources else why))
     return collected
 

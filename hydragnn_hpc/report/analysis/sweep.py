@@ -129,7 +129,10 @@ def _result(snapshot: Snapshot, point: Point, tasks: Sequence[str]) -> PointResu
 
 
 def power_laws(snapshot: Snapshot) -> list[PowerLaw]:
-    """Fit each task's test error to the number of training samples, over points that differ in nothing else."""
+    """Fit each task's test error to the number of training samples, over points that differ in nothing else.
+
+    Points that halving ended are left out.
+    """
     sweep = snapshot.campaign.sweep
     if sweep is None or SAMPLES not in sweep.over:
         return []
@@ -140,7 +143,7 @@ def power_laws(snapshot: Snapshot) -> list[PowerLaw]:
     laws = []
     for group in groups.values():
         settings = {key: value for key, value in group[0].settings.items() if key != SAMPLES}
-        members = [m for point in group for m in snapshot.finished(point.name)]
+        members = [m for point in group if point.name not in snapshot.ended for m in snapshot.finished(point.name)]
         for task in snapshot.campaign.variant(group[0].name).tasks:
             pairs = [
                 (m.result.train_samples, error)

@@ -77,8 +77,8 @@ def draw_sizes(content: Content) -> Iterator[Drawing]:
             if law.task != task:
                 continue
             style = styles[name]
-            own = [p for p in points if p.of == law.of and law.settings.items() <= p.settings.items()]
-            for p in own:
+            full = [p for p in points if p.of == law.of and p.ended is None]
+            for p in (p for p in full if law.settings.items() <= p.settings.items()):
                 members = [m for m in results.finished(p.name) if m.result and m.result.train_samples]
                 errors = [1e3 * e for e in rows.metrics(members, task, "rmse")]
                 sizes = [m.result.train_samples for m in members if m.result]

@@ -228,11 +228,15 @@ def table1_rows(snapshot: Snapshot) -> list[Row]:
 
 
 def variant_rows(snapshot: Snapshot) -> list[Row]:
-    """Return the variants' rows of Table 1: one per variant and task, over the finished members."""
+    """Return the variants' rows of Table 1: one per variant and task, over the finished members.
+
+    Points that ended at a rung of a sweep's halving have none: their errors are not those of a whole training.
+    """
     units = {task: unit_of(snapshot, task) for task in snapshot.campaign.tasks}
     table = [
         _table1_row(snapshot, variant, task, snapshot.finished(variant.name), units[task])
         for variant in snapshot.campaign.variants
+        if variant.name not in snapshot.ended
         for task in variant.tasks
     ]
     of_means = snapshot.errors_of_means()

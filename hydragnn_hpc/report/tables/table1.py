@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Row, Snapshot
@@ -25,7 +27,7 @@ def paper_form(snapshot: Snapshot) -> TextTable:
     tasks = list(snapshot.campaign.tasks)
     by_cell = {(r["variant"], r["task"]): r for r in rows.table1_rows(snapshot)}
     shown = []
-    for variant in snapshot.campaign.variants:
+    for variant in (v for v in snapshot.campaign.variants if v.name not in snapshot.ended):
         cells = [_error_cell(by_cell.get((variant.name, task))) for task in tasks]
         counts = sorted({f"{r['n']} of {r['n_total']}" for (v, _), r in by_cell.items() if v == variant.name})
         shown.append((variant.name, *cells, ", ".join(counts)))
@@ -38,7 +40,7 @@ def paper_form(snapshot: Snapshot) -> TextTable:
         notes = (*notes, _ABOUT_BASELINES)
     if snapshot.not_compared:
         notes = (*notes, f"{snapshot.not_compared}.")
-    return TextTable("Test RMSE, scaled, mean ± std over members", header, shown, notes)
+    return TextTable("Test RMSE, scaled, mean ± std over members", header, shown, (*notes, *_ended(snapshot)))
 
 
 def by_task(snapshot: Snapshot) -> TextTable:
@@ -61,7 +63,7 @@ def by_task(snapshot: Snapshot) -> TextTable:
     notes = ["R² is about the mean of the test set, by component."] if snapshot.summary else []
     notes += ["RMSE of the mean: of the ensemble's mean prediction."] if of_means else []
     notes += ["Not learned: members whose validation error is no better than the baselines."] if marked else []
-    return TextTable("Test errors in units, mean ± std over members", header, shown, tuple(notes))
+    return TextTable("Test errors in units, mean ± std over members", header, shown, (*notes, *_ended(snapshot)))
 
 
 def sorted_rows(snapshot: Snapshot) -> list[Row]:
@@ -73,6 +75,13 @@ def _baseline(snapshot: Snapshot, task: str) -> str:
     """Return the name of the baseline that is better on the validation set; the test set must not choose."""
     part = snapshot.part(task, "validation")
     return rows.BASELINES[part.better] if part else ""
+
+
+def _ended(snapshot: Snapshot) -> list[str]:
+    """Return a note on the points of a sweep that have no row."""
+    counts = sorted(Counter(snapshot.ended.values()).items())
+    places = ", ".join(f"{n:,} at epoch {epoch}" for epoch, n in counts)
+    return [f"Left out: points ended by halving, {places}; see the sweep's points."] if counts else []
 
 
 def _error_cell(row: Row | None) -> str:

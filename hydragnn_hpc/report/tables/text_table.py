@@ -32,7 +32,7 @@ def tidy(title: str, content: list[Row], columns: tuple[str, ...]) -> TextTable:
 
 def notes_on(counts: list[int]) -> tuple[str, ...]:
     """Return the notes below a table of means over members, from the numbers of members averaged."""
-    few = f"; {text.MISSING} where fewer than two have finished" if min(counts) < 2 else ""
+    few = f"; {text.MISSING} where fewer than two have finished" if min(counts, default=0) < 2 else ""
     return COUNTED, f"{SPREAD}{few}."
 
 
