@@ -115,7 +115,7 @@ def other_crate(root: Path) -> None:
         (without, "members/HCM/01/result.json is missing; copy the archive again"),
         (other_version, "it is 'hydragnn_hpc archive 7', and this program reads 'hydragnn_hpc archive 1'"),
         (half, "cannot read "),
-        (other_crate, "is not of an archive of a campaign"),
+        (other_crate, "is not that of a campaign's archive"),
     ],
 )
 def test_a_damaged_one_is_refused_in_one_line(
