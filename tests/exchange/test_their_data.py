@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -13,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.read import formats
+from hydragnn_hpc.dataset.read.formats import hydragnn_pickle
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
@@ -279,6 +282,67 @@ def test_tensors_beyond_their_storage_and_cut_ones(small_bp: Path, tmp_path: Pat
     for size in (len(whole) // 2, len(whole) - 1, 10):
         path.write_bytes(whole[:size])
         assert "cannot be read as a pickle of HydraGNN" in only_error(path)
+
+
+class Made:
+    """Pickled as the call of a function, with any arguments."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+FLAT = Made(np.zeros(1).__reduce_ex__(5)[0], bytes(1024), np.dtype("<f8"), (128,), "C")
+NOTHING = Made(torch._utils._rebuild_tensor_v2, FLAT, 0, (1000, 0), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((NOTHING, 0, (1000,), (1,)), "whose storage is not a row of numbers"),
+        ((FLAT, 0, (np.int8(100),), (np.int8(100),)), "whose sizes are not whole numbers"),
+        ((FLAT, 29, (100,), (1,)), "reaches beyond its storage"),
+        ((FLAT, 0, (129,), (0,)), "reaches beyond its storage"),
+        ((FLAT, 127, (2,), (-1,)), "reaches beyond its storage"),
+    ],
+)  # fmt: skip
+def test_tensors_that_are_not_a_part_of_a_storage(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        hydragnn_pickle.load(io.BytesIO(pickle.dumps(Made(torch._utils._rebuild_tensor_v2, *arguments))), "x")
+
+
+def kept_elsewhere(length: int) -> bytes:
+    """A pickle of one storage, whose numbers would follow."""
+    words = b"X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu"
+    return b"\x80\x02(" + words + b"J" + length.to_bytes(4, "little") + b"tQ."
+
+
+def test_storages_take_no_more_memory_than_the_file_has() -> None:
+    before = b"".join(pickle.dumps(part) for part in (hydragnn_pickle._LEGACY, 1001, {}))
+    after = pickle.dumps(["0"]) + (3).to_bytes(8, "little") + np.arange(3, dtype="<f4").tobytes()
+
+    def loaded(content: bytes) -> Any:
+        return hydragnn_pickle.load(io.BytesIO(pickle.dumps(Made(torch.storage._load_from_bytes, content))), "x")
+
+    assert loaded(before + kept_elsewhere(3) + after).tolist() == [0.0, 1.0, 2.0]
+    with pytest.raises(UserError, match="a storage that is longer than what follows"):
+        loaded(before + kept_elsewhere(1000) + after)
+    with pytest.raises(UserError, match="an object kept elsewhere"):
+        hydragnn_pickle.load(io.BytesIO(kept_elsewhere(3) + after), "x")
+
+
+def test_arrays_of_text_and_objects_are_left_out(small_bp: Path, tmp_path: Path) -> None:
+    (graph,) = data_files.graphs(data_files.samples(small_bp, "raw")["trainset"][:1])
+    graph.label, graph.parts = np.array(["a", "b"]), np.array([None, {}], object)
+    path = tmp_path / "fept-trainset.pkl"
+    path.write_bytes(b"".join(pickle.dumps(part, 4) for part in (*data_files.scales(small_bp), [graph])))
+    (frame,) = formats.iter_frames(path, "hydragnn")
+    assert isinstance(frame, Frame) and not {"label", "parts"} & {*frame.values, *frame.columns}
+    damaged = pickle.dumps(graph, 4).replace(b"U1", b"?1")
+    with pytest.raises(UserError, match="x, label: cannot be read as a pickle of HydraGNN"):
+        hydragnn_pickle.tensors_of(hydragnn_pickle.load(io.BytesIO(damaged), "x"), "x")
 
 
 @pytest.mark.realdata

@@ -11,7 +11,8 @@ import io
 import math
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import numpy as np
@@ -60,7 +61,14 @@ class _Array(Record):
 
 
 def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
-    """Return a tensor as an array; refuse one that reaches beyond its storage, or is larger."""
+    """Return a tensor as an array; refuse one that reaches beyond its storage, or is larger.
+
+    A pickle may pass any object that it can make, so that nothing is assumed; NumPy checks the bounds once more.
+    """
+    if not (isinstance(storage, np.ndarray) and storage.ndim == 1 and storage.dtype.kind in _KINDS):
+        raise pickle.UnpicklingError("a tensor whose storage is not a row of numbers")
+    if not all(type(number) is int for number in (offset, *size, *stride)):  # NumPy's integers overflow
+        raise pickle.UnpicklingError("a tensor whose sizes are not whole numbers")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     beyond = 0 not in size and (last >= len(storage) or math.prod(size) > len(storage))
     if beyond or min((offset, *size, *stride)) < 0:
@@ -68,15 +76,19 @@ def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tup
     if 0 in size:
         return np.zeros(size, storage.dtype)
     strides = [step * storage.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False).copy()
+    return np.ndarray(size, storage.dtype, storage, offset * storage.itemsize, strides).copy()
 
 
 class _Restricted(pickle.Unpickler):
-    """An unpickler that knows the names of `_allowed`, and no others."""
+    """An unpickler that knows the names of `_allowed`, and no others.
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    ``room`` is the number of bytes that follow for storages which are kept outside the pickle; None: there are none.
+    """
+
+    def __init__(self, stream: IO[bytes], room: int | None = None) -> None:
         super().__init__(stream)
         self._known = _allowed()
+        self._room = room
         self.storages: dict[str, np.ndarray] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -86,11 +98,16 @@ class _Restricted(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no data set needs") from None
 
     def persistent_load(self, pid: Any) -> Any:
-        if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and pid[1] in _STORAGES.values()):
+        named = isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and pid[1] in _STORAGES.values()
+        if self._room is None or not named:
             raise pickle.UnpicklingError("an object kept elsewhere")
-        _, kind, key, _, length = pid[:5]
-        # Filled in when the numbers follow, after the pickle.
-        return self.storages.setdefault(str(key), np.zeros(int(length), kind))
+        kind, key, length = np.dtype(pid[1]), str(pid[2]), pid[4]
+        if key not in self.storages:
+            if not (type(length) is int and 0 <= length * kind.itemsize <= self._room):
+                raise pickle.UnpicklingError("a storage that is longer than what follows")
+            self._room -= length * kind.itemsize
+            self.storages[key] = np.zeros(length, kind)  # filled in when the numbers follow, after the pickle
+        return self.storages[key]
 
 
 def _allowed() -> dict[tuple[str, str], Any]:
@@ -144,7 +161,7 @@ def _storage(content: bytes) -> np.ndarray:
         raise pickle.UnpicklingError("a storage in another format than that of tensors in pickles")
     _Restricted(stream).load()  # the protocol's version
     _Restricted(stream).load()  # byte order and sizes of the machine
-    reader = _Restricted(stream)
+    reader = _Restricted(stream, len(content) - stream.tell())
     loaded = reader.load()
     if not isinstance(loaded, np.ndarray):
         raise pickle.UnpicklingError("a storage that holds no numbers")
@@ -170,8 +187,15 @@ def load(stream: IO[bytes], where: str) -> Any:
     UserError
         If it is damaged, or names anything that a data set does not need.
     """
-    try:
+    with _refused(where):
         return _numbers(_Restricted(stream).load())
+
+
+@contextmanager
+def _refused(where: str) -> Iterator[None]:
+    """Turn any error into one about the file."""
+    try:
+        yield
     except Exception as error:  # a damaged or malicious pickle raises almost anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise UserError(
@@ -180,12 +204,12 @@ def load(stream: IO[bytes], where: str) -> Any:
 
 
 def tensors_of(sample: Any, where: str) -> dict[str, np.ndarray]:
-    """Return the tensors of a PyTorch Geometric ``Data`` object by key.
+    """Return the tensors of a PyTorch Geometric ``Data`` object by key; arrays of text or objects are left out.
 
     Raises
     ------
     UserError
-        If it is another object.
+        If it is another object, or damaged.
     """
     state = sample.state if isinstance(sample, Record) else None
     store = state.get("_store") if isinstance(state, dict) else None
@@ -193,5 +217,8 @@ def tensors_of(sample: Any, where: str) -> dict[str, np.ndarray]:
     mapping = inner.get("_mapping") if isinstance(inner, dict) else state  # before PyG 2, the state itself
     if not isinstance(mapping, dict):
         raise UserError(f"{where}: holds {type(sample).__name__}, not a graph of PyTorch Geometric; write it again")
-    tensors = {key: _numbers(value) for key, value in mapping.items()}
+    tensors = {}
+    for key, value in mapping.items():
+        with _refused(f"{where}, {key}"), suppress(pickle.UnpicklingError):
+            tensors[key] = _numbers(value)
     return {key: value for key, value in tensors.items() if isinstance(value, np.ndarray)}
