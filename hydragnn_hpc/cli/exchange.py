@@ -54,6 +54,9 @@ def model(
         str,
         typer.Option(help="Elements it was trained on: Fe,Pt. Default: all between its lightest and heaviest."),
     ] = "",
+    unscaled: Annotated[
+        bool, typer.Option("--unscaled", help="It was trained on values in their units: config.json has no ranges.")
+    ] = False,
 ) -> None:
     """Make a campaign's folder from trained models of HydraGNN (PNA), which then predict here as they do there."""
     from hydragnn_hpc.dataset.graphs import parse_length
@@ -66,7 +69,7 @@ def model(
         if not equals:
             raise UserError(f"--unit {entry}: expected OUTPUT=UNIT, such as energy=Ry")
         units[name] = parse_unit(text, f"--unit {entry}").text
-    known = Facts(parse_length(f"1{length_unit}", "--length-unit"), units, _numbers(elements))
+    known = Facts(parse_length(f"1{length_unit}", "--length-unit"), units, _numbers(elements), unscaled)
     count = import_models(folder, out, known)
     typer.echo(f"{out}: {count} finished members; next: hydragnn-hpc predict {out} STRUCTURES")
 

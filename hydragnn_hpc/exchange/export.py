@@ -104,8 +104,9 @@ def configuration(campaign: Campaign, facts: ModelFacts) -> dict[str, Any]:
     """Return the configuration that HydraGNN 3 would have saved with such a model; later versions' names beside."""
     model, near = campaign.model, facts.neighbours
     tasks = [facts.tasks[name] for name in campaign.tasks]
-    most = near.most or int(np.ceil(facts.average_degree[0])) + 1
-    degrees = degree_histogram(facts.average_degree, most)
+    degrees = degree_histogram(facts.average_degree, near.most or int(np.ceil(facts.average_degree[0])) + 1)
+    # Where it is not known, as many as fit within the cutoff at 1 bohr from one another: it limits nothing.
+    most = near.most or int((2 * near.cutoff_bohr + 1) ** 3)
     graph = {"num_sharedlayers": 1, "dim_sharedlayers": model.channels}
     heads = {
         "graph": {**graph, "num_headlayers": len(model.graph_head), "dim_headlayers": list(model.graph_head)},

@@ -16,7 +16,9 @@ from hydragnn_hpc.exchange import settings
 from hydragnn_hpc.exchange.json_keys import Keys
 from hydragnn_hpc.exchange.names import from_hydragnn
 from hydragnn_hpc.exchange.settings import ARCHITECTURE, VARIABLES, Network, Output
+from hydragnn_hpc.exchange.unused import REASONS
 from hydragnn_hpc.ledger import Frozen, freeze, now
+from hydragnn_hpc.logs import log
 from hydragnn_hpc.member import tensor_files
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.training.checkpoint import TrainedModel, write_done
@@ -41,11 +43,14 @@ class Facts:
         Unit of an output, by its name; others are plain numbers.
     elements : list of int or None
         Proton numbers that the model was trained on; None: all between the smallest and the largest.
+    unscaled : bool
+        Whether it was trained on values in their units; otherwise the configuration has to state their ranges.
     """
 
     bohr: float
     units: dict[str, str]
     elements: list[int] | None = None
+    unscaled: bool = False
 
 
 def import_models(source: Path, out: Path, known: Facts) -> int:
@@ -74,9 +79,11 @@ def import_models(source: Path, out: Path, known: Facts) -> int:
     read = [_read(folder, known) for folder in folders]
     first = read[0]
     for folder, (campaign, model, _) in zip(folders, read, strict=True):
-        kinds = [(c.tasks, c.model, m.facts.tasks, m.facts.species) for c, m in ((campaign, model), first[:2])]
-        if kinds[0] != kinds[1]:
-            raise UserError(f"{folder}: is another model than {folders[0]}; import each kind into a folder of its own")
+        if other := _difference((campaign, model.facts), (first[0], first[1].facts)):
+            raise UserError(
+                f"{folder}: is another model than {folders[0]}: its {other} differ; import each kind into a folder of"
+                " its own"
+            )
     campaign = first[0].model_copy(update={"replicas": len(read)})
     with new_folder(out) as folder:
         made = CampaignFolder(folder)
@@ -85,7 +92,23 @@ def import_models(source: Path, out: Path, known: Facts) -> int:
             files = made.member(campaign.variants[0].name, replica)
             files.make()
             write_done(files, _result(campaign, replica, sha256, model.facts), model, {})
+    most = settings.open_configuration(folders[0] / CONFIGURATION).left.get(f"{ARCHITECTURE}.max_neighbours")
+    if most is not None:
+        log(f"max_neighbours={most} is left out: {REASONS[f'{ARCHITECTURE}.max_neighbours']}")
     return len(read)
+
+
+def _difference(one: tuple[Campaign, ModelFacts], other: tuple[Campaign, ModelFacts]) -> str:
+    """Return in what two models differ that must be alike among replicas; empty if in nothing."""
+    (campaign, facts), (expected, expected_facts) = one, other
+    alike = {
+        "tasks": campaign.tasks == expected.tasks and facts.tasks == expected_facts.tasks,
+        "sizes": campaign.model == expected.model,
+        "species": facts.species == expected_facts.species,
+        "neighbours (radius, boundary)": facts.neighbours == expected_facts.neighbours,
+        "average degrees": np.allclose(facts.average_degree, expected_facts.average_degree, rtol=1e-6, atol=0),
+    }
+    return next((name for name, same in alike.items() if not same), "")
 
 
 def _read(folder: Path, known: Facts) -> tuple[Campaign, TrainedModel, str]:
@@ -96,7 +119,9 @@ def _read(folder: Path, known: Facts) -> tuple[Campaign, TrainedModel, str]:
         checkpoints = [path for path in checkpoints if path.stem == folder.name]
     if len(checkpoints) != 1:
         raise UserError(f"{folder}: expected one checkpoint (.pk), or one with the folder's name; move others away")
-    outputs = settings.take_outputs(keys, settings.take_features(keys))
+    features = settings.take_features(keys)
+    settings.check_inputs(keys, features["node"])
+    outputs = settings.take_outputs(keys, features)
     network = settings.take_network(keys, {output.level for output in outputs})
     if network.model["convolution"] != "PNA":
         raise keys.error(f"{ARCHITECTURE}.mpnn_type", network.model["convolution"], "only models with PNA are imported")
@@ -135,7 +160,7 @@ def _campaign(keys: Keys, outputs: list[Output], network: Network, known: Facts)
 def _facts(
     keys: Keys, campaign: Campaign, outputs: list[Output], network: Network, known: Facts, degrees: list[float]
 ) -> ModelFacts:
-    ranges = _ranges(keys, f"{VARIABLES}.y_minmax", len(outputs)) or [(0.0, 1.0)] * len(outputs)
+    ranges = _ranges(keys, f"{VARIABLES}.y_minmax", len(outputs), known.unscaled)
     widths = keys.take_list(f"{ARCHITECTURE}.output_dim", int, [1] * len(outputs))
     if len(widths) != len(outputs):
         raise keys.error(f"{ARCHITECTURE}.output_dim", widths, f"expected {len(outputs)} entries; correct it")
@@ -146,7 +171,7 @@ def _facts(
         )
         for (name, task), width, (low, high) in zip(campaign.tasks.items(), widths, ranges, strict=True)
     }  # fmt: skip
-    (low, high), *_ = _ranges(keys, f"{VARIABLES}.x_minmax", 1) or [(0.0, 1.0)]
+    (low, high), *_ = _ranges(keys, f"{VARIABLES}.x_minmax", 1, known.unscaled)
     if low != int(low) or high != int(high) or low < 0:
         raise keys.error(f"{VARIABLES}.x_minmax", [low, high], "proton numbers are whole; give a model of protons")
     elements = known.elements or list(range(1, 119) if high <= 1 else range(int(low), int(high) + 1))
@@ -162,17 +187,25 @@ def _facts(
     )
 
 
-def _ranges(keys: Keys, path: str, count: int) -> list[tuple[float, float]]:
-    """Return ``count`` pairs of minimum and maximum; none where the configuration does not state them."""
+def _ranges(keys: Keys, path: str, count: int, unscaled: bool) -> list[tuple[float, float]]:
+    """Return ``count`` pairs of minimum and maximum; 0 and 1 where values were ``unscaled`` and it states none."""
     given = keys.take(path, list, [])
+    if not given:
+        if unscaled:
+            return [(0.0, 1.0)] * count
+        # HydraGNN leaves them out where denormalize_output is false, whether its data were scaled or not.
+        raise UserError(
+            f"{keys.where}: {path} is missing, by which values are scaled; add it, or give --unscaled if the model was"
+            " trained on values in their units"
+        )
     try:
         pairs = [(float(np.ravel(low)[0]), float(np.ravel(high)[0])) for low, high in given]
-        fits = not given or (len(pairs) == count and bool(np.isfinite(pairs).all()))
+        fits = len(pairs) == count and bool(np.isfinite(pairs).all())
     except (TypeError, ValueError, IndexError):
         fits = False
     if not fits:
         raise keys.error(path, given, f"expected a minimum and a maximum for each of {count}; correct it")
-    return pairs if given else []
+    return pairs
 
 
 def _average_degree(keys: Keys) -> list[float]:

@@ -220,7 +220,7 @@ def campaign_file(path: Path) -> tuple[str, list[str]]:
     other = f"Layers of {network.model['convolution']} may differ in details from HydraGNN's."
     proposal.add("model", network.model, shared, other * (network.model["convolution"] != "PNA"))
     proposal.add("training", _training(keys))
-    _check_inputs(keys, features["node"])
+    check_inputs(keys, features["node"])
     if not keys.left.get(f"{TRAINING}.continue"):
         keys.left.pop(f"{TRAINING}.startfrom", None)
     parse_campaign(proposal.content, str(path))
@@ -306,8 +306,14 @@ def _preparation(keys: Keys, network: Network, name: str, outputs: list[Output])
     return [f"Made by: {command}", about]
 
 
-def _check_inputs(keys: Keys, names: list[str]) -> None:
-    """Take the inputs, and refuse any but the proton number."""
+def check_inputs(keys: Keys, names: list[str]) -> None:
+    """Take the inputs, and refuse any but the proton number.
+
+    Raises
+    ------
+    UserError
+        If there are others; ``names`` are those of the node features, if the file names them.
+    """
     path = f"{VARIABLES}.input_node_features"
     inputs = keys.take_list(path, int, [0])
     given = [_at(names, k) or "" for k in inputs]

@@ -183,7 +183,8 @@ class Ensemble:
         """Return how far structures are from those of the training set, in the features of the first member in use.
 
         A structure that is farther than all of the training set (``quantile`` 1) is predicted by extrapolation. A
-        smaller distance promises nothing.
+        smaller distance promises nothing. Only structures of about as many atoms as those of the training set compare:
+        the features are means over atoms, which scatter less the more atoms there are.
 
         Parameters
         ----------
@@ -193,7 +194,7 @@ class Ensemble:
         Raises
         ------
         UserError
-            As :meth:`predict`, or if that member was trained by an earlier version.
+            As :meth:`predict`, or if that member's distribution of features was not kept.
         """
         known = self.distance_from_training
         parts = [known.of(batch) for batch in self._batches(structures)]
@@ -332,6 +333,12 @@ def _selected(
         known = None if member.result is None else member.result.validation_loss
         return math.inf if known is None else known
 
+    known = sum(math.isfinite(loss(member)) for member in members)
+    if known < select < len(members):
+        raise UserError(
+            f"select={select}: of the {len(members)} finished members of variant '{members[0].variant}', {known} have a"
+            " validation loss; use select='all'"
+        )
     best = sorted(members, key=lambda member: (loss(member), member.replica))[:select]
     return sorted(best, key=lambda member: member.replica), {}
 

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -142,6 +143,12 @@ def test_exported_models_come_back(trained: Path, exported: Path, tmp_path: Path
         results = [member.result for member in read_members(made, campaign)]
         expected_hash = member_hash(campaign, campaign.variants[0], "")
         assert [result and result.config_hash for result in results] == [expected_hash] * 2
+        with pytest.raises(UserError, match=r"select=1: of the 2 finished members .*, 0 have a validation loss"):
+            Ensemble(tmp_path / f"out-{variant}", select=1)
+        assert len(Ensemble(tmp_path / f"out-{variant}", select=2).replicas) == 2
+        export(tmp_path / f"out-{variant}", tmp_path / f"again-{variant}", [])
+        content = json.loads((tmp_path / f"again-{variant}" / f"{variant}-00" / "config.json").read_text())
+        assert content["NeuralNetwork"]["Architecture"]["max_neighbours"] > 1000, "not known, and no limit"
     assert "2 finished" in done(tmp_path, "status", "out-M")
 
 
@@ -162,8 +169,9 @@ def test_models_of_hydragnn_predict_here_as_they_do_there(trained: Path, exporte
     run_hydragnn("make", logs)
     units = [w for t, u in KNOWN.units.items() for w in ("--unit", f"{t}={u}")]
     options = ("--length-unit", "bohr", "--elements", "Fe,Pt", *units)
-    printed = done(tmp_path, "import", "model", "logs", "out", *options)
-    assert "out: 2 finished members" in printed
+    made = command(tmp_path, "import", "model", "logs", "out", *options)
+    assert "out: 2 finished members" in made.stdout
+    assert "is left out: all neighbours within the cutoff count" in made.stderr
     for replica, name in enumerate(("one", "two")):
         theirs, ours = outputs_of(logs, name), scaled(tmp_path / "out", "HCM", trained / "raw", replica)
         for one, other in zip(theirs, ours, strict=True):
@@ -272,9 +280,39 @@ def test_folders_that_hold_no_model(exported: Path, tmp_path: Path, monkeypatch:
         (folder / "config.json").write_text(json.dumps(content))
         assert message in refused(folder), key
         network[key] = before
-    content["NeuralNetwork"]["Variables_of_interest"]["y_minmax"] = [[0, 1]]
+    variables = content["NeuralNetwork"]["Variables_of_interest"]
+    for key, given, message in (
+        ("y_minmax", [[0, 1]], "expected a minimum and a maximum for each of 3"),
+        ("y_minmax", None, "y_minmax is missing, by which values are scaled; add it, or give --unscaled"),
+        ("x_minmax", None, "x_minmax is missing, by which values are scaled"),
+        ("input_node_features", [0, 1], "inputs are computed from the structure here"),
+    ):
+        variables[key], earlier = given, variables[key]
+        (folder / "config.json").write_text(json.dumps(content))
+        assert message in refused(folder), key
+        variables[key] = earlier
+    del variables["y_minmax"], variables["x_minmax"]
     (folder / "config.json").write_text(json.dumps(content))
-    assert "expected a minimum and a maximum for each of 3" in refused(folder)
+    assert import_models(folder, tmp_path / "out", Facts(1.0, {}, [26, 78], unscaled=True)) == 1
+    facts = Ensemble(tmp_path / "out", device="cpu").facts
+    assert (facts.species.minimum, facts.species.maximum) == (0, 1) and facts.tasks["M"].maximum == [1.0]
+
+
+def test_replicas_have_the_same_neighbours_and_degrees(exported: Path, tmp_path: Path) -> None:
+    for name in ("HCM-00", "HCM-01"):
+        shutil.copytree(exported / name, tmp_path / "models" / name)
+    other = tmp_path / "models" / "HCM-01"
+    text, checkpoint = (other / "config.json").read_text(), torch.load(other / "HCM-01.pk")
+    content = json.loads(text)
+    content["NeuralNetwork"]["Architecture"]["radius"] *= 1.1
+    (other / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"HCM-01: is another model than .*HCM-00: its neighbours .* differ"):
+        import_models(tmp_path / "models", tmp_path / "out", KNOWN)
+    (other / "config.json").write_text(text)
+    checkpoint["model_state_dict"]["graph_convs.0.module_0.aggr_module.avg_deg_log"] *= 1.001
+    torch.save(checkpoint, other / "HCM-01.pk")
+    with pytest.raises(UserError, match="its average degrees differ"):
+        import_models(tmp_path / "models", tmp_path / "out", KNOWN)
 
 
 def test_commands_refuse_in_one_line(trained: Path, exported: Path) -> None:
