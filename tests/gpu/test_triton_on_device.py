@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from torch import Tensor
 
@@ -12,6 +14,9 @@ from tests import campaigns
 from tests.gpu.emulated import Device
 from tests.gpu.problems import GPU, problem
 from tests.member.contract.problem import TASKS
+
+OUTPUTS = {"aggregate": 4, "aggregate_back": 7, "edges_back": 7, "adam": 0}
+"""An array that each kernel writes: its position among the arguments."""
 
 
 def chosen(engine: str) -> tuple[str, str]:
@@ -30,16 +35,27 @@ def test_kernels_are_used_on_a_device_unless_torch_is_asked_for(device: Device) 
 
 
 def test_kernels_that_fail_or_give_wrong_numbers_are_not_used(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = operations.aggregate
+    def wrong(kernel: str, output: int) -> Callable[..., None]:
+        right = getattr(operations, kernel)
 
-    def wrong(*arguments: Tensor) -> None:
-        right(*arguments)
-        arguments[4].mul_(1.01)
+        def changed(*arguments: Tensor) -> None:
+            right(*arguments)
+            arguments[output].mul_(1.01)
 
-    def fails(*arguments: Tensor) -> None:
-        raise RuntimeError("0 active drivers ([]). There should only be one.\nmore")
+        return changed
 
-    for fault, why in ((wrong, "give wrong numbers on this device"), (fails, "fails on this device: 0 active drivers")):
-        monkeypatch.setattr(operations, "aggregate", fault)
-        name, reason = chosen("auto")
-        assert name == "torch" and why in reason, reason
+    def fails(text: str) -> Callable[..., None]:
+        def fail(*arguments: Tensor) -> None:
+            raise RuntimeError(text)
+
+        return fail
+
+    for kernel, fault, why in (
+        *((name, wrong(name, output), "give wrong numbers on this device") for name, output in OUTPUTS.items()),
+        ("aggregate", fails("0 active drivers ([]).\nmore"), "fails on this device: 0 active drivers ([])."),
+        ("adam", fails(""), "fails on this device: RuntimeError"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(operations, kernel, fault)
+            name, reason = chosen("auto")
+        assert name == "torch" and why in reason, (kernel, reason)

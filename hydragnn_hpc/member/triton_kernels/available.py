@@ -20,11 +20,11 @@ def unavailable(device: torch.device) -> str:
     if find_spec("triton") is None:
         return "Triton is not installed"
     try:
-        return "" if _pair(device) else "Triton's kernels give wrong numbers on this device"
+        return "" if _pair(device) and _step(device) else "Triton's kernels give wrong numbers on this device"
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        return f"Triton fails on this device: {str(error).strip().splitlines()[0] or type(error).__name__}"
+        return f"Triton fails on this device: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
 
 
 def _pair(device: torch.device) -> bool:
@@ -40,6 +40,21 @@ def _pair(device: torch.device) -> bool:
     back = torch.empty_like(sent)
     operations.aggregate_back(sent, None, lists, None, out, ties, torch.ones_like(out), back)
     received = sent.flip(0).view(1, 2, 1, 1)
+    # Edges that add zero: the messages stay, and each edge's gradient is that of its message.
+    of_edges, ends = torch.empty_like(sent), torch.stack([first, first.flip(0)])[:, None]
+    operations.edges_back(sent, sent.new_zeros(2, 1), ends, lists[2], out, ties, torch.ones_like(out), of_edges)
     # Each is mean, minimum and maximum of what the other receives; deviations are zero.
-    right = (out[:3] == received).all() & (out[3] == 0.0).all() & (back == 3.0).all()
+    right = (out[:3] == received).all() & (out[3] == 0.0).all() & (back == 3.0).all() & (of_edges == 3.0).all()
     return bool(right)
+
+
+def _step(device: torch.device) -> bool:
+    """Make one step of Adam whose running means keep nothing: every parameter changes by minus the rate."""
+    from hydragnn_hpc.member.triton_kernels import operations
+
+    parameters, gradients = (torch.full((1, 2), value, device=device) for value in (3.0, 2.0))
+    factors = -torch.arange(3.0, device=device)[:, None, None]  # nothing is added to the root; the rate is 1
+    operations.adam(
+        parameters, gradients, torch.zeros_like(parameters), torch.zeros_like(parameters), factors, 0.0, 0.0, 0.0, False
+    )
+    return torch.allclose(parameters, torch.full_like(parameters, 2.0))
