@@ -25,12 +25,14 @@ def check_archive(root: Path, sums: bool = False) -> bool:
     Raises
     ------
     UserError
-        If it is an archive of another version, or one of its files is missing, truncated or changed.
+        If it is a file, or an archive of another version, or one of its files is missing, truncated or changed.
     """
     try:
         content = json.loads((root / FILE).read_bytes())
     except FileNotFoundError:
         return False
+    except NotADirectoryError as error:
+        raise UserError(f"{root} is a file; unpack it, and give the folder that it holds") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {root / FILE}: {error}; copy the archive again") from error
     for name, size, sha256 in _listed(content, root):

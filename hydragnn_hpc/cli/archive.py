@@ -45,7 +45,8 @@ def archive(
     from hydragnn_hpc.logs import progress
     from hydragnn_hpc.report.archive import write_archive
 
-    to = to or out.with_name(f"{out.name}-archive")
+    named = out if out.name not in ("", "..") else out.resolve()
+    to = to or named.with_name(f"{named.name}-archive")
     with progress("archive", "figures") as bar:
         size = write_archive(out, to, license_text, bar)
     log(f"{to}: {size / 1e6:,.1f} MB")

@@ -151,13 +151,17 @@ def test_what_cannot_be_archived_is_one_line(tmp_path: Path) -> None:
     making.make(tmp_path / "out", variants=("H",), replicas=2, states={"H": "waiting"}, samples=10)
     making.make(tmp_path / "busy", variants=("H",), replicas=2, states={"H/01": "running"}, samples=10)
     (tmp_path / "there").mkdir()
+    (tmp_path / "one.zip").write_bytes(b"PK")
     for arguments, message in (
         (("out", "to"), "no member has finished"),
         (("nowhere", "to"), "holds no campaign"),
         (("busy", "to"), "a run is active; make the archive when it has ended"),
         (("out", "there"), "there exists; give another name, or remove it"),
+        (("one.zip", "--check"), "one.zip is a file; unpack it, and give the folder that it holds"),
         (("out", "--check"), "out is not an archive: it has no ro-crate-metadata.json"),
     ):
         told = command(tmp_path, "archive", *arguments)
         assert told.returncode == 2 and message in told.stderr and len(told.stderr.splitlines()) == 1, told.stderr
     assert not (tmp_path / "to").exists()
+    told = command(tmp_path / "out", "archive", ".")
+    assert told.returncode == 2 and "no member has finished" in told.stderr and len(told.stderr.splitlines()) == 1
