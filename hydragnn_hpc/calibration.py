@@ -102,21 +102,33 @@ class TaskCalibration:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibration of an ensemble by task; ``why_not`` says why there is none, and is empty if there is one."""
+    """The calibration of an ensemble by task.
+
+    Attributes
+    ----------
+    tasks : mapping
+        By name, of the tasks that are calibrated.
+    why_not : str
+        Why there is none; empty if there is one.
+    unknown : tuple of str
+        Tasks of which the validation set has no known value.
+    """
 
     tasks: Mapping[str, TaskCalibration]
     why_not: str = ""
+    unknown: tuple[str, ...] = ()
 
     def without(self, level: float) -> str:
         """Return a line on which tasks have no calibrated interval of a level, and why; empty if all have one."""
         if self.why_not:
             return f"no calibrated intervals: {self.why_not}"
         few = [f"{task} ({own.all_values.structures})" for task, own in self.tasks.items() if level > own.largest_level]
-        return (
-            f"too few structures in the validation set for intervals of level {level:g}: {', '.join(few)}"
-            if few
-            else ""
-        )
+        lines = []
+        if self.unknown:
+            lines.append(f"no calibrated intervals of {', '.join(self.unknown)}: the validation set has no known value")
+        if few:
+            lines.append(f"too few structures in the validation set for intervals of level {level:g}: {', '.join(few)}")
+        return "; ".join(lines)
 
 
 class RunningMoments:
@@ -164,9 +176,11 @@ def calibrate(
     if isinstance(training.resample, Folds):
         return Calibration({}, "with training.resample.folds, members have no validation set in common")
     try:
-        return Calibration(_calibrated(folder, campaign, members, weights or {}))
+        tasks = _calibrated(folder, campaign, members, weights or {})
     except UserError as error:
         return Calibration({}, str(error))
+    unknown = [task for task in campaign.variant(members[0].variant).tasks if task not in tasks]
+    return Calibration(tasks, unknown=tuple(unknown))
 
 
 def check_level(level: float) -> None:
@@ -218,14 +232,14 @@ def _calibrated(
 ) -> dict[str, TaskCalibration]:
     truth = read_arrays(folder.validation_set)
     if truth is None:
-        raise UserError(f"no {folder.validation_set.name}: the campaign was trained by an earlier version")
+        raise UserError(f"no {folder.validation_set.name} (trained by an earlier version, or imported)")
     tasks = campaign.variant(members[0].variant).tasks
     moments = {task: RunningMoments() for task in tasks}
     for index, member in enumerate(members):
         path = folder.member(member.variant, member.replica).validation
         predicted = read_arrays(path)
         if predicted is None:
-            raise UserError(f"{member.name} has no {path.name}: it was trained by an earlier version")
+            raise UserError(f"{member.name} has no {path.name} (trained by an earlier version, or imported)")
         for task in tasks:
             known = truth.get(campaign.tasks[task].field)
             if known is None or task not in predicted or predicted[task].shape != known.shape:

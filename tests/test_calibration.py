@@ -9,7 +9,15 @@ import pytest
 from scipy import stats
 
 from hydragnn_hpc import UserError
-from hydragnn_hpc.calibration import ENOUGH, RunningMoments, Scores, check_level, task_calibration
+from hydragnn_hpc.calibration import (
+    ENOUGH,
+    Calibration,
+    RunningMoments,
+    Scores,
+    TaskCalibration,
+    check_level,
+    task_calibration,
+)
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
@@ -113,6 +121,14 @@ def test_missing_values_and_members_that_agree_exactly() -> None:
     assert task_calibration(moments, np.full((3, 1), np.nan), offsets, None) is None
     found = task_calibration(moments, np.array([[0.0], [0.0], [1.0]]), offsets, None)
     assert found is not None and found.all_values.quantile(0.5) == 0.0 and math.isinf(found.all_values.quantile(0.75))
+
+
+def test_tasks_that_are_not_calibrated_are_named() -> None:
+    known = TaskCalibration(Scores.of(np.arange(9.0), np.arange(9)))
+    found = Calibration({"H": known}, unknown=("C", "M"))
+    assert found.without(0.9) == "no calibrated intervals of C, M: the validation set has no known value"
+    assert found.without(0.99).endswith("; too few structures in the validation set for intervals of level 0.99: H (9)")
+    assert not Calibration({"H": known}).without(0.9)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, -1.0, 90.0, math.nan])

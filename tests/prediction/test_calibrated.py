@@ -88,8 +88,12 @@ def test_it_is_that_of_the_members_in_use(plain: Path) -> None:
     [
         ("", ("--select", "2"), "HCM: no calibrated intervals: calibration needs 3 members, and there are 2"),
         ("", ("--level", "0.99999"), "too few structures in the validation set for intervals of level 0.99999: H ("),
-        ("validation_set.npz", (), "no validation_set.npz: the campaign was trained by an earlier version"),
-        ("members/HCM/01/validation.npz", (), "HCM/01 has no validation.npz: it was trained by an earlier version"),
+        ("validation_set.npz", (), "no validation_set.npz (trained by an earlier version, or imported)"),
+        (
+            "members/HCM/01/validation.npz",
+            (),
+            "HCM/01 has no validation.npz (trained by an earlier version, ",
+        ),
     ],
 )
 def test_where_there_is_none_a_line_says_why(plain: Path, change: str, options: tuple[str, ...], message: str) -> None:
