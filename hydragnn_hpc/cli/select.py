@@ -60,11 +60,12 @@ def select(
         raise UserError(f"--out {to}: give a file in an existing folder")
     ensemble = Ensemble(out, variant, device=device)
     found = selection.Pool(ensemble.tasks if at_random else selection.check_spread(ensemble, task))
+    distances = selection.distances_of(ensemble, needed=not at_random)
     own_cell = parse_cell(cell) if cell else None
     preparation = Preparation(ensemble.facts, ReadingChoice(form, own_cell, on_error))
     with progress("select", "structures") as update, hint_to_skip():
         for batch in preparation.read(pool):
-            found.add(ensemble, batch)
+            found.add(ensemble, distances, batch)
             update(preparation.count, 0)
     preparation.report()
     if ensemble.calibration.why_not:

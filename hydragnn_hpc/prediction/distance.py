@@ -25,7 +25,8 @@ class Distances:
     distance : numpy.ndarray
         ``[S]``: the Mahalanobis distance of the features (:mod:`hydragnn_hpc.member.features`).
     quantile : numpy.ndarray
-        ``[S]``: the share of the training set that is nearer to its mean; 1 for what is farther than all of it.
+        ``[S]``: the share of the training set (of a sample of it, if it is large) that is nearer to its mean; 1 for
+        what is farther than all of these.
     features : numpy.ndarray
         ``[S, F]``: the features in coordinates in which the distance is Euclidean, from the mean or from one another.
     """
@@ -49,7 +50,9 @@ class DistanceFromTraining:
     Attributes
     ----------
     largest : float
-        The largest distance within the training set.
+        The largest distance within the training set, or that sample of it.
+    atoms : tuple of int, or None
+        The smallest and the largest number of atoms of a structure of the training set; not known in earlier versions.
 
     Raises
     ------
@@ -68,12 +71,15 @@ class DistanceFromTraining:
         path = folder.member(member.variant, member.replica).features
         arrays = read_arrays(path)
         if arrays is None:
-            raise UserError(f"{member.name} has no {path.name}: it was trained by an earlier version")
+            reasons = "trained by an earlier version, imported, or memory was lacking"
+            raise UserError(f"{member.name} has no {path.name} ({reasons})")
         try:
             self._known = FeatureDistribution(arrays["mean"], arrays["whitening"], arrays["distances"])
         except KeyError as error:
             raise UserError(f"{path} lacks {error}; remove the member's folder and run again") from error
         self.largest = float(self._known.distances[-1])
+        low, high = arrays.get("atoms", (0, 0))
+        self.atoms = (int(low), int(high)) if high else None
         self._trunk = Trunk(campaign, member.variant, model, device)
 
     def of(self, structures: UnseenStructures) -> Distances:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -40,12 +41,16 @@ class Predictor:
             self._distance = ensemble.distance_from_training
         except UserError as error:
             self._unknown = str(error)
-        self._count = self._beyond = 0
+        self._count = self._beyond = self._other_size = 0
 
     def __call__(self, structures: UnseenStructures) -> Predicted:
         """Predict a batch."""
-        distances = self._distance.of(structures) if self._distance else None
-        if distances is not None:
+        distances = None
+        if self._distance is not None:
+            distances = self._distance.of(structures)
+            low, high = self._distance.atoms or (0, math.inf)
+            atoms = np.diff(structures.atom_offsets)
+            self._other_size += int(np.count_nonzero((atoms < low) | (atoms > high)))
             self._count += len(structures)
             self._beyond += int(np.count_nonzero(distances.quantile == 1.0))
         return Predicted(self.ensemble.apply(structures), distances)
@@ -57,8 +62,17 @@ class Predictor:
             yield f"{name}: {line}"
         if self._distance is None:
             yield f"{name}: no distances from the training set: {self._unknown}"
-        elif self._beyond:
+            return
+        if self._beyond:
             yield (
                 f"{name}: {self._beyond:,} of {self._count:,} structures are farther from the training set's mean than"
-                f" all of its own (distance above {self._distance.largest:.3g}); their predictions are extrapolations"
+                f" all that were sampled from it (distance above {self._distance.largest:.3g}); their predictions are"
+                " extrapolations"
+            )
+        if self._other_size and self._distance.atoms:
+            low, high = self._distance.atoms
+            yield (
+                f"{name}: {self._other_size:,} of {self._count:,} structures have fewer or more atoms than those of the"
+                f" training set ({low}{f' to {high}' if high > low else ''}); distances compare only structures of"
+                " like size"
             )

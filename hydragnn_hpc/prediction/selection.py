@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from hydragnn_hpc.dataset.build.unseen import UnseenStructures
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.read.gathered import offsets_of
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.prediction.distance import DistanceFromTraining
 from hydragnn_hpc.prediction.ensemble import Ensemble, TaskPrediction
 
 COLUMNS = ("rank", "index", "frame", "sample", "composition", "score", "distance", "distance_quantile")
@@ -35,7 +37,7 @@ class Pool:
     features : list of numpy.ndarray
         ``[F]`` (`prediction.distance.Distances`).
     distance, quantile : list of float
-        From the training set.
+        From the training set; NaN where they are not known.
     """
 
     tasks: tuple[str, ...]
@@ -56,14 +58,15 @@ class Pool:
     def __len__(self) -> int:
         return len(self.index)
 
-    def add(self, ensemble: Ensemble, structures: UnseenStructures) -> None:
+    def add(self, ensemble: Ensemble, distances: DistanceFromTraining | None, structures: UnseenStructures) -> None:
         """Add a batch."""
-        predicted, far = ensemble.apply(structures), ensemble.distance_from_training.of(structures)
+        predicted = ensemble.apply(structures)
         spreads = np.stack([_spread(predicted[task], len(structures)) for task in self.tasks], axis=1)
         self.spreads += list(spreads)
-        self.features += list(far.features)
-        self.distance += far.distance.tolist()
-        self.quantile += far.quantile.tolist()
+        far = distances.of(structures) if distances else None
+        self.features += list(far.features) if far else []
+        self.distance += far.distance.tolist() if far else [math.nan] * len(structures)
+        self.quantile += far.quantile.tolist() if far else [math.nan] * len(structures)
         self.index += structures.index
         for number, frame in enumerate(structures.frames):
             geometry = structures.geometries[structures.sample_geometry[number]].geometry
@@ -91,8 +94,8 @@ class Pool:
         """Yield the row of each chosen structure, :data:`COLUMNS` and the tasks' spreads."""
         for rank, k in enumerate(chosen, start=1):
             of_pool = (self.index[k], self.origin[k], self.name[k], self.composition[k])
-            numbers = (scores[k], self.distance[k], self.quantile[k], *self.spreads[k])
-            yield (rank, *of_pool, *(repr(float(number)) for number in numbers))
+            far = ("" if math.isnan(number) else repr(number) for number in (self.distance[k], self.quantile[k]))
+            yield (rank, *of_pool, repr(float(scores[k])), *far, *(repr(float(spread)) for spread in self.spreads[k]))
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,22 @@ def check_spread(ensemble: Ensemble, task: str | None) -> tuple[str, ...]:
     if task is not None and task not in ensemble.tasks:
         raise UserError(f"--task {task}: the variant {ensemble.variant} has the tasks {', '.join(ensemble.tasks)}")
     return ensemble.tasks if task is None else (task,)
+
+
+def distances_of(ensemble: Ensemble, needed: bool) -> DistanceFromTraining | None:
+    """Return an ensemble's distances, None where they are not known and not ``needed``.
+
+    Raises
+    ------
+    UserError
+        If they are needed and not known.
+    """
+    try:
+        return ensemble.distance_from_training
+    except UserError as error:
+        if needed:
+            raise UserError(f"{ensemble.variant}: no distances to choose by: {error}; use --random") from error
+        return None
 
 
 def _spread(prediction: TaskPrediction, structures: int) -> np.ndarray:

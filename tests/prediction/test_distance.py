@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import shutil
 from pathlib import Path
 
@@ -103,8 +104,10 @@ def test_what_is_unlike_the_training_is_far_and_counted(plain: Path) -> None:
     told = command(folder, "predict", "out-plain", "unlike.extxyz", "--out", "few.csv")
     assert told.returncode == 0
     assert (
-        "HCM: 2 of 3 structures are farther from the training set's mean than all of its own (distance" in told.stderr
+        "HCM: 2 of 3 structures are farther from the training set's mean than all that were sampled from it (distance"
+        in told.stderr
     )
+    assert "HCM: 1 of 3 structures have fewer or more atoms than those of the training set (32); " in told.stderr
 
 
 @pytest.mark.slow
@@ -118,5 +121,10 @@ def test_where_an_earlier_version_has_trained_a_line_says_so(plain: Path) -> Non
     told = command(folder, "predict", "out-without", "few.extxyz", "--out", "few.csv")
     assert told.returncode == 0 and "no distances from the training set: HCM/00 has no features.npz" in told.stderr
     assert all(row["distance"] == "" for row in csv.DictReader((folder / "few.csv").open()))
-    with pytest.raises(UserError, match="it was trained by an earlier version"):
+    with pytest.raises(UserError, match="trained by an earlier version, imported, or memory was lacking"):
         Ensemble(out).distances(some(folder))
+    told = command(folder, "select", "out-without", "few.extxyz")
+    assert told.returncode == 2 and "no distances to choose by: HCM/00 has no features.npz" in told.stderr
+    assert "; use --random" in told.stderr and len(told.stderr.splitlines()) == 1
+    chosen = list(csv.DictReader(io.StringIO(done(folder, "select", "out-without", "few.extxyz", "--random"))))
+    assert chosen and all((row["distance"], row["distance_quantile"]) == ("", "") for row in chosen)

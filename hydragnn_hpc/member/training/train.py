@@ -376,7 +376,8 @@ class StackTraining:
         arrays: dict[Path, Mapping[str, np.ndarray]]
         arrays = {files.predictions: predictions[0], files.validation: predictions[1]}
         if features is not None:
-            arrays[files.features] = features
+            atoms = np.diff(self._data.structure.atom_offsets)[self._data.parts[0]]
+            arrays[files.features] = {**features, "atoms": np.array([atoms.min(), atoms.max()])}
         saved.write_done(files, result, model, arrays, hold)
         member.ownership.end(keep_checkpoint)
 
