@@ -123,7 +123,9 @@ def test_hydragnn_predicts_with_exported_models_as_they_do_here(trained: Path, e
             assert (np.abs(one - rounded) < 1e-5).mean() > 0.995
 
 
-def test_exported_models_come_back(trained: Path, exported: Path, tmp_path: Path) -> None:
+def test_exported_models_come_back(
+    trained: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With the identity as the first layer of the graph-level head, and the same predictions."""
     for variant in ("HCM", "M"):
         (tmp_path / variant).mkdir()
@@ -131,6 +133,7 @@ def test_exported_models_come_back(trained: Path, exported: Path, tmp_path: Path
             (tmp_path / variant / f"m{replica}").symlink_to(exported / f"{variant}-0{replica}")
         units = {task: KNOWN.units[task] for task in variant}
         assert import_models(tmp_path / variant, tmp_path / f"out-{variant}", Facts(1.0, units, [26, 78])) == 2
+        assert " is left out: all neighbours within the cutoff count" in capsys.readouterr().err
         ours, again = (Ensemble(out, variant, device="cpu") for out in (trained / "out", tmp_path / f"out-{variant}"))
         for batch in ours._preparation.read(trained / "raw"):
             expected, found = ours.apply(batch), again.apply(batch)
@@ -169,9 +172,8 @@ def test_models_of_hydragnn_predict_here_as_they_do_there(trained: Path, exporte
     run_hydragnn("make", logs)
     units = [w for t, u in KNOWN.units.items() for w in ("--unit", f"{t}={u}")]
     options = ("--length-unit", "bohr", "--elements", "Fe,Pt", *units)
-    made = command(tmp_path, "import", "model", "logs", "out", *options)
-    assert "out: 2 finished members" in made.stdout
-    assert "is left out: all neighbours within the cutoff count" in made.stderr
+    printed = done(tmp_path, "import", "model", "logs", "out", *options)
+    assert "out: 2 finished members" in printed
     for replica, name in enumerate(("one", "two")):
         theirs, ours = outputs_of(logs, name), scaled(tmp_path / "out", "HCM", trained / "raw", replica)
         for one, other in zip(theirs, ours, strict=True):
