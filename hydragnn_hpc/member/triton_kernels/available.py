@@ -49,12 +49,12 @@ def _pair(device: torch.device) -> bool:
 
 
 def _step(device: torch.device) -> bool:
-    """Make one step of Adam whose running means keep nothing: every parameter changes by minus the rate."""
+    """Make one step of Adam whose running means keep nothing: 3 becomes 3 + 2 · 2 / (√(2 · 2) + 2)."""
     from hydragnn_hpc.member.triton_kernels import operations
 
     parameters, gradients = (torch.full((1, 2), value, device=device) for value in (3.0, 2.0))
-    factors = -torch.arange(3.0, device=device)[:, None, None]  # nothing is added to the root; the rate is 1
+    factors = torch.full((3, 1, 1), 2.0, device=device)
     operations.adam(
         parameters, gradients, torch.zeros_like(parameters), torch.zeros_like(parameters), factors, 0.0, 0.0, 0.0, False
     )
-    return torch.allclose(parameters, torch.full_like(parameters, 2.0))
+    return torch.allclose(parameters, torch.full_like(parameters, 4.0))
