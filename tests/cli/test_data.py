@@ -111,7 +111,7 @@ def test_info_of_a_data_set_whose_manifest_does_not_say_its_distribution(made: P
         (["convert", "{raw}", "{new}", "--to", "lmsm"], "did you mean 'lsms'"),
         (["convert", "{raw}", "{new}"], "is lsms already"),
         (["convert", "{raw}", "{bp}"], "--force"),
-        (["info", "{bp}", "--figure", "{new}.jpg"], "ends in .png or .pdf"),
+        (["info", "{bp}", "--figure", "{new}.jpg"], "written as .png or .pdf"),
         (["info", "{bp}", "--figure", "/proc/nowhere/x.png"], "cannot write"),
         (["info", "{bp}/data.0"], "is a file"),
         (["info", "{raw}"], "manifest.json"),
