@@ -92,7 +92,7 @@ def test_figures_of_one_variant_and_of_single_samples_adapt(single: Rendered, un
         assert not list(training_time.draw(single.content)) and not list(worker_timeline.draw(single.content))
         assert list(training_time.draw(unfinished.content))
         (errors,) = rmse.draw(single.content)
-    assert "stars" not in errors.caption and "bars" not in errors.caption and "without a network" in errors.caption
+    assert "stars" not in errors.caption and "bars" not in errors.caption and "the better baseline" in errors.caption
     varied = np.concatenate([np.repeat([26, 78], [k, 32 - k]) for k in range(33)]).astype(np.int32)
     samples = GroundTruth(
         "33 samples", np.arange(33).astype(str), varied, np.arange(34) * 32,

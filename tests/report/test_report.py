@@ -70,7 +70,7 @@ def test_a_tensor_with_missing_values(foreign: Rendered) -> None:
         (drawing,) = composition.draw(replace(foreign.content, all_samples=known))
     legend = drawing.figure.axes[0].get_legend()
     assert [t.get_text() for t in legend.get_texts()] == [f"component {k}" for k in range(9)]
-    assert "the 2 with a value of all 3 samples" in drawing.caption
+    assert "those with a value (2) among all 3 samples" in drawing.caption
     shown = body.sections(replace(foreign.content, test_set=known), [])
     table1 = next(s for s in shown if s.key == "table1")
     assert "from the known ones: gap 18 of 27." in " ".join(table1.tables[1].notes)
