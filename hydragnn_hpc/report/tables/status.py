@@ -248,10 +248,11 @@ def _worker_seconds_left(snapshot: Snapshot, running: dict[str, RunningMember]) 
     if not known:
         return None
     epochs, total = {v.name: campaign.epochs(v) for v in campaign.variants}, 0.0
+    together = rows.stacked(snapshot)
     for member in snapshot.members:
         if member.state in UNSETTLED:
             expected = means[member.variant]
             epoch = running[member.name].epoch if member.name in running else 0
             share = 1 - min(epoch / max(epochs[member.variant], 1), 1.0)
-            total += (sum(known) / len(known) if expected is None else expected) * share / rows.stacked(snapshot)
+            total += (sum(known) / len(known) if expected is None else expected) * share / together
     return total
