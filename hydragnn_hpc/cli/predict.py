@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hydragnn_hpc.cli.data_options import FORMATS_HELP, ON_ERROR_HELP, one_of, parse_cell
+from hydragnn_hpc.cli.data_options import CELL_HELP, DEVICE_HELP, FORMATS_HELP, ON_ERROR_HELP, one_of, parse_cell
 from hydragnn_hpc.errors import UserError
 
 EPILOG = "Example: hydragnn-hpc predict runs/quickstart new.extxyz --variant HCM --out predicted.csv"
@@ -63,11 +63,9 @@ def predict(
         ),
     ] = None,
     form: Annotated[str, typer.Option("--format", help=FORMATS_HELP)] = "auto",
-    cell: Annotated[
-        str, typer.Option(help="Cell for structures without one, as in data prepare: '20.8 10.4 14.1 bohr'.")
-    ] = "",
+    cell: Annotated[str, typer.Option(help=CELL_HELP)] = "",
     on_error: Annotated[str, typer.Option(help=ON_ERROR_HELP)] = "fail",
-    device: Annotated[str, typer.Option(help="cpu, cuda, xpu, or auto: an accelerator where there is one.")] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
 ) -> None:
     """Predict every task for new structures: mean and standard deviation over a variant's finished members.
 

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from hydragnn_hpc.cli.data_options import FORMATS_HELP, ON_ERROR_HELP, check_seed, one_of, parse_cell
+from hydragnn_hpc.cli.data_options import (
+    CELL_HELP,
+    DEVICE_HELP,
+    FORMATS_HELP,
+    ON_ERROR_HELP,
+    check_seed,
+    one_of,
+    parse_cell,
+)
 from hydragnn_hpc.errors import UserError
 
 EPILOG = "Example: hydragnn-hpc select runs/quickstart pool.extxyz --variant HCM --task H --number 50 --out next.csv"
@@ -36,11 +44,9 @@ def select(
     seed: Annotated[int, typer.Option(help="With --random.")] = 0,
     to: Annotated[Path | None, typer.Option("--out", help="Write the csv file here. Default: standard output.")] = None,
     form: Annotated[str, typer.Option("--format", help=FORMATS_HELP)] = "auto",
-    cell: Annotated[
-        str, typer.Option(help="Cell for structures without one, as in data prepare: '20.8 10.4 14.1 bohr'.")
-    ] = "",
+    cell: Annotated[str, typer.Option(help=CELL_HELP)] = "",
     on_error: Annotated[str, typer.Option(help=ON_ERROR_HELP)] = "fail",
-    device: Annotated[str, typer.Option(help="cpu, cuda, xpu, or auto: an accelerator where there is one.")] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
 ) -> None:
     """Choose structures of which the ensemble is least certain, and which differ from each other.
 
