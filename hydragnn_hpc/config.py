@@ -125,6 +125,11 @@ class Campaign(Section):
 
     def _check_folds(self) -> None:
         resample = self.training.resample
+        if resample != "none" and self.training.fitted_to == "samples":
+            raise ValueError(
+                "training.fitted_to=samples: replicas that resample (training.resample) share what is fitted to the"
+                " whole training set; set fitted_to=all"
+            )
         if isinstance(resample, Folds) and self.replicas < resample.folds:
             raise ValueError(
                 f"training.resample.folds={resample.folds}: {self.replicas} replicas would leave folds that none is"

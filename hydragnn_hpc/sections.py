@@ -341,7 +341,9 @@ def _checked_resampling(value: Any) -> Any:
 class Training(Section):
     """How a member is trained; ``plateau`` and ``early_stopping`` are off where they are null.
 
-    ``samples`` of the training set are trained on, of each composition in proportion (`member.engine.subset.nested`).
+    ``samples`` of the training set are trained on, of each composition in proportion (`dataset.staged.subset.nested`).
+    Scaling and references are ``fitted_to`` these samples alone, or to all: references and inputs to the training set,
+    the scaling of targets to the data set.
     ``resample`` gives each replica a training set of its own (`member.engine.resample`), the samples of which are
     those of ``samples``.
     ``schedule`` says whether the learning rate follows ``plateau`` or ``cosine`` (`member.training.schedule.Schedule`).
@@ -349,6 +351,7 @@ class Training(Section):
 
     epochs: Annotated[int, Field(ge=0)] = 200
     samples: Literal["all"] | Positive = "all"
+    fitted_to: Literal["all", "samples"] = "all"
     resample: Annotated[Literal["none", "bootstrap"] | Folds, BeforeValidator(_checked_resampling)] = "none"
     batch_size: Positive = 64
     optimizer: Annotated[OptimizerSection, Field(discriminator="name")] = AdamOptimizer(name="Adam")

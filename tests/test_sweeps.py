@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydragnn_hpc.config import Campaign, config_hash, parse_campaign
+from hydragnn_hpc.dataset.staged.subset import nested
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, Member, State, read_frozen, read_members
-from hydragnn_hpc.member.engine.subset import nested
 from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.records.rungs import Rungs
 from hydragnn_hpc.report.analysis.spread import spreads
@@ -321,6 +321,9 @@ def test_a_reference_of_all_samples_is_remarked(tmp_path: Path) -> None:
         if "reference-of-all" in k
     ]
     assert "variants H-referencecomposition-samples40:" in line
+    of_few = campaigns.text(variants=[], tasks=tasks, sweep=sweep, training={"fitted_to": "samples"})
+    (tmp_path / "few.yaml").write_text(of_few)
+    assert "reference-of-all" not in campaigns.done(tmp_path, "run", "few.yaml", "o", "--dry-run")
     sweep["over"].pop("tasks.H.reference")
     (tmp_path / "campaign.yaml").write_text(campaigns.text(variants=[], sweep=sweep))
     assert "reference-of-all" not in campaigns.done(tmp_path, "run", "campaign.yaml", "o", "--dry-run")

@@ -8,7 +8,8 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_ser
 
 from hydragnn_hpc.records.base import Count, FileRecord, Level
 
-ReferenceKind = Literal["composition", "species", "linear"]
+ReferenceKind = Literal["composition", "species", "linear", "range"]
+"""What a campaign may set, and ``range``: the least value, the residual being divided by the span of values."""
 
 
 class RequiredInput(FileRecord):
@@ -24,12 +25,19 @@ class RequiredInput(FileRecord):
 
 
 class ReferencedTask(FileRecord):
-    """A task that has a reference."""
+    """A task that has a reference, or is scaled by the range of the samples that it is fitted to."""
 
     name: str
     field: str
     level: Level
     reference: ReferenceKind
+
+
+class FittedSamples(FileRecord):
+    """The part of the training set that is trained on, and that everything is fitted to; None stands for all of it."""
+
+    number: Count | None
+    seed: int
 
 
 class Requirements(FileRecord):
@@ -42,11 +50,15 @@ class Requirements(FileRecord):
     classes : int
         How many classes of samples that are equal by symmetry training and validation must have together at least,
         where classes are required; otherwise 0.
+    fitted_to : FittedSamples or None
+        None where inputs and references are fitted to the training set, and tasks without a reference keep the data
+        set's scaling.
     """
 
     inputs: tuple[RequiredInput, ...] = (RequiredInput(name="species"),)
     tasks: tuple[ReferencedTask, ...] = ()
     classes: Count = 0
+    fitted_to: FittedSamples | None = None
 
 
 class Shells(FileRecord):
@@ -105,12 +117,12 @@ class InputRecipe(FileRecord):
 
 
 class FittedReference(FileRecord):
-    """A reference as fitted to the training set.
+    """A reference as fitted to the training set, or to the part of it that is trained on.
 
     Attributes
     ----------
     kind, level : str
-        ``composition``, ``species`` or ``linear``; ``graph`` or ``node``.
+        ``composition``, ``species``, ``linear`` or ``range``; ``graph`` or ``node``.
     elements : list of int
         Proton numbers, ascending.
     compositions : list of list of float
@@ -118,9 +130,9 @@ class FittedReference(FileRecord):
     values : list
         ``composition``: means ``[n, K or 1, d]``, NaN where no value is known; ``linear``: intercepts of the same
         shape; ``species``: means ``[K, d]`` at node level, at graph level ``[1 + K, d]``: a constant, and the
-        contribution of an atom of each element.
+        contribution of an atom of each element; ``range``: the least value ``[1, d]``.
     scale : list of float
-        ``[d]``, standard deviation of the residual.
+        ``[d]``, standard deviation of the residual; ``range``: the difference of the greatest and the least value.
     slopes : list
         ``linear``: ``[n, K or 1, F, d]``, one per input (at graph level, per input and element).
     """

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.campaigns import command, done
+from tests.prediction.campaigns import FEPT, TRAINING
 
 XYZ = '2\nLattice="5 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:3 pbc="T T T"\nPt 0 0 0\n{} 2 2 2\n'
 
@@ -57,6 +59,15 @@ def test_a_campaigns_own_test_samples_come_out_as_they_did(fept: Path) -> None:
         compare(rows, expected(fept / "out", variant, 2))
     done(fept, "predict", "out", "raw", "--variant", "M", "--out", "m.csv")
     assert rows_of((fept / "m.csv").read_text()) == {k: v for k, v in rows.items() if k[0] == "M"}
+
+
+@pytest.mark.slow
+def test_what_was_fitted_to_fewer_samples_goes_with_the_models(fept: Path) -> None:
+    training = {**TRAINING, "samples": 80, "fitted_to": "samples"}
+    content = {**FEPT, "variants": ["HM"], "replicas": 1, "training": training}
+    (fept / "few.yaml").write_text(yaml.safe_dump(content))
+    done(fept, "run", "few.yaml", "few")
+    compare(rows_of(done(fept, "predict", "few", "raw")), expected(fept / "few", "HM", 1))
 
 
 @pytest.mark.slow

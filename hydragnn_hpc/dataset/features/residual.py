@@ -9,6 +9,7 @@ level a linear function of the numbers of atoms of each element, by least square
 element, divided by the number of atoms. Slopes are shrunk towards those of nearby compositions.
 
 The residual is divided by its standard deviation over the training set, so that a network's outputs are of order one.
+``range`` subtracts the least value and divides by the span instead, as the data set's scaling does for all samples.
 Everything is in scaled units (`staged.copies`).
 """
 
@@ -49,6 +50,8 @@ def evaluate(
         Float64, ``[rows, d]``.
     """
     values = np.array(fitted.values, np.float64)
+    if fitted.kind == "range":
+        return np.broadcast_to(values[0], (len(sample), values.shape[1]))
     if fitted.kind == "species" and fitted.level == "node":
         by_element: np.ndarray = values[element]
         return by_element
@@ -170,6 +173,18 @@ class _Target:
         reshaped: np.ndarray = means.reshape(n_groups, width, -1)
         return reshaped
 
+    def training_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least value and the span over the training set, ``[d]`` each; span 1 where all are equal."""
+        low, high = np.full(self.values.shape[1], np.inf), np.full(self.values.shape[1], -np.inf)
+        for rows, sample, _ in self.blocks():
+            values = np.asarray(self.values[rows], np.float64)[self.arrays["split"][sample] == 0]
+            low, high = (
+                np.fmin(low, np.fmin.reduce(values, initial=np.inf)),
+                np.fmax(high, np.fmax.reduce(values, initial=-np.inf)),
+            )
+        low, high = (np.where(high < low, 0.0, limit) for limit in (low, high))
+        return low, np.where(high > low, high - low, 1.0)
+
     def described(self, first: int, stop: int) -> np.ndarray:
         """Return the regressors of ``linear`` for the rows of samples ``first`` to ``stop``, exclusive."""
         if self.inputs is None:
@@ -249,13 +264,13 @@ def write(
     Raises
     ------
     UserError
-        If the training set has fewer than two samples per composition: the mean would be the sample itself.
+        If there are fewer than two samples per composition to fit to: the mean would be the sample itself.
     OSError
         If the storage is full.
     """
     target = _Target(arrays, values, task.level, inputs if task.reference == "linear" else None, shrinkage)
     fitted = _fit(target, task)
-    scale = target.deviation(fitted)
+    scale = np.array(fitted.scale) if fitted.kind == "range" else target.deviation(fitted)
     reference, residual = (decorations.new_array(path, values.shape) for path in paths)
     for rows, _, baseline in target.references(fitted):
         reference[rows] = baseline
@@ -275,8 +290,8 @@ def _fit(target: _Target, task: ReferencedTask) -> FittedReference:
         known, group = np.unique(fractions[train], axis=0, return_inverse=True)
         if 2 * len(known) > np.count_nonzero(train):
             raise UserError(
-                f"tasks.{task.name}.reference={kind}: the training set has {np.count_nonzero(train)} samples"
-                f" of {len(known)} compositions, too few of each for a mean; set it to species or none"
+                f"tasks.{task.name}.reference={kind}: {np.count_nonzero(train)} samples to fit it to, of"
+                f" {len(known)} compositions, are too few of each for a mean; set it to species or none"
             )
         of_sample = np.zeros(len(fractions), np.int64)
         of_sample[train] = group.reshape(-1)
@@ -285,6 +300,9 @@ def _fit(target: _Target, task: ReferencedTask) -> FittedReference:
             return reference(compositions=known.tolist(), values=at_zero.tolist(), slopes=slopes.tolist())
         means = target.training_means(of_sample, len(known))
         return reference(compositions=known.tolist(), values=means.tolist())
+    if kind == "range":
+        low, span = target.training_range()
+        return reference(compositions=[], values=[low.tolist()], scale=span.tolist())
     if level == "node":
         means = target.training_means(np.zeros(len(target.counts), np.int64), 1)[0]
         for d in range(means.shape[1]):

@@ -58,13 +58,15 @@ def reference_of_all(campaign: Campaign, manifest: Manifest) -> Lines:
             v
             for v, c in each_variant(campaign).items()
             if c.training.trained_on(manifest.split[0]) < manifest.split[0]
+            and c.training.fitted_to == "all"
             and name in c.tasks
             and c.tasks[name].reference != "none"
         ]
         if affected:
             text = (
                 f"task '{name}': its reference is fitted to all {manifest.split[0]:,} training samples, although"
-                " training.samples is smaller, so that errors understate what so few samples allow; set reference=none"
+                " training.samples is smaller, so that errors understate what so few samples allow; set"
+                " training.fitted_to=samples"
             )
             yield naming_variants(campaign, affected, text), task.field
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.dataset.staged.subset import nested
 from hydragnn_hpc.paths import read_record
 from hydragnn_hpc.records.dataset import Manifest
-from hydragnn_hpc.records.recipe import ReferencedTask, RequiredInput, Requirements, StagedRecipe
+from hydragnn_hpc.records.recipe import FittedSamples, ReferencedTask, RequiredInput, Requirements, StagedRecipe
 from hydragnn_hpc.sections import Folds, Training, Variant
 
 READY = "ready.json"
@@ -32,18 +33,23 @@ def of_all(campaign: Campaign) -> tuple[Requirements, ...]:
 
 
 def _requires_its_own(variant: Variant) -> bool:
-    return bool(variant.inputs or variant.references or "resample" in variant.training)
+    return bool(variant.inputs or variant.references or {"resample", "samples", "fitted_to"} & set(variant.training))
 
 
 def of(campaign: Campaign) -> Requirements:
     """Return what a campaign requires, apart from variants with inputs or references of their own."""
+    training, fitted_to = campaign.training, None
+    if training.fitted_to == "samples":
+        fitted_to = FittedSamples(number=None if training.samples == "all" else training.samples, seed=campaign.seed)
     tasks = [
-        ReferencedTask(name=name, field=t.field, level=t.level, reference=t.reference)
+        ReferencedTask(
+            name=name, field=t.field, level=t.level, reference="range" if t.reference == "none" else t.reference
+        )
         for name, t in campaign.tasks.items()
-        if t.reference != "none"
+        if t.reference != "none" or (fitted_to and not t.vector)
     ]
     inputs = [RequiredInput(**entry.model_dump()) for entry in campaign.inputs]
-    return Requirements(inputs=tuple(inputs), tasks=tuple(tasks), classes=_classes(campaign.training))
+    return Requirements(inputs=tuple(inputs), tasks=tuple(tasks), classes=_classes(training), fitted_to=fitted_to)
 
 
 def _classes(training: Training) -> int:
@@ -54,7 +60,8 @@ def _classes(training: Training) -> int:
 
 def meet(made: Requirements, wanted: Requirements) -> bool:
     """Whether what was ``made`` includes everything that is ``wanted``."""
-    return made.inputs == wanted.inputs and set(wanted.tasks) <= set(made.tasks) and made.classes >= wanted.classes
+    same = made.inputs == wanted.inputs and made.fitted_to == wanted.fitted_to
+    return same and set(wanted.tasks) <= set(made.tasks) and made.classes >= wanted.classes
 
 
 def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wanted: Requirements) -> None:
@@ -80,6 +87,8 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wa
     # Imported here because a supervisor imports this module and has no use for SciPy.
     from hydragnn_hpc.dataset.features import inputs, residual
 
+    if wanted.fitted_to is not None:
+        arrays = {**arrays, "split": _fitted_to(arrays, wanted.fitted_to)}
     recipe = inputs.plan(arrays, wanted.inputs, manifest.species, manifest.neighbours.cutoff_bohr)
     if not recipe.species_only:
         recipe = inputs.write(arrays, recipe, folder / "node_inputs.npy")
@@ -95,6 +104,16 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wa
     staged = StagedRecipe(wanted=wanted, inputs=recipe, references=references)
     # Not in pydantic's JSON mode, which writes NaN as null.
     (folder / READY).write_text(json.dumps(staged.model_dump()), encoding="utf-8")
+
+
+def _fitted_to(arrays: Mapping[str, np.ndarray], fitted_to: FittedSamples) -> np.ndarray:
+    """Return the split ``[S]`` in which training samples that are not trained on belong to no part."""
+    split: np.ndarray = np.array(arrays["split"])
+    train = np.flatnonzero(split == 0)
+    if fitted_to.number is not None:
+        chosen = nested(train, fitted_to.number, arrays["atomic_numbers"], arrays["atom_offsets"], fitted_to.seed)
+        split[np.setdiff1d(train, chosen, assume_unique=True)] = np.iinfo(split.dtype).max
+    return split
 
 
 def read(folder: Path) -> StagedRecipe | None:

@@ -12,10 +12,10 @@ from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.graphs import Neighbours
 from hydragnn_hpc.dataset.staged import requirements
 from hydragnn_hpc.dataset.staged.copies import CLASSES, StagedData, atoms_of
+from hydragnn_hpc.dataset.staged.subset import nested
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.resample import Parts, Resampled, by_bootstrap, in_folds, split_in_folds
-from hydragnn_hpc.member.engine.subset import nested
 from hydragnn_hpc.records.dataset import Target
 from hydragnn_hpc.records.recipe import Recipe
 from hydragnn_hpc.sections import Folds
@@ -175,14 +175,15 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
     UserError
         If the copy was made for other inputs or references.
     """
-    suitable = staged.meeting(requirements.of(campaign))
+    wanted = requirements.of(campaign)
+    suitable = staged.meeting(wanted)
     if suitable is None:
         given = (staged.ready.wanted if staged.ready else requirements.PLAIN).model_dump(mode="json")
         raise UserError(f"the node-local copy was made for other inputs or references ({given}); run the command again")
     a, ready, recipe = suitable.arrays, suitable.ready, Recipe()
     if ready:
-        referenced = [name for name, task in campaign.tasks.items() if task.reference != "none"]
-        recipe = Recipe(inputs=ready.inputs, references={name: ready.references[name] for name in referenced})
+        referenced = {task.name: ready.references[task.name] for task in wanted.tasks}
+        recipe = Recipe(inputs=ready.inputs, references=referenced)
     structure = Structure.of(a, staged.manifest.neighbours.cutoff_bohr)
     parts, resampled = _parts(a, campaign)
     references = {

@@ -1,0 +1,94 @@
+"""What is fitted to data comes from the samples that are trained on, where a campaign says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hydragnn_hpc.config import Campaign, config_hash, parse_campaign
+from hydragnn_hpc.dataset.staged import copies, requirements
+from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.training_data import from_staged, with_reference
+from tests import campaigns
+
+FEW = 80  # of 31 compositions
+
+
+def parsed(reference: str = "none", **training: Any) -> Campaign:
+    """A campaign of H and M, where H has a ``reference``."""
+    tasks = {
+        "H": {"level": "graph", "field": "mixing_enthalpy", "reference": reference},
+        "M": {"level": "node", "field": "magnetic_moment"},
+    }
+    content = {**campaigns.SMALL, "tasks": tasks, "inputs": ["species", {"name": "shells", "number": 2}]}
+    return parse_campaign({**content, "variants": ["HM"], "training": {"batch_size": 16, **training}}, "c.yaml")
+
+
+@pytest.fixture(scope="module")
+def plain(small_bp: Path, tmp_path_factory: pytest.TempPathFactory) -> copies.StagedData:
+    """A copy of the small data set."""
+    folder = tmp_path_factory.mktemp("plain")
+    copies.copy(small_bp, folder)
+    return copies.open_staged(folder)
+
+
+@pytest.mark.parametrize("reference", ["none", "composition", "species", "linear"])
+def test_samples_that_are_not_trained_on_change_nothing(
+    plain: copies.StagedData, tmp_path: Path, reference: str
+) -> None:
+    campaign = parsed(reference, samples=FEW, fitted_to="samples")
+    wanted = requirements.of(campaign)
+    trained = from_staged(plain, parsed_plainly(samples=FEW)).parts[0]
+    assert len(trained) == FEW
+    other = dict(plain.arrays)
+    beyond = np.setdiff1d(np.arange(len(other["split"])), trained)
+    other["scaled_mixing_enthalpy"] = np.array(other["scaled_mixing_enthalpy"])
+    other["scaled_mixing_enthalpy"][beyond] += 7.0
+    recipes = []
+    for name, arrays in (("as is", plain.arrays), ("shifted", other)):
+        (tmp_path / name).mkdir()
+        requirements.write(tmp_path / name, arrays, plain.manifest, wanted)
+        recipes.append(requirements.read(tmp_path / name))
+    assert recipes[0] == recipes[1]
+
+
+def parsed_plainly(**training: Any) -> Campaign:
+    """The campaign without inputs or references, which a plain copy meets."""
+    content = {**campaigns.SMALL, "variants": ["HM"], "training": {"batch_size": 16, **training}}
+    return parse_campaign(content, "c.yaml")
+
+
+@pytest.mark.parametrize("reference", ["none", "composition", "linear"])
+def test_targets_and_inputs_are_scaled_by_the_samples_trained_on(
+    small_bp: Path, tmp_path: Path, reference: str
+) -> None:
+    few, all_samples = (parsed(reference, samples=FEW, fitted_to=to) for to in ("samples", "all"))
+    copies.copy(small_bp, tmp_path, [requirements.of(few), requirements.of(all_samples)])
+    staged = copies.open_staged(tmp_path)
+    data, usual = from_staged(staged, few), from_staged(staged, all_samples)
+    np.testing.assert_array_equal(data.parts[0], usual.parts[0])
+    atoms = copies.atoms_of(data.structure.atom_offsets, data.parts[0])
+    assert np.abs(data.inputs[atoms, 1:].mean(axis=0)).max() < 1e-5 < np.abs(usual.inputs[atoms, 1:].mean(axis=0)).max()
+    moments = data.targets["M"][atoms]
+    assert moments.min() == 0 and moments.max() == pytest.approx(1) and data.targets["M"].max() > 1
+    values = data.targets["H"][data.parts[0]]
+    if reference == "none":
+        assert values.min() == 0 and values.max() == pytest.approx(1)
+    else:
+        assert np.sqrt((values**2).mean()) == pytest.approx(1, rel=1e-4)
+    every = np.arange(len(data.structure.sample_geometry))
+    for task in ("H", "M"):  # errors are in the same units as ever
+        rows = every if task == "H" else slice(None)
+        restored = with_reference(data, task, every, data.targets[task][rows])
+        expected = with_reference(usual, task, every, usual.targets[task][rows])
+        np.testing.assert_allclose(restored, expected, atol=2e-6)
+
+
+def test_it_enters_the_hash_only_where_it_is_set_and_not_beside_resampling() -> None:
+    assert config_hash(parsed(), "d") == config_hash(parsed(fitted_to="all"), "d")
+    assert config_hash(parsed(), "d") != config_hash(parsed(fitted_to="samples"), "d")
+    with pytest.raises(UserError, match=r"training\.fitted_to=samples: replicas that resample"):
+        parsed(fitted_to="samples", resample="bootstrap")
