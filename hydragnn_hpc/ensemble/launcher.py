@@ -77,13 +77,14 @@ def detect(environment: Mapping[str, str]) -> LaunchEnvironment:
         rank, size = _first(environment, known.rank), _first(environment, known.size)
         if rank is None or size is None or (known.sets_pmi and _first(environment, ("PMI_RANK",)) not in (rank, None)):
             continue
-        if "PMI_RANK" in known.rank and _is_left_over(environment):
-            if size > 1:
+        if _is_left_over(environment):
+            if "PMI_RANK" in known.rank and size > 1:
                 raise UserError(
                     f"PMI_SIZE={size}, but PMI_FD={environment['PMI_FD']} is not a connection to a launcher: unset"
                     " PMI_FD, PMI_RANK and PMI_SIZE, left by another process, or keep the descriptor open in wrappers"
                 )
-            continue
+            if size == 1:  # also in a shell of one task, as of srun --pty: one rank needs no MPI
+                continue
         own = _first(environment, known.local_rank)
         return LaunchEnvironment(
             known.launcher, rank, size, _local_rank(environment, rank, size) if own is None else own

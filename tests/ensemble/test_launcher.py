@@ -124,6 +124,7 @@ def test_variables_that_another_rank_left_are_no_launcher() -> None:
         assert detect({**left, "PMI_FD": str(one.fileno())}).launcher == "PMI"
     with Path(os.devnull).open() as plain:
         assert detect({**left, "PMI_FD": str(plain.fileno())}).launcher is None
+    left |= {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_LOCALID": "0"}  # in a shell of one task
     command = [str(Path(sys.executable).with_name("hydragnn-hpc")), "doctor"]
     done = subprocess.run(command, env={**os.environ, **left}, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0 and "Abort" not in done.stderr, done
