@@ -113,7 +113,8 @@ def prepare(
     split_by: Annotated[
         str,
         typer.Option(
-            help=f"{SPLIT_HELP} Default: composition if that leaves enough samples to validate and test, otherwise"
+            help=f"{SPLIT_HELP} source: as each structure says under the key split (train, validation, test), or else"
+            " the path of its file. Default: composition if that leaves enough samples to validate and test, otherwise"
             " groups or random."
         ),
     ] = "auto",

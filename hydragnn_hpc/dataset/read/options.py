@@ -32,9 +32,10 @@ class Options:
         Seed of the split and of the samples that ``cap`` keeps.
     keep_repeated : bool
         Whether samples of the same species on the same sites are all kept.
-    split_by : {"auto", "composition", "symmetry", "groups", "random"}
+    split_by : {"auto", "composition", "symmetry", "groups", "random", "source"}
         What the split keeps in proportion, or together (:func:`hydragnn_hpc.dataset.build.select.split`); ``auto``:
-        the first of composition, groups and random that leaves enough samples to validate and test.
+        the first of composition, groups and random that leaves enough samples to validate and test; ``source``: as each
+        structure states (:func:`hydragnn_hpc.dataset.read.parts.stated_part`).
     scale_over : {"all", "train"}
         Samples over which minimum and maximum are taken.
     end_members : dict

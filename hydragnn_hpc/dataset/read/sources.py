@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from hydragnn_hpc.atomic import StorageError
 from hydragnn_hpc.dataset.graphs import Geometry, check_cell, find_neighbours
-from hydragnn_hpc.dataset.read import derive, files, formats, targets
+from hydragnn_hpc.dataset.read import derive, files, formats, parts, targets
 from hydragnn_hpc.dataset.read.frames import Frame, Skipped
 from hydragnn_hpc.dataset.read.gathered import RawSamples, SampleCollector
 from hydragnn_hpc.dataset.read.units import Unit
@@ -69,7 +69,8 @@ def read(
 ) -> RawData:
     """Read all of a source, in the given or detected format; per-atom values are kept on disk, in ``folder``.
 
-    The split that the source states is kept with ``keep_split``, or if its format has one and ``options`` ask for none.
+    The split that the source states is kept with ``keep_split``, if ``options`` ask for it, or if the format has one and
+    they ask for none.
 
     Raises
     ------
@@ -85,7 +86,8 @@ def read(
             f"{source} is read as {form.upper()} text, which has targets of its own ({names}): leave out --target, or"
             " give --format"
         )
-    keep_split = keep_split or (form in formats.WITH_SPLIT and options.split_by == "auto")
+    of_source = options.split_by == parts.SOURCE
+    keep_split = keep_split or of_source or (form in formats.WITH_SPLIT and options.split_by == "auto")
     gathering = _Gathering(source, options, own or options.targets, folder, keep_split)
     total = files.count_files(source) if own else 0
     for frame in formats.iter_frames(source, form):
@@ -158,6 +160,8 @@ class _Gathering:
                 find_neighbours(geometry, options.cutoff)
             except UserError as error:
                 raise UserError(f"{frame.where}: {error}") from error
+        if options.split_by == parts.SOURCE:
+            frame = replace(frame, values={**frame.values, "split": parts.stated_part(frame)})
         values, energy = self._extract(frame)
         if not np.isnan(energy) and self._is_lone(frame, geometry):
             energy, self._lone = np.nan, self._lone + 1
@@ -196,6 +200,8 @@ class _Gathering:
         raw = RawData(samples, self._skipped, properties, mixing, form, self._source)
         if self._keep_split:
             part = np.concatenate(samples.values.pop(_SPLIT.property.name))[:, 0]
+            if self._options.split_by == parts.SOURCE:
+                parts.check_complete(part, str(self._source))
             complete = form not in formats.WITH_SPLIT or len(np.unique(part)) == 3
             raw.part = part.astype(np.uint8) if complete and np.isin(part, (0, 1, 2)).all() else None
         return raw
