@@ -42,9 +42,10 @@ def test_by_the_names_of_files_and_by_key(tmp_path: Path) -> None:
     expected = {k: 0 if k < 8 else 1 if k < 11 or k > 16 else 2 for k in range(19)}
     assert parts(tmp_path / "x.bp") == expected and manifest.source.split_by == "source"
     convert(tmp_path / "x.bp", tmp_path / "x.xyz", Options())
-    prepare(tmp_path / "x.xyz", tmp_path / "again.bp", OPTIONS)
+    written = parse_targets(["e=graph:e:eV"])
+    prepare(tmp_path / "x.xyz", tmp_path / "again.bp", Options(targets=written, split_by="source"))
     assert parts(tmp_path / "again.bp") == expected
-    prepare(tmp_path / "x.xyz", tmp_path / "other.bp", Options(targets=OPTIONS.targets, split_by="random"))
+    prepare(tmp_path / "x.xyz", tmp_path / "other.bp", Options(targets=written, split_by="random"))
     assert parts(tmp_path / "other.bp") != expected
 
 
