@@ -13,8 +13,9 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--long``: the fault suite in full; ``--fault-seed``: repeats its random choices."""
+    """``--long``: the fault suite in full; ``--fault-seed``: repeats its random choices; ``--other-python``."""
     parser.addoption("--long", action="store_true", help="the fault suite in its long form")
+    parser.addoption("--other-python", help="Python of an environment with other versions of the packages")
     parser.addoption("--fault-seed", type=int, default=None, help="seed of the fault suite; printed at every run")
 
 
@@ -32,10 +33,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests of the long form unless it is requested."""
-    if not config.getoption("--long"):
-        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("long")])
-        items[:] = [i for i in items if not i.get_closest_marker("long")]
+    """Leave out tests of the long form, and those of another environment, unless they are requested."""
+    for option, marker in (("--long", "long"), ("--other-python", "versions")):
+        if not config.getoption(option):
+            config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker(marker)])
+            items[:] = [i for i in items if not i.get_closest_marker(marker)]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,7 +5,8 @@
 #
 #   tests/run.sh [pytest arguments]
 #   tests/run.sh --quick     unit tests, the contract tests of the engines, one campaign on two ranks
-#   tests/run.sh --oldest    the same, and data and predictions, with the oldest versions that setup.py admits
+#   tests/run.sh --oldest    the same, and data and predictions, with the oldest versions that setup.py admits; and an
+#                            archive made with today's versions read with those
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 bash envs/local.sh || exit 1
@@ -25,8 +26,11 @@ engines=(tests/member/contract tests/member/test_learning_rate.py
 oldest() {
   bash envs/local.sh --lock envs/oldest.lock --venv .venv-oldest || return
   local short=("${units[@]}" "${engines[@]}" tests/dataset/test_convert.py tests/dataset/test_formats.py
-    tests/prediction)
-  PATH=$PWD/.venv-oldest/bin:$PATH pytest -q -m "not slurm" -p no:cacheprovider "${short[@]}"
+    tests/prediction/test_predict.py tests/prediction/test_calculator.py)
+  local failed=0
+  PATH=$PWD/.venv-oldest/bin:$PATH pytest -q -m "not slurm" -p no:cacheprovider "${short[@]}" || failed=1
+  pytest -q -m versions -p no:cacheprovider tests/prediction --other-python "$PWD/.venv-oldest/bin/python" || failed=1
+  return $failed
 }
 if [[ ${1-} == --oldest ]]; then
   oldest
