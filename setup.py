@@ -74,7 +74,10 @@ setup(
     package_data={"hydragnn_hpc": ["**/*.html", "**/*.jinja", "**/*.css", "**/*.js", "**/*.c", "**/*.h", "py.typed"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["hydragnn-hpc = hydragnn_hpc.cli.main:main"]},
+    entry_points={
+        "console_scripts": ["hydragnn-hpc = hydragnn_hpc.cli.main:main"],
+        "ase.plugins": ["hydragnn_hpc = hydragnn_hpc.prediction.ase_plugin"],
+    },
     cmdclass={"build_py": BuildWithJobs},
     zip_safe=False,
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,17 @@ def test_every_exported_name_is_there_and_others_are_refused() -> None:
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_by("import hydragnn_hpc, hydragnn_hpc.errors; hydragnn_hpc.UserError") == set()
+
+
+def test_ase_lists_the_calculator_among_its_plugins() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "ase", "info", "--plugins"], capture_output=True, text=True, check=True
+    )
+    own = found.stdout.partition("\nhydragnn_hpc ")[2]
+    assert "CalculatorPlugin" in own and own.rstrip().endswith("\nhydragnn_hpc")
+    from hydragnn_hpc.prediction.ase_plugin import __ase_plugins__
+
+    assert [plugin() for plugin in __ase_plugins__] == [hydragnn_hpc.EnsembleCalculator]
 
 
 def test_the_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
