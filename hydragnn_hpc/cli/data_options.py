@@ -1,8 +1,9 @@
-"""Options that several data commands share: their help, and the parsing of their values."""
+"""Options that several commands share: their help, and the parsing and checking of their values."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from hydragnn_hpc.errors import UserError, nearest
 
@@ -58,6 +59,13 @@ def check_seed(seed: int) -> None:
     """Refuse a negative seed."""
     if seed < 0:
         raise UserError(f"--seed {seed}: must be 0 or positive")
+
+
+def check_output(path: Path | None) -> None:
+    """Refuse an ``--out`` that is a folder or lies in none, before the work whose result it is to hold."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        where = f"{path} is a folder" if path.is_dir() else f"no such folder: {path.parent}"
+        raise UserError(f"--out {path}: {where}; give a file in an existing folder")
 
 
 def parse_fractions(text: str) -> tuple[float, float, float]:

@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from hydragnn_hpc.cli.data_options import CELL_HELP, DEVICE_HELP, FORMATS_HELP, ON_ERROR_HELP, one_of, parse_cell
+from hydragnn_hpc.cli.data_options import (
+    CELL_HELP,
+    DEVICE_HELP,
+    FORMATS_HELP,
+    ON_ERROR_HELP,
+    check_output,
+    one_of,
+    parse_cell,
+)
 from hydragnn_hpc.errors import UserError
 
 EPILOG = "Example: hydragnn-hpc predict runs/quickstart new.extxyz --variant HCM --out predicted.csv"
@@ -89,9 +97,7 @@ def predict(
     one_of("--on-error", on_error, ("fail", "skip"))
     if device not in DEVICES:
         raise UserError(f"--device {device}; known are: {', '.join(DEVICES)}")
-    if to is not None and (to.is_dir() or not to.parent.is_dir()):  # checked before the long work
-        where = f"{to} is a folder" if to.is_dir() else f"no such folder: {to.parent}"
-        raise UserError(f"--out {to}: {where}; give a file in an existing folder")
+    check_output(to)
     if CampaignFolder(structures).campaign.exists() and not CampaignFolder(out).campaign.exists():
         raise UserError(f"{structures} is a campaign's folder, but {out} is not: give the campaign first")
     chosen: int | str = int(select) if select.isdecimal() else select

@@ -12,11 +12,11 @@ from hydragnn_hpc.cli.data_options import (
     DEVICE_HELP,
     FORMATS_HELP,
     ON_ERROR_HELP,
+    check_output,
     check_seed,
     one_of,
     parse_cell,
 )
-from hydragnn_hpc.errors import UserError
 
 EPILOG = "Example: hydragnn-hpc select runs/quickstart pool.extxyz --variant HCM --task H --number 50 --out next.csv"
 
@@ -62,8 +62,7 @@ def select(
 
     one_of("--on-error", on_error, ("fail", "skip"))
     check_seed(seed)
-    if to is not None and (to.is_dir() or not to.parent.is_dir()):
-        raise UserError(f"--out {to}: give a file in an existing folder")
+    check_output(to)
     ensemble = Ensemble(out, variant, device=device)
     found = selection.Pool(ensemble.tasks if at_random else selection.check_spread(ensemble, task))
     distances = selection.distances_of(ensemble, needed=not at_random)

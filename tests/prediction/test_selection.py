@@ -114,7 +114,7 @@ def test_one_of_each_class_and_composition(plain: Path) -> None:
         (("out-plain", "nothing.xyz"), "nothing.xyz"),
         (("out", "few.extxyz"), "several variants have finished members"),
         (("raw", "few.extxyz"), "raw holds no campaign"),
-        (("out-plain", "few.extxyz", "--out", "raw"), "--out raw: give a file in an existing folder"),
+        (("out-plain", "few.extxyz", "--out", "raw"), "--out raw: raw is a folder; give a file in"),
     ],
 )
 def test_what_cannot_be_chosen_from_is_one_line(plain: Path, arguments: tuple[str, ...], message: str) -> None:
