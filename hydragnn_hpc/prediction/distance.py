@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.build.unseen import UnseenStructures
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member
-from hydragnn_hpc.member.features import FeatureDistribution, Trunk
+from hydragnn_hpc.member.features import QUANTILES, FeatureDistribution, Trunk
 from hydragnn_hpc.member.predict import Graphs
 from hydragnn_hpc.member.training.checkpoint import TrainedModel
 from hydragnn_hpc.paths import CampaignFolder, read_arrays
@@ -57,7 +58,7 @@ class DistanceFromTraining:
     Raises
     ------
     UserError
-        If the distribution was not saved, or cannot be read.
+        If the distribution was not saved, cannot be read, or does not fit the model.
     """
 
     def __init__(
@@ -73,12 +74,11 @@ class DistanceFromTraining:
         if arrays is None:
             reasons = "trained by an earlier version, imported, or memory was lacking"
             raise UserError(f"{member.name} has no {path.name} ({reasons})")
-        try:
-            self._known = FeatureDistribution(arrays["mean"], arrays["whitening"], arrays["distances"])
-        except KeyError as error:
-            raise UserError(f"{path} lacks {error}; remove the member's folder and run again") from error
+        arrays = {"atoms": np.zeros(2, int), **arrays}
+        _check(path, arrays, model.facts.model["channels"])
+        self._known = FeatureDistribution(arrays["mean"], arrays["whitening"], arrays["distances"])
         self.largest = float(self._known.distances[-1])
-        low, high = arrays.get("atoms", (0, 0))
+        low, high = arrays["atoms"]
         self.atoms = (int(low), int(high)) if high else None
         self._trunk = Trunk(campaign, member.variant, model, device)
 
@@ -87,3 +87,16 @@ class DistanceFromTraining:
         features = self._known.whitened(self._trunk.features(Graphs.of(structures)))
         distance = np.sqrt(np.einsum("sf,sf->s", features, features, optimize=False))
         return Distances(distance, self._known.quantile(distance), features)
+
+
+def _check(path: Path, arrays: dict[str, np.ndarray], width: int) -> None:
+    """Check the arrays of a file of features; ``width`` is that of the trunk's last layer."""
+    remedy = "remove the member's folder and run again"
+    shapes = {"mean": (width,), "whitening": (width, width), "distances": (QUANTILES,), "atoms": (2,)}
+    for name, shape in shapes.items():
+        if name not in arrays:
+            raise UserError(f"{path} lacks '{name}'; {remedy}")
+        own = arrays[name]
+        if own.shape != shape or own.dtype.kind not in "fiu" or not np.isfinite(own).all():
+            expected = f"finite numbers of shape {list(shape)}"
+            raise UserError(f"{path}: '{name}' is {own.dtype} of shape {list(own.shape)}, not {expected}; {remedy}")

@@ -128,3 +128,27 @@ def test_where_an_earlier_version_has_trained_a_line_says_so(plain: Path) -> Non
     assert "; use --random" in told.stderr and len(told.stderr.splitlines()) == 1
     chosen = list(csv.DictReader(io.StringIO(done(folder, "select", "out-without", "few.extxyz", "--random"))))
     assert chosen and all((row["distance"], row["distance_quantile"]) == ("", "") for row in chosen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("atoms", np.array(32), "'atoms' is int64 of shape [], not finite numbers of shape [2]; remove the member's"),
+        ("atoms", np.array(["few", "many"]), "'atoms' is <U4 of shape [2], not finite"),
+        ("mean", np.zeros(3), "'mean' is float64 of shape [3], not finite numbers of shape [8]"),
+        ("distances", np.full(1001, np.nan), "'distances' is float64 of shape [1001], not finite"),
+        ("whitening", None, "features.npz lacks 'whitening'; remove the member's folder and run again"),
+    ],
+)
+def test_malformed_features_are_reported_in_one_line(
+    plain: Path, tmp_path: Path, name: str, value: np.ndarray | None, message: str
+) -> None:
+    some(plain.parent)
+    out = Path(shutil.copytree(plain, tmp_path / "out"))
+    path = out / "members" / "HCM" / "00" / "features.npz"
+    arrays = {**np.load(path), name: value}
+    np.savez(path, **{key: array for key, array in arrays.items() if array is not None})
+    result = command(plain.parent, "predict", str(out), "few.extxyz", "--out", "few.csv")
+    lines = [line for line in result.stderr.splitlines() if "no distances from the training set" in line]
+    assert result.returncode == 0 and len(lines) == 1 and message in lines[0], result.stderr
