@@ -8,7 +8,16 @@ import numpy as np
 
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.analysis.uncertainty import LEVELS
-from hydragnn_hpc.report.figures.style import GREY, Drawing, few_ticks, file_name, line_styles, panels, with_unit
+from hydragnn_hpc.report.figures.style import (
+    GREY,
+    Drawing,
+    coverage_axes,
+    few_ticks,
+    file_name,
+    line_styles,
+    panels,
+    with_unit,
+)
 from hydragnn_hpc.report.results import rows
 
 
@@ -26,10 +35,7 @@ def draw(content: Content) -> Iterator[Drawing]:
             left.plot(LEVELS, u.coverage, ms=3, label=f"{u.variant} ({u.calibration_error:.2f})", **style)
             positive = (u.groups > 0).all(axis=1)
             right.plot(*u.groups[positive].T, ms=3.5, label=u.variant, **style)
-        left.plot([0, 1], [0, 1], color=GREY, lw=0.7)
-        left.set(xlim=(0, 1), ylim=(0, 1))
-        left.set(xlabel="confidence level", ylabel="fraction of true values inside")
-        left.set_box_aspect(1)
+        coverage_axes(left, "confidence level")
         left.legend(title="variant (calibration error)")
         groups = np.concatenate([u.groups.ravel() for u in own])
         groups = groups[groups > 0]

@@ -8,7 +8,15 @@ import numpy as np
 
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.analysis.uncertainty import LEVELS
-from hydragnn_hpc.report.figures.style import GREY, Drawing, file_name, line_styles, log_labels, panels, with_unit
+from hydragnn_hpc.report.figures.style import (
+    Drawing,
+    coverage_axes,
+    file_name,
+    line_styles,
+    log_labels,
+    panels,
+    with_unit,
+)
 from hydragnn_hpc.report.results import rows
 
 
@@ -31,14 +39,12 @@ def draw(content: Content) -> Iterator[Drawing]:
                 shown = np.sort(widths[np.isfinite(widths) & (widths > 0)])
                 right.plot(shown, np.linspace(0, 1, len(shown)), color=color, ls=style)
             right.axvline(c.ensemble.rmse_of_mean, color=color, lw=0.7)
-        left.plot([0, 1], [0, 1], color=GREY, lw=0.7)
-        left.set(xlim=(0, 1), ylim=(0, 1), xlabel="level of the interval", ylabel="fraction of true values inside")
+        coverage_axes(left, "level of the interval")
         left.legend(title="variant")
         right.set(xscale="log", ylim=(0, 1), ylabel="fraction of predictions below")
         log_labels(right.xaxis)
         right.set_xlabel(with_unit("standard deviation", own[0].ensemble.unit))
-        for ax in (left, right):
-            ax.set_box_aspect(1)
+        right.set_box_aspect(1)
         caption = (
             f"Intervals of {task} on the test set, before (dotted) and after calibration. Left: fraction of true"
             " values inside the interval of each level (grey: perfect). Right: distribution of the standard deviation;"

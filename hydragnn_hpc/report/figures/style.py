@@ -101,6 +101,13 @@ def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
+def coverage_axes(ax: Any, of_levels: str) -> None:
+    """Frame a plot of coverage against the level of intervals: a square with the diagonal of perfect coverage."""
+    ax.plot([0, 1], [0, 1], color=GREY, lw=0.7)
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel=of_levels, ylabel="fraction of true values inside")
+    ax.set_box_aspect(1)
+
+
 def few_ticks(ax: Any) -> None:
     """Label both logarithmic axes in plain numbers, as many as fit."""
     for axis in (ax.xaxis, ax.yaxis):

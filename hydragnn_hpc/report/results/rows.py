@@ -46,6 +46,8 @@ class Snapshot:
         Whether tables have rows for the baselines.
     coverages : sequence
         Of the ensembles' intervals (`report.analysis.coverage.Coverage`); empty until a report computes them.
+    spreads : sequence or None
+        Of resampled replicas (`report.analysis.spread.Spread`); None until a table computes them.
     """
 
     folder: CampaignFolder
@@ -55,6 +57,7 @@ class Snapshot:
     summary_problem: str = ""
     baselines: bool = True
     coverages: Sequence[Any] = ()
+    spreads: Sequence[Any] | None = None
 
     @property
     def campaign(self) -> Campaign:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hydragnn_hpc.report import text
@@ -16,14 +16,17 @@ SHOWN = 50
 """Rows on the page and in Markdown; ``spread.csv`` has all."""
 
 
-def _spreads(snapshot: Snapshot) -> list[Spread]:
+def _spreads(snapshot: Snapshot) -> Sequence[Spread]:
+    """Return the snapshot's spreads, computed by the first call."""
     campaign = snapshot.campaign
     if campaign.training.resample == "none" and not any("resample" in v.training for v in campaign.variants):
         return []
-    # Imported here because tables are also written during a run, where statistics would be slow to import.
-    from hydragnn_hpc.report.analysis.spread import spreads
+    if snapshot.spreads is None:
+        # Imported here because tables are also written during a run, where statistics would be slow to import.
+        from hydragnn_hpc.report.analysis.spread import spreads
 
-    return spreads(snapshot)
+        snapshot.spreads = spreads(snapshot)
+    return snapshot.spreads
 
 
 def spread_rows(snapshot: Snapshot) -> list[Row]:
