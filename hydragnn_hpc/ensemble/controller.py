@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from hydragnn_hpc import halving, ledger
-from hydragnn_hpc.durations import SAVE_SECONDS, in_words
+from hydragnn_hpc.durations import in_words
 from hydragnn_hpc.ensemble import rungs
 from hydragnn_hpc.ensemble.display import Display, names
 from hydragnn_hpc.ensemble.folder import RunPlan
 from hydragnn_hpc.ensemble.messenger import RankPlacement
+from hydragnn_hpc.ensemble.progress import RunProgress
 from hydragnn_hpc.ensemble.run_files import RunFiles
-from hydragnn_hpc.ensemble.stack_queue import StackQueue, WorkerId, seconds_left
+from hydragnn_hpc.ensemble.stack_queue import StackQueue, WorkerId
 from hydragnn_hpc.ensemble.stack_sizes import StackSizes
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State
@@ -32,7 +30,6 @@ from hydragnn_hpc.records.events import (
     EngineChanged,
     Epoch,
     Finished,
-    MemberEpoch,
     Ready,
     Report,
     Returned,
@@ -43,27 +40,14 @@ from hydragnn_hpc.records.events import (
 from hydragnn_hpc.records.member import Failure
 from hydragnn_hpc.records.run import (
     MemberFinished,
-    Progress,
     RunEnded,
-    RunningMember,
     RunStarted,
     RunStopping,
     StackAssigned,
     StackEnded,
     StackFailed,
     StackReturned,
-    WorkerDevice,
 )
-
-
-@dataclass
-class _Busy:
-    """The progress of a worker that is training."""
-
-    since: float
-    epoch: int = 0
-    epoch_seconds: float = 0.0
-    losses: dict[int, float] = field(default_factory=dict)
 
 
 class Controller:
@@ -90,7 +74,6 @@ class Controller:
         update_tables: Callable[[], object],
     ) -> None:
         self._plan, self._folder, self._placements = plan, folder, placements
-        self._deadline = deadline
         self._launch = plan.frozen.campaign.launch
         self._queue = StackQueue(plan.stacks(), self._launch.attempts)
         self._epochs = halving.targets(plan.frozen.campaign, ledger.read_rungs(folder))
@@ -98,10 +81,8 @@ class Controller:
         counts = plan.counts()
         self._done_before = counts.get(State.FINISHED, 0) + counts.get(State.DIVERGED, 0)
         self._diverged = counts.get(State.DIVERGED, 0)
-        self._member_seconds: list[float] = []
-        self._started_at = ledger.now()
+        self._progress = RunProgress(placements, deadline)
         self._idle: set[WorkerId] = set()
-        self._busy: dict[WorkerId, _Busy] = {}
         self._devices: dict[WorkerId, Device] = {}
         self._owners: dict[tuple[str, str], int] = {}  # (host, identity of a device) -> its rank
         self._expected = {(p.rank, s) for p in placements for s in range(self._launch.slots_per_device)}
@@ -110,7 +91,6 @@ class Controller:
         self._without_mps = False
         self._sizes = StackSizes(self._launch.stack, plan.frozen.campaign.replicas, len(self._expected), folder)
         self._sizes.share(self._queue.waiting)
-        self._longest_epoch = 0.0
         self._assignments = 0
         self._stop: ExitCode | None = None
         self._out_of_time = False
@@ -142,8 +122,8 @@ class Controller:
         """Handle the report of a worker, or of its rank on its behalf."""
         if isinstance(report, Ready):
             self._ready(worker, report.device)
-        elif isinstance(report, Epoch) and worker in self._busy:
-            self._epoch(worker, report.members)
+        elif isinstance(report, Epoch):
+            self._progress.epoch(worker, report.members)
         elif isinstance(report, EngineChanged):
             member = names(report.variant, [report.replica])
             self.display.line(
@@ -180,13 +160,6 @@ class Controller:
                 " kernels take turns: start 'nvidia-cuda-mps-control -d' on every node first, or use launch.stack"
             )
 
-    def _epoch(self, worker: WorkerId, members: tuple[MemberEpoch, ...]) -> None:
-        busy = self._busy[worker]
-        busy.epoch = max(m.epoch for m in members)
-        busy.epoch_seconds = max(m.seconds for m in members)
-        busy.losses = {m.replica: m.validation_loss for m in members}
-        self._longest_epoch = max(self._longest_epoch, busy.epoch_seconds)
-
     def _finished(self, worker: WorkerId, event: Finished) -> None:
         name = (event.variant, event.replica)
         running = self._queue.running().get(worker)
@@ -194,8 +167,7 @@ class Controller:
             return  # its members have been assigned to another worker in the meantime
         self._queue.member_done(worker, event.replica)
         summary, seconds = self._files.result_line(name)
-        # A resumed member has been trained for longer than its stack has run.
-        self._member_seconds.append(max(seconds, time.monotonic() - self._busy[worker].since))
+        self._progress.member_finished(worker, seconds)
         self._files.changed = True
         if event.state == "diverged":
             self._diverged += 1
@@ -227,13 +199,13 @@ class Controller:
                 self._queue.stopped(worker)
             else:
                 self._queue.stack_done(worker)
-        self._busy.pop(worker, None)
+        self._progress.end(worker)
         self._idle.add(worker)
 
     def _died(self, worker: WorkerId, event: Died) -> None:
         self._count_written_results(worker)
         self._idle.discard(worker)
-        self._busy.pop(worker, None)
+        self._progress.end(worker)
         failed = self._queue.failed(worker)
         placement = self._placements[worker[0]]
         for name, attempt, final in failed:
@@ -264,7 +236,7 @@ class Controller:
     def _returned(self, worker: WorkerId, event: Returned) -> None:
         """Continue with a stack without graphs, or in two halves."""
         self._count_written_results(worker)
-        self._busy.pop(worker, None)
+        self._progress.end(worker)
         running = self._queue.running().get(worker)
         if running is None:
             return
@@ -309,7 +281,7 @@ class Controller:
 
     def commands(self) -> list[tuple[WorkerId, Command]]:
         """Return the commands to send to workers now."""
-        if self._stop is None and self._time_is_up():
+        if self._stop is None and self._progress.time_is_up:
             self._out_of_time = True
             self.stop(ExitCode.AGAIN, "the time limit is near")
         commands: list[tuple[WorkerId, Command]] = []
@@ -323,8 +295,7 @@ class Controller:
             if assignment is None:
                 break
             self._idle.discard(worker)
-            self._busy[worker] = _Busy(time.monotonic())
-            replicas = list(assignment.replicas)
+            self._progress.start(worker)
             self._assignments += 1
             claim = Claim(run=self._plan.run, assignment=self._assignments)
             train = Train(
@@ -337,16 +308,11 @@ class Controller:
             )
             commands.append((worker, train))
             again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""
-            self.display.line(f"{names(assignment.variant, replicas)} starts on rank {worker[0]}{again}")
+            self.display.line(f"{names(assignment.variant, assignment.replicas)} starts on rank {worker[0]}{again}")
             self._files.log(
                 StackAssigned, worker, variant=train.variant, replicas=train.replicas, attempt=train.attempt
             )
         return commands
-
-    def _time_is_up(self) -> bool:
-        # An epoch in progress has to end first; a quarter is added because the time of epochs varies.
-        margin = 1.25 * self._longest_epoch + SAVE_SECONDS
-        return self._deadline is not None and time.monotonic() > self._deadline - margin
 
     def stop(self, code: ExitCode, reason: str) -> None:
         """Request that every stack is saved at the end of its epoch, and assign no more stacks."""
@@ -385,7 +351,7 @@ class Controller:
                 f"no worker can be started: {cause}; see {self._folder.logs} and 'hydragnn-hpc doctor'",
                 ExitCode.MEMBERS_FAILED,
             )
-        if self._out_of_time and not self._longest_epoch and not self._member_seconds:
+        if self._out_of_time and not self._progress.any_epoch:
             raise UserError(
                 "the time limit was too short: it expired before any member had finished an epoch; allow more time",
                 ExitCode.MEMBERS_FAILED,
@@ -404,7 +370,9 @@ class Controller:
                     f"{self._folder.root} was removed during the run; nothing more can be saved there"
                 )
                 return
-            self._files.write_progress(self._progress())
+            self._files.write_progress(
+                self._progress.record(self._queue.running(), self._devices, self._seconds_left())
+            )
             self.display.update(self._done_before + len(self._queue.finished), self._note())
         if self._files.tables_are_due():
             self._files.write_tables()
@@ -426,41 +394,12 @@ class Controller:
         if line := self._files.closing_line():
             self.display.line(line)
 
-    def _progress(self) -> Progress:
-        running = {}
-        for worker, assignment in self._queue.running().items():
-            busy = self._busy[worker]
-            for replica in assignment.replicas:
-                loss = busy.losses.get(replica)
-                running[f"{assignment.variant}/{replica:02d}"] = RunningMember(
-                    epoch=busy.epoch,
-                    epoch_seconds=busy.epoch_seconds,
-                    rank=worker[0],
-                    slot=worker[1],
-                    host=self._placements[worker[0]].host,
-                    validation_loss=loss if loss is not None and math.isfinite(loss) else None,
-                )
-        workers = [
-            WorkerDevice(rank=worker[0], slot=worker[1], host=self._placements[worker[0]].host, device=device)
-            for worker, device in sorted(self._devices.items())
-        ]
-        return Progress(
-            time=ledger.now(),
-            started=self._started_at,
-            members_running=running,
-            workers=tuple(workers),
-            seconds_left=self._seconds_left(),
-        )
-
     def _seconds_left(self) -> float | None:
-        now = time.monotonic()
-        running = [now - busy.since for busy in self._busy.values()]
         waiting = self._queue.waiting_stacks
         if self._sizes.auto and self._devices:  # members wait one by one, and are joined
             waiting = -(-waiting // (self._sizes.largest("", next(iter(self._devices.values()))) or 1))
-        return seconds_left(self._member_seconds, running, waiting, len(self._idle) + len(self._busy))
+        return self._progress.seconds_left(waiting, len(self._idle))
 
     def _note(self) -> str:
-        epochs = ", ".join(f"{a.variant} {self._busy[w].epoch}" for w, a in list(self._queue.running().items())[:4])
         failed = len(self._queue.given_up) + self._diverged
-        return f"epoch {epochs}" + (f"; {failed} failed" if failed else "")
+        return f"epoch {self._progress.epochs(self._queue.running())}" + (f"; {failed} failed" if failed else "")
