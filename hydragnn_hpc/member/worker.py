@@ -35,8 +35,9 @@ from hydragnn_hpc.member.engine.training_data import TrainingData, from_staged
 from hydragnn_hpc.member.features import Trunk, training_features
 from hydragnn_hpc.member.torch_engine.captured import CaptureError
 from hydragnn_hpc.member.training.checkpoint import TrainedModel
+from hydragnn_hpc.member.training.stack import StackMember, WorkerContext
 from hydragnn_hpc.member.training.start import with_degree
-from hydragnn_hpc.member.training.train import StackMember, StackTraining, WorkerContext
+from hydragnn_hpc.member.training.train import StackTraining
 from hydragnn_hpc.ownership import NotOwnerError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.events import (

@@ -15,7 +15,8 @@ from hydragnn_hpc.ledger import Frozen
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.device import arithmetic, describe
 from hydragnn_hpc.member.engine.training_data import from_staged
-from hydragnn_hpc.member.training.train import StackTraining, WorkerContext
+from hydragnn_hpc.member.training.stack import WorkerContext
+from hydragnn_hpc.member.training.train import StackTraining
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.claim import Claim
 from hydragnn_hpc.records.events import Train

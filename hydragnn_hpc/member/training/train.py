@@ -2,87 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from hydragnn_hpc.config import member_hash
-from hydragnn_hpc.dataset.store import Manifest
-from hydragnn_hpc.ledger import Frozen, keeps_checkpoint, now
+from hydragnn_hpc.ledger import keeps_checkpoint, now
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import OPTIMIZERS
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.training import checkpoint as saved
 from hydragnn_hpc.member.training.evaluate import ValidationSet, test_errors, weights_hash
 from hydragnn_hpc.member.training.schedule import Schedule
+from hydragnn_hpc.member.training.stack import StackMember, WorkerContext
 from hydragnn_hpc.member.training.start import FrozenParts, initialise
 from hydragnn_hpc.ownership import Ownership
-from hydragnn_hpc.paths import CampaignFolder, MemberFolder
-from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import EndState, EngineChanged, Train
 from hydragnn_hpc.records.member import Identity, Reason, Result, Session, TaskErrors
 from hydragnn_hpc.records.model import ModelFacts, ModelSpecies, ModelTask
 from hydragnn_hpc.sections import Variant
 
 _NUMBERS = ("parameters", "buffers", "best_parameters", "best_buffers")
-
-
-@dataclass
-class StackMember:
-    """One member of the stack, without its tensors; ``train`` and ``validation`` are the numbers of its samples."""
-
-    replica: int
-    seed: int
-    files: MemberFolder
-    ownership: Ownership
-    schedule: Schedule
-    train: np.ndarray
-    validation: np.ndarray
-    history: list[list[float]] = field(default_factory=list)
-    sessions: list[Session] = field(default_factory=list)
-
-    @property
-    def epoch(self) -> int:
-        """Epochs done."""
-        return len(self.history)
-
-    def log(self, line: str) -> None:
-        """Add a line to the member's log, if it can be written."""
-        with contextlib.suppress(OSError), self.ownership.held(), self.files.log.open("a", encoding="utf-8") as stream:
-            stream.write(f"{now()} {line}\n")
-
-
-@dataclass(frozen=True)
-class WorkerContext:
-    """What is common to all stacks that a worker trains.
-
-    Attributes
-    ----------
-    folder : CampaignFolder
-    frozen : Frozen
-    manifest : Manifest
-    host : str
-    rank, slot : int
-        The worker's.
-    device : Device
-    versions : dict
-        Versions of libraries, by package.
-    """
-
-    folder: CampaignFolder
-    frozen: Frozen
-    manifest: Manifest
-    host: str
-    rank: int
-    slot: int
-    device: Device
-    versions: dict[str, str]
 
 
 class StackTraining:

@@ -1,0 +1,68 @@
+"""What the training of a stack consists of: its members, and the worker that trains them."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hydragnn_hpc.dataset.store import Manifest
+from hydragnn_hpc.ledger import Frozen, now
+from hydragnn_hpc.member.training.schedule import Schedule
+from hydragnn_hpc.ownership import Ownership
+from hydragnn_hpc.paths import CampaignFolder, MemberFolder
+from hydragnn_hpc.records.device import Device
+from hydragnn_hpc.records.member import Session
+
+
+@dataclass
+class StackMember:
+    """One member of the stack, without its tensors; ``train`` and ``validation`` are the numbers of its samples."""
+
+    replica: int
+    seed: int
+    files: MemberFolder
+    ownership: Ownership
+    schedule: Schedule
+    train: np.ndarray
+    validation: np.ndarray
+    history: list[list[float]] = field(default_factory=list)
+    sessions: list[Session] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    def log(self, line: str) -> None:
+        """Add a line to the member's log, if it can be written."""
+        with contextlib.suppress(OSError), self.ownership.held(), self.files.log.open("a", encoding="utf-8") as stream:
+            stream.write(f"{now()} {line}\n")
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """What is common to all stacks that a worker trains.
+
+    Attributes
+    ----------
+    folder : CampaignFolder
+    frozen : Frozen
+    manifest : Manifest
+    host : str
+    rank, slot : int
+        The worker's.
+    device : Device
+    versions : dict
+        Versions of libraries, by package.
+    """
+
+    folder: CampaignFolder
+    frozen: Frozen
+    manifest: Manifest
+    host: str
+    rank: int
+    slot: int
+    device: Device
+    versions: dict[str, str]
