@@ -177,8 +177,12 @@ class Manifest(DatasetFacts, _Contents):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
+EXPORTED_KEY = "hydragnn_hpc"
+"""The key of an exported file's first frame that holds an :class:`ExportedDataset`."""
+
+
 class ExportedDataset(FileRecord):
-    """The key ``hydragnn_hpc`` of an exported file's first frame, from which ``prepare`` restores the data set.
+    """What an exported file says of the data set that it was made from, which ``convert`` restores from it.
 
     Attributes
     ----------

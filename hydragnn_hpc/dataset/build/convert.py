@@ -19,29 +19,26 @@ from pydantic import ValidationError
 
 from hydragnn_hpc import atomic
 from hydragnn_hpc.dataset import store
-from hydragnn_hpc.dataset.build import prepare, to_hydragnn
+from hydragnn_hpc.dataset.build import prepare, to_hydragnn, to_lsms
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read import files, formats, sources
 from hydragnn_hpc.dataset.read.formats import lsms
 from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame
-from hydragnn_hpc.dataset.read.frames import Frame, Skipped, Unreadable, hint_to_skip
+from hydragnn_hpc.dataset.read.frames import Frame, Skipped, hint_to_skip
 from hydragnn_hpc.dataset.read.options import Options
-from hydragnn_hpc.dataset.read.targets import TargetSpec, parse_targets
+from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.dataset.store.foreign import INDEX
 from hydragnn_hpc.errors import UserError, nearest
-from hydragnn_hpc.fields import RYDBERG_IN_EV
 from hydragnn_hpc.logs import ProgressCallback
-from hydragnn_hpc.records.dataset import ExportedDataset, Target
+from hydragnn_hpc.records.dataset import EXPORTED_KEY, ExportedDataset, Target
 from hydragnn_hpc.validation import one_line
 
 KINDS = ("lsms", "extxyz", "bp", "hydragnn")
 
-_SAME_POSITION = 1e-9  # bohr
-_STATED_KEY = "hydragnn_hpc"
 # Names that have another meaning for readers of extended XYZ, in any letter case.
 _RESERVED = {
     "stress", "virial", "virials", "lattice", "properties", "pbc", "name", "split", "numbers", "positions", "species",
-    "pos", "symbols", "z", "move_mask", "cell", "uid", "tags", "masses", "momenta", _STATED_KEY,
+    "pos", "symbols", "z", "move_mask", "cell", "uid", "tags", "masses", "momenta", EXPORTED_KEY,
 }  # fmt: skip
 
 
@@ -181,7 +178,7 @@ def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conver
             scaled_over=manifest.scaled_over,
             end_members=manifest.source.end_members,
         )
-        first_tail = {_STATED_KEY: exported.model_dump()}
+        first_tail = {EXPORTED_KEY: exported.model_dump()}
         lost["neighbour lists (rebuilt from the cutoff)"] = lost["the counts of its preparation"] = None
     else:
         frames = (_with_split(frame, options.form) for frame in _read(source, options, skipped))
@@ -251,13 +248,13 @@ def _spelled(name: str, target: Target) -> str:
 def _exported(source: Path, form: str) -> ExportedDataset | None:
     """Return what the first frame says of the data set that it came from; None if it says nothing."""
     first = next(formats.iter_frames(source, form), None)
-    if not isinstance(first, Frame) or _STATED_KEY not in first.values:
+    if not isinstance(first, Frame) or EXPORTED_KEY not in first.values:
         return None
     try:
-        return ExportedDataset.model_validate(_usable(first, first.values, _STATED_KEY))
+        return ExportedDataset.model_validate(to_lsms.usable(first, first.values, EXPORTED_KEY))
     except ValidationError as error:
         reason = one_line(error, ExportedDataset)
-        raise UserError(f"{first.where}: '{_STATED_KEY}' is damaged: {reason}; correct or remove it") from error
+        raise UserError(f"{first.where}: '{EXPORTED_KEY}' is damaged: {reason}; correct or remove it") from error
 
 
 def _end_members(exported: ExportedDataset | None) -> dict[int, float]:
@@ -297,7 +294,7 @@ def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversi
     with atomic.new_folder(out, replace=force) as folder:
         for frame in frames:
             try:
-                sample = _lsms_of(frame, wanted, end_members, lost)
+                sample = to_lsms.sample_of(frame, wanted, end_members, lost)
                 if not re.fullmatch(r"[\w@=+-][\w@=+.-]*", sample.name) or sample.name in names:
                     what = "the name of two structures" if sample.name in names else "not a valid file name"
                     raise UserError(f"{frame.where}: {sample.name!r} is {what}; rename the structure")
@@ -310,85 +307,6 @@ def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversi
         return _done(source, "lsms", count, lost, skipped)
 
 
-def _lsms_of(
-    frame: Frame, wanted: dict[str, TargetSpec], end_members: dict[int, float], lost: dict[str, None]
-) -> lsms.LsmsSample:
-    derived = ("charge_transfer", "mixing_enthalpy", "split", _STATED_KEY)
-    used = {w.key for w in wanted.values()} | {*lsms.UNITS, lsms.REST, *derived}
-    lost.update((f"'{key}'", None) for key in (*frame.values, *frame.columns) if key not in used)
-    z = frame.atomic_numbers
-    total = _energy(frame, wanted, "total_energy")
-    if total is None and end_members and "mixing_enthalpy" in frame.values:
-        # The end members are summed as in derive.mixing_enthalpy, so that the energy comes back bit for bit.
-        reference = sum(int((z == s).sum()) * end_members[s] for s in sorted(end_members))
-        total = float(np.ravel(frame.values["mixing_enthalpy"])[0]) + reference
-    charge = _column(frame, wanted, "charge")
-    transfer = _column(frame, wanted, "charge_transfer")
-    charge = transfer + z if charge is None and transfer is not None else charge
-    moment = _column(frame, wanted, "magnetic_moment")
-    lacking = [
-        name
-        for name, array in (("total_energy", total), ("charge", charge), ("magnetic_moment", moment))
-        if array is None or not np.isfinite(array).all()
-    ]
-    if lacking or total is None or charge is None or moment is None:
-        raise UserError(
-            f"{frame.where}: LSMS text needs {' and '.join(lacking)}; name the key that holds it: --target"
-            f" {lacking[0]}={'graph:KEY:Ry' if lacking[0] == 'total_energy' else 'node:KEY:' + lsms.UNITS[lacking[0]]}"
-        )
-    others = [_energy(frame, wanted, name) for name in ("band_energy", "fermi_energy")]
-    if None in others:
-        lost["band and Fermi energies (not in the source: written as 0)"] = None
-    energies = np.array([total, *(e or 0.0 for e in others)])
-    sample = lsms.new_sample(frame.name, energies, z, frame.pos, (charge, moment))
-    rest = frame.columns.get(lsms.REST)
-    if rest is not None and rest.shape == (len(z), 15):
-        sample.table[:, 1], sample.table[:, 7:] = rest[:, 0], rest[:, 4:]
-        if np.abs(rest[:, 1:4] - frame.pos).max() < _SAME_POSITION:  # otherwise the atoms have been moved
-            sample.table[:, 2:5] = rest[:, 1:4]
-    else:
-        lost["spin and field columns (not in the source: spins along z)"] = None
-    return sample
-
-
-def _usable(frame: Frame, stated: Mapping[str, Any], key: str) -> Any:
-    value = stated.get(key)
-    if isinstance(value, Unreadable):
-        raise UserError(f"{frame.where}: '{key}' {value.reason}")
-    return value
-
-
-def _number(frame: Frame, stated: Mapping[str, Any], key: str) -> Any:
-    """Return the numbers of a key; None if there are none under it."""
-    value = _usable(frame, stated, key)
-    try:
-        is_number = value is None or np.asarray(value).dtype.kind in "biuf"
-    except ValueError:  # lists of several lengths
-        is_number = False
-    if not is_number:
-        raise UserError(f"{frame.where}: '{key}' is {str(value)[:40]!r}, not a number; correct it")
-    return value
-
-
-def _energy(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> float | None:
-    spec = wanted.get(name)
-    raw = _number(frame, frame.values, spec.key if spec else name)
-    if raw is None or np.size(raw) != 1:
-        return None
-    if spec is not None and spec.unit.in_ev is None:
-        raise UserError(f"--target {name}: {spec.unit.text} is not a unit of energy; give Ry or eV, for example")
-    return float(np.ravel(raw)[0]) * (spec.unit.in_ev / RYDBERG_IN_EV if spec and spec.unit.in_ev else 1.0)
-
-
-def _column(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> np.ndarray | None:
-    spec = wanted.get(name)
-    unit = lsms.UNITS.get(name, "e")
-    if spec is not None and spec.unit.text != unit:
-        raise UserError(f"--target {name}: LSMS text holds it in {unit}, not in {spec.unit.text or 'plain numbers'}")
-    raw = _number(frame, frame.columns, spec.key if spec else name)
-    return None if raw is None or np.size(raw) != len(frame.atomic_numbers) else np.ravel(raw).astype(np.float64)
-
-
 def generate_fept(out: Path, cap: int, seed: int, force: bool = False, progress: ProgressCallback | None = None) -> int:
     """Write the surrogate FePt data set as one periodic extended XYZ file; return the number of structures.
 
@@ -397,12 +315,10 @@ def generate_fept(out: Path, cap: int, seed: int, force: bool = False, progress:
     Raises
     ------
     UserError
-        If ``out`` exists (and not ``force``) or cannot be written.
+        If ``cap`` is not positive, or ``out`` exists (and not ``force``) or cannot be written.
     """
-    if cap < 1:
-        raise UserError(f"--cap {cap}: must be at least 1 sample per composition")
-    atomic.refuse_file(out, force)
     fe, cell = surrogate.configurations(cap, seed), tuple(surrogate.sites()[1].ravel().tolist())
+    atomic.refuse_file(out, force)
     with atomic.new_file(out) as stream:
         for done, sample in enumerate(surrogate.samples(fe), start=1):
             frame = _with_cell(lsms.frame_of(sample, sample.name, sample.name), cell)

@@ -141,7 +141,14 @@ def configurations(cap: int, seed: int) -> np.ndarray:
     """Return configurations ``[S, 32]`` bool, True at sites of iron; the pure cells come last.
 
     A composition has all of its configurations if there are at most ``cap``, otherwise ``cap`` distinct random ones.
+
+    Raises
+    ------
+    UserError
+        If ``cap`` is not positive.
     """
+    if cap < 1:
+        raise UserError(f"--cap {cap}: must be at least 1 sample per composition")
     rng = np.random.default_rng(seed)
     blocks = []
     for k in range(1, N_SITES):
@@ -169,8 +176,6 @@ def generate(out: Path, cap: int, seed: int, force: bool = False, progress: Prog
         If ``cap`` or ``seed`` is out of range, or ``out`` is not empty (without ``force``), holds anything but such
         files, or cannot be written.
     """
-    if cap < 1:
-        raise UserError(f"--cap {cap}: must be at least 1 sample per composition")
     if seed < 0:
         raise UserError(f"--seed {seed}: must be 0 or positive")
     fe = configurations(cap, seed)
