@@ -49,13 +49,13 @@ def check_unchanged(start: Start) -> None:
     Raises
     ------
     UserError
-        If it has been trained on, or replaced.
+        If it has been trained further, or replaced.
     """
     frozen = _frozen(start.folder, start.variant)
     if start.sha256 not in (None, _hash(frozen, start.variant)):
         raise UserError(
-            f"start.from={start.folder}: variant {start.variant} has been trained on, or replaced, since the run began;"
-            " restore it, or run into another folder"
+            f"start.from={start.folder}: variant {start.variant} has been trained further, or replaced, since the run"
+            " began; restore it, or run into another folder"
         )
 
 

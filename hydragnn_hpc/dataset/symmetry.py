@@ -219,7 +219,7 @@ def is_quick(geometries: list[Geometry], geometry: np.ndarray) -> bool:
 def classes(
     geometries: list[Geometry], geometry: np.ndarray, atomic_numbers: np.ndarray, atom_offsets: np.ndarray
 ) -> np.ndarray:
-    """Return every sample's class, ``[S]`` int64: equal for samples that an isometry of their geometry makes equal.
+    """Return every sample's class, ``[S]`` int64: equal where an isometry of the geometry maps samples onto each other.
 
     Parameters
     ----------

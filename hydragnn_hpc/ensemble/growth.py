@@ -13,7 +13,7 @@ _NAMED = 8  # variants named in one line
 _WHY_NOT = {
     "training.cosine.epochs": " (the epochs already trained had other learning rates; to continue at the lowest rate,"
     " set this key to its former value)",
-    "start.sha256": " (what members start from has been trained on, or with other settings)",
+    "start.sha256": " (what members start from has been trained further, or with other settings)",
 }
 
 

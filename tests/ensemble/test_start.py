@@ -122,7 +122,8 @@ def test_the_source_belongs_to_the_campaign_wherever_it_is(small: Path, tmp_path
     (tmp_path / "model.pt").rename(model)
     trained(small, tmp_path / "new", variants=["HM"], training={"epochs": 3, "batch_size": 16}, replicas=2)
     refused = attempted(small, tmp_path / "out", **keys, replicas=2)
-    assert refused.returncode == 2 and "start.sha256: " in refused.stderr and "has been trained on" in refused.stderr
+    assert refused.returncode == 2 and "start.sha256: " in refused.stderr
+    assert "has been trained further" in refused.stderr
 
 
 REFUSED: dict[str, dict[str, Any]] = {
@@ -194,7 +195,7 @@ def test_a_source_is_the_one_that_the_run_began_with(small: Path, tmp_path: Path
     model.write_bytes(whole)
     frozen = tmp_path / "source/campaign.yaml"
     frozen.write_text(frozen.read_text().replace("epochs: 4", "epochs: 5"))
-    with pytest.raises(UserError, match="variant fused has been trained on, or replaced, since the run began"):
+    with pytest.raises(UserError, match="variant fused has been trained further, or replaced, since the run began"):
         read_source(known, 1)
 
 

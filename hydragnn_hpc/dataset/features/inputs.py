@@ -74,7 +74,7 @@ class GeometryOperators:
     ------
     UserError
         If a potential is requested under a boundary that is periodic along one or two vectors only, or a property that
-        is not known of an element.
+        is not known for an element.
     """
 
     def __init__(self, recipe: InputRecipe, geometry: Geometry) -> None:

@@ -71,8 +71,8 @@ def reference_of_all(campaign: Campaign, manifest: Manifest) -> Lines:
             yield naming_variants(campaign, affected, text), task.field
 
 
-def reference_of_folds(campaign: Campaign, manifest: Manifest) -> Lines:
-    """References are fitted to the data set's training set, whatever a replica's own is."""
+def reference_of_resampled(campaign: Campaign, manifest: Manifest) -> Lines:
+    """A reference that is fitted to the data set's training set, while replicas are trained on samples of their own."""
     for name, task in campaign.tasks.items():
         resampled = [
             v

@@ -72,7 +72,7 @@ CAMPAIGN: tuple[tuple[str, Callable[[Campaign, Manifest], Lines]], ...] = (
     ("mean-pooling", campaigns.mean_pooling),
     ("species-as-number", campaigns.species_as_number),
     ("reference-of-all", campaigns.reference_of_all),
-    ("reference-of-folds", campaigns.reference_of_folds),
+    ("reference-of-folds", campaigns.reference_of_resampled),
 )
 
 

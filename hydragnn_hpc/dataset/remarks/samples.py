@@ -69,7 +69,7 @@ def capped(data: DataView) -> Lines:
 
 
 def equivalents(data: DataView) -> Lines:
-    """Test samples that a symmetry of the lattice makes equal to samples of the training set."""
+    """Test samples that are equivalent, by a symmetry of the lattice, to samples of the training set."""
     if data.classes is None or data.source.split_by == "symmetry":
         return
     part = data.arrays["split"]

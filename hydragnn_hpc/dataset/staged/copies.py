@@ -124,8 +124,8 @@ def _classes(arrays: dict[str, np.ndarray], manifest: store.Manifest, least: int
     number = len(np.unique(classes[np.asarray(arrays["split"]) < 2]))
     if number < least:
         raise UserError(
-            f"training.resample.folds={least}: training and validation have {number} samples that no symmetry makes"
-            f" equal; set it to {number} or less"
+            f"training.resample.folds={least}: training and validation set have {number} samples that are not"
+            f" equivalent by symmetry; set it to {number} or less"
         )
     return classes
 

@@ -1,7 +1,7 @@
 """The samples of each replica: the same for all, all folds but one, or a draw with replacement.
 
-What a symmetry makes equal stays together. The test set is the same for all replicas, and so is everything that is
-fitted to the data: the scaling, references, and PNA's mean degree.
+Samples that are equivalent by symmetry stay together. The test set is the same for all replicas, and so is everything
+that is fitted to the data: the scaling, references, and PNA's mean degree.
 """
 
 from __future__ import annotations
