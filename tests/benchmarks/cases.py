@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from hydragnn_hpc.convolutions import CONVOLUTIONS, why_not
+from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
@@ -16,8 +17,6 @@ BATCH, SAMPLES = 64, 384
 CHANNELS = (20,) * 6
 TASKS = (TaskSizes("H", "graph", 1), TaskSizes("C", "node", 1), TaskSizes("M", "node", 1))
 
-LATTICE = (5.218, 7.058)
-"""a and c of the body-centred tetragonal cell of FePt, bohr."""
 CUTOFFS = {"206": (7.0, False), "620": (11.4, False), "714": (13.228, False), "periodic": (13.228, True)}
 """Shared geometries by directed edges per graph: cutoff in bohr, and whether periodic (a multigraph of 2,752 edges)."""
 LENGTHS = "+lengths"
@@ -41,10 +40,7 @@ ADDITION = 1 + 2
 
 def supercell(periodic: bool) -> Geometry:
     """The 32 sites of the FePt supercell, in the data set's order."""
-    a, c = LATTICE
-    corners = [((2 * bx + i) * a, j * a, k * c) for bx in (0, 1) for k in (0, 1) for j in (0, 1) for i in (0, 1)]
-    sites = [np.add(corner, shift) for corner in corners for shift in ((0, 0, 0), (a / 2, a / 2, c / 2))]
-    return Geometry(np.array(sites), np.diag([4 * a, 2 * a, 2 * c]), (periodic,) * 3)
+    return Geometry(*surrogate.sites(), (periodic,) * 3)
 
 
 def shared(case: str) -> Structure:

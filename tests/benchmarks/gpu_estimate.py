@@ -36,7 +36,7 @@ PER_EDGE = {"aggregate": 2, "aggregate_back": 9, "edges_back": 9}
 
 @dataclass
 class Counted:
-    """Launches, and bytes in device memory and in the cache; all but the launches are proportional to the members."""
+    """Launches, and bytes in device memory and in the cache; bytes are proportional to the number of members."""
 
     launches: int = 0
     memory: float = 0.0

@@ -11,7 +11,6 @@ from synthetic import frame_of
 from hydragnn_hpc.compositions import species_counts
 from hydragnn_hpc.dataset.build import select
 from hydragnn_hpc.dataset.graphs import Geometry
-from hydragnn_hpc.dataset.read import derive
 from hydragnn_hpc.dataset.read.gathered import SampleCollector
 from hydragnn_hpc.errors import UserError
 
@@ -109,25 +108,6 @@ def test_invalid_fractions_are_refused(fractions) -> None:
 def test_a_part_that_stays_empty_is_refused() -> None:
     with pytest.raises(UserError, match=r"validation set is empty: too few samples .*\(samples: 4, compositions: 2\)"):
         select.split_by_composition(counts_of([2, 2]), FRACTIONS, 0)
-
-
-def test_mixing_enthalpy_of_any_elements() -> None:
-    species, counts = np.array([29, 79]), np.array([[4, 0], [0, 2], [2, 2]])
-    energies = np.array([-40.0, -14.0, -35.5])
-    found = derive.find_end_members(energies, counts, species)
-    assert found == {29: -10.0, 79: -7.0}
-    np.testing.assert_allclose(derive.mixing_enthalpy(energies, counts, species, found), [0, 0, -1.5])
-    with pytest.raises(UserError, match=r"no end member for Au.*--end-member Au="):
-        derive.mixing_enthalpy(energies, counts, species, {29: -10.0})
-    assert derive.parse_end_members(["Au=-7.5"]) == {79: -7.5}
-    for wrong, message in (
-        ("Xx=1", "no element 'Xx'"),
-        ("Au", "SYMBOL=ENERGY"),
-        ("Au=much", "SYMBOL=ENERGY"),
-        ("Au=nan", "SYMBOL=ENERGY"),
-    ):
-        with pytest.raises(UserError, match=message):
-            derive.parse_end_members([wrong])
 
 
 @settings(deadline=None)

@@ -47,23 +47,27 @@ def inspect(out: Path) -> tuple[str, list[str]]:
     return stream.getvalue(), content.remarks
 
 
-def replaced_by_a_folder(path: Path) -> None:
+def remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def replaced_by_a_folder(path: Path) -> None:
+    remove(path)
     (path / "inner").mkdir(parents=True)
 
 
 def replaced_by_a_file(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    remove(path)
     path.write_text("file")
 
 
 def replaced_by_a_loop(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    remove(path)
     path.symlink_to(path.name)
 
 
 def replaced_by_brackets(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    remove(path)
     path.write_text("[" * 100_000)
 
 

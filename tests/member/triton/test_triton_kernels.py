@@ -1,4 +1,4 @@
-"""Triton's kernels: their numbers in Triton's interpreter, and what they take of devices that are not here.
+"""Triton's kernels: their numbers in Triton's interpreter, and the registers they need on devices that are not here.
 
 `tests/member/contract` holds the engine with these kernels to all that every engine promises, in float64.
 """
