@@ -14,9 +14,9 @@ HERE = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "([^"]+)"$', (HERE / "hydragnn_hpc/__init__.py").read_text("utf-8"), re.M)[1]
 
 # Lower bounds are the oldest versions that the tests pass with, pinned in envs/oldest.lock and run by every
-# 'tests/run.sh': centres bring their own. envs/local.lock pins the newest.
+# 'tests/run.sh', because computing centres bring versions of their own. envs/local.lock pins the newest.
 REQUIRED = [
-    "torch>=2.10.0a0",  # centres bring their own, pre-releases among them: it stays
+    "torch>=2.10.0a0",  # also a pre-release that a centre brings, which is left in place
     "torch_geometric>=2.6.1",
     "mpi4py>=4.1",
     "adios2>=2.10.2",

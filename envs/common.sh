@@ -26,7 +26,7 @@ make_environment() {
   local python=$1
   shift
   [ -f "$root/setup.py" ] || {
-    echo "$0: error: $root is an installed package; call this script in a checkout, or install the wheel by yourself" >&2
+    echo "$0: error: $root is an installed package; call this script in a checkout, or install the wheel yourself" >&2
     return 1
   }
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {

@@ -15,7 +15,8 @@ from hydragnn_hpc.report.results.rows import Snapshot
 class Together:
     """A task's error in a multi-task variant against its error alone.
 
-    ``change`` is that of the mean test RMSE, as a fraction; ``verdict`` is better, worse, undecided or too few members.
+    ``n`` are the finished members of both; ``change`` is that of the mean test RMSE, as a fraction of that alone;
+    ``verdict`` is better, worse, undecided or too few members.
     """
 
     task: str

@@ -15,10 +15,9 @@ _ABOUT = (
     "Ranked by the mean over tasks of the scaled validation RMSE: points are chosen on the validation set, and their"
     " test errors play no part in the choice."
 )
-
 _OF_HALVING = (
-    "Points with a rank were trained to the end; the others ended where the validation errors at a rung of the halving"
-    " were better for others, and their errors are those of that epoch."
+    "Points with a rank were trained to the end; the others were ended at a rung of the halving, where other points had"
+    " lower validation errors, and their errors are those of that epoch."
 )
 
 
