@@ -33,7 +33,7 @@ class Device(FileRecord):
 
     @property
     def identity(self) -> str | None:
-        """What tells it from others of its node: some drivers give all cards one UUID, and slices share an address."""
+        """What identifies it on its node: some drivers give all cards one UUID, and slices share an address."""
         return self.uuid if (self.uuid or "").startswith("MIG-") else self.pci_address or self.uuid
 
     @property

@@ -94,11 +94,11 @@ def missing(*arguments):
 fcntl.flock = missing
 if not links:
     os.link = missing
-judge = RunLock._refuse_living
-def judge_and_wait(*arguments):  # until all have seen the same dead holder
-    judge(*arguments)
+refuse = RunLock._refuse_living
+def refuse_and_wait(*arguments):  # until all have seen the same dead holder
+    refuse(*arguments)
     time.sleep(0.3)
-RunLock._refuse_living = judge_and_wait
+RunLock._refuse_living = refuse_and_wait
 lock = RunLock(path, standstill=0.3)
 while time.time() < moment:
     pass

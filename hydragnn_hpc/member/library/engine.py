@@ -76,7 +76,7 @@ class LibraryEngine:
         Raises
         ------
         UserError
-            If a member's batch of one sample of one atom has no batch statistics.
+            If a member's batch is one sample of one atom, which has no batch statistics.
         """
         check_statistics(index, self._structure)
         self._network.train()

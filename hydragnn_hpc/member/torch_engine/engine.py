@@ -86,7 +86,7 @@ class TorchEngine:
         Raises
         ------
         UserError
-            If a member's batch of one sample of one atom has no batch statistics.
+            If a member's batch is one sample of one atom, which has no batch statistics.
         CaptureError
             If it cannot be captured: the process must end.
         """

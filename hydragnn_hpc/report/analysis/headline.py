@@ -57,8 +57,10 @@ def headlines(snapshot: Snapshot) -> list[Headline]:
         if not own:
             continue
         best = min(own, key=lambda r: _validation(snapshot, r))
-        part, judge = (snapshot.part(task, name) if snapshot.baselines else None for name in ("test", "validation"))
-        name = judge.better if judge else ""
+        part, validation = (
+            snapshot.part(task, name) if snapshot.baselines else None for name in ("test", "validation")
+        )
+        name = validation.better if validation else ""
         per_task.append(
             Headline(
                 task=task,

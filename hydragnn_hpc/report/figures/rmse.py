@@ -69,8 +69,8 @@ def _of_means(content: Content) -> dict[tuple[str, str], float]:
 
 def _baseline(ax: Any, results: Results, task: str) -> str:
     """Draw the better baseline's error as a line; return a line for the title if it is too far above."""
-    part, judge = results.part(task), results.part(task, "validation")
-    error = getattr(part, judge.better).rmse if part and judge and results.baselines else None
+    part, validation = results.part(task), results.part(task, "validation")
+    error = getattr(part, validation.better).rmse if part and validation and results.baselines else None
     top = ax.get_ylim()[1]
     if error is None or 1e3 * error > _REACH * top:
         return "" if error is None else f"\nno network: {text.plain(1e3 * error, 3)}"

@@ -1,4 +1,4 @@
-"""What every engine must hold to: same data and same weights, same losses, gradients, statistics and predictions.
+"""The contract of every engine: same data and same weights, same losses, gradients, statistics and predictions.
 
 The reference is the library engine in float64: PyTorch Geometric's layers and autograd.
 `tests/member/test_convolutions.py` checks its own gradients against finite differences.
@@ -90,13 +90,13 @@ def varying(seed: int, *atoms: int) -> Problem:
 
 
 def check(problem: Problem, name: str, index: np.ndarray, dtype: torch.dtype = torch.float64) -> Outcome:
-    """Compare a step and a prediction with those of the judge, the reference engine."""
-    engine, judge = problem.engine(name, dtype), problem.engine()
+    """Compare a step and a prediction with those of the reference engine."""
+    engine, reference = problem.engine(name, dtype), problem.engine()
     found = problem.step(engine, index, dtype)
-    agree(found, problem.step(judge, index), dtype)
+    agree(found, problem.step(reference, index), dtype)
     predicted = engine.predict(*problem.stack(engine, dtype), index[0])
     close = 1e-12 if dtype == torch.float64 else 1e-4
-    for task, values in judge.predict(*problem.stack(judge), index[0]).items():
+    for task, values in reference.predict(*problem.stack(reference), index[0]).items():
         torch.testing.assert_close(predicted[task].double(), values, rtol=close, atol=close, msg=task)
     return found
 
@@ -148,7 +148,7 @@ LOSSES = {
 @every_in_float32_too
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses(name: str, dtype: torch.dtype, loss: str) -> None:
-    """Each alone, with missing values; the judge's own values are torch's."""
+    """Each alone, with missing values; the reference engine's own values are torch's."""
     tasks = tuple(dataclasses.replace(t, loss=LOSSES[loss][0]) for t in TASKS)
     problem = Problem(with_holes(shared(16).samples, np.random.default_rng(17), 0.2), tasks)
     index = problem.index(6)
@@ -196,13 +196,13 @@ def test_optimizers_are_torchs(name: str, dtype: torch.dtype, kind: str) -> None
     engine = problem.engine(name, dtype)
     parameters = problem.stack(engine, dtype)[0]
     expected = parameters.clone()
-    judge = made([expected], lr=0.01, **options)
+    reference = made([expected], lr=0.01, **options)
     optimizer = new_optimizer(section, parameters)
     generator = torch.Generator().manual_seed(20)
     for step in range(30):
         gradients = torch.randn(expected.shape, generator=generator, dtype=torch.float64).to(dtype)
         expected.grad = gradients.clone()
-        judge.step()
+        reference.step()
         if step == 10:
             optimizer = optimizer.select(torch.tensor([0, 1, 2])).select(torch.tensor([2, 0]))
             parameters = parameters[[2, 0]].clone()
@@ -294,9 +294,9 @@ def test_ties_between_neighbours_that_differ(name: str) -> None:
 def test_batches_of_other_sizes_and_a_stack_that_shrinks(name: str) -> None:
     """One engine after another shape: the last small batch of an epoch, members that leave."""
     problem = shared(11)
-    engine, judge = problem.engine(name), problem.engine()
+    engine, reference = problem.engine(name), problem.engine()
     parameters, buffers = problem.stack(engine)
-    true_parameters, true_buffers = problem.stack(judge)
+    true_parameters, true_buffers = problem.stack(reference)
     for number, batch in enumerate((6, 6, 2, 6, 3, 14)):
         if number in (3, 5):
             parameters, buffers, true_parameters, true_buffers = (
@@ -305,10 +305,10 @@ def test_batches_of_other_sizes_and_a_stack_that_shrinks(name: str) -> None:
         index = problem.index(batch, number)[: len(parameters)]
         gradients, true_gradients = torch.zeros_like(parameters), torch.zeros_like(true_parameters)
         losses = engine.step(parameters, gradients, buffers, index)
-        true_losses = judge.step(true_parameters, true_gradients, true_buffers, index)
+        true_losses = reference.step(true_parameters, true_gradients, true_buffers, index)
         agree(
             outcome(engine, losses, gradients, buffers),
-            outcome(judge, true_losses, true_gradients, true_buffers),
+            outcome(reference, true_losses, true_gradients, true_buffers),
             loose=1e3,
         )
         parameters, true_parameters = parameters - 0.01 * gradients, true_parameters - 0.01 * true_gradients
