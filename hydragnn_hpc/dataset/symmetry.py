@@ -23,8 +23,8 @@ _SAME_PLACE = 1e-3  # bohr; nuclei are more than one bohr apart
 _NO_BOND = 0.5  # bohr; closer than any two atoms: a cell that puts two there is wrong
 _ORTHOGONAL = 1e-5
 _BLOCK = 4096  # samples hashed at once
-_SMALL, _FEW = 48, 2_000_000  # atoms, of a geometry and of all samples: up to which classes take seconds
-_SHARED = 300  # geometries that samples share: the same
+_SMALL, _FEW = 48, 2_000_000  # most atoms of a geometry, and of all samples, for which classes take only seconds
+_SHARED = 300  # most shared geometries, likewise
 
 
 def site_permutations(geometry: Geometry) -> np.ndarray:

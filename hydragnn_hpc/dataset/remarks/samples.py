@@ -70,17 +70,18 @@ def capped(data: DataView) -> Lines:
 
 def equivalents(data: DataView) -> Lines:
     """Test samples that are equivalent, by a symmetry of the lattice, to samples of the training set."""
+    from hydragnn_hpc.dataset.symmetry import leaked
+
     if data.classes is None or data.source.split_by == "symmetry":
         return
     part = data.arrays["split"]
-    leaked = int(np.isin(data.classes[part == 2], data.classes[part == 0]).sum())
-    n_test = int((part == 2).sum())
-    if leaked <= _LEAK * n_test:
+    n_leaked, n_test = leaked(data.classes, part), int((part == 2).sum())
+    if n_leaked <= _LEAK * n_test:
         return
     unknown = not data.arrays["cell"].any() and data.source.format == "lsms"
     more = "; the data do not state the lattice: with --cell, more may be recognised" if unknown else ""
     line = (
-        f"{'at least ' if unknown else ''}{leaked:,} of {n_test:,} test samples have an equivalent, by a symmetry of"
+        f"{'at least ' if unknown else ''}{n_leaked:,} of {n_test:,} test samples have an equivalent, by a symmetry of"
         f" the sites, in the training set: test errors are lower than those of new structures; --split-by symmetry"
         f" keeps equivalents together{more}"
     )

@@ -9,13 +9,14 @@ from hydragnn_hpc.sections import Folds
 
 
 def check(campaign: Campaign, manifest: Manifest) -> None:
-    """Check the tasks and the batch size of all variants against a data set.
+    """Check the tasks and the training settings of all variants against a data set.
 
     Raises
     ------
     UserError
-        If a task's field is missing, of the other level, or constant, a batch is larger than the training set, or
-        ``training.engine=fused`` cannot train them.
+        If a task's field is missing, of the other level, constant, or does not hold vectors although it should; if the
+        batch size, ``training.samples`` or the folds exceed the samples; or if ``training.engine=fused`` cannot train
+        them.
     """
     where = campaign.dataset
     for name, task in campaign.tasks.items():
