@@ -41,7 +41,7 @@ def config(
 def model(
     folder: Annotated[
         Path,
-        typer.Argument(help="A folder with config.json and a checkpoint, as in HydraGNN's logs; or a folder of such."),
+        typer.Argument(help="A folder with config.json and a checkpoint, as in HydraGNN's logs; or a folder of these."),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The campaign's folder to make, for predict.")],
     length_unit: Annotated[

@@ -67,10 +67,10 @@ def _has_state(pattern: str) -> str:
 class StatusQuery(Section):
     """How to ask for the state of one job (`submit.jobs`).
 
-    ``command`` may name ``{id}``. The regular expression ``answer`` matches ``state`` and optionally ``reason`` in its
-    output. An empty answer, or an error that ``gone`` matches, means that the job has ended and is no longer listed.
-    ``pending``, ``running`` and ``ended`` list the scheduler's words for a state; ``reasons`` explains reasons, by part
-    of their text: what they mean, and what to do.
+    ``command`` may contain ``{id}``, the job's identifier. The regular expression ``answer`` matches ``state`` and
+    optionally ``reason`` in its output. An empty answer, or an error that ``gone`` matches, means that the job has
+    ended and is no longer listed. ``pending``, ``running`` and ``ended`` list the scheduler's words for a state;
+    ``reasons`` explains reasons, by part of their text: what they mean, and what to do.
     """
 
     command: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -85,13 +85,13 @@ class StatusQuery(Section):
 class Scheduler(Section):
     """One scheduler's commands.
 
-    ``submit`` and ``again`` may name what a profile's words may (`submit.site.Site`), and ``{script}``, ``{name}`` and
-    ``{jobs}``: the script, the job's name and the folder for its output. Without ``{script}`` among the words of
-    ``submit`` the script goes to the command's standard input; without ``submit`` the script runs on this host.
-    ``job_id`` is a regular expression whose first group is the job's identifier in what ``submit`` prints. ``again`` is
-    a line of shell that submits the next job at the end of a script; without it the scheduler itself must run a job
-    again that exits with 75, as its template requests. ``test`` reads a script from standard input, and fails for one
-    that can never start.
+    ``submit`` and ``again`` may contain the placeholders of a profile (`submit.site.Site`), and ``{script}``,
+    ``{name}`` and ``{jobs}``: the script, the job's name and the folder for its output. Without ``{script}`` among the
+    words of ``submit`` the script goes to the command's standard input; without ``submit`` the script runs on this
+    host. ``job_id`` is a regular expression whose first group is the job's identifier in what ``submit`` prints.
+    ``again`` is a line of shell that submits the next job at the end of a script; without it the scheduler itself must
+    run a job again that exits with 75, as its template requests. ``test`` reads a script from standard input, and fails
+    for one that can never start.
     """
 
     name: str

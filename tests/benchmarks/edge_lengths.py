@@ -31,7 +31,7 @@ DATA = {"copper and gold": ("Cu", "Au"), "copper": ("Cu",)}
 LATTICE = {"Cu": 3.61, "Au": 4.08}
 """Å."""
 CUTOFF = "4.8angstrom"
-"""Behind the third shell of copper, in front of that of gold."""
+"""Between the third shells of copper and of gold."""
 TASKS = {"E": {"level": "graph", "field": "energy"}, "A": {"level": "node", "field": "energies"}}
 
 
