@@ -1,4 +1,4 @@
-"""Durations: one grammar for every option and setting that takes one, and one form for readers."""
+"""Durations: one grammar for every option and setting that takes one, and how they are shown."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ class RankMonitor:
 
     @property
     def expected(self) -> list[int]:
-        """The ranks that have yet to send something."""
+        """The monitored ranks that have neither departed nor been lost."""
         return sorted(self._last_heard.keys() - self.departed - self.lost)
 
     def record_message(self, rank: int) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from hydragnn_hpc.atomic import written_whole
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.member.training.checkpoint import TrainedModel, read_model
+from hydragnn_hpc.member.training.checkpoint import TrainedModel, check_sums, read_model, reason_of
 from hydragnn_hpc.paths import MemberFolder
 from hydragnn_hpc.records.model import ModelFacts
 
@@ -24,16 +24,13 @@ def read_state(path: Path, key: str) -> dict[str, np.ndarray]:
         If it cannot be read, or holds no tensors under that key.
     """
     try:
-        if zipfile.is_zipfile(path):  # torch.load does not notice a changed bit; the archive's checksums do
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():
-                    raise ValueError(f"the checksum of its part '{damaged}' is wrong")
+        if zipfile.is_zipfile(path):  # it is not in torch's older format
+            check_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
     except Exception as error:  # a damaged or malicious file raises almost anything
-        reason = str(error).split(chr(10))[0][:160] or type(error).__name__
-        raise UserError(f"cannot read {path}: {reason}; copy it again, or save the weights alone") from error
+        raise UserError(f"cannot read {path}: {reason_of(error)}; copy it again, or save the weights alone") from error
     state = content.get(key) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise UserError(f"{path}: has no tensors under '{key}'; give a checkpoint of HydraGNN")

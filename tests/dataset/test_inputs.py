@@ -218,7 +218,7 @@ def test_the_test_part_does_not_enter_the_standard(tmp_path: Path) -> None:
 
 
 def test_a_crystal_shifted_onto_itself_keeps_its_inputs() -> None:
-    """GeometryOperators 0 -> site 2 is a shift by a lattice vector along x: the inputs move with the atoms."""
+    """Site 0 goes to site 2 in a shift by a lattice vector along x: the inputs move with the atoms."""
     geometry = lattice()
     data = data_set([geometry], [0] * 12, [FE, PD, PT])
     recipe = inputs.plan(data, [RequiredInput(name="shells", number=13), RequiredInput(name="ewald")], *FACTS)

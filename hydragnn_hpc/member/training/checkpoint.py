@@ -93,7 +93,7 @@ def load(
         try:
             return _read(path, identity, shapes)
         except Exception as error:  # a damaged file raises almost anything
-            warn(f"{path.name} cannot be used ({_reason(error)}); continuing from what came before it")
+            warn(f"{path.name} cannot be used ({reason_of(error)}); continuing from what came before it")
     return None
 
 
@@ -116,11 +116,7 @@ def _parts(path: Path, name: str, kind: type[_R]) -> tuple[_R, dict[str, torch.T
     Exception
         Of almost any kind, if the file is damaged.
     """
-    # torch.load does not notice a changed bit; the archive's checksums do.
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged:
-        raise UserError(f"the checksum of its part '{damaged}' is wrong")
+    check_sums(path)
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict) or content.get("schema") != 1:
         raise UserError("written by another version")
@@ -131,6 +127,20 @@ def _parts(path: Path, name: str, kind: type[_R]) -> tuple[_R, dict[str, torch.T
         return kind.model_validate(content), tensors
     except ValidationError as error:
         raise UserError(one_line(error, kind)) from error
+
+
+def check_sums(path: Path) -> None:
+    """Check a file of ``torch.save`` by its archive's checksums: ``torch.load`` does not notice a changed bit.
+
+    Raises
+    ------
+    Exception
+        Of almost any kind, if the file is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise UserError(f"the checksum of its part '{damaged}' is wrong")
 
 
 def read_model(
@@ -146,10 +156,11 @@ def read_model(
     try:
         return TrainedModel(*_parts(files.model, "weights", ModelFacts))
     except Exception as error:  # a damaged file raises almost anything
-        raise UserError(f"cannot read {files.model}: {_reason(error)}; {remedy}") from error
+        raise UserError(f"cannot read {files.model}: {reason_of(error)}; {remedy}") from error
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return why such a file cannot be read, in a short line."""
     return str(error).split(chr(10))[0][:160] or type(error).__name__
 
 
