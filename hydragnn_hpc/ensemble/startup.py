@@ -113,7 +113,7 @@ def remove_abandoned(folder: Path = Path("/dev/shm")) -> int:
 
 
 def _unmapped(paths: list[Path]) -> list[Path]:
-    """Return those that no process maps; every process is looked at once, however many paths there are."""
+    """Return those that no process maps; the maps of every process are read once, however many paths there are."""
     for maps in Path("/proc").glob("[0-9]*/maps") if paths else ():
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's, which cannot map this user's segments
             mapped = maps.read_text(errors="replace")

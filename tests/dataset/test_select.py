@@ -212,3 +212,5 @@ def test_equivalents_stay_together_where_there_are_any() -> None:
 def test_what_cannot_be_split_is_refused() -> None:
     with pytest.raises(UserError, match="too few samples to split at random"):
         select.split_by_default(np.eye(3, dtype=np.int64)[:2], (0.7, 0.15, 0.15), 3)
+    with pytest.raises(UserError, match=r"too few samples to split by groups \(samples: 2\)"):
+        select.split("groups", np.eye(3, dtype=np.int64)[:2], (0.7, 0.15, 0.15), 3, np.arange(2))

@@ -1,4 +1,4 @@
-"""A campaign whose standard error nobody reads, or nothing takes: it is trained all the same, and leaves no lock."""
+"""Standard error that nobody reads or that cannot be written: campaigns are trained all the same, and leave no lock."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 ``predict`` loads each model of FOLDER with HydraGNN's own functions, and applies it to ``FOLDER/graphs.npz`` (``x``,
 ``batch``, ``edge_index``), in float64 and in float32: its outputs go into ``FOLDER/NAME.npz`` and
-``FOLDER/NAME-single.npz``. ``make`` builds a model from
-``FOLDER/NAME/config.json`` with random weights and running statistics first, and saves it as HydraGNN does.
+``FOLDER/NAME-single.npz``. ``make`` builds a model from ``FOLDER/NAME/config.json`` with random weights and running
+statistics first, and saves it as HydraGNN does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Wrapped(torch.nn.Module):
 
 
 def main(action: str, folder: Path) -> None:
-    """Do it."""
+    """Load the models, or make them, and write what they predict."""
     stored = {name: torch.from_numpy(array) for name, array in np.load(folder / "graphs.npz").items()}
     graphs = Data(pos=torch.zeros(len(stored["x"]), 3), **stored)
     for path in sorted(folder.glob("*/config.json")):

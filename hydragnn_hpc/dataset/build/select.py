@@ -141,13 +141,16 @@ def split(
     if by == "random":
         return Split(_split_each(np.zeros((len(counts), 1), np.int64), fractions, seed, by="random").part, [])
     if by == "groups" and classes is not None:
-        return Split(split_by_class(np.zeros((len(counts), 1), np.int64), classes, fractions, seed).part, [])
+        alike = np.zeros((len(counts), 1), np.int64)
+        return Split(split_by_class(alike, classes, fractions, seed, by="groups").part, [])
     if by == "composition" or classes is None:
         return split_by_composition(counts, fractions, seed)
     return split_by_class(counts, classes, fractions, seed)
 
 
-def split_by_class(counts: np.ndarray, classes: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Split:
+def split_by_class(
+    counts: np.ndarray, classes: np.ndarray, fractions: tuple[float, float, float], seed: int, by: str = "symmetry"
+) -> Split:
     """Split every composition in about the same proportion, and keep every class in one part.
 
     Whole classes of a composition are assigned, the largest first, each to the part that lacks most samples; ties are
@@ -159,6 +162,8 @@ def split_by_class(counts: np.ndarray, classes: np.ndarray, fractions: tuple[flo
         ``[S, n_species]`` and ``[S]``; samples of one class are of one composition.
     fractions, seed
         As in :func:`split_by_composition`.
+    by : str
+        The kind of split, named in the error.
 
     Raises
     ------
@@ -179,12 +184,12 @@ def split_by_class(counts: np.ndarray, classes: np.ndarray, fractions: tuple[flo
         chance = _generator(seed, "split", composition).permutation(len(sizes))[np.argsort(np.argsort(first))]
         dealt = _deal(sizes, chance, np.array(part_sizes))
         part[members] = dealt[which]
-    _refuse_empty(part, counts, "symmetry")
+    _refuse_empty(part, counts, by)
     return Split(part, too_small)
 
 
 def _deal(sizes: np.ndarray, chance: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the part of each class; at least three classes."""
+    """Return the part of each of three or more classes of these ``sizes``; ``wanted`` are the sizes of the parts."""
     dealt = np.zeros(len(sizes), np.uint8)
     lacking = wanted.astype(float)
     for k in np.lexsort((chance, -sizes)).tolist():
@@ -216,7 +221,7 @@ def _refuse_empty(part: np.ndarray, counts: np.ndarray, by: str) -> None:
     for value, name in enumerate(("training", "validation", "test")):
         if not (part == value).any():
             how, or_else = ("at random", "") if by == "random" else (f"by {by}", ", or --split-by random")
-            among = "" if by == "random" else f", compositions: {len(_groups(counts))}"
+            among = f", compositions: {len(_groups(counts))}" if by in ("composition", "symmetry") else ""
             raise UserError(
                 f"the {name} set is empty: too few samples to split {how} (samples: {len(counts)}{among}); give more"
                 f" samples, other --fractions{or_else}"
