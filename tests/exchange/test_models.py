@@ -63,9 +63,7 @@ def write_graphs(bp: Path, folder: Path) -> None:
         first, last = a["geometry_atom_offsets"][g : g + 2]
         degree = np.diff(a["neighbour_offsets"][first : last + 1])
         near = a["neighbours"][a["neighbour_offsets"][first] : a["neighbour_offsets"][last]]
-        edges.append(
-            np.stack([near, np.repeat(np.arange(len(z)), degree)]) + len(np.concatenate([*batch, []])).__int__()
-        )
+        edges.append(np.stack([near, np.repeat(np.arange(len(z)), degree)]) + sum(map(len, batch)))
         x.append((z - species.minimum) / (species.maximum - species.minimum))
         batch.append(np.full(len(z), k))
     np.savez(

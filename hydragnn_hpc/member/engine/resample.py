@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hydragnn_hpc.dataset.staged.copies import atoms_of
+
 Parts = tuple[np.ndarray, np.ndarray]
 """Sample numbers of a training and a validation set, ascending; a draw with replacement repeats some."""
 
@@ -95,11 +97,9 @@ def draw(part: np.ndarray, classes: np.ndarray, rng: np.random.Generator) -> np.
     """
     group, _ = _by_first_sample(classes[part])
     sizes = np.bincount(group)
-    order, starts = np.argsort(group, kind="stable"), np.cumsum(sizes) - sizes
+    order, offsets = np.argsort(group, kind="stable"), np.concatenate([[0], np.cumsum(sizes)])
     drawn = rng.integers(len(sizes), size=len(part))  # enough, since no class is empty
-    counts = sizes[drawn]
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    positions = np.repeat(starts[drawn], counts) + within
+    positions = atoms_of(offsets, drawn)
     samples: np.ndarray = np.sort(part[order[positions[: len(part)]]])
     return samples
 
