@@ -215,7 +215,7 @@ def write_truth(staged: StagedData, part: int, path: Path) -> None:
 
 
 def atoms_of(offsets: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """Return the indices in A of all atoms of ``samples``, in their order; or of other rows that ``offsets`` delimit."""
+    """Return the indices in A of all atoms of ``samples``, in their order, or other rows that ``offsets`` delimit."""
     start, end = _bounds(offsets, samples)
     counts = end - start
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
