@@ -32,7 +32,7 @@ while (($#)); do
     *) fail "unknown argument '$1'; known are --python PATH, --torch-index URL, --lock FILE and --venv FOLDER" ;;
   esac
 done
-[[ $lock == envs/local.lock || $venv != .venv ]] || fail "--lock needs --venv: .venv is that of envs/local.lock"
+[[ $lock == envs/local.lock || $venv != .venv ]] || fail "--lock needs --venv: .venv belongs to envs/local.lock"
 cd "$root"
 [[ -f $lock ]] || fail "--lock $lock: no such file; the locks are in envs/"
 name=$venv
@@ -65,7 +65,7 @@ install() {
   fail "pip could not install: ${why:-see the log}; the log is $log"
 }
 
-# The stamp is written last. It tells what the environment was made from, and that it was made to its end.
+# The stamp is written last. It says what the environment was made from, and that it is complete.
 # The checkout's path is in it, since a moved virtual environment does not work.
 stamp=$(printf '%s\n' "$root" | cat - "$lock" "$root/setup.py" "${BASH_SOURCE[0]}" | cksum)
 ready() { [[ $(cat "$venv/.stamp" 2>/dev/null) == "$stamp" ]] && "$venv/bin/python" -c "" 2>/dev/null; }
@@ -82,7 +82,7 @@ ready && exit 0
 
 : >"$log"
 if [[ -e $venv ]] && { [[ ! -f $venv/.stamp ]] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; }; then
-  echo "envs/local.sh: $venv was not made to its end; making it again" >&2
+  echo "envs/local.sh: $venv is incomplete; making it again" >&2
   rm -rf "$venv"
 fi
 rm -f "$venv/.stamp"

@@ -55,6 +55,8 @@ class WorkerOptions:
     rank, local_rank : int
     silence : float
         Seconds after which a training worker that sends nothing, or any worker that reads nothing, is considered hung.
+    require_gpu : bool
+        Whether the device ``auto`` has to be a GPU.
     limits : LineLimits
         On what a worker sends.
     """
@@ -78,6 +80,7 @@ class WorkerProcess:
 
     Attributes
     ----------
+    slot : int
     busy : bool
         Whether it trains a stack.
     pipe : int or None

@@ -81,7 +81,8 @@ def open_configuration(path: Path) -> Keys:
         if isinstance(branches, list):
             if len(branches) != 1 or not isinstance(branches[0], dict):
                 raise UserError(
-                    f"{path}: {ARCHITECTURE}.output_heads.{level} has {len(branches)} branches; leave the one to import"
+                    f"{path}: {ARCHITECTURE}.output_heads.{level} has {len(branches)} branches; keep only the one to"
+                    " import"
                 )
             heads[level] = branches[0].get("architecture")
     return Keys(content, str(path))
@@ -319,7 +320,9 @@ def check_inputs(keys: Keys, names: list[str]) -> None:
     given = [_at(names, k) or "" for k in inputs]
     if len(inputs) != 1 or not (_PROTONS.search(given[0]) or (not names and inputs == [0])):
         raise keys.error(
-            path, inputs, f"inputs are computed from the structure here, not read ({given}); give the protons alone"
+            path,
+            inputs,
+            f"inputs are computed from the structure here, not read ({given}); give only the proton number",
         )
 
 

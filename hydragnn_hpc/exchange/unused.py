@@ -17,7 +17,7 @@ REASONS = {
     "Visualization": "the report draws its own figures",
     "Dataset.path": "one source holds all samples; the split is made here",
     "Dataset.normalize_features": "targets are always scaled to [0, 1]; predictions are in units",
-    "Dataset.rotational_invariance": "positions are not rotated: the network sees no directions",
+    "Dataset.rotational_invariance": "positions are not rotated: predictions rotate with the structure anyway",
     "Dataset.Descriptors": "edges have functions of their lengths as features: see model.edges",
     "NeuralNetwork.Profile": "there is no profiler here",
     "NeuralNetwork.ds_config": "settings of DeepSpeed, which is not used here",

@@ -42,10 +42,10 @@ def progress_mark(folder: CampaignFolder) -> str:
 def begin(folder: CampaignFolder) -> None:
     """Count the run, and record the campaign's progress."""
     before = _read(folder)
-    now = Chain(runs=before.runs + 1, late=before.late, mark=progress_mark(folder))
+    chain = Chain(runs=before.runs + 1, late=before.late, mark=progress_mark(folder))
     with storage_errors(folder.jobs):
         folder.jobs.mkdir(parents=True, exist_ok=True)
-    write_record(folder.job_chain, now)
+    write_record(folder.job_chain, chain)
 
 
 def restart(folder: CampaignFolder) -> None:

@@ -110,7 +110,7 @@ def epoch_of(samples: TrainingData, sizes: NetworkSizes, batch: int) -> Callable
 
 
 def library_epoch_of(samples: TrainingData, sizes: NetworkSizes, convolution: str, batch: int) -> Callable[[], object]:
-    """An epoch of the same with another convolution, of the network that the library engine has."""
+    """An epoch of the same training with another convolution, in the network of the library engine."""
     s, lengths, directions = samples.structure, None, None
     data = [graph_of(samples, number, sizes.tasks, sizes.edges) for number in range(len(s.sample_geometry))]
     if sizes.edges:

@@ -13,7 +13,7 @@ PURE = {"Cu": -3.5, "Au": -3.2, "Pd": -5.1}  # eV per atom
 
 
 def frames(n: int = 40, seed: int = 0, periodic: tuple[bool, bool, bool] = (True, True, True)) -> list[Atoms]:
-    """Cu-Au-Pd crystals of 2 or 4 atoms, each relaxed in its own way; energy, forces and a local charge."""
+    """Cu-Au-Pd crystals of 2 or 4 atoms, each distorted in its own way: energy, forces, dipole, local charges."""
     rng = np.random.default_rng(seed)
     made = []
     for k in range(n):

@@ -12,7 +12,11 @@ from ase.calculators.emt import EMT
 
 
 def crystals(n: int = 60, sizes: tuple[int, ...] = (1,), symbols: str = "Cu", rattle: float = 0.1) -> list[Atoms]:
-    """Periodic crystals of a few atoms; their energy and forces are EMT's, under the keys ``e`` and ``f``."""
+    """Periodic crystals of a few atoms with what EMT gives for them.
+
+    The energy (eV) is under the key ``e``, the forces (eV/Å) under ``f``, and the nine components of stress times
+    volume (eV) under ``s``.
+    """
     rng, made = np.random.default_rng(0), []
     elements = symbols.split()
     for k in range(n):

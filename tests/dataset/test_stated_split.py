@@ -59,7 +59,7 @@ def test_by_the_names_of_files_and_by_key(tmp_path: Path) -> None:
         ("test.xyz", "", r"--split-by source: the validation set is empty; move structures to it"),
     ],
 )
-def test_what_states_none_is_refused(tmp_path: Path, name: str, key: str, message: str) -> None:
+def test_a_source_that_states_no_whole_split_is_refused(tmp_path: Path, name: str, key: str, message: str) -> None:
     write(tmp_path / "raw/train.xyz", range(8))
     write(tmp_path / "raw" / name, range(8, 12), key)
     with pytest.raises(UserError, match=message):

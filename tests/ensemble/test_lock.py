@@ -18,7 +18,6 @@ from hydragnn_hpc.errors import UserError
 HOLD = """
 import sys, time
 from pathlib import Path
-from hydragnn_hpc import processes
 from hydragnn_hpc.ensemble.lock import RunLock
 lock = RunLock(Path(sys.argv[1]))
 lock.acquire()
@@ -85,7 +84,6 @@ def test_a_lock_of_garbage_does_not_block(tmp_path: Path, content: bytes) -> Non
 RACE = """
 import errno, fcntl, os, sys, time
 from pathlib import Path
-from hydragnn_hpc import processes
 from hydragnn_hpc.ensemble.lock import RunLock
 from hydragnn_hpc.errors import UserError
 path, links, moment = Path(sys.argv[1]), sys.argv[2] == "links", float(sys.argv[3])

@@ -12,6 +12,7 @@ import torch
 
 from hydragnn_hpc.config import config_hash, parse_campaign
 from hydragnn_hpc.dataset.build import prepare, unseen
+from hydragnn_hpc.dataset.features.decorations import geometry
 from hydragnn_hpc.dataset.features.inputs import GeometryOperators
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read.options import Options
@@ -191,8 +192,6 @@ def test_a_model_holds_what_new_structures_need(staged: copies.StagedData, tmp_p
     ready, a = read_model(CampaignFolder(tmp_path).member("H", 0)).facts.ready, staged.arrays
     assert ready.inputs is not None
     numbers = a["atomic_numbers"].reshape(-1, 32)[:5]
-    from hydragnn_hpc.dataset.features.decorations import geometry
-
     again = GeometryOperators(ready.inputs, geometry(a, 0)).inputs(numbers)
     np.testing.assert_allclose(again.reshape(-1, 7), a["node_inputs"][:160], atol=1e-5)
     structures = unseen.UnseenStructures(

@@ -15,6 +15,7 @@ from hydragnn_hpc.paths import CampaignFolder, append_record
 from hydragnn_hpc.records.jobs import SubmittedJob
 from hydragnn_hpc.submit import jobs
 from tests.report import making
+from tests.submit.programs import stand_in
 from tests.waiting import has_ended, wait_for
 
 COMMANDS = {"slurm": "squeue", "pbs": "qstat", "lsf": "bjobs", "flux": "flux"}
@@ -33,13 +34,10 @@ def folder_of(tmp_path: Path, scheduler: str, *ids: str) -> CampaignFolder:
     return folder
 
 
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, body: str) -> None:
-    """Put a program on PATH."""
-    path = tmp_path / "bin" / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!/bin/bash\n{body}\n")
-    path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
+@pytest.fixture(autouse=True)
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for programs among the stand-ins first."""
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
 
 
 @pytest.mark.parametrize(
@@ -64,14 +62,12 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, body: s
         ("flux", "COMPLETED node1", ("ended", "node1", "")),
     ],
 )  # fmt: skip
-def test_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str, answer: str, expected: tuple[str, str, str]
-) -> None:
+def test_answers(tmp_path: Path, scheduler: str, answer: str, expected: tuple[str, str, str]) -> None:
     state, reason, explanation = expected
     (tmp_path / "answer").write_text(answer + "\n")
     # An answer for the job alone that is asked for.
     body = rf'[[ " $* " == *[\ =]7\ * ]] && cat {tmp_path}/answer'
-    stand_in(tmp_path, monkeypatch, COMMANDS[scheduler], body)
+    stand_in(tmp_path, COMMANDS[scheduler], body)
     [job] = jobs.read_jobs(folder_of(tmp_path, scheduler))[0]
     assert job.state == state and explanation in job.explanation, job
     assert reason in job.reason if reason else not job.reason
@@ -83,33 +79,30 @@ def test_answers(
     [("slurm", "slurm_load_jobs error: Invalid job id specified"), ("pbs", "qstat: Unknown Job Id 7"),
      ("lsf", "Job <7> is not found"), ("flux", "flux-jobs: ERROR: JobID 7 unknown")],
 )  # fmt: skip
-def test_a_job_that_is_forgotten_has_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str, words: str
-) -> None:
-    stand_in(tmp_path, monkeypatch, COMMANDS[scheduler], f"echo '{words}' >&2; exit 1")
+def test_a_job_that_is_forgotten_has_ended(tmp_path: Path, scheduler: str, words: str) -> None:
+    stand_in(tmp_path, COMMANDS[scheduler], f"echo '{words}' >&2; exit 1")
     assert jobs.read_jobs(folder_of(tmp_path, scheduler))[0][0].state == "ended"
-    stand_in(tmp_path, monkeypatch, COMMANDS[scheduler], "echo 'cannot reach the server' >&2; exit 1")
+    stand_in(tmp_path, COMMANDS[scheduler], "echo 'cannot reach the server' >&2; exit 1")
     [job] = jobs.read_jobs(folder_of(tmp_path / "x", scheduler))[0]
     assert job.state == "unknown" and "cannot reach the server" in job.line()
 
 
 def test_a_scheduler_that_hangs_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path, monkeypatch, "squeue", f"echo >> {tmp_path}/asked; sleep 120 & echo $! > {tmp_path}/child; wait")
+    stand_in(tmp_path, "squeue", f"echo >> {tmp_path}/asked; sleep 120 & echo $! > {tmp_path}/child; wait")
     monkeypatch.setattr(jobs, "PATIENCE_SECONDS", 0.5)
     found, _ = jobs.read_jobs(folder_of(tmp_path, "slurm", "7", "8", "9"))
     assert [job.state for job in found] == ["unknown"] * 3 and "gave no answer" in found[0].line()
     assert (tmp_path / "asked").read_text() == "\n"
     child = int((tmp_path / "child").read_text())
-    wait_for(
-        lambda: has_ended(child), 60
-    )  # killed, with the command that started it; otherwise it lives for two minutes
+    # Killed with the command that started it; otherwise it would live for two minutes.
+    wait_for(lambda: has_ended(child), 60)
 
 
 def test_status_before_the_campaign_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tmp_path, "slurm")
     with folder.job_record.open("a") as stream:
         stream.write("not a record\n")
-    stand_in(tmp_path, monkeypatch, "squeue", "echo PENDING Priority")
+    stand_in(tmp_path, "squeue", "echo PENDING Priority")
     command = [sys.executable, "-m", "hydragnn_hpc", "status", str(folder.root)]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert "job 7 on there" in shown and "pending (PENDING, Priority); jobs of higher priority" in shown
@@ -121,9 +114,9 @@ def test_status_before_the_campaign_has_begun(tmp_path: Path, monkeypatch: pytes
     assert "unknown; 'squeue' is not on this host" in shown
 
 
-def test_status_keeps_watching_until_the_campaign_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_keeps_watching_until_the_campaign_begins(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "slurm")
-    stand_in(tmp_path, monkeypatch, "squeue", "echo PENDING Priority")
+    stand_in(tmp_path, "squeue", "echo PENDING Priority")
     command = [sys.executable, "-m", "hydragnn_hpc", "status", str(folder.root), "--watch", "--interval", "0.1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as watching:
         assert watching.stdout is not None
@@ -134,20 +127,18 @@ def test_status_keeps_watching_until_the_campaign_begins(tmp_path: Path, monkeyp
         assert "1 finished" in rest and watching.wait(60) == 0, rest
 
 
-def test_watching_ends_when_all_jobs_have_ended_before_the_campaign_began(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watching_ends_when_all_jobs_have_ended_before_the_campaign_began(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "slurm")
-    stand_in(tmp_path, monkeypatch, "squeue", "echo FAILED NonZeroExitCode")
+    stand_in(tmp_path, "squeue", "echo FAILED NonZeroExitCode")
     command = [sys.executable, "-m", "hydragnn_hpc", "status", str(folder.root), "--watch"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert "ended (FAILED, NonZeroExitCode)" in shown and "has not begun" in shown
 
 
-def test_a_finished_campaign_asks_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_campaign_asks_no_scheduler(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "slurm")
     shutil.copytree(making.make(tmp_path / "other", variants=("H",), replicas=1), folder.root, dirs_exist_ok=True)
-    stand_in(tmp_path, monkeypatch, "squeue", f"touch {tmp_path}/asked; echo RUNNING None")
+    stand_in(tmp_path, "squeue", f"touch {tmp_path}/asked; echo RUNNING None")
     command = [sys.executable, "-m", "hydragnn_hpc", "status", str(folder.root), "--json"]
     shown = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
     assert shown["settled"] and shown["jobs"] == [] and not (tmp_path / "asked").exists()

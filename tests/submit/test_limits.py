@@ -16,6 +16,7 @@ from hydragnn_hpc.submit import limits, plan
 from hydragnn_hpc.submit.answers import Nodes, Queue, read
 from hydragnn_hpc.submit.site import Site, load_site
 from tests.submit import data_set
+from tests.submit.programs import stand_in
 from tests.submit.test_answers import (
     BQUEUES,
     FLUX_QUEUES,
@@ -52,12 +53,6 @@ def slurm(here: Path) -> None:
     stand_in(here, "scontrol", f"cat {here}/queues")
     stand_in(here, "sinfo", f"cat {here}/nodes")
     stand_in(here, "sbatch", f'[ "$1" = --test-only ] && {{ cat > {here}/tested; exit 0; }}; echo 7')
-
-
-def stand_in(here: Path, name: str, body: str) -> None:
-    """Put a program on PATH."""
-    (here / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
-    (here / "bin" / name).chmod(0o755)
 
 
 def submit(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -26,6 +26,7 @@ from tests import campaigns
 from tests.environments import ENVIRONMENT, light
 from tests.member_records import a_result
 from tests.submit import data_set
+from tests.submit.programs import stand_in
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "jobs" / "campaigns" / "paper.yaml"
@@ -263,8 +264,7 @@ def test_names_with_blanks_and_quotes_reach_the_program_unharmed(tmp_path: Path,
     """The local script is run with a stand-in for the launcher that prints its words."""
     (tmp_path / "bin").mkdir()
     for name, body in (("mpirun", 'printf "%s\\n" "$@"'), ("python", "exit 0")):
-        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / "bin" / name).chmod(0o755)
+        stand_in(tmp_path, name, body)
     folder = tmp_path / "it's a 'folder' $HOME"
     folder.mkdir()
     site: Site = load_site("local")
@@ -407,12 +407,6 @@ def command(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def stand_in(here: Path, name: str, body: str) -> None:
-    """Put a program on PATH."""
-    (here / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
-    (here / "bin" / name).chmod(0o755)
-
-
 @pytest.mark.parametrize(
     ("site", "program", "body"),
     [
@@ -553,10 +547,8 @@ def test_a_script_launches_only_what_has_time(
 ) -> None:
     """The local script with a stand-in for the launcher, after the set-up ``setup``."""
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "mpirun").write_text("#!/bin/bash\necho launched\n")
-    (tmp_path / "bin" / "mpirun").chmod(0o755)
-    (tmp_path / "bin" / "python").write_text(f'#!/bin/bash\nexec {sys.executable} "$@"\n')
-    (tmp_path / "bin" / "python").chmod(0o755)
+    stand_in(tmp_path, "mpirun", "echo launched")
+    stand_in(tmp_path, "python", f'exec {sys.executable} "$@"')
     site = load_site("local").model_copy(update={"environment": (setup,)})
     job = render.Job(tmp_path / "c.yaml", folder, "x", ROOT, tmp_path / "bin")
     script = render.render(job, site, plan.make_plan(paper, work(), site, None, 600, None)).replace("exec bash", "true")

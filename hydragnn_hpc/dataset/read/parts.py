@@ -35,7 +35,10 @@ def stated_part(frame: Frame) -> int:
         what = (
             "belongs to no set of the split" if not found else f"belongs to several sets of the split: {frame.origin}"
         )
-        raise UserError(f"{frame.where}: {what}; write split=train, validation or test into it, or its file's name")
+        raise UserError(
+            f"{frame.where}: {what}; write split=train, validation or test into it, or"
+            " one of these words into its file's name"
+        )
     return found.pop()
 
 

@@ -43,7 +43,7 @@ def _pair(device: torch.device) -> bool:
     # Edges that add zero: the messages stay, and each edge's gradient is that of its message.
     of_edges, ends = torch.empty_like(sent), torch.stack([first, first.flip(0)])[:, None]
     operations.edges_back(sent, sent.new_zeros(2, 1), ends, lists[2], out, ties, torch.ones_like(out), of_edges)
-    # Each is mean, minimum and maximum of what the other receives; deviations are zero.
+    # An atom's one message is its mean, minimum and maximum; deviations are zero.
     right = (out[:3] == received).all() & (out[3] == 0.0).all() & (back == 3.0).all() & (of_edges == 3.0).all()
     return bool(right)
 

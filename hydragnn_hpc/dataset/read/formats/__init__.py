@@ -71,8 +71,6 @@ def detect(source: Path) -> str:
         If ``source`` cannot be read, or no file has a known format.
     """
     paths = files.visible(source) if source.is_dir() else []
-    if source.is_dir() and not paths:
-        raise UserError(f"{source}: contains no files; give the folder or archive that holds the data")
     step = max(1, len(paths) // _SAMPLED_FILES)
     detected = [_format_of(file) for file in islice(files.iter_files(source, step), _SAMPLED_FILES + 1)]
     known = Counter(form for form in detected if isinstance(form, str)).most_common(1)

@@ -10,7 +10,7 @@ typedef struct {
     real *slope, *level;  /* backward: gradient = scale * g - slope * (value - mean) - level */
 } Norm;
 
-/* x = relu(normalised), for `count` vectors of columns of `features`. */
+/* to = relu(from, normalised), for `columns_count` columns of `features` vectors each. */
 static void normalise(const Norm *norm, long features, const vec *from, long columns_count, vec *to) {
     for (long t = 0; t < columns_count; t++, from += features, to += features)
         for (long f = 0; f < features; f++) to[f] = rectify(from[f] * norm->scale[f] + norm->shift[f]);
