@@ -96,7 +96,7 @@ part others "${others[@]}" >"$outputs/others" 2>&1 &
 third=$!
 echo "== pytest, jobs"
 part jobs "${jobs[@]}" || statuses[0]=$?
-check pytest tests/gpu # in a process of its own, which the emulated device is part of
+check pytest tests/gpu # in a process of its own: the emulated device must be there before any backward pass
 check oldest
 wait $second || statuses[1]=$?
 wait $third || statuses[2]=$?

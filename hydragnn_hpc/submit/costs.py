@@ -33,9 +33,9 @@ class Cost:
 def costs(
     campaign: Campaign, manifest: Manifest, members: Sequence[Member], rungs: Rungs | None = None
 ) -> tuple[list[Cost], str]:
-    """Estimate what the ``members`` without a result cost; also return what the estimate is from, in words.
+    """Estimate what the ``members`` without a result cost; also return what the estimate is based on, in words.
 
-    Variants of which none has finished are estimated from the others: by how much these took longer than is usual. Of
+    Variants of which none has finished are estimated from the others: by how much longer than usual these took. Of
     the points of a halving, the most expensive are assumed to go on after each rung that is not among ``rungs``.
     """
     site, usual, measured = load_site("local"), dict[str, float](), dict[str, float]()

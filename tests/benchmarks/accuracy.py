@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.accuracy data/quickstart.bp [--seeds 4] [--epochs 30]
 
 In float32 two correct implementations differ by rounding from the first step on, and training amplifies it: what must
-agree is the distribution over seeds. All train the paper's HCM network with Adam at a fixed rate and keeps the
+agree is the distribution over seeds. All train the paper's HCM network with Adam at a fixed rate and keep the
 weights of the epoch with the lowest validation loss. Weights and shuffles are drawn from the same distributions.
 """
 

@@ -179,7 +179,7 @@ def test_a_header_in_any_letter_case_and_quotes(
         (f"{LATTICE} pbc=T T F", "'pbc' is followed by 'T' outside of quotes"),
         ("energy=1 2 3", "'energy' is followed by '2' outside of quotes|'3' outside"),
         ("energy=1d0", "'energy' is '1d0', which is not a number"),
-        ("energy=T", "'energy' is a truth value, not a number"),
+        ("energy=T", "'energy' is a boolean, not a number"),
         ("energy=1_000", "'energy' is '1_000', which is not a number"),
         ('energy="_JSON [1,"', "'energy' is not valid JSON"),
         ('energy="_JSON [[1],[1,2]]"', "'energy' is .*, which is not a number"),

@@ -136,8 +136,8 @@ def structures(
             cell = np.round(np.diag(np.array(size) * a), _DECIMALS)
             # One generator for each composition: what it draws does not depend on the others.
             rng = np.random.default_rng([seed, number, which])
-            for _ in range(1 if len(set(z.tolist())) == 1 else cap):
-                pure = len(set(z.tolist())) == 1
+            pure = len(set(z.tolist())) == 1
+            for _ in range(1 if pure else cap):
                 rattled = sites * a + (0 if pure else _RATTLE) * rng.normal(size=sites.shape)
                 yield rng.permutation(z), np.round(rattled, _DECIMALS), cell
 

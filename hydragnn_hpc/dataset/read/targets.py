@@ -233,7 +233,7 @@ def _of_structure(frame: Frame, key: str) -> np.ndarray | None:
     if key in frame.values:
         array = _numbers(frame.values[key], key, frame.where).reshape(1, -1)
         if isinstance(frame.values[key], bool | np.bool_):
-            raise UserError(f"{frame.where}: '{key}' is a truth value, not a number; choose another key")
+            raise UserError(f"{frame.where}: '{key}' is a boolean, not a number; choose another key")
         if not array.size:
             raise UserError(f"{frame.where}: '{key}' is empty; leave it out where it is missing")
         return array

@@ -52,7 +52,7 @@ def _joined(numbers: np.ndarray) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*[_.@-][\w.@-]*", value, re.ASCII):
-        return value  # cannot be taken for a number or a truth value
+        return value  # cannot be taken for a number or a boolean
     array = np.asarray(value) if not isinstance(value, str | dict) else np.array("")
     if array.dtype.kind in "iuf" and array.ndim < 2 and array.size:
         text = _joined(array.reshape(-1))
