@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.active_learning DATA.bp FOLDER [--repeats 3]
 
 A campaign of four HCM members is trained on 500 samples of the training set; the ensemble chooses 250 of the others,
-with which the next campaign is trained, and so on for five rounds. Validation (500 samples) and test sets stay as they
-are.
-Everything is done by the program's commands. FOLDER keeps what has been trained: the same command continues.
+with which the next campaign is trained, and so on for five rounds. The validation set (500 samples) and the test set
+stay as they are. Everything is done by the program's commands. FOLDER keeps what has been trained: the same command
+continues.
 """
 
 from __future__ import annotations

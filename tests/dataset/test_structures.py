@@ -159,7 +159,7 @@ def test_mixing_enthalpy_from_energies_in_any_unit(tmp_path: Path) -> None:
     _, a = store.read(tmp_path / "x.bp")
     expected = [m.get_potential_energy() - sum(PURE[s] for s in m.get_chemical_symbols()) for m in made]
     np.testing.assert_allclose(a["target_h"][:, 0] * RYDBERG_IN_EV, expected, atol=1e-9)
-    # The same energies given per atom, in another unit, and with an end member of its own unit.
+    # The same energies given per atom, in another unit.
     for atoms in made:
         atoms.info["e"] = atoms.get_potential_energy() / len(atoms) / RYDBERG_IN_EV * 1000
     options = Options(targets=parse_targets(["h=mixing:e:mRy/atom"]), fractions=OPTIONS.fractions)
@@ -361,11 +361,9 @@ def test_the_format_can_be_insisted_on(tmp_path: Path) -> None:
 
 
 def test_samples_that_share_a_lattice_share_its_geometry(tmp_path: Path) -> None:
-    """What ASE reads of one decimal number twice must become the same bohr."""
+    """A decimal number that ASE reads twice must become the same number of bohr."""
     rng = np.random.default_rng(0)
-    made = frames(2)
-    lattice = made[1]
-    made = []
+    lattice, made = frames(2)[1], []
     for k in range(30):
         atoms = lattice.copy()
         atoms.numbers = rng.choice([29, 46, 79], 4) if k > 1 else [29] * 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -159,15 +160,9 @@ def test_a_launcher_of_another_mpi_is_refused(small: Path, tmp_path: Path) -> No
         "-",
         "1",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**_environment(), **environment})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
     assert done.returncode == 2 and "does not match the MPI library" in done.stderr
     assert not (tmp_path / "out").exists()
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 def test_an_error_at_the_start_is_reported_once_and_ends_all_ranks(small: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def rows_of(text: str) -> dict[tuple[str, ...], tuple[float, str]]:
 
 
 def expected(out: Path, variant: str, replicas: int) -> dict[tuple[str, ...], list[float]]:
-    """What the members of a variant predicted for their test samples: a value a member, by the rows' keys."""
+    """What the members of a variant predicted for their test samples: a value for each member, by the rows' keys."""
     truth = np.load(out / "test_set.npz")
     found: dict[tuple[str, ...], list[float]] = {}
     for replica in range(replicas):
@@ -42,7 +42,7 @@ def expected(out: Path, variant: str, replicas: int) -> dict[tuple[str, ...], li
 
 
 def compare(rows: dict[tuple[str, ...], tuple[float, str]], wanted: dict[tuple[str, ...], list[float]]) -> None:
-    """Hold rows to the mean and spread of what the members said."""
+    """Compare rows with the mean and spread of what the members predicted."""
     assert len(wanted) > 50
     for key, values in wanted.items():
         mean, std = rows[key]
