@@ -66,7 +66,8 @@ class Scores:
     def quantile(self, level: float) -> float:
         """Return r of a level; infinite where there are too few structures for it."""
         count = len(self.values)
-        rank = math.ceil(level * (1 + 1 / self.structures) * count * (1 - 1e-12))  # a product that is whole is rounded
+        # Reduced by more than rounding errors, which must not lift a whole number to the next.
+        rank = math.ceil(level * (1 + 1 / self.structures) * count * (1 - 1e-12))
         return float(self.values[rank - 1]) if rank <= count else math.inf
 
 
@@ -243,7 +244,9 @@ def _calibrated(
         for task in tasks:
             known = truth.get(campaign.tasks[task].field)
             if known is None or task not in predicted or predicted[task].shape != known.shape:
-                raise UserError(f"{path} does not fit {folder.validation_set}; remove the member's folder, run again")
+                raise UserError(
+                    f"{path} does not fit {folder.validation_set}; remove the member's folder, and run again"
+                )
             moments[task].add(predicted[task], weights[task][index] if task in weights else 1.0)
     calibrated = {}
     for task in tasks:

@@ -1,6 +1,6 @@
 """Successive halving (Jamieson & Talwalkar 2016) of a sweep: how far each point is trained, and which go on.
 
-A rung is decided when all members of its points have come to it, from their validation errors alone. So the decisions
+A rung is decided when all members of its points have reached it, from their validation errors alone. So the decisions
 depend neither on the number of ranks nor on interruptions.
 """
 
@@ -16,7 +16,7 @@ from hydragnn_hpc.records.rungs import Rungs
 
 
 def targets(campaign: Campaign, rungs: Rungs) -> dict[str, int]:
-    """Return the most epochs that the members of each variant are trained now, by name."""
+    """Return the epoch up to which the members of each variant are trained for now, by name."""
     epochs = {v.name: campaign.epochs(v) for v in campaign.variants}
     if campaign.sweep is None or campaign.sweep.halving is None:
         return epochs
@@ -50,7 +50,7 @@ def contenders(campaign: Campaign, rungs: Rungs, of: str) -> tuple[str, ...]:
 
 
 def best(scores: Mapping[str, Sequence[float]], share: Fraction) -> tuple[str, ...]:
-    """Return the share of points with the lowest mean score, rounded up; of equals the first.
+    """Return the share of points with the lowest mean score, rounded up; of equal ones the first.
 
     ``scores`` are those of each point's finished members; a point without any does not go on.
     """

@@ -124,7 +124,7 @@ def read_frozen(folder: CampaignFolder) -> Frozen:
     except FileNotFoundError as error:
         raise UserError(f"{folder.root} holds no campaign; 'hydragnn-hpc run CAMPAIGN.yaml OUT' makes one") from error
     except (OSError, *yaml_files.YAML_ERRORS, KeyError, TypeError) as error:
-        raise UserError(f"cannot read {folder.campaign}: {error}; restore it, or run into another folder") from error
+        raise UserError(f"cannot read {folder.campaign}: {error}; restore it, or give another folder") from error
 
 
 def read_member(folder: CampaignFolder, variant: str, replica: int, epochs: int = 0) -> Member:

@@ -55,7 +55,7 @@ def check_unchanged(start: Start) -> None:
     if start.sha256 not in (None, _hash(frozen, start.variant)):
         raise UserError(
             f"start.from={start.folder}: variant {start.variant} has been trained further, or replaced, since the run"
-            " began; restore it, or run into another folder"
+            " began; restore it, or give another folder"
         )
 
 

@@ -56,7 +56,7 @@ def _options(
     """Options of every command."""
 
 
-# The base class of errors in options, of which typer exports only this subclass.
+# The base class of errors in options; typer exports only its subclass BadParameter.
 _CommandLineError: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 

@@ -79,7 +79,7 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> RunPl
     growing: list[str] = []
     foreign = _foreign(folder.root)  # first, since another run may be writing the campaign at this moment
     if check_archive(folder.root):
-        raise UserError(f"{folder.root} is an archive, and its members cannot be trained on; run into another folder")
+        raise UserError(f"{folder.root} is an archive, and its members cannot be trained on; give another folder")
     if folder.campaign.exists():
         frozen, growing = grown(frozen, ledger.read_frozen(folder), folder)
     elif foreign:
@@ -105,7 +105,7 @@ def begin(plan: RunPlan, folder: CampaignFolder) -> RunPlan:
         remove_leftovers(place)
     write_record(folder.remarks, plan.on_campaign)
     unfinished, campaign = [], plan.frozen.campaign
-    # All members may have come to a rung when the last run ended.
+    # All members may have reached a rung when the last run ended.
     if campaign.sweep and rungs.advance(folder, campaign, campaign.sweep.of):
         plan = replace(plan, members=ledger.read_members(folder, campaign))
     variants = {v.name: v for v in campaign.variants}
@@ -138,7 +138,7 @@ def grown(new: Frozen, old: Frozen, folder: CampaignFolder) -> tuple[Frozen, lis
     if new.dataset_sha256 != old.dataset_sha256:
         raise UserError(
             f"{folder.root} was started with another data set (content {old.dataset_sha256[:12]}, now"
-            f" {new.dataset_sha256[:12]} in {new.campaign.dataset}); restore it, or run into another folder"
+            f" {new.dataset_sha256[:12]} in {new.campaign.dataset}); restore it, or give another folder"
         )
     if new.hash == old.hash:
         return replace(new, since=old.since, earlier=old.earlier), []
@@ -147,7 +147,7 @@ def grown(new: Frozen, old: Frozen, folder: CampaignFolder) -> tuple[Frozen, lis
     if config_hash(old.campaign, old.dataset_sha256) != old.hash:
         refused = "written by another version of this program"
     if refused:
-        raise UserError(f"{folder.root} holds another campaign: {refused}; undo the change, or run into another folder")
+        raise UserError(f"{folder.root} holds another campaign: {refused}; undo the change, or give another folder")
     before = {"since": old.since, "hash": old.hash, "campaign": old.campaign.model_dump(mode="json")}
     return replace(new, earlier=(*old.earlier, before)), [f"the campaign grows: {line}" for line in changes.growth]
 

@@ -228,4 +228,4 @@ def _changes(path: Path, content: _Content, seconds: float) -> bool:
 def _in_use(path: Path, content: _Content | None) -> str:
     holder = content.holder if content else None
     who = f"process {holder.pid} on {holder.host} since {holder.since}" if holder else "process unknown"
-    return f"{path.parent} is in use: {who}; wait for it, end it, or run into another folder"
+    return f"{path.parent} is in use: {who}; wait for it, end it, or give another folder"

@@ -13,7 +13,7 @@ from hydragnn_hpc.records.rungs import Rungs
 def advance(
     folder: CampaignFolder, campaign: Campaign, of: Collection[str], given_up: Collection[tuple[str, int]] = ()
 ) -> list[str]:
-    """Decide and record every rung to which all its members have come; return a line for each.
+    """Decide and record every rung that all its members have reached; return a line for each.
 
     The members that go on have then been outgrown (`ledger.Member.outgrown`).
 

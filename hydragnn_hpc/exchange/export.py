@@ -23,7 +23,7 @@ _COUNTED = 10**6  # atoms of the histogram of degrees; float32 holds every count
 
 
 def export(out: Path, folder: Path, variants: list[str]) -> list[str]:
-    """Write the finished members of some variants (all, where none are named); returns the names of the models.
+    """Write the finished members of some variants (all, where none are named); return the names of the models.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def export(out: Path, folder: Path, variants: list[str]) -> list[str]:
 
 
 def _refuse_other(campaign: Campaign, variant: str) -> None:
-    """Refuse a variant of which HydraGNN 3 cannot have the network."""
+    """Refuse a variant whose network HydraGNN 3 cannot have."""
     model, levels = campaign.model, {task.level for task in campaign.tasks.values()}
     reasons = (
         (model.convolution != "PNA", f"model.convolution={model.convolution}: only PNA has HydraGNN's weights"),
@@ -105,7 +105,7 @@ def degree_histogram(average: list[float], most: int) -> list[int]:
 
 
 def configuration(campaign: Campaign, facts: ModelFacts) -> dict[str, Any]:
-    """Return the configuration that HydraGNN 3 would have saved with such a model; later versions' names beside."""
+    """Return the configuration that HydraGNN 3 would have saved with such a model, also under later versions' names."""
     model, near = campaign.model, facts.neighbours
     tasks = [facts.tasks[name] for name in campaign.tasks]
     degrees = degree_histogram(facts.average_degree, near.most or int(np.ceil(facts.average_degree[0])) + 1)

@@ -182,7 +182,7 @@ EXPORTED_KEY = "hydragnn_hpc"
 
 
 class ExportedDataset(FileRecord):
-    """What an exported file says of the data set that it was made from, which ``convert`` restores from it.
+    """What an exported file says of the data set that it was made from, so that ``convert`` can restore that.
 
     Attributes
     ----------

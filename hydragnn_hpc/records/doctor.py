@@ -33,7 +33,7 @@ class TorchAnswer(FileRecord):
     device : Device
         The one that the rank's worker uses.
     visible : int
-        Accelerators.
+        Number of accelerators that torch sees.
     capability : str
         The vector instructions that torch uses on the CPU.
     """

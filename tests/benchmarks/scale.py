@@ -125,15 +125,15 @@ def large(folder: Path, members: int) -> list[Row]:
     out = folder / "members"
     wall, printed = drive(folder, out, 4, members, 0.0)
     span = max(events(out, "finished")) - min(events(out, "assign"))
-    start, _ = drive(folder, out, 4, members, 0.0)
+    again, _ = drive(folder, out, 4, members, 0.0)
     rows = [
         {
             "what": f"{members} members of no time on 4 ranks",
-            "milliseconds_a_member": 1e3 * span / members,
+            "milliseconds_per_member": 1e3 * span / members,
             "wall_seconds": wall,
             "supervisor_megabytes": max(int(m) for m in re.findall(r"SUPERVISOR peak (\d+)", printed)),
         },
-        {"what": f"the same command again: all {members} found finished", "wall_seconds": start},
+        {"what": f"the same command again: all {members} found finished", "wall_seconds": again},
     ]
     for command in (["status"], ["status", "--json"]):
         rows.append(timed(f"{' '.join(command)} of {members} members", [*command, str(out)]))

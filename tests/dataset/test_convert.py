@@ -24,7 +24,7 @@ from hydragnn_hpc.dataset.read.gathered import SampleCollector
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.fields import Property
+from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
 
 CELL = tuple(surrogate.sites()[1].ravel().tolist())
 UNITS = ["", "eV/Å", "μB", "e*Å^2", "kJ/mol", "eV/atom"]
@@ -136,7 +136,7 @@ def test_structures_of_others_need_to_say_what_is_what(tmp_path: Path) -> None:
     assert {"'forces'", "'dipole_moment'", "'kind'"} <= set(done.lost)
     manifest = prepare(tmp_path / "raw", tmp_path / "x.bp", Options(fractions=(0.5, 0.25, 0.25)))
     found = manifest.plain()["source"]["end_members"]
-    assert found["29"] * 13.605693122994 == pytest.approx(-3.5, abs=1e-9)
+    assert found["29"] * RYDBERG_IN_EV == pytest.approx(-3.5, abs=1e-9)
     wrong = parse_targets([given[0], given[1].replace(":e", ":muB"), given[2]])
     with pytest.raises(UserError, match="LSMS text holds it in e, not in μB"):
         convert(source, tmp_path / "raw2", Options(cutoff=0.0, targets=wrong))

@@ -22,7 +22,7 @@ def test_distances_are_mahalanobis() -> None:
 
 
 def test_features_that_are_zero_or_depend_on_each_other_are_no_obstacle() -> None:
-    """And what was zero in the training and is not now is far."""
+    """What was zero in the training set and no longer is lies far away."""
     rng = np.random.default_rng(1)
     one = rng.normal(size=(3000, 1))
     found = FeatureDistribution.of(np.hstack([one, 2 * one, np.zeros((3000, 2))]).astype(np.float32))

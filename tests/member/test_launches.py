@@ -28,7 +28,7 @@ WITHOUT_KERNEL = {
 
 
 ONE_KERNEL = {"aten::bmm", "aten::baddbmm_", "aten::sum", "aten::amin", "aten::amax", "aten::mean"}
-"""One launch of a GPU's libraries, whatever a CPU calls within: there a product of a stack may be one call a member."""
+"""One launch of a GPU's libraries, whatever a CPU calls within: there a product of a stack may be one call per member."""
 
 
 def launches(members: int, edges: EdgeBasis | None) -> int:
@@ -64,4 +64,4 @@ def test_the_number_of_launches_does_not_grow_with_the_stack_and_is_small(edges:
     one, twelve = launches(1, edges), launches(12, edges)
     print("launches per step:", one, twelve)
     assert twelve == one
-    assert twelve <= most, f"{twelve} kernel launches a training step"
+    assert twelve <= most, f"{twelve} kernel launches per training step"
