@@ -18,7 +18,7 @@ _R = TypeVar("_R", bound=BaseModel)
 
 
 def write_record(path: Path, record: BaseModel, hold: Hold = nullcontext) -> None:
-    """Write a record as JSON to ``path`` whole or not at all."""
+    """Write a record as JSON to ``path``, whole or not at all."""
     write_json(path, record.model_dump(mode="json", by_alias=True), hold)
 
 
@@ -56,7 +56,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # on a damaged file NumPy passes on whatever its zip reader raises
-        raise UserError(f"cannot read {path}: {error}; remove it and its member's result.json, run again") from error
+        raise UserError(
+            f"cannot read {path}: {error}; remove it and its member's result.json, and run again"
+        ) from error
 
 
 def append_record(path: Path, record: BaseModel) -> None:

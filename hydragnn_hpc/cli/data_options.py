@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,8 +28,6 @@ def parse_cell(text: str) -> tuple[float, ...]:
     UserError
         If the unit is missing or the numbers are not three or nine.
     """
-    import math
-
     from hydragnn_hpc.dataset.graphs import parse_length
 
     *words, unit = text.replace(",", " ").split() or [""]

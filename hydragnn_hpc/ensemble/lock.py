@@ -180,7 +180,9 @@ class RunLock:
             whole = len(content.raw) >= _RECORD_BYTES
             seconds = self._standstill if whole else min(self._standstill, 2 * BEAT_SECONDS)
             host = holder.host if holder else "an unknown host"
-            print_line(f"{self._path.parent} was in use on {host}; waiting up to {seconds:.0f} s to see")
+            print_line(
+                f"{self._path.parent} was in use on {host}; waiting up to {seconds:.0f} s to see whether it still is"
+            )
             lives = _is_flocked(path) or _changes(path, content, seconds)
         if lives:
             raise UserError(_in_use(self._path, content))
@@ -227,5 +229,5 @@ def _changes(path: Path, content: _Content, seconds: float) -> bool:
 
 def _in_use(path: Path, content: _Content | None) -> str:
     holder = content.holder if content else None
-    who = f"process {holder.pid} on {holder.host} since {holder.since}" if holder else "process unknown"
+    who = f"process {holder.pid} on {holder.host} since {holder.since}" if holder else "an unknown process"
     return f"{path.parent} is in use: {who}; wait for it, end it, or give another folder"

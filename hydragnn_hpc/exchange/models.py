@@ -1,4 +1,4 @@
-"""Trained models from HydraGNN, and to it: a folder for each, with its checkpoint and its configuration."""
+"""Import of HydraGNN's trained models: a folder for each, with its checkpoint and its configuration."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Facts:
 
 
 def import_models(source: Path, out: Path, known: Facts) -> int:
-    """Make a campaign's folder with finished members from models of HydraGNN; returns how many.
+    """Make a campaign's folder with finished members from models of HydraGNN; return how many.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def import_models(source: Path, out: Path, known: Facts) -> int:
 
 
 def _difference(one: tuple[Campaign, ModelFacts], other: tuple[Campaign, ModelFacts]) -> str:
-    """Return in what two models differ that must be alike among replicas; empty if in nothing."""
+    """Return the property in which two models differ although replicas must share it; empty if there is none."""
     (campaign, facts), (expected, expected_facts) = one, other
     alike = {
         "tasks": campaign.tasks == expected.tasks and facts.tasks == expected_facts.tasks,
@@ -173,7 +173,7 @@ def _facts(
     }  # fmt: skip
     (low, high), *_ = _ranges(keys, f"{VARIABLES}.x_minmax", 1, known.unscaled)
     if low != int(low) or high != int(high) or low < 0:
-        raise keys.error(f"{VARIABLES}.x_minmax", [low, high], "proton numbers are whole; give a model of protons")
+        raise keys.error(f"{VARIABLES}.x_minmax", [low, high], "proton numbers are whole; give a model with that input")
     elements = known.elements or list(range(1, 119) if high <= 1 else range(int(low), int(high) + 1))
     return ModelFacts(
         model=campaign.model.model_dump(mode="json"),

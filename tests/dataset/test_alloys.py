@@ -34,7 +34,7 @@ def test_forces_are_the_slope_of_the_energy_and_charges_neutral(seed: int) -> No
     step = rng.normal(size=pos.shape) * 1e-4
     up, down = (alloys.properties(z, pos + sign * step, cell)[0] for sign in (1, -1))
     assert -(up - down) / 2 == pytest.approx(float((forces * step).sum()), abs=1e-9)
-    # A supercell has as many times the energy.
+    # Two cells side by side have twice the energy.
     double = np.concatenate([pos, pos + cell[0]])
     twice = alloys.properties(np.tile(z, 2), double, np.diag([2.0, 1, 1]) @ cell)
     assert twice[0] == pytest.approx(2 * alloys.properties(z, pos, cell)[0], abs=1e-9)

@@ -28,7 +28,7 @@ WITHOUT_KERNEL = {
 
 
 ONE_KERNEL = {"aten::bmm", "aten::baddbmm_", "aten::sum", "aten::amin", "aten::amax", "aten::mean"}
-"""One launch of a GPU's libraries, whatever a CPU calls within: there a product of a stack may be one call per member."""
+"""One launch of a GPU's libraries, whatever a CPU calls within: there, a stack may need one call per member."""
 
 
 def launches(members: int, edges: EdgeBasis | None) -> int:

@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from hydragnn_hpc.report.figures import composition, error_density, learning_cur
 from hydragnn_hpc.report.figures.registry import FIGURES
 from hydragnn_hpc.report.results import worker_sessions
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
+from hydragnn_hpc.report.results.load import load
 from hydragnn_hpc.report.write import write_report
 from tests.report import making
 from tests.report.rendering import EVIL, Rendered
@@ -188,8 +191,6 @@ def test_a_cut_event_log_is_read_as_far_as_it_goes(unfinished: Rendered, tmp_pat
     shutil.copytree(unfinished.folder.root, out, ignore=shutil.ignore_patterns("report"))
     path = out / "logs" / "events.jsonl"
     path.write_bytes(path.read_bytes()[:-20] + b"\n[1]\n\xff\n")
-    from hydragnn_hpc.report.results.load import load
-
     log = worker_sessions.read_log(load(out))
     assert len(log.entries) > 10 and "3 of " in log.problem and "\n" not in log.problem
 
@@ -251,9 +252,6 @@ def test_the_same_results_give_the_same_report_and_old_figures_go(single: Render
 
 
 def test_report_reads_neither_torch_nor_mpi(single: Rendered) -> None:
-    import subprocess
-    import sys
-
     code = "import sys; from hydragnn_hpc.report.analysis import content; content.gather(sys.argv[1]);"
     code += " print([m for m in ('torch', 'mpi4py', 'adios2') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code, single.folder.root], capture_output=True, text=True, timeout=60)
