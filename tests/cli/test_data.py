@@ -11,7 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hydragnn_hpc.cli.data_show import check_values
 from hydragnn_hpc.cli.main import main
+from hydragnn_hpc.dataset import store
+from hydragnn_hpc.errors import UserError
+from tests.dataset.synthetic import reseal
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -55,8 +59,6 @@ def test_info_shows_and_draws_the_distribution(made: Path) -> None:
 
 
 def test_info_of_a_data_set_whose_manifest_does_not_say_its_distribution(made: Path) -> None:
-    from tests.dataset.synthetic import reseal
-
     old = Path(shutil.copytree(made / "small.bp", made / "old.bp"))
     new = json.loads((old / "manifest.json").read_text())["distribution"]
     reseal(old, distribution=None)
@@ -124,7 +126,7 @@ def test_a_mistake_is_reported_in_one_line(
     places = {"raw": str(made / "raw"), "bp": str(made / "small.bp"), "new": str(made / "new")}
     places["empty"] = str(made / "empty")
     (made / "empty").mkdir(exist_ok=True)
-    # Through the program's entry point, in this process: thirty starts of Python would take a minute.
+    # Through the program's entry point, in this process: as many starts of Python would take minutes.
     monkeypatch.setattr(sys, "argv", ["hydragnn-hpc", "data", *(a.format(**places) for a in arguments)])
     with pytest.raises(SystemExit) as end:
         main()
@@ -148,10 +150,6 @@ def test_damage_is_reported_by_verifying(made: Path) -> None:
 
 def test_values_that_leave_the_manifest_s_range_are_reported(made: Path) -> None:
     """Damage that every checksum fits: a manifest sealed with another range."""
-    from hydragnn_hpc.cli.data_show import check_values
-    from hydragnn_hpc.dataset import store
-    from hydragnn_hpc.errors import UserError
-
     file = made / "small.bp"
     manifest, arrays = store.read(file)
     check_values(manifest, arrays, file)
