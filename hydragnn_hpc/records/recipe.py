@@ -48,7 +48,7 @@ class Requirements(FileRecord):
     tasks : tuple of ReferencedTask
         Those that have a reference.
     classes : int
-        How many classes of samples that are equal by symmetry training and validation must have together at least,
+        How many classes of samples equivalent by symmetry training and validation must have together at least,
         where classes are required; otherwise 0.
     fitted_to : FittedSamples or None
         None where inputs and references are fitted to the training set, and tasks without a reference keep the data
@@ -95,7 +95,7 @@ class InputRecipe(FileRecord):
     kept : list of int
         Their indices among all columns.
     mean, scale : list of float
-        Subtracted from, and divided into, each kept column.
+        Each kept column has its mean subtracted, and is divided by its scale.
     powers : int
         Highest power of the potential.
     """

@@ -20,8 +20,6 @@ TILE = WIDEST = 128
 BLOCK = 1024
 """Parameters that a program of the optimiser takes."""
 
-Lists = tuple[Tensor, Tensor, Tensor, Tensor | None]
-"""Neighbour lists: of N rows, ``first`` and ``degree`` [N]; ``neighbours`` and, or None, ``places`` [edges]."""
 
 _LIBRARY = torch.library.Library("hydragnn_hpc", "DEF")
 _LIBRARY.define(
@@ -104,8 +102,9 @@ for _name, _function in {
     _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")
 
 aggregate = torch.ops.hydragnn_hpc.aggregate
-"""Fill the aggregates ``x`` of messages ``sent`` [N, W], plus ``added`` [rows, W] at ``places`` if not None, over lists
-(neighbours, first, degree); ``ties`` int32 [N, W] if a backward pass will follow, else None."""
+"""Fill the aggregates ``x`` of messages ``sent`` [N, W], plus ``added`` [rows, W] at ``places`` [edges] if not None,
+over lists: neighbours [edges], first and degree [N]; ``ties`` int32 [N, W] if a backward pass will follow, else
+None."""
 aggregate_back = torch.ops.hydragnn_hpc.aggregate_back
 """Fill ``out`` [N, W] with the gradient of ``sent``, from that of the aggregates and the transposed lists
 (receivers, first, degree)."""
