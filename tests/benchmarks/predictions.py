@@ -1,4 +1,4 @@
-"""Measure what an ensemble predicts a second from Python, beside plain PyTorch Geometric, on one core.
+"""Measure what an ensemble predicts per second from Python, beside plain PyTorch Geometric, on one core.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.predictions [--members 12] [--structures 2048] [--rounds 5]
 
@@ -34,7 +34,7 @@ CAMPAIGN = Path(__file__).parents[2] / "jobs" / "campaigns" / "paper.yaml"
 
 
 def trained(folder: Path, members: int) -> Ensemble:
-    """Members of the paper's network; how well they predict is of no account."""
+    """Members of the paper's network; how well they predict does not matter."""
     more = ["variants=[HCM]", f"replicas={members}", f"launch.stack={members}", "training.epochs=1"]
     commands = [
         ["data", "generate", f"{folder}/raw", "--cap", "20"],
@@ -101,7 +101,7 @@ def main() -> None:
             times[name].append(time.process_time() - start)
     base = np.array(times["PyTorch Geometric"]) / len(few)
     print(f"{arguments.members} members, 32 atoms\n")
-    print("| from ase.Atoms | structures a core-second | best round | x |\n|---|---:|---:|---:|")
+    print("| from ase.Atoms | structures per core-second | best round | x |\n|---|---:|---:|---:|")
     for name, (count, _) in runs.items():
         each = np.array(times[name]) / count
         print(f"| {name} | {1 / np.median(each):,.0f} | {1 / each.min():,.0f} | {np.median(base / each):.1f} |")

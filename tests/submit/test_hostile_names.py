@@ -15,6 +15,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.submit import plan, render
 from hydragnn_hpc.submit.site import load_site, site_names
+from tests.submit.programs import stand_in
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "jobs" / "campaigns" / "paper.yaml"
@@ -38,10 +39,8 @@ def script(site: str, out: Path, campaign: Path, account: str = "abc", overrides
 @pytest.mark.parametrize("name", FITTING)
 def test_the_local_script_executes_no_name(name: str, tmp_path: Path) -> None:
     """Run under bash, with stand-ins for the launcher and for Python that print their words."""
-    (tmp_path / "bin").mkdir()
     for program, body in (("mpirun", 'printf "%s\\0" "$@"'), ("python", 'printf "%s\\n" "$@" >&2')):
-        (tmp_path / "bin" / program).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / "bin" / program).chmod(0o755)
+        stand_in(tmp_path, program, body)
     folder = tmp_path / name
     folder.mkdir()
     made = script("local", folder / name, folder / f"{name}.yaml", overrides=(f"name={name}",))

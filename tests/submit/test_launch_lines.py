@@ -13,6 +13,7 @@ import yaml
 
 from hydragnn_hpc.submit.site import load_site
 from tests import campaigns
+from tests.submit.programs import stand_in
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
@@ -41,10 +42,7 @@ def test_a_launch_line_starts_ranks_that_find_their_place(
     note = f"echo $PALS_LOCAL_RANKID $CUDA_VISIBLE_DEVICES $ZE_AFFINITY_MASK >> {tmp_path}/ranks.txt"
     content["per_rank"] = [*content.get("per_rank", []), note]
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(content))
-    (tmp_path / "bin").mkdir()
-    stand_in = tmp_path / "bin" / launcher
-    stand_in.write_text(f'#!/bin/bash\nexec {sys.executable} {Path(__file__).parent}/launchers.py {launcher} "$@"\n')
-    stand_in.chmod(0o755)
+    stand_in(tmp_path, launcher, f'exec {sys.executable} {Path(__file__).parent}/launchers.py {launcher} "$@"')
     environment = {
         **os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "STAND_IN_RECORD": str(tmp_path / "asked.json"),
     }  # fmt: skip

@@ -184,7 +184,7 @@ INLINE vec add_apart(vec a, vec b, lane_mask straight, lane_mask crossed) {
                          (lane_mask){ALL_LANES(CROSSED, 0, s)})
 
 /* Lane l of the result is the sum over the lanes of a[l]: a transposition folded into a tree of
- * additions, about three instructions a vector where summing each by itself takes eight. */
+ * additions, about three instructions per vector where summing each by itself takes eight. */
 INLINE vec sum_each(vec a[LANES]) {
     HALVE(1);
 #if LANES > 2
