@@ -1,7 +1,8 @@
 """Calibrated uncertainty: an ensemble's spread, scaled by its errors on the validation set (split conformal).
 
 The score of a known value is ``|mean - truth| / spread``, with the mean and the standard deviation (ddof = 1) over the
-members. An interval of a ``level`` is ``mean ± r * spread`` with the smallest r for which
+members; where members predict the data's noise as well, its variance, averaged over them, is added to theirs. An
+interval of a ``level`` is ``mean ± r * spread`` with the smallest r for which
 
     number of scores <= r  >=  level (1 + 1 / K) N
 
@@ -28,7 +29,7 @@ import numpy as np
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member
-from hydragnn_hpc.paths import CampaignFolder, read_arrays
+from hydragnn_hpc.paths import CampaignFolder, noise_of, read_arrays
 from hydragnn_hpc.sections import Folds
 
 FEWEST_MEMBERS = 3
@@ -138,9 +139,10 @@ class RunningMoments:
     def __init__(self) -> None:
         self._weight = self._squared_weights = 0.0
         self.mean = self._squares = np.zeros(0)
+        self._variances: np.ndarray | None = None
 
-    def add(self, values: np.ndarray, weight: float = 1.0) -> None:
-        """Add a member's values, of the same shape for all members."""
+    def add(self, values: np.ndarray, weight: float = 1.0, noise: np.ndarray | None = None) -> None:
+        """Add a member's values and, of a task that has one, its noise, of the same shape for all members."""
         if not self._weight:
             self.mean, self._squares = np.zeros_like(values), np.zeros_like(values)
         self._weight += weight
@@ -148,11 +150,14 @@ class RunningMoments:
         difference = values - self.mean
         self.mean = self.mean + difference * (weight / self._weight)
         self._squares = self._squares + weight * difference * (values - self.mean)
+        if noise is not None:
+            self._variances = weight * noise**2 + (0 if self._variances is None else self._variances)
 
     @property
     def std(self) -> np.ndarray:
-        """The standard deviation, ddof = 1 where all weights are equal."""
-        return np.asarray(np.sqrt(self._squares / (self._weight - self._squared_weights / self._weight)))
+        """The standard deviation, ddof = 1 where all weights are equal; with the noise, where there is one."""
+        spread = self._squares / (self._weight - self._squared_weights / self._weight)
+        return np.asarray(np.sqrt(spread if self._variances is None else spread + self._variances / self._weight))
 
 
 def calibrate(
@@ -234,7 +239,7 @@ def _calibrated(
     truth = read_arrays(folder.validation_set)
     if truth is None:
         raise UserError(f"no {folder.validation_set.name} (trained by an earlier version, or imported)")
-    tasks = campaign.variant(members[0].variant).tasks
+    tasks, with_noise = campaign.variant(members[0].variant).tasks, campaign.with_noise(members[0].variant)
     moments = {task: RunningMoments() for task in tasks}
     for index, member in enumerate(members):
         path = folder.member(member.variant, member.replica).validation
@@ -247,7 +252,10 @@ def _calibrated(
                 raise UserError(
                     f"{path} does not fit {folder.validation_set}; remove the member's folder, and run again"
                 )
-            moments[task].add(predicted[task], weights[task][index] if task in weights else 1.0)
+            noise = predicted.get(noise_of(task))
+            if (task in with_noise) != (noise is not None and noise.shape == known.shape):
+                raise UserError(f"{path} does not fit its campaign; remove the member's folder, and run again")
+            moments[task].add(predicted[task], weights[task][index] if task in weights else 1.0, noise)
     calibrated = {}
     for task in tasks:
         node = campaign.tasks[task].level == "node"

@@ -191,6 +191,11 @@ class Campaign(Section):
                 )
             if task.reference != "none":
                 raise ValueError(f"tasks.{name}.reference={task.reference}: vectors have no reference; set none")
+            if task.has_noise:
+                raise ValueError(
+                    f"tasks.{name}.loss={task.loss.name}: the noise of a vector would depend on the axes; set mse,"
+                    " mae or huber"
+                )
             if task.level == "graph" and self.model.pooling == "max":
                 raise ValueError(f"tasks.{name}.vector: model.pooling=max is not equivariant; set mean or sum")
 
@@ -222,6 +227,10 @@ class Campaign(Section):
                 "start": start,
             }
         )
+
+    def with_noise(self, variant: str) -> tuple[str, ...]:
+        """Return the tasks of a variant whose noise its members predict."""
+        return tuple(name for name, task in self.of_variant(self.variant(variant)).tasks.items() if task.has_noise)
 
     def epochs(self, variant: Variant) -> int:
         """Return the most epochs that a member of the variant is trained."""

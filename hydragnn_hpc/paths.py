@@ -75,6 +75,11 @@ def append_record(path: Path, record: BaseModel) -> None:
         stream.write(line.encode())
 
 
+def noise_of(task: str) -> str:
+    """Return the name of a task's noise among the arrays of predictions, which no task can have."""
+    return f"{task}:noise"
+
+
 class MemberFolder:
     """The files of one member, ``<campaign>/members/<variant>/<replica>/``."""
 

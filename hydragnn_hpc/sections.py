@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_origin
 
 from pydantic import (
     BaseModel,
@@ -47,26 +47,45 @@ class Section(BaseModel):
         return content
 
 
-class SquaredLoss(Section):
+class LossSection(Section):
+    """A task's loss; a head gives ``outputs`` numbers for each component of its target (`Task.has_noise`)."""
+
+    outputs: ClassVar[int] = 1
+
+
+class SquaredLoss(LossSection):
     """The mean of d^2, d the difference from the true value, scaled."""
 
     name: Literal["mse"]
 
 
-class AbsoluteLoss(Section):
+class AbsoluteLoss(LossSection):
     """The mean of |d|."""
 
     name: Literal["mae"]
 
 
-class HuberLoss(Section):
+class HuberLoss(LossSection):
     """The mean of d^2 / 2 up to ``delta``, which is scaled as the task is, and of delta (|d| - delta / 2) beyond."""
 
     name: Literal["huber"]
     delta: Annotated[float, Field(gt=0)] = 1.0
 
 
-LOSSES: dict[str, type[Section]] = {"mse": SquaredLoss, "mae": AbsoluteLoss, "huber": HuberLoss}
+class GaussianLoss(LossSection):
+    """The mean of (ln v + d^2 / v) / 2, with a variance v that the head gives beside the mean."""
+
+    outputs: ClassVar[int] = 2
+
+    name: Literal["nll"]
+
+
+LOSSES: dict[str, type[LossSection]] = {
+    "mse": SquaredLoss,
+    "mae": AbsoluteLoss,
+    "huber": HuberLoss,
+    "nll": GaussianLoss,
+}
 """Losses by name; how they are computed: `member.engine.losses`."""
 
 
@@ -79,7 +98,9 @@ def _spell_out_loss(value: Any) -> Any:
 
 
 TaskLoss = Annotated[
-    SquaredLoss | AbsoluteLoss | HuberLoss, Field(discriminator="name"), BeforeValidator(_spell_out_loss)
+    SquaredLoss | AbsoluteLoss | HuberLoss | GaussianLoss,
+    Field(discriminator="name"),
+    BeforeValidator(_spell_out_loss),
 ]
 TaskWeight = Annotated[float, Field(gt=0)]
 TaskReference = Literal["none", "composition", "species", "linear"]
@@ -97,6 +118,11 @@ class Task(Section):
     reference: TaskReference = "none"
     loss: TaskLoss = SquaredLoss(name="mse")
     vector: bool = False
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether its head also gives the noise of each value: the standard deviation of the data about the mean."""
+        return self.loss.outputs == 2
 
 
 class SpeciesInput(Section):

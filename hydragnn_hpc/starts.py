@@ -143,6 +143,11 @@ def _differences(
             yield f"its task '{task}' is at {theirs.tasks[task].level} level; leave its head out of start.parts"
         elif len(summary.targets[theirs.tasks[task].field].minimum) != manifest.targets[own.tasks[task].field].width:
             yield f"its task '{task}' has another number of components; leave its head out of start.parts"
+        elif theirs.tasks[task].has_noise != own.tasks[task].has_noise:
+            yield (
+                f"its task '{task}' has loss={theirs.tasks[task].loss.name}, whose head has another width than that of"
+                f" {own.tasks[task].loss.name}; leave its head out of start.parts"
+            )
         elif theirs.tasks[task].reference != own.tasks[task].reference:
             yield (
                 f"its task '{task}' has reference={theirs.tasks[task].reference}, not {own.tasks[task].reference}; use"

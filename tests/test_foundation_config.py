@@ -140,6 +140,18 @@ def test_example_shows_the_defaults() -> None:
             "variant 'F': tasks.F.reference=species: vectors have no reference; set none",
         ),
         (
+            {"tasks": {"F": {**FORCES, "loss": "nll"}}, "model": PAINN, "variants": ["F"]},
+            "tasks.F.loss=nll: the noise of a vector would depend on the axes; set mse, mae or huber",
+        ),
+        (
+            {
+                "tasks": {"F": FORCES},
+                "model": PAINN,
+                "variants": [{"name": "F", "tasks": ["F"], "losses": {"F": "nll"}}],
+            },
+            "variant 'F': tasks.F.loss=nll: the noise of a vector",
+        ),
+        (
             {"tasks": {"F": {**FORCES, "level": "graph"}}, "model": {**PAINN, "pooling": "max"}, "variants": ["F"]},
             "model.pooling=max is not equivariant; set mean or sum",
         ),

@@ -229,7 +229,7 @@ def test_a_damaged_result_is_reported(folder: CampaignFolder, frozen: Frozen) ->
     assert ledger.read_member(folder, "HCM", 0).state is State.FINISHED
     changes = (
         {"schema": 2}, {"tasks": [1]}, {"tasks": {"H": 3}}, {"seconds": 1e308}, {"seconds": float("nan")},
-        {"validation_loss": -1}, {"sessions": [3]}, {"epochs": True}, {"device": "cpu"}, {"novelty": 1},
+        {"validation_loss": float("nan")}, {"sessions": [3]}, {"epochs": True}, {"device": "cpu"}, {"novelty": 1},
     )  # fmt: skip
     for damage in ("{", "[1]", "3", "[" * 100_000, *(json.dumps({**whole, **change}) for change in changes)):
         files.result.write_text(damage)

@@ -77,6 +77,9 @@ def predict(
 ) -> None:
     """Predict every task for new structures: mean and standard deviation over a variant's finished members.
 
+    Of a task whose loss is nll, the standard deviation has two parts: std_spread, between members, and std_noise, that
+    of the data as members predict it.
+
     With three or more members, std_calibrated is the standard deviation scaled by the errors on the validation set,
     and the level is the share of such errors between low and high. distance is that of the structure from the training
     set in the network's features, distance_quantile the share of the training set that is nearer.

@@ -69,8 +69,12 @@ def _refuse_other(campaign: Campaign, variant: str) -> None:
             "training.fitted_to=samples: HydraGNN scales by all samples",
         ),
         *(
-            (task.reference != "none", f"tasks.{name}.reference={task.reference}: HydraGNN adds no reference")
+            refusal
             for name, task in campaign.tasks.items()
+            for refusal in (
+                (task.reference != "none", f"tasks.{name}.reference={task.reference}: HydraGNN adds no reference"),
+                (task.has_noise, f"tasks.{name}.loss={task.loss.name}: HydraGNN 3 predicts no variance"),
+            )
         ),
     )
     for applies, reason in reasons:

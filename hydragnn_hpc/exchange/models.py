@@ -15,7 +15,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.exchange import settings
 from hydragnn_hpc.exchange.json_keys import Keys
 from hydragnn_hpc.exchange.names import from_hydragnn
-from hydragnn_hpc.exchange.settings import ARCHITECTURE, VARIABLES, Network, Output
+from hydragnn_hpc.exchange.settings import ARCHITECTURE, TRAINING, VARIABLES, Network, Output
 from hydragnn_hpc.exchange.unused import REASONS
 from hydragnn_hpc.ledger import Frozen, freeze, now
 from hydragnn_hpc.logs import log
@@ -128,6 +128,11 @@ def _read(folder: Path, known: Facts) -> tuple[Campaign, TrainedModel, str]:
     for key in ("edge_dim", "edge_features"):
         if value := keys.left.get(f"{ARCHITECTURE}.{key}"):
             raise keys.error(f"{ARCHITECTURE}.{key}", value, "edges have other features here; train it again here")
+    loss = keys.left.get(f"{TRAINING}.loss_function_type")
+    if settings.LOSSES.get(str(loss)) == "nll":
+        raise keys.error(
+            f"{TRAINING}.loss_function_type", loss, "models of a variance are not imported; train it again here"
+        )
     campaign = _campaign(keys, outputs, network, known)
     path = checkpoints[0]
     tasks = [(name, task.level) for name, task in campaign.tasks.items()]

@@ -22,7 +22,7 @@ TRAINING = "NeuralNetwork.Training"
 _CONVOLUTIONS = {**{name: name for name in CONVOLUTIONS}, "PAINN": "PaiNN"}
 _POOLINGS = {"mean": "mean", "add": "sum", "max": "max"}
 _LSMS_FIELDS = {("graph", 0): "mixing_enthalpy", ("node", 5): "charge_transfer", ("node", 6): "magnetic_moment"}
-_LOSSES = {"mse": "mse", "mae": "mae"}
+LOSSES = {"mse": "mse", "mae": "mae", "GaussianNLLLoss": "nll"}
 _SHORT = {"mixing_enthalpy": "H", "charge_transfer": "C", "magnetic_moment": "M"}
 _LONGEST_NAME = 64
 _PROTONS = re.compile("proton|atomic_?num|^z$|species", re.IGNORECASE)
@@ -213,7 +213,7 @@ def campaign_file(path: Path) -> tuple[str, list[str]]:
     proposal.add("name", name)
     proposal.add("dataset", f"{name}.bp", *_preparation(keys, network, name, outputs))
     fields = _fields(keys, outputs)
-    tasks = _tasks(outputs, fields, _known(keys, f"{TRAINING}.loss_function_type", _LOSSES, "mse"))
+    tasks = _tasks(outputs, fields, _known(keys, f"{TRAINING}.loss_function_type", LOSSES, "mse"))
     proposal.add("tasks", tasks)
     proposal.add("variants", [variant_of(list(tasks))], "Tasks can also be trained separately: list more variants.")
     proposal.add("replicas", 1, "More replicas make an ensemble.")

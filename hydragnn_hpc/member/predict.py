@@ -16,6 +16,7 @@ from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.choose import general, network_sizes, why_not_fused
 from hydragnn_hpc.member.device import arithmetic, choose_device
 from hydragnn_hpc.member.engine.interface import Engine
+from hydragnn_hpc.member.engine.losses import mean_and_noise
 from hydragnn_hpc.member.engine.training_data import Structure, TrainingData, vector_limits
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.training.checkpoint import TrainedModel
@@ -82,27 +83,28 @@ class StackedModels:
         self._device = choose_device(device, 0) if isinstance(device, str) else device
         self._parameters = self._buffers = torch.empty(0)
 
-    def predict(self, structures: UnseenStructures) -> dict[str, np.ndarray]:
-        """Return every member's values of every task, in the task's unit.
+    def predict(self, structures: UnseenStructures) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+        """Return every member's values of every task, and their noise, in the task's unit.
 
         Returns
         -------
         dict
             By task, ``[E, A, d]`` or, at graph level, ``[E, S, d]`` float64; references that training subtracted are
-            added back.
+            added back. The noise, a standard deviation, is None for a task without.
         """
-        predicted = self.scaled(Graphs.of(structures))
+        scaled, predicted = self.scaled(Graphs.of(structures)), {}
         for task in self._variant.tasks:
             target, fitted = self._facts.tasks[task], self._facts.ready.references.get(task)
-            values = predicted[task].astype(np.float64)
+            low, high = np.array(target.minimum), np.array(target.maximum)
+            values, noise = mean_and_noise(scaled[task].astype(np.float64), len(low))
             if fitted:
                 values = values * np.array(fitted.scale) + structures.reference(fitted)
-            low, high = np.array(target.minimum), np.array(target.maximum)
-            predicted[task] = values * (high - low) + low
+                noise = None if noise is None else noise * np.array(fitted.scale)
+            predicted[task] = values * (high - low) + low, None if noise is None else noise * (high - low)
         return predicted
 
     def scaled(self, graphs: Graphs) -> dict[str, np.ndarray]:
-        """Return the networks' outputs: by task, ``[E, rows, d]`` float32, rows as in :meth:`predict`."""
+        """Return the networks' outputs: by task, ``[E, rows, outputs]`` float32 (`TaskSizes`), rows as in `predict`."""
         with arithmetic(self._campaign.launch.threads):
             return self._scaled(graphs)
 
@@ -113,7 +115,7 @@ class StackedModels:
         if self._campaign.training.engine == "torch" or why_not_fused(model, sizes, data, self._device):
             return self._apply(general(model, sizes, data, self._device), len(graphs))
         rows = {"node": int(graphs.atom_offsets[-1]), "graph": len(graphs)}
-        scaled = {t.name: np.empty((len(self._models), rows[t.level], t.width), np.float32) for t in sizes.tasks}
+        scaled = {t.name: np.empty((len(self._models), rows[t.level], t.outputs), np.float32) for t in sizes.tasks}
         for chosen, lists, shared in self._parts(graphs):
             engine = FusedEngine(sizes, self._data(graphs, chosen, lists), shared=shared)
             places = {"node": atoms_of(graphs.atom_offsets, chosen), "graph": chosen}

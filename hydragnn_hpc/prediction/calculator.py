@@ -11,16 +11,17 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes, all_properties
 
 from hydragnn_hpc.prediction.ase_properties import Properties
-from hydragnn_hpc.prediction.ensemble import CALIBRATED, Ensemble
+from hydragnn_hpc.prediction.ensemble import CALIBRATED, SEPARATE, Ensemble
 
 
 class EnsembleCalculator(Calculator):
     """Predicts all tasks of a variant for the atoms that it is attached to.
 
-    ``results`` holds each task under its name, and the members' spread, which is not calibrated, under the name with
-    ``_std``: in the task's unit, a number (or ``[d]``) at graph level and ``[n]`` (or ``[n, d]``) at node level. Where
-    the ensemble is calibrated, ``_std_calibrated``, ``_low`` and ``_high`` are there as well. ASE's
-    ``energy`` (eV; with ``energy_std``), ``magmoms`` (μB) and ``charges`` (e) are added where tasks predict them
+    ``results`` holds each task under its name, and the standard deviation, which is not calibrated, under the name with
+    ``_std`` (for a task with noise also its parts, ``_std_spread`` and ``_std_noise``): in the task's unit, a number
+    (or ``[d]``) at graph level and ``[n]`` (or ``[n, d]``) at node level. Where the ensemble is calibrated,
+    ``_std_calibrated``, ``_low`` and ``_high`` are there as well. ASE's ``energy`` (eV; with ``energy_std``),
+    ``magmoms`` (μB) and ``charges`` (e) are added where tasks predict them
     (`hydragnn_hpc.prediction.ase_properties`). A task that has the name of another ASE property is left out. Forces and
     stress are not derived from the model: requesting them raises ASE's ``PropertyNotImplementedError``.
 
@@ -92,8 +93,9 @@ class EnsembleCalculator(Calculator):
 
     def _names(self, task: str) -> dict[str, str]:
         """Return what ``results`` holds of a task: by name, the attribute of its prediction."""
+        separate = SEPARATE if task in self.ensemble.with_noise else ()
         calibrated = CALIBRATED if task in self.ensemble.calibration.tasks else ()
-        return {task: "mean", **{f"{task}_{name}": name for name in ("std", *calibrated)}}
+        return {task: "mean", **{f"{task}_{name}": name for name in ("std", *separate, *calibrated)}}
 
 
 def _plain(values: np.ndarray, level: str) -> Any:

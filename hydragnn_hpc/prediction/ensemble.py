@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 CALIBRATED = ("std_calibrated", "low", "high")
 """What the calibration adds to a prediction."""
+SEPARATE = ("std_spread", "std_noise")
+"""What a task with noise adds to a prediction: the two parts of its standard deviation."""
 DEVICES = ("cpu", "cuda", "xpu", "auto")
 
 
@@ -45,6 +47,8 @@ class TaskPrediction:
     mean, std : numpy.ndarray
         ``[rows, d]`` float64 in ``unit``, over the members; d is the number of components, 1 for a scalar. ``std``
         (ddof = 1) is the members' spread, *not* calibrated: usually it is smaller than the error. NaN for one member.
+        For a task with noise (``loss: nll``) it is the root of the sum of the squares of ``std_spread`` and
+        ``std_noise``.
     std_calibrated, low, high : numpy.ndarray
         ``[rows, d]`` float64 in ``unit``: the spread scaled so that 68 % of the errors on the validation set are
         smaller, and the ends of the interval of the ensemble's ``level`` (:mod:`hydragnn_hpc.calibration` says what is
@@ -53,6 +57,10 @@ class TaskPrediction:
         ``[E, rows, d]``, the prediction of each member, in the order of :attr:`Ensemble.replicas`.
     offsets : numpy.ndarray
         ``[S + 1]`` int64: where the rows of each structure start, and the end.
+    std_spread, std_noise : numpy.ndarray or None
+        ``[rows, d]`` float64 in ``unit``, for a task with noise: the standard deviation (ddof = 1) between the members,
+        which more data reduce, and that of the data about the mean as the members predict it (the root of their mean
+        variance), which they do not. None for other tasks.
     """
 
     task: str
@@ -65,16 +73,24 @@ class TaskPrediction:
     high: np.ndarray
     members: np.ndarray
     offsets: np.ndarray
+    std_spread: np.ndarray | None = None
+    std_noise: np.ndarray | None = None
 
     def of(self, number: int) -> TaskPrediction:
         """Return the prediction for structure ``number`` alone, counted from 0 (from the end where negative)."""
         first, end = (int(self.offsets[:-1][number]), int(self.offsets[1:][number]))
         rows, offsets = slice(first, end), np.array([0, end - first])
-        values = {name: getattr(self, name)[rows] for name in _BY_ROW}
+        values = {name: getattr(self, name)[rows] for name in self._by_row}
         return replace(self, **values, members=self.members[:, rows], offsets=offsets)
 
+    @property
+    def separate(self) -> tuple[str, ...]:
+        """The attributes that only a task with noise has."""
+        return SEPARATE if self.std_noise is not None else ()
 
-_BY_ROW = ("mean", "std", *CALIBRATED)
+    @property
+    def _by_row(self) -> tuple[str, ...]:
+        return ("mean", "std", *CALIBRATED, *self.separate)
 
 
 class Ensemble:
@@ -104,6 +120,8 @@ class Ensemble:
         What the models were trained on: units, species, boundary.
     calibration : Calibration
         Of the members in use; ``why_not`` says why there is none.
+    with_noise : tuple of str
+        The tasks whose noise the members predict.
 
     Raises
     ------
@@ -142,6 +160,7 @@ class Ensemble:
             raise UserError(f"{out}: several variants have finished members; give one: {', '.join(finished)}")
         self.variant, members = next(iter(finished.items()))
         self.tasks = self.campaign.variant(self.variant).tasks
+        self.with_noise = self.campaign.with_noise(self.variant)
         members, self._weights = _selected(members, select, self.tasks)
         self.replicas = tuple(member.replica for member in members)
         self.level = level
@@ -217,12 +236,18 @@ class Ensemble:
         """Predict every task for structures that have been prepared."""
         offsets = {"node": structures.atom_offsets, "graph": np.arange(len(structures) + 1)}
         predicted = {}
-        for task, values in self._models.predict(structures).items():
+        for task, (values, noise) in self._models.predict(structures).items():
             mean, std = moments(values, self._weights.get(task))
+            separate: tuple[np.ndarray, ...] = ()
+            if noise is not None:
+                separate = std, np.sqrt(moments(noise**2, self._weights.get(task))[0])
+                std = np.sqrt(std**2 + separate[1] ** 2)
             level, unit = self.campaign.tasks[task].level, self.facts.tasks[task].unit
             numbers = structures.atomic_numbers if level == "node" else None
             calibrated = self._calibrated(task, mean, std, numbers)
-            predicted[task] = TaskPrediction(task, level, unit, mean, std, *calibrated, values, offsets[level])
+            predicted[task] = TaskPrediction(
+                task, level, unit, mean, std, *calibrated, values, offsets[level], *separate
+            )
         return predicted
 
     def _calibrated(
@@ -357,6 +382,8 @@ def _weights(members: list[Member], task: str) -> list[float]:
 def _joined(batches: list[TaskPrediction]) -> TaskPrediction:
     first = batches[0]
     offsets = offsets_of(np.concatenate([np.diff(batch.offsets) for batch in batches]))
-    values: dict[str, Any] = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in _BY_ROW}
+    values: dict[str, Any] = {
+        name: np.concatenate([getattr(batch, name) for batch in batches]) for name in first._by_row
+    }
     members = np.concatenate([batch.members for batch in batches], axis=1)
     return replace(first, members=members, offsets=offsets, **values)

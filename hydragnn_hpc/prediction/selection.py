@@ -33,7 +33,7 @@ class Pool:
         Of each structure: its position in the source, what identifies it there, its name and formula.
     spreads : list of numpy.ndarray
         ``[T]``: the calibrated standard deviation of each task, over a structure's values the root mean square; the raw
-        one where there is no calibration.
+        one where there is no calibration, and for a task with noise, the raw one between members.
     features : list of numpy.ndarray
         ``[F]`` (`prediction.distance.Distances`).
     distance, quantile : list of float
@@ -192,7 +192,10 @@ def distances_of(ensemble: Ensemble, needed: bool) -> DistanceFromTraining | Non
 
 
 def _spread(prediction: TaskPrediction, structures: int) -> np.ndarray:
-    """Return the spread of each structure, ``[S]``."""
-    calibrated = np.isfinite(prediction.std_calibrated).all()
-    squares = ((prediction.std_calibrated if calibrated else prediction.std) ** 2).mean(axis=1)
+    """Return the spread of each structure, ``[S]``; without the noise, which no other structure would reduce."""
+    spread = prediction.std_spread
+    if spread is None:
+        calibrated = np.isfinite(prediction.std_calibrated).all()
+        spread = prediction.std_calibrated if calibrated else prediction.std
+    squares = (spread**2).mean(axis=1)
     return np.array([np.sqrt(squares[slice(*prediction.offsets[k : k + 2])].mean()) for k in range(structures)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +14,7 @@ from hydragnn_hpc.dataset.build.unseen import UnseenStructures
 from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.prediction.ase_properties import Properties
-from hydragnn_hpc.prediction.ensemble import CALIBRATED, Ensemble, TaskPrediction
+from hydragnn_hpc.prediction.ensemble import CALIBRATED, SEPARATE, Ensemble, TaskPrediction
 from hydragnn_hpc.prediction.predicted import DISTANCES, Predicted
 
 COLUMNS = ("variant", "task", "unit", "index", "frame", "sample", "atom", "component", "mean", "std", "members")
@@ -47,6 +48,7 @@ class CsvWriter:
     def __init__(self, stream: IO[str], ensembles: Sequence[Ensemble], every_member: bool) -> None:
         self._ensembles = ensembles
         self._replicas = sorted({r for e in ensembles for r in e.replicas}) if every_member else []
+        self._separate = SEPARATE if any(e.with_noise for e in ensembles) else ()
         self._writer = csv.writer(stream, lineterminator="\n")
         self._begun = False
 
@@ -54,12 +56,11 @@ class CsvWriter:
         """Append one batch, with an entry of ``predictions`` per ensemble.
 
         Structures, atoms and components are counted from 0; the atom is empty for a graph-level task, the component for
-        a task with only one.
+        a task with only one. ``std_spread`` and ``std_noise`` are columns where a task has noise.
         """
         if not self._begun:  # not earlier, so that an error leaves no output
-            self._writer.writerow(
-                (*COLUMNS, *(f"replica_{replica:02d}" for replica in self._replicas), *CALIBRATED, *DISTANCES)
-            )
+            each = (f"replica_{replica:02d}" for replica in self._replicas)
+            self._writer.writerow((*COLUMNS, *each, *self._separate, *CALIBRATED, *DISTANCES))
             self._begun = True
         for number, frame in enumerate(structures.frames):
             origin = (structures.index[number], frame.origin, frame.name)
@@ -79,20 +80,23 @@ class CsvWriter:
         each = prediction.members.tolist() if place else []
         is_calibrated = prediction.task in ensemble.calibration.tasks
         ends = [getattr(prediction, name).tolist() for name in CALIBRATED] if is_calibrated else []
+        parts = [getattr(prediction, name).tolist() for name in prediction.separate]
         for row in range(rows):
             atom = row if prediction.level == "node" else ""
             for d in range(width):
-                spread = "" if count == 1 else repr(std[row][d])
+                deviation = _written(std[row][d])
                 more = ("" if k is None else repr(each[k][row][d]) for k in place)
+                separate = [_written(values[row][d]) for values in parts] or [""] * len(self._separate)
                 known = [repr(values[row][d]) for values in ends] or [""] * len(CALIBRATED)
-                yield *head, atom, d if width > 1 else "", repr(mean[row][d]), spread, count, *more, *known
+                component = d if width > 1 else ""
+                yield *head, atom, component, repr(mean[row][d]), deviation, count, *more, *separate, *known
 
 
 class XyzWriter:
     """Writes structures with their predictions; predicted charges and moments become ASE's initial ones.
 
-    Each task's mean has the task's name, its spread that name with ``_std``, and so on (``CALIBRATED``); all are in
-    the task's unit. ``distance`` and ``distance_quantile`` are of the structure.
+    Each task's mean has the task's name, its standard deviation that name with ``_std``, and so on (``SEPARATE``,
+    ``CALIBRATED``); all are in the task's unit. ``distance`` and ``distance_quantile`` are of the structure.
     """
 
     def __init__(self, stream: IO[str], ensembles: Sequence[Ensemble], every_member: bool) -> None:
@@ -110,12 +114,18 @@ class XyzWriter:
             columns: dict[str, np.ndarray] = {}
             for task, own in predicted.items():
                 into = columns if own.level == "node" else values
-                shown = {task: own.mean} | ({f"{task}_std": own.std} if len(self._ensemble.replicas) > 1 else {})
-                if task in self._ensemble.calibration.tasks:
-                    shown |= {f"{task}_{name}": getattr(own, name) for name in CALIBRATED}
+                names = ["std", *own.separate, *(CALIBRATED if task in self._ensemble.calibration.tasks else ())]
+                if len(self._ensemble.replicas) == 1:  # there is no spread
+                    names = [name for name in names if name not in ("std", "std_spread")]
+                shown = {task: own.mean, **{f"{task}_{name}": getattr(own, name) for name in names}}
                 into.update({key: value if own.level == "node" else value[0] for key, value in shown.items()})
             for name, column in self._properties.of_atoms(predicted).items():
                 columns[f"initial_{name}"] = column
             self._stream.write(
                 format_frame(frame.atomic_numbers, geometry.pos, geometry.cell, geometry.periodic, values, columns)
             )
+
+
+def _written(value: float) -> str:
+    """Return a number in full; nothing for NaN, such as the spread of one member."""
+    return "" if math.isnan(value) else repr(value)

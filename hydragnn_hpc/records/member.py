@@ -114,7 +114,7 @@ class Result(FileRecord):
     replica: Count
     seed: Count
     tasks: dict[str, TaskErrors]
-    validation_loss: NonNegative | None
+    validation_loss: float | None
     best_epoch: Count
     epochs: Count
     stopped_by: Reason

@@ -230,6 +230,7 @@ def test_the_degrees_that_are_written_have_the_averages_of_the_training() -> Non
         ({"model": {"graph_head": []}}, "model.graph_head=[]"),
         ({"inputs": ["one_hot"]}, "inputs: HydraGNN computes none beyond the species"),
         ({"tasks": {"H": {"level": "graph", "field": "h", "reference": "species"}}}, "tasks.H.reference=species"),
+        ({"tasks": {"H": {"level": "graph", "field": "h", "loss": "nll"}}}, "tasks.H.loss=nll: HydraGNN 3 predicts no"),
     ],
 )  # fmt: skip
 def test_networks_that_hydragnn_does_not_have(changes: dict[str, Any], message: str) -> None:
@@ -280,6 +281,11 @@ def test_folders_that_hold_no_model(exported: Path, tmp_path: Path, monkeypatch:
         (folder / "config.json").write_text(json.dumps(content))
         assert message in refused(folder), key
         network[key] = before
+    trained = content["NeuralNetwork"]["Training"]
+    trained["loss_function_type"] = "GaussianNLLLoss"
+    (folder / "config.json").write_text(json.dumps(content))
+    assert 'loss_function_type="GaussianNLLLoss": models of a variance are not imported' in refused(folder)
+    trained["loss_function_type"] = "mse"
     variables = content["NeuralNetwork"]["Variables_of_interest"]
     for key, given, message in (
         ("y_minmax", [[0, 1]], "expected a minimum and a maximum for each of 3"),

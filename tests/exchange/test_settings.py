@@ -152,6 +152,8 @@ def test_settings_that_both_have_are_carried(tmp_path: Path) -> None:
     assert [task.weight for task in campaign.tasks.values()] == [2, 1, 0.5]
     assert {task.loss.name for task in campaign.tasks.values()} == {"mae"}
     assert yaml.safe_load(text)["variants"] == ["free_energy_scaled_num_nodes+charge_density+M"]
+    likelihood, _ = imported(tmp_path, changed(**{f"{TRAINING}loss_function_type": "GaussianNLLLoss"}))
+    assert {task.loss.name for task in likelihood.tasks.values()} == {"nll"}
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,13 @@ def test_the_plateau_is_torchs() -> None:
     assert rates(options, losses) == pytest.approx(torchs, rel=1e-9)
 
 
+def test_the_plateau_of_negative_losses() -> None:
+    """A loss that rises is no improvement, as it is in torch, where it stays within a thousandth of a negative one."""
+    options = Training(plateau=Plateau(patience=2))
+    seen = rates(options, [-1.0, -2.0, -1.99999, -1.99998, -1.99997, -1.99997, -2.0001, -2.1])
+    assert seen == pytest.approx([1e-3] * 5 + [5e-4] * 3)
+
+
 def test_warm_up_length_and_rates_after_the_end() -> None:
     options = Training(epochs=12, schedule="cosine", cosine=Cosine(epochs=8, minimum=1e-4, warmup=3))
     seen = rates(options, [1.0] * 12)

@@ -38,7 +38,7 @@ CONTENT = {
     "inputs": ["species", "composition", {"name": "shells", "number": 4}, "ewald"],
     "tasks": {
         "H": {"level": "graph", "field": "mixing_enthalpy", "reference": "composition"},
-        "C": {"level": "node", "field": "charge_transfer", "reference": "linear"},
+        "C": {"level": "node", "field": "charge_transfer", "reference": "linear", "loss": "nll"},
         "M": {"level": "node", "field": "magnetic_moment", "loss": {"name": "huber", "delta": 0.2}},
     },
     "variants": ["HCM", "H"],

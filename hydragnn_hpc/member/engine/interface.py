@@ -64,7 +64,7 @@ class Engine(Protocol):
         """One step of ``optimizer``, as fast as this engine can; ``gradients`` are overwritten (`Optimizer.step`)."""
 
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
-        """Scaled values of every task in evaluation mode.
+        """Outputs of every task's head in evaluation mode: scaled values and, for some losses, their noise (`Loss`).
 
         Parameters
         ----------
@@ -74,5 +74,5 @@ class Engine(Protocol):
         Returns
         -------
         dict of str to tensor
-            Per task [E, atoms of the samples in order, d] or, at graph level, [E, B, d].
+            Per task [E, atoms of the samples in order, `TaskSizes.outputs`] or, at graph level, [E, B, ...].
         """

@@ -24,7 +24,8 @@ LEVELS = ("node", "graph")
 class TaskSizes:
     """One head: ``level`` (node or graph), ``width`` of the property, ``hidden`` widths, ``weight`` of its ``loss``.
 
-    ``limits`` are those that each component is scaled by where the values are vectors; empty where they are scalars.
+    ``width`` is that of the target, `outputs` that of the head. ``limits`` are those that each component is scaled by
+    where the values are vectors; empty where they are scalars.
     """
 
     name: str
@@ -34,6 +35,11 @@ class TaskSizes:
     weight: float = 1.0
     loss: Loss = field(default_factory=MeanSquaredError)
     limits: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """Width of the head's output: the target's mean and, for some losses, as many columns of noise (`Loss`)."""
+        return self.width * self.loss.outputs
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class NetworkSizes:
 
     def linears(self, task: TaskSizes) -> tuple[tuple[int, int], ...]:
         """Widths (in, out) of each fully connected layer of a head."""
-        widths = (self.channels[-1], *task.hidden, task.width)
+        widths = (self.channels[-1], *task.hidden, task.outputs)
         return tuple(pairwise(widths))
 
     def convolution(self, layer: int) -> str:

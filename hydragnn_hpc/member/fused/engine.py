@@ -132,7 +132,7 @@ class FusedEngine:
         self._library.fused_adam(self._plan.pointer, betas, ctypes.c_int64(members), *arrays, _address(both))
 
     def _predict_shared(self, arrays: list[Array], index: Array) -> list[Array]:
-        """Return the values of every task, [E, rows, d]."""
+        """Return the values of every task, [E, rows, outputs]."""
         members, samples = len(arrays[0]), len(index)
         out, pointers = self._outputs(members, samples, int(self._counts[0][index].sum()))
         every = np.tile(index, (members, 1))
@@ -142,7 +142,7 @@ class FusedEngine:
         return out
 
     def _predict_varying(self, arrays: list[Array], index: Array) -> list[Array]:
-        """Return the values of every task, [E, rows, d]."""
+        """Return the values of every task, [E, rows, outputs]."""
         members, sizes = len(arrays[0]), (len(index), *(int(counts[index].sum()) for counts in self._counts))
         out, pointers = self._outputs(members, *sizes[:2])
         addresses = [_address(array) for array in (*arrays, index)]
@@ -153,7 +153,7 @@ class FusedEngine:
     def _outputs(self, members: int, samples: int, atoms: int) -> tuple[list[Array], Any]:
         """Return arrays for the values of every task, and their addresses."""
         rows = {"graph": samples, "node": atoms}
-        out = [np.empty((members, rows[task.level], task.width), self.dtype) for task in self.sizes.tasks]
+        out = [np.empty((members, rows[task.level], task.outputs), self.dtype) for task in self.sizes.tasks]
         return out, (ctypes.c_void_p * len(out))(*(array.ctypes.data for array in out))
 
     def _parts(self, index: Array) -> list[Array]:

@@ -17,7 +17,7 @@ from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.sizes import POOLINGS, Array, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import Structure
 
-LOSSES = ("mse", "mae", "huber")
+LOSSES = ("mse", "mae", "huber", "nll")
 """The losses that the kernels know, in the order of plan.h."""
 
 PADDING = 16

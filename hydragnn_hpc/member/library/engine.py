@@ -173,8 +173,10 @@ class LibraryEngine:
     def _loss(self, task: TaskSizes, values: Tensor, atoms: Tensor, samples: Array) -> Tensor:
         """Mean loss over the values that are not missing; 0 where all are."""
         truth = self._targets[task.name].index_select(0, atoms if task.level == "node" else self._to(samples))
+        mean, *noise = task.loss.split(values)
         if self._complete[task.name]:
-            return task.loss.of(values - truth).mean()
+            return task.loss.of(mean - truth, *noise).mean()
         known = ~truth.isnan()
-        each = task.loss.of(torch.where(known, values - torch.where(known, truth, 0), 0))
+        difference = torch.where(known, mean - torch.where(known, truth, 0), 0)
+        each = task.loss.of(difference, *(torch.where(known, n, 1) for n in noise))
         return each.sum() / known.sum().clamp(min=1)

@@ -46,7 +46,7 @@ class LibraryNetwork(nn.Module):
         )
 
     def forward(self, x: Tensor, graph: Graph | SharedGeometry) -> dict[str, Tensor]:
-        """Values of every task: [N, d], or [B, d] at graph level, from node inputs ``x`` [N, F0]."""
+        """Values of every task: [N, outputs], or [B, outputs] at graph level, from node inputs ``x`` [N, F0]."""
         if isinstance(graph, SharedGeometry):
             return self._over_shared(x.t().contiguous(), graph)
         vectors = None

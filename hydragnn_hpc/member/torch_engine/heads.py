@@ -52,7 +52,7 @@ class TaskHeads:
             hidden[..., -1] = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Values [R, E, T * d] of x [R, E, F + 1], whose last column is ones."""
+        """Values [R, E, T * outputs] of x [R, E, F + 1], whose last column is ones."""
         for k, (weight, linear) in enumerate(zip(self._value, self._linear, strict=True)):
             torch.bmm(x.transpose(0, 1), weight, out=linear.view(self._rows, len(weight), -1).transpose(0, 1))
             if k < len(self._hidden):
@@ -63,7 +63,7 @@ class TaskHeads:
     def backward(self, x: Tensor, grad: Tensor, out: Tensor, accumulate: bool) -> None:
         """Fill the weights' gradients; write the gradient of x without its ones to ``out`` [R, E, F], or add it there.
 
-        ``grad`` [R, E, T * d] is the gradient of the values.
+        ``grad`` [R, E, T * outputs] is the gradient of the values.
         """
         for k in range(len(self._hidden), 0, -1):
             hidden, weight = self._hidden[k - 1], self._value[k]
@@ -89,7 +89,7 @@ class GroupLosses:
     ----------
     losses : tensor [E, T]
         Not weighted.
-    grad : tensor [R, E, T * d]
+    grad : tensor [R, E, T * outputs]
         Of the weighted sum of losses.
     """
 
@@ -98,21 +98,29 @@ class GroupLosses:
 
 
 def group_losses(loss: Loss, values: Tensor, targets: Tensor, weights: Tensor, missing: bool) -> GroupLosses:
-    """Compare ``values`` with ``targets`` [R, E, T * d]; NaN targets are ignored if any may be ``missing``.
+    """Compare ``values`` [R, E, T * outputs] with ``targets`` [R, E, T * d].
 
-    ``weights`` [T, 1] are the tasks' weights in the loss.
+    NaN targets are ignored if any may be ``missing``. ``weights`` [T, 1] are the tasks' weights in the loss.
     """
-    tasks = len(weights)
-    difference = values - targets
+    truth = torch.unflatten(targets, 2, (len(weights), -1))
+    mean, *noise = loss.split(torch.unflatten(values, 2, (len(weights), -1)))
+    difference = mean - truth
     if not missing:
-        by_task = torch.unflatten(difference, 2, (tasks, -1))
-        factor = weights * (1.0 / (by_task.shape[0] * by_task.shape[3]))
-        return GroupLosses(loss.of(by_task).mean((0, 3)), (loss.slope(by_task) * factor).flatten(2))
-    known = ~targets.isnan()
-    by_task = torch.unflatten(torch.where(known, difference, 0.0), 2, (tasks, -1))
-    count = torch.unflatten(known, 2, (tasks, -1)).sum((0, 3)).clamp_(min=1).to(values.dtype)
-    losses = loss.of(by_task).sum((0, 3)) / count
-    return GroupLosses(losses, (loss.slope(by_task) * (weights / count[..., None])).flatten(2))
+        factor = weights[..., None] * (1.0 / (truth.shape[0] * truth.shape[3]))
+        return GroupLosses(loss.of(difference, *noise).mean((0, 3)), _by_row(loss.gradient(difference, *noise), factor))
+    known = ~truth.isnan()
+    difference, noise = torch.where(known, difference, 0.0), [torch.where(known, n, 1.0) for n in noise]
+    count = known.sum((0, 3)).clamp_(min=1).to(values.dtype)
+    losses = loss.of(difference, *noise).sum((0, 3)) / count
+    gradient = loss.gradient(difference, *noise)
+    if noise:  # whose gradient does not vanish with the difference
+        gradient = torch.where(known[..., None, :], gradient, 0.0)
+    return GroupLosses(losses, _by_row(gradient, (weights / count[..., None])[..., None]))
+
+
+def _by_row(gradient: Tensor, factor: Tensor) -> Tensor:
+    """[R, E, T, outputs / d, d] times a factor, to [R, E, T * outputs]."""
+    return (gradient * factor).flatten(2)
 
 
 class Pool:

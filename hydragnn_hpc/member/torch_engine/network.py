@@ -211,7 +211,7 @@ class Network:
         return groups[0].losses if len(groups) == 1 else torch.cat([f.losses for f in groups], 1)
 
     def predict(self, batch: Batch, inputs: Tensor, buffers: Tensor) -> list[Tensor]:
-        """Values [R, E, T * d] or [B, E, T * d] by group of heads, with the running statistics ``buffers`` [E, Q]."""
+        """Values [R, E, T * outputs] or [B, ...] by group of heads, with the running statistics ``buffers`` [E, Q]."""
         layers, members = len(self._layers), batch.members
         mean, variance = buffers.view(members, layers, 2, 1, -1).permute(2, 1, 3, 0, 4).unbind()
         scale = self._weights.value["norm.weight"].transpose(1, 2) * (variance + self._weights.sizes.epsilon).rsqrt()

@@ -10,8 +10,10 @@ import torch
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.member.engine.interface import Engine
+from hydragnn_hpc.member.engine.losses import mean_and_noise
 from hydragnn_hpc.member.engine.sizes import TaskSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData, to_units, values_of, with_reference
+from hydragnn_hpc.paths import noise_of
 from hydragnn_hpc.records.member import TaskErrors
 
 
@@ -51,9 +53,11 @@ class ValidationSet:
     def _loss(self, task: TaskSizes, predicted: torch.Tensor) -> torch.Tensor:
         """Mean loss over the values that are not missing."""
         truth, known = self._truth[task.name], self._known[task.name]
-        difference = predicted - truth if known is None else torch.where(known, predicted - truth, 0.0)
-        count = truth.numel() if known is None else known.sum().clamp(min=1)
-        return task.loss.total(difference) / count
+        mean, *noise = task.loss.split(predicted)
+        if known is None:
+            return task.loss.total(mean - truth, *noise) / truth.numel()
+        difference, count = torch.where(known, mean - truth, 0.0), known.sum().clamp(min=1)
+        return task.loss.total(difference, *(torch.where(known, n, 1.0) for n in noise)) / count
 
 
 def test_errors(
@@ -78,7 +82,8 @@ def test_errors(
     tasks : dict
         By task; for a task with a reference, errors are those of the whole property.
     predictions : tuple of dict
-        ``sample`` ``[T]`` and by task, in its unit, ``[rows, d]`` float64; of the test and the validation set.
+        ``sample`` ``[T]`` and by task, in its unit, ``[rows, d]`` float64; of the test and the validation set. For a
+        task with noise, its standard deviation under `paths.noise_of` the task.
     """
     chosen = data.parts[2]
     predicted, of_validation = (engine.predict(state[0][None], state[1][None], k) for k in (chosen, validation))
@@ -86,10 +91,14 @@ def test_errors(
     predictions, validated = ({"sample": k.astype(np.int64)} for k in (chosen, validation))
     for task in engine.sizes.tasks:
         field = campaign.tasks[task.name].field
-        scaled, truth = _scaled(data, task.name, chosen, predicted)
-        seen, known = _scaled(data, task.name, validation, of_validation)
+        (scaled, truth, noise), (seen, known, seen_noise) = (
+            _scaled(data, task, *part) for part in ((chosen, predicted), (validation, of_validation))
+        )
         in_units = to_units(scaled, manifest, field)
         predictions[task.name], validated[task.name] = in_units, to_units(seen, manifest, field)
+        if noise is not None and seen_noise is not None:
+            span = np.array(manifest.targets[field].maximum) - np.array(manifest.targets[field].minimum)
+            predictions[noise_of(task.name)], validated[noise_of(task.name)] = noise * span, seen_noise * span
         difference = scaled.astype(np.float64) - truth
         unit_difference = in_units - to_units(truth, manifest, field)
         tasks[task.name] = TaskErrors(
@@ -114,11 +123,17 @@ def _mae(difference: np.ndarray) -> float | None:
 
 
 def _scaled(
-    data: TrainingData, task: str, chosen: np.ndarray, predicted: dict[str, torch.Tensor]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return one member's predictions and the true values of ``chosen`` samples, scaled, references included."""
-    raw = predicted[task][0].cpu().numpy()
-    return with_reference(data, task, chosen, raw), with_reference(data, task, chosen, values_of(data, task, chosen))
+    data: TrainingData, task: TaskSizes, chosen: np.ndarray, predicted: dict[str, torch.Tensor]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return one member's predictions, the true values and the noise of ``chosen`` samples, scaled.
+
+    References are included. The noise is None for a task without.
+    """
+    mean, noise = mean_and_noise(predicted[task.name][0].cpu().numpy(), task.width)
+    if noise is not None and task.name in data.references:
+        noise = noise * data.references[task.name].scale
+    truth = values_of(data, task.name, chosen)
+    return with_reference(data, task.name, chosen, mean), with_reference(data, task.name, chosen, truth), noise
 
 
 def weights_hash(parameters: torch.Tensor, buffers: torch.Tensor) -> str:

@@ -16,8 +16,8 @@ SMALLEST_CHANGE = 1e-8  # of the learning rate; the default `eps` of the same sc
 class Schedule:
     """A member's learning rate, constant within an epoch, and its early stopping.
 
-    The rate follows ``torch.optim.lr_scheduler.ReduceLROnPlateau``, or half a period of a cosine (`cosine_rate`);
-    training stops after ``patience`` epochs without a new lowest validation loss.
+    The rate follows ``torch.optim.lr_scheduler.ReduceLROnPlateau`` (where losses are positive), or half a period of a
+    cosine (`cosine_rate`); training stops after ``patience`` epochs without a new lowest validation loss.
 
     Attributes
     ----------
@@ -70,7 +70,9 @@ class Schedule:
         return stopping is not None and epoch - self.best_epoch >= stopping.patience
 
     def _update_plateau(self, loss: float, plateau: Plateau) -> None:
-        if loss < self.plateau_best * (1 - PLATEAU_THRESHOLD):
+        # torch's bound, best * (1 - threshold), is above a negative best, on which even higher losses would improve.
+        sign = 1 if self.plateau_best > 0 else -1
+        if loss < self.plateau_best * (1 - sign * PLATEAU_THRESHOLD):
             self.plateau_best, self.num_bad_epochs = loss, 0
             return
         self.num_bad_epochs += 1

@@ -39,7 +39,10 @@ class Uncertainty:
     rmse_mean_member, rmse_best_member, rmse_ensemble : float
         Test RMSE: mean and smallest over members; of the ensemble's mean prediction.
     spread : float
-        Root mean square over the test set of the members' standard deviation (ddof = 1).
+        Root mean square over the test set of the members' standard deviation (ddof = 1), with the noise that they
+        predict, where they do.
+    noise : float or None
+        Root mean square of that noise.
     pearson, spearman : float or None
         Correlation of spread and absolute error of the ensemble's mean, over all values.
     coverage : numpy.ndarray
@@ -61,6 +64,7 @@ class Uncertainty:
     rmse_best_member: float
     rmse_ensemble: float
     spread: float
+    noise: float | None
     pearson: float | None
     spearman: float | None
     coverage: np.ndarray
@@ -86,6 +90,7 @@ def assess(ensemble: EnsembleStatistics, test_set: GroundTruth) -> Uncertainty |
         rmse_best_member=min(ensemble.rmse),
         rmse_ensemble=_rms(absolute),
         spread=_rms(spread),
+        noise=None if ensemble.noise is None else _rms(ensemble.noise[ensemble.valid]),
         pearson=_correlation(stats.pearsonr, spread, absolute),
         spearman=_correlation(stats.spearmanr, spread, absolute),
         coverage=coverage,

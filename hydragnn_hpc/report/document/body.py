@@ -270,11 +270,11 @@ def _costs(content: Content) -> Iterator[TextTable]:
 def _about_intervals(content: Content) -> Iterator[str]:
     if content.calibrated:
         yield (
-            "Calibrated intervals are the members' spread times a factor from their errors on the validation set"
-            " (split conformal; at node level the structure is the unit). They promise their level on average over"
-            " structures from the training's distribution. They promise nothing for each single structure, nor outside"
-            " that distribution; the validation set has also chosen the members' epochs, so errors on it are slightly"
-            " too small; and where samples are symmetry equivalents of each other, it holds fewer independent ones"
+            "Calibrated intervals are the members' spread (and the noise that they predict, if they do) times a factor"
+            " from their errors on the validation set (split conformal; at node level the structure is the unit). They"
+            " promise their level on average over structures from the training's distribution. They promise nothing for"
+            " each single structure, nor outside that distribution; the validation set has also chosen the members'"
+            " epochs, so errors on it are slightly too small; and where samples are symmetry equivalents of each other, it holds fewer independent ones"
             " than its number of structures says."
         )
     reasons: dict[str, list[str]] = {}
@@ -288,18 +288,20 @@ def _uncertainty(content: Content) -> Iterator[TextTable]:
     uncertainties = content.uncertainties
     if not uncertainties:
         return
+    with_noise = any(u.noise is not None for u in uncertainties)
     shown = [
         (u.variant, u.task, u.unit, plain(u.rmse_mean_member), plain(u.rmse_best_member), plain(u.rmse_ensemble),
          percent(u.rmse_ensemble / u.rmse_mean_member - 1 if u.rmse_mean_member else None), plain(u.spread),
-         plain(u.spearman, 2), plain(u.calibration_error, 2), str(u.n))
+         *([plain(u.noise)] if with_noise else []), plain(u.spearman, 2), plain(u.calibration_error, 2), str(u.n))
         for u in uncertainties
     ]  # fmt: skip
     header = ("variant", "task", "unit", "mean member RMSE", "best member RMSE", "ensemble RMSE", "change", "spread",
-              "rank correlation", "calibration error", "members")  # fmt: skip
+              *(["noise"] if with_noise else []), "rank correlation", "calibration error", "members")  # fmt: skip
     notes = (
         "Spread: root mean square of the members' standard deviation (ddof = 1). Rank correlation: of spread and"
         " absolute error of the ensemble's mean. Calibration error: mean distance of the calibration curve from the"
         " diagonal.",
+        *(["Where members predict the noise of the data (loss: nll), the spread includes it."] if with_noise else []),
     )
     yield TextTable(
         "The ensemble's mean against single members, and its spread against its error", header, shown, notes

@@ -80,12 +80,14 @@ def embedded(path: Path) -> EmbeddedImage:
 def curves(content: Content) -> dict[str, str]:
     """Return the points of every listed member's small learning curve, for an SVG of the size above.
 
-    Logarithm of the validation loss against epoch; the members of a variant share their axes.
+    Logarithm of the validation loss (its asinh where it may be negative) against epoch; the members of a variant share
+    their axes.
     """
     encoded: dict[str, str] = {}
     for variant in content.results.campaign.variants:
         names = [m.name for m in content.results.members[:MEMBERS] if m.variant == variant.name]
-        logs = {n: _log_loss(content.histories[n]) for n in names if n in content.histories}
+        signed = bool(content.results.campaign.with_noise(variant.name))
+        logs = {n: _log_loss(content.histories[n], signed) for n in names if n in content.histories}
         logs = {n: v for n, v in logs.items() if len(v)}
         if not logs:
             continue
@@ -100,13 +102,13 @@ def curves(content: Content) -> dict[str, str]:
     return encoded
 
 
-def _log_loss(history: pd.DataFrame) -> np.ndarray:
-    """Return ``[n, 2]``: epoch and log10 of the validation loss, where it is positive and finite."""
+def _log_loss(history: pd.DataFrame, signed: bool) -> np.ndarray:
+    """Return ``[n, 2]``: epoch and log10 of the validation loss, where it is positive and finite; asinh if signed."""
     if "epoch" not in history or "validation_loss" not in history:
         return np.zeros((0, 2))
     epoch, loss = (pd.to_numeric(history[k], errors="coerce").to_numpy(float) for k in ("epoch", "validation_loss"))
-    known = np.isfinite(epoch) & np.isfinite(loss) & (loss > 0)
-    return np.column_stack([epoch[known], np.log10(loss[known])])
+    known = np.isfinite(epoch) & np.isfinite(loss) & (signed | (loss > 0))
+    return np.column_stack([epoch[known], (np.arcsinh if signed else np.log10)(loss[known])])
 
 
 def _shortened(part: ReportSection) -> Any:

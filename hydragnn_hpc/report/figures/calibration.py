@@ -47,9 +47,12 @@ def draw(content: Content) -> Iterator[Drawing]:
         right.set_xlabel(with_unit("spread of the members, RMS", own[0].unit))
         right.set_ylabel(with_unit("error of their mean, RMS", own[0].unit))
         right.set_box_aspect(1)
+        parts = (
+            "includes the noise that members predict" if own[0].noise is not None else "is over initial weights alone"
+        )
         caption = (
             f"Ensembles as predictors of {task}. Left: fraction of true values within the central normal interval of"
             " each confidence level around the ensemble's mean (grey: perfect). Right: error against spread, root mean"
-            " squares (RMS) in groups of equal size (grey: equal). The spread is over initial weights alone."
+            f" squares (RMS) in groups of equal size (grey: equal). The spread {parts}."
         )
         yield Drawing(file_name("calibration", task), f"Calibration of {task}", caption, figure)

@@ -36,8 +36,11 @@ def draw(content: Content) -> Iterator[Drawing]:
         pooled = pd.concat(histories).groupby("epoch")
         ax.plot(pooled.validation_loss.median(), color="black", lw=1.2, label="validation, median")
         ax.plot(pooled.train_loss.median(), color="black", lw=1, ls=":", label="training, median")
-        ax.set_yscale("log")
-        log_labels(ax.yaxis)
+        if results.campaign.with_noise(variant):  # their loss may be negative
+            ax.set_yscale("symlog")
+        else:
+            ax.set_yscale("log")
+            log_labels(ax.yaxis)
         ax.set_title(f"{variant} (n = {len(histories)})")
     for ax in axes[len(grouped) :]:
         ax.set_axis_off()

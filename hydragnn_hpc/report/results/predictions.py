@@ -12,6 +12,7 @@ import numpy as np
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member
+from hydragnn_hpc.paths import noise_of
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.load import Results
@@ -73,6 +74,7 @@ class EnsembleStatistics:
         self.parity = np.zeros((PARITY_BINS, PARITY_BINS), np.int64)
         self._mean = np.zeros_like(self.truth)
         self._squares = np.zeros_like(self.truth)
+        self._variances: np.ndarray | None = None
 
     @property
     def n(self) -> int:
@@ -91,11 +93,22 @@ class EnsembleStatistics:
 
     @property
     def std(self) -> np.ndarray | None:
-        """The members' standard deviation (ddof = 1), shaped as ``truth``; None for fewer than two members."""
-        return np.sqrt(self._squares / (self.n - 1)) if self.n > 1 else None
+        """The members' standard deviation (ddof = 1), shaped as ``truth``; None for fewer than two members.
 
-    def add(self, predicted: np.ndarray) -> None:
-        """Add one member's predictions."""
+        With the noise that members predict, where they do.
+        """
+        if self.n < 2:
+            return None
+        spread = self._squares / (self.n - 1)
+        return np.sqrt(spread if self._variances is None else spread + self._variances / self.n)
+
+    @property
+    def noise(self) -> np.ndarray | None:
+        """The root of the variance of the noise that members predict, their mean; None for a task without."""
+        return None if self._variances is None else np.sqrt(self._variances / self.n)
+
+    def add(self, predicted: np.ndarray, noise: np.ndarray | None = None) -> None:
+        """Add one member's predictions and, of a task that has one, its noise."""
         truth, value = self.truth[self.valid], predicted[self.valid]
         error = value - truth
         self.rmse.append(rmse(predicted, self.truth))
@@ -109,6 +122,8 @@ class EnsembleStatistics:
         difference = predicted - self._mean
         self._mean += difference / self.n
         self._squares += difference * (predicted - self._mean)
+        if noise is not None:
+            self._variances = noise**2 + (0 if self._variances is None else self._variances)
 
 
 @dataclass
@@ -151,6 +166,7 @@ def _add_member(
     predictions = results.predictions(member)
     if predictions is None:
         raise UserError("predictions.npz is missing: left out of figures and ensemble")
+    with_noise = results.campaign.with_noise(member.variant)
     for task in results.campaign.variant(member.variant).tasks:
         settings, scale = results.campaign.tasks[task], scales[task]
         if scale is None or task not in predictions:
@@ -165,7 +181,10 @@ def _add_member(
         if key not in collected.ensembles:
             unit = rows.unit_of(results, task)
             collected.ensembles[key] = EnsembleStatistics(*key, settings.level, unit, truth, scale)
-        collected.ensembles[key].add(np.asarray(predicted, float))
+        noise = predictions.get(noise_of(task))
+        if (task in with_noise) != (noise is not None and noise.shape == truth.shape):
+            raise UserError(f"noise of task {task} does not fit its loss: left out of figures and ensemble")
+        collected.ensembles[key].add(np.asarray(predicted, float), noise)
         recorded, own = rows.metric(member, task, "rmse_unit"), collected.ensembles[key].rmse[-1]
         if recorded is not None and abs(recorded - own) > AGREEMENT * max(recorded, own):
             collected.problems.append(

@@ -15,6 +15,7 @@ from inspect import signature
 import numpy as np
 import pytest
 import torch
+from torch.nn import GaussianNLLLoss
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
 from hydragnn_hpc import sections
@@ -138,10 +139,17 @@ def test_any_tasks(name: str, levels: str) -> None:
     check(problem, name, problem.index(6))
 
 
+def gaussian_nll(difference: torch.Tensor, truth: torch.Tensor, noise: torch.Tensor, reduction: str) -> torch.Tensor:
+    """torch's, of the variance that a head's noise stands for."""
+    found: torch.Tensor = GaussianNLLLoss(reduction=reduction)(difference, truth, noise.square())
+    return found
+
+
 LOSSES = {
     "mse": (losses.MeanSquaredError(), mse_loss),
     "mae": (losses.MeanAbsoluteError(), l1_loss),
     "huber": (losses.Huber(0.4), partial(huber_loss, delta=0.4)),
+    "nll": (losses.GaussianNll(), gaussian_nll),
 }
 
 
@@ -151,22 +159,64 @@ def test_losses(name: str, dtype: torch.dtype, loss: str) -> None:
     """Each alone, with missing values; the reference engine's own values are torch's."""
     tasks = tuple(dataclasses.replace(t, loss=LOSSES[loss][0]) for t in TASKS)
     problem = Problem(with_holes(shared(16).samples, np.random.default_rng(17), 0.2), tasks)
+    scale_noise(problem, 1.0, 1.0)
     index = problem.index(6)
     found = check(problem, name, index, dtype)
     one = problem.engine().predict(*problem.stack(problem.engine()), index[0])  # another network: evaluation mode
     for task in tasks:
         truth = torch.from_numpy(values_of(problem.samples, task.name, index[0]))
-        difference = torch.where(truth.isnan(), 0.0, one[task.name][0] - truth)
-        expected = LOSSES[loss][1](difference, torch.zeros_like(difference), reduction="none")
-        torch.testing.assert_close(task.loss.of(difference), expected)
-        torch.testing.assert_close(task.loss.total(difference.float()), expected.sum(), rtol=1e-6, atol=0.0)
+        mean, *noise = task.loss.split(one[task.name][0])
+        difference = torch.where(truth.isnan(), 0.0, mean - truth)
+        expected = LOSSES[loss][1](difference, torch.zeros_like(difference), *noise, reduction="none")
+        torch.testing.assert_close(task.loss.of(difference, *noise), expected)
+        in_float32 = task.loss.total(difference.float(), *(n.float() for n in noise))
+        torch.testing.assert_close(in_float32, expected.sum(), rtol=1e-5, atol=0.0)
     assert found.losses.shape == (3, 3)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_are_torchs(loss: str) -> None:
+    """Those by autograd, which the library engine takes, and those by hand; also where a variance is at its bound."""
+    ours, torchs = LOSSES[loss]
+    difference = torch.tensor([[0.3, -0.2, 0.0], [0.5, 1e-3, -2.0]], dtype=torch.float64)
+    noise = [torch.tensor([[0.4, -0.7, 1.0], [1e-5, -2e-4, 0.0]], dtype=torch.float64)] * (ours.outputs - 1)
+    given = [value.clone().requires_grad_() for value in (difference, *noise)]
+    expected = torch.autograd.grad(torchs(given[0], torch.zeros_like(difference), *given[1:], reduction="sum"), given)
+    torch.testing.assert_close(torch.autograd.grad(ours.of(*given).sum(), given), expected)
+    torch.testing.assert_close(ours.gradient(difference, *noise), torch.stack(expected, 1))
+
+
+def scale_noise(problem: Problem, factor: float, shift: float) -> None:
+    """Change the noise that heads give; float32 has few digits of a likelihood where it is nearly zero."""
+    for task in problem.sizes.tasks:
+        for kind in ("weight", "bias"):
+            last = problem.parameters[f"heads.{task.name}.{len(task.hidden)}.{kind}"][:, task.width :]
+            last.mul_(factor).add_(shift if kind == "bias" else 0.0)
+
+
+@every
+def test_the_likelihood_of_tiny_noise(name: str) -> None:
+    """Variances at their bound, 1e-6."""
+    tasks = tuple(dataclasses.replace(t, loss=losses.GaussianNll()) for t in TASKS)
+    problem = Problem(shared(24).samples, tasks)
+    scale_noise(problem, 1e-4, 0.0)
+    check(problem, name, problem.index(6))
+
+
+def test_the_likelihood_by_hand() -> None:
+    loss = losses.GaussianNll()
+    mean, noise = torch.tensor([1.0, 2.0]), torch.tensor([0.5, -2.0])
+    by_hand = torch.tensor([(np.log(0.25) + 0.09 / 0.25) / 2, (np.log(4) + 1 / 4) / 2], dtype=torch.float32)
+    torch.testing.assert_close(loss.of(mean - torch.tensor([0.7, 3.0]), noise), by_hand)
+    parts = losses.mean_and_noise(np.array([[1.0, 2.0, -0.5, 1e-9]]), 2)
+    assert parts[0].tolist() == [[1, 2]] and parts[1] is not None and parts[1].tolist() == [[0.5, 1e-3]]
+    assert losses.mean_and_noise(np.ones((1, 2)), 2)[1] is None
 
 
 @every
 def test_one_loss_for_each_task(name: str) -> None:
-    names = ("mse", "mae", "huber")
-    tasks = tuple(dataclasses.replace(t, loss=LOSSES[k][0]) for t, k in zip(LEVELS["one group"], names, strict=True))
+    of_each = zip(LEVELS["one group"] * 2, ("mse", "mae", "huber", "nll", "nll", "nll"), strict=True)
+    tasks = tuple(dataclasses.replace(t, name=t.name + k, loss=LOSSES[k][0]) for t, k in of_each)
     problem = Problem(shared(18, tasks=tasks).samples, tasks)
     check(problem, name, problem.index(6))
 

@@ -87,8 +87,23 @@ static void load_target(const Plan *plan, const Task *task, const Block *block, 
             ((real *)(to + o))[l] = task->target[(block->sample[l] * atoms + atom) * width + o];
 }
 
-/* Loss of a column of outputs in each lane of `mask`, over known targets, which become its gradient times `factor`. */
+/* column_loss with LOSS_NLL. */
+static vec column_nll(const Task *task, vec mask, const vec *out, real factor, vec *target) {
+    vec sum = {};
+    for (long o = 0, width = task->width; o < width; o++) {
+        vec counts = where_known(target[o], mask), slope, noise_slope;
+        vec difference = where_known(target[o], mask * (out[o] - target[o]));
+        sum += counts * nll_of(difference, out[width + o], &slope, &noise_slope);
+        target[o] = factor * slope;
+        target[width + o] = factor * counts * noise_slope;
+    }
+    return sum;
+}
+
+/* Loss of a column of outputs in each lane of `mask`, over known targets. The targets, with room for as many numbers as
+ * there are outputs, become its gradient times `factor`. */
 INLINE vec column_loss(const Task *task, vec mask, const vec *out, real factor, vec *target) {
+    if (task->loss == LOSS_NLL) return column_nll(task, mask, out, factor, target);
     vec sum = {};
     for (long o = 0; o < task->width; o++) {
         vec difference = where_known(target[o], mask * (out[o] - target[o]));
@@ -101,10 +116,10 @@ INLINE vec column_loss(const Task *task, vec mask, const vec *out, real factor, 
 
 /* Loss of the last activation, summed over all known targets. Its gradient times `factor` goes to m->grad[0]. */
 static double sum_loss(const Plan *plan, const Task *task, const HeadMemory *m, const Block *block, real factor) {
-    long count = task->graph ? 1 : plan->atoms, width = task->width;
+    long count = task->graph ? 1 : plan->atoms, outputs = head_outputs(task);
     const vec *out = m->activation[task->linears];
     vec *grad = m->grad[0], sum = {};
-    for (long i = 0; i < count; i++, grad += width, out += width) {
+    for (long i = 0; i < count; i++, grad += outputs, out += outputs) {
         load_target(plan, task, block, i, grad);
         sum += column_loss(task, block->mask, out, factor, grad);
     }
@@ -146,17 +161,17 @@ static double head_step(const Plan *plan, const Task *task, const real *paramete
     return loss / values;
 }
 
-/* Values of one head for one block: `out` [samples of the block, n, width] or [samples, width]. */
+/* Values of one head for one block: `out` [samples of the block, n, outputs] or [samples, outputs]. */
 static void head_predict(const Plan *plan, const Task *task, const real *parameters, const HeadMemory *m,
                          const Block *block, vec *x, real *out) {
-    long count = head_input(plan, task, m, x), width = task->width;
+    long count = head_input(plan, task, m, x), outputs = head_outputs(task);
     head_forward(task, parameters, m, count);
     const vec *value = m->activation[task->linears];
     for (long i = 0; i < count; i++) {
         long atom = task->graph ? 0 : plan->order[i];
         for (long l = 0; l < block->samples; l++)
-            for (long o = 0; o < width; o++)
-                out[(l * count + atom) * width + o] = ((const real *)(value + i * width + o))[l];
+            for (long o = 0; o < outputs; o++)
+                out[(l * count + atom) * outputs + o] = ((const real *)(value + i * outputs + o))[l];
     }
 }
 

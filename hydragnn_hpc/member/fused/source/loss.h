@@ -21,4 +21,15 @@ INLINE vec loss_of(const Task *task, vec difference, vec *slope) {
     }
 }
 
+#define LEAST_NOISE_VARIANCE ((real)1e-6)
+
+/* LOSS_NLL: the same with the noise that the head gives, and the derivative by it. */
+INLINE vec nll_of(vec difference, vec noise, vec *slope, vec *noise_slope) {
+    vec variance = maximum((vec){} + LEAST_NOISE_VARIANCE, noise * noise), precision = 1 / variance;
+    vec by_mean = difference * precision;
+    *slope = by_mean;
+    *noise_slope = noise * (precision - by_mean * by_mean);
+    return (real)0.5 * (logarithm(variance) + difference * by_mean);
+}
+
 #endif

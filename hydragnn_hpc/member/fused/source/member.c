@@ -157,13 +157,13 @@ static void predict_block(const Plan *plan, const Memory *m, const real *paramet
     vec *x = layer_input(plan, m, plan->layers, 0);
     for (long t = 0; t < plan->tasks; t++) {
         const Task *task = plan->task + t;
-        long size = task->width * (task->graph ? 1 : plan->atoms);
+        long size = head_outputs(task) * (task->graph ? 1 : plan->atoms);
         head_predict(plan, task, parameters, &m->head, &block, x, out[t] + at * size);
     }
 }
 
 /* Evaluation mode, block by block: memory for LANES samples is enough. out: one array per task,
- * [members, samples, n, width] or [members, samples, width]. */
+ * [members, samples, n, outputs] or [members, samples, outputs]. */
 void fused_predict(const Plan *plan, char *memory, int64_t members, int64_t samples, const real *parameters,
                    const real *buffers, const int64_t *index, real *const *out) {
     unsigned before = flush_subnormals();
@@ -195,8 +195,8 @@ void varying_step(const Plan *plan, char *memory, int64_t members, int64_t sampl
     restore_subnormals(before);
 }
 
-/* index [samples], the same for all members; out: one array per task, [members, atoms, width] or
- * [members, samples, width]. */
+/* index [samples], the same for all members; out: one array per task, [members, atoms, outputs] or
+ * [members, samples, outputs]. */
 void varying_predict(const Plan *plan, char *memory, int64_t members, int64_t samples, int64_t atoms, int64_t edges,
                      const real *parameters, const real *buffers, const int64_t *index, real *const *out) {
     unsigned before = flush_subnormals();
@@ -205,7 +205,7 @@ void varying_predict(const Plan *plan, char *memory, int64_t members, int64_t sa
     for (long e = 0; e < members; e++) {
         real *place[plan->tasks];
         for (long t = 0; t < plan->tasks; t++)
-            place[t] = out[t] + e * (plan->task[t].graph ? samples : atoms) * plan->task[t].width;
+            place[t] = out[t] + e * (plan->task[t].graph ? samples : atoms) * head_outputs(plan->task + t);
         batch_predict(plan, &m, parameters + e * plan->parameters, buffers + e * plan->buffers, place);
     }
     restore_subnormals(before);

@@ -12,7 +12,7 @@
 enum { POOL_MEAN, POOL_SUM, POOL_MAX };
 enum { BASIS_GAUSSIAN, BASIS_BESSEL };
 enum { ENVELOPE_NONE, ENVELOPE_POLYNOMIAL };
-enum { LOSS_MSE, LOSS_MAE, LOSS_HUBER };
+enum { LOSS_MSE, LOSS_MAE, LOSS_HUBER, LOSS_NLL };
 
 typedef struct {
     int64_t in, out;
@@ -58,6 +58,9 @@ typedef struct {
     int64_t edge_basis, edge_envelope;
     double edge_cutoff, edge_factor; /* Gaussians are exp(factor (length - basis[k])^2) */
 } Plan;
+
+/* Width of a head's output: that of the target or, with its noise, twice as much. */
+INLINE long head_outputs(const Task *task) { return task->linear[task->linears - 1].out; }
 
 /* Rows of a stacked column: the atom's own features, the constant 1, then the four aggregates. */
 INLINE long stacked_rows(const Layer *layer) { return (1 + AGGREGATES) * layer->in + 1; }

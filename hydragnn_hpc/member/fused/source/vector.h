@@ -33,12 +33,14 @@ typedef int64_t lane_int;
 #define LANES (VECTOR_BYTES / 8)
 #define SUFFIX pd
 #define SQRT sqrt
+#define LOG log
 #else
 typedef float real;
 typedef int32_t lane_int;
 #define LANES (VECTOR_BYTES / 4)
 #define SUFFIX ps
 #define SQRT sqrtf
+#define LOG logf
 #endif
 
 typedef real vec __attribute__((vector_size(VECTOR_BYTES), may_alias));
@@ -119,6 +121,13 @@ INLINE vec quick_inverse(vec a) {
 INLINE vec quick_root(vec a) { return square_root(a); }
 INLINE vec quick_inverse(vec a) { return 1 / a; }
 #endif
+
+/* For losses: a few thousand values in a batch. */
+static vec logarithm(vec a) {
+    vec result;
+    for (int l = 0; l < LANES; l++) result[l] = LOG(a[l]);
+    return result;
+}
 
 /* Treats subnormal numbers as zero from here on; returns what restore_subnormals() takes. The moments of weights that
  * no longer change decay into subnormal numbers and stay there, and every instruction on one takes a hundred cycles. */

@@ -53,10 +53,10 @@ static void add_columns_to_rows(const vec *from, long features, long count, real
 
 /* Like sum_loss, for rows with these targets. */
 static double sum_rows_loss(const Task *task, const HeadMemory *m, const int64_t *number, long count, real factor) {
-    long width = task->width;
+    long width = task->width, outputs = head_outputs(task);
     const vec *out = m->activation[task->linears];
     vec *grad = m->grad[0], sum = {};
-    for (long t = 0; t < columns_of(count) * LANES; t += LANES, grad += width, out += width) {
+    for (long t = 0; t < columns_of(count) * LANES; t += LANES, grad += outputs, out += outputs) {
         vec mask = {};
         for (int l = 0; l < LANES; l++) {
             const real *target = task->target + number[t + l < count ? t + l : count - 1] * width;
@@ -93,13 +93,13 @@ static double head_rows_step(const Task *task, const real *parameters, const Row
 
 static void head_rows_predict(const Task *task, const real *parameters, const RowHeadMemory *m, const real *x,
                               long count, real *out) {
-    long stride = padded(task->linear[0].in), width = task->width;
+    long stride = padded(task->linear[0].in), outputs = head_outputs(task);
     for (long t = 0; t < count; t++) {
         long place = t % HEAD_ROWS;
         if (place == 0)
             forward_rows(task, parameters, m, x + t * stride, count - t < HEAD_ROWS ? count - t : HEAD_ROWS);
-        const vec *value = m->head.activation[task->linears] + place / LANES * width;
-        for (long o = 0; o < width; o++) out[t * width + o] = ((const real *)(value + o))[place % LANES];
+        const vec *value = m->head.activation[task->linears] + place / LANES * outputs;
+        for (long o = 0; o < outputs; o++) out[t * outputs + o] = ((const real *)(value + o))[place % LANES];
     }
 }
 

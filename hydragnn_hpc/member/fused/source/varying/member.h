@@ -90,7 +90,7 @@ static void batch_step(const Plan *all, BatchMemory *m, const real *parameters, 
     }
 }
 
-/* Values of all tasks of one batch; out: [atoms, width] or [samples, width]. */
+/* Values of all tasks of one batch; out: [atoms, outputs] or [samples, outputs]. */
 static void batch_predict(const Plan *all, BatchMemory *m, const real *parameters, const real *buffers,
                           real *const *out) {
     Plan own = plan_of(all, &m->batch), *plan = &own;
