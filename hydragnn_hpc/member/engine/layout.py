@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.losses import INITIAL_NOISE
 from hydragnn_hpc.member.engine.sizes import Extent, NetworkSizes
 
 MULTIPLE = 64
@@ -30,17 +31,22 @@ class ParameterLayout:
         Name -> (offset, shape), in PyTorch Geometric's names for PNA.
     parameter_size, buffer_size : int
         P and Q. At least one number of P is padding; padding is zero, and stays so.
+    noise : mapping of str to int
+        Name of a bias -> the first of its numbers that is of noise, which starts at `INITIAL_NOISE`.
     """
 
     parameters: Mapping[str, Extent]
     buffers: Mapping[str, Extent]
     parameter_size: int
     buffer_size: int
+    noise: Mapping[str, int]
 
     @classmethod
     def of(cls, sizes: NetworkSizes) -> ParameterLayout:
         """Lay out the parameters of a network one after the other."""
-        return cls.of_shapes(sizes.parameter_shapes(), sizes.buffer_shapes())
+        last = {t: f"heads.{t.name}.{len(t.hidden)}.bias" for t in sizes.tasks if t.outputs > t.width}
+        layout = cls.of_shapes(sizes.parameter_shapes(), sizes.buffer_shapes())
+        return replace(layout, noise={name: task.width for task, name in last.items()})
 
     @staticmethod
     def of_shapes(
@@ -49,7 +55,7 @@ class ParameterLayout:
         """Lay out parameters and buffers of these names and shapes one after the other."""
         parameters, used = _place(parameter_shapes)
         buffers, buffer_size = _place(buffer_shapes)
-        return ParameterLayout(parameters, buffers, (used // MULTIPLE + 1) * MULTIPLE, buffer_size)
+        return ParameterLayout(parameters, buffers, (used // MULTIPLE + 1) * MULTIPLE, buffer_size, {})
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of ``flat`` [..., P]: name -> [..., *shape]."""
@@ -89,6 +95,8 @@ class ParameterLayout:
                 continue
             bound = 1.0 / math.sqrt(views[f"{stem}.weight"].shape[1])
             view.copy_((torch.rand(view.shape, generator=generator) * 2 - 1) * bound)
+        for name, first in self.noise.items():
+            views[name][first:] += INITIAL_NOISE
         return flat
 
     def initial_buffers(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch_geometric.nn import global_add_pool, global_max_pool, global_mean_poo
 
 from hydragnn_hpc.convolutions import CONVOLUTIONS
 from hydragnn_hpc.member.engine.layout import ParameterLayout
+from hydragnn_hpc.member.engine.losses import INITIAL_NOISE
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes, build
 from hydragnn_hpc.member.library.shared import SharedGeometry, linear
@@ -41,7 +42,7 @@ class LibraryNetwork(nn.Module):
             self.trunk.append(_TrunkLayer(build(convolution, layer), norm))
         # In a list: a task's name may not be valid for a module.
         self.heads = nn.ModuleList(
-            _VectorHead(sizes.linears(task), task.limits) if task.limits else _Head(sizes.linears(task))
+            _VectorHead(sizes.linears(task), task.limits) if task.limits else _Head(sizes.linears(task), task.width)
             for task in sizes.tasks
         )
 
@@ -134,8 +135,12 @@ class _EquivariantLayer(nn.Module):
 
 
 class _Head(nn.ModuleList):
-    def __init__(self, widths: Iterable[tuple[int, int]]) -> None:
-        super().__init__(nn.Linear(*pair) for pair in widths)
+    def __init__(self, widths: Sequence[tuple[int, int]], width: int | None = None) -> None:
+        """Outputs beyond the target's ``width`` are its noise."""
+        layers = [nn.Linear(*pair) for pair in widths]
+        if width is not None:
+            layers[-1].bias.data[width:] += INITIAL_NOISE
+        super().__init__(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         for number, layer in enumerate(self):

@@ -274,8 +274,8 @@ def _about_intervals(content: Content) -> Iterator[str]:
             " from their errors on the validation set (split conformal; at node level the structure is the unit). They"
             " promise their level on average over structures from the training's distribution. They promise nothing for"
             " each single structure, nor outside that distribution; the validation set has also chosen the members'"
-            " epochs, so errors on it are slightly too small; and where samples are symmetry equivalents of each other, it holds fewer independent ones"
-            " than its number of structures says."
+            " epochs, so errors on it are slightly too small; and where samples are symmetry equivalents of each"
+            " other, it holds fewer independent ones than its number of structures says."
         )
     reasons: dict[str, list[str]] = {}
     for variant, why in content.uncalibrated.items() if content.uncertainties else ():
