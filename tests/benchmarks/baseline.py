@@ -25,6 +25,7 @@ from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.library.convolutions import Graph
 from hydragnn_hpc.member.library.network import LibraryNetwork
 
+CPU = torch.device("cpu")
 AGGREGATORS = ["mean", "min", "max", "std"]
 SCALERS = ["identity", "amplification", "attenuation", "linear"]
 
@@ -87,23 +88,27 @@ def train_epoch(model: BaselineModel, loader: DataLoader, optimizer: torch.optim
     """Train one epoch; return the mean loss over batches."""
     model.train()
     total = 0.0
+    device = next(model.parameters()).device
     for batch in loader:
         optimizer.zero_grad()
-        loss = sum(t.weight * error for t, error in zip(model.tasks, model.losses(batch), strict=True))
+        losses = model.losses(batch.to(device))
+        loss = sum(t.weight * error for t, error in zip(model.tasks, losses, strict=True))
         loss.backward()
         optimizer.step()
         total += loss.item()
     return total / len(loader)
 
 
-def epoch_of(samples: TrainingData, sizes: NetworkSizes, batch: int) -> Callable[[], object]:
+def epoch_of(
+    samples: TrainingData, sizes: NetworkSizes, batch: int, device: torch.device = CPU
+) -> Callable[[], object]:
     """An epoch of the baseline over ``samples``."""
     numbers = range(len(samples.structure.sample_geometry))
     data = [graph_of(samples, number, sizes.tasks, sizes.edges) for number in numbers]
     degrees = torch.cat([degree(d.edge_index[1], d.num_nodes, torch.long) for d in data])
     named = [Task(t.name, t.level, t.width, t.hidden, t.weight) for t in sizes.tasks]
     features = sizes.edges.number if sizes.edges else None
-    model = BaselineModel(sizes.inputs, sizes.channels, named, torch.bincount(degrees), features)
+    model = BaselineModel(sizes.inputs, sizes.channels, named, torch.bincount(degrees), features).to(device)
     loader = DataLoader(data, batch_size=batch, shuffle=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     return lambda: train_epoch(model, loader, optimizer)

@@ -33,9 +33,9 @@ from tests.benchmarks.baseline import BaselineModel, Task
 CAMPAIGN = Path(__file__).parents[2] / "jobs" / "campaigns" / "paper.yaml"
 
 
-def trained(folder: Path, members: int) -> Ensemble:
+def trained(folder: Path, members: int, variant: str = "HCM") -> Ensemble:
     """Members of the paper's network; how well they predict does not matter."""
-    more = ["variants=[HCM]", f"replicas={members}", f"launch.stack={members}", "training.epochs=1"]
+    more = [f"variants=[{variant}]", f"replicas={members}", f"launch.stack={members}", "training.epochs=1"]
     commands = [
         ["data", "generate", f"{folder}/raw", "--cap", "20"],
         ["data", "prepare", f"{folder}/raw", f"{folder}/fept.bp"],
@@ -44,7 +44,7 @@ def trained(folder: Path, members: int) -> Ensemble:
     commands[-1] += [word for setting in more for word in ("--set", setting)]
     for command in commands:
         subprocess.run([sys.executable, "-m", "hydragnn_hpc", *command], check=True, capture_output=True)
-    return Ensemble(folder / "out", "HCM", device="cpu")
+    return Ensemble(folder / "out", variant, device="cpu")
 
 
 def decorations(number: int, moved: float) -> list[Atoms]:

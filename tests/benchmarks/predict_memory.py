@@ -1,0 +1,63 @@
+"""Measure the memory and the time that ``hydragnn-hpc predict`` takes for ever more structures.
+
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.predict_memory [--structures 10000 100000 1000000]
+
+Two members of H predict random decorations of the FePt lattice of 32 sites, from extended XYZ to csv. The memory is the
+largest that the process had, and seconds are those of its core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from hydragnn_hpc.fields import BOHR_IN_ANGSTROM
+from tests.benchmarks import cases
+from tests.benchmarks.predictions import trained
+
+HEAD = "Properties=species:S:1:pos:R:3"
+
+
+def write(path: Path, number: int) -> None:
+    """Write random decorations, as text."""
+    sites = cases.supercell(False).pos * BOHR_IN_ANGSTROM
+    rows = [" {:.6f} {:.6f} {:.6f}\n".format(*site) for site in sites]
+    rng = np.random.default_rng(0)
+    with path.open("w", encoding="utf-8") as stream:
+        for _ in range(number):
+            symbols = np.where(rng.random(len(rows)) < rng.random(), "Fe", "Pt").tolist()
+            stream.write(f"{len(rows)}\n{HEAD}\n" + "".join(s + row for s, row in zip(symbols, rows, strict=True)))
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--structures", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        trained(folder, 2, "H")
+        print("| structures | peak memory, MB | core-seconds | structures a core-second |\n|---:|---:|---:|---:|")
+        for number in parser.parse_args().structures:
+            write(folder / "s.xyz", number)
+            words = ["predict", folder / "out", folder / "s.xyz", "--out", folder / "p.csv", "--device", "cpu"]
+            child = subprocess.Popen([sys.executable, "-m", "hydragnn_hpc", *words], stderr=subprocess.DEVNULL)
+            _, status, used = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            if child.returncode:
+                raise SystemExit(f"predict failed: exit code {child.returncode}")
+            seconds = used.ru_utime + used.ru_stime
+            with (folder / "p.csv").open("rb") as stream:
+                rows = sum(1 for _ in stream) - 1
+            if rows != number:
+                raise SystemExit(f"{rows} rows for {number} structures")
+            print(f"| {number:,} | {used.ru_maxrss / 1024:.0f} | {seconds:.0f} | {number / seconds:,.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
