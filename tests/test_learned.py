@@ -73,7 +73,7 @@ def test_it_has_to_be_better_than_both_baselines(bars: dict, rmse: float, beaten
     assert part(**bars).is_beaten_by(rmse) is beaten
 
 
-def test_cures_are_those_that_apply() -> None:
+def test_remedies_are_those_that_apply() -> None:
     default = line(0.5, campaign(), summary(), stopped_by="epochs")
     for words in ("E by 1 of 1 members of E", "model.edges.number", "inputs:", "pooling=sum", "training.epochs is 200"):
         assert words in default, words

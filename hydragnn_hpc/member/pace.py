@@ -117,7 +117,7 @@ def _median_seconds(run: Callable[[], object]) -> float:
 def _age() -> float:
     """Return the seconds since this process was started."""
     started = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / 100  # in clock ticks: Linux reports 100 a second
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / 100  # in clock ticks: Linux reports 100 per second
 
 
 def main() -> None:

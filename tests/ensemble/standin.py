@@ -3,7 +3,7 @@
 ``python -m tests.ensemble.standin WHAT VICTIM SECONDS [worker options]`` where WHAT says what happens once VICTIM is to
 be trained: ``good`` (nothing), ``crash``, ``silent``, ``speechless`` (dies after its results, before it reports them),
 ``engine`` (reports that another engine continues) or a key of BAD (sends that); or else ``hopeless`` (dies before it is
-ready) or ``double`` (claims the same device on every rank).
+ready), ``double`` (claims the same device on every rank) or ``without-mps`` (reports that MPS does not run).
 """
 
 from __future__ import annotations

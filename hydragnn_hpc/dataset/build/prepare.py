@@ -18,6 +18,7 @@ from hydragnn_hpc.dataset.read import derive, sources
 from hydragnn_hpc.dataset.read.frames import MalformedError, hint_to_skip
 from hydragnn_hpc.dataset.read.gathered import RawSamples, offsets_of
 from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.read.targets import LARGEST
 from hydragnn_hpc.dataset.remarks import outliers, registry
 from hydragnn_hpc.dataset.remarks.view import DataView, ReadFacts
 from hydragnn_hpc.dataset.store.spool import Spool, joined
@@ -25,8 +26,6 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
 from hydragnn_hpc.logs import ProgressCallback
 from hydragnn_hpc.records.dataset import Boundary, DatasetFacts, NeighbourFacts, NumberRange, Source, Target
-
-_LARGEST = 1e100
 
 
 def prepare(
@@ -129,7 +128,10 @@ def _without_outliers(raw: sources.RawData, on_outlier: str) -> np.ndarray:
 def _contradictions(
     samples: RawSamples, keys: list[bytes], usable: np.ndarray, unique: np.ndarray
 ) -> list[tuple[str, str]]:
-    """Return the origins of repeated samples whose targets differ from those of the kept (``unique``), and of that."""
+    """Return, for repeated samples whose targets differ from those of the kept one, the origins of both.
+
+    ``unique`` are the indices of the samples that are kept.
+    """
     first = {keys[k]: k for k in unique.tolist()}
     columns: list[Any] = [samples.energies, *samples.values.values()]
     other = []
@@ -318,9 +320,9 @@ def fit_scaling(
                 f"target '{known.name}' is missing everywhere{part} in component {int(np.argmax(empty))}; leave it out"
             )
         low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-        if (np.maximum(np.abs(low), np.abs(high)) > _LARGEST).any():
+        if (np.maximum(np.abs(low), np.abs(high)) > LARGEST).any():
             raise UserError(
-                f"target '{known.name}' goes from {low.min():.3g} to {high.max():.3g} {known.unit}: beyond {_LARGEST:g}"
+                f"target '{known.name}' goes from {low.min():.3g} to {high.max():.3g} {known.unit}: beyond {LARGEST:g}"
                 " no variance can be computed; correct the values, or write nan where one is missing"
             )
         targets[known.name] = Target(

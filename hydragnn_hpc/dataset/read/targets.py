@@ -19,7 +19,8 @@ class WrongOptionError(UserError):
     """An option that does not suit the source as a whole: not one malformed structure, so nothing to skip."""
 
 
-_LARGEST = 1e100  # squares of larger values, summed over many samples, overflow
+LARGEST = 1e100
+"""Squares of larger values, summed over many samples, overflow."""
 LEVELS = ("graph", "node", "mixing")
 _EXPECTED = "expected NAME=LEVEL:KEY:UNIT or NAME=LEVEL:KEY:UNIT:LABEL, such as energy=graph:energy:eV"
 
@@ -167,9 +168,9 @@ class TargetExtractor:
         largest = float(np.fmax.reduce(np.abs(array), axis=None, initial=0.0))  # NaN does not count
         if largest == np.inf:
             raise UserError(f"{where}: '{spec.key}' holds an infinite value; correct it, or write nan if missing")
-        if largest > _LARGEST:
+        if largest > LARGEST:
             raise UserError(
-                f"{where}: '{spec.key}' reaches {largest:.3g}, and beyond {_LARGEST:g} no variance can be computed; "
+                f"{where}: '{spec.key}' reaches {largest:.3g}, and beyond {LARGEST:g} no variance can be computed; "
                 "correct it, or write nan if missing"
             )
         width, first = self._seen.get(spec.property.name, (array.shape[1], ""))

@@ -126,10 +126,10 @@ def render(status: CampaignStatus, snapshot: Snapshot) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    counts = ", ".join(f"{n:,} {state}" for state, n in status.states.items())
+    by_state = ", ".join(f"{n:,} {state}" for state, n in status.states.items())
     parts: list[Any] = [
         Text(f"{status.name}  {status.folder}  {status.hash[:12]}", "bold"),
-        Text(f"{status.members:,} {'member' if status.members == 1 else 'members'}: {counts}"),
+        Text(f"{status.members:,} {'member' if status.members == 1 else 'members'}: {by_state}"),
         Text(_activity(status)),
     ]
     if status.running:

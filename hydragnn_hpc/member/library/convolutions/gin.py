@@ -15,12 +15,12 @@ class Layer(nn.Module):
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()
-        perceptron = nn.Sequential(nn.Linear(sizes.fan_in, sizes.out), nn.ReLU(), nn.Linear(sizes.out, sizes.out))
+        layers = nn.Sequential(nn.Linear(sizes.fan_in, sizes.out), nn.ReLU(), nn.Linear(sizes.out, sizes.out))
         self._with_edges = sizes.edge_features > 0
         if self._with_edges:
-            self.conv = GINEConv(perceptron, train_eps=True, edge_dim=sizes.edge_features)
+            self.conv = GINEConv(layers, train_eps=True, edge_dim=sizes.edge_features)
         else:
-            self.conv = GINConv(perceptron, train_eps=True)
+            self.conv = GINConv(layers, train_eps=True)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """[N, in] to [N, out]."""
