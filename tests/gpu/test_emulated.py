@@ -83,7 +83,6 @@ def test_new_memory_holds_nan(device: Device) -> None:
 def test_members_one_after_another_take_more_launches(device: Device) -> None:
     stack = varying()
     stack.engine._together = False
-    factors = stack.plan()
     counted = []
     for members in (3, 1):
         stack.keep(members)
@@ -91,7 +90,7 @@ def test_members_one_after_another_take_more_launches(device: Device) -> None:
         index = np.stack([np.arange(6)] * members)
         stack.engine.step(stack.parameters, stack.gradients, stack.buffers, index)
         counted.append(device.launches.total())
-    assert counted[0] > 2 * counted[1] and factors is not None
+    assert counted[0] > 2 * counted[1]
 
 
 def test_memory_is_counted_while_it_is_held(device: Device) -> None:
@@ -116,9 +115,7 @@ def test_sums_in_changing_order_are_recorded(device: Device) -> None:
     x.index_add_(0, rows, torch.ones(4, 2, device=GPU))
     x.index_put_((rows,), torch.ones(4, 2, device=GPU), accumulate=True)
     x.index_put_((rows,), torch.ones(4, 2, device=GPU))
-    assert (
-        device.atomics == {"elsewhere: index_add_": 1, "elsewhere: _index_put_impl_": 1} or device.atomics.total() == 2
-    )
+    assert device.atomics.total() == 2
 
 
 def test_a_graph_runs_only_when_it_is_replayed_and_where_it_was_captured(device: Device) -> None:

@@ -178,7 +178,7 @@ class Member:
     place: dict
 
     def write(self, state: str, truth: dict, rng: np.random.Generator, shape: Shape) -> None:
-        """Write its files as its state asks for."""
+        """Write the files that its state requires."""
         files = self.folder.member(self.variant, self.replica)
         if state == "waiting":
             return
@@ -199,14 +199,14 @@ class Member:
     def _history(self, path: Path, epochs: int, rng: np.random.Generator, state: str) -> None:
         lines = ["epoch,train_loss,validation_loss,learning_rate,seconds_training,seconds_validation"]
         for epoch in range(1, epochs + 1):
-            loss = 1e-4 + 0.05 * np.exp(-epoch / 6) * np.exp(0.1 * rng.standard_normal())
+            loss = float(1e-4 + 0.05 * np.exp(-epoch / 6) * np.exp(0.1 * rng.standard_normal()))
             if state == "diverged" and epoch == epochs:
                 loss = float("nan")
             each = self.place["seconds"] / epochs
             lines.append(
                 f"{epoch},{loss!r},{loss * 1.1!r},{1e-3 * 0.5 ** (epoch // 15)!r},{0.9 * each!r},{0.1 * each!r}"
             )
-        path.write_text("\n".join(line.replace("np.float64(", "").replace(")", "") for line in lines) + "\n")
+        path.write_text("\n".join(lines) + "\n")
 
     def _result(self, files, state: str, epochs: int, truth: dict, rng: np.random.Generator, shape: Shape) -> None:
         arrays, tasks, validation = {"sample": truth["sample"]}, {}, {}

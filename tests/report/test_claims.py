@@ -27,7 +27,7 @@ def spread(mean: float, steps: tuple[int, ...], unit: float) -> list[float]:
 
 
 def campaign(out: Path, errors: dict, seconds: dict | None = None, **shape) -> dict[str, PaperClaim]:
-    """Make a campaign whose members have these errors, {(variant, task): values}, and times; weigh its claims."""
+    """Make a campaign whose members have these errors, {(variant, task): values}, and times; assess its claims."""
     replicas = max(len(v) for v in [*errors.values(), *(seconds or {}).values()])
     making.make(out, replicas=replicas, arrays=False, samples=6, **shape)
     for (variant, task), values in errors.items():

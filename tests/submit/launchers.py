@@ -17,7 +17,7 @@ MPIRUN = Path(sys.executable).parent / "mpirun"
 
 
 def jsrun(words: list[str]) -> tuple[dict[str, object], list[str]]:
-    """``-n`` resource sets, ``-r`` of them a host, each with ``-a`` tasks, ``-g`` GPUs and ``-c`` cores."""
+    """``-n`` resource sets, ``-r`` of them per host, each with ``-a`` tasks, ``-g`` GPUs and ``-c`` cores."""
     parser = argparse.ArgumentParser()
     for option in ("-n", "-r", "-a", "-g", "-c"):
         parser.add_argument(option, type=int, required=True)
@@ -30,7 +30,7 @@ def jsrun(words: list[str]) -> tuple[dict[str, object], list[str]]:
 
 
 def mpiexec(words: list[str]) -> tuple[dict[str, object], list[str]]:
-    """PALS: ``-n`` ranks, ``-ppn`` a node, ``--cpu-bind depth`` with ``--depth``, or ``list:`` with one part a rank."""
+    """PALS: ``-n`` ranks, ``-ppn`` per node, ``--cpu-bind depth`` with ``--depth``, or ``list:``, one part per rank."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("-n", type=int, required=True)
     parser.add_argument("-ppn", type=int, required=True)
@@ -51,7 +51,7 @@ def mpiexec(words: list[str]) -> tuple[dict[str, object], list[str]]:
 
 
 def flux(words: list[str]) -> tuple[dict[str, object], list[str]]:
-    """``flux run``: ``-N`` nodes, ``-n`` tasks, ``-c`` cores and ``-g`` GPUs a task."""
+    """``flux run``: ``-N`` nodes, ``-n`` tasks, ``-c`` cores and ``-g`` GPUs per task."""
     assert words[0] == "run"
     parser = argparse.ArgumentParser()
     for option in ("-N", "-n", "-c", "-g"):
