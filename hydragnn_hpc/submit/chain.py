@@ -75,12 +75,16 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
     left = sum(m.state in UNFINISHED for m in members)
     if not left:
         failed = sum(m.state is not State.FINISHED for m in members)
-        return (ExitCode.MEMBERS_FAILED, f"done; {failed} members failed") if failed else (ExitCode.DONE, "done")
+        return (ExitCode.MEMBERS_FAILED, f"done; {_counted(failed)} failed") if failed else (ExitCode.DONE, "done")
     if not moved:
-        return 1, f"stopped: {left} members are left, but this run finished no epoch of any; ask for more time"
+        return 1, f"stopped: {_counted(left)} left, but this run finished no epoch of any; ask for more time"
     if before.runs >= runs:
-        return 1, f"stopped: {left} members are left after {runs} runs in a row; submit again to continue"
-    return ExitCode.AGAIN, f"{left} members are left; the campaign is run again"
+        return 1, f"stopped: {_counted(left)} left after {runs} runs in a row; submit again to continue"
+    return ExitCode.AGAIN, f"{_counted(left)} left; the campaign is run again"
+
+
+def _counted(members: int) -> str:
+    return f"{members:,} member" + "s" * (members != 1)
 
 
 def record(folder: CampaignFolder, answer: str) -> None:

@@ -116,7 +116,7 @@ def test_profiles_fit_their_nodes(name: str) -> None:
         ("lsf", "mpirun -n 1 --map-by ppr:1:node bash -c"),
     ],
 )
-def test_a_packed_environment_is_unpacked_once_a_node(name: str, line: str) -> None:
+def test_a_packed_environment_is_unpacked_once_per_node(name: str, line: str) -> None:
     script = script_of(name, packed=True)
     assert script.count(f"\n{line}") == 2, "to unpack, and to clean up"
     assert "python -m hydragnn_hpc run" in script
@@ -262,7 +262,6 @@ def test_an_account_that_is_missing(tmp_path: Path, paper: Campaign) -> None:
 
 def test_names_with_blanks_and_quotes_reach_the_program_unharmed(tmp_path: Path, paper: Campaign) -> None:
     """The local script is run with a stand-in for the launcher that prints its words."""
-    (tmp_path / "bin").mkdir()
     for name, body in (("mpirun", 'printf "%s\\n" "$@"'), ("python", "exit 0")):
         stand_in(tmp_path, name, body)
     folder = tmp_path / "it's a 'folder' $HOME"
@@ -483,7 +482,7 @@ def test_a_chain_goes_on_while_something_moves(folder: CampaignFolder) -> None:
     assert chain.end(folder, 75, 50)[0] == 1, "nothing moved"
     chain.begin(folder)
     finish(folder, 0)
-    assert chain.end(folder, 75, 50) == (ExitCode.AGAIN, "1 members are left; the campaign is run again")
+    assert chain.end(folder, 75, 50) == (ExitCode.AGAIN, "1 member left; the campaign is run again")
     chain.begin(folder)
     folder.member("H", 1).make()
     folder.member("H", 1).checkpoint.write_bytes(b"x")
@@ -497,7 +496,7 @@ def test_a_chain_tells_failed_members(folder: CampaignFolder) -> None:
     chain.begin(folder)
     finish(folder, 0)
     finish(folder, 1, "diverged")
-    assert chain.end(folder, 0, 50) == (ExitCode.MEMBERS_FAILED, "done; 1 members failed")
+    assert chain.end(folder, 0, 50) == (ExitCode.MEMBERS_FAILED, "done; 1 member failed")
 
 
 def test_a_chain_does_not_repeat_a_mistake(folder: CampaignFolder, tmp_path: Path) -> None:
@@ -546,7 +545,6 @@ def test_a_script_launches_only_what_has_time(
     tmp_path: Path, paper: Campaign, folder: CampaignFolder, setup: str, code: int, launched: int
 ) -> None:
     """The local script with a stand-in for the launcher, after the set-up ``setup``."""
-    (tmp_path / "bin").mkdir()
     stand_in(tmp_path, "mpirun", "echo launched")
     stand_in(tmp_path, "python", f'exec {sys.executable} "$@"')
     site = load_site("local").model_copy(update={"environment": (setup,)})
@@ -574,7 +572,6 @@ def test_a_job_that_another_one_submits_is_recorded(
     tmp_path: Path, paper: Campaign, folder: CampaignFolder, name: str, programs: dict[str, str], ids: list[str]
 ) -> None:
     """A script whose set-up left no time, with stand-ins for the scheduler."""
-    (tmp_path / "bin").mkdir()
     for program, body in {**programs, "python": f'exec {sys.executable} "$@"'}.items():
         stand_in(tmp_path, program, body)
     first = SubmittedJob(
