@@ -79,13 +79,13 @@ def written_whole(
 
 
 def write_text(path: Path, text: str, hold: Hold = contextlib.nullcontext) -> None:
-    """Write ``text`` to ``path`` whole or not at all (:func:`written_whole`)."""
+    """Write ``text`` to ``path``, whole or not at all (:func:`written_whole`)."""
     with written_whole(path, "w", hold=hold) as stream:
         stream.write(text)
 
 
 def write_json(path: Path, content: Any, hold: Hold = contextlib.nullcontext) -> None:
-    """Write ``content`` as JSON to ``path`` whole or not at all."""
+    """Write ``content`` as JSON to ``path``, whole or not at all."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", hold)
 
 

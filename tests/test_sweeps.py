@@ -252,9 +252,8 @@ def test_a_campaign_over_sizes_of_the_training_set(tmp_path: Path) -> None:
     found = {m.name: m.result for m in members}
     assert len(found) == 14 and all(found.values())
     sizes = {name: result.train_samples for name, result in found.items() if result}
-    assert [sizes[f"HM-samples{n}/00"] for n in (40, 80)] == [40, 80] and sizes["HM/00"] == sizes[
-        "H-samplesall/01"
-    ] > 80
+    assert [sizes[f"HM-samples{n}/00"] for n in (40, 80)] == [40, 80]
+    assert sizes["HM/00"] == sizes["H-samplesall/01"] > 80
     for k in (0, 1):  # all samples are those of a variant without a choice
         assert found[f"HM-samplesall/0{k}"].weights_sha256 == found[f"HM/0{k}"].weights_sha256
     hashes = {r.weights_sha256 for r in found.values() if r}

@@ -1,7 +1,7 @@
 """References of a task's target, fitted to the training set, and the residuals that a network learns.
 
 ``composition``: the mean per composition; at node level per composition and element. A composition that the training
-part lacks is interpolated linearly between its neighbours; with more than two elements it takes the mean of the K
+set lacks is interpolated linearly between its neighbours; with more than two elements it takes the mean of the K
 nearest (K: number of elements), weighted by inverse distance. ``species``: at node level the mean per element; at graph
 level a linear function of the numbers of atoms of each element, by least squares. ``linear``: for each group that
 ``composition`` averages over, a linear function of the node inputs (`features.inputs`), by regularised least squares
