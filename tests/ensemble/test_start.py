@@ -135,6 +135,9 @@ REFUSED: dict[str, dict[str, Any]] = {
     "its task 'H' has reference=none, not composition; use the same, or leave its head": {
         "variants": [{"name": "HM", "tasks": ["H", "M"], "references": {"H": "composition"}}]
     },
+    "its task 'H' has loss=mse, whose head has another width than that of nll; leave its head out": {
+        "variants": [{"name": "HM", "tasks": ["H", "M"], "losses": {"H": "nll"}}]
+    },
     "start.learning_rate=0.01 replaces its own training.optimizer.learning_rate; leave one out": {
         "start": {"learning_rate": 0.01},
         "variants": [{"name": "HM", "tasks": ["H", "M"], "training": {"optimizer": {"learning_rate": 0.1}}}],
