@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from hydragnn_hpc import sweeps, yaml_files
+from hydragnn_hpc import sweeps
 from hydragnn_hpc.convolutions import CONVOLUTIONS
-from hydragnn_hpc.errors import UserError, nearest, refuse_control_characters
+from hydragnn_hpc.errors import nearest
 from hydragnn_hpc.sections import (
     SURROUNDINGS,
     Folds,
@@ -32,12 +29,8 @@ from hydragnn_hpc.sections import (
 )
 from hydragnn_hpc.sweeps import Sweep
 from hydragnn_hpc.validation import one_line
-from hydragnn_hpc.yaml_files import YAML_ERRORS
 
 _Section = TypeVar("_Section", bound=Section)
-
-HASH_SCHEMA = 1
-"""Increased when a default or the meaning of a key changes: earlier folders then belong to other campaigns."""
 
 WITHOUT_EFFECT = ("slots_per_device", "attempts", "checkpoint_seconds", "silence_seconds")
 """Launch settings that may change between two runs of one campaign."""
@@ -321,105 +314,6 @@ def member_seed(seed: int, variant: str, replica: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def config_hash(campaign: Campaign, dataset_sha256: str) -> str:
-    """Return the hash that identifies a campaign, over all settings that affect results and are not at their defaults.
-
-    The data set enters by its checksum, not by its path.
-    """
-    settings = campaign.effective().model_dump(mode="json", exclude={"dataset"}, exclude_defaults=True)
-    return _hash([HASH_SCHEMA, settings, dataset_sha256])
-
-
-def member_hash(campaign: Campaign, variant: Variant, dataset_sha256: str) -> str:
-    """Return the hash that identifies what a variant's members are trained on, and how.
-
-    It is the same in a campaign with other variants, more replicas or other stacks, and with more epochs unless these
-    change the earlier ones, as they do where the length of a cosine schedule is the number of epochs.
-    """
-    settings = of_members(campaign, variant)
-    for section, key in (("training", "epochs"), ("launch", "stack")):
-        settings.get(section, {}).pop(key, None)
-        if not settings.get(section, True):
-            del settings[section]
-    return _hash([HASH_SCHEMA, settings, dataset_sha256])
-
-
-def of_members(campaign: Campaign, variant: Variant, defaults: bool = False) -> dict[str, Any]:
-    """Return the settings that affect a variant's members, as plain data; on request also those at their defaults."""
-    own = campaign.of_variant(variant).effective()
-    if own.training.schedule == "cosine":
-        length = own.training.cosine.epochs or own.training.epochs
-        cosine = own.training.cosine.model_copy(update={"epochs": length})
-        own = own.model_copy(update={"training": own.training.model_copy(update={"cosine": cosine})})
-    return own.model_dump(mode="json", exclude={"name", "dataset", "replicas"}, exclude_defaults=not defaults)
-
-
-def source_hash(campaign: Campaign, variant: Variant, dataset_sha256: str) -> str:
-    """Return the hash that identifies a variant's finished members as a source of others: with all their epochs."""
-    return _hash([member_hash(campaign, variant, dataset_sha256), campaign.epochs(variant)])
-
-
-def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
-    """Read a campaign file, apply ``key.key=value`` overrides, validate.
-
-    Paths, of the data set and of what members start from, are relative to the file there, and absolute in the result.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be read or a value does not fit; the error names the known key nearest to an unknown one.
-    """
-    try:
-        content = yaml_files.read(path)
-    except FileNotFoundError as error:
-        raise UserError(f"no such campaign file: {path}") from error
-    except (OSError, *YAML_ERRORS) as error:
-        raise UserError(f"cannot read campaign file {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"campaign file {path} holds no settings; start from jobs/campaigns/quickstart.yaml")
-    for override in overrides or []:
-        _apply(content, override)
-    campaign = parse_campaign(content, str(path))
-    dataset = _absolute(path, campaign.dataset, "dataset", "data set")
-    variants = tuple(v.model_copy(update={"start": _beside(path, v.start)}) for v in campaign.variants)
-    return campaign.model_copy(
-        update={"dataset": dataset, "start": _beside(path, campaign.start), "variants": variants}
-    )
-
-
-def _beside(path: Path, start: Start | None) -> Start | None:
-    if start is None:
-        return None
-    return start.model_copy(update={"folder": _absolute(path, start.folder, "start.from", "finished campaign")})
-
-
-def _absolute(path: Path, given: str, key: str, what: str) -> str:
-    try:
-        absolute = (path.parent / Path(given).expanduser()).resolve()
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path}: {key}={given!r}: {error}; give the path of a {what}") from error
-    refuse_control_characters(str(absolute), f"{path}: the {what}'s path")
-    return str(absolute)
-
-
-def parse_campaign(content: dict[str, Any], where: str) -> Campaign:
-    """Validate plain data into a :class:`Campaign`; ``where`` is named in errors.
-
-    Raises
-    ------
-    UserError
-        On the first value that does not fit.
-    """
-    try:
-        return Campaign.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{where}: {one_line(error, Campaign)}") from error
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def _anywhere(start: Start | None) -> Start | None:
     """Return a source wherever its folder is."""
     return None if start is None else start.model_copy(update={"folder": "."})
@@ -482,36 +376,3 @@ def _tasks_in(name: str, tasks: list[str]) -> list[str]:
         names.append(match)
         rest = rest[len(match) :]
     return names
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip("."):
-        raise UserError(f"--set {override}: expected key=value, for instance training.epochs=3")
-    try:
-        value = yaml_files.parse(text)
-    except YAML_ERRORS as error:
-        raise UserError(f"--set {override}: the value is not YAML: {error}") from error
-    # YAML reads 1e-3 (no dot) as text; a user of --set means the number, unless it is quoted.
-    _set(content, key.split("."), _number(value) if value == text.strip() else value, override)
-
-
-def _set(section: dict[str, Any], parts: list[str], value: Any, override: str) -> None:
-    # Task names may contain dots.
-    n = next((n for n in range(len(parts), 1, -1) if ".".join(parts[:n]) in section), 1)
-    key, rest = ".".join(parts[:n]), parts[n:]
-    if not rest:
-        section[key] = value
-        return
-    inner = section.setdefault(key, {})
-    if not isinstance(inner, dict):
-        raise UserError(f"--set {override}: '{key}' is a single value, it has no '{'.'.join(rest)}' in it")
-    _set(inner, rest, value, override)
-
-
-def _number(text: str) -> str | float:
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return number if math.isfinite(number) else text

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from hydragnn_hpc import halving, yaml_files
 from hydragnn_hpc.atomic import remove_leftovers, storage_errors, write_text
-from hydragnn_hpc.config import Campaign, parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.crate import check_archive
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_record, write_record

@@ -205,7 +205,7 @@ class Start(Section):
 
     ``folder``, called ``from`` in files, is that campaign's, and ``variant`` one of its variants. ``parts`` are the
     trunk and the heads, by their tasks, that are taken over; those of ``freeze`` are not trained. ``learning_rate``
-    replaces the optimizer's. ``sha256`` identifies the source (`config.source_hash`); a run fills it in.
+    replaces the optimizer's. ``sha256`` identifies the source (`campaign_hash.source_hash`); a run fills it in.
     """
 
     folder: Text = Field(alias="from")

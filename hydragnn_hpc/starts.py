@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from hydragnn_hpc import ledger
-from hydragnn_hpc.config import Campaign, source_hash
+from hydragnn_hpc.campaign_hash import source_hash
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.ledger import Frozen, Member, State
 from hydragnn_hpc.paths import CampaignFolder, read_record

@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydragnn_hpc import ledger
-from hydragnn_hpc.config import Campaign, config_hash, load_campaign, member_seed, parse_campaign
+from hydragnn_hpc.campaign_file import load_campaign, parse_campaign
+from hydragnn_hpc.campaign_hash import config_hash
+from hydragnn_hpc.config import Campaign, member_seed
 from hydragnn_hpc.convolutions import CONVOLUTIONS
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
@@ -214,7 +216,9 @@ DRAWN = """
 import sys
 from pathlib import Path
 import numpy as np
-from hydragnn_hpc.config import config_hash, load_campaign, member_seed
+from hydragnn_hpc.campaign_hash import config_hash
+from hydragnn_hpc.campaign_file import load_campaign
+from hydragnn_hpc.config import member_seed
 from hydragnn_hpc.dataset.build import select
 counts = np.repeat([[1, 3], [2, 2], [3, 1]], [40, 60, 30], axis=0)
 print(member_seed(7, "HCM", 3), config_hash(load_campaign(Path(sys.argv[1])), "d"))

@@ -12,15 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from hydragnn_hpc.config import (
-    WITHOUT_EFFECT,
-    Campaign,
-    config_hash,
-    load_campaign,
-    member_hash,
-    member_seed,
-    parse_campaign,
-)
+from hydragnn_hpc.campaign_file import load_campaign, parse_campaign
+from hydragnn_hpc.campaign_hash import config_hash, member_hash
+from hydragnn_hpc.config import WITHOUT_EFFECT, Campaign, member_seed
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.sections import OPTIMIZERS
 

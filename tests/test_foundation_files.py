@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from hydragnn_hpc import ledger
 from hydragnn_hpc.atomic import TEMPORARY_PREFIX, remove_leftovers, write_json, write_text, written_whole
-from hydragnn_hpc.config import config_hash, load_campaign
+from hydragnn_hpc.campaign_file import load_campaign
+from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, State
 from hydragnn_hpc.paths import CampaignFolder, write_record

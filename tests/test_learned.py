@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from hydragnn_hpc import learned
-from hydragnn_hpc.config import Campaign, parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.ledger import Member, State
 from hydragnn_hpc.records.dataset import DatasetFacts, NumberRange, Target

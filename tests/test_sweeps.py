@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydragnn_hpc.config import Campaign, config_hash, parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.campaign_hash import config_hash
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.staged.subset import nested
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, Member, State, read_frozen, read_members

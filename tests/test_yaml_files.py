@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hydragnn_hpc import yaml_files
-from hydragnn_hpc.config import load_campaign
+from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.submit.site import load_site
 

@@ -53,7 +53,7 @@ def submit(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
     """Render the job script for a machine and submit it; further jobs follow by themselves until all is trained."""
-    from hydragnn_hpc.config import load_campaign
+    from hydragnn_hpc.campaign_file import load_campaign
     from hydragnn_hpc.submit import limits, plan, render, scheduler
     from hydragnn_hpc.submit.estimate import estimate
     from hydragnn_hpc.submit.site import load_site
@@ -141,7 +141,7 @@ def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: i
 def _manifest(campaign: Campaign, folder: CampaignFolder) -> Manifest:
     """Return the manifest of a campaign's data set; refuse a campaign, data set or folder that a job would refuse."""
     from hydragnn_hpc import starts
-    from hydragnn_hpc.config import config_hash
+    from hydragnn_hpc.campaign_hash import config_hash
     from hydragnn_hpc.dataset.staged import match
     from hydragnn_hpc.dataset.store.manifest import read_manifest
     from hydragnn_hpc.ensemble.folder import grown

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hydragnn_hpc import yaml_files
+from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.compositions import species_counts
-from hydragnn_hpc.config import parse_campaign
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.features import baselines
 from hydragnn_hpc.dataset.read.units import is_energy

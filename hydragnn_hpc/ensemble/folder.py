@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hydragnn_hpc import ledger, ownership, starts
 from hydragnn_hpc.atomic import remove_leftovers, storage_errors
-from hydragnn_hpc.config import config_hash, load_campaign
+from hydragnn_hpc.campaign_file import load_campaign
+from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.crate import check_archive
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.remarks import registry

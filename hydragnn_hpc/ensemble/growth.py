@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hydragnn_hpc.config import Campaign, of_members
+from hydragnn_hpc.campaign_hash import of_members
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.sections import Variant
 
 _ONLY_GROWS = "a campaign can grow, not shrink"

@@ -10,7 +10,9 @@ import numpy as np
 
 import hydragnn_hpc
 from hydragnn_hpc.atomic import new_folder
-from hydragnn_hpc.config import Campaign, config_hash, member_hash, parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.campaign_hash import config_hash, member_hash
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.exchange import settings
 from hydragnn_hpc.exchange.json_keys import Keys

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydragnn_hpc.config import parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.convolutions import CONVOLUTIONS
 from hydragnn_hpc.dataset.proposal import Proposal
 from hydragnn_hpc.errors import UserError

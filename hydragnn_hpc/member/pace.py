@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hydragnn_hpc.config import Campaign, parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.device import set_arithmetic
 from hydragnn_hpc.member.engine.interface import Engine

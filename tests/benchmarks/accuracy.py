@@ -18,7 +18,7 @@ import torch
 from torch_geometric.loader import DataLoader
 from torch_geometric.utils import degree
 
-from hydragnn_hpc.config import load_campaign
+from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.dataset.staged import copies
 from hydragnn_hpc.dataset.staged.staging import Staging
 from hydragnn_hpc.member.choose import network_sizes

@@ -107,7 +107,7 @@ def worker(staged: Path, campaign: Path, copied: bool) -> Row:
     # Imported only here: the memory of torch belongs to a worker.
     import torch
 
-    from hydragnn_hpc.config import load_campaign
+    from hydragnn_hpc.campaign_file import load_campaign
     from hydragnn_hpc.dataset.staged.copies import StagedData, open_staged
     from hydragnn_hpc.member.choose import choose
     from hydragnn_hpc.member.engine.training_data import from_staged

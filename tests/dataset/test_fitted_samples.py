@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydragnn_hpc.config import Campaign, config_hash, parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.campaign_hash import config_hash
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.staged import copies, requirements
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.training_data import from_staged, with_reference

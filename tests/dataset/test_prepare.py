@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from synthetic import SOURCE, frame_of, lsms_samples, raw_samples
 
-from hydragnn_hpc.config import parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import facts_of, prepare, structure_arrays
 from hydragnn_hpc.dataset.generate import surrogate

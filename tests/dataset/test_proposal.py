@@ -13,7 +13,8 @@ import pytest
 from ase import Atoms
 from emt import changed, crystals
 
-from hydragnn_hpc.config import Campaign, load_campaign
+from hydragnn_hpc.campaign_file import load_campaign
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset import proposal
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.read.options import Options

@@ -15,7 +15,8 @@ from ase.build import bulk
 from emt import changed, crystals
 from synthetic import remarks_of
 
-from hydragnn_hpc.config import Campaign, parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.build.resplit import SplitOptions, split

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
-from hydragnn_hpc.config import Campaign, config_hash, parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.campaign_hash import config_hash
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.ensemble.growth import changes
 from hydragnn_hpc.ensemble.rungs import advance
 from hydragnn_hpc.errors import UserError

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hydragnn_hpc.config import config_hash, load_campaign
+from hydragnn_hpc.campaign_file import load_campaign
+from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.dataset.store.manifest import read_manifest
 from hydragnn_hpc.ledger import Frozen, freeze
 from hydragnn_hpc.paths import CampaignFolder

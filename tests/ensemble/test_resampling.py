@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydragnn_hpc.calibration import calibrate
-from hydragnn_hpc.config import Campaign, config_hash, parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.campaign_hash import config_hash
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.generate import surrogate

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from hydragnn_hpc.config import parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.ensemble.folder import read_plan
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.training.checkpoint import read_model

@@ -19,7 +19,8 @@ import torch
 import yaml
 
 from hydragnn_hpc import Ensemble
-from hydragnn_hpc.config import member_hash, parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.campaign_hash import member_hash
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.read.options import Options

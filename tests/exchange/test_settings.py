@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hydragnn_hpc.config import Campaign, load_campaign
+from hydragnn_hpc.campaign_file import load_campaign
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.exchange.settings import campaign_file
 from tests.campaigns import command, done

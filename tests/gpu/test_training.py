@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hydragnn_hpc.config import config_hash, parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.dataset.staged import copies, requirements
 from hydragnn_hpc.ledger import Frozen
 from hydragnn_hpc.member.choose import choose

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from torch import Tensor
 
-from hydragnn_hpc.config import parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.triton_kernels import operations
 from tests import campaigns

@@ -13,7 +13,7 @@ import torch
 from torch_geometric.nn.models.dimenet import BesselBasisLayer
 from torch_geometric.nn.models.schnet import GaussianSmearing
 
-from hydragnn_hpc.config import parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.convolutions import CONVOLUTIONS, why_not
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.errors import UserError

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from hydragnn_hpc.config import config_hash, parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.dataset.build import prepare, unseen
 from hydragnn_hpc.dataset.features.decorations import geometry
 from hydragnn_hpc.dataset.features.inputs import GeometryOperators

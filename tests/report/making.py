@@ -15,7 +15,9 @@ import numpy as np
 
 from hydragnn_hpc import ledger
 from hydragnn_hpc.atomic import write_json
-from hydragnn_hpc.config import member_hash, member_seed, parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.campaign_hash import member_hash
+from hydragnn_hpc.config import member_seed
 from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.records.dataset import NumberRange
 from hydragnn_hpc.records.device import Device

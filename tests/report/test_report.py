@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydragnn_hpc.config import parse_campaign
+from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.report.analysis import content, statistics
 from hydragnn_hpc.report.document import body, page

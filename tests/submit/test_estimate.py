@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hydragnn_hpc.config import load_campaign
+from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.ledger import Member, State
 from hydragnn_hpc.records.pace import PaceAnswer
 from hydragnn_hpc.records.rungs import Rungs

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hydragnn_hpc.config import load_campaign
+from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.submit import limits, plan
 from hydragnn_hpc.submit.answers import Nodes, Queue, read

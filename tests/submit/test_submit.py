@@ -15,7 +15,9 @@ import pytest
 import yaml
 
 from hydragnn_hpc import ledger
-from hydragnn_hpc.config import Campaign, config_hash, load_campaign
+from hydragnn_hpc.campaign_file import load_campaign
+from hydragnn_hpc.campaign_hash import config_hash
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import Frozen
 from hydragnn_hpc.paths import CampaignFolder, append_record, write_record

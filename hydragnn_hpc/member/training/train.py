@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hydragnn_hpc.config import member_hash
+from hydragnn_hpc.campaign_hash import member_hash
 from hydragnn_hpc.ledger import keeps_checkpoint, now
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import OPTIMIZERS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hydragnn_hpc.config import member_hash
+from hydragnn_hpc.campaign_hash import member_hash
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.paths import read_record

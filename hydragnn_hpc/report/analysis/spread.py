@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from hydragnn_hpc.config import of_members
+from hydragnn_hpc.campaign_hash import of_members
 from hydragnn_hpc.report.analysis.statistics import ENOUGH, LEVEL, Interval, spread_ratio
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Snapshot

@@ -1,0 +1,106 @@
+"""Campaign files: read from YAML, with overrides from the command line, and validated."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hydragnn_hpc import yaml_files
+from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.errors import UserError, refuse_control_characters
+from hydragnn_hpc.sections import Start
+from hydragnn_hpc.validation import one_line
+from hydragnn_hpc.yaml_files import YAML_ERRORS
+
+
+def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
+    """Read a campaign file, apply ``key.key=value`` overrides, validate.
+
+    Paths, of the data set and of what members start from, are relative to the file there, and absolute in the result.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read or a value does not fit; the error names the known key nearest to an unknown one.
+    """
+    try:
+        content = yaml_files.read(path)
+    except FileNotFoundError as error:
+        raise UserError(f"no such campaign file: {path}") from error
+    except (OSError, *YAML_ERRORS) as error:
+        raise UserError(f"cannot read campaign file {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"campaign file {path} holds no settings; start from jobs/campaigns/quickstart.yaml")
+    for override in overrides or []:
+        _apply(content, override)
+    campaign = parse_campaign(content, str(path))
+    dataset = _absolute(path, campaign.dataset, "dataset", "data set")
+    variants = tuple(v.model_copy(update={"start": _beside(path, v.start)}) for v in campaign.variants)
+    return campaign.model_copy(
+        update={"dataset": dataset, "start": _beside(path, campaign.start), "variants": variants}
+    )
+
+
+def _beside(path: Path, start: Start | None) -> Start | None:
+    if start is None:
+        return None
+    return start.model_copy(update={"folder": _absolute(path, start.folder, "start.from", "finished campaign")})
+
+
+def _absolute(path: Path, given: str, key: str, what: str) -> str:
+    try:
+        absolute = (path.parent / Path(given).expanduser()).resolve()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path}: {key}={given!r}: {error}; give the path of a {what}") from error
+    refuse_control_characters(str(absolute), f"{path}: the {what}'s path")
+    return str(absolute)
+
+
+def parse_campaign(content: dict[str, Any], where: str) -> Campaign:
+    """Validate plain data into a :class:`Campaign`; ``where`` is named in errors.
+
+    Raises
+    ------
+    UserError
+        On the first value that does not fit.
+    """
+    try:
+        return Campaign.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{where}: {one_line(error, Campaign)}") from error
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip("."):
+        raise UserError(f"--set {override}: expected key=value, for instance training.epochs=3")
+    try:
+        value = yaml_files.parse(text)
+    except YAML_ERRORS as error:
+        raise UserError(f"--set {override}: the value is not YAML: {error}") from error
+    # YAML reads 1e-3 (no dot) as text; a user of --set means the number, unless it is quoted.
+    _set(content, key.split("."), _number(value) if value == text.strip() else value, override)
+
+
+def _set(section: dict[str, Any], parts: list[str], value: Any, override: str) -> None:
+    # Task names may contain dots.
+    n = next((n for n in range(len(parts), 1, -1) if ".".join(parts[:n]) in section), 1)
+    key, rest = ".".join(parts[:n]), parts[n:]
+    if not rest:
+        section[key] = value
+        return
+    inner = section.setdefault(key, {})
+    if not isinstance(inner, dict):
+        raise UserError(f"--set {override}: '{key}' is a single value, it has no '{'.'.join(rest)}' in it")
+    _set(inner, rest, value, override)
+
+
+def _number(text: str) -> str | float:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
