@@ -64,10 +64,7 @@ def _refuse_other(campaign: Campaign, variant: str) -> None:
         ([i.name for i in campaign.inputs] != ["species"], "inputs: HydraGNN computes none beyond the species"),
         (not model.graph_head and "graph" in levels, "model.graph_head=[]: HydraGNN's heads have a hidden layer"),
         (not model.node_head and "node" in levels, "model.node_head=[]: HydraGNN's heads have a hidden layer"),
-        (
-            campaign.training.fitted_to != "all",
-            "training.fitted_to=samples: HydraGNN scales by all samples",
-        ),
+        (campaign.training.fitted_to != "all", "training.fitted_to=samples: HydraGNN scales by all samples"),
         *(
             refusal
             for name, task in campaign.tasks.items()

@@ -178,12 +178,9 @@ class _Target:
         low, high = np.full(self.values.shape[1], np.inf), np.full(self.values.shape[1], -np.inf)
         for rows, sample, _ in self.blocks():
             values = np.asarray(self.values[rows], np.float64)[self.arrays["split"][sample] == 0]
-            low, high = (
-                np.fmin(low, np.fmin.reduce(values, initial=np.inf)),
-                np.fmax(high, np.fmax.reduce(values, initial=-np.inf)),
-            )
-        low, high = (np.where(high < low, 0.0, limit) for limit in (low, high))
-        return low, np.where(high > low, high - low, 1.0)
+            low = np.fmin.reduce(np.vstack([low, values]))
+            high = np.fmax.reduce(np.vstack([high, values]))
+        return np.where(high < low, 0.0, low), np.where(high > low, high - low, 1.0)
 
     def described(self, first: int, stop: int) -> np.ndarray:
         """Return the regressors of ``linear`` for the rows of samples ``first`` to ``stop``, exclusive."""

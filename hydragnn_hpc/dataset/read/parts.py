@@ -11,7 +11,7 @@ from hydragnn_hpc.errors import UserError
 
 SOURCE = "source"
 """The value of ``split_by`` that takes the split from the source."""
-NAMES = ("training", "validation", "test")
+PART_NAMES = ("training", "validation", "test")
 _PARTS = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "test": 2, "testing": 2}
 
 
@@ -50,7 +50,7 @@ def check_complete(part: np.ndarray, source: str) -> None:
     UserError
         If one of them is empty.
     """
-    for number, name in enumerate(NAMES):
+    for number, name in enumerate(PART_NAMES):
         if not (part == number).any():
             raise UserError(
                 f"{source}: --split-by source: the {name} set is empty; move structures to it, or choose another split"
