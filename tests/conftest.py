@@ -13,8 +13,8 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--long``: the fault suite in full; ``--fault-seed``: repeats its random choices; ``--other-python``."""
-    parser.addoption("--long", action="store_true", help="the fault suite in its long form")
+    """``--long``: repeats under more settings too; ``--fault-seed``: the same faults again; ``--other-python``."""
+    parser.addoption("--long", action="store_true", help="also the tests that repeat a promise under more settings")
     parser.addoption("--other-python", help="Python of an environment with other versions of the packages")
     parser.addoption("--fault-seed", type=int, default=None, help="seed of the fault suite; printed at every run")
 
@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests of the long form, and those of another environment, unless they are requested."""
+    """Leave out repeats under more settings, and tests of another environment, unless they are requested."""
     for option, marker in (("--long", "long"), ("--other-python", "versions")):
         if not config.getoption(option):
             config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker(marker)])
@@ -63,7 +63,7 @@ def fault_seed(pytestconfig: pytest.Config) -> int:
 
 @pytest.fixture(scope="session")
 def long_form(pytestconfig: pytest.Config) -> bool:
-    """Whether the fault suite runs in full."""
+    """Whether repeats under more settings run too."""
     return bool(pytestconfig.getoption("--long"))
 
 

@@ -38,7 +38,7 @@ def hurt(launch: harness.Launch, target: str, what: signal.Signals | str, chance
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test for each case: 8 of them, or 56 in the long form, every target meeting every signal in turn."""
+    """A test for each case: 8 of them, or 56 with ``--long``, every target meeting every signal in turn."""
     if "case" in metafunc.fixturenames:
         metafunc.parametrize("case", range(56 if metafunc.config.getoption("--long") else 8))
 
