@@ -204,15 +204,18 @@ class Campaign(Section):
         ValueError
             If the variant's settings and the campaign's do not fit together, naming the key.
         """
-        tasks = {name: self.tasks[name].model_copy(update=variant.own(name)) for name in variant.tasks}
+        tasks = {name: self.tasks[name] for name in variant.tasks}
+        if variant.weights or variant.losses or variant.references:
+            tasks = {name: task.model_copy(update=variant.own(name)) for name, task in tasks.items()}
         training, start = _with_own(self.training, variant.training, "training"), variant.start or self.start
         if start is not None and start.learning_rate is not None:
             training = _with_own(training, {"optimizer": {"learning_rate": start.learning_rate}}, "training")
             start = start.model_copy(update={"learning_rate": None})
+        plain = Variant(name=variant.name, tasks=variant.tasks) if variant.differs or variant.weights else variant
         return self.model_copy(
             update={
                 "sweep": None,
-                "variants": (Variant(name=variant.name, tasks=variant.tasks),),
+                "variants": (plain,),
                 "tasks": tasks,
                 "inputs": variant.inputs or self.inputs,
                 "model": _with_own(self.model, variant.model, "model"),

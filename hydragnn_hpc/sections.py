@@ -38,8 +38,9 @@ class Section(BaseModel):
     @classmethod
     def _refuse_truth_values(cls, content: Any) -> Any:
         """Refuse booleans, which pydantic would accept as the number 1."""
+        fields = cls.model_fields
         for key, value in content.items() if isinstance(content, dict) else ():
-            kind = cls.model_fields[key].annotation if key in cls.model_fields else bool
+            kind = fields[key].annotation if key in fields else bool
             parts = value.values() if isinstance(value, dict) and get_origin(kind) is dict else value
             parts = parts if isinstance(parts, Iterable) else [parts]
             if kind is not bool and any(isinstance(part, bool) for part in parts):

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.read.units import is_energy
 from hydragnn_hpc.dataset.remarks.view import Lines
 from hydragnn_hpc.records.dataset import Manifest
 
+Variants = Mapping[str, Campaign]
+"""Each variant of a campaign as a campaign of its own, by name."""
 
-def each_variant(campaign: Campaign) -> dict[str, Campaign]:
+
+def each_variant(campaign: Campaign) -> Variants:
     """Return each variant as a campaign of its own, by name."""
     return {variant.name: campaign.of_variant(variant) for variant in campaign.variants}
 
 
-def naming_variants(campaign: Campaign, variants: Iterable[str], text: str) -> str:
+def naming_variants(variants: Variants, concerned: Iterable[str], text: str) -> str:
     """Return a remark with the variants that it concerns in front, unless it concerns all."""
-    names = list(variants)
-    return text if len(names) == len(campaign.variants) else f"variants {', '.join(names)}: {text}"
+    names = list(concerned)
+    return text if len(names) == len(variants) else f"variants {', '.join(names)}: {text}"
 
 
-def mean_pooling(campaign: Campaign, manifest: Manifest) -> Lines:
+def mean_pooling(campaign: Campaign, variants: Variants, manifest: Manifest) -> Lines:
     """Mean pooling for a structure's total energy, where structures differ in size."""
     atoms = manifest.distribution.atoms if manifest.distribution else None
     if atoms is None or atoms.minimum == atoms.maximum:
         return
-    variants = each_variant(campaign)
     for name, task in campaign.tasks.items():
         unit = manifest.targets[task.field].unit
         poor = {v: c.model.pooling for v, c in variants.items() if name in c.tasks and c.model.pooling != "sum"}
@@ -39,24 +41,24 @@ def mean_pooling(campaign: Campaign, manifest: Manifest) -> Lines:
             yield text, task.field
 
 
-def species_as_number(campaign: Campaign, manifest: Manifest) -> Lines:
+def species_as_number(campaign: Campaign, variants: Variants, manifest: Manifest) -> Lines:
     """The scaled proton number as the only input, with more than two elements."""
     elements = manifest.source.species or []
-    poor = [v for v, c in each_variant(campaign).items() if {i.name for i in c.inputs} == {"species"}]
+    poor = [v for v, c in variants.items() if {i.name for i in c.inputs} == {"species"}]
     if len(elements) > 2 and poor:
         text = (
             f"{len(elements)} elements are distinguished by the scaled proton number alone, whose order is not that of"
             " their properties: set inputs=[one_hot], or use properties such as radius"
         )
-        yield naming_variants(campaign, poor, text), None
+        yield naming_variants(variants, poor, text), None
 
 
-def reference_of_all(campaign: Campaign, manifest: Manifest) -> Lines:
+def reference_of_all(campaign: Campaign, variants: Variants, manifest: Manifest) -> Lines:
     """A reference that is fitted to the whole training set, while the network is trained on part of it."""
     for name, task in campaign.tasks.items():
         affected = [
             v
-            for v, c in each_variant(campaign).items()
+            for v, c in variants.items()
             if c.training.trained_on(manifest.split[0]) < manifest.split[0]
             and c.training.fitted_to == "all"
             and name in c.tasks
@@ -68,15 +70,15 @@ def reference_of_all(campaign: Campaign, manifest: Manifest) -> Lines:
                 " training.samples is smaller, so that errors understate what so few samples allow; set"
                 " training.fitted_to=samples"
             )
-            yield naming_variants(campaign, affected, text), task.field
+            yield naming_variants(variants, affected, text), task.field
 
 
-def reference_of_resampled(campaign: Campaign, manifest: Manifest) -> Lines:
+def reference_of_resampled(campaign: Campaign, variants: Variants, manifest: Manifest) -> Lines:
     """A reference that is fitted to the data set's training set, while replicas are trained on samples of their own."""
     for name, task in campaign.tasks.items():
         resampled = [
             v
-            for v, c in each_variant(campaign).items()
+            for v, c in variants.items()
             if c.training.resample != "none" and name in c.tasks and c.tasks[name].reference != "none"
         ]
         if resampled:
@@ -85,4 +87,4 @@ def reference_of_resampled(campaign: Campaign, manifest: Manifest) -> Lines:
                 " replicas are trained on samples of their own (training.resample): errors vary less than with"
                 " references of their own; set reference=none"
             )
-            yield naming_variants(campaign, resampled, text), task.field
+            yield naming_variants(variants, resampled, text), task.field

@@ -68,7 +68,7 @@ DATA = (
     DataCheck("close-atoms", geometries.close_atoms),
     DataCheck("no-neighbours", geometries.no_neighbours),
 )
-CAMPAIGN: tuple[tuple[str, Callable[[Campaign, Manifest], Lines]], ...] = (
+CAMPAIGN: tuple[tuple[str, Callable[[Campaign, campaigns.Variants, Manifest], Lines]], ...] = (
     ("mean-pooling", campaigns.mean_pooling),
     ("species-as-number", campaigns.species_as_number),
     ("reference-of-all", campaigns.reference_of_all),
@@ -105,8 +105,8 @@ def of_campaign(campaign: Campaign, manifest: Manifest) -> list[Remark]:
             and (remark.target is None or remark.target in {task.field for task in variant.tasks.values()})
         ]
         if concerned:
-            text = campaigns.naming_variants(campaign, concerned, remark.text)
+            text = campaigns.naming_variants(variants, concerned, remark.text)
             remarks.append(remark.model_copy(update={"text": text}))
     for name, find in CAMPAIGN:
-        remarks += [Remark(name=name, text=text, target=target) for text, target in find(campaign, manifest)]
+        remarks += [Remark(name=name, text=text, target=target) for text, target in find(campaign, variants, manifest)]
     return remarks
