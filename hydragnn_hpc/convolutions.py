@@ -46,7 +46,7 @@ CONVOLUTIONS = {
 def why_not(name: str, edges: bool) -> str:
     """Return why a convolution cannot be used with (or without) edge features, ``""`` if it can."""
     if name not in CONVOLUTIONS:
-        return f"unknown convolution '{name}'; known are: {', '.join(CONVOLUTIONS)}"
+        return f"unknown convolution '{name}'; known: {', '.join(CONVOLUTIONS)}"
     rule = CONVOLUTIONS[name].edges
     if edges and rule == "none":
         able = ", ".join(n for n, c in CONVOLUTIONS.items() if c.edges != "none")

@@ -15,7 +15,7 @@ from hydragnn_hpc.records.member import Result
 from hydragnn_hpc.records.rungs import Rungs
 
 
-def targets(campaign: Campaign, rungs: Rungs) -> dict[str, int]:
+def epoch_limits(campaign: Campaign, rungs: Rungs) -> dict[str, int]:
     """Return the epoch up to which the members of each variant are trained for now, by name."""
     epochs = {v.name: campaign.epochs(v) for v in campaign.variants}
     if campaign.sweep is None or campaign.sweep.halving is None:
@@ -30,7 +30,7 @@ def targets(campaign: Campaign, rungs: Rungs) -> dict[str, int]:
 
 def ended(campaign: Campaign, rungs: Rungs) -> dict[str, int]:
     """Return the points that do not go on, and the epoch at which each ended."""
-    reached, survivors = targets(campaign, rungs), _survivors(rungs)
+    reached, survivors = epoch_limits(campaign, rungs), _survivors(rungs)
     return {
         point.name: reached[point.name]
         for point in (campaign.sweep.points if campaign.sweep and campaign.sweep.halving else ())
@@ -50,7 +50,7 @@ def contenders(campaign: Campaign, rungs: Rungs, of: str) -> tuple[str, ...]:
 
 
 def best(scores: Mapping[str, Sequence[float]], share: Fraction) -> tuple[str, ...]:
-    """Return the share of points with the lowest mean score, rounded up; of equal ones the first.
+    """Return the share of points with the lowest mean score, rounded up; the first of a tie.
 
     ``scores`` are those of each point's finished members; a point without any does not go on.
     """

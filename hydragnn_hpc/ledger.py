@@ -159,7 +159,7 @@ def read_members(folder: CampaignFolder, campaign: Campaign, running: Iterable[s
         started = _names(folder.members)
     except OSError:
         started = {v.name for v in campaign.variants}  # each member then reports what cannot be read
-    epochs = halving.targets(campaign, read_rungs(folder))
+    epochs = halving.epoch_limits(campaign, read_rungs(folder))
     members = [
         read_member(folder, v.name, r, epochs[v.name]) if v.name in started else Member(v.name, r, State.WAITING)
         for v in campaign.variants

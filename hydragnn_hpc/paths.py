@@ -76,7 +76,7 @@ def append_record(path: Path, record: BaseModel) -> None:
 
 
 def noise_of(task: str) -> str:
-    """Return the name of a task's noise among the arrays of predictions, which no task can have."""
+    """Return the name of a task's noise among the arrays of predictions: one that no task can have."""
     return f"{task}:noise"
 
 
@@ -98,7 +98,7 @@ class MemberFolder:
         self.claim = self.root / "claim.json"
 
     def obsolete(self, keep_checkpoint: bool) -> tuple[Path, ...]:
-        """Return the files that are removed once a member has its result, its latest checkpoint unless it is kept."""
+        """Return the files that are removed once a member has its result, but no checkpoint that is kept."""
         always = (self.previous_checkpoint, self.claim)
         return always if keep_checkpoint else (self.checkpoint, *always)
 

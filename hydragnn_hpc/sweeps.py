@@ -47,7 +47,7 @@ class Range(Section):
         """Return a random number of the range."""
         low, high = float(self.minimum), float(self.maximum)
         whole = isinstance(self.minimum, int) and isinstance(self.maximum, int)
-        if whole:  # every number has the interval of what rounds to it, also the first and the last
+        if whole:  # every number stands for the interval that rounds to it, the first and the last included
             low, high = low - 0.5, high + 0.5
         u = float(rng.random())
         value = math.exp(math.log(low) + u * math.log(high / low)) if self.log else low + u * (high - low)

@@ -88,9 +88,9 @@ def _elements(distribution: Distribution) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Column, Table
 
-    from hydragnn_hpc.dataset.build.distribution import BUCKETS
+    from hydragnn_hpc.dataset.build.distribution import BINS
 
-    table = Table(Column("samples by share", no_wrap=True), *_right_aligned(*BUCKETS), box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(Column("samples by share", no_wrap=True), *_right_aligned(*BINS), box=SIMPLE_HEAD, pad_edge=False)
     for z, counts in distribution.elements.items():
         table.add_row(chemical_symbols[int(z)], *(f"{n:,}" if n else "" for n in counts))
     return table

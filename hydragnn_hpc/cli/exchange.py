@@ -48,7 +48,7 @@ def model(
         str, typer.Option(help="Unit of the positions that it was trained on, bohr or angstrom.", show_default=False)
     ],
     unit: Annotated[
-        list[str] | None, typer.Option(help="Unit of an output, OUTPUT=UNIT; repeatable. Default: a plain number.")
+        list[str] | None, typer.Option(help="Unit of an output, OUTPUT=UNIT; repeatable. Default: dimensionless.")
     ] = None,
     elements: Annotated[
         str,

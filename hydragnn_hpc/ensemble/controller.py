@@ -76,7 +76,7 @@ class Controller:
         self._plan, self._folder, self._placements = plan, folder, placements
         self._launch = plan.frozen.campaign.launch
         self._queue = StackQueue(plan.stacks(), self._launch.attempts)
-        self._epochs = halving.targets(plan.frozen.campaign, ledger.read_rungs(folder))
+        self._epochs = halving.epoch_limits(plan.frozen.campaign, ledger.read_rungs(folder))
         self._total = len(plan.members)
         counts = plan.counts()
         self._done_before = counts.get(State.FINISHED, 0) + counts.get(State.DIVERGED, 0)
@@ -188,7 +188,7 @@ class Controller:
             self.display.line(line)
         self._done_before -= len(again - self._queue.finished)
         self._queue.add((v, tuple(r for r in replicas if (v, r) in again)) for v, replicas in campaign.stacks())
-        self._epochs = halving.targets(campaign, ledger.read_rungs(self._folder))
+        self._epochs = halving.epoch_limits(campaign, ledger.read_rungs(self._folder))
         self._sizes.share(self._queue.waiting + sum(len(a.replicas) for a in self._queue.running().values()))
 
     def _free(self, worker: WorkerId, stopped: bool) -> None:

@@ -159,7 +159,7 @@ class WorkerProcess:
             return [*events, self._died(processes.outcome(code))]
         limit = self._options.silence if self._ready else max(self._options.silence, _STARTUP_SECONDS)
         if (self.busy or not self._ready) and time.monotonic() - self._heard_at > limit:
-            return [*events, self._died(f"no sign of life for {limit:g} s")]
+            return [*events, self._died(f"silent for {limit:g} s")]
         if self._writer.blocked_seconds > limit:
             return [*events, self._died(f"has not read its commands for {limit:g} s")]
         return events

@@ -42,7 +42,7 @@ class Facts:
     bohr : float
         Bohr in the unit of positions and radius.
     units : dict
-        Unit of an output, by its name; others are plain numbers.
+        Unit of an output, by its name; others are dimensionless.
     elements : list of int or None
         Proton numbers that the model was trained on; None: all between the smallest and the largest.
     unscaled : bool
@@ -70,7 +70,7 @@ def import_models(source: Path, out: Path, known: Facts) -> int:
     Raises
     ------
     UserError
-        If something cannot be read, or is no network that can be used here.
+        If something cannot be read, or is not a network that can be used here.
     """
     if out.exists():
         raise UserError(f"{out} exists; give the name of a new folder")

@@ -69,7 +69,7 @@ def open_configuration(path: Path) -> Keys:
     Raises
     ------
     UserError
-        If it cannot be read, is no such configuration, or has several branches.
+        If it cannot be read, is not such a configuration, or has several branches.
     """
     content = read_json(path)
     network = content.get("NeuralNetwork")

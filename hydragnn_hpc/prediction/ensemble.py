@@ -151,7 +151,7 @@ class Ensemble:
         level: float = 0.9,
     ) -> None:
         if device not in DEVICES:
-            raise UserError(f"device '{device}'; known are: {', '.join(DEVICES)}")
+            raise UserError(f"device '{device}'; known: {', '.join(DEVICES)}")
         check_level(level)
         self._folder = folder = CampaignFolder(Path(out))
         self.campaign: Campaign = read_frozen(folder).campaign

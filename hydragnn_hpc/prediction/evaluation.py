@@ -80,8 +80,8 @@ class Labels:
             return spec.unit.in_ev / wanted.in_ev
         if spec.unit.text != wanted.text:
             raise UserError(
-                f"--target {name}: values in {spec.unit.text or 'plain numbers'} cannot be compared with predictions in"
-                f" {wanted.text or 'plain numbers'}; correct the unit"
+                f"--target {name}: values in {spec.unit} cannot be compared with predictions in {wanted}; correct the"
+                " unit"
             )
         return 1.0
 

@@ -111,7 +111,7 @@ def farthest(pool: Pool, scores: np.ndarray, limits: Limits, classes: np.ndarray
     """Choose one structure after the other: the one with the largest score times distance from those chosen before.
 
     The first is the one with the largest score (greedy farthest points, Gonzalez 1985, weighted). The result does not
-    depend on anything but the pool; of equal ones the first is taken.
+    depend on anything but the pool; in a tie the first is taken.
     """
     features = np.array(pool.features)
     allowed = _Allowed(pool, limits, classes)

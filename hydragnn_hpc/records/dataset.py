@@ -69,7 +69,7 @@ class Moments(FileRecord):
 
 
 class Distribution(FileRecord):
-    """Distribution of the samples; ``elements`` counts by proton number and bucket (`dataset.build.distribution`)."""
+    """Distribution of the samples; ``elements`` counts by proton number and bin (`dataset.build.distribution`)."""
 
     targets: dict[str, Moments]
     atoms: AtomsRange

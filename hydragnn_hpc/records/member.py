@@ -139,7 +139,7 @@ class Failure(FileRecord):
     Attributes
     ----------
     cause : str
-        ``killed by signal 9 (SIGKILL)``, ``exit code 1``, ``no sign of life for 600 s``, ``error: ...``.
+        ``killed by signal 9 (SIGKILL)``, ``exit code 1``, ``silent for 600 s``, ``error: ...``.
     detail : str
         The exception's type, or empty.
     last_output : tuple of str

@@ -76,7 +76,7 @@ def _epochs(campaign: Campaign, rungs: Rungs, each: Mapping[str, float]) -> tupl
 
     ``each`` are the seconds of an epoch.
     """
-    now, later = halving.targets(campaign, rungs), Counter[str]()
+    now, later = halving.epoch_limits(campaign, rungs), Counter[str]()
     if campaign.sweep is None or campaign.sweep.halving is None:
         return now, later
     at, share = campaign.sweep.halving.at, campaign.sweep.halving.share

@@ -61,7 +61,7 @@ def _answer(key: str, words: Sequence[str]) -> str:
     if answer.code and key == "gpus":
         return ""
     if answer.code:
-        raise UnknownError(f"'{' '.join(words)}' failed: {answer.last_words or 'without a reason'}")
+        raise UnknownError(f"'{' '.join(words)}' failed: {answer.last_words or 'it gave no reason'}")
     return answer.output
 
 
@@ -85,7 +85,7 @@ def rehearse(scheduler: Scheduler, script: str) -> str:
             f"'{command}' refused the job: {answer.last_words}; ask for less or for another queue, or submit the "
             f"script of --dry-run with '{scheduler.submit[0]}' to let it wait nevertheless"
         )
-    return f"'{command}' failed without a reason" if answer.code else ""
+    return f"'{command}' failed: it gave no reason" if answer.code else ""
 
 
 def choose(queues: Iterable[Queue], name: str | None, where: str) -> Queue:

@@ -126,7 +126,7 @@ def load_site(name: str) -> Site:
         if path == given:
             raise UserError(f"--site {name}: no such file") from error
         known = ", ".join(site_names())
-        raise UserError(f"--site {name}: no such machine; known are: {known}, or the path of a YAML file") from error
+        raise UserError(f"--site {name}: no such machine; known: {known}, or the path of a YAML file") from error
     except ValidationError as error:
         raise UserError(f"--site {name}: {path}: {one_line(error, Site)}") from error
     except (OSError, *yaml_files.YAML_ERRORS) as error:

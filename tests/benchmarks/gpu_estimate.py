@@ -1,9 +1,9 @@
-"""Launches and bytes of a training step on a GPU, counted without one, and the time that a device allows for them.
+"""Launches and bytes of a training step on a GPU, counted without one, and the time that they would take.
 
 Every operation of torch is one launch that reads each of its arguments and writes each of its results once, in device
 memory; so does every kernel of `hydragnn_hpc.member.triton_kernels`, whose repeated reads of neighbours come from the
-second-level cache. Arithmetic and the start of a launch inside a graph are not in the bytes' time. Nothing here is a
-measurement of a GPU.
+second-level cache. The time is that of the launches plus that of the bytes; arithmetic is not counted. Nothing here is
+a measurement of a GPU.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Counted:
 
     @property
     def seconds(self) -> float:
-        """The least time on the device: nothing overlaps."""
+        """The time on the device, where nothing overlaps and memory runs at its full bandwidth."""
         return self.launches * LAUNCH + self.memory / BANDWIDTH + self.cache / CACHE
 
 
@@ -85,7 +85,7 @@ def _tensors(values: list[Any]) -> list[Tensor]:
 
 
 def _bytes(tensor: Tensor) -> int:
-    """Bytes of its elements, those that a stride of zero repeats once."""
+    """Bytes of its elements; one that a stride of zero repeats counts once."""
     sizes = (n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
     return int(np.prod([*sizes], dtype=np.int64)) * tensor.element_size() if tensor.numel() else 0
 
@@ -99,7 +99,7 @@ def count(case: str, engine: str, members: int) -> Counter:
     gradients, adam = torch.zeros_like(parameters), new_optimizer(AdamOptimizer(name="Adam"), parameters)
     index = np.stack([np.random.default_rng(e).permutation(cases.SAMPLES)[: cases.BATCH] for e in range(members)])
     factors = adam.plan(2, np.full(members, 1e-3))
-    # The first makes what all steps of a shape share.
+    # The first step makes what all steps of a shape share: the second is counted.
     for factor in factors:
         with Counter() as counter:
             made.step(parameters, gradients, buffers, index)

@@ -84,7 +84,7 @@ def test_info_of_a_data_set_whose_manifest_does_not_say_its_distribution(made: P
         (["prepare", "{raw}", "{new}.bp", "--boundary", "periodic"], "give --cell"),
         (["prepare", "{raw}", "{new}.bp", "--cell", "1 2 nan bohr"], "expected 3 edge lengths"),
         (["prepare", "{raw}", "{new}.bp", "--cell", "1 2 3 miles"], "--cell '1 2 3 miles'"),
-        (["prepare", "{raw}", "{new}.bp", "--scale-over", "test"], "--scale-over test; known are: all, train"),
+        (["prepare", "{raw}", "{new}.bp", "--scale-over", "test"], "--scale-over test; known: all, train"),
         (["prepare", "{raw}", "{new}.bp", "--on-error", "skp"], "did you mean 'skip'"),
         (["prepare", "{raw}", "{new}.bp", "--end-member", "Au=-1"], "holds no Au"),
         (["prepare", "{raw}", "{new}"], "ends in .bp"),

@@ -13,12 +13,12 @@ from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.read.options import Options
 
 
-def test_buckets_and_moments_of_what_is_known() -> None:
+def test_bins_and_moments_of_what_is_known() -> None:
     z = np.array([26] * 5 + [26, 78, 78, 78, 78] + [26, 26, 26, 26, 78] + [78] * 5, np.int32)
     arrays = {"atomic_numbers": z, "atom_offsets": np.arange(5) * 5}
     arrays["target_a"] = np.array([[1.0, np.nan], [3.0, 2.0], [5.0, np.nan], [7.0, 4.0]])
     found = distribution.describe(arrays, ["a"]).model_dump()
-    # Shares of iron: 1, 1/5 (its bucket's upper end), 4/5 (likewise), 0.
+    # Shares of iron: 1, 1/5 (its bin's upper end), 4/5 (likewise), 0.
     assert found["elements"] == {"26": [1, 1, 0, 0, 1, 0, 1], "78": [1, 1, 0, 0, 1, 0, 1]}
     assert found["targets"]["a"] == {"mean": [4.0, 3.0], "std": [np.sqrt(5.0), 1.0], "missing": [0, 2]}
     assert found["atoms"] == {"minimum": 5, "mean": 5.0, "maximum": 5}

@@ -294,7 +294,7 @@ def test_supercells_of_one_lattice_share_shells() -> None:
     pos, cell = surrogate.sites()
     double = Geometry(np.concatenate([pos, pos + cell[2]]), cell * [[1], [1], [2]], ALWAYS)
     assert shells.find([lattice(), double], 5, 7.0, 5.0).kind == "shells"
-    # The distances of one shaken crystal are no shells either: each is around two sites only.
+    # The distances of one shaken crystal are not shells either: each is around two sites only.
     assert shells.find(shaken(1), 5, 7.0, 4.0).kind == "radial"
     assert shells.find([], 5, 7.0, 4.0).kind == "radial"
     atom = Geometry(np.zeros((1, 3)), np.zeros((3, 3)), NEVER)

@@ -166,7 +166,7 @@ def test_periodic_needs_a_cell(raw: Path, tmp_path: Path) -> None:
     assert prepare(raw, tmp_path / "x.bp", Options(periodic=True, cell=cell)).sizes["E"] == 384
 
 
-def test_scaling_over_the_training_part(raw: Path, tmp_path: Path) -> None:
+def test_scaling_over_the_training_set(raw: Path, tmp_path: Path) -> None:
     manifest = prepare(raw, tmp_path / "x.bp", Options(scale_over="train"))
     _, a = store.read(tmp_path / "x.bp")
     h = a["target_mixing_enthalpy"][a["split"] == 0]

@@ -167,19 +167,19 @@ def test_invalid_arrays_are_refused_by_name(content, tmp_path: Path, name: str, 
 # Damage
 
 
-def damage(path: Path, chance: random.Random) -> str:
+def damage(path: Path, rng: random.Random) -> str:
     """Damage one file in one way; return a description of the damage."""
     data = bytearray(path.read_bytes())
-    kind = chance.choice(["flip", "cut", "remove", "insert", "zero", "empty", "delete", "swap for a folder"])
-    position = chance.randrange(len(data))
+    kind = rng.choice(["flip", "cut", "remove", "insert", "zero", "empty", "delete", "swap for a folder"])
+    position = rng.randrange(len(data))
     if kind == "flip":
-        data[position] ^= 1 << chance.randrange(8)
+        data[position] ^= 1 << rng.randrange(8)
     elif kind == "cut":
         del data[position:]
     elif kind == "remove":
         del data[position]
     elif kind == "insert":
-        data.insert(position, chance.randrange(256))
+        data.insert(position, rng.randrange(256))
     elif kind == "zero":
         data[position] = 0 if data[position] else 255
     path.unlink()
@@ -217,11 +217,11 @@ print("adios2" in sys.modules)
 
 @pytest.mark.parametrize("part", range(3))
 def test_any_damage_is_refused_and_adios2_never_sees_it(whole: Path, tmp_path: Path, part: int) -> None:
-    chance = random.Random(part)
+    rng = random.Random(part)
     descriptions, paths = [], []
     for case in range(20):
         paths.append(Path(shutil.copytree(whole, tmp_path / f"{case}.bp")))
-        descriptions.append(damage(paths[-1] / FILES[(case + part) % len(FILES)], chance))
+        descriptions.append(damage(paths[-1] / FILES[(case + part) % len(FILES)], rng))
     *answers, adios2_was_imported = outcomes(paths)
     assert len(answers) == len(paths)
     for path, description, answer in zip(paths, descriptions, answers, strict=True):

@@ -21,6 +21,7 @@ from hydragnn_hpc.errors import UserError
 )  # fmt: skip
 def test_units_are_shown_in_one_spelling(text: str, shown: str) -> None:
     assert parse_unit(text, "x").text == shown
+    assert str(parse_unit(text, "x")) == (shown or "1 (dimensionless)")
 
 
 @pytest.mark.parametrize(

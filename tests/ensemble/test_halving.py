@@ -21,7 +21,7 @@ from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.ensemble.growth import changes
 from hydragnn_hpc.ensemble.rungs import advance
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.halving import best, ended, targets
+from hydragnn_hpc.halving import best, ended, epoch_limits
 from hydragnn_hpc.ledger import read_rungs
 from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.records.rungs import Rungs
@@ -47,9 +47,9 @@ def test_how_far_each_point_is_trained() -> None:
     campaign = parsed(sweep={"of": ["H", "M"]}, variants=["HM"])
     names = [p.name for p in campaign.sweep.points] if campaign.sweep else []
     first, second = names[:6], names[6:]
-    assert set(targets(campaign, Rungs()).items()) == {("HM", 6), *((name, 2) for name in names)}
+    assert set(epoch_limits(campaign, Rungs()).items()) == {("HM", 6), *((name, 2) for name in names)}
     rungs = Rungs(survivors={"H": ((first[1], first[4]), (first[4],)), "M": ((second[0], second[2]),)})
-    reached = targets(campaign, rungs)
+    reached = epoch_limits(campaign, rungs)
     assert [reached[name] for name in first] == [2, 4, 2, 2, 6, 2]
     assert [reached[name] for name in second] == [4, 2, 4, 2, 2, 2]
     assert ended(campaign, rungs) == {name: reached[name] for name in names if name not in (first[4], *second[0:3:2])}

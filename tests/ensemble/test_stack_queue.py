@@ -20,7 +20,7 @@ stacks_strategy = st.lists(
 @given(stacks=stacks_strategy, workers=st.integers(1, 5), attempts=st.integers(1, 4), seed=st.integers(0, 10**6))
 @settings(max_examples=300, deadline=None)
 def test_every_member_ends_exactly_once(stacks, workers: int, attempts: int, seed: int) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     queue = StackQueue(stacks, attempts)
     names = [(variant, r) for variant, replicas in stacks for r in replicas]
     limit = {(v, r): attempts if len(replicas) == 1 else max(attempts, 2) for v, replicas in stacks for r in replicas}
@@ -29,7 +29,7 @@ def test_every_member_ends_exactly_once(stacks, workers: int, attempts: int, see
     while not queue.over:
         steps += 1
         assert steps < 10_000, "the schedule does not come to an end"
-        worker = (chance.randrange(workers), 0)
+        worker = (rng.randrange(workers), 0)
         running = queue.running()
         held = [(a.variant, r) for a in running.values() for r in a.replicas]
         assert len(held) == len(set(held)), "a member is trained twice at once"
@@ -40,9 +40,9 @@ def test_every_member_ends_exactly_once(stacks, workers: int, attempts: int, see
                     tried[assignment.variant, replica] += 1
             continue
         left = running[worker].replicas
-        what = chance.choice(["member", "member", "done", "died", "stopped"])
+        what = rng.choice(["member", "member", "done", "died", "stopped"])
         if what == "member" and left:
-            queue.member_done(worker, chance.choice(left))
+            queue.member_done(worker, rng.choice(left))
         elif what == "done" and not left:
             queue.stack_done(worker)
         elif what == "died":

@@ -99,7 +99,7 @@ def test_a_silent_worker_is_ended(small: Path, tmp_path: Path) -> None:
     done = drive(small, tmp_path / "out", 2, "silent", "M", "0.05", campaign="silent.yaml")
     assert done.returncode == 1
     attempts = json.loads((tmp_path / "out" / "members" / "M" / "00" / "failure.json").read_text())
-    assert attempts[-1]["cause"] == "no sign of life for 2 s"
+    assert attempts[-1]["cause"] == "silent for 2 s"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_silent_worker_is_ended(small: Path, tmp_path: Path) -> None:
         ("unknown", "sent a line that is not an event, .*gossip"),
         ("incomplete", "sent a line that is not an event, .*finished"),
         ("long", r"sent a line of more than 4,194,304 bytes, b'xxxx.*\.\.\."),
-        ("no newline", "no sign of life for 3 s"),
+        ("no newline", "silent for 3 s"),
         ("flood", "sent more than 10,000 lines per second"),
     ],
 )

@@ -180,7 +180,7 @@ def test_settings_that_both_have_are_carried(tmp_path: Path) -> None:
         ("NeuralNetwork", 3, "NeuralNetwork.Architecture is missing"),
     ],
 )  # fmt: skip
-def test_what_no_campaign_can_be_is_one_line(path: str, value: Any, message: str, tmp_path: Path) -> None:
+def test_what_a_campaign_cannot_express_is_refused(path: str, value: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         campaign_file(write(tmp_path / "config.json", changed(**{path: value})))
     assert str(caught.value).startswith(f"{tmp_path}/config.json: ")
@@ -198,7 +198,7 @@ def test_what_no_campaign_can_be_is_one_line(path: str, value: Any, message: str
         ("\xff", "is not JSON"),
     ],
 )
-def test_files_that_are_no_configuration(text: str, message: str, tmp_path: Path) -> None:
+def test_files_that_are_not_configurations(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=message.replace("[", r"\[")):
         campaign_file(tmp_path / "c.json")

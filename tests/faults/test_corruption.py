@@ -41,22 +41,22 @@ def opening(path: Path) -> str:
         child.join()
 
 
-def damage(path: Path, chance: random.Random) -> str:
-    """Flip, cut, remove, add or swap bytes of one file; return what was done."""
+def damage(path: Path, rng: random.Random) -> str:
+    """Change, remove or add bytes of one file, or delete it; return what was done."""
     content = bytearray(path.read_bytes())
-    kind = chance.choice(["flip", "truncate", "remove bytes", "garbage", "append", "empty", "delete"])
-    place = chance.randrange(len(content))
+    kind = rng.choice(["flip", "truncate", "remove bytes", "garbage", "append", "empty", "delete"])
+    place = rng.randrange(len(content))
     if kind == "flip":
-        content[place] ^= 1 << chance.randrange(8)
+        content[place] ^= 1 << rng.randrange(8)
     elif kind == "truncate":
         del content[place:]
     elif kind == "remove bytes":
-        del content[place : place + chance.randrange(1, 64)]
+        del content[place : place + rng.randrange(1, 64)]
     elif kind == "garbage":
         length = min(64, len(content) - place)
         content[place : place + length] = bytes(255 - b for b in content[place : place + length])
     elif kind == "append":
-        content += chance.randbytes(chance.randrange(1, 64))
+        content += rng.randbytes(rng.randrange(1, 64))
     elif kind == "empty":
         content.clear()
     path.unlink()
@@ -67,14 +67,14 @@ def damage(path: Path, chance: random.Random) -> str:
 
 @pytest.mark.timeout(1800)
 def test_any_damage_is_refused_with_the_file_named(raw_data: Path, tmp_path: Path, fault_seed: int, long_form: bool):
-    chance = random.Random(fault_seed)
+    rng = random.Random(fault_seed)
     whole, hurt = raw_data / "small.bp", tmp_path / "hurt.bp"
     assert opening(whole) == "opened"
     files = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file())
     for _ in range(560 if long_form else 60):
         shutil.copytree(whole, hurt)
-        target = hurt / chance.choice(files)
-        done = damage(target, chance)
+        target = hurt / rng.choice(files)
+        done = damage(target, rng)
         answer = opening(hurt)
         assert answer.startswith("refused: ") and target.name in answer, f"{done}: {answer}"
         shutil.rmtree(hurt)

@@ -40,9 +40,9 @@ def test_what_a_training_worker_should_not_send_costs_one_attempt(arena, what: s
 @pytest.mark.parametrize("case", range(4))
 def test_a_reader_of_standard_error_that_goes_changes_nothing(arena, fault_seed: int, case: int) -> None:
     """After some bytes of each rank's lines nobody reads them any more."""
-    chance = random.Random(f"{fault_seed} {case}")
+    rng = random.Random(f"{fault_seed} {case}")
     wrapper = arena.folder / "wrapper.sh"
-    wrapper.write_text(f'#!/bin/bash\nexec "$@" 2> >(exec head -c {chance.randrange(1500)} >&2)\n')
+    wrapper.write_text(f'#!/bin/bash\nexec "$@" 2> >(exec head -c {rng.randrange(1500)} >&2)\n')
     wrapper.chmod(0o755)
     out = arena.folder / "out"
     assert arena.run(out, wrapper=wrapper) == 0, arena.last().tail()

@@ -22,13 +22,13 @@ TARGETS = ("launcher", "rank", "worker", "group")
 DEADLY = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL, "STOP then KILL")
 
 
-def hurt(launch: harness.Launch, target: str, what: signal.Signals | str, chance: random.Random) -> str:
+def hurt(launch: harness.Launch, target: str, what: signal.Signals | str, rng: random.Random) -> str:
     """Send the signal; return the processes that it reached (empty if none of that role was alive)."""
     if target == "group":
         pids = [p.pid for p in harness.processes(launch.mark) if p.role != "worker"]
     else:
         alive = launch.of_role(target)
-        pids = [chance.choice(alive).pid] if alive else []
+        pids = [rng.choice(alive).pid] if alive else []
     for number in (signal.SIGSTOP, signal.SIGKILL) if isinstance(what, str) else (what,):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
@@ -47,12 +47,12 @@ def test_any_signal_at_any_moment(arena, undisturbed, fault_seed: int, case: int
     cases = [(t, w) for t in TARGETS for w in DEADLY]
     random.Random(fault_seed).shuffle(cases)
     target, what = cases[case % len(cases)]
-    chance = random.Random(f"{fault_seed} {case}")
-    out, moment = arena.folder / "out", chance.uniform(0.0, undisturbed.seconds)
-    network = chance.random() < 0.5
+    rng = random.Random(f"{fault_seed} {case}")
+    out, moment = arena.folder / "out", rng.uniform(0.0, undisturbed.seconds)
+    network = rng.random() < 0.5
     launch = arena.launch(out, environment=OVER_NETWORK if network else None)
     launch.let_run(moment)
-    met = hurt(launch, target, what, chance)
+    met = hurt(launch, target, what, rng)
     code = launch.end()
     assert (out / "report" / "table1.csv").exists() or code != 0, "exit code 0 without tables"
     way = "network" if network else "memory"
@@ -82,12 +82,12 @@ def test_a_rank_that_ends_before_mpi_starts_is_not_waited_for(arena) -> None:
 @pytest.mark.long
 def test_a_run_that_is_killed_again_and_again_finishes(arena, undisturbed, fault_seed: int) -> None:
     """Every launch is killed early; each gets a little further, because finished epochs are saved."""
-    chance = random.Random(fault_seed + 1)
+    rng = random.Random(fault_seed + 1)
     out = arena.folder / "out"
     for _ in range(4):
         launch = arena.launch(out)
-        launch.let_run(chance.uniform(0.4, 0.7) * undisturbed.seconds)
-        hurt(launch, "launcher", signal.SIGKILL, chance)
+        launch.let_run(rng.uniform(0.4, 0.7) * undisturbed.seconds)
+        hurt(launch, "launcher", signal.SIGKILL, rng)
         launch.end()
     arena.recover(out)
 

@@ -154,7 +154,7 @@ def test_a_broken_checkpoint_is_reported_and_the_previous_one_used(arena, damage
     assert "checkpoint.pt" in log
 
 
-def spoil(path: Path, damage: str, chance: random.Random) -> None:
+def spoil(path: Path, damage: str, rng: random.Random) -> None:
     """Damage one file."""
     content = path.read_bytes() if path.exists() else b""
     if damage == "another version":
@@ -167,7 +167,7 @@ def spoil(path: Path, damage: str, chance: random.Random) -> None:
         held = torch.load(path, weights_only=True)
         torch.save({**held, "schedule": {**held["schedule"], "cycle": 3}}, path)
     elif damage == "truncated":
-        path.write_bytes(content[: chance.randrange(1, max(2, len(content)))])
+        path.write_bytes(content[: rng.randrange(1, max(2, len(content)))])
     elif damage == "one bit":
         changed = bytearray(content)
         changed[len(content) // 2] ^= 1
@@ -175,7 +175,7 @@ def spoil(path: Path, damage: str, chance: random.Random) -> None:
     elif damage == "empty":
         path.write_bytes(b"")
     else:
-        path.write_bytes(chance.randbytes(len(content) or 100))
+        path.write_bytes(rng.randbytes(len(content) or 100))
 
 
 def test_two_launches_at_one_moment(arena) -> None:

@@ -60,7 +60,7 @@ def test_a_worker_that_hangs_is_ended_and_its_member_retried(arena) -> None:
     os.kill(launch.training_worker().pid, signal.SIGSTOP)
     assert launch.end() == 0, launch.tail()
     arena.check_outcome(out)
-    assert [f["cause"] for f in failures(out)] == ["no sign of life for 6 s"]
+    assert [f["cause"] for f in failures(out)] == ["silent for 6 s"]
 
 
 def test_a_worker_out_of_memory_costs_one_attempt(arena) -> None:

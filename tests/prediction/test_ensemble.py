@@ -215,7 +215,7 @@ def test_what_cannot_be_used_is_reported_in_one_line(fept: Path, plain: Path, tm
     for options, message in (
         ({"select": 4}, "select=4: give 'all', 'validation', or how many of the 3"),
         ({"select": "best"}, "select='best'"),
-        ({"device": "gpu"}, "device 'gpu'; known are: cpu"),
+        ({"device": "gpu"}, "device 'gpu'; known: cpu"),
     ):
         with pytest.raises(UserError, match=message):
             Ensemble(plain, **options)  # type: ignore[arg-type]

@@ -86,7 +86,7 @@ def test_periodic_structures_of_several_sizes_and_edge_lengths(ternary: Path) ->
         ("iron.cif", (), "iron.cif: holds no structure that ASE can read as cif"),
         ("iron.xyz", ("--out", "raw"), "--out raw: raw is a folder"),
         ("iron.xyz", ("--out", "no/p.csv"), "--out no/p.csv: no such folder: no"),
-        ("iron.xyz", ("--device", "gpu"), "--device gpu; known are: cpu, cuda, xpu, auto"),
+        ("iron.xyz", ("--device", "gpu"), "--device gpu; known: cpu, cuda, xpu, auto"),
     ],
 )
 def test_what_cannot_be_predicted_is_reported_in_one_line(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.submit import limits
 from hydragnn_hpc.submit.site import load_site
 from tests.slurm.cluster import Cluster
@@ -72,14 +73,14 @@ def test_a_detected_profile_is_one_that_slurm_takes(cluster: Cluster, tmp_path: 
     assert "#SBATCH --partition=short\n" in done.stdout
 
 
-def test_slurms_own_test_refuses(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurms_own_test_refuses(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CONF", cluster.environment()["SLURM_CONF"])
-    with pytest.raises(limits.UserError, match="Requested node configuration is not available"):
+    with pytest.raises(UserError, match="Requested node configuration is not available"):
         limits.rehearse(load_site("slurm").scheduler, "#!/bin/bash\n#SBATCH --cpus-per-task=16\n")
     assert limits.rehearse(load_site("slurm").scheduler, "#!/bin/bash\n#SBATCH --cpus-per-task=4\n") == ""
 
 
-def test_without_its_controller_limits_are_not_known(cluster: Cluster, tmp_path: Path) -> None:
+def test_without_its_controller_limits_are_not_known(cluster: Cluster) -> None:
     """SLURM_CONF of the test run names no file."""
     with pytest.raises(limits.UnknownError, match="'scontrol"):
         limits.ask(load_site("slurm").scheduler)

@@ -170,7 +170,7 @@ def test_the_schedulers_own_test_refuses_in_its_own_words(here: Path) -> None:
         ("sinfo", "exit 1", "'sinfo --all --noheader"),
         ("scontrol", "echo usage", "'scontrol' or 'sinfo' gave an answer that names no queue"),
         ("sinfo", "echo 'batch|x'", "'scontrol' or 'sinfo' gave an answer of unknown form"),
-        ("sbatch", '[ "$1" = --test-only ] && exit 1; echo 7', "'sbatch --test-only' failed without a reason"),
+        ("sbatch", '[ "$1" = --test-only ] && exit 1; echo 7', "'sbatch --test-only' failed: it gave no reason"),
     ],
 )
 def test_a_scheduler_that_cannot_be_asked_blocks_nothing(here: Path, program: str, body: str, reason: str) -> None:
@@ -257,7 +257,7 @@ def test_more_memory_than_nodes_have_is_refused(scheduler: str, line: str, asked
 
 def test_without_a_default_queue_a_generic_profile_asks_for_one() -> None:
     queues = [Queue("a"), Queue("b")]
-    with pytest.raises(UserError, match="slurm has no default queue; name one with --queue; known are: a, b"):
+    with pytest.raises(UserError, match="slurm has no default queue; name one with --queue; known: a, b"):
         limits.fit(load_site("slurm"), queues, None, None)
     assert limits.fit(load_site("slurm"), queues[:1], None, None).limits[0].nodes == (1, 1000)
 

@@ -224,7 +224,7 @@ def site_file(folder: Path, **changes: object) -> str:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"scheduler": "sge"}, "scheduler: no scheduler 'sge'; known are: flux, local, lsf, pbs, slurm"),
+        ({"scheduler": "sge"}, "scheduler: no scheduler 'sge'; known: flux, local, lsf, pbs, slurm"),
         ({"scheduler": "slrum"}, "no scheduler 'slrum'; did you mean 'slurm'?"),
         ({"scheduler": "body"}, "no scheduler 'body'"),
         ({"gpu_per_node": 3}, "unknown key 'gpu_per_node'; did you mean 'gpus_per_node'?"),
@@ -241,7 +241,7 @@ def test_profiles_that_do_not_fit(tmp_path: Path, changes: dict[str, object], wo
 
 
 def test_profiles_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such machine; known are: aurora, .*, summit"):
+    with pytest.raises(UserError, match=r"no such machine; known: aurora, .*, summit"):
         load_site("frontyer")
     with pytest.raises(UserError, match="no such file"):
         load_site(str(tmp_path / "none.yaml"))

@@ -10,14 +10,14 @@ from hydragnn_hpc.compositions import fractions_of, species_counts
 from hydragnn_hpc.records.dataset import AtomsRange, Distribution, Moments
 
 EDGES = (0.2, 0.4, 0.6, 0.8)
-"""Upper bounds of the buckets, as fractions of an element; exactly 0 and exactly 1 have their own buckets."""
-BUCKETS = ("0 %", "≤ 20 %", "≤ 40 %", "≤ 60 %", "≤ 80 %", "< 100 %", "100 %")
+"""Upper bounds of the bins, as fractions of an element; exactly 0 and exactly 1 have their own bins."""
+BINS = ("0 %", "≤ 20 %", "≤ 40 %", "≤ 60 %", "≤ 80 %", "< 100 %", "100 %")
 
 
 def describe(arrays: dict[str, np.ndarray], targets: Iterable[str]) -> Distribution:
     """Return the distribution of a data set; ``targets`` are the names of its targets.
 
-    Means and standard deviations ignore NaN; ``elements`` counts samples in :data:`BUCKETS`.
+    Means and standard deviations ignore NaN; ``elements`` counts samples in :data:`BINS`.
     """
     species, fractions = composition(arrays)
     n_atoms = np.diff(arrays["atom_offsets"])
@@ -25,7 +25,7 @@ def describe(arrays: dict[str, np.ndarray], targets: Iterable[str]) -> Distribut
         targets={name: _moments(arrays[f"target_{name}"]) for name in targets},
         atoms=AtomsRange(minimum=int(n_atoms.min()), mean=float(n_atoms.mean()), maximum=int(n_atoms.max())),
         elements={
-            str(z): np.bincount(_bucket(fractions[:, k]), minlength=len(BUCKETS)).tolist()
+            str(z): np.bincount(_bin(fractions[:, k]), minlength=len(BINS)).tolist()
             for k, z in enumerate(species.tolist())
         },
     )
@@ -37,10 +37,10 @@ def composition(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return species, fractions_of(counts)
 
 
-def _bucket(fraction: np.ndarray) -> np.ndarray:
-    """Return the bucket of each fraction; buckets include their upper bound."""
+def _bin(fraction: np.ndarray) -> np.ndarray:
+    """Return the bin of each fraction; bins include their upper bound."""
     inner = 1 + np.searchsorted(EDGES, fraction, side="left")
-    return np.where(fraction == 0, 0, np.where(fraction == 1, len(BUCKETS) - 1, inner))
+    return np.where(fraction == 0, 0, np.where(fraction == 1, len(BINS) - 1, inner))
 
 
 def _moments(values: np.ndarray) -> Moments:

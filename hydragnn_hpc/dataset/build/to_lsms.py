@@ -102,7 +102,7 @@ def _energy(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> float | N
     if raw is None or np.size(raw) != 1:
         return None
     if spec is not None and spec.unit.in_ev is None:
-        raise UserError(f"--target {name}: {spec.unit.text} is not a unit of energy; give Ry or eV, for example")
+        raise UserError(f"--target {name}: {spec.unit} is not a unit of energy; give Ry or eV, for example")
     return float(np.ravel(raw)[0]) * (spec.unit.in_ev / RYDBERG_IN_EV if spec and spec.unit.in_ev else 1.0)
 
 
@@ -110,6 +110,6 @@ def _column(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> np.ndarra
     spec = wanted.get(name)
     unit = lsms.UNITS.get(name, "e")
     if spec is not None and spec.unit.text != unit:
-        raise UserError(f"--target {name}: LSMS text holds it in {unit}, not in {spec.unit.text or 'plain numbers'}")
+        raise UserError(f"--target {name}: LSMS text holds it in {unit}, not in {spec.unit}")
     raw = _number(frame, frame.columns, spec.key if spec else name)
     return None if raw is None or np.size(raw) != len(frame.atomic_numbers) else np.ravel(raw).astype(np.float64)

@@ -148,7 +148,7 @@ class TargetExtractor:
 
     def _check_unit(self, spec: TargetSpec, frame: Frame) -> None:
         """Refuse a unit other than the one that the file states; mention one that is not known here."""
-        stated, name, taken = frame.units.get(spec.key), spec.property.name, spec.unit.text or "plain numbers"
+        stated, name = frame.units.get(spec.key), spec.property.name
         if stated is None or (name, stated) in self._units_checked:
             return
         self._units_checked.add((name, stated))
@@ -156,11 +156,11 @@ class TargetExtractor:
         try:
             known = parse_unit(stated, "").text
         except UserError:
-            log(f"{file}: '{spec.key}' is in '{stated}', a unit not known here; taken as {taken}, as --target says")
+            log(f"{file}: '{spec.key}' is in '{stated}', a unit not known here; taken as {spec.unit}, as --target says")
             return
         if known != spec.unit.text:
             raise WrongOptionError(
-                f"--target {name}: '{spec.key}' is in {stated}, as the metadata of {file} state, not in {taken};"
+                f"--target {name}: '{spec.key}' is in {stated}, as the metadata of {file} state, not in {spec.unit};"
                 " correct the unit in --target"
             )
 

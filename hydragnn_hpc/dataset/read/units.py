@@ -44,7 +44,7 @@ class Unit:
     Attributes
     ----------
     text : str
-        The unit as it is displayed, ``"eV/Å"``; empty for a plain number.
+        The unit as it is displayed, ``"eV/Å"``; empty for a dimensionless number.
     in_ev : float or None
         Its value in eV if it is an energy, or an energy per atom.
     per_atom : bool
@@ -55,9 +55,12 @@ class Unit:
     in_ev: float | None = None
     per_atom: bool = False
 
+    def __str__(self) -> str:
+        return self.text or "1 (dimensionless)"
+
 
 def parse_unit(text: str, where: str) -> Unit:
-    """Read a unit: names joined by ``*`` and ``/``, with integer powers (``eV/Ang^3``); ``1`` is a plain number.
+    """Read a unit: names joined by ``*`` and ``/``, with integer powers (``eV/Ang^3``); ``1`` is dimensionless.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def parse_unit(text: str, where: str) -> Unit:
             alike = [name for name in _NAMES if name.casefold() == factor.casefold()]
             raise UserError(
                 f"{where}: unknown unit '{text}'{nearest(factor or text, alike or [*_NAMES, '1'])} (units are joined by"
-                " * and /, with powers: eV/Ang^3; 1 is a plain number)"
+                " * and /, with powers: eV/Ang^3; 1 is dimensionless)"
             )
         name = _NAMES.get(match[1], "1")
         shown += f"{operator}{name}" + (f"^{match[2]}" if match[2] else "")
@@ -98,7 +101,7 @@ def length_unit(text: str, where: str) -> LengthUnit:
     """
     name = "bohr" if text.strip().casefold() in ("a0", "a_0", "au", "a.u.") else parse_unit(text, where).text
     if name not in _LENGTHS:
-        raise UserError(f"{where}: '{text}' is not a unit of length; known are: {', '.join(_LENGTHS)}")
+        raise UserError(f"{where}: '{text}' is not a unit of length; known: {', '.join(_LENGTHS)}")
     return _LENGTHS[name]
 
 

@@ -25,7 +25,7 @@ from hydragnn_hpc.sections import TaskLoss
 SMALLEST_VARIANCE = 1e-6
 """Smaller variances, of scaled values, count as this (``eps`` of torch's ``GaussianNLLLoss``)."""
 INITIAL_NOISE = 1.0
-"""Added to the bias of initial noise: near zero, likelihoods have gradients of 10^6, from which Adam's moments take
+"""Added to the bias of initial noise: near zero, log-likelihoods have gradients of 10^6, from which Adam's moments take
 thousands of steps to recover."""
 
 

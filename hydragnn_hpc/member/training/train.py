@@ -71,7 +71,7 @@ class StackTraining:
         self._optimizer_kind = OPTIMIZERS[self._options.optimizer.name]
         self._epochs = self._options.epochs if train.epochs is None else train.epochs
         self._start = self._campaign.start
-        self._bounded = any(task.loss.outputs > 1 for task in engine.sizes.tasks)
+        self._clips = any(task.loss.outputs > 1 for task in engine.sizes.tasks)
         self._frozen = FrozenParts.of(engine.layout, list(self._start.freeze) if self._start else [])
         self._stack = list(train.replicas)
         self._saved_at = time.monotonic()
@@ -215,8 +215,8 @@ class StackTraining:
             index = np.ascontiguousarray(order[:, step * size : (step + 1) * size])
             losses = self._engine.step(self.parameters, self._gradients, self.buffers, index)
             total += losses.double() * index.shape[1]
-            if self._bounded:
-                shorten(self._gradients)
+            if self._clips:
+                clip(self._gradients)
             self._engine.update(self._optimizer, self.parameters, self._gradients, factors[step])
             for view, before in frozen:
                 view.copy_(before)
@@ -353,10 +353,10 @@ def _described(session: Session) -> str:
     return f"engine {session.engine}{lanes}{place}"
 
 
-def shorten(gradients: torch.Tensor) -> None:
-    """Shorten each member's gradient, a row of ``[E, P]``, to a norm of 1 where it is longer.
+def clip(gradients: torch.Tensor) -> None:
+    """Clip each member's gradient, a row of ``[E, P]``, to a norm of 1.
 
-    Where a noise comes close to zero, a likelihood's gradient is a million times the usual one, and Adam's moments
+    Where a noise comes close to zero, a log-likelihood's gradient is a million times the usual one, and Adam's moments
     would take thousands of steps to recover from it. Row by row, so that no member depends on its stack.
     """
     for row in gradients:

@@ -132,7 +132,7 @@ def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None
     if before is None or before.frozen.hash != frozen.hash or len(before.members) != _size(frozen.campaign):
         members = ledger.read_members(folder, frozen.campaign, running)
     else:
-        epochs = halving.targets(frozen.campaign, ledger.read_rungs(folder))
+        epochs = halving.epoch_limits(frozen.campaign, ledger.read_rungs(folder))
         members = [_refreshed(folder, member, running, epochs[member.variant]) for member in before.members]
     return Snapshot(folder, frozen, members, *learned.read_summary(folder, frozen.dataset_sha256))
 
