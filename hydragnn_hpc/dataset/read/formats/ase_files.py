@@ -9,6 +9,7 @@ from typing import Any
 
 from hydragnn_hpc.dataset.read.atoms import FrameLabel, frame_of
 from hydragnn_hpc.dataset.read.files import RawFile
+from hydragnn_hpc.dataset.read.formats import ase_checks
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.targets import TargetSpec
 from hydragnn_hpc.errors import UserError
@@ -20,6 +21,7 @@ TARGETS: tuple[TargetSpec, ...] = ()
 _EXCLUDED = {
     "db", "json", "mysql", "postgresql", "extxyz", "xyz", "bundletrajectory", "gpw", "wout", "nomad-json", "dftb",
     "acemolecule-out", "acemolecule-input",
+    "lammps-dump-binary",  # states neither its columns nor the elements
 }  # fmt: skip
 # Suffixes that ASE knows but that notes and logs have as well: they indicate no format, but are read with --format.
 _AMBIGUOUS = (
@@ -63,12 +65,20 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
         if kind is None:
             yield UserError(f"{file.where}: ASE recognises no format by its name or content; rename or convert it")
             return
+        if problem := ase_checks.guessed(kind.name, path):
+            yield UserError(f"{file.where}: {problem}")
+            return
         number = 0
         try:
             images = ase.io.iread(path, index=":", format=kind.name, do_not_split_by_at_sign=True)
             while (atoms := _quietly(images)) is not None:
-                yield _frame_of(atoms, file, number)
+                yield _frame_of(ase_checks.without_invented(kind.name, atoms), file, number)
                 number += 1
+            if number and (problem := ase_checks.unfinished(kind.name, path)):
+                yield UserError(
+                    f"{file.where}, after frame {number - 1}: {problem}: it is truncated, or the run was stopped, and"
+                    " structures may be missing"
+                )
             if not number:
                 yield UserError(f"{file.where}: holds no structure that ASE can read as {kind.name}; correct the file")
         except Exception as error:  # on damaged files ASE's parsers raise exceptions of any type
