@@ -57,7 +57,7 @@ def choose(
     """
     sizes = network_sizes(campaign, variant, data, data.average_degree())
     wanted = campaign.training.engine
-    reason = why_not_fused(campaign.model, sizes, data, device)
+    reason = why_not_fused(campaign.model, sizes, device)
     if wanted == "torch" and campaign.model.convolution == "PNA":
         reason = "training.engine=torch"
     if not reason:
@@ -93,14 +93,12 @@ def general(
     return LibraryEngine(sizes, model.convolution, data, device)
 
 
-def why_not_fused(model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device) -> str:
-    """Return why the fused engine cannot train these samples on this device, ``""`` if it can."""
+def why_not_fused(model: Model, sizes: NetworkSizes, device: torch.device) -> str:
+    """Return why the fused engine cannot train such a network on this device, ``""`` if it can."""
     if model.convolution != "PNA":
         return f"{model.convolution}, on PyTorch Geometric's layers"
     if device.type != "cpu":
         return f"the device is {device.type}"
-    if data.missing():
-        return "some target values are missing"
     for task in sizes.tasks:
         if task.loss.name not in LOSSES:
             return f"task '{task.name}' has the loss {task.loss.name}"

@@ -112,7 +112,7 @@ class StackedModels:
         every, model = np.arange(len(graphs)), self._campaign.model
         data = self._data(graphs, every, graphs.neighbours)
         sizes = network_sizes(self._campaign, self._variant, data, self._average_degree())
-        if self._campaign.training.engine == "torch" or why_not_fused(model, sizes, data, self._device):
+        if self._campaign.training.engine == "torch" or why_not_fused(model, sizes, self._device):
             return self._apply(general(model, sizes, data, self._device), len(graphs))
         rows = {"node": int(graphs.atom_offsets[-1]), "graph": len(graphs)}
         scaled = {t.name: np.empty((len(self._models), rows[t.level], t.outputs), np.float32) for t in sizes.tasks}

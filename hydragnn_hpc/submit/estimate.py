@@ -77,7 +77,7 @@ def estimate(campaign: Campaign, manifest: Manifest, site: Site) -> Estimate:
     if _is_like_the_nodes(site):
         pace, problem = measure(own, manifest, members)
         speed = "this host's speed in a short trial" if pace else f"{speed} (this host's is not known: {problem})"
-    pace = pace or _benchmarked(own, manifest, engine_of(own, manifest, site))
+    pace = pace or _benchmarked(own, manifest, engine_of(own, site))
     atoms, edges = _sizes(manifest)
     n_train, n_validation = _samples(own, manifest)
     data = f"{n_train} training samples of {atoms:.0f} atoms and {edges:.0f} edges"
@@ -120,13 +120,13 @@ def _benchmarked_seconds(campaign: Campaign, variant: Variant, manifest: Manifes
     """Return how long a variant would train on the machine of `RATES`, by which variants are compared."""
     own = campaign.of_variant(variant)
     steps = own.training.epochs * _samples(own, manifest)[0]
-    return steps * _benchmarked(own, manifest, engine_of(own, manifest, site)).training
+    return steps * _benchmarked(own, manifest, engine_of(own, site)).training
 
 
 def epoch_seconds(campaign: Campaign, manifest: Manifest, site: Site) -> float:
     """Return the time of a member's epoch on one core of the machine of `RATES`; the campaign is a variant's own."""
     n_train, n_validation = _samples(campaign, manifest)
-    pace = _benchmarked(campaign, manifest, engine_of(campaign, manifest, site))
+    pace = _benchmarked(campaign, manifest, engine_of(campaign, site))
     return n_train * pace.training + n_validation * pace.evaluation
 
 
@@ -150,13 +150,12 @@ def sample_seconds(campaign: Campaign, variant: Variant, manifest: Manifest, rat
     return channels * (atoms * rate.atom + edges * rate.edge) + atoms * weights * WEIGHT_SECONDS
 
 
-def engine_of(campaign: Campaign, manifest: Manifest, site: Site) -> str:
-    """Return the engine that `member.choose` chooses, as far as that follows from the manifest."""
+def engine_of(campaign: Campaign, site: Site) -> str:
+    """Return the engine that `member.choose` chooses, as far as that follows from campaign and machine."""
     if campaign.model.convolution != "PNA":
         return "library"
-    missing = any(manifest.targets[task.field].missing for task in campaign.tasks.values())
     on_cpu = campaign.launch.device == "cpu" or (campaign.launch.device == "auto" and not site.gpus_per_node)
-    return "fused" if on_cpu and not missing and campaign.training.engine != "torch" else "torch"
+    return "fused" if on_cpu and campaign.training.engine != "torch" else "torch"
 
 
 def _sizes(manifest: Manifest) -> tuple[float, float]:

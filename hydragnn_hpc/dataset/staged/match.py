@@ -53,8 +53,8 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
 def _check_training(campaign: Campaign, manifest: Manifest) -> None:
     """Check how tasks are to be trained; the shared settings apply to variants without any of their own."""
     plain = [task for v in campaign.variants if not v.differs for task in v.tasks]
-    if plain and campaign.training.engine == "fused" and (reason := _why_not_fused(campaign, manifest, plain)):
-        raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
+    if plain and campaign.training.engine == "fused" and campaign.model.convolution != "PNA":
+        raise UserError("training.engine=fused cannot be used: it supports only PNA; set training.engine=auto")
     resample, (n_train, n_validation, _) = campaign.training.resample, manifest.split
     if plain and isinstance(resample, Folds) and resample.folds > n_train + n_validation:
         raise UserError(
@@ -74,11 +74,3 @@ def _check_training(campaign: Campaign, manifest: Manifest) -> None:
             f"training.batch_size={campaign.training.batch_size} is larger than {what}; set"
             f" training.batch_size={min(64, most)} or less"
         )
-
-
-def _why_not_fused(campaign: Campaign, manifest: Manifest, tasks: list[str]) -> str:
-    """Return what in the network or the data rules out the fused engine, ``""`` if nothing does."""
-    if campaign.model.convolution != "PNA":
-        return "it supports only PNA"
-    lacking = next((task for task in tasks if manifest.targets[campaign.tasks[task].field].missing), None)
-    return f"some values of task '{lacking}' are missing" if lacking else ""

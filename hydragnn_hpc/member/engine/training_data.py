@@ -160,10 +160,6 @@ class TrainingData:
         # Without any edge the scalers are never used; 1 keeps them finite.
         return linear or 1.0, logarithmic or 1.0
 
-    def missing(self) -> bool:
-        """Whether any target value is missing."""
-        return any(bool(np.isnan(values).any()) for values in self.targets.values())
-
 
 def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
     """Make a campaign's training data from a node-local copy; arrays stay memory-mapped.
