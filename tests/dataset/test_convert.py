@@ -32,7 +32,8 @@ NONE = Options(cutoff=0.0)
 # What has a meaning of its own for readers of extended XYZ, here or in ASE.
 TAKEN = ["stress", "target_stress", "target_target_stress", "virial", "name", "split", "energy", "forces", "T", "x",
          "Z", "z", "charge", "charges", "f", "f0", "Lattice", "lattice", "pbc", "Properties", "species", "Species",
-         "pos", "numbers", "symbols", "positions", "magmoms", "hydragnn_hpc", "uid", "config_type", "true"]  # fmt: skip
+         "pos", "numbers", "symbols", "positions", "magmoms", "hydragnn_hpc", "uid", "config_type", "true",
+         "cell", "Unit_cell", "length_unit"]  # fmt: skip
 numbers = st.floats(-1e6, 1e6, allow_subnormal=False) | st.just(float("nan"))
 
 

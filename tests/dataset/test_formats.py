@@ -212,6 +212,38 @@ def test_keys_that_nobody_asked_for_spoil_nothing_and_are_refused_when_asked_for
         read(source, "q=node:q:e")
 
 
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (
+            "# CELL(abcABC):   15.0 15.0 15.0 90 90 90  Step:  0  Bead:  0 positions{atomic_unit} cell{atomic_unit}",
+            r"the cell and units as i-PI does, with 'CELL\(abcABC\):'; convert the file",
+        ),
+        ("# CELL{H}: 5 0 0 0 5 0 0 0 5 energy=%d", "as i-PI does"),
+        ('cell="5 0 0 0 5 0 0 0 5" energy=%d', "'cell' but no Lattice.*rename"),
+        ("Unit_Cell=[5, 5, 5, 90, 90, 90] energy=%d", "'Unit_Cell' but no Lattice"),
+        ("length_unit=furlong energy=%d", "length_unit: unknown unit 'furlong'"),
+        ("length_unit=bohr pos_unit=Ang energy=%d", "several units of length"),
+    ],
+)
+def test_a_cell_or_unit_that_would_be_lost_is_refused(header: str, message: str, tmp_path: Path) -> None:
+    (error,) = formats.iter_frames(xyz(tmp_path / "a.xyz", header), "extxyz")
+    assert isinstance(error, UserError)
+    with pytest.raises(UserError, match=message):
+        raise error
+    good = f"{LATTICE} {header}" if "=" in header and "unit=" not in header else LATTICE
+    assert only(xyz(tmp_path / "b.xyz", good)).cell.any()
+
+
+def test_units_that_a_header_states(tmp_path: Path) -> None:
+    bohr = only(xyz(tmp_path / "a.xyz", f"{LATTICE} energy=-%d.5 length_unit=bohr"))
+    assert bohr.pos[1, 2] == 2.5 and bohr.cell[0, 0] == 9.0
+    made = xyz(tmp_path / "b.xyz", "energy=-%d.5 energy_unit=Hartree", n=12)
+    with pytest.raises(UserError, match=r"--target E: 'energy' is in Hartree, as .*state, not in eV"):
+        read(made)
+    assert len(read(made, "E=graph:energy:Ha").samples.names) == 12
+
+
 def test_one_key_of_the_structure_and_of_its_atoms(tmp_path: Path) -> None:
     source = xyz(
         tmp_path / "a.xyz", "Properties=species:S:1:pos:R:3:energy:R:1 energy=-9", ("Cu 0 0 0 1", "Au 0 0 2 2")

@@ -23,6 +23,7 @@ from hydragnn_hpc.dataset.build import prepare, to_hydragnn, to_lsms
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read import files, formats, sources
 from hydragnn_hpc.dataset.read.formats import lsms
+from hydragnn_hpc.dataset.read.formats.extxyz import LENGTHS, OTHER_CELLS
 from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame
 from hydragnn_hpc.dataset.read.frames import Frame, Skipped, hint_to_skip
 from hydragnn_hpc.dataset.read.options import Options
@@ -38,7 +39,8 @@ KINDS = ("lsms", "extxyz", "bp", "hydragnn")
 # Names that have another meaning for readers of extended XYZ, in any letter case.
 _RESERVED = {
     "stress", "virial", "virials", "lattice", "properties", "pbc", "name", "split", "numbers", "positions", "species",
-    "pos", "symbols", "z", "move_mask", "cell", "uid", "tags", "masses", "momenta", EXPORTED_KEY,
+    "pos", "symbols", "z", "move_mask", "uid", "tags", "masses", "momenta", EXPORTED_KEY, *OTHER_CELLS,
+    *(f"{length}_{unit}" for length in LENGTHS for unit in ("unit", "units")),
 }  # fmt: skip
 
 

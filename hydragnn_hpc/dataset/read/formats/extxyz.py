@@ -15,7 +15,7 @@ from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.formats.extxyz_header import SHOWN, numbers, parse_header
 from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
 from hydragnn_hpc.dataset.read.targets import TargetSpec
-from hydragnn_hpc.dataset.read.units import to_bohr
+from hydragnn_hpc.dataset.read.units import ANGSTROM, LengthUnit, length_unit
 from hydragnn_hpc.errors import UserError
 
 TARGETS: tuple[TargetSpec, ...] = ()
@@ -26,6 +26,11 @@ _LINE_BYTES = 40  # of memory besides a line's text
 # Names of the columns that define the structure, the usual one first; where it is present, the others are plain data.
 _SPECIES = ("species", "symbols", "z", "numbers")
 _POSITIONS = ("pos", "positions")
+# Where else other programs state a cell; i-PI also states units there: "# CELL(abcABC): ... positions{atomic_unit}".
+OTHER_CELLS = ("cell", "unitcell", "unit_cell", "cell_vectors", "lattice_vectors")
+_CELL_OF_IPI = re.compile(r"CELL[(\[{]\w+[)\]}]:?")
+_UNIT = re.compile(r"(.+?)_units?", re.IGNORECASE)  # energy_unit=eV
+LENGTHS = ("length", "distance", "position", "positions", "pos", "coordinates")
 _BOOLEANS = {"t": True, "f": False, "true": True, "false": False, "1": True, "0": False}
 
 
@@ -172,7 +177,7 @@ def _parse(chunk: list[bytes], name: str, origin: str, where: str) -> Frame:
     ------
     UserError
         If species, positions, cell or boundary are malformed, or a line's number of columns differs from that
-        in ``Properties``.
+        in ``Properties``; if the cell is stated in another form than ``Lattice``.
     """
     try:
         comment, *rows = (line.decode("utf-8").rstrip("\r\n") for line in [*chunk[1:], b""][: int(chunk[0]) + 1])
@@ -184,18 +189,46 @@ def _parse(chunk: list[bytes], name: str, origin: str, where: str) -> Frame:
     words = [row.split() for row in rows]
     columns, z, pos = _columns(header.structural.get("properties"), words, where)
     cell = _cell(header.structural.get("lattice"), where)
+    if cell is None:
+        _refuse_other_cells(header.values, where)
+    units = {match[1]: v for k, v in header.values.items() if isinstance(v, str) and (match := _UNIT.fullmatch(k))}
+    length = _length(units, where)
     periodic = _periodic(header.structural.get("pbc"), cell is not None, where)
     return Frame(
         name if header.name is None else header.name,
         origin,
         where,
         z,
-        to_bohr(pos),
-        to_bohr(np.zeros((3, 3)) if cell is None else cell),
+        length.to_bohr(pos),
+        length.to_bohr(np.zeros((3, 3)) if cell is None else cell),
         periodic,
         header.values,
         columns,
+        units,
     )
+
+
+def _refuse_other_cells(values: dict[str, Any], where: str) -> None:
+    """Refuse a cell that would be lost, since it is not in ``Lattice``."""
+    for key, value in values.items():
+        if _CELL_OF_IPI.fullmatch(key):
+            raise UserError(
+                f"{where}: the header states the cell and units as i-PI does, with {key!r}; convert the file to"
+                " extended XYZ, with Lattice and lengths in ångström"
+            )
+        if key.casefold() in OTHER_CELLS and np.size(value) in (3, 6, 9) and np.asarray(value).dtype.kind in "if":
+            raise UserError(
+                f"{where}: the header has '{key}' but no Lattice, which states the cell; rename or remove it"
+            )
+
+
+def _length(units: dict[str, str], where: str) -> LengthUnit:
+    """Return the unit of positions and cell: ångström, unless a key such as ``length_unit`` states another."""
+    stated = [key for key in units if key.casefold() in LENGTHS]
+    found = {length_unit(units[key], f"{where}: {key}_unit").name: key for key in stated}
+    if len(found) > 1:
+        raise UserError(f"{where}: the header states several units of length, {', '.join(found)}; correct it")
+    return length_unit(units[stated[0]], where) if stated else ANGSTROM
 
 
 def _columns(
