@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from hydragnn_hpc.cli.main import main
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read.options import Options
@@ -61,8 +66,28 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def called(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process, which has torch already, where the process is not what is tested; not ``run``.
+
+    A warning, which a user would see on standard error, is an exception here.
+    """
+    streams = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(folder))
+        stack.enter_context(contextlib.redirect_stdout(streams[0]))
+        stack.enter_context(contextlib.redirect_stderr(streams[1]))
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(sys, "argv", ["hydragnn-hpc", *arguments])
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("error")
+        for ignored in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", ignored)  # as Python does
+        with pytest.raises(SystemExit) as end:
+            main()
+    return subprocess.CompletedProcess(arguments, int(end.value.code or 0), *(s.getvalue() for s in streams))
+
+
 def done(folder: Path, *arguments: str) -> str:
-    """Run a command that must succeed; return what it printed."""
-    found = command(folder, *arguments)
+    """Run a command that must succeed; return what it printed. ``run``, which starts workers, has its own process."""
+    found = (command if arguments[0] == "run" else called)(folder, *arguments)
     assert found.returncode == 0, f"{arguments}\n{found.stdout[-3000:]}\n{found.stderr[-3000:]}"
     return found.stdout

@@ -13,7 +13,7 @@ from scipy import stats
 
 from hydragnn_hpc import Ensemble, EnsembleCalculator
 from hydragnn_hpc.prediction.ensemble import CALIBRATED
-from tests.campaigns import command, done
+from tests.campaigns import called, done
 from tests.prediction.test_ensemble import rows, same, some
 
 
@@ -104,7 +104,7 @@ def test_where_there_is_none_a_line_says_why(plain: Path, change: str, options: 
     shutil.copytree(plain, out)
     if change:
         (out / change).unlink()
-    found = command(folder, "predict", "out-older", "few.extxyz", "--out", "few.csv", *options)
+    found = called(folder, "predict", "out-older", "few.extxyz", "--out", "few.csv", *options)
     assert found.returncode == 0 and message in found.stderr
     row = next(csv.DictReader((folder / "few.csv").open()))
     ends = [row[name] for name in CALIBRATED]
@@ -112,7 +112,7 @@ def test_where_there_is_none_a_line_says_why(plain: Path, change: str, options: 
 
 
 def test_a_damaged_file_and_a_level_are_one_line(plain: Path) -> None:
-    found = command(plain.parent, "predict", "out-plain", "raw", "--level", "90")
+    found = called(plain.parent, "predict", "out-plain", "raw", "--level", "90")
     assert found.returncode == 2 and "level 90: give a number between 0 and 1" in found.stderr
     path = plain / "members" / "HCM" / "00" / "validation.npz"
     whole = path.read_bytes()

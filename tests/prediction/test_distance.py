@@ -21,7 +21,7 @@ from hydragnn_hpc.member.features import Trunk
 from hydragnn_hpc.member.predict import Graphs, StackedModels
 from hydragnn_hpc.member.training.checkpoint import read_model
 from hydragnn_hpc.paths import CampaignFolder
-from tests.campaigns import command, done
+from tests.campaigns import called, done
 from tests.prediction.campaigns import PLAIN
 from tests.prediction.test_ensemble import rotated, rows, some
 
@@ -101,7 +101,7 @@ def test_what_is_unlike_the_training_is_far_and_counted(plain: Path) -> None:
     assert found.quantile[0] < 1 and found.quantile[1:].tolist() == [1.0, 1.0]
     assert found.distance[1:].min() > 2 * found.distance[0]
     ase.io.write(folder / "unlike.extxyz", [usual, squeezed, lonely])
-    told = command(folder, "predict", "out-plain", "unlike.extxyz", "--out", "few.csv")
+    told = called(folder, "predict", "out-plain", "unlike.extxyz", "--out", "few.csv")
     assert told.returncode == 0
     assert (
         "HCM: 2 of 3 structures are farther from the training set's mean than all that were sampled from it (distance"
@@ -118,12 +118,12 @@ def test_where_an_earlier_version_has_trained_a_line_says_so(plain: Path) -> Non
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(plain, out)
     (out / "members" / "HCM" / "00" / "features.npz").unlink()
-    told = command(folder, "predict", "out-without", "few.extxyz", "--out", "few.csv")
+    told = called(folder, "predict", "out-without", "few.extxyz", "--out", "few.csv")
     assert told.returncode == 0 and "no distances from the training set: HCM/00 has no features.npz" in told.stderr
     assert all(row["distance"] == "" for row in csv.DictReader((folder / "few.csv").open()))
     with pytest.raises(UserError, match="trained by an earlier version, imported, or memory was lacking"):
         Ensemble(out).distances(some(folder))
-    told = command(folder, "select", "out-without", "few.extxyz")
+    told = called(folder, "select", "out-without", "few.extxyz")
     assert told.returncode == 2 and "no distances to choose by: HCM/00 has no features.npz" in told.stderr
     assert "; use --random" in told.stderr and len(told.stderr.splitlines()) == 1
     chosen = list(csv.DictReader(io.StringIO(done(folder, "select", "out-without", "few.extxyz", "--random"))))
@@ -149,6 +149,6 @@ def test_malformed_features_are_reported_in_one_line(
     path = out / "members" / "HCM" / "00" / "features.npz"
     arrays = {**np.load(path), name: value}
     np.savez(path, **{key: array for key, array in arrays.items() if array is not None})
-    result = command(plain.parent, "predict", str(out), "few.extxyz", "--out", "few.csv")
+    result = called(plain.parent, "predict", str(out), "few.extxyz", "--out", "few.csv")
     lines = [line for line in result.stderr.splitlines() if "no distances from the training set" in line]
     assert result.returncode == 0 and len(lines) == 1 and message in lines[0], result.stderr

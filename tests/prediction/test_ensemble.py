@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import ase.io
@@ -17,7 +18,7 @@ from hydragnn_hpc.ledger import read_member
 from hydragnn_hpc.member.predict import Graphs
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.prediction.ensemble import moments
-from tests.campaigns import command, done
+from tests.campaigns import called, command, done
 from tests.prediction.campaigns import PLAIN
 
 
@@ -32,10 +33,11 @@ def some(folder: Path) -> list[Atoms]:
     return ase.io.read(few, ":")
 
 
-def rows(folder: Path, out: str, variant: str, *options: str) -> list[dict[str, str]]:
+def rows(folder: Path, out: str, variant: str, *options: str, run: Callable = called) -> list[dict[str, str]]:
     """The command's table of the same structures."""
     some(folder)
-    done(folder, "predict", out, "few.extxyz", "--variant", variant, "--out", "few.csv", *options)
+    found = run(folder, "predict", out, "few.extxyz", "--variant", variant, "--out", "few.csv", *options)
+    assert found.returncode == 0, found.stderr
     return list(csv.DictReader((folder / "few.csv").open()))
 
 
@@ -48,7 +50,7 @@ def same(one: TaskPrediction, other: TaskPrediction) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize(("out", "variant"), [("out-plain", "HCM"), ("out", "HCM")])
 def test_python_and_the_command_agree_to_the_last_bit(fept: Path, plain: Path, out: str, variant: str) -> None:
-    table = rows(fept, out, variant, "--members")
+    table = rows(fept, out, variant, "--members", run=command)
     predicted = Ensemble(fept / out, variant).predict(some(fept))
     for task, prediction in predicted.items():
         mine = [r for r in table if r["task"] == task]
@@ -249,5 +251,5 @@ def test_a_first_guess_is_what_ase_starts_from(plain: Path) -> None:
     ],
 )
 def test_a_file_that_cannot_hold_it_is_refused(fept: Path, options: tuple[str, ...], message: str) -> None:
-    found = command(fept, "predict", "out", "raw", *options)
+    found = called(fept, "predict", "out", "raw", *options)
     assert found.returncode == 2 and message in found.stderr and len(found.stderr.splitlines()) == 1

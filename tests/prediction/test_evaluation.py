@@ -13,7 +13,7 @@ from scipy import stats
 
 from hydragnn_hpc import Ensemble, TaskPrediction
 from hydragnn_hpc.prediction.evaluation import TaskScores
-from tests.campaigns import command
+from tests.campaigns import called
 from tests.prediction.test_ensemble import some
 
 
@@ -39,7 +39,7 @@ def test_errors_and_coverage_are_those_of_all_values_at_once(plain: Path, labell
         frame.info["mine"] = float(frame.info["total_energy"]) * units.Ry  # in eV
     ase.io.write(plain.parent / "mine.extxyz", frames)
     where = ("--target", "magnetic_moment=node:magnetic_moment:muB", "--target", "mixing_enthalpy=graph:mine:eV")
-    found = command(plain.parent, "predict", "out-plain", "mine.extxyz", "--evaluate", "--out", "few.csv", *where)
+    found = called(plain.parent, "predict", "out-plain", "mine.extxyz", "--evaluate", "--out", "few.csv", *where)
     assert found.returncode == 0, found.stderr
     shown = lines(found.stderr)
     predicted = Ensemble(plain).predict(frames)
@@ -82,7 +82,7 @@ def test_batches_are_added_up_exactly() -> None:
 
 @pytest.mark.slow
 def test_lsms_text_names_its_own_columns(plain: Path) -> None:
-    found = command(plain.parent, "predict", "out-plain", "raw", "--evaluate", "--out", "few.csv")
+    found = called(plain.parent, "predict", "out-plain", "raw", "--evaluate", "--out", "few.csv")
     shown = lines(found.stderr)
     assert " values, RMSE " in shown["M"] and " values, RMSE " in shown["C"]
     assert shown["H"] == "no known value (derived from end members: use data prepare)"
@@ -100,12 +100,12 @@ def test_lsms_text_names_its_own_columns(plain: Path) -> None:
 )
 def test_what_cannot_be_compared_is_one_line(plain: Path, options: tuple[str, ...], message: str) -> None:
     some(plain.parent)
-    found = command(plain.parent, "predict", "out-plain", "few.extxyz", "--evaluate", "--out", "few.csv", *options)
+    found = called(plain.parent, "predict", "out-plain", "few.extxyz", "--evaluate", "--out", "few.csv", *options)
     errors = [line for line in found.stderr.splitlines() if "error" in line]
     assert found.returncode == 2 and len(errors) == 1 and message in errors[0], found.stderr
 
 
 def test_a_target_alone_is_refused(plain: Path) -> None:
     some(plain.parent)
-    found = command(plain.parent, "predict", "out-plain", "few.extxyz", "--target", "magnetic_moment=node:m:muB")
+    found = called(plain.parent, "predict", "out-plain", "few.extxyz", "--target", "magnetic_moment=node:m:muB")
     assert found.returncode == 2 and "--target is for --evaluate; give both" in found.stderr

@@ -17,7 +17,7 @@ from ase.build import bulk
 from hydragnn_hpc import Ensemble, EnsembleCalculator
 from hydragnn_hpc.prediction.ensemble import CALIBRATED, SEPARATE, TaskPrediction
 from hydragnn_hpc.prediction.selection import _spread
-from tests.campaigns import command, done
+from tests.campaigns import called, done
 
 PLANTED = {26: 0.05, 78: 0.2}
 """Standard deviation of q about its mean, by proton number."""
@@ -168,6 +168,6 @@ def test_the_report_and_the_results_are_of_the_mean(noisy: Path) -> None:
 
 @pytest.mark.slow
 def test_hydragnn_has_no_such_model(noisy: Path) -> None:
-    found = command(noisy, "export", "out", "models", "--to", "hydragnn", "--variant", "QREK")
+    found = called(noisy, "export", "out", "models", "--to", "hydragnn", "--variant", "QREK")
     assert found.returncode and not (noisy / "models").exists()
     assert "cannot be exported: tasks.Q.loss=nll: HydraGNN 3 predicts no variance" in found.stderr

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.campaigns import command, done
+from tests.campaigns import called, done
 from tests.prediction.campaigns import FEPT, TRAINING
 
 XYZ = '2\nLattice="5 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:3 pbc="T T T"\nPt 0 0 0\n{} 2 2 2\n'
@@ -97,14 +97,14 @@ def test_what_cannot_be_predicted_is_reported_in_one_line(
     (fept / "iron.xyz").write_text(XYZ.format("Fe"))
     (fept / "nowhere.xyz").write_text(XYZ.format("Fe").replace("2 2 2", "inf 2 2"))
     (fept / "iron.cif").write_text("data_iron\n_cell_length_a 5\n")
-    found = command(fept, "predict", "out", structures, *options)
+    found = called(fept, "predict", "out", structures, *options)
     assert found.returncode == 2 and found.stdout == ""
     lines = found.stderr.splitlines()
     assert len(lines) == 1 and message in lines[0], found.stderr
 
 
 def test_arguments_in_the_wrong_order_are_recognised(fept: Path) -> None:
-    found = command(fept, "predict", "raw", "out")
+    found = called(fept, "predict", "raw", "out")
     assert (
         found.returncode == 2 and "out is a campaign's folder, but raw is not: give the campaign first" in found.stderr
     )
@@ -112,7 +112,7 @@ def test_arguments_in_the_wrong_order_are_recognised(fept: Path) -> None:
 
 def test_a_boundary_that_the_models_do_not_know_is_reported(fept: Path) -> None:
     (fept / "iron.xyz").write_text(XYZ.format("Fe"))
-    found = command(fept, "predict", "out", "iron.xyz", "--variant", "M")
+    found = called(fept, "predict", "out", "iron.xyz", "--variant", "M")
     assert found.returncode == 0 and "1 of 1 structures state a boundary other than" in found.stderr
     assert "taken as open" in found.stderr
 
@@ -123,7 +123,7 @@ def test_rows_are_in_the_files_order_and_say_which_structure_they_are_of(fept: P
     named = [frame.replace("pbc", "name=same pbc") for frame in frames]
     (fept / "named.xyz").write_text("".join(named + named[:1]))
     options = ("--variant", "M", "--on-error", "skip", "--out", "named.csv")
-    found = command(fept, "predict", "out", "named.xyz", *options)
+    found = called(fept, "predict", "out", "named.xyz", *options)
     assert (
         found.returncode == 0
         and "1 structures skipped" in found.stderr
@@ -142,7 +142,7 @@ def test_a_damaged_model_is_named_and_nothing_is_written(fept: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     try:
-        found = command(fept, "predict", "out", "iron.xyz", "--out", "never.csv")
+        found = called(fept, "predict", "out", "iron.xyz", "--out", "never.csv")
     finally:
         path.write_bytes(whole)
     assert found.returncode == 2 and "model.pt" in found.stderr and "run the campaign again" in found.stderr
@@ -154,5 +154,5 @@ def test_nothing_finished_is_said(tmp_path: Path, fept: Path) -> None:
     out.mkdir()
     (out / "campaign.yaml").write_text((fept / "out" / "campaign.yaml").read_text())
     (tmp_path / "iron.xyz").write_text(XYZ.format("Fe"))
-    found = command(tmp_path, "predict", "out", "iron.xyz")
+    found = called(tmp_path, "predict", "out", "iron.xyz")
     assert found.returncode == 2 and "no member has finished" in found.stderr

@@ -15,7 +15,7 @@ from hydragnn_hpc import Ensemble
 from hydragnn_hpc.dataset import symmetry
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.prediction.selection import Limits, Pool, at_random, farthest
-from tests.campaigns import command, done
+from tests.campaigns import called, done
 from tests.prediction.test_ensemble import some
 
 
@@ -96,7 +96,7 @@ def test_one_of_each_class_and_composition(plain: Path) -> None:
             pool.append(same)
     ase.io.write(folder / "twins.extxyz", pool)
     for how in ((), ("--random",)):
-        found = command(folder, "select", "out-plain", "twins.extxyz", "--one-per-class", *how)
+        found = called(folder, "select", "out-plain", "twins.extxyz", "--one-per-class", *how)
         rows = table(found.stdout)
         assert sorted({int(r["index"]) // 2 for r in rows}) == [0, 1, 2] and len(rows) == 3
         assert "3 structures chosen, all that the limits allow of 6" in found.stderr
@@ -120,13 +120,13 @@ def test_one_of_each_class_and_composition(plain: Path) -> None:
 def test_what_cannot_be_chosen_from_is_one_line(plain: Path, arguments: tuple[str, ...], message: str) -> None:
     some(plain.parent)
     (plain.parent / "nothing.xyz").write_text("")
-    found = command(plain.parent, "select", *arguments)
+    found = called(plain.parent, "select", *arguments)
     assert found.returncode == 2 and message in found.stderr and len(found.stderr.splitlines()) == 1, found.stderr
 
 
 @pytest.mark.slow
 def test_one_member_has_no_spread_but_chance_remains(ternary: Path) -> None:
     some(ternary)
-    found = command(ternary, "select", "out", "few.extxyz")
+    found = called(ternary, "select", "out", "few.extxyz")
     assert found.returncode == 2 and "one member has no spread to choose by" in found.stderr
     assert len(table(done(ternary, "select", "out", "few.extxyz", "--random", "--number", "2"))) == 2
