@@ -54,7 +54,8 @@ def test_intervals_cover_the_validation_part_that_they_are_from(plain: Path) -> 
     members = np.array([np.load(p)["H"][order, 0] for p in sorted(plain.glob("members/HCM/*/validation.npz"))])
     assert own["mean"] == pytest.approx(members.mean(axis=0), rel=1e-4, abs=1e-5)
     values = truth["mixing_enthalpy"][order, 0]
-    inside = np.mean((own["low"] <= values) & (values <= own["high"]))
+    rounding = 1e-6  # of the structure whose error is the interval's half-width, predicted here in another batch
+    inside = np.mean((own["low"] - rounding <= values) & (values <= own["high"] + rounding))
     assert 0.5 <= inside <= 0.5 + 2 / len(order)
     raw = np.mean(np.abs(own["mean"] - values) <= stats.norm.ppf(0.75) * own["std"])
     assert raw < 0.5  # so there was something to calibrate
