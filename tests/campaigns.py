@@ -88,6 +88,7 @@ def called(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def done(folder: Path, *arguments: str) -> str:
     """Run a command that must succeed; return what it printed. ``run``, which starts workers, has its own process."""
-    found = (command if arguments[0] == "run" else called)(folder, *arguments)
+    trains = arguments[0] == "run" and "--dry-run" not in arguments
+    found = (command if trains else called)(folder, *arguments)
     assert found.returncode == 0, f"{arguments}\n{found.stdout[-3000:]}\n{found.stderr[-3000:]}"
     return found.stdout

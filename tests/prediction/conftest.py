@@ -12,22 +12,28 @@ from tests.prediction.campaigns import FEPT, PLAIN, TERNARY
 
 
 @pytest.fixture(scope="session")
-def fept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with LSMS text, and a campaign on it that has run: ``raw``, ``out``."""
+def fept_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with LSMS text, ``raw``, and its data set."""
     folder = tmp_path_factory.mktemp("fept")
     done(folder, "data", "generate", "raw", "--cap", "8")
     done(folder, "data", "prepare", "raw", "fept.bp")
-    (folder / "campaign.yaml").write_text(yaml.safe_dump(FEPT))
-    done(folder, "run", "campaign.yaml", "out")
     return folder
 
 
 @pytest.fixture(scope="session")
-def plain(fept: Path) -> Path:
+def fept(fept_data: Path) -> Path:
+    """The same folder, and a campaign on it that has run: ``out``."""
+    (fept_data / "campaign.yaml").write_text(yaml.safe_dump(FEPT))
+    done(fept_data, "run", "campaign.yaml", "out")
+    return fept_data
+
+
+@pytest.fixture(scope="session")
+def plain(fept_data: Path) -> Path:
     """The same data, learned from the species alone: ``out-plain``, with three members."""
-    (fept / "plain.yaml").write_text(yaml.safe_dump(PLAIN))
-    done(fept, "run", "plain.yaml", "out-plain")
-    return fept / "out-plain"
+    (fept_data / "plain.yaml").write_text(yaml.safe_dump(PLAIN))
+    done(fept_data, "run", "plain.yaml", "out-plain")
+    return fept_data / "out-plain"
 
 
 @pytest.fixture(scope="session")
