@@ -5,24 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hydragnn_hpc.cli.data_show import check_values
-from hydragnn_hpc.cli.main import main
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.errors import UserError
+from tests.campaigns import called
 from tests.dataset.synthetic import reseal
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the program."""
-    return subprocess.run(
-        [sys.executable, "-m", "hydragnn_hpc", "data", *arguments], capture_output=True, text=True, timeout=120
-    )
+    """Run the program, in this process."""
+    return called(Path.cwd(), "data", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -120,21 +117,14 @@ def test_info_of_a_data_set_whose_manifest_does_not_say_its_distribution(made: P
         (["info", "{new}.bp"], "no such data set"),
     ],
 )
-def test_a_mistake_is_reported_in_one_line(
-    made: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_is_reported_in_one_line(made: Path, arguments: list[str], message: str) -> None:
     places = {"raw": str(made / "raw"), "bp": str(made / "small.bp"), "new": str(made / "new")}
     places["empty"] = str(made / "empty")
     (made / "empty").mkdir(exist_ok=True)
-    # Through the program's entry point, in this process: as many starts of Python would take minutes.
-    monkeypatch.setattr(sys, "argv", ["hydragnn-hpc", "data", *(a.format(**places) for a in arguments)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 2
-    said = capsys.readouterr().err
-    errors = [line for line in said.splitlines() if "error" in line]
-    assert len(errors) == 1 and message.format(**places) in errors[0], said
-    assert "Traceback" not in said
+    found = command(*(a.format(**places) for a in arguments))
+    assert found.returncode == 2
+    errors = [line for line in found.stderr.splitlines() if "error" in line]
+    assert len(errors) == 1 and message.format(**places) in errors[0], found.stderr
     assert not [p.name for p in made.glob("new*")]
 
 

@@ -66,7 +66,7 @@ def test_a_probe_may_print_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.long), 2, pytest.param(4, marks=pytest.mark.long)])
 def test_under_a_launcher_it_shows_the_map_once(ranks: int) -> None:
     done = run("mpirun", "-n", str(ranks), "hydragnn-hpc", "doctor")
     table = done.stdout[done.stdout.index("rank  node") :].splitlines()
@@ -105,7 +105,13 @@ def test_a_launcher_that_does_not_fit_is_one_line() -> None:
             "adios2",
             "killed by signal 11 (SIGSEGV)",
         ),
-        ("torch", "raise ImportError('libamdhip64.so.6: cannot open shared object file')", "torch", "libamdhip64"),
+        pytest.param(
+            "torch",
+            "raise ImportError('libamdhip64.so.6: cannot open shared object file')",
+            "torch",
+            "libamdhip64",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_broken_libraries_are_reported_and_not_fatal(

@@ -1,21 +1,21 @@
-"""``status`` and ``report`` as a user calls them: real processes, exit codes, what is printed."""
+"""``status`` and ``report`` as a user calls them: exit codes, what is printed."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import campaigns
+from tests.campaigns import called
 from tests.report import making
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the program."""
-    line = [sys.executable, "-m", "hydragnn_hpc", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    """Run the program, in this process."""
+    return called(Path.cwd(), *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_status_prints_plain_text_where_there_is_no_terminal(campaign: Path) -> None:
-    shown = command("status", str(campaign))
+    shown = campaigns.command(Path.cwd(), "status", str(campaign))  # in a process of its own
     assert shown.returncode == 0, shown.stderr
     assert "\x1b" not in shown.stdout and "6 members: 1 running, 4 finished, 1 failed" in shown.stdout
     assert "2 of 3" in shown.stdout and "SIGKILL" in shown.stdout

@@ -30,7 +30,7 @@ from hydragnn_hpc.exchange.models import Facts, import_models
 from hydragnn_hpc.exchange.names import from_hydragnn, to_hydragnn
 from hydragnn_hpc.ledger import read_frozen, read_members
 from hydragnn_hpc.paths import CampaignFolder
-from tests.campaigns import SMALL, command, done
+from tests.campaigns import SMALL, called, done
 
 HYDRAGNN = Path(sys.prefix) / "hydragnn"
 CAMPAIGN = {
@@ -332,13 +332,14 @@ def test_commands_refuse_in_one_line(trained: Path, exported: Path) -> None:
         ),
         (("import", "model", "models", "o", "--length-unit", "bohr"), "is another model than"),
     ):
-        found = command(trained, *words)
+        found = called(trained, *words)
         assert found.returncode == 2 and message in found.stderr and len(found.stderr.splitlines()) == 1, found.stderr
     assert not (trained / "m").exists() and not (trained / "o").exists()
 
 
 @pytest.mark.realdata
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_hundred_real_structures(real_samples: Path, tmp_path: Path) -> None:
     prepare(real_samples, tmp_path / "small.bp", Options())
     (tmp_path / "campaign.yaml").write_text(yaml.safe_dump({**CAMPAIGN, "variants": ["HCM"], "replicas": 1}))

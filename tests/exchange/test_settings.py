@@ -13,7 +13,7 @@ from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.exchange.settings import campaign_file
-from tests.campaigns import command, done
+from tests.campaigns import called, done
 from tests.exchange.configurations import LSMS, NOTHING, changed, write
 
 PAPER = Path(__file__).parents[2] / "jobs" / "campaigns" / "paper.yaml"
@@ -65,7 +65,7 @@ def test_the_command_writes_the_file_and_names_what_it_does_not_carry(tmp_path: 
         "Visualization.create_plots=true: the report draws its own figures",
     ):
         assert line in printed and line in text
-    again = command(tmp_path, "import", "config", "lsms.json")
+    again = called(tmp_path, "import", "config", "lsms.json")
     assert again.returncode == 2 and "lsms.yaml exists; give another name, or remove it" in again.stderr
 
 

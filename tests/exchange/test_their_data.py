@@ -25,7 +25,7 @@ from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.dataset.store import foreign
 from hydragnn_hpc.errors import UserError
-from tests.campaigns import command, done
+from tests.campaigns import called, done
 from tests.exchange import data_files
 
 PROCESSED = ("mixing_enthalpy=graph:output_0:Ry", "charge_transfer=node:output_1:e", "magnetic_moment=node:output_2:μB")
@@ -107,16 +107,16 @@ def test_convert_writes_what_prepare_reads_back(ternary: Path, tmp_path: Path) -
         "name": ["num_of_protons", "Q", "F"], "dim": [1, 1, 3], "unit": ["", "e", "eV/Å"]
     }  # fmt: skip
     targets = [w for t in ("E=graph:E:eV", "Q=node:Q:e", "F=node:F:eV/Ang") for w in ("--target", t)]
-    wrong = command(tmp_path, "data", "prepare", "theirs.bp", "own.bp", "--target", "E=graph:E:Ry")
+    wrong = called(tmp_path, "data", "prepare", "theirs.bp", "own.bp", "--target", "E=graph:E:Ry")
     assert wrong.returncode == 2 and "'E' is in eV, as the metadata of" in wrong.stderr
     done(tmp_path, "data", "prepare", "theirs.bp", "own.bp", "--format", "hydragnn", *targets)
     assert_same_within_range(ternary, tmp_path / "own.bp")
     assert store.read_manifest(tmp_path / "own.bp").neighbours.boundary == "periodic"
     done(tmp_path, "data", "convert", "theirs.bp", "theirs.extxyz")
-    again = command(tmp_path, "data", "convert", str(ternary), "theirs.bp", "--to", "hydragnn")
+    again = called(tmp_path, "data", "convert", str(ternary), "theirs.bp", "--to", "hydragnn")
     assert again.returncode == 2 and "theirs.bp exists; give another name, or --force" in again.stderr
     done(tmp_path, "data", "convert", str(ternary), "theirs.bp", "--to", "hydragnn", "--force")
-    kept = command(tmp_path, "data", "convert", str(ternary), "own.bp", "--to", "hydragnn", "--force")
+    kept = called(tmp_path, "data", "convert", str(ternary), "own.bp", "--to", "hydragnn", "--force")
     assert kept.returncode == 2 and "own.bp is not a data set of HydraGNN" in kept.stderr
 
 
@@ -347,7 +347,7 @@ def test_arrays_of_text_and_objects_are_left_out(small_bp: Path, tmp_path: Path)
 
 @pytest.mark.realdata
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["processed", "raw"])
+@pytest.mark.parametrize("layout", ["processed", pytest.param("raw", marks=pytest.mark.long)])
 def test_two_hundred_real_structures(layout: str, real_samples: Path, tmp_path: Path) -> None:
     """LSMS text and HydraGNN's data set of it give the same data set under the same options."""
     own = tmp_path / "own.bp"

@@ -86,7 +86,7 @@ def test_what_cannot_be_compared_is_refused_in_a_line(runs: Path) -> None:
         (("a",), "two or more different campaign folders"), (("a", "a"), "two or more different campaign folders"),
         (("a", "nothing"), "nothing"), (("a", "c"), "the test sets differ"),
     ):  # fmt: skip
-        done = campaigns.command(runs, "compare", *names)
+        done = campaigns.called(runs, "compare", *names)
         assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1, (
             done.stderr
         )

@@ -259,7 +259,7 @@ def test_report_reads_neither_torch_nor_mpi(single: Rendered) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("replicas", "samples"), [(12, 1000), (143, 100)])
+@pytest.mark.parametrize(("replicas", "samples"), [pytest.param(12, 1000, marks=pytest.mark.long), (143, 100)])
 def test_many_members(replicas: int, samples: int, tmp_path: Path) -> None:
     """The paper's 84 members, and a thousand: within 5 MB."""
     write_report(making.make(tmp_path / "x", replicas=replicas, samples=samples, epochs=100))

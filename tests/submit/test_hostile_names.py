@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.submit import plan, render
 from hydragnn_hpc.submit.site import load_site, site_names
+from tests.campaigns import called
 from tests.submit.programs import stand_in
 
 ROOT = Path(__file__).parents[2]
@@ -86,12 +85,10 @@ def test_invalid_accounts_are_refused(account: str, tmp_path: Path) -> None:
 def test_refusals_of_the_command_are_one_line_and_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "small.bp").mkdir()
     (tmp_path / "c.yaml").write_text(PAPER.read_text().replace("../../data/fept.bp", "small.bp"))
-    program = [sys.executable, "-m", "hydragnn_hpc", "submit", "c.yaml"]
     for arguments in (
         ["a\ntouch executed\n", "--site", "local"],
         ["out", "--site", "slurm", "--account", "$(x)\ntouch y"],
     ):
-        done = subprocess.run([*program, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-                              env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+        done = called(tmp_path, "submit", "c.yaml", *arguments)
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.yaml", "small.bp"]

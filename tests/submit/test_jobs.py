@@ -14,6 +14,7 @@ from hydragnn_hpc.ledger import now
 from hydragnn_hpc.paths import CampaignFolder, append_record
 from hydragnn_hpc.records.jobs import SubmittedJob
 from hydragnn_hpc.submit import jobs
+from tests.campaigns import done
 from tests.report import making
 from tests.submit.programs import stand_in
 from tests.waiting import has_ended, wait_for
@@ -103,14 +104,13 @@ def test_status_before_the_campaign_has_begun(tmp_path: Path, monkeypatch: pytes
     with folder.job_record.open("a") as stream:
         stream.write("not a record\n")
     stand_in(tmp_path, "squeue", "echo PENDING Priority")
-    command = [sys.executable, "-m", "hydragnn_hpc", "status", str(folder.root)]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = done(tmp_path, "status", str(folder.root))
     assert "job 7 on there" in shown and "pending (PENDING, Priority); jobs of higher priority" in shown
     assert "cannot read line 2" in shown and "the campaign has not begun" in shown
-    shown = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = done(tmp_path, "status", str(folder.root), "--json")
     assert json.loads(shown)["jobs"][0]["reason"] == "Priority"
     monkeypatch.setenv("PATH", "")
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = done(tmp_path, "status", str(folder.root))
     assert "unknown; 'squeue' is not on this host" in shown
 
 
@@ -139,6 +139,5 @@ def test_a_finished_campaign_asks_no_scheduler(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "slurm")
     shutil.copytree(making.make(tmp_path / "other", variants=("H",), replicas=1), folder.root, dirs_exist_ok=True)
     stand_in(tmp_path, "squeue", f"touch {tmp_path}/asked; echo RUNNING None")
-    command = [sys.executable, "-m", "hydragnn_hpc", "status", str(folder.root), "--json"]
-    shown = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
+    shown = json.loads(done(tmp_path, "status", str(folder.root), "--json"))
     assert shown["settled"] and shown["jobs"] == [] and not (tmp_path / "asked").exists()

@@ -30,7 +30,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.mpi
 @pytest.mark.parametrize(
-    ("name", "launcher"), [("summit", "jsrun"), ("aurora", "mpiexec"), ("polaris", "mpiexec"), ("flux", "flux")]
+    ("name", "launcher"),
+    [
+        pytest.param("summit", "jsrun", marks=pytest.mark.long),
+        pytest.param("aurora", "mpiexec", marks=pytest.mark.long),
+        ("polaris", "mpiexec"),
+        ("flux", "flux"),
+    ],
 )
 def test_a_launch_line_starts_ranks_that_find_their_place(
     folder: Path, tmp_path: Path, name: str, launcher: str

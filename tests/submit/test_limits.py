@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.submit import limits, plan
 from hydragnn_hpc.submit.answers import Nodes, Queue, read
 from hydragnn_hpc.submit.site import Site, load_site
+from tests.campaigns import called
 from tests.submit import data_set
 from tests.submit.programs import stand_in
 from tests.submit.test_answers import (
@@ -30,7 +30,6 @@ from tests.submit.test_answers import (
 )  # fmt: skip
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 QUEUES = read("slurm", {"queues": SCONTROL, "nodes": SINFO})
 
 
@@ -57,10 +56,7 @@ def slurm(here: Path) -> None:
 
 def submit(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``submit`` in ``here``."""
-    return subprocess.run(
-        [str(BIN / "hydragnn-hpc"), "submit", "c.yaml", "out", *arguments],
-        cwd=here, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return called(here, "submit", "c.yaml", "out", *arguments)
 
 
 def profile(here: Path, **changes: object) -> str:
@@ -264,10 +260,7 @@ def test_without_a_default_queue_a_generic_profile_asks_for_one() -> None:
 
 def detect(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``site detect`` in ``here``."""
-    return subprocess.run(
-        [str(BIN / "hydragnn-hpc"), "site", "detect", *arguments],
-        cwd=here, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return called(here, "site", "detect", *arguments)
 
 
 def test_a_detected_profile_is_one_that_submit_takes(here: Path) -> None:

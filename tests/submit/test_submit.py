@@ -402,10 +402,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def command(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``submit`` in ``here``."""
-    return subprocess.run(
-        [str(BIN / "hydragnn-hpc"), "submit", "c.yaml", "out", *arguments],
-        cwd=here, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return campaigns.called(here, "submit", "c.yaml", "out", *arguments)
 
 
 @pytest.mark.parametrize(
