@@ -162,6 +162,8 @@ def prepare() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=_SPELLING)
         sys.stdout = OutputStream(sys.stdout)
+    elif sys.stdout is None:  # closed: whoever closed it wants no output
+        sys.stdout = OptionalStream(None)
     sys.stderr = optional(sys.stderr)
 
 

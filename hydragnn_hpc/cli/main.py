@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ import typer
 import hydragnn_hpc
 from hydragnn_hpc import streams
 from hydragnn_hpc.cli import archive, data, doctor, exchange, init, predict, results, run, select, site, submit
+from hydragnn_hpc.dataset.imports import provide_home
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.logs import print_line
 
@@ -68,13 +70,23 @@ def _report_usage(error: Any) -> None:
     print_line(f"hydragnn-hpc: error: {message.rstrip('.')}; see '{where} --help'")
 
 
+def _check_folder() -> None:
+    """Refuse to work in a folder that has been removed: libraries would fail in ways that tell nothing."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder has been removed; change to another: cd DIR") from error
+
+
 def main() -> None:
     """Run the command line; exit with one of :class:`~hydragnn_hpc.errors.ExitCode`."""
     streams.prepare()
+    provide_home()
     debug = "--debug" in sys.argv[1:]
     # Allowed anywhere on the line: users add it after an error.
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
+        _check_folder()
         code = app(args=arguments, standalone_mode=False) or 0
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Imports of libraries that would load torch as well, though it is not used here."""
+"""Imports of libraries that would load torch as well, though it is not used here, or that need a home."""
 
 from __future__ import annotations
 
@@ -28,17 +28,22 @@ def without_torch() -> Iterator[None]:
             del sys.modules[name]
 
 
-def import_adios2() -> Any:
-    """Import ADIOS2 and return it.
+def provide_home() -> None:
+    """Set ``$HOME`` where it is not set (``env -i``, a container's clean environment).
 
-    It looks for its settings in ``$HOME``, and crashes where that is not set (``env -i``, a container's clean
-    environment).
+    ADIOS2 looks for its settings there, and would crash; ASE fails for a user without an entry in the password
+    database.
     """
     if "HOME" not in os.environ:
         try:
             os.environ["HOME"] = str(Path.home())
-        except RuntimeError:  # a user without an entry in the password database
+        except RuntimeError:  # such a user
             os.environ["HOME"] = "/"
+
+
+def import_adios2() -> Any:
+    """Import ADIOS2 and return it."""
+    provide_home()
     with without_torch():
         import adios2
     return adios2

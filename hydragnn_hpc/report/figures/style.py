@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +53,20 @@ class SavedFigure:
     caption: str
 
 
-def style() -> Any:
-    """Return the context in which figures are made."""
-    import matplotlib as mpl
-
-    return mpl.rc_context(_RC)
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Enter the context in which figures are made, whatever the user's settings of matplotlib are."""
+    # Of a notebook: a backend that matplotlib may not find here, and that figures in files do not need.
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib as mpl
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_RC)
+        yield
 
 
 def panels(columns: int, rows: int = 1, height: float = 2.6, width: float = WIDTH) -> tuple[Any, list[Any]]:
