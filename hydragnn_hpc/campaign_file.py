@@ -34,8 +34,13 @@ def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
         raise UserError(f"cannot read campaign file {path}: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"campaign file {path} holds no settings; start from jobs/campaigns/quickstart.yaml")
+    earlier: dict[str, str] = {}
     for override in overrides or []:
-        _apply(content, override)
+        key = _apply(content, override)
+        for other, lost in earlier.items():
+            if f"{other}.".startswith(f"{key}."):
+                raise UserError(f"--set {lost} would be lost by --set {override}; remove one of the two")
+        earlier[key] = override
     campaign = parse_campaign(content, str(path))
     dataset = _absolute(path, campaign.dataset, "dataset", "data set")
     variants = tuple(v.model_copy(update={"start": _beside(path, v.start)}) for v in campaign.variants)
@@ -73,7 +78,8 @@ def parse_campaign(content: dict[str, Any], where: str) -> Campaign:
         raise UserError(f"{where}: {one_line(error, Campaign)}") from error
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def _apply(content: dict[str, Any], override: str) -> str:
+    """Apply ``key.key=value``; return the key."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip("."):
         raise UserError(f"--set {override}: expected key=value, for instance training.epochs=3")
@@ -83,6 +89,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override}: the value is not YAML: {error}") from error
     # YAML reads 1e-3 (no dot) as text; a user of --set means the number, unless it is quoted.
     _set(content, key.split("."), _number(value) if value == text.strip() else value, override)
+    return key
 
 
 def _set(section: dict[str, Any], parts: list[str], value: Any, override: str) -> None:

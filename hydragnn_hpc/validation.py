@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from hydragnn_hpc.errors import nearest
+
+# Pydantic's words for what is a list or a section in YAML.
+_WORDS = (
+    (
+        re.compile(r"a valid dictionary( or instance of \w+| or object to extract fields from)?"),
+        "a section: {key: value}",
+    ),
+    (re.compile("a valid tuple"), "a list: [...]"),
+    (re.compile("^Tuple "), "List "),
+)
 
 
 def one_line(error: ValidationError, model: type[BaseModel]) -> str:
@@ -20,8 +31,13 @@ def one_line(error: ValidationError, model: type[BaseModel]) -> str:
         The model that the file was validated against.
     """
     # A misspelt key takes precedence over the missing key that it causes.
-    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
-    (place, known), given = _place(model, first["loc"]), first.get("input")
+    errors = error.errors(include_url=False)
+    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
+    location, message = first["loc"], str(first["msg"]).removeprefix("Value error, ")
+    if location and str(location[-1]).startswith("literal["):  # a word, or the alternative of which the next error is
+        location = location[:-1]
+        message = ", or: ".join(str(e["msg"]) for e in errors if e["loc"][:-1] == location)
+    (place, known), given = _place(model, location), first.get("input")
     if first["type"] == "extra_forbidden":
         return f"unknown key '{place}'{nearest(str(first['loc'][-1]), known)}"
     if first["type"] == "missing":
@@ -32,7 +48,8 @@ def one_line(error: ValidationError, model: type[BaseModel]) -> str:
         return (
             f"unknown key '{place}.{extra[0]}'{nearest(extra[0], [tag])}" if extra else f"missing key '{place}.{tag}'"
         )
-    message = str(first["msg"]).removeprefix("Value error, ")
+    for theirs, ours in _WORDS:
+        message = theirs.sub(ours, message)
     if not place:
         return message
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | type(None)) else ""

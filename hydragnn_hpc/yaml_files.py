@@ -49,7 +49,10 @@ def read(path: Path) -> Any:
     yaml.YAMLError, ValueError, RecursionError
         `YAML_ERRORS`: if it is not YAML, or holds a key twice or a value that YAML would convert.
     """
-    return parse(path.read_text(encoding="utf-8"))
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise yaml.YAMLError(f"{error}; save it as UTF-8") from error
 
 
 def parse(text: str) -> Any:
@@ -58,7 +61,7 @@ def parse(text: str) -> Any:
     collecting = gc.isenabled()
     gc.disable()  # it would traverse the growing number of nodes repeatedly: two thirds of the time
     try:
-        root = loader.get_single_node()
+        root = _composed(loader, text)
         if root is None:
             return None
         _check(root)
@@ -67,6 +70,18 @@ def parse(text: str) -> Any:
         loader.dispose()
         if collecting:
             gc.enable()
+
+
+def _composed(loader: Any, text: str) -> yaml.Node | None:
+    try:
+        root: yaml.Node | None = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        lines = text.splitlines()
+        if mark is not None and mark.line < len(lines) and re.match(r" *\t", lines[mark.line]):
+            raise yaml.YAMLError(f"line {mark.line + 1}: a tab before the key; YAML is indented with blanks") from error
+        raise
+    return root
 
 
 def dump(content: Any) -> str:
@@ -102,10 +117,8 @@ def _check(root: yaml.Node) -> None:
 def _check_keys(node: yaml.MappingNode) -> None:
     lines: dict[str, int] = {}
     for key, _ in node.value:
-        if key.tag == f"{_TAG}merge":
-            continue
         line = _line(key)
-        if not isinstance(key, yaml.ScalarNode) or key.tag != f"{_TAG}str":
+        if not isinstance(key, yaml.ScalarNode) or key.tag not in (f"{_TAG}str", f"{_TAG}merge"):
             shown = key.value if isinstance(key, yaml.ScalarNode) else "that is a list or a section"
             raise yaml.YAMLError(f"line {line}: the key {shown} is not text in YAML; write it in quotes")
         if key.value in lines:

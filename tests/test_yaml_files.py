@@ -57,6 +57,8 @@ def test_depth_without_end_is_an_error(text: str) -> None:
         ("training: {epochs: yes}\n", "training: epochs: in YAML yes, no, .* in quotes"),
         ("model: {graph_head: [true]}\n", "model: graph_head: in YAML yes, no, .* in quotes"),
         ("seed: on\n", "seed: in YAML yes, no, .* in quotes"),
+        ("training:\n  <<: {epochs: 3}\n  <<: {epochs: 4}\n", "the key '<<' appears twice, in lines 7 and 8"),
+        ("training:\n\tepochs: 3\n", "line 7: a tab before the key; YAML is indented with blanks"),
     ],
 )
 def test_a_campaign_that_yaml_would_change_is_refused(tmp_path: Path, more: str, message: str) -> None:
@@ -99,6 +101,46 @@ def test_values_set_on_the_command_line_are_held_to_the_same(tmp_path: Path, tex
     path.write_text(CAMPAIGN)
     with pytest.raises(UserError, match=r"in quotes|appears twice"):
         load_campaign(path, [f"training.epochs={text}"])
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["seed=1", "replicas=2", "seed=3"], "--set seed=1 would be lost by --set seed=3; remove one of the two"),
+        (["training.epochs=3", "training={batch_size: 8}"], "--set training.epochs=3 would be lost by --set training="),
+    ],
+)
+def test_a_value_that_is_set_twice_is_refused(tmp_path: Path, sets: list[str], message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(CAMPAIGN)
+    with pytest.raises(UserError, match=message):
+        load_campaign(path, sets)
+    assert load_campaign(path, ["training={batch_size: 8}", "training.epochs=3"]).training.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("variants: X\n", r"variants: Input should be a list: \[...\] \(given: 'X'\)"),
+        ("inputs: []\n", "inputs: List should have at least 1 item"),
+        ("training: {samples: 50%}\n", r"training.samples: Input should be 'all', or: .*integer.* \(given: '50%'\)"),
+        ("launch: {stack: 0}\n", "launch.stack: Input should be 'auto', or: .*greater than or equal to 1"),
+        ("training: {early_stopping: 10}\n", r"early_stopping: Input should be a section: {key: value} \(given: 10\)"),
+        ("training: {optimizer: adam}\n", r"optimizer: Input should be a section: .*\(given: 'adam'\)"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_in_words_of_yaml(tmp_path: Path, more: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text((CAMPAIGN.replace("variants: [H]\n", "") if more.startswith("variants") else CAMPAIGN) + more)
+    with pytest.raises(UserError, match=message):
+        load_campaign(path)
+
+
+def test_text_that_is_not_utf_8_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes("# Ångström\n".encode("latin-1") + CAMPAIGN.encode())
+    with pytest.raises(UserError, match="save it as UTF-8"):
+        load_campaign(path)
 
 
 def test_a_machine_profile_that_yaml_would_change_is_refused(tmp_path: Path) -> None:

@@ -73,8 +73,12 @@ def detect(environment: Mapping[str, str]) -> LaunchEnvironment:
     UserError
         If one of its variables is not a number, or its connection to several ranks has been closed.
     """
+    # A launcher's connection is not inherited through another's: whichever holds it has started this process.
+    connected = "PMI_FD" in environment and not _is_left_over(environment)
     for known in LAUNCHERS:
         rank, size = _first(environment, known.rank), _first(environment, known.size)
+        if connected and not known.sets_pmi and (rank, size) != _pmi(environment):
+            continue
         if rank is None or size is None or (known.sets_pmi and _first(environment, ("PMI_RANK",)) not in (rank, None)):
             continue
         if _is_left_over(environment):
@@ -104,6 +108,11 @@ def _local_rank(environment: Mapping[str, str], rank: int, size: int) -> int | N
             if local_rank is not None:
                 return local_rank
     return None
+
+
+def _pmi(environment: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """Return the rank and size that PMI's variables state."""
+    return _first(environment, ("PMI_RANK",)), _first(environment, ("PMI_SIZE",))
 
 
 def _is_left_over(environment: Mapping[str, str]) -> bool:

@@ -122,6 +122,11 @@ def test_variables_that_another_rank_left_are_no_launcher() -> None:
     one, other = socket.socketpair()
     with one, other:
         assert detect({**left, "PMI_FD": str(one.fileno())}).launcher == "PMI"
+        # mpirun in a step of another launcher, whose variables it passes on
+        for outer in ("OMPI_COMM_WORLD_{}", "JSM_NAMESPACE_{}"):
+            of_outer = {outer.format(name): n for name, n in (("RANK", "0"), ("SIZE", "1"), ("LOCAL_RANK", "0"))}
+            inner = {"PMI_FD": str(one.fileno()), "PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "3"}
+            assert detect({**of_outer, **inner}) == LaunchEnvironment("PMI", 3, 4, 3)
     with Path(os.devnull).open() as plain:
         assert detect({**left, "PMI_FD": str(plain.fileno())}).launcher is None
     left |= {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_LOCALID": "0"}  # in a shell of one task
