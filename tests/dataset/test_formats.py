@@ -244,6 +244,15 @@ def test_units_that_a_header_states(tmp_path: Path) -> None:
     assert len(read(made, "E=graph:energy:Ha").samples.names) == 12
 
 
+def test_a_decimal_comma_is_no_list(tmp_path: Path) -> None:
+    source = xyz(tmp_path / "a.xyz", "energy=-3,75 free=-1.5 i=0, d=1.0,2.0,3.0")
+    assert read(source, "E=graph:free:eV").samples.values["E"] == [np.array([[-1.5]])]
+    with pytest.raises(UserError, match="'energy' is '-3,75', a decimal comma or two numbers; write a point"):
+        read(source)
+    values = only(source).values
+    assert values["i"] == 0 and values["d"].tolist() == [1, 2, 3]
+
+
 def test_one_key_of_the_structure_and_of_its_atoms(tmp_path: Path) -> None:
     source = xyz(
         tmp_path / "a.xyz", "Properties=species:S:1:pos:R:3:energy:R:1 energy=-9", ("Cu 0 0 0 1", "Au 0 0 2 2")
@@ -367,6 +376,25 @@ def test_nested_folders_and_compressed_files_in_every_kind_of_archive(pack: Call
     raw = read(pack(root, tmp_path / "packed"))
     assert len(raw.samples.names) == 8 and raw.form == "extxyz"
     assert sorted(raw.samples.origins)[0].endswith("b.extxyz.gz@0") and "deep/er/a.extxyz@3" in raw.samples.origins[3]
+
+
+@pytest.mark.parametrize("pack", [zipped, packed, lambda folder, path: folder])
+def test_archives_and_zstd_inside_a_source_are_refused_or_skipped(pack: Callable, tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    write(root / "good.extxyz", frames(4))
+    zipped(root, tmp_path / "inner.zip")
+    packed(root, tmp_path / "inner.tar.gz")
+    for name in ("inner.zip", "inner.tar.gz"):
+        (tmp_path / name).rename(root / name)
+    with tarfile.open(root / "plain.tar", "w") as archive:
+        archive.add(root / "good.extxyz", "good.extxyz")
+    (root / "late.extxyz.zst").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(20))
+    raw = read(pack(root, tmp_path / "packed"), on_error="skip")
+    assert len(raw.samples.names) == 4 and raw.skipped.count == 4, raw.skipped
+    assert sum("is an archive in a folder, in another archive" in reason for reason in raw.skipped.reasons) == 3
+    (root / "good.extxyz").unlink()
+    with pytest.raises(UserError, match="is an archive in a folder, in another archive or compressed again; unpack it"):
+        formats.detect(pack(root, tmp_path / "without"))
 
 
 def test_members_of_a_zip_archive_that_are_not_read(tmp_path: Path) -> None:

@@ -87,9 +87,17 @@ class RawFile:
         Raises
         ------
         OSError, UserError
-            If it cannot be opened, or is compressed with zstd.
+            If it cannot be opened, is compressed with zstd, or is an archive itself.
         """
-        return decompressing(self.open_stored(), self.where)
+        stream = decompressing(self.open_stored(), self.where)
+        start = stream.peek(512)[:512]
+        if start.startswith(_ZIP) or (start[257:262] == b"ustar" and b"\0" in start):
+            with stream:
+                raise UserError(
+                    f"{self.where}: is an archive in a folder, in another archive or compressed again; unpack it, or"
+                    " give it alone"
+                )
+        return stream
 
     def read(self) -> bytes:
         """Return its content, decompressed.

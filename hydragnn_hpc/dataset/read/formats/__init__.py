@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+from hydragnn_hpc.atomic import StorageError
 from hydragnn_hpc.dataset.read import files
 from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.frames import Frame, FrameCheck
@@ -98,6 +99,8 @@ def _format_of(file: RawFile) -> str | UserError | None:
             start = bytes(stream.read(_START))
     except files.DAMAGE as error:
         return UserError(f"{file.where}: {files.reason(error)}")
+    except UserError as error:
+        return error
     return next((form for form in FORMATS if reader(form).detect(start, file.plain_name)), None)
 
 
@@ -119,6 +122,10 @@ def iter_frames(source: Path, form: str) -> Iterator[Frame | UserError]:
                 yield frame if isinstance(frame, UserError) else _checked(frame, check)
         except files.DAMAGE as error:
             yield UserError(f"{file.where}: {files.reason(error)}")
+        except StorageError:
+            raise
+        except UserError as error:
+            yield error
 
 
 def _checked(frame: Frame, check: FrameCheck) -> Frame | UserError:

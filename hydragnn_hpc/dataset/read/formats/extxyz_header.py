@@ -29,6 +29,7 @@ _ITEM = re.compile(
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _MANTISSA = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _FLOAT = re.compile(rf"{_MANTISSA}(?:e[+-]?[0-9]+)?|{FORTRAN_DOUBLE}|[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _BOOLEANS = {"T": True, "F": False, "true": True, "false": False, "True": True, "False": False, "TRUE": True,
              "FALSE": False}  # fmt: skip
 _STRUCTURAL = ("lattice", "pbc", "properties")
@@ -122,6 +123,8 @@ def _unquoted(text: str) -> str:
 def _typed(key: str, text: str) -> Any:
     if text.startswith("_JSON "):
         return _from_json(text.removeprefix("_JSON "))
+    if _DECIMAL_COMMA.fullmatch(text):
+        return Unreadable(f"is {text!r}, a decimal comma or two numbers; write a point, or a blank between the two")
     # Inner brackets delimit the rows of a matrix; only the numbers count.
     words = re.findall(r"[^\s,\[\]]+" if re.fullmatch(r"[\s,\[\]0-9eEdD.+-]*", text) else r"[^\s,]+", text)
     array = numbers(words)
