@@ -142,7 +142,7 @@ class Campaign(Section):
             if variant.name in points and not self.can_train_further(variant):
                 raise ValueError(
                     f"sweep.halving: the cosine of '{variant.name}' spans all epochs, so that rungs would compare"
-                    " unfinished descents; set training.schedule=plateau or training.cosine.epochs"
+                    " members in the middle of it; set training.schedule=plateau or training.cosine.epochs"
                 )
 
     def _check_epochs(self) -> None:
@@ -197,7 +197,7 @@ class Campaign(Section):
         return next(v for v in self.variants if v.name == name)
 
     def of_variant(self, variant: Variant) -> Campaign:
-        """Return the campaign that trains this variant alone: its tasks, and its own settings in place of the shared.
+        """Return the campaign that trains this variant alone: its tasks, its own settings in place of shared ones.
 
         Raises
         ------
@@ -229,7 +229,7 @@ class Campaign(Section):
         return tuple(name for name, task in self.of_variant(self.variant(variant)).tasks.items() if task.has_noise)
 
     def epochs(self, variant: Variant) -> int:
-        """Return the most epochs that a member of the variant is trained."""
+        """Return the most epochs that a member of the variant is trained for."""
         own: int = variant.training.get("epochs", self.training.epochs)
         return own
 
@@ -318,7 +318,7 @@ def member_seed(seed: int, variant: str, replica: int) -> int:
 
 
 def _anywhere(start: Start | None) -> Start | None:
-    """Return a source wherever its folder is."""
+    """Return a source without the place of its folder, which has no effect on results."""
     return None if start is None else start.model_copy(update={"folder": "."})
 
 
@@ -328,7 +328,7 @@ def _at_default(section: _Section, keys: Iterable[str]) -> _Section:
 
 
 def _with_own(section: _Section, own: dict[str, Any], key: str) -> _Section:
-    """Return the section with a variant's ``own`` keys in place of its own.
+    """Return the section with a variant's ``own`` keys in place of the shared ones.
 
     Raises
     ------

@@ -132,10 +132,10 @@ def prepare(
     on_outlier: Annotated[
         str,
         typer.Option(
-            help="What to do with an outlier, a value so far from all others that scaling hides their differences: tell"
-            " (only make a remark), fail, or skip (leave its sample out and count it)."
+            help="What to do with an outlier, a value so far from all others that scaling hides their differences:"
+            " remark (only make one), fail, or skip (leave its sample out and count it)."
         ),
-    ] = "tell",
+    ] = "remark",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing data set.")] = False,
 ) -> None:
     """Turn structures in any format into the shared ADIOS2 data set."""
@@ -159,7 +159,7 @@ def prepare(
         scale_over=one_of("--scale-over", scale_over, ("all", "train")),
         end_members=derive.parse_end_members(end_member or []),
         on_error=one_of("--on-error", on_error, ("fail", "skip")),
-        on_outlier=one_of("--on-outlier", on_outlier, ("tell", "fail", "skip")),
+        on_outlier=one_of("--on-outlier", on_outlier, ("remark", "fail", "skip")),
     )
     with progress("reading", "samples") as update:
         manifest = pipeline.prepare(raw, out, options, force, update)

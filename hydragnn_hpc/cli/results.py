@@ -151,11 +151,11 @@ def compare(
     Variants of the same name are compared with one another, otherwise all that predict a target.
     """
     from hydragnn_hpc.atomic import write_text
-    from hydragnn_hpc.report.analysis.comparison import compare_runs
+    from hydragnn_hpc.report.analysis.comparison import compare_campaigns
     from hydragnn_hpc.report.document import comparison
     from hydragnn_hpc.report.tables.text_table import as_rich
 
-    compared = compare_runs([str(out) for out in outs], common)
+    compared = compare_campaigns([str(out) for out in outs], common)
     screen = console()
     for table in comparison.tables(compared):
         screen.print(as_rich(table))

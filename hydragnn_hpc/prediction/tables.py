@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from hydragnn_hpc.dataset.build.unseen import UnseenStructures
-from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame
+from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame, key_of
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.prediction.ase_properties import Properties
 from hydragnn_hpc.prediction.ensemble import CALIBRATED, SEPARATE, Ensemble, TaskPrediction
@@ -95,8 +95,9 @@ class CsvWriter:
 class XyzWriter:
     """Writes structures with their predictions; predicted charges and moments become ASE's initial ones.
 
-    Each task's mean has the task's name, its standard deviation that name with ``_std``, and so on (``SEPARATE``,
-    ``CALIBRATED``); all are in the task's unit. ``distance`` and ``distance_quantile`` are of the structure.
+    Each task's mean has the task's name (`key_of`), its standard deviation that name with ``_std``, and so on
+    (``SEPARATE``, ``CALIBRATED``); all are in the task's unit. ``distance`` and ``distance_quantile`` are those of
+    the structure.
     """
 
     def __init__(self, stream: IO[str], ensembles: Sequence[Ensemble], every_member: bool) -> None:
@@ -117,8 +118,9 @@ class XyzWriter:
                 names = ["std", *own.separate, *(CALIBRATED if task in self._ensemble.calibration.tasks else ())]
                 if len(self._ensemble.replicas) == 1:  # there is no spread
                     names = [name for name in names if name not in ("std", "std_spread")]
-                shown = {task: own.mean, **{f"{task}_{name}": getattr(own, name) for name in names}}
-                into.update({key: value if own.level == "node" else value[0] for key, value in shown.items()})
+                key = key_of(task)
+                shown = {key: own.mean, **{f"{key}_{name}": getattr(own, name) for name in names}}
+                into.update({name: value if own.level == "node" else value[0] for name, value in shown.items()})
             for name, column in self._properties.of_atoms(predicted).items():
                 columns[f"initial_{name}"] = column
             self._stream.write(

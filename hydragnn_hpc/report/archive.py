@@ -64,8 +64,10 @@ def write_archive(
         write_report(made, progress)
         write_json(made / crate.FILE, _metadata(results, made, license_text))
     if is_zip:
-        _zip(folder, to)
-        shutil.rmtree(folder)
+        try:
+            _zip(folder, to)
+        finally:  # also on a full disk: a folder that is left would prevent another attempt
+            shutil.rmtree(folder)
         return to.stat().st_size
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 

@@ -1,9 +1,9 @@
-"""Measure the memory and the time that ``hydragnn-hpc predict`` takes for ever more structures.
+"""Measure the memory and the time that ``hydragnn-hpc predict`` takes for a growing number of structures.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.predict_memory [--structures 10000 100000 1000000]
 
 Two members of H predict random decorations of the FePt lattice of 32 sites, from extended XYZ to csv. The memory is the
-largest that the process had, and seconds are those of its core.
+peak of the process, and the time its CPU time.
 """
 
 from __future__ import annotations

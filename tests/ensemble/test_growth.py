@@ -77,7 +77,7 @@ def test_it_grows_by_epochs(small: Path, tmp_path: Path, settings: str, checkpoi
     assert ("resumed after epoch 3" in log) is checkpoints
 
 
-def test_what_is_no_growth_is_refused(small: Path, tmp_path: Path) -> None:
+def test_what_is_not_growth_is_refused(small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     cosine = ["--set", "training.schedule=cosine"]
     assert run(small / "campaign.yaml", out, *SMALL, *cosine, ranks=0).returncode == 0

@@ -90,7 +90,7 @@ def test_a_stack_that_does_not_fit_is_assigned_in_pieces_and_loses_no_attempt() 
     assert pieces == [("HCM", (0, 2, 3), 1, False), ("HCM", (4,), 1, True), ("H", (0,), 1, True)]
 
 
-def test_members_are_joined_for_their_first_attempt_alone() -> None:
+def test_members_are_joined_for_their_first_attempt_only() -> None:
     queue = StackQueue([("H", (0,)), ("M", (0,)), ("H", (1,)), ("M", (1,)), ("H", (2,)), ("H", (3,))], attempts=2)
     joined = [queue.next((0, slot), lambda _: 3, join=True) for slot in range(3)]
     assert [(a.variant, a.replicas, a.alone) for a in joined if a] == [

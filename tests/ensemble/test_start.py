@@ -80,7 +80,7 @@ def test_zero_epochs_reproduce_the_source(small: Path, tmp_path: Path, source: P
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_frozen_parts_keep_their_bytes(small: Path, tmp_path: Path, source: Path, kind: str) -> None:
-    """In a stack and alone alike, with a decay of weights, on fewer samples, with a head of its own."""
+    """In a stack and alone alike, with weight decay, on fewer samples, with a head of its own."""
     start = {"from": "../source", "variant": kind, "parts": ["trunk", "H"], "freeze": ["trunk"], "learning_rate": 0.01}
     training = {"epochs": 3, "batch_size": 16, "samples": 60, "optimizer": {"name": "AdamW", "weight_decay": 0.1}}
     training |= KINDS[kind].get("training", {})

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from hydragnn_hpc import Ensemble, UserError, crate
+from hydragnn_hpc.report import archive
 from hydragnn_hpc.report.archive import write_archive
 from tests.campaigns import called, done
 from tests.prediction.test_ensemble import same, some
@@ -145,6 +146,18 @@ def test_models_that_were_not_trained_here_have_no_times(tmp_path: Path) -> None
     write_archive(out, tmp_path / "to")
     (action,) = [e for e in json.loads((tmp_path / "to" / crate.FILE).read_text())["@graph"] if e["@id"] == "#training"]
     assert action["@type"] == "CreateAction" and "startTime" not in action
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(folder: Path, to: Path) -> None:
+        raise UserError(f"cannot write {to}")
+
+    out = making.make(tmp_path / "out", variants=("H",), replicas=2, samples=10, arrays=False)
+    monkeypatch.setattr(archive, "write_report", lambda *_: None)
+    monkeypatch.setattr(archive, "_zip", full_disk)
+    with pytest.raises(UserError, match="cannot write"):
+        write_archive(out, tmp_path / "to.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_what_cannot_be_archived_is_one_line(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A task's noise, learned by its likelihood: what was planted, apart from the members' spread, everywhere the same."""
+"""A task's noise: the noise that was planted, apart from the members' spread; the same wherever it is shown."""
 
 from __future__ import annotations
 

@@ -9,14 +9,14 @@ import pytest
 
 import hydragnn_hpc
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.report.analysis.comparison import Comparison, compare_runs
+from hydragnn_hpc.report.analysis.comparison import Comparison, compare_campaigns
 from tests import campaigns
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Campaigns a and b on one data set, c on another split of it, and d, in which nothing has been trained."""
     folder = tmp_path_factory.mktemp("runs")
     campaigns.make(folder, variants=["HM", "H"], replicas=3)
@@ -28,13 +28,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compared(folder: Path, *names: str, common: bool = False) -> Comparison:
-    return compare_runs([str(folder / name) for name in names], common)
+    return compare_campaigns([str(folder / name) for name in names], common)
 
 
-def test_errors_are_those_of_the_runs(runs: Path) -> None:
-    found = compared(runs, "a", "b")
+def test_errors_are_those_of_the_campaigns(folders: Path) -> None:
+    found = compared(folders, "a", "b")
     for e in found.errors:
-        results = hydragnn_hpc.load(e.run)
+        results = hydragnn_hpc.load(e.campaign)
         (task,) = [t for t, s in results.campaign.tasks.items() if s.field == e.field]
         recorded = [m.result.tasks[task].rmse_unit for m in results.finished(e.variant) if m.result]
         assert e.rmse == pytest.approx(recorded, rel=1e-6) and len(e.rmse) == 3
@@ -44,23 +44,23 @@ def test_errors_are_those_of_the_runs(runs: Path) -> None:
     ]  # fmt: skip
 
 
-def test_the_order_of_runs_changes_signs_alone(runs: Path) -> None:
-    there, back = compared(runs, "a", "b"), compared(runs, "b", "a")
+def test_the_order_of_campaigns_changes_signs_alone(folders: Path) -> None:
+    there, back = compared(folders, "a", "b"), compared(folders, "b", "a")
     assert there.samples == back.samples
     for p, q in zip(there.pairs, back.pairs, strict=True):
         assert p.difference == pytest.approx(-q.difference) and p.p_holm == pytest.approx(q.p_holm)
 
 
-def test_other_test_sets_are_compared_only_on_request_and_where_they_agree(runs: Path) -> None:
+def test_other_test_sets_are_compared_only_on_request_and_where_they_agree(folders: Path) -> None:
     with pytest.raises(UserError, match=r"the test sets differ: .* use --common-samples to compare on those"):
-        compared(runs, "a", "c")
-    found = compared(runs, "a", "c", common=True)
-    sets = [hydragnn_hpc.load(runs / name).test_set() for name in ("a", "c")]
+        compared(folders, "a", "c")
+    found = compared(folders, "a", "c", common=True)
+    sets = [hydragnn_hpc.load(folders / name).test_set() for name in ("a", "c")]
     names = [dict(zip(s["names"].tolist(), range(len(s["names"])), strict=True)) for s in sets if s]
     shared = names[0].keys() & names[1].keys()
     assert found.samples == len(shared) > 0
-    (mine,) = [e for e in found.errors if Path(e.run).name == "c"]
-    results = hydragnn_hpc.load(runs / "c")
+    (mine,) = [e for e in found.errors if Path(e.campaign).name == "c"]
+    results = hydragnn_hpc.load(folders / "c")
     atoms = np.concatenate([np.arange(32) + 32 * names[1][n] for n in sorted(shared)])
     by_hand = []
     for member in results.finished("M"):
@@ -74,19 +74,19 @@ def test_other_test_sets_are_compared_only_on_request_and_where_they_agree(runs:
     ]
 
 
-def test_it_is_shown_and_written(runs: Path) -> None:
-    shown = campaigns.done(runs, "compare", "a", "b", "--output", "page.md")
-    page = (runs / "page.md").read_text()
-    for text in ("Test errors on the same samples", "Differences between runs"):
+def test_it_is_shown_and_written(folders: Path) -> None:
+    shown = campaigns.done(folders, "compare", "a", "b", "--output", "page.md")
+    page = (folders / "page.md").read_text()
+    for text in ("Test errors on the same samples", "Differences between campaigns"):
         assert text in shown and text in page
 
 
-def test_what_cannot_be_compared_is_refused_in_a_line(runs: Path) -> None:
+def test_what_cannot_be_compared_is_refused_in_a_line(folders: Path) -> None:
     for names, message in (
         (("a",), "two or more different campaign folders"), (("a", "a"), "two or more different campaign folders"),
         (("a", "nothing"), "nothing"), (("a", "c"), "the test sets differ"),
     ):  # fmt: skip
-        done = campaigns.called(runs, "compare", *names)
+        done = campaigns.called(folders, "compare", *names)
         assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1, (
             done.stderr
         )

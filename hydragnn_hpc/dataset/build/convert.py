@@ -23,8 +23,7 @@ from hydragnn_hpc.dataset.build import prepare, to_hydragnn, to_lsms
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read import files, formats, sources
 from hydragnn_hpc.dataset.read.formats import lsms
-from hydragnn_hpc.dataset.read.formats.extxyz import LENGTHS, OTHER_CELLS
-from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame
+from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame, key_of
 from hydragnn_hpc.dataset.read.frames import Frame, Skipped, hint_to_skip
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
@@ -35,13 +34,6 @@ from hydragnn_hpc.records.dataset import EXPORTED_KEY, ExportedDataset, Target
 from hydragnn_hpc.validation import one_line
 
 KINDS = ("lsms", "extxyz", "bp", "hydragnn")
-
-# Names that have another meaning for readers of extended XYZ, in any letter case.
-_RESERVED = {
-    "stress", "virial", "virials", "lattice", "properties", "pbc", "name", "split", "numbers", "positions", "species",
-    "pos", "symbols", "z", "move_mask", "uid", "tags", "masses", "momenta", EXPORTED_KEY, *OTHER_CELLS,
-    *(f"{length}_{unit}" for length in LENGTHS for unit in ("unit", "units")),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -213,13 +205,13 @@ def frame_text(
     columns = {}
     for key, value in frame.values.items():
         if _is_key(key) and (isinstance(value, str) or _is_written(value, 2)):
-            values[_key(key)] = value
+            values[key_of(key)] = value
         else:
             lost[f"'{key}' (not a number, or a table)"] = None
     for key, value in frame.columns.items():
         if _is_key(key) and _is_written(value, 4):
             array = np.asarray(value)
-            columns[_key(key)] = array.astype(int) if array.dtype.kind == "b" else array
+            columns[key_of(key)] = array.astype(int) if array.dtype.kind == "b" else array
         else:
             lost[f"'{key}' (not numbers)"] = None
     periodic = frame.periodic or (False, False, False)
@@ -235,16 +227,8 @@ def _is_written(value: Any, dimensions: int) -> bool:
     return array.dtype.kind in "biuf" and array.ndim < dimensions and array.size > 0
 
 
-def _key(name: str) -> str:
-    """Return the key under which a value is written: unique to its name, and without another meaning in the format."""
-    plain = name.casefold()
-    while plain.startswith("target_"):
-        plain = plain.removeprefix("target_")
-    return f"target_{name}" if plain in _RESERVED else name
-
-
 def _spelled(name: str, target: Target) -> str:
-    return f"{name}={target.level}:{_key(name)}:{target.unit or '1'}:{target.label}"
+    return f"{name}={target.level}:{key_of(name)}:{target.unit or '1'}:{target.label}"
 
 
 def _exported(source: Path, form: str) -> ExportedDataset | None:

@@ -16,9 +16,9 @@ from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.records.recipe import Shells
 
 _TOLERANCE = 0.02  # bohr; distances closer than this are one shell
-_GROWTH = 1.2501337  # of the search radius; odd, so that no lattice has a distance at exactly such a radius
-_ODD = 1.0000137
+_GROWTH = 1.2501337  # of the search radius; not a round number, so that no lattice has exactly such a distance
 _RANGE = 2.0  # of radial bins, in cutoffs of the data set's neighbours
+_BEYOND = 1.0000137  # of that range, for the search: it ends at a round number, where a lattice may have a shell
 
 
 def operator(shells: Shells, geometry: Geometry) -> csr_matrix:
@@ -30,8 +30,8 @@ def operator(shells: Shells, geometry: Geometry) -> csr_matrix:
         As in `find_neighbours`.
     """
     n, number = len(geometry.pos), len(shells.radii)
-    # Bins end at a round number, where a lattice may have a shell; its weight is zero there.
-    neighbours = find_neighbours(geometry, shells.bounds[-1] * (_ODD if shells.kind == "radial" else 1.0))
+    # At the end of the bins' range weights are zero.
+    neighbours = find_neighbours(geometry, shells.bounds[-1] * (_BEYOND if shells.kind == "radial" else 1.0))
     i = np.repeat(np.arange(n), np.diff(neighbours.offsets))
     j, r = neighbours.neighbours.astype(np.int64), np.linalg.norm(neighbours.vectors, axis=1)
     if shells.kind == "shells":

@@ -68,7 +68,7 @@ def check_arrays(arrays: dict[str, np.ndarray], targets: Mapping[str, Target], w
         raise UserError(f"{where}: a sample's atoms do not match its geometry's sites; {AGAIN}")
     _check_neighbours(arrays, np.repeat(n_sites, n_sites), where)
     if sizes["S"] and arrays["split"].max() > 2:
-        raise UserError(f"{where}: a sample belongs to no part; {AGAIN}")
+        raise UserError(f"{where}: a sample belongs to no set of the split; {AGAIN}")
     _check_finite(arrays, targets, where)
     return sizes
 

@@ -25,7 +25,7 @@ class VariantErrors:
 
     Attributes
     ----------
-    run, variant : str
+    campaign, variant : str
     field, unit : str
         The target, and its unit.
     rmse : list of float
@@ -34,7 +34,7 @@ class VariantErrors:
         RMSE of the members' mean prediction; None for a single member.
     """
 
-    run: str
+    campaign: str
     variant: str
     field: str
     unit: str
@@ -51,11 +51,11 @@ class Comparison:
     samples : int
         Number of test samples compared.
     sizes : dict
-        Number of samples in each run's test set.
+        Number of samples in each campaign's test set.
     errors : list of VariantErrors
     pairs : list of Pair
-        Pairs of variants of different runs, named ``run: variant``, with Holm's correction over all pairs; ``task`` is
-        the field.
+        Pairs of variants of different campaigns, named ``campaign: variant``, with Holm's correction over all pairs;
+        ``task`` is the field.
     """
 
     samples: int
@@ -64,7 +64,7 @@ class Comparison:
     pairs: list[Pair]
 
 
-def compare_runs(folders: Sequence[str], common: bool = False) -> Comparison:
+def compare_campaigns(folders: Sequence[str], common: bool = False) -> Comparison:
     """Compare campaigns on the same test samples.
 
     Parameters
@@ -79,10 +79,10 @@ def compare_runs(folders: Sequence[str], common: bool = False) -> Comparison:
     UserError
         If a folder cannot be read or has no finished member, or the test sets or their true values differ.
     """
-    runs = {folder: load(folder) for folder in folders}
-    if len(runs) < 2:
+    campaigns = {folder: load(folder) for folder in folders}
+    if len(campaigns) < 2:
         raise UserError("compare: give two or more different campaign folders")
-    truths = {folder: _test_set(folder, results) for folder, results in runs.items()}
+    truths = {folder: _test_set(folder, results) for folder, results in campaigns.items()}
     keys = {folder: _identities(truth) for folder, truth in truths.items()}
     shared = set.intersection(*(set(k) for k in keys.values()))
     if not shared or (not common and any(len(shared) < len(k) for k in keys.values())):
@@ -93,7 +93,9 @@ def compare_runs(folders: Sequence[str], common: bool = False) -> Comparison:
     places = {folder: {key: k for k, key in enumerate(own)} for folder, own in keys.items()}
     chosen = {folder: np.array([place[key] for key in order]) for folder, place in places.items()}
     _check_truths(truths, chosen)
-    errors = [e for folder, results in runs.items() for e in _errors(folder, results, truths[folder], chosen[folder])]
+    errors = [
+        e for folder, results in campaigns.items() for e in _errors(folder, results, truths[folder], chosen[folder])
+    ]
     return Comparison(len(order), {folder: len(k) for folder, k in keys.items()}, errors, _pairs(errors))
 
 
@@ -166,11 +168,12 @@ def _errors(folder: str, results: Results, truth: GroundTruth, chosen: np.ndarra
 
 
 def _pairs(errors: list[VariantErrors]) -> list[Pair]:
-    """Compare variants of the same name in different runs; for a target without any, all variants of different runs."""
+    """Compare variants of the same name in different campaigns; for a target without any, all that predict it."""
     pairs: list[Pair] = []
     for field in dict.fromkeys(e.field for e in errors):
-        own = [(a, b) for a, b in itertools.combinations(errors, 2) if a.field == b.field == field and a.run != b.run]
+        both = itertools.combinations([e for e in errors if e.field == field], 2)
+        own = [(a, b) for a, b in both if a.campaign != b.campaign]
         for a, b in [(a, b) for a, b in own if a.variant == b.variant] or own:
-            names = (f"{a.run}: {a.variant}", f"{b.run}: {b.variant}")
+            names = (f"{a.campaign}: {a.variant}", f"{b.campaign}: {b.variant}")
             pairs.append(compare(field, (names[0], a.rmse), (names[1], b.rmse)))
     return with_holm(pairs)

@@ -10,19 +10,19 @@ from hydragnn_hpc.report.tables.text_table import SPREAD, TextTable, as_markdown
 
 
 def tables(comparison: Comparison) -> list[TextTable]:
-    """Return the errors of all runs by target, and the differences between runs."""
+    """Return the errors of all campaigns by target, and the differences between campaigns."""
     ordered = sorted(comparison.errors, key=lambda e: e.field)
     shown = [
         (
-            e.field, e.run, e.variant, text.with_spread(*rows.mean_std(e.rmse)), text.plain(e.rmse_of_mean), e.unit,
-            str(len(e.rmse)),
+            e.field, e.campaign, e.variant, text.with_spread(*rows.mean_std(e.rmse)), text.plain(e.rmse_of_mean),
+            e.unit, str(len(e.rmse)),
         )
         for e in ordered
     ]  # fmt: skip
-    sizes = ", ".join(f"{size:,} of {run}" for run, size in comparison.sizes.items())
-    shared = f"Errors over the {comparison.samples:,} test samples that all runs share (test sets: {sizes})"
+    sizes = ", ".join(f"{size:,} of {campaign}" for campaign, size in comparison.sizes.items())
+    shared = f"Errors over the {comparison.samples:,} test samples that all campaigns share (test sets: {sizes})"
     notes = (f"{shared}. {SPREAD}.",)
-    header = ("target", "run", "variant", "RMSE of a member", "RMSE of the mean", "unit", "members")
+    header = ("target", "campaign", "variant", "RMSE of a member", "RMSE of the mean", "unit", "members")
     units = {e.field: e.unit for e in ordered}
     pairs = [_pair(p, units[p.task]) for p in comparison.pairs]
     columns = ("target", "first", "second", "difference", "95 % interval", "p (Holm)", "unit", "first is", "members")
@@ -33,14 +33,14 @@ def tables(comparison: Comparison) -> list[TextTable]:
     )
     return [
         TextTable("Test errors on the same samples", header, shown, notes),
-        TextTable("Differences between runs", columns, pairs, (rule,)),
+        TextTable("Differences between campaigns", columns, pairs, (rule,)),
     ]
 
 
 def page(comparison: Comparison) -> str:
     """Return the comparison as a page of Markdown."""
-    runs = ", ".join(text.markdown(run) for run in comparison.sizes)
-    return "\n".join([f"# Comparison of {runs}", "", *(as_markdown(t) for t in tables(comparison))])
+    campaigns = ", ".join(map(text.markdown, comparison.sizes))
+    return "\n".join([f"# Comparison of {campaigns}", "", *(as_markdown(t) for t in tables(comparison))])
 
 
 def _pair(p: Pair, unit: str) -> tuple[str, ...]:

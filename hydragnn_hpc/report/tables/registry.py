@@ -16,7 +16,7 @@ from hydragnn_hpc.report.tables.text_table import TextTable, as_csv, as_latex, a
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table written as ``NAME.csv``, ``NAME.md`` and ``NAME.tex``, where it has any row.
+    """A table written as ``NAME.csv``, ``NAME.md`` and ``NAME.tex``, if it has any rows.
 
     Attributes
     ----------

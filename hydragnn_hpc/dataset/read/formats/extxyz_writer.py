@@ -10,7 +10,24 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
+from hydragnn_hpc.dataset.read.formats.extxyz import LENGTHS, OTHER_CELLS
 from hydragnn_hpc.dataset.read.units import to_angstrom
+from hydragnn_hpc.records.dataset import EXPORTED_KEY
+
+# Names that have another meaning for readers of extended XYZ, in any letter case.
+_RESERVED = {
+    "stress", "virial", "virials", "lattice", "properties", "pbc", "name", "split", "numbers", "positions", "species",
+    "pos", "symbols", "z", "move_mask", "uid", "tags", "masses", "momenta", EXPORTED_KEY, *OTHER_CELLS,
+    *(f"{length}_{unit}" for length in LENGTHS for unit in ("unit", "units")),
+}  # fmt: skip
+
+
+def key_of(name: str) -> str:
+    """Return the key under which a value is written: unique to its name, and without another meaning in the format."""
+    plain = name.casefold()
+    while plain.startswith("target_"):
+        plain = plain.removeprefix("target_")
+    return f"target_{name}" if plain in _RESERVED else name
 
 
 def format_frame(

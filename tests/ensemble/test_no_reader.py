@@ -29,7 +29,7 @@ FEW = "--set variants=[H,M] --set replicas=1 --set training.epochs=1"
     ],
     ids=["full", "closed", "reader gone", "full on two ranks"],
 )
-def test_a_campaign_without_a_listener(small: Path, tmp_path: Path, line: str) -> None:
+def test_a_campaign_without_a_reader(small: Path, tmp_path: Path, line: str) -> None:
     words = ["bash", "-c", line, "bash", str(BIN), str(small / "campaign.yaml"), FEW]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr
