@@ -114,8 +114,6 @@ def read_frozen(folder: CampaignFolder) -> Frozen:
     UserError
         If the folder holds no campaign, its file cannot be read, or it is an archive that is damaged.
     """
-    if folder.root.is_file():
-        raise UserError(f"{folder.root} is a file; unpack it, and give the folder that it holds")
     check_archive(folder.root)
     try:
         content = yaml_files.read(folder.campaign)
@@ -124,7 +122,11 @@ def read_frozen(folder: CampaignFolder) -> Frozen:
         return Frozen(campaign, str(content["hash"]), str(content["dataset_sha256"]), str(content["since"]), earlier)
     except FileNotFoundError as error:
         raise UserError(f"{folder.root} holds no campaign; 'hydragnn-hpc run CAMPAIGN.yaml OUT' makes one") from error
-    except (OSError, *yaml_files.YAML_ERRORS, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise UserError(
+            f"{folder.campaign} was not written by a run, since it lacks the key {error}; give another folder"
+        ) from error
+    except (OSError, *yaml_files.YAML_ERRORS, TypeError) as error:
         raise UserError(f"cannot read {folder.campaign}: {error}; restore it, or give another folder") from error
 
 

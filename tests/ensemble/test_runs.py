@@ -101,6 +101,8 @@ def test_refusals(small: Path, tmp_path: Path, reference) -> None:
         ),
         "variants: H is missing": (out, ["--set", "variants=[M]"]),
         "holds no campaign": (tmp_path / "mine", []),
+        "campaign.yaml was not written by a run": (small, []),
+        "is a file; give a campaign's folder": (small / "campaign.yaml", []),
         "did you mean 'epochs'": (tmp_path / "new", ["--set", "training.epoch=5"]),
         "batch_size=100000 is larger": (tmp_path / "new", ["--set", "training.batch_size=100000"]),
         "unknown task 'X'": (tmp_path / "new", ["--set", "variants=[X]"]),
