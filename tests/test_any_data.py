@@ -77,7 +77,7 @@ def test_energies_of_structures_of_several_sizes_are_remarked_upon(ternary: Path
 
 
 @pytest.mark.slow
-def test_forces_are_learned_and_turn_with_the_structure(tmp_path: Path) -> None:
+def test_forces_are_learned_and_rotate_with_the_structure(tmp_path: Path) -> None:
     """Forces of rattled crystals from ASE's EMT: their remark names the remedy, which learns them."""
     made = []
     for k in range(240):

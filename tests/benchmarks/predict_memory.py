@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         trained(folder, 2, "H")
-        print("| structures | peak memory, MB | core-seconds | structures a core-second |\n|---:|---:|---:|---:|")
+        print("| structures | peak memory, MB | CPU, s | structures per CPU second |\n|---:|---:|---:|---:|")
         for number in parser.parse_args().structures:
             write(folder / "s.xyz", number)
             words = ["predict", folder / "out", folder / "s.xyz", "--out", folder / "p.csv", "--device", "cpu"]

@@ -101,7 +101,7 @@ def main() -> None:
             times[name].append(time.process_time() - start)
     base = np.array(times["PyTorch Geometric"]) / len(few)
     print(f"{arguments.members} members, 32 atoms\n")
-    print("| from ase.Atoms | structures per core-second | best round | x |\n|---|---:|---:|---:|")
+    print("| from ase.Atoms | structures per CPU second | best round | x |\n|---|---:|---:|---:|")
     for name, (count, _) in runs.items():
         each = np.array(times[name]) / count
         print(f"| {name} | {1 / np.median(each):,.0f} | {1 / each.min():,.0f} | {np.median(base / each):.1f} |")

@@ -161,7 +161,7 @@ def dry_runs(folder: Path, variants: int) -> list[Row]:
 
 
 def timed(what: str, arguments: list[str]) -> Row:
-    """Wall time, processor time and peak memory of a command."""
+    """Wall time, CPU time and peak memory of a command."""
     started = time.perf_counter()
     process = subprocess.Popen([str(BIN / "hydragnn-hpc"), *arguments], stdout=subprocess.DEVNULL)
     _, code, usage = os.wait4(process.pid, 0)

@@ -69,7 +69,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 88 <= hits <= 100
 
 
-def test_too_few_values_have_no_interval_and_equal_ones_have_none_to_speak_of() -> None:
+def test_too_few_values_have_no_interval_and_equal_ones_one_of_no_width() -> None:
     pair = statistics.compare("H", ("a", [1.0]), ("b", B))
     assert pair.interval is None and pair.p_value is None and pair.spread_ratio is None
     assert statistics.compare("H", ("a", [1.0, 1.1]), ("b", B)).interval is None

@@ -1,4 +1,4 @@
-"""Quantities derived from an LSMS calculation: charge transfer and mixing enthalpy."""
+"""Quantities derived from what a source states: charge transfer (LSMS text), mixing enthalpy (any format)."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def read_live(folder: CampaignFolder) -> Live:
 
 
 def timestamp(stamp: str) -> float | None:
-    """Return a time, ISO 8601, in seconds since 1970; None if it is too far away for that."""
+    """Return a time, ISO 8601, in seconds since 1970; None if it is malformed or out of range."""
     try:
         return datetime.fromisoformat(stamp).timestamp()
     except (ValueError, OverflowError, OSError):
