@@ -1,4 +1,4 @@
-"""Processes: their identity, for which the number alone is not enough, since it is reused; and how they ended."""
+"""Processes: their identity, for which the PID alone is not enough, since it is reused; and how they ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _START_TIME = 19  # the field of /proc/PID/stat, counted from the state, which f
 
 @cache
 def _kernel() -> dict[str, str]:
-    """Return what distinguishes this system's processes from others: the boot, and the namespace of process numbers."""
+    """Return what distinguishes this system's processes from others: the boot, and the PID namespace."""
     try:
         # A /proc of another namespace would show other processes under the same numbers.
         if str(Path("/proc/self").readlink()) != str(os.getpid()):

@@ -17,8 +17,8 @@ class ProcessIdentity(FileRecord):
     host, pid
         For human readers: neither is unique.
     boot, namespace, started : str or None
-        The system's boot, the namespace of process numbers, and the clock ticks between the boot and the process's
-        start: together with ``pid`` they are unique. None where the system does not provide them.
+        The boot, the PID namespace, and the clock ticks between the boot and the process's start: together with
+        ``pid`` they are unique. None where the system does not provide them.
     """
 
     host: str

@@ -146,7 +146,7 @@ def test_the_record_keeps_its_form(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_a_reused_process_id_does_not_block(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reused_pid_does_not_block(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.lock"
     path.write_text(json.dumps({**ELSEWHERE, **processes.identity().model_dump(), "started": "17"}))
     RunLock(path).acquire()

@@ -144,7 +144,7 @@ def make_truth(rng: np.random.Generator, shape: Shape) -> dict[str, np.ndarray]:
 
 
 def summary_of(truth: dict[str, np.ndarray], shape: Shape) -> DatasetSummary:
-    """Return ``dataset.json``; the baselines have three tenths and all of the standard deviation for an error."""
+    """Return ``dataset.json``; the mean's error is the standard deviation, the composition's three tenths of it."""
     targets = {}
     for task in shape.tasks.values():
         values = truth[task["field"]]
