@@ -158,7 +158,7 @@ def test_a_machine_profile_that_yaml_would_change_is_refused(tmp_path: Path) -> 
     assert load_site("local").name == "local"
 
 
-def test_merge_keys_and_aliases_are_no_repetition() -> None:
+def test_merge_keys_and_aliases_are_not_repetitions() -> None:
     text = "a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: [*a, *a]\n"
     assert yaml_files.parse(text)["b"] == {"x": 3, "y": 2}
     bomb = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))

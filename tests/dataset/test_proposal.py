@@ -128,7 +128,7 @@ def test_targets_of_one_letter_are_all_tasks(tmp_path: Path) -> None:
     assert {name: task.field for name, task in campaign.tasks.items()} == {"E": "energy", "E_2": "E"}
 
 
-def test_vectors_have_a_variant_whose_values_turn(proposed: Callable[[str], Path], tmp_path: Path) -> None:
+def test_vectors_have_a_variant_whose_values_rotate(proposed: Callable[[str], Path], tmp_path: Path) -> None:
     campaign = load_campaign(proposed("forces") / "mine.yaml")
     assert [v.name for v in campaign.variants] == ["E", "F"] and campaign.model.convolution == "PNA"
     assert campaign.of_variant(campaign.variants[1]).model.convolution == "PaiNN"

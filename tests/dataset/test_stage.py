@@ -326,7 +326,7 @@ def test_the_staged_manifest_is_the_store_s(small_bp: Path, parent: Path) -> Non
     assert kept == store.read_manifest(small_bp).plain()
 
 
-def test_a_copy_is_as_closed_as_can_be_whatever_the_umask(small_bp: Path, parent: Path) -> None:
+def test_a_copy_is_private_whatever_the_umask(small_bp: Path, parent: Path) -> None:
     """Root becomes another user, who cannot read what is in it."""
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
