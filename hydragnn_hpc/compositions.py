@@ -10,7 +10,7 @@ BLOCK = 100_000  # atoms processed at once: tens of megabytes with the widest in
 
 
 def blocks(atom_offsets: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield ranges of samples (first, last + 1), each of at most 100,000 atoms or of one sample."""
+    """Yield ranges of samples (first, last + 1), each of at most `BLOCK` atoms or of one sample."""
     first, n = 0, len(atom_offsets) - 1
     while first < n:
         stop = int(np.searchsorted(atom_offsets, atom_offsets[first] + BLOCK, side="right")) - 1

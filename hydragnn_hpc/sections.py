@@ -25,7 +25,7 @@ Positive = Annotated[int, Field(ge=1)]
 Widths = tuple[Positive, ...]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]  # names become folder names
 LearningRate = Annotated[float, Field(gt=0)]
-_TRUTH = "in YAML yes, no, on, off, true and false are truth values; write a number, or a name in quotes"
+_BOOLEAN = "in YAML yes, no, on, off, true and false are booleans; write a number, or a name in quotes"
 Text = Annotated[str, Field(pattern=r"^\P{Cc}+$")]  # without control characters
 
 
@@ -36,7 +36,7 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_truth_values(cls, content: Any) -> Any:
+    def _refuse_booleans(cls, content: Any) -> Any:
         """Refuse booleans, which pydantic would accept as the number 1."""
         fields = cls.model_fields
         for key, value in content.items() if isinstance(content, dict) else ():
@@ -44,7 +44,7 @@ class Section(BaseModel):
             parts = value.values() if isinstance(value, dict) and get_origin(kind) is dict else value
             parts = parts if isinstance(parts, Iterable) else [parts]
             if kind is not bool and any(isinstance(part, bool) for part in parts):
-                raise ValueError(f"{key}: {_TRUTH}")
+                raise ValueError(f"{key}: {_BOOLEAN}")
         return content
 
 
@@ -371,8 +371,7 @@ class Training(Section):
     ``samples`` of the training set are trained on, of each composition in proportion (`dataset.staged.subset.nested`).
     Scaling and references are ``fitted_to`` these samples alone, or to all: references and inputs to the training set,
     the scaling of targets to the data set.
-    ``resample`` gives each replica a training set of its own (`member.engine.resample`), the samples of which are
-    those of ``samples``.
+    ``resample`` gives each replica training samples of its own, of the number ``samples`` (`member.engine.resample`).
     ``schedule`` says whether the learning rate follows ``plateau`` or ``cosine`` (`member.training.schedule.Schedule`).
     """
 

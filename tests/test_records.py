@@ -177,7 +177,7 @@ def test_whatever_a_model_holds_is_read_or_refused_in_one_line(
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"3", b"\xff", b'{"schema": 2}', b"[" * 100_000])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_record_is_refused_in_one_line(kind: type[BaseModel], tmp_path: Path, damage: bytes) -> None:
+def test_what_is_not_a_record_is_refused_in_one_line(kind: type[BaseModel], tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "record.json"
     path.write_bytes(damage)
     with pytest.raises(UserError, match=r"record\.json: ") as caught:

@@ -4,7 +4,7 @@
 
 Each data set is written to FOLDER, and then prepared, given to ``init``, trained and reported without a choice made by
 hand. Labels are those of ASE's EMT potential, and of the surrogate of `hydragnn-hpc data generate`. The table shows
-RMSE on the test set: of the ensemble's mean, of one member on average, and of the better baseline; and R² of the mean.
+RMSE on the test set: of the ensemble's mean, of one member on average, and of the better baseline; and R² of a member.
 """
 
 from __future__ import annotations
