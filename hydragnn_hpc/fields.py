@@ -26,7 +26,7 @@ class Field:
     Attributes
     ----------
     name, shape, dtype, unit, meaning : str
-        ``shape`` is a blank-separated list of size letters and numbers, ``"A d"`` or ``"G 3 3"``.
+        ``shape`` is a space-separated list of size letters and numbers, ``"A d"`` or ``"G 3 3"``.
     """
 
     name: str

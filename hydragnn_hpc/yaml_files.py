@@ -79,7 +79,7 @@ def _composed(loader: Any, text: str) -> yaml.Node | None:
         mark = error.problem_mark
         lines = text.splitlines()
         if mark is not None and mark.line < len(lines) and re.match(r" *\t", lines[mark.line]):
-            raise yaml.YAMLError(f"line {mark.line + 1}: a tab before the key; YAML is indented with blanks") from error
+            raise yaml.YAMLError(f"line {mark.line + 1}: a tab before the key; YAML is indented with spaces") from error
         raise
     return root
 

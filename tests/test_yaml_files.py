@@ -58,7 +58,7 @@ def test_depth_without_end_is_an_error(text: str) -> None:
         ("model: {graph_head: [true]}\n", "model: graph_head: in YAML yes, no, .* in quotes"),
         ("seed: on\n", "seed: in YAML yes, no, .* in quotes"),
         ("training:\n  <<: {epochs: 3}\n  <<: {epochs: 4}\n", "the key '<<' appears twice, in lines 7 and 8"),
-        ("training:\n\tepochs: 3\n", "line 7: a tab before the key; YAML is indented with blanks"),
+        ("training:\n\tepochs: 3\n", "line 7: a tab before the key; YAML is indented with spaces"),
     ],
 )
 def test_a_campaign_that_yaml_would_change_is_refused(tmp_path: Path, more: str, message: str) -> None:

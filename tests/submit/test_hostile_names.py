@@ -54,7 +54,7 @@ def test_the_local_script_executes_no_name(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("site", site_names())
 @pytest.mark.parametrize("name", FITTING)
 def test_only_comments_precede_the_first_command(site: str, name: str, tmp_path: Path) -> None:
-    """Schedulers read these lines; a name in them neither ends a line nor is cut at a blank."""
+    """Schedulers read these lines; a name in them neither ends a line nor is cut at a space."""
     header = script(site, tmp_path / name, tmp_path / "in" / f"{name}.yaml").split("\n\n")[0].splitlines()
     plain = script(site, tmp_path / "out", tmp_path / "in" / "c.yaml").split("\n\n")[0].splitlines()
     assert all(line.startswith("#") for line in header)

@@ -491,7 +491,7 @@ def test_a_chain_goes_on_while_something_moves(folder: CampaignFolder) -> None:
     assert chain.end(folder, 75, 50) == (ExitCode.DONE, "done")
 
 
-def test_a_chain_tells_failed_members(folder: CampaignFolder) -> None:
+def test_a_chain_reports_failed_members(folder: CampaignFolder) -> None:
     chain.begin(folder)
     finish(folder, 0)
     finish(folder, 1, "diverged")

@@ -20,7 +20,7 @@ from hydragnn_hpc.errors import UserError
 
 SHOWN = 40  # characters of the file that an error quotes
 _CLOSED = r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\{(?:\\.|[^}\\])*\}|\[(?:[^\[\]]|\[[^\[\]]*\])*\])(?=\s|$)"""
-# A value follows its '=' immediately, or after blanks if it is not itself a key with its own '='.
+# A value follows its '=' immediately, or after spaces if it is not itself a key with its own '='.
 _ITEM = re.compile(
     rf"""("(?:\\.|[^"\\])*"(?=[\s=]|$)|'(?:\\.|[^'\\])*'(?=[\s=]|$)|[^\s=]+)"""
     rf"""(?:\s*(=)(?:({_CLOSED}|\S+)|\s+({_CLOSED}|[^\s=]+(?=\s|$))(?!\s*=)|))?""",
@@ -124,7 +124,7 @@ def _typed(key: str, text: str) -> Any:
     if text.startswith("_JSON "):
         return _from_json(text.removeprefix("_JSON "))
     if _DECIMAL_COMMA.fullmatch(text):
-        return Unreadable(f"is {text!r}, a decimal comma or two numbers; write a point, or a blank between the two")
+        return Unreadable(f"is {text!r}, a decimal comma or two numbers; write a point, or a space between the two")
     # Inner brackets delimit the rows of a matrix; only the numbers count.
     words = re.findall(r"[^\s,\[\]]+" if re.fullmatch(r"[\s,\[\]0-9eEdD.+-]*", text) else r"[^\s,]+", text)
     array = numbers(words)
