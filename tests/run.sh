@@ -5,7 +5,7 @@
 #
 #   tests/run.sh [pytest arguments]
 #   tests/run.sh --quick     unit tests, the contract tests of the engines, one campaign on two ranks
-#   tests/run.sh --oldest    the same, and data and predictions, with the oldest versions that setup.py admits; and an
+#   tests/run.sh --oldest    with the oldest versions that setup.py admits: tests of each use of each package; and an
 #                            archive made with today's versions read with those
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -22,13 +22,30 @@ engines=(tests/member/contract tests/member/test_learning_rate.py
   tests/member/test_checkpoint.py tests/ensemble/test_stack_queue.py tests/report/test_statistics.py
   tests/report/test_tables.py tests/test_one_campaign.py)
 
-# oldest : the short form of the suite in an environment of the oldest versions; part of the whole suite.
+# With the oldest versions: pydantic, PyYAML; ASE, vesin, SciPy, ADIOS2; PyTorch Geometric, torch; mpi4py and MPI;
+# pandas, Matplotlib, Jinja, Pillow, tensorboardX; typer, rich. A test for each use, not for each case.
+uses=(tests/test_foundation_config.py tests/test_yaml_files.py
+  tests/dataset/test_formats.py tests/dataset/test_graphs.py tests/dataset/test_inputs.py tests/dataset/test_symmetry.py
+  tests/dataset/test_convert.py::test_a_data_set_of_lsms_text_comes_back_as_text
+  tests/member/test_convolutions.py::test_weights_come_back_from_a_file
+  tests/member/test_convolutions.py::test_bessel_functions_are_those_of_pytorch_geometric
+  tests/member/test_convolutions.py::test_no_generated_source_is_left_in_the_temporary_folder
+  tests/member/contract/test_contract.py::test_several_geometries tests/member/test_checkpoint.py
+  tests/test_one_campaign.py tests/cli/test_doctor.py::test_all_is_well_here
+  tests/prediction/test_predict.py::test_a_campaigns_own_test_samples_come_out_as_they_did
+  tests/prediction/test_calculator.py::test_results_are_those_of_the_ensemble
+  tests/exchange/test_models.py::test_the_degrees_that_are_written_have_the_averages_of_the_training
+  tests/report/test_statistics.py tests/report/test_tables.py
+  tests/report/test_report.py::test_an_unfinished_campaign_has_every_figure_that_it_can_have
+  tests/report/test_report.py::test_page_and_supplement_say_the_same
+  tests/report/test_report.py::test_tensorboard_receives_every_epoch_of_every_member
+  tests/cli/test_results.py tests/submit/test_submit.py::test_scripts_are_the_golden_ones)
+
+# oldest : these tests in an environment of the oldest versions; part of the whole suite.
 oldest() {
   bash envs/local.sh --lock envs/oldest.lock --venv .venv-oldest || return
-  local short=("${units[@]}" "${engines[@]}" tests/dataset/test_convert.py tests/dataset/test_formats.py
-    tests/prediction/test_predict.py tests/prediction/test_calculator.py)
   local failed=0
-  PATH=$PWD/.venv-oldest/bin:$PATH pytest -q -m "not slurm" -p no:cacheprovider "${short[@]}" || failed=1
+  PATH=$PWD/.venv-oldest/bin:$PATH pytest -q -m "not slurm" -p no:cacheprovider "${uses[@]}" || failed=1
   pytest -q -m versions -p no:cacheprovider tests/prediction --other-python "$PWD/.venv-oldest/bin/python" || failed=1
   return $failed
 }

@@ -33,6 +33,19 @@ TASK_SIZES = tuple(TaskSizes(t, *of, (7, 5), 1.0 + k) for k, (t, of) in enumerat
 EVERY = [(name, edges) for name in CONVOLUTIONS for edges in (False, True) if not why_not(name, edges)]
 every = pytest.mark.parametrize(("name", "edges"), EVERY, ids=[f"{n}{'+edges' if e else ''}" for n, e in EVERY])
 
+# Every convolution in both ways of summing over neighbours, each with one pooling or another; all of them with --long.
+POOLINGS = ("mean", "sum", "max")
+OVER_ONE_GEOMETRY = [
+    pytest.param(
+        name, edges, pooling, filled,
+        id=f"{name}{'+edges' if edges else ''}-{pooling}-{way}",
+        marks=() if pooling == POOLINGS[(number + way_number) % 3] else pytest.mark.long,
+    )
+    for number, (name, edges) in enumerate(EVERY)
+    for way_number, (way, filled) in enumerate({"all pairs of sites": 0.0, "gathered": 2.0}.items())
+    for pooling in POOLINGS
+]  # fmt: skip
+
 
 def random_samples(seed: int, sizes: list[int], number: int = 12) -> TrainingData:
     """Random graphs, isolated atoms and repeated edges among them, with real-valued inputs."""
@@ -144,9 +157,7 @@ def test_a_member_is_the_same_in_a_stack_and_alone(name: str, edges: bool) -> No
         assert torch.equal(own_seen[0], seen[e])
 
 
-@every
-@pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
-@pytest.mark.parametrize("filled", [0.0, 2.0], ids=["all pairs of sites", "gathered"])
+@pytest.mark.parametrize(("name", "edges", "pooling", "filled"), OVER_ONE_GEOMETRY)
 def test_over_one_geometry_it_is_pytorch_geometrics_layer(
     name: str, edges: bool, pooling: str, filled: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,6 @@ The reference is the library engine in float64: PyTorch Geometric's layers and a
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable
 from functools import partial
 from inspect import signature
@@ -52,19 +51,28 @@ def edges(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Problem, "EDGES", BASES[request.param])
 
 
-def _of_engines(names: str, values: Iterable[object]) -> Callable[[Test], Test]:
-    """Run a test for these engines, with edge features and without."""
-    parametrized = pytest.mark.parametrize(names, values)
+def over(engines: Iterable[str], names: str, values: list[tuple], repeats: list[tuple]) -> Callable[[Test], Test]:
+    """Run a test for these engines with these values of ``names``, and with ``repeats``, which only ``--long`` runs."""
+    cases = [
+        pytest.param(engine, *value, id="-".join(str(v).removeprefix("torch.") for v in (engine, *value)), marks=marks)
+        for of_values, marks in ((values, ()), (repeats, pytest.mark.long))
+        for value in of_values
+        for engine in engines
+    ]
+    parametrized = pytest.mark.parametrize(f"name, {names}", cases, indirect=["edges"])
     return lambda test: pytest.mark.usefixtures("edges")(parametrized(test))
 
 
-# Triton's interpreter is slow: its engine is held to what its kernels do; tests/member/triton has more of it.
+# Every engine is held to every item, with edge features or without, in one precision or the other; the other
+# combinations repeat it. Triton's interpreter is slow: its engine is held to what its kernels do, and
+# tests/member/triton has more of it.
 PLAIN = [n for n in ENGINES if n != "triton"]
-BOTH = (torch.float64, torch.float32)
-every = _of_engines("name", PLAIN)
-every_and_kernels = _of_engines("name", ENGINES)
-every_in_float32_too = _of_engines("name, dtype", [*itertools.product(PLAIN, BOTH)])
-every_and_kernels_in_float32_too = _of_engines("name, dtype", [*itertools.product(ENGINES, BOTH)])
+every = over(PLAIN, "edges", [("without edges",)], [("edges",)])
+every_and_kernels = over(ENGINES, "edges", [("without edges",)], [("edges",)])
+EDGES_IN_DOUBLE = [("edges", torch.float64), ("without edges", torch.float32)]
+EDGES_IN_SINGLE = [("edges", torch.float32), ("without edges", torch.float64)]
+edges_in_double = over(PLAIN, "edges, dtype", EDGES_IN_DOUBLE, EDGES_IN_SINGLE)
+edges_in_single = over(PLAIN, "edges, dtype", EDGES_IN_SINGLE, EDGES_IN_DOUBLE)
 LEVELS = {
     "mixed": TASKS,
     "graph": TASKS[:1],
@@ -108,16 +116,25 @@ def test_with_edge_features_all_engines_read_the_same_files() -> None:
     assert all((o.parameters, o.buffers) == (layouts[0].parameters, layouts[0].buffers) for o in layouts)
 
 
-@every_in_float32_too
+@edges_in_double
 @pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
 def test_one_geometry(name: str, dtype: torch.dtype, pooling: str) -> None:
     problem = Problem(shared().samples, pooling=pooling)
     check(problem, name, problem.index(6), dtype)
 
 
-@every_in_float32_too
-@pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
-@pytest.mark.parametrize("atoms", [(1, 4, 12), (5, 5, 5)], ids=["sizes differ", "same size"])
+@edges_in_single
+@pytest.mark.parametrize(
+    ("atoms", "pooling"),
+    [
+        ((1, 4, 12), "mean"),
+        ((1, 4, 12), "sum"),
+        ((1, 4, 12), "max"),
+        ((5, 5, 5), "mean"),
+        pytest.param((5, 5, 5), "sum", marks=pytest.mark.long),
+        pytest.param((5, 5, 5), "max", marks=pytest.mark.long),
+    ],
+)
 def test_several_geometries(name: str, dtype: torch.dtype, atoms: tuple[int, ...], pooling: str) -> None:
     problem = Problem(varying(1, *atoms).samples, pooling=pooling)
     check(problem, name, problem.index(6), dtype)
@@ -153,7 +170,7 @@ LOSSES = {
 }
 
 
-@every_in_float32_too
+@edges_in_single
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses(name: str, dtype: torch.dtype, loss: str) -> None:
     """Each alone, with missing values; the reference engine's own values are torch's."""
@@ -235,8 +252,15 @@ OPTIMIZERS = {
 }
 
 
-@every_and_kernels_in_float32_too
-@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        *((kind, torch.float64) for kind in OPTIMIZERS),
+        ("Adam", torch.float32),
+        *(pytest.param(kind, torch.float32, marks=pytest.mark.long) for kind in OPTIMIZERS if kind != "Adam"),
+    ],
+)
 def test_optimizers_are_torchs(name: str, dtype: torch.dtype, kind: str) -> None:
     """Thirty steps, a member leaving on the way, its state stored and restored."""
     made, options = OPTIMIZERS[kind]
@@ -281,8 +305,7 @@ def test_wider_inputs_and_one_layer(name: str) -> None:
     check(problem, name, problem.index(6))
 
 
-@every_and_kernels
-@pytest.mark.parametrize("pairs", [0, 4], ids=["all", "some"])
+@over(ENGINES, "edges, pairs", [("edges", 0), ("without edges", 4)], [("edges", 4), ("without edges", 0)])
 def test_isolated_atoms(name: str, pairs: int) -> None:
     rng = np.random.default_rng(5)
     problem = Problem(random_samples(rng, [random_neighbours(rng, 6, pairs)]))
@@ -290,8 +313,7 @@ def test_isolated_atoms(name: str, pairs: int) -> None:
     check(problem, name, problem.index(6))
 
 
-@every_and_kernels
-@pytest.mark.parametrize("loops", [0, 2], ids=["isolated", "its own neighbour"])
+@over(ENGINES, "edges, loops", [("edges", 2), ("without edges", 0)], [("edges", 0), ("without edges", 2)])
 def test_samples_of_one_atom(name: str, loops: int) -> None:
     rng = np.random.default_rng(6)
     problem = Problem(random_samples(rng, [random_neighbours(rng, 1, loops)]))
@@ -303,7 +325,7 @@ def test_samples_of_one_atom(name: str, loops: int) -> None:
     assert engine.predict(parameters, buffers, np.array([3]))["V"].shape == (3, 1, 3)
 
 
-@every_in_float32_too
+@edges_in_double
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_missing_targets_do_not_count(name: str, dtype: torch.dtype, share: float) -> None:
     """The mean is over the known values of a batch; where there are none, the loss and its gradient are zero."""
@@ -340,7 +362,7 @@ def test_ties_between_neighbours_that_differ(name: str) -> None:
     assert same == (not name.startswith("fused")), "the first neighbour takes the gradient in the fused engine alone"
 
 
-@every_and_kernels
+@over(ENGINES, "edges", [("edges",)], [("without edges",)])
 def test_batches_of_other_sizes_and_a_stack_that_shrinks(name: str) -> None:
     """One engine after another shape: the last small batch of an epoch, members that leave."""
     problem = shared(11)
@@ -365,7 +387,7 @@ def test_batches_of_other_sizes_and_a_stack_that_shrinks(name: str) -> None:
         engine.predict(parameters, buffers, problem.index(14)[0])
 
 
-@every_in_float32_too
+@edges_in_single
 @pytest.mark.parametrize("atoms", [(9,), (1, 4, 12)], ids=["one geometry", "several"])
 def test_a_member_does_not_depend_on_its_stack(name: str, dtype: torch.dtype, atoms: tuple[int, ...]) -> None:
     """Bit for bit, alone and in any place; on accelerators, where members go together, to rounding."""
@@ -387,8 +409,7 @@ def test_a_member_does_not_depend_on_its_stack(name: str, dtype: torch.dtype, at
             torch.testing.assert_close(value, predicted[task][places], **close)
 
 
-@every
-@pytest.mark.parametrize("at_once", [4096, 20], ids=["at once", "in pieces"])
+@over(PLAIN, "edges, at_once", [("edges", 20), ("without edges", 4096)], [("edges", 4096), ("without edges", 20)])
 def test_a_prediction_does_not_depend_on_its_batch(name: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(resident.PREDICTED_AT_ONCE, "cpu", at_once)
     problem = shared(13)
