@@ -39,7 +39,8 @@ uses=(tests/test_foundation_config.py tests/test_yaml_files.py
   tests/report/test_report.py::test_an_unfinished_campaign_has_every_figure_that_it_can_have
   tests/report/test_report.py::test_page_and_supplement_say_the_same
   tests/report/test_report.py::test_tensorboard_receives_every_epoch_of_every_member
-  tests/cli/test_results.py tests/submit/test_submit.py::test_scripts_are_the_golden_ones)
+  tests/cli/test_results.py::test_status_prints_plain_text_where_there_is_no_terminal
+  tests/cli/test_results.py::test_help_has_an_example tests/submit/test_submit.py::test_scripts_are_the_golden_ones)
 
 # oldest : these tests in an environment of the oldest versions; part of the whole suite.
 oldest() {

@@ -65,7 +65,7 @@ ENGINES: dict[str, Make] = {
     "library, MFC": _library("MFC"),
     "library, PaiNN": _library("PaiNN", edges=EDGES),
 }
-if find_spec("triton"):  # without it, tests/member/triton fails
+if find_spec("triton"):  # without it, tests/member/triton_kernels fails
     from hydragnn_hpc.member.torch_engine.with_kernels import TritonEngine
 
     ENGINES["torch, kernels, edge lengths"] = _torch((9,), kind=TritonEngine, edges=EDGES)

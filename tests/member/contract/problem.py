@@ -39,7 +39,7 @@ ENGINES: dict[str, Callable[[NetworkSizes, TrainingData, torch.dtype], Engine]] 
     "torch together": lambda sizes, samples, dtype: TorchEngine(sizes, samples, CPU, dtype, together=True),
     "library": lambda sizes, samples, dtype: LibraryEngine(sizes, "PNA", samples, CPU, dtype, shared=False),
 }
-if find_spec("triton"):  # without it, tests/member/triton fails; its kernels run in its interpreter here
+if find_spec("triton"):  # without it, tests/member/triton_kernels fails; its kernels run in its interpreter here
     from hydragnn_hpc.member.torch_engine.with_kernels import TritonEngine
 
     ENGINES["triton"] = lambda sizes, samples, dtype: TritonEngine(sizes, samples, CPU, dtype, together=True)

@@ -65,7 +65,7 @@ def over(engines: Iterable[str], names: str, values: list[tuple], repeats: list[
 
 # Every engine is held to every item, with edge features or without, in one precision or the other; the other
 # combinations repeat it. Triton's interpreter is slow: its engine is held to what its kernels do, and
-# tests/member/triton has more of it.
+# tests/member/triton_kernels has more of it.
 PLAIN = [n for n in ENGINES if n != "triton"]
 every = over(PLAIN, "edges", [("without edges",)], [("edges",)])
 every_and_kernels = over(ENGINES, "edges", [("without edges",)], [("edges",)])

@@ -1,4 +1,4 @@
-"""Compile every kernel for devices that are not here: ``python -m tests.member.triton.resources [--json]``.
+"""Compile every kernel for devices that are not here: ``python -m tests.member.triton_kernels.resources [--json]``.
 
 Prints, for each kernel and device, registers per thread, spilled registers (or bytes of spill) and shared memory.
 """

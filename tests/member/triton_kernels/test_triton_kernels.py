@@ -51,7 +51,7 @@ def test_tiles_that_cover_a_part_of_the_batch(
 
 def test_every_kernel_fits_into_the_registers_of_each_device() -> None:
     """Compiled without a device: nothing is spilled, and every kernel is measured."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.member.triton.resources", "--json"]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.member.triton_kernels.resources", "--json"]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=280)
     assert done.returncode == 0, done.stderr
