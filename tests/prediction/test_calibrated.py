@@ -42,7 +42,7 @@ def test_python_ase_and_the_command_agree_to_the_last_bit(plain: Path) -> None:
 
 
 @pytest.mark.slow
-def test_intervals_cover_the_validation_part_that_they_are_from(plain: Path) -> None:
+def test_intervals_cover_the_validation_set_that_they_are_from(plain: Path) -> None:
     """As the worker has kept it: its predictions are those of the command, and the intervals hold their level."""
     truth = np.load(plain / "validation_set.npz")
     folder = plain.parent
