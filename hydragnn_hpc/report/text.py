@@ -38,10 +38,10 @@ def plain(value: float | None, digits: int = 4) -> str:
 
 
 def r_squared(value: float | None) -> str:
-    """Return R² as ``0.9871``, and below -10 as ``-2.3e4``, where digits say no more than the sign."""
+    """Return R² as ``0.9871``, and from -10 down as ``-2.3e4``, where digits say no more than the sign."""
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{round(value, 4) + 0.0:.4f}" if value > -10 else f"{value:.2g}"  # + 0.0: no negative zero
+    return f"{round(value, 4) + 0.0:.4f}" if value > -10 else scientific(value, 2)  # + 0.0: no negative zero
 
 
 def percent(value: float | None) -> str:

@@ -145,6 +145,14 @@ def test_plain(value: float, shown: str) -> None:
     assert text.plain(value) == shown
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.98714, "0.9871"), (-1e-9, "0.0000"), (-2.5, "-2.5000"), (-12.3, "-1.2e1"), (-23456.0, "-2.3e4")],
+)
+def test_r_squared(value: float, shown: str) -> None:
+    assert text.r_squared(value) == shown
+
+
 def test_a_folder_without_a_campaign_is_an_error_and_an_unreadable_result_does_not_count(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no campaign"):
         write_tables(tmp_path)
