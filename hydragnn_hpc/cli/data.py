@@ -133,9 +133,9 @@ def prepare(
         str,
         typer.Option(
             help="What to do with an outlier, a value so far from all others that scaling hides their differences:"
-            " remark (only make one), fail, or skip (leave its sample out and count it)."
+            " tell (only in a remark), fail, or skip (leave its sample out and count it)."
         ),
-    ] = "remark",
+    ] = "tell",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing data set.")] = False,
 ) -> None:
     """Turn structures in any format into the shared ADIOS2 data set."""
@@ -159,7 +159,7 @@ def prepare(
         scale_over=one_of("--scale-over", scale_over, ("all", "train")),
         end_members=derive.parse_end_members(end_member or []),
         on_error=one_of("--on-error", on_error, ("fail", "skip")),
-        on_outlier=one_of("--on-outlier", on_outlier, ("remark", "fail", "skip")),
+        on_outlier=one_of("--on-outlier", on_outlier, ("tell", "fail", "skip")),
     )
     with progress("reading", "samples") as update:
         manifest = pipeline.prepare(raw, out, options, force, update)

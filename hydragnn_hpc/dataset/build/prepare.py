@@ -109,7 +109,7 @@ def _without_outliers(raw: sources.RawData, on_outlier: str) -> np.ndarray:
     """
     samples = raw.samples
     far = np.zeros(len(samples.names), bool)
-    for name, values in samples.values.items() if on_outlier != "remark" else ():
+    for name, values in samples.values.items() if on_outlier != "tell" else ():
         of_row = np.repeat(np.arange(len(values)), [len(v) for v in values])
         outlying = np.unique(of_row[outliers.outlying_rows(np.concatenate(values))]).tolist()
         for k in outlying:

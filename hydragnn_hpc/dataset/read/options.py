@@ -42,7 +42,7 @@ class Options:
         Energy of pure elements by proton number, Ry per atom; those not given are determined from the data.
     on_error : {"fail", "skip"}
         What to do with a structure that cannot be used.
-    on_outlier : {"remark", "fail", "skip"}
+    on_outlier : {"tell", "fail", "skip"}
         What to do with a value so far from all others that scaling hides them: make a remark, refuse the data,
         or leave its sample out.
     purpose : {"train", "convert"}
@@ -62,5 +62,5 @@ class Options:
     scale_over: str = "all"
     end_members: derive.EndMembers = field(default_factory=dict)
     on_error: str = "fail"
-    on_outlier: str = "remark"
+    on_outlier: str = "tell"
     purpose: str = "train"
