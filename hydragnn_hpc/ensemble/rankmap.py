@@ -86,7 +86,7 @@ def complaints(ranks: list[RankResources], slots: int) -> list[tuple[str, str]]:
         if len(cores) < len(here):
             wrong.append(
                 (
-                    f"{len(here)} ranks on {host} share {len(cores)} cores ({ranges(sorted(cores))})",
+                    f"{len(here)} ranks on {host} share the cores {ranges(sorted(cores))} ({len(cores)} in all)",
                     "give each rank its own cores (srun -c N, mpiexec --depth N --cpu-bind depth), or start fewer",
                 )
             )

@@ -151,7 +151,7 @@ def test_complaints() -> None:
     assert [what for what, _ in complaints(shared, 1)] == ["ranks 0, 1 share device x of a"]
     assert complaints(shared, 2) == []
     crowded = [rank(0, "a", [0]), rank(1, "a", [0])]
-    assert [what for what, _ in complaints(crowded, 1)] == ["2 ranks on a share 1 cores (0)"]
+    assert [what for what, _ in complaints(crowded, 1)] == ["2 ranks on a share the cores 0 (1 in all)"]
     broken = [rank(0, "a", [0]).model_copy(update={"torch": None, "trouble": "no driver"})]
     assert "no driver" in complaints(broken, 1)[0][0]
 
