@@ -60,8 +60,12 @@ def check_seed(seed: int) -> None:
         raise UserError(f"--seed {seed}: must be 0 or positive")
 
 
-def check_output(path: Path | None) -> None:
-    """Refuse an ``--out`` that is a folder or lies in none, before the work whose result it is to hold."""
+def check_output(path: Path | None, source: Path) -> None:
+    """Refuse an ``--out`` that is a folder, lies in none, or would replace what is read, before any work is done."""
+    if path is not None and path.exists() and source.exists():
+        real, read = path.resolve(), source.resolve()
+        if real == read or (read in real.parents and path.is_file()):
+            raise UserError(f"--out {path}: would replace a file of {source}, which is read; give another name")
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         where = f"{path} is a folder" if path.is_dir() else f"no such folder: {path.parent}"
         raise UserError(f"--out {path}: {where}; give a file in an existing folder")

@@ -100,7 +100,7 @@ def predict(
     one_of("--on-error", on_error, ("fail", "skip"))
     if device not in DEVICES:
         raise UserError(f"--device {device}; known: {', '.join(DEVICES)}")
-    check_output(to)
+    check_output(to, structures)
     if CampaignFolder(structures).campaign.exists() and not CampaignFolder(out).campaign.exists():
         raise UserError(f"{structures} is a campaign's folder, but {out} is not: give the campaign first")
     chosen: int | str = int(select) if select.isdecimal() else select

@@ -62,7 +62,7 @@ def select(
 
     one_of("--on-error", on_error, ("fail", "skip"))
     check_seed(seed)
-    check_output(to)
+    check_output(to, pool)
     ensemble = Ensemble(out, variant, device=device)
     found = selection.Pool(ensemble.tasks if at_random else selection.check_spread(ensemble, task))
     distances = selection.distances_of(ensemble, needed=not at_random)

@@ -351,7 +351,7 @@ class Controller:
                 f"no worker can be started: {cause}; see {self._folder.logs} and 'hydragnn-hpc doctor'",
                 ExitCode.MEMBERS_FAILED,
             )
-        if self._out_of_time and not self._progress.any_epoch:
+        if self._too_short:
             raise UserError(
                 "the time limit was too short: it expired before any member had finished an epoch; allow more time",
                 ExitCode.MEMBERS_FAILED,
@@ -389,10 +389,15 @@ class Controller:
         parts = [f"{done - self._diverged} of {self._total} members finished"]
         parts += [f"{n} {what}" for n, what in zip(bad, ("failed for good", "diverged"), strict=True) if n]
         waiting = self._total - done - bad[0]
-        parts += [f"{waiting} left: run the same command again"] if waiting else []
+        parts += [f"{waiting} left" + ("" if self._too_short else ": run the same command again")] if waiting else []
         self.display.line("; ".join(parts))
         if line := self._files.closing_line():
             self.display.line(line)
+
+    @property
+    def _too_short(self) -> bool:
+        """Whether the time limit expired before anything was trained: the same command again would not help."""
+        return self._out_of_time and not self._progress.any_epoch
 
     def _seconds_left(self) -> float | None:
         waiting = self._queue.waiting_stacks

@@ -91,8 +91,10 @@ def test_what_is_not_growth_is_refused(small: Path, tmp_path: Path) -> None:
         "tasks.H.loss.name: mse -> mae": ["variants=[{name: H, tasks: [H], losses: {H: mae}}, M]"],
     }
     for message, changes in cases.items():
-        options = [x for change in changes for x in ("--set", change)]
-        done = run(small / "campaign.yaml", out, *SMALL, *cosine, *options, ranks=0)
+        replaced = [entry.partition("=")[0] for entry in changes]
+        others = [entry for entry in (*SMALL[1::2], cosine[1]) if entry.partition("=")[0] not in replaced]
+        options = [x for change in (*others, *changes) for x in ("--set", change)]
+        done = run(small / "campaign.yaml", out, *options, ranks=0)
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
         assert done.returncode == 2 and len(errors) == 1 and message in errors[0], (message, done.stderr)
     command = [
@@ -104,7 +106,9 @@ def test_what_is_not_growth_is_refused(small: Path, tmp_path: Path) -> None:
         "slurm",
         "--dry-run",
     ]
-    done = subprocess.run([*command, *SMALL, "--set", "replicas=1"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*command, "--set", "variants=[H]", "--set", "replicas=1"], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 2 and "holds another campaign: replicas: 2 -> 1" in done.stderr, done.stderr
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 

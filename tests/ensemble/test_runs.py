@@ -88,6 +88,12 @@ def test_a_deadline_saves_everything_and_the_same_command_continues(small: Path,
     assert outcome(out) == outcome(tmp_path / "whole")
 
 
+def test_a_time_limit_that_is_too_short_is_not_to_be_tried_again(small: Path, tmp_path: Path) -> None:
+    done = run(small / "campaign.yaml", tmp_path / "out", "--time-limit", f"{SAVE_SECONDS + 0.2}s", ranks=0)
+    assert done.returncode == 1 and "the time limit was too short" in done.stderr, done.stderr
+    assert "again" not in done.stderr
+
+
 def test_refusals(small: Path, tmp_path: Path, reference) -> None:
     out = tmp_path / "out"
     assert run(small / "campaign.yaml", out, "--set", "variants=[H]", "--set", "replicas=1", ranks=0).returncode == 0

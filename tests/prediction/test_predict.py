@@ -86,6 +86,8 @@ def test_periodic_structures_of_several_sizes_and_edge_lengths(ternary: Path) ->
         ("iron.cif", (), "iron.cif: holds no structure that ASE can read as cif"),
         ("iron.xyz", ("--out", "raw"), "--out raw: raw is a folder"),
         ("iron.xyz", ("--out", "no/p.csv"), "--out no/p.csv: no such folder: no"),
+        ("iron.xyz", ("--out", "iron.xyz"), "--out iron.xyz: would replace a file of iron.xyz, which is read"),
+        (".", ("--out", "iron.xyz"), "--out iron.xyz: would replace a file of ., which is read"),
         ("iron.xyz", ("--device", "gpu"), "--device gpu; known: cpu, cuda, xpu, auto"),
     ],
 )
