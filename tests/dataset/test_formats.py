@@ -222,7 +222,7 @@ def test_keys_that_nobody_asked_for_spoil_nothing_and_are_refused_when_asked_for
         ("# CELL{H}: 5 0 0 0 5 0 0 0 5 energy=%d", "as i-PI does"),
         ('cell="5 0 0 0 5 0 0 0 5" energy=%d', "'cell' but no Lattice.*rename"),
         ("Unit_Cell=[5, 5, 5, 90, 90, 90] energy=%d", "'Unit_Cell' but no Lattice"),
-        ("length_unit=furlong energy=%d", "length_unit: unknown unit 'furlong'"),
+        ("length_unit=furlong energy=%d", "the unit of length: unknown unit 'furlong'"),
         ("length_unit=bohr pos_unit=Ang energy=%d", "several units of length"),
     ],
 )
@@ -465,7 +465,8 @@ def database(path: Path, metadata: dict, scale: float = 1.0, n: int = 12) -> Pat
 
 
 @pytest.mark.parametrize(
-    ("unit", "scale"), [("Ang", 1.0), ("Bohr", 1 / BOHR_IN_ANGSTROM), ("a0", 1 / BOHR_IN_ANGSTROM), ("nm", 0.1)]
+    ("unit", "scale"),
+    [("Ang", 1.0), ("ANGSTROM", 1.0), ("Bohr", 1 / BOHR_IN_ANGSTROM), ("a0", 1 / BOHR_IN_ANGSTROM), ("nm", 0.1)],
 )
 def test_lengths_in_the_unit_that_a_database_states(unit: str, scale: float, tmp_path: Path) -> None:
     frame = next(iter(formats.iter_frames(database(tmp_path / "a.db", {"_distance_unit": unit}, scale), "ase-db")))
@@ -479,7 +480,11 @@ def test_a_unit_that_is_not_known_is_mentioned_once(tmp_path: Path, capsys: pyte
 
 
 def test_units_that_a_database_states_are_compared_with_those_of_the_targets(tmp_path: Path) -> None:
-    tables = ({"_property_unit_dict": {"energy": "Hartree"}}, {"key_descriptions": {"energy": ("E", "energy", "Ha")}})
+    tables = (
+        {"_property_unit_dict": {"energy": "Hartree"}},
+        {"key_descriptions": {"energy": ("E", "energy", "Ha")}},
+        {"energy_unit": "Hartree", "length_unit": "Ang"},
+    )
     for k, metadata in enumerate(tables):
         source = database(tmp_path / f"{k}.db", metadata)
         assert len(read(source, "E=graph:energy:Ha").samples.names) == 12
@@ -489,13 +494,22 @@ def test_units_that_a_database_states_are_compared_with_those_of_the_targets(tmp
         read(database(tmp_path / "c.db", {"_distance_unit": "furlong"}), "E=graph:energy:Ha")
 
 
-def test_the_unit_of_positions_in_any_table(tmp_path: Path) -> None:
-    source = database(tmp_path / "a.db", {"units": {"positions": "Bohr", "energy": "Ha"}}, 1 / BOHR_IN_ANGSTROM)
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"units": {"positions": "Bohr"}},
+        {"units": {"distance": "bohr"}},
+        {"length_unit": "au"},
+        {"position_units": "a0"},
+    ],
+)
+def test_the_unit_of_positions_in_any_table(metadata: dict, tmp_path: Path) -> None:
+    source = database(tmp_path / "a.db", metadata, 1 / BOHR_IN_ANGSTROM)
     frame = next(iter(formats.iter_frames(source, "ase-db")))
-    assert isinstance(frame, Frame) and frame.units["energy"] == "Ha"
+    assert isinstance(frame, Frame)
     assert np.linalg.norm(frame.pos[1] - frame.pos[0]) == pytest.approx(1.09 / BOHR_IN_ANGSTROM, abs=0.1)
     with pytest.raises(UserError, match="several units of length"):
-        read(database(tmp_path / "b.db", {"units": {"positions": "Bohr"}, "_distance_unit": "Ang"}))
+        read(database(tmp_path / "b.db", {**metadata, "_distance_unit": "Ang"}))
 
 
 def test_a_value_beyond_all_bounds_costs_its_structure(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,13 @@ _NAMES = {
     **dict.fromkeys(("debye", "Debye"), "D"),
 }
 _FACTOR = re.compile(r"([^\W\d]+|1)(?:\^(-?[1-9]))?")
+_OF_KEY = re.compile(r"_?(.+?)_units?", re.IGNORECASE)
+LENGTHS = ("length", "distance", "position", "positions", "pos", "coordinates")
+"""Names under which files state the unit of positions and cell."""
+_LENGTH_NAMES = {
+    **dict.fromkeys(("a0", "a_0", "au", "a.u.", "bohr"), "bohr"),
+    **dict.fromkeys(("ang", "angstrom", "angstroms", "angström", "ångström", "å", "a"), "Å"),
+}
 _SNAP_DECIMALS, _SNAP_STEPS = 10, 4
 
 
@@ -99,10 +107,31 @@ def length_unit(text: str, where: str) -> LengthUnit:
     UserError
         If it is not a unit of length; ``where`` names the place.
     """
-    name = "bohr" if text.strip().casefold() in ("a0", "a_0", "au", "a.u.") else parse_unit(text, where).text
+    name = _LENGTH_NAMES.get(text.strip().casefold()) or parse_unit(text, where).text
     if name not in _LENGTHS:
         raise UserError(f"{where}: '{text}' is not a unit of length; known: {', '.join(_LENGTHS)}")
     return _LENGTHS[name]
+
+
+def units_of_keys(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the units that keys such as ``energy_unit`` state in a file's header or metadata, by ``energy``."""
+    matches = {key: _OF_KEY.fullmatch(key) for key, value in values.items() if isinstance(value, str) and value}
+    return {match[1]: str(values[key]) for key, match in matches.items() if match}
+
+
+def stated_length_unit(units: Mapping[str, str], where: str) -> LengthUnit:
+    """Return the unit of positions and cell among stated ones, by :data:`LENGTHS`; ångström where there is none.
+
+    Raises
+    ------
+    UserError
+        If it is not a unit of length, or there are several.
+    """
+    stated = {key: unit for key, unit in units.items() if key.casefold().lstrip("_") in LENGTHS}
+    found = {length_unit(unit, f"{where}: the unit of {key}") for key, unit in stated.items()}
+    if len(found) > 1:
+        raise UserError(f"{where}: several units of length are stated, {stated}; correct them")
+    return found.pop() if found else ANGSTROM
 
 
 def is_energy(unit: str) -> bool:

@@ -9,12 +9,11 @@ from hydragnn_hpc.dataset.read.atoms import FrameLabel, frame_of
 from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.targets import TargetSpec
-from hydragnn_hpc.dataset.read.units import ANGSTROM, LengthUnit, length_unit
+from hydragnn_hpc.dataset.read.units import LengthUnit, stated_length_unit, units_of_keys
 from hydragnn_hpc.errors import UserError
 
 TARGETS: tuple[TargetSpec, ...] = ()
 
-_LENGTHS = ("_distance_unit", "distance_unit")
 _TABLES = ("units", "property_units", "property_unit_dict", "_property_unit_dict")
 _SQLITE = b"SQLite format 3\x00"
 
@@ -64,7 +63,9 @@ def _frame_of(row: Any, file: RawFile, length: LengthUnit, units: Mapping[str, s
 
 
 def _stated_units(metadata: Mapping[str, Any], where: str) -> tuple[LengthUnit, dict[str, str]]:
-    """Return the units of lengths and of keys, as SchNetPack's tables and ASE's ``key_descriptions`` state them.
+    """Return the units of lengths and of keys.
+
+    SchNetPack's tables, ASE's ``key_descriptions`` and keys such as ``energy_unit`` state them.
 
     Raises
     ------
@@ -77,12 +78,9 @@ def _stated_units(metadata: Mapping[str, Any], where: str) -> tuple[LengthUnit, 
             units[str(key)] = str(described[2])
     for table in _TABLES:
         units.update({str(key): str(unit) for key, unit in _mapping(metadata.get(table)).items() if unit})
-    stated = {key: metadata[key] for key in _LENGTHS if metadata.get(key)}
-    stated |= {key: units[key] for key in ("positions", "_positions") if key in units}
-    lengths = {length_unit(str(unit), f"{where}: metadata: {key}") for key, unit in stated.items()}
-    if len(lengths) > 1:
-        raise UserError(f"{where}: the metadata state several units of length, {stated}; correct them")
-    return lengths.pop() if lengths else ANGSTROM, units
+    of_keys = units_of_keys(metadata)
+    both = {**units, **{f"_{key}": unit for key, unit in of_keys.items()}}  # apart, so that a contradiction shows
+    return stated_length_unit(both, f"{where}: metadata"), {**of_keys, **units}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

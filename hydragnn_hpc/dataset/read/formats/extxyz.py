@@ -15,7 +15,7 @@ from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.formats.extxyz_header import SHOWN, numbers, parse_header
 from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
 from hydragnn_hpc.dataset.read.targets import TargetSpec
-from hydragnn_hpc.dataset.read.units import ANGSTROM, LengthUnit, length_unit
+from hydragnn_hpc.dataset.read.units import stated_length_unit, units_of_keys
 from hydragnn_hpc.errors import UserError
 
 TARGETS: tuple[TargetSpec, ...] = ()
@@ -29,8 +29,6 @@ _POSITIONS = ("pos", "positions")
 # Where else other programs state a cell; i-PI also states units there: "# CELL(abcABC): ... positions{atomic_unit}".
 OTHER_CELLS = ("cell", "unitcell", "unit_cell", "cell_vectors", "lattice_vectors")
 _CELL_OF_IPI = re.compile(r"CELL[(\[{]\w+[)\]}]:?")
-_UNIT = re.compile(r"(.+?)_units?", re.IGNORECASE)  # energy_unit=eV
-LENGTHS = ("length", "distance", "position", "positions", "pos", "coordinates")
 _BOOLEANS = {"t": True, "f": False, "true": True, "false": False, "1": True, "0": False}
 
 
@@ -191,8 +189,8 @@ def _parse(chunk: list[bytes], name: str, origin: str, where: str) -> Frame:
     cell = _cell(header.structural.get("lattice"), where)
     if cell is None:
         _refuse_other_cells(header.values, where)
-    units = {match[1]: v for k, v in header.values.items() if isinstance(v, str) and (match := _UNIT.fullmatch(k))}
-    length = _length(units, where)
+    units = units_of_keys(header.values)
+    length = stated_length_unit(units, where)
     periodic = _periodic(header.structural.get("pbc"), cell is not None, where)
     return Frame(
         name if header.name is None else header.name,
@@ -220,15 +218,6 @@ def _refuse_other_cells(values: dict[str, Any], where: str) -> None:
             raise UserError(
                 f"{where}: the header has '{key}' but no Lattice, which states the cell; rename or remove it"
             )
-
-
-def _length(units: dict[str, str], where: str) -> LengthUnit:
-    """Return the unit of positions and cell: ångström, unless a key such as ``length_unit`` states another."""
-    stated = [key for key in units if key.casefold() in LENGTHS]
-    found = {length_unit(units[key], f"{where}: {key}_unit").name: key for key in stated}
-    if len(found) > 1:
-        raise UserError(f"{where}: the header states several units of length, {', '.join(found)}; correct it")
-    return length_unit(units[stated[0]], where) if stated else ANGSTROM
 
 
 def _columns(

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
-from hydragnn_hpc.dataset.read.formats.extxyz import LENGTHS, OTHER_CELLS
-from hydragnn_hpc.dataset.read.units import to_angstrom
+from hydragnn_hpc.dataset.read.formats.extxyz import OTHER_CELLS
+from hydragnn_hpc.dataset.read.units import LENGTHS, to_angstrom
 from hydragnn_hpc.records.dataset import EXPORTED_KEY
 
 # Names that have another meaning for readers of extended XYZ, in any letter case.
