@@ -2,8 +2,9 @@
 
 ``python -m tests.ensemble.standin WHAT VICTIM SECONDS [worker options]`` where WHAT says what happens once VICTIM is to
 be trained: ``good`` (nothing), ``crash``, ``silent``, ``speechless`` (dies after its results, before it reports them),
-``engine`` (reports that another engine continues) or a key of BAD (sends that); or else ``hopeless`` (dies before it is
-ready), ``double`` (claims the same device on every rank) or ``without-mps`` (reports that MPS does not run).
+``engine`` (reports that another engine continues); or else ``bad`` (sends what BAD has for a variant of that name),
+``hopeless`` (dies before it is ready), ``double`` (claims the same device on every rank) or ``without-mps`` (reports
+that MPS does not run).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BAD = {
     "unknown": b'{"kind": "gossip"}\n',
     "incomplete": b'{"kind": "finished"}\n',
     "long": b"x" * (100 << 20),
-    "no newline": b"x",
+    "no-newline": b"x",
     "flood": b'{"kind": "alive"}\n' * (1 << 20),
 }
 what, victim, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
@@ -70,8 +71,8 @@ while received := os.read(incoming, 4096):
             os.kill(os.getpid(), signal.SIGSEGV)
         if variant == victim and what == "silent":
             time.sleep(3600)
-        if variant == victim and what in BAD:
-            bad = BAD[what]
+        if what == "bad" and variant in BAD:
+            bad = BAD[variant]
             while bad:
                 bad = bad[os.write(outgoing, bad) :]
             time.sleep(3600)

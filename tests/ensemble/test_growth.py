@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import time
@@ -33,11 +34,19 @@ def large(small: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ob
     return outcome(out)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_it_grows_by_replicas_and_variants(small: Path, tmp_path: Path, large, ranks: int) -> None:
+@pytest.fixture(scope="module")
+def begun(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A campaign that is small, finished; copy it to let it grow."""
+    out = tmp_path_factory.mktemp("begun") / "out"
+    done = run(small / "campaign.yaml", out, *SMALL, ranks=0)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.long), 2])
+def test_it_grows_by_replicas_and_variants(small: Path, tmp_path: Path, begun: Path, large, ranks: int) -> None:
     """Killed in the middle, and in stacks of another size."""
-    out = tmp_path / "out"
-    assert run(small / "campaign.yaml", out, *SMALL, ranks=ranks).returncode == 0
+    out = Path(shutil.copytree(begun, tmp_path / "out"))
     before = members(out)
     command = [str(BIN / "mpirun"), "-n", str(ranks), str(BIN / "hydragnn-hpc"), "run", str(small / "campaign.yaml")]
     growing = subprocess.Popen([*command, str(out), *LARGE], stderr=subprocess.DEVNULL)
@@ -55,26 +64,25 @@ def test_it_grows_by_replicas_and_variants(small: Path, tmp_path: Path, large, r
     assert earlier["since"] < kept["since"]
 
 
-@pytest.mark.parametrize("settings", ["{}", "{schedule: cosine, cosine: {epochs: 3}}"], ids=["plateau", "cosine"])
-@pytest.mark.parametrize("checkpoints", [True, False])
-def test_it_grows_by_epochs(small: Path, tmp_path: Path, settings: str, checkpoints: bool) -> None:
-    """From the checkpoints; where these have been removed, from the start."""
+def test_it_grows_by_epochs(small: Path, tmp_path: Path) -> None:
+    """From the checkpoints; where these have been removed, from the start. With either schedule of learning rates."""
+    cosine = "{name: cosine, tasks: [H, C, M], training: {schedule: cosine, cosine: {epochs: 3}}}"
 
     def trained(out: str, epochs: int) -> subprocess.CompletedProcess[str]:
-        keys = {**yaml.safe_load(settings), "epochs": epochs, "batch_size": 16}
-        options = [f"training={yaml.safe_dump(keys, default_flow_style=True).strip()}", "variants=[HCM]"]
+        options = [f"training={{epochs: {epochs}, batch_size: 16}}", f"variants=[HCM, {cosine}]"]
         return run(small / "campaign.yaml", tmp_path / out, *(x for o in options for x in ("--set", o)), ranks=0)
 
     assert trained("whole", 6).returncode == 0
-    assert trained("grown", 3).returncode == 0
-    if not checkpoints:
-        for path in (tmp_path / "grown").glob("members/*/*/checkpoint*.pt"):
-            path.unlink()
-    done = trained("grown", 6)
-    assert done.returncode == 0 and "training.epochs: 3 -> 6" in done.stderr, done.stderr
-    assert outcome(tmp_path / "grown") == outcome(tmp_path / "whole")
-    log = (tmp_path / "grown/members/HCM/00/log.txt").read_text()
-    assert ("resumed after epoch 3" in log) is checkpoints
+    assert trained("kept", 3).returncode == 0
+    shutil.copytree(tmp_path / "kept", tmp_path / "removed")
+    for path in (tmp_path / "removed").glob("members/*/*/checkpoint*.pt"):
+        path.unlink()
+    for grown in ("kept", "removed"):
+        done = trained(grown, 6)
+        assert done.returncode == 0 and "training.epochs: 3 -> 6" in done.stderr, done.stderr
+        assert outcome(tmp_path / grown) == outcome(tmp_path / "whole")
+        logs = [path.read_text() for path in (tmp_path / grown).glob("members/*/*/log.txt")]
+        assert len(logs) == 4 and all(("resumed after epoch 3" in log) is (grown == "kept") for log in logs)
 
 
 def test_what_is_not_growth_is_refused(small: Path, tmp_path: Path) -> None:
@@ -156,9 +164,8 @@ def test_settings_of_a_variant_are_those_of_a_campaign_that_has_them(small: Path
     assert own.stdout == alike.stdout.replace("\nHM,", "\nown,")
 
 
-def test_a_dry_run_names_what_grows(small: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert run(small / "campaign.yaml", out, *SMALL, ranks=0).returncode == 0
+def test_a_dry_run_names_what_grows(small: Path, tmp_path: Path, begun: Path) -> None:
+    out = Path(shutil.copytree(begun, tmp_path / "out"))
     done = run(small / "campaign.yaml", out, *LARGE, "--dry-run", ranks=0)
     assert done.returncode == 0, done.stderr
     for line in (

@@ -157,7 +157,7 @@ def test_a_point_that_goes_on_is_as_if_it_had_been_trained_at_once(small: Path, 
 
 @pytest.mark.mpi
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.long), 2, pytest.param(4, marks=pytest.mark.long)])
 def test_killed_three_times_on_any_ranks(small: Path, tmp_path: Path, whole: Path, ranks: int) -> None:
     out, stack = tmp_path / "out", ["--set", f"launch.stack={1 + ranks % 2}"]
     command = [str(BIN / "mpirun"), "-n", str(ranks), str(BIN / "hydragnn-hpc"), "run", str(small / "campaign.yaml")]

@@ -68,10 +68,9 @@ def outcome(out: Path) -> dict[str, object]:
     return {"table": table, **{str(Path(k).relative_to(out)): v for k, v in weights.items()}}
 
 
-def test_a_campaign_killed_and_run_again_has_the_same_outcome(programs: Path, small: Path, tmp_path: Path) -> None:
-    own = Path(sys.executable).parent
-    alone = [str(own / "hydragnn-hpc"), "run", str(small / "campaign.yaml"), str(tmp_path / "alone")]
-    subprocess.run(alone, check=True, capture_output=True, timeout=200)
+def test_a_campaign_killed_and_run_again_has_the_same_outcome(
+    programs: Path, small: Path, finished: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     command = [str(programs / "mpirun"), "-n", "2", str(programs / "hydragnn-hpc"), "run"]
     command += [str(small / "campaign.yaml"), str(out)]
@@ -83,4 +82,4 @@ def test_a_campaign_killed_and_run_again_has_the_same_outcome(programs: Path, sm
         os.killpg(killed.pid, signal.SIGKILL)
     again = subprocess.run(command, env=environment(programs), capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert outcome(out) == outcome(tmp_path / "alone")
+    assert outcome(out) == outcome(finished)

@@ -191,7 +191,7 @@ def resampled(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.mpi
 @pytest.mark.slow
-@pytest.mark.parametrize(("stack", "ranks"), [(4, 2), (6, 1)])
+@pytest.mark.parametrize(("stack", "ranks"), [(4, 2), pytest.param(6, 1, marks=pytest.mark.long)])
 def test_the_same_bits_in_any_stack_on_any_ranks(
     small: Path, tmp_path: Path, resampled: Path, stack: int, ranks: int
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -39,20 +40,21 @@ def outcome(out: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def reference(small: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def reference(finished: Path) -> dict[str, object]:
     """The campaign on one rank, without a launcher."""
-    out = tmp_path_factory.mktemp("reference") / "out"
-    done = run(small / "campaign.yaml", out, ranks=0)
-    assert done.returncode == 0, done.stderr
-    found = outcome(out)
+    found = outcome(finished)
     assert len({entry[0] for name, entry in found.items() if name != "table1"}) == 6, "members share their weights"  # type: ignore[index]
     return found
 
 
 @pytest.mark.parametrize(
     ("ranks", "options"),
-    [(1, []), (2, []), (4, []), (1, ["--set", "launch.slots_per_device=2"])],
-    ids=["1 rank", "2 ranks", "4 ranks", "2 slots"],
+    [
+        pytest.param(1, [], id="1 rank", marks=pytest.mark.long),
+        pytest.param(2, [], id="2 ranks", marks=pytest.mark.long),
+        pytest.param(4, [], id="4 ranks"),
+        pytest.param(1, ["--set", "launch.slots_per_device=2"], id="2 slots"),
+    ],
 )
 def test_the_same_bits_however_it_is_spread(small: Path, tmp_path: Path, reference, ranks: int, options) -> None:
     done = run(small / "campaign.yaml", tmp_path / "out", *options, ranks=ranks)
@@ -60,15 +62,20 @@ def test_the_same_bits_however_it_is_spread(small: Path, tmp_path: Path, referen
     assert outcome(tmp_path / "out") == reference
 
 
-@pytest.mark.parametrize("engine", ["auto", "torch"])
-def test_the_same_bits_alone_and_in_a_stack(small: Path, tmp_path: Path, engine: str) -> None:
+def test_the_same_bits_alone_and_in_a_stack(small: Path, tmp_path: Path) -> None:
+    """With the fused and with the torch engine."""
+    plain = ("HCM", "H", "M")
+    variants = [*plain, *({"name": f"{v}-torch", "tasks": [*v], "training": {"engine": "torch"}} for v in plain)]
     for stack in (1, 2):
         done = run(
             small / "campaign.yaml", tmp_path / f"out{stack}", "--set", f"launch.stack={stack}", "--set",
-            f"training.engine={engine}", "--set", "replicas=3", "--set", "training.early_stopping.patience=2", ranks=0,
+            f"variants={json.dumps(variants)}", "--set", "replicas=3", "--set", "training.early_stopping.patience=2",
+            ranks=0,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     assert outcome(tmp_path / "out1") == outcome(tmp_path / "out2")
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("out1/members/*/*/result.json")]
+    assert len(results) == 18 and {r["engine"] for r in results} == {"fused", "torch"}
 
 
 def test_a_deadline_saves_everything_and_the_same_command_continues(small: Path, tmp_path: Path) -> None:
@@ -94,18 +101,14 @@ def test_a_time_limit_that_is_too_short_is_not_to_be_tried_again(small: Path, tm
     assert "again" not in done.stderr
 
 
-def test_refusals(small: Path, tmp_path: Path, reference) -> None:
-    out = tmp_path / "out"
-    assert run(small / "campaign.yaml", out, "--set", "variants=[H]", "--set", "replicas=1", ranks=0).returncode == 0
+def test_refusals(small: Path, tmp_path: Path, finished: Path) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
     before = outcome(out)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     cases = {
-        "training.epochs: 4 -> 3": (
-            out,
-            ["--set", "variants=[H]", "--set", "replicas=1", "--set", "training.epochs=3"],
-        ),
-        "variants: H is missing": (out, ["--set", "variants=[M]"]),
+        "training.epochs: 4 -> 3": (out, ["--set", "training.epochs=3"]),
+        "variants: H is missing": (out, ["--set", "variants=[HCM, M]"]),
         "holds no campaign": (tmp_path / "mine", []),
         "campaign.yaml was not written by a run": (small, []),
         "is a file; give a campaign's folder": (small / "campaign.yaml", []),
@@ -120,8 +123,7 @@ def test_refusals(small: Path, tmp_path: Path, reference) -> None:
         assert done.returncode == 2 and len(errors) == 1 and message in errors[0], (message, done.stderr)
     assert not (tmp_path / "new").exists()
     assert outcome(out) == before
-    allowed = ["--set", "variants=[H]", "--set", "replicas=1", "--set", "launch.attempts=5"]
-    assert run(small / "campaign.yaml", out, *allowed, ranks=0).returncode == 0
+    assert run(small / "campaign.yaml", out, "--set", "launch.attempts=5", ranks=0).returncode == 0
 
 
 def test_many_descriptors(small: Path, tmp_path: Path) -> None:

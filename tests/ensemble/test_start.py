@@ -78,30 +78,35 @@ def test_zero_epochs_reproduce_the_source(small: Path, tmp_path: Path, source: P
     assert len(frozen["campaign"]["variants"][0]["start"]["sha256"]) == 64
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_frozen_parts_keep_their_bytes(small: Path, tmp_path: Path, source: Path, kind: str) -> None:
+def test_frozen_parts_keep_their_bytes(small: Path, tmp_path: Path, source: Path) -> None:
     """In a stack and alone alike, with weight decay, on fewer samples, with a head of its own."""
-    start = {"from": "../source", "variant": kind, "parts": ["trunk", "H"], "freeze": ["trunk"], "learning_rate": 0.01}
     training = {"epochs": 3, "batch_size": 16, "samples": 60, "optimizer": {"name": "AdamW", "weight_decay": 0.1}}
-    training |= KINDS[kind].get("training", {})
-    own = {"start": start, "training": training, "model": {**campaigns.SMALL["model"], **KINDS[kind].get("model", {})}}
+    parts = {"parts": ["trunk", "H"], "freeze": ["trunk"], "learning_rate": 0.01}
+
+    def variants(**changes: Any) -> list[dict[str, Any]]:
+        start = {"from": "../source", **parts, **changes}
+        return [{"name": kind, "tasks": ["H", "M"], **own, "start": {**start, "variant": kind}}
+                for kind, own in KINDS.items()]  # fmt: skip
+
     (tmp_path / "source").symlink_to(source)
     (tmp_path / "here").mkdir()
     for stack in (1, 2):
-        trained(small, tmp_path / f"here/{stack}", "--set", f"launch.stack={stack}", variants=["HM"], **own)
+        out = tmp_path / f"here/{stack}"
+        trained(small, out, "--set", f"launch.stack={stack}", variants=variants(), training=training)
     assert outcome(tmp_path / "here/1") == outcome(tmp_path / "here/2")
-    for replica in (0, 1):
-        theirs, ours = weights(source, kind, replica), weights(tmp_path / "here/1", "HM", replica)
+    fresh = tmp_path / "here/fresh"
+    trained(small, fresh, variants=variants(freeze=[], parts=["trunk"]), training={**training, "epochs": 0})
+    for kind in KINDS:
+        for replica in (0, 1):
+            theirs, ours = weights(source, kind, replica), weights(tmp_path / "here/1", kind, replica)
+            same = {name for name in theirs if torch.equal(theirs[name], ours[name])}
+            assert same == {name for name in theirs if name.startswith("trunk.")}
+            assert any("running_mean" in name for name in same)
+            rates = (tmp_path / f"here/1/members/{kind}/0{replica}/history.csv").read_text().splitlines()[1:]
+            assert [float(row.split(",")[3]) for row in rates] == [0.01] * 3
+        theirs, ours = weights(source, kind, 0), weights(fresh, kind, 0)
         same = {name for name in theirs if torch.equal(theirs[name], ours[name])}
         assert same == {name for name in theirs if name.startswith("trunk.")}
-        assert any("running_mean" in name for name in same)
-        rates = (tmp_path / f"here/1/members/HM/0{replica}/history.csv").read_text().splitlines()[1:]
-        assert [float(row.split(",")[3]) for row in rates] == [0.01] * 3
-    fresh = {**own, "start": {**start, "freeze": [], "parts": ["trunk"]}, "training": {**training, "epochs": 0}}
-    trained(small, tmp_path / "here/fresh", variants=["HM"], **fresh)
-    theirs, ours = weights(source, kind, 0), weights(tmp_path / "here/fresh", "HM", 0)
-    same = {name for name in theirs if torch.equal(theirs[name], ours[name])}
-    assert same == {name for name in theirs if name.startswith("trunk.")}
 
 
 def test_the_source_belongs_to_the_campaign_wherever_it_is(small: Path, tmp_path: Path) -> None:
