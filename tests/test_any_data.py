@@ -110,16 +110,17 @@ def test_forces_are_learned_and_rotate_with_the_structure(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_a_campaign_of_every_convolution(ternary: Path, name: str) -> None:
-    options = ["model.convolution=" + name, "variants=[HQ]", "replicas=2", "launch.stack=2"]
-    if CONVOLUTIONS[name].edges != "none":
-        options.append("model.edges={number: 8}")
-    arguments = [word for option in options for word in ("--set", option)]
-    done(ternary, "run", "campaign.yaml", name, *arguments)
-    rows = table1(ternary / name)
-    assert {key: row["n"] for key, row in rows.items()} == {("HQ", "H"): "2", ("HQ", "Q"): "2"}
+def test_a_campaign_of_every_convolution(ternary: Path) -> None:
+    variants = []
+    for name, convolution in CONVOLUTIONS.items():
+        edges = {} if convolution.edges == "none" else {"edges": {"number": 8}}
+        variants.append({"name": name, "tasks": ["H", "Q"], "model": {"convolution": name, **edges}})
+    options = [f"variants={json.dumps(variants)}", "replicas=2", "launch.stack=2"]
+    done(ternary, "run", "campaign.yaml", "every", *(word for option in options for word in ("--set", option)))
+    rows = table1(ternary / "every")
+    assert {key: row["n"] for key, row in rows.items()} == {(name, t): "2" for name in CONVOLUTIONS for t in "HQ"}
     assert all(0 < float(row["rmse_mean"]) < 1 for row in rows.values())
-    results = [json.loads(p.read_text()) for p in (ternary / name / "members").rglob("result.json")]
-    engine = "fused" if name == "PNA" else "library"
-    assert {r["engine"] for r in results} == {engine} and len({r["weights_sha256"] for r in results}) == 2
+    for name in CONVOLUTIONS:
+        results = [json.loads(p.read_text()) for p in (ternary / "every/members" / name).rglob("result.json")]
+        engine = "fused" if name == "PNA" else "library"
+        assert {r["engine"] for r in results} == {engine} and len({r["weights_sha256"] for r in results}) == 2

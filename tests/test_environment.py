@@ -24,10 +24,12 @@ COMMANDS = (
     "status {name}", "status {name} --json", "report {name}", "predict {name} raw",
 )  # fmt: skip
 BARE = {"PATH": os.environ["PATH"]}
+PLAIN_C = {**BARE, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 ENVIRONMENTS = {
     "bare": BARE,
-    "plain-c": {**BARE, "HOME": "/", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    "plain-c": {**PLAIN_C, "HOME": "/"},
     "latin": {**BARE, "HOME": "/nowhere", "TMPDIR": "/nowhere", "PYTHONIOENCODING": "latin-1"},
+    "nothing": {**PLAIN_C, "TMPDIR": "/nowhere"},
 }
 
 
@@ -41,7 +43,9 @@ def folder(small_bp: Path, surrogate_raw, tmp_path_factory: pytest.TempPathFacto
     return made
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize(
+    "name", ["nothing", *(pytest.param(name, marks=pytest.mark.long) for name in ("bare", "plain-c", "latin"))]
+)
 def test_every_command_works_in(folder: Path, name: str) -> None:
     for line in COMMANDS:
         words = [sys.executable, "-m", "hydragnn_hpc", *line.format(name=name).split()]

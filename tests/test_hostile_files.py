@@ -238,7 +238,7 @@ def test_no_file_of_a_campaign_executes_anything_in_any_command(hurt: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("umask", [0o027, 0o077])
+@pytest.mark.parametrize("umask", [0o027, pytest.param(0o077, marks=pytest.mark.long)])
 def test_all_that_a_data_set_and_a_campaign_write_follows_the_umask(tmp_path: Path, umask: int) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/bash\necho 7\n")

@@ -145,7 +145,9 @@ def provide(base: Path, index: Path, *wheels: tuple[str, str]) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize(("machine", "torch"), [("aurora", XPU), ("polaris", "2.10.0")])
+@pytest.mark.parametrize(
+    ("machine", "torch"), [("aurora", XPU), pytest.param("polaris", "2.10.0", marks=pytest.mark.long)]
+)
 def test_a_modules_packages_stay(machine: str, torch: str, tmp_path: Path, base: Path, index: Path) -> None:
     numpy = f"{BOUNDS['numpy']}.post1"
     provide(base, index, ("torch", torch), ("numpy", numpy))

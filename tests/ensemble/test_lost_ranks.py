@@ -52,8 +52,15 @@ def test_an_unreachable_rank_is_lost_at_once() -> None:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("transport", [MEMORY, OVER_NETWORK], ids=["memory", "network"])
-@pytest.mark.parametrize("returns", [False, True], ids=["for good", "for a while"])
+@pytest.mark.parametrize(
+    ("transport", "returns"),
+    [
+        pytest.param(MEMORY, False, id="memory, for good"),
+        pytest.param(MEMORY, True, id="memory, for a while", marks=pytest.mark.long),
+        pytest.param(OVER_NETWORK, False, id="network, for good", marks=pytest.mark.long),
+        pytest.param(OVER_NETWORK, True, id="network, for a while"),
+    ],
+)
 def test_a_stopped_rank_is_lost(small: Path, tmp_path: Path, transport: dict[str, str], returns: bool) -> None:
     """A stopped rank receives no messages, like a killed one that its launcher ignores; but it may be resumed later."""
     out, stage = tmp_path / "out", tmp_path / "stage"

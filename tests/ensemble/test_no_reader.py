@@ -22,7 +22,7 @@ FEW = "--set variants=[H,M] --set replicas=1 --set training.epochs=1"
 @pytest.mark.parametrize(
     "line",
     [
-        '"$1/hydragnn-hpc" run "$2" out $3 2>/dev/full',
+        pytest.param('"$1/hydragnn-hpc" run "$2" out $3 2>/dev/full', marks=pytest.mark.long),
         '"$1/hydragnn-hpc" run "$2" out $3 2>&- >&-',
         'set -o pipefail; "$1/hydragnn-hpc" run "$2" out $3 2>&1 | head -1',
         '"$1/mpirun" -n 2 bash -c \'exec "$@" 2>/dev/full\' bash "$1/hydragnn-hpc" run "$2" out $3',

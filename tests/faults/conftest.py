@@ -31,8 +31,9 @@ def raw_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """The campaign's outcome, and the time it takes, without any fault."""
+    """The campaign's folder and outcome, and the time it takes, without any fault."""
 
+    out: Path
     outcome: dict[str, str | bytes]
     seconds: float
 
@@ -47,7 +48,7 @@ def undisturbed(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Und
     seconds = time.monotonic() - started
     harness.check_files(folder / "out")
     harness.check_status(folder / "out")
-    return Undisturbed(harness.outcome(folder / "out"), seconds)
+    return Undisturbed(folder / "out", harness.outcome(folder / "out"), seconds)
 
 
 @pytest.fixture

@@ -82,18 +82,22 @@ class Launch:
 
     def training_worker(self) -> Process:
         """Return a worker in the middle of a member: one whose member has a checkpoint and no result."""
+        return self.training_workers(1)[0]
+
+    def training_workers(self, number: int) -> list[Process]:
+        """Return so many workers of different places that are in the middle of a member at the same moment."""
         found: list[Process] = []
 
         def look() -> bool:
-            for worker in self.of_role("worker"):
-                names, _ = self.assigned(self.place_of(worker))
-                if any(self._is_half_way(*name) for name in names):
-                    found.append(worker)
-                    return True
-            return False
+            found[:] = [worker for worker in self.of_role("worker") if self._is_training(worker)]
+            return len(found) >= number
 
         assert self.wait_until(look), self.tail()
-        return found[0]
+        return found[:number]
+
+    def _is_training(self, worker: Process) -> bool:
+        names, _ = self.assigned(self.place_of(worker))
+        return any(self._is_half_way(*name) for name in names)
 
     def place_of(self, worker: Process) -> tuple[int, ...]:
         """Return a worker's rank and slot, from its command line."""
