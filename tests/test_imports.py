@@ -141,3 +141,8 @@ def test_light_commands_start_light(arguments: list[str]) -> None:
 def test_a_supervisor_holds_no_training_library() -> None:
     """It lives beside a worker on every GPU, and must never open a GPU context."""
     assert loaded_by("import hydragnn_hpc.ensemble.run") <= {"mpi4py", "pandas"}
+
+
+def test_what_a_worker_uses_of_the_data_starts_light() -> None:
+    """A worker starts anew for every rank, and after every fault."""
+    assert loaded_by("import hydragnn_hpc.dataset.build.unseen") <= {"ase"}

@@ -6,7 +6,6 @@ import math
 from itertools import product
 
 import numpy as np
-from scipy.special import erfc
 
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.errors import UserError
@@ -52,6 +51,8 @@ def madelung_matrix(pos: np.ndarray, cell: np.ndarray, eta: float = 0.25) -> np.
     numpy.ndarray
         ``[n, n]`` float64, 1/bohr. A uniform neutralising background makes the average potential zero.
     """
+    from scipy.special import erfc
+
     volume = abs(np.linalg.det(cell))
     reciprocal = 2 * np.pi * np.linalg.inv(cell).T
     d = pos[:, None] - pos[None]

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from hydragnn_hpc import compositions
 from hydragnn_hpc.dataset.features import decorations, elements, shells
@@ -29,6 +29,9 @@ from hydragnn_hpc.dataset.features.ewald import potential_matrix
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.records.dataset import NumberRange
 from hydragnn_hpc.records.recipe import InputRecipe, RequiredInput
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 _MIN_UNEXPLAINED = 1e-6  # least share of a column's variance that the preceding columns must leave unexplained
 # Candidates: for the slopes of all columns but shells, and of shells. Errors on left-out classes vary little between

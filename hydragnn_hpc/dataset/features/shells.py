@@ -8,12 +8,15 @@ the range, like the radial symmetry functions of Behler & Parrinello, Phys. Rev.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.records.recipe import Shells
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 _TOLERANCE = 0.02  # bohr; distances closer than this are one shell
 _GROWTH = 1.2501337  # of the search radius; not a round number, so that no lattice has exactly such a distance
@@ -29,6 +32,8 @@ def operator(shells: Shells, geometry: Geometry) -> csr_matrix:
     UserError
         As in `find_neighbours`.
     """
+    from scipy.sparse import csr_matrix
+
     n, number = len(geometry.pos), len(shells.radii)
     # At the end of the bins' range weights are zero.
     neighbours = find_neighbours(geometry, shells.bounds[-1] * (_BEYOND if shells.kind == "radial" else 1.0))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from hydragnn_hpc.errors import UserError
 
@@ -173,6 +172,8 @@ def _beyond(lengths: np.ndarray) -> str:
 
 
 def _refuse_coinciding(pos: np.ndarray, where: str) -> None:
+    from scipy.spatial import cKDTree
+
     pairs = cKDTree(pos).query_pairs(_COINCIDE, output_type="ndarray")
     if len(pairs):
         one, other = sorted(min(pairs.tolist(), key=sorted))
