@@ -78,19 +78,22 @@ def test_the_same_bits_alone_and_in_a_stack(small: Path, tmp_path: Path) -> None
     assert len(results) == 18 and {r["engine"] for r in results} == {"fused", "torch"}
 
 
-def test_a_deadline_saves_everything_and_the_same_command_continues(small: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_deadline_saves_everything_and_the_same_command_continues(small: Path, tmp_path: Path, ranks: int) -> None:
+    """Both members train at the same time: in a stack, or each on a rank of its own."""
     long = ["--set", "variants=[HCM]", "--set", "training.epochs=400", "--set", "training.early_stopping=null"]
+    long += ["--set", f"launch.stack={3 - ranks}"]
     started = time.monotonic()
-    undisturbed = run(small / "campaign.yaml", tmp_path / "whole", *long, ranks=2)
+    undisturbed = run(small / "campaign.yaml", tmp_path / "whole", *long, ranks=ranks)
     assert undisturbed.returncode == 0, undisturbed.stderr
     # Measured, so that the first run is cut short in mid-training, however busy the machine.
     limit = f"{SAVE_SECONDS + 0.55 * (time.monotonic() - started):.0f}s"
     out = tmp_path / "out"
-    done = run(small / "campaign.yaml", out, *long, "--time-limit", limit, ranks=2)
+    done = run(small / "campaign.yaml", out, *long, "--time-limit", limit, ranks=ranks)
     assert done.returncode == 75 and "run the same command again" in done.stderr, done.stderr
     assert len(list(out.glob("members/*/*/checkpoint.pt"))) == 2
     assert not list(out.glob("members/*/*/result.json"))
-    done = run(small / "campaign.yaml", out, *long, "--time-limit", "1h", ranks=2)
+    done = run(small / "campaign.yaml", out, *long, "--time-limit", "1h", ranks=ranks)
     assert done.returncode == 0, done.stderr
     assert outcome(out) == outcome(tmp_path / "whole")
 

@@ -14,6 +14,8 @@ from tests.ranks import process_of
 from tests.slurm.conftest import Place
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
+ONE = ("--nodes", "1")
+"""For tests in which the ranks of a second node would tell nothing more."""
 
 
 def finished(out: Path) -> int:
@@ -44,7 +46,7 @@ def test_out_of_time_it_requeues_itself_until_done(place: Place, tmp_path: Path)
     seconds = place.seconds / 2
     for attempt in range(6):
         out = tmp_path / f"out-{attempt}"
-        job = place.submit(out, "--walltime", f"{seconds + 18:.0f}s")  # with what is kept back for saving
+        job = place.submit(out, *ONE, "--walltime", f"{seconds + 18:.0f}s")  # with what is kept back for saving
         state, text = place.end(job, out)
         if state == "FAILED" and "finished no epoch of any; ask for more time" in text:
             seconds += 3  # the promise of that line: it is not requeued forever
@@ -58,7 +60,7 @@ def test_out_of_time_it_requeues_itself_until_done(place: Place, tmp_path: Path)
 
 def test_a_signal_ends_a_run_and_the_next_continues(place: Place, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    job = place.submit(out)
+    job = place.submit(out, *ONE)
     place.wait(lambda: finished(out) > 0, "a first member", out)
     place.cluster.call("scancel", "--signal=USR2", job)
     place.wait_for_end(job, out)
@@ -67,12 +69,12 @@ def test_a_signal_ends_a_run_and_the_next_continues(place: Place, tmp_path: Path
 
 def test_cancelled_then_submitted_again(place: Place, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    first = place.submit(out)
+    first = place.submit(out, *ONE)
     place.wait(lambda: finished(out) > 0, "a first member", out)
     place.cluster.call("scancel", first)
     place.wait(lambda: place.cluster.state(first) in ("CANCELLED", ""), "the cancellation", out)
     assert finished(out) < 12
-    second = place.submit(out)
+    second = place.submit(out, *ONE)
     place.wait_for_end(second, out)
     left = [json.loads(line)["members_left"] for line in (out / "jobs" / "submitted.jsonl").read_text().splitlines()]
     assert left[0] == 12
