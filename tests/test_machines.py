@@ -55,11 +55,10 @@ def setuptools_wheel(folder: Path) -> None:
                 archive.write(Path(str(file.locate())), str(file))
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of wheels: of every package the oldest that is admitted, and a newest that replaces torch and numpy."""
-    folder = tmp_path / "index"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("wheels")
     setuptools_wheel(folder)
     wheel(folder, "wheel", "1.0")  # asked for by pip; setuptools has its own
     for name, bound in BOUNDS.items():
@@ -76,10 +75,10 @@ def index(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python of its own, as a module brings it, with compiler wrappers that write down how they are called."""
-    made = tmp_path / "base"
+    made = tmp_path_factory.mktemp("python")
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     library = Path(sys.base_prefix) / "lib" / version
     (made / "lib" / version / "site-packages").mkdir(parents=True)
@@ -101,6 +100,18 @@ def base(tmp_path: Path) -> Path:
     command = [sys.executable, "-m", "pip", "--python", str(made / "bin" / "python3"), "install", "-q", "--no-index"]
     subprocess.run([*command, *wheels], check=True, capture_output=True)
     return made
+
+
+@pytest.fixture
+def index(wheels: Path, tmp_path: Path) -> Path:
+    """The wheels, to which a test adds its own."""
+    return Path(shutil.copytree(wheels, tmp_path / "index"))
+
+
+@pytest.fixture
+def base(python: Path, tmp_path: Path) -> Path:
+    """The module's Python, into which a test installs packages."""
+    return Path(shutil.copytree(python, tmp_path / "base", symlinks=True))
 
 
 def checkout(folder: Path) -> Path:
