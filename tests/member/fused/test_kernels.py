@@ -51,9 +51,9 @@ def test_many_workers_compile_once(tmp_path: Path) -> None:
     )
     environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     command = [sys.executable, "-c", LOAD, str(cache)]
-    workers = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    workers = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     printed = "".join(worker.communicate(timeout=120)[1] for worker in workers)
-    assert [worker.returncode for worker in workers] == [0] * 4
+    assert [worker.returncode for worker in workers] == [0] * 3
     assert printed.count("compiled the fused engine with") == 1
     assert log.read_text().split() == ["x"]
     assert sorted(path.suffix for path in cache.iterdir()) == [".lock", ".so"]
@@ -130,23 +130,21 @@ def test_another_interface_is_refused(
 
 
 @pytest.mark.parametrize("narrow", ["-mno-avx512f", "-mno-avx"])
-@pytest.mark.parametrize("name", ["fused", "fused varying"])
-def test_narrower_processors_compute_the_same(
-    name: str, narrow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The paths for 32- and 16-byte vectors, on this processor."""
+def test_narrower_processors_compute_the_same(narrow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paths for 32- and 16-byte vectors, on this processor; over one geometry and over several."""
     if os.uname().machine != "x86_64":
         pytest.skip("the narrow paths are chosen by x86 options")
     rng = np.random.default_rng(3)
     problem = Problem(random_samples(rng, [random_neighbours(rng, 9, 20)], 30), members=2)
-    engine, index = problem.engine(name), problem.index(21)
-    expected, predicted = problem.step(engine, index), engine.predict(*problem.stack(engine), index[0])
+    index, engines = problem.index(21), [problem.engine(name) for name in ("fused", "fused varying")]
+    before = [(problem.step(e, index), e.predict(*problem.stack(e), index[0])) for e in engines]
     monkeypatch.setattr(kernels, "FLAGS", (*kernels.FLAGS, "-march=native", narrow))
     monkeypatch.setattr(kernels, "NATIVE", ())
-    engine._library = kernels.library("float64", tmp_path)
-    agree(problem.step(engine, index), expected)
-    for name, values in engine.predict(*problem.stack(engine), index[0]).items():
-        torch.testing.assert_close(values, predicted[name], rtol=1e-11, atol=1e-12)
+    for engine, (expected, predicted) in zip(engines, before, strict=True):
+        engine._library = kernels.library("float64", tmp_path)
+        agree(problem.step(engine, index), expected)
+        for task, values in engine.predict(*problem.stack(engine), index[0]).items():
+            torch.testing.assert_close(values, predicted[task], rtol=1e-11, atol=1e-12)
 
 
 @pytest.fixture
