@@ -589,6 +589,19 @@ def test_what_has_no_neighbour_list_is_skipped_too(atoms: tuple[str, ...], cutof
     assert store.read(tmp_path / "x.bp")[0].sha256 == facts.sha256
 
 
+def test_a_split_that_the_source_states_is_kept_or_mentioned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, distance in (("train", 2.1), ("valid", 2.3), ("test", 2.5)):
+        xyz(tmp_path / f"{name}.xyz", "energy=-%d.5", ("Cu 0 0 0", f"Au 0 0 {distance}"), 2)
+    for choice, mentioned in (("auto", 1), ("random", 0), ("source", 0)):
+        read(tmp_path, split_by=choice)
+        assert capsys.readouterr().err.count("states a split of its own, which is not kept") == mentioned, choice
+    (tmp_path / "other.xyz").write_text((tmp_path / "test.xyz").read_text())
+    read(tmp_path)
+    assert "states a split" not in capsys.readouterr().err, "not of every structure"
+
+
 def test_new_structures_keep_their_order_and_say_which_they_are(tmp_path: Path) -> None:
     source = xyz(tmp_path / "b.xyz", "name=CuAu energy=%d", n=12)
     source.write_text(source.read_text() + "1\nname=CuAu\nCu inf 0 0\n" + xyz(tmp_path / "c.xyz", "name=1").read_text())

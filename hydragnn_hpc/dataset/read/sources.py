@@ -127,6 +127,7 @@ class _Gathering:
         self._extract = targets.TargetExtractor((*specs, _SPLIT) if keep_split else specs)
         self._samples, self._skipped = SampleCollector(folder), Skipped()
         self._isolated = self._lone = 0
+        self._stated: set[int] | None = set() if options.purpose == "train" and options.split_by == "auto" else None
 
     @property
     def count(self) -> int:
@@ -162,10 +163,19 @@ class _Gathering:
                 raise UserError(f"{frame.where}: {error}") from error
         if options.split_by == parts.SOURCE:
             frame = replace(frame, values={**frame.values, "split": parts.stated_part(frame)})
+        self._note_split(frame)
         values, energy = self._extract(frame)
         if not np.isnan(energy) and self._is_lone(frame, geometry):
             energy, self._lone = np.nan, self._lone + 1
         self._samples.add(frame, geometry, values, energy)
+
+    def _note_split(self, frame: Frame) -> None:
+        """Remember the sets of a split that the source states, as long as it does so for every structure."""
+        if self._stated is not None:
+            try:
+                self._stated.add(parts.stated_part(frame))
+            except UserError:
+                self._stated = None
 
     def _is_lone(self, frame: Frame, geometry: Geometry) -> bool:
         """Whether it is a single atom without neighbours, in a format that states the boundary."""
@@ -188,6 +198,8 @@ class _Gathering:
                 f"{self._lone:,} structures are one atom without a neighbour within {self._options.cutoff:g} bohr: they"
                 " have no mixing enthalpy, and are not taken for pure crystals"
             )
+        if self._stated and len(self._stated) > 1 and not self._keep_split:
+            log(f"{self._source} states a split of its own, which is not kept; --split-by source keeps it")
         if not len(self._samples):
             count, reasons = self._skipped.count, self._skipped.reasons
             what = f"none of its {count} structures can be used" if count else "holds no structure"
