@@ -15,6 +15,7 @@ from hydragnn_hpc.cli.data_options import (
     check_seed,
     one_of,
     parse_cell,
+    parse_cutoff,
     parse_fractions,
 )
 from hydragnn_hpc.cli.data_show import check_values, show
@@ -140,14 +141,13 @@ def prepare(
 ) -> None:
     """Turn structures in any format into the shared ADIOS2 data set."""
     from hydragnn_hpc.dataset.build import prepare as pipeline
-    from hydragnn_hpc.dataset.graphs import parse_length
     from hydragnn_hpc.dataset.read import derive
     from hydragnn_hpc.dataset.read.targets import parse_targets
     from hydragnn_hpc.logs import progress
 
     check_seed(seed)
     options = pipeline.Options(
-        cutoff=parse_length(cutoff, "--cutoff"),
+        cutoff=parse_cutoff(cutoff),
         periodic=_BOUNDARIES[one_of("--boundary", boundary, _BOUNDARIES)],
         cell=parse_cell(cell) if cell else None,
         form=form,
@@ -225,7 +225,6 @@ def convert(
 ) -> None:
     """Convert between LSMS text, extended XYZ and data sets, and list what the new format cannot hold."""
     from hydragnn_hpc.dataset.build import convert as conversion
-    from hydragnn_hpc.dataset.graphs import parse_length
     from hydragnn_hpc.dataset.read.options import Options
     from hydragnn_hpc.dataset.read.targets import parse_targets
 
@@ -233,7 +232,7 @@ def convert(
         form=form,
         targets=parse_targets(target or []),
         cell=parse_cell(cell) if cell else None,
-        cutoff=parse_length(cutoff, "--cutoff") if cutoff else 0.0,
+        cutoff=parse_cutoff(cutoff) if cutoff else 0.0,
         on_error=one_of("--on-error", on_error, ("fail", "skip")),
     )
     done = conversion.convert(source, out, options, to, force)

@@ -19,6 +19,8 @@ CELL_HELP = "Cell for structures without one, as in data prepare: '20.8 10.4 14.
 DEVICE_HELP = "cpu, cuda, xpu, or auto: an accelerator where there is one."
 ON_ERROR_HELP = "What to do with a structure that cannot be used: fail, or skip (leave it out and count it)."
 
+_LONGEST_CUTOFF = 200.0  # bohr
+
 
 def parse_cell(text: str) -> tuple[float, ...]:
     """Read ``"20.872 10.436 14.116 bohr"`` (or nine numbers); return nine numbers in bohr.
@@ -69,6 +71,22 @@ def check_output(path: Path | None, source: Path) -> None:
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         where = f"{path} is a folder" if path.is_dir() else f"no such folder: {path.parent}"
         raise UserError(f"--out {path}: {where}; give a file in an existing folder")
+
+
+def parse_cutoff(text: str) -> float:
+    """Read a cutoff with its unit; return bohr.
+
+    Raises
+    ------
+    UserError
+        If it is not a length, or absurdly long: its neighbour lists would take for ever.
+    """
+    from hydragnn_hpc.dataset.graphs import parse_length
+
+    value = parse_length(text, "--cutoff")
+    if value > _LONGEST_CUTOFF:
+        raise UserError(f"--cutoff {text}: at most {_LONGEST_CUTOFF:g} bohr; atoms interact over 5 to 20 bohr")
+    return value
 
 
 def parse_fractions(text: str) -> tuple[float, float, float]:

@@ -70,6 +70,7 @@ def test_info_of_a_data_set_whose_manifest_does_not_say_its_distribution(made: P
         (["prepare", "{new}", "{new}.bp"], "no such file or folder"),
         (["prepare", "{raw}", "{bp}"], "--force"),
         (["prepare", "{raw}", "{new}.bp", "--cutoff", "7"], "with its unit"),
+        (["prepare", "{raw}", "{new}.bp", "--cutoff", "1e9bohr"], "--cutoff 1e9bohr: at most 200 bohr"),
         (["prepare", "{raw}", "{new}.bp", "--boundary", "opne"], "did you mean 'open'"),
         (["prepare", "{raw}", "{new}.bp", "--fractions", "0.5,0.5"], "three numbers"),
         (["prepare", "{raw}", "{new}.bp", "--cell", "1 2 3"], "unit"),
