@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,12 @@ def crystals(n: int = 60, sizes: tuple[int, ...] = (1,), symbols: str = "Cu", ra
     The energy (eV) is under the key ``e``, the forces (eV/Å) under ``f``, and the nine components of stress times
     volume (eV) under ``s``.
     """
+    return [atoms.copy() for atoms in _crystals(n, sizes, symbols, rattle)]
+
+
+@cache
+def _crystals(n: int, sizes: tuple[int, ...], symbols: str, rattle: float) -> list[Atoms]:
+    """The same, computed once: EMT takes milliseconds for each, and many tests ask for the same ones."""
     rng, made = np.random.default_rng(0), []
     elements = symbols.split()
     for k in range(n):
