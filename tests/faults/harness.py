@@ -80,6 +80,23 @@ class Launch:
         """Return its living processes of that role, in order of their number."""
         return sorted((p for p in processes(self.mark) if p.role == role), key=lambda p: p.pid)
 
+    def beginning_worker(self) -> Process:
+        """Return a worker that has been assigned a member and has trained no epoch of it."""
+        found: list[Process] = []
+
+        def look() -> bool:
+            found[:] = [worker for worker in self.of_role("worker") if self._is_beginning(worker)]
+            return bool(found)
+
+        assert self.wait_until(look), self.tail()
+        return found[0]
+
+    def _is_beginning(self, worker: Process) -> bool:
+        names, _ = self.assigned(self.place_of(worker))
+        return bool(names) and not any(
+            (self.out / "members" / v / f"{r:02d}" / "history.csv").exists() for v, r in names
+        )
+
     def training_worker(self) -> Process:
         """Return a worker in the middle of a member: one whose member has a checkpoint and no result."""
         return self.training_workers(1)[0]
