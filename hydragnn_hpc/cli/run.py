@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hydragnn_hpc.ensemble.folder import RunPlan
 
 _SHOWN = 50  # variants listed by a dry run
+_LEAST_HOURS = 0.01  # below, the start of workers takes most of the time, and is not estimated
 EPILOG = "Example: mpirun -n 2 hydragnn-hpc run jobs/campaigns/quickstart.yaml runs/quickstart --set replicas=1"
 
 
@@ -130,4 +131,6 @@ def _show_costs(plan: RunPlan, out: Path) -> None:
 def _in_hours(hours: float | None) -> str:
     if hours is None:
         return "unknown"
+    if hours < _LEAST_HOURS:
+        return f"less than {_LEAST_HOURS} device-hours"
     return f"at most {hours:.2g} device-hours" if hours < 10 else f"at most {hours:,.0f} device-hours"
