@@ -4,6 +4,7 @@
 # and shellcheck); elsewhere those tests are skipped and say why. With CI=true, nothing but a GPU may be missing.
 #
 #   tests/run.sh [pytest arguments]
+#   tests/run.sh --long      promises under all of their settings, the fault suite in full: hours
 #   tests/run.sh --quick     unit tests, the contract tests of the engines, one campaign on two ranks
 #   tests/run.sh --oldest    with the oldest versions that setup.py admits: tests of each use of each package; and an
 #                            archive made with today's versions read with those
@@ -84,6 +85,11 @@ check() {
 check ruff check
 check ruff format --check
 check mypy
+long=()
+if [[ $# == 1 && $1 == --long ]]; then
+  long=(--long)
+  shift
+fi
 if (($#)); then
   check pytest "$@"
   exit $failed
@@ -95,14 +101,14 @@ others=("${jobs[@]/#/--ignore=}" "${campaigns[@]/#/--ignore=}" --ignore=tests/gp
 outputs=$(mktemp -d)
 trap 'rm -rf "$outputs"' EXIT
 # part NAME ARGUMENTS : one part; its failures are recorded by name.
-part() { pytest --durations 15 -o cache_dir="$outputs/$1.cache" "${@:2}"; }
+part() { pytest "${long[@]}" --durations 15 -o cache_dir="$outputs/$1.cache" "${@:2}"; }
 # again NAME STATUS ARGUMENTS : what failed in a part runs once more, now alone: beside the others a process may starve
 # for longer than a test allows. A second failure counts.
 again() {
   [[ ! -f $outputs/$1 ]] || { echo "== pytest, $1" && cat "$outputs/$1"; }
   if (($2 == 1)); then
     echo "== once more, alone: what failed among $1"
-    check pytest --last-failed -o cache_dir="$outputs/$1.cache" "${@:3}"
+    check pytest "${long[@]}" --last-failed -o cache_dir="$outputs/$1.cache" "${@:3}"
   elif (($2)); then
     failed=1
   fi
@@ -114,7 +120,7 @@ part others "${others[@]}" >"$outputs/others" 2>&1 &
 third=$!
 echo "== pytest, jobs"
 part jobs "${jobs[@]}" || statuses[0]=$?
-check pytest tests/gpu # in a process of its own: the emulated device must be there before any backward pass
+check pytest "${long[@]}" tests/gpu # in a process of its own: the emulated device must be there before any backward pass
 check oldest
 wait $second || statuses[1]=$?
 wait $third || statuses[2]=$?
