@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 from hydragnn_hpc.errors import UserError
 
@@ -33,7 +32,7 @@ def check_archive(root: Path, sums: bool = False) -> bool:
     except FileNotFoundError:
         return False
     except NotADirectoryError as error:
-        remedy = "unpack it, and give the folder that it holds" if is_zipfile(root) else "give a campaign's folder"
+        remedy = "unpack it, and give the folder that it holds" if root.suffix == ".zip" else "give a campaign's folder"
         raise UserError(f"{root} is a file; {remedy}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {root / FILE}: {error}; copy the archive again") from error

@@ -18,6 +18,7 @@ _WORDS = (
     ),
     (re.compile("a valid tuple"), "a list: [...]"),
     (re.compile("^Tuple "), "List "),
+    (re.compile(" after validation, not "), ", not "),
 )
 
 

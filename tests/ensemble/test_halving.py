@@ -89,7 +89,7 @@ def test_a_member_that_is_given_up_holds_up_no_rung(tmp_path: Path) -> None:
         ({"keep": 2, "at": [1]}, {}, "keep=2.0: give a share between 0 and 1, such as 1/3"),
         ({"keep": "1/0", "at": [1]}, {}, "keep=1/0: give a share between 0 and 1, such as 1/3"),
         ({"keep": "1/3", "at": [3, 3]}, {}, "at=[3, 3]: give epochs in ascending order"),
-        ({"keep": "1/3", "at": []}, {}, "at: Tuple should have at least 1 item"),
+        ({"keep": "1/3", "at": []}, {}, "at: List should have at least 1 item, not 0"),
         ({"keep": "1/3", "at": [2, 6]}, {}, "the last rung, 6, is not below the 6 epochs of 'H-channels4-"),
         ({"kep": "1/3", "at": [2]}, {}, "unknown key 'sweep.halving.kep'; did you mean 'keep'?"),
         ({"keep": "1/3", "at": [2]}, {"training": {**TRAINING, "schedule": "cosine"}}, "spans all epochs"),
