@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -125,7 +126,8 @@ def test_one_of_many_takes_it_on_a_file_system_without_flock(tmp_path: Path, lin
     pids = [claimant.pid for claimant, word in zip(claimants, said, strict=True) if word == "holds"]
     assert len(pids) == 1, said
     assert json.loads(path.read_text())["pid"] == pids[0]
-    assert all("is in use: process" in word for word in said if word != "holds"), said
+    # An unknown process: the holder was writing its record at that moment.
+    assert all(re.search("is in use: (process|an unknown process)", word) for word in said if word != "holds"), said
     for claimant in claimants:
         claimant.kill()
         claimant.communicate()
