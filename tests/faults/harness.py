@@ -82,14 +82,7 @@ class Launch:
 
     def beginning_worker(self) -> Process:
         """Return a worker that has been assigned a member and has trained no epoch of it."""
-        found: list[Process] = []
-
-        def look() -> bool:
-            found[:] = [worker for worker in self.of_role("worker") if self._is_beginning(worker)]
-            return bool(found)
-
-        assert self.wait_until(look), self.tail()
-        return found[0]
+        return self._workers_that(self._is_beginning, 1)[0]
 
     def _is_beginning(self, worker: Process) -> bool:
         names, _ = self.assigned(self.place_of(worker))
@@ -103,10 +96,13 @@ class Launch:
 
     def training_workers(self, number: int) -> list[Process]:
         """Return so many workers of different places that are in the middle of a member at the same moment."""
+        return self._workers_that(self._is_training, number)
+
+    def _workers_that(self, condition: Callable[[Process], bool], number: int) -> list[Process]:
         found: list[Process] = []
 
         def look() -> bool:
-            found[:] = [worker for worker in self.of_role("worker") if self._is_training(worker)]
+            found[:] = [worker for worker in self.of_role("worker") if condition(worker)]
             return len(found) >= number
 
         assert self.wait_until(look), self.tail()
