@@ -365,6 +365,8 @@ def emulated(memory: int = 80 << 30) -> Iterator[Device]:
         for name, stand_in in stand_ins.items():
             patch.setattr(torch.cuda, name, stand_in)
         patch.setattr(Tensor, "pin_memory", _pinned)
+        configuration = torch.__config__.show()  # with a device, torch asks a library for it that is not there
+        patch.setattr(torch.__config__, "show", lambda: configuration)
         # A module moved to the device then gets new parameters, instead of the host's with their data exchanged.
         patch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
         load().emulate(True)

@@ -106,6 +106,19 @@ def test_a_campaign_trains_as_on_the_cpu(folder: Path, undisturbed: Run) -> None
             assert result["tasks"][task]["rmse"] == pytest.approx(errors["rmse"], rel=2e-2)
 
 
+@pytest.mark.parametrize(("engine", "convolution"), [("triton", "PNA"), ("library", "GIN")])
+def test_every_other_engine_of_a_device_trains_as_on_the_cpu(folder: Path, engine: str, convolution: str) -> None:
+    # Few samples: Triton's interpreter is slow.
+    changes = {"training": {"epochs": 2, "batch_size": 20, "samples": 40}}
+    changes["model"] = {**campaigns.SMALL["model"], "convolution": convolution}
+    on_cpu = run(folder, f"{engine}-cpu", **changes, launch={**CHANGES["launch"], "device": "cpu"})
+    on_device = run(folder, engine, **changes)
+    for name, result in on_device.results.items():
+        assert (result["engine"], result["device"]["type"], result["attempt"]) == (engine, "cuda", 1)
+        for task, errors in on_cpu.results[name]["tasks"].items():
+            assert result["tasks"][task]["rmse"] == pytest.approx(errors["rmse"], rel=2e-2)
+
+
 def test_members_are_stacked_without_being_asked(folder: Path, undisturbed: Run) -> None:
     found = run(folder, "auto", launch={**CHANGES["launch"], "stack": "auto"})
     assert [len(result["stack"]) for result in found.results.values()] == [4, 4, 4, 4]
