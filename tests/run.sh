@@ -103,11 +103,15 @@ trap 'rm -rf "$outputs"' EXIT
 # part NAME ARGUMENTS : one part; its failures are recorded by name.
 part() { pytest "${long[@]}" --durations 15 -o cache_dir="$outputs/$1.cache" "${@:2}"; }
 # again NAME STATUS ARGUMENTS : what failed in a part runs once more, now alone: beside the others a process may starve
-# for longer than a test allows. A second failure counts.
+# for longer than a test allows. A second failure counts, and the last lines name what needed a second try.
+retried=()
 again() {
   [[ ! -f $outputs/$1 ]] || { echo "== pytest, $1" && cat "$outputs/$1"; }
   if (($2 == 1)); then
     echo "== once more, alone: what failed among $1"
+    mapfile -t -O ${#retried[@]} retried < <(
+      python -c 'import json, sys; print(*json.load(open(sys.argv[1])), sep="\n")' "$outputs/$1.cache/v/cache/lastfailed"
+    )
     check pytest "${long[@]}" --last-failed -o cache_dir="$outputs/$1.cache" "${@:3}"
   elif (($2)); then
     failed=1
@@ -127,4 +131,5 @@ wait $third || statuses[2]=$?
 again jobs "${statuses[0]}" "${jobs[@]}"
 again campaigns "${statuses[1]}" "${campaigns[@]}"
 again others "${statuses[2]}" "${others[@]}"
+((!${#retried[@]})) || printf '== needed a second try: %s\n' "${retried[@]}"
 exit $failed
