@@ -4,7 +4,6 @@ possible (another machine, hours of training), its program, options and files ar
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shlex
@@ -41,11 +40,6 @@ ENVIRONMENT = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "
 # Results come from the open data and from hours of training: here the surrogate stands in, and nothing is trained.
 RESULTS = ("tests/benchmarks/RESULTS-accuracy.md", "tests/benchmarks/RESULTS-any-data.md")
 OPEN_DATA = ("FILES", "data/quickstart-lsms")
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """Return the code blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
 
 
 def steps(name: str) -> Iterator[tuple[str, str]]:
@@ -251,25 +245,3 @@ def test_every_dependency_is_explained() -> None:
     table = text[text.index("| library | for |") :].split("\n\n")[0]
     for name in re.findall(r'"([A-Za-z0-9_]+)', block[1]):
         assert re.search(rf"\b{name}\b", table), name
-
-
-def test_rooms_import_as_drawn() -> None:
-    text = TEXTS["hydragnn_hpc/DESIGN.md"]
-    rows = re.findall(r"^\| `(\w+)/(\w+)` \|.*\|([^|]*)\|$", text, re.M)
-    drawn = {
-        f"{stage}.{room}": {f"{stage}.{name}" for name in re.findall(r"`(\w+)`", may)} for stage, room, may in rows
-    }
-    package = ROOT / "hydragnn_hpc"
-    rooms = {".".join(p.parent.relative_to(package).parts) for s in ("dataset", "member", "report")
-             for p in (package / s).glob("*/__init__.py")}  # fmt: skip
-    assert set(drawn) == rooms
-    wrong = []
-    for path in package.rglob("*.py"):
-        here = ".".join(path.relative_to(package).parts[:2])
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))) if here in drawn else ():
-            if isinstance(node, ast.ImportFrom):
-                for alias in node.names:
-                    there = ".".join(f"{node.module}.{alias.name}".split(".")[1:3])
-                    if there in drawn and there not in {here, *drawn[here]} and there.startswith(here.split(".")[0]):
-                        wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {here} imports {there}")
-    assert not wrong, "\n".join(wrong)

@@ -6,14 +6,17 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hydragnn_hpc"
+FACE = PACKAGE / "__init__.py"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+DESIGN = (PACKAGE / "DESIGN.md").read_text("utf-8")
 
 # A stage may import what stands left of it. What a job script is made from (submit) needs the foundation alone.
 ORDER = ["foundation", "dataset", "member", "prediction", "exchange", "ensemble", "report", "submit", "cli"]
@@ -61,7 +64,12 @@ def dotted(path: Path) -> str:
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line, dotted name) of everything that a file imports, wherever in it, by statement or by name."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    return imported(path, ast.walk(ast.parse(path.read_text("utf-8"))))
+
+
+def imported(path: Path, nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
+    """Yield (line, dotted name) of what these nodes of a file import."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -77,13 +85,82 @@ def test_imports_point_backwards() -> None:
     wrong = []
     for path in MODULES:
         # The package's own file is its public face, and exports from any stage.
-        here = ORDER[-1] if path == PACKAGE / "__init__.py" else stage_of(dotted(path))
+        here = ORDER[-1] if path == FACE else stage_of(dotted(path))
         assert here in ORDER, f"{path}: the folder '{here}' has no place in the order {ORDER}"
         for line, name in imports(path):
             if name.split(".")[0] == "hydragnn_hpc":
                 there = stage_of(name)
                 if ORDER.index(there) > ORDER.index(here) or (here, there) in APART:
                     wrong.append(f"{path.relative_to(ROOT)}:{line}: {here} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def uses() -> dict[str, set[str]]:
+    """Return, by module, the modules that it imports, at once or within functions."""
+    known = {dotted(path) for path in MODULES}
+    found: dict[str, set[str]] = {name: set() for name in known}
+    for path in MODULES:
+        tree = ast.parse(path.read_text("utf-8"))
+        # The package's own file exports from any stage, but imports a name when it is first used.
+        nodes = tree.body if path == FACE else ast.walk(tree)
+        for _, name in imported(path, nodes):
+            module = name if name in known else name.rpartition(".")[0]
+            if module in known:
+                found[dotted(path)].add(module)
+    return found
+
+
+def circle(graph: dict[str, set[str]], node: Callable[[str], str]) -> str:
+    """Return a circle of modules, or of what ``node`` puts them into; "" if there is none."""
+    joined: dict[str, set[str]] = {}
+    for name, used in graph.items():
+        joined.setdefault(node(name), set()).update({node(other) for other in used} - {node(name)})
+    try:
+        TopologicalSorter(joined).prepare()
+    except CycleError as error:
+        return " is imported by ".join(error.args[1])
+    return ""
+
+
+def test_no_circles() -> None:
+    """Neither of modules, nor of rooms and the modules beside them; an import within a function counts as well."""
+    graph = uses()
+    assert graph["hydragnn_hpc.member.worker"] > {"hydragnn_hpc.streams", "hydragnn_hpc.member.choose"}
+    assert not circle(graph, str)
+    assert not circle(graph, lambda name: ".".join(name.split(".")[:3]))
+
+
+def test_the_foundation_is_as_listed() -> None:
+    """Each of it imports only what the design's list names before it."""
+    words = re.search(r"small foundation [^:]*:(.*?)\.\s+Only", DESIGN, re.S)
+    assert words
+    listed = re.findall(r"`(\w+)`", words[1])
+    part = {name: name.split(".")[1] for name in uses() if "." in name and stage_of(name) == "foundation"}
+    assert sorted(listed) == sorted(set(part.values()))
+    wrong = [
+        f"{name} imports {other}"
+        for name, used in uses().items()
+        for other in used
+        if name in part and listed.index(part[name]) < (listed.index(part[other]) if other in part else 0)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_rooms_import_as_drawn() -> None:
+    rows = re.findall(r"^\| `(\w+)/(\w+)` \|.*\|([^|]*)\|$", DESIGN, re.M)
+    drawn = {
+        f"{stage}.{room}": {f"{stage}.{name}" for name in re.findall(r"`(\w+)`", may)} for stage, room, may in rows
+    }
+    rooms = {".".join(p.parent.relative_to(PACKAGE).parts) for p in PACKAGE.glob("*/*/__init__.py")}
+    assert set(drawn) == rooms
+    assert not circle(drawn, str)
+    wrong = []
+    for path in MODULES:
+        here = ".".join(path.relative_to(PACKAGE).parts[:2])
+        for line, name in imports(path) if here in drawn else ():
+            there = ".".join(name.split(".")[1:3])
+            if there in drawn and there not in {here, *drawn[here]} and there.startswith(here.split(".")[0]):
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {here} imports {there}")
     assert not wrong, "\n".join(wrong)
 
 

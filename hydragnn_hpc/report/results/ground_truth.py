@@ -11,7 +11,7 @@ import numpy as np
 from hydragnn_hpc.compositions import counts_of, fractions_of
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import RYDBERG_IN_EV
-from hydragnn_hpc.report.results.load import Results
+from hydragnn_hpc.report.results.rows import Snapshot
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def ev_per_atom(values: np.ndarray | float, n_atoms: np.ndarray | float) -> np.n
     return np.asarray(np.asarray(values, float) * RYDBERG_IN_EV / np.asarray(n_atoms, float))
 
 
-def read_test_set(results: Results) -> GroundTruth | None:
+def read_test_set(results: Snapshot) -> GroundTruth | None:
     """Read ``test_set.npz``; None if there is none yet.
 
     Raises
@@ -113,7 +113,7 @@ def read_test_set(results: Results) -> GroundTruth | None:
     return GroundTruth(source, arrays["names"].astype(str), arrays["atomic_numbers"], arrays["atom_offsets"], targets)
 
 
-def read_data_set(results: Results) -> tuple[GroundTruth | None, str]:
+def read_data_set(results: Snapshot) -> tuple[GroundTruth | None, str]:
     """Read the data set, if it exists and is the one that the members were trained on.
 
     Returns

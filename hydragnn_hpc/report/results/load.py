@@ -6,21 +6,17 @@ from collections.abc import Mapping
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from hydragnn_hpc.calibration import Calibration, calibrate
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member
-from hydragnn_hpc.paths import CampaignFolder, read_arrays
+from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.member import HISTORY
-from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results import ground_truth, predictions, rows
 from hydragnn_hpc.report.results.live import read_live
-
-if TYPE_CHECKING:
-    from hydragnn_hpc.report.results.predictions import CollectedPredictions
+from hydragnn_hpc.report.results.predictions import CollectedPredictions
 
 
 class Results(rows.Snapshot):
@@ -53,8 +49,6 @@ class Results(rows.Snapshot):
     @cached_property
     def collected(self) -> CollectedPredictions:
         """Statistics of all finished members' predictions, and what could not be read; without a test set, none."""
-        from hydragnn_hpc.report.results import ground_truth, predictions
-
         try:
             return predictions.collect(self, ground_truth.read_test_set(self))
         except UserError:
@@ -113,38 +107,6 @@ class Results(rows.Snapshot):
         if len(history) and any(history[name].dtype.kind not in "iuf" for name in HISTORY if name in history):
             raise UserError(f"{path} is not a history: a value in it is not a number; remove it and run again")
         return history[[c for c in HISTORY if c in history]]
-
-    def predictions(self, member: Member) -> dict[str, np.ndarray] | None:
-        """Return what a member predicts for the test set, None if it has not finished.
-
-        Returns
-        -------
-        dict or None
-            ``sample``: ``[T]`` int64, numbers of the samples; and by task, in its unit, float64: ``[T, d]`` at graph
-            level, ``[atoms of these samples in order, d]`` at node level.
-
-        Raises
-        ------
-        UserError
-            If the file cannot be read.
-        """
-        return read_arrays(self.folder.member(member.variant, member.replica).predictions)
-
-    def test_set(self) -> dict[str, np.ndarray] | None:
-        """Return the test set, None before the first run has read it.
-
-        Returns
-        -------
-        dict or None
-            ``sample``: ``[T]`` int64; ``names``: ``[T]``; ``atom_offsets``: ``[T + 1]`` int64, where each sample's
-            atoms start; ``atomic_numbers``; and the true values by field, in its unit, shaped as the predictions.
-
-        Raises
-        ------
-        UserError
-            If the file cannot be read.
-        """
-        return read_arrays(self.folder.test_set)
 
 
 def load(out: Path | str) -> Results:

@@ -15,7 +15,7 @@ from hydragnn_hpc.ledger import Member
 from hydragnn_hpc.paths import noise_of
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
-from hydragnn_hpc.report.results.load import Results
+from hydragnn_hpc.report.results.rows import Snapshot
 
 ERROR_BINS, PARITY_BINS = 121, 128
 """Maximum numbers of bins; few values are counted in fewer bins."""
@@ -134,12 +134,12 @@ class CollectedPredictions:
     problems: list[str]
 
 
-def collect(results: Results, test_set: GroundTruth | None) -> CollectedPredictions:
+def collect(results: Snapshot, test_set: GroundTruth | None) -> CollectedPredictions:
     """Read the predictions of all finished members.
 
     Parameters
     ----------
-    results : Results
+    results : Snapshot
     test_set : GroundTruth or None
         Without it there is nothing to compare with, and nothing is read.
     """
@@ -158,7 +158,7 @@ def collect(results: Results, test_set: GroundTruth | None) -> CollectedPredicti
 
 def _add_member(
     collected: CollectedPredictions,
-    results: Results,
+    results: Snapshot,
     member: Member,
     known: tuple[GroundTruth, dict[str, HistogramEdges | None]],
 ) -> None:
@@ -192,7 +192,7 @@ def _add_member(
             )
 
 
-def _edges(results: Results, task: str, test_set: GroundTruth) -> HistogramEdges | None:
+def _edges(results: Snapshot, task: str, test_set: GroundTruth) -> HistogramEdges | None:
     truth = test_set.targets.get(results.campaign.tasks[task].field)
     if truth is None or not np.isfinite(truth).any():
         return None
@@ -204,7 +204,7 @@ def _edges(results: Results, task: str, test_set: GroundTruth) -> HistogramEdges
     return HistogramEdges(errors, np.linspace(low - reach, high + reach, PARITY_BINS + 1))
 
 
-def _finished(results: Results) -> Iterable[Member]:
+def _finished(results: Snapshot) -> Iterable[Member]:
     for variant in results.campaign.variants:
         yield from results.finished(variant.name)
 

@@ -9,11 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hydragnn_hpc import halving, learned, ledger
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.fields import PROPERTIES
 from hydragnn_hpc.ledger import Frozen, Member, State
-from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.paths import CampaignFolder, read_arrays
 from hydragnn_hpc.records.summary import DatasetSummary, PartSummary
 from hydragnn_hpc.report import text
 from hydragnn_hpc.sections import Variant
@@ -108,6 +110,38 @@ class Snapshot:
             if member.state is State.FINISHED:
                 finished[member.variant].append(member)
         return finished
+
+    def predictions(self, member: Member) -> dict[str, np.ndarray] | None:
+        """Return what a member predicts for the test set, None if it has not finished.
+
+        Returns
+        -------
+        dict or None
+            ``sample``: ``[T]`` int64, numbers of the samples; and by task, in its unit, float64: ``[T, d]`` at graph
+            level, ``[atoms of these samples in order, d]`` at node level.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be read.
+        """
+        return read_arrays(self.folder.member(member.variant, member.replica).predictions)
+
+    def test_set(self) -> dict[str, np.ndarray] | None:
+        """Return the test set, None before the first run has read it.
+
+        Returns
+        -------
+        dict or None
+            ``sample``: ``[T]`` int64; ``names``: ``[T]``; ``atom_offsets``: ``[T + 1]`` int64, where each sample's
+            atoms start; ``atomic_numbers``; and the true values by field, in its unit, shaped as the predictions.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be read.
+        """
+        return read_arrays(self.folder.test_set)
 
 
 def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None = None) -> Snapshot:
