@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from hydragnn_hpc import halving, yaml_files
 from hydragnn_hpc.atomic import remove_leftovers, storage_errors, write_text
@@ -21,9 +20,11 @@ from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.crate import check_archive
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder, read_record, write_record
+from hydragnn_hpc.records.campaign import CampaignRecord, EarlierCampaign
 from hydragnn_hpc.records.member import Failure, Failures, Result
 from hydragnn_hpc.records.rungs import Rungs
 from hydragnn_hpc.sections import Variant
+from hydragnn_hpc.validation import one_line
 
 _REMEDIES: dict[type[BaseModel], str] = {
     Result: "the next run sets it aside and trains the member again",
@@ -52,15 +53,15 @@ class Frozen:
     hash, dataset_sha256 : str
     since : str
         When it was first frozen as it is.
-    earlier : tuple of dict
-        What the folder held before it grew, oldest first: ``since``, ``hash`` and ``campaign`` of each.
+    earlier : tuple of EarlierCampaign
+        What the folder held before it grew, oldest first.
     """
 
     campaign: Campaign
     hash: str
     dataset_sha256: str
     since: str = ""
-    earlier: tuple[dict[str, Any], ...] = ()
+    earlier: tuple[EarlierCampaign, ...] = ()
 
 
 @dataclass
@@ -95,15 +96,14 @@ class Member:
 
 def freeze(folder: CampaignFolder, frozen: Frozen) -> None:
     """Write ``campaign.yaml``."""
-    content: dict[str, Any] = {
-        "hash": frozen.hash,
-        "dataset_sha256": frozen.dataset_sha256,
-        "since": frozen.since,
-        "campaign": frozen.campaign.model_dump(mode="json"),
-    }
-    if frozen.earlier:
-        content["earlier"] = list(frozen.earlier)
-    write_text(folder.campaign, yaml_files.dump(content))
+    record = CampaignRecord(
+        hash=frozen.hash,
+        dataset_sha256=frozen.dataset_sha256,
+        since=frozen.since,
+        campaign=frozen.campaign.model_dump(mode="json"),
+        earlier=frozen.earlier,
+    )
+    write_text(folder.campaign, yaml_files.dump(record.model_dump(mode="json", exclude_defaults=True)))
 
 
 def read_frozen(folder: CampaignFolder) -> Frozen:
@@ -116,18 +116,18 @@ def read_frozen(folder: CampaignFolder) -> Frozen:
     """
     check_archive(folder.root)
     try:
-        content = yaml_files.read(folder.campaign)
-        campaign = parse_campaign(content["campaign"], str(folder.campaign))
-        earlier = tuple(content.get("earlier", ()))
-        return Frozen(campaign, str(content["hash"]), str(content["dataset_sha256"]), str(content["since"]), earlier)
+        record = CampaignRecord.model_validate(yaml_files.read(folder.campaign))
     except FileNotFoundError as error:
         raise UserError(f"{folder.root} holds no campaign; 'hydragnn-hpc run CAMPAIGN.yaml OUT' makes one") from error
-    except KeyError as error:
+    except ValidationError as error:
+        problem = one_line(error, CampaignRecord)
         raise UserError(
-            f"{folder.campaign} was not written by a run, since it lacks the key {error}; give another folder"
+            f"{folder.campaign} was not written by a run: {problem}; restore it, or give another folder"
         ) from error
-    except (OSError, *yaml_files.YAML_ERRORS, TypeError) as error:
+    except (OSError, *yaml_files.YAML_ERRORS) as error:
         raise UserError(f"cannot read {folder.campaign}: {error}; restore it, or give another folder") from error
+    campaign = parse_campaign(record.campaign, str(folder.campaign))
+    return Frozen(campaign, record.hash, record.dataset_sha256, record.since, record.earlier)
 
 
 def read_member(folder: CampaignFolder, variant: str, replica: int, epochs: int = 0) -> Member:

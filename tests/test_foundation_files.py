@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -166,6 +167,28 @@ def test_a_damaged_campaign_is_reported_in_one_line(folder: CampaignFolder, froz
     folder.campaign.write_text(damage)
     with pytest.raises(UserError):
         ledger.read_frozen(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("earlier", "abc", "earlier: Input should be a list"),
+        ("earlier", ["abc"], "earlier.0: Input should be a section"),
+        ("earlier", [{"since": "", "hash": "a"}], "missing key 'earlier.0.campaign'"),
+        ("since", [1], "since: Input should be a valid string"),
+        ("hash", 3, "hash: Input should be a valid string"),
+        ("campaign", 3, "campaign: Input should be a section"),
+        ("earlyer", [], "unknown key 'earlyer'; did you mean 'earlier'?"),
+    ],
+)
+def test_a_damaged_key_of_a_frozen_campaign_is_named(
+    folder: CampaignFolder, frozen: Frozen, key: str, value: object, message: str
+) -> None:
+    folder.campaign.write_text(yaml.safe_dump({**yaml.safe_load(folder.campaign.read_text()), key: value}))
+    with pytest.raises(UserError) as caught:
+        ledger.read_frozen(folder)
+    assert str(caught.value).startswith(f"{folder.campaign} was not written by a run: {message}")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_a_campaign(folder: CampaignFolder) -> None:

@@ -18,6 +18,7 @@ from hydragnn_hpc.ensemble import growth, rungs
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, Member, State
 from hydragnn_hpc.paths import CampaignFolder, write_record
+from hydragnn_hpc.records.campaign import EarlierCampaign
 from hydragnn_hpc.records.remarks import CampaignRemarks
 
 _MAY_BE_THERE = {"jobs", "logs", "run.lock"}  # made before the first run, by 'submit' for instance
@@ -149,7 +150,7 @@ def grown(new: Frozen, old: Frozen, folder: CampaignFolder) -> tuple[Frozen, lis
         refused = "written by another version of this program"
     if refused:
         raise UserError(f"{folder.root} holds another campaign: {refused}; undo the change, or give another folder")
-    before = {"since": old.since, "hash": old.hash, "campaign": old.campaign.model_dump(mode="json")}
+    before = EarlierCampaign(since=old.since, hash=old.hash, campaign=old.campaign.model_dump(mode="json"))
     return replace(new, earlier=(*old.earlier, before)), [f"the campaign grows: {line}" for line in changes.growth]
 
 
