@@ -126,7 +126,7 @@ def main() -> None:
     question = PaceQuestion.model_validate_json(sys.stdin.read())
     campaign = parse_campaign(question.campaign, "the campaign")
     set_arithmetic(campaign.launch.threads)
-    print(measure(campaign, question.dataset, question.members).model_dump_json())
+    print(measure(campaign, question.manifest, question.members).model_dump_json())
 
 
 if __name__ == "__main__":

@@ -17,18 +17,11 @@ class PaceQuestion(FileRecord):
     ----------
     campaign : dict
         A variant's own campaign (`Campaign.of_variant`) as plain data.
-    manifest : dict
-        The data set's manifest as plain data.
     """
 
     campaign: dict[str, Any]
-    manifest: dict[str, Any]
+    manifest: Manifest
     members: int = Field(ge=1)
-
-    @property
-    def dataset(self) -> Manifest:
-        """The manifest, parsed."""
-        return Manifest.model_validate(self.manifest)
 
 
 class PaceAnswer(FileRecord):

@@ -96,10 +96,10 @@ def measure(campaign: Campaign, manifest: Manifest, members: int) -> tuple[PaceA
 
     The campaign is a variant's own (`Campaign.of_variant`).
     """
-    question = PaceQuestion(campaign=campaign.model_dump(mode="json"), manifest=manifest.plain(), members=members)
+    question = PaceQuestion(campaign=campaign.model_dump(mode="json"), manifest=manifest, members=members)
     command = [sys.executable, "-m", "hydragnn_hpc.member.pace"]
     try:
-        answer = commands.run(command, TRIAL_SECONDS, question.model_dump_json())
+        answer = commands.run(command, TRIAL_SECONDS, question.model_dump_json(by_alias=True))
         return PaceAnswer.model_validate_json(answer.output), ""
     except ValidationError:
         return None, answer.last_words or f"the trial ended with exit code {answer.code}"
