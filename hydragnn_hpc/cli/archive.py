@@ -20,7 +20,7 @@ def archive(
     to: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[ARCHIVE]", help="A new folder, or a file that ends in .zip. Default: OUT with -archive added."
+            metavar="ARCHIVE", help="A new folder, or a file that ends in .zip. Default: OUT with -archive added."
         ),
     ] = None,
     license_text: Annotated[
@@ -33,7 +33,7 @@ def archive(
     """Pack tables, models, predictions, configuration and provenance, with checksums, as an RO-Crate.
 
     The archive, unpacked, is a campaign's folder: report, status, predict and Ensemble work on it anywhere. Checkpoints
-    are left out, so no member can be trained on. Tables and figures are made anew.
+    are left out, so training cannot be continued from an archive. Tables and figures are made anew.
     """
     from hydragnn_hpc import crate
 

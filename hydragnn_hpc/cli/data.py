@@ -30,7 +30,9 @@ app = typer.Typer(help="Make, prepare and look at data sets.", no_args_is_help=T
     epilog="Example: hydragnn-hpc data generate data/alloy.extxyz --system ternary --cap 20 --sizes 1x1x1,2x2x1"
 )
 def generate(
-    out: Annotated[Path, typer.Argument(help="The folder (LSMS text) or the file (extended XYZ) to write.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The folder (LSMS text) or the file (extended XYZ) to write.")
+    ],
     system: Annotated[str, typer.Option(help="FePt, CuAu, or ternary (Cu-Ag-Au).")] = "FePt",
     form: Annotated[
         str, typer.Option("--format", help="lsms (only FePt) or extxyz. Default: lsms for FePt, otherwise extxyz.")
@@ -74,11 +76,12 @@ def prepare(
     raw: Annotated[
         Path,
         typer.Argument(
+            metavar="RAW",
             help="LSMS text, extended XYZ, ASE databases (.db, .json) or whatever else ASE reads (POSCAR, .cif, .traj):"
-            " a file, a folder, or an archive (.zip, or .tar of any compression)."
+            " a file, a folder, or an archive (.zip, or .tar of any compression).",
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="The data set to make; its name ends in .bp.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The data set to make; its name ends in .bp.")],
     cutoff: Annotated[str, typer.Option(help="Cutoff for neighbours, with its unit, bohr or angstrom.")] = "7bohr",
     form: Annotated[str, typer.Option("--format", help=FORMATS_HELP)] = "auto",
     target: Annotated[
@@ -168,8 +171,8 @@ def prepare(
 
 @app.command(epilog="Example: hydragnn-hpc data split data/fept.bp data/fept-1.bp --split-by symmetry --seed 1")
 def split(
-    file: Annotated[Path, typer.Argument(help="A data set, .bp.")],
-    out: Annotated[Path, typer.Argument(help="The data set to make; its name ends in .bp.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data set, .bp.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The data set to make; its name ends in .bp.")],
     fractions: Annotated[str, typer.Option(help="Fractions for training, validation and test.")] = "0.70,0.15,0.15",
     seed: Annotated[int, typer.Option(help="Same seed, same split.")] = 0,
     split_by: Annotated[str, typer.Option(help=SPLIT_HELP)] = "composition",
@@ -205,9 +208,14 @@ def split(
 
 @app.command(epilog="Example: hydragnn-hpc data convert data/fept.bp fept.extxyz")
 def convert(
-    source: Annotated[Path, typer.Argument(help="A data set (.bp), or structures in any format that prepare reads.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A data set (.bp), or structures in any format that prepare reads.")
+    ],
     out: Annotated[
-        Path, typer.Argument(help="A data set (.bp), an extended XYZ file (.extxyz, .xyz), or a folder of LSMS text.")
+        Path,
+        typer.Argument(
+            metavar="OUT", help="A data set (.bp), an extended XYZ file (.extxyz, .xyz), or a folder of LSMS text."
+        ),
     ],
     to: Annotated[str, typer.Option(help="What to write: auto (by OUT's name), lsms, extxyz, bp, hydragnn.")] = "auto",
     form: Annotated[str, typer.Option("--format", help=f"What SOURCE is: {FORMATS_HELP}")] = "auto",
@@ -246,7 +254,7 @@ def convert(
 
 @app.command(epilog="Example: hydragnn-hpc data info data/fept.bp --verify")
 def info(
-    file: Annotated[Path, typer.Argument(help="A data set, .bp.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data set, .bp.")],
     verify: Annotated[bool, typer.Option("--verify", help="Check every checksum and value.")] = False,
     figure: Annotated[
         Path | None, typer.Option(help="Draw histograms of compositions and targets into this file, .png or .pdf.")

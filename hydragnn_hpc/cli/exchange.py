@@ -16,9 +16,14 @@ app = typer.Typer(help="Import a configuration or trained models of HydraGNN.", 
 
 @app.command(epilog="Example: hydragnn-hpc import config lsms.json fept.yaml")
 def config(
-    file: Annotated[Path, typer.Argument(help="A configuration of HydraGNN (.json), of version 2 or later.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A configuration of HydraGNN (.json), of version 2 or later.")
+    ],
     out: Annotated[
-        Path | None, typer.Argument(help="The campaign file to write. Default: FILE's name with .yaml, in this folder.")
+        Path | None,
+        typer.Argument(
+            metavar="OUT", help="The campaign file to write. Default: FILE's name with .yaml, in this folder."
+        ),
     ] = None,
 ) -> None:
     """Write a HydraGNN configuration as a campaign file; every key that a campaign cannot carry is named."""
@@ -41,7 +46,10 @@ def config(
 def model(
     folder: Annotated[
         Path,
-        typer.Argument(help="A folder with config.json and a checkpoint, as in HydraGNN's logs; or a folder of these."),
+        typer.Argument(
+            metavar="FOLDER",
+            help="A folder with config.json and a checkpoint, as in HydraGNN's logs; or a folder of these.",
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The campaign's folder to make, for predict.")],
     length_unit: Annotated[
@@ -92,7 +100,7 @@ def export(
         list[str] | None, typer.Option(help="Export this variant; repeatable. Default: all with finished members.")
     ] = None,
 ) -> None:
-    """Write trained members as HydraGNN's models: weights and configuration, which it loads and predicts the same."""
+    """Write trained members as HydraGNN's models: HydraGNN loads them and makes the same predictions."""
     from hydragnn_hpc.cli.data_options import one_of
     from hydragnn_hpc.exchange.export import export as write
 

@@ -13,11 +13,13 @@ from hydragnn_hpc.atomic import write_text
 from hydragnn_hpc.cli.data_options import one_of
 from hydragnn_hpc.errors import UserError
 
-EPILOG = "Example: hydragnn-hpc init data/alloy.bp --for speed --output alloy.yaml"
+EPILOG = "Example: hydragnn-hpc init data/alloy.bp --for speed --out alloy.yaml"
 
 
 def init(
-    dataset: Annotated[Path, typer.Argument(help="The data set, .bp, that 'data prepare' has made.")],
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="The data set, .bp, that 'data prepare' has made.")
+    ],
     purpose: Annotated[
         str,
         typer.Option(
@@ -27,7 +29,8 @@ def init(
         ),
     ] = "accuracy",
     output: Annotated[
-        Path | None, typer.Option(help="The file to write. Default: the data set's name with .yaml, in this folder.")
+        Path | None,
+        typer.Option("--out", help="The file to write. Default: the data set's name with .yaml, in this folder."),
     ] = None,
 ) -> None:
     """Write a commented campaign file that fits a data set: tasks, inputs, references, model and training."""
@@ -36,9 +39,9 @@ def init(
     one_of("--for", purpose, proposal.PURPOSES)
     output = output or Path(f"{dataset.stem}.yaml")
     if output.suffix not in (".yaml", ".yml"):
-        raise UserError(f"--output {output}: give a campaign file a name that ends in .yaml")
+        raise UserError(f"--out {output}: give a campaign file a name that ends in .yaml")
     if output.exists():
-        raise UserError(f"{output} exists; give another name with --output, or remove it")
+        raise UserError(f"{output} exists; give another name with --out, or remove it")
     data = proposal.read(dataset)
     name = re.sub(r"[^A-Za-z0-9_.+-]", "-", dataset.stem).lstrip("_.+-")[:64] or "campaign"
     path = os.path.relpath(dataset.resolve(), output.parent.resolve())

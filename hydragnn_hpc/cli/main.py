@@ -71,7 +71,7 @@ def _report_usage(error: Any) -> None:
 
 
 def _check_folder() -> None:
-    """Refuse to work in a folder that has been removed: libraries would fail in ways that tell nothing."""
+    """Refuse to work in a folder that has been removed: libraries would fail with misleading errors."""
     try:
         Path.cwd()
     except FileNotFoundError as error:

@@ -52,7 +52,9 @@ def predict(
             " 1 / (validation RMSE)^2."
         ),
     ] = "all",
-    level: Annotated[float, typer.Option(help="Of the calibrated intervals low to high, between 0 and 1.")] = 0.9,
+    level: Annotated[
+        float, typer.Option(help="Nominal coverage of the calibrated interval (columns low and high), between 0 and 1.")
+    ] = 0.9,
     members: Annotated[
         bool, typer.Option("--members", help="Also write each member's prediction, a column per replica.")
     ] = False,

@@ -140,10 +140,10 @@ def report(
 def compare(
     outs: Annotated[list[Path], typer.Argument(metavar="OUT OUT...", help="Campaigns' folders.", show_default=False)],
     common: Annotated[
-        bool, typer.Option("--common-samples", help="Compare on the test samples that all hold, if test sets differ.")
+        bool, typer.Option("--common-samples", help="If test sets differ, compare on the samples they have in common.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE.md", help="Write the tables as a page of Markdown, too.")
+        Path | None, typer.Option("--out", metavar="FILE.md", help="Write the tables as a page of Markdown, too.")
     ] = None,
 ) -> None:
     """Compare the errors of several campaigns on the same test samples, with intervals.

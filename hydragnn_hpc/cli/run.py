@@ -20,8 +20,8 @@ EPILOG = "Example: mpirun -n 2 hydragnn-hpc run jobs/campaigns/quickstart.yaml r
 
 
 def run(
-    campaign: Annotated[Path, typer.Argument(help="The campaign file, YAML.")],
-    out: Annotated[Path, typer.Argument(help="The campaign's folder; created if it does not exist.")],
+    campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file, YAML.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The campaign's folder; created if it does not exist.")],
     override: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a setting, such as training.epochs=3; repeatable.")
     ] = None,

@@ -32,7 +32,7 @@ def select(
     ] = None,
     task: Annotated[str | None, typer.Option(help="Choose by the spread of this task. Default: of all.")] = None,
     per_composition: Annotated[
-        int | None, typer.Option(min=1, help="Choose at most so many of each composition.")
+        int | None, typer.Option(min=1, help="Choose at most this many of each composition.")
     ] = None,
     one_per_class: Annotated[
         bool,

@@ -29,8 +29,10 @@ YOUR_PROJECT = "YOUR_PROJECT"
 
 
 def submit(
-    campaign: Annotated[Path, typer.Argument(help="The campaign file.")],
-    out: Annotated[Path, typer.Argument(help="The campaign's folder, on a file system that all nodes share.")],
+    campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The campaign's folder, on a file system that all nodes share.")
+    ],
     site: Annotated[str, typer.Option(help="A machine in jobs/sites, or the path of your own profile.")],
     nodes: Annotated[int | None, typer.Option(help="Nodes to ask for.")] = None,
     walltime: Annotated[str | None, typer.Option(help="Time to ask for: 90 (minutes), 2h, 1h30m, 1:30:00.")] = None,
@@ -52,7 +54,10 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script; submit nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
-    """Render the job script for a machine and submit it; further jobs follow by themselves until all is trained."""
+    """Render the job script for a machine and submit it.
+
+    Follow-up jobs are submitted automatically until every member is trained.
+    """
     from hydragnn_hpc.campaign_file import load_campaign
     from hydragnn_hpc.submit import limits, plan, render, scheduler
     from hydragnn_hpc.submit.estimate import estimate

@@ -81,7 +81,7 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> RunPl
     growing: list[str] = []
     foreign = _foreign(folder.root)  # first, since another run may be writing the campaign at this moment
     if check_archive(folder.root):
-        raise UserError(f"{folder.root} is an archive, and its members cannot be trained on; give another folder")
+        raise UserError(f"{folder.root} is an archive, so training cannot be continued from it; give another folder")
     if folder.campaign.exists():
         frozen, growing = grown(frozen, ledger.read_frozen(folder), folder)
     elif foreign:

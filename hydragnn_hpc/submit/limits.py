@@ -83,7 +83,7 @@ def rehearse(scheduler: Scheduler, script: str) -> str:
     if answer.code and answer.last_words:
         raise UserError(
             f"'{command}' refused the job: {answer.last_words}; ask for less or for another queue, or submit the "
-            f"script of --dry-run with '{scheduler.submit[0]}' to let it wait nevertheless"
+            f"script of --dry-run with '{scheduler.submit[0]}' to queue it anyway"
         )
     return f"'{command}' failed: it gave no reason" if answer.code else ""
 

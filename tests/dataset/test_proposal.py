@@ -37,7 +37,7 @@ def made(folder: Path, structures: list[Atoms], targets: list[str], **options: A
 
 def written(folder: Path, data: Path, *options: str) -> Campaign:
     """The campaign that ``init`` writes for a data set."""
-    done(folder, "init", str(data), "--output", "mine.yaml", *options)
+    done(folder, "init", str(data), "--out", "mine.yaml", *options)
     return load_campaign(folder / "mine.yaml")
 
 
@@ -188,8 +188,8 @@ def test_what_cannot_be_written_is_refused(small_bp: Path, tmp_path: Path) -> No
     written(tmp_path, small_bp)
     before = (tmp_path / "mine.yaml").read_bytes()
     for arguments, message in (
-        (["--output", "mine.yaml"], "mine.yaml exists; give another name with --output, or remove it"),
-        (["--output", "mine.txt"], "ends in .yaml"),
+        (["--out", "mine.yaml"], "mine.yaml exists; give another name with --out, or remove it"),
+        (["--out", "mine.txt"], "ends in .yaml"),
         (["--for", "sped"], "did you mean 'speed'"),
     ):
         failed = called(tmp_path, "init", str(small_bp), *arguments)

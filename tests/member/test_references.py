@@ -13,8 +13,8 @@ import torch
 from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.dataset.build import prepare, unseen
-from hydragnn_hpc.dataset.features.decorations import geometry
 from hydragnn_hpc.dataset.features.inputs import GeometryOperators
+from hydragnn_hpc.dataset.features.shared import geometry
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged import copies, requirements

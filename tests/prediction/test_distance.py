@@ -101,13 +101,13 @@ def test_what_is_unlike_the_training_is_far_and_counted(plain: Path) -> None:
     assert found.quantile[0] < 1 and found.quantile[1:].tolist() == [1.0, 1.0]
     assert found.distance[1:].min() > 2 * found.distance[0]
     ase.io.write(folder / "unlike.extxyz", [usual, squeezed, lonely])
-    told = called(folder, "predict", "out-plain", "unlike.extxyz", "--out", "few.csv")
-    assert told.returncode == 0
+    result = called(folder, "predict", "out-plain", "unlike.extxyz", "--out", "few.csv")
+    assert result.returncode == 0
     assert (
         "HCM: 2 of 3 structures are farther from the training set's mean than all that were sampled from it (distance"
-        in told.stderr
+        in result.stderr
     )
-    assert "HCM: 1 of 3 structures have fewer or more atoms than those of the training set (32); " in told.stderr
+    assert "HCM: 1 of 3 structures have fewer or more atoms than those of the training set (32); " in result.stderr
 
 
 @pytest.mark.slow
@@ -118,14 +118,14 @@ def test_where_an_earlier_version_has_trained_a_line_says_so(plain: Path) -> Non
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(plain, out)
     (out / "members" / "HCM" / "00" / "features.npz").unlink()
-    told = called(folder, "predict", "out-without", "few.extxyz", "--out", "few.csv")
-    assert told.returncode == 0 and "no distances from the training set: HCM/00 has no features.npz" in told.stderr
+    result = called(folder, "predict", "out-without", "few.extxyz", "--out", "few.csv")
+    assert result.returncode == 0 and "no distances from the training set: HCM/00 has no features.npz" in result.stderr
     assert all(row["distance"] == "" for row in csv.DictReader((folder / "few.csv").open()))
     with pytest.raises(UserError, match="trained by an earlier version, imported, or memory was lacking"):
         Ensemble(out).distances(some(folder))
-    told = called(folder, "select", "out-without", "few.extxyz")
-    assert told.returncode == 2 and "no distances to choose by: HCM/00 has no features.npz" in told.stderr
-    assert "; use --random" in told.stderr and len(told.stderr.splitlines()) == 1
+    result = called(folder, "select", "out-without", "few.extxyz")
+    assert result.returncode == 2 and "no distances to choose by: HCM/00 has no features.npz" in result.stderr
+    assert "; use --random" in result.stderr and len(result.stderr.splitlines()) == 1
     chosen = list(csv.DictReader(io.StringIO(done(folder, "select", "out-without", "few.extxyz", "--random"))))
     assert chosen and all((row["distance"], row["distance_quantile"]) == ("", "") for row in chosen)
 

@@ -1,4 +1,4 @@
-"""The shared data set: an ADIOS2 BP5 folder with a manifest that protects its readers."""
+"""Data sets on a shared file system: what other folders use of this one."""
 
 from hydragnn_hpc.dataset.store.manifest import MANIFEST, Manifest, read_manifest, verify
 from hydragnn_hpc.dataset.store.shared import (

@@ -22,7 +22,7 @@ from hydragnn_hpc.member.engine.training_data import Structure
 from hydragnn_hpc.member.torch_engine.aggregate import NeighbourLists, NeighbourTable, make_neighbour_table
 from hydragnn_hpc.member.torch_engine.edges import (
     EdgeLists,
-    EdgePlaces,
+    EdgeRowsBuilder,
     EdgeTable,
     make_edge_lists,
     make_edge_table,
@@ -152,7 +152,7 @@ class Batches:
         self._pool = any(t.level == "graph" for t in sizes.tasks)
         self._first = self.send(structure.neighbour_offsets)
         self._neighbours = resident(structure.neighbours, device, torch.int32)
-        self._edges = EdgePlaces(structure, sizes.edges, device, dtype) if sizes.edges else None
+        self._edges = EdgeRowsBuilder(structure, sizes.edges, device, dtype) if sizes.edges else None
         self._scales = _scales(self._degree, sizes.average_degree, self.blocks).to(device, dtype)
         self._fixed: dict[tuple[int, int], Fixed] = {}
 
@@ -210,18 +210,18 @@ class Batches:
         if self._edges is None:
             return lists if self._room is None else make_neighbour_table(lists, degree, self._dtype, self._room), None
         if self.shared:
-            places = self._edges.shared(edge)
+            edge_rows = self._edges.shared(edge)
         else:
             counts = np.bincount(np.arange(len(site)) % members, degree, members).astype(np.int64)
             starts = self.send(counts.cumsum() - counts)
-            places = self._edges.of_members(edge, pair % members, starts, max(1, int(counts.max())))
-        lists = replace(lists, places=places.place)
+            edge_rows = self._edges.of_members(edge, pair % members, starts, max(1, int(counts.max())))
+        lists = replace(lists, places=edge_rows.row)
         if self._room is None:
-            return lists, make_edge_lists(lists, places, pair, self.shared)
+            return lists, make_edge_lists(lists, edge_rows, pair, self.shared)
         table = make_neighbour_table(lists, degree, self._dtype, self._room)
         first, apart = self.send(slots_of_rows(table.parts))
         slot = first[pair] + apart[pair] * (torch.arange(total, device=self._device) - on_device[1][pair])
-        return table, make_edge_table(table, places, slot, self.shared)
+        return table, make_edge_table(table, edge_rows, slot, self.shared)
 
     def _make_general(self, index: Array) -> Batch:
         s = self._structure

@@ -29,23 +29,23 @@ AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where edges are in t: over one geometry all samples share a row of t, else each member has its own rows.
+class EdgeRows:
+    """Rows of t, which edges share: over one geometry those of all samples, else each member has its own rows.
 
     Attributes
     ----------
     features : tensor [E or 1, U, K + 1]
-        Features and 1; zeros in places without an edge.
-    place : int64 tensor [edges]
+        Features and 1; zeros in rows without an edge.
+    row : int64 tensor [edges]
         Row of t of each edge.
     """
 
     features: Tensor
-    place: Tensor
+    row: Tensor
 
 
-class EdgePlaces:
-    """Gives edges their places.
+class EdgeRowsBuilder:
+    """Assigns rows of t to the edges of batches, and computes their features.
 
     Parameters
     ----------
@@ -64,13 +64,13 @@ class EdgePlaces:
             parts = [structure.lengths(slice(at, at + AT_ONCE)) for at in range(0, max(edges, 1), AT_ONCE)]
             self._resident = torch.from_numpy(np.concatenate(parts)).to(device, dtype)
 
-    def shared(self, edge: Tensor) -> Places:
-        """Place edges of one geometry; ``edge`` is the number of each."""
+    def shared(self, edge: Tensor) -> EdgeRows:
+        """Return the rows of edges of one geometry; ``edge`` is the number of each."""
         every = torch.arange(len(self._structure.edge_vectors), device=edge.device)
-        return Places(self._features(every)[None], edge)
+        return EdgeRows(self._features(every)[None], edge)
 
-    def of_members(self, edge: Tensor, member: Tensor, starts: Tensor, most: int) -> Places:
-        """Place edges of several members.
+    def of_members(self, edge: Tensor, member: Tensor, starts: Tensor, most: int) -> EdgeRows:
+        """Return the rows of edges of several members.
 
         Parameters
         ----------
@@ -82,13 +82,13 @@ class EdgePlaces:
             Edges of a member.
         """
         order = torch.argsort(member, stable=True)
-        place = torch.empty_like(edge)
+        row = torch.empty_like(edge)
         within = torch.arange(len(edge), device=edge.device) - starts[member[order]]
-        place[order] = member[order] * most + within
+        row[order] = member[order] * most + within
         features = self._features(edge)
         table = features.new_zeros(len(starts) * most, self._basis.number + 1)
-        table[place] = features[: len(edge)]
-        return Places(table.view(len(starts), most, -1), place)
+        table[row] = features[: len(edge)]
+        return EdgeRows(table.view(len(starts), most, -1), row)
 
     def _features(self, edge: Tensor) -> Tensor:
         """Features and 1 of edges, [edges, K + 1]; of no edges a row of zeros."""
@@ -109,7 +109,7 @@ class EdgeTable:
     Attributes
     ----------
     features : tensor [E or 1, U, K + 1]
-        See `Places`.
+        See `EdgeRows`.
     rows : int
         Rows of t.
     slots : int
@@ -137,17 +137,17 @@ def slots_of_rows(parts: tuple[PaddedRows, ...]) -> Array:
     return np.concatenate(slots, axis=1)
 
 
-def make_edge_table(table: NeighbourTable, places: Places, slot: Tensor, shared: bool) -> EdgeTable:
+def make_edge_table(table: NeighbourTable, edge_rows: EdgeRows, slot: Tensor, shared: bool) -> EdgeTable:
     """Make the table of a batch's edges; ``slot`` [edges] is the slot of each in the neighbour table."""
-    members, most, _ = places.features.shape
+    members, most, _ = edge_rows.features.shape
     rows, edges = members * most, len(slot)
     slots = sum(len(part.forward) for part in table.parts)
     if shared and edges:
-        copies = slot[torch.argsort(places.place, stable=True)].view(rows, edges // rows).T.contiguous()
+        copies = slot[torch.argsort(edge_rows.row, stable=True)].view(rows, edges // rows).T.contiguous()
     else:
         copies = torch.full((1, rows), slots, device=slot.device)
-        copies[0, places.place] = slot
-    return EdgeTable(places.features, rows, slots, copies, slot[torch.argsort(table.neighbours, stable=True)])
+        copies[0, edge_rows.row] = slot
+    return EdgeTable(edge_rows.features, rows, slots, copies, slot[torch.argsort(table.neighbours, stable=True)])
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class EdgeLists:
     Attributes
     ----------
     features : tensor [E or 1, U, K + 1]
-        See `Places`.
+        See `EdgeRows`.
     rows : int
         Rows of t.
     ends : int64 tensor [2, copies, rows]
@@ -174,19 +174,19 @@ class EdgeLists:
     places: Tensor
 
 
-def make_edge_lists(lists: NeighbourLists, places: Places, receiver: Tensor, shared: bool) -> EdgeLists:
+def make_edge_lists(lists: NeighbourLists, edge_rows: EdgeRows, receiver: Tensor, shared: bool) -> EdgeLists:
     """Make the lists of a batch's edges; ``receiver`` [edges] is the row of each in the neighbour lists."""
-    members, most, _ = places.features.shape
+    members, most, _ = edge_rows.features.shape
     rows, edges = members * most, len(receiver)
     both = torch.stack([receiver, lists.neighbours])
     if shared and edges:
-        by_place = torch.argsort(places.place, stable=True).view(rows, edges // rows).T
+        by_place = torch.argsort(edge_rows.row, stable=True).view(rows, edges // rows).T
         ends = both[:, by_place]
     else:
         ends = torch.full((2, 1, rows), -1, device=receiver.device)
-        ends[:, 0, places.place] = both
+        ends[:, 0, edge_rows.row] = both
     by_sender = torch.argsort(lists.neighbours, stable=True)
-    return EdgeLists(places.features, rows, ends.contiguous(), receiver[by_sender], places.place[by_sender])
+    return EdgeLists(edge_rows.features, rows, ends.contiguous(), receiver[by_sender], edge_rows.row[by_sender])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The arrays of a data set that all features read, and the files that they write."""
+"""Helpers shared by all features: one geometry of a data set; a float32 ``.npy`` file mapped for writing."""
 
 from __future__ import annotations
 
