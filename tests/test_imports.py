@@ -1,4 +1,4 @@
-"""The program's shape: imports point one way, heavy libraries stay in their stage, light commands start light."""
+"""The program's shape: imports point one way, heavy libraries stay in their layer, light commands start light."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FACE = PACKAGE / "__init__.py"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 DESIGN = (PACKAGE / "DESIGN.md").read_text("utf-8")
 
-# A stage may import what stands left of it. What a job script is made from (submit) needs the foundation alone.
+# A layer may import what stands left of it. What a job script is made from (submit) needs the foundation alone.
 ORDER = ["foundation", "dataset", "member", "prediction", "exchange", "ensemble", "report", "submit", "cli"]
 APART = {("ensemble", "member"), ("ensemble", "prediction"), ("report", "prediction"), ("report", "ensemble"),
          ("submit", "dataset"), ("submit", "member"), ("submit", "prediction"), ("submit", "ensemble"),
@@ -48,8 +48,8 @@ DISTRIBUTION = {"yaml": "pyyaml", "PIL": "pillow"}
 OPTIONAL = {"tensorboardx", "triton"}  # extras of setup.py, asked for where they are used
 
 
-def stage_of(module: str) -> str:
-    """Return the stage of a module's dotted name: its folder, or the foundation."""
+def layer_of(module: str) -> str:
+    """Return the layer of a module's dotted name: its folder, or the foundation."""
     parts = module.split(".")
     if parts[1:2] == ["__main__"]:
         return "cli"
@@ -84,12 +84,12 @@ def imported(path: Path, nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
 def test_imports_point_backwards() -> None:
     wrong = []
     for path in MODULES:
-        # The package's own file is its public face, and exports from any stage.
-        here = ORDER[-1] if path == FACE else stage_of(dotted(path))
+        # The package's own file is its public face, and exports from any layer.
+        here = ORDER[-1] if path == FACE else layer_of(dotted(path))
         assert here in ORDER, f"{path}: the folder '{here}' has no place in the order {ORDER}"
         for line, name in imports(path):
             if name.split(".")[0] == "hydragnn_hpc":
-                there = stage_of(name)
+                there = layer_of(name)
                 if ORDER.index(there) > ORDER.index(here) or (here, there) in APART:
                     wrong.append(f"{path.relative_to(ROOT)}:{line}: {here} imports {name}")
     assert not wrong, "\n".join(wrong)
@@ -101,7 +101,7 @@ def uses() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {name: set() for name in known}
     for path in MODULES:
         tree = ast.parse(path.read_text("utf-8"))
-        # The package's own file exports from any stage, but imports a name when it is first used.
+        # The package's own file exports from any layer, but imports a name when it is first used.
         nodes = tree.body if path == FACE else ast.walk(tree)
         for _, name in imported(path, nodes):
             module = name if name in known else name.rpartition(".")[0]
@@ -135,7 +135,7 @@ def test_the_foundation_is_as_listed() -> None:
     words = re.search(r"small foundation [^:]*:(.*?)\.\s+Only", DESIGN, re.S)
     assert words
     listed = re.findall(r"`(\w+)`", words[1])
-    part = {name: name.split(".")[1] for name in uses() if "." in name and stage_of(name) == "foundation"}
+    part = {name: name.split(".")[1] for name in uses() if "." in name and layer_of(name) == "foundation"}
     assert sorted(listed) == sorted(set(part.values()))
     wrong = [
         f"{name} imports {other}"
@@ -149,7 +149,7 @@ def test_the_foundation_is_as_listed() -> None:
 def test_rooms_import_as_drawn() -> None:
     rows = re.findall(r"^\| `(\w+)/(\w+)` \|.*\|([^|]*)\|$", DESIGN, re.M)
     drawn = {
-        f"{stage}.{room}": {f"{stage}.{name}" for name in re.findall(r"`(\w+)`", may)} for stage, room, may in rows
+        f"{layer}.{room}": {f"{layer}.{name}" for name in re.findall(r"`(\w+)`", may)} for layer, room, may in rows
     }
     rooms = {".".join(p.parent.relative_to(PACKAGE).parts) for p in PACKAGE.glob("*/*/__init__.py")}
     assert set(drawn) == rooms
@@ -176,12 +176,12 @@ def test_records_import_nothing_but_errors() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_heavy_libraries_stay_in_their_stage() -> None:
+def test_heavy_libraries_stay_in_their_layer() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in MODULES
         for line, name in imports(path)
-        if (owner := ONLY_IN.get(name.split(".")[0])) and stage_of(dotted(path)) != owner
+        if (owner := ONLY_IN.get(name.split(".")[0])) and layer_of(dotted(path)) != owner
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -1,4 +1,4 @@
-"""Data that the tests of this stage share."""
+"""Data that the tests of this layer share."""
 
 from __future__ import annotations
 

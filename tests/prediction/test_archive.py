@@ -51,7 +51,7 @@ def test_report_and_status_work_on_it_in_place(plain: Path, packed: Path) -> Non
     assert "3 finished" in done(packed.parent, "status", "archive")
     done(packed.parent, "archive", "archive", "--check")
     refused = called(plain.parent, "run", "plain.yaml", str(packed))
-    assert refused.returncode == 2 and "training cannot be continued from an archive" in refused.stderr
+    assert refused.returncode == 2 and "is an archive, so training cannot be continued from it" in refused.stderr
 
 
 @pytest.mark.slow
