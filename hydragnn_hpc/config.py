@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -338,10 +340,16 @@ def _with_own(section: _Section, own: dict[str, Any], key: str) -> _Section:
     if not own:
         return section
     try:
-        return type(section).model_validate(_merged(section.model_dump(mode="json"), own))
+        return _validated(type(section), json.dumps(_merged(section.model_dump(mode="json"), own)))
     except ValidationError as error:
         line = one_line(error, type(section))
         raise ValueError(f"{key}: {line}") from None
+
+
+@lru_cache(maxsize=1 << 16)
+def _validated(kind: type[_Section], content: str) -> _Section:
+    """Return a section from JSON; sections are frozen, and those of thousands of variants are asked for repeatedly."""
+    return kind.model_validate(json.loads(content))
 
 
 def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

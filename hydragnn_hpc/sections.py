@@ -40,6 +40,8 @@ class Section(BaseModel):
         """Refuse booleans, which pydantic would accept as the number 1."""
         fields = cls.model_fields
         for key, value in content.items() if isinstance(content, dict) else ():
+            if type(value) in (int, float, str):  # nearly all, of which a large campaign has very many
+                continue
             kind = fields[key].annotation if key in fields else bool
             parts = value.values() if isinstance(value, dict) and get_origin(kind) is dict else value
             parts = parts if isinstance(parts, Iterable) else [parts]

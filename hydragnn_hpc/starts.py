@@ -28,6 +28,8 @@ def resolved(campaign: Campaign, manifest: Manifest) -> Campaign:
     UserError
         If a source is not a campaign, lacks finished members, does not fit, or has another hash than the one given.
     """
+    if campaign.start is None and all(variant.start is None for variant in campaign.variants):
+        return campaign
     sources = cache(_source)  # many variants, such as the points of a sweep, start from the same members
     for variant in campaign.variants:
         own = campaign.of_variant(variant)
