@@ -340,7 +340,8 @@ def _with_own(section: _Section, own: dict[str, Any], key: str) -> _Section:
     if not own:
         return section
     try:
-        return _validated(type(section), json.dumps(_merged(section.model_dump(mode="json"), own)))
+        valid: _Section = _validated(type(section), json.dumps(_merged(section.model_dump(mode="json"), own)))
+        return valid
     except ValidationError as error:
         line = one_line(error, type(section))
         raise ValueError(f"{key}: {line}") from None
