@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from hydragnn_hpc.cli.main import app
 from hydragnn_hpc.dataset.remarks import registry
 from hydragnn_hpc.errors import ExitCode
 from hydragnn_hpc.submit.site import site_names
+from tests.documented import check
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -36,6 +36,8 @@ NAMES = (
 )  # fmt: skip
 TEXTS = {name: (ROOT / name).read_text("utf-8") for name in NAMES}
 ENVIRONMENT = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+ONLY_CHECKED = re.compile(r"(?:[A-Z_]+=\S* )*(?:rm -rf|bash|pytest|ruff|mypy|python -m)\b")
+"""Commands that are not run here; tests/run.sh runs ruff and mypy."""
 
 # Results come from the open data and from hours of training: here the surrogate stands in, and nothing is trained.
 RESULTS = ("tests/benchmarks/RESULTS-accuracy.md", "tests/benchmarks/RESULTS-any-data.md")
@@ -57,25 +59,11 @@ def commands() -> list[str]:
     return [step for name in NAMES for language, step in steps(name) if language == "bash"]
 
 
-def only_checked(command: str) -> bool:
-    """Check a command that is not run here; False for one that is."""
-    words = [w for w in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S*", w)]
-    if words[:2] == ["rm", "-rf"] or words[0] in ("ruff", "mypy"):  # tests/run.sh runs the latter
-        return True
-    if words[0] == "bash":  # a script that makes an environment, or that runs this test
-        source = (ROOT / words[1]).read_text("utf-8")
-    elif words[0] == "pytest":
-        source = (ROOT / "tests" / "conftest.py").read_text("utf-8")
-        marked = re.findall(r"\b(?!not|and|or)[a-z]+", words[words.index("-m") + 1]) if "-m" in words else []
-        registered = (ROOT / "pyproject.toml").read_text("utf-8")
-        assert all((ROOT / w).exists() for w in words[1:] if "/" in w), command
-        assert all(f'"{marker}:' in registered for marker in marked), command
-    elif words[:2] == ["python", "-m"]:
-        source = ROOT.joinpath(*words[2].split(".")).with_suffix(".py").read_text("utf-8")
-    else:
-        return False
-    assert all(w in source for w in words if w.startswith("--")), command
-    return True
+def inline() -> list[str]:
+    """Return the commands in the prose and the tables of every document; the name of a module alone is none."""
+    prose = (re.sub(r"^```.*?^```", "", text, flags=re.M | re.S) for text in TEXTS.values())
+    codes = [" ".join(code.split()) for text in prose for code in re.findall(r"(?<!`)`([^`]+)`", text)]
+    return [c for c in codes if re.match(r"(bash|pytest|ruff|mypy|hydragnn-hpc|python -m \S+) ", c)]
 
 
 def as_run_here(command: str, document: str) -> str:
@@ -118,7 +106,7 @@ def test_every_command_runs(tmp_path: Path) -> None:
                 if file := file_named_in(step):
                     (tmp_path / file).write_text(step, "utf-8")
                 continue
-            if only_checked(step):
+            if ONLY_CHECKED.match(step):
                 continue
             command = as_run_here(step, name)
             done = subprocess.run(
@@ -128,6 +116,32 @@ def test_every_command_runs(tmp_path: Path) -> None:
             assert done.returncode == 0, f"{name}: {command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     for file in ("table1.csv", "timing.csv", "members.csv", "index.html"):
         assert (tmp_path / "runs" / "quickstart" / "report" / file).exists(), file
+
+
+def test_commands_that_are_not_run_are_valid() -> None:
+    checked = [command for command in commands() if ONLY_CHECKED.match(command)] + inline()
+    assert len(checked) > 60
+    for command in checked:
+        check(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bash tests/run.sh --qui", "bash tests/run.sh tests/nowhere", "bash jobs/local.sh --quick",
+        "bash envs/local.sh nonsense", "bash envs/pack.sh FOLDER", "bash envs/NOWHERE/local.sh",
+        "python -m tests.benchmarks.engines nonsense", "python -m tests.benchmarks.engines --rou 2",
+        "python -m tests.benchmarks.accuracy", "python -m tests.benchmarks.engines --cases nonsense",
+        "python -m tests.member.triton_kernels.resources --jso", "python -m tests.benchmarks.cases",
+        "ruff chek", "ruff check --fi", "ruff check nowhere", "mypy --stric", "mypy nowhere",
+        "pytest tests/nowhere", "pytest tests/report -k nonsense", "pytest -m slo", "pytest --fault-see 1",
+        "pytest tests/test_imports.py::test_nothing", "hydragnn-hpc repor", "hydragnn-hpc data inf",
+        "hydragnn-hpc init DATASET.bp [--out FILE]",
+    ],
+)  # fmt: skip
+def test_a_wrong_command_is_found(command: str) -> None:
+    with pytest.raises(AssertionError):
+        check(command)
 
 
 def test_documents_are_listed_here_and_short() -> None:
@@ -212,11 +226,9 @@ def test_the_tables_of_commands_are_complete() -> None:
     assert set(named_in_tables()) == known
 
 
-def test_options_that_are_named_exist() -> None:
-    for words, row in named_in_tables().items():
+def test_every_help_has_an_example() -> None:
+    for words in named_in_tables():
         shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*words.split(), "--help"]).stdout
-        for option in re.findall(r"--[a-z-]+", row):
-            assert option in shown, f"{row}: no {option}"
         assert "Example:" in shown, f"{words}: its help has no example"
 
 
