@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -22,6 +23,11 @@ Hold = Callable[[], contextlib.AbstractContextManager[None]]
 """Context in which a file is put into place; it holds the folder meanwhile, or refuses."""
 
 
+_REMEDY = "free space, check permissions, or choose another folder"
+_WRONG_KIND = "something else is in its place; move or remove it"
+_REMEDIES = dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENXIO), _WRONG_KIND)
+
+
 class StorageError(UserError):
     """A file cannot be written because of the storage, not because of its content."""
 
@@ -33,14 +39,13 @@ def storage_errors(path: Path) -> Iterator[None]:
     Raises
     ------
     StorageError
-        With the reason: missing, read-only, full.
+        With the reason: missing, read-only, full, or a folder where a file is needed.
     """
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; free space, check permissions, or choose another folder"
-        ) from error
+        remedy = _REMEDIES.get(error.errno or 0, _REMEDY)
+        raise StorageError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 @contextlib.contextmanager

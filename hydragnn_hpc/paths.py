@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from contextlib import nullcontext
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from hydragnn_hpc.validation import one_line
 _R = TypeVar("_R", bound=BaseModel)
 
 
-def write_record(path: Path, record: BaseModel, hold: Hold = nullcontext) -> None:
+def write_record(path: Path, record: BaseModel, hold: Hold = contextlib.nullcontext) -> None:
     """Write a record as JSON to ``path``, whole or not at all."""
     write_json(path, record.model_dump(mode="json", by_alias=True), hold)
 
@@ -66,13 +67,26 @@ def append_record(path: Path, record: BaseModel) -> None:
 
     Raises
     ------
-    OSError
+    UserError
         If it cannot be written.
     """
     line = json.dumps(record.model_dump(mode="json", by_alias=True), ensure_ascii=False) + "\n"
     # One write at the end of the file: concurrent writers do not mix their lines.
-    with path.open("ab") as stream:
+    with storage_errors(path), path.open("ab") as stream:
         stream.write(line.encode())
+
+
+def check_appendable(path: Path) -> None:
+    """Check that records can be appended to ``path``, as far as that shows before it is written; it is not made.
+
+    Raises
+    ------
+    UserError
+        If something else is in its place, or it is read-only.
+    """
+    # A pipe without a reader would block.
+    with storage_errors(path), contextlib.suppress(FileNotFoundError):
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK))
 
 
 def noise_of(task: str) -> str:

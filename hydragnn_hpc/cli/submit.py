@@ -14,7 +14,7 @@ import typer
 from hydragnn_hpc.atomic import storage_errors, write_text
 from hydragnn_hpc.durations import clock, seconds_of
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.paths import CampaignFolder, append_record
+from hydragnn_hpc.paths import CampaignFolder, append_record, check_appendable
 from hydragnn_hpc.records.jobs import LOCAL, SubmittedJob
 
 if TYPE_CHECKING:
@@ -103,21 +103,29 @@ def submit(
         return
     if machine.retired:
         raise UserError(f"--site {site}: {machine.retired}; --dry-run shows the script")
-    submitted = _hand_over(job, machine, chosen, script, work.members)
+    submitted, problem = _hand_over(job, machine, chosen, script, work.members)
     if submitted.id == LOCAL:
         sys.exit(subprocess.run(["bash", str(folder.job_script)], check=False).returncode)
     _report_unchecked(site, unknown)
-    if as_json:
-        typer.echo(json.dumps(submitted.model_dump(mode="json", exclude={"time"})))
-        return
     typer.echo(
-        f"job {submitted.id}: {work.members} members on {chosen.nodes} nodes x {machine.ranks_per_node} ranks, "
+        json.dumps(submitted.model_dump(mode="json", exclude={"time"}))
+        if as_json
+        else f"job {submitted.id}: {work.members} members on {chosen.nodes} nodes x {machine.ranks_per_node} ranks, "
         f"{clock(chosen.walltime_seconds)} per job (estimated need: {need})\nscript {folder.job_script}"
     )
+    if problem:
+        raise UserError(problem)
 
 
-def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: int) -> SubmittedJob:
-    """Write the script, submit it, and record the job; without a scheduler the script is only written."""
+def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: int) -> tuple[SubmittedJob, str]:
+    """Write the script, submit it, and record the job; without a scheduler the script is only written.
+
+    Returns
+    -------
+    SubmittedJob
+    str
+        Why it is not recorded; empty if it is. This must not hide that the job is in the queue.
+    """
     from hydragnn_hpc.ledger import now
     from hydragnn_hpc.submit import chain, jobs, render, scheduler
 
@@ -126,6 +134,7 @@ def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: i
         folder.jobs.mkdir(parents=True, exist_ok=True)
     write_text(folder.job_script, script)
     chain.restart(folder)
+    check_appendable(folder.job_record)
     values = render.values_of(job, site, plan)
     submitted = SubmittedJob(
         time=now(),
@@ -139,8 +148,14 @@ def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: i
         members_left=members_left,
         script=str(folder.job_script),
     )
-    append_record(folder.job_record, submitted)
-    return submitted
+    try:
+        append_record(folder.job_record, submitted)
+    except UserError as error:
+        if submitted.id == LOCAL:
+            raise
+        problem = f"job {submitted.id} is in the queue, do not submit it again; 'status' will not show it: {error}"
+        return submitted, problem
+    return submitted, ""
 
 
 def _manifest(campaign: Campaign, folder: CampaignFolder) -> Manifest:

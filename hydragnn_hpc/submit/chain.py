@@ -41,16 +41,24 @@ def progress_mark(folder: CampaignFolder) -> str:
 
 def begin(folder: CampaignFolder) -> None:
     """Count the run, and record the campaign's progress."""
-    before = _read(folder)
+    before, problem = _read(folder)
     chain = Chain(runs=before.runs + 1, late=before.late, mark=progress_mark(folder))
     with storage_errors(folder.jobs):
         folder.jobs.mkdir(parents=True, exist_ok=True)
     write_record(folder.job_chain, chain)
+    _show(problem)
 
 
 def restart(folder: CampaignFolder) -> None:
-    """Reset the count: the user has submitted again."""
-    folder.job_chain.unlink(missing_ok=True)
+    """Reset the count: the user has submitted again.
+
+    Raises
+    ------
+    UserError
+        If it cannot be removed.
+    """
+    with storage_errors(folder.job_chain):
+        folder.job_chain.unlink(missing_ok=True)
 
 
 def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tuple[int, str]:
@@ -59,7 +67,8 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
     The exit code is 75 to run again. At most ``runs`` runs follow one another, and none follows one without progress,
     unless it was ``late``: less than half of the job's time was left when it began.
     """
-    before = _read(folder)
+    before, problem = _read(folder)
+    _show(problem)
     moved = before.mark != progress_mark(folder)
     with contextlib.suppress(UserError):  # a record that cannot be written must not end the chain
         write_record(folder.job_chain, before.model_copy(update={"late": before.late + 1 if late and not moved else 0}))
@@ -95,9 +104,10 @@ def record(folder: CampaignFolder, answer: str) -> None:
     UserError
         If there is no earlier record, or it cannot be written.
     """
-    records, _ = jobs.read_records(folder.job_record)
+    records, remarks = jobs.read_records(folder.job_record)
     if not records:
-        raise UserError(f"{folder.job_record}: no job is recorded; the next one is not recorded either")
+        reason = remarks[0] if remarks else f"{folder.job_record}: no job is recorded"
+        raise UserError(f"{reason}; the next one is not recorded either")
     try:
         identifier = scheduler.job_id(jobs.scheduler_for(records[-1]), answer)
     except ValueError as error:
@@ -112,14 +122,18 @@ def record(folder: CampaignFolder, answer: str) -> None:
     )
 
 
-def _read(folder: CampaignFolder) -> Chain:
-    """Return the chain so far; an empty one if its record is missing or cannot be read."""
+def _read(folder: CampaignFolder) -> tuple[Chain, str]:
+    """Return the chain so far, and why its record cannot be read; it is then an empty one, as where there is none."""
     try:
-        return read_record(folder.job_chain, Chain)
+        return read_record(folder.job_chain, Chain), ""
     except UserError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            print_line(f"{error}; the jobs are counted from here")
-        return Chain(runs=0)
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        return Chain(runs=0), "" if missing else f"{error}; the jobs are counted from here"
+
+
+def _show(problem: str) -> None:
+    if problem:
+        print_line(problem)
 
 
 def _record_from_input(folder: CampaignFolder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -424,6 +425,36 @@ def test_a_job_is_submitted_and_remembered(here: Path, site: str, program: str, 
     assert (here / "out/jobs/job.sh").exists()
 
 
+@pytest.mark.parametrize("name", ["", "job.sh", "chain.json", "submitted.jsonl"])
+def test_what_prevents_a_jobs_record_is_refused_before_the_scheduler_is_asked(here: Path, name: str) -> None:
+    stand_in(here, "sbatch", f"touch {here}/asked; echo 7")
+    entry = here / "out/jobs" / name
+    if name:
+        (entry / "kept").mkdir(parents=True)
+    else:
+        entry.parent.mkdir()
+        entry.write_text("kept")
+    done = command(here, "--site", "frontier", "--account", "abc")
+    assert done.returncode == 2 and not done.stdout and not (here / "asked").exists()
+    assert len(done.stderr.splitlines()) == 1 and str(entry) in done.stderr and "move or remove it" in done.stderr
+    assert (entry / "kept").is_dir() if name else entry.read_text() == "kept"
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_job_that_cannot_be_recorded_is_named(here: Path, form: tuple[str, ...]) -> None:
+    """The disk fills while the scheduler is asked: a full device takes the record's place."""
+    stand_in(here, "sbatch", f"ln -s /dev/full {here}/out/jobs/submitted.jsonl; echo 7")
+    done = command(here, "--site", "frontier", "--account", "abc", *form)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["id"] == "7" if form else done.stdout.startswith("job 7: 84 members")
+    line = done.stderr.splitlines()[-1]
+    assert (
+        "Traceback" not in done.stderr
+        and "job 7 is in the queue, do not submit it again" in line
+        and "submitted.jsonl: No space left" in line
+    )
+
+
 def test_a_dry_run_needs_no_account(here: Path) -> None:
     done = command(here, "--site", "summit", "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -599,6 +630,25 @@ def test_a_next_job_that_cannot_be_recorded_ends_no_chain(folder: CampaignFolder
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "8\n")
     assert len(done.stderr.splitlines()) == 1 and "no job is recorded" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["submitted.jsonl", "chain.json"])
+@pytest.mark.parametrize("moment", ["begin", "end", "record"])
+def test_an_entry_that_is_a_folder_costs_a_chain_one_line(
+    folder: CampaignFolder, name: str, moment: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder.jobs / name / "kept").mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", ["chain", moment, str(folder.root), "75"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("8\n"))
+    code = 0
+    try:
+        chain.main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    said = [line for line in capfd.readouterr().err.splitlines() if name in line]
+    concerned = (moment == "record") == (name == "submitted.jsonl")
+    assert len(said) == concerned and (folder.jobs / name / "kept").is_dir(), said
+    assert code == {"begin": 2 * concerned, "end": 75, "record": 0}[moment]
 
 
 def test_a_user_who_submits_again_starts_a_new_count(folder: CampaignFolder) -> None:
