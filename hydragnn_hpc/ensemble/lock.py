@@ -23,7 +23,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from hydragnn_hpc import processes
-from hydragnn_hpc.atomic import TEMPORARY_PREFIX
+from hydragnn_hpc.atomic import TEMPORARY_PREFIX, storage_errors
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.records.lock import LockHolder
@@ -78,12 +78,8 @@ class RunLock:
             If another run holds it and lives, or the folder cannot be written.
         """
         try:
-            self._take(self._path)
-        except OSError as error:
-            self._close()
-            raise UserError(
-                f"cannot write {self._path}: {error.strerror or error}; check its permissions, then run again"
-            ) from error
+            with storage_errors(self._path):
+                self._take(self._path)
         except BaseException:
             self._close()
             raise

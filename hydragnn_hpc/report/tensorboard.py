@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from hydragnn_hpc.atomic import storage_errors
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.analysis.content import Content
@@ -29,7 +30,7 @@ def write_scalars(content: Content) -> list[Path]:
     from tensorboardX.summary import scalar
 
     folder: CampaignFolder = content.results.folder
-    try:
+    with storage_errors(folder.tensorboard):
         shutil.rmtree(folder.tensorboard, ignore_errors=True)
         for name, history in content.histories.items():
             writer = FileWriter(str(folder.tensorboard / name), max_queue=1000)
@@ -38,10 +39,6 @@ def write_scalars(content: Content) -> list[Path]:
                     if key != "epoch":
                         writer.add_summary(scalar(key, value), global_step=int(row["epoch"]))
             writer.close()
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder.tensorboard}: {error.strerror or error}; check the folder and its permissions"
-        ) from error
     return sorted(p for p in folder.tensorboard.rglob("*") if p.is_file())
 
 

@@ -64,10 +64,10 @@ class Estimate:
     for_core: bool = False
 
 
-def estimate(campaign: Campaign, manifest: Manifest, site: Site) -> Estimate:
+def estimate(campaign: Campaign, manifest: Manifest, site: Site, trial_seconds: float = TRIAL_SECONDS) -> Estimate:
     """Estimate the time of the longest stack of a campaign on a machine's nodes, its worker's start included.
 
-    All epochs are counted, although early stopping may omit some.
+    All epochs are counted, although early stopping may omit some. A trial of this host takes at most ``trial_seconds``.
     """
     variant = max(campaign.variants, key=lambda v: _benchmarked_seconds(campaign, v, manifest, site))
     own = campaign.of_variant(variant)
@@ -75,7 +75,7 @@ def estimate(campaign: Campaign, manifest: Manifest, site: Site) -> Estimate:
     on_gpu = own.launch.device not in ("auto", "cpu") or (own.launch.device == "auto" and site.gpus_per_node > 0)
     pace, speed = None, "the speed of one core of the benchmarks' processor"
     if _is_like_the_nodes(site):
-        pace, problem = measure(own, manifest, members)
+        pace, problem = measure(own, manifest, members, trial_seconds)
         speed = "this host's speed in a short trial" if pace else f"{speed} (this host's is not known: {problem})"
     pace = pace or _benchmarked(own, manifest, engine_of(own, site))
     atoms, edges = _sizes(manifest)
@@ -91,7 +91,7 @@ def seconds_of(pace: PaceAnswer, samples: tuple[int, int], epochs: int, members:
     return pace.start + epochs * members * (train * pace.training + validation * pace.evaluation)
 
 
-def measure(campaign: Campaign, manifest: Manifest, members: int) -> tuple[PaceAnswer | None, str]:
+def measure(campaign: Campaign, manifest: Manifest, members: int, seconds: float) -> tuple[PaceAnswer | None, str]:
     """Measure how fast this host trains a stack; return (the answer, "") or (None, why there is none).
 
     The campaign is a variant's own (`Campaign.of_variant`).
@@ -99,7 +99,7 @@ def measure(campaign: Campaign, manifest: Manifest, members: int) -> tuple[PaceA
     question = PaceQuestion(campaign=campaign.model_dump(mode="json"), manifest=manifest, members=members)
     command = [sys.executable, "-m", "hydragnn_hpc.member.pace"]
     try:
-        answer = commands.run(command, TRIAL_SECONDS, question.model_dump_json(by_alias=True))
+        answer = commands.run(command, seconds, question.model_dump_json(by_alias=True))
         return PaceAnswer.model_validate_json(answer.output), ""
     except ValidationError:
         return None, answer.last_words or f"the trial ended with exit code {answer.code}"

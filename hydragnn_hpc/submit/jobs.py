@@ -65,17 +65,18 @@ def scheduler_of(site: Site) -> str:
     return str(own.resolve() / site.scheduler.name)
 
 
-def read_jobs(folder: CampaignFolder) -> tuple[list[JobStatus], list[str]]:
+def read_jobs(folder: CampaignFolder, patience: float = PATIENCE_SECONDS) -> tuple[list[JobStatus], list[str]]:
     """Return the latest jobs of a campaign, oldest first, and remarks, a line each.
 
-    Jobs of a scheduler that is not on this host or does not answer are ``unknown``; it is asked only once.
+    Jobs of a scheduler that is not on this host or does not answer within ``patience`` seconds are ``unknown``; it is
+    asked only once.
     """
     records, remarks = read_records(folder.job_record)
     if len(records) > LATEST:
         remarks.append(f"{len(records) - LATEST} earlier jobs: {folder.job_record}")
     silent: dict[str, str] = {}
     # The latest first: it is the most likely to be pending.
-    statuses = [_status(job, silent) for job in reversed(records[-LATEST:])]
+    statuses = [_status(job, silent, patience) for job in reversed(records[-LATEST:])]
     return statuses[::-1], remarks
 
 
@@ -96,7 +97,7 @@ def read_records(path: Path) -> tuple[list[SubmittedJob], list[str]]:
     return [job for job in jobs if job.id != LOCAL], remarks
 
 
-def _status(job: SubmittedJob, silent: dict[str, str]) -> JobStatus:
+def _status(job: SubmittedJob, silent: dict[str, str], patience: float) -> JobStatus:
     def made(state: State, own: str = "", reason: str = "", explanation: str = "") -> JobStatus:
         return JobStatus(
             job.id, job.site, job.time, job.nodes, job.walltime_seconds, state, own, reason, explanation
@@ -114,7 +115,7 @@ def _status(job: SubmittedJob, silent: dict[str, str]) -> JobStatus:
         return made("unknown", explanation=f"{scheduler.name}.yaml declares no 'status'")
     command = [word.replace("{id}", job.id) for word in query.command]
     try:
-        answer = run(command, PATIENCE_SECONDS)
+        answer = run(command, patience)
     except SilentError as error:
         silent[key] = f"{error}; ask on the machine itself, or later"
         return made("unknown", explanation=silent[key])

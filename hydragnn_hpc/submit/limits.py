@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import repeat
 
 from hydragnn_hpc.commands import SilentError, run
 from hydragnn_hpc.durations import clock
@@ -33,19 +34,21 @@ class UnknownError(Exception):
     """A scheduler's limits are not known; the message says why."""
 
 
-def ask(scheduler: Scheduler) -> tuple[Queue, ...]:
+def ask(scheduler: Scheduler, patience: float = PATIENCE_SECONDS) -> tuple[Queue, ...]:
     """Ask the scheduler for its queues; return none if its file declares no ``queries``.
 
     Raises
     ------
     UnknownError
-        If a command is not on this host, does not answer, fails, or prints something unknown.
+        If a command is not on this host, fails, gives no answer for ``patience`` seconds, or prints something unknown.
     """
     if scheduler.queries is None:
         return ()
     commands = scheduler.queries.commands()
     with ThreadPoolExecutor(len(commands)) as pool:  # in parallel, so that the time limit is for all of them
-        answers = dict(zip(commands, pool.map(_answer, commands.keys(), commands.values()), strict=True))
+        answers = dict(
+            zip(commands, pool.map(_answer, commands.keys(), commands.values(), repeat(patience)), strict=True)
+        )
     try:
         return read(scheduler.queries.form, answers)
     except ValueError as error:
@@ -53,9 +56,9 @@ def ask(scheduler: Scheduler) -> tuple[Queue, ...]:
         raise UnknownError(f"{programs} gave {error}") from error
 
 
-def _answer(key: str, words: Sequence[str]) -> str:
+def _answer(key: str, words: Sequence[str], patience: float) -> str:
     try:
-        answer = run(words, PATIENCE_SECONDS)
+        answer = run(words, patience)
     except SilentError as error:
         raise UnknownError(str(error)) from error
     if answer.code and key == "gpus":

@@ -32,7 +32,7 @@ from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM
-from hydragnn_hpc.records.dataset import NeighbourFacts
+from hydragnn_hpc.records.dataset import Boundary, NeighbourFacts
 from hydragnn_hpc.records.model import ModelFacts, ModelSpecies
 from tests.exchange.data_files import write_bp
 
@@ -59,10 +59,10 @@ def read(source: Path, *targets: str, **options: object) -> sources.RawData:
     return sources.read(source, Options(targets=parse_targets(targets or ["E=graph:energy:eV"]), **options))  # type: ignore[arg-type]
 
 
-def new_structures(source: Path, on_error: str = "fail") -> UnseenStructures:
+def new_structures(source: Path, on_error: str = "fail", boundary: Boundary = "mixed") -> UnseenStructures:
     """Read a source for models that know every element."""
     every = ModelSpecies(minimum=1, maximum=118, elements=None)
-    near = NeighbourFacts(cutoff_bohr=7.0, boundary="mixed")
+    near = NeighbourFacts(cutoff_bohr=7.0, boundary=boundary)
     facts = ModelFacts(model={}, inputs=1, average_degree=[1.0, 1.0], tasks={}, species=every, neighbours=near)
     (found,) = Preparation(facts, ReadingChoice(on_error=on_error)).read(source)
     return found
@@ -609,6 +609,12 @@ def test_new_structures_keep_their_order_and_say_which_they_are(tmp_path: Path) 
     assert [frame.name for frame in new.frames] == ["CuAu"] * 12 + ["1"]
     assert new.index == [*range(12), 13]
     assert [frame.origin for frame in new.frames] == [f"b.xyz@{k}" for k in new.index]
+
+
+def test_an_option_that_is_missing_is_no_structure_to_skip(tmp_path: Path) -> None:
+    lsms_text(tmp_path / "source", frames(2))
+    with pytest.raises(UserError, match=r"^[^;]*out_0: its format holds no cell.*: give --cell$"):
+        new_structures(tmp_path / "source", "skip", "periodic")
 
 
 def test_fortrans_exponents_are_numbers_and_names_are_not(tmp_path: Path) -> None:

@@ -71,9 +71,8 @@ def test_this_host_is_tried_with_the_engine_itself(settings: list[str], sizes: d
     assert found.seconds > 0 and not found.for_core
 
 
-def test_a_trial_that_fails_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "TRIAL_SECONDS", 0.01)
-    found = estimate.estimate(load_campaign(PAPER), data_set.manifest(), load_site("local"))
+def test_a_trial_that_fails_is_explained() -> None:
+    found = estimate.estimate(load_campaign(PAPER), data_set.manifest(), load_site("local"), trial_seconds=0.01)
     assert "benchmarks' processor (this host's is not known: " in found.basis and "no answer" in found.basis
 
 

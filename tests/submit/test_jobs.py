@@ -88,10 +88,9 @@ def test_a_job_that_is_forgotten_has_ended(tmp_path: Path, scheduler: str, words
     assert job.state == "unknown" and "cannot reach the server" in job.line()
 
 
-def test_a_scheduler_that_hangs_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_that_hangs_is_asked_once(tmp_path: Path) -> None:
     stand_in(tmp_path, "squeue", f"echo >> {tmp_path}/asked; sleep 120 & echo $! > {tmp_path}/child; wait")
-    monkeypatch.setattr(jobs, "PATIENCE_SECONDS", 0.5)
-    found, _ = jobs.read_jobs(folder_of(tmp_path, "slurm", "7", "8", "9"))
+    found, _ = jobs.read_jobs(folder_of(tmp_path, "slurm", "7", "8", "9"), patience=0.5)
     assert [job.state for job in found] == ["unknown"] * 3 and "gave no answer" in found[0].line()
     assert (tmp_path / "asked").read_text() == "\n"
     child = int((tmp_path / "child").read_text())

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hydragnn_hpc.atomic import StorageError
 from hydragnn_hpc.errors import UserError
 
 _LARGEST_Z = 118
@@ -22,6 +23,10 @@ _ISOLATED = ("isolatedatom", "isolatedatoms")
 
 class MalformedError(UserError):
     """One file or structure among others cannot be used: ``--on-error skip`` continues without it."""
+
+
+class WrongOptionError(UserError):
+    """An option that does not suit the source as a whole: not one malformed structure, so nothing to skip."""
 
 
 @contextlib.contextmanager
@@ -47,7 +52,12 @@ class Skipped:
             self.reasons.append(reason)
 
     def take(self, error: UserError, on_error: str) -> None:
-        """Count the structure that has the error; with ``on_error="fail"``, raise it as a `MalformedError`."""
+        """Count the structure that has the error; with ``on_error="fail"``, raise it as a `MalformedError`.
+
+        An error that is not of the structure, but of an option or of the storage, is always raised as it is.
+        """
+        if isinstance(error, WrongOptionError | StorageError):
+            raise error
         if on_error == "fail":
             raise MalformedError(str(error)) from error
         self.add(str(error))

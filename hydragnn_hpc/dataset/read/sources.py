@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hydragnn_hpc.atomic import StorageError
 from hydragnn_hpc.dataset.graphs import Geometry, check_cell, find_neighbours
 from hydragnn_hpc.dataset.read import derive, files, formats, parts, targets
-from hydragnn_hpc.dataset.read.frames import Frame, Skipped
+from hydragnn_hpc.dataset.read.frames import Frame, Skipped, WrongOptionError
 from hydragnn_hpc.dataset.read.gathered import RawSamples, SampleCollector
 from hydragnn_hpc.dataset.read.units import Unit
 from hydragnn_hpc.dataset.store.manifest import is_there
@@ -113,7 +112,7 @@ def form_of(source: Path, options: Options) -> str:
 
 
 class _Gathering:
-    """The loop over structures: one place where a structure that cannot be used is an error, or skipped and counted."""
+    """The loop over structures: those that can be used become samples; `Skipped.take` decides on the others."""
 
     def __init__(
         self,
@@ -140,17 +139,13 @@ class _Gathering:
             if isinstance(frame, UserError):
                 raise frame
             self._add(frame)
-        except (targets.WrongOptionError, StorageError):
-            raise
         except UserError as error:
             self._skipped.take(error, self._options.on_error)
 
     def _add(self, frame: Frame) -> None:
         options = self._options
         if not self._specs:
-            raise targets.WrongOptionError(
-                f"{self._source}: no --target says what to learn; {targets.available(frame)}"
-            )
+            raise WrongOptionError(f"{self._source}: no --target says what to learn; {targets.available(frame)}")
         if options.purpose == "train" and frame.marked_isolated:
             self._skipped.add(f"{frame.where}: an isolated atom ({frame.marked_isolated})")
             self._isolated += 1
@@ -229,9 +224,7 @@ def geometry_of(frame: Frame, options: Options) -> Geometry:
     """
     cell = frame.cell
     if options.periodic and options.cell is None and frame.periodic is None:
-        raise targets.WrongOptionError(
-            f"{frame.where}: its format holds no cell, which a periodic boundary needs: give --cell"
-        )
+        raise WrongOptionError(f"{frame.where}: its format holds no cell, which a periodic boundary needs: give --cell")
     if options.cell is not None:
         given = np.array(options.cell, dtype=np.float64).reshape(3, 3)
         if cell.any() and np.abs(cell - given).max() > _SAME_CELL:

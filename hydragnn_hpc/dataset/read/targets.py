@@ -8,16 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
+from hydragnn_hpc.dataset.read.frames import Frame, Unreadable, WrongOptionError
 from hydragnn_hpc.dataset.read.units import Unit, parse_unit
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
 from hydragnn_hpc.logs import log
-
-
-class WrongOptionError(UserError):
-    """An option that does not suit the source as a whole: not one malformed structure, so nothing to skip."""
-
 
 LARGEST = 1e100
 """Squares of larger values, summed over many samples, overflow."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.atomic import new_folder, sync, write_text
+from hydragnn_hpc.atomic import StorageError, new_folder, sync, write_text
 from hydragnn_hpc.dataset.store import bp5
 from hydragnn_hpc.dataset.store.manifest import (
     AGAIN,
@@ -121,7 +121,7 @@ def write(path: Path, arrays: dict[str, np.ndarray], facts: DatasetFacts, force:
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     sizes = check_arrays(arrays, facts.targets, str(path))
     with new_folder(path, replace=force) as temporary:
-        _check_space(temporary, sum(a.nbytes for a in arrays.values()))
+        _check_space(path, sum(a.nbytes for a in arrays.values()))
         _write_bp(temporary, arrays)
         return _seal(temporary, arrays, sizes, facts)
 
@@ -149,12 +149,11 @@ def refuse_existing(path: Path, force: bool) -> None:
         raise UserError(f"{path} is not a data set of this program: --force replaces data sets only; remove it by hand")
 
 
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
+def _check_space(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder_for(path)).free
     if free < needed:
-        raise UserError(
-            f"cannot write into {folder}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free; free some space"
-        )
+        needs = f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free"
+        raise StorageError(f"cannot write {path}: {needs}; free space, or choose another folder")
 
 
 def _write_bp(folder: Path, arrays: dict[str, np.ndarray]) -> None:
