@@ -176,28 +176,37 @@ def test_subsets_are_nested_and_in_proportion(sizes: list[int], seed: int) -> No
         assert nested(part, 1, numbers, offsets, seed) in part
 
 
-def test_a_planted_power_law_is_in_its_interval() -> None:
-    rng, inside = np.random.default_rng(3), 0
+def law_of(pairs: list[tuple[int, float]], of: str = "H") -> PowerLaw:
+    """The law of task H that is fitted to these pairs."""
+    return fit(pairs, "H", of, {})
+
+
+def planted(rng: np.random.Generator, factor: float, of: str) -> PowerLaw:
+    """The law fitted to errors of 10 % around a law with the exponent 0.4."""
+    pairs = [(n, factor * n**-0.4) for n in (100, 400, 1600) for _ in range(4)]
+    return law_of([(n, error * float(np.exp(0.1 * rng.standard_normal()))) for n, error in pairs], of)
+
+
+def test_a_planted_power_law_and_what_it_saves_are_in_their_intervals() -> None:
+    rng, inside, covered = np.random.default_rng(3), 0, 0
     for _ in range(300):
-        pairs = [
-            (n, 0.7 * n**-0.4 * float(np.exp(0.1 * rng.standard_normal()))) for n in (100, 400, 1600) for _ in range(4)
-        ]
-        law = fit(pairs)
-        assert law is not None and law[2] is not None
-        inside += law[2][0] <= 0.4 <= law[2][1]
-    assert inside >= 270  # 95 % of 300 are 285, with a standard deviation of 3.8
-    assert fit([(100, 0.1), (100, 0.2)]) is None
-    exact = fit([(100, 0.1), (400, 0.05)])
-    assert exact is not None and exact[1] == pytest.approx(0.5) and exact[2] is None
-    flat = fit([(250, 0.03), (500, 0.02999), (1000, 0.02998)])
-    assert flat is not None and PowerLaw("H", "H", {}, [250, 500, 1000], *flat).samples(0.015) is None
+        alone, together = planted(rng, 0.7, "H"), planted(rng, 0.6, "HM")
+        assert alone.interval is not None
+        inside += alone.interval[0] <= 0.4 <= alone.interval[1]
+        share = saved([alone, together], together)
+        assert share is not None and share[1] is not None and share[1][0] < share[0] < share[1][1]
+        covered += share[1][0] <= 1 - (0.6 / 0.7) ** (1 / 0.4) <= share[1][1]
+    assert 270 <= inside <= 298 and 270 <= covered <= 298  # 95 % of 300 are 285, with a standard deviation of 3.8
+    exact = law_of([(100, 0.1), (400, 0.05)])
+    assert exact.exponent == pytest.approx(0.5) and exact.interval is None
+    assert law_of([(250, 0.03), (500, 0.02999), (1000, 0.02998)]).samples(0.015) is None  # flat
 
 
 def test_the_share_of_data_that_learning_together_saves() -> None:
-    alone = PowerLaw("H", "H", {}, [100, 400], 1.0, 0.5, None)
-    together = PowerLaw("H", "HM", {}, [100, 400], 0.5, 0.5, None)
+    alone = law_of([(100, 0.1), (400, 0.05)])
+    together = law_of([(100, 0.05), (400, 0.025)], "HM")
     assert together.error(400) == pytest.approx(0.025)
-    assert saved([alone, together], together) == pytest.approx(0.75)  # alone, 0.025 takes 1,600
+    assert saved([alone, together], together) == (pytest.approx(0.75), None)  # alone, 0.025 takes 1,600
     assert saved([alone, together], alone) is None
     assert saved([together], together) is None
 

@@ -65,8 +65,10 @@ class PowerLaw:
         The variant, and the other keys' values.
     sizes : list of int
         Numbers of samples that members were trained on.
-    interval : (float, float) or None
-        95 %, of the exponent, by the t distribution; None with fewer than three sizes.
+    number : int
+        Errors that it is fitted to.
+    centre, at_centre, of_exponent : float
+        The mean of the logarithms of samples; standard errors of the logarithm of the error there, and of the exponent.
     """
 
     task: str
@@ -75,7 +77,20 @@ class PowerLaw:
     sizes: Sequence[int]
     factor: float
     exponent: float
-    interval: Interval | None
+    number: int
+    centre: float
+    at_centre: float
+    of_exponent: float
+
+    @property
+    def interval(self) -> Interval | None:
+        """Return the 95 % interval of the exponent, by the t distribution; None with fewer than three sizes."""
+        half = _quantile(self.number - 2) * self.of_exponent
+        return (self.exponent - half, self.exponent + half) if len(self.sizes) >= _SIZES else None
+
+    def standard_error(self, samples: float) -> float:
+        """Return the standard error of the logarithm of the error after training on this number of samples."""
+        return math.hypot(self.at_centre, self.of_exponent * (math.log(samples) - self.centre))
 
     def error(self, samples: float) -> float:
         """Return the scaled RMSE after training on this number of samples."""
@@ -112,7 +127,7 @@ def _result(snapshot: Snapshot, point: Point, tasks: Sequence[str]) -> PointResu
     mean, std = rows.mean_std(scores)
     interval = None
     if mean is not None and std is not None and len(scores) >= ENOUGH:
-        half = float(stats.t.ppf((1 + LEVEL) / 2, len(scores) - 1)) * std / math.sqrt(len(scores))
+        half = _quantile(len(scores) - 1) * std / math.sqrt(len(scores))
         interval = (max(mean - half, 0.0), mean + half)
     test = {task: rows.mean_std(rows.metrics(finished, task, "rmse")) for task in tasks}
     return PointResult(
@@ -150,37 +165,42 @@ def power_laws(snapshot: Snapshot) -> list[PowerLaw]:
                 for m in members
                 if m.result and m.result.train_samples and (error := rows.metric(m, task, "rmse"))
             ]
-            law = fit(pairs)
-            if law is not None:
-                sizes = sorted({n for n, _ in pairs})
-                laws.append(PowerLaw(task, group[0].of, settings, sizes, *law))
+            if len({n for n, _ in pairs}) > 1:
+                laws.append(fit(pairs, task, group[0].of, settings))
     return laws
 
 
-def fit(pairs: Sequence[tuple[int, float]]) -> tuple[float, float, Interval | None] | None:
-    """Fit a power law to (samples, error) pairs; return its factor, exponent, and the exponent's 95 % interval.
-
-    None for fewer than two distinct numbers of samples.
-    """
-    sizes = {n for n, _ in pairs}
-    if len(sizes) < 2:
-        return None
+def fit(pairs: Sequence[tuple[int, float]], task: str, of: str, settings: Mapping[str, Any]) -> PowerLaw:
+    """Fit a power law to (samples, error) pairs of at least two distinct numbers of samples."""
     x, y = np.log(np.array(pairs, np.float64)).T
     line = stats.linregress(x, y)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, max(len(pairs) - 2, 1)) * line.stderr)
-    interval = (-line.slope - half, -line.slope + half) if len(sizes) >= _SIZES else None
-    return math.exp(line.intercept), -float(line.slope), interval
+    rest = y - line.intercept - line.slope * x
+    at_centre = math.sqrt(float(rest @ rest) / max(len(pairs) - 2, 1) / len(pairs))
+    sizes = sorted({n for n, _ in pairs})
+    factor, exponent, error = math.exp(line.intercept), -float(line.slope), float(line.stderr)
+    return PowerLaw(task, of, settings, sizes, factor, exponent, len(pairs), float(x.mean()), at_centre, error)
 
 
-def saved(laws: Sequence[PowerLaw], law: PowerLaw) -> float | None:
+def saved(laws: Sequence[PowerLaw], law: PowerLaw) -> tuple[float, Interval | None] | None:
     """Return the share of samples that learning together saves at the error of its largest training set.
 
-    That is 1 - together / alone. None for a task learned alone, and where no law of the task alone has the same
-    settings.
+    That is 1 - together / alone, and its 95 % interval by propagation of the errors of both fits; no interval with
+    fewer than three sizes. None for a task learned alone, and where no law of the task alone has the same settings.
     """
     alone = next((o for o in laws if o.task == law.task and o.of == law.task and o.settings == law.settings), None)
     if alone is None or alone is law:
         return None
     most = law.sizes[-1]
     needed = alone.samples(law.error(most))
-    return None if needed is None else 1 - most / needed
+    if needed is None:
+        return None
+    half = math.hypot(law.standard_error(most), alone.standard_error(needed)) / alone.exponent
+    half *= _quantile(law.number + alone.number - 4)
+    ratio = most / needed
+    interval = (1 - ratio * math.exp(half), 1 - ratio * math.exp(-half))
+    return 1 - ratio, interval if min(len(law.sizes), len(alone.sizes)) >= _SIZES else None
+
+
+def _quantile(freedom: int) -> float:
+    """Return half the width of a 95 % interval in standard errors."""
+    return float(stats.t.ppf((1 + LEVEL) / 2, max(freedom, 1)))

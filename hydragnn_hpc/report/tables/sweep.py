@@ -56,7 +56,10 @@ def law_rows(snapshot: Snapshot) -> list[Row]:
         row: Row = {"task": law.task, "of": law.of, **{key: _plain(value) for key, value in law.settings.items()}}
         row.update({"sizes": len(law.sizes), "least": law.sizes[0], "most": law.sizes[-1]})
         row.update({"factor": law.factor, "exponent": law.exponent, "exponent_low": low, "exponent_high": high})
-        row.update({"rmse_at_most": last, "samples_for_half": law.samples(last / 2), "saved": saved(laws, law)})
+        share, bounds = saved(laws, law) or (None, None)
+        low, high = bounds or (None, None)
+        row.update({"rmse_at_most": last, "samples_for_half": law.samples(last / 2)})
+        row.update({"saved": share, "saved_low": low, "saved_high": high})
         table.append(row)
     return table
 
@@ -114,11 +117,12 @@ def laws_table(snapshot: Snapshot, content: list[Row]) -> Iterator[TextTable]:
         return
     keys = _keys(snapshot, content[0])
     header = ("task", "variant", *keys, "samples", "exponent", "95 % interval", "RMSE at most samples",
-              "samples for half of it", "data saved by learning together")  # fmt: skip
+              "samples for half of it", "data saved by learning together", "95 % interval")  # fmt: skip
     notes = (
         "Test RMSE (scaled) = factor x samples^-exponent, fitted to the logarithms of all members' errors; what lies"
         " beyond the samples trained on is an extrapolation.",
-        "Data saved: for the error at most samples, against the variant of that task alone.",
+        "Data saved: for the error at most samples, against the variant of that task alone; its interval is"
+        " propagated from the errors of both fits.",
     )
     yield TextTable(
         "Test error against the number of training samples", header, [_law_cells(r, keys) for r in content], notes
@@ -127,11 +131,12 @@ def laws_table(snapshot: Snapshot, content: list[Row]) -> Iterator[TextTable]:
 
 def _law_cells(row: Row, keys: list[str]) -> tuple[str, ...]:
     low, high, half = row["exponent_low"], row["exponent_high"], row["samples_for_half"]
+    least, most = row["saved_low"], row["saved_high"]
     return (
         row["task"], row["of"], *(str(row[key]) for key in keys), f"{row['least']:,} to {row['most']:,}",
         f"{row['exponent']:.2f}", text.interval(None if low is None else (low, high), "{:.2f}".format),
         text.scientific(row["rmse_at_most"]), text.MISSING if half is None else f"{half:,.0f}",
-        text.percent(row["saved"]),
+        text.percent(row["saved"]), text.interval(None if least is None else (least, most), text.percent),
     )  # fmt: skip
 
 
