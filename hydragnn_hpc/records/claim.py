@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from hydragnn_hpc.records.base import Record
+from hydragnn_hpc.records.base import FileRecord
 
 
-class RunNumber(Record):
+class RunNumber(FileRecord):
     """``run.json``: how many runs the campaign has had, the current one included."""
 
     run: int
 
 
-class Claim(Record):
+class Claim(FileRecord):
     """``claim.json``: the attempt to which a member's folder belongs.
 
     Attributes
