@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.logs import console
+from hydragnn_hpc.logs import console, print_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from hydragnn_hpc.paths import CampaignFolder
+    from hydragnn_hpc.report.analysis.content import Content
     from hydragnn_hpc.submit.jobs import JobStatus
 
 ASK_SECONDS = 30.0
@@ -113,14 +114,23 @@ def report(
         from hydragnn_hpc.report.write import write_report
 
         content, written = write_report(out, bar, baselines=not no_baselines)
-        if tensorboard:
-            from hydragnn_hpc.report.tensorboard import write_scalars
-
-            written += write_scalars(content)
-    folder = content.results.folder
     if as_json:
-        typer.echo(folder.summary.read_text(encoding="utf-8"), nl=False)
-        return
+        typer.echo(content.results.folder.summary.read_text(encoding="utf-8"), nl=False)
+    else:
+        _show_report(content, len(written))
+    if tensorboard:
+        from hydragnn_hpc.report.tensorboard import write_scalars
+
+        try:
+            write_scalars(content)
+        except UserError as error:  # it only adds to a report that is there
+            print_line(f"hydragnn-hpc: no curves for TensorBoard: {error}")
+            return
+        if not as_json:
+            typer.echo(f"tensorboard --logdir {content.results.folder.tensorboard}")
+
+
+def _show_report(content: Content, files: int) -> None:
     from hydragnn_hpc.report.tables.table1 import paper_form
     from hydragnn_hpc.report.tables.text_table import as_rich
 
@@ -132,9 +142,8 @@ def report(
         screen.print(f"({claim.key}) {claim.statement}: {claim.verdict.value}", markup=False, highlight=False)
     for remark in content.remarks:
         screen.print(f"remark: {remark}", markup=False, highlight=False)
-    if tensorboard:
-        screen.print(f"tensorboard --logdir {folder.tensorboard}", markup=False, highlight=False)
-    screen.print(f"{len(written)} files in {folder.report}; start with {folder.page}", markup=False, highlight=False)
+    folder = content.results.folder
+    screen.print(f"{files} files in {folder.report}; start with {folder.page}", markup=False, highlight=False)
 
 
 def compare(

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from hydragnn_hpc.atomic import storage_errors
+from hydragnn_hpc.atomic import new_folder
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.analysis.content import Content
 
 
 def write_scalars(content: Content) -> list[Path]:
     """Write every member's history as TensorBoard scalars into ``report/tensorboard/VARIANT/REPLICA``.
 
-    Files of an earlier report are replaced; the paths of the new ones are returned.
+    They replace those of an earlier report; the paths of the new files are returned.
 
     Raises
     ------
@@ -24,24 +24,27 @@ def write_scalars(content: Content) -> list[Path]:
         If the writer is not installed, or the folder cannot be written.
     """
     try:
-        from tensorboardX.writer import FileWriter
+        # Not its FileWriter, whose thread would meet errors of the file system where nobody can catch them.
+        from tensorboardX.event_file_writer import EventsWriter
     except ImportError as error:
         raise UserError("--tensorboard needs tensorboardX; pip install 'hydragnn-hpc[tensorboard]'") from error
+    from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.summary import scalar
 
-    folder: CampaignFolder = content.results.folder
-    with storage_errors(folder.tensorboard):
-        shutil.rmtree(folder.tensorboard, ignore_errors=True)
+    folder = content.results.folder.tensorboard
+    with new_folder(folder, replace=folder.is_dir()) as made:
         for name, history in content.histories.items():
-            writer = FileWriter(str(folder.tensorboard / name), max_queue=1000)
-            for row in _finite(history):
-                for key, value in row.items():
-                    if key != "epoch":
-                        writer.add_summary(scalar(key, value), global_step=int(row["epoch"]))
+            (made / name).mkdir(parents=True)
+            writer = EventsWriter(str(made / name / "events"))
+            for epoch, key, value in _finite(history):
+                writer.write_event(Event(wall_time=time.time(), step=epoch, summary=scalar(key, value)))
             writer.close()
-    return sorted(p for p in folder.tensorboard.rglob("*") if p.is_file())
+    return sorted(p for p in folder.rglob("*") if p.is_file())
 
 
-def _finite(history: pd.DataFrame) -> list[dict[str, float]]:
+def _finite(history: pd.DataFrame) -> Iterator[tuple[int, str, float]]:
     numeric = history.apply(pd.to_numeric, errors="coerce").dropna(subset="epoch")
-    return [{str(k): float(v) for k, v in row.items() if pd.notna(v)} for row in numeric.to_dict("records")]
+    for row in numeric.to_dict("records"):
+        for key, value in row.items():
+            if key != "epoch" and pd.notna(value):
+                yield int(row["epoch"]), str(key), float(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -66,3 +67,21 @@ def test_report_writes_everything_and_says_where(campaign: Path) -> None:
     assert (campaign / "report" / "table1.csv").read_text().startswith("variant,task,n,n_total")
     summary = json.loads((campaign / "report" / "summary.json").read_text())
     assert summary["states"]["running"] == 1
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_report_without_its_curves_is_announced(campaign: Path, form: tuple[str, ...]) -> None:
+    """With a file in the place of TensorBoard's folder."""
+    pytest.importorskip("tensorboardX")
+    in_place = campaign / "report" / "tensorboard"
+    in_place.parent.mkdir(exist_ok=True)
+    in_place.write_text("kept")
+    shown = command("report", str(campaign), "--tensorboard", *form)
+    said = [line for line in shown.stderr.splitlines() if "figures" not in line]
+    assert shown.returncode == 0 and len(said) == 1, shown.stderr
+    assert str(in_place) in said[0] and "move or remove it" in said[0] and in_place.read_text() == "kept"
+    assert json.loads(shown.stdout) if form else "start with" in shown.stdout and "--logdir" not in shown.stdout
+    in_place.unlink()
+    shown = command("report", str(campaign), "--tensorboard", *form)
+    assert shown.returncode == 0 and ("tensorboard --logdir" in shown.stdout) == (not form) and in_place.is_dir()
+    shutil.rmtree(in_place)

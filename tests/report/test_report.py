@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
 import struct
 import subprocess
@@ -287,3 +288,20 @@ def test_tensorboard_receives_every_epoch_of_every_member(single: Rendered) -> N
     assert len(found) == 5 * len(history)
     for row in history.itertuples():
         assert found["validation_loss", row.epoch] == pytest.approx(row.validation_loss, rel=1e-6)
+
+
+def test_curves_that_do_not_fit_on_the_disk_are_one_error(single: Rendered, capfd: pytest.CaptureFixture[str]) -> None:
+    """A limit on the size of files takes the place of a full disk; the earlier curves stay."""
+    pytest.importorskip("tensorboardX")
+    from hydragnn_hpc.report.tensorboard import write_scalars
+
+    before = {path: path.read_bytes() for path in write_scalars(single.content)}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*tensorboard: File too large"):
+            write_scalars(single.content)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {p: p.read_bytes() for p in (single.folder.report / "tensorboard").rglob("*") if p.is_file()} == before
+    assert capfd.readouterr().err == ""
