@@ -16,6 +16,13 @@ import numpy as np
 from hydragnn_hpc.atomic import new_folder, storage_errors, write_json
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.read.formats.hydragnn import LABELS
+from hydragnn_hpc.dataset.read.formats.hydragnn_features import (
+    Configuration,
+    DatasetSection,
+    FeatureNames,
+    NetworkSection,
+    VariablesSection,
+)
 from hydragnn_hpc.dataset.store.foreign import INDEX, pack
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.dataset import Manifest, Target
@@ -199,29 +206,25 @@ def _description(name: str, manifest: Manifest) -> dict[str, Any]:
         for number, (k, _) in enumerate(by_level[level], first)
     }
 
-    def features(level: str) -> dict[str, Any]:
+    def features(level: str) -> FeatureNames:
         rows = [(k, t.width, t.unit) for k, t in by_level[level]]
         rows = [("num_of_protons", 1, ""), *rows] if level == "node" else rows
-        return {key: [row[i] for row in rows] for i, key in enumerate(("name", "dim", "unit"))}
+        return FeatureNames(name=[row[0] for row in rows], dim=[row[1] for row in rows], unit=[row[2] for row in rows])
 
+    variables = VariablesSection(
+        input_node_features=[0],
+        output_names=list(manifest.targets),
+        output_index=[place[k] for k in manifest.targets],
+        type=[t.level for t in manifest.targets.values()],
+    )
+    dataset = DatasetSection(node_features=features("node"), graph_features=features("graph"), length_unit="bohr")
+    described = Configuration(Dataset=dataset, NeuralNetwork=NetworkSection(Variables_of_interest=variables))
+    content = described.model_dump(by_alias=True)
+    # Keys that only HydraGNN reads.
     near = manifest.neighbours
-    return {
-        "Dataset": {
-            "name": name,
-            "length_unit": "bohr",
-            "node_features": features("node"),
-            "graph_features": features("graph"),
-        },
-        "NeuralNetwork": {
-            "Architecture": {
-                "radius": near.cutoff_bohr,
-                "periodic_boundary_conditions": near.boundary == "periodic",
-            },
-            "Variables_of_interest": {
-                "input_node_features": [0],
-                "output_names": list(manifest.targets),
-                "output_index": [place[k] for k in manifest.targets],
-                "type": [t.level for t in manifest.targets.values()],
-            },
-        },
+    content["Dataset"]["name"] = name
+    content["NeuralNetwork"]["Architecture"] = {
+        "radius": near.cutoff_bohr,
+        "periodic_boundary_conditions": near.boundary == "periodic",
     }
+    return content

@@ -32,28 +32,34 @@ class FeatureNames(_Section):
     unit: list[str] = []
 
 
-class _Dataset(_Section):
+class DatasetSection(_Section):
+    """``Dataset``: the features of each level, and the unit of positions."""
+
     node_features: FeatureNames = FeatureNames()
     graph_features: FeatureNames = FeatureNames()
     length_unit: str = "bohr"
 
 
-class _Variables(_Section):
+class VariablesSection(_Section):
+    """``NeuralNetwork.Variables_of_interest``: which features are inputs, and which outputs."""
+
     input_node_features: list[int] = [0]
     output_names: list[str] = []
     output_index: list[int] = []
     type: list[Level] = []
 
 
-class _Network(_Section):
-    variables: _Variables = Field(default_factory=_Variables, alias="Variables_of_interest")
+class NetworkSection(_Section):
+    """``NeuralNetwork``."""
+
+    variables: VariablesSection = Field(default_factory=VariablesSection, alias="Variables_of_interest")
 
 
 class Configuration(_Section):
     """The parts of a configuration that describe data."""
 
-    dataset: _Dataset = Field(default_factory=_Dataset, alias="Dataset")
-    network: _Network = Field(default_factory=_Network, alias="NeuralNetwork")
+    dataset: DatasetSection = Field(default_factory=DatasetSection, alias="Dataset")
+    network: NetworkSection = Field(default_factory=NetworkSection, alias="NeuralNetwork")
 
     def features(self, level: str) -> FeatureNames:
         """Return the features of a level."""
