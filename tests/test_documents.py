@@ -71,7 +71,9 @@ def as_run_here(command: str, document: str) -> str:
     command = command.replace(".venv/bin/", "").replace("--cap 100", "--cap 8")
     command = command.replace("training.epochs=5", "training.epochs=1")
     if document in RESULTS:
-        command = command.replace(*OPEN_DATA) + (" --dry-run" if "hydragnn-hpc run" in command else "")
+        command = command.replace(*OPEN_DATA).replace("[250, 1000, 4000, all]", "[64, 100, all]") + (
+            " --dry-run" if "hydragnn-hpc run" in command else ""
+        )
     return command
 
 
