@@ -18,6 +18,8 @@ from hydragnn_hpc.prediction.ensemble import CALIBRATED, SEPARATE, Ensemble, Tas
 from hydragnn_hpc.prediction.predicted import DISTANCES, Predicted
 
 COLUMNS = ("variant", "task", "unit", "index", "frame", "sample", "atom", "component", "mean", "std", "members")
+_ORIGIN = ("index", "frame")
+"""The columns of the csv file that lead back to a structure's place in its source."""
 _XYZ = (".extxyz", ".xyz")
 
 
@@ -96,8 +98,8 @@ class XyzWriter:
     """Writes structures with their predictions; predicted charges and moments become ASE's initial ones.
 
     Each task's mean has the task's name (`key_of`), its standard deviation that name with ``_std``, and so on
-    (``SEPARATE``, ``CALIBRATED``); all are in the task's unit. ``distance`` and ``distance_quantile`` are those of
-    the structure.
+    (``SEPARATE``, ``CALIBRATED``); all are in the task's unit. ``index``, ``frame``, ``distance`` and
+    ``distance_quantile`` are those of the structure; a task of such a name is written as ``target_index``.
     """
 
     def __init__(self, stream: IO[str], ensembles: Sequence[Ensemble], every_member: bool) -> None:
@@ -110,6 +112,7 @@ class XyzWriter:
             geometry = structures.geometries[structures.sample_geometry[number]].geometry
             predicted = {task: prediction.of(number) for task, prediction in predictions[0].tasks.items()}
             values: dict[str, Any] = {"name": frame.name}
+            values |= zip(_ORIGIN, (structures.index[number], frame.origin), strict=True)
             if predictions[0].distances is not None:
                 values |= zip(DISTANCES, map(float, predictions[0].distance_of(number)), strict=True)
             columns: dict[str, np.ndarray] = {}
@@ -118,7 +121,7 @@ class XyzWriter:
                 names = ["std", *own.separate, *(CALIBRATED if task in self._ensemble.calibration.tasks else ())]
                 if len(self._ensemble.replicas) == 1:  # there is no spread
                     names = [name for name in names if name not in ("std", "std_spread")]
-                key = key_of(task)
+                key = key_of(task, (*_ORIGIN, *DISTANCES))
                 shown = {key: own.mean, **{f"{key}_{name}": getattr(own, name) for name in names}}
                 into.update({name: value if own.level == "node" else value[0] for name, value in shown.items()})
             for name, column in self._properties.of_atoms(predicted).items():

@@ -6,6 +6,7 @@ import csv
 import io
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 import yaml
@@ -136,6 +137,14 @@ def test_rows_are_in_the_files_order_and_say_which_structure_they_are_of(fept: P
         (str(k), f"named.xyz@{k}", "same", str(atom)) for k in (0, 2, 3, 4) for atom in (0, 1)
     ]
     assert [r["mean"] for r in rows[:2]] == [r["mean"] for r in rows[-2:]] != [r["mean"] for r in rows[2:4]]
+    for name in ("guess.extxyz", "guess.xyz"):  # and the frames of extended XYZ say so too
+        found = called(fept, "predict", "out", "named.xyz", *options[:-1], name)
+        assert found.returncode == 0, found.stderr
+        frames = ase.io.read(fept / name, ":", format="extxyz")
+        assert [(a.info["index"], a.info["frame"], a.info["name"]) for a in frames] == [
+            (k, f"named.xyz@{k}", "same") for k in (0, 2, 3, 4)
+        ]
+        assert [repr(float(m)) for a in frames for m in a.arrays["M"]] == [r["mean"] for r in rows]
 
 
 def test_a_damaged_model_is_named_and_nothing_is_written(fept: Path) -> None:

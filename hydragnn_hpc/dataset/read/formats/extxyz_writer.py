@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,15 @@ _RESERVED = {
 }  # fmt: skip
 
 
-def key_of(name: str) -> str:
-    """Return the key under which a value is written: unique to its name, and without another meaning in the format."""
+def key_of(name: str, taken: Collection[str] = ()) -> str:
+    """Return the key under which a value is written: unique to its name, and without another meaning in the format.
+
+    Nor is it one of the keys ``taken``, in lower case, which the file uses for something else.
+    """
     plain = name.casefold()
     while plain.startswith("target_"):
         plain = plain.removeprefix("target_")
-    return f"target_{name}" if plain in _RESERVED else name
+    return f"target_{name}" if plain in _RESERVED or plain in taken else name
 
 
 def format_frame(
