@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib import import_module
 from inspect import signature
+from pkgutil import walk_packages
 
 import numpy as np
 import pytest
@@ -17,17 +19,20 @@ import torch
 from torch.nn import GaussianNLLLoss
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
-from hydragnn_hpc import sections
+from hydragnn_hpc import member, sections
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member import choose
 from hydragnn_hpc.member.engine import edges as edge_features
 from hydragnn_hpc.member.engine import losses, optimize, resident
 from hydragnn_hpc.member.engine.edges import EdgeBasis
+from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.sizes import TaskSizes
 from hydragnn_hpc.member.engine.training_data import values_of
 from hydragnn_hpc.member.fused.plan import LOSSES as FUSED_LOSSES
 from hydragnn_hpc.sections import Training
 from tests.member.contract.problem import (
+    CPU,
     CUTOFF,
     ENGINES,
     TASKS,
@@ -175,6 +180,8 @@ LOSSES = {
 def test_losses(name: str, dtype: torch.dtype, loss: str) -> None:
     """Each alone, with missing values; the reference engine's own values are torch's."""
     tasks = tuple(dataclasses.replace(t, loss=LOSSES[loss][0]) for t in TASKS)
+    if name.startswith("fused") and loss not in FUSED_LOSSES:  # the recipe in CONTRIBUTING.md: it is not chosen
+        return
     problem = Problem(with_holes(shared(16).samples, np.random.default_rng(17), 0.2), tasks)
     scale_noise(problem, 1.0, 1.0)
     index = problem.index(6)
@@ -238,9 +245,33 @@ def test_one_loss_for_each_task(name: str) -> None:
     check(problem, name, problem.index(6))
 
 
-def test_every_loss_is_tested_and_in_the_kernels() -> None:
-    """A campaign file can name them all."""
-    assert {*LOSSES} == {*losses.LOSSES} == {*sections.LOSSES} == {*FUSED_LOSSES}
+def test_every_loss_is_tested() -> None:
+    """A campaign file can name them all; the kernels may lack some."""
+    assert {*LOSSES} == {*losses.LOSSES} == {*sections.LOSSES} >= {*FUSED_LOSSES}
+
+
+def test_a_loss_that_the_kernels_lack_is_trained_by_another_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = (TASKS[0], dataclasses.replace(TASKS[1], loss=losses.Huber(0.5)))
+    sizes = Problem(shared(16).samples, tasks).sizes
+    assert choose.why_not_fused(sections.Model(), sizes, CPU) == ""
+    monkeypatch.setattr(choose, "LOSSES", ("mse", "mae"))
+    assert choose.why_not_fused(sections.Model(), sizes, CPU) == "task 'C' has the loss huber"
+
+
+def test_every_engine_is_tested() -> None:
+    """An engine is a class with all methods of the interface."""
+    methods = [name for name, value in vars(Engine).items() if callable(value) and not name.startswith("_")]
+    assert methods == ["step", "update", "predict"]
+    classes = set()
+    for module in walk_packages(member.__path__, f"{member.__name__}."):
+        try:
+            values = vars(import_module(module.name)).values()
+        except ModuleNotFoundError as error:
+            assert error.name == "triton"  # its engine is not in ENGINES either
+            continue
+        found = {value for value in values if isinstance(value, type) and all(hasattr(value, m) for m in methods)}
+        classes |= found - {Engine}
+    assert classes == {type(shared().engine(name)) for name in ENGINES}
 
 
 OPTIMIZERS = {
