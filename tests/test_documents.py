@@ -138,7 +138,7 @@ def test_commands_that_are_not_run_are_valid() -> None:
         "ruff chek", "ruff check --fi", "ruff check nowhere", "mypy --stric", "mypy nowhere",
         "pytest tests/nowhere", "pytest tests/report -k nonsense", "pytest -m slo", "pytest --fault-see 1",
         "pytest tests/test_imports.py::test_nothing", "hydragnn-hpc repor", "hydragnn-hpc data inf",
-        "hydragnn-hpc init DATASET.bp [--out FILE]",
+        "hydragnn-hpc init DATASET.bp [--outpu FILE]",
     ],
 )  # fmt: skip
 def test_a_wrong_command_is_found(command: str) -> None:

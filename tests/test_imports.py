@@ -45,6 +45,12 @@ HEAVY = (
     "triton",
 )
 DISTRIBUTION = {"yaml": "pyyaml", "PIL": "pillow"}
+NOT_THE_OLDEST = {
+    "torch": "builds of the bound, a pre-release that centres bring, come with 4 GB of CUDA",
+    "triton": "the tests of its kernels run with envs/triton.lock",
+    "ruff": "it checks the code, whatever the versions of the packages",
+    "mypy": "it checks the code, whatever the versions of the packages",
+}
 OPTIONAL = {"tensorboardx", "triton"}  # extras of setup.py, asked for where they are used
 
 
@@ -198,6 +204,20 @@ def test_every_dependency_is_declared_and_used() -> None:
     assert block
     declared = {re.split(r"[><=]", r)[0].lower().replace("_", "-") for r in re.findall(r'"([^"]+)"', block[1])}
     assert third_party() - OPTIONAL == declared
+
+
+def test_lower_bounds_are_the_oldest_lock() -> None:
+    """The versions that `tests/run.sh --oldest` tests with; a wheel may add a build number to its version."""
+    setup = (ROOT / "setup.py").read_text("utf-8")
+    bounds = {name.lower().replace("_", "-"): version for name, version in re.findall(r'"([\w-]+)>=([\w.]+)"', setup)}
+    lock = (ROOT / "envs" / "oldest.lock").read_text("utf-8")
+    locked = {name.lower().replace("_", "-"): version for name, version in re.findall(r"^([\w-]+)==(\S+)", lock, re.M)}
+    assert len(bounds) > 20
+    for name, reason in NOT_THE_OLDEST.items():
+        assert locked.get(name) != bounds.pop(name), f"{name} is in the lock; {reason} is no reason"
+    for name, bound in bounds.items():
+        least = [*bound.split("."), "0", "0"][: max(3, bound.count(".") + 1)]
+        assert locked[name].split(".")[: len(least)] == least, f"setup.py: {name}>={bound}; the lock: {locked[name]}"
 
 
 def loaded_by(code: str) -> set[str]:
