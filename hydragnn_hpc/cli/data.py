@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hydragnn_hpc.cli.command import App
 from hydragnn_hpc.cli.data_options import (
     FORMATS_HELP,
     ON_ERROR_HELP,
@@ -23,7 +24,7 @@ from hydragnn_hpc.errors import UserError
 
 _BOUNDARIES = {"auto": None, "open": False, "periodic": True}
 
-app = typer.Typer(help="Make, prepare and look at data sets.", no_args_is_help=True)
+app = App(help="Make, prepare and look at data sets.", no_args_is_help=True)
 
 
 @app.command(

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from hydragnn_hpc.cli.command import App
 from hydragnn_hpc.errors import UserError
 
 EXPORT_EPILOG = "Example: hydragnn-hpc export runs/quickstart models --to hydragnn --variant HCM"
 
-app = typer.Typer(help="Import a configuration or trained models of HydraGNN.", no_args_is_help=True)
+app = App(help="Import a configuration or trained models of HydraGNN.", no_args_is_help=True)
 
 
 @app.command(epilog="Example: hydragnn-hpc import config lsms.json fept.yaml")

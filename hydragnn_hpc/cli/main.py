@@ -11,11 +11,12 @@ import typer
 import hydragnn_hpc
 from hydragnn_hpc import streams
 from hydragnn_hpc.cli import archive, data, doctor, exchange, init, predict, results, run, select, site, submit
+from hydragnn_hpc.cli.command import App
 from hydragnn_hpc.dataset.imports import provide_home
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.logs import print_line
 
-app = typer.Typer(
+app = App(
     name="hydragnn-hpc",
     help="Train ensembles of multi-task graph neural networks on supercomputers: one model per GPU.",
     no_args_is_help=True,

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from hydragnn_hpc.atomic import write_text
+from hydragnn_hpc.cli.command import App
 from hydragnn_hpc.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, help="Write machine profiles.")
+app = App(no_args_is_help=True, help="Write machine profiles.")
 
 
 @app.command(epilog="Example: hydragnn-hpc site detect --out my-machine.yaml")
