@@ -125,7 +125,8 @@ def read_frozen(folder: CampaignFolder) -> Frozen:
             f"{folder.campaign} was not written by a run: {problem}; restore it, or give another folder"
         ) from error
     except (OSError, *yaml_files.YAML_ERRORS) as error:
-        raise UserError(f"cannot read {folder.campaign}: {error}; restore it, or give another folder") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {folder.campaign}: {reason}; restore it, or give another folder") from error
     campaign = parse_campaign(record.campaign, str(folder.campaign))
     return Frozen(campaign, record.hash, record.dataset_sha256, record.since, record.earlier)
 
@@ -151,14 +152,19 @@ def read_rungs(folder: CampaignFolder) -> Rungs:
     UserError
         If they cannot be read.
     """
-    return read_record(folder.rungs, Rungs) if folder.rungs.exists() else Rungs()
+    try:
+        return read_record(folder.rungs, Rungs)
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return Rungs()
+        raise UserError(f"{error}; restore it, or give another folder") from error
 
 
 def read_members(folder: CampaignFolder, campaign: Campaign, running: Iterable[str] = ()) -> list[Member]:
     """Read the state of every member of ``campaign``, in its order; ``running`` names those being trained now."""
     busy = set(running)
     try:
-        started = _names(folder.members)
+        started = set(_entries(folder.members))
     except OSError:
         started = {v.name for v in campaign.variants}  # each member then reports what cannot be read
     epochs = halving.epoch_limits(campaign, read_rungs(folder))
@@ -208,9 +214,16 @@ def reopen(files: MemberFolder) -> None:
 
 
 def set_aside(files: MemberFolder) -> None:
-    """Rename a member's unreadable records or folder, so that they are written again; if that fails, they stay."""
+    """Rename what is unreadable of a member, so that it is written again; if that fails, it stays.
+
+    This may be its records, folders in the place of its files, its own folder, or that of its variant.
+    """
     records: tuple[tuple[Path, type[BaseModel]], ...] = ((files.result, Result), (files.failure, Failures))
-    damaged = [path for path, kind in records if _damage(path, kind)] if files.root.is_dir() else [files.root]
+    if files.root.is_dir():
+        damaged = [path for path, kind in records if _damage(path, kind)]
+        damaged += [path for path in files.written if path.is_dir()]
+    else:
+        damaged = [files.root if files.root.parent.is_dir() else files.root.parent]
     for path in damaged:
         with contextlib.suppress(OSError):
             path.rename(path.with_name(f"{path.name}.unreadable-{secrets.token_hex(4)}"))
@@ -222,7 +235,7 @@ def now() -> str:
 
 
 def _read(files: MemberFolder, variant: str, replica: int, epochs: int) -> Member:
-    member, present = Member(variant, replica, State.WAITING), _names(files.root)
+    member, present = Member(variant, replica, State.WAITING), _entries(files.root)
     problems = []
     if files.failure.name in present:
         member.failures = _failures(files)
@@ -232,6 +245,9 @@ def _read(files: MemberFolder, variant: str, replica: int, epochs: int) -> Membe
             member.result = read_record(files.result, Result)
         except UserError as error:
             problems.append(f"{error}; {_REMEDIES[Result]}")
+    if member.result is None:  # one that has its result writes no more files
+        written = [path for path in files.written if present.get(path.name)]
+        problems += [f"{path} is a folder; the next run sets it aside" for path in written]
     member.problem = "; ".join(filter(None, problems))
     if member.result is not None and member.result.stopped_by == "epochs" and member.result.epochs < epochs:
         member.result, member.outgrown = None, True
@@ -244,12 +260,13 @@ def _read(files: MemberFolder, variant: str, replica: int, epochs: int) -> Membe
     return member
 
 
-def _names(folder: Path) -> set[str]:
+def _entries(folder: Path) -> dict[str, bool]:
+    """Return the names in a folder, and whether each is a folder itself; none where there is no such folder."""
     try:
         with os.scandir(folder) as entries:
-            return {entry.name for entry in entries}
+            return {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
     except FileNotFoundError:
-        return set()
+        return {}
 
 
 def _failures(files: MemberFolder) -> tuple[Failure, ...]:

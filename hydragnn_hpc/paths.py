@@ -111,6 +111,11 @@ class MemberFolder:
         self.log = self.root / "log.txt"
         self.claim = self.root / "claim.json"
 
+    @property
+    def written(self) -> list[Path]:
+        """What a worker writes until it leaves a result."""
+        return [path for path in vars(self).values() if path not in (self.root, self.result, self.failure)]
+
     def obsolete(self, keep_checkpoint: bool) -> tuple[Path, ...]:
         """Return the files that are removed once a member has its result, but no checkpoint that is kept."""
         always = (self.previous_checkpoint, self.claim)

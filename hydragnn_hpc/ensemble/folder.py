@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydragnn_hpc import ledger, ownership, starts
-from hydragnn_hpc.atomic import remove_leftovers, storage_errors
+from hydragnn_hpc.atomic import StorageError, remove_leftovers, storage_errors
 from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.crate import check_archive
@@ -105,7 +105,10 @@ def begin(plan: RunPlan, folder: CampaignFolder) -> RunPlan:
             made.mkdir(parents=True, exist_ok=True)
     for place in (folder.root, folder.report, folder.figures):
         remove_leftovers(place)
-    write_record(folder.remarks, plan.on_campaign)
+    try:
+        write_record(folder.remarks, plan.on_campaign)
+    except StorageError as error:  # only the report reads it
+        plan = replace(plan, on_folder=[*plan.on_folder, str(error)])
     unfinished, campaign = [], plan.frozen.campaign
     # All members may have reached a rung when the last run ended.
     if campaign.sweep and rungs.advance(folder, campaign, campaign.sweep.of):

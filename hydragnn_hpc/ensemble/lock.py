@@ -11,6 +11,7 @@ may replace the lock. ``flock``, where there is one, only shortens the wait.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -98,8 +99,10 @@ class RunLock:
         self._holder = self._holder.model_copy(update={"beats": self._holder.beats + 1})
         with contextlib.suppress(OSError):  # a full disk must not end a run that still can train
             os.pwrite(self._handle, self._record(), 0)
-        content = _read(self._path)
-        return content is None or content.token == self._holder.token
+        with contextlib.suppress(OSError):
+            content = _read(self._path)
+            return content is None or content.token == self._holder.token
+        return True
 
     def release(self) -> None:
         """Give the lock back, unless another run has taken it."""
@@ -206,6 +209,8 @@ def _read(path: Path) -> _Content | None:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
+        if path.is_symlink():  # to nowhere: it would never be free
+            raise OSError(errno.ELOOP, "a link to nowhere") from None
         return None
     try:
         return _Content(raw, LockHolder.model_validate_json(raw))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hydragnn_hpc import learned, ledger
+from hydragnn_hpc.atomic import storage_errors
 from hydragnn_hpc.durations import in_words
 from hydragnn_hpc.ensemble.stack_queue import MemberName, WorkerId
 from hydragnn_hpc.errors import UserError
@@ -68,7 +69,12 @@ class RunFiles:
 
     def remove_progress(self) -> None:
         """Remove ``progress.json``: the run is over."""
-        self._safely(lambda: self._folder.progress.unlink(missing_ok=True))
+
+        def remove() -> None:
+            with storage_errors(self._folder.progress):
+                self._folder.progress.unlink(missing_ok=True)
+
+        self._safely(remove)
 
     def tables_are_due(self) -> bool:
         """Whether the tables have to be brought up to date."""

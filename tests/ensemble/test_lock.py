@@ -172,3 +172,12 @@ def test_a_holder_that_was_replaced_learns_of_it_and_leaves_the_other_alone(tmp_
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot write"):
         RunLock(tmp_path / "nowhere" / "run.lock").acquire()
+
+
+@pytest.mark.parametrize("target", ["nowhere", "run.lock"])
+def test_a_link_in_its_place_is_refused(tmp_path: Path, target: str) -> None:
+    path = tmp_path / "run.lock"
+    path.symlink_to(target)
+    with pytest.raises(UserError, match="move or remove it"):
+        RunLock(path).acquire()
+    assert [p.name for p in tmp_path.iterdir()] == ["run.lock"]
