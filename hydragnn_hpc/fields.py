@@ -27,6 +27,8 @@ class Field:
     ----------
     name, shape, dtype, unit, meaning : str
         ``shape`` is a space-separated list of size letters and numbers, ``"A d"`` or ``"G 3 3"``.
+    required : bool
+        False for an array that older data sets do not have.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Field:
     dtype: str
     unit: str
     meaning: str
+    required: bool = True
 
     def check(self, array: np.ndarray, sizes: dict[str, int], where: str) -> None:
         """Check ``array`` against the declaration, and add the sizes that it fixes to ``sizes``.
@@ -58,9 +61,23 @@ class Field:
         sizes.update({s: a for s, a in zip(letters, array.shape, strict=True) if not s.isdigit() and s != "d"})
 
 
+SOURCE_INDEX = "source_index"
+"""The array, and the key in files made from it, of each sample's number in the source."""
+
+BESIDE_TARGETS = ("sample", "names", "atom_offsets", "atomic_numbers", SOURCE_INDEX)
+"""The arrays of a file of true values other than targets; the last is absent from older ones."""
+
 STRUCTURE = (
     Field("sample_name_offsets", "S+1", "int64", "", "where each sample's name starts in sample_names"),
     Field("sample_names", "N", "uint8", "", "names of the samples, UTF-8, concatenated"),
+    Field(
+        SOURCE_INDEX,
+        "S",
+        "int64",
+        "",
+        "number of each sample's structure in the source, from 0, over all structures",
+        required=False,
+    ),
     Field("sample_geometry", "S", "int32", "", "the geometry that each sample decorates"),
     Field("split", "S", "uint8", "", "0 train, 1 validation, 2 test"),
     Field("atom_offsets", "S+1", "int64", "", "where each sample's atoms start in A"),
@@ -73,7 +90,7 @@ STRUCTURE = (
     Field("neighbours", "E", "int32", "", "neighbouring site, counted within its geometry"),
     Field("edge_vectors", "E 3", "float64", "bohr", "from the site to its neighbour's image"),
 )
-"""The arrays that every data set has. ``neighbours`` is symmetric: each edge i -> j has its j -> i."""
+"""The arrays of structures, whatever the targets. ``neighbours`` is symmetric: each edge i -> j has its j -> i."""
 
 
 def target_field(name: str, level: str, unit: str) -> Field:

@@ -44,7 +44,9 @@ def raw_samples(
     names: list[str], geometries: list[Geometry], geometry: np.ndarray, numbers: list[np.ndarray]
 ) -> RawSamples:
     """Samples without targets, as they are read."""
-    return RawSamples(names, names, geometries, geometry, numbers, {}, np.full(len(names), np.nan))
+    return RawSamples(
+        names, names, geometries, geometry, numbers, {}, np.full(len(names), np.nan), np.arange(len(names))
+    )
 
 
 def frame_of(name: str, geometry: Geometry, numbers: np.ndarray) -> Frame:

@@ -29,6 +29,7 @@ from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.dataset.store.foreign import INDEX
 from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.fields import SOURCE_INDEX
 from hydragnn_hpc.logs import ProgressCallback
 from hydragnn_hpc.records.dataset import EXPORTED_KEY, ExportedDataset, Target
 from hydragnn_hpc.validation import one_line
@@ -104,11 +105,11 @@ def _with_cell(frame: Frame, cell: tuple[float, ...] | None) -> Frame:
     return replace(frame, cell=np.array(cell).reshape(3, 3), periodic=(True, True, True))
 
 
-def _frames_of_bp(bp: Path) -> tuple[store.Manifest, Iterator[tuple[Frame, int]]]:
-    """Return the manifest, and every sample with its part of the split (0, 1 or 2)."""
+def _frames_of_bp(bp: Path) -> tuple[store.Manifest, Iterator[tuple[Frame, dict[str, int]]]]:
+    """Return the manifest, and every sample with its part of the split (0, 1 or 2) and its number in the source."""
     manifest, a = store.read(bp)
 
-    def frames() -> Iterator[tuple[Frame, int]]:
+    def frames() -> Iterator[tuple[Frame, dict[str, int]]]:
         sites = list(pairwise(a["geometry_atom_offsets"].tolist()))
         text, names = a["sample_names"].tobytes(), pairwise(a["sample_name_offsets"].tolist())
         atoms = pairwise(a["atom_offsets"].tolist())
@@ -125,7 +126,7 @@ def _frames_of_bp(bp: Path) -> tuple[store.Manifest, Iterator[tuple[Frame, int]]
             frame = Frame(text[start:end].decode(), f"{bp.name}@{k}", f"{bp}, sample {k}",
                           a["atomic_numbers"][first:last], a["pos"][slice(*sites[g])], a["cell"][g],
                           (p[0], p[1], p[2]), values, columns)  # fmt: skip
-            yield frame, int(a["split"][k])
+            yield frame, {name: int(a[name][k]) for name in ("split", SOURCE_INDEX) if name in a}
 
     return manifest, frames()
 
@@ -162,7 +163,7 @@ def _to_hydragnn(source: Path, out: Path, options: Options, force: bool) -> Conv
 def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conversion:
     atomic.refuse_file(out, force)
     skipped, lost = Skipped(), dict[str, None]()
-    frames: Iterator[tuple[Frame, int | None]]
+    frames: Iterator[tuple[Frame, dict[str, int]]]
     first_tail: dict[str, Any] = {}
     if options.form == "bp":
         manifest, frames = _frames_of_bp(source)
@@ -178,20 +179,19 @@ def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conver
         frames = (_with_split(frame, options.form) for frame in _read(source, options, skipped))
     count = 0
     with atomic.new_file(out) as stream:
-        for frame, part in frames:
-            head = {} if part is None else {"split": part}
+        for frame, head in frames:
             stream.write(frame_text(frame, lost, head, {} if count else first_tail).encode())
             count += 1
         return _done(source, "extxyz", count, lost, skipped)
 
 
-def _with_split(frame: Frame, form: str) -> tuple[Frame, int | None]:
+def _with_split(frame: Frame, form: str) -> tuple[Frame, dict[str, int]]:
     """Return a frame without the part of the split that its format states, and that part."""
     if form not in formats.WITH_SPLIT:
-        return frame, None
+        return frame, {}
     values = dict(frame.values)
     part = values.pop("split")
-    return replace(frame, values=values), None if np.isnan(part) else int(part)
+    return replace(frame, values=values), {} if np.isnan(part) else {"split": int(part)}
 
 
 def frame_text(
@@ -269,7 +269,7 @@ def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversi
     if options.form == "bp":
         manifest, samples = _frames_of_bp(source)
         frames = (frame for frame, _ in samples)
-        lost["split, scaling and neighbour lists"] = None
+        lost["split, scaling, neighbour lists and numbers in the source"] = None
         end_members = {int(z): e for z, e in manifest.source.end_members.items()}
     else:
         frames = _read(source, options, skipped)

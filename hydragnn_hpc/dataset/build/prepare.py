@@ -23,7 +23,7 @@ from hydragnn_hpc.dataset.remarks import outliers, registry
 from hydragnn_hpc.dataset.remarks.view import DataView, ReadFacts
 from hydragnn_hpc.dataset.store.spool import Spool, joined
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.fields import PROPERTIES, Property
+from hydragnn_hpc.fields import PROPERTIES, SOURCE_INDEX, Property
 from hydragnn_hpc.logs import ProgressCallback
 from hydragnn_hpc.records.dataset import Boundary, DatasetFacts, NeighbourFacts, NumberRange, Source, Target
 
@@ -280,6 +280,7 @@ def structure_arrays(
     return {
         "sample_name_offsets": offsets_of([len(n) for n in names]),
         "sample_names": np.frombuffer(b"".join(names), np.uint8),
+        SOURCE_INDEX: samples.source_index,
         "sample_geometry": samples.geometry,
         "split": part,
         "atom_offsets": samples.atom_offsets(),

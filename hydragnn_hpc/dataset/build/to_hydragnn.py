@@ -27,7 +27,12 @@ from hydragnn_hpc.dataset.store.foreign import INDEX, pack
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.dataset import Manifest, Target
 
-LOST = ("names of samples", "end members", "neighbours' cutoff (in the configuration)", "digits beyond float32")
+LOST = (
+    "names of samples and their numbers in the source",
+    "end members",
+    "neighbours' cutoff (in the configuration)",
+    "digits beyond float32",
+)
 """What HydraGNN's data sets do not hold."""
 
 

@@ -40,6 +40,8 @@ class RawSamples:
         Targets by name, per sample ``[n, d]`` (node level) or ``[1, d]`` (graph level) float64, NaN where missing.
     energies : numpy.ndarray
         ``[S]`` float64 total energies, Ry per cell; NaN where not known.
+    source_index : numpy.ndarray
+        ``[S]`` int64, the number of each structure in the source, from 0, over all structures.
     """
 
     names: list[str]
@@ -49,6 +51,7 @@ class RawSamples:
     atomic_numbers: list[np.ndarray]
     values: dict[str, list[np.ndarray]]
     energies: np.ndarray
+    source_index: np.ndarray
 
     def chosen(self, positions: np.ndarray) -> RawSamples:
         """Return the samples at ``positions``; geometries no longer in use are dropped."""
@@ -64,6 +67,7 @@ class RawSamples:
             [self.atomic_numbers[k] for k in picks],
             {name: [values[k] for k in picks] for name, values in self.values.items()},
             self.energies[positions],
+            self.source_index[positions],
         )
 
     def atom_offsets(self) -> np.ndarray:
@@ -93,6 +97,7 @@ class _Row:
     atomic_numbers: np.ndarray
     values: Values
     energy: float
+    source_index: int
 
     def content(self, geometries: list[Geometry]) -> tuple[bytes, ...]:
         values = [b"" if v is None else v.tobytes() for v in self.values.values()]
@@ -116,8 +121,17 @@ class SampleCollector:
         """Whether a sample on that geometry has been added."""
         return _hash(geometry.key()) in self._known
 
-    def add(self, frame: Frame, geometry: Geometry, values: Values, energy: float = math.nan) -> None:
+    def add(
+        self,
+        frame: Frame,
+        geometry: Geometry,
+        values: Values,
+        energy: float = math.nan,
+        source_index: int | None = None,
+    ) -> None:
         """Add a structure whose geometry is ``geometry``; its arrays are copied.
+
+        Its number in the source is that of the structures before it, unless ``source_index`` is given.
 
         Raises
         ------
@@ -129,7 +143,8 @@ class SampleCollector:
         if number == len(self._geometries):
             self._geometries.append(replace(geometry, pos=keep(geometry.pos)))
         kept = {name: value if value is None else keep(value) for name, value in values.items()}
-        self._rows.append(_Row(frame.name, frame.origin, number, keep(frame.atomic_numbers), kept, energy))
+        index = len(self._rows) if source_index is None else source_index
+        self._rows.append(_Row(frame.name, frame.origin, number, keep(frame.atomic_numbers), kept, energy, index))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -152,6 +167,7 @@ class SampleCollector:
             [r.atomic_numbers for r in rows],
             values,  # type: ignore[arg-type]
             np.array([r.energy for r in rows]),
+            np.array([r.source_index for r in rows], np.int64),
         )
 
     def _ordered(self) -> list[_Row]:

@@ -15,7 +15,7 @@ from hydragnn_hpc.dataset.read.gathered import RawSamples, SampleCollector
 from hydragnn_hpc.dataset.read.units import Unit
 from hydragnn_hpc.dataset.store.manifest import is_there
 from hydragnn_hpc.errors import UserError, nearest
-from hydragnn_hpc.fields import Property
+from hydragnn_hpc.fields import SOURCE_INDEX, Property
 from hydragnn_hpc.logs import ProgressCallback, log
 
 if TYPE_CHECKING:
@@ -162,7 +162,12 @@ class _Gathering:
         values, energy = self._extract(frame)
         if not np.isnan(energy) and self._is_lone(frame, geometry):
             energy, self._lone = np.nan, self._lone + 1
-        self._samples.add(frame, geometry, values, energy)
+        self._samples.add(frame, geometry, values, energy, self._source_index(frame))
+
+    def _source_index(self, frame: Frame) -> int:
+        """Return a structure's number in the source, or in the source of the data set that the file was made from."""
+        stated = frame.values.get(SOURCE_INDEX) if self._keep_split and self._options.purpose == "convert" else None
+        return int(stated) if isinstance(stated, int | np.integer) and stated >= 0 else self.count
 
     def _note_split(self, frame: Frame) -> None:
         """Remember the sets of a split that the source states, as long as it does so for every structure."""

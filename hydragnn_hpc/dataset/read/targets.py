@@ -11,7 +11,7 @@ import numpy as np
 from hydragnn_hpc.dataset.read.frames import Frame, Unreadable, WrongOptionError
 from hydragnn_hpc.dataset.read.units import Unit, parse_unit
 from hydragnn_hpc.errors import UserError, nearest
-from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
+from hydragnn_hpc.fields import BESIDE_TARGETS, RYDBERG_IN_EV, Property
 from hydragnn_hpc.logs import log
 
 LARGEST = 1e100
@@ -67,6 +67,8 @@ def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
             raise UserError(
                 f"{where}: '{name}' is not a valid name: use letters, digits and '_', starting with a letter"
             )
+        if name in BESIDE_TARGETS:
+            raise UserError(f"{where}: '{name}' has another meaning in files of true values; rename the target")
         if level not in LEVELS:
             raise UserError(f"{where}: level '{level}'{nearest(level, LEVELS)}")
         if any(name == w.property.name for w in wanted):

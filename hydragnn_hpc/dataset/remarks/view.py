@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
 from hydragnn_hpc.dataset.graphs import Neighbours
 from hydragnn_hpc.dataset.remarks.distances import DistanceCheck
+from hydragnn_hpc.fields import SOURCE_INDEX
 from hydragnn_hpc.records.dataset import NeighbourFacts, Source, Target
 
 Lines = Iterator[tuple[str, str | None]]
@@ -67,9 +69,16 @@ class DataView:
     read: ReadFacts | None = None
 
     def name(self, sample: int) -> str:
-        """Return a sample's name."""
-        first, last = self.arrays["sample_name_offsets"][sample : sample + 2].tolist()
-        return bytes(self.arrays["sample_names"][first:last]).decode("utf-8", "replace")
+        """Return a sample's name, and its number in the source where other samples have the same name."""
+        name = self._names[sample]
+        if self._names.count(name) == 1 or SOURCE_INDEX not in self.arrays:
+            return name
+        return f"{name} (structure {self.arrays[SOURCE_INDEX][sample]} of the source)"
+
+    @cached_property
+    def _names(self) -> list[str]:
+        text, offsets = self.arrays["sample_names"].tobytes(), self.arrays["sample_name_offsets"].tolist()
+        return [text[first:last].decode("utf-8", "replace") for first, last in pairwise(offsets)]
 
     def listed(self, samples: np.ndarray, most: int = 3) -> str:
         """Return the names of the first few samples, and how many more there are."""

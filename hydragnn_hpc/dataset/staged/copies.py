@@ -23,6 +23,7 @@ from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.staged import requirements
 from hydragnn_hpc.dataset.store import spool
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.fields import SOURCE_INDEX
 from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.paths import read_record, write_record
 from hydragnn_hpc.records.recipe import Requirements, StagedRecipe
@@ -158,7 +159,7 @@ def open_staged(folder: Path) -> StagedData:
             StagedData(manifest, {**arrays, **_arrays(own)}, requirements.read(own))
             for own in sorted(folder.glob(f"{_OTHER}*"))
         )
-        missing = [f.name for f in store.declared(manifest.targets) if f.name not in arrays]
+        missing = [f.name for f in store.declared(manifest.targets) if f.required and f.name not in arrays]
     except (UserError, OSError, ValueError, KeyError, EOFError) as error:
         raise UserError(f"node-local copy {folder} cannot be read: {error}; run the same command again") from error
     if missing:
@@ -192,7 +193,8 @@ def _map(path: Path) -> np.ndarray:
 def write_truth(staged: StagedData, part: int, path: Path) -> None:
     """Write the true values of a ``part`` of the split (an index into `SPLITS`) to ``path`` (``.npz``), in their units.
 
-    ``sample`` [T], ``names`` [T], ``atom_offsets`` [T + 1], ``atomic_numbers`` and every target under its field's name.
+    ``sample`` [T], ``names`` [T], ``source_index`` [T] (where the data set has it), ``atom_offsets`` [T + 1],
+    ``atomic_numbers`` and every target under its field's name.
     """
     from hydragnn_hpc.atomic import written_whole
 
@@ -205,6 +207,7 @@ def write_truth(staged: StagedData, part: int, path: Path) -> None:
     content = {
         "sample": sample.astype(np.int64),
         "names": np.array(names),
+        **({SOURCE_INDEX: a[SOURCE_INDEX][sample]} if SOURCE_INDEX in a else {}),
         "atom_offsets": np.concatenate([[0], np.cumsum(np.diff(a["atom_offsets"])[sample])]).astype(np.int64),
         "atomic_numbers": a["atomic_numbers"][atoms],
     }

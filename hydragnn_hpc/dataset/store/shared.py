@@ -31,7 +31,7 @@ from hydragnn_hpc.dataset.store.manifest import (
 )
 from hydragnn_hpc.dataset.store.spool import chunks, ranges
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.fields import STRUCTURE, Field, target_field
+from hydragnn_hpc.fields import SOURCE_INDEX, STRUCTURE, Field, target_field
 from hydragnn_hpc.records.dataset import ArrayFacts, DatasetFacts, Target
 
 _SITES = 1_000_000  # sites whose neighbours are checked together
@@ -53,6 +53,8 @@ def check_arrays(arrays: dict[str, np.ndarray], targets: Mapping[str, Target], w
     sizes: dict[str, int] = {}
     for field in declared(targets):
         if field.name not in arrays:
+            if not field.required:
+                continue
             raise UserError(f"{where}: array '{field.name}' is missing; {AGAIN}")
         field.check(arrays[field.name], sizes, where)
     for letter in "SGB":
@@ -170,6 +172,7 @@ def _seal(folder: Path, arrays: dict[str, np.ndarray], sizes: dict[str, int], fa
         "arrays": {
             f.name: {"shape": list(arrays[f.name].shape), "dtype": f.dtype, "unit": f.unit}
             for f in declared(facts.targets)
+            if f.name in arrays
         },
         "files": {p.name: {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in sorted(folder.iterdir())},
         **facts.model_dump(exclude_unset=True),
@@ -184,7 +187,8 @@ def _seal(folder: Path, arrays: dict[str, np.ndarray], sizes: dict[str, int], fa
 def _content_hash(arrays: dict[str, np.ndarray], facts: DatasetFacts) -> str:
     scaling = [{name: t.model_dump() for name, t in facts.targets.items()}, facts.species.model_dump()]
     digest = hashlib.sha256(json.dumps(scaling, sort_keys=True).encode())
-    for name in sorted(arrays):
+    # Where a structure was found is not content: neither its numbers nor its place in the data set depend on that.
+    for name in sorted(arrays.keys() - {SOURCE_INDEX}):
         digest.update(f"{name}{arrays[name].dtype}{arrays[name].shape}".encode())
         digest.update(arrays[name].data if arrays[name].size else b"")  # without a copy
     return digest.hexdigest()

@@ -10,7 +10,7 @@ import numpy as np
 
 from hydragnn_hpc.compositions import counts_of, fractions_of
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.fields import RYDBERG_IN_EV
+from hydragnn_hpc.fields import BESIDE_TARGETS, RYDBERG_IN_EV
 from hydragnn_hpc.report.results.rows import Snapshot
 
 
@@ -105,10 +105,10 @@ def read_test_set(results: Snapshot) -> GroundTruth | None:
     arrays = results.test_set()
     if arrays is None:
         return None
-    fixed = ("sample", "names", "atom_offsets", "atomic_numbers")
+    fixed = BESIDE_TARGETS[:-1]
     if not all(name in arrays for name in fixed):
         raise UserError(f"cannot read {results.folder.test_set}: it lacks one of {', '.join(fixed)}; run again")
-    targets = {name: _columns(array) for name, array in arrays.items() if name not in fixed}
+    targets = {name: _columns(array) for name, array in arrays.items() if name not in BESIDE_TARGETS}
     source = f"{len(arrays['sample']):,} samples of the test set"
     return GroundTruth(source, arrays["names"].astype(str), arrays["atomic_numbers"], arrays["atom_offsets"], targets)
 

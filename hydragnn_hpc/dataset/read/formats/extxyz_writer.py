@@ -12,12 +12,13 @@ from ase.data import chemical_symbols
 
 from hydragnn_hpc.dataset.read.formats.extxyz import OTHER_CELLS
 from hydragnn_hpc.dataset.read.units import LENGTHS, to_angstrom
+from hydragnn_hpc.fields import SOURCE_INDEX
 from hydragnn_hpc.records.dataset import EXPORTED_KEY
 
 # Names that have another meaning for readers of extended XYZ, in any letter case.
 _RESERVED = {
     "stress", "virial", "virials", "lattice", "properties", "pbc", "name", "split", "numbers", "positions", "species",
-    "pos", "symbols", "z", "move_mask", "uid", "tags", "masses", "momenta", EXPORTED_KEY, *OTHER_CELLS,
+    "pos", "symbols", "z", "move_mask", "uid", "tags", "masses", "momenta", EXPORTED_KEY, SOURCE_INDEX, *OTHER_CELLS,
     *(f"{length}_{unit}" for length in LENGTHS for unit in ("unit", "units")),
 }  # fmt: skip
 
