@@ -7,23 +7,28 @@ python_folder=${PATH%%:*} # a job script puts its own Python's folder first, ahe
 
 # load_environment : the environment that this script made, else the one that this package is installed in.
 load_environment() {
-  # shellcheck disable=SC1091
-  if [ -e "$venv/bin/activate" ]; then . "$venv/bin/activate"; else export PATH=$python_folder:$PATH; fi
+  if [ -e "$venv/bin/activate" ]; then activate; else export PATH=$python_folder:$PATH; fi
 }
 
-# provided PYTHON : the versions that pip must leave alone: all that a module brings, and torch once it is there.
+# activate : the virtual environment, without packages of the user's home, which would be found ahead of the module's.
+activate() {
+  export PYTHONNOUSERSITE=1
+  # shellcheck disable=SC1091
+  . "$venv/bin/activate"
+}
+
+# provided PYTHON : the versions that pip must leave alone: what a module brings, and torch once it is there.
 provided() {
-  {
-    [ -z "${inherit:-}" ] || "$1" -m pip list --format=freeze
-    "$venv/bin/python" -m pip list --format=freeze | grep -i '^torch=='
-  } | grep -Eiv '^(pip|setuptools|wheel)==' | sort -u
+  [ -z "${inherit:-}" ] || "$1" "$root/envs/provided.py" "$0" "$venv" || return
+  "$venv/bin/python" -m pip list --format=freeze | grep -i '^torch==' || true
 }
 
 # make_environment PYTHON TORCH... : a virtual environment on PYTHON, torch as the machine needs it, mpi4py built
 # against the machine's MPI, the rest from the package registry, this package, and a check of it all. With $inherit, it
-# is laid over the packages of the module, and none of them is replaced.
+# is laid over the packages of the module: none is replaced that is new enough, and torch never.
 make_environment() {
-  local python=$1
+  local python
+  python=$(command -v "$1") || return # the module's, also after the virtual environment is active
   shift
   [ -f "$root/setup.py" ] || {
     echo "$0: error: $root is an installed package; call this script in a checkout, or install the wheel yourself" >&2
@@ -34,14 +39,14 @@ make_environment() {
     return 1
   }
   [ -x "$venv/bin/python" ] || "$python" -m venv ${inherit:+--system-site-packages} "$venv" || return
-  # shellcheck disable=SC1091
-  . "$venv/bin/activate"
+  activate
   if (($#)); then pip install "$@" || return; fi
-  provided "$python" >"$venv/provided.txt"
+  provided "$python" >"$venv/provided.txt" || return
   # A wheel of mpi4py may find another MPI first: this one is built against the compiler wrapper's.
-  MPICC=$mpicc pip install --no-cache-dir --no-binary=mpi4py -c "$venv/provided.txt" mpi4py || return
+  MPICC=$mpicc pip install --no-cache-dir --no-binary=mpi4py -c "$venv/provided.txt" \
+    "$(grep -o 'mpi4py>=[0-9.]*' "$root/setup.py")" || return
   pip install -c "$venv/provided.txt" -e "$root" || {
-    echo "$0: error: the versions in $venv/provided.txt stay; where one is too old, load a newer module (top of $0)" >&2
+    echo "$0: error: pip failed; the versions in $venv/provided.txt stay: if one conflicts, load another module" >&2
     return 1
   }
   hydragnn-hpc doctor || echo "$0: the login node may lack GPUs and a launcher: call doctor in a job as well" >&2

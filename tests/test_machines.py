@@ -24,7 +24,10 @@ XPU = "2.10.0a0+git449b176"
 """torch as Aurora's frameworks module brings it."""
 MODULES = """\
 module() { echo "module $*" >> "$STANDIN_LOG"; case $1 in load) export PATH=$STANDIN_BASE/bin:$PATH ;; esac; }
-conda() { case $1 in create) ln -s "$STANDIN_BASE" "$5" ;; *) module load conda-base ;; esac; }
+conda() {
+  echo "conda $*" >> "$STANDIN_LOG"
+  case $1 in create) ln -s "$STANDIN_BASE" "$5" ;; *) module load conda-base ;; esac
+}
 export -f module conda
 """
 MPI4PY = """\
@@ -92,7 +95,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "bin" / "python").symlink_to("python3")
     for compiler in ("cc", "mpicc"):
         program = made / "bin" / compiler
-        program.write_text(f'#!/bin/sh\necho "{compiler} $*" >> "$STANDIN_LOG"\n')
+        program.write_text(f'#!/bin/sh\necho "{compiler} $* with $LD_LIBRARY_PATH" >> "$STANDIN_LOG"\n')
         program.chmod(0o755)
     # Not by ensurepip, which Debian allows in virtual environments only, and whose wheels it keeps elsewhere.
     folders = (library / "ensurepip" / "_bundled", Path("/usr/share/python-wheels"))
@@ -123,19 +126,23 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
-def make(machine: str, folder: Path, base: Path, index: Path) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+def make(
+    machine: str, folder: Path, base: Path, index: Path, **more: str
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """Call a machine's script with the stand-ins; return what came of it, and the modules and compilers in order."""
     log = folder / "log"
     log.touch()
     environment = {
         "PATH": "/usr/bin:/bin", "HOME": str(folder), "STANDIN_LOG": str(log), "STANDIN_BASE": str(base),
         "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "PIP_CONFIG_FILE": os.devnull,
-        "CRAY_LD_LIBRARY_PATH": "/cray/lib",
+        "CRAY_LD_LIBRARY_PATH": "/cray/lib", "LD_LIBRARY_PATH": "/usr/own",
     }  # fmt: skip
     script = checkout(folder / "checkout") / "envs" / f"{machine}.sh"
     words = [str(script), "https://index"] if machine == "frontier" else [str(script)]
     code = f'{MODULES}exec bash "$@"\n'
-    done = subprocess.run(["bash", "-c", code, "-", *words], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", code, "-", *words], env={**environment, **more}, capture_output=True, text=True
+    )
     return done, log.read_text().splitlines()
 
 
@@ -145,9 +152,9 @@ def packages(python: Path) -> dict[str, str]:
     return {entry["name"].replace("-", "_").lower(): entry["version"] for entry in json.loads(listed)}
 
 
-def provide(base: Path, index: Path, *wheels: tuple[str, str]) -> None:
-    """Install packages into the module's Python, which nobody can write to."""
-    made = [wheel(index, name, version) for name, version in wheels]
+def provide(base: Path, index: Path, *wheels: tuple[str, ...]) -> None:
+    """Install packages (name, version, requirements) into the module's Python, which nobody can write to."""
+    made = [wheel(index, *words) for words in wheels]
     subprocess.run(
         [base / "bin" / "python3", "-m", "pip", "install", "-q", "--no-deps", "--no-index", *made], check=True,
         env={**os.environ, "PIP_CONFIG_FILE": os.devnull},
@@ -156,26 +163,65 @@ def provide(base: Path, index: Path, *wheels: tuple[str, str]) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize(
-    ("machine", "torch"), [("aurora", XPU), pytest.param("polaris", "2.10.0", marks=pytest.mark.long)]
-)
-def test_a_modules_packages_stay(machine: str, torch: str, tmp_path: Path, base: Path, index: Path) -> None:
+MACHINES = {
+    "aurora": (XPU, ["module load frameworks/2025.3.1"]),
+    "polaris": ("2.10.0", ["module use /soft/modulefiles", "module load conda", "conda activate base"]),
+    "perlmutter": ("2.11.0+cu129", ["module load PrgEnv-gnu pytorch/2.11.0"]),
+}
+"""The torch that a machine's module brings, and the modules in the order in which they are loaded."""
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_modules_packages_stay(machine: str, tmp_path: Path, base: Path, index: Path) -> None:
+    torch, modules = MACHINES[machine]
     numpy = f"{BOUNDS['numpy']}.post1"
-    provide(base, index, ("torch", torch), ("numpy", numpy))
+    others = [(name, bound) for name, bound in BOUNDS.items() if name not in ("torch", "numpy", "mpi4py", "scipy")]
+    provide(base, index, ("torch", torch), ("numpy", numpy), *others)
+    # What a user has installed below a home is not part of the environment.
+    home = tmp_path / ".local/lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    home.mkdir(parents=True)
+    with zipfile.ZipFile(wheel(tmp_path, "numpy", "1.1")) as archive:
+        archive.extractall(home)
     done, log = make(machine, tmp_path, base, index)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     venv = tmp_path / "checkout" / f".venv-{machine}"
+    constraints = (venv / "provided.txt").read_text().splitlines()
+    assert {f"torch=={torch}", f"numpy=={numpy}"} <= set(constraints) and "numpy==1.1" not in constraints
     found = packages(venv / "bin" / "python")
     assert found["torch"] == torch and found["numpy"] == numpy and found["scipy"] == BOUNDS["scipy"]
     assert not list(venv.glob("lib/python3*/site-packages/torch-*"))
     assert "hydragnn_hpc" in found and any(line.startswith(("cc ", "mpicc ")) for line in log)
+    assert [line for line in log if line in modules] == modules
 
 
-def test_a_package_of_the_module_that_is_too_old_is_named(tmp_path: Path, base: Path, index: Path) -> None:
-    provide(base, index, ("torch", XPU), ("numpy", "1.0"))
+def test_a_package_of_the_module_that_is_too_old_gets_a_newer_one_beside_it(
+    tmp_path: Path, base: Path, index: Path
+) -> None:
+    provide(
+        base, index, ("torch", XPU, "numpy"), ("numpy", "1.0"), ("pydantic", "2.0", "pydantic_core==2.0"),
+        ("pydantic_core", "2.0"),
+    )  # fmt: skip
+    wheel(index, "pydantic", "2.98", "pydantic_core==2.9")
+    wheel(index, "pydantic_core", "2.9")
     done, _ = make("aurora", tmp_path, base, index)
-    assert done.returncode != 0 and "constraint) numpy==1.0" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    said = f"numpy 1.0 of the module is older than setup.py admits (numpy>={BOUNDS['numpy']}); a newer one is installed"
+    assert said in done.stderr
+    found = packages(tmp_path / "checkout/.venv-aurora/bin/python")
+    assert (found["numpy"], found["torch"], found["pydantic"], found["pydantic_core"]) == ("99.0", XPU, "2.98", "2.9")
     assert not list(tmp_path.glob("checkout/.venv-aurora/lib/python3*/site-packages/torch-*"))
+    assert list(base.glob("lib/python3*/site-packages/numpy-1.0.dist-info"))
+
+
+def test_a_torch_of_the_module_that_is_too_old_is_named(tmp_path: Path, base: Path, index: Path) -> None:
+    provide(base, index, ("torch", "2.8.0"))
+    done, _ = make("polaris", tmp_path, base, index)
+    script = tmp_path / "checkout/envs/polaris.sh"
+    said = (
+        f"{script}: error: torch 2.8.0 of the module is older than setup.py admits (torch>=2.10.0a0), and it is never"
+    )
+    assert done.returncode != 0 and done.stderr.splitlines()[-1].startswith(said), done.stderr
+    assert not list(tmp_path.glob("checkout/.venv-polaris/lib/python3*/site-packages/torch-*"))
 
 
 def test_frontier_has_the_build_for_rocm(tmp_path: Path, base: Path, index: Path) -> None:
@@ -183,15 +229,17 @@ def test_frontier_has_the_build_for_rocm(tmp_path: Path, base: Path, index: Path
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = packages(tmp_path / "checkout" / ".venv-frontier" / "bin" / "python")
     assert found["torch"] == "2.10.0+rocm7.1"
-    # mpi4py is built with the Cray wrapper while no ROCm module is loaded.
-    assert log.index("cc -shared probe.c") > max(i for i, line in enumerate(log) if line.startswith("module unload"))
-    assert any(line.startswith("module unload rocm") for line in log)
+    assert "module load PrgEnv-gnu/8.7.0 cpe/26.03 miniforge3/23.11.0-0 rocm/7.1.1 craype-accel-amd-gfx90a" in log
+    assert [line.split()[-1] for line in log if line.startswith("conda create")] == ["python=3.12"]
+    # mpi4py is built with the Cray wrapper, which finds the libraries of the cpe, while no ROCm module is loaded.
+    built = log.index("cc -shared probe.c with /cray/lib:/usr/own")
+    assert built > log.index("module unload rocm/7.1.1 craype-accel-amd-gfx90a")
 
 
-def test_perlmutter_keeps_the_torch_of_an_earlier_call(tmp_path: Path, base: Path, index: Path) -> None:
-    venv = tmp_path / "checkout" / ".venv-perlmutter"
+def test_frontier_keeps_the_torch_of_an_earlier_call(tmp_path: Path, base: Path, index: Path) -> None:
+    venv = tmp_path / "checkout" / ".venv-frontier"
     subprocess.run([base / "bin" / "python3", "-m", "venv", venv], check=True)
-    provide(venv, index, ("torch", "2.10.0"))
-    done, _ = make("perlmutter", tmp_path, base, index)
+    provide(venv, index, ("torch", "2.10.0+mine"))
+    done, _ = make("frontier", tmp_path, base, index)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert packages(venv / "bin" / "python")["torch"] == "2.10.0"
+    assert packages(venv / "bin" / "python")["torch"] == "2.10.0+mine"
