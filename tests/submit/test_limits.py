@@ -318,3 +318,67 @@ def test_where_no_scheduler_answers(here: Path) -> None:
 
 def test_no_slurm_on_this_host_is_used() -> None:
     assert not Path(os.environ["SLURM_CONF"]).exists()
+
+
+# Shipped profiles, before stand-ins that answer as those machines do
+
+PARTITION = (
+    "PartitionName={} AllowAccounts=ALL Default=YES MaxNodes=UNLIMITED MaxTime={} MinNodes=0 "
+    "MaxCPUsPerNode=UNLIMITED State=UP\n"
+)
+FRONTIER = (PARTITION.format("batch", "01:00:00"), "batch|9408|128|2|512000|craynetwork:6,gpu:mi250x:8\n")
+PERLMUTTER = (
+    PARTITION.format("regular_milan_ss11", "2-00:00:00") + PARTITION.format("gpu_ss11", "2-00:00:00"),
+    "regular_milan_ss11|3072|256|2|512000|(null)\ngpu_ss11|4|128|2|256000|gpu:a100:4(S:0-3)\n",
+)
+POLARIS_QUEUE = """\
+Queue: {}
+    queue_type = {}
+    enabled = True
+    started = True
+    {}
+"""
+POLARIS = (
+    POLARIS_QUEUE.format("prod", "Route", "route_destinations = small")
+    + POLARIS_QUEUE.format("small", "Execution", "resources_max.nodect = 24\n    resources_max.walltime = 03:00:00")
+    + POLARIS_QUEUE.format("debug", "Execution", "resources_max.nodect = 2\n    resources_max.walltime = 00:45:00"),
+    "".join(
+        f"x{n}\n     resources_available.host = x{n}\n     resources_available.ncpus = 64\n"
+        "     resources_available.ngpus = 4\n     resources_available.mem = 527831088kb\n\n"
+        for n in range(12)
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("machine", "answers", "within", "beyond", "message"),
+    [
+        ("frontier", FRONTIER, ["--walltime", "1h"], ["--walltime", "90m"],
+         "walltime 1:30:00: queue 'batch' allows 1:00:00; ask for less with --walltime"),
+        ("perlmutter", PERLMUTTER, ["--nodes", "4"], ["--nodes", "5"],
+         "5 nodes: perlmutter has 4 of 128 cores and 4 GPUs; ask for fewer with --nodes"),
+        ("polaris", POLARIS, ["--queue", "debug", "--walltime", "45m"], ["--queue", "debug", "--walltime", "1h"],
+         "walltime 1:00:00: queue 'debug' allows 0:45:00; ask for less with --walltime"),
+        ("polaris", POLARIS, ["--queue", "prod", "--nodes", "12"], ["--queue", "prod", "--nodes", "13"],
+         "13 nodes: queue 'prod' has 12 of 32 cores; ask for fewer with --nodes"),
+    ],
+)  # fmt: skip
+def test_a_shipped_profile_within_and_beyond_what_its_machine_answers(
+    here: Path, machine: str, answers: tuple[str, str], within: list[str], beyond: list[str], message: str
+) -> None:
+    (here / "queues").write_text(answers[0])
+    (here / "nodes").write_text(answers[1])
+    server = "echo 'Server: pbs'; echo '    default_queue = prod'"
+    stand_in(here, "qstat", f'if [ "$1" = -B ]; then {server}; else cat {here}/queues; fi')
+    stand_in(here, "pbsnodes", f"cat {here}/nodes")
+    stand_in(here, "qsub", f"touch {here}/qsub; echo 7.pbs")
+    site = ("--site", machine, "--account", "abc123")
+    for dry in (["--dry-run"], []):
+        done = submit(here, *site, *beyond, *dry)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and message in done.stderr, done.stderr
+    assert not (here / "out").exists() and not (here / "tested").exists() and not (here / "qsub").exists()
+    done = submit(here, *site, *within, "--dry-run")
+    assert done.returncode == 0 and "could not be checked" not in done.stderr, done.stderr
+    done = submit(here, *site, *within)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert (here / "out/jobs/job.sh").exists() and (here / ("qsub" if machine == "polaris" else "tested")).exists()
