@@ -7,9 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ase.db
+import ase.io
 import numpy as np
 import pytest
 from alloy_frames import frames, write
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -20,9 +24,12 @@ from hydragnn_hpc.dataset.build.convert import convert
 from hydragnn_hpc.dataset.build.prepare import arrays_of, facts_of, prepare
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry
+from hydragnn_hpc.dataset.read import formats
+from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.gathered import SampleCollector
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
+from hydragnn_hpc.dataset.read.units import LENGTHS
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
 
@@ -90,6 +97,93 @@ def test_any_data_set_comes_back_from_extended_xyz(made, tmp_path_factory: pytes
     convert(folder / "b.bp", folder / "b.extxyz", NONE)
     convert(folder / "b.extxyz", folder / "c.bp", NONE)
     np.testing.assert_allclose(store.read(folder / "c.bp")[1]["pos"], again["pos"], rtol=0, atol=1e-13)
+
+
+# Values of a structure, and why extended XYZ cannot hold them.
+ODD_VALUES = [(np.zeros((2, 3)), "a table"), (np.zeros(0), "empty"), (None, "neither"), ({"x": 1}, "neither"),
+              ([1, [2, 3]], "neither"), (True, ""), (np.array([True, False]), ""), ("T", ""), ("two words", ""),
+              ([1, 2], ""), (7, "")]  # fmt: skip
+ODD_NAMES = ["a b", "a=b", 'a"b', "a:b", "{a}", "[a]", "a\\", "", "_x", "x_unit"]
+
+
+@st.composite
+def rows_of_databases(draw: st.DrawFn) -> tuple[dict[str, tuple[Any, str]], dict[str, Any], dict[str, str]]:
+    """Values of a row with the reason why they cannot be written, its calculator's results, and units by key."""
+    names = st.sampled_from([*TAKEN, *ODD_NAMES]) | st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,9}", fullmatch=True)
+    plain = st.sampled_from([1, 2, 9]).flatmap(lambda n: npst.arrays(float, n, elements=numbers))
+    value = st.tuples(plain | numbers, st.just("")) | st.sampled_from(ODD_VALUES)
+    values = draw(st.dictionaries(names, value, min_size=1, max_size=5))
+    results = {
+        "energy": draw(numbers), "stress": draw(npst.arrays(float, 6, elements=numbers)),
+        "forces": draw(npst.arrays(float, (2, 3), elements=numbers)),
+        "magmoms": draw(npst.arrays(float, 2, elements=numbers)),
+    }  # fmt: skip
+    results = {key: v for key, v in results.items() if key not in values and draw(st.booleans())}
+    units = {
+        key: draw(st.sampled_from(["eV", "e*Å^2", "my unit"]))
+        for key in (*values, *results)
+        if draw(st.booleans()) and key.casefold().lstrip("_") not in LENGTHS
+    }
+    return {k: v for k, v in values.items() if k not in ("name", "magmoms")}, results, units
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(made=rows_of_databases())
+def test_what_a_database_holds_comes_back_under_its_own_name_or_is_listed(
+    made: tuple[dict[str, tuple[Any, str]], dict[str, Any], dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    values, results, units = made
+    folder = tmp_path_factory.mktemp("database")
+    atoms = Atoms("CuAu", positions=[[0, 0, 0], [0, 0, 2.5]], cell=[5, 5, 5], pbc=True)
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    connect: Any = ase.db.connect
+    with connect(folder / "a.db") as db:
+        db.metadata = {"key_descriptions": {key: ["", "", unit] for key, unit in units.items()}}
+        db.write(atoms, data={key: value for key, (value, _) in values.items()})
+    lost = convert(folder / "a.db", folder / "a.extxyz", NONE).lost
+    (source,), (back,) = (
+        list(formats.iter_frames(folder / name, form)) for name, form in (("a.db", "ase-db"), ("a.extxyz", "extxyz"))
+    )
+    assert isinstance(source, Frame) and isinstance(back, Frame)
+    np.testing.assert_array_equal(back.cell, source.cell)
+    assert (back.periodic, back.name) == (source.periodic, source.name)
+    for key, value in (*source.values.items(), *source.columns.items()):
+        listed = [line for line in lost if line.startswith(f"'{key}' (")]
+        reason = values[key][1] if key in values else ""
+        if key in ODD_NAMES[:-2]:
+            reason = "such a name cannot be written"
+        if reason:
+            assert len(listed) == 1 and reason in listed[0]
+            continue
+        own = back.columns if key in source.columns else back.values
+        new = key
+        if listed:
+            assert "written as" in listed[0]
+            new = listed[0].split("'")[3]
+        assert (new in own) and ((new != key) == bool(listed)), (new, lost)
+        np.testing.assert_array_equal(np.squeeze(own[new]), np.squeeze(value), key)
+        if key in units and f"the unit of '{key}'" not in lost:
+            assert back.units[new] == units[key]
+
+
+@pytest.mark.parametrize(("name", "form"), [("a.db", "auto"), ("a.traj", "ase")])
+def test_names_that_extended_xyz_uses_itself_are_listed(name: str, form: str, tmp_path: Path) -> None:
+    atoms = Atoms("CuAu", positions=[[0, 0, 0], [0, 0, 2.5]], cell=[5, 5, 5], pbc=True)
+    own = {"Lattice": 1.0, "pbc": 2.0, "Properties": 3.0, "numbers": 4.0, "a b": 3.0, "fine": 5.0}
+    if name.endswith(".db"):
+        connect: Any = ase.db.connect
+        connect(tmp_path / name).write(atoms, data=own)
+    else:
+        atoms.info |= own
+        ase.io.write(tmp_path / name, atoms)
+    lost = convert(tmp_path / name, tmp_path / "a.extxyz", replace(NONE, form=form)).lost
+    written = "written as 'target_{0}': the name has another meaning in extended XYZ"
+    assert set(lost) == {
+        "'a b' (such a name cannot be written in extended XYZ)",
+        *(f"'{key}' ({written.format(key)})" for key in ("Lattice", "pbc", "Properties", "numbers")),
+    }
+    (back,) = formats.iter_frames(tmp_path / "a.extxyz", "extxyz")
+    assert isinstance(back, Frame) and back.values["fine"] == 5.0 and back.values["target_Lattice"] == 1.0
 
 
 def test_lsms_text_comes_back_byte_for_byte(tmp_path: Path) -> None:

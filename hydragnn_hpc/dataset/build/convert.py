@@ -24,9 +24,10 @@ from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read import files, formats, sources
 from hydragnn_hpc.dataset.read.formats import lsms
 from hydragnn_hpc.dataset.read.formats.extxyz_writer import format_frame, key_of
-from hydragnn_hpc.dataset.read.frames import Frame, Skipped, hint_to_skip
+from hydragnn_hpc.dataset.read.frames import Frame, Skipped, Unreadable, hint_to_skip
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
+from hydragnn_hpc.dataset.read.units import units_of_keys
 from hydragnn_hpc.dataset.store.foreign import INDEX
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import SOURCE_INDEX
@@ -180,7 +181,8 @@ def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conver
     count = 0
     with atomic.new_file(out) as stream:
         for frame, head in frames:
-            stream.write(frame_text(frame, lost, head, {} if count else first_tail).encode())
+            # Of a data set every target is written, and the first frame says under which key.
+            stream.write(frame_text(frame, {} if first_tail else lost, head, {} if count else first_tail).encode())
             count += 1
         return _done(source, "extxyz", count, lost, skipped)
 
@@ -197,34 +199,64 @@ def _with_split(frame: Frame, form: str) -> tuple[Frame, dict[str, int]]:
 def frame_text(
     frame: Frame, lost: dict[str, None], head: Mapping[str, Any] | None = None, tail: Mapping[str, Any] | None = None
 ) -> str:
-    """Return a frame as extended XYZ; keys that are neither number nor text are named in ``lost``.
+    """Return a frame as extended XYZ; what is left out, or written under another key, is named in ``lost``.
 
     ``head`` and ``tail`` are written before and after the frame's own values, under their keys as they are.
     """
     values: dict[str, Any] = {"name": frame.name, **(head or {})}
     columns = {}
     for key, value in frame.values.items():
-        if _is_key(key) and (isinstance(value, str) or _is_written(value, 2)):
-            values[key_of(key)] = value
+        if reason := _why_not(key, value, 2):
+            lost[f"'{key}' ({reason})"] = None
         else:
-            lost[f"'{key}' (not a number, or a table)"] = None
+            values[key_of(key)] = value
     for key, value in frame.columns.items():
-        if _is_key(key) and _is_written(value, 4):
+        if reason := _why_not(key, value, 4):
+            lost[f"'{key}' ({reason})"] = None
+        else:
             array = np.asarray(value)
             columns[key_of(key)] = array.astype(int) if array.dtype.kind == "b" else array
-        else:
-            lost[f"'{key}' (not numbers)"] = None
+    for key in (*frame.values, *frame.columns):
+        new = key_of(key)
+        if new != key and (new in values or new in columns):
+            lost[f"'{key}' (written as '{new}': the name has another meaning in extended XYZ)"] = None
+    values |= _unit_keys(frame, {*values, *columns}, lost)
     periodic = frame.periodic or (False, False, False)
     return format_frame(frame.atomic_numbers, frame.pos, frame.cell, periodic, {**values, **(tail or {})}, columns)
 
 
-def _is_key(key: str) -> bool:
-    return re.fullmatch(r"""[^\s:="'{}\[\]\\]+""", key) is not None
+def _why_not(key: str, value: Any, dimensions: int) -> str:
+    """Return why a value cannot be written in extended XYZ; empty if it can."""
+    if re.fullmatch(r"""[^\s:="'{}\[\]\\]+""", key) is None:
+        return "such a name cannot be written in extended XYZ"
+    if isinstance(value, Unreadable):
+        return "unreadable or contradictory in the source"
+    if isinstance(value, str) and dimensions == 2:
+        return ""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of several lengths
+        return "neither a number nor text"
+    if array.dtype.kind not in "biuf":
+        return "neither a number nor text" if dimensions == 2 else "not numbers"
+    if not array.size:
+        return "empty"
+    return "" if array.ndim < dimensions else "a table"
 
 
-def _is_written(value: Any, dimensions: int) -> bool:
-    array = np.asarray(value)
-    return array.dtype.kind in "biuf" and array.ndim < dimensions and array.size > 0
+def _unit_keys(frame: Frame, written: set[str], lost: dict[str, None]) -> dict[str, str]:
+    """Return the keys that state units, such as ``energy_unit``, for values whose source states them elsewhere."""
+    keys = {}
+    for key, unit in frame.units.items():
+        new = key_of(key)
+        stated = f"{new}_unit"
+        if new not in written or key not in {*frame.values, *frame.columns} or stated in frame.values:
+            continue
+        if stated in written or key_of(stated) != stated or units_of_keys({stated: unit}) != {new: unit}:
+            lost[f"the unit of '{key}'"] = None
+        elif f"{stated}s" not in frame.values:
+            keys[stated] = unit
+    return keys
 
 
 def _spelled(name: str, target: Target) -> str:

@@ -78,5 +78,6 @@ def _value(value: Any) -> str:
     if array.dtype.kind in "iuf" and array.ndim < 2 and array.size:
         text = _joined(array.reshape(-1))
         return text if array.size == 1 else f'"{text}"'
-    escaped = json.dumps(value).replace("\\", "\\\\").replace('"', '\\"')
+    plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    escaped = json.dumps(plain).replace("\\", "\\\\").replace('"', '\\"')
     return f'"_JSON {escaped}"'
