@@ -15,7 +15,7 @@ from hydragnn_hpc.logs import print_line
 
 SECONDS = 600.0
 """Limit for MPI's start and for other collective steps; the largest machines need a few minutes."""
-_SEGMENTS = ("mpich_shm_*", "sm_segment.*")  # MPICH's, Open MPI's
+_SEGMENTS = ("mpich_shm_*", "sm_segment.*", "Intel_MPI_*")  # MPICH's, Open MPI's, Intel MPI's
 _SETTLED_SECONDS = 60.0  # a segment is mapped right after it is made
 
 
@@ -95,8 +95,8 @@ def end_without_launcher() -> None:
 def remove_abandoned(folder: Path = Path("/dev/shm")) -> int:
     """Remove this user's shared memory of killed ranks: segments that MPI made and that no process maps any more.
 
-    MPICH removes its segments a moment after its start; those of ranks killed in that moment would stay until the
-    machine is restarted. Open MPI keeps its segments to the end. Returns the number of segments removed.
+    MPICH and Open MPI keep segments to the end; Intel MPI removes its own a moment after its start. Those of ranks that
+    are killed before that would stay until the machine is restarted. Returns the number of segments removed.
     """
     settled = time.time() - _SETTLED_SECONDS
     own = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 from hydragnn_hpc.ensemble.messenger import RankMonitor, SoloMessenger
 from tests import campaigns
 from tests.ranks import OVER_NETWORK, process_of
-from tests.waiting import has_ended, wait_for
+from tests.waiting import wait_for
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
 DRIVE = Path(__file__).with_name("drive.py")
@@ -74,7 +73,7 @@ def test_a_stopped_rank_is_lost(small: Path, tmp_path: Path, transport: dict[str
         )
         try:
             wait_for(lambda: list(out.glob("members/*/*/result.json")))
-            victim = process_of(out, "PMI_RANK", 2)
+            victim = process_of(out, 2)
             os.kill(victim, signal.SIGSTOP)
             if returns:
                 wait_for(lambda: "no longer answers" in (tmp_path / "said").read_text())
@@ -89,57 +88,3 @@ def test_a_stopped_rank_is_lost(small: Path, tmp_path: Path, transport: dict[str
         output = (tmp_path / "said").read_text()
     assert len(list(out.glob("members/*/*/result.json"))) == 12, output
     assert "Traceback" not in output and "12 of 12 members finished" in output, output
-
-
-def worker_of(out: Path, rank: int) -> int:
-    """Return the process ID of a rank's worker."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            argv = (entry / "cmdline").read_bytes().decode().split("\0")
-            if "hydragnn_hpc.member.worker" in argv and str(out) in argv and f"--rank {rank} " in " ".join(argv):
-                return int(entry.name)
-    raise AssertionError(f"no worker of rank {rank}")
-
-
-def first_member_of(out: Path, rank: int) -> Path:
-    """Return the folder of the member that a rank was given first."""
-    lines = map(json.loads, (out / "logs" / "events.jsonl").read_text().splitlines())
-    given = next(event for event in lines if event["event"] == "assign" and event["rank"] == rank)
-    return out / "members" / given["variant"] / f"{given['replicas'][0]:02d}"
-
-
-@pytest.mark.mpi
-def test_the_worker_of_a_lost_rank_writes_nothing_more(small: Path, tmp_path: Path) -> None:
-    """Ranks 1 and 2 and their workers are stopped and lost; rank 0 trains their members, one after the other.
-
-    Once the first of these is finished, the worker that trained it before is resumed.
-    """
-    out, stage = tmp_path / "out", tmp_path / "stage"
-    stage.mkdir()
-    training = {"epochs": 120, "early_stopping": None, "batch_size": 2}
-    (small / "fence.yaml").write_text(campaigns.text(variants=["M"], replicas=3, training=training))
-    command = [str(MPIRUN), "-n", "3", sys.executable, str(DRIVE), str(small / "fence.yaml"), str(out), str(stage)]
-    environment = {**os.environ, "DRIVE_BEAT_SECONDS": "0.1", "DRIVE_LOST_SECONDS": "3"}
-    with (tmp_path / "said").open("w+") as log:
-        run = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            wait_for(lambda: len(list(out.glob("members/M/*/checkpoint.pt"))) == 3)
-            members = {rank: first_member_of(out, rank) for rank in (1, 2)}
-            workers = {rank: worker_of(out, rank) for rank in (1, 2)}
-            for rank in (1, 2):
-                os.kill(process_of(out, "PMI_RANK", rank), signal.SIGSTOP)
-                os.kill(workers[rank], signal.SIGSTOP)
-            assert not any((folder / "result.json").exists() for folder in members.values()), "stopped too late"
-            wait_for((members[1] / "result.json").exists)
-            wait_for(lambda: not (members[1] / "claim.json").exists())
-            before = {path.name: path.read_bytes() for path in members[1].iterdir()}
-            os.kill(workers[1], signal.SIGCONT)
-            wait_for(lambda: has_ended(workers[1]))
-            run.wait(250)  # rank 0 trains all three members alone
-        finally:
-            run.kill()
-        output = (tmp_path / "said").read_text()
-    assert {path.name: path.read_bytes() for path in members[1].iterdir()} == before
-    assert "writes nothing more" in (out / "logs" / "worker-0001-0.txt").read_text()
-    assert "Traceback" not in output, output[output.index("Traceback") :]
-    assert "3 of 3 members finished" in output, output[-2000:]

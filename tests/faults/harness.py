@@ -62,7 +62,7 @@ def _role(words: list[str]) -> str:
         return "worker"
     if "hydragnn_hpc.dataset.staged.copies" in line:
         return "stage"
-    if "hydragnn-hpc" in line or "hydragnn_hpc" in line:
+    if "hydragnn-hpc" in line or "hydragnn_hpc" in line or "tests/ensemble/drive.py" in line:
         return "rank"
     return "other"
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,10 +70,10 @@ def test_a_signal_ends_a_run_and_the_next_continues(place: Place, tmp_path: Path
     assert runs(out) == 2
 
 
-def test_cancelled_then_submitted_again(place: Place, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_cancelled_then_submitted_again(place: Place, tmp_path: Path, fault_seed: int) -> None:
+    out, members = tmp_path / "out", random.Random(fault_seed).randrange(1, 7)
     first = place.submit(out, *ONE)
-    place.wait(lambda: finished(out) > 0, "a first member", out)
+    place.wait(lambda: finished(out) >= members, "finished members", out)
     place.cluster.call("scancel", first)
     place.wait(lambda: place.cluster.state(first) in ("CANCELLED", ""), "the cancellation", out)
     assert finished(out) < 12
@@ -80,6 +82,34 @@ def test_cancelled_then_submitted_again(place: Place, tmp_path: Path) -> None:
     left = [json.loads(line)["members_left"] for line in (out / "jobs" / "submitted.jsonl").read_text().splitlines()]
     assert left[0] == 12
     assert 0 < left[1] < 12
+
+
+@pytest.mark.parametrize("how", [pytest.param("cancelled", marks=pytest.mark.long), "signalled"])
+def test_a_job_that_begins_late_keeps_the_chain(place: Place, tmp_path: Path, fault_seed: int, how: str) -> None:
+    """A job is ended at some moment; the next one's set-up takes most of its time, so that it can train nothing."""
+    rng = random.Random(f"{fault_seed} {how}")
+    out, late, site = tmp_path / "out", tmp_path / "late", tmp_path / "site.yaml"
+    seconds = int(place.seconds) + 25
+    # Of the time, 10 s are kept back for saving, and with 5 s left nothing is started.
+    set_up = f"if [ -e {late} ]; then rm {late}; sleep {seconds - 14}; fi"
+    site.write_text(place.site.read_text().replace("environment:\n", f"environment:\n  - {set_up}\n"))
+    place = replace(place, site=site)
+    job = place.submit(out, *ONE, "--walltime", f"{seconds}s")
+    members, moment = rng.randrange(1, 7), rng.uniform(0.0, 1.0)
+    place.wait(lambda: finished(out) >= members, "finished members", out)
+    time.sleep(moment)
+    late.touch()
+    print(f"{how} {moment:.1f} s after {members} members")
+    if how == "signalled":
+        place.cluster.call("scancel", "--signal=USR2", job)
+    else:
+        place.cluster.call("scancel", job)
+        place.wait(lambda: place.cluster.state(job) in ("CANCELLED", ""), "the cancellation", out)
+        job = place.submit(out, *ONE, "--walltime", f"{seconds}s")
+    text = place.wait_for_end(job, out)
+    assert text.count("the job's set-up left too little time to train; it is run again") == 1, text
+    assert runs(out) >= (3 if how == "signalled" else 2), text
+    assert json.loads((out / "jobs" / "chain.json").read_text())["late"] == 0
 
 
 def test_a_node_that_fails_in_mid_run(place: Place, tmp_path: Path) -> None:
@@ -129,7 +159,7 @@ def test_a_rank_that_is_killed(place: Place, tmp_path: Path, controller: bool, s
         time.sleep(0.05)
         assert finished(out) < 12
         rank = rank_amid_a_member(out)
-    os.kill(process_of(out, "SLURM_PROCID", rank), signal.SIGKILL)
+    os.kill(process_of(out, rank), signal.SIGKILL)
     if signalled:
         place.cluster.call("scancel", "--signal=USR2", job)
     text = place.wait_for_end(job, out)
