@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 OVER_NETWORK = {"MPIR_CVAR_CH4_NETMOD": "ofi", "MPIR_CVAR_NOLOCAL": "1"}  # no shared memory, as between nodes
@@ -21,3 +24,20 @@ def process_of(out: Path, rank: int) -> int:
             if stated == str(rank) and str(out) in words and Path(words[0]).name.startswith("python"):
                 return int(entry.name)
     raise AssertionError(f"no rank {rank}")
+
+
+def segments_of(processes: Iterable[int]) -> set[Path]:
+    """Return the shared memory in /dev/shm that these processes map, and that still has its name."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{process}/maps").read_text().splitlines()
+            found.update(Path(line.split(maxsplit=5)[-1]) for line in lines if "/dev/shm/" in line)
+    return {path for path in found if path.exists() and not path.is_dir()}
+
+
+def age(paths: Iterable[Path]) -> None:
+    """Make files an hour old: shared memory that is new is not removed, since a rank may be about to map it."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path, (0, time.time() - 3600))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import harness
-from tests.ranks import OVER_NETWORK
+from tests.ranks import OVER_NETWORK, age, segments_of
 
 pytestmark = pytest.mark.mpi
 
@@ -125,3 +125,22 @@ def test_shared_memory_of_killed_ranks_goes_with_the_next_run(arena, undisturbed
     finally:
         for path in names:
             path.unlink(missing_ok=True)
+
+
+def test_a_killed_run_leaves_no_shared_memory_to_the_next(arena, undisturbed, fault_seed: int) -> None:
+    """Killed at some moment; the same command run again removes what its ranks left, and leaves none itself."""
+    rng = random.Random(fault_seed)
+    out = arena.folder / "out"
+    launch = arena.launch(out)
+    assert launch.wait_until(lambda: segments_of(p.pid for p in launch.of_role("rank"))), launch.tail()
+    launch.let_run(rng.uniform(0.0, 0.5) * undisturbed.seconds)
+    left = segments_of(p.pid for p in launch.of_role("rank"))
+    launch.kill()
+    assert left and all(path.exists() for path in left), "MPI leaves nothing: this test has lost its object"
+    age(left)
+    again = arena.launch(out)
+    assert again.wait_until(lambda: segments_of(p.pid for p in again.of_role("rank"))), again.tail()
+    own = segments_of(p.pid for p in again.of_role("rank"))
+    assert again.end() == 0, again.tail()
+    assert not [path for path in left | own if path.exists()]
+    arena.check_outcome(out)
