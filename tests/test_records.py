@@ -64,11 +64,18 @@ IN_OTHER_FILES = {
     CampaignRecord: "YAML: tests/test_any_campaign.py",
 }
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=5,
-)
+
+
+def json_of(**numbers: bool) -> st.SearchStrategy:
+    """Return a strategy that draws JSON, with the floats that are allowed."""
+    return st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(**numbers) | TEXT,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+        max_leaves=5,
+    )
+
+
+JSON = json_of()
 PLAIN = {
     int: st.integers(0, 2**62),
     float: st.floats(0, 1e100),
@@ -76,7 +83,7 @@ PLAIN = {
     bool: st.booleans(),
     types.NoneType: st.none(),
     Path: TEXT.map(Path),
-    Any: JSON,
+    Any: json_of(allow_nan=False, allow_infinity=False),
 }
 
 
@@ -233,8 +240,16 @@ def test_whatever_is_changed_is_read_as_it_is_or_refused_in_one_line(
         assert "\n" not in str(error) and str(path) in str(error)
         return
     written = record.model_dump(mode="json", by_alias=True)
-    # A key with a default may have been removed.
-    assert change[0] == "remove" or written == content
+    assert holds(written, content)
+
+
+def holds(written: Any, content: Any) -> bool:
+    """Whether a record holds all of a file's content; keys without a value need not be written."""
+    if isinstance(content, dict):
+        return all(value is None or holds(written.get(key), value) for key, value in content.items())
+    if isinstance(content, list):
+        return len(content) == len(written) and all(map(holds, written, content))
+    return bool(written == content)
 
 
 @given(recipe=values_of(StagedRecipe))
