@@ -6,9 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
+
+from hydragnn_hpc.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 CAMPAIGN = """\
@@ -19,15 +24,33 @@ variants: [H]
 model: {layers: 1, channels: 4}
 training: {epochs: 1, batch_size: 32}
 """
-COMMANDS = (
-    "data prepare raw {name}.bp", "data info {name}.bp", "data info small.bp --verify", "run c.yaml {name}",
-    "status {name}", "status {name} --json", "report {name}", "predict {name} raw",
-)  # fmt: skip
+COMMANDS = {
+    "data generate": "{name}-g.extxyz --system CuAu --cap 1 --sizes 1x1x1", "data prepare": "raw {name}.bp",
+    "data split": "small.bp {name}-s.bp --seed 1", "data convert": "small.bp {name}.extxyz",
+    "data info": "small.bp --verify", "init": "small.bp --out {name}.yaml", "run": "c.yaml {name}",
+    "status": "{name} --json", "report": "{name}", "compare": "{name} finished", "predict": "{name} raw",
+    "select": "{name} raw --number 2 --random --out {name}-selected.csv", "archive": "{name} {name}-a.zip --license X",
+    "export": "{name} {name}-models --to hydragnn", "import config": "lsms.json {name}-i.yaml",
+    "import model": "no.json {name}-m --length-unit bohr", "submit": "c.yaml {name}-job --site local --dry-run",
+    "site detect": "", "doctor": "",
+}  # fmt: skip
+REFUSED = {"import model": "no.json", "site detect": "no scheduler answers here"}
+"""Commands for which there is nothing here, and what they say."""
+DRIVER = """\
+import json, os, sys
+from hydragnn_hpc.cli.main import main
+for line in json.loads(sys.argv[1]):
+    sys.argv = ["hydragnn-hpc", *line]
+    try:
+        main()
+    except SystemExit as end:
+        os.write(2, f"{end.code or 0} {' '.join(line)}\\n".encode())
+"""
 BARE = {"PATH": os.environ["PATH"]}
 PLAIN_C = {**BARE, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 ENVIRONMENTS = {
     "bare": BARE,
-    "plain-c": {**PLAIN_C, "HOME": "/"},
+    "plain-c": {**PLAIN_C, "HOME": "/proc"},
     "latin": {**BARE, "HOME": "/nowhere", "TMPDIR": "/nowhere", "PYTHONIOENCODING": "latin-1"},
     "nothing": {**PLAIN_C, "TMPDIR": "/nowhere"},
 }
@@ -40,20 +63,8 @@ def folder(small_bp: Path, surrogate_raw, tmp_path_factory: pytest.TempPathFacto
     (made / "raw").symlink_to(surrogate_raw(8))
     (made / "small.bp").symlink_to(small_bp)
     (made / "c.yaml").write_text(CAMPAIGN)
+    (made / "lsms.json").symlink_to(ROOT / "tests/exchange/lsms.json")
     return made
-
-
-@pytest.mark.parametrize(
-    "name", ["nothing", *(pytest.param(name, marks=pytest.mark.long) for name in ("bare", "plain-c", "latin"))]
-)
-def test_every_command_works_in(folder: Path, name: str) -> None:
-    for line in COMMANDS:
-        words = [sys.executable, "-m", "hydragnn_hpc", *line.format(name=name).split()]
-        done = subprocess.run(words, cwd=folder, env=ENVIRONMENTS[name], capture_output=True)
-        assert done.returncode == 0, (line, done.stderr)
-        assert b"Traceback" not in done.stderr
-        if "--json" in line:
-            assert json.loads(done.stdout)["states"] == {"finished": 1}
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +73,29 @@ def finished(folder: Path) -> str:
     run = [sys.executable, "-m", "hydragnn_hpc", "run", "c.yaml", "finished"]
     subprocess.run(run, cwd=folder, env=BARE, capture_output=True, check=True)
     return "finished"
+
+
+def test_every_command_of_the_program_is_tried() -> None:
+    def names(group: Any, *words: str) -> Iterator[str]:
+        for name, command in group.commands.items():
+            yield from names(command, *words, name) if hasattr(command, "commands") else [" ".join((*words, name))]
+
+    assert set(names(get_command(app))) == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "name", ["nothing", *(pytest.param(name, marks=pytest.mark.long) for name in ("bare", "plain-c", "latin"))]
+)
+def test_every_command_works_in(folder: Path, finished: str, name: str) -> None:
+    """All in one process, which is what has the environment."""
+    lines = [[*command.split(), *words.format(name=name).split()] for command, words in COMMANDS.items()]
+    words = [sys.executable, "-c", DRIVER, json.dumps(lines)]
+    done = subprocess.run(words, cwd=folder, env=ENVIRONMENTS[name], capture_output=True)
+    said = done.stderr.decode(errors="replace")
+    for command, line in zip(COMMANDS, lines, strict=True):
+        assert f"{2 if command in REFUSED else 0} {' '.join(line)}\n" in said, said
+    assert all(words in said for words in REFUSED.values()) and "Traceback" not in said
+    assert "valid string" not in said and b'"states": {' in done.stdout
 
 
 def test_settings_of_matplotlib_that_need_what_is_not_here(folder: Path, finished: str) -> None:

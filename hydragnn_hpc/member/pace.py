@@ -123,7 +123,7 @@ def _age() -> float:
 
 def main() -> None:
     """Answer the question on standard input."""
-    question = PaceQuestion.model_validate_json(sys.stdin.read())
+    question = PaceQuestion.model_validate_json(sys.stdin.buffer.read())  # UTF-8 in any locale
     campaign = parse_campaign(question.campaign, "the campaign")
     set_arithmetic(campaign.launch.threads)
     print(measure(campaign, question.manifest, question.members).model_dump_json())
