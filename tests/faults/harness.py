@@ -209,7 +209,8 @@ class Arena:
         log = self.folder / f"launch-{mark[:8]}.log"
         rank = [str(wrapper)] if wrapper else []
         rank += [str(BIN / "hydragnn-hpc"), "run", str(self.campaign), str(out), "--stage-dir", str(self.stage)]
-        command = [str(BIN / "mpirun"), "-n", str(ranks or self.ranks), *rank, "--start-limit", "60s", *options]
+        limit = () if "--start-limit" in options else ("--start-limit", "60s")
+        command = [str(BIN / "mpirun"), "-n", str(ranks or self.ranks), *rank, *limit, *options]
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 command,

@@ -38,17 +38,10 @@ class Place:
 
     def submit(self, out: Path, *options: str) -> str:
         """Submit the campaign; return the job's number."""
-        command = [
-            str(BIN / "hydragnn-hpc"),
-            "submit",
-            str(self.campaign),
-            str(out),
-            "--site",
-            str(self.site),
-            "--json",
-        ]
+        nodes = () if "--nodes" in options else ("--nodes", "2")
+        command = ["submit", str(self.campaign), str(out), "--site", str(self.site), "--json", *nodes, *options]
         done = subprocess.run(
-            [*command, "--nodes", "2", *options],
+            [str(BIN / "hydragnn-hpc"), *command],
             env=self.cluster.environment(), capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
