@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from hydragnn_hpc import processes
 from hydragnn_hpc.atomic import TEMPORARY_PREFIX, storage_errors
@@ -46,6 +47,14 @@ class _Content:
     def token(self) -> str:
         """The holder's token, or one that stands for these bytes."""
         return self.holder.token if self.holder else hashlib.sha256(self.raw).hexdigest()[:16]
+
+    @property
+    def is_record(self) -> bool:
+        """Whether it is a whole record, of this version or of another; if not, it is half-written, or garbage."""
+        try:
+            return isinstance(from_json(self.raw), dict)
+        except ValueError:
+            return False
 
 
 class RunLock:
@@ -175,9 +184,8 @@ class RunLock:
         if lives is None and holder and processes.same_system(holder):
             lives = _is_flocked(path)  # in another container: one kernel, one set of locks
         if lives is None:
-            # What is too short for a record may be one that is being written.
-            whole = len(content.raw) >= _RECORD_BYTES
-            seconds = self._standstill if whole else min(self._standstill, 2 * BEAT_SECONDS)
+            # What is no record may be one that is being written.
+            seconds = self._standstill if content.is_record else min(self._standstill, 2 * BEAT_SECONDS)
             host = holder.host if holder else "an unknown host"
             print_line(
                 f"{self._path.parent} was in use on {host}; waiting up to {seconds:.0f} s to see whether it still is"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hydragnn_hpc import processes
+from hydragnn_hpc.ensemble import lock
 from hydragnn_hpc.ensemble.lock import RunLock
 from hydragnn_hpc.errors import UserError
 
@@ -82,6 +83,27 @@ def test_a_lock_of_garbage_does_not_block(tmp_path: Path, content: bytes) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+OF_ANOTHER_VERSION = json.dumps({**ELSEWHERE, "unknown": 1}).encode().ljust(512)
+
+
+@pytest.mark.parametrize(
+    ("content", "seconds"),
+    [(b"short", 4), (b"\x00\xff" * 256, 4), (b"{" * 512, 4), (b"[" * 90000, 4), (OF_ANOTHER_VERSION, 60)],
+    ids=["short", "binary", "braces", "nested", "another version"],
+)
+def test_only_a_record_is_watched_for_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, seconds: float
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(lock, "_changes", lambda path, before, limit: waits.append(limit))
+    path = tmp_path / "run.lock"
+    path.write_bytes(content)
+    taken = RunLock(path)
+    taken.acquire()
+    taken.release()
+    assert waits == [seconds]
+
+
 RACE = """
 import errno, fcntl, os, sys, time
 from pathlib import Path
@@ -137,15 +159,15 @@ def test_one_of_many_takes_it_on_a_file_system_without_flock(tmp_path: Path, lin
 def test_the_record_keeps_its_form(tmp_path: Path) -> None:
     """Another version's run reads it; it is overwritten in place, and has one length."""
     path = tmp_path / "run.lock"
-    lock = RunLock(path)
-    lock.acquire()
+    held = RunLock(path)
+    held.acquire()
     assert list(json.loads(path.read_text())) == [
         "host", "pid", "boot", "namespace", "started", "since", "token", "beats"
     ]  # fmt: skip
     first = path.read_bytes()
-    lock.beat(force=True)
+    held.beat(force=True)
     assert len(first) == 512 and path.read_bytes() == first.replace(b'"beats": 0', b'"beats": 1')
-    lock.release()
+    held.release()
 
 
 def test_a_reused_pid_does_not_block(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
