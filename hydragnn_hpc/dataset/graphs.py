@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,13 @@ class Geometry:
     def key(self) -> bytes:
         """Return bytes that are equal only for equal geometries."""
         return self.pos.tobytes() + self.cell.tobytes() + bytes(self.periodic)
+
+
+def geometry_of(arrays: Mapping[str, np.ndarray], number: int) -> Geometry:
+    """Return one geometry of a data set's arrays."""
+    sites = slice(*arrays["geometry_atom_offsets"][number : number + 2])
+    periodic = tuple(bool(p) for p in arrays["periodic"][number])
+    return Geometry(np.array(arrays["pos"][sites]), np.array(arrays["cell"][number]), periodic)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.dataset.build import prepare, unseen
 from hydragnn_hpc.dataset.features.inputs import GeometryOperators
-from hydragnn_hpc.dataset.features.shared import geometry
 from hydragnn_hpc.dataset.generate import surrogate
+from hydragnn_hpc.dataset.graphs import geometry_of
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged import copies, requirements
 from hydragnn_hpc.dataset.staged.staging import Staging
@@ -193,7 +193,7 @@ def test_a_model_holds_what_new_structures_need(staged: copies.StagedData, tmp_p
     ready, a = read_model(CampaignFolder(tmp_path).member("H", 0)).facts.ready, staged.arrays
     assert ready.inputs is not None
     numbers = a["atomic_numbers"].reshape(-1, 32)[:5]
-    again = GeometryOperators(ready.inputs, geometry(a, 0)).inputs(numbers)
+    again = GeometryOperators(ready.inputs, geometry_of(a, 0)).inputs(numbers)
     np.testing.assert_allclose(again.reshape(-1, 7), a["node_inputs"][:160], atol=1e-5)
     structures = unseen.UnseenStructures(
         [], [], [], a["sample_geometry"], a["atom_offsets"], a["atomic_numbers"], a["node_inputs"]

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hydragnn_hpc import compositions
-from hydragnn_hpc.dataset.features import elements, shared, shells
+from hydragnn_hpc.dataset.features import elements, shells
 from hydragnn_hpc.dataset.features.ewald import potential_matrix
-from hydragnn_hpc.dataset.graphs import Geometry
+from hydragnn_hpc.dataset.features.mapped import new_array
+from hydragnn_hpc.dataset.graphs import Geometry, geometry_of
 from hydragnn_hpc.records.dataset import NumberRange
 from hydragnn_hpc.records.recipe import InputRecipe, RequiredInput
 
@@ -144,7 +145,7 @@ def plan(
         powers = max(powers, entry.powers or 1)
         if entry.number is not None:
             n = len(arrays["cell"])
-            geometries = (shared.geometry(arrays, g) for g in range(n))
+            geometries = (geometry_of(arrays, g) for g in range(n))
             around = shells.find(geometries, entry.number, cutoff, _shortest(arrays["edge_vectors"], cutoff))
     names = [entry.name for entry in wanted]
     present = compositions.elements_of(arrays["atomic_numbers"]).tolist()
@@ -167,10 +168,10 @@ def write(arrays: Mapping[str, np.ndarray], recipe: InputRecipe, path: Path) -> 
         If the storage is full.
     """
     raw_path = path.with_name("raw_inputs.npy")  # deleted before this returns
-    raw = shared.new_array(raw_path, (len(arrays["atomic_numbers"]), len(all_columns(recipe))))
+    raw = new_array(raw_path, (len(arrays["atomic_numbers"]), len(all_columns(recipe))))
     moments = _fill(arrays, recipe, raw)
     fitted = _choose(recipe, *moments)
-    made = shared.new_array(path, (len(raw), len(fitted.kept)))
+    made = new_array(path, (len(raw), len(fitted.kept)))
     mean, scale = np.array(fitted.mean), np.array(fitted.scale)
     for start in range(0, len(raw), BATCH):
         block = raw[start : start + BATCH][:, fitted.kept].astype(np.float64)
@@ -188,7 +189,7 @@ def _fill(arrays: Mapping[str, np.ndarray], recipe: InputRecipe, raw: np.ndarray
     for number, samples in enumerate(np.split(by_geometry, ends[:-1])):
         if not len(samples):
             continue
-        site = GeometryOperators(recipe, shared.geometry(arrays, number))
+        site = GeometryOperators(recipe, geometry_of(arrays, number))
         n = int(np.diff(arrays["geometry_atom_offsets"][number : number + 2])[0])
         for start in range(0, len(samples), max(1, BATCH // max(n, 1))):
             chosen = samples[start : start + max(1, BATCH // max(n, 1))]

@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from hydragnn_hpc import compositions
-from hydragnn_hpc.dataset.features import regression, shared
+from hydragnn_hpc.dataset.features import regression
+from hydragnn_hpc.dataset.features.mapped import new_array
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.recipe import FittedReference, ReferencedTask
 
@@ -268,7 +269,7 @@ def write(
     target = _Target(arrays, values, task.level, inputs if task.reference == "linear" else None, shrinkage)
     fitted = _fit(target, task)
     scale = np.array(fitted.scale) if fitted.kind == "range" else target.deviation(fitted)
-    reference, residual = (shared.new_array(path, values.shape) for path in paths)
+    reference, residual = (new_array(path, values.shape) for path in paths)
     for rows, _, baseline in target.references(fitted):
         reference[rows] = baseline
         # From the rounded reference, so that reference + residual * scale gives the target exactly.

@@ -1,21 +1,11 @@
-"""Helpers shared by all features: one geometry of a data set; a float32 ``.npy`` file mapped for writing."""
+"""A new float32 ``.npy`` file, mapped for writing."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-
-from hydragnn_hpc.dataset.graphs import Geometry
-
-
-def geometry(arrays: Mapping[str, np.ndarray], number: int) -> Geometry:
-    """Return one geometry of a data set's arrays."""
-    sites = slice(*arrays["geometry_atom_offsets"][number : number + 2])
-    periodic = tuple(bool(p) for p in arrays["periodic"][number])
-    return Geometry(np.array(arrays["pos"][sites]), np.array(arrays["cell"][number]), periodic)  # type: ignore[arg-type]
 
 
 def new_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
