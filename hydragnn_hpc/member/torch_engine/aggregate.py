@@ -38,8 +38,8 @@ class PaddedRows:
         last row, of zeros, for repeats.
     repeats : tensor [n, 1] or None
         How often each row's first neighbour is repeated; None if no row repeats any.
-    places : tensor [K * n] or None
-        Index of each slot's edge in what edges add to messages; None if they add nothing.
+    edge_rows : tensor [K * n] or None
+        Row of each slot's edge in what edges add to messages; None if they add nothing.
     """
 
     rows: slice
@@ -47,7 +47,7 @@ class PaddedRows:
     forward: Tensor
     backward: Tensor
     repeats: Tensor | None
-    places: Tensor | None
+    edge_rows: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ class NeighbourLists:
         Neighbours row by row.
     first, degree : int64 tensor [N]
         Where each row's neighbours begin, and their number, which descends.
-    places : int64 tensor [edges] or None
-        Index of each edge in what edges add to messages; None if they add nothing.
+    edge_rows : int64 tensor [edges] or None
+        Row of each edge in what edges add to messages; None if they add nothing.
     """
 
     rows: int
     neighbours: Tensor
     first: Tensor
     degree: Tensor
-    places: Tensor | None
+    edge_rows: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -124,22 +124,22 @@ def make_neighbour_table(lists: NeighbourLists, degree: Array, dtype: torch.dtyp
 
 
 def _part(lists: NeighbourLists, degrees: Array, rows: slice, dtype: torch.dtype) -> PaddedRows:
-    neighbours, places, degree, first = lists.neighbours, lists.places, lists.degree[rows], lists.first[rows]
+    neighbours, edge_rows, degree, first = lists.neighbours, lists.edge_rows, lists.degree[rows], lists.first[rows]
     fewest, slots = int(degrees[rows].min()), max(1, int(degrees[rows].max()))
     slot = torch.arange(slots, device=neighbours.device)[:, None]
     occupied = slot < degree
     neighbour = torch.arange(rows.start, rows.stop, device=neighbours.device).expand(slots, -1)
-    placed = None if places is None else torch.zeros_like(neighbour).reshape(-1)
+    slot_rows = None if edge_rows is None else torch.zeros_like(neighbour).reshape(-1)
     if len(neighbours):
         edge = (first + torch.where(occupied, slot, 0)).clamp_(max=len(neighbours) - 1)
-        placed = None if places is None else places[edge].view(-1)
+        slot_rows = None if edge_rows is None else edge_rows[edge].view(-1)
         gathered = neighbours[edge]
         neighbour = gathered if fewest else torch.where(degree > 0, gathered, neighbour)
     total = len(degrees)
     block = (torch.arange(4, device=neighbours.device) * total)[:, None, None]
     backward = torch.where(occupied, neighbour + block, 4 * total)
     repeats = None if fewest == slots else (slots - degree.clamp(min=1))[:, None].to(dtype)
-    return PaddedRows(rows, slots, neighbour.reshape(-1), backward.reshape(-1), repeats, placed)
+    return PaddedRows(rows, slots, neighbour.reshape(-1), backward.reshape(-1), repeats, slot_rows)
 
 
 class Aggregated:
@@ -172,8 +172,8 @@ def gather_messages(messages: Tensor, added: Tensor | None, part: PaddedRows, sc
     """Return what each slot of a part receives, [K * n, W], in ``scratch``, of which twice as much is overwritten."""
     room = len(part.forward)
     values = torch.index_select(messages, 0, part.forward, out=scratch[:room])
-    if added is not None and part.places is not None:
-        values.add_(torch.index_select(added, 0, part.places, out=scratch[room : 2 * room]))
+    if added is not None and part.edge_rows is not None:
+        values.add_(torch.index_select(added, 0, part.edge_rows, out=scratch[room : 2 * room]))
     return values
 
 
@@ -197,8 +197,10 @@ def aggregate(
     """
     saved.messages = messages
     saved.mean = embedding_bag(table.neighbours, messages, table.first, mode="sum", per_sample_weights=table.weight)
-    if saved.added is not None and table.places is not None:
-        saved.mean += embedding_bag(table.places, saved.added, table.first, mode="sum", per_sample_weights=table.weight)
+    if saved.added is not None and table.edge_rows is not None:
+        saved.mean += embedding_bag(
+            table.edge_rows, saved.added, table.first, mode="sum", per_sample_weights=table.weight
+        )
     variance = torch.empty_like(saved.mean)
     for part in table.parts:
         _aggregate(part, scratch, saved, variance[part.rows], training)

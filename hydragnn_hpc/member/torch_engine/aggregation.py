@@ -79,18 +79,18 @@ class ListedAggregation:
         self._saved = (sent, added, out)
         table = batch.table
         lists = [table.neighbours, table.first, table.degree]
-        self._kernels.aggregate(sent, added, lists, table.places, out, self._ties if training else None)
+        self._kernels.aggregate(sent, added, lists, table.edge_rows, out, self._ties if training else None)
 
     def backward(self, batch: Batch, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `Aggregation`."""
         sent, added, x = self._saved
         table, edges = batch.table, batch.edges
-        receivers, places = table.neighbours, None  # without edges' features the lists are their own transpose
+        receivers, edge_rows = table.neighbours, None  # without edges' features the lists are their own transpose
         if isinstance(edges, EdgeLists):
-            receivers, places = edges.receivers, edges.places
+            receivers, edge_rows = edges.receivers, edges.edge_rows
             self._kernels.edges_back(sent, added, edges.ends, table.degree, x, self._ties, grad, self._added_grad)
         lists = [receivers, table.first, table.degree]
-        self._kernels.aggregate_back(sent, added, lists, places, x, self._ties, grad, self._sent_grad)
+        self._kernels.aggregate_back(sent, added, lists, edge_rows, x, self._ties, grad, self._sent_grad)
         return self._sent_grad, self._added_grad
 
 

@@ -215,7 +215,7 @@ class Batches:
             counts = np.bincount(np.arange(len(site)) % members, degree, members).astype(np.int64)
             starts = self.send(counts.cumsum() - counts)
             edge_rows = self._edges.of_members(edge, pair % members, starts, max(1, int(counts.max())))
-        lists = replace(lists, places=edge_rows.row)
+        lists = replace(lists, edge_rows=edge_rows.row)
         if self._room is None:
             return lists, make_edge_lists(lists, edge_rows, pair, self.shared)
         table = make_neighbour_table(lists, degree, self._dtype, self._room)

@@ -32,7 +32,7 @@ class _Captured:
     graph: torch.cuda.CUDAGraph
     numbers: Tensor
     losses: Tensor
-    places: tuple[int, ...]
+    addresses: tuple[int, ...]
 
 
 class CapturedSteps:
@@ -72,10 +72,10 @@ class CapturedSteps:
         if samples not in self._steps:
             self._steps[samples] = self._prepare(members, samples)
         state = (parameters, gradients, buffers)
-        places = tuple(tensor.data_ptr() for tensor in state)
-        if samples not in self._captured or self._captured[samples].places != places:
+        addresses = tuple(tensor.data_ptr() for tensor in state)
+        if samples not in self._captured or self._captured[samples].addresses != addresses:
             self._captured.pop(samples, None)  # first, so that its memory can be used again
-            self._captured[samples] = self._capture(self._steps[samples], state, numbers, places)
+            self._captured[samples] = self._capture(self._steps[samples], state, numbers, addresses)
         captured = self._captured[samples]
         captured.numbers.copy_(numbers)
         captured.graph.replay()
@@ -89,7 +89,7 @@ class CapturedSteps:
         if had_graphs:
             torch.cuda.empty_cache()  # which otherwise keeps the memory of a pool that is not used any more
 
-    def _capture(self, step: Step, state: State, numbers: Tensor, places: tuple[int, ...]) -> _Captured:
+    def _capture(self, step: Step, state: State, numbers: Tensor, addresses: tuple[int, ...]) -> _Captured:
         """Capture a step, compare its replay with the step itself, and leave the buffers as they were."""
         parameters, gradients, buffers = state
         before = buffers.clone()
@@ -120,7 +120,7 @@ class CapturedSteps:
         if not same:
             raise CaptureError("the first replay gave other numbers than the step itself")
         buffers.copy_(before)
-        return _Captured(graph, still, losses, places)
+        return _Captured(graph, still, losses, addresses)
 
 
 def _alike(actual: Tensor, expected: Tensor) -> bool:

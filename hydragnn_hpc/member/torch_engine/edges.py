@@ -152,7 +152,7 @@ def make_edge_table(table: NeighbourTable, edge_rows: EdgeRows, slot: Tensor, sh
 
 @dataclass(frozen=True)
 class EdgeLists:
-    """Features of a batch's edges, and the edges by place and by sender.
+    """Features of a batch's edges, and the edges by row and by sender.
 
     Attributes
     ----------
@@ -162,7 +162,7 @@ class EdgeLists:
         Rows of t.
     ends : int64 tensor [2, copies, rows]
         Receiver and sender of each row's edges: one from each sample that shares them; -1 where there is no edge.
-    receivers, places : int64 tensor [edges]
+    receivers, edge_rows : int64 tensor [edges]
         Receivers of each row's messages and the rows of t that are added to them, by sender. An atom sends as many as
         it receives.
     """
@@ -171,7 +171,7 @@ class EdgeLists:
     rows: int
     ends: Tensor
     receivers: Tensor
-    places: Tensor
+    edge_rows: Tensor
 
 
 def make_edge_lists(lists: NeighbourLists, edge_rows: EdgeRows, receiver: Tensor, shared: bool) -> EdgeLists:
@@ -180,8 +180,8 @@ def make_edge_lists(lists: NeighbourLists, edge_rows: EdgeRows, receiver: Tensor
     rows, edges = members * most, len(receiver)
     both = torch.stack([receiver, lists.neighbours])
     if shared and edges:
-        by_place = torch.argsort(edge_rows.row, stable=True).view(rows, edges // rows).T
-        ends = both[:, by_place]
+        by_row = torch.argsort(edge_rows.row, stable=True).view(rows, edges // rows).T
+        ends = both[:, by_row]
     else:
         ends = torch.full((2, 1, rows), -1, device=receiver.device)
         ends[:, 0, edge_rows.row] = both

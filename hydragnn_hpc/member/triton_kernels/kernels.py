@@ -19,7 +19,7 @@ NAN = tl.constexpr(tl.PropagateNan.ALL)  # a member that diverges must show it
 
 @triton.jit
 def message_of(
-    sent, added, senders, places, edge, there, used, column, width,
+    sent, added, senders, edge_rows, edge, there, used, column, width,
     EDGES: tl.constexpr,
 ):  # fmt: skip
     """Messages [ROWS, COLUMNS] of one edge of each row; zeros where the row has no such edge."""
@@ -27,14 +27,14 @@ def message_of(
     sender = tl.load(senders + edge, there, 0)
     message = tl.load(sent + sender[:, None] * width + column[None, :], at, 0.0)
     if EDGES:
-        place = tl.load(places + edge, there, 0)
-        message += tl.load(added + place[:, None] * width + column[None, :], at, 0.0)
+        edge_row = tl.load(edge_rows + edge, there, 0)
+        message += tl.load(added + edge_row[:, None] * width + column[None, :], at, 0.0)
     return message
 
 
 @triton.jit
 def aggregate(
-    sent, added, neighbours, places, first, degree, out, ties, rows,
+    sent, added, neighbours, edge_rows, first, degree, out, ties, rows,
     width, features, by_kind, by_row, by_member, EDGES: tl.constexpr, TRAINING: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -54,7 +54,7 @@ def aggregate(
     for k in range(most):
         there = k < number
         at = there[:, None] & used[None, :]
-        message = message_of(sent, added, neighbours, places, start + k, there, used, column, width, EDGES)
+        message = message_of(sent, added, neighbours, edge_rows, start + k, there, used, column, width, EDGES)
         total += message
         low = tl.where(at, tl.minimum(low, message, propagate_nan=NAN), low)
         high = tl.where(at, tl.maximum(high, message, propagate_nan=NAN), high)
@@ -67,7 +67,7 @@ def aggregate(
     for k in range(most):
         there = k < number
         at = there[:, None] & used[None, :]
-        message = message_of(sent, added, neighbours, places, start + k, there, used, column, width, EDGES)
+        message = message_of(sent, added, neighbours, edge_rows, start + k, there, used, column, width, EDGES)
         squares += tl.where(at, (message - mean) * (message - mean), 0.0)
         if TRAINING:
             tied += tl.where(at & (message == low), 1, 0) + tl.where(at & (message == high), TIES, 0)
@@ -116,7 +116,7 @@ def message_gradient(
 
 @triton.jit
 def aggregate_back(
-    sent, added, receivers, places, first, degree, out, ties, grad,
+    sent, added, receivers, edge_rows, first, degree, out, ties, grad,
     result, rows, width, features, by_kind, by_row, by_member, EDGES: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -138,8 +138,8 @@ def aggregate_back(
         receiver = tl.load(receivers + start + k, mask=there, other=0)
         message = own
         if EDGES:
-            place = tl.load(places + start + k, mask=there, other=0)
-            message += tl.load(added + place[:, None] * width + column[None, :], there[:, None] & used[None, :], 0.0)
+            edge_row = tl.load(edge_rows + start + k, mask=there, other=0)
+            message += tl.load(added + edge_row[:, None] * width + column[None, :], there[:, None] & used[None, :], 0.0)
         found += message_gradient(
             message, receiver, column, there, used, grad, out, ties, degree, width, features, by_kind, by_row,
             by_member,
@@ -155,7 +155,7 @@ def edges_back(
 ):  # fmt: skip
     """Gradient of what edges add: a tile of edges, summed over the samples that share them.
 
-    ``receivers`` and ``senders`` are [copies, rows], -1 where no edge has that place.
+    ``receivers`` and ``senders`` are [copies, rows], -1 where no edge has that row.
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)

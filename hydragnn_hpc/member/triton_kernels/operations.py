@@ -23,11 +23,11 @@ BLOCK = 1024
 
 _LIBRARY = torch.library.Library("hydragnn_hpc", "DEF")
 _LIBRARY.define(
-    "aggregate(Tensor sent, Tensor? added, Tensor[] lists, Tensor? places, Tensor(a!) x, Tensor(b!)? ties) -> ()"
+    "aggregate(Tensor sent, Tensor? added, Tensor[] lists, Tensor? edge_rows, Tensor(a!) x, Tensor(b!)? ties) -> ()"
 )
 _LIBRARY.define(
-    "aggregate_back(Tensor sent, Tensor? added, Tensor[] lists, Tensor? places, Tensor x, Tensor ties, Tensor x_grad, "
-    "Tensor(a!) out) -> ()"
+    "aggregate_back(Tensor sent, Tensor? added, Tensor[] lists, Tensor? edge_rows, Tensor x, Tensor ties, "
+    "Tensor x_grad, Tensor(a!) out) -> ()"
 )
 _LIBRARY.define(
     "edges_back(Tensor sent, Tensor added, Tensor ends, Tensor degree, Tensor x, Tensor ties, Tensor x_grad, "
@@ -56,25 +56,25 @@ def _strides(x: Tensor, width: int) -> tuple[int, int, int, int]:
 
 
 def _aggregate(
-    sent: Tensor, added: Tensor | None, lists: list[Tensor], places: Tensor | None, x: Tensor, ties: Tensor | None
+    sent: Tensor, added: Tensor | None, lists: list[Tensor], edge_rows: Tensor | None, x: Tensor, ties: Tensor | None
 ) -> None:
     neighbours, first, degree = lists
     high, columns, grid = tile(sent.shape, sent.device)
     kernels.aggregate[grid](
-        sent, added, neighbours, places, first, degree, x, ties, *sent.shape, *_strides(x, sent.shape[1]),
+        sent, added, neighbours, edge_rows, first, degree, x, ties, *sent.shape, *_strides(x, sent.shape[1]),
         EDGES=added is not None, TRAINING=ties is not None, ROWS=high, COLUMNS=columns,
     )  # fmt: skip
 
 
 def _aggregate_back(
-    sent: Tensor, added: Tensor | None, lists: list[Tensor], places: Tensor | None, *rest: Tensor
+    sent: Tensor, added: Tensor | None, lists: list[Tensor], edge_rows: Tensor | None, *rest: Tensor
 ) -> None:  # fmt: skip
     receivers, first, degree = lists
     x, ties, x_grad, out = rest
     high, columns, grid = tile(sent.shape, sent.device)
     kernels.aggregate_back[grid](
-        sent, added, receivers, places, first, degree, x, ties, x_grad, out, *sent.shape, *_strides(x, sent.shape[1]),
-        EDGES=added is not None, ROWS=high, COLUMNS=columns,
+        sent, added, receivers, edge_rows, first, degree, x, ties, x_grad, out, *sent.shape,
+        *_strides(x, sent.shape[1]), EDGES=added is not None, ROWS=high, COLUMNS=columns,
     )  # fmt: skip
 
 
@@ -102,14 +102,14 @@ for _name, _function in {
     _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")
 
 aggregate = torch.ops.hydragnn_hpc.aggregate
-"""Fill the aggregates ``x`` of messages ``sent`` [N, W], plus ``added`` [rows, W] at ``places`` [edges] if not None,
-over lists: neighbours [edges], first and degree [N]; ``ties`` int32 [N, W] if a backward pass will follow, else
+"""Fill the aggregates ``x`` of messages ``sent`` [N, W], plus ``added`` [rows, W] at ``edge_rows`` [edges] if not
+None, over lists: neighbours [edges], first and degree [N]; ``ties`` int32 [N, W] if a backward pass will follow, else
 None."""
 aggregate_back = torch.ops.hydragnn_hpc.aggregate_back
 """Fill ``out`` [N, W] with the gradient of ``sent``, from that of the aggregates and the transposed lists
 (receivers, first, degree)."""
 edges_back = torch.ops.hydragnn_hpc.edges_back
 """Fill ``out`` [rows, W] with the gradient of ``added``; ``ends`` [2, copies, rows] are the receivers and senders of
-the edges at each place, -1 where there is none."""
+the edges of each row, -1 where there is none."""
 adam = torch.ops.hydragnn_hpc.adam
 """One step of Adam over parameters [E, P]; ``factors`` [3, E, 1] as `Adam.plan` makes them."""

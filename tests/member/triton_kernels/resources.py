@@ -24,7 +24,7 @@ TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32),
     "gfx90a": GPUTarget("hip", "gfx90a", 64), "gfx942": GPUTarget("hip", "gfx942", 64),
 }  # fmt: skip
-INTEGERS = {"neighbours", "receivers", "senders", "places", "first", "degree"}
+INTEGERS = {"neighbours", "receivers", "senders", "edge_rows", "first", "degree"}
 LISTS = {"EDGES": True, "TRAINING": True, "ROWS": operations.TILE // operations.WIDEST, "COLUMNS": operations.WIDEST}
 NARROW = {**LISTS, "ROWS": operations.TILE // 32, "COLUMNS": 32}
 KERNELS: dict[str, tuple[dict[str, object], ...]] = {
