@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,7 +72,7 @@ class DataView:
     def name(self, sample: int) -> str:
         """Return a sample's name, and its number in the source where other samples have the same name."""
         name = self._names[sample]
-        if self._names.count(name) == 1 or SOURCE_INDEX not in self.arrays:
+        if name not in self._repeated or SOURCE_INDEX not in self.arrays:
             return name
         return f"{name} (structure {self.arrays[SOURCE_INDEX][sample]} of the source)"
 
@@ -79,6 +80,10 @@ class DataView:
     def _names(self) -> list[str]:
         text, offsets = self.arrays["sample_names"].tobytes(), self.arrays["sample_name_offsets"].tolist()
         return [text[first:last].decode("utf-8", "replace") for first, last in pairwise(offsets)]
+
+    @cached_property
+    def _repeated(self) -> set[str]:
+        return {name for name, number in Counter(self._names).items() if number > 1}
 
     def listed(self, samples: np.ndarray, most: int = 3) -> str:
         """Return the names of the first few samples, and how many more there are."""
