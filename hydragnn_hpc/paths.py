@@ -63,7 +63,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def append_record(path: Path, record: BaseModel) -> None:
-    """Append a record to ``path`` as one line of JSON.
+    """Append a record to ``path`` as one line of JSON, after whatever a crash left of the line before.
 
     Raises
     ------
@@ -73,7 +73,14 @@ def append_record(path: Path, record: BaseModel) -> None:
     line = json.dumps(record.model_dump(mode="json", by_alias=True), ensure_ascii=False) + "\n"
     # One write at the end of the file: concurrent writers do not mix their lines.
     with storage_errors(path), path.open("ab") as stream:
-        stream.write(line.encode())
+        stream.write(b"\n" * _ends_amid_a_line(path) + line.encode())
+
+
+def _ends_amid_a_line(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as stream:  # empty, or not readable
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) != b"\n"
+    return False
 
 
 def check_appendable(path: Path) -> None:

@@ -90,6 +90,8 @@ def read_records(path: Path) -> tuple[list[SubmittedJob], list[str]]:
         return [], [f"cannot read {path}: {error.strerror or error}"]
     jobs, remarks = [], []
     for number, line in enumerate(lines, 1):
+        if not line:
+            continue
         try:
             jobs.append(SubmittedJob.model_validate_json(line))
         except ValidationError:

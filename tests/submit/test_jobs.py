@@ -101,11 +101,11 @@ def test_a_scheduler_that_hangs_is_asked_once(tmp_path: Path) -> None:
 def test_status_before_the_campaign_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tmp_path, "slurm")
     with folder.job_record.open("a") as stream:
-        stream.write("not a record\n")
+        stream.write("not a record\n\n")
     stand_in(tmp_path, "squeue", "echo PENDING Priority")
     shown = done(tmp_path, "status", str(folder.root))
     assert "job 7 on there" in shown and "pending (PENDING, Priority); jobs of higher priority" in shown
-    assert "cannot read line 2" in shown and "the campaign has not begun" in shown
+    assert "cannot read line 2" in shown and "line 3" not in shown and "the campaign has not begun" in shown
     shown = done(tmp_path, "status", str(folder.root), "--json")
     assert json.loads(shown)["jobs"][0]["reason"] == "Priority"
     monkeypatch.setenv("PATH", "")

@@ -455,6 +455,25 @@ def test_a_job_that_cannot_be_recorded_is_named(here: Path, form: tuple[str, ...
     )
 
 
+@pytest.mark.parametrize("cut", [1, 40], ids=["its line break", "half of it"])
+def test_a_record_that_a_crash_cut_short_costs_no_other(here: Path, cut: int) -> None:
+    stand_in(here, "flux", "echo 7")
+    submit = ("--site", "flux")
+    assert command(here, *submit).returncode == command(here, *submit).returncode == 0
+    path = here / "out/jobs/submitted.jsonl"
+    before = path.read_bytes()[:-cut]
+    path.write_bytes(before)
+    done = command(here, *submit)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    chain.record(CampaignFolder(here / "out"), "8")
+    lines = path.read_bytes().splitlines()
+    assert path.read_bytes().startswith(before + b"\n") and [json.loads(line)["id"] for line in lines[2:]] == ["7", "8"]
+    shown = campaigns.called(here, "status", "out")
+    ids = ["7", "7", "7", "8"] if cut == 1 else ["7", "7", "8"]
+    assert re.findall(r"^job (\d)", shown.stdout, re.MULTILINE) == ids and shown.returncode == 0
+    assert ("cannot read line 2 of" in shown.stdout) == (cut > 1) and shown.stdout.count("cannot read") == (cut > 1)
+
+
 def test_a_dry_run_needs_no_account(here: Path) -> None:
     done = command(here, "--site", "summit", "--dry-run")
     assert done.returncode == 0, done.stderr
