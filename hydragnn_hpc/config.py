@@ -340,7 +340,7 @@ def _with_own(section: _Section, own: dict[str, Any], key: str) -> _Section:
     if not own:
         return section
     try:
-        valid: _Section = _validated(type(section), json.dumps(_merged(section.model_dump(mode="json"), own)))
+        valid: _Section = _validated(section, json.dumps(own))
         return valid
     except ValidationError as error:
         line = one_line(error, type(section))
@@ -348,9 +348,9 @@ def _with_own(section: _Section, own: dict[str, Any], key: str) -> _Section:
 
 
 @lru_cache(maxsize=1 << 16)
-def _validated(kind: type[_Section], content: str) -> _Section:
-    """Return a section from JSON; sections are frozen, and those of thousands of variants are asked for repeatedly."""
-    return kind.model_validate(json.loads(content))
+def _validated(section: _Section, own: str) -> _Section:
+    """Return the section with ``own`` keys, from JSON; those of thousands of variants are asked for repeatedly."""
+    return type(section).model_validate(_merged(section.model_dump(mode="json"), json.loads(own)))
 
 
 def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -237,12 +237,12 @@ class Variant(Section):
 
     name: Name
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
-    weights: dict[str, TaskWeight] = {}
-    losses: dict[str, TaskLoss] = {}
-    references: dict[str, TaskReference] = {}
+    weights: dict[str, TaskWeight] = Field(default_factory=dict)
+    losses: dict[str, TaskLoss] = Field(default_factory=dict)
+    references: dict[str, TaskReference] = Field(default_factory=dict)
     inputs: Inputs | None = None
-    model: dict[str, Any] = {}
-    training: dict[str, Any] = {}
+    model: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
     start: Start | None = None
 
     @model_serializer(mode="wrap")
