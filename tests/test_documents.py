@@ -228,10 +228,13 @@ def test_the_tables_of_commands_are_complete() -> None:
     assert set(named_in_tables()) == known
 
 
-def test_every_help_has_an_example() -> None:
+def test_every_help_has_an_example_and_no_emoji() -> None:
+    """Rich replaces words between colons, as in NAME=LEVEL:KEY:UNIT."""
     for words in named_in_tables():
         shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*words.split(), "--help"]).stdout
         assert "Example:" in shown, f"{words}: its help has no example"
+        emoji = re.findall("[\u2600-\u27bf\U0001f000-\U0001faff]", shown)
+        assert not emoji, f"{words}: its help has {emoji}"
 
 
 def test_every_exit_code_is_explained() -> None:

@@ -13,6 +13,7 @@ from hydragnn_hpc.cli.data_options import (
     FORMATS_HELP,
     ON_ERROR_HELP,
     SPLIT_HELP,
+    TARGET_SYNTAX,
     check_seed,
     one_of,
     parse_cell,
@@ -88,8 +89,7 @@ def prepare(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            # [b] keeps rich from taking :KEY: for the name of an emoji.
-            help="What to learn from structure files, NAME=LEVEL:[b]KEY[/b]:UNIT[:LABEL]; repeatable. Level: graph,"
+            help=f"What to learn from structure files, {TARGET_SYNTAX}[:LABEL]; repeatable. Level: graph,"
             " node, or mixing (KEY is a total energy, stored as mixing enthalpy). Examples: energy=graph:energy:eV,"
             " forces=node:forces:eV/Ang, mixing_enthalpy=mixing:energy:eV."
         ),

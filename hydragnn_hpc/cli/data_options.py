@@ -15,6 +15,7 @@ SPLIT_HELP = (
     "composition: each in the same proportion in all sets; symmetry: that, and configurations that are equivalent by a"
     " symmetry of the lattice stay in one set; groups: only the latter; random."
 )
+TARGET_SYNTAX = "NAME=LEVEL:[b]KEY[/b]:UNIT"  # in help; without the markup, rich shows :KEY: as an emoji
 CELL_HELP = "Cell for structures without one, as in data prepare: '20.8 10.4 14.1 bohr'."
 DEVICE_HELP = "cpu, cuda, xpu, or auto: an accelerator where there is one."
 ON_ERROR_HELP = "What to do with a structure that cannot be used: fail, or skip (leave it out and count it)."

@@ -14,6 +14,7 @@ from hydragnn_hpc.cli.data_options import (
     DEVICE_HELP,
     FORMATS_HELP,
     ON_ERROR_HELP,
+    TARGET_SYNTAX,
     check_output,
     one_of,
     parse_cell,
@@ -68,7 +69,7 @@ def predict(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="With --evaluate, where the values are: NAME=LEVEL:KEY:UNIT as for data prepare; repeatable. Default:"
+            help=f"With --evaluate, where the values are: {TARGET_SYNTAX} as for data prepare; repeatable. Default:"
             " under the targets' names, as data convert writes them."
         ),
     ] = None,
