@@ -26,7 +26,7 @@ def real_archive() -> Path:
     """The open data set's archive, beside the checkout."""
     archive = REAL / "fept_lsms_raw.tar.xz"
     if not archive.exists():
-        pytest.skip("the open FePt data is not at ../shared/data")
+        pytest.skip("the open FePt data are not at ../shared/data")
     return archive
 
 

@@ -101,7 +101,7 @@ def test_end_members_may_be_given(mixed: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(
         b["target_mixing_enthalpy"][:, 0], a["target_mixing_enthalpy"][:, 0] - change * iron, atol=1e-6
     )
-    with pytest.raises(UserError, match=r"the data holds no Au \(it holds Fe, Co, Pt\)"):
+    with pytest.raises(UserError, match=r"the data hold no Au \(they hold Fe, Co, Pt\)"):
         prepare(mixed, tmp_path / "c.bp", Options(end_members={79: -1.0}))
 
 

@@ -17,7 +17,7 @@ N_REAL = 200
 def real_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two hundred structures of the open data set as LSMS text, both pure crystals among them."""
     if not REAL.exists():
-        pytest.skip("the open FePt data is not at ../shared/data")
+        pytest.skip("the open FePt data are not at ../shared/data")
     a = np.load(REAL)
     is_fe = np.unpackbits(a["fe"], axis=1).astype(bool)
     n_fe = is_fe.sum(axis=1)

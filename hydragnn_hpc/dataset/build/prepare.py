@@ -248,7 +248,7 @@ def _check_end_members(given: derive.EndMembers, species: np.ndarray) -> None:
         if z not in species:
             known = ", ".join(chemical_symbols[s] for s in species.tolist())
             raise UserError(
-                f"--end-member {chemical_symbols[z]}={given[z]:g}: the data holds no {chemical_symbols[z]} (it holds"
+                f"--end-member {chemical_symbols[z]}={given[z]:g}: the data hold no {chemical_symbols[z]} (they hold"
                 f" {known}); leave it out"
             )
 
