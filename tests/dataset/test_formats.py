@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import sqlite3
 import sys
 import tarfile
 import zipfile
@@ -66,6 +68,17 @@ def new_structures(source: Path, on_error: str = "fail", boundary: Boundary = "m
     facts = ModelFacts(model={}, inputs=1, average_degree=[1.0, 1.0], tasks={}, species=every, neighbours=near)
     (found,) = Preparation(facts, ReadingChoice(on_error=on_error)).read(source)
     return found
+
+
+def test_a_database_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:
+    """ASE writes its tables into any SQLite file that it opens."""
+    path = tmp_path / "notes.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE notes (text)")
+    before = path.read_bytes()
+    (error,) = formats.iter_frames(path, formats.detect(path))
+    assert "is an SQLite file, but not a database of ASE" in str(error)
+    assert path.read_bytes() == before
 
 
 def test_what_ase_writes_is_read_as_ase_reads_it(tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from hydragnn_hpc.dataset.read.atoms import FrameLabel, frame_of
 from hydragnn_hpc.dataset.read.files import RawFile
@@ -36,6 +40,11 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
             connect: Any = ase.db.connect
             with path.open("rb") as stream:
                 kind = "db" if stream.read(len(_SQLITE)) == _SQLITE else "json"
+            if kind == "db" and not _has_structures(path):
+                yield UserError(
+                    f"{file.where}: is an SQLite file, but not a database of ASE; give one, or leave it out"
+                )
+                return
             db = connect(path, type=kind, use_lock_file=False)
             length, units = _stated_units(dict(db.metadata or {}), file.where)
             for row in db.select():
@@ -50,6 +59,12 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
                 f"{file.where}: cannot be read as an ASE database{place}: {reason}; it is damaged, truncated or in"
                 " another format"
             )
+
+
+def _has_structures(path: Path) -> bool:
+    """Return whether an SQLite file has ASE's tables: ASE would write them into one that has not."""
+    with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+        return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone())
 
 
 def _frame_of(row: Any, file: RawFile, length: LengthUnit, units: Mapping[str, str]) -> Frame | UserError:
