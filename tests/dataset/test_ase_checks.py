@@ -26,6 +26,36 @@ def lammps_data(sections: str, first: str = "made by hand") -> str:
     return f"{first}\n\n{size}\n{sections}\nAtoms # atomic\n\n1 1 0 0 0\n2 2 0 0 2.5\n"
 
 
+def poscar(elements: str = "Cu Au\n", comment: str = "made by hand", after: str = "") -> str:
+    """A POSCAR of two atoms."""
+    return f"{comment}\n1.0\n5 0 0\n0 5 0\n0 0 5\n{elements}1 1\nDirect\n0 0 0\n0 0 .5\n{after}"
+
+
+def cif(atoms: str, *, cell: bool = True, group: str = "P 1") -> str:
+    """A CIF of a cubic cell."""
+    lengths = "".join(f"_cell_{key} {4 if key.startswith('length') else 90}\n" for key in CELL)
+    columns = "".join(f"_atom_site_{c}\n" for c in ("type_symbol", "fract_x", "fract_y", "fract_z"))
+    return f"data_a\n{lengths * cell}_symmetry_space_group_name_H-M '{group}'\nloop_\n{columns}{atoms}"
+
+
+def pdb(name: str, element: str, other: str = " ") -> str:
+    """A PDB file of an atom."""
+    return (
+        f"ATOM      1 {name:4s}{other}MOL     1       0.000   0.000   1.000  1.00  0.00          {element:>2s}\nEND\n"
+    )
+
+
+def gro(*names: str) -> str:
+    """A .gro file; lengths are in nm."""
+    rows = "".join(f"    1MOL  {name:>5s}{k:5d}   0.000   0.000{k / 5:8.3f}\n" for k, name in enumerate(names))
+    return f"made by hand\n{len(names)}\n{rows}   1.0   1.0   1.0\n"
+
+
+CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
+MOL = "a\n\n\n  1  0  0  0  0  0            999 V2000\n    0.0000    0.0000    0.0000 Cu  0\nM  END\n"
+GEN = "2 S\nCu Au\n1 1 0 0 0\n2 2 0 0 2.5\n0 0 0\n5 0 0\n0 5 0\n0 0 5\n"
+L10 = "Cu 0 0 0\nCu .5 .5 0\nAu .5 0 .5\nAu 0 .5 .5\n"
+MORE = "goes on after its first structure"
 FORCES = "id type {} x y z fx fy fz"
 
 
@@ -45,6 +75,19 @@ FORCES = "id type {} x y z fx fy fz"
             lammps_data("Masses\n\n1 63.5\n2 197.0\n", "LAMMPS data file via write_data, units = lj"),
             "units 'lj', not in ångström",
         ),
+        ("POSCAR", poscar("", "FCC Cu, Au"), "no line of elements, and the comment 'FCC Cu, Au' does not name 2"),
+        ("POSCAR", poscar("", "In As relaxed"), "no line of elements"),
+        ("POSCAR", poscar(after="0 .5 0\n"), MORE),
+        ("POSCAR", poscar(after=poscar()), MORE),
+        ("a.sdf", f"{MOL}$$$$\n{MOL}$$$$\n", MORE),
+        ("a.mol", MOL + MOL, MORE),
+        ("a.gen", GEN + GEN, MORE),
+        ("a.gro", gro("Cu", "CL"), "an atom is named 'CL', from which ASE would guess its element"),
+        ("a.pdb", pdb("CA", ""), "the atom 'CA' has no element in columns 77 and 78"),
+        ("a.pdb", pdb(" CA ", "C", "A"), "alternate locations"),
+        ("a.cif", cif("Cu 0 0 0\n", cell=False), "coordinates are fractional, but there is no cell"),
+        ("a.cif", cif("Cu 0 0 0\nAu 0 0 1\n"), "Au and Cu are at the same position"),
+        ("a.cif", cif(L10, group="F m -3 m"), "Au and Cu are at the same position, or at equivalent ones"),
     ],
 )
 def test_what_ase_would_guess_is_refused(name: str, content: str, message: str, tmp_path: Path) -> None:
@@ -70,6 +113,29 @@ def test_elements_that_a_lammps_file_states(name: str, content: str, tmp_path: P
         assert isinstance(frame, Frame) and frame.atomic_numbers.tolist() == [29, 79]
         assert "energy" not in frame.values, "a dump holds none"
         assert name != "a.lammpstrj" or frame.columns["forces"].tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "numbers"),
+    [
+        ("POSCAR", poscar("", "Cu Au"), [29, 79]),
+        ("POSCAR", poscar("", "Cu1Au1"), [29, 79]),
+        ("POSCAR", poscar(comment="FCC"), [29, 79]),
+        ("POSCAR", poscar(after="\n0 0 1\n1 0 0\n"), [29, 79]),  # velocities
+        ("a.sdf", f"{MOL}$$$$\n", [29]),
+        ("a.gen", GEN, [29, 79]),
+        ("a.gro", gro("Cu", "Au"), [29, 79]),
+        ("a.pdb", pdb("CU", "CU"), [29]),
+        ("a.cif", cif(L10), [29, 29, 79, 79]),
+        ("a.cif", cif("Cu 0 0 0\nCu .5 .5 1\n", group="F m -3 m"), [29] * 4),  # all sites, and the symmetry too
+    ],
+)
+def test_what_a_file_states_is_read(name: str, content: str, numbers: list[int], tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    (frame,) = formats.iter_frames(tmp_path / name, formats.detect(tmp_path / name))
+    assert isinstance(frame, Frame), frame
+    assert frame.atomic_numbers.tolist() == numbers
+    assert not [key for key in frame.values if key.startswith("_")]
 
 
 def vectors(name: str, rows: list[str]) -> str:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase.data import atomic_numbers
+
+ARGUMENTS: dict[str, dict[str, Any]] = {"cif": {"store_tags": True}}
+"""What ASE's reader of a format is given, besides the file."""
 
 _IN_ANGSTROM = ("metal", "real")  # LAMMPS's units in which lengths are as ASE takes them
 _WITHOUT_ENERGY = "lammps-dump-text"  # ASE gives its structures the energy 0
 _END_OF_VASPRUN = b"</modeling>"
+_MORE = (
+    "goes on after its first structure, and ASE would leave out the rest; correct the number of atoms, or give each"
+    " structure a file of its own"
+)
+_LINES_OF_VELOCITIES = 100_000  # of a POSCAR that are searched for another structure
+_SHOWN = 40  # characters of the file that an error quotes
 _ITERATION, _ENERGY = "Iteration", "FREE ENERGIE OF THE ION-ELECTRON SYSTEM"  # in an OUTCAR, of every ionic step
 
 
@@ -37,6 +49,30 @@ def unfinished(kind: str, path: Path) -> str:
         if marks and _ITERATION in marks[-1]:
             return "the file ends within an ionic step"
     return ""
+
+
+def lost(kind: str, atoms: Any) -> str:
+    """Return what of a structure that was read with :data:`ARGUMENTS` ASE took for something else; empty if nothing."""
+    if kind != "cif":
+        return ""
+    from ase.io.cif import CIFBlock
+    from scipy.spatial import cKDTree
+
+    tags = {key: atoms.info.pop(key) for key in list(atoms.info) if key.startswith("_")}
+    if not atoms.cell.rank:
+        return "" if "_atom_site_fract_x" not in tags else "coordinates are fractional, but there is no cell; add it"
+    sites = CIFBlock("", tags).get_unsymmetrized_structure()
+    # Twice: what is left of -1e-17 is 1.0.
+    stated, made = (structure.get_scaled_positions() % 1.0 % 1.0 for structure in (sites, atoms))
+    nearest = cKDTree(made, boxsize=1.0).query(stated)[1]
+    other = np.flatnonzero(sites.numbers != atoms.numbers[nearest])
+    if not len(other):
+        return ""
+    site, kept = sites.symbols[other[0]], atoms.symbols[nearest[other[0]]]
+    return (
+        f"{site} and {kept} are at the same position, or at equivalent ones by the symmetry that is stated; correct one"
+        " of them, or the symmetry"
+    )
 
 
 def without_invented(kind: str, atoms: Any) -> Any:
@@ -83,6 +119,90 @@ def _are_elements(lines: Iterable[str]) -> bool:
     return all(label in atomic_numbers for label in labels)
 
 
+def _of_poscar(lines: Iterator[str]) -> str:
+    """Check a POSCAR without a line of elements, for which ASE searches the comment, and what follows the last atom."""
+    head = [*islice(lines, 6)]
+    comment, counts = head[0] if head else "", head[-1].partition("!")[0].split() if len(head) == 6 else []
+    if not counts:
+        return ""  # ASE reports it
+    if not counts[0].isdecimal():
+        counts = next(lines, "").partition("!")[0].split()
+    else:
+        words = re.sub(r"[-_,.=\d]", " ", comment).split()
+        if any(_elements([word]) for word in words) and _elements(words) != len(counts):
+            return (
+                f"there is no line of elements, and the comment {comment.strip()[:_SHOWN]!r} does not name"
+                f" {len(counts)} and nothing else; add the line, above the numbers of atoms"
+            )
+    if not all(map(str.isdecimal, counts)):
+        return ""
+    if next(lines, "").strip()[:1].casefold() == "s":  # selective dynamics
+        next(lines, "")
+    n = sum(map(int, counts))
+    after = list(islice(lines, n, n + _LINES_OF_VELOCITIES))
+    goes_on = re.match(r"\s*[-+.\d]", after[0]) if after else None
+    return _MORE if goes_on or any(_are_elements_and_counts(*pair) for pair in pairwise(after)) else ""
+
+
+def _elements(words: list[str]) -> int:
+    """Return how many elements words such as ``Ni Al`` or ``NiAl`` name; 0 if they hold anything else."""
+    symbols = re.findall(r"[A-Z][a-z]?", "".join(words))
+    return len(symbols) if "".join(symbols) == "".join(words) and set(symbols) <= atomic_numbers.keys() else 0
+
+
+def _are_elements_and_counts(row: str, following: str) -> bool:
+    words, counts = row.split(), following.split()
+    return bool(words) and len(words) == len(counts) and _elements(words) > 0 and all(map(str.isdecimal, counts))
+
+
+def _of_several(mark: str, lines: Iterator[str]) -> str:
+    """Check that a line of which every structure has one is in the file once."""
+    return _MORE if sum(line.startswith(mark) for line in lines) > 1 else ""
+
+
+def _of_gen(lines: Iterator[str]) -> str:
+    number, kind = [*next(lines, "").split(), "", ""][:2]
+    n = int(number) if number.isdecimal() else 0
+    rest = islice(lines, 1 + n + (0 if kind == "C" else 4), None)
+    return _MORE if n and any(line.strip() for line in rest) else ""
+
+
+def _of_gromacs(lines: Iterator[str]) -> str:
+    return _of_names(line[10:15].strip() for line in list(islice(lines, 2, None))[:-1])
+
+
+def _of_gromos(lines: Iterator[str]) -> str:
+    started = False
+    names = []
+    for line in lines:
+        started = started or line.startswith("POSITION")
+        if started and line.startswith("END"):
+            break
+        names += line.split()[2:3] if started and not line.startswith(("#", "POSITION")) else []
+    return _of_names(names)
+
+
+def _of_names(names: Iterable[str]) -> str:
+    other = next((name for name in names if name not in atomic_numbers), None)
+    if other is None:
+        return ""
+    return f"an atom is named {other!r}, from which ASE would guess its element; convert the file to extended XYZ"
+
+
+def _of_pdb(lines: Iterator[str]) -> str:
+    for line in lines:
+        if not line.startswith(("ATOM  ", "HETATM")):
+            continue
+        if line[76:78].strip().capitalize() not in atomic_numbers:
+            return (
+                f"the atom {line[12:16].strip()!r} has no element in columns 77 and 78, and ASE would guess it from"
+                " the name; write the elements"
+            )
+        if line[16:17].strip():
+            return "atoms have alternate locations (column 17), of which ASE reads all; keep one of them"
+    return ""
+
+
 def _of_lammps_units(units: str) -> str:
     if units in _IN_ANGSTROM:
         return ""
@@ -92,4 +212,12 @@ def _of_lammps_units(units: str) -> str:
 _GUESSES: dict[str, Callable[[Iterator[str]], str]] = {
     "lammps-dump-text": _of_lammps_dump,
     "lammps-data": _of_lammps_data,
+    "vasp": _of_poscar,
+    "sdf": partial(_of_several, "M  END"),
+    "mol": partial(_of_several, "M  END"),
+    "res": partial(_of_several, "TITL"),
+    "gen": _of_gen,
+    "gromacs": _of_gromacs,
+    "gromos": _of_gromos,
+    "proteindatabank": _of_pdb,
 }

@@ -70,9 +70,12 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
             return
         number = 0
         try:
-            images = ase.io.iread(path, index=":", format=kind.name, do_not_split_by_at_sign=True)
+            more = ase_checks.ARGUMENTS.get(kind.name, {})
+            images = ase.io.iread(path, index=":", format=kind.name, do_not_split_by_at_sign=True, **more)
             while (atoms := _quietly(images)) is not None:
-                yield _frame_of(ase_checks.without_invented(kind.name, atoms), file, number)
+                problem = ase_checks.lost(kind.name, atoms)
+                atoms = ase_checks.without_invented(kind.name, atoms)
+                yield _frame_of(atoms, file, number, problem)
                 number += 1
             if number and (problem := ase_checks.unfinished(kind.name, path)):
                 yield UserError(
@@ -93,7 +96,7 @@ def _quietly(images: Iterator[Any]) -> Any:
         return next(images, None)
 
 
-def _frame_of(atoms: Any, file: RawFile, number: int) -> Frame | UserError:
+def _frame_of(atoms: Any, file: RawFile, number: int, problem: str) -> Frame | UserError:
     _, origin, where = file.named(str(number), f"frame {number}")
     shared = [o for o in (atoms.info.get("occupancy") or {}).values() if len(o) > 1 or any(v != 1 for v in o.values())]
     if shared:
@@ -101,4 +104,6 @@ def _frame_of(atoms: Any, file: RawFile, number: int) -> Frame | UserError:
             f"{where}: a site is occupied by {shared[0]}: partly occupied sites describe an average of many structures;"
             " give ordered structures"
         )
+    if problem:
+        return UserError(f"{where}: {problem}")
     return frame_of(atoms, [("the file's header", atoms.info)], FrameLabel(origin, origin, where))
