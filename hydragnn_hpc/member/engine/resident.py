@@ -12,19 +12,21 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.sizes import Array
 from hydragnn_hpc.member.engine.training_data import Structure
 
-PREDICTED_AT_ONCE = {"cpu": 4096}
-"""Atoms predicted at once: as many as fit into a core's caches; on other devices `PREDICTED`, to bound the memory."""
-PREDICTED = 65536
+ATOMS_PREDICTED_ON_CPU = 4096
+"""Atoms predicted at once on a CPU: as many as fit into a core's caches."""
+ATOMS_PREDICTED_ELSEWHERE = 65536
+"""Atoms of all members predicted at once on other devices, to bound the memory."""
 
 
-def samples_at_once(structure: Structure, device: torch.device, members: int = 1) -> int:
-    """Return how many samples are predicted at once with ``members`` members."""
-    most = int(np.diff(structure.atom_offsets).max())
-    return max(1, PREDICTED_AT_ONCE.get(device.type, PREDICTED) // (most * members))
+def prediction_batch_size(structure: Structure, device: torch.device, members: int = 1) -> int:
+    """Return how many samples are predicted at once by each of ``members`` members that are processed together."""
+    atoms = ATOMS_PREDICTED_ON_CPU if device.type == "cpu" else ATOMS_PREDICTED_ELSEWHERE
+    largest = int(np.diff(structure.atom_offsets).max())
+    return max(1, atoms // (largest * members))
 
 
 def resident(array: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Copy an array to the device; on the CPU a memory-mapped array of the right type is used as it is, read-only."""
+    """Copy an array to the device as ``dtype``; on the CPU, one of that type is used as it is, even if read-only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(np.asarray(array)).to(device, dtype)
@@ -45,8 +47,8 @@ def vector_lanes(device: torch.device) -> int | None:
     return {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 4)
 
 
-def check_statistics(index: Array, structure: Structure) -> None:
-    """Refuse a training batch without batch statistics.
+def check_batch(index: Array, structure: Structure) -> None:
+    """Check that every member's batch has batch statistics; ``index`` ``[E, B]`` are sample numbers.
 
     Raises
     ------
@@ -54,4 +56,7 @@ def check_statistics(index: Array, structure: Structure) -> None:
         If a member's batch has fewer than two atoms.
     """
     if index.shape[1] < 2 and bool(np.any(structure.atom_offsets[index + 1] - structure.atom_offsets[index] < 2)):
-        raise UserError("a batch of one sample of one atom has no batch statistics; make the batches larger")
+        raise UserError(
+            "a batch of one sample of one atom has no batch statistics; set training.batch_size so that no batch has"
+            " one sample, not even the last of an epoch"
+        )

@@ -13,7 +13,7 @@ from torch import Tensor
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import BETA_1, BETA_2, Adam, Optimizer
-from hydragnn_hpc.member.engine.resident import check_statistics, samples_at_once
+from hydragnn_hpc.member.engine.resident import check_batch, prediction_batch_size
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
 from hydragnn_hpc.member.fused.kernels import library, unavailable
@@ -74,7 +74,7 @@ class FusedEngine:
             If a shape, dtype or sample number is invalid, or a batch is one sample of one atom: no batch statistics.
         """
         index = self._index(index)
-        check_statistics(index, self._structure)
+        check_batch(index, self._structure)
         members, samples = index.shape
         width = self.layout.parameter_size
         arrays = [
@@ -158,8 +158,8 @@ class FusedEngine:
 
     def _parts(self, index: Array) -> list[Array]:
         """Divide samples into parts that are predicted together."""
-        step = samples_at_once(self._structure, self.device)
-        return [index[at : at + step] for at in range(0, len(index), step)]
+        size = prediction_batch_size(self._structure, self.device)
+        return [index[first : first + size] for first in range(0, len(index), size)]
 
     def _data(self, values: Array) -> Array:
         return np.ascontiguousarray(values, self.dtype)

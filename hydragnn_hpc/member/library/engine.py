@@ -12,7 +12,7 @@ from hydragnn_hpc.convolutions import CONVOLUTIONS
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import Optimizer
-from hydragnn_hpc.member.engine.resident import check_statistics, resident, samples_at_once, send, vector_lanes
+from hydragnn_hpc.member.engine.resident import check_batch, prediction_batch_size, resident, send, vector_lanes
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.library.convolutions import Graph
@@ -78,7 +78,7 @@ class LibraryEngine:
         UserError
             If a member's batch is one sample of one atom, which has no batch statistics.
         """
-        check_statistics(index, self._structure)
+        check_batch(index, self._structure)
         self._network.train()
         all_losses = []
         for e, samples in enumerate(index):
@@ -98,10 +98,10 @@ class LibraryEngine:
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         """See `hydragnn_hpc.member.engine.interface.Engine`."""
         self._network.eval()
-        chunk = samples_at_once(self._structure, self.device)
+        size = prediction_batch_size(self._structure, self.device)
         pieces: list[list[dict[str, Tensor]]] = [[] for _ in range(len(parameters))]
-        for first in range(0, len(index), chunk):
-            atoms, graph = self._graph(index[first : first + chunk])
+        for first in range(0, len(index), size):
+            atoms, graph = self._graph(index[first : first + size])
             for e, own in enumerate(pieces):
                 self._load(parameters[e], buffers[e])
                 own.append(self._in_order(self._network(self._inputs.index_select(0, atoms), graph)))

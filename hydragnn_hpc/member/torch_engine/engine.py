@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import Optimizer
-from hydragnn_hpc.member.engine.resident import check_statistics, resident, samples_at_once, vector_lanes
+from hydragnn_hpc.member.engine.resident import check_batch, prediction_batch_size, resident, vector_lanes
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.torch_engine.arena import Arena
@@ -17,8 +17,9 @@ from hydragnn_hpc.member.torch_engine.captured import CapturedSteps, Step
 from hydragnn_hpc.member.torch_engine.network import Network
 from hydragnn_hpc.member.torch_engine.weights import Weights, head_groups
 
-ROOM = {"cpu": 8192}
-"""Padded neighbours processed together: as many as fit into a core's caches; on other devices all, in one launch."""
+ROOM_ON_CPU = 8192
+"""Padded neighbours processed together on a CPU: as many as fit into a core's caches."""
+UNLIMITED = 2**62
 
 
 class TorchEngine:
@@ -62,7 +63,7 @@ class TorchEngine:
         self.layout = ParameterLayout.of(sizes)
         self._together = device.type != "cpu" if together is None else together
         self._structure = data.structure
-        room = 2**62 if self._together else ROOM.get(device.type, 2**62)
+        room = UNLIMITED if self._together or device.type != "cpu" else ROOM_ON_CPU
         self._batches = Batches(data.structure, sizes, device, dtype, None if self.kernels else room)
         self._inputs = resident(data.inputs, device, dtype)
         self._groups = head_groups(sizes)
@@ -90,7 +91,7 @@ class TorchEngine:
         CaptureError
             If it cannot be captured: the process must end.
         """
-        check_statistics(index, self._structure)
+        check_batch(index, self._structure)
         if self._together:
             return self._step(parameters, gradients, buffers, index)
         each = [slice(e, e + 1) for e in range(len(index))]
@@ -142,10 +143,10 @@ class TorchEngine:
 
     def _predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         members, loaded = len(parameters), None
-        chunk = samples_at_once(self._structure, self.device, members)
+        size = prediction_batch_size(self._structure, self.device, members)
         predicted: dict[str, list[Tensor]] = {t.name: [] for t in self.sizes.tasks}
-        for first in range(0, len(index), chunk):
-            batch = self._batches.make(np.tile(index[first : first + chunk], (members, 1)))
+        for first in range(0, len(index), size):
+            batch = self._batches.make(np.tile(index[first : first + size], (members, 1)))
             weights, network = self._ready(batch)
             if loaded is not weights:
                 weights.load(parameters)

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from hydragnn_hpc.member.triton_kernels import kernels
 
-TILES = {"cpu": 8192}
-"""Elements of a tile in the interpreter; on a device `TILE`: one for each thread of a program."""
+INTERPRETED_TILE = 8192
+"""Elements of a tile in the interpreter, whose time depends on the number of programs."""
 TILE = WIDEST = 128
+"""Elements of a tile on a device, one for each thread of a program; columns of a tile at most."""
 BLOCK = 1024
 """Parameters that a program of the optimiser takes."""
 
@@ -43,7 +44,7 @@ def tile(shape: torch.Size, device: torch.device) -> tuple[int, int, tuple[int, 
     """Return the rows and columns of a tile, and the grid of tiles that covers ``shape`` = [rows, width]."""
     rows, width = shape
     columns = min(WIDEST, triton.next_power_of_2(width))
-    high = max(1, TILES.get(device.type, TILE) // columns)
+    high = max(1, (INTERPRETED_TILE if device.type == "cpu" else TILE) // columns)
     return high, columns, (triton.cdiv(rows, high), triton.cdiv(width, columns))
 
 

@@ -442,7 +442,7 @@ def test_a_member_does_not_depend_on_its_stack(name: str, dtype: torch.dtype, at
 
 @over(PLAIN, "edges, at_once", [("edges", 20), ("without edges", 4096)], [("edges", 4096), ("without edges", 20)])
 def test_a_prediction_does_not_depend_on_its_batch(name: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(resident.PREDICTED_AT_ONCE, "cpu", at_once)
+    monkeypatch.setattr(resident, "ATOMS_PREDICTED_ON_CPU", at_once)
     problem = shared(13)
     engine, index = problem.engine(name), problem.index(14)[0]
     state = problem.stack(engine)

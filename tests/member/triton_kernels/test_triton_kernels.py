@@ -38,7 +38,7 @@ def test_tiles_that_cover_a_part_of_the_batch(
     atoms: str, edges: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several tiles along rows and features, the last of them not full; atoms without neighbours, repeated pairs."""
-    monkeypatch.setitem(operations.TILES, "cpu", 128)
+    monkeypatch.setattr(operations, "INTERPRETED_TILE", 128)
     monkeypatch.setattr(operations, "WIDEST", 4)
     rng = np.random.default_rng(3)
     data = random_samples(rng, [random_neighbours(rng, n, n) for n in GEOMETRIES[atoms]])
