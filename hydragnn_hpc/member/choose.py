@@ -84,7 +84,7 @@ def general(
         capture = graphs and device.type == "cuda"
         if not kernels:
             return TorchEngine(sizes, data, device, capture=capture)
-        from hydragnn_hpc.member.torch_engine.with_kernels import TritonEngine  # Triton may be missing
+        from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine  # Triton may be missing
 
         return TritonEngine(sizes, data, device, capture=capture)
     # Imported here: PyTorch Geometric takes seconds to load, and PNA does not need it.

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
-from hydragnn_hpc.member.torch_engine.with_kernels import TritonEngine
+from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine
 from hydragnn_hpc.sections import AdamOptimizer
 from tests.benchmarks import cases
 

@@ -66,7 +66,7 @@ ENGINES: dict[str, Make] = {
     "library, PaiNN": _library("PaiNN", edges=EDGES),
 }
 if find_spec("triton"):  # without it, tests/member/triton_kernels fails
-    from hydragnn_hpc.member.torch_engine.with_kernels import TritonEngine
+    from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine
 
     ENGINES["torch, kernels, edge lengths"] = _torch((9,), kind=TritonEngine, edges=EDGES)
     ENGINES["torch, kernels, all vary"] = _torch((5, 1, 9), kind=TritonEngine, edges=EDGES)

@@ -1,1 +1,1 @@
-"""The general engine in plain torch: PNA over any graphs, on any device, several members at once."""
+"""The torch engine: PNA over any graphs, on any device, several members at once; on a GPU also with Triton kernels."""

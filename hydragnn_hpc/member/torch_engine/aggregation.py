@@ -1,6 +1,8 @@
 """The aggregation of one layer with what it saves for its backward pass: in plain torch, or in Triton's kernels.
 
 The batch decides: its neighbours are padded for torch (`NeighbourTable`), or lists for the kernels (`NeighbourLists`).
+A batch has R rows of E members with F features each (`batches`). Neighbours are those of N rows of W numbers: R rows of
+E * F numbers where the members share them, else R * E rows of F.
 """
 
 from __future__ import annotations
@@ -23,27 +25,30 @@ from hydragnn_hpc.member.torch_engine.edges import EdgeLists, EdgeTable, Message
 
 
 class Aggregation(Protocol):
-    """Mean, minimum, maximum and standard deviation over neighbours."""
+    """Mean, minimum, maximum and standard deviation over neighbours.
+
+    The message of a neighbour is what its row sends and, if edges have features, what the edge adds.
+    """
 
     def forward(self, batch: Batch, sent: Tensor, added: Tensor | None, out: Tensor, training: bool) -> None:
-        """Fill ``out`` [4, R, E, F] from what rows send, [N, W], and what edges add, [rows, W]."""
+        """Write the aggregates to ``out`` [4, R, E, F]; ``sent`` is [N, W], ``added`` [rows of the edges, W]."""
 
     def backward(self, batch: Batch, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Gradients of ``sent`` [N, W] and ``added`` [rows, W], from ``grad`` [4, R, E, F]."""
+        """Return the gradients of ``sent`` and ``added``; ``grad`` [4, R, E, F] is that of the aggregates."""
 
 
 class PaddedAggregation:
-    """In plain torch, for batches of one shape."""
+    """The aggregation in plain torch, for batches of one shape."""
 
-    def __init__(self, number: int, across: tuple[int, int], batch: Batch, arena: Arena) -> None:
+    def __init__(self, number: int, shape: tuple[int, int], batch: Batch, arena: Arena) -> None:
         table, edges = _padded(batch)
-        rows, width = across
+        rows, width = shape
         stacked = arena.take(f"stacked.{number}", AGGREGATES * rows + 1, width)
         stacked[-1] = 0.0
-        self._saved = Aggregated(stacked, arena.take(f"ties.{number}", 2, *across))
+        self._saved = Aggregated(stacked, arena.take(f"ties.{number}", 2, *shape))
         if edges is not None:
             slots = arena.take("slots", edges.slots + 1, width)
-            self._messages = MessageGradients(slots, arena.take("linear", 2, *across))
+            self._messages = MessageGradients(slots, arena.take("linear", 2, *shape))
         self._packed = arena.take("packed", rows, 2, width)
         self._scratch = arena.take("scratch", 4 * table.room, width)
 
@@ -62,17 +67,18 @@ class PaddedAggregation:
 
 
 class ListedAggregation:
-    """In Triton's kernels: one forward and one backward, and one more for what edges add."""
+    """The aggregation in Triton's kernels: one forward and one backward, and one more for what edges add."""
 
-    def __init__(self, number: int, across: tuple[int, int], batch: Batch, arena: Arena) -> None:
+    def __init__(self, number: int, shape: tuple[int, int], batch: Batch, arena: Arena) -> None:
         # Imported here: Triton is an optional dependency.
         from hydragnn_hpc.member.triton_kernels import operations
 
         self._kernels = operations
-        numbers = arena.take(f"ties.{number}", *across).view(torch.int32)
-        self._ties = numbers.view(-1)[: across[0] * across[1]].view(across)
-        self._sent_grad = arena.take("sent_grad", *across)
-        self._added_grad = arena.take("added_grad", batch.edges.rows, across[1]) if batch.edges else None
+        # The numbers of ties for both extremes share an int32 (`kernels.TIES`).
+        integers = arena.take(f"ties.{number}", *shape).view(torch.int32)
+        self._ties = integers.view(-1)[: shape[0] * shape[1]].view(shape)
+        self._sent_grad = arena.take("sent_grad", *shape)
+        self._added_grad = arena.take("added_grad", batch.edges.rows, shape[1]) if batch.edges else None
 
     def forward(self, batch: Batch, sent: Tensor, added: Tensor | None, out: Tensor, training: bool) -> None:
         """See `Aggregation`."""
@@ -94,13 +100,13 @@ class ListedAggregation:
         return self._sent_grad, self._added_grad
 
 
-def aggregation_for(number: int, across: tuple[int, int], batch: Batch, arena: Arena) -> Aggregation:
-    """Return the aggregation of layer ``number`` over ``across`` = [N, W] for batches of this shape."""
+def aggregation_for(number: int, shape: tuple[int, int], batch: Batch, arena: Arena) -> Aggregation:
+    """Return the aggregation of layer ``number`` over rows of ``shape`` [N, W], for batches like ``batch``."""
     kind = PaddedAggregation if isinstance(batch.table, NeighbourTable) else ListedAggregation
-    return kind(number, across, batch, arena)
+    return kind(number, shape, batch, arena)
 
 
 def _padded(batch: Batch) -> tuple[NeighbourTable, EdgeTable | None]:
     if not isinstance(batch.table, NeighbourTable) or isinstance(batch.edges, EdgeLists):
-        raise TypeError("the batch's neighbours are not padded")
+        raise TypeError("the batch has lists of neighbours where padded ones are expected")
     return batch.table, batch.edges

@@ -1,4 +1,4 @@
-"""The general engine, in plain torch: any graphs, any device, E members at once."""
+"""The torch engine: PNA in plain torch over any graphs, on any device, E members at once."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TorchEngine:
     Attributes
     ----------
     kernels : bool
-        Whether Triton's kernels aggregate (`hydragnn_hpc.member.torch_engine.with_kernels`).
+        Whether Triton's kernels aggregate (`hydragnn_hpc.member.torch_engine.triton_engine`).
     """
 
     name = "torch"

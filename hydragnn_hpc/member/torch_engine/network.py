@@ -37,10 +37,10 @@ class PnaLayer:
         self._received, self._received_grad = (self._last(t) for t in (self.x, self.x_grad))
         self._sent = arena.take(f"sent.{number}", *pairs, width)
         # The table has one row per row of the batch, with the features of all members, or one per row and member.
-        across = batch.table.rows
-        self._across = (across, width * batch.rows * batch.members // across)
-        self._added = arena.take(f"added.{number}", batch.edges.rows, self._across[1]) if batch.edges else None
-        self._aggregation = aggregation_for(number, self._across, batch, arena)
+        rows = batch.table.rows
+        self._table_shape = (rows, width * batch.rows * batch.members // rows)
+        self._added = arena.take(f"added.{number}", batch.edges.rows, self._table_shape[1]) if batch.edges else None
+        self._aggregation = aggregation_for(number, self._table_shape, batch, arena)
         self._blocks = arena.take("blocks", *pairs, weights.big[number].shape[2])
 
     def _last(self, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class PnaLayer:
         """PNA of ``x``: [R, E, out]."""
         sent, big = self._weights.sent[self.number], self._weights.big[self.number]
         torch.bmm(self.x[..., : self.width].transpose(0, 1), sent, out=self._sent.transpose(0, 1))
-        flat = self._sent.view(self._across)
+        flat = self._sent.view(self._table_shape)
         if batch.edges is not None and self._added is not None:
             added = by_member(self._added, self.members, self.width)
             torch.bmm(self._features(batch.edges), self._weights.edge[self.number], out=added)

@@ -40,7 +40,7 @@ ENGINES: dict[str, Callable[[NetworkSizes, TrainingData, torch.dtype], Engine]] 
     "library": lambda sizes, samples, dtype: LibraryEngine(sizes, "PNA", samples, CPU, dtype, shared=False),
 }
 if find_spec("triton"):  # without it, tests/member/triton_kernels fails; its kernels run in its interpreter here
-    from hydragnn_hpc.member.torch_engine.with_kernels import TritonEngine
+    from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine
 
     ENGINES["triton"] = lambda sizes, samples, dtype: TritonEngine(sizes, samples, CPU, dtype, together=True)
 

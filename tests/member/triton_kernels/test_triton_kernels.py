@@ -19,7 +19,7 @@ import triton.runtime.interpreter
 
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
-from hydragnn_hpc.member.torch_engine.with_kernels import TritonEngine
+from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine
 from hydragnn_hpc.member.triton_kernels import kernels, operations
 from hydragnn_hpc.member.triton_kernels.available import unavailable
 from tests.benchmarks import cases

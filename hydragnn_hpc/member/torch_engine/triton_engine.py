@@ -1,4 +1,4 @@
-"""The torch engine with Triton's kernels for what costs most on a GPU: the aggregation, and Adam."""
+"""The torch engine with Triton's kernels for what takes most of the time on a GPU: the aggregation, and Adam."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hydragnn_hpc.member.triton_kernels import operations
 
 
 class TritonEngine(TorchEngine):
-    """See `hydragnn_hpc.member.torch_engine.engine.TorchEngine`, of which it is the faster form on a GPU."""
+    """The torch engine, faster on a GPU; parameters as for `hydragnn_hpc.member.torch_engine.engine.TorchEngine`."""
 
     name = "triton"
     kernels = True
