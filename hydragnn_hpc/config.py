@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
@@ -38,6 +39,11 @@ WITHOUT_EFFECT = ("slots_per_device", "attempts", "checkpoint_seconds", "silence
 """Launch settings that may change between two runs of one campaign."""
 
 
+_ENDS = ("_std", "_std_spread", "_std_noise", "_std_calibrated", "_low", "_high")
+_STARTS = ("std_", "unit_")
+"""What files of results add to a task's name."""
+
+
 class Campaign(Section):
     """One campaign: data set, tasks, variants, replicas, seed, model, training, launch.
 
@@ -56,6 +62,19 @@ class Campaign(Section):
     training: Training = Training()
     start: Start | None = None
     launch: Launch = Launch()
+
+    @field_validator("tasks")
+    @classmethod
+    def _distinct(cls, tasks: dict[Name, Task]) -> dict[Name, Task]:
+        # Extended XYZ adds target_ to a name that it needs for something else.
+        plain = {re.sub("^(target_)+", "", name): name for name in tasks}
+        for own, name in plain.items():
+            for other in (*(own + end for end in _ENDS), *(start + own for start in _STARTS)):
+                if other in plain:
+                    raise ValueError(
+                        f"'{plain[other]}' is also what files of results call a value of '{name}'; rename one of them"
+                    )
+        return tasks
 
     @field_validator("variants", mode="before")
     @classmethod

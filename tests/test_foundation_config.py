@@ -16,6 +16,7 @@ from hydragnn_hpc.campaign_file import load_campaign, parse_campaign
 from hydragnn_hpc.campaign_hash import config_hash, member_hash
 from hydragnn_hpc.config import WITHOUT_EFFECT, Campaign, member_seed
 from hydragnn_hpc.errors import ExitCode, UserError
+from hydragnn_hpc.prediction.ensemble import CALIBRATED, SEPARATE
 from hydragnn_hpc.sections import OPTIMIZERS
 
 CAMPAIGNS = Path(__file__).parents[1] / "jobs" / "campaigns"
@@ -177,6 +178,24 @@ def test_example_shows_the_defaults() -> None:
 )
 def test_what_does_not_fit_is_refused_in_one_line(changes: dict[str, Any], words: str) -> None:
     assert words in refused(**changes)
+
+
+def derived(task: str) -> set[str]:
+    """Return what files of results call a task's values."""
+    of_prediction = {f"{task}_{name}" for name in ("std", *SEPARATE, *CALIBRATED)}
+    return {task, *of_prediction} | {
+        start + task for start in ("rmse_", "rmse_unit_", "rmse_std_", "mae_", "mae_unit_")
+    }
+
+
+@pytest.mark.parametrize("name", ["std", *SEPARATE, *CALIBRATED, "rmse_unit_", "rmse_std_"])
+def test_no_two_tasks_have_names_that_meet_in_files_of_results(name: str) -> None:
+    other = name.removeprefix("rmse_") + "H" if name.endswith("_") else f"H_{name}"
+    assert derived("H") & derived(other)
+    for pair in ({"H", other}, {"H", f"target_{other}"}):
+        words = refused(tasks=dict.fromkeys(sorted(pair), TASKS["H"]), variants=["H"])
+        assert f"'{max(pair - {'H'})}' is also what files of results call a value of 'H'; rename one" in words
+    parse_campaign(content(tasks=dict.fromkeys(["H", "Hstd", "H_s"], TASKS["H"]), variants=["H"]), "file.yaml")
 
 
 def test_a_missing_key_is_named() -> None:

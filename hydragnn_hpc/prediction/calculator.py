@@ -22,8 +22,9 @@ class EnsembleCalculator(Calculator):
     (or ``[d]``) at graph level and ``[n]`` (or ``[n, d]``) at node level. Where the ensemble is calibrated,
     ``_std_calibrated``, ``_low`` and ``_high`` are there as well. ASE's ``energy`` (eV; with ``energy_std``),
     ``magmoms`` (μB) and ``charges`` (e) are added where tasks predict them
-    (`hydragnn_hpc.prediction.ase_properties`). A task that has the name of another ASE property is left out. Forces and
-    stress are not derived from the model: requesting them raises ASE's ``PropertyNotImplementedError``.
+    (`hydragnn_hpc.prediction.ase_properties`). A task that has the name of another ASE property, or ``energy_std``, is
+    left out. Forces and stress are not derived from the model: requesting them raises ASE's
+    ``PropertyNotImplementedError``.
 
     Parameters
     ----------
@@ -68,7 +69,7 @@ class EnsembleCalculator(Calculator):
         self.ensemble = out
         self._properties = Properties(self.ensemble.facts.tasks, energy)
         named = self._properties.names
-        self._tasks = [task for task in self.ensemble.tasks if task not in all_properties]
+        self._tasks = [task for task in self.ensemble.tasks if task not in (*all_properties, "energy_std")]
         self.implemented_properties = [*named, *(("energy_std",) if "energy" in named else ())]
         self.implemented_properties += [name for task in self._tasks for name in self._names(task)]
 

@@ -20,6 +20,8 @@ from hydragnn_hpc.prediction.predicted import DISTANCES, Predicted
 COLUMNS = ("variant", "task", "unit", "index", "frame", "sample", "atom", "component", "mean", "std", "members")
 _ORIGIN = ("index", "frame")
 """The columns of the csv file that lead back to a structure's place in its source."""
+_BESIDE_TASKS = (*_ORIGIN, *DISTANCES, "initial_magmoms", "initial_charges")
+"""What an extended XYZ file holds beside the tasks."""
 _XYZ = (".extxyz", ".xyz")
 
 
@@ -99,7 +101,8 @@ class XyzWriter:
 
     Each task's mean has the task's name (`key_of`), its standard deviation that name with ``_std``, and so on
     (``SEPARATE``, ``CALIBRATED``); all are in the task's unit. ``index``, ``frame``, ``distance`` and
-    ``distance_quantile`` are those of the structure; a task of such a name is written as ``target_index``.
+    ``distance_quantile`` are those of the structure; a task of such a name is written as ``target_index``. No two
+    tasks of a campaign have names that meet here (`hydragnn_hpc.config`).
     """
 
     def __init__(self, stream: IO[str], ensembles: Sequence[Ensemble], every_member: bool) -> None:
@@ -121,7 +124,7 @@ class XyzWriter:
                 names = ["std", *own.separate, *(CALIBRATED if task in self._ensemble.calibration.tasks else ())]
                 if len(self._ensemble.replicas) == 1:  # there is no spread
                     names = [name for name in names if name not in ("std", "std_spread")]
-                key = key_of(task, (*_ORIGIN, *DISTANCES))
+                key = key_of(task, _BESIDE_TASKS)
                 shown = {key: own.mean, **{f"{key}_{name}": getattr(own, name) for name in names}}
                 into.update({name: value if own.level == "node" else value[0] for name, value in shown.items()})
             for name, column in self._properties.of_atoms(predicted).items():

@@ -6,6 +6,7 @@ import doctest
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -101,6 +102,14 @@ def test_energies_are_totals_in_electronvolts(unit: str, field: str, factor: flo
     found = TaskPrediction("E", "graph", unit, *values, np.arange(2))
     energy = properties.energy({"E": found}, 3)
     assert energy == (None if factor is None else pytest.approx((2.0 * factor, 0.5 * factor), rel=1e-6))
+
+
+def test_no_name_stands_for_two_results() -> None:
+    known = Ensemble.__new__(Ensemble)
+    tasks = {"E": task("graph", "eV", "energy"), "energy": task("graph", "", "a"), "energy_std": task("graph", "", "b")}
+    known.tasks, known.with_noise, known.facts = tuple(tasks), (), SimpleNamespace(tasks=tasks)  # type: ignore[assignment]
+    known.calibration = SimpleNamespace(tasks=())  # type: ignore[assignment]
+    assert sorted(EnsembleCalculator(known).implemented_properties) == ["E", "E_std", "energy", "energy_std"]
 
 
 def test_which_tasks_are_charges_and_moments() -> None:

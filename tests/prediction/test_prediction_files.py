@@ -28,6 +28,7 @@ from hydragnn_hpc.prediction.tables import XyzWriter
         ("Index", "graph"),
         ("index", "node"),
         ("distance", "graph"),
+        ("initial_charges", "node"),
     ],
 )
 def test_a_task_whose_name_means_something_else_leaves_the_structure_alone(task: str, level: str) -> None:
