@@ -119,7 +119,7 @@ def training_features(
 
     ``alive`` is called after each batch.
     """
-    part, offsets = data.parts[0], data.structure.atom_offsets
+    part, offsets = data.split.train, data.structure.atom_offsets
     most = min(MOST_SAMPLES, int(MOST_ATOMS // (np.diff(offsets)[part].mean())) + 1)
     chosen = part[np.unique(np.linspace(0, len(part) - 1, min(len(part), most)).astype(np.int64))]
     ends = np.cumsum(np.diff(offsets)[chosen])

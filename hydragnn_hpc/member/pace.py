@@ -20,7 +20,7 @@ from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.device import set_arithmetic
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import new_optimizer
-from hydragnn_hpc.member.engine.training_data import Structure, TrainingData, vector_limits
+from hydragnn_hpc.member.engine.training_data import Split, Structure, TrainingData, vector_limits
 from hydragnn_hpc.member.training.evaluate import ValidationSet
 from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.pace import PaceAnswer, PaceQuestion
@@ -65,7 +65,7 @@ def random_data(campaign: Campaign, manifest: Manifest) -> TrainingData:
         rng.random((samples * sites, _INPUTS), np.float32),
         targets,
         {name: field.level for name, field in fields.items()},
-        (np.arange(samples), np.arange(samples), np.arange(0)),
+        Split(np.arange(samples), np.arange(samples), np.arange(0)),
         limits=vector_limits(campaign, fields),
     )
 
@@ -79,12 +79,13 @@ def measure(campaign: Campaign, manifest: Manifest, members: int) -> PaceAnswer:
     step = _training(engine, campaign, parameters, buffers)
     step()
     start = _age()
-    evaluation = ValidationSet(engine, data, data.parts[1])
+    validation = data.split.validation
+    evaluation = ValidationSet(engine, data, validation)
     return PaceAnswer(
         engine=engine.name,
         start=start,
         training=_median_seconds(step) / (campaign.training.batch_size * members),
-        evaluation=_median_seconds(lambda: evaluation.losses(parameters, buffers)) / (len(data.parts[1]) * members),
+        evaluation=_median_seconds(lambda: evaluation.losses(parameters, buffers)) / (len(validation) * members),
     )
 
 

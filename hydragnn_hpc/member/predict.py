@@ -17,7 +17,7 @@ from hydragnn_hpc.member.choose import general, network_sizes, why_not_fused
 from hydragnn_hpc.member.device import arithmetic, choose_device
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.losses import mean_and_noise
-from hydragnn_hpc.member.engine.training_data import Structure, TrainingData, vector_limits
+from hydragnn_hpc.member.engine.training_data import Split, Structure, TrainingData, vector_limits
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.training.checkpoint import TrainedModel
 
@@ -172,4 +172,4 @@ class StackedModels:
         none = np.empty(0, np.int64)
         limits = vector_limits(self._campaign, self._facts.tasks)
         inputs = graphs.inputs[atoms_of(graphs.atom_offsets, chosen)]
-        return TrainingData(structure, inputs, nothing, levels, (none, none, none), limits=limits)
+        return TrainingData(structure, inputs, nothing, levels, Split(none, none, none), limits=limits)

@@ -63,12 +63,12 @@ def train_baseline(samples: TrainingData, tasks: list, channels: tuple[int, ...]
     degrees = torch.cat([degree(d.edge_index[1], d.num_nodes, torch.long) for d in data])
     model = BaselineModel(samples.inputs.shape[1], channels, [Task(t.name, t.level) for t in tasks], degrees.bincount())
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    loader = DataLoader([data[k] for k in samples.parts[0]], batch_size=BATCH, shuffle=True)
+    loader = DataLoader([data[k] for k in samples.split.train], batch_size=BATCH, shuffle=True)
 
     @torch.no_grad()
     def test(part: int) -> Errors:
         model.eval()
-        chosen = samples.parts[part]
+        chosen = samples.split[part]
         batches = DataLoader([data[k] for k in chosen], batch_size=256)
         values = [model(batch) for batch in batches]
         return errors({t.name: torch.cat([v[t.name] for v in values]).numpy() for t in tasks}, samples, chosen)
@@ -83,14 +83,14 @@ def train_engine(engine: Engine, samples: TrainingData, seed: int, epochs: int) 
     adam, rng = new_optimizer(AdamOptimizer(name="Adam", learning_rate=RATE), parameters), np.random.default_rng(seed)
 
     def train() -> None:
-        order = rng.permutation(samples.parts[0])[None]
+        order = rng.permutation(samples.split.train)[None]
         starts = range(0, order.shape[1], BATCH)
         for start, factors in zip(starts, adam.plan(len(starts), np.array([RATE])), strict=True):
             engine.step(parameters, gradients, buffers, np.ascontiguousarray(order[:, start : start + BATCH]))
             engine.update(adam, parameters, gradients, factors)
 
     def test(part: int) -> Errors:
-        chosen = samples.parts[part]
+        chosen = samples.split[part]
         values = engine.predict(parameters, buffers, chosen)
         return errors({name: value[0].numpy() for name, value in values.items()}, samples, chosen)
 

@@ -11,7 +11,7 @@ from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
+from hydragnn_hpc.member.engine.training_data import Split, Structure, TrainingData
 
 BATCH, SAMPLES = 64, 384
 CHANNELS = (20,) * 6
@@ -87,7 +87,7 @@ def make_samples(case: str) -> TrainingData:
         rng.integers(0, 2, (rows["node"], 1)).astype(np.float32),
         {t.name: rng.random((rows[t.level], 1), np.float32) for t in TASKS},
         {t.name: t.level for t in TASKS},
-        (np.arange(SAMPLES), np.arange(0), np.arange(0)),
+        Split(np.arange(SAMPLES), np.arange(0), np.arange(0)),
     )
 
 

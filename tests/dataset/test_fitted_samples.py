@@ -43,7 +43,7 @@ def test_samples_that_are_not_trained_on_change_nothing(
 ) -> None:
     campaign = parsed(reference, samples=FEW, fitted_to="samples")
     wanted = requirements.of(campaign)
-    trained = from_staged(plain, parsed_plainly(samples=FEW)).parts[0]
+    trained = from_staged(plain, parsed_plainly(samples=FEW)).split.train
     assert len(trained) == FEW
     other = dict(plain.arrays)
     beyond = np.setdiff1d(np.arange(len(other["split"])), trained)
@@ -71,12 +71,12 @@ def test_targets_and_inputs_are_scaled_by_the_samples_trained_on(
     copies.copy(small_bp, tmp_path, [requirements.of(few), requirements.of(all_samples)])
     staged = copies.open_staged(tmp_path)
     data, usual = from_staged(staged, few), from_staged(staged, all_samples)
-    np.testing.assert_array_equal(data.parts[0], usual.parts[0])
-    atoms = copies.atoms_of(data.structure.atom_offsets, data.parts[0])
+    np.testing.assert_array_equal(data.split.train, usual.split.train)
+    atoms = copies.atoms_of(data.structure.atom_offsets, data.split.train)
     assert np.abs(data.inputs[atoms, 1:].mean(axis=0)).max() < 1e-5 < np.abs(usual.inputs[atoms, 1:].mean(axis=0)).max()
     moments = data.targets["M"][atoms]
     assert moments.min() == 0 and moments.max() == pytest.approx(1) and data.targets["M"].max() > 1
-    values = data.targets["H"][data.parts[0]]
+    values = data.targets["H"][data.split.train]
     if reference == "none":
         assert values.min() == 0 and values.max() == pytest.approx(1)
     else:

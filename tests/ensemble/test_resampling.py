@@ -107,7 +107,7 @@ def of(staged: copies.StagedData, resample: Any, **training: Any) -> TrainingDat
 
 def test_parts_of_replicas(staged: copies.StagedData) -> None:
     plain, folds, drawn = (of(staged, resample) for resample in ("none", {"folds": 3}, "bootstrap"))
-    train, validation, test = plain.parts
+    train, validation, test = plain.split
     assert plain.parts_of(4) == (train, validation) and plain.epoch_length == len(train)
     pool = np.sort(np.concatenate([train, validation]))
     for r in range(6):
@@ -120,7 +120,7 @@ def test_parts_of_replicas(staged: copies.StagedData) -> None:
     assert len(np.unique(classes)) < len(classes) - 10  # there are equivalents to keep together
     assert not np.isin(classes[folds.parts_of(0)[0]], classes[folds.parts_of(0)[1]]).any()
     draws = [drawn.parts_of(r) for r in range(3)]
-    assert all(len(own) == drawn.epoch_length == len(train) and v is drawn.parts[1] for own, v in draws)
+    assert all(len(own) == drawn.epoch_length == len(train) and v is drawn.split.validation for own, v in draws)
     assert not np.array_equal(draws[0][0], draws[1][0]) and np.isin(draws[0][0], train).all()
     np.testing.assert_array_equal(draws[1][0], of(staged, "bootstrap").parts_of(1)[0])
 
@@ -132,7 +132,8 @@ def test_fewer_samples_are_chosen_from_a_replicas_own(staged: copies.StagedData)
         assert np.isin(few.parts_of(r)[0], of(staged, {"folds": 3}).parts_of(r)[0]).all()
     drawn = of(staged, "bootstrap", samples=40)
     assert (
-        len(drawn.parts_of(1)[0]) == 40 and np.isin(drawn.parts_of(1)[0], of(staged, "none", samples=40).parts[0]).all()
+        len(drawn.parts_of(1)[0]) == 40
+        and np.isin(drawn.parts_of(1)[0], of(staged, "none", samples=40).split.train).all()
     )
 
 

@@ -177,7 +177,7 @@ def test_errors_and_predictions_are_of_the_whole_property(staged: copies.StagedD
 def test_reference_and_residual_are_the_target(staged: copies.StagedData) -> None:
     samples = from_staged(staged, CAMPAIGN)
     assert set(samples.references) == {"H", "C"} and samples.inputs.shape[1] == 7
-    chosen = samples.parts[2][::3]
+    chosen = samples.split.test[::3]
     for name, task in CAMPAIGN.tasks.items():
         back = with_reference(samples, name, chosen, values_of(samples, name, chosen))
         rows = chosen

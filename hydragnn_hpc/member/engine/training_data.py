@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -99,6 +100,14 @@ class TargetReference:
     scale: np.ndarray
 
 
+class Split(NamedTuple):
+    """Sample numbers of the training, validation and test sets, ascending."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """The data that an engine trains on.
@@ -113,8 +122,7 @@ class TrainingData:
         residual.
     levels : dict
         By task, ``node`` or ``graph``.
-    parts : tuple of numpy.ndarray
-        Sample numbers of the training, validation and test sets, ascending.
+    split : Split
     references : dict
         By task, for tasks that have one.
     recipe : Recipe
@@ -131,7 +139,7 @@ class TrainingData:
     inputs: np.ndarray
     targets: Mapping[str, np.ndarray]
     levels: Mapping[str, str]
-    parts: tuple[np.ndarray, np.ndarray, np.ndarray]
+    split: Split
     references: Mapping[str, TargetReference] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
     limits: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
@@ -140,19 +148,19 @@ class TrainingData:
 
     def parts_of(self, replica: int) -> Parts:
         """Return the training and validation sets of a replica."""
-        return self.resampled.of(replica) if self.resampled else (self.parts[0], self.parts[1])
+        return self.resampled.of(replica) if self.resampled else self.split[:2]
 
     @property
     def epoch_length(self) -> int:
         """Training samples in an epoch."""
-        return self.resampled.length if self.resampled else len(self.parts[0])
+        return self.resampled.length if self.resampled else len(self.split.train)
 
     def average_degree(self) -> tuple[float, float]:
         """Return PNA's mean degree and mean log(degree + 1) over the atoms of the training set."""
         if self.degree is not None:
             return self.degree
         s = self.structure
-        uses = np.bincount(s.sample_geometry[self.parts[0]], minlength=len(s.site_offsets) - 1)
+        uses = np.bincount(s.sample_geometry[self.split.train], minlength=len(s.site_offsets) - 1)
         weight = np.repeat(uses, np.diff(s.site_offsets)).astype(np.float64)
         degrees = s.degrees().astype(np.float64)
         linear = float((weight * degrees).sum() / weight.sum())
@@ -181,7 +189,7 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
         referenced = {task.name: ready.references[task.name] for task in wanted.tasks}
         recipe = Recipe(inputs=ready.inputs, references=referenced)
     structure = Structure.of(a, staged.manifest.neighbours.cutoff_bohr)
-    parts, resampled = _parts(a, campaign)
+    split, resampled = _split(a, campaign)
     references = {
         name: TargetReference(a[f"reference_{name}"], np.array(fitted.scale))
         for name, fitted in recipe.references.items()
@@ -191,7 +199,7 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
         a["node_inputs"],
         {n: a[f"residual_{n}" if n in references else f"scaled_{t.field}"] for n, t in campaign.tasks.items()},
         {name: task.level for name, task in campaign.tasks.items()},
-        parts,
+        split,
         references,
         recipe,
         vector_limits(campaign, {name: staged.manifest.targets[t.field] for name, t in campaign.tasks.items()}),
@@ -199,10 +207,8 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
     )
 
 
-def _parts(
-    a: Mapping[str, np.ndarray], campaign: Campaign
-) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], Resampled | None]:
-    """Return the parts of a data set that a campaign's variant uses, and those of its replicas."""
+def _split(a: Mapping[str, np.ndarray], campaign: Campaign) -> tuple[Split, Resampled | None]:
+    """Return the split that a campaign's variant uses, and the sets of its replicas, if they have their own."""
     training, seed = campaign.training, campaign.seed
     train, validation, test = (np.flatnonzero(a["split"] == k) for k in range(3))
 
@@ -215,10 +221,10 @@ def _parts(
         counts = species_counts(a["atomic_numbers"], a["atom_offsets"])[1]
         pool = np.sort(np.concatenate([train, validation]))
         folds = split_in_folds(pool, training.resample.folds, a[CLASSES], counts, seed)
-        return (train, validation, test), in_folds(folds, chosen)
+        return Split(train, validation, test), in_folds(folds, chosen)
     train = chosen(train)
     drawn = by_bootstrap((train, validation), a[CLASSES], seed) if training.resample == "bootstrap" else None
-    return (train, validation, test), drawn
+    return Split(train, validation, test), drawn
 
 
 def vector_limits(campaign: Campaign, targets: Mapping[str, Target]) -> dict[str, tuple[tuple[float, float], ...]]:

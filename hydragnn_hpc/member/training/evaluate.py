@@ -1,4 +1,4 @@
-"""Evaluation: a member's validation loss while it trains, and its test errors at the end."""
+"""Evaluation: a member's validation loss while it trains, and its test and validation errors at the end."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class ValidationSet:
     ----------
     engine : Engine
     data : TrainingData
-    chosen : numpy.ndarray
-        ``[T]`` int64 sample numbers.
+    samples : numpy.ndarray
+        ``[n]`` int64 sample numbers.
     """
 
-    def __init__(self, engine: Engine, data: TrainingData, chosen: np.ndarray) -> None:
-        self._engine, self.chosen = engine, chosen
+    def __init__(self, engine: Engine, data: TrainingData, samples: np.ndarray) -> None:
+        self._engine, self.samples = engine, samples
         self._truth = {
-            t.name: torch.tensor(values_of(data, t.name, chosen), device=engine.device) for t in engine.sizes.tasks
+            t.name: torch.tensor(values_of(data, t.name, samples), device=engine.device) for t in engine.sizes.tasks
         }
         self._known = {n: None if not t.isnan().any() else ~t.isnan() for n, t in self._truth.items()}
         self._weights = torch.tensor([t.weight for t in engine.sizes.tasks], dtype=torch.float64, device=engine.device)
@@ -40,9 +40,10 @@ class ValidationSet:
     def losses(self, parameters: torch.Tensor, buffers: torch.Tensor) -> np.ndarray:
         """Return every member's weighted loss on these samples, ``[E]`` float64.
 
-        One member after the other, so that a member's loss has the same bits in any stack where its predictions have.
+        ``parameters`` are ``[E, P]``, ``buffers`` ``[E, Q]``. Losses are computed one member after the other: where a
+        member's predictions have the same bits in any stack, so has its loss.
         """
-        predicted = self._engine.predict(parameters, buffers, self.chosen)
+        predicted = self._engine.predict(parameters, buffers, self.samples)
         weighted = []
         for e in range(len(parameters)):
             per_task = [self._loss(t, predicted[t.name][e]) for t in self._engine.sizes.tasks]
@@ -60,7 +61,7 @@ class ValidationSet:
         return task.loss.total(difference, *(torch.where(known, n, 1.0) for n in noise)) / count
 
 
-def test_errors(
+def evaluate_member(
     engine: Engine,
     data: TrainingData,
     manifest: Manifest,
@@ -68,7 +69,7 @@ def test_errors(
     state: tuple[torch.Tensor, torch.Tensor],
     validation: np.ndarray,
 ) -> tuple[dict[str, TaskErrors], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """Return one member's test errors, and its predictions for the test and the validation set.
+    """Return one member's errors, and its predictions for the test and the validation set.
 
     Parameters
     ----------
@@ -79,29 +80,28 @@ def test_errors(
 
     Returns
     -------
-    tasks : dict
+    errors : dict
         By task; for a task with a reference, errors are those of the whole property.
     predictions : tuple of dict
-        ``sample`` ``[T]`` and by task, in its unit, ``[rows, d]`` float64; of the test and the validation set. For a
-        task with noise, its standard deviation under `paths.noise_of` the task.
+        Of the test and the validation set: the numbers of their n samples, ``sample`` ``[n]``, and by task, in its
+        unit, ``[rows, d]`` float64. For a task with noise, its standard deviation under `paths.noise_of` the task.
     """
-    chosen = data.parts[2]
-    predicted, of_validation = (engine.predict(state[0][None], state[1][None], k) for k in (chosen, validation))
-    tasks = {}
-    predictions, validated = ({"sample": k.astype(np.int64)} for k in (chosen, validation))
+    sets = (data.split.test, validation)
+    test_outputs, validation_outputs = (engine.predict(state[0][None], state[1][None], s) for s in sets)
+    errors = {}
+    of_test, of_validation = ({"sample": samples.astype(np.int64)} for samples in sets)
     for task in engine.sizes.tasks:
         field = campaign.tasks[task.name].field
-        (scaled, truth, noise), (seen, known, seen_noise) = (
-            _scaled(data, task, *part) for part in ((chosen, predicted), (validation, of_validation))
-        )
-        in_units = to_units(scaled, manifest, field)
-        predictions[task.name], validated[task.name] = in_units, to_units(seen, manifest, field)
-        if noise is not None and seen_noise is not None:
+        predicted, truth, noise = _scaled(data, task, sets[0], test_outputs)
+        validated, known, validated_noise = _scaled(data, task, sets[1], validation_outputs)
+        in_units = to_units(predicted, manifest, field)
+        of_test[task.name], of_validation[task.name] = in_units, to_units(validated, manifest, field)
+        if noise is not None and validated_noise is not None:
             span = np.array(manifest.targets[field].maximum) - np.array(manifest.targets[field].minimum)
-            predictions[noise_of(task.name)], validated[noise_of(task.name)] = noise * span, seen_noise * span
-        difference = scaled.astype(np.float64) - truth
+            of_test[noise_of(task.name)], of_validation[noise_of(task.name)] = noise * span, validated_noise * span
+        difference = predicted.astype(np.float64) - truth
         unit_difference = in_units - to_units(truth, manifest, field)
-        tasks[task.name] = TaskErrors(
+        errors[task.name] = TaskErrors(
             level=campaign.tasks[task.name].level,
             unit=manifest.targets[field].unit,
             n=int(np.count_nonzero(~np.isnan(truth))),
@@ -109,9 +109,9 @@ def test_errors(
             mae=_mae(difference),
             rmse_unit=_rmse(unit_difference),
             mae_unit=_mae(unit_difference),
-            rmse_validation=_rmse(seen.astype(np.float64) - known),
+            rmse_validation=_rmse(validated.astype(np.float64) - known),
         )
-    return tasks, (predictions, validated)
+    return errors, (of_test, of_validation)
 
 
 def _rmse(difference: np.ndarray) -> float | None:
@@ -123,21 +123,21 @@ def _mae(difference: np.ndarray) -> float | None:
 
 
 def _scaled(
-    data: TrainingData, task: TaskSizes, chosen: np.ndarray, predicted: dict[str, torch.Tensor]
+    data: TrainingData, task: TaskSizes, samples: np.ndarray, outputs: dict[str, torch.Tensor]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return one member's predictions, the true values and the noise of ``chosen`` samples, scaled.
+    """Return one member's predictions for these samples, the true values, and the predicted noise, all scaled.
 
-    References are included. The noise is None for a task without.
+    References are included. The noise is None for a task whose loss has none.
     """
-    mean, noise = mean_and_noise(predicted[task.name][0].cpu().numpy(), task.width)
+    mean, noise = mean_and_noise(outputs[task.name][0].cpu().numpy(), task.width)
     if noise is not None and task.name in data.references:
         noise = noise * data.references[task.name].scale
-    truth = values_of(data, task.name, chosen)
-    return with_reference(data, task.name, chosen, mean), with_reference(data, task.name, chosen, truth), noise
+    truth = values_of(data, task.name, samples)
+    return with_reference(data, task.name, samples, mean), with_reference(data, task.name, samples, truth), noise
 
 
 def weights_hash(parameters: torch.Tensor, buffers: torch.Tensor) -> str:
-    """Return the SHA-256 of a member's numbers."""
+    """Return the SHA-256 of a member's parameters ``[P]`` and buffers ``[Q]``, in hexadecimal."""
     digest = hashlib.sha256(parameters.cpu().numpy().tobytes())
     digest.update(buffers.cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import OPTIMIZERS
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.training import checkpoint as saved
-from hydragnn_hpc.member.training.evaluate import ValidationSet, test_errors, weights_hash
+from hydragnn_hpc.member.training.evaluate import ValidationSet, evaluate_member, weights_hash
 from hydragnn_hpc.member.training.schedule import Schedule
 from hydragnn_hpc.member.training.stack import StackMember, WorkerContext
 from hydragnn_hpc.member.training.start import FrozenParts, initialise
@@ -286,7 +286,7 @@ class StackTraining:
         model, files, features = self._model(best), member.files, None
         if state == "finished":
             manifest = self._context.manifest
-            tasks, predictions = test_errors(
+            tasks, predictions = evaluate_member(
                 self._engine, self._data, manifest, self._campaign, best, member.validation
             )
             features = self._describe(model)
@@ -323,7 +323,7 @@ class StackTraining:
         arrays: dict[Path, Mapping[str, np.ndarray]]
         arrays = {files.predictions: predictions[0], files.validation: predictions[1]}
         if features is not None:
-            atoms = np.diff(self._data.structure.atom_offsets)[self._data.parts[0]]
+            atoms = np.diff(self._data.structure.atom_offsets)[self._data.split.train]
             arrays[files.features] = {**features, "atoms": np.array([atoms.min(), atoms.max()])}
         saved.write_done(files, result, model, arrays, hold)
         member.ownership.end(keep_checkpoint)

@@ -15,7 +15,7 @@ from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
+from hydragnn_hpc.member.engine.training_data import Split, Structure, TrainingData
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.library.engine import LibraryEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
@@ -105,7 +105,7 @@ def random_samples(
         values,
         {t.name: rng.standard_normal((rows[t.level], t.width)) for t in tasks},
         {t.name: t.level for t in tasks},
-        tuple(np.arange(number)[k::3] for k in range(3)),  # type: ignore[arg-type]
+        Split(*(np.arange(number)[k::3] for k in range(3))),
     )
 
 
