@@ -232,7 +232,7 @@ def test_points_that_halving_ended_are_left_out(tmp_path: Path) -> None:
     snapshot = snapshot_of(campaign, tmp_path, 2, tuple(names[2:]))
     assert {tuple(law.sizes) for law in power_laws(snapshot)} == {(40, 80)}
     assert [s.variant for s in spreads(snapshot)] == [names[3], names[5]]
-    assert [row["variant"] for row in rows.table1_rows(snapshot)] == names[2:]
+    assert [row.variant for row in rows.table1_rows(snapshot)] == names[2:]
     for table in (table1.paper_form(snapshot), table1.by_task(snapshot)):
         assert len(table.cells) == 4
         assert "Left out: points ended by halving, 2 at epoch 1; see the sweep's points." in table.notes

@@ -34,10 +34,10 @@ def test_states_failures_and_the_running(live: Path) -> None:
     expected = {"waiting": 4, "running": 1, "interrupted": 1, "finished": 17, "diverged": 1, "failed": 4}
     assert found.states == expected and found.members == 28 and found.active and not found.settled
     assert found.running["CM/01"].epoch == 17 and found.seconds_left == 5400.0
-    assert [f["member"] for f in found.failures] == ["HM/00", "HM/01", "HM/02", "HM/03", "C/03"]
-    assert found.failures[0]["last_output"] == "slurmstepd: Detected 1 oom_kill event"
-    assert found.failures[0]["cause"] == "killed by signal 9 (SIGKILL)" and found.failures[0]["attempts"] == 2
-    assert "diverged" in found.failures[-1]["cause"]
+    assert [f.member for f in found.failures] == ["HM/00", "HM/01", "HM/02", "HM/03", "C/03"]
+    assert found.failures[0].last_output == "slurmstepd: Detected 1 oom_kill event"
+    assert found.failures[0].cause == "killed by signal 9 (SIGKILL)" and found.failures[0].attempts == 2
+    assert "diverged" in found.failures[-1].cause
 
 
 def test_members_of_a_run_that_is_gone_are_not_running(live: Path) -> None:

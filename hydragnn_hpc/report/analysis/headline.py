@@ -53,10 +53,10 @@ def headlines(snapshot: Snapshot) -> list[Headline]:
     per_task = []
     content = rows.variant_rows(snapshot)
     for task in snapshot.campaign.tasks:
-        own = [r for r in content if r["task"] == task and r["rmse_unit_mean"] is not None]
+        own = [(r, r.rmse_unit_mean) for r in content if r.task == task and r.rmse_unit_mean is not None]
         if not own:
             continue
-        best = min(own, key=lambda r: _validation(snapshot, r))
+        best, rmse = min(own, key=lambda pair: _validation(snapshot, pair[0]))
         part, validation = (
             snapshot.part(task, name) if snapshot.baselines else None for name in ("test", "validation")
         )
@@ -64,26 +64,26 @@ def headlines(snapshot: Snapshot) -> list[Headline]:
         per_task.append(
             Headline(
                 task=task,
-                variant=best["variant"],
-                n=best["n"],
-                n_total=best["n_total"],
-                unit=best["unit"],
-                rmse=best["rmse_unit_mean"],
-                rmse_std=best["rmse_unit_std"],
-                rmse_of_mean=best["rmse_of_mean"],
-                r2=best["r2"],
+                variant=best.variant,
+                n=best.n,
+                n_total=best.n_total,
+                unit=best.unit,
+                rmse=rmse,
+                rmse_std=best.rmse_unit_std,
+                rmse_of_mean=best.rmse_of_mean,
+                r2=best.r2,
                 baseline=name,
                 rmse_baseline=getattr(part, name).rmse_unit if part else None,
-                not_learned=best["not_learned"],
+                not_learned=best.not_learned,
             )
         )
     return per_task
 
 
-def _validation(snapshot: Snapshot, row: rows.Row) -> float:
+def _validation(snapshot: Snapshot, row: rows.Table1Row) -> float:
     """Return a variant's mean validation error of a task; the test error where a result does not state the former."""
-    finished = snapshot.finished(row["variant"])
-    errors = rows.metrics(finished, row["task"], "rmse_validation")
+    finished = snapshot.finished(row.variant)
+    errors = rows.metrics(finished, row.task, "rmse_validation")
     if len(errors) < len(finished):
-        errors = rows.metrics(finished, row["task"], "rmse")
+        errors = rows.metrics(finished, row.task, "rmse")
     return rows.mean_std(errors)[0] or 0.0

@@ -82,15 +82,15 @@ def compare(snapshot: Snapshot) -> list[PaperComparison]:
     """Compare every variant and task that the paper also has, identified by the fields predicted."""
     comparisons = []
     for row in rows.variant_rows(snapshot):
-        variant = snapshot.campaign.variant(row["variant"])
-        name, letter = paper_name(snapshot.campaign, variant), _letter(snapshot.campaign, row["task"])
+        variant = snapshot.campaign.variant(row.variant)
+        name, letter = paper_name(snapshot.campaign, variant), _letter(snapshot.campaign, row.task)
         if name is None or letter is None:
             continue
         mean, std = TABLE1[name][letter]
-        ratio = row["rmse_mean"] / mean if row["rmse_mean"] is not None else None
-        counts = (row["n"], row["n_total"])
+        ratio = row.rmse_mean / mean if row.rmse_mean is not None else None
+        counts = (row.n, row.n_total)
         comparisons.append(
-            PaperComparison(row["variant"], row["task"], *counts, row["rmse_mean"], row["rmse_std"], mean, std, ratio)
+            PaperComparison(row.variant, row.task, *counts, row.rmse_mean, row.rmse_std, mean, std, ratio)
         )
     return comparisons
 

@@ -69,6 +69,8 @@ class PowerLaw:
         Errors that it is fitted to.
     centre, at_centre, of_exponent : float
         The mean of the logarithms of samples; standard errors of the logarithm of the error there, and of the exponent.
+    saved, saved_interval : float and Interval, or None
+        See :func:`saved`.
     """
 
     task: str
@@ -81,12 +83,19 @@ class PowerLaw:
     centre: float
     at_centre: float
     of_exponent: float
+    saved: float | None = None
+    saved_interval: Interval | None = None
 
     @property
     def interval(self) -> Interval | None:
         """Return the 95 % interval of the exponent, by the t distribution; None with fewer than three sizes."""
         half = _quantile(self.number - 2) * self.of_exponent
         return (self.exponent - half, self.exponent + half) if len(self.sizes) >= _SIZES else None
+
+    @property
+    def at_most(self) -> float:
+        """Return the scaled RMSE after training on the largest number of samples."""
+        return self.error(self.sizes[-1])
 
     def standard_error(self, samples: float) -> float:
         """Return the standard error of the logarithm of the error after training on this number of samples."""
@@ -167,7 +176,8 @@ def power_laws(snapshot: Snapshot) -> list[PowerLaw]:
             ]
             if len({n for n, _ in pairs}) > 1:
                 laws.append(fit(pairs, task, group[0].of, settings))
-    return laws
+    shares = [saved(laws, law) or (None, None) for law in laws]
+    return [replace(law, saved=share, saved_interval=bounds) for law, (share, bounds) in zip(laws, shares, strict=True)]
 
 
 def fit(pairs: Sequence[tuple[int, float]], task: str, of: str, settings: Mapping[str, Any]) -> PowerLaw:
@@ -191,7 +201,7 @@ def saved(laws: Sequence[PowerLaw], law: PowerLaw) -> tuple[float, Interval | No
     if alone is None or alone is law:
         return None
     most = law.sizes[-1]
-    needed = alone.samples(law.error(most))
+    needed = alone.samples(law.at_most)
     if needed is None:
         return None
     half = math.hypot(law.standard_error(most), alone.standard_error(needed)) / alone.exponent

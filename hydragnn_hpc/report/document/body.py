@@ -139,12 +139,12 @@ def _errors(content: Content) -> Iterator[TextTable]:
     by_task = table1.by_task(results)
     by_task = replace(by_task, notes=(*by_task.notes, *_known(content)))
     sizes = np.unique(content.test_set.n_atoms) if content.test_set is not None else np.array([])
-    in_ry = [row["unit"] == "Ry" for row in table1.sorted_rows(results)]
+    in_ry = [row.unit == "Ry" for row in table1.sorted_rows(results)]
     if len(sizes) != 1 or not any(in_ry):
         yield by_task
         return
     factor = float(ev_per_atom(1.0, float(sizes[0])))
-    errors = [row["rmse_unit_mean"] for row in table1.sorted_rows(results)]
+    errors = [row.rmse_unit_mean for row in table1.sorted_rows(results)]
     per_atom = [plain(e * factor) if e is not None and ry else "" for e, ry in zip(errors, in_ry, strict=True)]
     cells = [(*shown, extra) for shown, extra in zip(by_task.cells, per_atom, strict=True)]
     note = f"Energies in Ry are per cell of {sizes[0]} atoms."
@@ -186,8 +186,8 @@ def _about_claims(content: Content) -> tuple[str, ...]:
 
 
 def _sweep(content: Content) -> Iterator[TextTable]:
-    yield from sweep.ranking(content.results, sweep.point_rows(content.results))
-    yield from sweep.laws_table(content.results, sweep.law_rows(content.results))
+    yield from sweep.ranking(content.results, sweep.points(content.results))
+    yield from sweep.laws_table(content.results, sweep.laws(content.results))
 
 
 def _together(content: Content) -> Iterator[TextTable]:
@@ -306,7 +306,7 @@ def _uncertainty(content: Content) -> Iterator[TextTable]:
     yield TextTable(
         "The ensemble's mean against single members, and its spread against its error", header, shown, notes
     )
-    yield from calibration.coverage_tables(calibration.calibration_rows(content.results))
+    yield from calibration.coverage_tables(content.results.coverages)
     least = [
         (u.variant, u.task, c.formula, plain(c.spread), plain(c.rmse), u.unit, str(c.samples))
         for u in uncertainties
@@ -368,9 +368,7 @@ SECTIONS = (
     _Outline("uncertainty", "The ensemble's uncertainty", _about_intervals, _uncertainty),
     _Outline("training", "Training"),
     _Outline("failures", "Failures", tables=_failures),
-    _Outline(
-        "members", "Members", tables=lambda content: members.tables(content.results, rows.member_rows(content.results))
-    ),
+    _Outline("members", "Members", tables=lambda content: [members.members_table(content.results)]),
     _Outline(
         "configuration",
         "Configuration",

@@ -12,7 +12,7 @@ from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.run import RunEnded, RunStarted, RunStopping
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.results.load import Results
-from hydragnn_hpc.report.results.rows import Row, stacked
+from hydragnn_hpc.report.results.rows import stacked
 from hydragnn_hpc.report.results.worker_sessions import read_log
 
 HOSTS = 12
@@ -45,9 +45,9 @@ def provenance(results: Results) -> dict[str, str]:
     return {k: v for k, v in facts.items() if v}
 
 
-def runs(results: Results) -> list[Row]:
+def runs(results: Results) -> list[dict[str, str | None]]:
     """Return every run of the campaign: start, end, ranks, hosts, and everything else that its start event records."""
-    table: list[Row] = []
+    table: list[dict[str, str | None]] = []
     for event in read_log(results).entries:
         if isinstance(event, RunStarted):
             row = {

@@ -60,10 +60,10 @@ def _of_means(content: Content) -> dict[tuple[str, str], float]:
     """Return the scaled RMSE of the ensembles' means, for targets with one component, which a single factor scales."""
     results, of_means = content.results, {}
     for row in rows.variant_rows(results):
-        ensemble = content.predictions.ensembles.get((row["variant"], row["task"]))
-        if row["rmse_of_mean"] is not None and ensemble is not None and ensemble.truth.shape[1] == 1:
-            factor = row["rmse_mean"] / row["rmse_unit_mean"] if row["rmse_unit_mean"] else 0.0
-            of_means[row["variant"], row["task"]] = factor * row["rmse_of_mean"]
+        ensemble = content.predictions.ensembles.get((row.variant, row.task))
+        if row.rmse_of_mean is not None and ensemble is not None and ensemble.truth.shape[1] == 1:
+            factor = (row.rmse_mean or 0.0) / row.rmse_unit_mean if row.rmse_unit_mean else 0.0
+            of_means[row.variant, row.task] = factor * row.rmse_of_mean
     return of_means
 
 

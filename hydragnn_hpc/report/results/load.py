@@ -39,7 +39,7 @@ class Results(rows.Snapshot):
     @cached_property
     def members_frame(self) -> pd.DataFrame:
         """A row per member."""
-        return pd.DataFrame(rows.member_rows(self))
+        return pd.DataFrame([rows.member_columns(self, m) for m in self.members])
 
     @cached_property
     def table1(self) -> pd.DataFrame:

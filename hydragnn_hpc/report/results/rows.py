@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,65 @@ from hydragnn_hpc.records.summary import DatasetSummary, PartSummary
 from hydragnn_hpc.report import text
 from hydragnn_hpc.sections import Variant
 
-Row = dict[str, Any]
-"""A row of a table; None is a missing value."""
-
-TABLE1 = (
-    "variant", "task", "n", "n_total", "rmse_mean", "rmse_std", "unit", "rmse_unit_mean", "rmse_unit_std",
-    "r2", "mae", "rmse_of_mean", "not_learned",
-)  # fmt: skip
+CsvRow = dict[str, Any]
+"""A row of a csv file, by column; None is a missing value."""
 BASELINES = {"mean": "no network: mean", "composition": "no network: composition"}
 """Names in the column of variants for the baselines (`records.summary.TargetSummary`)."""
-TIMING = ("variant", "n", "n_total", "seconds_mean", "seconds_std", "epochs_mean", "epochs_std")
 _OF_RESULT = (
     "validation_loss", "seconds", "seconds_training", "seconds_validation",
     "best_epoch", "epochs", "stopped_by", "engine", "threads", "attempt",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table1Row:
+    """Errors of a task in the test set: of a variant's finished members, or of a baseline. None is a missing value.
+
+    Attributes
+    ----------
+    variant : str
+        Or the baseline's name (`BASELINES`).
+    n, n_total : int
+        Finished members, and all members.
+    rmse_mean, rmse_std, rmse_unit_mean, rmse_unit_std : float or None
+        Over members, of the scaled RMSE, and of that in the unit.
+    r2, mae : float or None
+        Means over members; ``mae`` in the unit.
+    rmse_of_mean : float or None
+        Of the ensemble's mean prediction, in the unit.
+    not_learned : int or None
+        Members that are no better than the baselines.
+    """
+
+    variant: str
+    task: str
+    n: int
+    n_total: int
+    rmse_mean: float | None
+    rmse_std: float | None
+    unit: str
+    rmse_unit_mean: float | None
+    rmse_unit_std: float | None
+    r2: float | None
+    mae: float | None
+    rmse_of_mean: float | None = None
+    not_learned: int | None = None
+
+
+@dataclass(frozen=True)
+class TimingRow:
+    """Training times and epochs of a variant's ``n`` finished members of ``n_total``; None is a missing value."""
+
+    variant: str
+    n: int
+    n_total: int
+    seconds_mean: float | None
+    seconds_std: float | None
+    epochs_mean: float | None
+    epochs_std: float | None
+
+
+TABLE1, TIMING = (tuple(field.name for field in fields(row)) for row in (Table1Row, TimingRow))
 
 
 @dataclass
@@ -258,51 +303,49 @@ def compared(snapshot: Snapshot) -> list[Variant]:
     return [v for v in campaign.variants if v.name not in points or v.name in kept]
 
 
-def table1_rows(snapshot: Snapshot) -> list[Row]:
+def columns(_: Snapshot, row: Table1Row | TimingRow) -> CsvRow:
+    """Return a row as that of a csv file: its fields are the columns."""
+    return dict(vars(row))
+
+
+def table1_rows(snapshot: Snapshot) -> list[Table1Row]:
     """Return Table 1: the variants' rows, and then the baselines', by task."""
-    units = {task: unit_of(snapshot, task) for task in snapshot.campaign.tasks}
-    return variant_rows(snapshot) + [r for task in units for r in _baseline_rows(snapshot, task, units[task])]
+    return variant_rows(snapshot) + [r for task in snapshot.campaign.tasks for r in _baseline_rows(snapshot, task)]
 
 
-def variant_rows(snapshot: Snapshot) -> list[Row]:
+def variant_rows(snapshot: Snapshot) -> list[Table1Row]:
     """Return the variants' rows of Table 1: one per variant and task, over the finished members.
 
     Points that ended at a rung of a sweep's halving have none: their errors are not those of a whole training.
     """
     units = {task: unit_of(snapshot, task) for task in snapshot.campaign.tasks}
-    table = [
-        _table1_row(snapshot, variant, task, snapshot.finished(variant.name), units[task])
+    of_means = snapshot.errors_of_means()
+    return [
+        _table1_row(snapshot, variant.name, task, units[task], of_means.get((variant.name, task)))
         for variant in snapshot.campaign.variants
         if variant.name not in snapshot.ended
         for task in variant.tasks
     ]
-    of_means = snapshot.errors_of_means()
-    for row in table:
-        row["rmse_of_mean"] = of_means.get((row["variant"], row["task"]))
-    return table
 
 
-def _table1_row(snapshot: Snapshot, variant: Variant, task: str, finished: list[Member], unit: str) -> Row:
+def _table1_row(snapshot: Snapshot, variant: str, task: str, unit: str, of_mean: float | None) -> Table1Row:
+    finished = snapshot.finished(variant)
     scaled = metrics(finished, task, "rmse")
     poor = sum(task in snapshot.not_learned(m) for m in finished)
-    part = snapshot.part(task)
-    values = (
-        variant.name, task, len(scaled), snapshot.campaign.replicas, *mean_std(scaled), unit,
+    return Table1Row(
+        variant, task, len(scaled), snapshot.campaign.replicas, *mean_std(scaled), unit,
         *mean_std(metrics(finished, task, "rmse_unit")),
-        mean_std(r for m in finished if (r := r2(snapshot, m, task)) is not None)[0],
-        mean_std(metrics(finished, task, "mae_unit"))[0], None, poor if part else None,
+        r2=mean_std(r for m in finished if (r := r2(snapshot, m, task)) is not None)[0],
+        mae=mean_std(metrics(finished, task, "mae_unit"))[0],
+        rmse_of_mean=of_mean, not_learned=poor if snapshot.part(task) else None,
     )  # fmt: skip
-    return dict(zip(TABLE1, values, strict=True))
 
 
-def _baseline_rows(snapshot: Snapshot, task: str, unit: str) -> list[Row]:
-    part = snapshot.part(task) if snapshot.baselines else None
-    table = []
+def _baseline_rows(snapshot: Snapshot, task: str) -> Iterator[Table1Row]:
+    part, unit = snapshot.part(task) if snapshot.baselines else None, unit_of(snapshot, task)
     for key, name in BASELINES.items() if part else ():
         errors = getattr(part, key)
-        values = (name, task, 0, 0, errors.rmse, None, unit, errors.rmse_unit, None, errors.r2, errors.mae_unit)
-        table.append(dict(zip(TABLE1, (*values, None, None), strict=True)))
-    return table
+        yield Table1Row(name, task, 0, 0, errors.rmse, None, unit, errors.rmse_unit, None, errors.r2, errors.mae_unit)
 
 
 def r2(snapshot: Snapshot, member: Member, task: str) -> float | None:
@@ -311,24 +354,20 @@ def r2(snapshot: Snapshot, member: Member, task: str) -> float | None:
     return part.r2(metric(member, task, "rmse_unit")) if part else None
 
 
-def timing_rows(snapshot: Snapshot) -> list[Row]:
+def timing_rows(snapshot: Snapshot) -> list[TimingRow]:
     """Return the training times: a row per variant, over the finished members, in seconds."""
     rows = []
     for name, finished in snapshot.finished_by_variant.items():
         seconds, epochs = quantities(finished, "seconds"), quantities(finished, "epochs")
-        values = (name, len(seconds), snapshot.campaign.replicas, *mean_std(seconds), *mean_std(epochs))
-        rows.append(dict(zip(TIMING, values, strict=True)))
+        counts = (len(seconds), snapshot.campaign.replicas)
+        rows.append(TimingRow(name, *counts, *mean_std(seconds), *mean_std(epochs)))
     return rows
 
 
-def member_rows(snapshot: Snapshot) -> list[Row]:
-    """Return a row per member: state, errors per task, training, place, cause of its last failure."""
-    return [_member_row(snapshot, m) for m in snapshot.members]
-
-
-def _member_row(snapshot: Snapshot, member: Member) -> Row:
+def member_columns(snapshot: Snapshot, member: Member) -> CsvRow:
+    """Return a member's row: state, errors per task, training, place, cause of its last failure."""
     result, tasks = member.result, list(snapshot.campaign.tasks)
-    row: Row = {"variant": member.variant, "replica": member.replica, "state": member.state.value}
+    row: CsvRow = {"variant": member.variant, "replica": member.replica, "state": member.state.value}
     row["seed"] = result.seed if result else None
     for task in tasks:
         row.update({f"{name}_{task}": metric(member, task, name) for name in ("rmse", "rmse_unit", "mae", "mae_unit")})
@@ -340,11 +379,16 @@ def _member_row(snapshot: Snapshot, member: Member) -> Row:
     row["host"] = sessions[-1].host if sessions else ""
     row["device"] = result.device.label if result else ""
     row["failures"] = len(member.failures)
-    row["cause"] = text.line(member.failures[-1].cause) if member.failures else ""
+    row["cause"] = last_cause(member)
     row["weights_sha256"] = result.weights_sha256 if result else None
     row.update({f"r2_{task}": r2(snapshot, member, task) for task in tasks})
     row["not_learned"] = " ".join(snapshot.not_learned(member))
     return row
+
+
+def last_cause(member: Member) -> str:
+    """Return the cause of a member's last failure; empty if it has none."""
+    return text.line(member.failures[-1].cause) if member.failures else ""
 
 
 def stacked(snapshot: Snapshot) -> int:

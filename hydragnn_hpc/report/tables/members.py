@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from hydragnn_hpc.report import text
-from hydragnn_hpc.report.results.rows import Row, Snapshot
+from hydragnn_hpc.report.results import rows
+from hydragnn_hpc.report.results.rows import Snapshot
 from hydragnn_hpc.report.tables.text_table import TextTable
 
 
-def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
+def members_table(snapshot: Snapshot) -> TextTable:
     """Return the members as a table to read: fewer columns than ``members.csv``."""
-    tasks, marked = list(snapshot.campaign.tasks), any(r["not_learned"] for r in content)
-    fits, failed = tasks if snapshot.summary else [], any(r["failures"] for r in content)
+    members, tasks = snapshot.members, list(snapshot.campaign.tasks)
+    poor = [" ".join(snapshot.not_learned(m)) for m in members]
+    fits, failed, marked = tasks if snapshot.summary else [], any(m.failures for m in members), any(poor)
     shown = [
         (
-            f"{r['variant']}/{r['replica']:02d}",
-            r["state"],
-            *(text.scientific(r[f"rmse_{task}"]) for task in tasks),
-            text.scientific(r["validation_loss"]),
-            text.MISSING if r["epochs"] is None else str(r["epochs"]),
-            text.plain(r["seconds"]),
-            *([str(r["failures"])] if failed else []),
-            *(text.r_squared(r[f"r2_{task}"]) for task in fits),
-            *([r["not_learned"]] if marked else []),
-            *([r["cause"]] if failed else []),
+            m.name,
+            m.state.value,
+            *(text.scientific(rows.metric(m, task, "rmse")) for task in tasks),
+            text.scientific(m.result.validation_loss if m.result else None),
+            text.MISSING if m.result is None else str(m.result.epochs),
+            text.plain(m.result.seconds if m.result else None),
+            *([str(len(m.failures))] if failed else []),
+            *(text.r_squared(rows.r2(snapshot, m, task)) for task in fits),
+            *([not_learned] if marked else []),
+            *([rows.last_cause(m)] if failed else []),
         )
-        for r in content
+        for m, not_learned in zip(members, poor, strict=True)
     ]
     header = (
         "member", "state", *(f"RMSE {task}" for task in tasks), "validation loss", "epochs", "seconds",
@@ -35,4 +37,4 @@ def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
     notes = ["RMSE of the test set and validation loss are of scaled values."]
     if marked:
         notes.append("Not learned: tasks whose validation error is no better than the baselines.")
-    return [TextTable("Members", header, shown, tuple(notes))]
+    return TextTable("Members", header, shown, tuple(notes))

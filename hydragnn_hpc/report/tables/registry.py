@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from hydragnn_hpc.atomic import storage_errors, write_text
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.results import rows
-from hydragnn_hpc.report.results.rows import Row, Snapshot
+from hydragnn_hpc.report.results.rows import CsvRow, Snapshot
 from hydragnn_hpc.report.tables import calibration, members, spread, sweep, table1, timing
 from hydragnn_hpc.report.tables.text_table import TextTable, as_csv, as_latex, as_markdown
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class TableFile:
+class TableFile(Generic[T]):
     """A table written as ``NAME.csv``, ``NAME.md`` and ``NAME.tex``, if it has any rows.
 
     Attributes
     ----------
     name : str
         The files' name without suffix.
-    rows : callable
-        Returns the rows of the csv file from a snapshot.
+    content : callable
+        Returns a record for each row from a snapshot.
+    columns : callable
+        Returns a record as a row of the csv file.
     tables : callable
-        Returns what the other files show, from a snapshot and those rows.
+        Returns what the other files show, from a snapshot, its records and the rows of the csv file.
     """
 
     name: str
-    rows: Callable[[Snapshot], list[Row]]
-    tables: Callable[[Snapshot, list[Row]], list[TextTable]]
+    content: Callable[[Snapshot], Sequence[T]]
+    columns: Callable[[Snapshot, T], CsvRow]
+    tables: Callable[[Snapshot, Sequence[T], list[CsvRow]], list[TextTable]]
 
 
-TABLES = (
-    TableFile("table1", rows.table1_rows, table1.tables),
-    TableFile("timing", rows.timing_rows, timing.tables),
-    TableFile("members", rows.member_rows, members.tables),
-    TableFile("sweep", sweep.point_rows, sweep.tables),
-    TableFile("training_samples", sweep.law_rows, sweep.law_tables),
-    TableFile("calibration", calibration.calibration_rows, calibration.tables),
-    TableFile("spread", spread.spread_rows, spread.tables),
+TABLES: tuple[TableFile[Any], ...] = (
+    TableFile("table1", rows.table1_rows, rows.columns, table1.tables),
+    TableFile("timing", rows.timing_rows, rows.columns, timing.tables),
+    TableFile(
+        "members", lambda snapshot: snapshot.members, rows.member_columns, lambda s, *_: [members.members_table(s)]
+    ),
+    TableFile("sweep", sweep.points, sweep.point_columns, sweep.tables),
+    TableFile("training_samples", sweep.laws, sweep.law_columns, sweep.law_tables),
+    TableFile("calibration", lambda snapshot: snapshot.coverages, rows.columns, calibration.tables),
+    TableFile("spread", spread.spreads_of, spread.columns, spread.tables),
 )
 
 
@@ -58,12 +66,13 @@ def write_tables(out: Path | str | Snapshot) -> list[Path]:
     make_folder(snapshot.folder)
     written = []
     for table in TABLES:
-        content = table.rows(snapshot)
+        content = table.content(snapshot)
         if not content:
             continue
-        shown = table.tables(snapshot, content)
+        csv = [table.columns(snapshot, record) for record in content]
+        shown = table.tables(snapshot, content, csv)
         for suffix, made in (
-            ("csv", as_csv(content)),
+            ("csv", as_csv(csv)),
             ("md", "\n".join(as_markdown(t) for t in shown)),
             ("tex", "\n\\bigskip\n\n".join(as_latex(t) for t in shown)),
         ):

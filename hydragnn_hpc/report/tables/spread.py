@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hydragnn_hpc.report import text
-from hydragnn_hpc.report.results.rows import Row, Snapshot
+from hydragnn_hpc.report.results.rows import CsvRow, Snapshot
 from hydragnn_hpc.report.tables.text_table import TextTable, tidy
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ SHOWN = 50
 """Rows on the page and in Markdown; ``spread.csv`` has all."""
 
 
-def _spreads(snapshot: Snapshot) -> Sequence[Spread]:
-    """Return the snapshot's spreads, computed by the first call."""
+def spreads_of(snapshot: Snapshot) -> Sequence[Spread]:
+    """Return the snapshot's spreads, computed by the first call: one per variant and task that is resampled."""
     campaign = snapshot.campaign
     if campaign.training.resample == "none" and not any("resample" in v.training for v in campaign.variants):
         return []
@@ -29,28 +29,26 @@ def _spreads(snapshot: Snapshot) -> Sequence[Spread]:
     return snapshot.spreads
 
 
-def spread_rows(snapshot: Snapshot) -> list[Row]:
-    """Return a row per variant and task whose replicas are trained on samples of their own."""
-    content = []
-    for s in _spreads(snapshot):
-        row: Row = {"variant": s.variant, "task": s.task, "n": s.n, "rmse_std": s.std}
-        known = s.sources
-        row.update({"std_initial_weights": known and known.initial, "std_data": known and known.data})
-        low, high = (known and known.interval) or (None, None)
-        row.update({"variance_ratio": known and known.ratio, "variance_ratio_low": low, "variance_ratio_high": high})
-        row.update({"separated_by": known.against if known else "", "not_separated": s.why_not})
-        content.append(row)
-    return content
+def columns(_: Snapshot, spread: Spread) -> CsvRow:
+    """Return the row of a variant and task."""
+    known = spread.sources
+    low, high = (known and known.interval) or (None, None)
+    return {
+        "variant": spread.variant, "task": spread.task, "n": spread.n, "rmse_std": spread.std,
+        "std_initial_weights": known and known.initial, "std_data": known and known.data,
+        "variance_ratio": known and known.ratio, "variance_ratio_low": low, "variance_ratio_high": high,
+        "separated_by": known.against if known else "", "not_separated": spread.why_not,
+    }  # fmt: skip
 
 
-def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
+def tables(snapshot: Snapshot, _: Sequence[Spread], csv: list[CsvRow]) -> list[TextTable]:
     """Return the sources of the spread, and all columns."""
-    return [*shown(snapshot), tidy("A row per variant and task", content, tuple(content[0]))]
+    return [*shown(snapshot), tidy("A row per variant and task", csv)]
 
 
 def shown(snapshot: Snapshot) -> Iterator[TextTable]:
     """Yield the sources of the spread; nothing where no variant is resampled."""
-    spreads = _spreads(snapshot)
+    spreads = spreads_of(snapshot)
     if not spreads:
         return
     header = ("variant", "task", "spread", "from initial weights", "from data", "variance ratio", "95 % interval",
@@ -74,7 +72,7 @@ def _cells(spread: Spread) -> tuple[str, ...]:
 
 def sentences(snapshot: Snapshot) -> Iterator[str]:
     """Yield what the replicas' spread means; nothing where no variant is resampled."""
-    spreads = _spreads(snapshot)
+    spreads = spreads_of(snapshot)
     if not spreads:
         return
     decided = [s for s in spreads if s.sources and s.sources.interval]

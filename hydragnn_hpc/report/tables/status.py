@@ -16,13 +16,27 @@ from hydragnn_hpc.records.run import RunningMember, WorkerDevice
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.live import read_live, timestamp
-from hydragnn_hpc.report.results.rows import Row, Snapshot
+from hydragnn_hpc.report.results.rows import Snapshot, Table1Row
 from hydragnn_hpc.report.tables import table1
 from hydragnn_hpc.report.tables.text_table import TextTable, as_rich
 
 SHOWN = 20
 """At most this many running members and failures are shown; ``--json`` has all of them."""
 UNSETTLED = (State.WAITING, State.RUNNING, State.INTERRUPTED)
+
+
+@dataclass(frozen=True)
+class FailedMember:
+    """A member with failures, or one that diverged, and its last failure; ``state`` is that of now."""
+
+    member: str
+    state: str
+    attempts: int
+    cause: str
+    last_output: str
+    rank: int | None
+    host: str | None
+    time: str | None
 
 
 @dataclass
@@ -41,8 +55,6 @@ class CampaignStatus:
         Training time left for a single worker, estimated from finished members of the same variant.
     running : dict
         Progress of the members being trained, by name.
-    failures : list of dict
-        A row per member with failures: ``member, state, attempts, cause, last_output, rank, host, time``.
     unreadable : list of str
         Which of the campaign's files cannot be read, and the consequences.
     not_learned : str
@@ -62,9 +74,9 @@ class CampaignStatus:
     worker_seconds_left: float | None
     workers: list[WorkerDevice]
     running: dict[str, RunningMember]
-    failures: list[Row]
+    failures: list[FailedMember]
     unreadable: list[str]
-    table1: list[Row]
+    table1: list[Table1Row]
     not_learned: str
 
     @property
@@ -198,8 +210,7 @@ def _running_table(status: CampaignStatus) -> TextTable:
 
 def _failures_table(status: CampaignStatus) -> TextTable:
     shown = [
-        (f["member"], f["state"], str(f["attempts"]), f["cause"], f["last_output"] or text.MISSING)
-        for f in status.failures[:SHOWN]
+        (f.member, f.state, str(f.attempts), f.cause, f.last_output or text.MISSING) for f in status.failures[:SHOWN]
     ]
     header = ("member", "state now", "failed attempts", "last cause", "last line of output")
     return TextTable("Failures", header, shown, _more(len(status.failures)))
@@ -209,7 +220,7 @@ def _more(count: int) -> tuple[str, ...]:
     return (f"and {count - SHOWN:,} more: status --json",) if count > SHOWN else ()
 
 
-def failures(snapshot: Snapshot) -> list[Row]:
+def failures(snapshot: Snapshot) -> list[FailedMember]:
     """Return the members that have failures or diverged, those that failed for good first."""
     shown = []
     for member in snapshot.members:
@@ -217,18 +228,18 @@ def failures(snapshot: Snapshot) -> list[Row]:
             continue
         last = member.failures[-1] if member.failures else None
         shown.append(
-            {
-                "member": member.name,
-                "state": member.state.value,
-                "attempts": len(member.failures),
-                "cause": text.line(last.cause) if last else "diverged: the loss is no longer finite",
-                "last_output": text.last_line(last.last_output) if last else "",
-                "rank": last.rank if last else None,
-                "host": last.host if last else None,
-                "time": last.time if last else None,
-            }
+            FailedMember(
+                member=member.name,
+                state=member.state.value,
+                attempts=len(member.failures),
+                cause=text.line(last.cause) if last else "diverged: the loss is no longer finite",
+                last_output=text.last_line(last.last_output) if last else "",
+                rank=last.rank if last else None,
+                host=last.host if last else None,
+                time=last.time if last else None,
+            )
         )
-    return sorted(shown, key=lambda f: f["state"] != State.FAILED.value)
+    return sorted(shown, key=lambda f: f.state != State.FAILED.value)
 
 
 def _members_per_hour(snapshot: Snapshot, started: float | None) -> float | None:

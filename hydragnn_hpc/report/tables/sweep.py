@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hydragnn_hpc.report import text
-from hydragnn_hpc.report.results.rows import Row, Snapshot
+from hydragnn_hpc.report.results.rows import CsvRow, Snapshot
 from hydragnn_hpc.report.tables.text_table import SPREAD, TextTable, tidy
+
+if TYPE_CHECKING:
+    from hydragnn_hpc.report.analysis.sweep import PointResult, PowerLaw
 
 SHOWN = 50
 """Points on the page and in Markdown; ``sweep.csv`` has all."""
@@ -21,68 +24,71 @@ _OF_HALVING = (
 )
 
 
-def point_rows(snapshot: Snapshot) -> list[Row]:
-    """Return the points of a sweep by rank: a row per point, with its keys and test errors as columns."""
+def points(snapshot: Snapshot) -> list[PointResult]:
+    """Return the points of a sweep by rank."""
     if snapshot.campaign.sweep is None:
         return []
     # Imported here because tables are also written during a run, where statistics would be slow to import.
     from hydragnn_hpc.report.analysis.sweep import ranked
 
-    table = []
-    for point in ranked(snapshot):
-        low, high = point.interval or (None, None)
-        row: Row = {"of": point.of, "rank": point.rank, "variant": point.name}
-        row.update({key: _plain(value) for key, value in point.settings.items()})
-        row.update({"n": point.n, "n_total": point.n_total, "rmse_validation": point.validation})
-        row.update({"rmse_validation_low": low, "rmse_validation_high": high})
-        if snapshot.campaign.sweep.halving:
-            row["ended_at_epoch"] = point.ended
-        for task in snapshot.campaign.tasks:
-            row[f"rmse_{task}"], row[f"rmse_std_{task}"] = point.test.get(task, (None, None))
-        table.append(row)
-    return table
+    return ranked(snapshot)
 
 
-def law_rows(snapshot: Snapshot) -> list[Row]:
-    """Return the power laws of test errors: a row per task and variant."""
+def point_columns(snapshot: Snapshot, point: PointResult) -> CsvRow:
+    """Return a point's row, with its keys and test errors as columns."""
+    low, high = point.interval or (None, None)
+    row: CsvRow = {"of": point.of, "rank": point.rank, "variant": point.name}
+    row.update({key: _plain(value) for key, value in point.settings.items()})
+    row.update({"n": point.n, "n_total": point.n_total, "rmse_validation": point.validation})
+    row.update({"rmse_validation_low": low, "rmse_validation_high": high})
+    if _halving(snapshot):
+        row["ended_at_epoch"] = point.ended
+    for task in snapshot.campaign.tasks:
+        row[f"rmse_{task}"], row[f"rmse_std_{task}"] = point.test.get(task, (None, None))
+    return row
+
+
+def laws(snapshot: Snapshot) -> list[PowerLaw]:
+    """Return the power laws of test errors, by task and variant."""
     if snapshot.campaign.sweep is None:
         return []
-    from hydragnn_hpc.report.analysis.sweep import power_laws, saved
+    from hydragnn_hpc.report.analysis.sweep import power_laws
 
-    table, laws = [], power_laws(snapshot)
-    for law in laws:
-        low, high = law.interval or (None, None)
-        last = law.error(law.sizes[-1])
-        row: Row = {"task": law.task, "of": law.of, **{key: _plain(value) for key, value in law.settings.items()}}
-        row.update({"sizes": len(law.sizes), "least": law.sizes[0], "most": law.sizes[-1]})
-        row.update({"factor": law.factor, "exponent": law.exponent, "exponent_low": low, "exponent_high": high})
-        share, bounds = saved(laws, law) or (None, None)
-        low, high = bounds or (None, None)
-        row.update({"rmse_at_most": last, "samples_for_half": law.samples(last / 2)})
-        row.update({"saved": share, "saved_low": low, "saved_high": high})
-        table.append(row)
-    return table
+    return power_laws(snapshot)
 
 
-def tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
+def law_columns(_: Snapshot, law: PowerLaw) -> CsvRow:
+    """Return the row of a power law."""
+    low, high = law.interval or (None, None)
+    share, (saved_low, saved_high) = law.saved, law.saved_interval or (None, None)
+    return {
+        "task": law.task, "of": law.of, **{key: _plain(value) for key, value in law.settings.items()},
+        "sizes": len(law.sizes), "least": law.sizes[0], "most": law.sizes[-1],
+        "factor": law.factor, "exponent": law.exponent, "exponent_low": low, "exponent_high": high,
+        "rmse_at_most": law.at_most, "samples_for_half": law.samples(law.at_most / 2),
+        "saved": share, "saved_low": saved_low, "saved_high": saved_high,
+    }  # fmt: skip
+
+
+def tables(snapshot: Snapshot, content: Sequence[PointResult], csv: list[CsvRow]) -> list[TextTable]:
     """Return the ranked points, and a table of all columns."""
-    return [*ranking(snapshot, content), tidy("A row per point", content, tuple(content[0]))]
+    return [*ranking(snapshot, content), tidy("A row per point", csv)]
 
 
-def law_tables(snapshot: Snapshot, content: list[Row]) -> list[TextTable]:
+def law_tables(snapshot: Snapshot, content: Sequence[PowerLaw], csv: list[CsvRow]) -> list[TextTable]:
     """Return the power laws, and a table of all columns."""
-    return [*laws_table(snapshot, content), tidy("A row per task and variant", content, tuple(content[0]))]
+    return [*laws_table(snapshot, content), tidy("A row per task and variant", csv)]
 
 
-def ranking(snapshot: Snapshot, content: list[Row]) -> Iterator[TextTable]:
-    """Yield a table of the ranked points (`point_rows`) for each variant that a sweep is of."""
-    for of in dict.fromkeys(r["of"] for r in content):
-        own = [r for r in content if r["of"] == of]
-        keys, tasks = _keys(snapshot, own[0]), snapshot.campaign.variant(own[0]["variant"]).tasks
-        ended = ("ended at epoch",) if "ended_at_epoch" in own[0] else ()
+def ranking(snapshot: Snapshot, content: Sequence[PointResult]) -> Iterator[TextTable]:
+    """Yield a table of the ranked points for each variant that a sweep is of."""
+    halving = _halving(snapshot)
+    for of in dict.fromkeys(p.of for p in content):
+        own = [p for p in content if p.of == of]
+        keys, tasks = _keys(snapshot, own[0]), snapshot.campaign.variant(own[0].name).tasks
         notes = (
             _ABOUT,
-            *((_OF_HALVING,) if ended else ()),
+            *((_OF_HALVING,) if halving else ()),
             f"{SPREAD}.",
             *([f"The first {SHOWN} of {len(own):,}."] if len(own) > SHOWN else []),
         )
@@ -93,26 +99,25 @@ def ranking(snapshot: Snapshot, content: list[Row]) -> Iterator[TextTable]:
             "95 % interval",
             *(f"test RMSE {t}" for t in tasks),
             "n of N",
-            *ended,
+            *(["ended at epoch"] if halving else []),
         )
-        yield TextTable(f"Points of {of}", header, [_cells(r, keys, tasks) for r in own[:SHOWN]], notes)
+        yield TextTable(f"Points of {of}", header, [_cells(p, keys, tasks, halving) for p in own[:SHOWN]], notes)
 
 
-def _cells(row: Row, keys: list[str], tasks: tuple[str, ...]) -> tuple[str, ...]:
-    low, high = row["rmse_validation_low"], row["rmse_validation_high"]
+def _cells(point: PointResult, keys: list[str], tasks: tuple[str, ...], halving: bool) -> tuple[str, ...]:
     return (
-        text.MISSING if row["rank"] is None else str(row["rank"]),
-        *(str(row[key]) for key in keys),
-        text.scientific(row["rmse_validation"]),
-        text.interval(None if low is None else (low, high), text.scientific),
-        *(text.plus_minus(row[f"rmse_{t}"], row[f"rmse_std_{t}"]) for t in tasks),
-        f"{row['n']} of {row['n_total']}",
-        *([text.plain(row["ended_at_epoch"])] if "ended_at_epoch" in row else []),
+        text.MISSING if point.rank is None else str(point.rank),
+        *(str(_plain(point.settings[key])) for key in keys),
+        text.scientific(point.validation),
+        text.interval(point.interval, text.scientific),
+        *(text.plus_minus(*point.test[t]) for t in tasks),
+        f"{point.n} of {point.n_total}",
+        *([text.plain(point.ended)] if halving else []),
     )
 
 
-def laws_table(snapshot: Snapshot, content: list[Row]) -> Iterator[TextTable]:
-    """Yield the power laws (`law_rows`) as one table; nothing where no sweep is over numbers of samples."""
+def laws_table(snapshot: Snapshot, content: Sequence[PowerLaw]) -> Iterator[TextTable]:
+    """Yield the power laws as one table; nothing where no sweep is over numbers of samples."""
     if not content:
         return
     keys = _keys(snapshot, content[0])
@@ -125,25 +130,29 @@ def laws_table(snapshot: Snapshot, content: list[Row]) -> Iterator[TextTable]:
         " propagated from the errors of both fits.",
     )
     yield TextTable(
-        "Test error against the number of training samples", header, [_law_cells(r, keys) for r in content], notes
+        "Test error against the number of training samples", header, [_law_cells(law, keys) for law in content], notes
     )
 
 
-def _law_cells(row: Row, keys: list[str]) -> tuple[str, ...]:
-    low, high, half = row["exponent_low"], row["exponent_high"], row["samples_for_half"]
-    least, most = row["saved_low"], row["saved_high"]
+def _law_cells(law: PowerLaw, keys: list[str]) -> tuple[str, ...]:
+    half = law.samples(law.at_most / 2)
     return (
-        row["task"], row["of"], *(str(row[key]) for key in keys), f"{row['least']:,} to {row['most']:,}",
-        f"{row['exponent']:.2f}", text.interval(None if low is None else (low, high), "{:.2f}".format),
-        text.scientific(row["rmse_at_most"]), text.MISSING if half is None else f"{half:,.0f}",
-        text.percent(row["saved"]), text.interval(None if least is None else (least, most), text.percent),
+        law.task, law.of, *(str(_plain(law.settings[key])) for key in keys), f"{law.sizes[0]:,} to {law.sizes[-1]:,}",
+        f"{law.exponent:.2f}", text.interval(law.interval, "{:.2f}".format),
+        text.scientific(law.at_most), text.MISSING if half is None else f"{half:,.0f}",
+        text.percent(law.saved), text.interval(law.saved_interval, text.percent),
     )  # fmt: skip
 
 
-def _keys(snapshot: Snapshot, row: Row) -> list[str]:
-    """Return the keys of the sweep that a row has a column for."""
+def _halving(snapshot: Snapshot) -> bool:
     sweep = snapshot.campaign.sweep
-    return [key for key in sweep.over if key in row] if sweep else []
+    return sweep is not None and sweep.halving is not None
+
+
+def _keys(snapshot: Snapshot, of: PointResult | PowerLaw) -> list[str]:
+    """Return the sweep's keys that a point or law has a setting of, in the sweep's order."""
+    sweep = snapshot.campaign.sweep
+    return [key for key in sweep.over if key in of.settings] if sweep else []
 
 
 def _plain(value: Any) -> str | int | float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydragnn_hpc.report import text
-from hydragnn_hpc.report.results.rows import Row
+from hydragnn_hpc.report.results.rows import CsvRow
 
 COUNTED = "n of N: n of N members are finished; diverged and failed members are excluded from the means."
 SPREAD = "± is the standard deviation over members (ddof = 1)"
@@ -25,8 +25,9 @@ class TextTable:
     notes: tuple[str, ...] = ()
 
 
-def tidy(title: str, content: list[Row], columns: tuple[str, ...]) -> TextTable:
-    """Return rows with exactly the columns of their csv file, numbers rounded to five digits."""
+def tidy(title: str, content: list[CsvRow], columns: tuple[str, ...] = ()) -> TextTable:
+    """Return the rows of a csv file with all of its columns, or these; numbers are rounded to five digits."""
+    columns = columns or tuple(content[0])
     return TextTable(title, columns, [tuple(_rounded(r[c]) for c in columns) for r in content])
 
 
@@ -36,7 +37,7 @@ def notes_on(counts: list[int]) -> tuple[str, ...]:
     return COUNTED, f"{SPREAD}{few}."
 
 
-def as_csv(content: list[Row]) -> str:
+def as_csv(content: list[CsvRow]) -> str:
     """Return rows as csv: floats with every digit, an empty cell for a missing value."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
