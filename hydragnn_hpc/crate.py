@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,34 @@ from hydragnn_hpc.errors import UserError
 
 FILE = "ro-crate-metadata.json"
 VERSION = "hydragnn_hpc archive 1"
+VERSION_KEY = "schemaVersion"
+"""Of the entity ``ROOT``."""
+ROOT = "./"
 CONFORMS_TO = "https://w3id.org/ro/crate/1.1"
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """A file of an archive: its name within it, size in bytes, and SHA-256."""
+
+    name: str
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, root: Path, path: Path) -> ListedFile:
+        """Return how a file of the archive ``root`` is listed."""
+        return cls(str(path.relative_to(root)), path.stat().st_size, sha256_of(path))
+
+    @classmethod
+    def read(cls, entity: Mapping[str, Any]) -> ListedFile:
+        """Return the file that an entity of the metadata lists."""
+        return cls(str(entity["@id"]), int(entity["contentSize"]), str(entity["sha256"]))
+
+    def entity(self) -> dict[str, str]:
+        """Return its entity of the metadata."""
+        own = {"@id": self.name, "@type": "File", "name": Path(self.name).name}
+        return own | {"contentSize": str(self.size), "sha256": self.sha256}
 
 
 def check_archive(root: Path, sums: bool = False) -> bool:
@@ -36,16 +64,18 @@ def check_archive(root: Path, sums: bool = False) -> bool:
         raise UserError(f"{root} is a file; {remedy}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {root / FILE}: {error}; copy the archive again") from error
-    for name, size, sha256 in _listed(content, root):
-        path = root / name
+    for file in _listed(content, root):
+        path = root / file.name
         try:
-            actual = path.stat().st_size
+            size = path.stat().st_size
         except OSError as error:
-            raise UserError(f"archive {root}: {name} is missing; copy the archive again") from error
-        if actual != size:
-            raise UserError(f"archive {root}: {name} has {actual:,} bytes instead of {size:,}; copy the archive again")
-        if sums and sha256_of(path) != sha256:
-            raise UserError(f"archive {root}: the checksum of {name} is wrong; copy the archive again")
+            raise UserError(f"archive {root}: {file.name} is missing; copy the archive again") from error
+        if size != file.size:
+            raise UserError(
+                f"archive {root}: {file.name} has {size:,} bytes instead of {file.size:,}; copy the archive again"
+            )
+        if sums and sha256_of(path) != file.sha256:
+            raise UserError(f"archive {root}: the checksum of {file.name} is wrong; copy the archive again")
     return True
 
 
@@ -55,19 +85,16 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _listed(content: Any, root: Path) -> Iterator[tuple[str, int, str]]:
-    """Yield name, size and SHA-256 of the listed files."""
+def _listed(content: Any, root: Path) -> list[ListedFile]:
     try:
         entities = {entity["@id"]: entity for entity in content["@graph"]}
-        version = entities["./"].get("schemaVersion")
+        version = entities[ROOT].get(VERSION_KEY)
         if version == VERSION:
-            files = [e for e in entities.values() if e["@type"] == "File"]
-            yield from ((str(e["@id"]), int(e["contentSize"]), str(e["sha256"])) for e in files)
+            return [ListedFile.read(e) for e in entities.values() if e["@type"] == "File"]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{root / FILE} is not that of a campaign's archive: {error!r}; copy the archive again"
         ) from error
-    if version != VERSION:
-        raise UserError(
-            f"archive {root}: it is '{version}', and this program reads '{VERSION}'; use the version that wrote it"
-        )
+    raise UserError(
+        f"archive {root}: it is '{version}', and this program reads '{VERSION}'; use the version that wrote it"
+    )

@@ -94,14 +94,14 @@ def _metadata(results: Results, made: Path, license_text: str) -> dict[str, Any]
     tasks = ", ".join(f"{task} ({s.level}-level {s.field})" for task, s in results.campaign.tasks.items())
     program = {"@id": "#hydragnn_hpc", "@type": "SoftwareApplication", "name": "hydragnn_hpc"}
     root = {
-        "@id": "./",
+        "@id": crate.ROOT,
         "@type": "Dataset",
         "name": f"Campaign {name}",
         "description": f"Ensembles of graph neural networks that predict {tasks}: {len(done)} trained members of"
         f" {len(results.members)}, their predictions, errors and the report.",
         "datePublished": datetime.now(UTC).date().isoformat(),
         "license": license_text,
-        "schemaVersion": crate.VERSION,
+        crate.VERSION_KEY: crate.VERSION,
         "keywords": [f"{key}: {value}" for key, value in provenance(results).items()],
         "hasPart": [{"@id": file["@id"]} for file in files] + [{"@id": "report/"}],
     }
@@ -110,7 +110,7 @@ def _metadata(results: Results, made: Path, license_text: str) -> dict[str, Any]
         "@type": "CreateAction",
         "name": "Training of the members",
         "instrument": {"@id": program["@id"]},
-        "result": {"@id": "./"},
+        "result": {"@id": crate.ROOT},
     }
     if sessions:
         trained |= {"startTime": min(s.started for s in sessions), "endTime": max(s.ended for s in sessions)}
@@ -118,7 +118,7 @@ def _metadata(results: Results, made: Path, license_text: str) -> dict[str, Any]
         "@id": crate.FILE,
         "@type": "CreativeWork",
         "conformsTo": {"@id": crate.CONFORMS_TO},
-        "about": {"@id": "./"},
+        "about": {"@id": crate.ROOT},
     }
     report = {"@id": "report/", "@type": "Dataset", "name": "Tables, figures and the page (index.html)"}
     program["softwareVersion"] = hydragnn_hpc.__version__
@@ -129,8 +129,7 @@ def _metadata(results: Results, made: Path, license_text: str) -> dict[str, Any]
 
 
 def _file(path: Path, root: Path) -> dict[str, str]:
-    entity = {"@id": str(path.relative_to(root)), "@type": "File", "name": path.name}
-    entity |= {"contentSize": str(path.stat().st_size), "sha256": crate.sha256_of(path)}
+    entity = crate.ListedFile.of(root, path).entity()
     return entity | ({"encodingFormat": _FORMATS[path.suffix]} if path.suffix in _FORMATS else {})
 
 
