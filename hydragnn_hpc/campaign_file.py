@@ -116,10 +116,11 @@ def _set(section: dict[str, Any], parts: list[str], value: Any, override: str) -
     if not rest:
         section[key] = value
         return
-    inner = section.setdefault(key, {})
+    inner = section.get(key, {})
     if not isinstance(inner, dict):
         raise UserError(f"--set {override}: '{key}' is a single value, it has no '{'.'.join(rest)}' in it")
-    _set(inner, rest, value, override)
+    section[key] = dict(inner)  # where YAML has an alias, other keys hold the same section
+    _set(section[key], rest, value, override)
 
 
 def _number(text: str) -> str | float:

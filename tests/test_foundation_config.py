@@ -269,6 +269,19 @@ def test_overrides(tmp_path: Path, override: str, get: Any, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "alias", ["M: {<<: *charges, field: magnetic_moment}", "M: *charges", "M: {level: node, field: m, loss: *huber}"]
+)
+def test_an_override_changes_no_section_that_is_an_alias_of_its_own(tmp_path: Path, alias: str) -> None:
+    path = tmp_path / "c.yaml"
+    loss = "&huber {name: huber, delta: 1.0}"
+    tasks = f"{{C: &charges {{level: node, field: charge_transfer, loss: {loss}}}, {alias}}}"
+    path.write_text(f"{{name: small, dataset: a.bp, variants: [CM], tasks: {tasks}}}")
+    campaign = load_campaign(path, ["tasks.C.loss.delta=2"])
+    assert campaign.tasks["C"].loss.model_dump()["delta"] == 2.0
+    assert campaign.tasks["M"].loss.model_dump()["delta"] == 1.0
+
+
+@pytest.mark.parametrize(
     "override", ["replicas", "=3", "a..b=1", "name.x=1", "replicas=[1", "replica=3", "seed=2026-13-45"]
 )
 def test_overrides_that_do_not_fit(tmp_path: Path, override: str) -> None:
