@@ -118,12 +118,13 @@ def usual(queue: Queue) -> Nodes | None:
 def apply(site: Site, generic: bool, name: str | None, seconds: float | None) -> tuple[Site, tuple[Queue, ...], str]:
     """Ask a profile's scheduler; return the profile, the queues, and why they are not known (empty if they are).
 
-    A ``generic`` profile is returned with the numbers of the queue ``name``; see `fit`.
+    A ``generic`` profile is returned with the numbers of the queue ``name``; see `fit`. Where they are not known, it
+    keeps its own, and the queue is believed to exist.
     """
     try:
         queues = ask(site.scheduler)
     except UnknownError as error:
-        return site, (), str(error)
+        return (fit(site, [Queue(name)], name, seconds) if generic and name else site), (), str(error)
     return (fit(site, queues, name, seconds) if generic and queues else site), queues, ""
 
 

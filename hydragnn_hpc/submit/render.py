@@ -68,7 +68,7 @@ def render(job: Job, site: Site, plan: JobPlan) -> str:
 
     if site.account and not job.account:
         raise UserError(f"--site {site.name}: jobs there are charged to a project; name yours with --account")
-    _refuse_names(job)
+    _refuse_names(job, plan.queue)
     values = values_of(job, site, plan)
 
     def filled(words: Iterable[str]) -> list[str]:
@@ -107,11 +107,12 @@ def render(job: Job, site: Site, plan: JobPlan) -> str:
         raise UserError(f"template {template}: {error}; correct the template") from error
 
 
-def _refuse_names(job: Job) -> None:
+def _refuse_names(job: Job, queue: str) -> None:
     """Refuse names that would break a line of the script: the rest would be run as a command."""
     # The scheduler parses its directives by its own rules, under which quoting is not reliable.
-    if job.account and not re.fullmatch(r"[\w.:@/+=,-]+", job.account):
-        raise UserError(f"--account {job.account!r}: expected letters, digits and any of _ . : @ / + = , -")
+    for option, word in (("--account", job.account), ("--queue", queue)):
+        if word and not re.fullmatch(r"[\w.:@/+=,-]+", word):
+            raise UserError(f"{option} {word!r}: expected letters, digits and any of _ . : @ / + = , -")
     names = {"the campaign file": job.campaign, "the campaign's folder": job.out.root, "--packed": job.packed or ""}
     for what, name in names.items():
         refuse_control_characters(str(name), what)

@@ -179,6 +179,26 @@ def test_a_scheduler_that_cannot_be_asked_blocks_nothing(here: Path, program: st
         assert f"--site slurm: the machine's limits could not be checked: {reason}" in last
 
 
+@pytest.mark.parametrize(
+    ("site", "line"),
+    [
+        ("slurm", "#SBATCH --partition=gpu"),
+        ("pbs", "#PBS -q gpu"),
+        ("lsf", "#BSUB -q gpu"),
+        ("flux", "# flux: --queue=gpu"),
+    ],
+)
+def test_a_queue_that_cannot_be_looked_up_is_asked_for(here: Path, site: str, line: str) -> None:
+    stand_in(here, "scontrol", "exit 1")
+    done = submit(here, "--site", site, "--queue", "gpu", "--walltime", "2h", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert line in done.stdout.splitlines()
+    assert "limits could not be checked" in done.stderr
+    done = submit(here, "--site", site, "--queue", "gpu\nrm -r ~", "--dry-run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--queue 'gpu\\nrm -r ~': expected letters, digits" in done.stderr
+
+
 def test_a_dry_run_elsewhere_says_that_nothing_was_checked(here: Path) -> None:
     done = submit(here, "--site", "polaris", "--account", "abc", "--dry-run")
     assert done.returncode == 0 and done.stdout.startswith("#!/bin/bash\n#PBS")
