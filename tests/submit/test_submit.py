@@ -491,6 +491,8 @@ def test_refusals_are_one_line(here: Path) -> None:
         (["--site", "frntier"], "no such machine"),
         (["--site", "summit", "--account", "abc"], "switched off in November 2024"),
         (["--site", "slurm", "--walltime", "x"], "--walltime 'x': expected minutes"),
+        (["--site", "slurm", "--walltime", "0:15"], "walltime 0:00:15: the last 15 s of a job train nothing"),
+        *((["--site", "slurm", "--seconds", n], f"--seconds {float(n)}: expected") for n in ("0", "-5", "nan", "inf")),
         (["--site", "slurm", "--set", "replica=1"], "did you mean 'replicas'?"),
     ]:
         done = command(here, *arguments)
