@@ -9,7 +9,7 @@ from pathlib import Path
 from hydragnn_hpc import ledger, ownership, starts
 from hydragnn_hpc.atomic import StorageError, remove_leftovers, storage_errors
 from hydragnn_hpc.campaign_file import load_campaign
-from hydragnn_hpc.campaign_hash import config_hash
+from hydragnn_hpc.campaign_hash import config_hash, source_hash
 from hydragnn_hpc.crate import check_archive
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.remarks import registry
@@ -153,8 +153,24 @@ def grown(new: Frozen, old: Frozen, folder: CampaignFolder) -> tuple[Frozen, lis
         refused = "written by another version of this program"
     if refused:
         raise UserError(f"{folder.root} holds another campaign: {refused}; undo the change, or give another folder")
+    _refuse_growing_sources(new, folder)
     before = EarlierCampaign(since=old.since, hash=old.hash, campaign=old.campaign.model_dump(mode="json"))
     return replace(new, earlier=(*old.earlier, before)), [f"the campaign grows: {line}" for line in changes.growth]
+
+
+def _refuse_growing_sources(new: Frozen, folder: CampaignFolder) -> None:
+    """Refuse growth that trains further what other members of the folder start from: they would lose their source."""
+    campaign = new.campaign
+    for variant in campaign.variants:
+        start = variant.start or campaign.start
+        if start is None or Path(start.folder).resolve() != folder.root.resolve():
+            continue
+        source = campaign.variant(start.variant)
+        if source_hash(campaign, source, new.dataset_sha256) != start.sha256:
+            raise UserError(
+                f"variant '{variant.name}' starts from '{source.name}' in the same folder, which would be trained"
+                f" further; keep training.epochs of '{source.name}', or give another folder"
+            )
 
 
 def _foreign(root: Path) -> bool:

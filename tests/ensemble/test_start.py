@@ -131,6 +131,24 @@ def test_the_source_belongs_to_the_campaign_wherever_it_is(small: Path, tmp_path
     assert "has been trained further" in refused.stderr
 
 
+def test_a_source_in_the_same_folder_is_not_trained_further(small: Path, tmp_path: Path) -> None:
+    """It would no longer be what the others start from, so that no run could finish them."""
+    out = tmp_path / "out"
+    short, longer = ({"epochs": epochs, "batch_size": 16} for epochs in (2, 3))
+    own: list[Any] = ["H", {"name": "H-on", "tasks": ["H"], "start": {"from": "out", "variant": "H"}}]
+    trained(small, out, variants=["H"], replicas=1, training=short)
+    trained(small, out, variants=own, replicas=1, training=short)
+    before = files(out)
+    refused = attempted(small, out, variants=own, replicas=1, training=longer)
+    assert refused.returncode == 2
+    assert "variant 'H-on' starts from 'H' in the same folder, which would be trained further; keep" in refused.stderr
+    assert files(out) == before
+    kept = {"name": "H", "tasks": ["H"], "training": {"epochs": 2}}
+    trained(small, out, variants=[kept, own[1]], replicas=1, training=longer)
+    trained(small, out, variants=[kept, own[1]], replicas=1, training=longer)
+    assert [outcome(out)[f"{name}/0"][2] for name in ("H", "H-on")] == [2, 3]  # type: ignore[index]
+
+
 REFUSED: dict[str, dict[str, Any]] = {
     "it has no variant 'fusd'; did you mean 'fused'?": {"start": {"variant": "fusd"}},
     "has model.channels=8, not 9; use the same": {"model": {**campaigns.SMALL["model"], "channels": 9}},
