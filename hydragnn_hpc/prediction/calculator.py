@@ -10,6 +10,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes, all_properties
 
+from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.prediction.ase_properties import Properties
 from hydragnn_hpc.prediction.ensemble import CALIBRATED, SEPARATE, Ensemble
 
@@ -29,7 +30,8 @@ class EnsembleCalculator(Calculator):
     Parameters
     ----------
     out : Ensemble or path
-        An ensemble, or the campaign's folder; further arguments are those of :class:`Ensemble`.
+        An ensemble, or the campaign's folder; ``variant``, ``select``, ``device`` and ``level`` are then those of
+        :class:`Ensemble`.
     energy : str, optional
         The task that is the energy; by default the only one whose field is ``energy``, ``total_energy`` or
         ``free_energy``. A mixing enthalpy has to be named, since it can replace the energy only at fixed composition.
@@ -37,7 +39,8 @@ class EnsembleCalculator(Calculator):
     Raises
     ------
     UserError
-        As for :class:`Ensemble`, or if ``energy`` is not a task, or not an energy.
+        As for :class:`Ensemble`, if what an ensemble determines is given beside one, or if ``energy`` is
+        not a task, or not an energy.
 
     Examples
     --------
@@ -57,16 +60,18 @@ class EnsembleCalculator(Calculator):
         out: Ensemble | str | PathLike[str],
         variant: str | None = None,
         *,
-        select: int | str = "all",
-        device: str = "auto",
+        select: int | str | None = None,
+        device: str | None = None,
         energy: str | None = None,
-        level: float = 0.9,
+        level: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ignored_changes = {"initial_charges", "initial_magmoms"}
-        if not isinstance(out, Ensemble):
-            out = Ensemble(out, variant, select=select, device=device, level=level)
-        self.ensemble = out
+        given: dict[str, Any] = {"variant": variant, "select": select, "device": device, "level": level}
+        given = {name: value for name, value in given.items() if value is not None}
+        if isinstance(out, Ensemble) and given:
+            raise UserError(f"{', '.join(given)}: an ensemble has its own; give these to Ensemble, or the folder here")
+        self.ensemble = out if isinstance(out, Ensemble) else Ensemble(out, **given)
         self._properties = Properties(self.ensemble.facts.tasks, energy)
         named = self._properties.names
         self._tasks = [task for task in self.ensemble.tasks if task not in (*all_properties, "energy_std")]

@@ -349,7 +349,7 @@ def _selected(
         return members, {}
     if select == "validation":
         return members, {task: _weights(members, task) for task in tasks}
-    if isinstance(select, bool) or not isinstance(select, int) or not 1 <= select <= len(members):
+    if isinstance(select, bool) or not isinstance(select, int | np.integer) or not 1 <= select <= len(members):
         raise UserError(
             f"select={select!r}: give 'all', 'validation', or how many of the {len(members)} finished members to use"
         )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -52,6 +53,15 @@ def test_a_mixing_enthalpy_is_an_energy_only_if_it_is_named(plain: Path) -> None
         EnsembleCalculator(plain, energy="M")
     with pytest.raises(UserError, match="energy='E': the variant has no such task"):
         EnsembleCalculator(plain, energy="E")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "given", [{"variant": "H"}, {"select": 1}, {"select": "all"}, {"device": "cpu"}, {"level": 0.5}]
+)
+def test_what_an_ensemble_determines_is_not_ignored_beside_one(plain: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(given))}: an ensemble has its own; give these to Ensemble"):
+        EnsembleCalculator(Ensemble(plain), **given)
 
 
 @pytest.mark.slow

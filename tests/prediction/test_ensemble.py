@@ -169,7 +169,7 @@ def test_members_can_be_chosen_and_weighted(plain: Path) -> None:
     every = Ensemble(plain)
     results = [read_member(CampaignFolder(plain), "HCM", replica).result for replica in every.replicas]
     best = int(np.argmin([r.validation_loss for r in results]))
-    one, all_of_them = Ensemble(plain, select=1), every.predict(structures)
+    one, all_of_them = Ensemble(plain, select=np.int64(1)), every.predict(structures)
     assert one.replicas == (best,)
     weighted = Ensemble(plain, select="validation").predict(structures)
     for task, values in all_of_them.items():
