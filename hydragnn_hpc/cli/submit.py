@@ -41,7 +41,7 @@ def submit(
     seconds: Annotated[
         float | None, typer.Option(help="Measured seconds per member (per stack, where stacked), to estimate from.")
     ] = None,
-    runs: Annotated[int, typer.Option(help="Maximum number of consecutive jobs.")] = 50,
+    runs: Annotated[int, typer.Option(min=1, help="Maximum number of consecutive jobs.")] = 50,
     packed: Annotated[
         Path | None,
         typer.Option(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.durations import SAVE_SECONDS, clock
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import read_members
 from hydragnn_hpc.paths import CampaignFolder
@@ -65,9 +66,22 @@ class JobPlan:
     walltime_seconds: int
     estimate_seconds: float | None
 
+    @property
+    def stop_seconds(self) -> int:
+        """How long before the end ranks stop, at an epoch's end; for the last checkpoint and for the next job."""
+        return max(10, min(180, self.walltime_seconds // 10))
+
 
 def work_left(campaign: Campaign, out: Path, seconds: float | None) -> Work:
-    """Count the members without a result in ``out``; ``seconds`` replaces the times measured there."""
+    """Count the members without a result in ``out``; ``seconds`` replaces the times measured there.
+
+    Raises
+    ------
+    UserError
+        If ``seconds`` are not the time of anything.
+    """
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise UserError(f"--seconds {seconds}: expected the measured seconds of a member, above 0")
     members = read_members(CampaignFolder(out), campaign)
     unfinished = {(m.variant, m.replica) for m in members if m.result is None}
     stacks = sum(any((variant, r) in unfinished for r in replicas) for variant, replicas in campaign.stacks())
@@ -122,4 +136,9 @@ def make_plan(
     if walltime is None:
         wanted = longest if estimate is None else math.ceil(estimate / STEP_SECONDS) * STEP_SECONDS
         walltime = min(wanted, longest)
-    return JobPlan(nodes, nodes * site.ranks_per_node, limit.queue, walltime, estimate)
+    plan = JobPlan(nodes, nodes * site.ranks_per_node, limit.queue, walltime, estimate)
+    if (least := plan.stop_seconds + SAVE_SECONDS) >= walltime:
+        raise UserError(
+            f"walltime {clock(walltime)}: the last {least:.0f} s of a job train nothing; ask for more with --walltime"
+        )
+    return plan

@@ -140,7 +140,6 @@ def values_of(job: Job, site: Site, plan: JobPlan) -> dict[str, str | int]:
         "walltime": clock(plan.walltime_seconds),
         "walltime_seconds": plan.walltime_seconds,
         "walltime_minutes": math.ceil(plan.walltime_seconds / 60),
-        # Ranks stop at an epoch's end; the rest is for the last checkpoint and for submitting the next job.
-        "stop_seconds": max(10, min(180, plan.walltime_seconds // 10)),
+        "stop_seconds": plan.stop_seconds,
         "least_seconds": int(SAVE_SECONDS),
     }
