@@ -182,6 +182,19 @@ def test_records_import_nothing_but_errors() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_no_two_classes_share_a_name() -> None:
+    """But for the convolutions' ``Layer``, by which each is found in its module."""
+    named: dict[str, list[Path]] = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                named.setdefault(node.name, []).append(path.relative_to(PACKAGE))
+    assert len(named) > 300
+    shared = {name: paths for name, paths in named.items() if len(paths) > 1}
+    assert {path.parent for path in shared.pop("Layer")} == {Path("member/library/convolutions")}
+    assert not shared
+
+
 def test_heavy_libraries_stay_in_their_layer() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"

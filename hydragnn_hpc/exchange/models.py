@@ -17,7 +17,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.exchange import settings
 from hydragnn_hpc.exchange.json_keys import Keys
 from hydragnn_hpc.exchange.names import from_hydragnn
-from hydragnn_hpc.exchange.settings import ARCHITECTURE, TRAINING, VARIABLES, Network, Output
+from hydragnn_hpc.exchange.settings import ARCHITECTURE, TRAINING, VARIABLES, NetworkSettings, OutputSettings
 from hydragnn_hpc.exchange.unused import REASONS
 from hydragnn_hpc.ledger import Frozen, freeze, now
 from hydragnn_hpc.logs import log
@@ -146,7 +146,7 @@ def _read(folder: Path, known: Facts) -> tuple[Campaign, TrainedModel, str]:
     return campaign, tensor_files.model_of(facts, weights), digest
 
 
-def _campaign(keys: Keys, outputs: list[Output], network: Network, known: Facts) -> Campaign:
+def _campaign(keys: Keys, outputs: list[OutputSettings], network: NetworkSettings, known: Facts) -> Campaign:
     names = settings.task_names([output.name for output in outputs])
     if other := set(known.units) - set(names):
         raise UserError(f"--unit {min(other)}: the model has no such output; it has {', '.join(names)}")
@@ -165,7 +165,12 @@ def _campaign(keys: Keys, outputs: list[Output], network: Network, known: Facts)
 
 
 def _facts(
-    keys: Keys, campaign: Campaign, outputs: list[Output], network: Network, known: Facts, degrees: list[float]
+    keys: Keys,
+    campaign: Campaign,
+    outputs: list[OutputSettings],
+    network: NetworkSettings,
+    known: Facts,
+    degrees: list[float],
 ) -> ModelFacts:
     ranges = _ranges(keys, f"{VARIABLES}.y_minmax", len(outputs), known.unscaled)
     widths = keys.take_list(f"{ARCHITECTURE}.output_dim", int, [1] * len(outputs))

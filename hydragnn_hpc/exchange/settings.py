@@ -33,7 +33,7 @@ _SHARED = (
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputSettings:
     """One output of a HydraGNN model: ``index`` is that of its feature within ``level``, graph or node."""
 
     name: str
@@ -43,7 +43,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkSettings:
     """The network of a configuration.
 
     Attributes
@@ -93,7 +93,7 @@ def take_features(keys: Keys) -> dict[str, list[str]]:
     return {level: keys.take_list(f"Dataset.{level}_features.name", str, []) for level in ("graph", "node")}
 
 
-def take_outputs(keys: Keys, features: dict[str, list[str]]) -> list[Output]:
+def take_outputs(keys: Keys, features: dict[str, list[str]]) -> list[OutputSettings]:
     """Return the outputs in order; an unnamed one takes the name of its feature.
 
     Raises
@@ -118,10 +118,10 @@ def take_outputs(keys: Keys, features: dict[str, list[str]]) -> list[Output]:
             raise keys.error(path, values, f"{len(values)} entries for {len(levels)} outputs; give one for each")
     if any(weight <= 0 for weight in weights):
         raise keys.error(f"{ARCHITECTURE}.task_weights", weights, "a task's weight is positive; leave that output out")
-    return [Output(*fields) for fields in zip(names, levels, indices, weights, strict=True)]
+    return [OutputSettings(*fields) for fields in zip(names, levels, indices, weights, strict=True)]
 
 
-def take_network(keys: Keys, levels: set[str]) -> Network:
+def take_network(keys: Keys, levels: set[str]) -> NetworkSettings:
     """Return the network for outputs of these ``levels``.
 
     Raises
@@ -154,7 +154,9 @@ def take_network(keys: Keys, levels: set[str]) -> Network:
             raise keys.error(f"{heads}.node.type", kind, "all atoms share one head here; set mlp")
         model["node_head"] = _head(keys, f"{heads}.node")
     radius = keys.take(f"{ARCHITECTURE}.radius", float)
-    return Network(model, shared, radius, keys.take(f"{ARCHITECTURE}.periodic_boundary_conditions", bool, False))
+    return NetworkSettings(
+        model, shared, radius, keys.take(f"{ARCHITECTURE}.periodic_boundary_conditions", bool, False)
+    )
 
 
 def _convolution(keys: Keys) -> str:
@@ -233,7 +235,7 @@ def campaign_file(path: Path) -> tuple[str, list[str]]:
     return text, unused
 
 
-def _tasks(outputs: list[Output], fields: list[str], loss: str) -> dict[str, dict[str, Any]]:
+def _tasks(outputs: list[OutputSettings], fields: list[str], loss: str) -> dict[str, dict[str, Any]]:
     own_loss = {} if loss == "mse" else {"loss": loss}
     tasks: dict[str, dict[str, Any]] = {}
     for name, output, field in zip(task_names(fields), outputs, fields, strict=True):
@@ -257,7 +259,7 @@ def variant_of(tasks: list[str]) -> str | dict[str, Any]:
     return name if len(name) <= _LONGEST_NAME else {"name": "all", "tasks": tasks}
 
 
-def _fields(keys: Keys, outputs: list[Output]) -> list[str]:
+def _fields(keys: Keys, outputs: list[OutputSettings]) -> list[str]:
     """Return the target of each output: for LSMS text by its column, otherwise the output's name."""
     form = keys.take("Dataset.format", str, "")
     columns = {level: keys.take_list(f"Dataset.{level}_features.column_index", int, []) for level in ("graph", "node")}
@@ -284,7 +286,7 @@ def _plain(name: str) -> str:
     return re.sub(r"^(?=\d|_)", "t", re.sub(r"\W", "_", name, flags=re.ASCII))[:_LONGEST_NAME] or "target"
 
 
-def _preparation(keys: Keys, network: Network, name: str, outputs: list[Output]) -> list[str]:
+def _preparation(keys: Keys, network: NetworkSettings, name: str, outputs: list[OutputSettings]) -> list[str]:
     """Return how the data set is made, as comments."""
     lsms = keys.left.get("Dataset.format") == "LSMS"
     source = next((str(keys.left.pop(p)) for p in list(keys.left) if p.startswith("Dataset.path")), "SOURCE")

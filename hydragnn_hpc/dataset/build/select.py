@@ -58,7 +58,7 @@ def cap_per_composition(counts: np.ndarray, cap: int, seed: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Split:
+class Partition:
     """The part of each sample.
 
     Attributes
@@ -78,7 +78,7 @@ SPLIT_BY = ("composition", "symmetry", "groups", "random")
 
 def split_by_default(
     counts: np.ndarray, fractions: tuple[float, float, float], seed: int, classes: np.ndarray | None = None
-) -> tuple[str, Split]:
+) -> tuple[str, Partition]:
     """Return a split with validation and test sets that are large enough, and its kind; parameters as in `split`.
 
     By composition, unless many compositions have too few samples for those sets; then at random, with equivalent
@@ -117,7 +117,7 @@ def split(
     fractions: tuple[float, float, float],
     seed: int,
     classes: np.ndarray | None = None,
-) -> Split:
+) -> Partition:
     """Split samples into training, validation and test sets.
 
     Parameters
@@ -140,10 +140,10 @@ def split(
     if by not in SPLIT_BY:
         raise UserError(f"--split-by {by}{nearest(by, SPLIT_BY)}")
     if by == "random":
-        return Split(_split_each(np.zeros((len(counts), 1), np.int64), fractions, seed, by="random").part, [])
+        return Partition(_split_each(np.zeros((len(counts), 1), np.int64), fractions, seed, by="random").part, [])
     if by == "groups" and classes is not None:
         alike = np.zeros((len(counts), 1), np.int64)
-        return Split(split_by_class(alike, classes, fractions, seed, by="groups").part, [])
+        return Partition(split_by_class(alike, classes, fractions, seed, by="groups").part, [])
     if by == "composition" or classes is None:
         return split_by_composition(counts, fractions, seed)
     return split_by_class(counts, classes, fractions, seed)
@@ -151,7 +151,7 @@ def split(
 
 def split_by_class(
     counts: np.ndarray, classes: np.ndarray, fractions: tuple[float, float, float], seed: int, by: str = "symmetry"
-) -> Split:
+) -> Partition:
     """Split every composition in about the same proportion, and keep every class in one part.
 
     Whole classes of a composition are assigned, the largest first, each to the part that lacks most samples; ties are
@@ -186,7 +186,7 @@ def split_by_class(
         dealt = _deal(sizes, chance, np.array(part_sizes))
         part[members] = dealt[which]
     _refuse_empty(part, counts, by)
-    return Split(part, too_small)
+    return Partition(part, too_small)
 
 
 def _deal(sizes: np.ndarray, chance: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -229,7 +229,7 @@ def _refuse_empty(part: np.ndarray, counts: np.ndarray, by: str) -> None:
             )
 
 
-def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Split:
+def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Partition:
     """Split every composition in the same proportion, at random.
 
     Each sample is in one part. A composition too small to give each part a sample goes entirely into the training
@@ -252,7 +252,7 @@ def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, floa
     return _split_each(counts, fractions, seed, by="composition")
 
 
-def _split_each(counts: np.ndarray, fractions: tuple[float, float, float], seed: int, by: str) -> Split:
+def _split_each(counts: np.ndarray, fractions: tuple[float, float, float], seed: int, by: str) -> Partition:
     _check_fractions(fractions)
     part = np.zeros(len(counts), dtype=np.uint8)
     too_small = []
@@ -266,4 +266,4 @@ def _split_each(counts: np.ndarray, fractions: tuple[float, float, float], seed:
         part[shuffled[:n_test]] = 2
         part[shuffled[n_test : n_test + n_validation]] = 1
     _refuse_empty(part, counts, by)
-    return Split(part, too_small)
+    return Partition(part, too_small)

@@ -123,7 +123,7 @@ def _by_row(gradient: Tensor, factor: Tensor) -> Tensor:
     return (gradient * factor).flatten(2)
 
 
-class Pool:
+class Pooling:
     """Pooling of atoms to samples, ``mean``, ``sum`` or ``max``, for one batch.
 
     Values are outputs of a ReLU, so that zeros change neither sum nor maximum.

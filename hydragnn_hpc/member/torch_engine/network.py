@@ -14,7 +14,7 @@ from hydragnn_hpc.member.torch_engine.aggregation import aggregation_for
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.torch_engine.batches import Batch, Padding
 from hydragnn_hpc.member.torch_engine.edges import EdgeLists, EdgeTable, by_member
-from hydragnn_hpc.member.torch_engine.heads import GroupLosses, Pool, TaskHeads, group_losses
+from hydragnn_hpc.member.torch_engine.heads import GroupLosses, Pooling, TaskHeads, group_losses
 from hydragnn_hpc.member.torch_engine.weights import Weights
 
 
@@ -227,17 +227,17 @@ class Network:
         first = self._layers[0]
         first.x[..., : first.width].copy_(inputs.view(first.rows, first.members, -1))
 
-    def _pool(self, batch: Batch) -> Pool | None:
+    def _pool(self, batch: Batch) -> Pooling | None:
         if not any(head.level == "graph" for head in self._heads):
             return None
-        pool = Pool(self._weights.sizes.pooling, batch, self._last)
+        pool = Pooling(self._weights.sizes.pooling, batch, self._last)
         pool.forward(self._pooled[..., :-1])
         return pool
 
     def _values(self, head: TaskHeads) -> Tensor:
         return head.forward(self._features if head.level == "node" else self._pooled)
 
-    def _heads_back(self, pool: Pool | None, groups: list[GroupLosses]) -> Tensor:
+    def _heads_back(self, pool: Pooling | None, groups: list[GroupLosses]) -> Tensor:
         """Gradient of the last activations [R, E, F]."""
         total = self._grad
         first = True

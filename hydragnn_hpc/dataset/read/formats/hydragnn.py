@@ -18,7 +18,7 @@ import numpy as np
 from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.formats import hydragnn_features as features
 from hydragnn_hpc.dataset.read.formats import hydragnn_pickle
-from hydragnn_hpc.dataset.read.formats.hydragnn_features import Configuration, Output, Scaling
+from hydragnn_hpc.dataset.read.formats.hydragnn_features import Configuration, OutputFeature, Scaling
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.targets import TargetSpec
 from hydragnn_hpc.dataset.read.units import LengthUnit
@@ -64,7 +64,7 @@ class _Part:
     scaling: Scaling
     configuration: Configuration
     unit: LengthUnit
-    outputs: list[Output] = field(default_factory=list)
+    outputs: list[OutputFeature] = field(default_factory=list)
 
     def frames(self, file: RawFile) -> Iterator[Frame | UserError]:
         """Yield the samples as structures."""
@@ -129,7 +129,7 @@ class _Part:
             periodic = (a, b, c)
         return cell, periodic
 
-    def _features(self, tensors: Tensors, x: np.ndarray, where: str) -> Iterator[tuple[Output, np.ndarray]]:
+    def _features(self, tensors: Tensors, x: np.ndarray, where: str) -> Iterator[tuple[OutputFeature, np.ndarray]]:
         """Yield all features after the proton number: ``x`` and ``y`` hold all, as HydraGNN's loaders wrote them."""
         held: tuple[tuple[str, np.ndarray], ...] = (("node", x),)
         if "y" in tensors:
@@ -149,9 +149,9 @@ class _Part:
             for number, first in enumerate(np.cumsum([0, *widths[:-1]]).tolist()):
                 if level == "graph" or number:
                     key = known.name[number] if number < len(known.name) else f"{level}_{number}"
-                    yield Output(key, level, number), array[:, first : first + widths[number]]
+                    yield OutputFeature(key, level, number), array[:, first : first + widths[number]]
 
-    def _outputs(self, tensors: Tensors, n: int, inputs: int, where: str) -> Iterator[tuple[Output, np.ndarray]]:
+    def _outputs(self, tensors: Tensors, n: int, inputs: int, where: str) -> Iterator[tuple[OutputFeature, np.ndarray]]:
         """Yield the outputs, which ``y`` holds one after the other; ``y_loc`` holds where each begins, and the end."""
         y, bounds = np.asarray(tensors["y"]).ravel(), np.asarray(tensors["y_loc"]).ravel().astype(np.int64)
         extents = np.diff(bounds)

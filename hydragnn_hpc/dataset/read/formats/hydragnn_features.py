@@ -67,7 +67,7 @@ class Configuration(_Section):
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputFeature:
     """An output: the index of its ``feature`` within its level, and the key under which its values are returned."""
 
     key: str
@@ -154,7 +154,7 @@ class Scaling:
 
 def outputs_of(
     levels: list[str], n_inputs: int, configuration: Configuration, scaling: Scaling, where: str
-) -> list[Output]:
+) -> list[OutputFeature]:
     """Return which features the outputs of a data set are: as the configuration says, otherwise in order.
 
     Parameters
@@ -176,7 +176,7 @@ def outputs_of(
                 f"{where}: outputs are of levels {levels}, but {wanted.type} in the configuration; correct it"
             )
         return [
-            Output(name, level, feature)
+            OutputFeature(name, level, feature)
             for name, level, feature in zip(
                 wanted.output_names or [f"output_{k}" for k in range(len(levels))],
                 levels,
@@ -194,6 +194,6 @@ def outputs_of(
             )
     outputs = []
     for k, level in enumerate(levels):
-        outputs.append(Output(f"output_{k}", level, following[level]))
+        outputs.append(OutputFeature(f"output_{k}", level, following[level]))
         following[level] += 1
     return outputs

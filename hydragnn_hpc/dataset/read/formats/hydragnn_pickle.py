@@ -27,7 +27,7 @@ _STORAGES = {
 _KINDS = "biuf"
 
 
-class Record:
+class PickledObject:
     """Stands for an object of a class that is not imported; ``state`` is what the pickle stores of it."""
 
     def __init__(self, *_: Any) -> None:
@@ -37,7 +37,7 @@ class Record:
         self.state = state
 
 
-class _Dtype(Record):
+class _PickledDtype(PickledObject):
     """NumPy's dtype: its code, and its byte order."""
 
     def __init__(self, code: str = "", *_: Any) -> None:
@@ -52,7 +52,7 @@ class _Dtype(Record):
         return dtype.newbyteorder(order) if order in ("<", ">") else dtype
 
 
-class _Array(Record):
+class _PickledArray(PickledObject):
     """NumPy's array before its state is known."""
 
     def numpy(self) -> np.ndarray:
@@ -119,20 +119,20 @@ def _allowed() -> dict[tuple[str, str], Any]:
     def storage(content: bytes) -> np.ndarray:
         return _storage(content)
 
-    def array(*_: Any) -> Record:
-        return _Array()
+    def array(*_: Any) -> PickledObject:
+        return _PickledArray()
 
-    def scalar(dtype: _Dtype, raw: bytes) -> Any:
+    def scalar(dtype: _PickledDtype, raw: bytes) -> Any:
         return np.frombuffer(raw, dtype.numpy())[0]
 
-    def buffer(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+    def buffer(raw: Any, dtype: _PickledDtype, shape: tuple[int, ...], order: str) -> np.ndarray:
         return np.frombuffer(raw, dtype.numpy()).reshape(shape, order=order)  # type: ignore[call-overload, no-any-return]
 
-    def kind(name: str) -> type[Record]:
-        return type(name, (Record,), {})
+    def kind(name: str) -> type[PickledObject]:
+        return type(name, (PickledObject,), {})
 
-    def dtype(code: str, *_: Any) -> _Dtype:
-        return _Dtype(code)
+    def dtype(code: str, *_: Any) -> _PickledDtype:
+        return _PickledDtype(code)
 
     known: dict[tuple[str, str], Callable[..., Any] | str] = {
         ("torch_geometric.data.data", "Data"): kind("Data"),
@@ -176,11 +176,11 @@ def _storage(content: bytes) -> np.ndarray:
 
 
 def _numbers(value: Any) -> Any:
-    return value.numpy() if isinstance(value, _Array) else value
+    return value.numpy() if isinstance(value, _PickledArray) else value
 
 
 def load(stream: IO[bytes], where: str) -> Any:
-    """Return the next object of a file; arrays and tensors as NumPy arrays, other classes as `Record`.
+    """Return the next object of a file; arrays and tensors as NumPy arrays, other classes as `PickledObject`.
 
     Raises
     ------
@@ -211,9 +211,9 @@ def tensors_of(sample: Any, where: str) -> dict[str, np.ndarray]:
     UserError
         If it is another object, or damaged.
     """
-    state = sample.state if isinstance(sample, Record) else None
+    state = sample.state if isinstance(sample, PickledObject) else None
     store = state.get("_store") if isinstance(state, dict) else None
-    inner = store.state if isinstance(store, Record) else None
+    inner = store.state if isinstance(store, PickledObject) else None
     mapping = inner.get("_mapping") if isinstance(inner, dict) else state  # before PyG 2, the state itself
     if not isinstance(mapping, dict):
         raise UserError(f"{where}: holds {type(sample).__name__}, not a graph of PyTorch Geometric; write it again")
