@@ -127,16 +127,16 @@ def _differences(
     levels = {own.tasks[task].level for task in tasks if task in chosen}
     keys += [f"{level}_head" for level in sorted(levels)] + ["pooling"] * ("graph" in levels)
     for key in keys:
-        wanted, given = getattr(own.model, key), getattr(theirs.model, key)
-        if wanted != given:
-            yield f"variant {start.variant} has model.{key}={_shown(given)}, not {_shown(wanted)}; use the same"
+        expected, given = getattr(own.model, key), getattr(theirs.model, key)
+        if expected != given:
+            yield f"variant {start.variant} has model.{key}={_shown(given)}, not {_shown(expected)}; use the same"
     if "trunk" in chosen:
         elements = sorted(manifest.source.species or [])
         if elements and elements != sorted(summary.elements):
             yield f"its elements are {_listed(summary.elements)}, those of the data set {_listed(elements)}"
         if own.inputs != theirs.inputs:
-            wanted, given = ([_of_input(entry) for entry in c.inputs] for c in (own, theirs))
-            yield f"variant {start.variant} has inputs={_listed(given)}, not {_listed(wanted)}; use the same"
+            expected, given = ([_of_input(entry) for entry in c.inputs] for c in (own, theirs))
+            yield f"variant {start.variant} has inputs={_listed(given)}, not {_listed(expected)}; use the same"
     for task in tasks:
         if task not in chosen:
             continue

@@ -121,8 +121,8 @@ class Rank:
         if self._placement.rank != self._placement.leader:
             return
         startup.remove_abandoned()
-        wanted = requirements.of_all(self._campaign)
-        staging = Staging(Path(self._campaign.dataset), self._options.stage_dir, self._listen, wanted=wanted)
+        required = requirements.of_all(self._campaign)
+        staging = Staging(Path(self._campaign.dataset), self._options.stage_dir, self._listen, required=required)
         self._staged = stack.enter_context(staging).folder
         if self.controller is not None:
             self._keep_of_data(self._staged)

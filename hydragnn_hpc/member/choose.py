@@ -56,16 +56,16 @@ def choose(
         If ``fused`` is required and cannot run.
     """
     sizes = network_sizes(campaign, variant, data, data.average_degree())
-    wanted = campaign.training.engine
+    requested = campaign.training.engine
     reason = why_not_fused(campaign.model, sizes, device)
-    if wanted == "torch" and campaign.model.convolution == "PNA":
+    if requested == "torch" and campaign.model.convolution == "PNA":
         reason = "training.engine=torch"
     if not reason:
         geometry = "one shared geometry" if data.structure.shared_geometry else "geometries that vary"
         return FusedEngine(sizes, data), f"fused: {geometry}, on the CPU"
-    if wanted == "fused":
+    if requested == "fused":
         raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
-    without = "training.engine=torch" if wanted == "torch" else why_no_kernels(device)
+    without = "training.engine=torch" if requested == "torch" else why_no_kernels(device)
     if campaign.model.convolution == "PNA" and device.type != "cpu":
         reason += f"; no kernels: {without}" if without else ", and Triton's kernels work on it"
     engine = general(campaign.model, sizes, data, device, graphs, kernels=not without)

@@ -26,12 +26,12 @@ _KINDS: dict[str, Any] = {"cuda": torch.cuda, "xpu": torch.xpu}
 _MASKS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 
 
-def choose_device(wanted: str, local_rank: int, *, require_gpu: bool = False) -> torch.device:
+def choose_device(requested: str, local_rank: int, *, require_gpu: bool = False) -> torch.device:
     """Return the device of a local rank: its number modulo the visible devices.
 
     Parameters
     ----------
-    wanted : str
+    requested : str
         ``launch.device``.
     local_rank : int
     require_gpu : bool, optional
@@ -43,11 +43,11 @@ def choose_device(wanted: str, local_rank: int, *, require_gpu: bool = False) ->
         If no device of the requested kind is visible.
     """
     for kind, module in _KINDS.items():
-        if wanted in (kind, "auto") and module.is_available():
+        if requested in (kind, "auto") and module.is_available():
             return torch.device(kind, local_rank % module.device_count())
-        if wanted == kind:
+        if requested == kind:
             raise UserError(f"launch.device={kind}: {_why_none(kind)}")
-    if wanted == "auto" and require_gpu:
+    if requested == "auto" and require_gpu:
         raise UserError(f"--require-gpu: {_why_none(*_KINDS)}; to train on CPUs, leave out the option")
     return torch.device("cpu")
 

@@ -212,8 +212,8 @@ def _begin(arguments: argparse.Namespace, channel: Channel) -> Worker:
     folder = CampaignFolder(arguments.campaign)
     frozen = read_frozen(folder)
     set_arithmetic(frozen.campaign.launch.threads)
-    wanted = frozen.campaign.launch.device
-    device = choose_device(wanted, arguments.local_rank, require_gpu=arguments.require_gpu)
+    requested = frozen.campaign.launch.device
+    device = choose_device(requested, arguments.local_rank, require_gpu=arguments.require_gpu)
     make_current(device)
     staged = open_staged(arguments.staged)
     device_record, installed = describe(device), versions()

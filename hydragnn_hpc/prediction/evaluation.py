@@ -75,13 +75,13 @@ class Labels:
             )
 
     def _factor(self, name: str, spec: TargetSpec) -> float:
-        wanted = parse_unit(self._targets[name].unit or "1", name)
-        if spec.unit.in_ev and wanted.in_ev and spec.unit.per_atom == wanted.per_atom:
-            return spec.unit.in_ev / wanted.in_ev
-        if spec.unit.text != wanted.text:
+        predicted = parse_unit(self._targets[name].unit or "1", name)
+        if spec.unit.in_ev and predicted.in_ev and spec.unit.per_atom == predicted.per_atom:
+            return spec.unit.in_ev / predicted.in_ev
+        if spec.unit.text != predicted.text:
             raise UserError(
-                f"--target {name}: values in {spec.unit} cannot be compared with predictions in {wanted}; correct the"
-                " unit"
+                f"--target {name}: values in {spec.unit} cannot be compared with predictions in {predicted}; correct"
+                " the unit"
             )
         return 1.0
 

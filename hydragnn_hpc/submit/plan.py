@@ -134,8 +134,8 @@ def make_plan(
         estimate = math.ceil(work.stacks / workers) * work.stack_seconds * work.reserve + START_SECONDS
     longest = int(limit.hours * 3600)
     if walltime is None:
-        wanted = longest if estimate is None else math.ceil(estimate / STEP_SECONDS) * STEP_SECONDS
-        walltime = min(wanted, longest)
+        sufficient = longest if estimate is None else math.ceil(estimate / STEP_SECONDS) * STEP_SECONDS
+        walltime = min(sufficient, longest)
     plan = JobPlan(nodes, nodes * site.ranks_per_node, limit.queue, walltime, estimate)
     if (least := plan.stop_seconds + SAVE_SECONDS) >= walltime:
         raise UserError(

@@ -219,7 +219,7 @@ def test_unavailable_inputs_are_reported_by_the_run(surrogate_raw, tmp_path: Pat
     many = Requirements(tasks=(task,))
     parent = tmp_path / "local"
     parent.mkdir()
-    staging = Staging(tmp_path / "one.bp", parent, wanted=(many,))
+    staging = Staging(tmp_path / "one.bp", parent, required=(many,))
     with pytest.raises(UserError, match=r"^tasks\.H\.reference=composition"), staging:
         pass
     assert not list(parent.iterdir())

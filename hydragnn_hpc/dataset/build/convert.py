@@ -306,13 +306,13 @@ def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversi
     else:
         frames = _read(source, options, skipped)
         end_members = _end_members(_exported(source, options.form))
-    wanted = {w.property.name: w for w in options.targets}
+    specs = {w.property.name: w for w in options.targets}
     count, names = 0, set()
     lsms.refuse_folder(out, force)
     with atomic.new_folder(out, replace=force) as folder:
         for frame in frames:
             try:
-                sample = to_lsms.sample_of(frame, wanted, end_members, lost)
+                sample = to_lsms.sample_of(frame, specs, end_members, lost)
                 if not re.fullmatch(r"[\w@=+-][\w@=+.-]*", sample.name) or sample.name in names:
                     what = "the name of two structures" if sample.name in names else "not a valid file name"
                     raise UserError(f"{frame.where}: {sample.name!r} is {what}; rename the structure")

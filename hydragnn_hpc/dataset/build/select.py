@@ -189,10 +189,10 @@ def split_by_class(
     return Partition(part, too_small)
 
 
-def _deal(sizes: np.ndarray, chance: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the part of each of three or more classes of these ``sizes``; ``wanted`` are the sizes of the parts."""
+def _deal(sizes: np.ndarray, chance: np.ndarray, part_sizes: np.ndarray) -> np.ndarray:
+    """Return the part of each of three or more classes of these ``sizes``; ``part_sizes`` are those of the parts."""
     dealt = np.zeros(len(sizes), np.uint8)
-    lacking = wanted.astype(float)
+    lacking = part_sizes.astype(float)
     for k in np.lexsort((chance, -sizes)).tolist():
         dealt[k] = np.argmax(lacking)
         lacking[dealt[k]] -= sizes[k]

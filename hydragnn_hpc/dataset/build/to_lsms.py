@@ -18,14 +18,14 @@ _SAME_POSITION = 1e-9  # bohr
 
 
 def sample_of(
-    frame: Frame, wanted: dict[str, TargetSpec], end_members: dict[int, float], lost: dict[str, None]
+    frame: Frame, specs: dict[str, TargetSpec], end_members: dict[int, float], lost: dict[str, None]
 ) -> lsms.LsmsSample:
     """Return a frame as LSMS text holds it.
 
     Parameters
     ----------
     frame : Frame
-    wanted : dict
+    specs : dict
         The targets that hold LSMS text's quantities, by its names for them; others are looked up under its own keys.
     end_members : dict
         Energy per atom of the pure elements, Ry, by proton number: from these a total energy follows from a mixing
@@ -39,18 +39,18 @@ def sample_of(
         If the total energy, the charges or the magnetic moments are not in the frame, or not in a unit that fits.
     """
     derived = ("charge_transfer", "mixing_enthalpy", "split", EXPORTED_KEY)
-    used = {w.key for w in wanted.values()} | {*lsms.UNITS, lsms.REST, *derived}
+    used = {w.key for w in specs.values()} | {*lsms.UNITS, lsms.REST, *derived}
     lost.update((f"'{key}'", None) for key in (*frame.values, *frame.columns) if key not in used)
     z = frame.atomic_numbers
-    total = _energy(frame, wanted, "total_energy")
+    total = _energy(frame, specs, "total_energy")
     if total is None and end_members and "mixing_enthalpy" in frame.values:
         # The end members are summed as in derive.mixing_enthalpy, so that the energy comes back bit for bit.
         reference = sum(int((z == s).sum()) * end_members[s] for s in sorted(end_members))
         total = float(np.ravel(frame.values["mixing_enthalpy"])[0]) + reference
-    charge = _column(frame, wanted, "charge")
-    transfer = _column(frame, wanted, "charge_transfer")
+    charge = _column(frame, specs, "charge")
+    transfer = _column(frame, specs, "charge_transfer")
     charge = transfer + z if charge is None and transfer is not None else charge
-    moment = _column(frame, wanted, "magnetic_moment")
+    moment = _column(frame, specs, "magnetic_moment")
     lacking = [
         name
         for name, array in (("total_energy", total), ("charge", charge), ("magnetic_moment", moment))
@@ -61,7 +61,7 @@ def sample_of(
             f"{frame.where}: LSMS text needs {' and '.join(lacking)}; name the key that holds it: --target"
             f" {lacking[0]}={'graph:KEY:Ry' if lacking[0] == 'total_energy' else 'node:KEY:' + lsms.UNITS[lacking[0]]}"
         )
-    others = [_energy(frame, wanted, name) for name in ("band_energy", "fermi_energy")]
+    others = [_energy(frame, specs, name) for name in ("band_energy", "fermi_energy")]
     if None in others:
         lost["band and Fermi energies (not in the source: written as 0)"] = None
     energies = np.array([total, *(e or 0.0 for e in others)])
@@ -96,8 +96,8 @@ def _number(frame: Frame, stated: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _energy(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> float | None:
-    spec = wanted.get(name)
+def _energy(frame: Frame, specs: dict[str, TargetSpec], name: str) -> float | None:
+    spec = specs.get(name)
     raw = _number(frame, frame.values, spec.key if spec else name)
     if raw is None or np.size(raw) != 1:
         return None
@@ -106,8 +106,8 @@ def _energy(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> float | N
     return float(np.ravel(raw)[0]) * (spec.unit.in_ev / RYDBERG_IN_EV if spec and spec.unit.in_ev else 1.0)
 
 
-def _column(frame: Frame, wanted: dict[str, TargetSpec], name: str) -> np.ndarray | None:
-    spec = wanted.get(name)
+def _column(frame: Frame, specs: dict[str, TargetSpec], name: str) -> np.ndarray | None:
+    spec = specs.get(name)
     unit = lsms.UNITS.get(name, "e")
     if spec is not None and spec.unit.text != unit:
         raise UserError(f"--target {name}: LSMS text holds it in {unit}, not in {spec.unit}")

@@ -125,7 +125,7 @@ class GeometryOperators:
 
 
 def plan(
-    arrays: Mapping[str, np.ndarray], wanted: Sequence[RequiredInput], numbers: NumberRange, cutoff: float
+    arrays: Mapping[str, np.ndarray], required: Sequence[RequiredInput], numbers: NumberRange, cutoff: float
 ) -> InputRecipe:
     """Return the recipe for a data set, before :func:`write` fits it.
 
@@ -133,7 +133,7 @@ def plan(
     ----------
     arrays : mapping
         The data set's arrays.
-    wanted : sequence of RequiredInput
+    required : sequence of RequiredInput
     numbers : NumberRange
         Least and greatest atomic number of the data set.
     cutoff : float
@@ -141,13 +141,13 @@ def plan(
     """
     species = [float(numbers.minimum), float(numbers.maximum)]
     around, powers = None, 1
-    for entry in wanted:
+    for entry in required:
         powers = max(powers, entry.powers or 1)
         if entry.number is not None:
             n = len(arrays["cell"])
             geometries = (geometry_of(arrays, g) for g in range(n))
             around = shells.find(geometries, entry.number, cutoff, _shortest(arrays["edge_vectors"], cutoff))
-    names = [entry.name for entry in wanted]
+    names = [entry.name for entry in required]
     present = compositions.elements_of(arrays["atomic_numbers"]).tolist()
     return InputRecipe(names=names, elements=present, species=species, shells=around, powers=powers)
 

@@ -96,9 +96,9 @@ def described(level: str, inputs: np.ndarray, n_atoms: np.ndarray, element: np.n
     return mean
 
 
-def _of_compositions(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Look up the values of compositions ``wanted`` ``[S, K]``; those not among ``known`` are interpolated."""
-    distinct, where = np.unique(np.round(wanted, _DIGITS), axis=0, return_inverse=True)
+def _of_compositions(known: np.ndarray, values: np.ndarray, requested: np.ndarray) -> np.ndarray:
+    """Look up the values of compositions ``requested`` ``[S, K]``; those not among ``known`` are interpolated."""
+    distinct, where = np.unique(np.round(requested, _DIGITS), axis=0, return_inverse=True)
     flat = values.reshape(len(values), -1)
     table = np.zeros((len(distinct), flat.shape[1]))
     masks, of_column = np.unique(np.isfinite(flat), axis=1, return_inverse=True)
@@ -111,17 +111,17 @@ def _of_compositions(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) 
     return rows
 
 
-def _mixture(wanted: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ``known`` compositions that each ``wanted`` one is interpolated from, and their weights."""
+def _mixture(requested: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ``known`` compositions that each ``requested`` one is interpolated from, and their weights."""
     if known.shape[1] == 2:
-        order, at = np.argsort(known[:, 0]), wanted[:, 0]
+        order, at = np.argsort(known[:, 0]), requested[:, 0]
         x = known[order, 0]
         right = np.minimum(np.searchsorted(x, at), len(x) - 1)
         left = np.maximum(right - 1, 0)
         width = x[right] - x[left]
         share = np.clip((x[right] - at) / np.where(width > 0, width, 1), 0, 1)
         return np.stack([order[left], order[right]], axis=1), np.stack([share, 1 - share], axis=1)
-    distance = np.linalg.norm(known - wanted[:, None], axis=2)
+    distance = np.linalg.norm(known - requested[:, None], axis=2)
     index = np.argsort(distance, axis=1, kind="stable")[:, : known.shape[1]]
     nearest = np.take_along_axis(distance, index, axis=1)
     weight = 1 / np.maximum(nearest, 10.0**-_DIGITS)

@@ -56,7 +56,7 @@ def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
     UserError
         If an entry cannot be read, its unit is unknown, a name is given twice, or two mixing enthalpies are requested.
     """
-    wanted: list[TargetSpec] = []
+    specs: list[TargetSpec] = []
     for entry in given:
         where = f"--target {entry}"
         name, equals, rest = entry.partition("=")
@@ -71,19 +71,19 @@ def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
             raise UserError(f"{where}: '{name}' has another meaning in files of true values; rename the target")
         if level not in LEVELS:
             raise UserError(f"{where}: level '{level}'{nearest(level, LEVELS)}")
-        if any(name == w.property.name for w in wanted):
+        if any(name == w.property.name for w in specs):
             raise UserError(f"{where}: target '{name}' is given twice; leave one out or rename it")
         unit, mixing = parse_unit(unit_text, where), level == "mixing"
         if mixing and unit.in_ev is None:
             raise UserError(
                 f"{where}: a mixing enthalpy is derived from an energy; {unit_text} is not a unit of energy, such as eV"
             )
-        if mixing and any(w.mixing for w in wanted):
+        if mixing and any(w.mixing for w in specs):
             raise UserError(f"{where}: a second mixing enthalpy; leave one out")
         shown = next((part for part in label if part), name.replace("_", " "))
         stored = Property(name, "node" if level == "node" else "graph", "Ry" if mixing else unit.text, shown)
-        wanted.append(TargetSpec(stored, key, unit, mixing))
-    return tuple(wanted)
+        specs.append(TargetSpec(stored, key, unit, mixing))
+    return tuple(specs)
 
 
 class TargetExtractor:
@@ -91,11 +91,11 @@ class TargetExtractor:
 
     Parameters
     ----------
-    wanted : sequence of TargetSpec
+    specs : sequence of TargetSpec
     """
 
-    def __init__(self, wanted: Sequence[TargetSpec]) -> None:
-        self.wanted = tuple(wanted)
+    def __init__(self, specs: Sequence[TargetSpec]) -> None:
+        self.specs = tuple(specs)
         self._seen: dict[str, tuple[int, str]] = {}  # name: width, and where it was first seen
         self._known: dict[str, set[str]] = {"graph": set(), "node": set()}
         self._units_checked: set[tuple[str, str]] = set()
@@ -108,7 +108,7 @@ class TargetExtractor:
         values : dict
             ``[n_atoms, d]`` at node level, ``[1, d]`` at graph level; None where the frame does not have the key.
         energy : float
-            Ry per cell; NaN where no mixing enthalpy is wanted or the frame has no energy.
+            Ry per cell; NaN where no mixing enthalpy is requested or the frame has no energy.
 
         Raises
         ------
@@ -119,7 +119,7 @@ class TargetExtractor:
         self._known["node"].update(frame.columns)
         values: dict[str, np.ndarray | None] = {}
         energy = np.nan
-        for spec in self.wanted:
+        for spec in self.specs:
             array = (_of_atoms if spec.property.level == "node" else _of_structure)(frame, spec.key)
             if array is not None:
                 self._check_unit(spec, frame)
@@ -140,7 +140,7 @@ class TargetExtractor:
             if array is not None:
                 self._seen.setdefault(name, (array.shape[1], frame.where))
         if not np.isnan(energy):
-            self._seen.setdefault(next(w.property.name for w in self.wanted if w.mixing), (1, frame.where))
+            self._seen.setdefault(next(w.property.name for w in self.specs if w.mixing), (1, frame.where))
         return values, energy
 
     def _check_unit(self, spec: TargetSpec, frame: Frame) -> None:
@@ -185,7 +185,7 @@ class TargetExtractor:
         UserError
             If a target was in no frame.
         """
-        for spec in self.wanted:
+        for spec in self.specs:
             if spec.property.name not in self._seen:
                 raise UserError(
                     f"{source}: no structure has '{spec.key}' for target '{spec.property.name}'"

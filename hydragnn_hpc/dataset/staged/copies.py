@@ -61,12 +61,12 @@ class StagedData:
     ready: StagedRecipe | None = None
     others: tuple[StagedData, ...] = ()
 
-    def meeting(self, wanted: Requirements) -> StagedData | None:
-        """Return the data that meet what is ``wanted``, these or one of the others; None if none do."""
+    def meeting(self, required: Requirements) -> StagedData | None:
+        """Return the data that meet what is ``required``, these or one of the others; None if none do."""
         made = self.ready.wanted if self.ready else requirements.PLAIN
-        if requirements.meet(made, wanted):
+        if requirements.meet(made, required):
             return self
-        return next((data for other in self.others if (data := other.meeting(wanted))), None)
+        return next((data for other in self.others if (data := other.meeting(required))), None)
 
 
 def scaled(values: np.ndarray, minimum: list[float] | float, maximum: list[float] | float) -> np.ndarray:
@@ -76,10 +76,10 @@ def scaled(values: np.ndarray, minimum: list[float] | float, maximum: list[float
     return result
 
 
-def copy(bp: Path, folder: Path, wanted: Sequence[Requirements] = ()) -> None:
+def copy(bp: Path, folder: Path, required: Sequence[Requirements] = ()) -> None:
     """Read and verify the data set ``bp``, and write it as ``.npy`` files into the existing ``folder``.
 
-    Only one chunk of an array is in memory at a time. Finally, the ``wanted`` arrays are computed
+    Only one chunk of an array is in memory at a time. Finally, the ``required`` arrays are computed
     (`staged.requirements`): the first into ``folder``, others into folders of their own in it. ``dataset.json``
     summarises the data (`features.baselines`).
     """
@@ -102,13 +102,13 @@ def copy(bp: Path, folder: Path, wanted: Sequence[Requirements] = ()) -> None:
         spool.save(folder / f"{scaled_name}.npy", shape, np.float32, scaled_chunks)
     arrays = _arrays(folder)
     store.check_arrays(arrays, manifest.targets, str(bp))
-    if least := max((required.classes for required in wanted), default=0):
+    if least := max((each.classes for each in required), default=0):
         np.save(folder / f"{CLASSES}.npy", _classes(arrays, manifest, least))
-    for number, required in enumerate(wanted):
+    for number, each in enumerate(required):
         own = folder / f"{_OTHER}{number}" if number else folder
         own.mkdir(exist_ok=True)
-        if required != requirements.PLAIN or number:
-            requirements.write(own, arrays, manifest, required)
+        if each != requirements.PLAIN or number:
+            requirements.write(own, arrays, manifest, each)
     # Imported here because a supervisor imports this module, and the child alone needs it.
     from hydragnn_hpc.dataset.features.baselines import summarise
 

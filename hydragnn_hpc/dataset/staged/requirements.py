@@ -58,16 +58,16 @@ def _classes(training: Training) -> int:
     return int(training.resample != "none")
 
 
-def meet(made: Requirements, wanted: Requirements) -> bool:
-    """Whether what was ``made`` includes everything that is ``wanted``."""
-    same = made.inputs == wanted.inputs and made.fitted_to == wanted.fitted_to
-    return same and set(wanted.tasks) <= set(made.tasks) and made.classes >= wanted.classes
+def meet(made: Requirements, required: Requirements) -> bool:
+    """Whether what was ``made`` includes everything that is ``required``."""
+    same = made.inputs == required.inputs and made.fitted_to == required.fitted_to
+    return same and set(required.tasks) <= set(made.tasks) and made.classes >= required.classes
 
 
-def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wanted: Requirements) -> None:
-    """Compute what is ``wanted`` into a node-local copy: ``node_inputs``, ``reference_<task>``, ``residual_<task>``.
+def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, required: Requirements) -> None:
+    """Compute what is ``required`` into a node-local copy: ``node_inputs``, ``reference_<task>``, ``residual_<task>``.
 
-    ``ready.json`` in the same folder holds ``wanted``, and how it was computed: ``inputs`` and ``references``.
+    ``ready.json`` in the same folder holds it (``wanted``), and how it was computed: ``inputs`` and ``references``.
 
     Parameters
     ----------
@@ -75,21 +75,21 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wa
     arrays : mapping
         The copy's arrays.
     manifest : Manifest
-    wanted : Requirements
+    required : Requirements
 
     Raises
     ------
     UserError
-        If the data set does not allow something that is ``wanted``.
+        If the data set does not allow something that is ``required``.
     OSError
         If the storage is full.
     """
     # Imported here because a supervisor imports this module and has no use for SciPy.
     from hydragnn_hpc.dataset.features import inputs, residual
 
-    if wanted.fitted_to is not None:
-        arrays = {**arrays, "split": _fitted_to(arrays, wanted.fitted_to)}
-    recipe = inputs.plan(arrays, wanted.inputs, manifest.species, manifest.neighbours.cutoff_bohr)
+    if required.fitted_to is not None:
+        arrays = {**arrays, "split": _fitted_to(arrays, required.fitted_to)}
+    recipe = inputs.plan(arrays, required.inputs, manifest.species, manifest.neighbours.cutoff_bohr)
     if not recipe.species_only:
         recipe = inputs.write(arrays, recipe, folder / "node_inputs.npy")
         node_inputs: np.ndarray = np.load(folder / "node_inputs.npy", mmap_mode="r")
@@ -97,11 +97,11 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Manifest, wa
         node_inputs = arrays["node_inputs"]
     shrinkage = inputs.shrinkage(recipe) if recipe.kept else None
     references = {}
-    for task in wanted.tasks:
+    for task in required.tasks:
         paths = (folder / f"reference_{task.name}.npy", folder / f"residual_{task.name}.npy")
         values = arrays[f"scaled_{task.field}"]
         references[task.name] = residual.write(arrays, task, values, node_inputs, paths, shrinkage)
-    staged = StagedRecipe(wanted=wanted, inputs=recipe, references=references)
+    staged = StagedRecipe(wanted=required, inputs=recipe, references=references)
     # Not in pydantic's JSON mode, which writes NaN as null.
     (folder / READY).write_text(json.dumps(staged.model_dump()), encoding="utf-8")
 

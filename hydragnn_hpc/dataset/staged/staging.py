@@ -48,7 +48,7 @@ class Staging:
         Called a few times a second while copying, so that messages are still answered.
     silence : float
         Seconds without a byte read or written after which the copying is considered hung.
-    wanted : sequence of Requirements, optional
+    required : sequence of Requirements, optional
         What a campaign requires in addition.
     """
 
@@ -58,10 +58,10 @@ class Staging:
         given: Path | None,
         alive: Callable[[], None] | None = None,
         silence: float = _SILENCE,
-        wanted: Sequence[Requirements] = (),
+        required: Sequence[Requirements] = (),
     ) -> None:
         self._bp, self._given, self._alive, self._silence = bp, given, alive, silence
-        self._wanted = wanted
+        self._required = required
         self._lock = -1
         self.folder = Path()
 
@@ -94,7 +94,7 @@ class Staging:
     def _copy(self) -> None:
         command = [sys.executable, "-m", "hydragnn_hpc.dataset.staged.copies", str(self._bp), str(self.folder)]
         command.append(str(os.getpid()))
-        command += [required.model_dump_json() for required in self._wanted]
+        command += [each.model_dump_json() for each in self._required]
         with tempfile.TemporaryFile("w+", dir=self.folder, errors="replace") as output:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
             try:

@@ -179,14 +179,14 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
     UserError
         If the copy was made for other inputs or references.
     """
-    wanted = requirements.of(campaign)
-    suitable = staged.meeting(wanted)
+    required = requirements.of(campaign)
+    suitable = staged.meeting(required)
     if suitable is None:
         given = (staged.ready.wanted if staged.ready else requirements.PLAIN).model_dump(mode="json")
         raise UserError(f"the node-local copy was made for other inputs or references ({given}); run the command again")
     a, ready, recipe = suitable.arrays, suitable.ready, Recipe()
     if ready:
-        referenced = {task.name: ready.references[task.name] for task in wanted.tasks}
+        referenced = {task.name: ready.references[task.name] for task in required.tasks}
         recipe = Recipe(inputs=ready.inputs, references=referenced)
     structure = Structure.of(a, staged.manifest.neighbours.cutoff_bohr)
     split, resampled = _split(a, campaign)

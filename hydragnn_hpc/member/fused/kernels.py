@@ -195,8 +195,8 @@ def _processor() -> str:
     """Return the processor's model and features, on which the meaning of ``-march=native`` depends."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        wanted = ("model name", "flags", "Features", "cpu\t")
-        return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+        prefixes = ("model name", "flags", "Features", "cpu\t")
+        return "\n".join(sorted({line for line in lines if line.startswith(prefixes)}))
     return platform.processor()
 
 

@@ -53,7 +53,7 @@ class LibraryEngine:
     ) -> None:
         self.sizes, self.device, self.lanes, self._dtype = sizes, device, vector_lanes(device), dtype
         self.layout: ParameterLayout = ModuleLayout.of_module(lambda: LibraryNetwork(sizes, convolution))
-        self._directions_wanted = CONVOLUTIONS[convolution].equivariant
+        self._with_directions = CONVOLUTIONS[convolution].equivariant
         self._network = LibraryNetwork(sizes, convolution).to(device, dtype)
         self._structure = data.structure
         self._inputs = resident(data.inputs, device, dtype)
@@ -163,7 +163,7 @@ class LibraryEngine:
         if not self.sizes.edges:
             return None, None, None
         lengths, directions = self._to(self._structure.lengths(edges)).to(self._dtype), None
-        if self._directions_wanted:
+        if self._with_directions:
             directions = self._to(self._structure.edge_vectors[edges]).to(self._dtype) / lengths[:, None]
         return lengths, directions, self.sizes.edges.of(lengths)
 

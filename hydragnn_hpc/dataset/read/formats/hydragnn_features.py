@@ -95,8 +95,9 @@ def read_configuration(path: Path) -> tuple[Configuration, LengthUnit]:
         raise UserError(
             f"cannot read {file}: {error}; it is not a configuration of HydraGNN: correct or remove it"
         ) from error
-    wanted = configuration.network.variables
-    if wanted.type and not len(wanted.type) == len(wanted.output_index) == len(wanted.output_names or wanted.type):
+    variables = configuration.network.variables
+    names = variables.output_names or variables.type
+    if variables.type and not len(variables.type) == len(variables.output_index) == len(names):
         raise UserError(f"{file}: type, output_index and output_names differ in length; correct them")
     return configuration, length_unit(configuration.dataset.length_unit, f"{file}: Dataset.length_unit")
 
@@ -169,18 +170,18 @@ def outputs_of(
     UserError
         If values are scaled and it is not clear by which feature's minimum and maximum.
     """
-    wanted = configuration.network.variables
-    if wanted.type:
-        if list(wanted.type) != levels:
+    variables = configuration.network.variables
+    if variables.type:
+        if list(variables.type) != levels:
             raise UserError(
-                f"{where}: outputs are of levels {levels}, but {wanted.type} in the configuration; correct it"
+                f"{where}: outputs are of levels {levels}, but {variables.type} in the configuration; correct it"
             )
         return [
             OutputFeature(name, level, feature)
             for name, level, feature in zip(
-                wanted.output_names or [f"output_{k}" for k in range(len(levels))],
+                variables.output_names or [f"output_{k}" for k in range(len(levels))],
                 levels,
-                wanted.output_index,
+                variables.output_index,
                 strict=True,
             )
         ]
