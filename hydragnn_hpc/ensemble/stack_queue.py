@@ -184,6 +184,6 @@ def seconds_left(spent: Collection[float], running: Collection[float], waiting: 
     """
     if not spent:
         return None
-    usual = sum(spent) / len(spent)
-    left = [max(usual - seconds, 0.0) for seconds in running]
-    return max(max(left, default=0.0), (sum(left) + waiting * usual) / max(workers, 1))
+    mean = sum(spent) / len(spent)
+    left = [max(mean - seconds, 0.0) for seconds in running]
+    return max(max(left, default=0.0), (sum(left) + waiting * mean) / max(workers, 1))

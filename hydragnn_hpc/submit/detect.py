@@ -52,7 +52,7 @@ def detect(queue: str | None) -> tuple[Site, str]:
 def _with_all_queues(site: Site, queues: Sequence[Queue], name: str | None) -> Site:
     """Add the other open queues, sorted by name, whose nodes are like those of the chosen queue."""
     first = limits.choose(queues, name, site.name)
-    kind = limits.usual(first)
+    kind = limits.main_nodes(first)
     alike = [queue for queue in queues if queue is not first and not queue.closed and _fits(site, kind, queue)]
     fitted = [limits.fit(site, queues, queue.name, None) for queue in [first, *alike]]
     chosen = [profile.limits[0] for profile in fitted]

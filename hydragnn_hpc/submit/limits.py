@@ -110,8 +110,8 @@ def choose(queues: Iterable[Queue], name: str | None, where: str) -> Queue:
     return known[name]
 
 
-def usual(queue: Queue) -> Nodes | None:
-    """Return the kind of node to plan for in ``queue``: with the most GPUs in total; without GPUs, the most nodes."""
+def main_nodes(queue: Queue) -> Nodes | None:
+    """Return the nodes to plan for in ``queue``: the kind with the most GPUs in total; without GPUs, the most nodes."""
     return max(queue.nodes, key=lambda n: (bool(n.gpus), n.number * (n.gpus or 1), n.cores), default=None)
 
 
@@ -141,7 +141,7 @@ def fit(site: Site, queues: Sequence[Queue], name: str | None, seconds: float | 
         Time that the user asks for: a queue without a limit allows it.
     """
     queue = choose(queues, name, site.name)
-    kind = usual(queue)
+    kind = main_nodes(queue)
     hours = (queue.seconds or max(seconds or 0, site.limits[0].hours * 3600)) / 3600
     changes: dict[str, object] = {}
     most = queue.max_nodes
