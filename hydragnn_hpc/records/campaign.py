@@ -8,13 +8,14 @@ from hydragnn_hpc.records.base import Record
 
 
 class EarlierCampaign(Record):
-    """What the folder held before the campaign grew.
+    """A configuration that the folder held before the campaign grew.
 
     Attributes
     ----------
     since : str
-        When it was first frozen as it was.
+        When a run first froze it, in ISO 8601.
     hash : str
+        Its hash (`campaign_hash.config_hash`).
     campaign : dict
         Its settings (`config.Campaign`) as plain data.
     """
@@ -25,7 +26,17 @@ class EarlierCampaign(Record):
 
 
 class CampaignRecord(Record):
-    """The content of the file; attributes as of `EarlierCampaign`, which are those of ``earlier``, oldest first."""
+    """The content of the file: the current configuration, and those from which it has grown.
+
+    Attributes
+    ----------
+    hash, since, campaign
+        As in `EarlierCampaign`.
+    dataset_sha256 : str
+        The content hash of the data set (`dataset.Manifest`).
+    earlier : tuple of EarlierCampaign
+        Oldest first.
+    """
 
     hash: str
     dataset_sha256: str
