@@ -1,7 +1,7 @@
 """Reading and writing YAML: content that YAML would silently drop or convert is refused, with its line.
 
-YAML keeps the last of duplicate keys; ``no`` becomes false, ``010`` becomes 8, ``1:30`` becomes 90, and ``2026-08-01``
-a date. None of these is meant in this program's files: such names are written in quotes.
+YAML keeps the last of duplicate keys, and reads ``no`` as false, ``010`` as 8, ``1:30`` as 90 and ``2026-08-01`` as a
+date. In this program's files none of these is meant, except false as a value: such names are written in quotes.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def parse(text: str) -> Any:
     collecting = gc.isenabled()
     gc.disable()  # it would traverse the growing number of nodes repeatedly: two thirds of the time
     try:
-        root = _composed(loader, text)
+        root = _compose(loader, text)
         if root is None:
             return None
         _check(root)
@@ -72,7 +72,7 @@ def parse(text: str) -> Any:
             gc.enable()
 
 
-def _composed(loader: Any, text: str) -> yaml.Node | None:
+def _compose(loader: Any, text: str) -> yaml.Node | None:
     try:
         root: yaml.Node | None = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
@@ -118,9 +118,10 @@ def _check_keys(node: yaml.MappingNode) -> None:
     lines: dict[str, int] = {}
     for key, _ in node.value:
         line = _line(key)
-        if not isinstance(key, yaml.ScalarNode) or key.tag not in (f"{_TAG}str", f"{_TAG}merge"):
-            shown = key.value if isinstance(key, yaml.ScalarNode) else "that is a list or a section"
-            raise yaml.YAMLError(f"line {line}: the key {shown} is not text in YAML; write it in quotes")
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.YAMLError(f"line {line}: a list or a section stands in the place of a key; write a name")
+        if key.tag not in (f"{_TAG}str", f"{_TAG}merge"):
+            raise yaml.YAMLError(f"line {line}: the key {key.value} is not text in YAML; write it in quotes")
         if key.value in lines:
             where = f"in line {line}" if lines[key.value] == line else f"in lines {lines[key.value]} and {line}"
             raise yaml.YAMLError(f"the key '{key.value}' appears twice, {where}; remove one of the two")

@@ -53,7 +53,7 @@ def test_depth_without_end_is_an_error(text: str) -> None:
         ("seed: 2026-99-01\n", "line 6: 2026-99-01 is a date in YAML"),
         ("yes: 3\n", "line 6: the key yes is not text in YAML; write it in quotes"),
         ("12: 3\n", "line 6: the key 12 is not text in YAML; write it in quotes"),
-        ("[a, b]: 3\n", "line 6: the key that is a list or a section is not text in YAML"),
+        ("[a, b]: 3\n", "line 6: a list or a section stands in the place of a key"),
         ("training: {epochs: yes}\n", "training: epochs: in YAML yes, no, .* in quotes"),
         ("model: {graph_head: [true]}\n", "model: graph_head: in YAML yes, no, .* in quotes"),
         ("seed: on\n", "seed: in YAML yes, no, .* in quotes"),

@@ -10,8 +10,8 @@ from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.sections import Variant
 
 _ONLY_GROWS = "a campaign can grow, not shrink"
-_NAMED = 8  # variants named in one line
-_WHY_NOT = {
+_MOST_NAMED = 8  # variants in one line
+_REASONS = {
     "training.cosine.epochs": " (the epochs already trained had other learning rates; to continue at the lowest rate,"
     " set this key to its former value)",
     "start.sha256": " (what members start from has been trained further, or with other settings)",
@@ -35,7 +35,7 @@ class Changes:
 
 
 def changes(old: Campaign, new: Campaign) -> Changes:
-    """Compare two configurations of one folder: more replicas, variants and epochs are growth."""
+    """Compare the ``old`` and ``new`` configuration of a folder: more replicas, variants and epochs are growth."""
     growth, refused = [], []
     if new.name != old.name:
         refused.append(f"name: {old.name} -> {new.name}")
@@ -45,13 +45,13 @@ def changes(old: Campaign, new: Campaign) -> Changes:
             growth.append(line)
         else:
             refused.append(f"{line} ({_ONLY_GROWS})")
-    refused += _of_halving(old, new)
+    refused += _halving_refusals(old, new)
     variants = {v.name: v for v in new.variants}
     before = {v.name for v in old.variants}
     added = [name for name in variants if name not in before]
     if added:
-        more = f" and {len(added) - _NAMED} more" if len(added) > _NAMED else ""
-        growth.append(f"variants: + {', '.join(added[:_NAMED])}{more}")
+        more = f" and {len(added) - _MOST_NAMED} more" if len(added) > _MOST_NAMED else ""
+        growth.append(f"variants: + {', '.join(added[:_MOST_NAMED])}{more}")
     lines: dict[str, list[str]] = {}
     grows: dict[str, bool] = {}
     for variant in old.variants:
@@ -59,22 +59,23 @@ def changes(old: Campaign, new: Campaign) -> Changes:
             refused.append(f"variants: {variant.name} is missing ({_ONLY_GROWS})")
             continue
         for key, was, becomes in _differences(_settings(old, variant), _settings(new, variants[variant.name])):
-            line = f"{key}: {was} -> {becomes}{_WHY_NOT.get(key, '')}"
+            line = f"{key}: {was} -> {becomes}{_REASONS.get(key, '')}"
             grows[line] = key == "training.epochs" and becomes > was
             lines.setdefault(line, []).append(variant.name)
     for line, names in lines.items():
-        shared = len(names) == len(before)
-        (growth if grows[line] else refused).append(line if shared else f"variants.{', '.join(names)}: {line}")
+        of_all = len(names) == len(before)
+        (growth if grows[line] else refused).append(line if of_all else f"variants.{', '.join(names)}: {line}")
     return Changes(tuple(growth), tuple(refused))
 
 
-def _of_halving(old: Campaign, new: Campaign) -> list[str]:
-    """Return what would contradict the rungs that may have been decided."""
+def _halving_refusals(old: Campaign, new: Campaign) -> list[str]:
+    """Return what would contradict rungs that may have been decided."""
+    # A sweep has an effect of its own only with halving: otherwise its points are plain variants.
     before, after = (c.effective().sweep for c in (old, new))
     if before == after and (before is None or old.replicas == new.replicas):
         return []
-    what = "sweep" if before != after else "replicas"
-    return [f"{what}: with sweep.halving, other points, rungs or replicas would have let other points go on"]
+    key = "sweep" if before != after else "replicas"
+    return [f"{key}: with sweep.halving, other points, rungs or replicas would have let other points go on"]
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, Any, Any]]:
