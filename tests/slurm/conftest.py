@@ -26,15 +26,18 @@ CAMPAIGN = campaigns.text(
 
 
 @dataclass
-class Place:
-    """Where a test works: the campaign, its profile, the undisturbed outcome, the cluster."""
+class SlurmSetup:
+    """A cluster, a campaign with its machine profile, and the outcome of the campaign without faults.
+
+    ``seconds`` is the time that it took under mpirun.
+    """
 
     cluster: Cluster
     folder: Path
     campaign: Path
     site: Path
     expected: dict[str, str]
-    seconds: float  # that mpirun took for it
+    seconds: float
 
     def submit(self, out: Path, *options: str) -> str:
         """Submit the campaign; return the job's number."""
@@ -48,7 +51,7 @@ class Place:
         return str(json.loads(done.stdout)["id"])
 
     def wait(self, condition: Callable[[], bool], what: str, out: Path, patience: float = 280.0) -> None:
-        """Wait for ``condition``; on running out of patience, fail with the job's output."""
+        """Wait for ``condition``; after ``patience`` seconds, fail with the job's output."""
         limit = time.monotonic() + patience
         while not condition():
             if time.monotonic() > limit:
@@ -57,14 +60,14 @@ class Place:
             time.sleep(0.2)
 
     def end(self, job: str, out: Path) -> tuple[str, str]:
-        """Wait until the job is over, its further runs included; return its state and its output."""
+        """Wait until the job has ended, its later runs included; return its state and its output."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "")
         self.wait(lambda: self.cluster.state(job) in over, "the end", out)
         text = "\n".join(p.read_text(errors="replace") for p in (out / "jobs").glob("*.txt"))
         return self.cluster.state(job), text
 
     def wait_for_end(self, job: str, out: Path) -> str:
-        """Wait until the job is over, and check its outcome against the undisturbed one; return what it printed."""
+        """Wait until the job has ended, and check its outcome; return its output."""
         state, text = self.end(job, out)
         assert state == "COMPLETED", f"{state}\n{text[-4000:]}"
         assert outcome(out) == self.expected
@@ -93,7 +96,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def slurm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> SlurmSetup:
     """The data set, the campaign, the shipped profile of a Slurm machine, and the outcome under mpirun."""
     folder = tmp_path_factory.mktemp("campaign")
     program = str(BIN / "hydragnn-hpc")
@@ -112,4 +115,4 @@ def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Place:
         check=True, timeout=180, capture_output=True,
     )  # fmt: skip
     seconds = time.monotonic() - started
-    return Place(cluster, folder, campaign, site, outcome(folder / "by-mpirun"), seconds)
+    return SlurmSetup(cluster, folder, campaign, site, outcome(folder / "by-mpirun"), seconds)
