@@ -1,4 +1,4 @@
-"""Ranks that fall silent, for good or for a while: others train their members, and no rank waits for them forever."""
+"""Ranks that fall silent, permanently or temporarily: others train their members, and none waits for them forever."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.waiting import wait_for
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
 DRIVE = Path(__file__).with_name("drive.py")
-MEMORY: dict[str, str] = {}
+SHARED_MEMORY: dict[str, str] = {}
 
 
 def lost_within(monitor: RankMonitor, seconds: float) -> list[int]:
-    """Poll the monitor for ``seconds``; return the ranks that were lost."""
+    """Poll the monitor for ``seconds``; return the ranks that it considers lost."""
     lost, limit = [], time.monotonic() + seconds
     while time.monotonic() < limit:
         lost += monitor.newly_lost()
@@ -54,10 +54,10 @@ def test_an_unreachable_rank_is_lost_at_once() -> None:
 @pytest.mark.parametrize(
     ("transport", "returns"),
     [
-        pytest.param(MEMORY, False, id="memory, for good"),
-        pytest.param(MEMORY, True, id="memory, for a while", marks=pytest.mark.long),
-        pytest.param(OVER_NETWORK, False, id="network, for good", marks=pytest.mark.long),
-        pytest.param(OVER_NETWORK, True, id="network, for a while"),
+        pytest.param(SHARED_MEMORY, False, id="shared memory, permanently"),
+        pytest.param(SHARED_MEMORY, True, id="shared memory, temporarily", marks=pytest.mark.long),
+        pytest.param(OVER_NETWORK, False, id="network, permanently", marks=pytest.mark.long),
+        pytest.param(OVER_NETWORK, True, id="network, temporarily"),
     ],
 )
 def test_a_stopped_rank_is_lost(small: Path, tmp_path: Path, transport: dict[str, str], returns: bool) -> None:
@@ -67,7 +67,8 @@ def test_a_stopped_rank_is_lost(small: Path, tmp_path: Path, transport: dict[str
     (small / "many.yaml").write_text(campaigns.text(replicas=4))
     command = [str(MPIRUN), "-n", "4", sys.executable, str(DRIVE), str(small / "many.yaml"), str(out), str(stage)]
     times = {"DRIVE_BEAT_SECONDS": "0.02", "DRIVE_LOST_SECONDS": "3"}
-    with (tmp_path / "said").open("w+") as log:
+    log_file = tmp_path / "output.txt"
+    with log_file.open("w+") as log:
         run = subprocess.Popen(
             [*command, "good", "-", "1"], env={**os.environ, **transport, **times}, stdout=log, stderr=subprocess.STDOUT
         )
@@ -76,15 +77,15 @@ def test_a_stopped_rank_is_lost(small: Path, tmp_path: Path, transport: dict[str
             victim = process_of(out, 2)
             os.kill(victim, signal.SIGSTOP)
             if returns:
-                wait_for(lambda: "no longer answers" in (tmp_path / "said").read_text())
+                wait_for(lambda: "no longer answers" in log_file.read_text())
                 os.kill(victim, signal.SIGCONT)
-            else:  # otherwise its launcher would wait for it
-                wait_for(lambda: "mpi_abort" in (tmp_path / "said").read_text().lower())  # as each MPI writes it
+            else:  # killed, or the launcher would wait for it
+                wait_for(lambda: "mpi_abort" in log_file.read_text().lower())  # as each MPI writes it
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(victim, signal.SIGKILL)
-            run.wait(60)  # with any exit code: an abort ends ranks, which launchers count as failures
+            run.wait(60)  # the exit code may be any: launchers count ranks that an abort ends as failures
         finally:
             run.kill()
-        output = (tmp_path / "said").read_text()
+        output = log_file.read_text()
     assert len(list(out.glob("members/*/*/result.json"))) == 12, output
     assert "Traceback" not in output and "12 of 12 members finished" in output, output

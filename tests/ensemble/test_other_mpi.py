@@ -114,7 +114,7 @@ def test_a_campaign_killed_and_run_again_has_the_same_outcome(
 
 
 CENTRAL = (
-    "test_lost_ranks.py::test_a_stopped_rank_is_lost[memory, for good]",
+    "test_lost_ranks.py::test_a_stopped_rank_is_lost[shared memory, permanently]",
     "test_no_reader.py::test_a_campaign_without_a_reader[full on two ranks]",
     "test_standin.py::test_bad_lines_cost_their_worker_alone",
 )

@@ -86,7 +86,7 @@ def test_a_deadline_saves_everything_and_the_same_command_continues(small: Path,
     started = time.monotonic()
     undisturbed = run(small / "campaign.yaml", tmp_path / "whole", *long, ranks=ranks)
     assert undisturbed.returncode == 0, undisturbed.stderr
-    # Measured, so that the first run is cut short in mid-training, however busy the machine.
+    # Measured, so that the first run is cut short during training, however busy the machine.
     limit = f"{SAVE_SECONDS + 0.55 * (time.monotonic() - started):.0f}s"
     out = tmp_path / "out"
     done = run(small / "campaign.yaml", out, *long, "--time-limit", limit, ranks=ranks)

@@ -280,7 +280,7 @@ def check_files(out: Path) -> None:
 
 def _even_rows(path: Path) -> None:
     text = path.read_text()
-    assert text.endswith("\n"), f"{path} ends in mid-line"
+    assert text.endswith("\n"), f"{path} ends in the middle of a line"
     assert len({len(row) for row in csv.reader(text.splitlines())}) == 1, f"{path} has uneven rows"
 
 

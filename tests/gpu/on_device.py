@@ -127,7 +127,7 @@ def memory(device: torch.device) -> str:
 
 
 def lack_of_memory(device: torch.device) -> str:
-    """A lack of memory is recognised as one, and the process can go on."""
+    """A lack of memory is recognised as one, and the process can continue."""
     only_cuda(device)
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(0.02, device)
