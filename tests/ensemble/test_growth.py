@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from hydragnn_hpc.cli.main import app
 from hydragnn_hpc.errors import UserError
-from tests.ensemble.test_runs import BIN, outcome, run
+from tests.ensemble.test_runs import BIN, run
+from tests.outcomes import outcome
 
 pytestmark = pytest.mark.mpi
 SMALL = ["--set", "variants=[H]", "--set", "replicas=2", "--set", "launch.stack=2"]

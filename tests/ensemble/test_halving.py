@@ -26,8 +26,9 @@ from hydragnn_hpc.ledger import read_rungs
 from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.records.rungs import Rungs
 from tests import campaigns
-from tests.ensemble.test_runs import BIN, outcome, run
+from tests.ensemble.test_runs import BIN, run
 from tests.member_records import ERRORS, a_result
+from tests.outcomes import outcome
 
 RATES = [0.0001, 0.001, 0.01]
 SWEEP: dict[str, Any] = {
@@ -131,7 +132,7 @@ def whole(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_survivors_are_the_best_at_a_rung(small: Path, tmp_path: Path, whole: Path) -> None:
     found = {name: entry for name, entry in outcome(whole).items() if name != "table1"}
-    epochs = {name: entry[2] for name, entry in found.items()}  # type: ignore[index]
+    epochs = {name: entry[2] for name, entry in found.items()}
     assert sorted(epochs.values()) == [2] * 8 + [4] * 2 + [6] * 2
     rungs = json.loads((whole / "rungs.json").read_text())["survivors"]["H"]
     assert [len(names) for names in rungs] == [2, 1] and set(rungs[1]) < set(rungs[0])
@@ -142,7 +143,7 @@ def test_the_survivors_are_the_best_at_a_rung(small: Path, tmp_path: Path, whole
     scores: dict[str, float] = {}
     for name, entry in outcome(tmp_path / "out").items():
         if name != "table1":
-            scores[name[:-2]] = scores.get(name[:-2], 0.0) + entry[1]["H"]["rmse_validation"]  # type: ignore[index]
+            scores[name[:-2]] = scores.get(name[:-2], 0.0) + entry[1]["H"]["rmse_validation"]
     assert set(rungs[0]) == set(sorted(scores, key=scores.__getitem__)[:2])
 
 

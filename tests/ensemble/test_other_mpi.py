@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.outcomes import outcome
 from tests.ranks import age
 from tests.waiting import wait_for
 
@@ -77,13 +78,6 @@ def ranks_of(out: Path) -> list[str]:
             if str(out).encode() in (entry / "cmdline").read_bytes().split(b"\0"):
                 alive.append(entry.name)
     return alive
-
-
-def outcome(out: Path) -> dict[str, object]:
-    """Return Table 1 to the byte and every member's weights."""
-    weights = {str(p.parent): json.loads(p.read_text())["weights_sha256"] for p in out.glob("members/*/*/result.json")}
-    table = (out / "report" / "table1.csv").read_bytes()
-    return {"table": table, **{str(Path(k).relative_to(out)): v for k, v in weights.items()}}
 
 
 def test_a_campaign_killed_and_run_again_has_the_same_outcome(

@@ -28,7 +28,8 @@ from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.analysis.spread import one_way
 from hydragnn_hpc.report.write import write_report
 from tests import campaigns
-from tests.ensemble.test_runs import outcome, run
+from tests.ensemble.test_runs import run
+from tests.outcomes import outcome
 
 sizes_of_classes = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=12), min_size=1, max_size=5)
 
@@ -202,7 +203,7 @@ def test_the_same_bits_in_any_stack_on_any_ranks(
     assert done.returncode == 0, done.stderr
     found, expected = outcome(tmp_path / "out"), outcome(resampled)
     assert found == expected
-    assert len({entry[0] for name, entry in found.items() if name != "table1"}) == 18  # type: ignore[index]
+    assert len({entry[0] for name, entry in found.items() if name != "table1"}) == 18
 
 
 @pytest.mark.mpi
@@ -214,7 +215,7 @@ def test_the_report_separates_the_sources_of_the_spread(small: Path, resampled: 
     assert set(rows) == {(v, t) for v in ("folds", "drawn") for t in "HM"}
     assert rows["folds", "H"]["separated_by"] == "replicas of one fold" and rows["drawn", "H"]["separated_by"] == "HM"
     errors = {
-        v: [entry[1]["H"]["rmse"] for name, entry in outcome(resampled).items() if name.startswith(f"{v}/")]  # type: ignore[index]
+        v: [entry[1]["H"]["rmse"] for name, entry in outcome(resampled).items() if name.startswith(f"{v}/")]
         for v in ("HM", "drawn")
     }
     by_hand = [np.std(errors[v], ddof=1) for v in ("HM", "drawn")]

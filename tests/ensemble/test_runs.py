@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hydragnn_hpc.durations import SAVE_SECONDS
+from tests.outcomes import outcome
 
 pytestmark = pytest.mark.mpi
 BIN = Path(sys.executable).parent
@@ -26,24 +28,11 @@ def run(campaign: Path, out: Path, *options: str, ranks: int = 1) -> subprocess.
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 
-def outcome(out: Path) -> dict[str, object]:
-    """Table 1 to the byte and every member's numbers."""
-    found: dict[str, object] = {"table1": (out / "report" / "table1.csv").read_bytes()}
-    for path in sorted(out.glob("members/*/*/result.json")):
-        result = json.loads(path.read_text())
-        found[f"{result['variant']}/{result['replica']}"] = (
-            result["weights_sha256"],
-            result["tasks"],
-            result["epochs"],
-        )
-    return found
-
-
 @pytest.fixture(scope="module")
-def reference(finished: Path) -> dict[str, object]:
+def reference(finished: Path) -> dict[str, Any]:
     """The campaign on one rank, without a launcher."""
     found = outcome(finished)
-    assert len({entry[0] for name, entry in found.items() if name != "table1"}) == 6, "members share their weights"  # type: ignore[index]
+    assert len({entry[0] for name, entry in found.items() if name != "table1"}) == 6, "members share their weights"
     return found
 
 

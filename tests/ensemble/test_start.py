@@ -18,7 +18,8 @@ from hydragnn_hpc.member.training.checkpoint import read_model
 from hydragnn_hpc.member.training.start import read_source
 from hydragnn_hpc.paths import CampaignFolder
 from tests import campaigns
-from tests.ensemble.test_runs import outcome, run
+from tests.ensemble.test_runs import run
+from tests.outcomes import outcome
 
 pytestmark = pytest.mark.mpi
 KINDS: dict[str, dict[str, Any]] = {
@@ -68,7 +69,7 @@ def test_zero_epochs_reproduce_the_source(small: Path, tmp_path: Path, source: P
     for kind in KINDS:
         for replica in (0, 1):
             name = f"{kind}/{replica}"
-            assert here[f"{kind}-again/{replica}"] == (*there[name][:2], 0), name  # type: ignore[index]
+            assert here[f"{kind}-again/{replica}"] == (*there[name][:2], 0), name
             paths = [CampaignFolder(o).member(v, replica).predictions
                      for o, v in ((source, kind), (tmp_path / "out", f"{kind}-again"))]  # fmt: skip
             theirs, ours = (dict(np.load(path)) for path in paths)

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import campaigns
 from tests.faults import harness
+from tests.outcomes import outcome
 
 CAMPAIGN = campaigns.text(
     name="faults",
@@ -34,7 +36,7 @@ class Undisturbed:
     """The campaign's folder and outcome, and the time it takes, without any fault."""
 
     out: Path
-    outcome: dict[str, str | bytes]
+    outcome: dict[str, Any]
     seconds: float
 
 
@@ -48,7 +50,7 @@ def undisturbed(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Und
     seconds = time.monotonic() - started
     harness.check_files(folder / "out")
     harness.check_status(folder / "out")
-    return Undisturbed(folder / "out", harness.outcome(folder / "out"), seconds)
+    return Undisturbed(folder / "out", outcome(folder / "out"), seconds)
 
 
 @pytest.fixture

@@ -18,6 +18,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from tests.outcomes import outcome
 
 MARK = "CAMPAIGN_UNDER_TEST"
 BIN = Path(sys.executable).parent
@@ -192,7 +195,7 @@ class Arena:
     folder: Path
     campaign: Path
     stage: Path
-    undisturbed: dict[str, str | bytes] = field(default_factory=dict)
+    undisturbed: dict[str, Any] = field(default_factory=dict)
     ranks: int = 2
     launches: list[Launch] = field(default_factory=list)
 
@@ -248,16 +251,6 @@ class Arena:
     def check_outcome(self, out: Path) -> None:
         """Check that the result is that of the undisturbed run."""
         assert outcome(out) == self.undisturbed, "the result has changed"
-
-
-def outcome(out: Path) -> dict[str, str | bytes]:
-    """Return what must not depend on any disturbance: Table 1 to the byte, every member's weights and errors."""
-    found: dict[str, str | bytes] = {"table1": (out / "report" / "table1.csv").read_bytes()}
-    for path in sorted(out.glob("members/*/*/result.json")):
-        result = json.loads(path.read_text())
-        name = f"{result['variant']}/{result['replica']}"
-        found[name] = json.dumps([result["weights_sha256"], result["tasks"], result["epochs"], result["best_epoch"]])
-    return found
 
 
 def check_files(out: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import harness
+from tests.outcomes import outcome
 
 pytestmark = pytest.mark.mpi
 
@@ -63,17 +64,17 @@ def test_a_report_on_a_full_disk_is_reported_and_made_again(arena, small_disk: P
     arena.finish(out)
     made = report(out)
     assert made.returncode == 0, made.stderr
-    expected = harness.outcome(out)  # with the errors of ensemble means, which a run leaves to the report
+    expected = outcome(out)  # with the errors of ensemble means, which a run leaves to the report
     filler = fill(small_disk)
     full = report(out)
     errors = [line for line in full.stderr.splitlines() if "error" in line.lower()]
     assert full.returncode == 2 and len(errors) == 1 and "No space left on device" in errors[0], full.stderr
     harness.check_files(out)
-    assert harness.outcome(out) == expected
+    assert outcome(out) == expected
     filler.unlink()
     assert report(out).returncode == 0
     harness.check_clean(arena, out)
-    assert harness.outcome(out) == expected
+    assert outcome(out) == expected
 
 
 def report(out: Path) -> subprocess.CompletedProcess[str]:

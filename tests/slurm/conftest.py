@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import campaigns
+from tests.outcomes import outcome
 from tests.slurm.cluster import Cluster, missing
 
 BIN = Path(sys.executable).parent
@@ -36,7 +38,7 @@ class SlurmSetup:
     folder: Path
     campaign: Path
     site: Path
-    expected: dict[str, str]
+    expected: dict[str, Any]
     seconds: float
 
     def submit(self, out: Path, *options: str) -> str:
@@ -72,14 +74,6 @@ class SlurmSetup:
         assert state == "COMPLETED", f"{state}\n{text[-4000:]}"
         assert outcome(out) == self.expected
         return text
-
-
-def outcome(out: Path) -> dict[str, str]:
-    """Return what must not depend on launcher, ranks or interruptions: Table 1 and every member's weights."""
-    found = {"table1": (out / "report" / "table1.csv").read_text()}
-    for path in sorted(out.glob("members/*/*/result.json")):
-        found["/".join(path.parts[-3:-1])] = json.loads(path.read_text())["weights_sha256"]
-    return found
 
 
 @pytest.fixture(scope="session")
