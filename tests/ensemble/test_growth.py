@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,15 +24,15 @@ WIDE = "{name: wide, tasks: [H, M], model: {channels: 12}, training: {optimizer:
 LARGE = ["--set", f"variants=[H, M, {WIDE}]", "--set", "replicas=3", "--set", "launch.stack=3"]
 
 
-def members(out: Path) -> dict[str, tuple[int, bytes]]:
+def results(out: Path) -> dict[str, tuple[int, bytes]]:
     """The time at which each result was written, and its content."""
     paths = sorted(out.glob("members/*/*/result.json"))
     return {str(p.relative_to(out)): (p.stat().st_mtime_ns, p.read_bytes()) for p in paths}
 
 
 @pytest.fixture(scope="module")
-def large(small: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """The outcome of a campaign that is large from the start."""
+def large(small: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The outcome of the large campaign, run from the start."""
     out = tmp_path_factory.mktemp("large") / "out"
     done = run(small / "campaign.yaml", out, *LARGE, ranks=0)
     assert done.returncode == 0, done.stderr
@@ -39,37 +40,39 @@ def large(small: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ob
 
 
 @pytest.fixture(scope="module")
-def begun(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A campaign that is small, finished; copy it to let it grow."""
-    out = tmp_path_factory.mktemp("begun") / "out"
+def finished_small(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the small campaign, finished; tests let a copy of it grow."""
+    out = tmp_path_factory.mktemp("small") / "out"
     done = run(small / "campaign.yaml", out, *SMALL, ranks=0)
     assert done.returncode == 0, done.stderr
     return out
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.long), 2])
-def test_it_grows_by_replicas_and_variants(small: Path, tmp_path: Path, begun: Path, large, ranks: int) -> None:
-    """Killed in the middle, and in stacks of another size."""
-    out = Path(shutil.copytree(begun, tmp_path / "out"))
-    before = members(out)
+def test_growth_by_replicas_and_variants(
+    small: Path, tmp_path: Path, finished_small: Path, large: dict[str, Any], ranks: int
+) -> None:
+    """The run that grows is killed half-way, and its stacks have another size."""
+    out = Path(shutil.copytree(finished_small, tmp_path / "out"))
+    before = results(out)
     command = [str(BIN / "mpirun"), "-n", str(ranks), str(BIN / "hydragnn-hpc"), "run", str(small / "campaign.yaml")]
     growing = subprocess.Popen([*command, str(out), *LARGE], stderr=subprocess.DEVNULL)
-    while len(members(out)) < len(before) + 2 and growing.poll() is None:
+    while len(results(out)) < len(before) + 2 and growing.poll() is None:
         time.sleep(0.02)
     growing.send_signal(signal.SIGKILL)
     growing.wait()
     done = run(small / "campaign.yaml", out, *LARGE, ranks=ranks)
     assert done.returncode == 0, done.stderr
     assert outcome(out) == large
-    assert {name: entry for name, entry in members(out).items() if name in before} == before
+    assert {name: entry for name, entry in results(out).items() if name in before} == before
     kept = yaml.safe_load((out / "campaign.yaml").read_text())
     (earlier,) = kept["earlier"]
     assert (earlier["campaign"]["replicas"], kept["campaign"]["replicas"]) == (2, 3)
     assert earlier["since"] < kept["since"]
 
 
-def test_it_grows_by_epochs(small: Path, tmp_path: Path) -> None:
-    """From the checkpoints; where these have been removed, from the start. With either schedule of learning rates."""
+def test_growth_by_epochs(small: Path, tmp_path: Path) -> None:
+    """Members continue from their checkpoints, or start again without; with both learning-rate schedules."""
     cosine = "{name: cosine, tasks: [H, C, M], training: {schedule: cosine, cosine: {epochs: 3}}}"
 
     def trained(out: str, epochs: int) -> subprocess.CompletedProcess[str]:
@@ -126,7 +129,7 @@ def test_what_is_not_growth_is_refused(small: Path, tmp_path: Path) -> None:
 
 
 def test_settings_of_a_variant_are_those_of_a_campaign_that_has_them(small: Path, tmp_path: Path) -> None:
-    """To the bit, other inputs and references among them; the plain variant beside it stays as it is."""
+    """The weights are the same to the bit; the settings include inputs and references. Other variants do not change."""
     own = (
         "model: {channels: 12}, training: {epochs: 3, optimizer: {name: SGD}}, losses: {H: huber}, weights: {M: 0.5},"
         " references: {H: composition, M: species}, inputs: [species, {name: shells, number: 2}]"
@@ -160,16 +163,17 @@ def test_settings_of_a_variant_are_those_of_a_campaign_that_has_them(small: Path
     def predicted(name: str, *options: str) -> Result:
         return CliRunner().invoke(app, ["predict", str(tmp_path / name), str(small / "raw"), *options])
 
-    both = predicted("mixed").exception
-    assert isinstance(both, UserError) and both.exit_code == 2
-    assert "its variants have different inputs; give --variant" in str(both)
-    own, alike = predicted("mixed", "--variant", "own"), predicted("all")
-    assert own.exit_code == alike.exit_code == 0 and own.stdout.count("\n") > 250, own.output + alike.output
-    assert own.stdout == alike.stdout.replace("\nHM,", "\nown,")
+    error = predicted("mixed").exception
+    assert isinstance(error, UserError) and error.exit_code == 2
+    assert "its variants have different inputs; give --variant" in str(error)
+    of_variant, of_campaign = predicted("mixed", "--variant", "own"), predicted("all")
+    assert of_variant.exit_code == of_campaign.exit_code == 0, of_variant.output + of_campaign.output
+    assert of_variant.stdout.count("\n") > 250
+    assert of_variant.stdout == of_campaign.stdout.replace("\nHM,", "\nown,")
 
 
-def test_a_dry_run_names_what_grows(small: Path, tmp_path: Path, begun: Path) -> None:
-    out = Path(shutil.copytree(begun, tmp_path / "out"))
+def test_a_dry_run_names_what_grows(small: Path, tmp_path: Path, finished_small: Path) -> None:
+    out = Path(shutil.copytree(finished_small, tmp_path / "out"))
     done = run(small / "campaign.yaml", out, *LARGE, "--dry-run", ranks=0)
     assert done.returncode == 0, done.stderr
     for line in (
