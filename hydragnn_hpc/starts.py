@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from hydragnn_hpc import ledger
+from hydragnn_hpc import halving, ledger
 from hydragnn_hpc.campaign_hash import source_hash
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError, nearest
@@ -85,6 +85,9 @@ def _source(folder: str, name: str) -> _Source:
     """Read a variant that members start from; its campaign must have it."""
     frozen, files = _frozen(folder, name), CampaignFolder(Path(folder))
     campaign, variant = frozen.campaign, frozen.campaign.variant(name)
+    ended = halving.ended(campaign, ledger.read_rungs(files)).get(name)
+    if ended is not None:
+        raise UserError(f"its sweep ended '{name}' at epoch {ended}, unfinished; start from a point that went on")
     epochs = campaign.epochs(variant)
     members = [ledger.read_member(files, name, replica, epochs) for replica in range(campaign.replicas)]
     summary = read_record(files.dataset, DatasetSummary)

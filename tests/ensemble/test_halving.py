@@ -18,17 +18,20 @@ import pytest
 from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.dataset.store.manifest import read_manifest
 from hydragnn_hpc.ensemble.growth import changes
 from hydragnn_hpc.ensemble.rungs import advance
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.halving import best, ended, epoch_limits
-from hydragnn_hpc.ledger import read_rungs
+from hydragnn_hpc.ledger import Frozen, freeze, read_rungs
 from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.records.rungs import Rungs
+from hydragnn_hpc.starts import resolved
 from tests import campaigns
 from tests.ensemble.test_runs import BIN, run
 from tests.member_records import ERRORS, a_result
 from tests.outcomes import outcome
+from tests.submit import data_set
 
 RATES = [0.0001, 0.001, 0.01]
 SWEEP: dict[str, Any] = {
@@ -61,6 +64,19 @@ def test_the_best_go_on_and_of_equals_the_first() -> None:
     assert best(scores, Fraction(1, 3)) == ("a", "b")
     assert best(scores, Fraction(2, 5)) == ("a", "b") and best(scores, Fraction(3, 5)) == ("a", "b", "c")
     assert best({"d": []}, Fraction(1, 2)) == ()
+
+
+def test_members_do_not_start_from_a_point_that_the_sweep_ended(tmp_path: Path) -> None:
+    """It will never be finished: to run that campaign again would change nothing."""
+    campaign, folder = parsed(), CampaignFolder(tmp_path)
+    first, second, *_ = [p.name for p in campaign.sweep.points] if campaign.sweep else []
+    freeze(folder, Frozen(campaign, "", ""))
+    write_record(folder.rungs, Rungs(survivors={"H": ((first,),)}))
+    data_set.write(tmp_path / "data.bp")
+    manifest = read_manifest(tmp_path / "data.bp")
+    start = {"from": str(folder.root), "variant": second}
+    with pytest.raises(UserError, match=f"its sweep ended '{second}' at epoch 2, unfinished; start from a point that"):
+        resolved(parsed(sweep={"halving": None}, start=start), manifest)
 
 
 def test_a_member_that_is_given_up_holds_up_no_rung(tmp_path: Path) -> None:
