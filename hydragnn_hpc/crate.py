@@ -62,7 +62,9 @@ def check_archive(root: Path, sums: bool = False) -> bool:
     except NotADirectoryError as error:
         remedy = "unpack it, and give the folder that it holds" if root.suffix == ".zip" else "give a campaign's folder"
         raise UserError(f"{root} is a file; {remedy}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"cannot read {root}: {error.strerror}; check the path and its permissions") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"cannot read {root / FILE}: {error}; copy the archive again") from error
     for file in _listed(content, root):
         path = root / file.name

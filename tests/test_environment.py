@@ -14,6 +14,7 @@ import pytest
 from typer.main import get_command
 
 from hydragnn_hpc.cli.main import app
+from tests.campaigns import called
 from tests.submit.programs import stand_in
 from tests.submit.test_answers import SCONTROL, SINFO
 
@@ -129,6 +130,27 @@ def test_predictions_into_a_closed_standard_output(folder: Path, finished: str) 
     line = f"exec {sys.executable} -m hydragnn_hpc predict {finished} raw >&-"
     done = subprocess.run(["bash", "-c", line], cwd=folder, env=BARE, capture_output=True)
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "c.yaml", "{}", "--dry-run"),
+        ("submit", "c.yaml", "{}", "--site", "local", "--dry-run"),
+        ("status", "{}"),
+        ("report", "{}"),
+        ("archive", "{}"),
+        ("init", "small.bp", "--out", "{}.yaml"),
+        ("site", "detect", "--out", "{}.yaml"),
+    ],
+)
+def test_a_path_that_cannot_exist_is_named_as_the_cause(folder: Path, words: tuple[str, ...]) -> None:
+    """As one within a folder that the user may not search, which root may."""
+    done = called(folder, *(word.replace("{}", "a" * 256) for word in words))
+    assert done.returncode == 2
+    line, *more = done.stderr.splitlines()
+    assert "aaaa" in line and "File name too long; check the path" in line and not more
+    assert "copy the archive again" not in line
 
 
 def test_a_folder_that_has_been_removed_is_named_as_the_cause(folder: Path) -> None:

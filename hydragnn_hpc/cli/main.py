@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,6 +60,10 @@ def _options(
     """Options of every command."""
 
 
+_OF_PATHS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE)
+"""Errors of a path or its file system, whatever is done with it: even to ask whether it exists."""
+_REMEDY = "check the path, its permissions and its file system"
+
 # The base class of errors in options; typer exports only its subclass BadParameter.
 _CommandLineError: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
@@ -101,6 +106,11 @@ def main() -> None:
         if error.exit_code is not ExitCode.READER_GONE:
             print_line(f"hydragnn-hpc: error: {error}")
         sys.exit(error.exit_code)
+    except OSError as error:
+        if debug or error.filename is None or error.errno not in _OF_PATHS:
+            raise
+        print_line(f"hydragnn-hpc: error: cannot access {error.filename}: {error.strerror}; {_REMEDY}")
+        sys.exit(ExitCode.USAGE)
     except KeyboardInterrupt:
         print_line("hydragnn-hpc: interrupted; the same command continues where it stopped")
         sys.exit(ExitCode.INTERRUPTED)
