@@ -96,9 +96,9 @@ def _slurm(answers: Answers) -> tuple[Queue, ...]:
     kinds: dict[str, list[Nodes]] = {}
     for line in answers["nodes"].splitlines():
         name, number, cores, threads, memory, gres = line.strip().split("|", 5)
-        kinds.setdefault(name, []).append(
-            Nodes(_first(number), _first(cores), _slurm_gpus(gres), _first(threads), _number(memory))
-        )
+        kind = Nodes(_first(number), _first(cores), _slurm_gpus(gres), _first(threads), _number(memory))
+        if kind.number and kind.cores and kind.threads:  # a partition without nodes has a line of zeros
+            kinds.setdefault(name, []).append(kind)
     return tuple(
         _partition(dict(re.findall(r"(\w+)=(\S*)", line)), kinds)
         for line in answers["queues"].splitlines()
@@ -112,7 +112,7 @@ def _partition(row: Mapping[str, str], kinds: Mapping[str, list[Nodes]]) -> Queu
         name=name,
         nodes=tuple(kinds.get(name, ())),
         default=row["Default"] == "YES",
-        closed="" if row["State"] == "UP" else f"State={row['State']}",
+        closed=_closed(row),
         seconds=None if row["MaxTime"] in ("UNLIMITED", "INFINITE") else seconds_of(row["MaxTime"], "MaxTime"),
         min_nodes=max(1, _number(row.get("MinNodes", "")) or 1),
         max_nodes=_number(row["MaxNodes"]),
@@ -120,6 +120,13 @@ def _partition(row: Mapping[str, str], kinds: Mapping[str, list[Nodes]]) -> Queu
         accounts=_names(row.get("AllowAccounts", "ALL")),
         barred=_names(row.get("DenyAccounts", "")),
     )
+
+
+def _closed(row: Mapping[str, str]) -> str:
+    """Return why a partition starts no jobs."""
+    if row["State"] != "UP":
+        return f"State={row['State']}"
+    return "TotalNodes=0" if row.get("TotalNodes") == "0" else ""
 
 
 def _slurm_gpus(gres: str) -> int:

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from hydragnn_hpc.submit import limits
 from hydragnn_hpc.submit.answers import Nodes, Queue, read
+from hydragnn_hpc.submit.site import load_site
 
 # Slurm 22.05.8 of Debian, of two nodes.
 SCONTROL = (
@@ -237,6 +239,14 @@ def test_answers_are_read(form: str, answers: dict[str, str], expected: tuple[Qu
 def test_gpus_among_slurms_resources(gres: str, gpus: int) -> None:
     queue = read("slurm", {"queues": SCONTROL, "nodes": f"batch|3|128+|2|512000+|{gres}\n"})[0]
     assert queue.nodes == (Nodes(3, 128, gpus, 2),)
+
+
+def test_a_partition_without_nodes_starts_no_jobs() -> None:
+    queues = SCONTROL.replace("TotalNodes=2", "TotalNodes=0")
+    first, *others = read("slurm", {"queues": queues, "nodes": SINFO.replace("batch|1|4|1", "batch|0|0|0")})
+    assert (first.name, first.nodes, first.closed) == ("batch", (), "TotalNodes=0")
+    assert [queue.closed for queue in others] == ["", "State=DOWN", ""]
+    limits.fit(load_site("slurm"), [first], None, None)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "usage: x", "a b c\n1 2 3\n", "PartitionName=x", "QUEUE: x\n", "<html>"])
