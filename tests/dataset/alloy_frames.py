@@ -1,4 +1,4 @@
-"""Structures of several elements and sizes with made-up numbers, as ASE objects for real files."""
+"""Structures of several elements and sizes with random properties, as ASE objects and as extended XYZ."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PURE = {"Cu": -3.5, "Au": -3.2, "Pd": -5.1}  # eV per atom
 
 
 def frames(n: int = 40, seed: int = 0, periodic: tuple[bool, bool, bool] = (True, True, True)) -> list[Atoms]:
-    """Cu-Au-Pd crystals of 2 or 4 atoms, each distorted in its own way: energy, forces, dipole, local charges."""
+    """Cu-Au-Pd crystals of 2 or 4 atoms, randomly distorted, with energy, forces, dipole moment and Bader charges."""
     rng = np.random.default_rng(seed)
-    made = []
+    structures = []
     for k in range(n):
         size = 2 + 2 * (k % 2)
         cell = np.diag([3.9, 3.9, 3.9 * size / 2]) + rng.uniform(-0.1, 0.1, (3, 3))
@@ -26,12 +26,12 @@ def frames(n: int = 40, seed: int = 0, periodic: tuple[bool, bool, bool] = (True
         atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=rng.normal(size=(size, 3)))
         atoms.info["dipole_moment"] = rng.normal(size=3)
         atoms.new_array("bader", rng.normal(size=size))
-        made.append(atoms)
-    return made
+        structures.append(atoms)
+    return structures
 
 
-def write(path: Path, made: list[Atoms]) -> Path:
-    """Write extended XYZ as ASE does."""
+def write(path: Path, structures: list[Atoms]) -> Path:
+    """Write extended XYZ as ASE does; return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    ase.io.write(path, made, format="extxyz")
+    ase.io.write(path, structures, format="extxyz")
     return path

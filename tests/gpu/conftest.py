@@ -13,11 +13,11 @@ if COMPILER and not REAL:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _possible() -> None:
+def _skip_unless_emulated() -> None:
     if COMPILER is None:
-        pytest.skip("no C++ compiler")
+        pytest.skip("no C++ compiler, which the emulated device needs")
     if REAL:
-        pytest.skip("this torch is built for real devices")
+        pytest.skip("this torch is built for real devices, which tests.gpu.on_device checks")
 
 
 @pytest.fixture

@@ -16,31 +16,31 @@ from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.library.engine import LibraryEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.sections import AdamOptimizer
-from tests.member.contract.problem import CUTOFF, Problem, random_neighbours, random_samples, with_holes
+from tests.member.contract.problem import CUTOFF, Problem, random_neighbours, random_samples, with_missing
 
 GPU = torch.device("cuda:0")
 EDGES = EdgeBasis(5, CUTOFF)
 
 
-def problem(atoms: tuple[int, ...] = (9,), holes: float = 0.0, **network: object) -> Problem:
-    """Random samples over geometries of ``atoms`` atoms, with a share ``holes`` of the values missing."""
+def problem(atoms: tuple[int, ...] = (9,), missing: float = 0.0, **network: object) -> Problem:
+    """Random samples over geometries of ``atoms`` atoms, with a share ``missing`` of the values missing."""
     rng = np.random.default_rng(2)
     data = random_samples(rng, [random_neighbours(rng, n, 2 * n) for n in atoms])
-    return Problem(with_holes(data, rng, holes) if holes else data, **network)
+    return Problem(with_missing(data, rng, missing) if missing else data, **network)
 
 
 Make = Callable[[torch.device], tuple[Problem, Engine]]
 
 
 def _torch(
-    atoms: tuple[int, ...], holes: float = 0.0, kind: type[TorchEngine] = TorchEngine, **network: object
+    atoms: tuple[int, ...], missing: float = 0.0, kind: type[TorchEngine] = TorchEngine, **network: object
 ) -> Make:
     def make(device: torch.device) -> tuple[Problem, Engine]:
-        made = problem(atoms, holes, **network)
+        made = problem(atoms, missing, **network)
         # Beside a real device, kernels are compiled for it, and plain torch is what they are compared with.
         plain = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1"
         return made, (TorchEngine if plain else kind)(
-            made.sizes, made.samples, device, together=True, capture=device == GPU
+            made.sizes, made.data, device, together=True, capture=device == GPU
         )
 
     return make
@@ -49,14 +49,14 @@ def _torch(
 def _library(convolution: str, atoms: tuple[int, ...] = (5, 9, 3), **network: object) -> Make:
     def make(device: torch.device) -> tuple[Problem, Engine]:
         made = problem(atoms, **network)
-        return made, LibraryEngine(made.sizes, convolution, made.samples, device)
+        return made, LibraryEngine(made.sizes, convolution, made.data, device)
 
     return make
 
 
 ENGINES: dict[str, Make] = {
     "torch": _torch((9,)),
-    "torch, missing values": _torch((9,), holes=0.3),
+    "torch, missing values": _torch((9,), missing=0.3),
     "torch, edge lengths": _torch((9,), edges=EDGES, pooling="max"),
     "torch, geometries that vary": _torch((5, 1, 9)),
     "torch, geometries and edge lengths that vary": _torch((5, 1, 9), edges=EDGES, pooling="max"),

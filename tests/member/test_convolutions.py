@@ -24,7 +24,7 @@ from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.library import shared
 from hydragnn_hpc.member.library.engine import LibraryEngine
 from hydragnn_hpc.sections import Edges
-from tests.member.contract.problem import CUTOFF, random_neighbours, with_holes
+from tests.member.contract.problem import CUTOFF, random_neighbours, with_missing
 from tests.member.contract.problem import random_samples as samples_over
 
 CPU = torch.device("cpu")
@@ -349,7 +349,7 @@ def campaign(**model: object):
 
 
 def test_the_engine_follows_from_the_campaign() -> None:
-    partial = with_holes(random_samples(14, [5]), np.random.default_rng(15), 0.3)
+    partial = with_missing(random_samples(14, [5]), np.random.default_rng(15), 0.3)
     for samples in (random_samples(14, [5]), random_samples(14, [5, 7]), partial):
         for model, engine in (
             ({"convolution": "SAGE"}, "library"),

@@ -36,7 +36,7 @@ def steps(problem: Problem, engine: TorchEngine, device: torch.device) -> list[t
 def test_without_cuda_no_step_is_captured() -> None:
     problem = one_geometry()
     with pytest.raises(CaptureError):
-        steps(problem, TorchEngine(problem.sizes, problem.samples, CPU, together=True, capture=True), CPU)
+        steps(problem, TorchEngine(problem.sizes, problem.data, CPU, together=True, capture=True), CPU)
 
 
 @pytest.mark.gpu
@@ -44,7 +44,7 @@ def test_without_cuda_no_step_is_captured() -> None:
 def test_a_cuda_graph_gives_the_same_results_as_plain_steps() -> None:
     device = torch.device("cuda")
     problem = one_geometry()
-    plain, captured = (TorchEngine(problem.sizes, problem.samples, device, capture=c) for c in (False, True))
+    plain, captured = (TorchEngine(problem.sizes, problem.data, device, capture=c) for c in (False, True))
     expected = steps(problem, plain, device)
     actual = steps(problem, captured, device)
     for result, reference in zip(actual, expected, strict=True):

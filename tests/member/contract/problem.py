@@ -34,15 +34,15 @@ TASKS = (
 
 ENGINES: dict[str, Callable[[NetworkSizes, TrainingData, torch.dtype], Engine]] = {
     "fused": FusedEngine,
-    "fused varying": lambda sizes, samples, dtype: FusedEngine(sizes, samples, dtype, shared=False),
-    "torch": lambda sizes, samples, dtype: TorchEngine(sizes, samples, CPU, dtype),
-    "torch together": lambda sizes, samples, dtype: TorchEngine(sizes, samples, CPU, dtype, together=True),
-    "library": lambda sizes, samples, dtype: LibraryEngine(sizes, "PNA", samples, CPU, dtype, shared=False),
+    "fused varying": lambda sizes, data, dtype: FusedEngine(sizes, data, dtype, shared=False),
+    "torch": lambda sizes, data, dtype: TorchEngine(sizes, data, CPU, dtype),
+    "torch together": lambda sizes, data, dtype: TorchEngine(sizes, data, CPU, dtype, together=True),
+    "library": lambda sizes, data, dtype: LibraryEngine(sizes, "PNA", data, CPU, dtype, shared=False),
 }
-if find_spec("triton"):  # without it, tests/member/triton_kernels fails; its kernels run in its interpreter here
+if find_spec("triton"):  # tests/member/triton_kernels requires it; here kernels run in Triton's interpreter
     from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine
 
-    ENGINES["triton"] = lambda sizes, samples, dtype: TritonEngine(sizes, samples, CPU, dtype, together=True)
+    ENGINES["triton"] = lambda sizes, data, dtype: TritonEngine(sizes, data, CPU, dtype, together=True)
 
 
 def random_neighbours(rng: np.random.Generator, n: int, pairs: int) -> Neighbours:
@@ -54,13 +54,16 @@ def random_neighbours(rng: np.random.Generator, n: int, pairs: int) -> Neighbour
     return offsets, both[:, 1].astype(np.int32)
 
 
-def with_vectors(s: Structure) -> Structure:
-    """Random edge vectors shorter than the cutoff, opposite both ways; those of a pair do not depend on the order."""
-    receiver = np.repeat(np.arange(len(s.degrees())), s.degrees())
-    base = np.repeat(s.site_offsets[:-1], np.diff(s.site_offsets))[receiver]
-    sender = s.neighbours + base
+def with_vectors(structure: Structure) -> Structure:
+    """Add random edge vectors shorter than the cutoff; that of an edge is minus that of its reverse.
+
+    They depend on the pair of atoms alone, not on the order of the edges.
+    """
+    receiver = np.repeat(np.arange(len(structure.degrees())), structure.degrees())
+    first_site = np.repeat(structure.site_offsets[:-1], np.diff(structure.site_offsets))[receiver]
+    sender = structure.neighbours + first_site
     vectors = np.zeros((len(sender), 3))
-    # The k-th edge from i to j pairs with the k-th from j to i.
+    # The reverse of the k-th edge from i to j is the k-th from j to i.
     seen: dict[tuple[int, int], int] = {}
     drawn: dict[tuple[int, int, int], np.ndarray] = {}
     for edge, (i, j) in enumerate(zip(receiver.tolist(), sender.tolist(), strict=True)):
@@ -71,11 +74,11 @@ def with_vectors(s: Structure) -> Structure:
             drawn[key] = rng.normal(size=3)
             drawn[key] *= rng.uniform(1.0, CUTOFF) / np.linalg.norm(drawn[key])
         vectors[edge] = drawn[key] if i < j or (i == j and k % 2 == 0) else -drawn[key]
-    return dataclasses.replace(s, edge_vectors=vectors, cutoff=CUTOFF)
+    return dataclasses.replace(structure, edge_vectors=vectors, cutoff=CUTOFF)
 
 
 def structure_of(geometries: list[Neighbours], which: np.ndarray) -> Structure:
-    """Samples over these geometries; ``which`` [S] is each sample's."""
+    """Samples over these geometries; ``which`` [S] is the number of each sample's geometry."""
     atoms = np.array([len(offsets) - 1 for offsets, _ in geometries])
     degrees = np.concatenate([np.diff(offsets) for offsets, _ in geometries])
     return Structure(
@@ -95,7 +98,7 @@ def random_samples(
     inputs: int = 1,
     spread: float = 0.1,
 ) -> TrainingData:
-    """Samples with inputs near 0 or 1, with this ``spread``: without any, neighbours tie all the time."""
+    """Samples whose inputs are 0 or 1 with a deviation of ``spread``: without it, most neighbours would tie."""
     structure = structure_of(geometries, np.arange(number) % len(geometries))
     structure = with_vectors(structure)
     rows = {"node": int(structure.atom_offsets[-1]), "graph": number}
@@ -109,8 +112,8 @@ def random_samples(
     )
 
 
-def with_holes(data: TrainingData, rng: np.random.Generator, share: float) -> TrainingData:
-    """The same with a share of the target values missing."""
+def with_missing(data: TrainingData, rng: np.random.Generator, share: float) -> TrainingData:
+    """The same data with a share of the target values missing."""
     targets = {name: np.where(rng.random(v.shape) < share, np.nan, v) for name, v in data.targets.items()}
     return dataclasses.replace(data, targets=targets)
 
@@ -127,7 +130,10 @@ class Outcome:
 class Problem:
     """Data, a network, and the weights of E members in float64; ``network`` are options of `NetworkSizes`.
 
-    ``EDGES`` is the basis of edge features of every problem.
+    Attributes
+    ----------
+    EDGES : EdgeBasis or None
+        The edge features of every problem that names no others.
     """
 
     EDGES: EdgeBasis | None = None
@@ -136,7 +142,7 @@ class Problem:
         self, data: TrainingData, tasks: tuple[TaskSizes, ...] = TASKS, members: int = 3, **network: object
     ) -> None:
         options: dict[str, object] = {"channels": (6, 6, 6), "edges": self.EDGES, **network}
-        self.samples = data
+        self.data = data
         self.sizes = NetworkSizes(
             data.inputs.shape[1],
             tasks=tasks,
@@ -157,11 +163,11 @@ class Problem:
 
     def engine(self, name: str = "library", dtype: torch.dtype = torch.float64) -> Engine:
         """The engine of that name; the library's layers in float64 are the reference for the others."""
-        return ENGINES[name](self.sizes, self.samples, dtype)
+        return ENGINES[name](self.sizes, self.data, dtype)
 
     def index(self, batch: int, seed: int = 0) -> np.ndarray:
         """Sample numbers [E, B], drawn anew for each member."""
-        rng, number = np.random.default_rng(seed), len(self.samples.structure.sample_geometry)
+        rng, number = np.random.default_rng(seed), len(self.data.structure.sample_geometry)
         return np.stack([rng.permutation(number)[:batch] for _ in range(self.members)])
 
     def stack(self, engine: Engine, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -177,7 +183,7 @@ class Problem:
         )
 
     def step(self, engine: Engine, index: np.ndarray, dtype: torch.dtype = torch.float64) -> Outcome:
-        """One step from the problem's weights."""
+        """Take one step from the problem's weights."""
         parameters, buffers = self.stack(engine, dtype)
         gradients = torch.full_like(parameters, 7.0)
         losses = engine.step(parameters, gradients, buffers, index)
@@ -198,7 +204,7 @@ def _common(name: str) -> str:
 
 
 def agree(found: Outcome, expected: Outcome, dtype: torch.dtype = torch.float64, loose: float = 1.0) -> None:
-    """Compare two outcomes, to the rounding of ``dtype`` (times ``loose``)."""
+    """Check that two outcomes agree to the rounding of ``dtype``, in float64 times ``loose``."""
     double = dtype == torch.float64
     close, near = (1e-12 * loose, 1e-10 * loose) if double else (1e-4, 5e-3)
     torch.testing.assert_close(found.losses, expected.losses, rtol=close, atol=close)

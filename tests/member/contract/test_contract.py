@@ -43,7 +43,7 @@ from tests.member.contract.problem import (
     outcome,
     random_neighbours,
     random_samples,
-    with_holes,
+    with_missing,
 )
 
 Test = Callable[..., None]
@@ -182,13 +182,13 @@ def test_losses(name: str, dtype: torch.dtype, loss: str) -> None:
     tasks = tuple(dataclasses.replace(t, loss=LOSSES[loss][0]) for t in TASKS)
     if name.startswith("fused") and loss not in FUSED_LOSSES:  # the recipe in CONTRIBUTING.md: it is not chosen
         return
-    problem = Problem(with_holes(shared(16).samples, np.random.default_rng(17), 0.2), tasks)
+    problem = Problem(with_missing(shared(16).data, np.random.default_rng(17), 0.2), tasks)
     scale_noise(problem, 1.0, 1.0)
     index = problem.index(6)
     found = check(problem, name, index, dtype)
     one = problem.engine().predict(*problem.stack(problem.engine()), index[0])  # another network: evaluation mode
     for task in tasks:
-        truth = torch.from_numpy(values_of(problem.samples, task.name, index[0]))
+        truth = torch.from_numpy(values_of(problem.data, task.name, index[0]))
         mean, *noise = task.loss.split(one[task.name][0])
         difference = torch.where(truth.isnan(), 0.0, mean - truth)
         expected = LOSSES[loss][1](difference, torch.zeros_like(difference), *noise, reduction="none")
@@ -222,7 +222,7 @@ def scale_noise(problem: Problem, factor: float, shift: float) -> None:
 def test_the_likelihood_of_tiny_noise(name: str) -> None:
     """Variances at their bound, 1e-6."""
     tasks = tuple(dataclasses.replace(t, loss=losses.GaussianNll()) for t in TASKS)
-    problem = Problem(shared(24).samples, tasks)
+    problem = Problem(shared(24).data, tasks)
     scale_noise(problem, 1e-4, 0.0)
     check(problem, name, problem.index(6))
 
@@ -252,7 +252,7 @@ def test_every_loss_is_tested() -> None:
 
 def test_a_loss_that_the_kernels_lack_is_trained_by_another_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = (TASKS[0], dataclasses.replace(TASKS[1], loss=losses.Huber(0.5)))
-    sizes = Problem(shared(16).samples, tasks).sizes
+    sizes = Problem(shared(16).data, tasks).sizes
     assert choose.why_not_fused(sections.Model(), sizes, CPU) == ""
     monkeypatch.setattr(choose, "LOSSES", ("mse", "mae"))
     assert choose.why_not_fused(sections.Model(), sizes, CPU) == "task 'C' has the loss huber"
@@ -332,7 +332,7 @@ def test_wider_inputs_and_one_layer(name: str) -> None:
     """All layers have the same width, which is all that a campaign can ask for."""
     problem = Problem(shared(3, inputs=5).samples, channels=(4, 4))
     check(problem, name, problem.index(6))
-    problem = Problem(shared(4).samples, channels=(3,))
+    problem = Problem(shared(4).data, channels=(3,))
     check(problem, name, problem.index(6))
 
 
@@ -340,7 +340,7 @@ def test_wider_inputs_and_one_layer(name: str) -> None:
 def test_isolated_atoms(name: str, pairs: int) -> None:
     rng = np.random.default_rng(5)
     problem = Problem(random_samples(rng, [random_neighbours(rng, 6, pairs)]))
-    assert problem.samples.structure.degrees().min() == 0
+    assert problem.data.structure.degrees().min() == 0
     check(problem, name, problem.index(6))
 
 
@@ -360,7 +360,7 @@ def test_samples_of_one_atom(name: str, loops: int) -> None:
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_missing_targets_do_not_count(name: str, dtype: torch.dtype, share: float) -> None:
     """The mean is over the known values of a batch; where there are none, the loss and its gradient are zero."""
-    problem = Problem(with_holes(shared(7).samples, np.random.default_rng(8), share))
+    problem = Problem(with_missing(shared(7).data, np.random.default_rng(8), share))
     found = check(problem, name, problem.index(6), dtype)
     if share == 1.0:
         assert not found.losses.any()
@@ -466,7 +466,7 @@ def test_the_comparison_detects_wrong_weights() -> None:
     """Each weight of a task in the loss reaches the gradients, and only those."""
     problem = shared(15)
     doubled = tuple(dataclasses.replace(t, weight=2 * t.weight) for t in TASKS)
-    found, expected = (p.step(p.engine(), p.index(6)) for p in (Problem(problem.samples, doubled), problem))
+    found, expected = (p.step(p.engine(), p.index(6)) for p in (Problem(problem.data, doubled), problem))
     torch.testing.assert_close(found.losses, expected.losses)
     for name, gradient in expected.gradients.items():
         torch.testing.assert_close(found.gradients[name], 2 * gradient)

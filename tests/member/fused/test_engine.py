@@ -157,7 +157,7 @@ def test_another_type_of_data_is_converted_and_another_engine_named_where_there_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     of = any_problem(5)
-    assert FusedEngine(of.sizes, of.samples).dtype == np.float32
+    assert FusedEngine(of.sizes, of.data).dtype == np.float32
     monkeypatch.setattr("hydragnn_hpc.member.fused.engine.unavailable", lambda dtype: "no C compiler")
     with pytest.raises(UserError, match="the fused engine cannot run here: no C compiler; use engine 'torch'"):
-        FusedEngine(of.sizes, of.samples)
+        FusedEngine(of.sizes, of.data)
