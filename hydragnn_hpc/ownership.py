@@ -104,7 +104,7 @@ class Ownership:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Context in which files are put into place: no other attempt can claim the member meanwhile.
+        """Hold the member while files are put into place: no other attempt can claim the member meanwhile.
 
         Raises
         ------

@@ -8,7 +8,7 @@ from hydragnn_hpc.member.engine.sizes import Array
 
 
 def degree_scales(degree: Array, average_degree: tuple[float, float]) -> Array:
-    """Scalers of each degree (Corso et al. 2020, eq. 5): identity, amplification, attenuation, linear.
+    """Return the scalers of each degree (Corso et al. 2020, eq. 5): identity, amplification, attenuation, linear.
 
     All are zero at degree 0: without neighbours every aggregate is zero, and does not contain the bias of the messages.
 

@@ -19,25 +19,25 @@ def gaussians(number: int, cutoff: float, device: torch.device | None = None) ->
 
 
 def _gaussian(lengths: Tensor, number: int, cutoff: float) -> Tensor:
-    """Gaussians evenly spaced from 0 to the cutoff, each as wide as their spacing (Schütt et al. 2017, SchNet)."""
+    """Return Gaussians evenly spaced from 0 to the cutoff, as wide as their spacing (Schütt et al. 2017, SchNet)."""
     centres, factor = gaussians(number, cutoff, lengths.device)
     return torch.exp(factor * torch.pow(lengths[..., None] - centres.to(lengths.dtype), 2))
 
 
 def _bessel(lengths: Tensor, number: int, cutoff: float) -> Tensor:
-    """sin(n pi x) / x, x = length / cutoff, n = 1 to K (Gasteiger et al. 2020, DimeNet, eq. 7, without its factor)."""
+    """Return sin(n pi x) / x, x = length / cutoff, n = 1 to K (Gasteiger et al. 2020, DimeNet, eq. 7, no factor)."""
     x = lengths[..., None] / cutoff
     order = torch.arange(1, number + 1, device=lengths.device, dtype=lengths.dtype)
     return torch.sin(math.pi * order * x) / x
 
 
 def _none(lengths: Tensor, cutoff: float) -> Tensor:
-    """No envelope: features end abruptly at the cutoff."""
+    """Return 1, no envelope: features end abruptly at the cutoff."""
     return torch.ones_like(lengths)
 
 
 def _polynomial(lengths: Tensor, cutoff: float) -> Tensor:
-    """1 - 28 x^6 + 48 x^7 - 21 x^8: zero at the cutoff with its first two derivatives (DimeNet, eq. 8, p = 6)."""
+    """Return 1 - 28 x^6 + 48 x^7 - 21 x^8: zero at the cutoff with two derivatives (DimeNet, eq. 8, p = 6)."""
     x = (lengths / cutoff).clamp(max=1.0)
     return 1.0 + torch.pow(x, 6) * (-28.0 + x * (48.0 - 21.0 * x))
 

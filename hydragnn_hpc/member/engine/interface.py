@@ -42,7 +42,7 @@ class Engine(Protocol):
     lanes: int | None
 
     def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
-        """One training batch of every member.
+        """Run one training batch of every member forward and backward.
 
         Parameters
         ----------
@@ -61,10 +61,10 @@ class Engine(Protocol):
         """
 
     def update(self, optimizer: Optimizer, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
-        """One step of ``optimizer``, as fast as this engine can; ``gradients`` are overwritten (`Optimizer.step`)."""
+        """Take one step of ``optimizer`` as fast as the engine can; ``gradients`` is overwritten (`Optimizer.step`)."""
 
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
-        """Outputs of every task's head in evaluation mode: scaled values and, for some losses, their noise (`Loss`).
+        """Return the outputs of every head in evaluation mode: scaled values and, for some losses, noise (`Loss`).
 
         Parameters
         ----------

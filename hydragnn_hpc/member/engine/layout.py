@@ -58,11 +58,11 @@ class ParameterLayout:
         return ParameterLayout(parameters, buffers, (used // MULTIPLE + 1) * MULTIPLE, buffer_size, {})
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views of ``flat`` [..., P]: name -> [..., *shape]."""
+        """Return views of ``flat`` [..., P] by name, [..., *shape]."""
         return _views(flat, self.parameters, self.parameter_size)
 
     def named_buffers(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views of ``flat`` [..., Q]: name -> [..., *shape]."""
+        """Return views of ``flat`` [..., Q] by name, [..., *shape]."""
         return _views(flat, self.buffers, self.buffer_size)
 
     def flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -100,7 +100,7 @@ class ParameterLayout:
         return flat
 
     def initial_buffers(self) -> Tensor:
-        """Running mean 0 and variance 1, float32 [Q]."""
+        """Return running means of 0 and variances of 1, float32 [Q]."""
         flat = torch.zeros(self.buffer_size)
         for name, view in self.named_buffers(flat).items():
             view.fill_(1.0 if name.endswith("running_var") else 0.0)

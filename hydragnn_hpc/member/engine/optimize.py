@@ -38,13 +38,13 @@ class Optimizer(ABC):
 
     @classmethod
     def initial(cls, parameter_size: int) -> dict[str, Tensor]:
-        """One member's state before the first step, on the CPU: float32 [P] and float64 [n]."""
+        """Return one member's state before the first step, on the CPU: float32 [P] and float64 [n]."""
         moments = {name: torch.zeros(parameter_size) for name in cls.MOMENTS}
         return {**moments, **{name: torch.ones(n, dtype=torch.float64) for name, n in cls.COUNTERS.items()}}
 
     @abstractmethod
     def plan(self, steps: int, rates: np.ndarray) -> Tensor:
-        """Factors of the next ``steps`` steps at learning rates ``rates`` [E], to pass to `step` one after the other.
+        """Return the factors of the next ``steps`` steps at learning rates ``rates`` [E], a row for each `step`.
 
         They are computed ahead and sent to the device at once, so that no step waits for the host.
 
@@ -55,10 +55,10 @@ class Optimizer(ABC):
 
     @abstractmethod
     def step(self, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
-        """One step of all members, in place; ``gradients`` [E, P] is overwritten. ``factors`` is a row of `plan`."""
+        """Take one step of all members; ``gradients`` [E, P] is overwritten; ``factors`` is a row of `plan`."""
 
     def select(self, members: Tensor) -> Optimizer:
-        """The optimiser of some of the members (positions, int64)."""
+        """Return the optimiser of some ``members`` (positions in the stack, int64)."""
         return type(self)(self.options, {name: value[members.to(value.device)] for name, value in self.state.items()})
 
 

@@ -87,19 +87,19 @@ class NetworkSizes:
         return tuple(zip((self.inputs, *self.channels[:-1]), self.channels, strict=True))
 
     def linears(self, task: TaskSizes) -> tuple[tuple[int, int], ...]:
-        """Widths (in, out) of each fully connected layer of a head."""
+        """Return the widths (in, out) of each fully connected layer of a head."""
         widths = (self.channels[-1], *task.hidden, task.outputs)
         return tuple(pairwise(widths))
 
     def convolution(self, layer: int) -> str:
-        """Prefix of the names of a convolution's parameters.
+        """Return the prefix of the names of a convolution's parameters.
 
         With edge features the names are those of the library engine, so that either reads the other's files.
         """
         return f"trunk.{layer}.conv.conv" if self.edges else f"trunk.{layer}.conv"
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter of a PNA network, PyTorch Geometric's names in the trunk."""
+        """Return the shape of every parameter of a PNA network by name; in the trunk, PyTorch Geometric's names."""
         shapes: dict[str, tuple[int, ...]] = {}
         for number, (fan_in, out) in enumerate(self.layers):
             linears = {"edge_encoder": (fan_in, self.edges.number)} if self.edges else {}
@@ -116,7 +116,7 @@ class NetworkSizes:
         return shapes
 
     def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every buffer."""
+        """Return the shape of every buffer by name."""
         return {
             f"trunk.{number}.norm.{name}": (out,)
             for number, out in enumerate(self.channels)

@@ -75,11 +75,11 @@ class Structure:
         return Neighbours(self.neighbour_offsets, self.neighbours, self.edge_vectors).key(vectors=vectors)
 
     def degrees(self) -> np.ndarray:
-        """``[B]`` int64: neighbours of every site."""
+        """Return the number of neighbours of every site, ``[B]`` int64."""
         return np.diff(self.neighbour_offsets)
 
     def lengths(self, edges: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Lengths of some ``edges`` or all, float64, bohr."""
+        """Return the lengths of some ``edges`` or all, float64, bohr."""
         lengths: np.ndarray = np.linalg.norm(self.edge_vectors[edges], axis=1)
         return lengths
 

@@ -171,7 +171,7 @@ class LibraryEngine:
         return send(array, self.device)
 
     def _loss(self, task: TaskSizes, values: Tensor, atoms: Tensor, samples: Array) -> Tensor:
-        """Mean loss over the values that are not missing; 0 where all are."""
+        """Return the mean loss over the values that are not missing; 0 where all are."""
         truth = self._targets[task.name].index_select(0, atoms if task.level == "node" else self._to(samples))
         mean, *noise = task.loss.split(values)
         if self._complete[task.name]:

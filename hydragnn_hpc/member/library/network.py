@@ -47,7 +47,7 @@ class LibraryNetwork(nn.Module):
         )
 
     def forward(self, x: Tensor, graph: Graph | SharedGeometry) -> dict[str, Tensor]:
-        """Values of every task: [N, outputs], or [B, outputs] at graph level, from node inputs ``x`` [N, F0]."""
+        """Return the values of every task, [N, outputs], or [B, outputs] at graph level, from inputs ``x`` [N, F0]."""
         if isinstance(graph, SharedGeometry):
             return self._over_shared(x.t().contiguous(), graph)
         vectors = None
@@ -89,7 +89,7 @@ class LibraryNetwork(nn.Module):
         return values
 
     def named(self) -> dict[str, Tensor]:
-        """Parameters in this module's order; those of heads and norms have the same names in every engine."""
+        """Return the parameters in this module's order; heads and norms have the same names in every engine."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.named_parameters():
             part, number, rest = name.split(".", 2)
@@ -98,7 +98,7 @@ class LibraryNetwork(nn.Module):
 
 
 def _pooled(values: Tensor, how: str) -> Tensor:
-    """[F, n, B] to [F, B]."""
+    """Pool values [F, n, B] over sites; return [F, B]."""
     if how == "max":
         return values.amax(1)
     return values.mean(1) if how == "mean" else values.sum(1)
@@ -170,12 +170,12 @@ class _VectorHead(_Head):
         self.register_buffer("offsets", -low / (high - low), persistent=False)
 
     def forward(self, x: Tensor, vectors: Tensor) -> Tensor:  # type: ignore[override]
-        """[N, F] and [N, 3, F] to [N, 3 n], in the unit of `scaled`."""
+        """Return vectors [N, 3 n], to be scaled by `scaled`, from scalars [N, F] and vectors [N, 3, F]."""
         gates = super().forward(x).view(len(x), -1, self.number)
         return torch.einsum("ncf,nfk->nkc", vectors, gates).reshape(len(x), -1)
 
     def over_shared(self, x: Tensor, vectors: Tensor) -> Tensor:
-        """[F, N] and [3, F, N] to [3 n, N]."""
+        """Do the same from scalars [F, N] and vectors [3, F, N]; return [3 n, N]."""
         gates = self.of_columns(x).view(len(x), self.number, -1)
         return (vectors[:, :, None] * gates).sum(1).transpose(0, 1).flatten(0, 1)
 

@@ -213,7 +213,7 @@ def aggregate(
 
 
 def _aggregate(part: PaddedRows, scratch: Tensor, saved: Aggregated, squares: Tensor, training: bool) -> None:
-    """Extremes and ties of a part, and the sum of squared deviations."""
+    """Compute the extremes and ties of a part, and the sum of squared deviations."""
     shape = (part.slots, *squares.shape)
     room = len(part.forward)
     values, matches = scratch[:room].view(shape), scratch[room : 3 * room].view(2, *shape)
@@ -235,7 +235,7 @@ def _aggregate(part: PaddedRows, scratch: Tensor, saved: Aggregated, squares: Te
 
 
 def aggregate_back(grad: Tensor, table: NeighbourTable, scratch: Tensor, saved: Aggregated, packed: Tensor) -> Tensor:
-    """Gradient of `aggregate` with respect to ``messages``, [N, W], where edges add nothing.
+    """Return the gradient of `aggregate` with respect to ``messages``, [N, W], where edges add nothing.
 
     Where several neighbours tie for an extreme they share its gradient, as in PyTorch Geometric.
 

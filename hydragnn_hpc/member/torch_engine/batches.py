@@ -197,7 +197,7 @@ class Batches:
         return Fixed(members, samples, table, edges, scales, self.send(sites)[:, None], order)
 
     def _table(self, site: Array, base: Tensor, members: int, place: Tensor) -> _Neighbours:
-        """Table of pairs at these sites, of samples that start in row ``base``; ``place`` is where each pair went."""
+        """Return the table of pairs at these sites; samples start in row ``base``, and ``place`` is each pair's row."""
         degree = self._degree[site]
         total = int(degree.sum())
         begin = np.cumsum(degree) - degree
@@ -269,7 +269,7 @@ class Batches:
 
 
 def _scales(degree: Array, average: tuple[float, float], blocks: int) -> Tensor:
-    """PNA's scalers of each site, [sites, 1, blocks].
+    """Return PNA's scalers of each site, [sites, 1, blocks].
 
     A fifth block is not scaled; it is zero for the last site, which is padding.
     """

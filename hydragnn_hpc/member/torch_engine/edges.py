@@ -91,7 +91,7 @@ class EdgeRowsBuilder:
         return EdgeRows(table.view(len(starts), most, -1), row)
 
     def _features(self, edge: Tensor) -> Tensor:
-        """Features and 1 of edges, [edges, K + 1]; of no edges a row of zeros."""
+        """Return the features of edges and a column of ones, [edges, K + 1]; a row of zeros if there are no edges."""
         if not len(edge):
             return torch.zeros(1, self._basis.number + 1, device=edge.device, dtype=self._dtype)
         if self._resident is None:
@@ -208,7 +208,7 @@ class MessageGradients:
 def aggregate_back_with_edges(
     grad: Tensor, table: NeighbourTable, scratch: Tensor, saved: Aggregated, edges: EdgeTable, memory: MessageGradients
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `aggregate` with respect to ``messages`` [N, W], and to what edges add to them [rows, W].
+    """Return the gradients of `aggregate` with respect to ``messages`` [N, W] and to what edges add, [rows, W].
 
     Parameters
     ----------

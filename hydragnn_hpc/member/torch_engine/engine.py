@@ -161,7 +161,7 @@ class TorchEngine:
         return {name: torch.cat(values, 1) for name, values in predicted.items()}
 
     def _truth(self, number: int, batch: Batch) -> Tensor:
-        """Targets of a group of heads, [R, E, T * d] or [B, E, T * d]; NaN in padded rows."""
+        """Return the targets of a group of heads, [R, E, T * d] or [B, E, T * d]; NaN in padded rows."""
         values = self._targets[number]
         if self._groups[number].level == "graph":
             return values[batch.graphs].view(batch.samples, batch.members, -1)
@@ -169,14 +169,14 @@ class TorchEngine:
         return truth if batch.padding is None else torch.where(batch.padding.valid > 0, truth, torch.nan)
 
     def _ready(self, batch: Batch) -> tuple[Weights, Network]:
-        """Weights for the batch's members, and the network for batches of its shape."""
+        """Return the weights for the batch's members, and the network for batches of its shape."""
         if self._network is None or self._network[0] != batch.shape:
             weights = self._weights_of(batch.members)
             self._network = (batch.shape, weights, Network(weights, batch, self._arena))
         return self._network[1:]
 
     def _weights_of(self, members: int) -> Weights:
-        """Weights of ``members`` members, loaded anew for every batch."""
+        """Return the weights of ``members`` members, which are loaded again for every batch."""
         if self._weights is None or self._weights.members != members:
             self._weights = Weights(self.layout, self.sizes, members, self._batches.blocks, self._like)
         return self._weights

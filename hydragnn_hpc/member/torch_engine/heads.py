@@ -52,7 +52,7 @@ class TaskHeads:
             hidden[..., -1] = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Values [R, E, T * outputs] of x [R, E, F + 1], whose last column is ones."""
+        """Return the values [R, E, T * outputs] of x [R, E, F + 1], whose last column is ones."""
         for k, (weight, linear) in enumerate(zip(self._value, self._linear, strict=True)):
             torch.bmm(x.transpose(0, 1), weight, out=linear.view(self._rows, len(weight), -1).transpose(0, 1))
             if k < len(self._hidden):
@@ -119,7 +119,7 @@ def group_losses(loss: Loss, values: Tensor, targets: Tensor, weights: Tensor, m
 
 
 def _by_row(gradient: Tensor, factor: Tensor) -> Tensor:
-    """[R, E, T, outputs / d, d] times a factor, to [R, E, T * outputs]."""
+    """Multiply [R, E, T, outputs / d, d] by a factor; return [R, E, T * outputs]."""
     return (gradient * factor).flatten(2)
 
 
@@ -176,7 +176,7 @@ class Pooling:
         return self._x[:-1, :-1].view(batch.rows, batch.members, -1)
 
     def _grouped(self) -> Tensor:
-        """Features by sample, [atoms, B, E, F]."""
+        """Return the features by sample, [atoms, B, E, F]."""
         batch = self._batch
         if batch.pooling is None:
             return self._spread(self._features())

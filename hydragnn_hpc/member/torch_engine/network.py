@@ -44,11 +44,11 @@ class PnaLayer:
         self._blocks = arena.take("blocks", *pairs, weights.big[number].shape[2])
 
     def _last(self, x: Tensor) -> Tensor:
-        """The columns of the aggregates, [4, R, E, F]."""
+        """Return the columns of the aggregates, [4, R, E, F]."""
         return torch.unflatten(x[..., self.width + 1 :], 2, (AGGREGATES, self.width)).permute(2, 0, 1, 3)
 
     def forward(self, batch: Batch, training: bool) -> Tensor:
-        """PNA of ``x``: [R, E, out]."""
+        """Return PNA of ``x``, [R, E, out]."""
         sent, big = self._weights.sent[self.number], self._weights.big[self.number]
         torch.bmm(self.x[..., : self.width].transpose(0, 1), sent, out=self._sent.transpose(0, 1))
         flat = self._sent.view(self._table_shape)
@@ -81,7 +81,7 @@ class PnaLayer:
         return own_grad
 
     def _aggregate_back(self, batch: Batch) -> Tensor:
-        """Gradient of what atoms send; also that of the edges' matrix."""
+        """Return the gradient of what atoms send; write that of the edges' matrix to the weights."""
         back, added = self._aggregation.backward(batch, self._received_grad)
         if batch.edges is not None and added is not None:
             grad = by_member(added, self.members, self.width)
@@ -89,7 +89,7 @@ class PnaLayer:
         return back
 
     def _features(self, edges: EdgeTable | EdgeLists) -> Tensor:
-        """Features of the edges of each member, [E, U, K + 1]."""
+        """Return the features of the edges of each member, [E, U, K + 1]."""
         return edges.features.expand(self.members, -1, -1)
 
 
@@ -107,7 +107,7 @@ class Norm:
         self._weight, self._bias, self._statistics, self._epsilon = weight, bias, statistics, epsilon
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
-        """Normalise."""
+        """Return ``x`` [R, E, F], normalised."""
         self._x = x
         if batch.padding is not None:
             return self._forward_padded(x, batch.padding)
@@ -121,7 +121,7 @@ class Norm:
         return out.view(x.shape)
 
     def backward(self, grad: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of x, weight and bias."""
+        """Return the gradients of x, weight and bias from ``grad`` [R, E, F]."""
         if batch.padding is not None:
             return self._backward_padded(grad, batch.padding)
         flat, weight = self._x.view(batch.rows, -1), self._weight.view(-1)
@@ -211,7 +211,7 @@ class Network:
         return groups[0].losses if len(groups) == 1 else torch.cat([f.losses for f in groups], 1)
 
     def predict(self, batch: Batch, inputs: Tensor, buffers: Tensor) -> list[Tensor]:
-        """Values [R, E, T * outputs] or [B, ...] by group of heads, with the running statistics ``buffers`` [E, Q]."""
+        """Return the values [R, E, T * outputs] or [B, ...] by group of heads; ``buffers`` are [E, Q]."""
         layers, members = len(self._layers), batch.members
         mean, variance = buffers.view(members, layers, 2, 1, -1).permute(2, 1, 3, 0, 4).unbind()
         scale = self._weights.value["norm.weight"].transpose(1, 2) * (variance + self._weights.sizes.epsilon).rsqrt()
@@ -238,7 +238,7 @@ class Network:
         return head.forward(self._features if head.level == "node" else self._pooled)
 
     def _heads_back(self, pool: Pooling | None, groups: list[GroupLosses]) -> Tensor:
-        """Gradient of the last activations [R, E, F]."""
+        """Return the gradient of the last activations, [R, E, F]."""
         total = self._grad
         first = True
         for head, error in zip(self._heads, groups, strict=True):

@@ -52,7 +52,7 @@ class ValidationSet:
         return losses
 
     def _loss(self, task: TaskSizes, predicted: torch.Tensor) -> torch.Tensor:
-        """Mean loss over the values that are not missing."""
+        """Return the mean loss over the values that are not missing."""
         truth, known = self._truth[task.name], self._known[task.name]
         mean, *noise = task.loss.split(predicted)
         if known is None:

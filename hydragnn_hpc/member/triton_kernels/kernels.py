@@ -89,7 +89,7 @@ def message_gradient(
     message, receiver, column, there, used, grad, out, ties, degree, width,
     features, by_kind, by_row, by_member,
 ):  # fmt: skip
-    """Gradient of the loss with respect to messages [ROWS, COLUMNS] that arrived at ``receiver`` [ROWS].
+    """Return the gradient of the loss with respect to messages [ROWS, COLUMNS] that arrived at ``receiver`` [ROWS].
 
     d std / d m = (m - mean) / (degree std); those that tie for an extreme share its gradient.
     """

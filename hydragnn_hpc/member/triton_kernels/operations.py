@@ -49,7 +49,7 @@ def tile(shape: torch.Size, device: torch.device) -> tuple[int, int, tuple[int, 
 
 
 def _strides(x: Tensor, width: int) -> tuple[int, int, int, int]:
-    """F, and the strides of ``x`` by kind, by row of ``width`` elements, and by member within it."""
+    """Return F, and the strides of ``x`` by kind, by row of ``width`` elements, and by member within it."""
     features = x.shape[3]
     members = width // features
     by_row = x.stride(1) if x.shape[2] == members else x.stride(2)

@@ -62,11 +62,11 @@ class CalibratedTask:
     numbers: np.ndarray | None
 
     def raw(self, level: float) -> np.ndarray:
-        """Half widths of normal intervals from the members' spread."""
+        """Return the half widths of normal intervals from the members' spread."""
         return np.asarray(stats.norm.ppf((1 + level) / 2) * self.std)
 
     def calibrated(self, level: float) -> np.ndarray:
-        """Half widths of calibrated intervals."""
+        """Return the half widths of calibrated intervals."""
         return self.calibration.widths(level, self.std, self.numbers)
 
     @property

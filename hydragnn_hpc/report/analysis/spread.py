@@ -100,7 +100,7 @@ def _errors(snapshot: Snapshot, variant: Variant, task: str) -> dict[int, float]
 
 
 def _between_folds(errors: dict[int, float], folds: int) -> Sources | None:
-    """One-way analysis of variance between and within folds (random effects, unequal sizes); None as for `one_way`."""
+    """Analyse the variance between and within folds, one-way (random effects, unequal sizes); None as for `one_way`."""
     by_fold = [[e for r, e in errors.items() if r % folds == fold] for fold in range(folds)]
     return one_way([group for group in by_fold if group])
 

@@ -20,7 +20,7 @@ class Layer(nn.Module):
         self.conv = CGConv(sizes.out, dim=sizes.edge_features)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
-        """[N, in] to [N, out]."""
+        """Convolve ``x`` [N, in]; return [N, out]."""
         out: Tensor = self.conv(self.widen(x), graph.edges, graph.features)
         return out
 

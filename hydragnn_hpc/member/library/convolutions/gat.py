@@ -31,7 +31,7 @@ class Layer(nn.Module):
         )
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
-        """[N, in] to [N, out]."""
+        """Convolve ``x`` [N, in]; return [N, out]."""
         out: Tensor = self.conv(x, graph.edges, graph.features)
         return out
 

@@ -23,7 +23,7 @@ class Layer(nn.Module):
             self.conv = GINConv(layers, train_eps=True)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
-        """[N, in] to [N, out]."""
+        """Convolve ``x`` [N, in]; return [N, out]."""
         more = (graph.features,) if self._with_edges else ()
         out: Tensor = self.conv(x, graph.edges, *more)
         return out

@@ -23,7 +23,7 @@ class Layer(nn.Module):
         self.conv = MFConv(sizes.fan_in, sizes.out, max_degree=MOST_NEIGHBOURS)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
-        """[N, in] to [N, out]."""
+        """Convolve ``x`` [N, in]; return [N, out]."""
         if x.device.type != "cpu":
             return self._on_device(x, graph.edges)
         out: Tensor = self.conv(x, graph.edges)

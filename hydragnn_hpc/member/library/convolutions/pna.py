@@ -27,6 +27,6 @@ class Layer(nn.Module):
         self.conv.aggr_module.avg_deg_log.fill_(logarithmic)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
-        """[N, in] to [N, out]."""
+        """Convolve ``x`` [N, in]; return [N, out]."""
         out: Tensor = self.conv(x, graph.edges, graph.features)
         return out

@@ -18,7 +18,7 @@ class Layer(nn.Module):
         self.conv = SAGEConv(sizes.fan_in, sizes.out)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
-        """[N, in] to [N, out]."""
+        """Convolve ``x`` [N, in]; return [N, out]."""
         out: Tensor = self.conv(x, graph.edges)
         return out
 

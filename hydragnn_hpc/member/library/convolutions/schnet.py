@@ -21,7 +21,7 @@ class Layer(nn.Module):
         self.interaction = InteractionBlock(sizes.out, sizes.edge_features, sizes.out, sizes.cutoff)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
-        """[N, in] to [N, out]."""
+        """Convolve ``x`` [N, in]; return [N, out]."""
         x = self.widen(x)
         out: Tensor = x + self.interaction(x, graph.edges, graph.lengths, graph.features)
         return out
