@@ -238,14 +238,14 @@ def _calibrated(
 ) -> dict[str, TaskCalibration]:
     truth = read_arrays(folder.validation_set)
     if truth is None:
-        raise UserError(f"no {folder.validation_set.name} (trained by an earlier version, or imported)")
+        raise UserError(f"no {folder.validation_set.name} (imported, or removed)")
     tasks, with_noise = campaign.variant(members[0].variant).tasks, campaign.with_noise(members[0].variant)
     moments = {task: RunningMoments() for task in tasks}
     for index, member in enumerate(members):
         path = folder.member(member.variant, member.replica).validation
         predicted = read_arrays(path)
         if predicted is None:
-            raise UserError(f"{member.name} has no {path.name} (trained by an earlier version, or imported)")
+            raise UserError(f"{member.name} has no {path.name} (imported, or removed)")
         for task in tasks:
             known = truth.get(campaign.tasks[task].field)
             if known is None or task not in predicted or predicted[task].shape != known.shape:

@@ -105,7 +105,7 @@ def test_three_components_may_be_a_vector_and_one_is_none() -> None:
 
 def test_nothing_is_said_where_it_was_learned_or_is_not_known() -> None:
     assert line(0.1, campaign(), summary()) == ""
-    assert line(None, campaign(), summary()) == "", "of a result of an earlier version"
+    assert line(None, campaign(), summary()) == "", "of a validation set without values"
     assert learned.closing_line([Member("E", 0, State.WAITING)], campaign(), summary()) == ""
     assert learned.closing_line([], campaign(), None) == ""
 

@@ -52,8 +52,8 @@ class DistanceFromTraining:
     ----------
     largest : float
         The largest distance within the training set, or that sample of it.
-    atoms : tuple of int, or None
-        The smallest and the largest number of atoms of a structure of the training set; not known in earlier versions.
+    atoms : tuple of int
+        The smallest and the largest number of atoms of a structure of the training set.
 
     Raises
     ------
@@ -72,14 +72,12 @@ class DistanceFromTraining:
         path = folder.member(member.variant, member.replica).features
         arrays = read_arrays(path)
         if arrays is None:
-            reasons = "trained by an earlier version, imported, or memory was lacking"
-            raise UserError(f"{member.name} has no {path.name} ({reasons})")
-        arrays = {"atoms": np.zeros(2, int), **arrays}
+            raise UserError(f"{member.name} has no {path.name} (imported, or memory was lacking)")
         _check(path, arrays, model.facts.model["channels"])
         self._known = FeatureDistribution(arrays["mean"], arrays["whitening"], arrays["distances"])
         self.largest = float(self._known.distances[-1])
         low, high = arrays["atoms"]
-        self.atoms = (int(low), int(high)) if high else None
+        self.atoms = (int(low), int(high))
         self._trunk = Trunk(campaign, member.variant, model, device)
 
     def of(self, structures: UnseenStructures) -> Distances:

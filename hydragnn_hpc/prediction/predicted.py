@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -48,7 +47,7 @@ class Predictor:
         distances = None
         if self._distance is not None:
             distances = self._distance.of(structures)
-            low, high = self._distance.atoms or (0, math.inf)
+            low, high = self._distance.atoms
             atoms = np.diff(structures.atom_offsets)
             self._other_size += int(np.count_nonzero((atoms < low) | (atoms > high)))
             self._count += len(structures)
@@ -69,7 +68,7 @@ class Predictor:
                 f" all that were sampled from it (distance above {self._distance.largest:.3g}); their predictions are"
                 " extrapolations"
             )
-        if self._other_size and self._distance.atoms:
+        if self._other_size:
             low, high = self._distance.atoms
             yield (
                 f"{name}: {self._other_size:,} of {self._count:,} structures have fewer or more atoms than those of the"

@@ -116,7 +116,10 @@ class Source(FileRecord):
 
 
 class NeighbourFacts(FileRecord):
-    """How neighbours were determined; ``fewest`` and ``most`` neighbours of a site are None in earlier versions."""
+    """How neighbours were determined.
+
+    ``fewest`` and ``most`` neighbours of a site are None in older data sets, and of imported models.
+    """
 
     cutoff_bohr: NonNegative
     boundary: Boundary

@@ -16,8 +16,7 @@ class SubmittedJob(FileRecord):
     id : str
         The scheduler's; `LOCAL` where there is none.
     scheduler : str
-        Its name; the path of its files, without their suffix, where they are not the package's. Empty in records of
-        earlier versions.
+        Its name; the path of its files, without their suffix, where they are not the package's.
     queue, account : str
         Empty: the scheduler's default.
     members_left : int
@@ -27,7 +26,7 @@ class SubmittedJob(FileRecord):
     time: Timestamp
     id: str
     site: str
-    scheduler: str = ""
+    scheduler: str
     nodes: Count
     queue: str
     account: str

@@ -38,7 +38,7 @@ class TaskErrors(FileRecord):
     rmse_unit, mae_unit : float or None
         In the unit.
     rmse_validation : float or None
-        Scaled, of the validation set, on which choices are based; None also in results of earlier versions.
+        Scaled, of the validation set, on which choices are based; None where it has no value.
     """
 
     level: Level
@@ -56,12 +56,11 @@ class Session(FileRecord):
 
     Attributes
     ----------
-    engine : str or None
-        None in results of earlier versions.
+    engine : str
     lanes : int or None
         Its vector lanes (`member.engine.interface`).
     device : str or None
-        The name of the GPU; None on a CPU, and in results of earlier versions.
+        The name of the GPU; None on a CPU.
     stack : int or None
         On a GPU: members of the stack at the last checkpoint.
     """
@@ -72,7 +71,7 @@ class Session(FileRecord):
     rank: Count
     slot: Count
     epochs: Count
-    engine: str | None = None
+    engine: str
     lanes: Count | None = None
     device: str | None = None
     stack: Count | None = None
@@ -99,11 +98,11 @@ class Result(FileRecord):
     attempt : int
         Counted from 1 within the run.
     train_samples : int or None
-        Samples of the training set that were trained on; None in results of earlier versions.
+        Samples of the training set that were trained on; None where it is not known, of an imported model.
     weights_sha256 : str
         Of the best epoch's parameters and buffers.
     precision : str or None
-        Of matrix products in float32, in torch's words; None in results of earlier versions.
+        Of matrix products in float32, in torch's words; None of an imported model.
     """
 
     schema_: Literal[1] = Field(default=1, alias="schema")

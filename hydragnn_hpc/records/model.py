@@ -65,7 +65,7 @@ class ModelFacts(FileRecord):
         How inputs and references are computed.
     geometry : str
         Key of the neighbour list (`dataset.graphs.Neighbours.key`) where all training samples shared one; empty where
-        they did not, or in earlier versions.
+        they did not.
     """
 
     schema_: Literal[1] = Field(default=1, alias="schema")

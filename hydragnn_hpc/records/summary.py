@@ -96,7 +96,7 @@ class DatasetSummary(FileRecord):
     samples, geometries : int
     distances_differ : bool or None
         Whether geometries differ in the distances between atoms, as the data set's remarks state; None where it has
-        none, or in folders of earlier versions.
+        none.
     atoms : NumberRange
         Per sample.
     elements : list of int

@@ -15,7 +15,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.jobs import LOCAL, SubmittedJob
 from hydragnn_hpc.submit.scheduler import Scheduler, StatusQuery, jobs_folder, load_scheduler
-from hydragnn_hpc.submit.site import Site, load_site
+from hydragnn_hpc.submit.site import Site
 
 PATIENCE_SECONDS = 5
 LATEST = 10
@@ -105,9 +105,8 @@ def _status(job: SubmittedJob, silent: dict[str, str], patience: float) -> JobSt
             job.id, job.site, job.time, job.nodes, job.walltime_seconds, state, own, reason, explanation
         )  # fmt: skip
 
-    key = job.scheduler or job.site
-    if key in silent:
-        return made("unknown", explanation=silent[key])
+    if job.scheduler in silent:
+        return made("unknown", explanation=silent[job.scheduler])
     try:
         scheduler = scheduler_for(job)
     except (UserError, ValueError) as error:
@@ -119,8 +118,8 @@ def _status(job: SubmittedJob, silent: dict[str, str], patience: float) -> JobSt
     try:
         answer = run(command, patience)
     except SilentError as error:
-        silent[key] = f"{error}; ask on the machine itself, or later"
-        return made("unknown", explanation=silent[key])
+        silent[job.scheduler] = f"{error}; ask on the machine itself, or later"
+        return made("unknown", explanation=silent[job.scheduler])
     if (answer.code and re.search(query.gone, answer.errors)) or not (answer.code or answer.output.strip()):
         return made("ended", explanation="the scheduler no longer lists it")
     match = re.search(query.answer, answer.output, re.MULTILINE)
@@ -140,8 +139,6 @@ def scheduler_for(job: SubmittedJob) -> Scheduler:
     UserError, ValueError
         If its files are not there, or cannot be used.
     """
-    if not job.scheduler:
-        return load_site(job.site).scheduler
     path = Path(job.scheduler)
     folders = [path.parent] if path.is_absolute() else []
     return load_scheduler(path.name, [*folders, jobs_folder() / "schedulers"])

@@ -17,8 +17,9 @@ from hydragnn_hpc.records.member import Identity, Session
 
 IDENTITY = Identity(config_hash="c", dataset_sha256="d", variant="HCM", replica=1)
 SESSION = Session(
-    started="2026-01-01T00:00:00.000+00:00", ended="2026-01-01T00:01:00.000+00:00", host="n", rank=0, slot=0, epochs=2
-)
+    started="2026-01-01T00:00:00.000+00:00", ended="2026-01-01T00:01:00.000+00:00", host="n", rank=0, slot=0, epochs=2,
+    engine="torch",
+)  # fmt: skip
 SHAPES = {"parameters": 300, "buffers": 40}
 
 

@@ -89,23 +89,23 @@ def test_it_is_that_of_the_members_in_use(plain: Path) -> None:
     [
         ("", ("--select", "2"), "HCM: no calibrated intervals: calibration needs 3 members, and there are 2"),
         ("", ("--level", "0.99999"), "too few structures in the validation set for intervals of level 0.99999: H ("),
-        ("validation_set.npz", (), "no validation_set.npz (trained by an earlier version, or imported)"),
+        ("validation_set.npz", (), "no validation_set.npz (imported, or removed)"),
         (
             "members/HCM/01/validation.npz",
             (),
-            "HCM/01 has no validation.npz (trained by an earlier version, ",
+            "HCM/01 has no validation.npz (imported, ",
         ),
     ],
 )
 def test_where_there_is_none_a_line_says_why(plain: Path, change: str, options: tuple[str, ...], message: str) -> None:
     folder = plain.parent
     some(folder)
-    out = folder / "out-older"
+    out = folder / "out-without"
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(plain, out)
     if change:
         (out / change).unlink()
-    found = called(folder, "predict", "out-older", "few.extxyz", "--out", "few.csv", *options)
+    found = called(folder, "predict", "out-without", "few.extxyz", "--out", "few.csv", *options)
     assert found.returncode == 0 and message in found.stderr
     row = next(csv.DictReader((folder / "few.csv").open()))
     ends = [row[name] for name in CALIBRATED]

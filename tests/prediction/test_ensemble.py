@@ -114,7 +114,7 @@ def test_what_has_the_neighbours_of_the_training_is_predicted_as_in_training(
     assert parts == ({True: [0, 1], False: [2, 3]} if edges else {True: [0, 1, 2], False: [3]})
     found = ensemble.predict(structures)
     assert all(same(found["H"].of(k), ensemble.predict(atoms)["H"]) for k, atoms in enumerate(structures))
-    ensemble._models._facts = ensemble.facts.model_copy(update={"geometry": ""})  # as in earlier versions
+    ensemble._models._facts = ensemble.facts.model_copy(update={"geometry": ""})  # as where geometries vary
     for task, other in ensemble.predict(structures).items():
         np.testing.assert_allclose(found[task].members, other.members, rtol=1e-4, atol=1e-5, err_msg=task)
 

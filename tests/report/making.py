@@ -235,7 +235,7 @@ class Member:
                 np.savez(files.validation, **validation)
         seconds = self.place["seconds"]
         ended = {"started": stamp(self.place["started"]), "ended": stamp(self.place["started"] + seconds)}
-        session = {**ended, **{k: self.place[k] for k in ("host", "rank", "slot")}, "epochs": epochs}
+        session = {**ended, **{k: self.place[k] for k in ("host", "rank", "slot")}, "epochs": epochs, "engine": "fused"}
         rank = self.place["rank"]
         write_record(files.result, a_result(
             state=state, variant=self.variant, replica=self.replica,

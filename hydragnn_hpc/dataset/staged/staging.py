@@ -191,6 +191,6 @@ def _is_held(lock: int) -> bool:
         try:
             holder = ProcessIdentity.model_validate_json(os.pread(lock, 4096, 0))
         except ValidationError:
-            return True  # being made, or of an earlier version
+            return True  # being made
         return processes.lives(holder) is not False
     return False

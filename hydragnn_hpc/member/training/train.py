@@ -123,10 +123,7 @@ class StackTraining:
 
     def _compare_engines(self, member: StackMember) -> None:
         """Record a change, since the last session, of what determines the last digits of a member's numbers."""
-        last = member.sessions[-1]
-        if last.engine is None:  # written by an earlier version
-            return
-        before, after = _described(last), _described(self._new_session())
+        before, after = _described(member.sessions[-1]), _described(self._new_session())
         if before != after:
             change = EngineChanged(variant=self.variant.name, replica=member.replica, before=before, after=after)
             self.engine_changes.append(change)

@@ -121,7 +121,7 @@ def _applicable_claims(results: Results, pairs: list[Pair]) -> list[PaperClaim]:
 
 
 def _remarks_before_training(results: Results) -> list[str]:
-    """Return the remarks made at the start of the latest run; folders of earlier versions have none."""
+    """Return the remarks made at the start of the latest run; a folder of imported models has none."""
     path = results.folder.remarks
     try:
         kept = read_record(path, CampaignRemarks).remarks if path.exists() else ()
