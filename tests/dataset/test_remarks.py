@@ -243,6 +243,22 @@ def test_a_remark_names_the_variants_that_it_concerns(several: store.Manifest) -
     assert all(text.startswith("variants E: ") for text in found.values())
 
 
+@pytest.mark.parametrize(
+    ("fewest_atoms", "samples", "batch_size", "remarked"),
+    [(1, 129, 64, True), (1, 128, 64, False), (2, 129, 64, False), (1, 128, 1, True), (1, 129, 129, False)],
+)
+def test_a_batch_of_one_atom(
+    several: store.Manifest, fewest_atoms: int, samples: int, batch_size: int, remarked: bool
+) -> None:
+    """Whether the last batch of an epoch may be one atom."""
+    assert several.distribution
+    atoms = several.distribution.atoms.model_copy(update={"minimum": fewest_atoms})
+    distribution = several.distribution.model_copy(update={"atoms": atoms})
+    manifest = several.model_copy(update={"distribution": distribution, "split": [samples, 40, 40]})
+    found = of_campaign(manifest, training={"batch_size": batch_size})
+    assert ("one-atom-batch" in found) == remarked
+
+
 def test_two_elements_may_be_a_number(tmp_path: Path) -> None:
     manifest = prepared(tmp_path, (crystals(300, symbols="Cu Au"), ENERGY, {}))
     assert "species-as-number" not in of_campaign(manifest, variants=["E"], tasks={"E": campaign().tasks["E"]})

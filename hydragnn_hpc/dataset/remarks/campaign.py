@@ -88,3 +88,23 @@ def reference_of_resampled(campaign: Campaign, variants: Variants, manifest: Man
                 " references of their own; set reference=none"
             )
             yield naming_variants(variants, resampled, text), task.field
+
+
+def one_atom_batches(campaign: Campaign, variants: Variants, manifest: Manifest) -> Lines:
+    """A last batch of one sample, where samples may be one atom: it has no batch statistics, and ends its member."""
+    atoms = manifest.distribution.atoms if manifest.distribution else None
+    if atoms is None or atoms.minimum > 1:
+        return
+    affected: dict[tuple[int, int], list[str]] = {}
+    for name, variant in variants.items():
+        training = variant.training
+        samples, size = training.trained_on(training.parts(*manifest.split[:2])[0]), training.batch_size
+        if size == 1 or samples % size == 1:
+            affected.setdefault((samples, size), []).append(name)
+    for (samples, size), names in affected.items():
+        text = (
+            f"training.batch_size={size} leaves one of {samples:,} training samples for the last batch of an epoch: if"
+            " it is a structure of one atom, the batch has no statistics and the member fails; set another"
+            " training.batch_size"
+        )
+        yield naming_variants(variants, names, text), None

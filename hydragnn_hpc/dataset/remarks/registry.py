@@ -73,6 +73,7 @@ CAMPAIGN: tuple[tuple[str, Callable[[Campaign, campaigns.Variants, Manifest], Li
     ("species-as-number", campaigns.species_as_number),
     ("reference-of-all", campaigns.reference_of_all),
     ("reference-of-folds", campaigns.reference_of_resampled),
+    ("one-atom-batch", campaigns.one_atom_batches),
 )
 
 

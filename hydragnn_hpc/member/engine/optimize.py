@@ -55,7 +55,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def step(self, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
-        """Take one step of all members; ``gradients`` [E, P] is overwritten; ``factors`` is a row of `plan`."""
+        """Take one step in place; ``gradients`` [E, P] is overwritten, and ``factors`` is a row of `plan`."""
 
     def select(self, members: Tensor) -> Optimizer:
         """Return the optimiser of some ``members`` (positions in the stack, int64)."""
