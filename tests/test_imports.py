@@ -254,5 +254,5 @@ def test_a_supervisor_holds_no_training_library() -> None:
 
 
 def test_what_a_worker_uses_of_the_data_starts_light() -> None:
-    """A worker starts anew for every rank, and after every fault."""
+    """A new worker starts for every rank, and after every fault."""
     assert loaded_by("import hydragnn_hpc.dataset.build.unseen") <= {"ase"}

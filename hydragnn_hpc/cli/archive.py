@@ -33,7 +33,7 @@ def archive(
     """Pack tables, models, predictions, configuration and provenance, with checksums, as an RO-Crate.
 
     The archive, unpacked, is a campaign's folder: report, status, predict and Ensemble work on it anywhere. Checkpoints
-    are left out, so training cannot be continued from an archive. Tables and figures are made anew.
+    are left out, so training cannot be continued from an archive. Tables and figures are made again.
     """
     from hydragnn_hpc import crate
 

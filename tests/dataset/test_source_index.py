@@ -66,7 +66,7 @@ def test_each_sample_has_its_number_in_the_source_on_every_path(source: Path, tm
     assert [f.values["source_index"] for f in written] == numbers
     convert(tmp_path / "a.extxyz", tmp_path / "back.bp", NONE)
     np.testing.assert_array_equal(store.read(tmp_path / "back.bp")[1]["source_index"], numbers)
-    # Prepared anew, the file itself is the source.
+    # Prepared again, the file itself is the source.
     prepare(tmp_path / "a.extxyz", tmp_path / "new.bp", Options(targets=targets))
     assert sorted(store.read(tmp_path / "new.bp")[1]["source_index"]) == list(range(len(numbers)))
 

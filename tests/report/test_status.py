@@ -1,4 +1,4 @@
-"""Status: what it counts, whom it takes for running, how fast it is, what a terminal shows."""
+"""Status: its counts and rates, which members it shows as running, and what a terminal shows."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_watch_follows_until_nothing_is_left(live: Path, terminal: bool) -> None
     looks = []
 
     def finish_one(_: float) -> None:
-        """Between two looks the run gets on: everybody unsettled fails for good, one variant after the other."""
+        """Between two refreshes the unsettled members of one variant fail for good, then those of the other."""
         looks.append(1)
         left = [("M", r) for r in range(4)] if len(looks) == 1 else [("CM", 1), ("CM", 3)]
         for variant, replica in left:

@@ -1,4 +1,4 @@
-"""Write the golden job scripts anew: ``python -m tests.submit.renew``; read the difference before you commit it."""
+"""Write the golden job scripts again: ``python -m tests.submit.renew``; read the difference before you commit it."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ class Problem:
         return ENGINES[name](self.sizes, self.data, dtype)
 
     def index(self, batch: int, seed: int = 0) -> np.ndarray:
-        """Sample numbers [E, B], drawn anew for each member."""
+        """Sample numbers [E, B], drawn for each member by itself."""
         rng, number = np.random.default_rng(seed), len(self.data.structure.sample_geometry)
         return np.stack([rng.permutation(number)[:batch] for _ in range(self.members)])
 
