@@ -145,7 +145,7 @@ def test_predictions_into_a_closed_standard_output(folder: Path, finished: str) 
     ],
 )
 def test_a_path_that_cannot_exist_is_named_as_the_cause(folder: Path, words: tuple[str, ...]) -> None:
-    """As one within a folder that the user may not search, which root may."""
+    """A name is too long. A folder that may not be searched would do as well, but root may search all."""
     done = called(folder, *(word.replace("{}", "a" * 256) for word in words))
     assert done.returncode == 2
     line, *more = done.stderr.splitlines()

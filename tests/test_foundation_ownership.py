@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> CampaignFolder:
 
 @pytest.fixture
 def files(folder: CampaignFolder) -> MemberFolder:
-    """Those of member H/00."""
+    """The files of member H/00."""
     return folder.member("H", 0)
 
 
@@ -172,7 +172,7 @@ def test_a_result_that_comes_while_a_member_is_taken_stays(folder, files, monkey
 
 
 def test_many_at_once(folder, files) -> None:
-    """Whatever the order, the greatest claim has it in the end, and nothing is written after a greater one's."""
+    """In any order, the greatest claim owns the member in the end, and no lesser one writes after it."""
     written: list[int] = []
 
     def attempt(number: int) -> None:

@@ -80,7 +80,7 @@ def test_the_wheel_holds_all_files_that_are_tracked(wheel: Path) -> None:
 
 
 def test_the_quick_start_runs_from_the_wheel(programs: Path, tmp_path: Path) -> None:
-    """Its commands in small: a few samples, one variant, two epochs."""
+    """The commands of the quick start, with a few samples, one variant and two epochs."""
     package = Path(
         run(programs, tmp_path, "python", "-c", "import hydragnn_hpc; print(hydragnn_hpc.__path__[0])").strip()
     )

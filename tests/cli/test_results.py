@@ -71,7 +71,7 @@ def test_report_writes_everything_and_says_where(campaign: Path) -> None:
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_a_report_without_its_curves_is_announced(campaign: Path, form: tuple[str, ...]) -> None:
-    """With a file in the place of TensorBoard's folder."""
+    """A file is in the place of TensorBoard's folder."""
     pytest.importorskip("tensorboardX")
     in_place = campaign / "report" / "tensorboard"
     in_place.parent.mkdir(exist_ok=True)

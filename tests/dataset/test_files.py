@@ -89,7 +89,7 @@ def test_the_older_lzma(tmp_path: Path) -> None:
     "cut", [7 * BLOCK, 7 * BLOCK + 100, 7 * BLOCK + 512, 7 * BLOCK + 700, 8 * BLOCK - 5, 12 * BLOCK]
 )
 def test_an_archive_cut_anywhere_is_reported(tmp_path: Path, compress: Callable[[bytes], bytes], cut: int) -> None:
-    """At a member's start, in a header, after it, in a content, in its padding, before the archive's end."""
+    """The cut is at a member's start, in its header, after it, in its content, in its padding, or before the end."""
     archive = tmp_path / "a.tar"
     archive.write_bytes(compress(pack(CONTENT)[:cut]))
     with pytest.raises(UserError, match="truncated"):

@@ -265,7 +265,7 @@ def test_two_elements_may_be_a_number(tmp_path: Path) -> None:
 
 
 def test_the_surrogate_has_the_remarks_of_the_paper_s_data(small_bp: Path) -> None:
-    """Its equivalents leak, as those of the open data do; nothing else is wrong with it but its size."""
+    """Equivalent samples leak between its sets, as in the open data; apart from that it is only small."""
     found = remarks_of(store.read_manifest(small_bp))
     assert found.keys() <= {"small-compositions", "equivalents", "small-part"}
 

@@ -186,7 +186,7 @@ def test_slopes_are_shrunk_towards_those_of_nearby_compositions() -> None:
 
 
 def test_slopes_are_shrunk_towards_those_of_nearby_ternary_compositions() -> None:
-    """With three elements: a composition without information is interpolated between nearby ones."""
+    """The slopes of a composition without information are interpolated between those of nearby ones."""
     rng = np.random.default_rng(0)
     places = np.array([(i, j) for i in range(7) for j in range(7 - i)]) / 6
     group = np.repeat(np.arange(len(places)), 300)
@@ -225,7 +225,7 @@ def test_a_column_that_is_shrunk_more_is_trusted_less_where_rows_are_alike() -> 
 
 @pytest.mark.parametrize("times", [1, 40])
 def test_shrinkage_is_chosen_by_rows_that_are_unlike_those_fitted(times: int) -> None:
-    """Where each group overfits its own noise, strong shrinkage predicts better; repeats of its rows change nothing."""
+    """Strong shrinkage predicts better where each group overfits its noise; repeating rows changes nothing."""
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(30), 12)
     x = rng.normal(size=(360, 6))

@@ -311,7 +311,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("free_kib", [0, 8, 16, 24, 28, 32])
 def test_a_full_disk_leaves_nothing_behind(disk: Path, content, free_kib: int) -> None:
-    """From no space at all to space for the arrays but not for the indices, which the space check does not catch."""
+    """There is no space at all, or space for the arrays but not for the indices, which the space check misses."""
     (disk / "filler").write_bytes(bytes((64 - free_kib) * 1024))
     try:
         store.write(disk / "x.bp", content, facts(content))

@@ -280,7 +280,7 @@ def test_a_frame_is_not_kept_without_limit(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_limit_of_a_frame_leaves_room_for_a_million_atoms() -> None:
-    """Of species, positions, forces, velocities and two tensors in 16 digits."""
+    """Each atom has a species, position, force, velocity and two tensors, in 16 digits."""
     assert (16 * 24 + extxyz._LINE_BYTES) * 10**6 < extxyz._LARGEST_FRAME
 
 

@@ -48,7 +48,7 @@ def test_the_second_is_refused_while_the_first_lives_and_not_after(tmp_path: Pat
 
 @pytest.mark.parametrize("lives", [True, False])
 def test_a_holder_on_another_host_is_judged_by_its_counter(tmp_path: Path, lives: bool) -> None:
-    """Such a holder's process cannot be seen from here, and flock may not reach across."""
+    """Its process cannot be seen from this host, and flock may not work between hosts."""
     path, ended = tmp_path / "run.lock", threading.Event()
     path.write_text(json.dumps({**ELSEWHERE, "beats": 1}))
 

@@ -83,7 +83,7 @@ def ranks_of(out: Path) -> list[str]:
 def test_a_campaign_killed_and_run_again_has_the_same_outcome(
     programs: Path, small: Path, finished: Path, tmp_path: Path
 ) -> None:
-    """Killed as MPI starts, and among checkpoints: the next run also removes the shared memory that was left."""
+    """Runs are killed as MPI starts and as checkpoints are written; the next also removes the shared memory left."""
     out, before = tmp_path / "out", segments()
     command = [str(programs / "mpirun"), "-n", "2", str(programs / "hydragnn-hpc"), "run"]
     command += [str(small / "campaign.yaml"), str(out)]

@@ -52,7 +52,7 @@ def test_the_same_bits_however_it_is_spread(small: Path, tmp_path: Path, referen
 
 
 def test_the_same_bits_alone_and_in_a_stack(small: Path, tmp_path: Path) -> None:
-    """With the fused and with the torch engine."""
+    """Members of the fused and of the torch engine."""
     plain = ("HCM", "H", "M")
     variants = [*plain, *({"name": f"{v}-torch", "tasks": [*v], "training": {"engine": "torch"}} for v in plain)]
     for stack in (1, 2):

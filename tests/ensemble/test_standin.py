@@ -47,7 +47,7 @@ def test_all_members_are_trained_on_any_number_of_ranks(small: Path, tmp_path: P
 
 
 def test_the_end_reaches_every_rank_over_a_network(small: Path, tmp_path: Path, monkeypatch, long_form: bool) -> None:
-    """Without shared memory, and with messages of all ranks on their way at all times, the last ones included."""
+    """There is no shared memory, and all ranks send messages all the time, even at the end."""
     for name, value in {**OVER_NETWORK, "DRIVE_BEAT_SECONDS": "0"}.items():
         monkeypatch.setenv(name, value)
     for attempt in range(3 if long_form else 1):
@@ -77,7 +77,7 @@ def test_a_crash_costs_its_member_alone(small: Path, tmp_path: Path) -> None:
 
 
 def test_a_member_that_is_finished_on_disk_is_finished(small: Path, tmp_path: Path) -> None:
-    """Its worker dies before it can report it: neither an attempt lost nor a second training."""
+    """Its worker dies before it can report it: no attempt is lost, and the member is not trained again."""
     launch = {**campaigns.SMALL["launch"], "attempts": 1, "stack": 2}
     (small / "speechless.yaml").write_text(campaigns.text(launch=launch))
     out = tmp_path / "out"

@@ -103,7 +103,7 @@ def trained(surrogate_raw: Callable[[int], Path], tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def exported(trained: Path) -> Path:
-    """Its members, as HydraGNN's models."""
+    """The members of the trained campaign, exported as HydraGNN's models."""
     printed = done(trained, "export", "out", "models", "--to", "hydragnn")
     assert "models: 4 models: HCM-00, HCM-01, M-00, M-01" in printed
     return trained / "models"
@@ -125,7 +125,7 @@ def test_hydragnn_predicts_with_exported_models_as_they_do_here(trained: Path, e
 def test_exported_models_come_back(
     trained: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the identity as the first layer of the graph-level head, and the same predictions."""
+    """The first layer of the graph-level head is then the identity; the predictions are the same."""
     for variant in ("HCM", "M"):
         (tmp_path / variant).mkdir()
         for replica in (0, 1):

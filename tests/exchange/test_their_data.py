@@ -121,7 +121,7 @@ def test_convert_writes_what_prepare_reads_back(ternary: Path, tmp_path: Path) -
 
 
 def assert_same_within_range(one: Path, other: Path) -> None:
-    """As `assert_same`; HydraGNN scales the components of a vector by one range, which float32 resolves."""
+    """Like `assert_same`, to float32 of the range by which HydraGNN scales all components of a vector."""
     expected, found = by_content(one), by_content(other)
     assert found.keys() == expected.keys() and len(found) > 50
     for key, sample in expected.items():

@@ -128,7 +128,7 @@ def test_shared_memory_of_killed_ranks_goes_with_the_next_run(arena, undisturbed
 
 
 def test_a_killed_run_leaves_no_shared_memory_to_the_next(arena, undisturbed, fault_seed: int) -> None:
-    """Killed at some moment; the same command run again removes what its ranks left, and leaves none itself."""
+    """The run is killed at a random moment; the next one removes what its ranks left, and leaves nothing itself."""
     rng = random.Random(fault_seed)
     out = arena.folder / "out"
     launch = arena.launch(out)

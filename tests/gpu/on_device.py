@@ -43,7 +43,7 @@ STACKS = (3, 3, 2)
 SIZES = (6, 3)
 """Samples of the two batches of an epoch."""
 SECONDS = 2.0
-"""For which a speed is measured, after two epochs."""
+"""How long a speed is measured, after two epochs."""
 PAPER = 84 * 19_536 * 200
 """Samples that the 84 members of the paper's campaign see in 200 epochs."""
 ROOT = Path(__file__).parents[2]

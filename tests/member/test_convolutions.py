@@ -161,7 +161,7 @@ def test_a_member_is_the_same_in_a_stack_and_alone(name: str, edges: bool) -> No
 def test_over_one_geometry_it_is_pytorch_geometrics_layer(
     name: str, edges: bool, pooling: str, filled: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With edges that repeat or do not, isolated atoms, and more neighbours than MFC has weights for."""
+    """Edges repeat or do not, atoms are isolated, or have more neighbours than MFC has weights for."""
     monkeypatch.setattr(shared, "FILLED", filled)
     rng = np.random.default_rng(20)
     many = random_neighbours(rng, 3, 60)
@@ -243,7 +243,7 @@ def test_gaussians_are_those_of_pytorch_geometric() -> None:
 
 
 def test_bessel_functions_are_those_of_pytorch_geometric() -> None:
-    """Its layer, of DimeNet, multiplies by an envelope that contains 1 / x: 1 / x + a x^5 + b x^6 + c x^7."""
+    """PyTorch Geometric's layer, of DimeNet, includes 1 / x in the envelope: 1 / x + a x^5 + b x^6 + c x^7."""
     layer = BesselBasisLayer(7, CUTOFF, envelope_exponent=5).double()
     lengths = torch.linspace(0.3, CUTOFF, 500, dtype=torch.float64)
     found = EdgeBasis(7, CUTOFF, "bessel", "polynomial").of(lengths)
@@ -284,7 +284,7 @@ def rotated(samples: TrainingData, by: np.ndarray) -> TrainingData:
 @pytest.mark.parametrize("name", [n for n, c in CONVOLUTIONS.items() if c.equivariant])
 @pytest.mark.parametrize("by", [ROTATION, -np.eye(3)], ids=["rotated", "inverted"])
 def test_vectors_rotate_with_the_structure_and_scalars_do_not(name: str, by: np.ndarray) -> None:
-    """For every scale of components: a vector and a pair of vectors, in the unit, per atom and per sample."""
+    """Targets are vectors and pairs of vectors, per atom and per sample, with a scale for each component."""
     rng = np.random.default_rng(17)
     samples = random_samples(16, [4, 9])
     widths = {"force": ("node", 3), "pair": ("node", 6), "dipole": ("graph", 3), "C": ("node", 1)}

@@ -43,7 +43,7 @@ def test_python_ase_and_the_command_agree_to_the_last_bit(plain: Path) -> None:
 
 @pytest.mark.slow
 def test_intervals_cover_the_validation_set_that_they_are_from(plain: Path) -> None:
-    """As the worker has kept it: its predictions are those of the command, and the intervals hold their level."""
+    """The command predicts what the worker kept for the validation set, and the intervals hold their level."""
     truth = np.load(plain / "validation_set.npz")
     folder = plain.parent
     done(folder, "predict", "out-plain", "raw", "--out", "raw.csv", "--level", "0.5")

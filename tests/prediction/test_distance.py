@@ -39,7 +39,7 @@ def of_head(features: np.ndarray, weights: dict[str, torch.Tensor], task: str) -
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "plain by torch", "ternary", "library"])
 def test_features_are_what_the_heads_receive(name: str, plain: Path, ternary: Path) -> None:
-    """With every engine: a graph-level head applied to them gives the model's own prediction."""
+    """A graph-level head that is applied to them gives the model's own prediction, with every engine."""
     folder, out = (ternary, ternary / "out") if name == "ternary" else (plain.parent, plain)
     if name == "library":
         settings = {**PLAIN, "name": "sage", "replicas": 1, "model": {**PLAIN["model"], "convolution": "SAGE"}}

@@ -145,7 +145,7 @@ def rotated(atoms: Atoms) -> Atoms:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "ternary"])
 def test_predictions_are_invariant(name: str, request: pytest.FixtureRequest) -> None:
-    """Under translation, rotation and another order of the atoms; open boundaries and periodic ones."""
+    """Translation, rotation and another order of the atoms change nothing, with open and with periodic boundaries."""
     out = request.getfixturevalue(name)
     folder, out = (out.parent, out) if name == "plain" else (out, out / "out")
     structures, ensemble = some(folder), Ensemble(out)

@@ -128,7 +128,7 @@ def test_one_member_has_noise_and_no_spread(noisy: Path) -> None:
 
 @pytest.mark.slow
 def test_the_ensemble_predicts_what_its_members_kept(noisy: Path) -> None:
-    """As for the validation set, from which intervals are calibrated; raw ones cover with noise, and not without."""
+    """Members kept predictions for the validation set. Raw intervals cover it with the noise, and not without."""
     kept = [np.load(path) for path in sorted(noisy.glob("out/members/QREK/*/validation.npz"))]
     truth = np.load(noisy / "out" / "validation_set.npz")
     every = ase.io.read(noisy / "raw.extxyz", ":")

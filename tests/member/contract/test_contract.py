@@ -178,7 +178,7 @@ LOSSES = {
 @edges_in_single
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses(name: str, dtype: torch.dtype, loss: str) -> None:
-    """Each alone, with missing values; the reference engine's own values are torch's."""
+    """All tasks have the same loss, and missing values; the reference engine is compared with torch's losses."""
     tasks = tuple(dataclasses.replace(t, loss=LOSSES[loss][0]) for t in TASKS)
     if name.startswith("fused") and loss not in FUSED_LOSSES:  # the recipe in CONTRIBUTING.md: it is not chosen
         return
@@ -200,7 +200,7 @@ def test_losses(name: str, dtype: torch.dtype, loss: str) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_are_torchs(loss: str) -> None:
-    """Those by autograd, which the library engine takes, and those by hand; also where a variance is at its bound."""
+    """Both those by autograd, as in the library engine, and those by hand; also where a variance is at its bound."""
     ours, torchs = LOSSES[loss]
     difference = torch.tensor([[0.3, -0.2, 0.0], [0.5, 1e-3, -2.0]], dtype=torch.float64)
     noise = [torch.tensor([[0.4, -0.7, 1.0], [1e-5, -2e-4, 0.0]], dtype=torch.float64)] * (ours.outputs - 1)
@@ -463,7 +463,7 @@ def test_not_a_number_shows_in_its_members_losses_alone(name: str) -> None:
 
 
 def test_the_comparison_detects_wrong_weights() -> None:
-    """Each weight of a task in the loss reaches the gradients, and only those."""
+    """The weight of a task in the loss changes the gradients, and nothing else."""
     problem = shared(15)
     doubled = tuple(dataclasses.replace(t, weight=2 * t.weight) for t in TASKS)
     found, expected = (p.step(p.engine(), p.index(6)) for p in (Problem(problem.data, doubled), problem))

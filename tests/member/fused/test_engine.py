@@ -93,7 +93,7 @@ def test_a_prediction_has_the_same_bits_in_any_batch(name: str, width: int) -> N
 @pytest.mark.parametrize("edges", [None, EdgeBasis(3, CUTOFF)], ids=["", "lengths"])
 @pytest.mark.parametrize("name", ["fused", "fused varying"])
 def test_what_is_left_in_memory_has_no_effect(name: str, edges: EdgeBasis | None) -> None:
-    """Whatever the lanes' width: NaN in every place makes nothing NaN."""
+    """Memory that is full of NaN makes no result NaN, whatever the number of lanes."""
     of = any_problem(21, channels=(6, 5), members=2, inputs=3, edges=edges)
     engine, index = of.engine(name, torch.float32), of.index(13)
     parameters, buffers = of.stack(engine, torch.float32)

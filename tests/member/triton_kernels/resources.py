@@ -40,7 +40,7 @@ KERNELS: dict[str, tuple[dict[str, object], ...]] = {
 
 
 class Resources(NamedTuple):
-    """Of one kernel on one device: registers per thread, what it spills, and bytes of shared memory."""
+    """What one kernel needs on one device: registers per thread, spilled registers, and bytes of shared memory."""
 
     kernel: str
     constants: str
