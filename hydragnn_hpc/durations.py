@@ -56,6 +56,13 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
+def with_units(seconds: float) -> str:
+    """Return ``24h``, ``1h30m`` or ``90s``, as `seconds_of` reads it."""
+    whole = int(seconds)
+    parts = ((whole // 3600, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
+    return "".join(f"{number}{unit}" for number, unit in parts if number) or "1s"
+
+
 def in_words(seconds: float) -> str:
     """Return ``42 s``, ``3 min 20 s``, ``2 h 05 min`` or ``3 d 4 h``."""
     if seconds < 10:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydragnn_hpc.durations import clock, in_words, seconds_of
+from hydragnn_hpc.durations import clock, in_words, seconds_of, with_units
 from hydragnn_hpc.errors import UserError
 
 whole = st.integers(0, 10**4)
@@ -20,6 +20,7 @@ def test_every_form_gives_the_same_seconds(days: int, hours: int, minutes: int, 
     forms = {
         f"{total // 60}:{total % 60:02d}": total,
         clock(total): total,
+        with_units(total): total,
         f"{days}-{hours}": total - 60 * minutes - seconds,
         f"{days}-{hours}:{minutes}": total - seconds,
         f"{days}-{hours:02d}:{minutes:02d}:{seconds:02d}": total,

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import repeat
 
 from hydragnn_hpc.commands import SilentError, run
-from hydragnn_hpc.durations import clock
+from hydragnn_hpc.durations import clock, with_units
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.submit.answers import Nodes, Queue, megabytes, read
 from hydragnn_hpc.submit.plan import JobPlan
@@ -142,7 +142,7 @@ def fit(site: Site, queues: Sequence[Queue], name: str | None, seconds: float | 
     """
     queue = choose(queues, name, site.name)
     kind = main_nodes(queue)
-    hours = (queue.seconds or max(seconds or 0, site.limits[0].hours * 3600)) / 3600
+    walltime = with_units(queue.seconds or max(seconds or 0, site.limits[0].seconds))
     changes: dict[str, object] = {}
     most = queue.max_nodes
     if kind is not None:
@@ -150,7 +150,8 @@ def fit(site: Site, queues: Sequence[Queue], name: str | None, seconds: float | 
         alike = sum(n.number for n in queue.nodes if n.cores >= kind.cores and (n.gpus or 0) >= (kind.gpus or 0))
         most = min(alike, queue.max_nodes or alike)
     least = min(queue.min_nodes, most or queue.min_nodes)
-    changes["limits"] = (QueueLimit(queue=name or "", nodes=(least, most or site.limits[0].nodes[1]), hours=hours),)
+    nodes = (least, most or site.limits[0].nodes[1])
+    changes["limits"] = (QueueLimit(queue=name or "", nodes=nodes, walltime=walltime),)
     queries = site.scheduler.queries
     if name and queries and queries.queue and _named(site, "") == "":
         changes["directives"] = (*changes.get("directives", site.directives), queries.queue)  # type: ignore[misc]

@@ -122,7 +122,7 @@ def make_plan(
         nodes = max(nodes, min(low for low, _ in ranges))
     elif nodes < 1:
         raise UserError(f"--nodes {nodes}: must be at least 1")
-    limit = site.limit(nodes, queue, walltime / 3600 if walltime else None)
+    limit = site.limit(nodes, queue, walltime)
     if nodes > max(most, limit.nodes[0]):
         raise UserError(
             f"--nodes {nodes}: {work.stacks} stacks to train keep at most {most} nodes of {site.ranks_per_node} ranks "
@@ -132,7 +132,7 @@ def make_plan(
     estimate = None
     if work.stack_seconds is not None:
         estimate = math.ceil(work.stacks / workers) * work.stack_seconds * work.reserve + START_SECONDS
-    longest = int(limit.hours * 3600)
+    longest = int(limit.seconds)
     if walltime is None:
         sufficient = longest if estimate is None else math.ceil(estimate / STEP_SECONDS) * STEP_SECONDS
         walltime = min(sufficient, longest)

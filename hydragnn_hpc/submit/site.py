@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from hydragnn_hpc import yaml_files
+from hydragnn_hpc.durations import seconds_of, with_units
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.sections import Positive, Section
 from hydragnn_hpc.submit.scheduler import Scheduler, jobs_folder, load_scheduler
@@ -19,7 +20,21 @@ class QueueLimit(Section):
 
     queue: str = ""
     nodes: tuple[Positive, Positive]
-    hours: Annotated[float, Field(gt=0)]
+    walltime: str
+
+    @field_validator("walltime", mode="before")
+    @classmethod
+    def _is_a_duration(cls, value: Any) -> str:
+        try:
+            seconds_of(str(value), "duration")
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return str(value)
+
+    @property
+    def seconds(self) -> float:
+        """``walltime`` in seconds."""
+        return seconds_of(self.walltime, "walltime")
 
 
 class WithoutGpus(Section):
@@ -76,8 +91,8 @@ class Site(Section):
             )
         return self
 
-    def limit(self, nodes: int, queue: str | None, hours: float | None) -> QueueLimit:
-        """Return the limit for a job of ``nodes`` nodes: of ``queue``, or of the first queue that takes it.
+    def limit(self, nodes: int, queue: str | None, walltime: float | None) -> QueueLimit:
+        """Return the limit for a job of ``nodes`` nodes and ``walltime`` s: of ``queue``, or the first that takes it.
 
         Raises
         ------
@@ -92,14 +107,14 @@ class Site(Section):
         if not fitting:
             ranges = ", ".join(f"{limit.queue or 'default'} {limit.nodes[0]} to {limit.nodes[1]}" for limit in limits)
             raise UserError(f"--nodes {nodes}: {self.name} accepts jobs with these numbers of nodes: {ranges}")
-        if hours is None:
+        if walltime is None:
             return fitting[0]
-        long_enough = [limit for limit in fitting if hours <= limit.hours]
+        long_enough = [limit for limit in fitting if walltime <= limit.seconds]
         if not long_enough:
-            most = max(limit.hours for limit in fitting)
+            most = max(limit.seconds for limit in fitting)
             raise UserError(
-                f"--walltime of {_number(hours, 'hour')}: {self.name} allows {_number(most, 'hour')} on "
-                f"{_number(nodes, 'node')}; ask for less; further jobs continue by themselves"
+                f"--walltime {with_units(walltime)}: {self.name} allows {with_units(most)} on {nodes:,}"
+                f" {'node' if nodes == 1 else 'nodes'}; ask for less; further jobs continue by themselves"
             )
         return long_enough[0]
 
@@ -131,7 +146,3 @@ def load_site(name: str) -> Site:
         raise UserError(f"--site {name}: {path}: {one_line(error, Site)}") from error
     except (OSError, *yaml_files.YAML_ERRORS) as error:
         raise UserError(f"--site {name}: cannot read {path}: {error}") from error
-
-
-def _number(value: float, unit: str) -> str:
-    return f"{value:g} {unit}" + "s" * (value != 1)

@@ -37,7 +37,7 @@ def submit(cluster: Cluster, out: Path, *arguments: str) -> subprocess.Completed
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--queue", "short", "--walltime", "24h"], "--walltime of 24 hours: slurm allows 1 hour on 1 node"),
+        (["--queue", "short", "--walltime", "24h"], "--walltime 24h: slurm allows 1h on 1 node"),
         (["--nodes", "3"], "--nodes 3: slurm accepts jobs with these numbers of nodes: default 1 to 2"),
         (["--queue", "long"], "slurm has no queue 'long'"),
     ],
@@ -67,7 +67,10 @@ def test_the_generic_profile_fits_itself_to_the_nodes(cluster: Cluster, tmp_path
 def test_a_detected_profile_is_one_that_slurm_takes(cluster: Cluster, tmp_path: Path) -> None:
     program, found = str(Path(sys.executable).parent / "hydragnn-hpc"), tmp_path / "found.yaml"
     subprocess.run([program, "site", "detect", "--out", str(found)], env=cluster.environment(), timeout=60, check=True)
-    assert [(limit.queue, limit.hours) for limit in load_site(str(found)).limits] == [("batch", 24), ("short", 1)]
+    assert [(limit.queue, limit.walltime) for limit in load_site(str(found)).limits] == [
+        ("batch", "24h"),
+        ("short", "1h"),
+    ]
     done = submit(cluster, tmp_path / "out", "--site", str(found), "--queue", "short", "--nodes", "2", "--dry-run")
     assert done.returncode == 0 and "could not be checked" not in done.stderr, done.stderr
     assert "#SBATCH --partition=short\n" in done.stdout

@@ -70,7 +70,7 @@ def profile(here: Path, **changes: object) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--walltime", "2h", "--queue", "short"], "--walltime of 2 hours: slurm allows 1 hour on 1 node"),
+        (["--walltime", "2h", "--queue", "short"], "--walltime 2h: slurm allows 1h on 1 node"),
         (["--nodes", "3"], "--nodes 3: slurm accepts jobs with these numbers of nodes: default 1 to 2"),
         (["--queue", "shrt"], "--queue shrt: slurm has no queue 'shrt'; did you mean 'short'?"),
         (["--queue", "gone"], "queue 'gone' starts no jobs (State=DOWN); wait, or choose another with --queue: batch"),
@@ -91,7 +91,7 @@ def test_a_generic_profile_refuses_what_is_not_there(here: Path, arguments: list
         ({"cores_per_node": 16, "cores_per_rank": 8}, [], "2 ranks of 8 cores per node: queue 'batch' has nodes of"),
         ({"gpus_per_node": 3}, [], "3 GPUs per node: queue 'batch' has nodes of at most 2 GPUs"),
         ({}, ["--nodes", "3"], "3 nodes: queue 'batch' has 2 of 4 cores and 2 GPUs; ask for fewer with --nodes"),
-        ({"directives": ["--partition={queue}"], "limits": [{"queue": "short", "nodes": [1, 9], "hours": 9}]}, [],
+        ({"directives": ["--partition={queue}"], "limits": [{"queue": "short", "nodes": [1, 9], "walltime": "9h"}]}, [],
          "walltime 9:00:00: queue 'short' allows 1:00:00; ask for less with --walltime"),
         ({"directives": ["--partition=short"]}, ["--nodes", "2", "--walltime", "1h"], "2 nodes: queue 'short' allows"),
         ({"directives": ["--partition=short"]}, ["--walltime", "1h"], "nodes of at most 3 cores"),
@@ -226,10 +226,10 @@ def fitted(name: str, **answers: str) -> Site:
 def test_other_schedulers_generic_profiles() -> None:
     site = fitted("flux", queues=FLUX_QUEUES, nodes=FLUX_RESOURCES)
     assert (site.gpus_per_node, site.cores_per_node, site.ranks_per_node, site.cores_per_rank) == (4, 96, 4, 24)
-    assert (site.limits[0].queue, site.limits[0].nodes, site.limits[0].hours) == ("", (1, 4), 24)
+    assert (site.limits[0].queue, site.limits[0].nodes, site.limits[0].walltime) == ("", (1, 4), "24h")
     site = fitted("pbs", queues=QSTAT_Q, nodes=PBSNODES, server=QSTAT_B)
     assert (site.gpus_per_node, site.cores_per_node, site.ranks_per_node, site.cores_per_rank) == (1, 128, 1, 128)
-    assert (site.limits[0].nodes, site.limits[0].hours) == ((1, 1), 6)
+    assert (site.limits[0].nodes, site.limits[0].walltime) == ((1, 1), "6h")
 
 
 def test_a_machine_whose_gpus_are_not_counted_keeps_its_profile() -> None:
@@ -290,8 +290,8 @@ def test_a_detected_profile_is_one_that_submit_takes(here: Path) -> None:
     assert "# 'srun' is not on this host" in text or os.access("/usr/bin/srun", os.X_OK)
     site = load_site(str(here / "found.yaml"))
     assert (site.gpus_per_node, site.cores_per_node, site.ranks_per_node, site.cores_per_rank) == (2, 4, 2, 2)
-    assert [(limit.queue, limit.nodes, limit.hours) for limit in site.limits] == [
-        ("batch", (1, 2), 24), ("mine", (1, 1), 36),  # 'short' gives jobs three of four cores
+    assert [(limit.queue, limit.nodes, limit.walltime) for limit in site.limits] == [
+        ("batch", (1, 2), "24h"), ("mine", (1, 1), "36h"),  # 'short' gives jobs three of four cores
     ]  # fmt: skip
     assert submit(here, "--site", "found.yaml", "--queue", "mine").returncode == 0
     assert "#SBATCH --partition=mine\n" in (here / "out/jobs/job.sh").read_text()
@@ -302,7 +302,12 @@ def test_a_detected_profile_is_one_that_submit_takes(here: Path) -> None:
 def test_a_profile_for_another_queue(here: Path) -> None:
     (here / "other.yaml").write_text(detect(here, "--queue", "short").stdout)
     site = load_site(str(here / "other.yaml"))
-    assert (site.cores_per_node, site.cores_per_rank, site.limits[0].queue, site.limits[0].hours) == (3, 1, "short", 1)
+    assert (site.cores_per_node, site.cores_per_rank, site.limits[0].queue, site.limits[0].walltime) == (
+        3,
+        1,
+        "short",
+        "1h",
+    )
 
 
 @pytest.mark.parametrize(
