@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import functools
 import io
 import os
@@ -143,7 +144,7 @@ class OutputStream(io.TextIOBase):
             os.close(nowhere)
             if isinstance(error, BrokenPipeError):
                 raise UserError("standard output: its reader is gone", ExitCode.READER_GONE) from error
-            reason = error.strerror or error
+            reason = "it is closed" if error.errno == errno.EBADF else error.strerror or error
             raise UserError(f"cannot write to standard output: {reason}; free space or write elsewhere") from error
 
 
@@ -159,11 +160,11 @@ def prepare() -> None:
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(handle)
+    if sys.stdout is None:  # closed; a descriptor that can only be read gives the same error, but by another number
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=_SPELLING)
         sys.stdout = OutputStream(sys.stdout)
-    elif sys.stdout is None:  # closed: whoever closed it wants no output
-        sys.stdout = OptionalStream(None)
     sys.stderr = optional(sys.stderr)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,16 +32,41 @@ COMMANDS = {
     "data generate": "{name}-g.extxyz --system CuAu --cap 1 --sizes 1x1x1", "data prepare": "raw {name}.bp",
     "data split": "small.bp {name}-s.bp --seed 1", "data convert": "small.bp {name}.extxyz",
     "data info": "small.bp --verify", "init": "small.bp --out {name}.yaml", "run": "c.yaml {name}",
-    "status": "{name} --json", "report": "{name}", "compare": "{name} finished", "predict": "{name} raw",
+    "status": "{name} --json", "report": "{name} --tensorboard", "compare": "{name} finished --out {name}-c.md",
+    "predict": "{name} raw",
     "select": "{name} raw --number 2 --random --out {name}-selected.csv", "archive": "{name} {name}-a.zip --license X",
     "export": "{name} {name}-models --to hydragnn", "import config": "lsms.json {name}-i.yaml",
     "import model": "{name}-models {name}-m --length-unit bohr", "submit": "c.yaml {name}-job --site local --dry-run",
     "site detect": "", "doctor": "",
 }  # fmt: skip
+SILENT = ("run", "select", "archive")
+"""Commands that print nothing to standard output."""
+MADE = (
+    "-g.extxyz", ".bp", "-s.bp", ".extxyz", ".yaml", "/members/H/00/model.pt", "/report/index.html",
+    "/report/tensorboard", "-c.md", "-selected.csv", "-a.zip", "-models/H-00/config.json", "-i.yaml",
+    "-m/members/H/00/model.pt",
+)  # fmt: skip
+"""Endings of the names of what they make."""
 DRIVER = """\
 import json, os, sys
 from hydragnn_hpc.cli.main import main
-for line in json.loads(sys.argv[1]):
+def connect(output):
+    if output == "closed":
+        sys.stdout = None
+        os.close(1)
+        return
+    reading, writing = os.pipe()
+    os.close(reading)
+    if output == "full":
+        os.close(writing)
+        writing = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(writing, 1)
+    os.close(writing)
+    sys.stdout = open(1, "w", closefd=False)
+lines, output = json.loads(sys.argv[1])
+for line in lines:
+    if output:
+        connect(output)
     sys.argv = ["hydragnn-hpc", *line]
     try:
         main()
@@ -86,21 +112,50 @@ def test_every_command_of_the_program_is_tried() -> None:
     assert set(names(get_command(app))) == set(COMMANDS)
 
 
+def drive(folder: Path, name: str, environment: dict[str, str], output: str = "") -> tuple[dict[str, int], str, bytes]:
+    """Run every command in one process.
+
+    Returns
+    -------
+    dict
+        The commands' exit codes.
+    str
+        Standard error.
+    bytes
+        Standard output.
+    """
+    lines = [[*command.split(), *words.format(name=name).split()] for command, words in COMMANDS.items()]
+    words = [sys.executable, "-c", DRIVER, json.dumps([lines, output])]
+    environment = {**environment, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True)
+    said = done.stderr.decode(errors="replace")
+    assert done.returncode == 0 and "Traceback" not in said and "Exception ignored" not in said, said
+    codes = {line: int(code) for code, line in re.findall(r"^(\d+) (.*)$", said, re.MULTILINE)}
+    found = {command: codes[" ".join(line)] for command, line in zip(COMMANDS, lines, strict=True)}
+    missing = [name + end for end in MADE if not (folder / (name + end)).exists()]
+    assert not missing, said
+    return found, said, done.stdout
+
+
 @pytest.mark.parametrize(
     "name", ["nothing", *(pytest.param(name, marks=pytest.mark.long) for name in ("bare", "plain-c", "latin"))]
 )
 def test_every_command_works_in(folder: Path, finished: str, name: str) -> None:
-    """All in one process, which is what has the environment."""
-    lines = [[*command.split(), *words.format(name=name).split()] for command, words in COMMANDS.items()]
-    words = [sys.executable, "-c", DRIVER, json.dumps(lines)]
-    environment = {**ENVIRONMENTS[name], "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True)
-    said = done.stderr.decode(errors="replace")
-    for line in lines:
-        assert f"0 {' '.join(line)}\n" in said, said
-    assert "Traceback" not in said and "valid string" not in said
-    assert all(words in done.stdout for words in (b'"states": {', b"\nscheduler: slurm\n"))
-    assert (folder / f"{name}-m/members/H/00/model.pt").exists()
+    codes, said, printed = drive(folder, name, ENVIRONMENTS[name])
+    assert set(codes.values()) == {0} and "valid string" not in said, said
+    assert all(words in printed for words in (b'"states": {', b"\nscheduler: slurm\n"))
+
+
+@pytest.mark.parametrize(
+    ("output", "code"),
+    [("full", 2), *(pytest.param(*case, marks=pytest.mark.long) for case in (("closed", 2), ("gone", 141)))],
+)
+def test_every_command_whose_output_cannot_be_written(folder: Path, finished: str, output: str, code: int) -> None:
+    """What it prints is lost, with one line unless the reader has gone; the files that it makes are not."""
+    codes, said, _ = drive(folder, output, BARE, output)
+    assert codes == {command: 0 if command in SILENT else code for command in COMMANDS}, said
+    lines = said.count("hydragnn-hpc: error: cannot write to standard output: ")
+    assert lines == said.count("hydragnn-hpc: error: ") == (len(COMMANDS) - len(SILENT) if code == 2 else 0), said
 
 
 def test_settings_of_matplotlib_that_need_what_is_not_here(folder: Path, finished: str) -> None:
@@ -124,12 +179,6 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=BARE, capture_output=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_predictions_into_a_closed_standard_output(folder: Path, finished: str) -> None:
-    line = f"exec {sys.executable} -m hydragnn_hpc predict {finished} raw >&-"
-    done = subprocess.run(["bash", "-c", line], cwd=folder, env=BARE, capture_output=True)
-    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -110,13 +110,35 @@ def test_output_without_a_reader(folder: Path, words: list[str]) -> None:
     for redirection, code, said in (
         ("> >(exec true)", 141, b""),
         (">/dev/full", 2, b"hydragnn-hpc: error: cannot write to standard output: No space left on device"),
-        (">&-", 0, b""),
-        (">&- 2>&-", 0, b""),
+        (
+            ">&-",
+            2,
+            b"hydragnn-hpc: error: cannot write to standard output: it is closed; free space or write elsewhere\n",
+        ),
+        (">&- 2>&-", 2, b""),
     ):
         # The reader of the first must be gone before anything is written.
         done = command(folder, words, redirection)
         assert done.returncode == code, (redirection, done.stderr)
         assert done.stderr.startswith(said) and b"Traceback" not in done.stderr and done.stderr.count(b"\n") < 2
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-", "> >(exec true)"])
+def test_what_is_left_to_write_does_not_hide_an_error(redirection: str) -> None:
+    code = """
+import sys
+from hydragnn_hpc.cli import main
+from hydragnn_hpc.errors import UserError
+def app(**options):
+    print("a line")
+    raise UserError("why")
+main.app = app
+main.main()
+"""
+    line = ["bash", "-c", f'"$@" {redirection}', "bash", sys.executable, "-c", code]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(line, capture_output=True, env=buffered)
+    assert (done.returncode, done.stderr) == (2, b"hydragnn-hpc: error: why\n")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])

@@ -45,9 +45,10 @@ def doctor(
     if messenger.rank == 0:
         findings = [_python(), *_mpi(launch.launcher), _adios2(), _torch(ranks[0]), _node_local()]
         findings += [_finding("ranks", False, what, remedy) for what, remedy in rankmap.complaints(ranks, slots)]
-        _show(findings, ranks if launch.launcher else [], as_json)
     # Every rank exits with rank 0's code, since a launcher reports the worst.
     well = messenger.share(all(f.well for f in findings))[0]
+    if messenger.rank == 0:  # last, since no rank may wait for one that cannot write
+        _show(findings, ranks if launch.launcher else [], as_json)
     raise typer.Exit(0 if well else 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sys
 from pathlib import Path
@@ -94,23 +95,24 @@ def main() -> None:
     try:
         _check_folder()
         code = app(args=arguments, standalone_mode=False) or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        sys.exit(code)
+        sys.stdout.flush()
     except _CommandLineError as error:
         _report_usage(error)
-        sys.exit(ExitCode.USAGE)
+        code = ExitCode.USAGE
     except UserError as error:
         if debug:
             raise
         if error.exit_code is not ExitCode.READER_GONE:
             print_line(f"hydragnn-hpc: error: {error}")
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except OSError as error:
         if debug or error.filename is None or error.errno not in _OF_PATHS:
             raise
         print_line(f"hydragnn-hpc: error: cannot access {error.filename}: {error.strerror}; {_REMEDY}")
-        sys.exit(ExitCode.USAGE)
+        code = ExitCode.USAGE
     except KeyboardInterrupt:
         print_line("hydragnn-hpc: interrupted; the same command continues where it stopped")
-        sys.exit(ExitCode.INTERRUPTED)
+        code = ExitCode.INTERRUPTED
+    with contextlib.suppress(UserError):  # the first error is the one to report
+        sys.stdout.flush()
+    sys.exit(code)

@@ -114,20 +114,24 @@ def report(
         from hydragnn_hpc.report.write import write_report
 
         content, written = write_report(out, bar, baselines=not no_baselines)
+    has_curves = tensorboard and _write_curves(content)
     if as_json:
         typer.echo(content.results.folder.summary.read_text(encoding="utf-8"), nl=False)
-    else:
-        _show_report(content, len(written))
-    if tensorboard:
-        from hydragnn_hpc.report.tensorboard import write_scalars
+        return
+    _show_report(content, len(written))
+    if has_curves:
+        typer.echo(f"tensorboard --logdir {content.results.folder.tensorboard}")
 
-        try:
-            write_scalars(content)
-        except UserError as error:  # it only adds to a report that is there
-            print_line(f"hydragnn-hpc: no curves for TensorBoard: {error}")
-            return
-        if not as_json:
-            typer.echo(f"tensorboard --logdir {content.results.folder.tensorboard}")
+
+def _write_curves(content: Content) -> bool:
+    from hydragnn_hpc.report.tensorboard import write_scalars
+
+    try:
+        write_scalars(content)
+    except UserError as error:  # it only adds to a report that is there
+        print_line(f"hydragnn-hpc: no curves for TensorBoard: {error}")
+        return False
+    return True
 
 
 def _show_report(content: Content, files: int) -> None:
@@ -165,9 +169,10 @@ def compare(
     from hydragnn_hpc.report.tables.text_table import as_rich
 
     compared = compare_campaigns([str(out) for out in outs], common)
+    if output is not None:
+        write_text(output, comparison.page(compared))
     screen = console()
     for table in comparison.tables(compared):
         screen.print(as_rich(table))
     if output is not None:
-        write_text(output, comparison.page(compared))
         screen.print(f"written: {output}", markup=False, highlight=False)

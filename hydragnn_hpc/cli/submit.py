@@ -13,7 +13,8 @@ import typer
 
 from hydragnn_hpc.atomic import storage_errors, write_text
 from hydragnn_hpc.durations import clock, seconds_of
-from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.errors import ExitCode, UserError
+from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.paths import CampaignFolder, append_record, check_appendable
 from hydragnn_hpc.records.jobs import LOCAL, SubmittedJob
 
@@ -103,7 +104,7 @@ def submit(
         return
     if machine.retired:
         raise UserError(f"--site {site}: {machine.retired}; --dry-run shows the script")
-    submitted, problem = _hand_over(job, machine, chosen, script, work.members)
+    submitted, is_recorded = _hand_over(job, machine, chosen, script, work.members)
     if submitted.id == LOCAL:
         sys.exit(subprocess.run(["bash", str(folder.job_script)], check=False).returncode)
     _report_unchecked(site, unknown)
@@ -113,18 +114,18 @@ def submit(
         else f"job {submitted.id}: {work.members} members on {chosen.nodes} nodes x {machine.ranks_per_node} ranks, "
         f"{clock(chosen.walltime_seconds)} per job (estimated need: {need})\nscript {folder.job_script}"
     )
-    if problem:
-        raise UserError(problem)
+    if not is_recorded:
+        raise typer.Exit(ExitCode.USAGE)
 
 
-def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: int) -> tuple[SubmittedJob, str]:
+def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: int) -> tuple[SubmittedJob, bool]:
     """Write the script, submit it, and record the job; without a scheduler the script is only written.
 
     Returns
     -------
     SubmittedJob
-    str
-        Why it is not recorded; empty if it is. This must not hide that the job is in the queue.
+    bool
+        Whether it is recorded; if not, a line has been printed that says why, and that the job is in the queue.
     """
     from hydragnn_hpc.ledger import now
     from hydragnn_hpc.submit import chain, jobs, render, scheduler
@@ -153,9 +154,11 @@ def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: i
     except UserError as error:
         if submitted.id == LOCAL:
             raise
+        # At once: where the disk is full, standard output may be as well.
         problem = f"job {submitted.id} is in the queue, do not submit it again; 'status' will not show it: {error}"
-        return submitted, problem
-    return submitted, ""
+        print_line(f"hydragnn-hpc: error: {problem}")
+        return submitted, False
+    return submitted, True
 
 
 def _manifest(campaign: Campaign, folder: CampaignFolder) -> Manifest:

@@ -19,6 +19,7 @@ from hydragnn_hpc.ledger import State, now, read_frozen, read_members
 from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.paths import CampaignFolder, append_record, read_record, write_record
 from hydragnn_hpc.records.jobs import Chain
+from hydragnn_hpc.streams import optional
 from hydragnn_hpc.submit import jobs, scheduler
 
 LATE_RUNS = 3
@@ -139,7 +140,7 @@ def _show(problem: str) -> None:
 def _record_from_input(folder: CampaignFolder) -> None:
     """Pass a scheduler's answer on, and record the job in it; a failure to do so does not end the chain."""
     answer = sys.stdin.read()
-    print(answer, end="", flush=True)
+    optional(sys.stdout).write(answer)
     if answer.strip():  # a job that is put back into the queue keeps its record
         try:
             record(folder, answer)

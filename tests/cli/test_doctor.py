@@ -77,6 +77,12 @@ def test_under_a_launcher_it_shows_the_map_once(ranks: int) -> None:
     assert done.returncode == int(crowded), done.stdout
 
 
+@pytest.mark.mpi
+def test_no_rank_waits_for_one_that_cannot_write() -> None:
+    done = run("mpirun", "-n", "2", "bash", "-c", "exec hydragnn-hpc doctor >/dev/full")
+    assert done.returncode == 2 and "cannot write to standard output: No space" in done.stderr, done.stderr
+
+
 def test_a_launcher_of_another_mpi_is_found_out(tmp_path: Path) -> None:
     """A stand-in that starts the processes, but tells them nothing of each other, as a foreign mpirun does."""
     mpirun = tmp_path / "mpirun"

@@ -441,6 +441,15 @@ def test_what_prevents_a_jobs_record_is_refused_before_the_scheduler_is_asked(he
     assert (entry / "kept").is_dir() if name else entry.read_text() == "kept"
 
 
+def test_a_job_is_named_where_neither_its_record_nor_standard_output_can_be_written(here: Path) -> None:
+    stand_in(here, "flux", f"ln -s /dev/full {here}/out/jobs/submitted.jsonl; echo f7")
+    line = f'"{sys.executable}" -m hydragnn_hpc submit c.yaml out --site flux >/dev/full'
+    done = subprocess.run(["bash", "-c", line], cwd=here, capture_output=True, text=True)
+    first, *_, last = done.stderr.splitlines()
+    assert done.returncode == 2 and "job f7 is in the queue, do not submit it again" in first, done.stderr
+    assert "cannot write to standard output" in last
+
+
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_a_job_that_cannot_be_recorded_is_named(here: Path, form: tuple[str, ...]) -> None:
     """The disk fills while the scheduler is asked: a full device takes the record's place."""
@@ -448,12 +457,8 @@ def test_a_job_that_cannot_be_recorded_is_named(here: Path, form: tuple[str, ...
     done = command(here, "--site", "frontier", "--account", "abc", *form)
     assert done.returncode == 2
     assert json.loads(done.stdout)["id"] == "7" if form else done.stdout.startswith("job 7: 84 members")
-    line = done.stderr.splitlines()[-1]
-    assert (
-        "Traceback" not in done.stderr
-        and "job 7 is in the queue, do not submit it again" in line
-        and "submitted.jsonl: No space left" in line
-    )
+    [line] = [line for line in done.stderr.splitlines() if "job 7 is in the queue, do not submit it again" in line]
+    assert "submitted.jsonl: No space left" in line and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("cut", [1, 40], ids=["its line break", "half of it"])
@@ -643,6 +648,18 @@ def test_a_job_that_another_one_submits_is_recorded(
     for record in records[1:]:
         changes = {"time": record.time, "id": record.id, "members_left": 2}
         assert record == first.model_copy(update=changes) and record.id in done.stdout
+
+
+def test_a_next_job_is_recorded_where_the_log_is_full(folder: CampaignFolder) -> None:
+    first = SubmittedJob(
+        time=ledger.now(), id="7", site="pbs", scheduler="pbs", nodes=2, queue="q", account="", walltime_seconds=600,
+        members_left=9, script="job.sh",
+    )  # fmt: skip
+    append_record(folder.job_record, first)
+    line = f'echo 8 | "{sys.executable}" -m hydragnn_hpc.submit.chain record "{folder.root}" >/dev/full'
+    done = subprocess.run(["bash", "-c", line], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [json.loads(line)["id"] for line in folder.job_record.read_text().splitlines()] == ["7", "8"]
 
 
 def test_a_next_job_that_cannot_be_recorded_ends_no_chain(folder: CampaignFolder) -> None:
