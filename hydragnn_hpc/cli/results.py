@@ -168,6 +168,8 @@ def compare(
     from hydragnn_hpc.report.document import comparison
     from hydragnn_hpc.report.tables.text_table import as_rich
 
+    if output is not None and output.suffix != ".md":
+        raise UserError(f"--out {output}: give a page of Markdown a name that ends in .md")
     compared = compare_campaigns([str(out) for out in outs], common)
     if output is not None:
         write_text(output, comparison.page(compared))

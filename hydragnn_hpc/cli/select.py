@@ -17,6 +17,7 @@ from hydragnn_hpc.cli.data_options import (
     one_of,
     parse_cell,
 )
+from hydragnn_hpc.errors import UserError
 
 EPILOG = "Example: hydragnn-hpc select runs/quickstart pool.extxyz --variant HCM --task H --number 50 --out next.csv"
 
@@ -63,6 +64,8 @@ def select(
     one_of("--on-error", on_error, ("fail", "skip"))
     check_seed(seed)
     check_output(to, pool)
+    if to is not None and to.suffix.lower() != ".csv":
+        raise UserError(f"--out {to}: the suffix must be .csv")
     ensemble = Ensemble(out, variant, device=device)
     found = selection.Pool(ensemble.tasks if at_random else selection.check_spread(ensemble, task))
     distances = selection.distances_of(ensemble, needed=not at_random)

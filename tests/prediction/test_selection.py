@@ -115,6 +115,7 @@ def test_one_of_each_class_and_composition(plain: Path) -> None:
         (("out", "few.extxyz"), "several variants have finished members"),
         (("raw", "few.extxyz"), "raw holds no campaign"),
         (("out-plain", "few.extxyz", "--out", "raw"), "--out raw: raw is a folder; give a file in"),
+        (("out-plain", "few.extxyz", "--out", "campaign.yaml"), "--out campaign.yaml: the suffix must be .csv"),
     ],
 )
 def test_what_cannot_be_chosen_from_is_one_line(plain: Path, arguments: tuple[str, ...], message: str) -> None:

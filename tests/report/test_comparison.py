@@ -81,6 +81,13 @@ def test_it_is_shown_and_written(folders: Path) -> None:
         assert text in shown and text in page
 
 
+def test_a_page_replaces_no_file_of_another_kind(folders: Path) -> None:
+    (folders / "c.yaml").write_text("name: a")
+    done = campaigns.called(folders, "compare", "a", "b", "--out", "c.yaml")
+    assert done.returncode == 2 and "--out c.yaml: give a page of Markdown a name that ends in .md" in done.stderr
+    assert (folders / "c.yaml").read_text() == "name: a"
+
+
 def test_what_cannot_be_compared_is_refused_in_a_line(folders: Path) -> None:
     for names, message in (
         (("a",), "two or more different campaign folders"), (("a", "a"), "two or more different campaign folders"),
