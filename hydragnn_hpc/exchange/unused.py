@@ -51,7 +51,7 @@ REASONS = {
     _TRAINING + "precision": "training is in fp32",
     _TRAINING + "global_attn_redraw_interval": _OTHER_LAYER,
 }  # fmt: skip
-# With any other value, the network is another, and no campaign is written. The first of each is a campaign's.
+# With any other value the network would differ, and no campaign is written. Campaigns have the first of each.
 _REQUIRED: dict[str, tuple[Any, ...]] = {
     _NETWORK + "activation_function": ("relu",),
     _NETWORK + "global_attn_engine": ("", "none", "None"),

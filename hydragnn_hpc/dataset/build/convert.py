@@ -181,7 +181,7 @@ def _to_extxyz(source: Path, out: Path, options: Options, force: bool) -> Conver
     count = 0
     with atomic.new_file(out) as stream:
         for frame, head in frames:
-            # Of a data set every target is written, and the first frame says under which key.
+            # All targets of a data set are written; the first frame states their keys.
             stream.write(frame_text(frame, {} if first_tail else lost, head, {} if count else first_tail).encode())
             count += 1
         return _done(source, "extxyz", count, lost, skipped)

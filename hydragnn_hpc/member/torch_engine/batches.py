@@ -243,8 +243,8 @@ class Batches:
         host[2, pair], host[3, pair] = start, of_sample % samples * members + member
         # Those with most neighbours first, in every member.
         order = np.argsort(-self._degree[host[1]].reshape(rows, members), axis=0, kind="stable")
-        came = (order * members + np.arange(members)).reshape(-1)
-        host, place = host[:, came], np.argsort(came)
+        by_degree = (order * members + np.arange(members)).reshape(-1)
+        host, place = host[:, by_degree], np.argsort(by_degree)
         atoms, sites, base, sample, places = self.send(np.concatenate([host, place[None]]))
         table, edges = self._table(host[1], base, members, places)
         padding = None

@@ -56,7 +56,7 @@ class SavedFigure:
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """Enter the context in which figures are made, whatever the user's settings of matplotlib are."""
-    # Of a notebook: a backend that matplotlib may not find here, and that figures in files do not need.
+    # A notebook's backend, which matplotlib may not find here, and which figures in files do not need.
     backend = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib as mpl
