@@ -108,8 +108,9 @@ class Campaign(Section):
             for task in (*variant.tasks, *variant.weights, *variant.losses, *variant.references):
                 if task not in self.tasks:
                     raise ValueError(f"variant '{variant.name}': unknown task '{task}'{nearest(task, self.tasks)}")
-            if len(set(variant.tasks)) < len(variant.tasks):
-                raise ValueError(f"variant '{variant.name}': a task is named twice")
+            for task, times in Counter(variant.tasks).items():
+                if times > 1:
+                    raise ValueError(f"variant '{variant.name}': task '{task}' is named twice; remove one")
         self._check_references()
         if not all(variant.differs for variant in self.variants):
             self._check_folds()

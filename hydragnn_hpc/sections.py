@@ -196,7 +196,7 @@ def _spell_out_inputs(value: Any) -> Any:
         if not isinstance(name, str) or name not in INPUTS:
             raise ValueError(f"unknown input '{name}'{nearest(str(name), INPUTS)}")
         if names.count(name) > 1:
-            raise ValueError(f"'{name}' is named twice")
+            raise ValueError(f"'{name}' is named twice; remove one")
     return spelt_out
 
 

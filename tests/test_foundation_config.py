@@ -110,7 +110,7 @@ def test_example_shows_the_defaults() -> None:
         ({"variants": ["HX"]}, "variant 'HX': unknown task 'HX'"),
         ({"variants": [{"name": "a", "tasks": ["H"], "weights": {"h": 2.0}}]}, "unknown task 'h'; known: C, H, M"),
         ({"variants": ["H", "H"]}, "'H' is named twice"),
-        ({"variants": ["HH"]}, "a task is named twice"),
+        ({"variants": ["HH"]}, "variant 'HH': task 'H' is named twice; remove one"),
         ({"variants": []}, "variants: "),
         ({"variants": 3}, "variants: "),
         ({"variants": [{"name": "../up", "tasks": ["H"]}]}, "variants.0.name: "),
@@ -123,7 +123,7 @@ def test_example_shows_the_defaults() -> None:
         ({"inputs": ["species", "shels"]}, "unknown input 'shels'; did you mean 'shells'?"),
         ({"inputs": [{"name": "shells", "numbr": 3}]}, "'inputs.0.numbr'; did you mean 'number'?"),
         ({"inputs": [{"name": "shells", "number": 0}]}, "(given: 0)"),
-        ({"inputs": ["species", "species"]}, "'species' is named twice"),
+        ({"inputs": ["species", "species"]}, "'species' is named twice; remove one"),
         ({"tasks": {"F": {**FORCES, "vector": "yes"}}, "variants": ["F"]}, "tasks.F.vector: "),
         ({"tasks": {"F": FORCES}, "variants": ["F"]}, "set model.convolution=PaiNN and model.edges"),
         (

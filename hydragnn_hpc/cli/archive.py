@@ -39,7 +39,7 @@ def archive(
 
     if check:
         if not crate.check_archive(out, sums=True):
-            raise UserError(f"{out} is not an archive: it has no {crate.FILE}")
+            raise UserError(f"{out} is not an archive: it has no {crate.FILE}; leave --check out to make one")
         log(f"{out}: every file is as it was archived")
         return
     from hydragnn_hpc.logs import progress

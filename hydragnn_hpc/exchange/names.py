@@ -85,7 +85,10 @@ def from_hydragnn(state: Weights, tasks: Tasks, layers: int, shared: int, where:
     if not any(level == "graph" for _, level in tasks):
         used |= {name for name in left if name.startswith("graph_shared.")}
     if rest := sorted(left.keys() - used):
-        raise UserError(f"{where}: '{rest[0]}' has no place in a network here (such tensors: {len(rest)})")
+        raise UserError(
+            f"{where}: {len(rest)} tensors, '{rest[0]}' among them, belong to no layer of the configured network; check"
+            " that the configuration is the model's"
+        )
     return found, degrees if len(degrees) == 2 else []
 
 

@@ -110,6 +110,6 @@ def _column(frame: Frame, specs: dict[str, TargetSpec], name: str) -> np.ndarray
     spec = specs.get(name)
     unit = lsms.UNITS.get(name, "e")
     if spec is not None and spec.unit.text != unit:
-        raise UserError(f"--target {name}: LSMS text holds it in {unit}, not in {spec.unit}")
+        raise UserError(f"--target {name}: LSMS text holds it in {unit}, not in {spec.unit}; give a target in {unit}")
     raw = _number(frame, frame.columns, spec.key if spec else name)
     return None if raw is None or np.size(raw) != len(frame.atomic_numbers) else np.ravel(raw).astype(np.float64)

@@ -139,7 +139,8 @@ class _Part:
             widths = known.dim or [1] * array.shape[1]
             if sum(widths) != array.shape[1] or min(widths) < 1:
                 raise UserError(
-                    f"{where}: has {array.shape[1]} {level}-level values, but {widths} in the configuration"
+                    f"{where}: has {array.shape[1]} {level}-level values, but {widths} in the configuration;"
+                    " correct 'dim' there"
                 )
             if self.scaling.count(level) not in (None, len(widths)):
                 raise UserError(
@@ -202,7 +203,10 @@ def _of_adios(path: Path, folder: Path) -> Iterator[_Part]:
     contents = unpack(path, folder, _EDGES)
     labels = [name.removesuffix("/ndata") for name in contents.attributes if name.endswith("/ndata")]
     if not labels:
-        raise UserError(f"{path}: is an ADIOS2 folder, but holds no samples of HydraGNN (trainset/ndata)")
+        raise UserError(
+            f"{path}: is an ADIOS2 folder, but holds no samples of HydraGNN (trainset/ndata);"
+            " give a folder that HydraGNN wrote"
+        )
     attributes = contents.attributes
     scaling = Scaling.of(attributes.get("minmax_node_feature"), attributes.get("minmax_graph_feature"), str(path))
     if "energy_linear_regression_coeff" in attributes:
