@@ -15,7 +15,7 @@ import numpy as np
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.base import Level
 
-SPLITS = ("train", "validation", "test")
+PARTS = ("training", "validation", "test")
 """Names of the parts of the split; a sample's ``split`` is an index into this tuple."""
 
 

@@ -23,7 +23,8 @@ from hydragnn_hpc.validation import one_line
 
 Positive = Annotated[int, Field(ge=1)]
 Widths = tuple[Positive, ...]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]  # names become folder names
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$"  # names become folder names
+Name = Annotated[str, Field(pattern=NAME)]
 LearningRate = Annotated[float, Field(gt=0)]
 _BOOLEAN = "in YAML yes, no, on, off, true and false are booleans; write a number, or a name in quotes"
 Text = Annotated[str, Field(pattern=r"^\P{Cc}+$")]  # without control characters

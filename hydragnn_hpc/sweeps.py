@@ -18,14 +18,13 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hydragnn_hpc.errors import nearest
-from hydragnn_hpc.sections import Name, Positive, Section, Text
+from hydragnn_hpc.sections import NAME, Name, Positive, Section, Text
 from hydragnn_hpc.validation import one_line
 
 MOST_POINTS = 20_000
 _TRIES = 20  # draws for each random point, before the space is considered exhausted
 _DIGITS = 3  # significant digits of a random number: enough to search with, and short enough for a name
 _BY_TASK = {"weight": "weights", "loss": "losses", "reference": "references"}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 
 
 class Range(Section):
@@ -231,7 +230,7 @@ def _name(of: str, settings: Mapping[str, Any]) -> str:
     words = [f"{key.rpartition('.')[2]}{_word(value)}" for key, value in sorted(settings.items())]
     name = "-".join([of, *words])
     last = [key.rpartition(".")[2] for key in settings]
-    if len(set(last)) == len(last) and _NAME.fullmatch(name):
+    if len(set(last)) == len(last) and re.fullmatch(NAME, name):
         return name
     digest = hashlib.blake2b(json.dumps(dict(settings), sort_keys=True, default=str).encode(), digest_size=5)
     return f"{of[:50]}-{digest.hexdigest()}"

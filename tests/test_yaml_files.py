@@ -116,6 +116,7 @@ def test_a_value_that_is_set_twice_is_refused(tmp_path: Path, sets: list[str], m
     with pytest.raises(UserError, match=message):
         load_campaign(path, sets)
     assert load_campaign(path, ["training={batch_size: 8}", "training.epochs=3"]).training.epochs == 3
+    assert load_campaign(path, ["seed=3", "replicas=2", "seed=3"]).seed == 3
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydragnn_hpc.dataset.read.parts import PART_NAMES
 from hydragnn_hpc.dataset.remarks.samples import parts_cut_short
 from hydragnn_hpc.errors import UserError, nearest
+from hydragnn_hpc.fields import PARTS
 from hydragnn_hpc.logs import log
 
 
@@ -219,7 +219,7 @@ def _check_fractions(fractions: tuple[float, float, float]) -> None:
 
 
 def _refuse_empty(part: np.ndarray, counts: np.ndarray, by: str) -> None:
-    for value, name in enumerate(PART_NAMES):
+    for value, name in enumerate(PARTS):
         if not (part == value).any():
             how, or_else = ("at random", "") if by == "random" else (f"by {by}", ", or --split-by random")
             among = f", compositions: {len(_groups(counts))}" if by in ("composition", "symmetry") else ""

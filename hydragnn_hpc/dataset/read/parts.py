@@ -8,11 +8,11 @@ import numpy as np
 
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.fields import PARTS
 
 SOURCE = "source"
 """The value of ``split_by`` that takes the split from the source."""
-PART_NAMES = ("training", "validation", "test")
-_PARTS = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "test": 2, "testing": 2}
+_WORDS = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "test": 2, "testing": 2}
 
 
 def stated_part(frame: Frame) -> int:
@@ -24,13 +24,13 @@ def stated_part(frame: Frame) -> int:
         If neither the key ``split`` nor exactly one of the words in the path of its file says which.
     """
     stated = frame.values.get("split")
-    if isinstance(stated, str) and stated.casefold() in _PARTS:
-        return _PARTS[stated.casefold()]
+    if isinstance(stated, str) and stated.casefold() in _WORDS:
+        return _WORDS[stated.casefold()]
     if isinstance(stated, int | float | np.number) and stated in (0, 1, 2):
         return int(stated)
     if stated is not None and not (isinstance(stated, float) and np.isnan(stated)):
         raise UserError(f"{frame.where}: split={stated}; write train, validation or test")
-    found = {_PARTS[word] for word in re.findall("[a-z]+", frame.origin.casefold()) if word in _PARTS}
+    found = {_WORDS[word] for word in re.findall("[a-z]+", frame.origin.casefold()) if word in _WORDS}
     if len(found) != 1:
         what = (
             "belongs to no set of the split" if not found else f"belongs to several sets of the split: {frame.origin}"
@@ -50,7 +50,7 @@ def check_complete(part: np.ndarray, source: str) -> None:
     UserError
         If one of them is empty.
     """
-    for number, name in enumerate(PART_NAMES):
+    for number, name in enumerate(PARTS):
         if not (part == number).any():
             raise UserError(
                 f"{source}: --split-by source: the {name} set is empty; move structures to it, or choose another split"

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from hydragnn_hpc.dataset.remarks.view import DataView, Lines
-from hydragnn_hpc.fields import SPLITS
+from hydragnn_hpc.fields import PARTS
 
 _FEW = 30  # samples; their RMSE is uncertain by 13 %
 _SHORT = 0.5  # of the requested share
@@ -17,16 +17,14 @@ _LEAK = 0.01  # of the test set
 def parts_cut_short(sizes: list[int], fractions: tuple[float, ...]) -> list[str]:
     """Return which of the validation and test sets hold less than half of their requested share."""
     total = sum(sizes)
-    return [
-        part for part, n, f in zip(SPLITS, sizes, fractions, strict=True) if part != "train" and n < _SHORT * f * total
-    ]
+    return [part for part, n, f in zip(PARTS[1:], sizes[1:], fractions[1:], strict=True) if n < _SHORT * f * total]
 
 
 def small_parts(data: DataView) -> Lines:
     """A validation or test set that is too small to judge a model by."""
     sizes, fractions = data.part_sizes(), data.source.fractions
     short = parts_cut_short(sizes, tuple(fractions))
-    for part, n, fraction in zip(SPLITS[1:], sizes[1:], fractions[1:], strict=True):
+    for part, n, fraction in zip(PARTS[1:], sizes[1:], fractions[1:], strict=True):
         if part not in short and n >= _FEW:
             continue
         split_by = data.source.split_by

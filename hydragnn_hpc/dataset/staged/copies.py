@@ -191,7 +191,7 @@ def _map(path: Path) -> np.ndarray:
 
 
 def write_truth(staged: StagedData, part: int, path: Path) -> None:
-    """Write the true values of a ``part`` of the split (an index into `SPLITS`) to ``path`` (``.npz``), in their units.
+    """Write the true values of a ``part`` of the split (an index into `PARTS`) to ``path`` (``.npz``), in their units.
 
     ``sample`` [T], ``names`` [T], ``source_index`` [T] (where the data set has it), ``atom_offsets`` [T + 1],
     ``atomic_numbers`` and every target under its field's name.
