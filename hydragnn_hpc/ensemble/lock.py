@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
-from pydantic_core import from_json
 
 from hydragnn_hpc import processes
 from hydragnn_hpc.atomic import TEMPORARY_PREFIX, storage_errors
@@ -52,8 +51,8 @@ class _Content:
     def is_record(self) -> bool:
         """Whether it is a whole record, of this version or of another; if not, it is half-written, or garbage."""
         try:
-            return isinstance(from_json(self.raw), dict)
-        except ValueError:
+            return isinstance(json.loads(self.raw), dict)
+        except (ValueError, RecursionError):
             return False
 
 
