@@ -19,8 +19,6 @@ from hydragnn_hpc.paths import CampaignFolder, append_record, check_appendable
 from hydragnn_hpc.records.jobs import LOCAL, SubmittedJob
 
 if TYPE_CHECKING:
-    from hydragnn_hpc.config import Campaign
-    from hydragnn_hpc.records.dataset import Manifest
     from hydragnn_hpc.submit.plan import JobPlan
     from hydragnn_hpc.submit.render import Job
     from hydragnn_hpc.submit.site import Site
@@ -60,25 +58,25 @@ def submit(
     Follow-up jobs are submitted automatically until every member is trained.
     """
     from hydragnn_hpc.campaign_file import load_campaign
-    from hydragnn_hpc.submit import limits, plan, render, scheduler
-    from hydragnn_hpc.submit.estimate import estimate
+    from hydragnn_hpc.ensemble.folder import to_freeze
+    from hydragnn_hpc.submit import estimate, limits, plan, render, scheduler
     from hydragnn_hpc.submit.site import load_site
 
     machine = load_site(site)
     settings = load_campaign(campaign, overrides or [])
     folder = CampaignFolder(out.absolute())
-    manifest = _manifest(settings, folder) if Path(settings.dataset).exists() else None
+    manifest = to_freeze(settings, folder)[0] if Path(settings.dataset).exists() else None
     work = plan.work_left(settings, folder.root, seconds)
     if not work.members:
         raise UserError(f"{out}: all members are finished; nothing to submit")
     limit = math.ceil(seconds_of(walltime, "--walltime")) if walltime is not None else None
     machine, queues, unknown = limits.apply(machine, site == machine.scheduler.name, queue, limit)
     if work.stack_seconds is None and manifest is not None:
-        work = work.estimated(estimate(settings, manifest, machine))
+        work = work.estimated(estimate.estimate(settings, manifest, machine))
     chosen = plan.make_plan(settings, work, machine, nodes, limit, queue)
     limits.check(machine, chosen, queues, account)
     if manifest is None and not dry_run and not machine.retired:
-        _manifest(settings, folder)  # raises, since there is none, but only after the machine's limits are checked
+        to_freeze(settings, folder)  # raises, since there is none, but only after the machine's limits are checked
     if dry_run and machine.account and not account:
         account = YOUR_PROJECT
         typer.echo(f"--site {site}: jobs there are charged to a project; name yours with --account", err=True)
@@ -159,24 +157,6 @@ def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: i
         print_line(f"hydragnn-hpc: error: {problem}")
         return submitted, False
     return submitted, True
-
-
-def _manifest(campaign: Campaign, folder: CampaignFolder) -> Manifest:
-    """Return the manifest of a campaign's data set; refuse a campaign, data set or folder that a job would refuse."""
-    from hydragnn_hpc import starts
-    from hydragnn_hpc.campaign_hash import config_hash
-    from hydragnn_hpc.dataset.staged import match
-    from hydragnn_hpc.dataset.store.manifest import read_manifest
-    from hydragnn_hpc.ensemble.folder import grown
-    from hydragnn_hpc.ledger import Frozen, read_frozen
-
-    manifest = read_manifest(Path(campaign.dataset))
-    match.check(campaign, manifest)
-    campaign = starts.resolved(campaign, manifest)
-    if folder.campaign.exists():
-        frozen = Frozen(campaign, config_hash(campaign, manifest.sha256), manifest.sha256)
-        grown(frozen, read_frozen(folder), folder)
-    return manifest
 
 
 def _need(seconds: float | None, basis: str) -> str:

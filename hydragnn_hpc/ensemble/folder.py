@@ -10,6 +10,7 @@ from hydragnn_hpc import ledger, ownership, starts
 from hydragnn_hpc.atomic import StorageError, remove_leftovers, storage_errors
 from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.campaign_hash import config_hash, source_hash
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.crate import check_archive
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.remarks import registry
@@ -19,6 +20,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, Member, State
 from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.records.campaign import EarlierCampaign
+from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.remarks import CampaignRemarks
 
 _MAY_BE_THERE = {"jobs", "logs", "run.lock"}  # made before the first run, by 'submit' for instance
@@ -73,7 +75,21 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> RunPl
     UserError
         If they do not fit, or the folder belongs to another campaign, which cannot grow into this one.
     """
-    campaign = load_campaign(path, overrides)
+    manifest, frozen, growing = to_freeze(load_campaign(path, overrides), folder)
+    members = ledger.read_members(folder, frozen.campaign)
+    problems = [f"{m.name}: {m.problem}" for m in members if m.problem]
+    remarks = CampaignRemarks(remarks=tuple(registry.of_campaign(frozen.campaign, manifest)))
+    return RunPlan(frozen, members, [*growing, *problems], remarks)
+
+
+def to_freeze(campaign: Campaign, folder: CampaignFolder) -> tuple[Manifest, Frozen, list[str]]:
+    """Return the manifest of a campaign's data set, what a run would freeze in a folder, and how the campaign grows.
+
+    Raises
+    ------
+    UserError
+        If campaign, data set and folder do not fit, so that a run would be refused.
+    """
     manifest = store.read_manifest(Path(campaign.dataset))
     match.check(campaign, manifest)
     campaign = starts.resolved(campaign, manifest)
@@ -83,13 +99,10 @@ def read_plan(path: Path, overrides: list[str], folder: CampaignFolder) -> RunPl
     if check_archive(folder.root):
         raise UserError(f"{folder.root} is an archive, so training cannot be continued from it; give another folder")
     if folder.campaign.exists():
-        frozen, growing = grown(frozen, ledger.read_frozen(folder), folder)
+        frozen, growing = _grown(frozen, ledger.read_frozen(folder), folder)
     elif foreign:
         raise UserError(f"{folder.root} exists and holds no campaign; give an empty or a new folder")
-    members = ledger.read_members(folder, campaign)
-    problems = [f"{m.name}: {m.problem}" for m in members if m.problem]
-    remarks = CampaignRemarks(remarks=tuple(registry.of_campaign(campaign, manifest)))
-    return RunPlan(frozen, members, [*growing, *problems], remarks)
+    return manifest, frozen, growing
 
 
 def begin(plan: RunPlan, folder: CampaignFolder) -> RunPlan:
@@ -132,7 +145,7 @@ def begin(plan: RunPlan, folder: CampaignFolder) -> RunPlan:
     return replace(plan, run=ownership.begin_run(folder, unfinished))
 
 
-def grown(new: Frozen, old: Frozen, folder: CampaignFolder) -> tuple[Frozen, list[str]]:
+def _grown(new: Frozen, old: Frozen, folder: CampaignFolder) -> tuple[Frozen, list[str]]:
     """Return what is to be frozen in place of ``old``, and how it has grown, one line for each change.
 
     Raises

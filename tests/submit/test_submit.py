@@ -19,6 +19,7 @@ from hydragnn_hpc import ledger
 from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.crate import VERSION, VERSION_KEY
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import Frozen
 from hydragnn_hpc.paths import CampaignFolder, append_record, write_record
@@ -506,6 +507,26 @@ def test_refusals_are_one_line(here: Path) -> None:
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert words in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("data.bp", "exists and holds no campaign; give an empty or a new folder"),
+        ("c.yaml", "is a file; give a campaign's folder"),
+        ("raw", "exists and holds no campaign; give an empty or a new folder"),
+        ("archive", "is an archive, so training cannot be continued from it; give another folder"),
+    ],
+)
+def test_a_folder_that_each_job_would_refuse_is_refused(here: Path, place: str, words: str) -> None:
+    stand_in(here, "flux", f"touch {here}/asked; echo 7")
+    (here / "raw").mkdir(), (here / "raw/notes.txt").touch(), (here / "archive").mkdir()
+    crate = {"@graph": [{"@id": "./", "@type": "Dataset", VERSION_KEY: VERSION}]}
+    (here / "archive/ro-crate-metadata.json").write_text(json.dumps(crate))
+    done = campaigns.called(here, "submit", "c.yaml", place, "--site", "flux")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"hydragnn-hpc: error: {here / place} {words}\n"
+    assert not (here / "asked").exists() and not (here / place / "jobs").exists()
 
 
 def test_a_dry_run_writes_nothing(here: Path) -> None:
