@@ -52,6 +52,8 @@ def generate(
     from hydragnn_hpc.logs import progress
 
     check_seed(seed)
+    if cap < 1:
+        raise UserError(f"--cap {cap}: must be at least 1 sample per composition")
     one_of("--system", system, ("FePt", *alloys.SYSTEMS))
     form = one_of("--format", form or ("lsms" if system == "FePt" else "extxyz"), ("lsms", "extxyz"))
     if system != "FePt" and form == "lsms":

@@ -333,7 +333,7 @@ def generate_fept(out: Path, cap: int, seed: int, force: bool = False, progress:
     Raises
     ------
     UserError
-        If ``cap`` is not positive, or ``out`` exists (and not ``force``) or cannot be written.
+        If ``out`` exists (and not ``force``) or cannot be written.
     """
     fe, cell = surrogate.configurations(cap, seed), tuple(surrogate.sites()[1].ravel().tolist())
     atomic.refuse_file(out, force)

@@ -171,8 +171,6 @@ def generate(
         If ``out`` exists (and not ``force``) or cannot be written.
     """
     cap, sizes = choice
-    if cap < 1:
-        raise UserError(f"--cap {cap}: must be at least 1 sample per composition")
     atomic.refuse_file(out, force)
     metals, done = SYSTEMS[system], 0
     with atomic.new_file(out) as stream:

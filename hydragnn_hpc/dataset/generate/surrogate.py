@@ -19,7 +19,6 @@ import numpy as np
 from hydragnn_hpc.atomic import new_folder
 from hydragnn_hpc.dataset.features.ewald import madelung_matrix
 from hydragnn_hpc.dataset.read.formats.lsms import LsmsSample, format_sample, new_sample, refuse_folder
-from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import ProgressCallback
 
 A, C = 5.218, 7.058  # lattice constants of the body-centred tetragonal cell, bohr
@@ -141,14 +140,7 @@ def configurations(cap: int, seed: int) -> np.ndarray:
     """Return configurations ``[S, 32]`` bool, True at sites of iron; the pure cells come last.
 
     A composition has all of its configurations if there are at most ``cap``, otherwise ``cap`` distinct random ones.
-
-    Raises
-    ------
-    UserError
-        If ``cap`` is not positive.
     """
-    if cap < 1:
-        raise UserError(f"--cap {cap}: must be at least 1 sample per composition")
     rng = np.random.default_rng(seed)
     blocks = []
     for k in range(1, N_SITES):
@@ -173,11 +165,8 @@ def generate(out: Path, cap: int, seed: int, force: bool = False, progress: Prog
     Raises
     ------
     UserError
-        If ``cap`` or ``seed`` is out of range, or ``out`` is not empty (without ``force``), holds anything but such
-        files, or cannot be written.
+        If ``out`` is not empty (without ``force``), holds anything but such files, or cannot be written.
     """
-    if seed < 0:
-        raise UserError(f"--seed {seed}: must be 0 or positive")
     fe = configurations(cap, seed)
     refuse_folder(out, force)
     with new_folder(out, replace=force) as folder:
