@@ -244,22 +244,22 @@ def to_units(values: np.ndarray, manifest: Manifest, field: str) -> np.ndarray:
     return unscaled
 
 
-def rows_of(data: TrainingData, task: str, chosen: np.ndarray) -> np.ndarray:
-    """Return a task's rows for ``chosen`` samples: their atoms in order, or the samples themselves."""
+def rows_of(data: TrainingData, task: str, samples: np.ndarray) -> np.ndarray:
+    """Return a task's rows for these ``samples``: their atoms in order, or the samples themselves."""
     if data.levels[task] == "graph":
-        return chosen
-    return atoms_of(data.structure.atom_offsets, chosen)
+        return samples
+    return atoms_of(data.structure.atom_offsets, samples)
 
 
-def values_of(data: TrainingData, task: str, chosen: np.ndarray) -> np.ndarray:
-    """Return a task's targets for ``chosen`` samples: rows of their atoms in order, or one row per sample."""
-    return np.asarray(data.targets[task][rows_of(data, task, chosen)])
+def values_of(data: TrainingData, task: str, samples: np.ndarray) -> np.ndarray:
+    """Return a task's targets for these ``samples``: rows of their atoms in order, or one row per sample."""
+    return np.asarray(data.targets[task][rows_of(data, task, samples)])
 
 
-def with_reference(data: TrainingData, task: str, chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Add a task's reference to a network's output for ``chosen`` samples; return scaled values of the property."""
+def with_reference(data: TrainingData, task: str, samples: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Add a task's reference to a network's output for these ``samples``; return scaled values of the property."""
     reference = data.references.get(task)
     if reference is None:
         return values
-    scaled: np.ndarray = values * reference.scale + reference.values[rows_of(data, task, chosen)]
+    scaled: np.ndarray = values * reference.scale + reference.values[rows_of(data, task, samples)]
     return scaled
