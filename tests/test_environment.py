@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,11 +68,11 @@ lines, output = json.loads(sys.argv[1])
 for line in lines:
     if output:
         connect(output)
-    sys.argv = ["hydragnn-hpc", *line]
+    sys.argv = ["hydragnn-hpc", *(os.fsdecode(word.encode()) for word in line.split())]
     try:
         main()
     except SystemExit as end:
-        os.write(2, f"{end.code or 0} {' '.join(line)}\\n".encode())
+        os.write(2, f"{end.code or 0} {line}\\n".encode())
 """
 BARE = {"PATH": os.environ["PATH"]}
 PLAIN_C = {**BARE, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -113,28 +114,35 @@ def test_every_command_of_the_program_is_tried() -> None:
 
 
 def drive(folder: Path, name: str, environment: dict[str, str], output: str = "") -> tuple[dict[str, int], str, bytes]:
-    """Run every command in one process.
+    """Run every command as `in_one_process`, check what they make, and return the same, but the commands' codes."""
+    lines = [f"{command} {words.format(name=name)}".strip() for command, words in COMMANDS.items()]
+    codes, said, printed = in_one_process(folder, lines, environment, output)
+    missing = [name + end for end in MADE if not (folder / (name + end)).exists()]
+    assert not missing, said
+    return {command: codes[line] for command, line in zip(COMMANDS, lines, strict=True)}, said, printed
+
+
+def in_one_process(
+    folder: Path, lines: list[str], environment: dict[str, str], output: str = ""
+) -> tuple[dict[str, int], str, bytes]:
+    """Run commands in one process that has an environment.
 
     Returns
     -------
     dict
-        The commands' exit codes.
+        The lines' exit codes.
     str
         Standard error.
     bytes
         Standard output.
     """
-    lines = [[*command.split(), *words.format(name=name).split()] for command, words in COMMANDS.items()]
     words = [sys.executable, "-c", DRIVER, json.dumps([lines, output])]
     environment = {**environment, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True)
     said = done.stderr.decode(errors="replace")
     assert done.returncode == 0 and "Traceback" not in said and "Exception ignored" not in said, said
     codes = {line: int(code) for code, line in re.findall(r"^(\d+) (.*)$", said, re.MULTILINE)}
-    found = {command: codes[" ".join(line)] for command, line in zip(COMMANDS, lines, strict=True)}
-    missing = [name + end for end in MADE if not (folder / (name + end)).exists()]
-    assert not missing, said
-    return found, said, done.stdout
+    return codes, said, done.stdout
 
 
 @pytest.mark.parametrize(
@@ -156,6 +164,36 @@ def test_every_command_whose_output_cannot_be_written(folder: Path, finished: st
     assert codes == {command: 0 if command in SILENT else code for command in COMMANDS}, said
     lines = said.count("hydragnn-hpc: error: cannot write to standard output: ")
     assert lines == said.count("hydragnn-hpc: error: ") == (len(COMMANDS) - len(SILENT) if code == 2 else 0), said
+
+
+def test_names_that_a_latin_locale_lacks(folder: Path, finished: str, tmp_path: Path) -> None:
+    if shutil.which("localedef") is None:
+        pytest.skip("no localedef")
+    made = subprocess.run(["localedef", "-i", "en_US", "-f", "ISO-8859-1", tmp_path / "en_US.ISO-8859-1"], check=False)
+    if made.returncode:
+        pytest.skip("no sources of locales")
+    atoms = 'Properties=species:S:1:pos:R:3:m:R:1 pbc="F F F"\nFe 0 0 0 {0}\nPt 2.5 0 {0} 1\n'
+    frames = (f'2\nname="Å-Ж≤{k}" E={k} {atoms.format(k / 20)}' for k in range(20))
+    (folder / "Жук.extxyz").write_text("".join(frames), encoding="utf-8")
+    prepare = "data prepare Жук.extxyz names.bp --target E=graph:E:eV --target M=node:m:μB"
+    for locale, lines in (
+        ({"LC_ALL": "C.UTF-8"}, [prepare]),
+        (
+            {"LC_ALL": "en_US.ISO-8859-1", "LOCPATH": str(tmp_path)},
+            [
+                "data info names.bp",
+                f"predict {finished} Жук.extxyz",
+                f"status {finished}",
+                f"report {finished}",
+                "doctor",
+            ],
+        ),
+    ):
+        codes, said, printed = in_one_process(folder, lines, {**BARE, **locale})
+        assert codes == dict.fromkeys(lines, 0), said
+    # What the character set has is in it, the rest is spelt out: the Greek letter in μB as well.
+    for shown in ("mean ± std", "R²", "Å-?<=7", " uB "):
+        assert shown.encode("latin-1") in printed, printed.decode("latin-1")
 
 
 def test_settings_of_matplotlib_that_need_what_is_not_here(folder: Path, finished: str) -> None:
