@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -306,6 +307,31 @@ def test_a_file_of_no_known_format(name: str, content: bytes, message: str, tmp_
     for options in (OPTIONS, Options(periodic=True)):
         with pytest.raises(UserError, match=message):
             prepare(tmp_path / name, tmp_path / "x.bp", options)
+
+
+LAMMPS = """LAMMPS data file
+
+1 atoms
+1 atom types
+0 9 xlo xhi
+0 9 ylo yhi
+0 9 zlo zhi
+
+Atoms # atomic
+
+1 1 0 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [("x.data", LAMMPS, "runnerdata"), ("x.DATA", "begin\natom 0 0\n", "runnerdata"), ("x.arc", "!DATE\n", "dmol-arc")],
+)
+def test_a_format_that_only_an_ambiguous_name_states(name: str, content: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    (message,) = iter_frames(tmp_path / name, "ase")
+    wanted = f"as {kind}.*; if it is of another format, convert it to extended XYZ: only its name says {kind}"
+    assert isinstance(message, UserError) and re.search(wanted, str(message)), message
 
 
 def test_a_file_that_the_system_does_not_give_is_not_called_damaged(tmp_path: Path) -> None:

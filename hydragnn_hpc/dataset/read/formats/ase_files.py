@@ -61,13 +61,16 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
 
     with file.on_disk() as path:
         with path.open("rb") as stream:
-            kind = _kind(stream.read(4096), file.plain_name)
+            start = stream.read(4096)
+        kind, remedy = _kind(start, file.plain_name), "correct the file"
         if kind is None:
             yield UserError(f"{file.where}: ASE recognises no format by its name or content; rename or convert it")
             return
         if problem := ase_checks.guessed(kind.name, path):
             yield UserError(f"{file.where}: {problem}")
             return
+        if file.plain_name.casefold().endswith(_AMBIGUOUS) and _kind(start, "") is None:
+            remedy += f"; if it is of another format, convert it to extended XYZ: only its name says {kind.name}"
         number = 0
         try:
             more = ase_checks.ARGUMENTS.get(kind.name, {})
@@ -83,10 +86,10 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
                     " structures may be missing"
                 )
             if not number:
-                yield UserError(f"{file.where}: holds no structure that ASE can read as {kind.name}; correct the file")
+                yield UserError(f"{file.where}: holds no structure that ASE can read as {kind.name}; {remedy}")
         except Exception as error:  # on damaged files ASE's parsers raise exceptions of any type
             reason = f"{type(error).__name__}: {error!s:.{_SHOWN}}".replace("\n", " ")
-            yield UserError(f"{file.where}, frame {number}: ASE cannot read it as {kind.name}: {reason}; correct it")
+            yield UserError(f"{file.where}, frame {number}: ASE cannot read it as {kind.name}: {reason}; {remedy}")
 
 
 def _quietly(images: Iterator[Any]) -> Any:
