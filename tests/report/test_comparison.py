@@ -9,10 +9,39 @@ import pytest
 
 import hydragnn_hpc
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.report.analysis.comparison import Comparison, compare_campaigns
+from hydragnn_hpc.report.analysis.comparison import BY_NAME, BY_NUMBER, Comparison, _identities, compare_campaigns
+from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from tests import campaigns
 
 pytestmark = pytest.mark.slow
+
+
+def truth(names: str, elements: list[int], numbers: list[int] | None) -> GroundTruth:
+    """A test set of samples of one atom, each with a name of one letter."""
+    index = None if numbers is None else np.array(numbers)
+    return GroundTruth("", np.array(list(names)), np.array(elements), np.arange(len(names) + 1), {}, index)
+
+
+FIRST = ("aab", [26, 26, 78], [0, 3, 4])
+
+
+@pytest.mark.parametrize(
+    ("other", "rule", "shared"),
+    [
+        (("aab", [26, 26, 78], [3, 5, 4]), BY_NUMBER, [(0, None), (1, 0), (2, 2)]),  # names are not unique
+        (("aab", [26, 26, 78], None), BY_NAME, [(0, 0), (1, 1), (2, 2)]),
+        (("ba", [78, 26], [0, 9]), BY_NAME, [(0, 1), (1, None), (2, 0)]),  # sample 0 is another one there
+        (("aa", [26, 78], [0, 3]), BY_NAME, [(0, 0), (1, None), (2, None)]),  # as is sample 3, by its element
+        (("ab", [26, 78], [7, 8]), BY_NAME, [(0, 0), (1, None), (2, 1)]),  # no number is shared
+        (("ab", [26, 78], [3, 3]), BY_NAME, [(0, 0), (1, None), (2, 1)]),  # numbers are not unique
+    ],
+)
+def test_what_makes_samples_the_same(
+    other: tuple[str, list[int], list[int] | None], rule: str, shared: list[tuple[int, int | None]]
+) -> None:
+    keys, used = _identities({"first": truth(*FIRST), "other": truth(*other)})
+    place = {key: k for k, key in enumerate(keys["other"])}
+    assert used == rule and [(k, place.get(key)) for k, key in enumerate(keys["first"])] == shared
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +84,7 @@ def test_other_test_sets_are_compared_only_on_request_and_where_they_agree(folde
     with pytest.raises(UserError, match=r"the test sets differ: .* use --common-samples to compare on those"):
         compared(folders, "a", "c")
     found = compared(folders, "a", "c", common=True)
+    assert found.rule == BY_NUMBER
     sets = [hydragnn_hpc.load(folders / name).test_set() for name in ("a", "c")]
     names = [dict(zip(s["names"].tolist(), range(len(s["names"])), strict=True)) for s in sets if s]
     shared = names[0].keys() & names[1].keys()
@@ -77,7 +107,11 @@ def test_other_test_sets_are_compared_only_on_request_and_where_they_agree(folde
 def test_it_is_shown_and_written(folders: Path) -> None:
     shown = campaigns.done(folders, "compare", "a", "b", "--out", "page.md")
     page = (folders / "page.md").read_text()
-    for text in ("Test errors on the same samples", "Differences between campaigns"):
+    for text in (
+        "Test errors on the same samples",
+        "Samples are the same by number in the source.",
+        "Differences between campaigns",
+    ):
         assert text in shown and text in page
 
 

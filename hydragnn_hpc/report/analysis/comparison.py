@@ -16,6 +16,7 @@ from hydragnn_hpc.report.results.ground_truth import GroundTruth, read_test_set
 from hydragnn_hpc.report.results.load import Results, load
 from hydragnn_hpc.report.results.predictions import rmse
 
+BY_NUMBER, BY_NAME = "number in the source", "name and elements"
 _TOLERANCE = 1e-9  # of the largest true value: data sets may round the same sample differently
 
 
@@ -50,6 +51,8 @@ class Comparison:
     ----------
     samples : int
         Number of test samples compared.
+    rule : str
+        How they are found to be the same: `BY_NUMBER` or `BY_NAME`.
     sizes : dict
         Number of samples in each campaign's test set.
     errors : list of VariantErrors
@@ -59,6 +62,7 @@ class Comparison:
     """
 
     samples: int
+    rule: str
     sizes: dict[str, int]
     errors: list[VariantErrors]
     pairs: list[Pair]
@@ -83,12 +87,14 @@ def compare_campaigns(folders: Sequence[str], common: bool = False) -> Compariso
     if len(campaigns) < 2:
         raise UserError("compare: give two or more different campaign folders")
     truths = {folder: _test_set(folder, results) for folder, results in campaigns.items()}
-    keys = {folder: _identities(truth) for folder, truth in truths.items()}
+    keys, rule = _identities(truths)
     shared = set.intersection(*(set(k) for k in keys.values()))
     if not shared or (not common and any(len(shared) < len(k) for k in keys.values())):
         sizes = ", ".join(f"{folder} has {len(k):,}" for folder, k in keys.items())
         remedy = "; use --common-samples to compare on those" if shared else ""
-        raise UserError(f"the test sets differ: {sizes} samples, {len(shared):,} of which are in all{remedy}")
+        raise UserError(
+            f"the test sets differ: {sizes} samples, {len(shared):,} of which are in all, by {rule}{remedy}"
+        )
     order = sorted(shared)
     places = {folder: {key: k for k, key in enumerate(own)} for folder, own in keys.items()}
     chosen = {folder: np.array([place[key] for key in order]) for folder, place in places.items()}
@@ -96,7 +102,7 @@ def compare_campaigns(folders: Sequence[str], common: bool = False) -> Compariso
     errors = [
         e for folder, results in campaigns.items() for e in _errors(folder, results, truths[folder], chosen[folder])
     ]
-    return Comparison(len(order), {folder: len(k) for folder, k in keys.items()}, errors, _pairs(errors))
+    return Comparison(len(order), rule, {folder: len(k) for folder, k in keys.items()}, errors, _pairs(errors))
 
 
 def _test_set(folder: str, results: Results) -> GroundTruth:
@@ -106,12 +112,32 @@ def _test_set(folder: str, results: Results) -> GroundTruth:
     return truth
 
 
-def _identities(truth: GroundTruth) -> list[tuple[str, bytes, int]]:
-    """Return what identifies each sample: its name, its elements, and how many earlier samples share both."""
+def _identities(truths: dict[str, GroundTruth]) -> tuple[dict[str, list[tuple[str, bytes, int]]], str]:
+    """Return what identifies each sample of each campaign, and the rule: name, elements, and a number.
+
+    It is the number in the source where campaigns share such numbers, each with one name and the same elements, so that
+    the source is the same one. Otherwise it is that of earlier samples with the same name and elements.
+    """
+    plain = {folder: _names_and_elements(truth) for folder, truth in truths.items()}
+    numbers = [truth.source_index.tolist() for truth in truths.values() if truth.source_index is not None]
+    if len(numbers) == len(truths) and all(len(set(own)) == len(own) for own in numbers):
+        numbered = {f: list(zip(plain[f], own, strict=True)) for f, own in zip(truths, numbers, strict=True)}
+        known = {number: key for own in numbered.values() for key, number in own}
+        has_shared = len(known) < sum(map(len, numbers))
+        if has_shared and all(known[number] == key for own in numbered.values() for key, number in own):
+            return {folder: [(*key, number) for key, number in own] for folder, own in numbered.items()}, BY_NUMBER
+    return {folder: _counted(own) for folder, own in plain.items()}, BY_NAME
+
+
+def _names_and_elements(truth: GroundTruth) -> list[tuple[str, bytes]]:
+    ends = itertools.pairwise(truth.atom_offsets.tolist())
+    return [(n, truth.atomic_numbers[a:b].tobytes()) for n, (a, b) in zip(truth.names.tolist(), ends, strict=True)]
+
+
+def _counted(keys: list[tuple[str, bytes]]) -> list[tuple[str, bytes, int]]:
     seen: Counter[tuple[str, bytes]] = Counter()
     identities = []
-    for name, (first, stop) in zip(truth.names.tolist(), itertools.pairwise(truth.atom_offsets.tolist()), strict=True):
-        key = (name, truth.atomic_numbers[first:stop].tobytes())
+    for key in keys:
         identities.append((*key, seen[key]))
         seen[key] += 1
     return identities

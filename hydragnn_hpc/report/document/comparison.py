@@ -21,7 +21,7 @@ def tables(comparison: Comparison) -> list[TextTable]:
     ]  # fmt: skip
     sizes = ", ".join(f"{size:,} of {campaign}" for campaign, size in comparison.sizes.items())
     shared = f"Errors over the {comparison.samples:,} test samples that all campaigns share (test sets: {sizes})"
-    notes = (f"{shared}. {SPREAD}.",)
+    notes = (f"{shared}. Samples are the same by {comparison.rule}. {SPREAD}.",)
     header = ("target", "campaign", "variant", "RMSE of a member", "RMSE of the mean", "unit", "members")
     units = {e.field: e.unit for e in ordered}
     pairs = [_pair(p, units[p.task]) for p in comparison.pairs]

@@ -10,7 +10,7 @@ import numpy as np
 
 from hydragnn_hpc.compositions import counts_of, fractions_of
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.fields import BESIDE_TARGETS, RYDBERG_IN_EV
+from hydragnn_hpc.fields import BESIDE_TARGETS, RYDBERG_IN_EV, SOURCE_INDEX
 from hydragnn_hpc.report.results.rows import Snapshot
 
 
@@ -30,6 +30,8 @@ class GroundTruth:
         ``[S+1]``, int64: where each sample's atoms start.
     targets : dict
         Field to float64 array in its unit: ``[A, d]`` of a node target, ``[S, d]`` of a graph target; NaN is missing.
+    source_index : numpy.ndarray or None
+        ``[S]``, each sample's number in the source of the data set; None where it is not known.
     """
 
     source: str
@@ -37,6 +39,7 @@ class GroundTruth:
     atomic_numbers: np.ndarray
     atom_offsets: np.ndarray
     targets: dict[str, np.ndarray]
+    source_index: np.ndarray | None = None
 
     @property
     def n_atoms(self) -> np.ndarray:
@@ -110,7 +113,8 @@ def read_test_set(results: Snapshot) -> GroundTruth | None:
         raise UserError(f"cannot read {results.folder.test_set}: it lacks one of {', '.join(fixed)}; run again")
     targets = {name: _columns(array) for name, array in arrays.items() if name not in BESIDE_TARGETS}
     source = f"{len(arrays['sample']):,} samples of the test set"
-    return GroundTruth(source, arrays["names"].astype(str), arrays["atomic_numbers"], arrays["atom_offsets"], targets)
+    structures = arrays["names"].astype(str), arrays["atomic_numbers"], arrays["atom_offsets"]
+    return GroundTruth(source, *structures, targets, arrays.get(SOURCE_INDEX))
 
 
 def read_data_set(results: Snapshot) -> tuple[GroundTruth | None, str]:
