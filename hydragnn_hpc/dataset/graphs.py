@@ -123,15 +123,16 @@ def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
     check_cell(geometry)
     normals = _open_directions(geometry)
     pos = _without_gaps(geometry.pos, normals, cutoff)
-    box = np.zeros((3, 3))
+    box, turns = np.zeros((3, 3)), np.zeros((n, 3), np.int64)
     if any(geometry.periodic):
         box = _box(geometry, normals, pos, cutoff)
         _check_edge_count(n, box, cutoff)
+        pos, turns = _inside(pos, box, geometry.periodic)
     # One thread: most lists are short. The margin reveals what lies exactly at the cutoff.
     calculator = NeighborList(cutoff=cutoff + 2 * _MARGIN, full_list=True, n_threads=1)
     i, j, images = calculator.compute(pos, box, list(geometry.periodic), quantities="ijS")
     i, j = np.asarray(i, np.int64), np.asarray(j, np.int64)
-    images = np.asarray(images, np.int64).reshape(-1, 3)
+    images = np.asarray(images, np.int64).reshape(-1, 3) + turns[i] - turns[j]
     order = np.lexsort((images[:, 2], images[:, 1], images[:, 0], j, i))
     i, j, images = i[order], j[order], images[order]
     # Computed here, in a fixed order of operations: the same bits everywhere, and exactly opposite in both directions.
@@ -209,6 +210,16 @@ def _box(geometry: Geometry, normals: np.ndarray, pos: np.ndarray, cutoff: float
     for axis, normal in zip(np.flatnonzero(~periodic), normals, strict=True):
         box[axis] = normal * (float(np.ptp(pos @ normal)) + 2 * cutoff)
     return box
+
+
+def _inside(pos: np.ndarray, box: np.ndarray, periodic: tuple[bool, bool, bool]) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions inside the box, and by how many lattice vectors each was moved, ``[n, 3]`` int64.
+
+    On atoms that are far outside, as at the end of a long trajectory, vesin crashes or does not return.
+    """
+    fractions = np.linalg.solve(box.T, pos.T).T
+    moved = np.where(periodic, np.floor(fractions), fractions.min(axis=0))
+    return pos - moved @ box, np.where(periodic, moved, 0).astype(np.int64)
 
 
 def _check_edge_count(n: int, box: np.ndarray, cutoff: float) -> None:

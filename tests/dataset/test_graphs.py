@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -77,6 +77,20 @@ def test_a_stray_atom_changes_no_other_neighbours(periodic: tuple[bool, bool, bo
     assert np.array_equal(found.neighbours[:n], expected.neighbours)
     assert np.array_equal(found.vectors[:n], expected.vectors)
     assert found.neighbours[n:].tolist() == [4, 3]
+
+
+@pytest.mark.parametrize("periodic", list(product((True, False), repeat=3))[:-1])
+@pytest.mark.parametrize("turns", [1, 70, 5000])
+def test_atoms_that_have_left_the_cell_have_the_same_neighbours(periodic: tuple[bool, bool, bool], turns: int) -> None:
+    """As in a long trajectory without wrapping, on which vesin itself stops the process."""
+    cell = np.array([[-0.5, 0.9, 0.6], [4.0, 3.0, 0.0], [0.0, 1.0, 5.0]])
+    pos = np.array([[0.1, 0.2, 0.3], [1.9, 1.1, 2.5], [2.0, 2.8, 0.4]])
+    moved = np.array([[0, 0, 0], [turns, -turns, 0], [-turns, turns, -turns]]) * periodic
+    home, away = (find_neighbours(Geometry(p, cell, periodic), 4.5) for p in (pos, pos + moved @ cell))
+    assert len(home.neighbours) and home.offsets.tolist() == away.offsets.tolist()
+    for first, last in pairwise(home.offsets.tolist()):  # their order is by image
+        one, other = (nb.vectors[first:last].round(6).tolist() for nb in (home, away))
+        assert np.allclose(sorted(one), sorted(other), atol=2e-6)
 
 
 @pytest.mark.parametrize("edge", [1e6, 1e9])
