@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
     for override in overrides or []:
         key = _apply(content, override)
         for other, lost in earlier.items():
-            if f"{other}.".startswith(f"{key}.") and lost != override:
+            if f"{other}.".startswith(f"{key}.") and _changes(content, lost):
                 raise UserError(f"--set {lost} would be lost by --set {override}; remove one of the two")
         earlier[key] = override
     campaign = parse_campaign(content, str(path))
@@ -90,6 +91,22 @@ def _apply(content: dict[str, Any], override: str) -> str:
     # YAML reads 1e-3 (no dot) as text; a user of --set means the number, unless it is quoted.
     _set(content, key.split("."), _number(value) if value == text.strip() else value, override)
     return key
+
+
+def _changes(content: dict[str, Any], override: str) -> bool:
+    """Whether the override would change the content."""
+    other = copy.deepcopy(content)
+    _apply(other, override)
+    return bool(_with_numbers(other) != _with_numbers(content))
+
+
+def _with_numbers(value: Any) -> Any:
+    """Return plain data in which text that is a number, such as 1e-3 in YAML, is one."""
+    if isinstance(value, dict):
+        return {key: _with_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(inner) for inner in value]
+    return _number(value) if isinstance(value, str) else value
 
 
 def _set(section: dict[str, Any], parts: list[str], value: Any, override: str) -> None:
