@@ -153,7 +153,8 @@ class Ensemble:
         if device not in DEVICES:
             raise UserError(f"device '{device}'; known: {', '.join(DEVICES)}")
         check_level(level)
-        self._folder = folder = CampaignFolder(Path(out))
+        folder = CampaignFolder(Path(out))
+        self._folder = CampaignFolder(Path(out).absolute())  # read later, perhaps from another working folder
         self.campaign: Campaign = read_frozen(folder).campaign
         finished = finished_members(folder, self.campaign, [] if variant is None else [variant])
         if len(finished) > 1:
@@ -225,12 +226,12 @@ class Ensemble:
         return DistanceFromTraining(self._folder, self.campaign, self._first, self._model, self._device)
 
     def _batches(self, structures: Atoms | Iterable[Atoms]) -> Iterator[UnseenStructures]:
-        try:
-            yield from self._preparation.batches(self._frames(structures))
-            if not self._preparation.count:
-                raise UserError("there is no structure to predict: give at least one ase.Atoms")
-        finally:
-            self._preparation.count = 0
+        batch = None
+        for batch in self._preparation.batches(self._frames(structures)):
+            yield batch
+        # Not by the preparation's count: whatever yields the structures may itself use the ensemble.
+        if batch is None:
+            raise UserError("there is no structure to predict: give at least one ase.Atoms")
 
     def apply(self, structures: UnseenStructures) -> dict[str, TaskPrediction]:
         """Predict every task for structures that have been prepared."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ase.io
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from ase import Atoms
 
-from hydragnn_hpc import Ensemble, TaskPrediction, UserError
+from hydragnn_hpc import Ensemble, TaskPrediction, UserError, load
 from hydragnn_hpc.dataset.build import unseen
 from hydragnn_hpc.ledger import read_member
 from hydragnn_hpc.member.predict import Graphs
@@ -90,6 +91,33 @@ def test_values_do_not_depend_on_order_or_batch(plain: Path, monkeypatch: pytest
             assert same(one, backwards[task].of(-1 - number))
             assert len(one.mean) == (len(atoms) if one.level == "node" else 1)
     assert not same(whole["H"].of(0), whole["H"].of(-1))
+
+
+@pytest.mark.slow
+def test_an_ensemble_may_be_used_while_it_predicts(plain: Path) -> None:
+    """By what yields its structures, as a search that follows the predictions does, and by other threads."""
+    structures, ensemble = some(plain.parent), Ensemble(plain)
+    expected = ensemble.predict(structures)
+
+    def one_after_the_other() -> Iterator[Atoms]:
+        for atoms in structures:
+            yield atoms
+            ensemble.predict(atoms)
+
+    with ThreadPoolExecutor(4) as threads:
+        found = [*threads.map(ensemble.predict, [structures] * 8), ensemble.predict(one_after_the_other())]
+    assert all(same(predicted[task], expected[task]) for predicted in found for task in expected)
+
+
+@pytest.mark.slow
+def test_a_relative_folder_is_that_of_the_start(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    structures = some(plain.parent)
+    monkeypatch.chdir(plain.parent)
+    ensemble, results = Ensemble(plain.name), load(plain.name)
+    monkeypatch.chdir(tmp_path)
+    assert (ensemble.distances(structures).distance > 0).all()
+    assert results.test_set() and results.errors_of_means() and results.calibration("HCM").tasks
+    assert results.history(results.members[0]) is not None and results.predictions(results.members[0])
 
 
 @pytest.mark.slow

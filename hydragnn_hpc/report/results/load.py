@@ -139,6 +139,7 @@ def load(out: Path | str) -> Results:
     >>> bool(abs((error**2).mean() ** 0.5 / member.result.tasks["H"].rmse_unit - 1) < 1e-6)
     True
     """
+    out = Path(out).absolute()  # arrays are read later, perhaps from another working folder
     snapshot = rows.read(out, read_live(CampaignFolder(out)).running)
     return Results(**{field.name: getattr(snapshot, field.name) for field in fields(snapshot)})
 
