@@ -1,4 +1,4 @@
-"""An option that takes one value is given once, to every command."""
+"""An option that takes one value is given once, to every command, and nothing is given empty."""
 
 from __future__ import annotations
 
@@ -36,6 +36,22 @@ def test_an_option_that_is_given_twice_is_refused(tmp_path: Path, words: tuple[s
     done = called(tmp_path, *command, option, "1", f"{option}=2")
     expected = f"hydragnn-hpc: error: {option} is given twice, as 1 and as 2; leave one out\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+
+
+@pytest.mark.parametrize("words", [*SINGLE, ("submit", "--set"), ("data", "prepare", "--target")], ids=" ".join)
+def test_an_empty_value_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
+    *command, option = words
+    for given in ((f"{option}=",), (option, "")):
+        done = called(tmp_path, *command, *given)
+        expected = f"hydragnn-hpc: error: {option} is empty; give a value (is a variable of the shell not set?)\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+
+
+@pytest.mark.parametrize("words", [("run", "c.yaml", ""), ("status", ""), ("archive", "out", ""), ("compare", "a", "")])
+def test_an_empty_path_is_not_the_current_folder(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = called(tmp_path, *words)
+    assert done.returncode == 2 and not list(tmp_path.iterdir())
+    assert "is empty; give a value (is a variable of the shell not set?)" in done.stderr
 
 
 def test_a_repeatable_option_and_a_flag_may_be_repeated(tmp_path: Path) -> None:
