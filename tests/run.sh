@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check and test that this machine can run: lint, types, and tests, including those of MPI at 1, 2 and 4 ranks.
 # As root on a system with apt, it installs what the tests of job scripts and of the report page need (Slurm, Chromium,
-# shellcheck and locales); elsewhere those tests are skipped and say why. With CI=true, nothing but a GPU may be missing.
+# locales and shellcheck); elsewhere those tests are skipped and say why. With CI=true, nothing but a GPU may be missing.
 #
 #   tests/run.sh [pytest arguments]
 #   tests/run.sh --long      promises under all of their settings, the fault suite in full: hours
