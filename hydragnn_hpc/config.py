@@ -127,7 +127,6 @@ class Campaign(Section):
                     own._check_vectors()
                 except ValueError as error:
                     raise ValueError(f"variant '{variant.name}': {error}") from None
-        self._check_points()
         self._check_halving()
         return self
 
@@ -151,20 +150,6 @@ class Campaign(Section):
                 f"training.resample.folds={resample.folds}: {self.replicas} replicas would leave folds that none is"
                 f" validated on; set replicas={resample.folds} or more"
             )
-
-    def _check_points(self) -> None:
-        """Refuse a point of a sweep that has the very settings of the variant that it varies."""
-        listed = {v.name: v for v in self.variants}
-        bases = {of: self._settings_of(listed[of]) for of in (self.sweep.of if self.sweep else ()) if of in listed}
-        for point in self.sweep.points if self.sweep else ():
-            if point.of in bases and self._settings_of(listed[point.name]) == bases[point.of]:
-                raise ValueError(
-                    f"sweep: '{point.name}' has the settings of '{point.of}', which would be trained twice; leave"
-                    f" '{point.of}' out of variants, or the value out of the sweep"
-                )
-
-    def _settings_of(self, variant: Variant) -> Campaign:
-        return self.of_variant(variant).effective().model_copy(update={"variants": ()})
 
     def _check_halving(self) -> None:
         if self.sweep is None or self.sweep.halving is None:
