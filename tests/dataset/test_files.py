@@ -62,6 +62,14 @@ def contents(source: Path) -> Iterator[tuple[str, bytes | UserError]]:
             yield file.where, error
 
 
+def test_a_member_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    """As when a file was packed once by its name and once from the folder."""
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(pack_members([(name, b"1", tarfile.REGTYPE) for name in ("a", "./a", "b", "a")]))
+    found = [str(content) for _, content in contents(archive)]
+    assert ["is in the archive twice" in text for text in found] == [False, True, False, True]
+
+
 def test_a_member_is_as_long_as_assumed() -> None:
     assert {(len(c) + 511) // 512 * 512 for c in CONTENT.values()} == {BLOCK - 512}
 

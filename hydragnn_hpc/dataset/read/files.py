@@ -255,8 +255,9 @@ def _in_tar(archive: Path) -> Iterator[RawFile]:
                 raise tarfile.ReadError(f"a member of {member.size:,} bytes")
             if member.isdir() or _is_hidden(member.name):
                 continue
-            problem = _member_problem(member) or (_DUPLICATE if member.name in seen else "")
-            seen.add(member.name)
+            name = member.name.removeprefix("./")
+            problem = _member_problem(member) or (_DUPLICATE if name in seen else "")
+            seen.add(name)
             yield _member(archive, member.name, _opener_of(tar.extractfile, member), problem)
         while stream.read(2**20):  # a checksum is verified at the end of its stream
             continue
