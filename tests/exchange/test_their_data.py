@@ -333,6 +333,28 @@ def test_storages_take_no_more_memory_than_the_file_has() -> None:
         hydragnn_pickle.load(io.BytesIO(kept_elsewhere(3) + after), "x")
 
 
+def test_values_of_the_structure_that_are_as_many_as_its_atoms(tmp_path: Path) -> None:
+    """HydraGNN's files do not state a level: the energy of a single atom is not of every atom."""
+    made = []
+    for k in range(12):
+        n = (1, 2, 3, 6)[k % 4]
+        atoms = {"x": np.full((n, 1), 29.0), "pos": np.arange(3.0 * n).reshape(n, 3) + k / 9, "y": np.ones(1)}
+        whole = {"energy": np.array([-1.0 * k]), "dipole": np.arange(3.0) + k, "stress": np.arange(6.0)[None] + k}
+        made.append({**atoms, **whole, "forces": np.full((n, 3), k), "charge": np.full(n, k)})
+    with (tmp_path / "a.pkl").open("wb") as file:
+        for part in (None, None, data_files.graphs(made)):
+            pickle.dump(part, file)
+    given = ("E=graph:energy:eV", "d=graph:dipole:D", "s=graph:stress:GPa", "f=node:forces:eV/Ang", "q=node:charge:e")
+    manifest = prepare(tmp_path / "a.pkl", tmp_path / "a.bp", Options(targets=parse_targets(given)))
+    _, a = store.read(tmp_path / "a.bp")
+    assert {name: target.width for name, target in manifest.targets.items()} == {"E": 1, "d": 3, "s": 6, "f": 3, "q": 1}
+    number = a["source_index"][:, None]
+    assert np.array_equal(a["target_E"], -number)
+    assert np.array_equal(a["target_d"], np.arange(3) + number)
+    assert np.array_equal(a["target_s"], np.arange(6) + number)
+    assert np.array_equal(a["target_q"], np.repeat(number, np.diff(a["atom_offsets"]), axis=0))
+
+
 def test_arrays_of_text_and_objects_are_left_out(small_bp: Path, tmp_path: Path) -> None:
     (graph,) = data_files.graphs(data_files.samples(small_bp, "raw")["trainset"][:1])
     graph.label, graph.parts = np.array(["a", "b"]), np.array([None, {}], object)

@@ -33,6 +33,8 @@ _ALIASES = {"train": "trainset", "validate": "valset", "validation": "valset", "
 _PICKLE = b"\x80"
 _EDGES = ("edge_index", "edge_attr", "edge_shifts")
 _USED = {"x", "y", "y_loc", "pos", "cell", "pbc", "atomic_numbers", "natoms", "batch", "ptr", *_EDGES}
+# Lengths of scalars, vectors and tensors: in a structure of so many atoms, such a value may be of either level.
+_SIZES = (1, 3, 6, 9)
 _ROUNDED = 1e-3  # a proton number that was scaled in float32 comes back this close
 
 Tensors = dict[str, np.ndarray]
@@ -100,7 +102,11 @@ class _Part:
         for key in tensors.keys() - _USED:  # HydraGNN does not scale them
             value = np.asarray(tensors[key])
             if value.dtype.kind in "if" and value.size:
-                (columns if value.ndim and len(value) == n else values)[key] = value
+                of_atoms = value.ndim > 0 and len(value) == n
+                if of_atoms:
+                    columns[key] = value
+                if not of_atoms or n in _SIZES:
+                    values[key] = value
         name, origin, _ = file.named(number, number)
         cell, periodic = self._cell(tensors)
         return Frame(name, origin, where, self._species(tensors, x, where), pos, cell, periodic, values, columns, units)
