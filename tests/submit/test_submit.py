@@ -380,8 +380,10 @@ def test_schedulers_that_do_not_fit(here: Path, file: str, text: str, words: str
     ("name", "answer", "identifier"),
     [
         ("slurm", "123;cluster\n", "123"),
+        ("slurm", "Welcome to 3 systems\n--> project abc: ok\n123\nsbatch: bye\n", "123"),
         ("lsf", "Job <4711> is submitted to queue <batch>.\n", "4711"),
         ("pbs", "99.polaris-pbs-01\n", "99.polaris-pbs-01"),
+        ("pbs", "Charged to abc\n99[].server\nqsub: bye\n", "99[].server"),
         ("flux", "ƒM7Zq9AKHno\n", "ƒM7Zq9AKHno"),
     ],
 )
