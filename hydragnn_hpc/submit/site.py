@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from hydragnn_hpc import yaml_files
 from hydragnn_hpc.durations import seconds_of, with_units
 from hydragnn_hpc.errors import UserError, nearest
-from hydragnn_hpc.sections import Positive, Section
+from hydragnn_hpc.sections import Positive, Section, Text
 from hydragnn_hpc.submit.scheduler import Scheduler, jobs_folder, load_scheduler
 from hydragnn_hpc.validation import one_line
 
@@ -31,6 +31,13 @@ class QueueLimit(Section):
             raise ValueError(str(error)) from None
         return str(value)
 
+    @field_validator("nodes")
+    @classmethod
+    def _is_a_range(cls, nodes: tuple[int, int]) -> tuple[int, int]:
+        if nodes[0] > nodes[1]:
+            raise ValueError(f"{nodes[0]} is more than {nodes[1]}; write the fewest and then the most nodes of a job")
+        return nodes
+
     @property
     def seconds(self) -> float:
         """``walltime`` in seconds."""
@@ -41,7 +48,7 @@ class WithoutGpus(Section):
     """Replacements of a generic profile's ``launch`` and ``directives`` on nodes without GPUs."""
 
     launch: Annotated[tuple[str, ...], Field(min_length=1)]
-    directives: tuple[str, ...] = ()
+    directives: tuple[Text, ...] = ()
 
 
 class Site(Section):
@@ -67,7 +74,7 @@ class Site(Section):
     cores_per_rank: Positive
     launch: Annotated[tuple[str, ...], Field(min_length=1)]
     limits: Annotated[tuple[QueueLimit, ...], Field(min_length=1)]
-    directives: tuple[str, ...] = ()
+    directives: tuple[Text, ...] = ()
     environment: tuple[str, ...] = ()
     per_rank: tuple[str, ...] = ()
     per_node: tuple[str, ...] = ()

@@ -118,10 +118,13 @@ def test_one_of_each_class_and_composition(plain: Path) -> None:
         (("out-plain", "few.extxyz", "--out", "campaign.yaml"), "--out campaign.yaml: the suffix must be .csv"),
     ],
 )
-def test_what_cannot_be_chosen_from_is_one_line(plain: Path, arguments: tuple[str, ...], message: str) -> None:
-    some(plain.parent)
-    (plain.parent / "nothing.xyz").write_text("")
-    found = called(plain.parent, "select", *arguments)
+def test_what_cannot_be_chosen_from_is_one_line(
+    fept: Path, plain: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    assert plain.parent == fept
+    some(fept)
+    (fept / "nothing.xyz").write_text("")
+    found = called(fept, "select", *arguments)
     assert found.returncode == 2 and message in found.stderr and len(found.stderr.splitlines()) == 1, found.stderr
 
 

@@ -232,6 +232,8 @@ def site_file(folder: Path, **changes: object) -> str:
         ({"gpu_per_node": 3}, "unknown key 'gpu_per_node'; did you mean 'gpus_per_node'?"),
         ({"limits": [{"nodes": [1, 2], "waltime": "3h"}]}, "unknown key 'limits.0.waltime'; did you mean 'walltime'?"),
         ({"limits": [{"nodes": [1, 2], "walltime": "3x"}]}, "limits.0.walltime: duration '3x': expected minutes, 90s"),
+        ({"limits": [{"nodes": [5, 2], "walltime": "3h"}]}, "limits.0.nodes: 5 is more than 2; write the fewest and"),
+        ({"directives": ["-C gpu\nrm x"]}, "directives.0"),
         ({"launch": None}, "missing key 'launch'"),
         ({"cores_per_node": 0}, "cores_per_node"),
         ({"cores_per_rank": 9, "ranks_per_node": 100}, "100 ranks of 9 cores do not fit a node of"),
