@@ -17,6 +17,7 @@ from hydragnn_hpc.fields import BOHR_IN_ANGSTROM
 _MARGIN = 1e-9  # bohr: distances this close to the cutoff equal it up to rounding
 _COINCIDE = 1e-3  # bohr: closer than any two nuclei
 _MOST_EDGES = 20_000_000  # in one geometry: about 1 GB, far beyond any sensible cutoff
+_MOST_IMAGES = 1e9  # of a cell within the cutoff: half a minute; a nearly flat cell has far more than neighbours
 # vesin divides a cell into boxes of about a cutoff; from about 1e5 boxes along one vector on, their number overflows.
 _LONGEST_CELL = 10_000  # cutoffs
 

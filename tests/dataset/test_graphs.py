@@ -157,6 +157,7 @@ def test_isolated_atoms_have_no_neighbours() -> None:
         ([[0, 0, 0]], np.zeros((3, 3)), 7.0, "cell with a volume.*boundary open"),
         ([[0, 0, 0]], [[5, 0, 0], [0, 5, 0], [5, 5, 0]], 7.0, "cell with a volume"),
         ([[0, 0, 0]], [[5, 0, 0], [0, 5, 0], [0, 0, np.nan]], 7.0, "cell with a volume"),
+        ([[0, 0, 0]], [[5, 0, 0], [0, 5, 0], [5, 5, 0.001]], 7.0, "nearly flat: about 2.7e.12 images"),
         ([[0, 0, 0], [5, 0, 0]], 5 * np.eye(3), 4.0, "sites 0 and 1 are 0 bohr apart.*--cell"),
         ([[0, 0, 0]], 5 * np.eye(3), 5.0, "at the cutoff of 5.0 bohr.*5.01bohr"),
         ([[0, 0, 0], [1, 1, 1]], 5 * np.eye(3), 7000.0, r"check the units of .*\(--cutoff and --cell"),
