@@ -231,6 +231,13 @@ def _check_edge_count(n: int, box: np.ndarray, cutoff: float) -> None:
             f"a cutoff of {cutoff:g} bohr gives about {expected:.1e} edges in a cell of {n} atoms and"
             f" {volume:g} bohr³; check the units of the cutoff and the cell (--cutoff and --cell of data prepare)"
         )
+    # A cell's thickness along a vector is the inverse length of the reciprocal one.
+    images = float(np.prod(2 * np.ceil(cutoff * np.linalg.norm(np.linalg.inv(box), axis=0)) + 1))
+    if images > _MOST_IMAGES:
+        raise UserError(
+            f"the cell is nearly flat: about {images:.1e} images of it lie within the cutoff of {cutoff:g} bohr;"
+            " correct its vectors, or give shorter ones of the same lattice"
+        )
 
 
 def _check_lengths(i: np.ndarray, j: np.ndarray, lengths: np.ndarray, cutoff: float) -> None:
