@@ -6,8 +6,9 @@ each assignment has a claim, greater than all earlier ones. A worker first write
 once the member has its result. A worker that does not find its own claim has lost the member.
 
 Claims are compared and files put into place under ``flock`` on the claim's file. Where the file system has no
-``flock``, a worker may lose the member between the two. So a worker that takes a member removes all temporary files
-from its folder after writing the claim: a file of the earlier worker is in place before that, or its rename fails.
+``flock``, a worker may lose the member between the two; and so it may where it stalls between them, after which a later
+worker replaces the locked file. So a worker that takes a member removes all temporary files from its folder after
+writing the claim: a file of the earlier worker is in place before that, or its rename fails.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Ownership:
         NotOwnerError
             If it has been claimed by a later assignment, has a result, or a later run has begun.
         UserError
-            If its folder cannot be written, or another process keeps its claim locked.
+            If its folder cannot be written, or a process of a later assignment keeps its claim locked.
         """
         with storage_errors(self._files.claim), self._locked(create=True) as (handle, owner):
             if self._files.result.exists() or _run_number(folder) > self._claim.run:
@@ -134,34 +135,53 @@ class Ownership:
 
     @contextlib.contextmanager
     def _locked(self, create: bool = False) -> Iterator[tuple[int, Claim | None]]:
-        """Open and lock the claim's file; yield its descriptor and the claim in it."""
-        limit = time.monotonic() + self._patience
+        """Open and lock the claim's file; yield its descriptor and the claim in it.
+
+        With ``create``, the file is made where there is none, and anew where a process of an earlier claim keeps it
+        locked.
+        """
         while True:
             # NFS locks only files opened for writing. A new file is empty, and belongs to nobody.
             handle = os.open(self._files.claim, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
             try:
-                self._lock(handle, limit)
-                # The file may have been removed while this process waited for the lock.
-                if os.path.samestat(os.fstat(handle), self._files.claim.stat()):
-                    yield handle, _decoded(os.pread(handle, _CLAIM_BYTES, 0))
-                    return
+                locked = self._lock(handle)
+                owner = _decoded(os.pread(handle, _CLAIM_BYTES, 0))
+                if not locked and not (create and self._follows(owner)):
+                    raise UserError(
+                        f"{self._files.claim} has been locked for {self._patience:g} s by a process that has stalled;"
+                        " another attempt takes the member from it"
+                    )
+                if self._is_in_place(handle):  # not removed while this process waited for the lock
+                    if locked:
+                        yield handle, owner
+                        return
+                    self._files.claim.unlink(missing_ok=True)
             finally:
                 os.close(handle)
 
-    def _lock(self, handle: int, limit: float) -> None:
+    def _is_in_place(self, handle: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(handle), self._files.claim.stat())
+        except FileNotFoundError:
+            return False
+
+    def _follows(self, owner: Claim | None) -> bool:
+        return owner is None or owner.order < self._claim.order
+
+    def _lock(self, handle: int) -> bool:
+        """Lock a file, and return True; return False where another process keeps it locked."""
+        limit = time.monotonic() + self._patience
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError as error:
+            except BlockingIOError:
                 if time.monotonic() > limit:
-                    raise UserError(
-                        f"{self._files.claim} has been locked for {self._patience:g} s by a process that has"
-                        " stalled; end it, then run again"
-                    ) from error
+                    return False
                 time.sleep(_PAUSE_SECONDS)
             except OSError:
-                return  # a file system without locks
+                return True  # a file system without locks
+            else:
+                return True
 
 
 def _decoded(content: bytes) -> Claim | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import os
 import resource
 import threading
 from pathlib import Path
@@ -119,14 +118,37 @@ def test_a_damaged_claim_is_nobodys(folder, files, content: bytes) -> None:
     assert read_claim(files) == Claim(run=1, assignment=1)
 
 
-def test_a_holder_that_does_not_go_on_is_not_waited_for_without_limit(folder, files) -> None:
-    owner(files, 1, 1).take(folder)
-    handle = os.open(files.claim, os.O_RDWR)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(UserError, match=r"claim\.json has been locked for 0\.2 s"):
-        owner(files, 1, 2, patience=0.2).take(folder)
-    os.close(handle)
-    owner(files, 1, 2).take(folder)
+def test_a_member_is_taken_from_a_worker_that_stalls_while_it_puts_a_file_into_place(folder, files) -> None:
+    first, second = owner(files, 1, 1), owner(files, 1, 2, patience=0.2)
+    first.take(folder)
+
+    @contextlib.contextmanager
+    def stalled():
+        with first.held():
+            second.take(folder)
+            write_text(files.history, "second", second.held)
+            yield
+
+    with pytest.raises(NotOwnerError, match="belongs to assignment 2 of run 1"):
+        write_text(files.model, "late", stalled)
+    assert files.history.read_text() == "second" and not files.model.exists()
+    with second.held():
+        pass
+
+
+def test_a_later_owner_that_stalls_keeps_the_member(folder, files) -> None:
+    second = owner(files, 1, 2)
+    second.take(folder)
+    with second.held():
+        for late in (owner(files, 1, 1, patience=0.2).take, owner(files, 1, 2, patience=0.2).take):
+            with pytest.raises(UserError, match=r"claim\.json has been locked for 0\.2 s"):
+                late(folder)
+        with (
+            pytest.raises(UserError, match=r"locked for 0\.2 s by a process that has stalled"),
+            owner(files, 1, 1, patience=0.2).held(),
+        ):
+            pass
+    assert read_claim(files) == Claim(run=1, assignment=2)
 
 
 @pytest.fixture
