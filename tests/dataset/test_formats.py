@@ -203,6 +203,13 @@ def test_a_header_that_says_two_things_or_none_is_refused(header: str, message: 
         read(xyz(tmp_path / "a.xyz", header))
 
 
+def test_a_key_that_is_given_twice_with_one_value_has_it(tmp_path: Path) -> None:
+    frame = only(xyz(tmp_path / "a.xyz", "energy=-1.5 name=a d='1 2 3' energy=-1.5 name=a d=\"1 2 3\" e=1 e=2 e=1"))
+    assert frame.values["energy"] == -1.5 and frame.name == "a"
+    assert frame.values["d"].tolist() == [1, 2, 3]
+    assert isinstance(frame.values["e"], Unreadable)
+
+
 @pytest.mark.parametrize(
     ("kind", "word", "message"),
     [

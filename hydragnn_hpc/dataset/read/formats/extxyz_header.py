@@ -64,6 +64,7 @@ def parse_header(comment: str, where: str) -> Header:
     """
     header = Header()
     seen: dict[str, str] = {}
+    texts: dict[str, str | None] = {}
     last_key = ""
     for key, text in _items(comment):
         folded = key.casefold()
@@ -76,11 +77,13 @@ def parse_header(comment: str, where: str) -> Header:
             if folded in header.structural:
                 raise UserError(f"{where}: the header holds both {seen[folded]!r} and {entry!r}; remove one of them")
             header.structural[folded], seen[folded] = text or "", entry
-        elif key in seen:
-            header.values[key] = Unreadable(
-                f"appears twice in the header, as {seen[key]!r} and as {entry!r}; remove one of them"
-            )
+        elif key in texts:
+            if text != texts[key]:
+                header.values[key] = Unreadable(
+                    f"appears twice in the header, as {seen[key]!r} and as {entry!r}; remove one of them"
+                )
         else:
+            texts[key] = text
             header.values[key], seen[key] = True if text is None else _typed(key, text), entry
             if key == "name" and text is not None:
                 header.name = json_text(text)
