@@ -42,13 +42,16 @@ def same_system(other: ProcessIdentity) -> bool:
 def lives(other: ProcessIdentity) -> bool | None:
     """Whether the process of a recorded identity lives; None where this process cannot know.
 
-    It cannot know for a process on another host, of an earlier boot, or in another container.
+    It cannot know for a process on another host, of an earlier boot, or in another container; nor for another user's
+    where ``/proc`` hides these (mount option ``hidepid``).
     """
     if not same_system(other) or other.namespace != _kernel()["namespace"]:
         return None
     state = _stat(other.pid)
-    # Z and X: it has been killed, and its parent has not noticed yet.
-    return bool(state) and state[0] not in ("Z", "X") and state[_START_TIME] == other.started
+    if not state:
+        return None if _exists(other.pid) else False
+    # Z (zombie) and X (dead): it has ended, and its parent has not collected its exit status yet.
+    return state[0] not in ("Z", "X") and state[_START_TIME] == other.started
 
 
 def outcome(code: int) -> str:
@@ -62,8 +65,19 @@ def outcome(code: int) -> str:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields of a process's ``/proc/PID/stat`` from its state on; none where there is no such process."""
+    """Return the fields of a process's ``/proc/PID/stat`` from its state on; an empty list where it has none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return []
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is a process of this number, hidden or not: signal 0 is only checked, not delivered."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True

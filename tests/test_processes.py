@@ -43,6 +43,16 @@ def test_a_number_alone_does_not_identify_a_process() -> None:
     assert processes.lives(ProcessIdentity(host=me.host, pid=os.getpid())) is None
 
 
+def test_a_process_that_proc_hides_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, about = begun()
+    with monkeypatch.context() as hidden:
+        hidden.setattr(processes, "_stat", lambda pid: [])
+        assert processes.lives(about) is None
+        process.kill()
+        process.wait()
+        assert processes.lives(about) is False
+
+
 @pytest.mark.parametrize(
     ("end", "words"),
     [("exit 3", "exit code 3"), ("kill -9 $$", "killed by signal 9 (SIGKILL)"), ("kill -40 $$", "killed by signal 40")],
