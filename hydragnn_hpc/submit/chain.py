@@ -41,7 +41,13 @@ def progress_mark(folder: CampaignFolder) -> str:
 
 
 def begin(folder: CampaignFolder) -> None:
-    """Count the run, and record the campaign's progress."""
+    """Count the run, and record the campaign's progress.
+
+    Raises
+    ------
+    UserError
+        If the record cannot be written.
+    """
     before, problem = _read(folder)
     chain = Chain(runs=before.runs + 1, late=before.late, mark=progress_mark(folder))
     with storage_errors(folder.jobs):
@@ -56,7 +62,7 @@ def restart(folder: CampaignFolder) -> None:
     Raises
     ------
     UserError
-        If it cannot be removed.
+        If the record of the chain cannot be removed.
     """
     with storage_errors(folder.job_chain):
         folder.job_chain.unlink(missing_ok=True)
@@ -66,7 +72,8 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
     """Decide what follows a run that ended with ``code``: return the exit code, and the reason in words.
 
     The exit code is 75 to run again. At most ``runs`` runs follow one another, and none follows one without progress,
-    unless it was ``late``: less than half of the job's time was left when it began.
+    unless it was ``late`` (less than half of the job's time was left when it began) or ended with 75 before there was
+    a campaign.
     """
     before, problem = _read(folder)
     _show(problem)
@@ -80,6 +87,8 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
     if code == ExitCode.USAGE:
         return code, "the campaign cannot be run as it is; the line above says why"
     if not folder.campaign.exists():
+        if code == ExitCode.AGAIN and before.runs >= runs:
+            return 1, f"stopped: the campaign did not start in {runs} runs in a row; see the output above"
         return code or 1, "the campaign did not start; see the output above"
     members = read_members(folder, read_frozen(folder).campaign)
     left = sum(m.state in UNFINISHED for m in members)

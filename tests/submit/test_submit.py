@@ -610,6 +610,15 @@ def test_a_first_job_that_begins_late_keeps_its_chain(folder: CampaignFolder) ->
     assert chain.end(folder, 75, 50, late=True)[0] == ExitCode.AGAIN
 
 
+def test_a_campaign_that_never_starts_ends_its_chain(folder: CampaignFolder) -> None:
+    folder.campaign.unlink()
+    chain.begin(folder)
+    assert chain.end(folder, 75, 2)[0] == ExitCode.AGAIN
+    chain.begin(folder)
+    code, words = chain.end(folder, 75, 2)
+    assert code == 1 and "did not start in 2 runs" in words
+
+
 @pytest.mark.parametrize(
     "record", ["[", "[]", '{"runs": "many", "late": -1}', '{"runs": 1e99, "late": true, "mark": {}}']
 )
