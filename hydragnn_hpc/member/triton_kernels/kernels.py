@@ -7,34 +7,48 @@ tile's threads lie along the features, so that a neighbour's row is read in one 
 one row of a small stack does not fill a warp. Rows are sorted by their number of neighbours, so that those of a tile
 end their loops together. Messages exist in registers only: rows are read again for every edge, but a batch's rows
 fit into the second-level cache, and device memory sees each array once.
+
+Pointers, to contiguous arrays unless strides are given (`operations`, whose names these are):
+
+===================  ==================  ===========================================================================
+sent                 [rows, width]       what a row sends to all its neighbours
+added                [edge rows, width]  what an edge adds to it, if EDGES
+neighbours           [edges] int64       senders in the order of receiving rows; ``receivers`` in that of sending rows
+edge_rows            [edges] int64       the row of ``added`` of each edge, in the same order
+first, degree        [rows] int64        a row's first edge, and its number of edges
+x, x_grad            [4, rows, width]    mean, minimum, maximum and deviation, and the gradients of the loss by them
+ties                 [rows, width]       int32: how many messages equal the minimum, plus TIES times the maximum
+===================  ==================  ===========================================================================
+
+A row of ``x`` and ``x_grad`` consists of members' ``features``: ``by_kind``, ``by_row`` and ``by_member`` are strides.
 """
 
 import triton
 import triton.language as tl
 
 SMALLEST_VARIANCE = tl.constexpr(1e-5)  # as `SMALLEST_VARIANCE` of the plain aggregation
-TIES = tl.constexpr(65536)  # numbers of ties for both extremes share an int32: low + TIES high
+TIES = tl.constexpr(65536)  # numbers of ties for both extremes share an int32: low + TIES * high, each below 2^15
 NAN = tl.constexpr(tl.PropagateNan.ALL)  # a member that diverges must show it
 
 
 @triton.jit
 def message_of(
-    sent, added, senders, edge_rows, edge, there, used, column, width,
+    sent, added, senders, edge_rows, edge, has_edge, in_width, column, width,
     EDGES: tl.constexpr,
 ):  # fmt: skip
     """Messages [ROWS, COLUMNS] of one edge of each row; zeros where the row has no such edge."""
-    at = there[:, None] & used[None, :]
-    sender = tl.load(senders + edge, there, 0)
+    at = has_edge[:, None] & in_width[None, :]
+    sender = tl.load(senders + edge, has_edge, 0)
     message = tl.load(sent + sender[:, None] * width + column[None, :], at, 0.0)
     if EDGES:
-        edge_row = tl.load(edge_rows + edge, there, 0)
+        edge_row = tl.load(edge_rows + edge, has_edge, 0)
         message += tl.load(added + edge_row[:, None] * width + column[None, :], at, 0.0)
     return message
 
 
 @triton.jit
 def aggregate(
-    sent, added, neighbours, edge_rows, first, degree, out, ties, rows,
+    sent, added, neighbours, edge_rows, first, degree, x, ties, rows,
     width, features, by_kind, by_row, by_member, EDGES: tl.constexpr, TRAINING: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -47,35 +61,35 @@ def aggregate(
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     start = tl.load(first + row, mask=row < rows, other=0)
     number = tl.load(degree + row, mask=row < rows, other=0)
-    used = column < width
+    in_width = column < width
     most = tl.max(number, 0).to(tl.int32)
-    total = tl.zeros((ROWS, COLUMNS), out.dtype.element_ty)
+    total = tl.zeros((ROWS, COLUMNS), x.dtype.element_ty)
     low, high = total + float("inf"), total - float("inf")
     for k in range(most):
-        there = k < number
-        at = there[:, None] & used[None, :]
-        message = message_of(sent, added, neighbours, edge_rows, start + k, there, used, column, width, EDGES)
+        has_edge = k < number
+        at = has_edge[:, None] & in_width[None, :]
+        message = message_of(sent, added, neighbours, edge_rows, start + k, has_edge, in_width, column, width, EDGES)
         total += message
         low = tl.where(at, tl.minimum(low, message, propagate_nan=NAN), low)
         high = tl.where(at, tl.maximum(high, message, propagate_nan=NAN), high)
     has = (number > 0)[:, None]
-    count = tl.maximum(number, 1)[:, None].to(out.dtype.element_ty)
+    count = tl.maximum(number, 1)[:, None].to(x.dtype.element_ty)
     mean = total / count
     low, high = tl.where(has, low, 0.0), tl.where(has, high, 0.0)
-    squares = tl.zeros((ROWS, COLUMNS), out.dtype.element_ty)
+    squares = tl.zeros((ROWS, COLUMNS), x.dtype.element_ty)
     tied = tl.zeros((ROWS, COLUMNS), tl.int32)
     for k in range(most):
-        there = k < number
-        at = there[:, None] & used[None, :]
-        message = message_of(sent, added, neighbours, edge_rows, start + k, there, used, column, width, EDGES)
+        has_edge = k < number
+        at = has_edge[:, None] & in_width[None, :]
+        message = message_of(sent, added, neighbours, edge_rows, start + k, has_edge, in_width, column, width, EDGES)
         squares += tl.where(at, (message - mean) * (message - mean), 0.0)
         if TRAINING:
             tied += tl.where(at & (message == low), 1, 0) + tl.where(at & (message == high), TIES, 0)
     variance = squares / count
     # A deviation that is not a number stays so: the comparison is false for it.
     deviation = tl.where(variance <= SMALLEST_VARIANCE, 0.0, tl.sqrt(variance))
-    inside = (row < rows)[:, None] & used[None, :]
-    to = out + row[:, None] * by_row + ((column // features) * by_member + column % features)[None, :]
+    inside = (row < rows)[:, None] & in_width[None, :]
+    to = x + row[:, None] * by_row + ((column // features) * by_member + column % features)[None, :]
     tl.store(to, mean, inside)
     tl.store(to + by_kind, low, inside)
     tl.store(to + 2 * by_kind, high, inside)
@@ -86,38 +100,38 @@ def aggregate(
 
 @triton.jit
 def message_gradient(
-    message, receiver, column, there, used, grad, out, ties, degree, width,
+    message, receiver, column, has_edge, in_width, x_grad, x, ties, degree, width,
     features, by_kind, by_row, by_member,
 ):  # fmt: skip
     """Return the gradient of the loss with respect to messages [ROWS, COLUMNS] that arrived at ``receiver`` [ROWS].
 
     d std / d m = (m - mean) / (degree std); those that tie for an extreme share its gradient.
     """
-    count = tl.load(degree + receiver, there, 1)[:, None].to(out.dtype.element_ty)
+    count = tl.load(degree + receiver, has_edge, 1)[:, None].to(x.dtype.element_ty)
     place = receiver[:, None] * by_row + ((column // features) * by_member + column % features)[None, :]
-    inside = there[:, None] & used[None, :]
-    mean = tl.load(out + place, inside, 0.0)
-    low = tl.load(out + place + by_kind, inside, 0.0)
-    high = tl.load(out + place + 2 * by_kind, inside, 0.0)
-    deviation = tl.load(out + place + 3 * by_kind, inside, 0.0)
+    inside = has_edge[:, None] & in_width[None, :]
+    mean = tl.load(x + place, inside, 0.0)
+    low = tl.load(x + place + by_kind, inside, 0.0)
+    high = tl.load(x + place + 2 * by_kind, inside, 0.0)
+    deviation = tl.load(x + place + 3 * by_kind, inside, 0.0)
     tied = tl.load(ties + receiver[:, None] * width + column[None, :], inside, 0)
-    of_mean = tl.load(grad + place, inside, 0.0)
-    of_low = tl.load(grad + place + by_kind, inside, 0.0)
-    of_high = tl.load(grad + place + 2 * by_kind, inside, 0.0)
-    of_deviation = tl.load(grad + place + 3 * by_kind, inside, 0.0)
+    of_mean = tl.load(x_grad + place, inside, 0.0)
+    of_low = tl.load(x_grad + place + by_kind, inside, 0.0)
+    of_high = tl.load(x_grad + place + 2 * by_kind, inside, 0.0)
+    of_deviation = tl.load(x_grad + place + 3 * by_kind, inside, 0.0)
     slope = tl.where(deviation == 0.0, 0.0, of_deviation / tl.where(deviation == 0.0, 1.0, deviation))
-    found = (of_mean + slope * (message - mean)) / count
+    gradient = (of_mean + slope * (message - mean)) / count
     lowest, highest = message == low, message == high
     # One division: where a message is both extremes, as many tie for either.
-    number = tl.maximum(tl.where(lowest, tied % TIES, tied // TIES), 1).to(out.dtype.element_ty)
-    found += (tl.where(lowest, of_low, 0.0) + tl.where(highest, of_high, 0.0)) / number
-    return tl.where(inside, found, 0.0)
+    number = tl.maximum(tl.where(lowest, tied % TIES, tied // TIES), 1).to(x.dtype.element_ty)
+    gradient += (tl.where(lowest, of_low, 0.0) + tl.where(highest, of_high, 0.0)) / number
+    return tl.where(inside, gradient, 0.0)
 
 
 @triton.jit
 def aggregate_back(
-    sent, added, receivers, edge_rows, first, degree, out, ties, grad,
-    result, rows, width, features, by_kind, by_row, by_member, EDGES: tl.constexpr,
+    sent, added, receivers, edge_rows, first, degree, x, ties, x_grad,
+    out, rows, width, features, by_kind, by_row, by_member, EDGES: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Gradient of what each row sends: a tile of senders gathers from the receivers of the transposed lists.
@@ -128,28 +142,30 @@ def aggregate_back(
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     start = tl.load(first + row, mask=row < rows, other=0)
     number = tl.load(degree + row, mask=row < rows, other=0)
-    used = column < width
+    in_width = column < width
     most = tl.max(number, 0).to(tl.int32)
-    inside = (row < rows)[:, None] & used[None, :]
+    inside = (row < rows)[:, None] & in_width[None, :]
     own = tl.load(sent + row[:, None] * width + column[None, :], inside, 0.0)
-    found = tl.zeros((ROWS, COLUMNS), out.dtype.element_ty)
+    gradient = tl.zeros((ROWS, COLUMNS), x.dtype.element_ty)
     for k in range(most):
-        there = k < number
-        receiver = tl.load(receivers + start + k, mask=there, other=0)
+        has_edge = k < number
+        receiver = tl.load(receivers + start + k, mask=has_edge, other=0)
         message = own
         if EDGES:
-            edge_row = tl.load(edge_rows + start + k, mask=there, other=0)
-            message += tl.load(added + edge_row[:, None] * width + column[None, :], there[:, None] & used[None, :], 0.0)
-        found += message_gradient(
-            message, receiver, column, there, used, grad, out, ties, degree, width, features, by_kind, by_row,
+            edge_row = tl.load(edge_rows + start + k, mask=has_edge, other=0)
+            message += tl.load(
+                added + edge_row[:, None] * width + column[None, :], has_edge[:, None] & in_width[None, :], 0.0
+            )
+        gradient += message_gradient(
+            message, receiver, column, has_edge, in_width, x_grad, x, ties, degree, width, features, by_kind, by_row,
             by_member,
         )  # fmt: skip
-    tl.store(result + row[:, None] * width + column[None, :], found, inside)
+    tl.store(out + row[:, None] * width + column[None, :], gradient, inside)
 
 
 @triton.jit
 def edges_back(
-    sent, added, receivers, senders, degree, out, ties, grad, result,
+    sent, added, receivers, senders, degree, x, ties, x_grad, out,
     rows, copies, width, features, by_kind, by_row, by_member, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -159,20 +175,22 @@ def edges_back(
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    used = column < width
-    inside = (row < rows)[:, None] & used[None, :]
+    in_width = column < width
+    inside = (row < rows)[:, None] & in_width[None, :]
     share = tl.load(added + row[:, None] * width + column[None, :], inside, 0.0)
-    found = tl.zeros((ROWS, COLUMNS), out.dtype.element_ty)
+    gradient = tl.zeros((ROWS, COLUMNS), x.dtype.element_ty)
     for copy in range(copies):
         receiver = tl.load(receivers + copy * rows + row, mask=row < rows, other=-1)
-        there = receiver >= 0
-        sender = tl.load(senders + copy * rows + row, mask=there, other=0)
-        message = share + tl.load(sent + sender[:, None] * width + column[None, :], there[:, None] & used[None, :], 0.0)
-        found += message_gradient(
-            message, receiver, column, there, used, grad, out, ties, degree, width, features, by_kind, by_row,
+        has_edge = receiver >= 0
+        sender = tl.load(senders + copy * rows + row, mask=has_edge, other=0)
+        message = share + tl.load(
+            sent + sender[:, None] * width + column[None, :], has_edge[:, None] & in_width[None, :], 0.0
+        )
+        gradient += message_gradient(
+            message, receiver, column, has_edge, in_width, x_grad, x, ties, degree, width, features, by_kind, by_row,
             by_member,
         )  # fmt: skip
-    tl.store(result + row[:, None] * width + column[None, :], found, inside)
+    tl.store(out + row[:, None] * width + column[None, :], gradient, inside)
 
 
 @triton.jit
@@ -182,6 +200,8 @@ def adam(
 ):  # fmt: skip
     """One step of Adam (`hydragnn_hpc.member.engine.optimize.Adam`): a program takes COLUMNS parameters of a member.
 
+    ``parameters``, ``gradients`` and the moments ``first`` and ``second`` are [members, size], ``factors``
+    [3, members] as `Adam.plan` makes them.
     Every array is read and written once, in place of once for each of the plain step's seven operations.
     """
     member = tl.program_id(1)
