@@ -101,33 +101,35 @@ def predict(
     from hydragnn_hpc.prediction.tables import writer_for
 
     one_of("--on-error", on_error, ("fail", "skip"))
-    if device not in DEVICES:
+    if device not in DEVICES:  # all are named: the nearest to 'gpu' would be 'cpu'
         raise UserError(f"--device {device}; known: {', '.join(DEVICES)}")
     check_output(to, structures)
     if CampaignFolder(structures).campaign.exists() and not CampaignFolder(out).campaign.exists():
         raise UserError(f"{structures} is a campaign's folder, but {out} is not: give the campaign first")
+    if target and not evaluate:
+        raise UserError("--target is for --evaluate; give both")
     chosen: int | str = int(select) if select.isdecimal() else select
     ensembles = ensembles_of(out, variant or [], select=chosen, device=device, level=level)
     preparation = Preparation(ensembles[0].facts, ReadingChoice(form, parse_cell(cell) if cell else None, on_error))
     make_writer = writer_for(to, ensembles, members)
-    if target and not evaluate:
-        raise UserError("--target is for --evaluate; give both")
     known = Evaluation(ensembles, form_of(structures, preparation.options), target or []) if evaluate else None
     with (
         progress("predict", "structures") as update,
         hint_to_skip(),
         nullcontext(sys.stdout) if to is None else written_whole(to, "w") as stream,
     ):
-        writer, predictors = make_writer(stream, ensembles, members), [Predictor(ensemble) for ensemble in ensembles]
+        writer = make_writer(stream, ensembles, members)
+        predictors = [Predictor(ensemble) for ensemble in ensembles]
         for batch in preparation.read(structures):
             predicted = [predictor(batch) for predictor in predictors]
             writer.write(batch, predicted)
             if known is not None:
-                known.add(batch, [one.tasks for one in predicted])
+                known.add(batch, [p.tasks for p in predicted])
             update(preparation.count, 0)
     preparation.report()
-    for line in (line for predictor in predictors for line in predictor.remarks()):
-        log(line)
+    for predictor in predictors:
+        for line in predictor.remarks():
+            log(line)
     for line in known.lines() if known else ():
         log(line)
     if to is not None:

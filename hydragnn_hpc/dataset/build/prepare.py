@@ -134,12 +134,12 @@ def _contradictions(
     """
     first = {keys[k]: k for k in unique.tolist()}
     columns: list[Any] = [samples.energies, *samples.values.values()]
-    other = []
+    pairs = []
     for k in np.setdiff1d(usable, unique).tolist():
         kept = first[keys[k]]
         if not all(_agree(np.asarray(c[kept]), np.asarray(c[k])) for c in columns):
-            other.append((samples.origins[k], samples.origins[kept]))
-    return other
+            pairs.append((samples.origins[k], samples.origins[kept]))
+    return pairs
 
 
 def _agree(kept: np.ndarray, other: np.ndarray) -> bool:
@@ -148,7 +148,7 @@ def _agree(kept: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _missing(samples: RawSamples, usable: np.ndarray, position: int) -> int:
-    """Return how many values a sample lacks."""
+    """Return how many values the sample at a position in ``usable`` lacks."""
     return sum(int(np.isnan(values[usable[position]]).sum()) for values in samples.values.values())
 
 
@@ -190,7 +190,13 @@ def _split(counts: np.ndarray, options: Options, classes: np.ndarray | None) -> 
 def arrays_of(
     samples: RawSamples, part: np.ndarray, cutoff: float, folder: Path | None = None
 ) -> dict[str, np.ndarray]:
-    """Return all arrays of a data set: of the structures, and ``target_<name>`` for all values."""
+    """Return all arrays of a data set: those of `structure_arrays`, and ``target_<name>``, [samples or atoms, width].
+
+    Raises
+    ------
+    UserError
+        As for `structure_arrays`.
+    """
     arrays = structure_arrays(samples, part, cutoff, folder)
     for name, values in samples.values.items():
         arrays[f"target_{name}"] = joined(values, "float64", values[0].shape[1:], folder)
@@ -200,8 +206,14 @@ def arrays_of(
 def facts_of(
     arrays: dict[str, np.ndarray], properties: list[Property], options: Options, source: Source
 ) -> DatasetFacts:
-    """Return the manifest's content other than sizes and checksums."""
-    every = np.diff(arrays["neighbour_offsets"])
+    """Return the manifest's content other than sizes and checksums.
+
+    Raises
+    ------
+    UserError
+        As for `fit_scaling`.
+    """
+    degrees = np.diff(arrays["neighbour_offsets"])
     targets = fit_scaling(arrays, options.scale_over, properties)
     numbers = arrays["atomic_numbers"]
     return DatasetFacts(
@@ -213,8 +225,8 @@ def facts_of(
         neighbours=NeighbourFacts(
             cutoff_bohr=options.cutoff,
             boundary=boundary_of(arrays["periodic"]),
-            fewest=int(every.min()),
-            most=int(every.max()),
+            fewest=int(degrees.min()),
+            most=int(degrees.max()),
         ),
     )
 
@@ -263,7 +275,7 @@ def structure_arrays(
     Raises
     ------
     UserError
-        If a geometry has no neighbour list; names the first sample on it.
+        If a geometry has no neighbour list; names the first sample that has it.
     """
     neighbours, vectors = Spool("int32", (), folder), Spool("float64", (3,), folder)
     n_neighbours = Spool("int32", (), folder)
@@ -303,7 +315,7 @@ def fit_scaling(
     Raises
     ------
     UserError
-        If a component has no value, in all or in the training set.
+        If a component has no value, in all or in the training set, or values too large for a variance.
     """
     train = arrays["split"] == 0
     of_train = np.repeat(train, np.diff(arrays["atom_offsets"]))

@@ -16,7 +16,7 @@ from hydragnn_hpc.validation import one_line
 
 @dataclass(frozen=True)
 class WorkerSession:
-    """A period in which a worker trained a stack, in seconds since 1970; ``failed`` if the attempt failed."""
+    """A period in which a worker, (rank, slot), trained a stack, in seconds since 1970; ``failed`` if it died."""
 
     worker: tuple[int, int]
     variant: str
@@ -30,8 +30,8 @@ def read_sessions(results: Results) -> list[WorkerSession]:
     sessions = set()
     for member in results.members:
         for s in member.result.sessions if member.result else ():
-            began, ended = (datetime.fromisoformat(t).timestamp() for t in (s.started, s.ended))
-            sessions.add(WorkerSession((s.rank, s.slot), member.variant, began, ended))
+            started, ended = (datetime.fromisoformat(t).timestamp() for t in (s.started, s.ended))
+            sessions.add(WorkerSession((s.rank, s.slot), member.variant, started, ended))
     return sorted([*_merged(sessions), *_failed(results)], key=lambda s: (s.worker, s.started))
 
 
@@ -48,6 +48,7 @@ def _merged(sessions: set[WorkerSession]) -> list[WorkerSession]:
 
 
 def _failed(results: Results) -> Iterator[WorkerSession]:
+    """Yield the sessions that ended with a worker's death: no result holds them."""
     assigned: dict[tuple[int, int], float] = {}
     for event in read_log(results).entries:
         moment = timestamp(event.time)
@@ -56,20 +57,20 @@ def _failed(results: Results) -> Iterator[WorkerSession]:
         if isinstance(event, StackAssigned):
             assigned[event.rank, event.slot] = moment
         elif isinstance(event, StackFailed) and (event.rank, event.slot) in assigned:
-            place = (event.rank, event.slot)
-            yield WorkerSession(place, event.variant, assigned[place], moment, failed=True)
+            worker = (event.rank, event.slot)
+            yield WorkerSession(worker, event.variant, assigned[worker], moment, failed=True)
 
 
 @dataclass(frozen=True)
 class EventLog:
-    """The readable lines of the event log; ``problem`` describes the others, and is empty if there are none."""
+    """The readable lines of the event log; ``problem`` counts the others and describes the first, "" if none."""
 
     entries: list[LogEntry]
     problem: str = ""
 
 
 def read_log(results: Results) -> EventLog:
-    """Read the event log; a line cut short by a kill is left out."""
+    """Read the event log, empty where there is none; a line that cannot be read, as after a kill, is left out."""
     path = results.folder.events
     try:
         lines = path.read_bytes().splitlines()
@@ -83,5 +84,5 @@ def read_log(results: Results) -> EventLog:
             entries.append(LogLine.model_validate_json(line).root)
         except ValidationError as error:
             lost.append(f"line {number}: {one_line(error, LogLine)}")
-    what = f"{path}: {len(lost)} of {len(lines)} lines cannot be read ({lost[0]}), and are left out" if lost else ""
-    return EventLog(entries, what)
+    problem = f"{path}: {len(lost)} of {len(lines)} lines cannot be read ({lost[0]}), and are left out" if lost else ""
+    return EventLog(entries, problem)
