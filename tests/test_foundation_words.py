@@ -24,7 +24,7 @@ def test_an_error_is_always_one_line(text: str) -> None:
     assert error.exit_code is ExitCode.USAGE
 
 
-def test_exit_codes_are_those_of_the_manual() -> None:
+def test_exit_codes_are_those_of_the_readme() -> None:
     assert {c.name: int(c) for c in ExitCode} == {
         "DONE": 0, "MEMBERS_FAILED": 1, "USAGE": 2, "AGAIN": 75, "INTERRUPTED": 130, "READER_GONE": 141,
     }  # fmt: skip
@@ -58,7 +58,7 @@ def test_a_batch_log_gets_lines_not_a_bar(capsys: pytest.CaptureFixture[str]) ->
     assert re.fullmatch(r"\d\d:\d\d:\d\d reading: 1,000 of 1,000 files in \d+\.\d s", lines[-1])
 
 
-def test_an_unknown_total_is_left_out_and_nothing_done_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_total_is_left_out_and_no_progress_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with logs.progress("reading", "files", every=1e9) as update:
         update(12, 0)
     assert re.search(r"reading: 12 files in", capsys.readouterr().err)
@@ -80,7 +80,7 @@ def test_a_field_learns_sizes_and_holds_later_arrays_to_them() -> None:
         declared["pos"].check(np.zeros((5, 3), np.float32), sizes, "x.bp")
 
 
-def test_the_width_of_a_target_is_its_own() -> None:
+def test_each_target_has_a_width_of_its_own() -> None:
     sizes: dict[str, int] = {}
     target_field("a", "node", "e").check(np.zeros((4, 1)), sizes, "")
     target_field("b", "node", "e").check(np.zeros((4, 3)), sizes, "")

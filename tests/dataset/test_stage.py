@@ -58,7 +58,7 @@ def parent(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hurt(small_bp: Path, tmp_path: Path) -> Callable[[str, Callable[[bytes], bytes]], Path]:
-    """``hurt(file, change)``: a data set with damage that its manifest does not reveal, so that it reaches ADIOS2."""
+    """``hurt(name, change)``: a data set with damage that its manifest does not reveal, so that it reaches ADIOS2."""
 
     def make(name: str, change: Callable[[bytes], bytes]) -> Path:
         bp = Path(shutil.copytree(small_bp, tmp_path / "hurt.bp"))
@@ -105,7 +105,7 @@ def test_a_reader_that_hangs_is_ended_and_one_error(hurt, parent: Path) -> None:
 
 
 def _stagers(bp: Path) -> list[int]:
-    """Living children that copy this data set."""
+    """The PIDs of the processes that copy this data set."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -127,7 +127,9 @@ def test_a_killed_run_takes_its_copying_child_along(hurt, parent: Path) -> None:
     wait_for(lambda: not _stagers(bp), 10)
 
 
-def test_what_a_killed_run_leaves_goes_with_the_next_and_the_living_stays(small_bp: Path, parent: Path) -> None:
+def test_copies_of_killed_runs_are_removed_by_the_next_and_those_of_living_runs_stay(
+    small_bp: Path, parent: Path
+) -> None:
     runs = [holder(small_bp, parent, 60) for _ in range(2)]
     folders = [Path(run.stdout.readline().strip()) for run in runs if run.stdout]
     runs[0].send_signal(signal.SIGKILL)
@@ -183,7 +185,7 @@ def test_a_file_system_without_flock(small_bp: Path, parent: Path, monkeypatch: 
     assert list(parent.iterdir()) == [unknown]
 
 
-def test_links_of_others_are_not_followed(small_bp: Path, parent: Path, tmp_path: Path) -> None:
+def test_links_among_the_copies_are_not_followed(small_bp: Path, parent: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").touch()
     (parent / "hydragnn-hpc-link").symlink_to(tmp_path / "precious")
@@ -222,7 +224,7 @@ def test_storage_without_space_is_reported(small_bp: Path, tmp_path: Path, monke
         with pytest.raises(UserError, match=r"0\.1 MB free.*needed.*--stage-dir"), Staging(small_bp, disk):
             pass
         monkeypatch.setenv("TMPDIR", str(disk))
-        with Staging(small_bp, None) as elsewhere:  # a full place is passed over
+        with Staging(small_bp, None) as elsewhere:  # a full folder is passed over
             assert elsewhere.folder.parent in (Path("/dev/shm"), Path("/tmp"))
         child = staging._own_folder(disk, "hydragnn-hpc-x-")[0]
         command = [sys.executable, "-m", "hydragnn_hpc.dataset.staged.copies", str(small_bp), str(child)]
@@ -232,7 +234,7 @@ def test_storage_without_space_is_reported(small_bp: Path, tmp_path: Path, monke
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_copies_go_to_the_first_place_that_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_go_to_the_first_folder_that_can_hold_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert node_local_parent(None) == tmp_path
     monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
@@ -300,7 +302,7 @@ def test_scaled_values_fill_zero_to_one(values: list[float]) -> None:
 @settings(max_examples=60, deadline=None)
 @given(level=st.sampled_from(["graph", "node"]), over=st.sampled_from(["all", "train"]), width=st.integers(1, 4),
        seed=st.integers(0, 999))  # fmt: skip
-def test_every_component_is_scaled_over_what_is_asked_for_and_gaps_stay(
+def test_components_are_scaled_over_the_chosen_samples_and_missing_values_stay(
     level: str, over: str, width: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -320,7 +322,7 @@ def test_every_component_is_scaled_over_what_is_asked_for_and_gaps_stay(
     assert np.nanmax(error / np.fmax(np.abs(values - low), high - low)) < 1e-6
 
 
-def test_the_staged_manifest_is_the_store_s(small_bp: Path, parent: Path) -> None:
+def test_the_staged_manifest_is_that_of_the_data_set(small_bp: Path, parent: Path) -> None:
     with Staging(small_bp, parent) as staging:
         kept = json.loads((staging.folder / "manifest.json").read_text())
     assert kept == store.read_manifest(small_bp).plain()
@@ -341,7 +343,7 @@ def test_a_copy_is_private_whatever_the_umask(small_bp: Path, parent: Path) -> N
     assert "PermissionError" in done.stderr
 
 
-def test_a_copy_that_others_put_in_its_place_is_not_opened(small_bp: Path, parent: Path) -> None:
+def test_a_copy_that_another_user_changed_or_linked_is_not_opened(small_bp: Path, parent: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can make files of another user")
     with Staging(small_bp, parent) as staging:

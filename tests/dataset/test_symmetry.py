@@ -20,7 +20,7 @@ from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.errors import UserError
 
 ALL, NONE = (True, True, True), (False, False, False)
-FEPT = (20.872, 0, 0, 0, 10.436, 0, 0, 0, 14.116)
+FEPT = (20.872, 0, 0, 0, 10.436, 0, 0, 0, 14.116)  # the cell of the FePt data, bohr
 
 
 def crystal(atoms) -> Geometry:
@@ -44,7 +44,7 @@ def layer(n: int) -> Geometry:
     ("geometry", "operations"),
     [
         (cube(3), 48 * 27),  # point group m-3m, times 27 shifts
-        (cube(2), 48),  # half of each shift is its own inverse: only 6 turns and 8 shifts move sites differently
+        (cube(2), 48),  # mirrors move nothing, since -x = x modulo 2: 6 permutations of the axes times 8 shifts
         (cube(2, NONE), 48),
         (layer(3), 8 * 9),  # p4mm; the mirror in the plane moves nothing
         (crystal(bulk("Cu", cubic=True)), 24),  # any permutation of the 4 sites
@@ -115,7 +115,7 @@ def bp(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_no_class_is_torn_apart(bp: Path, tmp_path: Path) -> None:
+def test_no_class_is_split(bp: Path, tmp_path: Path) -> None:
     manifest, found = split(bp, tmp_path / "x.bp", SplitOptions(by="symmetry", cell=FEPT))
     assert found.before > 0 == found.after and found.classes < manifest.sizes["S"]
     _, a = store.read(tmp_path / "x.bp")
@@ -129,11 +129,12 @@ def test_no_class_is_torn_apart(bp: Path, tmp_path: Path) -> None:
     assert manifest.targets == store.read_manifest(bp).targets  # scaled over all, whatever the split
     source = manifest.plain()["source"]
     assert source["split_by"] == "symmetry" and source["split_again_from"] == store.read_manifest(bp).sha256
-    for composition in np.unique(np.add.reduceat(a["atomic_numbers"] == 26, a["atom_offsets"][:-1], dtype=int)):
-        chosen = np.add.reduceat(a["atomic_numbers"] == 26, a["atom_offsets"][:-1], dtype=int) == composition
+    n_iron = np.add.reduceat(a["atomic_numbers"] == 26, a["atom_offsets"][:-1], dtype=int)
+    for n in np.unique(n_iron):
+        chosen = n_iron == n
         if len(np.unique(classes[chosen])) > 8:
             share = (a["split"][chosen] == 0).mean()
-            assert 0.55 <= share <= 0.85, f"composition {composition}: {share:.2f} to train"
+            assert 0.55 <= share <= 0.85, f"{n} iron atoms: {share:.2f} of the samples are in the training set"
 
 
 def test_preparing_by_symmetry_is_splitting_by_symmetry(raw: Path, bp: Path, tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_scaling_over_the_training_part_follows_the_split(raw: Path, bp: Path, t
         (SplitOptions(by="symmetry", cell=(0.0,) * 9), "cell with a volume"),
     ],
 )
-def test_what_does_not_fit_is_reported(bp: Path, tmp_path: Path, choice: SplitOptions, message: str) -> None:
+def test_options_that_do_not_fit_are_reported(bp: Path, tmp_path: Path, choice: SplitOptions, message: str) -> None:
     with pytest.raises(UserError, match=message):
         split(bp, tmp_path / "x.bp", choice)
     assert not list(tmp_path.iterdir())

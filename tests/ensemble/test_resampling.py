@@ -35,7 +35,10 @@ sizes_of_classes = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=12)
 
 
 def samples(sizes: list[list[int]], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sample numbers, classes and compositions, shuffled: a list of classes for each composition."""
+    """Return sample numbers (three of four), and the class [n] and composition [n, 2] of every sample, shuffled.
+
+    ``sizes`` are those of the classes, a list for each composition.
+    """
     kinds = np.repeat(np.arange(len(sizes)), [sum(own) for own in sizes])
     flat = [size for own in sizes for size in own]
     classes = np.repeat(np.random.default_rng(seed).permutation(len(flat)), flat)
@@ -84,7 +87,7 @@ def test_a_draw_holds_the_expected_share() -> None:
 
 @pytest.fixture(scope="module")
 def crystal(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small data set, of which the crystal's period is known."""
+    """The small data set, with the cell of its crystal, from which equivalent samples follow."""
     path = tmp_path_factory.mktemp("crystal") / "small.bp"
     prepare(small / "raw", path, Options(cell=tuple(surrogate.sites()[1].ravel().tolist())))
     return path
@@ -92,9 +95,13 @@ def crystal(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def staged(crystal: Path) -> copies.StagedData:
-    """The same with its classes."""
+    """The data set ``crystal``, staged with the classes of equivalent samples."""
     copies.copy(crystal, crystal.parent, requirements.of_all(parsed({"folds": 3})))
     return copies.open_staged(crystal.parent)
+
+
+def as_settings(settings: list[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
 
 
 def parsed(resample: Any, replicas: int = 6, **training: Any) -> Campaign:
@@ -102,12 +109,12 @@ def parsed(resample: Any, replicas: int = 6, **training: Any) -> Campaign:
     return parse_campaign({**content, "training": {"batch_size": 16, "resample": resample, **training}}, "c.yaml")
 
 
-def of(staged: copies.StagedData, resample: Any, **training: Any) -> TrainingData:
+def data_of(staged: copies.StagedData, resample: Any, **training: Any) -> TrainingData:
     return from_staged(staged, parsed(resample, **training))
 
 
 def test_parts_of_replicas(staged: copies.StagedData) -> None:
-    plain, folds, drawn = (of(staged, resample) for resample in ("none", {"folds": 3}, "bootstrap"))
+    plain, folds, drawn = (data_of(staged, resample) for resample in ("none", {"folds": 3}, "bootstrap"))
     train, validation, test = plain.split
     assert plain.parts_of(4) == (train, validation) and plain.epoch_length == len(train)
     pool = np.sort(np.concatenate([train, validation]))
@@ -123,22 +130,22 @@ def test_parts_of_replicas(staged: copies.StagedData) -> None:
     draws = [drawn.parts_of(r) for r in range(3)]
     assert all(len(own) == drawn.epoch_length == len(train) and v is drawn.split.validation for own, v in draws)
     assert not np.array_equal(draws[0][0], draws[1][0]) and np.isin(draws[0][0], train).all()
-    np.testing.assert_array_equal(draws[1][0], of(staged, "bootstrap").parts_of(1)[0])
+    np.testing.assert_array_equal(draws[1][0], data_of(staged, "bootstrap").parts_of(1)[0])
 
 
 def test_fewer_samples_are_chosen_from_a_replicas_own(staged: copies.StagedData) -> None:
-    few, more = (of(staged, {"folds": 3}, samples=n) for n in (40, 80))
+    few, more = (data_of(staged, {"folds": 3}, samples=n) for n in (40, 80))
     for r in range(3):
         assert len(few.parts_of(r)[0]) == 40 and np.isin(few.parts_of(r)[0], more.parts_of(r)[0]).all()
-        assert np.isin(few.parts_of(r)[0], of(staged, {"folds": 3}).parts_of(r)[0]).all()
-    drawn = of(staged, "bootstrap", samples=40)
+        assert np.isin(few.parts_of(r)[0], data_of(staged, {"folds": 3}).parts_of(r)[0]).all()
+    drawn = data_of(staged, "bootstrap", samples=40)
     assert (
         len(drawn.parts_of(1)[0]) == 40
-        and np.isin(drawn.parts_of(1)[0], of(staged, "none", samples=40).split.train).all()
+        and np.isin(drawn.parts_of(1)[0], data_of(staged, "none", samples=40).split.train).all()
     )
 
 
-def test_without_resampling_a_campaign_is_what_it_was() -> None:
+def test_resample_none_does_not_change_a_campaigns_hash() -> None:
     content = {**campaigns.SMALL, "training": {"epochs": 4, "batch_size": 16, "resample": "none"}}
     plain = parse_campaign(campaigns.SMALL, "")
     assert config_hash(parse_campaign(content, ""), "0") == config_hash(plain, "0")
@@ -159,7 +166,7 @@ def test_without_resampling_a_campaign_is_what_it_was() -> None:
         (False, "resample: in YAML yes, no"),
     ],
 )
-def test_what_is_no_resampling_is_refused_in_a_line(resample: Any, message: str) -> None:
+def test_invalid_resampling_is_refused_in_one_line(resample: Any, message: str) -> None:
     with pytest.raises(UserError) as error:
         parsed(resample)
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -167,7 +174,7 @@ def test_what_is_no_resampling_is_refused_in_a_line(resample: Any, message: str)
 
 def test_folds_that_do_not_fit_the_data_are_refused(small: Path, crystal: Path, tmp_path: Path) -> None:
     options = ["replicas=900", "training.resample={folds: 900}", "training.batch_size=1"]
-    refused = run(small / "campaign.yaml", tmp_path / "out", *(x for o in options for x in ("--set", o)), ranks=0)
+    refused = run(small / "campaign.yaml", tmp_path / "out", *as_settings(options), ranks=0)
     assert refused.returncode == 2 and "samples to train and validate on; set fewer folds" in refused.stderr
     assert not (tmp_path / "out").exists()
     most = sum(store.read_manifest(crystal).split[:2])
@@ -199,7 +206,7 @@ def test_the_same_bits_in_any_stack_on_any_ranks(
     small: Path, tmp_path: Path, resampled: Path, stack: int, ranks: int
 ) -> None:
     options = [f"variants={VARIANTS}", "replicas=6", f"launch.stack={stack}"]
-    done = run(small / "campaign.yaml", tmp_path / "out", *(x for o in options for x in ("--set", o)), ranks=ranks)
+    done = run(small / "campaign.yaml", tmp_path / "out", *as_settings(options), ranks=ranks)
     assert done.returncode == 0, done.stderr
     found, expected = outcome(tmp_path / "out"), outcome(resampled)
     assert found == expected
@@ -236,7 +243,7 @@ def test_a_spread_that_cannot_be_separated_is_named(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["variants=[H]", "replicas=2", "training.resample=bootstrap", "training.epochs=1"]
-    done = run(small / "campaign.yaml", tmp_path / "out", *(x for o in options for x in ("--set", o)), ranks=0)
+    done = run(small / "campaign.yaml", tmp_path / "out", *as_settings(options), ranks=0)
     assert done.returncode == 0, done.stderr
     monkeypatch.setattr("hydragnn_hpc.report.write.FIGURES", ())  # drawing them takes seconds
     write_report(tmp_path / "out")
@@ -246,9 +253,9 @@ def test_a_spread_that_cannot_be_separated_is_named(
 
 def test_a_reference_of_other_samples_is_remarked(small: Path, tmp_path: Path) -> None:
     options = ["variants=[H]", "tasks.H.reference=composition", "training.resample=bootstrap"]
-    done = run(small / "campaign.yaml", tmp_path / "out", *(x for o in options for x in ("--set", o)), "--dry-run")
+    done = run(small / "campaign.yaml", tmp_path / "out", *as_settings(options), "--dry-run")
     assert done.stdout.count("reference-of-folds") == 1, done.stdout
-    other = run(small / "campaign.yaml", tmp_path / "out", *(x for o in options[:2] for x in ("--set", o)), "--dry-run")
+    other = run(small / "campaign.yaml", tmp_path / "out", *as_settings(options[:2]), "--dry-run")
     assert other.returncode == 0 and "reference-of-folds" not in other.stdout
 
 

@@ -19,7 +19,7 @@ Sample = dict[str, np.ndarray]
 
 
 def scales(bp: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Minimum and maximum of node and graph features, ``[2, F]``: of the protons and the targets."""
+    """Minimum and maximum, ``[2, F]`` each, of node features (atomic numbers, then targets) and of graph targets."""
     manifest, _ = store.read(bp)
     node = [(manifest.species.minimum, manifest.species.maximum)]
     node += [(t.minimum[0], t.maximum[0]) for t in manifest.targets.values() if t.level == "node"]
@@ -29,7 +29,10 @@ def scales(bp: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def samples(bp: Path, layout: str) -> dict[str, list[Sample]]:
-    """Tensors of every sample by label, scaled: ``processed`` (y and y_loc) or ``raw`` (all features in x and y)."""
+    """The tensors of every sample, scaled, by label.
+
+    ``layout``: ``processed`` (targets in y, with y_loc) or ``raw`` (node features in x, graph targets in y).
+    """
     manifest, a = store.read(bp)
     node, graph = scales(bp)
     found: dict[str, list[Sample]] = {label: [] for label in LABELS}
@@ -89,7 +92,7 @@ def write_bp(path: Path, labels: dict[str, list[Sample]], attributes: dict[str, 
 
 
 def whole_bp(path: Path, bp: Path, layout: str) -> Path:
-    """Write a data set as HydraGNN would."""
+    """Write the data set ``bp`` to ``path`` as HydraGNN's ADIOS2 writer would, with the ranges of its features."""
     node, graph = scales(bp)
     attributes = {"minmax_node_feature": node, "minmax_graph_feature": graph, "dataset_name": "fept"}
     return write_bp(path, samples(bp, layout), attributes)
@@ -113,7 +116,7 @@ def write_pickles(folder: Path, bp: Path, layout: str) -> Path:
 
 
 def write_many_pickles(folder: Path, bp: Path, layout: str) -> Path:
-    """Write a file for each sample, in folders of fifty, and one that describes them."""
+    """Write a file for each sample, in folders of fifty, and for each label one that describes them."""
     folder.mkdir()
     for label, of_label in samples(bp, layout).items():
         with (folder / f"{label}-meta.pkl").open("wb") as stream:

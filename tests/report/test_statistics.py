@@ -16,11 +16,11 @@ A = [7.5e-3, 7.9e-3, 6.8e-3, 8.4e-3, 7.1e-3]
 B = [9.8e-3, 1.13e-2, 1.02e-2, 9.1e-3, 1.05e-2, 1.2e-2]
 
 
-def test_welch_is_its_formula() -> None:
+def test_welch_follows_its_formula() -> None:
     va, vb = np.var(A, ddof=1) / len(A), np.var(B, ddof=1) / len(B)
     t = (np.mean(A) - np.mean(B)) / math.sqrt(va + vb)
-    freedom = (va + vb) ** 2 / (va**2 / (len(A) - 1) + vb**2 / (len(B) - 1))
-    assert statistics.welch(A, B) == pytest.approx(2 * stats.t.sf(abs(t), freedom), rel=1e-10)
+    degrees_of_freedom = (va + vb) ** 2 / (va**2 / (len(A) - 1) + vb**2 / (len(B) - 1))
+    assert statistics.welch(A, B) == pytest.approx(2 * stats.t.sf(abs(t), degrees_of_freedom), rel=1e-10)
     assert statistics.welch(A, B[:1]) is None and statistics.welch([1.0, 1.0], [2.0, 2.0]) is None
 
 
@@ -31,14 +31,14 @@ def test_holm_by_hand() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_never_lessens_and_keeps_the_order(p_values: list[float]) -> None:
+def test_holm_lowers_no_p_value_and_keeps_their_order(p_values: list[float]) -> None:
     adjusted = statistics.holm(p_values)
     assert all(p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
     ranked = [q for _, q in sorted(zip(p_values, adjusted, strict=True))]
     assert ranked == sorted(ranked)
 
 
-def test_ratio_of_spreads_is_the_f_interval() -> None:
+def test_the_ratio_of_spreads_has_the_interval_of_the_f_distribution() -> None:
     ratio, interval = statistics.spread_ratio(A, B)
     assert ratio == pytest.approx(np.std(A, ddof=1) / np.std(B, ddof=1))
     # P(f_lo < (s_a/s_b)^2 / (sigma_a/sigma_b)^2 < f_hi) = 0.95
@@ -58,8 +58,8 @@ def test_difference_its_interval_and_its_seed() -> None:
     assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.1 * (high - low))
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    """Twelve members a variant, as in the paper: 88 of 100 at least for a nominal 95 (such intervals are short)."""
+def test_the_bootstrap_interval_has_about_its_nominal_coverage() -> None:
+    """Twelve members per variant, as in the paper; from so few values, 95 % percentile intervals are too narrow."""
     rng = np.random.default_rng(3)
     hits = 0
     for _ in range(100):
@@ -69,7 +69,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 88 <= hits <= 100
 
 
-def test_too_few_values_have_no_interval_and_equal_ones_one_of_no_width() -> None:
+def test_too_few_values_have_no_interval_and_equal_values_one_of_zero_width() -> None:
     pair = statistics.compare("H", ("a", [1.0]), ("b", B))
     assert pair.interval is None and pair.p_value is None and pair.spread_ratio is None
     assert statistics.compare("H", ("a", [1.0, 1.1]), ("b", B)).interval is None
