@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -27,15 +28,15 @@ WAKES = ("another trains its member", "its member is finished", "all members are
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One case, or each moment of waking with ``--long``."""
+    """One case, or each moment of waking with ``--long``, and one of a worker that stops with its claim locked."""
     if "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", range(len(WAKES) if metafunc.config.getoption("--long") else 1))
+        metafunc.parametrize("case", [*range(len(WAKES)), "locked"] if metafunc.config.getoption("--long") else [0])
 
 
-def test_the_worker_of_a_lost_rank_writes_nothing_more(arena, fault_seed: int, case: int) -> None:
+def test_the_worker_of_a_lost_rank_writes_nothing_more(arena, fault_seed: int, case: int | str) -> None:
     """Rank 1 and its worker are stopped in the middle of a member, which rank 0 then trains; then both are resumed."""
     rng = random.Random(f"{fault_seed} {case}")
-    wakes = random.Random(fault_seed).sample(WAKES, len(WAKES))[case]
+    wakes = WAKES[1] if case == "locked" else random.Random(fault_seed).sample(WAKES, len(WAKES))[int(case)]
     out, wrapper = arena.folder / "out", arena.folder / "drive.sh"
     wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} {DRIVE} "$3" "$4" "$6"\n')
     wrapper.chmod(0o755)
@@ -44,8 +45,8 @@ def test_the_worker_of_a_lost_rank_writes_nothing_more(arena, fault_seed: int, c
     number, epochs = rng.randrange(1, 3), rng.randrange(1, 80)
     worker, member = amid_a_member(launch, number, epochs)
     rank = process_of(out, 1)
-    for pid in (rank, worker):
-        os.kill(pid, signal.SIGSTOP)
+    os.kill(rank, signal.SIGSTOP)
+    stop(worker, locked=case == "locked")
     assert not member.result.exists(), "stopped too late"
     print(f"stopped after epoch {epochs} of {member.root.relative_to(out)}, resumed when {wakes}")
     wait_until(wakes, launch, member)
@@ -81,6 +82,15 @@ def amid_a_member(launch: harness.Launch, number: int, epochs: int) -> tuple[int
 
     assert launch.wait_until(look), launch.tail()
     return found[0]
+
+
+def stop(worker: int, locked: bool) -> None:
+    """Stop a worker; with ``locked``, at a moment at which it puts a file into place."""
+    os.kill(worker, signal.SIGSTOP)
+    while locked and f" WRITE {worker} " not in Path("/proc/locks").read_text():
+        os.kill(worker, signal.SIGCONT)
+        time.sleep(0.001)
+        os.kill(worker, signal.SIGSTOP)
 
 
 def wait_until(wakes: str, launch: harness.Launch, member: MemberFolder) -> None:
