@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -60,6 +60,18 @@ def check_unchanged(start: Start) -> None:
             f"start.from={start.folder}: variant {start.variant} has been trained further, or replaced, since the run"
             " began; restore it, or give another folder"
         )
+
+
+def source_of(start: Start) -> Frozen:
+    """Return the campaign, as it is frozen, that members start from; its variant is the only one.
+
+    Raises
+    ------
+    UserError
+        If its folder holds no campaign, or the campaign has no such variant.
+    """
+    frozen = _frozen(start.folder, start.variant)
+    return replace(frozen, campaign=frozen.campaign.of_variant(frozen.campaign.variant(start.variant)))
 
 
 def _with_hash(start: Start, actual: str) -> Start:

@@ -15,6 +15,7 @@ from ase.build import bulk
 from emt import changed, crystals
 from synthetic import remarks_of
 
+from hydragnn_hpc import ledger
 from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset import store
@@ -24,6 +25,7 @@ from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.dataset.remarks import registry
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.paths import CampaignFolder
 
 Made = tuple[list[Atoms], str, dict[str, Any]]
 """Structures, the target to take from them, and further options of preparing them."""
@@ -257,6 +259,29 @@ def test_a_batch_of_one_atom(
     manifest = several.model_copy(update={"distribution": distribution, "split": [samples, 40, 40]})
     found = of_campaign(manifest, training={"batch_size": batch_size})
     assert ("one-atom-batch" in found) == remarked
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own", "same_data", "remarks"),
+    [
+        ("none", "none", True, set()),
+        ("none", "none", False, {"start-other-data"}),
+        ({"folds": 3}, "none", True, {"start-other-folds"}),
+        ("none", {"folds": 3}, True, {"start-other-folds"}),
+        ({"folds": 3}, {"folds": 4}, True, {"start-other-folds"}),
+        ({"folds": 3}, {"folds": 3}, True, set()),
+        ("bootstrap", "none", True, set()),
+    ],
+)
+def test_what_members_start_from(
+    several: store.Manifest, tmp_path: Path, theirs: Any, own: Any, same_data: bool, remarks: set[str]
+) -> None:
+    """Whether it may have been trained on samples on which the members are validated or tested."""
+    source = campaign(variants=["E"], replicas=4, training={"resample": theirs})
+    ledger.freeze(CampaignFolder(tmp_path), ledger.Frozen(source, "0" * 64, several.sha256 if same_data else "1" * 64))
+    start = {"from": str(tmp_path), "variant": "E"}
+    found = of_campaign(several, variants=["E"], replicas=4, training={"resample": own}, start=start)
+    assert {name for name in found if name.startswith("start-")} == remarks
 
 
 def test_two_elements_may_be_a_number(tmp_path: Path) -> None:

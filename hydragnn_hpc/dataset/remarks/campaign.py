@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
+from hydragnn_hpc import starts
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.read.units import is_energy
 from hydragnn_hpc.dataset.remarks.view import Lines
 from hydragnn_hpc.records.dataset import Manifest
+from hydragnn_hpc.sections import Folds
 
 Variants = Mapping[str, Campaign]
 """Each variant of a campaign as a campaign of its own, by name."""
@@ -106,5 +109,41 @@ def one_atom_batches(campaign: Campaign, variants: Variants, manifest: Manifest)
             f"training.batch_size={size} leaves one of {samples:,} training samples for the last batch of an epoch: if"
             " it is a structure of one atom, the batch has no statistics and the member fails; set another"
             " training.batch_size"
+        )
+        yield naming_variants(variants, names, text), None
+
+
+def start_from_other_data(campaign: Campaign, variants: Variants, manifest: Manifest) -> Lines:
+    """A source that was trained on other data, maybe on samples that this data set has for validation or test."""
+    affected: dict[str, list[str]] = {}
+    source_of = cache(starts.source_of)  # many variants start from the same members
+    for name, variant in variants.items():
+        if variant.start is not None and source_of(variant.start).dataset_sha256 != manifest.sha256:
+            affected.setdefault(variant.start.folder, []).append(name)
+    for folder, names in affected.items():
+        text = (
+            f"members start from {folder}, which was trained on another data set: if it was trained on samples that are"
+            " in the validation or test set here, errors are lower than those of new structures"
+        )
+        yield naming_variants(variants, names, text), None
+
+
+def start_from_other_folds(campaign: Campaign, variants: Variants, manifest: Manifest) -> Lines:
+    """A source whose replicas were trained on samples on which those of this campaign are validated."""
+    affected: dict[str, list[str]] = {}
+    source_of = cache(starts.source_of)
+    for name, variant in variants.items():
+        if variant.start is None:
+            continue
+        source = source_of(variant.start)
+        own, theirs = ((c.training.resample, c.seed) for c in (variant, source.campaign))
+        has_folds = isinstance(own[0], Folds) or isinstance(theirs[0], Folds)
+        if has_folds and own != theirs and source.dataset_sha256 == manifest.sha256:
+            affected.setdefault(variant.start.folder, []).append(name)
+    for folder, names in affected.items():
+        text = (
+            f"members start from {folder}, whose replicas have other folds (training.resample, seed), so that they were"
+            " trained on samples on which members are validated here: validation errors are too low, and calibrated"
+            " intervals too narrow; test errors are not affected"
         )
         yield naming_variants(variants, names, text), None

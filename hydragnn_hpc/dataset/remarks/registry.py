@@ -74,6 +74,8 @@ CAMPAIGN: tuple[tuple[str, Callable[[Campaign, campaigns.Variants, Manifest], Li
     ("reference-of-all", campaigns.reference_of_all),
     ("reference-of-folds", campaigns.reference_of_resampled),
     ("one-atom-batch", campaigns.one_atom_batches),
+    ("start-other-data", campaigns.start_from_other_data),
+    ("start-other-folds", campaigns.start_from_other_folds),
 )
 
 
