@@ -28,7 +28,7 @@ def member_hash(campaign: Campaign, variant: Variant, dataset_sha256: str) -> st
     It is the same in a campaign with other variants, more replicas or other stacks, and with more epochs unless these
     change the earlier ones, as they do where the length of a cosine schedule is the number of epochs.
     """
-    settings = of_members(campaign, variant)
+    settings = member_settings(campaign, variant)
     for section, key in (("training", "epochs"), ("launch", "stack")):
         settings.get(section, {}).pop(key, None)
         if not settings.get(section, True):
@@ -36,7 +36,7 @@ def member_hash(campaign: Campaign, variant: Variant, dataset_sha256: str) -> st
     return _hash([HASH_SCHEMA, settings, dataset_sha256])
 
 
-def of_members(campaign: Campaign, variant: Variant, defaults: bool = False) -> dict[str, Any]:
+def member_settings(campaign: Campaign, variant: Variant, defaults: bool = False) -> dict[str, Any]:
     """Return the settings that affect a variant's members, as plain data; on request also those at their defaults."""
     own = campaign.of_variant(variant).effective()
     if own.training.schedule == "cosine":

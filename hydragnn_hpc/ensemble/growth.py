@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hydragnn_hpc.campaign_hash import of_members
+from hydragnn_hpc.campaign_hash import member_settings
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.sections import Variant
 
@@ -86,7 +86,7 @@ def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[st
 def _settings(campaign: Campaign, variant: Variant) -> dict[str, Any]:
     """Return all settings that affect a variant's members, by key."""
     # Defaults are included, so that a change can name both values.
-    settings = _flat(of_members(campaign, variant, defaults=True))
+    settings = _flat(member_settings(campaign, variant, defaults=True))
     settings.pop("launch.stack")  # affects only the last digits of results, and only on a GPU
     return {key: value for key, value in settings.items() if not key.startswith("variants")}
 

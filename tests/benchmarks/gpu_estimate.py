@@ -2,7 +2,7 @@
 
 Every operation of torch is one launch that reads each of its arguments and writes each of its results once, in device
 memory; so does every kernel of `hydragnn_hpc.member.triton_kernels`, whose repeated reads of neighbours come from the
-second-level cache. The time is that of the launches plus that of the bytes; arithmetic is not counted. Nothing here is
+L2 cache. The time is that of the launches plus that of the bytes; arithmetic is not counted. Nothing here is
 a measurement of a GPU.
 """
 
@@ -26,7 +26,7 @@ from tests.benchmarks import cases
 ENGINES = {"torch": TorchEngine, "triton": TritonEngine}
 STACKS = (1, 12, 84)
 BANDWIDTH, CACHE = 3.35e12, 5e12
-"""Bytes a second of an H100's memory (its data sheet), and of its second-level cache (assumed)."""
+"""Bytes a second of an H100's memory (its data sheet), and of its L2 cache (assumed)."""
 LAUNCH = 1.5e-6
 """Seconds of a launch within a graph (assumed)."""
 WITHOUT_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "detach"}

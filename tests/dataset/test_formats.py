@@ -265,12 +265,20 @@ def test_units_that_a_header_states(tmp_path: Path) -> None:
 
 
 def test_a_decimal_comma_is_no_list(tmp_path: Path) -> None:
-    source = xyz(tmp_path / "a.xyz", "energy=-3,75 free=-1.5 i=0, d=1.0,2.0,3.0")
+    source = xyz(tmp_path / "a.xyz", "energy=-3,75 free=-1.5 i=0, d=1.0,2.0,3.0 pair=[1,2] matrix=[[1,2],[3,4]]")
     assert read(source, "E=graph:free:eV").samples.values["E"] == [np.array([[-1.5]])]
     with pytest.raises(UserError, match="'energy' is '-3,75', a decimal comma or two numbers; write a point"):
         read(source)
     values = only(source).values
     assert values["i"] == 0 and values["d"].tolist() == [1, 2, 3]
+    assert values["pair"].tolist() == [1, 2] and values["matrix"].tolist() == [1, 2, 3, 4]
+
+
+def test_null_is_a_missing_value(tmp_path: Path) -> None:
+    source = xyz(tmp_path / "a.xyz", "n=%d energy=-1.5", n=11)
+    source.write_text(source.read_text() + '2\nenergy="_JSON null"\nCu 0 0 0\nAu 0 0 2.5\n')
+    values = read(source).samples.values["E"]
+    assert len(values) == 12 and np.isnan(values[-1]).all() and not np.isnan(values[:-1]).any()
 
 
 def test_one_key_of_the_structure_and_of_its_atoms(tmp_path: Path) -> None:

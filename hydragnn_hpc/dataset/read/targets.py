@@ -228,7 +228,7 @@ def _numbers(raw: object, key: str, where: str) -> np.ndarray:
 
 
 def _of_structure(frame: Frame, key: str) -> np.ndarray | None:
-    if key in frame.values:
+    if frame.values.get(key) is not None:  # null in JSON is a missing value
         array = _numbers(frame.values[key], key, frame.where).reshape(1, -1)
         if isinstance(frame.values[key], bool | np.bool_):
             raise UserError(f"{frame.where}: '{key}' is a boolean, not a number; choose another key")

@@ -6,7 +6,7 @@ reductions: no atomics, the same bits in every run, and Triton's interpreter on 
 tile's threads lie along the features, so that a neighbour's row is read in one piece; several rows share a tile because
 one row of a small stack does not fill a warp. Rows are sorted by their number of neighbours, so that those of a tile
 end their loops together. Messages exist in registers only: rows are read again for every edge, but a batch's rows
-fit into the second-level cache, and device memory sees each array once.
+fit into the L2 cache, and device memory sees each array once.
 
 Pointers, to contiguous arrays unless strides are given (`operations`, whose names these are):
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from hydragnn_hpc.campaign_hash import of_members
+from hydragnn_hpc.campaign_hash import member_settings
 from hydragnn_hpc.report.analysis.statistics import ENOUGH, LEVEL, Interval, spread_ratio
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Snapshot
@@ -89,7 +89,7 @@ def spreads(snapshot: Snapshot) -> list[Spread]:
 
 def _settings(snapshot: Snapshot, variant: Variant) -> str:
     """Return what two variants have in common that differ in resampling alone."""
-    settings: dict[str, Any] = of_members(snapshot.campaign, variant)
+    settings: dict[str, Any] = member_settings(snapshot.campaign, variant)
     settings.get("training", {}).pop("resample", None)
     return str((variant.tasks, {k: v for k, v in settings.items() if k != "variants" and v != {}}))
 

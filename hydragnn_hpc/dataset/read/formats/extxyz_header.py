@@ -30,6 +30,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 _MANTISSA = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _FLOAT = re.compile(rf"{_MANTISSA}(?:e[+-]?[0-9]+)?|{FORTRAN_DOUBLE}|[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+_NUMBERS = re.compile(r"[\s,\[\]0-9eEdD.+-]*")
 _BOOLEANS = {"T": True, "F": False, "true": True, "false": False, "True": True, "False": False, "TRUE": True,
              "FALSE": False}  # fmt: skip
 _STRUCTURAL = ("lattice", "pbc", "properties")
@@ -120,7 +121,9 @@ def _items(comment: str) -> Iterator[tuple[str, str | None]]:
 def _unquoted(text: str) -> str:
     if len(text) > 1 and text[0] + text[-1] in ('""', "''", "{}"):
         return re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
-    return text[1:-1] if len(text) > 1 and text[0] + text[-1] == "[]" else text
+    if len(text) > 1 and text[0] + text[-1] == "[]":  # a comma in it is not a decimal one
+        return text[1:-1].replace(",", " ") if _NUMBERS.fullmatch(text) else text[1:-1]
+    return text
 
 
 def _typed(key: str, text: str) -> Any:
@@ -129,7 +132,7 @@ def _typed(key: str, text: str) -> Any:
     if _DECIMAL_COMMA.fullmatch(text):
         return Unreadable(f"is {text!r}, a decimal comma or two numbers; write a point, or a space between the two")
     # Inner brackets delimit the rows of a matrix; only the numbers count.
-    words = re.findall(r"[^\s,\[\]]+" if re.fullmatch(r"[\s,\[\]0-9eEdD.+-]*", text) else r"[^\s,]+", text)
+    words = re.findall(r"[^\s,\[\]]+" if _NUMBERS.fullmatch(text) else r"[^\s,]+", text)
     array = numbers(words)
     if array is not None:
         if key in ("stress", "virial") and array.size == 9:

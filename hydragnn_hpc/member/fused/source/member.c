@@ -2,7 +2,7 @@
  *
  * A member's numbers are computed by the same instructions on the same layout wherever it stands in the stack,
  * so they do not depend on its neighbours. Only the convolutions' outputs are kept for the backward pass;
- * what lies between them is cheaper to compute again than to fetch from beyond the second-level cache.
+ * what lies between them is cheaper to compute again than to fetch from beyond the L2 cache.
  */
 #include "interface.h"
 #include "memory.h"
