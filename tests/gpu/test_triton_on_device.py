@@ -25,7 +25,7 @@ def chosen(engine: str) -> tuple[str, str]:
     training = {"epochs": 3, "batch_size": 60, "engine": engine}
     content = {**campaigns.SMALL, "tasks": tasks, "variants": ["HCV"], "training": training}
     campaign = parse_campaign(content, "")
-    engine_of, reason = choose(campaign, campaign.variants[0], problem().samples, GPU)
+    engine_of, reason = choose(campaign, campaign.variants[0], problem().data, GPU)
     return engine_of.name, reason
 
 

@@ -116,7 +116,7 @@ def check(problem: Problem, name: str, index: np.ndarray, dtype: torch.dtype = t
 
 
 def test_with_edge_features_all_engines_read_the_same_files() -> None:
-    problem = Problem(shared().samples, edges=BASES["edges"])
+    problem = Problem(shared().data, edges=BASES["edges"])
     layouts = [problem.engine(name).layout for name in ENGINES]
     assert all((o.parameters, o.buffers) == (layouts[0].parameters, layouts[0].buffers) for o in layouts)
 
@@ -124,7 +124,7 @@ def test_with_edge_features_all_engines_read_the_same_files() -> None:
 @edges_in_double
 @pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
 def test_one_geometry(name: str, dtype: torch.dtype, pooling: str) -> None:
-    problem = Problem(shared().samples, pooling=pooling)
+    problem = Problem(shared().data, pooling=pooling)
     check(problem, name, problem.index(6), dtype)
 
 
@@ -141,7 +141,7 @@ def test_one_geometry(name: str, dtype: torch.dtype, pooling: str) -> None:
     ],
 )
 def test_several_geometries(name: str, dtype: torch.dtype, atoms: tuple[int, ...], pooling: str) -> None:
-    problem = Problem(varying(1, *atoms).samples, pooling=pooling)
+    problem = Problem(varying(1, *atoms).data, pooling=pooling)
     check(problem, name, problem.index(6), dtype)
 
 
@@ -149,7 +149,7 @@ def test_several_geometries(name: str, dtype: torch.dtype, atoms: tuple[int, ...
 @pytest.mark.parametrize("basis", edge_features.BASES)
 @pytest.mark.parametrize("envelope", edge_features.ENVELOPES)
 def test_any_edge_features(name: str, basis: str, envelope: str) -> None:
-    samples = (shared() if name == "fused" else varying(1, 1, 4, 12)).samples
+    samples = (shared() if name == "fused" else varying(1, 1, 4, 12)).data
     problem = Problem(samples, edges=EdgeBasis(5, CUTOFF, basis, envelope))
     check(problem, name, problem.index(6))
 
@@ -157,7 +157,7 @@ def test_any_edge_features(name: str, basis: str, envelope: str) -> None:
 @every
 @pytest.mark.parametrize("levels", LEVELS)
 def test_any_tasks(name: str, levels: str) -> None:
-    problem = Problem(shared(2, tasks=LEVELS[levels]).samples, LEVELS[levels])
+    problem = Problem(shared(2, tasks=LEVELS[levels]).data, LEVELS[levels])
     check(problem, name, problem.index(6))
 
 
@@ -241,7 +241,7 @@ def test_the_likelihood_by_hand() -> None:
 def test_one_loss_for_each_task(name: str) -> None:
     of_each = zip(LEVELS["one group"] * 2, ("mse", "mae", "huber", "nll", "nll", "nll"), strict=True)
     tasks = tuple(dataclasses.replace(t, name=t.name + k, loss=LOSSES[k][0]) for t, k in of_each)
-    problem = Problem(shared(18, tasks=tasks).samples, tasks)
+    problem = Problem(shared(18, tasks=tasks).data, tasks)
     check(problem, name, problem.index(6))
 
 
@@ -330,7 +330,7 @@ def test_every_optimizer_is_tested() -> None:
 @every
 def test_wider_inputs_and_one_layer(name: str) -> None:
     """All layers have the same width, which is all that a campaign can ask for."""
-    problem = Problem(shared(3, inputs=5).samples, channels=(4, 4))
+    problem = Problem(shared(3, inputs=5).data, channels=(4, 4))
     check(problem, name, problem.index(6))
     problem = Problem(shared(4).data, channels=(3,))
     check(problem, name, problem.index(6))
