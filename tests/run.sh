@@ -98,7 +98,8 @@ fi
 # Four parts side by side on two cores, since many tests wait: for a scheduler, for a rank that is lost.
 jobs=(tests/slurm tests/faults tests/test_any_data.py tests/test_documents.py)
 campaigns=(tests/ensemble tests/dataset tests/test_hostile_files.py)
-others=("${jobs[@]/#/--ignore=}" "${campaigns[@]/#/--ignore=}" --ignore=tests/gpu)
+results=(tests/prediction tests/report tests/exchange)
+others=("${jobs[@]/#/--ignore=}" "${campaigns[@]/#/--ignore=}" "${results[@]/#/--ignore=}" --ignore=tests/gpu)
 outputs=$(mktemp -d)
 trap 'rm -rf "$outputs"' EXIT
 # part NAME ARGUMENTS : one part; its failures are recorded by name.
@@ -118,28 +119,33 @@ again() {
     failed=1
   fi
 }
-# small : the parts that are short; without a second try.
-small() {
+# devices_and_oldest : two short parts, without a second try.
+devices_and_oldest() {
   local failed=0
   check pytest "${long[@]}" tests/gpu # in a process of its own: the emulated device must be there before any backward pass
   check oldest
   return $failed
 }
-statuses=(0 0 0)
+statuses=(0 0 0 0)
 part campaigns "${campaigns[@]}" >"$outputs/campaigns" 2>&1 &
 second=$!
 part others "${others[@]}" >"$outputs/others" 2>&1 &
 third=$!
-small >"$outputs/small" 2>&1 &
+{
+  devices_and_oldest || touch "$outputs/failed"
+  part results "${results[@]}" >"$outputs/results"
+} >"$outputs/devices and oldest" 2>&1 &
 fourth=$!
 echo "== pytest, jobs"
 part jobs "${jobs[@]}" || statuses[0]=$?
-wait $fourth || failed=1
-cat "$outputs/small"
 wait $second || statuses[1]=$?
 wait $third || statuses[2]=$?
+wait $fourth || statuses[3]=$?
+cat "$outputs/devices and oldest"
+[[ ! -e $outputs/failed ]] || failed=1
 again jobs "${statuses[0]}" "${jobs[@]}"
 again campaigns "${statuses[1]}" "${campaigns[@]}"
 again others "${statuses[2]}" "${others[@]}"
+again results "${statuses[3]}" "${results[@]}"
 ((!${#retried[@]})) || printf '== needed a second try: %s\n' "${retried[@]}"
 exit $failed
