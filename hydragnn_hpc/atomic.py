@@ -54,13 +54,14 @@ def written_whole(
 ) -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path``; on leaving without an error it is synced and renamed to ``path``.
 
-    A reader sees the old file or the new one, never a half; ``keep`` is what the old one is then called. The file is
-    renamed within ``hold()``, which may refuse it. File modes follow the umask.
+    A reader sees the old file or the new one, never a half. With ``keep``, the old one is first renamed to it: a kill
+    in between leaves ``keep`` and no ``path``. Files are renamed within ``hold()``, which may refuse it. File modes
+    follow the umask.
 
     Raises
     ------
-    UserError
-        If the folder cannot be written (:func:`storage_errors`).
+    StorageError
+        If ``path`` cannot be written (:func:`storage_errors`).
     """
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     temporary = ""
@@ -138,10 +139,12 @@ def refuse_file(out: Path, force: bool) -> None:
     Raises
     ------
     UserError
-        If it exists and not ``force``, or is a folder.
+        If it exists and not ``force``, or is not a regular file.
     """
     if out.is_dir():
         raise UserError(f"{out} is a folder; give the name of a file")
+    if out.exists() and not out.is_file():
+        raise UserError(f"{out} is not a regular file; give another name")
     if out.exists() and not force:
         raise UserError(f"{out} exists; give another name, or --force to replace it")
 

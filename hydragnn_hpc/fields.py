@@ -48,7 +48,7 @@ class Field:
         """
         if array.dtype != np.dtype(self.dtype):
             raise UserError(
-                f"{where}: field '{self.name}' has dtype {array.dtype}, expected {self.dtype}; prepare the data again"
+                f"{where}: field '{self.name}' has dtype {array.dtype}, expected {self.dtype}; prepare the data set again"
             )
         letters = self.shape.split()
         expected = [int(s) if s.isdigit() else sizes.get(s, -1) for s in letters]
@@ -79,7 +79,7 @@ STRUCTURE = (
         required=False,
     ),
     Field("sample_geometry", "S", "int32", "", "the geometry that each sample decorates"),
-    Field("split", "S", "uint8", "", "0 train, 1 validation, 2 test"),
+    Field("split", "S", "uint8", "", "0 training, 1 validation, 2 test"),
     Field("atom_offsets", "S+1", "int64", "", "where each sample's atoms start in A"),
     Field("atomic_numbers", "A", "int32", "", "proton number of every atom"),
     Field("geometry_atom_offsets", "G+1", "int64", "", "where each geometry's sites start in B"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hydragnn_hpc.records.lock import ProcessIdentity
 PRINT = "from hydragnn_hpc import processes; print(processes.identity().model_dump_json(), flush=True); input()"
 
 
-def begun() -> tuple[subprocess.Popen[str], ProcessIdentity]:
+def started() -> tuple[subprocess.Popen[str], ProcessIdentity]:
     """Start a process; return it with its identity."""
     process = subprocess.Popen([sys.executable, "-c", PRINT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -23,15 +24,15 @@ def begun() -> tuple[subprocess.Popen[str], ProcessIdentity]:
 
 
 def test_a_process_lives_until_it_is_killed() -> None:
-    process, about = begun()
-    assert about.pid == process.pid
-    assert processes.lives(about) is True
+    process, identity = started()
+    assert identity.pid == process.pid
+    assert processes.lives(identity) is True
     process.kill()
     while ") Z " not in Path(f"/proc/{process.pid}/stat").read_text():
-        pass
-    assert processes.lives(about) is False, "dead, and its parent does not know"
+        time.sleep(0.01)
+    assert processes.lives(identity) is False, "dead, but not yet reaped by its parent"
     process.wait()
-    assert processes.lives(about) is False
+    assert processes.lives(identity) is False
 
 
 def test_a_number_alone_does_not_identify_a_process() -> None:
@@ -44,13 +45,13 @@ def test_a_number_alone_does_not_identify_a_process() -> None:
 
 
 def test_a_process_that_proc_hides_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    process, about = begun()
+    process, identity = started()
     with monkeypatch.context() as hidden:
         hidden.setattr(processes, "_stat", lambda pid: [])
-        assert processes.lives(about) is None
+        assert processes.lives(identity) is None
         process.kill()
         process.wait()
-        assert processes.lives(about) is False
+        assert processes.lives(identity) is False
 
 
 @pytest.mark.parametrize(

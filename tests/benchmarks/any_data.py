@@ -1,4 +1,4 @@
-"""What ``init`` proposes, trained on data of several kinds: is every task better than what needs no network?
+"""What ``init`` proposes, trained on data of several kinds: does every task beat the baselines without a network?
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.any_data FOLDER [--only NAME] [--structures 500] [--for speed]
 

@@ -60,7 +60,7 @@ def test_growth_by_replicas_and_variants(
     while len(results(out)) < len(before) + 2 and growing.poll() is None:
         time.sleep(0.02)
     growing.send_signal(signal.SIGKILL)
-    growing.wait()
+    assert growing.wait() == -signal.SIGKILL, "it finished before it was killed"
     done = run(small / "campaign.yaml", out, *LARGE, ranks=ranks)
     assert done.returncode == 0, done.stderr
     assert outcome(out) == large

@@ -64,7 +64,7 @@ class Partition:
     Attributes
     ----------
     part : numpy.ndarray
-        ``[S]`` uint8: 0 train, 1 validation, 2 test.
+        ``[S]`` uint8: 0 training, 1 validation, 2 test.
     too_small : list of tuple
         (species counts, samples) of compositions with too few samples to reach every part.
     """

@@ -224,14 +224,14 @@ def _numbers(raw: object, key: str, where: str) -> np.ndarray:
             raise ValueError
     except ValueError as error:
         raise UserError(f"{where}: '{key}' is {str(raw)[:40]!r}, which is not a number; choose another key") from error
+    if array.dtype.kind == "b":
+        raise UserError(f"{where}: '{key}' is a boolean, not a number; choose another key")
     return array.astype(np.float64)
 
 
 def _of_structure(frame: Frame, key: str) -> np.ndarray | None:
     if frame.values.get(key) is not None:  # null in JSON is a missing value
         array = _numbers(frame.values[key], key, frame.where).reshape(1, -1)
-        if isinstance(frame.values[key], bool | np.bool_):
-            raise UserError(f"{frame.where}: '{key}' is a boolean, not a number; choose another key")
         if not array.size:
             raise UserError(f"{frame.where}: '{key}' is empty; leave it out where it is missing")
         return array

@@ -41,7 +41,7 @@ def mean_pooling(campaign: Campaign, variants: Variants, manifest: Manifest) -> 
                 f" model.pooling={next(iter(poor.values()))} a structure and its supercells have the same value: use"
                 " sum, or a target per atom"
             )
-            yield text, task.field
+            yield naming_variants(variants, poor, text), task.field
 
 
 def species_as_number(campaign: Campaign, variants: Variants, manifest: Manifest) -> Lines:
@@ -70,7 +70,7 @@ def reference_of_all(campaign: Campaign, variants: Variants, manifest: Manifest)
         if affected:
             text = (
                 f"task '{name}': its reference is fitted to all {manifest.split[0]:,} training samples, although"
-                " training.samples is smaller, so that errors understate what so few samples allow; set"
+                " training.samples is smaller, so that errors are lower than so few samples would give; set"
                 " training.fitted_to=samples"
             )
             yield naming_variants(variants, affected, text), task.field
@@ -106,7 +106,8 @@ def one_atom_batches(campaign: Campaign, variants: Variants, manifest: Manifest)
             affected.setdefault((samples, size), []).append(name)
     for (samples, size), names in affected.items():
         text = (
-            f"training.batch_size={size} leaves one of {samples:,} training samples for the last batch of an epoch: if"
+            f"training.batch_size={size} leaves one of {samples:,} training samples for"
+            f" {'every' if size == 1 else 'the last'} batch of an epoch: if"
             " it is a structure of one atom, the batch has no statistics and the member fails; set another"
             " training.batch_size"
         )

@@ -56,7 +56,7 @@ DATA = (
     DataCheck("distances", geometries.distances, _without_lengths),
     DataCheck("rotating-target", rotation.rotating, _as_scalars),
     DataCheck("small-part", samples.small_parts),
-    DataCheck("small-compositions", samples.small_compositions, _no_one),
+    DataCheck("small-compositions", samples.small_compositions, _no_one),  # shown with the data set only
     DataCheck("equivalents", samples.equivalents),
     DataCheck("capped", samples.capped),
     DataCheck("outliers", values.hidden_by_outliers),

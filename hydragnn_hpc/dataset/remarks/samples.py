@@ -50,8 +50,8 @@ def small_compositions(data: DataView) -> Lines:
         return "".join(f"{chemical_symbols[z]}{n}" for z, n in pairs if n)
 
     shown = ", ".join(f"{formula(kinds[k])} ({sizes[k]})" for k in few[:5].tolist()) + (", ..." if len(few) > 5 else "")
-    line = f"{len(few)} compositions have too few samples for validation and test sets, and only train: {shown}"
-    yield line, None
+    text = "compositions have too few samples for validation and test sets, and are used for training only"
+    yield f"{len(few)} {text}: {shown}", None
 
 
 def capped(data: DataView) -> Lines:

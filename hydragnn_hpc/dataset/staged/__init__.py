@@ -1,1 +1,1 @@
-"""Node-local copies of a data set, and what a campaign needs of them."""
+"""Node-local copies of a data set, and what a campaign needs from them."""

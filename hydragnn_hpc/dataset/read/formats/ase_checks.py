@@ -28,8 +28,8 @@ _ITERATION, _ENERGY = "Iteration", "FREE ENERGIE OF THE ION-ELECTRON SYSTEM"  # 
 
 
 def guessed(kind: str, path: Path) -> str:
-    """Return what ASE would only guess in a file of this kind, with the remedy; empty if nothing."""
-    check = _GUESSES.get(kind)
+    """Return what ASE would guess or leave out in such a file, with the remedy; empty if nothing."""
+    check = _CHECKS.get(kind)
     if check is None:
         return ""
     with path.open(encoding="utf-8", errors="replace") as lines:
@@ -209,7 +209,7 @@ def _of_lammps_units(units: str) -> str:
     return f"lengths are in LAMMPS's units '{units}', not in ångström; convert the file to units metal"
 
 
-_GUESSES: dict[str, Callable[[Iterator[str]], str]] = {
+_CHECKS: dict[str, Callable[[Iterator[str]], str]] = {
     "lammps-dump-text": _of_lammps_dump,
     "lammps-data": _of_lammps_data,
     "vasp": _of_poscar,

@@ -1,6 +1,6 @@
 """Principal neighbourhood aggregation (Corso et al., NeurIPS 2020).
 
-Other engines train it, which compute the same layer many times faster; this is what they are tested against.
+Campaigns train with the other engines, which compute the same layer many times faster and are tested against this one.
 """
 
 from __future__ import annotations
