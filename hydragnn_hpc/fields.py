@@ -48,7 +48,8 @@ class Field:
         """
         if array.dtype != np.dtype(self.dtype):
             raise UserError(
-                f"{where}: field '{self.name}' has dtype {array.dtype}, expected {self.dtype}; prepare the data set again"
+                f"{where}: field '{self.name}' has dtype {array.dtype}, expected {self.dtype}; prepare the data set"
+                " again"
             )
         letters = self.shape.split()
         expected = [int(s) if s.isdigit() else sizes.get(s, -1) for s in letters]
