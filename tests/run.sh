@@ -96,8 +96,8 @@ if (($#)); then
   exit $failed
 fi
 # Four parts side by side on two cores, since many tests wait: for a scheduler, for a rank that is lost.
-jobs=(tests/slurm tests/faults tests/test_any_data.py tests/test_documents.py)
-campaigns=(tests/ensemble tests/dataset tests/test_hostile_files.py)
+jobs=(tests/slurm tests/faults tests/test_any_data.py tests/test_documents.py tests/test_hostile_files.py)
+campaigns=(tests/ensemble tests/dataset)
 results=(tests/prediction tests/report tests/exchange)
 others=("${jobs[@]/#/--ignore=}" "${campaigns[@]/#/--ignore=}" "${results[@]/#/--ignore=}" --ignore=tests/gpu)
 outputs=$(mktemp -d)
