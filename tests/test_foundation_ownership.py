@@ -118,20 +118,25 @@ def test_a_damaged_claim_is_nobodys(folder, files, content: bytes) -> None:
     assert read_claim(files) == Claim(run=1, assignment=1)
 
 
-def test_a_member_is_taken_from_a_worker_that_stalls_while_it_puts_a_file_into_place(folder, files) -> None:
-    first, second = owner(files, 1, 1), owner(files, 1, 2, patience=0.2)
-    first.take(folder)
+def put_into_place_too_late(folder: CampaignFolder, files: MemberFolder, first: Ownership, second: Ownership) -> None:
+    """``second`` takes the member while ``first`` is about to put a file into place, which then fails."""
 
     @contextlib.contextmanager
-    def stalled():
+    def held_too_long():
         with first.held():
             second.take(folder)
             write_text(files.history, "second", second.held)
             yield
 
     with pytest.raises(NotOwnerError, match="belongs to assignment 2 of run 1"):
-        write_text(files.model, "late", stalled)
+        write_text(files.model, "late", held_too_long)
     assert files.history.read_text() == "second" and not files.model.exists()
+
+
+def test_a_member_is_taken_from_a_worker_that_stalls_while_it_puts_a_file_into_place(folder, files) -> None:
+    first, second = owner(files, 1, 1), owner(files, 1, 2, patience=0.2)
+    first.take(folder)
+    put_into_place_too_late(folder, files, first, second)
     with second.held():
         pass
 
@@ -166,17 +171,7 @@ def test_what_is_lost_between_check_and_rename_is_not_put_into_place(folder, fil
     first, second = owner(files, 1, 1), owner(files, 1, 2)
     first.take(folder)
     write_text(files.history, "first", first.held)
-
-    @contextlib.contextmanager
-    def held_too_long():
-        with first.held():
-            second.take(folder)
-            write_text(files.history, "second", second.held)
-            yield
-
-    with pytest.raises(NotOwnerError, match="belongs to assignment 2 of run 1"):
-        write_text(files.model, "late", held_too_long)
-    assert files.history.read_text() == "second" and not files.model.exists()
+    put_into_place_too_late(folder, files, first, second)
 
 
 @pytest.mark.usefixtures("no_flock")

@@ -71,14 +71,14 @@ def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
             raise UserError(f"{where}: '{name}' has another meaning in files of true values; rename the target")
         if level not in LEVELS:
             raise UserError(f"{where}: level '{level}'{nearest(level, LEVELS)}")
-        if any(name == w.property.name for w in specs):
+        if any(name == spec.property.name for spec in specs):
             raise UserError(f"{where}: target '{name}' is given twice; leave one out or rename it")
         unit, mixing = parse_unit(unit_text, where), level == "mixing"
         if mixing and unit.in_ev is None:
             raise UserError(
                 f"{where}: a mixing enthalpy is derived from an energy; {unit_text} is not a unit of energy, such as eV"
             )
-        if mixing and any(w.mixing for w in specs):
+        if mixing and any(spec.mixing for spec in specs):
             raise UserError(f"{where}: a second mixing enthalpy; leave one out")
         shown = next((part for part in label if part), name.replace("_", " "))
         stored = Property(name, "node" if level == "node" else "graph", "Ry" if mixing else unit.text, shown)
@@ -140,7 +140,7 @@ class TargetExtractor:
             if array is not None:
                 self._seen.setdefault(name, (array.shape[1], frame.where))
         if not np.isnan(energy):
-            self._seen.setdefault(next(w.property.name for w in self.specs if w.mixing), (1, frame.where))
+            self._seen.setdefault(next(spec.property.name for spec in self.specs if spec.mixing), (1, frame.where))
         return values, energy
 
     def _check_unit(self, spec: TargetSpec, frame: Frame) -> None:
