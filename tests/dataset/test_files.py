@@ -144,6 +144,13 @@ def test_invalid_archives_are_reported(tmp_path: Path, content: bytes, message: 
         read(tmp_path / "a.tar")
 
 
+@pytest.mark.parametrize("name", ["fept.targets.xyz", "a.tar.xyz"])
+def test_a_file_with_tar_within_its_name_is_no_archive(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"not an archive" * 100)
+    ((_, content),) = contents(tmp_path / name)
+    assert content == b"not an archive" * 100
+
+
 def test_an_empty_archive_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(pack({}))
     assert read(tmp_path / "a.tar") == {}

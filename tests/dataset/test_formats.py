@@ -356,6 +356,15 @@ def test_the_format_that_the_document_adds(tmp_path: Path, monkeypatch: pytest.M
         assert "5.csv, frame 0: 'Qq'" in raw.skipped.reasons[0]
 
 
+def test_an_adios2_folder_within_a_folder_is_one_file(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for name, made in (("X.bp", frames(3)), ("Y.bp", frames(2))):
+        hydragnn_folder(tmp_path / "raw" / name, made)
+    assert formats.detect(tmp_path / "raw") == "hydragnn"
+    origins = [frame.origin for frame in formats.iter_frames(tmp_path / "raw", "hydragnn") if isinstance(frame, Frame)]
+    assert origins == [f"X.bp@trainset-{k}" for k in range(3)] + [f"Y.bp@trainset-{k}" for k in range(2)]
+
+
 @pytest.mark.parametrize("name", ["README.md", "slurm-1.out", "run.log", "input.in"])
 def test_notes_and_logs_are_no_sign_of_a_format(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("Notes.\n")

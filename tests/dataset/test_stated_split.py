@@ -55,6 +55,8 @@ def test_by_the_names_of_files_and_by_key(tmp_path: Path) -> None:
         ("more.xyz", "", r"more\.xyz, frame 0: belongs to no set of the split; write split=train, validation or test"),
         ("more.xyz", " split=holdout", r"split=holdout; write train, validation or test"),
         ("more.xyz", " split=3", r"split=3; write train, validation or test"),
+        ("more.xyz", " split=T", r"split=True; write train, validation or test"),
+        ("more.xyz", " split=train split=test", r"frame 0: 'split' appears twice in the header"),
         ("train/test.xyz", "", r"belongs to several sets of the split: train/test\.xyz"),
         ("test.xyz", "", r"--split-by source: the validation set is empty; move structures to it"),
     ],

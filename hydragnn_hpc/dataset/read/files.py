@@ -174,8 +174,8 @@ def iter_files(source: Path, step: int = 1) -> Iterator[RawFile]:
     UserError
         If ``source`` or one of its folders cannot be read, or the archive is damaged or truncated.
     """
-    if (source / INDEX).is_file():  # an ADIOS2 folder is one file in several
-        yield RawFile(_printable(str(source)), _printable(source.name), lambda: (source / INDEX).open("rb"), source)
+    if _is_adios(source):
+        yield _on_disk(source, source.parent)
     elif source.is_dir():
         yield from (_on_disk(path, source) for path in visible(source)[::step])
     elif source.is_file():
@@ -201,8 +201,13 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") and part != ".." for part in PurePosixPath(name).parts)
 
 
+def _is_adios(path: Path) -> bool:
+    """Whether a path is an ADIOS2 folder, which is read as one file."""
+    return (path / INDEX).is_file()
+
+
 def visible(folder: Path) -> list[Path]:
-    """Return the files of a folder, at any depth, in natural order, except hidden ones.
+    """Return the files of a folder, and ADIOS2 folders as files, at any depth, in natural order, except hidden ones.
 
     Raises
     ------
@@ -221,6 +226,10 @@ def visible(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
+        if _is_adios(Path(here)):
+            paths.append(Path(here))
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths += [Path(here, name) for name in names if not name.startswith(".")]
     return sorted(paths, key=lambda path: (natural_key(str(path)), str(path)))
@@ -229,15 +238,16 @@ def visible(folder: Path) -> list[Path]:
 def _on_disk(path: Path, source: Path) -> RawFile:
     where = _printable(str(path))
     problem = _name_problem(str(path))
+    stored = path / INDEX if _is_adios(path) else path
     try:
-        if not problem and not path.is_file():
+        if not problem and not stored.is_file():
             path.stat()
             problem = "is not a regular file"
     except OSError as error:
         target = f" (it is a link to {path.readlink()})" if path.is_symlink() else ""
         problem = f"cannot be read: {error.strerror}{target}"
     origin = _printable(path.relative_to(source).as_posix())
-    return RawFile(where, origin, lambda: path.open("rb"), path, problem)
+    return RawFile(where, origin, lambda: stored.open("rb"), path, problem)
 
 
 def _in_tar(archive: Path) -> Iterator[RawFile]:
@@ -301,7 +311,7 @@ def _is_tar(file: Path) -> bool:
         with decompressing(file.open("rb"), str(file)) as stream:
             tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
     except DAMAGE:
-        return ".tar" in file.name or file.suffix in (".tgz", ".tbz2", ".txz")
+        return without_suffix(file.name).endswith(".tar") or file.suffix in (".tgz", ".tbz2", ".txz")
     return True
 
 

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from hydragnn_hpc.dataset.read.frames import Frame
+from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PARTS
 
@@ -26,20 +26,22 @@ def stated_part(frame: Frame) -> int:
     stated = frame.values.get("split")
     if isinstance(stated, str) and stated.casefold() in _WORDS:
         return _WORDS[stated.casefold()]
-    if isinstance(stated, int | float | np.number) and stated in (0, 1, 2):
+    if isinstance(stated, Unreadable):
+        raise UserError(f"{frame.where}: 'split' {stated.reason}")
+    if isinstance(stated, int | float | np.number) and not isinstance(stated, bool) and stated in range(len(PARTS)):
         return int(stated)
     if stated is not None and not (isinstance(stated, float) and np.isnan(stated)):
         raise UserError(f"{frame.where}: split={stated}; write train, validation or test")
-    found = {_WORDS[word] for word in re.findall("[a-z]+", frame.origin.casefold()) if word in _WORDS}
-    if len(found) != 1:
+    named = {_WORDS[word] for word in re.findall("[a-z]+", frame.origin.casefold()) if word in _WORDS}
+    if len(named) != 1:
         what = (
-            "belongs to no set of the split" if not found else f"belongs to several sets of the split: {frame.origin}"
+            "belongs to no set of the split" if not named else f"belongs to several sets of the split: {frame.origin}"
         )
         raise UserError(
             f"{frame.where}: {what}; write split=train, validation or test into it, or"
             " one of these words into its file's name"
         )
-    return found.pop()
+    return named.pop()
 
 
 def check_complete(part: np.ndarray, source: str) -> None:
