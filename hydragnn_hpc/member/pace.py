@@ -20,7 +20,8 @@ from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.device import set_arithmetic
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import new_optimizer
-from hydragnn_hpc.member.engine.training_data import Split, Structure, TrainingData, vector_limits
+from hydragnn_hpc.member.engine.resample import Split
+from hydragnn_hpc.member.engine.training_data import Structure, TrainingData, vector_limits
 from hydragnn_hpc.member.training.evaluate import ValidationSet
 from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.pace import PaceAnswer, PaceQuestion

@@ -17,7 +17,8 @@ from hydragnn_hpc.member.choose import general, network_sizes, why_not_fused
 from hydragnn_hpc.member.device import arithmetic, choose_device
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.losses import mean_and_noise
-from hydragnn_hpc.member.engine.training_data import Split, Structure, TrainingData, vector_limits
+from hydragnn_hpc.member.engine.resample import Split
+from hydragnn_hpc.member.engine.training_data import Structure, TrainingData, span_of, to_units, vector_limits
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.training.checkpoint import TrainedModel
 
@@ -95,12 +96,11 @@ class StackedModels:
         scaled, predicted = self.scaled(Graphs.of(structures)), {}
         for task in self._variant.tasks:
             target, fitted = self._facts.tasks[task], self._facts.ready.references.get(task)
-            low, high = np.array(target.minimum), np.array(target.maximum)
-            values, noise = mean_and_noise(scaled[task].astype(np.float64), len(low))
+            values, noise = mean_and_noise(scaled[task].astype(np.float64), len(target.minimum))
             if fitted:
                 values = values * np.array(fitted.scale) + structures.reference(fitted)
                 noise = None if noise is None else noise * np.array(fitted.scale)
-            predicted[task] = values * (high - low) + low, None if noise is None else noise * (high - low)
+            predicted[task] = to_units(values, target), None if noise is None else noise * span_of(target)
         return predicted
 
     def scaled(self, graphs: Graphs) -> dict[str, np.ndarray]:

@@ -10,8 +10,9 @@ from hydragnn_hpc.convolutions import CONVOLUTIONS, why_not
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.member.engine.edges import EdgeBasis
+from hydragnn_hpc.member.engine.resample import Split
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.engine.training_data import Split, Structure, TrainingData
+from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
 
 BATCH, SAMPLES = 64, 384
 CHANNELS = (20,) * 6

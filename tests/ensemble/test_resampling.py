@@ -113,36 +113,35 @@ def data_of(staged: copies.StagedData, resample: Any, **training: Any) -> Traini
     return from_staged(staged, parsed(resample, **training))
 
 
-def test_parts_of_replicas(staged: copies.StagedData) -> None:
+def test_splits_of_replicas(staged: copies.StagedData) -> None:
     plain, folds, drawn = (data_of(staged, resample) for resample in ("none", {"folds": 3}, "bootstrap"))
-    train, validation, test = plain.split
-    assert plain.parts_of(4) == (train, validation) and plain.epoch_length == len(train)
+    train, validation, _ = plain.split
+    assert plain.split_of(4) is plain.split and plain.epoch_length == len(train)
     pool = np.sort(np.concatenate([train, validation]))
     for r in range(6):
-        own = folds.parts_of(r)
-        np.testing.assert_array_equal(np.sort(np.concatenate(own)), pool)
-        assert own[1] is folds.parts_of(r % 3)[1] and not np.isin(test, own[0]).any()
-        assert folds.epoch_length <= len(own[0]) <= folds.epoch_length + 8
-    np.testing.assert_array_equal(np.sort(np.concatenate([folds.parts_of(r)[1] for r in range(3)])), pool)
+        own = folds.split_of(r)
+        np.testing.assert_array_equal(np.sort(np.concatenate([own.train, own.validation])), pool)
+        assert own.validation is folds.split_of(r % 3).validation and own.test is folds.split.test
+        assert folds.epoch_length <= len(own.train) <= folds.epoch_length + 8
+    np.testing.assert_array_equal(np.sort(np.concatenate([folds.split_of(r).validation for r in range(3)])), pool)
     classes = staged.arrays[copies.CLASSES]
     assert len(np.unique(classes)) < len(classes) - 10  # there are equivalents to keep together
-    assert not np.isin(classes[folds.parts_of(0)[0]], classes[folds.parts_of(0)[1]]).any()
-    draws = [drawn.parts_of(r) for r in range(3)]
-    assert all(len(own) == drawn.epoch_length == len(train) and v is drawn.split.validation for own, v in draws)
-    assert not np.array_equal(draws[0][0], draws[1][0]) and np.isin(draws[0][0], train).all()
-    np.testing.assert_array_equal(draws[1][0], data_of(staged, "bootstrap").parts_of(1)[0])
+    assert not np.isin(classes[folds.split_of(0).train], classes[folds.split_of(0).validation]).any()
+    draws = [drawn.split_of(r) for r in range(3)]
+    assert all(len(own.train) == drawn.epoch_length == len(train) for own in draws)
+    assert all(own.validation is drawn.split.validation for own in draws)
+    assert not np.array_equal(draws[0].train, draws[1].train) and np.isin(draws[0].train, train).all()
+    np.testing.assert_array_equal(draws[1].train, data_of(staged, "bootstrap").split_of(1).train)
 
 
 def test_fewer_samples_are_chosen_from_a_replicas_own(staged: copies.StagedData) -> None:
     few, more = (data_of(staged, {"folds": 3}, samples=n) for n in (40, 80))
     for r in range(3):
-        assert len(few.parts_of(r)[0]) == 40 and np.isin(few.parts_of(r)[0], more.parts_of(r)[0]).all()
-        assert np.isin(few.parts_of(r)[0], data_of(staged, {"folds": 3}).parts_of(r)[0]).all()
-    drawn = data_of(staged, "bootstrap", samples=40)
-    assert (
-        len(drawn.parts_of(1)[0]) == 40
-        and np.isin(drawn.parts_of(1)[0], data_of(staged, "none", samples=40).split.train).all()
-    )
+        train = few.split_of(r).train
+        assert len(train) == 40 and np.isin(train, more.split_of(r).train).all()
+        assert np.isin(train, data_of(staged, {"folds": 3}).split_of(r).train).all()
+    train = data_of(staged, "bootstrap", samples=40).split_of(1).train
+    assert len(train) == 40 and np.isin(train, data_of(staged, "none", samples=40).split.train).all()
 
 
 def test_resample_none_does_not_change_a_campaigns_hash() -> None:

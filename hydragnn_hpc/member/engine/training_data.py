@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,9 +13,8 @@ from hydragnn_hpc.dataset.graphs import Neighbours
 from hydragnn_hpc.dataset.staged import requirements
 from hydragnn_hpc.dataset.staged.copies import CLASSES, StagedData, atoms_of
 from hydragnn_hpc.dataset.staged.subset import nested
-from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.member.engine.resample import Parts, Resampled, by_bootstrap, in_folds, split_in_folds
+from hydragnn_hpc.member.engine.resample import Resampled, Split, by_bootstrap, in_folds, split_in_folds
 from hydragnn_hpc.records.dataset import Target
 from hydragnn_hpc.records.recipe import Recipe
 from hydragnn_hpc.sections import Folds
@@ -24,7 +22,7 @@ from hydragnn_hpc.sections import Folds
 
 @dataclass(frozen=True)
 class Structure:
-    """Sizes and neighbours; the letters are those of :mod:`hydragnn_hpc.fields`.
+    """Sizes and neighbours of all samples; the letters are those of :mod:`hydragnn_hpc.fields`.
 
     Attributes
     ----------
@@ -79,7 +77,7 @@ class Structure:
         return np.diff(self.neighbour_offsets)
 
     def lengths(self, edges: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Return the lengths of some ``edges`` or all, float64, bohr."""
+        """Return the lengths of ``edges``, by default all, float64, bohr."""
         lengths: np.ndarray = np.linalg.norm(self.edge_vectors[edges], axis=1)
         return lengths
 
@@ -100,14 +98,6 @@ class TargetReference:
     scale: np.ndarray
 
 
-class Split(NamedTuple):
-    """Sample numbers of the training, validation and test sets, ascending."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-
-
 @dataclass(frozen=True)
 class TrainingData:
     """The data that an engine trains on.
@@ -123,6 +113,7 @@ class TrainingData:
     levels : dict
         By task, ``node`` or ``graph``.
     split : Split
+        Of the data set, with the part of its training set that the campaign uses.
     references : dict
         By task, for tasks that have one.
     recipe : Recipe
@@ -130,9 +121,9 @@ class TrainingData:
     limits : dict
         By task, for vector tasks: the minimum and maximum by which each component was scaled.
     resampled : Resampled or None
-        The training and validation sets of replicas, where they have their own.
-    degree : (float, float) or None
-        PNA's mean degrees, where they are not those of the training set.
+        The splits of replicas, where they have their own.
+    source_degree : (float, float) or None
+        The average degree of the members whose trunk is taken over; None where there are none.
     """
 
     structure: Structure
@@ -144,21 +135,21 @@ class TrainingData:
     recipe: Recipe = field(default_factory=Recipe)
     limits: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     resampled: Resampled | None = None
-    degree: tuple[float, float] | None = None
+    source_degree: tuple[float, float] | None = None
 
-    def parts_of(self, replica: int) -> Parts:
-        """Return the training and validation sets of a replica."""
-        return self.resampled.of(replica) if self.resampled else self.split[:2]
+    def split_of(self, replica: int) -> Split:
+        """Return the split of a replica."""
+        return self.resampled.of(replica) if self.resampled else self.split
 
     @property
     def epoch_length(self) -> int:
-        """Training samples in an epoch."""
+        """Number of training samples in an epoch."""
         return self.resampled.length if self.resampled else len(self.split.train)
 
     def average_degree(self) -> tuple[float, float]:
-        """Return PNA's mean degree and mean log(degree + 1) over the atoms of the training set."""
-        if self.degree is not None:
-            return self.degree
+        """Return PNA's mean degree and mean log(degree + 1) over the atoms of the training set, or the source's."""
+        if self.source_degree is not None:
+            return self.source_degree
         s = self.structure
         uses = np.bincount(s.sample_geometry[self.split.train], minlength=len(s.site_offsets) - 1)
         weight = np.repeat(uses, np.diff(s.site_offsets)).astype(np.float64)
@@ -184,20 +175,23 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
     if suitable is None:
         given = (staged.ready.wanted if staged.ready else requirements.PLAIN).model_dump(mode="json")
         raise UserError(f"the node-local copy was made for other inputs or references ({given}); run the command again")
-    a, ready, recipe = suitable.arrays, suitable.ready, Recipe()
+    arrays, ready, recipe = suitable.arrays, suitable.ready, Recipe()
     if ready:
         referenced = {task.name: ready.references[task.name] for task in required.tasks}
         recipe = Recipe(inputs=ready.inputs, references=referenced)
-    structure = Structure.of(a, staged.manifest.neighbours.cutoff_bohr)
-    split, resampled = _split(a, campaign)
+    structure = Structure.of(arrays, staged.manifest.neighbours.cutoff_bohr)
+    split, resampled = _split(arrays, campaign)
     references = {
-        name: TargetReference(a[f"reference_{name}"], np.array(fitted.scale))
+        name: TargetReference(arrays[f"reference_{name}"], np.array(fitted.scale))
         for name, fitted in recipe.references.items()
     }
     return TrainingData(
         structure,
-        a["node_inputs"],
-        {n: a[f"residual_{n}" if n in references else f"scaled_{t.field}"] for n, t in campaign.tasks.items()},
+        arrays["node_inputs"],
+        {
+            name: arrays[f"residual_{name}" if name in references else f"scaled_{task.field}"]
+            for name, task in campaign.tasks.items()
+        },
         {name: task.level for name, task in campaign.tasks.items()},
         split,
         references,
@@ -207,24 +201,22 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
     )
 
 
-def _split(a: Mapping[str, np.ndarray], campaign: Campaign) -> tuple[Split, Resampled | None]:
-    """Return the split that a campaign's variant uses, and the sets of its replicas, if they have their own."""
+def _split(arrays: Mapping[str, np.ndarray], campaign: Campaign) -> tuple[Split, Resampled | None]:
+    """Return the split that a campaign's variant uses, and those of its replicas, if they have their own."""
     training, seed = campaign.training, campaign.seed
-    train, validation, test = (np.flatnonzero(a["split"] == k) for k in range(3))
+    numbers, atom_offsets = arrays["atomic_numbers"], arrays["atom_offsets"]
+    split = Split(*(np.flatnonzero(arrays["split"] == k) for k in range(3)))
 
-    def chosen(part: np.ndarray) -> np.ndarray:
-        if training.samples == "all":
-            return part
-        return nested(part, training.samples, a["atomic_numbers"], a["atom_offsets"], seed)
+    def chosen(train: np.ndarray) -> np.ndarray:
+        return train if training.samples == "all" else nested(train, training.samples, numbers, atom_offsets, seed)
 
     if isinstance(training.resample, Folds):
-        counts = species_counts(a["atomic_numbers"], a["atom_offsets"])[1]
-        pool = np.sort(np.concatenate([train, validation]))
-        folds = split_in_folds(pool, training.resample.folds, a[CLASSES], counts, seed)
-        return Split(train, validation, test), in_folds(folds, chosen)
-    train = chosen(train)
-    drawn = by_bootstrap((train, validation), a[CLASSES], seed) if training.resample == "bootstrap" else None
-    return Split(train, validation, test), drawn
+        counts = species_counts(numbers, atom_offsets)[1]
+        pool = np.sort(np.concatenate([split.train, split.validation]))
+        folds = split_in_folds(pool, training.resample.folds, arrays[CLASSES], counts, seed)
+        return split, in_folds(folds, split.test, chosen)
+    split = split._replace(train=chosen(split.train))
+    return split, by_bootstrap(split, arrays[CLASSES], seed) if training.resample == "bootstrap" else None
 
 
 def vector_limits(campaign: Campaign, targets: Mapping[str, Target]) -> dict[str, tuple[tuple[float, float], ...]]:
@@ -236,11 +228,15 @@ def vector_limits(campaign: Campaign, targets: Mapping[str, Target]) -> dict[str
     }
 
 
-def to_units(values: np.ndarray, manifest: Manifest, field: str) -> np.ndarray:
+def span_of(target: Target) -> np.ndarray:
+    """Return the difference between a target's maximum and minimum, ``[d]`` float64 in its unit."""
+    span: np.ndarray = np.array(target.maximum) - np.array(target.minimum)
+    return span
+
+
+def to_units(values: np.ndarray, target: Target) -> np.ndarray:
     """Undo a target's scaling: ``[..., d]`` scaled to float64 in its unit."""
-    target = manifest.targets[field]
-    low, high = np.array(target.minimum), np.array(target.maximum)
-    unscaled: np.ndarray = values.astype(np.float64) * (high - low) + low
+    unscaled: np.ndarray = values.astype(np.float64) * span_of(target) + np.array(target.minimum)
     return unscaled
 
 

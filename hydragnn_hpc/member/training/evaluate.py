@@ -12,7 +12,7 @@ from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.losses import mean_and_noise
 from hydragnn_hpc.member.engine.sizes import TaskSizes
-from hydragnn_hpc.member.engine.training_data import TrainingData, to_units, values_of, with_reference
+from hydragnn_hpc.member.engine.training_data import TrainingData, span_of, to_units, values_of, with_reference
 from hydragnn_hpc.paths import noise_of
 from hydragnn_hpc.records.member import TaskErrors
 
@@ -29,7 +29,7 @@ class ValidationSet:
     """
 
     def __init__(self, engine: Engine, data: TrainingData, samples: np.ndarray) -> None:
-        self._engine, self.samples = engine, samples
+        self._engine, self._samples = engine, samples
         self._truth = {
             t.name: torch.tensor(values_of(data, t.name, samples), device=engine.device) for t in engine.sizes.tasks
         }
@@ -43,7 +43,7 @@ class ValidationSet:
         ``parameters`` are ``[E, P]``, ``buffers`` ``[E, Q]``. Losses are computed one member after the other: where a
         member's predictions have the same bits in any stack, so has its loss.
         """
-        predicted = self._engine.predict(parameters, buffers, self.samples)
+        predicted = self._engine.predict(parameters, buffers, self._samples)
         weighted = []
         for e in range(len(parameters)):
             per_task = [self._loss(t, predicted[t.name][e]) for t in self._engine.sizes.tasks]
@@ -91,19 +91,19 @@ def evaluate_member(
     errors = {}
     of_test, of_validation = ({"sample": samples.astype(np.int64)} for samples in sets)
     for task in engine.sizes.tasks:
-        field = campaign.tasks[task.name].field
+        target = manifest.targets[campaign.tasks[task.name].field]
         predicted, truth, noise = _scaled(data, task, sets[0], test_outputs)
         validated, known, validated_noise = _scaled(data, task, sets[1], validation_outputs)
-        in_units = to_units(predicted, manifest, field)
-        of_test[task.name], of_validation[task.name] = in_units, to_units(validated, manifest, field)
+        in_units = to_units(predicted, target)
+        of_test[task.name], of_validation[task.name] = in_units, to_units(validated, target)
         if noise is not None and validated_noise is not None:
-            span = np.array(manifest.targets[field].maximum) - np.array(manifest.targets[field].minimum)
+            span = span_of(target)
             of_test[noise_of(task.name)], of_validation[noise_of(task.name)] = noise * span, validated_noise * span
         difference = predicted.astype(np.float64) - truth
-        unit_difference = in_units - to_units(truth, manifest, field)
+        unit_difference = in_units - to_units(truth, target)
         errors[task.name] = TaskErrors(
             level=campaign.tasks[task.name].level,
-            unit=manifest.targets[field].unit,
+            unit=target.unit,
             n=int(np.count_nonzero(~np.isnan(truth))),
             rmse=_rmse(difference),
             mae=_mae(difference),

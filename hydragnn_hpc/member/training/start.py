@@ -36,7 +36,7 @@ def with_degree(data: TrainingData, start: Start | None) -> TrainingData:
     if start is None or "trunk" not in start.named(()):
         return data
     linear, logarithmic = read_source(start, 0).facts.average_degree
-    return replace(data, degree=(linear, logarithmic))
+    return replace(data, source_degree=(linear, logarithmic))
 
 
 def initialise(

@@ -90,9 +90,9 @@ class StackTraining:
         ownership = Ownership(files, self._claim)
         ownership.take(self._context.folder)
         seed = self._context.frozen.campaign.seed_of(self.variant, replica)
-        return StackMember(
-            replica, seed, files, ownership, Schedule.fresh(self._options), *self._data.parts_of(replica)
-        )
+        split = self._data.split_of(replica)
+        schedule = Schedule.fresh(self._options)
+        return StackMember(replica, seed, files, ownership, schedule, split.train, split.validation)
 
     def _begin(self) -> None:
         """Set the stack's tensors: from each member's checkpoint, otherwise from its seed and source."""

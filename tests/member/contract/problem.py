@@ -14,8 +14,9 @@ from torch import Tensor
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.layout import ParameterLayout
+from hydragnn_hpc.member.engine.resample import Split
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.engine.training_data import Split, Structure, TrainingData
+from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.library.engine import LibraryEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
