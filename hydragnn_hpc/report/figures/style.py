@@ -79,23 +79,32 @@ def panels(columns: int, rows: int = 1, height: float = 2.6, width: float = WIDT
 
 def save(drawing: Drawing, folder: Path) -> list[Path]:
     """Write a figure as PNG and PDF, each completely or not at all; the same figure gives the same bytes."""
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
     paths = [folder / f"{drawing.name}.png", folder / f"{drawing.name}.pdf"]
     with style(), written_whole(paths[0]) as stream:
         stream.write(compressed(drawing.figure))
     drawing.figure.set_layout_engine("none")  # the layout is done; repeating it takes a third of the time
+    drawing.figure.dpi = 300
+    canvas: Any = FigureCanvasPdf(drawing.figure)  # not typed by Matplotlib
     with style(), written_whole(paths[1]) as stream:
-        drawing.figure.savefig(stream, format="pdf", dpi=300, metadata={"CreationDate": None, "Title": drawing.title})
+        canvas.print_pdf(stream, metadata={"CreationDate": None, "Title": drawing.title})
     return paths
 
 
 def compressed(figure: Any) -> bytes:
     """Return a figure as a PNG of at most 256 colours: a third of the size, with no visible difference."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    raw, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(raw, format="png", dpi=DPI, metadata={"Software": None})
-    image = Image.open(raw).convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    image.save(small, format="png", optimize=True)
+    figure.dpi = DPI
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()  # once; savefig would draw twice
+    image = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+    small = io.BytesIO()
+    image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+        small, format="png", optimize=True
+    )
     return small.getvalue()
 
 
