@@ -27,7 +27,9 @@ def doctor(
     local_rank: Annotated[
         int | None, typer.Option(help="This rank's number on its node, where the launcher does not set it.")
     ] = None,
-    slots: Annotated[int, typer.Option(min=1, help="launch.slots_per_device: ranks that may share a device.")] = 1,
+    slots: Annotated[
+        int, typer.Option(min=1, help="launch.slots_per_device: workers of each rank, which need a core each.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
     """Check MPI, launcher, ADIOS2, torch and devices, and say what to do; under a launcher, show the map of ranks.

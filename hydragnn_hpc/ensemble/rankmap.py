@@ -23,14 +23,14 @@ from hydragnn_hpc.processes import outcome
 from hydragnn_hpc.records.base import FileRecord
 from hydragnn_hpc.records.doctor import MpiAnswer, RankResources, TorchAnswer
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 120.0  # for the answer of a probe
 _Answer = TypeVar("_Answer", bound=FileRecord)
 
 
 def probe(kind: type[_Answer], module: str, *arguments: str) -> tuple[_Answer | None, str]:
-    """Run a probe module in a child process; return (its answer, "") or (None, why there is none).
+    """Run a probe module in a child process; return (its answer, "") or (None, the reason).
 
-    The child gets a worker's environment: none of the launcher's variables.
+    The child gets a worker's environment, without the launcher's variables.
     """
     command = [sys.executable, "-m", module, *arguments]
     try:
@@ -60,20 +60,23 @@ def gather_resources(messenger: Messenger, launch: LaunchEnvironment, local_rank
         torch=answer,
         trouble=trouble,
     )
-    return list(messenger.share(own))
+    return messenger.share(own)
 
 
 def complaints(ranks: list[RankResources], slots: int) -> list[tuple[str, str]]:
-    """Return the problems of a map as (problem, remedy): devices shared by more ranks than slots, shared cores."""
+    """Return what is wrong with a map, as (problem, remedy): shared devices, too few cores, torch that does not work.
+
+    ``slots`` is the number of workers of each rank.
+    """
     wrong = []
     by_device: dict[tuple[str, str], list[int]] = defaultdict(list)
     by_host: dict[str, list[RankResources]] = defaultdict(list)
-    for one in ranks:
-        by_host[one.host].append(one)
-        if one.device and one.device.type != "cpu":
-            by_device[one.host, str(one.device.identity or one.device.index)].append(one.rank)
+    for rank in ranks:
+        by_host[rank.host].append(rank)
+        if rank.device and rank.device.type != "cpu":
+            by_device[rank.host, str(rank.device.identity or rank.device.index)].append(rank.rank)
     for (host, device), sharing in by_device.items():
-        if len(sharing) > slots:
+        if len(sharing) > 1:
             wrong.append(
                 (
                     f"ranks {', '.join(map(str, sharing))} share device {device} of {host}",
@@ -82,17 +85,18 @@ def complaints(ranks: list[RankResources], slots: int) -> list[tuple[str, str]]:
                 )
             )
     for host, here in by_host.items():
-        cores = {core for one in here for core in one.cores}
-        if len(cores) < len(here):
+        cores = {core for rank in here for core in rank.cores}
+        if len(cores) < len(here) * slots:
+            each = f" of {slots} workers each" if slots > 1 else ""
             wrong.append(
                 (
-                    f"{len(here)} ranks on {host} share the cores {ranges(sorted(cores))} ({len(cores)} in all)",
+                    f"{len(here)} ranks{each} on {host} share the cores {ranges(sorted(cores))} ({len(cores)} in all)",
                     "give each rank its own cores (srun -c N, mpiexec --depth N --cpu-bind depth), or start fewer",
                 )
             )
-    for one in ranks:
-        if one.device is None:
-            wrong.append((f"rank {one.rank} on {one.host}: torch does not work: {one.trouble}", "fix torch there"))
+    for rank in ranks:
+        if rank.device is None:
+            wrong.append((f"rank {rank.rank} on {rank.host}: torch does not work: {rank.trouble}", "fix torch there"))
     return wrong
 
 
@@ -116,7 +120,7 @@ def library_path() -> str:
 
 
 def main() -> None:
-    """Initialise MPI; print library, its file, rank and size, and what the launcher set, as JSON."""
+    """Initialise MPI; print the MPI library, its file, rank and size, and what the launcher set, as JSON."""
     from mpi4py import MPI
 
     launch = detect(os.environ)

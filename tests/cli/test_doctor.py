@@ -155,9 +155,13 @@ def test_complaints() -> None:
     assert complaints(good, 1) == []
     shared = [rank(0, "a", [0, 1], "x"), rank(1, "a", [2, 3], "x")]
     assert [what for what, _ in complaints(shared, 1)] == ["ranks 0, 1 share device x of a"]
-    assert complaints(shared, 2) == []
+    assert complaints(shared, 2) == complaints(shared, 1), "a run refuses it with any number of slots"
     crowded = [rank(0, "a", [0]), rank(1, "a", [0])]
     assert [what for what, _ in complaints(crowded, 1)] == ["2 ranks on a share the cores 0 (1 in all)"]
+    assert complaints(good, 2) == []
+    assert [what for what, _ in complaints(good, 3)][:1] == [
+        "2 ranks of 3 workers each on a share the cores 0-3 (4 in all)"
+    ]
     broken = [rank(0, "a", [0]).model_copy(update={"torch": None, "trouble": "no driver"})]
     assert "no driver" in complaints(broken, 1)[0][0]
 
