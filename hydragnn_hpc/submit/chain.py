@@ -24,6 +24,8 @@ from hydragnn_hpc.submit import jobs, scheduler
 
 LATE_RUNS = 3
 """Number of consecutive jobs that may begin too late to train anything, because of a slow file system for example."""
+STOPPED = ExitCode.MEMBERS_FAILED
+"""Exit code where the chain ends although members are left."""
 UNFINISHED = (State.WAITING, State.RUNNING, State.INTERRUPTED)
 
 
@@ -83,22 +85,25 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
     if late and not moved and code != ExitCode.USAGE:
         if before.late + 1 < min(LATE_RUNS, runs):
             return ExitCode.AGAIN, "the job's set-up left too little time to train; it is run again"
-        return 1, f"stopped: the set-up left too little time to train in {before.late + 1} jobs; ask for more time"
+        return (
+            STOPPED,
+            f"stopped: the set-up left too little time to train in {before.late + 1} jobs; ask for more time",
+        )
     if code == ExitCode.USAGE:
         return code, "the campaign cannot be run as it is; the line above says why"
     if not folder.campaign.exists():
         if code == ExitCode.AGAIN and before.runs >= runs:
-            return 1, f"stopped: the campaign did not start in {runs} runs in a row; see the output above"
-        return code or 1, "the campaign did not start; see the output above"
+            return STOPPED, f"stopped: the campaign did not start in {runs} runs in a row; see the output above"
+        return code or STOPPED, "the campaign did not start; see the output above"
     members = read_members(folder, read_frozen(folder).campaign)
     left = sum(m.state in UNFINISHED for m in members)
     if not left:
         failed = sum(m.state is not State.FINISHED for m in members)
         return (ExitCode.MEMBERS_FAILED, f"done; {_counted(failed)} failed") if failed else (ExitCode.DONE, "done")
     if not moved:
-        return 1, f"stopped: {_counted(left)} left, but this run finished no epoch of any; ask for more time"
+        return STOPPED, f"stopped: {_counted(left)} left, but this run finished no epoch of any; ask for more time"
     if before.runs >= runs:
-        return 1, f"stopped: {_counted(left)} left after {runs} runs in a row; submit again to continue"
+        return STOPPED, f"stopped: {_counted(left)} left after {runs} runs in a row; submit again to continue"
     return ExitCode.AGAIN, f"{_counted(left)} left; the campaign is run again"
 
 
