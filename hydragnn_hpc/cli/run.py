@@ -85,7 +85,7 @@ def run(
 def _show(plan: RunPlan, out: Path) -> None:
     import os
 
-    from hydragnn_hpc.ensemble.display import names
+    from hydragnn_hpc.ensemble.display import stack_name
     from hydragnn_hpc.ensemble.launcher import detect
 
     launch = detect(os.environ)
@@ -105,7 +105,7 @@ def _show(plan: RunPlan, out: Path) -> None:
     _show_costs(plan, out)
     for number, (variant, replicas) in enumerate(stacks):
         first = f"rank {number % launch.size} first" if number < launch.size * slots else "any free rank"
-        typer.echo(f"           {names(variant, replicas):16s} {first}")
+        typer.echo(f"           {stack_name(variant, replicas):16s} {first}")
 
 
 def _show_costs(plan: RunPlan, out: Path) -> None:

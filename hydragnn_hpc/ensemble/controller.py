@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
-from typing import Any
 
 from hydragnn_hpc import halving, ledger
 from hydragnn_hpc.durations import in_words
 from hydragnn_hpc.ensemble import rungs
-from hydragnn_hpc.ensemble.display import Display, names
+from hydragnn_hpc.ensemble.display import Display, stack_name
 from hydragnn_hpc.ensemble.folder import RunPlan
 from hydragnn_hpc.ensemble.messenger import RankPlacement
 from hydragnn_hpc.ensemble.progress import RunProgress
@@ -63,6 +63,11 @@ class Controller:
         On the monotonic clock; everything must be saved by then. None: no limit.
     update_tables : callable
         Brings the tables up to date.
+
+    Attributes
+    ----------
+    fatal : UserError or None
+        The error that ends the run.
     """
 
     def __init__(
@@ -96,19 +101,19 @@ class Controller:
         self._out_of_time = False
         self._asked_to_stop: set[WorkerId] = set()
         self.fatal: UserError | None = None
-        self.display = Display(self._total)
-        self._files = RunFiles(plan.frozen, folder, self.display.line, update_tables)
+        self._display = Display(self._total)
+        self._files = RunFiles(plan.frozen, folder, self._display.line, update_tables)
         self._announce()
 
     def _announce(self) -> None:
         campaign, left = self._plan.frozen.campaign, self._total - self._done_before
         shown = ", ".join(f"{n} {state}" for state, n in self._plan.counts().items())
         workers = len(self._expected)
-        self.display.line(
+        self._display.line(
             f"campaign {campaign.name}: {self._total} members ({shown}), {left} to train on {workers} workers"
         )
         for remark in self._plan.remarks:
-            self.display.line(f"remark: {remark}")
+            self._display.line(f"remark: {remark}")
         self._files.log(
             RunStarted,
             members_left=left,
@@ -125,8 +130,8 @@ class Controller:
         elif isinstance(report, Epoch):
             self._progress.epoch(worker, report.members)
         elif isinstance(report, EngineChanged):
-            member = names(report.variant, [report.replica])
-            self.display.line(
+            member = stack_name(report.variant, [report.replica])
+            self._display.line(
                 f"{member} was trained by {report.before}, continues with {report.after}:"
                 " the last digits of its result depend on this"
             )
@@ -141,7 +146,7 @@ class Controller:
         elif isinstance(report, Broken):
             self._broken[worker] = report.cause
             self._idle.discard(worker)
-            self.display.line(f"rank {worker[0]}: worker {worker[1]} cannot be started: {report.cause}")
+            self._display.line(f"rank {worker[0]}: worker {worker[1]} cannot be started: {report.cause}")
 
     def _ready(self, worker: WorkerId, device: Device) -> None:
         self._devices[worker] = device
@@ -155,7 +160,7 @@ class Controller:
             )
         if self._launch.slots_per_device > 1 and device.mps is False and not self._without_mps:
             self._without_mps = True
-            self.display.line(
+            self._display.line(
                 f"remark: {self._launch.slots_per_device} slots share {device.label} on {host} without MPS, so their"
                 " kernels take turns: start 'nvidia-cuda-mps-control -d' on every node first, or use launch.stack"
             )
@@ -174,18 +179,18 @@ class Controller:
         done = self._done_before + len(self._queue.finished)
         left = self._seconds_left() if done < self._total else None
         tail = f"{done} of {self._total} done" + (f", about {in_words(left)} left" if left else "")
-        self.display.line(f"{names(name[0], [name[1]])} {event.state}: {summary} ({tail})")
+        self._display.line(f"{stack_name(name[0], [name[1]])} {event.state}: {summary} ({tail})")
         self._files.log(MemberFinished, worker, member=name, state=event.state)
         self._advance(name[0])
 
     def _advance(self, variant: str) -> None:
-        """Where this variant was the last at a rung of a sweep's halving, train the members that go on further."""
+        """Decide a rung of a sweep's halving once this variant and its rivals have reached it; add what goes on."""
         campaign = self._plan.frozen.campaign
         lines, again = rungs.next_rung(self._folder, campaign, variant, self._queue.variants, self._queue.given_up)
         if not lines:
             return
         for line in lines:
-            self.display.line(line)
+            self._display.line(line)
         self._done_before -= len(again - self._queue.finished)
         self._queue.add((v, tuple(r for r in replicas if (v, r) in again)) for v, replicas in campaign.stacks())
         self._epochs = halving.epoch_limits(campaign, ledger.read_rungs(self._folder))
@@ -207,31 +212,32 @@ class Controller:
         self._idle.discard(worker)
         self._progress.end(worker)
         failed = self._queue.failed(worker)
-        placement = self._placements[worker[0]]
-        for name, attempt, final in failed:
-            failure = Failure(
-                time=ledger.now(),
-                cause=event.cause,
-                detail=event.detail,
-                last_output=event.last_output,
-                rank=worker[0],
-                host=placement.host,
-                attempt=attempt,
-                final=final,
-            )
-            self._files.add_failure(name, failure)
-        if failed:
-            self._files.changed = True
-            variant, replicas = failed[0][0][0], [name[1] for name, _, _ in failed]
-            attempt, final = failed[0][1:]
-            what = "given up" if final else "will be tried again"
-            where = f"rank {worker[0]} ({placement.host}), attempt {attempt}"
-            self.display.line(f"{names(variant, replicas)} failed on {where}: {event.cause}; {what}")
-            self._files.log(
-                StackFailed, worker, variant=variant, replicas=tuple(replicas), cause=event.cause, final=final
-            )
-            if final:
-                self._advance(variant)
+        if failed is None:
+            return
+        stack, final = failed
+        failure = Failure(
+            time=ledger.now(),
+            cause=event.cause,
+            detail=event.detail,
+            last_output=event.last_output,
+            rank=worker[0],
+            host=self._placements[worker[0]].host,
+            attempt=stack.attempt,
+            final=final,
+        )
+        for replica in stack.replicas:
+            self._files.add_failure((stack.variant, replica), failure)
+        self._files.changed = True
+        consequence = "given up" if final else "will be tried again"
+        where = f"rank {failure.rank} ({failure.host}), attempt {stack.attempt}"
+        self._display.line(
+            f"{stack_name(stack.variant, stack.replicas)} failed on {where}: {event.cause}; {consequence}"
+        )
+        self._files.log(
+            StackFailed, worker, variant=stack.variant, replicas=stack.replicas, cause=event.cause, final=final
+        )
+        if final:
+            self._advance(stack.variant)
 
     def _returned(self, worker: WorkerId, event: Returned) -> None:
         """Continue with a stack without graphs, or in two halves."""
@@ -240,20 +246,25 @@ class Controller:
         running = self._queue.running().get(worker)
         if running is None:
             return
-        more: dict[str, Any] = {"variant": running.variant, "replicas": running.replicas}
+        variant, replicas = running.variant, running.replicas
+        device, size = "", 0
         if event.reason == "graphs":
             self._without_graphs.add(worker)
             remedy = "steps run without CUDA graphs, which is slower"
+        elif replicas:
+            device = self._devices[worker].name
+            size = self._sizes.halve(variant, device, len(replicas))
+            remedy = f"continues in stacks of {size}"
         else:
             remedy = "all its members have results"
-            if running.replicas:
-                size = self._sizes.halve(running.variant, self._devices[worker], len(running.replicas))
-                more |= {"device": self._devices[worker].name, "most": size}
-                remedy = f"continues in stacks of {size}"
         self._queue.stopped(worker)
+        stack = stack_name(variant, replicas) if replicas else f"a stack of {variant}"
         where = f"rank {worker[0]} ({self._placements[worker[0]].host})"
-        self.display.line(f"{names(running.variant, list(running.replicas))} on {where}: {event.detail}; {remedy}")
-        self._files.log(StackReturned, worker, reason=event.reason, detail=event.detail, **more)
+        self._display.line(f"{stack} on {where}: {event.detail}; {remedy}")
+        self._files.log(
+            StackReturned, worker, variant=variant, replicas=replicas, reason=event.reason, detail=event.detail,
+            device=device, most=size or None,
+        )  # fmt: skip
 
     def _count_written_results(self, worker: WorkerId) -> None:
         """Count members as finished if their results are on disk: their worker died before it could report them."""
@@ -270,10 +281,10 @@ class Controller:
 
     def lost(self, rank: int) -> None:
         """Treat the workers of a rank that no longer answers as dead, so that other ranks train its members."""
-        self.display.line(
+        self._display.line(
             f"rank {rank} on {self._placements[rank].host} no longer answers; other ranks take over its members"
         )
-        for worker in [w for w in self._expected if w[0] == rank]:
+        for worker in (w for w in self._expected if w[0] == rank):
             self._died(worker, Died(cause=f"rank {rank} on {self._placements[rank].host} was lost"))
             self._broken[worker] = "its rank was lost"
 
@@ -284,11 +295,11 @@ class Controller:
         if self._stop is None and self._progress.time_is_up:
             self._out_of_time = True
             self.stop(ExitCode.AGAIN, "the time limit is near")
-        commands: list[tuple[WorkerId, Command]] = []
         if self._stop is not None:
             running = [w for w in self._queue.running() if w not in self._asked_to_stop]
             self._asked_to_stop.update(running)
             return [(worker, Stop()) for worker in running]
+        commands: list[tuple[WorkerId, Command]] = []
         for worker in sorted(self._idle):
             largest = functools.partial(self._sizes.largest, device=self._devices.get(worker))
             assignment = self._queue.next(worker, largest, join=self._sizes.auto)
@@ -308,7 +319,9 @@ class Controller:
             )
             commands.append((worker, train))
             again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""
-            self.display.line(f"{names(assignment.variant, assignment.replicas)} starts on rank {worker[0]}{again}")
+            self._display.line(
+                f"{stack_name(assignment.variant, assignment.replicas)} starts on rank {worker[0]}{again}"
+            )
             self._files.log(
                 StackAssigned, worker, variant=train.variant, replicas=train.replicas, attempt=train.attempt
             )
@@ -318,7 +331,7 @@ class Controller:
         """Request that every stack is saved at the end of its epoch, and assign no more stacks."""
         if self._stop is None:
             self._stop = code
-            self.display.line(f"stopping: {reason}; members are saved at the end of their epoch")
+            self._display.line(f"stopping: {reason}; members are saved at the end of their epoch")
             self._files.log(RunStopping, reason=reason)
 
     @property
@@ -373,26 +386,30 @@ class Controller:
             self._files.write_progress(
                 self._progress.record(self._queue.running(), self._devices, self._seconds_left())
             )
-            self.display.update(self._done_before + len(self._queue.finished), self._note())
+            self._display.update(self._done_before + len(self._queue.finished), self._note())
         if self._files.tables_are_due():
             self._files.write_tables()
 
     def close(self) -> None:
         """Write the final tables and the last event, and remove ``progress.json``."""
-        self.display.close()
+        self._display.close()
         if self._folder.campaign.exists():
             self._files.write_tables()
             self._files.log(RunEnded, finished=len(self._queue.finished), given_up=len(self._queue.given_up))
             self._files.remove_progress()
         done = self._done_before + len(self._queue.finished)
-        bad = len(self._queue.given_up), self._diverged
+        failed = len(self._queue.given_up)
+        left = self._total - done - failed
         parts = [f"{done - self._diverged} of {self._total} members finished"]
-        parts += [f"{n} {what}" for n, what in zip(bad, ("failed for good", "diverged"), strict=True) if n]
-        waiting = self._total - done - bad[0]
-        parts += [f"{waiting} left" + ("" if self._too_short else ": run the same command again")] if waiting else []
-        self.display.line("; ".join(parts))
+        if failed:
+            parts.append(f"{failed} failed for good")
+        if self._diverged:
+            parts.append(f"{self._diverged} diverged")
+        if left:
+            parts.append(f"{left} left" + ("" if self._too_short else ": run the same command again"))
+        self._display.line("; ".join(parts))
         if line := self._files.closing_line():
-            self.display.line(line)
+            self._display.line(line)
 
     @property
     def _too_short(self) -> bool:
@@ -402,7 +419,8 @@ class Controller:
     def _seconds_left(self) -> float | None:
         waiting = self._queue.waiting_stacks
         if self._sizes.auto and self._devices:  # members wait one by one, and are joined
-            waiting = -(-waiting // (self._sizes.largest("", next(iter(self._devices.values()))) or 1))
+            size = self._sizes.largest("", next(iter(self._devices.values())))  # of variants that fit into memory
+            waiting = math.ceil(waiting / (size or 1))
         return self._progress.seconds_left(waiting, len(self._idle))
 
     def _note(self) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import IO, Any, cast
 
 from hydragnn_hpc.logs import log
 from hydragnn_hpc.streams import optional
 
 
-def names(variant: str, replicas: tuple[int, ...] | list[int]) -> str:
-    """Return ``HCM/00``, or ``HCM/00-11`` for a run of replicas."""
+def stack_name(variant: str, replicas: Sequence[int]) -> str:
+    """Return the name of a stack: ``HCM/00``, ``HCM/00-11`` for consecutive replicas, or else ``HCM/00,02``."""
     if len(replicas) == 1:
         return f"{variant}/{replicas[0]:02d}"
     if list(replicas) == list(range(replicas[0], replicas[-1] + 1)):
@@ -42,7 +43,7 @@ class Display:
             self._bars.console.print(text, markup=False, highlight=False)
 
     def update(self, done: int, note: str) -> None:
-        """Show how many members are finished, diverged or failed, and a note."""
+        """Show how many members have a result, and a note."""
         if self._bars is not None:
             self._bars.update(self._bar, completed=done, description=note)
 

@@ -12,10 +12,14 @@ from hydragnn_hpc.errors import UserError
 
 @dataclass(frozen=True)
 class LaunchVariables:
-    """One launcher's environment variables; the first of each tuple that is set counts.
+    """The environment variables that a launcher sets; the first of each tuple that is set counts.
 
     Attributes
     ----------
+    launcher : str
+        Its name, for messages.
+    rank, size, local_rank : tuple of str
+        Names of variables.
     sets_pmi : bool
         It sets PMI_RANK as well: where that differs, another launcher started this process within a step of this one.
     """
@@ -41,7 +45,7 @@ LAUNCHERS = (
 # A worker that inherits these takes itself for a rank: its MPI_Init fails under MPICH, or silently joins the parent's
 # world under Open MPI.
 _OF_LAUNCHERS = (
-    "PMI", "PMIX", "OMPI_", "PRTE_", "ORTE_", "MPI_", "MPICH_", "MPIEXEC_", "HYDRA_", "HYDI_", "PALS_", "SLURM_",
+    "PMI", "OMPI_", "PRTE_", "ORTE_", "MPI_", "MPICH_", "MPIEXEC_", "HYDRA_", "HYDI_", "PALS_", "SLURM_",
     "FLUX_", "JSM_", "LSB_", "I_MPI_", "GTL_",
 )  # fmt: skip
 
@@ -66,7 +70,7 @@ class LaunchEnvironment:
 
 
 def detect(environment: Mapping[str, str]) -> LaunchEnvironment:
-    """Find the launcher.
+    """Return the launcher, rank and size that ``environment`` states.
 
     Raises
     ------

@@ -14,7 +14,7 @@ _QUOTED_BYTES = 40
 
 
 class BadLinesError(Exception):
-    """The input from a pipe exceeds a limit; the message says which."""
+    """What came through a pipe exceeds a limit, or is no message; the text says what."""
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from hydragnn_hpc.ensemble import startup
 from hydragnn_hpc.ensemble.launcher import LaunchEnvironment, check_size
 from hydragnn_hpc.records.messages import RankMessage
 
-_TAG = 77
 _EMPTY_PROBES = 2
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Messenger(Protocol):
     def receive(self) -> list[tuple[int, RankMessage]]:
         """Return what has arrived, as (from, message), without waiting."""
 
-    def share(self, value: Any) -> list[Any]:
+    def share(self, value: _T) -> list[_T]:
         """Return the values of all ranks. Collective: at start-up only."""
 
     def abort(self, code: int) -> None:
@@ -86,7 +86,7 @@ class SoloMessenger:
         """See `Messenger`."""
         return []
 
-    def share(self, value: Any) -> list[Any]:
+    def share(self, value: _T) -> list[_T]:
         """See `Messenger`."""
         return [value]
 
@@ -118,7 +118,7 @@ class MpiMessenger:
     def send(self, to: int, message: RankMessage) -> None:
         """See `Messenger`."""
         try:
-            self._sending.append((to, self._comm.isend(message, dest=to, tag=_TAG)))
+            self._sending.append((to, self._comm.isend(message, dest=to)))
         except self._mpi.Exception:
             self.unreachable.add(to)
 
@@ -139,7 +139,7 @@ class MpiMessenger:
         while nothing < _EMPTY_PROBES:
             # The error does not say whose connection broke; that rank becomes silent, or a message to it fails.
             with contextlib.suppress(self._mpi.Exception):
-                message = self._comm.improbe(tag=_TAG, status=status)
+                message = self._comm.improbe(status=status)
                 if message is not None:
                     arrived.append((status.Get_source(), message.recv()))
                     nothing = 0
@@ -147,7 +147,7 @@ class MpiMessenger:
             nothing += 1
         return arrived
 
-    def share(self, value: Any) -> list[Any]:
+    def share(self, value: _T) -> list[_T]:
         """See `Messenger`. Collective."""
         return list(self._comm.allgather(value))
 
@@ -199,7 +199,7 @@ class RankMonitor:
 
     def silent(self, seconds: float) -> list[int]:
         """Return those of `expected` that have sent nothing for ``seconds``."""
-        return [k for k in self.expected if self._last_heard[k] < time.monotonic() - seconds]
+        return [rank for rank in self.expected if self._last_heard[rank] < time.monotonic() - seconds]
 
     def newly_lost(self) -> list[int]:
         """Return the ranks that have been lost since the last call.
@@ -210,10 +210,10 @@ class RankMonitor:
         pause, self._last_checked = now - self._last_checked, now
         if pause > self._patience / 10:
             self._last_heard = {rank: heard + pause for rank, heard in self._last_heard.items()}
-        silent = now - self._patience
-        late = [k for k in self.expected if self._last_heard[k] < silent or k in self._messenger.unreachable]
-        self.lost.update(late)
-        return late
+        silent = self.silent(self._patience)
+        lost = [rank for rank in self.expected if rank in silent or rank in self._messenger.unreachable]
+        self.lost.update(lost)
+        return lost
 
 
 def connect(launch: LaunchEnvironment, seconds: float = startup.SECONDS) -> Messenger:
@@ -236,9 +236,9 @@ def connect(launch: LaunchEnvironment, seconds: float = startup.SECONDS) -> Mess
 
 
 def placements(messenger: Messenger, launch: LaunchEnvironment, given_local_rank: int | None) -> list[RankPlacement]:
-    """Return every rank's place. Collective: at start-up only.
+    """Return where every rank runs. Collective: at start-up only.
 
-    Local ranks are those given; otherwise the launcher's, if distinct on each host; otherwise in order of rank.
+    Local ranks are those given; otherwise the launcher's, if they are distinct on a host; otherwise in order of rank.
     """
     shared = messenger.share((socket.gethostname(), given_local_rank, launch.local_rank))
     of_host: dict[str, list[int]] = {}
@@ -247,8 +247,8 @@ def placements(messenger: Messenger, launch: LaunchEnvironment, given_local_rank
     placed = []
     for rank, (host, given, _) in enumerate(shared):
         ranks = of_host[host]
-        counted = [shared[r][2] for r in ranks]
-        if None in counted or len(set(counted)) < len(ranks):
+        counted = [local_rank for r in ranks if (local_rank := shared[r][2]) is not None]
+        if len(set(counted)) < len(ranks):
             counted = list(range(len(ranks)))
         placed.append(RankPlacement(rank, host, counted[ranks.index(rank)] if given is None else given, ranks[0]))
     return placed

@@ -38,20 +38,25 @@ class RunOptions:
     Attributes
     ----------
     campaign : Path
+        The campaign file.
     overrides : list of str
+        Settings that replace those of the file, as ``training.epochs=3``.
     out : Path
+        The campaign's folder.
     seconds : float or None
-        Time limit.
+        Time limit, from the call of `run` on. None: no limit.
     start_seconds : float
         Time limit for MPI's start.
     local_rank : int or None
+        This rank's number on its node. None: as the launcher states it.
     stage_dir : Path or None
+        Parent of the node-local copy. None: a folder is chosen.
     require_gpu : bool
         Whether a worker of a campaign with ``launch.device=auto`` may not fall back to the CPU.
     on_change : callable
         Called on rank 0 with the folder when results have changed.
     worker_command : tuple of str
-        The worker's program.
+        The worker's program and its first arguments.
     timings : Timings
     """
 

@@ -15,10 +15,24 @@ from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import MemberEpoch
 from hydragnn_hpc.records.run import Progress, RunningMember, WorkerDevice
 
+_MOST_SHOWN = 4  # stacks beside the progress bar
+
 
 @dataclass
 class _Busy:
-    """The progress of a worker that is training; ``losses`` are the validation losses by replica."""
+    """The progress of a worker that is training.
+
+    Attributes
+    ----------
+    since : float
+        Start of its stack, on the monotonic clock.
+    epoch : int
+        The latest that has ended, counted from 1.
+    epoch_seconds : float
+        How long that epoch took.
+    losses : dict
+        Validation losses of that epoch, by replica.
+    """
 
     since: float
     epoch: int = 0
@@ -74,20 +88,21 @@ class RunProgress:
 
     @property
     def time_is_up(self) -> bool:
-        """Whether stacks have to be saved now, to be saved by the deadline."""
-        # An epoch in progress has to end first; a quarter is added because the time of epochs varies.
+        """Whether saving must begin now, so that everything is saved by the deadline."""
+        # The epoch in progress must end first; a quarter is added because epochs vary in length.
         margin = 1.25 * self._longest_epoch + SAVE_SECONDS
         return self._deadline is not None and time.monotonic() > self._deadline - margin
 
     def seconds_left(self, waiting: int, idle: int) -> float | None:
-        """Estimate the remaining time, where so many stacks wait and so many workers are idle; None if unknown."""
+        """Estimate the remaining time in seconds, with ``waiting`` stacks and ``idle`` workers; None if unknown."""
         now = time.monotonic()
         running = [now - busy.since for busy in self._busy.values()]
         return seconds_left(self._member_seconds, running, waiting, idle + len(self._busy))
 
     def epochs(self, running: Mapping[WorkerId, Assignment]) -> str:
         """Return the epochs of the first stacks being trained, in short: ``HCM 12, HC 31``."""
-        return ", ".join(f"{a.variant} {self._busy[w].epoch}" for w, a in list(running.items())[:4])
+        first = list(running.items())[:_MOST_SHOWN]
+        return ", ".join(f"{stack.variant} {self._busy[worker].epoch}" for worker, stack in first)
 
     def record(
         self, running: Mapping[WorkerId, Assignment], devices: Mapping[WorkerId, Device], left: float | None

@@ -15,6 +15,7 @@ from hydragnn_hpc.ensemble.messenger import connect, placements
 from hydragnn_hpc.ensemble.options import RunOptions
 from hydragnn_hpc.ensemble.supervisor import Rank
 from hydragnn_hpc.errors import ExitCode, UserError
+from hydragnn_hpc.ledger import Frozen
 from hydragnn_hpc.paths import CampaignFolder
 
 
@@ -39,30 +40,32 @@ def run(options: RunOptions) -> ExitCode:
     complaint = "not all ranks have started (one has ended, or the campaign's file system hangs)"
     with startup.watched(startup.SECONDS, complaint, lambda: messenger.abort(int(ExitCode.AGAIN))):
         ranks = placements(messenger, launch, options.local_rank)
-        plan, controller, failure = None, None, None
+        controller, failure = None, None
+        begun: Frozen | ExitCode = ExitCode.USAGE
         if messenger.rank == 0:
             try:
                 plan = _begin(options, folder, lock)
                 deadline = None if options.seconds is None else started + options.seconds
                 controller = Controller(plan, folder, ranks, deadline, lambda: options.on_change(folder.root))
-            except Exception as error:  # sent to all ranks before it is raised, so that none waits forever
+                begun = plan.frozen
+            except Exception as error:  # raised once all ranks have its exit code, so that none waits forever
                 failure = error
+                begun = error.exit_code if isinstance(error, UserError) else ExitCode.USAGE
                 lock.release()
-        code = failure.exit_code if isinstance(failure, UserError) else ExitCode.USAGE
-        frozen, error_code = messenger.share((plan.frozen if plan else None, code if failure else None))[0]
-    if error_code is not None:
-        messenger.close(int(error_code))
+        begun = messenger.share(begun)[0]
+    if isinstance(begun, ExitCode):
+        messenger.close(int(begun))
         if failure is not None:
             raise failure
-        return ExitCode(error_code)
-    rank = Rank(options, folder, frozen.campaign, messenger, ranks)
+        return begun
+    rank = Rank(options, folder, begun.campaign, messenger, ranks)
     if controller is not None:
         rank.controller, rank.lock = controller, lock
     return rank.run()
 
 
 def _begin(options: RunOptions, folder: CampaignFolder, lock: RunLock) -> campaign_folder.RunPlan:
-    """Rank 0: read, check, lock, freeze."""
+    """Rank 0: read and check the campaign, take the lock, and freeze the configuration in the folder."""
     campaign_folder.read_plan(options.campaign, options.overrides, folder)  # raises before anything is written
     with storage_errors(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)

@@ -24,9 +24,9 @@ _TABLES_SHARE = 50.0  # minimum time between two updates of the tables, as a mul
 
 
 class RunFiles:
-    """Reads results, and writes files that only inform.
+    """Reads results, and writes files that training does not need.
 
-    An error in writing one is shown, and does not end the run while members can still be saved.
+    An error in writing one is shown, and does not end the run: members can still be saved.
 
     Parameters
     ----------
@@ -54,12 +54,12 @@ class RunFiles:
         self.changed = True
 
     def log(self, kind: Callable[..., LogEntry], worker: WorkerId | None = None, **content: Any) -> None:
-        """Append to the event log."""
+        """Append an entry of this kind and content, about ``worker`` if given, to the event log."""
         place = {} if worker is None else {"rank": worker[0], "slot": worker[1]}
         self._safely(lambda: append_record(self._folder.events, kind(time=ledger.now(), **place, **content)))
 
     def progress_is_due(self) -> bool:
-        """Whether ``progress.json`` has to be written again."""
+        """Whether it is time to write ``progress.json`` again."""
         return time.monotonic() - self._progress_at >= _PROGRESS_SECONDS
 
     def write_progress(self, progress: Progress) -> None:
@@ -77,7 +77,7 @@ class RunFiles:
         self._safely(remove)
 
     def tables_are_due(self) -> bool:
-        """Whether the tables have to be brought up to date."""
+        """Whether the tables are out of date, and it is time to update them."""
         return self.changed and time.monotonic() - self._tables_at >= self._tables_interval
 
     def write_tables(self) -> None:
@@ -108,8 +108,8 @@ class RunFiles:
         errors = " ".join(f"{task} {e.rmse:.3g}" for task, e in result.tasks.items() if e.rmse is not None)
         poor = ", ".join(learned.not_learned(result, self._frozen.campaign, self._summary))
         remark = f"; no better than the baselines: {poor}" if poor else ""
-        shown = f"test RMSE {errors or 'none'}, {result.epochs} epochs, {in_words(result.seconds)}{remark}"
-        return shown, result.seconds
+        epochs = f"{result.epochs} epoch{'s' * (result.epochs != 1)}"
+        return f"test RMSE {errors or 'none'}, {epochs}, {in_words(result.seconds)}{remark}", result.seconds
 
     def closing_line(self) -> str:
         """Return what was not learned, and likely remedies; empty if all was learned (`learned.closing_line`)."""
@@ -125,7 +125,8 @@ class RunFiles:
             self._summary_read = learned.read_summary(self._folder, self._frozen.dataset_sha256)[0]
         return self._summary_read
 
-    def _safely(self, write: Callable[[], Any]) -> None:
+    def _safely(self, write: Callable[[], object]) -> None:
+        """Call ``write``; show its error, unless it is the same as the last one."""
         try:
             write()
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Decides the rungs of a sweep's successive halving, as the campaign's folder shows them."""
+"""Decides the rungs of a sweep's successive halving, from the results in the campaign's folder."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hydragnn_hpc.records.rungs import Rungs
 def advance(
     folder: CampaignFolder, campaign: Campaign, of: Collection[str], given_up: Collection[tuple[str, int]] = ()
 ) -> list[str]:
-    """Decide and record every rung that all its members have reached; return a line for each.
+    """Decide and record every rung that all its members have reached; return a line for the user for each.
 
-    The members that go on have then been outgrown (`ledger.Member.outgrown`).
+    The results of the members that go on then count as outgrown (`ledger.Member.outgrown`).
 
     Parameters
     ----------
@@ -42,7 +42,18 @@ def next_rung(
     unsettled: Collection[str],
     given_up: Collection[tuple[str, int]],
 ) -> tuple[list[str], set[tuple[str, int]]]:
-    """Decide what waits for a variant, once its rivals are settled too, and reopen the members that go on.
+    """Decide the rung that a variant has reached, once all its rivals have, and reopen the members that go on.
+
+    Parameters
+    ----------
+    folder : CampaignFolder
+    campaign : Campaign
+    variant : str
+        A variant whose members have just ended; nothing is done if it is no point of a sweep with halving.
+    unsettled : collection of str
+        Variants with members that wait or are being trained.
+    given_up : collection of (str, int)
+        See :func:`advance`.
 
     Returns
     -------
@@ -53,17 +64,22 @@ def next_rung(
     """
     sweep = campaign.sweep
     of = next((p.of for p in sweep.points if p.name == variant), None) if sweep and sweep.halving else None
-    rivals = halving.contenders(campaign, ledger.read_rungs(folder), of) if of else ()
-    if of is None or not rivals or not set(rivals).isdisjoint(unsettled):
+    if of is None:
+        return [], set()
+    rivals = halving.contenders(campaign, ledger.read_rungs(folder), of)
+    if not rivals or not set(rivals).isdisjoint(unsettled):
         return [], set()
     lines = advance(folder, campaign, [of], given_up)
-    outgrown = [m for m in ledger.read_members(folder, campaign) if m.outgrown] if lines else []
+    if not lines:
+        return [], set()
+    outgrown = [m for m in ledger.read_members(folder, campaign) if m.outgrown]
     for member in outgrown:
         ledger.reopen_result(folder.member(member.variant, member.replica))
     return lines, {(m.variant, m.replica) for m in outgrown}
 
 
 def _decide(folder: CampaignFolder, campaign: Campaign, of: str, given_up: Collection[tuple[str, int]]) -> str:
+    """Decide and record a variant's next rung; return a line for the user, empty if a member has yet to reach it."""
     sweep, rungs = campaign.sweep, ledger.read_rungs(folder)
     if sweep is None or sweep.halving is None:
         return ""

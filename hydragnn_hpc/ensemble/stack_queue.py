@@ -43,24 +43,30 @@ class StackQueue:
         Variant and the replicas still to be trained.
     attempts : int
         Failed attempts after which a member is given up, provided that it was alone in the last one.
+
+    Attributes
+    ----------
+    finished : set of MemberName
+        Members that have a result from this run.
+    given_up : set of MemberName
+        Members that this run tries no more.
     """
 
     def __init__(self, stacks: Iterable[tuple[str, tuple[int, ...]]], attempts: int) -> None:
         self._attempts = attempts
-        self._waiting = deque(
-            Assignment(variant, tuple(replicas), 1, len(replicas) == 1) for variant, replicas in stacks if replicas
-        )
+        self._waiting: deque[Assignment] = deque()
         self._running: dict[WorkerId, Assignment] = {}
         self.finished: set[MemberName] = set()
         self.given_up: set[MemberName] = set()
+        self.add(stacks)
 
     def next(
         self, worker: WorkerId, most: Callable[[str], int | None] = lambda variant: None, *, join: bool = False
     ) -> Assignment | None:
-        """Return the next assignment for the idle ``worker``, None if nothing waits.
+        """Return the next assignment for ``worker``; None if it is busy, or nothing waits.
 
-        ``most`` is how many members of a variant it can train together; None where there is no limit. With ``join``,
-        members that wait for their first attempt are joined until there are as many.
+        ``most`` returns how many members of a variant the worker can train together; None where there is no limit. With
+        ``join``, members that wait for their first attempt are joined until there are as many.
         """
         if worker in self._running or not self._waiting:
             return None
@@ -86,7 +92,7 @@ class StackQueue:
         return assignment
 
     def add(self, stacks: Iterable[tuple[str, tuple[int, ...]]]) -> None:
-        """Add stacks at the end, also of members that were finished; these are to be trained further."""
+        """Append stacks; members among them that were finished are trained further."""
         for variant, replicas in stacks:
             if replicas:
                 self.finished -= {(variant, r) for r in replicas}
@@ -112,32 +118,31 @@ class StackQueue:
             del self._running[worker]
 
     def stopped(self, worker: WorkerId) -> None:
-        """Record that the worker has saved or returned its stack, which is the next to be assigned."""
+        """Record that the worker has saved or returned its stack, which is assigned next."""
         running = self._running.pop(worker)
         if running.replicas:
             self._waiting.appendleft(running)
 
-    def failed(self, worker: WorkerId) -> list[tuple[MemberName, int, bool]]:
+    def failed(self, worker: WorkerId) -> tuple[Assignment, bool] | None:
         """Record that the worker's attempt has failed.
 
         Returns
         -------
-        list of (member, attempt, final)
-            ``final`` where the member is given up.
+        (Assignment, bool) or None
+            The members without a result, and whether they are given up; None if there are no such members.
         """
         running = self._running.pop(worker, None)
-        if running is None:
-            return []
+        if running is None or not running.replicas:
+            return None
         final = running.attempt >= self._attempts and running.alone
-        names = [(running.variant, r) for r in running.replicas]
         if final:
-            self.given_up.update(names)
-        elif names:
+            self.given_up.update((running.variant, r) for r in running.replicas)
+        else:
             attempt = running.attempt + 1
             split = attempt >= self._attempts
             groups = [(r,) for r in running.replicas] if split else [running.replicas]
             self._waiting.extend(Assignment(running.variant, group, attempt, len(group) == 1) for group in groups)
-        return [(name, running.attempt, final) for name in names]
+        return running, final
 
     def running(self) -> dict[WorkerId, Assignment]:
         """Return what is being trained, by worker."""

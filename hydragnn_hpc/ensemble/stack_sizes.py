@@ -19,7 +19,7 @@ class StackSizes:
         ``launch.stack``.
     replicas, workers : int
     folder : CampaignFolder
-        Of the campaign, where earlier runs have noted what did not fit into memory.
+        Its events include what did not fit into memory in earlier runs.
     """
 
     def __init__(self, stack: int | Literal["auto"], replicas: int, workers: int, folder: CampaignFolder) -> None:
@@ -29,11 +29,11 @@ class StackSizes:
         self._even = 1
 
     def share(self, members: int) -> None:
-        """Choose the size of automatic stacks, so that all workers share so many members evenly."""
+        """Choose the size of automatic stacks, so that all workers share the ``members`` evenly."""
         self._even = even_stack(members, self._workers, self._replicas) if members else 1
 
     def largest(self, variant: str, device: Device | None) -> int | None:
-        """Return how many members are trained together; None: as many as were planned."""
+        """Return how many members of a variant are trained together; None: as many as were planned."""
         fitting = self._fitting.get((variant, device.name)) if device else None
         if not self.auto:
             return fitting
@@ -41,9 +41,9 @@ class StackSizes:
             return 1  # a member's time is then its own
         return min(self._even, fitting or self._even)
 
-    def halve(self, variant: str, device: Device, members: int) -> int:
-        """Return the size of later stacks, where so many members do not fit into the device's memory."""
-        self._fitting[variant, device.name] = size = max(1, members // 2)
+    def halve(self, variant: str, device: str, members: int) -> int:
+        """Return the size of later stacks of a variant, where ``members`` do not fit into a device of this name."""
+        self._fitting[variant, device] = size = max(1, members // 2)
         return size
 
 
@@ -54,7 +54,7 @@ def even_stack(members: int, workers: int, replicas: int) -> int:
 
 
 def fitting_stacks(folder: CampaignFolder) -> dict[tuple[str, str], int]:
-    """Return how many members of a variant fitted into the memory of a device of that name in earlier runs."""
+    """Return how many members fit into a device's memory, by variant and the device's name, as earlier runs learned."""
     fitting: dict[tuple[str, str], int] = {}
     with contextlib.suppress(OSError), folder.events.open(errors="replace") as stream:
         for line in (line for line in stream if '"most"' in line):

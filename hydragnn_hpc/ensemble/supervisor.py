@@ -25,6 +25,7 @@ from hydragnn_hpc.ensemble.messenger import Messenger, RankMonitor, RankPlacemen
 from hydragnn_hpc.ensemble.options import RunOptions
 from hydragnn_hpc.ensemble.workers import WorkerOptions, WorkerProcess, Workers
 from hydragnn_hpc.errors import ExitCode, UserError
+from hydragnn_hpc.fields import PARTS
 from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.paths import CampaignFolder, read_record, write_record
 from hydragnn_hpc.records.messages import (
@@ -45,6 +46,7 @@ _QUICK_SECONDS = 0.002  # the same while messages arrive, since an answer may be
 _ACTIVE_SECONDS = 0.2  # polling stays quick for this long after the last message
 _BEATS_PER_SECOND = 200  # limit for all ranks together, since rank 0 answers each heartbeat
 _MOST_PROBES = 3  # heartbeats that rank 0 sends to a silent rank
+_SIGNALS_TO_KILL = 3  # after so many, the user does not want to wait until everything is saved
 
 
 class _LeaveError(Exception):
@@ -75,11 +77,11 @@ class Rank:
         self._placement = placements[messenger.rank]
         self._workers = Workers(self._start_worker)
         self._to_self: deque[tuple[int, RankMessage]] = deque()  # messages from this rank to itself
-        is_first = messenger.rank == 0
-        # Rank 0 watches all others; they watch rank 0.
-        self._timings = times = options.timings
-        watched, patience = (range(1, messenger.size), times.lost) if is_first else (range(1), times.headless)
-        self._monitor = RankMonitor(messenger, watched, patience)
+        self._timings = options.timings
+        if messenger.rank == 0:
+            self._monitor = RankMonitor(messenger, range(1, messenger.size), self._timings.lost)
+        else:
+            self._monitor = RankMonitor(messenger, [0], self._timings.headless)
         self._dismissed: set[int] = set()  # ranks that were considered lost, came back, and have been sent `End`
         self._probes: Counter[int] = Counter()  # heartbeats sent to silent ranks
         self._beat_at = time.monotonic()
@@ -106,7 +108,8 @@ class Rank:
             except UserError as error:
                 failure = error
             except Exception:
-                print_line(traceback.format_exc().rstrip())
+                for line in traceback.format_exc().splitlines():
+                    print_line(line)
                 failure = UserError(f"rank {self._placement.rank}: internal error, see above", ExitCode.MEMBERS_FAILED)
             if failure is not None:
                 failure = self._report(failure)
@@ -125,18 +128,18 @@ class Rank:
         staging = Staging(Path(self._campaign.dataset), self._options.stage_dir, self._listen, required=required)
         self._staged = stack.enter_context(staging).folder
         if self.controller is not None:
-            self._keep_of_data(self._staged)
+            self._write_report_data(self._staged)
         for placement in self._placements:
             if placement.leader == self._placement.rank:
                 self._send(placement.rank, Staged(folder=self._staged))
 
-    def _keep_of_data(self, staged: Path) -> None:
+    def _write_report_data(self, staged: Path) -> None:
         """Rank 0: write into the campaign's folder what reports need of the data set."""
         if not self._folder.dataset.exists():
             write_record(self._folder.dataset, read_record(staged / SUMMARY, DatasetSummary))
-        for part, path in ((2, self._folder.test_set), (1, self._folder.validation_set)):
+        for part, path in (("test", self._folder.test_set), ("validation", self._folder.validation_set)):
             if not path.exists():
-                write_truth(open_staged(staged), part, path)
+                write_truth(open_staged(staged), PARTS.index(part), path)
 
     def _listen(self) -> None:
         """Handle messages while the data are being staged; abandon staging once the run ends."""
@@ -150,14 +153,14 @@ class Rank:
 
     def _start_worker(self, slot: int) -> WorkerProcess:
         options = WorkerOptions(
-            self._options.worker_command,
-            worker_environment(os.environ),
-            self._folder.root,
-            self._staged or Path(),
-            self._placement.rank,
-            self._placement.local_rank,
-            self._campaign.launch.silence_seconds,
-            self._options.require_gpu,
+            command=self._options.worker_command,
+            environment=worker_environment(os.environ),
+            campaign=self._folder.root,
+            staged=self._staged or Path(),
+            rank=self._placement.rank,
+            local_rank=self._placement.local_rank,
+            silence=self._campaign.launch.silence_seconds,
+            require_gpu=self._options.require_gpu,
         )
         return WorkerProcess(options, slot, self._folder.worker_log(self._placement.rank, slot))
 
@@ -269,7 +272,7 @@ class Rank:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(number)
-        if len(self._signals) > 2:  # the user insists: end at once; checkpoints are kept
+        if len(self._signals) >= _SIGNALS_TO_KILL:  # checkpoints are kept
             self._workers.kill()
             os._exit(ExitCode.INTERRUPTED)
 

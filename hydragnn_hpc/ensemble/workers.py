@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,9 +34,10 @@ from hydragnn_hpc.records.events import (
     to_line,
 )
 
-_TAIL_LINES = 12
+_TAIL_LINES = 12  # of a worker's log, reported when it has died
+_TAIL_BYTES = 8192  # read for them
 _STARTUP_SECONDS = 300.0  # importing torch from a busy parallel file system takes minutes
-_STARTS = 3  # starts in a row without becoming ready, after which a slot is given up
+_MOST_STARTS = 3  # of a slot in a row without a worker that becomes ready
 _EXIT_SECONDS = 10.0  # for a worker that was asked to end
 _LAST_READS = 16  # a megabyte, the largest pipe that Linux allows users
 _KILLED_SECONDS = 10.0  # for a killed process to disappear
@@ -83,14 +85,14 @@ class WorkerProcess:
     slot : int
     busy : bool
         Whether it trains a stack.
-    pipe : int or None
-        Readable when it has sent something; None once it has closed its end.
+    ready : bool
+        Whether it has reported its device, and waits for work or trains.
     """
 
     def __init__(self, options: WorkerOptions, slot: int, log: Path) -> None:
         self._options, self.slot, self._log = options, slot, log
         self.busy = False
-        self._ready = False
+        self.ready = False
         self._heard_at = time.monotonic()
         try:
             stream = log.open("ab")
@@ -122,13 +124,8 @@ class WorkerProcess:
 
     @property
     def pipe(self) -> int | None:
-        """See the class."""
+        """Descriptor that is readable when the worker has sent something; None once it has closed its end."""
         return None if self._reader.ended else self._from
-
-    @property
-    def ready(self) -> bool:
-        """Whether it has reported its device, and waits for work or trains."""
-        return self._ready
 
     def send(self, command: Command) -> None:
         """Send a command; :meth:`poll` notices if the worker has ended."""
@@ -157,8 +154,8 @@ class WorkerProcess:
                 return [*events, self._died(f"sent {error}")]
         if code is not None:
             return [*events, self._died(processes.outcome(code))]
-        limit = self._options.silence if self._ready else max(self._options.silence, _STARTUP_SECONDS)
-        if (self.busy or not self._ready) and time.monotonic() - self._heard_at > limit:
+        limit = self._options.silence if self.ready else max(self._options.silence, _STARTUP_SECONDS)
+        if (self.busy or not self.ready) and time.monotonic() - self._heard_at > limit:
             return [*events, self._died(f"silent for {limit:g} s")]
         if self._writer.blocked_seconds > limit:
             return [*events, self._died(f"has not read its commands for {limit:g} s")]
@@ -173,7 +170,7 @@ class WorkerProcess:
                 raise BadLinesError(f"a line that is not an event, {quoted(line)}") from error
             self._heard_at = time.monotonic()
             if isinstance(event, Ready):
-                self._ready = True
+                self.ready = True
             elif isinstance(event, Done | Stopped):
                 self.busy = False
             yield event
@@ -185,7 +182,7 @@ class WorkerProcess:
     def _tail(self) -> tuple[str, ...]:
         try:
             with self._log.open("rb") as stream:
-                stream.seek(max(self._log_start, self._log.stat().st_size - 8192))
+                stream.seek(max(self._log_start, self._log.stat().st_size - _TAIL_BYTES))
                 return tuple(stream.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
         except OSError:
             return ()
@@ -221,7 +218,7 @@ class Workers:
     def __init__(self, make: Callable[[int], WorkerProcess]) -> None:
         self._make = make
         self._workers: dict[int, WorkerProcess] = {}
-        self._starts: dict[int, int] = {}
+        self._starts: Counter[int] = Counter()  # by slot, since a worker was last ready
 
     @property
     def pipes(self) -> list[int]:
@@ -230,8 +227,8 @@ class Workers:
 
     def start(self, slot: int) -> None:
         """Start the worker of ``slot``, unless it has died too often before it was ready."""
-        if self._starts.get(slot, 0) < _STARTS:
-            self._starts[slot] = self._starts.get(slot, 0) + 1
+        if self._starts[slot] < _MOST_STARTS:
+            self._starts[slot] += 1
             self._workers[slot] = self._make(slot)
 
     def send(self, slot: int, command: Command) -> None:
@@ -253,12 +250,7 @@ class Workers:
                     del self._workers[slot]
                     self.start(slot)
                     if slot not in self._workers:
-                        cause, output = (
-                            (event.cause, event.last_output) if isinstance(event, Died) else (event.detail, ())
-                        )
-                        last = next((line for line in reversed(output) if line.strip()), cause)
-                        known = last.endswith(cause.removeprefix("error: "))
-                        reports.append((slot, Broken(cause=cause if known else f"{cause}; {last}")))
+                        reports.append((slot, Broken(cause=_cause_of_end(event))))
         return reports
 
     def kill(self) -> None:
@@ -273,3 +265,11 @@ class Workers:
         for worker in self._workers.values():
             worker.end(0.0 if worker.busy or not worker.ready else _EXIT_SECONDS)
         self._workers.clear()
+
+
+def _cause_of_end(event: Died | Returned) -> str:
+    """Return why a worker has ended, with the last line of its output where that says more."""
+    if isinstance(event, Returned):
+        return event.detail
+    last = next((line for line in reversed(event.last_output) if line.strip()), "")
+    return event.cause if last.endswith(event.cause.removeprefix("error: ")) or not last else f"{event.cause}; {last}"

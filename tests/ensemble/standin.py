@@ -1,10 +1,18 @@
 """A stand-in for the worker: speaks its protocol, sleeps instead of training, fails on demand.
 
-``python -m tests.ensemble.standin WHAT VICTIM SECONDS [worker options]`` where WHAT says what happens once VICTIM is to
-be trained: ``good`` (nothing), ``crash``, ``silent``, ``speechless`` (dies after its results, before it reports them),
-``engine`` (reports that another engine continues); or else ``bad`` (sends what BAD has for a variant of that name),
-``hopeless`` (dies before it is ready), ``double`` (claims the same device on every rank) or ``without-mps`` (reports
-that MPS does not run).
+``python -m tests.ensemble.standin WHAT VICTIM SECONDS [worker options]``: SECONDS is the time that a member takes, and
+WHAT says what is out of the ordinary. Once the variant VICTIM is to be trained:
+
+- ``crash``: it is killed by a signal, ``silent``: it sends nothing more
+- ``speechless``: it dies after writing its results, before it reports them; ``returns``: it reports a lack of memory
+- ``engine``: it reports that another engine continues
+
+Whatever VICTIM is:
+
+- ``bad``: it sends what BAD has for a variant of that name
+- ``hopeless``: it dies before it is ready
+- ``double``: it reports the same device on every rank, ``without-mps``: it reports that MPS does not run
+- ``good``: nothing
 """
 
 from __future__ import annotations
@@ -17,7 +25,18 @@ from pathlib import Path
 
 from hydragnn_hpc.paths import MemberFolder, write_record
 from hydragnn_hpc.records.device import Device
-from hydragnn_hpc.records.events import Done, EngineChanged, Event, Finished, Quit, Ready, Train, read_command, to_line
+from hydragnn_hpc.records.events import (
+    Done,
+    EngineChanged,
+    Event,
+    Finished,
+    Quit,
+    Ready,
+    Returned,
+    Train,
+    read_command,
+    to_line,
+)
 from tests.member_records import ERRORS, a_result
 
 BAD = {
@@ -41,8 +60,8 @@ def send(event: Event) -> None:
     os.write(outgoing, to_line(event))
 
 
-def result(variant: str, replica: int) -> None:
-    """Leave a result."""
+def write_result(variant: str, replica: int) -> None:
+    """Write the result of a member."""
     files = MemberFolder(Path(given["--campaign"]), variant, replica)
     files.make()
     tasks = dict.fromkeys(variant, ERRORS)
@@ -76,14 +95,16 @@ while received := os.read(incoming, 4096):
             while bad:
                 bad = bad[os.write(outgoing, bad) :]
             time.sleep(3600)
-        if variant == victim and what == "speechless":
+        if variant == victim and what in ("speechless", "returns"):
             for replica in command.replicas:
-                result(variant, replica)
+                write_result(variant, replica)
+            if what == "returns":
+                send(Returned(reason="memory", detail="out of memory"))
             os.kill(os.getpid(), signal.SIGKILL)
         if variant == victim and what == "engine":
             send(EngineChanged(variant=variant, replica=0, before="engine torch", after="engine fused"))
         for replica in command.replicas:
             time.sleep(seconds)
-            result(variant, replica)
+            write_result(variant, replica)
             send(Finished(variant=variant, replica=replica, state="finished"))
         send(Done(variant=variant, replicas=command.replicas))

@@ -118,6 +118,21 @@ def test_refusals(small: Path, tmp_path: Path, finished: Path) -> None:
     assert run(small / "campaign.yaml", out, "--set", "launch.attempts=5", ranks=0).returncode == 0
 
 
+def test_an_internal_error_is_printed_as_python_prints_it(small: Path, tmp_path: Path, finished: Path) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    code = """
+from hydragnn_hpc.cli.main import main
+from hydragnn_hpc.ensemble.supervisor import Rank
+Rank._loop = lambda rank: 1 / 0
+main()
+"""
+    command = [sys.executable, "-c", code, "run", str(small / "campaign.yaml"), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1 and "ZeroDivisionError: division by zero" in lines, done.stderr
+    assert lines[-1] == "hydragnn-hpc: error: rank 0: internal error, see above"
+
+
 def test_many_descriptors(small: Path, tmp_path: Path) -> None:
     """Rank 0 of a large run has more than 1,024 of them, which ``select.select`` cannot hold."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

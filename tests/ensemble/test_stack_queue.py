@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydragnn_hpc.ensemble.stack_queue import StackQueue, seconds_left
+from hydragnn_hpc.ensemble.stack_queue import Assignment, StackQueue, seconds_left
 from hydragnn_hpc.ensemble.stack_sizes import even_stack
 
 stacks_strategy = st.lists(
@@ -46,9 +46,11 @@ def test_every_member_ends_exactly_once(stacks, workers: int, attempts: int, see
         elif what == "done" and not left:
             queue.stack_done(worker)
         elif what == "died":
-            for name, attempt, final in queue.failed(worker):
-                assert final == (attempt == limit[name])
-                assert name not in queue.finished
+            failed = queue.failed(worker)
+            assert (failed is None) == (not left)
+            for replica in left:
+                assert failed is not None and replica in failed[0].replicas
+                assert failed[1] == (failed[0].attempt == limit[failed[0].variant, replica])
         elif what == "stopped":
             queue.stopped(worker)
             for replica in left:
@@ -62,7 +64,7 @@ def test_the_last_attempt_is_made_alone() -> None:
     queue = StackQueue([("HCM", (0, 1, 2))], attempts=2)
     queue.next((0, 0))
     queue.member_done((0, 0), 1)
-    assert [(name, final) for name, _, final in queue.failed((0, 0))] == [(("HCM", 0), False), (("HCM", 2), False)]
+    assert queue.failed((0, 0)) == (Assignment("HCM", (0, 2), attempt=1, alone=False), False)
     first, second = queue.next((0, 0)), queue.next((1, 0))
     assert first is not None and second is not None
     assert (first.replicas, second.replicas, first.attempt) == ((0,), (2,), 2)
@@ -73,10 +75,11 @@ def test_the_only_attempt_of_a_stack_is_not_its_members_last() -> None:
     queue.next((0, 0))
     queue.next((1, 0))
     queue.member_done((0, 0), 1)
-    assert [final for _, _, final in queue.failed((0, 0))] == [False]  # the other may have caused it
-    assert [final for _, _, final in queue.failed((1, 0))] == [True]
+    # The other member may have caused the failure.
+    assert queue.failed((0, 0)) == (Assignment("H", (0,), attempt=1, alone=False), False)
+    assert queue.failed((1, 0)) == (Assignment("M", (0,), attempt=1, alone=True), True)
     queue.next((0, 0))
-    assert [final for _, _, final in queue.failed((0, 0))] == [True]
+    assert queue.failed((0, 0)) == (Assignment("H", (0,), attempt=2, alone=True), True)
 
 
 def test_a_stack_that_does_not_fit_is_assigned_in_pieces_and_loses_no_attempt() -> None:

@@ -76,12 +76,13 @@ def test_a_crash_costs_its_member_alone(small: Path, tmp_path: Path) -> None:
     assert again.returncode == 0, "members given up by an earlier run were not tried again"
 
 
-def test_a_member_that_is_finished_on_disk_is_finished(small: Path, tmp_path: Path) -> None:
-    """Its worker dies before it can report it: no attempt is lost, and the member is not trained again."""
+@pytest.mark.parametrize("what", ["speechless", "returns"])
+def test_a_member_that_is_finished_on_disk_is_finished(small: Path, tmp_path: Path, what: str) -> None:
+    """Its worker ends before it can report it: no attempt is lost, and the member is not trained again."""
     launch = {**campaigns.SMALL["launch"], "attempts": 1, "stack": 2}
-    (small / "speechless.yaml").write_text(campaigns.text(launch=launch))
+    (small / "stacks.yaml").write_text(campaigns.text(launch=launch))
     out = tmp_path / "out"
-    done = drive(small, out, 2, "speechless", "H", "0.05", campaign="speechless.yaml")
+    done = drive(small, out, 2, what, "H", "0.05", campaign="stacks.yaml")
     assert done.returncode == 0, done.stderr
     assert "6 of 6 members finished" in done.stderr and not list(out.glob("members/*/*/failure.json"))
     events = [json.loads(line) for line in (out / "logs" / "events.jsonl").read_text().splitlines()]
