@@ -17,13 +17,14 @@ import pytest
 
 from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.analysis import content, statistics
 from hydragnn_hpc.report.document import body, page
 from hydragnn_hpc.report.figures import composition, error_density, learning_curves, rmse, style
 from hydragnn_hpc.report.figures.registry import FIGURES
-from hydragnn_hpc.report.results import worker_sessions
+from hydragnn_hpc.report.results.event_log import read_log
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
-from hydragnn_hpc.report.results.load import load
+from hydragnn_hpc.report.results.worker_sessions import read_sessions
 from hydragnn_hpc.report.write import write_report
 from tests.report import making
 from tests.report.rendering import EVIL, Rendered
@@ -181,10 +182,10 @@ def test_small_curves_follow_the_losses(unfinished: Rendered) -> None:
 
 
 def test_failed_attempts_are_bars_and_a_stack_is_one(unfinished: Rendered, foreign: Rendered) -> None:
-    found = worker_sessions.read_sessions(unfinished.content.results)
+    found = read_sessions(unfinished.content.results)
     assert len([s for s in found if s.failed]) == 3
     assert len([s for s in found if not s.failed]) == 13  # twelve finished and one diverged
-    assert len(worker_sessions.read_sessions(foreign.content.results)) == 3
+    assert len(read_sessions(foreign.content.results)) == 3
 
 
 def test_a_cut_event_log_is_read_as_far_as_it_goes(unfinished: Rendered, tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_a_cut_event_log_is_read_as_far_as_it_goes(unfinished: Rendered, tmp_pat
     shutil.copytree(unfinished.folder.root, out, ignore=shutil.ignore_patterns("report"))
     path = out / "logs" / "events.jsonl"
     path.write_bytes(path.read_bytes()[:-20] + b"\n[1]\n\xff\n")
-    log = worker_sessions.read_log(load(out))
+    log = read_log(CampaignFolder(out))
     assert len(log.entries) > 10 and "3 of " in log.problem and "\n" not in log.problem
 
 

@@ -22,11 +22,11 @@ from hydragnn_hpc.report.analysis.statistics import Pair
 from hydragnn_hpc.report.analysis.together import Together
 from hydragnn_hpc.report.analysis.uncertainty import Uncertainty
 from hydragnn_hpc.report.results import ground_truth, rows
+from hydragnn_hpc.report.results.event_log import read_log
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.live import read_live
 from hydragnn_hpc.report.results.load import Results, load
 from hydragnn_hpc.report.results.predictions import CollectedPredictions
-from hydragnn_hpc.report.results.worker_sessions import read_log
 
 
 @dataclass
@@ -111,7 +111,7 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
         remarks=remarks,
     )
     content.remarks += [*results.problems(), *_inconsistent(results), *collected.problems]
-    problems = (results.not_compared, read_live(results.folder).problem, read_log(results).problem)
+    problems = (results.not_compared, read_live(results.folder).problem, read_log(results.folder).problem)
     content.remarks += [problem for problem in problems if problem]
     return content
 

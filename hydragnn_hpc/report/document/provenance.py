@@ -11,9 +11,9 @@ from hydragnn_hpc import yaml_files
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.run import RunEnded, RunStarted, RunStopping
 from hydragnn_hpc.report import text
+from hydragnn_hpc.report.results.event_log import read_log
 from hydragnn_hpc.report.results.load import Results
 from hydragnn_hpc.report.results.rows import stacked
-from hydragnn_hpc.report.results.worker_sessions import read_log
 
 HOSTS = 12
 """At most this many hosts are named."""
@@ -48,7 +48,7 @@ def provenance(results: Results) -> dict[str, str]:
 def runs(results: Results) -> list[dict[str, str | None]]:
     """Return every run of the campaign: start, end, ranks, hosts, and everything else that its start event records."""
     table: list[dict[str, str | None]] = []
-    for event in read_log(results).entries:
+    for event in read_log(results.folder).entries:
         if isinstance(event, RunStarted):
             row = {
                 "start": text.utc(event.time),

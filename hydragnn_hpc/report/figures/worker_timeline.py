@@ -29,7 +29,7 @@ def draw(content: Content) -> Iterator[Drawing]:
     height = min(max(1.3 + 0.2 * len(workers), 2.0), 9.0)
     figure, (ax,) = panels(1, height=height)
     for name in styles:
-        own = [s for s in sessions if origins[s.variant] == name and not s.failed]
+        own = [s for s in sessions if not s.failed and origins[s.variant] == name]
         if own:
             ax.barh(
                 [workers.index(s.worker) for s in own],

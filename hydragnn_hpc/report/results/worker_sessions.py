@@ -6,17 +6,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from pydantic import ValidationError
-
-from hydragnn_hpc.records.run import LogEntry, LogLine, StackAssigned, StackFailed
+from hydragnn_hpc.records.run import StackAssigned, StackFailed
+from hydragnn_hpc.report.results.event_log import read_log
 from hydragnn_hpc.report.results.live import timestamp
-from hydragnn_hpc.report.results.load import Results
-from hydragnn_hpc.validation import one_line
+from hydragnn_hpc.report.results.rows import Snapshot
 
 
 @dataclass(frozen=True)
 class WorkerSession:
-    """A period in which a worker, (rank, slot), trained a stack, in seconds since 1970; ``failed`` if it died."""
+    """A period in which a worker trained a stack.
+
+    Attributes
+    ----------
+    worker : tuple of int
+        Rank and slot.
+    started, ended : float
+        Seconds since 1970.
+    failed : bool
+        Whether it ended with a failure, as the death of the worker.
+    """
 
     worker: tuple[int, int]
     variant: str
@@ -25,14 +33,14 @@ class WorkerSession:
     failed: bool = False
 
 
-def read_sessions(results: Results) -> list[WorkerSession]:
+def read_sessions(snapshot: Snapshot) -> list[WorkerSession]:
     """Return the sessions of all workers: from the results, and failed attempts from the event log."""
     sessions = set()
-    for member in results.members:
+    for member in snapshot.members:
         for s in member.result.sessions if member.result else ():
             started, ended = (datetime.fromisoformat(t).timestamp() for t in (s.started, s.ended))
             sessions.add(WorkerSession((s.rank, s.slot), member.variant, started, ended))
-    return sorted([*_merged(sessions), *_failed(results)], key=lambda s: (s.worker, s.started))
+    return sorted([*_merged(sessions), *_failed(snapshot)], key=lambda s: (s.worker, s.started))
 
 
 def _merged(sessions: set[WorkerSession]) -> list[WorkerSession]:
@@ -47,10 +55,10 @@ def _merged(sessions: set[WorkerSession]) -> list[WorkerSession]:
     return merged
 
 
-def _failed(results: Results) -> Iterator[WorkerSession]:
-    """Yield the sessions that ended with a worker's death: no result holds them."""
+def _failed(snapshot: Snapshot) -> Iterator[WorkerSession]:
+    """Yield the sessions that ended with a failure, which no result holds."""
     assigned: dict[tuple[int, int], float] = {}
-    for event in read_log(results).entries:
+    for event in read_log(snapshot.folder).entries:
         moment = timestamp(event.time)
         if moment is None:
             continue
@@ -59,30 +67,3 @@ def _failed(results: Results) -> Iterator[WorkerSession]:
         elif isinstance(event, StackFailed) and (event.rank, event.slot) in assigned:
             worker = (event.rank, event.slot)
             yield WorkerSession(worker, event.variant, assigned[worker], moment, failed=True)
-
-
-@dataclass(frozen=True)
-class EventLog:
-    """The readable lines of the event log; ``problem`` counts the others and describes the first, "" if none."""
-
-    entries: list[LogEntry]
-    problem: str = ""
-
-
-def read_log(results: Results) -> EventLog:
-    """Read the event log, empty where there is none; a line that cannot be read, as after a kill, is left out."""
-    path = results.folder.events
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return EventLog([])
-    except OSError as error:
-        return EventLog([], f"cannot read {path}: {error.strerror or error}; check its permissions")
-    entries, lost = [], []
-    for number, line in enumerate(lines, 1):
-        try:
-            entries.append(LogLine.model_validate_json(line).root)
-        except ValidationError as error:
-            lost.append(f"line {number}: {one_line(error, LogLine)}")
-    problem = f"{path}: {len(lost)} of {len(lines)} lines cannot be read ({lost[0]}), and are left out" if lost else ""
-    return EventLog(entries, problem)
