@@ -159,6 +159,11 @@ class RunningMoments:
         spread = self._squares / (self._weight - self._squared_weights / self._weight)
         return np.asarray(np.sqrt(spread if self._variances is None else spread + self._variances / self._weight))
 
+    @property
+    def noise(self) -> np.ndarray | None:
+        """The root of the mean variance of the noise; None where there is none."""
+        return None if self._variances is None else np.asarray(np.sqrt(self._variances / self._weight))
+
 
 def calibrate(
     folder: CampaignFolder,

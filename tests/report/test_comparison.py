@@ -12,6 +12,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.report.analysis.comparison import BY_NAME, BY_NUMBER, Comparison, _identities, compare_campaigns
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from tests import campaigns
+from tests.report import making
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +121,16 @@ def test_a_page_replaces_no_file_of_another_kind(folders: Path) -> None:
     done = campaigns.called(folders, "compare", "a", "b", "--out", "c.yaml")
     assert done.returncode == 2 and "--out c.yaml: give a page of Markdown a name that ends in .md" in done.stderr
     assert (folders / "c.yaml").read_text() == "name: a"
+
+
+def test_predictions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        making.make(tmp_path / name, variants=("H",), replicas=2, samples=20, epochs=4)
+    assert compared(tmp_path, "a", "b").samples == 20
+    np.savez(tmp_path / "b/members/H/01/predictions.npz", H=np.zeros((3, 1)))
+    expected = r"b: H/01: 'H' in predictions.npz does not fit the test set; remove its folder, and run again"
+    with pytest.raises(UserError, match=expected):
+        compared(tmp_path, "a", "b")
 
 
 def test_what_cannot_be_compared_is_refused_in_a_line(folders: Path) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hydragnn_hpc.report.analysis.content import gather
 from hydragnn_hpc.report.results.load import load
+from hydragnn_hpc.report.tables.registry import write_tables
 from tests.report import making
 from tests.report.rendering import Rendered, render
 
@@ -40,6 +42,14 @@ def test_an_overconfident_ensemble_is_brought_to_nominal(calibrated: Rendered) -
         assert abs(covered - level) < bound, row
         assert float(row["width_calibrated"]) > float(row["width_raw"])
     assert int(rows[4]["values"]) == 400 * making.SITES == int(rows[8]["values"]) + int(rows[12]["values"])
+
+
+def test_a_width_without_a_bound_is_a_missing_value(tmp_path: Path) -> None:
+    """Twelve structures of the validation set cannot bound the errors of 95 % of all structures."""
+    out = making.make(tmp_path / "few", variants=("H",), replicas=3, samples=12, epochs=4, validation=True)
+    write_tables(gather(out).results)
+    rows = list(csv.DictReader((out / "report" / "calibration.csv").open()))
+    assert [row["width_calibrated"] == "" for row in rows] == [False, False, False, True]
 
 
 def test_the_table_counts_by_hand(calibrated: Rendered) -> None:

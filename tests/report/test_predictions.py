@@ -13,6 +13,7 @@ from hydragnn_hpc.atomic import write_json
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import facts_of
 from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES
 from hydragnn_hpc.report.analysis import uncertainty
 from hydragnn_hpc.report.results import ground_truth, predictions
@@ -38,29 +39,29 @@ def test_one_pass_gives_what_all_at_once_give(results: Results) -> None:
     test_set = ground_truth.read_test_set(results)
     collected = predictions.collect(results, test_set)
     assert not collected.problems and len(collected.ensembles) == 3
-    for (variant, task), summary in collected.ensembles.items():
+    for (variant, task), ensemble in collected.ensembles.items():
         predicted, truth = everything(results, variant, task)
         error = predicted - truth
-        assert summary.n == len(predicted) == (5 if variant == "HC" else 4)
-        np.testing.assert_allclose(summary.rmse, np.sqrt((error**2).mean((1, 2))), rtol=1e-12)
-        np.testing.assert_allclose(summary.mae, np.abs(error).mean((1, 2)), rtol=1e-12)
-        np.testing.assert_allclose(summary.mean, predicted.mean(0), rtol=1e-10, atol=1e-12)
-        np.testing.assert_allclose(summary.std, predicted.std(0, ddof=1), rtol=1e-8, atol=1e-12)
+        assert ensemble.n == len(predicted) == (5 if variant == "HC" else 4)
+        np.testing.assert_allclose(ensemble.rmse, np.sqrt((error**2).mean((1, 2))), rtol=1e-12)
+        np.testing.assert_allclose(ensemble.mae, np.abs(error).mean((1, 2)), rtol=1e-12)
+        np.testing.assert_allclose(ensemble.mean, predicted.mean(0), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(ensemble.std, predicted.std(0, ddof=1), rtol=1e-8, atol=1e-12)
         r2 = [np.corrcoef(p.ravel(), truth.ravel())[0, 1] ** 2 for p in predicted]
-        np.testing.assert_allclose(summary.r2, r2, atol=1e-3)
-        density, _ = np.histogram(error[0], summary.edges.errors)
-        width = np.diff(summary.edges.errors)
-        np.testing.assert_allclose(summary.densities[0], density / error[0].size / width)
+        np.testing.assert_allclose(ensemble.r2, r2, atol=1e-3)
+        density, _ = np.histogram(error[0], ensemble.edges.errors)
+        width = np.diff(ensemble.edges.errors)
+        np.testing.assert_allclose(ensemble.densities[0], density / error[0].size / width)
         parity, _, _ = np.histogram2d(
-            np.tile(truth.ravel(), len(predicted)), predicted.ravel(), [summary.edges.values] * 2
+            np.tile(truth.ravel(), len(predicted)), predicted.ravel(), [ensemble.edges.values] * 2
         )
-        assert abs(summary.parity - parity).sum() <= 2 and summary.parity.sum() == parity.sum()  # a value on an edge
+        assert abs(ensemble.parity - parity).sum() <= 2 and ensemble.parity.sum() == parity.sum()  # a value on an edge
 
 
 def test_the_ensemble_by_numpy(results: Results) -> None:
     test_set = ground_truth.read_test_set(results)
-    summary = predictions.collect(results, test_set).ensembles["HC", "C"]
-    found = uncertainty.assess(summary, test_set)
+    ensemble = predictions.collect(results, test_set).ensembles["HC", "C"]
+    found = uncertainty.assess(ensemble, test_set)
     predicted, truth = everything(results, "HC", "C")
     error, spread = np.abs(predicted.mean(0) - truth).ravel(), predicted.std(0, ddof=1).ravel()
     assert found.rmse_ensemble == pytest.approx(np.sqrt((error**2).mean()))
@@ -93,30 +94,54 @@ def test_a_calibrated_ensemble_is_called_calibrated_and_an_overconfident_one_not
 
 
 def test_what_does_not_fit_is_left_out_and_named(tmp_path: Path) -> None:
-    out = making.make(tmp_path / "x", variants=("H",), replicas=6, samples=20, epochs=4)
-    paths = [out / f"members/H/{k:02d}/predictions.npz" for k in range(6)]
+    """A member whose predictions of one task do not fit is left out of all ensembles of its variant."""
+    out = making.make(tmp_path / "x", variants=("HC",), replicas=7, samples=20, epochs=4)
+    paths = [out / f"members/HC/{k:02d}/predictions.npz" for k in range(7)]
+    whole = dict(np.load(paths[2]))
     paths[0].unlink()
     paths[1].write_bytes(b"PK no archive")
-    np.savez(paths[2], sample=np.arange(3), H=np.zeros((3, 1)))
-    np.savez(paths[3], sample=np.arange(20), H=np.full((20, 1), np.nan))
-    result = json.loads((out / "members/H/04/result.json").read_text())
-    result["tasks"]["H"]["rmse_unit"] *= 1.5
-    write_json(out / "members/H/04/result.json", result)
+    np.savez(paths[2], **{**whole, "C": np.zeros((3, 1))})
+    np.savez(paths[3], **{**whole, "C": np.full_like(whole["C"], np.nan)})
+    np.savez(paths[4], **{**whole, "C": np.full(whole["C"].shape, "text")})
+    result = json.loads((out / "members/HC/05/result.json").read_text())
+    result["tasks"]["C"]["rmse_unit"] *= 1.5
+    write_json(out / "members/HC/05/result.json", result)
     results = load(out)
     collected = predictions.collect(results, ground_truth.read_test_set(results))
-    assert collected.ensembles["H", "H"].n == 2
-    problems = "\n".join(collected.problems)
-    assert [p.partition(":")[0] for p in collected.problems] == [f"H/{k:02d}" for k in range(5)]
-    for words in ("missing", "cannot read", "do not fit", "result.json says RMSE"):
-        assert words in problems, words
+    assert {task: e.n for (_, task), e in collected.ensembles.items()} == {"H": 2, "C": 2}
+    does_not_fit = "'C' in predictions.npz does not fit the test set; left out"
+    expected = ["missing", "cannot read", *[does_not_fit] * 3, "result.json says RMSE"]
+    for member, (problem, words) in enumerate(zip(collected.problems, expected, strict=True)):
+        assert problem.startswith(f"HC/{member:02d}: ") and words in problem
+
+
+def test_members_without_the_noise_that_they_predict_form_no_ensemble(tmp_path: Path) -> None:
+    tasks = {"H": {**making.FEPT["H"], "loss": "nll"}}
+    results = load(making.make(tmp_path / "x", tasks=tasks, variants=("H",), replicas=2, samples=20, epochs=4))
+    assert results.collected.ensembles == {}
+    assert ["predictions.npz has no 'H:noise'" in problem for problem in results.collected.problems] == [True, True]
+
+
+def test_a_task_without_true_values_has_no_ensemble_and_takes_no_other_with_it(tmp_path: Path) -> None:
+    out = making.make(tmp_path / "x", variants=("HC",), replicas=2, samples=20, epochs=4)
+    truth = dict(np.load(out / "test_set.npz"))
+    truth["mixing_enthalpy"][:] = np.nan
+    np.savez(out / "test_set.npz", **truth)
+    collected = load(out).collected
+    assert [task for _, task in collected.ensembles] == ["C"] and collected.ensembles["HC", "C"].n == 2
+    assert collected.problems == ["the test set has no true value of task H: no figures of its predictions"]
+    del truth["mixing_enthalpy"]
+    np.savez(out / "test_set.npz", **truth)
+    with pytest.raises(UserError, match=r"test_set.npz: it lacks mixing_enthalpy; run again"):
+        ground_truth.read_test_set(load(out))
 
 
 def test_missing_truth_is_not_compared() -> None:
     truth = np.array([[0.0], [np.nan], [2.0]])
-    scale = predictions.HistogramEdges(np.linspace(-1, 1, 12), np.linspace(-1, 3, predictions.PARITY_BINS + 1))
-    summary = predictions.EnsembleStatistics("v", "t", "graph", "", truth, scale)
-    summary.add(np.array([[0.3], [9.0], [1.6]]))
-    assert summary.rmse[0] == pytest.approx(np.sqrt((0.09 + 0.16) / 2)) and summary.parity.sum() == 2
+    edges = predictions.HistogramEdges(np.linspace(-1, 1, 12), np.linspace(-1, 3, predictions.PARITY_BINS + 1))
+    ensemble = predictions.EnsembleStatistics("v", "t", "graph", "", truth, edges)
+    ensemble.add(np.array([[0.3], [9.0], [1.6]]))
+    assert ensemble.rmse[0] == pytest.approx(np.sqrt((0.09 + 0.16) / 2)) and ensemble.parity.sum() == 2
 
 
 def five_structures() -> ground_truth.GroundTruth:
@@ -133,11 +158,11 @@ def test_a_composition_without_any_truth_has_no_error(level: str) -> None:
     truth = np.zeros((rows, 2))
     truth[1 if level == "graph" else slice(2, 4)] = np.nan  # Fe2
     truth[0, 1] = np.nan  # one of the components of Fe1Pt1
-    scale = predictions.HistogramEdges(np.linspace(-9, 9, 12), np.linspace(-9, 9, predictions.PARITY_BINS + 1))
-    summary = predictions.EnsembleStatistics("v", "t", level, "", truth, scale)
+    edges = predictions.HistogramEdges(np.linspace(-9, 9, 12), np.linspace(-9, 9, predictions.PARITY_BINS + 1))
+    ensemble = predictions.EnsembleStatistics("v", "t", level, "", truth, edges)
     for shift in (1.0, 3.0):
-        summary.add(np.full((rows, 2), shift))
-    found = uncertainty.assess(summary, known)
+        ensemble.add(np.full((rows, 2), shift))
+    found = uncertainty.assess(ensemble, known)
     assert found is not None
     assert {c.formula: c.rmse for c in found.least_certain} == {
         "Fe2": None, "Fe1Pt1": 2.0, "Pt2": 2.0, "Pt1": 2.0, "Fe3": 2.0
@@ -159,7 +184,7 @@ def test_one_missing_value_spoils_its_own_total_only() -> None:
 
 
 def test_energies_per_atom() -> None:
-    # REFERENCE: an error of 7.5e-3 of 65.92 Ry per cell of 32 atoms is about 0.21 eV/atom.
+    # An error of 7.5e-3 of a range of 65.92 Ry per cell of 32 atoms: 7.5e-3 * 65.92 * 13.606 / 32.
     assert float(ground_truth.ev_per_atom(7.5e-3 * 65.92, 32)) == pytest.approx(0.21, abs=5e-4)
 
 

@@ -14,7 +14,7 @@ from hydragnn_hpc.report.analysis.statistics import Pair, compare, with_holm
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.ground_truth import GroundTruth, read_test_set
 from hydragnn_hpc.report.results.load import Results, load
-from hydragnn_hpc.report.results.predictions import rmse
+from hydragnn_hpc.report.results.predictions import predicted_of, rmse
 
 BY_NUMBER, BY_NAME = "number in the source", "name and elements"
 _TOLERANCE = 1e-9  # of the largest true value: data sets may round the same sample differently
@@ -27,6 +27,7 @@ class VariantErrors:
     Attributes
     ----------
     campaign, variant : str
+        The campaign's folder, and the variant's name.
     field, unit : str
         The target, and its unit.
     rmse : list of float
@@ -52,9 +53,9 @@ class Comparison:
     samples : int
         Number of test samples compared.
     rule : str
-        How they are found to be the same: `BY_NUMBER` or `BY_NAME`.
+        What identifies a sample in all campaigns: `BY_NUMBER` or `BY_NAME`.
     sizes : dict
-        Number of samples in each campaign's test set.
+        Number of samples in each campaign's test set, by folder.
     errors : list of VariantErrors
     pairs : list of Pair
         Pairs of variants of different campaigns, named ``campaign: variant``, with Holm's correction over all pairs;
@@ -113,10 +114,11 @@ def _test_set(folder: str, results: Results) -> GroundTruth:
 
 
 def _identities(truths: dict[str, GroundTruth]) -> tuple[dict[str, list[tuple[str, bytes, int]]], str]:
-    """Return what identifies each sample of each campaign, and the rule: name, elements, and a number.
+    """Return what identifies each sample of each campaign (its name, its elements, and a number), and the rule.
 
-    It is the number in the source where campaigns share such numbers, each with one name and the same elements, so that
-    the source is the same one. Otherwise it is that of earlier samples with the same name and elements.
+    By `BY_NUMBER`, it is the sample's number in the source: where all campaigns have such numbers, share some, and
+    agree on the name and elements of those that they share, so that their source is the same. By `BY_NAME`, it counts
+    the earlier samples of the campaign with the same name and elements.
     """
     plain = {folder: _names_and_elements(truth) for folder, truth in truths.items()}
     numbers = [truth.source_index.tolist() for truth in truths.values() if truth.source_index is not None]
@@ -180,10 +182,13 @@ def _errors(folder: str, results: Results, truth: GroundTruth, chosen: np.ndarra
             true = truth.targets[field][at]
             total, errors = np.zeros_like(true), []
             for member in results.finished(variant.name):
-                predicted = (results.predictions(member) or {}).get(task)
-                if predicted is None or not np.isfinite(true).any():
+                predictions = results.predictions(member)
+                if predictions is None or not np.isfinite(true).any():
                     continue
-                values = predicted.reshape(len(predicted), -1)[at]
+                try:
+                    values = predicted_of(predictions, task, truth.targets[field])[at]
+                except UserError as error:
+                    raise UserError(f"{folder}: {member.name}: {error}; remove its folder, and run again") from error
                 total += values
                 errors.append(rmse(values, true))
             of_mean = rmse(total / len(errors), true) if len(errors) > 1 else None

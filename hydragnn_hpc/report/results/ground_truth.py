@@ -97,7 +97,7 @@ def ev_per_atom(values: np.ndarray | float, n_atoms: np.ndarray | float) -> np.n
     return np.asarray(np.asarray(values, float) * RYDBERG_IN_EV / np.asarray(n_atoms, float))
 
 
-def read_test_set(results: Snapshot) -> GroundTruth | None:
+def read_test_set(snapshot: Snapshot) -> GroundTruth | None:
     """Read ``test_set.npz``; None if there is none yet.
 
     Raises
@@ -105,20 +105,21 @@ def read_test_set(results: Snapshot) -> GroundTruth | None:
     UserError
         If the file is not valid.
     """
-    arrays = results.test_set()
+    arrays = snapshot.test_set()
     if arrays is None:
         return None
-    fixed = BESIDE_TARGETS[:-1]
-    if not all(name in arrays for name in fixed):
-        raise UserError(f"cannot read {results.folder.test_set}: it lacks one of {', '.join(fixed)}; run again")
+    *expected, _ = BESIDE_TARGETS  # the last, the number in the source, is optional
+    expected += [task.field for task in snapshot.campaign.tasks.values()]
+    if missing := [name for name in expected if name not in arrays]:
+        raise UserError(f"cannot read {snapshot.folder.test_set}: it lacks {', '.join(missing)}; run again")
     targets = {name: _columns(array) for name, array in arrays.items() if name not in BESIDE_TARGETS}
     source = f"{len(arrays['sample']):,} samples of the test set"
     structures = arrays["names"].astype(str), arrays["atomic_numbers"], arrays["atom_offsets"]
     return GroundTruth(source, *structures, targets, arrays.get(SOURCE_INDEX))
 
 
-def read_data_set(results: Snapshot) -> tuple[GroundTruth | None, str]:
-    """Read the data set, if it exists and is the one that the members were trained on.
+def read_data_set(snapshot: Snapshot) -> tuple[GroundTruth | None, str]:
+    """Read the data set if it exists and is the one that the members were trained on.
 
     Returns
     -------
@@ -126,14 +127,14 @@ def read_data_set(results: Snapshot) -> tuple[GroundTruth | None, str]:
     reason : str
         Why it was not read; empty if it was.
     """
-    path = Path(results.campaign.dataset)
+    path = Path(snapshot.campaign.dataset)
     if not path.exists():
         return None, f"the data set {path} does not exist"
     try:
         from hydragnn_hpc.dataset import store
 
         manifest = store.read_manifest(path)
-        if manifest.sha256 != results.frozen.dataset_sha256:
+        if manifest.sha256 != snapshot.frozen.dataset_sha256:
             return None, f"the data set {path} is no longer the one that the members were trained on"
         _, arrays = store.read(path)
     except UserError as error:

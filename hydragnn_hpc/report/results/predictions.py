@@ -1,15 +1,16 @@
 """All members' test predictions in one pass over their files: errors, densities, ensemble mean and spread.
 
-Each file is read once and released, so that a thousand members need memory only for the running sums.
+Each file is read once and released: memory is needed for running sums, not for all members' predictions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from hydragnn_hpc.calibration import RunningMoments
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Member
 from hydragnn_hpc.paths import noise_of
@@ -20,14 +21,14 @@ from hydragnn_hpc.report.results.rows import Snapshot
 ERROR_BINS, PARITY_BINS = 121, 128
 """Maximum numbers of bins; few values are counted in fewer bins."""
 RANGE_IN_RMSE = 4.0
-"""Error densities extend to this multiple of a task's largest RMSE, parity plots as far beyond the true values."""
+"""Error densities extend to this multiple of the largest RMSE of a task, parity plots as far beyond the true values."""
 AGREEMENT = 1e-3
 """Relative difference above which a result's RMSE and that of its predictions are considered inconsistent."""
 
 
 @dataclass(frozen=True)
 class HistogramEdges:
-    """Histogram bins that all variants of a task share, in the task's unit."""
+    """Edges of the histogram bins that all variants of a task share: of errors, and of values; in the task's unit."""
 
     errors: np.ndarray
     values: np.ndarray
@@ -49,9 +50,11 @@ class EnsembleStatistics:
     rmse, mae, r2 : list of float
         A value per member; R² is about each component's mean.
     densities : list of numpy.ndarray
-        Probability density of the errors on ``edges.errors`` (edges), an array per member.
+        Probability density of the errors in the bins of ``edges.errors``, an array per member.
+    valid : numpy.ndarray
+        Where the truth is known, shaped as ``truth``.
     parity : numpy.ndarray
-        Counts ``[truth, predicted]`` on ``edges.values`` (edges), over all members.
+        Counts ``[truth, predicted]`` in the bins of ``edges.values``, over all members.
     """
 
     variant: str
@@ -72,9 +75,7 @@ class EnsembleStatistics:
         centre = known.sum(axis=0) / np.maximum(self.valid.sum(axis=0), 1)
         self._variance = float(np.sum((self.truth - centre)[self.valid] ** 2))
         self.parity = np.zeros((PARITY_BINS, PARITY_BINS), np.int64)
-        self._mean = np.zeros_like(self.truth)
-        self._squares = np.zeros_like(self.truth)
-        self._variances: np.ndarray | None = None
+        self._moments = RunningMoments()
 
     @property
     def n(self) -> int:
@@ -84,31 +85,28 @@ class EnsembleStatistics:
     @property
     def mean(self) -> np.ndarray:
         """The ensemble's mean prediction, shaped as ``truth``."""
-        return self._mean
+        return self._moments.mean
 
     @property
     def rmse_of_mean(self) -> float:
         """RMSE of the ensemble's mean prediction."""
-        return rmse(self._mean, self.truth)
+        return rmse(self.mean, self.truth)
 
     @property
     def std(self) -> np.ndarray | None:
         """The members' standard deviation (ddof = 1), shaped as ``truth``; None for fewer than two members.
 
-        With the noise that members predict, where they do.
+        Where members predict a noise, its mean variance is added to theirs.
         """
-        if self.n < 2:
-            return None
-        spread = self._squares / (self.n - 1)
-        return np.sqrt(spread if self._variances is None else spread + self._variances / self.n)
+        return self._moments.std if self.n > 1 else None
 
     @property
     def noise(self) -> np.ndarray | None:
-        """The root of the variance of the noise that members predict, their mean; None for a task without."""
-        return None if self._variances is None else np.sqrt(self._variances / self.n)
+        """The noise that members predict, the root of its mean variance; None for a task without noise."""
+        return self._moments.noise
 
     def add(self, predicted: np.ndarray, noise: np.ndarray | None = None) -> None:
-        """Add one member's predictions and, of a task that has one, its noise."""
+        """Add one member's predictions, shaped as ``truth``, and its noise where the task has one."""
         truth, value = self.truth[self.valid], predicted[self.valid]
         error = value - truth
         self.rmse.append(rmse(predicted, self.truth))
@@ -118,73 +116,80 @@ class EnsembleStatistics:
         counts, _ = np.histogram(error, self.edges.errors)
         self.densities.append(counts / (len(error) * width))
         self.parity += _counts(truth, value, self.edges.values)
-        # Welford's update loses no digits where the spread is small compared with the values.
-        difference = predicted - self._mean
-        self._mean += difference / self.n
-        self._squares += difference * (predicted - self._mean)
-        if noise is not None:
-            self._variances = noise**2 + (0 if self._variances is None else self._variances)
+        self._moments.add(predicted, noise=noise)
 
 
 @dataclass
 class CollectedPredictions:
-    """Statistics by (variant, task), and descriptions of the problems encountered."""
+    """Statistics by (variant, task), and a line for each member with a problem."""
 
     ensembles: dict[tuple[str, str], EnsembleStatistics]
     problems: list[str]
 
 
-def collect(results: Snapshot, test_set: GroundTruth | None) -> CollectedPredictions:
-    """Read the predictions of all finished members.
+def collect(snapshot: Snapshot, test_set: GroundTruth | None) -> CollectedPredictions:
+    """Read the test predictions of all finished members; nothing without a test set.
 
-    Parameters
-    ----------
-    results : Snapshot
-    test_set : GroundTruth or None
-        Without it there is nothing to compare with, and nothing is read.
+    A member whose predictions of any task cannot be used is left out and named, as is a task without true values.
     """
     collected = CollectedPredictions({}, [])
     if test_set is None:
         return collected
-    scales = {task: _edges(results, task, test_set) for task in results.campaign.tasks}
-    for variant in results.campaign.variants:
-        for member in results.finished(variant.name):
-            try:
-                _add_member(collected, results, member, (test_set, scales))
-            except UserError as error:
-                collected.problems.append(f"{member.name}: {error}")
+    edges = {}
+    for task in snapshot.campaign.tasks:
+        bins = _edges(snapshot, task, test_set)
+        if bins is None:
+            collected.problems.append(f"the test set has no true value of task {task}: no figures of its predictions")
+        else:
+            edges[task] = bins
+    for member in itertools.chain.from_iterable(snapshot.finished_by_variant.values()):
+        try:
+            _add_member(collected, snapshot, member, test_set, edges)
+        except UserError as error:
+            collected.problems.append(f"{member.name}: {error}; left out of figures and ensembles")
     return collected
+
+
+def predicted_of(predictions: dict[str, np.ndarray], name: str, truth: np.ndarray) -> np.ndarray:
+    """Return a member's predictions of a task, or its noise, as float64, shaped as ``truth``.
+
+    Raises
+    ------
+    UserError
+        If they are missing, of another shape, or no numbers where the truth is known.
+    """
+    array = predictions.get(name)
+    if array is None:
+        raise UserError(f"predictions.npz has no '{name}'")
+    array = array.reshape(-1, 1) if array.ndim == 1 else array
+    if array.dtype.kind != "f" or array.shape != truth.shape or not np.isfinite(array[np.isfinite(truth)]).all():
+        raise UserError(f"'{name}' in predictions.npz does not fit the test set")
+    return array.astype(float)
 
 
 def _add_member(
     collected: CollectedPredictions,
-    results: Snapshot,
+    snapshot: Snapshot,
     member: Member,
-    known: tuple[GroundTruth, dict[str, HistogramEdges | None]],
+    test_set: GroundTruth,
+    edges: dict[str, HistogramEdges],
 ) -> None:
-    test_set, scales = known
-    predictions = results.predictions(member)
+    predictions = snapshot.predictions(member)
     if predictions is None:
-        raise UserError("predictions.npz is missing: left out of figures and ensemble")
-    with_noise = results.campaign.with_noise(member.variant)
-    for task in results.campaign.variant(member.variant).tasks:
-        settings, scale = results.campaign.tasks[task], scales[task]
-        if scale is None or task not in predictions:
-            raise UserError(f"no predictions or no truth of task {task}: left out of figures and ensemble")
-        truth = test_set.targets[settings.field]
-        if predictions[task].dtype.kind != "f":
-            raise UserError(f"predictions of task {task} are not numbers: left out of figures and ensemble")
-        predicted = predictions[task].reshape(-1, 1) if predictions[task].ndim == 1 else predictions[task]
-        if predicted.shape != truth.shape or not np.isfinite(predicted[np.isfinite(truth)]).all():
-            raise UserError(f"predictions of task {task} do not fit the test set: left out of figures and ensemble")
+        raise UserError("predictions.npz is missing")
+    campaign, with_noise = snapshot.campaign, snapshot.campaign.with_noise(member.variant)
+    usable = []
+    # All tasks are checked before any is added: the ensembles of a variant have the same members.
+    for task in (t for t in campaign.variant(member.variant).tasks if t in edges):
+        truth = test_set.targets[campaign.tasks[task].field]
+        noise = predicted_of(predictions, noise_of(task), truth) if task in with_noise else None
+        usable.append((task, truth, predicted_of(predictions, task, truth), noise))
+    for task, truth, predicted, noise in usable:
         key = (member.variant, task)
         if key not in collected.ensembles:
-            unit = rows.unit_of(results, task)
-            collected.ensembles[key] = EnsembleStatistics(*key, settings.level, unit, truth, scale)
-        noise = predictions.get(noise_of(task))
-        if (task in with_noise) != (noise is not None and noise.shape == truth.shape):
-            raise UserError(f"noise of task {task} does not fit its loss: left out of figures and ensemble")
-        collected.ensembles[key].add(np.asarray(predicted, float), noise)
+            level, unit = campaign.tasks[task].level, rows.unit_of(snapshot, task)
+            collected.ensembles[key] = EnsembleStatistics(*key, level, unit, truth, edges[task])
+        collected.ensembles[key].add(predicted, noise)
         recorded, own = rows.metric(member, task, "rmse_unit"), collected.ensembles[key].rmse[-1]
         if recorded is not None and abs(recorded - own) > AGREEMENT * max(recorded, own):
             collected.problems.append(
@@ -192,21 +197,18 @@ def _add_member(
             )
 
 
-def _edges(results: Snapshot, task: str, test_set: GroundTruth) -> HistogramEdges | None:
-    truth = test_set.targets.get(results.campaign.tasks[task].field)
-    if truth is None or not np.isfinite(truth).any():
+def _edges(snapshot: Snapshot, task: str, test_set: GroundTruth) -> HistogramEdges | None:
+    """Return the bins of a task; None where the test set has no true value of it."""
+    truth = test_set.targets[snapshot.campaign.tasks[task].field]
+    if not np.isfinite(truth).any():
         return None
-    largest = max(rows.metrics(_finished(results), task, "rmse_unit"), default=0.0)
+    finished = itertools.chain.from_iterable(snapshot.finished_by_variant.values())
+    largest = max(rows.metrics(finished, task, "rmse_unit"), default=0.0)
     low, high = float(np.nanmin(truth)), float(np.nanmax(truth))
     reach = RANGE_IN_RMSE * largest or 0.05 * (high - low) or 1.0
     cells = min(ERROR_BINS, 2 * int(np.sqrt(np.isfinite(truth).sum()) / 2) + 11)  # odd: one bin is centred
     errors = np.linspace(-reach, reach, cells + 1)
     return HistogramEdges(errors, np.linspace(low - reach, high + reach, PARITY_BINS + 1))
-
-
-def _finished(results: Snapshot) -> Iterable[Member]:
-    for variant in results.campaign.variants:
-        yield from results.finished(variant.name)
 
 
 def _counts(truth: np.ndarray, value: np.ndarray, edges: np.ndarray) -> np.ndarray:

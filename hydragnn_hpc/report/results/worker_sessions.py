@@ -23,7 +23,7 @@ class WorkerSession:
     started, ended : float
         Seconds since 1970.
     failed : bool
-        Whether it ended with a failure, as the death of the worker.
+        Whether the worker died.
     """
 
     worker: tuple[int, int]
@@ -56,7 +56,7 @@ def _merged(sessions: set[WorkerSession]) -> list[WorkerSession]:
 
 
 def _failed(snapshot: Snapshot) -> Iterator[WorkerSession]:
-    """Yield the sessions that ended with a failure, which no result holds."""
+    """Yield the sessions in which the worker died, which no result holds."""
     assigned: dict[tuple[int, int], float] = {}
     for event in read_log(snapshot.folder).entries:
         moment = timestamp(event.time)

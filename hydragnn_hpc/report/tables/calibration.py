@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def columns(_: Snapshot, coverage: Coverage) -> CsvRow:
-    """Return the row of a variant, task, species and level."""
-    return {key: None if _is_infinite(value) else value for key, value in vars(coverage).items()}
+    """Return the row of a variant, task, species and level; an infinite width is a missing value."""
+    return {key: None if value == math.inf else value for key, value in vars(coverage).items()}
 
 
 def tables(_: Snapshot, content: Sequence[Coverage], csv: list[CsvRow]) -> list[TextTable]:
@@ -42,7 +42,3 @@ def coverage_tables(content: Sequence[Coverage]) -> list[TextTable]:
               "calibrated", "unit", "test structures")  # fmt: skip
     note = "Percentage of true values of the test set inside the interval of each level, before → after calibration."
     return [TextTable("Coverage before and after calibration", header, cells, (note,))]
-
-
-def _is_infinite(value: object) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)

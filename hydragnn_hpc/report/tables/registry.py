@@ -47,7 +47,7 @@ TABLES: tuple[TableFile[Any], ...] = (
     ),
     TableFile("sweep", sweep.points, sweep.point_columns, sweep.tables),
     TableFile("training_samples", sweep.laws, sweep.law_columns, sweep.law_tables),
-    TableFile("calibration", lambda snapshot: snapshot.coverages, rows.columns, calibration.tables),
+    TableFile("calibration", lambda snapshot: snapshot.coverages, calibration.columns, calibration.tables),
     TableFile("spread", spread.spreads_of, spread.columns, spread.tables),
 )
 
