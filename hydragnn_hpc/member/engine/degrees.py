@@ -8,22 +8,22 @@ from hydragnn_hpc.member.engine.sizes import Array
 
 
 def degree_scales(degree: Array, average_degree: tuple[float, float]) -> Array:
-    """Return the scalers of each degree (Corso et al. 2020, eq. 5): identity, amplification, attenuation, linear.
+    """Return the `SCALERS` of each degree (Corso et al. 2020, eq. 5): identity, amplification, attenuation, linear.
 
-    All are zero at degree 0: without neighbours every aggregate is zero, and does not contain the bias of the messages.
+    All are zero at degree 0: an atom without neighbours has no message, so that its aggregates are zero.
 
     Parameters
     ----------
     degree : int array [n]
     average_degree : (float, float)
-        Mean degree, and mean of log(degree + 1).
+        The mean degree and the mean of log(degree + 1).
 
     Returns
     -------
     float64 array [n, 4]
     """
-    linear, logarithm = average_degree
+    linear, logarithmic = average_degree
     log = np.log(np.maximum(degree, 1) + 1.0)
-    scales = np.stack([np.ones_like(log), log / logarithm, logarithm / log, degree / linear], axis=1)
+    scales = np.stack([np.ones_like(log), log / logarithmic, logarithmic / log, degree / linear], axis=1)
     scales[degree == 0] = 0.0
     return scales

@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 def gaussians(number: int, cutoff: float, device: torch.device | None = None) -> tuple[Tensor, float]:
-    """Return the Gaussians' centres, ``[K]`` float32, and the factor of the squared difference in their exponents."""
+    """Return the centres of K = ``number`` Gaussians from 0 to ``cutoff``, and the factor in their exponents.
+
+    A Gaussian is exp(factor * (length - centre)^2). Centres are ``[K]`` float32 in bohr, the factor is in 1 / bohr^2.
+    """
     # In float32, as in PyTorch Geometric's GaussianSmearing.
     centres = torch.linspace(0.0, cutoff, number)
     factor = -0.5 / float(centres[1] - centres[0]) ** 2  # on the host: reading it from a device would wait
@@ -25,7 +28,7 @@ def _gaussian(lengths: Tensor, number: int, cutoff: float) -> Tensor:
 
 
 def _bessel(lengths: Tensor, number: int, cutoff: float) -> Tensor:
-    """Return sin(n pi x) / x, x = length / cutoff, n = 1 to K (Gasteiger et al. 2020, DimeNet, eq. 7, no factor)."""
+    """Return sin(n pi x) / x, x = length / cutoff, n = 1 to K (Gasteiger et al. 2020, DimeNet, eq. 7, unscaled)."""
     x = lengths[..., None] / cutoff
     order = torch.arange(1, number + 1, device=lengths.device, dtype=lengths.dtype)
     return torch.sin(math.pi * order * x) / x
@@ -37,7 +40,7 @@ def _none(lengths: Tensor, cutoff: float) -> Tensor:
 
 
 def _polynomial(lengths: Tensor, cutoff: float) -> Tensor:
-    """Return 1 - 28 x^6 + 48 x^7 - 21 x^8: zero at the cutoff with two derivatives (DimeNet, eq. 8, p = 6)."""
+    """Return 1 - 28 x^6 + 48 x^7 - 21 x^8: 0 at the cutoff, like two derivatives (DimeNet, eq. 8, p = 6)."""
     x = (lengths / cutoff).clamp(max=1.0)
     return 1.0 + torch.pow(x, 6) * (-28.0 + x * (48.0 - 21.0 * x))
 

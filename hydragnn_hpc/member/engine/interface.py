@@ -21,8 +21,8 @@ class Engine(Protocol):
 
     `tests/member/contract` holds every engine to this. Where several neighbours that differ otherwise share PNA's
     minimum or maximum, the loss has no gradient, and engines differ: fused assigns it to the first of them, torch and
-    library split it equally. Neighbours with equal features, which tie all the time, do not matter: the weights receive
-    the same gradient in either case.
+    library split it equally. Ties between neighbours with equal features are frequent, but do not matter: the weights
+    receive the same gradient in either case.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Engine(Protocol):
         Parameters
         ----------
         parameters, gradients : tensor [E, P]
-            ``gradients`` of the weighted loss is overwritten, padding with zeros.
+            ``gradients`` is overwritten with those of the weighted loss, and its padding with zeros.
         buffers : tensor [E, Q]
             Running statistics, updated.
         index : int64 array [E, B]
@@ -56,8 +56,13 @@ class Engine(Protocol):
         Returns
         -------
         tensor [E, T]
-            Mean loss of each task over the values that are not missing, not weighted. The call does not wait for the
+            Unweighted mean loss of each task over the values that are not missing. The call does not wait for the
             device.
+
+        Raises
+        ------
+        UserError
+            If a member's batch is one sample of one atom, which has no batch statistics.
         """
 
     def update(self, optimizer: Optimizer, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
@@ -74,5 +79,6 @@ class Engine(Protocol):
         Returns
         -------
         dict of str to tensor
-            Per task [E, atoms of the samples in order, `TaskSizes.outputs`] or, at graph level, [E, B, ...].
+            By task, [E, rows, `TaskSizes.outputs`]: a row for each atom of the samples, in order; at graph level, for
+            each sample.
         """

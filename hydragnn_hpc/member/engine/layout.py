@@ -1,6 +1,6 @@
 """The named parameters and buffers of one member, each in one flat vector.
 
-A stack of E members is then ``parameters [E, P]`` and ``buffers [E, Q]``: one tensor to optimise, keep and compare.
+A stack of E members is then two tensors, ``parameters [E, P]`` and ``buffers [E, Q]``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.losses import INITIAL_NOISE
 from hydragnn_hpc.member.engine.sizes import Extent, NetworkSizes
 
-MULTIPLE = 64
+ALIGNMENT = 64
 """P is a multiple of this many numbers, so that every member's vector starts on a cache line, and so that vector
 instructions handle each of its numbers alike wherever the member is in the stack."""
 
@@ -32,7 +32,7 @@ class ParameterLayout:
     parameter_size, buffer_size : int
         P and Q. At least one number of P is padding; padding is zero, and stays so.
     noise : mapping of str to int
-        Name of a bias -> the first of its numbers that is of noise, which starts at `INITIAL_NOISE`.
+        Name of a bias -> the first of its numbers that belongs to noise (`INITIAL_NOISE`).
     """
 
     parameters: Mapping[str, Extent]
@@ -44,9 +44,9 @@ class ParameterLayout:
     @classmethod
     def of(cls, sizes: NetworkSizes) -> ParameterLayout:
         """Lay out the parameters of a network one after the other."""
-        last = {t: f"heads.{t.name}.{len(t.hidden)}.bias" for t in sizes.tasks if t.outputs > t.width}
         layout = cls.of_shapes(sizes.parameter_shapes(), sizes.buffer_shapes())
-        return replace(layout, noise={name: task.width for task, name in last.items()})
+        noise = {f"heads.{t.name}.{len(t.hidden)}.bias": t.width for t in sizes.tasks if t.outputs > t.width}
+        return replace(layout, noise=noise)
 
     @staticmethod
     def of_shapes(
@@ -55,7 +55,7 @@ class ParameterLayout:
         """Lay out parameters and buffers of these names and shapes one after the other."""
         parameters, used = _place(parameter_shapes)
         buffers, buffer_size = _place(buffer_shapes)
-        return ParameterLayout(parameters, buffers, (used // MULTIPLE + 1) * MULTIPLE, buffer_size, {})
+        return ParameterLayout(parameters, buffers, (used // ALIGNMENT + 1) * ALIGNMENT, buffer_size, {})
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
         """Return views of ``flat`` [..., P] by name, [..., *shape]."""
@@ -82,8 +82,8 @@ class ParameterLayout:
     def initial_parameters(self, seed: int) -> Tensor:
         """Draw a member's initial weights, float32 [P], from its own seed.
 
-        Linear layers are drawn as PyTorch and PyTorch Geometric do: weight and bias uniform within 1 / sqrt(fan-in)
-        (He et al. 2015 with a = sqrt(5)); batch norm starts as the identity.
+        Linear layers are initialised as in PyTorch and PyTorch Geometric: weight and bias are uniform within
+        1 / sqrt(fan-in) (He et al. 2015 with a = sqrt(5)). Batch norm starts as the identity.
         """
         generator = torch.Generator().manual_seed(seed)
         flat = torch.zeros(self.parameter_size)

@@ -1,12 +1,13 @@
 """The loss of a task, by name: what each value that is not missing contributes to the mean over a batch.
 
-Most are of the difference from the true value alone. That of ``nll`` also depends on the second number that a head
-then gives for each component of its target, the noise: the standard deviation of the data about the mean, up to its
-sign. `sections.LossSection.outputs` says how many numbers there are, `TaskSizes.outputs` how many columns a head has.
+Most depend on the difference from the true value alone. ``nll`` also depends on the noise, a second number that the
+head then gives for each component of its target: the standard deviation of the data about the mean, up to its sign.
+`sections.LossSection.outputs` says how many numbers there are for each component, `TaskSizes.outputs` how many columns
+a head has.
 
-A new one is a section of the campaign file (`hydragnn_hpc.sections`), a class here and its line in `LOSSES`. The torch
-and the library engine take it as it is; the fused engine needs a case in ``fused/source/loss.h`` and its name in
-`hydragnn_hpc.member.fused.plan.LOSSES`, and until it has them, such variants are trained by the torch engine.
+A new loss needs a section of the campaign file (`hydragnn_hpc.sections`), a class here and its line in `LOSSES`. The
+torch and the library engine then have it; the fused engine also needs a case in ``fused/source/loss.h`` and the name in
+`hydragnn_hpc.member.fused.plan.LOSSES`, and until then the torch engine trains variants with this loss.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from hydragnn_hpc.sections import TaskLoss
 SMALLEST_VARIANCE = 1e-6
 """Smaller variances, of scaled values, count as this (``eps`` of torch's ``GaussianNLLLoss``)."""
 INITIAL_NOISE = 1.0
-"""Added to the bias of initial noise: near zero, log-likelihoods have gradients of 10^6, from which Adam's moments take
+"""Added to initial biases of noise: near zero, log-likelihoods have gradients of 10^6, from which Adam's moments take
 thousands of steps to recover."""
 
 
@@ -50,7 +51,7 @@ class Loss(ABC):
 
     @abstractmethod
     def gradient(self, difference: Tensor, *noise: Tensor) -> Tensor:
-        """Return its derivatives by the head's numbers, ``[..., d]`` to ``[..., outputs, d]``."""
+        """Return the derivatives with respect to the head's numbers, ``[..., d]`` to ``[..., outputs, d]``."""
 
     def total(self, difference: Tensor, *noise: Tensor) -> Tensor:
         """Return the sum over all elements in float64."""
@@ -62,7 +63,7 @@ class DifferenceLoss(Loss):
 
     @abstractmethod
     def slope(self, difference: Tensor) -> Tensor:
-        """Return its derivative; 0 at d = 0, even where it is not differentiable."""
+        """Return the derivative of the loss; 0 at d = 0, even if the loss is not differentiable there."""
 
     def gradient(self, difference: Tensor, *noise: Tensor) -> Tensor:
         """See `Loss`."""
@@ -125,8 +126,8 @@ class Huber(DifferenceLoss):
 class GaussianNll(Loss):
     """(ln v + d^2 / v) / 2, the negative log-likelihood of a normal distribution of variance v (Nix & Weigend 1994).
 
-    v is the square of the noise, but at least `SMALLEST_VARIANCE`. As in torch's ``GaussianNLLLoss``, derivatives are
-    those without that bound, at the bound: a noise of nearly zero grows where the difference asks for it.
+    v is the square of the noise, but at least `SMALLEST_VARIANCE`. As in torch's ``GaussianNLLLoss``, derivatives
+    ignore that v is bounded, so that noise of nearly zero can still grow where differences are larger.
     """
 
     name = "nll"

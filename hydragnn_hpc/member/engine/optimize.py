@@ -1,6 +1,7 @@
 """Optimisers over flat stacked parameters, each member with its own learning rate and number of steps.
 
-A new one is a section of the campaign file (`hydragnn_hpc.sections`), a class here and its line in `OPTIMIZERS`.
+A new optimiser needs a section of the campaign file (`hydragnn_hpc.sections`), a class here and its line in
+`OPTIMIZERS`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Optimizer(ABC):
 
     Parameters
     ----------
-    options : section of the campaign file
+    options : OptimizerSection
     state : mapping of str to tensor
         `MOMENTS` by name, [E, P] on the parameters' device, and `COUNTERS` by name, [E, n] float64 on the CPU.
     """
@@ -31,7 +32,7 @@ class Optimizer(ABC):
     MOMENTS: ClassVar[tuple[str, ...]] = ()
     """Names of state tensors as long as the parameters, initially zeros."""
     COUNTERS: ClassVar[Mapping[str, int]] = {}
-    """Names and lengths of a member's further state, initially ones."""
+    """Names of further state tensors and their lengths n for a member, initially ones."""
 
     def __init__(self, options: OptimizerSection, state: Mapping[str, Tensor]) -> None:
         self.options, self.state = options, dict(state)
@@ -46,7 +47,8 @@ class Optimizer(ABC):
     def plan(self, steps: int, rates: np.ndarray) -> Tensor:
         """Return the factors of the next ``steps`` steps at learning rates ``rates`` [E], a row for each `step`.
 
-        They are computed ahead and sent to the device at once, so that no step waits for the host.
+        They are computed ahead and sent to the device at once, so that no step waits for the host. `COUNTERS` advance
+        by all these steps.
 
         Returns
         -------
@@ -82,7 +84,7 @@ class Adam(Optimizer):
         tensor [steps, 3, E, 1]
             The addend to the root of ``second``; minus the factor of the ratio; the factor of the weights in AdamW.
         """
-        decay = self.state["decay"].numpy()
+        decay = self.state["decay"].numpy()  # shares memory: the state advances
         factors = np.empty((steps, 3, len(decay), 1))
         rates = np.asarray(rates, np.float64)
         for step in range(steps):
@@ -148,7 +150,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"Adam": Adam, "AdamW": AdamW, "SGD": S
 
 
 def new_optimizer(options: OptimizerSection, parameters: Tensor) -> Optimizer:
-    """Return the optimiser of a campaign file before its first step, for ``parameters`` [E, P]."""
+    """Return the optimiser that a campaign file names, before its first step, for ``parameters`` [E, P]."""
     kind = OPTIMIZERS[options.name]
     members, size = parameters.shape
     initial = {name: torch.stack([value] * members) for name, value in kind.initial(size).items()}

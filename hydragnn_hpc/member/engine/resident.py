@@ -19,7 +19,7 @@ ATOMS_PREDICTED_ELSEWHERE = 65536
 
 
 def prediction_batch_size(structure: Structure, device: torch.device, members: int = 1) -> int:
-    """Return how many samples are predicted at once by each of ``members`` members that are processed together."""
+    """Return how many samples are predicted at once for each of ``members`` members that are processed together."""
     atoms = ATOMS_PREDICTED_ON_CPU if device.type == "cpu" else ATOMS_PREDICTED_ELSEWHERE
     largest = int(np.diff(structure.atom_offsets).max())
     return max(1, atoms // (largest * members))
@@ -53,7 +53,7 @@ def check_batch(index: Array, structure: Structure) -> None:
     Raises
     ------
     UserError
-        If a member's batch has fewer than two atoms.
+        If a member's batch is one sample of one atom.
     """
     if index.shape[1] < 2 and bool(np.any(structure.atom_offsets[index + 1] - structure.atom_offsets[index] < 2)):
         raise UserError(

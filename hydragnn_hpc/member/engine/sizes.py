@@ -4,32 +4,48 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy.typing as npt
 
-from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.losses import Loss, MeanSquaredError
+from hydragnn_hpc.records.base import Level
 
 Array = npt.NDArray[Any]
 Extent = tuple[int, tuple[int, ...]]
 """Offset into a member's flat vector, and shape."""
 
-POOLINGS = ("mean", "sum", "max")
-LEVELS = ("node", "graph")
+PoolingName = Literal["mean", "sum", "max"]
+POOLINGS: tuple[PoolingName, ...] = get_args(PoolingName)
+
+AGGREGATES = 4
+"""Of PNA: mean, minimum, maximum and standard deviation over neighbours."""
+SCALERS = 4
+"""Of PNA: see `hydragnn_hpc.member.engine.degrees`."""
 
 
 @dataclass(frozen=True)
 class TaskSizes:
-    """One head: ``level`` (node or graph), ``width`` of the property, ``hidden`` widths, ``weight`` of its ``loss``.
+    """A task and its head.
 
-    ``width`` is that of the target, `outputs` that of the head. ``limits`` are those that each component is scaled by
-    where the values are vectors; empty where they are scalars.
+    Attributes
+    ----------
+    name : str
+    level : {"node", "graph"}
+    width : int
+        Width d of the target; that of the head is `outputs`.
+    hidden : tuple of int
+        Widths of the head's hidden layers.
+    weight : float
+        Of the task in the weighted loss.
+    loss : Loss
+    limits : tuple of (float, float)
+        The minimum and maximum by which each component of a vector task was scaled; empty for other tasks.
     """
 
     name: str
-    level: str
+    level: Level
     width: int
     hidden: tuple[int, ...] = (50, 25)
     weight: float = 1.0
@@ -55,35 +71,26 @@ class NetworkSizes:
     tasks : tuple of TaskSizes
     average_degree : (float, float)
         PNA's mean degree, and mean of log(degree + 1), over the atoms of the training set.
-    pooling : str
-        ``mean``, ``sum`` or ``max``, for graph-level tasks.
+    pooling : {"mean", "sum", "max"}
+        How graph-level tasks combine the features of atoms.
     momentum, epsilon : float
         Of batch normalisation.
     edges : EdgeBasis or None
-        Of the edges' features; None where edges have none.
+        The features of edges; None where edges have none.
     """
 
     inputs: int
     channels: tuple[int, ...]
     tasks: tuple[TaskSizes, ...]
     average_degree: tuple[float, float]
-    pooling: str = "mean"
+    pooling: PoolingName = "mean"
     momentum: float = 0.1
     epsilon: float = 1e-5
     edges: EdgeBasis | None = None
 
-    def __post_init__(self) -> None:
-        if self.pooling not in POOLINGS:
-            raise UserError(f"pooling '{self.pooling}' is unknown; choose one of: {', '.join(POOLINGS)}")
-        for task in self.tasks:
-            if task.level not in LEVELS:
-                raise UserError(f"task '{task.name}': level '{task.level}' is unknown; choose node or graph")
-        if not self.tasks or not self.channels:
-            raise UserError("a network needs at least one layer and one task; add them to the campaign")
-
     @property
     def layers(self) -> tuple[tuple[int, int], ...]:
-        """Widths (in, out) of each layer."""
+        """Widths (in, out) of each layer of the trunk."""
         return tuple(zip((self.inputs, *self.channels[:-1]), self.channels, strict=True))
 
     def linears(self, task: TaskSizes) -> tuple[tuple[int, int], ...]:
@@ -91,8 +98,8 @@ class NetworkSizes:
         widths = (self.channels[-1], *task.hidden, task.outputs)
         return tuple(pairwise(widths))
 
-    def convolution(self, layer: int) -> str:
-        """Return the prefix of the names of a convolution's parameters.
+    def convolution_prefix(self, layer: int) -> str:
+        """Return the prefix of the names of a convolution's parameters, without the last dot.
 
         With edge features the names are those of the library engine, so that either reads the other's files.
         """
@@ -103,11 +110,12 @@ class NetworkSizes:
         shapes: dict[str, tuple[int, ...]] = {}
         for number, (fan_in, out) in enumerate(self.layers):
             linears = {"edge_encoder": (fan_in, self.edges.number)} if self.edges else {}
+            # The message is of an atom, its neighbour and, with edge features, the edge.
             linears["pre_nns.0.0"] = (fan_in, (3 if self.edges else 2) * fan_in)
-            linears |= {"post_nns.0.0": (out, 17 * fan_in), "lin": (out, out)}
+            linears |= {"post_nns.0.0": (out, (1 + SCALERS * AGGREGATES) * fan_in), "lin": (out, out)}
             for name, shape in linears.items():
-                shapes[f"{self.convolution(number)}.{name}.weight"] = shape
-                shapes[f"{self.convolution(number)}.{name}.bias"] = shape[:1]
+                shapes[f"{self.convolution_prefix(number)}.{name}.weight"] = shape
+                shapes[f"{self.convolution_prefix(number)}.{name}.bias"] = shape[:1]
             shapes[f"trunk.{number}.norm.weight"] = shapes[f"trunk.{number}.norm.bias"] = (out,)
         for task in self.tasks:
             for number, (fan_in, out) in enumerate(self.linears(task)):

@@ -14,7 +14,7 @@ from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.engine.degrees import degree_scales
 from hydragnn_hpc.member.engine.edges import BASES, ENVELOPES, EdgeBasis, gaussians
 from hydragnn_hpc.member.engine.layout import ParameterLayout
-from hydragnn_hpc.member.engine.sizes import POOLINGS, Array, NetworkSizes, TaskSizes
+from hydragnn_hpc.member.engine.sizes import POOLINGS, SCALERS, Array, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import Structure
 
 LOSSES = ("mse", "mae", "huber", "nll")
@@ -81,7 +81,7 @@ class CBetas(ctypes.Structure):
 
 def interface(dtype: str) -> dict[str, int]:
     """Return sizes, offsets and constants that kernels for ``dtype`` must share, named as in ``source/interface.h``."""
-    shared = {"sizeof real": np.dtype(dtype).itemsize, "SCALERS": 4}
+    shared = {"sizeof real": np.dtype(dtype).itemsize, "SCALERS": SCALERS}
     shared |= {f"POOL_{name.upper()}": number for number, name in enumerate(POOLINGS)}
     for kind, names in (("LOSS", LOSSES), ("BASIS", BASES), ("ENVELOPE", ENVELOPES)):
         shared |= {f"{kind}_{name.upper()}": number for number, name in enumerate(names)}
@@ -210,7 +210,7 @@ def varying_geometries(sizes: NetworkSizes, structure: Structure, dtype: np.dtyp
 
 
 def _layer(sizes: NetworkSizes, layout: ParameterLayout, number: int) -> CLayer:
-    conv, norm = sizes.convolution(number), f"trunk.{number}.norm"
+    conv, norm = sizes.convolution_prefix(number), f"trunk.{number}.norm"
     names = [f"{conv}.{part}.{kind}" for part in ("pre_nns.0.0", "post_nns.0.0", "lin") for kind in ("weight", "bias")]
     offsets = [layout.parameters[name][0] for name in (*names, f"{norm}.weight", f"{norm}.bias")]
     running = [layout.buffers[f"{norm}.{kind}"][0] for kind in ("running_mean", "running_var")]

@@ -15,7 +15,6 @@ from torch.nn.functional import embedding_bag
 
 from hydragnn_hpc.member.engine.sizes import Array
 
-AGGREGATES = 4
 FEWEST_ROWS = 64  # of a part: with fewer, its kernel launches cost more than its padding saves
 SMALLEST_VARIANCE = 1e-5  # as in PyTorch Geometric's StdAggregation: up to this, the deviation counts as zero
 

@@ -12,13 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hydragnn_hpc.member.torch_engine.aggregate import (
-    AGGREGATES,
-    Aggregated,
-    NeighbourTable,
-    aggregate,
-    aggregate_back,
-)
+from hydragnn_hpc.member.engine.sizes import AGGREGATES
+from hydragnn_hpc.member.torch_engine.aggregate import Aggregated, NeighbourTable, aggregate, aggregate_back
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.torch_engine.batches import Batch
 from hydragnn_hpc.member.torch_engine.edges import EdgeLists, EdgeTable, MessageGradients, aggregate_back_with_edges

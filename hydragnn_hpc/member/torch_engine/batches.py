@@ -17,7 +17,7 @@ from torch import Tensor
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.engine.degrees import degree_scales
 from hydragnn_hpc.member.engine.resident import resident, send
-from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
+from hydragnn_hpc.member.engine.sizes import SCALERS, Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import Structure
 from hydragnn_hpc.member.torch_engine.aggregate import NeighbourLists, NeighbourTable, make_neighbour_table
 from hydragnn_hpc.member.torch_engine.edges import (
@@ -28,7 +28,6 @@ from hydragnn_hpc.member.torch_engine.edges import (
     make_edge_table,
     slots_of_rows,
 )
-from hydragnn_hpc.member.torch_engine.weights import SCALERS
 
 _Neighbours = tuple[NeighbourLists, EdgeTable | EdgeLists | None]
 

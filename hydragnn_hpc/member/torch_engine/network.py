@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hydragnn_hpc.member.torch_engine.aggregate import AGGREGATES
+from hydragnn_hpc.member.engine.sizes import AGGREGATES
 from hydragnn_hpc.member.torch_engine.aggregation import aggregation_for
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.torch_engine.batches import Batch, Padding

@@ -29,10 +29,9 @@ from torch import Tensor
 
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.losses import Loss
-from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes, TaskSizes
-from hydragnn_hpc.member.torch_engine.aggregate import AGGREGATES
+from hydragnn_hpc.member.engine.sizes import AGGREGATES, SCALERS, Array, NetworkSizes, TaskSizes
 
-SCALERS, SHIFTED = 4, 3  # mean, min and max are shifted by the receiver's own part, std is not
+SHIFTED = 3  # mean, min and max are shifted by the receiver's own part, std is not
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class _WeightOrder:
 def _pieces(layout: ParameterLayout, sizes: NetworkSizes) -> list[tuple[str, Array]]:
     order = _WeightOrder(layout)
     for group, numbers in enumerate(trunk_groups(sizes)):
-        names = [sizes.convolution(n) for n in numbers]
+        names = [sizes.convolution_prefix(n) for n in numbers]
         width = sizes.layers[numbers[0]][0]
         post = [order.both(f"{n}.post_nns.0.0") for n in names]
         # The bias row moves up: the rows of post become those of x, the bias, then (scaler, aggregate, feature).
