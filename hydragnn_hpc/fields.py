@@ -63,10 +63,10 @@ class Field:
 
 
 SOURCE_INDEX = "source_index"
-"""The array, and the key in files made from it, of each sample's number in the source."""
+"""Name of the array that holds each sample's number in the source, and of the key that states it in other formats."""
 
 BESIDE_TARGETS = ("sample", "names", "atom_offsets", "atomic_numbers", SOURCE_INDEX)
-"""The arrays of a file of true values other than targets; the last is absent from older ones."""
+"""The arrays in a file of true values that are not targets; older files lack the last."""
 
 STRUCTURE = (
     Field("sample_name_offsets", "S+1", "int64", "", "where each sample's name starts in sample_names"),
@@ -94,7 +94,7 @@ STRUCTURE = (
 """The arrays of structures, whatever the targets. ``neighbours`` is symmetric: each edge i -> j has its j -> i."""
 
 
-def target_field(name: str, level: str, unit: str) -> Field:
+def target_field(name: str, level: Level, unit: str) -> Field:
     """Declare a target: ``node`` targets are ``[A, d]``, ``graph`` targets ``[S, d]``; NaN is a missing value."""
     return Field(f"target_{name}", "A d" if level == "node" else "S d", "float64", unit, f"{level}-level target")
 

@@ -1,4 +1,4 @@
-"""Imports of libraries that would load torch as well, though it is not used here, or that need a home."""
+"""Imports of libraries that would also load torch, which is not used here, or that need a home directory."""
 
 from __future__ import annotations
 

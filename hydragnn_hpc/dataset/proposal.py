@@ -183,7 +183,7 @@ def _tasks(data: DataFacts, vectors: bool = False) -> tuple[dict[str, dict[str, 
     return tasks, left_out
 
 
-def _variant(tasks: list[str]) -> str:
+def _variant_name(tasks: list[str]) -> str:
     return ("" if all(len(task) == 1 for task in tasks) else "+").join(tasks)
 
 
@@ -192,7 +192,7 @@ def _for_paper(proposal: Proposal, data: DataFacts) -> None:
     tasks, left_out = _tasks(data)
     names = list(tasks)
     sizes = range(len(names), 0, -1) if len(names) <= 3 else (len(names), 1)
-    variants = [_variant(list(subset)) for size in sizes for subset in combinations(names, size)]
+    variants = [_variant_name(list(subset)) for size in sizes for subset in combinations(names, size)]
     proposal.add("tasks", tasks, *left_out)
     proposal.add("variants", variants, "Tasks together and separately: does multi-task learning help?")
     proposal.add("replicas", 12)
@@ -250,11 +250,11 @@ def _add_variants(proposal: Proposal, scalar: list[str], vectors: list[str], poo
     """Add a variant for all tasks with the pooling of the first, and variants for other pooling and for vectors."""
     shared = next(iter(pooling.values()), None)
     apart = [task for task, own in pooling.items() if own != shared]
-    variants: list[Any] = [_variant([task for task in scalar if task not in apart])] if scalar else []
+    variants: list[Any] = [_variant_name([task for task in scalar if task not in apart])] if scalar else []
     if apart:
-        variants.append({"name": _variant(apart), "tasks": apart, "model": {"pooling": pooling[apart[0]]}})
+        variants.append({"name": _variant_name(apart), "tasks": apart, "model": {"pooling": pooling[apart[0]]}})
     if vectors:
-        variants.append({"name": _variant(vectors), "tasks": vectors, "model": _EQUIVARIANT})
+        variants.append({"name": _variant_name(vectors), "tasks": vectors, "model": _EQUIVARIANT})
     why_apart = "Tasks are learned together if they need the same pooling." if apart else ""
     proposal.add("variants", variants, why_apart, _WHY_EQUIVARIANT if vectors else "")
 

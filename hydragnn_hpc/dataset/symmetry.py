@@ -16,7 +16,7 @@ import numpy as np
 from ase.geometry.minkowski_reduction import minkowski_reduce
 from scipy.spatial import cKDTree
 
-from hydragnn_hpc.dataset.graphs import Geometry, check_cell
+from hydragnn_hpc.dataset.graphs import Geometry, check_cell, geometry_of
 from hydragnn_hpc.errors import UserError
 
 _SAME_PLACE = 1e-3  # bohr; nuclei are more than one bohr apart
@@ -153,8 +153,8 @@ class _SiteLookup:
         self._scale[: self._p] = np.linalg.norm(along, axis=1)
         self._here = coordinates
         # Scaled to bohr, so that one tolerance serves all; exact distances do not matter, only identity.
-        self._tree = cKDTree(self._wrapped(coordinates), boxsize=np.where(np.arange(len(self._scale)) < self._p,
-                                                                          self._scale, 0.0))  # fmt: skip
+        periods = np.where(np.arange(len(self._scale)) < self._p, self._scale, 0.0)
+        self._tree = cKDTree(self._wrapped(coordinates), boxsize=periods)
 
     def _wrapped(self, coordinates: np.ndarray) -> np.ndarray:
         coordinates = coordinates.copy()
@@ -247,13 +247,9 @@ def classes_of(arrays: Mapping[str, np.ndarray], cell: Sequence[float] | None) -
     Raises
     ------
     UserError
-        If the given cell has no volume or lets atoms coincide.
+        If the given cell has no volume or makes atoms coincide.
     """
-    geometries = []
-    for g, (first, last) in enumerate(pairwise(arrays["geometry_atom_offsets"].tolist())):
-        periodic = arrays["periodic"][g].astype(bool).tolist()
-        geometry = Geometry(arrays["pos"][first:last], arrays["cell"][g], (periodic[0], periodic[1], periodic[2]))
-        geometries.append(with_period(geometry, cell))
+    geometries = [with_period(geometry_of(arrays, g), cell) for g in range(len(arrays["cell"]))]
     return classes(geometries, arrays["sample_geometry"], arrays["atomic_numbers"], arrays["atom_offsets"])
 
 
@@ -276,6 +272,6 @@ def _canonical_hashes(z: np.ndarray, permutations: np.ndarray) -> np.ndarray:
     return best
 
 
-def leaked(classes_of: np.ndarray, part: np.ndarray) -> int:
+def leaked(sample_classes: np.ndarray, part: np.ndarray) -> int:
     """Return how many test samples have an equivalent in the training set."""
-    return int(np.isin(classes_of[part == 2], classes_of[part == 0]).sum())
+    return int(np.isin(sample_classes[part == 2], sample_classes[part == 0]).sum())

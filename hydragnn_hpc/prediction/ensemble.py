@@ -15,8 +15,8 @@ import numpy as np
 from hydragnn_hpc.calibration import ONE_SIGMA, calibrate, check_level
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.build.unseen import Preparation, ReadingChoice, UnseenStructures
-from hydragnn_hpc.dataset.read.atoms import FrameLabel, frame_of
-from hydragnn_hpc.dataset.read.frames import Frame, FrameCheck
+from hydragnn_hpc.dataset.read.atoms import frame_of
+from hydragnn_hpc.dataset.read.frames import Frame, FrameCheck, FrameLabel
 from hydragnn_hpc.dataset.read.gathered import offsets_of
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.ledger import Member, State, read_frozen, read_members

@@ -29,7 +29,7 @@ from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.gathered import SampleCollector
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
-from hydragnn_hpc.dataset.read.units import LENGTHS
+from hydragnn_hpc.dataset.read.units import LENGTH_KEYS
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
 
@@ -122,7 +122,7 @@ def rows_of_databases(draw: st.DrawFn) -> tuple[dict[str, tuple[Any, str]], dict
     units = {
         key: draw(st.sampled_from(["eV", "e*Å^2", "my unit"]))
         for key in (*values, *results)
-        if draw(st.booleans()) and key.casefold().lstrip("_") not in LENGTHS
+        if draw(st.booleans()) and key.casefold().lstrip("_") not in LENGTH_KEYS
     }
     return {k: v for k, v in values.items() if k not in ("name", "magmoms")}, results, units
 

@@ -1,4 +1,4 @@
-"""Charge transfer and mixing enthalpy of any elements and atom counts, against plain sums over atoms."""
+"""The mixing enthalpy of any elements and atom counts, compared with plain sums over atoms."""
 
 from __future__ import annotations
 
@@ -14,12 +14,6 @@ from hydragnn_hpc.dataset.read import derive
 from hydragnn_hpc.errors import UserError
 
 SPECIES = np.array([26, 46, 78])
-
-
-def test_charge_transfer_is_the_excess_over_the_protons() -> None:
-    z = np.array([26, 78, 78], np.int32)
-    found = derive.charge_transfer(np.array([25.25, 78.5, 78.0]), z)
-    assert found.tolist() == [-0.75, 0.5, 0.0] and found.dtype == np.float64
 
 
 @given(

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from ase.io.extxyz import per_atom_properties
 
-from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
+from hydragnn_hpc.dataset.read.frames import Frame, FrameLabel, Unreadable
 from hydragnn_hpc.dataset.read.units import ANGSTROM, LengthUnit
 
 _PER_ATOM = frozenset(per_atom_properties)
-
-
-@dataclass(frozen=True)
-class FrameLabel:
-    """Names of a structure, as in :class:`~hydragnn_hpc.dataset.read.frames.Frame`."""
-
-    name: str
-    origin: str
-    where: str
 
 
 def frame_of(
@@ -40,23 +30,24 @@ def frame_of(
         For each place that holds values of the structure: its name for errors, and the values by key. A key that has
         different values in two places, the calculator's results included, is :class:`Unreadable`.
     label : FrameLabel
+        Its ``name`` is used unless ``own`` holds one.
     length : LengthUnit
         Unit of positions and cell.
     units : mapping
         Units that are stated, by key.
     """
     values: dict[str, Any] = {}
-    first: dict[str, str] = {}
-    for where, mapping in own:
+    first_place: dict[str, str] = {}
+    for place, mapping in own:
         for key, value in mapping.items():
-            values[key] = _agreed(values[key], value, first[key], where) if key in values else value
-            first.setdefault(key, where)
+            values[key] = _agreed(values[key], value, first_place[key], place) if key in values else value
+            first_place.setdefault(key, place)
     columns = dict(atoms.arrays)
     numbers, positions = columns.pop("numbers"), columns.pop("positions")
     for key, value in (atoms.calc.results if atoms.calc else {}).items():
         mine, other = (columns, values) if key in _PER_ATOM else (values, columns)
         if key in values:
-            value = _agreed(values[key], value, first[key], "the calculator's results")
+            value = _agreed(values[key], value, first_place[key], "the calculator's results")
         elif key in columns and mine is columns:
             value = _agreed(columns[key], value, "the arrays of atoms", "the calculator's results")
         mine[key] = value
@@ -78,7 +69,7 @@ def frame_of(
     )
 
 
-def _agreed(one: Any, other: Any, first: str, second: str) -> Any:
+def _agreed(one: Any, other: Any, place: str, other_place: str) -> Any:
     """Return the value that two places hold; :class:`Unreadable` where they do not agree."""
     try:
         same = bool(np.array_equal(one, other, equal_nan=True))
@@ -87,4 +78,4 @@ def _agreed(one: Any, other: Any, first: str, second: str) -> Any:
     if same:
         return other
     shown = [" ".join(str(value).split())[:40] for value in (one, other)]
-    return Unreadable(f"is {shown[0]} in {first} and {shown[1]} in {second}; correct or remove one of them")
+    return Unreadable(f"is {shown[0]} in {place} and {shown[1]} in {other_place}; correct or remove one of them")

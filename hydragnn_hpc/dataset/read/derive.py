@@ -1,4 +1,4 @@
-"""Quantities derived from what a source states: charge transfer (LSMS text), mixing enthalpy (any format)."""
+"""The mixing enthalpy, derived from total energies and the energies of the pure elements."""
 
 from __future__ import annotations
 
@@ -17,19 +17,14 @@ EndMembers = dict[int, float]
 """Energy of the pure element, Ry per atom, by proton number."""
 
 
-def charge_transfer(charge: np.ndarray, atomic_numbers: np.ndarray) -> np.ndarray:
-    """Return the charge transfer of every atom, e: electrons in the site minus the proton number. All ``[n_atoms]``."""
-    difference: np.ndarray = charge - atomic_numbers
-    return difference
-
-
 def parse_end_members(given: list[str]) -> EndMembers:
     """Read ``["Fe=-2541.0", "Cu=-3.72eV", ...]``: energies per atom, in Ry unless a unit is given; return Ry.
 
     Raises
     ------
     UserError
-        If an entry is not ``symbol=number``, the symbol is not an element, or an element is given twice.
+        If an entry is not ``symbol=number`` with an optional unit of energy, the symbol is not an element, or an
+        element is given twice.
     """
     end_members: EndMembers = {}
     for entry in given:
@@ -57,7 +52,7 @@ def parse_end_members(given: list[str]) -> EndMembers:
 
 
 def find_end_members(total_energies: np.ndarray, species_counts: np.ndarray, species: np.ndarray) -> EndMembers:
-    """Find the energies of the pure elements: the lowest per atom among the pure cells of each.
+    """Return the energy of each element that has pure cells in the data: the lowest per atom among them.
 
     Parameters
     ----------

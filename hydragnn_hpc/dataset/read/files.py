@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
 from hydragnn_hpc.dataset.read.compression import decompressing, is_compressed, start_of, without_suffix
+from hydragnn_hpc.dataset.read.frames import FrameLabel
 from hydragnn_hpc.dataset.store.foreign import INDEX
 from hydragnn_hpc.errors import UserError
 
@@ -76,10 +77,10 @@ class RawFile:
         """Its name without folders and compression suffix."""
         return without_suffix(PurePosixPath(self.origin).name)
 
-    def named(self, number: str, what: str) -> tuple[str, str, str]:
-        """Return (name, origin, where) of one of its structures, as in `Frame`."""
+    def named(self, number: str, what: str) -> FrameLabel:
+        """Return the names of one of its structures: ``number`` identifies it in the file, errors call it ``what``."""
         name = PurePosixPath(self.origin).name
-        return f"{name}@{number}", f"{self.origin}@{number}", f"{self.where}, {what}"
+        return FrameLabel(f"{name}@{number}", f"{self.origin}@{number}", f"{self.where}, {what}")
 
     def open(self) -> Any:
         """Open it for reading, decompressed.

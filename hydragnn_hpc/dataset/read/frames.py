@@ -6,19 +6,22 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hydragnn_hpc.atomic import StorageError
 from hydragnn_hpc.errors import UserError
 
-_LARGEST_Z = 118
 _COINCIDE = 1e-3  # bohr; nuclei of a real structure are more than one bohr apart
 _FARTHEST = 1e8  # bohr; a structure of 5 mm is damage, and farther out too few digits are left for distances
 _SHOWN_REASONS = 5
-_REMEMBERED = 1000
+_REMEMBERED = 1000  # sets of positions
 _ISOLATED = ("isolatedatom", "isolatedatoms")
+
+
+LARGEST_Z = 118
+"""Largest proton number of an element."""
 
 
 class MalformedError(UserError):
@@ -74,6 +77,14 @@ class Unreadable:
     """
 
     reason: str
+
+
+class FrameLabel(NamedTuple):
+    """The names of a structure, as in :class:`Frame`."""
+
+    name: str
+    origin: str
+    where: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,14 +163,14 @@ class FrameCheck:
         Raises
         ------
         UserError
-            If it has no atoms, an unknown element, positions or a cell that are not finite, or two atoms at the
-            same position.
+            If it has no atoms, an unknown element, positions or a cell that are not finite or absurdly large, or two
+            atoms at the same position.
         """
         z, pos, cell, where = frame.atomic_numbers, frame.pos, frame.cell, frame.where
         if not len(z):
             raise UserError(f"{where}: no atoms; leave the structure out")
-        if z.min() < 1 or z.max() > _LARGEST_Z:
-            atom = int(np.argmax((z < 1) | (z > _LARGEST_Z)))
+        if z.min() < 1 or z.max() > LARGEST_Z:
+            atom = int(np.argmax((z < 1) | (z > LARGEST_Z)))
             raise UserError(
                 f"{where}: atom {atom} is not an element (proton number {z[atom]}); correct or leave it out"
             )

@@ -27,7 +27,7 @@ class RawSamples:
     Attributes
     ----------
     names : list of str
-        Several samples may have one name.
+        Not necessarily unique.
     origins : list of str
         What identifies each structure in the source, uniquely.
     geometries : list of Geometry
@@ -41,7 +41,7 @@ class RawSamples:
     energies : numpy.ndarray
         ``[S]`` float64 total energies, Ry per cell; NaN where not known.
     source_index : numpy.ndarray
-        ``[S]`` int64, the number of each structure in the source, from 0, over all structures.
+        ``[S]`` int64, each structure's number in the source, counted from 0 over all its structures.
     """
 
     names: list[str]
@@ -153,10 +153,7 @@ class SampleCollector:
         """Return all samples, in natural order of their names; missing values become NaN."""
         rows = self._ordered()
         values = {
-            p.name: [
-                r.values[p.name] if r.values[p.name] is not None else _missing(p, widths[p.name], len(r.atomic_numbers))
-                for r in rows
-            ]
+            p.name: [_with_nan(r.values[p.name], p, widths[p.name], len(r.atomic_numbers)) for r in rows]
             for p in properties
         }
         return RawSamples(
@@ -165,7 +162,7 @@ class SampleCollector:
             self._geometries,
             np.array([r.geometry for r in rows], np.int32),
             [r.atomic_numbers for r in rows],
-            values,  # type: ignore[arg-type]
+            values,
             np.array([r.energy for r in rows]),
             np.array([r.source_index for r in rows], np.int64),
         )
@@ -182,5 +179,6 @@ class SampleCollector:
         return ordered
 
 
-def _missing(of: Property, width: int, n_atoms: int) -> np.ndarray:
-    return np.full((n_atoms if of.level == "node" else 1, width), np.nan)
+def _with_nan(values: np.ndarray | None, of: Property, width: int, n_atoms: int) -> np.ndarray:
+    """Return the values of a target, NaN where they are missing."""
+    return np.full((n_atoms if of.level == "node" else 1, width), np.nan) if values is None else values

@@ -23,11 +23,11 @@ class Options:
     form : str
         Format of the source, one of :data:`hydragnn_hpc.dataset.read.formats.FORMATS` or ``auto``.
     targets : tuple of TargetSpec
-        What to take from structure files; LSMS text has its own.
+        What to take from structure files; none for LSMS text, which has its own.
     cap : int
         Maximum number of samples per composition; 0 keeps all.
     fractions : tuple of float
-        Training, validation, test.
+        Of samples in the training, validation and test sets.
     seed : int
         Seed of the split and of the samples that ``cap`` keeps.
     keep_repeated : bool
@@ -43,10 +43,10 @@ class Options:
     on_error : {"fail", "skip"}
         What to do with a structure that cannot be used.
     on_outlier : {"tell", "fail", "skip"}
-        What to do with a value so far from all others that scaling hides them: make a remark, refuse the data,
-        or leave its sample out.
+        What to do with a value so far from all others that scaling hides their differences: make a remark, refuse the
+        data, or leave its sample out.
     purpose : {"train", "convert"}
-        ``train`` leaves out structures marked as isolated atoms; ``convert`` keeps those.
+        ``train`` leaves out structures marked as isolated atoms; ``convert`` keeps them.
     """
 
     cutoff: float = 7.0

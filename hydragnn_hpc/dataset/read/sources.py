@@ -1,4 +1,4 @@
-"""Reading the source of a data set, in any format, as samples."""
+"""Reads the source of a data set, in any format, as samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hydragnn_hpc.dataset.read.gathered import RawSamples, SampleCollector
 from hydragnn_hpc.dataset.read.units import Unit
 from hydragnn_hpc.dataset.store.manifest import is_there
 from hydragnn_hpc.errors import UserError, nearest
-from hydragnn_hpc.fields import SOURCE_INDEX, Property
+from hydragnn_hpc.fields import PARTS, SOURCE_INDEX, Property
 from hydragnn_hpc.logs import ProgressCallback, log
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SAME_CELL = 1e-6  # bohr
 _SPLIT = targets.TargetSpec(Property("-split", "graph", "", ""), "split", Unit(""))  # a name that no target can have
 ON_ERROR = ("fail", "skip")
+"""What ``--on-error`` may be."""
 
 
 @dataclass
@@ -44,9 +45,9 @@ class RawData:
     path : Path
         The source.
     part : numpy.ndarray or None
-        ``[S]`` uint8, where the source itself states to which part of the split each sample belongs.
+        ``[S]`` uint8, each sample's part of the split as the source states it; None where it is not kept.
     end_members : dict
-        End members that the source itself states for its mixing enthalpy.
+        End members that the source itself states for its mixing enthalpy, by proton number; Ry per atom.
     """
 
     samples: RawSamples
@@ -102,7 +103,7 @@ def form_of(source: Path, options: Options) -> str:
     Raises
     ------
     UserError
-        If there is no such source, it is in no known format, or ``options`` cannot be followed.
+        If there is no such source, it is in no known format, or ``options.on_error`` is unknown.
     """
     if options.on_error not in ON_ERROR:
         raise UserError(f"on_error '{options.on_error}'{nearest(options.on_error, ON_ERROR)}")
@@ -214,8 +215,8 @@ class _Gathering:
             part = np.concatenate(samples.values.pop(_SPLIT.property.name))[:, 0]
             if self._options.split_by == parts.SOURCE:
                 parts.check_complete(part, str(self._source))
-            complete = form not in formats.WITH_SPLIT or len(np.unique(part)) == 3
-            raw.part = part.astype(np.uint8) if complete and np.isin(part, (0, 1, 2)).all() else None
+            complete = form not in formats.WITH_SPLIT or len(np.unique(part)) == len(PARTS)
+            raw.part = part.astype(np.uint8) if complete and np.isin(part, range(len(PARTS))).all() else None
         return raw
 
 

@@ -13,10 +13,12 @@ from hydragnn_hpc.dataset.read.units import Unit, parse_unit
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import BESIDE_TARGETS, RYDBERG_IN_EV, Property
 from hydragnn_hpc.logs import log
+from hydragnn_hpc.records.base import Level
 
 LARGEST = 1e100
-"""Squares of larger values, summed over many samples, overflow."""
+"""Largest absolute value of a target: sums of larger ones' squares could overflow."""
 LEVELS = ("graph", "node", "mixing")
+"""What ``--target`` may give as level."""
 _EXPECTED = "expected NAME=LEVEL:KEY:UNIT or NAME=LEVEL:KEY:UNIT:LABEL, such as energy=graph:energy:eV"
 
 
@@ -60,7 +62,7 @@ def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
     for entry in given:
         where = f"--target {entry}"
         name, equals, rest = entry.partition("=")
-        level, key, unit_text, *label = [*rest.split(":", 3), "", ""][: max(3, rest.count(":") + 1)]
+        level, key, unit_text, label, *_ = [*rest.split(":", 3), "", "", ""]
         if not equals or not key or not unit_text:
             raise UserError(f"{where}: {_EXPECTED}")
         if not re.fullmatch(r"[A-Za-z]\w{0,63}", name, re.ASCII):
@@ -80,14 +82,14 @@ def parse_targets(given: Sequence[str]) -> tuple[TargetSpec, ...]:
             )
         if mixing and any(spec.mixing for spec in specs):
             raise UserError(f"{where}: a second mixing enthalpy; leave one out")
-        shown = next((part for part in label if part), name.replace("_", " "))
-        stored = Property(name, "node" if level == "node" else "graph", "Ry" if mixing else unit.text, shown)
+        unit_stored = "Ry" if mixing else unit.text
+        stored = Property(name, "node" if level == "node" else "graph", unit_stored, label or name.replace("_", " "))
         specs.append(TargetSpec(stored, key, unit, mixing))
     return tuple(specs)
 
 
 class TargetExtractor:
-    """Takes targets from one frame after another, and checks that they have the same width in all.
+    """Takes the targets from one frame after another, and checks that each has the same width in all frames.
 
     Parameters
     ----------
@@ -97,26 +99,27 @@ class TargetExtractor:
     def __init__(self, specs: Sequence[TargetSpec]) -> None:
         self.specs = tuple(specs)
         self._seen: dict[str, tuple[int, str]] = {}  # name: width, and where it was first seen
-        self._known: dict[str, set[str]] = {"graph": set(), "node": set()}
+        self._keys: dict[Level, set[str]] = {"graph": set(), "node": set()}  # of all frames
         self._units_checked: set[tuple[str, str]] = set()
 
     def __call__(self, frame: Frame) -> tuple[dict[str, np.ndarray | None], float]:
-        """Return the targets' values by name and the total energy for the mixing enthalpy.
+        """Return the values of a frame's targets, and the total energy for its mixing enthalpy.
 
         Returns
         -------
         values : dict
-            ``[n_atoms, d]`` at node level, ``[1, d]`` at graph level; None where the frame does not have the key.
+            By name: ``[n_atoms, d]`` at node level, ``[1, d]`` at graph level; None where the frame lacks the key.
         energy : float
             Ry per cell; NaN where no mixing enthalpy is requested or the frame has no energy.
 
         Raises
         ------
         UserError
-            If a value is not a number, is infinite, or has another width or number of atoms than expected.
+            If a value is not a number, is infinite or larger than :data:`LARGEST`, has another width than in earlier
+            frames, or not one row per atom; or if the file states another unit.
         """
-        self._known["graph"].update(frame.values)
-        self._known["node"].update(frame.columns)
+        self._keys["graph"].update(frame.values)
+        self._keys["node"].update(frame.columns)
         values: dict[str, np.ndarray | None] = {}
         energy = np.nan
         for spec in self.specs:
@@ -130,11 +133,11 @@ class TargetExtractor:
             elif array is not None:
                 assert spec.unit.in_ev is not None
                 scale = spec.unit.in_ev / RYDBERG_IN_EV * (len(frame.atomic_numbers) if spec.unit.per_atom else 1)
-                energy = float(array[0, 0]) * scale
                 if array.shape[1] != 1:
                     raise UserError(
                         f"{frame.where}: '{spec.key}' holds {array.shape[1]} numbers; an energy is a single number"
                     )
+                energy = float(array[0, 0]) * scale
         # Remembered only now: a frame that is skipped must not set the width.
         for name, array in values.items():
             if array is not None:
@@ -144,7 +147,7 @@ class TargetExtractor:
         return values, energy
 
     def _check_unit(self, spec: TargetSpec, frame: Frame) -> None:
-        """Refuse a unit other than the one that the file states; mention one that is not known here."""
+        """Refuse a target whose unit differs from what the file states; log a stated unit that is unknown."""
         stated, name = frame.units.get(spec.key), spec.property.name
         if stated is None or (name, stated) in self._units_checked:
             return
@@ -178,12 +181,12 @@ class TargetExtractor:
             )
 
     def widths(self, source: str) -> dict[str, int]:
-        """Return every target's width; after the last frame.
+        """Return every target's number of components, once all frames have been taken.
 
         Raises
         ------
         UserError
-            If a target was in no frame.
+            If no frame has a target.
         """
         for spec in self.specs:
             if spec.property.name not in self._seen:
@@ -194,15 +197,15 @@ class TargetExtractor:
         return {name: width for name, (width, _) in self._seen.items()}
 
     def _nearest(self, key: str) -> str:
-        close = nearest(key, self._known["graph"] | self._known["node"])
-        held = sorted(f"{known} ({level})" for level, keys in self._known.items() for known in keys)
+        close = nearest(key, self._keys["graph"] | self._keys["node"])
+        held = sorted(f"{held_key} ({level})" for level, keys in self._keys.items() for held_key in keys)
         return close if close.startswith("; did") else f"; the files hold: {', '.join(held) or 'nothing'}"
 
 
 def available(frame: Frame) -> str:
-    """Describe which keys of a frame can be targets."""
+    """Return, for a message, which keys of a frame can be targets, by level."""
 
-    def those(keys: Sequence[str], get: Callable[[Frame, str], np.ndarray | None]) -> str:
+    def usable_keys(keys: Sequence[str], get: Callable[[Frame, str], np.ndarray | None]) -> str:
         usable = []
         for key in keys:
             try:
@@ -211,7 +214,7 @@ def available(frame: Frame) -> str:
                 continue
         return ", ".join(usable) or "none"
 
-    graph, node = those(list(frame.values), _of_structure), those(list(frame.columns), _of_atoms)
+    graph, node = usable_keys(list(frame.values), _of_structure), usable_keys(list(frame.columns), _of_atoms)
     return f"graph-level keys: {graph}; node-level keys: {node}"
 
 

@@ -36,18 +36,19 @@ _NAMES = {
 }
 _FACTOR = re.compile(r"([^\W\d]+|1)(?:\^(-?[1-9]))?")
 _OF_KEY = re.compile(r"_?(.+?)_units?", re.IGNORECASE)
-LENGTHS = ("length", "distance", "position", "positions", "pos", "coordinates")
+LENGTH_KEYS = ("length", "distance", "position", "positions", "pos", "coordinates")
 """Names under which files state the unit of positions and cell."""
 _LENGTH_NAMES = {
     **dict.fromkeys(("a0", "a_0", "au", "a.u.", "bohr"), "bohr"),
     **dict.fromkeys(("ang", "angstrom", "angstroms", "angström", "ångström", "å", "a"), "Å"),
 }
-_SNAP_DECIMALS, _SNAP_STEPS = 10, 4
+_SHORT_DECIMALS = 10  # a number with at most as many decimals is a short one
+_ROUNDING_STEPS = 4  # between neighbouring floating-point numbers: the rounding error of a conversion
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit.
+    """A unit of a target.
 
     Attributes
     ----------
@@ -93,7 +94,7 @@ def parse_unit(text: str, where: str) -> Unit:
 
 @dataclass(frozen=True)
 class LengthUnit:
-    """A unit of length; ``to_bohr`` converts an array."""
+    """A unit of length; ``to_bohr`` converts an array in this unit."""
 
     name: str
     to_bohr: Callable[[np.ndarray], np.ndarray]
@@ -108,34 +109,34 @@ def length_unit(text: str, where: str) -> LengthUnit:
         If it is not a unit of length; ``where`` names the place.
     """
     name = _LENGTH_NAMES.get(text.strip().casefold()) or parse_unit(text, where).text
-    if name not in _LENGTHS:
-        raise UserError(f"{where}: '{text}' is not a unit of length; known: {', '.join(_LENGTHS)}")
-    return _LENGTHS[name]
+    if name not in _LENGTH_UNITS:
+        raise UserError(f"{where}: '{text}' is not a unit of length; known: {', '.join(_LENGTH_UNITS)}")
+    return _LENGTH_UNITS[name]
 
 
 def units_of_keys(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the units that keys such as ``energy_unit`` state in a file's header or metadata, by ``energy``."""
+    """Return by key the units that a file's header or metadata state: ``energy_unit=eV`` is the unit of ``energy``."""
     matches = {key: _OF_KEY.fullmatch(key) for key, value in values.items() if isinstance(value, str) and value}
     return {match[1]: str(values[key]) for key, match in matches.items() if match}
 
 
 def stated_length_unit(units: Mapping[str, str], where: str) -> LengthUnit:
-    """Return the unit of positions and cell among stated ones, by :data:`LENGTHS`; ångström where there is none.
+    """Return the unit of positions and cell among stated ones, by :data:`LENGTH_KEYS`; ångström where there is none.
 
     Raises
     ------
     UserError
         If it is not a unit of length, or there are several.
     """
-    stated = {key: unit for key, unit in units.items() if key.casefold().lstrip("_") in LENGTHS}
-    found = {length_unit(unit, f"{where}: the unit of {key}") for key, unit in stated.items()}
-    if len(found) > 1:
+    stated = {key: unit for key, unit in units.items() if key.casefold().lstrip("_") in LENGTH_KEYS}
+    lengths = {length_unit(unit, f"{where}: the unit of {key}") for key, unit in stated.items()}
+    if len(lengths) > 1:
         raise UserError(f"{where}: several units of length are stated, {stated}; correct them")
-    return found.pop() if found else ANGSTROM
+    return lengths.pop() if lengths else ANGSTROM
 
 
 def is_energy(unit: str) -> bool:
-    """Return whether a unit, as it is displayed, is a unit of energy; an energy per atom is not one."""
+    """Return whether a unit, as displayed, is a unit of energy; a unit of energy per atom is not."""
     return unit in _ENERGIES
 
 
@@ -150,7 +151,7 @@ def to_angstrom(bohr: np.ndarray) -> np.ndarray:
 
 
 ANGSTROM = LengthUnit("Å", to_bohr)
-_LENGTHS = {
+_LENGTH_UNITS = {
     "Å": ANGSTROM,
     "bohr": LengthUnit("bohr", lambda lengths: lengths),
     "nm": LengthUnit("nm", lambda lengths: to_bohr(lengths * 10.0)),
@@ -163,11 +164,11 @@ def _exactly_undone(values: np.ndarray, results: np.ndarray, undone: Callable[[n
     # itself is a short decimal: then its result must not pass for one, or the way back would start from another number.
     if not values.any():
         return results
-    short = np.round(results, _SNAP_DECIMALS)
+    short = np.round(results, _SHORT_DECIMALS)
     with np.errstate(invalid="ignore"):  # non-finite values stay so, and their structure is refused later
-        close = np.abs(short - results) <= _SNAP_STEPS * np.spacing(np.abs(results))
+        close = np.abs(short - results) <= _ROUNDING_STEPS * np.spacing(np.abs(results))
     mistaken = (results == short) & (undone(results) != values)
-    is_short = values == np.round(values, _SNAP_DECIMALS)
+    is_short = values == np.round(values, _SHORT_DECIMALS)
     kept = np.where(mistaken, np.nextafter(results, 0.0), results)
     converted: np.ndarray = np.where(is_short, kept, np.where(close, short, results))
     return converted

@@ -1,6 +1,6 @@
 """The formats of raw structures.
 
-A new one is a line here and a file in this folder: a module with the three names of :class:`Reader`.
+A new format is a line of :data:`FORMATS` and a file in this folder: a module with the three names of :class:`Reader`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ FORMATS = {"ase-db": "ase_db", "hydragnn": "hydragnn", "extxyz": "extxyz", "lsms
 WITH_SPLIT = frozenset({"hydragnn"})
 """Formats whose structures have the key ``split``: 0, 1 or 2, as in a data set."""
 
+START_BYTES = 4096
+"""How many first bytes of a file decide on its format."""
+
 _SAMPLED_FILES = 15
-_START = 4096  # bytes
 
 
 class Reader(Protocol):
@@ -37,7 +39,7 @@ class Reader(Protocol):
 
     @staticmethod
     def detect(start: bytes, name: str) -> bool:
-        """Whether a file is of this format, by its first 4,096 bytes and its name."""
+        """Whether a file is of this format, by its first :data:`START_BYTES` and its name."""
 
     @staticmethod
     def frames(file: RawFile) -> Iterator[Frame | UserError]:
@@ -62,7 +64,7 @@ def reader(form: str) -> Reader:
 
 
 def detect(source: Path) -> str:
-    """Return which of :data:`FORMATS` a file, the files of a folder or those of an archive have, by their content.
+    """Return which of :data:`FORMATS` a file, or the files of a folder or an archive, are in.
 
     A sample of the files is examined, and the most frequent format wins: there may be notes beside the data.
 
@@ -96,7 +98,7 @@ def _format_of(file: RawFile) -> str | UserError | None:
         return UserError(f"{file.where}: {file.problem}")
     try:
         with file.open() as stream:
-            start = bytes(stream.read(_START))
+            start = bytes(stream.read(START_BYTES))
     except files.DAMAGE as error:
         return UserError(f"{file.where}: {files.reason(error)}")
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What ASE's readers guess, make up or leave out without an error: refused, by what the file itself says."""
+"""Refuses files in which ASE's readers would guess, invent or leave out something without an error."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ import numpy as np
 from ase.data import atomic_numbers
 
 ARGUMENTS: dict[str, dict[str, Any]] = {"cif": {"store_tags": True}}
-"""What ASE's reader of a format is given, besides the file."""
+"""Arguments of ASE's reader, by format."""
 
-_IN_ANGSTROM = ("metal", "real")  # LAMMPS's units in which lengths are as ASE takes them
+_IN_ANGSTROM = ("metal", "real")  # LAMMPS's unit styles with lengths in ångström, which ASE assumes
 _WITHOUT_ENERGY = "lammps-dump-text"  # ASE gives its structures the energy 0
 _END_OF_VASPRUN = b"</modeling>"
-_MORE = (
+_ONLY_FIRST = (
     "goes on after its first structure, and ASE would leave out the rest; correct the number of atoms, or give each"
     " structure a file of its own"
 )
-_LINES_OF_VELOCITIES = 100_000  # of a POSCAR that are searched for another structure
+_LINES_AFTER_ATOMS = 100_000  # at most, of a POSCAR that are searched for another structure
+_END_SEARCHED = 4096  # bytes
 _SHOWN = 40  # characters of the file that an error quotes
-_ITERATION, _ENERGY = "Iteration", "FREE ENERGIE OF THE ION-ELECTRON SYSTEM"  # in an OUTCAR, of every ionic step
+# In an OUTCAR: the first begins every electronic step, the second comes at the end of every ionic step.
+_ITERATION, _ENERGY = "Iteration", "FREE ENERGIE OF THE ION-ELECTRON SYSTEM"
 
 
 def guessed(kind: str, path: Path) -> str:
-    """Return what ASE would guess or leave out in such a file, with the remedy; empty if nothing."""
+    """Return what ASE would guess or leave out in a file of format ``kind``, and the remedy; empty if nothing."""
     check = _CHECKS.get(kind)
     if check is None:
         return ""
@@ -37,10 +39,10 @@ def guessed(kind: str, path: Path) -> str:
 
 
 def unfinished(kind: str, path: Path) -> str:
-    """Return what a file lacks at its end, of which ASE gives the structures before it; empty if nothing."""
+    """Return how a file is truncated, where ASE reads it without an error all the same; empty if it is whole."""
     if kind == "vasp-xml":
         with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - 4096))
+            stream.seek(max(0, path.stat().st_size - _END_SEARCHED))
             if _END_OF_VASPRUN not in stream.read():
                 return f"the file ends before {_END_OF_VASPRUN.decode()}"
     if kind == "vasp-out":
@@ -52,7 +54,10 @@ def unfinished(kind: str, path: Path) -> str:
 
 
 def lost(kind: str, atoms: Any) -> str:
-    """Return what of a structure that was read with :data:`ARGUMENTS` ASE took for something else; empty if nothing."""
+    """Return what ASE lost of a CIF file read with :data:`ARGUMENTS`: a site's element or the cell; empty if nothing.
+
+    The file's tags are removed from ``atoms.info``.
+    """
     if kind != "cif":
         return ""
     from ase.io.cif import CIFBlock
@@ -62,7 +67,7 @@ def lost(kind: str, atoms: Any) -> str:
     if not atoms.cell.rank:
         return "" if "_atom_site_fract_x" not in tags else "coordinates are fractional, but there is no cell; add it"
     sites = CIFBlock("", tags).get_unsymmetrized_structure()
-    # Twice: what is left of -1e-17 is 1.0.
+    # Twice, because -1e-17 % 1.0 is 1.0.
     stated, made = (structure.get_scaled_positions() % 1.0 % 1.0 for structure in (sites, atoms))
     nearest = cKDTree(made, boxsize=1.0).query(stated)[1]
     other = np.flatnonzero(sites.numbers != atoms.numbers[nearest])
@@ -76,15 +81,15 @@ def lost(kind: str, atoms: Any) -> str:
 
 
 def without_invented(kind: str, atoms: Any) -> Any:
-    """Return a structure without values that are not in the file."""
+    """Return a structure without the values that ASE invents."""
     if kind == _WITHOUT_ENERGY and atoms.calc is not None:
         atoms.calc.results.pop("energy", None)
     return atoms
 
 
-def _of_lammps_dump(lines: Iterator[str]) -> str:
+def _check_lammps_dump(lines: Iterator[str]) -> str:
     for line in lines:
-        if line.startswith("ITEM: UNITS") and (problem := _of_lammps_units(next(lines, "").strip())):
+        if line.startswith("ITEM: UNITS") and (problem := _check_lammps_units(next(lines, "").strip())):
             return problem
         if line.startswith("ITEM: ATOMS"):
             if {"element", "mass"} & set(line.split()):
@@ -96,9 +101,9 @@ def _of_lammps_dump(lines: Iterator[str]) -> str:
     return ""
 
 
-def _of_lammps_data(lines: Iterator[str]) -> str:
+def _check_lammps_data(lines: Iterator[str]) -> str:
     stated = re.search(r"\bunits = (\w+)", next(lines, ""))
-    if stated and (problem := _of_lammps_units(stated[1])):
+    if stated and (problem := _check_lammps_units(stated[1])):
         return problem
     for line in lines:
         if line.startswith("Masses"):
@@ -109,7 +114,7 @@ def _of_lammps_data(lines: Iterator[str]) -> str:
 
 
 def _are_elements(lines: Iterable[str]) -> bool:
-    """Whether the labels of a section, of which the lines are the next, are all symbols of elements."""
+    """Whether all labels in the section that starts at the next line are symbols of elements."""
     labels: list[str] = []
     for line in lines:
         words = line.split()
@@ -119,8 +124,11 @@ def _are_elements(lines: Iterable[str]) -> bool:
     return all(label in atomic_numbers for label in labels)
 
 
-def _of_poscar(lines: Iterator[str]) -> str:
-    """Check a POSCAR without a line of elements, for which ASE searches the comment, and what follows the last atom."""
+def _check_poscar(lines: Iterator[str]) -> str:
+    """Check that a POSCAR names its elements and holds one structure.
+
+    If there is no line of elements, ASE searches the comment for them.
+    """
     head = [*islice(lines, 6)]
     comment, counts = head[0] if head else "", head[-1].partition("!")[0].split() if len(head) == 6 else []
     if not counts:
@@ -139,9 +147,9 @@ def _of_poscar(lines: Iterator[str]) -> str:
     if next(lines, "").strip()[:1].casefold() == "s":  # selective dynamics
         next(lines, "")
     n = sum(map(int, counts))
-    after = list(islice(lines, n, n + _LINES_OF_VELOCITIES))
+    after = list(islice(lines, n, n + _LINES_AFTER_ATOMS))
     goes_on = re.match(r"\s*[-+.\d]", after[0]) if after else None
-    return _MORE if goes_on or any(_are_elements_and_counts(*pair) for pair in pairwise(after)) else ""
+    return _ONLY_FIRST if goes_on or any(_are_elements_and_counts(*pair) for pair in pairwise(after)) else ""
 
 
 def _elements(words: list[str]) -> int:
@@ -155,23 +163,23 @@ def _are_elements_and_counts(row: str, following: str) -> bool:
     return bool(words) and len(words) == len(counts) and _elements(words) > 0 and all(map(str.isdecimal, counts))
 
 
-def _of_several(mark: str, lines: Iterator[str]) -> str:
-    """Check that a line of which every structure has one is in the file once."""
-    return _MORE if sum(line.startswith(mark) for line in lines) > 1 else ""
+def _check_single(mark: str, lines: Iterator[str]) -> str:
+    """Check that only one line starts with ``mark``, as one line of every structure does."""
+    return _ONLY_FIRST if sum(line.startswith(mark) for line in lines) > 1 else ""
 
 
-def _of_gen(lines: Iterator[str]) -> str:
+def _check_gen(lines: Iterator[str]) -> str:
     number, kind = [*next(lines, "").split(), "", ""][:2]
     n = int(number) if number.isdecimal() else 0
     rest = islice(lines, 1 + n + (0 if kind == "C" else 4), None)
-    return _MORE if n and any(line.strip() for line in rest) else ""
+    return _ONLY_FIRST if n and any(line.strip() for line in rest) else ""
 
 
-def _of_gromacs(lines: Iterator[str]) -> str:
-    return _of_names(line[10:15].strip() for line in list(islice(lines, 2, None))[:-1])
+def _check_gromacs(lines: Iterator[str]) -> str:
+    return _check_names(line[10:15].strip() for line in list(islice(lines, 2, None))[:-1])
 
 
-def _of_gromos(lines: Iterator[str]) -> str:
+def _check_gromos(lines: Iterator[str]) -> str:
     started = False
     names = []
     for line in lines:
@@ -179,17 +187,17 @@ def _of_gromos(lines: Iterator[str]) -> str:
         if started and line.startswith("END"):
             break
         names += line.split()[2:3] if started and not line.startswith(("#", "POSITION")) else []
-    return _of_names(names)
+    return _check_names(names)
 
 
-def _of_names(names: Iterable[str]) -> str:
+def _check_names(names: Iterable[str]) -> str:
     other = next((name for name in names if name not in atomic_numbers), None)
     if other is None:
         return ""
     return f"an atom is named {other!r}, from which ASE would guess its element; convert the file to extended XYZ"
 
 
-def _of_pdb(lines: Iterator[str]) -> str:
+def _check_pdb(lines: Iterator[str]) -> str:
     for line in lines:
         if not line.startswith(("ATOM  ", "HETATM")):
             continue
@@ -203,21 +211,21 @@ def _of_pdb(lines: Iterator[str]) -> str:
     return ""
 
 
-def _of_lammps_units(units: str) -> str:
+def _check_lammps_units(units: str) -> str:
     if units in _IN_ANGSTROM:
         return ""
     return f"lengths are in LAMMPS's units '{units}', not in ångström; convert the file to units metal"
 
 
 _CHECKS: dict[str, Callable[[Iterator[str]], str]] = {
-    "lammps-dump-text": _of_lammps_dump,
-    "lammps-data": _of_lammps_data,
-    "vasp": _of_poscar,
-    "sdf": partial(_of_several, "M  END"),
-    "mol": partial(_of_several, "M  END"),
-    "res": partial(_of_several, "TITL"),
-    "gen": _of_gen,
-    "gromacs": _of_gromacs,
-    "gromos": _of_gromos,
-    "proteindatabank": _of_pdb,
+    "lammps-dump-text": _check_lammps_dump,
+    "lammps-data": _check_lammps_data,
+    "vasp": _check_poscar,
+    "sdf": partial(_check_single, "M  END"),
+    "mol": partial(_check_single, "M  END"),
+    "res": partial(_check_single, "TITL"),
+    "gen": _check_gen,
+    "gromacs": _check_gromacs,
+    "gromos": _check_gromos,
+    "proteindatabank": _check_pdb,
 }

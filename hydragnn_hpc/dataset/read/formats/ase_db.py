@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from hydragnn_hpc.dataset.read.atoms import FrameLabel, frame_of
+from hydragnn_hpc.dataset.read.atoms import frame_of
 from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.targets import TargetSpec
@@ -68,13 +68,13 @@ def _has_structures(path: Path) -> bool:
 
 
 def _frame_of(row: Any, file: RawFile, length: LengthUnit, units: Mapping[str, str]) -> Frame | UserError:
-    name, origin, where = file.named(f"id={row.id}", f"id {row.id}")
+    label = file.named(f"id={row.id}", f"id {row.id}")
     try:
         atoms = row.toatoms()
         own = [("the row's key-value pairs", row.key_value_pairs), ("the row's data", row.data)]
-        return frame_of(atoms, own, FrameLabel(name, origin, where), length, units)
+        return frame_of(atoms, own, label, length, units)
     except Exception as error:  # as above
-        return UserError(f"{where}: damaged: {type(error).__name__}: {error!s:.160}")
+        return UserError(f"{label.where}: damaged: {type(error).__name__}: {error!s:.160}")
 
 
 def _stated_units(metadata: Mapping[str, Any], where: str) -> tuple[LengthUnit, dict[str, str]]:

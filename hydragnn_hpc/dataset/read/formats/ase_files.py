@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from hydragnn_hpc.dataset.read.atoms import FrameLabel, frame_of
+from hydragnn_hpc.dataset.read.atoms import frame_of
 from hydragnn_hpc.dataset.read.files import RawFile
-from hydragnn_hpc.dataset.read.formats import ase_checks
+from hydragnn_hpc.dataset.read.formats import START_BYTES, ase_checks
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.targets import TargetSpec
 from hydragnn_hpc.errors import UserError
@@ -28,11 +28,11 @@ _AMBIGUOUS = (
     ".md", ".out", ".log", ".dat", ".data", ".in", ".inp", ".com", ".config", ".restart", ".cell", ".geom", ".arc",
     ".res", ".ascii",
 )  # fmt: skip
-_SHOWN = 160
+_SHOWN = 160  # characters of ASE's message that an error quotes
 
 
 def _kind(start: bytes, name: str) -> Any:
-    """Return ASE's format of a file, by its content or otherwise its name; None if ASE recognises none."""
+    """Return ASE's format of a file, by its content or otherwise its name; None for formats that are not read here."""
     from ase.io.formats import UnknownFileTypeError, filetype, ioformats, match_magic
 
     base = PurePosixPath(name).name
@@ -61,7 +61,7 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
 
     with file.on_disk() as path:
         with path.open("rb") as stream:
-            start = stream.read(4096)
+            start = stream.read(START_BYTES)
         kind, remedy = _kind(start, file.plain_name), "correct the file"
         if kind is None:
             yield UserError(f"{file.where}: ASE recognises no format by its name or content; rename or convert it")
@@ -100,13 +100,14 @@ def _quietly(images: Iterator[Any]) -> Any:
 
 
 def _frame_of(atoms: Any, file: RawFile, number: int, problem: str) -> Frame | UserError:
-    _, origin, where = file.named(str(number), f"frame {number}")
+    label = file.named(str(number), f"frame {number}")
     shared = [o for o in (atoms.info.get("occupancy") or {}).values() if len(o) > 1 or any(v != 1 for v in o.values())]
     if shared:
         return UserError(
-            f"{where}: a site is occupied by {shared[0]}: partly occupied sites describe an average of many structures;"
-            " give ordered structures"
+            f"{label.where}: a site is occupied by {shared[0]}: partly occupied sites describe an average of many"
+            " structures; give ordered structures"
         )
     if problem:
-        return UserError(f"{where}: {problem}")
-    return frame_of(atoms, [("the file's header", atoms.info)], FrameLabel(origin, origin, where))
+        return UserError(f"{label.where}: {problem}")
+    # Many programs give all files one name, such as POSCAR; only the path is unique.
+    return frame_of(atoms, [("the file's header", atoms.info)], label._replace(name=label.origin))

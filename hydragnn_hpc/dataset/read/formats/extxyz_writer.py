@@ -11,7 +11,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from hydragnn_hpc.dataset.read.formats.extxyz import OTHER_CELLS
-from hydragnn_hpc.dataset.read.units import LENGTHS, to_angstrom
+from hydragnn_hpc.dataset.read.units import LENGTH_KEYS, to_angstrom
 from hydragnn_hpc.fields import SOURCE_INDEX
 from hydragnn_hpc.records.dataset import EXPORTED_KEY
 
@@ -19,14 +19,14 @@ from hydragnn_hpc.records.dataset import EXPORTED_KEY
 _RESERVED = {
     "stress", "virial", "virials", "lattice", "properties", "pbc", "name", "split", "numbers", "positions", "species",
     "pos", "symbols", "z", "move_mask", "uid", "tags", "masses", "momenta", EXPORTED_KEY, SOURCE_INDEX, *OTHER_CELLS,
-    *(f"{length}_{unit}" for length in LENGTHS for unit in ("unit", "units")),
+    *(f"{length}_{unit}" for length in LENGTH_KEYS for unit in ("unit", "units")),
 }  # fmt: skip
 
 
 def key_of(name: str, taken: Collection[str] = ()) -> str:
     """Return the key under which a value is written: unique to its name, and without another meaning in the format.
 
-    Nor is it one of the keys ``taken``, in lower case, which the file uses for something else.
+    ``taken`` are keys, in lower case, that the file uses for something else.
     """
     plain = name.casefold()
     while plain.startswith("target_"):

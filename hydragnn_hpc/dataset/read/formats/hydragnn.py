@@ -25,6 +25,7 @@ from hydragnn_hpc.dataset.read.units import LengthUnit
 from hydragnn_hpc.dataset.store.foreign import MAGIC, Contents, unpack
 from hydragnn_hpc.dataset.store.manifest import MANIFEST
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.records.base import Level
 
 TARGETS: tuple[TargetSpec, ...] = ()
 
@@ -137,7 +138,7 @@ class _Part:
 
     def _features(self, tensors: Tensors, x: np.ndarray, where: str) -> Iterator[tuple[OutputFeature, np.ndarray]]:
         """Yield all features after the proton number: ``x`` and ``y`` hold all, as HydraGNN's loaders wrote them."""
-        held: tuple[tuple[str, np.ndarray], ...] = (("node", x),)
+        held: tuple[tuple[Level, np.ndarray], ...] = (("node", x),)
         if "y" in tensors:
             held += (("graph", np.asarray(tensors["y"]).reshape(1, -1)),)
         for level, array in held:
@@ -167,8 +168,9 @@ class _Part:
                 f"{where}: y_loc {bounds.tolist()} does not divide the {len(y)} values of y; write it again"
             )
         if not self.outputs:
-            levels: list[str] = list(self.configuration.network.variables.type)
-            levels = levels or ["node" if n > 1 and extent % n == 0 else "graph" for extent in extents.tolist()]
+            levels: list[Level] = self.configuration.network.variables.type or [
+                "node" if n > 1 and extent % n == 0 else "graph" for extent in extents.tolist()
+            ]
             self.outputs = features.outputs_of(levels, inputs, self.configuration, self.scaling, where)
         if len(extents) != len(self.outputs):
             raise UserError(f"{where}: has {len(extents)} outputs, but {len(self.outputs)} before; write it again")

@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hydragnn_hpc.dataset.read.units import LengthUnit, length_unit
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.records.base import Level
 from hydragnn_hpc.validation import one_line
-
-Level = Literal["graph", "node"]
 
 
 class _Section(BaseModel):
@@ -61,7 +60,7 @@ class Configuration(_Section):
     dataset: DatasetSection = Field(default_factory=DatasetSection, alias="Dataset")
     network: NetworkSection = Field(default_factory=NetworkSection, alias="NeuralNetwork")
 
-    def features(self, level: str) -> FeatureNames:
+    def features(self, level: Level) -> FeatureNames:
         """Return the features of a level."""
         return self.dataset.node_features if level == "node" else self.dataset.graph_features
 
@@ -71,7 +70,7 @@ class OutputFeature:
     """An output: the index of its ``feature`` within its level, and the key under which its values are returned."""
 
     key: str
-    level: str
+    level: Level
     feature: int
 
 
@@ -128,12 +127,12 @@ class Scaling:
             checked.append(None if array is None or not array.size else array.astype(np.float64).reshape(2, -1))
         return cls(*checked)
 
-    def count(self, level: str) -> int | None:
+    def count(self, level: Level) -> int | None:
         """Return the number of features of a level; None where they are not scaled."""
         table = self.node if level == "node" else self.graph
         return None if table is None else table.shape[1]
 
-    def restored(self, level: str, feature: int, values: np.ndarray, where: str) -> np.ndarray:
+    def restored(self, level: Level, feature: int, values: np.ndarray, where: str) -> np.ndarray:
         """Return values of a feature in its unit, float64.
 
         Raises
@@ -154,13 +153,13 @@ class Scaling:
 
 
 def outputs_of(
-    levels: list[str], n_inputs: int, configuration: Configuration, scaling: Scaling, where: str
+    levels: list[Level], n_inputs: int, configuration: Configuration, scaling: Scaling, where: str
 ) -> list[OutputFeature]:
     """Return which features the outputs of a data set are: as the configuration says, otherwise in order.
 
     Parameters
     ----------
-    levels : list of str
+    levels : list of {"graph", "node"}
         Of each output.
     n_inputs : int
         Number of node-level features that are inputs; they come before the outputs.
@@ -172,7 +171,7 @@ def outputs_of(
     """
     variables = configuration.network.variables
     if variables.type:
-        if list(variables.type) != levels:
+        if variables.type != levels:
             raise UserError(
                 f"{where}: outputs are of levels {levels}, but {variables.type} in the configuration; correct it"
             )
@@ -185,7 +184,7 @@ def outputs_of(
                 strict=True,
             )
         ]
-    following = {"graph": 0, "node": n_inputs}
+    following: dict[Level, int] = {"graph": 0, "node": n_inputs}
     for level, first in following.items():
         held, needed = scaling.count(level), levels.count(level) + first
         if levels.count(level) and held is not None and held != needed:

@@ -17,7 +17,7 @@ import numpy as np
 
 from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.fortran import to_float, with_e
-from hydragnn_hpc.dataset.read.frames import Frame
+from hydragnn_hpc.dataset.read.frames import LARGEST_Z, Frame
 from hydragnn_hpc.dataset.read.targets import TargetSpec
 from hydragnn_hpc.dataset.read.units import parse_unit
 from hydragnn_hpc.errors import UserError
@@ -43,7 +43,6 @@ _ATOM = (
     "%3d %8d  %21.15f  %21.15f  %21.15f %13.6f %12.6f  %21.15f  %21.15f  %21.15f %7.2f  %21.15f  %21.15f  %21.15f"
     " %9.4f  %21.15f  %21.15f  %21.15f\n"
 )
-_LARGEST_Z = 118
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,10 +199,10 @@ def _check(table: np.ndarray, where: str) -> None:
         value = table[row, column]
         raise UserError(f"{where}, line {row + 2}, column {column + 1}: {value} is not finite; repeat that calculation")
     z = table[:, 0]
-    wrong = (z != np.floor(z)) | (z < 1) | (z > _LARGEST_Z)
+    wrong = (z != np.floor(z)) | (z < 1) | (z > LARGEST_Z)
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise UserError(f"{where}, line {row + 2}: {z[row]:g} is not a proton number (1 to {_LARGEST_Z})")
+        raise UserError(f"{where}, line {row + 2}: {z[row]:g} is not a proton number (1 to {LARGEST_Z})")
 
 
 def refuse_folder(out: Path, force: bool) -> None:
