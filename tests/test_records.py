@@ -1,4 +1,4 @@
-"""Records of files: what is written is read back the same; whatever else is in a file is refused in one line."""
+"""Records of files and messages are read as they were written; anything else is refused, in files in one line."""
 
 from __future__ import annotations
 
@@ -29,15 +29,7 @@ from hydragnn_hpc.records.campaign import CampaignRecord
 from hydragnn_hpc.records.claim import Claim, RunNumber
 from hydragnn_hpc.records.dataset import ExportedDataset, Manifest
 from hydragnn_hpc.records.doctor import Adios2Answer, Diagnosis, MpiAnswer, TorchAnswer
-from hydragnn_hpc.records.events import (
-    Command,
-    Epoch,
-    Event,
-    MemberEpoch,
-    read_command,
-    read_event,
-    to_line,
-)
+from hydragnn_hpc.records.events import Command, Epoch, Event, Failed, MemberEpoch, read_command, read_event, to_line
 from hydragnn_hpc.records.jobs import Chain, SubmittedJob
 from hydragnn_hpc.records.lock import LockHolder, ProcessIdentity
 from hydragnn_hpc.records.member import Failures, Result
@@ -171,6 +163,23 @@ def test_a_message_may_hold_infinity(loss: float) -> None:
         variant="H", members=(MemberEpoch(replica=0, epoch=1, validation_loss=loss, learning_rate=0.1, seconds=1.0),)
     )
     assert repr(read_event(to_line(message))) == repr(message)
+
+
+def test_a_cause_may_quote_a_path_that_is_not_unicode() -> None:
+    assert Failed(cause="no such file: \udcff.bp", detail="OSError").cause == "no such file: ?.bp"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"", b"17", b"null", b"[]", b"{}", b"\xff\x00\x80garbage", b'{"kind":"unknown"}', b'{"kind":"train"}',
+        b'{"kind":"alive","more":1}', b'{"kind":"finished","variant":"H","replica":"first","state":"finished"}',
+        b'{"kind":"died","cause":"a rank says this, no worker"}', b"[" * 5000,
+    ],
+)  # fmt: skip
+def test_a_line_that_is_no_event_is_refused(line: bytes) -> None:
+    with pytest.raises(ValueError):
+        read_event(line)
 
 
 @given(message=values_of(RankMessage))

@@ -21,7 +21,7 @@ class Message(Record):
 
 
 class FileRecord(Record):
-    """A record, or a part of one, that a file holds: every value has its declared type, and no number is infinite."""
+    """A record, or a part of one, of a file or of a command's output: values are not converted, numbers are finite."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 

@@ -33,7 +33,7 @@ class CampaignRecord(Record):
     hash, since, campaign
         As in `EarlierCampaign`.
     dataset_sha256 : str
-        The content hash of the data set (`dataset.Manifest`).
+        The content hash of the data set (`records.dataset.Manifest`).
     earlier : tuple of EarlierCampaign
         Oldest first.
     """

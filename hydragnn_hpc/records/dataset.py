@@ -31,7 +31,17 @@ class FileFacts(FileRecord):
 
 
 class Target(FileRecord):
-    """A target; ``minimum`` and ``maximum``, by component and in the unit, scale it to 0 to 1."""
+    """A target.
+
+    Attributes
+    ----------
+    width : int
+        Number of components.
+    minimum, maximum : list of float
+        By component, in the unit; they scale the target to 0 to 1.
+    missing : int
+        Number of missing values.
+    """
 
     level: Level
     unit: str
@@ -43,7 +53,7 @@ class Target(FileRecord):
 
 
 class NumberRange(FileRecord):
-    """The smallest and the largest value: of proton numbers, or of the number of samples per composition."""
+    """The smallest and the largest of several proton numbers or counts."""
 
     minimum: Count
     maximum: Count
@@ -58,7 +68,7 @@ class AtomsRange(FileRecord):
 
 
 class Moments(FileRecord):
-    """Mean and standard deviation (ddof = 0) of a target by component, and its missing values.
+    """Mean, standard deviation (ddof = 0) and number of missing values of a target, by component.
 
     ``missing`` is None in data sets of earlier versions.
     """
@@ -82,7 +92,7 @@ class Source(FileRecord):
     Attributes
     ----------
     read, skipped, repeated, capped, kept : int
-        Samples.
+        Numbers of samples.
     end_members : dict
         Energy per atom of the pure elements, Ry, by proton number.
     symmetry_classes : int or None
@@ -118,7 +128,8 @@ class Source(FileRecord):
 class NeighbourFacts(FileRecord):
     """How neighbours were determined.
 
-    ``fewest`` and ``most`` neighbours of a site are None in older data sets, and of imported models.
+    ``fewest`` and ``most``, the numbers of neighbours of a site, are None in data sets of earlier versions and in
+    imported models.
     """
 
     cutoff_bohr: NonNegative
@@ -185,7 +196,7 @@ EXPORTED_KEY = "hydragnn_hpc"
 
 
 class ExportedDataset(FileRecord):
-    """What an exported file says of the data set that it was made from, so that ``convert`` can restore that.
+    """What an exported file states about the data set that it was made from, so that ``convert`` can restore it.
 
     Attributes
     ----------

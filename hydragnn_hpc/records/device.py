@@ -20,8 +20,8 @@ class Device(FileRecord):
     pci_address : str or None
         Domain, bus and device, hexadecimal; None where torch does not know it.
     mps : bool or None
-        Whether NVIDIA's Multi-Process Service runs, which lets kernels of several processes run at one time; None on
-        other devices.
+        Whether NVIDIA's Multi-Process Service runs, which lets kernels of several processes run at the same
+        time; None on other devices.
     """
 
     type: str
@@ -38,5 +38,5 @@ class Device(FileRecord):
 
     @property
     def label(self) -> str:
-        """Its name for readers."""
+        """Its name for human readers; its type where it has none."""
         return self.name or self.type

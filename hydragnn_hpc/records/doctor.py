@@ -12,9 +12,9 @@ class MpiAnswer(FileRecord):
     Attributes
     ----------
     file : str
-        The MPI library's; empty where the system does not show it.
+        Path of the MPI library; empty where the system does not show it.
     launcher : str or None
-        None where there is none.
+        The launcher's name; None where there is none.
     """
 
     library: str
@@ -58,7 +58,7 @@ class RankResources(FileRecord):
     cores : list of int
         Logical cores that it may run on (the affinity mask).
     memory_gib : float
-        Of its node.
+        Memory of its node, GiB.
     torch : TorchAnswer or None
         None where torch does not work.
     trouble : str

@@ -92,7 +92,7 @@ class Stopped(Message):
 
 
 class Failed(Message):
-    """The worker cannot continue, and ends. ``detail`` is the exception's type."""
+    """The worker cannot continue, and ends; ``detail`` is the exception's type."""
 
     kind: Literal["failed"] = "failed"
     cause: Text
@@ -114,7 +114,7 @@ Event = Ready | Alive | Epoch | EngineChanged | Finished | Done | Stopped | Fail
 
 
 class Died(Message):
-    """Reported by the rank: the worker has ended, or was ended. ``last_output`` are the last lines of its log."""
+    """Reported by the rank: the worker has ended or was killed; ``last_output`` are the last lines of its log."""
 
     kind: Literal["died"] = "died"
     cause: Text
@@ -137,7 +137,7 @@ class Train(Message):
     """Train these replicas of a variant together, claiming their folders with ``claim``.
 
     ``attempt`` is counted from 1 within the run; ``graphs`` is whether steps may be captured as CUDA graphs; ``epochs``
-    are the most, where these are not the campaign's.
+    is the maximum number of epochs, None for the campaign's.
     """
 
     kind: Literal["train"] = "train"

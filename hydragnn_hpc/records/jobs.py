@@ -14,13 +14,13 @@ class SubmittedJob(FileRecord):
     Attributes
     ----------
     id : str
-        The scheduler's; `LOCAL` where there is none.
+        The scheduler's identifier; `LOCAL` where there is no scheduler.
     scheduler : str
         Its name; the path of its files, without their suffix, where they are not the package's.
     queue, account : str
         Empty: the scheduler's default.
     members_left : int
-        Not finished when the job was submitted.
+        Members that were not finished when the job was submitted.
     """
 
     time: Timestamp

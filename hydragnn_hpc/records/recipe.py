@@ -48,8 +48,8 @@ class Requirements(FileRecord):
     tasks : tuple of ReferencedTask
         Those that have a reference.
     classes : int
-        How many classes of samples equivalent by symmetry training and validation must have together at least,
-        where classes are required; otherwise 0.
+        The fewest classes of samples equivalent by symmetry that training and validation set may have together; 0
+        where classes are not needed.
     fitted_to : FittedSamples or None
         None where inputs and references are fitted to the training set, and tasks without a reference keep the data
         set's scaling.
@@ -118,6 +118,8 @@ class InputRecipe(FileRecord):
 
 class FittedReference(FileRecord):
     """A reference as fitted to the training set, or to the part of it that is trained on.
+
+    Shapes are in terms of n compositions, K elements, F inputs, and d components of the target.
 
     Attributes
     ----------
