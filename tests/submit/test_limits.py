@@ -12,7 +12,7 @@ import yaml
 from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.submit import limits, plan
-from hydragnn_hpc.submit.answers import Nodes, Queue, read
+from hydragnn_hpc.submit.answers import READERS, Nodes, Queue, read
 from hydragnn_hpc.submit.site import Site, load_site
 from tests.campaigns import called
 from tests.submit import data_set
@@ -72,7 +72,7 @@ def profile(here: Path, **changes: object) -> str:
     [
         (["--walltime", "2h", "--queue", "short"], "--walltime 2h: slurm allows 1h on 1 node"),
         (["--nodes", "3"], "--nodes 3: slurm accepts jobs with these numbers of nodes: default 1 to 2"),
-        (["--queue", "shrt"], "--queue shrt: slurm has no queue 'shrt'; did you mean 'short'?"),
+        (["--queue", "shrt"], "slurm has no queue 'shrt'; did you mean 'short'?"),
         (["--queue", "gone"], "queue 'gone' starts no jobs (State=DOWN); wait, or choose another with --queue: batch"),
         (["--queue", "mine", "--account", "x"], "--account x: not for queue 'mine', which takes abc"),
     ],
@@ -90,10 +90,10 @@ def test_a_generic_profile_refuses_what_is_not_there(here: Path, arguments: list
     [
         ({"cores_per_node": 16, "cores_per_rank": 8}, [], "2 ranks of 8 cores per node: queue 'batch' has nodes of"),
         ({"gpus_per_node": 3}, [], "3 GPUs per node: queue 'batch' has nodes of at most 2 GPUs"),
-        ({}, ["--nodes", "3"], "3 nodes: queue 'batch' has 2 of 4 cores and 2 GPUs; ask for fewer with --nodes"),
+        ({}, ["--nodes", "3"], "nodes 3: queue 'batch' has 2 of 4 cores and 2 GPUs; ask for fewer with --nodes"),
         ({"directives": ["--partition={queue}"], "limits": [{"queue": "short", "nodes": [1, 9], "walltime": "9h"}]}, [],
          "walltime 9:00:00: queue 'short' allows 1:00:00; ask for less with --walltime"),
-        ({"directives": ["--partition=short"]}, ["--nodes", "2", "--walltime", "1h"], "2 nodes: queue 'short' allows"),
+        ({"directives": ["--partition=short"]}, ["--nodes", "2", "--walltime", "1h"], "nodes 2: queue 'short' allows"),
         ({"directives": ["--partition=short"]}, ["--walltime", "1h"], "nodes of at most 3 cores"),
         ({"directives": ["--mem=2G"]}, [], "--mem=2G: queue 'batch' has nodes of at most 2000 MB; lower it in the"),
         ({"directives": ["--partition=shorts"]}, [], "mine has no queue 'shorts'; did you mean 'short'?"),
@@ -142,6 +142,13 @@ def test_without_gpus_there_is_one_rank_per_core(here: Path) -> None:
     assert done.returncode == 0 and "could not be checked" not in done.stderr, done.stderr
     assert "--gpu" not in done.stdout
     assert "#SBATCH --ntasks-per-node=4\n#SBATCH --cpus-per-task=2\n" in done.stdout
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_generic_profile_asks_for_no_gpus_where_there_are_none(name: str) -> None:
+    site = limits.fit(load_site(name), [Queue("q", (Nodes(2, 8, 0),), default=True)], None, None)
+    assert (site.gpus_per_node, site.ranks_per_node, site.cores_per_rank) == (0, 8, 1)
+    assert not any("gpu" in word or word == "-g" for word in (*site.directives, *site.launch))
 
 
 def test_the_schedulers_own_test_refuses_in_its_own_words(here: Path) -> None:
@@ -207,7 +214,7 @@ def test_a_dry_run_elsewhere_says_that_nothing_was_checked(here: Path) -> None:
 
 def test_a_scheduler_that_hangs_is_not_waited_for(here: Path) -> None:
     stand_in(here, "sinfo", "exec sleep 600")
-    with pytest.raises(limits.UnknownError, match=r"'sinfo' gave no answer for 0.5 s"):
+    with pytest.raises(limits.UnknownLimitsError, match=r"'sinfo' gave no answer for 0.5 s"):
         limits.ask(load_site("slurm").scheduler, patience=0.5)
 
 
@@ -381,11 +388,11 @@ POLARIS = (
         ("frontier", FRONTIER, ["--walltime", "1h"], ["--walltime", "90m"],
          "walltime 1:30:00: queue 'batch' allows 1:00:00; ask for less with --walltime"),
         ("perlmutter", PERLMUTTER, ["--nodes", "4"], ["--nodes", "5"],
-         "5 nodes: perlmutter has 4 of 128 cores and 4 GPUs; ask for fewer with --nodes"),
+         "nodes 5: perlmutter has 4 of 128 cores and 4 GPUs; ask for fewer with --nodes"),
         ("polaris", POLARIS, ["--queue", "debug", "--walltime", "45m"], ["--queue", "debug", "--walltime", "1h"],
          "walltime 1:00:00: queue 'debug' allows 0:45:00; ask for less with --walltime"),
         ("polaris", POLARIS, ["--queue", "prod", "--nodes", "12"], ["--queue", "prod", "--nodes", "13"],
-         "13 nodes: queue 'prod' has 12 of 32 cores; ask for fewer with --nodes"),
+         "nodes 13: queue 'prod' has 12 of 32 cores; ask for fewer with --nodes"),
     ],
 )  # fmt: skip
 def test_a_shipped_profile_within_and_beyond_what_its_machine_answers(
