@@ -16,7 +16,7 @@ from hydragnn_hpc.durations import clock, seconds_of
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.paths import CampaignFolder, append_record, check_appendable
-from hydragnn_hpc.records.jobs import LOCAL, SubmittedJob
+from hydragnn_hpc.records.jobs import LOCAL, MOST_RUNS, SubmittedJob
 
 if TYPE_CHECKING:
     from hydragnn_hpc.submit.plan import JobPlan
@@ -40,7 +40,7 @@ def submit(
     seconds: Annotated[
         float | None, typer.Option(help="Measured seconds per member (per stack, where stacked), to estimate from.")
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Maximum number of consecutive jobs.")] = 50,
+    runs: Annotated[int, typer.Option(min=1, help="Maximum number of consecutive jobs.")] = MOST_RUNS,
     packed: Annotated[
         Path | None,
         typer.Option(
@@ -139,7 +139,7 @@ def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: i
         time=now(),
         id=scheduler.submit(site.scheduler, folder.job_script, values) if site.scheduler.submit else LOCAL,
         site=site.name,
-        scheduler=jobs.scheduler_of(site),
+        scheduler=jobs.scheduler_entry(site),
         nodes=plan.nodes,
         queue=plan.queue,
         account=job.account,

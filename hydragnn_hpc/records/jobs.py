@@ -6,6 +6,8 @@ from hydragnn_hpc.records.base import Count, FileRecord, Text, Timestamp
 
 LOCAL = "local"
 """In place of an identifier where there is no scheduler."""
+MOST_RUNS = 50
+"""The longest chain of jobs, unless the user chooses another."""
 
 
 class SubmittedJob(FileRecord):

@@ -69,6 +69,7 @@ class Queue:
 Number = TypeVar("Number", int, float)
 Answers = Mapping[str, str]
 """The output of each command of a scheduler's `submit.scheduler.Queries`, by its key."""
+_Host = tuple[int, int | None, int | None]  # cores, GPUs, memory in MB
 
 
 def read(form: str, answers: Answers) -> tuple[Queue, ...]:
@@ -151,8 +152,8 @@ def _pbs(answers: Answers) -> tuple[Queue, ...]:
     return tuple(
         Queue(
             name=name,
-            nodes=_whole([n for q, n in nodes if q == name or "route_destinations" in row])
-            or _whole([n for q, n in nodes if not q]),
+            nodes=_kinds([n for q, n in nodes if q == name or "route_destinations" in row])
+            or _kinds([n for q, n in nodes if not q]),
             default=default is not None and default[1] == name,
             closed=", ".join(f"{key} = False" for key in ("enabled", "started") if row.get(key) == "False"),
             seconds=_routed(rows, name, _pbs_seconds),
@@ -244,7 +245,7 @@ def _lsf(answers: Answers) -> tuple[Queue, ...]:
         queues.append(
             Queue(
                 name=part.split()[0],
-                nodes=_whole([hosts[name] for name in use]),
+                nodes=_kinds([hosts[name] for name in use]),
                 default="This is the default queue" in part,
                 closed=status[1] if status[1].startswith("Closed") else "",
                 seconds=_run_limit(part),
@@ -319,18 +320,16 @@ READERS: dict[str, Callable[[Answers], tuple[Queue, ...]]] = {
 }
 """Parsers of answers, by the form that a scheduler's file names."""
 
-_Host = tuple[int, int | None, int | None]  # cores, GPUs, memory in MB
 
-
-def _whole(hosts: Iterable[_Host]) -> tuple[Nodes, ...]:
+def _kinds(hosts: Iterable[_Host]) -> tuple[Nodes, ...]:
     """Count hosts with the same cores and GPUs, with the largest memory among them; those without cores run no jobs."""
-    kinds: dict[tuple[int, int | None], list[int | None]] = {}
+    memories: dict[tuple[int, int | None], list[int | None]] = {}
     for cores, gpus, memory in hosts:
         if cores:
-            kinds.setdefault((cores, gpus), []).append(memory)
+            memories.setdefault((cores, gpus), []).append(memory)
     return tuple(
-        Nodes(len(of_each), cores, gpus, memory=None if None in of_each else max(m or 0 for m in of_each))
-        for (cores, gpus), of_each in kinds.items()
+        Nodes(len(alike), cores, gpus, memory=None if None in alike else max(m or 0 for m in alike))
+        for (cores, gpus), alike in memories.items()
     )
 
 

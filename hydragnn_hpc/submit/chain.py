@@ -1,4 +1,4 @@
-"""Decides whether another job follows: ``python -m hydragnn_hpc.submit.chain begin OUT`` and ``... end OUT CODE``.
+"""Chains of jobs: ``python -m hydragnn_hpc.submit.chain begin OUT``, ``... end OUT CODE`` and ``... record OUT``.
 
 Job scripts call ``begin`` before the launcher and ``end`` after it. ``end`` exits with 75 if the campaign is to be run
 again, otherwise with the campaign's own exit code. The members' files decide, not the launcher's exit code alone, which
@@ -18,7 +18,7 @@ from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State, now, read_frozen, read_members
 from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.paths import CampaignFolder, append_record, read_record, write_record
-from hydragnn_hpc.records.jobs import Chain
+from hydragnn_hpc.records.jobs import MOST_RUNS, Chain
 from hydragnn_hpc.streams import optional
 from hydragnn_hpc.submit import jobs, scheduler
 
@@ -76,21 +76,24 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
     The exit code is 75 to run again. At most ``runs`` runs follow one another, and none follows one without progress,
     unless it was ``late`` (less than half of the job's time was left when it began) or ended with 75 before there was
     a campaign.
+
+    Raises
+    ------
+    UserError
+        If the campaign's folder cannot be read.
     """
     before, problem = _read(folder)
     _show(problem)
     moved = before.mark != progress_mark(folder)
+    late_runs = before.late + 1 if late and not moved else 0
     with contextlib.suppress(UserError):  # a record that cannot be written must not end the chain
-        write_record(folder.job_chain, before.model_copy(update={"late": before.late + 1 if late and not moved else 0}))
-    if late and not moved and code != ExitCode.USAGE:
-        if before.late + 1 < min(LATE_RUNS, runs):
-            return ExitCode.AGAIN, "the job's set-up left too little time to train; it is run again"
-        return (
-            STOPPED,
-            f"stopped: the set-up left too little time to train in {before.late + 1} jobs; ask for more time",
-        )
+        write_record(folder.job_chain, before.model_copy(update={"late": late_runs}))
     if code == ExitCode.USAGE:
         return code, "the campaign cannot be run as it is; the line above says why"
+    if late_runs:
+        if late_runs < min(LATE_RUNS, runs):
+            return ExitCode.AGAIN, "the job's set-up left too little time to train; it is run again"
+        return STOPPED, f"stopped: the set-up left too little time to train in {late_runs} jobs; ask for more time"
     if not folder.campaign.exists():
         if code == ExitCode.AGAIN and before.runs >= runs:
             return STOPPED, f"stopped: the campaign did not start in {runs} runs in a row; see the output above"
@@ -146,9 +149,9 @@ def _read(folder: CampaignFolder) -> tuple[Chain, str]:
         return Chain(runs=0), "" if missing else f"{error}; the jobs are counted from here"
 
 
-def _show(problem: str) -> None:
-    if problem:
-        print_line(problem)
+def _show(words: str) -> None:
+    if words:
+        print_line(f"hydragnn-hpc: {words}")
 
 
 def _record_from_input(folder: CampaignFolder) -> None:
@@ -159,7 +162,7 @@ def _record_from_input(folder: CampaignFolder) -> None:
         try:
             record(folder, answer)
         except UserError as error:
-            print_line(f"hydragnn-hpc: {error}")
+            _show(str(error))
 
 
 def main() -> None:
@@ -168,7 +171,7 @@ def main() -> None:
     parser.add_argument("moment", choices=("begin", "end", "record"))
     parser.add_argument("out", type=Path)
     parser.add_argument("code", type=int, nargs="?", default=0)
-    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=MOST_RUNS)
     parser.add_argument("--late", type=int, default=0, help="1: the job's set-up took most of its time")
     given = parser.parse_args()
     folder = CampaignFolder(given.out)
@@ -183,7 +186,7 @@ def main() -> None:
     except UserError as error:
         print_line(f"hydragnn-hpc: error: {error}")
         sys.exit(error.exit_code)
-    print_line(f"hydragnn-hpc: {words}")
+    _show(words)
     sys.exit(code)
 
 

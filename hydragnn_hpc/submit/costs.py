@@ -39,8 +39,10 @@ def costs(
     did. Of the points of a halving, the most expensive are assumed to go on after each rung that is not among
     ``rungs``.
     """
-    # Seconds of a member's epoch.
-    site, estimated, measured = load_site("local"), dict[str, float](), dict[str, float]()
+    site = load_site("local")
+    # Seconds of a member's epoch, by variant.
+    estimated: dict[str, float] = {}
+    measured: dict[str, float] = {}
     by_variant: dict[str, list[Member]] = {variant.name: [] for variant in campaign.variants}
     for member in members:
         by_variant[member.variant].append(member)
@@ -63,14 +65,14 @@ def costs(
     now, later = _epochs(campaign, rungs or Rungs(), seconds)
     if later:
         basis += "; the most expensive points are assumed to go on"
-    found = []
+    estimates = []
     for name, own in by_variant.items():
         left = [m for m in own if m.result is None or (later[name] and m.result.stopped_by == "epochs")]
         if left:
             epochs = len(left) * later[name] + now[name] * sum(m.result is None for m in left)
             hours = seconds[name] * epochs / campaign.launch.slots_per_device / 3600
-            found.append(Cost(name, len(left), None if factor is None else hours))
-    return found, basis
+            estimates.append(Cost(name, len(left), None if factor is None else hours))
+    return estimates, basis
 
 
 def _epochs(campaign: Campaign, rungs: Rungs, seconds: Mapping[str, float]) -> tuple[dict[str, int], Counter[str]]:

@@ -41,7 +41,7 @@ def detect(queue: str | None) -> tuple[Site, str]:
         site = load_site(name)
         try:
             queues = limits.ask(site.scheduler)
-        except limits.UnknownError as error:
+        except limits.UnknownLimitsError as error:
             reasons.append(f"{name}: {error}")
             continue
         profile = _with_all_queues(limits.fit(site, queues, queue, None), queues, queue)
@@ -80,11 +80,9 @@ def _text(site: Site, queues: Sequence[Queue]) -> str:
     lines += [f"# Queues that start no jobs now: {', '.join(closed)}."] if closed else []
     if shutil.which(site.launch[0]) is None:
         lines.append(f"# '{site.launch[0]}' is not on this host; find its module, and load it in 'environment'.")
-    unknown = any(n.gpus is None for queue in queues for n in queue.nodes)
-    comments = {
-        **_COMMENTS,
-        **({"gpus_per_node": f"{site.scheduler.name} does not state it: check it"} if unknown else {}),
-    }
+    comments = dict(_COMMENTS)
+    if any(n.gpus is None for queue in queues for n in queue.nodes):
+        comments["gpus_per_node"] = f"{site.scheduler.name} does not state it: check it"
     for key, value in content.items():
         lines += [f"# {comments[key]}"] if key in comments else []
         lines.append(yaml_files.dump({key: value}).rstrip("\n"))

@@ -2,9 +2,9 @@
 
 Where this host is like the nodes, a trial trains a few batches with the engine itself (`member.pace`). Elsewhere the
 engines' rates are those of one core of the machine of tests/benchmarks/RESULTS-speed.md, fitted to its table of
-engines. They err by some ten per cent there, and on other processors by a factor of two. GPUs have not been measured:
-where one trains, the time of a core stands in for it, and the estimate says so. An estimate only chooses the time that
-a job asks for: a job that was given too little is continued by another.
+engines. They are within some ten per cent there, and within a factor of about two on other processors. GPUs have not
+been measured: where one trains, the time of a core stands in for it, and the estimate says so. An estimate only chooses
+the time that a job asks for: a job that was given too little is continued by another.
 """
 
 from __future__ import annotations
@@ -72,7 +72,6 @@ def estimate(campaign: Campaign, manifest: Manifest, site: Site, trial_seconds: 
     variant = max(campaign.variants, key=lambda v: _benchmarked_seconds(campaign, v, manifest, site))
     own = campaign.of_variant(variant)
     members = 1 if campaign.launch.stack == "auto" else min(campaign.launch.stack, campaign.replicas)
-    on_gpu = own.launch.device not in ("auto", "cpu") or (own.launch.device == "auto" and site.gpus_per_node > 0)
     pace, speed = None, "the speed of one core of the benchmarks' processor"
     if _is_like_the_nodes(site):
         pace, problem = measure(own, manifest, members, trial_seconds)
@@ -82,7 +81,7 @@ def estimate(campaign: Campaign, manifest: Manifest, site: Site, trial_seconds: 
     n_train, n_validation = _samples(own, manifest)
     data = f"{n_train} training samples of {atoms:.0f} atoms and {edges:.0f} edges"
     basis = f"{data}, {own.training.epochs} epochs, the {pace.engine} engine and {speed}"
-    return Estimate(seconds_of(pace, (n_train, n_validation), own.training.epochs, members), basis, on_gpu)
+    return Estimate(seconds_of(pace, (n_train, n_validation), own.training.epochs, members), basis, _on_gpu(own, site))
 
 
 def seconds_of(pace: PaceAnswer, samples: tuple[int, int], epochs: int, members: int) -> float:
@@ -112,7 +111,7 @@ def _benchmarked(campaign: Campaign, manifest: Manifest, engine: str) -> PaceAns
     name = engine
     if engine == "fused" and manifest.sizes["G"] > 1:
         name = "fused varying, lengths" if campaign.model.edges else "fused varying"
-    seconds = sample_seconds(campaign, campaign.variants[0], manifest, RATES[name])
+    seconds = sample_seconds(campaign, manifest, RATES[name])
     return PaceAnswer(engine=engine, start=0.0, training=seconds, evaluation=VALIDATION * seconds)
 
 
@@ -136,13 +135,12 @@ def _samples(campaign: Campaign, manifest: Manifest) -> tuple[int, int]:
     return campaign.training.trained_on(n_train), n_validation
 
 
-def sample_seconds(campaign: Campaign, variant: Variant, manifest: Manifest, rate: Rate) -> float:
-    """Return the time of one training sample."""
+def sample_seconds(campaign: Campaign, manifest: Manifest, rate: Rate) -> float:
+    """Return the time of one training sample, in seconds; the campaign is a variant's own."""
     atoms, edges = _sizes(manifest)
     model = campaign.model
     weights = model.layers * 6 * model.channels**2
-    for name in variant.tasks:
-        task = campaign.tasks[name]
+    for task in campaign.tasks.values():
         if task.level == "node":
             widths = (model.channels, *model.node_head, manifest.targets[task.field].width)
             weights += sum(a * b for a, b in pairwise(widths))
@@ -154,8 +152,12 @@ def engine_of(campaign: Campaign, site: Site) -> str:
     """Return the engine that `member.choose` chooses, as far as that follows from campaign and machine."""
     if campaign.model.convolution != "PNA":
         return "library"
-    on_cpu = campaign.launch.device == "cpu" or (campaign.launch.device == "auto" and not site.gpus_per_node)
-    return "fused" if on_cpu and campaign.training.engine != "torch" else "torch"
+    return "torch" if _on_gpu(campaign, site) or campaign.training.engine == "torch" else "fused"
+
+
+def _on_gpu(campaign: Campaign, site: Site) -> bool:
+    device = campaign.launch.device
+    return device not in ("auto", "cpu") or (device == "auto" and site.gpus_per_node > 0)
 
 
 def _sizes(manifest: Manifest) -> tuple[float, float]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
 from hydragnn_hpc.commands import SilentError, run
-from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.jobs import LOCAL, SubmittedJob
 from hydragnn_hpc.submit.scheduler import Scheduler, StatusQuery, jobs_folder, load_scheduler
@@ -57,7 +57,7 @@ class JobStatus:
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def scheduler_of(site: Site) -> str:
+def scheduler_entry(site: Site) -> str:
     """Return a scheduler's entry in a job's record: its name, or its path if it does not come with the package."""
     own = site.scheduler.folder
     if own.resolve() == (jobs_folder() / "schedulers").resolve():
@@ -100,16 +100,12 @@ def read_records(path: Path) -> tuple[list[SubmittedJob], list[str]]:
 
 
 def _status(job: SubmittedJob, silent: dict[str, str], patience: float) -> JobStatus:
-    def made(state: State, own: str = "", reason: str = "", explanation: str = "") -> JobStatus:
-        return JobStatus(
-            job.id, job.site, job.time, job.nodes, job.walltime_seconds, state, own, reason, explanation
-        )  # fmt: skip
-
+    made = partial(JobStatus, job.id, job.site, job.time, job.nodes, job.walltime_seconds)
     if job.scheduler in silent:
         return made("unknown", explanation=silent[job.scheduler])
     try:
         scheduler = scheduler_for(job)
-    except (UserError, ValueError) as error:
+    except ValueError as error:
         return made("unknown", explanation=f"its scheduler is not known: {error}")
     query = scheduler.status
     if query is None:
@@ -136,7 +132,7 @@ def scheduler_for(job: SubmittedJob) -> Scheduler:
 
     Raises
     ------
-    UserError, ValueError
+    ValueError
         If its files are not there, or cannot be used.
     """
     path = Path(job.scheduler)

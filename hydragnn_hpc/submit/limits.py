@@ -1,7 +1,7 @@
 """The scheduler's limits: a generic profile adopts them, and every job is checked against them before submission.
 
 A job that exceeds a limit would wait in the queue forever. A scheduler that is not on this host, does not answer or
-prints something unknown does not prevent submission: `UnknownError` says why its limits are not known.
+prints something unknown does not prevent submission: `UnknownLimitsError` says why its limits are not known.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MEMORY = {
 """How a directive asks for a node's memory, and the unit of a number without one, by form of `submit.answers`."""
 
 
-class UnknownError(Exception):
+class UnknownLimitsError(Exception):
     """A scheduler's limits are not known; the message says why."""
 
 
@@ -39,7 +39,7 @@ def ask(scheduler: Scheduler, patience: float = PATIENCE_SECONDS) -> tuple[Queue
 
     Raises
     ------
-    UnknownError
+    UnknownLimitsError
         If a command is not on this host, fails, gives no answer for ``patience`` seconds, or prints something unknown.
     """
     if scheduler.queries is None:
@@ -53,18 +53,18 @@ def ask(scheduler: Scheduler, patience: float = PATIENCE_SECONDS) -> tuple[Queue
         return read(scheduler.queries.form, answers)
     except ValueError as error:
         programs = " or ".join(dict.fromkeys(f"'{words[0]}'" for words in commands.values()))
-        raise UnknownError(f"{programs} gave {error}") from error
+        raise UnknownLimitsError(f"{programs} gave {error}") from error
 
 
 def _answer(key: str, words: Sequence[str], patience: float) -> str:
     try:
         answer = run(words, patience)
     except SilentError as error:
-        raise UnknownError(str(error)) from error
+        raise UnknownLimitsError(str(error)) from error
     if answer.code and key == "gpus":
         return ""
     if answer.code:
-        raise UnknownError(f"'{' '.join(words)}' failed: {answer.last_words or 'it gave no reason'}")
+        raise UnknownLimitsError(f"'{' '.join(words)}' failed: {answer.last_words or 'it gave no reason'}")
     return answer.output
 
 
@@ -106,7 +106,7 @@ def choose(queues: Iterable[Queue], name: str | None, where: str) -> Queue:
             return default[0]
         raise UserError(f"{where} has no default queue; name one with --queue{nearest('', known)}")
     if name not in known:
-        raise UserError(f"--queue {name}: {where} has no queue '{name}'{nearest(name, known)}")
+        raise UserError(f"{where} has no queue '{name}'{nearest(name, known)}")
     return known[name]
 
 
@@ -119,11 +119,11 @@ def apply(site: Site, generic: bool, name: str | None, seconds: float | None) ->
     """Ask a profile's scheduler; return the profile, the queues, and why they are not known (empty if they are).
 
     A ``generic`` profile is returned with the numbers of the queue ``name``; see `fit`. Where they are not known, it
-    keeps its own, and the queue is believed to exist.
+    keeps its own, and the queue is assumed to exist.
     """
     try:
         queues = ask(site.scheduler)
-    except UnknownError as error:
+    except UnknownLimitsError as error:
         return (fit(site, [Queue(name)], name, seconds) if generic and name else site), (), str(error)
     return (fit(site, queues, name, seconds) if generic and queues else site), queues, ""
 
@@ -138,7 +138,7 @@ def fit(site: Site, queues: Sequence[Queue], name: str | None, seconds: float | 
     name : str or None
         The queue; None: the default.
     seconds : float or None
-        Time that the user asks for: a queue without a limit allows it.
+        The time that the user asks for; a queue without a limit allows it.
     """
     queue = choose(queues, name, site.name)
     kind = main_nodes(queue)
@@ -153,7 +153,7 @@ def fit(site: Site, queues: Sequence[Queue], name: str | None, seconds: float | 
     nodes = (least, most or site.limits[0].nodes[1])
     changes["limits"] = (QueueLimit(queue=name or "", nodes=nodes, walltime=walltime),)
     queries = site.scheduler.queries
-    if name and queries and queries.queue and _named(site, "") == "":
+    if name and queries and queries.queue and _named_queue(site, "") == "":
         changes["directives"] = (*changes.get("directives", site.directives), queries.queue)  # type: ignore[misc]
     return site.model_copy(update=changes)
 
@@ -180,7 +180,7 @@ def check(site: Site, plan: JobPlan, queues: Sequence[Queue], account: str) -> N
     UserError
         If the queue is unknown or closed to it, or the job exceeds a limit.
     """
-    name = _named(site, plan.queue)
+    name = _named_queue(site, plan.queue)
     if name is None:  # a quality of service may lift a queue's limits, but adds no nodes
         _check_nodes(site, plan, [n for queue in queues for n in queue.nodes], site.name)
         return
@@ -198,7 +198,7 @@ def check(site: Site, plan: JobPlan, queues: Sequence[Queue], account: str) -> N
     raise problems[0]
 
 
-def _named(site: Site, queue: str) -> str | None:
+def _named_queue(site: Site, queue: str) -> str | None:
     """Return the queue that the script names: empty for the default, None if the name is not that of a queue."""
     queries = site.scheduler.queries
     if queries is None or not queries.queue:
@@ -225,17 +225,13 @@ def _check_queue(site: Site, plan: JobPlan, queue: Queue, queues: Sequence[Queue
             "--walltime; further jobs continue the campaign by themselves"
         )
     if queue.max_nodes is not None and plan.nodes > queue.max_nodes:
-        raise UserError(f"{plan.nodes} nodes: {where} allows {queue.max_nodes} per job; ask for fewer with --nodes")
+        raise UserError(f"nodes {plan.nodes}: {where} allows {queue.max_nodes} per job; ask for fewer with --nodes")
     if plan.nodes < queue.min_nodes:
         raise UserError(
-            f"{plan.nodes} nodes: {where} takes jobs of at least {queue.min_nodes} nodes; ask for more with --nodes"
+            f"nodes {plan.nodes}: {where} takes jobs of at least {queue.min_nodes} nodes; ask for more with --nodes"
         )
-    cap = queue.cores_per_node
-    _check_nodes(site, plan, [_capped(n, cap) for n in queue.nodes], where)
-
-
-def _capped(nodes: Nodes, cores: int | None) -> Nodes:
-    return nodes if cores is None else replace(nodes, cores=min(nodes.cores, cores))
+    kinds = [replace(n, cores=min(n.cores, queue.cores_per_node or n.cores)) for n in queue.nodes]
+    _check_nodes(site, plan, kinds, where)
 
 
 def _check_nodes(site: Site, plan: JobPlan, kinds: Sequence[Nodes], where: str) -> None:
@@ -261,7 +257,7 @@ def _check_nodes(site: Site, plan: JobPlan, kinds: Sequence[Nodes], where: str) 
     fitting = sum(n.number for n in kinds if n.cores >= cores and (n.gpus is None or n.gpus >= gpus))
     if plan.nodes > fitting:
         shape = f"{cores} cores and {gpus} GPUs" if gpus else f"{cores} cores"
-        raise UserError(f"{plan.nodes} nodes: {where} has {fitting} of {shape}; ask for fewer with --nodes")
+        raise UserError(f"nodes {plan.nodes}: {where} has {fitting} of {shape}; ask for fewer with --nodes")
 
 
 def _check_memory(site: Site, kinds: Sequence[Nodes], where: str) -> None:

@@ -49,7 +49,7 @@ class Work:
     reserve: float = RESERVE
 
     def estimated(self, estimate: Estimate) -> Work:
-        """Return it with an estimate in place of a measured time."""
+        """Return this work with an estimate in place of a measured time."""
         basis = f"not measured, but estimated from {estimate.basis}"
         if estimate.for_core:
             basis = f"which is that of one CPU core: a GPU's is unknown, since none has been measured; {basis}"
@@ -58,7 +58,7 @@ class Work:
 
 @dataclass(frozen=True)
 class JobPlan:
-    """The resources that a job requests."""
+    """The resources that a job requests; ``estimate_seconds`` is what the work needs, None if that is not known."""
 
     nodes: int
     ranks: int
@@ -68,7 +68,7 @@ class JobPlan:
 
     @property
     def stop_seconds(self) -> int:
-        """How long before the end ranks stop, at an epoch's end; for the last checkpoint and for the next job."""
+        """How long before the job's end its ranks stop, to leave time for the last checkpoint and for the next job."""
         return max(10, min(180, self.walltime_seconds // 10))
 
 
@@ -78,10 +78,10 @@ def work_left(campaign: Campaign, out: Path, seconds: float | None) -> Work:
     Raises
     ------
     UserError
-        If ``seconds`` are not the time of anything.
+        If ``seconds`` is not positive and finite.
     """
     if seconds is not None and not 0 < seconds < math.inf:
-        raise UserError(f"--seconds {seconds}: expected the measured seconds of a member, above 0")
+        raise UserError(f"--seconds {seconds}: expected the measured seconds of a member, a number above 0")
     members = read_members(CampaignFolder(out), campaign)
     unfinished = {(m.variant, m.replica) for m in members if m.result is None}
     stacks = sum(any((variant, r) in unfinished for r in replicas) for variant, replicas in campaign.stacks())
@@ -90,7 +90,7 @@ def work_left(campaign: Campaign, out: Path, seconds: float | None) -> Work:
     measured = [
         m.result.seconds / (len(m.result.stack) if joined else 1) for m in members if m.result and m.result.seconds
     ]
-    basis = "from --seconds" if seconds else f"measured on {len(measured)} finished members" if measured else ""
+    basis = "from --seconds" if seconds else f"measured on the finished members ({len(measured)})" if measured else ""
     return Work(len(unfinished), stacks, seconds or max(measured, default=None), basis)
 
 

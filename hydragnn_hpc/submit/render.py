@@ -13,6 +13,7 @@ from pathlib import Path
 from hydragnn_hpc.durations import SAVE_SECONDS, clock
 from hydragnn_hpc.errors import UserError, refuse_control_characters
 from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.records.jobs import MOST_RUNS
 from hydragnn_hpc.submit.plan import JobPlan
 from hydragnn_hpc.submit.scheduler import fill, follow_on, jobs_folder
 from hydragnn_hpc.submit.site import Site
@@ -51,7 +52,7 @@ class Job:
     python_folder: Path
     overrides: tuple[str, ...] = ()
     account: str = ""
-    runs: int = 50
+    runs: int = MOST_RUNS
     packed: Path | None = None
 
 
@@ -100,6 +101,7 @@ def render(job: Job, site: Site, plan: JobPlan) -> str:
             node_environment=f"/tmp/hydragnn_hpc-environment-{_digest(job.out.root)}",
             per_rank=shlex.quote("; ".join([*site.per_rank, 'exec "$@"'])) if site.per_rank else "",
             program=shlex.join(program),
+            least_seconds=int(SAVE_SECONDS),
         )
     except jinja2.UndefinedError as error:
         raise UserError(f"template {template}: {error.message}; correct the name") from error
@@ -124,7 +126,7 @@ def _digest(folder: Path) -> str:
 
 
 def values_of(job: Job, site: Site, plan: JobPlan) -> dict[str, str | int]:
-    """Return the values that profiles, schedulers and templates may name."""
+    """Return the values of the placeholders that profiles, schedulers and templates may contain."""
     return {
         "name": job.name,
         "script": str(job.out.job_script),
@@ -141,5 +143,4 @@ def values_of(job: Job, site: Site, plan: JobPlan) -> dict[str, str | int]:
         "walltime_seconds": plan.walltime_seconds,
         "walltime_minutes": math.ceil(plan.walltime_seconds / 60),
         "stop_seconds": plan.stop_seconds,
-        "least_seconds": int(SAVE_SECONDS),
     }

@@ -32,7 +32,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
         raise ValueError(f"not a regular expression: {error}") from error
 
 
-def _one_group(pattern: str) -> str:
+def _has_group(pattern: str) -> str:
     if not _compile(pattern).groups:
         raise ValueError("put the part that is the job's identifier into parentheses")
     return pattern
@@ -41,8 +41,8 @@ def _one_group(pattern: str) -> str:
 class Queries(Section):
     """Commands that print the limits of a scheduler's queues and nodes, in one of the forms of `submit.answers`.
 
-    ``queue`` is the directive that names a queue, for templates that leave it to the profile. ``gpus`` may fail: a
-    scheduler of an earlier version does not know it.
+    ``queue`` is the directive that names a queue, for templates that leave it to the profile. ``gpus`` may fail:
+    earlier versions of a scheduler do not have it.
     """
 
     form: Literal["slurm", "pbs", "lsf", "flux"]
@@ -53,7 +53,7 @@ class Queries(Section):
     queue: str = ""
 
     def commands(self) -> dict[str, tuple[str, ...]]:
-        """Return the commands by the names of their keys."""
+        """Return the commands that are declared, by key."""
         given = {"queues": self.queues, "nodes": self.nodes, "server": self.server, "gpus": self.gpus}
         return {key: words for key, words in given.items() if words}
 
@@ -70,7 +70,8 @@ class StatusQuery(Section):
     ``command`` may contain ``{id}``, the job's identifier. The regular expression ``answer`` matches ``state`` and
     optionally ``reason`` in its output. An empty answer, or an error that ``gone`` matches, means that the job has
     ended and is no longer listed. ``pending``, ``running`` and ``ended`` list the scheduler's words for a state;
-    ``reasons`` explains reasons, by part of their text: what they mean, and what to do.
+    ``reasons`` explains reasons, by part of their text: what they mean, and what to do; ``ID`` in an explanation stands
+    for the job's identifier.
     """
 
     command: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -98,7 +99,7 @@ class Scheduler(Section):
     about: str
     sources: tuple[str, ...] = ()
     submit: tuple[str, ...] = ()
-    job_id: Annotated[str, AfterValidator(_one_group)] = r"(\S+)\s*$"
+    job_id: Annotated[str, AfterValidator(_has_group)] = r"(\S+)\s*$"
     again: str = ""
     test: tuple[str, ...] = ()
     queries: Queries | None = None
@@ -183,7 +184,8 @@ def submit(scheduler: Scheduler, script: Path, values: Mapping[str, str | int]) 
     except SilentError as error:
         raise UserError(f"{error}; look at the queue, then submit again") from error
     if answer.code:
-        raise UserError(f"'{command[0]}' refused the job: {answer.last_words}; the script is {script}")
+        reason = answer.last_words or "it gave no reason"
+        raise UserError(f"'{command[0]}' refused the job: {reason}; the script is {script}")
     return job_id(scheduler, answer.output)
 
 

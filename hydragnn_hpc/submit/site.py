@@ -54,10 +54,8 @@ class WithoutGpus(Section):
 class Site(Section):
     """One machine, as jobs see it.
 
-    ``launch``, ``directives`` and ``per_node`` may name ``{nodes}``, ``{ranks}``, ``{ranks_per_node}``,
-    ``{cores_per_rank}``, ``{cores_per_node}``, ``{gpus_per_node}``, ``{queue}``, ``{account}``, ``{walltime}``,
-    ``{walltime_seconds}``, ``{walltime_minutes}`` and ``{stop_seconds}`` (how long before the end ranks have to
-    stop). ``environment`` and ``per_rank`` are lines of shell, left as they are: the first run once in the script
+    ``launch``, ``directives`` and ``per_node`` may contain the placeholders of `render.values_of`, such as ``{nodes}``.
+    ``environment`` and ``per_rank`` are lines of shell, left as they are: the first run once in the script
     (``$HYDRAGNN_HPC_ROOT`` is the checkout), the second in every rank before the program. ``per_node`` starts one
     process on each node of the job, for a packed environment; without it that process runs where the script runs.
     ``usual_nodes`` is the most that a job asks for unless its user names a number. ``scheduler`` names a file of
@@ -99,7 +97,7 @@ class Site(Section):
         return self
 
     def limit(self, nodes: int, queue: str | None, walltime: float | None) -> QueueLimit:
-        """Return the limit for a job of ``nodes`` nodes and ``walltime`` s: of ``queue``, or the first that takes it.
+        """Return the first limit that allows ``nodes`` nodes and ``walltime`` seconds, of any queue or of ``queue``.
 
         Raises
         ------
@@ -108,8 +106,9 @@ class Site(Section):
         """
         limits = [limit for limit in self.limits if queue in (None, limit.queue)]
         if not limits:
-            known = {limit.queue for limit in self.limits}
-            raise UserError(f"{self.name} has no queue '{queue}'{nearest(queue or '', known)}")
+            known = {limit.queue for limit in self.limits if limit.queue}
+            others = nearest(queue or "", known) or "; its profile names none"
+            raise UserError(f"{self.name} has no queue '{queue}'{others}")
         fitting = [limit for limit in limits if limit.nodes[0] <= nodes <= limit.nodes[1]]
         if not fitting:
             ranges = ", ".join(f"{limit.queue or 'default'} {limit.nodes[0]} to {limit.nodes[1]}" for limit in limits)
@@ -147,8 +146,8 @@ def load_site(name: str) -> Site:
     except FileNotFoundError as error:
         if path == given:
             raise UserError(f"--site {name}: no such file") from error
-        known = ", ".join(site_names())
-        raise UserError(f"--site {name}: no such machine; known: {known}, or the path of a YAML file") from error
+        known = nearest(name, site_names())
+        raise UserError(f"--site {name}: no such machine{known}; or give the path of a YAML file") from error
     except ValidationError as error:
         raise UserError(f"--site {name}: {path}: {one_line(error, Site)}") from error
     except (OSError, *yaml_files.YAML_ERRORS) as error:

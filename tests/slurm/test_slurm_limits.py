@@ -85,5 +85,5 @@ def test_slurms_own_test_refuses(cluster: Cluster, monkeypatch: pytest.MonkeyPat
 
 def test_without_its_controller_limits_are_not_known(cluster: Cluster) -> None:
     """SLURM_CONF of the test run is an empty file."""
-    with pytest.raises(limits.UnknownError, match="'scontrol"):
+    with pytest.raises(limits.UnknownLimitsError, match="'scontrol"):
         limits.ask(load_site("slurm").scheduler)

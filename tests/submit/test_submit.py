@@ -203,6 +203,7 @@ def test_more_than_a_queue_allows_is_cut_and_goes_on_in_further_jobs(paper: Camp
         ("polaris", 2, None, "prod", "prod 10 to 24"),
         ("perlmutter", 9, None, "debug", "debug 1 to 8"),
         ("local", 2, None, None, "accepts jobs with these numbers"),
+        ("local", 1, None, "gpu", "local has no queue 'gpu'; its profile names none$"),
     ],
 )
 def test_what_a_machine_does_not_give(
@@ -246,8 +247,10 @@ def test_profiles_that_do_not_fit(tmp_path: Path, changes: dict[str, object], wo
 
 
 def test_profiles_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such machine; known: aurora, .*, summit"):
+    with pytest.raises(UserError, match=r"no such machine; did you mean 'frontier'\?; or give the path of a YAML file"):
         load_site("frontyer")
+    with pytest.raises(UserError, match=r"no such machine; known: aurora, .*, summit; or give the path"):
+        load_site("xyz")
     with pytest.raises(UserError, match="no such file"):
         load_site(str(tmp_path / "none.yaml"))
 
@@ -496,9 +499,11 @@ def test_a_dry_run_needs_no_account(here: Path) -> None:
 
 def test_refusals_are_one_line(here: Path) -> None:
     stand_in(here, "sbatch", 'echo "sbatch: error: Batch job submission failed: Invalid account" >&2; exit 1')
+    stand_in(here, "bsub", "exit 1")
     for arguments, words in [
         (["--site", "frontier", "--account", "abc"], "'sbatch' refused the job: sbatch: error"),
         (["--site", "polaris", "--account", "abc"], "'qsub' is not on this host"),
+        (["--site", "lsf"], "'bsub' refused the job: it gave no reason; the script is"),
         (["--site", "frntier"], "no such machine"),
         (["--site", "summit", "--account", "abc"], "switched off in November 2024"),
         (["--site", "slurm", "--walltime", "x"], "--walltime 'x': expected minutes"),
