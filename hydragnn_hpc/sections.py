@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, get_origin
 
@@ -23,11 +24,17 @@ from hydragnn_hpc.validation import one_line
 
 Positive = Annotated[int, Field(ge=1)]
 Widths = tuple[Positive, ...]
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$"  # names become folder names
+LONGEST_NAME = 64
+NAME = rf"^[A-Za-z0-9][A-Za-z0-9_.+-]{{0,{LONGEST_NAME - 1}}}$"  # names become folder names
 Name = Annotated[str, Field(pattern=NAME)]
 LearningRate = Annotated[float, Field(gt=0)]
 _BOOLEAN = "in YAML yes, no, on, off, true and false are booleans; write a number, or a name in quotes"
 Text = Annotated[str, Field(pattern=r"^\P{Cc}+$")]  # without control characters
+
+
+def as_name(text: str, fallback: str) -> str:
+    """Return ``text`` with the characters that a name cannot have replaced by ``-``; ``fallback`` if none is left."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "-", text).lstrip("_.+-")[:LONGEST_NAME] or fallback
 
 
 class Section(BaseModel):

@@ -16,7 +16,7 @@ from hydragnn_hpc.campaign_file import load_campaign, parse_campaign
 from hydragnn_hpc.campaign_hash import config_hash, member_hash
 from hydragnn_hpc.config import WITHOUT_EFFECT, Campaign, member_seed
 from hydragnn_hpc.errors import ExitCode, UserError
-from hydragnn_hpc.prediction.ensemble import CALIBRATED, SEPARATE
+from hydragnn_hpc.prediction.ensemble import CALIBRATED, STD_PARTS
 from hydragnn_hpc.sections import OPTIMIZERS
 
 CAMPAIGNS = Path(__file__).parents[1] / "jobs" / "campaigns"
@@ -182,13 +182,13 @@ def test_what_does_not_fit_is_refused_in_one_line(changes: dict[str, Any], words
 
 def derived(task: str) -> set[str]:
     """Return what files of results call a task's values."""
-    of_prediction = {f"{task}_{name}" for name in ("std", *SEPARATE, *CALIBRATED)}
+    of_prediction = {f"{task}_{name}" for name in ("std", *STD_PARTS, *CALIBRATED)}
     return {task, *of_prediction} | {
         start + task for start in ("rmse_", "rmse_unit_", "rmse_std_", "mae_", "mae_unit_")
     }
 
 
-@pytest.mark.parametrize("name", ["std", *SEPARATE, *CALIBRATED, "rmse_unit_", "rmse_std_"])
+@pytest.mark.parametrize("name", ["std", *STD_PARTS, *CALIBRATED, "rmse_unit_", "rmse_std_"])
 def test_no_two_tasks_have_names_that_meet_in_files_of_results(name: str) -> None:
     other = name.removeprefix("rmse_") + "H" if name.endswith("_") else f"H_{name}"
     assert derived("H") & derived(other)

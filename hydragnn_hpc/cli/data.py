@@ -9,18 +9,19 @@ from typing import Annotated
 import typer
 
 from hydragnn_hpc.cli.command import App
-from hydragnn_hpc.cli.data_options import (
+from hydragnn_hpc.cli.data_show import check_values, show
+from hydragnn_hpc.cli.options import (
     FORMATS_HELP,
     ON_ERROR_HELP,
     SPLIT_HELP,
     TARGET_SYNTAX,
+    check_on_error,
     check_seed,
     one_of,
     parse_cell,
     parse_cutoff,
     parse_fractions,
 )
-from hydragnn_hpc.cli.data_show import check_values, show
 from hydragnn_hpc.errors import UserError
 
 _BOUNDARIES = {"auto": None, "open": False, "periodic": True}
@@ -152,6 +153,7 @@ def prepare(
     from hydragnn_hpc.logs import progress
 
     check_seed(seed)
+    check_on_error(on_error)
     options = pipeline.Options(
         cutoff=parse_cutoff(cutoff),
         periodic=_BOUNDARIES[one_of("--boundary", boundary, _BOUNDARIES)],
@@ -164,7 +166,7 @@ def prepare(
         split_by=split_by,
         scale_over=one_of("--scale-over", scale_over, ("all", "train")),
         end_members=derive.parse_end_members(end_member or []),
-        on_error=one_of("--on-error", on_error, ("fail", "skip")),
+        on_error=on_error,
         on_outlier=one_of("--on-outlier", on_outlier, ("tell", "fail", "skip")),
     )
     with progress("reading", "samples") as update:
@@ -234,17 +236,18 @@ def convert(
     on_error: Annotated[str, typer.Option(help=ON_ERROR_HELP)] = "fail",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing OUT.")] = False,
 ) -> None:
-    """Convert between LSMS text, extended XYZ and data sets, and list what the new format cannot hold."""
+    """Convert between LSMS text, extended XYZ, data sets and those of HydraGNN; list what the result cannot hold."""
     from hydragnn_hpc.dataset.build import convert as conversion
     from hydragnn_hpc.dataset.read.options import Options
     from hydragnn_hpc.dataset.read.targets import parse_targets
 
+    check_on_error(on_error)
     options = Options(
         form=form,
         targets=parse_targets(target or []),
         cell=parse_cell(cell) if cell else None,
         cutoff=parse_cutoff(cutoff) if cutoff else 0.0,
-        on_error=one_of("--on-error", on_error, ("fail", "skip")),
+        on_error=on_error,
     )
     done = conversion.convert(source, out, options, to, force)
     skipped = f", {done.skipped.count:,} skipped" if done.skipped.count else ""

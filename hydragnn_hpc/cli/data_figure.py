@@ -13,8 +13,11 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.dataset import Target
 from hydragnn_hpc.report.figures import style
 
-_COLUMNS, _BINS, _MOST_SERIES, _MOST_SHARES = 2, 60, 9, 150
-_COMPONENTS = "xyz"
+_COLUMNS = 2  # of panels
+_MOST_BINS = 60
+_MOST_SERIES = 9  # in a panel
+_MOST_SHARES = 150  # more different shares of an element are drawn as a histogram
+_COMPONENTS = "xyz"  # of a vector
 
 
 def check_name(path: Path) -> None:
@@ -84,7 +87,7 @@ def _shares(ax: Any, symbols: list[str], fractions: np.ndarray) -> None:
         if len(share) <= _MOST_SHARES:
             ax.plot(share, count, label=symbol, markersize=3, **{**styles[symbol], "linewidth": 0.8})
         else:
-            _steps(ax, fractions[:, k], np.linspace(0, 1, _BINS + 1), shown.index(symbol), symbol, filled=False)
+            _steps(ax, fractions[:, k], np.linspace(0, 1, _MOST_BINS + 1), shown.index(symbol), symbol, filled=False)
     ax.set_ylim(bottom=0)
     ax.set(xlabel=f"share of {shown[0]}" if len(shown) == 1 else "share of an element", ylabel="samples")
     if len(shown) > 1:
@@ -99,23 +102,23 @@ def _legend(ax: Any, shown: int, of: int, what: str) -> None:
 
 
 def _target(ax: Any, arrays: dict[str, np.ndarray], name: str, target: Target, elements: dict[str, int]) -> None:
-    """Draw a target: a series for each component, or for each element's atoms."""
+    """Draw a target: a series for each component, or for each element's atoms (``elements``: Z by symbol)."""
     values, of_atoms = arrays[f"target_{name}"], target.level == "node"
     width = values.shape[1]
     if width > 1:
-        names = _COMPONENTS if width == 3 else [str(k) for k in range(width)]
-        series = {names[k]: values[:, k] for k in range(min(width, _MOST_SERIES))}
+        labels = _COMPONENTS if width == 3 else [str(k) for k in range(width)]
+        series = {labels[k]: values[:, k] for k in range(min(width, _MOST_SERIES))}
     elif of_atoms and len(elements) <= _MOST_SERIES:
-        series = {s: values[arrays["atomic_numbers"] == z, 0] for s, z in elements.items()}
+        series = {symbol: values[arrays["atomic_numbers"] == z, 0] for symbol, z in elements.items()}
     else:
         series = {"": values[:, 0]}
-    series = {key: v[np.isfinite(v)] for key, v in series.items()}
-    number = min(_BINS, 10 + int(np.sqrt(max(map(len, series.values())))))  # few values in few bins
-    low = min(v.min(initial=np.inf) for v in series.values())
-    high = max(v.max(initial=-np.inf) for v in series.values())
-    bins = np.linspace(low, high if high > low else low + 1, number + 1)
-    for k, (key, v) in enumerate(series.items()):
-        _steps(ax, v, bins, k, key, filled=len(series) == 1)
+    known = {label: of_label[np.isfinite(of_label)] for label, of_label in series.items()}
+    n_bins = min(_MOST_BINS, 10 + int(np.sqrt(max(map(len, known.values())))))  # few values in few bins
+    drawn = np.concatenate(list(known.values()))
+    low, high = drawn.min(), drawn.max()
+    bins = np.linspace(low, high if high > low else low + 1, n_bins + 1)
+    for k, (label, of_label) in enumerate(known.items()):
+        _steps(ax, of_label, bins, k, label, filled=len(known) == 1)
     ax.set(xlabel=style.with_unit(target.label, target.unit), ylabel="atoms" if of_atoms else "samples")
     if len(series) > 1:
         _legend(ax, len(series), width if width > 1 else len(series), "components")

@@ -11,13 +11,19 @@ from hydragnn_hpc.logs import console
 if TYPE_CHECKING:
     from rich.table import Column, Table
 
-    from hydragnn_hpc.records.dataset import Distribution, Manifest, Source
+    from hydragnn_hpc.records.dataset import Distribution, Manifest, NeighbourFacts, Source
 
 _SHOWN_COMPONENTS = 6
 
 
 def check_values(manifest: Manifest, arrays: dict[str, Any], file: Path) -> None:
-    """Check the split and the targets' values against the manifest; reading a data set does not."""
+    """Check the split and the targets' values against the manifest, which the reading of a data set does not.
+
+    Raises
+    ------
+    UserError
+        If they differ.
+    """
     import numpy as np
 
     train = arrays["split"] == 0
@@ -72,7 +78,7 @@ def _targets(manifest: Manifest, distribution: Distribution) -> Table:
     )
     for name, t in manifest.targets.items():
         moments = distribution.targets[name]
-        missing_counts = moments.missing or [t.missing]  # earlier versions: one count over all components
+        missing_counts = moments.missing or [t.missing]  # data sets of earlier versions: one count for all components
         columns = list(zip(t.minimum, moments.mean, moments.std, t.maximum, strict=True))
         for k, values in enumerate(columns[:_SHOWN_COMPONENTS]):
             shown = name if t.width == 1 else f"{name}[{k}]"
@@ -119,7 +125,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         (
             "neighbours",
             f"closer than {neighbours.cutoff_bohr:.6g} bohr, {neighbours.boundary} boundary:"
-            f" {_range(neighbours.fewest, neighbours.most)}{sizes['E'] / max(sizes['B'], 1):.1f} per atom,"
+            f" {_extremes(neighbours)}{sizes['E'] / max(sizes['B'], 1):.1f} per atom,"
             f" {sizes['E'] / max(sizes['G'], 1):,.1f} directed edges per geometry",
         ),
         ("scaled over", {"all": "all samples", "train": "the training set"}[manifest.scaled_over]),
@@ -140,8 +146,9 @@ def _compositions(source: Source) -> str:
     return f"{source.compositions:,}{counted}, {source.compositions_too_small_to_split:,} too small to split"
 
 
-def _range(low: int | None, high: int | None) -> str:
-    return "" if low is None else f"{low} to {high}, mean "
+def _extremes(neighbours: NeighbourFacts) -> str:
+    """Return the least and the most neighbours of an atom, to precede their mean; empty where they are not known."""
+    return "" if neighbours.fewest is None else f"{neighbours.fewest} to {neighbours.most}, mean "
 
 
 def _end_members(energies: dict[str, float]) -> str:

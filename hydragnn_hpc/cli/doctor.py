@@ -34,7 +34,7 @@ def doctor(
 ) -> None:
     """Check MPI, launcher, ADIOS2, torch and devices, and say what to do; under a launcher, show the map of ranks.
 
-    Exit codes: 0 all is well; 1 something is not.
+    Exit codes: 0 all is well; 1 something is not; 2 nothing could be checked, since the launcher does not fit MPI.
     """
     from hydragnn_hpc.ensemble import rankmap
     from hydragnn_hpc.ensemble.launcher import detect
@@ -171,7 +171,7 @@ def _show(findings: list[Finding], ranks: list[RankResources], as_json: bool) ->
 
 
 def _row(rank: RankResources) -> tuple[str, ...]:
-    """Return a rank's row of the map."""
+    """Return a rank's row in the map of ranks."""
     from hydragnn_hpc.ensemble.rankmap import ranges
 
     device, shown = rank.device, "none"

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hydragnn_hpc.cli.command import App
+from hydragnn_hpc.cli.options import check_new_yaml, one_of
 from hydragnn_hpc.errors import UserError
 
 EXPORT_EPILOG = "Example: hydragnn-hpc export runs/quickstart models --to hydragnn --variant HCM"
@@ -32,10 +33,7 @@ def config(
     from hydragnn_hpc.exchange.settings import campaign_file
 
     out = out or Path(f"{file.stem}.yaml")
-    if out.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{out}: give a campaign file a name that ends in .yaml")
-    if out.exists():
-        raise UserError(f"{out} exists; give another name, or remove it")
+    check_new_yaml(out, "a campaign file")
     text, unused = campaign_file(file)
     write_text(out, text)
     typer.echo(f"{out}: its comments say how the data set is made; keys not carried over: {len(unused)}")
@@ -102,7 +100,6 @@ def export(
     ] = None,
 ) -> None:
     """Write trained members as HydraGNN's models: HydraGNN loads them and makes the same predictions."""
-    from hydragnn_hpc.cli.data_options import one_of
     from hydragnn_hpc.exchange.export import export as write
 
     one_of("--to", to, ("hydragnn",))

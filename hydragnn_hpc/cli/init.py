@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hydragnn_hpc.atomic import write_text
-from hydragnn_hpc.cli.data_options import one_of
-from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.cli.options import check_new_yaml, one_of
 
 EPILOG = "Example: hydragnn-hpc init data/alloy.bp --for speed --out alloy.yaml"
 
@@ -35,15 +33,13 @@ def init(
 ) -> None:
     """Write a commented campaign file that fits a data set: tasks, inputs, references, model and training."""
     from hydragnn_hpc.dataset import proposal
+    from hydragnn_hpc.sections import as_name
 
     one_of("--for", purpose, proposal.PURPOSES)
     output = output or Path(f"{dataset.stem}.yaml")
-    if output.suffix not in (".yaml", ".yml"):
-        raise UserError(f"--out {output}: give a campaign file a name that ends in .yaml")
-    if output.exists():
-        raise UserError(f"{output} exists; give another name with --out, or remove it")
+    check_new_yaml(output, "a campaign file", "--out")
     data = proposal.read(dataset)
-    name = re.sub(r"[^A-Za-z0-9_.+-]", "-", dataset.stem).lstrip("_.+-")[:64] or "campaign"
+    name = as_name(dataset.stem, "campaign")
     path = os.path.relpath(dataset.resolve(), output.parent.resolve())
     proposed = proposal.propose(data, name, path, purpose)
     split, geometries = data.manifest.split, data.summary.geometries

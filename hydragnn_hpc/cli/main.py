@@ -61,8 +61,8 @@ def _options(
     """Options of every command."""
 
 
-_OF_PATHS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE)
-"""Errors of a path or its file system, whatever is done with it: even to ask whether it exists."""
+_PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE)
+"""Errors that any use of a path can raise, even the question whether it exists."""
 _REMEDY = "check the path, its permissions and its file system"
 
 # The base class of errors in options; typer exports only its subclass BadParameter.
@@ -106,7 +106,7 @@ def main() -> None:
             print_line(f"hydragnn-hpc: error: {error}")
         code = error.exit_code
     except OSError as error:
-        if debug or error.filename is None or error.errno not in _OF_PATHS:
+        if debug or error.filename is None or error.errno not in _PATH_ERRORS:
             raise
         print_line(f"hydragnn-hpc: error: cannot access {error.filename}: {error.strerror}; {_REMEDY}")
         code = ExitCode.USAGE

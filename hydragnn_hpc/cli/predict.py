@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hydragnn_hpc.cli.data_options import (
+from hydragnn_hpc.cli.options import (
     CELL_HELP,
     DEVICE_HELP,
     FORMATS_HELP,
     ON_ERROR_HELP,
     TARGET_SYNTAX,
+    check_device,
+    check_on_error,
     check_output,
-    one_of,
+    output_stream,
     parse_cell,
 )
 from hydragnn_hpc.errors import UserError
@@ -80,7 +80,7 @@ def predict(
 ) -> None:
     """Predict every task for new structures: mean and standard deviation over a variant's finished members.
 
-    Of a task whose loss is nll, the standard deviation has two parts: std_spread, between members, and std_noise, that
+    For a task whose loss is nll, the standard deviation has two parts: std_spread, between members, and std_noise, that
     of the data as members predict it.
 
     With three or more members, std_calibrated is the standard deviation scaled by the errors on the validation set,
@@ -89,20 +89,18 @@ def predict(
 
     Neighbours, inputs, scaling and references are those used in training; the structures need no targets.
     """
-    from hydragnn_hpc.atomic import written_whole
     from hydragnn_hpc.dataset.build.unseen import Preparation, ReadingChoice
     from hydragnn_hpc.dataset.read.frames import hint_to_skip
     from hydragnn_hpc.dataset.read.sources import form_of
     from hydragnn_hpc.logs import log, progress
     from hydragnn_hpc.paths import CampaignFolder
-    from hydragnn_hpc.prediction.ensemble import DEVICES, ensembles_of
+    from hydragnn_hpc.prediction.ensemble import ensembles_of
     from hydragnn_hpc.prediction.evaluation import Evaluation
     from hydragnn_hpc.prediction.predicted import Predictor
     from hydragnn_hpc.prediction.tables import writer_for
 
-    one_of("--on-error", on_error, ("fail", "skip"))
-    if device not in DEVICES:  # all are named: the nearest to 'gpu' would be 'cpu'
-        raise UserError(f"--device {device}; known: {', '.join(DEVICES)}")
+    check_on_error(on_error)
+    check_device(device)
     check_output(to, structures)
     if CampaignFolder(structures).campaign.exists() and not CampaignFolder(out).campaign.exists():
         raise UserError(f"{structures} is a campaign's folder, but {out} is not: give the campaign first")
@@ -111,26 +109,22 @@ def predict(
     chosen: int | str = int(select) if select.isdecimal() else select
     ensembles = ensembles_of(out, variant or [], select=chosen, device=device, level=level)
     preparation = Preparation(ensembles[0].facts, ReadingChoice(form, parse_cell(cell) if cell else None, on_error))
-    make_writer = writer_for(to, ensembles, members)
-    known = Evaluation(ensembles, form_of(structures, preparation.options), target or []) if evaluate else None
-    with (
-        progress("predict", "structures") as update,
-        hint_to_skip(),
-        nullcontext(sys.stdout) if to is None else written_whole(to, "w") as stream,
-    ):
-        writer = make_writer(stream, ensembles, members)
+    writer_of = writer_for(to, ensembles, members)
+    evaluation = Evaluation(ensembles, form_of(structures, preparation.options), target or []) if evaluate else None
+    with progress("predict", "structures") as update, hint_to_skip(), output_stream(to) as stream:
+        writer = writer_of(stream)
         predictors = [Predictor(ensemble) for ensemble in ensembles]
         for batch in preparation.read(structures):
             predicted = [predictor(batch) for predictor in predictors]
             writer.write(batch, predicted)
-            if known is not None:
-                known.add(batch, [p.tasks for p in predicted])
+            if evaluation is not None:
+                evaluation.add(batch, [p.tasks for p in predicted])
             update(preparation.count, 0)
     preparation.report()
     for predictor in predictors:
         for line in predictor.remarks():
             log(line)
-    for line in known.lines() if known else ():
+    for line in evaluation.lines() if evaluation else ():
         log(line)
     if to is not None:
         counts = ", ".join(f"{e.variant} ({len(e.replicas)})" for e in ensembles)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hydragnn_hpc.submit.jobs import JobStatus
 
 ASK_SECONDS = 30.0
-"""Interval at which ``status --watch`` asks the scheduler, which more frequent queries would burden."""
+"""Interval at which ``status --watch`` asks the scheduler: more frequent queries would burden it."""
 
 Folder = Annotated[
     Path, typer.Argument(metavar="OUT", help="The campaign's folder, as given to run.", show_default=False)
@@ -49,8 +49,8 @@ def status(
     from hydragnn_hpc.submit.jobs import read_jobs
 
     folder = CampaignFolder(out)
-    begun = folder.campaign.exists() or not folder.job_record.exists()  # a folder with nothing in it is an error
-    current = campaign_status.read_status(out) if begun else None
+    is_submitted_only = folder.job_record.exists() and not folder.campaign.exists()
+    current = None if is_submitted_only else campaign_status.read_status(out)
     finished = current is not None and current[0].states.get(State.FINISHED.value) == current[0].members
     jobs, remarks = ([], []) if finished else read_jobs(folder)  # when all is finished, jobs no longer matter
     if as_json:
@@ -78,7 +78,7 @@ def _show_jobs(jobs: list[JobStatus], remarks: list[str], screen: Console) -> No
 
 
 def _wait_until_begun(folder: CampaignFolder, jobs: list[JobStatus], screen: Console, interval: float) -> bool:
-    """Wait for the campaign's first run, and show its jobs when they change; False if all jobs end before it begins."""
+    """Wait for the campaign's first run, and show its jobs when they change; return whether it has begun."""
     from hydragnn_hpc.submit.jobs import read_jobs
 
     asked = time.monotonic()
@@ -134,7 +134,7 @@ def _write_curves(content: Content) -> bool:
     return True
 
 
-def _show_report(content: Content, files: int) -> None:
+def _show_report(content: Content, n_files: int) -> None:
     from hydragnn_hpc.report.tables.table1 import paper_form
     from hydragnn_hpc.report.tables.text_table import as_rich
 
@@ -147,7 +147,7 @@ def _show_report(content: Content, files: int) -> None:
     for remark in content.remarks:
         screen.print(f"remark: {remark}", markup=False, highlight=False)
     folder = content.results.folder
-    screen.print(f"{files} files in {folder.report}; start with {folder.page}", markup=False, highlight=False)
+    screen.print(f"{n_files} files in {folder.report}; start with {folder.page}", markup=False, highlight=False)
 
 
 def compare(
@@ -161,7 +161,7 @@ def compare(
 ) -> None:
     """Compare the errors of several campaigns on the same test samples, with intervals.
 
-    Variants of the same name are compared with one another, otherwise all that predict a target.
+    Variants of the same name are compared with one another; for a target without such variants, all that predict it.
     """
     from hydragnn_hpc.atomic import write_text
     from hydragnn_hpc.report.analysis.comparison import compare_campaigns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ from hydragnn_hpc.errors import UserError
 if TYPE_CHECKING:
     from hydragnn_hpc.ensemble.folder import RunPlan
 
-_SHOWN = 50  # variants listed by a dry run
+_SHOWN = 50  # variants whose cost a dry run shows
 _LEAST_HOURS = 0.01  # below, the start of workers takes most of the time, and is not estimated
 EPILOG = "Example: mpirun -n 2 hydragnn-hpc run jobs/campaigns/quickstart.yaml runs/quickstart --set replicas=1"
 
@@ -22,7 +23,7 @@ EPILOG = "Example: mpirun -n 2 hydragnn-hpc run jobs/campaigns/quickstart.yaml r
 def run(
     campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file, YAML.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The campaign's folder; created if it does not exist.")],
-    override: Annotated[
+    overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a setting, such as training.epochs=3; repeatable.")
     ] = None,
     time_limit: Annotated[
@@ -57,34 +58,32 @@ def run(
     if dry_run:
         from hydragnn_hpc.ensemble.folder import read_plan
 
-        plan = read_plan(campaign, override or [], CampaignFolder(out))
-        _show(plan, out)
+        _show_plan(read_plan(campaign, overrides or [], CampaignFolder(out)), out)
         return
     # Until the supervisor installs its handlers, a signal ends this process at once, even within MPI's start:
     # Python's handler would wait there for a rank that the same signal has ended.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     from hydragnn_hpc.ensemble.options import RunOptions
-    from hydragnn_hpc.ensemble.run import run
+    from hydragnn_hpc.ensemble.run import run as run_campaign
     from hydragnn_hpc.report.tables.registry import write_tables
 
     options = RunOptions(
-        campaign,
-        override or [],
-        out,
-        seconds,
-        seconds_of(start_limit, "--start-limit"),
-        local_rank,
-        stage_dir,
-        require_gpu,
-        write_tables,
+        campaign=campaign,
+        overrides=overrides or [],
+        out=out,
+        seconds=seconds,
+        start_seconds=seconds_of(start_limit, "--start-limit"),
+        local_rank=local_rank,
+        stage_dir=stage_dir,
+        require_gpu=require_gpu,
+        on_change=write_tables,
     )
-    raise typer.Exit(int(run(options)))
+    raise typer.Exit(int(run_campaign(options)))
 
 
-def _show(plan: RunPlan, out: Path) -> None:
-    import os
-
+def _show_plan(plan: RunPlan, out: Path) -> None:
+    """Show what a run would train; under a launcher, rank 0 alone does."""
     from hydragnn_hpc.ensemble.display import stack_name
     from hydragnn_hpc.ensemble.launcher import detect
 
@@ -99,8 +98,8 @@ def _show(plan: RunPlan, out: Path) -> None:
     for remark in plan.remarks:
         typer.echo(f"remark     {remark}")
     ranks = f"{launch.size} ranks x {slots} workers ({launch.launcher or 'no launcher'})"
-    most, together = campaign.launch.stack, "one member, or on GPUs as many as share them evenly,"
-    size = together if most == "auto" else f"at most {most} members"
+    most = campaign.launch.stack
+    size = "one member, or on GPUs as many as share them evenly," if most == "auto" else f"at most {most} members"
     typer.echo(f"workers    {ranks}; {len(stacks)} stacks of {size} to train")
     _show_costs(plan, out)
     for number, (variant, replicas) in enumerate(stacks):
@@ -109,23 +108,22 @@ def _show(plan: RunPlan, out: Path) -> None:
 
 
 def _show_costs(plan: RunPlan, out: Path) -> None:
-    """Show what is left to train, and what it will cost; the first variants by name, all of them in sum."""
+    """Show how many members are left to train, and what they will cost: for the first variants, and in all."""
     from hydragnn_hpc.dataset.store import read_manifest
     from hydragnn_hpc.ledger import read_rungs
     from hydragnn_hpc.paths import CampaignFolder
     from hydragnn_hpc.submit.costs import costs
 
     campaign, rungs = plan.frozen.campaign, read_rungs(CampaignFolder(out))
-    found, basis = costs(campaign, read_manifest(Path(campaign.dataset)), plan.members, rungs)
-
-    for cost in found[:_SHOWN]:
+    by_variant, basis = costs(campaign, read_manifest(Path(campaign.dataset)), plan.members, rungs)
+    for cost in by_variant[:_SHOWN]:
         typer.echo(f"cost       {cost.variant}: {cost.members} to train, {_in_hours(cost.hours)}")
-    if len(found) > _SHOWN:
-        typer.echo(f"cost       and {len(found) - _SHOWN:,} more variants")
-    if found:
-        known = [cost.hours for cost in found if cost.hours is not None]
-        total = _in_hours(sum(known) if len(known) == len(found) else None)
-        typer.echo(f"cost       in all {sum(cost.members for cost in found):,} to train, {total}, {basis}")
+    if len(by_variant) > _SHOWN:
+        typer.echo(f"cost       and {len(by_variant) - _SHOWN:,} more variants")
+    if by_variant:
+        known = [cost.hours for cost in by_variant if cost.hours is not None]
+        total = _in_hours(sum(known) if len(known) == len(by_variant) else None)
+        typer.echo(f"cost       in all {sum(cost.members for cost in by_variant):,} to train, {total}, {basis}")
 
 
 def _in_hours(hours: float | None) -> str:

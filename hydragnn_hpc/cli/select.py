@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from hydragnn_hpc.cli.data_options import (
+from hydragnn_hpc.cli.options import (
     CELL_HELP,
     DEVICE_HELP,
     FORMATS_HELP,
     ON_ERROR_HELP,
+    check_device,
+    check_on_error,
     check_output,
     check_seed,
-    one_of,
+    output_stream,
     parse_cell,
 )
 from hydragnn_hpc.errors import UserError
@@ -42,62 +44,56 @@ def select(
     at_random: Annotated[
         bool, typer.Option("--random", help="Choose at random, within the same limits, for comparison.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="With --random.")] = 0,
+    seed: Annotated[int, typer.Option(help="With --random: same seed, same choice.")] = 0,
     to: Annotated[Path | None, typer.Option("--out", help="Write the csv file here. Default: standard output.")] = None,
     form: Annotated[str, typer.Option("--format", help=FORMATS_HELP)] = "auto",
     cell: Annotated[str, typer.Option(help=CELL_HELP)] = "",
     on_error: Annotated[str, typer.Option(help=ON_ERROR_HELP)] = "fail",
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
 ) -> None:
-    """Choose structures of which the ensemble is least certain, and which differ from each other.
+    """Choose structures whose predictions are least certain, and which differ from each other.
 
-    One after the other: the one with the largest calibrated spread times its distance, in the network's features, from
-    those chosen before. The spread of a structure is the root mean square over its values; of several tasks, each
-    relative to its mean over the pool. The csv file has a row per structure, in the order of choice.
+    They are chosen one after the other: each has the largest calibrated spread times distance, in the network's
+    features, from those chosen before. The spread of a structure is the root mean square over its values; with several
+    tasks, over these as well, each relative to its root mean square over the pool. The csv file has a row per
+    structure, in the order of choice.
     """
+    import csv
+
     from hydragnn_hpc.dataset.build.unseen import Preparation, ReadingChoice
     from hydragnn_hpc.dataset.read.frames import hint_to_skip
     from hydragnn_hpc.logs import log, progress
     from hydragnn_hpc.prediction import selection
     from hydragnn_hpc.prediction.ensemble import Ensemble
 
-    one_of("--on-error", on_error, ("fail", "skip"))
+    check_on_error(on_error)
+    check_device(device)
     check_seed(seed)
     check_output(to, pool)
     if to is not None and to.suffix.lower() != ".csv":
         raise UserError(f"--out {to}: the suffix must be .csv")
     ensemble = Ensemble(out, variant, device=device)
-    found = selection.Pool(ensemble.tasks if at_random else selection.check_spread(ensemble, task))
+    candidates = selection.Pool(selection.tasks_of(ensemble, task, needs_spread=not at_random))
     distances = selection.distances_of(ensemble, needed=not at_random)
     own_cell = parse_cell(cell) if cell else None
     preparation = Preparation(ensemble.facts, ReadingChoice(form, own_cell, on_error))
     with progress("select", "structures") as update, hint_to_skip():
         for batch in preparation.read(pool):
-            found.add(ensemble, distances, batch)
+            candidates.add(ensemble, distances, batch)
             update(preparation.count, 0)
     preparation.report()
     if ensemble.calibration.why_not:
         log(f"{ensemble.variant}: the spread is not calibrated: {ensemble.calibration.why_not}")
-    classes = found.classes(own_cell) if one_per_class else None
-    limits = selection.Limits(number, per_composition, 1 if one_per_class else None)
-    scores = found.scores()
+    classes = candidates.classes(own_cell) if one_per_class else None
+    limits = selection.Limits(number, per_composition, classes)
+    scores = candidates.scores()
     if at_random:
-        chosen = selection.at_random(found, seed, limits, classes)
+        chosen = selection.at_random(candidates, seed, limits)
     else:
-        chosen = selection.farthest(found, scores, limits, classes)
-    _write(to, (*selection.COLUMNS, *(f"std_{name}" for name in found.tasks)), list(found.rows(chosen, scores)))
-    few = f", all that the limits allow of {len(found):,}" if len(chosen) < number else f" of {len(found):,}"
-    log(f"{len(chosen):,} structures chosen{few}")
-
-
-def _write(to: Path | None, header: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
-    import csv
-    import sys
-    from contextlib import nullcontext
-
-    from hydragnn_hpc.atomic import written_whole
-
-    with nullcontext(sys.stdout) if to is None else written_whole(to, "w") as stream:
+        chosen = selection.farthest(candidates, scores, limits)
+    with output_stream(to) as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerow((*selection.COLUMNS, *(f"std_{name}" for name in candidates.tasks)))
+        writer.writerows(candidates.rows(chosen, scores))
+    allowed = ", all that the limits allow" if len(chosen) < number else ""
+    log(f"{len(chosen):,} structures chosen{allowed} of {len(candidates):,}")

@@ -9,7 +9,7 @@ import typer
 
 from hydragnn_hpc.atomic import write_text
 from hydragnn_hpc.cli.command import App
-from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.cli.options import check_new_yaml
 
 app = App(no_args_is_help=True, help="Write machine profiles.")
 
@@ -22,10 +22,8 @@ def detect(
     """Write a profile of this machine, from its scheduler's answers, for 'submit --site FILE.yaml'."""
     from hydragnn_hpc.submit import detect as detection
 
-    if out is not None and out.suffix not in (".yaml", ".yml"):
-        raise UserError(f"--out {out}: give a profile a name that ends in .yaml")
-    if out is not None and out.exists():
-        raise UserError(f"--out {out}: exists; give another name, or remove it")
+    if out is not None:
+        check_new_yaml(out, "a profile", "--out")
     site, text = detection.detect(queue)
     if out is None:
         typer.echo(text, nl=False)

@@ -12,7 +12,7 @@ from ase.calculators.calculator import Calculator, all_changes, all_properties
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.prediction.ase_properties import Properties
-from hydragnn_hpc.prediction.ensemble import CALIBRATED, SEPARATE, Ensemble
+from hydragnn_hpc.prediction.ensemble import CALIBRATED, STD_PARTS, Ensemble
 
 
 class EnsembleCalculator(Calculator):
@@ -99,9 +99,9 @@ class EnsembleCalculator(Calculator):
 
     def _names(self, task: str) -> dict[str, str]:
         """Return what ``results`` holds of a task: by name, the attribute of its prediction."""
-        separate = SEPARATE if task in self.ensemble.with_noise else ()
+        std_parts = STD_PARTS if task in self.ensemble.with_noise else ()
         calibrated = CALIBRATED if task in self.ensemble.calibration.tasks else ()
-        return {task: "mean", **{f"{task}_{name}": name for name in ("std", *separate, *calibrated)}}
+        return {task: "mean", **{f"{task}_{name}": name for name in ("std", *std_parts, *calibrated)}}
 
 
 def _plain(values: np.ndarray, level: str) -> Any:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CALIBRATED = ("std_calibrated", "low", "high")
 """What the calibration adds to a prediction."""
-SEPARATE = ("std_spread", "std_noise")
+STD_PARTS = ("std_spread", "std_noise")
 """What a task with noise adds to a prediction: the two parts of its standard deviation."""
 DEVICES = ("cpu", "cuda", "xpu", "auto")
 
@@ -84,13 +84,14 @@ class TaskPrediction:
         return replace(self, **values, members=self.members[:, rows], offsets=offsets)
 
     @property
-    def separate(self) -> tuple[str, ...]:
-        """The attributes that only a task with noise has."""
-        return SEPARATE if self.std_noise is not None else ()
+    def std_parts(self) -> tuple[str, ...]:
+        """The attributes that only a task with noise has: :data:`STD_PARTS`, or none."""
+        return STD_PARTS if self.std_noise is not None else ()
 
     @property
     def _by_row(self) -> tuple[str, ...]:
-        return ("mean", "std", *CALIBRATED, *self.separate)
+        """The attributes that are ``[rows, d]``."""
+        return ("mean", "std", *CALIBRATED, *self.std_parts)
 
 
 class Ensemble:
@@ -101,14 +102,14 @@ class Ensemble:
     out : path
         The campaign's folder, as given to ``hydragnn-hpc run``.
     variant : str, optional
-        May be left out where only one has finished members.
+        May be left out if only one has finished members.
     select : int or {"all", "validation"}
         Which members to average: all of them; that number of members with the lowest validation loss; or all, weighted
         by 1 / (validation RMSE of the task)^2.
     device : {"auto", "cpu", "cuda", "xpu"}
         ``auto`` takes an accelerator, if there is one.
     level : float
-        Of the intervals ``low`` to ``high``, between 0 and 1.
+        Nominal coverage of the intervals ``low`` to ``high``, between 0 and 1.
 
     Attributes
     ----------
@@ -239,15 +240,15 @@ class Ensemble:
         predicted = {}
         for task, (values, noise) in self._models.predict(structures).items():
             mean, std = moments(values, self._weights.get(task))
-            separate: tuple[np.ndarray, ...] = ()
+            std_parts: tuple[np.ndarray, ...] = ()
             if noise is not None:
-                separate = std, np.sqrt(moments(noise**2, self._weights.get(task))[0])
-                std = np.sqrt(std**2 + separate[1] ** 2)
+                std_parts = std, np.sqrt(moments(noise**2, self._weights.get(task))[0])
+                std = np.sqrt(std**2 + std_parts[1] ** 2)
             level, unit = self.campaign.tasks[task].level, self.facts.tasks[task].unit
             numbers = structures.atomic_numbers if level == "node" else None
             calibrated = self._calibrated(task, mean, std, numbers)
             predicted[task] = TaskPrediction(
-                task, level, unit, mean, std, *calibrated, values, offsets[level], *separate
+                task, level, unit, mean, std, *calibrated, values, offsets[level], *std_parts
             )
         return predicted
 
@@ -310,10 +311,10 @@ def finished_members(folder: CampaignFolder, campaign: Campaign, variants: Seque
     for member in read_members(folder, campaign):
         if member.state is State.FINISHED and (not variants or member.variant in variants):
             by_variant.setdefault(member.variant, []).append(member)
-    for name in variants or [""]:
-        if name not in by_variant and (name or not by_variant):
-            of = f" of variant '{name}'" if name else ""
-            raise UserError(f"{folder.root}: no member{of} has finished; see 'hydragnn-hpc status {folder.root}'")
+    missing = [name for name in variants if name not in by_variant]
+    if missing or not by_variant:
+        of = f" of variant '{missing[0]}'" if missing else ""
+        raise UserError(f"{folder.root}: no member{of} has finished; see 'hydragnn-hpc status {folder.root}'")
     return by_variant
 
 

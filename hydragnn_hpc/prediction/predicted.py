@@ -22,11 +22,11 @@ class Predicted:
     tasks: Mapping[str, TaskPrediction]
     distances: Distances | None
 
-    def distance_of(self, number: int) -> tuple[str, str]:
-        """Return the columns :data:`DISTANCES` of a structure; empty where they are not known."""
+    def distance_of(self, number: int) -> tuple[float, ...]:
+        """Return the values of :data:`DISTANCES` for a structure; empty where they are not known."""
         if self.distances is None:
-            return "", ""
-        return repr(float(self.distances.distance[number])), repr(float(self.distances.quantile[number]))
+            return ()
+        return float(self.distances.distance[number]), float(self.distances.quantile[number])
 
 
 class Predictor:

@@ -17,6 +17,7 @@ from hydragnn_hpc.dataset.read.gathered import offsets_of
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.prediction.distance import DistanceFromTraining
 from hydragnn_hpc.prediction.ensemble import Ensemble, TaskPrediction
+from hydragnn_hpc.prediction.tables import csv_number
 
 COLUMNS = ("rank", "index", "frame", "sample", "composition", "score", "distance", "distance_quantile")
 
@@ -28,12 +29,12 @@ class Pool:
     Attributes
     ----------
     tasks : tuple of str
-        Whose spread counts.
+        The tasks whose spread counts.
     index, origin, name, composition : list
-        Of each structure: its position in the source, what identifies it there, its name and formula.
+        Of each structure: its position in the source, what identifies it there, its name and its reduced formula.
     spreads : list of numpy.ndarray
-        ``[T]``: the calibrated standard deviation of each task, over a structure's values the root mean square; the raw
-        one where there is no calibration, and for a task with noise, the raw one between members.
+        ``[T]``: the calibrated standard deviation of each task, as the root mean square over a structure's values; the
+        raw one where there is no calibration, and that between members for a task with noise.
     features : list of numpy.ndarray
         ``[F]`` (`prediction.distance.Distances`).
     distance, quantile : list of float
@@ -78,7 +79,10 @@ class Pool:
             self.composition.append(str(Symbols(frame.atomic_numbers).formula.reduce()[0].format("metal")))
 
     def scores(self) -> np.ndarray:
-        """Return the spread of each structure, ``[S]``: of several tasks, each relative to its root mean square."""
+        """Return the score of each structure, ``[S]``.
+
+        It is the spread; for several tasks, the root mean square of their spreads, each relative to that of the pool.
+        """
         spreads = np.array(self.spreads)
         scale = np.sqrt((spreads**2).mean(axis=0))
         relative: np.ndarray = np.sqrt(((spreads / np.where(scale > 0, scale, 1.0)) ** 2).mean(axis=1))
@@ -93,28 +97,37 @@ class Pool:
     def rows(self, chosen: Sequence[int], scores: np.ndarray) -> Iterator[tuple[object, ...]]:
         """Yield the row of each chosen structure, :data:`COLUMNS` and the tasks' spreads."""
         for rank, k in enumerate(chosen, start=1):
-            of_pool = (self.index[k], self.origin[k], self.name[k], self.composition[k])
-            far = ("" if math.isnan(number) else repr(number) for number in (self.distance[k], self.quantile[k]))
-            yield (rank, *of_pool, repr(float(scores[k])), *far, *(repr(float(spread)) for spread in self.spreads[k]))
+            numbers = (scores[k], self.distance[k], self.quantile[k], *self.spreads[k])
+            yield (rank, self.index[k], self.origin[k], self.name[k], self.composition[k], *map(csv_number, numbers))
 
 
 @dataclass(frozen=True)
 class Limits:
-    """At most how many structures are chosen: in all, of each composition and of each class; None is any number."""
+    """How many structures may be chosen.
+
+    Attributes
+    ----------
+    number : int
+        At most so many in all.
+    per_composition : int or None
+        At most so many of each composition.
+    classes : numpy.ndarray or None
+        ``[S]``, the class of each structure: at most one of each class.
+    """
 
     number: int
     per_composition: int | None = None
-    per_class: int | None = None
+    classes: np.ndarray | None = None
 
 
-def farthest(pool: Pool, scores: np.ndarray, limits: Limits, classes: np.ndarray | None = None) -> list[int]:
+def farthest(pool: Pool, scores: np.ndarray, limits: Limits) -> list[int]:
     """Choose one structure after the other: the one with the largest score times distance from those chosen before.
 
-    The first is the one with the largest score (greedy farthest points, Gonzalez 1985, weighted). The result does not
-    depend on anything but the pool; in a tie the first is taken.
+    The first is the one with the largest score (greedy farthest points, Gonzalez 1985, weighted). Of structures that
+    are equally good, the first in the pool is taken.
     """
     features = np.array(pool.features)
-    allowed = _Allowed(pool, limits, classes)
+    allowed = _Allowed(pool, limits)
     nearest = np.full(len(pool), np.inf)
     value = scores.astype(np.float64)
     chosen: list[int] = []
@@ -127,9 +140,9 @@ def farthest(pool: Pool, scores: np.ndarray, limits: Limits, classes: np.ndarray
     return chosen
 
 
-def at_random(pool: Pool, seed: int, limits: Limits, classes: np.ndarray | None = None) -> list[int]:
+def at_random(pool: Pool, seed: int, limits: Limits) -> list[int]:
     """Choose structures at random, within the same limits."""
-    allowed = _Allowed(pool, limits, classes)
+    allowed = _Allowed(pool, limits)
     chosen: list[int] = []
     for k in np.random.default_rng(seed).permutation(len(pool)).tolist():
         if len(chosen) < limits.number and allowed.mask[k]:
@@ -141,12 +154,14 @@ def at_random(pool: Pool, seed: int, limits: Limits, classes: np.ndarray | None 
 class _Allowed:
     """Which structures may still be chosen."""
 
-    def __init__(self, pool: Pool, limits: Limits, classes: np.ndarray | None) -> None:
+    def __init__(self, pool: Pool, limits: Limits) -> None:
         self.mask = np.ones(len(pool), bool)
-        groups = [(np.unique(pool.composition, return_inverse=True)[1], limits.per_composition)]
-        if classes is not None:
-            groups.append((classes, limits.per_class))
-        self._groups = [(group, most, Counter[int]()) for group, most in groups if most is not None]
+        self._groups: list[tuple[np.ndarray, int, Counter[int]]] = []
+        if limits.per_composition is not None:
+            _, composition = np.unique(pool.composition, return_inverse=True)
+            self._groups.append((composition, limits.per_composition, Counter()))
+        if limits.classes is not None:
+            self._groups.append((limits.classes, 1, Counter()))
 
     def any(self) -> bool:
         return bool(self.mask.any())
@@ -160,15 +175,15 @@ class _Allowed:
                 self.mask &= group != group[k]
 
 
-def check_spread(ensemble: Ensemble, task: str | None) -> tuple[str, ...]:
-    """Return the tasks whose spread counts.
+def tasks_of(ensemble: Ensemble, task: str | None, needs_spread: bool) -> tuple[str, ...]:
+    """Return the tasks whose spread counts: ``task``, or all.
 
     Raises
     ------
     UserError
-        If the ensemble has one member, or no such task.
+        If there is no such task, or a spread is needed and the ensemble has only one member.
     """
-    if len(ensemble.replicas) < 2:
+    if needs_spread and len(ensemble.replicas) < 2:
         raise UserError(f"{ensemble.variant}: one member has no spread to choose by; train more, or use --random")
     if task is not None and task not in ensemble.tasks:
         raise UserError(f"--task {task}: the variant {ensemble.variant} has the tasks {', '.join(ensemble.tasks)}")

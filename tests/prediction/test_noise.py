@@ -15,7 +15,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from hydragnn_hpc import Ensemble, EnsembleCalculator
-from hydragnn_hpc.prediction.ensemble import CALIBRATED, SEPARATE, TaskPrediction
+from hydragnn_hpc.prediction.ensemble import CALIBRATED, STD_PARTS, TaskPrediction
 from hydragnn_hpc.prediction.selection import _spread
 from tests.campaigns import called, done
 
@@ -94,8 +94,8 @@ def test_python_ase_and_the_command_agree_to_the_last_bit(noisy: Path) -> None:
     ase.io.write(noisy / "few.extxyz", structures)
     done(noisy, "predict", "out", "few.extxyz", "--out", "few.csv")
     table = list(csv.DictReader((noisy / "few.csv").open()))
-    assert list(table[0])[11:] == [*SEPARATE, *CALIBRATED, "distance", "distance_quantile"]
-    for variant, of_task in (("QREK", {**dict.fromkeys("QRE", SEPARATE), "K": ()}), ("plain", {"Q": (), "K": ()})):
+    assert list(table[0])[11:] == [*STD_PARTS, *CALIBRATED, "distance", "distance_quantile"]
+    for variant, of_task in (("QREK", {**dict.fromkeys("QRE", STD_PARTS), "K": ()}), ("plain", {"Q": (), "K": ()})):
         predicted = Ensemble(noisy / "out", variant).predict(structures)
         atoms = structures[2]
         atoms.calc = EnsembleCalculator(noisy / "out", variant)
@@ -107,14 +107,14 @@ def test_python_ase_and_the_command_agree_to_the_last_bit(noisy: Path) -> None:
                 by_ase = atoms.calc.get_property(task if name == "mean" else f"{task}_{name}", atoms)
                 assert np.array_equal(np.ravel(by_ase), getattr(predicted[task].of(2), name)[:, 0])
             if not separate:
-                assert {row[name] for row in mine for name in SEPARATE} == {""}
+                assert {row[name] for row in mine for name in STD_PARTS} == {""}
                 assert f"{task}_std_noise" not in atoms.calc.results
     done(noisy, "predict", "out", "few.extxyz", "--variant", "QREK", "--out", "guess.extxyz")
     guess, own = ase.io.read(noisy / "guess.extxyz", "2"), Ensemble(noisy / "out", "QREK").predict(structures[2])
     assert guess.info["E_std_noise"] == own["E"].std_noise[0, 0] and "K_std_noise" not in guess.info
     assert np.array_equal(guess.arrays["Q_std_spread"], own["Q"].std_spread[:, 0])
     done(noisy, "predict", "out", "few.extxyz", "--variant", "plain", "--out", "plain.csv")
-    assert not {*SEPARATE} & set(next(csv.DictReader((noisy / "plain.csv").open())))
+    assert not {*STD_PARTS} & set(next(csv.DictReader((noisy / "plain.csv").open())))
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def test_a_task_whose_name_means_something_else_leaves_the_structure_alone(task:
         replicas=(0,), calibration=SimpleNamespace(tasks=()), facts=SimpleNamespace(tasks={})
     )
     stream = io.StringIO()
-    XyzWriter(stream, [ensemble], every_member=False).write(structures, [Predicted({task: prediction}, None)])
+    XyzWriter(stream, ensemble).write(structures, [Predicted({task: prediction}, None)])
     own = {f"target_{task}": values} if level == "node" else {}
     more = {} if level == "node" else {f"target_{task}": 0.25}
     head = {"name": "a", "index": 7, "frame": "some/a.xyz@7"}

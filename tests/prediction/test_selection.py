@@ -42,8 +42,8 @@ def test_limits_hold_for_both_ways() -> None:
     rng = np.random.default_rng(0)
     pool = pool_of(rng.normal(size=(60, 3)), "AB" * 20 + "C" * 20)
     classes = np.repeat(np.arange(30), 2)
-    limits = Limits(25, per_composition=7, per_class=1)
-    for chosen in (farthest(pool, rng.random(60), limits, classes), at_random(pool, 0, limits, classes)):
+    limits = Limits(25, per_composition=7, classes=classes)
+    for chosen in (farthest(pool, rng.random(60), limits), at_random(pool, 0, limits)):
         assert len(set(chosen)) == len(chosen) == 21  # seven of each
         assert max(Counter(pool.composition[k] for k in chosen).values()) == 7
         assert max(Counter(classes[chosen].tolist()).values()) == 1
@@ -112,6 +112,8 @@ def test_one_of_each_class_and_composition(plain: Path) -> None:
         (("out-plain", "few.extxyz", "--task", "X"), "--task X: the variant HCM has the tasks H, C, M"),
         (("out-plain", "none.xyz"), "no such file or folder: none.xyz"),
         (("out-plain", "nothing.xyz"), "nothing.xyz"),
+        (("out-plain", "few.extxyz", "--task", "X", "--random"), "--task X: the variant HCM has the tasks H, C, M"),
+        (("out-plain", "few.extxyz", "--device", "gpu"), "--device gpu; known: cpu, cuda, xpu, auto"),
         (("out", "few.extxyz"), "several variants have finished members"),
         (("raw", "few.extxyz"), "raw holds no campaign"),
         (("out-plain", "few.extxyz", "--out", "raw"), "--out raw: raw is a folder; give a file in"),
@@ -133,4 +135,5 @@ def test_one_member_has_no_spread_but_chance_remains(ternary: Path) -> None:
     some(ternary)
     found = called(ternary, "select", "out", "few.extxyz")
     assert found.returncode == 2 and "one member has no spread to choose by" in found.stderr
-    assert len(table(done(ternary, "select", "out", "few.extxyz", "--random", "--number", "2"))) == 2
+    rows = table(done(ternary, "select", "out", "few.extxyz", "--random", "--number", "2", "--task", "F"))
+    assert [(row["score"], row["std_F"]) for row in rows] == [("", "")] * 2 and "std_H" not in rows[0]

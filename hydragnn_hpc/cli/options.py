@@ -1,10 +1,13 @@
-"""Options that several commands share: their help, and the parsing and checking of their values."""
+"""Options that several commands share: their help, and how their values are parsed and checked."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import IO
 
 from hydragnn_hpc.errors import UserError, nearest
 
@@ -63,8 +66,38 @@ def check_seed(seed: int) -> None:
         raise UserError(f"--seed {seed}: must be 0 or positive")
 
 
+def check_on_error(value: str) -> None:
+    """Refuse an unknown value of ``--on-error``."""
+    from hydragnn_hpc.dataset.read.sources import ON_ERROR
+
+    one_of("--on-error", value, ON_ERROR)
+
+
+def check_device(device: str) -> None:
+    """Refuse an unknown device."""
+    from hydragnn_hpc.prediction.ensemble import DEVICES
+
+    if device not in DEVICES:  # all are named: the nearest to 'gpu' would be 'cpu'
+        raise UserError(f"--device {device}; known: {', '.join(DEVICES)}")
+
+
+def check_new_yaml(path: Path, what: str, option: str = "") -> None:
+    """Refuse a path for ``what`` (such as ``"a profile"``) that exists, or does not end in .yaml."""
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{option} {path}: give {what} a name that ends in .yaml")
+    if path.exists():
+        raise UserError(f"{path} exists; give another name{option and f' with {option}'}, or remove it")
+
+
+def output_stream(path: Path | None) -> AbstractContextManager[IO[str]]:
+    """Return a file that is written whole or not at all; standard output where there is no path."""
+    from hydragnn_hpc.atomic import written_whole
+
+    return nullcontext(sys.stdout) if path is None else written_whole(path, "w")
+
+
 def check_output(path: Path | None, source: Path) -> None:
-    """Refuse an ``--out`` that is a folder, lies in none, or would replace what is read, before any work is done."""
+    """Refuse an ``--out`` that is a folder, lies in none, or would replace a file of ``source``."""
     if path is not None and path.exists() and source.exists():
         real, read = path.resolve(), source.resolve()
         if real == read or (read in real.parents and path.is_file()):
@@ -80,7 +113,7 @@ def parse_cutoff(text: str) -> float:
     Raises
     ------
     UserError
-        If it is not a length, or absurdly long: its neighbour lists would take for ever.
+        If it is not a length, or is longer than any interaction: its neighbour lists would take hours.
     """
     from hydragnn_hpc.dataset.graphs import parse_length
 
@@ -91,7 +124,13 @@ def parse_cutoff(text: str) -> float:
 
 
 def parse_fractions(text: str) -> tuple[float, float, float]:
-    """Read ``"0.70,0.15,0.15"``; whether they sum to 1 is checked where they are used."""
+    """Read ``"0.70,0.15,0.15"``; their sum is checked where they are used.
+
+    Raises
+    ------
+    UserError
+        If they are not three numbers.
+    """
     try:
         train, validation, test = (float(word) for word in text.split(","))
     except ValueError as error:
