@@ -79,7 +79,8 @@ class LibraryEngine:
             If a member's batch is one sample of one atom, which has no batch statistics.
         """
         check_batch(index, self._structure)
-        self._network.train()
+        if not self._network.training:  # visits every module
+            self._network.train()
         all_losses = []
         for e, samples in enumerate(index):
             atoms, graph = self._graph(samples)

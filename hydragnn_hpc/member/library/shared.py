@@ -57,33 +57,33 @@ class SharedGeometry:
         """Sum over each site's neighbours, ``[F, n * B]`` to ``[F, n * B]``."""
         if self._counts is None:
             return self.collected(self.at_sources(x))
-        return self._product(self._counts.to(x).expand(len(x), -1, -1), x)
+        return self._product(self._counts.to(x).expand(x.shape[0], -1, -1), x)
 
     def mean(self, x: Tensor) -> Tensor:
         """Return the mean over each site's neighbours, 0 without any, ``[F, n * B]`` to ``[F, n * B]``."""
         if self._counts is None:
-            return (self.total(x).view(len(x), self.sites, -1) / self._degrees).view_as(x)
-        return self._product((self._counts.to(x) / self._degrees).expand(len(x), -1, -1), x)
+            return (self.total(x).view(x.shape[0], self.sites, -1) / self._degrees).view_as(x)
+        return self._product((self._counts.to(x) / self._degrees).expand(x.shape[0], -1, -1), x)
 
     def weighted(self, weights: Tensor, x: Tensor) -> Tensor:
         """Sum neighbours times their edges' ``weights`` [F, m], ``[F, n * B]`` to ``[F, n * B]``."""
         if self._counts is None:
             return self.collected(self.at_sources(x) * weights[:, :, None])
-        none = x.new_zeros(len(x), self.sites**2)
+        none = x.new_zeros(x.shape[0], self.sites**2)
         put = none.index_add if self._repeated else none.index_copy
-        return self._product(put(1, self._pairs, weights).view(len(x), self.sites, -1), x)
+        return self._product(put(1, self._pairs, weights).view(x.shape[0], self.sites, -1), x)
 
     def _product(self, matrices: Tensor, x: Tensor) -> Tensor:
         """Multiply the values of all sites, feature by feature, by matrices ``[F, n, n]``."""
-        return torch.bmm(matrices, x.view(len(x), self.sites, -1)).view_as(x)
+        return torch.bmm(matrices, x.view(x.shape[0], self.sites, -1)).view_as(x)
 
     def at_sources(self, x: Tensor) -> Tensor:
         """Return the values at each edge's source, ``[F, n * B]`` to ``[F, m, B]``."""
-        return x.view(len(x), self.sites, -1).index_select(1, self.edges[0])
+        return x.view(x.shape[0], self.sites, -1).index_select(1, self.edges[0])
 
     def at_targets(self, x: Tensor) -> Tensor:
         """Return the values at each edge's target, ``[F, n * B]`` to ``[F, m, B]``."""
-        return x.view(len(x), self.sites, -1).index_select(1, self.edges[1])
+        return x.view(x.shape[0], self.sites, -1).index_select(1, self.edges[1])
 
     def collected(self, messages: Tensor) -> Tensor:
         """Sum messages to each site, ``[F, m, B]`` to ``[F, n * B]``."""
@@ -91,7 +91,7 @@ class SharedGeometry:
 
     def collected_at_sources(self, messages: Tensor) -> Tensor:
         """Sum values of edges at their sources, ``[F, m, B]`` to ``[F, n * B]``."""
-        none = messages.new_zeros(len(messages), self.sites, messages.shape[2])
+        none = messages.new_zeros(messages.shape[0], self.sites, messages.shape[2])
         return none.index_add_(1, self.edges[0], messages).flatten(1)
 
     def softmax(self, scores: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class SharedGeometry:
         """Return ``[F, sites, neighbours, B]`` for each number of neighbours."""
         parts = torch.split(messages, [degree * count for degree, count in self.groups], dim=1)
         return [
-            part.reshape(len(part), count, degree, part.shape[2])
+            part.reshape(part.shape[0], count, degree, part.shape[2])
             for part, (degree, count) in zip(parts, self.groups, strict=True)
         ]
 
