@@ -23,7 +23,7 @@ def crystals(n: int = 60, sizes: tuple[int, ...] = (1,), symbols: str = "Cu", ra
 
 @cache
 def _crystals(n: int, sizes: tuple[int, ...], symbols: str, rattle: float) -> list[Atoms]:
-    """The same, computed once: EMT takes milliseconds for each, and many tests ask for the same ones."""
+    """The same, computed once: EMT takes milliseconds for each, and many tests use the same ones."""
     rng, made = np.random.default_rng(0), []
     elements = symbols.split()
     for k in range(n):
@@ -40,7 +40,7 @@ def _crystals(n: int, sizes: tuple[int, ...], symbols: str, rattle: float) -> li
 
 
 def changed(made: list[Atoms], change: Callable[[int, Atoms], Any], key: str = "e") -> list[Atoms]:
-    """The structures with another value of a key; None leaves it out."""
+    """Set a key of each structure to ``change(number, structure)``; None removes it from the structure's own values."""
     for k, atoms in enumerate(made):
         where = atoms.arrays if np.shape(value := change(k, atoms))[:1] == (len(atoms),) else atoms.info
         where.pop(key, None)

@@ -1,4 +1,4 @@
-"""Files of which ASE guesses the elements, invents values, or drops the end."""
+"""Files of which ASE would guess the elements, invent values, or drop the end."""
 
 from __future__ import annotations
 

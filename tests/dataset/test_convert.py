@@ -1,4 +1,4 @@
-"""Conversions: what both formats can hold comes back, what one cannot hold is reported."""
+"""Conversions: what both formats can hold comes back, and what one of them cannot hold is reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
 CELL = tuple(surrogate.sites()[1].ravel().tolist())
 UNITS = ["", "eV/Å", "μB", "e*Å^2", "kJ/mol", "eV/atom"]
 NONE = Options(cutoff=0.0)
-# What has a meaning of its own for readers of extended XYZ, here or in ASE.
+# Names that have another meaning for readers of extended XYZ, here or in ASE.
 TAKEN = ["stress", "target_stress", "target_target_stress", "virial", "name", "split", "energy", "forces", "T", "x",
          "Z", "z", "charge", "charges", "f", "f0", "Lattice", "lattice", "pbc", "Properties", "species", "Species",
          "pos", "numbers", "symbols", "positions", "magmoms", "hydragnn_hpc", "uid", "config_type", "true",
@@ -93,7 +93,7 @@ def test_any_data_set_comes_back_from_extended_xyz(made, tmp_path_factory: pytes
         else:
             np.testing.assert_array_equal(again[name], array, name)
     assert second.targets == first.targets and second.plain()["neighbours"] == first.plain()["neighbours"]
-    # What came out of a file goes back into it as it was.
+    # A second conversion there and back changes nothing more.
     convert(folder / "b.bp", folder / "b.extxyz", NONE)
     convert(folder / "b.extxyz", folder / "c.bp", NONE)
     np.testing.assert_allclose(store.read(folder / "c.bp")[1]["pos"], again["pos"], rtol=0, atol=1e-13)
@@ -217,7 +217,7 @@ def test_a_data_set_of_lsms_text_comes_back_as_text(tmp_path: Path) -> None:
         assert (tmp_path / "by_way" / file.name).read_text().split()[:3] == file.read_text().split()[:3]
 
 
-def test_structures_of_others_need_to_say_what_is_what(tmp_path: Path) -> None:
+def test_other_structures_need_targets_for_the_columns_of_lsms_text(tmp_path: Path) -> None:
     made = frames()
     for atoms in made:
         atoms.new_array("moment", np.ones(len(atoms)))

@@ -1,4 +1,4 @@
-"""Folders and tar archives: every file comes once, and what is damaged, missing or in the way is reported."""
+"""Folders and archives: every file comes once, and what is damaged, missing or no regular file is reported."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def pack(content: dict[str, bytes]) -> bytes:
 
 
 def pack_members(members: list[tuple[str, bytes, bytes]]) -> bytes:
+    """A plain tar archive of members of any type: name, content and type of each."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, data, kind in members:

@@ -1,4 +1,4 @@
-"""Formats as found in practice: keys, columns, quotes and units mean what the file says, or are refused."""
+"""Formats as they occur in practice: keys, columns, quotes and units mean what the file says, or are refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -64,8 +65,8 @@ def read(source: Path, *targets: str, **options: object) -> sources.RawData:
 def new_structures(source: Path, on_error: str = "fail", boundary: Boundary = "mixed") -> UnseenStructures:
     """Read a source for models that know every element."""
     every = ModelSpecies(minimum=1, maximum=118, elements=None)
-    near = NeighbourFacts(cutoff_bohr=7.0, boundary=boundary)
-    facts = ModelFacts(model={}, inputs=1, average_degree=[1.0, 1.0], tasks={}, species=every, neighbours=near)
+    neighbours = NeighbourFacts(cutoff_bohr=7.0, boundary=boundary)
+    facts = ModelFacts(model={}, inputs=1, average_degree=[1.0, 1.0], tasks={}, species=every, neighbours=neighbours)
     (found,) = Preparation(facts, ReadingChoice(on_error=on_error)).read(source)
     return found
 
@@ -220,7 +221,7 @@ def test_a_key_that_is_given_twice_with_one_value_has_it(tmp_path: Path) -> None
         ("q:R:1:q:R", "1 1", "is the name of two columns"),
     ],
 )
-def test_keys_that_nobody_asked_for_spoil_nothing_and_are_refused_when_asked_for(
+def test_unusable_keys_are_refused_only_where_they_are_targets(
     kind: str, word: str, message: str, tmp_path: Path
 ) -> None:
     header = 'stress="1 2 3" virial=none x="_JSON {" twice=1 twice=2 energy=-1'
@@ -319,10 +320,11 @@ WITHOUT_CELL = {"lsms"}
 
 @pytest.mark.parametrize("form", formats.FORMATS)
 def test_every_format_keeps_to_the_readers_contract(form: str, tmp_path: Path) -> None:
-    """A format that is added says here how its files are written."""
+    """A new format needs a writer in ``WRITERS``."""
     made = frames(5)
     WRITERS[form](tmp_path / "source", made)
-    (tmp_path / "source").is_dir() and (tmp_path / "source" / "README.md").write_text("Notes.\n")
+    if (tmp_path / "source").is_dir():
+        (tmp_path / "source" / "README.md").write_text("Notes.\n")
     assert formats.detect(tmp_path / "source") == form
     found = list(formats.iter_frames(tmp_path / "source", form))
     good = [frame for frame in found if isinstance(frame, Frame)]
@@ -619,7 +621,7 @@ def test_what_has_no_neighbour_list_is_skipped_too(atoms: tuple[str, ...], cutof
     options = Options(targets=ENERGY, cutoff=cutoff, split_by="random", fractions=(0.4, 0.3, 0.3))
     with pytest.raises(UserError, match=r"a\.xyz@12: .*--on-error skip leaves it out"):
         prepare(tmp_path / "a.xyz", tmp_path / "x.bp", options)
-    skipping = Options(**{**vars(options), "on_error": "skip"})
+    skipping = replace(options, on_error="skip")
     facts = prepare(tmp_path / "a.xyz", tmp_path / "x.bp", skipping)
     assert facts.plain()["source"]["skipped"] == 1 and "frame 12" in facts.plain()["source"]["skipped_reasons"][0]
     assert facts.sha256 == prepare(tmp_path / "good" / "a.xyz", tmp_path / "y.bp", skipping).sha256

@@ -46,7 +46,7 @@ def test_what_is_written_is_read_again(z: list[int], energies: list[float], data
     assert lsms.format_sample(again) == text
 
 
-def test_fortrans_exponents_are_numbers(tmp_path: Path) -> None:
+def test_fortrans_exponents_are_numbers() -> None:
     sample = lsms.new_sample("out_1", np.array([-1.5, 0.25, 1e-3]), np.array([26]), np.zeros((1, 3)), (np.ones(1),) * 2)
     expected = lsms.parse_sample(lsms.format_sample(sample).encode(), "out_1")
     words = [[f"{value:.12e}".replace("e", "D") for value in row] for row in (sample.energies, *sample.table)]

@@ -18,7 +18,7 @@ OPTIONS = Options(targets=parse_targets(["e=graph:energy:eV"]), split_by="source
 
 
 def write(path: Path, numbers: range, key: str = "") -> None:
-    """Write a pair of atoms for each number, which is its energy and sets its length."""
+    """Write a pair of atoms for each number, with that energy and a distance that depends on it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = "Properties=species:S:1:pos:R:3"
     path.write_text(
@@ -32,7 +32,7 @@ def parts(bp: Path) -> dict[int, int]:
     return dict(zip(arrays["target_e"][:, 0].astype(int).tolist(), arrays["split"].tolist(), strict=True))
 
 
-def test_by_the_names_of_files_and_by_key(tmp_path: Path) -> None:
+def test_the_split_is_stated_by_names_of_files_or_by_key(tmp_path: Path) -> None:
     write(tmp_path / "raw/train.xyz", range(8))
     write(tmp_path / "raw/sub/My-Valid_2.xyz", range(8, 11))
     write(tmp_path / "raw/test/all.xyz", range(11, 15))

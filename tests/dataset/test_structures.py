@@ -1,4 +1,4 @@
-"""Extended XYZ and ASE databases, written by ASE, as data sets."""
+"""Extended XYZ and ASE databases, as ASE writes them or damaged, become data sets or one clear line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -129,8 +130,7 @@ def test_neighbours_under_the_files_own_boundary(tmp_path: Path) -> None:
 def test_the_boundary_can_be_overridden(tmp_path: Path) -> None:
     source = write(tmp_path / "a.xyz", frames(40))
     for periodic, word in ((True, "periodic"), (False, "open"), (None, "periodic")):
-        options = Options(targets=TARGETS, fractions=OPTIONS.fractions, periodic=periodic)
-        manifest = prepare(source, tmp_path / "x.bp", options, force=True)
+        manifest = prepare(source, tmp_path / "x.bp", replace(OPTIONS, periodic=periodic), force=True)
         assert manifest.plain()["neighbours"]["boundary"] == word
 
 
@@ -140,7 +140,7 @@ def test_a_cell_for_structures_without_one(tmp_path: Path) -> None:
         atoms.cell[:], atoms.pbc = 0, False
     source = write(tmp_path / "a.xyz", made)
     cell = tuple((np.eye(3) * 20.0).ravel().tolist())
-    options = Options(targets=TARGETS, fractions=OPTIONS.fractions, periodic=True, cell=cell)
+    options = replace(OPTIONS, periodic=True, cell=cell)
     prepare(source, tmp_path / "x.bp", options)
     assert (store.read(tmp_path / "x.bp")[1]["cell"] == np.eye(3) * 20).all()
     with pytest.raises(UserError, match=r"a\.xyz, frame 0: a periodic boundary needs a cell with a volume"):
@@ -152,7 +152,7 @@ def test_a_cell_for_structures_without_one(tmp_path: Path) -> None:
 def test_mixing_enthalpy_from_energies_in_any_unit(tmp_path: Path) -> None:
     made = frames()
     source = write(tmp_path / "a.xyz", made)
-    options = Options(targets=parse_targets(["h=mixing:energy:eV"]), fractions=OPTIONS.fractions)
+    options = replace(OPTIONS, targets=parse_targets(["h=mixing:energy:eV"]))
     manifest = prepare(source, tmp_path / "x.bp", options)
     assert manifest.targets["h"].unit == "Ry" and manifest.targets["h"].level == "graph"
     for z, symbol in ((29, "Cu"), (46, "Pd"), (79, "Au")):
@@ -163,7 +163,7 @@ def test_mixing_enthalpy_from_energies_in_any_unit(tmp_path: Path) -> None:
     # The same energies given per atom, in another unit.
     for atoms in made:
         atoms.info["e"] = atoms.get_potential_energy() / len(atoms) / RYDBERG_IN_EV * 1000
-    options = Options(targets=parse_targets(["h=mixing:e:mRy/atom"]), fractions=OPTIONS.fractions)
+    options = replace(OPTIONS, targets=parse_targets(["h=mixing:e:mRy/atom"]))
     prepare(write(tmp_path / "b.xyz", made), tmp_path / "y.bp", options)
     np.testing.assert_allclose(store.read(tmp_path / "y.bp")[1]["target_h"], a["target_h"], atol=1e-9)
 
@@ -202,8 +202,7 @@ def test_a_bad_frame_fails_or_is_skipped(case: str, tmp_path: Path) -> None:
         prepare(source, tmp_path / "x.bp", OPTIONS)
     assert "--on-error skip" in str(error.value) and "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["a.xyz"]
-    options = Options(targets=TARGETS, fractions=OPTIONS.fractions, on_error="skip")
-    facts = prepare(source, tmp_path / "x.bp", options).plain()["source"]
+    facts = prepare(source, tmp_path / "x.bp", replace(OPTIONS, on_error="skip")).plain()["source"]
     assert (facts["read"], facts["skipped"]) == (39, 1) and "frame 4" in facts["skipped_reasons"][0]
 
 
@@ -369,12 +368,11 @@ def test_a_note_beside_the_data_does_not_decide_what_they_are(tmp_path: Path) ->
     (folder / "NOTE.json").write_text(json.dumps({"made": "by hand"}))
     (folder / "README").write_text("Read me.\n")
     assert detect(folder) == "extxyz"
-    options = Options(targets=TARGETS, fractions=OPTIONS.fractions, on_error="skip")
-    source = prepare(folder, tmp_path / "x.bp", options).plain()["source"]
+    source = prepare(folder, tmp_path / "x.bp", replace(OPTIONS, on_error="skip")).plain()["source"]
     assert (source["read"], source["skipped"]) == (60, 2)
 
 
-def test_the_format_can_be_insisted_on(tmp_path: Path) -> None:
+def test_a_format_that_is_given_is_used(tmp_path: Path) -> None:
     source = write(tmp_path / "a.extxyz", frames())
     with pytest.raises(UserError, match=r"--format extxzy; did you mean 'extxyz'\?"):
         prepare(source, tmp_path / "x.bp", Options(form="extxzy", targets=TARGETS))
@@ -382,6 +380,10 @@ def test_the_format_can_be_insisted_on(tmp_path: Path) -> None:
         prepare(source, tmp_path / "x.bp", Options(form="ase-db", targets=TARGETS))
     with pytest.raises(UserError, match=r"LSMS text.*leave out --target"):
         prepare(source, tmp_path / "x.bp", Options(form="lsms", targets=TARGETS))
+
+
+def test_end_members_without_a_mixing_enthalpy_are_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.extxyz", frames())
     with pytest.raises(UserError, match="--end-member is for a mixing enthalpy"):
         prepare(source, tmp_path / "x.bp", Options(targets=TARGETS, end_members={29: -1.0}))
 
@@ -395,7 +397,7 @@ def test_samples_that_share_a_lattice_share_its_geometry(tmp_path: Path) -> None
         atoms.numbers = rng.choice([29, 46, 79], 4) if k > 1 else [29] * 4
         atoms.info["energy"] = float(k)
         made.append(atoms)
-    options = Options(targets=parse_targets(["e=graph:energy:eV"]), fractions=(0.5, 0.25, 0.25), cap=0)
+    options = replace(OPTIONS, targets=parse_targets(["e=graph:energy:eV"]))
     facts = prepare(write(tmp_path / "a.xyz", made), tmp_path / "x.bp", options)
     assert facts.sizes["G"] == 1 and facts.plain()["source"]["repeated"] >= 1
 
