@@ -20,6 +20,7 @@ from hydragnn_hpc.member.fused.kernels import library, unavailable
 from hydragnn_hpc.member.fused.plan import CBetas, build_plan
 
 ALIGNMENT = 64
+"""Of the working memory, bytes: the widest vector of ``source/vector.h``."""
 
 
 class FusedEngine:
@@ -58,7 +59,8 @@ class FusedEngine:
             raise UserError(f"the fused engine cannot run here: {reason}; use engine 'torch'")
         self._shared = data.structure.shared_geometry if shared is None else shared
         self._structure, self._samples = data.structure, len(data.structure.sample_geometry)
-        inputs, targets = self._data(data.inputs), {t.name: self._data(data.targets[t.name]) for t in sizes.tasks}
+        inputs = self._contiguous(data.inputs)
+        targets = {task.name: self._contiguous(data.targets[task.name]) for task in sizes.tasks}
         self._counts = _counts(data.structure)
         self._library = library(self.dtype.name)
         self.lanes: int | None = self._library.fused_lanes()
@@ -161,7 +163,7 @@ class FusedEngine:
         size = prediction_batch_size(self._structure, self.device)
         return [index[first : first + size] for first in range(0, len(index), size)]
 
-    def _data(self, values: Array) -> Array:
+    def _contiguous(self, values: Array) -> Array:
         return np.ascontiguousarray(values, self.dtype)
 
     def _stack(self, name: str, value: Any, members: int, width: int) -> Array:

@@ -159,9 +159,9 @@ def _declared(loaded: ctypes.CDLL, dtype: str) -> ctypes.CDLL:
 
 
 def _private(folder: Path) -> Path:
-    """Make ``folder``; refuse one that other users can write to or replace, or that this user cannot write to.
+    """Make ``folder``, and return it resolved; its content is executed, so that other users may not write to it.
 
-    Its content is executed.
+    One that belongs to another user, that others can replace, or that this user cannot write to is an `OSError`.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.lstat().st_uid != os.getuid():  # a link too

@@ -35,8 +35,8 @@ class LibraryEngine:
     dtype : torch.dtype
         float32; float64 for tests.
     shared : bool, optional
-        Whether samples share one geometry, over which most convolutions have a form of their own; else, each batch is a
-        graph for PyTorch Geometric's layers. By default, wherever samples share one.
+        Whether to use the form that most convolutions have for samples of one geometry; otherwise, each batch is a
+        graph for PyTorch Geometric's layers. True by default where all samples share one geometry.
     """
 
     name = "library"
@@ -142,10 +142,8 @@ class LibraryEngine:
             return self._to((samples * len(self._sites) + self._sites[:, None]).ravel()), self._shared
         sites = atoms_of(s.site_offsets, s.sample_geometry[samples])
         sizes = np.diff(s.atom_offsets)[samples]
-        edges, degrees = (
-            atoms_of(s.neighbour_offsets, sites),
-            s.neighbour_offsets[sites + 1] - s.neighbour_offsets[sites],
-        )
+        edges = atoms_of(s.neighbour_offsets, sites)
+        degrees = s.neighbour_offsets[sites + 1] - s.neighbour_offsets[sites]
         senders = s.neighbours[edges] + np.repeat(np.repeat(np.cumsum(sizes) - sizes, sizes), degrees)
         pairs = np.stack([senders, np.repeat(np.arange(len(sites)), degrees)])
         sample = self._to(np.repeat(np.arange(len(samples)), sizes))
@@ -160,7 +158,7 @@ class LibraryEngine:
         return SharedGeometry(pairs, len(place), *self._of_edges(edges))
 
     def _of_edges(self, edges: Array) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return lengths [E], directions [E, 3] and features [E, K] of edges; None for those that are not used."""
+        """Return lengths [m], directions [m, 3] and features [m, K] of edges; None for those that are not used."""
         if not self.sizes.edges:
             return None, None, None
         lengths, directions = self._to(self._structure.lengths(edges)).to(self._dtype), None

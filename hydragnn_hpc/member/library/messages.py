@@ -6,6 +6,7 @@ place, and process one head at a time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn.functional import leaky_relu
 
 from hydragnn_hpc.member.library.shared import SharedGeometry
 
-SLOPE = 0.2
+LEAKY_SLOPE = 0.2
 """Of leaky ReLU in attention, as in PyTorch Geometric by default."""
 
 
@@ -31,7 +32,7 @@ def gated(geometry: SharedGeometry, targets: Tensor, sources: Tensor, edges: Ten
 def attended(
     geometry: SharedGeometry, sources: Tensor, targets: Tensor, edges: Tensor | None, vector: Tensor
 ) -> Tensor:
-    """Take the mean over heads of neighbours, weighted by attention (Brody, Alon and Yahav 2022, eq. 7).
+    """Sum neighbours weighted by attention, and take the mean over heads (Brody, Alon and Yahav 2022, eq. 7).
 
     ``sources`` and ``targets`` ``[H * C, n * B]``, ``edges`` ``[H * C, m]`` (or None) and ``vector`` ``[H, C]`` to
     ``[C, n * B]``.
@@ -76,7 +77,7 @@ class _Attended(torch.autograd.Function):
         heads, total = len(vector), None
         shares = []
         for head, values, mixed in _by_head(geometry, sources, targets, edges, heads):
-            scores = vector[head] @ leaky_relu(mixed, SLOPE, inplace=True).flatten(1)
+            scores = vector[head] @ leaky_relu(mixed, LEAKY_SLOPE, inplace=True).flatten(1)
             shares.append(geometry.softmax(scores.view(1, *values.shape[1:])))
             values *= shares[-1]
             total = values if total is None else total.add_(values)
@@ -95,20 +96,22 @@ class _Attended(torch.autograd.Function):
         for head, values, mixed in _by_head(geometry, sources, targets, edges, len(vector)):
             share = shares[head]
             scores = geometry.softmax_slope(share, values.mul_(given).sum(0, keepdim=True))
-            active = leaky_relu(mixed, SLOPE)
+            active = leaky_relu(mixed, LEAKY_SLOPE)
             of_vector = active.flatten(1) @ scores.flatten()
-            slopes = torch.ops.aten.leaky_relu_backward(vector[head][:, None, None] * scores, mixed, SLOPE, False)
+            slopes = torch.ops.aten.leaky_relu_backward(vector[head][:, None, None] * scores, mixed, LEAKY_SLOPE, False)
             of_edges = slopes.sum(2) if ctx.has_edges else slopes.new_empty(0)
             of_targets = geometry.collected(slopes)
             gradients.append(
                 (geometry.collected_at_sources(slopes.addcmul_(given, share)), of_targets, of_edges, of_vector)
             )
         all_sources, all_targets, all_edges, all_vectors = zip(*gradients, strict=True)
-        more = torch.cat(all_edges) if ctx.has_edges else None
-        return None, torch.cat(all_sources), torch.cat(all_targets), more, torch.stack(all_vectors)
+        edges_gradient = torch.cat(all_edges) if ctx.has_edges else None
+        return None, torch.cat(all_sources), torch.cat(all_targets), edges_gradient, torch.stack(all_vectors)
 
 
-def _by_head(geometry: SharedGeometry, sources: Tensor, targets: Tensor, edges: Tensor | None, heads: int) -> Any:
+def _by_head(
+    geometry: SharedGeometry, sources: Tensor, targets: Tensor, edges: Tensor | None, heads: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield each head's number, its sources' values, and the sums that scores are computed from, ``[C, m, B]``."""
     for head, (source, target) in enumerate(zip(sources.chunk(heads), targets.chunk(heads), strict=True)):
         values, mixed = geometry.at_sources(source), geometry.at_targets(target)

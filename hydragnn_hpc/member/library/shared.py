@@ -66,11 +66,11 @@ class SharedGeometry:
         return self._product((self._counts.to(x) / self._degrees).expand(x.shape[0], -1, -1), x)
 
     def weighted(self, weights: Tensor, x: Tensor) -> Tensor:
-        """Sum neighbours times their edges' ``weights`` [F, m], ``[F, n * B]`` to ``[F, n * B]``."""
+        """Sum over each site's neighbours, times their edges' ``weights`` [F, m], ``[F, n * B]`` to ``[F, n * B]``."""
         if self._counts is None:
             return self.collected(self.at_sources(x) * weights[:, :, None])
-        none = x.new_zeros(x.shape[0], self.sites**2)
-        put = none.index_add if self._repeated else none.index_copy
+        zeros = x.new_zeros(x.shape[0], self.sites**2)
+        put = zeros.index_add if self._repeated else zeros.index_copy
         return self._product(put(1, self._pairs, weights).view(x.shape[0], self.sites, -1), x)
 
     def _product(self, matrices: Tensor, x: Tensor) -> Tensor:
@@ -91,8 +91,8 @@ class SharedGeometry:
 
     def collected_at_sources(self, messages: Tensor) -> Tensor:
         """Sum values of edges at their sources, ``[F, m, B]`` to ``[F, n * B]``."""
-        none = messages.new_zeros(messages.shape[0], self.sites, messages.shape[2])
-        return none.index_add_(1, self.edges[0], messages).flatten(1)
+        zeros = messages.new_zeros(messages.shape[0], self.sites, messages.shape[2])
+        return zeros.index_add_(1, self.edges[0], messages).flatten(1)
 
     def softmax(self, scores: Tensor) -> Tensor:
         """Take the softmax over the edges to each site, ``[F, m, B]`` to ``[F, m, B]``."""
@@ -130,7 +130,7 @@ class SharedGeometry:
 
 
 def linear(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply a linear layer (or none) to columns, ``[in, N]`` to ``[out, N]``; without a bias also to several."""
+    """Apply a linear layer (or none) to columns, ``[in, N]`` to ``[out, N]``; without a bias also ``[..., in, N]``."""
     if isinstance(layer, nn.Identity):
         return x
     weight, bias = cast(Tensor, layer.weight), cast(Tensor | None, layer.bias)

@@ -190,9 +190,9 @@ class Batches:
         rank = np.argsort(sites)
         place = (rank + np.zeros((samples, 1), np.int64)) * samples + np.arange(samples)[:, None]
         site, sample = np.repeat(sites, samples), np.tile(np.arange(samples), len(sites))
-        table, edges = self._table(site, self.send(sample * len(sites)), 1, self.send(place.reshape(-1)))
-        scales = self._scales[self.send(site)].repeat_interleave(members, 0)
         order = self.send(place.reshape(-1))
+        table, edges = self._table(site, self.send(sample * len(sites)), 1, order)
+        scales = self._scales[self.send(site)].repeat_interleave(members, 0)
         return Fixed(members, samples, table, edges, scales, self.send(sites)[:, None], order)
 
     def _table(self, site: Array, base: Tensor, members: int, place: Tensor) -> _Neighbours:

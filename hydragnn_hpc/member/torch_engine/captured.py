@@ -39,7 +39,7 @@ class CapturedSteps:
     """Runs steps; each combination of batch shape and memory location is captured once.
 
     All graphs share one pool of memory. It is released, with the working memory of the steps, when a stack of another
-    size comes: a stack only shrinks.
+    size comes, because a stack only shrinks.
 
     Parameters
     ----------
@@ -102,15 +102,15 @@ class CapturedSteps:
         expected = [tensor.clone() for tensor in (losses, gradients, buffers)]
         # Whatever a step writes becomes NaN, so that nothing which the replay fails to write can pass for its result.
         step(torch.full_like(parameters, torch.nan), gradients, buffers, numbers)
-        still = numbers.clone()
+        static = numbers.clone()
         buffers.copy_(before)
         try:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):
-                losses = step(*state, still)
-            still.copy_(others)
+                losses = step(*state, static)
+            static.copy_(others)
             graph.replay()
             same = all(map(_alike, (losses, gradients, buffers), expected))
         except torch.OutOfMemoryError:
@@ -120,7 +120,7 @@ class CapturedSteps:
         if not same:
             raise CaptureError("the first replay gave other numbers than the step itself")
         buffers.copy_(before)
-        return _Captured(graph, still, losses, addresses)
+        return _Captured(graph, static, losses, addresses)
 
 
 def _alike(actual: Tensor, expected: Tensor) -> bool:

@@ -35,7 +35,7 @@ class EdgeRows:
     Attributes
     ----------
     features : tensor [E or 1, U, K + 1]
-        Features and 1; zeros in rows without an edge.
+        Features and 1 of the U rows of each member, or of all; zeros in rows without an edge.
     row : int64 tensor [edges]
         Row of t of each edge.
     """
@@ -79,7 +79,7 @@ class EdgeRowsBuilder:
         starts : int64 tensor [E]
             Edges of the members before each.
         most : int
-            Edges of a member.
+            Largest number of edges of a member, at least 1.
         """
         order = torch.argsort(member, stable=True)
         row = torch.empty_like(edge)

@@ -44,7 +44,7 @@ class TorchEngine:
     Attributes
     ----------
     kernels : bool
-        Whether Triton's kernels aggregate (`hydragnn_hpc.member.torch_engine.triton_engine`).
+        Whether Triton's kernels compute the aggregation (`hydragnn_hpc.member.torch_engine.triton_engine`).
     """
 
     name = "torch"
@@ -68,7 +68,7 @@ class TorchEngine:
         self._inputs = resident(data.inputs, device, dtype)
         self._groups = head_groups(sizes)
         by_group = [[data.targets[t.name] for t in group.tasks] for group in self._groups]
-        self._targets = [resident(t[0] if len(t) == 1 else np.concatenate(t, axis=1), device, dtype) for t in by_group]
+        self._targets = [resident(np.concatenate(v, axis=1) if len(v) > 1 else v[0], device, dtype) for v in by_group]
         self._missing = any(bool(np.isnan(values).any()) for group in by_group for values in group)
         # Groups of heads may be in a different order from the tasks.
         order = [task.name for group in self._groups for task in group.tasks]
@@ -89,7 +89,7 @@ class TorchEngine:
         UserError
             If a member's batch is one sample of one atom, which has no batch statistics.
         CaptureError
-            If it cannot be captured: the process must end.
+            If the step cannot be captured: the process must end.
         """
         check_batch(index, self._structure)
         if self._together:

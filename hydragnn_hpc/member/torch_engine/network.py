@@ -208,7 +208,7 @@ class Network:
             for head, target in zip(self._heads, targets, strict=True)
         ]
         self._trunk_back(batch, self._heads_back(pool, groups))
-        return groups[0].losses if len(groups) == 1 else torch.cat([f.losses for f in groups], 1)
+        return groups[0].losses if len(groups) == 1 else torch.cat([group.losses for group in groups], 1)
 
     def predict(self, batch: Batch, inputs: Tensor, buffers: Tensor) -> list[Tensor]:
         """Return the values [R, E, T * outputs] or [B, ...] by group of heads; ``buffers`` are [E, Q]."""
@@ -241,15 +241,15 @@ class Network:
         """Return the gradient of the last activations, [R, E, F]."""
         total = self._grad
         first = True
-        for head, error in zip(self._heads, groups, strict=True):
+        for head, group in zip(self._heads, groups, strict=True):
             if head.level == "node":
-                head.backward(self._features, error.grad, total, accumulate=not first)
+                head.backward(self._features, group.grad, total, accumulate=not first)
                 first = False
         if first:
             total.zero_()
-        for head, error in zip(self._heads, groups, strict=True):
+        for head, group in zip(self._heads, groups, strict=True):
             if head.level == "graph" and pool is not None:
-                head.backward(self._pooled, error.grad, self._pooled_grad, accumulate=False)
+                head.backward(self._pooled, group.grad, self._pooled_grad, accumulate=False)
                 pool.backward(self._pooled[..., :-1], self._pooled_grad, total)
         return total
 

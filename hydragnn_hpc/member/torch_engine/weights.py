@@ -1,8 +1,8 @@
 """The weights of a stack as the matrices that a step uses, and the inverse mapping of their gradients.
 
-A member's parameters lie in one flat vector, in the library's shapes. One gather brings those of a whole stack into the
-order of `_WeightOrder`: weights are transposed, a bias is the row that is multiplied by a column of ones, and each
-member has one block. Another gather reorders the gradients.
+A member's parameters lie in one flat vector, in PyTorch Geometric's shapes. One gather brings those of a whole stack
+into the order of `_WeightOrder`: weights are transposed, a bias is the row that is multiplied by a column of ones, and
+each member has one block. Another gather reorders the gradients.
 
 PNA's layer is folded. With m_ij = W1 x_i + b + y_j, y_j = W2 x_j, the aggregates of m_ij over j are those of y_j, all
 but the standard deviation shifted by W1 x_i + b. With L the last matrix, and P0 and P_sa the blocks of the matrix
@@ -36,11 +36,10 @@ SHIFTED = 3  # mean, min and max are shifted by the receiver's own part, std is 
 
 @dataclass(frozen=True)
 class HeadGroup:
-    """Heads of the same level, widths and loss, computed together; ``first`` is their first column of the losses."""
+    """Heads of the same level, widths and loss, computed together."""
 
     tasks: tuple[TaskSizes, ...]
     widths: tuple[tuple[int, int], ...]
-    first: int
 
     @property
     def level(self) -> str:
@@ -58,11 +57,7 @@ def head_groups(sizes: NetworkSizes) -> tuple[HeadGroup, ...]:
     by_kind: dict[tuple[object, ...], list[TaskSizes]] = {}
     for task in sizes.tasks:
         by_kind.setdefault((task.level, task.hidden, task.width, task.loss), []).append(task)
-    groups: list[HeadGroup] = []
-    for tasks in by_kind.values():
-        first = sum(len(g.tasks) for g in groups)
-        groups.append(HeadGroup(tuple(tasks), sizes.linears(tasks[0]), first))
-    return tuple(groups)
+    return tuple(HeadGroup(tuple(tasks), sizes.linears(tasks[0])) for tasks in by_kind.values())
 
 
 class _WeightOrder:
@@ -171,13 +166,13 @@ class Weights:
         self.task_weights = [like.new_tensor([t.weight for t in g.tasks])[:, None] for g in self.heads]
         at = self.grad["norm.weight"].storage_offset()
         self.norm_grad = self._flat_grad[at : at + 2 * self.grad["norm.weight"].numel()]
-        self._groups = [_Fold(self, number, layers) for number, layers in enumerate(trunk_groups(sizes))]
-        self.big = [big for group in self._groups for big in group.big]
-        self.big_grad = [big for group in self._groups for big in group.big_grad]
-        self.edge = [edge for group in self._groups for edge in group.edge]
-        self.edge_grad = [edge for group in self._groups for edge in group.edge_grad]
-        self.sent = [m for g in self._groups for m in self.value[f"sent.{g.number}"]]
-        self.sent_grad = [m for g in self._groups for m in self.grad[f"sent.{g.number}"]]
+        self._folds = [_Fold(self, number, layers) for number, layers in enumerate(trunk_groups(sizes))]
+        self.big = [big for fold in self._folds for big in fold.big]
+        self.big_grad = [big for fold in self._folds for big in fold.big_grad]
+        self.edge = [edge for fold in self._folds for edge in fold.edge]
+        self.edge_grad = [edge for fold in self._folds for edge in fold.edge_grad]
+        self.sent = [sent for fold in self._folds for sent in self.value[f"sent.{fold.number}"]]
+        self.sent_grad = [sent for fold in self._folds for sent in self.grad[f"sent.{fold.number}"]]
 
     @staticmethod
     def _views(flat: Tensor, pieces: list[tuple[str, Array]], order: list[Array]) -> dict[str, Tensor]:
@@ -190,13 +185,13 @@ class Weights:
     def load(self, parameters: Tensor) -> None:
         """Copy in the parameters [E, P] and fold those of the trunk."""
         torch.index_select(parameters.view(-1), 0, self._gather, out=self._flat[:-1])
-        for group in self._groups:
-            group.fold()
+        for fold in self._folds:
+            fold.fold()
 
     def unload(self, gradients: Tensor) -> None:
         """Unfold the trunk's gradients and write all gradients to ``gradients`` [E, P], with zeros in the padding."""
-        for group in self._groups:
-            group.unfold()
+        for fold in self._folds:
+            fold.unfold()
         torch.index_select(self._flat_grad, 0, self._scatter, out=gradients.view(-1))
 
 

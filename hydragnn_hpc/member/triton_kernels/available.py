@@ -10,25 +10,26 @@ from hydragnn_hpc.member.device import is_out_of_memory
 
 
 def unavailable(device: torch.device) -> str:
-    """Return why the kernels cannot be used on this device, ``""`` if they can: they have computed a small case there.
+    """Return why the kernels cannot be used on this device, ``""`` if they can.
 
-    Triton compiles at first use, with the device's driver and a C compiler on the node, so that having it installed is
-    not enough.
+    They compute a small case there: Triton compiles at first use, with the device's driver and a C compiler on the
+    node, so that having it installed is not enough.
     """
     if device.type == "cpu":
         return "the device is the CPU"
     if find_spec("triton") is None:
         return "Triton is not installed"
     try:
-        return "" if _pair(device) and _step(device) else "Triton's kernels give wrong numbers on this device"
+        right = _aggregation_is_right(device) and _adam_is_right(device)
+        return "" if right else "Triton's kernels give wrong numbers on this device"
     except Exception as error:
         if is_out_of_memory(error):
             raise
         return f"Triton fails on this device: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
 
 
-def _pair(device: torch.device) -> bool:
-    """Aggregate over two atoms that are each other's neighbour, forward and backward."""
+def _aggregation_is_right(device: torch.device) -> bool:
+    """Whether two atoms that are each other's neighbour aggregate what they should, forward and backward."""
     from hydragnn_hpc.member.triton_kernels import operations
 
     # On the device from the start: nothing waits for a copy.
@@ -48,8 +49,8 @@ def _pair(device: torch.device) -> bool:
     return bool(right)
 
 
-def _step(device: torch.device) -> bool:
-    """Make one step of Adam whose running means keep nothing: 3 becomes 3 + 2 · 2 / (√(2 · 2) + 2)."""
+def _adam_is_right(device: torch.device) -> bool:
+    """Whether a step of Adam whose running means keep nothing makes 3 into 3 + 2 · 2 / (√(2 · 2) + 2) = 4."""
     from hydragnn_hpc.member.triton_kernels import operations
 
     parameters, gradients = (torch.full((1, 2), value, device=device) for value in (3.0, 2.0))

@@ -16,8 +16,8 @@ added                [edge rows, width]  what an edge adds to it, if EDGES
 neighbours           [edges] int64       senders in the order of receiving rows; ``receivers`` in that of sending rows
 edge_rows            [edges] int64       the row of ``added`` of each edge, in the same order
 first, degree        [rows] int64        a row's first edge, and its number of edges
-x, x_grad            [4, rows, width]    mean, minimum, maximum and deviation, and the gradients of the loss by them
-ties                 [rows, width]       int32: how many messages equal the minimum, plus TIES times the maximum
+x, x_grad            [4, rows, width]    mean, minimum, maximum and deviation, and the gradient of each
+ties                 [rows, width]       int32: number of messages at the minimum, plus TIES times that at the maximum
 ===================  ==================  ===========================================================================
 
 A row of ``x`` and ``x_grad`` consists of members' ``features``: ``by_kind``, ``by_row`` and ``by_member`` are strides.
@@ -37,12 +37,12 @@ def message_of(
     EDGES: tl.constexpr,
 ):  # fmt: skip
     """Messages [ROWS, COLUMNS] of one edge of each row; zeros where the row has no such edge."""
-    at = has_edge[:, None] & in_width[None, :]
+    present = has_edge[:, None] & in_width[None, :]
     sender = tl.load(senders + edge, has_edge, 0)
-    message = tl.load(sent + sender[:, None] * width + column[None, :], at, 0.0)
+    message = tl.load(sent + sender[:, None] * width + column[None, :], present, 0.0)
     if EDGES:
         edge_row = tl.load(edge_rows + edge, has_edge, 0)
-        message += tl.load(added + edge_row[:, None] * width + column[None, :], at, 0.0)
+        message += tl.load(added + edge_row[:, None] * width + column[None, :], present, 0.0)
     return message
 
 
@@ -67,11 +67,11 @@ def aggregate(
     low, high = total + float("inf"), total - float("inf")
     for k in range(most):
         has_edge = k < number
-        at = has_edge[:, None] & in_width[None, :]
+        present = has_edge[:, None] & in_width[None, :]
         message = message_of(sent, added, neighbours, edge_rows, start + k, has_edge, in_width, column, width, EDGES)
         total += message
-        low = tl.where(at, tl.minimum(low, message, propagate_nan=NAN), low)
-        high = tl.where(at, tl.maximum(high, message, propagate_nan=NAN), high)
+        low = tl.where(present, tl.minimum(low, message, propagate_nan=NAN), low)
+        high = tl.where(present, tl.maximum(high, message, propagate_nan=NAN), high)
     has = (number > 0)[:, None]
     count = tl.maximum(number, 1)[:, None].to(x.dtype.element_ty)
     mean = total / count
@@ -80,11 +80,11 @@ def aggregate(
     tied = tl.zeros((ROWS, COLUMNS), tl.int32)
     for k in range(most):
         has_edge = k < number
-        at = has_edge[:, None] & in_width[None, :]
+        present = has_edge[:, None] & in_width[None, :]
         message = message_of(sent, added, neighbours, edge_rows, start + k, has_edge, in_width, column, width, EDGES)
-        squares += tl.where(at, (message - mean) * (message - mean), 0.0)
+        squares += tl.where(present, (message - mean) * (message - mean), 0.0)
         if TRAINING:
-            tied += tl.where(at & (message == low), 1, 0) + tl.where(at & (message == high), TIES, 0)
+            tied += tl.where(present & (message == low), 1, 0) + tl.where(present & (message == high), TIES, 0)
     variance = squares / count
     # A deviation that is not a number stays so: the comparison is false for it.
     deviation = tl.where(variance <= SMALLEST_VARIANCE, 0.0, tl.sqrt(variance))
@@ -109,23 +109,23 @@ def message_gradient(
     """
     count = tl.load(degree + receiver, has_edge, 1)[:, None].to(x.dtype.element_ty)
     place = receiver[:, None] * by_row + ((column // features) * by_member + column % features)[None, :]
-    inside = has_edge[:, None] & in_width[None, :]
-    mean = tl.load(x + place, inside, 0.0)
-    low = tl.load(x + place + by_kind, inside, 0.0)
-    high = tl.load(x + place + 2 * by_kind, inside, 0.0)
-    deviation = tl.load(x + place + 3 * by_kind, inside, 0.0)
-    tied = tl.load(ties + receiver[:, None] * width + column[None, :], inside, 0)
-    of_mean = tl.load(x_grad + place, inside, 0.0)
-    of_low = tl.load(x_grad + place + by_kind, inside, 0.0)
-    of_high = tl.load(x_grad + place + 2 * by_kind, inside, 0.0)
-    of_deviation = tl.load(x_grad + place + 3 * by_kind, inside, 0.0)
+    present = has_edge[:, None] & in_width[None, :]
+    mean = tl.load(x + place, present, 0.0)
+    low = tl.load(x + place + by_kind, present, 0.0)
+    high = tl.load(x + place + 2 * by_kind, present, 0.0)
+    deviation = tl.load(x + place + 3 * by_kind, present, 0.0)
+    tied = tl.load(ties + receiver[:, None] * width + column[None, :], present, 0)
+    of_mean = tl.load(x_grad + place, present, 0.0)
+    of_low = tl.load(x_grad + place + by_kind, present, 0.0)
+    of_high = tl.load(x_grad + place + 2 * by_kind, present, 0.0)
+    of_deviation = tl.load(x_grad + place + 3 * by_kind, present, 0.0)
     slope = tl.where(deviation == 0.0, 0.0, of_deviation / tl.where(deviation == 0.0, 1.0, deviation))
     gradient = (of_mean + slope * (message - mean)) / count
     lowest, highest = message == low, message == high
     # One division: where a message is both extremes, as many tie for either.
     number = tl.maximum(tl.where(lowest, tied % TIES, tied // TIES), 1).to(x.dtype.element_ty)
     gradient += (tl.where(lowest, of_low, 0.0) + tl.where(highest, of_high, 0.0)) / number
-    return tl.where(inside, gradient, 0.0)
+    return tl.where(present, gradient, 0.0)
 
 
 @triton.jit
@@ -201,8 +201,8 @@ def adam(
     """One step of Adam (`hydragnn_hpc.member.engine.optimize.Adam`): a program takes COLUMNS parameters of a member.
 
     ``parameters``, ``gradients`` and the moments ``first`` and ``second`` are [members, size], ``factors``
-    [3, members] as `Adam.plan` makes them.
-    Every array is read and written once, in place of once for each of the plain step's seven operations.
+    [3, members] as `Adam.plan` makes them. Every array is read and written once, in place of once for each of the plain
+    step's seven operations.
     """
     member = tl.program_id(1)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)

@@ -1,7 +1,7 @@
-"""The kernels as operations of torch, which say what they write to: a recorder of operations sees them as any other.
+"""The kernels as operations of torch, which declare what they write to, so that a recorder of operations sees them too.
 
-Integer tensors are int64. ``x`` and ``x_grad`` stand for views [4, N, members, F] (or [4, R, E, F], with the same
-elements) of mean, minimum, maximum and standard deviation, with equal strides, the last of them 1.
+Integer tensors are int64, but for ``ties``. ``x`` and ``x_grad`` stand for views [4, N, members, F] (or [4, R, E, F],
+with the same elements) of mean, minimum, maximum and standard deviation, with equal strides, the last of them 1.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def tile(shape: torch.Size, device: torch.device) -> tuple[int, int, tuple[int, 
     """Return the rows and columns of a tile, and the grid of tiles that covers ``shape`` = [rows, width]."""
     rows, width = shape
     columns = min(WIDEST, triton.next_power_of_2(width))
-    high = max(1, (INTERPRETED_TILE if device.type == "cpu" else TILE) // columns)
-    return high, columns, (triton.cdiv(rows, high), triton.cdiv(width, columns))
+    tile_rows = max(1, (INTERPRETED_TILE if device.type == "cpu" else TILE) // columns)
+    return tile_rows, columns, (triton.cdiv(rows, tile_rows), triton.cdiv(width, columns))
 
 
 def _strides(x: Tensor, width: int) -> tuple[int, int, int, int]:
@@ -60,31 +60,31 @@ def _aggregate(
     sent: Tensor, added: Tensor | None, lists: list[Tensor], edge_rows: Tensor | None, x: Tensor, ties: Tensor | None
 ) -> None:
     neighbours, first, degree = lists
-    high, columns, grid = tile(sent.shape, sent.device)
+    tile_rows, columns, grid = tile(sent.shape, sent.device)
     kernels.aggregate[grid](
         sent, added, neighbours, edge_rows, first, degree, x, ties, *sent.shape, *_strides(x, sent.shape[1]),
-        EDGES=added is not None, TRAINING=ties is not None, ROWS=high, COLUMNS=columns,
+        EDGES=added is not None, TRAINING=ties is not None, ROWS=tile_rows, COLUMNS=columns,
     )  # fmt: skip
 
 
 def _aggregate_back(
     sent: Tensor, added: Tensor | None, lists: list[Tensor], edge_rows: Tensor | None, *rest: Tensor
-) -> None:  # fmt: skip
+) -> None:
     receivers, first, degree = lists
     x, ties, x_grad, out = rest
-    high, columns, grid = tile(sent.shape, sent.device)
+    tile_rows, columns, grid = tile(sent.shape, sent.device)
     kernels.aggregate_back[grid](
         sent, added, receivers, edge_rows, first, degree, x, ties, x_grad, out, *sent.shape,
-        *_strides(x, sent.shape[1]), EDGES=added is not None, ROWS=high, COLUMNS=columns,
+        *_strides(x, sent.shape[1]), EDGES=added is not None, ROWS=tile_rows, COLUMNS=columns,
     )  # fmt: skip
 
 
 def _edges_back(sent: Tensor, added: Tensor, ends: Tensor, degree: Tensor, *rest: Tensor) -> None:
     x, ties, x_grad, out = rest
-    high, columns, grid = tile(added.shape, sent.device)
+    tile_rows, columns, grid = tile(added.shape, sent.device)
     kernels.edges_back[grid](
         sent, added, ends[0], ends[1], degree, x, ties, x_grad, out, len(added), ends.shape[1], sent.shape[1],
-        *_strides(x, sent.shape[1]), ROWS=high, COLUMNS=columns,
+        *_strides(x, sent.shape[1]), ROWS=tile_rows, COLUMNS=columns,
     )  # fmt: skip
 
 

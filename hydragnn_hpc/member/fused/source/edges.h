@@ -22,7 +22,7 @@ INLINE const real *edge_matrix(const Layer *layer, const real *parameters, long 
 }
 
 /* Number of vectors in a layer's gradient of t, rounded up to what sum_each() reads. */
-INLINE long edge_vectors(const Plan *plan, long in) { return (plan->kinds * in + LANES - 1) / LANES * LANES; }
+INLINE long edge_vectors(const Plan *plan, long in) { return vectors_for(plan->kinds * in) * LANES; }
 
 static void clear_edges(const Plan *plan, const Layer *layer, const EdgeMemory *m) {
     if (m->grad_added) memset(m->grad_added, 0, edge_vectors(plan, layer->in) * sizeof(vec));

@@ -25,9 +25,8 @@ typedef struct {
     real *row;      /* one padded row */
 } FoldMemory;
 
-INLINE long chunks_of(long entries) { return (entries + LANES - 1) / LANES; }
-INLINE long own_chunks(const Layer *layer) { return chunks_of(layer->in + 1); }
-INLINE long section_chunks(const Layer *layer) { return own_chunks(layer) + chunks_of(AGGREGATES * layer->in); }
+INLINE long own_chunks(const Layer *layer) { return vectors_for(layer->in + 1); }
+INLINE long section_chunks(const Layer *layer) { return own_chunks(layer) + vectors_for(AGGREGATES * layer->in); }
 INLINE long fold_vectors(const Layer *layer) {
     return (own_chunks(layer) + SCALERS * section_chunks(layer)) * layer->out;
 }

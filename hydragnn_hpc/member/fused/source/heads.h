@@ -79,9 +79,9 @@ static void head_back(const Task *task, const real *parameters, const HeadMemory
     }
 }
 
-/* Column `position` of the targets of a block. */
-static void load_target(const Plan *plan, const Task *task, const Block *block, long position, vec *to) {
-    long atoms = task->graph ? 1 : plan->atoms, atom = task->graph ? 0 : plan->order[position], width = task->width;
+/* The targets of a block's atoms at this place or, at graph level, of its samples: one column. */
+static void load_target(const Plan *plan, const Task *task, const Block *block, long place, vec *to) {
+    long atoms = task->graph ? 1 : plan->atoms, atom = task->graph ? 0 : plan->order[place], width = task->width;
     for (int l = 0; l < LANES; l++)
         for (long o = 0; o < width; o++)
             ((real *)(to + o))[l] = task->target[(block->sample[l] * atoms + atom) * width + o];

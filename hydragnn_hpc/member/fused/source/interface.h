@@ -15,7 +15,8 @@ static const struct {
     int64_t value;
 } INTERFACE[] = {
     SIZE(real), SIZE(Layer), SIZE(Linear), SIZE(Task), SIZE(Plan), SIZE(Betas), NUMBER(SCALERS),
-    NUMBER(POOL_MEAN), NUMBER(POOL_SUM), NUMBER(POOL_MAX), NUMBER(LOSS_MSE), NUMBER(LOSS_MAE), NUMBER(LOSS_HUBER), NUMBER(LOSS_NLL),
+    NUMBER(POOL_MEAN), NUMBER(POOL_SUM), NUMBER(POOL_MAX),
+    NUMBER(LOSS_MSE), NUMBER(LOSS_MAE), NUMBER(LOSS_HUBER), NUMBER(LOSS_NLL),
     PLACE(Layer, in), PLACE(Layer, out), PLACE(Layer, pre_weight), PLACE(Layer, pre_bias), PLACE(Layer, post_weight),
     PLACE(Layer, post_bias), PLACE(Layer, lin_weight), PLACE(Layer, lin_bias), PLACE(Layer, norm_weight),
     PLACE(Layer, norm_bias), PLACE(Layer, running_mean), PLACE(Layer, running_var),

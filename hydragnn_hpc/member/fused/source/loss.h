@@ -23,7 +23,7 @@ INLINE vec loss_of(const Task *task, vec difference, vec *slope) {
 
 #define LEAST_NOISE_VARIANCE ((real)1e-6)
 
-/* LOSS_NLL: the same with the noise that the head gives, and the derivative by it. */
+/* LOSS_NLL: the same with the noise that the head gives; `noise_slope` becomes the derivative with respect to it. */
 INLINE vec nll_of(vec difference, vec noise, vec *slope, vec *noise_slope) {
     vec variance = maximum((vec){} + LEAST_NOISE_VARIANCE, noise * noise), precision = 1 / variance;
     vec by_mean = difference * precision;

@@ -1,8 +1,8 @@
 /* One training step, or predictions, of a stack of members, one member after the other.
  *
- * A member's numbers are computed by the same instructions on the same layout wherever it stands in the stack,
- * so they do not depend on its neighbours. Only the convolutions' outputs are kept for the backward pass;
- * what lies between them is cheaper to compute again than to fetch from beyond the L2 cache.
+ * A member's numbers are computed by the same instructions on the same layout wherever it stands in the stack, so they
+ * do not depend on the other members. Only the convolutions' outputs are kept for the backward pass; what lies between
+ * them is cheaper to compute again than to fetch from beyond the L2 cache.
  */
 #include "interface.h"
 #include "memory.h"
@@ -10,7 +10,7 @@
 
 /* Sample numbers, masks and node inputs of a batch, lane by lane. */
 static void load_batch(const Plan *plan, const Memory *m, const int64_t *index, long samples) {
-    long n = plan->atoms, width = plan->layer[0].in, blocks = (samples + LANES - 1) / LANES;
+    long n = plan->atoms, width = plan->layer[0].in, blocks = vectors_for(samples);
     for (long k = 0; k < blocks * LANES; k++) {
         int64_t sample = index[k < samples ? k : 0];
         vec *block = m->input + k / LANES * n * width;
@@ -51,7 +51,7 @@ static void convolve_block(const Plan *plan, const Memory *m, const real *parame
 }
 
 static void trunk_forward(const Plan *plan, const Memory *m, const real *parameters, real *buffers, long samples) {
-    long blocks = (samples + LANES - 1) / LANES;
+    long blocks = vectors_for(samples);
     for (long l = 0; l < plan->layers; l++) {
         const Layer *layer = plan->layer + l;
         memset(m->sum, 0, layer->out * sizeof(vec));
@@ -68,7 +68,8 @@ static void clear_sums(const Memory *m, long features) {
     memset(m->sum_product, 0, features * sizeof(vec));
 }
 
-/* All heads, forward and backward; leaves the gradient with respect to the last ReLU's input in m->grad, and sums. */
+/* All heads, forward and backward; leaves the gradient with respect to the last ReLU's input in m->grad, and the sums
+ * that batch norm's gradient needs in m->sum and m->sum_product. */
 static void heads_step(const Plan *plan, const Memory *m, const real *parameters, long samples, real *gradients,
                        double *losses) {
     long features = plan->layer[plan->layers - 1].out, n = plan->atoms;
@@ -88,11 +89,12 @@ static void heads_step(const Plan *plan, const Memory *m, const real *parameters
     }
 }
 
-/* Backward through layer l: from m->grad to m->grad_next, with the sums of the layer before. */
+/* Backward through layer l: from m->grad to m->grad_next, and from the sums of its batch norm to those of the layer
+ * before. */
 static void layer_back(const Plan *plan, const Memory *m, const real *parameters, long l, long samples,
                        real *gradients) {
     const Layer *layer = plan->layer + l;
-    long n = plan->atoms, in = layer->in, out = layer->out, blocks = (samples + LANES - 1) / LANES;
+    long n = plan->atoms, in = layer->in, out = layer->out, blocks = vectors_for(samples);
     finish_norm_back(layer, (double)samples * n, m->sum, m->sum_product, m->norm + l, gradients);
     clear_sums(m, in);
     memset(m->grad_matrices, 0, plan->groups * matrix_room(layer) * sizeof(real));

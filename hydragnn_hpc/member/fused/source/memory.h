@@ -135,7 +135,7 @@ static void take_heads(Arena *arena, const Plan *plan, const Widest *w, HeadMemo
 static Memory lay_out(const Plan *plan, long samples, char *base) {
     Arena arena = {base, 0};
     Widest w = widest_of(plan);
-    long blocks = (samples + LANES - 1) / LANES, n = plan->atoms;
+    long blocks = vectors_for(samples), n = plan->atoms;
     Memory m = {0};
     m.sample = take(&arena, blocks * LANES * sizeof *m.sample);
     m.mask = take_vectors(&arena, blocks);

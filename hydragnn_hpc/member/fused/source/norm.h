@@ -10,9 +10,9 @@ typedef struct {
     real *slope, *level;  /* backward: gradient = scale * g - slope * (value - mean) - level */
 } Norm;
 
-/* to = relu(from, normalised), for `columns_count` columns of `features` vectors each. */
-static void normalise(const Norm *norm, long features, const vec *from, long columns_count, vec *to) {
-    for (long t = 0; t < columns_count; t++, from += features, to += features)
+/* to = relu(normalised from), for `count` columns of `features` vectors each. */
+static void normalise(const Norm *norm, long features, const vec *from, long count, vec *to) {
+    for (long t = 0; t < count; t++, from += features, to += features)
         for (long f = 0; f < features; f++) to[f] = rectify(from[f] * norm->scale[f] + norm->shift[f]);
 }
 
@@ -54,11 +54,11 @@ INLINE void finish_statistics(const Plan *plan, const Layer *layer, real *buffer
     *var = (real)((1 - plan->momentum) * *var + plan->momentum * (square / (count - 1)));
 }
 
-/* Batch statistics of `values` [blocks][atoms][features]; running ones move towards them.
- * `sum` holds the masked sums over the batch, and is used up. */
+/* Batch statistics of `values` [blocks][atoms][features]; updates the running ones.
+ * `sum` holds the masked sums over the batch, and is overwritten. */
 static void batch_norm(const Plan *plan, const Layer *layer, const real *parameters, real *buffers, const vec *values,
                        const vec *mask, long samples, vec *sum, const Norm *norm) {
-    long features = layer->out, blocks = (samples + LANES - 1) / LANES;
+    long features = layer->out, blocks = vectors_for(samples);
     double count = (double)samples * plan->atoms;
     for (long f = 0; f < features; f++) {
         norm->mean[f] = (real)(sum_lanes(sum[f]) / count);
@@ -71,8 +71,8 @@ static void batch_norm(const Plan *plan, const Layer *layer, const real *paramet
     prepare_norm(layer, parameters, norm);
 }
 
-/* Through the ReLU: grad becomes zero where x is, and the two sums of batch norm's gradient grow:
- * of the gradient, and of the gradient times (value - mean). */
+/* Backward through the ReLU: grad becomes zero where x is. Adds to both sums that batch norm's gradient needs: of the
+ * gradient, and of the gradient times (value - mean). */
 static void rectify_back(const Norm *norm, long features, long count, const vec *x, const vec *value, vec *grad,
                          vec *sum, vec *sum_product) {
     for (long t = 0; t < count; t++, x += features, value += features, grad += features)

@@ -18,7 +18,7 @@ typedef struct {
     int64_t in, out;
     int64_t pre_weight, pre_bias, post_weight, post_bias, lin_weight, lin_bias, norm_weight, norm_bias;
     int64_t running_mean, running_var;
-    int64_t pre_width, encoder_weight, encoder_bias; /* pre_weight is [in, pre_width]; a linear layer of edges */
+    int64_t pre_width, encoder_weight, encoder_bias; /* pre_weight: [in, pre_width]; encoder: of edge features */
 } Layer;
 
 typedef struct {
@@ -36,11 +36,11 @@ typedef struct {
 
 typedef struct {
     int64_t atoms, layers, tasks, groups, pooling, parameters, buffers;
-    int64_t edge_features, kinds; /* K, 0 for none; kinds of edges: edges of one length */
-    const int64_t *order;     /* [n]: position -> atom; atoms of equal degree are adjacent */
+    int64_t edge_features, kinds; /* K, 0 for none; number of kinds: edges of one length */
+    const int64_t *order;     /* [n]: the atom at each place; atoms of equal degree are adjacent */
     const int32_t *first;     /* [n + 1] */
-    const int32_t *neighbour; /* [m], positions */
-    const int64_t *group;     /* [groups + 1]: first position of each degree */
+    const int32_t *neighbour; /* [m], places */
+    const int64_t *group;     /* [groups + 1]: first place of each degree */
     const real *scale;        /* [groups, SCALERS]; all zero for degree 0 */
     const Layer *layer;
     const Task *task;
@@ -48,8 +48,8 @@ typedef struct {
     const int32_t *kind; /* [m] */
     const real *basis;   /* [kinds, K + 1]: features of edges, and 1 */
     double momentum, epsilon;
-    /* For samples with geometries of their own; NULL where all share one. If not NULL, `groups` and `scale` are those
-     * of degrees 0, 1, ..., `neighbour` counts from the first atom, inputs and targets at node level are [A, ...]. */
+    /* For samples with geometries of their own; NULL where all share one. With them, `groups` and `scale` are those of
+     * degrees 0, 1, ..., `neighbour` counts from a sample's first atom, inputs and node-level targets are [A, ...]. */
     const int64_t *first_row;       /* [S + 1]: first atom of each sample */
     const int32_t *sample_geometry; /* [S] */
     const int64_t *first_site;      /* [G + 1] */

@@ -1,8 +1,8 @@
-/* Vectors of samples: the lanes of a `vec` are different samples of one member's batch.
+/* Vectors: the lanes of a `vec` are different samples of one member's batch or, in varying/, different features.
  *
- * Written with the vector extensions of GCC and Clang, so any processor works; where they cannot
- * express an instruction that matters (minimum, masked add, square root), x86 intrinsics are used.
- * FUSED_DOUBLE selects float64, which exists for tests of the same source to tight tolerances.
+ * Written with the vector extensions of GCC and Clang, so any processor works; where they cannot express an instruction
+ * that matters (minimum, masked add, square root), x86 intrinsics are used. FUSED_DOUBLE selects float64, which exists
+ * for tests of the same source to tight tolerances.
  */
 #ifndef FUSED_VECTOR_H
 #define FUSED_VECTOR_H
@@ -51,6 +51,9 @@ typedef lane_int lane_mask __attribute__((vector_size(VECTOR_BYTES)));
 #define NAME3(a, b, c) JOIN3(a, b, c)
 #define OP512(name) NAME3(_mm512_, name, SUFFIX)
 #define OP256(name) NAME3(_mm256_, name, SUFFIX)
+
+/* Number of vectors that hold so many numbers. */
+INLINE long vectors_for(long numbers) { return (numbers + LANES - 1) / LANES; }
 
 INLINE vec load_loose(const real *from) { return *(const loose_vec *)from; }
 INLINE void store_loose(real *to, vec value) { *(loose_vec *)to = value; }

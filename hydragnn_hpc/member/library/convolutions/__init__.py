@@ -49,13 +49,13 @@ class Graph:
 
     Attributes
     ----------
-    edges : int64 tensor [2, E]
+    edges : int64 tensor [2, m]
         Source (neighbour), then target; a pair may occur more than once (several images).
-    lengths : tensor [E] or None
+    lengths : tensor [m] or None
         Bohr; None where the network has no edge features.
-    directions : tensor [E, 3] or None
+    directions : tensor [m, 3] or None
         Unit vectors from target to source; None where the convolution is not equivariant.
-    features : tensor [E, K] or None
+    features : tensor [m, K] or None
     sample : int64 tensor [N]
         Position in the batch.
     samples : int

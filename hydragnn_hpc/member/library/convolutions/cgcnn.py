@@ -12,7 +12,7 @@ from hydragnn_hpc.member.library.shared import SharedGeometry, linear
 
 
 class Layer(nn.Module):
-    """The library's layer, which keeps the width, after a linear map where the width changes."""
+    """PyTorch Geometric's layer, which keeps the width, after a linear map where the width changes."""
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()

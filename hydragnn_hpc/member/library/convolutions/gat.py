@@ -15,7 +15,7 @@ HEADS = 4
 class Layer(nn.Module):
     """PyTorch Geometric's layer: the mean over its heads, plus a linear map of the atom's own features.
 
-    No self-loops are added, because the library would then drop an atom's edges to its own periodic images.
+    No self-loops are added, because PyTorch Geometric would then drop an atom's edges to its own periodic images.
     """
 
     def __init__(self, sizes: LayerSizes) -> None:

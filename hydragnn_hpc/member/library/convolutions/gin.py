@@ -11,7 +11,7 @@ from hydragnn_hpc.member.library.shared import SharedGeometry, linear, perceptro
 
 
 class Layer(nn.Module):
-    """The library's layer with a perceptron of two layers, and a learned epsilon."""
+    """PyTorch Geometric's layer with a perceptron of two layers, and a learned epsilon."""
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()

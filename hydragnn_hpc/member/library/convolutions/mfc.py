@@ -16,7 +16,7 @@ COPIED = 2**26
 
 
 class Layer(nn.Module):
-    """The library's layer."""
+    """PyTorch Geometric's layer."""
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Layer(nn.Module):
         return torch.cat(out, dim=1)
 
     def _on_device(self, x: Tensor, edges: Tensor) -> Tensor:
-        """Do the same with a copy of the weights for each atom: the library would wait to group atoms by degree."""
+        """Do the same with a copy of the weights for each atom: MFConv groups atoms by degree, and waits for that."""
         ones = torch.ones_like(edges[1])
         degree = torch.zeros_like(x[:, 0], dtype=torch.int64).index_add_(0, edges[1], ones)
         degree.clamp_(max=MOST_NEIGHBOURS)

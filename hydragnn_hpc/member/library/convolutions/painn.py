@@ -44,7 +44,7 @@ class Layer(nn.Module):
         return x.index_add(0, receivers, scalar), vectors.index_add(0, receivers, sent)
 
     def _envelope(self, edges: Graph | SharedGeometry) -> Tensor:
-        """Return a factor of each edge's messages, ``[E]``."""
+        """Return a factor of each edge's messages, ``[m]``."""
         assert edges.lengths is not None
         # Vanishes smoothly at the cutoff, where a neighbour enters the list.
         return 0.5 * (1 + torch.cos(edges.lengths * (math.pi / self.cutoff)))

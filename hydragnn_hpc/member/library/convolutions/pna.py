@@ -16,7 +16,7 @@ SCALERS = ["identity", "amplification", "attenuation", "linear"]
 
 
 class Layer(nn.Module):
-    """The library's layer, with the average degrees of the whole training set."""
+    """PyTorch Geometric's layer, with the average degrees of the whole training set."""
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()

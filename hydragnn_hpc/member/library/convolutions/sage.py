@@ -11,7 +11,7 @@ from hydragnn_hpc.member.library.shared import SharedGeometry
 
 
 class Layer(nn.Module):
-    """The library's layer."""
+    """PyTorch Geometric's layer."""
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from hydragnn_hpc.member.library.shared import SharedGeometry, linear, perceptro
 
 
 class Layer(nn.Module):
-    """The library's interaction block added to its input, after a linear map where the width changes."""
+    """PyTorch Geometric's interaction block added to its input, after a linear map where the width changes."""
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ typedef struct {
     int64_t *edge;             /* [atoms + 1]: first edge of each in the batch */
     int32_t *order;            /* [atoms]: by degree, so that atoms that share a matrix are adjacent */
     long groups;               /* distinct degrees */
-    int32_t *group;            /* [groups + 1]: first position of each in order */
+    int32_t *group;            /* [groups + 1]: first place of each in order */
     real *scale;               /* [groups][SCALERS] */
     int32_t *count;            /* [plan->groups + 1]: scratch */
 } Batch;

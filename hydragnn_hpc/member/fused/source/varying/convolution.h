@@ -62,8 +62,8 @@ static void convolve_rows(const Layer *layer, const real *matrices, const Batch 
     }
 }
 
-/* From grad, that of the output: the gradients of the matrices and of the stacked rows. The former are written with the
- * room behind them, since what is read there is multiplied by zeros, and a NaN left there would survive that. */
+/* From grad, the gradient of the output: the gradients of the matrices and of the stacked rows. The former are written
+ * with the room behind them: what is read there is multiplied by zeros, which a NaN left there would survive. */
 static void matrices_rows_back(const Layer *layer, const real *matrices, const Batch *batch, const RowMemory *m,
                                real *grad, real *grad_matrices) {
     long depth = stacked_rows(layer), width = layer->out, room = matrix_room(layer);

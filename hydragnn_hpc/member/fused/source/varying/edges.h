@@ -36,7 +36,7 @@ INLINE vec quick_exp(vec a) {
 #endif
 }
 
-/* The K functions of engine/edges.py of one length. */
+/* The K functions of engine/edges.py at one length, and 1. */
 static void fill_features(const Plan *plan, double length, real *to) {
     long K = plan->edge_features;
     double x = length / plan->edge_cutoff;

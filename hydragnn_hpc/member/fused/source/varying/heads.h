@@ -18,7 +18,7 @@ typedef struct {
 typedef struct { /* what a head is applied to */
     long count;
     const int64_t *number; /* [count]: the target of each row */
-    real *x, *grad;        /* [count][padded features]; grad grows */
+    real *x, *grad;        /* [count][padded features]; gradients are added to grad */
 } HeadRows;
 
 /* An even number, since compilers may round a single sum differently from several side by side, and a row's bits would

@@ -37,7 +37,7 @@ static void add_rows(const Norm *norm, long features, const real *value, long co
     }
 }
 
-/* Batch statistics of `value` [count][padded features]; running ones move towards them. total: scratch. */
+/* Batch statistics of `value` [count][padded features]; updates the running ones. total: scratch. */
 static void batch_norm_rows(const Plan *plan, const Layer *layer, const real *parameters, real *buffers,
                             const real *value, long count, double *total, const Norm *norm) {
     long features = layer->out;

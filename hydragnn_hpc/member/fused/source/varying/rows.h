@@ -1,8 +1,8 @@
 /* Rows of features: one row per atom or sample, lanes are features. Products with small matrices, and transpositions.
  *
- * Rows are padded to whole vectors. Padding never affects a feature, since vectors act lane by lane and all depths count
- * real features. So padding may hold anything, and rows may be read and written past their ends where whatever follows
- * is written later, or is padding too.
+ * Rows are padded to whole vectors. Padding never affects a feature: vectors act lane by lane, and depths count only
+ * features. So padding may hold anything, and rows may be read and written past their ends where whatever follows is
+ * written later, or is padding too.
  */
 #ifndef FUSED_VARYING_ROWS_H
 #define FUSED_VARYING_ROWS_H
