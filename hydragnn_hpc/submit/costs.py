@@ -35,9 +35,8 @@ def costs(
 ) -> tuple[list[Cost], str]:
     """Estimate what the ``members`` without a result cost; also return what the estimate is based on, in words.
 
-    Variants without a finished member are assumed to take as much longer than a core's speed suggests as the others
-    did. Of the points of a halving, the most expensive are assumed to go on after each rung that is not among
-    ``rungs``.
+    A variant without a finished member is assumed to deviate from the estimate by the median factor of those with one.
+    Of the points of a halving, the most expensive are assumed to go on after each rung that is not among ``rungs``.
     """
     site = load_site("local")
     # Seconds of a member's epoch, by variant.
