@@ -2,14 +2,16 @@
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.accuracy data/quickstart.bp [--seeds 4] [--epochs 30]
 
-In float32 two correct implementations differ by rounding from the first step on, and training amplifies it: what must
-agree is the distribution over seeds. All train the paper's HCM network with Adam at a fixed rate and keep the
-weights of the epoch with the lowest validation loss. Weights and shuffles are drawn from the same distributions.
+In float32 two correct implementations differ by rounding from the first step on, and training amplifies the
+difference: what must agree is the distribution over seeds. All train the paper's HCM network with Adam at a fixed rate
+and keep the weights of the epoch with the lowest validation loss. Weights and shuffles are drawn from the same
+distributions.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,15 +25,15 @@ from hydragnn_hpc.dataset.staged import copies
 from hydragnn_hpc.dataset.staged.staging import Staging
 from hydragnn_hpc.member.choose import network_sizes
 from hydragnn_hpc.member.engine.interface import Engine
-from hydragnn_hpc.member.engine.optimize import new_optimizer
+from hydragnn_hpc.member.engine.resample import Split
+from hydragnn_hpc.member.engine.sizes import NetworkSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData, from_staged
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
-from hydragnn_hpc.sections import AdamOptimizer
+from tests.benchmarks import cases
 from tests.benchmarks.baseline import BaselineModel, Task, graph_of, train_epoch
 
 CAMPAIGN = Path(__file__).parents[2] / "jobs" / "campaigns" / "quickstart.yaml"
-BATCH, RATE = 64, 1e-3
 ENGINES = ["A", "torch", "fused"]
 Errors = dict[str, float]
 
@@ -45,60 +47,54 @@ def errors(predicted: dict[str, np.ndarray], samples: TrainingData, chosen: np.n
     return found
 
 
-def best_of(epochs: int, train: Callable[[], object], test: Callable[[int], Errors]) -> Errors:
-    """Test errors of the epoch with the lowest validation loss; ``test(part)`` measures on a set of the split."""
+def best_of(epochs: int, split: Split, train: Callable[[], object], test: Callable[[np.ndarray], Errors]) -> Errors:
+    """Test errors of the epoch with the lowest validation loss; ``test`` measures on some samples."""
     best, kept = np.inf, Errors()
     for _ in range(epochs):
         train()
-        loss = sum(e**2 for e in test(1).values())
+        loss = sum(e**2 for e in test(split.validation).values())
         if loss < best:
-            best, kept = loss, test(2)
+            best, kept = loss, test(split.test)
     return kept
 
 
-def train_baseline(samples: TrainingData, tasks: list, channels: tuple[int, ...], seed: int, epochs: int) -> Errors:
+def train_baseline(samples: TrainingData, sizes: NetworkSizes, seed: int, epochs: int) -> Errors:
     """One training of baseline A."""
+    tasks = sizes.tasks
     torch.manual_seed(seed)
     data = [graph_of(samples, number, tasks) for number in range(len(samples.structure.sample_geometry))]
     degrees = torch.cat([degree(d.edge_index[1], d.num_nodes, torch.long) for d in data])
-    model = BaselineModel(samples.inputs.shape[1], channels, [Task(t.name, t.level) for t in tasks], degrees.bincount())
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    loader = DataLoader([data[k] for k in samples.split.train], batch_size=BATCH, shuffle=True)
+    model = BaselineModel(sizes.inputs, sizes.channels, [Task(t.name, t.level) for t in tasks], degrees.bincount())
+    optimizer = torch.optim.Adam(model.parameters(), lr=cases.RATE)
+    loader = DataLoader([data[k] for k in samples.split.train], batch_size=cases.BATCH, shuffle=True)
 
     @torch.no_grad()
-    def test(part: int) -> Errors:
+    def test(chosen: np.ndarray) -> Errors:
         model.eval()
-        chosen = samples.split[part]
         batches = DataLoader([data[k] for k in chosen], batch_size=256)
         values = [model(batch) for batch in batches]
         return errors({t.name: torch.cat([v[t.name] for v in values]).numpy() for t in tasks}, samples, chosen)
 
-    return best_of(epochs, lambda: train_epoch(model, loader, optimizer), test)
+    return best_of(epochs, samples.split, lambda: train_epoch(model, loader, optimizer), test)
 
 
 def train_engine(engine: Engine, samples: TrainingData, seed: int, epochs: int) -> Errors:
     """One training in an engine."""
-    parameters = engine.layout.initial_parameters(seed)[None]
-    buffers, gradients = engine.layout.initial_buffers()[None].clone(), torch.zeros_like(parameters)
-    adam, rng = new_optimizer(AdamOptimizer(name="Adam", learning_rate=RATE), parameters), np.random.default_rng(seed)
+    parameters, _, buffers, _ = stack = cases.new_stack(engine, [seed])
+    rng = np.random.default_rng(seed)
 
     def train() -> None:
-        order = rng.permutation(samples.split.train)[None]
-        starts = range(0, order.shape[1], BATCH)
-        for start, factors in zip(starts, adam.plan(len(starts), np.array([RATE])), strict=True):
-            engine.step(parameters, gradients, buffers, np.ascontiguousarray(order[:, start : start + BATCH]))
-            engine.update(adam, parameters, gradients, factors)
+        cases.train(engine, stack, rng.permutation(samples.split.train)[None])
 
-    def test(part: int) -> Errors:
-        chosen = samples.split[part]
+    def test(chosen: np.ndarray) -> Errors:
         values = engine.predict(parameters, buffers, chosen)
         return errors({name: value[0].numpy() for name, value in values.items()}, samples, chosen)
 
-    return best_of(epochs, train, test)
+    return best_of(epochs, samples.split, train, test)
 
 
 def main() -> None:
-    """Read the command line, train, print means and spreads."""
+    """Read the command line, train, and print means and standard deviations."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, help="a prepared data set with the paper's three targets")
     parser.add_argument("--seeds", type=int, default=4)
@@ -107,11 +103,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     campaign = load_campaign(CAMPAIGN, [f"dataset={arguments.dataset.resolve()}"])
-    with Staging(arguments.dataset, Path("/tmp")) as staging:
+    with Staging(arguments.dataset, Path(tempfile.gettempdir())) as staging:
         samples = from_staged(copies.open_staged(staging.folder), campaign)
         sizes = network_sizes(campaign, campaign.variant("HCM"), samples, samples.average_degree())
         runs: dict[str, Callable[[int], Errors]] = {
-            "A": lambda s: train_baseline(samples, list(sizes.tasks), sizes.channels, s, arguments.epochs),
+            "A": lambda s: train_baseline(samples, sizes, s, arguments.epochs),
             "torch": lambda s: train_engine(
                 TorchEngine(sizes, samples, torch.device("cpu")), samples, s, arguments.epochs
             ),

@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.active_learning DATA.bp FOLDER [--repeats 3]
 
-A campaign of four HCM members is trained on 500 samples of the training set; the ensemble chooses 250 of the others,
-with which the next campaign is trained, and so on for five rounds. The validation set (500 samples) and the test set
-stay as they are. Everything is done by the program's commands. FOLDER keeps what has been trained: the same command
+A campaign of four HCM members is trained on 500 samples of the training set; its ensemble chooses 250 of the others,
+which the next campaign is also trained on, and so on for five rounds. The validation set (500 samples) and the test set
+stay the same. Everything is done by the program's commands. FOLDER keeps what has been trained: the same command
 continues.
 """
 
@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +22,12 @@ from scipy import stats
 
 import hydragnn_hpc
 from hydragnn_hpc.dataset import store
+from tests.benchmarks.program import command
 
 VALIDATION = 500
+"""Samples of the validation set."""
 TARGETS = {"mixing_enthalpy": "graph", "charge_transfer": "node", "magnetic_moment": "node"}
 TASKS = dict(zip("HCM", TARGETS, strict=True))
-
-
-def command(*words: object) -> None:
-    """Run the program."""
-    line = [sys.executable, "-m", "hydragnn_hpc", *map(str, words)]
-    subprocess.run(line, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def frames_of(path: Path) -> Iterator[str]:
@@ -82,7 +76,7 @@ class Data:
 
     @classmethod
     def of(cls, bp: Path, text: Path) -> Data:
-        """Convert a data set; of its validation samples, some are used."""
+        """Convert a data set; only `VALIDATION` of its validation samples are used."""
         if not text.exists():
             command("data", "convert", bp, text)
         manifest, arrays = store.read(bp)
@@ -90,8 +84,8 @@ class Data:
         groups[1] = np.random.default_rng(0).permutation(groups[1])[:VALIDATION]
         return cls(list(frames_of(text)), groups, {field: manifest.targets[field].unit for field in TARGETS})
 
-    def follow(self, folder: Path, given: argparse.Namespace, seed: int) -> list[list[float]]:
-        """Return the errors of each round, by task: chosen by ``select``, or at random where the folder says so."""
+    def follow(self, folder: Path, given: argparse.Namespace, seed: int, at_random: bool) -> list[list[float]]:
+        """Return the errors by round and task, with samples chosen by the ensemble, or ``at_random``."""
         campaign, targets = campaign_of(self.units, given.epochs)
         train_on = np.random.default_rng(seed).permutation(self.groups[0])[: given.start]
         errors = []
@@ -100,15 +94,16 @@ class Data:
             chosen = [self.frames[k] for k in np.concatenate([train_on, *self.groups[1:]])]
             errors.append(train(own, chosen, targets, campaign))
             print(f"{folder.name}: {len(train_on)} samples, {errors[-1]}", flush=True)
-            rest, to = np.setdiff1d(self.groups[0], train_on), own / "next.csv"
-            if number < given.rounds and not to.exists():
+            if number == given.rounds:
+                break
+            rest, selected = np.setdiff1d(self.groups[0], train_on), own / "next.csv"
+            if not selected.exists():
                 (own / "pool.xyz").write_text("".join(self.frames[k] for k in rest), encoding="utf-8")
-                how = ["--random", "--seed", seed + number] if folder.name.startswith("random") else []
-                command("select", own / "out", own / "pool.xyz", "--number", given.step, "--out", to, *how)
+                how = ["--random", "--seed", seed + number] if at_random else []
+                command("select", own / "out", own / "pool.xyz", "--number", given.step, "--out", selected, *how)
                 (own / "pool.xyz").unlink()
-            if number < given.rounds:
-                with to.open(newline="") as stream:
-                    train_on = np.concatenate([train_on, rest[[int(row["index"]) for row in csv.DictReader(stream)]]])
+            with selected.open(newline="") as stream:
+                train_on = np.concatenate([train_on, rest[[int(row["index"]) for row in csv.DictReader(stream)]]])
         return errors
 
 
@@ -125,7 +120,8 @@ def main() -> None:
     found: dict[str, list[list[list[float]]]] = {"select": [], "random": []}
     for repeat in range(given.repeats):
         for method, of_repeats in found.items():
-            of_repeats.append(data.follow(given.folder / f"{method}-{repeat}", given, 1000 * repeat))
+            own = given.folder / f"{method}-{repeat}"
+            of_repeats.append(data.follow(own, given, 1000 * repeat, at_random=method == "random"))
     select, at_random = (np.array(found[method]) for method in ("select", "random"))  # [repeats, rounds + 1, tasks]
     print(f"samples task    select    random  ratio (95 % interval over {given.repeats} repeats)")
     for number in range(given.rounds + 1):

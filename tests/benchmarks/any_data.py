@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.any_data FOLDER [--only NAME] [--structures 500] [--for speed]
 
-Each data set is written to FOLDER, and then prepared, given to ``init``, trained and reported without a choice made by
-hand. Labels are those of ASE's EMT potential, and of the surrogate of `hydragnn-hpc data generate`. The table shows
+Each data set is written to FOLDER, and then prepared, given to ``init``, trained and reported without any choice made
+by hand. Labels are those of ASE's EMT potential, and of the surrogate of `hydragnn-hpc data generate`. The table shows
 RMSE on the test set: of the ensemble's mean, of one member on average, and of the better baseline; and R² of a member.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,13 +23,16 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.cluster import Octahedron
 
+from tests.benchmarks.program import command
+
 ENERGIES = ["energy=graph:energy:eV", "energies=node:energies:eV"]
 FORCES = ["energy=graph:energy:eV", "forces=node:forces:eV/Ang"]
 METALS = ["Al", "Ni", "Cu", "Pd", "Au"]
 
 
-def labelled(atoms: Atoms) -> Atoms:
-    """Return the structure with its energy, the energies of its atoms, and forces."""
+def rattled(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """Displace the atoms at random, by 0.02 to 0.2 Å root mean square; return the structure with its labels."""
+    atoms.positions += rng.uniform(0.02, 0.2) * rng.standard_normal(atoms.positions.shape) / np.sqrt(3)
     atoms.calc = EMT()
     energies, forces = atoms.get_potential_energies(), atoms.get_forces()
     atoms.calc = SinglePointCalculator(atoms, energy=float(energies.sum()), forces=forces)
@@ -38,62 +40,56 @@ def labelled(atoms: Atoms) -> Atoms:
     return atoms
 
 
-def shaken(atoms: Atoms, rng: np.random.Generator) -> Atoms:
-    """Strain a structure by up to 3 %, and move its atoms by up to 0.2 Å."""
+def strained(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """Scale a cell and its atoms by up to 3 %."""
     atoms.set_cell(atoms.cell * rng.uniform(0.97, 1.03), scale_atoms=True)
-    atoms.positions += rng.uniform(0.02, 0.2) * rng.standard_normal(atoms.positions.shape) / np.sqrt(3)
-    return labelled(atoms)
+    return atoms
 
 
-def rattled(rng: np.random.Generator) -> Atoms:
+def copper(rng: np.random.Generator) -> Atoms:
     """A cell of copper, always of the same composition."""
-    return shaken(bulk("Cu", cubic=True), rng)
+    return rattled(strained(bulk("Cu", cubic=True), rng), rng)
 
 
 def five_elements(rng: np.random.Generator) -> Atoms:
     """A cell of 4 or 8 atoms of five metals in any order."""
     atoms = bulk("Cu", a=3.85, cubic=True).repeat((1, 1, int(rng.integers(1, 3))))
     atoms.symbols = rng.choice(METALS, len(atoms))
-    return shaken(atoms, rng)
+    return rattled(strained(atoms, rng), rng)
 
 
 def cluster(rng: np.random.Generator) -> Atoms:
     """An octahedron of copper and gold without some of its atoms."""
-    atoms = Octahedron("Cu", 3, latticeconstant=3.8)
+    atoms = Octahedron("Cu", 3, latticeconstant=3.8 * rng.uniform(0.97, 1.03))
     del atoms[rng.permutation(len(atoms))[: int(rng.integers(1, 7))]]
     atoms.symbols = rng.choice(["Cu", "Au"], len(atoms))
-    return shaken(Atoms(atoms.symbols, atoms.positions), rng)
+    return rattled(Atoms(atoms.symbols, atoms.positions), rng)
 
 
 DATA: dict[str, tuple[Callable[[np.random.Generator], Atoms] | None, list[str]]] = {
-    "rattled": (rattled, FORCES),
+    "rattled": (copper, FORCES),
     "five-elements": (five_elements, ENERGIES),
     "clusters": (cluster, FORCES),
     "ternary": (None, ["mixing=mixing:energy:eV", "charge=node:charge:e"]),
 }
 
 
-def command(folder: Path, *words: str) -> None:
-    """Run the program in a folder."""
-    subprocess.run([sys.executable, "-m", "hydragnn_hpc", *words], check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-
 def measure(folder: Path, name: str, options: argparse.Namespace) -> None:
-    """Make a data set, train what is proposed, and print its rows; a second call continues."""
+    """Make a data set, train the proposed campaign, and print its rows; a second call continues the first."""
     make, targets = DATA[name]
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "mine.bp").exists():
         if make is None:
-            command(folder, "data", "generate", "data.extxyz", "--system", "ternary", "--cap", "20", "--force")
+            command("data", "generate", "data.extxyz", "--system", "ternary", "--cap", "20", "--force", folder=folder)
         else:
             rng = np.random.default_rng(1)
             ase.io.write(folder / "data.extxyz", [make(rng) for _ in range(options.structures)])
         words = [word for target in targets for word in ("--target", target)]
-        command(folder, "data", "prepare", "data.extxyz", "mine.bp", *words)
+        command("data", "prepare", "data.extxyz", "mine.bp", *words, folder=folder)
     if not (folder / "mine.yaml").exists():
-        command(folder, "init", "mine.bp", "--for", options.purpose)
-    command(folder, "run", "mine.yaml", "out")
-    command(folder, "report", "out")
+        command("init", "mine.bp", "--for", options.purpose, folder=folder)
+    command("run", "mine.yaml", "out", folder=folder)
+    command("report", "out", folder=folder)
     with (folder / "out" / "report" / "table1.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     for row in rows:

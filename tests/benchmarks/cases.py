@@ -1,21 +1,31 @@
-"""The benchmark cases: graphs, the paper's network, random species and targets; and the least work they need."""
+"""The benchmark cases: graphs, the paper's network, random species and targets; their training, and its least work."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from hydragnn_hpc.convolutions import CONVOLUTIONS, why_not
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.member.engine.edges import EdgeBasis
+from hydragnn_hpc.member.engine.interface import Engine
+from hydragnn_hpc.member.engine.optimize import Optimizer, new_optimizer
 from hydragnn_hpc.member.engine.resample import Split
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
+from hydragnn_hpc.sections import AdamOptimizer
 
-BATCH, SAMPLES = 64, 384
+BATCH, RATE = 64, 1e-3
+"""Samples of a batch, and learning rate."""
+SAMPLES = 384
+"""Samples of a case."""
 CHANNELS = (20,) * 6
+"""Widths of the layers of the paper's network."""
 TASKS = (TaskSizes("H", "graph", 1), TaskSizes("C", "node", 1), TaskSizes("M", "node", 1))
 
 CUTOFFS = {"206": (7.0, False), "620": (11.4, False), "714": (13.228, False), "periodic": (13.228, True)}
@@ -29,7 +39,8 @@ OTHERS = tuple(
     if name != "PNA" and not why_not(name, edges)
 )
 """Cases of the other convolutions, over 206 edges."""
-CASES = (*CUTOFFS, "varying", *(f"{case}{LENGTHS}" for case in (*CUTOFFS, "varying")), *OTHERS)
+PNA_CASES = (*CUTOFFS, "varying", *(f"{case}{LENGTHS}" for case in (*CUTOFFS, "varying")))
+CASES = (*PNA_CASES, *OTHERS)
 NEAR = 22
 """Nearest neighbours of an atom in the varying case, before the relation is made symmetric."""
 AGGREGATION = 5 + 8
@@ -96,6 +107,41 @@ def network_sizes(data: TrainingData) -> NetworkSizes:
     """The paper's HCM network, with features of the edges where they have lengths."""
     basis = EdgeBasis(20, data.structure.cutoff) if len(data.structure.edge_vectors) else None
     return NetworkSizes(1, CHANNELS, TASKS, data.average_degree(), edges=basis)
+
+
+State = tuple[Tensor, Tensor, Tensor, Optimizer]
+"""Parameters, gradients and buffers of a stack on the engine's device, and its optimiser."""
+
+
+def new_stack(engine: Engine, seeds: Sequence[int]) -> State:
+    """A stack with a member for each seed, and Adam."""
+    parameters = torch.stack([engine.layout.initial_parameters(seed) for seed in seeds]).to(engine.device)
+    buffers = torch.stack([engine.layout.initial_buffers()] * len(seeds)).to(engine.device)
+    return parameters, torch.zeros_like(parameters), buffers, new_optimizer(AdamOptimizer(name="Adam"), parameters)
+
+
+def train(engine: Engine, stack: State, order: np.ndarray) -> Tensor:
+    """Train on the samples in ``order`` [E, N], batch by batch; return the sums of the losses, [E, T] float64."""
+    parameters, gradients, buffers, adam = stack
+    total = torch.zeros(len(order), len(engine.sizes.tasks), dtype=torch.float64, device=engine.device)
+    starts = range(0, order.shape[1], BATCH)
+    for start, factors in zip(starts, adam.plan(len(starts), np.full(len(order), RATE)), strict=True):
+        index = np.ascontiguousarray(order[:, start : start + BATCH])
+        total += engine.step(parameters, gradients, buffers, index)
+        engine.update(adam, parameters, gradients, factors)
+    return total
+
+
+def stacked_epoch(engine: Engine, members: int, samples: int = SAMPLES) -> Callable[[], object]:
+    """An epoch of a stack over all whole batches, as in training."""
+    stack, rng = new_stack(engine, range(members)), np.random.default_rng(0)
+    whole = samples // BATCH * BATCH
+
+    def epoch() -> float:
+        order = np.stack([rng.permutation(samples)[:whole] for _ in range(members)])
+        return float(train(engine, stack, order).sum())
+
+    return epoch
 
 
 def edges_per_sample(data: TrainingData) -> float:

@@ -3,17 +3,15 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.edge_lengths FOLDER [--structures 500] [--replicas 3] [--epochs 80]
 
 Two data sets are written to FOLDER, fcc cells of 16 atoms of copper and gold in any order, and of copper; lattice
-constants vary by 4 % and atoms by up to 0.2 Å, so that neighbours cross the cutoff. One campaign of each learns
-energies of cells (E) and of atoms (A) without edge lengths, and with every basis and envelope. The table shows
-RMSE at the best epoch, of the validation set scaled and of the test set in meV, mean ± standard deviation over
-replicas.
+constants vary by 4 % and atoms are displaced by up to 0.2 Å root mean square, so that neighbours cross the cutoff. A
+campaign on each learns energies of cells (E) and of atoms (A) without edge lengths, and with every basis and envelope.
+The table shows RMSE at the best epoch, of the validation set scaled and of the test set in meV, mean ± standard
+deviation over replicas.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
 import ase.io
@@ -21,11 +19,11 @@ import numpy as np
 import yaml
 from ase import Atoms
 from ase.build import bulk
-from ase.calculators.emt import EMT
-from ase.calculators.singlepoint import SinglePointCalculator
 
 import hydragnn_hpc
 from hydragnn_hpc.member.engine.edges import BASES, ENVELOPES
+from tests.benchmarks.any_data import rattled
+from tests.benchmarks.program import command
 
 DATA = {"copper and gold": ("Cu", "Au"), "copper": ("Cu",)}
 LATTICE = {"Cu": 3.61, "Au": 4.08}
@@ -36,17 +34,12 @@ TASKS = {"E": {"level": "graph", "field": "energy"}, "A": {"level": "node", "fie
 
 
 def structure(rng: np.random.Generator, elements: tuple[str, ...]) -> Atoms:
-    """One rattled, strained cell with its energies."""
+    """One strained and rattled cell with its labels."""
     atoms = bulk("Cu", cubic=True).repeat((2, 2, 1))
     atoms.symbols = rng.choice(elements, len(atoms))
     lattice = np.mean([LATTICE[symbol] for symbol in atoms.symbols]) * rng.uniform(0.96, 1.04)
     atoms.set_cell(atoms.cell * lattice / LATTICE["Cu"], scale_atoms=True)
-    atoms.positions += rng.uniform(0.02, 0.2) * rng.standard_normal(atoms.positions.shape) / np.sqrt(3)
-    atoms.calc = EMT()
-    energies = atoms.get_potential_energies()
-    atoms.calc = SinglePointCalculator(atoms, energy=float(energies.sum()))
-    atoms.arrays["energies"] = energies
-    return atoms
+    return rattled(atoms, rng)
 
 
 def variants() -> list[dict[str, object]]:
@@ -59,18 +52,13 @@ def variants() -> list[dict[str, object]]:
     return [{"name": "no-lengths", "tasks": list(TASKS)}, *with_edges]
 
 
-def command(*words: str) -> None:
-    """Run the program."""
-    subprocess.run([sys.executable, "-m", "hydragnn_hpc", *words], check=True, stdout=subprocess.DEVNULL)
-
-
 def measure(folder: Path, elements: tuple[str, ...], options: argparse.Namespace) -> None:
     """Make a data set, train, and print a table."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(1)
     ase.io.write(folder / "data.extxyz", [structure(rng, elements) for _ in range(options.structures)])
     targets = ["--target", "energy=graph:energy:eV", "--target", "energies=node:energies:eV"]
-    files = [str(folder / name) for name in ("data.extxyz", "data.bp")]
+    files = [folder / name for name in ("data.extxyz", "data.bp")]
     command("data", "prepare", *files, *targets, "--cutoff", CUTOFF, "--split-by", "random", "--boundary", "periodic")
     campaign = {
         "name": "edges",
@@ -89,7 +77,7 @@ def measure(folder: Path, elements: tuple[str, ...], options: argparse.Namespace
         "launch": {"stack": options.replicas},
     }
     (folder / "campaign.yaml").write_text(yaml.safe_dump(campaign))
-    command("run", str(folder / "campaign.yaml"), str(folder / "run"))
+    command("run", folder / "campaign.yaml", folder / "run")
     show(folder / "run")
 
 

@@ -5,9 +5,9 @@
 The network is the paper's HCM, batches of 64 with the optimiser. Cases are the FePt lattice of 32 sites named after
 their number of directed edges, the same periodic (a multigraph), and `varying`, where every sample has its own geometry
 and number of atoms (20 to 44); in those that end in `+lengths` edges have 20 features of their lengths. Cases of the
-library engine are named after their convolutions, on the lattice with 206 edges. Variants alternate in one process,
-seconds are those of its core, and medians are taken, so that the ratios hold on a busy machine; single times do not.
-Memory is the peak of a separate process that trains an epoch.
+library engine are named after their convolutions, on the lattice with 206 edges. Engines alternate in one process,
+times are CPU times, and medians are taken, so that the ratios hold on a busy machine; single times do not. Memory is
+the peak of a separate process that trains an epoch.
 """
 
 from __future__ import annotations
@@ -19,22 +19,36 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from hydragnn_hpc.member.engine.interface import Engine
-from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
-from hydragnn_hpc.sections import AdamOptimizer
 from tests.benchmarks import cases
 from tests.benchmarks.cases import BATCH, SAMPLES
 
 Epoch = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is measured of an engine and a number of members; ``floor_`` is the time of the least arithmetic."""
+
+    case: str
+    edges: float
+    engine: str
+    members: int
+    samples_per_second: float
+    times_baseline: float
+    floor_share: float
+    peak_megabytes: float
+    matrix_product_gigaflops: float
+    floor_microseconds: float
 
 
 def epoch_of(case: str, data: TrainingData, engine: str, members: int) -> Epoch:
@@ -43,44 +57,23 @@ def epoch_of(case: str, data: TrainingData, engine: str, members: int) -> Epoch:
     if case in cases.OTHERS:
         return _library_epoch_of(case.removesuffix(cases.LENGTHS), data, engine, members)
     if engine == "A":
-        # Imported here alone: its memory belongs to the baseline.
+        # Imported here, so that its memory counts for the baseline alone.
         from tests.benchmarks.baseline import epoch_of as baseline_epoch
 
         return baseline_epoch(data, sizes, BATCH)
     made: Engine = FusedEngine(sizes, data) if engine == "fused" else TorchEngine(sizes, data, torch.device("cpu"))
-    return stacked_epoch(made, members)
+    return cases.stacked_epoch(made, members)
 
 
 def _library_epoch_of(convolution: str, data: TrainingData, engine: str, members: int) -> Epoch:
-    # Imported here alone: PyTorch Geometric's memory is not that of the other engines.
+    # Imported here, so that PyTorch Geometric's memory does not count for the other engines.
     from hydragnn_hpc.member.library.engine import LibraryEngine
     from tests.benchmarks.baseline import library_epoch_of
 
     sizes = cases.network_sizes(data)
     if engine == "A":
         return library_epoch_of(data, sizes, convolution, BATCH)
-    return stacked_epoch(LibraryEngine(sizes, convolution, data, torch.device("cpu")), members)
-
-
-def stacked_epoch(engine: Engine, members: int, samples: int = SAMPLES) -> Epoch:
-    """An epoch of a stack, as in training."""
-    parameters = torch.stack([engine.layout.initial_parameters(e) for e in range(members)])
-    buffers = torch.stack([engine.layout.initial_buffers()] * members)
-    gradients, adam = torch.zeros_like(parameters), new_optimizer(AdamOptimizer(name="Adam"), parameters)
-    rng = np.random.default_rng(0)
-
-    def epoch() -> float:
-        order = np.stack([rng.permutation(samples) for _ in range(members)])
-        steps = samples // BATCH
-        factors = adam.plan(steps, np.full(members, 1e-3))
-        total = torch.zeros(members, len(engine.sizes.tasks), dtype=torch.float64)
-        for step in range(steps):
-            index = np.ascontiguousarray(order[:, step * BATCH : (step + 1) * BATCH])
-            total += engine.step(parameters, gradients, buffers, index)
-            engine.update(adam, parameters, gradients, factors[step])
-        return float(total.sum())
-
-    return epoch
+    return cases.stacked_epoch(LibraryEngine(sizes, convolution, data, torch.device("cpu")), members)
 
 
 def engines_of(case: str, members: list[int]) -> list[tuple[str, int]]:
@@ -90,14 +83,14 @@ def engines_of(case: str, members: list[int]) -> list[tuple[str, int]]:
 
 
 def seconds(run: Epoch) -> float:
-    """Seconds of one call, of its core."""
+    """CPU seconds of one call."""
     start = time.process_time()
     run()
     return time.process_time() - start
 
 
 def peak_gigaflops() -> float:
-    """Usual rate of a 512 x 512 float32 matrix product in torch."""
+    """Median rate of a 512 x 512 float32 matrix product in torch."""
     a, out = torch.randn(512, 512), torch.empty(512, 512)
     return 2 * 512**3 / float(np.median([seconds(lambda: torch.mm(a, a, out=out)) for _ in range(60)])) / 1e9
 
@@ -108,8 +101,8 @@ def peak_megabytes(case: str, engine: str, members: int) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
-def measure(case: str, members: list[int], rounds: int) -> list[dict[str, Any]]:
-    """A row for each engine and stack: samples per second (all members together), against A and the floor."""
+def measure(case: str, members: list[int], rounds: int) -> list[Row]:
+    """Return a row for each engine and stack: samples per second (all members together), against A and the floor."""
     samples = cases.make_samples(case)
     runs = {name: epoch_of(case, samples, *name) for name in engines_of(case, members)}
     for run in runs.values():
@@ -124,34 +117,34 @@ def measure(case: str, members: list[int], rounds: int) -> list[dict[str, Any]]:
     floor = math.nan if case in cases.OTHERS else cases.floor_megaflop(samples) / peak / 1e3  # PNA's
     base = np.array(times["A", 1])
     return [
-        {
-            "case": case,
-            "edges": cases.edges_per_sample(samples),
-            "engine": name,
-            "members": e,
-            "samples_per_second": float(1 / np.median(found)),
-            "times_baseline": float(np.median(base / np.array(found))),
-            "floor_share": floor / float(np.median(found)),
-            "peak_megabytes": peak_megabytes(case, name, e),
-            "matrix_product_gigaflops": peak,
-            "floor_microseconds": floor * 1e6,
-        }
+        Row(
+            case=case,
+            edges=cases.edges_per_sample(samples),
+            engine=name,
+            members=e,
+            samples_per_second=float(1 / np.median(found)),
+            times_baseline=float(np.median(base / np.array(found))),
+            floor_share=floor / float(np.median(found)),
+            peak_megabytes=peak_megabytes(case, name, e),
+            matrix_product_gigaflops=peak,
+            floor_microseconds=floor * 1e6,
+        )
         for (name, e), found in times.items()
     ]
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show(rows: list[Row]) -> None:
     """Print the rows of one case as a Markdown table."""
     first = rows[0]
     print(
-        f"\n{first['case']}: {first['edges']:.0f} directed edges per sample; floor {first['floor_microseconds']:.1f} µs"
-        f" per sample at {first['matrix_product_gigaflops']:.0f} GFLOP/s\n"
+        f"\n{first.case}: {first.edges:.0f} directed edges per sample; floor {first.floor_microseconds:.1f} µs"
+        f" per sample at {first.matrix_product_gigaflops:.0f} GFLOP/s\n"
     )
     print("| engine | members | samples/s | x A | floor / time | peak MB |\n|---|---:|---:|---:|---:|---:|")
     for r in rows:
         print(
-            f"| {r['engine']} | {r['members']} | {r['samples_per_second']:,.0f} | {r['times_baseline']:.1f} |"
-            f" {r['floor_share']:.0%} | {r['peak_megabytes']:.0f} |",
+            f"| {r.engine} | {r.members} | {r.samples_per_second:,.0f} | {r.times_baseline:.1f} |"
+            f" {r.floor_share:.0%} | {r.peak_megabytes:.0f} |",
             flush=True,
         )
 
@@ -162,7 +155,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=cases.CASES, default=list(cases.CASES))
     parser.add_argument("--members", type=int, nargs="+", default=[1, 4, 12])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the rows there as well")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -175,10 +168,11 @@ def main() -> None:
         return
     rows = []
     for case in arguments.cases:
-        rows += measure(case, arguments.members, arguments.rounds)
-        show(rows[-len(engines_of(case, arguments.members)) :])
+        of_case = measure(case, arguments.members, arguments.rounds)
+        show(of_case)
+        rows += of_case
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Launches and bytes of a training step on a GPU, counted without one, and the time that they would take.
 
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.gpu_estimate [--cases 206 periodic]
+
 Every operation of torch is one launch that reads each of its arguments and writes each of its results once, in device
 memory; so does every kernel of `hydragnn_hpc.member.triton_kernels`, whose repeated reads of neighbours come from the
-L2 cache. The time is that of the launches plus that of the bytes; arithmetic is not counted. Nothing here is
-a measurement of a GPU.
+L2 cache. The time is that of the launches plus that of the bytes; arithmetic is not counted. Nothing here is a
+measurement of a GPU.
 """
 
 from __future__ import annotations
@@ -17,13 +19,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine
-from hydragnn_hpc.sections import AdamOptimizer
 from tests.benchmarks import cases
 
-ENGINES = {"torch": TorchEngine, "triton": TritonEngine}
+CASES = ("206", "periodic", "206+lengths", "varying")
+ENGINES: dict[str, type[TorchEngine]] = {"torch": TorchEngine, "triton": TritonEngine}
 STACKS = (1, 12, 84)
 BANDWIDTH, CACHE = 3.35e12, 5e12
 """Bytes a second of an H100's memory (its data sheet), and of its L2 cache (assumed)."""
@@ -94,16 +95,13 @@ def count(case: str, engine: str, members: int) -> Counter:
     """Count a step of the paper's HCM network with Adam, in batches of 64 samples."""
     data = cases.make_samples(case)
     made = ENGINES[engine](cases.network_sizes(data), data, torch.device("cpu"), together=True)
-    parameters = torch.stack([made.layout.initial_parameters(e) for e in range(members)])
-    buffers = torch.stack([made.layout.initial_buffers()] * members)
-    gradients, adam = torch.zeros_like(parameters), new_optimizer(AdamOptimizer(name="Adam"), parameters)
+    parameters, gradients, buffers, adam = cases.new_stack(made, range(members))
     index = np.stack([np.random.default_rng(e).permutation(cases.SAMPLES)[: cases.BATCH] for e in range(members)])
-    factors = adam.plan(2, np.full(members, 1e-3))
     # The first step makes what all steps of a shape share: the second is counted.
-    for factor in factors:
+    for factors in adam.plan(2, np.full(members, cases.RATE)):
         with Counter() as counter:
             made.step(parameters, gradients, buffers, index)
-            made.update(adam, parameters, gradients, factor)
+            made.update(adam, parameters, gradients, factors)
     return counter
 
 
@@ -121,8 +119,8 @@ def estimates(case: str, engine: str) -> dict[int, Counted]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", nargs="+", default=["206", "periodic", "206+lengths", "varying"])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=cases.PNA_CASES, default=list(CASES))
     for case in parser.parse_args().cases:
         for engine in ENGINES:
             for members, found in estimates(case, engine).items():

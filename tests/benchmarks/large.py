@@ -1,8 +1,8 @@
-"""Measure preparing and training on structures of varying size, up to two million atoms.
+"""Measure the preparation of structures of varying size, up to two million atoms, and training on them.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.large [--atoms 20000 200000 2000000] [--json FILE]
 
-Structures are periodic cells of 12 to 60 atoms of three elements, with an energy and a charge for each atom, as
+Structures are periodic cells of 12 to 60 atoms of three elements, with an energy each and a charge of each atom, as
 extended XYZ. Every step is a separate process. `held` is memory that belongs to a process alone, MB (the peak of
 RssAnon); pages of mapped files, which the system can take back, are not in it. The epoch of a worker (the paper's
 network for two tasks, torch engine, all samples) runs on mapped files and on copies in memory in turn.
@@ -23,16 +23,7 @@ import numpy as np
 
 Row = dict[str, Any]
 BIN = Path(sys.executable).parent
-OPTIONS = [
-    "--target",
-    "energy=graph:energy:eV",
-    "--target",
-    "charge=node:charge:e",
-    "--cutoff",
-    "5.5bohr",
-    "--cap",
-    "0",
-]
+OPTIONS = ["--target=energy=graph:energy:eV", "--target=charge=node:charge:e", "--cutoff=5.5bohr", "--cap=0"]
 STAGE = (
     "import sys; from pathlib import Path; from hydragnn_hpc.dataset.staged.copies import copy;"
     " copy(*map(Path, sys.argv[1:]))"
@@ -103,15 +94,15 @@ def held_by(pid: int) -> float:
 
 
 def worker(staged: Path, campaign: Path, copied: bool) -> Row:
-    """What a worker does: map the copy, make the engine, train an epoch; seconds of start and epoch."""
-    # Imported only here: the memory of torch belongs to a worker.
+    """Do what a worker does (map the copy, make the engine, train an epoch); return seconds of start and epoch."""
+    # Imported here, so that the memory of torch counts for the worker alone.
     import torch
 
     from hydragnn_hpc.campaign_file import load_campaign
     from hydragnn_hpc.dataset.staged.copies import StagedData, open_staged
     from hydragnn_hpc.member.choose import choose
     from hydragnn_hpc.member.engine.training_data import from_staged
-    from tests.benchmarks.engines import stacked_epoch
+    from tests.benchmarks.cases import stacked_epoch
 
     torch.set_num_threads(1)
     settings = load_campaign(campaign, [])
@@ -153,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--atoms", type=int, nargs="+", default=[20_000, 200_000, 2_000_000])
     parser.add_argument("--rounds", type=int, default=2, help="workers of each kind, in turn; the best counts")
-    parser.add_argument("--json", type=Path, help="write the rows there as well")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:

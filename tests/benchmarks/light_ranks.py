@@ -1,4 +1,4 @@
-"""Ranks that share one Python's memory: rank 0 then has hundreds of others to serve, on a small machine.
+"""Ranks that share one Python's memory, so that rank 0 has hundreds of others to serve on a small machine.
 
 Each rank but the first is forked from one process that has imported everything. It runs the package's own supervisor
 over MPI; its worker only answers commands, and trains nothing:
@@ -22,10 +22,13 @@ import sys
 from pathlib import Path
 
 WORD = array.array("i").itemsize
+"""Bytes of a descriptor's number."""
+PR_SET_PDEATHSIG = 1
+"""``prctl``: the signal that a process receives when its parent ends."""
 
 
 def join(address: str) -> int:
-    """In the process that the launcher started: have a rank forked for it, and return that rank's exit code."""
+    """In the process that the launcher started: have a rank forked in its place, and return that rank's exit code."""
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(address)
         descriptors = array.array("i", [int(os.environ["PMI_FD"]), 1, 2])
@@ -87,8 +90,7 @@ def serve(address: str, ranks: int, campaign: Path, out: Path, stage: Path) -> N
             line, _ = door.accept()
             if os.fork() == 0:
                 door.close()
-                # PR_SET_PDEATHSIG: no rank outlives this server.
-                ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no rank outlives this server
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 _take_place(line)
                 MPI.Init_thread(MPI.THREAD_MULTIPLE)

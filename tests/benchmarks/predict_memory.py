@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.predict_memory [--structures 10000 100000 1000000]
 
 Two members of H predict random decorations of the FePt lattice of 32 sites, from extended XYZ to csv. The memory is the
-peak of the process, and the time its CPU time.
+process's peak, and the time its CPU time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hydragnn_hpc.fields import BOHR_IN_ANGSTROM
 from tests.benchmarks import cases
 from tests.benchmarks.predictions import trained
 
-HEAD = "Properties=species:S:1:pos:R:3"
+COMMENT_LINE = "Properties=species:S:1:pos:R:3"
 
 
 def write(path: Path, number: int) -> None:
@@ -32,7 +32,9 @@ def write(path: Path, number: int) -> None:
     with path.open("w", encoding="utf-8") as stream:
         for _ in range(number):
             symbols = np.where(rng.random(len(rows)) < rng.random(), "Fe", "Pt").tolist()
-            stream.write(f"{len(rows)}\n{HEAD}\n" + "".join(s + row for s, row in zip(symbols, rows, strict=True)))
+            stream.write(
+                f"{len(rows)}\n{COMMENT_LINE}\n" + "".join(s + row for s, row in zip(symbols, rows, strict=True))
+            )
 
 
 def main() -> None:

@@ -3,16 +3,14 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.predictions [--members 12] [--structures 2048] [--rounds 5]
 
 Twelve HCM members of the paper's network, trained for one epoch, predict decorations of the FePt lattice of 32 sites,
-from ``ase.Atoms`` to mean and spread. The other side is the same network on PyTorch Geometric: DataLoader, batches of
-64, one member after the other; it is given its graphs' edges. A third row has a geometry of its own for each structure.
-Sides alternate in one process; seconds are those of its core, whatever else runs, and medians are taken.
+from ``ase.Atoms`` to mean and spread. They are compared with the same network on PyTorch Geometric: DataLoader, batches
+of 64, one member after the other; the edges of its graphs are given. In a third row, each structure has a geometry of
+its own. The three alternate in one process; times are CPU times, whatever else runs, and medians are taken.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,21 +27,17 @@ from hydragnn_hpc.dataset.graphs import find_neighbours
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM
 from tests.benchmarks import cases
 from tests.benchmarks.baseline import BaselineModel, Task
+from tests.benchmarks.program import command
 
 CAMPAIGN = Path(__file__).parents[2] / "jobs" / "campaigns" / "paper.yaml"
 
 
 def trained(folder: Path, members: int, variant: str = "HCM") -> Ensemble:
-    """Members of the paper's network; how well they predict does not matter."""
-    more = [f"variants=[{variant}]", f"replicas={members}", f"launch.stack={members}", "training.epochs=1"]
-    commands = [
-        ["data", "generate", f"{folder}/raw", "--cap", "20"],
-        ["data", "prepare", f"{folder}/raw", f"{folder}/fept.bp"],
-        ["run", str(CAMPAIGN), f"{folder}/out", "--set", f"dataset={folder}/fept.bp"],
-    ]
-    commands[-1] += [word for setting in more for word in ("--set", setting)]
-    for command in commands:
-        subprocess.run([sys.executable, "-m", "hydragnn_hpc", *command], check=True, capture_output=True)
+    """Members of the paper's network, trained for one epoch: how well they predict does not matter."""
+    settings = [f"dataset={folder}/fept.bp", f"variants=[{variant}]", f"replicas={members}", f"launch.stack={members}"]
+    command("data", "generate", folder / "raw", "--cap", 20)
+    command("data", "prepare", folder / "raw", folder / "fept.bp")
+    command("run", CAMPAIGN, folder / "out", *(f"--set={word}" for word in (*settings, "training.epochs=1")))
     return Ensemble(folder / "out", variant, device="cpu")
 
 
@@ -56,7 +50,7 @@ def decorations(number: int, moved: float) -> list[Atoms]:
 
 
 def plain_loop(structures: list[Atoms], members: int) -> Callable[[], object]:
-    """PyTorch Geometric as its tutorials use it."""
+    """The same on PyTorch Geometric, as its tutorials use it."""
     found = find_neighbours(cases.supercell(False), cases.CUTOFFS["206"][0])
     degrees = np.diff(found.offsets)
     edges = torch.tensor(np.stack([found.neighbours, np.repeat(np.arange(len(degrees)), degrees)]), dtype=torch.long)

@@ -72,6 +72,11 @@ def events(out: Path, kind: str) -> list[float]:
     return [datetime.fromisoformat(e["time"]).timestamp() for e in lines if e["event"] == kind]
 
 
+def supervisor_megabytes(printed: str) -> int:
+    """The largest peak memory of any supervisor, from a run's output."""
+    return max(int(m) for m in re.findall(r"SUPERVISOR peak (\d+)", printed))
+
+
 def efficiency(folder: Path, ranks: int, sleep: float) -> Row:
     """Ten sleeping members per rank."""
     out, members = folder / "ranks", 10 * ranks
@@ -81,15 +86,15 @@ def efficiency(folder: Path, ranks: int, sleep: float) -> Row:
         "what": f"{ranks} ranks, {members} members of {sleep:g} s",
         "efficiency": members * sleep / (ranks * span),
         "wall_seconds": wall,
-        "supervisor_megabytes": max(int(m) for m in re.findall(r"SUPERVISOR peak (\d+)", printed)),
+        "supervisor_megabytes": supervisor_megabytes(printed),
     }
 
 
 def start(folder: Path, ranks: int) -> Row:
-    """One member of no time for each of this many ranks that are joined by a network: what rank 0 needs for them.
+    """What rank 0 needs for this many ranks that are joined by a network, each with one member that takes no time.
 
     All ranks but the first are light ones (`tests.benchmarks.light_ranks`). Rank 0 starts last, so that its time is not
-    spent in waiting for theirs.
+    spent waiting for theirs.
     """
     (folder / "stage").mkdir(exist_ok=True)
     door, environment = folder / f"door-{ranks}", {**os.environ, **OVER_NETWORK, "DRIVE_START_SECONDS": "600"}
@@ -131,7 +136,7 @@ def large(folder: Path, members: int) -> list[Row]:
             "what": f"{members} members of no time on 4 ranks",
             "milliseconds_per_member": 1e3 * span / members,
             "wall_seconds": wall,
-            "supervisor_megabytes": max(int(m) for m in re.findall(r"SUPERVISOR peak (\d+)", printed)),
+            "supervisor_megabytes": supervisor_megabytes(printed),
         },
         {"what": f"the same command again: all {members} found finished", "wall_seconds": again},
     ]
@@ -141,17 +146,16 @@ def large(folder: Path, members: int) -> list[Row]:
 
 
 def reports(folder: Path, members: int) -> Row:
-    """The report of very many members that have predictions, for as many samples as the quick start's test set."""
-    out = making.make(folder / "reports", variants=("HC", "H"), replicas=members // 2, samples=445)
-    return timed(f"report of {members} members with predictions for 445 samples", ["report", str(out)])
+    """The report of very many members with predictions for as many samples as the quick start's test set has."""
+    samples = 445
+    out = making.make(folder / "reports", variants=("HC", "H"), replicas=members // 2, samples=samples)
+    return timed(f"report of {members} members with predictions for {samples} samples", ["report", str(out)])
 
 
 def dry_runs(folder: Path, variants: int) -> list[Row]:
     """A campaign of very many variants: what ``run`` and ``submit`` take before anything is trained."""
     path = campaign(folder, 2).with_name("variants.yaml")
-    lines = "".join(
-        f"  - {{name: V{k}, tasks: [HC]}}\n".replace("HC", "H, C" if k % 2 else "H") for k in range(variants)
-    )
+    lines = "".join(f"  - {{name: V{k}, tasks: [{'H, C' if k % 2 else 'H'}]}}\n" for k in range(variants))
     path.write_text(CAMPAIGN.replace("variants: [HC, H]\n", f"variants:\n{lines}").replace("REPLICAS", "1"), "utf-8")
     words = [str(path), str(folder / "variants")]
     return [
@@ -184,7 +188,7 @@ def main() -> None:
         "--start", type=int, nargs="+", metavar="RANKS", help="measure only the start of this many ranks"
     )
     parser.add_argument("--dry-runs", type=int, metavar="VARIANTS", help="measure only dry runs of this many variants")
-    parser.add_argument("--json", type=Path, help="write the rows there as well")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

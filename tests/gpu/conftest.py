@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.gpu.emulated import COMPILER, REAL, Device, emulated, load
+from tests.gpu.emulated import COMPILER, REAL, Device, emulated, load_guard
 
 if COMPILER and not REAL:
-    load()  # before any test: at the first backward pass of a process, autograd counts the devices, once
+    load_guard()  # before any test: at the first backward pass of a process, autograd counts the devices, once
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -35,6 +35,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 import hydragnn_hpc
 
 SOURCE = Path(__file__).with_name("guard.cpp")
+MEMORY = 80 << 30
+"""Of the device, bytes."""
 REAL = bool(torch.version.cuda or torch.version.hip)
 """Whether this torch is built for real devices: then none can be emulated."""
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
@@ -51,8 +53,8 @@ ATOMICS = {"_embedding_bag_dense_backward", "index_add", "index_add_", "scatter_
 
 
 @functools.cache
-def load() -> ctypes.CDLL:
-    """Compile and load the answers to what torch asks a device; compiled once for each version of torch."""
+def load_guard() -> ctypes.CDLL:
+    """Compile, once for each version of torch, and load what answers torch's questions to a device."""
     folder = Path(torch.__file__).parent
     name = f"guard-{torch.__version__}-{zlib.crc32(SOURCE.read_bytes()):08x}"
     built = SOURCE.parent / "__pycache__" / f"{name}.so"
@@ -344,7 +346,7 @@ def _pinned(tensor: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def emulated(memory: int = 80 << 30) -> Iterator[Device]:
+def emulated(memory: int = MEMORY) -> Iterator[Device]:
     """Emulate a device with ``memory`` bytes of memory."""
     device, lifts = Device(), torch._C._only_lift_cpu_tensors()
     properties = types.SimpleNamespace(name="emulated", uuid="GPU-emulated", total_memory=memory)
@@ -369,11 +371,11 @@ def emulated(memory: int = 80 << 30) -> Iterator[Device]:
         patch.setattr(torch.__config__, "show", lambda: configuration)
         # A module moved to the device then gets new parameters, instead of the host's with their data exchanged.
         patch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
-        load().emulate(True)
+        load_guard().emulate(True)
         torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(..., device="cuda") is dispatched too
         try:
             with device:
                 yield device
         finally:
             torch._C._set_only_lift_cpu_tensors(lifts)
-            load().emulate(False)
+            load_guard().emulate(False)

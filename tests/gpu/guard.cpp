@@ -1,4 +1,4 @@
-// What torch asks of the one CUDA device that it believes to see, in a build without CUDA.
+// Answers to what torch asks the one CUDA device that it believes it has, in a build without CUDA.
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
@@ -38,7 +38,7 @@ struct Hooks : at::CUDAHooksInterface {
 };
 }  // namespace
 
-// torch looks for its hooks once, as it is loaded; they have no data, so that others can be put in their place.
+// torch looks up its hooks once, when it is loaded; they hold no data, so that others can be put in their place.
 extern "C" void emulate(bool on) {
   auto* hooks = const_cast<at::CUDAHooksInterface*>(&at::detail::getCUDAHooks());
   if (on) {

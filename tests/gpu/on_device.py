@@ -1,14 +1,14 @@
-"""What a real device must show: one command, at most half an hour, without a network.
+"""Check and measure the engines on a real device: one command, at most half an hour, without a network.
 
     python -m tests.gpu.on_device [--device cuda:0] [--minutes 30] [--report FILE.md]
 
 Checks come first, a line each: right, WRONG, or why it was not run. Then speeds, in samples a second (all members
 together), beside plain PyTorch Geometric on the same device: the paper's HCM network with Adam, batches of 64, stacks
-of 1, 12 and 84 members; with the launches and bytes that `tests.benchmarks.gpu_estimate` counts, the bandwidth that
-follows from them, and the share of the time that an H100's data sheet allows; last, the paper's campaign. The exit code
+of 1, 12 and 84 members; with the launches that `tests.benchmarks.gpu_estimate` counts, the bandwidth that follows from
+its bytes, and the estimated time as a share of the measured one; last, the time of the paper's campaign. The exit code
 is 1 if anything is wrong. Once the time is over, nothing more is begun.
 
-What it needs is in `tests/README.md`; nothing is fetched.
+`tests/README.md` lists what this needs; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -31,17 +31,9 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.member.device import arithmetic, is_out_of_memory
-from hydragnn_hpc.member.engine.optimize import new_optimizer
-from hydragnn_hpc.member.torch_engine.engine import TorchEngine
-from hydragnn_hpc.sections import AdamOptimizer
 from tests.benchmarks import cases, gpu_estimate
-from tests.gpu.problems import ENGINES, Stack
+from tests.gpu.problems import ENGINES, STACKS, Stack
 
-CASES = ("206", "periodic", "varying", "206+lengths")
-STACKS = (3, 3, 2)
-"""Members of the stack in each epoch of the checks."""
-SIZES = (6, 3)
-"""Samples of the two batches of an epoch."""
 SECONDS = 2.0
 """How long a speed is measured, after two epochs."""
 PAPER = 84 * 19_536 * 200
@@ -53,22 +45,17 @@ class NotRunError(Exception):
     """A check cannot be run here; says why."""
 
 
-def epoch(stack: Stack, factors: Tensor) -> list[Tensor]:
-    """Train and predict with a batch of each size; return all that was computed."""
-    return [t for samples, factor in zip(SIZES, factors, strict=True) for t in stack.step(samples, factor)]
-
-
 def trained(name: str, device: torch.device) -> list[Tensor]:
     """Return, on the host, what three epochs of a shrinking stack compute."""
     stack, numbers = Stack(ENGINES[name], device, STACKS[0]), []
     for members in STACKS:
         stack.keep(members)
-        numbers += epoch(stack, stack.plan(len(SIZES)))
+        numbers += stack.epoch(stack.plan())
     return [t.cpu() for t in numbers]
 
 
 def only_cuda(device: torch.device) -> None:
-    """Leave out what other devices do not have."""
+    """Raise `NotRunError` on a device without CUDA."""
     if device.type != "cuda":
         raise NotRunError(f"not on {device.type}")
 
@@ -81,7 +68,7 @@ def numbers(device: torch.device) -> str:
             torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
             if len(expected):
                 worst = max(worst, float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-6)))
-    return f"{len(ENGINES)} engines and data; largest difference {worst:.1e} of the largest number"
+    return f"{len(ENGINES)} problems; largest difference {worst:.1e}, relative to the largest number"
 
 
 def repeatable(device: torch.device) -> str:
@@ -89,8 +76,8 @@ def repeatable(device: torch.device) -> str:
     names = [name for name in ENGINES if name.startswith("torch")]
     for name in names:
         if not all(map(torch.equal, trained(name, device), trained(name, device))):
-            raise AssertionError(f"{name}: other bits at the second time")
-    return f"{len(names)} engines and data"
+            raise AssertionError(f"{name}: other bits the second time")
+    return f"{len(names)} problems"
 
 
 def waits(device: torch.device) -> str:
@@ -98,16 +85,16 @@ def waits(device: torch.device) -> str:
     only_cuda(device)
     for name in ENGINES:
         stack = Stack(ENGINES[name], device)
-        epoch(stack, stack.plan(len(SIZES)))
-        factors = stack.plan(len(SIZES))
+        stack.epoch(stack.plan())
+        factors = stack.plan()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            epoch(stack, factors)
+            stack.epoch(factors)
         except RuntimeError as error:
             raise AssertionError(f"{name}: {error}") from error
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return f"{len(ENGINES)} engines and data"
+    return f"{len(ENGINES)} problems"
 
 
 def memory(device: torch.device) -> str:
@@ -117,13 +104,13 @@ def memory(device: torch.device) -> str:
         stack, used = Stack(ENGINES[name], device, STACKS[0]), []
         for members in STACKS:
             stack.keep(members)
-            epoch(stack, stack.plan(len(SIZES)))
+            stack.epoch(stack.plan())
             torch.cuda.synchronize()
             used.append(torch.cuda.memory_allocated())
         if not (used[1] <= used[0] and used[2] < used[0]):
             raise AssertionError(f"{name}: {used} bytes after epochs of {STACKS} members")
         del stack
-    return f"{len(ENGINES)} engines and data"
+    return f"{len(ENGINES)} problems"
 
 
 def lack_of_memory(device: torch.device) -> str:
@@ -144,12 +131,12 @@ def lack_of_memory(device: torch.device) -> str:
 
 
 def sanitizer(device: torch.device) -> str:
-    """NVIDIA's compute-sanitizer finds nothing in a step of each engine."""
+    """NVIDIA's compute-sanitizer finds nothing in an epoch of each engine."""
     only_cuda(device)
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         raise NotRunError("no compute-sanitizer")
-    command = [tool, "--error-exitcode", "9", sys.executable, "-m", "tests.gpu.on_device", "--one-step", str(device)]
+    command = [tool, "--error-exitcode", "9", sys.executable, "-m", "tests.gpu.on_device", "--one-epoch", str(device)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise AssertionError(f"exit code {done.returncode}: {(done.stdout + done.stderr)[-1500:]}")
@@ -188,7 +175,7 @@ def campaign(device: torch.device) -> str:
 
 
 def _kill_a_worker(out: Path) -> None:
-    """Kill the worker that writes the first history, once it has."""
+    """Kill a worker, once the first history has been written."""
     for _ in range(1200):
         if list(out.glob("members/*/*/history.csv")):
             break
@@ -210,9 +197,9 @@ CHECKS: tuple[Callable[[torch.device], str], ...] = (
 
 
 def checked(device: torch.device, until: float) -> Iterator[tuple[str, bool]]:
-    """Yield a line for each check, and whether it is not wrong."""
+    """Yield a line for each check, and False with it where something is wrong."""
     for check in CHECKS:
-        what = str(check.__doc__).splitlines()[0]
+        what = str(check.__doc__)
         start = time.monotonic()
         if start > until:
             yield f"- not run: {what} No time is left.", True
@@ -261,22 +248,12 @@ def speed(run: Callable[[], object], device: torch.device) -> float:
 
 
 def stack_of(case: str, engine: str, members: int, device: torch.device) -> Callable[[], object]:
-    """An epoch of a stack."""
+    """Return an epoch of a stack."""
     data = cases.make_samples(case)
-    kinds: dict[str, type[TorchEngine]] = dict(gpu_estimate.ENGINES)
-    made = kinds[engine](cases.network_sizes(data), data, device, together=True, capture=device.type == "cuda")
-    parameters = torch.stack([made.layout.initial_parameters(e) for e in range(members)]).to(device)
-    buffers = torch.stack([made.layout.initial_buffers()] * members).to(device)
-    gradients, adam = torch.zeros_like(parameters), new_optimizer(AdamOptimizer(name="Adam"), parameters)
-    rng = np.random.default_rng(0)
-
-    def run() -> None:
-        order = np.stack([rng.permutation(cases.SAMPLES) for _ in range(members)])
-        for step, factor in enumerate(adam.plan(cases.SAMPLES // cases.BATCH, np.full(members, 1e-3))):
-            made.step(parameters, gradients, buffers, order[:, step * cases.BATCH : (step + 1) * cases.BATCH])
-            made.update(adam, parameters, gradients, factor)
-
-    return run
+    made = gpu_estimate.ENGINES[engine](
+        cases.network_sizes(data), data, device, together=True, capture=device.type == "cuda"
+    )
+    return cases.stacked_epoch(made, members)
 
 
 def speeds(given: argparse.Namespace, device: torch.device, until: float) -> Iterator[str]:
@@ -310,17 +287,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--cases", nargs="*", default=list(CASES))
+    parser.add_argument("--cases", nargs="*", choices=cases.PNA_CASES, default=list(gpu_estimate.CASES))
     parser.add_argument(
         "--members", nargs="+", type=int, choices=gpu_estimate.STACKS, default=list(gpu_estimate.STACKS)
     )
-    parser.add_argument("--report", type=Path, help="write it there as well")
-    parser.add_argument("--one-step", help=argparse.SUPPRESS)
+    parser.add_argument("--report", type=Path, help="also write the report to this file")
+    parser.add_argument("--one-epoch", help=argparse.SUPPRESS)
     given = parser.parse_args()
     with arithmetic(1):
-        if given.one_step:
+        if given.one_epoch:
             for name in ENGINES:
-                epoch(stack := Stack(ENGINES[name], torch.device(given.one_step)), stack.plan(len(SIZES)))
+                stack = Stack(ENGINES[name], torch.device(given.one_epoch))
+                stack.epoch(stack.plan())
             return 0
         device, until = torch.device(given.device), time.monotonic() + 60 * given.minutes
         lines, right = [], True

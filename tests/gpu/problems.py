@@ -12,20 +12,24 @@ from torch import Tensor
 
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.interface import Engine
-from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.library.engine import LibraryEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
-from hydragnn_hpc.sections import AdamOptimizer
+from tests.benchmarks.cases import new_stack
 from tests.member.contract.problem import CUTOFF, Problem, random_neighbours, random_samples, with_missing
 
 GPU = torch.device("cuda:0")
 EDGES = EdgeBasis(5, CUTOFF)
+SAMPLES = 14
+STACKS = (3, 3, 2)
+"""Members of the stack in each epoch."""
+SIZES = (6, 3)
+"""Samples of the two batches of an epoch."""
 
 
 def problem(atoms: tuple[int, ...] = (9,), missing: float = 0.0, **network: object) -> Problem:
     """Random samples over geometries of ``atoms`` atoms, with a share ``missing`` of the values missing."""
     rng = np.random.default_rng(2)
-    data = random_samples(rng, [random_neighbours(rng, n, 2 * n) for n in atoms])
+    data = random_samples(rng, [random_neighbours(rng, n, 2 * n) for n in atoms], SAMPLES)
     return Problem(with_missing(data, rng, missing) if missing else data, **network)
 
 
@@ -75,14 +79,9 @@ if find_spec("triton"):  # without it, tests/member/triton_kernels fails
 class Stack:
     """A stack of members, trained step by step."""
 
-    def __init__(self, make: Make, device: torch.device, members: int = 3) -> None:
+    def __init__(self, make: Make, device: torch.device, members: int = STACKS[0]) -> None:
         self.problem, self.engine = make(device)
-        layout = self.engine.layout
-        start = torch.stack([layout.initial_parameters(e) for e in range(members)])
-        self.parameters = start.to(device)
-        self.buffers = torch.stack([layout.initial_buffers()] * members).to(device)
-        self.gradients = torch.zeros_like(self.parameters)
-        self.optimizer = new_optimizer(AdamOptimizer(name="Adam"), self.parameters)
+        self.parameters, self.gradients, self.buffers, self.optimizer = new_stack(self.engine, range(members))
         self.steps = 0
 
     def keep(self, members: int) -> None:
@@ -94,16 +93,20 @@ class Stack:
             setattr(self, name, getattr(self, name)[kept].clone())
         self.optimizer = self.optimizer.select(kept)
 
-    def plan(self, steps: int = 1) -> Tensor:
+    def plan(self) -> Tensor:
         """Return the optimiser's factors of an epoch."""
-        return self.optimizer.plan(steps, np.full(len(self.parameters), 1e-2))
+        return self.optimizer.plan(len(SIZES), np.full(len(self.parameters), 1e-2))
+
+    def epoch(self, factors: Tensor) -> list[Tensor]:
+        """Train and predict with a batch of each size; return everything that was computed, on the device."""
+        return [t for samples, factor in zip(SIZES, factors, strict=True) for t in self.step(samples, factor)]
 
     def step(self, samples: int, factors: Tensor) -> list[Tensor]:
-        """Take a step and predict; return everything that they computed, on the device."""
+        """Take a step and predict; return everything that was computed, on the device."""
         rng = np.random.default_rng(self.steps)
         self.steps += 1
-        index = np.stack([rng.permutation(14)[:samples] for _ in range(len(self.parameters))])
+        index = np.stack([rng.permutation(SAMPLES)[:samples] for _ in range(len(self.parameters))])
         losses = self.engine.step(self.parameters, self.gradients, self.buffers, index).clone()
         computed = [losses, self.gradients.clone(), self.buffers.clone()]
         self.engine.update(self.optimizer, self.parameters, self.gradients, factors)
-        return [*computed, *self.engine.predict(self.parameters, self.buffers, np.arange(14)).values()]
+        return [*computed, *self.engine.predict(self.parameters, self.buffers, np.arange(SAMPLES)).values()]

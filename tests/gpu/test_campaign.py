@@ -18,12 +18,11 @@ from hydragnn_hpc import Ensemble
 from hydragnn_hpc.ensemble.stack_sizes import fitting_stacks
 from hydragnn_hpc.paths import CampaignFolder
 from tests import campaigns
-from tests.gpu.emulated import emulated
+from tests.gpu.emulated import MEMORY, emulated
 
 ROOT = Path(__file__).parents[2]
 DRIVE = ROOT / "tests" / "ensemble" / "drive.py"
 ENVIRONMENT = {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}  # which must have no effect
-MEMORY = 80 << 30
 CHANGES: dict[str, Any] = {
     "variants": ["HCM"],
     "replicas": 4,
@@ -120,9 +119,9 @@ def test_every_other_engine_of_a_device_trains_as_on_the_cpu(folder: Path, engin
 
 
 def test_members_are_stacked_without_being_asked(folder: Path, undisturbed: Run) -> None:
-    found = run(folder, "auto", launch={**CHANGES["launch"], "stack": "auto"})
-    assert [len(result["stack"]) for result in found.results.values()] == [4, 4, 4, 4]
-    assert weights(found) == weights(undisturbed)
+    auto = run(folder, "auto", launch={**CHANGES["launch"], "stack": "auto"})
+    assert [len(result["stack"]) for result in auto.results.values()] == [4, 4, 4, 4]
+    assert weights(auto) == weights(undisturbed)
 
 
 def test_an_ensemble_predicts_as_on_the_cpu(folder: Path, undisturbed: Run) -> None:
@@ -154,7 +153,5 @@ def test_a_lack_of_memory_halves_the_stack_and_costs_no_attempt(folder: Path, un
     halved = run(folder, "little", memory=undisturbed.workers[0]["peak"] * 2 // 3)
     assert [len(result["stack"]) for result in halved.results.values()] == [2, 2, 2, 2]
     assert halved.output.count("continues in stacks of 2") == 1 and len(halved.workers) == 2
-    assert fitting_stacks(CampaignFolder(folder / "little")) == {("HCM", "emulated"): 2}, (
-        "the next run does not know it"
-    )
+    assert fitting_stacks(CampaignFolder(folder / "little")) == {("HCM", "emulated"): 2}  # which the next run reads
     assert {result["attempt"] for result in halved.results.values()} == {1}

@@ -97,7 +97,7 @@ def test_a_member_that_diverges_does_not_end_the_graphs_of_the_others(device: De
     for each in (own, plain):
         each.parameters[1] = torch.nan
         each.buffers[2] = torch.inf
-        factors = each.plan(2)
+        factors = each.plan()
         for factor in factors:
             each.step(6, factor)
     assert device.captures == 1 and device.launches["replay"] == 3
@@ -110,9 +110,7 @@ def test_graphs_of_one_stack_size_share_a_pool_that_is_released_with_it(device: 
     own, pools, used = stack(6), [], []
     for members in range(6, 0, -1):
         own.keep(members)
-        factors = own.plan(2)
-        for samples, factor in zip((6, 3), factors, strict=True):
-            own.step(samples, factor)
+        own.epoch(own.plan())
         gc.collect()
         assert len(device.graphs) == 2
         pools.append({graph.pool for graph in device.graphs})

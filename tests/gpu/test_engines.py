@@ -10,14 +10,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from tests.gpu import on_device
 from tests.gpu.emulated import Device, emulated
-from tests.gpu.problems import ENGINES, GPU, Stack
+from tests.gpu.problems import ENGINES, GPU, STACKS, Stack
 
 CPU = torch.device("cpu")
-SIZES = (6, 3)
-"""Samples of the two batches of an epoch."""
-STACKS = (3, 3, 2)
-"""Members of the stack in each epoch."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +34,9 @@ def trained(name: str) -> Trained:
         stack = Stack(ENGINES[name], GPU, STACKS[0])
         for epoch, members in enumerate(STACKS):
             stack.keep(members)
-            factors = stack.plan(len(SIZES))
+            factors = stack.plan()
             before = device.waits.copy()
-            for samples, factor in zip(SIZES, factors, strict=True):
-                numbers += stack.step(samples, factor)
+            numbers += stack.epoch(factors)
             if epoch == 1:
                 waits = device.waits - before
             gc.collect()
@@ -50,14 +46,8 @@ def trained(name: str) -> Trained:
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_numbers_are_those_of_the_cpu(name: str) -> None:
-    stack, expected = Stack(ENGINES[name], CPU, STACKS[0]), []
-    for members in STACKS:
-        stack.keep(members)
-        factors = stack.plan(len(SIZES))
-        for samples, factor in zip(SIZES, factors, strict=True):
-            expected += stack.step(samples, factor)
-    for actual, wanted in zip(trained(name).numbers, expected, strict=True):
-        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-6)
+    for actual, expected in zip(trained(name).numbers, on_device.trained(name, CPU), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -76,7 +66,7 @@ def test_launches_do_not_depend_on_the_stack_and_no_sum_is_atomic(name: str, dev
     counted = []
     for members in (2, 3):  # where sizes vary, a stack of one needs no padding
         stack = Stack(ENGINES[name], GPU, members)
-        factors = stack.plan(2)
+        factors = stack.plan()
         stack.step(6, factors[0])
         before = device.launches.total()
         stack.step(6, factors[1])
@@ -87,7 +77,7 @@ def test_launches_do_not_depend_on_the_stack_and_no_sum_is_atomic(name: str, dev
 
 def test_a_captured_step_is_one_launch(device: Device) -> None:
     stack = Stack(ENGINES["torch"], GPU)
-    factors, index = stack.plan(2), stack.problem.index(6)
+    factors, index = stack.plan(), stack.problem.index(6)
     for factor in factors:
         before = device.launches.copy()
         stack.engine.step(stack.parameters, stack.gradients, stack.buffers, index)
