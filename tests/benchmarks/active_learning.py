@@ -22,6 +22,7 @@ from scipy import stats
 
 import hydragnn_hpc
 from hydragnn_hpc.dataset import store
+from hydragnn_hpc.member.engine.resample import Split
 from tests.benchmarks.program import command
 
 VALIDATION = 500
@@ -68,10 +69,10 @@ def train(folder: Path, frames: list[str], targets: list[str], campaign: str) ->
 
 @dataclass
 class Data:
-    """All frames as text, and the numbers of those that may be trained on, validate and test."""
+    """All frames as text, their split, and the targets' units."""
 
     frames: list[str]
-    groups: list[np.ndarray]
+    split: Split
     units: dict[str, str]
 
     @classmethod
@@ -80,23 +81,23 @@ class Data:
         if not text.exists():
             command("data", "convert", bp, text)
         manifest, arrays = store.read(bp)
-        groups = [np.flatnonzero(arrays["split"] == part) for part in range(3)]
-        groups[1] = np.random.default_rng(0).permutation(groups[1])[:VALIDATION]
-        return cls(list(frames_of(text)), groups, {field: manifest.targets[field].unit for field in TARGETS})
+        train, validation, test = (np.flatnonzero(arrays["split"] == part) for part in range(3))
+        split = Split(train, np.random.default_rng(0).permutation(validation)[:VALIDATION], test)
+        return cls(list(frames_of(text)), split, {field: manifest.targets[field].unit for field in TARGETS})
 
     def follow(self, folder: Path, given: argparse.Namespace, seed: int, at_random: bool) -> list[list[float]]:
         """Return the errors by round and task, with samples chosen by the ensemble, or ``at_random``."""
         campaign, targets = campaign_of(self.units, given.epochs)
-        train_on = np.random.default_rng(seed).permutation(self.groups[0])[: given.start]
+        train_on = np.random.default_rng(seed).permutation(self.split.train)[: given.start]
         errors = []
         for number in range(given.rounds + 1):
             own = folder / f"round-{number}"
-            chosen = [self.frames[k] for k in np.concatenate([train_on, *self.groups[1:]])]
+            chosen = [self.frames[k] for k in np.concatenate([train_on, self.split.validation, self.split.test])]
             errors.append(train(own, chosen, targets, campaign))
             print(f"{folder.name}: {len(train_on)} samples, {errors[-1]}", flush=True)
             if number == given.rounds:
                 break
-            rest, selected = np.setdiff1d(self.groups[0], train_on), own / "next.csv"
+            rest, selected = np.setdiff1d(self.split.train, train_on), own / "next.csv"
             if not selected.exists():
                 (own / "pool.xyz").write_text("".join(self.frames[k] for k in rest), encoding="utf-8")
                 how = ["--random", "--seed", seed + number] if at_random else []
