@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
-from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine
 from tests.benchmarks import cases
 
 CASES = ("206", "periodic", "206+lengths", "varying")
-ENGINES: dict[str, type[TorchEngine]] = {"torch": TorchEngine, "triton": TritonEngine}
+ENGINES: dict[str, type[TorchEngine]] = {"torch": TorchEngine}
+if find_spec("triton"):
+    from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine
+
+    ENGINES["triton"] = TritonEngine
 STACKS = (1, 12, 84)
 BANDWIDTH, CACHE = 3.35e12, 5e12
 """Bytes a second of an H100's memory (its data sheet), and of its L2 cache (assumed)."""

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -310,7 +311,7 @@ def main() -> int:
                 given.report.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
         card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        triton = "no Triton" if find_spec("triton") is None else f"Triton {__import__('triton').__version__}"
+        triton = "no Triton" if find_spec("triton") is None else f"Triton {import_module('triton').__version__}"
         say(f"{card}, torch {torch.__version__}, {triton}, {time.strftime('%Y-%m-%d')}\n")
         for line, fine in checked(device, until):
             right &= fine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -39,6 +40,12 @@ def test_checks_and_measurements_run_on_a_cpu(
     assert [row[1].strip() for row in rows] == ["PyTorch Geometric", "torch"]
     assert all(float(row[3].replace(",", "")) > 1 for row in rows) and rows[1][7].strip().endswith("%")
     assert lines[-1].startswith("84 members in stacks of 1,")
+
+
+def test_the_checks_need_no_triton() -> None:
+    code = "import sys; sys.modules['triton'] = None; from tests.gpu import on_device; print(*on_device.ENGINES)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=on_device.ROOT, capture_output=True, text=True, check=False)
+    assert "torch, missing values" in done.stdout and "kernels" not in done.stdout, done.stderr
 
 
 def test_numbers_and_bits_are_right_on_the_emulated_device(device: Device) -> None:
