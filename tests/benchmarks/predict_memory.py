@@ -9,9 +9,6 @@ process's peak, and the time its CPU time.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -20,6 +17,7 @@ import numpy as np
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM
 from tests.benchmarks import cases
 from tests.benchmarks.predictions import trained
+from tests.benchmarks.program import measured
 
 COMMENT_LINE = "Properties=species:S:1:pos:R:3"
 
@@ -47,18 +45,14 @@ def main() -> None:
         print("| structures | peak memory, MB | CPU, s | structures per CPU second |\n|---:|---:|---:|---:|")
         for number in parser.parse_args().structures:
             write(folder / "s.xyz", number)
-            words = ["predict", folder / "out", folder / "s.xyz", "--out", folder / "p.csv", "--device", "cpu"]
-            child = subprocess.Popen([sys.executable, "-m", "hydragnn_hpc", *words], stderr=subprocess.DEVNULL)
-            _, status, used = os.wait4(child.pid, 0)
-            child.returncode = os.waitstatus_to_exitcode(status)
-            if child.returncode:
-                raise SystemExit(f"predict failed: exit code {child.returncode}")
-            seconds = used.ru_utime + used.ru_stime
+            words = [folder / "out", folder / "s.xyz", "--out", folder / "p.csv", "--device", "cpu"]
+            used = measured("predict", *words)
             with (folder / "p.csv").open("rb") as stream:
                 rows = sum(1 for _ in stream) - 1
             if rows != number:
                 raise SystemExit(f"{rows} rows for {number} structures")
-            print(f"| {number:,} | {used.ru_maxrss / 1024:.0f} | {seconds:.0f} | {number / seconds:,.0f} |", flush=True)
+            speed = number / used.cpu_seconds
+            print(f"| {number:,} | {used.megabytes:.0f} | {used.cpu_seconds:.0f} | {speed:,.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from typing import Any
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read.options import Options
+from tests.benchmarks.program import measured
 from tests.ranks import OVER_NETWORK
 from tests.report import making
 
@@ -115,10 +117,10 @@ def start(folder: Path, ranks: int) -> Row:
             server.kill()
     found = re.search(r"SUPERVISOR peak (\d+).* cpu ([\d.]+) s descriptors (\d+)", done.stdout)
     assert found, done.stdout
-    opened = datetime.fromtimestamp(Path(f"{door}.full").stat().st_mtime)
+    opened = Path(f"{door}.full").stat().st_mtime
     return {
         "what": f"start and end of {ranks} ranks",
-        "seconds_to_first_assignment": min(events(folder / f"start-{ranks}", "assign")) - opened.timestamp(),
+        "seconds_to_first_assignment": min(events(folder / f"start-{ranks}", "assign")) - opened,
         "megabytes_rank_0": int(found[1]),
         "cpu_seconds_rank_0": float(found[2]),
         "descriptors_rank_0": int(found[3]),
@@ -141,15 +143,16 @@ def large(folder: Path, members: int) -> list[Row]:
         {"what": f"the same command again: all {members} found finished", "wall_seconds": again},
     ]
     for command in (["status"], ["status", "--json"]):
-        rows.append(timed(f"{' '.join(command)} of {members} members", [*command, str(out)]))
-    return [*rows, timed(f"report of {members} members", ["report", str(out)])]
+        rows.append({"what": f"{' '.join(command)} of {members} members", **asdict(measured(*command, out))})
+    return [*rows, {"what": f"report of {members} members", **asdict(measured("report", out))}]
 
 
 def reports(folder: Path, members: int) -> Row:
     """The report of very many members with predictions for as many samples as the quick start's test set has."""
     samples = 445
     out = making.make(folder / "reports", variants=("HC", "H"), replicas=members // 2, samples=samples)
-    return timed(f"report of {members} members with predictions for {samples} samples", ["report", str(out)])
+    what = f"report of {members} members with predictions for {samples} samples"
+    return {"what": what, **asdict(measured("report", out))}
 
 
 def dry_runs(folder: Path, variants: int) -> list[Row]:
@@ -157,25 +160,11 @@ def dry_runs(folder: Path, variants: int) -> list[Row]:
     path = campaign(folder, 2).with_name("variants.yaml")
     lines = "".join(f"  - {{name: V{k}, tasks: [{'H, C' if k % 2 else 'H'}]}}\n" for k in range(variants))
     path.write_text(CAMPAIGN.replace("variants: [HC, H]\n", f"variants:\n{lines}").replace("REPLICAS", "1"), "utf-8")
-    words = [str(path), str(folder / "variants")]
+    words = [path, folder / "variants", "--dry-run"]
     return [
-        timed(f"run --dry-run of {variants} variants", ["run", *words, "--dry-run"]),
-        timed(f"submit --dry-run of {variants} variants", ["submit", *words, "--site", "local", "--dry-run"]),
+        {"what": f"run --dry-run of {variants} variants", **asdict(measured("run", *words))},
+        {"what": f"submit --dry-run of {variants} variants", **asdict(measured("submit", *words, "--site", "local"))},
     ]
-
-
-def timed(what: str, arguments: list[str]) -> Row:
-    """Wall time, CPU time and peak memory of a command."""
-    started = time.perf_counter()
-    process = subprocess.Popen([str(BIN / "hydragnn-hpc"), *arguments], stdout=subprocess.DEVNULL)
-    _, code, usage = os.wait4(process.pid, 0)
-    assert code == 0, what
-    return {
-        "what": what,
-        "wall_seconds": time.perf_counter() - started,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "megabytes": usage.ru_maxrss / 1024,
-    }
 
 
 def main() -> None:

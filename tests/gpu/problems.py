@@ -41,7 +41,7 @@ def _torch(
 ) -> Make:
     def make(device: torch.device) -> tuple[Problem, Engine]:
         made = problem(atoms, missing, **network)
-        # Beside a real device, kernels are compiled for it, and plain torch is what they are compared with.
+        # Kernels that are compiled for a real device are compared with plain torch on the CPU.
         plain = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1"
         return made, (TorchEngine if plain else kind)(
             made.sizes, made.data, device, together=True, capture=device == GPU
