@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 PROGRAM = (sys.executable, "-m", "hydragnn_hpc")
+MEASURE = """
+import resource, subprocess, sys, time
+started = time.perf_counter()
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+sys.exit(code)
+"""
+"""Run in a small process: the peak that the system reports is at least that of the process that starts a command."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,7 @@ def command(*words: object, folder: Path | None = None) -> None:
 
 def measured(*words: object) -> Usage:
     """Run a command of the program, which must succeed; return what it took."""
-    started = time.perf_counter()
-    process = subprocess.Popen([*PROGRAM, *map(str, words)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, process.args)
-    cpu = usage.ru_utime + usage.ru_stime
-    return Usage(time.perf_counter() - started, cpu, usage.ru_maxrss / 1024)
+    line = [sys.executable, "-I", "-S", "-c", MEASURE, *PROGRAM, *map(str, words)]
+    done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
+    wall, cpu, kilobytes = map(float, done.stdout.split())
+    return Usage(wall, cpu, kilobytes / 1024)
