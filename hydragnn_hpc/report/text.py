@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 MISSING = "–"
@@ -26,7 +26,7 @@ def scientific(value: float | None, digits: int = 3) -> str:
 
 
 def plain(value: float | None, digits: int = 4) -> str:
-    """Return a number with the given number of significant digits, without an exponent unless it would be long."""
+    """Return a number of ``digits`` significant digits, a large one to the unit, a very small one with an exponent."""
     if value is None or not math.isfinite(value):
         return MISSING
     if value == 0:
@@ -38,7 +38,7 @@ def plain(value: float | None, digits: int = 4) -> str:
 
 
 def r_squared(value: float | None) -> str:
-    """Return R² as ``0.9871``, and from -10 down as ``-2.3e4``, where digits say no more than the sign."""
+    """Return R² as ``0.9871``; at -10 and below, where only its size matters, as ``-2.3e4``."""
     if value is None or not math.isfinite(value):
         return MISSING
     return f"{round(value, 4) + 0.0:.4f}" if value > -10 else scientific(value, 2)  # + 0.0: no negative zero
@@ -49,14 +49,14 @@ def percent(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:+.1f} %"
 
 
-def utc(stamp: Any) -> str:
+def utc(stamp: str | None) -> str:
     """Return a time, ISO 8601 in UTC, to the second: ``2026-08-01 09:30:12``."""
     return line(stamp)[:19].replace("T", " ") if stamp else MISSING
 
 
-def plus_minus(mean: float | None, std: float | None, form: Any = scientific) -> str:
-    """Return ``mean ± std``, with a dash for a missing value."""
-    return MISSING if mean is None else f"{form(mean)} ± {form(std) if std is not None else MISSING}"
+def plus_minus(mean: float | None, std: float | None) -> str:
+    """Return ``7.54e-3 ± 8.70e-4``, with a dash for a missing value."""
+    return MISSING if mean is None else f"{scientific(mean)} ± {scientific(std)}"
 
 
 def mean_count(value: float | None) -> str:
@@ -69,6 +69,11 @@ def interval(value: tuple[float, float] | None, form: Callable[[float], str]) ->
     return MISSING if value is None else f"[{', '.join(form(v) for v in value)}]"
 
 
+def two_decimals(value: float) -> str:
+    """Return a number as ``2.20``."""
+    return f"{value:.2f}"
+
+
 def with_spread(mean: float | None, std: float | None) -> str:
     """Return ``1.629 ± 0.014``: no more digits than the spread warrants; the mean alone where there is no spread."""
     if mean is None or not std or not math.isfinite(std):
@@ -79,13 +84,13 @@ def with_spread(mean: float | None, std: float | None) -> str:
     return f"{round(mean, places):,.{max(places, 0)}f} ± {round(std, places):,.{max(places, 0)}f}"
 
 
-def latex(text: Any) -> str:
+def latex(text: str) -> str:
     """Escape text for LaTeX."""
     return "".join(_LATEX.get(c, c) for c in line(text))
 
 
-def markdown(text: Any) -> str:
-    """Escape text for a cell of a Markdown table."""
+def markdown(text: str) -> str:
+    """Escape text for Markdown, also within a table."""
     escaped = "".join(f"\\{c}" if c in "\\|`*_<>[]#" else c for c in line(text))
     return escaped.replace("&", "&amp;")
 
@@ -95,11 +100,6 @@ def line(text: Any) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def last_line(text: Any) -> str:
-    """Return the last line of some output, text or a list of lines, that is not blank."""
-    return next((line(t) for t in reversed(lines_of(text)) if line(t)), "")
-
-
-def lines_of(text: Any) -> list[str]:
-    """Return the lines of some output that is text or a list of lines."""
-    return [str(t) for t in text] if isinstance(text, list | tuple) else str(text or "").splitlines()
+def last_line(lines: Sequence[str]) -> str:
+    """Return the last of some lines of output that is not blank; empty if all are."""
+    return next((shown for text in reversed(lines) if (shown := line(text))), "")

@@ -18,8 +18,9 @@ from hydragnn_hpc.report.results.rows import Snapshot
 from hydragnn_hpc.sections import Variant
 
 HEAD_SHARE = (0.05, 0.15)
-"""The range that counts as "about 10 %"."""
+"""The range that counts as "about 10 %" more training time."""
 FASTER = 2.2
+"""The least ratio of training times: three single-task models' over one multi-task model's."""
 _TIMES = "measured times (one per stack)"
 
 
@@ -85,7 +86,7 @@ class _Comparisons:
 
 
 def assess(snapshot: Snapshot, pairs: list[Pair] | None = None) -> list[PaperClaim]:
-    """Test the claims (a) to (d)."""
+    """Test the claims (a) to (d); ``pairs`` are those of :func:`compare_all` where they are known already."""
     compared = _Comparisons(snapshot, compare_all(snapshot) if pairs is None else pairs)
     return [_better_together(compared), _better_alone(compared), _one_head(compared), _faster(compared)]
 
@@ -137,11 +138,12 @@ def _one_head(compared: _Comparisons) -> PaperClaim:
         return _unfinished("c", statement, compared, sorted({v.name for pair in configured for v in pair}))
     heads = costs.heads(compared.snapshot)
     verdict, reason = _inside(mean[1], HEAD_SHARE, [min(n for h in heads for n in h.n)], text.percent, _TIMES)
-    figures = f"{text.percent(mean[0])} {_shares(mean[1])}"
+    figures = f"{text.percent(mean[0])} {_interval(mean[1], text.percent)}"
     evidence = [Evidence("geometric mean over all pairs", figures, verdict, reason)]
     for head in heads:
         each = "" if head.more_per_epoch is None else f"; per epoch {text.percent(head.more_per_epoch)}"
-        figures = f"{text.percent(head.more)} {_shares(head.interval)}, n = {_counts(head.n)}{each}"
+        interval = _interval(head.interval, text.percent)
+        figures = f"{text.percent(head.more)} {interval}, n = {_counts(head.n)}{each}"
         inside = _inside(head.interval, HEAD_SHARE, head.n, text.percent, _TIMES)
         evidence.append(Evidence(f"{head.smaller} to {head.larger}", figures, *inside))
     low, high = (f"{100 * share:g}" for share in HEAD_SHARE)
@@ -162,14 +164,14 @@ def _faster(compared: _Comparisons) -> PaperClaim:
         return _unfinished("d", statement, compared, needed[0])
     evidence = []
     for cost in complete:
-        figures = f"{cost.ratio:.2f} {_shown(cost.interval, '.2f')} times, n = {_counts(cost.n)}"
+        figures = f"{cost.ratio:.2f} {_interval(cost.interval, text.two_decimals)} times, n = {_counts(cost.n)}"
         inside = _inside(cost.interval, (FASTER, float("inf")), cost.n, what=_TIMES)
         evidence.append(Evidence(f"{cost.variant} against {' + '.join(cost.singles)}", figures, *inside))
     return _of_equal_stacks(PaperClaim("d", statement, _together(evidence), tuple(evidence)), compared)
 
 
 def _of_equal_stacks(claim: PaperClaim, compared: _Comparisons) -> PaperClaim:
-    """Return a claim about times, undecided if the times are not comparable."""
+    """Return a claim about times, or the same as undecided if the times are not comparable."""
     if costs.comparable(compared.snapshot):
         return claim
     reason = "trained in stacks of different sizes"
@@ -198,7 +200,8 @@ def _lower_spread(compared: _Comparisons, task: str, first: str, second: str) ->
     pair = compared.pair(task, first, second)
     if pair is None or pair.spread_ratio is None or pair.spread_interval is None or min(pair.n) < ENOUGH:
         return Evidence(what, text.MISSING, Verdict.UNDECIDED, _too_few(compared, first, second))
-    figures = f"{pair.spread_ratio:.2f} {_shown(pair.spread_interval, '.2f')}, n = {_counts(pair.n)}"
+    interval = _interval(pair.spread_interval, text.two_decimals)
+    figures = f"{pair.spread_ratio:.2f} {interval}, n = {_counts(pair.n)}"
     return Evidence(what, figures, *_inside(pair.spread_interval, (0.0, 1.0), pair.n))
 
 
@@ -209,6 +212,7 @@ def _inside(
     form: Callable[[float], str] = "{:g}".format,
     what: str = "members",
 ) -> tuple[Verdict, str]:
+    """Return whether an interval lies between two bounds, and the reason where that is undecided."""
     if interval is None or min(n) < ENOUGH:
         return Verdict.UNDECIDED, f"too few {what}: {_counts(n)}, at least {ENOUGH} of each are needed"
     if bounds[0] < interval[0] and interval[1] < bounds[1]:
@@ -261,17 +265,12 @@ def _swapped(pair: Pair) -> Pair:
 def _figures(pair: Pair | None) -> str:
     if pair is None:
         return text.MISSING
-    shown = f"[{', '.join(text.scientific(v) for v in pair.interval)}]" if pair.interval else "(no interval)"
-    p_value = f"p (Holm) = {text.plain(pair.p_holm, 2)}"
-    return f"difference {text.scientific(pair.difference)} {shown}, n = {_counts(pair.n)}, {p_value}"
+    difference = f"difference {text.scientific(pair.difference)} {_interval(pair.interval, text.scientific)}"
+    return f"{difference}, n = {_counts(pair.n)}, p (Holm) = {text.plain(pair.p_holm, 2)}"
 
 
-def _shown(interval: Interval | None, form: str) -> str:
-    return f"[{', '.join(format(v, form) for v in interval)}]" if interval else "(no interval)"
-
-
-def _shares(interval: Interval | None) -> str:
-    return f"[{', '.join(map(text.percent, interval))}]" if interval else "(no interval)"
+def _interval(interval: Interval | None, form: Callable[[float], str]) -> str:
+    return text.interval(interval, form) if interval else "(no interval)"
 
 
 def _counts(n: Sequence[int]) -> str:

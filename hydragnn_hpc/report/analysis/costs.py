@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydragnn_hpc.report.analysis.statistics import Interval, bootstrap_interval, ratio_of_means
+from hydragnn_hpc.report.analysis.statistics import Interval, bootstrap_interval, ratio_interval
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Snapshot
 from hydragnn_hpc.sections import Variant
@@ -26,7 +26,7 @@ class MultiTaskCost:
     n : tuple of int
         Numbers of measured times (`measured_seconds`): of the variant, then of each single-task one.
     seconds, seconds_singles : float
-        Mean training time of a member; the sum of the single-task means.
+        Mean training time of a member; the sum of the single-task variants' means.
     ratio : float
         ``seconds_singles / seconds``; ``interval`` is its 95 % bootstrap interval.
     device_hours, device_hours_singles : float
@@ -61,17 +61,17 @@ class HeadCost:
 
 
 def single_of(snapshot: Snapshot, task: str) -> Variant | None:
-    """Return the single-task variant of a task."""
+    """Return the single-task variant of a task; None if there is none."""
     return next((v for v in rows.compared(snapshot) if v.tasks == (task,)), None)
 
 
 def seconds_of(snapshot: Snapshot, variant: str) -> list[float]:
-    """Return the training times of a variant's finished members."""
+    """Return the training times of a variant's finished members, in seconds."""
     return rows.quantities(snapshot.finished(variant), "seconds")
 
 
 def measured_seconds(snapshot: Snapshot, variant: str) -> list[float]:
-    """Return the independently measured training times: one per stack."""
+    """Return the independently measured training times of a variant, in seconds: one per stack."""
     stacks: dict[tuple[int, ...], float] = {}
     for member in snapshot.finished(variant):
         if member.result:
@@ -93,7 +93,7 @@ def costs(snapshot: Snapshot) -> list[MultiTaskCost]:
         mean = math.fsum(own) / len(own)
         ratio = math.fsum(math.fsum(t) / len(t) for t in theirs) / mean
         times = [measured_seconds(snapshot, name) for name in (variant.name, *names)]
-        counts, interval = tuple(map(len, times)), ratio_of_means(times[1:], times[0])[1]
+        counts, interval = tuple(map(len, times)), ratio_interval(times[1:], times[0])
         hours = (device_hours(snapshot, [variant.name]), device_hours(snapshot, names))
         compared.append(MultiTaskCost(variant.name, names, counts, mean, ratio * mean, ratio, interval, *hours))
     return compared
@@ -114,13 +114,13 @@ def device_hours(snapshot: Snapshot, variants: Sequence[str]) -> float:
 
 
 def heads(snapshot: Snapshot) -> list[HeadCost]:
-    """Return all pairs of variants that differ by one task, if both have finished members."""
+    """Return the costs of one task more, for all pairs of variants with finished members that differ by one task."""
     compared = []
     for small, large in one_more(_timed(snapshot)):
         a, b = seconds_of(snapshot, small.name), seconds_of(snapshot, large.name)
         ratio = math.fsum(b) / len(b) / (math.fsum(a) / len(a))
         times = [measured_seconds(snapshot, v.name) for v in (small, large)]
-        interval = ratio_of_means(times[1:], times[0])[1]
+        interval = ratio_interval(times[1:], times[0])
         each = [_seconds_per_epoch(snapshot, v.name) for v in (small, large)]
         per_epoch = each[1] / each[0] - 1 if each[0] and each[1] else None
         shifted = (interval[0] - 1, interval[1] - 1) if interval else None

@@ -10,20 +10,20 @@ from hydragnn_hpc.report.results.rows import Snapshot
 
 @dataclass(frozen=True)
 class Headline:
-    """The best variant for a task: that with the lowest mean validation error, as the test set must not choose.
+    """The best variant for a task: that with the lowest mean validation error; the test set must not choose.
 
     Attributes
     ----------
     n, n_total : int
         Finished members, and all members.
     rmse, rmse_std : float, float or None
-        Test RMSE of a member in the unit: mean and standard deviation.
+        Test RMSE of a member in ``unit``: mean and standard deviation.
     rmse_of_mean : float or None
-        Of the ensemble's mean prediction; None for a single member.
+        RMSE of the ensemble's mean prediction; None for a single member.
     r2 : float or None
         Mean over members; None where it is not known.
     baseline, rmse_baseline : str, float or None
-        The better baseline, and its test RMSE in the unit; None where it is not known, or not to be shown.
+        The better baseline, and its test RMSE in ``unit``; empty and None where it is not known, or not to be shown.
     not_learned : int or None
         Members that are no better than the baselines on the validation set.
     """

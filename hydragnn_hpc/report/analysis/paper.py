@@ -17,6 +17,7 @@ from hydragnn_hpc.report.results.rows import Snapshot
 from hydragnn_hpc.sections import Variant
 
 LETTERS = {"mixing_enthalpy": "H", "charge_transfer": "C", "magnetic_moment": "M"}
+"""The paper's name of each target."""
 TABLE1: dict[str, dict[str, tuple[float, float]]] = {
     "HCM": {"H": (7.54e-3, 8.70e-4), "C": (6.77e-3, 3.59e-4), "M": (1.04e-2, 4.94e-4)},
     "HC": {"H": (7.33e-3, 4.77e-4), "C": (7.36e-3, 3.23e-4)},
@@ -26,18 +27,21 @@ TABLE1: dict[str, dict[str, tuple[float, float]]] = {
     "C": {"C": (5.94e-3, 4.39e-4)},
     "M": {"M": (8.77e-3, 3.18e-4)},
 }
+"""Mean and standard deviation by variant and task."""
 ELEMENTS = {26, 78}
 SITES = 32
+"""The proton numbers of its elements, and the atoms of its cell."""
 RANGES = {
     "mixing_enthalpy": (0.0, 65.918),
     "charge_transfer": (-5.310, 0.847),
     "magnetic_moment": (-0.0516, 3.8078),
 }
-"""Smallest and largest value of its targets, in Ry per cell, e and μB."""
+"""The smallest and largest value of each target, in Ry per cell, e and μB."""
 TOLERANCE = 2e-3
-"""As a share of a range: more than the rounding of the above, less than the deviations of the surrogates."""
+"""As a fraction of a range: more than the rounding of the above, less than the deviations of surrogate data."""
 MEMBERS = 12
-CITATION = "Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007 (2022), Table 1"
+"""Members of each variant."""
+CITATION = "Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007 (2022)"
 
 
 @dataclass(frozen=True)

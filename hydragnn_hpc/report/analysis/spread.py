@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from hydragnn_hpc.campaign_hash import member_settings
-from hydragnn_hpc.report.analysis.statistics import ENOUGH, LEVEL, Interval, spread_ratio
+from hydragnn_hpc.report.analysis.statistics import ENOUGH, Interval, f_quantiles, spread_ratio
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Snapshot
 from hydragnn_hpc.sections import Folds, Variant
@@ -57,9 +56,9 @@ class Spread:
 
 
 def spreads(snapshot: Snapshot) -> list[Spread]:
-    """Return the spreads of all variants whose replicas are trained on samples of their own.
+    """Return the spreads of all variants whose replicas are resampled: trained on samples of their own.
 
-    Points that halving ended are left out.
+    Points that a sweep's halving ended are left out.
     """
     campaign, collected = snapshot.campaign, []
     variants = [v for v in campaign.variants if v.name not in snapshot.ended]
@@ -77,18 +76,19 @@ def spreads(snapshot: Snapshot) -> list[Spread]:
             sources = _between_folds(errors, folds) if folds else None
             if sources is None and other is not None:
                 sources = _against(errors, _errors(snapshot, other, task), other.name)
-            more = f"set replicas={2 * folds} or more, or add" if folds else "add"
-            why = f"{more} a variant with training.resample=none"
             if other is not None:
                 why = f"too few members of {variant.name} and {other.name} have finished"
             elif folds and campaign.replicas > folds:
                 why = f"too few members of {variant.name} have finished"
+            else:
+                more = f"set replicas={2 * folds} or more, or add" if folds else "add"
+                why = f"{more} a variant with training.resample=none"
             collected.append(Spread(variant.name, task, len(errors), std, sources, "" if sources else why))
     return collected
 
 
 def _settings(snapshot: Snapshot, variant: Variant) -> str:
-    """Return what two variants have in common that differ in resampling alone."""
+    """Return a variant's settings as text, but for resampling."""
     settings: dict[str, Any] = member_settings(snapshot.campaign, variant)
     settings.get("training", {}).pop("resample", None)
     return str((variant.tasks, {k: v for k, v in settings.items() if k != "variants" and v != {}}))
@@ -100,13 +100,17 @@ def _errors(snapshot: Snapshot, variant: Variant, task: str) -> dict[int, float]
 
 
 def _between_folds(errors: dict[int, float], folds: int) -> Sources | None:
-    """Analyse the variance between and within folds, one-way (random effects, unequal sizes); None as for `one_way`."""
+    """Return :func:`one_way` of the replicas of each fold."""
     by_fold = [[e for r, e in errors.items() if r % folds == fold] for fold in range(folds)]
     return one_way([group for group in by_fold if group])
 
 
 def one_way(groups: Sequence[Sequence[float]]) -> Sources | None:
-    """Return the sources of a spread from replicas in folds; None where no fold has two replicas, or all are in one."""
+    """Return the sources of a spread from the errors of each fold's replicas.
+
+    By a one-way analysis of variance (random effects, unequal sizes). None where no fold has two replicas, all are in
+    one fold, or replicas of one fold do not differ.
+    """
     sizes = np.array([len(group) for group in groups])
     n, g = int(sizes.sum()), len(groups)
     if g < 2 or n == g:
@@ -118,7 +122,7 @@ def one_way(groups: Sequence[Sequence[float]]) -> Sources | None:
     if within == 0:
         return None
     effective = (n - float((sizes**2).sum()) / n) / (g - 1)  # members per fold, where sizes differ
-    ratios = [max(0.0, 1 + (between / within / f - 1) / effective) for f in (1.0, *_quantiles(g - 1, n - g))]
+    ratios = [max(0.0, 1 + (between / within / f - 1) / effective) for f in (1.0, *f_quantiles(g - 1, n - g))]
     interval = (ratios[2], ratios[1]) if g >= ENOUGH else None
     data = math.sqrt(max(0.0, (between - within) / effective))
     return Sources("replicas of one fold", math.sqrt(within), data, ratios[0], interval)
@@ -132,8 +136,3 @@ def _against(errors: dict[int, float], fixed: dict[int, float], name: str) -> So
     initial = float(np.std(alone, ddof=1))
     data = initial * math.sqrt(max(0.0, ratio**2 - 1))
     return Sources(name, initial, data, ratio**2, interval and (interval[0] ** 2, interval[1] ** 2))
-
-
-def _quantiles(above: int, below: int) -> tuple[float, float]:
-    low, high = stats.f.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], above, below)
-    return float(low), float(high)

@@ -15,7 +15,8 @@ from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Snapshot
 
 LEVEL = 0.95
-RESAMPLES = 9_999
+"""Confidence level of all intervals."""
+RESAMPLES, FEWER_RESAMPLES = 9_999, 1_999
 MANY = 200
 """Above this many members fewer resamples suffice: the interval's own noise is small."""
 ENOUGH = 3
@@ -32,8 +33,8 @@ class Pair:
 
     Attributes
     ----------
-    n : tuple of int
-        Finished members of each.
+    n : (int, int)
+        Numbers of finished members.
     difference : float
         Mean RMSE of ``first`` minus that of ``second``.
     interval : (float, float) or None
@@ -91,7 +92,10 @@ def compare(task: str, first: tuple[str, Sequence[float]], second: tuple[str, Se
 
 
 def verdict(pair: Pair, change: float) -> str:
-    """Return whether a ``change`` of the error, a pair's difference or its opposite, is better, worse or undecided."""
+    """Return whether a ``change`` of the error, a pair's difference or its negative, is better or worse.
+
+    Where the pair does not decide it, the verdict is ``undecided`` or ``too few members``.
+    """
     if pair.interval is None or min(pair.n) < ENOUGH:
         return "too few members"
     if pair.interval[0] <= 0 <= pair.interval[1] or (pair.p_holm is not None and pair.p_holm >= SIGNIFICANT):
@@ -105,13 +109,15 @@ def bootstrap_interval(data: Sequence[Sequence[float]], statistic: Callable[...,
     Parameters
     ----------
     data : sequence of sequences of float
+        The samples.
     statistic : callable
         Takes as many arrays as there are samples, and ``axis``.
 
     Returns
     -------
     (float, float) or None
-        None if a sample has fewer than three values. The same data give the same interval: the resampling is seeded.
+        None if a sample has fewer than three values, or the interval is not finite. The same data give the same
+        interval: the resampling is seeded.
     """
     if min(len(d) for d in data) < ENOUGH:
         return None
@@ -119,11 +125,11 @@ def bootstrap_interval(data: Sequence[Sequence[float]], statistic: Callable[...,
     if all(np.ptp(a) == 0 for a in arrays):
         value = float(statistic(*arrays, axis=-1))
         return value, value
-    many = max(len(a) for a in arrays) > MANY
+    resamples = RESAMPLES if max(len(a) for a in arrays) <= MANY else FEWER_RESAMPLES
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         interval = stats.bootstrap(
-            arrays, statistic, vectorized=True, n_resamples=1_999 if many else RESAMPLES, batch=1_000,
+            arrays, statistic, vectorized=True, n_resamples=resamples, batch=1_000,
             confidence_level=LEVEL, method="BCa", rng=np.random.default_rng(0),
         ).confidence_interval  # fmt: skip
     low, high = float(interval.low), float(interval.high)
@@ -155,17 +161,19 @@ def spread_ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, 
     ratio = float(np.std(a, ddof=1) / np.std(b, ddof=1))
     if min(len(a), len(b)) < ENOUGH:
         return ratio, None
-    low, high = stats.f.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], len(a) - 1, len(b) - 1)
+    low, high = f_quantiles(len(a) - 1, len(b) - 1)
     return ratio, (ratio / math.sqrt(high), ratio / math.sqrt(low))
 
 
-def ratio_of_means(
-    numerators: Sequence[Sequence[float]], denominator: Sequence[float]
-) -> tuple[float, Interval | None]:
-    """Return (sum of the means of ``numerators``) / (mean of ``denominator``) and its 95 % bootstrap interval."""
-    data = (*numerators, denominator)
-    value = float(_sum_over_last(*(np.asarray(d, float) for d in data), axis=-1))
-    return value, bootstrap_interval(data, _sum_over_last)
+def f_quantiles(numerator: int, denominator: int) -> Interval:
+    """Return the quantiles of the F distribution that enclose :data:`LEVEL`, for these degrees of freedom."""
+    low, high = stats.f.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], numerator, denominator)
+    return float(low), float(high)
+
+
+def ratio_interval(numerators: Sequence[Sequence[float]], denominator: Sequence[float]) -> Interval | None:
+    """Return the 95 % bootstrap interval of (sum of the means of ``numerators``) / (mean of ``denominator``)."""
+    return bootstrap_interval((*numerators, denominator), _sum_over_last)
 
 
 def _difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:

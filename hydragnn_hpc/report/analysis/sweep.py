@@ -28,14 +28,14 @@ class PointResult:
     ----------
     name, of : str
         The variant, and the variant that it is a point of.
-    settings : dict
-        By key.
+    settings : mapping
+        The values of the sweep's keys.
     n, n_total : int
         Finished members, and all members.
     validation : float or None
         The mean over members of `rows.score`; ``interval`` is its 95 % interval from the t distribution, None for fewer
         than three members.
-    test : dict
+    test : mapping
         Mean and standard deviation of the test RMSE (scaled), by task.
     ended : int or None
         The epoch of the rung at which it ended, where halving did not let it go on: such a point has no rank.
@@ -61,15 +61,17 @@ class PowerLaw:
 
     Attributes
     ----------
-    of, settings : str, dict
-        The variant, and the other keys' values.
-    sizes : list of int
-        Numbers of samples that members were trained on.
-    number : int
-        Errors that it is fitted to.
-    centre, at_centre, of_exponent : float
-        The mean of the logarithms of samples; standard errors of the logarithm of the error there, and of the exponent.
-    saved, saved_interval : float and Interval, or None
+    of, settings : str, mapping
+        The variant that its points are of, and their values of the other keys.
+    sizes : sequence of int
+        Numbers of samples that members were trained on, ascending.
+    n : int
+        Number of errors that it is fitted to.
+    centre : float
+        Mean of the logarithms of their numbers of samples.
+    centre_stderr, exponent_stderr : float
+        Standard errors of the logarithm of the error at the centre, and of the exponent.
+    saved, saved_interval : float or None, Interval or None
         See :func:`saved`.
     """
 
@@ -79,27 +81,27 @@ class PowerLaw:
     sizes: Sequence[int]
     factor: float
     exponent: float
-    number: int
+    n: int
     centre: float
-    at_centre: float
-    of_exponent: float
+    centre_stderr: float
+    exponent_stderr: float
     saved: float | None = None
     saved_interval: Interval | None = None
 
     @property
     def interval(self) -> Interval | None:
-        """Return the 95 % interval of the exponent, by the t distribution; None with fewer than three sizes."""
-        half = _quantile(self.number - 2) * self.of_exponent
+        """The 95 % interval of the exponent, from the t distribution; None with fewer than three sizes."""
+        half = _quantile(self.n - 2) * self.exponent_stderr
         return (self.exponent - half, self.exponent + half) if len(self.sizes) >= _SIZES else None
 
     @property
-    def at_most(self) -> float:
-        """Return the scaled RMSE after training on the largest number of samples."""
+    def rmse_at_most(self) -> float:
+        """The scaled RMSE after training on the largest number of samples."""
         return self.error(self.sizes[-1])
 
     def standard_error(self, samples: float) -> float:
-        """Return the standard error of the logarithm of the error after training on this number of samples."""
-        return math.hypot(self.at_centre, self.of_exponent * (math.log(samples) - self.centre))
+        """Return the standard error of the logarithm of :meth:`error`."""
+        return math.hypot(self.centre_stderr, self.exponent_stderr * (math.log(samples) - self.centre))
 
     def error(self, samples: float) -> float:
         """Return the scaled RMSE after training on this number of samples."""
@@ -114,7 +116,7 @@ class PowerLaw:
 
 
 def ranked(snapshot: Snapshot) -> list[PointResult]:
-    """Return the points of a campaign's sweep, those of each variant by rank; none where there is no sweep."""
+    """Return the points of a campaign's sweep, those of each variant by rank; empty where there is no sweep."""
     sweep = snapshot.campaign.sweep
     if sweep is None:
         return []
@@ -155,7 +157,7 @@ def _result(snapshot: Snapshot, point: Point, tasks: Sequence[str]) -> PointResu
 def power_laws(snapshot: Snapshot) -> list[PowerLaw]:
     """Fit each task's test error to the number of training samples, over points that differ in nothing else.
 
-    Points that halving ended are left out.
+    Points that the sweep's halving ended are left out.
     """
     sweep = snapshot.campaign.sweep
     if sweep is None or SAMPLES not in sweep.over:
@@ -185,10 +187,12 @@ def fit(pairs: Sequence[tuple[int, float]], task: str, of: str, settings: Mappin
     x, y = np.log(np.array(pairs, np.float64)).T
     line = stats.linregress(x, y)
     rest = y - line.intercept - line.slope * x
-    at_centre = math.sqrt(float(rest @ rest) / max(len(pairs) - 2, 1) / len(pairs))
+    centre_stderr = math.sqrt(float(rest @ rest) / max(len(pairs) - 2, 1) / len(pairs))
     sizes = sorted({n for n, _ in pairs})
-    factor, exponent, error = math.exp(line.intercept), -float(line.slope), float(line.stderr)
-    return PowerLaw(task, of, settings, sizes, factor, exponent, len(pairs), float(x.mean()), at_centre, error)
+    return PowerLaw(
+        task=task, of=of, settings=settings, sizes=sizes, factor=math.exp(line.intercept), exponent=-float(line.slope),
+        n=len(pairs), centre=float(x.mean()), centre_stderr=centre_stderr, exponent_stderr=float(line.stderr),
+    )  # fmt: skip
 
 
 def saved(laws: Sequence[PowerLaw], law: PowerLaw) -> tuple[float, Interval | None] | None:
@@ -201,11 +205,11 @@ def saved(laws: Sequence[PowerLaw], law: PowerLaw) -> tuple[float, Interval | No
     if alone is None or alone is law:
         return None
     most = law.sizes[-1]
-    needed = alone.samples(law.at_most)
+    needed = alone.samples(law.rmse_at_most)
     if needed is None:
         return None
     half = math.hypot(law.standard_error(most), alone.standard_error(needed)) / alone.exponent
-    half *= _quantile(law.number + alone.number - 4)
+    half *= _quantile(law.n + alone.n - 4)
     ratio = most / needed
     interval = (1 - ratio * math.exp(half), 1 - ratio * math.exp(-half))
     return 1 - ratio, interval if min(len(law.sizes), len(alone.sizes)) >= _SIZES else None

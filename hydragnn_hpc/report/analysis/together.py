@@ -1,4 +1,4 @@
-"""Does it help to learn a task together with others? Its multi-task variants against its single-task one."""
+"""Whether it helps to learn a task together with others: its multi-task variants against its single-task one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hydragnn_hpc.report.results.rows import Snapshot
 class Together:
     """A task's error in a multi-task variant against its error alone.
 
-    ``n`` are the finished members of both; ``change`` is that of the mean test RMSE, as a fraction of that alone;
-    ``verdict`` is better, worse, undecided or too few members.
+    ``n`` are the numbers of finished members, together and alone; ``change`` is that of the mean test RMSE, as a
+    fraction of the error alone; ``verdict`` is that of :func:`statistics.verdict`.
     """
 
     task: str

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -14,12 +16,14 @@ from hydragnn_hpc.report.results.predictions import EnsembleStatistics
 LEVELS = np.round(np.arange(0.05, 1.0, 0.05), 2)
 """Confidence levels of the calibration curve."""
 GROUPS = 10
+"""Number of groups by spread, of which errors are compared with spreads."""
 SHOWN = 5
+"""Number of least certain compositions."""
 
 
 @dataclass(frozen=True)
 class CompositionSpread:
-    """Samples of one composition: number, mean spread and RMSE of the ensemble's mean, in the task's unit.
+    """Samples of one composition: their number, and mean spread and RMSE of the ensemble's mean in the task's unit.
 
     ``rmse`` is None if no true value is known.
     """
@@ -39,8 +43,8 @@ class Uncertainty:
     rmse_mean_member, rmse_best_member, rmse_ensemble : float
         Test RMSE: mean and smallest over members; of the ensemble's mean prediction.
     spread : float
-        Root mean square over the test set of the members' standard deviation (ddof = 1), with the noise that they
-        predict, where they do.
+        Root mean square over the test set of the members' standard deviation (ddof = 1), including the noise where
+        they predict one.
     noise : float or None
         Root mean square of that noise.
     pearson, spearman : float or None
@@ -102,7 +106,7 @@ def assess(ensemble: EnsembleStatistics, test_set: GroundTruth) -> Uncertainty |
 
 def coverage_of(absolute: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """Return the fraction of absolute errors within ``z(level) * spread``, for every level of :data:`LEVELS`."""
-    return np.array([float(np.mean(absolute <= stats.norm.ppf((1 + p) / 2) * spread)) for p in LEVELS])
+    return np.array([float(np.mean(absolute <= stats.norm.ppf((1 + level) / 2) * spread)) for level in LEVELS])
 
 
 def _groups(absolute: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -130,10 +134,10 @@ def _least_certain(
     return [CompositionSpread(str(formulas[k]), int(samples[k]), float(mean[k]), rmse[k]) for k in order]
 
 
-def _correlation(function: object, a: np.ndarray, b: np.ndarray) -> float | None:
+def _correlation(function: Callable[..., Any], a: np.ndarray, b: np.ndarray) -> float | None:
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    return float(function(a, b).statistic)  # type: ignore[operator]
+    return float(function(a, b).statistic)
 
 
 def _rms(values: np.ndarray) -> float:

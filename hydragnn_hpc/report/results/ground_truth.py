@@ -21,7 +21,7 @@ class GroundTruth:
     Attributes
     ----------
     source : str
-        What they are, for captions: ``4,208 samples of the test set``.
+        Describes the structures in captions: ``4,208 samples of the test set``.
     names : numpy.ndarray
         ``[S]``, text.
     atomic_numbers : numpy.ndarray
@@ -86,14 +86,14 @@ class GroundTruth:
 
 
 def symbol(number: int) -> str:
-    """Return a chemical symbol; ``Z`` and the number if there is none."""
+    """Return the chemical symbol of a proton number; ``Z`` and the number if there is none."""
     from ase.data import chemical_symbols
 
     return str(chemical_symbols[number]) if 0 < number < len(chemical_symbols) else f"Z{number}"
 
 
 def ev_per_atom(values: np.ndarray | float, n_atoms: np.ndarray | float) -> np.ndarray:
-    """Convert energies in Ry per cell to eV per atom."""
+    """Convert energies in Ry per cell of ``n_atoms`` atoms to eV per atom."""
     return np.asarray(np.asarray(values, float) * RYDBERG_IN_EV / np.asarray(n_atoms, float))
 
 

@@ -13,7 +13,8 @@ from hydragnn_hpc.records.lock import LockHolder
 from hydragnn_hpc.records.run import Progress, RunningMember
 
 STALE_SECONDS = 60.0
-"""A run writes its progress every two seconds; on another host, it is presumed dead if the file is older than this."""
+"""A run writes the time into its progress file every two seconds; on another host, it is presumed dead if that time
+differs from this host's by more than this."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Live:
 
 
 def read_live(folder: CampaignFolder) -> Live:
-    """Read whether a run is active, and its progress."""
+    """Read the progress of a campaign's latest run, and whether it is active."""
     try:
         progress = read_record(folder.progress, Progress)
     except UserError as error:
@@ -54,7 +55,7 @@ def read_live(folder: CampaignFolder) -> Live:
         lives = processes.lives(read_record(folder.lock, LockHolder))
     except UserError:
         lives = None
-    # On this host the process is looked up; on another, clocks have to be compared.
+    # On this host the process is looked up; on another, where that gives None, only clocks can be compared.
     return Live(progress, abs(time.time() - written) < STALE_SECONDS if lives is None else lives)
 
 

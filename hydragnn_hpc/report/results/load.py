@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from hydragnn_hpc.records.member import HISTORY
 from hydragnn_hpc.report.results import ground_truth, predictions, rows
 from hydragnn_hpc.report.results.live import read_live
 from hydragnn_hpc.report.results.predictions import CollectedPredictions
+from hydragnn_hpc.report.results.rows import Table1Row, TimingRow
 
 
 class Results(rows.Snapshot):
@@ -44,15 +45,15 @@ class Results(rows.Snapshot):
     @cached_property
     def table1(self) -> pd.DataFrame:
         """A row per variant and task, without the baselines; NaN where there is no value."""
-        return _numeric(pd.DataFrame(rows.variant_rows(self), columns=list(rows.TABLE1)))
+        return _frame(rows.variant_rows(self), Table1Row)
 
     @cached_property
     def collected(self) -> CollectedPredictions:
-        """Statistics of all finished members' predictions, and what could not be read; without a test set, none."""
+        """Statistics of all finished members' predictions, and problems; empty without a readable test set."""
         try:
             return predictions.collect(self, ground_truth.read_test_set(self))
         except UserError:
-            return predictions.CollectedPredictions({}, [])
+            return CollectedPredictions({}, [])
 
     def calibration(self, variant: str) -> Calibration:
         """Return the calibration of a variant's finished members, from their predictions for the validation set."""
@@ -71,7 +72,7 @@ class Results(rows.Snapshot):
     @cached_property
     def timing(self) -> pd.DataFrame:
         """A row per variant; NaN where there is no value."""
-        return _numeric(pd.DataFrame(rows.timing_rows(self), columns=list(rows.TIMING)))
+        return _frame(rows.timing_rows(self), TimingRow)
 
     @cached_property
     def errors(self) -> pd.DataFrame:
@@ -86,7 +87,7 @@ class Results(rows.Snapshot):
         return pd.DataFrame(records, columns=["variant", "replica", "task", *names, "unit"])
 
     def history(self, member: Member) -> pd.DataFrame | None:
-        """Return a member's ``history.csv`` (:data:`HISTORY`), None if there is none.
+        """Return a member's ``history.csv``, with the columns :data:`HISTORY`; None if there is none.
 
         Raises
         ------
@@ -144,6 +145,8 @@ def load(out: Path | str) -> Results:
     return Results(**{field.name: getattr(snapshot, field.name) for field in fields(snapshot)})
 
 
-def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
+def _frame(records: Sequence[Table1Row] | Sequence[TimingRow], of: type[Table1Row | TimingRow]) -> pd.DataFrame:
+    """Return the fields of records as columns, those that may be missing as floats: None becomes NaN."""
+    frame = pd.DataFrame(records, columns=[field.name for field in fields(of)])
     columns = [c for c in frame.columns if c.endswith(("_mean", "_std")) or c in ("r2", "mae", "not_learned")]
     return frame.astype(dict.fromkeys(columns, float))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ CsvRow = dict[str, Any]
 """A row of a csv file, by column; None is a missing value."""
 BASELINES = {"mean": "no network: mean", "composition": "no network: composition"}
 """Names in the column of variants for the baselines (`records.summary.TargetSummary`)."""
-_OF_RESULT = (
+_RESULT_COLUMNS = (
     "validation_loss", "seconds", "seconds_training", "seconds_validation",
     "best_epoch", "epochs", "stopped_by", "engine", "threads", "attempt",
 )  # fmt: skip
@@ -40,12 +40,14 @@ class Table1Row:
         Or the baseline's name (`BASELINES`).
     n, n_total : int
         Finished members, and all members.
-    rmse_mean, rmse_std, rmse_unit_mean, rmse_unit_std : float or None
-        Over members, of the scaled RMSE, and of that in the unit.
+    rmse_mean, rmse_std : float or None
+        Mean and standard deviation over members of the scaled RMSE.
+    rmse_unit_mean, rmse_unit_std : float or None
+        The same of the RMSE in ``unit``.
     r2, mae : float or None
-        Means over members; ``mae`` in the unit.
+        Means over members; ``mae`` in ``unit``.
     rmse_of_mean : float or None
-        Of the ensemble's mean prediction, in the unit.
+        RMSE of the ensemble's mean prediction, in ``unit``.
     not_learned : int or None
         Members that are no better than the baselines.
     """
@@ -67,7 +69,7 @@ class Table1Row:
 
 @dataclass(frozen=True)
 class TimingRow:
-    """Training times and epochs of a variant's ``n`` finished members of ``n_total``; None is a missing value."""
+    """Training times in seconds, and epochs, of a variant's ``n`` finished members of ``n_total``; None: no value."""
 
     variant: str
     n: int
@@ -76,9 +78,6 @@ class TimingRow:
     seconds_std: float | None
     epochs_mean: float | None
     epochs_std: float | None
-
-
-TABLE1, TIMING = (tuple(field.name for field in fields(row)) for row in (Table1Row, TimingRow))
 
 
 @dataclass
@@ -135,7 +134,10 @@ class Snapshot:
         return learned.closing_line(self.members, self.campaign, self.summary)
 
     def errors_of_means(self) -> Mapping[tuple[str, str], float]:
-        """Return the RMSE of the ensembles' mean predictions, by variant and task; empty if not read."""
+        """Return the RMSE of the ensembles' mean predictions, in the unit, by (variant, task).
+
+        Empty here: only :class:`report.results.load.Results` reads predictions.
+        """
         return {}
 
     def finished(self, variant: str) -> list[Member]:
@@ -144,7 +146,7 @@ class Snapshot:
 
     @cached_property
     def ended(self) -> dict[str, int]:
-        """The points of a sweep that ended at a rung of its halving, and the epoch of that."""
+        """The points that a sweep's halving ended, and the epoch of the rung at which it did."""
         return halving.ended(self.campaign, ledger.read_rungs(self.folder))
 
     @cached_property
@@ -157,13 +159,14 @@ class Snapshot:
         return finished
 
     def predictions(self, member: Member) -> dict[str, np.ndarray] | None:
-        """Return what a member predicts for the test set, None if it has not finished.
+        """Return what a member predicts for the test set; None if it has no predictions.
 
         Returns
         -------
         dict or None
             ``sample``: ``[T]`` int64, numbers of the samples; and by task, in its unit, float64: ``[T, d]`` at graph
-            level, ``[atoms of these samples in order, d]`` at node level.
+            level, ``[atoms of these samples in order, d]`` at node level; the noise that it predicts, if it does, has
+            the same shape under `paths.noise_of` the task.
 
         Raises
         ------
@@ -173,7 +176,7 @@ class Snapshot:
         return read_arrays(self.folder.member(member.variant, member.replica).predictions)
 
     def test_set(self) -> dict[str, np.ndarray] | None:
-        """Return the test set, None before the first run has read it.
+        """Return the test set; None before the first run has written it.
 
         Returns
         -------
@@ -304,7 +307,7 @@ def compared(snapshot: Snapshot) -> list[Variant]:
 
 
 def columns(_: Snapshot, row: Table1Row | TimingRow) -> CsvRow:
-    """Return a row as that of a csv file: its fields are the columns."""
+    """Return a row of a csv file, whose columns are the record's fields."""
     return dict(vars(row))
 
 
@@ -316,7 +319,7 @@ def table1_rows(snapshot: Snapshot) -> list[Table1Row]:
 def variant_rows(snapshot: Snapshot) -> list[Table1Row]:
     """Return the variants' rows of Table 1: one per variant and task, over the finished members.
 
-    Points that ended at a rung of a sweep's halving have none: their errors are not those of a whole training.
+    Points that a sweep's halving ended have none: their errors are not those of a whole training.
     """
     units = {task: unit_of(snapshot, task) for task in snapshot.campaign.tasks}
     of_means = snapshot.errors_of_means()
@@ -371,7 +374,7 @@ def member_columns(snapshot: Snapshot, member: Member) -> CsvRow:
     row["seed"] = result.seed if result else None
     for task in tasks:
         row.update({f"{name}_{task}": metric(member, task, name) for name in ("rmse", "rmse_unit", "mae", "mae_unit")})
-    for key in _OF_RESULT:
+    for key in _RESULT_COLUMNS:
         row[key] = getattr(result, key) if result else None
     sessions = result.sessions if result else ()
     row["sessions"] = len(sessions)

@@ -13,6 +13,8 @@ from hydragnn_hpc.report.tables.text_table import TextTable, tidy
 if TYPE_CHECKING:
     from hydragnn_hpc.report.analysis.coverage import Coverage
 
+_WIDTH_LEVEL = 0.9  # of which half widths are shown
+
 
 def columns(_: Snapshot, coverage: Coverage) -> CsvRow:
     """Return the row of a variant, task, species and level; an infinite width is a missing value."""
@@ -35,10 +37,10 @@ def coverage_tables(content: Sequence[Coverage]) -> list[TextTable]:
     cells = []
     for (variant, task, species), own in groups.items():
         covered = [f"{100 * own[x].raw:.0f} → {100 * own[x].calibrated:.0f}" for x in levels]
-        widths = [text.plain(width, 3) for width in (own[0.9].width_raw, own[0.9].width_calibrated)]
-        first = own[levels[0]]
-        cells.append((variant, task, species or "all", *covered, *widths, first.unit, f"{first.structures:,}"))
-    header = ("variant", "task", "species", *(f"{100 * level:g} %" for level in levels), "half width at 90 %, raw",
-              "calibrated", "unit", "test structures")  # fmt: skip
+        shown = own[_WIDTH_LEVEL]
+        widths = text.plain(shown.width_raw, 3), text.plain(shown.width_calibrated, 3)
+        cells.append((variant, task, species or "all", *covered, *widths, shown.unit, f"{shown.structures:,}"))
+    header = ("variant", "task", "species", *(f"{100 * level:g} %" for level in levels),
+              f"half width at {100 * _WIDTH_LEVEL:g} %, raw", "calibrated", "unit", "test structures")  # fmt: skip
     note = "Percentage of true values of the test set inside the interval of each level, before → after calibration."
     return [TextTable("Coverage before and after calibration", header, cells, (note,))]

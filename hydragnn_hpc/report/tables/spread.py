@@ -65,7 +65,7 @@ def _cells(spread: Spread) -> tuple[str, ...]:
     start, known = (spread.variant, spread.task, text.scientific(spread.std)), spread.sources
     if known is None:
         return (*start, *(text.MISSING,) * 5, str(spread.n))
-    interval = text.interval(known.interval, "{:.2f}".format)
+    interval = text.interval(known.interval, text.two_decimals)
     sources = (text.scientific(known.initial), text.scientific(known.data), f"{known.ratio:.2f}")
     return (*start, *sources, interval, known.against, str(spread.n))
 

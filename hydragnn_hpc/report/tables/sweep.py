@@ -65,7 +65,7 @@ def law_columns(_: Snapshot, law: PowerLaw) -> CsvRow:
         "task": law.task, "of": law.of, **{key: _plain(value) for key, value in law.settings.items()},
         "sizes": len(law.sizes), "least": law.sizes[0], "most": law.sizes[-1],
         "factor": law.factor, "exponent": law.exponent, "exponent_low": low, "exponent_high": high,
-        "rmse_at_most": law.at_most, "samples_for_half": law.samples(law.at_most / 2),
+        "rmse_at_most": law.rmse_at_most, "samples_for_half": law.samples(law.rmse_at_most / 2),
         "saved": share, "saved_low": saved_low, "saved_high": saved_high,
     }  # fmt: skip
 
@@ -135,11 +135,11 @@ def laws_table(snapshot: Snapshot, content: Sequence[PowerLaw]) -> Iterator[Text
 
 
 def _law_cells(law: PowerLaw, keys: list[str]) -> tuple[str, ...]:
-    half = law.samples(law.at_most / 2)
+    half = law.samples(law.rmse_at_most / 2)
     return (
         law.task, law.of, *(str(_plain(law.settings[key])) for key in keys), f"{law.sizes[0]:,} to {law.sizes[-1]:,}",
-        f"{law.exponent:.2f}", text.interval(law.interval, "{:.2f}".format),
-        text.scientific(law.at_most), text.MISSING if half is None else f"{half:,.0f}",
+        f"{law.exponent:.2f}", text.interval(law.interval, text.two_decimals),
+        text.scientific(law.rmse_at_most), text.MISSING if half is None else f"{half:,.0f}",
         text.percent(law.saved), text.interval(law.saved_interval, text.percent),
     )  # fmt: skip
 

@@ -17,10 +17,9 @@ _ABOUT_BASELINES = (
 )
 
 
-def tables(snapshot: Snapshot, content: Sequence[Table1Row], csv: list[CsvRow]) -> list[TextTable]:
+def tables(snapshot: Snapshot, _: Sequence[Table1Row], csv: list[CsvRow]) -> list[TextTable]:
     """Return Table 1 as the paper prints it, with all errors by task, and tidy."""
-    columns = rows.TABLE1 if snapshot.summary else rows.TABLE1[:9]
-    return [paper_form(snapshot), by_task(snapshot), tidy("Table 1, a row per variant and task", csv, columns)]
+    return [paper_form(snapshot), by_task(snapshot), tidy("Table 1, a row per variant and task", csv)]
 
 
 def paper_form(snapshot: Snapshot) -> TextTable:

@@ -25,10 +25,9 @@ class TextTable:
     notes: tuple[str, ...] = ()
 
 
-def tidy(title: str, content: list[CsvRow], columns: tuple[str, ...] = ()) -> TextTable:
-    """Return the rows of a csv file with all of its columns, or these; numbers are rounded to five digits."""
-    columns = columns or tuple(content[0])
-    return TextTable(title, columns, [tuple(_rounded(r[c]) for c in columns) for r in content])
+def tidy(title: str, content: list[CsvRow]) -> TextTable:
+    """Return the rows of a csv file, with all of its columns; numbers are rounded to five digits."""
+    return TextTable(title, tuple(content[0]), [tuple(map(_rounded, row.values())) for row in content])
 
 
 def notes_on(counts: list[int]) -> tuple[str, ...]:
