@@ -73,7 +73,7 @@ def write_archive(
 
 
 def _files(results: Results) -> Iterator[Path]:
-    """Yield the files to be copied."""
+    """Yield the files to be copied, of those that the archive may hold and that exist."""
     own: CampaignFolder = results.folder
     paths = [own.campaign, own.dataset, own.test_set, own.validation_set, own.remarks, own.rungs, own.run, own.events]
     for member in results.members:
@@ -92,7 +92,12 @@ def _metadata(results: Results, made: Path, license_text: str) -> dict[str, Any]
     sessions = [session for result in done for session in result.sessions]  # none of imported models
     name = results.campaign.name
     tasks = ", ".join(f"{task} ({s.level}-level {s.field})" for task, s in results.campaign.tasks.items())
-    program = {"@id": "#hydragnn_hpc", "@type": "SoftwareApplication", "name": "hydragnn_hpc"}
+    program = {
+        "@id": "#hydragnn_hpc",
+        "@type": "SoftwareApplication",
+        "name": "hydragnn_hpc",
+        "softwareVersion": hydragnn_hpc.__version__,
+    }
     root = {
         "@id": crate.ROOT,
         "@type": "Dataset",
@@ -121,7 +126,6 @@ def _metadata(results: Results, made: Path, license_text: str) -> dict[str, Any]
         "about": {"@id": crate.ROOT},
     }
     report = {"@id": "report/", "@type": "Dataset", "name": "Tables, figures and the page (index.html)"}
-    program["softwareVersion"] = hydragnn_hpc.__version__
     return {
         "@context": [f"{crate.CONFORMS_TO}/context", {"sha256": "https://schema.org/sha256"}],
         "@graph": [descriptor, root, program, trained, report, *files],

@@ -21,10 +21,10 @@ def write_scalars(content: Content) -> list[Path]:
     Raises
     ------
     UserError
-        If the writer is not installed, or the folder cannot be written.
+        If tensorboardX is not installed, or the folder cannot be written.
     """
     try:
-        # Not its FileWriter, whose thread would meet errors of the file system where nobody can catch them.
+        # Not FileWriter, which writes in a thread of its own: an error of the file system there cannot be caught.
         from tensorboardX.event_file_writer import EventsWriter
     except ImportError as error:
         raise UserError("--tensorboard needs tensorboardX; pip install 'hydragnn-hpc[tensorboard]'") from error
@@ -36,15 +36,15 @@ def write_scalars(content: Content) -> list[Path]:
         for name, history in content.histories.items():
             (made / name).mkdir(parents=True)
             writer = EventsWriter(str(made / name / "events"))
-            for epoch, key, value in _finite(history):
+            for epoch, key, value in _known(history):
                 writer.write_event(Event(wall_time=time.time(), step=epoch, summary=scalar(key, value)))
             writer.close()
     return sorted(p for p in folder.rglob("*") if p.is_file())
 
 
-def _finite(history: pd.DataFrame) -> Iterator[tuple[int, str, float]]:
-    numeric = history.apply(pd.to_numeric, errors="coerce").dropna(subset="epoch")
-    for row in numeric.to_dict("records"):
+def _known(history: pd.DataFrame) -> Iterator[tuple[int, str, float]]:
+    """Yield epoch, column and value of a history, but for missing values."""
+    for row in history.dropna(subset="epoch").to_dict("records"):
         for key, value in row.items():
             if key != "epoch" and pd.notna(value):
                 yield int(row["epoch"]), str(key), float(value)

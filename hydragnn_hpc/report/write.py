@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydragnn_hpc.atomic import remove_leftovers, write_json, write_text
+from hydragnn_hpc.atomic import remove_leftovers, storage_errors, write_json, write_text
 from hydragnn_hpc.logs import ProgressCallback
 from hydragnn_hpc.report.analysis.content import Content, gather
 from hydragnn_hpc.report.document import markdown
@@ -12,7 +12,7 @@ from hydragnn_hpc.report.document.body import sections
 from hydragnn_hpc.report.document.page import page
 from hydragnn_hpc.report.figures.registry import FIGURES
 from hydragnn_hpc.report.figures.style import SavedFigure, save, style
-from hydragnn_hpc.report.tables.registry import make_folder, write_tables
+from hydragnn_hpc.report.tables.registry import SUFFIXES, TABLES, make_folder, write_tables
 
 
 def write_report(
@@ -25,7 +25,7 @@ def write_report(
     out : Path or str
         The campaign's folder.
     progress : callable, optional
-        Called after each figure.
+        Called after each figure with the number of figures so far, and 0: how many there will be is not known.
     baselines : bool, optional
         Whether Table 1 also shows the baselines.
 
@@ -34,7 +34,7 @@ def write_report(
     content : Content
         What the report shows.
     files : list of Path
-        The files written. Figures and claims of an earlier report that no longer apply are removed.
+        The files written. Tables, figures and claims of an earlier report that no longer apply are removed.
 
     Raises
     ------
@@ -47,15 +47,16 @@ def write_report(
     remove_leftovers(folder.figures)
     written = write_tables(content.results)
     figures = _draw(content, written, progress)
-    for old in folder.figures.iterdir():
-        if old.suffix in (".png", ".pdf") and old not in written:
-            old.unlink(missing_ok=True)
-    parts = sections(content, figures)
     if content.claims:
         write_text(folder.claims, markdown.claims_document(content))
         written.append(folder.claims)
-    else:
-        folder.claims.unlink(missing_ok=True)
+    earlier = [p for p in folder.figures.iterdir() if p.suffix in (".png", ".pdf")]
+    earlier += [folder.claims, *(folder.table(table.name, suffix) for table in TABLES for suffix in SUFFIXES)]
+    for path in earlier:
+        if path not in written:
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
+    parts = sections(content, figures)
     write_text(folder.supplement, markdown.supplement(content, parts))
     write_json(folder.summary, markdown.summary(content, figures))
     write_text(folder.page, page(content, parts))
@@ -63,6 +64,7 @@ def write_report(
 
 
 def _draw(content: Content, written: list[Path], progress: ProgressCallback) -> list[SavedFigure]:
+    """Draw and save all figures, and add their files to ``written``."""
     saved: list[SavedFigure] = []
     with style():
         for figure in FIGURES:

@@ -17,7 +17,7 @@ from hydragnn_hpc import ledger
 from hydragnn_hpc.atomic import write_json
 from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.campaign_hash import member_hash
-from hydragnn_hpc.config import member_seed
+from hydragnn_hpc.config import Campaign, member_seed
 from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.records.dataset import NumberRange
 from hydragnn_hpc.records.device import Device
@@ -46,7 +46,7 @@ LEVELS = {
 
 @dataclass
 class Shape:
-    """What a campaign's folder is to look like.
+    """What a campaign's folder contains.
 
     ``states`` maps a member's name (``"HM/03"``) or a variant to waiting, interrupted, running, failed or diverged;
     all others have finished. ``width`` gives node targets more than one component. With ``papers``, the summary states
@@ -173,7 +173,7 @@ class Member:
     """One member to be written."""
 
     folder: CampaignFolder
-    campaign: object
+    campaign: Campaign
     variant: str
     replica: int
     stack: list[int]
@@ -223,11 +223,9 @@ class Member:
                 seen, own = np.load(self.folder.validation_set)[task.field], np.random.default_rng((1, self.replica))
                 validation[name] = predict(seen, span * level, own, np.random.default_rng((len(real), 1)))
             rmse, mae = np.sqrt(np.mean((predicted - real) ** 2)), np.mean(np.abs(predicted - real))
-            found = {"rmse": rmse / span, "rmse_unit": rmse, "mae": mae / span, "mae_unit": mae}
-            found["rmse_validation"] = found["rmse"]
-            if state == "diverged":
-                found = dict.fromkeys(found)
-            errors = {k: None if v is None else float(v) for k, v in found.items()}
+            metrics = {"rmse": rmse / span, "rmse_unit": rmse, "mae": mae / span, "mae_unit": mae}
+            metrics["rmse_validation"] = metrics["rmse"]
+            errors = {k: None if state == "diverged" else float(v) for k, v in metrics.items()}
             tasks[name] = TaskErrors(level=task.level, unit=UNITS.get(task.field, "arb. u."), n=real.size, **errors)
         if shape.arrays and state == "finished":
             np.savez(files.predictions, **arrays)
@@ -271,7 +269,7 @@ class Member:
 
 
 def predict(real: np.ndarray, level: float, rng: np.random.Generator, hard: np.random.Generator) -> np.ndarray:
-    """Return one member's predictions; ``hard`` is what all members get wrong alike, and where."""
+    """Return one member's predictions; ``hard`` draws the errors that all members share, and their sizes."""
     size = np.exp(0.5 * hard.standard_normal(real.shape)) / np.exp(0.25)
     alike = 0.8 * hard.standard_normal(real.shape)
     return real + level * size * (alike + 0.6 * rng.standard_normal(real.shape))

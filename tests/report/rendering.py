@@ -1,4 +1,4 @@
-"""A campaign's folder and its report, and text that no page may interpret as markup."""
+"""A campaign's folder with its report, and text that no page may interpret as markup."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ STEADY, LOOSE = (-2, -1, 0, 1, 2, 0), (-30, 25, -5, 30, -25, 5)
 
 
 def spread(mean: float, steps: tuple[int, ...], unit: float) -> list[float]:
+    """Return a value for each step: so many units from the mean."""
     return [mean + k * unit for k in steps]
 
 
@@ -39,7 +41,8 @@ def campaign(out: Path, errors: dict, seconds: dict | None = None, **shape) -> d
     return {c.key: c for c in assess(load(out))}
 
 
-def change(out: Path, variant: str, replica: int, how) -> None:
+def change(out: Path, variant: str, replica: int, how: Callable[[dict], object]) -> None:
+    """Change a member's result by ``how``."""
     path = out / "members" / variant / f"{replica:02d}" / "result.json"
     result = json.loads(path.read_text())
     how(result)
@@ -132,15 +135,15 @@ def test_the_time_of_one_stack_is_one_measurement(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("together", "verdict"), [(700.0, Verdict.HOLDS), (900.0, Verdict.FAILS), (818.0, Verdict.UNDECIDED)]
+    ("multi", "verdict"), [(700.0, Verdict.HOLDS), (900.0, Verdict.FAILS), (818.0, Verdict.UNDECIDED)]
 )
-def test_one_model_against_three(tmp_path: Path, together: float, verdict: Verdict) -> None:
-    seconds = {"HCM": spread(together, STEADY, 3.0), **{v: spread(600.0, STEADY, 3.0) for v in "HCM"}}
+def test_one_model_against_three(tmp_path: Path, multi: float, verdict: Verdict) -> None:
+    seconds = {"HCM": spread(multi, STEADY, 3.0), **{v: spread(600.0, STEADY, 3.0) for v in "HCM"}}
     found = campaign(tmp_path / "x", {}, seconds)
     assert found["d"].verdict is verdict, found["d"]
     cost = next(c for c in costs.costs(load(tmp_path / "x")) if c.variant == "HCM")
-    assert cost.ratio == pytest.approx(1800 / together) and cost.singles == ("H", "C", "M")
-    assert cost.device_hours == pytest.approx(6 * together / 3600)
+    assert cost.ratio == pytest.approx(1800 / multi) and cost.singles == ("H", "C", "M")
+    assert cost.device_hours == pytest.approx(6 * multi / 3600)
 
 
 def test_times_of_different_stacks_decide_nothing(tmp_path: Path) -> None:
@@ -161,7 +164,7 @@ def test_device_hours_count_a_stack_once_and_a_shared_device_by_its_share(tmp_pa
     assert costs.device_hours(load(out), ["H"]) == pytest.approx(seconds / 3600 / 2)
 
 
-def test_the_papers_data_are_known_by_elements_cell_and_ranges(tmp_path: Path) -> None:
+def test_the_papers_data_are_recognised_by_elements_cell_and_ranges(tmp_path: Path) -> None:
     shape = {"variants": ("HC", "H"), "replicas": 1, "samples": 6, "arrays": False}
     results = load(making.make(tmp_path / "papers", **shape))
     assert paper.has_paper_data(results, None)
@@ -192,7 +195,7 @@ def test_learning_together_against_alone(tmp_path: Path) -> None:
     assert {t.verdict for t in together.compare(results, compare_all(results))} == {"too few members"}
 
 
-def test_the_papers_variants_are_known_by_their_fields(tmp_path: Path) -> None:
+def test_the_papers_variants_are_recognised_by_their_fields(tmp_path: Path) -> None:
     tasks = {"energy": making.FEPT["H"], "q": making.FEPT["C"], "mine": {"level": "graph", "field": "gap"}}
     variants = ({"name": "both", "tasks": ["q", "energy"]}, {"name": "e", "tasks": ["energy"]}, "mine")
     out = making.make(tmp_path / "x", tasks=tasks, variants=variants, replicas=2, arrays=False, samples=6)

@@ -105,7 +105,7 @@ def test_other_test_sets_are_compared_only_on_request_and_where_they_agree(folde
     ]
 
 
-def test_it_is_shown_and_written(folders: Path) -> None:
+def test_the_tables_are_printed_and_written(folders: Path) -> None:
     shown = campaigns.done(folders, "compare", "a", "b", "--out", "page.md")
     page = (folders / "page.md").read_text()
     for text in (

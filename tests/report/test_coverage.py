@@ -19,7 +19,7 @@ from tests.report.rendering import Rendered, render
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
-    """Members that share most of their error, and are overconfident; of H there are two alone."""
+    """Members that share most of their error, and are overconfident; of variant H only two have finished."""
     out = tmp_path_factory.mktemp("coverage") / "calibrated"
     states = {"H/02": "failed"}
     return render(out, variants=("HC", "H"), replicas=3, samples=400, epochs=4, validation=True, states=states)
@@ -66,7 +66,7 @@ def test_the_table_counts_by_hand(calibrated: Rendered) -> None:
     assert float(row["raw"]) == np.mean(parts[1] <= 0.6744897501960817)
 
 
-def test_page_summary_and_figure_have_it_too(calibrated: Rendered) -> None:
+def test_page_summary_and_figures_show_the_coverage(calibrated: Rendered) -> None:
     page, summary = calibrated.folder.page.read_text("utf-8"), json.loads(calibrated.folder.summary.read_text("utf-8"))
     assert "Coverage before and after calibration" in page and "nor outside that distribution" in page
     assert "No calibrated intervals of H: calibration needs 3 members, and there are 2." in page
@@ -76,7 +76,7 @@ def test_page_summary_and_figure_have_it_too(calibrated: Rendered) -> None:
     assert all(calibrated.folder.table("calibration", suffix).stat().st_size for suffix in ("md", "tex"))
 
 
-def test_an_older_folder_has_no_such_table_and_the_page_says_why(tmp_path: Path) -> None:
+def test_without_validation_predictions_there_is_no_table_and_the_page_says_why(tmp_path: Path) -> None:
     found = render(tmp_path / "older", variants=("H",), replicas=3, samples=20, epochs=4)
     assert not found.folder.table("calibration", "csv").exists() and not load(found.folder.root).coverages
     assert "No calibrated intervals of H: no validation_set.npz" in found.folder.page.read_text("utf-8")

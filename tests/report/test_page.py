@@ -1,4 +1,4 @@
-"""The page in a real browser: it loads from disk alone, complains of nothing, sorts, and fits a laptop and a phone."""
+"""The page in a real browser: it loads from disk alone, logs no error, sorts, and fits a laptop and a phone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def address(rendered: Rendered) -> str:
 
 @pytest.mark.parametrize("size", [LAPTOP, PHONE])
 @pytest.mark.parametrize("which", ["unfinished", "foreign", "single", "nothing"])
-def test_it_loads_alone_fits_and_reports_no_error(
+def test_the_page_loads_alone_fits_its_window_and_logs_no_error(
     window: browser.Browser, which: str, size: tuple, request: pytest.FixtureRequest
 ) -> None:
     rendered = request.getfixturevalue(which)
@@ -38,7 +38,7 @@ def test_it_loads_alone_fits_and_reports_no_error(
     assert width <= inner == size[0], "the page is wider than its window"
     wide = "[...document.querySelectorAll('.wide, .frame')].filter(e => e.scrollWidth > e.clientWidth)"
     if size == LAPTOP:
-        assert window.run(f"{wide}.map(e => e.getAttribute('aria-label'))") == [], "a table has to be moved sideways"
+        assert window.run(f"{wide}.map(e => e.getAttribute('aria-label'))") == [], "it scrolls sideways"
     assert window.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     assert window.run("document.images.length") == len(list(rendered.folder.figures.glob("*.png")))
     assert "results of a campaign" in window.run("document.title")

@@ -61,8 +61,9 @@ def test_other_tasks_have_their_own_figures(foreign: Rendered) -> None:
         "rmse", "composition_gap", "parity_gap-and+F", "parity_gap", "parity_F", "errors_gap", "errors_F", "total_F",
         "training_time", "learning_curves", "schedule", "calibration_gap", "calibration_F",
     }  # fmt: skip
-    assert not foreign.content.paper, "the paper knows no such tasks"
-    assert "stacks of up to 4" in foreign.folder.supplement.read_text()
+    assert not foreign.content.paper, "the paper has no such tasks"
+    supplement = foreign.folder.supplement.read_text()
+    assert "stacks of up to 4" in supplement and "Total forces, component 0" in supplement
 
 
 def test_a_tensor_with_missing_values(foreign: Rendered) -> None:
@@ -134,13 +135,13 @@ def test_what_others_wrote_is_escaped(unfinished: Rendered) -> None:
 
 
 def evil(value: object, key: str = "") -> object:
-    """Put what no page may take for its own in place of every text of a record, but for words that have a meaning."""
+    """Replace every text of a record by markup, but for those that the program itself interprets."""
     if isinstance(value, dict):
         return {k: evil(v, k) for k, v in value.items()}
     if isinstance(value, list):
         return [evil(v, key) for v in value]
-    meant = ("state", "stopped_by", "variant", "level", "time", "started", "ended", "event", "member")
-    return EVIL if isinstance(value, str) and key not in meant else value
+    interpreted = ("state", "stopped_by", "variant", "level", "time", "started", "ended", "event", "member")
+    return EVIL if isinstance(value, str) and key not in interpreted else value
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
@@ -244,16 +245,17 @@ def test_figures_show_the_numbers(unfinished: Rendered) -> None:
     assert any(line.get_ydata()[0] == pytest.approx(median) for line in curves.figure.axes[0].lines)
 
 
-def test_the_same_results_give_the_same_report_and_old_figures_go(single: Rendered) -> None:
+def test_the_same_results_give_the_same_report_and_what_no_longer_applies_is_removed(single: Rendered) -> None:
     before = {p: p.read_bytes() for p in single.files}
-    stale = single.folder.figures / "parity_gone.png"
-    stale.write_bytes(b"-")
+    stale = [single.folder.figures / "parity_gone.png", single.folder.table("calibration", "csv"), single.folder.claims]
+    for path in stale:
+        path.write_bytes(b"-")
     write_report(single.folder.root)
-    assert not stale.exists()
-    assert {p.name for p, bytes_ in before.items() if p.read_bytes() != bytes_} == set()
+    assert [path.exists() for path in stale] == [False] * 3
+    assert {p.name for p, content in before.items() if p.read_bytes() != content} == set()
 
 
-def test_report_reads_neither_torch_nor_mpi(single: Rendered) -> None:
+def test_a_report_imports_none_of_torch_mpi4py_and_adios2(single: Rendered) -> None:
     code = "import sys; from hydragnn_hpc.report.analysis import content; content.gather(sys.argv[1]);"
     code += " print([m for m in ('torch', 'mpi4py', 'adios2') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code, single.folder.root], capture_output=True, text=True, timeout=60)

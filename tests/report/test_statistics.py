@@ -59,14 +59,14 @@ def test_difference_its_interval_and_its_seed() -> None:
 
 
 def test_the_bootstrap_interval_has_about_its_nominal_coverage() -> None:
-    """Twelve members per variant, as in the paper; from so few values, 95 % percentile intervals are too narrow."""
+    """With twelve members per variant, as in the paper: intervals from so few values are slightly too narrow."""
     rng = np.random.default_rng(3)
     hits = 0
     for _ in range(100):
         a, b = rng.normal(1.0, 0.1, 12), rng.normal(1.1, 0.2, 12)
         low, high = statistics.bootstrap_interval((a, b), lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis))
         hits += low <= -0.1 <= high
-    assert 88 <= hits <= 100
+    assert 88 <= hits < 100
 
 
 def test_too_few_values_have_no_interval_and_equal_values_one_of_zero_width() -> None:

@@ -52,8 +52,8 @@ def test_members_of_a_run_that_is_gone_are_not_running(live: Path) -> None:
         assert found.seconds_left is None and found.worker_seconds_left is not None
 
 
-def test_of_a_run_on_this_host_it_is_known_whether_it_lives(live: Path) -> None:
-    """However fresh its progress is, and whatever the clocks say."""
+def test_a_run_on_this_host_is_active_while_its_process_lives(live: Path) -> None:
+    """However old its progress is; of a run on another host, the age of its progress decides."""
     shape, folder = making.Shape(replicas=4, states=STATES), CampaignFolder(live)
     dead = subprocess.Popen(["true"])
     while ") Z " not in Path(f"/proc/{dead.pid}/stat").read_text():  # dead, and not waited for
@@ -91,7 +91,7 @@ def test_the_rate_counts_members_that_this_run_finished(live: Path) -> None:
     assert found.members_per_hour == pytest.approx(1.5, rel=1e-3)
 
 
-def test_a_plain_picture_names_everything(live: Path) -> None:
+def test_the_status_shows_states_counts_causes_and_the_time_left(live: Path) -> None:
     stream = io.StringIO()
     Console(file=stream, width=160).print(status.render(*status.read_status(live)))
     shown = stream.getvalue()
@@ -125,7 +125,7 @@ def test_watch_follows_until_nothing_is_left(live: Path, terminal: bool) -> None
     looks = []
 
     def finish_one(_: float) -> None:
-        """Between two refreshes the unsettled members of one variant fail for good, then those of the other."""
+        """Let the unsettled members of one variant fail for good, and those of the other before the next refresh."""
         looks.append(1)
         left = [("M", r) for r in range(4)] if len(looks) == 1 else [("CM", 1), ("CM", 3)]
         for variant, replica in left:
@@ -142,13 +142,13 @@ def test_watch_follows_until_nothing_is_left(live: Path, terminal: bool) -> None
     assert stream.getvalue().count("28 members") >= (1 if terminal else 3)
 
 
-def test_time_left_of_one_worker_is_the_mean_of_its_variant(tmp_path: Path) -> None:
+def test_the_time_left_of_one_worker_follows_from_finished_members(tmp_path: Path) -> None:
     out = making.make(
         tmp_path / "x", variants=("H", "C"), replicas=4, samples=10, states={"H/02": "waiting", "C": "waiting"}
     )
     seconds = [json.loads(p.read_text())["seconds"] for p in sorted(out.glob("members/H/*/result.json"))]
     found, _ = status.read_status(out)
-    # One H by the mean of H; four C by the same, the nearest variant that has a time.
+    # One H, and four C, of which none has finished: all take the mean of H.
     assert found.worker_seconds_left == pytest.approx(5 * sum(seconds) / 3)
 
 

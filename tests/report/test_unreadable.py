@@ -43,7 +43,8 @@ def inspect(out: Path) -> tuple[str, list[str]]:
     json.dumps(status.plain(), allow_nan=False)
     Console(file=stream, width=400).print(render(status, snapshot))
     content = gather(out)
-    runs(content.results), read_sessions(content.results)
+    runs(content.results)
+    read_sessions(content.results)
     return stream.getvalue(), content.remarks
 
 
@@ -74,7 +75,7 @@ def replaced_by_brackets(path: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [replaced_by_a_folder, replaced_by_a_file, replaced_by_a_loop, replaced_by_brackets],
-    ids=lambda h: h.__name__,
+    ids=lambda damage: damage.__name__,
 )
 def test_any_entry_may_be_something_else(whole: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
     names = sorted(str(p.relative_to(whole)) for p in whole.rglob("*") if "H/03" not in str(p))
@@ -94,7 +95,7 @@ def test_any_entry_may_be_something_else(whole: Path, tmp_path: Path, damage: Ca
         if name == "progress.json":
             assert "unreadable: cannot read" in shown
         if name in ("progress.json", "logs/events.jsonl"):
-            assert any(f"{name}" in line and "cannot" in line for line in remarks), remarks
+            assert any(name in line and "cannot" in line for line in remarks), remarks
         shutil.rmtree(out)
 
 

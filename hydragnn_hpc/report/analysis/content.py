@@ -81,7 +81,7 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
     pairs = statistics.compare_all(results)
     test_set = _test_set(results, remarks)
     all_samples, why = ground_truth.read_data_set(results)
-    is_papers = paper.has_paper_data(results, all_samples)
+    is_paper_data = paper.has_paper_data(results, all_samples)
     if all_samples is None:
         all_samples = test_set
         remarks.append(f"Figures over all samples show {test_set.source if test_set else 'nothing'}: {why}.")
@@ -97,10 +97,10 @@ def gather(out: Path | str, baselines: bool = True) -> Content:
         pairs=pairs,
         headlines=headline.headlines(results),
         together=together.compare(results, pairs),
-        claims=_applicable_claims(results, pairs) if is_papers else [],
+        claims=_applicable_claims(results, pairs) if is_paper_data else [],
         costs=costs.costs(results),
         heads=costs.heads(results),
-        paper=paper.compare(results) if is_papers else [],
+        paper=paper.compare(results) if is_paper_data else [],
         test_set=test_set,
         all_samples=all_samples,
         predictions=collected,

@@ -14,6 +14,7 @@ from hydragnn_hpc.report.results.load import Results
 from hydragnn_hpc.report.results.predictions import EnsembleStatistics
 
 NOMINAL = (0.5, 0.8, 0.9, 0.95)
+"""Levels of the intervals whose coverage is shown."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,11 @@ class Coverage:
     n, structures, values : int
         Numbers of members, of test structures with known values, and of these values.
     level : float
+        Nominal coverage of the intervals.
     raw, calibrated : float
         Fraction of true values inside mean ± z(level) std, and inside the calibrated interval.
     width_raw, width_calibrated : float
-        Mean half width in the unit.
+        Mean half widths of these intervals, in ``unit``; infinite where too few structures calibrate the level.
     """
 
     variant: str
@@ -50,9 +52,14 @@ class Coverage:
 
 @dataclass(frozen=True)
 class CalibratedTask:
-    """A variant's ensemble for one task on the test set, before and after calibration; arrays are ``[A or S, d]``.
+    """A variant's ensemble for one task on the test set, before and after calibration.
 
-    ``numbers`` are the atoms' proton numbers at node level, None at graph level.
+    Attributes
+    ----------
+    error, std : numpy.ndarray
+        Absolute error of the ensemble's mean, and standard deviation, shaped as ``ensemble.truth``.
+    numbers : numpy.ndarray or None
+        ``[A]``, proton numbers of the atoms, at node level.
     """
 
     ensemble: EnsembleStatistics
@@ -101,8 +108,8 @@ def coverages(task: CalibratedTask, test_set: GroundTruth) -> Iterator[Coverage]
     ensemble = task.ensemble
     for number in [None, *(species if len(species) > 1 else [])]:
         chosen = ensemble.valid if number is None else ensemble.valid & (task.numbers == number)[:, None]
-        rows = chosen.any(axis=1)
-        if not rows.any():
+        with_value = chosen.any(axis=1)
+        if not with_value.any():
             continue
         for level in NOMINAL:
             raw, calibrated = task.raw(level), task.calibrated(level)
@@ -111,7 +118,7 @@ def coverages(task: CalibratedTask, test_set: GroundTruth) -> Iterator[Coverage]
                 task=ensemble.task,
                 species="" if number is None else symbol(number),
                 n=ensemble.n,
-                structures=len(np.unique(structure[rows])),
+                structures=len(np.unique(structure[with_value])),
                 values=int(chosen.sum()),
                 unit=ensemble.unit,
                 level=level,

@@ -25,6 +25,9 @@ from hydragnn_hpc.report.text import percent, plain, plus_minus, scientific
 FAILURES = 500
 """At most this many failures are listed; every member's ``failure.json`` has its own."""
 
+EVIDENCE_HEADER = ("comparison", "values", "verdict", "why")
+"""Columns of the table of a claim's evidence."""
+
 
 @dataclass(frozen=True)
 class ReportSection:
@@ -41,7 +44,7 @@ class ReportSection:
 
 @dataclass(frozen=True)
 class _Outline:
-    """The parts of a section, made from the content; figures name the section that shows them (`figures.registry`)."""
+    """How to make a section from the content; its figures name it (`figures.registry`)."""
 
     key: str
     title: str
@@ -70,10 +73,9 @@ def sections(content: Content, figures: Sequence[SavedFigure]) -> list[ReportSec
 
 _FROZEN = "As frozen in the campaign's folder by its first run."
 _ABOUT_CLAIMS = (
-    "Claims of Lupo Pasini et al., Mach. Learn.: Sci. Technol. 3 025007 (2022), tested on this campaign's members."
-    " A comparison of errors is decided only if its 95 % interval excludes zero, the p value of Welch's test after"
-    " Holm's correction is below 0.05, and both sides have at least three members; a claim holds if all its comparisons"
-    " do."
+    f"Claims of {paper.CITATION}, tested on this campaign's members. A comparison of errors is decided only"
+    " if its 95 % interval excludes zero, the p value of Welch's test after Holm's correction is below 0.05, and both"
+    " sides have at least three members; a claim holds if all its comparisons do."
 )
 
 
@@ -92,7 +94,7 @@ def _learned_paragraphs(content: Content) -> Iterator[str]:
 
 
 def _cost_in_a_line(content: Content) -> str:
-    """Return what the members with a result cost."""
+    """Return a sentence on what the members with a result cost."""
     results = content.results
     names = [v.name for v in results.campaign.variants]
     done = [m for m in results.members if m.result]
@@ -119,12 +121,11 @@ def _learned(content: Content) -> Iterator[TextTable]:
     }
     optional = {name: values for name, values in optional.items() if any(v is not None for v in values)}
     shown = []
+    r2 = ["R²"] if content.results.summary else []
     for k, h in enumerate(headlines):
         own = [text.with_spread(h.rmse, h.rmse_std), *(plain(v[k], 3) for v in optional.values())]
-        fit = [text.r_squared(h.r2)] if content.results.summary else []
-        shown.append((h.task, h.variant, *own, h.unit, *fit, f"{h.n} of {h.n_total}"))
-    fits = ["R²"] if content.results.summary else []
-    header = ("task", "best variant", "RMSE of a member", *optional, "unit", *fits, "n of N")
+        shown.append((h.task, h.variant, *own, h.unit, *(text.r_squared(h.r2) for _ in r2), f"{h.n} of {h.n_total}"))
+    header = ("task", "best variant", "RMSE of a member", *optional, "unit", *r2, "n of N")
     notes = ["Best variant: lowest validation error. All errors are of the test set; ± over members."]
     if "RMSE of the mean" in optional:
         notes.append("RMSE of the mean: of the ensemble's mean prediction.")
@@ -155,8 +156,8 @@ def _known(content: Content) -> Iterator[str]:
     """Yield a note on the test values that errors are computed from, if some are missing."""
     tasks = content.results.campaign.tasks
     truths = {t: content.test_set.targets.get(s.field) for t, s in tasks.items()} if content.test_set else {}
-    counts = [(t, int(np.isfinite(v).sum()), v.size) for t, v in truths.items() if v is not None]
-    shown = [f"{t} {known:,} of {size:,}" for t, known, size in counts if known < size]
+    sizes = [(t, int(np.isfinite(v).sum()), v.size) for t, v in truths.items() if v is not None]
+    shown = [f"{t} {known:,} of {size:,}" for t, known, size in sizes if known < size]
     if shown:
         yield f"Some test values are missing; errors are computed from the known ones: {', '.join(shown)}."
 
@@ -165,7 +166,7 @@ def _paper_paragraphs(content: Content) -> tuple[str, ...]:
     if not content.paper:
         return ()
     return (
-        f"{paper.CITATION}: mean ± std over {paper.MEMBERS} members, scaled. Scaled errors are comparable"
+        f"{paper.CITATION}, Table 1: mean ± std over {paper.MEMBERS} members, scaled. Scaled errors are comparable"
         " only as far as the two data sets have the same ranges.",
     )
 
@@ -222,11 +223,11 @@ def _pairs(content: Content) -> Iterator[TextTable]:
         tests = [
             text.interval(p.interval, scientific),
             plain(p.p_value if known else None, 2), plain(p.p_holm if known else None, 2),
-            plain(p.spread_ratio if known else None, 3), text.interval(p.spread_interval, _two),
+            plain(p.spread_ratio if known else None, 3), text.interval(p.spread_interval, text.two_decimals),
         ]  # fmt: skip
         members = f"{p.n[0]} and {p.n[1]}"
         shown.append((p.task, p.first, p.second, scientific(p.difference), *(tests if any(decided) else []), members))
-    tests = ["95 % interval", "p (Welch)", "p (Holm)", "ratio of spreads", "95 % interval "]
+    tests = ["95 % interval", "p (Welch)", "p (Holm)", "ratio of spreads", "95 % interval"]
     header = ("task", "first", "second", "difference", *(tests if any(decided) else []), "members")
     yield TextTable("All pairs of variants that share a task", header, shown)
 
@@ -247,7 +248,7 @@ def _costs(content: Content) -> Iterator[TextTable]:
         known = any(c.interval for c in content.costs)
         shown = [
             (c.variant, " + ".join(c.singles), plain(c.seconds), plain(c.seconds_singles), plain(c.ratio, 3),
-             *([text.interval(c.interval, _two)] if known else []), plain(c.device_hours, 3),
+             *([text.interval(c.interval, text.two_decimals)] if known else []), plain(c.device_hours, 3),
              plain(c.device_hours_singles, 3))
             for c in content.costs
         ]  # fmt: skip
@@ -272,10 +273,10 @@ def _about_intervals(content: Content) -> Iterator[str]:
         yield (
             "Calibrated intervals are the members' spread (and the noise that they predict, if they do) times a factor"
             " from their errors on the validation set (split conformal; at node level the structure is the unit). They"
-            " promise their level on average over structures from the training's distribution. They promise nothing for"
-            " each single structure, nor outside that distribution; the validation set has also chosen the members'"
-            " epochs, so errors on it are slightly too small; and where samples are symmetry equivalents of each"
-            " other, it holds fewer independent ones than its number of structures says."
+            " promise their level on average over structures from the training's distribution, but nothing for a single"
+            " structure, nor outside that distribution. The validation set has also chosen the members' epochs, so"
+            " errors on it are slightly too small; and where samples are symmetry equivalents of each other, it holds"
+            " fewer independent ones than its number of structures suggests."
         )
     reasons: dict[str, list[str]] = {}
     for variant, why in content.uncalibrated.items() if content.uncertainties else ():
@@ -342,10 +343,6 @@ def _provenance(content: Content) -> Iterator[TextTable]:
         header = tuple(dict.fromkeys(key for run in runs for key in run))
         shown = [tuple(text.MISSING if run.get(k) in (None, "") else str(run[k]) for k in header) for run in runs]
         yield TextTable("Runs (times in UTC)", header, shown)
-
-
-def _two(value: float) -> str:
-    return f"{value:.2f}"
 
 
 SECTIONS = (

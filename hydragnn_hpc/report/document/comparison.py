@@ -44,17 +44,9 @@ def page(comparison: Comparison) -> str:
 
 
 def _pair(p: Pair, unit: str) -> tuple[str, ...]:
-    interval = text.interval(p.interval, text.plain)
+    """Return the row of a pair of variants of different campaigns."""
     p_value = text.MISSING if p.interval is None else text.plain(p.p_holm, 2)
-    members = f"{p.n[0]} and {p.n[1]}"
     return (
-        p.task,
-        p.first,
-        p.second,
-        text.plain(p.difference),
-        interval,
-        p_value,
-        unit,
-        verdict(p, p.difference),
-        members,
-    )
+        p.task, p.first, p.second, text.plain(p.difference), text.interval(p.interval, text.plain), p_value, unit,
+        verdict(p, p.difference), f"{p.n[0]} and {p.n[1]}",
+    )  # fmt: skip

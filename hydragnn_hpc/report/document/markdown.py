@@ -13,13 +13,14 @@ from hydragnn_hpc.report import text
 from hydragnn_hpc.report.analysis.claims import PaperClaim
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.document import provenance
-from hydragnn_hpc.report.document.body import ReportSection
+from hydragnn_hpc.report.document.body import EVIDENCE_HEADER, ReportSection
 from hydragnn_hpc.report.figures.style import SavedFigure
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.tables.status import counts, failures
 from hydragnn_hpc.report.tables.text_table import TextTable, as_markdown
 
 SCHEMA = 1
+"""Version of the keys of ``summary.json``."""
 
 
 def supplement(content: Content, parts: Sequence[ReportSection]) -> str:
@@ -41,7 +42,7 @@ def supplement(content: Content, parts: Sequence[ReportSection]) -> str:
 
 
 def claims_document(content: Content) -> str:
-    """Return the claims as Markdown."""
+    """Return the claims and their evidence as Markdown."""
     return "\n".join(["# The paper's claims", "", *(_claim(c) for c in content.claims)])
 
 
@@ -86,7 +87,7 @@ def _claim(claim: PaperClaim) -> str:
     ]
     if claim.evidence:
         shown = [(e.what, e.figures, e.verdict.value, e.reason) for e in claim.evidence]
-        lines.append(as_markdown(TextTable("Evidence", ("comparison", "values", "verdict", "why"), shown)))
+        lines.append(as_markdown(TextTable("Evidence", EVIDENCE_HEADER, shown)))
     return "\n".join(lines)
 
 

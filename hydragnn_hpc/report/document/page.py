@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from hydragnn_hpc.report.analysis.content import Content
-from hydragnn_hpc.report.document.body import ReportSection
+from hydragnn_hpc.report.document.body import EVIDENCE_HEADER, ReportSection
 from hydragnn_hpc.report.tables.status import counts
-from hydragnn_hpc.report.tables.text_table import TextTable
 
 TEMPLATES = Path(__file__).with_name("templates")
 MEMBERS = 2000
@@ -24,6 +23,7 @@ MEMBERS = 2000
 POINTS = 40
 """At most this many points per small learning curve."""
 CURVE_WIDTH, CURVE_HEIGHT = 120, 24
+"""Size of a small learning curve, in page pixels."""
 PAGE_SCALE = 0.7
 """Page pixels per image pixel: sharp on high-resolution screens too."""
 
@@ -49,14 +49,16 @@ def page(content: Content, parts: Sequence[ReportSection]) -> str:
         states=counts(results),
         parts=[_shortened(p) if p.key == "members" else p for p in parts],
         figures=figures,
+        evidence_header=EVIDENCE_HEADER,
         curves=curves(content),
+        curve_size=(CURVE_WIDTH, CURVE_HEIGHT),
         style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
         script=(TEMPLATES / "page.js").read_text(encoding="utf-8"),
     )
 
 
 def _printable(value: Any) -> Any:
-    # The output of a failed program may contain control characters, which a page must not.
+    # The output of a failed program may contain control characters, which must not reach the page.
     return "".join(c for c in value if c.isprintable() or c == "\n") if type(value) is str else value
 
 
@@ -70,7 +72,7 @@ class EmbeddedImage:
 
 
 def embedded(path: Path) -> EmbeddedImage:
-    """Return a PNG to embed in the page."""
+    """Return a PNG file as an image to embed in the page."""
     content = path.read_bytes()
     width, height = struct.unpack(">II", content[16:24])  # in the header chunk, the first of every PNG
     address = f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
@@ -78,10 +80,10 @@ def embedded(path: Path) -> EmbeddedImage:
 
 
 def curves(content: Content) -> dict[str, str]:
-    """Return the points of every listed member's small learning curve, for an SVG of the size above.
+    """Return the points of every listed member's small learning curve, as an SVG of `CURVE_WIDTH` by `CURVE_HEIGHT`.
 
-    Logarithm of the validation loss (its asinh where it may be negative) against epoch; the members of a variant share
-    their axes.
+    The logarithm of the validation loss (its asinh where it may be negative) is shown against the epoch; the members of
+    a variant share their axes.
     """
     encoded: dict[str, str] = {}
     for variant in content.results.campaign.variants:
@@ -104,17 +106,15 @@ def curves(content: Content) -> dict[str, str]:
 
 def _log_loss(history: pd.DataFrame, signed: bool) -> np.ndarray:
     """Return ``[n, 2]``: epoch and log10 of the validation loss, where it is positive and finite; asinh if signed."""
-    if "epoch" not in history or "validation_loss" not in history:
-        return np.zeros((0, 2))
-    epoch, loss = (pd.to_numeric(history[k], errors="coerce").to_numpy(float) for k in ("epoch", "validation_loss"))
+    epoch, loss = (history[name].to_numpy(float) for name in ("epoch", "validation_loss"))
     known = np.isfinite(epoch) & np.isfinite(loss) & (signed | (loss > 0))
     return np.column_stack([epoch[known], (np.arcsinh if signed else np.log10)(loss[known])])
 
 
-def _shortened(part: ReportSection) -> Any:
+def _shortened(part: ReportSection) -> ReportSection:
+    """Return the section of the members, with at most `MEMBERS` of them."""
     (table,) = part.tables
     if len(table.cells) <= MEMBERS:
         return part
     note = f"The first {MEMBERS:,} of {len(table.cells):,} members; members.csv has all of them."
-    short = TextTable(table.title, table.header, table.cells[:MEMBERS], (*table.notes, note))
-    return ReportSection(part.key, part.title, part.paragraphs, (short,))
+    return replace(part, tables=(replace(table, cells=table.cells[:MEMBERS], notes=(*table.notes, note)),))

@@ -1,4 +1,4 @@
-"""Provenance of results: versions, devices, hosts, runs."""
+"""Provenance of results: configuration, versions, devices, hosts, runs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hydragnn_hpc.report.results.rows import stacked
 
 HOSTS = 12
 """At most this many hosts are named."""
+_NO_END = "no end is recorded: killed, or still running"
 
 
 def provenance(results: Results) -> dict[str, str]:
@@ -50,18 +51,14 @@ def runs(results: Results) -> list[dict[str, str | None]]:
     table: list[dict[str, str | None]] = []
     for event in read_log(results.folder).entries:
         if isinstance(event, RunStarted):
-            row = {
-                "start": text.utc(event.time),
-                "end": None,
-                "reason": "no end is recorded: killed, or still running",
-            }
+            row = {"start": text.utc(event.time), "end": None, "reason": _NO_END}
             recorded = event.model_dump(mode="json", exclude={"time", "event"})
             table.append({**row, **{k: _words(v) for k, v in recorded.items()}})
         elif table and isinstance(event, RunStopping):
             table[-1]["reason"] = event.reason
         elif table and isinstance(event, RunEnded):
             table[-1]["end"] = text.utc(event.time)
-            if str(table[-1]["reason"]).startswith("no end"):
+            if table[-1]["reason"] == _NO_END:
                 table[-1]["reason"] = "nothing left to do"
     return table
 
@@ -83,8 +80,8 @@ def _devices(devices: Iterable[Device]) -> str:
     )
 
 
-def _hosts(sessions: Iterable[str]) -> str:
-    hosts = sorted(set(sessions))
+def _hosts(names: Iterable[str]) -> str:
+    hosts = sorted(set(names))
     if len(hosts) > HOSTS:
         return f"{len(hosts)}: {', '.join(hosts[:HOSTS])} and more"
     return ", ".join(hosts)
@@ -97,4 +94,5 @@ def _counted(count: Counter[str]) -> str:
 
 
 def _words(value: Any) -> str:
+    """Return a value of a record as a line of text."""
     return ", ".join(text.line(v) for v in value) if isinstance(value, list) else text.line(value)

@@ -12,8 +12,8 @@ from hydragnn_hpc.report.figures.style import (
     GREY,
     Drawing,
     coverage_axes,
-    few_ticks,
     file_name,
+    label_log_axes,
     line_styles,
     panels,
     with_unit,
@@ -31,7 +31,7 @@ def draw(content: Content) -> Iterator[Drawing]:
             continue
         figure, (left, right) = panels(2, height=3.0)
         for u in own:
-            style = {k: styles[u.variant][k] for k in ("color", "linestyle", "marker")}
+            style = styles[u.variant]
             left.plot(LEVELS, u.coverage, ms=3, label=f"{u.variant} ({u.calibration_error:.2f})", **style)
             positive = (u.groups > 0).all(axis=1)
             right.plot(*u.groups[positive].T, ms=3.5, label=u.variant, **style)
@@ -42,7 +42,7 @@ def draw(content: Content) -> Iterator[Drawing]:
         if len(groups):
             ends = np.array([groups.min() * 0.8, groups.max() * 1.25])
             right.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
-            few_ticks(right)
+            label_log_axes(right)
             right.plot(ends, ends, color=GREY, lw=0.7)
         right.set_xlabel(with_unit("spread of the members, RMS", own[0].unit))
         right.set_ylabel(with_unit("error of their mean, RMS", own[0].unit))

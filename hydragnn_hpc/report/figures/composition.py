@@ -15,6 +15,8 @@ from hydragnn_hpc.report.results.load import Results
 
 MANY = 3000
 """With more points than this, points are drawn smaller and fainter."""
+_ZERO = 1e-3  # totals below this multiple of the largest value are rounding errors
+_MOST_POSITIONS = 200  # at more fractions than this, no line of means is drawn
 
 
 def draw(content: Content) -> Iterator[Drawing]:
@@ -30,38 +32,42 @@ def draw(content: Content) -> Iterator[Drawing]:
             continue
         unit, label = rows.unit_of(results, task), label_of(results.campaign, task)
         figure, (ax,) = panels(1, height=3.2, width=5.0)
-        width = values.shape[1]
+        width, mean_label = values.shape[1], _mean_label(samples, species)
         for k in range(width):
-            _cloud(ax, fraction, values[:, k], PALETTE[k % len(PALETTE)], *([f"component {k}"] if width > 1 else []),
-                   marker="." if k < len(PALETTE) else "x")  # fmt: skip
-        line = width == 1 and _mean_line(ax, fraction, values[:, 0], _mean_label(samples, species))
+            name, marker = f"component {k}" if width > 1 else "structures", "." if k < len(PALETTE) else "x"
+            _cloud(ax, fraction, values[:, k], PALETTE[k % len(PALETTE)], name, marker)
+        line = width == 1 and _mean_line(ax, fraction, values[:, 0], mean_label)
         ax.set_xlabel(f"fraction of {species} atoms")
         ax.set_ylabel(_axis_label(results, task))
         _second_axis(ax, unit, samples)
-        legend_place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if width > 1 else {}
-        if width > 1 or line:
-            ax.legend(markerscale=3, **legend_place)
-        note = "; a colour for each component" if width > 1 else ""
-        note += f"; line: {_mean_label(samples, species)}" if line else ""
+        if width > 1:
+            ax.legend(markerscale=3, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        elif line:
+            ax.legend(markerscale=3)
+        note = "; a colour for each component" if width > 1 else f"; line: {mean_label}" if line else ""
         caption = f"{label.capitalize()} against composition: {_shown_samples(samples, values)}{note}."
         yield Drawing(file_name("composition", task), f"{label.capitalize()} and composition", caption, figure)
 
 
 def draw_totals(content: Content) -> Iterator[Drawing]:
-    """Draw the total of every node-level target against composition, and graph-level targets against that total."""
-    samples, tasks = content.all_samples, content.results.campaign.tasks
+    """Draw the total of every node-level target against composition, and graph-level targets against that total.
+
+    Of a target of several components, only the first is shown.
+    """
+    results, samples = content.results, content.all_samples
     if samples is None:
         return
+    tasks = results.campaign.tasks
     for task, settings in tasks.items():
         if settings.level != "node" or settings.field not in samples.targets:
             continue
-        total = samples.total(samples.targets[settings.field])[:, 0]
-        scale = float(np.nanmax(np.abs(samples.targets[settings.field]))) if len(total) else 0.0
-        if not np.isfinite(total).any() or np.nanmax(np.abs(total)) < 1e-3 * scale:
+        values = samples.targets[settings.field]
+        total = samples.total(values)[:, 0]
+        if not np.isfinite(total).any() or np.nanmax(np.abs(total)) < _ZERO * float(np.nanmax(np.abs(values))):
             continue  # charges of a neutral cell: the total is zero up to rounding
-        figure = _totals_figure(content.results, samples, task, total)
+        label, unit = _first(label_of(results.campaign, task), values), rows.unit_of(results, task)
+        figure = _totals_figure(results, samples, total, with_unit(f"total {label}", f"{unit} per cell"))
         if figure is not None:
-            label = label_of(content.results.campaign, task)
             against = ["against composition"] if samples.composition() is not None else []
             graph = any(s.level == "graph" and s.field in samples.targets for s in tasks.values())
             against += ["graph-level targets against it"] if graph else []
@@ -69,8 +75,8 @@ def draw_totals(content: Content) -> Iterator[Drawing]:
             yield Drawing(file_name("total", task), f"Total {label}", f"{what}: {samples.source}.", figure)
 
 
-def _totals_figure(results: Results, samples: GroundTruth, task: str, total: np.ndarray) -> Any:
-    """Return the panels of one node-level task; None if there is nothing to plot its total against."""
+def _totals_figure(results: Results, samples: GroundTruth, total: np.ndarray, total_label: str) -> Any:
+    """Return the panels of a node-level target's total; None if there is nothing to plot it against."""
     composition = samples.composition()
     graph = [t for t, s in results.campaign.tasks.items() if s.level == "graph" and s.field in samples.targets]
     columns = (composition is not None) + len(graph)
@@ -78,7 +84,6 @@ def _totals_figure(results: Results, samples: GroundTruth, task: str, total: np.
         return None
     figure, axes = panels(columns, height=2.9, width=3.5 * columns if columns < 3 else 7.0)
     free_axes = iter(axes)
-    total_label = with_unit(f"total {label_of(results.campaign, task)}", f"{rows.unit_of(results, task)} per cell")
     if composition is not None:
         ax, (fraction, species) = next(free_axes), composition
         _cloud(ax, fraction, total, PALETTE[0])
@@ -88,10 +93,10 @@ def _totals_figure(results: Results, samples: GroundTruth, task: str, total: np.
         if line:
             ax.legend(markerscale=3)
     for other in graph:
-        ax, values = next(free_axes), samples.targets[results.campaign.tasks[other].field][:, 0]
-        _cloud(ax, total, values, PALETTE[1])
-        ax.set(xlabel=total_label, ylabel=_axis_label(results, other))
-        ax.set_title(_correlation(total, values))
+        ax, values = next(free_axes), samples.targets[results.campaign.tasks[other].field]
+        _cloud(ax, total, values[:, 0], PALETTE[1])
+        ax.set(xlabel=total_label, ylabel=_first(_axis_label(results, other), values))
+        ax.set_title(_correlation(total, values[:, 0]))
     return figure
 
 
@@ -99,6 +104,11 @@ def _axis_label(results: Results, task: str) -> str:
     """Return a graph-level task's label; energies in Ry are per cell."""
     unit = rows.unit_of(results, task)
     return with_unit(label_of(results.campaign, task), f"{unit} per cell" if unit == "Ry" else unit)
+
+
+def _first(label: str, values: np.ndarray) -> str:
+    """Return the label of a target's first component."""
+    return label if values.shape[1] == 1 else f"{label}, component 0"
 
 
 def _shown_samples(samples: GroundTruth, values: np.ndarray) -> str:
@@ -111,7 +121,7 @@ def _mean_label(samples: GroundTruth, species: str) -> str:
     return "mean per composition" if len(samples.species()) == 2 else f"mean at a fraction of {species}"
 
 
-def _cloud(ax: Any, x: np.ndarray, y: np.ndarray, color: str, label: str = "structures", *, marker: str = ".") -> None:
+def _cloud(ax: Any, x: np.ndarray, y: np.ndarray, color: str, label: str = "structures", marker: str = ".") -> None:
     many = len(x) > MANY
     ax.plot(
         x, y, marker, ms=2.2 if many else 3.5, mew=0.5 if marker == "x" else 0, color=color,
@@ -120,10 +130,10 @@ def _cloud(ax: Any, x: np.ndarray, y: np.ndarray, color: str, label: str = "stru
 
 
 def _mean_line(ax: Any, x: np.ndarray, y: np.ndarray, label: str) -> bool:
-    """Draw the mean at each position if most have several samples; return whether it was drawn."""
+    """Draw the mean at each position if at least half have three samples; return whether it was drawn."""
     finite = np.isfinite(y)
     positions, group = np.unique(x[finite], return_inverse=True)
-    drawn = 1 < len(positions) <= 200 and float(np.median(np.bincount(group))) > 2
+    drawn = 1 < len(positions) <= _MOST_POSITIONS and float(np.median(np.bincount(group))) > 2
     if drawn:
         mean = np.bincount(group, y[finite]) / np.bincount(group)
         ax.plot(positions, mean, color="black", lw=1, label=label)

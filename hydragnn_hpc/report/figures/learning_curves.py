@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from hydragnn_hpc.report.analysis.content import Content
-from hydragnn_hpc.report.figures.style import Drawing, line_styles, log_labels, panels
+from hydragnn_hpc.report.figures.style import Drawing, label_log_axis, line_styles, panels
 from hydragnn_hpc.report.results.rows import compared
 
 MAX_CURVES = 40
@@ -40,7 +40,7 @@ def draw(content: Content) -> Iterator[Drawing]:
             ax.set_yscale("symlog")
         else:
             ax.set_yscale("log")
-            log_labels(ax.yaxis)
+            label_log_axis(ax.yaxis)
         ax.set_title(f"{variant} (n = {len(histories)})")
     for ax in axes[len(grouped) :]:
         ax.set_axis_off()

@@ -15,7 +15,6 @@ from hydragnn_hpc.report.figures.style import (
     Drawing,
     file_name,
     label_of,
-    numbers,
     panels,
     with_unit,
 )
@@ -56,6 +55,7 @@ def draw(content: Content) -> Iterator[Drawing]:
 
 
 def _scores(ensemble: EnsembleStatistics) -> str:
+    """Return RMSE, MAE and R² over members, a line each."""
     lines = []
     for name, values, unit in (
         ("RMSE", ensemble.rmse, ensemble.unit),
@@ -64,6 +64,6 @@ def _scores(ensemble: EnsembleStatistics) -> str:
     ):
         mean, std = rows.mean_std([v for v in values if np.isfinite(v)])
         if mean is not None:
-            digits = text.r_squared(mean) if name == "R²" else numbers(mean, std, unit)
-            lines.append(f"{name} {digits}")
+            shown = text.r_squared(mean) if name == "R²" else text.with_spread(mean, std)
+            lines.append(f"{name} {shown} {unit}".rstrip())
     return "\n".join(lines)

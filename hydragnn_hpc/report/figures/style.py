@@ -14,7 +14,6 @@ from typing import Any
 from hydragnn_hpc.atomic import written_whole
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.fields import PROPERTIES
-from hydragnn_hpc.report import text
 
 WIDTH = 7.0
 """Inches: the full width of a journal page."""
@@ -93,7 +92,7 @@ def save(drawing: Drawing, folder: Path) -> list[Path]:
 
 
 def compressed(figure: Any) -> bytes:
-    """Return a figure as a PNG of at most 256 colours: a third of the size, with no visible difference."""
+    """Return a figure as a PNG of at most 256 colours: a third of the size, and no visible difference."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
@@ -121,21 +120,21 @@ def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def coverage_axes(ax: Any, of_levels: str) -> None:
-    """Frame a plot of coverage against the level of intervals: a square with the diagonal of perfect coverage."""
+def coverage_axes(ax: Any, label: str) -> None:
+    """Frame a plot of coverage against level, labelled so: a square with the diagonal of perfect coverage."""
     ax.plot([0, 1], [0, 1], color=GREY, lw=0.7)
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel=of_levels, ylabel="fraction of true values inside")
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel=label, ylabel="fraction of true values inside")
     ax.set_box_aspect(1)
 
 
-def few_ticks(ax: Any) -> None:
-    """Label both logarithmic axes in plain numbers, as many as fit."""
+def label_log_axes(ax: Any) -> None:
+    """Label both logarithmic axes of a panel (:func:`label_log_axis`)."""
     for axis in (ax.xaxis, ax.yaxis):
-        log_labels(axis)
+        label_log_axis(axis)
 
 
-def log_labels(axis: Any) -> None:
-    """Label a logarithmic axis in plain numbers, at steps that suit its limits: at least some, and never too many."""
+def label_log_axis(axis: Any) -> None:
+    """Label a logarithmic axis in plain numbers, as many as suit its limits."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high = sorted(axis.get_view_interval())
@@ -158,7 +157,7 @@ def with_unit(label: str, unit: str) -> str:
 
 
 def file_name(*parts: str) -> str:
-    """Return a file name made of fixed words and names from the campaign."""
+    """Return a file name without suffix, from fixed words and names of the campaign."""
     return "_".join("".join(c if c.isalnum() or c in "+-" else "-" for c in part) for part in parts)
 
 
@@ -168,9 +167,3 @@ def time_unit(largest: float) -> tuple[float, str]:
         if largest > 2 * divisor:
             return divisor, name
     return 1.0, "s"
-
-
-def numbers(value: float, std: float | None, unit: str = "") -> str:
-    """Return ``mean ± std unit`` for a label in a figure."""
-    shown = text.plain(value, 3) if std is None else f"{text.plain(value, 3)} ± {text.plain(std, 2)}"
-    return f"{shown} {unit}".strip()

@@ -10,11 +10,11 @@ import numpy as np
 from hydragnn_hpc.report.analysis import sweep
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.analysis.sweep import PointResult
-from hydragnn_hpc.report.figures.style import Drawing, few_ticks, file_name, label_of, line_styles, log_labels, panels
+from hydragnn_hpc.report.figures.style import Drawing, label_log_axes, label_log_axis, label_of, line_styles, panels
 from hydragnn_hpc.report.results import rows
 
 _COLUMNS = 3
-_LOGARITHMIC = 30.0  # values that span more than this factor are drawn on a logarithmic axis
+_LOGARITHMIC = 30.0  # an axis whose values span more than this factor is logarithmic
 
 
 def draw(content: Content) -> Iterator[Drawing]:
@@ -41,6 +41,7 @@ def draw(content: Content) -> Iterator[Drawing]:
 
 
 def _panel(ax: Any, key: str, points: Sequence[PointResult], styles: dict[str, Any]) -> None:
+    """Draw the errors against one key; values that are not numbers are equally spaced."""
     values = {str(p.settings[key]): p.settings[key] for p in points}
     numbers = [v for v in values.values() if isinstance(v, int | float)]
     numeric = len(numbers) == len(values)
@@ -58,7 +59,7 @@ def _panel(ax: Any, key: str, points: Sequence[PointResult], styles: dict[str, A
         ax.set_xticks(range(len(values)), list(values), rotation=30 if max(map(len, values)) > 5 else 0)
     elif min(numbers) > 0 and max(numbers) / min(numbers) > _LOGARITHMIC:
         ax.set_xscale("log")
-        log_labels(ax.xaxis)
+        label_log_axis(ax.xaxis)
     ax.set_xlabel(key)
 
 
@@ -88,12 +89,12 @@ def draw_sizes(content: Content) -> Iterator[Drawing]:
             label = f"{name} ($N^{{{-law.exponent:.2f}}}$)"
             ax.plot(ends, line, color=style["color"], ls=style["linestyle"], lw=1, label=label)
         ax.set(xscale="log", yscale="log", xlabel="training samples N")
-        few_ticks(ax)
+        label_log_axes(ax)
         ax.set_title(f"{task}: {label_of(results.campaign, task)}")
         ax.legend()
     axes[0].set_ylabel("test RMSE (scaled, 10⁻³)")
     caption = "Test error against the number of training samples: a dot per member, and fitted power laws."
-    yield Drawing(file_name("training-samples"), "Error against training samples", caption, figure)
+    yield Drawing("training-samples", "Error against training samples", caption, figure)
 
 
 def _label(of: str, settings: Any) -> str:

@@ -212,6 +212,7 @@ def _edges(snapshot: Snapshot, task: str, test_set: GroundTruth) -> HistogramEdg
 
 
 def _counts(truth: np.ndarray, value: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the number of values in each bin, ``[truth, predicted]``; the bins hold all true values."""
     step = edges[1] - edges[0]
     place = [np.floor((v - edges[0]) / step).astype(np.int64) for v in (truth, value)]
     inside = (place[1] >= 0) & (place[1] < PARITY_BINS)

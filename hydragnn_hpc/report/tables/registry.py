@@ -14,6 +14,7 @@ from hydragnn_hpc.report.results.rows import CsvRow, Snapshot
 from hydragnn_hpc.report.tables import calibration, members, spread, sweep, table1, timing
 from hydragnn_hpc.report.tables.text_table import TextTable, as_csv, as_latex, as_markdown
 
+SUFFIXES = ("csv", "md", "tex")
 T = TypeVar("T")
 
 
@@ -53,7 +54,7 @@ TABLES: tuple[TableFile[Any], ...] = (
 
 
 def write_tables(out: Path | str | Snapshot) -> list[Path]:
-    """Write all of :data:`TABLES` as csv, md and tex into the folder ``report/``; return the files.
+    """Write those of :data:`TABLES` that have rows into the folder ``report/``; return the files.
 
     The same results give the same bytes.
 
@@ -71,11 +72,12 @@ def write_tables(out: Path | str | Snapshot) -> list[Path]:
             continue
         csv = [table.columns(snapshot, record) for record in content]
         shown = table.tables(snapshot, content, csv)
-        for suffix, made in (
-            ("csv", as_csv(csv)),
-            ("md", "\n".join(as_markdown(t) for t in shown)),
-            ("tex", "\n\\bigskip\n\n".join(as_latex(t) for t in shown)),
-        ):
+        texts = (
+            as_csv(csv),
+            "\n".join(as_markdown(t) for t in shown),
+            "\n\\bigskip\n\n".join(as_latex(t) for t in shown),
+        )
+        for suffix, made in zip(SUFFIXES, texts, strict=True):
             path = snapshot.folder.table(table.name, suffix)
             write_text(path, made)
             written.append(path)

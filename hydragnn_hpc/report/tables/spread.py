@@ -75,9 +75,9 @@ def sentences(snapshot: Snapshot) -> Iterator[str]:
     spreads = spreads_of(snapshot)
     if not spreads:
         return
-    decided = [s for s in spreads if s.sources and s.sources.interval]
+    decided = [(s, s.sources.interval) for s in spreads if s.sources and s.sources.interval]
     if decided:
-        matter = [f"{s.task} in {s.variant}" for s in decided if s.sources and (s.sources.interval or (0, 0))[0] > 1]
+        matter = [f"{s.task} in {s.variant}" for s, (low, _) in decided if low > 1]
         more = f", and {len(matter) - SHOWN:,} more" if len(matter) > SHOWN else ""
         yield (
             "Replicas differ in their initial weights and in the samples they are trained on. The samples add to the"

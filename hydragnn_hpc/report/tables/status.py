@@ -23,11 +23,15 @@ from hydragnn_hpc.report.tables.text_table import TextTable, as_rich
 SHOWN = 20
 """At most this many running members and failures are shown; ``--json`` has all of them."""
 UNSETTLED = (State.WAITING, State.RUNNING, State.INTERRUPTED)
+"""States of members that are still to be trained."""
 
 
 @dataclass(frozen=True)
 class FailedMember:
-    """A member with failures, or one that diverged, and its last failure; ``state`` is that of now."""
+    """A member with failures, or one that diverged: its present state, its failed attempts, and the last of them.
+
+    ``rank``, ``host`` and ``time`` (ISO 8601) are None where no attempt failed.
+    """
 
     member: str
     state: str
@@ -51,8 +55,12 @@ class CampaignStatus:
         Whether a run is active now.
     members_per_hour : float or None
         Members finished by the active run, per hour.
+    started, updated : str or None
+        When the active run started, and when the latest run last wrote its progress: ISO 8601.
+    seconds_left : float or None
+        Time left that the active run has estimated.
     worker_seconds_left : float or None
-        Training time left for a single worker, estimated from finished members of the same variant.
+        Training time left for a single worker, estimated from finished members.
     running : dict
         Progress of the members being trained, by name.
     unreadable : list of str
@@ -85,7 +93,7 @@ class CampaignStatus:
         return not any(self.states.get(s.value) for s in UNSETTLED)
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain data, for JSON."""
+        """Return the status as plain data, for JSON."""
         workers = [w.model_dump(mode="json") for w in self.workers]
         running = {name: at.model_dump(mode="json") for name, at in self.running.items()}
         return {**asdict(self), "workers": workers, "running": running, "settled": self.settled}
@@ -222,12 +230,12 @@ def _more(count: int) -> tuple[str, ...]:
 
 def failures(snapshot: Snapshot) -> list[FailedMember]:
     """Return the members that have failures or diverged, those that failed for good first."""
-    shown = []
+    failed = []
     for member in snapshot.members:
         if not member.failures and member.state is not State.DIVERGED:
             continue
         last = member.failures[-1] if member.failures else None
-        shown.append(
+        failed.append(
             FailedMember(
                 member=member.name,
                 state=member.state.value,
@@ -239,7 +247,7 @@ def failures(snapshot: Snapshot) -> list[FailedMember]:
                 time=last.time if last else None,
             )
         )
-    return sorted(shown, key=lambda f: f.state != State.FAILED.value)
+    return sorted(failed, key=lambda f: f.state != State.FAILED.value)
 
 
 def _members_per_hour(snapshot: Snapshot, started: float | None) -> float | None:
@@ -252,18 +260,22 @@ def _members_per_hour(snapshot: Snapshot, started: float | None) -> float | None
 
 
 def _worker_seconds_left(snapshot: Snapshot, running: dict[str, RunningMember]) -> float | None:
-    """Estimate it from the mean time of a variant's finished stacks, minus the share of epochs already trained."""
+    """Estimate the time left for one worker, in seconds, from finished members; None if none has finished.
+
+    A member takes the mean time of its variant, or of all variants where none of its own has finished, less the share
+    of epochs already trained; the members of a stack share that time.
+    """
     campaign = snapshot.campaign
     means = {v.name: rows.mean_std(rows.quantities(snapshot.finished(v.name), "seconds"))[0] for v in campaign.variants}
     known = [m for m in means.values() if m is not None]
     if not known:
         return None
     epochs, total = {v.name: campaign.epochs(v) for v in campaign.variants}, 0.0
-    together = rows.stacked(snapshot)
+    stack = rows.stacked(snapshot)
     for member in snapshot.members:
         if member.state in UNSETTLED:
             expected = means[member.variant]
             epoch = running[member.name].epoch if member.name in running else 0
             share = 1 - min(epoch / max(epochs[member.variant], 1), 1.0)
-            total += (sum(known) / len(known) if expected is None else expected) * share / together
+            total += (sum(known) / len(known) if expected is None else expected) * share / stack
     return total

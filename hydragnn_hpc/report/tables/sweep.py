@@ -18,7 +18,7 @@ _ABOUT = (
     "Ranked by the mean over tasks of the scaled validation RMSE: points are chosen on the validation set, and their"
     " test errors play no part in the choice."
 )
-_OF_HALVING = (
+_ABOUT_HALVING = (
     "Points with a rank were trained to the end; the others were ended at a rung of the halving, where other points had"
     " lower validation errors, and their errors are those of that epoch."
 )
@@ -88,7 +88,7 @@ def ranking(snapshot: Snapshot, content: Sequence[PointResult]) -> Iterator[Text
         keys, tasks = _keys(snapshot, own[0]), snapshot.campaign.variant(own[0].name).tasks
         notes = (
             _ABOUT,
-            *((_OF_HALVING,) if halving else ()),
+            *((_ABOUT_HALVING,) if halving else ()),
             f"{SPREAD}.",
             *([f"The first {SHOWN} of {len(own):,}."] if len(own) > SHOWN else []),
         )
@@ -121,13 +121,13 @@ def laws_table(snapshot: Snapshot, content: Sequence[PowerLaw]) -> Iterator[Text
     if not content:
         return
     keys = _keys(snapshot, content[0])
-    header = ("task", "variant", *keys, "samples", "exponent", "95 % interval", "RMSE at most samples",
+    header = ("task", "variant", *keys, "samples", "exponent", "95 % interval", "RMSE with the most samples",
               "samples for half of it", "data saved by learning together", "95 % interval")  # fmt: skip
     notes = (
         "Test RMSE (scaled) = factor x samples^-exponent, fitted to the logarithms of all members' errors; what lies"
         " beyond the samples trained on is an extrapolation.",
-        "Data saved: for the error at most samples, against the variant of that task alone; its interval is"
-        " propagated from the errors of both fits.",
+        "Data saved: the share of samples that learning together saves at the error with the most samples, against the"
+        " variant of that task alone; its interval is propagated from the errors of both fits.",
     )
     yield TextTable(
         "Test error against the number of training samples", header, [_law_cells(law, keys) for law in content], notes

@@ -44,7 +44,7 @@ def paper_form(snapshot: Snapshot) -> TextTable:
 
 
 def by_task(snapshot: Snapshot) -> TextTable:
-    """Return all test errors in units and R², a row per task and variant, with the ensemble's mean where it is known.
+    """Return all test errors in units and R², a row per task and variant, and the error of the ensemble's mean.
 
     The baselines' rows follow the variants of their task.
     """

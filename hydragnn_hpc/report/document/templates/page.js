@@ -1,8 +1,9 @@
 "use strict";
-// Tables sort by a click on a column's name: numbers by value ("7.54e-3 ± 8.7e-4" by its first), words by letters, blanks last.
+// A click on a column's name sorts its table: numbers by value ("7.54e-3 ± 8.7e-4" by the first), text alphabetically,
+// blanks last.
 function value(row, column) {
   const text = row.cells[column].textContent.trim();
-  const number = /^[+\-−[]?\[?[+-]?[\d,]*\.?\d+(e[+-]?\d+)?/i.test(text)
+  const number = /^\[?[+-]?[\d,]*\.?\d+(e[+-]?\d+)?/i.test(text)
     ? parseFloat(text.replace(/^\[/, "").replace(/,(?=\d{3})/g, "")) : NaN;
   return { text, number, blank: text === "" || text === "–" };
 }
