@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hydragnn_hpc.report.analysis.content import gather
 from hydragnn_hpc.report.analysis.headline import headlines
 from hydragnn_hpc.report.document.body import ReportSection, sections
 from hydragnn_hpc.report.figures import composition, rmse, style, training_time, worker_timeline
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.load import load
 from hydragnn_hpc.report.tables.text_table import TextTable
-from hydragnn_hpc.report.text import with_spread
+from hydragnn_hpc.report.text import plain, with_spread
 from tests.report import making
 from tests.report.rendering import Rendered, render
 
@@ -104,17 +105,31 @@ def test_figures_of_one_variant_and_of_single_samples_adapt(single: Rendered, un
     assert "line" not in drawing.caption and not drawing.figure.axes[0].get_legend()
 
 
-def test_a_baseline_is_a_line_in_the_figure_and_can_be_left_out(tmp_path: Path) -> None:
-    rendered = render(tmp_path / "x", variants=("H",), replicas=3, samples=30, epochs=4)
-    with style.style():
-        (errors,) = rmse.draw(rendered.content)
-        rendered.content.results.baselines = False
-        (without,) = rmse.draw(rendered.content)
-    part = rendered.content.results.part("H")
-    levels = [line.get_ydata()[0] for line in errors.figure.axes[0].lines if line.get_linestyle() == "--"]
-    assert levels == [pytest.approx(1e3 * part.composition.rmse)]
-    assert "dashed: the better baseline" in errors.caption and "baseline" not in without.caption
-    assert not [line for line in without.figure.axes[0].lines if line.get_linestyle() == "--"]
+def test_a_baseline_is_a_line_or_in_the_title_and_can_be_left_out(tmp_path: Path) -> None:
+    shown = gather(making.make(tmp_path / "x", variants=("H",), replicas=3, samples=30, epochs=4))
+    summary = shown.results.summary
+    target = summary.targets["mixing_enthalpy"]
+    near = target.test.model_copy(update={"composition": target.test.composition.model_copy(update={"rmse": 0.012})})
+
+    def drawn() -> tuple[str, str, list[float]]:
+        """Return the caption, the title, and the heights of dashed lines."""
+        with style.style():
+            (drawing,) = rmse.draw(shown)
+        (ax,) = drawing.figure.axes
+        levels = [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"]
+        return drawing.caption, ax.get_title(), levels
+
+    caption, title, levels = drawn()
+    assert f"no network: {plain(1e3 * target.test.composition.rmse, 3)}" in title and not levels
+    assert "stars" in caption and "in the title where it lies above the axis" in caption
+    shown.results.summary = summary.model_copy(
+        update={"targets": {"mixing_enthalpy": target.model_copy(update={"test": near})}}
+    )
+    caption, title, levels = drawn()
+    assert levels == [pytest.approx(12.0)] and "no network" not in title and caption.endswith("the better baseline.")
+    shown.results.baselines = False
+    caption, title, levels = drawn()
+    assert not levels and "no network" not in title and "baseline" not in caption
 
 
 def test_numbers_have_no_more_digits_than_their_spread_allows() -> None:

@@ -38,7 +38,7 @@ class PointResult:
     test : mapping
         Mean and standard deviation of the test RMSE (scaled), by task.
     ended : int or None
-        The epoch of the rung at which it ended, where halving did not let it go on: such a point has no rank.
+        The epoch of the rung at which halving ended the point, if it did; such a point has no rank.
     rank : int or None
         Among the points of the same variant, by ``validation``, from 1.
     """

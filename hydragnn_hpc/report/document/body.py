@@ -24,9 +24,14 @@ from hydragnn_hpc.report.text import percent, plain, plus_minus, scientific
 
 FAILURES = 500
 """At most this many failures are listed; every member's ``failure.json`` has its own."""
-
 EVIDENCE_HEADER = ("comparison", "values", "verdict", "why")
 """Columns of the table of a claim's evidence."""
+_FROZEN = "As frozen in the campaign's folder by its first run."
+_ABOUT_CLAIMS = (
+    f"Claims of {paper.CITATION}, tested on this campaign's members. A comparison of errors is decided only"
+    " if its 95 % interval excludes zero, the p value of Welch's test after Holm's correction is below 0.05, and both"
+    " sides have at least three members; a claim holds if all its comparisons do."
+)
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,6 @@ def sections(content: Content, figures: Sequence[SavedFigure]) -> list[ReportSec
         for o in SECTIONS
     ]
     return [s for s in outlined if s.paragraphs or s.tables or s.figures or s.claims or s.code]
-
-
-_FROZEN = "As frozen in the campaign's folder by its first run."
-_ABOUT_CLAIMS = (
-    f"Claims of {paper.CITATION}, tested on this campaign's members. A comparison of errors is decided only"
-    " if its 95 % interval excludes zero, the p value of Welch's test after Holm's correction is below 0.05, and both"
-    " sides have at least three members; a claim holds if all its comparisons do."
-)
 
 
 def _learned_paragraphs(content: Content) -> Iterator[str]:
