@@ -44,11 +44,20 @@ def network_sizes(
 def choose(
     campaign: Campaign, variant: Variant, data: TrainingData, device: torch.device, graphs: bool = True
 ) -> tuple[Engine, str]:
-    """Return the engine for a variant, and the reason for the choice; the campaign is the variant's own.
+    """Return the engine for a variant, and the reason for the choice.
 
     ``training.engine: auto`` chooses the fused engine wherever it can run, and Triton's kernels on a GPU where they
-    can; ``fused`` requires the first, ``torch`` chooses neither. ``graphs`` is whether steps may be captured as CUDA
-    graphs.
+    can; ``fused`` requires the fused engine, ``torch`` excludes both.
+
+    Parameters
+    ----------
+    campaign : Campaign
+        The variant's own (`Campaign.of_variant`).
+    variant : Variant
+    data : TrainingData
+    device : torch.device
+    graphs : bool, optional
+        Whether steps may be captured as CUDA graphs.
 
     Raises
     ------
@@ -68,17 +77,17 @@ def choose(
     without = "training.engine=torch" if requested == "torch" else why_no_kernels(device)
     if campaign.model.convolution == "PNA" and device.type != "cpu":
         reason += f"; no kernels: {without}" if without else ", and Triton's kernels work on it"
-    engine = general(campaign.model, sizes, data, device, graphs, kernels=not without)
+    engine = general_engine(campaign.model, sizes, data, device, graphs, kernels=not without)
     return engine, f"{engine.name}: {reason}"
 
 
-def general(
+def general_engine(
     model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device, graphs: bool = True,
     *, kernels: bool = False,
 ) -> Engine:  # fmt: skip
     """Return the engine for any samples on any device: torch, or library for what torch does not implement.
 
-    ``kernels`` is whether the torch engine uses Triton's.
+    ``graphs`` is whether steps may be captured as CUDA graphs, ``kernels`` whether the torch engine uses Triton's.
     """
     if model.convolution == "PNA":
         capture = graphs and device.type == "cuda"

@@ -1,6 +1,6 @@
 """The device of a rank; ``python -m hydragnn_hpc.member.device LOCAL_RANK`` prints what torch reports as JSON.
 
-The program is a child of ``doctor``: torch may fail to load, or kill its process, and ``doctor`` has to report it.
+``doctor`` runs it as a child process: torch may fail to load, or kill its process, which ``doctor`` reports.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MASKS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
 
 
 def choose_device(requested: str, local_rank: int, *, require_gpu: bool = False) -> torch.device:
-    """Return the device of a local rank: its number modulo the visible devices.
+    """Return the device of a local rank: its number modulo that of the visible devices.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def choose_device(requested: str, local_rank: int, *, require_gpu: bool = False)
         ``launch.device``.
     local_rank : int
     require_gpu : bool, optional
-        Whether ``auto`` may not fall back to the CPU: this is a node with GPUs.
+        Whether ``auto`` fails, instead of falling back to the CPU, if there is no GPU.
 
     Raises
     ------
@@ -53,16 +53,17 @@ def choose_device(requested: str, local_rank: int, *, require_gpu: bool = False)
 
 
 def _why_none(*kinds: str) -> str:
-    """Say why torch sees no device of these kinds."""
+    """Return why torch sees no device of these kinds."""
     reasons = [f"{name} is '{os.environ[name]}'" for name in _MASKS if os.environ.get(name, "0") in ("", "-1")]
     built = {"cuda": torch.backends.cuda.is_built(), "xpu": torch.xpu._is_compiled()}  # type: ignore[no-untyped-call]
     if not any(built[kind] for kind in kinds):
         reasons.append(f"it is built without {' and '.join(kinds)}; install another build (README)")
-    for kind in kinds * (not reasons):
-        try:
-            _KINDS[kind].init()
-        except Exception as error:  # torch raises several types; its message names an old driver, or none
-            reasons.append((str(error).strip().splitlines() or [type(error).__name__])[0])
+    if not reasons:
+        for kind in kinds:
+            try:
+                _KINDS[kind].init()
+            except Exception as error:  # torch raises several types; the message may name a driver that is too old
+                reasons.append((str(error).strip().splitlines() or [type(error).__name__])[0])
     return f"torch {torch.__version__} sees no GPU: {'; '.join(reasons) or 'the node has none'}"
 
 
@@ -76,7 +77,7 @@ _NO_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was lacking, on the host or on a device."""
+    """Return whether memory was lacking, on the host or on a device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
@@ -87,7 +88,7 @@ def describe(device: torch.device) -> Device:
     if device.type == "cpu":
         return Device(type="cpu", name=platform.machine(), index=None, uuid=None)
     properties = _KINDS[device.type].get_device_properties(device)
-    # A slice of a card (MIG) has the card's UUID here, and is the only one that its process sees.
+    # For a slice of a card (MIG), torch reports the card's UUID; a process sees no more than one slice.
     masked = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     uuid = masked if masked.startswith("MIG-") else str(getattr(properties, "uuid", "")) or None
     address = None
@@ -101,13 +102,13 @@ def describe(device: torch.device) -> Device:
 
 
 def make_current(device: torch.device) -> None:
-    """Make an accelerator the one that this process uses where none is named."""
+    """Make an accelerator the default of this process."""
     if device.type in _KINDS:
         _KINDS[device.type].set_device(device)
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
+    """Return the versions of the packages that a result depends on, and of Python."""
     return {
         "hydragnn_hpc": hydragnn_hpc.__version__,
         "python": platform.python_version(),
@@ -149,7 +150,7 @@ def main() -> None:
     """Print versions, the number of visible devices, and the device of the given local rank."""
     device = choose_device("auto", int(sys.argv[1]))
     module = _KINDS.get(device.type)
-    # A device that is listed but broken, or in use by another process, fails only when it is used.
+    # A device that is broken, or reserved by another process, is listed all the same, and fails only when it is used.
     total = float(torch.ones(8, device=device).sum())
     if total != 8.0:
         raise SystemExit(f"the sum of eight ones on {device} is {total}")

@@ -1,8 +1,7 @@
 """The features that a trained trunk computes, averaged over a structure's atoms, and their distribution.
 
 The trunk is applied with a single graph-level head, the identity, in place of its own, so that every engine computes
-it. How far a structure is from those of the training set is the Mahalanobis distance of its features from
-theirs,
+its features. The distance of a structure from the training set is the Mahalanobis distance of its features,
 
     d^2 = (x - mean)^T C^-1 (x - mean),
 
@@ -34,6 +33,7 @@ MOST_SAMPLES, MOST_ATOMS = 20_000, 250_000
 BATCH_ATOMS = 65_536
 """Atoms whose features are computed at once: a bound on memory."""
 QUANTILES = 1001
+"""Number of quantiles that describe the distances within the training set."""
 LEAST_SHRINKAGE = 1e-4
 """Keeps the covariance regular in float64 where the estimated shrinkage is zero."""
 _NAME = "features"
@@ -41,7 +41,7 @@ _NAME = "features"
 
 @dataclass(frozen=True)
 class FeatureDistribution:
-    """The features of the training set.
+    """The distribution of features over the training set, and its range of sizes; the arrays of ``features.npz``.
 
     Attributes
     ----------
@@ -50,20 +50,23 @@ class FeatureDistribution:
     whitening : numpy.ndarray
         ``[F, F]``: the norm of ``whitening @ (x - mean)`` is the distance of x.
     distances : numpy.ndarray
-        Quantiles of the training set's own distances at equal steps, from the smallest to the largest.
+        ``[QUANTILES]``: quantiles of the training set's own distances at equal steps, from the smallest to the largest.
+    atoms : numpy.ndarray
+        ``[2]``: the smallest and the largest number of atoms of a structure.
     """
 
     mean: np.ndarray
     whitening: np.ndarray
     distances: np.ndarray
+    atoms: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray) -> FeatureDistribution:
-        """Estimate the distribution from features ``[S, F]``."""
+    def of(cls, features: np.ndarray, atoms: np.ndarray) -> FeatureDistribution:
+        """Estimate the distribution from features ``[S, F]``, and take the range of numbers of ``atoms``."""
         values = features.astype(np.float64)
         mean = values.mean(axis=0)
         whitening = np.linalg.inv(np.linalg.cholesky(_shrunk_covariance(values - mean)))
-        known = cls(mean, whitening, np.zeros(0))
+        known = cls(mean, whitening, np.zeros(0), np.array([atoms.min(), atoms.max()]))
         steps = np.linspace(0, 1, QUANTILES)
         return replace(known, distances=np.quantile(np.linalg.norm(known.whitened(values), axis=1), steps))
 
@@ -73,7 +76,7 @@ class FeatureDistribution:
         return np.asarray(np.einsum("sf,gf->sg", centred, self.whitening, optimize=False))
 
     def quantile(self, distance: np.ndarray) -> np.ndarray:
-        """Return the share of the training set that is nearer, ``[S]``; 1 beyond all of it."""
+        """Return the share of the training set that is nearer than each ``distance``, ``[S]``; 1 beyond all of it."""
         return np.asarray(np.interp(distance, self.distances, np.linspace(0, 1, len(self.distances))))
 
 
@@ -115,24 +118,24 @@ class Trunk:
 def training_features(
     trunk: Trunk, data: TrainingData, alive: Callable[[], None] = lambda: None
 ) -> FeatureDistribution:
-    """Return the distribution of a trunk's features over the training set, or part of a large one.
+    """Return the distribution of a trunk's features over the training set, or over a part of a large one.
 
     ``alive`` is called after each batch.
     """
-    part, offsets = data.split.train, data.structure.atom_offsets
-    most = min(MOST_SAMPLES, int(MOST_ATOMS // (np.diff(offsets)[part].mean())) + 1)
-    chosen = part[np.unique(np.linspace(0, len(part) - 1, min(len(part), most)).astype(np.int64))]
-    ends = np.cumsum(np.diff(offsets)[chosen])
+    train, atoms = data.split.train, np.diff(data.structure.atom_offsets)
+    most = min(MOST_SAMPLES, int(MOST_ATOMS // atoms[train].mean()) + 1)
+    chosen = train[np.unique(np.linspace(0, len(train) - 1, min(len(train), most)).astype(np.int64))]
+    ends = np.cumsum(atoms[chosen])
     batches = np.split(chosen, np.flatnonzero(np.diff(ends // BATCH_ATOMS)) + 1)
     features = []
     for batch in batches:
         features.append(trunk.features(_graphs(data, batch)))
         alive()
-    return FeatureDistribution.of(np.concatenate(features))
+    return FeatureDistribution.of(np.concatenate(features), atoms[train])
 
 
 def _graphs(data: TrainingData, chosen: np.ndarray) -> Graphs:
-    """Return some samples as networks take them."""
+    """Return the graphs of ``chosen`` samples."""
     s = data.structure
     geometries, sample_geometry = np.unique(s.sample_geometry[chosen], return_inverse=True)
     return Graphs(

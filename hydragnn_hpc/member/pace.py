@@ -1,4 +1,4 @@
-"""A trial of how fast this host trains a stack: a worker's engine, on random data with the sizes of a data set.
+"""How fast this host trains a stack: a trial of a worker's engine, on random data with the sizes of a data set.
 
 ``python -m hydragnn_hpc.member.pace`` reads a `PaceQuestion` and prints a `PaceAnswer`, as JSON. It takes a few
 seconds, most of them for torch to load.
@@ -6,6 +6,7 @@ seconds, most of them for torch to load.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.pace import PaceAnswer, PaceQuestion
 
 _SECONDS = 0.5  # of training, and as much of evaluation
-_BATCHES = 4
+_BATCHES = 4  # of different samples
 _INPUTS = 8  # a usual number of inputs; only the first layer depends on it
 _SPREAD = (0.7, 0.9, 1.1, 1.3)  # degrees relative to their mean: engines treat sites of each degree together
 
@@ -92,8 +93,8 @@ def measure(campaign: Campaign, manifest: Manifest, members: int) -> PaceAnswer:
 
 def _training(
     engine: Engine, campaign: Campaign, parameters: torch.Tensor, buffers: torch.Tensor
-) -> Callable[[], object]:
-    """Return a call that trains one batch."""
+) -> Callable[[], None]:
+    """Return a function that trains one batch."""
     members, size = len(parameters), campaign.training.batch_size
     gradients, rng = torch.zeros_like(parameters), np.random.default_rng(0)
     optimizer = new_optimizer(campaign.training.optimizer, parameters)
@@ -108,7 +109,7 @@ def _training(
 
 
 def _median_seconds(run: Callable[[], object]) -> float:
-    """Return the median time of a call."""
+    """Return the median time of at least three calls."""
     times: list[float] = []
     while len(times) < 3 or sum(times) < _SECONDS:
         started = time.perf_counter()
@@ -119,8 +120,8 @@ def _median_seconds(run: Callable[[], object]) -> float:
 
 def _age() -> float:
     """Return the seconds since this process was started."""
-    started = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / 100  # in clock ticks: Linux reports 100 per second
+    started = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # in clock ticks since boot
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from hydragnn_hpc.dataset.build.unseen import UnseenStructures
 from hydragnn_hpc.dataset.graphs import Neighbours
 from hydragnn_hpc.dataset.read.gathered import offsets_of
 from hydragnn_hpc.dataset.staged.copies import atoms_of
-from hydragnn_hpc.member.choose import general, network_sizes, why_not_fused
+from hydragnn_hpc.member.choose import general_engine, network_sizes, why_not_fused
 from hydragnn_hpc.member.device import arithmetic, choose_device
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.losses import mean_and_noise
@@ -59,8 +59,7 @@ class StackedModels:
 
     On a CPU the fused engine predicts, if it can run: with samples as vector lanes where a structure has the neighbour
     list that all training samples shared, with features as lanes everywhere else, so that a structure's values have the
-    same bits whatever is predicted with it. In one of the general engines, the last digits of float32 may depend on the
-    batch.
+    same bits whatever is predicted with it. With a general engine, the last digits of float32 may depend on the batch.
 
     Parameters
     ----------
@@ -72,7 +71,7 @@ class StackedModels:
     Raises
     ------
     UserError
-        If there is no such device.
+        If there is no such device; from `predict` and `scaled`, if the models' weights do not fit the network.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class StackedModels:
         -------
         dict
             By task, ``[E, A, d]`` or, at graph level, ``[E, S, d]`` float64; references that training subtracted are
-            added back. The noise, a standard deviation, is None for a task without.
+            added back. The noise, a standard deviation, is None for a task whose loss has none.
         """
         scaled, predicted = self.scaled(Graphs.of(structures)), {}
         for task in self._variant.tasks:
@@ -113,20 +112,20 @@ class StackedModels:
         data = self._data(graphs, every, graphs.neighbours)
         sizes = network_sizes(self._campaign, self._variant, data, self._average_degree())
         if self._campaign.training.engine == "torch" or why_not_fused(model, sizes, self._device):
-            return self._apply(general(model, sizes, data, self._device), len(graphs))
+            return self._apply(general_engine(model, sizes, data, self._device), len(graphs))
         rows = {"node": int(graphs.atom_offsets[-1]), "graph": len(graphs)}
         scaled = {t.name: np.empty((len(self._models), rows[t.level], t.outputs), np.float32) for t in sizes.tasks}
-        for chosen, lists, shared in self._parts(graphs):
+        for chosen, lists, shared in self._groups(graphs):
             engine = FusedEngine(sizes, self._data(graphs, chosen, lists), shared=shared)
             places = {"node": atoms_of(graphs.atom_offsets, chosen), "graph": chosen}
             for task, values in self._apply(engine, len(chosen)).items():
                 scaled[task][:, places[data.levels[task]]] = values
         return scaled
 
-    def _parts(self, graphs: Graphs) -> Iterator[tuple[np.ndarray, list[Neighbours], bool]]:
-        """Group structures by how they are predicted: yield their numbers, lists, and whether they share one.
+    def _groups(self, graphs: Graphs) -> Iterator[tuple[np.ndarray, list[Neighbours], bool]]:
+        """Group structures by how they are predicted: yield their numbers, their lists, and whether they share one.
 
-        To a network without edge features, all structures with the training's neighbour list share a geometry.
+        To a network without edge features, all structures with the neighbour list of training share a geometry.
         """
         known, vectors = self._facts.geometry, self._campaign.model.edges is not None
         lists = graphs.neighbours
@@ -135,8 +134,10 @@ class StackedModels:
         if len(others):
             yield others, lists, False
         same = np.flatnonzero(alike)
-        for part in same[:, None] if vectors else [same] if len(same) else []:
-            yield np.flatnonzero(np.isin(graphs.sample_geometry, part)), [lists[part[0]]], True
+        for geometries in same[:, None] if vectors else [same]:
+            chosen = np.flatnonzero(np.isin(graphs.sample_geometry, geometries))
+            if len(chosen):
+                yield chosen, [lists[geometries[0]]], True
 
     def _apply(self, engine: Engine, samples: int) -> dict[str, np.ndarray]:
         if not len(self._parameters):
@@ -164,12 +165,12 @@ class StackedModels:
         )
         levels = {task: self._campaign.tasks[task].level for task in self._variant.tasks}
         rows = {"node": int(sizes.sum()), "graph": len(chosen)}
-        # Only the targets' width is used.
-        nothing = {
+        # Of targets, only the width is used.
+        targets = {
             task: np.zeros((rows[level], len(self._facts.tasks[task].minimum)), np.float32)
             for task, level in levels.items()
         }
         none = np.empty(0, np.int64)
         limits = vector_limits(self._campaign, self._facts.tasks)
         inputs = graphs.inputs[atoms_of(graphs.atom_offsets, chosen)]
-        return TrainingData(structure, inputs, nothing, levels, Split(none, none, none), limits=limits)
+        return TrainingData(structure, inputs, targets, levels, Split(none, none, none), limits=limits)

@@ -1,4 +1,4 @@
-"""Files of tensors that other programs wrote or will read, with NumPy arrays in place of tensors."""
+"""Files of tensors, of other programs and of members, as NumPy arrays: for code that does not import torch."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 
 from hydragnn_hpc.atomic import written_whole
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.member.training.checkpoint import TrainedModel, check_sums, read_model, reason_of
+from hydragnn_hpc.member.training.checkpoint import TrainedModel, read_model, reason_of, verify_checksums
 from hydragnn_hpc.paths import MemberFolder
 from hydragnn_hpc.records.model import ModelFacts
 
 
 def read_state(path: Path, key: str) -> dict[str, np.ndarray]:
-    """Return the tensors under ``key`` of a file of ``torch.save``, of which nothing is executed.
+    """Return the tensors under ``key`` in a file of ``torch.save``, executing nothing in it.
 
     Raises
     ------
     UserError
-        If it cannot be read, or holds no tensors under that key.
+        If the file cannot be read, or has no tensors under that key.
     """
     try:
-        if zipfile.is_zipfile(path):  # it is not in torch's older format
-            check_sums(path)
+        if zipfile.is_zipfile(path):  # torch's older format has no checksums
+            verify_checksums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
@@ -33,7 +33,7 @@ def read_state(path: Path, key: str) -> dict[str, np.ndarray]:
         raise UserError(f"cannot read {path}: {reason_of(error)}; copy it again, or save the weights alone") from error
     state = content.get(key) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise UserError(f"{path}: has no tensors under '{key}'; give a checkpoint of HydraGNN")
+        raise UserError(f"{path} has no tensors under '{key}'; give a checkpoint of HydraGNN")
     return {str(name): tensor.detach().numpy() for name, tensor in state.items()}
 
 

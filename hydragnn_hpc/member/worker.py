@@ -64,7 +64,7 @@ _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 class Channel:
-    """Messages from and to the supervisor."""
+    """Messages to and from the supervisor, over two file descriptors."""
 
     def __init__(self, incoming: int, outgoing: int) -> None:
         self._in, self._out = incoming, outgoing
@@ -89,7 +89,10 @@ class Channel:
             self.send(Alive())
 
     def receive(self, wait: bool) -> Command | None:
-        """Return the next command, or None if there is none yet; end the process if the supervisor has ended."""
+        """Return the next command; without ``wait``, None if there is none yet.
+
+        The process ends if the supervisor has ended.
+        """
         while b"\n" not in self._buffer:
             if not self._readable.poll(None if wait else 0):
                 return None
@@ -102,7 +105,7 @@ class Channel:
 
 
 class Worker:
-    """Trains stacks on command.
+    """Trains stacks on the supervisor's commands.
 
     Attributes
     ----------
@@ -118,7 +121,7 @@ class Worker:
 
     @property
     def on_device(self) -> bool:
-        """Whether it trains on anything but the CPU."""
+        """Whether the worker trains on anything but the CPU."""
         return self._device.type != "cpu"
 
     def serve(self) -> None:
@@ -155,7 +158,7 @@ class Worker:
         self._channel.send(Done(variant=variant, replicas=command.replicas))
 
     def _prepare(self, variant: str, graphs: bool) -> tuple[TrainingData, Engine]:
-        """Return a variant's data and engine; those of the latest variant are kept."""
+        """Return a variant's data and engine, which are kept until another variant is prepared."""
         if self._prepared is None or self._prepared[0] != variant:
             self._prepared = None  # frees its memory before the next ones are made
             campaign = self._context.frozen.campaign
@@ -166,9 +169,9 @@ class Worker:
         return self._prepared[1:]
 
     def _describe(self, variant: str, data: TrainingData, model: TrainedModel) -> dict[str, np.ndarray] | None:
-        """Return the distribution of a model's features over the training set; None where memory is lacking for it.
+        """Return the distribution of a model's features over the training set, None if memory is lacking for it.
 
-        On the CPU, so that no device that a stack just fits into needs memory for it.
+        It is computed on the CPU, since the stack may have left no memory on the device.
         """
         try:
             trunk = Trunk(self._context.frozen.campaign, variant, model, torch.device("cpu"))
@@ -188,9 +191,9 @@ class Worker:
             MemberEpoch(
                 replica=m.replica,
                 epoch=m.epoch,
-                validation_loss=m.history[-1][2],
+                validation_loss=m.history[-1].validation_loss,
                 learning_rate=m.schedule.rate,
-                seconds=sum(m.history[-1][4:6]),
+                seconds=m.history[-1].seconds_training + m.history[-1].seconds_validation,
             )
             for m in training.members
         )
@@ -251,7 +254,7 @@ def main() -> int:
         sys.stderr.write(f"hydragnn-hpc: {error}\n")
         channel.send(Failed(cause=_cause(error), detail=type(error).__name__))
         return 1
-    except Exception as error:  # any error is reported to the supervisor before this process ends
+    except Exception as error:  # the supervisor decides what any error means
         traceback.print_exc()
         channel.send(_report_of(worker, error))
         return 1
@@ -259,7 +262,7 @@ def main() -> int:
 
 
 def _report_of(worker: Worker | None, error: Exception) -> Failed | Returned:
-    """Return the report of an error; a failed capture or a stack too large for a device is not its members' fault."""
+    """Return the report of an error; a failed capture, or a stack too large for its device, is no member's failure."""
     cause = _cause(error)
     if isinstance(error, CaptureError):
         return Returned(reason="graphs", detail=cause)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +74,9 @@ class DistanceFromTraining:
         if arrays is None:
             raise UserError(f"{member.name} has no {path.name} (imported, or memory was lacking)")
         _check(path, arrays, model.facts.model["channels"])
-        self._known = FeatureDistribution(arrays["mean"], arrays["whitening"], arrays["distances"])
+        self._known = FeatureDistribution(**{field.name: arrays[field.name] for field in fields(FeatureDistribution)})
         self.largest = float(self._known.distances[-1])
-        low, high = arrays["atoms"]
+        low, high = self._known.atoms
         self.atoms = (int(low), int(high))
         self._trunk = Trunk(campaign, member.variant, model, device)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from math import isfinite
+from typing import Literal, NamedTuple
 
 from pydantic import Field, RootModel
 
@@ -11,8 +12,26 @@ from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import EndState
 
 Reason = Literal["early_stopping", "epochs", "diverged"]
-HISTORY = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds_training", "seconds_validation")
-"""The columns of ``history.csv``, a row per epoch."""
+
+
+class HistoryRow(NamedTuple):
+    """One epoch of a member, a row of ``history.csv``; losses are scaled and weighted."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    learning_rate: float
+    seconds_training: float
+    seconds_validation: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether both losses are finite."""
+        return isfinite(self.train_loss) and isfinite(self.validation_loss)
+
+
+HISTORY = HistoryRow._fields
+"""The columns of ``history.csv``."""
 
 
 class Identity(FileRecord):

@@ -1,4 +1,4 @@
-"""What every convolution must hold to, by whatever name: one suite over all of them."""
+"""The contract of every convolution: one suite over all of them."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from torch_geometric.nn.models.dimenet import BesselBasisLayer
 from torch_geometric.nn.models.schnet import GaussianSmearing
 
 from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.convolutions import CONVOLUTIONS, why_not
 from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.engine.edges import BASES, ENVELOPES, EdgeBasis
-from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.engine.sizes import POOLINGS, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.library import shared
 from hydragnn_hpc.member.library.engine import LibraryEngine
-from hydragnn_hpc.sections import Edges
-from tests.member.contract.problem import CUTOFF, random_neighbours, with_missing
-from tests.member.contract.problem import random_samples as samples_over
+from hydragnn_hpc.sections import Edges, Model
+from tests.member.contract.problem import CPU, CUTOFF, random_neighbours, random_samples, with_missing
 
-CPU = torch.device("cpu")
 TASKS = {"H": ("graph", 1), "C": ("node", 1), "V": ("node", 3)}
 TASK_SIZES = tuple(TaskSizes(t, *of, (7, 5), 1.0 + k) for k, (t, of) in enumerate(TASKS.items()))
 EVERY = [(name, edges) for name in CONVOLUTIONS for edges in (False, True) if not why_not(name, edges)]
+ROTATION = np.linalg.qr(np.random.default_rng(11).normal(size=(3, 3)))[0]
 every = pytest.mark.parametrize(("name", "edges"), EVERY, ids=[f"{n}{'+edges' if e else ''}" for n, e in EVERY])
 
 # Every convolution in both ways of summing over neighbours, each with one pooling or another; all of them with --long.
-POOLINGS = ("mean", "sum", "max")
 OVER_ONE_GEOMETRY = [
     pytest.param(
         name, edges, pooling, filled,
@@ -47,11 +46,11 @@ OVER_ONE_GEOMETRY = [
 ]  # fmt: skip
 
 
-def random_samples(seed: int, sizes: list[int], number: int = 12) -> TrainingData:
-    """Random graphs, isolated atoms and repeated edges among them, with real-valued inputs."""
+def small_samples(seed: int, sizes: list[int]) -> TrainingData:
+    """Twelve random graphs, isolated atoms and repeated edges among them, with real-valued inputs."""
     rng = np.random.default_rng(seed)
     geometries = [random_neighbours(rng, n, int(rng.integers(0, 4 * n))) for n in sizes]
-    return samples_over(rng, geometries, number, TASK_SIZES, spread=1.0)
+    return random_samples(rng, geometries, 12, TASK_SIZES, spread=1.0)
 
 
 def make_engine(
@@ -64,7 +63,7 @@ def make_engine(
 
 
 def stack(engine: LibraryEngine, members: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Initial numbers of a stack, its running statistics moved from where they start."""
+    """Initial parameters and buffers of a stack, with other running statistics for each member."""
     parameters = torch.stack([engine.layout.initial_parameters(5 + e) for e in range(members)]).double()
     buffers = torch.stack([engine.layout.initial_buffers()] * members).double()
     return parameters, buffers + 0.1 * torch.arange(members)[:, None]
@@ -90,7 +89,7 @@ def renumbered(samples: TrainingData, order: np.ndarray) -> TrainingData:
 
 @every
 def test_the_order_of_atoms_does_not_matter(name: str, edges: bool) -> None:
-    samples = random_samples(1, [9])
+    samples = small_samples(1, [9])
     order = np.random.default_rng(2).permutation(9)
     engine, other = (make_engine(name, edges, s) for s in (samples, renumbered(samples, order)))
     parameters, buffers = stack(engine, 1)
@@ -104,7 +103,7 @@ def test_the_order_of_atoms_does_not_matter(name: str, edges: bool) -> None:
 
 @every
 def test_a_sample_alone_is_the_sample_in_a_batch(name: str, edges: bool) -> None:
-    samples = random_samples(3, [1, 4, 9])
+    samples = small_samples(3, [1, 4, 9])
     engine = make_engine(name, edges, samples, "sum")
     parameters, buffers = stack(engine, 2)
     index = np.random.default_rng(4).permutation(12)
@@ -116,7 +115,7 @@ def test_a_sample_alone_is_the_sample_in_a_batch(name: str, edges: bool) -> None
 
 @every
 def test_gradients_are_the_slopes_of_the_loss(name: str, edges: bool) -> None:
-    samples = random_samples(5, [4, 7])
+    samples = small_samples(5, [4, 7])
     engine = make_engine(name, edges, samples)
     parameters, buffers = stack(engine, 1)
     index = np.arange(6)[None]
@@ -130,7 +129,7 @@ def test_gradients_are_the_slopes_of_the_loss(name: str, edges: bool) -> None:
     generator = torch.Generator().manual_seed(6)
     for _ in range(5):
         along = torch.randn(parameters.shape, generator=generator, dtype=torch.float64)
-        along[:, -len(engine._padding) :] = 0  # padding
+        along[:, -len(engine._padding) :] = 0
         h = 1e-6
         slope = (loss(parameters + h * along) - loss(parameters - h * along)) / (2 * h)
         # Five directions, so that a kink (ReLU, minimum) within one step of h is not met in all.
@@ -143,7 +142,7 @@ def test_gradients_are_the_slopes_of_the_loss(name: str, edges: bool) -> None:
 
 @every
 def test_a_member_is_the_same_in_a_stack_and_alone(name: str, edges: bool) -> None:
-    samples = random_samples(7, [5, 8])
+    samples = small_samples(7, [5, 8])
     engine = make_engine(name, edges, samples)
     parameters, buffers = stack(engine, 3)
     index = np.stack([np.random.default_rng(e).permutation(12)[:6] for e in range(3)])
@@ -167,7 +166,7 @@ def test_over_one_geometry_it_is_pytorch_geometrics_layer(
     many = random_neighbours(rng, 3, 60)
     once = np.array([0, 2, 3, 4, 4]), np.array([1, 2, 0, 0], np.int32)
     for lists in (many, once, random_neighbours(rng, 12, 9)):
-        samples = samples_over(rng, [lists], 12, TASK_SIZES, spread=1.0)
+        samples = random_samples(rng, [lists], 12, TASK_SIZES, spread=1.0)
         index = np.stack([rng.permutation(12)[:7] for _ in range(2)])
         found = []
         for fast in (True, False):
@@ -184,7 +183,7 @@ def test_over_one_geometry_it_is_pytorch_geometrics_layer(
 
 @every
 def test_training_changes_nothing_but_what_is_saved(name: str, edges: bool) -> None:
-    engine = make_engine(name, edges, random_samples(7, [5, 8]))
+    engine = make_engine(name, edges, small_samples(7, [5, 8]))
     parameters, buffers = stack(engine, 1)
     before = {n: b.clone() for n, b in engine._network.named_buffers()}
     engine.step(parameters, torch.zeros_like(parameters), buffers, np.arange(6)[None])
@@ -193,8 +192,8 @@ def test_training_changes_nothing_but_what_is_saved(name: str, edges: bool) -> N
 
 
 @every
-def test_weights_come_back_from_a_file(name: str, edges: bool, tmp_path: Path) -> None:
-    samples = random_samples(8, [5, 8])
+def test_weights_are_restored_from_a_file(name: str, edges: bool, tmp_path: Path) -> None:
+    samples = small_samples(8, [5, 8])
     engine = make_engine(name, edges, samples)
     parameters, buffers = stack(engine, 1)
     named = {**engine.layout.named(parameters[0]), **engine.layout.named_buffers(buffers[0])}
@@ -208,7 +207,7 @@ def test_weights_come_back_from_a_file(name: str, edges: bool, tmp_path: Path) -
 
 @every
 def test_seeds_give_weights_of_their_own(name: str, edges: bool) -> None:
-    layout = make_engine(name, edges, random_samples(9, [5])).layout
+    layout = make_engine(name, edges, small_samples(9, [5])).layout
     state = torch.get_rng_state()
     one, again, other = (layout.initial_parameters(seed) for seed in (2**62 + 1, 2**62 + 1, 3))
     assert torch.equal(torch.get_rng_state(), state)
@@ -221,7 +220,7 @@ def test_seeds_give_weights_of_their_own(name: str, edges: bool) -> None:
 
 @pytest.mark.parametrize("name", [n for n, e in EVERY if e])
 def test_edge_features_depend_on_lengths_alone(name: str) -> None:
-    samples = random_samples(16, [9])
+    samples = small_samples(16, [9])
     engine = make_engine(name, True, samples)
     parameters, buffers = stack(engine, 3)  # GIN's first weights may leave every ReLU at 0
 
@@ -230,8 +229,7 @@ def test_edge_features_depend_on_lengths_alone(name: str) -> None:
         return make_engine(name, True, changed).predict(parameters, buffers, np.arange(12))["C"]
 
     vectors = samples.structure.edge_vectors
-    rotated = vectors @ np.linalg.qr(np.random.default_rng(11).normal(size=(3, 3)))[0]
-    torch.testing.assert_close(predicted(rotated), predicted(vectors))
+    torch.testing.assert_close(predicted(vectors @ ROTATION), predicted(vectors))
     assert not torch.allclose(predicted(0.9 * vectors), predicted(vectors))
 
 
@@ -263,16 +261,14 @@ def test_features_under_an_envelope_vanish_smoothly_at_the_cutoff(basis: str) ->
     assert 0 < just.abs().max() < 1e-6
 
 
-def test_a_campaign_names_every_basis_and_envelope() -> None:
+def test_a_campaign_can_name_every_basis_envelope_and_pooling() -> None:
+    assert get_args(Model.model_fields["pooling"].annotation) == POOLINGS
     kinds = Edges.model_fields
     assert {*BASES} == {*get_args(kinds["basis"].annotation)}
     assert {*ENVELOPES} == {*get_args(kinds["envelope"].annotation)}
     asked = campaign(edges={"basis": "bessel", "envelope": "polynomial"})
-    engine = choose(asked, asked.variants[0], random_samples(14, [5]), CPU)[0]
+    engine = choose(asked, asked.variants[0], small_samples(14, [5]), CPU)[0]
     assert engine.sizes.edges == EdgeBasis(20, CUTOFF, "bessel", "polynomial")
-
-
-ROTATION = np.linalg.qr(np.random.default_rng(11).normal(size=(3, 3)))[0]
 
 
 def rotated(samples: TrainingData, by: np.ndarray) -> TrainingData:
@@ -286,7 +282,7 @@ def rotated(samples: TrainingData, by: np.ndarray) -> TrainingData:
 def test_vectors_rotate_with_the_structure_and_scalars_do_not(name: str, by: np.ndarray) -> None:
     """Targets are vectors and pairs of vectors, per atom and per sample, with a scale for each component."""
     rng = np.random.default_rng(17)
-    samples = random_samples(16, [4, 9])
+    samples = small_samples(16, [4, 9])
     widths = {"force": ("node", 3), "pair": ("node", 6), "dipole": ("graph", 3), "C": ("node", 1)}
     limits = {t: np.sort(rng.normal(size=(w, 2))) for t, (_, w) in widths.items() if w > 1}
     tasks = tuple(
@@ -312,7 +308,7 @@ def test_vectors_rotate_with_the_structure_and_scalars_do_not(name: str, by: np.
 
 
 def test_a_neighbour_of_an_equivariant_convolution_fades_out_at_the_cutoff() -> None:
-    samples = random_samples(18, [5])
+    samples = small_samples(18, [5])
     s = samples.structure
     norms = np.linalg.norm(s.edge_vectors, axis=1, keepdims=True)
     far = dataclasses.replace(s, edge_vectors=s.edge_vectors / norms * (1 - 1e-7) * CUTOFF)
@@ -331,13 +327,13 @@ def test_a_neighbour_of_an_equivariant_convolution_fades_out_at_the_cutoff() -> 
 
 def test_no_generated_source_is_left_in_the_temporary_folder() -> None:
     for name, edges in EVERY:
-        make_engine(name, edges, random_samples(15, [5]))
+        make_engine(name, edges, small_samples(15, [5]))
     left = [m for n, m in sys.modules.items() if n.startswith("torch_geometric.") and n.endswith("_propagate")]
     assert left and not any(Path(str(m.__file__)).exists() for m in left)
 
 
-def campaign(**model: object):
-    """A campaign of one task."""
+def campaign(**model: object) -> Campaign:
+    """A campaign of one variant with all of `TASKS`, and this section ``model``."""
     content = {
         "name": "c",
         "dataset": "d.bp",
@@ -349,8 +345,8 @@ def campaign(**model: object):
 
 
 def test_the_engine_follows_from_the_campaign() -> None:
-    partial = with_missing(random_samples(14, [5]), np.random.default_rng(15), 0.3)
-    for samples in (random_samples(14, [5]), random_samples(14, [5, 7]), partial):
+    partial = with_missing(small_samples(14, [5]), np.random.default_rng(15), 0.3)
+    for samples in (small_samples(14, [5]), small_samples(14, [5, 7]), partial):
         for model, engine in (
             ({"convolution": "SAGE"}, "library"),
             ({"convolution": "GIN", "edges": {"number": 8}}, "library"),
@@ -359,7 +355,7 @@ def test_the_engine_follows_from_the_campaign() -> None:
         ):
             asked = campaign(**model)
             assert choose(asked, asked.variants[0], samples, CPU)[0].name == engine
-    asked = campaign(convolution="GIN").model_copy()
+    asked = campaign(convolution="GIN")
     asked = asked.model_copy(update={"training": asked.training.model_copy(update={"engine": "fused"})})
     with pytest.raises(UserError, match="fused cannot be used: GIN, on PyTorch Geometric's layers; set"):
         choose(asked, asked.variants[0], samples, CPU)

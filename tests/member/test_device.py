@@ -1,4 +1,4 @@
-"""The choice of a rank's device, and what tells devices apart."""
+"""The choice of a rank's device, and how devices are distinguished."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     return found
 
 
-def test_cards_of_one_uuid_are_told_apart_by_their_addresses(cards: dict[str, object]) -> None:
+def test_cards_of_one_uuid_are_distinguished_by_their_addresses(cards: dict[str, object]) -> None:
     cards |= {"uuid": "GPU-XX", "pci_domain_id": 1, "pci_bus_id": 0x41, "pci_device_id": 0}
     found = device.describe(CARD)
     assert (found.uuid, found.pci_address, found.identity) == ("GPU-XX", "0001:41:00", "0001:41:00")
 
 
-def test_slices_of_one_card_are_told_apart_by_their_masks(cards: dict[str, object], monkeypatch) -> None:
+def test_slices_of_one_card_are_distinguished_by_their_masks(cards: dict[str, object], monkeypatch) -> None:
     cards |= {"uuid": "GPU-1", "pci_bus_id": 0x41, "pci_device_id": 0}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-5,MIG-7")
     assert device.describe(CARD).identity == "MIG-5"
 
 
-def test_an_older_torch_has_uuids_alone(cards: dict[str, object]) -> None:
+def test_an_older_torch_reports_a_uuid_at_most(cards: dict[str, object]) -> None:
     assert device.describe(CARD).identity is None
     cards["uuid"] = "GPU-1"
     assert device.describe(CARD).identity == "GPU-1"
 
 
-def test_the_service_that_shares_cards_is_found(cards: dict[str, object], tmp_path: Path, monkeypatch) -> None:
+def test_the_service_that_shares_cards_is_detected(cards: dict[str, object], tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
     assert device.describe(CARD).mps is False
     (tmp_path / "control").touch()

@@ -41,7 +41,7 @@ def launches(members: int, edges: EdgeBasis | None) -> int:
     buffers = torch.stack([engine.layout.initial_buffers()] * members)
     gradients, index = torch.empty_like(parameters), np.stack([rng.permutation(20)[:16] for _ in range(members)])
     adam = new_optimizer(AdamOptimizer(name="Adam"), parameters)
-    factors = adam.plan(3, np.full(members, 1e-3))
+    factors = adam.plan(1, np.full(members, 1e-3))
     engine.step(parameters, gradients, buffers, index)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         engine.step(parameters, gradients, buffers, index)

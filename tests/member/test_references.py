@@ -1,4 +1,4 @@
-"""Members with inputs, references and a cosine: the same numbers when interrupted, errors of the whole property."""
+"""The training of members with inputs, references and a cosine schedule: interruptions, errors, and what is saved."""
 
 from __future__ import annotations
 
@@ -71,8 +71,9 @@ def training(staged: copies.StagedData, out: Path, variant: str = "HCM", **chang
     samples = from_staged(staged, CAMPAIGN)
     asked = parse_campaign({**CONTENT, "training": {**CONTENT["training"], **changed}}, "")
     chosen, _ = choose(asked, asked.variant(variant), samples, torch.device("cpu"))
-    one = parse_campaign({**CONTENT, "training": {**asked.training.model_dump(), "engine": "auto"}}, "")
-    frozen = Frozen(one, config_hash(one, staged.manifest.sha256), staged.manifest.sha256)  # whatever engine trains it
+    # The campaign is the same whatever engine trains it.
+    own = parse_campaign({**CONTENT, "training": {**asked.training.model_dump(), "engine": "auto"}}, "")
+    frozen = Frozen(own, config_hash(own, staged.manifest.sha256), staged.manifest.sha256)
     context = WorkerContext(CampaignFolder(out), frozen, staged.manifest, "host", 0, 0, CPU, {})
     claim = Claim(run=1, assignment=next(ASSIGNMENTS))
     return StackTraining(context, samples, chosen, Train(variant=variant, replicas=(0, 1), attempt=1, claim=claim))
@@ -105,7 +106,7 @@ def test_an_interrupted_training_ends_the_same(staged: copies.StagedData, tmp_pa
 
 
 def test_a_stack_that_was_handed_on_writes_nothing_more(staged: copies.StagedData, tmp_path: Path) -> None:
-    """Neither while the later attempt trains its members, nor once they are finished; however far it goes itself."""
+    """Neither while the later attempt trains its members, nor once they are finished, even if it trains to the end."""
 
     def files() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in (tmp_path / "members").rglob("*.*")}
@@ -203,7 +204,7 @@ def test_a_model_holds_what_new_structures_need(staged: copies.StagedData, tmp_p
         np.testing.assert_allclose(found, a[f"reference_{task}"], atol=1e-6)
 
 
-def test_a_copy_made_for_others_is_refused(staged: copies.StagedData) -> None:
+def test_a_copy_made_for_another_campaign_is_refused(staged: copies.StagedData) -> None:
     other = parse_campaign({**CONTENT, "inputs": ["species", "ewald"]}, "")
     with pytest.raises(UserError, match="other inputs or references"):
         from_staged(staged, other)

@@ -138,7 +138,7 @@ def test_what_has_the_neighbours_of_the_training_is_predicted_as_in_training(
     structures += [slightly, far]
     ensemble = Ensemble(out)
     (prepared,) = ensemble._preparation.batches(ensemble._frames(structures))
-    parts = {shared: chosen.tolist() for chosen, _, shared in ensemble._models._parts(Graphs.of(prepared))}
+    parts = {shared: chosen.tolist() for chosen, _, shared in ensemble._models._groups(Graphs.of(prepared))}
     assert parts == ({True: [0, 1], False: [2, 3]} if edges else {True: [0, 1, 2], False: [3]})
     found = ensemble.predict(structures)
     assert all(same(found["H"].of(k), ensemble.predict(atoms)["H"]) for k, atoms in enumerate(structures))

@@ -20,7 +20,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.training.schedule import Schedule
 from hydragnn_hpc.paths import MemberFolder, write_record
 from hydragnn_hpc.records.base import FileRecord
-from hydragnn_hpc.records.member import HISTORY, Identity, Result, Session
+from hydragnn_hpc.records.member import HISTORY, HistoryRow, Identity, Result, Session
 from hydragnn_hpc.records.model import CheckpointFacts, ModelFacts, ScheduleState
 from hydragnn_hpc.validation import one_line
 
@@ -38,16 +38,16 @@ class Checkpoint:
     tensors : dict
         ``parameters, best_parameters`` ``[P]``, ``buffers, best_buffers`` ``[Q]``, and the optimiser's state.
     schedule : Schedule
-    history : list of list of float
-        A row per epoch, columns as :data:`HISTORY`.
+    history : list of HistoryRow
+        A row per epoch.
     sessions : list of Session
-        By which workers, and when, it was trained.
+        When it was trained, and by which workers.
     """
 
     identity: Identity
     tensors: dict[str, torch.Tensor]
     schedule: Schedule
-    history: list[list[float]]
+    history: list[HistoryRow]
     sessions: list[Session]
 
 
@@ -60,11 +60,11 @@ class TrainedModel:
 
 
 def save(files: MemberFolder, checkpoint: Checkpoint, hold: Hold = nullcontext) -> None:
-    """Write a checkpoint; the one before stays as ``checkpoint.previous.pt``."""
+    """Write a checkpoint; the one before is kept as ``checkpoint.previous.pt``."""
     facts = CheckpointFacts(
         identity=checkpoint.identity,
         schedule=ScheduleState(**asdict(checkpoint.schedule)),
-        history=checkpoint.history,
+        history=[list(row) for row in checkpoint.history],
         sessions=checkpoint.sessions,
     )
     plain = facts.model_dump(by_alias=True)
@@ -74,16 +74,17 @@ def save(files: MemberFolder, checkpoint: Checkpoint, hold: Hold = nullcontext) 
 
 
 def load(
-    files: MemberFolder, identity: Identity, shapes: dict[str, int], warn: Callable[[str], None]
+    files: MemberFolder, identity: Identity, lengths: dict[str, int], warn: Callable[[str], None]
 ) -> Checkpoint | None:
-    """Read the latest checkpoint that can be used, or None.
+    """Read the latest checkpoint that can be used; return None if there is none.
 
     Parameters
     ----------
+    files : MemberFolder
     identity : Identity
         Of the member that is to be trained.
-    shapes : dict
-        Length of each tensor.
+    lengths : dict
+        Of the checkpoint's tensors, by name.
     warn : callable
         Called with a line for each checkpoint that cannot be used.
     """
@@ -91,35 +92,37 @@ def load(
         if not path.exists():
             continue
         try:
-            return _read(path, identity, shapes)
+            return _read(path, identity, lengths)
         except Exception as error:  # a damaged file raises almost anything
-            warn(f"{path.name} cannot be used ({reason_of(error)}); continuing from what came before it")
+            warn(f"{path.name} cannot be used ({reason_of(error)}); continuing from the state before it")
     return None
 
 
-def _read(path: Path, identity: Identity, shapes: dict[str, int]) -> Checkpoint:
-    facts, tensors = _parts(path, "tensors", CheckpointFacts)
-    checkpoint = Checkpoint(facts.identity, tensors, Schedule(**dict(facts.schedule)), facts.history, facts.sessions)
-    if checkpoint.identity != identity:
-        raise UserError("of another campaign or member")
-    for name, length in shapes.items():
-        if checkpoint.tensors[name].shape != (length,) or not bool(checkpoint.tensors[name].isfinite().all()):
+def _read(path: Path, identity: Identity, lengths: dict[str, int]) -> Checkpoint:
+    facts, tensors = _facts_and_tensors(path, "tensors", CheckpointFacts)
+    if facts.identity != identity:
+        raise UserError("it belongs to another campaign or member")
+    if missing := lengths.keys() - tensors.keys():
+        raise UserError(f"'{min(missing)}' is missing")
+    for name, length in lengths.items():
+        if tensors[name].shape != (length,) or not bool(tensors[name].isfinite().all()):
             raise UserError(f"'{name}' is damaged")
-    return checkpoint
+    history = [HistoryRow(int(epoch), *numbers) for epoch, *numbers in facts.history]
+    return Checkpoint(identity, tensors, Schedule(**dict(facts.schedule)), history, facts.sessions)
 
 
-def _parts(path: Path, name: str, kind: type[_R]) -> tuple[_R, dict[str, torch.Tensor]]:
-    """Read a file of ``torch.save``, of which nothing is executed: its record, and the tensors under ``name``.
+def _facts_and_tensors(path: Path, name: str, kind: type[_R]) -> tuple[_R, dict[str, torch.Tensor]]:
+    """Read a file of ``torch.save``, executing nothing in it: its record, and the tensors under ``name``.
 
     Raises
     ------
     Exception
         Of almost any kind, if the file is damaged.
     """
-    check_sums(path)
+    verify_checksums(path)
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict) or content.get("schema") != 1:
-        raise UserError("written by another version")
+        raise UserError("it was written by another version")
     tensors = content.pop(name, None)
     if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
         raise UserError(f"'{name}' are missing, or not tensors")
@@ -129,8 +132,8 @@ def _parts(path: Path, name: str, kind: type[_R]) -> tuple[_R, dict[str, torch.T
         raise UserError(one_line(error, kind)) from error
 
 
-def check_sums(path: Path) -> None:
-    """Check a file of ``torch.save`` by its archive's checksums: ``torch.load`` does not notice a changed bit.
+def verify_checksums(path: Path) -> None:
+    """Verify the checksums of a file of ``torch.save``, a zip archive: ``torch.load`` does not notice a changed bit.
 
     Raises
     ------
@@ -140,36 +143,36 @@ def check_sums(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged:
-        raise UserError(f"the checksum of its part '{damaged}' is wrong")
+        raise UserError(f"the checksum of '{damaged}' in it is wrong")
 
 
 def read_model(
     files: MemberFolder, remedy: str = "remove the member's folder and run the campaign again"
 ) -> TrainedModel:
-    """Read ``model.pt``; an error names the ``remedy``.
+    """Read ``model.pt``.
 
     Raises
     ------
     UserError
-        If it is damaged, or of another version.
+        If the file is missing, damaged or of another version; it ends with the ``remedy``.
     """
     try:
-        return TrainedModel(*_parts(files.model, "weights", ModelFacts))
+        return TrainedModel(*_facts_and_tensors(files.model, "weights", ModelFacts))
     except Exception as error:  # a damaged file raises almost anything
         raise UserError(f"cannot read {files.model}: {reason_of(error)}; {remedy}") from error
 
 
 def reason_of(error: Exception) -> str:
-    """Return why such a file cannot be read, in a short line."""
-    return str(error).split(chr(10))[0][:160] or type(error).__name__
+    """Return the first line of an error's message, shortened; the error's type if there is none."""
+    return str(error).split("\n")[0][:160] or type(error).__name__
 
 
-def write_history(files: MemberFolder, history: list[list[float]], hold: Hold = nullcontext) -> None:
+def write_history(files: MemberFolder, history: list[HistoryRow], hold: Hold = nullcontext) -> None:
     """Write ``history.csv``."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HISTORY)
-    writer.writerows([int(row[0]), *(repr(value) for value in row[1:])] for row in history)
+    writer.writerows(history)
     write_text(files.history, text.getvalue(), hold)
 
 
@@ -180,9 +183,9 @@ def write_done(
     arrays: Mapping[Path, Mapping[str, np.ndarray]],
     hold: Hold = nullcontext,
 ) -> None:
-    """Write the files of a finished member; ``result.json`` comes last, and shows that all others are complete.
+    """Write the files of a finished or diverged member; ``result.json`` is last: it shows that the others are complete.
 
-    ``arrays`` are the contents of its ``.npz`` files.
+    ``arrays`` are the contents of the ``.npz`` files.
     """
     plain = model.facts.plain()
     with written_whole(files.model, hold=hold) as stream:

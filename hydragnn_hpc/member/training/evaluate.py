@@ -1,4 +1,4 @@
-"""Evaluation: a member's validation loss while it trains, and its test and validation errors at the end."""
+"""Evaluation: the validation losses of a stack while it trains, and a member's errors and predictions at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hydragnn_hpc.records.member import TaskErrors
 
 
 class ValidationSet:
-    """Samples with their true values on the engine's device, for the loss after each epoch.
+    """Samples, with their true values on the engine's device, for the losses after each epoch.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class ValidationSet:
         return losses
 
     def _loss(self, task: TaskSizes, predicted: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss over the values that are not missing."""
+        """Return a task's mean loss over the values that are not missing."""
         truth, known = self._truth[task.name], self._known[task.name]
         mean, *noise = task.loss.split(predicted)
         if known is None:
@@ -73,18 +73,24 @@ def evaluate_member(
 
     Parameters
     ----------
+    engine : Engine
+    data : TrainingData
+    manifest : Manifest
+    campaign : Campaign
+        The variant's own (`Campaign.of_variant`).
     state : tuple of torch.Tensor
-        Its parameters ``[P]`` and buffers ``[Q]``.
+        The member's parameters ``[P]`` and buffers ``[Q]``.
     validation : numpy.ndarray
-        Sample numbers of its validation set.
+        Sample numbers of the member's validation set.
 
     Returns
     -------
     errors : dict
         By task; for a task with a reference, errors are those of the whole property.
     predictions : tuple of dict
-        Of the test and the validation set: the numbers of their n samples, ``sample`` ``[n]``, and by task, in its
-        unit, ``[rows, d]`` float64. For a task with noise, its standard deviation under `paths.noise_of` the task.
+        For the test and the validation set: ``sample``, the numbers ``[n]`` of its samples, and for each task, under
+        its name, ``[rows, d]`` float64 in its unit. The noise of a task, a standard deviation, is under
+        `paths.noise_of` its name.
     """
     sets = (data.split.test, validation)
     test_outputs, validation_outputs = (engine.predict(state[0][None], state[1][None], s) for s in sets)

@@ -27,8 +27,8 @@ class Schedule:
         The lowest validation loss so far.
     best_epoch : int
         Its epoch, counted from 1; 0 before the first.
-    plateau_best, num_bad_epochs
-        As in ``ReduceLROnPlateau``; not used by a cosine.
+    plateau_best, num_bad_epochs : float, int
+        ``best`` and ``num_bad_epochs`` of ``ReduceLROnPlateau``; not used by a cosine.
     """
 
     rate: float
@@ -70,7 +70,7 @@ class Schedule:
         return stopping is not None and epoch - self.best_epoch >= stopping.patience
 
     def _update_plateau(self, loss: float, plateau: Plateau) -> None:
-        # torch's bound, best * (1 - threshold), is above a negative best, on which even higher losses would improve.
+        # torch's bound, best * (1 - threshold), is above a negative best: even higher losses would count as lower.
         sign = 1 if self.plateau_best > 0 else -1
         if loss < self.plateau_best * (1 - sign * PLATEAU_THRESHOLD):
             self.plateau_best, self.num_bad_epochs = loss, 0
@@ -84,7 +84,7 @@ class Schedule:
 
 
 def cosine_rate(done: int, full: float, options: Cosine, epochs: int) -> float:
-    """Return the learning rate of the epoch that follows ``done`` epochs (Loshchilov & Hutter 2017, no restarts).
+    """Return the learning rate of the epoch after ``done`` epochs (Loshchilov & Hutter 2017, without restarts).
 
     Parameters
     ----------

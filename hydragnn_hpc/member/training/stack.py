@@ -1,4 +1,4 @@
-"""What the training of a stack consists of: its members, and the worker that trains them."""
+"""The members of a stack, and the worker that trains them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,26 @@ from hydragnn_hpc.member.training.schedule import Schedule
 from hydragnn_hpc.ownership import Ownership
 from hydragnn_hpc.paths import CampaignFolder, MemberFolder
 from hydragnn_hpc.records.device import Device
-from hydragnn_hpc.records.member import Session
+from hydragnn_hpc.records.member import HistoryRow, Session
 
 
 @dataclass
 class StackMember:
-    """One member of the stack, without its tensors; ``train`` and ``validation`` are the numbers of its samples."""
+    """One member of the stack, without its tensors.
+
+    Attributes
+    ----------
+    replica, seed : int
+    files : MemberFolder
+    ownership : Ownership
+    schedule : Schedule
+    train, validation : numpy.ndarray
+        Sample numbers of its training and validation sets.
+    history : list of HistoryRow
+        A row per epoch.
+    sessions : list of Session
+        When it was trained, and by which workers; the last is this one.
+    """
 
     replica: int
     seed: int
@@ -27,12 +41,12 @@ class StackMember:
     schedule: Schedule
     train: np.ndarray
     validation: np.ndarray
-    history: list[list[float]] = field(default_factory=list)
+    history: list[HistoryRow] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """Number of epochs done."""
         return len(self.history)
 
     def log(self, line: str) -> None:
@@ -52,7 +66,6 @@ class WorkerContext:
     manifest : Manifest
     host : str
     rank, slot : int
-        The worker's.
     device : Device
     versions : dict
         Versions of libraries, by package.

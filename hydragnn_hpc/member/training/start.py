@@ -1,7 +1,8 @@
-"""A member's weights before its first epoch where it starts from another's, and the parts of it that are frozen."""
+"""Members that start from another campaign's: their weights before the first epoch, and the parts that are frozen."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.layout import ParameterLayout
+from hydragnn_hpc.member.engine.sizes import Extent
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.training.checkpoint import TrainedModel, read_model
 from hydragnn_hpc.paths import CampaignFolder
@@ -18,12 +20,12 @@ from hydragnn_hpc.starts import check_unchanged
 
 
 def read_source(start: Start, replica: int) -> TrainedModel:
-    """Read the model of the source's member with the same number.
+    """Read the model of the source's member with the same replica number.
 
     Raises
     ------
     UserError
-        If it cannot be read, or the source is no longer the one that the campaign began with.
+        If the model cannot be read, or the source is no longer the one that the campaign began with.
     """
     remedy = "restore it, or start from another campaign"
     model = read_model(CampaignFolder(Path(start.folder)).member(start.variant, replica), remedy)
@@ -32,22 +34,22 @@ def read_source(start: Start, replica: int) -> TrainedModel:
 
 
 def with_degree(data: TrainingData, start: Start | None) -> TrainingData:
-    """Return the data with the mean degree that PNA's trunk was trained with, which is the same for all replicas."""
+    """Return the data with the average degree that the source's trunk was trained with, if members take it over."""
     if start is None or "trunk" not in start.named(()):
         return data
-    linear, logarithmic = read_source(start, 0).facts.average_degree
+    linear, logarithmic = read_source(start, 0).facts.average_degree  # the same for all replicas
     return replace(data, source_degree=(linear, logarithmic))
 
 
 def initialise(
     layout: ParameterLayout, start: Start, replica: int, tensors: tuple[torch.Tensor, torch.Tensor], parts: list[str]
 ) -> None:
-    """Copy the source's weights of some ``parts`` into a member's parameters ``[P]`` and buffers ``[Q]``.
+    """Copy the source's weights of ``parts`` into a member's ``tensors``: parameters ``[P]`` and buffers ``[Q]``.
 
     Raises
     ------
     UserError
-        If one is missing there, or has another shape.
+        If the source lacks one of these weights, or its shape differs.
     """
     weights = read_source(start, replica).weights
     for views in (layout.named(tensors[0]), layout.named_buffers(tensors[1])):
@@ -69,7 +71,7 @@ def _of_parts(names: Mapping[str, object], parts: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class FrozenParts:
-    """Ranges of a member's numbers that training leaves as they are, with the running statistics of batch norms.
+    """Ranges of a member's parameters and buffers that training leaves unchanged.
 
     Attributes
     ----------
@@ -82,7 +84,7 @@ class FrozenParts:
 
     @classmethod
     def of(cls, layout: ParameterLayout, parts: list[str]) -> FrozenParts:
-        """Return the ranges of some parts."""
+        """Return the ranges of ``parts``: ``trunk``, or tasks, for their heads."""
         return cls(_ranges(layout.parameters, parts), _ranges(layout.buffers, parts))
 
     def copies(self, parameters: torch.Tensor, buffers: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -91,11 +93,11 @@ class FrozenParts:
         return [(view, view.clone()) for view in views]
 
 
-def _ranges(places: Mapping[str, tuple[int, tuple[int, ...]]], parts: list[str]) -> list[tuple[int, int]]:
+def _ranges(places: Mapping[str, Extent], parts: list[str]) -> list[tuple[int, int]]:
     ranges: list[tuple[int, int]] = []
     for name in _of_parts(places, parts):
         at, shape = places[name]
-        end = at + torch.Size(shape).numel()
+        end = at + math.prod(shape)
         if ranges and ranges[-1][1] == at:
             ranges[-1] = (ranges[-1][0], end)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,11 +21,12 @@ from hydragnn_hpc.member.training.stack import StackMember, WorkerContext
 from hydragnn_hpc.member.training.start import FrozenParts, initialise
 from hydragnn_hpc.ownership import Ownership
 from hydragnn_hpc.records.events import EndState, EngineChanged, Train
-from hydragnn_hpc.records.member import Identity, Reason, Result, Session, TaskErrors
+from hydragnn_hpc.records.member import HistoryRow, Identity, Reason, Result, Session, TaskErrors
 from hydragnn_hpc.records.model import ModelFacts, ModelSpecies, ModelTask
 from hydragnn_hpc.sections import Variant
 
-_NUMBERS = ("parameters", "buffers", "best_parameters", "best_buffers")
+_TENSORS = ("parameters", "buffers", "best_parameters", "best_buffers")
+"""Names of the tensors in a checkpoint, beside the optimiser's state."""
 
 
 class StackTraining:
@@ -36,12 +36,12 @@ class StackTraining:
     ----------
     context : WorkerContext
     data : TrainingData
-        With what the variant needs.
+        Of the variant (`from_staged`).
     engine : Engine
     train : Train
         The members, and the claim on their folders.
     describe : callable, optional
-        Returns what is kept of a finished model's features as ``features.npz``, or None.
+        Returns the arrays of ``features.npz`` for a finished model, or None if there is to be no such file.
 
     Attributes
     ----------
@@ -95,34 +95,33 @@ class StackTraining:
         return StackMember(replica, seed, files, ownership, schedule, split.train, split.validation)
 
     def _begin(self) -> None:
-        """Set the stack's tensors: from each member's checkpoint, otherwise from its seed and source."""
+        """Set the stack's tensors, for each member from its checkpoint, or else from its seed and source."""
         columns: dict[str, list[torch.Tensor]] = {}
         for member in self.members:
-            start = self._initial(member)
-            checkpoint = saved.load(
-                member.files, self._identity(member), {n: len(value) for n, value in start.items()}, member.log
-            )
+            initial = self._initial(member)
+            lengths = {name: len(value) for name, value in initial.items()}
+            checkpoint = saved.load(member.files, self._identity(member), lengths, member.log)
             if checkpoint is not None:
                 member.schedule, member.history = checkpoint.schedule, checkpoint.history
                 member.sessions = checkpoint.sessions
                 member.log(f"resumed after epoch {member.epoch}")
                 self._compare_engines(member)
             elif self._start is not None:
-                names = self._start.named(self.variant.tasks)
-                pair = (start["parameters"], start["buffers"])  # the best ones are the same tensors
-                initialise(self._engine.layout, self._start, member.replica, pair, names)
+                parts = self._start.named(self.variant.tasks)
+                state = (initial["parameters"], initial["buffers"])  # the best ones are the same tensors
+                initialise(self._engine.layout, self._start, member.replica, state, parts)
             member.sessions.append(self._new_session())
-            for name, value in (start if checkpoint is None else checkpoint.tensors).items():
+            for name, value in (initial if checkpoint is None else checkpoint.tensors).items():
                 columns.setdefault(name, []).append(value)
         stacked = {name: torch.stack(column) for name, column in columns.items()}
         on_host = self._optimizer_kind.COUNTERS
-        numbers = {name: value if name in on_host else value.to(self._engine.device) for name, value in stacked.items()}
-        self.parameters, self.buffers, self._best_parameters, self._best_buffers = (numbers.pop(n) for n in _NUMBERS)
+        tensors = {name: value if name in on_host else value.to(self._engine.device) for name, value in stacked.items()}
+        self.parameters, self.buffers, self._best_parameters, self._best_buffers = (tensors.pop(n) for n in _TENSORS)
         self._gradients = torch.zeros_like(self.parameters)
-        self._optimizer = self._optimizer_kind(self._options.optimizer, numbers)
+        self._optimizer = self._optimizer_kind(self._options.optimizer, tensors)
 
     def _compare_engines(self, member: StackMember) -> None:
-        """Record a change, since the last session, of what determines the last digits of a member's numbers."""
+        """Record if the last digits of a member's numbers now depend on another engine, vector lanes, GPU or stack."""
         before, after = _described(member.sessions[-1]), _described(self._new_session())
         if before != after:
             change = EngineChanged(variant=self.variant.name, replica=member.replica, before=before, after=after)
@@ -130,11 +129,11 @@ class StackTraining:
             member.log(f"was trained by {before}, continues with {after}: the last digits of its result depend on this")
 
     def _initial(self, member: StackMember) -> dict[str, torch.Tensor]:
-        """Return a member's tensors as they follow from its seed, by their names in the checkpoint."""
+        """Return a member's tensors as its seed determines them, by their names in the checkpoint."""
         layout = self._engine.layout
         parameters, buffers = layout.initial_parameters(member.seed), layout.initial_buffers()
-        numbers = dict(zip(_NUMBERS, (parameters, buffers) * 2, strict=True))
-        return {**numbers, **self._optimizer_kind.initial(layout.parameter_size)}
+        tensors = dict(zip(_TENSORS, (parameters, buffers) * 2, strict=True))
+        return {**tensors, **self._optimizer_kind.initial(layout.parameter_size)}
 
     def _new_session(self) -> Session:
         return Session(
@@ -172,7 +171,7 @@ class StackTraining:
         alive : callable
             Called after every batch.
         finished : callable
-            Called for each member that leaves the stack, as soon as its files are written.
+            Called for each member that leaves the stack, once its files are written.
         """
         self._close_ended(finished)  # a checkpoint may already be at the last epoch
         if not self.members:
@@ -183,20 +182,17 @@ class StackTraining:
         validation = self._validate()
         seconds = (trained - started, time.monotonic() - trained)
         for e, member in enumerate(self.members):
-            rate = member.schedule.rate
-            row = [member.epoch + 1, float(train[e]), float(validation[e]), rate, *seconds]
+            losses = float(train[e]), float(validation[e])
+            row = HistoryRow(member.epoch + 1, *losses, member.schedule.rate, *seconds)
             member.history.append(row)
             session = member.sessions[-1]
             member.sessions[-1] = session.model_copy(update={"ended": now(), "epochs": session.epochs + 1})
-            if self._is_finite(e) and member.schedule.record(row[2], member.epoch, self._options):
+            if row.is_finite and member.schedule.record(row.validation_loss, row.epoch, self._options):
                 self._best_parameters[e].copy_(self.parameters[e])
                 self._best_buffers[e].copy_(self.buffers[e])
         self._close_ended(finished)
         if time.monotonic() - self._saved_at >= self._campaign.launch.checkpoint_seconds:
             self.save()
-
-    def _is_finite(self, e: int) -> bool:
-        return all(math.isfinite(value) for value in self.members[e].history[-1][1:3])
 
     def _train(self, alive: Callable[[], None]) -> np.ndarray:
         """Train one epoch, each member in its own order of samples; return the mean weighted losses ``[E]``."""
@@ -234,7 +230,7 @@ class StackTraining:
     def _close_ended(self, finished: Callable[[StackMember, EndState], None]) -> None:
         gone: set[int] = set()
         for e, member in enumerate(self.members):
-            reason = self._reason_to_end(e, member)
+            reason = self._reason_to_end(member)
             if reason:
                 state: EndState = "diverged" if reason == "diverged" else "finished"
                 self._close(e, member, reason, state)
@@ -243,16 +239,17 @@ class StackTraining:
         if gone:
             self._keep([e for e in range(len(self.members)) if e not in gone])
 
-    def _reason_to_end(self, e: int, member: StackMember) -> Reason | None:
+    def _reason_to_end(self, member: StackMember) -> Reason | None:
         if not member.epoch:
             return None if self._epochs else "epochs"
-        if not self._is_finite(e):
+        if not member.history[-1].is_finite:
             return "diverged"
         if member.schedule.should_stop(member.epoch, self._options.early_stopping):
             return "early_stopping"
         return "epochs" if member.epoch >= self._epochs else None
 
     def _keep(self, which: list[int]) -> None:
+        """Shrink the stack to the members at these positions."""
         kept = torch.tensor(which, dtype=torch.int64, device=self.parameters.device)
         self.members = [self.members[e] for e in which]
         for name in ("parameters", "buffers", "_best_parameters", "_best_buffers", "_gradients"):
@@ -271,12 +268,13 @@ class StackTraining:
         if self._on_device:
             member.sessions[-1] = member.sessions[-1].model_copy(update={"stack": len(self.members)})
         rows = (self.parameters, self.buffers, self._best_parameters, self._best_buffers)
-        numbers = dict(zip(_NUMBERS, rows, strict=True)) | self._optimizer.state
-        tensors = {name: value[e].cpu().clone() for name, value in numbers.items()}
+        stacked = dict(zip(_TENSORS, rows, strict=True)) | self._optimizer.state
+        tensors = {name: value[e].cpu().clone() for name, value in stacked.items()}
         checkpoint = saved.Checkpoint(self._identity(member), tensors, member.schedule, member.history, member.sessions)
         saved.save(member.files, checkpoint, member.ownership.held)
 
     def _close(self, e: int, member: StackMember, reason: Reason, state: EndState) -> None:
+        """Evaluate a member that has ended, and write its files."""
         best = (self._best_parameters[e], self._best_buffers[e])
         tasks: dict[str, TaskErrors] = {}
         predictions: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
@@ -287,7 +285,8 @@ class StackTraining:
                 self._engine, self._data, manifest, self._campaign, best, member.validation
             )
             features = self._describe(model)
-        seconds = np.array([row[4:6] for row in member.history]).reshape(-1, 2).sum(axis=0)
+        seconds_training = sum(row.seconds_training for row in member.history)
+        seconds_validation = sum(row.seconds_validation for row in member.history)
         result = Result(
             state=state,
             **self._identity(member).model_dump(),
@@ -297,9 +296,9 @@ class StackTraining:
             best_epoch=member.schedule.best_epoch,
             epochs=member.epoch,
             stopped_by=reason,
-            seconds=float(seconds.sum()),
-            seconds_training=float(seconds[0]),
-            seconds_validation=float(seconds[1]),
+            seconds=seconds_training + seconds_validation,
+            seconds_training=seconds_training,
+            seconds_validation=seconds_validation,
             stack=tuple(self._stack),
             engine=self._engine.name,
             attempt=self._attempt,
@@ -320,8 +319,7 @@ class StackTraining:
         arrays: dict[Path, Mapping[str, np.ndarray]]
         arrays = {files.predictions: predictions[0], files.validation: predictions[1]}
         if features is not None:
-            atoms = np.diff(self._data.structure.atom_offsets)[self._data.split.train]
-            arrays[files.features] = {**features, "atoms": np.array([atoms.min(), atoms.max()])}
+            arrays[files.features] = features
         saved.write_done(files, result, model, arrays, hold)
         member.ownership.end(keep_checkpoint)
 
@@ -351,11 +349,12 @@ def _described(session: Session) -> str:
 
 
 def clip(gradients: torch.Tensor) -> None:
-    """Clip each member's gradient, a row of ``[E, P]``, to a norm of 1.
+    """Clip each member's gradient, a row of ``[E, P]``, to a norm of 1, in place.
 
-    Where a noise comes close to zero, a log-likelihood's gradient is a million times the usual one, and Adam's moments
-    would take thousands of steps to recover from it. Row by row, so that no member depends on its stack.
+    Where noise comes close to zero, the gradient of a log-likelihood is a million times the usual one, and Adam's
+    moments would take thousands of steps to recover from it.
     """
+    # Row by row, so that no member depends on its stack.
     for row in gradients:
         row.mul_(torch.linalg.vector_norm(row).reciprocal().clamp(max=1.0))
 

@@ -24,7 +24,7 @@ from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 CPU = torch.device("cpu")
 CUTOFF = 7.0
 """Bohr."""
-Neighbours = tuple[np.ndarray, np.ndarray]
+Adjacency = tuple[np.ndarray, np.ndarray]
 """Offsets [n + 1] and neighbours [m] of one geometry."""
 
 TASKS = (
@@ -46,7 +46,7 @@ if find_spec("triton"):  # tests/member/triton_kernels requires it; here kernels
     ENGINES["triton"] = lambda sizes, data, dtype: TritonEngine(sizes, data, CPU, dtype, together=True)
 
 
-def random_neighbours(rng: np.random.Generator, n: int, pairs: int) -> Neighbours:
+def random_neighbours(rng: np.random.Generator, n: int, pairs: int) -> Adjacency:
     """A symmetric multigraph: pairs may repeat, an atom may be its own neighbour, atoms may be isolated."""
     ends = rng.integers(0, n, (pairs, 2))
     both = np.concatenate([ends, ends[:, ::-1]])
@@ -78,7 +78,7 @@ def with_vectors(structure: Structure) -> Structure:
     return dataclasses.replace(structure, edge_vectors=vectors, cutoff=CUTOFF)
 
 
-def structure_of(geometries: list[Neighbours], which: np.ndarray) -> Structure:
+def structure_of(geometries: list[Adjacency], which: np.ndarray) -> Structure:
     """Samples over these geometries; ``which`` [S] is the number of each sample's geometry."""
     atoms = np.array([len(offsets) - 1 for offsets, _ in geometries])
     degrees = np.concatenate([np.diff(offsets) for offsets, _ in geometries])
@@ -93,7 +93,7 @@ def structure_of(geometries: list[Neighbours], which: np.ndarray) -> Structure:
 
 def random_samples(
     rng: np.random.Generator,
-    geometries: list[Neighbours],
+    geometries: list[Adjacency],
     number: int = 14,
     tasks: tuple[TaskSizes, ...] = TASKS,
     inputs: int = 1,

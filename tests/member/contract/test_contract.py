@@ -36,7 +36,7 @@ from tests.member.contract.problem import (
     CUTOFF,
     ENGINES,
     TASKS,
-    Neighbours,
+    Adjacency,
     Outcome,
     Problem,
     agree,
@@ -86,7 +86,7 @@ LEVELS = {
 }
 
 
-def geometries(rng: np.random.Generator, *atoms: int) -> list[Neighbours]:
+def geometries(rng: np.random.Generator, *atoms: int) -> list[Adjacency]:
     """Random geometries with these numbers of atoms."""
     return [random_neighbours(rng, n, int(rng.integers(0, 4 * n))) for n in atoms]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,27 +16,26 @@ from hydragnn_hpc.member.engine.optimize import Adam, new_optimizer
 from hydragnn_hpc.member.engine.sizes import TaskSizes
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.sections import AdamOptimizer
-from tests.member.contract.problem import CUTOFF, Neighbours, Problem, agree, random_neighbours, random_samples
+from tests.member.contract.problem import CUTOFF, Adjacency, Problem, agree, random_neighbours, random_samples
 
 
-def problem(seed: int, neighbours: Neighbours, number: int = 80, **network: object) -> Problem:
-    """Random samples over one geometry, for one member unless ``network`` says otherwise."""
-    inputs = int(str(network.pop("inputs", 1)))
-    samples = random_samples(np.random.default_rng(seed), [neighbours], number, inputs=inputs)
-    return Problem(samples, **{"members": 1, **network})  # type: ignore[arg-type]
+def problem_over(adjacency: Adjacency, seed: int, number: int = 80, inputs: int = 1, **options: Any) -> Problem:
+    """Random samples over one geometry, for one member unless ``options`` of `Problem` say otherwise."""
+    samples = random_samples(np.random.default_rng(seed), [adjacency], number, inputs=inputs)
+    return Problem(samples, **{"members": 1, **options})
 
 
-def any_problem(seed: int, **network: object) -> Problem:
-    """The same over a random geometry of nine atoms."""
-    return problem(seed, random_neighbours(np.random.default_rng(seed), 9, 17), **network)
+def any_problem(seed: int, **options: Any) -> Problem:
+    """Random samples over a random geometry of nine atoms."""
+    return problem_over(random_neighbours(np.random.default_rng(seed), 9, 17), seed, **options)
 
 
-def check(of: Problem, batch: int, loose: float = 1.0) -> None:
+def check(problem: Problem, batch: int, loose: float = 1.0) -> None:
     """Compare a step with the reference engine's, whether lanes are samples or features."""
-    index = of.index(batch)
-    expected = of.step(of.engine(), index)
+    index = problem.index(batch)
+    expected = problem.step(problem.engine(), index)
     for name in ("fused", "fused varying"):
-        agree(of.step(of.engine(name), index), expected, loose=loose)
+        agree(problem.step(problem.engine(name), index), expected, loose=loose)
 
 
 @pytest.mark.parametrize("batch", [*range(2, 20), 31, 32, 33, 48, 63, 64, 65, 70])
@@ -49,8 +50,10 @@ def test_any_geometry_and_widths(data: st.DataObject) -> None:
     neighbours = random_neighbours(np.random.default_rng(seed), atoms, data.draw(st.integers(0, 40), "pairs"))
     channels = tuple(data.draw(st.lists(st.integers(1, 23), min_size=1, max_size=3), "channels"))
     basis = data.draw(st.sampled_from([None, EdgeBasis(3, CUTOFF), EdgeBasis(24, CUTOFF)]), "edges")
-    of = problem(seed, neighbours, channels=channels, members=data.draw(st.integers(1, 3), "members"), edges=basis)
-    check(of, data.draw(st.integers(2, 40), "batch"), loose=1e3)
+    problem = problem_over(
+        neighbours, seed, channels=channels, members=data.draw(st.integers(1, 3), "members"), edges=basis
+    )
+    check(problem, data.draw(st.integers(2, 40), "batch"), loose=1e3)
 
 
 @pytest.mark.parametrize("basis", BASES)
@@ -70,7 +73,7 @@ def test_wide_heads() -> None:
 
 def test_atoms_of_one_degree_beyond_a_strip_and_several_chunks() -> None:
     ring = np.array([[(i + s) % 40 for s in (-2, -1, 1, 2)] for i in range(40)], np.int32)
-    check(problem(4, (np.arange(0, 161, 4), ring.ravel()), 150, channels=(5, 4)), 140)
+    check(problem_over((np.arange(0, 161, 4), ring.ravel()), 4, 150, channels=(5, 4)), 140)
 
 
 def test_wide_inputs_into_a_narrow_layer() -> None:
@@ -80,9 +83,9 @@ def test_wide_inputs_into_a_narrow_layer() -> None:
 @pytest.mark.parametrize("name", ["fused", "fused varying"])
 @pytest.mark.parametrize("width", [6, 9])
 def test_a_prediction_has_the_same_bits_in_any_batch(name: str, width: int) -> None:
-    of = any_problem(17, channels=(width, width))
-    engine, samples = of.engine(name, torch.float32), np.arange(80)
-    state = of.stack(engine, torch.float32)
+    problem = any_problem(17, channels=(width, width))
+    engine, samples = problem.engine(name, torch.float32), np.arange(80)
+    state = problem.stack(engine, torch.float32)
     everything = engine.predict(*state, samples)
     for some in (samples[:1], samples[20:43], samples[::-1]):
         for task, values in engine.predict(*state, some).items():
@@ -94,9 +97,9 @@ def test_a_prediction_has_the_same_bits_in_any_batch(name: str, width: int) -> N
 @pytest.mark.parametrize("name", ["fused", "fused varying"])
 def test_what_is_left_in_memory_has_no_effect(name: str, edges: EdgeBasis | None) -> None:
     """Memory that is full of NaN makes no result NaN, whatever the number of lanes."""
-    of = any_problem(21, channels=(6, 5), members=2, inputs=3, edges=edges)
-    engine, index = of.engine(name, torch.float32), of.index(13)
-    parameters, buffers = of.stack(engine, torch.float32)
+    problem = any_problem(21, channels=(6, 5), members=2, inputs=3, edges=edges)
+    engine, index = problem.engine(name, torch.float32), problem.index(13)
+    parameters, buffers = problem.stack(engine, torch.float32)
 
     def step() -> list[torch.Tensor]:
         gradients, running = torch.empty_like(parameters), buffers.clone()
@@ -109,9 +112,9 @@ def test_what_is_left_in_memory_has_no_effect(name: str, edges: EdgeBasis | None
 
 
 def test_not_a_number_stays_in_its_place() -> None:
-    of = any_problem(41, members=3)
-    engine = of.engine("fused", torch.float32)
-    parameters, _ = of.stack(engine, torch.float32)
+    problem = any_problem(41, members=3)
+    engine = problem.engine("fused", torch.float32)
+    parameters, _ = problem.stack(engine, torch.float32)
     adam, gradients = new_optimizer(AdamOptimizer(name="Adam"), parameters), torch.ones_like(parameters)
     gradients[1, 3] = torch.nan
     engine.update(adam, parameters, gradients, adam.plan(1, np.full(3, 0.01))[0])
@@ -120,9 +123,9 @@ def test_not_a_number_stays_in_its_place() -> None:
 
 def test_subnormal_moments_vanish_and_the_processor_is_left_as_it_was() -> None:
     """They would persist, at a hundred cycles each."""
-    of = any_problem(47)
-    engine = of.engine("fused", torch.float32)
-    parameters, _ = of.stack(engine, torch.float32)
+    problem = any_problem(47)
+    engine = problem.engine("fused", torch.float32)
+    parameters, _ = problem.stack(engine, torch.float32)
     moments = {name: torch.full_like(parameters, 1e-37) for name in ("first", "second")}
     adam = Adam(AdamOptimizer(name="Adam"), {**moments, "decay": torch.ones(1, 2, dtype=torch.float64)})
     for factors in adam.plan(60, np.array([1e-3])):
@@ -143,10 +146,10 @@ def test_subnormal_moments_vanish_and_the_processor_is_left_as_it_was() -> None:
 )
 def test_what_does_not_fit_is_refused(changed: dict[str, object], message: str) -> None:
     """The kernels would write elsewhere."""
-    of = any_problem(29)
-    engine = of.engine("fused")
-    parameters, buffers = of.stack(engine)
-    given = {"parameters": parameters, "gradients": parameters.clone(), "buffers": buffers, "index": of.index(8)}
+    problem = any_problem(29)
+    engine = problem.engine("fused")
+    parameters, buffers = problem.stack(engine)
+    given = {"parameters": parameters, "gradients": parameters.clone(), "buffers": buffers, "index": problem.index(8)}
     for name, change in changed.items():
         given[name] = change(given[name]) if callable(change) else change
     with pytest.raises(UserError, match=message):
@@ -156,8 +159,8 @@ def test_what_does_not_fit_is_refused(changed: dict[str, object], message: str) 
 def test_another_type_of_data_is_converted_and_another_engine_named_where_there_is_no_compiler(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    of = any_problem(5)
-    assert FusedEngine(of.sizes, of.data).dtype == np.float32
+    problem = any_problem(5)
+    assert FusedEngine(problem.sizes, problem.data).dtype == np.float32
     monkeypatch.setattr("hydragnn_hpc.member.fused.engine.unavailable", lambda dtype: "no C compiler")
     with pytest.raises(UserError, match="the fused engine cannot run here: no C compiler; use engine 'torch'"):
-        FusedEngine(of.sizes, of.data)
+        FusedEngine(problem.sizes, problem.data)

@@ -1,4 +1,4 @@
-"""Compiling and caching of the kernels: once a node, whole or not at all, and a reason where it cannot be done."""
+"""Compilation and cache of the kernels: once per node, whole or not at all, with a reason if it is not possible."""
 
 from __future__ import annotations
 
@@ -31,8 +31,22 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "FLAGS", [flag for flag in kernels.FLAGS if flag != "-O3"])
 
 
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """An empty folder for compiled kernels."""
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def compiled_file(cache: Path, suffix: str = ".so") -> Path:
+    """The kernels' library for float32, or its lock, in the cache."""
+    (compiler, *_) = kernels.find_compilers()
+    return cache / f"fused-float32-{kernels._fingerprint(compiler, 'float32')}{suffix}"
+
+
 def fake_compiler(folder: Path, name: str, script: str) -> None:
-    """A compiler of this name that is a shell script."""
+    """Write a shell script in place of a compiler of this name."""
     folder.mkdir(exist_ok=True)
     path = folder / name
     path.write_text(f"#!/bin/sh\n{script}\n")
@@ -43,9 +57,8 @@ def test_the_kernels_are_available_here() -> None:
     assert unavailable() == unavailable("float64") == ""
 
 
-def test_many_workers_compile_once(tmp_path: Path) -> None:
-    log, cache = tmp_path / "log", tmp_path / "cache"
-    cache.mkdir()
+def test_many_workers_compile_once(tmp_path: Path, cache: Path) -> None:
+    log = tmp_path / "log"
     fake_compiler(
         tmp_path / "bin", "gcc", f'case "$*" in *member.c*) echo x >> {log};; esac\nexec {shutil.which("gcc")} "$@"'
     )
@@ -60,11 +73,10 @@ def test_many_workers_compile_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_damaged_file_is_compiled_again(tmp_path: Path) -> None:
-    (compiler, *_) = kernels.find_compilers()
-    target = tmp_path / f"fused-float32-{kernels._fingerprint(compiler, 'float32')}.so"
+def test_a_damaged_file_is_compiled_again(cache: Path) -> None:
+    target = compiled_file(cache)
     target.write_text("no library")
-    assert kernels.library("float32", tmp_path).fused_lanes() > 1
+    assert kernels.library("float32", cache).fused_lanes() > 1
     assert target.stat().st_size > 10_000
 
 
@@ -74,24 +86,22 @@ def test_without_a_compiler_there_is_a_reason(tmp_path: Path, monkeypatch: pytes
         kernels.library("float32", tmp_path)
 
 
-def test_the_first_error_of_a_failing_compiler_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_error_of_a_failing_compiler_is_reported(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake_compiler(tmp_path / "bin", "cc", 'echo "license expired" >&2; exit 3')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    cache = tmp_path / "cache"
-    cache.mkdir()
     with pytest.raises(kernels.CannotCompile, match="cannot compile the kernels: license expired"):
         kernels.library("float32", cache)
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_next_compiler_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_compiler_is_tried(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = shutil.which("gcc") or shutil.which("cc")
     fake_compiler(tmp_path / "bin", "gcc", "exit 1")
     fake_compiler(tmp_path / "bin", "clang", f'PATH=/usr/bin:/bin exec {real} "$@"')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    cache = tmp_path / "cache"
-    cache.mkdir()
     assert kernels.library("float32", cache).fused_lanes() > 1
 
 
@@ -147,15 +157,8 @@ def test_narrower_processors_compute_the_same(narrow: str, tmp_path: Path, monke
             torch.testing.assert_close(values, predicted[task], rtol=1e-11, atol=1e-12)
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    folder = tmp_path / "cache"
-    folder.mkdir(mode=0o700)
-    return folder
-
-
 def other_users_library(cache: Path) -> Path:
-    """What the kernels' library would be called; it makes the file ``ran`` where it is loaded."""
+    """Put another user's library in place of the kernels'; it creates the file ``ran`` when it is loaded."""
     if os.getuid() != 0:
         pytest.skip("only root can make files of another user")
     source, ran = cache.parent / "planted.c", cache.parent / "ran"
@@ -163,14 +166,14 @@ def other_users_library(cache: Path) -> Path:
         f'#include <stdio.h>\n__attribute__((constructor)) static void run(void) {{ fclose(fopen("{ran}", "w")); }}\n'
     )
     (compiler, *_) = kernels.find_compilers()
-    target = cache / f"fused-float32-{kernels._fingerprint(compiler, 'float32')}.so"
+    target = compiled_file(cache)
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(target), str(source)], check=True)
     os.chown(target, 12345, -1)
     return target
 
 
-def test_a_planted_library_runs_where_nothing_holds_it_back(cache: Path) -> None:
-    """Else the next test would show nothing."""
+def test_a_planted_library_runs_if_it_is_loaded(cache: Path) -> None:
+    """Otherwise the next test would show nothing."""
     kernels._loads(other_users_library(cache))
     assert (cache.parent / "ran").exists()
 
@@ -195,9 +198,7 @@ def test_a_planted_library_is_not_loaded(cache: Path, how: str) -> None:
 @pytest.mark.usefixtures("quick")
 def test_a_planted_lock_empties_no_file(cache: Path) -> None:
     (cache.parent / "precious").write_text("content")
-    (compiler, *_) = kernels.find_compilers()
-    lock = cache / f"fused-float32-{kernels._fingerprint(compiler, 'float32')}.lock"
-    lock.symlink_to(cache.parent / "precious")
+    compiled_file(cache, ".lock").symlink_to(cache.parent / "precious")
     with contextlib.suppress(kernels.CannotCompile):
         kernels.library("float32", cache)
     assert (cache.parent / "precious").read_text() == "content"

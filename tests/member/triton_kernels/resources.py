@@ -58,7 +58,7 @@ def compiled(name: str, constants: dict[str, object], target: str) -> Resources:
     for argument in function.arg_names:
         if argument in known:
             signature[argument] = "constexpr"
-        elif argument in INTEGERS and (name != "adam"):
+        elif argument in INTEGERS and name != "adam":
             signature[argument] = "*i64"
         elif argument == "ties":
             signature[argument] = "*i32"
