@@ -10,6 +10,7 @@ import torch
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member import device
+from hydragnn_hpc.member.engine.resident import vector_lanes
 from tests import campaigns
 
 CARD = torch.device("cuda", 0)
@@ -50,6 +51,13 @@ def test_the_service_that_shares_cards_is_detected(cards: dict[str, object], tmp
     monkeypatch.setattr(torch.version, "hip", "7.1")
     assert device.describe(CARD).mps is None
     assert device.describe(torch.device("cpu")).mps is None
+
+
+@pytest.mark.parametrize(("capability", "lanes"), [("AVX512", 16), ("AVX2", 8), ("SVE256", 8), ("DEFAULT", 4)])
+def test_lanes_are_those_of_torchs_kernels(capability: str, lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert vector_lanes(torch.device("cpu")) == lanes
+    assert vector_lanes(CARD) is None
 
 
 @pytest.fixture

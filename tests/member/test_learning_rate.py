@@ -56,7 +56,7 @@ def test_the_plateau_is_torchs() -> None:
 
 
 def test_the_plateau_of_negative_losses() -> None:
-    """A loss that rises is no improvement, as it is in torch, where it stays within a thousandth of a negative one."""
+    """A loss that rises is no improvement; in torch it is one while it stays within 1e-4 of a negative best."""
     options = Training(plateau=Plateau(patience=2))
     seen = rates(options, [-1.0, -2.0, -1.99999, -1.99998, -1.99997, -1.99997, -2.0001, -2.1])
     assert seen == pytest.approx([1e-3] * 5 + [5e-4] * 3)

@@ -44,7 +44,7 @@ def vector_lanes(device: torch.device) -> int | None:
     """Return the float32 numbers per vector instruction in torch's CPU kernels; None on another device."""
     if device.type != "cpu":
         return None
-    return {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 4)
+    return {"AVX512": 16, "AVX2": 8, "SVE256": 8}.get(torch.backends.cpu.get_cpu_capability(), 4)
 
 
 def check_batch(index: Array, structure: Structure) -> None:

@@ -293,7 +293,7 @@ OPTIMIZERS = {
     ],
 )
 def test_optimizers_are_torchs(name: str, dtype: torch.dtype, kind: str) -> None:
-    """Thirty steps, a member leaving on the way, its state stored and restored."""
+    """Thirty steps; a member leaves on the way, and the others change places."""
     made, options = OPTIMIZERS[kind]
     name_in_file = kind.split(maxsplit=1)[0]
     section = sections.OPTIMIZERS[name_in_file](name=name_in_file, learning_rate=0.01, **options)
@@ -395,7 +395,7 @@ def test_ties_between_neighbours_that_differ(name: str) -> None:
 
 @over(ENGINES, "edges", [("edges",)], [("without edges",)])
 def test_batches_of_other_sizes_and_a_stack_that_shrinks(name: str) -> None:
-    """One engine after another shape: the last small batch of an epoch, members that leave."""
+    """One engine, shape after shape: the last, smaller batch of an epoch, and members that leave."""
     problem = shared(11)
     engine, reference = problem.engine(name), problem.engine()
     parameters, buffers = problem.stack(engine)
