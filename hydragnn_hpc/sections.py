@@ -397,7 +397,7 @@ class Training(Section):
     early_stopping: EarlyStopping | None = EarlyStopping()
     engine: Literal["auto", "fused", "torch"] = "auto"
 
-    def parts(self, n_train: int, n_validation: int) -> tuple[int, int]:
+    def split_sizes(self, n_train: int, n_validation: int) -> tuple[int, int]:
         """Return the sizes of a replica's training and validation set; with folds, those of equal folds."""
         if not isinstance(self.resample, Folds):
             return n_train, n_validation

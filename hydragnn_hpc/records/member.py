@@ -15,7 +15,7 @@ Reason = Literal["early_stopping", "epochs", "diverged"]
 
 
 class HistoryRow(NamedTuple):
-    """One epoch of a member, a row of ``history.csv``; losses are scaled and weighted."""
+    """One epoch of a member, a row of ``history.csv``; losses are scaled and weighted, times are of the whole stack."""
 
     epoch: int
     train_loss: float

@@ -131,7 +131,7 @@ def epoch_seconds(campaign: Campaign, manifest: Manifest, site: Site) -> float:
 
 def _samples(campaign: Campaign, manifest: Manifest) -> tuple[int, int]:
     """Return how many samples a member of a variant is trained and validated on."""
-    n_train, n_validation = campaign.training.parts(*manifest.split[:2])
+    n_train, n_validation = campaign.training.split_sizes(*manifest.split[:2])
     return campaign.training.trained_on(n_train), n_validation
 
 

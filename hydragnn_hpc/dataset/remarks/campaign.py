@@ -101,7 +101,7 @@ def one_atom_batches(campaign: Campaign, variants: Variants, manifest: Manifest)
     affected: dict[tuple[int, int], list[str]] = {}
     for name, variant in variants.items():
         training = variant.training
-        samples, size = training.trained_on(training.parts(*manifest.split[:2])[0]), training.batch_size
+        samples, size = training.trained_on(training.split_sizes(*manifest.split[:2])[0]), training.batch_size
         if size == 1 or samples % size == 1:
             affected.setdefault((samples, size), []).append(name)
     for (samples, size), names in affected.items():

@@ -61,7 +61,7 @@ def _check_training(campaign: Campaign, manifest: Manifest) -> None:
             f"training.resample.folds={resample.folds}: {campaign.dataset} has {n_train + n_validation} samples to"
             " train and validate on; set fewer folds"
         )
-    n_train, _ = campaign.training.parts(n_train, n_validation)
+    n_train, _ = campaign.training.split_sizes(n_train, n_validation)
     most = campaign.training.trained_on(n_train)
     if plain and most > n_train:
         raise UserError(
