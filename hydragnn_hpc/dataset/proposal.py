@@ -66,7 +66,7 @@ class DataFacts:
     summary: DatasetSummary
     distances_differ: bool
     rotating: dict[str, str]
-    misdeclared: set[str | None]
+    misdeclared: set[str]
 
     @property
     def n_train(self) -> int:
@@ -126,7 +126,7 @@ def read(dataset: Path) -> DataFacts:
         baselines.summarise(arrays, manifest),
         distances_differ=any(distances(view)),
         rotating=rotation.reasons(view),
-        misdeclared={target for _, target in values.per_atom_or_per_cell(view)},
+        misdeclared={target for _, target in values.per_atom_or_per_cell(view) if target is not None},
     )
 
 

@@ -91,7 +91,7 @@ def _lattice_rotations(along: np.ndarray) -> list[np.ndarray]:
     steps = np.array(list(product(range(-2, 3), repeat=p)))
     vectors = steps @ along
     scale = float((along**2).sum(axis=1).max())
-    return [steps[list(picked)].astype(float) for picked in _like(along, vectors, scale)]
+    return [steps[list(picked)].astype(float) for picked in _congruent(along, vectors, scale)]
 
 
 def _cluster_rotations(spread: np.ndarray) -> Iterator[np.ndarray]:
@@ -102,7 +102,7 @@ def _cluster_rotations(spread: np.ndarray) -> Iterator[np.ndarray]:
         return
     reference = _independent(spread)
     scale = float((spread**2).sum(axis=1).max())
-    for picked in _like(reference, spread, scale):
+    for picked in _congruent(reference, spread, scale):
         matrix = np.linalg.solve(reference, spread[list(picked)])
         if np.abs(matrix @ matrix.T - np.eye(r)).max() < _ORTHOGONAL:
             yield matrix
@@ -121,8 +121,8 @@ def _independent(spread: np.ndarray) -> np.ndarray:
     return np.array(chosen)
 
 
-def _like(reference: np.ndarray, vectors: np.ndarray, scale: float) -> list[tuple[int, ...]]:
-    """Return the tuples of ``vectors`` (indices) that have the same lengths and mutual angles as ``reference``."""
+def _congruent(reference: np.ndarray, vectors: np.ndarray, scale: float) -> list[tuple[int, ...]]:
+    """Return the tuples of ``vectors``, as indices, that have the lengths and mutual angles of ``reference``."""
     metric = reference @ reference.T
     tolerance = 4 * _SAME_PLACE * np.sqrt(scale)
     lengths = (vectors**2).sum(axis=1)
@@ -151,7 +151,7 @@ class _SiteLookup:
         self._p = len(along)
         self._scale = np.ones(coordinates.shape[1])
         self._scale[: self._p] = np.linalg.norm(along, axis=1)
-        self._here = coordinates
+        self._sites = coordinates
         # Scaled to bohr, so that one tolerance serves all; exact distances do not matter, only identity.
         periods = np.where(np.arange(len(self._scale)) < self._p, self._scale, 0.0)
         self._tree = cKDTree(self._wrapped(coordinates), boxsize=periods)
@@ -176,7 +176,7 @@ class _SiteLookup:
         """Yield where the rotated sites go, for every shift along the lattice that maps them onto sites."""
         shifts = np.zeros((1, rotated.shape[1]))
         if self._p:
-            shifts = self._here - rotated[0]
+            shifts = self._sites - rotated[0]
             # There is no shift across the lattice: the centre stays.
             shifts = shifts[(np.abs(shifts[:, self._p :]) < _SAME_PLACE).all(axis=1)]
             shifts[:, self._p :] = 0
@@ -201,9 +201,9 @@ def with_period(geometry: Geometry, cell: Sequence[float] | None) -> Geometry:
     crystal = Geometry(geometry.pos, np.array(cell, np.float64).reshape(3, 3), (True, True, True))
     check_cell(crystal)
     fractional = crystal.pos @ np.linalg.inv(crystal.cell)
-    d = fractional[:, None] - fractional[None]
-    lengths = np.linalg.norm((d - np.round(d)) @ crystal.cell, axis=2)
-    nearest = float(lengths[~np.eye(len(d), dtype=bool)].min(initial=np.inf))
+    differences = fractional[:, None] - fractional[None]
+    lengths = np.linalg.norm((differences - np.round(differences)) @ crystal.cell, axis=2)
+    nearest = float(lengths[~np.eye(len(lengths), dtype=bool)].min(initial=np.inf))
     if nearest < _NO_BOND:
         raise UserError(f"two sites are {nearest:.3g} bohr apart in the cell of --cell; check it and its unit")
     return crystal

@@ -208,7 +208,7 @@ def _is_adios(path: Path) -> bool:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return the files of a folder, and ADIOS2 folders as files, at any depth, in natural order, except hidden ones.
+    """Return the files of a folder at any depth, without hidden ones, in natural order; an ADIOS2 folder is one file.
 
     Raises
     ------

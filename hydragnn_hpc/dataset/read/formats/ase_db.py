@@ -62,7 +62,7 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
 
 
 def _has_structures(path: Path) -> bool:
-    """Return whether an SQLite file has ASE's tables: ASE would write them into one that has not."""
+    """Return whether an SQLite file has ASE's tables: ASE would add them to one without."""
     with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
         return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone())
 
@@ -73,7 +73,7 @@ def _frame_of(row: Any, file: RawFile, length: LengthUnit, units: Mapping[str, s
         atoms = row.toatoms()
         own = [("the row's key-value pairs", row.key_value_pairs), ("the row's data", row.data)]
         return frame_of(atoms, own, label, length, units)
-    except Exception as error:  # as above
+    except Exception as error:  # on damaged rows, too
         return UserError(f"{label.where}: damaged: {type(error).__name__}: {error!s:.160}")
 
 

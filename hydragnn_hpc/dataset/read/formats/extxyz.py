@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from ase.data import atomic_numbers
 
 from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.formats.extxyz_header import SHOWN, numbers, parse_header
-from hydragnn_hpc.dataset.read.frames import Frame, Unreadable
+from hydragnn_hpc.dataset.read.frames import Frame, FrameLabel, Unreadable
 from hydragnn_hpc.dataset.read.targets import TargetSpec
 from hydragnn_hpc.dataset.read.units import stated_length_unit, units_of_keys
 from hydragnn_hpc.errors import UserError
@@ -29,29 +30,29 @@ _POSITIONS = ("pos", "positions")
 # Where else other programs state a cell; i-PI also states units there: "# CELL(abcABC): ... positions{atomic_unit}".
 OTHER_CELLS = ("cell", "unitcell", "unit_cell", "cell_vectors", "lattice_vectors")
 _CELL_OF_IPI = re.compile(r"CELL[(\[{]\w+[)\]}]:?")
+# In any letter case, in columns of kind L and in pbc, where 1 and 0 cannot be numbers.
 _BOOLEANS = {"t": True, "f": False, "true": True, "false": False, "1": True, "0": False}
 
 
 def detect(start: bytes, name: str) -> bool:
     """Whether the first line is a number of atoms, or the name says so."""
-    return is_count(start.removeprefix(codecs.BOM_UTF8).split(b"\n", 1)[0]) or name.endswith((".xyz", ".extxyz"))
+    return _is_count(start.removeprefix(codecs.BOM_UTF8).split(b"\n", 1)[0]) or name.endswith((".xyz", ".extxyz"))
 
 
 def frames(file: RawFile) -> Iterator[Frame | UserError]:
     """Yield the frames of a file, one in memory at a time."""
     with file.open() as stream:
-        for number, chunk in iter_chunks(stream, file.where):
+        for number, chunk in enumerate(_iter_chunks(stream, file.where)):
+            if isinstance(chunk, UserError):
+                yield chunk
+                continue
             try:
-                yield (
-                    chunk
-                    if isinstance(chunk, UserError)
-                    else _parse(chunk, *file.named(f"{number}", f"frame {number}"))
-                )
+                yield _parse(chunk, file.named(f"{number}", f"frame {number}"))
             except UserError as error:
                 yield error
 
 
-def is_count(line: bytes) -> bool:
+def _is_count(line: bytes) -> bool:
     """Whether a line holds a number of atoms and nothing else, as the first line of every frame does."""
     return re.fullmatch(rb"\s*[0-9]{1,9}\s*", line) is not None
 
@@ -79,65 +80,54 @@ class _Lines:
         self.number -= len(lines)
 
 
-def iter_chunks(stream: IO[bytes], where: str) -> Iterator[tuple[int, list[bytes] | UserError]]:
-    """Yield (number from 0, lines) of every frame; for a damaged one, an error instead of the lines.
+def _iter_chunks(stream: IO[bytes], where: str) -> Iterator[list[bytes] | UserError]:
+    """Yield the lines of every frame; for a damaged one, an error instead.
 
     A frame counts as whole when the next one, or the end, follows it. After a damaged one, reading continues at the
     next line that holds a single number.
     """
-    lines, number = _Lines(stream), 0
+    lines = _Lines(stream)
     start_of_file = lines.next()
     if start_of_file.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        yield 0, UserError(f"{where}: is UTF-16 text; save it as UTF-8")
+        yield UserError(f"{where}: is UTF-16 text; save it as UTF-8")
         return
     lines.put_back([start_of_file.removeprefix(codecs.BOM_UTF8)])
-    while (first := _first_line(lines)) is not None:
-        start = lines.number
-        if not is_count(first):
-            text = first.strip()[:SHOWN].decode("utf-8", "backslashreplace")
-            yield (
-                number,
-                UserError(
-                    f"{where}, frame {number}, line {start}: expected the number of atoms, found {text!r}; this is"
-                    " not extended XYZ"
-                ),
-            )
-            number += 1
-            _resume(lines)
-            continue
-        try:
-            chunk = _take(lines, first)
-        except _TooLargeError:
-            yield (
-                number,
-                UserError(
-                    f"{where}, frame {number}, line {start}: {int(first)} atoms are declared, and more than"
-                    f" {_LARGEST_FRAME:,} bytes follow, too many for one structure; correct the file"
-                ),
-            )
-            number += 1
-            _resume(lines)
-            continue
-        after = lines.next()
-        lines.put_back([after])
-        found_atoms = max(len(chunk) - 2, 0)
-        declared = f"{where}, frame {number}, line {start}: {int(first)} atoms are declared"
-        if len(chunk) < int(first) + 2:
-            how = "the next frame starts" if after else "the file ends"
-            reason = "correct the number of atoms or the lines" if after else "it is truncated"
-            yield number, UserError(f"{declared}, and {how} after {found_atoms}; {reason}")
-        elif after.strip() and not is_count(after):
-            text = after.strip()[:SHOWN].decode("utf-8", "backslashreplace")
-            yield (
-                number,
-                UserError(
-                    f"{declared}, then comes {text!r}, which does not start a frame; correct the number or the lines"
-                ),
-            )
-            _resume(lines)
-        else:
-            yield number, chunk
-        number += 1
+    for number in itertools.count():
+        first = _first_line(lines)
+        if first is None:
+            return
+        yield _next_chunk(lines, first, f"{where}, frame {number}, line {lines.number}")
+
+
+def _next_chunk(lines: _Lines, first: bytes, where: str) -> list[bytes] | UserError:
+    """Return the lines of the frame whose first line is ``first``; an error if it is damaged."""
+    if not _is_count(first):
+        _resume(lines)
+        return UserError(f"{where}: expected the number of atoms, found {_shown(first)}; this is not extended XYZ")
+    declared = f"{where}: {int(first)} atoms are declared"
+    try:
+        chunk = _take(lines, first)
+    except _TooLargeError:
+        _resume(lines)
+        return UserError(
+            f"{declared}, and more than {_LARGEST_FRAME:,} bytes follow, too many for one structure; correct the file"
+        )
+    after = lines.next()
+    lines.put_back([after])
+    if len(chunk) < int(first) + 2:
+        how = "the next frame starts" if after else "the file ends"
+        remedy = "correct the number of atoms or the lines" if after else "it is truncated"
+        return UserError(f"{declared}, and {how} after {max(len(chunk) - 2, 0)}; {remedy}")
+    if after.strip() and not _is_count(after):
+        _resume(lines)
+        return UserError(
+            f"{declared}, then comes {_shown(after)}, which does not start a frame; correct the number or the lines"
+        )
+    return chunk
+
+
+def _shown(line: bytes) -> str:
+    return repr(line.strip()[:SHOWN].decode("utf-8", "backslashreplace"))
 
 
 def _first_line(lines: _Lines) -> bytes | None:
@@ -152,7 +142,7 @@ def _take(lines: _Lines, first: bytes) -> list[bytes]:
     """Return a frame's lines: as many as it declares, or fewer if the next frame starts earlier."""
     chunk, size = [first], 0
     while len(chunk) < int(first) + 2 and (line := lines.next()):
-        if len(chunk) > 1 and is_count(line):
+        if len(chunk) > 1 and _is_count(line):
             lines.put_back([line])
             break
         size += len(line) + _LINE_BYTES
@@ -163,12 +153,12 @@ def _take(lines: _Lines, first: bytes) -> list[bytes]:
 
 
 def _resume(lines: _Lines) -> None:
-    while (line := lines.next()) and not is_count(line):
+    while (line := lines.next()) and not _is_count(line):
         continue
     lines.put_back([line])
 
 
-def _parse(chunk: list[bytes], name: str, origin: str, where: str) -> Frame:
+def _parse(chunk: list[bytes], label: FrameLabel) -> Frame:
     """Parse the lines of a frame.
 
     Raises
@@ -177,6 +167,7 @@ def _parse(chunk: list[bytes], name: str, origin: str, where: str) -> Frame:
         If species, positions, cell or boundary are malformed, or a line's number of columns differs from that
         in ``Properties``; if the cell is stated in another form than ``Lattice``.
     """
+    name, origin, where = label
     try:
         comment, *rows = (line.decode("utf-8").rstrip("\r\n") for line in [*chunk[1:], b""][: int(chunk[0]) + 1])
     except UnicodeDecodeError as error:
@@ -266,7 +257,7 @@ def _layout(properties: str | None, where: str) -> list[tuple[str, str, int]]:
 
 
 def _place(layout: list[tuple[str, str, int]], names: tuple[str, ...], where: str) -> int:
-    """Return which entry holds the species or positions."""
+    """Return the index of the entry that holds the species or positions, whose column has one of ``names``."""
     plain = [name.casefold() for name, _, _ in layout]
     for name in names:
         if plain.count(name) > 1:

@@ -31,6 +31,7 @@ _MANTISSA = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _FLOAT = re.compile(rf"{_MANTISSA}(?:e[+-]?[0-9]+)?|{FORTRAN_DOUBLE}|[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _NUMBERS = re.compile(r"[\s,\[\]0-9eEdD.+-]*")
+# Of a value whose type is not declared: 1 and 0 are numbers, t and f text.
 _BOOLEANS = {"T": True, "F": False, "true": True, "false": False, "True": True, "False": False, "TRUE": True,
              "FALSE": False}  # fmt: skip
 _STRUCTURAL = ("lattice", "pbc", "properties")

@@ -30,15 +30,17 @@ from hydragnn_hpc.records.base import Level
 TARGETS: tuple[TargetSpec, ...] = ()
 
 LABELS = {"trainset": 0, "valset": 1, "testset": 2}
+"""HydraGNN's names of the parts of the split, with their indices in :data:`hydragnn_hpc.fields.PARTS`."""
 _ALIASES = {"train": "trainset", "validate": "valset", "validation": "valset", "test": "testset"}
 _PICKLE = b"\x80"
 _EDGES = ("edge_index", "edge_attr", "edge_shifts")
 _USED = {"x", "y", "y_loc", "pos", "cell", "pbc", "atomic_numbers", "natoms", "batch", "ptr", *_EDGES}
-# Lengths of scalars, vectors and tensors: in a structure of so many atoms, such a value may be of either level.
+# Lengths of scalars, vectors and tensors: in a structure of as many atoms, the level of such a value is ambiguous.
 _SIZES = (1, 3, 6, 9)
 _ROUNDED = 1e-3  # a proton number that was scaled in float32 comes back this close
 
 Tensors = dict[str, np.ndarray]
+"""The tensors of a sample, by key."""
 
 
 def detect(start: bytes, name: str) -> bool:
@@ -81,15 +83,14 @@ class _Part:
 
     def _frame(self, tensors: Tensors, file: RawFile, number: str, where: str) -> Frame:
         _check_keys(tensors, where)
-        lacking = [
-            key for key in ("x", "y", "pos") if key not in tensors and not (key == "y" and "y_loc" not in tensors)
-        ]
-        if lacking:
-            raise UserError(f"{where}: has no '{lacking[0]}' (it has {', '.join(sorted(tensors))}); write it again")
+        processed = "y_loc" in tensors
+        needed = ("x", "y", "pos") if processed else ("x", "pos")
+        lacking = next((key for key in needed if key not in tensors), None)
+        if lacking is not None:
+            raise UserError(f"{where}: has no '{lacking}' (it has {', '.join(sorted(tensors))}); write it again")
         pos = self.unit.to_bohr(np.asarray(tensors["pos"], np.float64))
         n = len(pos)
         x = np.asarray(tensors["x"]).reshape(n, -1)
-        processed = "y_loc" in tensors
         outputs = self._outputs(tensors, n, x.shape[1], where) if processed else self._features(tensors, x, where)
         units: dict[str, str] = {}
         values: dict[str, Any] = {"split": float(LABELS.get(self.label, np.nan))}

@@ -110,7 +110,7 @@ class Scaling:
 
     @classmethod
     def of(cls, node: Any, graph: Any, where: str) -> Scaling:
-        """Check arrays of 2 F numbers, which ADIOS2 keeps flat.
+        """Return the scaling by two arrays of 2 F numbers each, which ADIOS2 keeps flat; None: not scaled.
 
         Raises
         ------

@@ -24,11 +24,11 @@ _STORAGES = {
     "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
     "ShortStorage": "<i2", "CharStorage": "<i1", "ByteStorage": "<u1", "BoolStorage": "|b1", "UntypedStorage": "<u1",
 }  # fmt: skip
-_KINDS = "biuf"
+_KINDS = "biuf"  # NumPy's: booleans, integers and floating-point numbers
 
 
 class PickledObject:
-    """Stands for an object of a class that is not imported; ``state`` is what the pickle stores of it."""
+    """Stands for an object whose class is not imported; ``state`` is what the pickle stores of it."""
 
     def __init__(self, *_: Any) -> None:
         self.state: Any = {}
