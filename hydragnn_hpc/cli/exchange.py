@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hydragnn_hpc.cli.command import App
-from hydragnn_hpc.cli.options import check_new_yaml, one_of
+from hydragnn_hpc.cli.options import check_new_yaml, length_in_bohr, one_of
 from hydragnn_hpc.errors import UserError
 
 EXPORT_EPILOG = "Example: hydragnn-hpc export runs/quickstart models --to hydragnn --variant HCM"
@@ -66,9 +66,8 @@ def model(
     ] = False,
 ) -> None:
     """Make a campaign's folder from trained models of HydraGNN (PNA), which then predict here as they do there."""
-    from hydragnn_hpc.dataset.graphs import parse_length
     from hydragnn_hpc.dataset.read.units import parse_unit
-    from hydragnn_hpc.exchange.models import Facts, import_models
+    from hydragnn_hpc.exchange.models import ImportOptions, import_models
 
     units = {}
     for entry in unit or []:
@@ -76,12 +75,13 @@ def model(
         if not equals:
             raise UserError(f"--unit {entry}: expected OUTPUT=UNIT, such as energy=Ry")
         units[name] = parse_unit(text, f"--unit {entry}").text
-    known = Facts(parse_length(f"1{length_unit}", "--length-unit"), units, _numbers(elements), unscaled)
-    count = import_models(folder, out, known)
+    bohr = length_in_bohr(length_unit, "--length-unit")
+    count = import_models(folder, out, ImportOptions(bohr, units, _proton_numbers(elements), unscaled))
     typer.echo(f"{out}: {count} finished members; next: hydragnn-hpc predict {out} STRUCTURES")
 
 
-def _numbers(elements: str) -> list[int] | None:
+def _proton_numbers(elements: str) -> list[int] | None:
+    """Return the proton numbers of elements, ascending; None where none are given."""
     from ase.data import atomic_numbers
 
     words = [word.strip() for word in elements.split(",") if word.strip()]

@@ -26,6 +26,22 @@ ON_ERROR_HELP = "What to do with a structure that cannot be used: fail, or skip 
 _LONGEST_CUTOFF = 200.0  # bohr
 
 
+def length_in_bohr(unit: str, where: str) -> float:
+    """Return a unit of length in bohr; ``where`` names the option.
+
+    Raises
+    ------
+    UserError
+        If it is not a unit of length.
+    """
+    from hydragnn_hpc.dataset.graphs import parse_length
+
+    try:
+        return parse_length(f"1{unit if unit.isalpha() else ''}")
+    except UserError as error:
+        raise UserError(f"{where}: '{unit}' is not a unit of length; give bohr or angstrom") from error
+
+
 def parse_cell(text: str) -> tuple[float, ...]:
     """Read ``"20.872 10.436 14.116 bohr"`` (or nine numbers); return nine numbers in bohr.
 
@@ -34,8 +50,6 @@ def parse_cell(text: str) -> tuple[float, ...]:
     UserError
         If the unit is missing or the numbers are not three or nine.
     """
-    from hydragnn_hpc.dataset.graphs import parse_length
-
     *words, unit = text.replace(",", " ").split() or [""]
     try:
         numbers = [float(word) for word in words]
@@ -45,7 +59,7 @@ def parse_cell(text: str) -> tuple[float, ...]:
         raise UserError(
             f"--cell '{text}': expected 3 edge lengths or 9 numbers, and a unit: '20.872 10.436 14.116 bohr'"
         )
-    scale = parse_length(f"1{unit}", f"--cell '{text}': unit")
+    scale = length_in_bohr(unit, f"--cell '{text}'")
     numbers = [number * scale for number in numbers]
     if len(numbers) == 3:
         a, b, c = numbers

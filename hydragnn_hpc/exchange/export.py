@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from scipy.optimize import linprog
 from hydragnn_hpc.atomic import new_folder, write_json
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.exchange.json_keys import ARCHITECTURE, HeadKey, Key, nested
 from hydragnn_hpc.exchange.models import CONFIGURATION, STATE
 from hydragnn_hpc.exchange.names import to_hydragnn
 from hydragnn_hpc.ledger import read_frozen
@@ -20,6 +22,11 @@ from hydragnn_hpc.prediction.ensemble import finished_members
 from hydragnn_hpc.records.model import ModelFacts
 
 _COUNTED = 10**6  # atoms of the histogram of degrees; float32 holds every count
+# Settings of other layers than PNA, which HydraGNN 3 requires all the same.
+_UNSET = (
+    "edge_dim", "initial_bias", "num_before_skip", "num_after_skip", "num_radial", "basis_emb_size", "int_emb_size",
+    "out_emb_size", "envelope_exponent", "num_spherical", "num_gaussians", "num_filters",
+)  # fmt: skip
 
 
 def export(out: Path, folder: Path, variants: list[str]) -> list[str]:
@@ -37,7 +44,7 @@ def export(out: Path, folder: Path, variants: list[str]) -> list[str]:
     finished = finished_members(campaign_folder, campaign, variants)
     for name in finished:
         _refuse_other(campaign.of_variant(campaign.variant(name)), name)
-    names = []
+    models = []
     with new_folder(folder) as made:
         for name, members in finished.items():
             own = campaign.of_variant(campaign.variant(name))
@@ -45,13 +52,13 @@ def export(out: Path, folder: Path, variants: list[str]) -> list[str]:
                 facts, weights = tensor_files.read_weights(campaign_folder.member(name, member.replica))
                 model = f"{name}-{member.replica:02d}"
                 (made / model).mkdir()
-                _one_range(facts, weights)
+                _scale_by_one_range(facts, weights)
                 tasks = [(task, facts.tasks[task].level) for task in own.tasks]
                 state = to_hydragnn(weights, tasks, own.model.layers, facts.average_degree)
                 tensor_files.write_state(made / model / f"{model}.pk", STATE, state)
                 write_json(made / model / CONFIGURATION, configuration(own, facts))
-                names.append(model)
-    return names
+                models.append(model)
+    return models
 
 
 def _refuse_other(campaign: Campaign, variant: str) -> None:
@@ -79,8 +86,8 @@ def _refuse_other(campaign: Campaign, variant: str) -> None:
             raise UserError(f"variant '{variant}' cannot be exported: {reason}; export others with --variant")
 
 
-def _one_range(facts: ModelFacts, weights: dict[str, np.ndarray]) -> None:
-    """Scale the components of each vector task by one range, as HydraGNN does: its last layer changes accordingly."""
+def _scale_by_one_range(facts: ModelFacts, weights: dict[str, np.ndarray]) -> None:
+    """Scale the components of each vector task by one range, as HydraGNN does: change its last layer in ``weights``."""
     for name, task in facts.tasks.items():
         low, high = np.array(task.minimum), np.array(task.maximum)
         width = (high.max() - low.min()) or 1.0
@@ -95,75 +102,70 @@ def _one_range(facts: ModelFacts, weights: dict[str, np.ndarray]) -> None:
 def degree_histogram(average: list[float], most: int) -> list[int]:
     """Return counts of degrees up to ``most`` that have these averages (mean degree, mean of log(degree + 1)).
 
-    The data set's own counts are not in a model; HydraGNN takes nothing from them but the averages.
+    A model does not hold the counts of its data set, and HydraGNN takes only the averages from them.
     """
     degree = np.arange(most + 1)
     conditions = np.stack([np.ones(most + 1), degree, np.log(degree + 1)])
-    # Close to the mean degree: of all with these averages, that with the least spread.
-    found = linprog((degree - average[0]) ** 2, A_eq=conditions, b_eq=[1.0, *average], bounds=(0, 1))
-    share = found.x if found.status == 0 else np.eye(most + 1)[min(round(average[0]), most)]
+    # Of all distributions with these averages, the one of least variance.
+    solution = linprog((degree - average[0]) ** 2, A_eq=conditions, b_eq=[1.0, *average], bounds=(0, 1))
+    share = solution.x if solution.status == 0 else np.eye(most + 1)[min(round(average[0]), most)]
     return [int(n) for n in np.rint(share * _COUNTED)]
 
 
 def configuration(campaign: Campaign, facts: ModelFacts) -> dict[str, Any]:
     """Return the configuration that HydraGNN 3 would have saved with such a model, also under later versions' names."""
-    model, near = campaign.model, facts.neighbours
-    tasks = [facts.tasks[name] for name in campaign.tasks]
-    degrees = degree_histogram(facts.average_degree, near.most or int(np.ceil(facts.average_degree[0])) + 1)
-    # Where it is not known, as many as fit within the cutoff at 1 bohr from one another: it limits nothing.
-    most = near.most or int((2 * near.cutoff_bohr + 1) ** 3)
-    graph = {"num_sharedlayers": 1, "dim_sharedlayers": model.channels}
-    heads = {
-        "graph": {**graph, "num_headlayers": len(model.graph_head), "dim_headlayers": list(model.graph_head)},
-        "node": {"num_headlayers": len(model.node_head), "dim_headlayers": list(model.node_head), "type": "mlp"},
+    model, near, optimizer = campaign.model, facts.neighbours, campaign.training.optimizer
+    tasks = {name: facts.tasks[name] for name in campaign.tasks}
+    levels = [task.level for task in tasks.values()]
+    by_level = {level: [name for name in tasks if tasks[name].level == level] for level in ("graph", "node")}
+    node_features = ["num_of_protons", *by_level["node"]]
+    heads: dict[str, dict[str, Any]] = {
+        "graph": {HeadKey.SHARED_LAYERS: 1, HeadKey.SHARED_WIDTH: model.channels, **_head(model.graph_head)},
+        "node": {**_head(model.node_head), HeadKey.TYPE: "mlp"},
     }
-    levels = [task.level for task in tasks]
-    unset = (
-        "edge_dim", "initial_bias", "num_before_skip", "num_after_skip", "num_radial", "basis_emb_size",
-        "int_emb_size", "out_emb_size", "envelope_exponent", "num_spherical", "num_gaussians", "num_filters",
-    )  # fmt: skip
-    architecture: dict[str, Any] = {
-        "model_type": "PNA", "mpnn_type": "PNA", "radius": near.cutoff_bohr, "max_neighbours": most,
-        "periodic_boundary_conditions": near.boundary == "periodic", "hidden_dim": model.channels,
-        "num_conv_layers": model.layers, "output_heads": {level: heads[level] for level in dict.fromkeys(levels)},
-        "task_weights": [campaign.tasks[name].weight for name in campaign.tasks], "input_dim": facts.inputs,
-        "output_dim": [task.width for task in tasks], "output_type": levels, "num_nodes": 1, "pna_deg": degrees,
-        "activation_function": "relu", "freeze_conv_layers": False, "equivariance": False, "SyncBatchNorm": False,
-        **dict.fromkeys(unset),
-    }  # fmt: skip
-    index = {"graph": 0, "node": 1}
-    places = []
-    for level in levels:
-        places.append(index[level])
-        index[level] += 1
-    optimizer = campaign.training.optimizer
-    return {
-        "Verbosity": {"level": 0},
-        "Dataset": {
-            "name": campaign.name,
-            "length_unit": "bohr",
-            "node_features": {
-                "name": ["num_of_protons", *(n for n, task in facts.tasks.items() if task.level == "node")]
-            },
-            "graph_features": {"name": [n for n, task in facts.tasks.items() if task.level == "graph"]},
-        },
-        "NeuralNetwork": {
-            "Architecture": architecture,
-            "Variables_of_interest": {
-                "input_node_features": [0],
-                "output_names": list(campaign.tasks),
-                "output_index": places,
-                "type": levels,
-                "denormalize_output": True,
-                "x_minmax": [[float(facts.species.minimum), float(facts.species.maximum)]],
-                "y_minmax": [[min(task.minimum), max(task.maximum)] for task in tasks],
-            },
-            "Training": {
-                "num_epoch": campaign.training.epochs,
-                "batch_size": campaign.training.batch_size,
-                "perc_train": 0.7,
-                "loss_function_type": "mse",
-                "Optimizer": {"type": optimizer.name, "learning_rate": optimizer.learning_rate},
-            },
-        },
-    }
+    return nested({
+        "Verbosity.level": 0,
+        Key.NAME: campaign.name,
+        "Dataset.length_unit": "bohr",
+        Key.NODE_FEATURES: node_features,
+        Key.GRAPH_FEATURES: by_level["graph"],
+        Key.CONVOLUTION_BEFORE_4: "PNA",
+        Key.CONVOLUTION: "PNA",
+        Key.RADIUS: near.cutoff_bohr,
+        # Where it is not known, as many as fit within the cutoff at 1 bohr from one another: it limits nothing.
+        Key.MAX_NEIGHBOURS: near.most or int((2 * near.cutoff_bohr + 1) ** 3),
+        Key.PERIODIC: near.boundary == "periodic",
+        Key.CHANNELS: model.channels,
+        Key.LAYERS: model.layers,
+        Key.HEADS: {level: heads[level] for level in dict.fromkeys(levels)},
+        Key.TASK_WEIGHTS: [campaign.tasks[name].weight for name in tasks],
+        Key.INPUT_WIDTH: facts.inputs,
+        Key.OUTPUT_WIDTHS: [task.width for task in tasks.values()],
+        Key.OUTPUT_LEVELS: levels,
+        Key.NUM_NODES: 1,
+        Key.DEGREES: degree_histogram(facts.average_degree, near.most or int(np.ceil(facts.average_degree[0])) + 1),
+        Key.ACTIVATION: "relu",
+        Key.FREEZE: False,
+        Key.EQUIVARIANCE: False,
+        Key.SYNC_BATCH_NORM: False,
+        **{f"{ARCHITECTURE}.{name}": None for name in _UNSET},
+        Key.INPUTS: [0],
+        Key.OUTPUT_NAMES: list(tasks),
+        Key.OUTPUT_INDEX: [
+            (node_features if task.level == "node" else by_level["graph"]).index(name) for name, task in tasks.items()
+        ],
+        Key.TYPE: levels,
+        Key.DENORMALIZE: True,
+        Key.INPUT_RANGES: [[float(facts.species.minimum), float(facts.species.maximum)]],
+        Key.OUTPUT_RANGES: [[min(task.minimum), max(task.maximum)] for task in tasks.values()],
+        Key.EPOCHS: campaign.training.epochs,
+        Key.BATCH_SIZE: campaign.training.batch_size,
+        Key.TRAINING_SHARE: 0.7,  # which a model does not hold
+        Key.LOSS: "mse",
+        Key.OPTIMIZER: optimizer.name,
+        Key.LEARNING_RATE: optimizer.learning_rate,
+    })  # fmt: skip
+
+
+def _head(widths: Sequence[int]) -> dict[str, Any]:
+    return {HeadKey.LAYERS: len(widths), HeadKey.WIDTHS: list(widths)}

@@ -1,17 +1,73 @@
-"""HydraGNN's JSON files, of which every key is either used or named as unused."""
+"""The keys of HydraGNN's JSON files, of which every one is either used or named as unused."""
 
 from __future__ import annotations
 
+import enum
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydragnn_hpc.errors import UserError
 
+ARCHITECTURE = "NeuralNetwork.Architecture"
+VARIABLES = "NeuralNetwork.Variables_of_interest"
+TRAINING = "NeuralNetwork.Training"
+
+
+class Key(enum.StrEnum):
+    """Dotted paths of the keys that several modules name."""
+
+    NAME = "Dataset.name"
+    NODE_FEATURES = "Dataset.node_features.name"
+    GRAPH_FEATURES = "Dataset.graph_features.name"
+    CONVOLUTION = f"{ARCHITECTURE}.mpnn_type"
+    CONVOLUTION_BEFORE_4 = f"{ARCHITECTURE}.model_type"
+    RADIUS = f"{ARCHITECTURE}.radius"
+    MAX_NEIGHBOURS = f"{ARCHITECTURE}.max_neighbours"
+    PERIODIC = f"{ARCHITECTURE}.periodic_boundary_conditions"
+    CHANNELS = f"{ARCHITECTURE}.hidden_dim"
+    LAYERS = f"{ARCHITECTURE}.num_conv_layers"
+    HEADS = f"{ARCHITECTURE}.output_heads"
+    TASK_WEIGHTS = f"{ARCHITECTURE}.task_weights"
+    INPUT_WIDTH = f"{ARCHITECTURE}.input_dim"
+    OUTPUT_WIDTHS = f"{ARCHITECTURE}.output_dim"
+    OUTPUT_LEVELS = f"{ARCHITECTURE}.output_type"
+    NUM_NODES = f"{ARCHITECTURE}.num_nodes"
+    DEGREES = f"{ARCHITECTURE}.pna_deg"
+    ACTIVATION = f"{ARCHITECTURE}.activation_function"
+    FREEZE = f"{ARCHITECTURE}.freeze_conv_layers"
+    EQUIVARIANCE = f"{ARCHITECTURE}.equivariance"
+    SYNC_BATCH_NORM = f"{ARCHITECTURE}.SyncBatchNorm"
+    INPUTS = f"{VARIABLES}.input_node_features"
+    OUTPUT_NAMES = f"{VARIABLES}.output_names"
+    OUTPUT_INDEX = f"{VARIABLES}.output_index"
+    TYPE = f"{VARIABLES}.type"
+    DENORMALIZE = f"{VARIABLES}.denormalize_output"
+    INPUT_RANGES = f"{VARIABLES}.x_minmax"
+    OUTPUT_RANGES = f"{VARIABLES}.y_minmax"
+    EPOCHS = f"{TRAINING}.num_epoch"
+    BATCH_SIZE = f"{TRAINING}.batch_size"
+    TRAINING_SHARE = f"{TRAINING}.perc_train"
+    LOSS = f"{TRAINING}.loss_function_type"
+    OPTIMIZER = f"{TRAINING}.Optimizer.type"
+    LEARNING_RATE = f"{TRAINING}.Optimizer.learning_rate"
+
+
+class HeadKey(enum.StrEnum):
+    """Keys of a level (graph or node) within `Key.HEADS`."""
+
+    SHARED_LAYERS = "num_sharedlayers"
+    SHARED_WIDTH = "dim_sharedlayers"
+    LAYERS = "num_headlayers"
+    WIDTHS = "dim_headlayers"
+    TYPE = "type"
+
+
 _KINDS: dict[type, str] = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list", dict: "a section",
 }  # fmt: skip
-_SHOWN = 60
+_SHOWN = 60  # characters of a value in an error
 _REQUIRED: Any = object()
 
 
@@ -53,20 +109,38 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by dotted path as sections, in the same order."""
+    content: dict[str, Any] = {}
+    for path, value in values.items():
+        *sections, key = path.split(".")
+        section = content
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[key] = value
+    return content
+
+
 def _is(value: Any, kind: type) -> bool:
+    """Whether a value is of a kind; a whole number is a number, and a boolean is neither."""
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, int | float) if kind is float else isinstance(value, kind)
 
 
 class Keys:
-    """The values of a configuration by dotted path; ``left`` holds those that are not taken yet.
+    """The values of a configuration by dotted path.
 
     Parameters
     ----------
     content : dict
     where : str
         The file, for errors.
+
+    Attributes
+    ----------
+    left : dict
+        The values that have not been taken yet.
     """
 
     def __init__(self, content: dict[str, Any], where: str) -> None:

@@ -15,9 +15,9 @@ from hydragnn_hpc.campaign_hash import config_hash, member_hash
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.exchange import settings
-from hydragnn_hpc.exchange.json_keys import Keys
+from hydragnn_hpc.exchange.json_keys import ARCHITECTURE, Key, Keys
 from hydragnn_hpc.exchange.names import from_hydragnn
-from hydragnn_hpc.exchange.settings import ARCHITECTURE, TRAINING, VARIABLES, NetworkSettings, OutputSettings
+from hydragnn_hpc.exchange.settings import NetworkSettings, OutputSettings
 from hydragnn_hpc.exchange.unused import REASONS
 from hydragnn_hpc.ledger import Frozen, freeze, now
 from hydragnn_hpc.logs import log
@@ -34,15 +34,15 @@ CONFIGURATION, STATE = "config.json", "model_state_dict"
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What HydraGNN does not record, and its user knows.
+class ImportOptions:
+    """What HydraGNN does not record, and its user has to state.
 
     Attributes
     ----------
     bohr : float
         Bohr in the unit of positions and radius.
     units : dict
-        Unit of an output, by its name; others are dimensionless.
+        Units of outputs by name; the other outputs are dimensionless.
     elements : list of int or None
         Proton numbers that the model was trained on; None: all between the smallest and the largest.
     unscaled : bool
@@ -55,7 +55,7 @@ class Facts:
     unscaled: bool = False
 
 
-def import_models(source: Path, out: Path, known: Facts) -> int:
+def import_models(source: Path, out: Path, options: ImportOptions) -> int:
     """Make a campaign's folder with finished members from models of HydraGNN; return how many.
 
     Parameters
@@ -65,7 +65,7 @@ def import_models(source: Path, out: Path, known: Facts) -> int:
         folders, models of one kind, which become replicas.
     out : Path
         The campaign's folder to make.
-    known : Facts
+    options : ImportOptions
 
     Raises
     ------
@@ -78,7 +78,7 @@ def import_models(source: Path, out: Path, known: Facts) -> int:
     folders = [source] if (source / CONFIGURATION).is_file() else inner
     if not folders:
         raise UserError(f"{source}: holds no {CONFIGURATION}, nor does a folder in it; give one of HydraGNN's logs")
-    read = [_read(folder, known) for folder in folders]
+    read = [_read(folder, options) for folder in folders]
     first = read[0]
     for folder, (campaign, model, _) in zip(folders, read, strict=True):
         if other := _difference((campaign, model.facts), (first[0], first[1].facts)):
@@ -94,9 +94,9 @@ def import_models(source: Path, out: Path, known: Facts) -> int:
             files = made.member(campaign.variants[0].name, replica)
             files.make()
             write_done(files, _result(campaign, replica, sha256, model.facts), model, {})
-    most = settings.open_configuration(folders[0] / CONFIGURATION).left.get(f"{ARCHITECTURE}.max_neighbours")
+    most = settings.open_configuration(folders[0] / CONFIGURATION).left.get(Key.MAX_NEIGHBOURS)
     if most is not None:
-        log(f"max_neighbours={most} is left out: {REASONS[f'{ARCHITECTURE}.max_neighbours']}")
+        log(f"max_neighbours={most} is left out: {REASONS[Key.MAX_NEIGHBOURS]}")
     return len(read)
 
 
@@ -113,7 +113,7 @@ def _difference(one: tuple[Campaign, ModelFacts], other: tuple[Campaign, ModelFa
     return next((name for name, same in alike.items() if not same), "")
 
 
-def _read(folder: Path, known: Facts) -> tuple[Campaign, TrainedModel, str]:
+def _read(folder: Path, options: ImportOptions) -> tuple[Campaign, TrainedModel, str]:
     """Return the campaign that one model would belong to, the model, and the hash of its checkpoint."""
     keys = settings.open_configuration(folder / CONFIGURATION)
     checkpoints = sorted(folder.glob("*.pk"))
@@ -126,29 +126,27 @@ def _read(folder: Path, known: Facts) -> tuple[Campaign, TrainedModel, str]:
     outputs = settings.take_outputs(keys, features)
     network = settings.take_network(keys, {output.level for output in outputs})
     if network.model["convolution"] != "PNA":
-        raise keys.error(f"{ARCHITECTURE}.mpnn_type", network.model["convolution"], "only models with PNA are imported")
-    for key in ("edge_dim", "edge_features"):
-        if value := keys.left.get(f"{ARCHITECTURE}.{key}"):
-            raise keys.error(f"{ARCHITECTURE}.{key}", value, "edges have other features here; train it again here")
-    loss = keys.left.get(f"{TRAINING}.loss_function_type")
+        raise keys.error(Key.CONVOLUTION, network.model["convolution"], "only models with PNA are imported")
+    for path in (f"{ARCHITECTURE}.edge_dim", f"{ARCHITECTURE}.edge_features"):
+        if value := keys.left.get(path):
+            raise keys.error(path, value, "edges have other features here; train it again here")
+    loss = keys.left.get(Key.LOSS)
     if settings.LOSSES.get(str(loss)) == "nll":
-        raise keys.error(
-            f"{TRAINING}.loss_function_type", loss, "models of a variance are not imported; train it again here"
-        )
-    campaign = _campaign(keys, outputs, network, known)
-    path = checkpoints[0]
+        raise keys.error(Key.LOSS, loss, "models of a variance are not imported; train it again here")
+    campaign = _campaign(keys, outputs, network, options)
+    (checkpoint,) = checkpoints
     tasks = [(name, task.level) for name, task in campaign.tasks.items()]
-    state = tensor_files.read_state(path, STATE)
-    weights, degrees = from_hydragnn(state, tasks, campaign.model.layers, network.shared, str(path))
-    facts = _facts(keys, campaign, outputs, network, known, degrees or _average_degree(keys))
-    _check_shapes(campaign, facts, weights, str(path))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    state = tensor_files.read_state(checkpoint, STATE)
+    weights, degrees = from_hydragnn(state, tasks, campaign.model.layers, network.shared, str(checkpoint))
+    facts = _facts(keys, campaign, outputs, network, options, degrees or _average_degree(keys))
+    _check_shapes(campaign, facts, weights, str(checkpoint))
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     return campaign, tensor_files.model_of(facts, weights), digest
 
 
-def _campaign(keys: Keys, outputs: list[OutputSettings], network: NetworkSettings, known: Facts) -> Campaign:
+def _campaign(keys: Keys, outputs: list[OutputSettings], network: NetworkSettings, options: ImportOptions) -> Campaign:
     names = settings.task_names([output.name for output in outputs])
-    if other := set(known.units) - set(names):
+    if other := set(options.units) - set(names):
         raise UserError(f"--unit {min(other)}: the model has no such output; it has {', '.join(names)}")
     tasks = {
         name: {"level": output.level, "field": name, "weight": output.weight}
@@ -169,24 +167,24 @@ def _facts(
     campaign: Campaign,
     outputs: list[OutputSettings],
     network: NetworkSettings,
-    known: Facts,
+    options: ImportOptions,
     degrees: list[float],
 ) -> ModelFacts:
-    ranges = _ranges(keys, f"{VARIABLES}.y_minmax", len(outputs), known.unscaled)
-    widths = keys.take_list(f"{ARCHITECTURE}.output_dim", int, [1] * len(outputs))
+    ranges = _ranges(keys, Key.OUTPUT_RANGES, len(outputs), options.unscaled)
+    widths = keys.take_list(Key.OUTPUT_WIDTHS, int, [1] * len(outputs))
     if len(widths) != len(outputs):
-        raise keys.error(f"{ARCHITECTURE}.output_dim", widths, f"expected {len(outputs)} entries; correct it")
+        raise keys.error(Key.OUTPUT_WIDTHS, widths, f"expected {len(outputs)} entries; correct it")
     tasks = {
         name: ModelTask(
-            level=task.level, unit=known.units.get(name, ""), label=name.replace("_", " "), width=width,
+            level=task.level, unit=options.units.get(name, ""), label=name.replace("_", " "), width=width,
             minimum=[low] * width, maximum=[high] * width, missing=0, field=name,
         )
         for (name, task), width, (low, high) in zip(campaign.tasks.items(), widths, ranges, strict=True)
     }  # fmt: skip
-    (low, high), *_ = _ranges(keys, f"{VARIABLES}.x_minmax", 1, known.unscaled)
+    (low, high), *_ = _ranges(keys, Key.INPUT_RANGES, 1, options.unscaled)
     if low != int(low) or high != int(high) or low < 0:
-        raise keys.error(f"{VARIABLES}.x_minmax", [low, high], "proton numbers are whole; give a model with that input")
-    elements = known.elements or list(range(1, 119) if high <= 1 else range(int(low), int(high) + 1))
+        raise keys.error(Key.INPUT_RANGES, [low, high], "proton numbers are whole; give a model with that input")
+    elements = options.elements or list(range(1, 119) if high <= 1 else range(int(low), int(high) + 1))
     return ModelFacts(
         model=campaign.model.model_dump(mode="json"),
         inputs=1,
@@ -194,13 +192,13 @@ def _facts(
         tasks=tasks,
         species=ModelSpecies(minimum=int(low), maximum=int(high), elements=elements),
         neighbours=NeighbourFacts(
-            cutoff_bohr=network.radius * known.bohr, boundary="periodic" if network.periodic else "open"
+            cutoff_bohr=network.radius * options.bohr, boundary="periodic" if network.periodic else "open"
         ),
     )
 
 
 def _ranges(keys: Keys, path: str, count: int, unscaled: bool) -> list[tuple[float, float]]:
-    """Return ``count`` pairs of minimum and maximum; 0 and 1 where values were ``unscaled`` and it states none."""
+    """Return the ``count`` pairs of minimum and maximum at ``path``; if none, 0 and 1 for ``unscaled`` values."""
     given = keys.take(path, list, [])
     if not given:
         if unscaled:
@@ -222,9 +220,9 @@ def _ranges(keys: Keys, path: str, count: int, unscaled: bool) -> list[tuple[flo
 
 def _average_degree(keys: Keys) -> list[float]:
     """Return the mean of the degree and of log(degree + 1), from the histogram in the configuration."""
-    counts = np.array(keys.take_list(f"{ARCHITECTURE}.pna_deg", int), np.float64)
+    counts = np.array(keys.take_list(Key.DEGREES, int), np.float64)
     if not counts.sum() > 0:
-        raise keys.error(f"{ARCHITECTURE}.pna_deg", counts.tolist(), "counts no atom; give the model's own file")
+        raise keys.error(Key.DEGREES, counts.tolist(), "counts no atom; give the model's own file")
     degree = np.arange(len(counts))
     return [float(counts @ value / counts.sum()) for value in (degree, np.log(degree + 1))]
 

@@ -11,21 +11,18 @@ from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.convolutions import CONVOLUTIONS
 from hydragnn_hpc.dataset.proposal import Proposal
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.exchange.json_keys import Keys, read_json
+from hydragnn_hpc.exchange.json_keys import ARCHITECTURE, TRAINING, HeadKey, Key, Keys, read_json
 from hydragnn_hpc.exchange.unused import name_the_rest, refuse_other_networks
-from hydragnn_hpc.sections import OPTIMIZERS
-
-ARCHITECTURE = "NeuralNetwork.Architecture"
-VARIABLES = "NeuralNetwork.Variables_of_interest"
-TRAINING = "NeuralNetwork.Training"
+from hydragnn_hpc.sections import LONGEST_NAME, OPTIMIZERS, as_name
 
 _CONVOLUTIONS = {**{name: name for name in CONVOLUTIONS}, "PAINN": "PaiNN"}
 _POOLINGS = {"mean": "mean", "add": "sum", "max": "max"}
+# By level and column of LSMS text.
 _LSMS_FIELDS = {("graph", 0): "mixing_enthalpy", ("node", 5): "charge_transfer", ("node", 6): "magnetic_moment"}
 LOSSES = {"mse": "mse", "mae": "mae", "GaussianNLLLoss": "nll"}
+"""A campaign's name of each loss, by HydraGNN's."""
 _SHORT = {"mixing_enthalpy": "H", "charge_transfer": "C", "magnetic_moment": "M"}
-_LONGEST_NAME = 64
-_PROTONS = re.compile("proton|atomic_?num|^z$|species", re.IGNORECASE)
+_PROTONS = re.compile("proton|atomic_?num|^z$|species", re.IGNORECASE)  # names of the proton number
 _SHARED = (
     "HydraGNN's {n} shared graph layers of {width} are the first layers of the graph-level head here; each graph-level"
     " task has its own."
@@ -81,8 +78,7 @@ def open_configuration(path: Path) -> Keys:
         if isinstance(branches, list):
             if len(branches) != 1 or not isinstance(branches[0], dict):
                 raise UserError(
-                    f"{path}: {ARCHITECTURE}.output_heads.{level} has {len(branches)} branches; keep only the one to"
-                    " import"
+                    f"{path}: {Key.HEADS}.{level} has {len(branches)} branches; keep only the one to import"
                 )
             heads[level] = branches[0].get("architecture")
     return Keys(content, str(path))
@@ -90,7 +86,8 @@ def open_configuration(path: Path) -> Keys:
 
 def take_features(keys: Keys) -> dict[str, list[str]]:
     """Return the names of the features by level, graph and node; empty lists if the file does not name them."""
-    return {level: keys.take_list(f"Dataset.{level}_features.name", str, []) for level in ("graph", "node")}
+    paths = {"graph": Key.GRAPH_FEATURES, "node": Key.NODE_FEATURES}
+    return {level: keys.take_list(path, str, []) for level, path in paths.items()}
 
 
 def take_outputs(keys: Keys, features: dict[str, list[str]]) -> list[OutputSettings]:
@@ -101,23 +98,23 @@ def take_outputs(keys: Keys, features: dict[str, list[str]]) -> list[OutputSetti
     UserError
         If the lists that describe them do not fit together.
     """
-    levels = keys.take_list(f"{VARIABLES}.type", str)
-    indices = keys.take_list(f"{VARIABLES}.output_index", int)
-    names = keys.take_list(f"{VARIABLES}.output_names", str, [])
-    weights = keys.take_list(f"{ARCHITECTURE}.task_weights", float, [1.0] * len(levels))
+    levels = keys.take_list(Key.TYPE, str)
+    indices = keys.take_list(Key.OUTPUT_INDEX, int)
+    names = keys.take_list(Key.OUTPUT_NAMES, str, [])
+    weights = keys.take_list(Key.TASK_WEIGHTS, float, [1.0] * len(levels))
     if not levels or any(level not in features for level in levels):
-        raise keys.error(f"{VARIABLES}.type", levels, "an output is of level graph or node; correct it")
+        raise keys.error(Key.TYPE, levels, "an output is of level graph or node; correct it")
     if not names:
         names = [_at(features[level], k) or f"{level}_{k}" for level, k in zip(levels, indices, strict=False)]
     for path, values in (
-        (f"{VARIABLES}.output_index", indices),
-        (f"{VARIABLES}.output_names", names),
-        (f"{ARCHITECTURE}.task_weights", weights),
+        (Key.OUTPUT_INDEX, indices),
+        (Key.OUTPUT_NAMES, names),
+        (Key.TASK_WEIGHTS, weights),
     ):
         if len(values) != len(levels):
             raise keys.error(path, values, f"{len(values)} entries for {len(levels)} outputs; give one for each")
     if any(weight <= 0 for weight in weights):
-        raise keys.error(f"{ARCHITECTURE}.task_weights", weights, "a task's weight is positive; leave that output out")
+        raise keys.error(Key.TASK_WEIGHTS, weights, "a task's weight is positive; leave that output out")
     return [OutputSettings(*fields) for fields in zip(names, levels, indices, weights, strict=True)]
 
 
@@ -138,34 +135,34 @@ def take_network(keys: Keys, levels: set[str]) -> NetworkSettings:
         )
         model["edges"] = {"number": number or 20}
     model |= {
-        "layers": _size(keys, f"{ARCHITECTURE}.num_conv_layers"),
-        "channels": _size(keys, f"{ARCHITECTURE}.hidden_dim"),
-        "pooling": _known(keys, f"{ARCHITECTURE}.graph_pooling", _POOLINGS, "mean"),
+        "layers": _size(keys, Key.LAYERS),
+        "channels": _size(keys, Key.CHANNELS),
+        "pooling": _looked_up(keys, f"{ARCHITECTURE}.graph_pooling", _POOLINGS, "mean"),
     }
-    heads, shared = f"{ARCHITECTURE}.output_heads", 0
+    heads, shared = Key.HEADS, 0
     if "graph" in levels or keys.has(f"{heads}.graph"):
-        shared = keys.take(f"{heads}.graph.num_sharedlayers", int)
-        width = _size(keys, f"{heads}.graph.dim_sharedlayers")
+        shared = keys.take(f"{heads}.graph.{HeadKey.SHARED_LAYERS}", int)
+        width = _size(keys, f"{heads}.graph.{HeadKey.SHARED_WIDTH}")
         model["graph_head"] = [width] * max(shared, 1) + _head(keys, f"{heads}.graph")
         shared = max(shared, 1)  # HydraGNN always makes the first
     if "node" in levels or keys.has(f"{heads}.node"):
-        kind = keys.take(f"{heads}.node.type", str, "mlp")
+        kind = keys.take(f"{heads}.node.{HeadKey.TYPE}", str, "mlp")
         if kind != "mlp":
-            raise keys.error(f"{heads}.node.type", kind, "all atoms share one head here; set mlp")
+            raise keys.error(f"{heads}.node.{HeadKey.TYPE}", kind, "all atoms share one head here; set mlp")
         model["node_head"] = _head(keys, f"{heads}.node")
-    radius = keys.take(f"{ARCHITECTURE}.radius", float)
-    return NetworkSettings(
-        model, shared, radius, keys.take(f"{ARCHITECTURE}.periodic_boundary_conditions", bool, False)
-    )
+    radius = keys.take(Key.RADIUS, float)
+    return NetworkSettings(model, shared, radius, keys.take(Key.PERIODIC, bool, False))
 
 
 def _convolution(keys: Keys) -> str:
-    name = "mpnn_type" if keys.has(f"{ARCHITECTURE}.mpnn_type") else "model_type"  # before version 4
-    keys.left.pop(f"{ARCHITECTURE}.{'model_type' if name == 'mpnn_type' else 'mpnn_type'}", None)
-    return _known(keys, f"{ARCHITECTURE}.{name}", _CONVOLUTIONS)
+    if not keys.has(Key.CONVOLUTION):
+        return _looked_up(keys, Key.CONVOLUTION_BEFORE_4, _CONVOLUTIONS)
+    keys.left.pop(Key.CONVOLUTION_BEFORE_4, None)
+    return _looked_up(keys, Key.CONVOLUTION, _CONVOLUTIONS)
 
 
-def _known(keys: Keys, path: str, table: dict[str, str], default: str = "") -> str:
+def _looked_up(keys: Keys, path: str, table: dict[str, str], default: str = "") -> str:
+    """Return a campaign's name for the value at ``path``."""
     value = keys.take(path, str, default) if default else keys.take(path, str)
     if value not in table:
         raise keys.error(path, value, f"not available here; set one of: {', '.join(table)}")
@@ -180,16 +177,13 @@ def _size(keys: Keys, path: str) -> int:
 
 
 def _head(keys: Keys, path: str) -> list[int]:
-    widths = keys.take_list(f"{path}.dim_headlayers", int)
+    widths_path = f"{path}.{HeadKey.WIDTHS}"
+    widths = keys.take_list(widths_path, int)
     if any(width < 1 for width in widths):
-        raise keys.error(f"{path}.dim_headlayers", widths, "a layer has a width of at least 1; correct it")
-    number = keys.take(f"{path}.num_headlayers", int, len(widths))
+        raise keys.error(widths_path, widths, "a layer has a width of at least 1; correct it")
+    number = keys.take(f"{path}.{HeadKey.LAYERS}", int, len(widths))
     if number != len(widths):
-        raise keys.error(
-            f"{path}.dim_headlayers",
-            widths,
-            f"{len(widths)} widths for num_headlayers={number}; give as many",
-        )
+        raise keys.error(widths_path, widths, f"{len(widths)} widths for {HeadKey.LAYERS}={number}; give as many")
     return widths
 
 
@@ -210,12 +204,11 @@ def campaign_file(path: Path) -> tuple[str, list[str]]:
     outputs = take_outputs(keys, features)
     network = take_network(keys, {output.level for output in outputs})
     proposal = Proposal()
-    stem = keys.take("Dataset.name", str, path.stem)
-    name = re.sub(r"[^A-Za-z0-9_.+-]", "-", stem).lstrip("_.+-")[:_LONGEST_NAME] or "hydragnn"
+    name = as_name(keys.take(Key.NAME, str, path.stem), "hydragnn")
     proposal.add("name", name)
     proposal.add("dataset", f"{name}.bp", *_preparation(keys, network, name, outputs))
     fields = _fields(keys, outputs)
-    tasks = _tasks(outputs, fields, _known(keys, f"{TRAINING}.loss_function_type", LOSSES, "mse"))
+    tasks = _tasks(outputs, fields, _looked_up(keys, Key.LOSS, LOSSES, "mse"))
     proposal.add("tasks", tasks)
     proposal.add("variants", [variant_of(list(tasks))], "Tasks can also be trained separately: list more variants.")
     proposal.add("replicas", 1, "More replicas make an ensemble.")
@@ -248,15 +241,15 @@ def task_names(fields: list[str]) -> list[str]:
     """Return the name of a task for each field: short ones for the paper's."""
     names: list[str] = []
     for field in fields:
-        name = _SHORT.get(field, re.sub(r"[^A-Za-z0-9_.-]", "-", field).lstrip("_.-")[:_LONGEST_NAME] or "output")
-        names.append(name if name not in names else f"{name[: _LONGEST_NAME - 4]}_{len(names)}")
+        name = _SHORT.get(field, re.sub(r"[^A-Za-z0-9_.-]", "-", field).lstrip("_.-")[:LONGEST_NAME] or "output")
+        names.append(name if name not in names else f"{name[: LONGEST_NAME - 4]}_{len(names)}")
     return names
 
 
 def variant_of(tasks: list[str]) -> str | dict[str, Any]:
     """Return the variant of all tasks, as a campaign file spells it."""
     name = ("" if all(len(task) == 1 for task in tasks) else "+").join(tasks)
-    return name if len(name) <= _LONGEST_NAME else {"name": "all", "tasks": tasks}
+    return name if len(name) <= LONGEST_NAME else {"name": "all", "tasks": tasks}
 
 
 def _fields(keys: Keys, outputs: list[OutputSettings]) -> list[str]:
@@ -283,16 +276,16 @@ def _fields(keys: Keys, outputs: list[OutputSettings]) -> list[str]:
 
 def _plain(name: str) -> str:
     """Return the name of the target that belongs to an output of this name."""
-    return re.sub(r"^(?=\d|_)", "t", re.sub(r"\W", "_", name, flags=re.ASCII))[:_LONGEST_NAME] or "target"
+    return re.sub(r"^(?=\d|_)", "t", re.sub(r"\W", "_", name, flags=re.ASCII))[:LONGEST_NAME] or "target"
 
 
 def _preparation(keys: Keys, network: NetworkSettings, name: str, outputs: list[OutputSettings]) -> list[str]:
     """Return how the data set is made, as comments."""
     lsms = keys.left.get("Dataset.format") == "LSMS"
     source = next((str(keys.left.pop(p)) for p in list(keys.left) if p.startswith("Dataset.path")), "SOURCE")
-    share = keys.take(f"{TRAINING}.perc_train", float, 0.7)
+    share = keys.take(Key.TRAINING_SHARE, float, 0.7)
     if not 0 < share < 1:
-        raise keys.error(f"{TRAINING}.perc_train", share, "give a share between 0 and 1")
+        raise keys.error(Key.TRAINING_SHARE, share, "give a share between 0 and 1")
     rest = (1 - share) / 2
     by = "composition" if keys.take("Dataset.compositional_stratified_splitting", bool, False) else "random"
     unit, boundary = "bohr" if lsms else "UNIT", "periodic" if network.periodic else "open"
@@ -317,7 +310,7 @@ def check_inputs(keys: Keys, names: list[str]) -> None:
     UserError
         If there are others; ``names`` are those of the node features, if the file names them.
     """
-    path = f"{VARIABLES}.input_node_features"
+    path = Key.INPUTS
     inputs = keys.take_list(path, int, [0])
     given = [_at(names, k) or "" for k in inputs]
     if len(inputs) != 1 or not (_PROTONS.search(given[0]) or (not names and inputs == [0])):
@@ -330,16 +323,16 @@ def check_inputs(keys: Keys, names: list[str]) -> None:
 
 def _training(keys: Keys) -> dict[str, Any]:
     """Return the section ``training``; the plateau's numbers are those of HydraGNN's scripts."""
-    kind = keys.take(f"{TRAINING}.Optimizer.type", str, keys.take(f"{TRAINING}.optimizer", str, "AdamW"))
-    rate = keys.take(f"{TRAINING}.Optimizer.learning_rate", float, keys.take(f"{TRAINING}.learning_rate", float, 1e-3))
+    kind = keys.take(Key.OPTIMIZER, str, keys.take(f"{TRAINING}.optimizer", str, "AdamW"))
+    rate = keys.take(Key.LEARNING_RATE, float, keys.take(f"{TRAINING}.learning_rate", float, 1e-3))
     if kind not in OPTIMIZERS:
-        raise keys.error(f"{TRAINING}.Optimizer.type", kind, f"not available here; set one of: {', '.join(OPTIMIZERS)}")
+        raise keys.error(Key.OPTIMIZER, kind, f"not available here; set one of: {', '.join(OPTIMIZERS)}")
     momentum = {"momentum": 0.0} if kind == "SGD" else {}
     stops = keys.take(f"{TRAINING}.EarlyStopping", bool, False)
     patience = keys.take(f"{TRAINING}.patience", int, 10)
     return {
-        "epochs": keys.take(f"{TRAINING}.num_epoch", int),
-        "batch_size": keys.take(f"{TRAINING}.batch_size", int, 32),
+        "epochs": keys.take(Key.EPOCHS, int),
+        "batch_size": keys.take(Key.BATCH_SIZE, int, 32),
         "optimizer": {"name": kind, "learning_rate": float(rate), **momentum},
         "plateau": {"factor": 0.5, "patience": 5, "minimum": 1.0e-5},
         "early_stopping": {"patience": patience} if stops else None,

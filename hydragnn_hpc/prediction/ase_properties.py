@@ -9,7 +9,7 @@ ASE's units are eV, μB and elementary charges. A task is recognised by its leve
 - ``magmoms``: a node-level task in μB.
 - ``charges``: a node-level task in e whose field is one of `_CHARGES`.
 
-A property that several tasks could be is available only if it is the energy, and one of them is named.
+Where several tasks could be the same property, it is not available, except an energy that is named.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Properties:
     tasks : mapping
         By name.
     energy : str, optional
-        The task that is the energy; by default the only one that the rule above recognises.
+        The task that is the energy; by default the only one that the rules above recognise.
 
     Raises
     ------
@@ -48,18 +48,20 @@ class Properties:
         self._tasks = tasks
         if energy is not None and energy not in tasks:
             raise UserError(f"energy='{energy}': the variant has no such task{nearest(energy, tasks)}")
-        named = [n for n, t in tasks.items() if t.level == "graph" and t.field in _ENERGIES and _energy_unit(t)]
-        self.energy_task = energy or (named[0] if len(named) == 1 else None)
         if energy is not None and not _energy_unit(tasks[energy]):
             task = tasks[energy]
             raise UserError(
                 f"energy='{energy}': it is a {task.level}-level task in '{task.unit}', of width {task.width}; an energy"
                 " is one number per structure, in a unit of energy"
             )
-        self._columns: dict[str, tuple[str, float]] = {}
+        energies = [name for name, task in tasks.items() if task.field in _ENERGIES and _energy_unit(task)]
+        self.energy_task = energy or (energies[0] if len(energies) == 1 else None)
+        self._columns: dict[str, tuple[str, float]] = {}  # by ASE's name: the task, and a factor
         node_tasks = [(name, task) for name, task in tasks.items() if task.level == "node" and task.width == 1]
         moments = [(name, 1.0) for name, task in node_tasks if task.unit == "μB"]
-        charges = [(n, _CHARGES[t.field]) for n, t in node_tasks if t.unit == "e" and t.field in _CHARGES]
+        charges = [
+            (name, _CHARGES[task.field]) for name, task in node_tasks if task.unit == "e" and task.field in _CHARGES
+        ]
         for key, candidates in (("magmoms", moments), ("charges", charges)):
             if len(candidates) == 1:  # several are ambiguous
                 self._columns[key] = candidates[0]

@@ -34,13 +34,13 @@ class EnsembleCalculator(Calculator):
         :class:`Ensemble`.
     energy : str, optional
         The task that is the energy; by default the only one whose field is ``energy``, ``total_energy`` or
-        ``free_energy``. A mixing enthalpy has to be named, since it can replace the energy only at fixed composition.
+        ``free_energy``. A mixing enthalpy must be named, since it can replace the energy only at fixed composition.
 
     Raises
     ------
     UserError
-        As for :class:`Ensemble`, if what an ensemble determines is given beside one, or if ``energy`` is
-        not a task, or not an energy.
+        As for :class:`Ensemble`; if ``variant``, ``select``, ``device`` or ``level`` is given together with an
+        ensemble; or if ``energy`` is not a task, or not an energy.
 
     Examples
     --------
@@ -66,17 +66,17 @@ class EnsembleCalculator(Calculator):
         level: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.ignored_changes = {"initial_charges", "initial_magmoms"}
+        self.ignored_changes = {"initial_charges", "initial_magmoms"}  # predictions do not depend on them
         given: dict[str, Any] = {"variant": variant, "select": select, "device": device, "level": level}
         given = {name: value for name, value in given.items() if value is not None}
         if isinstance(out, Ensemble) and given:
             raise UserError(f"{', '.join(given)}: an ensemble has its own; give these to Ensemble, or the folder here")
         self.ensemble = out if isinstance(out, Ensemble) else Ensemble(out, **given)
         self._properties = Properties(self.ensemble.facts.tasks, energy)
-        named = self._properties.names
         self._tasks = [task for task in self.ensemble.tasks if task not in (*all_properties, "energy_std")]
-        self.implemented_properties = [*named, *(("energy_std",) if "energy" in named else ())]
-        self.implemented_properties += [name for task in self._tasks for name in self._names(task)]
+        of_ase = self._properties.names
+        self.implemented_properties = [*of_ase, *(("energy_std",) if "energy" in of_ase else ())]
+        self.implemented_properties += [name for task in self._tasks for name in self._attributes(task)]
 
     def calculate(
         self,
@@ -84,27 +84,27 @@ class EnsembleCalculator(Calculator):
         properties: Sequence[str] = (),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Predict everything at once."""
+        """Predict all tasks, whichever of ``properties`` are asked for."""
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         structure: Any = self.atoms
         predicted = self.ensemble.predict(structure)
         self.results: dict[str, Any] = {}
         for task in self._tasks:
             prediction = predicted[task]
-            for name, values in self._names(task).items():
-                self.results[name] = _plain(getattr(prediction, values), prediction.level)
+            for name, attribute in self._attributes(task).items():
+                self.results[name] = _squeezed(getattr(prediction, attribute), prediction.level)
         if energy := self._properties.energy(predicted, len(structure)):
             self.results["energy"], self.results["energy_std"] = energy
         self.results.update(self._properties.of_atoms(predicted))
 
-    def _names(self, task: str) -> dict[str, str]:
-        """Return what ``results`` holds of a task: by name, the attribute of its prediction."""
+    def _attributes(self, task: str) -> dict[str, str]:
+        """Return the attributes of a task's prediction that ``results`` holds, by their names there."""
         std_parts = STD_PARTS if task in self.ensemble.with_noise else ()
         calibrated = CALIBRATED if task in self.ensemble.calibration.tasks else ()
         return {task: "mean", **{f"{task}_{name}": name for name in ("std", *std_parts, *calibrated)}}
 
 
-def _plain(values: np.ndarray, level: str) -> Any:
-    """Drop the dimensions of length one: those of a structure and of a scalar."""
+def _squeezed(values: np.ndarray, level: str) -> Any:
+    """Drop the dimension of the structure at graph level, and that of the components of a scalar."""
     rows = values[:, 0] if values.shape[1] == 1 else values
     return rows if level == "node" else rows[0]

@@ -26,8 +26,8 @@ class Distances:
     distance : numpy.ndarray
         ``[S]``: the Mahalanobis distance of the features (:mod:`hydragnn_hpc.member.features`).
     quantile : numpy.ndarray
-        ``[S]``: the share of the training set (of a sample of it, if it is large) that is nearer to its mean; 1 for
-        what is farther than all of these.
+        ``[S]``: the share of the training set (of a sample of it, if it is large) that is nearer to the mean; 1 for a
+        structure that is farther than all of these.
     features : numpy.ndarray
         ``[S, F]``: the features in coordinates in which the distance is Euclidean, from the mean or from one another.
     """
@@ -51,7 +51,7 @@ class DistanceFromTraining:
     Attributes
     ----------
     largest : float
-        The largest distance within the training set, or that sample of it.
+        The largest distance in the training set, or in that sample of it.
     atoms : tuple of int
         The smallest and the largest number of atoms of a structure of the training set.
 
@@ -88,13 +88,13 @@ class DistanceFromTraining:
 
 
 def _check(path: Path, arrays: dict[str, np.ndarray], width: int) -> None:
-    """Check the arrays of a file of features; ``width`` is that of the trunk's last layer."""
+    """Refuse a file of features with other arrays than those of a trunk whose last layer has this width."""
     remedy = "remove the member's folder and run again"
     shapes = {"mean": (width,), "whitening": (width, width), "distances": (QUANTILES,), "atoms": (2,)}
     for name, shape in shapes.items():
         if name not in arrays:
             raise UserError(f"{path} lacks '{name}'; {remedy}")
-        own = arrays[name]
-        if own.shape != shape or own.dtype.kind not in "fiu" or not np.isfinite(own).all():
+        array = arrays[name]
+        if array.shape != shape or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             expected = f"finite numbers of shape {list(shape)}"
-            raise UserError(f"{path}: '{name}' is {own.dtype} of shape {list(own.shape)}, not {expected}; {remedy}")
+            raise UserError(f"{path}: '{name}' is {array.dtype} of shape {list(array.shape)}, not {expected}; {remedy}")

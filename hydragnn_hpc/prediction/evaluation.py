@@ -34,35 +34,46 @@ class Labels:
     Raises
     ------
     UserError
-        If one of ``given`` is none of the targets, has another level or another unit.
+        If one of ``given`` is none of the targets, or has another level, or a unit that cannot be converted.
+
+    Attributes
+    ----------
+    underived : list of str
+        Mixing enthalpies: the source holds total energies, and the energies of the pure elements are not known.
     """
 
     def __init__(self, targets: Mapping[str, ModelTask], form: str, given: Sequence[str]) -> None:
         self._targets = targets
-        asked = parse_targets(given) if given else formats.reader(form).TARGETS
-        specs = {spec.property.name: spec for spec in asked if given or spec.property.name in targets}
+        stated = parse_targets(given) if given else formats.reader(form).TARGETS
+        specs = {spec.property.name: spec for spec in stated if given or spec.property.name in targets}
         for name, spec in specs.items():
             self._check(name, spec)
         if not specs:
-            specs = {name: _by_name(name, target) for name, target in targets.items()}
+            specs = {name: _under_own_name(name, target) for name, target in targets.items()}
         self.underived = sorted(name for name, spec in specs.items() if spec.mixing)
         self._extract = TargetExtractor([spec for spec in specs.values() if not spec.mixing])
         self._scale = {name: self._factor(name, spec) for name, spec in specs.items() if not spec.mixing}
 
     def of(self, structures: UnseenStructures) -> dict[str, np.ndarray]:
-        """Return the true values of a batch by target, ``[A, d]`` or ``[S, d]``; NaN is missing."""
+        """Return the true values of a batch by target, ``[A, d]`` or ``[S, d]``; NaN where they are missing.
+
+        Raises
+        ------
+        UserError
+            If a structure's values are malformed, or have another number of components than the predictions.
+        """
         labels: dict[str, list[np.ndarray]] = {name: [] for name in self._scale}
         for frame in structures.frames:
             values, _ = self._extract(frame)
             for name, scale in self._scale.items():
-                own, target = values[name], self._targets[name]
+                of_frame, target = values[name], self._targets[name]
                 rows = len(frame.atomic_numbers) if target.level == "node" else 1
-                if own is not None and own.shape[1] != target.width:
+                if of_frame is not None and of_frame.shape[1] != target.width:
                     raise UserError(
-                        f"{frame.where}: target '{name}' has {own.shape[1]} components, but the models predict"
+                        f"{frame.where}: target '{name}' has {of_frame.shape[1]} components, but the models predict"
                         f" {target.width}; name another key with --target"
                     )
-                labels[name].append(np.full((rows, target.width), np.nan) if own is None else own * scale)
+                labels[name].append(np.full((rows, target.width), np.nan) if of_frame is None else of_frame * scale)
         return {name: np.concatenate(values) for name, values in labels.items()}
 
     def _check(self, name: str, spec: TargetSpec) -> None:
@@ -75,6 +86,7 @@ class Labels:
             )
 
     def _factor(self, name: str, spec: TargetSpec) -> float:
+        """Return the factor from the source's unit to the models'."""
         predicted = parse_unit(self._targets[name].unit or "1", name)
         if spec.unit.in_ev and predicted.in_ev and spec.unit.per_atom == predicted.per_atom:
             return spec.unit.in_ev / predicted.in_ev
@@ -92,12 +104,13 @@ class TaskScores:
     def __init__(self) -> None:
         self.count = self._inside = self._inside_raw = 0
         self._squares = self._absolute = 0.0
-        self._known = self._centre = self._deviation = np.zeros(0)
+        # For each component: number of known values, their mean, and the sum of the squared differences from it.
+        self._known = self._mean = self._deviation = np.zeros(0)
 
     def add(self, prediction: TaskPrediction, truth: np.ndarray, level: float) -> None:
-        """Add the known values of a batch."""
+        """Add the known values of a batch, ``truth`` ``[rows, d]``; ``level`` is that of the intervals."""
         if not len(self._known):
-            self._known, self._centre, self._deviation = (np.zeros(truth.shape[1]) for _ in range(3))
+            self._known, self._mean, self._deviation = (np.zeros(truth.shape[1]) for _ in range(3))
         valid = np.isfinite(truth)
         error = np.abs(prediction.mean - truth)
         half = stats.norm.ppf((1 + level) / 2) * prediction.std
@@ -106,18 +119,18 @@ class TaskScores:
         self._absolute += float(error[valid].sum())
         self._inside_raw += int((error <= half)[valid].sum())
         self._inside += int(((prediction.low <= truth) & (truth <= prediction.high))[valid].sum())
-        # The variance about each component's mean, merged batch by batch (Chan, Golub & LeVeque 1979).
+        # Merged batch by batch (Chan, Golub & LeVeque 1979).
         known = valid.sum(axis=0)
         total = self._known + known
-        centre = np.where(valid, truth, 0).sum(axis=0) / np.maximum(known, 1)
-        apart = centre - self._centre
-        own = (np.where(valid, truth - centre, 0.0) ** 2).sum(axis=0)
-        self._deviation = self._deviation + own + apart**2 * self._known * known / np.maximum(total, 1)
-        self._centre = self._centre + apart * known / np.maximum(total, 1)
+        mean = np.where(valid, truth, 0).sum(axis=0) / np.maximum(known, 1)
+        deviation = (np.where(valid, truth - mean, 0.0) ** 2).sum(axis=0)
+        difference = mean - self._mean
+        self._deviation = self._deviation + deviation + difference**2 * self._known * known / np.maximum(total, 1)
+        self._mean = self._mean + difference * known / np.maximum(total, 1)
         self._known = total
 
     def line(self, unit: str, level: float, calibrated: bool, members: int) -> str:
-        """Return the errors as a line."""
+        """Return the errors as a line; with several members, also the coverage of the intervals of this ``level``."""
         if not self.count:
             return "no known value"
         variance = float(self._deviation.sum())
@@ -167,6 +180,12 @@ class Evaluation:
             If no structure has had a known value.
         """
         if not any(scores.count for scores in self._scores.values()):
+            if self._labels.underived:
+                raise UserError(
+                    f"--evaluate: {', '.join(self._labels.underived)}: the source holds total energies, and only data"
+                    " prepare subtracts those of the pure elements; give the extended XYZ into which data convert turns"
+                    " a data set that it made"
+                )
             raise UserError(
                 "--evaluate: no structure holds a value of any task under its target's name; say where with --target"
                 " NAME=LEVEL:KEY:UNIT, as for data prepare"
@@ -180,6 +199,7 @@ class Evaluation:
                 yield f"{ensemble.variant} {task}: {shown}{why}"
 
 
-def _by_name(name: str, target: ModelTask) -> TargetSpec:
+def _under_own_name(name: str, target: ModelTask) -> TargetSpec:
+    """Return where ``data convert`` writes a target."""
     unit = parse_unit(target.unit or "1", name)
     return TargetSpec(Property(name, target.level, unit.text, target.label), name, unit)

@@ -1,4 +1,4 @@
-"""What an ensemble says about structures: its predictions, and how far they are from its training set."""
+"""What an ensemble predicts for structures, and how far they are from its training set."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Predictor:
     def __init__(self, ensemble: Ensemble) -> None:
         self.ensemble = ensemble
         self._distance: DistanceFromTraining | None = None
-        self._unknown = ""
+        self._why_no_distance = ""
         try:
             self._distance = ensemble.distance_from_training
         except UserError as error:
-            self._unknown = str(error)
+            self._why_no_distance = str(error)
         self._count = self._beyond = self._other_size = 0
 
     def __call__(self, structures: UnseenStructures) -> Predicted:
@@ -55,12 +55,12 @@ class Predictor:
         return Predicted(self.ensemble.apply(structures), distances)
 
     def remarks(self) -> Iterator[str]:
-        """Yield a line on each thing that could not be computed, and on predictions that are extrapolations."""
+        """Yield lines: why intervals or distances could not be computed, how many predictions are extrapolations."""
         name = self.ensemble.variant
         if line := self.ensemble.calibration.without(self.ensemble.level):
             yield f"{name}: {line}"
         if self._distance is None:
-            yield f"{name}: no distances from the training set: {self._unknown}"
+            yield f"{name}: no distances from the training set: {self._why_no_distance}"
             return
         if self._beyond:
             yield (

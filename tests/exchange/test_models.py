@@ -26,11 +26,13 @@ from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.exchange.export import _refuse_other, degree_histogram, export
-from hydragnn_hpc.exchange.models import Facts, import_models
+from hydragnn_hpc.exchange.models import ImportOptions, import_models
 from hydragnn_hpc.exchange.names import from_hydragnn, to_hydragnn
+from hydragnn_hpc.exchange.settings import campaign_file
 from hydragnn_hpc.ledger import read_frozen, read_members
 from hydragnn_hpc.paths import CampaignFolder
 from tests.campaigns import SMALL, called, done
+from tests.payload import Payload
 
 HYDRAGNN = Path(sys.prefix) / "hydragnn"
 CAMPAIGN = {
@@ -40,11 +42,11 @@ CAMPAIGN = {
     "model": {"layers": 3, "channels": 8, "graph_head": [9, 7], "node_head": [24]},
     "training": {"epochs": 3, "batch_size": 16},
 }
-KNOWN = Facts(1.0, {"H": "Ry", "C": "e", "M": "μB"}, [26, 78])
+KNOWN = ImportOptions(1.0, {"H": "Ry", "C": "e", "M": "μB"}, [26, 78])
 
 
 def run_hydragnn(action: str, folder: Path) -> None:
-    """Let HydraGNN itself work on a folder, in a process that finds it."""
+    """Run HydraGNN itself on a folder, in a process of its own."""
     if not (HYDRAGNN / "installed").exists():
         pytest.skip("HydraGNN is not installed; bash envs/tests.sh")
     script = Path(__file__).with_name("real.py")
@@ -131,7 +133,7 @@ def test_exported_models_come_back(
         for replica in (0, 1):
             (tmp_path / variant / f"m{replica}").symlink_to(exported / f"{variant}-0{replica}")
         units = {task: KNOWN.units[task] for task in variant}
-        assert import_models(tmp_path / variant, tmp_path / f"out-{variant}", Facts(1.0, units, [26, 78])) == 2
+        assert import_models(tmp_path / variant, tmp_path / f"out-{variant}", ImportOptions(1.0, units, [26, 78])) == 2
         assert " is left out: all neighbours within the cutoff count" in capsys.readouterr().err
         ours, again = (Ensemble(out, variant, device="cpu") for out in (trained / "out", tmp_path / f"out-{variant}"))
         for batch in ours._preparation.read(trained / "raw"):
@@ -161,6 +163,11 @@ def configured(folder: Path, name: str, exported: Path, **heads: Any) -> Path:
     (folder / name).mkdir(parents=True)
     (folder / name / "config.json").write_text(json.dumps(content))
     return folder / name
+
+
+def test_an_exported_configuration_has_no_key_that_an_import_does_not_know(exported: Path) -> None:
+    _, unused = campaign_file(exported / "HCM-00" / "config.json")
+    assert [line.split("=")[0].rsplit(".", 1)[-1] for line in unused if "unknown" in line] == ["length_unit"], unused
 
 
 def test_models_of_hydragnn_predict_here_as_they_do_there(trained: Path, exported: Path, tmp_path: Path) -> None:
@@ -234,25 +241,16 @@ def test_the_degrees_that_are_written_have_the_averages_of_the_training() -> Non
         ({"tasks": {"H": {"level": "graph", "field": "h", "loss": "nll"}}}, "tasks.H.loss=nll: HydraGNN 3 predicts no"),
     ],
 )  # fmt: skip
-def test_networks_that_hydragnn_does_not_have(changes: dict[str, Any], message: str) -> None:
+def test_networks_that_hydragnn_does_not_have_are_refused(changes: dict[str, Any], message: str) -> None:
     content = {"name": "a", "dataset": "a.bp", "tasks": {"H": {"level": "graph", "field": "h"}}, "variants": ["H"]}
     with pytest.raises(UserError, match=re.escape(message)):
         _refuse_other(parse_campaign({**content, **changes}, "x"), "H")
 
 
-class Runs:
-    """Executes a command when unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, ("touch ran",)
-
-
-def test_folders_that_hold_no_model(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-    def refused(folder: Path, known: Facts = Facts(1.0, {})) -> str:  # noqa: B008 - frozen
+def test_what_is_not_a_usable_model_is_refused(exported: Path, tmp_path: Path) -> None:
+    def refused(folder: Path, **units: str) -> str:
         with pytest.raises(UserError) as caught:
-            import_models(folder, tmp_path / "out", known)
+            import_models(folder, tmp_path / "out", ImportOptions(1.0, units))
         assert not (tmp_path / "out").exists()
         return str(caught.value)
 
@@ -262,12 +260,12 @@ def test_folders_that_hold_no_model(exported: Path, tmp_path: Path, monkeypatch:
     whole = (exported / "HCM-00" / "HCM-00.pk").read_bytes()
     (folder / "HCM-00.pk").write_bytes(whole[: len(whole) // 2])
     assert "cannot read" in refused(folder) and "HCM-00.pk" in refused(folder)
-    (folder / "HCM-00.pk").write_bytes(pickle.dumps({"model_state_dict": Runs()}))
+    (folder / "HCM-00.pk").write_bytes(pickle.dumps({"model_state_dict": Payload(tmp_path / "ran")}))
     assert "cannot read" in refused(folder) and not (tmp_path / "ran").exists()
     torch.save({"weights": {}}, folder / "HCM-00.pk")
     assert "has no tensors under 'model_state_dict'" in refused(folder)
     (folder / "HCM-00.pk").write_bytes(whole)
-    assert "--unit E: the model has no such output; it has H, C, M" in refused(folder, Facts(1.0, {"E": "eV"}))
+    assert "--unit E: the model has no such output; it has H, C, M" in refused(folder, E="eV")
     content = json.loads((folder / "config.json").read_text())
     network = content["NeuralNetwork"]["Architecture"]
     for key, value, message in (
@@ -282,11 +280,11 @@ def test_folders_that_hold_no_model(exported: Path, tmp_path: Path, monkeypatch:
         (folder / "config.json").write_text(json.dumps(content))
         assert message in refused(folder), key
         network[key] = before
-    trained = content["NeuralNetwork"]["Training"]
-    trained["loss_function_type"] = "GaussianNLLLoss"
+    training = content["NeuralNetwork"]["Training"]
+    training["loss_function_type"] = "GaussianNLLLoss"
     (folder / "config.json").write_text(json.dumps(content))
     assert 'loss_function_type="GaussianNLLLoss": models of a variance are not imported' in refused(folder)
-    trained["loss_function_type"] = "mse"
+    training["loss_function_type"] = "mse"
     variables = content["NeuralNetwork"]["Variables_of_interest"]
     for key, given, message in (
         ("y_minmax", [[0, 1]], "expected a minimum and a maximum for each of 3"),
@@ -298,14 +296,20 @@ def test_folders_that_hold_no_model(exported: Path, tmp_path: Path, monkeypatch:
         (folder / "config.json").write_text(json.dumps(content))
         assert message in refused(folder), key
         variables[key] = earlier
-    del variables["y_minmax"], variables["x_minmax"]
+
+
+def test_a_model_of_unscaled_values_is_imported_without_ranges(exported: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported / "HCM-00", tmp_path / "HCM-00"))
+    content = json.loads((folder / "config.json").read_text())
+    for key in ("x_minmax", "y_minmax"):
+        del content["NeuralNetwork"]["Variables_of_interest"][key]
     (folder / "config.json").write_text(json.dumps(content))
-    assert import_models(folder, tmp_path / "out", Facts(1.0, {}, [26, 78], unscaled=True)) == 1
+    assert import_models(folder, tmp_path / "out", ImportOptions(1.0, {}, [26, 78], unscaled=True)) == 1
     facts = Ensemble(tmp_path / "out", device="cpu").facts
     assert (facts.species.minimum, facts.species.maximum) == (0, 1) and facts.tasks["M"].maximum == [1.0]
 
 
-def test_replicas_have_the_same_neighbours_and_degrees(exported: Path, tmp_path: Path) -> None:
+def test_models_with_other_neighbours_or_degrees_are_no_replicas(exported: Path, tmp_path: Path) -> None:
     for name in ("HCM-00", "HCM-01"):
         shutil.copytree(exported / name, tmp_path / "models" / name)
     other = tmp_path / "models" / "HCM-01"
@@ -330,6 +334,10 @@ def test_commands_refuse_in_one_line(trained: Path, exported: Path) -> None:
             ("import", "model", "models/M-00", "o", "--length-unit", "bohr", "--elements", "Qq"),
             "'Qq' is not",
         ),
+        (
+            ("import", "model", "models/M-00", "o", "--length-unit", "0bohr"),
+            "--length-unit: '0bohr' is not a unit of length; give bohr or angstrom",
+        ),
         (("import", "model", "models", "o", "--length-unit", "bohr"), "is another model than"),
     ):
         found = called(trained, *words)
@@ -352,7 +360,7 @@ def test_two_hundred_real_structures(real_samples: Path, tmp_path: Path) -> None
         assert len(one) in (200, 6400) and np.abs(one - other).max() < 1e-5 < np.ptp(one)
 
 
-def test_names_there_and_back() -> None:
+def test_names_of_weights_there_and_back() -> None:
     weights = {"trunk.0.norm.weight": np.ones(2, np.float32), "heads.a.0.weight": np.ones((1, 2), np.float32)}
     weights |= {f"trunk.0.norm.{n}": np.ones(2, np.float32) for n in ("bias", "running_mean", "running_var")}
     weights |= {f"trunk.0.conv.{n}.{k}": np.ones(2, np.float32) for n in ("pre_nns.0.0", "post_nns.0.0", "lin")

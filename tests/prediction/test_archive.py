@@ -16,7 +16,7 @@ from hydragnn_hpc import Ensemble, UserError, crate
 from hydragnn_hpc.report import archive
 from hydragnn_hpc.report.archive import write_archive
 from tests.campaigns import called, done
-from tests.prediction.test_ensemble import same, some
+from tests.prediction.structures import same, some
 from tests.report import making
 
 

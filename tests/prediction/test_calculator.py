@@ -20,7 +20,7 @@ from hydragnn_hpc.prediction import calculator, ensemble
 from hydragnn_hpc.prediction.ase_properties import Properties
 from hydragnn_hpc.prediction.ensemble import TaskPrediction
 from hydragnn_hpc.records.model import ModelTask
-from tests.prediction.test_ensemble import some
+from tests.prediction.structures import some
 
 EXAMPLE = Path(__file__).parents[2] / "jobs" / "examples" / "fept_monte_carlo.py"
 
@@ -146,7 +146,7 @@ def test_the_examples_work(found: type, plain: Path, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_monte_carlo_orders_the_alloy_or_says_that_it_does_not(plain: Path, tmp_path: Path) -> None:
+def test_monte_carlo_lowers_the_enthalpy_at_the_lowest_temperature(plain: Path, tmp_path: Path) -> None:
     arguments = [str(plain), "--steps", "400", "--walkers", "4", "--out", str(tmp_path / "mc")]
     command = [sys.executable, str(EXAMPLE), *arguments]
     output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
@@ -158,7 +158,7 @@ def test_monte_carlo_orders_the_alloy_or_says_that_it_does_not(plain: Path, tmp_
     assert cold[-1] < cold[0] and len(np.unique(hot)) > 20
 
 
-def test_order_parameters_of_perfect_and_of_random_crystals() -> None:
+def test_the_order_parameters_of_the_three_stackings_are_independent() -> None:
     """Each of the three stackings of L1_0 has one of its order parameters 1, and the others 0."""
     sys.path.insert(0, str(EXAMPLE.parent))
     from fept_monte_carlo import lattice  # type: ignore[import-not-found]

@@ -14,7 +14,7 @@ from scipy import stats
 from hydragnn_hpc import Ensemble, EnsembleCalculator
 from hydragnn_hpc.prediction.ensemble import CALIBRATED
 from tests.campaigns import called, done
-from tests.prediction.test_ensemble import rows, same, some
+from tests.prediction.structures import rows, same, some
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from hydragnn_hpc.member.training.checkpoint import read_model
 from hydragnn_hpc.paths import CampaignFolder
 from tests.campaigns import called, done
 from tests.prediction.campaigns import PLAIN
-from tests.prediction.test_ensemble import rotated, rows, some
+from tests.prediction.structures import rotated, rows, some
 
 
 def of_head(features: np.ndarray, weights: dict[str, torch.Tensor], task: str) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_features_are_what_the_heads_receive(name: str, plain: Path, ternary: Pa
 
 
 @pytest.mark.slow
-def test_the_training_set_s_own_are_those_that_the_worker_has_kept(plain: Path) -> None:
+def test_distances_of_the_training_set_are_those_that_the_worker_has_kept(plain: Path) -> None:
     folder = plain.parent
     _, arrays = store.read(folder / "fept.bp")
     text, offsets = arrays["sample_names"].tobytes(), arrays["sample_name_offsets"]
@@ -111,7 +111,7 @@ def test_what_is_unlike_the_training_is_far_and_counted(plain: Path) -> None:
 
 
 @pytest.mark.slow
-def test_where_an_earlier_version_has_trained_a_line_says_so(plain: Path) -> None:
+def test_where_features_are_missing_a_line_says_so(plain: Path) -> None:
     folder = plain.parent
     some(folder)
     out = folder / "out-without"

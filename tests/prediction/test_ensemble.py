@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 import yaml
 from ase import Atoms
 
-from hydragnn_hpc import Ensemble, TaskPrediction, UserError, load
+from hydragnn_hpc import Ensemble, UserError, load
 from hydragnn_hpc.dataset.build import unseen
 from hydragnn_hpc.ledger import read_member
 from hydragnn_hpc.member.predict import Graphs
@@ -21,31 +20,7 @@ from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.prediction.ensemble import moments
 from tests.campaigns import called, command, done
 from tests.prediction.campaigns import PLAIN
-
-
-def some(folder: Path) -> list[Atoms]:
-    """Every 40th structure, as ASE reads them from ``few.extxyz``: what the command is given as well."""
-    few = folder / "few.extxyz"
-    if not few.exists():
-        if not (folder / "raw.extxyz").exists():
-            done(folder, "data", "convert", "raw", "raw.extxyz")
-        every = ase.io.read(folder / "raw.extxyz", "::40")
-        ase.io.write(few, [Atoms(a.numbers, a.positions, cell=a.cell, pbc=a.pbc) for a in every])
-    return ase.io.read(few, ":")
-
-
-def rows(folder: Path, out: str, variant: str, *options: str, run: Callable = called) -> list[dict[str, str]]:
-    """The command's table of the same structures."""
-    some(folder)
-    found = run(folder, "predict", out, "few.extxyz", "--variant", variant, "--out", "few.csv", *options)
-    assert found.returncode == 0, found.stderr
-    return list(csv.DictReader((folder / "few.csv").open()))
-
-
-def same(one: TaskPrediction, other: TaskPrediction) -> bool:
-    """Whether two predictions have the same bits."""
-    pairs = ((one.mean, other.mean), (one.std, other.std), (one.members, other.members))
-    return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+from tests.prediction.structures import rotated, rows, same, some
 
 
 @pytest.mark.slow
@@ -160,14 +135,6 @@ def test_with_references_they_depend_on_them_by_rounding_alone(fept: Path) -> No
     for number, atoms in enumerate(structures):
         for task, one in ensemble.predict(atoms).items():
             assert one.mean == pytest.approx(whole[task].of(number).mean, rel=1e-12, abs=1e-14)
-
-
-def rotated(atoms: Atoms) -> Atoms:
-    """The same structure elsewhere, along other axes."""
-    found = atoms.copy()
-    found.rotate(37, (1, 2, 3), rotate_cell=True)
-    found.translate((0.3, -1.1, 2.7))
-    return found
 
 
 @pytest.mark.slow

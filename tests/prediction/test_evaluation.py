@@ -14,7 +14,7 @@ from scipy import stats
 from hydragnn_hpc import Ensemble, TaskPrediction
 from hydragnn_hpc.prediction.evaluation import TaskScores
 from tests.campaigns import called
-from tests.prediction.test_ensemble import some
+from tests.prediction.structures import some
 
 
 def lines(stderr: str) -> dict[str, str]:
@@ -105,7 +105,15 @@ def test_what_cannot_be_compared_is_one_line(plain: Path, options: tuple[str, ..
     assert found.returncode == 2 and len(errors) == 1 and message in errors[0], found.stderr
 
 
-def test_a_target_alone_is_refused(plain: Path) -> None:
+@pytest.mark.slow
+def test_mixing_enthalpies_are_not_derived_here(ternary: Path) -> None:
+    target = ("--target", "mixing_enthalpy=mixing:energy:eV")
+    found = called(ternary, "predict", "out", "raw.extxyz", "--evaluate", "--out", "few.csv", *target)
+    assert found.returncode == 2 and "where with --target" not in found.stderr, found.stderr
+    assert "--evaluate: mixing_enthalpy: the source holds total energies, and only data prepare" in found.stderr
+
+
+def test_a_target_without_evaluate_is_refused(plain: Path) -> None:
     some(plain.parent)
     found = called(plain.parent, "predict", "out-plain", "few.extxyz", "--target", "magnetic_moment=node:m:muB")
     assert found.returncode == 2 and "--target is for --evaluate; give both" in found.stderr

@@ -16,7 +16,7 @@ from hydragnn_hpc.dataset import symmetry
 from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.prediction.selection import Limits, Pool, at_random, farthest
 from tests.campaigns import called, done
-from tests.prediction.test_ensemble import some
+from tests.prediction.structures import some
 
 
 def pool_of(features: np.ndarray, compositions: str = "") -> Pool:
