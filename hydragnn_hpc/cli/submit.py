@@ -70,7 +70,7 @@ def submit(
     if not work.members:
         raise UserError(f"{out}: all members are finished; nothing to submit")
     limit = math.ceil(seconds_of(walltime, "--walltime")) if walltime is not None else None
-    machine, queues, unknown = limits.apply(machine, site == machine.scheduler.name, queue, limit)
+    machine, queues, unchecked = limits.apply(machine, site == machine.scheduler.name, queue, limit)
     if work.stack_seconds is None and manifest is not None:
         work = work.estimated(estimate.estimate(settings, manifest, machine))
     chosen = plan.make_plan(settings, work, machine, nodes, limit, queue)
@@ -89,23 +89,23 @@ def submit(
         overrides=tuple(overrides or []),
         account=account,
         runs=runs,
-        packed=_archive(packed),
+        packed=_packed_file(packed),
     )
     script = render.render(job, machine, chosen)
     # The scheduler would refuse the placeholder.
-    unknown = unknown or ("" if account == YOUR_PROJECT else limits.rehearse(machine.scheduler, script))
+    unchecked = unchecked or ("" if account == YOUR_PROJECT else limits.rehearse(machine.scheduler, script))
     need = _need(chosen.estimate_seconds, work.basis)
     if dry_run:
         typer.echo(script, nl=False)
         typer.echo(f"{clock(chosen.walltime_seconds)} per job; estimated need: {need}", err=True)
-        _report_unchecked(site, unknown)
+        _report_unchecked(site, unchecked)
         return
     if machine.retired:
         raise UserError(f"--site {site}: {machine.retired}; --dry-run shows the script")
     submitted, is_recorded = _hand_over(job, machine, chosen, script, work.members)
     if submitted.id == LOCAL:
         sys.exit(subprocess.run(["bash", str(folder.job_script)], check=False).returncode)
-    _report_unchecked(site, unknown)
+    _report_unchecked(site, unchecked)
     typer.echo(
         json.dumps(submitted.model_dump(mode="json", exclude={"time"}))
         if as_json
@@ -171,7 +171,7 @@ def _report_unchecked(site: str, reason: str) -> None:
         typer.echo(f"--site {site}: the machine's limits could not be checked: {reason}", err=True)
 
 
-def _archive(path: Path | None) -> Path | None:
+def _packed_file(path: Path | None) -> Path | None:
     if path is not None and not path.is_file():
         raise UserError(f"--packed {path}: no such file; 'bash envs/pack.sh FOLDER {path}' makes it")
     return path.absolute() if path else None

@@ -126,7 +126,7 @@ def configuration(campaign: Campaign, facts: ModelFacts) -> dict[str, Any]:
     return nested({
         "Verbosity.level": 0,
         Key.NAME: campaign.name,
-        "Dataset.length_unit": "bohr",
+        Key.LENGTH_UNIT: "bohr",
         Key.NODE_FEATURES: node_features,
         Key.GRAPH_FEATURES: by_level["graph"],
         Key.CONVOLUTION_BEFORE_4: "PNA",

@@ -19,6 +19,7 @@ class Key(enum.StrEnum):
     """Dotted paths of the keys that several modules name."""
 
     NAME = "Dataset.name"
+    LENGTH_UNIT = "Dataset.length_unit"  # which HydraGNN ignores
     NODE_FEATURES = "Dataset.node_features.name"
     GRAPH_FEATURES = "Dataset.graph_features.name"
     CONVOLUTION = f"{ARCHITECTURE}.mpnn_type"

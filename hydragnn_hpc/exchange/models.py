@@ -30,7 +30,9 @@ from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.member import Result, TaskErrors
 from hydragnn_hpc.records.model import ModelFacts, ModelSpecies, ModelTask
 
-CONFIGURATION, STATE = "config.json", "model_state_dict"
+CONFIGURATION = "config.json"
+STATE = "model_state_dict"
+"""The key of the weights in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ def _average_degree(keys: Keys) -> list[float]:
     return [float(counts @ value / counts.sum()) for value in (degree, np.log(degree + 1))]
 
 
-def sizes_of(campaign: Campaign, facts: ModelFacts) -> NetworkSizes:
+def _sizes_of(campaign: Campaign, facts: ModelFacts) -> NetworkSizes:
     """Return the sizes of a model's network; the campaign is the variant's own."""
     model = campaign.model
     heads = {"graph": model.graph_head, "node": model.node_head}
@@ -237,7 +239,7 @@ def sizes_of(campaign: Campaign, facts: ModelFacts) -> NetworkSizes:
 
 
 def _check_shapes(campaign: Campaign, facts: ModelFacts, weights: dict[str, np.ndarray], where: str) -> None:
-    sizes = sizes_of(campaign, facts)
+    sizes = _sizes_of(campaign, facts)
     for name, shape in {**sizes.parameter_shapes(), **sizes.buffer_shapes()}.items():
         found = weights[name].shape if name in weights else None
         if found != shape:

@@ -24,7 +24,7 @@ LOSSES = {"mse": "mse", "mae": "mae", "GaussianNLLLoss": "nll"}
 _SHORT = {"mixing_enthalpy": "H", "charge_transfer": "C", "magnetic_moment": "M"}
 _PROTONS = re.compile("proton|atomic_?num|^z$|species", re.IGNORECASE)  # names of the proton number
 _SHARED = (
-    "HydraGNN's {n} shared graph layers of {width} are the first layers of the graph-level head here; each graph-level"
+    "HydraGNN's shared graph layers ({n} of width {width}) are the first of the graph-level head here; each graph-level"
     " task has its own."
 )
 
@@ -288,17 +288,21 @@ def _preparation(keys: Keys, network: NetworkSettings, name: str, outputs: list[
         raise keys.error(Key.TRAINING_SHARE, share, "give a share between 0 and 1")
     rest = (1 - share) / 2
     by = "composition" if keys.take("Dataset.compositional_stratified_splitting", bool, False) else "random"
-    unit, boundary = "bohr" if lsms else "UNIT", "periodic" if network.periodic else "open"
+    unit = keys.take(Key.LENGTH_UNIT, str, "bohr" if lsms else "UNIT")
+    boundary = "periodic" if network.periodic else "open"
     command = f"hydragnn-hpc data prepare {source} {name}.bp --cutoff {network.radius:g}{unit} --boundary {boundary}"
     command += f" --fractions {share:g},{rest:.6g},{rest:.6g} --split-by {by}"
     if not lsms:
         command += "".join(f" --target {_plain(output.name)}={output.level}:KEY:UNIT" for output in outputs)
-    about = (
-        "Give the original LSMS text, not HydraGNN's folder of enthalpies: the mixing enthalpy (per cell) is derived"
-        " here. Positions and radius are bohr."
-        if lsms
-        else "UNIT is that of the positions, which HydraGNN does not record; a target's KEY and UNIT are the file's."
-    )
+    if lsms:
+        about = (
+            "Give the original LSMS text, not HydraGNN's folder of enthalpies: the mixing enthalpy (per cell) is"
+            " derived here. Positions and radius are in bohr."
+        )
+    else:
+        about = "A target's KEY and UNIT are the file's."
+        if unit == "UNIT":
+            about = f"The cutoff's UNIT is that of the positions, which HydraGNN does not record. {about}"
     return [f"Made by: {command}", about]
 
 

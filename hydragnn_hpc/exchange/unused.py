@@ -16,6 +16,8 @@ REASONS: dict[str, str] = {
     "Visualization": "the report draws its own figures",
     "Dataset.path": "one source holds all samples; the split is made here",
     "Dataset.normalize_features": "targets are always scaled to [0, 1]; predictions are in units",
+    "Dataset.node_features.unit": "units are given to data prepare, with --target",
+    "Dataset.graph_features.unit": "units are given to data prepare, with --target",
     "Dataset.rotational_invariance": "positions are not rotated: predictions rotate with the structure anyway",
     "Dataset.Descriptors": "edges have functions of their lengths as features: see model.edges",
     "NeuralNetwork.Profile": "there is no profiler here",

@@ -276,10 +276,10 @@ class Ensemble:
             yield frame
 
 
-def ensembles_of(out: Path, variants: Sequence[str], **options: Any) -> list[Ensemble]:
-    """Return the ensembles of some variants that can be applied to the same batches; all that have finished members.
+def ensembles_of(out: Path, variants: Sequence[str], *, select: int | str, device: str, level: float) -> list[Ensemble]:
+    """Return the ensembles of ``variants``, or of all that have finished members, to apply to the same batches.
 
-    ``options`` are those of :class:`Ensemble`.
+    The options are those of :class:`Ensemble`.
 
     Raises
     ------
@@ -288,7 +288,7 @@ def ensembles_of(out: Path, variants: Sequence[str], **options: Any) -> list[Ens
     """
     folder = CampaignFolder(out)
     names = list(finished_members(folder, read_frozen(folder).campaign, variants))
-    ensembles = [Ensemble(out, name, **options) for name in names]
+    ensembles = [Ensemble(out, name, select=select, device=device, level=level) for name in names]
     recipes = [ensemble.facts.ready.computed_inputs for ensemble in ensembles]
     if any(recipe != recipes[0] for recipe in recipes):
         raise UserError(f"{out}: its variants have different inputs; give --variant, one of: {', '.join(names)}")
@@ -360,11 +360,11 @@ def _selected(
         known = None if member.result is None else member.result.validation_loss
         return math.inf if known is None else known
 
-    known = sum(math.isfinite(loss(member)) for member in members)
-    if known < select < len(members):
+    n_known = sum(math.isfinite(loss(member)) for member in members)
+    if n_known < select < len(members):
         raise UserError(
-            f"select={select}: of the {len(members)} finished members of variant '{members[0].variant}', {known} have a"
-            " validation loss; use select='all'"
+            f"select={select}: of the {len(members)} finished members of variant '{members[0].variant}', {n_known} have"
+            " a validation loss; use select='all'"
         )
     best = sorted(members, key=lambda member: (loss(member), member.replica))[:select]
     return sorted(best, key=lambda member: member.replica), {}

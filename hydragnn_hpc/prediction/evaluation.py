@@ -141,7 +141,7 @@ class TaskScores:
         ]
         if members > 1:
             inside = f", {self._inside / self.count:.1%} calibrated" if calibrated else ""
-            parts.append(f"inside the {level:.0%} interval: {self._inside_raw / self.count:.1%} raw{inside}")
+            parts.append(f"inside the {100 * level:g}% interval: {self._inside_raw / self.count:.1%} raw{inside}")
         return f"{self.count:,} values, " + "; ".join(parts)
 
 

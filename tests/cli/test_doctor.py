@@ -13,6 +13,7 @@ import pytest
 from hydragnn_hpc.ensemble.rankmap import answers, complaints, probe, ranges
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.doctor import Adios2Answer, MpiAnswer, RankResources, TorchAnswer
+from tests.campaigns import called
 
 BIN = Path(sys.executable).parent
 
@@ -130,6 +131,12 @@ def test_broken_libraries_are_reported_and_not_fatal(
     assert not findings[check]["well"]
     assert words in findings[check]["found"]
     assert findings[check]["remedy"]
+
+
+@pytest.mark.parametrize("words", [("doctor",), ("run", "c.yaml", "out")])
+def test_a_negative_local_rank_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = called(tmp_path, *words, "--local-rank", "-1")
+    assert done.returncode == 2 and "Invalid value for '--local-rank'" in done.stderr
 
 
 def test_two_mpi_packages_are_found(tmp_path: Path) -> None:

@@ -135,13 +135,15 @@ def test_which_tasks_are_charges_and_moments() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("found", [ensemble.Ensemble, calculator.EnsembleCalculator])
-def test_the_examples_work(found: type, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("documented", [ensemble.Ensemble, calculator.EnsembleCalculator])
+def test_the_examples_work(documented: type, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "quickstart").symlink_to(plain)
     ase.io.write(tmp_path / "some.extxyz", some(plain.parent)[:3])
     monkeypatch.chdir(tmp_path)
-    examples = [e for e in doctest.DocTestFinder(recurse=False).find(found, found.__name__, globs={}) if e.examples]
+    examples = [
+        e for e in doctest.DocTestFinder(recurse=False).find(documented, documented.__name__, globs={}) if e.examples
+    ]
     assert len(examples) == 1 and doctest.DocTestRunner().run(examples[0]).failed == 0
 
 

@@ -76,6 +76,7 @@ def test_batches_are_added_up_exactly() -> None:
     for rows in np.split(truth, [1, 7, 40]):
         parts.add(prediction(rows), rows, 0.9)
     assert parts.line("eV", 0.9, True, 3) == whole.line("eV", 0.9, True, 3)
+    assert "inside the 99.5% interval" in whole.line("eV", 0.995, True, 3)
     variance = np.nansum((truth - np.nanmean(truth, axis=0)) ** 2)
     assert f"R² {1 - np.nansum((truth - 50) ** 2) / variance:.4f}" in whole.line("eV", 0.9, True, 3)
 

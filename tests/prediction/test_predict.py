@@ -160,7 +160,7 @@ def test_a_damaged_model_is_named_and_nothing_is_written(fept: Path) -> None:
     assert not (fept / "never.csv").exists()
 
 
-def test_nothing_finished_is_said(tmp_path: Path, fept: Path) -> None:
+def test_a_campaign_without_finished_members_is_reported(tmp_path: Path, fept: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "campaign.yaml").write_text((fept / "out" / "campaign.yaml").read_text())
