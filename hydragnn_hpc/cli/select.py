@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Annotated
 
@@ -58,8 +59,6 @@ def select(
     tasks, over these as well, each relative to its root mean square over the pool. The csv file has a row per
     structure, in the order of choice.
     """
-    import csv
-
     from hydragnn_hpc.dataset.build.unseen import Preparation, ReadingChoice
     from hydragnn_hpc.dataset.read.frames import hint_to_skip
     from hydragnn_hpc.logs import log, progress
