@@ -112,15 +112,12 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     sizes, source, neighbours = manifest.sizes, manifest.source, manifest.neighbours
     train, validation, test = manifest.split
     facts = [
-        ("content", manifest.sha256[:16]),
+        ("content hash", manifest.sha256[:16]),
         (
             "samples",
             f"{sizes['S']:,}: {train:,} train, {validation:,} validation, {test:,} test, split by {source.split_by}",
         ),
-        (
-            "atoms",
-            f"{sizes['A']:,}, {sizes['A'] / max(sizes['S'], 1):.3g} per sample; distinct geometries: {sizes['G']:,}",
-        ),
+        ("atoms", f"{sizes['A']:,}; distinct geometries: {sizes['G']:,}"),
         ("compositions", _compositions(source)),
         (
             "neighbours",
@@ -131,8 +128,8 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("scaled over", {"all": "all samples", "train": "the training set"}[manifest.scaled_over]),
         (
             "source",
-            f"{source.path}: {source.read:,} read, {source.skipped:,} skipped, {source.repeated:,}"
-            f" repeated, {source.capped:,} over the cap of {source.cap or 'none'}, {sizes['S']:,} kept",
+            f"{source.path}: {source.read:,} read, {source.skipped:,} skipped, {source.repeated:,} repeated,"
+            f" {f'{source.capped:,} over the cap of {source.cap}' if source.cap else 'no cap'}, {sizes['S']:,} kept",
         ),
     ]
     if source.end_members:

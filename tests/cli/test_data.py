@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert command("generate", str(folder / "raw"), "--cap", "8").returncode == 0
     done = command("prepare", str(folder / "raw"), str(folder / "small.bp"))
     assert done.returncode == 0, done.stderr
-    assert "206" in done.stdout and "mixing_enthalpy" in done.stdout
+    assert "206.0 directed edges per geometry" in done.stdout and "mixing_enthalpy" in done.stdout
     return folder
 
 
@@ -90,18 +90,18 @@ def test_info_of_a_data_set_whose_manifest_lacks_the_distribution(made: Path) ->
         (["prepare", "{raw}", "{new}.bp", "--on-error", "skp"], "did you mean 'skip'"),
         (["prepare", "{raw}", "{new}.bp", "--end-member", "Au=-1"], "hold no Au"),
         (["prepare", "{raw}", "{new}"], "ends in .bp"),
-        (["prepare", "{empty}", "{new}.bp"], "{empty}"),
-        (["prepare", "{bp}", "{new}.bp"], "{bp}"),
-        (["prepare", "{bp}/data.0", "{new}.bp"], "data.0"),
+        (["prepare", "{empty}", "{new}.bp"], "{empty}: contains no files"),
+        (["prepare", "{bp}", "{new}.bp"], "{bp} is a data set of this program already"),
+        (["prepare", "{bp}/data.0", "{new}.bp"], "data.0: is in none of the formats"),
         (["prepare", "{raw}", "{new}.bp", "--target", "e=graph:energy:eV"], "is read as LSMS text"),
         (["prepare", "{raw}", "{new}.bp", "--target", "e=graph:energy:ev"], "did you mean 'eV'"),
         (["prepare", "{raw}", "{new}.bp", "--format", "lmsm"], "did you mean 'lsms'"),
-        (["prepare", "{raw}", "{new}.bp", "--format", "extxyz", "--target", "e=graph:energy:eV"], "frame 0"),
+        (["prepare", "{raw}", "{new}.bp", "--format", "extxyz", "--target", "e=graph:energy:eV"], "frame 0, line 1"),
         (["prepare", "{raw}", "{new}.bp", "--split-by", "symetry"], "did you mean 'symmetry'"),
         (["split", "{bp}", "{new}.bp", "--split-by", "composition", "--seed", "-1"], "--seed -1"),
         (["split", "{bp}", "{new}.bp", "--fractions", "1,0,0"], "--fractions 1,0,0"),
         (["split", "{bp}", "{bp}"], "--force"),
-        (["split", "{raw}", "{new}.bp"], "manifest.json"),
+        (["split", "{raw}", "{new}.bp"], "is not a complete data set of this program: manifest.json is missing"),
         (["split", "{bp}", "{new}.bp", "--scale-over", "tran"], "did you mean 'train'"),
         (["generate", "{new}.xyz", "--system", "ternery"], "did you mean 'ternary'"),
         (["generate", "{new}", "--system", "CuAu"], "a name that ends in .extxyz"),
@@ -117,7 +117,7 @@ def test_info_of_a_data_set_whose_manifest_lacks_the_distribution(made: Path) ->
         (["info", "{bp}", "--figure", "{new}.jpg"], "written as .png or .pdf"),
         (["info", "{bp}", "--figure", "/proc/nowhere/x.png"], "cannot write"),
         (["info", "{bp}/data.0"], "is a file"),
-        (["info", "{raw}"], "manifest.json"),
+        (["info", "{raw}"], "is not a complete data set of this program: manifest.json is missing"),
         (["info", "{new}.bp"], "no such data set"),
     ],
 )
