@@ -75,8 +75,8 @@ def model(
         if not equals:
             raise UserError(f"--unit {entry}: expected OUTPUT=UNIT, such as energy=Ry")
         units[name] = parse_unit(text, f"--unit {entry}").text
-    bohr = length_in_bohr(length_unit, "--length-unit")
-    count = import_models(folder, out, ImportOptions(bohr, units, _proton_numbers(elements), unscaled))
+    unit_in_bohr = length_in_bohr(length_unit, "--length-unit")
+    count = import_models(folder, out, ImportOptions(unit_in_bohr, units, _proton_numbers(elements), unscaled))
     typer.echo(f"{out}: {count} finished members; next: hydragnn-hpc predict {out} STRUCTURES")
 
 

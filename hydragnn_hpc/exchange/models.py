@@ -41,8 +41,8 @@ class ImportOptions:
 
     Attributes
     ----------
-    bohr : float
-        Bohr in the unit of positions and radius.
+    length_unit : float
+        The unit of positions and radius, in bohr.
     units : dict
         Units of outputs by name; the other outputs are dimensionless.
     elements : list of int or None
@@ -51,7 +51,7 @@ class ImportOptions:
         Whether it was trained on values in their units; otherwise the configuration has to state their ranges.
     """
 
-    bohr: float
+    length_unit: float
     units: dict[str, str]
     elements: list[int] | None = None
     unscaled: bool = False
@@ -194,7 +194,7 @@ def _facts(
         tasks=tasks,
         species=ModelSpecies(minimum=int(low), maximum=int(high), elements=elements),
         neighbours=NeighbourFacts(
-            cutoff_bohr=network.radius * options.bohr, boundary="periodic" if network.periodic else "open"
+            cutoff_bohr=network.radius * options.length_unit, boundary="periodic" if network.periodic else "open"
         ),
     )
 

@@ -84,7 +84,7 @@ def test_no_rank_waits_for_one_that_cannot_write() -> None:
     assert done.returncode == 2 and "cannot write to standard output: No space" in done.stderr, done.stderr
 
 
-def test_a_launcher_of_another_mpi_is_found_out(tmp_path: Path) -> None:
+def test_a_launcher_of_another_mpi_is_detected(tmp_path: Path) -> None:
     """A stand-in that starts the processes, but tells them nothing of each other, as a foreign mpirun does."""
     mpirun = tmp_path / "mpirun"
     mpirun.write_text('#!/bin/bash\nshift 2\n"$@" & "$@" & wait\n')
@@ -95,7 +95,7 @@ def test_a_launcher_of_another_mpi_is_found_out(tmp_path: Path) -> None:
     assert "what to do: it belongs to an MPI other than" in done.stdout
 
 
-def test_a_launcher_that_does_not_fit_is_one_line() -> None:
+def test_a_launcher_that_does_not_fit_is_reported_in_one_line() -> None:
     done = run("hydragnn-hpc", "doctor", OMPI_COMM_WORLD_RANK="0", OMPI_COMM_WORLD_SIZE="4")
     assert done.returncode == 2
     # mpi4py warns of the environment before it.

@@ -48,7 +48,7 @@ def test_help_has_an_example(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["status", "report"])
-def test_a_folder_without_a_campaign_is_one_line(name: str, tmp_path: Path) -> None:
+def test_a_folder_without_a_campaign_is_reported_in_one_line(name: str, tmp_path: Path) -> None:
     shown = command(name, str(tmp_path))
     assert shown.returncode == 2 and not shown.stdout
     assert shown.stderr.count("\n") == 1 and "holds no campaign" in shown.stderr

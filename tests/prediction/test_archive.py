@@ -41,7 +41,7 @@ def test_predictions_are_those_of_the_campaign(plain: Path, packed: Path) -> Non
 
 
 @pytest.mark.slow
-def test_report_and_status_work_on_it_in_place(plain: Path, packed: Path) -> None:
+def test_report_and_status_work_on_the_archive_in_place(plain: Path, packed: Path) -> None:
     done(plain.parent, "report", "out-plain")
     tables = [f"report/{name}.csv" for name in ("table1", "timing", "members", "calibration")]
     expected = [(plain / t).read_bytes() for t in tables]
@@ -55,7 +55,7 @@ def test_report_and_status_work_on_it_in_place(plain: Path, packed: Path) -> Non
 
 
 @pytest.mark.slow
-def test_it_states_what_it_holds_and_holds_no_more_than_that(packed: Path) -> None:
+def test_the_archive_states_all_that_it_holds_with_checksums(packed: Path) -> None:
     content = json.loads((packed / crate.FILE).read_text())
     entities = {entity["@id"]: entity for entity in content["@graph"]}
     assert entities[crate.FILE]["conformsTo"]["@id"] == "https://w3id.org/ro/crate/1.1"
@@ -73,7 +73,7 @@ def test_it_states_what_it_holds_and_holds_no_more_than_that(packed: Path) -> No
 
 
 @pytest.mark.slow
-def test_one_file_holds_the_same(plain: Path, packed: Path, tmp_path: Path) -> None:
+def test_a_zip_file_holds_the_same(plain: Path, packed: Path, tmp_path: Path) -> None:
     write_archive(plain, tmp_path / "one.zip")
     assert not (tmp_path / "one").exists()
     result = called(tmp_path, "predict", "one.zip", str(plain.parent / "few.extxyz"))
@@ -119,7 +119,7 @@ def other_crate(root: Path) -> None:
         (other_crate, "is not that of a campaign's archive"),
     ],
 )
-def test_a_damaged_one_is_refused_in_one_line(
+def test_a_damaged_archive_is_refused_in_one_line(
     packed: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     shutil.copytree(packed, tmp_path / "archive")
@@ -160,7 +160,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_nothing(tmp_path: Path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_cannot_be_archived_is_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_archived_is_reported_in_one_line(tmp_path: Path) -> None:
     making.make(tmp_path / "out", variants=("H",), replicas=2, states={"H": "waiting"}, samples=10)
     making.make(tmp_path / "busy", variants=("H",), replicas=2, states={"H/01": "running"}, samples=10)
     (tmp_path / "there").mkdir()

@@ -73,7 +73,7 @@ def test_the_order_and_the_number_of_structures_change_nothing(plain: Path) -> N
 
 
 @pytest.mark.slow
-def test_it_is_that_of_the_members_in_use(plain: Path) -> None:
+def test_the_calibration_is_that_of_the_members_in_use(plain: Path) -> None:
     atoms = some(plain.parent)[0]
     every, weighted = Ensemble(plain), Ensemble(plain, select="validation")
     assert every.predict(atoms)["H"].high != weighted.predict(atoms)["H"].high
@@ -97,7 +97,9 @@ def test_it_is_that_of_the_members_in_use(plain: Path) -> None:
         ),
     ],
 )
-def test_where_there_is_none_a_line_says_why(plain: Path, change: str, options: tuple[str, ...], message: str) -> None:
+def test_where_there_is_no_calibration_a_line_says_why(
+    plain: Path, change: str, options: tuple[str, ...], message: str
+) -> None:
     folder = plain.parent
     some(folder)
     out = folder / "out-without"
@@ -112,7 +114,7 @@ def test_where_there_is_none_a_line_says_why(plain: Path, change: str, options: 
     assert ends[1:] == ["-inf", "inf"] if "--level" in options else ends == ["", "", ""]
 
 
-def test_a_damaged_file_and_a_level_are_one_line(plain: Path) -> None:
+def test_a_damaged_file_and_an_invalid_level_are_reported_in_one_line(plain: Path) -> None:
     found = called(plain.parent, "predict", "out-plain", "raw", "--level", "90")
     assert found.returncode == 2 and "level 90: give a number between 0 and 1" in found.stderr
     path = plain / "members" / "HCM" / "00" / "validation.npz"

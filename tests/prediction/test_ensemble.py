@@ -123,12 +123,12 @@ def test_what_has_the_neighbours_of_the_training_is_predicted_as_in_training(
 
 
 @pytest.mark.slow
-def test_models_of_several_geometries_know_none(ternary: Path) -> None:
+def test_models_of_several_geometries_have_no_hash_of_one(ternary: Path) -> None:
     assert not Ensemble(ternary / "out").facts.geometry
 
 
 @pytest.mark.slow
-def test_with_references_they_depend_on_them_by_rounding_alone(fept: Path) -> None:
+def test_with_references_values_depend_on_the_batch_only_by_rounding(fept: Path) -> None:
     structures = some(fept)
     ensemble = Ensemble(fept / "out", "HCM")
     whole = ensemble.predict(structures)

@@ -99,7 +99,7 @@ def test_lsms_text_names_its_own_columns(plain: Path) -> None:
         (("--target", "magnetic_moment=node:m:e"), "values in e cannot be compared with predictions in μB"),
     ],
 )
-def test_what_cannot_be_compared_is_one_line(plain: Path, options: tuple[str, ...], message: str) -> None:
+def test_what_cannot_be_compared_is_reported_in_one_line(plain: Path, options: tuple[str, ...], message: str) -> None:
     some(plain.parent)
     found = called(plain.parent, "predict", "out-plain", "few.extxyz", "--evaluate", "--out", "few.csv", *options)
     errors = [line for line in found.stderr.splitlines() if "error" in line]

@@ -120,7 +120,7 @@ def test_one_of_each_class_and_composition(plain: Path) -> None:
         (("out-plain", "few.extxyz", "--out", "campaign.yaml"), "--out campaign.yaml: the suffix must be .csv"),
     ],
 )
-def test_what_cannot_be_chosen_from_is_one_line(
+def test_what_cannot_be_chosen_from_is_reported_in_one_line(
     fept: Path, plain: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     assert plain.parent == fept
