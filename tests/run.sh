@@ -18,7 +18,8 @@ export OMP_NUM_THREADS=1
 # The two halves run side by side, each on one core.
 units=(tests/test_durations.py tests/test_foundation_*.py tests/test_any_campaign.py tests/test_yaml_files.py
   tests/test_imports.py tests/dataset/test_lsms.py tests/dataset/test_graphs.py tests/dataset/test_targets.py
-  tests/dataset/test_derive.py tests/dataset/test_select.py tests/submit/test_submit.py tests/test_one_campaign.py
+  tests/dataset/test_derive.py tests/dataset/test_select.py tests/submit/test_scripts.py tests/submit/test_plan.py
+  tests/submit/test_profiles.py tests/submit/test_chain.py tests/submit/test_submit.py tests/test_one_campaign.py
   tests/member/test_learning_rate.py tests/member/test_checkpoint.py tests/ensemble/test_stack_queue.py
   tests/report/test_statistics.py tests/report/test_tables.py)
 engines=(tests/member/contract)
@@ -41,7 +42,7 @@ uses=(tests/test_foundation_config.py tests/test_yaml_files.py
   tests/report/test_report.py::test_page_and_supplement_say_the_same
   tests/report/test_report.py::test_tensorboard_receives_every_epoch_of_every_member
   tests/cli/test_results.py::test_status_prints_plain_text_where_there_is_no_terminal
-  tests/cli/test_results.py::test_help_has_an_example tests/submit/test_submit.py::test_scripts_are_the_golden_ones)
+  tests/cli/test_results.py::test_help_has_an_example tests/submit/test_scripts.py::test_scripts_are_the_golden_ones)
 
 # oldest : these tests in an environment of the oldest versions; part of the whole suite.
 oldest() {

@@ -55,19 +55,21 @@ IN_OTHER_FILES = {
     CheckpointFacts: "beside tensors: tests/member/test_checkpoint.py",
     CampaignRecord: "YAML: tests/test_any_campaign.py",
 }
+Place = tuple[str | int, ...]
+"""Keys and indices that lead to a value in plain data."""
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
-def json_of(**numbers: bool) -> st.SearchStrategy:
+def json_of(floats: st.SearchStrategy[float]) -> st.SearchStrategy:
     """Return a strategy that draws JSON, with the floats that are allowed."""
     return st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(**numbers) | TEXT,
+        st.none() | st.booleans() | st.integers() | floats | TEXT,
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
         max_leaves=5,
     )
 
 
-JSON = json_of()
+JSON = json_of(st.floats())
 PLAIN = {
     int: st.integers(0, 2**62),
     float: st.floats(0, 1e100),
@@ -75,7 +77,7 @@ PLAIN = {
     bool: st.booleans(),
     types.NoneType: st.none(),
     Path: TEXT.map(Path),
-    Any: json_of(allow_nan=False, allow_infinity=False),
+    Any: json_of(st.floats(allow_nan=False, allow_infinity=False)),
 }
 
 
@@ -190,8 +192,8 @@ def test_a_message_between_ranks_is_received_as_it_was_sent(message: RankMessage
     assert received == message and type(received) is type(message)
 
 
-def places(content: Any, above: tuple = ()) -> list[tuple]:
-    """Return the path of every value in plain data."""
+def places(content: Any, above: Place = ()) -> list[Place]:
+    """Return the place of every value in plain data."""
     found = [above]
     entries = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in entries:
@@ -199,7 +201,7 @@ def places(content: Any, above: tuple = ()) -> list[tuple]:
     return found
 
 
-def changed(content: Any, place: tuple, change: tuple) -> Any:
+def changed(content: Any, place: Place, change: tuple[str, Any]) -> Any:
     """Return plain data with one value replaced or removed, or one key added."""
     what, value = change
     if not place:

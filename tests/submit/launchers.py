@@ -1,7 +1,7 @@
-"""Stand-ins for launchers that are not here: they hold options to their meaning and start ranks as the real one does.
+"""Stand-ins for launchers that are not on this host: each checks its options and starts ranks as the real one does.
 
-``python launchers.py jsrun ...`` takes jsrun's options, checks that they describe what can be placed, and starts the
-ranks over the MPI that is here, each with the variables that jsrun sets. What was asked for is left as JSON in the file
+``python launchers.py jsrun ...`` takes jsrun's options, checks that nodes have room for what they describe, and starts
+the ranks under this host's MPI, each with the variables that jsrun sets. The request is written as JSON to the file
 that ``STAND_IN_RECORD`` names.
 """
 
@@ -71,7 +71,7 @@ VARIABLES = {
 
 
 def start(name: str, words: list[str]) -> None:
-    """Check the options; become an mpirun that starts as many ranks, each by way of :func:`rank`."""
+    """Check the options; become an mpirun that starts as many ranks, each through :func:`rank`."""
     asked, program = OPTIONS[name](words)
     Path(os.environ["STAND_IN_RECORD"]).write_text(json.dumps({"launcher": name, **asked, "program": program}))
     me = [sys.executable, __file__, "--rank", name, str(asked["per_node"])]
@@ -79,7 +79,7 @@ def start(name: str, words: list[str]) -> None:
 
 
 def rank(name: str, per_node: int, program: list[str]) -> None:
-    """Set the launcher's variables from those of the MPI that is here; become the program."""
+    """Set the launcher's variables from those of this host's MPI; become the program."""
     number = int(os.environ["PMI_RANK"])
     values = {"rank": number, "size": int(os.environ["PMI_SIZE"]), "local": number % per_node}
     for what, variable in VARIABLES[name].items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hydragnn_hpc.submit.site import site_names
-from tests.submit.test_submit import GOLDEN, script_of
+from tests.submit.test_scripts import GOLDEN, script_of
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)

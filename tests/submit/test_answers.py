@@ -1,4 +1,4 @@
-"""What schedulers print about their queues and nodes, as it is read: a real Slurm's words, and those of documents."""
+"""Parsers of what schedulers print about queues and nodes: output of a real Slurm, and examples in documentation."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ FLUX_ONE_QUEUE = """\
 EN ST TDEFAULT   TLIMIT     NNODES     NCORES      NGPUS
  ✔  ✔       inf       inf        0-1      0-64       0-4
 """
-# Flux documentation (flux-framework.org, read in 2026), flux resource list; with the state that --states=all gives.
+# Flux documentation (flux-framework.org, read in 2026), flux resource list; with the state that --states=all prints.
 FLUX_RESOURCES = """\
      STATE NNODES NCORES NGPUS NODELIST
        all      4    384    16 tuolumne[1036-1038,1042]
@@ -236,7 +236,7 @@ def test_answers_are_read(form: str, answers: dict[str, str], expected: tuple[Qu
         ("gpu:a100:2,gpu:v100:1", 3), ("mps:400,shard:8", 0),
     ],
 )  # fmt: skip
-def test_gpus_among_slurms_resources(gres: str, gpus: int) -> None:
+def test_gpus_are_counted_among_slurms_resources(gres: str, gpus: int) -> None:
     queue = read("slurm", {"queues": SCONTROL, "nodes": f"batch|3|128+|2|512000+|{gres}\n"})[0]
     assert queue.nodes == (Nodes(3, 128, gpus, 2),)
 

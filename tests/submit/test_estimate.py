@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,9 @@ from hydragnn_hpc.submit import estimate
 from hydragnn_hpc.submit.costs import costs
 from hydragnn_hpc.submit.plan import Work
 from hydragnn_hpc.submit.site import load_site
-from tests.campaigns import called
 from tests.member_records import a_result
 from tests.submit import data_set
-
-ROOT = Path(__file__).parents[2]
-PAPER = ROOT / "jobs" / "campaigns" / "paper.yaml"
+from tests.submit.paper import PAPER, submit, write_campaign
 
 
 @pytest.mark.parametrize(
@@ -108,13 +106,12 @@ def test_an_estimate_grows_with_data_network_and_stack() -> None:
     assert longer == pytest.approx(2 * base)
 
 
-def submit(folder: Path, site: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a dry run for a campaign in ``folder``, where no scheduler is."""
-    (folder / "c.yaml").write_text(PAPER.read_text().replace("../../data/fept.bp", "data.bp"))
-    words = ["submit", "c.yaml", "out", "--site", site, "--account", "abc", "--dry-run", *arguments]
+def dry_run(folder: Path, site: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Submit the paper's campaign in ``folder`` with ``--dry-run``, where there is no scheduler."""
+    write_campaign(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", "/nothing")
-        return called(folder, *words)
+        return submit(folder, "--site", site, "--account", "abc", "--dry-run", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +125,7 @@ def submit(folder: Path, site: str, *arguments: str) -> subprocess.CompletedProc
 )
 def test_a_job_asks_for_what_its_data_needs(tmp_path: Path, site: str, samples: int, time: str) -> None:
     data_set.write(tmp_path / "data.bp", data_set.manifest(samples))
-    done = submit(tmp_path, site)
+    done = dry_run(tmp_path, site)
     assert done.returncode == 0, done.stderr
     assert time in done.stdout, done.stderr
     assert f"not measured, but estimated from {samples * 7 // 10} training samples of 32 atoms and 714" in done.stderr
@@ -136,26 +133,26 @@ def test_a_job_asks_for_what_its_data_needs(tmp_path: Path, site: str, samples: 
 
 def test_measured_seconds_take_precedence_over_an_estimate(tmp_path: Path) -> None:
     data_set.write(tmp_path / "data.bp")
-    done = submit(tmp_path, "slurm", "--seconds", "60")
+    done = dry_run(tmp_path, "slurm", "--seconds", "60")
     assert "--time=1:00:00" in done.stdout
     assert "from --seconds" in done.stderr and "not measured" not in done.stderr
 
 
 def test_without_the_data_set_a_dry_run_says_so(tmp_path: Path) -> None:
-    done = submit(tmp_path, "slurm")
+    done = dry_run(tmp_path, "slurm")
     assert done.returncode == 0
     assert "unknown without the data set" in done.stderr
 
 
 def test_a_campaign_that_its_data_set_does_not_fit_is_not_submitted(tmp_path: Path) -> None:
     data_set.write(tmp_path / "data.bp")
-    done = submit(tmp_path, "slurm", "--set", "training.batch_size=100000")
+    done = dry_run(tmp_path, "slurm", "--set", "training.batch_size=100000")
     assert done.returncode == 2
     assert "training.batch_size=100000 is larger" in done.stderr
 
 
-def of_members(members: dict[tuple[str, int], float | None], epochs: int = 10, stack: int = 1) -> list[Member]:
-    """Members by variant and replica, each with the seconds that it took, or None."""
+def of_members(members: Mapping[tuple[str, int], float | None], epochs: int = 10, stack: int = 1) -> list[Member]:
+    """Return members by variant and replica, each with the seconds that it took; None if it has no result."""
     found = []
     for (variant, replica), seconds in members.items():
         more = {"seconds": seconds, "epochs": epochs, "stack": tuple(range(stack))}

@@ -8,16 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
-from hydragnn_hpc.submit import plan, render
+from hydragnn_hpc.submit import render
 from hydragnn_hpc.submit.site import load_site, site_names
 from tests.campaigns import called
+from tests.submit.paper import ROOT, plan_of, write_campaign
 from tests.submit.programs import stand_in
 
-ROOT = Path(__file__).parents[2]
-PAPER = ROOT / "jobs" / "campaigns" / "paper.yaml"
 FITTING = [
     "a b", "it's", 'say "x"', "$(touch executed)", "`touch executed`", "a; touch executed;", "a && touch executed",
     "-rf", "$HOME", "*", "~", "# x", "a\\", "{account}", "{{ 7 * 7 }}", "%j", "'$(touch executed)'",
@@ -28,11 +26,9 @@ REFUSED = ["a\ntouch executed\n", "a\r\ntouch executed", "\x1b[31m", "\udcff", "
 
 def script(site: str, out: Path, campaign: Path, account: str = "abc", overrides: tuple[str, ...] = ()) -> str:
     """Return the paper's script with these names."""
-    machine, settings = load_site(site), load_campaign(PAPER)
-    chosen = plan.make_plan(settings, plan.Work(84, 84, None), machine, None, None, None)
-    binaries = campaign.parents[1] / "bin"
-    job = render.Job(campaign, CampaignFolder(out), "fept", ROOT, binaries, overrides, account)
-    return render.render(job, machine, chosen)
+    machine = load_site(site)
+    job = render.Job(campaign, CampaignFolder(out), "fept", ROOT, campaign.parents[1] / "bin", overrides, account)
+    return render.render(job, machine, plan_of(machine))
 
 
 @pytest.mark.parametrize("name", FITTING)
@@ -46,7 +42,10 @@ def test_the_local_script_executes_no_name(name: str, tmp_path: Path) -> None:
     (tmp_path / "job.sh").write_text(made)
     done = subprocess.run(["bash", str(tmp_path / "job.sh")], cwd=tmp_path, capture_output=True, text=True, check=True)
     words = done.stdout.split("\0")
-    assert words[2:8] == ["hydragnn-hpc", "run", f"{folder / name}.yaml", str(folder / name), "--set", f"name={name}"]
+    assert words[:4] == ["-n", "2", "hydragnn-hpc", "run"]
+    assert words[4:8] == [f"{folder / name}.yaml", str(folder / name), "--set", f"name={name}"]
+    # A day, less 180 s to stop.
+    assert words[8] == "--time-limit" and 86_120 <= int(words[9].removesuffix("s")) <= 86_220
     assert done.stderr.splitlines()[:4] == ["-m", "hydragnn_hpc.submit.chain", "begin", str(folder / name)]
     assert not list(tmp_path.rglob("executed"))
 
@@ -83,12 +82,12 @@ def test_invalid_accounts_are_refused(account: str, tmp_path: Path) -> None:
 
 
 def test_refusals_of_the_command_are_one_line_and_nothing_is_written(tmp_path: Path) -> None:
-    (tmp_path / "small.bp").mkdir()
-    (tmp_path / "c.yaml").write_text(PAPER.read_text().replace("../../data/fept.bp", "small.bp"))
+    (tmp_path / "data.bp").mkdir()
+    write_campaign(tmp_path)
     for arguments in (
         ["a\ntouch executed\n", "--site", "local"],
         ["out", "--site", "slurm", "--account", "$(x)\ntouch y"],
     ):
         done = called(tmp_path, "submit", "c.yaml", *arguments)
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.yaml", "small.bp"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.yaml", "data.bp"]

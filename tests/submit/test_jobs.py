@@ -1,4 +1,4 @@
-"""Status of submitted jobs: each scheduler's answers, our words for them, and schedulers that do not answer."""
+"""States of submitted jobs: each scheduler's answers, and schedulers that do not answer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from hydragnn_hpc.ledger import now
 from hydragnn_hpc.paths import CampaignFolder, append_record
-from hydragnn_hpc.records.jobs import SubmittedJob
 from hydragnn_hpc.submit import jobs
 from tests.campaigns import done
 from tests.report import making
+from tests.submit.paper import a_job
 from tests.submit.programs import stand_in
 from tests.waiting import has_ended, wait_for
 
@@ -27,11 +26,7 @@ def folder_of(tmp_path: Path, scheduler: str, *ids: str) -> CampaignFolder:
     folder = CampaignFolder(tmp_path / "out")
     folder.jobs.mkdir(parents=True, exist_ok=True)
     for job in ids or ("7",):
-        append_record(
-            folder.job_record,
-            SubmittedJob(time=now(), id=job, site="there", scheduler=scheduler, nodes=1, queue="", account="",
-                         walltime_seconds=60, members_left=2, script="job.sh"),
-        )  # fmt: skip
+        append_record(folder.job_record, a_job(id=job, site="there", scheduler=scheduler))
     return folder
 
 
@@ -63,10 +58,12 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("flux", "COMPLETED node1", ("ended", "node1", "")),
     ],
 )  # fmt: skip
-def test_answers(tmp_path: Path, scheduler: str, answer: str, expected: tuple[str, str, str]) -> None:
+def test_a_schedulers_answer_gives_state_reason_and_explanation(
+    tmp_path: Path, scheduler: str, answer: str, expected: tuple[str, str, str]
+) -> None:
     state, reason, explanation = expected
     (tmp_path / "answer").write_text(answer + "\n")
-    # An answer for the job alone that is asked for.
+    # It answers only if it is asked for this job.
     body = rf'[[ " $* " == *[\ =]7\ * ]] && cat {tmp_path}/answer'
     stand_in(tmp_path, COMMANDS[scheduler], body)
     [job] = jobs.read_jobs(folder_of(tmp_path, scheduler))[0]
@@ -80,7 +77,7 @@ def test_answers(tmp_path: Path, scheduler: str, answer: str, expected: tuple[st
     [("slurm", "slurm_load_jobs error: Invalid job id specified"), ("pbs", "qstat: Unknown Job Id 7"),
      ("lsf", "Job <7> is not found"), ("flux", "flux-jobs: ERROR: JobID 7 unknown")],
 )  # fmt: skip
-def test_a_job_that_is_forgotten_has_ended(tmp_path: Path, scheduler: str, words: str) -> None:
+def test_a_job_that_its_scheduler_no_longer_knows_has_ended(tmp_path: Path, scheduler: str, words: str) -> None:
     stand_in(tmp_path, COMMANDS[scheduler], f"echo '{words}' >&2; exit 1")
     assert jobs.read_jobs(folder_of(tmp_path, scheduler))[0][0].state == "ended"
     stand_in(tmp_path, COMMANDS[scheduler], "echo 'cannot reach the server' >&2; exit 1")

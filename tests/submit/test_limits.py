@@ -7,15 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 
-from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.submit import limits, plan
+from hydragnn_hpc.submit import limits
 from hydragnn_hpc.submit.answers import READERS, Nodes, Queue, read
 from hydragnn_hpc.submit.site import Site, load_site
 from tests.campaigns import called
-from tests.submit import data_set
+from tests.submit.paper import plan_of, site_file, submit
 from tests.submit.programs import stand_in
 from tests.submit.test_answers import (
     BQUEUES,
@@ -29,24 +27,10 @@ from tests.submit.test_answers import (
     SINFO,
 )  # fmt: skip
 
-ROOT = Path(__file__).parents[2]
-QUEUES = read("slurm", {"queues": SCONTROL, "nodes": SINFO})
 
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a campaign, and stand-ins for Slurm's programs that print what real ones printed."""
-    (tmp_path / "bin").mkdir()
-    data_set.write(tmp_path / "data.bp")
-    text = (ROOT / "jobs/campaigns/paper.yaml").read_text().replace("../../data/fept.bp", "data.bp")
-    (tmp_path / "c.yaml").write_text(text)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    slurm(tmp_path)
-    return tmp_path
-
-
+@pytest.fixture(autouse=True)
 def slurm(here: Path) -> None:
-    """Put stand-ins for Slurm's programs on PATH."""
+    """Put stand-ins for Slurm's programs on PATH, which print what real ones printed."""
     (here / "queues").write_text(SCONTROL)
     (here / "nodes").write_text(SINFO)
     stand_in(here, "scontrol", f"cat {here}/queues")
@@ -54,17 +38,9 @@ def slurm(here: Path) -> None:
     stand_in(here, "sbatch", f'[ "$1" = --test-only ] && {{ cat > {here}/tested; exit 0; }}; echo 7')
 
 
-def submit(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``submit`` in ``here``."""
-    return called(here, "submit", "c.yaml", "out", *arguments)
-
-
 def profile(here: Path, **changes: object) -> str:
     """Write the generic Slurm profile as a user's own, with numbers that fit these nodes; return its path."""
-    content = yaml.safe_load((ROOT / "jobs/sites/slurm.yaml").read_text())
-    content |= {"name": "mine", "cores_per_node": 4, "cores_per_rank": 2, **changes}
-    (here / "mine.yaml").write_text(yaml.safe_dump(content))
-    return str(here / "mine.yaml")
+    return site_file(here, **{"name": "mine", "cores_per_node": 4, "cores_per_rank": 2, **changes})
 
 
 @pytest.mark.parametrize(
@@ -112,7 +88,7 @@ def test_a_profile_is_checked_against_the_machine(
 @pytest.mark.parametrize(
     "directives", [["--mem=2000"], ["--qos=long"], ["--partition=short,batch"], ["--gpus-per-node=2"]]
 )
-def test_what_a_machine_may_allow_is_submitted(here: Path, directives: list[str]) -> None:
+def test_a_job_within_what_a_machine_may_allow_is_submitted(here: Path, directives: list[str]) -> None:
     """A quality of service may lift a partition's limits; one of several partitions that takes the job is enough."""
     done = submit(here, "--site", profile(here, directives=directives), "--walltime", "20h")
     assert (done.returncode, done.stderr) == (0, "")
@@ -176,7 +152,7 @@ def test_the_schedulers_own_test_refuses_in_its_own_words(here: Path) -> None:
         ("sbatch", '[ "$1" = --test-only ] && exit 1; echo 7', "'sbatch --test-only' failed: it gave no reason"),
     ],
 )
-def test_a_scheduler_that_cannot_be_asked_blocks_nothing(here: Path, program: str, body: str, reason: str) -> None:
+def test_without_the_schedulers_answers_a_job_is_submitted(here: Path, program: str, body: str, reason: str) -> None:
     stand_in(here, program, body)
     for dry in ([], ["--dry-run"]):
         done = submit(here, "--site", "slurm", *dry)
@@ -242,9 +218,7 @@ def test_other_schedulers_generic_profiles() -> None:
 def test_a_machine_whose_gpus_are_not_counted_keeps_its_profile() -> None:
     """ALCF's scheduler does not count GPUs as jobs see them, and jobs there ask for whole nodes."""
     site = load_site("aurora")
-    chosen = plan.make_plan(
-        load_campaign(ROOT / "jobs/campaigns/paper.yaml"), plan.Work(84, 84, None), site, 1, None, "debug"
-    )
+    chosen = plan_of(site, 1, queue="debug")
     limits.check(site, chosen, [Queue("debug", (Nodes(2, 208, 6),), seconds=3600)], "abc")
     with pytest.raises(UserError, match="12 ranks of 8 cores per node: queue 'debug' has nodes of at most 64 cores"):
         limits.check(site, chosen, [Queue("debug", (Nodes(2, 64, 6),), seconds=3600)], "abc")
@@ -260,9 +234,7 @@ def test_a_machine_whose_gpus_are_not_counted_keeps_its_profile() -> None:
 )
 def test_more_memory_than_nodes_have_is_refused(scheduler: str, line: str, asked: tuple[str, ...], most: int) -> None:
     site = load_site(scheduler)
-    chosen = plan.make_plan(
-        load_campaign(ROOT / "jobs/campaigns/paper.yaml"), plan.Work(84, 84, None), site, 1, None, None
-    )
+    chosen = plan_of(site, 1)
     nodes = (Nodes(9, site.cores_per_node, site.gpus_per_node, memory=most - 9), Nodes(9, 1, memory=most))
 
     def check(amount: str, *kinds: Nodes) -> None:
@@ -309,12 +281,8 @@ def test_a_detected_profile_is_one_that_submit_takes(here: Path) -> None:
 def test_a_profile_for_another_queue(here: Path) -> None:
     (here / "other.yaml").write_text(detect(here, "--queue", "short").stdout)
     site = load_site(str(here / "other.yaml"))
-    assert (site.cores_per_node, site.cores_per_rank, site.limits[0].queue, site.limits[0].walltime) == (
-        3,
-        1,
-        "short",
-        "1h",
-    )
+    assert (site.cores_per_node, site.cores_per_rank) == (3, 1)
+    assert (site.limits[0].queue, site.limits[0].walltime) == ("short", "1h")
 
 
 @pytest.mark.parametrize(
@@ -352,7 +320,7 @@ def test_no_slurm_on_this_host_is_used() -> None:
     assert Path(os.environ["SLURM_CONF"]).read_text() == ""
 
 
-# Shipped profiles, before stand-ins that answer as those machines do
+# Profiles of the package, with stand-ins that answer as those machines do
 
 PARTITION = (
     "PartitionName={} AllowAccounts=ALL Default=YES MaxNodes=UNLIMITED MaxTime={} MinNodes=0 "
@@ -395,7 +363,7 @@ POLARIS = (
          "nodes 13: queue 'prod' has 12 of 32 cores; ask for fewer with --nodes"),
     ],
 )  # fmt: skip
-def test_a_shipped_profile_within_and_beyond_what_its_machine_answers(
+def test_a_machine_takes_what_its_scheduler_allows_and_no_more(
     here: Path, machine: str, answers: tuple[str, str], within: list[str], beyond: list[str], message: str
 ) -> None:
     (here / "queues").write_text(answers[0])
