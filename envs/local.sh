@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv in the checkout: torch, the versions of envs/local.lock, and this package in editable form.
-# A second call is quick; an interrupted one is made good by the next; two calls at once wait for each other.
+# A second call is quick; the next call completes an interrupted one; of two calls at once, one waits for the other.
 #
 #   envs/local.sh [--python PATH] [--torch-index URL] [--lock FILE --venv FOLDER]
 #
@@ -65,14 +65,14 @@ install() {
   fail "pip could not install: ${why:-see the log}; the log is $log"
 }
 
-# The stamp is written last. It says what the environment was made from, and that it is complete.
+# The stamp is written last: it shows what the environment was made from, and that it is complete.
 # The checkout's path is in it, since a moved virtual environment does not work.
 stamp=$(printf '%s\n' "$root" | cat - "$lock" "$root/setup.py" "${BASH_SOURCE[0]}" | cksum)
 ready() { [[ $(cat "$venv/.stamp" 2>/dev/null) == "$stamp" ]] && "$venv/bin/python" -c "" 2>/dev/null; }
 ready && exit 0
 
 find_python
-# The lock goes with the open file, so that it cannot outlive this script; Python takes it, as macOS has no flock command.
+# The lock belongs to the open file, so that it ends with this script; Python takes it, as macOS has no flock command.
 exec 9>"$venv.lock"
 "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null || {
   echo "envs/local.sh: another call is at work on $venv; waiting for it" >&2

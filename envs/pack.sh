@@ -15,7 +15,7 @@ if ! root=$("$environment/bin/python" -c "$where" 2>/dev/null); then
   echo "envs/pack.sh: error: $environment is not an environment with hydragnn_hpc installed; give its folder" >&2
   exit 2
 fi
-# Compiled modules lie beside the sources: what each rank would otherwise compile again.
+# Compiled modules are packed beside the sources, or each rank would compile them again.
 "$environment/bin/python" -m compileall -q "$root/hydragnn_hpc"
 packages=$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 packages=${packages#"$(cd "$environment" && pwd -P)"/}

@@ -143,33 +143,32 @@ def fit(site: Site, queues: Sequence[Queue], name: str | None, seconds: float | 
     queue = choose(queues, name, site.name)
     kind = main_nodes(queue)
     walltime = with_units(queue.seconds or max(seconds or 0, site.limits[0].seconds))
-    changes: dict[str, object] = {}
     most = queue.max_nodes
     if kind is not None:
-        changes = _shape(site, kind, min(kind.cores, queue.cores_per_node or kind.cores))
+        site = _with_nodes(site, kind, min(kind.cores, queue.cores_per_node or kind.cores))
         alike = sum(n.number for n in queue.nodes if n.cores >= kind.cores and (n.gpus or 0) >= (kind.gpus or 0))
         most = min(alike, queue.max_nodes or alike)
     least = min(queue.min_nodes, most or queue.min_nodes)
-    nodes = (least, most or site.limits[0].nodes[1])
-    changes["limits"] = (QueueLimit(queue=name or "", nodes=nodes, walltime=walltime),)
-    queries = site.scheduler.queries
+    limit = QueueLimit(queue=name or "", nodes=(least, most or site.limits[0].nodes[1]), walltime=walltime)
+    directives, queries = site.directives, site.scheduler.queries
     if name and queries and queries.queue and _named_queue(site, "") == "":
-        changes["directives"] = (*changes.get("directives", site.directives), queries.queue)  # type: ignore[misc]
-    return site.model_copy(update=changes)
+        directives = (*directives, queries.queue)
+    return site.model_copy(update={"limits": (limit,), "directives": directives})
 
 
-def _shape(site: Site, kind: Nodes, cores: int) -> dict[str, object]:
-    """Return the settings that follow from a node's hardware: one rank per GPU; without GPUs, one per core."""
+def _with_nodes(site: Site, kind: Nodes, cores: int) -> Site:
+    """Return the profile for nodes of a kind: one rank per GPU; without GPUs, one per core."""
     gpus = site.gpus_per_node if kind.gpus is None else kind.gpus
-    if not gpus:
-        ranks = max(1, cores // kind.threads)
-        without = site.without_gpus
-        lines = {"launch": without.launch, "directives": without.directives} if without else {}
-    else:
-        ranks, lines = min(gpus, cores), {}
-    per_rank = cores // ranks
-    numbers = {"gpus_per_node": gpus, "cores_per_node": cores, "ranks_per_node": ranks, "cores_per_rank": per_rank}
-    return {**numbers, **lines}
+    ranks = min(gpus, cores) if gpus else max(1, cores // kind.threads)
+    numbers = {
+        "gpus_per_node": gpus,
+        "cores_per_node": cores,
+        "ranks_per_node": ranks,
+        "cores_per_rank": cores // ranks,
+    }
+    without = site.without_gpus if not gpus else None
+    lines = {"launch": without.launch, "directives": without.directives} if without else {}
+    return site.model_copy(update={**numbers, **lines})
 
 
 def check(site: Site, plan: JobPlan, queues: Sequence[Queue], account: str) -> None:

@@ -59,7 +59,7 @@ class Site(Section):
     (``$HYDRAGNN_HPC_ROOT`` is the checkout), the second in every rank before the program. ``per_node`` starts one
     process on each node of the job, for a packed environment; without it that process runs where the script runs.
     ``usual_nodes`` is the most that a job asks for unless its user names a number. ``scheduler`` names a file of
-    ``jobs/schedulers/``, or one beside the profile.
+    ``jobs/schedulers/``, or one beside the profile. ``retired`` says why a machine takes no jobs any more.
     """
 
     name: str

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import time
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from hydragnn_hpc import Ensemble
 EDGES = np.array([5.218, 5.218, 7.058]) * units.Bohr  # a, a and c of the body-centred tetragonal cell
 CELLS = (4, 2, 2)
 TO_EV = {"Ry": units.Ry, "eV": 1.0}
-RECORDED = 200  # rounds of which a row is written, at most
+MOST_RECORDED = 200  # rounds that are written, at most
+IRON, PLATINUM = 26, 78
 
 
 def lattice() -> tuple[Atoms, np.ndarray]:
@@ -45,20 +47,20 @@ class Walkers:
         sites, self._signs = lattice()
         self.structures = [sites.copy() for _ in temperatures]
         for atoms in self.structures:
-            atoms.numbers[rng.permutation(len(atoms))[: len(atoms) // 2]] = 78
+            atoms.numbers[rng.permutation(len(atoms))[: len(atoms) // 2]] = PLATINUM
         self._in_ev = TO_EV[ensemble.facts.tasks[task].unit]
         self._beta = 1 / (units.kB * temperatures)
         self.enthalpy, self.spread = self._predict()
         self.accepted = np.zeros(len(temperatures), int)
 
     def _predict(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and spread of the members, eV."""
+        """Return mean and spread of the members for every walker, eV."""
         predicted = self._ensemble.predict(self.structures)[self._task]
         return predicted.mean[:, 0] * self._in_ev, predicted.std[:, 0] * self._in_ev
 
     def step(self) -> None:
         """Propose a swap in every walker, and accept or undo it."""
-        pairs = [[self._rng.choice(np.flatnonzero(a.numbers == z)) for z in (26, 78)] for a in self.structures]
+        pairs = [[self._rng.choice(np.flatnonzero(a.numbers == z)) for z in (IRON, PLATINUM)] for a in self.structures]
         for atoms, pair in zip(self.structures, pairs, strict=True):
             atoms.numbers[pair] = atoms.numbers[pair[::-1]]
         enthalpy, spread = self._predict()
@@ -73,14 +75,14 @@ class Walkers:
         self.accepted += accept
 
     def order(self) -> np.ndarray:
-        """Order parameter of each walker."""
-        occupied = np.array([np.where(atoms.numbers == 26, 1.0, -1.0) for atoms in self.structures])
+        """Return the order parameter of each walker, 0 to 1."""
+        occupied = np.array([np.where(atoms.numbers == IRON, 1.0, -1.0) for atoms in self.structures])
         order: np.ndarray = np.abs(occupied @ self._signs.T).max(axis=1) / occupied.shape[1]
         return order
 
 
 def plot(rows: np.ndarray, temperatures: np.ndarray, path: Path) -> None:
-    """Draw order parameter, enthalpy and spread along the way; ``rows`` [recorded, walkers, 4]."""
+    """Draw order parameter, enthalpy and spread along the way; ``rows`` [recorded rounds, walkers, 4]."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -100,7 +102,7 @@ def plot(rows: np.ndarray, temperatures: np.ndarray, path: Path) -> None:
 
 
 def main() -> None:
-    """Read the command line, run, write."""
+    """Run the walkers that the command line asks for; write and draw what they recorded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("campaign", help="the folder of a finished campaign on FePt, trained with open boundaries")
     parser.add_argument("--variant", default="HCM")
@@ -114,9 +116,11 @@ def main() -> None:
     temperatures = np.geomspace(*arguments.temperatures, arguments.walkers)
     ensemble = Ensemble(arguments.campaign, arguments.variant, device="cpu")
     walkers = Walkers(ensemble, arguments.task, temperatures, np.random.default_rng(arguments.seed))
-    rounds, rows, started = -(-arguments.steps // arguments.walkers), [], time.monotonic()
+    rounds = math.ceil(arguments.steps / arguments.walkers)
+    interval = max(1, math.ceil(rounds / MOST_RECORDED))
+    rows, started = [], time.monotonic()
     for number in range(rounds + 1):
-        if number % -(-rounds // RECORDED) == 0 or number == rounds:
+        if number % interval == 0 or number == rounds:
             state = (np.full(arguments.walkers, number), walkers.order(), walkers.enthalpy, walkers.spread)
             rows.append(np.stack(state, axis=1))
         if number < rounds:
