@@ -166,10 +166,10 @@ def test_errors_and_predictions_are_of_the_whole_property(staged: copies.StagedD
     predicted = np.load(tmp_path / "members/HCM/00/predictions.npz")
     tasks = results(tmp_path)["members/HCM/00"][1]
     for name, task in CAMPAIGN.tasks.items():
-        of = staged.manifest.targets[task.field]
+        target = staged.manifest.targets[task.field]
         error = float(np.sqrt(np.mean((predicted[name] - truth[task.field]) ** 2)))
         assert tasks[name]["rmse_unit"] == pytest.approx(error, rel=1e-5)
-        assert tasks[name]["rmse"] == pytest.approx(error / (of.maximum[0] - of.minimum[0]), rel=1e-5)
+        assert tasks[name]["rmse"] == pytest.approx(error / (target.maximum[0] - target.minimum[0]), rel=1e-5)
         assert 0 < tasks[name]["rmse_validation"] < 1
     # Four epochs leave little but the mean per composition, and that alone is better than 0.05.
     assert tasks["H"]["rmse"] < 0.05
@@ -191,17 +191,17 @@ def test_a_model_holds_what_new_structures_need(staged: copies.StagedData, tmp_p
     stack = training(staged, tmp_path, "H")
     while stack.members:
         stack.epoch(lambda: None)
-    ready, a = read_model(CampaignFolder(tmp_path).member("H", 0)).facts.ready, staged.arrays
+    ready, arrays = read_model(CampaignFolder(tmp_path).member("H", 0)).facts.ready, staged.arrays
     assert ready.inputs is not None
-    numbers = a["atomic_numbers"].reshape(-1, 32)[:5]
-    again = GeometryOperators(ready.inputs, geometry_of(a, 0)).inputs(numbers)
-    np.testing.assert_allclose(again.reshape(-1, 7), a["node_inputs"][:160], atol=1e-5)
+    numbers = arrays["atomic_numbers"].reshape(-1, 32)[:5]
+    again = GeometryOperators(ready.inputs, geometry_of(arrays, 0)).inputs(numbers)
+    np.testing.assert_allclose(again.reshape(-1, 7), arrays["node_inputs"][:160], atol=1e-5)
     structures = unseen.UnseenStructures(
-        [], [], [], a["sample_geometry"], a["atom_offsets"], a["atomic_numbers"], a["node_inputs"]
+        [], [], [], arrays["sample_geometry"], arrays["atom_offsets"], arrays["atomic_numbers"], arrays["node_inputs"]
     )
     for task in ("H", "C"):
         found = structures.reference(ready.references[task])
-        np.testing.assert_allclose(found, a[f"reference_{task}"], atol=1e-6)
+        np.testing.assert_allclose(found, arrays[f"reference_{task}"], atol=1e-6)
 
 
 def test_a_copy_made_for_another_campaign_is_refused(staged: copies.StagedData) -> None:
@@ -213,14 +213,14 @@ def test_a_copy_made_for_another_campaign_is_refused(staged: copies.StagedData) 
         from_staged(plain, CAMPAIGN)
 
 
-def test_unavailable_inputs_are_reported_by_the_run(surrogate_raw, tmp_path: Path) -> None:
-    """The copying child's own error, in one line."""
+def test_a_reference_with_too_few_samples_is_reported(surrogate_raw, tmp_path: Path) -> None:
+    """By the child process that copies the data set, in one line."""
     prepare.prepare(surrogate_raw(1), tmp_path / "one.bp", Options(split_by="random"))
     task = ReferencedTask(name="H", field="mixing_enthalpy", level="graph", reference="composition")
     many = Requirements(tasks=(task,))
     parent = tmp_path / "local"
     parent.mkdir()
     staging = Staging(tmp_path / "one.bp", parent, required=(many,))
-    with pytest.raises(UserError, match=r"^tasks\.H\.reference=composition"), staging:
+    with pytest.raises(UserError, match=r"^tasks\.H\.reference=composition: \d+ samples .* or none$"), staging:
         pass
     assert not list(parent.iterdir())

@@ -15,7 +15,7 @@ from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 class Engine(Protocol):
     """Forward and backward of E stacked members. A member's numbers depend neither on E nor on its position.
 
-    To the last bit this holds on a CPU. On a GPU, libraries choose kernels by the sizes of arrays, so that another E
+    On a CPU this holds bit for bit. On a GPU, libraries choose kernels by the sizes of arrays, so that another E
     changes the order of sums. The same E on the same model of GPU, with the same libraries, gives the same bits with
     the torch engine, which adds nothing atomically; not with the library engine, which does.
 

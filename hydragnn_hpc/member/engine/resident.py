@@ -26,7 +26,7 @@ def prediction_batch_size(structure: Structure, device: torch.device, members: i
 
 
 def resident(array: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Copy an array to the device as ``dtype``; on the CPU, one of that type is used as it is, even if read-only."""
+    """Copy an array to the device as ``dtype``; on the CPU, one of that type is not copied, even if read-only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(np.asarray(array)).to(device, dtype)

@@ -15,6 +15,7 @@ from hydragnn_hpc.dataset.staged.copies import CLASSES, StagedData, atoms_of
 from hydragnn_hpc.dataset.staged.subset import nested
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.resample import Resampled, Split, by_bootstrap, in_folds, split_in_folds
+from hydragnn_hpc.records.base import Level
 from hydragnn_hpc.records.dataset import Target
 from hydragnn_hpc.records.recipe import Recipe
 from hydragnn_hpc.sections import Folds
@@ -67,7 +68,7 @@ class Structure:
         return len(self.site_offsets) == 2
 
     def neighbours_key(self, *, vectors: bool) -> str:
-        """Return the key of the neighbour list that all samples share; empty where they share none."""
+        """Return the key (`Neighbours.key`) of the neighbour list that all samples share; empty if they share none."""
         if not self.shared_geometry:
             return ""
         return Neighbours(self.neighbour_offsets, self.neighbours, self.edge_vectors).key(vectors=vectors)
@@ -129,7 +130,7 @@ class TrainingData:
     structure: Structure
     inputs: np.ndarray
     targets: Mapping[str, np.ndarray]
-    levels: Mapping[str, str]
+    levels: Mapping[str, Level]
     split: Split
     references: Mapping[str, TargetReference] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
@@ -147,7 +148,7 @@ class TrainingData:
         return self.resampled.length if self.resampled else len(self.split.train)
 
     def average_degree(self) -> tuple[float, float]:
-        """Return PNA's mean degree and mean log(degree + 1) over the atoms of the training set, or the source's."""
+        """Return PNA's mean degree and mean log(degree + 1): the source's, or over the atoms of the training set."""
         if self.source_degree is not None:
             return self.source_degree
         s = self.structure

@@ -39,7 +39,7 @@ class Schedule:
 
     @classmethod
     def fresh(cls, options: Training) -> Schedule:
-        """Return the schedule as it is before the first epoch."""
+        """Return the schedule before the first epoch."""
         full = options.optimizer.learning_rate
         match options.schedule:
             case "plateau":

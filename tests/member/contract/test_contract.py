@@ -68,9 +68,9 @@ def over(engines: Iterable[str], names: str, values: list[tuple], repeats: list[
     return lambda test: pytest.mark.usefixtures("edges")(parametrized(test))
 
 
-# Every engine is held to every item, with edge features or without, in one precision or the other; the other
-# combinations repeat it. Triton's interpreter is slow: its engine is held to what its kernels do, and
-# tests/member/triton_kernels has more of it.
+# Each test runs every engine with and without edge features, in one precision or the other; --long adds the other
+# combinations. Triton's interpreter is slow: its engine runs the tests of what its kernels do, and
+# tests/member/triton_kernels has more.
 PLAIN = [n for n in ENGINES if n != "triton"]
 every = over(PLAIN, "edges", [("without edges",)], [("edges",)])
 every_and_kernels = over(ENGINES, "edges", [("without edges",)], [("edges",)])

@@ -1,4 +1,4 @@
-"""The fused kernels: every size of batch, layer and geometry that their tiles may meet; Adam; what is refused."""
+"""The fused kernels: every size of batch, layer and geometry that affects their tiles; Adam; what is refused."""
 
 from __future__ import annotations
 
