@@ -33,7 +33,7 @@ EVERY = [(name, edges) for name in CONVOLUTIONS for edges in (False, True) if no
 ROTATION = np.linalg.qr(np.random.default_rng(11).normal(size=(3, 3)))[0]
 every = pytest.mark.parametrize(("name", "edges"), EVERY, ids=[f"{n}{'+edges' if e else ''}" for n, e in EVERY])
 
-# Every convolution in both ways of summing over neighbours, each with one pooling or another; all of them with --long.
+# Every convolution with both ways of summing over neighbours, each with one pooling; --long adds the other poolings.
 OVER_ONE_GEOMETRY = [
     pytest.param(
         name, edges, pooling, filled,
