@@ -41,6 +41,12 @@ def attended(
     return out
 
 
+def rectified(geometry: SharedGeometry, sources: Tensor, edges: Tensor) -> Tensor:
+    """Sum ReLU(sources + edges) over neighbours, ``[F, n * B]`` and ``[F, m]`` to ``[F, n * B]``."""
+    out: Tensor = _Rectified.apply(geometry, sources, edges)  # type: ignore[no-untyped-call]
+    return out
+
+
 class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, geometry: SharedGeometry, targets: Tensor, sources: Tensor, edges: Tensor | None) -> Tensor:
@@ -68,54 +74,71 @@ class _Gated(torch.autograd.Function):
         return None, ctx.geometry.collected(slopes), ctx.geometry.collected_at_sources(slopes), edges
 
 
+class _Rectified(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, geometry: SharedGeometry, sources: Tensor, edges: Tensor) -> Tensor:
+        """Save the messages."""
+        messages = geometry.at_sources(sources).add_(edges[:, :, None]).relu_()
+        ctx.geometry = geometry
+        ctx.save_for_backward(messages)
+        return geometry.collected(messages)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
+        """Only positive messages pass a gradient."""
+        given = torch.ops.aten.threshold_backward(ctx.geometry.at_targets(gradient), *ctx.saved_tensors, 0)
+        return None, ctx.geometry.collected_at_sources(given), given.sum(2)
+
+
 class _Attended(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, geometry: SharedGeometry, sources: Tensor, targets: Tensor, edges: Tensor | None, vector: Tensor
     ) -> Tensor:
         """Save the attention of each edge, ``[H, m, B]``."""
-        heads, total = len(vector), None
-        shares = []
-        for head, values, mixed in _by_head(geometry, sources, targets, edges, heads):
-            scores = vector[head] @ leaky_relu(mixed, LEAKY_SLOPE, inplace=True).flatten(1)
-            shares.append(geometry.softmax(scores.view(1, *values.shape[1:])))
-            values *= shares[-1]
-            total = values if total is None else total.add_(values)
-        assert total is not None
-        ctx.geometry, ctx.has_edges = geometry, edges is not None
-        ctx.save_for_backward(sources, targets, vector, *shares, *([] if edges is None else [edges]))
-        return geometry.collected(total) / heads
+        all_values, all_active, all_scores = [], [], []
+        for head, (values, mixed) in enumerate(_by_head(geometry, sources, targets, edges, len(vector))):
+            all_active.append(leaky_relu(mixed, LEAKY_SLOPE, inplace=True))
+            all_scores.append(vector[head] @ mixed.flatten(1))
+            all_values.append(values)
+        shares = geometry.softmax(torch.stack(all_scores).view(len(vector), *all_values[0].shape[1:]))
+        total = all_values[0].mul_(shares[0])
+        for values, share in zip(all_values[1:], shares[1:], strict=True):
+            total += values.mul_(share)
+        ctx.geometry = geometry
+        ctx.with_edges = edges is not None
+        ctx.save_for_backward(sources, vector, shares, *all_active)
+        return geometry.collected(total) / len(vector)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Compute the mixed values again, a head at a time."""
-        sources, targets, vector, *shares = ctx.saved_tensors
-        edges = shares.pop() if ctx.has_edges else None
-        geometry, gradients = ctx.geometry, []
-        given = geometry.at_targets(gradient / len(vector))
-        for head, values, mixed in _by_head(geometry, sources, targets, edges, len(vector)):
-            share = shares[head]
-            scores = geometry.softmax_slope(share, values.mul_(given).sum(0, keepdim=True))
-            active = leaky_relu(mixed, LEAKY_SLOPE)
+        """Compute the gradients of a head at a time."""
+        sources, vector, shares, *all_active = ctx.saved_tensors
+        geometry, heads = ctx.geometry, len(vector)
+        given = geometry.at_targets(gradient / heads)
+        of_shares = [geometry.at_sources(source).mul_(given).sum(0) for source in sources.chunk(heads)]
+        all_scores = geometry.softmax_slope(shares, torch.stack(of_shares))
+        gradients = []
+        for scores, share, weights, active in zip(all_scores, shares, vector, all_active, strict=True):
             of_vector = active.flatten(1) @ scores.flatten()
-            slopes = torch.ops.aten.leaky_relu_backward(vector[head][:, None, None] * scores, mixed, LEAKY_SLOPE, False)
-            of_edges = slopes.sum(2) if ctx.has_edges else slopes.new_empty(0)
+            slopes = torch.ops.aten.leaky_relu_backward(weights[:, None, None] * scores, active, LEAKY_SLOPE, True)
+            of_edges = slopes.sum(2) if ctx.with_edges else slopes.new_empty(0)
             of_targets = geometry.collected(slopes)
-            gradients.append(
-                (geometry.collected_at_sources(slopes.addcmul_(given, share)), of_targets, of_edges, of_vector)
-            )
-        all_sources, all_targets, all_edges, all_vectors = zip(*gradients, strict=True)
-        edges_gradient = torch.cat(all_edges) if ctx.has_edges else None
-        return None, torch.cat(all_sources), torch.cat(all_targets), edges_gradient, torch.stack(all_vectors)
+            of_sources = geometry.collected_at_sources(slopes.addcmul_(given, share))
+            gradients.append((of_sources, of_targets, of_edges, of_vector))
+        *by_row, by_head = zip(*gradients, strict=True)
+        all_sources, all_targets, all_edges = map(torch.cat, by_row)
+        return None, all_sources, all_targets, all_edges if ctx.with_edges else None, torch.stack(by_head)
 
 
 def _by_head(
     geometry: SharedGeometry, sources: Tensor, targets: Tensor, edges: Tensor | None, heads: int
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield each head's number, its sources' values, and the sums that scores are computed from, ``[C, m, B]``."""
-    for head, (source, target) in enumerate(zip(sources.chunk(heads), targets.chunk(heads), strict=True)):
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each head's values at the sources, and the sums that scores are computed from, ``[C, m, B]``."""
+    by_head = [t.chunk(heads) for t in (sources, targets)]
+    for head, (source, target) in enumerate(zip(*by_head, strict=True)):
         values, mixed = geometry.at_sources(source), geometry.at_targets(target)
         mixed += values
         if edges is not None:
             mixed += edges.chunk(heads)[head][:, :, None]
-        yield head, values, mixed
+        yield values, mixed

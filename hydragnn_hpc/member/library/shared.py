@@ -87,31 +87,29 @@ class SharedGeometry:
 
     def collected(self, messages: Tensor) -> Tensor:
         """Sum messages to each site, ``[F, m, B]`` to ``[F, n * B]``."""
-        return torch.cat([each.sum(2) for each in self._by_degree(messages)], dim=1).flatten(1)
+        return self._sums(messages, self.edges[1])
 
     def collected_at_sources(self, messages: Tensor) -> Tensor:
         """Sum values of edges at their sources, ``[F, m, B]`` to ``[F, n * B]``."""
+        return self._sums(messages, self.edges[0])
+
+    def _sums(self, messages: Tensor, sites: Tensor) -> Tensor:
         zeros = messages.new_zeros(messages.shape[0], self.sites, messages.shape[2])
-        return zeros.index_add_(1, self.edges[0], messages).flatten(1)
+        return zeros.index_add_(1, sites, messages).flatten(1)
 
     def softmax(self, scores: Tensor) -> Tensor:
         """Take the softmax over the edges to each site, ``[F, m, B]`` to ``[F, m, B]``."""
-        return torch.cat([each.softmax(2).flatten(1, 2) for each in self._by_degree(scores)], dim=1)
+        parts = torch.split(scores, [degree * count for degree, count in self.groups], dim=1)
+        by_degree = [
+            part.reshape(part.shape[0], count, degree, part.shape[2])
+            for part, (degree, count) in zip(parts, self.groups, strict=True)
+        ]
+        return torch.cat([each.softmax(2).flatten(1, 2) for each in by_degree], dim=1)
 
     def softmax_slope(self, shares: Tensor, gradient: Tensor) -> Tensor:
         """Return the gradient of the scores of `softmax`, from that of ``shares``."""
         weighted = shares * gradient
-        parts = zip(self._by_degree(shares), self._by_degree(weighted), strict=True)
-        sums = [(share * part.sum(2, keepdim=True)).flatten(1, 2) for share, part in parts]
-        return weighted.sub_(torch.cat(sums, dim=1))
-
-    def _by_degree(self, messages: Tensor) -> list[Tensor]:
-        """Return ``[F, sites, neighbours, B]`` for each number of neighbours."""
-        parts = torch.split(messages, [degree * count for degree, count in self.groups], dim=1)
-        return [
-            part.reshape(part.shape[0], count, degree, part.shape[2])
-            for part, (degree, count) in zip(parts, self.groups, strict=True)
-        ]
+        return weighted.sub_(self.at_targets(self.collected(weighted)).mul_(shares))
 
     def graph(self, samples: int) -> Graph:
         """Return the same as a graph of B samples, for layers that have no form for a shared geometry."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import GINConv, GINEConv
 
 from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes
+from hydragnn_hpc.member.library.messages import rectified
 from hydragnn_hpc.member.library.shared import SharedGeometry, linear, perceptron
 
 
@@ -30,8 +31,8 @@ class Layer(nn.Module):
 
     def over_shared(self, x: Tensor, geometry: SharedGeometry) -> Tensor:
         """Do the same over one geometry, ``[in, n * B]`` to ``[out, n * B]``."""
-        total = geometry.total(x)
-        if geometry.features is not None:
-            edges = linear(self.conv.lin, geometry.features.t())
-            total = geometry.collected((geometry.at_sources(x) + edges[:, :, None]).relu())
+        if geometry.features is None:
+            total = geometry.total(x)
+        else:
+            total = rectified(geometry, x, linear(self.conv.lin, geometry.features.t()))
         return perceptron(self.conv.nn, torch.addcmul(total, x, 1 + self.conv.eps))
