@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from hydragnn_hpc.config import Campaign
-from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.losses import mean_and_noise
 from hydragnn_hpc.member.engine.sizes import TaskSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData, span_of, to_units, values_of, with_reference
 from hydragnn_hpc.paths import noise_of
+from hydragnn_hpc.records.dataset import Target
 from hydragnn_hpc.records.member import TaskErrors
 
 
@@ -61,63 +62,96 @@ class ValidationSet:
         return task.loss.total(difference, *(torch.where(known, n, 1.0) for n in noise)) / count
 
 
+@dataclass(frozen=True)
+class MemberEvaluation:
+    """One member's errors, and its predictions for the test and the validation set.
+
+    Attributes
+    ----------
+    errors : dict
+        By task; for a task with a reference, errors are those of the whole property.
+    test, validation : dict
+        ``sample``, the numbers ``[n]`` of the set's samples, and for each task, under its name, ``[rows, d]`` float64
+        in its unit. The noise of a task, a standard deviation, is under `paths.noise_of` its name.
+    """
+
+    errors: dict[str, TaskErrors] = field(default_factory=dict)
+    test: dict[str, np.ndarray] = field(default_factory=dict)
+    validation: dict[str, np.ndarray] = field(default_factory=dict)
+
+
 def evaluate_member(
     engine: Engine,
     data: TrainingData,
-    manifest: Manifest,
-    campaign: Campaign,
+    targets: Mapping[str, Target],
     state: tuple[torch.Tensor, torch.Tensor],
     validation: np.ndarray,
-) -> tuple[dict[str, TaskErrors], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """Return one member's errors, and its predictions for the test and the validation set.
+) -> MemberEvaluation:
+    """Evaluate one member.
 
     Parameters
     ----------
     engine : Engine
     data : TrainingData
-    manifest : Manifest
-    campaign : Campaign
-        The variant's own (`Campaign.of_variant`).
+    targets : mapping of str to Target
+        By task.
     state : tuple of torch.Tensor
         The member's parameters ``[P]`` and buffers ``[Q]``.
     validation : numpy.ndarray
         Sample numbers of the member's validation set.
-
-    Returns
-    -------
-    errors : dict
-        By task; for a task with a reference, errors are those of the whole property.
-    predictions : tuple of dict
-        For the test and the validation set: ``sample``, the numbers ``[n]`` of its samples, and for each task, under
-        its name, ``[rows, d]`` float64 in its unit. The noise of a task, a standard deviation, is under
-        `paths.noise_of` its name.
     """
-    sets = (data.split.test, validation)
-    test_outputs, validation_outputs = (engine.predict(state[0][None], state[1][None], s) for s in sets)
+    of_test = _predict(engine, data, targets, state, data.split.test)
+    of_validation = _predict(engine, data, targets, state, validation)
     errors = {}
-    of_test, of_validation = ({"sample": samples.astype(np.int64)} for samples in sets)
-    for task in engine.sizes.tasks:
-        target = manifest.targets[campaign.tasks[task.name].field]
-        predicted, truth, noise = _scaled(data, task, sets[0], test_outputs)
-        validated, known, validated_noise = _scaled(data, task, sets[1], validation_outputs)
-        in_units = to_units(predicted, target)
-        of_test[task.name], of_validation[task.name] = in_units, to_units(validated, target)
-        if noise is not None and validated_noise is not None:
-            span = span_of(target)
-            of_test[noise_of(task.name)], of_validation[noise_of(task.name)] = noise * span, validated_noise * span
-        difference = predicted.astype(np.float64) - truth
-        unit_difference = in_units - to_units(truth, target)
-        errors[task.name] = TaskErrors(
-            level=campaign.tasks[task.name].level,
+    for name, target in targets.items():
+        truth, in_units = of_test.truth[name], of_test.in_units[name]
+        difference, unit_difference = of_test.difference(name), in_units - to_units(truth, target)
+        errors[name] = TaskErrors(
+            level=data.levels[name],
             unit=target.unit,
             n=int(np.count_nonzero(~np.isnan(truth))),
             rmse=_rmse(difference),
             mae=_mae(difference),
             rmse_unit=_rmse(unit_difference),
             mae_unit=_mae(unit_difference),
-            rmse_validation=_rmse(validated.astype(np.float64) - known),
+            rmse_validation=_rmse(of_validation.difference(name)),
         )
-    return errors, (of_test, of_validation)
+    return MemberEvaluation(errors, of_test.in_units, of_validation.in_units)
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """One member's predictions for a set by task, and the true values; scaled, with references, and in units."""
+
+    scaled: dict[str, np.ndarray]
+    truth: dict[str, np.ndarray]
+    in_units: dict[str, np.ndarray]
+
+    def difference(self, task: str) -> np.ndarray:
+        difference: np.ndarray = self.scaled[task].astype(np.float64) - self.truth[task]
+        return difference
+
+
+def _predict(
+    engine: Engine,
+    data: TrainingData,
+    targets: Mapping[str, Target],
+    state: tuple[torch.Tensor, torch.Tensor],
+    samples: np.ndarray,
+) -> _Predictions:
+    """Predict these ``samples``; other parameters are as for `evaluate_member`."""
+    outputs = engine.predict(state[0][None], state[1][None], samples)
+    predictions = _Predictions({}, {}, {"sample": samples.astype(np.int64)})
+    for task in engine.sizes.tasks:
+        name, target = task.name, targets[task.name]
+        mean, noise = mean_and_noise(outputs[name][0].cpu().numpy(), task.width)
+        predictions.scaled[name] = with_reference(data, name, samples, mean)
+        predictions.truth[name] = with_reference(data, name, samples, values_of(data, name, samples))
+        predictions.in_units[name] = to_units(predictions.scaled[name], target)
+        if noise is not None:
+            scale = data.references[name].scale if name in data.references else 1.0
+            predictions.in_units[noise_of(name)] = noise * scale * span_of(target)
+    return predictions
 
 
 def _rmse(difference: np.ndarray) -> float | None:
@@ -126,20 +160,6 @@ def _rmse(difference: np.ndarray) -> float | None:
 
 def _mae(difference: np.ndarray) -> float | None:
     return None if np.isnan(difference).all() else float(np.nanmean(np.abs(difference)))
-
-
-def _scaled(
-    data: TrainingData, task: TaskSizes, samples: np.ndarray, outputs: dict[str, torch.Tensor]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return one member's predictions for these samples, the true values, and the predicted noise, all scaled.
-
-    References are included. The noise is None for a task whose loss has none.
-    """
-    mean, noise = mean_and_noise(outputs[task.name][0].cpu().numpy(), task.width)
-    if noise is not None and task.name in data.references:
-        noise = noise * data.references[task.name].scale
-    truth = values_of(data, task.name, samples)
-    return with_reference(data, task.name, samples, mean), with_reference(data, task.name, samples, truth), noise
 
 
 def weights_hash(parameters: torch.Tensor, buffers: torch.Tensor) -> str:

@@ -15,13 +15,13 @@ from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import OPTIMIZERS
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.training import checkpoint as saved
-from hydragnn_hpc.member.training.evaluate import ValidationSet, evaluate_member, weights_hash
+from hydragnn_hpc.member.training.evaluate import MemberEvaluation, ValidationSet, evaluate_member, weights_hash
 from hydragnn_hpc.member.training.schedule import Schedule
 from hydragnn_hpc.member.training.stack import StackMember, WorkerContext
 from hydragnn_hpc.member.training.start import FrozenParts, initialise
 from hydragnn_hpc.ownership import Ownership
 from hydragnn_hpc.records.events import EndState, EngineChanged, Train
-from hydragnn_hpc.records.member import HistoryRow, Identity, Reason, Result, Session, TaskErrors
+from hydragnn_hpc.records.member import HistoryRow, Identity, Reason, Result, Session
 from hydragnn_hpc.records.model import ModelFacts, ModelSpecies, ModelTask
 from hydragnn_hpc.sections import Variant
 
@@ -68,6 +68,8 @@ class StackTraining:
         self._campaign = context.frozen.campaign.of_variant(self.variant)
         self._config_hash = member_hash(context.frozen.campaign, self.variant, context.frozen.dataset_sha256)
         self._options = self._campaign.training
+        self._fields = {name: self._campaign.tasks[name].field for name in self.variant.tasks}
+        self._targets = {name: context.manifest.targets[field] for name, field in self._fields.items()}
         self._optimizer_kind = OPTIMIZERS[self._options.optimizer.name]
         self._epochs = self._options.epochs if train.epochs is None else train.epochs
         self._start = self._campaign.start
@@ -276,14 +278,10 @@ class StackTraining:
     def _close(self, e: int, member: StackMember, reason: Reason, state: EndState) -> None:
         """Evaluate a member that has ended, and write its files."""
         best = (self._best_parameters[e], self._best_buffers[e])
-        tasks: dict[str, TaskErrors] = {}
-        predictions: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
+        evaluation = MemberEvaluation()
         model, files, features = self._model(best), member.files, None
         if state == "finished":
-            manifest = self._context.manifest
-            tasks, predictions = evaluate_member(
-                self._engine, self._data, manifest, self._campaign, best, member.validation
-            )
+            evaluation = evaluate_member(self._engine, self._data, self._targets, best, member.validation)
             features = self._describe(model)
         seconds_training = sum(row.seconds_training for row in member.history)
         seconds_validation = sum(row.seconds_validation for row in member.history)
@@ -291,7 +289,7 @@ class StackTraining:
             state=state,
             **self._identity(member).model_dump(),
             seed=member.seed,
-            tasks=tasks,
+            tasks=evaluation.errors,
             validation_loss=member.schedule.best if member.schedule.best_epoch else None,
             best_epoch=member.schedule.best_epoch,
             epochs=member.epoch,
@@ -317,22 +315,20 @@ class StackTraining:
             self._save(e, member)
         saved.write_history(files, member.history, hold)
         arrays: dict[Path, Mapping[str, np.ndarray]]
-        arrays = {files.predictions: predictions[0], files.validation: predictions[1]}
+        arrays = {files.predictions: evaluation.test, files.validation: evaluation.validation}
         if features is not None:
             arrays[files.features] = features
         saved.write_done(files, result, model, arrays, hold)
         member.ownership.end(keep_checkpoint)
 
     def _model(self, best: tuple[torch.Tensor, torch.Tensor]) -> saved.TrainedModel:
-        context, sizes, layout = self._context, self._engine.sizes, self._engine.layout
+        manifest, sizes, layout = self._context.manifest, self._engine.sizes, self._engine.layout
         named = {**layout.named(best[0]), **layout.named_buffers(best[1])}
-        fields = {name: self._campaign.tasks[name].field for name in self.variant.tasks}
-        manifest = context.manifest
         facts = ModelFacts(
             model=self._campaign.model.model_dump(mode="json"),
             inputs=sizes.inputs,
             average_degree=list(sizes.average_degree),
-            tasks={name: ModelTask(**dict(manifest.targets[f]), field=f) for name, f in fields.items()},
+            tasks={name: ModelTask(**dict(self._targets[name]), field=field) for name, field in self._fields.items()},
             species=ModelSpecies(**dict(manifest.species), elements=manifest.source.species),
             neighbours=manifest.neighbours,
             ready=self._data.recipe,
