@@ -121,7 +121,7 @@ def evaluate_member(
 
 @dataclass(frozen=True)
 class _Predictions:
-    """One member's predictions for a set by task, and the true values; scaled, with references, and in units."""
+    """One member's predictions for a set, and the true values: scaled, with references; and as `MemberEvaluation`."""
 
     scaled: dict[str, np.ndarray]
     truth: dict[str, np.ndarray]
