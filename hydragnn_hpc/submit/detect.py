@@ -50,7 +50,7 @@ def detect(queue: str | None) -> tuple[Site, str]:
 
 
 def _with_all_queues(site: Site, queues: Sequence[Queue], name: str | None) -> Site:
-    """Add the other open queues, sorted by name, whose nodes are like those of the chosen queue."""
+    """Name the profile after this host, and add the other open queues whose nodes are like those of the chosen one."""
     first = limits.choose(queues, name, site.name)
     kind = limits.main_nodes(first)
     alike = [queue for queue in queues if queue is not first and not queue.closed and _fits(site, kind, queue)]

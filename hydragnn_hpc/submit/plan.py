@@ -113,7 +113,8 @@ def make_plan(
     Raises
     ------
     UserError
-        If the campaign cannot use that many nodes, or the request exceeds a limit of the machine.
+        If the campaign cannot use that many nodes, the request exceeds a limit of the machine, or the wall time leaves
+        nothing to train in.
     """
     most = useful_nodes(work, campaign, site)
     if nodes is None:

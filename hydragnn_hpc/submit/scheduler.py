@@ -11,7 +11,7 @@ import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -20,6 +20,7 @@ from hydragnn_hpc import yaml_files
 from hydragnn_hpc.commands import SilentError, run
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.sections import Section
+from hydragnn_hpc.submit.answers import READERS
 from hydragnn_hpc.validation import one_line
 
 PATIENCE_SECONDS = 120
@@ -38,6 +39,12 @@ def _has_group(pattern: str) -> str:
     return pattern
 
 
+def _is_known(form: str) -> str:
+    if form not in READERS:
+        raise ValueError(f"no form '{form}'{nearest(form, READERS)}")
+    return form
+
+
 class Queries(Section):
     """Commands that print the limits of a scheduler's queues and nodes, in one of the forms of `submit.answers`.
 
@@ -45,7 +52,7 @@ class Queries(Section):
     earlier versions of a scheduler do not have it.
     """
 
-    form: Literal["slurm", "pbs", "lsf", "flux"]
+    form: Annotated[str, AfterValidator(_is_known)]
     queues: Annotated[tuple[str, ...], Field(min_length=1)]
     nodes: Annotated[tuple[str, ...], Field(min_length=1)]
     server: tuple[str, ...] = ()

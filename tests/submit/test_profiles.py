@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -62,6 +63,13 @@ def test_a_profile_with_an_invalid_placeholder_is_refused(tmp_path: Path, word: 
         render.render(job, site, plan_of(site))
 
 
+def test_the_document_names_every_placeholder(tmp_path: Path) -> None:
+    text = (ROOT / "jobs/README.md").read_text("utf-8")
+    names = re.findall(r"`\{(\w+)\}`", text.partition("`per_node` may name")[2].partition("\n\n")[0])
+    job, site = render.Job(PAPER, CampaignFolder(tmp_path), "x", ROOT, tmp_path), load_site("slurm")
+    assert sorted(names) == sorted(render.values_of(job, site, plan_of(site)))
+
+
 def test_a_machine_that_needs_an_account_asks_for_it(tmp_path: Path) -> None:
     site = load_site("frontier")
     job = render.Job(PAPER, CampaignFolder(tmp_path), "x", ROOT, tmp_path)
@@ -112,6 +120,11 @@ def test_a_scheduler_is_two_files(here: Path) -> None:
             "htcondor.yaml",
             "about: x\njob_id: 'a'",
             "job_id: put the part that is the job's identifier into parentheses",
+        ),
+        (
+            "htcondor.yaml",
+            "about: x\nqueries: {form: slrum, queues: [a], nodes: [b]}",
+            "queries.form: no form 'slrum'; did you mean 'slurm'?",
         ),
         ("htcondor.yaml", "about: [", "cannot read"),
         ("htcondor.yaml", "", "holds no settings"),
