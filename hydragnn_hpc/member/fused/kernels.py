@@ -70,8 +70,8 @@ def library(dtype: str, cache: Path | None = None) -> ctypes.CDLL:
     folder = cache or cache_folder()
     reasons = []
     for compiler in find_compilers():
-        target = folder / f"fused-{dtype}-{_fingerprint(compiler, dtype)}.so"
         try:
+            target = folder / f"fused-{dtype}-{_fingerprint(compiler, dtype)}.so"
             with _locked(target.with_suffix(".lock")):
                 if not (_is_own(target) and _loads(target)):
                     compile_source(compiler, dtype, target)
@@ -126,18 +126,26 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
         os.close(handle)
         command = [compiler, *FLAGS, *native, *extra, "-o", name, str(SOURCE / "member.c"), "-lm"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILER_SECONDS, check=False)
+            done = _run(command)
             if done.returncode == 0:
                 Path(name).chmod(0o600)  # the compiler may have applied the umask
                 Path(name).replace(target)
                 log(f"compiled the fused engine with {compiler} in {time.monotonic() - started:.1f} s: {target}")
                 return
             complaint = complaint or next(iter(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
-        except (OSError, subprocess.SubprocessError) as error:
-            raise CannotCompile(f"{compiler} did not run: {error}") from error
         finally:
             Path(name).unlink(missing_ok=True)
     raise CannotCompile(f"{compiler} cannot compile the kernels: {complaint}")
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a compiler; one that cannot be started or does not end is `CannotCompile`."""
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=COMPILER_SECONDS, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise CannotCompile(f"{command[0]} did not run: {error}") from error
 
 
 def _declared(loaded: ctypes.CDLL, dtype: str) -> ctypes.CDLL:
@@ -185,7 +193,7 @@ def _fingerprint(compiler: str, dtype: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in SOURCE.rglob("*") if path.is_file()):
         digest.update(str(path.relative_to(SOURCE)).encode() + b"\0" + path.read_bytes() + b"\0")
-    version = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=False).stdout
+    version = _run([compiler, "-dumpfullversion"]).stdout
     for word in (dtype, *FLAGS, *NATIVE, compiler, version, platform.machine(), _processor()):
         digest.update(word.encode() + b"\0")
     return digest.hexdigest()[:20]

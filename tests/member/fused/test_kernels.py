@@ -97,9 +97,11 @@ def test_the_first_error_of_a_failing_compiler_is_reported(
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_next_compiler_is_tried(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("broken", ["#!/bin/sh\nexit 1\n", "a program for another processor"])
+def test_the_next_compiler_is_tried(broken: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = shutil.which("gcc") or shutil.which("cc")
-    fake_compiler(tmp_path / "bin", "gcc", "exit 1")
+    fake_compiler(tmp_path / "bin", "gcc", "")
+    (tmp_path / "bin" / "gcc").write_text(broken)
     fake_compiler(tmp_path / "bin", "clang", f'PATH=/usr/bin:/bin exec {real} "$@"')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert kernels.library("float32", cache).fused_lanes() > 1
