@@ -137,6 +137,14 @@ class Batches:
     room : int or None
         Size of a part of the neighbour tables (`hydragnn_hpc.member.torch_engine.aggregate.make_neighbour_table`);
         None: lists, for kernels.
+
+    Attributes
+    ----------
+    shared : bool
+        Whether all samples share one geometry.
+    blocks : int
+        Blocks of columns of the folded matrices (`hydragnn_hpc.member.torch_engine.weights`): one for each scaler and,
+        if any atom has no neighbours, one for the unscaled part.
     """
 
     def __init__(

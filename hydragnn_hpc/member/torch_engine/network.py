@@ -161,6 +161,11 @@ class Network:
         Any batch of the shape.
     arena : Arena
         Memory of the arrays; this network is invalid once another one uses it.
+
+    Attributes
+    ----------
+    statistics : tensor [layers, 2, E * out]
+        Mean and unbiased variance of the last training batch in each layer's batch norm.
     """
 
     def __init__(self, weights: Weights, batch: Batch, arena: Arena) -> None:
