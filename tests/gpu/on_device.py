@@ -33,7 +33,7 @@ from torch import Tensor
 
 from hydragnn_hpc.member.device import arithmetic, is_out_of_memory
 from tests.benchmarks import cases, gpu_estimate
-from tests.gpu.problems import ENGINES, STACKS, Stack
+from tests.gpu.problems import PROBLEMS, STACKS, Stack
 
 SECONDS = 2.0
 """How long a speed is measured, after two epochs."""
@@ -48,7 +48,7 @@ class NotRunError(Exception):
 
 def trained(name: str, device: torch.device) -> list[Tensor]:
     """Return, on the host, what three epochs of a shrinking stack compute."""
-    stack, numbers = Stack(ENGINES[name], device, STACKS[0]), []
+    stack, numbers = Stack(PROBLEMS[name], device, STACKS[0]), []
     for members in STACKS:
         stack.keep(members)
         numbers += stack.epoch(stack.plan())
@@ -64,17 +64,17 @@ def only_cuda(device: torch.device) -> None:
 def numbers(device: torch.device) -> str:
     """Losses, gradients, statistics and predictions are those of the CPU."""
     worst = 0.0
-    for name in ENGINES:
+    for name in PROBLEMS:
         for actual, expected in zip(trained(name, device), trained(name, torch.device("cpu")), strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
             if len(expected):
                 worst = max(worst, float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-6)))
-    return f"{len(ENGINES)} problems; largest difference {worst:.1e}, relative to the largest number"
+    return f"{len(PROBLEMS)} problems; largest difference {worst:.1e}, relative to the largest number"
 
 
 def repeatable(device: torch.device) -> str:
     """The same stack has the same bits again; the library engine, which adds atomically, is left out."""
-    names = [name for name in ENGINES if name.startswith("torch")]
+    names = [name for name in PROBLEMS if name.startswith("torch")]
     for name in names:
         if not all(map(torch.equal, trained(name, device), trained(name, device))):
             raise AssertionError(f"{name}: other bits the second time")
@@ -84,8 +84,8 @@ def repeatable(device: torch.device) -> str:
 def waits(device: torch.device) -> str:
     """Nothing within an epoch waits for the device, once its shapes have been seen."""
     only_cuda(device)
-    for name in ENGINES:
-        stack = Stack(ENGINES[name], device)
+    for name in PROBLEMS:
+        stack = Stack(PROBLEMS[name], device)
         stack.epoch(stack.plan())
         factors = stack.plan()
         torch.cuda.set_sync_debug_mode("error")
@@ -95,14 +95,14 @@ def waits(device: torch.device) -> str:
             raise AssertionError(f"{name}: {error}") from error
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return f"{len(ENGINES)} problems"
+    return f"{len(PROBLEMS)} problems"
 
 
 def memory(device: torch.device) -> str:
     """Memory does not grow from epoch to epoch, and shrinks with the stack."""
     only_cuda(device)
-    for name in ENGINES:
-        stack, used = Stack(ENGINES[name], device, STACKS[0]), []
+    for name in PROBLEMS:
+        stack, used = Stack(PROBLEMS[name], device, STACKS[0]), []
         for members in STACKS:
             stack.keep(members)
             stack.epoch(stack.plan())
@@ -111,7 +111,7 @@ def memory(device: torch.device) -> str:
         if not (used[1] <= used[0] and used[2] < used[0]):
             raise AssertionError(f"{name}: {used} bytes after epochs of {STACKS} members")
         del stack
-    return f"{len(ENGINES)} problems"
+    return f"{len(PROBLEMS)} problems"
 
 
 def lack_of_memory(device: torch.device) -> str:
@@ -297,8 +297,8 @@ def main() -> int:
     given = parser.parse_args()
     with arithmetic(1):
         if given.one_epoch:
-            for name in ENGINES:
-                stack = Stack(ENGINES[name], torch.device(given.one_epoch))
+            for name in PROBLEMS:
+                stack = Stack(PROBLEMS[name], torch.device(given.one_epoch))
                 stack.epoch(stack.plan())
             return 0
         device, until = torch.device(given.device), time.monotonic() + 60 * given.minutes

@@ -20,6 +20,7 @@ from tests.member.contract.problem import CUTOFF, Problem, random_neighbours, ra
 GPU = torch.device("cuda:0")
 EDGES = EdgeBasis(5, CUTOFF)
 SAMPLES = 14
+"""Samples of a problem."""
 STACKS = (3, 3, 2)
 """Members of the stack in each epoch."""
 SIZES = (6, 3)
@@ -58,7 +59,7 @@ def _library(convolution: str, atoms: tuple[int, ...] = (5, 9, 3), **network: ob
     return make
 
 
-ENGINES: dict[str, Make] = {
+PROBLEMS: dict[str, Make] = {  # by engine, and what is special about the data
     "torch": _torch((9,)),
     "torch, missing values": _torch((9,), missing=0.3),
     "torch, edge lengths": _torch((9,), edges=EDGES, pooling="max"),
@@ -72,8 +73,8 @@ ENGINES: dict[str, Make] = {
 if find_spec("triton"):  # without it, tests/member/triton_kernels fails
     from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine
 
-    ENGINES["torch, kernels, edge lengths"] = _torch((9,), kind=TritonEngine, edges=EDGES)
-    ENGINES["torch, kernels, all vary"] = _torch((5, 1, 9), kind=TritonEngine, edges=EDGES)
+    PROBLEMS["torch, kernels, edge lengths"] = _torch((9,), kind=TritonEngine, edges=EDGES)
+    PROBLEMS["torch, kernels, all vary"] = _torch((5, 1, 9), kind=TritonEngine, edges=EDGES)
 
 
 class Stack:

@@ -9,12 +9,12 @@ import torch
 
 from hydragnn_hpc.member.torch_engine.captured import CaptureError
 from tests.gpu.emulated import Device, Graph
-from tests.gpu.problems import ENGINES, GPU, Stack
+from tests.gpu.problems import GPU, PROBLEMS, Stack
 
 
 def stack(members: int = 3) -> Stack:
     """A stack whose steps are captured."""
-    return Stack(ENGINES["torch"], GPU, members)
+    return Stack(PROBLEMS["torch"], GPU, members)
 
 
 def names(graph: Graph) -> list[str]:

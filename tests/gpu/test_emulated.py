@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from tests.gpu.emulated import Device
-from tests.gpu.problems import ENGINES, GPU, Stack
+from tests.gpu.problems import GPU, PROBLEMS, Stack
 
 HERE = "member/torch_engine/engine TorchEngine"
 
 
 def varying() -> Stack:
     """A stack whose steps are not captured."""
-    return Stack(ENGINES["torch, geometries that vary"], GPU)
+    return Stack(PROBLEMS["torch, geometries that vary"], GPU)
 
 
 def with_pass(stack: Stack, more) -> Stack:

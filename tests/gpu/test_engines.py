@@ -12,7 +12,7 @@ import torch
 
 from tests.gpu import on_device
 from tests.gpu.emulated import Device, emulated
-from tests.gpu.problems import ENGINES, GPU, STACKS, Stack
+from tests.gpu.problems import GPU, PROBLEMS, STACKS, Stack
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def trained(name: str) -> Trained:
     """Train on the emulated device."""
     with emulated() as device:
         numbers, used, waits = [], [], Counter[str]()
-        stack = Stack(ENGINES[name], GPU, STACKS[0])
+        stack = Stack(PROBLEMS[name], GPU, STACKS[0])
         for epoch, members in enumerate(STACKS):
             stack.keep(members)
             factors = stack.plan()
@@ -44,28 +44,28 @@ def trained(name: str) -> Trained:
         return Trained([tensor.cpu() for tensor in numbers], waits, used)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", PROBLEMS)
 def test_numbers_are_those_of_the_cpu(name: str) -> None:
     for actual, expected in zip(trained(name).numbers, on_device.trained(name, CPU), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", PROBLEMS)
 def test_steps_and_predictions_do_not_wait(name: str) -> None:
     assert not trained(name).waits
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", PROBLEMS)
 def test_memory_does_not_grow_and_shrinks_with_the_stack(name: str) -> None:
     first, second, third = trained(name).bytes
     assert second <= first and third < first, trained(name).bytes
 
 
-@pytest.mark.parametrize("name", [n for n in ENGINES if n.startswith("torch")])
+@pytest.mark.parametrize("name", [n for n in PROBLEMS if n.startswith("torch")])
 def test_launches_do_not_depend_on_the_stack_and_no_sum_is_atomic(name: str, device: Device) -> None:
     counted = []
     for members in (2, 3):  # where sizes vary, a stack of one needs no padding
-        stack = Stack(ENGINES[name], GPU, members)
+        stack = Stack(PROBLEMS[name], GPU, members)
         factors = stack.plan()
         stack.step(6, factors[0])
         before = device.launches.total()
@@ -76,7 +76,7 @@ def test_launches_do_not_depend_on_the_stack_and_no_sum_is_atomic(name: str, dev
 
 
 def test_a_captured_step_is_one_launch(device: Device) -> None:
-    stack = Stack(ENGINES["torch"], GPU)
+    stack = Stack(PROBLEMS["torch"], GPU)
     factors, index = stack.plan(), stack.problem.index(6)
     for factor in factors:
         before = device.launches.copy()

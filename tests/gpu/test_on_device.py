@@ -13,13 +13,13 @@ import torch
 from tests.benchmarks import gpu_estimate
 from tests.gpu import on_device
 from tests.gpu.emulated import Device
-from tests.gpu.problems import ENGINES, GPU
+from tests.gpu.problems import GPU, PROBLEMS
 
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two engines: the kernels' interpreter is slow."""
-    monkeypatch.setattr(on_device, "ENGINES", {name: ENGINES[name] for name in ("torch", "library, GIN")})
+    monkeypatch.setattr(on_device, "PROBLEMS", {name: PROBLEMS[name] for name in ("torch", "library, GIN")})
 
 
 def test_checks_and_measurements_run_on_a_cpu(
@@ -43,7 +43,7 @@ def test_checks_and_measurements_run_on_a_cpu(
 
 
 def test_the_checks_need_no_triton() -> None:
-    code = "import sys; sys.modules['triton'] = None; from tests.gpu import on_device; print(*on_device.ENGINES)"
+    code = "import sys; sys.modules['triton'] = None; from tests.gpu import on_device; print(*on_device.PROBLEMS)"
     done = subprocess.run([sys.executable, "-c", code], cwd=on_device.ROOT, capture_output=True, text=True, check=False)
     assert "torch, missing values" in done.stdout and "kernels" not in done.stdout, done.stderr
 
