@@ -1,4 +1,4 @@
-"""Data that the tests of this layer share."""
+"""Data that the tests of this folder share."""
 
 from __future__ import annotations
 

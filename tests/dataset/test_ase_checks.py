@@ -82,6 +82,8 @@ FORCES = "id type {} x y z fx fy fz"
         ("a.sdf", f"{MOL}$$$$\n{MOL}$$$$\n", MORE),
         ("a.mol", MOL + MOL, MORE),
         ("a.gen", GEN + GEN, MORE),
+        ("a.gen", GEN.replace("2 S", f"{'9' * 5000} S"), "ASE cannot read it as gen"),
+        ("POSCAR", poscar().replace("1 1\n", "99999999999999999999 1\n"), "ASE cannot read it as vasp"),
         ("a.gro", gro("Cu", "CL"), "an atom is named 'CL', from which ASE would guess its element"),
         ("a.pdb", pdb("CA", ""), "the atom 'CA' has no element in columns 77 and 78"),
         ("a.pdb", pdb(" CA ", "C", "A"), "alternate locations"),

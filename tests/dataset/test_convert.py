@@ -55,7 +55,7 @@ def data_sets(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         for name in draw(st.lists(names, min_size=1, max_size=4, unique=True))
     ]  # fmt: skip
     widths = {p.name: draw(st.sampled_from([1, 2, 9])) for p in properties}
-    found = SampleCollector()
+    collector = SampleCollector()
     for k in range(n):
         size = draw(st.integers(1, 3))
         pos = np.arange(size)[:, None] * [0, 0, 2.5] + draw(npst.arrays(float, (size, 3), elements=st.floats(0, 1)))
@@ -70,8 +70,8 @@ def data_sets(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                 values[p.name][:] = np.where(np.isnan(values[p.name]), float(k), values[p.name])
         name = draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)) + f"_{k}"
         geometry = Geometry(pos, cell, periodic)
-        found.add(frame_of(name, geometry, z), geometry, values)
-    samples = found.samples(properties, widths)
+        collector.add(frame_of(name, geometry, z), geometry, values)
+    samples = collector.samples(properties, widths)
     # In the order in which reading finds them again.
     arrays = arrays_of(samples.chosen(np.arange(n)), np.arange(n, dtype=np.uint8) % 3, 4.0)
     return arrays, facts_of(arrays, properties, Options(cutoff=4.0), SOURCE)

@@ -559,6 +559,13 @@ def test_a_value_beyond_all_bounds_costs_its_structure(tmp_path: Path) -> None:
     assert len(read(tmp_path / "a.xyz", on_error="skip").samples.names) == 3
 
 
+def test_numbers_with_more_digits_than_python_converts(tmp_path: Path) -> None:
+    digits = "9" * 5000
+    with pytest.raises(UserError, match="'energy' holds an infinite value"):
+        read(xyz(tmp_path / "a.xyz", f"energy={digits}"))
+    assert read(xyz(tmp_path / "a.xyz", f"energy=1 name={digits}")).samples.names == [digits]
+
+
 def test_nesting_without_end_is_damage(tmp_path: Path) -> None:
     deep = "[" * 100_000
     assert read(xyz(tmp_path / "a.xyz", f'x="_JSON {deep}" energy=-1')).samples.values["E"] == [np.array([[-1.0]])]

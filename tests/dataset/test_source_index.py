@@ -37,7 +37,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def check(arrays: dict[str, np.ndarray], source: Path) -> None:
-    """Every sample has the elements and the value of the structure that its number names."""
+    """Assert that every sample has the elements, positions and value of the structure that its number names."""
     found = [f for f in formats.iter_frames(source, "extxyz") if isinstance(f, Frame)]
     for k, index in enumerate(arrays["source_index"].tolist()):
         first, last = arrays["atom_offsets"][k : k + 2]

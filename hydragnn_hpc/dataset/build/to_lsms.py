@@ -61,7 +61,7 @@ def sample_of(
             f"{frame.where}: LSMS text needs {' and '.join(lacking)}; name the key that holds it: --target"
             f" {lacking[0]}={'graph:KEY:Ry' if lacking[0] == 'total_energy' else 'node:KEY:' + lsms.UNITS[lacking[0]]}"
         )
-    others = [_energy(frame, specs, name) for name in ("band_energy", "fermi_energy")]
+    others = [_energy(frame, specs, name) for name in lsms.ENERGY_KEYS[1:]]
     if None in others:
         lost["band and Fermi energies (not in the source: written as 0)"] = None
     energies = np.array([total, *(e or 0.0 for e in others)])

@@ -34,7 +34,7 @@ LARGEST_COPY = 4 * 2**30
 
 _MAX_EXPANSION = 200
 """An archive that decompresses to more than `LARGEST_COPY` may grow by at most this factor; text grows 3 to 10 times.
-Members that are skipped have to be decompressed too, at 4 s per GB."""
+Members that are skipped must be decompressed too, at 4 s per GB."""
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 DAMAGE = (
@@ -45,6 +45,7 @@ _HEADER_ERRORS = (ValueError, RecursionError)  # what tarfile raises for malform
 _EXTENSIONS = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
+_MOST_DIGITS = 4300  # that Python converts to an integer
 _LONGEST_EXTENSION = 2**20  # bytes; tarfile reads the whole of it into memory
 
 
@@ -149,8 +150,9 @@ def reason(error: BaseException) -> str:
 
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key under which ``out_2`` comes before ``out_10``."""
-    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part)
+    """Return a sort key under which ``out_2`` comes before ``out_10``."""
+    parts = (part for part in re.split(r"(\d+)", name) if part)
+    return tuple((0, int(part)) if part.isdecimal() and len(part) <= _MOST_DIGITS else (1, part) for part in parts)
 
 
 def count_files(source: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hydragnn_hpc.dataset.read import derive
 from hydragnn_hpc.dataset.read.targets import TargetSpec
@@ -63,4 +64,4 @@ class Options:
     end_members: derive.EndMembers = field(default_factory=dict)
     on_error: str = "fail"
     on_outlier: str = "tell"
-    purpose: str = "train"
+    purpose: Literal["train", "convert"] = "train"

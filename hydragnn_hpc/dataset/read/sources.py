@@ -69,8 +69,8 @@ def read(
 ) -> RawData:
     """Read all of a source, in the given or detected format; per-atom values are kept on disk, in ``folder``.
 
-    The split that the source states is kept with ``keep_split``, if ``options`` ask for it, or if the format has one
-    and they ask for none.
+    The split that the source states is kept with ``keep_split``, with ``options.split_by="source"``, and with ``auto``
+    if the format always has a split (:data:`formats.WITH_SPLIT`).
 
     Raises
     ------

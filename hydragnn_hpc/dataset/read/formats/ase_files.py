@@ -66,13 +66,13 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
         if kind is None:
             yield UserError(f"{file.where}: ASE recognises no format by its name or content; rename or convert it")
             return
-        if problem := ase_checks.guessed(kind.name, path):
-            yield UserError(f"{file.where}: {problem}")
-            return
         if file.plain_name.casefold().endswith(_AMBIGUOUS) and _kind(start, "") is None:
             remedy += f"; if it is of another format, convert it to extended XYZ: only its name says {kind.name}"
         number = 0
         try:
+            if problem := ase_checks.guessed(kind.name, path):
+                yield UserError(f"{file.where}: {problem}")
+                return
             more = ase_checks.ARGUMENTS.get(kind.name, {})
             images = ase.io.iread(path, index=":", format=kind.name, do_not_split_by_at_sign=True, **more)
             while (atoms := _quietly(images)) is not None:
@@ -87,7 +87,7 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
                 )
             if not number:
                 yield UserError(f"{file.where}: holds no structure that ASE can read as {kind.name}; {remedy}")
-        except Exception as error:  # on damaged files ASE's parsers raise exceptions of any type
+        except Exception as error:  # on damaged files parsers raise exceptions of any type
             reason = f"{type(error).__name__}: {error!s:.{_SHOWN}}".replace("\n", " ")
             yield UserError(f"{file.where}, frame {number}: ASE cannot read it as {kind.name}: {reason}; {remedy}")
 

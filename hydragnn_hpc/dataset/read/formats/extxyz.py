@@ -35,7 +35,7 @@ _BOOLEANS = {"t": True, "f": False, "true": True, "false": False, "1": True, "0"
 
 
 def detect(start: bytes, name: str) -> bool:
-    """Whether the first line is a number of atoms, or the name says so."""
+    """Whether the first line is a number of atoms, or the name ends in .xyz or .extxyz."""
     return _is_count(start.removeprefix(codecs.BOM_UTF8).split(b"\n", 1)[0]) or name.endswith((".xyz", ".extxyz"))
 
 

@@ -174,6 +174,6 @@ def numbers(words: list[str]) -> np.ndarray | None:
     if all(map(_INTEGER.fullmatch, words)):
         try:
             return np.array(words, dtype=int)
-        except OverflowError:
+        except (OverflowError, ValueError):  # more than 64 bits, or more digits than Python converts
             return np.array(words, dtype=float)
     return np.array([to_float(word) for word in words]) if all(map(_FLOAT.fullmatch, words)) else None

@@ -23,9 +23,10 @@ from hydragnn_hpc.dataset.read.units import parse_unit
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES
 
-UNITS = {
-    "total_energy": "Ry", "band_energy": "Ry", "fermi_energy": "Ry", "charge": "e", "magnetic_moment": "μB",
-}  # fmt: skip
+ENERGY_KEYS = ("total_energy", "band_energy", "fermi_energy")
+"""Keys of the numbers in a file's first line, in their order."""
+
+UNITS = {**dict.fromkeys(ENERGY_KEYS, "Ry"), "charge": "e", "magnetic_moment": "μB"}
 """Keys and units of a frame's numbers; ``charge`` is the electrons in the site."""
 
 REST = "lsms_columns"
@@ -109,7 +110,7 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
 def frame_of(sample: LsmsSample, where: str, origin: str) -> Frame:
     """Return a sample as a frame, without a cell and boundary, which LSMS text does not state."""
     table = sample.table
-    values = dict(zip(("total_energy", "band_energy", "fermi_energy"), sample.energies.tolist(), strict=True))
+    values = dict(zip(ENERGY_KEYS, sample.energies.tolist(), strict=True))
     columns = {
         "charge": sample.charge,
         "magnetic_moment": sample.moment,
