@@ -20,7 +20,13 @@ def stack_name(variant: str, replicas: Sequence[int]) -> str:
 
 
 class Display:
-    """Lines of output; on a terminal with a progress bar below them."""
+    """Lines of output; on a terminal with a progress bar below them.
+
+    Parameters
+    ----------
+    total : int
+        Number of members of the campaign.
+    """
 
     def __init__(self, total: int) -> None:
         self._total = total

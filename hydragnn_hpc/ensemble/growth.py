@@ -20,7 +20,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Changes:
-    """Differences between a folder's campaign and the requested one, a line each.
+    """Differences between a folder's campaign and the requested one, one line each.
 
     Attributes
     ----------

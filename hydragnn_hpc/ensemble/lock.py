@@ -3,9 +3,9 @@
 The lock file names its holder (`processes.identity`) and has a counter that the holder advances. Whether a holder on
 this system lives is known at once. One on another host is dead when its counter stands still; no clocks are compared.
 
-No two runs can take the same lock, on any file system: the file is made by a hard link, or else exclusively, and of
-those who see the same dead holder only the one that makes the *claim* on it, a file named after that holder's token,
-may replace the lock. ``flock``, where there is one, only shortens the wait.
+No two runs can take the same lock, on any file system: the file is created by a hard link, or else exclusively; and of
+all runs that see the same dead holder, only the one that creates the *claim*, a file named after that holder's token,
+may replace the lock. ``flock``, where it works, only shortens the wait.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from hydragnn_hpc.records.lock import LockHolder
 
 BEAT_SECONDS = 2.0
 STANDSTILL_SECONDS = 60.0
-"""Many beats, what a network file system may cache, and the time that tables may take."""
-_RECORD_BYTES = 512  # of one length, so that it is overwritten in one write
+"""Longer than many beats, than a network file system caches a file, and than a run takes to write its tables."""
+_RECORD_BYTES = 512  # every record is padded to this length, so that it is overwritten in one write
 
 
 @dataclass(frozen=True)
 class _Content:
-    """The content of a lock file, and the holder that it names; None where it is not such a record."""
+    """The content of a lock file, and the holder that it names; None where it is no record of this version."""
 
     raw: bytes
     holder: LockHolder | None
@@ -97,7 +97,7 @@ class RunLock:
             raise UserError(_in_use(self._path, _read(self._path)))
 
     def beat(self, force: bool = False) -> bool:
-        """Show that the holder lives; call it often, it writes every few seconds only.
+        """Show that the holder lives. Call it often: it writes only every few seconds, or at once with ``force``.
 
         Returns False once another run has taken the lock, because this one stood still for too long.
         """
@@ -113,7 +113,7 @@ class RunLock:
         return True
 
     def release(self) -> None:
-        """Give the lock back, unless another run has taken it."""
+        """Release the lock, unless another run has taken it."""
         if self._handle >= 0:
             # A folder may have turned read-only; a lock that is left does not block.
             with contextlib.suppress(OSError):
@@ -127,11 +127,11 @@ class RunLock:
         return content is not None and content.token == self._holder.token
 
     def _take(self, path: Path) -> None:
-        """Make ``path`` as this run's, or replace it if its holder is dead."""
+        """Create ``path`` with this run's record, or replace it if its holder is dead."""
         while not self._create(path):
             before = _read(path)
             if before is None:
-                continue  # given back meanwhile
+                continue  # released meanwhile
             self._refuse_living(path, before)
             claim = path.with_name(f"{TEMPORARY_PREFIX}{self._path.name}-{before.token}")
             self._take(claim)
@@ -139,11 +139,11 @@ class RunLock:
             if now is not None and now.token == before.token:
                 claim.replace(path)
                 return
-            claim.unlink(missing_ok=True)  # replaced or given back before this run had the claim
+            claim.unlink(missing_ok=True)  # the lock was replaced or released before this run had the claim
             self._close()
 
     def _create(self, path: Path) -> bool:
-        """Make ``path`` with this run's record, open and locked; False if it is there."""
+        """Create ``path`` with this run's record, open and locked; return False if it exists."""
         temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
         self._handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -177,13 +177,13 @@ class RunLock:
             self._handle = -1
 
     def _refuse_living(self, path: Path, content: _Content) -> None:
-        """Raise if the holder lives."""
+        """Raise `UserError` if the holder lives; wait if only its counter can show that."""
         holder = content.holder
         lives = processes.lives(holder) if holder else None
         if lives is None and holder and processes.same_system(holder):
             lives = _is_flocked(path)  # in another container: one kernel, one set of locks
         if lives is None:
-            # What is no record may be one that is being written.
+            # The content may be no record yet, since another run is writing it at this moment.
             seconds = self._standstill if content.is_record else min(self._standstill, 2 * BEAT_SECONDS)
             host = holder.host if holder else "an unknown host"
             print_line(
@@ -195,7 +195,7 @@ class RunLock:
 
 
 def _is_flocked(path: Path) -> bool | None:
-    """Whether a process holds the ``flock`` of ``path``; None where the file system does not know."""
+    """Whether a process holds the ``flock`` of ``path``; None where the file system does not support it."""
     try:
         handle = os.open(path, os.O_RDWR)
     except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Literal
 
 from hydragnn_hpc.paths import CampaignFolder
@@ -49,8 +50,9 @@ class StackSizes:
 
 def even_stack(members: int, workers: int, replicas: int) -> int:
     """Return how many of a variant's ``replicas`` to train together, so that ``workers`` share ``members`` evenly."""
-    largest = min(-(-members // workers), replicas)
-    return -(-replicas // -(-replicas // largest))
+    largest = min(math.ceil(members / workers), replicas)
+    stacks = math.ceil(replicas / largest)
+    return math.ceil(replicas / stacks)
 
 
 def fitting_stacks(folder: CampaignFolder) -> dict[tuple[str, str], int]:

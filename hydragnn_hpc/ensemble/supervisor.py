@@ -56,6 +56,16 @@ class _LeaveError(Exception):
 class Rank:
     """One rank: its workers and its messages.
 
+    Parameters
+    ----------
+    options : RunOptions
+    folder : CampaignFolder
+    campaign : Campaign
+        As frozen in the folder.
+    messenger : Messenger
+    placements : list of RankPlacement
+        Of every rank.
+
     Attributes
     ----------
     controller : Controller or None
@@ -95,7 +105,7 @@ class Rank:
         self.lock: RunLock | None = None
 
     def run(self) -> ExitCode:
-        """Run until the campaign is finished, or the run has to stop."""
+        """Run until the campaign is finished, or the run must stop; return the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self._on_signal)
         failure: UserError | None = None
