@@ -1,4 +1,4 @@
-"""Ranks under a launcher: their connections and their processes."""
+"""Ranks under a launcher: their program, their connections and their processes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+DRIVE = Path(__file__).with_name("ensemble") / "drive.py"
+"""The program that runs a campaign with a worker of the tests."""
 OVER_NETWORK = {"MPIR_CVAR_CH4_NETMOD": "ofi", "MPIR_CVAR_NOLOCAL": "1"}  # no shared memory, as between nodes
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")  # Open MPI's, MPICH's and Intel MPI's, srun's
 

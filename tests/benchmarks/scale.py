@@ -28,10 +28,9 @@ from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read.options import Options
 from tests.benchmarks.program import measured
-from tests.ranks import OVER_NETWORK
+from tests.ranks import DRIVE, OVER_NETWORK
 from tests.report import making
 
-DRIVE = Path(__file__).parents[1] / "ensemble" / "drive.py"
 LIGHT = Path(__file__).with_name("light_ranks.py")
 BIN = Path(sys.executable).parent
 CAMPAIGN = """\

@@ -1,4 +1,4 @@
-"""A run whose folder holds something else in the place of one of its files: one line, and nothing is lost."""
+"""A run whose folder holds something else in the place of a file or folder of it: one line, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def without_training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """All of a run but its workers: what its first rank reads and writes from the start to the end."""
+    """Leave of a run what its first rank reads and writes at its start and its end; restore its signal handlers."""
 
     def at_once(rank: Rank) -> ExitCode:
         assert rank.controller is not None and rank.lock is not None
@@ -86,7 +86,7 @@ def content(out: Path) -> dict[str, bytes | str]:
 
 
 def entries(out: Path) -> list[str]:
-    """Return everything in a folder and what a run adds to it, but of the tables one."""
+    """Return the names of everything in a folder and of what a run adds to it, with one table for all."""
     there = {str(p.relative_to(out)) for p in out.rglob("*")} | {"run.lock", *INFORM}
     return sorted(name for name in there if not name.startswith("report/") or name in INFORM)
 

@@ -15,17 +15,17 @@ from typer.testing import CliRunner, Result
 
 from hydragnn_hpc.cli.main import app
 from hydragnn_hpc.errors import UserError
-from tests.ensemble.test_runs import BIN, run
+from tests.ensemble.test_runs import BIN, as_settings, run
 from tests.outcomes import outcome
 
 pytestmark = pytest.mark.mpi
-SMALL = ["--set", "variants=[H]", "--set", "replicas=2", "--set", "launch.stack=2"]
+SMALL = ["variants=[H]", "replicas=2", "launch.stack=2"]
 WIDE = "{name: wide, tasks: [H, M], model: {channels: 12}, training: {optimizer: {learning_rate: 0.003}}}"
-LARGE = ["--set", f"variants=[H, M, {WIDE}]", "--set", "replicas=3", "--set", "launch.stack=3"]
+LARGE = [f"variants=[H, M, {WIDE}]", "replicas=3", "launch.stack=3"]
 
 
 def results(out: Path) -> dict[str, tuple[int, bytes]]:
-    """The time at which each result was written, and its content."""
+    """Return when each result was written (in ns), and its content, by path."""
     paths = sorted(out.glob("members/*/*/result.json"))
     return {str(p.relative_to(out)): (p.stat().st_mtime_ns, p.read_bytes()) for p in paths}
 
@@ -34,7 +34,7 @@ def results(out: Path) -> dict[str, tuple[int, bytes]]:
 def large(small: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The outcome of the large campaign, run from the start."""
     out = tmp_path_factory.mktemp("large") / "out"
-    done = run(small / "campaign.yaml", out, *LARGE, ranks=0)
+    done = run(small / "campaign.yaml", out, *as_settings(LARGE), ranks=0)
     assert done.returncode == 0, done.stderr
     return outcome(out)
 
@@ -43,7 +43,7 @@ def large(small: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 def finished_small(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the small campaign, finished; tests let a copy of it grow."""
     out = tmp_path_factory.mktemp("small") / "out"
-    done = run(small / "campaign.yaml", out, *SMALL, ranks=0)
+    done = run(small / "campaign.yaml", out, *as_settings(SMALL), ranks=0)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -52,16 +52,16 @@ def finished_small(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_growth_by_replicas_and_variants(
     small: Path, tmp_path: Path, finished_small: Path, large: dict[str, Any], ranks: int
 ) -> None:
-    """The run that grows is killed half-way, and its stacks have another size."""
+    """The run that grows is killed midway, and its stacks have another size than those of the first run."""
     out = Path(shutil.copytree(finished_small, tmp_path / "out"))
     before = results(out)
     command = [str(BIN / "mpirun"), "-n", str(ranks), str(BIN / "hydragnn-hpc"), "run", str(small / "campaign.yaml")]
-    growing = subprocess.Popen([*command, str(out), *LARGE], stderr=subprocess.DEVNULL)
+    growing = subprocess.Popen([*command, str(out), *as_settings(LARGE)], stderr=subprocess.DEVNULL)
     while len(results(out)) < len(before) + 2 and growing.poll() is None:
         time.sleep(0.02)
     growing.send_signal(signal.SIGKILL)
     assert growing.wait() == -signal.SIGKILL, "it finished before it was killed"
-    done = run(small / "campaign.yaml", out, *LARGE, ranks=ranks)
+    done = run(small / "campaign.yaml", out, *as_settings(LARGE), ranks=ranks)
     assert done.returncode == 0, done.stderr
     assert outcome(out) == large
     assert {name: entry for name, entry in results(out).items() if name in before} == before
@@ -76,8 +76,8 @@ def test_growth_by_epochs(small: Path, tmp_path: Path) -> None:
     cosine = "{name: cosine, tasks: [H, C, M], training: {schedule: cosine, cosine: {epochs: 3}}}"
 
     def trained(out: str, epochs: int) -> subprocess.CompletedProcess[str]:
-        options = [f"training={{epochs: {epochs}, batch_size: 16}}", f"variants=[HCM, {cosine}]"]
-        return run(small / "campaign.yaml", tmp_path / out, *(x for o in options for x in ("--set", o)), ranks=0)
+        options = as_settings([f"training={{epochs: {epochs}, batch_size: 16}}", f"variants=[HCM, {cosine}]"])
+        return run(small / "campaign.yaml", tmp_path / out, *options, ranks=0)
 
     assert trained("whole", 6).returncode == 0
     assert trained("kept", 3).returncode == 0
@@ -94,8 +94,8 @@ def test_growth_by_epochs(small: Path, tmp_path: Path) -> None:
 
 def test_what_is_not_growth_is_refused(small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    cosine = ["--set", "training.schedule=cosine"]
-    assert run(small / "campaign.yaml", out, *SMALL, *cosine, ranks=0).returncode == 0
+    settings = [*SMALL, "training.schedule=cosine"]
+    assert run(small / "campaign.yaml", out, *as_settings(settings), ranks=0).returncode == 0
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     cases = {
         "replicas: 2 -> 1 (a campaign can grow, not shrink)": ["replicas=1"],
@@ -107,23 +107,13 @@ def test_what_is_not_growth_is_refused(small: Path, tmp_path: Path) -> None:
     }
     for message, changes in cases.items():
         replaced = [entry.partition("=")[0] for entry in changes]
-        others = [entry for entry in (*SMALL[1::2], cosine[1]) if entry.partition("=")[0] not in replaced]
-        options = [x for change in (*others, *changes) for x in ("--set", change)]
-        done = run(small / "campaign.yaml", out, *options, ranks=0)
+        others = [entry for entry in settings if entry.partition("=")[0] not in replaced]
+        done = run(small / "campaign.yaml", out, *as_settings([*others, *changes]), ranks=0)
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
         assert done.returncode == 2 and len(errors) == 1 and message in errors[0], (message, done.stderr)
-    command = [
-        str(BIN / "hydragnn-hpc"),
-        "submit",
-        str(small / "campaign.yaml"),
-        str(out),
-        "--site",
-        "slurm",
-        "--dry-run",
-    ]
-    done = subprocess.run(
-        [*command, "--set", "variants=[H]", "--set", "replicas=1"], capture_output=True, text=True, timeout=60
-    )
+    command = [str(BIN / "hydragnn-hpc"), "submit", str(small / "campaign.yaml"), str(out)]
+    command += ["--site", "slurm", "--dry-run", *as_settings(["variants=[H]", "replicas=1"])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "holds another campaign: replicas: 2 -> 1" in done.stderr, done.stderr
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
@@ -151,8 +141,7 @@ def test_settings_of_a_variant_are_those_of_a_campaign_that_has_them(small: Path
     }
     weights = {}
     for name, changes in campaigns.items():
-        options = [x for change in changes for x in ("--set", change)]
-        done = run(small / "campaign.yaml", tmp_path / name, "--set", "replicas=1", *options, ranks=0)
+        done = run(small / "campaign.yaml", tmp_path / name, *as_settings(["replicas=1", *changes]), ranks=0)
         assert done.returncode == 0, done.stderr
         found = outcome(tmp_path / name)
         weights |= {(name, member): entry for member, entry in found.items() if member != "table1"}
@@ -174,7 +163,7 @@ def test_settings_of_a_variant_are_those_of_a_campaign_that_has_them(small: Path
 
 def test_a_dry_run_names_what_grows(small: Path, tmp_path: Path, finished_small: Path) -> None:
     out = Path(shutil.copytree(finished_small, tmp_path / "out"))
-    done = run(small / "campaign.yaml", out, *LARGE, "--dry-run", ranks=0)
+    done = run(small / "campaign.yaml", out, *as_settings(LARGE), "--dry-run", ranks=0)
     assert done.returncode == 0, done.stderr
     for line in (
         "the campaign grows: replicas: 2 -> 3",

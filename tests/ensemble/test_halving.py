@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import os
 import signal
@@ -28,7 +27,7 @@ from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.records.rungs import Rungs
 from hydragnn_hpc.starts import resolved
 from tests import campaigns
-from tests.ensemble.test_runs import BIN, run
+from tests.ensemble.test_runs import BIN, as_settings, run
 from tests.member_records import ERRORS, a_result
 from tests.outcomes import outcome
 from tests.submit import data_set
@@ -59,7 +58,7 @@ def test_how_far_each_point_is_trained() -> None:
     assert ended(campaign, rungs) == {name: reached[name] for name in names if name not in (first[4], *second[0:3:2])}
 
 
-def test_the_best_go_on_and_of_equals_the_first() -> None:
+def test_the_best_go_on_and_in_a_tie_the_first() -> None:
     scores = {"a": [0.25, 0.5], "b": [0.1], "c": [0.375], "d": [], "e": [0.375]}
     assert best(scores, Fraction(1, 3)) == ("a", "b")
     assert best(scores, Fraction(2, 5)) == ("a", "b") and best(scores, Fraction(3, 5)) == ("a", "b", "c")
@@ -67,7 +66,7 @@ def test_the_best_go_on_and_of_equals_the_first() -> None:
 
 
 def test_members_do_not_start_from_a_point_that_the_sweep_ended(tmp_path: Path) -> None:
-    """It will never be finished: to run that campaign again would change nothing."""
+    """It will never be finished, even if its campaign is run again."""
     campaign, folder = parsed(), CampaignFolder(tmp_path)
     first, second, *_ = [p.name for p in campaign.sweep.points] if campaign.sweep else []
     freeze(folder, Frozen(campaign, "", ""))
@@ -90,9 +89,9 @@ def test_a_member_that_is_given_up_holds_up_no_rung(tmp_path: Path) -> None:
         result = a_result(variant=name, replica=replica, tasks={"H": errors}, epochs=2, stopped_by="epochs")
         write_record(files.result, result)
 
-    for rank, name in enumerate(names[1:]):
-        finished(name, 0, 1.0 + rank)
-        finished(name, 1, 1.0 + rank)
+    for place, name in enumerate(names[1:]):
+        finished(name, 0, 1.0 + place)
+        finished(name, 1, 1.0 + place)
     finished(names[0], 0, 1.5)
     assert advance(folder, campaign, ["H"]) == [], "a member may still come"
     assert advance(folder, campaign, [], {(names[0], 1)}) == [], "the rung of another variant"
@@ -112,13 +111,13 @@ def test_a_member_that_is_given_up_holds_up_no_rung(tmp_path: Path) -> None:
         ({"keep": "1/3", "at": [2]}, {"training": {**TRAINING, "schedule": "cosine"}}, "spans all epochs"),
     ],
 )
-def test_what_is_no_halving_is_refused_in_a_line(halving: Any, more: dict[str, Any], message: str) -> None:
+def test_invalid_halving_is_refused_in_a_line(halving: Any, more: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         parsed(sweep={"halving": halving}, **more)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_points_rungs_and_replicas_stay() -> None:
+def test_points_rungs_and_replicas_cannot_change() -> None:
     campaign = parsed()
     assert config_hash(campaign, "0") != config_hash(parsed(sweep={"halving": None}), "0")
     more = {"model.channels": [4, 8, 12], "training.optimizer.learning_rate": RATES}
@@ -131,7 +130,7 @@ def test_points_rungs_and_replicas_stay() -> None:
 
 def options(halving: Any = SWEEP["halving"], epochs: int = 6) -> list[str]:
     settings = {"sweep": {**SWEEP, "halving": halving}, "training": {**TRAINING, "epochs": epochs}, "variants": []}
-    return [x for key, value in settings.items() for x in ("--set", f"{key}={json.dumps(value)}")]
+    return as_settings(f"{key}={json.dumps(value)}" for key, value in settings.items())
 
 
 @pytest.fixture(scope="module")
@@ -178,19 +177,20 @@ def test_a_point_that_goes_on_is_as_if_it_had_been_trained_at_once(small: Path, 
 def test_killed_three_times_on_any_ranks(small: Path, tmp_path: Path, whole: Path, ranks: int) -> None:
     out, stack = tmp_path / "out", ["--set", f"launch.stack={1 + ranks % 2}"]
     command = [str(BIN / "mpirun"), "-n", str(ranks), str(BIN / "hydragnn-hpc"), "run", str(small / "campaign.yaml")]
-    for kill in itertools.count(1):
-        before = len(list(out.glob("logs/events.jsonl"))) and (out / "logs/events.jsonl").read_text().count("finished")
-        with subprocess.Popen([*command, str(out), *options(), *stack], stderr=subprocess.DEVNULL,
-                              start_new_session=True) as running:  # fmt: skip
-            while kill <= 3 and running.poll() is None:
-                events = out / "logs/events.jsonl"
-                if events.exists() and events.read_text().count("finished") >= before + 3:
-                    os.killpg(running.pid, signal.SIGKILL)
-                    break
-                time.sleep(0.05)
-        if running.returncode == 0:
-            break
-        assert kill <= 3
+    command += [str(out), *options(), *stack]
+
+    def finished() -> int:
+        events = out / "logs/events.jsonl"
+        return events.read_text().count('"event": "finished"') if events.exists() else 0
+
+    for _ in range(3):
+        enough = finished() + 2
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as running:
+            while finished() < enough and running.poll() is None:
+                time.sleep(0.01)
+            assert running.poll() is None, "it ended before it was killed"
+            os.killpg(running.pid, signal.SIGKILL)
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, timeout=200).returncode == 0
     assert outcome(out) == outcome(whole)
     assert (out / "rungs.json").read_bytes() == (whole / "rungs.json").read_bytes()
 

@@ -1,4 +1,4 @@
-"""What the environment says: the launchers' variables, mismatches, and what a worker must not inherit."""
+"""Launchers' variables in the environment, mismatches, what a worker must not inherit, and what killed ranks leave."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_launcher_of_another_mpi_is_reported() -> None:
 
 @dataclass
 class Shared:
-    """A messenger that has been given what every rank shares."""
+    """A messenger of ranks that share ``values``."""
 
     values: list[tuple[str, int | None, int | None]]
 
@@ -100,7 +100,7 @@ def test_local_ranks(of_launcher: list[tuple[int | None, int | None]], expected:
     assert [(p.rank, p.leader) for p in found] == [(0, 0), (1, 1), (2, 0), (3, 0)]
 
 
-def test_a_worker_inherits_masks_and_no_launcher() -> None:
+def test_a_worker_inherits_device_masks_and_no_variables_of_launchers() -> None:
     kept = {
         "HYDRAGNN_AGGR_BACKEND": "mpi",
         "HYDRA": "a user's own",
@@ -110,9 +110,11 @@ def test_a_worker_inherits_masks_and_no_launcher() -> None:
         "PATH": "/bin",
         "TMPDIR": "/t",
     }
-    gone = {"PMI_RANK": "0", "PMIX_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "SLURM_PROCID": "0", "HYDI_CONTROL_FD": "7"}
-    gone |= {"HYDRA_LAUNCHER": "ssh"}
-    gone |= {"MPI_LOCALRANKID": "0", "PALS_RANKID": "0", "FLUX_JOB_SIZE": "1", "JSM_NAMESPACE_SIZE": "1"}
+    gone = {
+        "PMI_RANK": "0", "PMIX_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "SLURM_PROCID": "0", "HYDI_CONTROL_FD": "7",
+        "HYDRA_LAUNCHER": "ssh", "MPI_LOCALRANKID": "0", "PALS_RANKID": "0", "FLUX_JOB_SIZE": "1",
+        "JSM_NAMESPACE_SIZE": "1",
+    }  # fmt: skip
     assert worker_environment({**kept, **gone}) == kept
 
 
@@ -150,7 +152,7 @@ def test_abandoned_memory_of_every_mpi_is_removed(tmp_path: Path) -> None:
     assert set(tmp_path.iterdir()) == {new, mapped, other}
 
 
-def test_each_process_is_looked_at_once_for_abandoned_memory(tmp_path: Path) -> None:
+def test_the_maps_of_each_process_are_read_once(tmp_path: Path) -> None:
     """A node of hundreds of ranks has hundreds of segments, and more processes."""
     for k in range(50):
         (tmp_path / f"mpich_shm_old_{k}").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Lines over pipes: whole, in order, bounded; and nobody waits for the other end."""
+"""Lines over pipes: whole, in order, bounded; and neither end waits for the other."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_lines_come_whole_however_they_are_cut(lines: list[bytes], size: int) ->
 
 
 def test_one_read_is_bounded(pipe: tuple[int, int]) -> None:
-    """Whoever floods a pipe is heard in turns with the others."""
+    """A pipe that is flooded is read in turn with the others."""
     source, sink = pipe
     writer, reader = LineWriter(sink), LineReader(source, LineLimits(lines_per_second=10**9))
     writer.write(b"x\n" * (1 << 20))
@@ -47,21 +47,21 @@ def test_one_read_is_bounded(pipe: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "broken"),
+    ("sent", "message"),
     [
         (b"x" * 11, "a line of more than 10 bytes, b'x"),
         (b"x\nxxxxx\n" + b"y" * 11, "a line of more than 10 bytes, b'y"),
         (b"x\n" * 6, "more than 5 lines per second"),
     ],
 )
-def test_limits(pipe: tuple[int, int], sent: bytes, broken: str) -> None:
+def test_limits(pipe: tuple[int, int], sent: bytes, message: str) -> None:
     source, sink = pipe
     os.write(sink, sent)
-    with pytest.raises(BadLinesError, match=broken):
+    with pytest.raises(BadLinesError, match=message):
         LineReader(source, LineLimits(line_bytes=10, lines_per_second=5)).read()
 
 
-def test_what_a_reader_leaves_unread_waits_and_what_nobody_reads_is_dropped() -> None:
+def test_unread_lines_wait_and_are_dropped_once_the_reader_has_gone() -> None:
     source, sink = os.pipe()
     writer, reader = LineWriter(sink), LineReader(source, LineLimits(lines_per_second=10**9))
     sent, received = b"0123456789\n" * 20_000, 0

@@ -14,11 +14,10 @@ import pytest
 
 from hydragnn_hpc.ensemble.messenger import RankMonitor, SoloMessenger
 from tests import campaigns
-from tests.ranks import OVER_NETWORK, process_of
+from tests.ranks import DRIVE, OVER_NETWORK, process_of
 from tests.waiting import wait_for
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
-DRIVE = Path(__file__).with_name("drive.py")
 SHARED_MEMORY: dict[str, str] = {}
 
 

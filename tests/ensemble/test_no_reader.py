@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,9 @@ from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.dataset.store.manifest import read_manifest
 from hydragnn_hpc.ledger import Frozen, freeze
 from hydragnn_hpc.paths import CampaignFolder
+from tests.ensemble.test_runs import BIN
 
 pytestmark = pytest.mark.mpi
-BIN = Path(sys.executable).parent
 FEW = "--set variants=[H,M] --set replicas=1 --set training.epochs=1"
 
 

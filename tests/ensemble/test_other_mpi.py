@@ -35,12 +35,9 @@ def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     here, there = Path(sys.prefix), tmp_path_factory.mktemp(request.param) / "venv"
     shutil.copytree(here, there, symlinks=True, copy_function=os.link)
     for script in (there / "bin").iterdir():
-        if (
-            script.is_file()
-            and not script.is_symlink()
-            and (text := script.read_bytes()).startswith(b"#!" + bytes(here))
-        ):
-            script.unlink()  # a link to the one it was copied from
+        text = script.read_bytes() if script.is_file() and not script.is_symlink() else b""
+        if text.startswith(b"#!" + bytes(here)):
+            script.unlink()  # a hard link to the original
             script.write_bytes(text.replace(bytes(here), bytes(there)))
             script.chmod(0o755)
     pip = [str(there / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -71,7 +68,7 @@ def test_doctor_finds_no_problem_and_leaves_nothing_behind(programs: Path) -> No
 
 
 def ranks_of(out: Path) -> list[str]:
-    """Return the processes of runs into ``out`` that live."""
+    """Return the numbers of the living processes of runs into ``out``."""
     alive = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Replicas with samples of their own: folds, draws, the same bits however they are spread, and the report on them."""
+"""Replicas with samples of their own: folds and draws, the same bits in any stack on any ranks, and the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hydragnn_hpc.calibration import calibrate
@@ -28,7 +28,7 @@ from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.analysis.spread import one_way
 from hydragnn_hpc.report.write import write_report
 from tests import campaigns
-from tests.ensemble.test_runs import run
+from tests.ensemble.test_runs import as_settings, run
 from tests.outcomes import outcome
 
 sizes_of_classes = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=12), min_size=1, max_size=5)
@@ -50,8 +50,7 @@ def samples(sizes: list[list[int]], seed: int) -> tuple[np.ndarray, np.ndarray, 
 @settings(max_examples=100, deadline=None)
 def test_folds_partition_and_keep_classes_together(sizes: list[list[int]], number: int, seed: int) -> None:
     pool, classes, kinds = samples(sizes, seed)
-    if len(np.unique(classes[pool])) < number:
-        return
+    assume(len(np.unique(classes[pool])) >= number)
     folds = split_in_folds(pool, number, classes, kinds, seed)
     assert len(folds) == number and all(len(fold) for fold in folds)
     np.testing.assert_array_equal(np.sort(np.concatenate(folds)), pool)
@@ -69,8 +68,7 @@ def test_folds_partition_and_keep_classes_together(sizes: list[list[int]], numbe
 @settings(max_examples=100, deadline=None)
 def test_draws_repeat_whole_classes(sizes: list[list[int]], seed: int) -> None:
     part, classes, _ = samples(sizes, seed)
-    if not len(part):
-        return
+    assume(len(part))
     drawn = draw(part, classes, np.random.default_rng(seed))
     assert len(drawn) == len(part) and np.isin(drawn, part).all()
     times = np.array([np.count_nonzero(drawn == sample) for sample in part])
@@ -98,10 +96,6 @@ def staged(crystal: Path) -> copies.StagedData:
     """The data set ``crystal``, staged with the classes of equivalent samples."""
     copies.copy(crystal, crystal.parent, requirements.of_all(parsed({"folds": 3})))
     return copies.open_staged(crystal.parent)
-
-
-def as_settings(settings: list[str]) -> list[str]:
-    return [word for setting in settings for word in ("--set", setting)]
 
 
 def parsed(resample: Any, replicas: int = 6, **training: Any) -> Campaign:
@@ -191,9 +185,9 @@ VARIANTS = (
 
 @pytest.fixture(scope="module")
 def resampled(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A campaign with six replicas of every kind, each trained alone on one rank."""
+    """A campaign with six replicas of each kind of resampling, each trained alone on one rank."""
     out = tmp_path_factory.mktemp("resampled") / "out"
-    done = run(small / "campaign.yaml", out, "--set", f"variants={VARIANTS}", "--set", "replicas=6", ranks=0)
+    done = run(small / "campaign.yaml", out, *as_settings([f"variants={VARIANTS}", "replicas=6"]), ranks=0)
     assert done.returncode == 0, done.stderr
     return out
 

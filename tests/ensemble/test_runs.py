@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,20 @@ BIN = Path(sys.executable).parent
 
 
 def run(campaign: Path, out: Path, *options: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run a campaign under mpirun (``ranks=0``: without)."""
+    """Run a campaign under mpirun; with ``ranks=0``, without a launcher."""
     launcher = [str(BIN / "mpirun"), "-n", str(ranks)] if ranks else []
     command = [*launcher, str(BIN / "hydragnn-hpc"), "run", str(campaign), str(out), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 
+def as_settings(changes: Iterable[str]) -> list[str]:
+    """Return the options of ``run`` that make these changes of settings, each ``key=value``."""
+    return [word for change in changes for word in ("--set", change)]
+
+
 @pytest.fixture(scope="module")
 def reference(finished: Path) -> dict[str, Any]:
-    """The campaign on one rank, without a launcher."""
+    """The outcome of the campaign on one rank, without a launcher."""
     found = outcome(finished)
     assert len({entry[0] for name, entry in found.items() if name != "table1"}) == 6, "members share their weights"
     return found
@@ -45,7 +51,9 @@ def reference(finished: Path) -> dict[str, Any]:
         pytest.param(1, ["--set", "launch.slots_per_device=2"], id="2 slots"),
     ],
 )
-def test_the_same_bits_however_it_is_spread(small: Path, tmp_path: Path, reference, ranks: int, options) -> None:
+def test_the_same_bits_however_it_is_spread(
+    small: Path, tmp_path: Path, reference: dict[str, Any], ranks: int, options: list[str]
+) -> None:
     done = run(small / "campaign.yaml", tmp_path / "out", *options, ranks=ranks)
     assert done.returncode == 0, done.stderr
     assert outcome(tmp_path / "out") == reference
@@ -56,11 +64,9 @@ def test_the_same_bits_alone_and_in_a_stack(small: Path, tmp_path: Path) -> None
     plain = ("HCM", "H", "M")
     variants = [*plain, *({"name": f"{v}-torch", "tasks": [*v], "training": {"engine": "torch"}} for v in plain)]
     for stack in (1, 2):
-        done = run(
-            small / "campaign.yaml", tmp_path / f"out{stack}", "--set", f"launch.stack={stack}", "--set",
-            f"variants={json.dumps(variants)}", "--set", "replicas=3", "--set", "training.early_stopping.patience=2",
-            ranks=0,
-        )  # fmt: skip
+        changes = [f"launch.stack={stack}", f"variants={json.dumps(variants)}", "replicas=3"]
+        options = as_settings([*changes, "training.early_stopping.patience=2"])
+        done = run(small / "campaign.yaml", tmp_path / f"out{stack}", *options, ranks=0)
         assert done.returncode == 0, done.stderr
     assert outcome(tmp_path / "out1") == outcome(tmp_path / "out2")
     results = [json.loads(path.read_text()) for path in tmp_path.glob("out1/members/*/*/result.json")]
@@ -70,8 +76,8 @@ def test_the_same_bits_alone_and_in_a_stack(small: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_deadline_saves_everything_and_the_same_command_continues(small: Path, tmp_path: Path, ranks: int) -> None:
     """Both members train at the same time: in a stack, or each on a rank of its own."""
-    long = ["--set", "variants=[HCM]", "--set", "training.epochs=400", "--set", "training.early_stopping=null"]
-    long += ["--set", f"launch.stack={3 - ranks}"]
+    changes = ["variants=[HCM]", "training.epochs=400", "training.early_stopping=null", f"launch.stack={3 - ranks}"]
+    long = as_settings(changes)
     started = time.monotonic()
     undisturbed = run(small / "campaign.yaml", tmp_path / "whole", *long, ranks=ranks)
     assert undisturbed.returncode == 0, undisturbed.stderr
@@ -139,7 +145,7 @@ def test_many_descriptors(small: Path, tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     descriptors = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
     command = [str(BIN / "hydragnn-hpc"), "run", str(small / "campaign.yaml"), str(tmp_path / "out")]
-    command += ["--set", "variants=[H]", "--set", "replicas=1"]
+    command += as_settings(["variants=[H]", "replicas=1"])
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, pass_fds=descriptors)
     finally:

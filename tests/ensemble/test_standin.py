@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,15 +12,16 @@ from pathlib import Path
 import pytest
 
 from tests import campaigns
-from tests.ranks import OVER_NETWORK
+from tests.ranks import DRIVE, OVER_NETWORK
 
 pytestmark = pytest.mark.mpi
 MPIRUN = Path(sys.executable).with_name("mpirun")
-DRIVE = Path(__file__).with_name("drive.py")
 
 
-def drive(small: Path, out: Path, ranks: int, *worker: str, campaign: str = "campaign.yaml"):
-    """Run with the stand-in; return the finished process."""
+def drive(
+    small: Path, out: Path, ranks: int, *worker: str, campaign: str = "campaign.yaml"
+) -> subprocess.CompletedProcess[str]:
+    """Run a campaign of ``small`` with the stand-in; with ``ranks=0``, without a launcher."""
     stage = out.parent / "stage"
     stage.mkdir(exist_ok=True)
     launcher = [str(MPIRUN), "-n", str(ranks)] if ranks else []
@@ -46,8 +46,10 @@ def test_all_members_are_trained_on_any_number_of_ranks(small: Path, tmp_path: P
     assert again.returncode == 0, "finished members were not left alone"
 
 
-def test_the_end_reaches_every_rank_over_a_network(small: Path, tmp_path: Path, monkeypatch, long_form: bool) -> None:
-    """There is no shared memory, and all ranks send messages all the time, even at the end."""
+def test_the_end_reaches_every_rank_over_a_network(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long_form: bool
+) -> None:
+    """There is no shared memory, and all ranks send messages without a pause, even at the end."""
     for name, value in {**OVER_NETWORK, "DRIVE_BEAT_SECONDS": "0"}.items():
         monkeypatch.setenv(name, value)
     for attempt in range(3 if long_form else 1):
@@ -114,7 +116,7 @@ CAUSES = {
     "no-newline": "silent for 3 s",
     "flood": "sent more than 10,000 lines per second",
 }
-"""What becomes of workers that send the bad lines of the stand-in."""
+"""The cause of death that is recorded for each of the stand-in's bad lines."""
 
 
 def test_bad_lines_cost_their_worker_alone(small: Path, tmp_path: Path) -> None:
@@ -154,19 +156,10 @@ def test_slots_that_take_turns_are_reported_once(small: Path, tmp_path: Path) ->
     assert done.returncode == 0 and "without MPS" not in done.stderr
 
 
-def test_a_launcher_of_another_mpi_is_refused(small: Path, tmp_path: Path) -> None:
-    environment = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
-    command = [
-        sys.executable,
-        str(DRIVE),
-        str(small / "campaign.yaml"),
-        str(tmp_path / "out"),
-        str(tmp_path),
-        "good",
-        "-",
-        "1",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+def test_a_launcher_of_another_mpi_is_refused(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "SIZE": "4", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
+    done = drive(small, tmp_path / "out", 0, "good", "-", "1")
     assert done.returncode == 2 and "does not match the MPI library" in done.stderr
     assert not (tmp_path / "out").exists()
 
@@ -175,8 +168,8 @@ def test_an_error_at_the_start_is_reported_once_and_ends_all_ranks(small: Path, 
     shutil.copytree(small / "small.bp", tmp_path / "small.bp")
     (tmp_path / "small.bp" / "data.0").write_bytes(b"short")
     shutil.copy(small / "campaign.yaml", tmp_path / "campaign.yaml")
-    for what, message in (("campaign.yaml", "data.0"), ("missing.yaml", "no such campaign file")):
-        done = drive(tmp_path, tmp_path / "out", 3, "good", "-", "0", campaign=what)
+    for campaign, message in (("campaign.yaml", "data.0"), ("missing.yaml", "no such campaign file")):
+        done = drive(tmp_path, tmp_path / "out", 3, "good", "-", "0", campaign=campaign)
         assert done.returncode == 2
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
         assert len(errors) == 1 and message in errors[0], done.stderr

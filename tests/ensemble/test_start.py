@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,15 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def trained(folder: Path, out: Path, *options: str, ranks: int = 0, **changes: Any) -> None:
-    """Run a campaign on the data set of ``folder``."""
+    """Run a campaign on the data set of ``folder`` to its end."""
     done = attempted(folder, out, *options, ranks=ranks, **changes)
     assert done.returncode == 0, done.stderr
 
 
-def attempted(folder: Path, out: Path, *options: str, ranks: int = 0, **changes: Any) -> Any:
+def attempted(
+    folder: Path, out: Path, *options: str, ranks: int = 0, **changes: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a campaign on the data set of ``folder``, which may be refused."""
     path = out.parent / f"{out.name}.yaml"
     path.write_text(campaigns.text(dataset=str(folder / "small.bp"), **changes))
     return run(path, out, *options, ranks=ranks)
@@ -226,7 +230,7 @@ def test_a_source_is_the_one_that_the_run_began_with(small: Path, tmp_path: Path
         read_source(known, 1)
 
 
-def test_a_start_is_part_of_what_members_are() -> None:
+def test_a_start_is_read_back_and_changes_no_seed() -> None:
     start = {"from": "/a", "variant": "HM", "sha256": "1"}
     content = {**campaigns.SMALL, "variants": ["HM"]}
     plain, own = parse_campaign(content, ""), parse_campaign({**content, "start": start}, "")

@@ -17,18 +17,17 @@ import pytest
 from hydragnn_hpc.ownership import read_claim
 from hydragnn_hpc.paths import MemberFolder
 from tests.faults import harness
-from tests.ranks import process_of
+from tests.ranks import DRIVE, process_of
 from tests.waiting import has_ended, wait_for
 
 pytestmark = pytest.mark.mpi
 
-DRIVE = Path(__file__).parents[1] / "ensemble" / "drive.py"
 LOST_SECONDS = 3
 WAKES = ("another trains its member", "its member is finished", "all members are finished")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One case, or each moment of waking with ``--long``, and one of a worker that stops with its claim locked."""
+    """One case; with ``--long``, each moment of waking, and a worker that stops with its claim locked."""
     if "case" in metafunc.fixturenames:
         metafunc.parametrize("case", [*range(len(WAKES)), "locked"] if metafunc.config.getoption("--long") else [0])
 
@@ -85,7 +84,7 @@ def amid_a_member(launch: harness.Launch, number: int, epochs: int) -> tuple[int
 
 
 def stop(worker: int, locked: bool) -> None:
-    """Stop a worker; with ``locked``, at a moment at which it puts a file into place."""
+    """Stop a worker; with ``locked``, at a moment at which it holds its claim to put a file into place."""
     os.kill(worker, signal.SIGSTOP)
     while locked and f" WRITE {worker} " not in Path("/proc/locks").read_text():
         os.kill(worker, signal.SIGCONT)

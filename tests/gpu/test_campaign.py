@@ -19,9 +19,8 @@ from hydragnn_hpc.ensemble.stack_sizes import fitting_stacks
 from hydragnn_hpc.paths import CampaignFolder
 from tests import campaigns
 from tests.gpu.emulated import MEMORY, emulated
+from tests.ranks import DRIVE
 
-ROOT = Path(__file__).parents[2]
-DRIVE = ROOT / "tests" / "ensemble" / "drive.py"
 ENVIRONMENT = {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}  # which must have no effect
 CHANGES: dict[str, Any] = {
     "variants": ["HCM"],
