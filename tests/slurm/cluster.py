@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import time
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "munged", "munge", "setpriv")
 
-# proctrack, task and accounting plugins that need no cgroups; several slurmd on one host differ by their ports.
-# cred_expire is how long a requeued job waits.
+# The plugins for tracking processes, tasks and accounting need no cgroups; several slurmd on one host have ports of
+# their own; cred_expire is the time for which a requeued job waits, in seconds.
 CONFIGURATION = """\
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -53,7 +54,7 @@ PartitionName=short Nodes=ALL MaxTime=1:00:00 State=UP
 
 
 def missing() -> str:
-    """Return what keeps a Slurm from running here; empty when nothing does."""
+    """Return why no Slurm can run here; empty where one can."""
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
     if absent:
         return f"not installed: {', '.join(absent)} (Debian: slurm-wlm, munge)"
@@ -61,7 +62,7 @@ def missing() -> str:
 
 
 def free_ports(number: int) -> list[int]:
-    """Return ports that nobody listens on now."""
+    """Return ports on which no process listens now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for opened in sockets:
@@ -75,7 +76,7 @@ class Cluster:
 
     folder: Path
     nodes: tuple[str, ...]
-    munge: bool = False  # whether munged is ours to end
+    started_munged: bool = False
 
     def environment(self) -> dict[str, str]:
         """Return the environment of commands for this cluster."""
@@ -136,13 +137,13 @@ class Cluster:
         shutil.chown(run, "munge", "munge")
         as_munge = ["setpriv", "--reuid", "munge", "--regid", "munge", "--clear-groups"]
         subprocess.run([*as_munge, "munged"], check=True, timeout=60)
-        self.munge = True
+        self.started_munged = True
 
     def _configure(self) -> None:
         for k in range(2):
             device = Path(f"/dev/emulated-gpu{k}")
             if not device.exists():
-                os.mknod(device, 0o600 | 0o020000, os.makedev(1, 3))  # like /dev/null
+                os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 3))  # like /dev/null
         (self.folder / "state").mkdir(parents=True)
         port, *ports = free_ports(1 + len(self.nodes))
         host = socket.gethostname().split(".")[0]
@@ -167,6 +168,6 @@ class Cluster:
         for file in sorted(self.folder.glob("*.pid"), reverse=True):
             with contextlib.suppress(ProcessLookupError, ValueError):
                 os.kill(int(file.read_text()), signal.SIGTERM)
-        if self.munge:
+        if self.started_munged:
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 os.kill(int(Path("/run/munge/munged.pid").read_text()), signal.SIGTERM)

@@ -47,7 +47,7 @@ def test_two_nodes_of_two_ranks_give_what_mpirun_gives(slurm: SlurmSetup, tmp_pa
 
 
 def test_out_of_time_it_requeues_itself_until_done(slurm: SlurmSetup, tmp_path: Path) -> None:
-    """The time limit at which a run ends in the middle of training is found by trial, since starts vary in length."""
+    """The time limit that cuts a run short while it trains is found by trial, since starts vary in length."""
     seconds = slurm.seconds / 2
     for attempt in range(6):
         out = tmp_path / f"out-{attempt}"
@@ -59,7 +59,7 @@ def test_out_of_time_it_requeues_itself_until_done(slurm: SlurmSetup, tmp_path: 
         slurm.wait_for_end(job, out)
         if runs(out) > 1:
             return
-        seconds -= 2
+        seconds -= 2  # too long: all members were trained in one run
     pytest.fail("no run was cut short while members trained")
 
 

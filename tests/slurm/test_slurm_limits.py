@@ -1,9 +1,8 @@
-"""What a real Slurm of two nodes of 4 cores and 2 GPUs would never start is refused; what it can start is not."""
+"""What a real Slurm with two nodes of 4 cores and 2 GPUs would never start is refused; what it can start is not."""
 
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,24 +11,23 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.submit import limits
 from hydragnn_hpc.submit.site import load_site
 from tests.slurm.cluster import Cluster
+from tests.slurm.conftest import BIN, SITE
 
 ROOT = Path(__file__).parents[2]
-SITES = ROOT / "jobs" / "sites"
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
 def copied(tmp_path: Path) -> str:
     """The generic profile, copied as it is: 16 cores per node."""
-    (tmp_path / "mine.yaml").write_text((SITES / "slurm.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text(SITE.read_text())
     return str(tmp_path / "mine.yaml")
 
 
 def submit(cluster: Cluster, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``submit`` for the paper's campaign."""
-    program = str(Path(sys.executable).parent / "hydragnn-hpc")
     return subprocess.run(
-        [program, "submit", str(ROOT / "jobs/campaigns/paper.yaml"), str(out), *arguments],
+        [str(BIN / "hydragnn-hpc"), "submit", str(ROOT / "jobs/campaigns/paper.yaml"), str(out), *arguments],
         env=cluster.environment(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
@@ -64,9 +62,10 @@ def test_the_generic_profile_fits_itself_to_the_nodes(cluster: Cluster, tmp_path
     assert ("#SBATCH --time=1:00:00\n" in done.stdout) == bool(queue)
 
 
-def test_a_detected_profile_is_one_that_slurm_takes(cluster: Cluster, tmp_path: Path) -> None:
-    program, found = str(Path(sys.executable).parent / "hydragnn-hpc"), tmp_path / "found.yaml"
-    subprocess.run([program, "site", "detect", "--out", str(found)], env=cluster.environment(), timeout=60, check=True)
+def test_slurm_accepts_a_detected_profile(cluster: Cluster, tmp_path: Path) -> None:
+    found = tmp_path / "found.yaml"
+    command = [str(BIN / "hydragnn-hpc"), "site", "detect", "--out", str(found)]
+    subprocess.run(command, env=cluster.environment(), timeout=60, check=True)
     assert [(limit.queue, limit.walltime) for limit in load_site(str(found)).limits] == [
         ("batch", "24h"),
         ("short", "1h"),
@@ -76,7 +75,7 @@ def test_a_detected_profile_is_one_that_slurm_takes(cluster: Cluster, tmp_path: 
     assert "#SBATCH --partition=short\n" in done.stdout
 
 
-def test_slurms_own_test_refuses(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurms_own_test_of_a_script_refuses(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CONF", cluster.environment()["SLURM_CONF"])
     with pytest.raises(UserError, match="Requested node configuration is not available"):
         limits.rehearse(load_site("slurm").scheduler, "#!/bin/bash\n#SBATCH --cpus-per-task=16\n")
