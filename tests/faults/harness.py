@@ -37,7 +37,7 @@ class Process:
 
 
 def processes(mark: str) -> list[Process]:
-    """Find every living process that carries ``mark``."""
+    """Return every living process that carries ``mark``."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -84,7 +84,7 @@ class Launch:
         return sorted((p for p in processes(self.mark) if p.role == role), key=lambda p: p.pid)
 
     def beginning_worker(self) -> Process:
-        """Return a worker that has been assigned a member and has trained no epoch of it."""
+        """Return a worker that has been assigned a member, and has not finished an epoch of it."""
         return self._workers_that(self._is_beginning, 1)[0]
 
     def _is_beginning(self, worker: Process) -> bool:
@@ -98,7 +98,7 @@ class Launch:
         return self.training_workers(1)[0]
 
     def training_workers(self, number: int) -> list[Process]:
-        """Return so many workers of different places that are in the middle of a member at the same moment."""
+        """Return ``number`` workers that are in the middle of a member at the same moment."""
         return self._workers_that(self._is_training, number)
 
     def _workers_that(self, condition: Callable[[Process], bool], number: int) -> list[Process]:
@@ -133,6 +133,10 @@ class Launch:
     def _is_half_way(self, variant: str, replica: int) -> bool:
         folder = self.out / "members" / variant / f"{replica:02d}"
         return (folder / "checkpoint.pt").exists() and not (folder / "result.json").exists()
+
+    def wait_for_file(self, name: str) -> None:
+        """Wait until a member has a file of this name."""
+        assert self.wait_until(lambda: any(self.out.glob(f"members/*/*/{name}"))), self.tail()
 
     def wait_until(self, condition: Callable[[], bool], patience: float = PATIENCE) -> bool:
         """Wait for ``condition`` while the launch lives; return whether it came true."""
@@ -190,30 +194,30 @@ class Arena:
         The parent of the node-local copies.
     undisturbed : dict
         The campaign's outcome without any fault.
+    launches : list of Launch
+        All so far, oldest first.
     """
 
     folder: Path
     campaign: Path
     stage: Path
     undisturbed: dict[str, Any] = field(default_factory=dict)
-    ranks: int = 2
     launches: list[Launch] = field(default_factory=list)
 
     def launch(
         self,
         out: Path,
         *options: str,
-        ranks: int | None = None,
+        ranks: int = 2,
         environment: dict[str, str] | None = None,
         wrapper: Path | None = None,
-    ):
+    ) -> Launch:
         """Start the campaign into ``out`` under mpirun, each rank by the ``wrapper``, in a session of its own."""
         mark = uuid.uuid4().hex
         log = self.folder / f"launch-{mark[:8]}.log"
-        rank = [str(wrapper)] if wrapper else []
-        rank += [str(BIN / "hydragnn-hpc"), "run", str(self.campaign), str(out), "--stage-dir", str(self.stage)]
-        limit = () if "--start-limit" in options else ("--start-limit", "60s")
-        command = [str(BIN / "mpirun"), "-n", str(ranks or self.ranks), *rank, *limit, *options]
+        command = [str(BIN / "mpirun"), "-n", str(ranks), *([str(wrapper)] if wrapper else [])]
+        command += [str(BIN / "hydragnn-hpc"), "run", str(self.campaign), str(out), "--stage-dir", str(self.stage)]
+        command += [*(() if "--start-limit" in options else ("--start-limit", "60s")), *options]
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 command,
@@ -227,8 +231,8 @@ class Arena:
         self.launches.append(launch)
         return launch
 
-    def run(self, out: Path, *options: str, **more) -> int:
-        """Run the campaign to its end, undisturbed; return the exit code."""
+    def run(self, out: Path, *options: str, **more: Any) -> int:
+        """Run the campaign to its end, undisturbed, with the arguments of `launch`; return the exit code."""
         return self.launch(out, *options, **more).end()
 
     def last(self) -> Launch:
@@ -236,13 +240,13 @@ class Arena:
         return self.launches[-1]
 
     def finish(self, out: Path) -> None:
-        """Run it; it must finish at the first attempt, and leave nothing behind."""
+        """Run the campaign, which must finish in one run, and leave nothing behind."""
         code = self.run(out)
         assert code == 0, f"exit code {code} of the run that should have finished\n{self.last().tail()}"
         check_clean(self, out)
 
     def recover(self, out: Path) -> None:
-        """Check that files are whole and the status correct, and that the same command then gives the same results."""
+        """Check files and status after a fault, and that another run then gives the undisturbed outcome."""
         check_files(out)
         check_status(out)
         self.finish(out)
@@ -264,20 +268,21 @@ def check_files(out: Path) -> None:
         ".yaml": lambda p: yaml.safe_load(p.read_text()),
         ".npz": lambda p: [a.shape for a in np.load(p, allow_pickle=False).values()],
         ".pt": lambda p: torch.load(p, weights_only=True),
-        ".csv": lambda p: _even_rows(p),
+        ".csv": _check_rows,
     }
     for path in out.rglob("*"):
         if path.is_file() and not path.name.startswith(".tmp-") and path.suffix in readers:
             readers[path.suffix](path)
 
 
-def _even_rows(path: Path) -> None:
+def _check_rows(path: Path) -> None:
+    """Check that a table ends with a whole line, and has rows of one length."""
     text = path.read_text()
     assert text.endswith("\n"), f"{path} ends in the middle of a line"
     assert len({len(row) for row in csv.reader(text.splitlines())}) == 1, f"{path} has uneven rows"
 
 
-def status(out: Path) -> dict:
+def status(out: Path) -> dict[str, Any]:
     """Return what ``status --json`` says."""
     shown = _ask_status(out)
     assert shown.returncode == 0, shown.stderr
@@ -319,7 +324,7 @@ def _stopped_by(member: Path) -> str:
 def check_clean(arena: Arena, out: Path) -> None:
     """Check that a successful run has left nothing half-written, no node-local copy and no lock."""
     left = [*out.rglob(".tmp-*"), *arena.stage.iterdir(), *out.glob("members/*/*/checkpoint.previous.pt")]
-    # Those that ended at their last epoch can be trained on.
+    # Members that ended at their last epoch keep their checkpoint, to be trained further.
     left += [p for p in out.glob("members/*/*/checkpoint.pt") if _stopped_by(p.parent) != "epochs"]
     left += out.glob("members/*/*/claim.json")
     left += [path for path in (out / "run.lock", out / "progress.json") if path.exists()]

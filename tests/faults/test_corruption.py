@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 import shutil
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ import pytest
 from hydragnn_hpc.errors import UserError
 
 
-def _open(path: Path, answer) -> None:
-    """Runs in a child: what opening the data set leads to."""
+def _open(path: Path, answer: Connection) -> None:
+    """In a child process, open the data set; send what happens."""
     from hydragnn_hpc.dataset import store
 
     try:
@@ -27,7 +28,7 @@ def _open(path: Path, answer) -> None:
 
 
 def opening(path: Path) -> str:
-    """Open the data set in a child of its own; return ``opened``, ``refused: ...``, ``crashed: ...`` or ``hangs``."""
+    """Open the data set in a child process; return ``opened``, ``refused: ...``, ``crashed ...`` or ``hangs``."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(target=_open, args=(path, theirs))
     child.start()

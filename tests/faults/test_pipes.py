@@ -1,4 +1,4 @@
-"""Pipes that are spoilt while members are trained: a worker's messages, and the reader of standard error."""
+"""Pipes that fail while members are trained: a worker that sends rubbish, and standard error without a reader."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.faults.test_workers import failures
 from tests.ranks import process_of
 
 pytestmark = [pytest.mark.mpi, pytest.mark.long]
-SPOILT = {
+RUBBISH = {
     "garbage": b"\xff\x00\x80garbage\n",
     "a flood": b'{"kind": "alive"}\n' * (1 << 20),
     "a line without end": b"x" * (100 << 20),
 }
 
 PIECE = 227 * len(b'{"kind": "alive"}\n')  # whole lines, and no more than a pipe takes in one piece
-PROMPT_SECONDS = 40.0
+PROMPT_SECONDS = 40.0  # for the end of a run after a signal
 
 
 def pipe_of(worker: harness.Process) -> Path:
@@ -50,11 +50,11 @@ def pour(pipe: Path, sent: bytes, pause: float = 0.0) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize("what", SPOILT)
-def test_what_a_training_worker_should_not_send_costs_one_attempt(arena, what: str) -> None:
+@pytest.mark.parametrize("what", RUBBISH)
+def test_rubbish_from_a_training_worker_costs_one_attempt(arena, what: str) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out)
-    pour(pipe_of(launch.training_worker()), SPOILT[what]).join()
+    pour(pipe_of(launch.training_worker()), RUBBISH[what]).join()
     assert launch.end() == 0, launch.tail()
     arena.check_outcome(out)
     assert len({(f["rank"], f["cause"]) for f in failures(out)}) == 1, failures(out)
@@ -70,7 +70,7 @@ def test_a_rank_hears_a_signal_during_a_flood(arena, fault_seed: int, what: str)
     worker = launch.training_worker()
     rank = process_of(out, launch.place_of(worker)[0])
     within = what == "a flood within the limits"  # it lasts until the run ends; the rank ends the others soon
-    poured = pour(pipe_of(worker), SPOILT["a flood" if within else what], pause=0.03 if within else 0.0)
+    poured = pour(pipe_of(worker), RUBBISH["a flood" if within else what], pause=0.03 if within else 0.0)
     time.sleep(rng.uniform(0.0, 0.5 if within else 0.05))
     number = rng.choice([signal.SIGTERM, signal.SIGUSR2])
     os.kill(rank, number)

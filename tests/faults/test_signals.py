@@ -20,6 +20,7 @@ from tests.ranks import OVER_NETWORK, age, segments_of
 pytestmark = pytest.mark.mpi
 
 TARGETS = ("launcher", "rank", "worker", "group")
+LONG_CASES = 56
 DEADLY = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL, "STOP then KILL")
 
 
@@ -39,13 +40,13 @@ def hurt(launch: harness.Launch, target: str, what: signal.Signals | str, rng: r
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test for each case: 4 of them, or 56 with ``--long``."""
+    """A test for each case: one round of `cases`, or all of them several times with ``--long``."""
     if "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", range(56 if metafunc.config.getoption("--long") else len(TARGETS)))
+        metafunc.parametrize("case", range(LONG_CASES if metafunc.config.getoption("--long") else len(TARGETS)))
 
 
 def cases(seed: int) -> list[tuple[str, signal.Signals | str]]:
-    """Return every target with every signal, at random: each four have every target and every signal once."""
+    """Return every target with every signal, in random rounds of four: each has every target and every signal once."""
     rng = random.Random(seed)
     targets, signals = rng.sample(TARGETS, len(TARGETS)), rng.sample(DEADLY, len(DEADLY))
     return [(t, signals[(k + turn) % len(signals)]) for turn in range(len(signals)) for k, t in enumerate(targets)]
@@ -68,7 +69,7 @@ def test_any_signal_at_any_moment(arena, undisturbed, fault_seed: int, case: int
 
 
 def test_an_interrupt_while_ranks_start_leaves_none_waiting(arena) -> None:
-    """The short time in which one rank dies of the signal while another is inside MPI's initialisation."""
+    """For a short time one rank dies of the signal while another is inside MPI's initialisation."""
     for k in range(6):
         launch = arena.launch(arena.folder / f"out{k}")
         launch.let_run(0.45 + 0.06 * k)
@@ -102,7 +103,7 @@ def test_a_run_that_is_killed_again_and_again_finishes(arena, undisturbed, fault
 def test_a_requested_stop_saves_everything_and_asks_to_be_run_again(arena) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out)
-    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
+    launch.wait_for_file("checkpoint.pt")
     for rank in launch.of_role("rank"):
         os.kill(rank.pid, signal.SIGUSR2)
     assert launch.end() == 75, launch.tail()
@@ -110,7 +111,7 @@ def test_a_requested_stop_saves_everything_and_asks_to_be_run_again(arena) -> No
 
 
 def test_shared_memory_of_killed_ranks_goes_with_the_next_run(arena, undisturbed) -> None:
-    """MPI leaves a segment if its ranks are killed as they start; one that is in use, or new, is not removed."""
+    """MPI leaves a segment if its ranks are killed as they start; one that is in use, or new, stays."""
     out = shutil.copytree(undisturbed.out, arena.folder / "out")
     names = [Path("/dev/shm") / f"mpich_shm_test{uuid.uuid4().hex}_{k}" for k in range(3)]
     abandoned, mapped, _ = names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.mpi
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with a few MB."""
+    """A file system of its own, with 16 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], capture_output=True)
@@ -38,7 +39,7 @@ def fill(disk: Path, left_kib: int = 0) -> Path:
     try:
         filler.write_bytes(bytes(max(0, free - left_kib * 1024)))
     except OSError as error:
-        assert error.errno == 28  # the campaign was quicker with the last bytes: full all the same
+        assert error.errno == errno.ENOSPC  # the campaign has taken the last bytes: the disk is full all the same
     return filler
 
 
@@ -49,7 +50,7 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(arena, small_disk: Path, fi
     """The disk fills up among the first checkpoints, or among results; freed, the same command finishes."""
     out = small_disk / "out"
     launch = arena.launch(out)
-    assert launch.wait_until(lambda: any(out.glob(f"members/*/*/{first}"))), launch.tail()
+    launch.wait_for_file(first)
     filler = fill(small_disk, left_kib)
     code = launch.end()
     assert code in (1, 2, 75), f"exit code {code}\n{launch.tail()}"
@@ -88,7 +89,7 @@ def test_a_folder_that_turns_read_only_is_reported(arena, small_disk: Path) -> N
     """What is open for writing stays so, nothing new can be written: as on a file system that has met an error."""
     out = small_disk / "out"
     launch = arena.launch(out)
-    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt"))), launch.tail()
+    launch.wait_for_file("checkpoint.pt")
     # A file system with open files cannot be made read-only itself; a read-only view is mounted over it in one step,
     # since the view has open files too as soon as it exists.
     view = arena.folder / "view"
@@ -116,7 +117,7 @@ def test_a_read_only_folder_is_refused_in_one_line(arena, small_disk: Path) -> N
 def test_a_folder_taken_away_under_the_run_ends_it(arena, how: str) -> None:
     out, away = arena.folder / "out", arena.folder / "away"
     launch = arena.launch(out)
-    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
+    launch.wait_for_file("checkpoint.pt")
     out.rename(away)  # at once: what is being written must not come in between
     if how == "removed":
         shutil.rmtree(away, ignore_errors=True)
@@ -156,15 +157,13 @@ def test_a_broken_checkpoint_is_reported_and_the_previous_one_used(arena, damage
 
 
 def spoil(path: Path, damage: str, rng: random.Random) -> None:
-    """Damage one file."""
+    """Damage a checkpoint."""
+    import torch
+
     content = path.read_bytes() if path.exists() else b""
     if damage == "another version":
-        import torch
-
         torch.save({"schema": 999}, path)
     elif damage == "another schedule":
-        import torch
-
         held = torch.load(path, weights_only=True)
         torch.save({**held, "schedule": {**held["schedule"], "cycle": 3}}, path)
     elif damage == "truncated":
@@ -179,7 +178,7 @@ def spoil(path: Path, damage: str, rng: random.Random) -> None:
         path.write_bytes(rng.randbytes(len(content) or 100))
 
 
-def test_two_launches_at_one_moment(arena) -> None:
+def test_two_launches_at_the_same_moment(arena) -> None:
     """One of them trains, the other is refused in one line."""
     out = arena.folder / "out"
     both = [arena.launch(out, ranks=1) for _ in range(2)]
@@ -195,7 +194,7 @@ def test_two_launches_in_one_folder(arena) -> None:
     """The second is refused while the first lives, and leaves it alone; a dead one's lock does not block."""
     out = arena.folder / "out"
     first = arena.launch(out)
-    assert first.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
+    first.wait_for_file("checkpoint.pt")
     second = arena.launch(out, ranks=1)
     assert second.end() == 2 and "error" in second.tail()
     assert first.process.poll() is None
@@ -204,16 +203,19 @@ def test_two_launches_in_one_folder(arena) -> None:
     arena.recover(out)
 
 
+def own_data_set(arena: harness.Arena, raw_data: Path) -> Path:
+    """Let the campaign train from a copy of the data set; return the copy."""
+    arena.campaign = arena.folder / "campaign.yaml"
+    shutil.copy(raw_data / "campaign.yaml", arena.campaign)
+    return Path(shutil.copytree(raw_data / "small.bp", arena.folder / "small.bp"))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["truncated", "other data"])
 def test_a_data_set_changed_between_two_runs_is_refused(arena, raw_data: Path, how: str) -> None:
-    copy = arena.folder / "small.bp"
-    shutil.copytree(raw_data / "small.bp", copy)
-    arena.campaign = arena.folder / "campaign.yaml"
-    arena.campaign.write_text((raw_data / "campaign.yaml").read_text())
-    out = arena.folder / "out"
+    copy, out = own_data_set(arena, raw_data), arena.folder / "out"
     launch = arena.launch(out)
-    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
+    launch.wait_for_file("checkpoint.pt")
     launch.kill()
     if how == "truncated":
         data = copy / "data.0"
@@ -224,7 +226,7 @@ def test_a_data_set_changed_between_two_runs_is_refused(arena, raw_data: Path, h
         subprocess.run([str(harness.BIN / "hydragnn-hpc"), *prepare], check=True, capture_output=True, timeout=120)
     assert arena.run(out) == 2, arena.last().tail()
     errors = [line for line in arena.last().log.read_text().splitlines() if "error:" in line]
-    assert len(errors) == 1 and ("small.bp" in errors[0]), arena.last().tail()
+    assert len(errors) == 1 and "small.bp" in errors[0], arena.last().tail()
     shutil.rmtree(copy)
     shutil.copytree(raw_data / "small.bp", copy)
     arena.recover(out)
@@ -232,14 +234,10 @@ def test_a_data_set_changed_between_two_runs_is_refused(arena, raw_data: Path, h
 
 @pytest.mark.long
 def test_a_data_set_changed_under_a_run_does_not_reach_it(arena, raw_data: Path) -> None:
-    """What a run trains on is its node-local copy, taken after the check."""
-    copy = arena.folder / "small.bp"
-    shutil.copytree(raw_data / "small.bp", copy)
-    arena.campaign = arena.folder / "campaign.yaml"
-    arena.campaign.write_text((raw_data / "campaign.yaml").read_text())
-    out = arena.folder / "out"
+    """A run trains on its node-local copy, which is made after the check."""
+    copy, out = own_data_set(arena, raw_data), arena.folder / "out"
     launch = arena.launch(out)
-    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt")))
+    launch.wait_for_file("checkpoint.pt")
     (copy / "data.0").write_bytes(b"")
     assert launch.end() == 0, launch.tail()
     arena.check_outcome(out)
@@ -283,7 +281,7 @@ time_t time(time_t *where) {
 
 @pytest.mark.long
 def test_a_clock_that_jumps(arena) -> None:
-    """The wall clock leaps a day ahead and back while members train; nobody is declared dead or out of time."""
+    """The wall clock leaps a day ahead and back while members train; no rank is considered dead or out of time."""
     source, library, clock = (arena.folder / name for name in ("clock.c", "clock.so", "clock"))
     source.write_text(CLOCK)
     compiler = shutil.which("cc") or shutil.which("gcc")
@@ -294,7 +292,7 @@ def test_a_clock_that_jumps(arena) -> None:
     out = arena.folder / "out"
     environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(clock)}
     launch = arena.launch(out, "--time-limit", "10m", environment=environment)
-    assert launch.wait_until(lambda: any(out.glob("members/*/*/checkpoint.pt"))), launch.tail()
+    launch.wait_for_file("checkpoint.pt")
     clock.write_text("86400")
     launch.wait_until(lambda: len(list(out.glob("members/*/*/result.json"))) >= 3)
     clock.write_text("-86400")

@@ -1,4 +1,4 @@
-"""What can happen to a worker: it costs one attempt of what it trained, is recorded with its cause, and no more."""
+"""What can happen to a worker: it costs one attempt of what it trained, and is recorded with its cause."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import resource
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +17,7 @@ from tests.faults import harness
 pytestmark = pytest.mark.mpi
 
 
-def failures(out) -> list[dict]:
+def failures(out: Path) -> list[dict[str, Any]]:
     """Return every failed attempt of every member."""
     return [a for path in sorted(out.glob("members/*/*/failure.json")) for a in json.loads(path.read_text())]
 
@@ -24,9 +26,9 @@ def test_a_worker_that_is_killed_hangs_or_has_no_memory_costs_one_attempt(arena)
     """One of each in one run, on three ranks."""
     out = arena.folder / "out"
     launch = arena.launch(out, "--set", "launch.silence_seconds=6", ranks=3)
-    starved = launch.beginning_worker()  # later it may do with what it holds
-    soft = 1 << 20  # far below what it holds already: its next allocation fails
-    resource.prlimit(starved.pid, resource.RLIMIT_AS, (soft, soft))
+    starved = launch.beginning_worker()  # later it may need no more memory than it has
+    limit = 1 << 20  # far below what it has already: its next allocation fails
+    resource.prlimit(starved.pid, resource.RLIMIT_AS, (limit, limit))
     killed, hanging = launch.training_workers(2)
     os.kill(hanging.pid, signal.SIGSTOP)
     os.kill(killed.pid, signal.SIGKILL)
@@ -38,18 +40,18 @@ def test_a_worker_that_is_killed_hangs_or_has_no_memory_costs_one_attempt(arena)
 
 
 def test_a_member_killed_at_every_attempt_is_given_up_and_the_others_finish(arena) -> None:
-    """Whoever trains M is killed at once, every time; the other variants finish, and a later run makes M too."""
+    """Each worker that trains M is killed at once; the other variants finish, and a later run trains M too."""
     out = arena.folder / "out"
     launch = arena.launch(out, "--set", "launch.attempts=2")
 
-    met: set[tuple[tuple[int, ...], int]] = set()
+    killed: set[tuple[tuple[int, ...], int]] = set()  # place, and number of the assignment
 
     def kill_whoever_begins_m() -> bool:
         for worker in launch.of_role("worker"):
             place = launch.place_of(worker)
             names, number = launch.assigned(place)
-            if names and names[0][0] == "M" and (place, number) not in met:
-                met.add((place, number))
+            if names and names[0][0] == "M" and (place, number) not in killed:
+                killed.add((place, number))
                 os.kill(worker.pid, signal.SIGKILL)
         return False
 
@@ -62,7 +64,7 @@ def test_a_member_killed_at_every_attempt_is_given_up_and_the_others_finish(aren
 
 
 def test_a_member_that_diverges_is_a_result_of_its_own(arena) -> None:
-    """An overflowing loss weight drives one variant out of the finite numbers; the other is not touched by it."""
+    """A loss weight that overflows makes one variant diverge; the other is not affected."""
     content = yaml.safe_load(arena.campaign.read_text())
     content["variants"] = ["M", {"name": "wild", "tasks": ["C"], "weights": {"C": 3.0e38}}]
     arena.campaign = arena.campaign.with_name("wild.yaml")
