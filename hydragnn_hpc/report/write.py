@@ -53,9 +53,9 @@ def write_report(
     earlier = [p for p in folder.figures.iterdir() if p.suffix in (".png", ".pdf")]
     earlier += [folder.claims, *(folder.table(table.name, suffix) for table in TABLES for suffix in SUFFIXES)]
     for path in earlier:
-        if path not in written:
+        if path not in written and path.is_file():
             with storage_errors(path):
-                path.unlink(missing_ok=True)
+                path.unlink()
     parts = sections(content, figures)
     write_text(folder.supplement, markdown.supplement(content, parts))
     write_json(folder.summary, markdown.summary(content, figures))

@@ -10,7 +10,7 @@ from tests.report.rendering import EVIL, Rendered, render
 
 @pytest.fixture(scope="session")
 def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
-    """The paper's variants, three replicas: one variant failed, one waiting, one member diverged, two at work."""
+    """The paper's variants with three replicas, of which some failed, diverged, wait, run or were interrupted."""
     states = {"HM": "failed", "C/01": "diverged", "M": "waiting", "CM/01": "running", "CM/02": "interrupted"}
     out = tmp_path_factory.mktemp("report") / "unfinished"
     return render(out, replicas=3, samples=60, epochs=12, states=states, cause=EVIL, last_output=(EVIL, EVIL))

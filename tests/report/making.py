@@ -1,7 +1,8 @@
-"""Campaign folders of any shape, as a run leaves them, from a seed: plausible numbers within seconds, untrained.
+"""Campaign folders of any shape, as a run leaves them, from a seed and within seconds: plausible numbers, no training.
 
-Truth is a simple alloy: 32 sites, k of them iron; an asymmetric dome of the graph target, node targets by species.
-A member's predictions are truth + noise, whose size is the member's own, and its errors are computed from them.
+The data are a simple alloy: 32 sites, k of them iron. Its graph target is an asymmetric dome over the composition; node
+targets depend on the species. A member's predictions are the true values and noise of a size of the member's own, and
+its errors are computed from them.
 """
 
 from __future__ import annotations

@@ -57,10 +57,10 @@ def headlines(snapshot: Snapshot) -> list[Headline]:
         if not own:
             continue
         best, rmse = min(own, key=lambda pair: _validation(snapshot, pair[0]))
-        part, validation = (
-            snapshot.part(task, name) if snapshot.baselines else None for name in ("test", "validation")
-        )
-        name = validation.better if validation else ""
+        test = validation = None
+        if snapshot.baselines:
+            test, validation = snapshot.part(task), snapshot.part(task, "validation")
+        baseline = validation.better if validation else ""
         per_task.append(
             Headline(
                 task=task,
@@ -72,8 +72,8 @@ def headlines(snapshot: Snapshot) -> list[Headline]:
                 rmse_std=best.rmse_unit_std,
                 rmse_of_mean=best.rmse_of_mean,
                 r2=best.r2,
-                baseline=name,
-                rmse_baseline=getattr(part, name).rmse_unit if part else None,
+                baseline=baseline,
+                rmse_baseline=getattr(test, baseline).rmse_unit if test else None,
                 not_learned=best.not_learned,
             )
         )

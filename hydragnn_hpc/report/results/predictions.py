@@ -121,7 +121,7 @@ class EnsembleStatistics:
 
 @dataclass
 class CollectedPredictions:
-    """Statistics by (variant, task), and a line for each member with a problem."""
+    """Statistics by (variant, task), and a line for each problem."""
 
     ensembles: dict[tuple[str, str], EnsembleStatistics]
     problems: list[str]
@@ -164,7 +164,7 @@ def predicted_of(predictions: dict[str, np.ndarray], name: str, truth: np.ndarra
     array = array.reshape(-1, 1) if array.ndim == 1 else array
     if array.dtype.kind != "f" or array.shape != truth.shape or not np.isfinite(array[np.isfinite(truth)]).all():
         raise UserError(f"'{name}' in predictions.npz does not fit the test set")
-    return array.astype(float)
+    return np.asarray(array, float)
 
 
 def _add_member(

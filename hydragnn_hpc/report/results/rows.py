@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -119,8 +119,8 @@ class Snapshot:
         """Why results are not compared with the baselines; empty where they are, or where there are no results."""
         return self.summary_problem if any(m.result for m in self.members) else ""
 
-    def part(self, task: str, part: str = "test") -> PartSummary | None:
-        """Return the summary of a task's target in the ``validation`` or the ``test`` set; None where unknown."""
+    def part(self, task: str, part: Literal["validation", "test"] = "test") -> PartSummary | None:
+        """Return the summary of a task's target in the validation or the test set; None where it is not known."""
         target = self.summary.targets.get(self.campaign.tasks[task].field) if self.summary else None
         return getattr(target, part) if target else None
 
