@@ -358,6 +358,12 @@ def test_the_format_that_the_document_adds(tmp_path: Path, monkeypatch: pytest.M
         assert "5.csv, frame 0: 'Qq'" in raw.skipped.reasons[0]
 
 
+def test_json_beside_the_data_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "about.json").write_text('{"made": "by hand"}')
+    write(tmp_path / "train.xyz", frames(2))
+    assert formats.detect(tmp_path) == "extxyz"
+
+
 def test_an_adios2_folder_within_a_folder_is_one_file(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     for name, made in (("X.bp", frames(3)), ("Y.bp", frames(2))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,11 +21,13 @@ TARGETS: tuple[TargetSpec, ...] = ()
 
 _TABLES = ("units", "property_units", "property_unit_dict", "_property_unit_dict")
 _SQLITE = b"SQLite format 3\x00"
+# The keys of rows are numbers, and "ids" lists them; other JSON is notes or a configuration.
+_JSON = re.compile(rb'\s*\{\s*"([0-9]+|ids)"\s*:')
 
 
 def detect(start: bytes, name: str) -> bool:
-    """Whether a file is SQLite or a JSON object, or has the suffix of a database."""
-    return start.startswith(_SQLITE) or start.lstrip().startswith(b"{") or name.endswith((".db", ".json"))
+    """Whether a file is SQLite, JSON that starts like a database of ASE, or has the suffix ``.db``."""
+    return start.startswith(_SQLITE) or _JSON.match(start) is not None or name.endswith(".db")
 
 
 def frames(file: RawFile) -> Iterator[Frame | UserError]:
