@@ -128,7 +128,7 @@ def _read(folder: Path, options: ImportOptions) -> tuple[Campaign, TrainedModel,
     outputs = settings.take_outputs(keys, features)
     network = settings.take_network(keys, {output.level for output in outputs})
     if network.model["convolution"] != "PNA":
-        raise keys.error(Key.CONVOLUTION, network.model["convolution"], "only models with PNA are imported")
+        raise UserError(f"{keys.where}: its convolution is {network.model['convolution']}; only PNA is imported")
     for path in (f"{ARCHITECTURE}.edge_dim", f"{ARCHITECTURE}.edge_features"):
         if value := keys.left.get(path):
             raise keys.error(path, value, "edges have other features here; train it again here")

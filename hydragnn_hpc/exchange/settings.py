@@ -292,14 +292,16 @@ def _preparation(keys: Keys, network: NetworkSettings, name: str, outputs: list[
     boundary = "periodic" if network.periodic else "open"
     command = f"hydragnn-hpc data prepare {source} {name}.bp --cutoff {network.radius:g}{unit} --boundary {boundary}"
     command += f" --fractions {share:g},{rest:.6g},{rest:.6g} --split-by {by}"
-    if not lsms:
-        command += "".join(f" --target {_plain(output.name)}={output.level}:KEY:UNIT" for output in outputs)
     if lsms:
         about = (
             "Give the original LSMS text, not HydraGNN's folder of enthalpies: the mixing enthalpy (per cell) is"
             " derived here. Positions and radius are in bohr."
         )
+        if network.periodic:
+            command += " --cell 'A B C bohr'"
+            about += " A, B and C are the cell's edge lengths, which LSMS text does not hold."
     else:
+        command += "".join(f" --target {_plain(output.name)}={output.level}:KEY:UNIT" for output in outputs)
         about = "A target's KEY and UNIT are the file's."
         if unit == "UNIT":
             about = f"The cutoff's UNIT is that of the positions, which HydraGNN does not record. {about}"

@@ -274,7 +274,7 @@ def test_what_is_not_a_usable_model_is_refused(exported: Path, tmp_path: Path) -
         ("num_conv_layers", 4, "has no 'graph_convs.3.module_0.pre_nns.0.0.weight'"),
         ("num_conv_layers", 2, "belong to no layer of the configured network"),
         ("edge_dim", 1, "edge_dim=1: edges have other features here"),
-        ("mpnn_type", "GIN", "only models with PNA are imported"),
+        ("mpnn_type", "GIN", "its convolution is GIN; only PNA is imported"),
         ("output_dim", [1], "output_dim=[1]: expected 3 entries"),
     ):
         network[key], before = value, network[key]

@@ -157,6 +157,12 @@ def test_settings_that_both_have_are_carried(tmp_path: Path) -> None:
     assert {task.loss.name for task in likelihood.tasks.values()} == {"nll"}
 
 
+def test_periodic_lsms_text_needs_a_cell(tmp_path: Path) -> None:
+    imported(tmp_path, changed(**{f"{NETWORK}periodic_boundary_conditions": True}))
+    lines = (line.removeprefix("# ") for line in (tmp_path / "campaign.yaml").read_text().splitlines())
+    assert "--boundary periodic --fractions 0.7,0.15,0.15 --split-by composition --cell 'A B C bohr'" in " ".join(lines)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
