@@ -45,7 +45,7 @@ def archive(
     from hydragnn_hpc.logs import progress
     from hydragnn_hpc.report.archive import write_archive
 
-    named = out if out.name not in ("", "..") else out.resolve()
+    named = out if out.name not in ("", "..") else out.resolve()  # . and .. have no name of their own
     to = to or named.with_name(f"{named.name}-archive")
     with progress("archive", "figures") as bar:
         size = write_archive(out, to, license_text, bar)

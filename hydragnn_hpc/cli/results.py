@@ -128,7 +128,7 @@ def _write_curves(content: Content) -> bool:
 
     try:
         write_scalars(content)
-    except UserError as error:  # it only adds to a report that is there
+    except UserError as error:  # the report is complete without them
         print_line(f"hydragnn-hpc: no curves for TensorBoard: {error}")
         return False
     return True
