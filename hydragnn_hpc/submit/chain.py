@@ -184,7 +184,7 @@ def main() -> None:
             return
         code, words = end(folder, given.code, given.runs, bool(given.late))
     except UserError as error:
-        print_line(f"hydragnn-hpc: error: {error}")
+        _show(f"error: {error}")
         sys.exit(error.exit_code)
     _show(words)
     sys.exit(code)
