@@ -46,7 +46,7 @@ _QUICK_SECONDS = 0.002  # the same while messages arrive, since an answer may be
 _ACTIVE_SECONDS = 0.2  # polling stays quick for this long after the last message
 _BEATS_PER_SECOND = 200  # limit for all ranks together, since rank 0 answers each heartbeat
 _MOST_PROBES = 3  # heartbeats that rank 0 sends to a silent rank
-_SIGNALS_TO_KILL = 3  # after so many, the user does not want to wait until everything is saved
+_SIGNALS_TO_KILL = 3  # the third says that the user will not wait until everything is saved
 
 
 class _LeaveError(Exception):

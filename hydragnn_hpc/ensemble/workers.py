@@ -58,7 +58,7 @@ class WorkerOptions:
     silence : float
         Seconds after which a training worker that sends nothing, or any worker that reads nothing, is considered hung.
     require_gpu : bool
-        Whether the device ``auto`` has to be a GPU.
+        Whether the device ``auto`` must be a GPU.
     limits : LineLimits
         On what a worker sends.
     """
