@@ -105,8 +105,7 @@ class _Attended(torch.autograd.Function):
         total = all_values[0].mul_(shares[0])
         for values, share in zip(all_values[1:], shares[1:], strict=True):
             total += values.mul_(share)
-        ctx.geometry = geometry
-        ctx.with_edges = edges is not None
+        ctx.geometry, ctx.has_edges = geometry, edges is not None
         ctx.save_for_backward(sources, vector, shares, *all_active)
         return geometry.collected(total) / len(vector)
 
@@ -122,13 +121,13 @@ class _Attended(torch.autograd.Function):
         for scores, share, weights, active in zip(all_scores, shares, vector, all_active, strict=True):
             of_vector = active.flatten(1) @ scores.flatten()
             slopes = torch.ops.aten.leaky_relu_backward(weights[:, None, None] * scores, active, LEAKY_SLOPE, True)
-            of_edges = slopes.sum(2) if ctx.with_edges else slopes.new_empty(0)
+            of_edges = slopes.sum(2) if ctx.has_edges else slopes.new_empty(0)
             of_targets = geometry.collected(slopes)
             of_sources = geometry.collected_at_sources(slopes.addcmul_(given, share))
             gradients.append((of_sources, of_targets, of_edges, of_vector))
         *by_row, by_head = zip(*gradients, strict=True)
         all_sources, all_targets, all_edges = map(torch.cat, by_row)
-        return None, all_sources, all_targets, all_edges if ctx.with_edges else None, torch.stack(by_head)
+        return None, all_sources, all_targets, all_edges if ctx.has_edges else None, torch.stack(by_head)
 
 
 def _by_head(
