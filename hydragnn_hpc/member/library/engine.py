@@ -63,6 +63,7 @@ class LibraryEngine:
         self._parameters = list(self._network.parameters())  # in the layout's order
         self._buffers = [(name, b) for name, b in self._network.named_buffers() if name in self.layout.buffers]
         used = sum(p.numel() for p in self._parameters)
+        self._loaded = (0, 0)
         self._padding = torch.zeros(self.layout.parameter_size - used, dtype=dtype, device=device)
         self._shared: SharedGeometry | None = None
         if data.structure.shared_geometry if shared is None else shared:
@@ -113,6 +114,10 @@ class LibraryEngine:
 
     def _load(self, parameters: Tensor, buffers: Tensor) -> None:
         """Make the network use one member's [P] and [Q] without a copy: training changes the member's buffers."""
+        loaded = (parameters.data_ptr(), buffers.data_ptr())
+        if loaded == self._loaded:  # the network's views keep this memory, so nothing else can be there
+            return
+        self._loaded = loaded
         for parameter, (at, shape) in zip(self._parameters, self.layout.parameters.values(), strict=True):
             parameter.data = parameters[at : at + math.prod(shape)].view(shape)
         named = self.layout.named_buffers(buffers)
