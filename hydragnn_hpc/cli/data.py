@@ -108,7 +108,7 @@ def prepare(
         str,
         typer.Option(
             help="3 edge lengths or 9 numbers (rows are lattice vectors), with unit: '20.872 10.436 14.116 bohr'."
-            " For structures without one, such as LSMS text; also the period that --split-by symmetry uses."
+            " For structures without one, such as LSMS text; also the period that --split-by symmetry or groups uses."
         ),
     ] = "",
     cap: Annotated[
@@ -185,7 +185,7 @@ def split(
         str,
         typer.Option(
             help="The crystal's period, where the graph's boundary is open: 3 edge lengths or 9 numbers, with unit:"
-            " '20.872 10.436 14.116 bohr'. For --split-by symmetry."
+            " '20.872 10.436 14.116 bohr'. For --split-by symmetry or groups. Default: as the source data set states."
         ),
     ] = "",
     scale_over: Annotated[str, typer.Option(help="all or train; default: as in the source data set.")] = "",

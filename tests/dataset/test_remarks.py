@@ -180,6 +180,15 @@ def test_remarks_name_numbers_and_samples(tmp_path: Path) -> None:
     assert "validation set has 9 samples" in found["small-part"]
 
 
+@pytest.mark.parametrize("target", [ENERGY, ALLOY])
+def test_the_remedy_for_energies_per_atom_does_not_depend_on_the_stored_unit(tmp_path: Path, target: str) -> None:
+    """Mixing enthalpies are stored in Ry, whatever the unit in --target."""
+    structures = changed(crystals(sizes=(1, 2), symbols="Cu Au"), lambda k, a: a.info["e"] / len(a) - 3.5)
+    options = {"end_members": {29: -0.25, 79: -0.25}} if target == ALLOY else {}
+    line = remarks_of(prepared(tmp_path, (structures, target, options)))["per-atom"]
+    assert "Ry/atom" not in line and line.endswith("if these are energies per atom, add /atom to the unit in --target")
+
+
 def test_outliers_are_refused_or_left_out_where_asked_for(tmp_path: Path) -> None:
     made = changed(crystals(), lambda k, a: 1e6 if k == 7 else a.info["e"])
     with pytest.raises(UserError, match=r"raw.extxyz@7: target 'e' is far from all others \(such samples: 1\)"):

@@ -146,6 +146,16 @@ def test_preparing_by_symmetry_is_splitting_by_symmetry(raw: Path, bp: Path, tmp
     assert again.sha256 != store.read_manifest(tmp_path / "x.bp").sha256
 
 
+def test_a_new_split_uses_the_period_that_the_data_set_states(raw: Path, bp: Path, tmp_path: Path) -> None:
+    prepare(raw, tmp_path / "x.bp", Options(cap=40, cell=FEPT))
+    _, with_period = split(tmp_path / "x.bp", tmp_path / "y.bp", SplitOptions(by="symmetry"))
+    _, without = split(bp, tmp_path / "z.bp", SplitOptions(by="symmetry"))
+    assert with_period.classes < without.classes
+    manifest, _ = split(bp, tmp_path / "again.bp", SplitOptions(by="symmetry", cell=FEPT))
+    _, again = split(tmp_path / "again.bp", tmp_path / "other.bp", SplitOptions(by="symmetry", seed=1))
+    assert again.classes == with_period.classes and manifest.source.cell == list(FEPT)
+
+
 def test_scaling_over_the_training_part_follows_the_split(raw: Path, bp: Path, tmp_path: Path) -> None:
     manifest, _ = split(bp, tmp_path / "x.bp", SplitOptions(by="random", seed=5, scale_over="train"))
     _, a = store.read(tmp_path / "x.bp")

@@ -28,7 +28,8 @@ class SplitOptions:
         Training, validation, test.
     seed : int
     cell : tuple of float or None
-        Nine numbers, bohr, rows are vectors: the crystal's period, where the graph's boundary is open.
+        Nine numbers, bohr, rows are vectors: the crystal's period, where the graph's boundary is open. None keeps what
+        the data set states.
     scale_over : {"all", "train"} or None
         None keeps what the data set has.
     """
@@ -68,7 +69,7 @@ def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tu
     store.refuse_existing(out, force)
     manifest, arrays = store.read(bp)
     _, counts = species_counts(arrays["atomic_numbers"], arrays["atom_offsets"])
-    classes = symmetry.classes_of(arrays, options.cell)
+    classes = symmetry.classes_of(arrays, options.cell or manifest.source.cell)
     made = select.split(options.by, counts, options.fractions, options.seed, classes)
     old, arrays["split"] = arrays["split"], made.part
     leaked_before, leaked_after = (symmetry.leaked(classes, part) for part in (old, made.part))

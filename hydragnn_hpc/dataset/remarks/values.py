@@ -80,16 +80,16 @@ def per_atom_or_per_cell(data: DataView) -> Lines:
         grows, stays = (_residual(terms[known], values[known, 0]) for terms in (data.counts, fractions_of(data.counts)))
         if not per_atom and stays < _BETTER * grows:
             line = (
-                f"target '{name}' is declared in {target.unit} per structure, but does not grow with the number of"
-                f" atoms: a linear fit in fractions leaves {stays:.3g}, one in numbers of atoms {grows:.3g}; if it is"
-                f" an energy per atom, declare it as {target.unit}/atom"
+                f"target '{name}': its energies are declared per structure, but do not grow with the number of atoms: a"
+                f" linear fit in fractions leaves {stays:.3g} {target.unit}, one in numbers of atoms {grows:.3g}"
+                f" {target.unit}; if these are energies per atom, add /atom to the unit in --target"
             )
             yield line, name
         elif per_atom and grows < _BETTER * stays:
             line = (
-                f"target '{name}' is declared in {target.unit}, but grows with the number of atoms: a linear fit in"
-                f" numbers of atoms leaves {grows:.3g}, one in fractions {stays:.3g}; if it is the energy of the whole"
-                f" structure, declare it as {target.unit.removesuffix('/atom')}"
+                f"target '{name}': its energies are declared per atom, but grow with the number of atoms: a linear fit"
+                f" in numbers of atoms leaves {grows:.3g} {target.unit}, one in fractions {stays:.3g} {target.unit}; if"
+                " these are energies of whole structures, remove /atom from the unit in --target"
             )
             yield line, name
 
