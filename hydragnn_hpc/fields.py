@@ -48,7 +48,7 @@ class Field:
         """
         if array.dtype != np.dtype(self.dtype):
             raise UserError(
-                f"{where}: field '{self.name}' has dtype {array.dtype}, expected {self.dtype}; prepare the data set"
+                f"{where}: array '{self.name}' has dtype {array.dtype}, expected {self.dtype}; prepare the data set"
                 " again"
             )
         letters = self.shape.split()
@@ -57,7 +57,7 @@ class Field:
         if not fits:
             shown = tuple(s if e < 0 else e for s, e in zip(letters, expected, strict=True))
             raise UserError(
-                f"{where}: field '{self.name}' has shape {array.shape}, expected {shown}; prepare the data set again"
+                f"{where}: array '{self.name}' has shape {array.shape}, expected {shown}; prepare the data set again"
             )
         sizes.update({s: a for s, a in zip(letters, array.shape, strict=True) if not s.isdigit() and s != "d"})
 

@@ -72,7 +72,7 @@ def test_a_field_learns_sizes_and_holds_later_arrays_to_them() -> None:
     declared = {f.name: f for f in STRUCTURE}
     declared["pos"].check(np.zeros((5, 3)), sizes, "x.bp")
     assert sizes == {"B": 5}
-    with pytest.raises(UserError, match=r"x\.bp: field 'pos' has shape \(4, 3\), expected \(5, 3\)"):
+    with pytest.raises(UserError, match=r"x\.bp: array 'pos' has shape \(4, 3\), expected \(5, 3\)"):
         declared["pos"].check(np.zeros((4, 3)), sizes, "x.bp")
     with pytest.raises(UserError, match=r"expected \('G', 3, 3\)"):
         declared["cell"].check(np.zeros((2, 3)), sizes, "x.bp")

@@ -330,7 +330,7 @@ def test_a_reference_of_all_samples_is_remarked(tmp_path: Path) -> None:
         for k in campaigns.done(tmp_path, "run", "campaign.yaml", "o", "--dry-run").splitlines()
         if "reference-of-all" in k
     ]
-    assert "variants H-referencecomposition-samples40:" in line
+    assert "variant H-referencecomposition-samples40:" in line
     of_few = campaigns.text(variants=[], tasks=tasks, sweep=sweep, training={"batch_size": 16, "fitted_to": "samples"})
     (tmp_path / "few.yaml").write_text(of_few)
     assert "reference-of-all" not in campaigns.done(tmp_path, "run", "few.yaml", "o", "--dry-run")

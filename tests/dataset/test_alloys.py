@@ -47,7 +47,7 @@ def test_pure_metals_bind_as_the_potential_was_fitted_to(z: int, cohesion: float
     assert alloys.properties(*pure[0])[0] / 4 == pytest.approx(cohesion, abs=0.05)
 
 
-def test_same_seed_same_bytes(tmp_path: Path) -> None:
+def test_same_seed_same_bytes_and_an_existing_file_is_kept(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         alloys.generate(tmp_path / f"{name}.extxyz", "ternary", seed, SMALL)
     a, b, c = ((tmp_path / f"{name}.extxyz").read_bytes() for name in "abc")
@@ -86,15 +86,13 @@ def test_ase_reads_what_was_computed(tmp_path: Path) -> None:
 
 
 def test_a_ternary_of_several_sizes_is_split_by_composition(tmp_path: Path) -> None:
-    sizes = alloys.parse_sizes("1x1x1,2x1x1")
-    alloys.generate(tmp_path / "a.extxyz", "ternary", 0, (8, sizes))
+    alloys.generate(tmp_path / "a.extxyz", "ternary", 0, (8, SMALL[1]))
     targets = ["mixing_enthalpy=mixing:energy:eV", "forces=node:forces:eV/Ang", "q=node:charge:e"]
     manifest = prepare(tmp_path / "a.extxyz", tmp_path / "x.bp", Options(targets=parse_targets(targets)))
     source = manifest.plain()["source"]
     assert source["species"] == [29, 47, 79] and source["end_members"].keys() == {"29", "47", "79"}
     _, a = store.read(tmp_path / "x.bp")
-    sizes_found = np.diff(a["atom_offsets"])
-    assert set(sizes_found.tolist()) == {4, 8}
+    assert set(np.diff(a["atom_offsets"]).tolist()) == {4, 8}
     counts = np.stack([np.add.reduceat(a["atomic_numbers"] == z, a["atom_offsets"][:-1], dtype=int)
                        for z in source["species"]], axis=1)  # fmt: skip
     for composition in np.unique(counts, axis=0):
@@ -117,6 +115,6 @@ def test_fept_as_extended_xyz_is_the_lsms_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "2x2", "0x1x1", "1x1x1,1x1x1", "axbxc", "20x20x20"])
-def test_sizes_that_cannot_be(text: str) -> None:
+def test_invalid_sizes_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="--sizes"):
         alloys.parse_sizes(text)

@@ -88,7 +88,7 @@ def test_a_node_level_target_has_a_mean_per_element_and_component() -> None:
     assert found.form == "species" and (found.test.mean.r2 or 0) < 0.1
 
 
-def test_an_outlier_is_seen_in_the_range_and_other_values_are_not() -> None:
+def test_an_outlier_narrows_the_central_range() -> None:
     arrays, counts = data_set()
     values = np.random.default_rng(1).normal(size=(len(counts), 1))
     assert summary_of(arrays, "graph", values).central_range > 0.5

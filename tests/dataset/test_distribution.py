@@ -1,4 +1,4 @@
-"""What ``data info`` says of the distribution."""
+"""The distribution of a data set, which ``data info`` shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.read.options import Options
 
 
-def test_bins_and_moments_of_what_is_known() -> None:
+def test_bins_and_moments_of_known_values() -> None:
     z = np.array([26] * 5 + [26, 78, 78, 78, 78] + [26, 26, 26, 26, 78] + [78] * 5, np.int32)
     arrays = {"atomic_numbers": z, "atom_offsets": np.arange(5) * 5}
     arrays["target_a"] = np.array([[1.0, np.nan], [3.0, 2.0], [5.0, np.nan], [7.0, 4.0]])
@@ -24,7 +24,7 @@ def test_bins_and_moments_of_what_is_known() -> None:
     assert found["atoms"] == {"minimum": 5, "mean": 5.0, "maximum": 5}
 
 
-def test_the_manifest_keeps_it(tmp_path: Path) -> None:
+def test_the_manifest_holds_the_distribution(tmp_path: Path) -> None:
     manifest = prepare(write_raw(tmp_path / "raw", alloys(120)), tmp_path / "x.bp", Options())
     kept = manifest.plain()["distribution"]
     _, arrays = store.read(tmp_path / "x.bp")

@@ -64,10 +64,12 @@ def brute_counts(geometry: Geometry, numbers: np.ndarray, element: int, low: flo
     return counts
 
 
-CLUSTER = Geometry(surrogate.sites()[0], np.zeros((3, 3)), NEVER)
+def cluster() -> Geometry:
+    """The same sites without a cell."""
+    return Geometry(surrogate.sites()[0], np.zeros((3, 3)), NEVER)
 
 
-@pytest.mark.parametrize("geometry", [lattice(), CLUSTER], ids=["cell", "cluster"])
+@pytest.mark.parametrize("geometry", [lattice(), cluster()], ids=["cell", "cluster"])
 def test_shells_count_images_as_trying_all_of_them_does(geometry: Geometry) -> None:
     numbers = np.random.default_rng(1).choice([FE, PD, PT], 32)
     found = shells.find([geometry], 4, 7.0, 5.0)
@@ -124,11 +126,11 @@ def test_clusters_follow_coulombs_law_and_slabs_are_refused() -> None:
         potential_matrix(Geometry(pos, np.eye(3) * 9, (True, True, False)))
 
 
-def test_powers_of_the_potential_stand_beside_it(tmp_path: Path) -> None:
+def test_powers_of_the_potential_follow_it(tmp_path: Path) -> None:
     data = data_set([lattice()], [0] * 60, [FE, PT])
     wanted = [RequiredInput(name="shells", number=4), RequiredInput(name="ewald", powers=3)]
     recipe = inputs.write(data, inputs.plan(data, wanted, *FACTS), tmp_path / "x.npy")
-    # Of two elements one says it all: the potentials are each other's negative.
+    # With two elements, the potentials are each other's negative, and one is redundant.
     assert recipe.columns[4:] == ["ewald Fe", "ewald^2 Fe", "ewald^3 Fe"]
     restored = InputRecipe.model_validate_json(recipe.model_dump_json())
     again = GeometryOperators(restored, lattice()).inputs(data["atomic_numbers"].reshape(-1, 32))
@@ -156,7 +158,7 @@ def test_all_inputs_of_a_lattice(tmp_path: Path) -> None:
     data = data_set([lattice()], [0] * 90, [FE, PT])
     recipe = inputs.write(data, inputs.plan(data, EVERYTHING, *FACTS), tmp_path / "x.npy")
     x = np.load(tmp_path / "x.npy")
-    # Of two elements one says it all; species, composition, four shells, potential.
+    # With two elements, the second column of each is redundant: species, composition, four shells, potential.
     assert [c.split()[0] for c in recipe.columns] == ["species", "composition", *["shell"] * 4, "ewald"]
     assert all(c.endswith("Fe") for c in recipe.columns[1:])
     assert x.dtype == np.float32 and x.shape == (90 * 32, 7) and not list(tmp_path.glob("raw*"))
@@ -205,7 +207,7 @@ def test_rows_and_columns_of_the_periodic_table() -> None:
     assert elements.radius(78) == 1.36 and np.isnan([elements.radius(97), elements.electronegativity(95)]).all()
 
 
-def test_the_test_part_does_not_enter_the_standard(tmp_path: Path) -> None:
+def test_the_test_set_does_not_affect_the_standardisation(tmp_path: Path) -> None:
     data = data_set([lattice()], [0] * 30, [FE, PT])
     recipes = []
     for seed in (0, 1):
@@ -229,11 +231,11 @@ def test_a_crystal_shifted_onto_itself_keeps_its_inputs() -> None:
     numbers = data["atomic_numbers"].reshape(12, 32)
     shifted = np.empty_like(numbers)
     shifted[:, onto] = numbers
-    site = GeometryOperators(recipe, geometry)
-    np.testing.assert_allclose(site.columns(shifted)[:, onto], site.columns(numbers), atol=1e-12)
+    operators = GeometryOperators(recipe, geometry)
+    np.testing.assert_allclose(operators.columns(shifted)[:, onto], operators.columns(numbers), atol=1e-12)
 
 
-def test_what_does_not_vary_or_repeats_itself_is_left_out(tmp_path: Path) -> None:
+def test_constant_and_redundant_columns_are_left_out(tmp_path: Path) -> None:
     pure = data_set([lattice()], [0] * 6, [FE])
     recipe = inputs.write(pure, inputs.plan(pure, EVERYTHING, *FACTS), tmp_path / "x.npy")
     assert recipe.columns == ["species"] and np.isfinite(np.load(tmp_path / "x.npy")).all()
@@ -266,7 +268,7 @@ def test_geometries_without_common_shells_get_smooth_bins(tmp_path: Path, monkey
     recipe = inputs.write(data, plan, tmp_path / "x.npy")
     x = np.load(tmp_path / "x.npy")
     assert np.isfinite(x).all()
-    # What is kept with a model gives the same for every structure alone.
+    # The recipe that is stored with a model gives the same inputs for every structure alone.
     restored = InputRecipe.model_validate_json(recipe.model_dump_json())
     for sample, g in enumerate(which):
         atoms = slice(*data["atom_offsets"][sample : sample + 2])

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import random
 import shutil
-import subprocess
 import tarfile
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from synthetic import SOURCE, frame_of, lsms_samples, raw_samples
 
 from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import facts_of, prepare, structure_arrays
 from hydragnn_hpc.dataset.generate import surrogate
@@ -29,6 +28,7 @@ from hydragnn_hpc.dataset.staged.copies import open_staged, write_truth
 from hydragnn_hpc.dataset.staged.staging import Staging, remove_abandoned
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES, Property
+from tests.storage import small_disk
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,7 @@ def bp(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_data_set_holds_what_the_files_held(raw: Path, bp: Path) -> None:
     manifest, a = store.read(bp)
-    names = [
-        bytes(a["sample_names"][s:e]).decode()
-        for s, e in zip(a["sample_name_offsets"], a["sample_name_offsets"][1:], strict=False)
-    ]
+    names = [bytes(a["sample_names"][s:e]).decode() for s, e in pairwise(a["sample_name_offsets"])]
     assert manifest.sizes["G"] == 1 and manifest.sizes["E"] == 206
     for position, sample in enumerate(lsms_samples(raw)):
         assert names[position] == sample.name
@@ -107,8 +104,8 @@ def test_isolated_atoms_and_data_without_any_edge(tmp_path: Path) -> None:
     assert again["neighbours"].shape == (0,) and again["edge_vectors"].shape == (0, 3)
 
 
-def test_edges_are_in_memory_once() -> None:
-    """Edges make up most of a large data set; building them takes little memory beyond the result."""
+def test_edges_are_on_disk_while_they_are_gathered() -> None:
+    """Edges make up most of a large data set."""
     rng = np.random.default_rng(0)
     cell = np.eye(3) * 14.0
     grid = np.stack(np.meshgrid(*[np.arange(4) * 3.5] * 3), axis=-1).reshape(-1, 3)
@@ -123,7 +120,7 @@ def test_edges_are_in_memory_once() -> None:
     finally:
         tracemalloc.stop()
     assert len(arrays["neighbours"]) > 100_000
-    assert peak < 1.4 * sum(a.nbytes for a in arrays.values())
+    assert peak < 0.5 * sum(a.nbytes for a in arrays.values())
 
 
 def test_atoms_of_samples_are_on_disk_while_they_are_gathered(tmp_path: Path) -> None:
@@ -174,7 +171,7 @@ def test_scaling_over_the_training_set(raw: Path, tmp_path: Path) -> None:
     assert manifest.targets["mixing_enthalpy"].maximum == h.max(0).tolist()
 
 
-def campaign(dataset: Path, **changes):
+def campaign(dataset: Path, **changes: Any) -> Campaign:
     """A campaign of one task on the data set."""
     content = {
         "name": "x",
@@ -197,8 +194,8 @@ def test_a_campaign_is_checked_against_its_data_set(raw: Path, bp: Path, tmp_pat
     for message, changes in wrong.items():
         with pytest.raises(UserError, match=message):
             match.check(campaign(bp, **changes), manifest)
+    (tmp_path / "raw").mkdir()
     for file in raw.iterdir():
-        (tmp_path / "raw").mkdir(exist_ok=True)
         sample = parse_sample(file.read_bytes(), str(file))
         sample.table[:, 6] = 0.25
         (tmp_path / "raw" / file.name).write_text(format_sample(sample))
@@ -222,7 +219,7 @@ def test_existing_data_is_not_overwritten(raw: Path, bp: Path, tmp_path: Path) -
         prepare(raw, tmp_path / "data", Options())
 
 
-def test_anything_but_a_data_set_is_refused(bp: Path, tmp_path: Path) -> None:
+def test_anything_but_a_data_set_is_refused(tmp_path: Path) -> None:
     for name, message in (("missing.bp", "no such data set"), ("file.bp", "is a file"), ("folder.bp", "manifest.json")):
         path = tmp_path / name
         if name.startswith("file"):
@@ -231,25 +228,13 @@ def test_anything_but_a_data_set_is_refused(bp: Path, tmp_path: Path) -> None:
             path.mkdir()
         with pytest.raises(UserError, match=message):
             store.read(path)
-    other = tmp_path / "other.bp"
-    shutil.copytree(bp, other)
-    content = json.loads((other / "manifest.json").read_text())
-    (other / "manifest.json").write_text(json.dumps({**content, "schema": 99}))
-    with pytest.raises(UserError, match=r"format version 99|checksum does not match"):
-        store.read(other)
 
 
 def test_a_full_disk_leaves_nothing(raw: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root and the right to mount")
-    try:
-        with pytest.raises(UserError, match=r"cannot write|free"):
+    with small_disk(tmp_path / "disk", "100k") as disk:
+        with pytest.raises(UserError, match="cannot write"):
             prepare(raw, disk / "x.bp", Options())
         assert not list(disk.iterdir())
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_the_node_local_copy_is_scaled_and_shared(bp: Path, tmp_path: Path) -> None:
@@ -272,19 +257,6 @@ def test_the_node_local_copy_is_scaled_and_shared(bp: Path, tmp_path: Path) -> N
     np.testing.assert_array_equal(test["sample"], chosen)
     np.testing.assert_array_equal(test["mixing_enthalpy"], arrays["target_mixing_enthalpy"][chosen])
     assert test["magnetic_moment"].shape == (32 * len(chosen), 1)
-
-
-def test_copies_of_killed_runs_are_removed(bp: Path, tmp_path: Path) -> None:
-    abandoned, used = tmp_path / "hydragnn-hpc-abc-1", tmp_path / "hydragnn-hpc-abc-2"
-    for folder in (abandoned, used):
-        folder.mkdir()
-        (folder / "lock").touch()
-        (folder / "pos.npy").write_bytes(b"x")
-    lock = os.open(used / "lock", os.O_RDWR)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    with Staging(bp, tmp_path):
-        assert not abandoned.exists() and used.exists()
-    os.close(lock)
 
 
 def test_the_copying_child_reports_a_damaged_data_set(bp: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What preparing makes of several elements and geometries, repeats, bad files and odd options."""
+"""Preparing data of several elements and geometries, with repeats, damaged files and invalid options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from synthetic import alloys, remarks_of, write_raw
 
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
-from hydragnn_hpc.dataset.graphs import parse_length
+from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours, parse_length
 from hydragnn_hpc.dataset.read.formats.lsms import LsmsSample, format_sample
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
@@ -113,7 +113,7 @@ def test_an_element_without_pure_cell_needs_its_end_member(tmp_path: Path) -> No
     prepare(raw, tmp_path / "x.bp", Options(end_members={78: -7800.0}))
 
 
-def test_a_constant_target_is_reported_and_the_others_stay_of_use(tmp_path: Path) -> None:
+def test_a_constant_target_is_reported_and_does_not_prevent_preparing(tmp_path: Path) -> None:
     samples = alloys(60)
     for sample in samples:
         sample.table[:, 6] = 1.5
@@ -122,7 +122,7 @@ def test_a_constant_target_is_reported_and_the_others_stay_of_use(tmp_path: Path
     assert manifest.targets["magnetic_moment"].minimum == manifest.targets["magnetic_moment"].maximum == [1.5]
 
 
-def test_what_is_odd_about_structures_is_reported(tmp_path: Path) -> None:
+def test_contradictions_and_odd_distances_are_reported(tmp_path: Path) -> None:
     options = Options(targets=parse_targets(["e=graph:energy:eV"]), fractions=(0.5, 0.25, 0.25), split_by="random")
     pairs = [(f"{0.05 * k + 1:.2f}", k) for k in range(8)] + [("1.00", 99), ("0.30", 8), ("70", 9)]
     text = "".join(f"2\nProperties=species:S:1:pos:R:3 energy={e}\nCu 0 0 0\nAu 0 0 {z}\n" for z, e in pairs)
@@ -148,7 +148,7 @@ def test_a_repeat_with_a_value_is_kept_before_one_without(tmp_path: Path) -> Non
     assert not np.isnan(energies).any() and energies.max() == 42
 
 
-def test_values_beyond_all_measure_are_refused(tmp_path: Path) -> None:
+def test_values_too_large_for_a_variance_are_refused(tmp_path: Path) -> None:
     pairs = zip(range(1, 9), [*range(7), "-1e308"], strict=True)
     text = "".join(f"2\nProperties=species:S:1:pos:R:3 energy={e}\nCu 0 0 0\nAu 0 0 {z}\n" for z, e in pairs)
     (tmp_path / "a.xyz").write_text(text)
@@ -180,9 +180,7 @@ def test_too_few_samples_are_refused(tmp_path: Path) -> None:
         (Options(fractions=(0.9, 0.2, 0.1)), "--fractions"),
     ],
 )
-def test_options_that_cannot_be_are_one_line_and_leave_nothing(
-    mixed: Path, tmp_path: Path, options, message: str
-) -> None:
+def test_invalid_options_are_refused_and_leave_nothing(mixed: Path, tmp_path: Path, options, message: str) -> None:
     with pytest.raises(UserError, match=message):
         prepare(mixed, tmp_path / "x.bp", options)
     assert not list(tmp_path.iterdir())
@@ -196,7 +194,7 @@ def test_progress_counts_every_file(mixed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_the_real_data_is_the_paper_s(real_bp: Path) -> None:
+def test_the_open_data_are_the_paper_s(real_bp: Path) -> None:
     """Facts of the open data set, doi.org/10.13139/OLCF/1762742; the boundaries of its neighbour lists."""
     manifest, a = store.read(real_bp)
     source = manifest.plain()["source"]
@@ -207,10 +205,8 @@ def test_the_real_data_is_the_paper_s(real_bp: Path) -> None:
     for name, expected in ranges.items():
         target = manifest.targets[name]
         assert [*target.minimum, *target.maximum] == pytest.approx(expected, abs=6e-4)
-    # Campaigns keep this name of what they were trained on: another one, and none of them can go on.
+    # Campaigns record this hash of their data; with another, none of them could be continued.
     assert manifest.sha256 == "b58487b7d5023ea3b1edcddf2140b09866a94b5e6e5db2dde232d35b8c907f51"
-    from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
-
     cell = np.diag([20.872, 10.436, 14.116])
     for cutoff, periodic, edges in (("7bohr", False, 206), ("7angstrom", False, 714), ("7bohr", True, 384)):
         found = find_neighbours(Geometry(a["pos"], cell, (periodic,) * 3), parse_length(cutoff))

@@ -244,14 +244,19 @@ def test_a_campaign_has_the_remarks_that_concern_it(several: store.Manifest) -> 
 
 
 def test_a_remark_names_the_variants_that_it_concerns(several: store.Manifest) -> None:
-    assert of_campaign(several)["rotating-target"].startswith("variants EF: target 'f', 3 components per atom")
+    assert of_campaign(several)["rotating-target"].startswith("variant EF: target 'f', 3 components per atom")
     far = {"name": "far", "tasks": ["E"], "model": {"edges": {"number": 8}}, "inputs": ["composition"]}
     found = of_campaign(several, variants=["E", far])
     assert found.keys() == {"distances", "species-as-number"}
+    assert all(text.startswith("variant E: ") for text in found.values())
+    both = of_campaign(several, variants=["E", "EF", far])["distances"]
+    assert both.startswith("variants E, EF: ")
+
+
+def test_a_task_of_vectors_has_no_remark(several: store.Manifest) -> None:
     vector = {"E": {"level": "graph", "field": "e"}, "F": {"level": "node", "field": "f", "vector": True}}
     lengths = {"convolution": "PaiNN", "pooling": "sum", "edges": {"number": 8}}
     assert of_campaign(several, tasks=vector, model=lengths, inputs=["one_hot"]) == {}
-    assert all(text.startswith("variants E: ") for text in found.values())
 
 
 @pytest.mark.parametrize(
@@ -293,7 +298,7 @@ def test_what_members_start_from(
     assert {name for name in found if name.startswith("start-")} == remarks
 
 
-def test_two_elements_may_be_a_number(tmp_path: Path) -> None:
+def test_two_elements_may_be_distinguished_by_a_number(tmp_path: Path) -> None:
     manifest = prepared(tmp_path, (crystals(300, symbols="Cu Au"), ENERGY, {}))
     assert "species-as-number" not in of_campaign(manifest, variants=["E"], tasks={"E": campaign().tasks["E"]})
 
@@ -305,7 +310,7 @@ def test_the_surrogate_has_the_remarks_of_the_paper_s_data(small_bp: Path) -> No
 
 
 @pytest.mark.realdata
-def test_the_open_data_have_the_remarks_that_are_right(real_bp: Path) -> None:
+def test_the_open_data_have_two_remarks(real_bp: Path) -> None:
     found = remarks_of(store.read_manifest(real_bp))
     assert found.keys() == {"small-compositions", "equivalents"}
     assert "Pt32 (1), Fe32 (1)" in found["small-compositions"]

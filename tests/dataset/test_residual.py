@@ -57,7 +57,7 @@ def fit(
 
 @pytest.mark.parametrize("level", ["graph", "node"])
 @pytest.mark.parametrize("kind", ["composition", "species", "linear"])
-def test_the_parts_make_the_whole_and_the_rest_is_of_order_one(tmp_path: Path, level: str, kind: str) -> None:
+def test_reference_and_residual_add_up_and_the_residual_is_of_order_one(tmp_path: Path, level: str, kind: str) -> None:
     data = data_set()
     rows = 200 if level == "graph" else int(data["atom_offsets"][-1])
     values = np.random.default_rng(1).normal(0.5, 0.1, (rows, 2)).astype(np.float32)
@@ -92,7 +92,7 @@ def test_means_are_of_each_composition_and_of_each_element_in_it(tmp_path: Path)
     np.testing.assert_allclose(of_elements[iron], charge[iron & (atom_split == 0)].mean(), atol=1e-6)
 
 
-def test_the_test_part_does_not_enter(tmp_path: Path) -> None:
+def test_the_test_set_does_not_affect_the_fit(tmp_path: Path) -> None:
     data = data_set()
     values = np.random.default_rng(1).normal(size=(200, 1))
     before = fit(data, values, "graph", "composition", tmp_path)[0]
@@ -100,7 +100,7 @@ def test_the_test_part_does_not_enter(tmp_path: Path) -> None:
     assert fit(data, values, "graph", "composition", tmp_path)[0] == before
 
 
-def test_a_composition_that_was_never_seen_lies_between_its_neighbours(tmp_path: Path) -> None:
+def test_a_composition_that_the_training_set_lacks_is_interpolated(tmp_path: Path) -> None:
     data = data_set(sizes=(10,), samples=2000)
     share = compositions(data)
     values = (3 * share)[:, None]
@@ -123,7 +123,7 @@ def test_a_composition_that_was_never_seen_lies_between_its_neighbours(tmp_path:
     np.testing.assert_allclose(of_samples(ternary, [[1, 1, 1], [0, 4, 0]]), [3.0, 2.0], atol=1e-9)
 
 
-def test_what_is_linear_within_a_composition_is_taken_off_whole(tmp_path: Path) -> None:
+def test_a_linear_function_of_the_inputs_within_a_composition_is_removed(tmp_path: Path) -> None:
     data = data_set(sizes=(8,), samples=4000)
     x, iron = node_inputs(data).astype(np.float64), data["atomic_numbers"] == FE
     share = np.repeat(compositions(data), 8)
@@ -256,7 +256,7 @@ def test_the_shrinkage_of_an_input_reaches_the_fit_of_every_element(tmp_path: Pa
     assert np.abs(found[..., 1]).max() < 1e-6 < np.abs(found[..., [0, 2]]).max()
 
 
-def test_species_of_a_graph_is_a_sum_over_atoms(tmp_path: Path) -> None:
+def test_the_species_reference_of_a_graph_level_target_is_linear_in_numbers_of_atoms(tmp_path: Path) -> None:
     data = data_set(sizes=(3, 5, 8))
     n, share = np.diff(data["atom_offsets"]), compositions(data)
     energy = (0.3 + 2.0 * n * share - 1.5 * n * (1 - share))[:, None]
@@ -266,7 +266,7 @@ def test_species_of_a_graph_is_a_sum_over_atoms(tmp_path: Path) -> None:
     assert FittedReference(**json.loads(json.dumps(found.model_dump()))) == found
 
 
-def test_an_element_that_was_never_seen_lies_between_its_neighbours(tmp_path: Path) -> None:
+def test_an_element_that_the_training_set_lacks_is_interpolated(tmp_path: Path) -> None:
     data = data_set()
     data["atomic_numbers"][: data["atom_offsets"][1]] = PD
     data["split"][0] = 2

@@ -1,4 +1,4 @@
-"""Selection: repeats, the cap, the split by composition."""
+"""Selection: repeats, the cap, every kind of split."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_the_cap_draws_depends_on_the_seed_and_on_its_composition_alone() -
 @given(groups.map(lambda sizes: [20, *sizes]), st.integers(0, 9), st.sampled_from([FRACTIONS, (0.5, 0.3, 0.2)]))
 def test_every_composition_is_split_in_the_same_proportion(sizes, seed, fractions) -> None:
     counts = counts_of(sizes)
-    split = select.split_by_composition(counts, fractions, seed)
+    split = select.split("composition", counts, fractions, seed)
     small = {tuple(c): n for c, n in split.too_small}
     for composition, n in zip(*np.unique(counts, axis=0, return_counts=True), strict=True):
         parts = np.bincount(split.part[(counts == composition).all(axis=1)], minlength=3)
@@ -70,20 +70,20 @@ def test_every_composition_is_split_in_the_same_proportion(sizes, seed, fraction
         else:
             assert parts.min() >= 1
             assert np.abs(parts - n * np.array(fractions)).max() <= 1.0 + 1e-9
-    assert np.array_equal(split.part, select.split_by_composition(counts, fractions, seed).part)
+    assert np.array_equal(split.part, select.split("composition", counts, fractions, seed).part)
 
 
 def test_the_parts_depend_on_the_composition_and_the_seed_alone() -> None:
     counts = np.repeat([[1, 3], [2, 2]], [40, 60], axis=0)
-    whole = select.split_by_composition(counts, FRACTIONS, 4).part
-    alone = select.split_by_composition(counts[40:], FRACTIONS, 4).part
+    whole = select.split("composition", counts, FRACTIONS, 4).part
+    alone = select.split("composition", counts[40:], FRACTIONS, 4).part
     np.testing.assert_array_equal(whole[40:], alone)
-    assert (select.split_by_composition(counts, FRACTIONS, 5).part != whole).any()
+    assert (select.split("composition", counts, FRACTIONS, 5).part != whole).any()
 
 
-def test_seeds_split_differently() -> None:
+def test_seeds_split_differently_into_parts_of_one_size() -> None:
     counts = counts_of([100])
-    parts = [select.split_by_composition(counts, FRACTIONS, seed).part for seed in (0, 1)]
+    parts = [select.split("composition", counts, FRACTIONS, seed).part for seed in (0, 1)]
     assert not np.array_equal(*parts)
     assert [np.bincount(p).tolist() for p in parts] == [[70, 15, 15]] * 2
 
@@ -91,7 +91,7 @@ def test_seeds_split_differently() -> None:
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_a_composition_too_small_to_split_goes_whole_into_training(n: int) -> None:
     counts = np.array([[3, 0]] * n + [[1, 2]] * 20)
-    split = select.split_by_composition(counts, FRACTIONS, 0)
+    split = select.split("composition", counts, FRACTIONS, 0)
     assert split.too_small == [([3, 0], n)]
     assert (split.part[:n] == 0).all()
 
@@ -102,12 +102,12 @@ def test_a_composition_too_small_to_split_goes_whole_into_training(n: int) -> No
 )
 def test_invalid_fractions_are_refused(fractions) -> None:
     with pytest.raises(UserError, match="--fractions"):
-        select.split_by_composition(counts_of([40]), fractions, 0)
+        select.split("composition", counts_of([40]), fractions, 0)
 
 
 def test_a_part_that_stays_empty_is_refused() -> None:
     with pytest.raises(UserError, match=r"validation set is empty: too few samples .*\(samples: 4, compositions: 2\)"):
-        select.split_by_composition(counts_of([2, 2]), FRACTIONS, 0)
+        select.split("composition", counts_of([2, 2]), FRACTIONS, 0)
 
 
 @settings(deadline=None)
@@ -209,7 +209,7 @@ def test_equivalents_stay_together_where_there_are_any() -> None:
     assert (made.part[::2] == made.part[1::2]).all()
 
 
-def test_what_cannot_be_split_is_refused() -> None:
+def test_too_few_samples_are_refused() -> None:
     with pytest.raises(UserError, match="too few samples to split at random"):
         select.split_by_default(np.eye(3, dtype=np.int64)[:2], (0.7, 0.15, 0.15), 3)
     with pytest.raises(UserError, match=r"too few samples to split by groups \(samples: 2\)"):

@@ -29,6 +29,7 @@ from hydragnn_hpc.dataset.staged.room import node_local_parent
 from hydragnn_hpc.dataset.staged.staging import Staging
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import Property
+from tests.storage import small_disk
 from tests.waiting import wait_for
 
 HOLD = """
@@ -69,6 +70,19 @@ def hurt(small_bp: Path, tmp_path: Path) -> Callable[[str, Callable[[bytes], byt
     return make
 
 
+def copying(bp: Path) -> list[int]:
+    """The IDs of the processes that copy this data set."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"hydragnn_hpc.dataset.staged.copies" in words and str(bp).encode() in words:
+            found.append(int(entry.parent.name))
+    return found
+
+
 def test_a_copy_is_private_named_after_the_content_and_as_large_as_estimated(small_bp: Path, parent: Path) -> None:
     manifest = store.read_manifest(small_bp)
     beats = []
@@ -85,7 +99,7 @@ def test_a_copy_is_private_named_after_the_content_and_as_large_as_estimated(sma
     assert not list(parent.iterdir())
 
 
-def test_a_reader_that_crashes_is_one_error(hurt, parent: Path) -> None:
+def test_a_reader_that_crashes_is_reported(hurt, parent: Path) -> None:
     """An emptied index is a segmentation fault of ADIOS2 2.12."""
     bp = hurt("md.idx", lambda data: b"")
     with pytest.raises(UserError, match=r"hurt\.bp.*SIGSEGV|finds no array"), Staging(bp, parent):
@@ -93,7 +107,7 @@ def test_a_reader_that_crashes_is_one_error(hurt, parent: Path) -> None:
     assert not list(parent.iterdir())
 
 
-def test_a_reader_that_hangs_is_ended_and_one_error(hurt, parent: Path) -> None:
+def test_a_reader_that_hangs_is_ended_and_reported(hurt, parent: Path) -> None:
     """ADIOS2 2.12 waits forever for the rest of truncated data, and ignores an interrupt."""
     bp = hurt("data.0", lambda data: data[: len(data) // 2])
     started = time.monotonic()
@@ -101,30 +115,17 @@ def test_a_reader_that_hangs_is_ended_and_one_error(hurt, parent: Path) -> None:
         pass
     assert time.monotonic() - started < 60
     assert not list(parent.iterdir())
-    assert not _stagers(bp)
-
-
-def _stagers(bp: Path) -> list[int]:
-    """The PIDs of the processes that copy this data set."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = entry.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"hydragnn_hpc.dataset.staged.copies" in words and str(bp).encode() in words:
-            found.append(int(entry.parent.name))
-    return found
+    assert not copying(bp)
 
 
 def test_a_killed_run_takes_its_copying_child_along(hurt, parent: Path) -> None:
     bp = hurt("data.0", lambda data: data[: len(data) // 2])
     run = holder(bp, parent, 0)
-    wait_for(lambda: bool(_stagers(bp)))
+    wait_for(lambda: bool(copying(bp)))
     time.sleep(0.5)
     run.kill()
     run.communicate()
-    wait_for(lambda: not _stagers(bp), 10)
+    wait_for(lambda: not copying(bp), 10)
 
 
 def test_copies_of_killed_runs_are_removed_by_the_next_and_those_of_living_runs_stay(
@@ -185,7 +186,7 @@ def test_a_file_system_without_flock(small_bp: Path, parent: Path, monkeypatch: 
     assert list(parent.iterdir()) == [unknown]
 
 
-def test_links_among_the_copies_are_not_followed(small_bp: Path, parent: Path, tmp_path: Path) -> None:
+def test_links_among_the_copies_are_not_followed(parent: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").touch()
     (parent / "hydragnn-hpc-link").symlink_to(tmp_path / "precious")
@@ -193,7 +194,7 @@ def test_links_among_the_copies_are_not_followed(small_bp: Path, parent: Path, t
     assert [p.name for p in (tmp_path / "precious").iterdir()] == ["file"]
 
 
-def test_a_copy_that_is_not_whole_is_not_opened(small_bp: Path, parent: Path, tmp_path: Path) -> None:
+def test_an_incomplete_copy_is_not_opened(small_bp: Path, parent: Path, tmp_path: Path) -> None:
     with Staging(small_bp, parent) as staging:
         for name, change in (
             ("pos.npy", lambda p: p.unlink()),
@@ -216,11 +217,7 @@ def test_a_missing_data_set_is_reported(parent: Path, tmp_path: Path) -> None:
 
 
 def test_storage_without_space_is_reported(small_bp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root and the right to mount")
-    try:
+    with small_disk(tmp_path / "disk", "128k") as disk:
         with pytest.raises(UserError, match=r"0\.1 MB free.*needed.*--stage-dir"), Staging(small_bp, disk):
             pass
         monkeypatch.setenv("TMPDIR", str(disk))
@@ -230,8 +227,6 @@ def test_storage_without_space_is_reported(small_bp: Path, tmp_path: Path, monke
         command = [sys.executable, "-m", "hydragnn_hpc.dataset.staged.copies", str(small_bp), str(child)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and "no space left" in done.stderr.lower() and "Traceback" not in done.stderr
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_copies_go_to_the_first_folder_that_can_hold_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,9 +238,9 @@ def test_copies_go_to_the_first_folder_that_can_hold_them(tmp_path: Path, monkey
     assert node_local_parent(None) in (Path("/dev/shm"), Path("/tmp"))
     assert node_local_parent(tmp_path, 10) == tmp_path
     (tmp_path / "file").touch()
-    for given_, message in ((tmp_path / "gone", "gone is not a folder"), (tmp_path / "file", "file is not a folder")):
-        with pytest.raises(UserError, match=message):
-            node_local_parent(given_)
+    for name in ("gone", "file"):
+        with pytest.raises(UserError, match=f"{name} is not a folder"):
+            node_local_parent(tmp_path / name)
     with pytest.raises(UserError, match=r"/dev/shm has .* MB free of .*; /tmp has .*--stage-dir"):
         node_local_parent(None, 10**18)
 

@@ -22,6 +22,7 @@ from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.staged import copies
 from hydragnn_hpc.dataset.store import spool
 from hydragnn_hpc.errors import UserError
+from tests.storage import damage, small_disk
 
 FILES = ["data.0", "manifest.json", "md.0", "md.idx", "mmd.0"]
 
@@ -167,31 +168,6 @@ def test_invalid_arrays_are_refused_by_name(content, tmp_path: Path, name: str, 
 # Damage
 
 
-def damage(path: Path, rng: random.Random) -> str:
-    """Damage one file in one way; return a description of the damage."""
-    data = bytearray(path.read_bytes())
-    kind = rng.choice(["flip", "cut", "remove", "insert", "zero", "empty", "delete", "swap for a folder"])
-    position = rng.randrange(len(data))
-    if kind == "flip":
-        data[position] ^= 1 << rng.randrange(8)
-    elif kind == "cut":
-        del data[position:]
-    elif kind == "remove":
-        del data[position]
-    elif kind == "insert":
-        data.insert(position, rng.randrange(256))
-    elif kind == "zero":
-        data[position] = 0 if data[position] else 255
-    path.unlink()
-    if kind == "swap for a folder":
-        path.mkdir()
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind != "delete":
-        path.write_bytes(data)
-    return f"{kind} at {position} of {path.name}"
-
-
 def outcomes(paths: list[Path], timeout: float = 60.0) -> list[str]:
     """Return what reading each data set prints; a separate process reads them, because it may crash or hang."""
     program = """
@@ -273,7 +249,7 @@ def test_existing_folders_are_kept_unless_forced(copy: Path, content, tmp_path: 
     with pytest.raises(UserError, match="--force"):
         store.write(copy, content, facts(content))
     content["target_energy"] += 1
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="arrays of 10 sites have offsets of 11"):
         store.write(copy, {**content, "pos": content["pos"][:-1]}, facts(content), force=True)
     assert (copy / "manifest.json").read_bytes() == before
     store.write(copy, content, facts(content), force=True)
@@ -300,13 +276,8 @@ def test_unwritable_paths_are_refused(content, tmp_path: Path, path: str) -> Non
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root and the right to mount")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "64k") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("free_kib", [0, 8, 16, 24, 28, 32])

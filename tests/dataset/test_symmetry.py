@@ -61,7 +61,7 @@ def layer(n: int) -> Geometry:
         (Geometry(np.array([[0, 0, 0], [0, 0, 3.0], [0, 0, 6.0]]), np.diag([0, 0, 9.0]), (False, False, True)), 6),
     ],
 )
-def test_groups_have_the_order_that_is_known(geometry: Geometry, operations: int) -> None:
+def test_groups_have_the_known_order(geometry: Geometry, operations: int) -> None:
     # Species are ignored: the sites of hydrogen and oxygen in water differ by geometry alone.
     found = symmetry.site_permutations(geometry)
     assert len(found) == operations
@@ -137,7 +137,7 @@ def test_no_class_is_split(bp: Path, tmp_path: Path) -> None:
             assert 0.55 <= share <= 0.85, f"{n} iron atoms: {share:.2f} of the samples are in the training set"
 
 
-def test_preparing_by_symmetry_is_splitting_by_symmetry(raw: Path, bp: Path, tmp_path: Path) -> None:
+def test_preparing_by_symmetry_gives_the_same_split_as_splitting_again(raw: Path, bp: Path, tmp_path: Path) -> None:
     split(bp, tmp_path / "x.bp", SplitOptions(by="symmetry", cell=FEPT, seed=3))
     prepare(raw, tmp_path / "y.bp", Options(cap=40, split_by="symmetry", cell=FEPT, seed=0))
     again, _ = split(bp, tmp_path / "z.bp", SplitOptions(by="symmetry", cell=FEPT))
@@ -185,7 +185,7 @@ def test_options_that_do_not_fit_are_reported(bp: Path, tmp_path: Path, choice: 
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_the_real_data_has_as_many_classes_as_were_found(real_bp: Path, tmp_path: Path) -> None:
+def test_the_open_data_have_the_known_number_of_classes(real_bp: Path, tmp_path: Path) -> None:
     _, found = split(real_bp, tmp_path / "x.bp", SplitOptions(by="symmetry", cell=FEPT))
     assert found.classes == 22_479 and found.after == 0
     assert 850 < found.before < 1050

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hydragnn_hpc.errors import UserError
+from tests.storage import damage
 
 
 def _open(path: Path, answer: Connection) -> None:
@@ -40,30 +41,6 @@ def opening(path: Path) -> str:
     finally:
         child.kill()
         child.join()
-
-
-def damage(path: Path, rng: random.Random) -> str:
-    """Change, remove or add bytes of one file, or delete it; return what was done."""
-    content = bytearray(path.read_bytes())
-    kind = rng.choice(["flip", "truncate", "remove bytes", "garbage", "append", "empty", "delete"])
-    place = rng.randrange(len(content))
-    if kind == "flip":
-        content[place] ^= 1 << rng.randrange(8)
-    elif kind == "truncate":
-        del content[place:]
-    elif kind == "remove bytes":
-        del content[place : place + rng.randrange(1, 64)]
-    elif kind == "garbage":
-        length = min(64, len(content) - place)
-        content[place : place + length] = bytes(255 - b for b in content[place : place + length])
-    elif kind == "append":
-        content += rng.randbytes(rng.randrange(1, 64))
-    elif kind == "empty":
-        content.clear()
-    path.unlink()
-    if kind != "delete":
-        path.write_bytes(content)
-    return f"{kind} at {place} of {path.name}"
 
 
 @pytest.mark.timeout(1800)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import storage
 from tests.faults import harness
 from tests.outcomes import outcome
 
@@ -22,14 +23,8 @@ pytestmark = pytest.mark.mpi
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, with 16 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], capture_output=True)
-    if mount.returncode:
-        pytest.skip("mounting a small file system needs root and the right to mount")
-    yield folder
-    while folder.is_mount():  # a failed test may leave a view mounted over it
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+    with storage.small_disk(tmp_path / "disk", "16m") as folder:
+        yield folder
 
 
 def fill(disk: Path, left_kib: int = 0) -> Path:

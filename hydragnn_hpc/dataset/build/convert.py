@@ -134,7 +134,9 @@ def _frames_of_bp(bp: Path) -> tuple[store.Manifest, Iterator[tuple[Frame, dict[
 
 def _done(source: Path, kind: str, count: int, lost: Iterable[str], skipped: Skipped) -> Conversion:
     if not count and skipped.count:
-        raise UserError(f"{source}: all {skipped.count} skipped; the first: {skipped.reasons[0]}")
+        raise UserError(
+            f"{source}: none of its {skipped.count:,} structures can be converted; the first: {skipped.reasons[0]}"
+        )
     return Conversion(kind, count, tuple(lost), skipped)
 
 
@@ -206,12 +208,12 @@ def frame_text(
     values: dict[str, Any] = {"name": frame.name, **(head or {})}
     columns = {}
     for key, value in frame.values.items():
-        if reason := _why_not(key, value, 2):
+        if reason := _why_not(key, value, of_atoms=False):
             lost[f"'{key}' ({reason})"] = None
         else:
             values[key_of(key)] = value
     for key, value in frame.columns.items():
-        if reason := _why_not(key, value, 4):
+        if reason := _why_not(key, value, of_atoms=True):
             lost[f"'{key}' ({reason})"] = None
         else:
             array = np.asarray(value)
@@ -225,23 +227,24 @@ def frame_text(
     return format_frame(frame.atomic_numbers, frame.pos, frame.cell, periodic, {**values, **(tail or {})}, columns)
 
 
-def _why_not(key: str, value: Any, dimensions: int) -> str:
-    """Return why a value cannot be written in extended XYZ; empty if it can."""
+def _why_not(key: str, value: Any, *, of_atoms: bool) -> str:
+    """Return why a value, of the structure or of all its atoms, cannot be written in extended XYZ; empty if it can."""
     if re.fullmatch(r"""[^\s:="'{}\[\]\\]+""", key) is None:
         return "such a name cannot be written in extended XYZ"
     if isinstance(value, Unreadable):
         return "unreadable or contradictory in the source"
-    if isinstance(value, str) and dimensions == 2:
+    if isinstance(value, str) and not of_atoms:
         return ""
     try:
         array = np.asarray(value)
     except ValueError:  # lists of several lengths
         return "neither a number nor text"
     if array.dtype.kind not in "biuf":
-        return "neither a number nor text" if dimensions == 2 else "not numbers"
+        return "not numbers" if of_atoms else "neither a number nor text"
     if not array.size:
         return "empty"
-    return "" if array.ndim < dimensions else "a table"
+    most_dimensions = 3 if of_atoms else 1  # a tensor of every atom is written as a row
+    return "" if array.ndim <= most_dimensions else "a table"
 
 
 def _unit_keys(frame: Frame, written: set[str], lost: dict[str, None]) -> dict[str, str]:
@@ -285,7 +288,7 @@ def _to_bp(source: Path, out: Path, options: Options, force: bool) -> Conversion
     if exported:
         options = replace(options, targets=parse_targets(exported.targets), scale_over=exported.scaled_over)
         options = replace(options, cutoff=options.cutoff or exported.cutoff_bohr)
-    options = replace(options, cutoff=options.cutoff or 7.0, cap=0, keep_repeated=True, purpose="convert")
+    options = replace(options, cutoff=options.cutoff or Options.cutoff, cap=0, keep_repeated=True, purpose="convert")
     store.refuse_existing(out, force)
     keep_split = bool(exported and options.targets)
     raw = sources.read(source, options, folder=store.folder_for(out), keep_split=keep_split)
@@ -295,8 +298,8 @@ def _to_bp(source: Path, out: Path, options: Options, force: bool) -> Conversion
 
 
 def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversion:
-    skipped, lost = Skipped(), dict.fromkeys(["cell and boundary"])
-    end_members: dict[int, float] = {}
+    skipped = Skipped()
+    lost: dict[str, None] = {"cell and boundary": None}
     frames: Iterator[Frame]
     if options.form == "bp":
         manifest, samples = _frames_of_bp(source)
@@ -306,7 +309,7 @@ def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversi
     else:
         frames = _read(source, options, skipped)
         end_members = _end_members(_exported(source, options.form))
-    specs = {w.property.name: w for w in options.targets}
+    specs = {spec.property.name: spec for spec in options.targets}
     count, names = 0, set()
     lsms.refuse_folder(out, force)
     with atomic.new_folder(out, replace=force) as folder:

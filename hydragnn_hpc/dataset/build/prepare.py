@@ -153,7 +153,7 @@ def _missing(samples: RawSamples, usable: np.ndarray, position: int) -> int:
 
 
 def _clusters(raw: sources.RawData, counts: np.ndarray, species: np.ndarray) -> list[str]:
-    """Return the elements whose end member is not a crystal; LSMS text does not state that."""
+    """Return the elements whose end member is not a crystal; none for LSMS text, which states no boundary."""
     from ase.data import chemical_symbols
 
     samples, symbols = raw.samples, []

@@ -127,8 +127,10 @@ def split(
         one set; ``random`` ignores the composition; ``groups`` too, and keeps each class in one set.
     counts : numpy.ndarray
         ``[S, n_species]``.
-    fractions, seed
-        As in :func:`split_by_composition`.
+    fractions : tuple of float
+        Of the training, validation and test sets; they sum to 1.
+    seed : int
+        Seed of the random choice.
     classes : numpy.ndarray or None
         ``[S]``, symmetry class of each sample; required for ``symmetry`` and ``groups``.
 
@@ -139,37 +141,21 @@ def split(
     """
     if by not in SPLIT_BY:
         raise UserError(f"--split-by {by}{nearest(by, SPLIT_BY)}")
-    if by == "random":
-        return Partition(_split_each(np.zeros((len(counts), 1), np.int64), fractions, seed, by="random").part, [])
-    if by == "groups" and classes is not None:
-        alike = np.zeros((len(counts), 1), np.int64)
-        return Partition(split_by_class(alike, classes, fractions, seed, by="groups").part, [])
-    if by == "composition" or classes is None:
-        return split_by_composition(counts, fractions, seed)
-    return split_by_class(counts, classes, fractions, seed)
+    if by in ("random", "groups"):
+        counts = np.zeros((len(counts), 1), np.int64)  # whatever their composition, all samples are split together
+    if by in ("composition", "random"):
+        return _split_samples(by, counts, fractions, seed)
+    assert classes is not None
+    return _split_classes(by, counts, fractions, seed, classes)
 
 
-def split_by_class(
-    counts: np.ndarray, classes: np.ndarray, fractions: tuple[float, float, float], seed: int, by: str = "symmetry"
+def _split_classes(
+    by: str, counts: np.ndarray, fractions: tuple[float, float, float], seed: int, classes: np.ndarray
 ) -> Partition:
     """Split every composition in about the same proportion, and keep every class in one part.
 
     Whole classes of a composition are assigned, the largest first, each to the part that lacks most samples; ties are
     broken at random. A composition of fewer than three classes, or too small, goes entirely into the training set.
-
-    Parameters
-    ----------
-    counts, classes : numpy.ndarray
-        ``[S, n_species]`` and ``[S]``; samples of one class are of one composition.
-    fractions, seed
-        As in :func:`split_by_composition`.
-    by : str
-        The kind of split, named in the error.
-
-    Raises
-    ------
-    UserError
-        If the fractions do not sum to 1, or a part is empty.
     """
     _check_fractions(fractions)
     part = np.zeros(len(counts), dtype=np.uint8)
@@ -190,7 +176,10 @@ def split_by_class(
 
 
 def _deal(sizes: np.ndarray, chance: np.ndarray, part_sizes: np.ndarray) -> np.ndarray:
-    """Return the part of each of three or more classes of these ``sizes``; ``part_sizes`` are those of the parts."""
+    """Return the part of each of three or more classes of these ``sizes``; ``part_sizes`` are those of the parts.
+
+    Of classes of one size, the one with the lowest ``chance`` comes first.
+    """
     dealt = np.zeros(len(sizes), np.uint8)
     lacking = part_sizes.astype(float)
     for k in np.lexsort((chance, -sizes)).tolist():
@@ -229,30 +218,11 @@ def _refuse_empty(part: np.ndarray, counts: np.ndarray, by: str) -> None:
             )
 
 
-def split_by_composition(counts: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Partition:
+def _split_samples(by: str, counts: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Partition:
     """Split every composition in the same proportion, at random.
 
-    Each sample is in one part. A composition too small to give each part a sample goes entirely into the training
-    part, and is listed.
-
-    Parameters
-    ----------
-    counts : numpy.ndarray
-        ``[S, n_species]``.
-    fractions : tuple of float
-        Of the training, validation and test sets; they sum to 1.
-    seed : int
-        Seed of the random choice.
-
-    Raises
-    ------
-    UserError
-        If the fractions do not sum to 1, or a part is empty.
+    A composition too small to give each part a sample goes entirely into the training set.
     """
-    return _split_each(counts, fractions, seed, by="composition")
-
-
-def _split_each(counts: np.ndarray, fractions: tuple[float, float, float], seed: int, by: str) -> Partition:
     _check_fractions(fractions)
     part = np.zeros(len(counts), dtype=np.uint8)
     too_small = []

@@ -38,7 +38,19 @@ LOST = (
 
 @dataclass(frozen=True)
 class _Array:
-    """One of a sample's tensors: ``of(k)`` returns sample k's, ``shape`` its shape where ``axis`` has size 1."""
+    """One tensor of every sample.
+
+    Attributes
+    ----------
+    of : callable
+        Returns sample k's tensor.
+    dtype : str
+    shape : tuple of int
+        Of a tensor whose size along ``axis`` is 1.
+    sizes : numpy.ndarray
+        ``[S]``, each tensor's size along ``axis``, the only one along which they may differ.
+    axis : int
+    """
 
     of: Callable[[int], np.ndarray]
     dtype: str
@@ -203,7 +215,7 @@ def _flat(ranges: list[tuple[float, float]]) -> list[float]:
 
 
 def _description(name: str, manifest: Manifest) -> dict[str, Any]:
-    """Return the parts of a HydraGNN configuration that describe the data; it ignores the units."""
+    """Return the parts of a HydraGNN configuration that describe the data; HydraGNN ignores the units in it."""
     by_level = {level: [(k, t) for k, t in manifest.targets.items() if t.level == level] for level in ("node", "graph")}
     place = {
         k: number

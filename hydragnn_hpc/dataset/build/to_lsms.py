@@ -39,7 +39,7 @@ def sample_of(
         If the total energy, the charges or the magnetic moments are not in the frame, or not in a unit that fits.
     """
     derived = ("charge_transfer", "mixing_enthalpy", "split", EXPORTED_KEY)
-    used = {w.key for w in specs.values()} | {*lsms.UNITS, lsms.REST, *derived}
+    used = {spec.key for spec in specs.values()} | {*lsms.UNITS, lsms.REST, *derived}
     lost.update((f"'{key}'", None) for key in (*frame.values, *frame.columns) if key not in used)
     z = frame.atomic_numbers
     total = _energy(frame, specs, "total_energy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from hydragnn_hpc.records.recipe import FittedReference
 
 BATCH_ATOMS = 65_536
 """Atoms that are predicted together: what bounds the memory, however many structures there are."""
+_MORE_THAN_ELEMENTS = 200
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class ReadingChoice:
     form : str
         A format, or ``auto``.
     cell : tuple of float or None
-        Nine numbers, bohr, where the source gives no cell.
+        Nine numbers, bohr, rows are vectors: the cell where the source gives none.
     on_error : {"fail", "skip"}
         What to do with a structure that cannot be used.
     own_boundary : {"overrule", "refuse"}
@@ -102,11 +104,11 @@ class UnseenStructures:
         elements, numbers = np.array(reference.elements), self.atomic_numbers
         counts = compositions.counts_of(numbers, self.atom_offsets, elements)
         n_atoms, element = np.diff(self.atom_offsets), np.searchsorted(elements, numbers)
-        described = residual.described(reference.level, self.inputs, n_atoms, element, len(elements))
+        regressors = residual.regressors_of(reference.level, self.inputs, n_atoms, element, len(elements))
         each = np.arange(len(n_atoms))
         if reference.level == "graph":
-            return residual.evaluate(reference, counts, each, np.zeros_like(each), described)
-        return residual.evaluate(reference, counts, np.repeat(each, n_atoms), element, described)
+            return residual.evaluate(reference, counts, each, np.zeros_like(each), regressors)
+        return residual.evaluate(reference, counts, np.repeat(each, n_atoms), element, regressors)
 
 
 @dataclass
@@ -141,7 +143,7 @@ class Preparation:
         self.options = Options(near.cutoff_bohr, periodic, cell=choice.cell, form=choice.form, on_error=choice.on_error)
         species = self.facts.species
         self._elements = species.elements or list(range(species.minimum, species.maximum + 1))
-        self._is_known = np.zeros(200, bool)
+        self._is_known = np.zeros(_MORE_THAN_ELEMENTS, bool)
         self._is_known[self._elements] = True
         self._distances = DistanceCheck(near.cutoff_bohr)
         self._prepared_before: dict[bytes, PreparedGeometry] = {}
@@ -192,7 +194,7 @@ class Preparation:
             yield self._batch(taken)
 
     def report(self) -> None:
-        """Print what was noticed while reading, one line for each."""
+        """Print which structures were skipped or changed, and what seems wrong with distances, a line for each."""
         if self.overruled:
             log(
                 f"{self.overruled:,} of {self.count - self.skipped.count:,} structures state a boundary other than that"
@@ -256,7 +258,7 @@ class Preparation:
         # One by one: a matrix product's last digits depend on how many structures go into it.
         each = [
             geometry.operators.inputs(numbers[None, first:end])[0]
-            for geometry, first, end in zip(geometries, offsets.tolist(), offsets.tolist()[1:], strict=False)
+            for geometry, (first, end) in zip(geometries, pairwise(offsets.tolist()), strict=True)
             if geometry.operators is not None
         ]
         return np.concatenate(each)

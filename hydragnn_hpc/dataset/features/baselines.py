@@ -12,9 +12,9 @@ from hydragnn_hpc.records.dataset import Manifest, NumberRange, Target
 from hydragnn_hpc.records.summary import BaselineErrors, DatasetSummary, PartSummary, TargetSummary
 
 _Form = Literal["per cell", "per atom", "species"]
-_SEEN = 100_000  # values of the training set, about, from which quantiles are taken
-_CENTRAL = (0.05, 0.95)
-_LARGEST = 1e100  # as records allow
+_SEEN = 100_000  # about as many values of the training set determine quantiles
+_CENTRAL = (0.05, 0.95)  # quantiles that bound the central range
+_LARGEST = 1e100  # records hold no larger numbers
 
 
 def summarise(arrays: Mapping[str, np.ndarray], manifest: Manifest) -> DatasetSummary:
@@ -134,6 +134,7 @@ def _fit(species: _Species, values: np.ndarray, mean: np.ndarray) -> tuple[_Form
 
 
 def _central_range(seen: np.ndarray, span: np.ndarray) -> float:
+    """Return the central range of the values ``seen`` as a share of the full range: the least over components."""
     shares = [1.0]
     for d in np.flatnonzero(span > 0):
         known = seen[np.isfinite(seen[:, d]), d]
@@ -159,4 +160,5 @@ def _part(n: int, sums: np.ndarray) -> PartSummary:
 
 
 def _number(n: int, value: float) -> float | None:
+    """Return an error over ``n`` values; None if there are none, or it is too large for a record."""
     return float(value) if n and value < _LARGEST else None

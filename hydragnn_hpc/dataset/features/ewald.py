@@ -37,14 +37,14 @@ def potential_matrix(geometry: Geometry) -> np.ndarray:
 
 
 def madelung_matrix(pos: np.ndarray, cell: np.ndarray, eta: float = 0.25) -> np.ndarray:
-    """Return the Madelung matrix by Ewald's sum: the potential at i of unit charges at j and all its images.
+    """Return the Madelung matrix of a crystal: the potential at site i of unit charges at site j and all its images.
 
     Parameters
     ----------
     pos, cell : numpy.ndarray
-        ``[n, 3]`` and ``[3, 3]`` float64, bohr.
+        ``[n, 3]`` and ``[3, 3]`` float64, bohr; the sites lie within the cell, whose rows are the lattice vectors.
     eta : float
-        Splitting parameter, 1/bohr². Both sums are truncated where their terms fall below 1e-15.
+        Splitting parameter of Ewald's sum, 1/bohr². Both of its parts are truncated where terms fall below 1e-15.
 
     Returns
     -------
@@ -74,6 +74,9 @@ def madelung_matrix(pos: np.ndarray, cell: np.ndarray, eta: float = 0.25) -> np.
 
 
 def _within(radius: float, dual: np.ndarray, extra: int = 0) -> np.ndarray:
-    """Return the lattice points (integers) that cover a sphere; ``dual`` holds the reciprocal vectors as rows."""
+    """Return lattice points (integers) that cover a sphere, and ``extra`` more of them in each direction.
+
+    ``dual`` holds the reciprocal vectors as rows.
+    """
     reach = [math.ceil(radius * float(np.linalg.norm(row)) / (2 * np.pi)) + extra for row in dual]
     return np.array(list(product(*(range(-n, n + 1) for n in reach))))

@@ -189,12 +189,12 @@ def _fill(arrays: Mapping[str, np.ndarray], recipe: InputRecipe, raw: np.ndarray
     for number, samples in enumerate(np.split(by_geometry, ends[:-1])):
         if not len(samples):
             continue
-        site = GeometryOperators(recipe, geometry_of(arrays, number))
+        operators = GeometryOperators(recipe, geometry_of(arrays, number))
         n = int(np.diff(arrays["geometry_atom_offsets"][number : number + 2])[0])
         for start in range(0, len(samples), max(1, BATCH // max(n, 1))):
             chosen = samples[start : start + max(1, BATCH // max(n, 1))]
             atoms = arrays["atom_offsets"][chosen][:, None] + np.arange(n)
-            columns = site.columns(np.asarray(arrays["atomic_numbers"])[atoms])
+            columns = operators.columns(np.asarray(arrays["atomic_numbers"])[atoms])
             raw[atoms] = columns
             train = columns[arrays["split"][chosen] == 0].reshape(-1, width)
             n_atoms += len(train)

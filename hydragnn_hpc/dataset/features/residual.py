@@ -31,7 +31,7 @@ _DIGITS = 9  # fractions that agree to this many are one composition
 
 
 def evaluate(
-    fitted: FittedReference, counts: np.ndarray, sample: np.ndarray, element: np.ndarray, described: np.ndarray
+    fitted: FittedReference, counts: np.ndarray, sample: np.ndarray, element: np.ndarray, regressors: np.ndarray
 ) -> np.ndarray:
     """Return the reference of rows of a target: samples at graph level, atoms at node level.
 
@@ -42,8 +42,8 @@ def evaluate(
         ``[S, K]``, atoms of each element in each sample.
     sample, element : numpy.ndarray
         ``[rows]``, each row's index among those samples, and that of its element (0 at graph level).
-    described : numpy.ndarray
-        ``[rows, F]``, from :func:`described`.
+    regressors : numpy.ndarray
+        ``[rows, F]``, from :func:`regressors_of`; only ``linear`` uses them.
 
     Returns
     -------
@@ -64,11 +64,11 @@ def evaluate(
     if fitted.kind == "linear":
         slopes = np.array(fitted.slopes, np.float64)
         flat = _of_compositions(known, slopes.reshape(*values.shape[:2], -1), fractions)[sample, element]
-        reference += np.einsum("rf,rfd->rd", described, flat.reshape(len(sample), *slopes.shape[2:]))
+        reference += np.einsum("rf,rfd->rd", regressors, flat.reshape(len(sample), *slopes.shape[2:]))
     return reference
 
 
-def described(level: str, inputs: np.ndarray, n_atoms: np.ndarray, element: np.ndarray, kinds: int) -> np.ndarray:
+def regressors_of(level: str, inputs: np.ndarray, n_atoms: np.ndarray, element: np.ndarray, kinds: int) -> np.ndarray:
     """Return the regressors of ``linear``, float64: ``[n, F]`` at node level, ``[S, K F]`` at graph level.
 
     Parameters
@@ -183,21 +183,21 @@ class _Target:
             high = np.fmax.reduce(np.vstack([high, values]))
         return np.where(high < low, 0.0, low), np.where(high > low, high - low, 1.0)
 
-    def described(self, first: int, stop: int) -> np.ndarray:
+    def regressors(self, first: int, stop: int) -> np.ndarray:
         """Return the regressors of ``linear`` for the rows of samples ``first`` to ``stop``, exclusive."""
         if self.inputs is None:
             return np.empty((0, 0))
         offsets = self.arrays["atom_offsets"][first : stop + 1]
         atoms = slice(int(offsets[0]), int(offsets[-1]))
         element = np.searchsorted(self.elements, self.arrays["atomic_numbers"][atoms])
-        return described(self.level, self.inputs[atoms], np.diff(offsets), element, len(self.elements))
+        return regressors_of(self.level, self.inputs[atoms], np.diff(offsets), element, len(self.elements))
 
     def references(self, reference: FittedReference) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
         """Yield (rows of the target, sample of each row, reference of each row ``[rows, d]`` float64)."""
         for rows, sample, element in self.blocks():
             first, stop = int(sample[0]), int(sample[-1]) + 1
-            rest = self.described(first, stop)
-            yield rows, sample, evaluate(reference, self.counts[first:stop], sample - first, element, rest)
+            regressors = self.regressors(first, stop)
+            yield rows, sample, evaluate(reference, self.counts[first:stop], sample - first, element, regressors)
 
     def slopes(self, group: np.ndarray, fractions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the least-squares fit within groups of samples, over the training set (`GroupedRegression.fit`).
@@ -216,9 +216,9 @@ class _Target:
         ]
         for rows, sample, element in self.blocks():
             train = self.arrays["split"][sample] == 0
-            rest = self.described(int(sample[0]), int(sample[-1]) + 1)
+            regressors = self.regressors(int(sample[0]), int(sample[-1]) + 1)
             for sums, values in zip(of_each, self.values[rows].T, strict=True):
-                sums.add(group[sample][train], element[train], rest[train], values[train])
+                sums.add(group[sample][train], element[train], regressors[train], values[train])
         fits = [sums.fit() for sums in of_each]
         return np.stack([at_zero for at_zero, _ in fits], axis=-1), np.stack([slopes for _, slopes in fits], axis=-1)
 

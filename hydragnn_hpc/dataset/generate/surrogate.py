@@ -31,6 +31,7 @@ _G = {FE: (0.10488, 0.02543, 0.00247), PT: (0.03794, 0.17178, 0.0)}  # g_s(q) = 
 _LAMBDA = -0.0045
 _CHI_FE = 0.23748
 _KAPPA = {FE: (-0.0046, -0.00282, 0.0012, 0.00109), PT: (0.00485, 0.00363, -0.00014, 0.00001)}
+_BLOCK = 512  # configurations that are solved at once
 _STEEPNESS_FLOOR, _LARGEST_STEP, _TOLERANCE, _ITERATIONS = 0.02, 0.8, 1e-9, 60
 
 
@@ -178,11 +179,11 @@ def generate(out: Path, cap: int, seed: int, force: bool = False, progress: Prog
     return len(fe)
 
 
-def samples(fe: np.ndarray, block: int = 512) -> Iterator[LsmsSample]:
+def samples(fe: np.ndarray) -> Iterator[LsmsSample]:
     """Yield a sample, as LSMS would write it, for each of the configurations ``[S, 32]``."""
     lattice = fept_lattice()
-    for first in range(0, len(fe), block):
-        part = fe[first : first + block]
+    for first in range(0, len(fe), _BLOCK):
+        part = fe[first : first + _BLOCK]
         q = np.round(charges(part, lattice), 6)
         h, m = enthalpy(q, part, lattice), np.round(moments(q, part, lattice), 6)
         x = part.mean(axis=1)

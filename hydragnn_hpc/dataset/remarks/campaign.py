@@ -24,7 +24,9 @@ def each_variant(campaign: Campaign) -> Variants:
 def naming_variants(variants: Variants, concerned: Iterable[str], text: str) -> str:
     """Return a remark with the variants that it concerns in front, unless it concerns all."""
     names = list(concerned)
-    return text if len(names) == len(variants) else f"variants {', '.join(names)}: {text}"
+    if len(names) == len(variants):
+        return text
+    return f"variant{'s' if len(names) > 1 else ''} {', '.join(names)}: {text}"
 
 
 def mean_pooling(campaign: Campaign, variants: Variants, manifest: Manifest) -> Lines:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hydragnn_hpc.atomic import written_whole
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.staged import requirements
 from hydragnn_hpc.dataset.store import spool
@@ -196,8 +197,6 @@ def write_truth(staged: StagedData, part: int, path: Path) -> None:
     ``sample`` [T], ``names`` [T], ``source_index`` [T] (where the data set has it), ``atom_offsets`` [T + 1],
     ``atomic_numbers`` and every target under its field's name.
     """
-    from hydragnn_hpc.atomic import written_whole
-
     a = staged.arrays
     sample = np.flatnonzero(a["split"] == part)
     atoms = atoms_of(a["atom_offsets"], sample)

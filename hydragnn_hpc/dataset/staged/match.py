@@ -52,25 +52,28 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
 
 def _check_training(campaign: Campaign, manifest: Manifest) -> None:
     """Check how tasks are to be trained; the shared settings apply to variants without any of their own."""
-    plain = [task for v in campaign.variants if not v.differs for task in v.tasks]
-    if plain and campaign.training.engine == "fused" and campaign.model.convolution != "PNA":
+    if all(variant.differs for variant in campaign.variants):
+        return
+    if campaign.training.engine == "fused" and campaign.model.convolution != "PNA":
         raise UserError("training.engine=fused cannot be used: it supports only PNA; set training.engine=auto")
     resample, (n_train, n_validation, _) = campaign.training.resample, manifest.split
-    if plain and isinstance(resample, Folds) and resample.folds > n_train + n_validation:
+    if isinstance(resample, Folds) and resample.folds > n_train + n_validation:
         raise UserError(
             f"training.resample.folds={resample.folds}: {campaign.dataset} has {n_train + n_validation} samples to"
             " train and validate on; set fewer folds"
         )
     n_train, _ = campaign.training.split_sizes(n_train, n_validation)
-    most = campaign.training.trained_on(n_train)
-    if plain and most > n_train:
+    n_used = campaign.training.trained_on(n_train)
+    if n_used > n_train:
         raise UserError(
-            f"training.samples={most} is more than the training set of {campaign.dataset} has ({n_train} samples);"
+            f"training.samples={n_used} is more than the training set of {campaign.dataset} has ({n_train} samples);"
             " set training.samples=all or less"
         )
-    if plain and campaign.training.batch_size > most:
-        what = f"the training set of {campaign.dataset} ({n_train} samples)" if most == n_train else "training.samples"
+    if campaign.training.batch_size > n_used:
+        what = (
+            f"the training set of {campaign.dataset} ({n_train} samples)" if n_used == n_train else "training.samples"
+        )
         raise UserError(
             f"training.batch_size={campaign.training.batch_size} is larger than {what}; set"
-            f" training.batch_size={min(64, most)} or less"
+            f" training.batch_size={min(64, n_used)} or less"
         )

@@ -1,4 +1,4 @@
-"""Training on part of the training set: a smaller part is contained in every larger one."""
+"""A part of the training set to train on; a smaller part is contained in every larger one."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import numpy as np
 from hydragnn_hpc.compositions import species_counts
 
 
-def nested(part: np.ndarray, n: int, atomic_numbers: np.ndarray, atom_offsets: np.ndarray, seed: int) -> np.ndarray:
+def nested(train: np.ndarray, n: int, atomic_numbers: np.ndarray, atom_offsets: np.ndarray, seed: int) -> np.ndarray:
     """Choose samples of the training set, each composition in proportion.
 
     Parameters
     ----------
-    part : numpy.ndarray
+    train : numpy.ndarray
         Indices of the training set's samples.
     n : int
-        How many to choose, at most ``len(part)``.
+        How many to choose, at most ``len(train)``.
     atomic_numbers, atom_offsets : numpy.ndarray
         ``[A]`` and ``[S + 1]``, as in a data set.
     seed : int
@@ -27,7 +27,7 @@ def nested(part: np.ndarray, n: int, atomic_numbers: np.ndarray, atom_offsets: n
         Indices of the chosen samples, ascending.
     """
     rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(part)
+    shuffled = rng.permutation(train)
     counts = species_counts(atomic_numbers, atom_offsets)[1][shuffled]
     composition = np.unique(counts, axis=0, return_inverse=True)[1].ravel()
     order = np.argsort(composition, kind="stable")

@@ -43,7 +43,7 @@ def declared(targets: Mapping[str, Target]) -> tuple[Field, ...]:
 
 
 def check_arrays(arrays: dict[str, np.ndarray], targets: Mapping[str, Target], where: str) -> dict[str, int]:
-    """Check arrays against their declarations and each other; return the sizes by letter.
+    """Check arrays against their declarations (`fields`) and each other; return the sizes by letter.
 
     Raises
     ------
@@ -57,12 +57,13 @@ def check_arrays(arrays: dict[str, np.ndarray], targets: Mapping[str, Target], w
                 continue
             raise UserError(f"{where}: array '{field.name}' is missing; {AGAIN}")
         field.check(arrays[field.name], sizes, where)
-    for letter in "SGB":
-        if sizes.pop(f"{letter}+1") != sizes[letter] + 1:
-            raise UserError(f"{where}: an array of offsets does not match its {sizes[letter]} entries; {AGAIN}")
-    for offsets, counted in (("sample_name_offsets", "N"), ("atom_offsets", "A"), ("neighbour_offsets", "E")):
-        _check_offsets(arrays[offsets], sizes[counted], offsets, where)
-    _check_offsets(arrays["geometry_atom_offsets"], sizes["B"], "geometry_atom_offsets", where)
+    for letter, counted in (("S", "samples"), ("G", "geometries"), ("B", "sites")):
+        n = sizes.pop(f"{letter}+1") - 1
+        if n != sizes[letter]:
+            raise UserError(f"{where}: arrays of {sizes[letter]} {counted} have offsets of {n}; {AGAIN}")
+    totals = {"sample_name_offsets": "N", "atom_offsets": "A", "geometry_atom_offsets": "B", "neighbour_offsets": "E"}
+    for name, letter in totals.items():
+        _check_offsets(arrays[name], sizes[letter], name, where)
     n_sites = np.diff(arrays["geometry_atom_offsets"])
     if sizes["S"] and not (arrays["sample_geometry"].min() >= 0 and arrays["sample_geometry"].max() < sizes["G"]):
         raise UserError(f"{where}: a sample points to a geometry that does not exist; {AGAIN}")

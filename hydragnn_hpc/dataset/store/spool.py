@@ -113,7 +113,7 @@ class ScratchSpace:
 
 
 def ranges(shape: tuple[int, ...], itemsize: int) -> Iterator[slice]:
-    """Yield slices that cover an array's rows, each of at most 16 MB or one row."""
+    """Yield slices that cover an array's rows, each of at most :data:`CHUNK` bytes or one row."""
     rows = max(1, CHUNK // max(1, itemsize * math.prod(shape[1:])))
     return (slice(first, min(first + rows, shape[0])) for first in range(0, shape[0], rows))
 
