@@ -8,7 +8,9 @@ share one geometry.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -92,6 +94,12 @@ STRUCTURE = (
     Field("edge_vectors", "E 3", "float64", "bohr", "from the site to its neighbour's image"),
 )
 """The arrays of structures, whatever the targets. ``neighbours`` is symmetric: each edge i -> j has its j -> i."""
+
+
+def sample_names(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the names of all samples of a data set's arrays."""
+    text, offsets = arrays["sample_names"].tobytes(), arrays["sample_name_offsets"].tolist()
+    return [text[first:last].decode("utf-8", "replace") for first, last in pairwise(offsets)]
 
 
 def target_field(name: str, level: Level, unit: str) -> Field:

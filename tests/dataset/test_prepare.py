@@ -6,7 +6,6 @@ import random
 import shutil
 import tarfile
 import tracemalloc
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from hydragnn_hpc.dataset.staged import match
 from hydragnn_hpc.dataset.staged.copies import open_staged, write_truth
 from hydragnn_hpc.dataset.staged.staging import Staging, remove_abandoned
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.fields import PROPERTIES, Property
+from hydragnn_hpc.fields import PROPERTIES, Property, sample_names
 from tests.storage import small_disk
 
 
@@ -41,7 +40,7 @@ def bp(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_data_set_holds_what_the_files_held(raw: Path, bp: Path) -> None:
     manifest, a = store.read(bp)
-    names = [bytes(a["sample_names"][s:e]).decode() for s, e in pairwise(a["sample_name_offsets"])]
+    names = sample_names(a)
     assert manifest.sizes["G"] == 1 and manifest.sizes["E"] == 206
     for position, sample in enumerate(lsms_samples(raw)):
         assert names[position] == sample.name

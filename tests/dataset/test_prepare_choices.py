@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import tarfile
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from hydragnn_hpc.dataset.read.formats.lsms import LsmsSample, format_sample
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.fields import sample_names
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,7 @@ def archive(folder: Path, path: Path, seed: int) -> Path:
 
 def names(bp: Path) -> list[str]:
     """The samples' names, in order."""
-    _, a = store.read(bp)
-    text, at = a["sample_names"].tobytes(), a["sample_name_offsets"]
-    return [text[s:e].decode() for s, e in pairwise(at)]
+    return sample_names(store.read(bp)[1])
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

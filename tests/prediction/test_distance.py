@@ -16,6 +16,7 @@ from ase import Atoms
 
 from hydragnn_hpc import Ensemble, UserError
 from hydragnn_hpc.dataset import store
+from hydragnn_hpc.fields import sample_names
 from hydragnn_hpc.ledger import read_frozen
 from hydragnn_hpc.member.features import Trunk
 from hydragnn_hpc.member.predict import Graphs, StackedModels
@@ -64,8 +65,8 @@ def test_features_are_what_the_heads_receive(name: str, plain: Path, ternary: Pa
 def test_distances_of_the_training_set_are_those_that_the_worker_has_kept(plain: Path) -> None:
     folder = plain.parent
     _, arrays = store.read(folder / "fept.bp")
-    text, offsets = arrays["sample_names"].tobytes(), arrays["sample_name_offsets"]
-    chosen = [text[offsets[k] : offsets[k + 1]].decode() for k in np.flatnonzero(arrays["split"] == 0)]
+    names = sample_names(arrays)
+    chosen = [names[k] for k in np.flatnonzero(arrays["split"] == 0)]
     done(folder, "predict", "out-plain", "raw", "--out", "raw.csv")
     found = {r["sample"]: r for r in csv.DictReader((folder / "raw.csv").open())}
     distances = np.array([float(found[name]["distance"]) for name in chosen])

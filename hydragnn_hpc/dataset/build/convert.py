@@ -30,7 +30,7 @@ from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.dataset.read.units import units_of_keys
 from hydragnn_hpc.dataset.store.foreign import INDEX
 from hydragnn_hpc.errors import UserError, nearest
-from hydragnn_hpc.fields import SOURCE_INDEX
+from hydragnn_hpc.fields import SOURCE_INDEX, sample_names
 from hydragnn_hpc.logs import ProgressCallback
 from hydragnn_hpc.records.dataset import EXPORTED_KEY, ExportedDataset, Target
 from hydragnn_hpc.validation import one_line
@@ -112,22 +112,21 @@ def _frames_of_bp(bp: Path) -> tuple[store.Manifest, Iterator[tuple[Frame, dict[
 
     def frames() -> Iterator[tuple[Frame, dict[str, int]]]:
         sites = list(pairwise(a["geometry_atom_offsets"].tolist()))
-        text, names = a["sample_names"].tobytes(), pairwise(a["sample_name_offsets"].tolist())
         atoms = pairwise(a["atom_offsets"].tolist())
-        for k, ((start, end), (first, last)) in enumerate(zip(names, atoms, strict=True)):
+        for k, (name, (first, last)) in enumerate(zip(sample_names(a), atoms, strict=True)):
             g = int(a["sample_geometry"][k])
             values: dict[str, Any] = {}
             columns = {}
-            for name, target in manifest.targets.items():
+            for key, target in manifest.targets.items():
                 if target.level == "node":
-                    columns[name] = a[f"target_{name}"][first:last]
-                elif not np.isnan(a[f"target_{name}"][k]).all():
-                    values[name] = a[f"target_{name}"][k]
+                    columns[key] = a[f"target_{key}"][first:last]
+                elif not np.isnan(a[f"target_{key}"][k]).all():
+                    values[key] = a[f"target_{key}"][k]
             p = a["periodic"][g].astype(bool).tolist()
-            frame = Frame(text[start:end].decode(), f"{bp.name}@{k}", f"{bp}, sample {k}",
+            frame = Frame(name, f"{bp.name}@{k}", f"{bp}, sample {k}",
                           a["atomic_numbers"][first:last], a["pos"][slice(*sites[g])], a["cell"][g],
                           (p[0], p[1], p[2]), values, columns)  # fmt: skip
-            yield frame, {name: int(a[name][k]) for name in ("split", SOURCE_INDEX) if name in a}
+            yield frame, {key: int(a[key][k]) for key in ("split", SOURCE_INDEX) if key in a}
 
     return manifest, frames()
 

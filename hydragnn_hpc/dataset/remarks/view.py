@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 
 from hydragnn_hpc.dataset.graphs import Neighbours
 from hydragnn_hpc.dataset.remarks.distances import DistanceCheck
-from hydragnn_hpc.fields import SOURCE_INDEX
+from hydragnn_hpc.fields import SOURCE_INDEX, sample_names
 from hydragnn_hpc.records.dataset import NeighbourFacts, Source, Target
 
 Lines = Iterator[tuple[str, str | None]]
@@ -78,8 +77,7 @@ class DataView:
 
     @cached_property
     def _names(self) -> list[str]:
-        text, offsets = self.arrays["sample_names"].tobytes(), self.arrays["sample_name_offsets"].tolist()
-        return [text[first:last].decode("utf-8", "replace") for first, last in pairwise(offsets)]
+        return sample_names(self.arrays)
 
     @cached_property
     def _repeated(self) -> set[str]:

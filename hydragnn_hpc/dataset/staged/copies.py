@@ -24,7 +24,7 @@ from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.staged import requirements
 from hydragnn_hpc.dataset.store import spool
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.fields import SOURCE_INDEX
+from hydragnn_hpc.fields import SOURCE_INDEX, sample_names
 from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.paths import read_record, write_record
 from hydragnn_hpc.records.recipe import Requirements, StagedRecipe
@@ -200,12 +200,10 @@ def write_truth(staged: StagedData, part: int, path: Path) -> None:
     a = staged.arrays
     sample = np.flatnonzero(a["split"] == part)
     atoms = atoms_of(a["atom_offsets"], sample)
-    names = [
-        bytes(a["sample_names"][s:e]).decode() for s, e in zip(*_bounds(a["sample_name_offsets"], sample), strict=True)
-    ]
+    names = sample_names(a)
     content = {
         "sample": sample.astype(np.int64),
-        "names": np.array(names),
+        "names": np.array([names[k] for k in sample.tolist()]),
         **({SOURCE_INDEX: a[SOURCE_INDEX][sample]} if SOURCE_INDEX in a else {}),
         "atom_offsets": np.concatenate([[0], np.cumsum(np.diff(a["atom_offsets"])[sample])]).astype(np.int64),
         "atomic_numbers": a["atomic_numbers"][atoms],
@@ -218,15 +216,11 @@ def write_truth(staged: StagedData, part: int, path: Path) -> None:
 
 def atoms_of(offsets: np.ndarray, samples: np.ndarray) -> np.ndarray:
     """Return the indices in A of all atoms of ``samples``, in their order, or other rows that ``offsets`` delimit."""
-    start, end = _bounds(offsets, samples)
-    counts = end - start
+    start = offsets[samples]
+    counts = offsets[samples + 1] - start
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     positions: np.ndarray = np.repeat(start, counts) + within
     return positions
-
-
-def _bounds(offsets: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return offsets[samples], offsets[samples + 1]
 
 
 def main() -> int:

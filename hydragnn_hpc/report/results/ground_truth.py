@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from hydragnn_hpc.compositions import counts_of, fractions_of
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.fields import BESIDE_TARGETS, RYDBERG_IN_EV, SOURCE_INDEX
+from hydragnn_hpc.fields import BESIDE_TARGETS, RYDBERG_IN_EV, SOURCE_INDEX, sample_names
 from hydragnn_hpc.report.results.rows import Snapshot
 
 
@@ -141,9 +140,7 @@ def read_data_set(snapshot: Snapshot) -> tuple[GroundTruth | None, str]:
         return None, str(error)
     except ImportError as error:
         return None, f"the data set {path} cannot be read here: {error}"
-    offsets = arrays["sample_name_offsets"]
-    text = arrays["sample_names"].tobytes()
-    names = [text[a:b].decode("utf-8", "replace") for a, b in itertools.pairwise(offsets)]
+    names = sample_names(arrays)
     targets = {name: arrays[f"target_{name}"] for name in manifest.targets}
     source = f"all {len(names):,} samples of the data set"
     return GroundTruth(source, np.array(names), arrays["atomic_numbers"], arrays["atom_offsets"], targets), ""
