@@ -32,7 +32,7 @@ def real_archive() -> Path:
 
 @pytest.fixture(scope="session")
 def real_bp(real_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The open data set, prepared; read it only."""
+    """The open data set, prepared; no test changes it."""
     path = tmp_path_factory.mktemp("real") / "fept.bp"
     prepare(real_archive, path, Options(cap=1000))
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hydragnn_hpc.dataset.read import files
 from hydragnn_hpc.dataset.read.formats import lsms
 from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.gathered import RawSamples
+from hydragnn_hpc.dataset.store.manifest import seal_of, sha256_of
 from hydragnn_hpc.records.dataset import DatasetFacts, NeighbourFacts, NumberRange, Source, Target
 
 FE, CO, PT = 26, 27, 78
@@ -91,11 +91,9 @@ def reseal(bp: Path, **changed: Any) -> None:
     content = json.loads(file.read_text())
     del content["seal"]
     for name in content["files"]:
-        data = (bp / name).read_bytes()
-        content["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        content["files"][name] = {"bytes": (bp / name).stat().st_size, "sha256": sha256_of(bp / name)}
     content.update(changed)
-    seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    file.write_text(json.dumps({**content, "seal": seal}, indent=1, ensure_ascii=False))
+    file.write_text(json.dumps({**content, "seal": seal_of(content)}, indent=1, ensure_ascii=False))
 
 
 def write_raw(folder: Path, samples: list[lsms.LsmsSample]) -> Path:

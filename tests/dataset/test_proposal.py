@@ -68,7 +68,7 @@ def ternary(folder: Path) -> Path:
     return made(folder, structures, ["energy=graph:e:eV", "specific=graph:e1:eV/atom"])
 
 
-CASES: dict[str, tuple[Any, dict[str, Any]]] = {
+CASES: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "rattled": (rattled, {"inputs": ["species", "shells"], "edges": True, "pooling": "mean", "reference": "linear"}),
     "forces": (
         with_forces,

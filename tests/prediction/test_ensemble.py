@@ -193,7 +193,7 @@ def test_what_cannot_be_used_is_reported_in_one_line(fept: Path, plain: Path, tm
     for given, message in (
         ([], "there is no structure to predict"),
         ([iron, Atoms("FeCu", iron.positions)], "structure 1: holds Cu, which the models were not trained on"),
-        (boxed, r"structure 0: its boundary is \(True, True, True\), .* on open ones; set atoms.pbc = False"),
+        (boxed, r"structure 0: its boundary is \(True, True, True\), .* training is open; set atoms.pbc = False"),
         (Atoms(), "structure 0: no atoms"),
         (Atoms("Fe2", [(0, 0, 0), (0, 0, 0)]), "structure 0: atoms 0 and 1 are at the same position"),
         (["raw"], "structure 0 is of type str; give ase.Atoms"),

@@ -221,7 +221,7 @@ class Preparation:
             boundary = self.facts.neighbours.boundary
             if self.choice.own_boundary == "refuse":
                 raise UserError(
-                    f"{frame.where}: its boundary is {frame.periodic}, but the models were trained on {boundary} ones;"
+                    f"{frame.where}: its boundary is {frame.periodic}, but that of the models' training is {boundary};"
                     f" set atoms.pbc = {boundary == 'periodic'}"
                 )
             self.overruled += 1
