@@ -104,13 +104,13 @@ def write_raw(folder: Path, samples: list[lsms.LsmsSample]) -> Path:
     return folder
 
 
-def alloys(n: int = 40, seed: int = 0, n_geometries: int = 3) -> list[lsms.LsmsSample]:
-    """Fe-Co-Pt samples of 2 to 4 atoms on a few geometries, with the pure cells; energies are linear plus noise."""
-    rng = np.random.default_rng(seed)
-    pos = [rng.uniform(0, 6, (2 + k % 3, 3)) for k in range(n_geometries)]
+def alloys(n: int) -> list[lsms.LsmsSample]:
+    """Fe-Co-Pt samples of 2 to 4 atoms on three geometries, with the pure cells; energies are linear plus noise."""
+    rng = np.random.default_rng(0)
+    pos = [rng.uniform(0, 6, (2 + k, 3)) for k in range(3)]
     made = []
     for k in range(n):
-        sites = pos[k % n_geometries]
+        sites = pos[k % 3]
         z = np.full(len(sites), (FE, CO, PT)[k % 3]) if k < 6 else rng.choice([FE, CO, PT], len(sites))
         energy = -100.0 * z.sum() + (0.0 if len(set(z)) == 1 else rng.uniform(0, 1))
         charge, moment = z + np.round(rng.normal(size=len(z)), 6), np.round(rng.normal(size=len(z)), 6)

@@ -15,10 +15,10 @@ from tests.dataset import synthetic
 FE, CO, PT = 26, 27, 78
 
 
-def data_set(samples: int = 120, sizes: tuple[int, ...] = (4, 8)) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Random alloys of several sizes, a fifth each for validation and testing, and the counts of their elements."""
-    rng = np.random.default_rng(0)
-    n = rng.choice(sizes, samples)
+def data_set() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Random alloys of two sizes, a fifth each for validation and testing, and the counts of their elements."""
+    rng, samples = np.random.default_rng(0), 120
+    n = rng.choice((4, 8), samples)
     offsets = np.concatenate([[0], np.cumsum(n)]).astype(np.int64)
     numbers = rng.choice([FE, CO, PT], offsets[-1]).astype(np.int32)
     split = np.array([0, 0, 0, 1, 2], np.uint8)[np.arange(samples) % 5]

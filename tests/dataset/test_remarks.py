@@ -32,10 +32,10 @@ Made = tuple[list[Atoms], str, dict[str, Any]]
 ENERGY = "e=graph:e:eV"
 
 
-def clusters(n: int = 60) -> list[Atoms]:
-    """Open clusters of four atoms."""
+def clusters() -> list[Atoms]:
+    """Sixty open clusters of four atoms."""
     rng, sites = np.random.default_rng(1), np.eye(4, 3) * 2
-    return [Atoms("HHHO", sites + rng.normal(0, 0.3, (4, 3))) for _ in range(n)]
+    return [Atoms("HHHO", sites + rng.normal(0, 0.3, (4, 3))) for _ in range(60)]
 
 
 def decorated(n: int = 60) -> list[Atoms]:

@@ -18,10 +18,10 @@ FRACTIONS = (0.7, 0.15, 0.15)
 groups = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 
 
-def counts_of(sizes: list[int], seed: int = 0) -> np.ndarray:
+def counts_of(sizes: list[int]) -> np.ndarray:
     """``sizes[k]`` samples of a ternary composition of its own for every k, mixed up."""
     rows = [[k, 2 * k + 1, 20 - k] for k, n in enumerate(sizes) for _ in range(n)]
-    return np.random.default_rng(seed).permutation(np.array(rows))
+    return np.random.default_rng(0).permutation(np.array(rows))
 
 
 @given(st.lists(st.lists(st.sampled_from([26, 27, 46, 78]), min_size=1, max_size=9), min_size=1, max_size=9))
@@ -178,10 +178,10 @@ def test_classes_are_split_in_proportion() -> None:
     assert any((other != mixed.part).any() for other in others), "the seed does not matter"
 
 
-def many_compositions(n: int = 300) -> np.ndarray:
-    """Counts of samples most of whose compositions are unique, and of one that has forty."""
+def many_compositions() -> np.ndarray:
+    """Counts of 300 samples: most compositions are unique, and one has forty samples."""
     rng = np.random.default_rng(0)
-    return np.concatenate([rng.integers(0, 50, (n - 40, 3)), np.full((40, 3), 7)])
+    return np.concatenate([rng.integers(0, 50, (260, 3)), np.full((40, 3), 7)])
 
 
 def test_a_split_by_composition_that_can_be_judged_is_taken() -> None:

@@ -168,8 +168,11 @@ def test_invalid_arrays_are_refused_by_name(content, tmp_path: Path, name: str, 
 # Damage
 
 
-def outcomes(paths: list[Path], timeout: float = 60.0) -> list[str]:
-    """Return what reading each data set prints; a separate process reads them, because it may crash or hang."""
+def outcomes(paths: list[Path]) -> list[str]:
+    """Return what reading each data set prints, and whether ADIOS2 was imported.
+
+    Another process reads them, because it may crash or hang.
+    """
     program = """
 import sys
 from pathlib import Path
@@ -186,7 +189,7 @@ for path in sys.argv[1:]:
 print("adios2" in sys.modules)
 """
     command = [sys.executable, "-c", program, *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

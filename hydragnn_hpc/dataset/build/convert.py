@@ -262,6 +262,7 @@ def _unit_keys(frame: Frame, written: set[str], lost: dict[str, None]) -> dict[s
 
 
 def _spelled(name: str, target: Target) -> str:
+    """Return a target as ``--target`` writes it."""
     return f"{name}={target.level}:{key_of(name)}:{target.unit or '1'}:{target.label}"
 
 

@@ -99,6 +99,7 @@ class _Samples:
         self._degree = np.diff(arrays["neighbour_offsets"])
         of_geometry = np.diff(arrays["neighbour_offsets"][sites])
         self._n_edges = of_geometry[arrays["sample_geometry"]]
+        # The last geometry whose edges were requested, and these edges.
         self._edges: tuple[int, np.ndarray, np.ndarray] = (-1, np.empty(0), np.empty(0))
 
     def lay_out(self, scratch: Path) -> tuple[dict[str, Any], dict[str, str]]:
