@@ -65,8 +65,8 @@ def generate(
         raise UserError(f"{out}: give an extended XYZ file a name that ends in .extxyz or .xyz")
     with progress("generating", "files" if form == "lsms" else "structures") as update:
         if system != "FePt":
-            choice = cap, alloys.parse_sizes(sizes or "2x2x2")
-            number = alloys.generate(out, system, seed, choice, force, update)
+            generated = alloys.structures(alloys.SYSTEMS[system], cap, seed, alloys.parse_sizes(sizes or "2x2x2"))
+            number = alloys.write(out, generated, force, update)
         elif form == "lsms":
             number = surrogate.generate(out, cap, seed, force, update)
         else:

@@ -20,13 +20,18 @@ from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
 
-SMALL = (2, alloys.parse_sizes("1x1x1,2x1x1"))
+SIZES = alloys.parse_sizes("1x1x1,2x1x1")
+
+
+def generate(out: Path, system: str, seed: int = 0, cap: int = 2) -> int:
+    """Write a surrogate of two sizes; return the number of structures."""
+    return alloys.write(out, alloys.structures(alloys.SYSTEMS[system], cap, seed, SIZES))
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**6))
 def test_forces_are_the_slope_of_the_energy_and_charges_neutral(seed: int) -> None:
-    structures = list(alloys.structures(alloys.SYSTEMS["ternary"], 1, seed, ((1, 1, 1), (2, 1, 1))))
+    structures = list(alloys.structures(alloys.SYSTEMS["ternary"], 1, seed, SIZES))
     z, pos, cell = structures[seed % len(structures)]
     _, forces, charge = alloys.properties(z, pos, cell)
     assert abs(charge.sum()) < 1e-12 and np.abs(forces.sum(axis=0)).max() < 1e-12
@@ -49,11 +54,11 @@ def test_pure_metals_bind_as_the_potential_was_fitted_to(z: int, cohesion: float
 
 def test_same_seed_same_bytes_and_an_existing_file_is_kept(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        alloys.generate(tmp_path / f"{name}.extxyz", "ternary", seed, SMALL)
+        generate(tmp_path / f"{name}.extxyz", "ternary", seed)
     a, b, c = ((tmp_path / f"{name}.extxyz").read_bytes() for name in "abc")
     assert a == b != c
     with pytest.raises(UserError, match="--force"):
-        alloys.generate(tmp_path / "a.extxyz", "CuAu", 0, SMALL)
+        generate(tmp_path / "a.extxyz", "CuAu")
     assert (tmp_path / "a.extxyz").read_bytes() == a
 
 
@@ -70,9 +75,9 @@ def test_the_fept_surrogate_stays_what_it_was(tmp_path: Path) -> None:
 
 
 def test_ase_reads_what_was_computed(tmp_path: Path) -> None:
-    count = alloys.generate(tmp_path / "a.extxyz", "CuAu", 3, SMALL)
+    count = generate(tmp_path / "a.extxyz", "CuAu", seed=3)
     read = ase.io.read(tmp_path / "a.extxyz", index=":")
-    made = list(alloys.structures(alloys.SYSTEMS["CuAu"], 2, 3, SMALL[1]))
+    made = list(alloys.structures(alloys.SYSTEMS["CuAu"], 2, 3, SIZES))
     assert len(read) == len(made) == count
     for atoms, (z, pos, cell) in zip(read, made, strict=True):
         np.testing.assert_array_equal(atoms.numbers, z)
@@ -86,7 +91,7 @@ def test_ase_reads_what_was_computed(tmp_path: Path) -> None:
 
 
 def test_a_ternary_of_several_sizes_is_split_by_composition(tmp_path: Path) -> None:
-    alloys.generate(tmp_path / "a.extxyz", "ternary", 0, (8, SMALL[1]))
+    generate(tmp_path / "a.extxyz", "ternary", cap=8)
     targets = ["mixing_enthalpy=mixing:energy:eV", "forces=node:forces:eV/Ang", "q=node:charge:e"]
     manifest = prepare(tmp_path / "a.extxyz", tmp_path / "x.bp", Options(targets=parse_targets(targets)))
     source = manifest.plain()["source"]

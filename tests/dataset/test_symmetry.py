@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk, graphene, molecule
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ ALL, NONE = (True, True, True), (False, False, False)
 FEPT = (20.872, 0, 0, 0, 10.436, 0, 0, 0, 14.116)  # the cell of the FePt data, bohr
 
 
-def crystal(atoms) -> Geometry:
+def crystal(atoms: Atoms) -> Geometry:
     return Geometry(atoms.positions, np.asarray(atoms.cell.array), tuple(map(bool, atoms.pbc)))
 
 

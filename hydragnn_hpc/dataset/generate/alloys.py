@@ -12,7 +12,7 @@ shorter-ranged than the originals. These data are for trying out the program, no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -123,6 +123,7 @@ def structures(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield proton numbers, positions and cell (Å) of all structures: ``cap`` of each size and composition.
 
+    The same ``seed`` gives the same structures; ``sizes`` are those of `parse_sizes`.
     Pure metals come once, on their ideal lattice; the others have random decorations, a lattice constant by Vegard's
     rule, and every atom displaced a little from its site.
     """
@@ -142,39 +143,23 @@ def structures(
                 yield rng.permutation(z), np.round(rattled, _DECIMALS), cell
 
 
-def generate(
+def write(
     out: Path,
-    system: str,
-    seed: int,
-    choice: tuple[int, tuple[tuple[int, int, int], ...]],
+    generated: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
     force: bool = False,
     progress: ProgressCallback | None = None,
 ) -> int:
-    """Write a surrogate alloy as one extended XYZ file; return the number of structures.
-
-    Parameters
-    ----------
-    out : Path
-        The file; its name ends in ``.extxyz`` or ``.xyz``.
-    system : str
-        One of :data:`SYSTEMS`.
-    seed : int
-        Same seed, same bytes.
-    choice : tuple
-        Structures of each composition and size; sizes (:func:`parse_sizes`).
-    force : bool
-        Replace an existing file.
+    """Write `structures` with their energies, forces and charges as extended XYZ; return their number.
 
     Raises
     ------
     UserError
         If ``out`` exists (and not ``force``) or cannot be written.
     """
-    cap, sizes = choice
     atomic.refuse_file(out, force)
-    metals, done = SYSTEMS[system], 0
+    done = 0
     with atomic.new_file(out) as stream:
-        for z, pos, cell in structures(metals, cap, seed, sizes):
+        for z, pos, cell in generated:
             stream.write(_frame(z, pos, cell).encode())
             done += 1
             if progress:
