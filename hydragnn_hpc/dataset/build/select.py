@@ -79,10 +79,10 @@ SPLIT_BY = ("composition", "symmetry", "groups", "random")
 def split_by_default(
     counts: np.ndarray, fractions: tuple[float, float, float], seed: int, classes: np.ndarray | None = None
 ) -> tuple[str, Partition]:
-    """Return a split with validation and test sets that are large enough, and its kind; parameters as in `split`.
+    """Choose a kind of split whose validation and test sets are large enough; return it and the split.
 
     By composition, unless many compositions have too few samples for those sets; then at random, with equivalent
-    samples in one set, if there are any.
+    samples in one set, if there are any. Parameters are those of `split`.
 
     Raises
     ------
