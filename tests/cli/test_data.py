@@ -91,7 +91,7 @@ def test_info_of_a_data_set_whose_manifest_lacks_the_distribution(made: Path) ->
         (["prepare", "{raw}", "{new}.bp", "--end-member", "Au=-1"], "hold no Au"),
         (["prepare", "{raw}", "{new}"], "ends in .bp"),
         (["prepare", "{empty}", "{new}.bp"], "{empty}: contains no files"),
-        (["prepare", "{bp}", "{new}.bp"], "{bp} is a data set of this program already"),
+        (["prepare", "{bp}", "{new}.bp"], "{bp}: is a data set of this program already"),
         (["prepare", "{bp}/data.0", "{new}.bp"], "data.0: is in none of the formats"),
         (["prepare", "{raw}", "{new}.bp", "--target", "e=graph:energy:eV"], "is read as LSMS text"),
         (["prepare", "{raw}", "{new}.bp", "--target", "e=graph:energy:ev"], "did you mean 'eV'"),

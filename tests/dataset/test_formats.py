@@ -364,6 +364,13 @@ def test_json_beside_the_data_is_no_database(tmp_path: Path) -> None:
     assert formats.detect(tmp_path) == "extxyz"
 
 
+def test_a_data_set_beside_the_source_is_named(tmp_path: Path) -> None:
+    prepare(write(tmp_path / "train.xyz", frames()), tmp_path / "a.bp", Options(targets=ENERGY))
+    assert formats.detect(tmp_path) == "extxyz"
+    (problem,) = [frame for frame in formats.iter_frames(tmp_path, "extxyz") if isinstance(frame, UserError)]
+    assert str(problem).endswith("a.bp: is a data set of this program already; use data split, or data convert")
+
+
 def test_an_adios2_folder_within_a_folder_is_one_file(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     for name, made in (("X.bp", frames(3)), ("Y.bp", frames(2))):

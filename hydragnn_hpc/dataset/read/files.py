@@ -24,6 +24,7 @@ from typing import IO, Any, Self
 from hydragnn_hpc.dataset.read.compression import decompressing, is_compressed, start_of, without_suffix
 from hydragnn_hpc.dataset.read.frames import FrameLabel
 from hydragnn_hpc.dataset.store.foreign import INDEX
+from hydragnn_hpc.dataset.store.manifest import MANIFEST
 from hydragnn_hpc.errors import UserError
 
 LARGEST = 256 * 2**20
@@ -229,7 +230,7 @@ def visible(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        if _is_adios(Path(here)):
+        if INDEX in names:
             paths.append(Path(here))
             folders.clear()
             continue
@@ -241,9 +242,13 @@ def visible(folder: Path) -> list[Path]:
 def _on_disk(path: Path, source: Path) -> RawFile:
     where = _printable(str(path))
     problem = _name_problem(str(path))
-    stored = path / INDEX if _is_adios(path) else path
+    stored = path
     try:
-        if not problem and not stored.is_file():
+        if _is_adios(path):
+            stored = path / INDEX
+            if (path / MANIFEST).is_file():
+                problem = "is a data set of this program already; use data split, or data convert"
+        elif not problem and not path.is_file():
             path.stat()
             problem = "is not a regular file"
     except OSError as error:

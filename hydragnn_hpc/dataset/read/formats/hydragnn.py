@@ -23,7 +23,6 @@ from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.dataset.read.targets import TargetSpec
 from hydragnn_hpc.dataset.read.units import LengthUnit
 from hydragnn_hpc.dataset.store.foreign import MAGIC, Contents, unpack
-from hydragnn_hpc.dataset.store.manifest import MANIFEST
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.base import Level
 
@@ -207,8 +206,6 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
 
 
 def _of_adios(path: Path, folder: Path) -> Iterator[_Part]:
-    if (path / MANIFEST).exists():
-        raise UserError(f"{path} is a data set of this program already; use data split, or data convert")
     contents = unpack(path, folder, _EDGES)
     labels = [name.removesuffix("/ndata") for name in contents.attributes if name.endswith("/ndata")]
     if not labels:
