@@ -33,7 +33,7 @@ from hydragnn_hpc.paths import CampaignFolder, noise_of, read_arrays
 from hydragnn_hpc.sections import Folds
 
 FEWEST_MEMBERS = 3
-ENOUGH = 100
+FEWEST_STRUCTURES = 100
 """A species has quantiles of its own if at least this many structures of the validation set contain it."""
 ONE_SIGMA = math.erf(math.sqrt(0.5))
 """The level of one standard deviation of a normal distribution, 68.27 %."""
@@ -121,7 +121,7 @@ class Calibration:
     unknown: tuple[str, ...] = ()
 
     def without(self, level: float) -> str:
-        """Return a line on which tasks have no calibrated interval of a level, and why; empty if all have one."""
+        """Return a line on tasks without a calibrated interval of a level, and why; empty if all have one."""
         if self.why_not:
             return f"no calibrated intervals: {self.why_not}"
         few = [f"{task} ({own.all_values.structures})" for task, own in self.tasks.items() if level > own.largest_level]
@@ -233,7 +233,7 @@ def task_calibration(
     for number in [] if numbers is None else np.unique(numbers).tolist():
         own = numbers[row] == number  # type: ignore[index]
         of_species = Scores.of(scores[own], structure[row[own]])
-        if of_species.structures >= ENOUGH:
+        if of_species.structures >= FEWEST_STRUCTURES:
             species[number] = of_species
     return TaskCalibration(Scores.of(scores, structure[row]), species)
 
@@ -241,7 +241,7 @@ def task_calibration(
 def _calibrated(
     folder: CampaignFolder, campaign: Campaign, members: Sequence[Member], weights: Mapping[str, Sequence[float]]
 ) -> dict[str, TaskCalibration]:
-    truth = read_arrays(folder.validation_set)
+    truth = read_arrays(folder.validation_set, "remove it, and run again")
     if truth is None:
         raise UserError(f"no {folder.validation_set.name} (imported, or removed)")
     tasks, with_noise = campaign.variant(members[0].variant).tasks, campaign.with_noise(members[0].variant)

@@ -20,7 +20,7 @@ from hydragnn_hpc.yaml_files import YAML_ERRORS
 def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
     """Read a campaign file, apply ``key.key=value`` overrides, validate.
 
-    Paths, of the data set and of what members start from, are relative to the file there, and absolute in the result.
+    Paths of the data set and of campaigns that members start from are relative to the file, and absolute in the result.
 
     Raises
     ------
@@ -44,13 +44,13 @@ def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
         earlier[key] = override
     campaign = parse_campaign(content, str(path))
     dataset = _absolute(path, campaign.dataset, "dataset", "data set")
-    variants = tuple(v.model_copy(update={"start": _beside(path, v.start)}) for v in campaign.variants)
+    variants = tuple(v.model_copy(update={"start": _with_absolute_folder(path, v.start)}) for v in campaign.variants)
     return campaign.model_copy(
-        update={"dataset": dataset, "start": _beside(path, campaign.start), "variants": variants}
+        update={"dataset": dataset, "start": _with_absolute_folder(path, campaign.start), "variants": variants}
     )
 
 
-def _beside(path: Path, start: Start | None) -> Start | None:
+def _with_absolute_folder(path: Path, start: Start | None) -> Start | None:
     if start is None:
         return None
     return start.model_copy(update={"folder": _absolute(path, start.folder, "start.from", "finished campaign")})

@@ -38,9 +38,8 @@ _Section = TypeVar("_Section", bound=Section)
 WITHOUT_EFFECT = ("slots_per_device", "attempts", "checkpoint_seconds", "silence_seconds")
 """Launch settings that may change between two runs of one campaign."""
 
-
-_ENDS = ("_std", "_std_spread", "_std_noise", "_std_calibrated", "_low", "_high")
-_STARTS = ("std_", "unit_")
+_SUFFIXES = ("_std", "_std_spread", "_std_noise", "_std_calibrated", "_low", "_high")
+_PREFIXES = ("std_", "unit_")
 """What files of results add to a task's name."""
 
 
@@ -69,7 +68,7 @@ class Campaign(Section):
         # Extended XYZ adds target_ to a name that it needs for something else.
         plain = {re.sub("^(target_)+", "", name): name for name in tasks}
         for own, name in plain.items():
-            for other in (*(own + end for end in _ENDS), *(start + own for start in _STARTS)):
+            for other in (*(own + suffix for suffix in _SUFFIXES), *(prefix + own for prefix in _PREFIXES)):
                 if other in plain:
                     raise ValueError(
                         f"'{plain[other]}' is also what files of results call a value of '{name}'; rename one of them"
@@ -180,7 +179,7 @@ class Campaign(Section):
                 if part not in ("trunk", *tasks):
                     raise ValueError(f"start.{key}: unknown part '{part}'{nearest(part, ('trunk', *tasks))}")
         for part in self.start.freeze:
-            if part not in self.start.named(tasks):
+            if part not in self.start.parts_for(tasks):
                 raise ValueError(f"start.freeze: '{part}' is not among start.parts, and would never be trained; add it")
         if {"trunk", *self.tasks} <= set(self.start.freeze) and self.training.epochs:
             raise ValueError("start.freeze: no part is left to train; set training.epochs=0, or leave one out")
@@ -306,7 +305,7 @@ class Campaign(Section):
                 ),
                 # A stack of one is what 'auto' is on a CPU.
                 "launch": _at_default(self.launch, (*WITHOUT_EFFECT, *["stack"] * (self.launch.stack == 1))),
-                "start": _anywhere(self.start),
+                "start": _without_folder(self.start),
             }
         )
 
@@ -321,8 +320,8 @@ class Campaign(Section):
             "losses": differing(variant.losses, "loss"),
             "references": differing(variant.references, "reference"),
         }
-        start = _anywhere(variant.start)
-        own["start"] = None if start == _anywhere(self.start) else start
+        start = _without_folder(variant.start)
+        own["start"] = None if start == _without_folder(self.start) else start
         if variant.differs:
             trained = self.of_variant(variant).effective()
             own["inputs"] = None if trained.inputs == self.inputs else trained.inputs
@@ -339,8 +338,8 @@ def member_seed(seed: int, variant: str, replica: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def _anywhere(start: Start | None) -> Start | None:
-    """Return a source without the place of its folder, which has no effect on results."""
+def _without_folder(start: Start | None) -> Start | None:
+    """Return the start without its folder, whose place has no effect on results."""
     return None if start is None else start.model_copy(update={"folder": "."})
 
 
@@ -369,12 +368,12 @@ def _with_own(section: _Section, own: dict[str, Any], key: str) -> _Section:
 
 @lru_cache(maxsize=1 << 16)
 def _validated(section: _Section, own: str) -> _Section:
-    """Return the section with ``own`` keys, from JSON; those of thousands of variants are asked for repeatedly."""
+    """Return the section with ``own`` keys, from JSON; cached, since checks repeat it for thousands of variants."""
     return type(section).model_validate(_merged(section.model_dump(mode="json"), json.loads(own)))
 
 
 def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Merge key by key; a section that goes by another name, another optimizer for instance, is replaced."""
+    """Merge key by key; a section with another ``name``, such as another optimizer, is replaced."""
     merged = dict(shared)
     for key, value in own.items():
         before = shared.get(key)

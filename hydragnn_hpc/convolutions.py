@@ -2,14 +2,16 @@
 
 A new one is a line here and a file in `hydragnn_hpc.member.library.convolutions`.
 
-Most are PyTorch Geometric's layers, which take and return scalars of an atom. An equivariant one updates vectors beside
-them, which rotate with the structure. DimeNet, which updates states of edges, has no place here.
+Most are PyTorch Geometric's layers, which take and return scalars of an atom. An equivariant one also updates vectors,
+which rotate with the structure. DimeNet, which updates states of edges, has no place here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from hydragnn_hpc.errors import nearest
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ CONVOLUTIONS = {
 def why_not(name: str, edges: bool) -> str:
     """Return why a convolution cannot be used with (or without) edge features, ``""`` if it can."""
     if name not in CONVOLUTIONS:
-        return f"unknown convolution '{name}'; known: {', '.join(CONVOLUTIONS)}"
+        return f"unknown convolution '{name}'{nearest(name, CONVOLUTIONS)}"
     rule = CONVOLUTIONS[name].edges
     if edges and rule == "none":
         able = ", ".join(n for n, c in CONVOLUTIONS.items() if c.edges != "none")

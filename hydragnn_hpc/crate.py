@@ -1,7 +1,7 @@
 """What an archive of a campaign states about its files: an RO-Crate (w3id.org/ro/crate/1.1) around a campaign's folder.
 
 An archive is a campaign's folder without what only a run needs, and with ``ro-crate-metadata.json``, which lists every
-file with its size and SHA-256. Whatever reads a campaign's folder reads an archive; its files are checked first.
+file with its size and SHA-256. Whatever reads a campaign's folder also reads an archive, and first checks its files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hydragnn_hpc.errors import UserError
 FILE = "ro-crate-metadata.json"
 VERSION = "hydragnn_hpc archive 1"
 VERSION_KEY = "schemaVersion"
-"""Of the entity ``ROOT``."""
+"""The key of the entity ``ROOT`` that holds ``VERSION``."""
 ROOT = "./"
 CONFORMS_TO = "https://w3id.org/ro/crate/1.1"
 
@@ -47,8 +47,8 @@ class ListedFile:
         return own | {"contentSize": str(self.size), "sha256": self.sha256}
 
 
-def check_archive(root: Path, sums: bool = False) -> bool:
-    """Return whether a folder is an archive, after comparing its files' sizes (with ``sums``, also checksums).
+def check_archive(root: Path, checksums: bool = False) -> bool:
+    """Return whether a folder is an archive, after checking its files' sizes, and on request their checksums.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def check_archive(root: Path, sums: bool = False) -> bool:
             raise UserError(
                 f"archive {root}: {file.name} has {size:,} bytes instead of {file.size:,}; copy the archive again"
             )
-        if sums and sha256_of(path) != file.sha256:
+        if checksums and sha256_of(path) != file.sha256:
             raise UserError(f"archive {root}: the checksum of {file.name} is wrong; copy the archive again")
     return True
 

@@ -26,7 +26,7 @@ from hydragnn_hpc.records.rungs import Rungs
 from hydragnn_hpc.sections import Variant
 from hydragnn_hpc.validation import one_line
 
-_REMEDIES: dict[type[BaseModel], str] = {
+_CONSEQUENCES: dict[type[BaseModel], str] = {
     Result: "the next run sets it aside and trains the member again",
     Failures: "earlier failed attempts are not known; the next run sets it aside",
 }
@@ -52,7 +52,7 @@ class Frozen:
     campaign : Campaign
     hash, dataset_sha256 : str
     since : str
-        When it was first frozen as it is.
+        When it was first frozen in its present form.
     earlier : tuple of EarlierCampaign
         What the folder held before it grew, oldest first.
     """
@@ -140,7 +140,7 @@ def read_member(folder: CampaignFolder, variant: str, replica: int, epochs: int 
     try:
         return _read(files, variant, replica, epochs)
     except OSError as error:
-        problem = f"cannot read {files.root}: {error.strerror or error}; {_REMEDIES[Result]}"
+        problem = f"cannot read {files.root}: {error.strerror or error}; {_CONSEQUENCES[Result]}"
         return Member(variant, replica, State.WAITING, problem=problem)
 
 
@@ -244,7 +244,7 @@ def _read(files: MemberFolder, variant: str, replica: int, epochs: int) -> Membe
         try:
             member.result = read_record(files.result, Result)
         except UserError as error:
-            problems.append(f"{error}; {_REMEDIES[Result]}")
+            problems.append(f"{error}; {_CONSEQUENCES[Result]}")
     if member.result is None:  # one that has its result writes no more files
         written = [path for path in files.written if present.get(path.name)]
         problems += [f"{path} is a folder; the next run sets it aside" for path in written]
@@ -278,9 +278,9 @@ def _failures(files: MemberFolder) -> tuple[Failure, ...]:
 
 
 def _damage(path: Path, kind: type[BaseModel]) -> str:
-    """Return why a record cannot be read, and what follows; empty where it can, or is not there."""
+    """Return why a record cannot be read, and the consequence; empty where it can be read, or is missing."""
     try:
         read_record(path, kind)
     except UserError as error:
-        return "" if isinstance(error.__cause__, FileNotFoundError) else f"{error}; {_REMEDIES[kind]}"
+        return "" if isinstance(error.__cause__, FileNotFoundError) else f"{error}; {_CONSEQUENCES[kind]}"
     return ""

@@ -43,8 +43,16 @@ def read_record(path: Path, kind: type[_R]) -> _R:
         raise UserError(f"cannot read {path}: {reason}") from error
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+def read_arrays(
+    path: Path, remedy: str = "remove it and its member's result.json, and run again"
+) -> dict[str, np.ndarray] | None:
     """Read an ``.npz`` file into memory; None if there is none.
+
+    Parameters
+    ----------
+    path : Path
+    remedy : str, optional
+        What to do where it is damaged; by default, for a member's file.
 
     Raises
     ------
@@ -57,9 +65,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # on a damaged file NumPy passes on whatever its zip reader raises
-        raise UserError(
-            f"cannot read {path}: {error}; remove it and its member's result.json, and run again"
-        ) from error
+        raise UserError(f"cannot read {path}: {error}; {remedy}") from error
 
 
 def append_record(path: Path, record: BaseModel) -> None:
@@ -73,10 +79,10 @@ def append_record(path: Path, record: BaseModel) -> None:
     line = json.dumps(record.model_dump(mode="json", by_alias=True), ensure_ascii=False) + "\n"
     # One write at the end of the file: concurrent writers do not mix their lines.
     with storage_errors(path), path.open("ab") as stream:
-        stream.write(b"\n" * _ends_amid_a_line(path) + line.encode())
+        stream.write(b"\n" * _ends_within_a_line(path) + line.encode())
 
 
-def _ends_amid_a_line(path: Path) -> bool:
+def _ends_within_a_line(path: Path) -> bool:
     with contextlib.suppress(OSError), path.open("rb") as stream:  # empty, or not readable
         stream.seek(-1, os.SEEK_END)
         return stream.read(1) != b"\n"
@@ -84,7 +90,7 @@ def _ends_amid_a_line(path: Path) -> bool:
 
 
 def check_appendable(path: Path) -> None:
-    """Check that records can be appended to ``path``, as far as that shows before it is written; it is not made.
+    """Check that records can be appended to ``path``, as far as possible without writing; a missing file is not made.
 
     Raises
     ------
@@ -120,7 +126,7 @@ class MemberFolder:
 
     @property
     def written(self) -> list[Path]:
-        """What a worker writes until it leaves a result."""
+        """The files that a worker writes before the result."""
         return [path for path in vars(self).values() if path not in (self.root, self.result, self.failure)]
 
     def obsolete(self, keep_checkpoint: bool) -> tuple[Path, ...]:

@@ -45,10 +45,10 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_booleans(cls, content: Any) -> Any:
-        """Refuse booleans, which pydantic would accept as the number 1."""
+        """Refuse booleans, which pydantic would accept as the numbers 1 and 0."""
         fields = cls.model_fields
         for key, value in content.items() if isinstance(content, dict) else ():
-            if type(value) in (int, float, str):  # nearly all, of which a large campaign has very many
+            if type(value) in (int, float, str):  # nearly all values; a large campaign has many
                 continue
             kind = fields[key].annotation if key in fields else bool
             parts = value.values() if isinstance(value, dict) and get_origin(kind) is dict else value
@@ -155,13 +155,13 @@ class ElementInput(Section):
 
 
 class CompositionInput(Section):
-    """The share of each element in the sample."""
+    """The atomic fraction of each element in the sample."""
 
     name: Literal["composition"]
 
 
 class ShellsInput(Section):
-    """Atoms of each element in the first ``number`` shells of neighbours around the site."""
+    """Numbers of atoms of each element in the first ``number`` shells of neighbours around the site."""
 
     name: Literal["shells"]
     number: Annotated[int, Field(ge=1, le=200)] = 13
@@ -231,8 +231,8 @@ class Start(Section):
         content = plain(self)
         return {"from": content.pop("folder"), **content}
 
-    def named(self, tasks: Iterable[str]) -> list[str]:
-        """Return the parts that a variant with these tasks takes over: ``trunk``, and tasks."""
+    def parts_for(self, tasks: Iterable[str]) -> list[str]:
+        """Return the parts that a variant with these tasks takes over: ``trunk``, and the tasks of heads."""
         return [part for part in ("trunk", *tasks) if self.parts == "all" or part in self.parts]
 
 
@@ -315,7 +315,7 @@ class AdamWOptimizer(Section):
 
 
 class SgdOptimizer(Section):
-    """Gradient descent with ``momentum`` (Polyak 1964, in torch's form); ``weight_decay`` is added to the gradient."""
+    """SGD with ``momentum`` (Polyak 1964, in torch's form); ``weight_decay`` is added to the gradient."""
 
     name: Literal["SGD"]
     learning_rate: LearningRate = 1.0e-2
@@ -345,7 +345,7 @@ class EarlyStopping(Section):
 class Cosine(Section):
     """Lower the learning rate along half a cosine, to ``minimum`` after ``epochs`` (null: those of the training).
 
-    The first ``warmup`` epochs rise towards the full rate in equal steps.
+    During the first ``warmup`` epochs it rises in equal steps, to the full rate in the epoch after them.
     """
 
     epochs: Positive | None = None
@@ -354,7 +354,7 @@ class Cosine(Section):
 
 
 class Folds(Section):
-    """Training and validation set in ``folds``: a replica is validated on one of them, and trained on the others."""
+    """Training and validation set, divided into ``folds``: a replica is validated on one, and trained on the others."""
 
     folds: Annotated[int, Field(ge=2, le=1000)]
 
@@ -378,10 +378,10 @@ def _checked_resampling(value: Any) -> Any:
 class Training(Section):
     """How a member is trained; ``plateau`` and ``early_stopping`` are off where they are null.
 
-    ``samples`` of the training set are trained on, of each composition in proportion (`dataset.staged.subset.nested`).
+    Members see ``samples`` of the training set, of each composition in proportion (`dataset.staged.subset.nested`).
     Scaling and references are ``fitted_to`` these samples alone, or to all: references and inputs to the training set,
     the scaling of targets to the data set.
-    ``resample`` gives each replica training samples of its own, of the number ``samples`` (`member.engine.resample`).
+    ``resample`` gives each replica training samples of its own, as many as ``samples`` (`member.engine.resample`).
     ``schedule`` says whether the learning rate follows ``plateau`` or ``cosine`` (`member.training.schedule.Schedule`).
     """
 
@@ -429,7 +429,7 @@ class Training(Section):
 
 
 class Launch(Section):
-    """How members are spread; ``slots_per_device``, ``attempts`` and the intervals do not change any result."""
+    """How members are distributed; ``slots_per_device``, ``attempts`` and the intervals do not change any result."""
 
     slots_per_device: Positive = 1
     stack: Literal["auto"] | Positive = "auto"

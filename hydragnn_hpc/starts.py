@@ -63,7 +63,7 @@ def check_unchanged(start: Start) -> None:
 
 
 def source_of(start: Start) -> Frozen:
-    """Return the campaign, as it is frozen, that members start from; its variant is the only one.
+    """Return the frozen campaign that members start from, with their variant alone.
 
     Raises
     ------
@@ -94,7 +94,7 @@ class _Source:
 
 
 def _source(folder: str, name: str) -> _Source:
-    """Read a variant that members start from; its campaign must have it."""
+    """Read a variant that members start from."""
     frozen, files = _frozen(folder, name), CampaignFolder(Path(folder))
     campaign, variant = frozen.campaign, frozen.campaign.variant(name)
     ended = halving.ended(campaign, ledger.read_rungs(files)).get(name)
@@ -110,7 +110,7 @@ def _frozen(folder: str, variant: str) -> Frozen:
     frozen = ledger.read_frozen(CampaignFolder(Path(folder)))
     names = [v.name for v in frozen.campaign.variants]
     if variant not in names:
-        raise UserError(f"it has no variant '{variant}'{nearest(variant, names)}")
+        raise UserError(f"{folder} has no variant '{variant}'{nearest(variant, names)}")
     return frozen
 
 
@@ -128,7 +128,7 @@ def _check(own: Campaign, start: Start, source: _Source, manifest: Manifest) -> 
     for member in source.members[: own.replicas]:
         if member.state is not State.FINISHED:
             raise UserError(f"its member {member.name} is {member.state}, not finished; run that campaign first")
-    for problem in _differences(own, start, source.campaign, manifest, source.summary):
+    if problem := next(_differences(own, start, source.campaign, manifest, source.summary), ""):
         raise UserError(problem)
 
 
@@ -137,7 +137,7 @@ def _differences(
 ) -> Iterator[str]:
     """Yield what does not fit, a line each."""
     tasks = own.variants[0].tasks
-    chosen = start.named(tasks)
+    chosen = start.parts_for(tasks)
     keys = [*(_OF_TRUNK if "trunk" in chosen else ("channels",))]
     levels = {own.tasks[task].level for task in tasks if task in chosen}
     keys += [f"{level}_head" for level in sorted(levels)] + ["pooling"] * ("graph" in levels)

@@ -123,7 +123,7 @@ class OutputStream(io.TextIOBase):
         UserError
             If it cannot be written; with `ExitCode.READER_GONE` where its reader has gone.
         """
-        if text == "":  # typer tries streams out by it, and swallows errors
+        if text == "":  # typer writes it to test a stream, and swallows the error
             return 0
         with self._errors():
             return self._stream.write(text)
@@ -160,7 +160,7 @@ def prepare() -> None:
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(handle)
-    if sys.stdout is None:  # closed; a descriptor that can only be read gives the same error, but by another number
+    if sys.stdout is None:  # closed: a descriptor above 2 that can only be read fails with the same error
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=_SPELLING)

@@ -89,10 +89,10 @@ class Halving(Section):
 class Sweep(Section):
     """Points over the values of some keys, for one variant or several.
 
-    ``of`` names variants, or tasks that are trained together as variants do. ``over`` holds the values of each key, as
-    a list or as a range; keys are those of a campaign file, such as ``model.channels`` or ``tasks.H.weight``. All
-    combinations are points, or ``sample`` of them, drawn at random with ``seed``; a larger number extends the list.
-    With ``halving``, the points of each variant compete, and only some are trained to the end.
+    ``of`` names variants or, as a variant's name may, tasks that are trained together. ``over`` holds the values of
+    each key, as a list or as a range; keys are those of a campaign file, such as ``model.channels`` or
+    ``tasks.H.weight``. All combinations are points, or ``sample`` of them, drawn at random with ``seed``; a larger
+    number extends the list. With ``halving``, the points of each variant compete, and only some are trained to the end.
     """
 
     of: tuple[Name, ...]

@@ -29,13 +29,13 @@ def one_line(error: ValidationError, model: type[BaseModel]) -> str:
     ----------
     error : ValidationError
     model : type
-        The model that the file was validated against.
+        The model that the content was validated against.
     """
     # A misspelt key takes precedence over the missing key that it causes.
     errors = error.errors(include_url=False)
     first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
     location, message = first["loc"], str(first["msg"]).removeprefix("Value error, ")
-    if location and str(location[-1]).startswith("literal["):  # a word, or the alternative of which the next error is
+    if location and str(location[-1]).startswith("literal["):  # none of several alternatives, each with its own error
         location = location[:-1]
         message = ", or: ".join(str(e["msg"]) for e in errors if e["loc"][:-1] == location)
     (place, known), given = _place(model, location), first.get("input")

@@ -1,7 +1,8 @@
 """Reading and writing YAML: content that YAML would silently drop or convert is refused, with its line.
 
 YAML keeps the last of duplicate keys, and reads ``no`` as false, ``010`` as 8, ``1:30`` as 90 and ``2026-08-01`` as a
-date. In this program's files none of these is meant, except false as a value: such names are written in quotes.
+date. In this program's files none of these is meant, except false as a value: a name that YAML would convert is written
+in quotes.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from scipy import stats
 
 from hydragnn_hpc import UserError
 from hydragnn_hpc.calibration import (
-    ENOUGH,
+    FEWEST_STRUCTURES,
     Calibration,
     RunningMoments,
     Scores,
@@ -96,7 +96,7 @@ def test_an_overconfident_ensemble_is_brought_to_nominal(sites: int) -> None:
 
 
 def test_a_species_with_enough_structures_has_its_own_quantiles() -> None:
-    rng, structures = np.random.default_rng(4), ENOUGH
+    rng, structures = np.random.default_rng(4), FEWEST_STRUCTURES
     numbers = np.tile([26, 26, 78], structures)
     moments = RunningMoments()
     for shift in (-1.0, 0.0, 1.0):
@@ -109,7 +109,7 @@ def test_a_species_with_enough_structures_has_its_own_quantiles() -> None:
     assert 4.5 < widths[0] <= 5.0 and 0.9 < widths[1] <= 1.0
     truth[:3] = np.nan  # now there is one structure too few
     few = task_calibration(moments, truth, offsets, numbers)
-    assert few is not None and not few.species and few.all_values.structures == ENOUGH - 1
+    assert few is not None and not few.species and few.all_values.structures == FEWEST_STRUCTURES - 1
     assert len(set(few.widths(0.9, np.ones((2, 1)), np.array([26, 78])).ravel())) == 1
 
 

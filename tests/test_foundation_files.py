@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,13 +19,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydragnn_hpc import ledger
+from hydragnn_hpc import ledger, starts
 from hydragnn_hpc.atomic import TEMPORARY_PREFIX, remove_leftovers, write_json, write_text, written_whole
 from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, State
 from hydragnn_hpc.paths import CampaignFolder, write_record
+from hydragnn_hpc.report.results.rows import Snapshot
+from hydragnn_hpc.sections import Start
 from tests.member_records import a_failure, a_result
 
 EXAMPLE = Path(__file__).parents[1] / "jobs" / "campaigns" / "quickstart.yaml"
@@ -75,7 +78,6 @@ def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
         write_text(tmp_path / "missing" / "a", "x")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_reported_and_the_old_file_stays(tmp_path: Path) -> None:
     script = """
         import resource, sys
@@ -143,6 +145,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> CampaignFolder:
+    """The folder of a campaign, not made yet."""
     return CampaignFolder(tmp_path / "out")
 
 
@@ -165,7 +168,7 @@ def test_a_frozen_campaign_comes_back(folder: CampaignFolder, frozen: Frozen) ->
 )
 def test_a_damaged_campaign_is_reported_in_one_line(folder: CampaignFolder, frozen: Frozen, damage: str) -> None:
     folder.campaign.write_text(damage)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=re.escape(str(folder.campaign))):
         ledger.read_frozen(folder)
 
 
@@ -194,6 +197,21 @@ def test_a_damaged_key_of_a_frozen_campaign_is_named(
 def test_a_folder_without_a_campaign(folder: CampaignFolder) -> None:
     with pytest.raises(UserError, match="holds no campaign"):
         ledger.read_frozen(folder)
+
+
+def test_a_source_that_lacks_the_variant_is_named(folder: CampaignFolder, frozen: Frozen) -> None:
+    start = Start.model_validate({"from": str(folder.root), "variant": "HCN"})
+    for read in (starts.check_unchanged, starts.source_of):
+        with pytest.raises(UserError, match=f"^{re.escape(str(folder.root))} has no variant 'HCN'; did you mean 'HC"):
+            read(start)
+
+
+def test_the_remedy_for_a_damaged_test_set_is_not_that_for_a_members_file(
+    folder: CampaignFolder, frozen: Frozen
+) -> None:
+    folder.test_set.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"cannot read .*test_set\.npz: .*; remove it, and run again$"):
+        Snapshot(folder, frozen, []).test_set()
 
 
 def test_the_states_of_a_member(folder: CampaignFolder, frozen: Frozen) -> None:

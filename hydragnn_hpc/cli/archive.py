@@ -38,7 +38,7 @@ def archive(
     from hydragnn_hpc import crate
 
     if check:
-        if not crate.check_archive(out, sums=True):
+        if not crate.check_archive(out, checksums=True):
             raise UserError(f"{out} is not an archive: it has no {crate.FILE}; leave --check out to make one")
         log(f"{out}: every file is as it was archived")
         return

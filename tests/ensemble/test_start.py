@@ -155,7 +155,7 @@ def test_a_source_in_the_same_folder_is_not_trained_further(small: Path, tmp_pat
 
 
 REFUSED: dict[str, dict[str, Any]] = {
-    "it has no variant 'fusd'; did you mean 'fused'?": {"start": {"variant": "fusd"}},
+    "has no variant 'fusd'; did you mean 'fused'?": {"start": {"variant": "fusd"}},
     "has model.channels=8, not 9; use the same": {"model": {**campaigns.SMALL["model"], "channels": 9}},
     "has model.node_head=(8,), not (7,); use the same": {"model": {**campaigns.SMALL["model"], "node_head": [7]}},
     "has inputs=[species], not [species, composition]; use the same": {"inputs": ["species", "composition"]},

@@ -80,7 +80,7 @@ def test_a_zip_file_holds_the_same(plain: Path, packed: Path, tmp_path: Path) ->
     assert result.returncode == 2 and "one.zip is a file; unpack it, and give the folder that it holds" in result.stderr
     with zipfile.ZipFile(tmp_path / "one.zip") as file:
         file.extractall(tmp_path)
-    assert crate.check_archive(tmp_path / "one", sums=True)
+    assert crate.check_archive(tmp_path / "one", checksums=True)
     model = "members/HCM/01/model.pt"
     assert (tmp_path / "one" / model).read_bytes() == (packed / model).read_bytes()
 

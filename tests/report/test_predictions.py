@@ -132,7 +132,7 @@ def test_a_task_without_true_values_has_no_ensemble_and_takes_no_other_with_it(t
     assert collected.problems == ["the test set has no true value of task H: no figures of its predictions"]
     del truth["mixing_enthalpy"]
     np.savez(out / "test_set.npz", **truth)
-    with pytest.raises(UserError, match=r"test_set.npz: it lacks mixing_enthalpy; run again"):
+    with pytest.raises(UserError, match=r"test_set.npz: it lacks mixing_enthalpy; remove it, and run again"):
         ground_truth.read_test_set(load(out))
 
 

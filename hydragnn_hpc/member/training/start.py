@@ -35,7 +35,7 @@ def read_source(start: Start, replica: int) -> TrainedModel:
 
 def with_degree(data: TrainingData, start: Start | None) -> TrainingData:
     """Return the data with the average degree that the source's trunk was trained with, if members take it over."""
-    if start is None or "trunk" not in start.named(()):
+    if start is None or "trunk" not in start.parts_for(()):
         return data
     linear, logarithmic = read_source(start, 0).facts.average_degree  # the same for all replicas
     return replace(data, source_degree=(linear, logarithmic))

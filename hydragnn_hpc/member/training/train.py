@@ -109,7 +109,7 @@ class StackTraining:
                 member.log(f"resumed after epoch {member.epoch}")
                 self._compare_engines(member)
             elif self._start is not None:
-                parts = self._start.named(self.variant.tasks)
+                parts = self._start.parts_for(self.variant.tasks)
                 state = (initial["parameters"], initial["buffers"])  # the best ones are the same tensors
                 initialise(self._engine.layout, self._start, member.replica, state, parts)
             member.sessions.append(self._new_session())

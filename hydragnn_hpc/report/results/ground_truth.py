@@ -110,7 +110,9 @@ def read_test_set(snapshot: Snapshot) -> GroundTruth | None:
     *expected, _ = BESIDE_TARGETS  # the last, the number in the source, is optional
     expected += [task.field for task in snapshot.campaign.tasks.values()]
     if missing := [name for name in expected if name not in arrays]:
-        raise UserError(f"cannot read {snapshot.folder.test_set}: it lacks {', '.join(missing)}; run again")
+        raise UserError(
+            f"cannot read {snapshot.folder.test_set}: it lacks {', '.join(missing)}; remove it, and run again"
+        )
     targets = {name: _columns(array) for name, array in arrays.items() if name not in BESIDE_TARGETS}
     source = f"{len(arrays['sample']):,} samples of the test set"
     structures = arrays["names"].astype(str), arrays["atomic_numbers"], arrays["atom_offsets"]

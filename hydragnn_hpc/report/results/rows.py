@@ -189,7 +189,7 @@ class Snapshot:
         UserError
             If the file cannot be read.
         """
-        return read_arrays(self.folder.test_set)
+        return read_arrays(self.folder.test_set, "remove it, and run again")
 
 
 def read(out: Path | str, running: Collection[str] = (), before: Snapshot | None = None) -> Snapshot:
