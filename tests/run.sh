@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Every check and test that this machine can run: lint, types, and tests, including those of MPI at 1, 2 and 4 ranks.
 # As root on a system with apt, it installs what the tests of job scripts and of the report page need (Slurm, Chromium,
-# locales and shellcheck); elsewhere those tests are skipped and say why. With CI=true, nothing but a GPU may be missing.
+# locales and shellcheck); elsewhere those tests are skipped with a reason. With CI=true, only a GPU may be missing.
 #
 #   tests/run.sh [pytest arguments]
 #   tests/run.sh --long      promises under all of their settings, the fault suite in full: hours
 #   tests/run.sh --quick     unit tests, the contract tests of the engines, one campaign on two ranks
 #   tests/run.sh --oldest    with the oldest versions that setup.py admits: tests of each use of each package; and an
-#                            archive made with today's versions read with those
+#                            archive made with the current versions is read
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 bash envs/local.sh || exit 1
@@ -15,7 +15,7 @@ bash envs/tests.sh || true # without it some tests are skipped, and fail with CI
 export PATH=$PWD/.venv/bin:$PATH
 export OMP_NUM_THREADS=1
 
-# The two halves run side by side, each on one core.
+# --quick runs these two parts side by side, each on one core.
 units=(tests/test_durations.py tests/test_foundation_*.py tests/test_any_campaign.py tests/test_yaml_files.py
   tests/test_imports.py tests/dataset/test_lsms.py tests/dataset/test_graphs.py tests/dataset/test_targets.py
   tests/dataset/test_derive.py tests/dataset/test_select.py tests/submit/test_scripts.py tests/submit/test_plan.py
@@ -44,7 +44,7 @@ uses=(tests/test_foundation_config.py tests/test_yaml_files.py
   tests/cli/test_results.py::test_status_prints_plain_text_where_there_is_no_terminal
   tests/cli/test_results.py::test_help_has_an_example tests/submit/test_scripts.py::test_scripts_are_the_golden_ones)
 
-# oldest : these tests in an environment of the oldest versions; part of the whole suite.
+# oldest : the tests of all uses, in an environment of the oldest versions; the whole suite includes it.
 oldest() {
   bash envs/local.sh --lock envs/oldest.lock --venv .venv-oldest || return
   local failed=0
@@ -96,7 +96,7 @@ if (($#)); then
   check pytest "$@"
   exit $failed
 fi
-# Four parts side by side on two cores, since many tests wait: for a scheduler, for a rank that is lost.
+# Four parts side by side on two cores, since many tests only wait, for a scheduler or for a rank that is lost.
 jobs=(tests/slurm tests/faults tests/test_any_data.py tests/test_documents.py tests/test_hostile_files.py)
 campaigns=(tests/ensemble tests/dataset)
 results=(tests/prediction tests/report tests/exchange)
@@ -105,8 +105,8 @@ outputs=$(mktemp -d)
 trap 'rm -rf "$outputs"' EXIT
 # part NAME ARGUMENTS : one part; its failures are recorded by name.
 part() { pytest "${long[@]}" --durations 15 -o cache_dir="$outputs/$1.cache" "${@:2}"; }
-# again NAME STATUS ARGUMENTS : what failed in a part runs once more, now alone: beside the others a process may starve
-# for longer than a test allows. A second failure counts, and the last lines name what needed a second try.
+# again NAME STATUS ARGUMENTS : what failed in a part runs once more, now alone: beside the others, a process may wait
+# for a core longer than a test allows. A second failure counts, and the last lines name what needed a second try.
 retried=()
 again() {
   [[ ! -f $outputs/$1 ]] || { echo "== pytest, $1" && cat "$outputs/$1"; }
@@ -123,7 +123,8 @@ again() {
 # devices_and_oldest : two short parts, without a second try.
 devices_and_oldest() {
   local failed=0
-  check pytest "${long[@]}" tests/gpu # in a process of its own: the emulated device must be there before any backward pass
+  # A process of its own: the emulated device must exist before any backward pass.
+  check pytest "${long[@]}" tests/gpu
   check oldest
   return $failed
 }
