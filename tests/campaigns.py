@@ -67,7 +67,7 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def called(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in this process, which has torch already, where the process is not what is tested; not ``run``.
+    """Run a command in this process, which has loaded torch, where the process itself is not tested; not ``run``.
 
     A warning, which a user would see on standard error, is an exception here.
     """

@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the seed; hide a Slurm that runs on this host."""
-    os.environ["SLURM_CONF"] = os.devnull  # for a file that is missing Slurm's commands would wait a minute
+    os.environ["SLURM_CONF"] = os.devnull  # without this file, Slurm's commands would wait a minute
     if metadata.version("torch").endswith("+cpu"):
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels then run on the CPU
     if os.environ.get("CI"):  # where a failure must be due to the change, properties are tried on the same examples

@@ -35,6 +35,7 @@ SMALL = {
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,8}", fullmatch=True) | st.sampled_from(
     ["1e5", "no", "0x1F", "1_0"]
 )
+names_of_data = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8)
 positive = st.floats(1e-12, 1e12)
 counts = st.integers(1, 10**6)
 widths = st.lists(counts, max_size=3)
@@ -69,7 +70,7 @@ def sections(edges: st.SearchStrategy[Any], epochs: st.SearchStrategy[Any]) -> d
 
 
 def fitting(training: dict[str, Any]) -> dict[str, Any]:
-    """A warm-up within the cosine's epochs, and a minimum below the learning rate; others are refused."""
+    """Return a training whose warm-up is within the cosine's epochs, and whose minimum is below the learning rate."""
     cosine, rate = training["cosine"], training["optimizer"]["learning_rate"]
     cosine["warmup"] = min(cosine["warmup"], cosine["epochs"] or training["epochs"])
     cosine["minimum"] = min(cosine["minimum"], rate)
@@ -77,13 +78,8 @@ def fitting(training: dict[str, Any]) -> dict[str, Any]:
 
 
 @st.composite
-def campaigns(draw: st.DrawFn, text: st.SearchStrategy[str] | None = None) -> Campaign:
-    """Any campaign; its data set and fields are named by ``text``, else by any that is."""
-    text = (
-        st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8)
-        if text is None
-        else text
-    )
+def campaigns(draw: st.DrawFn, text: st.SearchStrategy[str] = names_of_data) -> Campaign:
+    """Draw any campaign, whose data set and fields have names from ``text``."""
     task = {
         "level": st.sampled_from(["graph", "node"]), "field": text, "weight": positive,
         "reference": st.sampled_from(["none", "composition", "species", "linear"]),
@@ -230,11 +226,11 @@ for by in select.SPLIT_BY:
 
 def test_what_is_drawn_is_the_same_in_every_process() -> None:
     """Python hashes text differently in every process by default: nothing drawn may depend on it."""
-    said = set()
+    outputs = set()
     for hashed in ("0", "1", "random"):
         done = subprocess.run(
             [sys.executable, "-c", DRAWN, str(CAMPAIGNS / "example.yaml")],
             env={**os.environ, "PYTHONHASHSEED": hashed}, capture_output=True, text=True, check=True,
         )  # fmt: skip
-        said.add(done.stdout)
-    assert len(said) == 1
+        outputs.add(done.stdout)
+    assert len(outputs) == 1

@@ -60,7 +60,7 @@ def commands() -> list[str]:
 
 
 def inline() -> list[str]:
-    """Return the commands in the prose and the tables of every document; the name of a module alone is none."""
+    """Return the commands in prose and tables of every document; the name of a module alone is not a command."""
     prose = (re.sub(r"^```.*?^```", "", text, flags=re.M | re.S) for text in TEXTS.values())
     codes = [" ".join(code.split()) for text in prose for code in re.findall(r"(?<!`)`([^`]+)`", text)]
     return [c for c in codes if re.match(r"(bash|pytest|ruff|mypy|hydragnn-hpc|python -m \S+) ", c)]

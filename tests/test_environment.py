@@ -114,7 +114,7 @@ def test_every_command_of_the_program_is_tried() -> None:
 
 
 def drive(folder: Path, name: str, environment: dict[str, str], output: str = "") -> tuple[dict[str, int], str, bytes]:
-    """Run every command as `in_one_process`, check what they make, and return the same, but the commands' codes."""
+    """Run every command with `in_one_process`, check what they make, and return the same, with codes by command."""
     lines = [f"{command} {words.format(name=name)}".strip() for command, words in COMMANDS.items()]
     codes, said, printed = in_one_process(folder, lines, environment, output)
     missing = [name + end for end in MADE if not (folder / (name + end)).exists()]
@@ -148,7 +148,7 @@ def in_one_process(
 @pytest.mark.parametrize(
     "name", ["nothing", *(pytest.param(name, marks=pytest.mark.long) for name in ("bare", "plain-c", "latin"))]
 )
-def test_every_command_works_in(folder: Path, finished: str, name: str) -> None:
+def test_every_command_works_in_environment(folder: Path, finished: str, name: str) -> None:
     codes, said, printed = drive(folder, name, ENVIRONMENTS[name])
     assert set(codes.values()) == {0} and "valid string" not in said, said
     assert all(words in printed for words in (b'"states": {', b"\nscheduler: slurm\n"))

@@ -345,8 +345,8 @@ def test_seeds_fit_a_signed_word(seed: int, variant: str, replica: int) -> None:
     assert 0 <= member_seed(seed, variant, replica) < 2**63
 
 
-def named(sha: str = "d", **changes: Any) -> str:
-    """Return the hash of ``content(**changes)``."""
+def hash_of(sha: str = "d", **changes: Any) -> str:
+    """Return the hash of ``content(**changes)`` on the data set ``sha``."""
     return config_hash(parse_campaign(content(**changes), ""), sha)
 
 
@@ -375,11 +375,11 @@ def named(sha: str = "d", **changes: Any) -> str:
     ids=lambda changes: str(changes)[:60],
 )
 def test_what_has_no_effect_names_the_same_campaign(changes: dict[str, Any], other: dict[str, Any]) -> None:
-    assert named(**changes) == named(**other)
+    assert hash_of(**changes) == hash_of(**other)
 
 
 def test_a_stack_of_one_is_the_default_on_a_cpu() -> None:
-    assert named(launch={"stack": 1}) == named() == named(launch={"stack": "auto"})
+    assert hash_of(launch={"stack": 1}) == hash_of() == hash_of(launch={"stack": "auto"})
 
 
 @pytest.mark.parametrize("more", [{}, {"training": {"batch_size": 16}, "launch": {"threads": 2}}])
@@ -395,19 +395,19 @@ def test_a_member_is_the_same_with_more_epochs_and_in_any_stack(more: dict[str, 
 
 def test_what_results_depend_on_names_another_campaign() -> None:
     linear = {name: {**task, "reference": "composition"} for name, task in TASKS.items()}
-    names = [
-        named(), named("e"), named(seed=1), named(replicas=2), named(launch={"stack": 2}), named(launch={"threads": 2}),
-        named(training={"epochs": 3}), named(model={"layers": 3}), named(variants=["H"]), named(variants=["CM"]),
-        named(training={"optimizer": {"name": "AdamW"}}), named(training={"schedule": "cosine"}), named(tasks=linear),
-        named(training={"optimizer": {"weight_decay": 0.01}}), named(training={"plateau": None}),
-        named(training={"schedule": "cosine", "cosine": {"warmup": 3}}), named(model={"edges": {}}),
-        named(model={"edges": {"number": 9}}), named(model={"edges": {"basis": "bessel"}}),
-        named(model={"edges": {"envelope": "polynomial"}}), named(model={"graph_head": [1]}),
-        named(model={"pooling": "max"}),
-        named(inputs=["shells"]), named(inputs=["species", "shells"]), named(inputs=["ewald"]),
-        named(inputs=[{"name": "ewald", "powers": 2}]), named(variants=["H"], model={"graph_head": [1]}),
-        named(variants=[{"name": "HCM", "tasks": ["H", "C", "M"], "weights": {"H": 2.0}}]),
+    changes: list[dict[str, Any]] = [
+        {"seed": 1}, {"replicas": 2}, {"launch": {"stack": 2}}, {"launch": {"threads": 2}}, {"training": {"epochs": 3}},
+        {"model": {"layers": 3}}, {"variants": ["H"]}, {"variants": ["CM"]},
+        {"training": {"optimizer": {"name": "AdamW"}}}, {"training": {"schedule": "cosine"}}, {"tasks": linear},
+        {"training": {"optimizer": {"weight_decay": 0.01}}}, {"training": {"plateau": None}},
+        {"training": {"schedule": "cosine", "cosine": {"warmup": 3}}}, {"model": {"edges": {}}},
+        {"model": {"edges": {"number": 9}}}, {"model": {"edges": {"basis": "bessel"}}},
+        {"model": {"edges": {"envelope": "polynomial"}}}, {"model": {"graph_head": [1]}}, {"model": {"pooling": "max"}},
+        {"inputs": ["shells"]}, {"inputs": ["species", "shells"]}, {"inputs": ["ewald"]},
+        {"inputs": [{"name": "ewald", "powers": 2}]}, {"variants": ["H"], "model": {"graph_head": [1]}},
+        {"variants": [{"name": "HCM", "tasks": ["H", "C", "M"], "weights": {"H": 2.0}}]},
     ]  # fmt: skip
+    names = [hash_of(), hash_of("e"), *(hash_of(**change) for change in changes)]
     assert len(set(names)) == len(names)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.report.results.rows import Snapshot
 from hydragnn_hpc.sections import Start
 from tests.member_records import a_failure, a_result
+from tests.waiting import wait_for
 
 EXAMPLE = Path(__file__).parents[1] / "jobs" / "campaigns" / "quickstart.yaml"
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
@@ -116,28 +117,25 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     """
     path = tmp_path / "a.json"
     stop = threading.Event()
-    torn: list[str] = []
 
     def watch() -> None:
         while not stop.is_set():
             if path.exists():
                 content = json.loads(path.read_text())
-                if len(content) != 20000 or len(set(content)) != 1:
-                    torn.append(str(content[:3]))
+                assert len(content) == 20000 and len(set(content)) == 1, content[:3]
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    for moment in (0.25, 0.3, 0.35, 0.4):
-        writer = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), str(path)])
-        limit = time.monotonic() + 10
-        while not path.exists() and time.monotonic() < limit:
-            time.sleep(0.01)
-        time.sleep(moment)
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-    stop.set()
-    watcher.join()
-    assert not torn
+    with ThreadPoolExecutor() as pool:
+        watched = pool.submit(watch)
+        try:
+            for moment in (0.25, 0.3, 0.35, 0.4):
+                writer = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), str(path)])
+                wait_for(path.exists)
+                time.sleep(moment)
+                writer.kill()
+                writer.wait()
+        finally:
+            stop.set()
+        watched.result()
     leftovers = len(list(tmp_path.glob(".tmp-*")))
     assert remove_leftovers(tmp_path) == leftovers
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

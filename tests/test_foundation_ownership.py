@@ -6,7 +6,7 @@ import contextlib
 import errno
 import fcntl
 import resource
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,7 @@ def files(folder: CampaignFolder) -> MemberFolder:
 
 
 def owner(files: MemberFolder, run: int, assignment: int, patience: float = 60.0) -> Ownership:
-    """An attempt of that number."""
+    """Return an attempt at member H/00, whose claim has these numbers."""
     return Ownership(files, Claim(run=run, assignment=assignment), patience)
 
 
@@ -54,8 +54,8 @@ def test_a_later_claim_takes_the_member_and_an_earlier_one_writes_nothing_more(f
     assert {path.name for path in files.root.iterdir()} == {"history.csv", "claim.json"}
 
 
-def test_the_claim_is_read_after_all_is_written(folder, files) -> None:
-    """What is lost while a long file is written is not put into place."""
+def test_the_claim_is_checked_after_the_file_is_written(folder, files) -> None:
+    """Where the member is lost while a long file is written, the file is not put into place."""
     first, second = owner(files, 1, 1), owner(files, 1, 2)
     first.take(folder)
     with pytest.raises(NotOwnerError), written_whole(files.model, hold=first.held) as stream:
@@ -202,10 +202,7 @@ def test_many_at_once(folder, files) -> None:
         except NotOwnerError:
             pass
 
-    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(1, 9)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(attempt, range(1, 9)))  # raises what an attempt raised
     assert read_claim(files) == Claim(run=1, assignment=8)
     assert written == sorted(written) and written.count(8) == 20

@@ -116,8 +116,8 @@ def uses() -> dict[str, set[str]]:
     return found
 
 
-def circle(graph: dict[str, set[str]], node: Callable[[str], str]) -> str:
-    """Return a circle of modules, or of what ``node`` puts them into; "" if there is none."""
+def cycle(graph: dict[str, set[str]], node: Callable[[str], str]) -> str:
+    """Return a cycle of modules, or of what ``node`` puts them into; "" if there is none."""
     joined: dict[str, set[str]] = {}
     for name, used in graph.items():
         joined.setdefault(node(name), set()).update({node(other) for other in used} - {node(name)})
@@ -128,16 +128,16 @@ def circle(graph: dict[str, set[str]], node: Callable[[str], str]) -> str:
     return ""
 
 
-def test_no_circles() -> None:
+def test_no_import_cycles() -> None:
     """Neither of modules, nor of rooms and the modules beside them; an import within a function counts as well."""
     graph = uses()
     assert graph["hydragnn_hpc.member.worker"] > {"hydragnn_hpc.streams", "hydragnn_hpc.member.choose"}
-    assert not circle(graph, str)
-    assert not circle(graph, lambda name: ".".join(name.split(".")[:3]))
+    assert not cycle(graph, str)
+    assert not cycle(graph, lambda name: ".".join(name.split(".")[:3]))
 
 
 def test_the_foundation_is_as_listed() -> None:
-    """Each of it imports only what the design's list names before it."""
+    """Each of its modules imports only those that the list in DESIGN.md names before it."""
     words = re.search(r"small foundation [^:]*:(.*?)\.\s+Only", DESIGN, re.S)
     assert words
     listed = re.findall(r"`(\w+)`", words[1])
@@ -159,7 +159,7 @@ def test_rooms_import_as_drawn() -> None:
     }
     rooms = {".".join(p.parent.relative_to(PACKAGE).parts) for p in PACKAGE.glob("*/*/__init__.py")}
     assert set(drawn) == rooms
-    assert not circle(drawn, str)
+    assert not cycle(drawn, str)
     wrong = []
     for path in MODULES:
         here = ".".join(path.relative_to(PACKAGE).parts[:2])

@@ -70,7 +70,7 @@ def line(rmse: float | None, of: Campaign, data: DatasetSummary, **changes: obje
         ({"mean": 400.0, "composition": 400.0, "std": 0.01}, 0.02, False),  # an outlier moved both baselines
     ],
 )
-def test_it_has_to_be_better_than_both_baselines(bars: dict, rmse: float, beaten: bool) -> None:
+def test_a_member_has_learned_where_it_beats_both_baselines(bars: dict, rmse: float, beaten: bool) -> None:
     assert part(**bars).is_beaten_by(rmse) is beaten
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from hydragnn_hpc import processes
 from hydragnn_hpc.records.lock import ProcessIdentity
+from tests.waiting import has_ended, wait_for
 
 PRINT = "from hydragnn_hpc import processes; print(processes.identity().model_dump_json(), flush=True); input()"
 
@@ -28,8 +28,7 @@ def test_a_process_lives_until_it_is_killed() -> None:
     assert identity.pid == process.pid
     assert processes.lives(identity) is True
     process.kill()
-    while ") Z " not in Path(f"/proc/{process.pid}/stat").read_text():
-        time.sleep(0.01)
+    wait_for(lambda: has_ended(process.pid))
     assert processes.lives(identity) is False, "dead, but not yet reaped by its parent"
     process.wait()
     assert processes.lives(identity) is False

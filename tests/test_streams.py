@@ -108,7 +108,7 @@ def command(folder: Path, words: list[str], redirection: str, **options: object)
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_output_without_a_reader(folder: Path, words: list[str]) -> None:
     for redirection, code, said in (
-        ("> >(exec true)", 141, b""),
+        ("> >(exec true)", 141, b""),  # the reader is gone before Python has started
         (">/dev/full", 2, b"hydragnn-hpc: error: cannot write to standard output: No space left on device"),
         (
             ">&-",
@@ -117,7 +117,6 @@ def test_output_without_a_reader(folder: Path, words: list[str]) -> None:
         ),
         (">&- 2>&-", 2, b""),
     ):
-        # The reader of the first must be gone before anything is written.
         done = command(folder, words, redirection)
         assert done.returncode == code, (redirection, done.stderr)
         assert done.stderr.startswith(said) and b"Traceback" not in done.stderr and done.stderr.count(b"\n") < 2

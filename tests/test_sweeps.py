@@ -177,12 +177,12 @@ def test_subsets_are_nested_and_in_proportion(sizes: list[int], seed: int) -> No
 
 
 def law_of(pairs: list[tuple[int, float]], of: str = "H") -> PowerLaw:
-    """The law of task H that is fitted to these pairs."""
+    """Return the law of task H that is fitted to pairs of training samples and errors."""
     return fit(pairs, "H", of, {})
 
 
 def planted(rng: np.random.Generator, factor: float, of: str) -> PowerLaw:
-    """The law fitted to errors of 10 % around a law with the exponent 0.4."""
+    """Return the law fitted to errors that scatter by 10 % around a law with the exponent 0.4."""
     pairs = [(n, factor * n**-0.4) for n in (100, 400, 1600) for _ in range(4)]
     return law_of([(n, error * float(np.exp(0.1 * rng.standard_normal()))) for n, error in pairs], of)
 
@@ -212,7 +212,7 @@ def test_the_share_of_data_that_learning_together_saves() -> None:
 
 
 def snapshot_of(campaign: Campaign, folder: Path, replicas: int, survivors: tuple[str, ...] = ()) -> Snapshot:
-    """A campaign of the task H of which the first replicas have finished."""
+    """Return a campaign of task H, the first ``replicas`` of which have finished."""
     own = CampaignFolder(folder)
     write_record(own.rungs, Rungs(survivors={"H": (survivors,)} if survivors else {}))
     members = []
@@ -325,11 +325,8 @@ def test_a_reference_of_all_samples_is_remarked(tmp_path: Path) -> None:
     tasks = {"H": {"level": "graph", "field": "mixing_enthalpy", "reference": "composition"}}
     sweep = {"of": "H", "over": {"training.samples": [40, "all"], "tasks.H.reference": ["composition", "none"]}}
     campaigns.make(tmp_path, variants=[], tasks=tasks, sweep=sweep)
-    (line,) = [
-        k
-        for k in campaigns.done(tmp_path, "run", "campaign.yaml", "o", "--dry-run").splitlines()
-        if "reference-of-all" in k
-    ]
+    shown = campaigns.done(tmp_path, "run", "campaign.yaml", "o", "--dry-run")
+    (line,) = (line for line in shown.splitlines() if "reference-of-all" in line)
     assert "variant H-referencecomposition-samples40:" in line
     of_few = campaigns.text(variants=[], tasks=tasks, sweep=sweep, training={"batch_size": 16, "fitted_to": "samples"})
     (tmp_path / "few.yaml").write_text(of_few)

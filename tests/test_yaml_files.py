@@ -81,7 +81,7 @@ def test_a_campaign_that_yaml_would_change_is_refused(tmp_path: Path, more: str,
         ("variants: [H]", "variants: [{name: H, tasks: [H], weights: {H: true}}]", "weights: in YAML yes, no"),
     ],
 )
-def test_a_name_that_is_none_in_yaml_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_a_name_that_yaml_reads_as_something_else_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(CAMPAIGN.replace(old, new))
     with pytest.raises(UserError, match=message):

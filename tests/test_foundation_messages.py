@@ -1,4 +1,4 @@
-"""Errors in one line, progress lines in a batch log, and declared arrays that are held to their declaration."""
+"""What a user reads: errors in one line, exit codes, and progress lines in a batch log."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hydragnn_hpc import logs
 from hydragnn_hpc.errors import ExitCode, UserError, nearest
-from hydragnn_hpc.fields import PROPERTIES, STRUCTURE, Field, target_field
 
 
 @given(st.text())
@@ -65,33 +63,3 @@ def test_an_unknown_total_is_left_out_and_no_progress_prints_nothing(capsys: pyt
     with logs.progress("reading", "files"):
         logs.log("between")
     assert capsys.readouterr().err.splitlines()[0].endswith("between")
-
-
-def test_a_field_learns_sizes_and_holds_later_arrays_to_them() -> None:
-    sizes: dict[str, int] = {}
-    declared = {f.name: f for f in STRUCTURE}
-    declared["pos"].check(np.zeros((5, 3)), sizes, "x.bp")
-    assert sizes == {"B": 5}
-    with pytest.raises(UserError, match=r"x\.bp: array 'pos' has shape \(4, 3\), expected \(5, 3\)"):
-        declared["pos"].check(np.zeros((4, 3)), sizes, "x.bp")
-    with pytest.raises(UserError, match=r"expected \('G', 3, 3\)"):
-        declared["cell"].check(np.zeros((2, 3)), sizes, "x.bp")
-    with pytest.raises(UserError, match="dtype float32, expected float64"):
-        declared["pos"].check(np.zeros((5, 3), np.float32), sizes, "x.bp")
-
-
-def test_each_target_has_a_width_of_its_own() -> None:
-    sizes: dict[str, int] = {}
-    target_field("a", "node", "e").check(np.zeros((4, 1)), sizes, "")
-    target_field("b", "node", "e").check(np.zeros((4, 3)), sizes, "")
-    assert sizes == {"A": 4}
-    assert target_field("c", "graph", "Ry").shape == "S d"
-
-
-def test_declarations_are_consistent() -> None:
-    assert len({f.name for f in STRUCTURE}) == len(STRUCTURE)
-    for field in STRUCTURE:
-        assert isinstance(field, Field)
-        assert np.dtype(field.dtype).kind in "iuf"
-        assert field.meaning
-    assert {p.level for p in PROPERTIES.values()} == {"graph", "node"}
