@@ -54,8 +54,8 @@ def make(folder: Path, **changes: Any) -> Path:
     return folder / "campaign.yaml"
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user would."""
+def command(folder: Path, *arguments: str, umask: int = -1) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user would, with this process's umask or another."""
     return subprocess.run(
         [sys.executable, "-m", "hydragnn_hpc", *arguments],
         cwd=folder,
@@ -63,6 +63,7 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=200,
+        umask=umask,
     )
 
 

@@ -1,7 +1,8 @@
-"""What a campaign's results are, apart from how it was run."""
+"""A campaign's results, which do not depend on how it was run, and the rows of its Table 1."""
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -19,3 +20,14 @@ def outcome(out: Path) -> dict[str, Any]:
         name = f"{result['variant']}/{result['replica']}"
         found[name] = (result["weights_sha256"], result["tasks"], result["epochs"])
     return found
+
+
+def table1(out: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Return the rows of Table 1 by variant and task."""
+    with (out / "report" / "table1.csv").open(newline="") as stream:
+        return {(row["variant"], row["task"]): row for row in csv.DictReader(stream)}
+
+
+def of_networks(rows: dict[tuple[str, str], dict[str, str]]) -> dict[tuple[str, str], dict[str, str]]:
+    """Return the rows without those of the baselines."""
+    return {key: row for key, row in rows.items() if not key[0].startswith("no network")}

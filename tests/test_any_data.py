@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from hydragnn_hpc import Ensemble
 from hydragnn_hpc.convolutions import CONVOLUTIONS
 from tests import campaigns
 from tests.campaigns import done
+from tests.outcomes import of_networks, table1
 
 CAMPAIGN = {
     "name": "ternary",
@@ -44,13 +44,6 @@ def ternary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def table1(out: Path) -> dict[tuple[str, str], dict[str, str]]:
-    """Rows of a campaign's first table by variant and task."""
-    with (out / "report" / "table1.csv").open(newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if not row["variant"].startswith("no network")]
-        return {(row["variant"], row["task"]): row for row in rows}
-
-
 @pytest.mark.slow
 def test_a_ternary_from_generate_to_table_1(ternary: Path) -> None:
     content = json.loads(done(ternary, "data", "info", "ternary.bp", "--json", "--verify"))
@@ -62,7 +55,7 @@ def test_a_ternary_from_generate_to_table_1(ternary: Path) -> None:
     assert {r["name"] for r in kept} >= {"distances", "rotating-target", "species-as-number", "mean-pooling"}
     shown = json.loads((ternary / "out" / "report" / "summary.json").read_text())["remarks"]
     assert [f"{r['name']}: {r['text']}" for r in kept] == shown[: len(kept)]
-    rows = table1(ternary / "out")
+    rows = of_networks(table1(ternary / "out"))
     assert rows.keys() == {("HQ", "H"), ("HQ", "Q"), ("F", "F")}
     for key, unit in {("HQ", "H"): "Ry", ("HQ", "Q"): "e", ("F", "F"): "eV/Å"}.items():
         row = rows[key]
@@ -117,7 +110,7 @@ def test_a_campaign_of_every_convolution(ternary: Path) -> None:
         variants.append({"name": name, "tasks": ["H", "Q"], "model": {"convolution": name, **edges}})
     options = [f"variants={json.dumps(variants)}", "replicas=2", "launch.stack=2"]
     done(ternary, "run", "campaign.yaml", "every", *(word for option in options for word in ("--set", option)))
-    rows = table1(ternary / "every")
+    rows = of_networks(table1(ternary / "every"))
     assert {key: row["n"] for key, row in rows.items()} == {(name, t): "2" for name in CONVOLUTIONS for t in "HQ"}
     assert all(0 < float(row["rmse_mean"]) < 1 for row in rows.values())
     for name in CONVOLUTIONS:

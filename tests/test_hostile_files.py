@@ -1,4 +1,4 @@
-"""Files that would execute code when unpickled, in every place that a campaign reads: nothing of them ever runs."""
+"""Files that would execute code when unpickled, in every place that a campaign reads: nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +20,9 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.analysis import content
 from tests import campaigns
+from tests.campaigns import command
 from tests.payload import Payload
+from tests.submit.programs import stand_in
 
 CAMPAIGN = {
     **campaigns.SMALL,
@@ -31,23 +32,9 @@ CAMPAIGN = {
 }
 
 
-def command(folder: Path, *arguments: str, umask: int = -1) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user would."""
-    return subprocess.run(
-        [sys.executable, "-m", "hydragnn_hpc", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PATH": f"{folder}/bin:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        umask=umask,
-    )
-
-
 def trained(folder: Path, umask: int = -1) -> Path:
     """Make a data set and a finished campaign on it: ``raw``, ``small.bp``, ``out``."""
     (folder / "campaign.yaml").write_text(yaml.safe_dump(CAMPAIGN))
-    (folder / "bin").mkdir(exist_ok=True)
     for words in ("data generate raw --cap 6", "data prepare raw small.bp", "run campaign.yaml out"):
         done = command(folder, *words.split(), umask=umask)
         assert done.returncode == 0, done.stderr
@@ -56,13 +43,14 @@ def trained(folder: Path, umask: int = -1) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished campaign; copy it before hurting it."""
+    """A finished campaign; read it only."""
     return trained(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture
-def hurt(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "hurt"))
+def damaged(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the finished campaign, which a test damages."""
+    return Path(shutil.copytree(whole, tmp_path / "damaged"))
 
 
 def bare(path: Path, payload: Payload) -> None:
@@ -95,8 +83,8 @@ MAKERS = {".pt": (bare, of_torch, of_old_torch), ".npz": (of_numpy, bare), ".npy
 
 
 @pytest.mark.parametrize("make", {maker for makers in MAKERS.values() for maker in makers})
-def test_the_payload_runs_where_nothing_holds_it_back(make: Callable[..., None], tmp_path: Path) -> None:
-    """Else the tests below would show nothing."""
+def test_the_payload_runs_where_nothing_prevents_it(make: Callable[..., None], tmp_path: Path) -> None:
+    """Otherwise the tests below would show nothing."""
     path, payload = tmp_path / "x.npy", Payload(tmp_path / "ran")
     make(path, payload)
     if make is of_numpy:
@@ -108,29 +96,29 @@ def test_the_payload_runs_where_nothing_holds_it_back(make: Callable[..., None],
     assert (tmp_path / "ran").is_dir()
 
 
-def message(done: subprocess.CompletedProcess[str]) -> list[str]:
+def errors_of(done: subprocess.CompletedProcess[str]) -> list[str]:
     """Return the errors that a command reported; its output must hold no traceback."""
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     return [line for line in done.stderr.splitlines() if line.startswith("hydragnn-hpc: error")]
 
 
 def refused(read: Callable[[], object], name: str) -> None:
-    """A reader refuses a file in one line that names it."""
+    """Check that a reader refuses a file in one short line that names it."""
     with pytest.raises(UserError, match=name) as caught:
         read()
     assert len(str(caught.value)) < 700
 
 
-def test_a_run_passes_over_checkpoints_that_would_execute_something(hurt: Path) -> None:
-    members = [hurt / "out" / "members" / "HC" / replica for replica in ("00", "01")]
+def test_a_run_passes_over_checkpoints_that_would_execute_something(damaged: Path) -> None:
+    members = [damaged / "out" / "members" / "HC" / replica for replica in ("00", "01")]
     makers = iter((*MAKERS[".pt"], of_torch))
     for member in members:
         (member / "result.json").unlink()
         for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-            next(makers)(member / name, Payload(hurt / "ran"))
-    done = command(hurt, "run", "campaign.yaml", "out")
-    assert done.returncode == 0 and message(done) == [], done.stderr
-    assert not (hurt / "ran").exists()
+            next(makers)(member / name, Payload(damaged / "ran"))
+    done = command(damaged, "run", "campaign.yaml", "out")
+    assert done.returncode == 0 and errors_of(done) == [], done.stderr
+    assert not (damaged / "ran").exists()
     for member in members:
         assert (member / "result.json").exists()
         said = (member / "log.txt").read_text().splitlines()
@@ -138,55 +126,56 @@ def test_a_run_passes_over_checkpoints_that_would_execute_something(hurt: Path) 
             assert sum(f"{name} cannot be used" in line and "continuing from" in line for line in said) == 1, said
 
 
-def test_a_run_trains_again_what_cannot_be_read(hurt: Path) -> None:
-    members = hurt / "out" / "members" / "HC"
+def test_a_run_trains_again_what_cannot_be_read(damaged: Path) -> None:
+    members = damaged / "out" / "members" / "HC"
     (members / "00" / "result.json").write_text("[" * 100_000)
     shutil.rmtree(members / "01")
     (members / "01").touch()
-    done = command(hurt, "run", "campaign.yaml", "out")
-    assert done.returncode == 0 and message(done) == [], done.stderr
+    done = command(damaged, "run", "campaign.yaml", "out")
+    assert done.returncode == 0 and errors_of(done) == [], done.stderr
     for name in ("HC/00", "HC/01"):
         assert f"remark: {name}: cannot read" in done.stderr
-    shown = command(hurt, "status", "out")
+    shown = command(damaged, "status", "out")
     assert "unreadable" not in shown.stdout and "waiting" not in shown.stdout, shown.stdout
     kept = sorted(p.name.partition("-")[0] for p in members.rglob("*.unreadable-*"))
     assert kept == ["01.unreadable", "result.json.unreadable"]
 
 
-def test_models_that_would_execute_something_are_refused(hurt: Path) -> None:
-    folder = CampaignFolder(hurt / "out")
+def test_models_that_would_execute_something_are_refused(damaged: Path) -> None:
+    folder = CampaignFolder(damaged / "out")
     for make in MAKERS[".pt"]:
-        make(folder.member("HC", 1).model, Payload(hurt / "ran"))
+        make(folder.member("HC", 1).model, Payload(damaged / "ran"))
         refused(lambda: Ensemble(folder.root), r"01/model\.pt")
-    done = command(hurt, "predict", "out", "raw", "--out", "never.csv")
-    assert done.returncode == 2 and len(message(done)) == 1 and "model.pt" in message(done)[0], done.stderr
-    assert not (hurt / "ran").exists() and not (hurt / "never.csv").exists()
+    done = command(damaged, "predict", "out", "raw", "--out", "never.csv")
+    assert done.returncode == 2 and len(errors_of(done)) == 1 and "model.pt" in errors_of(done)[0], done.stderr
+    assert not (damaged / "ran").exists() and not (damaged / "never.csv").exists()
 
 
-def test_arrays_that_would_execute_something_are_left_out_of_a_report(hurt: Path) -> None:
-    out = hurt / "out"
+def test_arrays_that_would_execute_something_are_left_out_of_a_report(damaged: Path) -> None:
+    out = damaged / "out"
     for make in (*MAKERS[".npz"], no_archive):
-        make(out / "members" / "HC" / "01" / "predictions.npz", Payload(hurt / "ran"))
+        make(out / "members" / "HC" / "01" / "predictions.npz", Payload(damaged / "ran"))
         assert ["HC/01" in line for line in content.gather(out).predictions.problems] == [True]
     for make in MAKERS[".npz"]:
-        make(out / "test_set.npz", Payload(hurt / "ran"))
+        make(out / "test_set.npz", Payload(damaged / "ran"))
         assert any("test_set.npz" in line for line in content.gather(out).remarks)
-    assert not (hurt / "ran").exists()
+    assert not (damaged / "ran").exists()
 
 
-def test_node_local_arrays_that_would_execute_something_are_refused(hurt: Path) -> None:
-    copies.copy(hurt / "small.bp", hurt / "bin")
-    for path in sorted((hurt / "bin").glob("*.npy")):
+def test_node_local_arrays_that_would_execute_something_are_refused(damaged: Path) -> None:
+    (damaged / "staged").mkdir()
+    copies.copy(damaged / "small.bp", damaged / "staged")
+    for path in sorted((damaged / "staged").glob("*.npy")):
         before = path.read_bytes()
         for make in MAKERS[".npy"]:
-            make(path, Payload(hurt / "ran"))
-            refused(lambda: copies.open_staged(hurt / "bin"), "run the same command again")
+            make(path, Payload(damaged / "ran"))
+            refused(lambda: copies.open_staged(damaged / "staged"), "run the same command again")
         path.write_bytes(before)
-    assert copies.open_staged(hurt / "bin").manifest.sha256 and not (hurt / "ran").exists()
+    assert copies.open_staged(damaged / "staged").manifest.sha256 and not (damaged / "ran").exists()
 
 
-def test_names_of_files_and_of_samples_do_not_steer_a_terminal(tmp_path: Path) -> None:
-    """The names of an archive's members are another person's; they are in messages, and in data sets' manifests."""
+def test_names_of_files_and_of_samples_do_not_control_a_terminal(tmp_path: Path) -> None:
+    """Names in data from others appear in messages and in data sets' manifests."""
     raw = tmp_path / "raw"
     raw.mkdir()
     for file, element in (("good.extxyz", "Cu"), ("bad\x1b[2J\nname.extxyz", "Xx")):
@@ -204,9 +193,9 @@ def test_names_of_files_and_of_samples_do_not_steer_a_terminal(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_no_file_of_a_campaign_executes_anything_in_any_command(hurt: Path) -> None:
-    """Every file at once, but for those without which a command has nothing to say; then these."""
-    out, payload = hurt / "out", Payload(hurt / "ran")
+def test_no_file_of_a_campaign_executes_anything_in_any_command(damaged: Path) -> None:
+    """First every file but those that every command needs; then these."""
+    out, payload = damaged / "out", Payload(damaged / "ran")
     for path in out.rglob("*"):
         if path.is_file() and path.name not in ("campaign.yaml", "result.json", "model.pt"):
             bare(path, payload)
@@ -215,24 +204,27 @@ def test_no_file_of_a_campaign_executes_anything_in_any_command(hurt: Path) -> N
         bare(out / name, payload)
     commands = [["status", "out"], ["report", "out"], ["run", "campaign.yaml", "out"], ["predict", "out", "raw"]]
     for words in commands:
-        done = command(hurt, *words)
-        assert done.returncode == 0 and message(done) == [], f"{words}: {done.stderr}"
+        done = command(damaged, *words)
+        assert done.returncode == 0 and errors_of(done) == [], f"{words}: {done.stderr}"
     bare(out / "members" / "HC" / "00" / "result.json", payload)
-    done = command(hurt, "status", "out")
-    assert done.returncode == 0 and message(done) == [] and "unreadable: HC/00: cannot read" in done.stdout, done.stderr
-    (out / "campaign.yaml").write_text(f"campaign: !!python/object/apply:os.mkdir [{hurt / 'ran'}]\n")
+    done = command(damaged, "status", "out")
+    assert done.returncode == 0 and errors_of(done) == [] and "unreadable: HC/00: cannot read" in done.stdout, (
+        done.stderr
+    )
+    (out / "campaign.yaml").write_text(f"campaign: !!python/object/apply:os.mkdir [{damaged / 'ran'}]\n")
     for words in commands:
-        done = command(hurt, *words)
-        assert done.returncode == 2 and len(message(done)) == 1 and "campaign.yaml" in message(done)[0], done.stderr
-    assert not (hurt / "ran").exists()
+        done = command(damaged, *words)
+        assert done.returncode == 2 and len(errors_of(done)) == 1 and "campaign.yaml" in errors_of(done)[0], done.stderr
+    assert not (damaged / "ran").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("umask", [0o027, pytest.param(0o077, marks=pytest.mark.long)])
-def test_all_that_a_data_set_and_a_campaign_write_follows_the_umask(tmp_path: Path, umask: int) -> None:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "sbatch").write_text("#!/bin/bash\necho 7\n")
-    (tmp_path / "bin" / "sbatch").chmod(0o755)
+def test_all_that_a_data_set_and_a_campaign_write_follows_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
+) -> None:
+    stand_in(tmp_path, "sbatch", "echo 7")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     before = set(tmp_path.rglob("*")) | {tmp_path / "campaign.yaml"}
     trained(tmp_path, umask)
     for words in (

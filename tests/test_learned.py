@@ -19,6 +19,7 @@ from hydragnn_hpc.records.dataset import DatasetFacts, NumberRange, Target
 from hydragnn_hpc.records.summary import BaselineErrors, DatasetSummary, PartSummary, TargetSummary
 from tests import campaigns
 from tests.member_records import ERRORS, a_result
+from tests.outcomes import table1
 
 CLOSING = "not learned, since no better than the baselines"
 
@@ -132,12 +133,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "run.log").write_text(done.stderr)
     campaigns.done(folder, "report", "out")
     return folder
-
-
-def table1(out: Path) -> dict[tuple[str, str], dict[str, str]]:
-    """Rows of Table 1 by variant and task."""
-    with (out / "report" / "table1.csv").open(newline="") as stream:
-        return {(row["variant"], row["task"]): row for row in csv.DictReader(stream)}
 
 
 def test_noise_is_marked_everywhere_and_what_was_learned_nowhere(run: Path) -> None:
