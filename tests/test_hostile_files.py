@@ -208,9 +208,8 @@ def test_no_file_of_a_campaign_executes_anything_in_any_command(damaged: Path) -
         assert done.returncode == 0 and errors_of(done) == [], f"{words}: {done.stderr}"
     bare(out / "members" / "HC" / "00" / "result.json", payload)
     done = command(damaged, "status", "out")
-    assert done.returncode == 0 and errors_of(done) == [] and "unreadable: HC/00: cannot read" in done.stdout, (
-        done.stderr
-    )
+    assert done.returncode == 0 and errors_of(done) == [], done.stderr
+    assert "unreadable: HC/00: cannot read" in done.stdout
     (out / "campaign.yaml").write_text(f"campaign: !!python/object/apply:os.mkdir [{damaged / 'ran'}]\n")
     for words in commands:
         done = command(damaged, *words)
