@@ -398,7 +398,7 @@ class Training(Section):
     engine: Literal["auto", "fused", "torch"] = "auto"
 
     def split_sizes(self, n_train: int, n_validation: int) -> tuple[int, int]:
-        """Return the sizes of a replica's training and validation set; with folds, those of equal folds."""
+        """Return the sizes of a replica's training and validation sets; with folds, those of equal folds."""
         if not isinstance(self.resample, Folds):
             return n_train, n_validation
         n_fold = -(-(n_train + n_validation) // self.resample.folds)

@@ -1,4 +1,4 @@
-"""What all commands have in common: an option that takes one value is given once, and nothing is given empty."""
+"""What all commands have in common: an option given twice, or a value given empty, is refused."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 class Command(TyperCommand):
     """A command that refuses an option given twice, of which the parser would use the last, and an empty value.
 
-    An empty value comes from a variable of the shell that is not set: as a path it would be the current folder, and as
-    a time limit none. Either is a `UserError`.
+    An empty value comes from an unset shell variable: as a path it would be the current folder, and as a time limit
+    none. Either is a `UserError`.
     """
 
     def make_parser(self, ctx: Any) -> Any:
@@ -54,7 +54,7 @@ def _check(parameters: list[Any], single: set[str], values: Mapping[str, Any]) -
         given = given if isinstance(given, list | tuple) else [given]
         if "" in given:
             name = parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar or parameter.name
-            raise UserError(f"{name} is empty; give a value (is a variable of the shell not set?)")
+            raise UserError(f"{name} is empty; give a value (is a shell variable unset?)")
         if parameter.name in single and len(given) > 1:
             raise UserError(f"{parameter.opts[0]} is given twice, as {' and as '.join(given)}; leave one out")
 

@@ -73,7 +73,7 @@ class RunProgress:
         self._longest_epoch = max(self._longest_epoch, busy.epoch_seconds)
 
     def member_finished(self, worker: WorkerId, seconds: float) -> None:
-        """Record the training time of a member of a worker's stack, by its result."""
+        """Record that a member of a worker's stack has finished, after ``seconds`` of training by its result."""
         # A resumed member has been trained for longer than its stack has run.
         self._member_seconds.append(max(seconds, time.monotonic() - self._busy[worker].since))
 

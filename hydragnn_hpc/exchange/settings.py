@@ -12,7 +12,7 @@ from hydragnn_hpc.convolutions import CONVOLUTIONS
 from hydragnn_hpc.dataset.proposal import Proposal
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.exchange.json_keys import ARCHITECTURE, TRAINING, HeadKey, Key, Keys, read_json
-from hydragnn_hpc.exchange.unused import name_the_rest, refuse_other_networks
+from hydragnn_hpc.exchange.unused import name_the_rest, refuse_other_values
 from hydragnn_hpc.sections import LONGEST_NAME, OPTIMIZERS, as_name
 
 _CONVOLUTIONS = {**{name: name for name in CONVOLUTIONS}, "PAINN": "PaiNN"}
@@ -126,7 +126,7 @@ def take_network(keys: Keys, levels: set[str]) -> NetworkSettings:
     UserError
         If a campaign cannot have such a network; names the key.
     """
-    refuse_other_networks(keys)
+    refuse_other_values(keys)
     convolution = _convolution(keys)
     model: dict[str, Any] = {"convolution": convolution}
     if CONVOLUTIONS[convolution].edges == "required":

@@ -15,14 +15,14 @@ REASONS: dict[str, str] = {
     "Verbosity": "concerns printing only",
     "Visualization": "the report draws its own figures",
     "Dataset.path": "one source holds all samples; the split is made here",
-    "Dataset.normalize_features": "targets are always scaled to [0, 1]; predictions are in units",
+    "Dataset.normalize_features": "targets are always scaled to [0, 1]; predictions are in the targets' units",
     "Dataset.node_features.unit": "units are given to data prepare, with --target",
     "Dataset.graph_features.unit": "units are given to data prepare, with --target",
     "Dataset.rotational_invariance": "positions are not rotated: predictions rotate with the structure anyway",
     "Dataset.Descriptors": "edges have functions of their lengths as features: see model.edges",
     "NeuralNetwork.Profile": "there is no profiler here",
     "NeuralNetwork.ds_config": "settings of DeepSpeed, which is not used here",
-    Key.DENORMALIZE: "predictions are in units",
+    Key.DENORMALIZE: "predictions are in the targets' units",
     f"{VARIABLES}.subsample_percentage": "set training.samples to a number of samples",
     **dict.fromkeys((
         Key.INPUT_RANGES, Key.OUTPUT_RANGES, Key.INPUT_WIDTH, Key.OUTPUT_WIDTHS, Key.OUTPUT_LEVELS, Key.NUM_NODES,
@@ -50,7 +50,8 @@ REASONS: dict[str, str] = {
     f"{TRAINING}.precision": "training is in fp32",
     f"{TRAINING}.global_attn_redraw_interval": _OTHER_LAYER,
 }  # fmt: skip
-# With any other value the network or its loss would differ, and no campaign is written. The first is the one to set.
+# With any other value the network, its loss or its training would differ, and no campaign is written. The first value
+# is the one to set.
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     Key.ACTIVATION: ("relu",),
     f"{ARCHITECTURE}.global_attn_engine": ("", "none", "None"),
@@ -66,22 +67,25 @@ _ALLOWED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def refuse_other_networks(keys: Keys) -> None:
-    """Take the keys that can have no other value here than those allowed.
+def refuse_other_values(keys: Keys) -> None:
+    """Remove the keys of which a campaign allows certain values only.
 
     Raises
     ------
     UserError
-        If a key has another value.
+        If one of them has another value.
     """
     for path, allowed in _ALLOWED.items():
         value = keys.left.pop(path, None)
         if value is not None and value not in allowed:
-            raise keys.error(path, value, f"campaigns have no such network; set {shown(allowed[0])} to import the rest")
+            raise keys.error(path, value, f"campaigns do not have this; set {shown(allowed[0])} to import the rest")
 
 
 def name_the_rest(keys: Keys) -> list[str]:
-    """Return a line for each key that is left and requests something: its value, and why it is not carried over."""
+    """Return a line for each key that is left: its value, and why it is not carried over.
+
+    Those are all unknown keys, and known ones that request something.
+    """
     lines = []
     for path, value in keys.left.items():
         listed = [prefix for prefix in REASONS if path == prefix or path.startswith(f"{prefix}.")]

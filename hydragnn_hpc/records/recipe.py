@@ -9,11 +9,20 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_ser
 from hydragnn_hpc.records.base import Count, FileRecord, Level
 
 ReferenceKind = Literal["composition", "species", "linear", "range"]
-"""What a campaign may set, and ``range``: the least value, the residual being divided by the span of values."""
+"""Those that a campaign may set, and ``range``: the least value, with the residual divided by the range of values."""
 
 
 class RequiredInput(FileRecord):
-    """A node input; ``number`` counts shells, ``powers`` is the highest of a potential; None for other inputs."""
+    """A node input.
+
+    Attributes
+    ----------
+    name : str
+    number : int or None
+        Number of shells; None for other inputs.
+    powers : int or None
+        Highest power of the potential; None for other inputs.
+    """
 
     name: str
     number: Count | None = None
@@ -46,10 +55,10 @@ class Requirements(FileRecord):
     Attributes
     ----------
     tasks : tuple of ReferencedTask
-        Those that have a reference.
+        Those that have a reference; with ``fitted_to``, all that are not vectors.
     classes : int
-        The fewest classes of samples equivalent by symmetry that training and validation set may have together; 0
-        where classes are not needed.
+        The fewest classes of samples equivalent by symmetry that the training and validation sets may have together;
+        0 where classes are not needed.
     fitted_to : FittedSamples or None
         None where inputs and references are fitted to the training set, and tasks without a reference keep the data
         set's scaling.
@@ -151,7 +160,10 @@ class FittedReference(FileRecord):
 
 
 class Recipe(FileRecord):
-    """How inputs, and references by task, were computed; ``inputs`` is None where only the species were required."""
+    """How inputs, and references by task, were computed.
+
+    ``inputs`` is None where nothing beyond scaled values was required.
+    """
 
     inputs: InputRecipe | None = None
     references: dict[str, FittedReference] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""An option that takes one value is given once, to every command, and nothing is given empty."""
+"""Every command refuses an option that takes one value and is given twice, and an empty value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def options(group: Any, *words: str) -> Iterator[tuple[str, ...]]:
             yield from options(command, *words, name)
         for option in command.params:
             single = option.param_type_name == "option" and not option.is_flag and not option.multiple
-            yield from [(*words, name, option.opts[0])] if single else []
+            if single:
+                yield (*words, name, option.opts[0])
 
 
 SINGLE = list(options(get_command(app)))
@@ -43,7 +44,7 @@ def test_an_empty_value_is_refused(tmp_path: Path, words: tuple[str, ...]) -> No
     *command, option = words
     for given in ((f"{option}=",), (option, "")):
         done = called(tmp_path, *command, *given)
-        expected = f"hydragnn-hpc: error: {option} is empty; give a value (is a variable of the shell not set?)\n"
+        expected = f"hydragnn-hpc: error: {option} is empty; give a value (is a shell variable unset?)\n"
         assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 
@@ -51,7 +52,7 @@ def test_an_empty_value_is_refused(tmp_path: Path, words: tuple[str, ...]) -> No
 def test_an_empty_path_is_not_the_current_folder(tmp_path: Path, words: tuple[str, ...]) -> None:
     done = called(tmp_path, *words)
     assert done.returncode == 2 and not list(tmp_path.iterdir())
-    assert "is empty; give a value (is a variable of the shell not set?)" in done.stderr
+    assert "is empty; give a value (is a shell variable unset?)" in done.stderr
 
 
 def test_a_repeatable_option_and_a_flag_may_be_repeated(tmp_path: Path) -> None:

@@ -161,10 +161,11 @@ def test_small_compositions_are_reported_in_one_line(mixed: Path, tmp_path: Path
 
 
 def test_too_few_samples_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="too few samples to split by composition"):
+    message = r"too few samples to split by composition .*; give more samples, other --fractions, or --split-by random$"
+    with pytest.raises(UserError, match=message):
         prepare(write_raw(tmp_path / "raw", alloys(9)), tmp_path / "x.bp", Options(split_by="composition"))
     assert [p.name for p in tmp_path.iterdir()] == ["raw"]
-    with pytest.raises(UserError, match=r"split at random \(samples: 2\); give more samples, other --fractions$"):
+    with pytest.raises(UserError, match=r"split at random \(samples: 2\); give more samples or other --fractions$"):
         prepare(write_raw(tmp_path / "two", alloys(2)), tmp_path / "x.bp", Options(split_by="random"))
 
 

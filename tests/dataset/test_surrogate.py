@@ -64,7 +64,7 @@ def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="exists and is not empty"):
         surrogate.generate(tmp_path, cap=2, seed=0)
-    with pytest.raises(UserError, match=r"holds 'mine.txt', which is not LSMS text"):
+    with pytest.raises(UserError, match=r"holds 'mine.txt'; --force replaces only LSMS text"):
         surrogate.generate(tmp_path, cap=2, seed=0, force=True)
     with pytest.raises(UserError, match="is a file"):
         surrogate.generate(tmp_path / "mine.txt", cap=2, seed=0, force=True)
@@ -76,7 +76,7 @@ def test_the_current_folder_is_not_pulled_from_under_the_user(tmp_path: Path, mo
     (tmp_path / "deeper").mkdir()
     monkeypatch.chdir(tmp_path / "deeper")
     for out in (".", "..", str(tmp_path)):
-        with pytest.raises(UserError, match="is the current folder"):
+        with pytest.raises(UserError, match="is the current folder, or contains it"):
             surrogate.generate(Path(out), cap=2, seed=0, force=True)
 
 

@@ -61,7 +61,7 @@ def test_the_command_writes_the_file_and_names_what_it_does_not_carry(tmp_path: 
     for line in (
         "Verbosity.level=2: concerns printing only",
         "NeuralNetwork.Architecture.max_neighbours=100: all neighbours within the cutoff count",
-        "NeuralNetwork.Variables_of_interest.denormalize_output=true: predictions are in units",
+        "NeuralNetwork.Variables_of_interest.denormalize_output=true: predictions are in the targets' units",
         "Visualization.create_plots=true: the report draws its own figures",
     ):
         assert line in printed and line in text
@@ -169,7 +169,7 @@ def test_periodic_lsms_text_needs_a_cell(tmp_path: Path) -> None:
         (f"{HEADS}node__type", "conv", "output_heads.node.type=\"conv\": all atoms share one head here; set mlp"),
         (f"{HEADS}graph", [{}, {}], "output_heads.graph has 2 branches"),
         (f"{HEADS}node__dim_headlayers", [50], "1 widths for num_headlayers=2"),
-        (f"{NETWORK}activation_function", "selu", "activation_function=\"selu\": campaigns have no such network"),
+        (f"{NETWORK}activation_function", "selu", "activation_function=\"selu\": campaigns do not have this"),
         (f"{NETWORK}global_attn_engine", "GPS", "global_attn_engine=\"GPS\""),
         (f"{NETWORK}mpnn_type", "MACE", "mpnn_type=\"MACE\": not available here; set one of: PNA"),
         (f"{NETWORK}hidden_dim", True, "hidden_dim=true: expected a whole number"),

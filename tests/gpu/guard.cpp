@@ -38,7 +38,8 @@ struct Hooks : at::CUDAHooksInterface {
 };
 }  // namespace
 
-// torch looks up its hooks once, when it is loaded; they hold no data, so that others can be put in their place.
+// torch creates its hooks once, when first asked for them; they hold no data, so others can be constructed in their
+// place.
 extern "C" void emulate(bool on) {
   auto* hooks = const_cast<at::CUDAHooksInterface*>(&at::detail::getCUDAHooks());
   if (on) {

@@ -16,7 +16,7 @@ from hydragnn_hpc.logs import log
 
 
 def first_of_repeated(keys: list[bytes], missing: Callable[[int], int]) -> np.ndarray:
-    """Return the positions (ascending) of the first sample of every distinct key, of those that lack the fewest values.
+    """Return, for every distinct key, the position of the first of its samples that lack the fewest values; ascending.
 
     ``missing`` returns how many values the sample at a position lacks.
     """
@@ -66,7 +66,7 @@ class Partition:
     part : numpy.ndarray
         ``[S]`` uint8: 0 training, 1 validation, 2 test.
     too_small : list of tuple
-        (species counts, samples) of compositions with too few samples to reach every part.
+        (species counts, samples) of compositions with too few samples, or too few classes, to reach every part.
     """
 
     part: np.ndarray
@@ -82,7 +82,7 @@ def split_by_default(
     """Choose a kind of split whose validation and test sets are large enough; return it and the split.
 
     By composition, unless many compositions have too few samples for those sets; then at random, with equivalent
-    samples in one set, if there are any. Parameters are those of `split`.
+    samples in one set unless that too makes a set too small. Parameters are those of `split`.
 
     Raises
     ------
@@ -154,8 +154,9 @@ def _split_classes(
 ) -> Partition:
     """Split every composition in about the same proportion, and keep every class in one part.
 
-    Whole classes of a composition are assigned, the largest first, each to the part that lacks most samples; ties are
-    broken at random. A composition of fewer than three classes, or too small, goes entirely into the training set.
+    Whole classes of a composition are assigned, the largest first, each to the part that lacks the most samples;
+    classes of equal size come in random order. A composition of fewer than three classes, or too small, goes entirely
+    into the training set.
     """
     _check_fractions(fractions)
     part = np.zeros(len(counts), dtype=np.uint8)
@@ -210,11 +211,13 @@ def _check_fractions(fractions: tuple[float, float, float]) -> None:
 def _refuse_empty(part: np.ndarray, counts: np.ndarray, by: str) -> None:
     for value, name in enumerate(PARTS):
         if not (part == value).any():
-            how, or_else = ("at random", "") if by == "random" else (f"by {by}", ", or --split-by random")
+            how, remedy = f"by {by}", "more samples, other --fractions, or --split-by random"
+            if by == "random":
+                how, remedy = "at random", "more samples or other --fractions"
             among = f", compositions: {len(_groups(counts))}" if by in ("composition", "symmetry") else ""
             raise UserError(
-                f"the {name} set is empty: too few samples to split {how} (samples: {len(counts)}{among}); give more"
-                f" samples, other --fractions{or_else}"
+                f"the {name} set is empty: too few samples to split {how} (samples: {len(counts)}{among}); give"
+                f" {remedy}"
             )
 
 

@@ -29,7 +29,7 @@ class ReadFacts:
     mixing : str
         Name of the target that is a mixing enthalpy; empty where there is none.
     energies : numpy.ndarray
-        ``[S]`` float64, Ry: the total energies that it is derived from; NaN where unknown.
+        ``[S]`` float64, Ry: the total energies that the mixing enthalpy is derived from; NaN where unknown.
     pure_clusters : list of str
         Elements whose end member is a structure that is not periodic in all three directions.
     """

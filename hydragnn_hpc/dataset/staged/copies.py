@@ -126,7 +126,7 @@ def _classes(arrays: dict[str, np.ndarray], manifest: store.Manifest, least: int
     number = len(np.unique(classes[np.asarray(arrays["split"]) < 2]))
     if number < least:
         raise UserError(
-            f"training.resample.folds={least}: training and validation set have {number} samples that are not"
+            f"training.resample.folds={least}: the training and validation sets have {number} samples that are not"
             f" equivalent by symmetry; set it to {number} or less"
         )
     return classes

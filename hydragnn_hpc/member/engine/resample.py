@@ -62,7 +62,7 @@ def split_in_folds(
     """Divide samples into folds, each composition as evenly as whole classes allow.
 
     The classes of a composition are assigned, the largest first, each to the fold with the fewest of its samples, then
-    with the fewest of all; ties between classes are broken at random.
+    with the fewest of all; classes of equal size come in random order.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ class StackMember:
     history : list of HistoryRow
         A row per epoch.
     sessions : list of Session
-        When it was trained, and by which workers; the last is this one.
+        When it was trained, and by which workers; the last is the current session.
     """
 
     replica: int

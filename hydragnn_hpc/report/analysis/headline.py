@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hydragnn_hpc.report.results import rows
@@ -10,7 +11,9 @@ from hydragnn_hpc.report.results.rows import Snapshot
 
 @dataclass(frozen=True)
 class Headline:
-    """The best variant for a task: that with the lowest mean validation error; the test set must not choose.
+    """The best variant for a task: that with the lowest mean validation error, as the test set must not choose.
+
+    A variant is ranked by its test error only where a result does not state the validation error.
 
     Attributes
     ----------
@@ -23,7 +26,8 @@ class Headline:
     r2 : float or None
         Mean over members; None where it is not known.
     baseline, rmse_baseline : str, float or None
-        The better baseline, and its test RMSE in ``unit``; empty and None where it is not known, or not to be shown.
+        The better baseline on the validation set, and its test RMSE in ``unit``; empty and None where it is not known,
+        or not to be shown.
     not_learned : int or None
         Members that are no better than the baselines on the validation set.
     """
@@ -86,4 +90,5 @@ def _validation(snapshot: Snapshot, row: rows.Table1Row) -> float:
     errors = rows.metrics(finished, row.task, "rmse_validation")
     if len(errors) < len(finished):
         errors = rows.metrics(finished, row.task, "rmse")
-    return rows.mean_std(errors)[0] or 0.0
+    mean = rows.mean_std(errors)[0]
+    return math.inf if mean is None else mean

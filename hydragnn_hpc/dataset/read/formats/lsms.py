@@ -1,4 +1,4 @@
-"""LSMS text, the output of an LSMS calculation: read, and written byte for byte.
+"""Reading and writing LSMS text, the output of an LSMS calculation; what is read can be written byte for byte.
 
 A file's first line holds the total, band and Fermi energy (Ry). Every other line is one atom, in 18 columns: proton
 number, index, position (bohr), charge (electrons in the site), magnetic moment (μB), then the spin direction and the
@@ -86,7 +86,7 @@ class LsmsSample:
 
 
 def detect(start: bytes, name: str) -> bool:
-    """Whether the first line holds three numbers, and the second has the columns of an atom, or one fewer.
+    """Whether the first line holds three numbers and the second, if it is complete, at least 17 columns.
 
     A file in which a column is missing, or two have run together, is recognised so that the error can name the line.
     """
@@ -108,7 +108,7 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
 
 
 def frame_of(sample: LsmsSample, where: str, origin: str) -> Frame:
-    """Return a sample as a frame, without a cell and boundary, which LSMS text does not state."""
+    """Return a sample as a frame, without a cell or a boundary: LSMS text states neither."""
     table = sample.table
     values = dict(zip(ENERGY_KEYS, sample.energies.tolist(), strict=True))
     columns = {
@@ -212,8 +212,8 @@ def refuse_folder(out: Path, force: bool) -> None:
     Raises
     ------
     UserError
-        If ``out`` is a file or the current folder, is not empty (without ``force``), or holds anything but
-        ``out_<number>``.
+        If ``out`` is a file, is the current folder or contains it, is not empty (without ``force``), or holds
+        anything but ``out_<number>``.
     """
     out = out.resolve()
     if not out.exists():
@@ -221,10 +221,10 @@ def refuse_folder(out: Path, force: bool) -> None:
     if not out.is_dir():
         raise UserError(f"{out} is a file; give the name of a folder")
     if Path.cwd().is_relative_to(out):
-        raise UserError(f"{out} is the current folder; give the name of a new one")
+        raise UserError(f"{out} is the current folder, or contains it; give the name of a new one")
     names = sorted(path.name for path in out.iterdir())
     if names and not force:
         raise UserError(f"{out} exists and is not empty; give another folder, or --force to replace its content")
     for name in names:
         if not re.fullmatch(r"out_\d+", name):
-            raise UserError(f"{out} holds '{name}', which is not LSMS text; --force replaces only data: move it away")
+            raise UserError(f"{out} holds '{name}'; --force replaces only LSMS text (out_<number>); move it away")

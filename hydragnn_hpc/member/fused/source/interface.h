@@ -1,5 +1,5 @@
-/* What C and Python must agree on: sizes and field offsets of structures, values of enumerations. Python compares them
- * with plan.py when it loads the library. */
+/* What C and Python must agree on: sizes and field offsets of structures, and values of enumerations. Python compares
+ * them with those of plan.py when it loads the library. */
 #ifndef FUSED_INTERFACE_H
 #define FUSED_INTERFACE_H
 
@@ -35,7 +35,7 @@ static const struct {
     PLACE(Betas, beta_1), PLACE(Betas, beta_2),
 };
 
-/* Entry k, or NULL past the last. */
+/* Return the name of entry k and set its value; return NULL past the last entry. */
 const char *fused_interface(int64_t k, int64_t *value) {
     if (k >= (int64_t)(sizeof INTERFACE / sizeof *INTERFACE)) return NULL;
     *value = INTERFACE[k].value;
