@@ -193,11 +193,11 @@ class _Gathering:
             If there are no samples, or a target is in no structure.
         """
         if self._isolated:
-            log(f"{self._isolated:,} structures are marked as isolated atoms (config_type): left out")
+            log(f"structures marked as isolated atoms (config_type) and left out: {self._isolated:,}")
         if self._lone:
             log(
-                f"{self._lone:,} structures are one atom without a neighbour within {self._options.cutoff:g} bohr: they"
-                " have no mixing enthalpy, and are not taken for pure crystals"
+                f"structures that are a single atom without a neighbour within {self._options.cutoff:g} bohr:"
+                f" {self._lone:,}; they have no mixing enthalpy, and are not taken for pure crystals"
             )
         if self._stated and len(self._stated) > 1 and not self._keep_split:
             log(f"{self._source} states a split of its own, which is not kept; --split-by source keeps it")
