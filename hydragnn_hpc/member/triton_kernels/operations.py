@@ -1,12 +1,12 @@
 """The kernels as operations of torch, which declare what they write to, so that a recorder of operations sees them too.
 
-Integer tensors are int64, but for ``ties``. ``x`` and ``x_grad`` stand for views [4, N, members, F] (or [4, R, E, F],
-with the same elements) of mean, minimum, maximum and standard deviation, with equal strides, the last of them 1.
+A batch has R rows of E members, with F features each; a member has P parameters. Neighbours are those of N rows of W
+numbers: R rows of E * F where the members share them, else R * E rows of F. Integer tensors are int64, but for
+``ties``. ``x`` and ``x_grad`` are [4, R, E, F], or [4, N, W / F, F] with the same elements: mean, minimum, maximum and
+standard deviation, with equal strides, the last of them 1.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
@@ -16,10 +16,12 @@ from hydragnn_hpc.member.triton_kernels import kernels
 
 INTERPRETED_TILE = 8192
 """Elements of a tile in the interpreter, whose time depends on the number of programs."""
-TILE = WIDEST = 128
-"""Elements of a tile on a device, one for each thread of a program; columns of a tile at most."""
+TILE = 128
+"""Elements of a tile on a device, one for each thread of a program."""
+WIDEST = TILE
+"""The most columns that a tile has."""
 BLOCK = 1024
-"""Parameters that a program of the optimiser takes."""
+"""Parameters that one program of the optimiser updates."""
 
 
 _LIBRARY = torch.library.Library("hydragnn_hpc", "DEF")
@@ -68,10 +70,10 @@ def _aggregate(
 
 
 def _aggregate_back(
-    sent: Tensor, added: Tensor | None, lists: list[Tensor], edge_rows: Tensor | None, *rest: Tensor
-) -> None:
+    sent: Tensor, added: Tensor | None, lists: list[Tensor], edge_rows: Tensor | None, x: Tensor, ties: Tensor,
+    x_grad: Tensor, out: Tensor,
+) -> None:  # fmt: skip
     receivers, first, degree = lists
-    x, ties, x_grad, out = rest
     tile_rows, columns, grid = tile(sent.shape, sent.device)
     kernels.aggregate_back[grid](
         sent, added, receivers, edge_rows, first, degree, x, ties, x_grad, out, *sent.shape,
@@ -79,8 +81,9 @@ def _aggregate_back(
     )  # fmt: skip
 
 
-def _edges_back(sent: Tensor, added: Tensor, ends: Tensor, degree: Tensor, *rest: Tensor) -> None:
-    x, ties, x_grad, out = rest
+def _edges_back(
+    sent: Tensor, added: Tensor, ends: Tensor, degree: Tensor, x: Tensor, ties: Tensor, x_grad: Tensor, out: Tensor
+) -> None:
     tile_rows, columns, grid = tile(added.shape, sent.device)
     kernels.edges_back[grid](
         sent, added, ends[0], ends[1], degree, x, ties, x_grad, out, len(added), ends.shape[1], sent.shape[1],
@@ -88,8 +91,10 @@ def _edges_back(sent: Tensor, added: Tensor, ends: Tensor, degree: Tensor, *rest
     )  # fmt: skip
 
 
-def _adam(parameters: Tensor, gradients: Tensor, first: Tensor, second: Tensor, factors: Tensor, *rest: Any) -> None:
-    beta_1, beta_2, decay, decoupled = rest
+def _adam(
+    parameters: Tensor, gradients: Tensor, first: Tensor, second: Tensor, factors: Tensor, beta_1: float,
+    beta_2: float, decay: float, decoupled: bool,
+) -> None:  # fmt: skip
     members, size = parameters.shape
     kernels.adam[(triton.cdiv(size, BLOCK), members)](
         parameters, gradients, first, second, factors, size, members, BETA_1=beta_1, BETA_2=beta_2, DECAY=decay,
