@@ -60,6 +60,7 @@ def test_doctor_finds_no_problem_and_leaves_nothing_behind(programs: Path) -> No
     before = segments()
     command = [str(programs / "hydragnn-hpc"), "doctor", "--json"]
     done = subprocess.run(command, env=environment(programs), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
     findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
     assert findings["mpi"]["well"]
     assert re.match(r"Open MPI v5\.|Intel\(R\) MPI Library", findings["mpi"]["found"]), findings["mpi"]
@@ -67,8 +68,8 @@ def test_doctor_finds_no_problem_and_leaves_nothing_behind(programs: Path) -> No
     assert segments() <= before
 
 
-def ranks_of(out: Path) -> list[str]:
-    """Return the numbers of the living processes of runs into ``out``."""
+def processes_of(out: Path) -> list[str]:
+    """Return the ids of the living processes of runs into ``out``."""
     alive = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -80,23 +81,28 @@ def ranks_of(out: Path) -> list[str]:
 def test_a_campaign_killed_and_run_again_has_the_same_outcome(
     programs: Path, small: Path, finished: Path, tmp_path: Path
 ) -> None:
-    """Runs are killed as MPI starts and as checkpoints are written; the next also removes the shared memory left."""
+    """Runs are killed as MPI starts and as checkpoints are written; the next run removes their shared memory too."""
     out, before = tmp_path / "out", segments()
     command = [str(programs / "mpirun"), "-n", "2", str(programs / "hydragnn-hpc"), "run"]
     command += [str(small / "campaign.yaml"), str(out)]
     moments: list[Callable[[], object]] = [
-        # Intel MPI's segments have their names for a few milliseconds, which may be missed: then a moment later.
+        # Intel MPI's segments have names for a few milliseconds only; if those are missed, the run is killed when its
+        # folder appears.
         lambda: segments() - before or out.exists(),
         lambda: list(out.glob("members/*/*/checkpoint.pt")),
     ]
     for moment in moments:
         with subprocess.Popen(
-            command, env=environment(programs), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env=environment(programs),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         ) as killed:
             while not moment() and killed.poll() is None:
                 time.sleep(0.001)
             os.killpg(killed.pid, signal.SIGKILL)
-    wait_for(lambda: not ranks_of(out))  # with Open MPI they end a moment after their launcher
+    wait_for(lambda: not processes_of(out))  # with Open MPI they end a moment after their launcher
     age(SHARED / name for name in segments() - before)
     again = subprocess.run(command, env=environment(programs), capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stdout + again.stderr
