@@ -1,4 +1,4 @@
-"""What can happen to storage: a full disk, a read-only folder, a folder taken away, broken files, a second launch."""
+"""Faults of storage and of the clock: full disks, read-only folders, lost or broken files, and a second launch."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
+def error_lines(text: str) -> list[str]:
+    """Return the lines of a program's output that name an error."""
+    return [line for line in text.splitlines() if "error:" in line.lower()]
+
+
 def fill(disk: Path, left_kib: int = 0) -> Path:
     """Fill a disk except for ``left_kib`` KiB; return the file that takes the space."""
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
@@ -42,7 +47,7 @@ def fill(disk: Path, left_kib: int = 0) -> Path:
 @pytest.mark.parametrize("left_kib", [0, 40])
 @pytest.mark.parametrize("first", ["checkpoint.pt", "result.json"])
 def test_a_full_disk_is_reported_and_nothing_is_lost(arena, small_disk: Path, first: str, left_kib: int) -> None:
-    """The disk fills up among the first checkpoints, or among results; freed, the same command finishes."""
+    """The disk fills up while the first checkpoint or result is written; once it has space, a run finishes."""
     out = small_disk / "out"
     launch = arena.launch(out)
     launch.wait_for_file(first)
@@ -63,7 +68,7 @@ def test_a_report_on_a_full_disk_is_reported_and_made_again(arena, small_disk: P
     expected = outcome(out)  # with the errors of ensemble means, which a run leaves to the report
     filler = fill(small_disk)
     full = report(out)
-    errors = [line for line in full.stderr.splitlines() if "error" in line.lower()]
+    errors = error_lines(full.stderr)
     assert full.returncode == 2 and len(errors) == 1 and "No space left on device" in errors[0], full.stderr
     harness.check_files(out)
     assert outcome(out) == expected
@@ -81,12 +86,12 @@ def report(out: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.long
 def test_a_folder_that_turns_read_only_is_reported(arena, small_disk: Path) -> None:
-    """What is open for writing stays so, nothing new can be written: as on a file system that has met an error."""
+    """Files open for writing stay writable, and no other can be opened: as on a file system after an I/O error."""
     out = small_disk / "out"
     launch = arena.launch(out)
     launch.wait_for_file("checkpoint.pt")
-    # A file system with open files cannot be made read-only itself; a read-only view is mounted over it in one step,
-    # since the view has open files too as soon as it exists.
+    # A file system with open files cannot be made read-only itself, so a read-only view is mounted over it. The view is
+    # made read-only elsewhere first: in place, it would have open files too.
     view = arena.folder / "view"
     view.mkdir()
     subprocess.run(["mount", "--bind", str(small_disk), str(view)], check=True)
@@ -103,7 +108,7 @@ def test_a_folder_that_turns_read_only_is_reported(arena, small_disk: Path) -> N
 def test_a_read_only_folder_is_refused_in_one_line(arena, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro,size=16m", str(small_disk)], check=True)
     assert arena.run(small_disk / "out") == 2
-    errors = [line for line in arena.last().log.read_text().splitlines() if "error" in line.lower()]
+    errors = error_lines(arena.last().log.read_text())
     assert len(errors) == 1 and "ead-only" in errors[0], arena.last().tail()
 
 
@@ -113,7 +118,7 @@ def test_a_folder_taken_away_under_the_run_ends_it(arena, how: str) -> None:
     out, away = arena.folder / "out", arena.folder / "away"
     launch = arena.launch(out)
     launch.wait_for_file("checkpoint.pt")
-    out.rename(away)  # at once: what is being written must not come in between
+    out.rename(away)  # in one step, while files are being written
     if how == "removed":
         shutil.rmtree(away, ignore_errors=True)
     assert launch.end() != 0
@@ -129,7 +134,7 @@ def test_a_folder_taken_away_under_the_run_ends_it(arena, how: str) -> None:
 @pytest.mark.parametrize(
     "damage", ["truncated", "garbage", "empty", "one bit", "another version", "another schedule", "both broken"]
 )
-def test_a_broken_checkpoint_is_reported_and_the_previous_one_used(arena, damage: str, fault_seed: int) -> None:
+def test_broken_checkpoints_are_reported_and_the_last_whole_one_is_used(arena, damage: str, fault_seed: int) -> None:
     out = arena.folder / "out"
     launch = arena.launch(out)
 
@@ -140,6 +145,7 @@ def test_a_broken_checkpoint_is_reported_and_the_previous_one_used(arena, damage
     launch.kill()
     broken = [p for p in out.glob("members/*/*/checkpoint.pt") if not (p.parent / "result.json").exists()]
     assert broken, launch.tail()
+    resumable = [p for p in broken if damage != "both broken" and p.with_name("checkpoint.previous.pt").exists()]
     for path in broken:
         spoil(path, damage, random.Random(fault_seed))
         if damage == "both broken":
@@ -147,8 +153,9 @@ def test_a_broken_checkpoint_is_reported_and_the_previous_one_used(arena, damage
     harness.check_status(out)
     arena.finish(out)
     arena.check_outcome(out)
-    log = "".join(p.read_text() for p in out.glob("members/*/*/log.txt")) + arena.last().log.read_text()
-    assert "checkpoint.pt" in log
+    for path in broken:
+        log = path.with_name("log.txt").read_text()
+        assert "checkpoint.pt cannot be used" in log and ("resumed after epoch" in log) is (path in resumable), log
 
 
 def spoil(path: Path, damage: str, rng: random.Random) -> None:
@@ -179,8 +186,8 @@ def test_two_launches_at_the_same_moment(arena) -> None:
     both = [arena.launch(out, ranks=1) for _ in range(2)]
     codes = [launch.end() for launch in both]
     assert sorted(codes) == [0, 2], [launch.tail() for launch in both]
-    refused = both[codes.index(2)].log.read_text().splitlines()
-    assert [line for line in refused if "error" in line and "in use" in line], refused
+    errors = error_lines(both[codes.index(2)].log.read_text())
+    assert len(errors) == 1 and "in use" in errors[0], errors
     harness.check_clean(arena, out)
     arena.check_outcome(out)
 
@@ -220,7 +227,7 @@ def test_a_data_set_changed_between_two_runs_is_refused(arena, raw_data: Path, h
         prepare = ["data", "prepare", str(raw_data / "raw"), str(copy), "--seed", "77"]
         subprocess.run([str(harness.BIN / "hydragnn-hpc"), *prepare], check=True, capture_output=True, timeout=120)
     assert arena.run(out) == 2, arena.last().tail()
-    errors = [line for line in arena.last().log.read_text().splitlines() if "error:" in line]
+    errors = error_lines(arena.last().log.read_text())
     assert len(errors) == 1 and "small.bp" in errors[0], arena.last().tail()
     shutil.rmtree(copy)
     shutil.copytree(raw_data / "small.bp", copy)
@@ -276,7 +283,7 @@ time_t time(time_t *where) {
 
 @pytest.mark.long
 def test_a_clock_that_jumps(arena) -> None:
-    """The wall clock leaps a day ahead and back while members train; no rank is considered dead or out of time."""
+    """While members train, the wall clock jumps to a day ahead, and then to a day behind; no rank is taken for dead."""
     source, library, clock = (arena.folder / name for name in ("clock.c", "clock.so", "clock"))
     source.write_text(CLOCK)
     compiler = shutil.which("cc") or shutil.which("gcc")
@@ -289,7 +296,7 @@ def test_a_clock_that_jumps(arena) -> None:
     launch = arena.launch(out, "--time-limit", "10m", environment=environment)
     launch.wait_for_file("checkpoint.pt")
     clock.write_text("86400")
-    launch.wait_until(lambda: len(list(out.glob("members/*/*/result.json"))) >= 3)
+    assert launch.wait_until(lambda: len(list(out.glob("members/*/*/result.json"))) >= 3), launch.tail()
     clock.write_text("-86400")
     assert launch.end() == 0, launch.tail()
     arena.check_outcome(out)
