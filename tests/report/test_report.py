@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import resource
@@ -220,6 +221,12 @@ def test_a_neutral_cell_has_no_figure_of_its_total(unfinished: Rendered) -> None
     with style.style():
         drawn = [d.name for d in composition.draw_totals(unfinished.content)]
     assert drawn == ["total_M"]  # charges add up to zero
+
+
+def test_lines_differ_in_two_of_colour_dashes_and_marker() -> None:
+    styles = style.line_styles([str(k) for k in range(22)]).values()
+    for first, second in itertools.combinations(styles, 2):
+        assert sum(first[key] != second[key] for key in ("color", "linestyle", "marker")) >= 2, (first, second)
 
 
 def test_figures_show_the_numbers(unfinished: Rendered) -> None:

@@ -108,20 +108,20 @@ def compressed(figure: Any) -> bytes:
 
 
 def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return colour, line style and marker of every name; any two differ in at least two of them if possible."""
-    count = len(PALETTE)
-    return {
-        name: {
-            "color": PALETTE[k % count],
-            "linestyle": DASHES[(k + k // count) % len(DASHES)],
-            "marker": MARKERS[(k + k // count) % len(MARKERS)],
+    """Return colour, line style and marker of every name; any two of the first 22 differ in at least two of them."""
+    styles = {}
+    for k, name in enumerate(names):
+        block, colour = divmod(k, len(PALETTE))
+        styles[name] = {
+            "color": PALETTE[colour],
+            "linestyle": DASHES[(colour + block) % len(DASHES)],
+            "marker": MARKERS[(colour + 2 * block) % len(MARKERS)],
         }
-        for k, name in enumerate(names)
-    }
+    return styles
 
 
 def coverage_axes(ax: Any, label: str) -> None:
-    """Frame a plot of coverage against level, labelled so: a square with the diagonal of perfect coverage."""
+    """Set up a plot of coverage against level: a square, the diagonal of perfect coverage, ``label`` on the x axis."""
     ax.plot([0, 1], [0, 1], color=GREY, lw=0.7)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel=label, ylabel="fraction of true values inside")
     ax.set_box_aspect(1)
