@@ -49,8 +49,8 @@ def predict(
     select: Annotated[
         str,
         typer.Option(
-            help="all members; a number: that many, with the lowest validation loss; validation: all, weighted by"
-            " 1 / (validation RMSE)^2."
+            help="all: every member; a number: that many, with the lowest validation loss; validation: every member,"
+            " weighted by 1 / (validation RMSE)^2."
         ),
     ] = "all",
     level: Annotated[
@@ -83,9 +83,10 @@ def predict(
     For a task whose loss is nll, the standard deviation has two parts: std_spread, between members, and std_noise, that
     of the data as members predict it.
 
-    With three or more members, std_calibrated is the standard deviation scaled by the errors on the validation set,
-    and the level is the share of such errors between low and high. distance is that of the structure from the training
-    set in the network's features, distance_quantile the share of the training set that is nearer.
+    With three or more members, std_calibrated is the standard deviation scaled by the errors on the validation set, and
+    low and high are the ends of an interval that is to contain the true value with the probability --level. distance is
+    that of the structure from the mean of the training set in the network's features, distance_quantile the share of
+    the training set that is nearer to that mean.
 
     Neighbours, inputs, scaling and references are those used in training; the structures need no targets.
     """

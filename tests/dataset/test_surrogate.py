@@ -14,7 +14,7 @@ from hydragnn_hpc.errors import UserError
 
 
 def test_madelung_constants() -> None:
-    """Rock salt's is 1.74756 (times 2 / a for the conventional cell); the lattice's two are from the source."""
+    """Rock salt's is 1.74756 (times 2 / a for the conventional cell); FePt's are those that the fit was made with."""
     cations = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
     sites = np.concatenate([cations, cations + np.array([0.5, 0, 0])])
     charges = np.repeat([1.0, -1.0], 4)
@@ -33,7 +33,7 @@ def test_a_skewed_cell_describes_the_same_crystal() -> None:
     np.testing.assert_allclose(madelung_matrix(pos, skewed), madelung_matrix(pos, cell), atol=1e-12)
 
 
-def test_charges_satisfy_their_law_and_are_neutral() -> None:
+def test_charges_are_neutral_and_follow_the_symmetry_of_the_lattice() -> None:
     lattice = surrogate.fept_lattice()
     fe = surrogate.configurations(cap=20, seed=3)
     q = surrogate.charges(fe, lattice)

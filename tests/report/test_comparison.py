@@ -47,7 +47,7 @@ def test_what_makes_samples_the_same(
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Campaigns a and b on one data set, c on another split of it, and d, in which nothing has been trained."""
+    """Campaigns a and b on one data set, and c on another split of it."""
     folder = tmp_path_factory.mktemp("runs")
     campaigns.make(folder, variants=["HM", "H"], replicas=3)
     campaigns.done(folder, "run", "campaign.yaml", "a")
@@ -136,7 +136,7 @@ def test_predictions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_refused_in_a_line(folders: Path) -> None:
     for names, message in (
         (("a",), "two or more different campaign folders"), (("a", "a"), "two or more different campaign folders"),
-        (("a", "nothing"), "nothing"), (("a", "c"), "the test sets differ"),
+        (("a", "missing"), "missing holds no campaign"), (("a", "c"), "the test sets differ"),
     ):  # fmt: skip
         done = campaigns.called(folders, "compare", *names)
         assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1, (

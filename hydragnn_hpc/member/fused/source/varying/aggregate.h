@@ -1,4 +1,4 @@
-/* Aggregation over neighbours, forward and backward, as in ../aggregate.h: the same sums in the same order.
+/* Aggregation over neighbours, forward and backward, as in ../aggregate.h; forward, sums have the same order.
  *
  * Here lanes are features, and a receiver reads its neighbours' whole rows. Aggregates are written one after the other
  * without padding; what a vector writes past the end of one is overwritten by the next.

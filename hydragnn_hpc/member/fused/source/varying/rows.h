@@ -15,6 +15,7 @@
 #define ROWS_AT_ONCE 4
 #endif
 #define VECTORS_AT_ONCE 3
+_Static_assert(VECTORS_AT_ONCE == 3, "switches on the number of vectors end at 3");
 
 typedef struct { /* row t is at data + (order ? order[t] : t) * stride */
     real *data;
