@@ -31,8 +31,10 @@ from tests.payload import Payload
 
 PROCESSED = ("mixing_enthalpy=graph:output_0:Ry", "charge_transfer=node:output_1:e", "magnetic_moment=node:output_2:μB")
 RAW = ("mixing_enthalpy=graph:graph_0:Ry", "charge_transfer=node:node_1:e", "magnetic_moment=node:node_2:μB")
-NAMED = tuple(f"{t.split('=')[0]}={level}:{t.split('=')[0]}:{unit}" for t, level, unit in
-              zip(PROCESSED, ("graph", "node", "node"), ("Ry", "e", "μB"), strict=True))  # fmt: skip
+NAMED = (
+    "mixing_enthalpy=graph:mixing_enthalpy:Ry", "charge_transfer=node:charge_transfer:e",
+    "magnetic_moment=node:magnetic_moment:μB",
+)  # fmt: skip
 TARGETS = {"processed": PROCESSED, "raw": RAW}
 
 
@@ -124,13 +126,15 @@ def test_convert_writes_what_prepare_reads_back(ternary: Path, tmp_path: Path) -
 def test_edges_follow_one_another_along_the_axis_in_which_samples_differ(
     small_bp: Path, ternary: Path, tmp_path: Path
 ) -> None:
-    """What is written is what HydraGNN's own writer makes of the same samples, on one geometry or on several."""
+    """On one geometry, what is written is what HydraGNN's own writer makes; on several, samples differ in edges."""
     import adios2
 
     done(tmp_path, "data", "convert", str(small_bp), "one.bp", "--to", "hydragnn")
     theirs = data_files.whole_bp(tmp_path / "theirs.bp", small_bp, "processed")
     with adios2.FileReader(str(tmp_path / "one.bp")) as ours, adios2.FileReader(str(theirs)) as expected:
-        for name in ours.available_variables():
+        names = ours.available_variables()
+        assert all("edge_attr" in name for name in expected.available_variables().keys() - names)
+        for name in names:
             np.testing.assert_array_equal(ours.read(name), expected.read(name), name)
         assert ours.read_attribute("trainset/edge_index/variable_dim") == 0
         assert ours.read("trainset/edge_index").shape[0] == 2 * ours.read_attribute("trainset/ndata")
@@ -313,7 +317,7 @@ def test_storages_take_no_more_memory_than_the_file_has() -> None:
 
 
 def test_levels_of_values_that_may_be_as_many_as_the_atoms(tmp_path: Path) -> None:
-    """HydraGNN's files do not state a level: the energy of a single atom is not of every atom."""
+    """HydraGNN's files do not state levels: in a structure of one atom, an energy must not be taken for per atom."""
     made = []
     for k in range(12):
         n = (1, 2, 3, 6)[k % 4]
@@ -331,7 +335,9 @@ def test_levels_of_values_that_may_be_as_many_as_the_atoms(tmp_path: Path) -> No
     assert np.array_equal(a["target_E"], -number)
     assert np.array_equal(a["target_d"], np.arange(3) + number)
     assert np.array_equal(a["target_s"], np.arange(6) + number)
-    assert np.array_equal(a["target_q"], np.repeat(number, np.diff(a["atom_offsets"]), axis=0))
+    of_atoms = np.repeat(number, np.diff(a["atom_offsets"]), axis=0)
+    assert np.array_equal(a["target_f"], np.repeat(of_atoms, 3, axis=1))
+    assert np.array_equal(a["target_q"], of_atoms)
 
 
 def test_arrays_of_text_and_objects_are_left_out(small_bp: Path, tmp_path: Path) -> None:
