@@ -19,6 +19,7 @@ def light(folder: Path) -> Path:
     """Make a virtual environment that finds this one's libraries; return its folder of programs."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     packages = next(folder.glob("lib/python3*/site-packages"))
+    # Python processes .pth files in this folder only, not in those that it adds: so not the one of this package.
     (packages / "rest.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder / "bin"
 

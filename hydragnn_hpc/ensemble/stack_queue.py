@@ -66,7 +66,7 @@ class StackQueue:
         """Return the next assignment for ``worker``; None if it is busy, or nothing waits.
 
         ``most`` returns how many members of a variant the worker can train together; None where there is no limit. With
-        ``join``, members that wait for their first attempt are joined until there are as many.
+        ``join``, other members that wait for their first attempt are merged into it, up to that number.
         """
         if worker in self._running or not self._waiting:
             return None
@@ -175,12 +175,13 @@ def seconds_left(spent: Collection[float], running: Collection[float], waiting: 
     Parameters
     ----------
     spent : collection of float
-        Training time of every finished member's stack, in seconds, earlier runs included.
+        Training time in seconds, earlier runs included, of the stack of every member that finished in this run.
     running : collection of float
         Seconds since the start of every stack being trained.
     waiting : int
         Stacks that wait.
     workers : int
+        Workers that train or are idle.
 
     Returns
     -------

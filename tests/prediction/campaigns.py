@@ -1,4 +1,4 @@
-"""Small campaigns whose members are used."""
+"""Small campaigns for tests of predictions: FePt with all inputs, FePt with the species alone, and a ternary."""
 
 from __future__ import annotations
 

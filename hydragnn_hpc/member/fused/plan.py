@@ -155,11 +155,14 @@ def build_plan(
     *,
     shared: bool,
 ) -> KernelPlan:
-    """Fill a plan; ``inputs`` [A, F0] and ``targets`` [A or S, d] are contiguous and of the engine's dtype."""
+    """Fill a plan; ``shared``: all samples share one geometry.
+
+    ``inputs`` [A, F0] and ``targets`` [A or S, d] are contiguous and of the engine's dtype.
+    """
     plan = KernelPlan(CPlan())
     geometry = shared_geometry if shared else varying_geometries
     arrays = {**geometry(sizes, structure, inputs.dtype), "inputs": inputs}
-    layers = (CLayer * len(sizes.channels))(*(_layer(sizes, layout, number) for number in range(len(sizes.layers))))
+    layers = (CLayer * len(sizes.layers))(*(_layer(sizes, layout, number) for number in range(len(sizes.layers))))
     tasks = (CTask * len(sizes.tasks))(*(_task(plan, sizes, layout, t, targets[t.name]) for t in sizes.tasks))
     c = plan.c
     c.layers, c.tasks, c.groups = len(layers), len(tasks), len(arrays["scale"])
@@ -169,7 +172,8 @@ def build_plan(
     c.momentum, c.epsilon = sizes.momentum, sizes.epsilon
     c.layer, c.task = ctypes.addressof(layers), ctypes.addressof(tasks)
     if sizes.edges:
-        c.edge_features, c.kinds, c.edge_cutoff = sizes.edges.number, len(arrays["basis"]), sizes.edges.cutoff
+        c.edge_features, c.edge_cutoff = sizes.edges.number, sizes.edges.cutoff
+        c.kinds = len(arrays["basis"]) if shared else 0
         c.edge_basis, c.edge_envelope = (
             list(BASES).index(sizes.edges.basis),
             list(ENVELOPES).index(sizes.edges.envelope),

@@ -23,7 +23,7 @@ if [ "$left" -gt 5 ]; then
     --time-limit "${left}s"
   launched=$?
 fi
-# The members' files decide what follows: all done, or the same again (75).
+# The members' files decide what follows: 75 to run again, any other code to end the chain.
 python -m hydragnn_hpc.submit.chain end "$out" "$launched" --runs 50 --late "$((left < 7800))"
 code=$?
 if [ "$code" -eq 75 ]; then

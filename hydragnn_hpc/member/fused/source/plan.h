@@ -36,7 +36,7 @@ typedef struct {
 
 typedef struct {
     int64_t atoms, layers, tasks, groups, pooling, parameters, buffers;
-    int64_t edge_features, kinds; /* K, 0 for none; number of kinds: edges of one length */
+    int64_t edge_features, kinds; /* K, 0 for none; number of kinds: edges of one length; 0 where geometries vary */
     const int64_t *order;     /* [n]: the atom at each place; atoms of equal degree are adjacent */
     const int32_t *first;     /* [n + 1] */
     const int32_t *neighbour; /* [m], places */

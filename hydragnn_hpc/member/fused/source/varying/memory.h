@@ -16,7 +16,7 @@ typedef struct {
     real *grad_matrices; /* of one layer */
     RowMemory *rows;     /* [layers] */
     RowHeadMemory head;
-    real *x;                /* [atoms][padded]: input of the heads */
+    real *x;                /* [atoms][padded widest]: input of the heads */
     real *grad, *grad_next; /* [atoms][padded widest] */
     double *total, *total_product;
     size_t bytes;
@@ -60,12 +60,12 @@ static RowMemory take_shared_rows(Arena *arena, const Plan *plan, const Widest *
     m.neighbours = take_rows(arena, w->feature, feature);
     m.matrix = take_rows(arena, w->rows, feature);
     if (!plan->edge_features) return m;
-    long most = plan->groups - 1;
+    long most_neighbours = plan->groups - 1;
     m.edges.features = take_rows(arena, size.edges, feature_room(plan));
     m.edges.matrix = take_rows(arena, edge_columns(plan), feature);
     m.edges.grad_matrix = take_rows(arena, edge_columns(plan), feature);
-    m.edges.added = take_rows(arena, most, feature);
-    m.edges.grad_added = take_rows(arena, most, feature);
+    m.edges.added = take_rows(arena, most_neighbours, feature);
+    m.edges.grad_added = take_rows(arena, most_neighbours, feature);
     m.edges.sum = take_reals(arena, edge_columns(plan) * w->feature);
     return m;
 }
@@ -100,7 +100,7 @@ static BatchMemory lay_out_batch(const Plan *plan, Extent size, char *base) {
     long groups = plan->groups < size.atoms ? plan->groups : size.atoms;
     Plan own = *plan;
     own.groups = groups;
-    own.atoms = HEAD_COLUMNS;
+    own.atoms = HEAD_COLUMNS; /* the columns that take_heads makes room for */
     Widest w = widest_of(&own);
     long feature = padded(w.feature);
     BatchMemory m = {0};
