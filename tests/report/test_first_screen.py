@@ -69,6 +69,7 @@ def test_the_paper_and_its_claims_are_there_for_its_data_alone(unfinished: Rende
     assert json.loads(other.folder.summary.read_text())["claims"] == []
     html = other.folder.page.read_text("utf-8")
     assert "Lupo Pasini" not in html and "not applicable" not in html and "One additional head costs" in html
+    assert "too few measured times, one per stack, for an interval" in html
 
 
 def test_nothing_that_does_not_apply_is_on_a_page(

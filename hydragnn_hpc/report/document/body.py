@@ -232,7 +232,8 @@ def _pairs(content: Content) -> Iterator[TextTable]:
 def _head_in_a_line(content: Content) -> Iterator[str]:
     mean = costs.mean_head(content.results)
     if mean is not None:
-        interval = f", 95 % interval {text.interval(mean[1], percent)}" if mean[1] else ""
+        few = "; too few measured times, one per stack, for an interval"
+        interval = f", 95 % interval {text.interval(mean[1], percent)}" if mean[1] else few
         yield (
             f"One additional head costs {percent(mean[0])} of training time (geometric mean over all pairs of variants"
             f" that differ by one task{interval})."
