@@ -197,13 +197,17 @@ class Controller:
         self._sizes.share(self._queue.waiting + sum(len(a.replicas) for a in self._queue.running().values()))
 
     def _free(self, worker: WorkerId, stopped: bool) -> None:
+        if not stopped:
+            self._count_written_results(worker)
         running = self._queue.running().get(worker)
-        if running is not None:
+        if running is not None and running.replicas and not stopped:
+            self._end(worker, Died(cause="the worker reported the end of training, but there is no result"))
+        elif running is not None:
             self._files.log(StackEnded, worker, event="stopped" if stopped else "done", variant=running.variant)
             if stopped:
                 self._queue.stopped(worker)
             else:
-                self._queue.stack_done(worker)
+                self._queue.ended(worker)
         self._progress.end(worker)
         self._idle.add(worker)
 
@@ -211,7 +215,11 @@ class Controller:
         self._count_written_results(worker)
         self._idle.discard(worker)
         self._progress.end(worker)
-        failed = self._queue.failed(worker)
+        self._end(worker, event)
+
+    def _end(self, worker: WorkerId, event: Died) -> None:
+        """End a worker's attempt; record ``event`` as the failure of its members without a result, if there are any."""
+        failed = self._queue.ended(worker)
         if failed is None:
             return
         stack, final = failed

@@ -110,21 +110,14 @@ class StackQueue:
         left = tuple(r for r in running.replicas if r != replica)
         self._running[worker] = replace(running, replicas=left)
 
-    def stack_done(self, worker: WorkerId) -> None:
-        """Record that the worker is idle again; members of its stack without a result are treated as failed."""
-        if self._running[worker].replicas:
-            self.failed(worker)
-        else:
-            del self._running[worker]
-
     def stopped(self, worker: WorkerId) -> None:
         """Record that the worker has saved or returned its stack, which is assigned next."""
         running = self._running.pop(worker)
         if running.replicas:
             self._waiting.appendleft(running)
 
-    def failed(self, worker: WorkerId) -> tuple[Assignment, bool] | None:
-        """Record that the worker's attempt has failed.
+    def ended(self, worker: WorkerId) -> tuple[Assignment, bool] | None:
+        """Record that the worker's attempt is over; it has failed for members that have no result.
 
         Returns
         -------

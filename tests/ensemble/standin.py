@@ -5,6 +5,7 @@ WHAT says what is out of the ordinary. Once the variant VICTIM is to be trained:
 
 - ``crash``: it is killed by a signal, ``silent``: it sends nothing more
 - ``speechless``: it dies after writing its results, before it reports them; ``returns``: it reports a lack of memory
+- ``forgets``: it reports the end of training, but writes no result
 - ``engine``: it reports that another engine continues
 
 Whatever VICTIM is:
@@ -103,7 +104,7 @@ while received := os.read(incoming, 4096):
             os.kill(os.getpid(), signal.SIGKILL)
         if variant == victim and what == "engine":
             send(EngineChanged(variant=variant, replica=0, before="engine torch", after="engine fused"))
-        for replica in command.replicas:
+        for replica in () if variant == victim and what == "forgets" else command.replicas:
             time.sleep(seconds)
             write_result(variant, replica)
             send(Finished(variant=variant, replica=replica, state="finished"))

@@ -40,13 +40,11 @@ def test_every_member_ends_exactly_once(stacks, workers: int, attempts: int, see
                     tried[assignment.variant, replica] += 1
             continue
         left = running[worker].replicas
-        what = rng.choice(["member", "member", "done", "died", "stopped"])
+        what = rng.choice(["member", "member", "ended", "stopped"])
         if what == "member" and left:
             queue.member_done(worker, rng.choice(left))
-        elif what == "done" and not left:
-            queue.stack_done(worker)
-        elif what == "died":
-            failed = queue.failed(worker)
+        elif what == "ended":
+            failed = queue.ended(worker)
             assert (failed is None) == (not left)
             for replica in left:
                 assert failed is not None and replica in failed[0].replicas
@@ -64,7 +62,7 @@ def test_the_last_attempt_is_made_alone() -> None:
     queue = StackQueue([("HCM", (0, 1, 2))], attempts=2)
     queue.next((0, 0))
     queue.member_done((0, 0), 1)
-    assert queue.failed((0, 0)) == (Assignment("HCM", (0, 2), attempt=1, alone=False), False)
+    assert queue.ended((0, 0)) == (Assignment("HCM", (0, 2), attempt=1, alone=False), False)
     first, second = queue.next((0, 0)), queue.next((1, 0))
     assert first is not None and second is not None
     assert (first.replicas, second.replicas, first.attempt) == ((0,), (2,), 2)
@@ -76,10 +74,10 @@ def test_the_only_attempt_of_a_stack_is_not_its_members_last() -> None:
     queue.next((1, 0))
     queue.member_done((0, 0), 1)
     # The other member may have caused the failure.
-    assert queue.failed((0, 0)) == (Assignment("H", (0,), attempt=1, alone=False), False)
-    assert queue.failed((1, 0)) == (Assignment("M", (0,), attempt=1, alone=True), True)
+    assert queue.ended((0, 0)) == (Assignment("H", (0,), attempt=1, alone=False), False)
+    assert queue.ended((1, 0)) == (Assignment("M", (0,), attempt=1, alone=True), True)
     queue.next((0, 0))
-    assert queue.failed((0, 0)) == (Assignment("H", (0,), attempt=2, alone=True), True)
+    assert queue.ended((0, 0)) == (Assignment("H", (0,), attempt=2, alone=True), True)
 
 
 def test_a_stack_that_does_not_fit_is_assigned_in_pieces_and_loses_no_attempt() -> None:
@@ -99,7 +97,7 @@ def test_members_are_joined_for_their_first_attempt_only() -> None:
     assert [(a.variant, a.replicas, a.alone) for a in joined if a] == [
         ("H", (0, 1, 2), False), ("M", (0, 1), False), ("H", (3,), True),
     ]  # fmt: skip
-    queue.failed((0, 0))
+    queue.ended((0, 0))
     again = [queue.next((0, 0), lambda _: 3, join=True), queue.next((1, 0), lambda _: 3, join=True)]
     assert [a.replicas for a in again if a] == [(0,), (1,)], "one member's failure counts for others"
 
@@ -117,7 +115,7 @@ def test_ten_thousand_members_are_assigned_quickly() -> None:
     for replica in range(10_000):
         queue.next((0, 0))
         queue.member_done((0, 0), replica)
-        queue.stack_done((0, 0))
+        queue.ended((0, 0))
     assert queue.over and len(queue.finished) == 10_000
 
 

@@ -78,6 +78,13 @@ def test_a_crash_costs_its_member_alone(small: Path, tmp_path: Path) -> None:
     assert again.returncode == 0, "members given up by an earlier run were not tried again"
 
 
+def test_the_end_of_training_without_a_result_is_a_failure(small: Path, tmp_path: Path) -> None:
+    done = drive(small, tmp_path / "out", 0, "forgets", "H", "0.05")
+    assert done.returncode == 1 and "there is no result; given up" in done.stderr, done.stderr
+    records = list((tmp_path / "out/members").glob("*/*/failure.json"))
+    assert {path.parent.parent.name for path in records} == {"H"} and len(records) == 2
+
+
 @pytest.mark.parametrize("what", ["speechless", "returns"])
 def test_a_member_that_is_finished_on_disk_is_finished(small: Path, tmp_path: Path, what: str) -> None:
     """Its worker ends before it can report it: no attempt is lost, and the member is not trained again."""
