@@ -29,7 +29,7 @@ engines=(tests/member/contract)
 uses=(tests/test_foundation_config.py tests/test_yaml_files.py
   tests/dataset/test_formats.py tests/dataset/test_graphs.py tests/dataset/test_inputs.py tests/dataset/test_symmetry.py
   tests/dataset/test_convert.py::test_a_data_set_of_lsms_text_comes_back_as_text
-  tests/member/test_convolutions.py::test_weights_come_back_from_a_file
+  tests/member/test_convolutions.py::test_weights_are_restored_from_a_file
   tests/member/test_convolutions.py::test_bessel_functions_are_those_of_pytorch_geometric
   tests/member/test_convolutions.py::test_no_generated_source_is_left_in_the_temporary_folder
   tests/member/contract/test_contract.py::test_several_geometries tests/member/test_checkpoint.py

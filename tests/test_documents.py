@@ -40,7 +40,7 @@ ONLY_CHECKED = re.compile(r"(?:[A-Z_]+=\S* )*(?:rm -rf|bash|pytest|ruff|mypy|pyt
 """Commands that are not run here; tests/run.sh runs ruff and mypy."""
 
 # Results come from the open data and from hours of training: here the surrogate stands in, and nothing is trained.
-RESULTS = ("tests/benchmarks/RESULTS-accuracy.md", "tests/benchmarks/RESULTS-any-data.md")
+RESULTS = tuple(f"tests/benchmarks/RESULTS-{name}.md" for name in ("accuracy", "any-data"))
 OPEN_DATA = ("FILES", "data/quickstart-lsms")
 
 
@@ -194,9 +194,12 @@ def test_files_and_modules_that_are_named_exist() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_files_that_the_suite_names_exist() -> None:
-    named = re.findall(r"tests/[\w/*.]*\w", (ROOT / "tests" / "run.sh").read_text("utf-8"))
+def test_the_files_and_tests_that_the_suite_names_exist() -> None:
+    script = (ROOT / "tests" / "run.sh").read_text("utf-8")
+    named = re.findall(r"tests/[\w/*.]*\w", script)
     assert len(named) > 15 and not [path for path in named if not list(ROOT.glob(path))]
+    tests = re.findall(r"(tests/\S+\.py)::(\w+)", script)
+    assert len(tests) > 10 and not [t for file, t in tests if f"def {t}(" not in (ROOT / file).read_text("utf-8")]
 
 
 def test_the_quick_start_is_the_worked_example() -> None:
