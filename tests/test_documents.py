@@ -32,7 +32,8 @@ NAMES = (
     "hydragnn_hpc/exchange/README.md", "hydragnn_hpc/FORMATS.md", "hydragnn_hpc/DESIGN.md", "CONTRIBUTING.md",
     "tests/README.md",
     "tests/benchmarks/RESULTS-accuracy.md", "tests/benchmarks/RESULTS-any-data.md",
-    "tests/benchmarks/RESULTS-speed.md", "tests/benchmarks/RESULTS-gpu.md", "CHANGELOG.md",
+    "tests/benchmarks/RESULTS-uncertainty.md", "tests/benchmarks/RESULTS-speed.md", "tests/benchmarks/RESULTS-gpu.md",
+    "CHANGELOG.md",
 )  # fmt: skip
 TEXTS = {name: (ROOT / name).read_text("utf-8") for name in NAMES}
 ENVIRONMENT = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
@@ -40,7 +41,7 @@ ONLY_CHECKED = re.compile(r"(?:[A-Z_]+=\S* )*(?:rm -rf|bash|pytest|ruff|mypy|pyt
 """Commands that are not run here; tests/run.sh runs ruff and mypy."""
 
 # Results come from the open data and from hours of training: here the surrogate stands in, and nothing is trained.
-RESULTS = tuple(f"tests/benchmarks/RESULTS-{name}.md" for name in ("accuracy", "any-data"))
+RESULTS = tuple(f"tests/benchmarks/RESULTS-{name}.md" for name in ("accuracy", "any-data", "uncertainty"))
 OPEN_DATA = ("FILES", "data/quickstart-lsms")
 
 
