@@ -1,0 +1,23 @@
+"""Launches of kernels as operations of torch, which declare what they write: recorders of operations see them too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_LIBRARY = torch.library.Library("hydragnn_hpc", "FRAGMENT")
+
+
+def operation(schema: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function that launches a kernel as the operation of this schema; return the operation."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        _LIBRARY.define(schema)
+        name = schema[: schema.index("(")]
+        _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+        made: Any = getattr(torch.ops.hydragnn_hpc, name)
+        return made
+
+    return register
