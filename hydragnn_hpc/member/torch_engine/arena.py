@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -18,4 +19,11 @@ class Arena:
         need = math.prod(shape)
         if name not in self._flat or self._flat[name].numel() < need:
             self._flat[name] = self._like.new_empty(need + need // 8)
+        return self._flat[name][:need].view(shape)
+
+    def take_integers(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+        """Return an array of integers likewise."""
+        need = math.prod(shape)
+        if name not in self._flat or self._flat[name].numel() < need:
+            self._flat[name] = self._like.new_zeros(need + need // 8, dtype=dtype)
         return self._flat[name][:need].view(shape)
