@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hydragnn_hpc.member.engine.head_groups import head_groups
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import Optimizer
 from hydragnn_hpc.member.engine.resident import check_batch, prediction_batch_size, resident, vector_lanes
@@ -15,7 +16,7 @@ from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.torch_engine.batches import Batch, Batches
 from hydragnn_hpc.member.torch_engine.captured import CapturedSteps, Step
 from hydragnn_hpc.member.torch_engine.network import Network
-from hydragnn_hpc.member.torch_engine.weights import Weights, head_groups
+from hydragnn_hpc.member.torch_engine.weights import Weights
 
 ROOM_ON_CPU = 8192
 """Padded neighbours processed together on a CPU: as many as fit into a core's caches."""

@@ -21,43 +21,16 @@ Where edges have features e_ij, they add W3 (V e_ij + v) to y_j, a product of [e
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hydragnn_hpc.member.engine.head_groups import head_groups
 from hydragnn_hpc.member.engine.layout import ParameterLayout
-from hydragnn_hpc.member.engine.losses import Loss
-from hydragnn_hpc.member.engine.sizes import AGGREGATES, SCALERS, Array, NetworkSizes, TaskSizes
+from hydragnn_hpc.member.engine.sizes import AGGREGATES, SCALERS, Array, NetworkSizes
 
 SHIFTED = 3  # mean, min and max are shifted by the receiver's own part, std is not
-
-
-@dataclass(frozen=True)
-class HeadGroup:
-    """Heads of the same level, widths and loss, computed together."""
-
-    tasks: tuple[TaskSizes, ...]
-    widths: tuple[tuple[int, int], ...]
-
-    @property
-    def level(self) -> str:
-        """``node`` or ``graph``."""
-        return self.tasks[0].level
-
-    @property
-    def loss(self) -> Loss:
-        """The loss of every head."""
-        return self.tasks[0].loss
-
-
-def head_groups(sizes: NetworkSizes) -> tuple[HeadGroup, ...]:
-    """Group the tasks by level, widths and loss."""
-    by_kind: dict[tuple[object, ...], list[TaskSizes]] = {}
-    for task in sizes.tasks:
-        by_kind.setdefault((task.level, task.hidden, task.width, task.loss), []).append(task)
-    return tuple(HeadGroup(tuple(tasks), sizes.linears(tasks[0])) for tasks in by_kind.values())
 
 
 class _WeightOrder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -17,7 +16,7 @@ def operation(schema: str) -> Callable[[Callable[..., None]], Callable[..., None
         _LIBRARY.define(schema)
         name = schema[: schema.index("(")]
         _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
-        made: Any = getattr(torch.ops.hydragnn_hpc, name)
+        made: Callable[..., None] = getattr(torch.ops.hydragnn_hpc, name)
         return made
 
     return register
